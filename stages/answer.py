@@ -23,7 +23,9 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     All prompts with checks are asked, and `open` of the others, drawn by their ids.
     Raise UserError if there is no prompt, or too many are longer than the model's context."""
-    candidates = [e for e in read_prompts(inputs, cfg.split) if not cfg.form or e.task == "templates"]
+    candidates = [
+        e for e in read_prompts(inputs, cfg.split) if not cfg.form or e.task == "templates"
+    ]
     without = sorted((e.id for e in candidates if not e.checks), key=draw_order)
     drawn = {*without[: cfg.open]}
     prompts = [e for e in candidates if e.checks or e.id in drawn]

@@ -49,7 +49,9 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 def read_folder(folder: Path, cfg: Model) -> Loaded:
     """Load model and tokenizer from a Hugging Face folder; never from pickled weights."""
     if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{cfg.key}={cfg.path}: {folder} has no *.safetensors. Convert the weights to safetensors.")
+        raise UserError(
+            f"{cfg.key}={cfg.path}: {folder} has no *.safetensors. Convert the weights to safetensors."
+        )
     tokenizer = load_tokenizer(folder)
     # loading the weights may take minutes
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
@@ -60,14 +62,20 @@ def read_gguf(file: Path, cfg: Model) -> Loaded:
     """Load weights, dequantised to fp32, and tokenizer of a GGUF file."""
     expected = FILE_SHA256.get(str(cfg.path))
     if expected and (digest := file_digest(file)) != expected:
-        raise UserError(f"{cfg.key}={cfg.path}: its sha256 is {digest}, not {expected}. Install the package again.")
+        raise UserError(
+            f"{cfg.key}={cfg.path}: its sha256 is {digest}, not {expected}. Install the package again."
+        )
     try:
         model, tokenizer = load_gguf(file)
     except Exception as error:  # a damaged or unknown file may raise any exception
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{cfg.key}={cfg.path}: cannot be read as GGUF: {reason}") from error
-    if (scaling := unread_scaling(file)) and model.config.rope_parameters.get("rope_type") == "default":
-        problem = f"{scaling} scales the rotary positions, which transformers does not read from GGUF"
+    if (scaling := unread_scaling(file)) and model.config.rope_parameters.get(
+        "rope_type"
+    ) == "default":
+        problem = (
+            f"{scaling} scales the rotary positions, which transformers does not read from GGUF"
+        )
         raise UserError(f"{cfg.key}={cfg.path}: {problem}. Use the model's safetensors.")
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
     # The weights are fp32 tensors now, but the config still says quantised, which save_pretrained refuses.
@@ -78,15 +86,25 @@ def read_gguf(file: Path, cfg: Model) -> Loaded:
 def unread_scaling(file: Path) -> str | None:
     """Return the first entry by which a GGUF file scales rotary positions, as Llama 3.1's do; None if it has none."""
     reader = gguf.GGUFReader(file)
-    names = [tensor.name for tensor in reader.tensors if tensor.name.startswith(("rope_freqs", "rope_factors"))]
-    kinds = {key: entry.contents() for key, entry in reader.fields.items() if key.endswith("rope.scaling.type")}
+    names = [
+        tensor.name
+        for tensor in reader.tensors
+        if tensor.name.startswith(("rope_freqs", "rope_factors"))
+    ]
+    kinds = {
+        key: entry.contents()
+        for key, entry in reader.fields.items()
+        if key.endswith("rope.scaling.type")
+    }
     return next(iter(names + [key for key, kind in kinds.items() if kind != "none"]), None)
 
 
 def build_random_model(cfg: RandomInit) -> Loaded:
     """Return a small Llama with random weights, and a byte-level BPE tokenizer trained on generated instructions."""
     examples = generate(cfg.seed, {"sft": 400}, families=[])
-    corpus = [text for e in examples for text in [*(m["content"] for m in e.messages), e.reference or ""]]
+    corpus = [
+        text for e in examples for text in [*(m["content"] for m in e.messages), e.reference or ""]
+    ]
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -34,15 +34,26 @@ def run(cfg: Benchmark, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     respondent = Respondent(cfg, inputs["model"] / "model", out)
     tasks = run_engine(cfg, respondent.chat, respondent.answer, out)
     are_means = {task["task"]: mean_metrics(task) for task in tasks}
-    samples = [s for task in tasks for s in score_samples(task, are_means[task["task"]], respondent.responses)]
+    samples = [
+        s
+        for task in tasks
+        for s in score_samples(task, are_means[task["task"]], respondent.responses)
+    ]
     save(out / "responses.parquet", respondent.responses.values(), Response)
     save(out / "samples.parquet", samples, SampleScore)
     scores = defaultdict[str, list[float]](list)
     for sample in samples:
         scores[f"{sample.task} {sample.metric}"].append(sample.score)
     rates = {row: fmean(of_row) for row, of_row in scores.items()}
-    if not_means := [f"{task} {name}" for task, of_task in are_means.items() for name in of_task if not of_task[name]]:
-        out.warn(f"{', '.join(not_means)}: not a mean of one score from 0 to 1 per prompt, so without an interval.")
+    if not_means := [
+        f"{task} {name}"
+        for task, of_task in are_means.items()
+        for name in of_task
+        if not of_task[name]
+    ]:
+        out.warn(
+            f"{', '.join(not_means)}: not a mean of one score from 0 to 1 per prompt, so without an interval."
+        )
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "form": type(respondent.contract).__name__,
@@ -58,7 +69,12 @@ class Respondent:
     """A model that answers the engine's questions. Those that it cannot read completely are dropped."""
 
     def __init__(self, cfg: Benchmark, model: Path, out: StageDir):
-        self.cfg, self.model, self.out, self.contract = cfg, model, out, load_or_derive_contract(model)
+        self.cfg, self.model, self.out, self.contract = (
+            cfg,
+            model,
+            out,
+            load_or_derive_contract(model),
+        )
         self.chat = not isinstance(self.contract, Continuation)
         if not self.chat:
             self.contract = PlainText(self.contract.tokenizer, self.contract.stop_ids)
@@ -67,7 +83,9 @@ class Respondent:
 
     def answer(self, contents: dict[str, Any]) -> dict[str, Any]:
         """Return the answers to the engine's questions by key, without those that are dropped."""
-        questions = [question for key, content in contents.items() if (question := self.read(key, content))]
+        questions = [
+            question for key, content in contents.items() if (question := self.read(key, content))
+        ]
         id_of, device = lambda response: response.id, resolve_device(self.cfg.runtime.device).type
         size = choose_shard_size(self.cfg.runtime, len(questions), 1, device)
         self.dropped.settle(total := len(self.responses) + len(questions), total)
@@ -83,7 +101,9 @@ class Respondent:
         messages = json.loads(prompt) if self.chat else [{"role": "user", "content": prompt}]
         try:
             if continuation is None:
-                limit = min(content["max_new_tokens"], self.cfg.max_new_tokens or content["max_new_tokens"])
+                limit = min(
+                    content["max_new_tokens"], self.cfg.max_new_tokens or content["max_new_tokens"]
+                )
                 question = Response(key, messages, self.contract.prompt(messages), [], "", limit)
             else:
                 choice = continuation.strip() if self.chat else continuation
@@ -94,7 +114,9 @@ class Respondent:
             return None
         tokens = len(question.prompt_ids) + len(question.completion_ids) + limit
         if self.context_length and tokens > self.context_length:
-            self.dropped.add(key, f"longer than the {self.context_length:,} tokens that the model reads", tokens)
+            self.dropped.add(
+                key, f"longer than the {self.context_length:,} tokens that the model reads", tokens
+            )
             return None
         return question
 
@@ -109,12 +131,22 @@ class Respondent:
             scorer = install_scoring(model, Forward.padded, outputs=("log_probs", "is_top1"))
             tokens = [len(prompt) + len(completion) for prompt, completion in rows]
             for batch in batches_by_length(tokens, None, device):
-                for i, scores in zip(batch, completion_scores(scorer, [rows[i] for i in batch]), strict=True):
+                for i, scores in zip(
+                    batch, completion_scores(scorer, [rows[i] for i in batch]), strict=True
+                ):
                     yield choices[i], [replace(choices[i], logprob=scores[0], is_greedy=scores[1])]
-        for limit in sorted({question.max_new_tokens for question in waiting if not question.is_choice}):
-            decoding = Decoding([0.0], limit, self.cfg.precision, self.cfg.runtime, block="benchmark")
-            sampler: Any = get_sampler(self.model, self.contract, decoding, HFSampler.open, self.out)
-            by_id = {question.id: question for question in waiting if question.max_new_tokens == limit}
+        for limit in sorted(
+            {question.max_new_tokens for question in waiting if not question.is_choice}
+        ):
+            decoding = Decoding(
+                [0.0], limit, self.cfg.precision, self.cfg.runtime, block="benchmark"
+            )
+            sampler: Any = get_sampler(
+                self.model, self.contract, decoding, HFSampler.open, self.out
+            )
+            by_id = {
+                question.id: question for question in waiting if question.max_new_tokens == limit
+            }
             requests = [Request(q.id, q.messages, q.prompt_ids, [0.0], 0) for q in by_id.values()]
             for request, [completion] in sampler.complete(requests):
                 ids, question = completion.token_ids, by_id[request.id]

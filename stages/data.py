@@ -35,7 +35,9 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     with plugins.explain_errors(cfg.own, KEY, out.path):
         examples = generate_examples(cfg, families)
         validate_user_tasks([e for e in examples if e.task in families])
-    ledger, joined = join(cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out)
+    ledger, joined = join(
+        cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out
+    )
     mix(cfg, joined, ledger)
     seed, licences = cfg.tasks.seed if cfg.tasks else 0, Licences()
 
@@ -43,7 +45,9 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         for example in examples:
             licences.count(example)
         yield from to_tables(examples, Example)
-        with Progress(sum(sum(part.counts(ledger).values()) for part in joined), "data", "row") as progress:
+        with Progress(
+            sum(sum(part.counts(ledger).values()) for part in joined), "data", "row"
+        ) as progress:
             for part in joined:
                 for table in part.tables(ledger, seed):
                     licences.update(licence or UNKNOWN for licence in table["licence"].to_pylist())
@@ -62,19 +66,27 @@ def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
         return []
     settings = asdict(cfg.tasks)
     seed = settings.pop("seed")
-    return generate(seed, settings, settings.pop("families"), families) + open_requests.generate(seed, settings)
+    return generate(seed, settings, settings.pop("families"), families) + open_requests.generate(
+        seed, settings
+    )
 
 
 def validate_user_tasks(examples: list[Example]) -> None:
     """Raise UserError for a user-defined task with an unknown check, or whose reference fails its own checks."""
     for e in examples:
         if unknown := [check.kind for check in e.checks if check.kind not in known_checks()]:
-            raise UserError(f"data.own: {e.task}: {unknown[0]!r} is not a check.{suggest(unknown[0], known_checks())}")
+            raise UserError(
+                f"data.own: {e.task}: {unknown[0]!r} is not a check.{suggest(unknown[0], known_checks())}"
+            )
         if not e.checks or not e.reference or share_passed(e.checks, e.reference) < 1:
-            raise UserError(f"data.own: {e.task}: the reference {e.reference!r:.80} has no checks, or fails one.")
+            raise UserError(
+                f"data.own: {e.task}: the reference {e.reference!r:.80} has no checks, or fails one."
+            )
 
 
-def join(cfg: Data, examples: list[Example], files: list[Path], out: StageDir) -> tuple[SplitLedger, list[SourceRows]]:
+def join(
+    cfg: Data, examples: list[Example], files: list[Path], out: StageDir
+) -> tuple[SplitLedger, list[SourceRows]]:
     """Return the ledger of prompts, and of each source the rows with prompts that nothing before them has."""
     rows = gather_rows(examples, files)
     ledger, joined = SplitLedger(rows), list[SourceRows]()
@@ -82,11 +94,21 @@ def join(cfg: Data, examples: list[Example], files: list[Path], out: StageDir) -
     audit = cfg.audit.part(among_rows=True)
     row_filter = RowFilter(audit, Form()) if audit.actions else None
     for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
-        part = SourceRows.select(source, file, np.arange(len(rows.ids))[rows.slices[i]], ledger, row_filter)
-        flagged = [row for row in part.unwanted if isinstance(row.error, Unwanted) and row.error.quarantined]
+        part = SourceRows.select(
+            source, file, np.arange(len(rows.ids))[rows.slices[i]], ledger, row_filter
+        )
+        flagged = [
+            row
+            for row in part.unwanted
+            if isinstance(row.error, Unwanted) and row.error.quarantined
+        ]
         write_quarantine(flagged, out)
         if part.copies:
-            hint = "This source is listed twice. Remove it." if file in files[:i] else "No action is needed."
+            hint = (
+                "This source is listed twice. Remove it."
+                if file in files[:i]
+                else "No action is needed."
+            )
             message = f"{part.copies} of {len(part.rows)} rows were skipped, because earlier rows have their prompts"
             out.warn(f"{cfg.key(i)}={source.path}: {message}. {hint}")
         joined.append(part)
@@ -99,12 +121,16 @@ def mix(cfg: Data, joined: list[SourceRows], ledger: SplitLedger) -> None:
     for i, part in enumerate(joined):
         if part.source.weight and not rows[i]:
             key = cfg.key(i).removesuffix(".path")
-            raise UserError(f"{key}.weight={part.source.weight:g}: the source has no sft rows. Remove the weight.")
+            raise UserError(
+                f"{key}.weight={part.source.weight:g}: the source has no sft rows. Remove the weight."
+            )
     for part, amount in zip(joined, plan_amounts(cfg.sources, cfg.mixture, rows), strict=True):
         part.amount = amount
 
 
-def compile_metrics(examples: list[Example], joined: list[SourceRows], ledger: SplitLedger) -> dict[str, Any]:
+def compile_metrics(
+    examples: list[Example], joined: list[SourceRows], ledger: SplitLedger
+) -> dict[str, Any]:
     """Return the metrics, except licences."""
     counts = Counter(e.split for e in examples)
     tasks = {e.task for e in examples if e.checks}

@@ -48,16 +48,27 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     names = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
     figures = checks[0].figures if checks else {}
-    figures |= last_values(read_curves(out.path), *names, "eval_loss", *(f"eval_{name}" for name in names))
+    figures |= last_values(
+        read_curves(out.path), *names, "eval_loss", *(f"eval_{name}" for name in names)
+    )
     warning = "" if cfg.reference_free else displacement(figures, held_out.rows)
-    fit.describe(inputs, figures, warning, risen_loss_message(trainer, cfg, rows.validation_prompts))
+    fit.describe(
+        inputs, figures, warning, risen_loss_message(trainer, cfg, rows.validation_prompts)
+    )
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if fit.schedule.left_out:
         summary += f", each epoch skips {fit.schedule.left_out} pairs in turn"
     if "eval_rewards/accuracies" in figures:
-        summary += f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%} of {len(held_out)}"
+        summary += (
+            f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%} of {len(held_out)}"
+        )
     tokens = rows.train.tokens("prompt_ids", "chosen_ids", "prompt_ids", "rejected_ids")
-    dpo_metrics = {"held_out": len(held_out), "displacement": bool(warning), **figures, "summary": summary}
+    dpo_metrics = {
+        "held_out": len(held_out),
+        "displacement": bool(warning),
+        **figures,
+        "summary": summary,
+    }
     return fit.metrics(tokens) | dpo_metrics
 
 

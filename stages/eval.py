@@ -14,7 +14,16 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation import benchmarks, judged, learnt, likelihood, measures, outcomes, retention, rounds
+from stages.evaluation import (
+    benchmarks,
+    judged,
+    learnt,
+    likelihood,
+    measures,
+    outcomes,
+    retention,
+    rounds,
+)
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import Answers, Outcome, Table, tabulate
@@ -40,24 +49,40 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     Raise UserError if no prompt and no held-out pair is left to evaluate."""
     titles = cfg.models
     by_set, left_out = read_shared_answers(cfg, inputs, out)
-    prompts = {name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()}
-    checked, unchecked = with_checks(cfg, inputs, prompts, by_set, out), without_checks(prompts, by_set)
+    prompts = {
+        name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()
+    }
+    checked, unchecked = (
+        with_checks(cfg, inputs, prompts, by_set, out),
+        without_checks(prompts, by_set),
+    )
     labelled = not inputs.keys().isdisjoint(("pairs", "unpaired"))
-    pairs, favoured = learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else ({}, [])
+    pairs, favoured = (
+        learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else ({}, [])
+    )
     comparisons, wins = judged.judged_results(cfg, inputs)
     own = {e.id for e in prompts.get("answer_judged", [])}
     if count := len(own & in_run(inputs)) if own else 0:
-        out.warn(f"{count} prompts of eval.judged.source are also in the data or the pairs, and count.")
+        out.warn(
+            f"{count} prompts of eval.judged.source are also in the data or the pairs, and count."
+        )
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
-        ids = {e.id for name, examples in prompts.items() if name != "answer_held_out" for e in examples}
+        ids = {
+            e.id
+            for name, examples in prompts.items()
+            if name != "answer_held_out"
+            for e in examples
+        }
         key = "unpaired" if "unpaired" in inputs else "pairs"
         raise UserError(
             f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_on(inputs))} are also in "
             "the training pairs, the others have no checks or are only rephrased, and no pair is held out. Raise "
             f"data.tasks.test or {key}.validation_fraction, or add test prompts to data.sources."
         )
-    answers = {role: {i: a for each in by_set.values() for i, a in each[role].items()} for role in titles}
+    answers = {
+        role: {i: a for each in by_set.values() for i, a in each[role].items()} for role in titles
+    }
     by_checks = checked.primary if parts[0] == "checks" else None
     # the answers that the verdict is about
     table = by_checks or next(iter(unchecked.values()), checked.primary)
@@ -69,11 +94,19 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "decoding": {"max_new_tokens": cfg.max_new_tokens},
         "before": outcomes.before(titles),
         "main_difference": outcomes.main_difference(titles),
-        "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in outcomes.differences(titles).items()},
+        "differences": {
+            name: f"{titles[a]} − {titles[b]}"
+            for name, (a, b) in outcomes.differences(titles).items()
+        },
         **checked.results(answers, cfg),
         **measure_form(table, answers, cfg, out),
-        "shown_on": next((name for name, each in unchecked.items() if each is table), checked.endpoint),
-        "open": {name: {"prompts": len(t.prompts), **measure_answers(t, answers)} for name, t in unchecked.items()},
+        "shown_on": next(
+            (name for name, each in unchecked.items() if each is table), checked.endpoint
+        ),
+        "open": {
+            name: {"prompts": len(t.prompts), **measure_answers(t, answers)}
+            for name, t in unchecked.items()
+        },
         "learnt": pairs,
         "judged": comparisons,
         "gives_verdict": parts,
@@ -98,20 +131,33 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     save(out / measures.FILE, [*measured, *measured_by_suite, *wins, *scores], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main, groups = results["primary"], results["groups"]
-    rates = [f"{title} {main[role]['mean']:.1%}" for role, title in titles.items() if main and "checks" in parts]
+    rates = [
+        f"{title} {main[role]['mean']:.1%}"
+        for role, title in titles.items()
+        if main and "checks" in parts
+    ]
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts_left_out": left_out,
         "pass_rate": {role: main[role]["mean"] for role in titles} if main else {},
-        "unseen_tasks": {role: groups["unseen tasks"][role]["mean"] for role in titles if "unseen tasks" in groups},
+        "unseen_tasks": {
+            role: groups["unseen tasks"][role]["mean"]
+            for role in titles
+            if "unseen tasks" in groups
+        },
         "delta": {name: main[name] for name in outcomes.differences(titles)} if main else {},
-        **{name: results[name] for name in ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged")},
+        **{
+            name: results[name]
+            for name in ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged")
+        },
         "verdict": results["verdict"],
         "summary": f"{', '.join(rates)}. " * bool(rates) + results["verdict"],
     }
 
 
-def parts_of_verdict(checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool) -> list[str]:
+def parts_of_verdict(
+    checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool
+) -> list[str]:
     """Return the verdict's parts, the most important first. `own`: preferences of the user, not generated ones."""
     parts = {"checks": checked.endpoint, "learnt": pairs, "judged": comparisons}
     if own:
@@ -138,37 +184,61 @@ def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir
     if table is None:
         return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
     titles, form, first = cfg.models, measure_answers(table, answers), outcomes.before(cfg.models)
-    if abs(drift := form["mean_tokens"]["policy"] / form["mean_tokens"][first] - 1) > outcomes.LENGTH_DRIFT:
+    if (
+        abs(drift := form["mean_tokens"]["policy"] / form["mean_tokens"][first] - 1)
+        > outcomes.LENGTH_DRIFT
+    ):
         word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
-        out.warn(f"{titles['policy']}'s answers are {word} than {titles[first]}'s: a change may be partly length.")
+        out.warn(
+            f"{titles['policy']}'s answers are {word} than {titles[first]}'s: a change may be partly length."
+        )
     return form | {"endings": outcomes.endings_clause(table, titles, cfg)}
 
 
 def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
     """Return by role the mean tokens and the shares of answers that end by themselves and that loop."""
-    looping = [[is_repetitive(answers[role][e.id].text) for role in table.roles] for e in table.prompts]
-    figures = {"mean_tokens": table.tokens, "stop_rate": table.stopped, "loops": np.array(looping, float)}
+    looping = [
+        [is_repetitive(answers[role][e.id].text) for role in table.roles] for e in table.prompts
+    ]
+    figures = {
+        "mean_tokens": table.tokens,
+        "stop_rate": table.stopped,
+        "loops": np.array(looping, float),
+    }
     return {name: table.mean(values) for name, values in figures.items()}
 
 
 def trained_on(inputs: dict[str, Path]) -> set[str]:
     """Return the prompt ids of all labels that a model was trained on. Those from a file may also be test prompts."""
     kinds: dict[str, Any] = {"pairs": Pair, "unpaired": UnpairedPreference}
-    tables = [Records(inputs[n] / f"{s}.parquet", kinds[s]) for n in inputs if (s := n.partition("_")[0]) in kinds]
+    tables = [
+        Records(inputs[n] / f"{s}.parquet", kinds[s])
+        for n in inputs
+        if (s := n.partition("_")[0]) in kinds
+    ]
     return {prompt_id for table in tables for prompt_id in table.column("prompt_id")}
 
 
 def in_run(inputs: dict[str, Path]) -> set[str]:
     """Return the prompt ids of the data, in any split, and of the preferences."""
-    return trained_on(inputs) | {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
+    return trained_on(inputs) | {
+        *Records(inputs["data"] / "examples.parquet", Example).column("id")
+    }
 
 
 def with_checks(
-    cfg: Eval, inputs: dict[str, Path], prompts: dict[str, list[Example]], by_set: dict[str, Answers], out: StageDir
+    cfg: Eval,
+    inputs: dict[str, Path],
+    prompts: dict[str, list[Example]],
+    by_set: dict[str, Answers],
+    out: StageDir,
 ) -> Checked:
     """Check the answers to prompts with checks that every model answered and nothing was trained on. A prompt of a
     labelled set is also left out if the data contains it, in any split."""
-    names, no_answers = ("answer", "answer_outside"), {role: dict[str, Candidate]() for role in cfg.models}
+    names, no_answers = (
+        ("answer", "answer_outside"),
+        {role: dict[str, Candidate]() for role in cfg.models},
+    )
     data, outside = ([e for e in prompts.get(name, []) if e.checks] for name in names)
     seen = trained_on(inputs)
     everything = tabulate(unseen(data, seen, out), by_set.get("answer", no_answers))
@@ -178,10 +248,19 @@ def with_checks(
     return Checked(everything, tabulate(unseen(outside, seen, out), answers).by("task"))
 
 
-def without_checks(prompts: dict[str, list[Example]], by_set: dict[str, Answers]) -> dict[str, Table]:
+def without_checks(
+    prompts: dict[str, list[Example]], by_set: dict[str, Answers]
+) -> dict[str, Table]:
     """Tabulate length and endings of the answers to prompts without checks, by the set's title."""
-    plain = {name: [e for e in prompts.get(name, []) if not e.checks] for name in SETS_WITHOUT_CHECKS.values()}
-    return {title: tabulate(plain[name], by_set[name]) for title, name in SETS_WITHOUT_CHECKS.items() if plain[name]}
+    plain = {
+        name: [e for e in prompts.get(name, []) if not e.checks]
+        for name in SETS_WITHOUT_CHECKS.values()
+    }
+    return {
+        title: tabulate(plain[name], by_set[name])
+        for title, name in SETS_WITHOUT_CHECKS.items()
+        if plain[name]
+    }
 
 
 def prompts_in(name: str, inputs: dict[str, Path], answers: dict[str, Candidate]) -> list[Example]:
@@ -194,15 +273,21 @@ def unseen(prompts: list[Example], trained_ids: set[str], out: StageDir) -> list
     """Return the prompts that nothing was trained on, and warn about the others."""
     untrained = [e for e in prompts if e.id not in trained_ids]
     if len(untrained) < len(prompts):
-        out.warn(f"{len(prompts) - len(untrained)} test prompts do not count: they are also in the data or the pairs.")
+        out.warn(
+            f"{len(prompts) - len(untrained)} test prompts do not count: they are also in the data or the pairs."
+        )
     return untrained
 
 
-def read_shared_answers(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> tuple[dict[str, Answers], int]:
+def read_shared_answers(
+    cfg: Eval, inputs: dict[str, Path], out: StageDir
+) -> tuple[dict[str, Answers], int]:
     """Read by set the answers to prompts that every model answered. Raise UserError if a set has none left."""
     by_set, total = dict[str, Answers](), 0
     for name in (name for name in PROMPT_SOURCES if f"{name}_policy" in inputs):
-        by_set[name], left_out = outcomes.read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})
+        by_set[name], left_out = outcomes.read_answers(
+            {role: inputs[f"{name}_{role}"] for role in cfg.models}
+        )
         message = f"{left_out} prompts are too long for one of the models and do not count"
         if not by_set[name]["policy"]:
             raise UserError(f"{message}, so that no prompt is left. Lower answer.max_new_tokens.")

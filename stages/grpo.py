@@ -28,7 +28,9 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     rows, prompts = objective.read_rows(examples, contract, cfg, out, context)
     label = cfg.label
     if label.by_reward:  # the reward model that this run trained
-        label = replace(label, reward_model=replace(label.reward_model, path=str(inputs["reward"] / "model")))
+        label = replace(
+            label, reward_model=replace(label.reward_model, path=str(inputs["reward"] / "model"))
+        )
     labeler = make_labeler(label, out)
 
     def judge(prompts: list[Example], rollouts: list[Rollout]) -> Iterator[Judgement]:
@@ -40,10 +42,17 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     device = resolve_device(cfg.runtime.device)
     # else the reference is the policy without its adapter
     is_loaded = cfg.beta and cfg.adapter is Adapter.none
-    reference = objective.load_start(policy, cfg, device).requires_grad_(False) if is_loaded else None
+    reference = (
+        objective.load_start(policy, cfg, device).requires_grad_(False) if is_loaded else None
+    )
     fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
-    trainer = fit.build_trainer(apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg))
-    trainer.reference, trainer.rollouts = reference, Rollouts(trainer, cfg, contract, prompts, judge, out)
+    trainer = fit.build_trainer(
+        apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg)
+    )
+    trainer.reference, trainer.rollouts = (
+        reference,
+        Rollouts(trainer, cfg, contract, prompts, judge, out),
+    )
     fit.train()
     if not out.is_main:
         return {}
@@ -54,14 +63,25 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     fit.publish(lambda weights: load_model(policy, weights), by_prompt)
 
     steps, curve = [entry for entry in log if "live_groups" in entry], read_curves(out.path)
-    dead, names = sum(entry["live_groups"] == 0 for entry in steps), ("reward", "eval_reward", "eval_pass_rate")
-    figures, before = last_values(curve, *names, "kl", "entropy", "sampler_gap"), last_values(curve[:1], *names)
+    dead, names = (
+        sum(entry["live_groups"] == 0 for entry in steps),
+        ("reward", "eval_reward", "eval_pass_rate"),
+    )
+    figures, before = (
+        last_values(curve, *names, "kl", "entropy", "sampler_gap"),
+        last_values(curve[:1], *names),
+    )
     fit.describe(inputs, figures, *curve_warnings(steps, held_out))
     summary = f"{fit.steps} steps of {cfg.batch_size} prompts × {cfg.completions} completions, {dead} of them without "
     summary += f"a group that teaches; reward {steps[0]['reward']:.3f} → {figures['reward']:.3f}"
     if held_out:
         rewards = before["eval_reward"], figures["eval_reward"]
         summary += f", of {len(by_prompt)} held-out prompts {' → '.join(f'{reward:.3f}' for reward in rewards)}"
-    metrics = fit.metrics(rows.train.tokens("prompt_ids")) | {"dead_steps": dead, "held_out": len(by_prompt)}
-    completed = sum(entry["completion_tokens"] * entry["groups"] for entry in steps) * cfg.completions
+    metrics = fit.metrics(rows.train.tokens("prompt_ids")) | {
+        "dead_steps": dead,
+        "held_out": len(by_prompt),
+    }
+    completed = (
+        sum(entry["completion_tokens"] * entry["groups"] for entry in steps) * cfg.completions
+    )
     return metrics | {"tokens": metrics["tokens"] + round(completed), **figures, "summary": summary}

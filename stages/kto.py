@@ -29,7 +29,9 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     cfg = objective.with_weights(cfg, desirable, len(rows.train) - desirable)
 
     fit = Fit(objective.CompletionTrainer, cfg, rows, contract, policy, out)
-    trainer = fit.build_trainer(apply_adapter(objective.load_start(policy, cfg, fit.args.device, out), fit.cfg))
+    trainer = fit.build_trainer(
+        apply_adapter(objective.load_start(policy, cfg, fit.args.device, out), fit.cfg)
+    )
 
     def start(count: int) -> float:
         return objective.starting_loss(trainer, count)
@@ -42,8 +44,15 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     fit.publish(lambda weights: load_model(policy, weights), held_out)
 
     names = ("rewards/chosen", "rewards/rejected", "rewards/margins", "kl")
-    counts = {"desirable": desirable, "undesirable": len(rows.train) - desirable, "held_out": len(held_out)}
-    curve, figures = read_curves(out.path), first_step.figures | {name: vars(cfg)[name] for name in objective.WEIGHTS}
+    counts = {
+        "desirable": desirable,
+        "undesirable": len(rows.train) - desirable,
+        "held_out": len(held_out),
+    }
+    curve, figures = (
+        read_curves(out.path),
+        first_step.figures | {name: vars(cfg)[name] for name in objective.WEIGHTS},
+    )
     figures |= last_values(curve, *names, "eval_loss", *(f"eval_{name}" for name in names))
     summary = f"{desirable} desirable and {counts['undesirable']} undesirable completions × {cfg.epochs:g} epochs, "
     summary += f"{fit.steps} steps"

@@ -17,7 +17,13 @@ from stages.evaluation import learnt_scores, reliability
 from stages.evaluation.labelling import length_gaps
 from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
-from stages.labelers.labeler import Labeler, Pool, make_labeler, require_candidates, validate_judgement
+from stages.labelers.labeler import (
+    Labeler,
+    Pool,
+    make_labeler,
+    require_candidates,
+    validate_judgement,
+)
 from stages.store import plugins
 from stages.store.judged_pool import column, sort_on_disk, split_by_prompt
 from stages.store.manifest import manifest_of
@@ -46,7 +52,9 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         else:
             judgements = labeler.judge_all(pool)
         figures = Figures()
-        complete = complete_judgements(judgements, pool, labeler.name, out / SCRATCH / "judgements", labeler.compares)
+        complete = complete_judgements(
+            judgements, pool, labeler.name, out / SCRATCH / "judgements", labeler.compares
+        )
         save(out / "judgements.parquet", figures.count(complete), Judgement)
     limit = cfg.max_failed if pool.prompts else 0.0
     for line in pool.notes:
@@ -62,7 +70,9 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
             f"could not be judged, most often ({times} times) because: {error}. Remove the cause, or raise the limit."
         )
     if failed:
-        out.warn(f"{failed.total()} of {count} {unit} have no judgement. Reason: {failed.most_common(1)[0][0]}.")
+        out.warn(
+            f"{failed.total()} of {count} {unit} have no judgement. Reason: {failed.most_common(1)[0][0]}."
+        )
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     stored = Records(out / "judgements.parquet", Judgement)
@@ -75,8 +85,12 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         metrics["summary"] = f"{pool.rows} rows{unusable}: {metrics['summary']}"
     if earlier:
         before = manifest_of(earlier)["metrics"]
-        metrics["redrawn"] = redrawn = before.get("redrawn", 0) + metrics["judgements"] - before["judgements"]
-        metrics["summary"] += f"; {redrawn} of them in further draws for prompts without a right candidate"
+        metrics["redrawn"] = redrawn = (
+            before.get("redrawn", 0) + metrics["judgements"] - before["judgements"]
+        )
+        metrics["summary"] += (
+            f"; {redrawn} of them in further draws for prompts without a right candidate"
+        )
     if out.endpoint_calls:
         metrics["calls"] = out.endpoint_calls
     metrics |= labeler.figures()
@@ -100,21 +114,43 @@ def join_draws(earlier: Path, draw: Pool, labeler: Labeler) -> tuple[Pool, Itera
     return pool, judgements
 
 
-def audit(cfg: Label, pool: Pool, judgements: Records[Judgement], by_people: Mapping[Key, str], out: StageDir) -> str:
+def audit(
+    cfg: Label,
+    pool: Pool,
+    judgements: Records[Judgement],
+    by_people: Mapping[Key, str],
+    out: StageDir,
+) -> str:
     """Audit a random sample of the judgements, and return the result as a clause of the summary. Writes `audit.jsonl`
     (the sample) and `reliability.json` (its agreement with known verdicts). The verdicts come from the file
     `label.known`, else from `by_people`, else from the prompts' checks. Verdicts from the file or from people are also
     written to `known.jsonl`."""
-    prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
+    prompts, candidates = (
+        {p.id: p for p in pool.prompts},
+        {c.candidate_id: c for c in pool.candidates},
+    )
     audited = reliability.draw_audit(reliability.countable(judgements, candidates), cfg.audit or 0)
-    lines = [json.dumps(row, ensure_ascii=False) for row in reliability.audit_rows(audited, prompts, candidates)]
+    lines = [
+        json.dumps(row, ensure_ascii=False)
+        for row in reliability.audit_rows(audited, prompts, candidates)
+    ]
     (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in lines), encoding="utf-8")
-    verdicts = reliability.read_known_words(plugins.user_path(cfg.known)) if cfg.known else by_people or None
+    verdicts = (
+        reliability.read_known_words(plugins.user_path(cfg.known))
+        if cfg.known
+        else by_people or None
+    )
     if verdicts is not None:
         keys = map(reliability.key_of, audited)
-        lines = [json.dumps({"judged": key, "known": verdicts[key]}) for key in keys if key in verdicts]
-        (out / reliability.KNOWN_WORDS).write_text("".join(f"{row}\n" for row in lines), encoding="utf-8")
-    truth = reliability.known_by_checks(audited, prompts, candidates) if verdicts is None else verdicts
+        lines = [
+            json.dumps({"judged": key, "known": verdicts[key]}) for key in keys if key in verdicts
+        ]
+        (out / reliability.KNOWN_WORDS).write_text(
+            "".join(f"{row}\n" for row in lines), encoding="utf-8"
+        )
+    truth = (
+        reliability.known_by_checks(audited, prompts, candidates) if verdicts is None else verdicts
+    )
     report = reliability.reliability(judgements, audited, truth, prompts, candidates)
     write_note(out / "reliability.json", report)
     if "accuracy" not in report:
@@ -133,13 +169,17 @@ def complete_judgements(
     rank_of = {prompt: i for i, prompt in enumerate(column(pool.prompts, "id"))}
     valid = (validate_judgement(j, rank_of, f"the labeler {labeler}") for j in judgements)
     in_order = sort_on_disk(valid, Judgement, lambda j: rank_of[j.prompt_id], folder)
-    by_prompt = zip(rank_of, pool.lengths_by_prompt(), split_by_prompt(in_order, rank_of), strict=True)
+    by_prompt = zip(
+        rank_of, pool.lengths_by_prompt(), split_by_prompt(in_order, rank_of), strict=True
+    )
     for prompt, lengths, judged in by_prompt:
         require_candidates(judged, prompt, lengths, labeler)
         judged_ids = set[str]()
         for j in judged:
             if j.candidate_id in judged_ids:
-                raise UserError(f"the labeler {labeler} scores {j.candidate_id} twice. Yield one score per candidate.")
+                raise UserError(
+                    f"the labeler {labeler} scores {j.candidate_id} twice. Yield one score per candidate."
+                )
             judged_ids |= {j.candidate_id} if j.candidate_id else set()
         judged_ids |= {name for j in judged for name in reliability.key_of(j)}
         reason = "the labeler gave no judgement"
@@ -158,7 +198,9 @@ class Figures:
         self.failed, self.preferences, self.single = Counter[str](), Counter[str](), Counter[bool]()
         self.longer, self.swapped, self.by_score = Counter[bool](), Counter[bool](), Counter[str]()
 
-    def count(self, by_prompt: Iterable[tuple[dict[str, int], list[Judgement]]]) -> Iterator[Judgement]:
+    def count(
+        self, by_prompt: Iterable[tuple[dict[str, int], list[Judgement]]]
+    ) -> Iterator[Judgement]:
         """Yield the judgements, and count them. `by_prompt`: the lengths of candidates by id, and the judgements."""
         for lengths, judgements in by_prompt:
             self.longer.update(gap > 0 for gap in length_gaps(lengths, judgements) if gap)
@@ -170,19 +212,31 @@ class Figures:
                     self.by_score[f"{j.score:.2f}"] += 1
                 self.failed.update([j.error or "no reason given"] if j.error is not None else ())
                 self.preferences.update([j.preference] if j.preference else ())
-                self.swapped.update([j.order_swapped_agrees] if j.order_swapped_agrees is not None else ())
+                self.swapped.update(
+                    [j.order_swapped_agrees] if j.order_swapped_agrees is not None else ()
+                )
             self.judgements += len(judgements)
             yield from judgements
 
     @property
     def unit(self) -> str:
         """The noun for the judged units: candidates, comparisons, or judgements if a labeler mixes both."""
-        return "judgements" if len(self.single) > 1 else "candidates" if self.single[True] else "comparisons"
+        return (
+            "judgements"
+            if len(self.single) > 1
+            else "candidates"
+            if self.single[True]
+            else "comparisons"
+        )
 
     def metrics(self) -> dict[str, Any]:
         compared = self.longer.total()
         longer = self.longer[True] / compared if compared else None
-        length_note = f"; the longer answer is preferred in {longer:.1%} of {compared} comparisons" if compared else ""
+        length_note = (
+            f"; the longer answer is preferred in {longer:.1%} of {compared} comparisons"
+            if compared
+            else ""
+        )
         metrics: dict[str, Any] = {"judgements": self.judgements, "longer_preferred": longer}
         if self.scores:
             scores, tokens = np.array(self.scores), np.array(self.tokens)
@@ -198,5 +252,7 @@ class Figures:
         if swapped := self.swapped.total():
             metrics["order_flips"] = 1 - self.swapped[True] / swapped
         ties, preferences = self.preferences["tie"], self.preferences["a"] + self.preferences["b"]
-        summary = f"{self.judgements} comparisons: {preferences} preferences, {ties} ties{length_note}"
+        summary = (
+            f"{self.judgements} comparisons: {preferences} preferences, {ties} ties{length_note}"
+        )
         return metrics | {"ties": ties, "summary": summary}

@@ -27,7 +27,9 @@ def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     save(out / "candidates.parquet", candidates.values(), Candidate)
     count_by_source = Counter(c.policy for c in candidates.values())
     if copies:
-        out.warn(f"{copies} candidates were skipped as copies of an earlier source's. No action is needed.")
+        out.warn(
+            f"{copies} candidates were skipped as copies of an earlier source's. No action is needed."
+        )
     return {
         "prompts": len(prompts),
         "candidates": len(candidates),
@@ -44,4 +46,6 @@ def relabel(candidate: Candidate, name: str, contract: Contract) -> Candidate:
     if candidate.token_ids is not None and candidate.tokenizer == contract.digest:
         return replace(candidate, policy=name)
     n_tokens = contract.length(candidate.text, ended=candidate.finish_reason == "stop")
-    return replace(candidate, policy=name, token_ids=None, tokenizer=None, logprob=None, n_tokens=n_tokens)
+    return replace(
+        candidate, policy=name, token_ids=None, tokenizer=None, logprob=None, n_tokens=n_tokens
+    )

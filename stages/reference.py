@@ -35,11 +35,15 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     contract, context = load_contract(model_folder), read_context_length(model_folder)
     rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = from_other_tokenizer = 0
-    for pair, token_ids, completion_ids in scoring.tokenize_pairs(stream_pairs(inputs), contract, context, dropped):
+    for pair, token_ids, completion_ids in scoring.tokenize_pairs(
+        stream_pairs(inputs), contract, context, dropped
+    ):
         rows.add(pair.id, {name: getattr(token_ids, name) for name in COLUMNS})
         if pair.parts_early and not (out / "rejected_example.json").exists():
             write_token_examples(token_ids, contract, out)
-        for stored, usable in zip((pair.chosen_token_ids, pair.rejected_token_ids), completion_ids, strict=True):
+        for stored, usable in zip(
+            (pair.chosen_token_ids, pair.rejected_token_ids), completion_ids, strict=True
+        ):
             retokenised += usable is None
             from_other_tokenizer += usable is None and stored is not None
     refused = dropped.settle(len(rows), len(rows))
@@ -49,9 +53,13 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
             "They are tokenised from their text, which may give other tokens than were sampled."
         )
 
-    lengths = [prompt + max(sides) for prompt, *sides in zip(*map(rows.tokens, ID_COLUMNS), strict=True)]
+    lengths = [
+        prompt + max(sides) for prompt, *sides in zip(*map(rows.tokens, ID_COLUMNS), strict=True)
+    ]
     device = resolve_device(cfg.runtime.device)
-    batches = scoring.batches_by_length([2 * length for length in lengths], cfg.runtime.token_budget, device)
+    batches = scoring.batches_by_length(
+        [2 * length for length in lengths], cfg.runtime.token_budget, device
+    )
 
     def open_model() -> Any:
         return scoring.install_scoring(load_model(model_folder, cfg.weights, device), cfg.forward)
@@ -60,13 +68,20 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         model = out.open_resource.get((model_folder, device), open_model)
         unscored_ids, columns = {*waiting}, rows.dataset
         # A resume uses the same batches, because a pair's rounding depends on the other pairs of its batch.
-        unscored_batches = [batch for batch in batches if any(rows.ids[i] in unscored_ids for i in batch)]
+        unscored_batches = [
+            batch for batch in batches if any(rows.ids[i] in unscored_ids for i in batch)
+        ]
         with scoring.round_weights_once(model.device):
             for batch in unscored_batches:
                 batch_columns = columns[batch]
                 tokens_of = zip(batch, *(batch_columns[name] for name in COLUMNS), strict=True)
-                pairs = [PairLogProbs(rows.ids[i], p, a, b, [], [], *masks) for i, p, a, b, *masks in tokens_of]
-                scores = scoring.pair_log_probs(model, pairs, contract.tokenizer.pad_token_id, cfg.precision)
+                pairs = [
+                    PairLogProbs(rows.ids[i], p, a, b, [], [], *masks)
+                    for i, p, a, b, *masks in tokens_of
+                ]
+                scores = scoring.pair_log_probs(
+                    model, pairs, contract.tokenizer.pad_token_id, cfg.precision
+                )
                 for p, (chosen, rejected) in zip(pairs, scores, strict=True):
                     p.chosen_logps, p.rejected_logps = chosen, rejected
                     if p.id in unscored_ids:
@@ -74,7 +89,9 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
 
     size, id_of = cfg.runtime.shard_size, lambda pair: pair.id
     blocks = cut_blocks(([rows.ids[i] for i in batch] for batch in batches), str, size)
-    scored = ShardedWork(rows.ids, str, score, PairLogProbs, id_of, "reference", out).in_blocks(blocks)
+    scored = ShardedWork(rows.ids, str, score, PairLogProbs, id_of, "reference", out).in_blocks(
+        blocks
+    )
     tokens, total, ordered = 0, 0.0, 0
 
     def add_up() -> Iterator[PairLogProbs]:
@@ -86,7 +103,10 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
             yield pair
 
     save(out / "logprobs.parquet", add_up(), PairLogProbs)
-    mean, noun = total / tokens, "pairs" if "pairs" in inputs else "completions, each with a mismatched one"
+    mean, noun = (
+        total / tokens,
+        "pairs" if "pairs" in inputs else "completions, each with a mismatched one",
+    )
     return {
         "device": str(device),
         "pairs": len(scored),
@@ -97,8 +117,16 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         "mean_logp": mean,
         "ordered": ordered / len(scored),
         "summary": f"{len(scored)} {noun}, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token"
-        + (f"; the chosen one is already likelier in {ordered / len(scored):.0%}" if noun == "pairs" else "")
-        + (f"; {retokenised} of {2 * len(scored)} completions tokenised from their text" if retokenised else ""),
+        + (
+            f"; the chosen one is already likelier in {ordered / len(scored):.0%}"
+            if noun == "pairs"
+            else ""
+        )
+        + (
+            f"; {retokenised} of {2 * len(scored)} completions tokenised from their text"
+            if retokenised
+            else ""
+        ),
     }
 
 
@@ -106,5 +134,7 @@ def write_token_examples(pair: PairLogProbs, contract: Contract, out: StageDir) 
     """Write both sides of a pair of several turns for the report: each token's text, and whether it is trained."""
     for side in ("chosen", "rejected"):
         ids, mask = (getattr(pair, f"{side}_{name}") for name in ("ids", "mask"))
-        tokens = contract.describe_tokens(pair.prompt_ids + ids, [False] * len(pair.prompt_ids) + mask)
+        tokens = contract.describe_tokens(
+            pair.prompt_ids + ids, [False] * len(pair.prompt_ids) + mask
+        )
         safe_files.write(out / f"{side}_example.json", json.dumps(tokens, ensure_ascii=False))

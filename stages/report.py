@@ -33,7 +33,11 @@ MOST_SHOWN = 4  # differences: more make a table that is wider than a page
 SCORED_BY = ("label_reward_model", "label")
 # The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
 # they change how the verdict is read.
-WARNED_IN = {stage: section for section, stages in glossary.TEXTS["warned_in"].items() for stage in stages.split()}
+WARNED_IN = {
+    stage: section
+    for section, stages in glossary.TEXTS["warned_in"].items()
+    for stage in stages.split()
+}
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -42,39 +46,60 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", require_keys("models"))
-    models, titles, confidence = results["models"], results["differences"], nodes["eval"]["settings"]["confidence"]
+    models, titles, confidence = (
+        results["models"],
+        results["differences"],
+        nodes["eval"]["settings"]["confidence"],
+    )
     of_arms = [name for name in titles if arms(name.split("-"))]
-    compared = [name for name in (results["main_difference"], *of_arms, *SHOWN) if name in titles][:MOST_SHOWN]
+    compared = [name for name in (results["main_difference"], *of_arms, *SHOWN) if name in titles][
+        :MOST_SHOWN
+    ]
     model_names = settings_table.model_nodes(nodes, models)
     policy = nodes[model_names["policy"]]
     aligned = "pairs" in policy["inputs"]
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair) if aligned else []
-    why = diagnose(gather_evidence(inputs, nodes, results, pairs), models["policy"]) if aligned else None
+    why = (
+        diagnose(gather_evidence(inputs, nodes, results, pairs), models["policy"])
+        if aligned
+        else None
+    )
     seed = policy["settings"]["seed"] if learns(policy) else None
     runs = seeds.read_runs(inputs, nodes, seed)
     trained = [run["seed"] for run in runs if run["seed"] is not None]
     over_seeds = seeds.summary(runs, inputs, confidence)
     taught = trained_on_tasks(nodes, models)
-    headline = Headline(results, len(trained), taught, [run["learnt"] for run in runs], f"{100 * confidence:g}%")
+    headline = Headline(
+        results, len(trained), taught, [run["learnt"] for run in runs], f"{100 * confidence:g}%"
+    )
     answers = side_by_side(inputs, results, cfg.side_by_side)
     reward, lineage = reward_figures(nodes), lineage_rows(nodes)
     examples = {"A training example": inputs["sft"] / "token_example.json"}
     for side in ("chosen", "rejected") if "reference" in inputs else ():
         examples[f"A pair of several turns, {side}"] = inputs["reference"] / f"{side}_example.json"
     settings = settings_table.settings(nodes, models, trained)
-    learning = {models[role]: nodes[name] for role, name in model_names.items() if learns(nodes[name])}
+    learning = {
+        models[role]: nodes[name] for role, name in model_names.items() if learns(nodes[name])
+    }
     summaries = {title: manifest["metrics"]["summary"] for title, manifest in learning.items()}
     by_round = results.get("rounds")  # of several
     of_rounds = [rounds.sentence(by_round)] if by_round else []
-    label, pairing, single = (nodes[n]["metrics"] if n in nodes else {} for n in ("label", "pairs", "unpaired"))
+    label, pairing, single = (
+        nodes[n]["metrics"] if n in nodes else {} for n in ("label", "pairs", "unpaired")
+    )
     env = environment()
-    seconds, longest = sum(node["seconds"] for node in lineage), max(lineage, key=lambda node: node["seconds"])
+    seconds, longest = (
+        sum(node["seconds"] for node in lineage),
+        max(lineage, key=lambda node: node["seconds"]),
+    )
     conclusions = {
         "results": headline.checks(),
         "learnt": headline.learnt(),
         "judged": " ".join(map(headline.comparison, results["judged"].values())),
         "outside": headline.outside_sets(),
-        "benchmarks": benchmarks.sentence(results.get("benchmarks", []), results["main_difference"], titles),
+        "benchmarks": benchmarks.sentence(
+            results.get("benchmarks", []), results["main_difference"], titles
+        ),
         "retention": results["retention"].get("sentence"),
         "suites": suite_results.sentence(results["suites"], models) if "suites" in results else "",
         "seeds": over_seeds and over_seeds["sentence"],
@@ -83,14 +108,19 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "answers": answers and f"{'; '.join(answers)}.",
         "why": why and why.sentence,
         "labels": label and f"{label['summary']}. {(pairing or single)['summary']}.",
-        "curves": " ".join([*of_rounds, *(f"{title}: {summary}." for title, summary in summaries.items())]),
-        "reward": reward and f"{reward.get('trained', {}).get('summary', 'It labelled the candidates')}.",
+        "curves": " ".join(
+            [*of_rounds, *(f"{title}: {summary}." for title, summary in summaries.items())]
+        ),
+        "reward": reward
+        and f"{reward.get('trained', {}).get('summary', 'It labelled the candidates')}.",
         "settings": f"{settings['model']}; {settings['computed on']}.",
         "lineage": f"{env.filters['duration'](seconds)} of work in {len(lineage)} nodes; the longest was "
         f"{longest['role'].replace('_', ' ')}, {env.filters['duration'](longest['seconds'])}.",
         "words": "Each model, and SFT, DPO, held out, interval, KL and others, in a sentence each.",
     }
-    contents = glossary.contents(conclusions, results["gives_verdict"], helped=not why or why.helped)
+    contents = glossary.contents(
+        conclusions, results["gives_verdict"], helped=not why or why.helped
+    )
     html = env.get_template("page.html.jinja").render(
         models=models,
         results=results,
@@ -100,7 +130,10 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         contents=contents,
         steps=next_steps(results, nodes["eval"], trained, why),
         warnings=warnings(nodes, [*contents]),
-        roles={role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in model_names.items()},
+        roles={
+            role: glossary.ROLES[model_kind(role, nodes[name])]
+            for role, name in model_names.items()
+        },
         glossary=glossary.GLOSSARY,
         settings=settings,
         level=f"{100 * confidence:g}% interval",
@@ -112,7 +145,9 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         curves=curves(inputs, nodes, {models[role]: name for role, name in model_names.items()}),
         answers=answers,
         samples=strips(inputs, nodes, models),
-        token_examples={title: load_json(path, list) for title, path in examples.items() if path.exists()},
+        token_examples={
+            title: load_json(path, list) for title, path in examples.items() if path.exists()
+        },
         pairs=pairing,
         pair=pairs[0] if pairs else None,
         reward=reward,
@@ -123,14 +158,22 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     (out / "report.html").write_text(html, encoding="utf-8")
     if label:
         (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
-    return {"verdict": results["verdict"], "bytes": len(html.encode()), "summary": results["verdict"]}
+    return {
+        "verdict": results["verdict"],
+        "bytes": len(html.encode()),
+        "summary": results["verdict"],
+    }
 
 
-def warnings(nodes: Mapping[str, Manifest], sections: list[str]) -> dict[str, list[tuple[str, str]]]:
+def warnings(
+    nodes: Mapping[str, Manifest], sections: list[str]
+) -> dict[str, list[tuple[str, str]]]:
     """Group (node, warning) by the section that shows them; '' is the top of the page."""
     by_section = defaultdict[str, list[tuple[str, str]]](list)
     for name, manifest in nodes.items():
-        section = "judged" if name.startswith("judged_") else WARNED_IN.get(manifest["stage"], "lineage")
+        section = (
+            "judged" if name.startswith("judged_") else WARNED_IN.get(manifest["stage"], "lineage")
+        )
         for warning in manifest["warnings"]:
             if name == "eval":
                 section = "answers" if any(words in warning for words in NOT_COUNTED) else ""
@@ -142,10 +185,18 @@ def model_kind(role: str, model: Manifest) -> str:
     """Return the role that describes a model: a policy may be SFT itself, and an SFT an untrained model."""
     if model["stage"] in POLICY_STAGES and role != "control_pairs":
         return str(model["stage"])
-    return role if role == "control" or model["stage"] != "sft" else "sft" if learns(model) else "other"
+    return (
+        role
+        if role == "control" or model["stage"] != "sft"
+        else "sft"
+        if learns(model)
+        else "other"
+    )
 
 
-def curves(inputs: Mapping[str, Path], nodes: Mapping[str, Manifest], models: Mapping[str, str]) -> list[Markup]:
+def curves(
+    inputs: Mapping[str, Path], nodes: Mapping[str, Manifest], models: Mapping[str, str]
+) -> list[Markup]:
     """Draw the training of SFT, the policy and arms. `models`: nodes by title."""
     of_sft = read_curves(inputs["sft"])
     drawn = figures.training("sft", "SFT", of_sft) if of_sft else []
@@ -159,7 +210,9 @@ def trained_on_tasks(nodes: dict[str, Manifest], models: Mapping[str, str]) -> s
     """Return the model trained on tasks like the test's: `it` (the policy), SFT's title, or `nothing here`."""
     tasks = nodes["data"]["config"]["tasks"] or {}
     by_grpo = any(node["stage"] == "grpo" for node in nodes.values())
-    judged = nodes["label"]["inputs"].get("pool", {}).get("fingerprint") if "label" in nodes else None
+    judged = (
+        nodes["label"]["inputs"].get("pool", {}).get("fingerprint") if "label" in nodes else None
+    )
     of_data = any(m["fingerprint"] == judged and "data" in m["roots"] for m in nodes.values())
     if (of_data or by_grpo) and (tasks.get("preference") or tasks.get("open_preference")):
         return "it"
@@ -171,9 +224,15 @@ def reward_figures(nodes: Mapping[str, Manifest]) -> dict[str, Any]:
     """Return the figures of the reward model. `trained`: those on held-out pairs, if this run trained it. `scored`:
     the checks passed by the best of n by score, if it labelled prompts with checks."""
     metrics = {name: nodes[name]["metrics"] for name in ("reward", *SCORED_BY) if name in nodes}
-    scored = [each for each in metrics.values() if each.get("labeler") == "reward_model" and "best_of" in each]
+    scored = [
+        each
+        for each in metrics.values()
+        if each.get("labeler") == "reward_model" and "best_of" in each
+    ]
     figures = {"scored": scored[0]} if scored else {}
-    return figures | ({"trained": metrics["reward"]} if "accuracy" in metrics.get("reward", {}) else {})
+    return figures | (
+        {"trained": metrics["reward"]} if "accuracy" in metrics.get("reward", {}) else {}
+    )
 
 
 def lineage_rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
@@ -184,7 +243,10 @@ def lineage_rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
             "role": name,
             "stage": node["stage"],
             "fingerprint": fingerprint,
-            "inputs": [f"{role}: {each['stage']} {each['fingerprint']}" for role, each in node["inputs"].items()],
+            "inputs": [
+                f"{role}: {each['stage']} {each['fingerprint']}"
+                for role, each in node["inputs"].items()
+            ],
             "seconds": node["wall_seconds"],
             "memory": node.get("peak_gpu_memory") or node["peak_memory"],
             "tokens": node["metrics"].get("tokens"),

@@ -26,7 +26,9 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     rows = reward.read_rows(pairs, contract, cfg, out, context)
 
     fit = Fit(reward.PairwiseRewardTrainer, cfg, rows, contract, policy, out)
-    trainer = fit.build_trainer(reward.trainable_model(policy, contract, fit.cfg, fit.args.device, out))
+    trainer = fit.build_trainer(
+        reward.trainable_model(policy, contract, fit.cfg, fit.args.device, out)
+    )
     fit.train()
     rewards = trainer.rewards(rows.validation.rows)
     if not out.is_main:
@@ -38,12 +40,24 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     metrics = learnt_scores.figures(held_out) if held_out else {}
     figures = last_values(read_curves(out.path), "loss", "eval_loss", "eval_margin")
-    warnings = reward.held_out_warnings(metrics, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
+    warnings = reward.held_out_warnings(
+        metrics, len(held_out), "reward.pairs" if cfg.source.path else "pairs"
+    )
     accuracy = {"held-out accuracy": metrics["accuracy"]["mean"]} if metrics else {}
-    fit.describe(inputs, figures | accuracy, *warnings, risen_loss_message(trainer, cfg, rows.validation_prompts))
+    fit.describe(
+        inputs,
+        figures | accuracy,
+        *warnings,
+        risen_loss_message(trainer, cfg, rows.validation_prompts),
+    )
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if metrics:
         mean, low, high = metrics["accuracy"].values()
         summary += f"; {mean:.1%} ({low:.1%} to {high:.1%}) of {len(held_out)} held-out pairs ordered correctly"
     tokens = rows.train.tokens("chosen_ids", "rejected_ids")
-    return fit.metrics(tokens) | {"held_out": len(held_out), **figures, **metrics, "summary": summary}
+    return fit.metrics(tokens) | {
+        "held_out": len(held_out),
+        **figures,
+        **metrics,
+        "summary": summary,
+    }

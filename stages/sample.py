@@ -29,7 +29,9 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> 
         prompts, candidates, figures = draw(cfg, inputs, out)
         source = "since every prompt has a right candidate"
         if prompts:
-            source = f"{figures['tokens']} tokens, {figures['stop_rate']:.1%} of the candidates complete"
+            source = (
+                f"{figures['tokens']} tokens, {figures['stop_rate']:.1%} of the candidates complete"
+            )
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     return {
@@ -42,7 +44,9 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> 
 
 def draw(
     cfg: Sample, inputs: dict[str, Path], out: StageDir
-) -> tuple[list[Example], list[Candidate] | StreamedTable[Candidate] | Records[Candidate], dict[str, Any]]:
+) -> tuple[
+    list[Example], list[Candidate] | StreamedTable[Candidate] | Records[Candidate], dict[str, Any]
+]:
     """Return the prompts to ask, the candidates that the sampler draws, and metrics. The prompts are those of this
     round. In a further draw of `sample.until_pair` they are those without a right candidate, if there are any."""
     # this imports torch, which reading a file does not need
@@ -59,14 +63,22 @@ def draw(
         prompts = select_unpaired(examples, inputs["judged"], cfg.right_from)
         if not prompts:
             return [], [], {"tokens": 0}
-    elif not (prompts := select_round(cfg, examples, [inputs[role] for role in inputs if role.startswith("judged")])):
-        raise UserError(f"sample.split={split}: the data has no such prompts to sample. Raise data.tasks.{split}.")
+    elif not (
+        prompts := select_round(
+            cfg, examples, [inputs[role] for role in inputs if role.startswith("judged")]
+        )
+    ):
+        raise UserError(
+            f"sample.split={split}: the data has no such prompts to sample. Raise data.tasks.{split}."
+        )
     model = inputs["policy"] / "model"
     contract = load_or_derive_contract(model)  # a base has no contract yet
     dropped = Dropped(out, "prompts", cfg.max_dropped, "sample.max_dropped")
     with plugins.explain_errors(cfg.own, "sample.own", out.path):
         opener, decoding = choose_opener(cfg, out), make_decoding(cfg)
-        candidates = complete(prompts, contract, model, decoding, "sample", out, dropped, opener, cfg.max_failed)
+        candidates = complete(
+            prompts, contract, model, decoding, "sample", out, dropped, opener, cfg.max_failed
+        )
     tokens, answered = sum(c.n_tokens for c in candidates), {c.prompt_id for c in candidates}
     figures = {
         "device": str(resolve_device(cfg.runtime.device)),

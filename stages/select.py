@@ -36,8 +36,12 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         demonstrations = best_answers(cfg, inputs["judged"], refused, out / SCRATCH / "answers")
         if not (first := next(demonstrations, None)):
             reasons = "; ".join(f"{count} {reason}" for reason, count in refused.most_common())
-            advice = ending_advice(share_ended(inputs["judged"]), "select") or "Lower select.min_score"
-            raise UserError(f"select.min_score={cfg.min_score:g}: no candidate is good enough ({reasons}). {advice}.")
+            advice = (
+                ending_advice(share_ended(inputs["judged"]), "select") or "Lower select.min_score"
+            )
+            raise UserError(
+                f"select.min_score={cfg.min_score:g}: no candidate is good enough ({reasons}). {advice}."
+            )
         data_examples = stream(inputs["data"] / "examples.parquet", Example)
         data_rows = (e for e in data_examples if e.split != Split.sft or e.reference is not None)
         examples = chain(data_rows, [first], demonstrations)
@@ -67,11 +71,18 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 def example_of_chosen(pair: Pair) -> Example:
     """Return a pair's chosen completion as an example with the pair's id, trained from where it and rejected part."""
-    split, messages = Split.sft if pair.split == "train" else Split.validation, [*pair.prompt, *pair.chosen]
-    example = Example(pair.id, messages[:-1], pair.chosen[-1]["content"], "selected", "chosen", split)
+    split, messages = (
+        Split.sft if pair.split == "train" else Split.validation,
+        [*pair.prompt, *pair.chosen],
+    )
+    example = Example(
+        pair.id, messages[:-1], pair.chosen[-1]["content"], "selected", "chosen", split
+    )
     if pair.parts_early:
         first = len(pair.prompt) + count_shared_prefix(pair.chosen, pair.rejected)
-        example.trained = [i >= first for i, turn in enumerate(messages) if turn["role"] == "assistant"]
+        example.trained = [
+            i >= first for i, turn in enumerate(messages) if turn["role"] == "assistant"
+        ]
     return example
 
 
@@ -87,7 +98,9 @@ def best_answers(cfg: Select, pool: Path, refused: Counter[str], folder: Path) -
     """Yield prompts with their best candidate as reference, in the order of hashes, and count the refused candidates
     by reason. If a task has more than its limit, the first ones count. Answers are sorted in `folder`."""
     count_by_task = Counter[tuple[str, str]]()
-    answers = sort_on_disk(answer_prompts(cfg, pool, refused), BestAnswer, lambda e: content_id(e.id), folder)
+    answers = sort_on_disk(
+        answer_prompts(cfg, pool, refused), BestAnswer, lambda e: content_id(e.id), folder
+    )
     for answer in answers:
         limit = cfg.max_per_task if answer.good else cfg.max_mended
         if any(count_by_task[answer.source, task] >= limit for task in answer.limited):
@@ -102,13 +115,21 @@ def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[B
     mean log-prob wins. Without a good candidate, a mended one is used."""
     limits = answer_rules.logprob_limits(Records(pool / "candidates.parquet", TokenCount))
     for prompt, candidates, judgements in read_judged_prompts(pool):
-        by_id, good, repaired = {c.candidate_id: c for c in candidates}, list[Candidate](), list[Candidate]()
+        by_id, good, repaired = (
+            {c.candidate_id: c for c in candidates},
+            list[Candidate](),
+            list[Candidate](),
+        )
         for judgement in judgements:
             if judgement.score is None:
                 continue
             candidate = by_id[str(judgement.candidate_id)]
             low = "scores below select.min_score" if judgement.score < cfg.min_score else None
-            unusual = None if answer_rules.is_within(candidate, limits) else "is likelier or less likely than others"
+            unusual = (
+                None
+                if answer_rules.is_within(candidate, limits)
+                else "is likelier or less likely than others"
+            )
             reason = low or answer_rules.find_broken_rule(prompt, candidate) or unusual
             if not reason:
                 good.append(candidate)
@@ -121,7 +142,10 @@ def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[B
                 repaired.append(ended)
         if good or repaired:
             answer = max(good or repaired, key=lambda c: (likelihood(c), c.candidate_id))
-            source, split = "selected" if good else "mended", draw_side(prompt.id, cfg.validation_fraction, Split.sft)
+            source, split = (
+                "selected" if good else "mended",
+                draw_side(prompt.id, cfg.validation_fraction, Split.sft),
+            )
             example = replace(prompt, reference=answer.text.strip(), source=source, split=split)
             yield BestAnswer(**vars(example), good=len(good), limited=prompt.limited_tasks)
 

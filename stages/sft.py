@@ -7,7 +7,13 @@ from stages.config.blocks.training import SFT
 from stages.models import model_card
 from stages.models.chat_templates import establish_contract
 from stages.models.contract import Contract, load_contract, load_or_derive_contract
-from stages.models.loading import count_embedding_rows, load_model, load_tokenizer, read_context_length, save_model
+from stages.models.loading import (
+    count_embedding_rows,
+    load_model,
+    load_tokenizer,
+    read_context_length,
+    save_model,
+)
 from stages.objectives import sft as objective
 from stages.store.records import Example, stream
 from stages.store.workspace import StageDir
@@ -28,7 +34,9 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         contract = load_contract(base)
     else:
         stops = () if cfg.train else load_or_derive_contract(base).stop_ids
-        contract = establish_contract(load_tokenizer(base), cfg.template, cfg.train, count_embedding_rows(base), stops)
+        contract = establish_contract(
+            load_tokenizer(base), cfg.template, cfg.train, count_embedding_rows(base), stops
+        )
     if not cfg.train:
         return publish_base(cfg, base, contract, inputs, out)
     examples = stream(inputs["data"] / "examples.parquet", Example)
@@ -39,11 +47,15 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     fit = Fit(objective.SupervisedTrainer, cfg, rows, contract, base, out)
     trainer = fit.build_trainer(objective.trainable_model(base, contract, fit.cfg, fit.args.device))
-    best = fit.train_to_best(*([objective.IsolationCheck(trainer, cfg, rows.report_row.ids)] if cfg.packing else []))
+    best = fit.train_to_best(
+        *([objective.IsolationCheck(trainer, cfg, rows.report_row.ids)] if cfg.packing else [])
+    )
     losses = read_best_losses(trainer, int(best["step"]), cfg, out) if best else []
     if not out.is_main:
         return {}
-    by_row = [{"id": row, "loss": loss} for row, loss in zip(rows.validation.ids, losses, strict=False)]
+    by_row = [
+        {"id": row, "loss": loss} for row, loss in zip(rows.validation.ids, losses, strict=False)
+    ]
     fit.publish(lambda weights: objective.load_start(base, contract, cfg, weights), by_row)
     objective.write_token_example(rows.report_row, contract, out / "token_example.json")
 
@@ -56,18 +68,26 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     return fit.metrics(rows.train.lengths) | sft_metrics
 
 
-def summary_message(fit: Fit[SFT, Any], rows: int, trained_tokens: int, best: dict[str, float]) -> str:
+def summary_message(
+    fit: Fit[SFT, Any], rows: int, trained_tokens: int, best: dict[str, float]
+) -> str:
     """Return rows, trained tokens and validation loss in one line."""
     packed = f" in {fit.schedule.row_count} packed ones" if fit.cfg.packing else ""
     message = f"{rows} rows{packed}, {trained_tokens} trained tokens"
     if fit.schedule.left_out:
-        message += f", each epoch skips {fit.schedule.left_out} of {fit.schedule.row_count} rows in turn"
+        message += (
+            f", each epoch skips {fit.schedule.left_out} of {fit.schedule.row_count} rows in turn"
+        )
     if best:
-        message += f"; validation loss {best['eval_loss']:.3f} at step {best['step']} of {fit.steps}"
+        message += (
+            f"; validation loss {best['eval_loss']:.3f} at step {best['step']} of {fit.steps}"
+        )
     return message
 
 
-def publish_base(cfg: SFT, base: Path, contract: Contract, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+def publish_base(
+    cfg: SFT, base: Path, contract: Contract, inputs: dict[str, Path], out: StageDir
+) -> dict[str, Any]:
     """Publish the base model without training, under its own contract."""
     save_model(objective.apply_contract(load_model(base), contract, cfg.seed), out / "model")
     contract.save(out / "model")

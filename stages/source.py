@@ -13,7 +13,13 @@ from stages.curation.user_code import load_user_code
 from stages.formats.column_mapping import source_purpose
 from stages.formats.format import ParsedRow
 from stages.formats.readers.row import BadRow
-from stages.formats.source_reading import ReadReport, convert, quarantine, warn_unused_columns, write_quarantine
+from stages.formats.source_reading import (
+    ReadReport,
+    convert,
+    quarantine,
+    warn_unused_columns,
+    write_quarantine,
+)
 from stages.store import plugins
 from stages.store.records import Check, SourceRow, save
 from stages.store.splits import NEED_AN_ANSWER, draw_split, prompt_of
@@ -57,7 +63,11 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
 
 
 def examples(
-    cfg: OneSource, own: Callable[[Any], ParsedRow] | None, audit: RowFilter, report: ReadReport, counts: Counter[str]
+    cfg: OneSource,
+    own: Callable[[Any], ParsedRow] | None,
+    audit: RowFilter,
+    report: ReadReport,
+    counts: Counter[str],
 ) -> Iterator[SourceRow]:
     """Return the examples of a source that pass the audit. Fill `report`, and `counts` of examples by split."""
     source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
@@ -83,11 +93,22 @@ def examples(
             return None
         file, line = report.position
         audit(row, split, file, line)
-        checks = [Check(source.check, {"text": answer})] if source.check and answer is not None else unchecked
+        checks = (
+            [Check(source.check, {"text": answer})]
+            if source.check and answer is not None
+            else unchecked
+        )
         counts[split] += 1
         trained, licence = row.trained, row.licence or source.licence
-        written = SourceRow(prompt, messages, answer, name, name, split, kind=name, checks=checks, trained=trained)
-        written.licence, written.origin, written.file, written.line = licence, row.origin, file, line
+        written = SourceRow(
+            prompt, messages, answer, name, name, split, kind=name, checks=checks, trained=trained
+        )
+        written.licence, written.origin, written.file, written.line = (
+            licence,
+            row.origin,
+            file,
+            line,
+        )
         return written
 
     return convert(source, cfg.key, example, source_purpose(source), report, own)

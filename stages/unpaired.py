@@ -14,7 +14,16 @@ from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.pairing.admission import order_message
-from stages.store.records import Candidate, Example, Judgement, Records, content_id, load, save, stream
+from stages.store.records import (
+    Candidate,
+    Example,
+    Judgement,
+    Records,
+    content_id,
+    load,
+    save,
+    stream,
+)
 from stages.store.single_completions import UnpairedPreference
 from stages.store.splits import draw_side
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
@@ -49,7 +58,9 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     labels, left_out = label_candidates(judgements, candidates, cfg)
     if left_out[SEVERAL_TURNS]:
         first = next(c for c in candidates if c.continuation)
-        out.warn(f"{first.policy}: completions of {SEVERAL_TURNS}, such as {first.text!r:.60}. Set align=dpo.")
+        out.warn(
+            f"{first.policy}: completions of {SEVERAL_TURNS}, such as {first.text!r:.60}. Set align=dpo."
+        )
     desirable = sum(labels.values())
     note = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
     if desirable in (0, len(labels)):
@@ -89,7 +100,9 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     save(file := out / "unpaired.parquet", rows, UnpairedPreference)
     held_out = [*Records(file, UnpairedPreference).column("split")].count("validation")
     if cfg.validation_fraction and not held_out:
-        out.warn("No completion is held out for validation. Raise unpaired.validation_fraction to evaluate with some.")
+        out.warn(
+            "No completion is held out for validation. Raise unpaired.validation_fraction to evaluate with some."
+        )
     return {
         "completions": len(labels),
         "prompts": len(prompts),
@@ -142,4 +155,6 @@ def label_candidates(
 def label_advice(ended: float) -> dict[str, str]:
     """Return advice by reason; `ended` is the share of candidates that ended their turn."""
     advice = ending_advice(ended)
-    return WAYS_OUT | dict.fromkeys((UNFINISHED_GOOD, UNFINISHED_BAD), advice) if advice else WAYS_OUT
+    return (
+        WAYS_OUT | dict.fromkeys((UNFINISHED_GOOD, UNFINISHED_BAD), advice) if advice else WAYS_OUT
+    )

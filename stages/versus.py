@@ -27,13 +27,19 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     contract = load_or_derive_contract(inputs["model"] / "model")
     answers = {a.prompt_id: a for a in load(inputs["policy"] / "answers.parquet", Candidate)}
     prompts = [e for e in read_prompts(inputs) if e.id in answers and e.group != "rephrased"]
-    opposed = {e.id: Candidate.from_text(e.id, e.reference, cfg.against, "file", 0) for e in prompts if e.reference}
+    opposed = {
+        e.id: Candidate.from_text(e.id, e.reference, cfg.against, "file", 0)
+        for e in prompts
+        if e.reference
+    }
     if "other" in inputs:
         opposed = {a.prompt_id: a for a in load(inputs["other"] / "answers.parquet", Candidate)}
     comparable = sorted((e for e in prompts if e.id in opposed), key=lambda e: draw_order(e.id))
     drawn = ([e for e in comparable if not e.checks] or comparable)[: cfg.prompts]
     if not drawn:
-        raise UserError(f"eval.judged: none of {len(prompts)} prompts has answers of both models. Use more prompts.")
+        raise UserError(
+            f"eval.judged: none of {len(prompts)} prompts has answers of both models. Use more prompts."
+        )
     identical = sum(answers[e.id].stripped_text == opposed[e.id].stripped_text for e in drawn)
     summary = (
         f"{len(drawn)} of {len(comparable)} prompts with two answers, {identical} of them identical; the smallest "
@@ -57,5 +63,14 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 def side(answer: Candidate, role: str, contract: Contract) -> Candidate:
     """Return an answer as a candidate of a role. Its length, with any end of turn, is by the policy's tokenizer."""
     is_own = answer.tokenizer == contract.digest
-    tokens = answer.n_tokens if is_own else contract.length(answer.text, ended=answer.finish_reason == "stop")
-    return replace(answer, candidate_id=content_id(role, answer.prompt_id, answer.text), policy=role, n_tokens=tokens)
+    tokens = (
+        answer.n_tokens
+        if is_own
+        else contract.length(answer.text, ended=answer.finish_reason == "stop")
+    )
+    return replace(
+        answer,
+        candidate_id=content_id(role, answer.prompt_id, answer.text),
+        policy=role,
+        n_tokens=tokens,
+    )

@@ -17,7 +17,13 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+)
 OPTIONS += ("--disable-sync", "--disable-component-update")
 HEIGHT, TIMEOUT = 900, 300  # pixels; seconds, because a busy machine starts it slowly
 FITS = "document.documentElement.scrollWidth <= innerWidth"
@@ -68,7 +74,9 @@ class Pipe:
     def tell(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
         """Send a command and return its result."""
         self.sent += 1
-        command = {"id": self.sent, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        command = {"id": self.sent, "method": method, "params": params} | (
+            {"sessionId": session} if session else {}
+        )
         self.commands.write(json.dumps(command).encode() + b"\0")
         self.commands.flush()
         while (answer := self.message()).get("id") != self.sent:
@@ -87,7 +95,9 @@ class Tab:
     def __init__(self, pipe: Pipe):
         self.pipe = pipe
         target = pipe.tell("Target.createTarget", url="about:blank")["targetId"]
-        self.session = pipe.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.session = pipe.tell("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         self.tell("Page.enable")
 
     def tell(self, method: str, **params: Any) -> dict[str, Any]:
@@ -95,7 +105,13 @@ class Tab:
 
     def look(self, width: int, dark: bool = False) -> None:
         """Set the window's width and the preference for light or dark."""
-        self.tell("Emulation.setDeviceMetricsOverride", width=width, height=HEIGHT, deviceScaleFactor=1, mobile=False)
+        self.tell(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=HEIGHT,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.tell("Emulation.setEmulatedMedia", features=[scheme])
 
@@ -118,7 +134,9 @@ class Tab:
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression, or of its promise."""
-        answer = self.tell("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        answer = self.tell(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -147,7 +165,11 @@ def page_faults(page: Path, folder: Path) -> list[str]:
     with browser(folder) as tab:
         for width, dark in ((390, False), (1440, True)):
             tab.open(page, width, dark)
-            layout_faults = tab.evaluate(CUT) + tab.evaluate(NAMELESS) + ([] if tab.evaluate(FITS) else ["sticks out"])
+            layout_faults = (
+                tab.evaluate(CUT)
+                + tab.evaluate(NAMELESS)
+                + ([] if tab.evaluate(FITS) else ["sticks out"])
+            )
             look = f"{width} {'dark' if dark else 'light'}"
             faults += [f"{look}: {fault}" for fault in layout_faults + tab.axe_violations()]
     return faults
@@ -157,10 +179,20 @@ def page_faults(page: Path, folder: Path) -> list[str]:
 def browser(folder: Path) -> Iterator[Tab]:
     """Start a browser that stores its files in `folder`, and yield a tab."""
     (reads_from, commands), (answers, writes_to) = (os.pipe(), os.pipe())  # the browser has 3 and 4
-    command = ["sh", "-c", f'exec "$@" 3</dev/fd/{reads_from} 4>/dev/fd/{writes_to}', "sh", str(CHROMIUM), *OPTIONS]
+    command = [
+        "sh",
+        "-c",
+        f'exec "$@" 3</dev/fd/{reads_from} 4>/dev/fd/{writes_to}',
+        "sh",
+        str(CHROMIUM),
+        *OPTIONS,
+    ]
     command += ["--remote-debugging-pipe", f"--user-data-dir={folder}"]
     process = subprocess.Popen(
-        command, pass_fds=(reads_from, writes_to), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        pass_fds=(reads_from, writes_to),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     os.close(reads_from)
     os.close(writes_to)

@@ -116,7 +116,9 @@ class Meter:
         finally:
             took = spent() - self.began
             self.counted += took
-            item.user_properties.append((CPU, [round(took - self.fixtures, 3), round(self.fixtures, 3)]))
+            item.user_properties.append(
+                (CPU, [round(took - self.fixtures, 3), round(self.fixtures, 3)])
+            )
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(session.config, "workeroutput"):
@@ -127,7 +129,12 @@ class Ledger:
     """The plugin of the main process, which adds up all figures and compares them with the budgets."""
 
     def __init__(self, factor: float | None, meter: Meter) -> None:
-        self.enforced, self.factor, self.meter, self.processes = factor is not None, factor or 1.0, meter, 1
+        self.enforced, self.factor, self.meter, self.processes = (
+            factor is not None,
+            factor or 1.0,
+            meter,
+            1,
+        )
         self.tests, self.used = Counter[str](), Counter[str]()
         self.costs: dict[str, dict[str, float]] = {}  # by room and test
 
@@ -158,7 +165,12 @@ class Ledger:
     def budget(self, name: str) -> float:
         if name == SLOW:
             return float("inf")
-        return BUDGETS.get(name, OTHERS) * self.factor * self.slowness() * (self.processes if name == START else 1)
+        return (
+            BUDGETS.get(name, OTHERS)
+            * self.factor
+            * self.slowness()
+            * (self.processes if name == START else 1)
+        )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -177,7 +189,9 @@ class Ledger:
             report_line = line(name, self.tests[name] or "", f"{used:.1f}", budget)
             terminalreporter.write_line(report_line, red=used > self.budget(name))
         terminalreporter.write_line(line("all", self.tests.total(), f"{self.used.total():.1f}", ""))
-        terminalreporter.write_line(f"This machine took {self.slowness():.2f} times as long as that of the budgets.")
+        terminalreporter.write_line(
+            f"This machine took {self.slowness():.2f} times as long as that of the budgets."
+        )
         for name in self.over():
             report_line = f"{name} is over its budget of {self.budget(name):.3g} CPU-seconds: see tests/budgets.py"
             terminalreporter.write_line(report_line, red=True)
@@ -187,7 +201,11 @@ class Ledger:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--budget-factor", type=float, help="fail if a room takes more than this factor times its budget")
+    parser.addoption(
+        "--budget-factor",
+        type=float,
+        help="fail if a room takes more than this factor times its budget",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,7 +10,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "WANDB_SILENT": "true"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "WANDB_SILENT": "true",
+}
 for variable in ("WANDB_API_KEY", "WANDB_MODE", "PLUMBLINE_WANDB_MODE", "PLUMBLINE_COMMAND"):
     os.environ.pop(variable, None)
 # Expected figures are the CPU's, on a machine with a GPU too.
@@ -64,7 +69,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: object) -> None:
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise OSError(f"a test tried to reach {address}")
         connect(self, address)
 
@@ -102,7 +111,13 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         home = root.with_name("tracked-home")
         home.mkdir()
         environment = {**os.environ, "HF_TOKEN": SECRET, "HOME": str(home)}
-        ran = command("recipe=tiny", "tracker=wandb", f"outputs={root}", stdin=subprocess.DEVNULL, env=environment)
+        ran = command(
+            "recipe=tiny",
+            "tracker=wandb",
+            f"outputs={root}",
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
         assert ran.returncode == 0, ran.stderr
         assert "WANDB_API_KEY" not in ran.stderr + ran.stdout
 

@@ -19,14 +19,18 @@ TOKENS = "token/"  # prefix of the names of values per token
 class Float64(TorchFunctionMode):
     """A mode in which norms, rotary angles and TRL's head compute in float64; otherwise they always use fp32."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if function is torch.Tensor.float:
             function = torch.Tensor.double
 
         def wide(value):
             return torch.float64 if value is torch.float32 else value
 
-        return function(*map(wide, args), **{name: wide(value) for name, value in (kwargs or {}).items()})
+        return function(
+            *map(wide, args), **{name: wide(value) for name, value in (kwargs or {}).items()}
+        )
 
 
 @contextmanager
@@ -61,7 +65,9 @@ def step(trainer: Trainer, rows: list[dict[str, Any]], **options: Any) -> dict[s
         loss = trainer.compute_loss(model, batch, **options)
         loss.backward()
     watched.remove()
-    tokens = {TOKENS + name: v.detach() for name, v in heads[0].items() if v is not None and v.dim() == 2}
+    tokens = {
+        TOKENS + name: v.detach() for name, v in heads[0].items() if v is not None and v.dim() == 2
+    }
     metrics = {name: torch.tensor(values[-1]) for name, values in trainer._metrics["train"].items()}
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {"loss": loss.detach(), **tokens, **metrics, **gradients}
@@ -75,11 +81,19 @@ def assert_equal(padded: dict[str, torch.Tensor], packed: dict[str, torch.Tensor
     """
     assert padded.keys() == packed.keys()
     tolerance = AGREEMENT[padded["loss"].dtype]
-    steepest = max(float(v.double().norm()) for name, v in padded.items() if name.endswith("weight"))
+    steepest = max(
+        float(v.double().norm()) for name, v in padded.items() if name.endswith("weight")
+    )
     for name, value in padded.items():
         padded_value, packed_value = value.double(), packed[name].double()
         if name.endswith("weight"):
-            gap, scale = (packed_value - padded_value).norm(), max(float(padded_value.norm()), 1e-6 * steepest)
+            gap, scale = (
+                (packed_value - padded_value).norm(),
+                max(float(padded_value.norm()), 1e-6 * steepest),
+            )
         else:
-            gap, scale = (packed_value - padded_value).abs().max(), max(float(padded_value.abs().max()), 1.0)
+            gap, scale = (
+                (packed_value - padded_value).abs().max(),
+                max(float(padded_value.abs().max()), 1.0),
+            )
         assert gap <= tolerance * scale, f"{name}: {float(gap) / scale:.2g}"

@@ -20,14 +20,20 @@ def weigh(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return one sequence's attention weights, (heads, n, m), and log-sums, (heads, n)."""
     n, m = len(query), len(key)
-    distance = torch.arange(m - n, m, device=query.device)[:, None] - torch.arange(m, device=query.device)
+    distance = torch.arange(m - n, m, device=query.device)[:, None] - torch.arange(
+        m, device=query.device
+    )
     hidden = ((distance > left) & (left >= 0)) | ((distance < -right) & (right >= 0))
     scores = (torch.einsum("nhd,mhd->hnm", query, key) * scale).masked_fill(hidden, -torch.inf)
     return scores.softmax(-1), scores.logsumexp(-1)
 
 
 def sequences(
-    states: tuple[torch.Tensor, ...], ends_q: torch.Tensor, ends_k: torch.Tensor, most_q: int, most_k: int
+    states: tuple[torch.Tensor, ...],
+    ends_q: torch.Tensor,
+    ends_k: torch.Tensor,
+    most_q: int,
+    most_k: int,
 ) -> Iterator[tuple[slice, slice, list[torch.Tensor]]]:
     """Yield every sequence's slices of queries and of keys, and its query, key and value, the last two for each head
     of the query. Refuse what a kernel would silently misread."""
@@ -37,7 +43,9 @@ def sequences(
     assert len(ends_q) == len(ends_k) and all(t.stride(-1) == 1 for t in states)
     group = states[0].shape[1] // states[1].shape[1]
     query, key, value = states[0], *(t.repeat_interleave(group, 1) for t in states[1:])
-    for (q0, q1), (k0, k1) in zip(pairwise(ends_q.tolist()), pairwise(ends_k.tolist()), strict=True):
+    for (q0, q1), (k0, k1) in zip(
+        pairwise(ends_q.tolist()), pairwise(ends_k.tolist()), strict=True
+    ):
         yield slice(q0, q1), slice(k0, k1), [query[q0:q1], key[k0:k1], value[k0:k1]]
 
 
@@ -89,7 +97,9 @@ def backward(
 ) -> tuple[torch.Tensor, ...]:
     window = window_size_left, 0 if causal else window_size_right
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    grads = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)]
+    grads = [
+        torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)
+    ]
     for own, attended, (q, k, v) in sequences((query, key, value), ends_q, ends_k, most_q, most_k):
         weights, _ = weigh(q, k, scale, *window)
         by_weights = torch.einsum("nhd,mhd->hnm", grad[own], v)

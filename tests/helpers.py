@@ -11,7 +11,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    chdir,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+)
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -50,14 +56,18 @@ TINY = ("recipe=tiny", "tracker=none")
 # bitsandbytes is heavy, is not part of `dev`, and makes every process that loads peft a second slower.
 NEEDS_4_BIT = (
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("bitsandbytes") is None, reason=f"needs {install_command('qlora')}"),
+    pytest.mark.skipif(
+        find_spec("bitsandbytes") is None, reason=f"needs {install_command('qlora')}"
+    ),
 )
 QLORA = pytest.param("qlora", marks=NEEDS_4_BIT)
 
 
 def slow_but(values: Iterable[str], *quick: str) -> list[Any]:
     """Return a test's cases; all but the quick ones are for the long tests."""
-    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
+    return [
+        value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values
+    ]
 
 
 def composed_by_hydra(*line: str) -> DictConfig:
@@ -90,7 +100,9 @@ TYPED_AT_ALL = {"sources": "[]", "file": "null", "learning_rate": "1e-3", "beta"
 def pickled(*overrides: str) -> bytes:
     """Compose these overrides. Plain keys are set afterwards as Hydra does, so that compositions can be cached."""
     line = compose.normalise(list(overrides))
-    alone = "recipe=tiny" in line and not any(re.match(r"(model|model\.path|scale)=", override) for override in line)
+    alone = "recipe=tiny" in line and not any(
+        re.match(r"(model|model\.path|scale)=", override) for override in line
+    )
     decisive, plain = list[str](), list[str]()
     for override in line:
         key = override.partition("=")[0]
@@ -175,7 +187,9 @@ def nodes(root: Path, *overrides: str) -> dict[str, Node]:
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `python run.py …` in a new process."""
     options = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 300} | options
-    return subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options
+    )
 
 
 def stand_in(script: Path, program: Path) -> Path:
@@ -187,7 +201,10 @@ def stand_in(script: Path, program: Path) -> Path:
 
 def sets_hydra(group: dict[str, Any]) -> bool:
     """Return whether a recipe of this group of Hydra's store has keys of Hydra's own."""
-    return any(sets_hydra(each) if isinstance(each, dict) else "hydra" in each.node for each in group.values())
+    return any(
+        sets_hydra(each) if isinstance(each, dict) else "hydra" in each.node
+        for each in group.values()
+    )
 
 
 @contextmanager
@@ -196,13 +213,21 @@ def few_compositions() -> Iterator[None]:
 
     Hydra composes a command once more to look for `hydra.mode`, and a job of a sweep three times.
     """
-    mode_of, load_job, jobs = Hydra.get_mode, ConfigLoaderImpl.load_sweep_config, dict[tuple[str, ...], bytes]()
+    mode_of, load_job, jobs = (
+        Hydra.get_mode,
+        ConfigLoaderImpl.load_sweep_config,
+        dict[tuple[str, ...], bytes](),
+    )
 
     def quick_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-        may_be_set = any("hydra" in each for each in overrides) or sets_hydra(ConfigStore.instance().repo["recipe"])
+        may_be_set = any("hydra" in each for each in overrides) or sets_hydra(
+            ConfigStore.instance().repo["recipe"]
+        )
         return mode_of(hydra, config_name, overrides) if may_be_set else None
 
-    def load_once(loader: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+    def load_once(
+        loader: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
         if (key := tuple(sweep_overrides)) in jobs:
             return pickle.loads(jobs[key])
         cfg = load_job(loader, master_config, sweep_overrides)
@@ -217,7 +242,11 @@ def few_compositions() -> Iterator[None]:
 def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run `python run.py …` in this process, where all imports are loaded. Return its exit status and output."""
     out, err, status = io.StringIO(), io.StringIO(), 0
-    singletons, handlers, level = Singleton.get_state(), logging.root.handlers[:], logging.root.level
+    singletons, handlers, level = (
+        Singleton.get_state(),
+        logging.root.handlers[:],
+        logging.root.level,
+    )
     patched_input = mock.patch.multiple(sys, argv=["run.py", *arguments], stdin=io.StringIO(typed))
     with (
         few_compositions(),
@@ -244,7 +273,11 @@ def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.Com
 
 def common(factory: pytest.TempPathFactory) -> Path:
     """Return the folder that all pytest workers of this run share."""
-    return factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else factory.getbasetemp()
+    return (
+        factory.getbasetemp().parent
+        if os.environ.get("PYTEST_XDIST_WORKER")
+        else factory.getbasetemp()
+    )
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
@@ -279,16 +312,24 @@ def conversational(pairs: Sequence[Any]) -> Any:
     """Return a dataset of pairs as text in TRL's preference columns, which TRL's own trainers tokenise."""
     from datasets import Dataset  # imported late: tests of commands do not need it
 
-    return Dataset.from_list([{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs])
+    return Dataset.from_list(
+        [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
+    )
 
 
 def as_published(folder: Path, name: str) -> None:
     """Change a node's manifest so that the present content of a file counts as published."""
     manifest = json.loads((folder / "manifest.json").read_text())
     stat = (folder / name).stat()
-    file_record = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": file_digest(folder / name)}
+    file_record = {
+        "bytes": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "sha256": file_digest(folder / name),
+    }
     manifest["files"][name] = file_record
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"digest": digest_of(manifest["files"])}))
+    (folder / "manifest.json").write_text(
+        json.dumps(manifest | {"digest": digest_of(manifest["files"])})
+    )
 
 
 def confusion(one: Sequence[Any], other: Sequence[Any]) -> Any:
@@ -302,7 +343,13 @@ def confusion(one: Sequence[Any], other: Sequence[Any]) -> Any:
 
 def browse(page: Path, tmp_path: Path, *arguments: str) -> str:
     """Return the output of a real browser for a page."""
-    command = [str(CHROMIUM), *OPTIONS, f"--user-data-dir={tmp_path / 'browser'}", *arguments, page.as_uri()]
+    command = [
+        str(CHROMIUM),
+        *OPTIONS,
+        f"--user-data-dir={tmp_path / 'browser'}",
+        *arguments,
+        page.as_uri(),
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 

@@ -66,7 +66,9 @@ def scratch(folder: Path, *options: str, slowness: int = 1) -> subprocess.Comple
         file.write_text(content)
     line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
     environment = {"PATH": "", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        line, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def table(ran: subprocess.CompletedProcess[str]) -> dict[str, list[float]]:
@@ -86,9 +88,14 @@ def test_a_room_over_its_budget_fails_the_run_though_its_tests_pass(tmp_path: Pa
     assert rows["slow"] == [1, pytest.approx(0.55, abs=0.1)], "without a budget"
     assert rows["frugal"][1] < 0.3, "waiting costs nothing"
     assert rows["other"][1] < 0.3 <= rows["session fixtures"][0], "on no room's account"
-    assert rows["start"][0] > 0.3 and rows["start"][1] == 3 * budgets.BUDGETS[budgets.START], "of three processes"
+    assert rows["start"][0] > 0.3 and rows["start"][1] == 3 * budgets.BUDGETS[budgets.START], (
+        "of three processes"
+    )
     used = sum(rows[name][1] for name in ("lavish", "slow", "frugal", "other"))
-    assert rows["all"] == [5, pytest.approx(used + rows["start"][0] + rows["session fixtures"][0], abs=0.5)]
+    assert rows["all"] == [
+        5,
+        pytest.approx(used + rows["start"][0] + rows["session fixtures"][0], abs=0.5),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,4 +124,7 @@ def test_the_budgets_together_leave_time_to_spare() -> None:
     """Check that all budgets together fit into WHOLE, for the three processes of `make test`."""
     rooms = {budgets.room(f"tests/{path.relative_to(TESTS)}") for path in TESTS.rglob("test_*.py")}
     other_rooms = len(rooms - set(budgets.BUDGETS)) * budgets.OTHERS
-    assert sum(budgets.BUDGETS.values()) + 2 * budgets.BUDGETS[budgets.START] + other_rooms <= budgets.WHOLE
+    assert (
+        sum(budgets.BUDGETS.values()) + 2 * budgets.BUDGETS[budgets.START] + other_rooms
+        <= budgets.WHOLE
+    )

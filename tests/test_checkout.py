@@ -20,7 +20,9 @@ def test_a_test_that_names_no_store_has_an_empty_one() -> None:
         ran = run("recipe=tiny", "tracker=none", "stage=plan")
         assert ran.returncode == 0, ran.stderr
         assert "to build" in ran.stdout and "cached" not in ran.stdout
-        assert "as this stage took here" not in ran.stdout, "nor does a store tell how fast this machine is"
+        assert "as this stage took here" not in ran.stdout, (
+            "nor does a store tell how fast this machine is"
+        )
 
 
 def test_the_environment_names_the_store_where_nothing_is_typed(
@@ -41,5 +43,9 @@ def test_the_environment_names_the_store_where_nothing_is_typed(
 
 def test_no_test_looks_into_the_outputs_of_the_checkout() -> None:
     """Check all tests except benchmarks, which people run on the checkout's store."""
-    files = [path for path in (ROOT / "tests").rglob("*.py") if path.parent.name != "bench" and path != Path(__file__)]
+    files = [
+        path
+        for path in (ROOT / "tests").rglob("*.py")
+        if path.parent.name != "bench" and path != Path(__file__)
+    ]
     assert [path for path in files if 'ROOT / "outputs"' in path.read_text(encoding="utf-8")] == []

@@ -51,7 +51,11 @@ def test_with_few_compositions_a_command_runs_with_what_hydra_composes(
     def saved(root: Path) -> list[str]:
         ran = inside(*TINY, *line, f"outputs={root}")
         assert ran.returncode == 0, ran.stderr
-        texts = [path.read_text() for path in sorted(root.rglob(".hydra/*.yaml")) if path.name != "hydra.yaml"]
+        texts = [
+            path.read_text()
+            for path in sorted(root.rglob(".hydra/*.yaml"))
+            if path.name != "hydra.yaml"
+        ]
         return [text.replace(str(root), "ROOT") for text in texts]
 
     quick = saved(tmp_path / "quick")

@@ -19,14 +19,31 @@ NAMED = re.compile(
 )
 EXTRAS = re.compile(r"-e '\.\[([\w,]+)\]'|install_command\(['\"](\w+)['\"]\)")
 FOLDERS = ("stages", "conf", "recipes", "docs", "tests", ".github", ".ci")
-SUFFIXES = {"", ".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".jinja", ".html", ".ipynb", ".sh", ".cfg"}
+SUFFIXES = {
+    "",
+    ".py",
+    ".md",
+    ".toml",
+    ".txt",
+    ".yaml",
+    ".yml",
+    ".json",
+    ".jinja",
+    ".html",
+    ".ipynb",
+    ".sh",
+    ".cfg",
+}
 
 
 def texts() -> dict[str, str]:
     """Return every text of the repository by its path."""
     paths = [*ROOT.iterdir(), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
     files = (path for path in paths if path.is_file() and path.suffix in SUFFIXES)
-    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8", errors="ignore") for path in files}
+    return {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8", errors="ignore")
+        for path in files
+    }
 
 
 @pytest.mark.parametrize(
@@ -50,7 +67,11 @@ def test_the_search_knows_the_foreign_package(text: str, foreign: bool) -> None:
 
 
 def test_no_text_names_the_foreign_package_as_something_to_install() -> None:
-    files = {name: text for name, text in texts().items() if name != str(Path(__file__).relative_to(ROOT))}
+    files = {
+        name: text
+        for name, text in texts().items()
+        if name != str(Path(__file__).relative_to(ROOT))
+    }
     assert {"pyproject.toml", "docs/index.md", "conf/label/human.yaml", "Makefile"} <= files.keys()
     assert {name: match[0] for name, text in files.items() if (match := NAMED.search(text))} == {}
 
@@ -65,7 +86,10 @@ def test_the_project_has_the_name_that_the_code_uses() -> None:
 def test_every_extra_that_a_text_installs_exists() -> None:
     extras = checkout_project()["optional-dependencies"].keys()
     extra_names = {
-        extra for text in texts().values() for pair in EXTRAS.findall(text) for extra in "".join(pair).split(",")
+        extra
+        for text in texts().values()
+        for pair in EXTRAS.findall(text)
+        for extra in "".join(pair).split(",")
     }
     assert {"people", "qlora", "dev"} <= extra_names <= extras
 

@@ -40,7 +40,11 @@ MAY_IMPORT = {
     "cli": ("commands",),
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
-PARTS = {room for room in MAY_IMPORT if room not in ("pipeline", "preflight", "cli", "commands", "launch", "tracking")}
+PARTS = {
+    room
+    for room in MAY_IMPORT
+    if room not in ("pipeline", "preflight", "cli", "commands", "launch", "tracking")
+}
 
 
 def allowed(room: str) -> set[str]:
@@ -101,7 +105,9 @@ def test_hydra_is_known_to_the_command_line_alone() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            knowing |= {path.relative_to(ROOT).parts[:-1] for name in names if name.split(".")[0] == "hydra"}
+            knowing |= {
+                path.relative_to(ROOT).parts[:-1] for name in names if name.split(".")[0] == "hydra"
+            }
     assert knowing == {("stages", "cli")}
 
 
@@ -132,7 +138,9 @@ def test_no_text_is_read_or_written_in_the_encoding_of_a_locale() -> None:
         f"{path.relative_to(ROOT)}:{call.lineno}"
         for path in HOUSE.rglob("*.py")
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(call, ast.Call) and is_text(call) and "encoding" not in {each.arg for each in call.keywords}
+        if isinstance(call, ast.Call)
+        and is_text(call)
+        and "encoding" not in {each.arg for each in call.keywords}
     ]
     assert not astray
 
@@ -145,16 +153,28 @@ def is_text(call: ast.Call) -> bool:
         )  # importlib.metadata's read_text, whose argument is a file name
     opens = ast.unparse(call.func) in ("open", "os.fdopen")
     return opens and not any(
-        isinstance(argument, ast.Constant) and "b" in str(argument.value) for argument in call.args[1:]
+        isinstance(argument, ast.Constant) and "b" in str(argument.value)
+        for argument in call.args[1:]
     )
 
 
 # Modules that must not import torch, which takes seconds and may be missing where people only read results.
-WITHOUT_TORCH = ("report", "sample", "label", "pairs", "data", "pipeline.build", "commands.plan", "commands.compare")
+WITHOUT_TORCH = (
+    "report",
+    "sample",
+    "label",
+    "pairs",
+    "data",
+    "pipeline.build",
+    "commands.plan",
+    "commands.compare",
+)
 
 
 def test_what_trains_and_scores_nothing_loads_no_torch() -> None:
     tried = [f"stages.{name}" for name in WITHOUT_TORCH]
     code = f"import sys, importlib\nfor m in {tried}: importlib.import_module(m); assert 'torch' not in sys.modules, m"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr

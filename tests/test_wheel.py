@@ -22,7 +22,9 @@ pytestmark = pytest.mark.slow
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
     )
     (file,) = folder.glob("*.whl")
     return file
@@ -39,7 +41,15 @@ def repository(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     (site,) = environment.glob("lib/python*/site-packages")
     (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
-    pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "-q"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(environment / "bin" / "python"),
+        "install",
+        "-q",
+    ]
     subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
     return folder
 
@@ -47,9 +57,17 @@ def repository(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plumbline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `plumbline …` in a folder below the environment's folder."""
     folder.mkdir(exist_ok=True)
-    environment = {key: value for key, value in os.environ.items() if key not in (OUTPUTS, "PYTHONPATH")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in (OUTPUTS, "PYTHONPATH")
+    }
     program = folder.parent / ".venv" / "bin" / "plumbline"
-    options = {"capture_output": True, "text": True, "cwd": folder, "env": environment, "timeout": 600}
+    options = {
+        "capture_output": True,
+        "text": True,
+        "cwd": folder,
+        "env": environment,
+        "timeout": 600,
+    }
     ran = subprocess.run([str(program), *arguments], check=False, **options)
     assert ran.returncode == 0, ran.stderr
     return ran
@@ -57,14 +75,18 @@ def plumbline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 def test_it_holds_one_package_with_all_that_a_checkout_has(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    files = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [
+        path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
     files = [str(path.relative_to(ROOT)) for path in files]
     settings = [path for folder in (CONF, RECIPES) for path in folder.rglob("*.yaml")]
     files += [f"stages/{path.relative_to(ROOT)}" for path in settings]
     assert names == {*files, "stages/docs/reference/configuration.md"}
 
 
-def test_the_whole_chain_runs_from_an_empty_folder_and_is_there_the_second_time(repository: Path) -> None:
+def test_the_whole_chain_runs_from_an_empty_folder_and_is_there_the_second_time(
+    repository: Path,
+) -> None:
     folder = repository / "empty"
     first = plumbline(folder, *TINY)
     assert [path.name for path in folder.iterdir()] == ["outputs"]
@@ -79,11 +101,15 @@ def test_the_whole_chain_runs_from_an_empty_folder_and_is_there_the_second_time(
     assert "python run.py" not in first.stdout
 
     plumbline(folder, *TINY)
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("outputs/*/*/manifest.json")} == manifests
+    assert {
+        path: path.stat().st_mtime_ns for path in folder.glob("outputs/*/*/manifest.json")
+    } == manifests
     plan = plumbline(folder, *TINY, "stage=plan").stdout
     assert "cached" in plan and "to build" not in plan
     elsewhere = plumbline(folder, *TINY, "stage=plan", "outputs=other").stdout
-    assert "not measured yet (" not in elsewhere, "the folder's own store tells how fast this machine is"
+    assert "not measured yet (" not in elsewhere, (
+        "the folder's own store tells how fast this machine is"
+    )
 
 
 def test_a_recipe_of_ones_own_and_a_sweep_in_other_processes(repository: Path) -> None:
@@ -101,7 +127,10 @@ def test_a_recipe_of_ones_own_and_a_sweep_in_other_processes(repository: Path) -
 
 def test_what_it_says_of_itself(repository: Path) -> None:
     folder = repository / "asking"
-    assert plumbline(folder, "--version").stdout.splitlines()[0] == f"{DISTRIBUTION} {checkout_project()['version']}"
+    assert (
+        plumbline(folder, "--version").stdout.splitlines()[0]
+        == f"{DISTRIBUTION} {checkout_project()['version']}"
+    )
     page = plumbline(folder, "--help").stdout
     assert "plumbline stage=plan" in page and "run.py" not in page
     assert "sft.learning_rate" in plumbline(folder, "--help=sft").stdout

@@ -33,7 +33,11 @@ from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 FREE = re.compile(rf"({spelling.FREE})=")
-CACHES = {"HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules", "MPLCONFIGDIR": "matplotlib"}
+CACHES = {
+    "HF_DATASETS_CACHE": "datasets",
+    "HF_MODULES_CACHE": "modules",
+    "MPLCONFIGDIR": "matplotlib",
+}
 # here, as it takes a third of a second each time
 ConfigStore.instance().store(name="schema", node=Config)
 # OmegaConf derives its YAML loader from this one, and reads conf/ and recipes/ much faster with libyaml.
@@ -67,7 +71,9 @@ def normalise(argv: list[str]) -> list[str]:
     if typed.get("label") == "dataset" and "pairs" not in typed:
         implied.append("pairs=all")
     added = [each for each in [*implied, *unlogged_overrides(argv)] if each not in line]
-    place = next((i for i, argument in enumerate(line) if i and argument.startswith("-")), len(line))
+    place = next(
+        (i for i, argument in enumerate(line) if i and argument.startswith("-")), len(line)
+    )
     # overrides stand together, before or behind an option
     return [*options, *line[:place], *added, *line[place:]]
 
@@ -100,7 +106,9 @@ def set_cache_folders(root: Path) -> None:
         os.environ.setdefault(variable, str(cache / name))
 
 
-def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tuple[Config, Store, dict[str, Node]]:
+def prepare(
+    composed: DictConfig, overrides: Sequence[str] | None = None
+) -> tuple[Config, Store, dict[str, Node]]:
     """Return a composed configuration as a checked Config, its artifact store, and its nodes by name. `overrides`: the
     overrides of this job, if Hydra does not run it yet.
     Raise UserError for settings that are missing or unknown, or cannot work."""
@@ -128,7 +136,11 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
     resolve_precision(cfg)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
-    return cfg, store, checked_graph(cfg, store) if needs_graph(cfg.stage, process.read_typed_arguments()) else {}
+    return (
+        cfg,
+        store,
+        checked_graph(cfg, store) if needs_graph(cfg.stage, process.read_typed_arguments()) else {},
+    )
 
 
 def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
@@ -154,7 +166,11 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
     """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat,
     export and gate only do if typed settings select a run: a dataset of the last run may have another threshold."""
     if stage in (Command.chat, Command.export, Command.gate):
-        keys = {re.split("[./]", key)[0] for key in spelling.typed_values(typed) if key != "unpaired.threshold"}
+        keys = {
+            re.split("[./]", key)[0]
+            for key in spelling.typed_values(typed)
+            if key != "unpaired.threshold"
+        }
         return not keys.issubset(
             [
                 "stage",
@@ -179,7 +195,9 @@ def require_typed_code(cfg: Config, overrides: list[str], swept: Iterable[str]) 
     for name, own in cfg.own_parts.items():
         pattern = re.compile(rf"\+*{name}\.own[.=]")
         lines = overrides, process.read_typed_arguments()
-        applied, typed = ([argument for argument in line if pattern.match(argument)] for line in lines)
+        applied, typed = (
+            [argument for argument in line if pattern.match(argument)] for line in lines
+        )
         hidden = any(pattern.match(f"{key}=") for key in swept)
         if not hidden and not applied and own == Own():
             continue  # skips the parser, which is slow to create
@@ -192,7 +210,9 @@ def require_typed_code(cfg: Config, overrides: list[str], swept: Iterable[str]) 
                 else:
                     composed.merge_with(override.value())
         if hidden or len(applied) > len(typed) or OmegaConf.to_object(composed) != own:
-            raise UserError(f"{name}.own runs code. Type it in the command: {name}.own={{file: FILE, name: NAME}}.")
+            raise UserError(
+                f"{name}.own runs code. Type it in the command: {name}.own={{file: FILE, name: NAME}}."
+            )
 
 
 def resolve_precision(cfg: Config) -> None:
@@ -210,12 +230,16 @@ def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
     """Lower each micro-batch that is not typed to the largest size that divides the rows of a step."""
     for name, block in cfg.trained.items():
         key, runtime = f"{name}.runtime.micro_batch", block.runtime
-        is_typed = any(key == k or ("micro_batch" in v and key.startswith(f"{k}.")) for k, v in typed.items())
+        is_typed = any(
+            key == k or ("micro_batch" in v and key.startswith(f"{k}.")) for k, v in typed.items()
+        )
         if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
             continue
         rows, remainder = divmod(block.batch_size, runtime.world_size)
         if not remainder:
-            runtime.micro_batch = max((n for n in range(1, runtime.micro_batch + 1) if rows % n == 0), default=1)
+            runtime.micro_batch = max(
+                (n for n in range(1, runtime.micro_batch + 1) if rows % n == 0), default=1
+            )
 
 
 def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:

@@ -13,19 +13,35 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.cli import spelling
 from stages.config import trl_arguments
 from stages.config.blocks.training import Training
-from stages.config.errors import SYNONYMS, UserError, causes, full_disk_message, nearest, suggest, visible
+from stages.config.errors import (
+    SYNONYMS,
+    UserError,
+    causes,
+    full_disk_message,
+    nearest,
+    suggest,
+    visible,
+)
 from stages.config.installation import read_beside
 from stages.config.schema import CONF, Config
 from stages.hardware import process
 
-OF_HYDRA = {"hydra.mode", *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction"))}
+OF_HYDRA = {
+    "hydra.mode",
+    *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction")),
+}
 PLAIN_WORDS: dict[str, str] = read_beside(__file__)  # of OmegaConf's messages, as patterns
 MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 MENDABLE |= {errno.ENAMETOOLONG, errno.ELOOP}
@@ -44,7 +60,10 @@ def explained() -> Iterator[None]:
         yield
     except Exception as error:
         line = explain(error)
-        if any(re.fullmatch("""\\+*stage=["']?gate["']?""", word) for word in process.read_typed_arguments()):
+        if any(
+            re.fullmatch("""\\+*stage=["']?gate["']?""", word)
+            for word in process.read_typed_arguments()
+        ):
             sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
             sys.exit(2)  # 1 is for a worse policy
         if line is None:
@@ -71,7 +90,9 @@ def error_message(error: BaseException) -> str | None:
             return f"{str(e).partition('. ')[0]}. {way_out}. No node is lost."
     config_errors = [e for e in reversed(chain) if isinstance(e, OmegaConfBaseException)]
     if config_errors:  # the innermost error with a key says most
-        return setting_message(next((e for e in config_errors if e.full_key), config_errors[0]), place)
+        return setting_message(
+            next((e for e in config_errors if e.full_key), config_errors[0]), place
+        )
     name = str(getattr(error, "filename", ""))
     if isinstance(error, PermissionError) and os.path.exists(name) and not os.access(name, os.R_OK):
         return f"{error.filename}: {error.strerror}. Its owner can let others read it: chmod -R go+rX FOLDER."
@@ -113,7 +134,9 @@ def setting_message(error: OmegaConfBaseException, where: str = "") -> str:
     form = spelling.correct_form(key, where.partition("=")[2].removesuffix(": "))
     # in a sweep OmegaConf does not name the key
     if not key and (expression := re.match(r"\$\{.*\}", message)):
-        key = next((typed for typed in process.read_typed_arguments() if expression[0] in typed), "")
+        key = next(
+            (typed for typed in process.read_typed_arguments() if expression[0] in typed), ""
+        )
     head = "" if not key or key in message or key.partition("[")[0] in where else f"{key}: "
     return f"{where}{head}{message}.{form}"
 
@@ -125,8 +148,12 @@ def unknown_setting_message(key: str, kind: type) -> str:
         return "a recipe in the folder of --config-dir has no name here. Type its path: recipe=FILE.yaml."
     if corrected := corrected_top_level(key):
         return f"{key} is not a setting. Did you mean {' '.join(corrected)}?"
-    if issubclass(kind, Training) and name in trl_arguments.allowed_arguments(kind.__name__.lower()):
-        return f"{key} is not a setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
+    if issubclass(kind, Training) and name in trl_arguments.allowed_arguments(
+        kind.__name__.lower()
+    ):
+        return (
+            f"{key} is not a setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
+        )
     elsewhere = [other for other in spelling.setting_types() if other.rpartition(".")[2] == name]
     if elsewhere and SYNONYMS.get(name) not in field_names and not nearest(name, field_names, 0.8):
         return f"{key} is not a setting. Did you mean {' or '.join(elsewhere)}?"
@@ -135,17 +162,29 @@ def unknown_setting_message(key: str, kind: type) -> str:
 
 def corrected_top_level(key: str) -> list[str]:
     """Return the typed arguments with the right group or block: `label=judge` for `labels=judge`."""
-    names = ["recipe", *(f.name for f in fields(Config)), *(path.name for path in CONF.iterdir() if path.is_dir())]
+    names = [
+        "recipe",
+        *(f.name for f in fields(Config)),
+        *(path.name for path in CONF.iterdir() if path.is_dir()),
+    ]
     if key in names or "." in key or not (name := nearest(key, names, 0.8)):
         return []
     typed = [argument.lstrip("+") for argument in process.read_typed_arguments()]
-    return [shlex.quote(name + argument.removeprefix(key)) for argument in typed if re.match(rf"{key}\b", argument)]
+    return [
+        shlex.quote(name + argument.removeprefix(key))
+        for argument in typed
+        if re.match(rf"{key}\b", argument)
+    ]
 
 
 def missing_group_message(error: MissingConfigException) -> str:
     """Return the message for an option of a group that does not exist, or for a recipe that cannot be read."""
     missing = str(error.missing_cfg_file or "")
-    group, _, name = missing.rpartition("/") if missing.startswith(("eval/", "hydra/")) else missing.partition("/")
+    group, _, name = (
+        missing.rpartition("/")
+        if missing.startswith(("eval/", "hydra/"))
+        else missing.partition("/")
+    )
     if not group:
         return str(error).splitlines()[0]
     if group == "recipe" and (path := spelling.recipe_files(name).get(name)) and path.is_file():
@@ -153,7 +192,11 @@ def missing_group_message(error: MissingConfigException) -> str:
             return f"{option_file(group, name)} is not valid YAML{place}. Correct the file."
         keys = ", ".join(forbidden_keys(OmegaConf.load(path)))
         return f"{option_file(group, name)} sets {keys}. It may only set {', '.join(sorted(OF_HYDRA))} of Hydra."
-    path_key = f" For a folder or a hub id, type {group}.path={name}." if group in ("model", "label") else ""
+    path_key = (
+        f" For a folder or a hub id, type {group}.path={name}."
+        if group in ("model", "label")
+        else ""
+    )
     options = spelling.recipe_files() if group == "recipe" else error.options or []
     return f"{group}={name} does not exist.{suggest(name, options)}{path_key}"
 
@@ -171,7 +214,9 @@ def yaml_problem(path: Path) -> str:
     try:
         keys = OmegaConf.load(path)
     except yaml.MarkedYAMLError as error:
-        return f": line {error.problem_mark.line + 1}, {error.problem}" if error.problem_mark else ""
+        return (
+            f": line {error.problem_mark.line + 1}, {error.problem}" if error.problem_mark else ""
+        )
     except (ValueError, OSError) as error:
         return f": {error}"
     return "" if isinstance(keys, DictConfig) and keys else ": it has no KEY: VALUE"

@@ -56,14 +56,18 @@ def option_text(line: list[str]) -> str | None:
     """Return the text for `--version` or `--help=BLOCK`, or None without these options."""
     if "--version" in line:
         return provenance.describe_installation()
-    block = next((word.removeprefix("--help=") for word in line if word.startswith("--help=")), None)
+    block = next(
+        (word.removeprefix("--help=") for word in line if word.startswith("--help=")), None
+    )
     return None if block is None else block_help(block)
 
 
 def block_help(name: str) -> str:
     """Return a line per option and key of a group, block or key. Raise UserError if none has this name."""
     blocks, titles, lines = (name, *BLOCKS.get(name, ())), set[str](), []
-    for title, section in SECTION.findall((DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")):
+    for title, section in SECTION.findall(
+        (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
+    ):
         for row in ROW.findall(section):
             key, *cells = unescape(MARKUP.sub("", LINK.sub(r"\1", row))).split(" | ")
             titles |= {title, key}
@@ -71,7 +75,9 @@ def block_help(name: str) -> str:
                 kind, default, *meaning = cells if len(cells) == 3 else (*cells, "")
                 lines.append(f"{key:40} {default:24} {'; '.join(filter(None, (kind, *meaning)))}")
     if not lines:
-        raise UserError(f"--help={name}: no group, block or key has this name.{suggest(name, sorted(titles))}")
+        raise UserError(
+            f"--help={name}: no group, block or key has this name.{suggest(name, sorted(titles))}"
+        )
     return "\n".join(lines)
 
 
@@ -105,7 +111,14 @@ def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
         return export.write(cfg.export, chosen, run.evaluation, store)
     from stages.commands import chat
 
-    chat.talk(cfg.chat, {run.titles[role]: store.folder(node) for role, node in run.models.items() if node in chosen})
+    chat.talk(
+        cfg.chat,
+        {
+            run.titles[role]: store.folder(node)
+            for role, node in run.models.items()
+            if node in chosen
+        },
+    )
 
 
 def typed_overrides() -> list[str]:
@@ -125,16 +138,26 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     match cfg.stage:
         case Target.report:
             folder = store.folder(target_nodes[0])
-            for page in (page for page in ("labels.html", "report.html") if (folder / page).exists()):
-                written = safe_files.write_if_allowed(store.root / page, (folder / page).read_bytes())
+            for page in (
+                page for page in ("labels.html", "report.html") if (folder / page).exists()
+            ):
+                written = safe_files.write_if_allowed(
+                    store.root / page, (folder / page).read_bytes()
+                )
             log.info("The report: %s", (store.root if written else folder) / "report.html")
         case _:
             label = target_nodes[-1] if cfg.stage == Target.label else nodes.get("label")
-            if label and any(label in target.lineage for target in target_nodes) and store.folder(label).exists():
+            if (
+                label
+                and any(label in target.lineage for target in target_nodes)
+                and store.folder(label).exists()
+            ):
                 from stages.pages import label_page
 
                 folder = store.folder(label)
-                if safe_files.write_if_allowed(store.root / label_page.PAGE, label_page.page(folder)):
+                if safe_files.write_if_allowed(
+                    store.root / label_page.PAGE, label_page.page(folder)
+                ):
                     log.info("The page of the labels: %s", store.root / label_page.PAGE)
             if line := next_command(cfg, nodes, overrides):
                 log.info("Next: %s", line)

@@ -24,10 +24,16 @@ def load_recipes(chosen: Sequence[str], all_names: bool = False) -> dict[str, Di
     files = recipe_files(*chosen)
     names = sorted(files) if all_names else [name for name in chosen if name in files]
     recipes = {name: recipe for name in names if (recipe := read_recipe(name, files)) is not None}
-    return recipes if all_names or recipes.keys() >= {*chosen} else load_recipes(chosen, all_names=True)
+    return (
+        recipes
+        if all_names or recipes.keys() >= {*chosen}
+        else load_recipes(chosen, all_names=True)
+    )
 
 
-def read_recipe(name: str, files: Mapping[str, Path], below: tuple[str, ...] = ()) -> DictConfig | None:
+def read_recipe(
+    name: str, files: Mapping[str, Path], below: tuple[str, ...] = ()
+) -> DictConfig | None:
     """Return a recipe merged with the recipes in its defaults list, in their order; None if it is unreadable."""
     try:
         recipe = OmegaConf.load(files[name])
@@ -36,12 +42,22 @@ def read_recipe(name: str, files: Mapping[str, Path], below: tuple[str, ...] = (
     if not isinstance(recipe, DictConfig) or forbidden_keys(recipe):
         return None
     entries, above = list(recipe.get("defaults") or []), (*below, name)
-    names = [entry for entry in entries if isinstance(entry, str) and entry in files and entry not in above]
-    bases = {entry: base for entry in names if (base := read_recipe(entry, files, above)) is not None}
+    names = [
+        entry
+        for entry in entries
+        if isinstance(entry, str) and entry in files and entry not in above
+    ]
+    bases = {
+        entry: base for entry in names if (base := read_recipe(entry, files, above)) is not None
+    }
     if not bases:
         return recipe
     recipe["defaults"] = [entry for entry in entries if entry not in (*bases, "_self_")]
-    layers = [recipe if entry == "_self_" else bases[entry] for entry in entries if entry in (*bases, "_self_")]
+    layers = [
+        recipe if entry == "_self_" else bases[entry]
+        for entry in entries
+        if entry in (*bases, "_self_")
+    ]
     return reduce(lay_over, layers if "_self_" in entries else [*layers, recipe])
 
 
@@ -51,7 +67,9 @@ def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     for block in (*blocks_of(named), *(CHECKED if named.get("label", CHECKS) != CHECKS else ())):
         take_out(below, block)
     lower = below.get("defaults") or []
-    entries = [entry for entry in lower if named.keys().isdisjoint(group_options({"defaults": [entry]}))]
+    entries = [
+        entry for entry in lower if named.keys().isdisjoint(group_options({"defaults": [entry]}))
+    ]
     merged = OmegaConf.merge(below, above)
     assert isinstance(merged, DictConfig)
     merged["defaults"] = [*entries, *(above.get("defaults") or [])]
@@ -61,7 +79,11 @@ def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
 def group_options(recipe: Mapping[Any, Any]) -> dict[str, str]:
     """Return the option of each group in a recipe's defaults list."""
     choices = [entry for entry in recipe.get("defaults") or [] if not isinstance(entry, str)]
-    return {str(key).removeprefix("override ").lstrip("/"): option for each in choices for key, option in each.items()}
+    return {
+        str(key).removeprefix("override ").lstrip("/"): option
+        for each in choices
+        for key, option in each.items()
+    }
 
 
 def blocks_of(groups: Iterable[str]) -> list[str]:

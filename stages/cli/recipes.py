@@ -24,7 +24,13 @@ log = logging.getLogger(__name__)
 
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
 # What suits several rounds of DPO, or one too short for evaluations, over the recipe's own prompts and checks
-ROUNDS = ("rounds", "sample.prompts_per_round", "dpo.evaluations", "dpo.trainer", "dpo.runtime.samples")
+ROUNDS = (
+    "rounds",
+    "sample.prompts_per_round",
+    "dpo.evaluations",
+    "dpo.trainer",
+    "dpo.runtime.samples",
+)
 
 
 def register(line: list[str]) -> None:
@@ -35,7 +41,9 @@ def register(line: list[str]) -> None:
         servers.refuse_secret(servers.texts_in(OmegaConf.to_container(recipe), ""))
         *folders, file = (part for part in f"recipe/{name}".split("/") if part)
         group = "/".join(folders)
-        ConfigStore.instance().store(group=group, name=file, node=recipe, package="_global_", provider="recipes")
+        ConfigStore.instance().store(
+            group=group, name=file, node=recipe, package="_global_", provider="recipes"
+        )
 
 
 def recipes_under(line: list[str]) -> dict[str, DictConfig]:
@@ -43,12 +51,21 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
     typed = typed_values(line)
     chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
     toy = typed.get("scale") == "toy"
-    recipes = load_recipes([TOY, *chosen] if toy else chosen, all_names=any(word.startswith("-") for word in line))
+    recipes = load_recipes(
+        [TOY, *chosen] if toy else chosen, all_names=any(word.startswith("-") for word in line)
+    )
     groups = typed.keys() & {*BLOCKS, *(folder.name for folder in CONF.iterdir())}
-    jobs = [(key, typed | {key: v}) for key in ("align", "label") if key in typed for v in typed[key].split(",")]
+    jobs = [
+        (key, typed | {key: v})
+        for key in ("align", "label")
+        if key in typed
+        for v in typed[key].split(",")
+    ]
     for name, recipe in recipes.items():
         unsuited = unsuited_keys(recipe, typed)
-        differing = [key for key, job in jobs if ({*unsuited} ^ {*unsuited_keys(recipe, job)}) - {*typed}]
+        differing = [
+            key for key, job in jobs if ({*unsuited} ^ {*unsuited_keys(recipe, job)}) - {*typed}
+        ]
         if differing and name in chosen:
             problem = f"{differing[0]}={typed[differing[0]]}: other settings of recipe={name} suit each of these"
             raise UserError(f"{problem}. Type a command for each of them.")
@@ -56,9 +73,14 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
             take_out(recipe, key)
     if toy and find_spec("bitsandbytes") is None:
         for recipe in (recipes[name] for name in chosen if name in recipes):
-            for block in (b for b in TRAINED if OmegaConf.select(recipe, f"{b}.adapter") == Adapter.qlora):
+            for block in (
+                b for b in TRAINED if OmegaConf.select(recipe, f"{b}.adapter") == Adapter.qlora
+            ):
                 recipe[block].adapter = str(Adapter.lora)
-                log.warning("warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.", block)
+                log.warning(
+                    "warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.",
+                    block,
+                )
     for names in ((TOY, name) if toy else (name,) for name in chosen):
         if layers := [recipes[name] for name in names if name in recipes]:
             set_starting_values(names[0], layers, typed)
@@ -67,12 +89,16 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
 
 def unsuited_keys(recipe: DictConfig, typed: dict[str, str]) -> list[str]:
     """Return the keys whose values suit other choices than the typed ones."""
-    unchecked = any(key.startswith("label.own") for key in typed) or typed.get("label", CHECKS) != CHECKS
+    unchecked = (
+        any(key.startswith("label.own") for key in typed) or typed.get("label", CHECKS) != CHECKS
+    )
     other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
     align = typed.get("align", str(OmegaConf.select(recipe, "align", default="dpo")))
     arms = typed.get("arms", str(OmegaConf.select(recipe, "arms")))
     one_round = "rounds" in recipe and (align != "dpo" or typed.get("dpo.adapter") == "continued")
-    unsuited = [*CHECKED] if unchecked else ["dpo.first_difference"] if "dpo.loss_type" in typed else []
+    unsuited = (
+        [*CHECKED] if unchecked else ["dpo.first_difference"] if "dpo.loss_type" in typed else []
+    )
     short = "rounds" in recipe or OmegaConf.select(recipe, "dpo.evaluations") == 0
     other = typed.get("scale") == "toy" or unchecked or other_prompts
     unsuited += ROUNDS if one_round or (short and other) else ()

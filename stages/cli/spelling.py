@@ -19,7 +19,9 @@ from stages.store.plugins import user_path
 
 MULTIRUN = {"-m", "--multirun"}
 # Keys inside open dicts, which no dataclass lists.
-FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
+FREE = (
+    rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
+)
 FREE += r"|(parity\.trl|plan\.tokens|model\.config)[.\w]*|sample\.endpoint(\.extra[.\w]*)?"
 FREE += r"|label\.(columns|labels)[.\w]*|sample\.columns[.\w]*"
 FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"
@@ -44,18 +46,28 @@ def validate_argument(argument: str) -> None:
         raise UserError(f"{argument}: this block or key cannot be deleted. {way_out}.")
     if re.match(r"\+*hydra\.sweeper\.params\b", argument):
         problem = f"{argument}: only recipes may set hydra.sweeper.params"
-        raise UserError(f"{problem}. On the command line, type the values and -m: dpo.beta=0.05,0.1 -m")
+        raise UserError(
+            f"{problem}. On the command line, type the values and -m: dpo.beta=0.05,0.1 -m"
+        )
     if NOWHERE.fullmatch(argument):  # otherwise Hydra writes to the root of the file system
         raise UserError("outputs= is empty. Name a folder for the store: outputs=FOLDER.")
     if chosen := NO_WORD.fullmatch(argument):
         group, word = chosen.groups()
-        options = recipe_files() if group == "recipe" else {path.stem for path in (CONF / group).glob("*.yaml")}
+        options = (
+            recipe_files()
+            if group == "recipe"
+            else {path.stem for path in (CONF / group).glob("*.yaml")}
+        )
         if options and word not in options:
             raise UserError(f"{group}={word} does not exist.{suggest(word, sorted(options))}")
     name, _, value = argument.lstrip("+").partition("=")
     block, _, entry = re.sub(r"\[\d+\]", "", name).rpartition(".")
     if typing.get_origin(type_of(block)) is list:
-        item = f"{{…, {entry}: {value}}}" if is_dataclass(typing.get_args(type_of(block))[0]) else value
+        item = (
+            f"{{…, {entry}: {value}}}"
+            if is_dataclass(typing.get_args(type_of(block))[0])
+            else value
+        )
         raise UserError(f"{argument}: {block} is a list. Write {shlex.quote(f'{block}=[{item}]')}.")
 
 
@@ -63,7 +75,9 @@ def recipe_files(*chosen: str) -> dict[str, Path]:
     """Return the recipe files by name: built-in ones, those in recipes/ of the working directory, and the paths in
     `chosen` (`recipe=FILE.yaml`).
     Raise UserError if a chosen name is both a built-in recipe and a different one in recipes/."""
-    own, built_in = ({path.stem: path for path in folder.glob("*.yaml")} for folder in (Path("recipes"), RECIPES))
+    own, built_in = (
+        {path.stem: path for path in folder.glob("*.yaml")} for folder in (Path("recipes"), RECIPES)
+    )
     for name in {*chosen} & {*own} & {*built_in}:
         if own[name].read_bytes() != built_in[name].read_bytes():
             problem = f"recipe={name}: a built-in recipe has the name of {own[name]}"
@@ -111,13 +125,21 @@ def correct_form(key: str, value: str) -> str:
     if typing.get_origin(hint) is not list:
         return ""
     (inner,) = typing.get_args(hint)
-    items = [value] if value.startswith("{") else [item.strip() for item in value.strip("[]").split(",")]
+    items = (
+        [value]
+        if value.startswith("{")
+        else [item.strip() for item in value.strip("[]").split(",")]
+    )
     if is_dataclass(inner):
         first = fields(inner)[0].name
-        items = [item if item.startswith("{") else f"{{{first}: {quote_word(item)}}}" for item in items]
+        items = [
+            item if item.startswith("{") else f"{{{first}: {quote_word(item)}}}" for item in items
+        ]
     unknown = ""
     if allowed := setting_types()[key][1].get(ONE_OF) or [*getattr(inner, "__members__", ())]:
-        unknown = "".join(f" {item} is unknown.{suggest(item, allowed)}" for item in items if item not in allowed)
+        unknown = "".join(
+            f" {item} is unknown.{suggest(item, allowed)}" for item in items if item not in allowed
+        )
         items = [item for item in items if item in allowed] or [allowed[0]]
     form = f"{key}=[{', '.join(items)}]"
     return f" Write {shlex.quote(form)}.{unknown}"

@@ -32,21 +32,37 @@ def set_starting_values(name: str, layers: list[DictConfig], typed: dict[str, st
     """Set starting values in the first of these recipes, whose values win, and log the changes under its `name`."""
     groups, path = group_options(layers[0]), OmegaConf.select(layers[0], "model.path")
     group = groups.get("model", "embedded")
-    own = {"model": group, "model.path": path or OmegaConf.load(CONF / "model" / f"{group}.yaml").path}
-    other = [f"{key}={typed[key]}" for key in own if typed.get(key, "null") not in ("null", own[key])]
+    own = {
+        "model": group,
+        "model.path": path or OmegaConf.load(CONF / "model" / f"{group}.yaml").path,
+    }
+    other = [
+        f"{key}={typed[key]}" for key in own if typed.get(key, "null") not in ("null", own[key])
+    ]
     if other:
-        parameters, blocks = count_parameters(typed.get("model", ""), typed.get("model.path", "")), [*STARTED]
+        parameters, blocks = (
+            count_parameters(typed.get("model", ""), typed.get("model.path", "")),
+            [*STARTED],
+        )
         reason = f"recipe={name}'s learning rates suit its own model; with {other[0]}"
     else:
         parameters = count_parameters(group, path or "") if path or "model" in groups else None
-        blocks = [b for b in STARTED if b not in groups and OmegaConf.select(layers[0], f"{b}.learning_rate") is None]
+        blocks = [
+            b
+            for b in STARTED
+            if b not in groups and OmegaConf.select(layers[0], f"{b}.learning_rate") is None
+        ]
         reason = f"recipe={name} gives no value of its own"
     free = [block for block in blocks if block not in typed]  # a typed group gives all values
-    if changes := [text for block in free if (text := start_block(block, layers, typed, parameters))]:
+    if changes := [
+        text for block in free if (text := start_block(block, layers, typed, parameters))
+    ]:
         log.warning("warning: %s: %s. Type others to choose.", reason, ", ".join(changes))
 
 
-def start_block(block: str, layers: list[DictConfig], typed: dict[str, str], parameters: int | None) -> str:
+def start_block(
+    block: str, layers: list[DictConfig], typed: dict[str, str], parameters: int | None
+) -> str:
     """Set the starting values of a block, for a model of so many parameters. Return the changes as text, which names
     their source if the size is known; '' if nothing changes that this run reads."""
 
@@ -55,16 +71,24 @@ def start_block(block: str, layers: list[DictConfig], typed: dict[str, str], par
 
     row = table_row(block, stated("adapter", Adapter.none), parameters) if parameters else {}
     changes, rate_key, beta_key = list[str](), f"{block}.learning_rate", f"{block}.beta"
-    if (rate := lower_rate(rate_key, layers, row.get("learning_rate"))) is not None and rate_key not in typed:
+    if (
+        rate := lower_rate(rate_key, layers, row.get("learning_rate"))
+    ) is not None and rate_key not in typed:
         changes.append(f"{rate_key}={rate:g}")
     if block == "sft" and row:  # the control is SFT, too
         lower_rate("control_learning_rate", layers, row["learning_rate"])
-    fits = {*re.findall(r"\w+", stated("loss_type", "sigmoid"))} <= {"sigmoid", "sft", *GROUP_LOSSES}
+    fits = {*re.findall(r"\w+", stated("loss_type", "sigmoid"))} <= {
+        "sigmoid",
+        "sft",
+        *GROUP_LOSSES,
+    }
     # other losses of DPO have betas of another size
     if "beta" in row and fits and not stated("beta", ""):
         OmegaConf.update(layers[0], beta_key, row["beta"], force_add=True)
         changes.append(f"{beta_key}={row['beta']:g}")
-    is_read = block in TRAINED or any(block in typed.get(key, "") for key in ("align", "arms", "stage"))
+    is_read = block in TRAINED or any(
+        block in typed.get(key, "") for key in ("align", "arms", "stage")
+    )
     source = f" ({row['source']})" if row else ""
     return ", ".join(changes) + source if changes and is_read else ""
 
@@ -73,7 +97,11 @@ def lower_rate(key: str, layers: list[DictConfig], most: float | None) -> float 
     """Take learning rates above `most` out of recipes, and set it if the general default is higher, too. Without
     `most`, it is that default. Return the new rate, or None if it stays."""
     block, _, name = key.rpartition(".")
-    default = float(OmegaConf.select(group_defaults(block) if block else OmegaConf.load(CONF / "config.yaml"), name))
+    default = float(
+        OmegaConf.select(
+            group_defaults(block) if block else OmegaConf.load(CONF / "config.yaml"), name
+        )
+    )
     before, most = first_of(layers, key, default), default if most is None else most
     for recipe in (r for r in layers if OmegaConf.select(r, key, default=0.0) > most):
         take_out(recipe, key)
@@ -101,7 +129,9 @@ def count_parameters(model: str, path: str) -> int | None:
     option = CONF / "model" / f"{model}.yaml"
     group = DictConfig(OmegaConf.load(option) if option.is_file() and not path else {})
     try:
-        config = model_config(Model(path or group.get("path"), None, config=dict(group.get("config") or {})))
+        config = model_config(
+            Model(path or group.get("path"), None, config=dict(group.get("config") or {}))
+        )
     except (OSError, ValueError, Damaged, UserError):
         return None
     shape = ModelShape.from_config(config) if config else None

@@ -46,7 +46,10 @@ log = logging.getLogger(__name__)
 ERROR = "error.txt"  # in the folder of a failed job
 # GRPO's held-out prompts have rewards
 WITH_LOSS = tuple(name for name in OBJECTIVES if name != Target.grpo)
-MEASURED_BY = {SweepMetric.pass_rate: (Target.eval, Target.report), SweepMetric.validation_loss: WITH_LOSS}
+MEASURED_BY = {
+    SweepMetric.pass_rate: (Target.eval, Target.report),
+    SweepMetric.validation_loss: WITH_LOSS,
+}
 DIRECTIONS = {SweepMetric.pass_rate: "maximize", SweepMetric.validation_loss: "minimize"}
 
 Jobs = list[dict[str, Node]]  # for each job, the nodes to build by name
@@ -63,7 +66,9 @@ class Sweep(Callback):
             (settings.parent / ERROR).unlink(missing_ok=True)
         with explained():
             if config.stage == Command.gate:
-                raise UserError("stage=gate has one exit code, so it compares one run. Leave out -m.")
+                raise UserError(
+                    "stage=gate has one exit code, so it compares one run. Leave out -m."
+                )
             if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
                 build_shared(config)
             else:
@@ -82,21 +87,35 @@ class Sweep(Callback):
                 line = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.error("error: %s", line)
             job = " ".join(config.hydra.overrides.task)
-            Path(config.hydra.runtime.output_dir, ERROR).write_text(visible(f"{job}: {line}"), encoding="utf-8")
+            Path(config.hydra.runtime.output_dir, ERROR).write_text(
+                visible(f"{job}: {line}"), encoding="utf-8"
+            )
         job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
         if any(config.stage in stages for stages in MEASURED_BY.values()):
             outputs = [o for o in typed if o.startswith("outputs=")]
-            log.info("Compare: %s", provenance.command("compare", [*outputs, f"compare.sweep={folder}"]))
-        split = [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
+            log.info(
+                "Compare: %s", provenance.command("compare", [*outputs, f"compare.sweep={folder}"])
+            )
+        split = (
+            [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
+        )
         # Evaluations reuse the trained models and measure more than held-out pairs.
         # others choose the values of their trials
         listed = config.hydra.runtime.choices["hydra/sweeper"] == "basic"
-        if listed and config.stage in POLICY_STAGES and not is_untested(config, validation=bool(split)):
+        if (
+            listed
+            and config.stage in POLICY_STAGES
+            and not is_untested(config, validation=bool(split))
+        ):
             log.info("To evaluate them: %s -m", provenance.command("eval", [*typed, *split]))
-        jobs = [path.parent for path in sorted(folder.rglob(".hydra")) if folder / "shared" not in path.parents]
+        jobs = [
+            path.parent
+            for path in sorted(folder.rglob(".hydra"))
+            if folder / "shared" not in path.parents
+        ]
         if failed := [job / ERROR for job in jobs if (job / ERROR).exists()]:
             head = f"error: {len(failed)} of {len(jobs)} jobs failed. The others have finished."
             sys.exit("\n  ".join([head, *(file.read_text(encoding="utf-8") for file in failed)]))
@@ -119,7 +138,9 @@ def build_shared(config: DictConfig) -> None:
     Raise UserError if no job has a configuration that can work."""
     loader = GlobalHydra.instance().config_loader()
     arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides([*arguments, *config.hydra.overrides.task])
+    overrides = OverridesParser.create(loader).parse_overrides(
+        [*arguments, *config.hydra.overrides.task]
+    )
     sweeper: Any = get_class(config.hydra.sweeper._target_)
     [jobs] = sweeper.split_arguments(overrides, max_batch_size=None)
     needed, refused = [], list[UserError]()
@@ -133,9 +154,17 @@ def build_shared(config: DictConfig) -> None:
         raise refused[0]
     for number, wave in enumerate(plan_waves(needed)):
         builds = [[*jobs[job], f"hydra.sweep.subdir=shared/{number}-{job}"] for job, _ in wave]
-        log.info("Building the nodes that several jobs need: %s", "; ".join(", ".join(names) for _, names in wave))
-        context, task = HydraContext(loader, Callbacks(config)), partial(build_nodes, [names for _, names in wave])
-        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+        log.info(
+            "Building the nodes that several jobs need: %s",
+            "; ".join(", ".join(names) for _, names in wave),
+        )
+        context, task = (
+            HydraContext(loader, Callbacks(config)),
+            partial(build_nodes, [names for _, names in wave]),
+        )
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task, config=config
+        )
         launcher.launch(builds, initial_job_idx=0)
 
 
@@ -163,7 +192,10 @@ def plan_waves(jobs: Jobs) -> list[Wave]:
             if len(needing) > 1 and needing[0] == job:
                 groups.setdefault(needing, []).append(name)
     sizes = sorted({len(needing) for needing in groups}, reverse=True)
-    return [[(needing[0], names) for needing, names in groups.items() if len(needing) == size] for size in sizes]
+    return [
+        [(needing[0], names) for needing, names in groups.items() if len(needing) == size]
+        for size in sizes
+    ]
 
 
 def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
@@ -195,17 +227,27 @@ def validate_sweep(config: DictConfig) -> None:
         raise UserError(f"answer.split=test must not be optimised. {way_out}.")
     if config.sweep_metric is SweepMetric.validation_loss:
         if not config[config.stage].evaluations:
-            raise UserError(f"stage={config.stage} has no validation loss here. Set {config.stage}.evaluations=4.")
+            raise UserError(
+                f"stage={config.stage} has no validation loss here. Set {config.stage}.evaluations=4."
+            )
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         typed = [override.key_or_group for override in overrides if override.is_sweep_override()]
         swept = [*typed, *map(str, config.hydra.sweeper.params or {})]
         loss_keys = {f"{config.stage}.{key}" for key in OBJECTIVES[config.stage].of_loss}
-        if other := [key for key in swept if key in loss_keys or not key.startswith(f"{config.stage}.")]:
-            changed = f"the definition of the {config.stage} loss" if other[0] in loss_keys else "its held-out rows"
+        if other := [
+            key for key in swept if key in loss_keys or not key.startswith(f"{config.stage}.")
+        ]:
+            changed = (
+                f"the definition of the {config.stage} loss"
+                if other[0] in loss_keys
+                else "its held-out rows"
+            )
             way_out = "Use stage=eval answer.split=validation sweep_metric=pass_rate"
             raise UserError(f"{other[0]} changes {changed}, so losses cannot choose it. {way_out}.")
     if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:
-        raise UserError(f"sweep_metric={config.sweep_metric} needs hydra.sweeper.direction={direction}.")
+        raise UserError(
+            f"sweep_metric={config.sweep_metric} needs hydra.sweeper.direction={direction}."
+        )
 
 
 def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
@@ -213,8 +255,16 @@ def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | N
     if cfg.stage not in MEASURED_BY[cfg.sweep_metric]:
         return None
     stage = "eval" if cfg.sweep_metric is SweepMetric.pass_rate else str(cfg.stage)
-    manifests = [store.find(node) for name, node in nodes.items() if name.partition("_seed_")[0] == stage]
+    manifests = [
+        store.find(node) for name, node in nodes.items() if name.partition("_seed_")[0] == stage
+    ]
     metrics = [manifest["metrics"] for manifest in manifests if manifest]
     if cfg.sweep_metric is SweepMetric.pass_rate:
-        return fmean(m["pass_rate"]["policy"] for m in metrics) if all(m["pass_rate"] for m in metrics) else None
-    return fmean(m["eval_loss"] for m in metrics) if all("eval_loss" in m for m in metrics) else None
+        return (
+            fmean(m["pass_rate"]["policy"] for m in metrics)
+            if all(m["pass_rate"] for m in metrics)
+            else None
+        )
+    return (
+        fmean(m["eval_loss"] for m in metrics) if all("eval_loss" in m for m in metrics) else None
+    )

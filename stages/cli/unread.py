@@ -9,7 +9,15 @@ from stages.cli.spelling import MULTIRUN, typed_values
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Adapter, Align, Command, Demonstrations, ExportFormat, Rubrics, Strategy
+from stages.config.choices import (
+    Adapter,
+    Align,
+    Command,
+    Demonstrations,
+    ExportFormat,
+    Rubrics,
+    Strategy,
+)
 from stages.config.errors import Errors
 from stages.config.installation import read_beside
 from stages.config.schema import Config
@@ -25,18 +33,33 @@ Conditions = dict[tuple[str, str] | str, object]
 
 def refuse_unread(cfg: Config, typed: list[str]) -> None:
     """Raise one UserError for all typed keys that nothing reads."""
-    values = {key: value for key, value in typed_values(typed).items() if value != "null" and (key, value) not in OFF}
+    values = {
+        key: value
+        for key, value in typed_values(typed).items()
+        if value != "null" and (key, value) not in OFF
+    }
     errors = Errors()
     for find_conditions in (of_label, of_judged, of_sample, of_training, of_data, of_command):
         for rule in (rule for rule, is_unread in find_conditions(cfg).items() if is_unread):
             name, word = (rule, "") if isinstance(rule, str) else rule
             block = vars(cfg).get(word)
-            texts = {part: text.format(cfg=cfg, word=word, block=block) for part, text in TEXTS[name].items()}
-            names = [".".join(filter(None, (texts.get("in"), key))) for key in texts["keys"].split()]
-            unread = [key for key in values if any(f"{CHOOSES.get(key, key)}.".startswith(f"{n}.") for n in names)]
+            texts = {
+                part: text.format(cfg=cfg, word=word, block=block)
+                for part, text in TEXTS[name].items()
+            }
+            names = [
+                ".".join(filter(None, (texts.get("in"), key))) for key in texts["keys"].split()
+            ]
+            unread = [
+                key
+                for key in values
+                if any(f"{CHOOSES.get(key, key)}.".startswith(f"{n}.") for n in names)
+            ]
             if unread and not is_swept(texts["deciding"].split(), typed):
                 way_out = f"Add {texts['remedy']}, or leave" if "remedy" in texts else "Leave"
-                errors.add(f"{unread[0]}={values[unread[0]]}: {texts['reason']}. {way_out} the key out.")
+                errors.add(
+                    f"{unread[0]}={values[unread[0]]}: {texts['reason']}. {way_out} the key out."
+                )
     errors.raise_all()
 
 
@@ -44,8 +67,12 @@ def is_swept(keys: list[str], typed: list[str]) -> bool:
     """Return whether a sweep tries several values of one of these keys."""
     if MULTIRUN.isdisjoint(typed):
         return False
-    lines = [f"{key}={value}" for key, value in typed_values(typed).items() if key in (*keys, "recipe")]
-    return any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(lines))
+    lines = [
+        f"{key}={value}" for key, value in typed_values(typed).items() if key in (*keys, "recipe")
+    ]
+    return any(
+        override.is_sweep_override() for override in OverridesParser.create().parse_overrides(lines)
+    )
 
 
 def of_label(cfg: Config) -> Conditions:
@@ -61,7 +88,8 @@ def of_label(cfg: Config) -> Conditions:
         "people": "human" not in labelers and label.labeler != "ensemble",
         "overlap": ("human" in labelers or label.labeler == "ensemble") and not label.human.overlap,
         ("reward model", way.format("reward_model")): not scores,
-        "local reward model": scores and (model_path is None or is_local(model_path, "label.reward_model.path")),
+        "local reward model": scores
+        and (model_path is None or is_local(model_path, "label.reward_model.path")),
         "ensemble": label.labeler != "ensemble",
         "threshold": label.prefers,
     }
@@ -72,7 +100,9 @@ def of_judged(cfg: Config) -> Conditions:
     judged = cfg.eval.judged
     scores = cfg.sft.demonstrations is Demonstrations.selected or Align.grpo in cfg.objectives
     labels = ("label.audit label.known" if scores else "label") + ("" if cfg.selects else " sample")
-    labelers = [] if judged.labeler == "ensemble" else ["judge", "human", "reward_model", "ensemble"]
+    labelers = (
+        [] if judged.labeler == "ensemble" else ["judge", "human", "reward_model", "ensemble"]
+    )
     # with align=none, `against` names the other model
     against = "" if cfg.align is Align.none else "against"
     return {
@@ -94,7 +124,9 @@ def of_sample(cfg: Config) -> Conditions:
     from_file = label.brings_pool or all(block.file for block in sample.members)
     sampler = "" if sample.brings_prompts and not label.brings_pool else "sampler"
     drawn = [vars(member) for member in sample.pool or () if not member.file]
-    drawn_values = {name: [member[name] for member in drawn] for name in ("n", "temperature", "top_p")}
+    drawn_values = {
+        name: [member[name] for member in drawn] for name in ("n", "temperature", "top_p")
+    }
     may_fail = any(block.sampler == "openai" or block.own or block.file for block in sample.members)
     return {
         "draws": from_file,
@@ -113,7 +145,9 @@ def of_training(cfg: Config) -> Conditions:
     for name in OBJECTIVES:
         block = vars(cfg)[name]
         of_blocks["adapter", name] = block.adapter not in (Adapter.lora, Adapter.qlora)
-        samples = isinstance(block.runtime, SampledRuntime) and not (block.runtime.samples and block.evaluations)
+        samples = isinstance(block.runtime, SampledRuntime) and not (
+            block.runtime.samples and block.evaluations
+        )
         of_blocks["samples", name] = samples
     without_reference, path = cfg.by_pairs and cfg.dpo.reference_free, cfg.reward.source.path
     return {

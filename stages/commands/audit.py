@@ -45,7 +45,10 @@ UNUSABLE = "unusable"  # the code of a row that no stage can use
 EXAMPLES = 3  # per code
 FEWER = (5, 10, 20, 50, 100, 200, 500)  # bounds of the length distribution, in words
 MOST_SHOWN = 12  # words or runs in each table
-POLITE = re.compile(r"\A\W*((please|kindly|can you|could you|would you|i want you to|i would like you to)\W+)*", re.I)
+POLITE = re.compile(
+    r"\A\W*((please|kindly|can you|could you|would you|i want you to|i would like you to)\W+)*",
+    re.I,
+)
 FEWEST = 4  # letters; shorter words are not counted as topics
 RUN = 4  # words in a counted run
 DISTINCT = 3  # words in a run for distinct-3
@@ -98,7 +101,11 @@ class Diversity:
 
     def __init__(self) -> None:
         self.requests = self.answers = self.seen = 0
-        self.verbs, self.topics, self.runs = Counter[str](), Counter[str](), Counter[tuple[str, ...]]()
+        self.verbs, self.topics, self.runs = (
+            Counter[str](),
+            Counter[str](),
+            Counter[tuple[str, ...]](),
+        )
         self.distinct = set[tuple[str, ...]]()
 
     def note(self, request: str, answer: str | None) -> None:
@@ -106,7 +113,11 @@ class Diversity:
             self.requests += 1
             request_words = lower_words(POLITE.sub("", request))
             self.verbs.update(request_words[:1])
-            topics = [w for w in request_words[1:] if len(w) >= FEWEST and w.isalpha() and w not in FUNCTION_WORDS]
+            topics = [
+                w
+                for w in request_words[1:]
+                if len(w) >= FEWEST and w.isalpha() and w not in FUNCTION_WORDS
+            ]
             self.topics.update(dict.fromkeys(topics, 1))
         if answer and self.answers < MOST_ANSWERS:
             self.answers += 1
@@ -120,7 +131,11 @@ class Diversity:
     def most_frequent(self) -> dict[str, tuple[list[tuple[str, int]], int]]:
         """Return the most frequent words and runs with their counts, and the number of rows, by heading."""
         counters = {"First word of requests": self.verbs, "Words of requests": self.topics}
-        frequent = {name: (words.most_common(MOST_SHOWN), self.requests) for name, words in counters.items() if words}
+        frequent = {
+            name: (words.most_common(MOST_SHOWN), self.requests)
+            for name, words in counters.items()
+            if words
+        }
         if self.runs:
             runs = [(" ".join(run), count) for run, count in self.runs.most_common(MOST_SHOWN)]
             frequent["Runs of four words in answers"] = runs, self.answers
@@ -134,18 +149,28 @@ class Diversity:
         return f"{share:.0%} of the first {seen:,} three-word runs in answers are distinct (distinct-3)."
 
 
-def audited_sources(nodes: dict[str, Node], read_row: Callable[[Any], ParsedRow] | None) -> list[AuditedSource]:
+def audited_sources(
+    nodes: dict[str, Node], read_row: Callable[[Any], ParsedRow] | None
+) -> list[AuditedSource]:
     """Return the sources of stage=data, and the preference set of `label=dataset`."""
     data: Data = nodes["data"].config
     harmonizer, sources = Harmonizer(data.form, data.audit), list[AuditedSource]()
     for block in (node.config for node in nodes["data"].inputs.values()):
-        sources.append(AuditedSource(block.key, block.source, source_purpose(block.source), harmonizer, read_row))
+        sources.append(
+            AuditedSource(
+                block.key, block.source, source_purpose(block.source), harmonizer, read_row
+            )
+        )
     if "label" in nodes and nodes["label"].config.brings_pool:
-        sources.append(AuditedSource("label.path", nodes["label"].config.source, Purpose.preferences))
+        sources.append(
+            AuditedSource("label.path", nodes["label"].config.source, Purpose.preferences)
+        )
     return sources
 
 
-def audit_source(audited: AuditedSource, auditor: Auditor, diversity: Diversity, file: IO[str]) -> None:
+def audit_source(
+    audited: AuditedSource, auditor: Auditor, diversity: Diversity, file: IO[str]
+) -> None:
     """Audit a source, and write every row with a code to `file`. Raise UserError if it cannot be read at all."""
     for parsed, split in parsed_rows(audited):
         best, worst = best_and_worst(parsed)
@@ -163,7 +188,9 @@ def audit_source(audited: AuditedSource, auditor: Auditor, diversity: Diversity,
     for row in audited.report.bad_rows:
         assert row.error is not None
         place, codes = f"{row.file}:{row.line}", {UNUSABLE: str(row.error)}
-        audited.note(Case(place, codes, json.dumps(as_json(row.value), ensure_ascii=False), None, None))
+        audited.note(
+            Case(place, codes, json.dumps(as_json(row.value), ensure_ascii=False), None, None)
+        )
         write_row(file, audited, place, codes, {"row": as_json(row.value)})
 
 
@@ -178,24 +205,40 @@ def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
         split = draw_split(prompt_of(parsed.messages, answer), audited.source.shares)
         return (parsed, split) if split else None
 
-    return convert(audited.source, audited.key, with_split, audited.purpose, audited.report, audited.read_row)
+    return convert(
+        audited.source, audited.key, with_split, audited.purpose, audited.report, audited.read_row
+    )
 
 
-def write_row(file: IO[str], audited: AuditedSource, place: str, codes: dict[str, str], row: dict[str, Any]) -> None:
-    file.write(json.dumps({"source": audited.key, "place": place, "codes": codes, **row}, ensure_ascii=False) + "\n")
+def write_row(
+    file: IO[str], audited: AuditedSource, place: str, codes: dict[str, str], row: dict[str, Any]
+) -> None:
+    file.write(
+        json.dumps(
+            {"source": audited.key, "place": place, "codes": codes, **row}, ensure_ascii=False
+        )
+        + "\n"
+    )
 
 
 def length_distribution(lengths: list[int]) -> list[tuple[str, int]]:
     """Return how many texts have 0–4 words, 5–9 words and so on."""
-    counts = np.bincount(np.searchsorted(FEWER, lengths, side="right"), minlength=len(FEWER) + 1).tolist()
-    names = [f"{low}–{high - 1}" for low, high in zip((0, *FEWER), FEWER, strict=False)] + [f"{FEWER[-1]} or more"]
+    counts = np.bincount(
+        np.searchsorted(FEWER, lengths, side="right"), minlength=len(FEWER) + 1
+    ).tolist()
+    names = [f"{low}–{high - 1}" for low, high in zip((0, *FEWER), FEWER, strict=False)] + [
+        f"{FEWER[-1]} or more"
+    ]
     return list(zip(names, counts, strict=True))
 
 
 def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> None:
     """Audit every source, print counts, write rows and page. Raise UserError without a source that can be read."""
     data: Data = nodes["data"].config
-    with tempfile.TemporaryDirectory() as folder, plugins.explain_errors(data.own, KEY, Path(folder)):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        plugins.explain_errors(data.own, KEY, Path(folder)),
+    ):
         _, own = load_user_code(data.own, StageDir(Path(folder), lambda metrics, step: None))
         audit(data, audited_sources(nodes, own), store)
 
@@ -203,14 +246,22 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> Non
 def audit(data: Data, sources: list[AuditedSource], store: Store) -> None:
     """Audit these sources, print the table, and write the rows and the page to the store."""
     if not sources:
-        raise UserError("stage=audit needs rows: 'data.sources=[{path: FILE}]', or label=dataset label.path=FILE.")
+        raise UserError(
+            "stage=audit needs rows: 'data.sources=[{path: FILE}]', or label=dataset label.path=FILE."
+        )
     auditor = Auditor(AUDIT_CODES, held_out(data.audit), data.audit.thresholds)
     diversity = Diversity()
     file, counts = store.root / ROWS, store.root / "cache" / COUNTS
-    paths, last = [source.source.path for source in sources], read_note(counts, require_keys("sources", "codes"))
+    paths, last = (
+        [source.source.path for source in sources],
+        read_note(counts, require_keys("sources", "codes")),
+    )
     previous = Counter[str](last["codes"]) if last and last["sources"] == paths else None
     counts.parent.mkdir(parents=True, exist_ok=True)
-    with safe_files.draft_of(file) as draft, open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows:
+    with (
+        safe_files.draft_of(file) as draft,
+        open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows,
+    ):
         for source in sources:
             audit_source(source, auditor, diversity, rows)
     for source in sources:
@@ -231,7 +282,10 @@ def count_codes(sources: list[AuditedSource]) -> Counter[str]:
 
 def summary_sentence(sources: list[AuditedSource]) -> str:
     """Return the sentence that sums up the audit."""
-    rows, flagged = sum(source.report.rows for source in sources), sum(source.flagged for source in sources)
+    rows, flagged = (
+        sum(source.report.rows for source in sources),
+        sum(source.flagged for source in sources),
+    )
     if not flagged:
         return f"None of {rows:,} rows has a code."
     most = ", ".join(f"{name} ({count:,})" for name, count in count_codes(sources).most_common(3))
@@ -243,15 +297,25 @@ def codes_table(sources: list[AuditedSource], previous: Counter[str] | None) -> 
     for title in ("rows", *(["last time"] if previous is not None else [])):
         table.add_column(title, justify="right", no_wrap=True)
     for code, count in count_codes(sources).most_common():
-        table.add_row(code, MEANINGS[code], f"{count:,}", *([] if previous is None else [f"{previous[code]:,}"]))
+        table.add_row(
+            code,
+            MEANINGS[code],
+            f"{count:,}",
+            *([] if previous is None else [f"{previous[code]:,}"]),
+        )
     return table
 
 
-def render_page(sources: list[AuditedSource], previous: Counter[str] | None, diversity: Diversity, data: Data) -> str:
+def render_page(
+    sources: list[AuditedSource], previous: Counter[str] | None, diversity: Diversity, data: Data
+) -> str:
     from stages.pages.environment import environment
 
     codes = count_codes(sources)
-    lengths = {kind: [n for source in sources for n in source.lengths[kind]] for kind in ("requests", "answers")}
+    lengths = {
+        kind: [n for source in sources for n in source.lengths[kind]]
+        for kind in ("requests", "answers")
+    }
     page = environment().get_template("audit.html.jinja")
     return page.render(
         sentence=summary_sentence(sources),
@@ -261,8 +325,14 @@ def render_page(sources: list[AuditedSource], previous: Counter[str] | None, div
         previous=previous,
         rows=sum(source.report.rows for source in sources),
         actions=data.audit.actions,
-        examples={code: [case for s in sources for case in s.examples.get(code, [])] for code in codes},
-        distributions={kind: length_distribution(word_counts) for kind, word_counts in lengths.items() if word_counts},
+        examples={
+            code: [case for s in sources for case in s.examples.get(code, [])] for code in codes
+        },
+        distributions={
+            kind: length_distribution(word_counts)
+            for kind, word_counts in lengths.items()
+            if word_counts
+        },
         diversity=diversity.most_frequent(),
         distinct=diversity.distinct_sentence(),
     )

@@ -73,9 +73,20 @@ class Speaker:
     """A published model that continues conversations in its chat template."""
 
     def __init__(self, model: Path, cfg: Chat):
-        self.cfg, self.contract, self.context = cfg, load_or_derive_contract(model), read_context_length(model)
+        self.cfg, self.contract, self.context = (
+            cfg,
+            load_or_derive_contract(model),
+            read_context_length(model),
+        )
         runtime = SamplingRuntime(**vars(cfg.runtime), batch_size=1, shard_size=1)
-        decoding = Decoding([cfg.temperature], cfg.max_new_tokens, cfg.precision, runtime, seed=cfg.seed, block="chat")
+        decoding = Decoding(
+            [cfg.temperature],
+            cfg.max_new_tokens,
+            cfg.precision,
+            runtime,
+            seed=cfg.seed,
+            block="chat",
+        )
         opener = load_class("samplers", cfg.sampler, Sampler).open  # type: ignore[type-abstract]
         self.sampler = opener(model, self.contract.stop_ids, decoding)
 
@@ -85,8 +96,12 @@ class Speaker:
         if longest and len(prompt) + self.cfg.max_new_tokens > longest:
             way_out = f"Type {NEW} to start again, or lower" if len(messages) > 1 else "Lower"
             needed = f"{len(prompt)} tokens and an answer of {self.cfg.max_new_tokens}"
-            raise UserError(f"{needed} do not fit in the model's context of {longest}. {way_out} chat.max_new_tokens.")
-        request = Request(content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed)
+            raise UserError(
+                f"{needed} do not fit in the model's context of {longest}. {way_out} chat.max_new_tokens."
+            )
+        request = Request(
+            content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed
+        )
         if isinstance(self.sampler, GenerateSampler):
             self.sampler.streamer = printer
         [(_, [completion])] = self.sampler.complete([request])
@@ -127,7 +142,12 @@ def side_by_side(speakers: dict[str, Speaker]) -> None:
     def say(prompt: str) -> None:
         table = Table(*(Column(name, ratio=1) for name in speakers), expand=True)
         conversation = [{"role": "user", "content": prompt}]
-        table.add_row(*(Text(visible(speaker.answer(conversation), SAFE_CONTROLS)) for speaker in speakers.values()))
+        table.add_row(
+            *(
+                Text(visible(speaker.answer(conversation), SAFE_CONTROLS))
+                for speaker in speakers.values()
+            )
+        )
         terminal.print(table)
 
     answer_prompts(say, lambda: terminal.out(SEPARATE))

@@ -38,7 +38,11 @@ def run(cfg: Config, store: Store, *_: object) -> None:
         raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     for group in groups:
-        tables = [group_table(group), *([benchmarks_table(group)] if group.benchmarks else []), settings_table(group)]
+        tables = [
+            group_table(group),
+            *([benchmarks_table(group)] if group.benchmarks else []),
+            settings_table(group),
+        ]
         caveat = f" {group.caveat.capitalize()}." if group.caveat else ""
         console.print(visible(group.sentence) + caveat, *tables)
         if group.note:
@@ -60,8 +64,12 @@ def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
     """Return the test whether a node belongs to a sweep; without a sweep, every node does."""
     if sweep is None:
         return lambda key: True
-    if not (jobs := [load_json(path, require_keys()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]):
-        raise UserError(f"compare.sweep={sweep} is not the folder of a sweep. Sweeps are in {store.root}/multirun/.")
+    if not (
+        jobs := [load_json(path, require_keys()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]
+    ):
+        raise UserError(
+            f"compare.sweep={sweep} is not the folder of a sweep. Sweeps are in {store.root}/multirun/."
+        )
     fingerprints = {fingerprint for job in jobs for fingerprint in job.values()}
     return lambda key: key[1] in fingerprints
 
@@ -70,7 +78,9 @@ def group_table(group: Group) -> Table:
     """Return the table of results, 80 columns wide."""
     over = "over best SFT" if sum(each.is_sft for each in group.settings) > 1 else "over SFT"
     table = empty_table(group.title, "passes, %", over, "KL", "tokens", "ended")
-    for i, (setting, rate, gain) in enumerate(zip(group.settings, group.rates, group.gains, strict=True)):
+    for i, (setting, rate, gain) in enumerate(
+        zip(group.settings, group.rates, group.gains, strict=True)
+    ):
         table.add_row(
             f"{i + 1}{'*' if group.front[i] else ''}",
             f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})",
@@ -79,7 +89,10 @@ def group_table(group: Group) -> Table:
             f"{setting.mean('mean_tokens'):.1f}",
             f"{setting.mean('stop_rate'):.1%}",
         )
-    table.caption, table.caption_justify = "* no other setting has a higher rate at the same KL or less", "left"
+    table.caption, table.caption_justify = (
+        "* no other setting has a higher rate at the same KL or less",
+        "left",
+    )
     return table
 
 
@@ -88,7 +101,9 @@ def benchmarks_table(group: Group) -> Table:
     table = empty_table("benchmarks, %", *(names := group.benchmarks))
     for i, setting in enumerate(group.settings):
         rates = setting.benchmarks
-        table.add_row(f"{i + 1}", *(f"{100 * rates[name]:.1f}" if name in rates else "–" for name in names))
+        table.add_row(
+            f"{i + 1}", *(f"{100 * rates[name]:.1f}" if name in rates else "–" for name in names)
+        )
     return table
 
 
@@ -108,17 +123,33 @@ def trainings_table(group: Trainings) -> Table:
     measures = [*(["right, %"] if group.by_pairs else []), *(["loss"] if group.by_loss else [])]
     table = empty_table(group.title, *measures, "from the first", "time")
     table.add_column("settings")
-    for i, (training, line, gap) in enumerate(zip(group.trainings, group.lines, group.gaps, strict=True)):
+    for i, (training, line, gap) in enumerate(
+        zip(group.trainings, group.lines, group.gaps, strict=True)
+    ):
         figures = [f"{100 * training.accuracy:.1f}"] if group.by_pairs else []
         figures += [f"{training.loss:.4f}"] if group.by_loss else []
-        behind = "{} ({} to {})".format(*map(group.format_gap, (gap.mean, gap.low, gap.high))) if gap else ""
-        table.add_row(f"{i + 1}", *figures, behind, f"{training.seconds:.0f} s", visible(line or "as most"))
+        behind = (
+            "{} ({} to {})".format(*map(group.format_gap, (gap.mean, gap.low, gap.high)))
+            if gap
+            else ""
+        )
+        table.add_row(
+            f"{i + 1}", *figures, behind, f"{training.seconds:.0f} s", visible(line or "as most")
+        )
     return table
 
 
 def empty_table(title: str, *columns: str) -> Table:
     figures = (Column(name, justify="right", no_wrap=True) for name in columns)
-    return Table("", *figures, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    return Table(
+        "",
+        *figures,
+        title=title,
+        title_justify="left",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
 
 
 def render_page(groups: list[Group], trained: list[Trainings]) -> str:
@@ -127,8 +158,14 @@ def render_page(groups: list[Group], trained: list[Trainings]) -> str:
 
     def plot(group: Group) -> Markup:
         settings = zip(group.settings, group.rates, group.front, strict=True)
-        points = [Point(setting.kl, rate, setting.is_sft, is_best) for setting, rate, is_best in settings]
+        points = [
+            Point(setting.kl, rate, setting.is_sft, is_best) for setting, rate, is_best in settings
+        ]
         return Markup(frontier(f"Pass rate against KL: {group.title}", points))
 
     page = environment().get_template("compare.html.jinja")
-    return page.render(settings_text=settings_text, groups=[(group, plot(group)) for group in groups], trained=trained)
+    return page.render(
+        settings_text=settings_text,
+        groups=[(group, plot(group)) for group in groups],
+        trained=trained,
+    )

@@ -42,7 +42,9 @@ class Conversion:
     settings: Settings = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)  # the file's key, by TRL's name
     overrides: Settings = field(default_factory=dict)
-    remarks: dict[str, dict[str, list[str]]] = field(default_factory=lambda: {kind: {} for kind in HEADINGS})
+    remarks: dict[str, dict[str, list[str]]] = field(
+        default_factory=lambda: {kind: {} for kind in HEADINGS}
+    )
 
     def rename(self, file: Mapping[str, Any]) -> None:
         """Put the file's settings under TRL's names, then the framework's defaults for those that it leaves out."""
@@ -51,7 +53,9 @@ class Conversion:
         mixture: Settings = file.get("dataset_mixture") or {}
         for key, value in {**mixture, **file, "dataset_mixture": None}.items():
             if (meanings := table.get("means", {}).get(key)) is None:
-                implied = {table.get("rename", {}).get(key, key): value} if value is not None else {}
+                implied = (
+                    {table.get("rename", {}).get(key, key): value} if value is not None else {}
+                )
             elif isinstance(value, list | dict) or (implied := meanings.get(value)) is None:
                 implied = {}
                 self.refuse(key, value, f"converted are {', '.join(map(str, meanings))}")
@@ -61,7 +65,11 @@ class Conversion:
             self.settings |= implied
             self.names |= dict.fromkeys(implied, key)
         trl = trl_arguments.argument_defaults("model") | trl_arguments.argument_defaults(self.stage)
-        assumed = {name: trl[name] for name in common["trl_defaults"] if name in trl and self.framework == "trl"}
+        assumed = {
+            name: trl[name]
+            for name in common["trl_defaults"]
+            if name in trl and self.framework == "trl"
+        }
         self.settings = assumed | table["defaults"] | self.settings
 
     @cached_property
@@ -74,13 +82,17 @@ class Conversion:
     def put(self, key: str, value: Any, *names: str) -> None:
         """Set a key of the stage's block. What the file does not set is left out where it is the default here, too."""
         silent = self.names.keys().isdisjoint(names)
-        if not silent or value != OmegaConf.select(self.group, key, throw_on_resolution_failure=False):
+        if not silent or value != OmegaConf.select(
+            self.group, key, throw_on_resolution_failure=False
+        ):
             self.overrides[f"{self.stage}.{key}"] = value
             self.remark("defaults", *[f"{self.stage}.{key}={value}"] * silent)
 
     def remark(self, kind: str, *texts: str, setting: str = "") -> None:
         for text in texts:
-            self.remarks[kind].setdefault(text.replace("STAGE", self.stage), []).extend([setting] if setting else [])
+            self.remarks[kind].setdefault(text.replace("STAGE", self.stage), []).extend(
+                [setting] if setting else []
+            )
 
     def refuse(self, name: str, value: Any, reason: str, kind: str = "without") -> None:
         """List a setting without a counterpart, unless its value asks for nothing."""
@@ -93,8 +105,12 @@ class Conversion:
 def convert(this: Conversion) -> None:
     """Translate the renamed settings of a file, and list those without a counterpart."""
     for note in load_table("common")["notes"] + load_table(this.framework)["notes"]:
-        read = this.stage in note.get("stages", this.stage) and this.settings.get(note.get("if"), True)
-        if read and not any(this.settings.get(name) for name in note.get("unless", []) if name in this.names):
+        read = this.stage in note.get("stages", this.stage) and this.settings.get(
+            note.get("if"), True
+        )
+        if read and not any(
+            this.settings.get(name) for name in note.get("unless", []) if name in this.names
+        ):
             this.remark("notes", note["text"])
     for part in (start, evaluations, data, batch, loss, adapter, template):
         part(this)
@@ -138,7 +154,10 @@ def evaluations(this: Conversion) -> None:
 
 def data(this: Conversion) -> None:
     """Set the sources of SFT's rows, or the preference set. Held-out rows come from the same sets, by a share."""
-    sources, size = [read_source(this, each) for each in data_sets(this)], this.settings.get("validation_size")
+    sources, size = (
+        [read_source(this, each) for each in data_sets(this)],
+        this.settings.get("validation_size"),
+    )
     share = this.take("validation_size") if size is not None and size < 1 else None
     if this.stage == "sft":
         splits = {"sft": round(1 - share, 6), "validation": share} if share else {"sft": 1}
@@ -166,17 +185,36 @@ def data_sets(this: Conversion) -> list[Settings]:
         else:
             sets += [{"path": path, "weight": weight, "split": split} for path, weight in mixer]
     if path := this.take("dataset_name"):
-        sets.append({"path": path, "name": this.take("dataset_config"), "split": this.take("dataset_train_split")})
-    names, inner, rows = this.take("dataset", ""), this.take("dataset_dir", "data"), this.take("max_samples")
+        sets.append(
+            {
+                "path": path,
+                "name": this.take("dataset_config"),
+                "split": this.take("dataset_train_split"),
+            }
+        )
+    names, inner, rows = (
+        this.take("dataset", ""),
+        this.take("dataset_dir", "data"),
+        this.take("max_samples"),
+    )
     # of LLaMA-Factory, or a copy of it
     folders = [each / inner for each in (Path(), *this.file.resolve().parents)]
-    file = next((each for folder in folders if (each := folder / "dataset_info.json").is_file()), None)
+    file = next(
+        (each for folder in folders if (each := folder / "dataset_info.json").is_file()), None
+    )
     described = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    for name in filter(None, map(str.strip, names if isinstance(names, list) else names.split(","))):
+    for name in filter(
+        None, map(str.strip, names if isinstance(names, list) else names.split(","))
+    ):
         entry = {"file_name": name} | described.get(name, {})
-        path = entry.pop("hf_hub_url", None) or str((file.parent if file else Path()) / entry["file_name"])
+        path = entry.pop("hf_hub_url", None) or str(
+            (file.parent if file else Path()) / entry["file_name"]
+        )
         if name not in described:
-            this.remark("notes", f"dataset={name} stands in no dataset_info.json here. Type its path in the command")
+            this.remark(
+                "notes",
+                f"dataset={name} stands in no dataset_info.json here. Type its path in the command",
+            )
         sets.append({"path": path, "rows": rows} | entry.pop("columns", {}) | entry)
     return sets
 
@@ -190,10 +228,22 @@ def read_source(this: Conversion, entry: Settings) -> Settings:
             columns[role] = value
         elif part and (part, value) not in (("epochs", 1), ("subset", "default"), (part, None)):
             source[part] = value
-        elif not part and (key != "type" or "chat_template" not in value) and key not in common["recognised"]:
-            this.refuse(f"datasets.{key}", value, "rows are rendered by the chat template, by the roles of columns")
+        elif (
+            not part
+            and (key != "type" or "chat_template" not in value)
+            and key not in common["recognised"]
+        ):
+            this.refuse(
+                f"datasets.{key}",
+                value,
+                "rows are rendered by the chat template, by the roles of columns",
+            )
     if "[" in (split := source.get("hub_split", "")):
-        this.refuse("datasets.split", split, "splits are read whole. A source has rows and epochs for a part")
+        this.refuse(
+            "datasets.split",
+            split,
+            "splits are read whole. A source has rows and epochs for a part",
+        )
         source["hub_split"] = split.partition("[")[0]
     return source | ({"columns": columns} if columns else {})
 
@@ -209,8 +259,12 @@ def batch(this: Conversion) -> None:
     for name, kind in (("fsdp", Sharding.fsdp), ("deepspeed", Sharding.zero3)):
         if chosen := this.take(name):
             sharding = kind
-            if processes == 1 or (kind is Sharding.zero3 and not re.search(r"z(ero)?_?3|'stage': 3", str(chosen))):
-                this.refuse(name, chosen, f"launch={kind} divides weights too, among convert.processes=N")
+            if processes == 1 or (
+                kind is Sharding.zero3 and not re.search(r"z(ero)?_?3|'stage': 3", str(chosen))
+            ):
+                this.refuse(
+                    name, chosen, f"launch={kind} divides weights too, among convert.processes=N"
+                )
     if processes > 1:
         this.overrides["launch"] = "ddp" if sharding is Sharding.none else str(sharding)
         this.overrides["launch.processes"] = processes
@@ -222,7 +276,11 @@ def loss(this: Conversion) -> None:
         this.put("packing", bool(this.take("packing")), "packing")
     if this.stage != "dpo":
         return
-    beta, loss_type, weight = this.take("beta"), this.take("loss_type", "sigmoid"), this.take("rpo_alpha")
+    beta, loss_type, weight = (
+        this.take("beta"),
+        this.take("loss_type", "sigmoid"),
+        this.take("rpo_alpha"),
+    )
     losses = [loss_type] if isinstance(loss_type, str) else [*loss_type]
     weights = this.take("loss_weights") or [1.0] * len(losses)
     if losses == [SIMPO] and not weight:
@@ -246,47 +304,74 @@ def adapter(this: Conversion) -> None:
     if kind not in this.block.objective.adapters:
         this.refuse("load_in_4bit", True, "STAGE.adapter=lora keeps 16-bit weights")
         kind = Adapter.lora
-    rank, ratio, layers = this.take("lora_r"), this.take("alpha_per_rank", 1), this.take("lora_target_modules")
+    rank, ratio, layers = (
+        this.take("lora_r"),
+        this.take("alpha_per_rank", 1),
+        this.take("lora_target_modules"),
+    )
     this.overrides[f"{this.stage}.adapter"] = str(kind)
     this.put("lora.rank", rank, "lora_r")
     this.put("lora.alpha", this.take("lora_alpha") or rank * ratio, "lora_alpha")
     if layers:
-        layers = re.sub("^all$", "all-linear", layers).split(",") if isinstance(layers, str) else layers
+        layers = (
+            re.sub("^all$", "all-linear", layers).split(",") if isinstance(layers, str) else layers
+        )
         this.put("lora.target_modules", [layer.strip() for layer in layers], "lora_target_modules")
     else:
-        this.remark("notes", "the file leaves the adapted layers to PEFT. Here all linear layers have an adapter")
+        this.remark(
+            "notes",
+            "the file leaves the adapted layers to PEFT. Here all linear layers have an adapter",
+        )
 
 
 def template(this: Conversion) -> None:
     """Set the chat template: by name, or by the marks in a Jinja text."""
     text, name = str(this.take("chat_template", "")), this.take("template")
-    chosen = name or next((each for mark, each in load_table("common")["templates"].items() if mark in text), None)
-    this.refuse("chat_template", text, f"nearest is template={chosen or 'file sft.template.path=FILE'}")
+    chosen = name or next(
+        (each for mark, each in load_table("common")["templates"].items() if mark in text), None
+    )
+    this.refuse(
+        "chat_template", text, f"nearest is template={chosen or 'file sft.template.path=FILE'}"
+    )
     if chosen:
         this.overrides["template"] = chosen
-        this.remark("notes", f"template={chosen} may render or end turns otherwise. stage=parity compares")
+        this.remark(
+            "notes", f"template={chosen} may render or end turns otherwise. stage=parity compares"
+        )
 
 
 def pass_through(this: Conversion) -> None:
     """Pass on what `trainer` takes under TRL's names and something reads, and list the rest with the reasons."""
-    reasons = {name: (f"set STAGE.{key}", "without") for name, key in trl_arguments.SET_ELSEWHERE.items()}
+    reasons = {
+        name: (f"set STAGE.{key}", "without") for name, key in trl_arguments.SET_ELSEWHERE.items()
+    }
     for table in (load_table("common"), load_table(this.framework)):
         for kind in ("without", "neutral"):
-            reasons |= {key: (reason, kind) for reason, keys in table.get(kind, {}).items() for key in keys}
+            reasons |= {
+                key: (reason, kind) for reason, keys in table.get(kind, {}).items() for key in keys
+            }
     defaults, group = trl_arguments.argument_defaults(this.stage), dict(this.group.trainer)
     allowed = trl_arguments.allowed_arguments(this.stage) - reasons.keys()
     arguments = {each for name in WITH_TRL for each in trl_arguments.argument_types(name)}
     trainer = Settings()
     for name, value in this.settings.items():
         if name in allowed:
-            trainer |= {name: value} if name in this.names or value != (defaults | group).get(name) else {}
+            trainer |= (
+                {name: value} if name in this.names or value != (defaults | group).get(name) else {}
+            )
         elif name in this.names and (name in reasons or name in arguments):
             this.refuse(name, value, *reasons.get(name, ("STAGE does not read it, or decides it",)))
         elif name in this.names:
             this.remark("unknown", this.names[name])
     losses = {"loss_type": this.overrides.get("dpo.loss_type", ["sigmoid"]), "loss_weights": None}
     block = replace(this.block, **losses if this.stage == "dpo" else {})
-    while isinstance(block, DPO) and (unread := trl_arguments.unread_argument(replace(block, trainer=trainer))):
-        this.refuse(unread, trainer.pop(unread), f"dpo.loss_type=[{trl_arguments.READ_BY[unread][0]}] reads it")
+    while isinstance(block, DPO) and (
+        unread := trl_arguments.unread_argument(replace(block, trainer=trainer))
+    ):
+        this.refuse(
+            unread,
+            trainer.pop(unread),
+            f"dpo.loss_type=[{trl_arguments.READ_BY[unread][0]}] reads it",
+        )
     for name, value in trainer.items():
         this.put(f"trainer.{name}", value, name)

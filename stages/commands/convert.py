@@ -33,7 +33,9 @@ def run(cfg: Config, *_: object) -> None:
     Raise UserError if the file is not the YAML of a training, or a value has the wrong type."""
     where = f"convert.file={cfg.convert.file}"
     if not cfg.convert.file:
-        raise UserError("convert.file=null: there is no file. Type convert.file=FILE, the YAML of a training.")
+        raise UserError(
+            "convert.file=null: there is no file. Type convert.file=FILE, the YAML of a training."
+        )
     path = user_path(cfg.convert.file)
     settings = read_settings(path, where)
     framework = detect_framework(settings, where)
@@ -46,9 +48,14 @@ def run(cfg: Config, *_: object) -> None:
         raise UserError(f"{problem}. Correct it, or leave it out.") from error
     line = [f"{key}={spell(value)}" for key, value in this.overrides.items()]
     title = load_table(framework)["title"]
-    sys.stdout.write(f"{cfg.convert.file}: {stage}, by the keys of {title}\n\n{provenance.command(stage, line)}\n")
+    sys.stdout.write(
+        f"{cfg.convert.file}: {stage}, by the keys of {title}\n\n{provenance.command(stage, line)}\n"
+    )
     for kind, heading in HEADINGS.items():
-        lines = [f"  {': '.join(filter(None, (', '.join(each), why)))}" for why, each in this.remarks[kind].items()]
+        lines = [
+            f"  {': '.join(filter(None, (', '.join(each), why)))}"
+            for why, each in this.remarks[kind].items()
+        ]
         if lines:
             sys.stdout.write(visible("\n".join(["", f"{heading}:", *lines, ""]), keep="\n"))
 
@@ -72,11 +79,16 @@ def read_settings(path: Path, where: str) -> Settings:
         reason = getattr(error, "strerror", None) or "the file is not text in UTF-8"
         raise UserError(f"{where}: {reason}. Name the YAML of a training.") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        mark, problem = (
+            getattr(error, "problem_mark", None),
+            getattr(error, "problem", None) or error,
+        )
         place = f"line {mark.line + 1}, " if mark else ""
         raise UserError(f"{where}: {place}not valid YAML: {problem}. Correct the file.") from error
     if not isinstance(settings, DictConfig):
-        raise UserError(f"{where}: the file has no KEY: VALUE at its top level. Name the YAML of a training.")
+        raise UserError(
+            f"{where}: the file has no KEY: VALUE at its top level. Name the YAML of a training."
+        )
     container: Settings = OmegaConf.to_container(settings)  # type: ignore[assignment]  # of a mapping
     return {str(key): value for key, value in container.items()}
 
@@ -87,7 +99,9 @@ def detect_framework(settings: Mapping[str, Any], where: str) -> str:
     for name in FRAMEWORKS:
         if len(settings.keys() & {*load_table(name).get("typical", trl)}) > 1:
             return name
-    raise UserError(f"{where}: this does not configure a training of TRL, axolotl or LLaMA-Factory. Name such a file.")
+    raise UserError(
+        f"{where}: this does not configure a training of TRL, axolotl or LLaMA-Factory. Name such a file."
+    )
 
 
 def detect_stage(settings: Mapping[str, Any], framework: str, where: str) -> str:
@@ -101,16 +115,26 @@ def detect_stage(settings: Mapping[str, Any], framework: str, where: str) -> str
     stages = [name for name, keys in load_table("trl")["tells"].items() if marks & {*keys}]
     require_known(f"{where}: training", stages, WITH_TRL)
     if len(stages) != 1:
-        raise UserError(f"{where}: the file does not tell what it trains. Type convert.stage={'|'.join(WITH_TRL)}.")
+        raise UserError(
+            f"{where}: the file does not tell what it trains. Type convert.stage={'|'.join(WITH_TRL)}."
+        )
     return stages[0]
 
 
 def required_type(written: str, value: Any) -> str | None:
     """Return what a value has to be by its type in TRL's source, if that is a number or a switch and it is not one."""
     kinds = {*written.replace(" ", "").split("|")} - {"None"}
-    if kinds <= {"int", "float"} and kinds and (isinstance(value, bool) or not isinstance(value, int | float)):
+    if (
+        kinds <= {"int", "float"}
+        and kinds
+        and (isinstance(value, bool) or not isinstance(value, int | float))
+    ):
         return "a number"
-    return "true or false" if kinds == {"bool"} and not isinstance(value, bool) and value != "auto" else None
+    return (
+        "true or false"
+        if kinds == {"bool"} and not isinstance(value, bool) and value != "auto"
+        else None
+    )
 
 
 def line_of(path: Path, key: str) -> int:
@@ -125,4 +149,8 @@ def spell(value: Any) -> str:
         return f"{{{', '.join(f'{key}: {spell(each)}' for key, each in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(spell, value))}]"
-    return str(value) if isinstance(value, str) and PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    return (
+        str(value)
+        if isinstance(value, str) and PLAIN.fullmatch(value)
+        else json.dumps(value, ensure_ascii=False)
+    )

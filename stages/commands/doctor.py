@@ -26,19 +26,26 @@ def run(cfg: Config, store: Store, *_: object) -> None:
             nodes[folder] = manifest_of(folder)
         except Damaged as error:
             problems.append(str(error))
-    sizes = {folder: sum(entry["bytes"] for entry in m["files"].values()) for folder, m in nodes.items()}
+    sizes = {
+        folder: sum(entry["bytes"] for entry in m["files"].values()) for folder, m in nodes.items()
+    }
     total = sum(sizes.values())
     with Progress(round(total / MIB), "doctor", "MiB") as progress:
         for folder, manifest in nodes.items():
             damaged = check_files(folder, manifest, manifest["files"])
-            problems += [f"{folder / name}: {why}. To rebuild it: {rebuild_command(folder)}" for name, why in damaged]
+            problems += [
+                f"{folder / name}: {why}. To rebuild it: {rebuild_command(folder)}"
+                for name, why in damaged
+            ]
             progress.update(round(sizes[folder] / MIB))
     for line in problems:
         log.error("%s", line)
     for line in leftover_lines(store):
         log.info("%s", line)
     if problems:
-        raise UserError(f"{len(problems)} files of {len(nodes)} nodes are damaged. Rebuild them as shown above.")
+        raise UserError(
+            f"{len(problems)} files of {len(nodes)} nodes are damaged. Rebuild them as shown above."
+        )
     log.info("All files of %d nodes (%.1f GiB) are intact.", len(nodes), total / 2**30)
 
 

@@ -40,13 +40,36 @@ SPLITS = ("train", "validation")
 SFT_SPLITS = {"sft": "train", "validation": "validation"}
 # Columns by their name here, with their name in the dataset: TRL's trainers would use a column called `margin`.
 PREFERENCES = {
-    name: name for name in ["id", "prompt_id", "prompt", "chosen", "rejected", "labeler", "strategy", "chosen_policy"]
+    name: name
+    for name in [
+        "id",
+        "prompt_id",
+        "prompt",
+        "chosen",
+        "rejected",
+        "labeler",
+        "strategy",
+        "chosen_policy",
+    ]
 }
-PREFERENCES |= {"rejected_policy": "rejected_policy", "rejected_finish_reason": "rejected_finish_reason"}
+PREFERENCES |= {
+    "rejected_policy": "rejected_policy",
+    "rejected_finish_reason": "rejected_finish_reason",
+}
 PREFERENCES |= {"margin": "score_difference"}
 UNPAIRED = {
     name: name
-    for name in ["id", "prompt_id", "prompt", "completion", "label", "score", "labeler", "policy", "finish_reason"]
+    for name in [
+        "id",
+        "prompt_id",
+        "prompt",
+        "completion",
+        "label",
+        "score",
+        "labeler",
+        "policy",
+        "finish_reason",
+    ]
 }
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 UNKNOWN = "not stated"
@@ -74,9 +97,14 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
             results = load_json(store.folder(evaluation) / "results.json", require_keys("models"))
             card += evaluation_section(results, evaluation.config.confidence)
         else:
-            log.info("The model is not evaluated, so its card has no results. stage=eval adds them.")
+            log.info(
+                "The model is not evaluated, so its card has no results. stage=eval adds them."
+            )
         card = visible(card, "\n\t")  # cards of earlier versions may have invisible characters
-        log.info("Pushed to %s", hub.push_folder(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card))
+        log.info(
+            "Pushed to %s",
+            hub.push_folder(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card),
+        )
 
 
 def evaluation_section(results: dict[str, Any], level: float) -> str:
@@ -86,7 +114,14 @@ def evaluation_section(results: dict[str, Any], level: float) -> str:
     rows = [columns, ["---"] * len(columns)]
     for group, row in results["groups"].items():
         rates = [Interval(**row[role]).share() for role in models]
-        rows.append([group, str(row["prompts"]), *rates, *(Interval(**row[name]).points() for name in differences)])
+        rows.append(
+            [
+                group,
+                str(row["prompts"]),
+                *rates,
+                *(Interval(**row[name]).points() for name in differences),
+            ]
+        )
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return EVALUATION.format(verdict=results["verdict"], table=table, level=level)
 
@@ -99,21 +134,30 @@ def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:
         write_folder(folder, name, nodes, store)
     log.info("The dataset: %s", folder)
     if cfg.repo:
-        log.info("Pushed to %s", hub.push_folder(folder, cfg.repo, cfg.private, f"Plumbline {name}", kind="dataset"))
+        log.info(
+            "Pushed to %s",
+            hub.push_folder(folder, cfg.repo, cfg.private, f"Plumbline {name}", kind="dataset"),
+        )
 
 
 def write_folder(folder: Path, name: str, nodes: Sequence[Node], store: Store) -> None:
     tables_by_name, left_out = collect_tables(nodes, store.folder)
     if not tables_by_name:
-        raise UserError("export.format=dataset: this run has no pairs, labels or demonstrations to export.")
+        raise UserError(
+            "export.format=dataset: this run has no pairs, labels or demonstrations to export."
+        )
     draft = folder.with_suffix(".partial")
     remove(draft)
     for configuration, splits in tables_by_name.items():
         (draft / configuration).mkdir(parents=True)
         for split, table in splits.items():
             pq.write_table(table, draft / configuration / f"{split}.parquet")
-    manifests = [manifest_of(store.folder(n)) for n in in_build_order([*nodes]) if store.folder(n).exists()]
-    label_folders = dict.fromkeys(store.folder(n.inputs["judged"]) for n in nodes if "judged" in n.inputs)
+    manifests = [
+        manifest_of(store.folder(n)) for n in in_build_order([*nodes]) if store.folder(n).exists()
+    ]
+    label_folders = dict.fromkeys(
+        store.folder(n.inputs["judged"]) for n in nodes if "judged" in n.inputs
+    )
     text = dataset_card(f"Plumbline {name}", tables_by_name, left_out, manifests, [*label_folders])
     (draft / "README.md").write_text(text, encoding="utf-8")
     replace_folder(draft, folder)
@@ -126,9 +170,15 @@ def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tup
     for node in nodes:
         if node.stage in ("pairs", "unpaired"):
             prompts = pq.read_table(folder(node.inputs["judged"]) / "prompts.parquet")
-            name, columns = ("preferences", PREFERENCES) if node.stage == "pairs" else ("unpaired", UNPAIRED)
-            table = pq.read_table(folder(node) / f"{node.stage}.parquet").select([*columns, "split"])
-            parts[name].append(add_origin(table.rename_columns([*columns.values(), "split"]), prompts))
+            name, columns = (
+                ("preferences", PREFERENCES) if node.stage == "pairs" else ("unpaired", UNPAIRED)
+            )
+            table = pq.read_table(folder(node) / f"{node.stage}.parquet").select(
+                [*columns, "split"]
+            )
+            parts[name].append(
+                add_origin(table.rename_columns([*columns.values(), "split"]), prompts)
+            )
         else:
             examples = pq.read_table(folder(node) / "examples.parquet")
             is_sft_split = pc.is_in(examples["split"], value_set=pa.array([*SFT_SPLITS]))
@@ -154,27 +204,45 @@ def add_origin(table: pa.Table, prompts: pa.Table) -> pa.Table:
 
 def demonstrations(examples: pa.Table) -> pa.Table:
     """Return examples with TRL's columns for SFT, prompt and completion."""
-    answers = [[{"role": "assistant", "content": text}] for text in examples["reference"].to_pylist()]
-    columns = {"id": examples["id"], "prompt": examples["messages"], "completion": pa.array(answers, MESSAGES)}
+    answers = [
+        [{"role": "assistant", "content": text}] for text in examples["reference"].to_pylist()
+    ]
+    columns = {
+        "id": examples["id"],
+        "prompt": examples["messages"],
+        "completion": pa.array(answers, MESSAGES),
+    }
     columns |= {name: examples[name] for name in ORIGIN if name in examples.column_names}
     splits = [SFT_SPLITS[split] for split in examples["split"].to_pylist()]
     return pa.table(columns | {"split": pa.array(splits, pa.string())})
 
 
 def by_split(table: pa.Table) -> dict[str, pa.Table]:
-    parts = {split: table.filter(pc.equal(table["split"], split)).drop_columns("split") for split in SPLITS}
+    parts = {
+        split: table.filter(pc.equal(table["split"], split)).drop_columns("split")
+        for split in SPLITS
+    }
     return {split: part for split, part in parts.items() if len(part)}
 
 
-def dataset_card(title: str, tables: Tables, unused: int, manifests: list[Manifest], label_folders: list[Path]) -> str:
+def dataset_card(
+    title: str, tables: Tables, unused: int, manifests: list[Manifest], label_folders: list[Path]
+) -> str:
     """Return the `README.md` of a dataset. `unused`: the number of demonstrations left out; `manifests`: those of all
     nodes that it was made from; `label_folders`: the folders of its labels."""
     licences = {name for rows in all_tables(tables) for name in column(rows, "licence")}
-    splits = list(dict.fromkeys(split for splits_of_one in tables.values() for split in splits_of_one))
+    splits = list(
+        dict.fromkeys(split for splits_of_one in tables.values() for split in splits_of_one)
+    )
     first, total = next(iter(tables)), sum(len(rows) for rows in all_tables(tables))
     header: dict[str, Any] = {
         "configs": [
-            {"config_name": name, "data_files": [{"split": s, "path": f"{name}/{s}.parquet"} for s in tables_by_split]}
+            {
+                "config_name": name,
+                "data_files": [
+                    {"split": s, "path": f"{name}/{s}.parquet"} for s in tables_by_split
+                ],
+            }
             | ({"default": True} if name == first else {})
             for name, tables_by_split in tables.items()
         ],
@@ -197,11 +265,20 @@ def dataset_card(title: str, tables: Tables, unused: int, manifests: list[Manife
         ),
         left_out="\n".join(f"- {line}" for line in left_out_lines(manifests, unused)),
         sources=sources_section(tables),
-        policies=policies_clause(tables, {m["fingerprint"]: f"{m['stage']} {m['fingerprint']}" for m in manifests}),
-        base=" ".join(f"Model: {source_name(m['config'])}." for m in manifests if m["stage"] == "base"),
+        policies=policies_clause(
+            tables, {m["fingerprint"]: f"{m['stage']} {m['fingerprint']}" for m in manifests}
+        ),
+        base=" ".join(
+            f"Model: {source_name(m['config'])}." for m in manifests if m["stage"] == "base"
+        ),
         labels="\n\n".join(labels_section(labels[folder.name], folder) for folder in label_folders),
-        steps="\n".join(f"1. `{m['stage']} {m['fingerprint']}`: {m['metrics']['summary']}" for m in manifests),
-        use="\n".join(f'{name} = load_dataset("FOLDER", "{name}")  # or where it was pushed to' for name in tables),
+        steps="\n".join(
+            f"1. `{m['stage']} {m['fingerprint']}`: {m['metrics']['summary']}" for m in manifests
+        ),
+        use="\n".join(
+            f'{name} = load_dataset("FOLDER", "{name}")  # or where it was pushed to'
+            for name in tables
+        ),
     )
     return visible(f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n{text}", "\n\t")
 
@@ -221,8 +298,13 @@ def sources_section(tables: Tables) -> str:
     for name, tables_by_split in tables.items():
         for rows in tables_by_split.values():
             origins = zip(column(rows, "source"), column(rows, "licence"), strict=True)
-            counts.update((source or UNKNOWN, licence or UNKNOWN, name) for source, licence in origins)
-    lines = [f"| source | licence | {' | '.join(tables)} |", "| --- | --- |" + " --- |" * len(tables)]
+            counts.update(
+                (source or UNKNOWN, licence or UNKNOWN, name) for source, licence in origins
+            )
+    lines = [
+        f"| source | licence | {' | '.join(tables)} |",
+        "| --- | --- |" + " --- |" * len(tables),
+    ]
     for source, licence in sorted({key[:2] for key in counts}):
         cells = " | ".join(str(counts[source, licence, name]) for name in tables)
         lines.append(f"| {escape_cell(source)} | {escape_cell(licence)} | {cells} |")
@@ -232,19 +314,34 @@ def sources_section(tables: Tables) -> str:
 def policies_clause(tables: Tables, nodes: Mapping[str, str]) -> str:
     """Return the authors of completions with their counts: a node by its stage, or the name of a source."""
     names = ("chosen_policy", "rejected_policy", "policy")
-    policies = (policy for rows in all_tables(tables) for name in names for policy in column(rows, name) if policy)
-    authors = [f"{nodes.get(name, escape_cell(name))} ({count})" for name, count in Counter(policies).most_common()]
+    policies = (
+        policy
+        for rows in all_tables(tables)
+        for name in names
+        for policy in column(rows, name)
+        if policy
+    )
+    authors = [
+        f"{nodes.get(name, escape_cell(name))} ({count})"
+        for name, count in Counter(policies).most_common()
+    ]
     return ", ".join(authors) or UNKNOWN
 
 
 def left_out_lines(manifests: Sequence[Manifest], unused: int) -> list[str]:
     """Return a line for each kind of rows that are left out, with the reasons and counts."""
-    lines = [f"{unused} demonstrations are left out: plain text, or an untrained last answer."] if unused else []
+    lines = (
+        [f"{unused} demonstrations are left out: plain text, or an untrained last answer."]
+        if unused
+        else []
+    )
     for m in manifests:
         metric = {"pairs": "prompts_without_pair", "unpaired": "left_out"}.get(m["stage"])
         if metric and (reasons := m["metrics"][metric]):
             counts = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
-            subject = "Prompts without a pair" if m["stage"] == "pairs" else "Completions without a label"
+            subject = (
+                "Prompts without a pair" if m["stage"] == "pairs" else "Completions without a label"
+            )
             lines.append(f"{subject}: {counts}.")
     return lines or ["Nothing was left out."]
 
@@ -261,10 +358,16 @@ def labels_section(m: Manifest, folder: Path) -> str:
         f"| {title} | {mean} | {low} to {high} |"
         for name, title in MEASURES.items()
         if (interval := reliability.get(name))
-        for mean, low, high in [[signed(interval[bound], "{:z.3f}") for bound in ("mean", "low", "high")]]
+        for mean, low, high in [
+            [signed(interval[bound], "{:z.3f}") for bound in ("mean", "low", "high")]
+        ]
     ]
     head = f"{labeler}\n\n{reliability['known']} of {reliability['audited']} random judgements have a known label."
-    return "\n".join([head, "", "| measure | | 95% interval |", "| --- | --- | --- |", *rows]) if rows else head
+    return (
+        "\n".join([head, "", "| measure | | 95% interval |", "| --- | --- | --- |", *rows])
+        if rows
+        else head
+    )
 
 
 def escape_cell(text: str) -> str:

@@ -41,25 +41,37 @@ class FinishedRun:
             return self.models[role]
         if (policy := self.models.get(Role.policy)) and policy.stage == role:
             return policy
-        raise UserError(f"{key}={role}: {self.name} has no such model. Use {', '.join(self.models)}.")
+        raise UserError(
+            f"{key}={role}: {self.name} has no such model. Use {', '.join(self.models)}."
+        )
 
 
-def find_run(cfg: Config, nodes: dict[str, Node], store: Store, typed: list[str]) -> tuple[FinishedRun, list[Node]]:
+def find_run(
+    cfg: Config, nodes: dict[str, Node], store: Store, typed: list[str]
+) -> tuple[FinishedRun, list[Node]]:
     """Return a run and the nodes that the command uses, all of them in the store. `nodes`: the graph of the typed
     settings, empty without any.
     Raise UserError if no run has ended in this store, or a node that the command needs is missing."""
     if nodes:
-        run = FinishedRun("this run", evaluated_models(nodes), nodes["eval"].config.models, nodes["eval"])
+        run = FinishedRun(
+            "this run", evaluated_models(nodes), nodes["eval"].config.models, nodes["eval"]
+        )
     else:
         run = last_run(cfg, store)
     # exports a dataset: builds the tables of pairs and completions, which is fast
     if cfg.unpaired_wanted:
         dataset = training_tables(run.models, cfg.unpaired)
         if not nodes:
-            require_nodes([node for node in dataset if node.stage != Target.unpaired], cfg, store, typed)
-            trained = [n for n in dataset if n.stage == Target.unpaired and isinstance(n, PublishedNode)]
+            require_nodes(
+                [node for node in dataset if node.stage != Target.unpaired], cfg, store, typed
+            )
+            trained = [
+                n for n in dataset if n.stage == Target.unpaired and isinstance(n, PublishedNode)
+            ]
             if trained and any(argument.startswith("unpaired.threshold=") for argument in typed):
-                raise UserError(f"unpaired.threshold: KTO trained on {trained[0]} of {run.name}. Leave the key out.")
+                raise UserError(
+                    f"unpaired.threshold: KTO trained on {trained[0]} of {run.name}. Leave the key out."
+                )
         require_inputs(dataset, store, typed)
         build(dataset, store, cfg, typed)
         return run, dataset
@@ -78,20 +90,29 @@ def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[
         manifest = read_manifest(store.folder(node))
         if manifest and (damage := store.damage_message(store.folder(node), manifest)):
             rebuild = rebuild_command(store.folder(node))
-            raise UserError(f"stage={cfg.stage}: {store.folder(node)} is damaged ({damage}). To rebuild it: {rebuild}")
+            raise UserError(
+                f"stage={cfg.stage}: {store.folder(node)} is damaged ({damage}). To rebuild it: {rebuild}"
+            )
         if not store.find(node):
             build_line = provenance.command(provenance.target_stage(node), overrides)
-            raise UserError(f"stage={cfg.stage}: {node} is not in {store.root}. Build it first: {build_line}")
+            raise UserError(
+                f"stage={cfg.stage}: {node} is not in {store.root}. Build it first: {build_line}"
+            )
 
 
 def last_run(cfg: Config, store: Store) -> FinishedRun:
     """Return the run of the newest link in `outputs/latest`."""
     if not (end := newest_end(store, *ENDS) or newest_end(store, Target.sft)):
-        demo, other = provenance.command("report", []), provenance.command(cfg.stage, ["recipe=NAME"])
+        demo, other = (
+            provenance.command("report", []),
+            provenance.command(cfg.stage, ["recipe=NAME"]),
+        )
         ways = f"{demo} makes the demo run. For another run, type its settings: {other}."
         raise UserError(f"stage={cfg.stage}: there is no finished run in {store.root}. {ways}")
     run, command = run_of(end), manifest_of(store.folder(end)).get("command", "")
-    log.info("No settings are typed, so stage=%s uses the last run: %s, %s", cfg.stage, run.name, command)
+    log.info(
+        "No settings are typed, so stage=%s uses the last run: %s, %s", cfg.stage, run.name, command
+    )
     return run
 
 
@@ -106,13 +127,17 @@ def newest_end(store: Store, *stages: Target) -> Node | None:
     if not times:
         return None
     newest = max(times, key=times.__getitem__)
-    return next(node for node in times if newest.fingerprint in {n.fingerprint for n in node.lineage})
+    return next(
+        node for node in times if newest.fingerprint in {n.fingerprint for n in node.lineage}
+    )
 
 
 def config_of(node: Node) -> dict[str, Any]:
     """Return the settings of a node. Raise UserError if it was published, and is no longer in the store."""
     if not node.config:
-        raise UserError(f"{node} is not in this store, so its run is not known. Type the run's settings.")
+        raise UserError(
+            f"{node} is not in this store, so its run is not known. Type the run's settings."
+        )
     return node.config if isinstance(node, PublishedNode) else vars(node.config)
 
 
@@ -125,7 +150,9 @@ def run_of(end: Node) -> FinishedRun:
         sft = next(node for node in end.lineage if node.stage == Target.sft)
         models = {str(Role.base): sft.inputs["base"], str(Role.sft): sft}
         models |= {str(Role.policy): end} if end.stage in POLICY_STAGES else {}
-        titles = {role: TITLES.get(Role(role), model.stage.upper()) for role, model in models.items()}
+        titles = {
+            role: TITLES.get(Role(role), model.stage.upper()) for role, model in models.items()
+        }
     return FinishedRun(str(end), models, titles, evaluation)
 
 
@@ -134,14 +161,26 @@ def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
     did not train on have, of a published run, the rules of its pairs."""
     # an arm may have them
     of_labels = (models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models)
-    policy, tables = next((m for m in of_labels if m.stage in (Target.dpo, Target.kto)), None), list[Node]()
+    policy, tables = (
+        next((m for m in of_labels if m.stage in (Target.dpo, Target.kto)), None),
+        list[Node](),
+    )
     kto = next((model for model in models.values() if model.stage == Target.kto), None)
     while policy and policy.stage == Target.dpo:
         pairs = policy.inputs["pairs"]
         names = ("unfinished", "validation_fraction") if isinstance(pairs, PublishedNode) else ()
         rules = {name: config_of(pairs)[name] for name in names}
-        single = Node("unpaired", VERSIONS["unpaired"], replace(unpaired, **rules), {"judged": pairs.inputs["judged"]})
-        if kto and kto.inputs["unpaired"].inputs["judged"].fingerprint == pairs.inputs["judged"].fingerprint:
+        single = Node(
+            "unpaired",
+            VERSIONS["unpaired"],
+            replace(unpaired, **rules),
+            {"judged": pairs.inputs["judged"]},
+        )
+        if (
+            kto
+            and kto.inputs["unpaired"].inputs["judged"].fingerprint
+            == pairs.inputs["judged"].fingerprint
+        ):
             single = kto.inputs["unpaired"]
         tables = [pairs, single, *tables]
         policy = policy.inputs["policy"]

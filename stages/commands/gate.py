@@ -52,10 +52,19 @@ class Side:
         store.verify(*folders)
         for folder in folders:
             if not (folder / measures.FILE).exists():
-                raise UserError(f"{folder} is of an earlier version. To make it again: {rebuild_command(folder)}")
+                raise UserError(
+                    f"{folder} is of an earlier version. To make it again: {rebuild_command(folder)}"
+                )
         rows = [load(folder / measures.FILE, Measure) for folder in folders]
-        results = load_json(folders[0] / "results.json", require_keys("models", "decoding", "endpoint"))
-        return cls(folders, manifest_of(folders[0])["version"], [by_measure(each) for each in rows], results)
+        results = load_json(
+            folders[0] / "results.json", require_keys("models", "decoding", "endpoint")
+        )
+        return cls(
+            folders,
+            manifest_of(folders[0])["version"],
+            [by_measure(each) for each in rows],
+            results,
+        )
 
 
 def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> None:
@@ -66,32 +75,53 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
         with suppress(OSError):
             (store.root / name).unlink()
     if not cfg.gate.against:
-        raise UserError("gate.against=null: name an evaluation or report by its fingerprint, or a folder with one.")
+        raise UserError(
+            "gate.against=null: name an evaluation or report by its fingerprint, or a folder with one."
+        )
     typed = [node for node in nodes.values() if node.stage == Target.eval]
     require_nodes(typed, cfg, store, overrides)
     old = Side.read(earlier_evaluations(store, cfg.gate.against), store)
     new = Side.read([*map(store.folder, typed)] or latest_evaluations(store), store)
     if old.folders == new.folders:
-        log.warning("Both sides are the evaluation %s, so there is nothing to compare.", old.folders[0])
+        log.warning(
+            "Both sides are the evaluation %s, so there is nothing to compare.", old.folders[0]
+        )
     differing = [key for key in ("decoding", "endpoint") if old.results[key] != new.results[key]]
     reasons = [f"{key}: {old.results[key]} before, {new.results[key]} now" for key in differing]
     if old.version != new.version:
         remade = rebuild_command(min(old, new, key=lambda side: side.version).folders[0])
-        reasons.append(f"versions of the checks: {old.version} before, {new.version} now. To make it again: {remade}")
+        reasons.append(
+            f"versions of the checks: {old.version} before, {new.version} now. To make it again: {remade}"
+        )
     lines = compare(old.runs, new.runs, cfg.gate.margin, cfg.gate.confidence)
     code = Code.other_prompts if reasons else outcome(lines)
-    reasons += [f"{line.measure}: {outcome_text(line)}" for line in lines if line.code is code and code]
+    reasons += [
+        f"{line.measure}: {outcome_text(line)}" for line in lines if line.code is code and code
+    ]
     title = f"{new.results['models']['policy']} {new.folders[-1].name} against {old.folders[-1].name}: {WORDS[code]}"
-    table = Table(*COLUMNS, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        *COLUMNS, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
     for line in lines:
         table.add_row(*map(visible, cells(line)))
     below = [] if code is Code.cannot_tell else reasons  # unclear measures stand in the table
-    Console(width=None if os.isatty(1) else 160, markup=False).print(table, *map(visible, below), sep="\n")
-    content = {"code": code, "outcome": WORDS[code], "reasons": reasons, "lines": [asdict(line) for line in lines]}
+    Console(width=None if os.isatty(1) else 160, markup=False).print(
+        table, *map(visible, below), sep="\n"
+    )
+    content = {
+        "code": code,
+        "outcome": WORDS[code],
+        "reasons": reasons,
+        "lines": [asdict(line) for line in lines],
+    }
     content |= {side: [*map(str, each.folders)] for side, each in (("before", old), ("after", new))}
     finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON has no infinity
-    written = safe_files.write_if_allowed(store.root / "gate.json", json.dumps(finite, indent=1).encode())
-    if written and safe_files.write_if_allowed(store.root / "gate.md", markdown(title, reasons, lines)):
+    written = safe_files.write_if_allowed(
+        store.root / "gate.json", json.dumps(finite, indent=1).encode()
+    )
+    if written and safe_files.write_if_allowed(
+        store.root / "gate.md", markdown(title, reasons, lines)
+    ):
         log.info("Written: %s and gate.md", store.root / "gate.json")
     sys.exit(int(code))
 
@@ -99,7 +129,9 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
 def latest_evaluations(store: Store) -> list[Path]:
     """Return the evaluations of a store's last run, one per seed. Raise UserError if there is none."""
     if not (end := newest_end(store, Target.report, Target.eval)):
-        raise UserError(f"{store.root} has no evaluation. Make one: {provenance.command('report', [])}")
+        raise UserError(
+            f"{store.root} has no evaluation. Make one: {provenance.command('report', [])}"
+        )
     return evaluations_of(store.folder(end))
 
 
@@ -114,7 +146,9 @@ def earlier_evaluations(store: Store, against: str) -> list[Path]:
     nodes = [*store.manifests(Target.eval), *store.manifests(Target.report)]
     policies = {path: m["inputs"].get("policy", {}).get("fingerprint") for path, m in nodes}
     if not (named := [path for path, m in nodes if against in (m["fingerprint"], policies[path])]):
-        raise UserError(f"gate.against={against}: {store.root} has no such evaluation, report or policy.")
+        raise UserError(
+            f"gate.against={against}: {store.root} has no such evaluation, report or policy."
+        )
     return evaluations_of(named[-1])
 
 
@@ -123,16 +157,29 @@ def evaluations_of(folder: Path) -> list[Path]:
     manifest = manifest_of(folder)
     if manifest["stage"] == Target.eval:
         return [folder]
-    evaluations = [entry["fingerprint"] for entry in manifest["inputs"].values() if entry["stage"] == Target.eval]
+    evaluations = [
+        entry["fingerprint"]
+        for entry in manifest["inputs"].values()
+        if entry["stage"] == Target.eval
+    ]
     if not evaluations:
-        raise UserError(f"gate.against: {folder} is no evaluation or report. A policy is named by its fingerprint.")
+        raise UserError(
+            f"gate.against: {folder} is no evaluation or report. A policy is named by its fingerprint."
+        )
     return [folder.parent.parent / Target.eval / fingerprint for fingerprint in evaluations]
 
 
 def cells(line: Line) -> Iterator[str]:
     """Yield the cells of a line: shares in percent and points, lengths in characters and percent, others plain."""
-    in_points = line.measure != LENGTH and 0 <= min(line.before, line.after) <= max(line.before, line.after) <= 1
-    show = points if in_points else (lambda n: signed(n, "{:+.1%}" if line.measure == LENGTH else "{:+.3f}"))
+    in_points = (
+        line.measure != LENGTH
+        and 0 <= min(line.before, line.after) <= max(line.before, line.after) <= 1
+    )
+    show = (
+        points
+        if in_points
+        else (lambda n: signed(n, "{:+.1%}" if line.measure == LENGTH else "{:+.3f}"))
+    )
     yield line.measure
     if line.code is Code.other_prompts:
         yield from ("", "", "", "", "", line.note)
@@ -148,7 +195,11 @@ def cells(line: Line) -> Iterator[str]:
 def outcome_text(line: Line) -> str:
     if line.code is Code.cannot_tell:
         way = "rose" if line.difference.mean > 0 else "fell"
-        return f"cannot tell; about {line.needed:,} prompts would" if line.needed else f"cannot tell, it rather {way}"
+        return (
+            f"cannot tell; about {line.needed:,} prompts would"
+            if line.needed
+            else f"cannot tell, it rather {way}"
+        )
     return line.note or WORDS[line.code]
 
 

@@ -28,22 +28,38 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     if not cfg.gc.remove:
         return list_unreached(store, remove=False)
     with locks.hold_store_alone(store.root) as free:
-        held_locks = [lock for lock in sorted((store.root / "cache" / "locks").glob("*-*")) if locks.is_held(lock)]
+        held_locks = [
+            lock
+            for lock in sorted((store.root / "cache" / "locks").glob("*-*"))
+            if locks.is_held(lock)
+        ]
         if held_locks or not free:
-            work = f"{held_locks[0].name.replace('-', ' ', 1)} is being built" if held_locks else "a command uses it"
-            raise UserError(f"gc.remove=true: nothing is removed from {store.root}, as {work}. Try again later.")
+            work = (
+                f"{held_locks[0].name.replace('-', ' ', 1)} is being built"
+                if held_locks
+                else "a command uses it"
+            )
+            raise UserError(
+                f"gc.remove=true: nothing is removed from {store.root}, as {work}. Try again later."
+            )
         list_unreached(store, remove=True)
 
 
 def list_unreached(store: Store, remove: bool) -> None:
     """List unneeded nodes and leftover folders, and remove them if `remove` is set."""
     nodes = published_nodes(store)
-    if remove and (unread := [folder for folder in store.published_folders() if not read_manifest(folder)]):
+    if remove and (
+        unread := [folder for folder in store.published_folders() if not read_manifest(folder)]
+    ):
         problem = f"{unread[0]} cannot be read, so what it needs is unknown"
-        raise UserError(f"gc.remove=true: nothing is removed. {problem}. Build it again, or delete its folder first.")
+        raise UserError(
+            f"gc.remove=true: nothing is removed. {problem}. Build it again, or delete its folder first."
+        )
     roots = [key for key in nodes if key[0] == "report"]
     roots += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
-    compared = (store.root / PAGE).read_text(encoding="utf-8") if (store.root / PAGE).exists() else ""
+    compared = (
+        (store.root / PAGE).read_text(encoding="utf-8") if (store.root / PAGE).exists() else ""
+    )
     named = {*re.findall(rf"\b{sealed_json.NODE.pattern}\b", compared)}
     for file in store.root.glob(f"multirun/**/{JOB_NODES}"):
         try:
@@ -52,11 +68,15 @@ def list_unreached(store: Store, remove: bool) -> None:
             problem = f"{file} cannot be read, so what its sweep needs is unknown"
             if remove:
                 way_out = "Type the sweep again, or delete its folder first"
-                raise UserError(f"gc.remove=true: nothing is removed. {problem}. {way_out}.") from error
+                raise UserError(
+                    f"gc.remove=true: nothing is removed. {problem}. {way_out}."
+                ) from error
             log.warning("warning: %s.", problem)
     roots += [key for key in nodes if key[1] in named]
     reached = {(m["stage"], m["fingerprint"]) for m in lineage(nodes, *roots)}
-    unreached = sorted(folder for key, (folder, _) in nodes.items() if key not in reached and not is_linked(folder))
+    unreached = sorted(
+        folder for key, (folder, _) in nodes.items() if key not in reached and not is_linked(folder)
+    )
     unreached += [folder for folder in leftover_folders(store) if is_ours(store, folder)]
     for folder in unreached:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -69,7 +89,12 @@ def list_unreached(store: Store, remove: bool) -> None:
                 folder = folder.rename(gone)
             sealed_json.remove(folder)
     left = "are not needed by a report, a sweep, a comparison or a latest link. gc.remove=true removes them"
-    log.info("%d nodes kept; %d folders %s.", len(reached), len(unreached), "are removed" if remove else left)
+    log.info(
+        "%d nodes kept; %d folders %s.",
+        len(reached),
+        len(unreached),
+        "are removed" if remove else left,
+    )
     if store.mirror:
         store.mirror.collect(reached, remove)
 
@@ -77,7 +102,9 @@ def list_unreached(store: Store, remove: bool) -> None:
 def require_store(store: Store) -> None:
     """Raise UserError if the folder is not a store, as its name may be mistyped."""
     if not store.published_folders() and not (store.root / "cache" / "locks").is_dir():
-        raise UserError(f"outputs={store.root} is not an artifact store: no node was built there. Correct the path.")
+        raise UserError(
+            f"outputs={store.root} is not an artifact store: no node was built there. Correct the path."
+        )
 
 
 def leftover_folders(store: Store) -> list[Path]:

@@ -24,7 +24,9 @@ def named_settings(settings: Any, config: Any, key: str = "") -> Iterator[tuple[
             yield from named_settings(inner, inner_config, f"{key}.{name}" if key else name)
     elif isinstance(settings, list) and any(isinstance(item, dict) for item in settings):
         for i, item in enumerate(settings):
-            yield from named_settings(item, config[i] if isinstance(config, list) else None, f"{key}[{i}]")
+            yield from named_settings(
+                item, config[i] if isinstance(config, list) else None, f"{key}[{i}]"
+            )
     elif isinstance(settings, str) and isinstance(config, str) and settings != config:
         yield key, settings, Path(config).name
     else:
@@ -43,7 +45,9 @@ def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
         key = waiting.pop(0)
         if key in nodes and key not in manifests:
             manifests[key] = nodes[key][1]
-            waiting += [(entry["stage"], entry["fingerprint"]) for entry in nodes[key][1]["inputs"].values()]
+            waiting += [
+                (entry["stage"], entry["fingerprint"]) for entry in nodes[key][1]["inputs"].values()
+            ]
     return list(manifests.values())
 
 
@@ -57,7 +61,10 @@ def lineage_settings(manifests: list[Manifest]) -> dict[str, str]:
         version = {"version": m["version"]}
         named = [*named_settings(version | m["settings"], version | m["config"], block)]
         # Two files may have the same name, so the first digits of the digest are shown, too.
-        values = {key: name if name == format_value(value) else f"{name} ({value[:6]})" for key, value, name in named}
+        values = {
+            key: name if name == format_value(value) else f"{name} ({value[:6]})"
+            for key, value, name in named
+        }
         settings = values | settings
     return settings
 
@@ -67,10 +74,16 @@ def pool_blocks(manifests: list[Manifest]) -> dict[str, str]:
     blocks, by_fingerprint = dict[str, str](), {m["fingerprint"]: m for m in manifests}
     trained = {m["inputs"]["base"]["fingerprint"] for m in manifests if m["stage"] == "sft"}
     for pool in (m for m in manifests if m["stage"] == "pool"):
-        sources = [entry["fingerprint"] for role, entry in pool["inputs"].items() if role != "policy"]
+        sources = [
+            entry["fingerprint"] for role, entry in pool["inputs"].items() if role != "policy"
+        ]
         for i, source in enumerate(sources):
             blocks.setdefault(source, f"sample.pool[{i}]")
-            model = by_fingerprint[source]["inputs"].get("policy", {}) if source in by_fingerprint else {}
+            model = (
+                by_fingerprint[source]["inputs"].get("policy", {})
+                if source in by_fingerprint
+                else {}
+            )
             if model.get("stage") == "base" and model["fingerprint"] not in trained:
                 blocks.setdefault(model["fingerprint"], f"sample.pool[{i}].model")
     return blocks
@@ -83,13 +96,19 @@ def source_blocks(manifests: list[Manifest]) -> dict[str, str]:
         list_key = data["config"].get("of")
         blocks |= {data["fingerprint"]: list_key} if list_key else {}
         for role, source in data["inputs"].items():
-            blocks[source["fingerprint"]] = f"{list_key or 'data.sources'}[{int(role.removeprefix('source_')) - 1}]"
+            blocks[source["fingerprint"]] = (
+                f"{list_key or 'data.sources'}[{int(role.removeprefix('source_')) - 1}]"
+            )
     return blocks
 
 
 def without_seeds(settings: dict[str, str]) -> dict[str, str]:
     blocks = (*SEEDED_BLOCKS, "control")
-    return {k: v for k, v in settings.items() if not (k.endswith(".seed") and k.partition(".")[0] in blocks)}
+    return {
+        k: v
+        for k, v in settings.items()
+        if not (k.endswith(".seed") and k.partition(".")[0] in blocks)
+    }
 
 
 @dataclass
@@ -111,7 +130,9 @@ class SettingDifferences:
     @property
     def common(self) -> dict[str, str]:
         """The value of each differing setting that more than half of the rows share."""
-        most = {joint_name(keys): Counter(values).most_common(1)[0] for keys, values in self.varying}
+        most = {
+            joint_name(keys): Counter(values).most_common(1)[0] for keys, values in self.varying
+        }
         return {key: value for key, (value, rows) in most.items() if 2 * rows > len(self.rows)}
 
     @property
@@ -120,10 +141,19 @@ class SettingDifferences:
         common, lines = self.common, []
         for i, row in enumerate(self.rows):
             blocks = {key.partition(".")[0] for key in row}
-            row_values = {(keys[0].partition(".")[0], joint_name(keys)): values[i] for keys, values in self.varying}
-            row_values = {key: value for key, value in row_values.items() if value != common.get(key[1])}
-            text = settings_text({name: value for (stage, name), value in row_values.items() if stage in blocks})
-            absent = [f"no {stage}" for stage in sorted({stage for stage, _ in row_values} - blocks)]
+            row_values = {
+                (keys[0].partition(".")[0], joint_name(keys)): values[i]
+                for keys, values in self.varying
+            }
+            row_values = {
+                key: value for key, value in row_values.items() if value != common.get(key[1])
+            }
+            text = settings_text(
+                {name: value for (stage, name), value in row_values.items() if stage in blocks}
+            )
+            absent = [
+                f"no {stage}" for stage in sorted({stage for stage, _ in row_values} - blocks)
+            ]
             lines.append(", ".join([*([text] if text else []), *absent]))
         return lines
 
@@ -138,5 +168,8 @@ def joint_name(keys: list[str]) -> str:
 
 def settings_text(settings: dict[str, str]) -> str:
     """Return settings as `dpo.beta=0.05, dpo.seed=sft.seed=1`."""
-    short = {key: value if len(value) <= LONGEST else f"{value[:LONGEST]}…" for key, value in settings.items()}
+    short = {
+        key: value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
+        for key, value in settings.items()
+    }
     return ", ".join(f"{key.replace(', ', '=')}={value}" for key, value in short.items())

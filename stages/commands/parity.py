@@ -38,7 +38,9 @@ OF_RATES = {RATE, "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "m
 # Differences of rows by design.
 TAIL = "the template puts white space after the end of turn. It is left out here; TRL reads it, and DPO trains it"
 TRUNCATED = "a truncated completion has no end of turn here. TRL adds one"
-SAMPLED = "the sampled token ids are trained here. TRL tokenises their text, trimmed, into other tokens"
+SAMPLED = (
+    "the sampled token ids are trained here. TRL tokenises their text, trimmed, into other tokens"
+)
 SOME_TURNS = "an assistant turn is not trained here. TRL trains every turn"
 BY_DESIGN = {TAIL, TRUNCATED, SAMPLED, SOME_TURNS}
 IDS, MASK, MISSING = "have other token ids", "have other trained tokens", "are left out by TRL"
@@ -52,8 +54,12 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
     node = nodes[cfg.stage]
     if isinstance(node.config, SFT) and not node.config.train:
         raise UserError("parity.stage=sft: sft=none trains nothing. Set parity.stage=dpo.")
-    if isinstance(node.config, DPO) and (node.config.reference_free or node.config.first_difference):
-        raise UserError("stage=parity: TRL has neither simpo in DPO nor first_difference. Set parity.stage=sft.")
+    if isinstance(node.config, DPO) and (
+        node.config.reference_free or node.config.first_difference
+    ):
+        raise UserError(
+            "stage=parity: TRL has neither simpo in DPO nor first_difference. Set parity.stage=sft."
+        )
     require_known("parity.trl", cfg.parity.trl, argument_types(node.stage))
     if cfg.upstream is Upstream.require:
         require_inputs([node], store, overrides)
@@ -61,7 +67,9 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
     inputs = {role: store.folder(each) for role, each in node.inputs.items()}
     store.verify(*inputs.values())
     if "reference" in inputs:
-        inputs["reference_model"] = store.folder(node.inputs["reference"].inputs["reference"]) / "model"
+        inputs["reference_model"] = (
+            store.folder(node.inputs["reference"].inputs["reference"]) / "model"
+        )
     console = Console(width=None if os.isatty(1) else 120, markup=False)
     with tempfile.TemporaryDirectory() as folder:
         out = StageDir(Path(folder), lambda metrics, step: None)
@@ -77,32 +85,52 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
 
 def reduce_block(block: Any) -> Any:
     """Return a training block for this process alone, without packing, evaluations, samples and checkpoints."""
-    runtime = {"processes": 1, "nodes": 1, "sharding": Sharding.none, "save_steps": 10**9, "save_minutes": 1e6}
+    runtime = {
+        "processes": 1,
+        "nodes": 1,
+        "sharding": Sharding.none,
+        "save_steps": 10**9,
+        "save_minutes": 1e6,
+    }
     runtime |= {"samples": 0} if isinstance(block.runtime, SampledRuntime) else {}
     unpacked = {"packing": False} if isinstance(block, SFT) else {}
     return replace(block, evaluations=0, runtime=replace(block.runtime, **runtime), **unpacked)
 
 
-def compare(fit: Fit[Any, Any], inputs: plain_trl.Inputs, cfg: Parity, console: Console) -> list[Check]:
+def compare(
+    fit: Fit[Any, Any], inputs: plain_trl.Inputs, cfg: Parity, console: Console
+) -> list[Check]:
     """Train both sides, print the steps and what differs by design, and return the checks. TRL trains on our token
     ids if its rows only differ by design, else on its own."""
     tokenizer = plain_trl.prepare_tokenizer(fit, cfg)
     own, ids, data, tokens = plain_trl.train_ours(fit, inputs, cfg.steps)
     trainer = plain_trl.build_trl_trainer(fit, inputs, cfg.trl, tokenizer, ids, own.total)
-    trl_tokens = {row[POSITION]: plain_trl.collate_row(trainer, row) for row in trainer.train_dataset}
+    trl_tokens = {
+        row[POSITION]: plain_trl.collate_row(trainer, row) for row in trainer.train_dataset
+    }
     every_turn = getattr(trainer.args, "assistant_only_loss", None)
     differences, example = compare_rows(tokens, trl_tokens, fit.contract.tokenizer, every_turn)
-    other_rows = [f"{n} of {len(ids)} {name}" for name, n in differences.items() if name not in BY_DESIGN]
+    other_rows = [
+        f"{n} of {len(ids)} {name}" for name, n in differences.items() if name not in BY_DESIGN
+    ]
     if not other_rows:
         trainer.train_dataset = data
-    warmup = count_warmup_steps(fit.args.warmup_steps, own.total) if OF_RATES.isdisjoint(cfg.trl) else 0
-    trl = plain_trl.train_trl(trainer, len(own.figures), [f[RATE] for f in own.figures] if warmup else [])
+    warmup = (
+        count_warmup_steps(fit.args.warmup_steps, own.total) if OF_RATES.isdisjoint(cfg.trl) else 0
+    )
+    trl = plain_trl.train_trl(
+        trainer, len(own.figures), [f[RATE] for f in own.figures] if warmup else []
+    )
     console.print(steps_table(own, trl))
     for note in design_notes(fit, differences, warmup):
         console.print(f"By design: {note}")
     masked = MASK in differences or (not other_rows and own.trained != trl.trained)
     checks = [
-        ("rows", bool(other_rows), f"{', '.join(other_rows)}{example}" if other_rows else f"{len(ids)} rows"),
+        (
+            "rows",
+            bool(other_rows),
+            f"{', '.join(other_rows)}{example}" if other_rows else f"{len(ids)} rows",
+        ),
         ("trained tokens", masked, f"{sum(own.trained)} here, {sum(trl.trained)} in TRL"),
         *step_checks(own, trl, ROUNDING_GAP[fit.cfg.precision], follows=bool(warmup)),
     ]
@@ -114,9 +142,15 @@ def changed_settings(fit: Fit[Any, Any], cfg: Parity) -> list[str]:
     """Return the settings of TRL's side that `parity` changes."""
     arguments = vars(fit.args) | plain_trl.trl_arguments(fit.cfg, 0)
     changes = {name: (arguments[name], value) for name, value in cfg.trl.items()}
-    changes |= {"eos_token": (fit.contract.tokenizer.eos_token, cfg.eos_token)} if cfg.eos_token else {}
+    changes |= (
+        {"eos_token": (fit.contract.tokenizer.eos_token, cfg.eos_token)} if cfg.eos_token else {}
+    )
     changes |= {"the chat template": ("the run's", cfg.template)} if cfg.template else {}
-    return [f"{name} is {here} here, and {there} in TRL" for name, (here, there) in changes.items() if here != there]
+    return [
+        f"{name} is {here} here, and {there} in TRL"
+        for name, (here, there) in changes.items()
+        if here != there
+    ]
 
 
 def compare_rows(
@@ -134,20 +168,32 @@ def compare_rows(
     return differences, example
 
 
-def find_differences(own: Tokens, trl: Tokens, tokenizer: PreTrainedTokenizerBase, all_turns: bool | None) -> set[str]:
+def find_differences(
+    own: Tokens, trl: Tokens, tokenizer: PreTrainedTokenizerBase, all_turns: bool | None
+) -> set[str]:
     """Return the differences of a sequence. `all_turns`: whether TRL trains the assistant's turns; None for pairs."""
     (ids, marks), (trl_ids, trl_marks), end = own, trl, str(tokenizer.eos_token)
-    text, trl_text, same_ids = tokenizer.decode(ids), tokenizer.decode(trl_ids), trl_ids[: len(ids)] == ids
+    text, trl_text, same_ids = (
+        tokenizer.decode(ids),
+        tokenizer.decode(trl_ids),
+        trl_ids[: len(ids)] == ids,
+    )
     if not same_ids:  # a template may trim an answer's text, but not its sampled tokens
         answer = tokenizer.decode(ids[marks.index(True) :])
-        text = text.removesuffix(answer) + answer.removesuffix(end).strip() + end * answer.endswith(end)
+        text = (
+            text.removesuffix(answer)
+            + answer.removesuffix(end).strip()
+            + end * answer.endswith(end)
+        )
     differences, rest = set() if same_ids else {SAMPLED}, trl_text.removeprefix(text)
     if rest.startswith(end) and not text.endswith(end):
         differences, rest = differences | {TRUNCATED}, rest.removeprefix(end)
     if rest.strip() or not trl_text.startswith(text) or not (same_ids or all_turns is None):
         return {IDS}
     if same_ids and marks != trl_marks[: len(ids)]:
-        differences.add(SOME_TURNS if all_turns and all(map(operator.le, marks, trl_marks)) else MASK)
+        differences.add(
+            SOME_TURNS if all_turns and all(map(operator.le, marks, trl_marks)) else MASK
+        )
     return differences | ({TAIL} if rest else set())
 
 
@@ -155,7 +201,9 @@ def describe_first(own: Tokens, trl: Tokens, tokenizer: PreTrainedTokenizerBase)
     """Describe the first token in which two sequences differ, with the text before it."""
     decode, sides = tokenizer.decode, zip_longest(zip(*own, strict=True), zip(*trl, strict=True))
     place, tokens = next((i, pair) for i, pair in enumerate(sides) if pair[0] != pair[1])
-    words = [f"{decode([t[0]])!r}{'' if t[1] else ' (not trained)'}" if t else "the end" for t in tokens]
+    words = [
+        f"{decode([t[0]])!r}{'' if t[1] else ' (not trained)'}" if t else "the end" for t in tokens
+    ]
     return f"token {place + 1}, after {decode(own[0][:place])[-30:]!r}: {words[0]} here, {words[1]} in TRL"
 
 
@@ -163,12 +211,17 @@ def design_notes(fit: Fit[Any, Any], differences: Counter[str], warmup: int) -> 
     """Return what Plumbline does otherwise than TRL in this configuration, and does on both sides here."""
     unit, left_out = fit.cfg.objective.unit, fit.schedule.left_out
     notes = [f"{n} {unit}: {reason}." for reason, n in differences.items() if reason in BY_DESIGN]
-    notes += [f"{n} {unit} are dropped, {reason}. TRL cuts or drops them." for reason, n in fit.rows.dropped.items()]
+    notes += [
+        f"{n} {unit} are dropped, {reason}. TRL cuts or drops them."
+        for reason, n in fit.rows.dropped.items()
+    ]
     if left_out:
         waiting = f"{left_out} {unit} that fill no batch wait for the next epoch"
         notes.append(f"{waiting}. TRL makes a smaller batch of them.")
     if warmup:
-        notes.append(f"the warm-up takes {warmup} steps and starts above 0. TRL's starts at 0, and used our rates.")
+        notes.append(
+            f"the warm-up takes {warmup} steps and starts above 0. TRL's starts at 0, and used our rates."
+        )
     return notes
 
 
@@ -186,14 +239,28 @@ def steps_table(own: FirstSteps, trl: FirstSteps) -> Table:
 def step_checks(own: FirstSteps, trl: FirstSteps, tolerance: float, follows: bool) -> list[Check]:
     """Return checks of rates and losses, and the largest difference of a weight. `follows`: TRL used our rates."""
     steps = [*zip(own.figures, trl.figures, strict=True)]
-    rates = [i for i, (a, b) in enumerate(steps, 1) if not math.isclose(a[RATE], b[RATE], rel_tol=1e-6)]
+    rates = [
+        i for i, (a, b) in enumerate(steps, 1) if not math.isclose(a[RATE], b[RATE], rel_tol=1e-6)
+    ]
     measured = f"TRL's differs from step {rates[0]}" if rates else "equal"
     checks = [("learning rate", bool(rates) and not follows, measured)]
     # A gradient norm has more digits before the point than a loss, and is a sum over all weights.
-    for title, name, allowed in (("loss", "loss", tolerance), ("gradient norm", "grad_norm", 10 * tolerance)):
+    for title, name, allowed in (
+        ("loss", "loss", tolerance),
+        ("gradient norm", "grad_norm", 10 * tolerance),
+    ):
         gaps = [abs(a[name] - b[name]) / max(1.0, abs(a[name])) for a, b in steps]
         worst, step = max((gap, step) for step, gap in enumerate(gaps, 1))
-        checks.append((title, worst > allowed, f"{worst:.1e} apart in step {step}, at most {allowed:g} allowed"))
-    weights = {name: float((weight - trl.weights[name]).abs().max()) for name, weight in own.weights.items()}
+        checks.append(
+            (
+                title,
+                worst > allowed,
+                f"{worst:.1e} apart in step {step}, at most {allowed:g} allowed",
+            )
+        )
+    weights = {
+        name: float((weight - trl.weights[name]).abs().max())
+        for name, weight in own.weights.items()
+    }
     largest = max(weights, key=weights.__getitem__)
     return [*checks, ("weights", False, f"at most {weights[largest]:.1e} apart, in {largest}")]

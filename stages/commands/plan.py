@@ -43,14 +43,28 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     """Print the plan of every node, in build order. The default store also counts for this machine's speed.
 
     `untested`: why this run cannot be evaluated, so that evaluation is not planned; '' if it can."""
-    table = Table("node", "fingerprint", "state", "what changed", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        "node",
+        "fingerprint",
+        "state",
+        "what changed",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
     for title in ("tokens", "memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)
-    default_store = Store(Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs")))
-    history = RunHistory(store, *([default_store] if default_store.root.resolve() != store.root.resolve() else []))
+    default_store = Store(
+        Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs"))
+    )
+    history = RunHistory(
+        store, *([default_store] if default_store.root.resolve() != store.root.resolve() else [])
+    )
     seconds, calls_by_node = dict[str, float](), dict[str, list[ExpectedCalls]]()
     counted = set[str]()  # seeds may share a node
-    planned = {name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)}
+    planned = {
+        name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)
+    }
     for name, node in planned.items():
         state = store.state(node)
         costs = cost.expected_cost(node, nodes, store, history)
@@ -72,7 +86,11 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
             f"{costs.tokens:,}" if costs.tokens else "",
             "?" if math.isnan(costs.memory) else f"{costs.memory / 2**30:.1f} GiB {place}",
             f"{costs.disk / 2**30:.1f} GiB" if costs.disk > 2**26 else "",
-            "" if state == "cached" else UNMEASURED if math.isnan(costs.seconds) else f"{costs.seconds:.0f} s",
+            ""
+            if state == "cached"
+            else UNMEASURED
+            if math.isnan(costs.seconds)
+            else f"{costs.seconds:.0f} s",
         )
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     console.print(table)
@@ -84,7 +102,9 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     console.print(time_summary(seconds))
     if gpus := machine.visible_gpus():
         names = (f"{gpu.name} ({gpu.free_memory / 2**30:.1f} GiB free)" for gpu in gpus)
-        console.print(f"CUDA shows {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(names)}.")
+        console.print(
+            f"CUDA shows {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(names)}."
+        )
     if untested:
         console.print(f"Not planned: {', '.join(EVALUATING)}. {untested}")
 
@@ -118,10 +138,19 @@ def endpoints_table(calls_by_node: dict[str, list[ExpectedCalls]]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for name, expected in calls_by_node.items():
         for calls in expected:
-            amounts = [f"{n:,.0f}" if math.isfinite(n) else "?" for n in (calls.calls, calls.input, calls.output)]
+            amounts = [
+                f"{n:,.0f}" if math.isfinite(n) else "?"
+                for n in (calls.calls, calls.input, calls.output)
+            ]
             has_price = calls.money is not None and math.isfinite(calls.money)
             money = f"{calls.money:,.2f}" if has_price else "?"
-            table.add_row(name.replace("_", " "), calls.key, visible(str(calls.endpoint.model)), *amounts, money)
+            table.add_row(
+                name.replace("_", " "),
+                calls.key,
+                visible(str(calls.endpoint.model)),
+                *amounts,
+                money,
+            )
     return table
 
 
@@ -137,13 +166,30 @@ def changes(node: Node, state: str, store: Store) -> list[str]:
 
 def node_differences(node: Node, manifest: Manifest) -> list[str]:
     """Return differences such as `learning_rate 5e-05 -> 0.0001`, `path pairs.jsonl: its content` and `input sft`."""
-    current = {key: (value, name) for key, value, name in named_settings(node.settings, asdict(node.config))}
-    previous = {key: (value, name) for key, value, name in named_settings(manifest["settings"], manifest["config"])}
-    differences = [f"version {manifest['version']} -> {node.version}"] if manifest["version"] != node.version else []
+    current = {
+        key: (value, name)
+        for key, value, name in named_settings(node.settings, asdict(node.config))
+    }
+    previous = {
+        key: (value, name)
+        for key, value, name in named_settings(manifest["settings"], manifest["config"])
+    }
+    differences = (
+        [f"version {manifest['version']} -> {node.version}"]
+        if manifest["version"] != node.version
+        else []
+    )
     for key in sorted(current | previous):
-        (value, name), (old_value, old_name) = current.get(key, (None, "–")), previous.get(key, (None, "–"))
+        (value, name), (old_value, old_name) = (
+            current.get(key, (None, "–")),
+            previous.get(key, (None, "–")),
+        )
         if value != old_value:
-            differences.append(f"{key} {name}: its content" if name == old_name else f"{key} {old_name} -> {name}")
+            differences.append(
+                f"{key} {name}: its content" if name == old_name else f"{key} {old_name} -> {name}"
+            )
     before = {role: entry["fingerprint"] for role, entry in manifest["inputs"].items()}
     after = {role: node_input.fingerprint for role, node_input in node.inputs.items()}
-    return differences + [f"input {role}" for role in sorted(before | after) if before.get(role) != after.get(role)]
+    return differences + [
+        f"input {role}" for role in sorted(before | after) if before.get(role) != after.get(role)
+    ]

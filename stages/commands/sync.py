@@ -41,7 +41,9 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     log.info("%s: %d runs sent.", project, len(runs) - len(refused))
     refused += link_inputs(store, files, project)
     if refused:
-        raise UserError(f"stage=sync: W&B refused {len(refused)} runs, {refused[0]} first. Try again.")
+        raise UserError(
+            f"stage=sync: W&B refused {len(refused)} runs, {refused[0]} first. Try again."
+        )
 
 
 def unsent_runs(store: Store, files: Path) -> list[Path]:
@@ -71,7 +73,9 @@ def send_runs(runs: list[Path], project: str) -> list[str]:
     entity, name = project.split("/")
     place = ["--include-online", "--entity", entity, "--project", name]
     if runs:
-        subprocess.run([sys.executable, "-m", "wandb", "sync", *place, *map(str, runs)], check=False)
+        subprocess.run(
+            [sys.executable, "-m", "wandb", "sync", *place, *map(str, runs)], check=False
+        )
     return [run_id(run) for run in runs if not is_sent(run)]
 
 
@@ -81,12 +85,16 @@ def link_inputs(store: Store, files: Path, project: str) -> list[str]:
 
     linked, missing, failed = 0, set[str](), list[str]()
     api = wandb.Api()
-    runs = [run for run in sorted(files.glob("*run-*")) if is_sent(run) and not (run / LINKED).exists()]
+    runs = [
+        run for run in sorted(files.glob("*run-*")) if is_sent(run) and not (run / LINKED).exists()
+    ]
     with Progress(len(runs), "lineage", "run") as progress:
         for run in runs:
             stage, fingerprint, _ = run_id(run).split("-")
             manifest = read_manifest(store.root / stage / fingerprint)
-            if manifest and run_id(run) in [attempt["wandb_run"] for attempt in manifest["attempts"]]:
+            if manifest and run_id(run) in [
+                attempt["wandb_run"] for attempt in manifest["attempts"]
+            ]:
                 inputs = [artifact_name(**entry) for entry in manifest["inputs"].values()]
                 try:
                     absent = link_run(api, run, f"{project}/{run_id(run)}", inputs)
@@ -99,5 +107,7 @@ def link_inputs(store: Store, files: Path, project: str) -> list[str]:
             progress.update()
     log.info("%s: %d runs linked with their inputs.", project, linked)
     if missing:
-        log.info("These inputs are not there, perhaps built without W&B: %s.", ", ".join(sorted(missing)))
+        log.info(
+            "These inputs are not there, perhaps built without W&B: %s.", ", ".join(sorted(missing))
+        )
     return failed

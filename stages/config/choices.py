@@ -31,7 +31,9 @@ Upstream = StrEnum("Upstream", "build require")
 SweepMetric = StrEnum("SweepMetric", "pass_rate validation_loss")
 
 # The choice of a prompt's pairs of candidates. `stages/pairing/strategies.py` has a function for each word.
-Strategy = StrEnum("Strategy", "best_worst all random margin best_random hard likely length_matched ranked")
+Strategy = StrEnum(
+    "Strategy", "best_worst all random margin best_random hard likely length_matched ranked"
+)
 
 # The answers that SFT learns from: the data's (given), or also the base model's best ones (selected).
 Demonstrations = StrEnum("Demonstrations", "given selected")
@@ -94,4 +96,6 @@ OF_ROWS_AMONG_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_sp
 AUDIT_ACTIONS = ("keep", "fix", "drop", "quarantine")
 AUDIT_FIXES = ("damaged", "input_marker")  # codes with only one possible fix
 # Codes with a threshold, and its range.
-AUDIT_THRESHOLDS: dict[str, tuple[float, float]] = {code: (a, b) for code, (a, b) in TABLES["thresholds"].items()}
+AUDIT_THRESHOLDS: dict[str, tuple[float, float]] = {
+    code: (a, b) for code, (a, b) in TABLES["thresholds"].items()
+}

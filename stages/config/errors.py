@@ -13,7 +13,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Some libraries lose the error's number. safetensors and tokenizers keep the system's words; torch has its own words.
 IN_WORDS = {words: words for words in map(os.strerror, FULL)}
-TORCH = ("basic_ios::clear: iostream error", "PytorchStreamWriter failed writing", "inline_container.cc")
+TORCH = (
+    "basic_ios::clear: iostream error",
+    "PytorchStreamWriter failed writing",
+    "inline_container.cc",
+)
 IN_WORDS |= dict.fromkeys(TORCH, "torch could not write a file")
 
 TEXTS = read_beside(__file__)
@@ -97,7 +101,9 @@ def suggest(name: str, names: Iterable[str]) -> str:
 def nearest(name: str, names: Sequence[str], similarity: float = 0.5) -> str | None:
     """Return the name most like `name`, or None if none has this similarity, from 0 to 1."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=similarity)
-    return next((each for each in names if name and each.startswith(f"{name}_")), next(iter(close), None))
+    return next(
+        (each for each in names if name and each.startswith(f"{name}_")), next(iter(close), None)
+    )
 
 
 def require_known(key: str, values: Iterable[str], names: Iterable[str]) -> None:

@@ -31,7 +31,9 @@ def read_beside(module: str) -> Any:
 def checkout_project() -> dict[str, Any]:
     """Return the table `project` of the checkout's pyproject.toml; an empty one if this package is not a checkout."""
     path = ROOT / "pyproject.toml"
-    project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {}) if path.is_file() else {}
+    project = (
+        tomllib.loads(path.read_text(encoding="utf-8")).get("project", {}) if path.is_file() else {}
+    )
     return project if project.get("name") == DISTRIBUTION else {}
 
 
@@ -58,7 +60,9 @@ def engine_version(python: str | None) -> str | None:
     """Return the version of lm-evaluation-harness that a Python has (None: this Python), or None without it."""
     if python is None:
         return version(ENGINE)
-    return output_of(python, "-I", "-c", f"from importlib.metadata import version; print(version('{ENGINE}'))")
+    return output_of(
+        python, "-I", "-c", f"from importlib.metadata import version; print(version('{ENGINE}'))"
+    )
 
 
 @cache
@@ -71,7 +75,9 @@ def has_package(python: str | None, package: str) -> bool:
 def output_of(*command: str, cwd: Path | None = None) -> str | None:
     """Return what a program prints, without white space around it, or None if it fails."""
     try:
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -91,7 +91,9 @@ def validate_value(name: str, key: Field[Any], value: Any) -> None:
         raise UserError(f"{name}={value}: only the pipeline sets {name}. Leave it out.")
     if isinstance(value, str):
         if not value.strip():
-            raise UserError(f"{name}={value}: the value is empty. Type a value, or leave {name} out.")
+            raise UserError(
+                f"{name}={value}: the value is empty. Type a value, or leave {name} out."
+            )
         if accepted := key.metadata.get(ONE_OF):
             require_known(name, [value], accepted)
     elif limit and isinstance(value, int | float) and not limit.holds(value):

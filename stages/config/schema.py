@@ -19,12 +19,24 @@ from stages.config.blocks.models import Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import ChatRuntime
 from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import DPO, GRPO, KTO, OBJECTIVES, SFT, WITH_TRL, Reference, Reward, Training
+from stages.config.blocks.training import (
+    DPO,
+    GRPO,
+    KTO,
+    OBJECTIVES,
+    SFT,
+    WITH_TRL,
+    Reference,
+    Reward,
+    Training,
+)
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import Limit, between, limited, positive, random_seed, share, words
 
 # A wheel holds these folders inside the package, a checkout next to it.
-CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs"))
+CONF, RECIPES, DOCS = (
+    (PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs")
+)
 
 # The stages that `stage` can build, each together with its inputs.
 Target = StrEnum(
@@ -83,7 +95,9 @@ class Gate:
 
     against: str | None = MISSING
     margin: float = share()
-    confidence: float = limited(Limit(0.5, "must be from 0.5 to below 1, as 0.95", high=1, below=True))
+    confidence: float = limited(
+        Limit(0.5, "must be from 0.5 to below 1, as 0.95", high=1, below=True)
+    )
 
 
 @dataclass
@@ -237,27 +251,37 @@ class Config:
     @property
     def without_model(self) -> bool:
         """True if the target needs only a file of candidates and their labels, so that no model or data is built."""
-        of_file = self.label.brings_pool or (self.sample.brings_prompts and not self.label.by_reward)
+        of_file = self.label.brings_pool or (
+            self.sample.brings_prompts and not self.label.by_reward
+        )
         judging = (Target.sample, Target.label, Target.pairs, Target.unpaired)
         return of_file and self.stage in judging and self.rounds == 1
 
     @property
     def unpaired_wanted(self) -> bool:
         """True if the run needs labels of single completions, beside KTO, which trains on them."""
-        published = self.stage == choices.Command.export and self.export.format is choices.ExportFormat.dataset
+        published = (
+            self.stage == choices.Command.export
+            and self.export.format is choices.ExportFormat.dataset
+        )
         return self.stage == Target.unpaired or published
 
     @property
     def labels(self) -> list[Label]:
         """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
-        selected, judged = self.sft.demonstrations is choices.Demonstrations.selected, self.eval.judged
+        selected, judged = (
+            self.sft.demonstrations is choices.Demonstrations.selected,
+            self.eval.judged,
+        )
         labels = [] if self.align is choices.Align.none and not selected else [self.label]
         return [*labels, judged.label] if judged.is_requested else labels
 
     @property
     def own_parts(self) -> dict[str, Own]:
         """The user's own code, by the block that names it."""
-        blocks = {name: vars(self)[name] for name in ("data", "sample", "label")} | {"eval.judged": self.eval.judged}
+        blocks = {name: vars(self)[name] for name in ("data", "sample", "label")} | {
+            "eval.judged": self.eval.judged
+        }
         return {name: block.own for name, block in blocks.items()}
 
     @property
@@ -269,7 +293,9 @@ class Config:
     def tested(self) -> bool:
         """True if, by the configuration, the data has prompts in the split that the evaluation answers."""
         split = self.answer.split
-        return self.generates(split) or any(source.shares.get(split) for source in self.data.sources)
+        return self.generates(split) or any(
+            source.shares.get(split) for source in self.data.sources
+        )
 
     def generates(self, split: str) -> bool:
         """Return True if the data has generated prompts, which have checks, in a split."""
@@ -282,9 +308,13 @@ class Config:
         endpoints = {
             f"{label.name}.judge.endpoints[{i}]": endpoint
             for label in self.labels
-            for i, endpoint in enumerate(label.judge.endpoints or [] if "judge" in label.labelers else [])
+            for i, endpoint in enumerate(
+                label.judge.endpoints or [] if "judge" in label.labelers else []
+            )
         }
-        asking = [block for block in self.sample.members if block.sampler == "openai" and not block.file]
+        asking = [
+            block for block in self.sample.members if block.sampler == "openai" and not block.file
+        ]
         return endpoints | {f"{block.key}.endpoint": block.endpoint for block in asking}
 
 

@@ -46,7 +46,9 @@ def is_not_english(text: str) -> bool:
     if letters and sum(c.isascii() for c in letters) < LATIN * len(letters):
         return True
     prose = [word for word in lower_words(text) if word.isalpha()]
-    return len(prose) >= ENOUGH and sum(word in FUNCTION_WORDS for word in prose) < FEWEST * len(prose)
+    return len(prose) >= ENOUGH and sum(word in FUNCTION_WORDS for word in prose) < FEWEST * len(
+        prose
+    )
 
 
 def is_cut_short(text: str) -> bool:
@@ -55,7 +57,9 @@ def is_cut_short(text: str) -> bool:
 
 
 # The requests are harmless, so an answer that mentions the model's nature or its limits evades the request.
-REFUSAL, REGRET = (re.compile("|".join(TEXTS[name]), re.IGNORECASE) for name in ("refusal", "regret"))
+REFUSAL, REGRET = (
+    re.compile("|".join(TEXTS[name]), re.IGNORECASE) for name in ("refusal", "regret")
+)
 # characters that are searched for an apology; further down, a requested letter may apologize
 BEGINNING = 80
 
@@ -88,7 +92,9 @@ def logprob_limits(candidates: Iterable[Candidate | TokenCount]) -> tuple[float,
     """Return the lowest and the highest usual mean log-prob per token. A share of UNUSUAL of the candidates lies
     outside, half of them on each side. Candidates above the limits recite or repeat themselves; those below ramble.
     Without log-probs, the limits are infinite."""
-    logprobs = array("d", (c.logprob / c.n_tokens for c in candidates if c.logprob is not None and c.n_tokens))
+    logprobs = array(
+        "d", (c.logprob / c.n_tokens for c in candidates if c.logprob is not None and c.n_tokens)
+    )
     if not logprobs:
         return -np.inf, np.inf
     low = np.quantile(logprobs, UNUSUAL / 2, method="lower")
@@ -98,4 +104,8 @@ def logprob_limits(candidates: Iterable[Candidate | TokenCount]) -> tuple[float,
 def is_within(candidate: Candidate, limits: tuple[float, float]) -> bool:
     """Return whether a candidate's mean log-prob per token is within the limits. A candidate without log-prob is."""
     low, high = limits
-    return candidate.logprob is None or not candidate.n_tokens or low <= candidate.logprob / candidate.n_tokens <= high
+    return (
+        candidate.logprob is None
+        or not candidate.n_tokens
+        or low <= candidate.logprob / candidate.n_tokens <= high
+    )

@@ -14,10 +14,14 @@ from stages.formats.turns import require_text
 from stages.store.records import Message, content_id
 
 # Bytes from 0x80 by their letter in Windows-1252; the five undefined bytes by their character in Latin-1.
-BYTE_OF_LETTER = {bytes([byte]).decode("cp1252", "ignore") or chr(byte): byte for byte in range(0x80, 0x100)}
+BYTE_OF_LETTER = {
+    bytes([byte]).decode("cp1252", "ignore") or chr(byte): byte for byte in range(0x80, 0x100)
+}
 LETTER_OF_BYTE = {byte: letter for letter, byte in BYTE_OF_LETTER.items()}
 SEEN = {chr(byte): letter for byte, letter in LETTER_OF_BYTE.items() if letter.isprintable()}
-UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\u200b\u202a-\u202e\u2060\ufeff]")
+UNSEEN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\u200b\u202a-\u202e\u2060\ufeff]"
+)
 TIMES = 3  # wrong decodings, one on top of the other, that are undone
 ENDS = re.compile(r"\r\n?|[\x85\u2028\u2029]")  # line ends of other systems
 # spaces of any width except the ideographic space
@@ -65,13 +69,18 @@ def remove_marker(row: ParsedRow) -> ParsedRow:
     messages = list(row.messages)
     requests = [i for i, turn in enumerate(messages) if turn["role"] == "user"]
     if requests and (marker := faults.says_no_input(request := messages[requests[-1]]["content"])):
-        messages[requests[-1]] = {"role": "user", "content": request[: request.rindex(marker)].rstrip()}
+        messages[requests[-1]] = {
+            "role": "user",
+            "content": request[: request.rindex(marker)].rstrip(),
+        }
     return row._replace(messages=messages)
 
 
 # The repair of each audit code.
 FIXES: dict[str, Callable[[ParsedRow], ParsedRow]] = {
-    "damaged": lambda row: row.rewrite_texts(lambda text, where: require_text(repair_encoding(text), where)),
+    "damaged": lambda row: row.rewrite_texts(
+        lambda text, where: require_text(repair_encoding(text), where)
+    ),
     "input_marker": remove_marker,
 }
 
@@ -85,7 +94,10 @@ class Harmonizer:
     """A normalizer of rows that counts its changes, and mends the findings of audit codes with the action `fix`."""
 
     def __init__(self, form: Form, audit: Audit | None = None):
-        self.form, self.fixed = form, [code for code in FIXES if audit and audit.actions.get(code) == "fix"]
+        self.form, self.fixed = (
+            form,
+            [code for code in FIXES if audit and audit.actions.get(code) == "fix"],
+        )
         # rows, and rows with a system message before and after
         self.rows = self.system_before = self.system_after = 0
         self.changed = Counter[str]()  # changed rows, by audit code or key of `data.form`
@@ -99,7 +111,9 @@ class Harmonizer:
             normalised = row.rewrite_texts(lambda text, _: unicodedata.normalize(kind, text))
             row = self.count_change("unicode", row, normalised)
         if self.form.whitespace:
-            row = self.count_change("whitespace", row, row.rewrite_texts(lambda text, _: normalise_whitespace(text)))
+            row = self.count_change(
+                "whitespace", row, row.rewrite_texts(lambda text, _: normalise_whitespace(text))
+            )
         if self.form.system in (None, "keep"):
             return row
         self.system_before += has_system(row.messages)
@@ -114,7 +128,9 @@ class Harmonizer:
     def apply_system_policy(self, messages: list[Message]) -> list[Message]:
         """Return a conversation with the system message of the policy. A system message that describes tools stays."""
         policy, has_one = self.form.system, has_system(messages)
-        if not messages or (has_one and (policy == "insert" or "<tools>" in messages[0]["content"])):
+        if not messages or (
+            has_one and (policy == "insert" or "<tools>" in messages[0]["content"])
+        ):
             return messages
         turns = messages[has_one:]
         if policy == "drop":
@@ -138,8 +154,13 @@ class Harmonizer:
         """Return the counts of changes as a phrase for the summary."""
         metrics, parts = self.metrics(), list[str]()
         if counts := metrics.get("system"):
-            parts.append(f"{counts['after']} of {self.rows} rows with a system message, {counts['before']} before")
-        parts += [f"{NORMALISED[name]} of {count} normalised" for name, count in metrics.get("normalised", {}).items()]
+            parts.append(
+                f"{counts['after']} of {self.rows} rows with a system message, {counts['before']} before"
+            )
+        parts += [
+            f"{NORMALISED[name]} of {count} normalised"
+            for name, count in metrics.get("normalised", {}).items()
+        ]
         parts += [f"{count} mended ({code})" for code, count in metrics.get("fixed", {}).items()]
         return ", ".join(parts)
 

@@ -39,13 +39,18 @@ class Rows:
 
 def gather_rows(generated: Sequence[Example], files: Sequence[Path]) -> Rows:
     """Return the rows of generated examples, followed by the rows of each file."""
-    ids, splits = [ids_to_numbers([e.id for e in generated])], [split_indexes([e.split for e in generated])]
+    ids, splits = (
+        [ids_to_numbers([e.id for e in generated])],
+        [split_indexes([e.split for e in generated])],
+    )
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=["id", "split"]):
             ids.append(ids_to_numbers(batch["id"].to_pylist()))
             splits.append(split_indexes(batch["split"].to_pylist()))
     all_ids = np.concatenate(ids)
-    ends = np.cumsum([len(generated), *(pq.read_metadata(file).num_rows for file in files)]).tolist()
+    ends = np.cumsum(
+        [len(generated), *(pq.read_metadata(file).num_rows for file in files)]
+    ).tolist()
     slices = [slice(*ends[i : i + 2]) for i in range(len(files))]
     _, number, times = np.unique(all_ids, return_inverse=True, return_counts=True)
     repeated, pairs = times[number] > 1, all_ids.copy()
@@ -100,7 +105,9 @@ class SplitLedger:
         is_first = np.zeros(len(rows), bool)
         is_first[first] = owner[first] == NOBODY
         owner = np.where(owner == NOBODY, splits[first][number], owner)
-        to_learn = np.flatnonzero((owner == SFT) & (splits == SFT) & ~self.answered[self.pair[rows]])
+        to_learn = np.flatnonzero(
+            (owner == SFT) & (splits == SFT) & ~self.answered[self.pair[rows]]
+        )
         _, first = np.unique(self.pair[rows][to_learn], return_index=True)
         is_kept = is_first & (splits != SFT)
         is_kept[to_learn[first]] = True
@@ -138,7 +145,12 @@ class SourceRows:
 
     @classmethod
     def select(
-        cls, source: Source, file: Path, rows: RowIndex, ledger: SplitLedger, row_filter: RowFilter | None
+        cls,
+        source: Source,
+        file: Path,
+        rows: RowIndex,
+        ledger: SplitLedger,
+        row_filter: RowFilter | None,
     ) -> "SourceRows":
         """Return the rows of a source that no earlier source has, up to its `rows`, and claim them in the ledger."""
         unwanted = dict(find_unwanted(file, row_filter)) if row_filter else {}
@@ -147,7 +159,9 @@ class SourceRows:
         drawn = ledger.draw(fresh, source.rows)
         ledger.claim(drawn)
         left_over = len(fresh) - len(drawn)
-        return cls(source, file, rows, drawn, [*unwanted.values()], len(audited) - len(fresh), left_over)
+        return cls(
+            source, file, rows, drawn, [*unwanted.values()], len(audited) - len(fresh), left_over
+        )
 
     def sft_rows(self, ledger: SplitLedger) -> RowIndex:
         """Return the drawn rows of split `sft`."""
@@ -171,10 +185,14 @@ class SourceRows:
     def tables(self, ledger: SplitLedger, seed: int) -> Iterator[pa.Table]:
         """Yield the used rows in the order of the source. Each repetition of a row gets a new id."""
         counts, names, start = self.draw_counts(ledger, seed), ledger.names[self.rows], 0
-        for batch in pq.ParquetFile(self.file).iter_batches(ROWS_PER_GROUP, columns=schema_of(Example).names):
+        for batch in pq.ParquetFile(self.file).iter_batches(
+            ROWS_PER_GROUP, columns=schema_of(Example).names
+        ):
             batch_counts = counts[start : start + len(batch)]
             positions = np.repeat(np.arange(len(batch_counts)), batch_counts)
-            repeats = np.arange(len(positions)) - np.repeat(np.cumsum(batch_counts) - batch_counts, batch_counts)
+            repeats = np.arange(len(positions)) - np.repeat(
+                np.cumsum(batch_counts) - batch_counts, batch_counts
+            )
             ids = numbers_to_ids(names[start + positions])
             for i in np.flatnonzero(repeats).tolist():
                 ids[i] = content_id(ids[i], int(repeats[i]))
@@ -191,7 +209,15 @@ def find_unwanted(file: Path, row_filter: RowFilter) -> Iterator[tuple[int, Row]
         try:
             row_filter(parsed_row, row.split, row.file, row.line)
         except Unwanted as reason:
-            yield i, Row(row.file, row.line, {"messages": row.messages, "reference": row.reference}, reason)
+            yield (
+                i,
+                Row(
+                    row.file,
+                    row.line,
+                    {"messages": row.messages, "reference": row.reference},
+                    reason,
+                ),
+            )
 
 
 def draw_counts(ids: NDArray[np.uint64], amount: Amount, seed: int) -> NDArray[np.int32]:

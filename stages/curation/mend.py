@@ -17,7 +17,11 @@ FEWEST = 4  # words that a sentence needs to count as complete
 
 def complete_sentences(text: str) -> list[str]:
     """Return the sentences with a closing mark and at least FEWEST words: no headings, labels or truncated ones."""
-    return [s for s in sentences(text) if s.rstrip("\"'”’)*_")[-1:] in set(".!?") and len(words(s)) >= FEWEST]
+    return [
+        s
+        for s in sentences(text)
+        if s.rstrip("\"'”’)*_")[-1:] in set(".!?") and len(words(s)) >= FEWEST
+    ]
 
 
 def split_evenly(text: str, count: int) -> list[str]:
@@ -30,7 +34,9 @@ def split_evenly(text: str, count: int) -> list[str]:
 def mark_sentences(text: str, count: int, mark: str) -> str:
     """Return the first sentences in lines, each behind a mark such as "- ", which may have its number or letter."""
     numbered = enumerate(complete_sentences(text)[:count], 1)
-    return "\n".join(f"{mark.format(i, chr(ord('a') + i - 1))}{sentence}" for i, sentence in numbered)
+    return "\n".join(
+        f"{mark.format(i, chr(ord('a') + i - 1))}{sentence}" for i, sentence in numbered
+    )
 
 
 def sentences_within(text: str, count: int) -> str:
@@ -45,9 +51,12 @@ def sentences_within(text: str, count: int) -> str:
 
 # Large forms come before small ones, so that later repairs keep them: capitals do not destroy a list.
 MENDS: dict[str, Callable[..., str]] = {
-    "json_object": lambda text, keys: json.dumps(dict(zip(keys, split_evenly(text, len(keys)), strict=False))),
+    "json_object": lambda text, keys: json.dumps(
+        dict(zip(keys, split_evenly(text, len(keys)), strict=False))
+    ),
     "key_value_lines": lambda text, labels: "\n".join(
-        f"{label}: {part}" for label, part in zip(labels, split_evenly(text, len(labels)), strict=False)
+        f"{label}: {part}"
+        for label, part in zip(labels, split_evenly(text, len(labels)), strict=False)
     ),
     "words_at_most": sentences_within,
     "sentences_exactly": lambda text, count: " ".join(complete_sentences(text)[:count]),
@@ -62,11 +71,17 @@ MENDS: dict[str, Callable[..., str]] = {
         f"Section {i}\n{part}" for i, part in enumerate(split_evenly(text, count), 1)
     ),
     "repeat_request": lambda answer, text: f"{text}\n\n{answer}",
-    "exclamations_exactly": lambda text, count: re.sub(r"\.(?=\s|$)", "!", text.replace("!", "."), count=count),
+    "exclamations_exactly": lambda text, count: re.sub(
+        r"\.(?=\s|$)", "!", text.replace("!", "."), count=count
+    ),
     "no_commas": lambda text: re.sub(r",(?!\d)", "", text),
     "bold_parts": lambda text, count: re.sub(r"\b[A-Za-z]{6,}\b", r"**\g<0>**", text, count=count),
-    "highlighted_parts": lambda text, count: re.sub(r"\b[A-Za-z]{6,}\b", r"*\g<0>*", text, count=count),
-    "capital_words_at_least": lambda text, count: re.sub(r"\b[a-z]{6,}\b", lambda m: m[0].upper(), text, count=count),
+    "highlighted_parts": lambda text, count: re.sub(
+        r"\b[A-Za-z]{6,}\b", r"*\g<0>*", text, count=count
+    ),
+    "capital_words_at_least": lambda text, count: re.sub(
+        r"\b[a-z]{6,}\b", lambda m: m[0].upper(), text, count=count
+    ),
     "all_capitals": str.upper,
     "all_lowercase": str.lower,
 }
@@ -77,7 +92,11 @@ def mend_answer(prompt: Example, text: str) -> str | None:
     constraint cannot be mended, or if another check of the prompt then fails."""
     text = match[0] if (match := re.match(r"(?s).*[.!?}][\"'”’)*_]*", text)) else ""
     checks = {check.kind: check for check in prompt.checks}
-    broken = {kind for kind, check in checks.items() if not known_checks()[kind](text.strip(), **check.params)}
+    broken = {
+        kind
+        for kind, check in checks.items()
+        if not known_checks()[kind](text.strip(), **check.params)
+    }
     if not broken <= MENDS.keys():
         return None
     for kind in (kind for kind in MENDS if kind in broken):

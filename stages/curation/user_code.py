@@ -15,7 +15,9 @@ from stages.tasks.generator import Family, collect_families
 KEY = "data.own"
 
 
-def load_user_code(own: Own, out: StageDir) -> tuple[dict[str, Family], Callable[[Any], ParsedRow] | None]:
+def load_user_code(
+    own: Own, out: StageDir
+) -> tuple[dict[str, Family], Callable[[Any], ParsedRow] | None]:
     """Return the user's task families, or function that parses a row. Raise UserError if `own` names neither."""
     if not own:
         return {}, None
@@ -30,7 +32,9 @@ def load_user_code(own: Own, out: StageDir) -> tuple[dict[str, Family], Callable
     return {}, row_reader(loaded, own.options, str(own.name))
 
 
-def row_reader(function: Callable[..., Any], options: Mapping[str, Any], name: str) -> Callable[[Any], ParsedRow]:
+def row_reader(
+    function: Callable[..., Any], options: Mapping[str, Any], name: str
+) -> Callable[[Any], ParsedRow]:
     """Return a parser of rows that calls the user's function, which returns messages and an answer or None. Messages
     that end with an assistant turn contain their answer. Without messages, the answer is plain text."""
 
@@ -38,10 +42,16 @@ def row_reader(function: Callable[..., Any], options: Mapping[str, Any], name: s
         result = function(row, **options)
         turns, answer = result if isinstance(result, tuple) and len(result) == 2 else (None, None)
         if not isinstance(turns, list):
-            raise UserError(f"data.own: {name} must return (messages, answer or None), not {result!r:.80}.")
+            raise UserError(
+                f"data.own: {name} must return (messages, answer or None), not {result!r:.80}."
+            )
         if not turns:  # plain text
             return ParsedRow([], [require_text(answer, "")])
-        last = [] if answer is None else [{"role": "assistant", "content": require_text(answer, "answer")}]
+        last = (
+            []
+            if answer is None
+            else [{"role": "assistant", "content": require_text(answer, "answer")}]
+        )
         whole = [parse_turn(turn, "messages") for turn in turns] + last
         messages, reply = split_off_answer(whole)
         trained = trained_by_weights({"messages": [*turns, *last]}, whole, (), answered=False)

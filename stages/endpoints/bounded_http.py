@@ -45,8 +45,12 @@ async def bound_response(response: httpx2.Response) -> None:
     if headers.get("content-encoding", "").strip().lower() not in IDENTITY and not is_error:
         raise NoReply("the reply is compressed, which the request rules out", retryable=False)
     # Without the other headers, httpx neither inflates the body nor decodes it by a charset.
-    response.headers = httpx2.Headers([header for header in headers.raw if header[0].lower() == b"retry-after"])
-    response.stream = BoundedStream(response.stream, LONGEST_ERROR if is_error else LONGEST_REPLY, is_error)
+    response.headers = httpx2.Headers(
+        [header for header in headers.raw if header[0].lower() == b"retry-after"]
+    )
+    response.stream = BoundedStream(
+        response.stream, LONGEST_ERROR if is_error else LONGEST_REPLY, is_error
+    )
 
 
 def host_of(location: str) -> str:

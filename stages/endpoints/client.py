@@ -23,10 +23,17 @@ from stages.store.records import Message
 from stages.store.workspace import SCRATCH, StageDir
 
 HEAD = 16  # largest number of tokens that a chat template adds to a message
-REFUSALS = {401: "refuses the key", 402: "asks for payment", 403: "refuses the key", 404: "has no such model or path"}
+REFUSALS = {
+    401: "refuses the key",
+    402: "asks for payment",
+    403: "refuses the key",
+    404: "has no such model or path",
+}
 RETRYABLE = {408, 409, 425, 429}  # HTTP statuses below 500 that a retry may overcome
 # The errors of OpenAI, vLLM, SGLang and llama.cpp for a request that exceeds the model's context.
-TOO_LONG = re.compile(r"context.(length|size|window)|maximum (context|model) length|max_model_len", re.IGNORECASE)
+TOO_LONG = re.compile(
+    r"context.(length|size|window)|maximum (context|model) length|max_model_len", re.IGNORECASE
+)
 PATIENCE = 900.0  # longest Retry-After in seconds before the stage stops
 
 
@@ -68,7 +75,10 @@ class Client:
         self.calls = Calls(out.call_folder, str(endpoint.base_url), str(endpoint.model))
         spent = out / SCRATCH / "spent" / self.calls.path.name
         self.spending = Spending(spent, endpoint.budget, endpoint.price, key)
-        self.requests, self.tokens = Pace(runtime.requests_per_minute), Pace(runtime.tokens_per_minute)
+        self.requests, self.tokens = (
+            Pace(runtime.requests_per_minute),
+            Pace(runtime.tokens_per_minute),
+        )
         self.pending: dict[str, asyncio.Task[Reply]] = {}
         # keys of new replies, and of cached ones
         self.answered, self.reused = set[str](), set[str]()
@@ -78,7 +88,10 @@ class Client:
     def opened(self) -> Iterator["Client"]:
         """Open the files of cached replies and of spending. Only one process at a time can open them. Locks belong to
         one event loop, and a training that asks in every step has a new loop each time."""
-        self.slots, self.reading = asyncio.Semaphore(self.endpoint.runtime.concurrency), asyncio.Lock()
+        self.slots, self.reading = (
+            asyncio.Semaphore(self.endpoint.runtime.concurrency),
+            asyncio.Lock(),
+        )
         self.ended = False
         with self.calls.opened(), self.spending.opened():
             yield self
@@ -92,7 +105,9 @@ class Client:
 
             from stages.endpoints.bounded_http import http_client
         except ImportError as error:
-            raise UserError(f"{self.name} needs the package openai. Type: {install_command('endpoints')}") from error
+            raise UserError(
+                f"{self.name} needs the package openai. Type: {install_command('endpoints')}"
+            ) from error
         endpoint, variable = self.endpoint, f"{self.name}.api_key_env={self.endpoint.api_key_env}"
         if endpoint.api_key_env and not self.secret:
             way_out = "Set it to the API key, and type the same command again."
@@ -100,7 +115,11 @@ class Client:
         if not (self.secret.isascii() and self.secret.isprintable()):
             problem = "the variable has characters that an HTTP header cannot have"
             raise UserError(f"{variable}: {problem}. Set it to the API key alone.")
-        options = {"api_key": self.secret or "none", "timeout": endpoint.runtime.timeout, "http_client": http_client()}
+        options = {
+            "api_key": self.secret or "none",
+            "timeout": endpoint.runtime.timeout,
+            "http_client": http_client(),
+        }
         with without_openai_variables():
             return openai.AsyncOpenAI(base_url=endpoint.base_url, max_retries=0, **options)
 
@@ -125,7 +144,10 @@ class Client:
         Raises:
             NoReply: if every attempt failed.
             UserError: if the endpoint refuses all calls, or the budget is spent."""
-        call: dict[str, Any] = {"endpoint": self.endpoint.base_url, "request": question.request(self.endpoint)}
+        call: dict[str, Any] = {
+            "endpoint": self.endpoint.base_url,
+            "request": question.request(self.endpoint),
+        }
         # `extra` replaces it, and each draw is a call of its own
         if call["request"].get("seed") != question.seed:
             call["draw"] = question.seed
@@ -185,7 +207,9 @@ class Client:
             used = reply.tokens(bounds)
         except (TimeoutError, openai.APITimeoutError) as error:
             used = (0, 0) if is_unsent(error) else bounds
-            raise NoReply(f"no answer in {self.endpoint.runtime.timeout:g} s", retryable=True) from error
+            raise NoReply(
+                f"no answer in {self.endpoint.runtime.timeout:g} s", retryable=True
+            ) from error
         except openai.APIStatusError as error:
             used = (0, 0)
             raise self._error_for(error) from error
@@ -196,7 +220,9 @@ class Client:
             used = (0, 0)
             problem = f"the server redirects to {self.mask(error.host)!r} (HTTP {error.status})"
             way_out = "Prompts are sent only to base_url: set it to the address that you trust."
-            raise UserError(f"{self.name}.base_url={self.endpoint.base_url}: {problem}. {way_out}") from error
+            raise UserError(
+                f"{self.name}.base_url={self.endpoint.base_url}: {problem}. {way_out}"
+            ) from error
         finally:
             self.spending.settle(bounds, used, was_sent)
             self.tokens.give_back(sum(bounds) - sum(used))
@@ -217,16 +243,25 @@ class Client:
         server_text = " ".join(self.mask(error.response.text).split())[:200]
         if status in REFUSALS or (status == 429 and "insufficient_quota" in server_text):
             reason = REFUSALS.get(status, "reports that the quota is spent")
-            return UserError(f"{self.name}: {self.endpoint.base_url} {reason} (HTTP {status}: {server_text}).")
-        if (wait := retry_after(error.response.headers)) is not None and (status == 429 or status >= 500):
+            return UserError(
+                f"{self.name}: {self.endpoint.base_url} {reason} (HTTP {status}: {server_text})."
+            )
+        if (wait := retry_after(error.response.headers)) is not None and (
+            status == 429 or status >= 500
+        ):
             if wait > PATIENCE:
                 pause = f"{self.endpoint.base_url} asks for a pause of {wait:.0f} s. All replies are stored"
-                return UserError(f"{self.name}: {pause}: type the same command again after that time.")
+                return UserError(
+                    f"{self.name}: {pause}: type the same command again after that time."
+                )
             self.requests.rest(wait)
         if 400 <= status < 500 and TOO_LONG.search(server_text):
             return NoReply(f"the prompt is too long for the model (HTTP {status})", retryable=False)
         retryable = status in RETRYABLE or status >= 500
-        return NoReply(f"HTTP {status}" + (f": {server_text}" if server_text and not retryable else ""), retryable)
+        return NoReply(
+            f"HTTP {status}" + (f": {server_text}" if server_text and not retryable else ""),
+            retryable,
+        )
 
     def figures(self) -> dict[str, Any]:
         """Return the calls and tokens of all attempts at this node, and the number of used cached replies."""
@@ -240,7 +275,9 @@ def is_unsent(error: BaseException) -> bool:
     """Return whether a call failed before a byte of it was sent: the model has not seen it, and nothing is to pay."""
     import httpx2
 
-    return isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+    return isinstance(
+        error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout
+    )
 
 
 @contextmanager
@@ -254,7 +291,9 @@ def without_openai_variables() -> Iterator[None]:
         os.environ.update(removed)
 
 
-def run_jobs(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -> Generator[T, None, None]:
+def run_jobs(
+    clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir
+) -> Generator[T, None, None]:
     """Yield the results of jobs that call these clients, in the order of completion. Twice as many jobs run as calls
     are allowed, so that jobs waiting for the disk block no calls. The clients' figures are stored in `out.asked`.
 
@@ -272,9 +311,13 @@ def run_jobs(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -
                     running.add(runner.get_loop().create_task(job()))
                 if not running:
                     break
-                done, running = runner.run(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
+                done, running = runner.run(
+                    asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                )
                 # The first of them ends the other jobs, so its reason comes before their missing replies.
-                errors += [error for task in done if isinstance(error := task.exception(), UserError)]
+                errors += [
+                    error for task in done if isinstance(error := task.exception(), UserError)
+                ]
                 for task in () if errors else done:
                     yield task.result()
             if errors:

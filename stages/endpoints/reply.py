@@ -14,8 +14,16 @@ class KeyMask:
     """A mask for one API key: verbatim, in base64, in hexadecimal, and with JSON or URL escapes."""
 
     def __init__(self, key: str):
-        forms = [key, key.encode().hex(), *encode_base64(key.encode())] if len(key) >= SHORTEST_KEY else []
-        self.pattern = re.compile("|".join("".join(map(escaped_pattern, form)) for form in forms)) if forms else None
+        forms = (
+            [key, key.encode().hex(), *encode_base64(key.encode())]
+            if len(key) >= SHORTEST_KEY
+            else []
+        )
+        self.pattern = (
+            re.compile("|".join("".join(map(escaped_pattern, form)) for form in forms))
+            if forms
+            else None
+        )
 
     def __call__(self, text: str) -> str:
         return self.pattern.sub(MASK, text) if self.pattern else text
@@ -67,7 +75,9 @@ class Reply:
     def tokens(self, bounds: tuple[int, int]) -> tuple[int, int]:
         """Return the tokens of the request and of the answer, at most `bounds`; `bounds` if the server counts none."""
         counts = zip((self.input_tokens, self.output_tokens), bounds, strict=True)
-        input_tokens, output_tokens = (limit if count is None else min(count, limit) for count, limit in counts)
+        input_tokens, output_tokens = (
+            limit if count is None else min(count, limit) for count, limit in counts
+        )
         return input_tokens, output_tokens
 
 
@@ -76,7 +86,9 @@ def parse_reply(body: str) -> Reply:
     try:
         content = json.loads(body, parse_constant=lambda name: None)
     except (ValueError, RecursionError) as error:
-        raise NoReply("the body is no JSON" if body.strip() else "the body is empty", retryable=True) from error
+        raise NoReply(
+            "the body is no JSON" if body.strip() else "the body is empty", retryable=True
+        ) from error
     try:
         choice = content["choices"][0]
         message, finish = choice["message"], choice["finish_reason"]
@@ -84,7 +96,10 @@ def parse_reply(body: str) -> Reply:
     except (TypeError, LookupError, AttributeError) as error:
         raise NoReply("the body is no chat completion", retryable=True) from error
     usage = content.get("usage")
-    counts = [isinstance(usage, dict) and usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    counts = [
+        isinstance(usage, dict) and usage.get(name)
+        for name in ("prompt_tokens", "completion_tokens")
+    ]
     tokens = [count if type(count) is int and count >= 0 else None for count in counts]
     if isinstance(refusal, str) and refusal:
         return Reply(replace_surrogates(refusal), "refusal", *tokens)

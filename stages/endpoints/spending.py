@@ -41,7 +41,9 @@ class Spending(json_log.Appender):
     def _count(self) -> None:
         """Count what the file says that this process and others have spent."""
         self.calls = self.input = self.output = self.open = 0
-        for line in json_log.read(self.path, amounts_in, "Their calls and tokens are missing from the budget."):
+        for line in json_log.read(
+            self.path, amounts_in, "Their calls and tokens are missing from the budget."
+        ):
             self._add(*line.value)
 
     @contextmanager
@@ -65,7 +67,9 @@ class Spending(json_log.Appender):
         return self.cost(self.input, self.output)
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
-        return (input_tokens * (self.price.input or 0) + output_tokens * (self.price.output or 0)) / MILLION
+        return (
+            input_tokens * (self.price.input or 0) + output_tokens * (self.price.output or 0)
+        ) / MILLION
 
     def exceeded_limit(self, input_tokens: int, output_tokens: int) -> str:
         """Return the budget limit that one more call with these tokens could exceed, as KEY=VALUE, or ''."""
@@ -87,14 +91,18 @@ class Spending(json_log.Appender):
             if not self.open or limit.rpartition(".")[2].startswith("calls"):
                 spent = f"{self.calls} calls, {self.input + self.output} tokens"
                 spent += f" and {self.money:.2f} of money" if self.money else ""
-                way_out = "All replies are stored: raise this limit in the same command to continue."
+                way_out = (
+                    "All replies are stored: raise this limit in the same command to continue."
+                )
                 raise UserError(f"{limit} allows no further call: {spent} are spent. {way_out}")
             self.settled.clear()
             await self.settled.wait()
         self.open += 1
         self._note(1, input_tokens, output_tokens)
 
-    def settle(self, reserved: tuple[int, int], used: tuple[int, int], was_sent: bool = True) -> None:
+    def settle(
+        self, reserved: tuple[int, int], used: tuple[int, int], was_sent: bool = True
+    ) -> None:
         """Count the used tokens of a call that has ended, instead of the reserved ones, and whether it was sent."""
         self.open -= 1
         self._note(0 if was_sent else -1, used[0] - reserved[0], used[1] - reserved[1])

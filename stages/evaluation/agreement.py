@@ -50,7 +50,13 @@ def resample(counts: Array, samples: int, seed: int = 0) -> Array:
 
 
 def corrected_rate(
-    judged: float, n: float, right1: float, known1: float, right0: float, known0: float, confidence: float = 0.95
+    judged: float,
+    n: float,
+    right1: float,
+    known1: float,
+    right0: float,
+    known0: float,
+    confidence: float = 0.95,
 ) -> Interval:
     """Estimate the true share of positives from a judge's share, `judged`, of n (Lee et al. 2025, arXiv:2511.21140).
     The judge was right on `right1` of `known1` known positives and on `right0` of `known0` known negatives (Rogan &
@@ -62,12 +68,20 @@ def corrected_rate(
     rate = (p + q0 - 1) / youden
     variance1, variance0 = q1 * (1 - q1) / m1, q0 * (1 - q0) / m0
     centre = rate + 2 * z**2 * (rate * variance1 - (1 - rate) * variance0)
-    spread = z * np.sqrt(p * (1 - p) / n + (1 - rate) ** 2 * variance0 + rate**2 * variance1) / np.abs(youden)
+    spread = (
+        z
+        * np.sqrt(p * (1 - p) / n + (1 - rate) ** 2 * variance0 + rate**2 * variance1)
+        / np.abs(youden)
+    )
     plain = (judged + right0 / known0 - 1) / (right0 / known0 + right1 / known1 - 1)
-    return Interval(np.clip(plain, 0, 1), np.clip(centre - spread, 0, 1), np.clip(centre + spread, 0, 1))
+    return Interval(
+        np.clip(plain, 0, 1), np.clip(centre - spread, 0, 1), np.clip(centre + spread, 0, 1)
+    )
 
 
-def discriminates(right1: float, known1: float, right0: float, known0: float, confidence: float = 0.95) -> bool:
+def discriminates(
+    right1: float, known1: float, right0: float, known0: float, confidence: float = 0.95
+) -> bool:
     """Return True if sensitivity + specificity − 1 is significantly above 0; otherwise no rate can be corrected."""
     q1, q0 = (right1 + 1) / (known1 + 2), (right0 + 1) / (known0 + 2)
     error = np.sqrt(q1 * (1 - q1) / (known1 + 2) + q0 * (1 - q0) / (known0 + 2))

@@ -30,14 +30,27 @@ def read_prompts(inputs: Mapping[str, Path], split: str | None = None) -> Iterat
             if row.split == "validation":
                 example = Example(row.prompt_id, row.prompt, None, HELD_OUT, HELD_OUT, row.split)
                 example = held_out.setdefault(row.prompt_id, example)
-                example.reference = example.reference or (row.completion[0]["content"] if row.label else None)
+                example.reference = example.reference or (
+                    row.completion[0]["content"] if row.label else None
+                )
         yield from held_out.values()
         return
     if "pairs" not in inputs:
-        yield from (e for e in stream(inputs["data"] / "examples.parquet", Example) if split in (None, e.split))
+        yield from (
+            e
+            for e in stream(inputs["data"] / "examples.parquet", Example)
+            if split in (None, e.split)
+        )
         return
     seen = set[str]()
     for pair in stream(inputs["pairs"] / "pairs.parquet", Pair):
         if pair.split == "validation" and pair.prompt_id not in seen:
             seen.add(pair.prompt_id)
-            yield Example(pair.prompt_id, pair.prompt, pair.chosen[0]["content"], HELD_OUT, HELD_OUT, pair.split)
+            yield Example(
+                pair.prompt_id,
+                pair.prompt,
+                pair.chosen[0]["content"],
+                HELD_OUT,
+                HELD_OUT,
+                pair.split,
+            )

@@ -77,9 +77,20 @@ def score_samples(
     task: Mapping[str, Any], is_mean: Mapping[str, bool], responses: Mapping[str, Response]
 ) -> list[SampleScore]:
     """Return the scores of a task by metrics that are means, for prompts whose questions all have responses."""
-    names = {metric: metric + LESS * (metric.partition(",")[0] in task["less_is_better"]) for metric in is_mean}
+    names = {
+        metric: metric + LESS * (metric.partition(",")[0] in task["less_is_better"])
+        for metric in is_mean
+    }
     return [
-        SampleScore(task["task"], task["benchmark"], names[metric], sample["doc_hash"], sample["doc_id"], ids, score)
+        SampleScore(
+            task["task"],
+            task["benchmark"],
+            names[metric],
+            sample["doc_hash"],
+            sample["doc_id"],
+            ids,
+            score,
+        )
         for sample in task["samples"]
         if responses.keys() >= {*(ids := sample["questions"])}
         for metric, score in sample["scores"].items()
@@ -87,7 +98,9 @@ def score_samples(
     ]
 
 
-def benchmark_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[list[dict[str, Any]], list[Measure]]:
+def benchmark_results(
+    cfg: Eval, inputs: Mapping[str, Path]
+) -> tuple[list[dict[str, Any]], list[Measure]]:
     """Return a row for each task and metric, with every model's rate and paired differences on prompts that all were
     asked, and the policy's scores. Both are empty if the evaluation has no benchmarks."""
     measured = list[Measure]()
@@ -102,8 +115,12 @@ def benchmark_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[list[dict[
                 measured.append(Measure(f"{s.benchmark} {s.metric}", unit, s.task, value))
     rows = list[dict[str, Any]]()
     for (task, metric), by_prompt in scores.items():
-        if table := [[row[role] for role in roles] for row in by_prompt.values() if len(row) == len(roles)]:
-            means = means_and_differences(Means(np.array(table), [task] * len(table)), roles, cfg.confidence)
+        if table := [
+            [row[role] for role in roles] for row in by_prompt.values() if len(row) == len(roles)
+        ]:
+            means = means_and_differences(
+                Means(np.array(table), [task] * len(table)), roles, cfg.confidence
+            )
             rows.append({"task": task, "metric": metric, "prompts": len(table), **means})
     return rows, measured
 

@@ -32,10 +32,14 @@ class Comparison:
 
     def rivals(self, best: int, among: list[int]) -> list[int]:
         """List the models besides `best` that no model in `among` beats significantly: each may truly be the best."""
-        return [i for i in among if i != best and not any(self.corrected(i, j).low > 0 for j in among)]
+        return [
+            i for i in among if i != best and not any(self.corrected(i, j).low > 0 for j in among)
+        ]
 
 
-def compare_models(outcomes: Array, families: Sequence[str], drawn: bool = False, shares: bool = True) -> Comparison:
+def compare_models(
+    outcomes: Array, families: Sequence[str], drawn: bool = False, shares: bool = True
+) -> Comparison:
     """Compare every model with every other on the same prompts; the arguments are those of `Means`. The highest of
     many rates is partly luck, so every interval is corrected. For each model i, the errors of all differences from i
     are drawn jointly, in units of their standard errors. The 95% quantile of the largest one sets the level (Hothorn,
@@ -73,18 +77,28 @@ def conclusion(models: list[Contender], predicate: str, comparison: Comparison |
     order; None if outcomes are not known prompt by prompt."""
     settings = [i for i, model in enumerate(models) if not model.is_sft]
     best = max(settings, key=lambda i: models[i].rate)
-    start = max((i for i in range(len(models)) if models[i].is_sft), key=lambda i: models[i].rate, default=None)
+    start = max(
+        (i for i in range(len(models)) if models[i].is_sft),
+        key=lambda i: models[i].rate,
+        default=None,
+    )
     parts = [lead_clause(models, len(settings), best, start, predicate)]
     if comparison is None:
         parts.append("whether that is chance is not known")
     if comparison and start is not None:
         parts.append(gain_clause(comparison, best, start, len(settings)))
-    if comparison and len(settings) > 1 and (start is None or models[best].rate > models[start].rate):
+    if (
+        comparison
+        and len(settings) > 1
+        and (start is None or models[best].rate > models[start].rate)
+    ):
         parts.append(rivals_clause(comparison, best, settings))
     return f"{'; '.join(parts)}."
 
 
-def lead_clause(models: list[Contender], settings: int, best: int, start: int | None, predicate: str) -> str:
+def lead_clause(
+    models: list[Contender], settings: int, best: int, start: int | None, predicate: str
+) -> str:
     """Return the clause with the rates alone, without a statement on significance."""
     first, filled = models[best], predicate.format(f"{models[best].rate:.1%}")
     if start is not None and first.rate <= (sft := models[start]).rate:
@@ -100,7 +114,9 @@ def lead_clause(models: list[Contender], settings: int, best: int, start: int | 
 def gain_clause(comparison: Comparison, best: int, start: int, settings: int) -> str:
     gain, corrected = comparison.uncorrected(start, best), comparison.corrected(start, best)
     comparative = "more" if corrected.low > 0 or corrected.high < 0 else "no more"
-    bounds = f" {corrected.bounds()} when corrected for {settings} settings," if settings > 1 else ""
+    bounds = (
+        f" {corrected.bounds()} when corrected for {settings} settings," if settings > 1 else ""
+    )
     return f"the difference, {gain.points()},{bounds} is {comparative} than chance"
 
 

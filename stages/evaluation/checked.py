@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.evaluation import Eval
-from stages.evaluation.outcomes import GROUPS, SIDES, Answers, Table, consistency, matched, rate_row, with_intervals
+from stages.evaluation.outcomes import (
+    GROUPS,
+    SIDES,
+    Answers,
+    Table,
+    consistency,
+    matched,
+    rate_row,
+    with_intervals,
+)
 from stages.store.text_units import find_run, lower_words
 
 # The primary endpoint is the first of these groups that has prompts.
@@ -30,7 +39,9 @@ class Checked:
 
     @cached_property
     def groups(self) -> dict[str, Table]:
-        return self.verdict_table.views() | {f"{OUTSIDE}{name}": table for name, table in self.outside.items()}
+        return self.verdict_table.views() | {
+            f"{OUTSIDE}{name}": table for name, table in self.outside.items()
+        }
 
     @property
     def endpoint(self) -> str | None:
@@ -43,7 +54,9 @@ class Checked:
     @property
     def is_from_files(self) -> bool:
         """True if some prompts of the primary endpoint come from the user's files, not from generated tasks."""
-        return self.primary is not None and any(e.source not in GENERATED for e in self.primary.prompts)
+        return self.primary is not None and any(
+            e.source not in GENERATED for e in self.primary.prompts
+        )
 
     def results(self, answers: Answers, cfg: Eval) -> dict[str, Any]:
         """Return rates and differences by group, kind and task, and the rates that put them in proportion."""
@@ -66,7 +79,10 @@ class Checked:
 def rates_by(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[str, Any]]:
     """Return rates and differences by side (seen, unseen, tuning), and in each by `field` (kind or task)."""
     parts_by_side = {side: table.by(field) for side, table in sides.items() if table.prompts}
-    return {side: {name: rate_row(part, cfg) for name, part in parts.items()} for side, parts in parts_by_side.items()}
+    return {
+        side: {name: rate_row(part, cfg) for name, part in parts.items()}
+        for side, parts in parts_by_side.items()
+    }
 
 
 def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
@@ -75,7 +91,10 @@ def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
     referenced = table.where(np.array([bool(e.reference) for e in table.prompts], bool))
     if not referenced.prompts:
         return {}
-    texts = [[(answers[role][e.id].text, e.reference or "") for role in table.roles] for e in referenced.prompts]
+    texts = [
+        [(answers[role][e.id].text, e.reference or "") for role in table.roles]
+        for e in referenced.prompts
+    ]
     contained = np.array([[contains_words(*pair) for pair in row] for row in texts], float)
     return {"prompts": len(contained), **with_intervals(referenced, contained, cfg)}
 

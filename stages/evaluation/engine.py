@@ -14,8 +14,12 @@ from stages.store.workspace import SCRATCH, StageDir
 
 DRIVER = Path(__file__).with_name("lm_eval_driver.py")
 # Files of nltk's sentence splitter. Empty ones are an untrained splitter, so that IFEval downloads no trained one.
-SPLITTER = [f"tokenizers/punkt_tab/english/{name}" for name in ("abbrev_types.txt", "sent_starters.txt")]
-SPLITTER += [f"tokenizers/punkt_tab/english/{name}" for name in ("collocations.tab", "ortho_context.tab")]
+SPLITTER = [
+    f"tokenizers/punkt_tab/english/{name}" for name in ("abbrev_types.txt", "sent_starters.txt")
+]
+SPLITTER += [
+    f"tokenizers/punkt_tab/english/{name}" for name in ("collocations.tab", "ortho_context.tab")
+]
 Answer = Callable[[dict[str, Any]], dict[str, Any]]  # from questions to their answers, by key
 
 
@@ -27,12 +31,23 @@ def run_engine(cfg: Benchmark, chat: bool, answer: Answer, out: StageDir) -> lis
     log, messages = (out / SCRATCH).resolve() / "engine.log", list[dict[str, Any]]()
     environment = os.environ | {"NLTK_DATA": str(write_splitter(log.parent / "nltk_data"))}
     # The task files name their data relative to themselves.
-    with closing(PipedProcess(DRIVER, cfg.runtime.python, log, environment, tasks_dir or log.parent)) as child:
-        child.send({"tasks": cfg.tasks, "tasks_dir": tasks_dir and str(tasks_dir), "limit": cfg.limit, "chat": chat})
+    with closing(
+        PipedProcess(DRIVER, cfg.runtime.python, log, environment, tasks_dir or log.parent)
+    ) as child:
+        child.send(
+            {
+                "tasks": cfg.tasks,
+                "tasks_dir": tasks_dir and str(tasks_dir),
+                "limit": cfg.limit,
+                "chat": chat,
+            }
+        )
         while (message := child.read()) is not None:
             if "error" in message:
                 failure = f"benchmark.tasks=[{','.join(cfg.tasks)}]: lm-eval {cfg.engine} failed"
-                raise UserError(f"{failure}: {message['error'][:600]}. Correct the tasks. Its log: {log}.")
+                raise UserError(
+                    f"{failure}: {message['error'][:600]}. Correct the tasks. Its log: {log}."
+                )
             if "questions" in message:
                 child.send(answer(message["questions"]))
             else:

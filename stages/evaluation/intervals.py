@@ -68,7 +68,13 @@ class Means:
         families: the task family of each prompt.
         drawn: True for intervals about tasks like these, of which families are a sample; else about these tasks."""
 
-    def __init__(self, outcomes: NDArray[Any], families: Sequence[str], drawn: bool = False, shares: bool = True):
+    def __init__(
+        self,
+        outcomes: NDArray[Any],
+        families: Sequence[str],
+        drawn: bool = False,
+        shares: bool = True,
+    ):
         self.prompts, self.shares = len(outcomes), shares
         self.means = outcomes.mean(0)
         places = {family: i for i, family in enumerate(dict.fromkeys(families))}
@@ -96,7 +102,9 @@ class Means:
         if single.sum() > 1:
             family_of = np.where(single, family_of[single][0], family_of)
         elif single.any() and len(sizes) > 1:
-            family_of = np.where(single, np.where(sizes > 1, sizes, np.iinfo(int).max).argmin(), family_of)
+            family_of = np.where(
+                single, np.where(sizes > 1, sizes, np.iinfo(int).max).argmin(), family_of
+            )
         self.stratum_of = np.unique(family_of, return_inverse=True)[1]
         sizes = np.bincount(self.stratum_of)
         means = totals(outcomes, self.stratum_of) / sizes[:, None]
@@ -125,7 +133,10 @@ class Means:
     def difference(self, a: int, b: int, confidence: float = 0.95) -> Interval:
         """The mean difference a − b with its interval; with one prompt the bounds are the widest possible."""
         error, freedom = self.error(self.residuals[:, a] - self.residuals[:, b])
-        mean, t = float(self.means[a] - self.means[b]), student_quantile((1 + confidence) / 2, freedom)
+        mean, t = (
+            float(self.means[a] - self.means[b]),
+            student_quantile((1 + confidence) / 2, freedom),
+        )
         margin = t * error if self.prompts > 1 else math.inf
         if not self.shares:
             return Interval(mean, mean - margin, mean + margin)
@@ -152,7 +163,11 @@ def paired(before: Sequence[float], after: Sequence[float], confidence: float = 
     """The mean difference of two measurements of the same rows, with a t interval; infinite bounds for one row."""
     differences = [b - a for a, b in zip(before, after, strict=True)]
     mean, n = fmean(differences), len(differences)
-    margin = student_quantile((1 + confidence) / 2, n - 1) * stdev(differences) / n**0.5 if n > 1 else math.inf
+    margin = (
+        student_quantile((1 + confidence) / 2, n - 1) * stdev(differences) / n**0.5
+        if n > 1
+        else math.inf
+    )
     return Interval(mean, mean - margin, mean + margin)
 
 
@@ -183,8 +198,13 @@ def student_exceeding(t: float, freedom: float) -> float:
 def binomial(hits: int, n: int, probability: float) -> float:
     """The probability of at most `hits` hits among n draws."""
     # logarithms
-    ways = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(hits + 1)]
-    logs = [log + k * math.log(probability) + (n - k) * math.log1p(-probability) for k, log in enumerate(ways)]
+    ways = [
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(hits + 1)
+    ]
+    logs = [
+        log + k * math.log(probability) + (n - k) * math.log1p(-probability)
+        for k, log in enumerate(ways)
+    ]
     return min(1.0, math.fsum(math.exp(log) for log in logs))
 
 
@@ -198,4 +218,7 @@ def prompts_needed(variance: float, above: float, alpha: float, fall: float = 0.
     if above <= 0:
         return None
     quantile = NormalDist().inv_cdf
-    return math.ceil(max(variance, above * (fall - above)) * ((quantile(1 - alpha) + quantile(POWER)) / above) ** 2)
+    return math.ceil(
+        max(variance, above * (fall - above))
+        * ((quantile(1 - alpha) + quantile(POWER)) / above) ** 2
+    )

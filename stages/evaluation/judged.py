@@ -55,7 +55,9 @@ class Comparison:
         if judgement := self.preferences.get(policy.prompt_id):
             points = POINTS[str(judgement.preference)]
             return points if judgement.a == policy.candidate_id else 1 - points
-        gap = self.scores.get(policy.candidate_id, math.nan) - self.scores.get(other.candidate_id, math.nan)
+        gap = self.scores.get(policy.candidate_id, math.nan) - self.scores.get(
+            other.candidate_id, math.nan
+        )
         return (1 + float(np.sign(gap))) / 2  # NaN stays NaN
 
     def shown_first(self, policy: Candidate) -> float:
@@ -63,25 +65,37 @@ class Comparison:
         judgement = self.preferences.get(policy.prompt_id)
         # each of several people, and of the members, has an order of its own
         several = ("human", "ensemble")
-        if judgement is None or judgement.order_swapped_agrees is not None or judgement.labeler in several:
+        if (
+            judgement is None
+            or judgement.order_swapped_agrees is not None
+            or judgement.labeler in several
+        ):
             return 0.5
         return float(judgement.a == policy.candidate_id)
 
     @cached_property
     def lengths(self) -> NDArray[np.float64]:
         """Tokens of both answers: (prompts, 2)."""
-        return np.array([[side.n_tokens for side in both] for both in self.sides], float).reshape(-1, 2)
+        return np.array([[side.n_tokens for side in both] for both in self.sides], float).reshape(
+            -1, 2
+        )
 
     @cached_property
     def outcomes(self) -> Comparisons:
         keys = [(policy.candidate_id, other.candidate_id) for policy, other in self.sides]
-        judge = replace(self, preferences={name: own_vote(j) for name, j in self.preferences.items()})
+        judge = replace(
+            self, preferences={name: own_vote(j) for name, j in self.preferences.items()}
+        )
         return Comparisons(
             won=np.array([self.won(*both) for both in self.sides], float),
             longer_by=self.lengths[:, 0] - self.lengths[:, 1],
-            people=np.array([POINTS.get(self.words_of_people.get(key, ""), math.nan) for key in keys], float),
+            people=np.array(
+                [POINTS.get(self.words_of_people.get(key, ""), math.nan) for key in keys], float
+            ),
             shown_first=np.array([self.shown_first(policy) for policy, _ in self.sides], float),
-            alike=np.array([policy.stripped_text == other.stripped_text for policy, other in self.sides], bool),
+            alike=np.array(
+                [policy.stripped_text == other.stripped_text for policy, other in self.sides], bool
+            ),
             judge=np.array([judge.won(*both) for both in self.sides], float),
         )
 
@@ -89,14 +103,20 @@ class Comparison:
         """Yield for each comparison without a verdict why it has none."""
         for (policy, other), won in zip(self.sides, self.outcomes.won, strict=True):
             if math.isnan(won):
-                reasons = map(self.missing.get, (policy.prompt_id, policy.candidate_id, other.candidate_id))
+                reasons = map(
+                    self.missing.get, (policy.prompt_id, policy.candidate_id, other.candidate_id)
+                )
                 yield next(filter(None, reasons), "no reason given")
 
     @property
     def figures(self) -> dict[str, Any]:
         """Counts and mean lengths that are reported with the win rates."""
         won = self.outcomes.won
-        swapped = [j.order_swapped_agrees for j in self.preferences.values() if j.order_swapped_agrees is not None]
+        swapped = [
+            j.order_swapped_agrees
+            for j in self.preferences.values()
+            if j.order_swapped_agrees is not None
+        ]
         return {
             "judged": int(np.isfinite(won).sum()),
             "missing": dict(Counter(self.reasons())),
@@ -106,15 +126,21 @@ class Comparison:
         }
 
 
-def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, dict[str, Any]], list[Measure]]:
+def judged_results(
+    cfg: Eval, inputs: Mapping[str, Path]
+) -> tuple[dict[str, dict[str, Any]], list[Measure]]:
     """Return the figures of each comparison by the key of the policy's opponent, and the policy's wins. Figures are
     the win rate, the length-controlled rate, the rate corrected by people and the rates of null judges. A comparison
     that people have not completed has the number of questions `waiting` instead."""
     results, measured, constant = dict[str, dict[str, Any]](), list[Measure](), dict[str, Any]()
     if f"judged_{CONSTANT}" in inputs:
-        won = Comparison.read(inputs[f"versus_{CONSTANT}"], inputs[f"judged_{CONSTANT}"]).outcomes.won
+        won = Comparison.read(
+            inputs[f"versus_{CONSTANT}"], inputs[f"judged_{CONSTANT}"]
+        ).outcomes.won
         if len(won):
-            constant = {"one constant answer": asdict(win_rate(won[~np.isnan(won)], cfg.confidence))}
+            constant = {
+                "one constant answer": asdict(win_rate(won[~np.isnan(won)], cfg.confidence))
+            }
     for key, title in cfg.compared.items():
         comparison = Comparison.read(inputs[f"versus_{key}"], inputs.get(f"judged_{key}"))
         outcomes, prompts = comparison.outcomes, len(comparison.sides)
@@ -132,7 +158,9 @@ def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, dic
     return results, measured
 
 
-def measure_wins(comparison: Comparison, key: str, title: str, labeler: str, judge: str) -> Iterator[Measure]:
+def measure_wins(
+    comparison: Comparison, key: str, title: str, labeler: str, judge: str
+) -> Iterator[Measure]:
     """Yield the outcome of each judged pair of answers: 1 if the policy's answer won, 0.5 for a tie, 0 if it lost, NaN
     without a verdict. `judge`: a digest of the labeler, since the verdicts of two judges cannot be compared."""
     name = f"wins against {title} by {labeler}"
@@ -143,14 +171,21 @@ def measure_wins(comparison: Comparison, key: str, title: str, labeler: str, jud
 def sentence(row: Mapping[str, Any], policy: str) -> str:
     """Say in one sentence whose answers are better, who judged them, and the win rate. `policy`: its title."""
     labeler_titles = {"human": "People", "judge": "The judge", "reward_model": "The reward model"}
-    who, answers = labeler_titles.get(row["labeler"], f"The labeler {row['labeler']}"), f"{policy}'s answers"
+    who, answers = (
+        labeler_titles.get(row["labeler"], f"The labeler {row['labeler']}"),
+        f"{policy}'s answers",
+    )
     opposed = REFERENCES if row["title"] == REFERENCES else f"{row['title']}'s answers"
     if "waiting" in row:
         return f"People have not said yet whether {answers} are better than {opposed}. Run stage=versus to ask them."
     people = row["people"] if row["people"] and row["people"]["decides"] else None
     who = people["by"].capitalize() if people else who
     verbs = ("find", "prefer") if people or row["labeler"] == "human" else ("finds", "prefers")
-    says = SENTENCES[row["effect"]].format(who=who, finds=verbs[0], prefers=verbs[1], answers=answers, others=opposed)
+    says = SENTENCES[row["effect"]].format(
+        who=who, finds=verbs[0], prefers=verbs[1], answers=answers, others=opposed
+    )
     share = Interval(**(people or row)["win_rate"]).share()
-    judged = f"{row['judged']} comparisons" + (f", {people['known']} of them judged by people" if people else "")
+    judged = f"{row['judged']} comparisons" + (
+        f", {people['known']} of them judged by people" if people else ""
+    )
     return f"{says}: {answers} win {share} of {judged} (a tie counts half)."

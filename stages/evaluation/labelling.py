@@ -73,7 +73,12 @@ class Labelling:
         for j in (*self.preferences, *(j for j in self.valid if j.score is not None)):
             by_prompt[j.prompt_id].append(j)
         lengths = {name: self.candidates[name].n_tokens for j in self.valid for name in key_of(j)}
-        gaps = [(p, gap) for p, judged in by_prompt.items() for gap in length_gaps(lengths, judged) if gap]
+        gaps = [
+            (p, gap)
+            for p, judged in by_prompt.items()
+            for gap in length_gaps(lengths, judged)
+            if gap
+        ]
         return share([gap > 0 for _, gap in gaps], [prompt for prompt, _ in gaps])
 
     def mean_score(self) -> float | None:
@@ -81,13 +86,18 @@ class Labelling:
         return fmean(scores) if scores else None
 
     def ties(self) -> Share | None:
-        return share([j.preference == "tie" for j in self.preferences], [j.prompt_id for j in self.preferences])
+        return share(
+            [j.preference == "tie" for j in self.preferences],
+            [j.prompt_id for j in self.preferences],
+        )
 
     def undecided(self) -> Share | None:
         """The share of prompts with two or more candidates in which no candidate is better than another."""
         decided = {j.prompt_id: False for j in self.valid if j.preference}
         decided |= {j.prompt_id: True for j in self.preferences if j.preference != "tie"}
-        decided |= {p: len({s for _, s in rows}) > 1 for p, rows in self.scored.items() if len(rows) > 1}
+        decided |= {
+            p: len({s for _, s in rows}) > 1 for p, rows in self.scored.items() if len(rows) > 1
+        }
         return share([not is_decided for is_decided in decided.values()], list(decided))
 
     def flips(self) -> Share | None:
@@ -114,7 +124,10 @@ class Labelling:
         for j in self.judgements:
             for task in self.prompts[j.prompt_id].tasks:
                 by_task[task].append(j)
-        return {task: Labelling(self.prompts, self.candidates, rows) for task, rows in sorted(by_task.items())}
+        return {
+            task: Labelling(self.prompts, self.candidates, rows)
+            for task, rows in sorted(by_task.items())
+        }
 
 
 def length_gaps(lengths: Mapping[str, int], judgements: Iterable[Judgement]) -> Iterator[int]:
@@ -143,7 +156,11 @@ def share(hits: Sequence[bool], prompts: Iterable[str]) -> Share | None:
 def effective_number(hits: Sequence[bool], prompts: Iterable[str]) -> float:
     """Return the number of independent outcomes whose mean is as uncertain as that of `hits` by prompts."""
     names, prompt_of = np.unique([*prompts], return_inverse=True)
-    sizes, hits_by_prompt, p = np.bincount(prompt_of), np.bincount(prompt_of, hits), float(np.mean(hits))
+    sizes, hits_by_prompt, p = (
+        np.bincount(prompt_of),
+        np.bincount(prompt_of, hits),
+        float(np.mean(hits)),
+    )
     count = len(names)
     effective = float(count)
     if 0 < p < 1 and count > 1:

@@ -40,7 +40,11 @@ def learnt_results(
     rows are single completions, of which the desirable ones are compared with the undesirable ones. Also return what
     was measured of the policy, by its log-ratio."""
     # GRPO trains on all prompts, those of held-out pairs too.
-    roles = [role for role, title in cfg.models.items() if role != "base" and title != GRPO.objective.title]
+    roles = [
+        role
+        for role, title in cfg.models.items()
+        if role != "base" and title != GRPO.objective.title
+    ]
     if before != "sft" or "policy" not in roles or not (pairs := read_held_out(inputs, out)):
         return {}, []
     labels = np.array([pair.label for pair, _ in pairs if isinstance(pair, MismatchedPair)])
@@ -48,8 +52,13 @@ def learnt_results(
         return {}, []
     main = main_difference(cfg.models)
     prompts = [pair.prompt_id for pair, _ in pairs]
-    sums = {role: log_probs(cfg, role, inputs[role] / "model", [ids for _, ids in pairs]) for role in roles}
-    masked = np.array([[(m or []).count(False) for m in (p.chosen_mask, p.rejected_mask)] for _, p in pairs])
+    sums = {
+        role: log_probs(cfg, role, inputs[role] / "model", [ids for _, ids in pairs])
+        for role in roles
+    }
+    masked = np.array(
+        [[(m or []).count(False) for m in (p.chosen_mask, p.rejected_mask)] for _, p in pairs]
+    )
     tokens = np.array([[len(p.chosen_ids), len(p.rejected_ids)] for _, p in pairs], float) - masked
 
     def right(scores: Array) -> Array:
@@ -68,7 +77,11 @@ def learnt_results(
     units = [content_id(pair.prompt_id, pair.chosen, pair.rejected) for pair, _ in pairs]
     values = right(sums["policy"] - sums[before]).tolist()
     measured = [Measure(FAVOURED, *row) for row in zip(units, prompts, values, strict=True)]
-    noun = "held-out completions, each desirable one with each other one" if len(labels) else "held-out pairs"
+    noun = (
+        "held-out completions, each desirable one with each other one"
+        if len(labels)
+        else "held-out pairs"
+    )
     return {
         "pairs": len(pairs),
         "of": f"{len(pairs):,} {noun}",
@@ -84,10 +97,16 @@ def learnt_results(
 def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, PairLogProbs]]:
     """Read the pairs held out from training, or for KTO the completions, each beside its mismatched one. Those that
     SFT's template cannot render or that exceed SFT's context are left out, with a warning."""
-    sft_contract, longest = (load_contract(inputs["sft"] / "model"), read_context_length(inputs["sft"] / "model"))
+    sft_contract, longest = (
+        load_contract(inputs["sft"] / "model"),
+        read_context_length(inputs["sft"] / "model"),
+    )
     dropped = Dropped(out, "held-out pairs")
     held_out_pairs = (pair for pair in stream_pairs(inputs) if pair.split == "validation")
-    pairs = [(p, ids) for p, ids, _ in scoring.tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)]
+    pairs = [
+        (p, ids)
+        for p, ids, _ in scoring.tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)
+    ]
     dropped.settle(len(pairs), remaining=1)  # no pair left means no result, not an error
     return pairs
 
@@ -97,7 +116,10 @@ def log_probs(cfg: Eval, role: str, folder: Path, pairs: list[PairLogProbs]) -> 
     model = scoring.install_scoring(load_model(folder, device=resolve_device(cfg.runtime.device)))
     pad, sums = load_contract(folder).tokenizer.pad_token_id, np.zeros((len(pairs), 2))
     tokens = [2 * (len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids))) for p in pairs]
-    with Progress(len(pairs), f"held-out pairs {role}", "pair") as progress, scoring.round_weights_once(model.device):
+    with (
+        Progress(len(pairs), f"held-out pairs {role}", "pair") as progress,
+        scoring.round_weights_once(model.device),
+    ):
         for batch in scoring.batches_by_length(tokens, None, model.device):
             scored = scoring.pair_log_probs(model, [pairs[i] for i in batch], pad, cfg.precision)
             sums[batch] = [(sum(chosen), sum(rejected)) for chosen, rejected in scored]
@@ -134,7 +156,9 @@ def cautions(results: dict[str, Any]) -> str:
     if results["endings"]:
         worse.append(results["endings"].removeprefix(", and "))
     if (loops := results["loops"]) and loops["policy"] - loops[first] > MORE_LOOPS:
-        worse.append(f"repeats itself in a loop in more answers: {loops[first]:.1%} → {loops['policy']:.1%}")
+        worse.append(
+            f"repeats itself in a loop in more answers: {loops[first]:.1%} → {loops['policy']:.1%}"
+        )
     if (far := results["kl"].get("policy", {}).get("per_token", 0.0)) > FAR_KL:
         worse.append(f"is far from {results['models'][first]}: {far:.2g} nats per token")
     return f"; but it {', and '.join(worse)}" if worse else ""

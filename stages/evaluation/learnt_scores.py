@@ -48,7 +48,9 @@ def figures(pairs: Sequence[Scored]) -> dict[str, Any]:
     sources = sorted({p.source for p in pairs})
     results: dict[str, Any] = {
         "accuracy": asdict(accuracy(pairs)),
-        "by_source": {source: asdict(accuracy([p for p in pairs if p.source == source])) for source in sources},
+        "by_source": {
+            source: asdict(accuracy([p for p in pairs if p.source == source])) for source in sources
+        },
         "longer_chosen": longer_chosen(pairs),
         "calibration_error": calibration_error(pairs),
         "brier": brier(pairs),
@@ -85,7 +87,9 @@ def length_matched(pairs: Sequence[Scored]) -> Interval | None:
 
 def longer_chosen(pairs: Sequence[Scored]) -> float | None:
     """The share of pairs of unequal length with a longer chosen completion: the accuracy of preferring the longer."""
-    unequal = [p.chosen_tokens > p.rejected_tokens for p in pairs if p.chosen_tokens != p.rejected_tokens]
+    unequal = [
+        p.chosen_tokens > p.rejected_tokens for p in pairs if p.chosen_tokens != p.rejected_tokens
+    ]
     return float(np.mean(unequal)) if unequal else None
 
 
@@ -99,7 +103,10 @@ def calibration_error(pairs: Sequence[Scored]) -> float:
     """Mean |confidence − accuracy| over bins of confidence, weighted by pairs (Guo et al. 2017, arXiv:1706.04599)."""
     confidence, right = confidences(pairs)
     bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
-    gaps = [abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
+    gaps = [
+        abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean()
+        for b in np.unique(bins)
+    ]
     return float(sum(gaps))
 
 
@@ -121,19 +128,31 @@ def best_of_n(
     judgements: Iterable[Judgement], prompts: Iterable[Example], candidates: Iterable[Candidate]
 ) -> tuple[dict[str, Any], str]:
     """Return the mean score and checks for each n, and a warning if checks do not rise with the score."""
-    if not (curves := [curve(graded) for graded in complete_prompts(judgements, prompts, candidates)]):
+    if not (
+        curves := [curve(graded) for graded in complete_prompts(judgements, prompts, candidates)]
+    ):
         return {}, ""
     means = {n: [fmean(c[n][i] for c in curves) for i in range(2)] for n in curves[0]}
-    points_by_n = {str(n): {"score": score, "checks": checks} for n, (score, checks) in means.items()}
+    points_by_n = {
+        str(n): {"score": score, "checks": checks} for n, (score, checks) in means.items()
+    }
     figures = {"best_of": points_by_n, "best_of_prompts": len(curves)}
     first, *_, last = curves[0]
     peak = max(means, key=lambda n: means[n][1])
     shares = " → ".join(f"{checks:.1%}" for _, checks in means.values())
-    subject = f"the best of {', '.join(points_by_n)} candidates by score passes {shares} of the checks"
+    subject = (
+        f"the best of {', '.join(points_by_n)} candidates by score passes {shares} of the checks"
+    )
     if paired([c[peak][1] for c in curves], [c[last][1] for c in curves]).high < 0:
-        return figures, f"{subject}: fewer from {peak} on, although the score rises, so higher scores are not better."
+        return (
+            figures,
+            f"{subject}: fewer from {peak} on, although the score rises, so higher scores are not better.",
+        )
     if not paired([c[first][1] for c in curves], [c[last][1] for c in curves]).low > 0:
-        return figures, f"{subject}: the score rises and the checks do not, so higher scores may not be better."
+        return (
+            figures,
+            f"{subject}: the score rises and the checks do not, so higher scores may not be better.",
+        )
     return figures, ""
 
 
@@ -141,11 +160,16 @@ def complete_prompts(
     judgements: Iterable[Judgement], prompts: Iterable[Example], candidates: Iterable[Candidate]
 ) -> list[Graded]:
     """Grade the candidates of each prompt that has checks and the most common number (at least 2) of candidates."""
-    checks, texts = {p.id: p.checks for p in prompts if p.checks}, {c.candidate_id: c.text for c in candidates}
+    checks, texts = (
+        {p.id: p.checks for p in prompts if p.checks},
+        {c.candidate_id: c.text for c in candidates},
+    )
     graded = defaultdict[str, Graded](list)
     for j in judgements:
         if j.score is not None and j.prompt_id in checks:
-            graded[j.prompt_id].append((j.score, share_passed(checks[j.prompt_id], texts[str(j.candidate_id)])))
+            graded[j.prompt_id].append(
+                (j.score, share_passed(checks[j.prompt_id], texts[str(j.candidate_id)]))
+            )
     sizes = Counter(len(rows) for rows in graded.values() if len(rows) > 1)
     return [rows for rows in graded.values() if sizes and len(rows) == sizes.most_common(1)[0][0]]
 
@@ -161,7 +185,9 @@ def curve(graded: Graded) -> dict[int, tuple[float, float]]:
     points = dict[int, tuple[float, float]]()
     for n in sorted({*(2**k for k in range(total.bit_length()) if 2**k <= total), total}):
         weights = [comb(below, n - 1) / comb(total, n) for below in range(total)]
-        score, checks = (sum(w * each[i] for w, each in zip(weights, shared, strict=True)) for i in range(2))
+        score, checks = (
+            sum(w * each[i] for w, each in zip(weights, shared, strict=True)) for i in range(2)
+        )
         points[n] = score, checks
     return points
 

@@ -51,7 +51,9 @@ def score(
         contract = load_contract(inputs[role] / "model")
         rows[role] = {
             REFERENCES: [contract.completion(e.messages, e.conversation[-1:]) for e in referenced],
-            role: [(contract.prompt(e.messages), answers[role][e.id].token_ids or []) for e in prompts],
+            role: [
+                (contract.prompt(e.messages), answers[role][e.id].token_ids or []) for e in prompts
+            ],
         }
     del rows["sft"]["sft"]  # SFT's KL from itself is 0
     compared = {role: rows[role][role] for role in roles if role != "sft"}
@@ -60,22 +62,32 @@ def score(
     for role, own in compared.items():
         model = Distributions(cfg, role, inputs[role] / "model", rows[role])
         references[role] = model.mean_log_probs(REFERENCES)
-        divergence, tokens = model.divergence(sft, role), sum(len(completion) for _, completion in own)
+        divergence, tokens = (
+            model.divergence(sft, role),
+            sum(len(completion) for _, completion in own),
+        )
         means = {"per_token": divergence / max(1, tokens), "per_answer": divergence / len(prompts)}
         kl[role] = means | {"answers": len(prompts)}
     tasks = [e.task for e in referenced]
-    return {"kl": kl, "references": compare_references(cfg, references, tasks) if referenced else {}}
+    return {
+        "kl": kl,
+        "references": compare_references(cfg, references, tasks) if referenced else {},
+    }
 
 
 def readable(prompts: list[Example], sft: Path, out: StageDir) -> list[Example]:
     """List the prompts whose reference answer the template can render after the prompt, within the models' context."""
     sft_contract, longest = load_contract(sft), read_context_length(sft) or sys.maxsize
     referenced, fit, unscored = [e for e in prompts if e.reference], list[Example](), Counter[str]()
-    for e, rendered in zip(referenced, sft_contract.examples(e.conversation for e in referenced), strict=True):
+    for e, rendered in zip(
+        referenced, sft_contract.examples(e.conversation for e in referenced), strict=True
+    ):
         if isinstance(rendered, ContractError):
             unscored[str(rendered)] += 1
         elif len(rendered[0]) > longest:
-            unscored[f"with their prompts they exceed the models' context of {longest:,} tokens"] += 1
+            unscored[
+                f"with their prompts they exceed the models' context of {longest:,} tokens"
+            ] += 1
         else:
             fit.append(e)
     for reason, count in unscored.items():
@@ -83,7 +95,9 @@ def readable(prompts: list[Example], sft: Path, out: StageDir) -> list[Example]:
     return fit
 
 
-def compare_references(cfg: Eval, references: dict[str, list[float]], tasks: list[str]) -> dict[str, Any]:
+def compare_references(
+    cfg: Eval, references: dict[str, list[float]], tasks: list[str]
+) -> dict[str, Any]:
     """Return mean log-probs of the reference answers by role, and their differences with intervals."""
     roles, means = [*references], Means(np.array([*references.values()]).T, tasks, shares=False)
     results: dict[str, Any] = {"prompts": len(tasks)}
@@ -112,14 +126,20 @@ class Distributions:
         self.model = load_model(folder, sampling_weights(cfg.precision), self.device)
         self.layers = KnownStates()
         with Progress(sum(map(len, rows.values())), f"likelihood {role}", "answer") as progress:
-            self.states = {name: self.hidden_states(named, progress) for name, named in rows.items()}
+            self.states = {
+                name: self.hidden_states(named, progress) for name, named in rows.items()
+            }
         self.model.set_submodule(self.model.base_model_prefix, self.layers)
 
     def hidden_states(self, rows: Rows, progress: Progress) -> list[torch.Tensor]:
         """Return the states behind which every completion token of these rows is predicted: (tokens, hidden size)."""
         hidden_states = [torch.empty(0)] * len(rows)
-        for batch in batches_by_length([len(prompt) + len(ids) for prompt, ids in rows], None, self.device):
-            padded = pad_sequence([torch.tensor([*rows[i][0], *rows[i][1]]) for i in batch], batch_first=True)
+        for batch in batches_by_length(
+            [len(prompt) + len(ids) for prompt, ids in rows], None, self.device
+        ):
+            padded = pad_sequence(
+                [torch.tensor([*rows[i][0], *rows[i][1]]) for i in batch], batch_first=True
+            )
             # Causal attention ignores the padding on the right.
             output = self.model.base_model(send_tensor(padded, self.device), use_cache=False)
             self.layers.output = type(output)

@@ -26,17 +26,23 @@ class OtherProgram:
         super().__init__()
         self.channel = channel
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         """Return the messages as JSON: the other program renders them."""
         if not add_generation_prompt:
-            raise ValueError("a task begins the assistant's answer (gen_prefix), which no training's prompt does")
+            raise ValueError(
+                "a task begins the assistant's answer (gen_prefix), which no training's prompt does"
+            )
         return json.dumps(chat_history)
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         """Return greedy answers, cut at the first of the strings that end an answer of the task."""
         options = [request.args[1] for request in requests]
         if any(each.get("do_sample") and each.get("temperature", 1) for each in options):
-            raise ValueError("a task samples its answers (do_sample), and here all answers are greedy")
+            raise ValueError(
+                "a task samples its answers (do_sample), and here all answers are greedy"
+            )
         answers = zip(self.ask(requests), requests, strict=True)
         return [cut(text or "", request.args[1].get("until") or []) for text, request in answers]
 
@@ -45,7 +51,9 @@ class OtherProgram:
         return [tuple(scores or (0.0, False)) for scores in self.ask(requests)]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-        raise ValueError("a task scores running text without a prompt; eval.retention=[{path: FILE}] does this")
+        raise ValueError(
+            "a task scores running text without a prompt; eval.retention=[{path: FILE}] does this"
+        )
 
     def ask(self, requests: list[Any]) -> list[Any]:
         """Return the answers of the other program, in order."""
@@ -59,7 +67,9 @@ def question_of(arguments: tuple[Any, ...]) -> dict[str, Any]:
     """Return a request's prompt and either its continuation or the length of its answer."""
     prompt, rest = arguments
     if not prompt:
-        raise ValueError("a task scores choices without a prompt (its doc_to_text is empty, or acc_mutual_info)")
+        raise ValueError(
+            "a task scores choices without a prompt (its doc_to_text is empty, or acc_mutual_info)"
+        )
     if isinstance(rest, str):
         return {"prompt": prompt, "continuation": rest}
     length = next((rest[name] for name in LENGTHS if rest.get(name)), DEFAULT_LENGTH)
@@ -83,9 +93,20 @@ def evaluate(job: dict[str, Any], channel: TextIO) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     folder, chat = job["tasks_dir"], job["chat"]
-    own = {*TaskManager(include_path=folder, include_defaults=False).task_index} if folder else set[str]()
-    options = {"limit": job["limit"], "bootstrap_iters": 0, "apply_chat_template": chat, "fewshot_as_multiturn": chat}
-    options["task_manager"] = TaskManager(include_path=folder, include_defaults=not own >= {*job["tasks"]})
+    own = (
+        {*TaskManager(include_path=folder, include_defaults=False).task_index}
+        if folder
+        else set[str]()
+    )
+    options = {
+        "limit": job["limit"],
+        "bootstrap_iters": 0,
+        "apply_chat_template": chat,
+        "fewshot_as_multiturn": chat,
+    }
+    options["task_manager"] = TaskManager(
+        include_path=folder, include_defaults=not own >= {*job["tasks"]}
+    )
     model = type("Model", (OtherProgram, LM), {})(channel)
     return lm_eval.simple_evaluate(model, tasks=job["tasks"], **options)  # type: ignore[no-any-return]
 
@@ -95,7 +116,12 @@ def sample_of(sample: dict[str, Any]) -> dict[str, Any]:
     suffix = "" if sample["filter"] == "none" else f", {sample['filter']}"
     scores = {f"{name}{suffix}": as_number(sample[name]) for name in sample["metrics"]}
     questions = [key_of(arguments) for arguments in sample["arguments"]]
-    return {"doc_hash": sample["doc_hash"], "doc_id": sample["doc_id"], "questions": questions, "scores": scores}
+    return {
+        "doc_hash": sample["doc_hash"],
+        "doc_id": sample["doc_id"],
+        "questions": questions,
+        "scores": scores,
+    }
 
 
 def tasks_of(name: str, parts: dict[str, list[str]]) -> Iterator[str]:
@@ -128,10 +154,15 @@ def main() -> None:
     parts = results.get("group_subtasks", {})
     benchmarks = {task: name for name in job["tasks"] for task in tasks_of(name, parts)}
     for task, samples in results["samples"].items():
-        figures = {name.replace(",none", "").replace(",", ", "): v for name, v in results["results"][task].items()}
+        figures = {
+            name.replace(",none", "").replace(",", ", "): v
+            for name, v in results["results"][task].items()
+        }
         message = {"task": task, "benchmark": benchmarks.get(task, task), "figures": figures}
         directions = results["higher_is_better"].get(task, {})
-        message["less_is_better"] = [metric for metric, higher in directions.items() if higher is False]
+        message["less_is_better"] = [
+            metric for metric, higher in directions.items() if higher is False
+        ]
         send(channel, message | {"samples": [*map(sample_of, samples)]})
 
 

@@ -35,7 +35,10 @@ def unit_of(prompt: Example) -> str:
 
 def rows_of(measure: str, prompts: Sequence[Example], values: Iterable[float]) -> list[Measure]:
     """Return the rows of one measure. `values`: one by prompt."""
-    return [Measure(measure, unit_of(e), e.task, float(value)) for e, value in zip(prompts, values, strict=True)]
+    return [
+        Measure(measure, unit_of(e), e.task, float(value))
+        for e, value in zip(prompts, values, strict=True)
+    ]
 
 
 def measure_answers(
@@ -43,7 +46,9 @@ def measure_answers(
 ) -> list[Measure]:
     """Return endings, loops and lengths of the policy's answers, and its passes in checked tables, by measure. The
     phrasings of one request, which are not independent, are left out."""
-    prompts = [*{e.id: e for table in tables for e in table.prompts if e.group != "rephrased"}.values()]
+    prompts = [
+        *{e.id: e for table in tables for e in table.prompts if e.group != "rephrased"}.values()
+    ]
     candidates = [answers[e.id] for e in prompts]
     rows = rows_of(ENDINGS, prompts, (a.finish_reason == "stop" for a in candidates))
     rows += rows_of(LOOPLESS, prompts, (not is_repetitive(a.text) for a in candidates))

@@ -54,14 +54,20 @@ def by_measure(rows: Sequence[Measure]) -> dict[str, dict[str, Measure]]:
 def mean_of_seeds(runs: Sequence[Mapping[str, Rows]]) -> dict[str, dict[str, Measure]]:
     """Return the mean value of each unit over several runs, for the measures with the same units in all of them."""
     return {
-        name: {unit: replace(row, value=fmean(run[name][unit].value for run in runs)) for unit, row in rows.items()}
+        name: {
+            unit: replace(row, value=fmean(run[name][unit].value for run in runs))
+            for unit, row in rows.items()
+        }
         for name, rows in runs[0].items()
         if all(run.get(name, {}).keys() == rows.keys() for run in runs)
     }
 
 
 def compare(
-    old: Sequence[Mapping[str, Rows]], new: Sequence[Mapping[str, Rows]], margin: float, confidence: float
+    old: Sequence[Mapping[str, Rows]],
+    new: Sequence[Mapping[str, Rows]],
+    margin: float,
+    confidence: float,
 ) -> list[Line]:
     """Compare the measures of two policies, each a run or several seeds, and test the tasks of PASSES one by one."""
     before, after, lines = mean_of_seeds(old), mean_of_seeds(new), list[Line]()
@@ -69,11 +75,18 @@ def compare(
         if name not in before or before[name].keys() != after.get(name, {}).keys():
             note = "the runs ask other prompts, check or judge them otherwise, or are judged against other answers"
             note = note if name in new[0] else "the new run does not measure this"
-            lines.append(Line(name, 0, 0, 0, Interval(0, 0, 0), margin, Code.other_prompts, note=note))
+            lines.append(
+                Line(name, 0, 0, 0, Interval(0, 0, 0), margin, Code.other_prompts, note=note)
+            )
             continue
-        line = compare_measure(name, before[name], after[name], margin, confidence, measures=len(before))
+        line = compare_measure(
+            name, before[name], after[name], margin, confidence, measures=len(before)
+        )
         if len(new) > 1:
-            each = [compare_measure(name, before[name], run[name], margin, confidence).difference.mean for run in new]
+            each = [
+                compare_measure(name, before[name], run[name], margin, confidence).difference.mean
+                for run in new
+            ]
             line = replace(line, seeds=(min(each), max(each)))
         lines.append(line)
         if name == PASSES:
@@ -81,7 +94,9 @@ def compare(
     return lines
 
 
-def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: float, measures: int = 1) -> Line:
+def compare_measure(
+    name: str, old: Rows, new: Rows, margin: float, confidence: float, measures: int = 1
+) -> Line:
     """Compare the values of the same units before and after. `measures`: the number of such comparisons."""
     # a judge may leave some out
     units = [unit for unit in old if math.isfinite(old[unit].value + new[unit].value)]
@@ -95,14 +110,18 @@ def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: 
     shares = not either_way and bool(values.min() >= 0 and values.max() <= 1)
     drawn = name == FAVOURED  # its groups are prompts, of which one may have several pairs
     means = Means(values, [old[unit].group for unit in units], drawn, shares)
-    change, wider = (means.difference(1, 0, c) for c in (confidence, 1 - (1 - confidence) / measures))
+    change, wider = (
+        means.difference(1, 0, c) for c in (confidence, 1 - (1 - confidence) / measures)
+    )
     passes = change.low > -margin and (not either_way or change.high < margin)
     is_worse = max(wider.low, -wider.high) > margin if either_way else wider.high < 0
     code = Code.passes if passes else Code.worse if is_worse else Code.cannot_tell
     needed = None
     if code is Code.cannot_tell:
         room = margin + (-abs(change.mean) if either_way else change.mean)
-        needed = prompts_needed(float(np.diff(values).var()), room, (1 - confidence) / 2, fall=float(shares))
+        needed = prompts_needed(
+            float(np.diff(values).var()), room, (1 - confidence) / 2, fall=float(shares)
+        )
     return Line(name, len(values), before, after, change, margin, code, needed)
 
 
@@ -120,8 +139,12 @@ def broken_tasks(old: Rows, new: Rows, margin: float, confidence: float) -> list
     for place, (p, task) in enumerate(sorted(tests)):
         if p > BROKEN / (len(tests) - place):
             break
-        line = compare_measure(f"task {task}", {unit: old[unit] for unit in tasks[task]}, new, margin, confidence)
-        lines += [replace(line, code=Code.worse, needed=None)] if line.difference.mean < -margin else []
+        line = compare_measure(
+            f"task {task}", {unit: old[unit] for unit in tasks[task]}, new, margin, confidence
+        )
+        lines += (
+            [replace(line, code=Code.worse, needed=None)] if line.difference.mean < -margin else []
+        )
     return lines
 
 
@@ -132,4 +155,7 @@ def pairs_of(old: Rows, new: Rows, units: Sequence[str]) -> NDArray[np.float64]:
 def outcome(lines: Sequence[Line]) -> Code:
     """Return the exit code: 2 if any measure cannot be compared, else 1 if any is worse, else 3 if any is unclear."""
     codes = {line.code for line in lines}
-    return next((code for code in (Code.other_prompts, Code.worse, Code.cannot_tell) if code in codes), Code.passes)
+    return next(
+        (code for code in (Code.other_prompts, Code.worse, Code.cannot_tell) if code in codes),
+        Code.passes,
+    )

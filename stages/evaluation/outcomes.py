@@ -19,9 +19,20 @@ from stages.tasks.checks import share_passed
 
 COMPARED = read_beside(__file__)
 DIFFERENCES: list[tuple[str, str]] = [(a, b) for a, b in COMPARED["differences"]]
-VIEWS, SIDES = ({name: (*groups.split(),) for name, groups in COMPARED[key].items()} for key in ("views", "sides"))
+VIEWS, SIDES = (
+    {name: (*groups.split(),) for name, groups in COMPARED[key].items()}
+    for key in ("views", "sides")
+)
 # All groups except rephrased requests and open requests without constraints.
-GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds", "unseen_areas", "open_validation")
+GROUPS = (
+    "seen",
+    "unseen_phrasings",
+    "unseen_tasks",
+    "open_test",
+    "unseen_kinds",
+    "unseen_areas",
+    "open_validation",
+)
 # groups whose tasks are a sample of tasks that nothing trained on
 UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}
 ENOUGH_PROMPTS = 800
@@ -78,7 +89,9 @@ class Table:
 
     def where(self, chosen: NDArray[Any]) -> "Table":
         prompts = [e for e, keep in zip(self.prompts, chosen, strict=True) if keep]
-        return Table(self.roles, prompts, self.passed[chosen], self.tokens[chosen], self.stopped[chosen])
+        return Table(
+            self.roles, prompts, self.passed[chosen], self.tokens[chosen], self.stopped[chosen]
+        )
 
     def group(self, *names: str) -> "Table":
         return self.where(np.array([e.group in names for e in self.prompts], bool))
@@ -103,7 +116,13 @@ class Table:
     def outcomes(self) -> list[Outcome]:
         """Return one row for each prompt and model."""
         return [
-            Outcome(e.id, role, bool(self.passed[i, j]), int(self.tokens[i, j]), bool(self.stopped[i, j]))
+            Outcome(
+                e.id,
+                role,
+                bool(self.passed[i, j]),
+                int(self.tokens[i, j]),
+                bool(self.stopped[i, j]),
+            )
             for i, e in enumerate(self.prompts)
             for j, role in enumerate(self.roles)
         ]
@@ -112,9 +131,18 @@ class Table:
 def read_answers(folders: dict[str, Path]) -> tuple[Answers, int]:
     """Read the answers to the prompts that all models answered, and count the prompts that only some answered. A
     prompt too long for one model cannot show a difference between models."""
-    answers = {m: {a.prompt_id: a for a in load(f / "answers.parquet", Candidate)} for m, f in folders.items()}
-    all_ids, shared_ids = set[str]().union(*answers.values()), set.intersection(*map(set, answers.values()))
-    shared = {m: {i: a for i, a in by_prompt.items() if i in shared_ids} for m, by_prompt in answers.items()}
+    answers = {
+        m: {a.prompt_id: a for a in load(f / "answers.parquet", Candidate)}
+        for m, f in folders.items()
+    }
+    all_ids, shared_ids = (
+        set[str]().union(*answers.values()),
+        set.intersection(*map(set, answers.values())),
+    )
+    shared = {
+        m: {i: a for i, a in by_prompt.items() if i in shared_ids}
+        for m, by_prompt in answers.items()
+    }
     return shared, len(all_ids) - len(shared_ids)
 
 
@@ -122,10 +150,15 @@ def tabulate(prompts: list[Example], answers: Answers) -> Table:
     """Check every answer; NaN if the prompt has no checks."""
     rows = [[of_model[e.id] for of_model in answers.values()] for e in prompts]
     checked = zip([e.checks for e in prompts], rows, strict=True)
-    passed = [[share_passed(checks, a.text) == 1 if checks else np.nan for a in row] for checks, row in checked]
+    passed = [
+        [share_passed(checks, a.text) == 1 if checks else np.nan for a in row]
+        for checks, row in checked
+    ]
     tokens = [[a.n_tokens for a in row] for row in rows]
     stopped = [[a.finish_reason == "stop" for a in row] for row in rows]
-    arrays = (np.array(values, float).reshape(-1, len(answers)) for values in (passed, tokens, stopped))
+    arrays = (
+        np.array(values, float).reshape(-1, len(answers)) for values in (passed, tokens, stopped)
+    )
     return Table([*answers], prompts, *arrays)
 
 
@@ -134,10 +167,17 @@ def average_runs(runs: Sequence[Sequence[Outcome]], examples: dict[str, Example]
     rows_by_run = [{(row.prompt_id, row.role): row for row in run} for run in runs]
     roles = [*dict.fromkeys(row.role for row in runs[0])]
     prompt_ids = dict.fromkeys(row.prompt_id for row in runs[0])
-    prompts = [examples[i] for i in prompt_ids if all((i, role) in run for run in rows_by_run for role in roles)]
+    prompts = [
+        examples[i]
+        for i in prompt_ids
+        if all((i, role) in run for run in rows_by_run for role in roles)
+    ]
 
     def mean(field: str) -> NDArray[Any]:
-        values = [[[getattr(run[e.id, role], field) for role in roles] for e in prompts] for run in rows_by_run]
+        values = [
+            [[getattr(run[e.id, role], field) for role in roles] for e in prompts]
+            for run in rows_by_run
+        ]
         return np.asarray(values, float).reshape(len(rows_by_run), -1, len(roles)).mean(0)
 
     return Table(roles, prompts, mean("passed"), mean("n_tokens"), mean("stopped"))
@@ -155,7 +195,10 @@ def rate_row(table: Table, cfg: Eval) -> dict[str, Any]:
     row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": count, "tasks_drawn": drawn}
     row |= with_intervals(table, table.passed, cfg)
     row["note"] = "too few tasks to say" if drawn and count < ENOUGH_TASKS else ""
-    gain = table.passed[:, table.roles.index("policy")] - table.passed[:, table.roles.index(before(table.roles))]
+    gain = (
+        table.passed[:, table.roles.index("policy")]
+        - table.passed[:, table.roles.index(before(table.roles))]
+    )
     return row | {"gained": int((gain > 0).sum()), "lost": int((gain < 0).sum())}
 
 
@@ -190,12 +233,19 @@ def matched(table: Table, cfg: Eval) -> dict[str, Any]:
     its answer. The subsets depend on the models' answers, so they only describe."""
     first, policy = table.roles.index(before(table.roles)), table.roles.index("policy")
     both_ended = (table.stopped[:, first] > 0) & (table.stopped[:, policy] > 0)
-    like_length = np.abs(table.tokens[:, policy] - table.tokens[:, first]) <= LENGTH_DRIFT * table.tokens[:, first]
+    like_length = (
+        np.abs(table.tokens[:, policy] - table.tokens[:, first])
+        <= LENGTH_DRIFT * table.tokens[:, first]
+    )
     views = {"both answers end by themselves": both_ended, "answers of like length": like_length}
     newly = (table.stopped[:, policy] > 0) & (table.stopped[:, first] == 0)
     gain = table.passed[:, policy] - table.passed[:, first]
     return {
-        "views": {name: rate_row(table.where(chosen), cfg) for name, chosen in views.items() if chosen.any()},
+        "views": {
+            name: rate_row(table.where(chosen), cfg)
+            for name, chosen in views.items()
+            if chosen.any()
+        },
         "gain": float(gain.mean()),
         "gain_from_stopping": float((gain * newly).mean()),
     }

@@ -24,19 +24,26 @@ class PairAudit:
 
     def __init__(self, judged: Path):
         path = judged / KNOWN_WORDS
-        self.by_checks, self.words = not path.exists(), read_known_words(path) if path.exists() else {}
+        self.by_checks, self.words = (
+            not path.exists(),
+            read_known_words(path) if path.exists() else {},
+        )
         self.keys = defaultdict[str, list[Key]](list)  # keys of `words`, by their first candidate
         for key in self.words:
             self.keys[key[0]].append(key)
         # (prompt id, sign) of each pair
         self.signs = defaultdict[Strategy, list[tuple[str, int]]](list)
 
-    def look_up(self, prompt: Example, candidates: Iterable[Candidate], pairs: PairsByStrategy) -> None:
+    def look_up(
+        self, prompt: Example, candidates: Iterable[Candidate], pairs: PairsByStrategy
+    ) -> None:
         """Record the verdicts on a prompt's pairs, each with the chosen candidate first. Copies are equally good."""
         texts = {c.candidate_id: c.stripped_text for c in candidates}
         keys = (key for name in texts for key in self.keys[name] if {*key} <= texts.keys())
         words = {tuple(texts[name] for name in key): self.words[key] for key in keys}
-        grades = {text: float(words[(text,)] == "good") for text in texts.values() if (text,) in words}
+        grades = {
+            text: float(words[(text,)] == "good") for text in texts.values() if (text,) in words
+        }
 
         def sign(better: Candidate, worse: Candidate) -> int | None:
             if word := words.get((better.stripped_text, worse.stripped_text)):
@@ -57,8 +64,15 @@ class PairAudit:
         """Return the number of pairs with a verdict and the share of each verdict; None without any verdict."""
         signs = self.signs[strategy]
         prompts = [prompt for prompt, _ in signs]
-        rates = {name: share([each == sign for _, each in signs], prompts) for sign, name in VERDICTS.items()}
-        return {"pairs": len(signs), **{name: asdict(s.rate) for name, s in rates.items() if s}} if signs else None
+        rates = {
+            name: share([each == sign for _, each in signs], prompts)
+            for sign, name in VERDICTS.items()
+        }
+        return (
+            {"pairs": len(signs), **{name: asdict(s.rate) for name, s in rates.items() if s}}
+            if signs
+            else None
+        )
 
 
 def accuracy_clause(accuracy: Mapping[str, Any]) -> str:

@@ -57,7 +57,9 @@ def countable(judgements: Iterable[Judgement], candidates: Candidates) -> list[J
     of_texts = dict[Key, Judgement]()
     for j in draw_audit(judgements):
         if j.error is None and (j.candidate_id or not is_copy(j, candidates)):
-            of_texts.setdefault((j.prompt_id, *sorted(candidates[name].stripped_text for name in key_of(j))), j)
+            of_texts.setdefault(
+                (j.prompt_id, *sorted(candidates[name].stripped_text for name in key_of(j))), j
+            )
     drawn = [*of_texts.values()]
     return [j for j in drawn if bool(j.candidate_id) == bool(drawn[0].candidate_id)]
 
@@ -91,16 +93,22 @@ def read_known_words(path: Path) -> dict[Key, str]:
             row = json.loads(line)
             key, word = tuple(map(str, row["judged"])), row["known"]
             if word is not None and word not in WORDS[len(key) == 1]:
-                raise ValueError(f"known is {word!r}. Use one of {', '.join(WORDS[len(key) == 1])}, or null")
+                raise ValueError(
+                    f"known is {word!r}. Use one of {', '.join(WORDS[len(key) == 1])}, or null"
+                )
         except WRONG_SHAPE as error:
-            raise UserError(f"label.known={path}: line {number} is not a row of audit.jsonl: {error}.") from error
+            raise UserError(
+                f"label.known={path}: line {number} is not a row of audit.jsonl: {error}."
+            ) from error
         words |= {key: word} if word is not None else {}
         if word is not None and len(key) == 2:
             words[key[::-1]] = {"a": "b", "b": "a"}.get(word, word)
     return words
 
 
-def known_by_checks(audit: Iterable[Judgement], prompts: Prompts, candidates: Candidates) -> dict[Key, str]:
+def known_by_checks(
+    audit: Iterable[Judgement], prompts: Prompts, candidates: Candidates
+) -> dict[Key, str]:
     """Return known labels from checks: a good answer passes all checks, and a better one passes more."""
     words = dict[Key, str]()
     for j in audit:
@@ -109,7 +117,9 @@ def known_by_checks(audit: Iterable[Judgement], prompts: Prompts, candidates: Ca
             if len(passed) == 1:
                 words[key_of(j)] = "good" if passed[0] == 1 else "bad"
             else:
-                words[key_of(j)] = "tie" if passed[0] == passed[1] else "a" if passed[0] > passed[1] else "b"
+                words[key_of(j)] = (
+                    "tie" if passed[0] == passed[1] else "a" if passed[0] > passed[1] else "b"
+                )
     return words
 
 
@@ -125,30 +135,51 @@ def reliability(
     figures: dict[str, Any] = {
         "judgements": len(judgements),
         "missing": dict(Counter(j.error for j in judgements if j.error)),
-        "order_flips": asdict(agreement.share(swapped.count(False), len(swapped))) if swapped else None,
+        "order_flips": asdict(agreement.share(swapped.count(False), len(swapped)))
+        if swapped
+        else None,
         "audited": len(audit),
         "known": sum(key_of(j) in known_words for j in audit),
     }
-    if not (audited := [(j, str(word_of(j)), known_words[key_of(j)]) for j in audit if key_of(j) in known_words]):
+    if not (
+        audited := [
+            (j, str(word_of(j)), known_words[key_of(j)]) for j in audit if key_of(j) in known_words
+        ]
+    ):
         return figures
     words = WORDS[single := bool(audited[0][0].candidate_id)]
     right = [judge == truth for _, judge, truth in audited]
-    (right1, known1), (right0, known0) = (error_counts(audited, words[0], positive) for positive in (True, False))
+    (right1, known1), (right0, known0) = (
+        error_counts(audited, words[0], positive) for positive in (True, False)
+    )
     figures |= {
         "accuracy": asdict(agreement.share(sum(right), len(right))),
         "sensitivity": asdict(agreement.share(right1, known1)) if known1 else None,
         "specificity": asdict(agreement.share(right0, known0)) if known0 else None,
         **agreements(audited, words),
-        "length": {who: lengths(audited, place, candidates) for place, who in ((1, "judge"), (2, "known"))},
+        "length": {
+            who: lengths(audited, place, candidates) for place, who in ((1, "judge"), (2, "known"))
+        },
         "by_topic": topics(audited, right, prompts),
     }
-    if not single and (preferences := [(judge, truth) for _, judge, truth in audited if judge != "tie"]):
+    if not single and (
+        preferences := [(judge, truth) for _, judge, truth in audited if judge != "tie"]
+    ):
         neither = sum(truth == "tie" for _, truth in preferences)
         accurate = sum(judge == truth for judge, truth in preferences)
-        counts = {"accuracy": accurate, "wrong": len(preferences) - accurate - neither, "neither": neither}
-        figures |= {f"pair_{name}": asdict(agreement.share(n, len(preferences))) for name, n in counts.items()}
+        counts = {
+            "accuracy": accurate,
+            "wrong": len(preferences) - accurate - neither,
+            "neither": neither,
+        }
+        figures |= {
+            f"pair_{name}": asdict(agreement.share(n, len(preferences)))
+            for name, n in counts.items()
+        }
     audited_keys = {key_of(j) for j in audit}
-    unaudited = (j for j in countable(map(own_vote, judgements), candidates) if key_of(j) not in audited_keys)
+    unaudited = (
+        j for j in countable(map(own_vote, judgements), candidates) if key_of(j) not in audited_keys
+    )
     positives = [word_of(j) == words[0] for j in unaudited]
     if positives:
         count, errors = len(positives), (right1, known1, right0, known0)
@@ -160,7 +191,9 @@ def reliability(
 
 def error_counts(audited: Audited, word: str, positive: bool) -> tuple[int, int]:
     """Return the number of known positives (or negatives) that the judge got right, and their total."""
-    hits = [(judge == word) == positive for _, judge, truth in audited if (truth == word) == positive]
+    hits = [
+        (judge == word) == positive for _, judge, truth in audited if (truth == word) == positive
+    ]
     return sum(hits), len(hits)
 
 
@@ -186,7 +219,10 @@ def lengths(audited: Sequence[tuple[Any, ...]], place: int, candidates: Candidat
         tokens = [(row[place], candidates[row[0].candidate_id].n_tokens) for row in audited]
         good, bad = ([count for word, count in tokens if word == which] for which in WORDS[True])
         return float(np.mean(good) - np.mean(bad)) if good and bad else None
-    gaps = [(candidates[row[0].a].n_tokens - candidates[row[0].b].n_tokens, row[place]) for row in audited]
+    gaps = [
+        (candidates[row[0].a].n_tokens - candidates[row[0].b].n_tokens, row[place])
+        for row in audited
+    ]
     longer = [(gap > 0) == (word == "a") for gap, word in gaps if gap and word != "tie"]
     return float(np.mean(longer)) if longer else None
 

@@ -67,36 +67,65 @@ def claims(
     Returns the claims that have data and a sentence about them ({} if none has), and what they measured."""
     tested, measured, alpha = list[Claim](), list[Measure](), 1 - cfg.confidence
     if "retained" in inputs:
-        texts = [e.reference for e in stream(inputs["retained"] / "examples.parquet", Example) if e.reference]
+        texts = [
+            e.reference
+            for e in stream(inputs["retained"] / "examples.parquet", Example)
+            if e.reference
+        ]
         roles = [role for role in ("base", "sft", "policy") if role in cfg.models]
         scored = {role: log_probs(cfg, inputs[role] / "model", texts) for role in roles}
         readable = np.isfinite([*scored.values()]).all(axis=0)
         if not readable.all():
-            out.warn(f"eval.retention: left out {(~readable).sum()} of {len(texts)} texts, shorter than two tokens.")
+            out.warn(
+                f"eval.retention: left out {(~readable).sum()} of {len(texts)} texts, shorter than two tokens."
+            )
         if not readable.any():
-            raise UserError("eval.retention: no text has two tokens or more. Name a file with longer texts.")
+            raise UserError(
+                "eval.retention: no text has two tokens or more. Name a file with longer texts."
+            )
         values = zip(texts, scored["policy"].tolist(), strict=True)
-        measured += [Measure(TEXT_MEASURE, content_id(text), "texts", v) for text, v in values if math.isfinite(v)]
+        measured += [
+            Measure(TEXT_MEASURE, content_id(text), "texts", v)
+            for text, v in values
+            if math.isfinite(v)
+        ]
         scored = {role: log_p[readable] for role, log_p in scored.items()}
         for against, margin in TEXT.items():
             if against in scored:
-                tested.append(mean_claim(TEXT_MEASURE, against, (scored["policy"], scored[against]), alpha, margin))
+                tested.append(
+                    mean_claim(
+                        TEXT_MEASURE, against, (scored["policy"], scored[against]), alpha, margin
+                    )
+                )
     if (open_prompts := everything.group("open_plain").prompts) and "base" in cfg.models:
         varied = measure_answers(open_prompts, answers, "base", variety)
         measured += rows_of("different pairs of words", open_prompts, varied[0])
-        tested.append(mean_claim("different pairs of words", "base", varied, alpha, share=VARIETY, bounded=True))
-        loopfree = measure_answers(open_prompts, answers, "base", lambda _, answer: not is_repetitive(answer.text))
+        tested.append(
+            mean_claim(
+                "different pairs of words", "base", varied, alpha, share=VARIETY, bounded=True
+            )
+        )
+        loopfree = measure_answers(
+            open_prompts, answers, "base", lambda _, answer: not is_repetitive(answer.text)
+        )
         tested.append(share_claim(LOOPLESS, "base", loopfree, alpha, LOOPS))
     sized = [e for e in everything.prompts if asked_length(e)]
     for against in (role for role in TEXT if sized and role in cfg.models):
         lengths = measure_answers(sized, answers, against, within_length)
         if against == before(cfg.models):
             measured += rows_of("share of the requested length", sized, lengths[0])
-        tested.append(mean_claim("share of the requested length", against, lengths, alpha, LENGTH_ERROR, bounded=True))
+        tested.append(
+            mean_claim(
+                "share of the requested length", against, lengths, alpha, LENGTH_ERROR, bounded=True
+            )
+        )
     if not tested:
         return {}, []
     mark_holding(tested, alpha)
-    return {"claims": [asdict(c) for c in tested], "sentence": sentence(tested, cfg.models)}, measured
+    return {
+        "claims": [asdict(c) for c in tested],
+        "sentence": sentence(tested, cfg.models),
+    }, measured
 
 
 def share_claim(what: str, against: str, pair: Pair, alpha: float, margin: float) -> Claim:
@@ -104,11 +133,19 @@ def share_claim(what: str, against: str, pair: Pair, alpha: float, margin: float
     policy, other = pair
     needed = prompts_needed(float((policy != other).mean()), margin, alpha, fall=1.0)
     p = p_of_shares(policy, other, margin)
-    return Claim(what, against, float(policy.mean()), float(other.mean()), margin, p, len(policy), needed)
+    return Claim(
+        what, against, float(policy.mean()), float(other.mean()), margin, p, len(policy), needed
+    )
 
 
 def mean_claim(
-    what: str, against: str, pair: Pair, alpha: float, margin: float = 0.0, share: float = 1.0, bounded: bool = False
+    what: str,
+    against: str,
+    pair: Pair,
+    alpha: float,
+    margin: float = 0.0,
+    share: float = 1.0,
+    bounded: bool = False,
 ) -> Claim:
     """Build a claim about a mean for which higher is better.
 
@@ -120,7 +157,9 @@ def mean_claim(
     above, fall = margin + float((before - other).mean()), float(other.max()) if bounded else 0.0
     needed = prompts_needed(float((policy - other).var()), above, alpha, fall)
     p = p_of_means(policy, other, margin, -fall if bounded else None)
-    return Claim(what, against, float(policy.mean()), float(other.mean()), margin, p, len(policy), needed)
+    return Claim(
+        what, against, float(policy.mean()), float(other.mean()), margin, p, len(policy), needed
+    )
 
 
 def p_of_shares(policy: Array, other: Array, margin: float) -> float:
@@ -161,17 +200,24 @@ def mark_holding(tested_claims: list[Claim], alpha: float) -> None:
 
 def sentence(tested: list[Claim], titles: dict[str, str]) -> str:
     """Say in one or two sentences which claims hold."""
-    if not (not_shown := [f"{c.what} (against {titles[c.against]})" for c in tested if not c.holds]):
+    if not (
+        not_shown := [f"{c.what} (against {titles[c.against]})" for c in tested if not c.holds]
+    ):
         return f"{titles['policy']} keeps what it could do before: all {len(tested)} claims of retention hold."
     count = f"{len(tested) - len(not_shown)} of {len(tested)} claims of retention hold."
     return f"{count} {titles['policy']} is not shown to keep: {'; '.join(not_shown)}."
 
 
 def measure_answers(
-    prompts: list[Example], answers: Answers, against: str, measure: Callable[[Example, Candidate], float]
+    prompts: list[Example],
+    answers: Answers,
+    against: str,
+    measure: Callable[[Example, Candidate], float],
 ) -> Pair:
     """Apply `measure` to the policy's answers and to those of the model `against`."""
-    rows = np.array([[float(measure(e, answers[role][e.id])) for e in prompts] for role in ("policy", against)])
+    rows = np.array(
+        [[float(measure(e, answers[role][e.id])) for e in prompts] for role in ("policy", against)]
+    )
     return rows[0], rows[1]
 
 
@@ -204,10 +250,16 @@ def within_length(prompt: Example, answer: Candidate) -> float:
 @torch.no_grad()
 def log_probs(cfg: Eval, folder: Path, texts: list[str]) -> NDArray[Any]:
     """The mean log-prob per token of each text under a model, without a template; NaN for a text of one token."""
-    tokenizer, model = load_tokenizer(folder), load_model(folder, device=resolve_device(cfg.runtime.device))
+    tokenizer, model = (
+        load_tokenizer(folder),
+        load_model(folder, device=resolve_device(cfg.runtime.device)),
+    )
     longest = min(LONGEST, context_length(model.config) or LONGEST)
     means = torch.zeros(len(texts), device=model.device)
-    with Progress(len(texts), "running text", "text") as progress, autocast(cfg.precision, model.device):
+    with (
+        Progress(len(texts), "running text", "text") as progress,
+        autocast(cfg.precision, model.device),
+    ):
         for i, text in enumerate(texts):
             ids = send_tensor(torch.tensor([tokenizer(text).input_ids[:longest]]), model.device)
             log_p = model(ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)

@@ -13,15 +13,27 @@ from stages.evaluation.outcomes import read_answers, tabulate
 from stages.store.manifest import Manifest
 
 
-def compare_rounds(inputs: Mapping[str, Path], confidence: float, trained_ids: set[str]) -> dict[str, Any]:
+def compare_rounds(
+    inputs: Mapping[str, Path], confidence: float, trained_ids: set[str]
+) -> dict[str, Any]:
     """Return SFT's and each round's pass rate (`rates`), each round's difference to SFT (`gains`), the number of the
     best round, and its differences to SFT and to the last round, with intervals for the best of several. Return {} if
     the evaluation has no answers by rounds, or only to prompts that were trained on (`trained_ids`)."""
-    if not (numbers := sorted(int(name.removeprefix(ROUND)) for name in inputs if name.startswith(ROUND))):
+    if not (
+        numbers := sorted(
+            int(name.removeprefix(ROUND)) for name in inputs if name.startswith(ROUND)
+        )
+    ):
         return {}
-    answers, _ = read_answers({f"{ROUND}{number}": inputs[f"{ROUND}{number}"] for number in numbers})
+    answers, _ = read_answers(
+        {f"{ROUND}{number}": inputs[f"{ROUND}{number}"] for number in numbers}
+    )
     untrained = next(iter(answers.values())).keys() - trained_ids
-    if not (prompts := [e for e in read_prompts({"data": inputs["data"]}, Split.validation) if e.id in untrained]):
+    if not (
+        prompts := [
+            e for e in read_prompts({"data": inputs["data"]}, Split.validation) if e.id in untrained
+        ]
+    ):
         return {}
     means, last = Means(tabulate(prompts, answers).passed, [e.task for e in prompts]), numbers[-1]
     best = max(numbers[1:], key=lambda number: means.means[number])  # the first of equal ones
@@ -39,7 +51,9 @@ def table_rows(nodes: Mapping[str, Manifest], by_round: Mapping[str, Any]) -> li
     """Return a row per round. `right`: the share of its candidates, by the policy before it, that pass all checks
     (None unless the verifier scored). `ordered`: the share of its pairs whose chosen answer that policy prefers."""
     rows = list[dict[str, Any]]()
-    for number, (rate, gain) in enumerate(zip(by_round["rates"][1:], by_round["gains"], strict=True), 1):
+    for number, (rate, gain) in enumerate(
+        zip(by_round["rates"][1:], by_round["gains"], strict=True), 1
+    ):
         suffix = f"_{number}" if number < len(by_round["gains"]) else ""
         # further draws ask only the hard prompts
         drawn = nodes.get(f"label_draw_1{suffix}", nodes[f"label{suffix}"])
@@ -53,7 +67,11 @@ def table_rows(nodes: Mapping[str, Manifest], by_round: Mapping[str, Any]) -> li
 
 def sentence(by_round: Mapping[str, Any]) -> str:
     """Return which round is best on validation prompts, and if it is above the last one by more than noise."""
-    best, rounds, over_last = by_round["best"], len(by_round["gains"]), Interval(**by_round["over_last"])
+    best, rounds, over_last = (
+        by_round["best"],
+        len(by_round["gains"]),
+        Interval(**by_round["over_last"]),
+    )
     text = f"Of {rounds} rounds, round {best} is best on {by_round['prompts']} validation prompts: "
     text += f"{Interval(**by_round['over_sft']).points()} over SFT"
     if best == rounds:

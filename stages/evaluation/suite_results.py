@@ -16,7 +16,13 @@ from stages.config.blocks.evaluation import FORMS, Eval
 from stages.evaluation.asked import read_prompts
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import Measure, unit_of
-from stages.evaluation.outcomes import Answers, before, main_difference, means_and_differences, read_answers
+from stages.evaluation.outcomes import (
+    Answers,
+    before,
+    main_difference,
+    means_and_differences,
+    read_answers,
+)
 from stages.store.records import Example, Records, content_id
 from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
@@ -25,7 +31,9 @@ from stages.tasks.suites import SUITES
 OWN = "suites"  # the answers in each model's own form
 
 
-def read_suites(cfg: Eval, inputs: Mapping[str, Path], out: StageDir) -> tuple[dict[str, Any], list[Measure]]:
+def read_suites(
+    cfg: Eval, inputs: Mapping[str, Path], out: StageDir
+) -> tuple[dict[str, Any], list[Measure]]:
     """Return results and measures on pairs that every model answered and the data does not contain."""
     if OWN not in inputs:
         return {}, []
@@ -33,19 +41,30 @@ def read_suites(cfg: Eval, inputs: Mapping[str, Path], out: StageDir) -> tuple[d
     from stages.models.contract import load_contract
 
     seen = {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
-    folders = {form: {role: inputs.get(f"answer_{form}_{role}") for role in cfg.models} for form in (OWN, *FORMS)}
-    present = {form: {role: folder for role, folder in each.items() if folder} for form, each in folders.items()}
+    folders = {
+        form: {role: inputs.get(f"answer_{form}_{role}") for role in cfg.models}
+        for form in (OWN, *FORMS)
+    }
+    present = {
+        form: {role: folder for role, folder in each.items() if folder}
+        for form, each in folders.items()
+    }
     answers = {form: read_answers(each)[0] for form, each in present.items() if each}
     prompts = [*read_prompts({"data": inputs[OWN]})]
     unusable = {
         e.request
         for e in prompts
         for form, of_form in answers.items()
-        if e.id in seen or (e.id not in of_form["policy"] and (form == OWN or e.task == "templates"))
+        if e.id in seen
+        or (e.id not in of_form["policy"] and (form == OWN or e.task == "templates"))
     }
     if unusable:
-        out.warn(f"eval.suites: {len(unusable)} pairs are left out: a model did not answer both, or the data has one.")
-    results, measured = suite_results([e for e in prompts if e.request not in unusable], answers, cfg)
+        out.warn(
+            f"eval.suites: {len(unusable)} pairs are left out: a model did not answer both, or the data has one."
+        )
+    results, measured = suite_results(
+        [e for e in prompts if e.request not in unusable], answers, cfg
+    )
     tokenizer = load_contract(inputs["policy"] / "model").tokenizer
     names = {f"right in {form}": f"right in {other_form(tokenizer, form)}" for form in FORMS}
     for row in results.values():
@@ -62,7 +81,10 @@ def suite_results(
     for name in dict.fromkeys(e.task for e in prompts):
         outcomes = outcomes_of(name, [e for e in prompts if e.task == name], answers)
         results[name] = rates(SUITES[name], outcomes, cfg.confidence, len(SUITES))
-        units = [content_id(*map(unit_of, twins)) for twins in zip(*outcomes.prompts.values(), strict=True)]
+        units = [
+            content_id(*map(unit_of, twins))
+            for twins in zip(*outcomes.prompts.values(), strict=True)
+        ]
         for measure, values in {"score": outcomes.score, "no fault": 1 - outcomes.fault}.items():
             column = values[:, outcomes.roles.index("policy")].tolist()
             measured += map(Measure, repeat(f"{name}: {measure}"), units, repeat(name), column)
@@ -89,7 +111,9 @@ def outcomes_of(name: str, prompts: list[Example], answers: Mapping[str, Answers
         passed = {"other": np.mean([*by_form.values()], axis=0), **passed}
     hard, plain = passed.values()
     if suite["fault"] == "stance":
-        fault = 1 - np.mean([table(each, answers[OWN], roles, stance=True) for each in sides.values()], axis=0)
+        fault = 1 - np.mean(
+            [table(each, answers[OWN], roles, stance=True) for each in sides.values()], axis=0
+        )
     else:
         fault = plain * (1 - hard) + (hard * (1 - plain) if suite["fault"] == "either" else 0)
     parts = {suite["sides"][side]: of_side for side, of_side in passed.items()}
@@ -97,7 +121,9 @@ def outcomes_of(name: str, prompts: list[Example], answers: Mapping[str, Answers
     return PairOutcomes(roles, sides, parts, (hard + plain) / 2, fault)
 
 
-def rates(suite: Mapping[str, Any], outcomes: PairOutcomes, confidence: float, suites: int) -> dict[str, Any]:
+def rates(
+    suite: Mapping[str, Any], outcomes: PairOutcomes, confidence: float, suites: int
+) -> dict[str, Any]:
     """Return the results of one suite of several: the score, and the share of pairs with its fault; `claims`: the
     latter with intervals for as many comparisons as there are suites."""
     return {
@@ -106,19 +132,32 @@ def rates(suite: Mapping[str, Any], outcomes: PairOutcomes, confidence: float, s
         "score": with_intervals(outcomes.score, outcomes.roles, confidence),
         "fault": with_intervals(outcomes.fault, outcomes.roles, confidence),
         "claims": with_intervals(outcomes.fault, outcomes.roles, 1 - (1 - confidence) / suites),
-        "parts": {title: with_intervals(part, outcomes.roles, confidence) for title, part in outcomes.parts.items()},
+        "parts": {
+            title: with_intervals(part, outcomes.roles, confidence)
+            for title, part in outcomes.parts.items()
+        },
     }
 
 
-def table(prompts: list[Example], answers: Answers, roles: list[str], stance: bool = False) -> NDArray[Any]:
+def table(
+    prompts: list[Example], answers: Answers, roles: list[str], stance: bool = False
+) -> NDArray[Any]:
     """Return 1 for every answer that passes all checks of its prompt, or the first one, which is about its stance."""
-    texts = [(e.checks[:1] if stance else e.checks, [answers[role][e.id].text for role in roles]) for e in prompts]
-    return np.array([[share_passed(checks, text) == 1 for text in row] for checks, row in texts], float)
+    texts = [
+        (e.checks[:1] if stance else e.checks, [answers[role][e.id].text for role in roles])
+        for e in prompts
+    ]
+    return np.array(
+        [[share_passed(checks, text) == 1 for text in row] for checks, row in texts], float
+    )
 
 
 def with_intervals(values: NDArray[Any], roles: list[str], confidence: float) -> dict[str, Any]:
     """Return the mean by role, and the paired differences, with intervals over pairs of twins."""
-    return {"prompts": len(values), **means_and_differences(Means(values, [""] * len(values)), roles, confidence)}
+    return {
+        "prompts": len(values),
+        **means_and_differences(Means(values, [""] * len(values)), roles, confidence),
+    }
 
 
 def sentence(suites: Mapping[str, Any], titles: Mapping[str, str]) -> str:
@@ -127,6 +166,10 @@ def sentence(suites: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     deltas = {title: Interval(**row) for title, row in rows.items() if row}
     more = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.low > 0]
     fewer = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.high < 0]
-    lists = [f"{word} faults in {'; '.join(each)}" for word, each in (("more", more), ("fewer", fewer)) if each]
+    lists = [
+        f"{word} faults in {'; '.join(each)}"
+        for word, each in (("more", more), ("fewer", fewer))
+        if each
+    ]
     clause = " and ".join(lists) or "neither more nor fewer faults, measurably, in any suite"
     return f"Against {titles[before(titles)]}, {titles['policy']} shows {clause}." if deltas else ""

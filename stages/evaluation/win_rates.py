@@ -62,7 +62,10 @@ def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> 
     matched = matched_rate(won, longer_by, confidence, max_longer)
     people = people_rate(c, confidence)
     deciding = Interval(**people["win_rate"]) if people and people["decides"] else rate
-    nulls = {"longer wins": EVEN + np.sign(longer_by) / 2, "first wins": c.shown_first[judged].astype(float)}
+    nulls = {
+        "longer wins": EVEN + np.sign(longer_by) / 2,
+        "first wins": c.shown_first[judged].astype(float),
+    }
     return {
         "win_rate": asdict(rate),
         "longer": float((longer_by > 0).mean()) if len(won) else 0.0,
@@ -70,7 +73,9 @@ def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> 
         "unmatched": matched if isinstance(matched, str) else "",
         "people": people,
         "nulls": {name: asdict(win_rate(of_null, confidence)) for name, of_null in nulls.items()},
-        "detectable": detectable(len(won), float((won == EVEN).mean()) if len(won) else 1.0, confidence),
+        "detectable": detectable(
+            len(won), float((won == EVEN).mean()) if len(won) else 1.0, confidence
+        ),
         "effect": effect_of(len(won), deciding, matched),
     }
 
@@ -95,7 +100,9 @@ def win_rate(won: Array, confidence: float = 0.95) -> Interval:
     """The mean of outcomes with its score interval; without outcomes, the interval is 0 to 1."""
     n = len(won)
     error = float(won.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    return interval(float(won.mean()), error, n - 1, n, confidence) if n else Interval(EVEN, 0.0, 1.0)
+    return (
+        interval(float(won.mean()), error, n - 1, n, confidence) if n else Interval(EVEN, 0.0, 1.0)
+    )
 
 
 def interval(mean: float, error: float, freedom: float, n: float, confidence: float) -> Interval:
@@ -105,11 +112,15 @@ def interval(mean: float, error: float, freedom: float, n: float, confidence: fl
     plain = mean * (1 - mean)
     unseen = score_bounds(0.0, t * t / n)[1] / 2
     only_ties = mean == EVEN and not error
-    low, high = score_bounds(mean, 0 if only_ties else t * t * (error**2 / plain if plain and error else 1 / n))
+    low, high = score_bounds(
+        mean, 0 if only_ties else t * t * (error**2 / plain if plain and error else 1 / n)
+    )
     return Interval(mean, max(0.0, min(low, mean - unseen)), min(1.0, max(high, mean + unseen)))
 
 
-def matched_rate(won: Array, longer_by: NDArray[Any], confidence: float, max_longer: float) -> MatchedRate | str:
+def matched_rate(
+    won: Array, longer_by: NDArray[Any], confidence: float, max_longer: float
+) -> MatchedRate | str:
     """Return the win rate as if both models were equally often the longer one, or the reason why there is none.
     Prompts are matched within bins of |length difference|, each with equally many of the rarer sign. A bin's rate is
     the mean of two rates: with the policy's answer longer, and with it shorter. Bins are weighted by the inverse of
@@ -123,20 +134,29 @@ def matched_rate(won: Array, longer_by: NDArray[Any], confidence: float, max_lon
     count, differ = int(is_rarer.sum()), len(won) - int(equal.sum())
     if differ - count > max_longer * differ + 1e-9:
         share = f"{1 - count / differ:.1%} of the prompts whose lengths differ"
-        return f"the policy's answer is {more} on {share}, and at most {max_longer:.0%} can be matched"
+        return (
+            f"the policy's answer is {more} on {share}, and at most {max_longer:.0%} can be matched"
+        )
     if count < RARER:
         return f"the policy's answer is {less} on only {count} prompts: a length-controlled rate needs {RARER}"
     distance = np.abs(longer_by)
-    bin_of = np.digitize(distance, np.quantile(distance[is_rarer], np.linspace(0, 1, BINS + 1)[1:-1]))
+    bin_of = np.digitize(
+        distance, np.quantile(distance[is_rarer], np.linspace(0, 1, BINS + 1)[1:-1])
+    )
     bin_of[equal | (distance > distance[is_rarer].max())] = BINS
     bins = [[won[(bin_of == b) & sign] for sign in (longer, shorter)] for b in range(BINS)]
     if not (bins := [cells for cells in bins if min(map(len, cells)) > 1]):
-        return "no size of length difference occurs in both directions (policy longer, policy shorter)"
+        return (
+            "no size of length difference occurs in both directions (policy longer, policy shorter)"
+        )
     bins += [[won[equal]]] if equal.sum() > 1 else []
     effective = np.array([len(cells) ** 2 / sum(1 / len(cell) for cell in cells) for cells in bins])
     means = np.array([np.mean([cell.mean() for cell in cells]) for cells in bins])
     variances = [sum(variance_of_mean(cell) for cell in cells) / len(cells) ** 2 for cells in bins]
-    weights, freedom = effective / effective.sum(), sum(len(cell) - 1 for cells in bins for cell in cells)
+    weights, freedom = (
+        effective / effective.sum(),
+        sum(len(cell) - 1 for cells in bins for cell in cells),
+    )
     error = math.sqrt((weights**2 * variances).sum())
     rate = interval(float(weights @ means), error, freedom, effective.sum(), confidence)
     return MatchedRate(rate, float(effective.sum() / len(won)))
@@ -167,17 +187,26 @@ def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
     if weight:
         mean += weight * float(judge_on_rest.mean())
         variance += weight**2 * judge_on_rest.var(ddof=1) / len(judge_on_rest)
-    rate, share = interval(mean, math.sqrt(variance), n - fitted, n, confidence), float(distinct.mean())
+    rate, share = (
+        interval(mean, math.sqrt(variance), n - fitted, n, confidence),
+        float(distinct.mean()),
+    )
     # Alike answers pull the rate towards one half, and their share has a sampling error too.
-    share_error = z_score(confidence) * (rate.mean - EVEN) * math.sqrt(share * (1 - share) / len(distinct))
-    low, high = (math.hypot(share * (bound - rate.mean), share_error) for bound in (rate.low, rate.high))
+    share_error = (
+        z_score(confidence) * (rate.mean - EVEN) * math.sqrt(share * (1 - share) / len(distinct))
+    )
+    low, high = (
+        math.hypot(share * (bound - rate.mean), share_error) for bound in (rate.low, rate.high)
+    )
     mean = EVEN + share * (rate.mean - EVEN)
     rate = Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
     by = "people and judge" if weight else "people alone"
     return {"known": n, "decides": n >= TOGETHER, "win_rate": asdict(rate), "by": by}
 
 
-def detectable(prompts: int, ties: float = 0.3, confidence: float = 0.95, power: float = 0.8) -> float:
+def detectable(
+    prompts: int, ties: float = 0.3, confidence: float = 0.95, power: float = 0.8
+) -> float:
     """Return the smallest difference of a win rate from one half that this many prompts detect with this power."""
     z = z_score(confidence) + NormalDist().inv_cdf(power)
     decided = max(1 - ties, z**2 / max(1, prompts))  # twice the difference, at least

@@ -6,7 +6,17 @@ from typing import Any
 
 from stages.formats.chat import ends_with_request
 from stages.formats.columns import parse_cell
-from stages.formats.format import COMPLETION, CONTEXT, PROMPT, THOUGHT, TURNS, WEIGHT, Format, ParsedRow, roles_of
+from stages.formats.format import (
+    COMPLETION,
+    CONTEXT,
+    PROMPT,
+    THOUGHT,
+    TURNS,
+    WEIGHT,
+    Format,
+    ParsedRow,
+    roles_of,
+)
 from stages.formats.turns import call_text
 
 # Columns that checkers compare answers with. They need not be answers themselves.
@@ -40,6 +50,10 @@ class Continued(Answered):
 def calls_text(value: Any) -> str | None:
     """Return a list of tool calls as text; None if the value is not such a list."""
     parsed = parse_cell(value)
-    if not isinstance(parsed, list) or not parsed or not all(isinstance(c, dict) and "arguments" in c for c in parsed):
+    if (
+        not isinstance(parsed, list)
+        or not parsed
+        or not all(isinstance(c, dict) and "arguments" in c for c in parsed)
+    ):
         return None
     return "\n".join(call_text(call, "completion") for call in parsed)

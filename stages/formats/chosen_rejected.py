@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import CONTEXT, PROMPT, TURNS, Format, ParsedRow, is_turns, is_whole, roles_of
+from stages.formats.format import (
+    CONTEXT,
+    PROMPT,
+    TURNS,
+    Format,
+    ParsedRow,
+    is_turns,
+    is_whole,
+    roles_of,
+)
 from stages.formats.readers.row import BadRow
 from stages.store.records import Message
 
@@ -11,7 +20,9 @@ NAMES = "{0} {0}_response {0}_messages {0}_answer {0}_completion response_{0} an
 
 
 class ChosenRejected(Format):
-    roles = roles_of(TURNS, PROMPT, CONTEXT, chosen=NAMES.format("chosen"), rejected=NAMES.format("rejected"))
+    roles = roles_of(
+        TURNS, PROMPT, CONTEXT, chosen=NAMES.format("chosen"), rejected=NAMES.format("rejected")
+    )
     needs = ("chosen", "rejected")
     compares = True
 
@@ -20,15 +31,23 @@ class ChosenRejected(Format):
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         # If there is a prompt, `messages` repeats the prompt with the chosen answer.
-        row = {role: value for role, value in row.items() if role != "messages" or "prompt" not in row}
+        row = {
+            role: value for role, value in row.items() if role != "messages" or "prompt" not in row
+        }
         if all(is_whole(row[side]) for side in self.needs):
-            parsed = self.compared_row({side: self.read_whole(row, side) for side in self.needs}, [1.0, 0.0])
+            parsed = self.compared_row(
+                {side: self.read_whole(row, side) for side in self.needs}, [1.0, 0.0]
+            )
             self.validate_repeated_prompt(row, parsed.messages)
             return parsed._replace(messages=self.with_system(row, parsed.messages))
         if not {"prompt", "messages"} & row.keys():
-            raise BadRow("", "the prompt is missing, and chosen and rejected are not whole conversations")
+            raise BadRow(
+                "", "the prompt is missing, and chosen and rejected are not whole conversations"
+            )
         prompt = self.read_prompt(row)
-        return self.compared_row({side: self.read_continuation(row, side, prompt) for side in self.needs}, [1.0, 0.0])
+        return self.compared_row(
+            {side: self.read_continuation(row, side, prompt) for side in self.needs}, [1.0, 0.0]
+        )
 
     def with_system(self, row: Mapping[str, Any], prompt: list[Message]) -> list[Message]:
         """Return the shared prompt, after the system message of the row's own turns if it has none.
@@ -46,5 +65,10 @@ class ChosenRejected(Format):
         prompt_text, contents = row.get("prompt"), [turn["content"].strip() for turn in prompt]
         if isinstance(prompt_text, str) and prompt_text.strip() not in contents:
             raise BadRow("prompt", "is not one of the turns of chosen")
-        if isinstance(more := row.get("input"), str) and not any(more.strip() in content for content in contents):
-            raise BadRow("input", "is not in the turns of chosen: type `columns: {COLUMN: null}` to leave it out")
+        if isinstance(more := row.get("input"), str) and not any(
+            more.strip() in content for content in contents
+        ):
+            raise BadRow(
+                "input",
+                "is not in the turns of chosen: type `columns: {COLUMN: null}` to leave it out",
+            )

@@ -13,7 +13,15 @@ from stages.formats import columns as column_paths
 from stages.formats.answered import Answered, Continued
 from stages.formats.chat import Chat, Transcribed
 from stages.formats.chosen_rejected import ChosenRejected
-from stages.formats.columns import ChangesMeaning, Path, UnreadColumns, has_path, list_unread, nested_keys, value_at
+from stages.formats.columns import (
+    ChangesMeaning,
+    Path,
+    UnreadColumns,
+    has_path,
+    list_unread,
+    nested_keys,
+    value_at,
+)
 from stages.formats.compared import Compared
 from stages.formats.format import PROVENANCE, Format, ParsedRow
 from stages.formats.kto import KTO
@@ -38,9 +46,7 @@ class Purpose(StrEnum):
 
     answers = "messages, a prompt with its completion, or text"
     prompts = "messages or a prompt"
-    preferences = (
-        "a chosen and a rejected answer, two and a preference, several with scores, or one labelled good or bad"
-    )
+    preferences = "a chosen and a rejected answer, two and a preference, several with scores, or one labelled good or bad"
     candidates = "messages or a prompt, with one or several completions"
 
 
@@ -74,7 +80,9 @@ class Placeholders:
     def __init__(self, dropped: Collection[str]):
         names = {column_paths.normal_name(column).removesuffix("s") for column in dropped}
         self.kinds = sorted(names & {*MEDIA})
-        self.pattern = re.compile(rf"<\|?({'|'.join(self.kinds)})[ _]?\d*\|?>") if self.kinds else None
+        self.pattern = (
+            re.compile(rf"<\|?({'|'.join(self.kinds)})[ _]?\d*\|?>") if self.kinds else None
+        )
         self.rows = 0
 
     def remove(self, row: ParsedRow) -> ParsedRow:
@@ -117,12 +125,18 @@ class ColumnMapping:
         """Return the columns of a row: those of the first rows, and roles in columns that only some rows have."""
         if (columns := self.columns_by_keys.get(tuple(row))) is None:
             form, users, first = self.format, self.user_columns, self.first_paths
-            used = dict.fromkeys(column for path in first.values() for column in column_paths.top_columns(path))
+            used = dict.fromkeys(
+                column for path in first.values() for column in column_paths.top_columns(path)
+            )
             names_by_role = {**form.role_names(row), **PROVENANCE}
-            other_roles = {role: names for role, names in names_by_role.items() if role not in first}
+            other_roles = {
+                role: names for role, names in names_by_role.items() if role not in first
+            }
             paths = first | column_paths.resolve_columns(row, other_roles, {**users, **used})
             unread = unread_columns(row, paths, form, users)
-            columns = RowColumns(paths, role_getters(paths, row), [*PROVENANCE.keys() & paths], unread)
+            columns = RowColumns(
+                paths, role_getters(paths, row), [*PROVENANCE.keys() & paths], unread
+            )
             self.columns_by_keys[tuple(row)] = columns
         return columns
 
@@ -136,21 +150,33 @@ class ColumnMapping:
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
         if self.missing_paths:
-            self.missing_paths = {(role, path) for role, path in self.missing_paths if not has_path(row, path)}
+            self.missing_paths = {
+                (role, path) for role, path in self.missing_paths if not has_path(row, path)
+            }
         columns = self.find_columns(row)
         values = columns.values(row)
-        stated: dict[str, Any] = {role: join_values(values.pop(role)) for role in columns.provenance if role in values}
+        stated: dict[str, Any] = {
+            role: join_values(values.pop(role)) for role in columns.provenance if role in values
+        }
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
-        return (parsed._replace(**stated) if stated else parsed), list_unread(row, values, columns.unread)
+        return (parsed._replace(**stated) if stated else parsed), list_unread(
+            row, values, columns.unread
+        )
 
-    def parse(self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]) -> ParsedRow:
+    def parse(
+        self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]
+    ) -> ParsedRow:
         """Return the row parsed from its values by role; raise errors that name columns in place of roles."""
         for role in self.format.needs:
             if role not in values:
                 column = str(self.first_paths.get(role, role))
                 raise BadRow(column, "is empty" if column in row else "the column is missing")
         try:
-            return ParsedRow(self.format.read_prompt(values), []) if self.prompts_only else self.format.parse(values)
+            return (
+                ParsedRow(self.format.read_prompt(values), [])
+                if self.prompts_only
+                else self.format.parse(values)
+            )
         except BadRow as bad:
             if not isinstance(path := paths.get(bad.field), str):
                 raise
@@ -164,7 +190,10 @@ class ColumnMapping:
         """Return the mapping as `columns` would have it: `{prompt: instruction, completion: output}`."""
         prompt_roles = ("system", "history", "messages", "prompt", "input")
         paths = sorted(self.first_paths.items(), key=lambda item: item[0] not in prompt_roles)
-        texts = [f"{role}: {path if isinstance(path, str) else '[' + ', '.join(path) + ']'}" for role, path in paths]
+        texts = [
+            f"{role}: {path if isinstance(path, str) else '[' + ', '.join(path) + ']'}"
+            for role, path in paths
+        ]
         return f"{{{', '.join(texts)}}}"
 
 
@@ -190,7 +219,9 @@ def format_name(kind: type[Format]) -> str:
 TEXTUAL = ("input", "completion")
 
 
-def build_mapping(format: Format, columns: list[str], user_columns: Mapping[str, Path | None]) -> ColumnMapping:
+def build_mapping(
+    format: Format, columns: list[str], user_columns: Mapping[str, Path | None]
+) -> ColumnMapping:
     names = {**format.role_names(columns), **PROVENANCE}
     paths = column_paths.resolve_columns(columns, names, user_columns)
     return ColumnMapping(format, paths, user_columns, Placeholders(format.dropped))
@@ -199,35 +230,60 @@ def build_mapping(format: Format, columns: list[str], user_columns: Mapping[str,
 def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
     """Return, for each role, the function that takes its value out of a row with these columns."""
     keys = [*columns]
-    return [(role, itemgetter(path) if path in keys else partial(value_at, path=path)) for role, path in paths.items()]
+    return [
+        (role, itemgetter(path) if path in keys else partial(value_at, path=path))
+        for role, path in paths.items()
+    ]
 
 
 def read_values(getters: Getters, row: dict[str, Any]) -> dict[str, Any]:
     values = ((role, get(row)) for role, get in getters)
-    return {role: v for role, v in values if not is_empty(v) or (role in TEXTUAL and str(v or "").strip())}
+    return {
+        role: v
+        for role, v in values
+        if not is_empty(v) or (role in TEXTUAL and str(v or "").strip())
+    }
 
 
 def unread_columns(
-    columns: Collection[str], paths: Mapping[str, Path], form: Format, user_columns: Mapping[str, Path | None]
+    columns: Collection[str],
+    paths: Mapping[str, Path],
+    form: Format,
+    user_columns: Mapping[str, Path | None],
 ) -> UnreadColumns:
     """Sort out the columns that `paths` do not read; columns that the user leaves out count as read."""
-    read = {column for path in paths.values() for column in column_paths.top_columns(path)} | form.dropped
+    read = {
+        column for path in paths.values() for column in column_paths.top_columns(path)
+    } | form.dropped
     # Names of roles that the user maps: a column of such a name changes nothing.
     decided_names = {name for role in user_columns for name in form.roles.get(role, "").split()}
     # the user may name any column as running text
     texts = isinstance(form, Texts) and "text" not in user_columns
     changing_by_column = {}
-    for column, name in ((column, column_paths.normal_name(column)) for column in columns if column not in read):
-        changes = name in column_paths.CHANGING | column_paths.WEIGHTS or bool(column_paths.CHOICE.fullmatch(name))
+    for column, name in (
+        (column, column_paths.normal_name(column)) for column in columns if column not in read
+    ):
+        changes = name in column_paths.CHANGING | column_paths.WEIGHTS or bool(
+            column_paths.CHOICE.fullmatch(name)
+        )
         changes |= "reasoning" not in paths and bool(column_paths.THOUGHTS.fullmatch(name))
         changes |= texts and not column_paths.TEXT_METADATA & set(name.split("_"))
         changing_by_column[column] = name not in decided_names and changes
-    turn_paths = {role: path for role in column_paths.TURN_ROLES if isinstance(path := paths.get(role), str)}
-    weights = {role: column_paths.WEIGHTS if role in form.weighted_roles else set[str]() for role in turn_paths}
+    turn_paths = {
+        role: path for role in column_paths.TURN_ROLES if isinstance(path := paths.get(role), str)
+    }
+    weights = {
+        role: column_paths.WEIGHTS if role in form.weighted_roles else set[str]()
+        for role in turn_paths
+    }
     turns = {path: (role, {*form.dropped, *weights[role]}) for role, path in turn_paths.items()}
     # others read no bad answers
     names = {} if form.compares or isinstance(form, KTO) else changing_by_column
-    bad = {name: values for name in names if (values := column_paths.BAD.get(column_paths.normal_name(name)))}
+    bad = {
+        name: values
+        for name in names
+        if (values := column_paths.BAD.get(column_paths.normal_name(name)))
+    }
     return UnreadColumns(changing_by_column, bad, turns, form.dropped)
 
 
@@ -240,4 +296,8 @@ def join_values(value: Any) -> str:
 def nested_key_hint(role: str, path: str, value: Any) -> str:
     """Return a hint on how to read a role from a key of an object; empty if the value is not an object."""
     keys = nested_keys(value) if isinstance(value, dict) else []
-    return f": type `columns: {{{role}: {path}.KEY}}`; its keys are {', '.join(keys[:MAX_SHOWN])}" if keys else ""
+    return (
+        f": type `columns: {{{role}: {path}.KEY}}`; its keys are {', '.join(keys[:MAX_SHOWN])}"
+        if keys
+        else ""
+    )

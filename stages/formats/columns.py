@@ -10,7 +10,14 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.formats.turns import CALL_KEYS, CONTENT_KEYS, REASONING_KEYS, ROLE_KEYS, is_empty, role_of
+from stages.formats.turns import (
+    CALL_KEYS,
+    CONTENT_KEYS,
+    REASONING_KEYS,
+    ROLE_KEYS,
+    is_empty,
+    role_of,
+)
 
 NAMES = read_beside(__file__)  # of columns that decide how a row is read
 TURN_KEYS = {*CALL_KEYS, *REASONING_KEYS, "tool_call_id"}
@@ -22,7 +29,11 @@ CHANGING = set(" ".join(NAMES["changing"].values()).split())
 SPEAKER_KEYS = {"name"}  # who speaks
 CHOICE, THOUGHTS = re.compile(NAMES["choice"]), re.compile(NAMES["thoughts"])
 # Columns that rate the answer of their row, with the values that mean a bad answer.
-BAD = {column: tuple(values.split()) for values, columns in NAMES["bad"].items() for column in columns.split()}
+BAD = {
+    column: tuple(values.split())
+    for values, columns in NAMES["bad"].items()
+    for column in columns.split()
+}
 TEXT_METADATA = set(NAMES["text_metadata"].split())
 
 # a column, then keys or list positions after dots (meta.0.text); or a list of such paths
@@ -35,7 +46,9 @@ class ChangesMeaning(UserError):
     """The error for a column that changes what a row means, but that the row's format does not read."""
 
     def __init__(self, column: str, reason: str = "", role: str = ""):
-        super().__init__(f"the column {column!r} {reason or 'changes what a row means, but nothing reads it'}")
+        super().__init__(
+            f"the column {column!r} {reason or 'changes what a row means, but nothing reads it'}"
+        )
         self.column, self.reason, self.role = column, reason, role if reason else "ROLE"
 
 
@@ -44,14 +57,20 @@ def normal_name(name: str) -> str:
     return re.sub(r"\W+", "_", str(name)).strip("_").lower()
 
 
-def resolve_columns(columns: Collection[str], names: Mapping[str, str], user_columns: UserColumns) -> dict[str, Path]:
+def resolve_columns(
+    columns: Collection[str], names: Mapping[str, str], user_columns: UserColumns
+) -> dict[str, Path]:
     """Return the column of each role: the user's, else the first of the role's `names` in the file that is unused.
     A name with + stands for several columns, which are read as a list. Roles without a column are missing."""
     column_by_name = {normal_name(column): column for column in reversed([*columns])}
-    paths = {role: path for role, path in user_columns.items() if path is not None and role in names}
+    paths = {
+        role: path for role, path in user_columns.items() if path is not None and role in names
+    }
     used = {column for column, path in user_columns.items() if path is None}
     used |= {path for path in paths.values() if isinstance(path, str)}
-    nested_tops = {top for path in user_columns.values() if path is not None for top in top_columns(path)}
+    nested_tops = {
+        top for path in user_columns.values() if path is not None for top in top_columns(path)
+    }
     for role, options in names.items():
         if role in user_columns:
             continue
@@ -117,7 +136,11 @@ def parse_cell(value: Any) -> Any:
 def nested_keys(value: Any) -> list[str]:
     """Return the keys of an object, or of all objects in a list."""
     if isinstance(value := parse_cell(value), list):
-        return list(dict.fromkeys(key for item in value for key in nested_keys(item) if isinstance(item, dict)))
+        return list(
+            dict.fromkeys(
+                key for item in value for key in nested_keys(item) if isinstance(item, dict)
+            )
+        )
     return [str(key) for key in value] if isinstance(value, dict) else []
 
 
@@ -141,7 +164,9 @@ class UnreadColumns:
     dropped: Collection[str]
 
 
-def list_unread(row: Mapping[str, Any], values: Mapping[str, Any], unread: UnreadColumns) -> list[str]:
+def list_unread(
+    row: Mapping[str, Any], values: Mapping[str, Any], unread: UnreadColumns
+) -> list[str]:
     """Return the columns of a row that hold a value but are not read, and such keys of turns as `messages.key`.
     `values` are the row's values by role.
     Raise ChangesMeaning if one of these columns or keys changes what the row means."""
@@ -154,21 +179,32 @@ def list_unread(row: Mapping[str, Any], values: Mapping[str, Any], unread: Unrea
     for column, bad in unread.bad.items():
         if (value := label_word(row[column])) in bad:
             role = "label" if value in ("false", "0", "bad") else ""
-            raise ChangesMeaning(column, f"is {row[column]!r:.40}, which calls the answer of the row bad", role)
+            raise ChangesMeaning(
+                column, f"is {row[column]!r:.40}, which calls the answer of the row bad", role
+            )
     for path, (role, answer_keys) in unread.turns.items():
         if isinstance(turns := values.get(role), (list, dict)):
-            columns += [f"{path}.{key}" for key in unread_turn_keys(turns, path, unread.dropped, answer_keys)]
+            columns += [
+                f"{path}.{key}"
+                for key in unread_turn_keys(turns, path, unread.dropped, answer_keys)
+            ]
     return columns
 
 
-def unread_turn_keys(turns: Any, column: str, dropped: Collection[str], answer_keys: Collection[str]) -> list[str]:
+def unread_turn_keys(
+    turns: Any, column: str, dropped: Collection[str], answer_keys: Collection[str]
+) -> list[str]:
     """Return the keys of one or several turns that nothing reads. Answers may also have `answer_keys`.
     Raise ChangesMeaning if one of these keys changes what the turn means."""
     unread_keys = dict[str, None]()
     for turn in turns if isinstance(turns, list) else [turns]:
         if isinstance(turn, dict) and any(key in turn for key in ROLE_KEYS):
             role = role_of(turn)
-            read_keys = {*TURN_KEYS, *dropped, *{"tool": SPEAKER_KEYS, "assistant": answer_keys}.get(str(role), ())}
+            read_keys = {
+                *TURN_KEYS,
+                *dropped,
+                *{"tool": SPEAKER_KEYS, "assistant": answer_keys}.get(str(role), ()),
+            }
             for keys in (ROLE_KEYS, CONTENT_KEYS):
                 read_keys.add(next((key for key in keys if not is_empty(turn.get(key))), ""))
             for key, value in turn.items():

@@ -7,16 +7,29 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.formats.columns import Path, label_word, normal_name, parse_cell
-from stages.formats.format import CONTEXT, PROMPT, TURNS, Format, ParsedRow, is_turns, only_text, roles_of
+from stages.formats.format import (
+    CONTEXT,
+    PROMPT,
+    TURNS,
+    Format,
+    ParsedRow,
+    is_turns,
+    only_text,
+    roles_of,
+)
 from stages.formats.readers.row import BadRow
 from stages.formats.scored import parse_number
 from stages.formats.turns import ROLE_KEYS, first_value
 from stages.store.records import Message
 
-ANSWER = re.compile(r"(model_|human_)?(output|response|answer|completion|generation|conversation|reply|ref)_?")
+ANSWER = re.compile(
+    r"(model_|human_)?(output|response|answer|completion|generation|conversation|reply|ref)_?"
+)
 # ends of the columns' names: the first answer's, and the second's
 SIDES = {"1": "2", "a": "b", "0": "1"}
-PREFERENCE = "preference preferred winner better better_response_id majority choice verdict label labels"
+PREFERENCE = (
+    "preference preferred winner better better_response_id majority choice verdict label labels"
+)
 # columns with a number for each answer, higher is better
 SCORES = "score rating reward winner_model"
 MAX_SHOWN = 9  # values in an error
@@ -37,8 +50,14 @@ class Compared(Format):
                 # If there is a third answer, the preference is not between two.
                 third = a.removesuffix(first_end) + chr(ord(second_end) + 1)
                 is_pair = b in names and third not in names
-                if a.endswith(first_end) and is_pair and ANSWER.fullmatch(a.removesuffix(first_end)):
-                    pairs = " ".join(f"{name}_{first_end}+{name}_{second_end}" for name in SCORES.split())
+                if (
+                    a.endswith(first_end)
+                    and is_pair
+                    and ANSWER.fullmatch(a.removesuffix(first_end))
+                ):
+                    pairs = " ".join(
+                        f"{name}_{first_end}+{name}_{second_end}" for name in SCORES.split()
+                    )
                     return {**self.roles, "a": a, "b": b, "preference": f"{PREFERENCE} {pairs}"}
         return self.roles
 
@@ -46,12 +65,18 @@ class Compared(Format):
         whole = is_turns(row["a"]) and is_turns(row["b"])
         return whole or (isinstance(row["a"], str) and ("prompt" in row or "messages" in row))
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
+    def learn(
+        self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str
+    ) -> None:
         self.names, self.setting, self.values = names, labels, Counter[str]()
         a, b = (normal_name(str(names[side])) for side in ("a", "b"))
         first_end, second_end = (a[-1], b[-1]) if SIDES.get(a[-1:]) == b[-1:] else ("1", "2")
-        self.sides = dict.fromkeys((a, f"model_{a[-1]}"), 1.0) | dict.fromkeys((b, f"model_{b[-1]}"), 0.0)
-        self.sides |= {first_end: 1.0, second_end: 0.0, "left": 1.0, "right": 0.0} | dict.fromkeys(TIES, 0.5)
+        self.sides = dict.fromkeys((a, f"model_{a[-1]}"), 1.0) | dict.fromkeys(
+            (b, f"model_{b[-1]}"), 0.0
+        )
+        self.sides |= {first_end: 1.0, second_end: 0.0, "left": 1.0, "right": 0.0} | dict.fromkeys(
+            TIES, 0.5
+        )
         if (first_end, second_end) == ("1", "2"):
             self.sides["1_5"] = 0.5
         if isinstance(names["preference"], str):
@@ -70,7 +95,9 @@ class Compared(Format):
         """Return the error for preferences that name neither answer, with the setting that explains them."""
         column, a, b = (str(self.names[role]) for role in ("preference", "a", "b"))
         ordered = sorted(values)[:MAX_SHOWN]
-        words = ", ".join(f"{value}: WORD" for value in ordered) + ", …" * (len({*values}) > MAX_SHOWN)
+        words = ", ".join(f"{value}: WORD" for value in ordered) + ", …" * (
+            len({*values}) > MAX_SHOWN
+        )
         problem = f"{column} holds {', '.join(ordered)}, and some of these values name neither {a}, {b} nor a tie"
         meaning = f"left ({a} is better), right ({b} is better) or tie for each WORD"
         return UserError(f"{problem}. Type {self.setting}={{{words}}}, with {meaning}.")
@@ -90,7 +117,10 @@ class Compared(Format):
         """Return notes for the user on how each preference was read."""
         column, a, b = (self.names[role] for role in ("preference", "a", "b"))
         if isinstance(column, list):
-            return [*super().remarks(), f"the answer with the higher of {' and '.join(column)} was read as better"]
+            return [
+                *super().remarks(),
+                f"the answer with the higher of {' and '.join(column)} was read as better",
+            ]
         sides = ((1.0, f"{a} better"), (0.0, f"{b} better"), (0.5, "a tie"))
         readings = [
             f"{value} was read as {side} ({rows:,} rows)"
@@ -109,7 +139,11 @@ class Compared(Format):
         score = self.read_preference(row["preference"])
         turns = [interleave(row.get("prompt"), row[side]) for side in ("a", "b")]
         if all(turns):
-            row = {**{role: value for role, value in row.items() if role != "prompt"}, "a": turns[0], "b": turns[1]}
+            row = {
+                **{role: value for role, value in row.items() if role != "prompt"},
+                "a": turns[0],
+                "b": turns[1],
+            }
         if "prompt" in row or "messages" in row:
             prompt = self.read_prompt(row)
             sides = {side: self.read_continuation(row, side, prompt) for side in ("a", "b")}
@@ -117,7 +151,10 @@ class Compared(Format):
             row = {**row, **{side: up_to_turn(row[side], row.get("turn")) for side in ("a", "b")}}
             sides = {side: self.read_whole(row, side) for side in ("a", "b")}
             if "turn" in row and sides["a"][:-1] != sides["b"][:-1]:  # this turn alone was compared
-                raise BadRow("b", "answers another prompt than a: the turns before the last answer differ, too")
+                raise BadRow(
+                    "b",
+                    "answers another prompt than a: the turns before the last answer differ, too",
+                )
         parsed = self.compared_row(sides, [score, 1 - score])
         if not isinstance(row["preference"], list):  # pairs of scores have too many values to count
             self.values[label_word(row["preference"])] += 1
@@ -136,7 +173,11 @@ def up_to_turn(turns: Any, last: Any) -> Any:
 def interleave(requests: Any, answers: Any) -> list[Any] | None:
     """Return the turns of a list of requests and a list of their answers, as LMSYS writes them in JSON; else None."""
     requests, answers = parse_cell(requests), parse_cell(answers)
-    if not isinstance(requests, list) or not isinstance(answers, list) or len(requests) != len(answers):
+    if (
+        not isinstance(requests, list)
+        or not isinstance(answers, list)
+        or len(requests) != len(answers)
+    ):
         return None
     if not all(content is None or isinstance(content, str) for content in (*requests, *answers)):
         return None

@@ -12,7 +12,14 @@ from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
 from stages.formats import refusal_messages as refusals
-from stages.formats.column_mapping import FORMATS, ColumnMapping, Purpose, allowed_formats, build_mapping, format_name
+from stages.formats.column_mapping import (
+    FORMATS,
+    ColumnMapping,
+    Purpose,
+    allowed_formats,
+    build_mapping,
+    format_name,
+)
 from stages.formats.columns import ChangesMeaning, list_unread
 from stages.formats.readers.files import Table
 from stages.formats.readers.row import validate_columns
@@ -22,7 +29,9 @@ from stages.formats.turns import is_empty
 PEEKED = 200  # rows
 
 
-def detect_mapping(table: Table, source: Source, key: str, purpose: Purpose) -> ColumnMapping | None:
+def detect_mapping(
+    table: Table, source: Source, key: str, purpose: Purpose
+) -> ColumnMapping | None:
     """Return a file's format and its columns by role; None if no row can be read. The format has learnt from the rows.
     Raise UserError, as `recognise_format`; also if the format finds that the rows contradict each other."""
     rows = first_rows(table)
@@ -50,10 +59,14 @@ def recognise_format(
     block, _, _ = key.rpartition(".")
     if not allowed_formats(source, purpose):
         names = ", ".join(dict.fromkeys(map(format_name, FORMATS[purpose])))
-        raise UserError(f"{block}.format={source.format}: this format does not hold {purpose}. Type one of {names}.")
+        raise UserError(
+            f"{block}.format={source.format}: this format does not hold {purpose}. Type one of {names}."
+        )
     if not rows:
         return None
-    columns = list(dict.fromkeys(column for row in rows for column in row if not is_empty(row[column])))
+    columns = list(
+        dict.fromkeys(column for row in rows for column in row if not is_empty(row[column]))
+    )
     mapping = best_mapping(source, purpose, columns, rows)
     head = refusals.FileHead(table.name, source, block, columns, rows, purpose)
     if purpose in (Purpose.answers, Purpose.prompts):
@@ -76,7 +89,9 @@ def best_mapping(
     Formats with the columns from `detection.yaml` are tried first, then formats by the names of the columns."""
     most_rows, best = 0, None
     known_source = with_known_columns(source, {column for row in rows for column in row})
-    candidates = [(each, kind) for each in (known_source, source) for kind in allowed_formats(each, purpose)]
+    candidates = [
+        (each, kind) for each in (known_source, source) for kind in allowed_formats(each, purpose)
+    ]
     for candidate, kind in candidates:
         mapping = build_mapping(kind(candidate), columns, candidate.columns)
         usable = sum(fits_row(mapping, row) for row in rows)
@@ -91,9 +106,15 @@ def best_mapping(
 
 def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
     """Return True if a row has the roles that the format needs, and no column that changes what running text is."""
-    unresolved = {role for role, path in mapping.user_columns.items() if path is not None} - mapping.first_paths.keys()
+    unresolved = {
+        role for role, path in mapping.user_columns.items() if path is not None
+    } - mapping.first_paths.keys()
     values = mapping.first_values(row)
-    if unresolved or not values.keys() >= {*mapping.format.needs} or not mapping.format.fits(values):
+    if (
+        unresolved
+        or not values.keys() >= {*mapping.format.needs}
+        or not mapping.format.fits(values)
+    ):
         return False
     columns = mapping.find_columns(row)
     try:
@@ -104,13 +125,23 @@ def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
     return True
 
 
-def learn_from_rows(table: Table, mapping: ColumnMapping, rows: list[dict[str, Any]], labels: str) -> None:
+def learn_from_rows(
+    table: Table, mapping: ColumnMapping, rows: list[dict[str, Any]], labels: str
+) -> None:
     """Let the format look at the first rows, or at all rows, before it parses any."""
     form = mapping.format
-    seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if form.learns_all else rows
+    seen = (
+        (row.value for row in table.rows() if isinstance(row.value, dict))
+        if form.learns_all
+        else rows
+    )
     values = (mapping.find_columns(row).values(row) for row in seen)
     try:
-        form.learn((value for value in values if value.keys() >= {*form.needs}), mapping.first_paths, labels)
+        form.learn(
+            (value for value in values if value.keys() >= {*form.needs}),
+            mapping.first_paths,
+            labels,
+        )
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from error
 
@@ -124,7 +155,11 @@ def with_known_columns(source: Source, columns: Collection[str]) -> Source:
     if source.task or {*source.columns} - dropped:
         return source
     for dataset in KNOWN:
-        if {*dataset["of"]} <= {*columns} - dropped and not (dataset.get("alone") and {*columns} - {*dataset["of"]}):
+        if {*dataset["of"]} <= {*columns} - dropped and not (
+            dataset.get("alone") and {*columns} - {*dataset["of"]}
+        ):
             merged = {**dataset["columns"], **source.columns}
-            return replace(source, columns=merged, labels={**dataset.get("labels", {}), **source.labels})
+            return replace(
+                source, columns=merged, labels={**dataset.get("labels", {}), **source.labels}
+            )
     return source

@@ -29,7 +29,9 @@ FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true
 
 def roles_of(*common: Mapping[str, str], **format_roles: str) -> dict[str, str]:
     """Return roles with their column names; the format's roles come first, so that they take their columns first."""
-    return format_roles | {role: names for each in common for role, names in each.items() if role not in format_roles}
+    return format_roles | {
+        role: names for each in common for role, names in each.items() if role not in format_roles
+    }
 
 
 class ParsedRow(NamedTuple):
@@ -50,8 +52,12 @@ class ParsedRow(NamedTuple):
 
     def rewrite_texts(self, write: Callable[[str, str], str]) -> "ParsedRow":
         """Return the row with each text replaced by `write(text, role)`; the role of an answer is `answer`."""
-        messages = [{**turn, "content": write(turn["content"], turn["role"])} for turn in self.messages]
-        return self._replace(messages=messages, answers=[write(answer, "answer") for answer in self.answers])
+        messages = [
+            {**turn, "content": write(turn["content"], turn["role"])} for turn in self.messages
+        ]
+        return self._replace(
+            messages=messages, answers=[write(answer, "answer") for answer in self.answers]
+        )
 
 
 class Format(ABC):
@@ -80,13 +86,19 @@ class Format(ABC):
         """Return True if the values of a row, by role, have the types that this format parses."""
         return True
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:  # noqa: B027
+    def learn(  # noqa: B027
+        self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str
+    ) -> None:
         """Learn from the first rows of a file, such as the set of labels. `names` are the columns by role.
         Raise UserError if the values are ambiguous; `labels` is the key of the setting that explains them."""
 
     def remarks(self) -> list[str]:
         """Return notes for the user on how the file was read."""
-        return [f"{self.untrained:,} answers have weight 0 and are not trained on"] if self.untrained else []
+        return (
+            [f"{self.untrained:,} answers have weight 0 and are not trained on"]
+            if self.untrained
+            else []
+        )
 
     @abstractmethod
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
@@ -106,14 +118,20 @@ class Format(ABC):
         elif "prompt" not in row:
             raise BadRow("prompt", "the column is missing, or empty")
         elif isinstance(prompt := only_text(row["prompt"], "prompt"), list | dict):
-            turns = with_context(row, self.parse_turns(prompt if isinstance(prompt, list) else [prompt], "prompt"))
-        elif (dialogue := parse_open_transcript(prompt)) and any(turn["role"] == "user" for turn in dialogue):
+            turns = with_context(
+                row, self.parse_turns(prompt if isinstance(prompt, list) else [prompt], "prompt")
+            )
+        elif (dialogue := parse_open_transcript(prompt)) and any(
+            turn["role"] == "user" for turn in dialogue
+        ):
             turns = with_context(row, with_texts(dialogue, "prompt", self.strip))
         else:
             request = parsing.require_text(prompt, "prompt")
             if "input" in row:
                 request = f"{request}\n\n{parsing.require_text(only_text(row['input'], 'input'), 'input')}"
-            return self.add_tools([*parsing.context_turns(row), {"role": "user", "content": request}], row)
+            return self.add_tools(
+                [*parsing.context_turns(row), {"role": "user", "content": request}], row
+            )
         if "input" in row:
             way = "type `columns: {COLUMN: null}` to leave the input out"
             raise BadRow("input", f"the prompt has several turns: {way}")
@@ -130,7 +148,9 @@ class Format(ABC):
             raise BadRow("", "the prompt ends with an assistant turn")
         return messages
 
-    def weighted_row(self, row: Mapping[str, Any], messages: list[Message], answer: str | None) -> ParsedRow:
+    def weighted_row(
+        self, row: Mapping[str, Any], messages: list[Message], answer: str | None
+    ) -> ParsedRow:
         """Return the parsed row of a conversation and its last answer, with the turns that its weights train."""
         trained = trained_by_weights(row, messages, self.dropped, answer is not None)
         if trained:
@@ -144,10 +164,15 @@ class Format(ABC):
             return [*self.read_prompt(row), *turns]
         return self.add_tools(with_context(row, turns), row)
 
-    def read_continuation(self, row: Mapping[str, Any], side: str, prompt: list[Message]) -> list[Message]:
+    def read_continuation(
+        self, row: Mapping[str, Any], side: str, prompt: list[Message]
+    ) -> list[Message]:
         """Return the prompt with the answer in a role, or with its turns, which may repeat the prompt."""
         if not is_whole(row[side]):
-            return [*prompt, {"role": "assistant", "content": self.read_answer(row[side], side, prompt)}]
+            return [
+                *prompt,
+                {"role": "assistant", "content": self.read_answer(row[side], side, prompt)},
+            ]
         turns = self.parse_turns(row[side], side)
         return turns if turns[: len(prompt)] == prompt else [*prompt, *turns]
 
@@ -164,15 +189,24 @@ class Format(ABC):
         if first == second:
             raise BadRow(side, f"is the same as {other}")
         if place == min(len(first), len(second)):
-            raise BadRow(side, f"goes on where {other} ends, or the reverse: no answer differs from another")
-        while place >= 0 and (first[place]["role"], second[place]["role"]) != ("assistant", "assistant"):
+            raise BadRow(
+                side, f"goes on where {other} ends, or the reverse: no answer differs from another"
+            )
+        while place >= 0 and (first[place]["role"], second[place]["role"]) != (
+            "assistant",
+            "assistant",
+        ):
             place -= 1
         if place < 0:
-            raise BadRow(side, f"answers another prompt than {other}: no user turn is the same in both")
+            raise BadRow(
+                side, f"answers another prompt than {other}: no user turn is the same in both"
+            )
         sides = [first[place:], second[place:]]
         return ParsedRow(first[:place], [*map(transcript, sides)], scores, continuations=sides)
 
-    def read_answer(self, value: Any, field: str, prompt: list[Message], reasoning: Any = None) -> str:
+    def read_answer(
+        self, value: Any, field: str, prompt: list[Message], reasoning: Any = None
+    ) -> str:
         """Return the answer from a string, a turn, or a list of turns that may repeat the prompt."""
         value = only_text(value, field)
         if isinstance(value, (bool, int, float)):
@@ -183,8 +217,13 @@ class Format(ABC):
             if turns[:-1] not in ([], prompt) or turns[-1]["role"] != "assistant":
                 raise BadRow(field, "must be one assistant turn, alone or after the prompt")
             return turns[-1]["content"]
-        if reasoning is not None and str(reasoning := only_text(reasoning, "reasoning")).lower() in SWITCHES:
-            raise ChangesMeaning("reasoning", f"is {reasoning!r}, which is a switch and not a reasoning text")
+        if (
+            reasoning is not None
+            and str(reasoning := only_text(reasoning, "reasoning")).lower() in SWITCHES
+        ):
+            raise ChangesMeaning(
+                "reasoning", f"is {reasoning!r}, which is a switch and not a reasoning text"
+            )
         answer = without_end(parsing.require_text(value, field))
         return parsing.with_reasoning(answer, reasoning, field, self.strip)
 
@@ -201,7 +240,12 @@ def with_texts(turns: list[Message], field: str, strip: bool) -> list[Message]:
     """Return a transcript's turns; with `strip`, without reasoning. Raise BadRow if a turn has no text in Unicode."""
     texts = [parsing.require_text(turn["content"], field) for turn in turns]
     return [
-        {**turn, "content": parsing.with_reasoning(text, None, field, strip and turn["role"] == "assistant")}
+        {
+            **turn,
+            "content": parsing.with_reasoning(
+                text, None, field, strip and turn["role"] == "assistant"
+            ),
+        }
         for turn, text in zip(turns, texts, strict=True)
     ]
 
@@ -212,7 +256,10 @@ def with_context(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:
     if [turn["role"] for turn in (*before[:1], *turns[:1])] != ["system", "system"]:
         return before + turns
     if before[0] != turns[0]:
-        raise BadRow("system", "differs from the first message: type `columns: {COLUMN: null}` to leave it out")
+        raise BadRow(
+            "system",
+            "differs from the first message: type `columns: {COLUMN: null}` to leave it out",
+        )
     return before + turns[1:]
 
 
@@ -222,7 +269,10 @@ def only_text(value: Any, field: str) -> Any:
         return value
     if len(value) > 1:
         noun = "requests" if field == "prompt" else "texts" if field == "input" else "answers"
-        raise BadRow(field, f"holds {len(value)} {noun}: type `columns: {{{field}: COLUMN.0}}` to read the first")
+        raise BadRow(
+            field,
+            f"holds {len(value)} {noun}: type `columns: {{{field}: COLUMN.0}}` to read the first",
+        )
     return value[0]
 
 
@@ -253,8 +303,12 @@ def trained_turns(messages: Any, column: str, dropped: Collection[str] = ()) -> 
     turns = parsing.turn_objects(parsing.require_list(messages, column)) if is_list else []
     answers = [turn for turn in turns if parsing.role_of(turn) == "assistant"]
     keys = WEIGHTS - {*dropped}
-    weights = [{k: v for k, v in turn.items() if k in keys and not parsing.is_empty(v)} for turn in answers]
-    return [all(is_trained(value, f"{column}.{key}") for key, value in each.items()) for each in weights]
+    weights = [
+        {k: v for k, v in turn.items() if k in keys and not parsing.is_empty(v)} for turn in answers
+    ]
+    return [
+        all(is_trained(value, f"{column}.{key}") for key, value in each.items()) for each in weights
+    ]
 
 
 def trained_by_weights(

@@ -6,7 +6,16 @@ from typing import Any
 
 from stages.formats.chat import ends_with_request
 from stages.formats.columns import Path, label_word
-from stages.formats.format import COMPLETION, CONTEXT, PROMPT, THOUGHT, TURNS, Format, ParsedRow, roles_of
+from stages.formats.format import (
+    COMPLETION,
+    CONTEXT,
+    PROMPT,
+    THOUGHT,
+    TURNS,
+    Format,
+    ParsedRow,
+    roles_of,
+)
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import split_off_answer
 
@@ -18,9 +27,13 @@ class KTO(Format):
     needs = ("label",)
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        return self.label_score(row["label"]) is not None and ("messages" in row or {"prompt", "completion"} <= {*row})
+        return self.label_score(row["label"]) is not None and (
+            "messages" in row or {"prompt", "completion"} <= {*row}
+        )
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
+    def learn(
+        self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str
+    ) -> None:
         self.column, self.values = names["label"], Counter[tuple[str, float]]()
 
     def remarks(self) -> list[str]:
@@ -41,7 +54,9 @@ class KTO(Format):
             raise BadRow("label", f"must be true, false, good or bad, is {row['label']!r:.40}")
         if "completion" in row and ("messages" not in row or ends_with_request(row["messages"])):
             messages = self.read_prompt(row)
-            answer: str | None = self.read_answer(row["completion"], "completion", messages, row.get("reasoning"))
+            answer: str | None = self.read_answer(
+                row["completion"], "completion", messages, row.get("reasoning")
+            )
         else:
             messages, answer = split_off_answer(self.read_conversation(row))
         if answer is None:

@@ -46,17 +46,26 @@ class Phrased(Format):
         self.roles, self.needs = task["columns"], task["needs"]
         self.words = {key.lower(): word for key, word in task["labels"].items()} | self.labels
         # Some phrasings ask for the text and not for the label, and a check can only compare labels.
-        usable_pairs = [pair for pair in phrasing_pairs(task) if not source.check or pair[1] == task["answer"]]
-        self.phrasings = [(ask, answer, read_variables(ask) | read_variables(answer)) for ask, answer in usable_pairs]
+        usable_pairs = [
+            pair for pair in phrasing_pairs(task) if not source.check or pair[1] == task["answer"]
+        ]
+        self.phrasings = [
+            (ask, answer, read_variables(ask) | read_variables(answer))
+            for ask, answer in usable_pairs
+        ]
         self.label_words = list[str]()
         # the number that means the first option, if labels are numbers
         self.first_number: int | None = None
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
+    def learn(
+        self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str
+    ) -> None:
         """Collect the labels of all rows, or for rows with options the number of the first option."""
         distinct_words = dict[str, None]()
         if "options" in self.roles:
-            self.first_number = first_option_number((str(row["label"]), row["options"]) for row in rows)
+            self.first_number = first_option_number(
+                (str(row["label"]), row["options"]) for row in rows
+            )
             return
         for row in rows if "label" in self.roles else ():
             if "label" in row and (str(row["label"]) != NO_LABEL or NO_LABEL in self.words):
@@ -73,7 +82,11 @@ class Phrased(Format):
         first_words = Counter(word.split()[0].lower() for word in self.label_words)
         alike = [word for word in self.label_words if first_words[word.split()[0].lower()] > 1]
         kinds = (("labels", self.label_words), ("labels share their first word", alike))
-        return [f"{len(words)} {kind}: {shorten(', '.join(words), MAX_SHOWN)}" for kind, words in kinds if words]
+        return [
+            f"{len(words)} {kind}: {shorten(', '.join(words), MAX_SHOWN)}"
+            for kind, words in kinds
+            if words
+        ]
 
     def label_text(self, label: Any) -> str:
         """Return the label, or the only label of a list, in the word that `labels` gives for it."""
@@ -97,7 +110,9 @@ class Phrased(Format):
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         texts_by_role = {role: value for role, value in row.items() if role not in LABEL_VARIABLES}
-        values = {role: require_text(first_answer(value), role) for role, value in texts_by_role.items()}
+        values = {
+            role: require_text(first_answer(value), role) for role, value in texts_by_role.items()
+        }
         rng = random.Random(content_id(sorted(values.items())))
         if "options" in row:
             names, texts = parse_options(row["options"])
@@ -133,7 +148,11 @@ class Phrased(Format):
 def option_values(label: str, options: list[str]) -> dict[str, str]:
     """Return the template variables of a label and its options: `options` in lines, `choices` in a sentence."""
     sentence = " or ".join(filter(None, [", ".join(options[:-1]), options[-1]]))
-    return {"label": label, "options": "\n".join(f"- {word}" for word in options), "choices": sentence}
+    return {
+        "label": label,
+        "options": "\n".join(f"- {word}" for word in options),
+        "choices": sentence,
+    }
 
 
 def first_answer(value: Any) -> Any:
@@ -144,7 +163,9 @@ def first_answer(value: Any) -> Any:
 
 def read_task(name: str) -> dict[str, Any]:
     """Return a ready-made task, or one of the user's YAML file. Raise UserError for a missing or faulty one."""
-    path = FOLDER / f"{name}.yaml" if name in plugins.label_task_names() else plugins.user_path(name)
+    path = (
+        FOLDER / f"{name}.yaml" if name in plugins.label_task_names() else plugins.user_path(name)
+    )
     if not path.is_file():
         hint = suggest(name, plugins.label_task_names())
         raise UserError(f"task={name}: neither a ready-made task nor a YAML file.{hint}")
@@ -155,7 +176,11 @@ def read_task(name: str) -> dict[str, Any]:
 def parse_task(content: str, path: str) -> dict[str, Any]:
     """Return the task in a file's content; raise UserError if a key is missing, or a phrasing cannot be used."""
     try:
-        if aliases := [event for event in yaml.parse(content, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]:
+        if aliases := [
+            event
+            for event in yaml.parse(content, yaml.SafeLoader)
+            if isinstance(event, yaml.AliasEvent)
+        ]:
             # A short file of aliases may stand for a huge value.
             raise TypeError(
                 f"line {aliases[0].start_mark.line + 1}: an alias, *{aliases[0].anchor}: write the text out"
@@ -167,7 +192,9 @@ def parse_task(content: str, path: str) -> dict[str, Any]:
         pairs = phrasing_pairs(task)
     except (yaml.YAMLError, RecursionError, LookupError, TypeError, AttributeError) as error:
         problem = " ".join(str(error).split())
-        raise UserError(f"{path}: a task needs the keys columns, phrasings and answer ({problem}).") from error
+        raise UserError(
+            f"{path}: a task needs the keys columns, phrasings and answer ({problem})."
+        ) from error
     for pair in pairs:
         with guard_template(f"{path}: a phrasing cannot be used", f"It is {pair[0]!r:.80}"):
             variables = read_variables(pair[0]) | read_variables(pair[1])
@@ -176,13 +203,18 @@ def parse_task(content: str, path: str) -> dict[str, Any]:
                 with suppress(Refusal):
                     render(template, {variable: f"({variable})" for variable in variables})
         if unknown := min(variables - columns.keys() - LABEL_VARIABLES, default=None):
-            raise UserError(f"{path}: a phrasing has the unknown variable {unknown!r}.{suggest(unknown, columns)}")
+            raise UserError(
+                f"{path}: a phrasing has the unknown variable {unknown!r}.{suggest(unknown, columns)}"
+            )
     return {**task, "columns": columns, "labels": labels, "needs": needs}
 
 
 def phrasing_pairs(task: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the templates of each phrasing: the request, and its answer."""
-    pairs = [(p, task["answer"]) if isinstance(p, str) else (p["ask"], p["answer"]) for p in task["phrasings"]]
+    pairs = [
+        (p, task["answer"]) if isinstance(p, str) else (p["ask"], p["answer"])
+        for p in task["phrasings"]
+    ]
     if any(not isinstance(template, str) for pair in pairs for template in pair):
         raise TypeError("phrasings and answers must be text")
     return pairs
@@ -215,7 +247,9 @@ def first_option_number(labels: Iterable[tuple[str, Any]]) -> int | None:
     return min(numbers, default=None)
 
 
-def chosen_option(label: str, names: list[str], texts: list[str], first_number: int | None, is_number: bool) -> str:
+def chosen_option(
+    label: str, names: list[str], texts: list[str], first_number: int | None, is_number: bool
+) -> str:
     """Return the text of the option that a label means: by name, text, letter or number (from `first_number`). What
     `is_number` in the file is a place first, even where it is also the text of an option."""
     name = label.strip()

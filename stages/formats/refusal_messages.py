@@ -9,7 +9,13 @@ from stages.config.blocks.data import Source
 from stages.config.errors import UserError, suggest
 from stages.config.installation import read_beside
 from stages.formats import columns as column_paths
-from stages.formats.column_mapping import MAX_SHOWN, ColumnMapping, Purpose, allowed_formats, build_mapping
+from stages.formats.column_mapping import (
+    MAX_SHOWN,
+    ColumnMapping,
+    Purpose,
+    allowed_formats,
+    build_mapping,
+)
 from stages.formats.columns import has_path, label_word, nested_keys, normal_name, value_at
 from stages.formats.format import PROVENANCE, is_whole
 from stages.formats.kto import KTO
@@ -53,17 +59,31 @@ def unknown_format_error(head: FileHead) -> UserError:
     if error := missing_column_error(source, block, head.name, columns):
         return error
     nested = nested_user_paths(source)
-    if missing := {(role, path) for role, path in nested if not any(has_path(row, path) for row in head.rows)}:
+    if missing := {
+        (role, path) for role, path in nested if not any(has_path(row, path) for row in head.rows)
+    }:
         return missing_key_error(missing, block, head.name, head.rows)
     if source.task:
         needed = "; ".join(f"{role} ({names})" for role, names in Phrased(source).roles.items())
-        return UserError(TEXTS["no_task_roles"].format(problem=problem, task=source.task, needed=needed, block=block))
+        return UserError(
+            TEXTS["no_task_roles"].format(
+                problem=problem, task=source.task, needed=needed, block=block
+            )
+        )
     if error := unclear_labels_error(head):
         return error
     is_labelled = head.purpose not in (Purpose.preferences, Purpose.candidates)
-    if tasks := [task for task in plugins.label_task_names() if is_labelled and fits_task(task, source, columns)]:
-        return UserError(TEXTS["labelled_set"].format(problem=problem, block=block, tasks=", ".join(tasks)))
-    ways = {Purpose.preferences: PREFERRED, Purpose.answers: ANSWERED}.get(head.purpose, ANSWERED[:1])
+    if tasks := [
+        task
+        for task in plugins.label_task_names()
+        if is_labelled and fits_task(task, source, columns)
+    ]:
+        return UserError(
+            TEXTS["labelled_set"].format(problem=problem, block=block, tasks=", ".join(tasks))
+        )
+    ways = {Purpose.preferences: PREFERRED, Purpose.answers: ANSWERED}.get(
+        head.purpose, ANSWERED[:1]
+    )
     settings = f"{block}.columns={ways[0]}" + "".join(f" or {way}" for way in ways[1:])
     message = f"{problem}. The file needs {head.purpose}. Type {settings}, with your columns' names for COLUMN."
     return UserError(f"{message}{nested_paths_hint(head.rows)}")
@@ -72,7 +92,9 @@ def unknown_format_error(head: FileHead) -> UserError:
 def unclear_labels_error(head: FileHead) -> UserError | None:
     """Return the error for single answers with labels that may mean good or bad; None for any other file."""
     roles = build_mapping(KTO(head.source), head.columns, head.source.columns).first_paths
-    if "label" not in roles or not ("messages" in roles or {"prompt", "completion"} <= roles.keys()):
+    if "label" not in roles or not (
+        "messages" in roles or {"prompt", "completion"} <= roles.keys()
+    ):
         return None
     values = sorted({label_word(value_at(row, roles["label"])) for row in head.rows} - {""})
     if not values or len(values) > MAX_SHOWN:
@@ -88,18 +110,29 @@ def refuse_judged(head: FileHead, mapping: ColumnMapping) -> None:
         return
     if form.compares or isinstance(form, KTO | Prompts | Texts):
         return
-    read = {top for path in mapping.first_paths.values() for top in column_paths.top_columns(path)} | form.dropped
+    read = {
+        top for path in mapping.first_paths.values() for top in column_paths.top_columns(path)
+    } | form.dropped
     for column in head.columns:
         for path in [] if column in read else score_paths(column, head.rows):
             values = sorted({label_word(value_at(row, path)) for row in head.rows} - {"", "nan"})
             if len(values) > 1:
-                words = {"column": column, "path": path, "values": shortlist(values), "words": label_setting(values)}
+                words = {
+                    "column": column,
+                    "path": path,
+                    "values": shortlist(values),
+                    "words": label_setting(values),
+                }
                 raise UserError(TEXTS["judged"].format(name=head.name, block=block, **words))
 
 
 def label_setting(values: list[str]) -> str:
     """Return the value of the setting `labels` that gives each value of a column a word."""
-    words = "VALUE: WORD, …" if len(values) > MAX_SHOWN else ", ".join(f"{value}: WORD" for value in values)
+    words = (
+        "VALUE: WORD, …"
+        if len(values) > MAX_SHOWN
+        else ", ".join(f"{value}: WORD" for value in values)
+    )
     return f"{{{words}}}"
 
 
@@ -113,11 +146,15 @@ def score_paths(column: str, rows: list[dict[str, Any]]) -> list[str]:
 
 def nested_paths_hint(rows: list[dict[str, Any]]) -> str:
     """Return a sentence with the paths of keys inside columns; empty if no column has keys."""
-    nested = dict.fromkeys(f"{column}.{key}" for row in rows for column in row for key in nested_keys(row[column]))
+    nested = dict.fromkeys(
+        f"{column}.{key}" for row in rows for column in row for key in nested_keys(row[column])
+    )
     return f" A COLUMN may also be a key inside a column: {shortlist([*nested])}." if nested else ""
 
 
-def missing_column_error(source: Source, block: str, where: str, columns: list[str]) -> UserError | None:
+def missing_column_error(
+    source: Source, block: str, where: str, columns: list[str]
+) -> UserError | None:
     """Return the error for the first role whose column from the setting `columns` is missing; None if none is."""
     for role, path in source.columns.items():
         for column in column_paths.path_parts(path):
@@ -129,7 +166,11 @@ def missing_column_error(source: Source, block: str, where: str, columns: list[s
 
 def nested_user_paths(source: Source) -> set[tuple[str, str]]:
     """Return (role, path) of every role that the setting `columns` reads from a key inside a column."""
-    paths = ((role, path) for role, value in source.columns.items() for path in column_paths.path_parts(value))
+    paths = (
+        (role, path)
+        for role, value in source.columns.items()
+        for path in column_paths.path_parts(value)
+    )
     return {(role, path) for role, path in paths if "." in path}
 
 
@@ -139,11 +180,17 @@ def missing_key_error(
     """Return the error for a path that is in no row, with the keys at the place where the path ends."""
     role, path = min(missing)
     steps = path.split(".")
-    depth = max(i for i in range(1, len(steps)) if i == 1 or any(has_path(row, ".".join(steps[:i])) for row in rows))
+    depth = max(
+        i
+        for i in range(1, len(steps))
+        if i == 1 or any(has_path(row, ".".join(steps[:i])) for row in rows)
+    )
     parent, step = ".".join(steps[:depth]), steps[depth]
     keys = dict.fromkeys(key for row in rows for key in nested_keys(value_at(row, parent)))
     hint = suggest(step, keys) if keys else f" {parent} has no keys: type {{{role}: {parent}}}."
-    return UserError(f"{block}.columns={{{role}: {path}}}: {where} has no {step!r} in {parent}.{hint}")
+    return UserError(
+        f"{block}.columns={{{role}: {path}}}: {where} has no {step!r} in {parent}.{hint}"
+    )
 
 
 def shortlist(names: list[str], most: int = MAX_SHOWN) -> str:
@@ -158,17 +205,31 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
     trained = block.startswith("data.sources")
     prompts_alone = [f"{block}.splits={{preference: 1.0}} to read the prompts alone"] * trained
     if isinstance(mapping.format, Prompts):
-        tasks = [t for t in plugins.label_task_names() if t != OPTIONS_TASK and fits_task(t, Source(), head.columns)]
+        tasks = [
+            t
+            for t in plugins.label_task_names()
+            if t != OPTIONS_TASK and fits_task(t, Source(), head.columns)
+        ]
         ways = [f"{block}.columns={{completion: COLUMN}} to name the answers"]
-        ways += [f"{block}.task={task} to write the rows as instructions" for task in tasks[:1]] + prompts_alone
+        ways += [
+            f"{block}.task={task} to write the rows as instructions" for task in tasks[:1]
+        ] + prompts_alone
         words = {"columns": ", ".join(head.columns), "ways": ", or ".join(ways)}
-        raise UserError(TEXTS["unanswered"].format(name=head.name, mapping=mapping.describe(), **words))
+        raise UserError(
+            TEXTS["unanswered"].format(name=head.name, mapping=mapping.describe(), **words)
+        )
     if mapping.format.compares:
         subset = f" label.subset={source.subset}" if source.subset else ""
-        ways = [f"label=dataset label.path={source.path}{subset} to train on the preferences"] * trained
+        ways = [
+            f"label=dataset label.path={source.path}{subset} to train on the preferences"
+        ] * trained
         chosen, several = (mapping.first_paths.get(role) for role in ("chosen", "completions"))
         role = "messages" if chosen and is_whole(value_at(head.rows[0], chosen)) else "completion"
-        columns = f"{role}: {chosen}, rejected: null" if chosen else f"completion: {several or 'COLUMN'}.0"
+        columns = (
+            f"{role}: {chosen}, rejected: null"
+            if chosen
+            else f"completion: {several or 'COLUMN'}.0"
+        )
         ways += [f"{block}.columns={{{columns}}} to read one answer of each row"]
         problem = f"{head.name}: {mapping.describe()} are preferences, and one answer to each request is needed"
         raise UserError(f"{problem}. Type {', or '.join(ways + prompts_alone)}.")
@@ -177,7 +238,9 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
 def fits_task(task: str, source: Source, columns: list[str]) -> bool:
     """Return True if the columns include all that a ready-made task needs."""
     format = Phrased(replace(source, task=task))
-    return {*format.needs} <= column_paths.resolve_columns(columns, format.roles, source.columns).keys()
+    return {*format.needs} <= column_paths.resolve_columns(
+        columns, format.roles, source.columns
+    ).keys()
 
 
 def refuse_options(head: FileHead) -> None:
@@ -185,11 +248,17 @@ def refuse_options(head: FileHead) -> None:
     source, block, columns = head.source, head.block, head.columns
     if source.task or source.format or source.columns:
         return
-    roles = column_paths.resolve_columns(columns, Phrased(replace(source, task=OPTIONS_TASK)).roles, {})
+    roles = column_paths.resolve_columns(
+        columns, Phrased(replace(source, task=OPTIONS_TASK)).roles, {}
+    )
     problem = f"{head.name}: each request has options to choose from, in"
     option = str(roles.get("options"))
-    if {"question", "options", "label"} <= {*roles} and any(isinstance(r.get(option), list | dict) for r in head.rows):
-        raise UserError(f"{problem} {option}. Type {block}.task={OPTIONS_TASK} to write them into the request.")
+    if {"question", "options", "label"} <= {*roles} and any(
+        isinstance(r.get(option), list | dict) for r in head.rows
+    ):
+        raise UserError(
+            f"{problem} {option}. Type {block}.task={OPTIONS_TASK} to write them into the request."
+        )
     choices = [column for column in columns if column_paths.CHOICE.fullmatch(normal_name(column))]
     if len(choices) > 1 and "label" in roles:
         label = str(roles["label"])
@@ -199,7 +268,9 @@ def refuse_options(head: FileHead) -> None:
         choices += [label] * (not answers <= texts)  # the right option has a column of its own
         roles_text = f"question: {roles.get('question', 'COLUMN')}, options: [{', '.join(choices)}], label: {label}"
         way = f"{block}.task={OPTIONS_TASK} {block}.columns={{{roles_text}}}"
-        raise UserError(f"{problem} {shortlist(choices)}. Type {way} to write them into the request.")
+        raise UserError(
+            f"{problem} {shortlist(choices)}. Type {way} to write them into the request."
+        )
 
 
 def refuse_rivals(head: FileHead, mapping: ColumnMapping) -> None:
@@ -211,15 +282,30 @@ def refuse_rivals(head: FileHead, mapping: ColumnMapping) -> None:
         if not isinstance(column, str) or role in user_columns or normal_name(column) not in names:
             continue
         for other in head.columns:
-            is_free = other not in used and user_columns.get(other, other) is not None and normal_name(other) in names
-            if is_free and any(texts_differ(row.get(column), row.get(other), role) for row in head.rows):
-                ways = " or ".join(f"{head.block}.columns={{{role}: {name}}}" for name in (column, other))
-                raise UserError(f"{head.name}: both {column} and {other} may be the {role}. Type {ways} to choose.")
+            is_free = (
+                other not in used
+                and user_columns.get(other, other) is not None
+                and normal_name(other) in names
+            )
+            if is_free and any(
+                texts_differ(row.get(column), row.get(other), role) for row in head.rows
+            ):
+                ways = " or ".join(
+                    f"{head.block}.columns={{{role}: {name}}}" for name in (column, other)
+                )
+                raise UserError(
+                    f"{head.name}: both {column} and {other} may be the {role}. Type {ways} to choose."
+                )
 
 
 def texts_differ(first: Any, second: Any, role: str) -> bool:
     """Return True for two different texts. A request that contains the other is the same; for an answer it is not."""
-    if not isinstance(first, str) or not isinstance(second, str) or not first.strip() or not second.strip():
+    if (
+        not isinstance(first, str)
+        or not isinstance(second, str)
+        or not first.strip()
+        or not second.strip()
+    ):
         return False
     a, b = first.strip(), second.strip()
     return a != b and (role == "completion" or not (a in b or b in a))

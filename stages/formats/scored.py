@@ -33,7 +33,9 @@ class Scored(Format):
             return {"completions": objects}
         lists: dict[str, list[Any]] = {}
         for role, keys in NAMES["keys"].items():
-            if key := next((key for key in keys.split() if all(key in each for each in objects)), None):
+            if key := next(
+                (key for key in keys.split() if all(key in each for each in objects)), None
+            ):
                 lists[role] = [each[key] for each in objects]
         return lists
 
@@ -41,26 +43,39 @@ class Scored(Format):
         """Return the lists in a row's completions; raise BadRow if there are no texts."""
         lists = self.split_objects(require_list(completions, "completions"))
         if "completions" not in lists:
-            raise BadRow("completions", "holds objects without a text: type `columns: {completions: COLUMN.KEY}`")
+            raise BadRow(
+                "completions",
+                "holds objects without a text: type `columns: {completions: COLUMN.KEY}`",
+            )
         return lists
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
+    def learn(
+        self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str
+    ) -> None:
         row = next(row for row in rows if isinstance(row["completions"], list | dict | str))
         lists = {**self.split_objects(row["completions"]), **row}
         if not {"scores", "ranks"} & lists.keys():
             column = names["completions"]
-            keys = next((", ".join(each) for each in row["completions"] if isinstance(each, dict)), "")
+            keys = next(
+                (", ".join(each) for each in row["completions"] if isinstance(each, dict)), ""
+            )
             holds, path = (keys, f"{column}.KEY") if keys else ("text alone", "COLUMN")
-            ways = f"`columns: {{scores: {path}}}`, or `columns: {{ranks: {path}}}` if 1 is the best"
+            ways = (
+                f"`columns: {{scores: {path}}}`, or `columns: {{ranks: {path}}}` if 1 is the best"
+            )
             raise UserError(f"{column} holds {holds}, but no scores. Type {ways}.")
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         one = isinstance(row["completions"], str)  # each answer to a request has its own row
         lists = self.split_completions([row["completions"]] if one else row["completions"])
         own = {role: row[role] for role in ("scores", "ranks") if role in row}
-        lists |= {role: [value] if one else require_list(value, role) for role, value in own.items()}
+        lists |= {
+            role: [value] if one else require_list(value, role) for role, value in own.items()
+        }
         if "scores" not in lists and "ranks" not in lists:
-            raise BadRow("scores", "the answers have no scores: type `columns: {scores: COLUMN.KEY}`")
+            raise BadRow(
+                "scores", "the answers have no scores: type `columns: {scores: COLUMN.KEY}`"
+            )
         by_rank = "scores" not in lists
         scores = [parse_number(value) for value in lists["ranks" if by_rank else "scores"]]
         if len(scores) != len(lists["completions"]):
@@ -69,7 +84,10 @@ class Scored(Format):
             low, high = min(scores), max(scores)
             scores = [(high - rank) / (high - low or 1.0) for rank in scores]
         messages = self.read_prompt(row)
-        answers = [self.read_answer(completion, "completions", messages) for completion in lists["completions"]]
+        answers = [
+            self.read_answer(completion, "completions", messages)
+            for completion in lists["completions"]
+        ]
         # ranks order one row's answers
         return ParsedRow(messages, answers, scores, graded=not by_rank)
 
@@ -95,10 +113,15 @@ class Several(Scored):
         answers = row["completions"]
         return isinstance(answers, list) and "completions" in self.split_objects(answers)
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
+    def learn(
+        self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str
+    ) -> None:
         """Do nothing, since there are no scores to learn."""
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         lists = self.split_completions(row["completions"])
         messages = self.read_prompt(row)
-        return ParsedRow(messages, [self.read_answer(text, "completions", messages) for text in lists["completions"]])
+        return ParsedRow(
+            messages,
+            [self.read_answer(text, "completions", messages) for text in lists["completions"]],
+        )

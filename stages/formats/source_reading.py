@@ -17,7 +17,12 @@ from stages.formats.format import ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.readers.files import Table, source_tables
 from stages.formats.readers.row import BadRow, Row, Unwanted
-from stages.formats.refusal_messages import missing_column_error, missing_key_error, nested_user_paths, shortlist
+from stages.formats.refusal_messages import (
+    missing_column_error,
+    missing_key_error,
+    nested_user_paths,
+    shortlist,
+)
 from stages.store.workspace import Progress, StageDir
 
 Record = TypeVar("Record")
@@ -65,7 +70,10 @@ def convert(
     while rows are read.
     Raise UserError if the source has no rows, a file holds something else than `purpose` needs, a column changes what
     a row means, or no row has a column that `columns` names."""
-    files, columns = [*source_tables(source, key, purpose is Purpose.preferences)], dict[str, None]()
+    files, columns = (
+        [*source_tables(source, key, purpose is Purpose.preferences)],
+        dict[str, None](),
+    )
     before, size, missing_paths = 0, sum(table.size for table in files), nested_user_paths(source)
     with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:
         for table in files:
@@ -87,7 +95,9 @@ def convert(
     if columns and (error := missing_column_error(source, block, source.path, [*columns])):
         raise error
     if columns and missing_paths:
-        first = [row.value for row in islice(files[0].rows(), PEEKED) if isinstance(row.value, dict)]
+        first = [
+            row.value for row in islice(files[0].rows(), PEEKED) if isinstance(row.value, dict)
+        ]
         raise missing_key_error(missing_paths, block, source.path, first)
 
 
@@ -112,7 +122,9 @@ def convert_table(
         try:
             if row.error:
                 raise row.error
-            parsed, columns = mapping.read(row.value) if mapping else ((user_reader or refuse_row)(row.value), [])
+            parsed, columns = (
+                mapping.read(row.value) if mapping else ((user_reader or refuse_row)(row.value), [])
+            )
             if columns:
                 report.unused_columns.update(dict.fromkeys(columns))
             record = convert_row(parsed)
@@ -135,8 +147,12 @@ def convert_table(
         else:
             yield record
     if mapping and example:
-        notes = [f"{report.rows - rows_before:,} rows, read as {mapping.describe()}. {example_line(example)}"]
-        notes += mapping.placeholders.remarks() + ([] if mapping.prompts_only else mapping.format.remarks())
+        notes = [
+            f"{report.rows - rows_before:,} rows, read as {mapping.describe()}. {example_line(example)}"
+        ]
+        notes += mapping.placeholders.remarks() + (
+            [] if mapping.prompts_only else mapping.format.remarks()
+        )
         report.notes += [f"{table.name}: {note}" for note in notes]
 
 
@@ -146,7 +162,9 @@ def column_hint(key: str, error: ChangesMeaning) -> str:
     ways = [f"{block}.columns={{{name}: null}} to leave it out"]
     ways += [f"{block}.columns={{{error.role}: {error.column}}} to read it"] * bool(error.role)
     if name in KTO.roles["label"].split():
-        ways.append(f"{block}.labels={{VALUE: true, VALUE: false}} to say which values mark a good answer")
+        ways.append(
+            f"{block}.labels={{VALUE: true, VALUE: false}} to say which values mark a good answer"
+        )
     return f". Type {', or '.join(ways)}."
 
 
@@ -161,7 +179,9 @@ def example_line(row: ParsedRow) -> str:
     scored = [f" (score {score:g})" for score in row.scores or []] or [""] * len(row.answers)
     compares = bool(row.scores) and len(row.answers) > 1
     if compares:
-        ranking = sorted(zip(row.scores or [], row.answers, scored, strict=True), key=lambda entry: -entry[0])
+        ranking = sorted(
+            zip(row.scores or [], row.answers, scored, strict=True), key=lambda entry: -entry[0]
+        )
         names = ("equally good",) * 2 if is_tie(row) else ("better", "worse")
         ends = zip(names, (ranking[0], ranking[-1]), strict=True)
         turns += [(name + score * row.graded, answer) for name, (_, answer, score) in ends]
@@ -178,7 +198,9 @@ def warn_unused_columns(path: str, columns: list[str], out: StageDir) -> None:
         out.warn(f"{path}: columns {shortlist(columns, MAX_NAMED)} are not used")
 
 
-def quarantine(bad: list[Row], total: int, limit: float, out: StageDir, key: str = "data.max_bad") -> None:
+def quarantine(
+    bad: list[Row], total: int, limit: float, out: StageDir, key: str = "data.max_bad"
+) -> None:
     """Write unusable rows to `quarantine.jsonl`, and warn; raise UserError if their share exceeds `limit` (`key`)."""
     if not bad:
         return
@@ -189,9 +211,13 @@ def quarantine(bad: list[Row], total: int, limit: float, out: StageDir, key: str
         way_out, few = f"Mend the rows listed in {out / 'quarantine.jsonl'}", len(bad) < total
         allowed = f"more than {key}={limit:g} allows" if few else "so that nothing is left"
         more = f", or type {key}=SHARE to allow more" if few else ""
-        raise UserError(f"{first_error}. {len(bad)} of {total} rows are unusable, {allowed}. {way_out}{more}.")
+        raise UserError(
+            f"{first_error}. {len(bad)} of {total} rows are unusable, {allowed}. {way_out}{more}."
+        )
     reasons = ", ".join(f"{rows} ({reason})" for reason, rows in count_reasons(bad).most_common())
-    out.warn(f"{len(bad)} of {total} rows are unusable, see quarantine.jsonl: {reasons}. The first: {first_error}")
+    out.warn(
+        f"{len(bad)} of {total} rows are unusable, see quarantine.jsonl: {reasons}. The first: {first_error}"
+    )
 
 
 def count_reasons(rows: Iterable[Row]) -> Counter[str]:
@@ -205,7 +231,12 @@ def write_quarantine(rows: list[Row], out: StageDir) -> None:
     with open(out / "quarantine.jsonl", "a", encoding="utf-8") as file:
         for row in rows:
             assert row.error is not None
-            entry = {"file": row.file, "line": row.line, "field": row.error.field, "reason": row.error.reason}
+            entry = {
+                "file": row.file,
+                "line": row.line,
+                "field": row.error.field,
+                "reason": row.error.reason,
+            }
             file.write(json.dumps({**entry, "row": as_json(row.value)}) + "\n")
 
 

@@ -16,5 +16,8 @@ class Texts(Format):
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         content = require_text(row["text"], "text")
         if mark := RENDERED.search(content):
-            raise BadRow("text", f"holds {mark[0]!r}: this mark of a chat template does not belong in running text")
+            raise BadRow(
+                "text",
+                f"holds {mark[0]!r}: this mark of a chat template does not belong in running text",
+            )
         return ParsedRow([], [content])

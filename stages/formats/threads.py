@@ -91,20 +91,31 @@ def ranked_requests(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if node.get("role") == "prompter" and len(ranked) > 1:
             texts, ranks = [reply.get("text") for reply in ranked], [*map(rank_of, ranked)]
             other_replies = len(replies) - len(ranked) or None
-            yield {"prompt": turns, "completions": texts, "ranks": ranks, "other_replies": other_replies}
+            yield {
+                "prompt": turns,
+                "completions": texts,
+                "ranks": ranks,
+                "other_replies": other_replies,
+            }
 
 
 def sorted_replies(node: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the replies to a message that are not deleted, the best first and those without a rank last."""
     nodes = [reply for reply in node.get("replies") or [] if isinstance(reply, dict)]
     replies = [reply for reply in nodes if not reply.get("deleted")]
-    return sorted(replies, key=lambda reply: len(replies) if (rank := rank_of(reply)) is None else rank)
+    return sorted(
+        replies, key=lambda reply: len(replies) if (rank := rank_of(reply)) is None else rank
+    )
 
 
 def rank_of(reply: dict[str, Any]) -> int | None:
     """Return the rank of a reply, 0 for the best. pandas writes a column in which ranks are missing as 0.0, 1.0."""
     rank = reply.get("rank")
-    return int(rank) if isinstance(rank, int) or (isinstance(rank, float) and rank.is_integer()) else None
+    return (
+        int(rank)
+        if isinstance(rank, int) or (isinstance(rank, float) and rank.is_integer())
+        else None
+    )
 
 
 def as_turn(node: dict[str, Any]) -> dict[str, Any]:

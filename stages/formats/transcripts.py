@@ -18,7 +18,9 @@ PLAIN_MARKS = {re.compile(mark): "" for mark in MARKED["plain_marks"]}
 END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")  # of any model's text
 ENDS = (*filter(None, MARKS.values()), *END_MARKS)
 # A sentence before the first mark is the system message.
-PREAMBLE = re.compile(r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?)(?=\s*(?:### |USER:|User:))")
+PREAMBLE = re.compile(
+    r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?)(?=\s*(?:### |USER:|User:))"
+)
 SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # in Llama 2's first request
 # Glaive's calls, with arguments in single quotes
 CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)
@@ -44,9 +46,16 @@ def best_split(value: str, marks: Mapping[re.Pattern[str], str]) -> list[Message
     for mark, end in marks.items():
         if mark.match(value):
             pieces = mark.split(value)[1:]
-            turns = [as_turn(who, content, end) for who, content in zip(pieces[::2], pieces[1::2], strict=True)]
+            turns = [
+                as_turn(who, content, end)
+                for who, content in zip(pieces[::2], pieces[1::2], strict=True)
+            ]
             candidates.append(merge_turns(turns))
-    return max(candidates, key=lambda turns: len({turn["role"] for turn in turns} - {"system"}), default=None)
+    return max(
+        candidates,
+        key=lambda turns: len({turn["role"] for turn in turns} - {"system"}),
+        default=None,
+    )
 
 
 def as_turn(speaker: str, content: str, end: str) -> Message:

@@ -18,10 +18,26 @@ ROLE_KEYS = ("role", "from", "author", "speaker", "sender")
 CONTENT_KEYS = ("content", "value", "parts", "text", "message", "utterance")
 CALL_ROLES = ("function_call", "tool_call")  # roles of turns that are a tool call and nothing else
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
-PAIR_KEYS = ("input", "human", "user", "question", "prompt", "output", "assistant", "gpt", "answer", "response")
+PAIR_KEYS = (
+    "input",
+    "human",
+    "user",
+    "question",
+    "prompt",
+    "output",
+    "assistant",
+    "gpt",
+    "answer",
+    "response",
+)
 CALL_KEYS = ("tool_calls", "function_call")
 # The roles that may follow each role; None is the beginning, after a system message if there is one.
-NEXT_ROLES = {None: {"user"}, "user": {"assistant"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
+NEXT_ROLES = {
+    None: {"user"},
+    "user": {"assistant"},
+    "assistant": {"user", "tool"},
+    "tool": {"tool", "assistant"},
+}
 EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
 THOUGHT, SOLUTION = (re.compile(TEXTS[name], re.DOTALL) for name in ("thought", "solution"))
 TOOLS: str = TEXTS["tools"]
@@ -33,7 +49,11 @@ ARGUMENT_KEYS = ("arguments", "input", "args")
 
 def is_empty(value: Any) -> bool:
     """Return True for null, white space, and an empty list or object, also as JSON. Zero and false are not empty."""
-    return value.strip() in EMPTY_JSON if isinstance(value, str) else value is None or value == [] or value == {}
+    return (
+        value.strip() in EMPTY_JSON
+        if isinstance(value, str)
+        else value is None or value == [] or value == {}
+    )
 
 
 def require_text(value: Any, field: str) -> str:
@@ -41,7 +61,11 @@ def require_text(value: Any, field: str) -> str:
     if is_parts(value):
         parts = split_parts(value, field)
         texts = parts["text"]
-        value = "".join(texts) if len(texts) == len(value) and all(isinstance(item, str) for item in texts) else None
+        value = (
+            "".join(texts)
+            if len(texts) == len(value) and all(isinstance(item, str) for item in texts)
+            else None
+        )
     if not isinstance(value, str):
         raise BadRow(field, f"must be text, is {type(value).__name__}")
     if not value.strip():
@@ -84,7 +108,12 @@ def is_written_list(text: str) -> bool:
         objects = parse_list(text, "")
     except BadRow:
         return True
-    return any(key in turn for turn in objects if isinstance(turn, dict) for key in (*ROLE_KEYS, *PAIR_KEYS))
+    return any(
+        key in turn
+        for turn in objects
+        if isinstance(turn, dict)
+        for key in (*ROLE_KEYS, *PAIR_KEYS)
+    )
 
 
 def role_of(turn: Any) -> str | None:
@@ -94,7 +123,14 @@ def role_of(turn: Any) -> str | None:
 
 def bare_content(turn: dict[str, Any]) -> str | None:
     """Return the content of a turn that is the string `{}` or `[]`: a tool's result or an answer may be empty JSON."""
-    return next((value for key in CONTENT_KEYS if isinstance(value := turn.get(key), str) and value.strip()), None)
+    return next(
+        (
+            value
+            for key in CONTENT_KEYS
+            if isinstance(value := turn.get(key), str) and value.strip()
+        ),
+        None,
+    )
 
 
 def parse_turn(turn: Any, field: str, strip: bool = False) -> Message:
@@ -109,7 +145,9 @@ def parse_turn(turn: Any, field: str, strip: bool = False) -> Message:
     if ROLES[role] != "assistant":
         content = first_value(turn, CONTENT_KEYS) or bare_content(turn)
         return {"role": ROLES[role], "content": require_text(content, field)}
-    reasoning, content, calls = (first_value(turn, keys) for keys in (REASONING_KEYS, CONTENT_KEYS, CALL_KEYS))
+    reasoning, content, calls = (
+        first_value(turn, keys) for keys in (REASONING_KEYS, CONTENT_KEYS, CALL_KEYS)
+    )
     if reasoning is None and calls is None:
         content = content or bare_content(turn)
     calls = calls if isinstance(calls, list) else [calls] if calls is not None else []
@@ -119,28 +157,42 @@ def parse_turn(turn: Any, field: str, strip: bool = False) -> Message:
         parts = split_parts(content, field)
         if parts["result"]:
             raise BadRow(field, "an assistant turn contains a tool's result")
-        reasoning = reasoning or "\n".join(require_text(part, field) for part in parts["thought"]) or None
+        reasoning = (
+            reasoning or "\n".join(require_text(part, field) for part in parts["thought"]) or None
+        )
         calls += [call for part in parts["call"] for call in parse_calls(part, field)]
         content = "".join(require_text(part, field) for part in parts["text"]) or None
     spoken = [call_text(call, field) for call in calls]
     if content is not None or not spoken:
         spoken.insert(0, require_text(content, field))
-    return {"role": "assistant", "content": with_reasoning("\n".join(spoken), reasoning, field, strip)}
+    return {
+        "role": "assistant",
+        "content": with_reasoning("\n".join(spoken), reasoning, field, strip),
+    }
 
 
 def turn_objects(turns: list[Any]) -> list[Any]:
     """Return turns as objects with a role. Texts alternate between user and assistant, objects with a request and its
     answer give two turns, and tool results inside a user's turn give turns of the tool."""
     if all(isinstance(turn, str) for turn in turns):
-        return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+        return [
+            {"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)
+        ]
     objects: list[Any] = []
     for turn in turns:
-        pair = [turn[key] for key in PAIR_KEYS if key in turn] if isinstance(turn, dict) and len(turn) == 2 else []
+        pair = (
+            [turn[key] for key in PAIR_KEYS if key in turn]
+            if isinstance(turn, dict) and len(turn) == 2
+            else []
+        )
         if len(pair) == 2 and all(isinstance(side, str) for side in pair):
             objects += turn_objects(pair)
             continue
         keys = (ROLE_KEYS, CONTENT_KEYS)
-        if not isinstance(turn, dict) or [first_value(turn, names) for names in keys] != ["system", None]:
+        if not isinstance(turn, dict) or [first_value(turn, names) for names in keys] != [
+            "system",
+            None,
+        ]:
             objects += split_tool_results(turn)
     return objects
 
@@ -148,11 +200,15 @@ def turn_objects(turns: list[Any]) -> list[Any]:
 def split_tool_results(turn: Any) -> list[Any]:
     """Return a turn as a list. Tool results inside a user's turn (Anthropic, Gemini) become turns of the tool."""
     content = first_value(turn, CONTENT_KEYS) if isinstance(turn, dict) else None
-    results = [part for part in content or () if kind_of(part) == "result"] if is_parts(content) else []
+    results = (
+        [part for part in content or () if kind_of(part) == "result"] if is_parts(content) else []
+    )
     if not results or role_of(turn) != "user":
         return [turn]
     other_parts = [part for part in content or () if part not in results]
-    tool_turns = [{"role": "tool", "content": result} for result in split_parts(results, "content")["result"]]
+    tool_turns = [
+        {"role": "tool", "content": result} for result in split_parts(results, "content")["result"]
+    ]
     return tool_turns + ([{"role": "user", "content": other_parts}] if other_parts else [])
 
 
@@ -168,7 +224,11 @@ def parse_calls(value: Any, field: str) -> list[Any]:
 def call_text(call: Any, field: str) -> str:
     """Return a tool call as text; its arguments may be an object, or JSON in a string as OpenAI writes them."""
     call = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str) or "arguments" not in call:
+    if (
+        not isinstance(call, dict)
+        or not isinstance(call.get("name"), str)
+        or "arguments" not in call
+    ):
         raise BadRow(field, "a tool call must have a name and arguments")
     arguments = call["arguments"]
     if isinstance(arguments, str):
@@ -191,7 +251,9 @@ def with_reasoning(answer: str, reasoning: Any, field: str, strip: bool) -> str:
     """Return an answer with its reasoning before it; with `strip`, without any reasoning."""
     if strip:
         solution_text = answer[match.end() :] if (match := THOUGHT.match(answer)) else answer
-        return require_text(SOLUTION.sub(lambda solution: solution[1].strip(), solution_text), field)
+        return require_text(
+            SOLUTION.sub(lambda solution: solution[1].strip(), solution_text), field
+        )
     if reasoning is None or THOUGHT.match(answer):
         return answer
     return f"<think>\n{require_text(reasoning, field).strip()}\n</think>\n\n{answer}"
@@ -207,7 +269,10 @@ def with_tools(turns: list[Message], tools: Any) -> list[Message]:
     lines = (json_text(tool, "tools") for tool in tool_objects)
     instructions = require_text(TOOLS.format("\n".join(lines)), "tools")
     if turns and turns[0]["role"] == "system":
-        return [{"role": "system", "content": f"{turns[0]['content']}\n\n{instructions}"}, *turns[1:]]
+        return [
+            {"role": "system", "content": f"{turns[0]['content']}\n\n{instructions}"},
+            *turns[1:],
+        ]
     return [{"role": "system", "content": instructions}, *turns]
 
 
@@ -220,7 +285,9 @@ def context_turns(row: Mapping[str, Any]) -> list[Message]:
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise BadRow("history", "must be a list of pairs: a request and its answer")
     spoken = [require_text(turn, "history") for pair in history for turn in pair]
-    return system + [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(spoken)]
+    return system + [
+        {"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(spoken)
+    ]
 
 
 def system_text(value: Any) -> str:
@@ -247,13 +314,20 @@ def turn_order_error(roles: tuple[str, ...]) -> str:
     spoken = roles[1:] if roles[:1] == ("system",) else roles
     if "user" not in spoken:
         return "no user turn"
-    if any(role not in NEXT_ROLES[before] for before, role in zip((None, *spoken), spoken, strict=False)):
+    if any(
+        role not in NEXT_ROLES[before]
+        for before, role in zip((None, *spoken), spoken, strict=False)
+    ):
         return f"user and assistant do not alternate: {', '.join(spoken)}"
     return ""
 
 
 def is_parts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(part, dict) and kind_of(part) for part in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(part, dict) and kind_of(part) for part in value)
+    )
 
 
 def kind_of(part: Mapping[str, Any]) -> str | None:
@@ -262,7 +336,11 @@ def kind_of(part: Mapping[str, Any]) -> str | None:
         return KINDS.get(str(part["type"]), str(part["type"]))
     if {"role", "from", "author", "speaker", "sender"} & part.keys():
         return None
-    return "thought" if part.get("thought") is True else next((KINDS[key] for key in part if key in KINDS), None)
+    return (
+        "thought"
+        if part.get("thought") is True
+        else next((KINDS[key] for key in part if key in KINDS), None)
+    )
 
 
 def split_parts(content: list[Any], field: str) -> dict[str, list[Any]]:
@@ -271,7 +349,10 @@ def split_parts(content: list[Any], field: str) -> dict[str, list[Any]]:
     for part in content:
         kind = kind_of(part) if isinstance(part, dict) else None
         if kind not in values_by_kind:
-            raise BadRow(field, f"a part of type {kind!r} cannot be read; the known types are {', '.join(KINDS)}")
+            raise BadRow(
+                field,
+                f"a part of type {kind!r} cannot be read; the known types are {', '.join(KINDS)}",
+            )
         nested = (value for key, value in part.items() if key in KINDS and isinstance(value, dict))
         values_by_kind[kind].append(READERS[kind](part if "type" in part else next(nested, part)))
     return values_by_kind
@@ -291,7 +372,9 @@ def result_text(part: Mapping[str, Any]) -> str:
     """Return the result of a tool as text."""
     content = part.get("content", part.get("response", ""))
     if isinstance(content, list):
-        texts: list[Any] = [item.get("text") if isinstance(item, dict) else None for item in content]
+        texts: list[Any] = [
+            item.get("text") if isinstance(item, dict) else None for item in content
+        ]
         if all(isinstance(text, str) for text in texts):
             return "\n".join(texts)
     return content if isinstance(content, str) else json_text(content, "content")

@@ -24,7 +24,11 @@ def find_glibc() -> ctypes.CDLL | None:
     if platform.libc_ver()[0] != "glibc":
         return None
     libc, address = ctypes.CDLL(None), ctypes.c_void_p
-    libc.malloc.restype, libc.malloc.argtypes, libc.sbrk.restype = address, [ctypes.c_size_t], address
+    libc.malloc.restype, libc.malloc.argtypes, libc.sbrk.restype = (
+        address,
+        [ctypes.c_size_t],
+        address,
+    )
     libc.free.argtypes, libc.madvise.argtypes = [address], [address, ctypes.c_size_t, ctypes.c_int]
     return libc
 
@@ -73,7 +77,9 @@ def claim_free_blocks(libc: ctypes.CDLL, heap: int) -> list[int]:
     sampling after a long training took three times as long. Once memory ran out, glibc has other heaps too, and makes
     new ones, each at a lower address, until none is left: only blocks of the first one, which sbrk extends, count."""
     blocks, end = list[int](), min(heap, libc.sbrk(0))
-    if begins := re.search(r"^([0-9a-f]+)-.*\[heap\]$", MAPS.read_text(encoding="utf-8"), flags=re.MULTILINE):
+    if begins := re.search(
+        r"^([0-9a-f]+)-.*\[heap\]$", MAPS.read_text(encoding="utf-8"), flags=re.MULTILINE
+    ):
         # glibc writes at the start of each block, which then takes one small page
         start = int(begins[1], 16)
         libc.madvise(start, end // PAGE * PAGE - start, MADV_NOHUGEPAGE)

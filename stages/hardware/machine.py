@@ -46,9 +46,15 @@ def visible_gpus() -> list[GPU]:
     CUDA shows the first, and no other GPU beside it. Indices count as in nvidia-smi (CUDA_DEVICE_ORDER=PCI_BUS_ID)."""
     named, visible = driver_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
     chosen = list[GPU]()
-    for entry in map(str.strip, filter(str.isdecimal, named) if visible is None else visible.split(",")):
+    for entry in map(
+        str.strip, filter(str.isdecimal, named) if visible is None else visible.split(",")
+    ):
         is_uuid = entry.startswith(("GPU-", "MIG-"))
-        matching = {gpu for name, gpu in named.items() if name == entry or (is_uuid and name.startswith(entry))}
+        matching = {
+            gpu
+            for name, gpu in named.items()
+            if name == entry or (is_uuid and name.startswith(entry))
+        }
         if len(matching) != 1:
             break
         if matching <= {*chosen}:
@@ -103,7 +109,10 @@ def processor_name(on_gpu: bool) -> str:
     if on_gpu:
         return first_gpu.name if (first_gpu := gpu()) else "GPU"
     first = CPUINFO.read_text(encoding="utf-8").split("\n\n")[0] if CPUINFO.exists() else ""
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    fields = {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in first.splitlines())
+    }
     kind = "/".join(fields[key] for key in ("cpu family", "model", "stepping") if key in fields)
     name = fields.get("model name") or platform.processor() or platform.machine()
     return f"{os.cpu_count()} x {name} {kind}".strip()
@@ -127,7 +136,14 @@ def free_memory() -> int:
     control groups leave, if less (Linux; elsewhere all the machine's memory)."""
     if platform.system() != "Linux":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = [int(re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"))[0]) * 1024]
+    free = [
+        int(
+            re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"))[
+                0
+            ]
+        )
+        * 1024
+    ]
     for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers in ("", "memory"):
@@ -145,7 +161,10 @@ def free_group_memory(root: Path, group: str) -> Iterator[int]:
             return
         limit, used = (folder / name for name in names)
         if limit.exists() and (limit_bytes := limit.read_text(encoding="utf-8").strip()) != "max":
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+            stat = dict(
+                line.split()
+                for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+            )
             idle = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
             yield int(limit_bytes) - int(used.read_text(encoding="utf-8")) + idle
 
@@ -180,8 +199,12 @@ def peak_gpu_memory() -> int | None:
 def peak_memory() -> int:
     """Return the peak of resident memory since `reset_peak_memory`, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+)", status.read_text(encoding="utf-8"))):
+    if status.exists() and (
+        peak := re.search(r"VmHWM:\s+(\d+)", status.read_text(encoding="utf-8"))
+    ):
         return int(peak[1]) * 1024
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if platform.system() == "Darwin" else 1024
+    )

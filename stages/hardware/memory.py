@@ -59,7 +59,9 @@ def scored_tokens(device: str) -> int:
 def weight_bytes(shape: ModelShape, kind: Weights) -> float:
     """Return the bytes of a model in memory; in 4-bit models only the layers have 4 bits."""
     embeddings = shape.parameters - shape.linear
-    return shape.linear * BYTES[kind] + embeddings * (BYTES[Weights.fp32] if kind is Weights.nf4 else BYTES[kind])
+    return shape.linear * BYTES[kind] + embeddings * (
+        BYTES[Weights.fp32] if kind is Weights.nf4 else BYTES[kind]
+    )
 
 
 def cast_copy_bytes(shape: ModelShape, kind: Weights, precision: Precision) -> float:
@@ -97,7 +99,11 @@ def gathered_bytes(shape: ModelShape, block: Training) -> float:
         return 0.0
     layer = shape.linear / shape.layers
     gradients = 4 * layer if block.adapter is Adapter.none else 0
-    return 4 * (shape.parameters - shape.linear) + 2 * element_bytes(block.precision) * layer + gradients
+    return (
+        4 * (shape.parameters - shape.linear)
+        + 2 * element_bytes(block.precision) * layer
+        + gradients
+    )
 
 
 def host_bytes(shape: ModelShape, block: Training) -> float:
@@ -117,7 +123,9 @@ def merged_bytes(shape: ModelShape, block: Training) -> float:
 
 def measured_bytes(name: str, block: Training) -> Any:
     """Return what a table of the YAML file beside this one has for what a block trains, and its precision."""
-    return read_beside(__file__)[name]["weights" if block.adapter is Adapter.none else "adapter"][block.precision]
+    return read_beside(__file__)[name]["weights" if block.adapter is Adapter.none else "adapter"][
+        block.precision
+    ]
 
 
 def layer_bytes(shape: ModelShape, block: Training) -> float:
@@ -132,7 +140,9 @@ def layer_bytes(shape: ModelShape, block: Training) -> float:
     token_bytes = hidden * shape.hidden + intermediate * shape.active * shape.intermediate
     token_bytes += query * shape.query + key * shape.key
     if block.adapter is not Adapter.none:  # the activations between an adapter's two factors
-        token_bytes += len(adapted_layers(block.lora)) * block.lora.rank * element_bytes(block.precision)
+        token_bytes += (
+            len(adapted_layers(block.lora)) * block.lora.rank * element_bytes(block.precision)
+        )
     return float(token_bytes)
 
 
@@ -152,7 +162,9 @@ def activation_bytes(shape: ModelShape, block: Training, checkpointing: Checkpoi
     stream = BYTES[Weights.bf16 if block.start_weights is Weights.bf16 else Weights.fp32]
     # of these outputs
     features = 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
-    outputs = element_bytes(block.precision) * features if checkpointing is Checkpointing.selective else 0
+    outputs = (
+        element_bytes(block.precision) * features if checkpointing is Checkpointing.selective else 0
+    )
     return shape.layers * (stream * shape.hidden + outputs) + around
 
 
@@ -160,7 +172,9 @@ def element_bytes(precision: Precision) -> int:
     return 2 if precision is Precision.bf16 else 4
 
 
-def head_bytes(shape: ModelShape, labelled: float, precision: Precision, device: str, backward: bool) -> float:
+def head_bytes(
+    shape: ModelShape, labelled: float, precision: Precision, device: str, backward: bool
+) -> float:
     """Return the bytes of the LM head for `labelled` tokens with a label: a tile of logits and values computed from
     it. The backward adds gradients of hidden states and of the head's weights."""
     size = element_bytes(precision)
@@ -183,17 +197,33 @@ def head_bytes(shape: ModelShape, labelled: float, precision: Precision, device:
 
 
 def training_bytes(
-    shape: ModelShape, block: Training, device: str, tokens: float, kind: Checkpointing, accumulated: bool = True
+    shape: ModelShape,
+    block: Training,
+    device: str,
+    tokens: float,
+    kind: Checkpointing,
+    accumulated: bool = True,
 ) -> float:
     """Return the peak bytes of training with `tokens` in each micro-batch. The peak is at the start of the backward,
     when all activations are stored. If gradients are `accumulated`, those of an earlier micro-batch exist then."""
-    state, sharding = sum(held_parts(shape, block)) + gathered_bytes(shape, block), block.runtime.sharding
+    state, sharding = (
+        sum(held_parts(shape, block)) + gathered_bytes(shape, block),
+        block.runtime.sharding,
+    )
     at_backward = state + tokens * activation_bytes(shape, block, kind)
     if device == "cpu":  # a recomputed layer takes the place of the one before it
-        at_backward += tokens * (1 if kind is Checkpointing.full else shape.layers) * freed_bytes(shape, block)
+        at_backward += (
+            tokens * (1 if kind is Checkpointing.full else shape.layers) * freed_bytes(shape, block)
+        )
     if not accumulated:
-        at_backward -= 4 * count_trained(shape, block) / (1 if sharding is Sharding.none else block.runtime.world_size)
-    first_work = head_bytes(shape, block.objective.labelled * tokens, block.precision, device, backward=True)
+        at_backward -= (
+            4
+            * count_trained(shape, block)
+            / (1 if sharding is Sharding.none else block.runtime.world_size)
+        )
+    first_work = head_bytes(
+        shape, block.objective.labelled * tokens, block.precision, device, backward=True
+    )
     if kind is not Checkpointing.none:
         first_work = max(first_work, RECOMPUTED_FACTOR * tokens * layer_bytes(shape, block))
     if kind is not Checkpointing.full and sharding is not Sharding.fsdp:  # FSDP2 gathers in bf16
@@ -208,7 +238,9 @@ def cache_bytes(shape: ModelShape, size: int) -> int:
     return 2 * size * shape.layers * shape.key
 
 
-def decoded_at_once(shape: ModelShape, size: int, most: int, length: float, device: str, to_load: float = 0) -> int:
+def decoded_at_once(
+    shape: ModelShape, size: int, most: int, length: float, device: str, to_load: float = 0
+) -> int:
     """Return how many rows of `length` tokens are decoded at once: `most`, or fewer if their cache does not fit into
     CACHE_SHARE of the memory that the weights leave; `to_load`: the bytes of weights that are not loaded yet."""
     room = CACHE_SHARE * (available_bytes(device) - to_load)
@@ -225,10 +257,14 @@ def trained_shape(shape: ModelShape, block: Training) -> ModelShape:
     return replace(shape, tied=True) if block.objective.scores else shape
 
 
-def micro_batch(shape: ModelShape, block: Training, row: float, device: str) -> tuple[float, Checkpointing, bool]:
+def micro_batch(
+    shape: ModelShape, block: Training, row: float, device: str
+) -> tuple[float, Checkpointing, bool]:
     """Return the tokens of a micro-batch, its gradient checkpointing, and True if a step has several micro-batches."""
     runtime = block.runtime
-    fits, checkpointing = (0, Checkpointing.none) if runtime.rows else token_budget(shape, block, device)
+    fits, checkpointing = (
+        (0, Checkpointing.none) if runtime.rows else token_budget(shape, block, device)
+    )
     tokens = runtime.rows * row if runtime.rows else max(row, runtime.token_budget or fits)
     if runtime.gradient_checkpointing is not Checkpointing.auto:
         checkpointing = runtime.gradient_checkpointing
@@ -256,7 +292,9 @@ def token_budget(shape: ModelShape, block: Training, device: str) -> tuple[int, 
     choices = range(BUDGET_STEP, most_tokens(device) + 1, BUDGET_STEP)
     setting = block.runtime.gradient_checkpointing
     for checkpointing in block.checkpointings if setting is Checkpointing.auto else (setting,):
-        fits = bisect_right(choices, room, key=lambda n: training_bytes(shape, block, device, n, checkpointing))
+        fits = bisect_right(
+            choices, room, key=lambda n: training_bytes(shape, block, device, n, checkpointing)
+        )
         if training_bytes(shape, block, device, longest, checkpointing) <= room:
             break
     return BUDGET_STEP * max(1, fits), checkpointing

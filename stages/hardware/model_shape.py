@@ -9,7 +9,13 @@ from typing import Any
 from stages.config.blocks.training import LoRA
 from stages.store.sealed_json import Damaged, load_json
 
-REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+REQUIRED = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+)
 OPTIONAL = ["num_key_value_heads", "head_dim", "max_position_embeddings", "moe_intermediate_size"]
 OPTIONAL += ["num_experts", "num_local_experts", "num_experts_per_tok"]
 # some models list one per layer
@@ -53,12 +59,15 @@ class ModelShape:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         width = config.get("head_dim") or hidden // heads
         experts = config.get("num_local_experts") or config.get("num_experts") or 1
-        if experts == 1 and any("expert" in key and type(n) is int and n > 1 for key, n in config.items()):
+        if experts == 1 and any(
+            "expert" in key and type(n) is int and n > 1 for key, n in config.items()
+        ):
             return None
         kind = config.get("model_type", "")
         return cls(
             hidden=hidden,
-            intermediate=config.get("moe_intermediate_size" if experts > 1 else "") or config["intermediate_size"],
+            intermediate=config.get("moe_intermediate_size" if experts > 1 else "")
+            or config["intermediate_size"],
             layers=config["num_hidden_layers"],
             vocabulary=config["vocab_size"],
             query=heads * width,
@@ -75,7 +84,9 @@ class ModelShape:
     def linear(self) -> int:
         """The number of parameters in the linear maps of all layers."""
         attention = 2 * self.hidden * (self.query + self.key)
-        return self.layers * (attention + (2 + self.gated) * self.experts * self.hidden * self.intermediate)
+        return self.layers * (
+            attention + (2 + self.gated) * self.experts * self.hidden * self.intermediate
+        )
 
     @property
     def embedding(self) -> int:
@@ -96,7 +107,11 @@ class ModelShape:
 
 def adapted_layers(lora: LoRA) -> list[str]:
     """Return the names of a layer's linear maps that have an adapter."""
-    return [name for name in LINEAR if lora.target_modules == ["all-linear"] or name in lora.target_modules]
+    return [
+        name
+        for name in LINEAR
+        if lora.target_modules == ["all-linear"] or name in lora.target_modules
+    ]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -107,11 +122,17 @@ def read_config(folder: Path) -> dict[str, Any]:
         FileNotFoundError: if the folder has no config.json."""
     file = folder / "config.json"
     config = load_json(file, validate_config)
-    shape, stored = ModelShape.from_config(config), sum(w.stat().st_size for w in folder.glob("*.safetensors"))
+    shape, stored = (
+        ModelShape.from_config(config),
+        sum(w.stat().st_size for w in folder.glob("*.safetensors")),
+    )
     if shape and 0 < MOST_PER_BYTE * stored < shape.parameters:
         part = config.get("text_config") or config
         sizes = ", ".join(f"{name}={part[name]}" for name in (*REQUIRED, *OPTIONAL) if name in part)
-        raise Damaged(file, f"{sizes}: {shape.parameters:,} parameters, but the weights have only {stored:,} bytes")
+        raise Damaged(
+            file,
+            f"{sizes}: {shape.parameters:,} parameters, but the weights have only {stored:,} bytes",
+        )
     return config
 
 
@@ -129,5 +150,7 @@ def validate_config(config: Any) -> dict[str, Any]:
             sizes = value if isinstance(value, list) and value and key in BY_LAYER else [value]
             is_unset = value is None and key in OPTIONAL
             if not is_unset and not all(type(n) is int and least <= n <= MOST for n in sizes):
-                raise ValueError(f"{key}={value!r:.60}: it must be an integer from {least} to {MOST:,}")
+                raise ValueError(
+                    f"{key}={value!r:.60}: it must be an integer from {least} to {MOST:,}"
+                )
     return config

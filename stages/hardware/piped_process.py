@@ -32,7 +32,11 @@ class PipedProcess:
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 # -B: no __pycache__ in folders that have a digest
-                [os.path.abspath(shutil.which(python or sys.executable) or sys.executable), "-IB", str(program)],
+                [
+                    os.path.abspath(shutil.which(python or sys.executable) or sys.executable),
+                    "-IB",
+                    str(program),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -60,12 +64,17 @@ class PipedProcess:
         with suppress(ValueError):
             if isinstance(message := json.loads(line), dict):
                 return message
-        return {"error": f"it sent a line that is not a JSON object: {line[:80].decode(errors='replace').strip()}"}
+        return {
+            "error": f"it sent a line that is not a JSON object: {line[:80].decode(errors='replace').strip()}"
+        }
 
     def last_words(self) -> str:
         """Return the last line of the log, or else the exit code."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), f"it ended with {self.process.returncode}")
+        return next(
+            (line for line in reversed(lines) if line.strip()),
+            f"it ended with {self.process.returncode}",
+        )
 
     @contextmanager
     def watch(self) -> Iterator[None]:

@@ -39,7 +39,9 @@ def prepare(typed_arguments: list[str] | None = None) -> None:
     # the jobs of a sweep start later with other arguments, and read these
     if typed_arguments is not None:
         os.environ["PLUMBLINE_TYPED"] = json.dumps(typed_arguments)
-        os.environ[PROGRAM] = "plumbline" if os.path.basename(sys.argv[0]) == "plumbline" else "python run.py"
+        os.environ[PROGRAM] = (
+            "plumbline" if os.path.basename(sys.argv[0]) == "plumbline" else "python run.py"
+        )
         # `rebuild=` rebuilds once per command, not per job
         os.environ["PLUMBLINE_COMMAND"] = uuid.uuid4().hex
     logging.raiseExceptions = False  # a log file on a full disk would cause a traceback per line
@@ -66,7 +68,10 @@ def read_typed_arguments() -> list[str]:
 def warn_of_versions() -> None:
     """Warn once per process, in one line, about libraries outside the ranges of pyproject.toml."""
     if libraries := untested_libraries():
-        log.warning("warning: Plumbline is not tested with %s. See docs/reference/upgrading.md", ", ".join(libraries))
+        log.warning(
+            "warning: Plumbline is not tested with %s. See docs/reference/upgrading.md",
+            ", ".join(libraries),
+        )
 
 
 def untested_libraries() -> list[str]:
@@ -77,7 +82,9 @@ def untested_libraries() -> list[str]:
     from packaging.requirements import Requirement
 
     libraries = []
-    ranges = checkout_project().get("dependencies") or (version(DISTRIBUTION) and metadata.requires(DISTRIBUTION))
+    ranges = checkout_project().get("dependencies") or (
+        version(DISTRIBUTION) and metadata.requires(DISTRIBUTION)
+    )
     for requirement in map(Requirement, ranges or ()):
         # those of extras have a marker
         installed = None if requirement.marker else version(requirement.name)

@@ -13,7 +13,16 @@ from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, convert
 from stages.labelers.labeler import Labeler, Pool
-from stages.store.records import Candidate, Example, Judgement, Message, Records, content_id, prompt_id, save
+from stages.store.records import (
+    Candidate,
+    Example,
+    Judgement,
+    Message,
+    Records,
+    content_id,
+    prompt_id,
+    save,
+)
 from stages.store.text_units import transcript
 from stages.store.workspace import SCRATCH, StageDir
 
@@ -36,15 +45,25 @@ class Dataset(Labeler):
 
         def candidates() -> Iterator[Candidate]:
             for row in convert(self.source, self.key, lambda row: row, Purpose.preferences, report):
-                prompt = Example(prompt_id(row.messages), row.messages, None, name, name, "preference")
+                prompt = Example(
+                    prompt_id(row.messages), row.messages, None, name, name, "preference"
+                )
                 prompt.licence, prompt.origin = row.licence or self.source.licence, row.origin
                 prompts[prompt.id] = prompt
-                single_turns = ([{"role": "assistant", "content": answer}] for answer in row.answers)
-                answers = [candidate(prompt.id, turns, name) for turns in row.continuations or single_turns]
+                single_turns = (
+                    [{"role": "assistant", "content": answer}] for answer in row.answers
+                )
+                answers = [
+                    candidate(prompt.id, turns, name) for turns in row.continuations or single_turns
+                ]
                 earlier = self.judgements_by_prompt.setdefault(prompt.id, [])
-                earlier += self.judgements(row, prompt.id, answers, {j.candidate_id: j for j in earlier})
+                earlier += self.judgements(
+                    row, prompt.id, answers, {j.candidate_id: j for j in earlier}
+                )
                 scores.extend(row.scores or [] if row.graded else [])
-                yield from {c.candidate_id: c for c in answers if c.candidate_id not in seen_ids}.values()
+                yield from {
+                    c.candidate_id: c for c in answers if c.candidate_id not in seen_ids
+                }.values()
                 seen_ids.update(c.candidate_id for c in answers)
 
         file = self.out / SCRATCH / "candidates.parquet"
@@ -52,8 +71,12 @@ class Dataset(Labeler):
         save(file, candidates(), Candidate)
         low, high = min(scores, default=0.0), max(scores, default=0.0)
         if low == high and not 0 <= low <= 1:
-            problem = f"all {len(scores)} ratings are {low:g}, so that no answer is better than another"
-            raise UserError(f"{self.key}.path={self.source.path}: {problem}. Name a file with different ratings.")
+            problem = (
+                f"all {len(scores)} ratings are {low:g}, so that no answer is better than another"
+            )
+            raise UserError(
+                f"{self.key}.path={self.source.path}: {problem}. Name a file with different ratings."
+            )
         flags = {*scores} <= {0.0, 1.0}
         for j in chain.from_iterable(self.judgements_by_prompt.values()):
             # if all scores are equal, the file's scale is unknown, and they stay
@@ -62,13 +85,28 @@ class Dataset(Labeler):
                 j.score = (mean - low) / (high - low) if high > low else mean
                 j.score = (1 + (mean > 0.5) - (mean < 0.5)) / 2 if flags else j.score
         if self.votes:
-            how = "the majority of their labels counts, and a tie as 0.5" if flags else "the mean counts"
+            how = (
+                "the majority of their labels counts, and a tie as 0.5"
+                if flags
+                else "the mean counts"
+            )
             report.notes.append(f"{len(self.votes)} answers have several scores in the file: {how}")
         unused = {self.source.path: [*report.unused_columns]}
-        return Pool([*prompts.values()], Records(file, Candidate), report.bad_rows, unused, report.notes, report.rows)
+        return Pool(
+            [*prompts.values()],
+            Records(file, Candidate),
+            report.bad_rows,
+            unused,
+            report.notes,
+            report.rows,
+        )
 
     def judgements(
-        self, row: ParsedRow, prompt: str, of: list[Candidate], judged: Mapping[str | None, Judgement]
+        self,
+        row: ParsedRow,
+        prompt: str,
+        of: list[Candidate],
+        judged: Mapping[str | None, Judgement],
     ) -> list[Judgement]:
         """Return a row's preferences, or its scores (on the file's scale) for candidates that are not in `judged`."""
         scores = row.scores or []
@@ -81,8 +119,14 @@ class Dataset(Labeler):
                 else:
                     new[name] = Judgement(prompt, self.name, name, score)
             return [*new.values()]
-        pairs = combinations(((c.candidate_id, score) for c, score in zip(of, scores, strict=True)), 2)
-        words = ((a, b, "tie" if high == low else "ab"[high < low]) for (a, high), (b, low) in pairs if a != b)
+        pairs = combinations(
+            ((c.candidate_id, score) for c, score in zip(of, scores, strict=True)), 2
+        )
+        words = (
+            (a, b, "tie" if high == low else "ab"[high < low])
+            for (a, high), (b, low) in pairs
+            if a != b
+        )
         return [Judgement(prompt, self.name, a=a, b=b, preference=word) for a, b, word in words]
 
     def figures(self) -> dict[str, int]:
@@ -96,4 +140,8 @@ def candidate(prompt: str, turns: list[Message], name: str) -> Candidate:
     """Return an answer as a candidate. The assistant's words are counted, since there is no tokenizer."""
     count = sum(len(turn["content"].split()) for turn in turns if turn["role"] == "assistant")
     answer = Candidate.from_text(prompt, transcript(turns), name, "dataset", count)
-    return answer if len(turns) == 1 else replace(answer, candidate_id=content_id(prompt, turns), continuation=turns)
+    return (
+        answer
+        if len(turns) == 1
+        else replace(answer, candidate_id=content_id(prompt, turns), continuation=turns)
+    )

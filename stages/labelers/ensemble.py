@@ -75,17 +75,24 @@ class Member:
 
 
 def joint_votes(
-    voters: Sequence[Voter], by_labeler: Mapping[str, Iterable[Judgement]], candidates: Iterable[Candidate]
+    voters: Sequence[Voter],
+    by_labeler: Mapping[str, Iterable[Judgement]],
+    candidates: Iterable[Candidate],
 ) -> Iterator[JointVote]:
     """Yield the joint votes on pairs of candidates, prompt by prompt. A pair is used if every member with preferences
     compared it; if all members give scores, all pairs are used. `by_labeler`: judgements by the member's name."""
-    by_prompt, pools = defaultdict[tuple[str, str], list[Judgement]](list), defaultdict[str, list[Candidate]](list)
+    by_prompt, pools = (
+        defaultdict[tuple[str, str], list[Judgement]](list),
+        defaultdict[str, list[Candidate]](list),
+    )
     for name, judgements in by_labeler.items():
         for j in judgements:
             by_prompt[j.prompt_id, name].append(j)
     for candidate in candidates:
         pools[candidate.prompt_id].append(candidate)
-    comparing = {name for name, labelled in by_labeler.items() if any(j.a is not None for j in labelled)}
+    comparing = {
+        name for name, labelled in by_labeler.items() if any(j.a is not None for j in labelled)
+    }
     for prompt_id, prompt_candidates in pools.items():
         members = [Member(voter, by_prompt[prompt_id, voter.labeler]) for voter in voters]
         compared_pairs = [m.preferred for m in members if m.name in comparing]
@@ -129,11 +136,15 @@ class Ensemble(Labeler):
         """Return the pool that all members judged, and load their judgements.
         Raise UserError if a member with a veto gives preferences instead of scores."""
         for i, voter in enumerate(self.cfg.voters):
-            self.by_labeler[voter.labeler] = judgements = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
+            self.by_labeler[voter.labeler] = judgements = load(
+                inputs[voter.labeler] / "judgements.parquet", Judgement
+            )
             if voter.veto is not None and any(j.preference for j in judgements):
                 problem = f"a veto needs scores, and {voter.labeler} gives preferences"
                 way_out = "Remove the veto, or use a labeler that gives scores."
-                raise UserError(f"label.ensemble.members[{i}].veto={voter.veto:g}: {problem}. {way_out}")
+                raise UserError(
+                    f"label.ensemble.members[{i}].veto={voter.veto:g}: {problem}. {way_out}"
+                )
         return super().pool(inputs)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
@@ -145,22 +156,32 @@ class Ensemble(Labeler):
     @cached_property
     def members(self) -> list[tuple[Voter, Labeler]]:
         """The members as labelers, which the ensemble itself asks in every step of GRPO."""
-        return [(voter, make_labeler(self.cfg.member(voter.labeler), self.out)) for voter in self.cfg.voters]
+        return [
+            (voter, make_labeler(self.cfg.member(voter.labeler), self.out))
+            for voter in self.cfg.voters
+        ]
 
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements whose score is the members' mean score, by their weights. A completion that a member vetoes
         gets 0, or that mean if it is lower; one without a score of every member gets an error."""
-        by_member = [(v, {j.candidate_id: j for j in member.judge_rollouts(pool)}) for v, member in self.members]
+        by_member = [
+            (v, {j.candidate_id: j for j in member.judge_rollouts(pool)})
+            for v, member in self.members
+        ]
         total = sum(voter.weight for voter in self.cfg.voters)
         for c in pool.candidates:
-            judgements = [(voter, judgements.get(c.candidate_id)) for voter, judgements in by_member]
+            judgements = [
+                (voter, judgements.get(c.candidate_id)) for voter, judgements in by_member
+            ]
             scores = [(voter, j.score) for voter, j in judgements if j and j.score is not None]
             if len(scores) < len(by_member):
                 voter, failed = next((v, j) for v, j in judgements if not j or j.score is None)
                 score, error = None, f"{voter.labeler}: {(failed and failed.error) or 'no score'}"
             else:
                 mean, error = sum(voter.weight * value for voter, value in scores) / total, None
-                vetoed = any(voter.veto is not None and value < voter.veto for voter, value in scores)
+                vetoed = any(
+                    voter.veto is not None and value < voter.veto for voter, value in scores
+                )
                 score = min(0.0, mean) if vetoed else mean
             yield Judgement(c.prompt_id, self.name, c.candidate_id, score=score, error=error)
 
@@ -173,10 +194,15 @@ class Ensemble(Labeler):
             self.ask_people(pool, votes, judged)
         yield from judged.values()
 
-    def ask_people(self, pool: Pool, votes: Sequence[JointVote], judged: dict[Key, Judgement]) -> None:
+    def ask_people(
+        self, pool: Pool, votes: Sequence[JointVote], judged: dict[Key, Judgement]
+    ) -> None:
         """Ask people about the audit sample, then about the comparisons with the most disagreement. Verdicts on the
         latter replace the judgements in `judged`, copies included. The same two texts are asked about only once."""
-        prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
+        prompts, candidates = (
+            {p.id: p for p in pool.prompts},
+            {c.candidate_id: c for c in pool.candidates},
+        )
 
         def question_of(key: Key) -> Question:
             pair = [candidates[name] for name in key]
@@ -189,11 +215,17 @@ class Ensemble(Labeler):
         disputed = [each for each in votes if each.disagreement > 0]
         disputed.sort(key=lambda each: (-each.disagreement, content_id("doubt", each.ids)))
         disputed_questions = {each.ids: question_of(each.ids) for each in disputed}
-        disputed_ids = [*dict.fromkeys(q.id for q in disputed_questions.values() if q.id not in audited_ids)]
+        disputed_ids = [
+            *dict.fromkeys(q.id for q in disputed_questions.values() if q.id not in audited_ids)
+        ]
         chosen_ids = {*disputed_ids[: self.cfg.ensemble.people]}
-        questions = audited | {key: q for key, q in disputed_questions.items() if q.id in chosen_ids}
+        questions = audited | {
+            key: q for key, q in disputed_questions.items() if q.id in chosen_ids
+        }
         by_id = {q.id: q for q in questions.values()}
-        session = collect_answers(mark_shared([*by_id.values()], self.cfg.human), self.cfg.human, self.out)
+        session = collect_answers(
+            mark_shared([*by_id.values()], self.cfg.human), self.cfg.human, self.out
+        )
         people_verdicts, changed = dict[Key, str](), 0
         for ids, asked_question in questions.items():
             needed = session.questions[asked_question.id].needed
@@ -212,7 +244,12 @@ class Ensemble(Labeler):
             prompt_id, (a, b) = judged[ids].prompt_id, ids
             judged[ids] = Judgement(prompt_id, self.name, a=a, b=b, preference=preference, raw=raw)
         self.people_verdicts = people_verdicts
-        counts = {"audited": len(audited), "asked": len(chosen_ids), "in_doubt": len(disputed_ids), "changed": changed}
+        counts = {
+            "audited": len(audited),
+            "asked": len(chosen_ids),
+            "in_doubt": len(disputed_ids),
+            "changed": changed,
+        }
         self.tallies["people"] = counts
 
 
@@ -221,19 +258,27 @@ def judgement_of(joint: JointVote) -> Judgement:
     raw = json.dumps({name: VERDICTS[vote] for name, vote in joint.votes.items()})
     (a, b), preference = joint.ids, joint.preference
     error = None if preference else "members with half of the weight or more gave no verdict"
-    return Judgement(joint.prompt_id, Ensemble.name, a=a, b=b, preference=preference, raw=raw, error=error)
+    return Judgement(
+        joint.prompt_id, Ensemble.name, a=a, b=b, preference=preference, raw=raw, error=error
+    )
 
 
-def count_votes(cfg: Label, joint: Sequence[JointVote], by_labeler: Mapping[str, list[Judgement]]) -> dict[str, Any]:
+def count_votes(
+    cfg: Label, joint: Sequence[JointVote], by_labeler: Mapping[str, list[Judgement]]
+) -> dict[str, Any]:
     """Return how often each member votes, agrees with the result and vetoes, and how often members disagree."""
     members = dict[str, dict[str, Any]]()
     for voter in cfg.voters:
         name = voter.labeler
-        votes = [(VERDICTS[each.votes[name]], each.preference) for each in joint if name in each.votes]
+        votes = [
+            (VERDICTS[each.votes[name]], each.preference) for each in joint if name in each.votes
+        ]
         members[name] = {
             "weight": voter.weight,
             "votes": len(votes),
-            "with_the_verdict": sum(vote == verdict for vote, verdict in votes) / len(votes) if votes else None,
+            "with_the_verdict": sum(vote == verdict for vote, verdict in votes) / len(votes)
+            if votes
+            else None,
         }
         if (veto := voter.veto) is not None:
             vetoes = sum(j.score is not None and j.score < veto for j in by_labeler[name])

@@ -36,15 +36,21 @@ class People(Labeler):
         questions = draw_questions(pool, self.cfg)
         alike = sum(len(distinct(candidates)) < 2 for _, candidates in pool.by_prompt())
         if not questions:
-            problem = f"label=human: none of the {len(pool.prompts)} prompts has two different answers"
-            raise UserError(f"{problem}. Raise sample.temperatures or sample.candidates_per_prompt.")
+            problem = (
+                f"label=human: none of the {len(pool.prompts)} prompts has two different answers"
+            )
+            raise UserError(
+                f"{problem}. Raise sample.temperatures or sample.candidates_per_prompt."
+            )
         prompt_ids = {q.prompt.id for q in questions}
         shown_ids = {c.candidate_id for q in questions for c in q.candidates}
         note = f"People get {len(questions)} questions about {len(prompt_ids)} of {len(pool.prompts)} prompts and "
         note += f"{len(shown_ids)} of {len(pool.candidates)} candidates; "
         note += f"{alike} prompts do not have two different answers"
         prompts = [prompt for prompt in pool.prompts if prompt.id in prompt_ids]
-        return Pool(prompts, [c for c in pool.candidates if c.candidate_id in shown_ids], notes=[note])
+        return Pool(
+            prompts, [c for c in pool.candidates if c.candidate_id in shown_ids], notes=[note]
+        )
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.judge_all(Pool([prompt], candidates))
@@ -53,20 +59,29 @@ class People(Labeler):
         """Yield judgements after all questions are answered, on the page or by a file."""
         session = collect_answers(draw_questions(pool, self.cfg), self.cfg, self.out)
         for question in session.questions.values():
-            yield from question_judgements(question, answer_rows.answers_to(question, session, question.needed))
+            yield from question_judgements(
+                question, answer_rows.answers_to(question, session, question.needed)
+            )
 
 
 def question_judgements(question: Question, answers: list[Answer]) -> list[Judgement]:
     """Return people's verdicts on a question as preferences: the best candidate against each other one. If there is no
     majority, or all answers are bad, the first candidate ties with each other one. `raw` has each person's verdict."""
-    verdicts = {a.annotator: {"verdict": a.verdict, "reasons": a.reasons, "comment": a.comment} for a in answers}
+    verdicts = {
+        a.annotator: {"verdict": a.verdict, "reasons": a.reasons, "comment": a.comment}
+        for a in answers
+    }
     best, error = majority(answers)
     judgements = []
     for a, b in combinations(question.letters, 2):
         if (best or LETTERS[0]) in (a, b):
-            first, second = (question.candidates[LETTERS.index(letter)].candidate_id for letter in (a, b))
+            first, second = (
+                question.candidates[LETTERS.index(letter)].candidate_id for letter in (a, b)
+            )
             preference = None if error else TIE if best is None else "ab"[best == b]
-            judgement = Judgement(question.prompt.id, People.name, a=first, b=second, preference=preference)
+            judgement = Judgement(
+                question.prompt.id, People.name, a=first, b=second, preference=preference
+            )
             judgement.raw, judgement.error = json.dumps(verdicts), error
             judgements.append(judgement)
     return judgements

@@ -50,7 +50,10 @@ class Jury(Labeler):
         self.cfg, self.out, self.rubric = cfg.judge, out, Rubric(cfg.judge)
         self.max_failed, self.disagreements, self.probed = cfg.max_failed, 0, False
         self.compares = self.rubric.kind is Rubrics.pairwise
-        self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
+        self.judges = [
+            Client(e, f"label.judge.endpoints[{i}]", out)
+            for i, e in enumerate(self.cfg.endpoints or ())
+        ]
         self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
@@ -60,11 +63,17 @@ class Jury(Labeler):
         """Yield judgements in the order in which they complete. Raise UserError if a judge ignores the JSON schema; as
         soon as more judgements are missing than `max_failed` allows; if a budget is exhausted."""
         questions = list(self.questions(pool))
-        texts_differ = any(len({c.stripped_text for c in candidates}) > 1 for _, candidates in pool.by_prompt())
+        texts_differ = any(
+            len({c.stripped_text for c in candidates}) > 1 for _, candidates in pool.by_prompt()
+        )
         asks = texts_differ or self.rubric.kind is Rubrics.pointwise
         if self.rubric.reading is Reading.json and asks and not self.probed:
             self.probed = True
-            list(run_jobs(self.judges, [partial(self.probe, judge) for judge in self.judges], self.out))
+            list(
+                run_jobs(
+                    self.judges, [partial(self.probe, judge) for judge in self.judges], self.out
+                )
+            )
         failed, before = Counter[str](), self.disagreements
         with (
             Progress(len(questions), f"label {self.name}", "judgement") as progress,
@@ -78,7 +87,9 @@ class Jury(Labeler):
                     way_out = "Remove the cause, or raise the limit"
                     resumes = "the same command then resumes with the cached replies."
                     cause = f"most often ({count} times) because: {error}"
-                    raise UserError(f"label.max_failed={self.max_failed:g}: {missing}, {cause}. {way_out}; {resumes}")
+                    raise UserError(
+                        f"label.max_failed={self.max_failed:g}: {missing}, {cause}. {way_out}; {resumes}"
+                    )
                 yield judgement
                 progress.update()
         if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:
@@ -96,7 +107,9 @@ class Jury(Labeler):
         """Yield one callable per judgement, whose coroutine asks the judges."""
         for prompt, candidates in pool.by_prompt():
             if self.rubric.kind is Rubrics.pointwise:
-                yield from (partial(self.judge_score, prompt, candidate) for candidate in candidates)
+                yield from (
+                    partial(self.judge_score, prompt, candidate) for candidate in candidates
+                )
             else:
                 pairs = pair_up(candidates, self.cfg.comparisons, self.cfg.seed or 0)
                 yield from (partial(self.judge_preference, prompt, a, b) for a, b in pairs)
@@ -106,8 +119,13 @@ class Jury(Labeler):
         reply that breaks the schema is asked for again, because it may come from an earlier server.
         Raise UserError if the server does not enforce the schema, or does not reply."""
         schema = one_key_schema("word", {"type": "string", "enum": [WORD]})
-        messages = [{"role": "system", "content": SYSTEM.format(mark="0")}, {"role": "user", "content": PROBE}]
-        question = Question(messages, max(64, self.cfg.max_tokens or 64), 0.0, 0, response_format=schema)
+        messages = [
+            {"role": "system", "content": SYSTEM.format(mark="0")},
+            {"role": "user", "content": PROBE},
+        ]
+        question = Question(
+            messages, max(64, self.cfg.max_tokens or 64), 0.0, 0, response_format=schema
+        )
         server = f"{judge.name}: {judge.endpoint.model} at {judge.endpoint.base_url}"
         reply_text = ""
         for fresh in (False, True):
@@ -122,22 +140,32 @@ class Jury(Labeler):
                 ) from error
             except NoVerdict:
                 continue
-        way_out = "Set label.judge.reading=text, which reads the verdict from the last line of the reply."
-        raise UserError(f"{server} does not follow a json_schema (it replied {reply_text[:60]!r}). {way_out}")
+        way_out = (
+            "Set label.judge.reading=text, which reads the verdict from the last line of the reply."
+        )
+        raise UserError(
+            f"{server} does not follow a json_schema (it replied {reply_text[:60]!r}). {way_out}"
+        )
 
     async def judge_score(self, prompt: Example, candidate: Candidate) -> Judgement:
         """Return the mean of the judges' scores as a judgement."""
-        votes = await asyncio.gather(*(self.score(judge, prompt, candidate) for judge in self.judges))
+        votes = await asyncio.gather(
+            *(self.score(judge, prompt, candidate) for judge in self.judges)
+        )
         cast, error = cast_votes(votes)
         score, raw = None if error else fmean(vote.value for vote in cast), self.raw_replies(votes)
-        return Judgement(prompt.id, self.name, candidate.candidate_id, score=score, raw=raw, error=error)
+        return Judgement(
+            prompt.id, self.name, candidate.candidate_id, score=score, raw=raw, error=error
+        )
 
     async def judge_preference(self, prompt: Example, a: Candidate, b: Candidate) -> Judgement:
         """Return the preference of more than half of the judges, else a tie. For equal texts no judge is asked."""
         judgement = partial(Judgement, prompt.id, self.name, a=a.candidate_id, b=b.candidate_id)
         if a.stripped_text == b.stripped_text:
             return judgement(preference="tie")
-        votes = await asyncio.gather(*(self.preference(judge, prompt, a, b) for judge in self.judges))
+        votes = await asyncio.gather(
+            *(self.preference(judge, prompt, a, b) for judge in self.judges)
+        )
         cast, error = cast_votes(votes)
         if error:
             return judgement(raw=self.raw_replies(votes), error=error)
@@ -151,11 +179,17 @@ class Jury(Labeler):
 
     async def score(self, judge: Client, prompt: Example, candidate: Candidate) -> Vote:
         verdict_score, reply, error = await self.ask_verdict(judge, prompt, [candidate.text])
-        return Vote(None if error else (verdict_score - SCALE[0]) / (SCALE[-1] - SCALE[0]), error, None, reply)
+        return Vote(
+            None if error else (verdict_score - SCALE[0]) / (SCALE[-1] - SCALE[0]),
+            error,
+            None,
+            reply,
+        )
 
     async def preference(self, judge: Client, prompt: Example, a: Candidate, b: Candidate) -> Vote:
         (first, ab, error), (second, ba, swapped_error) = await asyncio.gather(
-            self.ask_verdict(judge, prompt, [a.text, b.text]), self.ask_verdict(judge, prompt, [b.text, a.text])
+            self.ask_verdict(judge, prompt, [a.text, b.text]),
+            self.ask_verdict(judge, prompt, [b.text, a.text]),
         )
         raw = {"ab": ab, "ba": ba}
         if failure := error or swapped_error:
@@ -163,7 +197,9 @@ class Jury(Labeler):
         agrees = first == SWAPPED[second]
         return Vote(first.lower() if agrees else "tie", None, agrees, raw)
 
-    async def ask_verdict(self, judge: Client, prompt: Example, texts: Sequence[str]) -> VerdictReply:
+    async def ask_verdict(
+        self, judge: Client, prompt: Example, texts: Sequence[str]
+    ) -> VerdictReply:
         """Return a judge's verdict, its reply, and the error if there is no verdict. After a reply that is not a
         verdict, the next attempt has another seed. Without a reply the seed stays: network faults decide nothing."""
         stored_reply = reason = None

@@ -30,7 +30,11 @@ class Pool(NamedTuple):
     rows: int = 0
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
-        return zip(self.prompts, group_by_prompt(self.candidates, [*column(self.prompts, "id")]), strict=True)
+        return zip(
+            self.prompts,
+            group_by_prompt(self.candidates, [*column(self.prompts, "id")]),
+            strict=True,
+        )
 
     def lengths_by_prompt(self) -> Iterator[dict[str, int]]:
         """Yield the lengths of each prompt's candidates in tokens, by id. Neither texts nor token ids are read."""
@@ -56,7 +60,10 @@ class Labeler(ABC):
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the pool to judge: the sampled one, unless the labeler provides the candidates too."""
         folder = inputs["pool"]
-        return Pool(Records(folder / "prompts.parquet", Example), Records(folder / "candidates.parquet", Candidate))
+        return Pool(
+            Records(folder / "prompts.parquet", Example),
+            Records(folder / "candidates.parquet", Candidate),
+        )
 
     @abstractmethod
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
@@ -84,9 +91,14 @@ class Labeler(ABC):
                     if not self.own or isinstance(error, UserError | MemoryError):
                         raise
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                    judgements = [Judgement(prompt.id, self.name, c.candidate_id, error=reason) for c in candidates]
+                    judgements = [
+                        Judgement(prompt.id, self.name, c.candidate_id, error=reason)
+                        for c in candidates
+                    ]
                 if self.own:  # the judgements to come may cost money
-                    require_candidates(judgements, prompt.id, {c.candidate_id for c in candidates}, self.name)
+                    require_candidates(
+                        judgements, prompt.id, {c.candidate_id for c in candidates}, self.name
+                    )
                 yield from judgements
                 progress.update()
 
@@ -102,12 +114,16 @@ def make_labeler(cfg: Label, out: StageDir) -> Labeler:
     return labeler
 
 
-def require_candidates(judgements: Iterable[Judgement], prompt: str, ids: Container[str], name: str) -> None:
+def require_candidates(
+    judgements: Iterable[Judgement], prompt: str, ids: Container[str], name: str
+) -> None:
     """Raise UserError if something is not a judgement of the prompt's candidates with these ids. `name`: labeler's."""
     for j in judgements:
         if not isinstance(j, Judgement):
             kind = type(j).__name__
-            raise UserError(f"the labeler {name} yields a {kind}. Yield objects of the class Judgement.")
+            raise UserError(
+                f"the labeler {name} yields a {kind}. Yield objects of the class Judgement."
+            )
         judged = [j.candidate_id] if j.candidate_id is not None else [str(j.a), str(j.b)]
         if j.prompt_id != prompt or any(candidate not in ids for candidate in judged):
             problem = f"{', '.join(judged)}: not a candidate of prompt {j.prompt_id}"
@@ -117,14 +133,24 @@ def require_candidates(judgements: Iterable[Judgement], prompt: str, ids: Contai
 def validate_judgement(j: Judgement, prompts: Container[str], labeler: str) -> Judgement:
     """Return a judgement unchanged. Raise UserError if its prompt, score, preference or error is invalid."""
     if j.prompt_id not in prompts:
-        raise UserError(f"{labeler} judges prompt {j.prompt_id}, which is not in its pool. Use the given ids.")
+        raise UserError(
+            f"{labeler} judges prompt {j.prompt_id}, which is not in its pool. Use the given ids."
+        )
     outcomes = [name for name in ("score", "preference", "error") if vars(j)[name] is not None]
     if len(outcomes) != 1:
         fields = " and ".join(outcomes) or "nothing"
-        raise UserError(f"{labeler} sets {fields} in a judgement. Set exactly one of score, preference and error.")
-    if j.score is not None and not (isinstance(j.score, Real) and j.candidate_id and 0 <= j.score <= 1):
-        raise UserError(f"{labeler} gives the score {j.score}. A score is a number from 0 to 1, of one candidate.")
-    if j.preference is not None and (j.preference not in ("a", "b", "tie") or j.candidate_id or j.a == j.b):
+        raise UserError(
+            f"{labeler} sets {fields} in a judgement. Set exactly one of score, preference and error."
+        )
+    if j.score is not None and not (
+        isinstance(j.score, Real) and j.candidate_id and 0 <= j.score <= 1
+    ):
+        raise UserError(
+            f"{labeler} gives the score {j.score}. A score is a number from 0 to 1, of one candidate."
+        )
+    if j.preference is not None and (
+        j.preference not in ("a", "b", "tie") or j.candidate_id or j.a == j.b
+    ):
         raise UserError(
             f"{labeler} gives the preference {j.preference!r} for {j.a} and {j.b}. A preference is a, b or tie, "
             "between two different candidates."
@@ -137,7 +163,9 @@ def hash_order(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
     return sorted(candidates, key=lambda c: content_id(seed, c.candidate_id))
 
 
-def pair_up(candidates: Sequence[Candidate], limit: int | None, seed: int) -> list[tuple[Candidate, Candidate]]:
+def pair_up(
+    candidates: Sequence[Candidate], limit: int | None, seed: int
+) -> list[tuple[Candidate, Candidate]]:
     """Return the first `limit` pairs of a prompt's candidates (None: all), in an order that uses all evenly. The
     candidates form a circle. Pairs of neighbours come first, then pairs at distance two, and so on."""
     circle = hash_order(candidates, seed)
@@ -148,13 +176,17 @@ def pair_up(candidates: Sequence[Candidate], limit: int | None, seed: int) -> li
     return pairs[:limit]
 
 
-def group_up(candidates: Sequence[Candidate], size: int, limit: int | None, seed: int) -> list[tuple[Candidate, ...]]:
+def group_up(
+    candidates: Sequence[Candidate], size: int, limit: int | None, seed: int
+) -> list[tuple[Candidate, ...]]:
     """Return groups of `size` candidates, at most `limit`. Groups of two are those of `pair_up`; larger groups are
     neighbours in its circle. A last group that is too small gets one candidate from each of the groups before, so that
     no two candidates are shown together twice."""
     if size == 2:
         return [*pair_up(candidates, limit, seed)]
     circle = hash_order(candidates, seed)
-    *full_groups, last_group = [circle[start : start + size] for start in range(0, len(circle), size)]
+    *full_groups, last_group = [
+        circle[start : start + size] for start in range(0, len(circle), size)
+    ]
     last_group += [group[0] for group in full_groups][: size - len(last_group)]
     return [tuple(group) for group in (*full_groups, last_group)][:limit]

@@ -21,7 +21,13 @@ from stages.labelers.labeler import Labeler, Pool
 from stages.models import hub, loading
 from stages.models.contract import Contract, load_contract
 from stages.models.rendering import ContractError, tokenize_conversations, validate_chat_template
-from stages.models.scoring import autocast, batches_by_length, ids_if_unchanged, pad_completions, round_weights_once
+from stages.models.scoring import (
+    autocast,
+    batches_by_length,
+    ids_if_unchanged,
+    pad_completions,
+    round_weights_once,
+)
 from stages.store.blocks import cut_blocks
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.shards import ShardedWork
@@ -39,7 +45,12 @@ class RewardModel(Labeler):
     learnt = True
 
     def __init__(self, cfg: Label, out: StageDir):
-        self.cfg, self.out, self.folder, self.model_figures = cfg.reward_model, out, Path(), dict[str, Any]()
+        self.cfg, self.out, self.folder, self.model_figures = (
+            cfg.reward_model,
+            out,
+            Path(),
+            dict[str, Any](),
+        )
         if path := self.cfg.path:
             local = locate(path, "label.reward_model.path")
             self.folder = hub.download_model(path, self.cfg.revision) if local is None else local
@@ -69,7 +80,9 @@ class RewardModel(Labeler):
         size, name = self.cfg.runtime.shard_size, f"label {self.name}"
         key, candidates = lambda c: c.candidate_id, [*pool.candidates]
         blocks = cut_blocks(([c] for c in sorted(candidates, key=key)), key, size)
-        judgements = [*ShardedWork(candidates, key, score, Judgement, key, name, self.out).in_blocks(blocks)]
+        judgements = [
+            *ShardedWork(candidates, key, score, Judgement, key, name, self.out).in_blocks(blocks)
+        ]
         rewards = sorted(float(j.raw) for j in judgements if j.raw is not None)
         for j in judgements:
             if j.raw is not None:
@@ -93,12 +106,17 @@ class RewardModel(Labeler):
             except ContractError as reason:
                 yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, error=str(reason))]
         for c, reward in self.rewards(readable):
-            raw, fault = (repr(reward), None) if isfinite(reward) else (None, f"the reward is {reward}")
+            raw, fault = (
+                (repr(reward), None) if isfinite(reward) else (None, f"the reward is {reward}")
+            )
             yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, raw=raw, error=fault)]
 
     def rewards(self, readable: Sequence[Readable]) -> Iterator[tuple[Candidate, float]]:
         """Yield candidates with rewards, longest first. The batches do not depend on the order of the pool."""
-        precision, device = self.cfg.precision or Precision.fp32, loading.resolve_device(self.cfg.runtime.device)
+        precision, device = (
+            self.cfg.precision or Precision.fp32,
+            loading.resolve_device(self.cfg.runtime.device),
+        )
         key = self.folder, loading.sampling_weights(precision), device
         # GRPO asks at every step
         model = self.out.open_resource.get(key, lambda: loading.load_reward_model(*key))
@@ -122,8 +140,12 @@ class Reading:
     """Renders prompt and answer as token ids: by the model's contract if it has one, else by its chat template."""
 
     def __init__(self, folder: Path):
-        self.contract: Contract | None = load_contract(folder) if (folder / "contract.json").exists() else None
-        self.tokenizer = self.contract.tokenizer if self.contract else loading.load_tokenizer(folder)
+        self.contract: Contract | None = (
+            load_contract(folder) if (folder / "contract.json").exists() else None
+        )
+        self.tokenizer = (
+            self.contract.tokenizer if self.contract else loading.load_tokenizer(folder)
+        )
         if not self.tokenizer.chat_template:
             problem = "the tokenizer of this model does not have a chat template"
             effect = "so it is unknown how to render a prompt with an answer"
@@ -139,22 +161,32 @@ class Reading:
         ids are used. Raise ContractError if prompt and answer cannot be rendered, or exceed the model's context."""
         answer = [{"role": "assistant", "content": candidate.text}]
         if contract := self.contract:
-            answer_ids = ids_if_unchanged(candidate.token_ids, candidate.tokenizer, candidate.text, contract)
+            answer_ids = ids_if_unchanged(
+                candidate.token_ids, candidate.tokenizer, candidate.text, contract
+            )
             if answer_ids is None:
-                _, answer_ids = contract.completion(prompt.messages, answer, candidate.finish_reason == "stop")
+                _, answer_ids = contract.completion(
+                    prompt.messages, answer, candidate.finish_reason == "stop"
+                )
             ids = contract.prompt(prompt.messages) + answer_ids
         else:
             try:
                 [(ids, _)] = tokenize_conversations(self.tokenizer, [[*prompt.messages, *answer]])
             except TemplateFault as error:
-                raise ContractError(f"the reward model's chat template rejects the conversation: {error}") from error
+                raise ContractError(
+                    f"the reward model's chat template rejects the conversation: {error}"
+                ) from error
         if self.context_length and len(ids) > self.context_length:
-            raise ContractError(f"the text exceeds the reward model's context of {self.context_length} tokens")
+            raise ContractError(
+                f"the text exceeds the reward model's context of {self.context_length} tokens"
+            )
         return ids
 
 
 @torch.no_grad()
-def predict_rewards(model: PreTrainedModel, rows: list[list[int]], pad_id: int, precision: Precision) -> list[float]:
+def predict_rewards(
+    model: PreTrainedModel, rows: list[list[int]], pad_id: int, precision: Precision
+) -> list[float]:
     """Return the reward of every row of token ids, from one batch that is padded on the right."""
     padded = pad_completions([(row, [], None) for row in rows], pad_id)
     ids, mask = (padded[name].to(model.device) for name in ("input_ids", "attention_mask"))

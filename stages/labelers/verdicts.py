@@ -37,27 +37,42 @@ class NoVerdict(Exception):
 def reply_instruction(kind: Rubrics, reading: Reading) -> str:
     """Return the sentence that tells a judge in which form to reply."""
     opening = "Reply with JSON alone" if reading is Reading.json else "End with a line of its own"
-    ending = " if neither is better." if kind is Rubrics.pairwise else ", N a whole number from 1 to 10."
+    ending = (
+        " if neither is better." if kind is Rubrics.pairwise else ", N a whole number from 1 to 10."
+    )
     return f"{opening}: {FORMS[kind, reading]}{ending}"
 
 
 def schema_of(kind: Rubrics) -> dict[str, Any]:
     """Return the `response_format` that admits only verdicts."""
     numbers = kind is Rubrics.pointwise
-    return one_key_schema(KEY[kind], {"type": "integer" if numbers else "string", "enum": [*ALLOWED[kind]]})
+    return one_key_schema(
+        KEY[kind], {"type": "integer" if numbers else "string", "enum": [*ALLOWED[kind]]}
+    )
 
 
 def one_key_schema(key: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `response_format` for an object with one key, whose value has the schema `value`."""
-    schema = {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {key: value},
+        "required": [key],
+        "additionalProperties": False,
+    }
     return {"type": "json_schema", "json_schema": {"name": key, "strict": True, "schema": schema}}
 
 
 def verdict(reply: Reply, kind: Rubrics, reading: Reading) -> Any:
     """Return the verdict in a reply: A, B or tie if pairwise, else a score of SCALE. Raise NoVerdict for neither."""
     if reply.finish_reason != "stop":
-        reasons = {"length": "is truncated", "refusal": "is a refusal", "content_filter": "was filtered by the server"}
-        raise NoVerdict(f"the judge's reply {reasons.get(reply.finish_reason, 'did not end normally')}")
+        reasons = {
+            "length": "is truncated",
+            "refusal": "is a refusal",
+            "content_filter": "was filtered by the server",
+        }
+        raise NoVerdict(
+            f"the judge's reply {reasons.get(reply.finish_reason, 'did not end normally')}"
+        )
     if not reply.text.strip():
         raise NoVerdict("the judge's reply is empty")
     if reading is Reading.text:
@@ -113,8 +128,13 @@ def judge_votes(j: Judgement, kind: Rubrics, reading: Reading) -> dict[str, Judg
     votes = {}
     for judge, stored in json.loads(j.raw or "{}").items():
         by_order = stored if kind is Rubrics.pairwise else {"": stored}
-        replies = {order: each and Reply(each["text"], each["finish_reason"]) for order, each in by_order.items()}
-        verdicts = {order: verdict_or_none(reply, kind, reading) for order, reply in replies.items()}
+        replies = {
+            order: each and Reply(each["text"], each["finish_reason"])
+            for order, each in by_order.items()
+        }
+        verdicts = {
+            order: verdict_or_none(reply, kind, reading) for order, reply in replies.items()
+        }
         votes[judge] = JudgeVote(replies, verdicts)
     return votes
 

@@ -17,10 +17,15 @@ class Verifier(Labeler):
 
     name = "verifier"
 
-    def judge(self, prompt: Example, candidates: list[Candidate], score: Score = share_passed) -> list[Judgement]:
+    def judge(
+        self, prompt: Example, candidates: list[Candidate], score: Score = share_passed
+    ) -> list[Judgement]:
         judgement = partial(Judgement, prompt.id, self.name)
         if not prompt.checks:
-            return [judgement(c.candidate_id, error="the prompt has no checks (judges need none)") for c in candidates]
+            return [
+                judgement(c.candidate_id, error="the prompt has no checks (judges need none)")
+                for c in candidates
+            ]
         return [judgement(c.candidate_id, score=score(prompt.checks, c.text)) for c in candidates]
 
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:

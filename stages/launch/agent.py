@@ -50,9 +50,13 @@ def main(job_file: Path, node_rank: int) -> int:
     os.environ["PLUMBLINE_AGENT"] = str(os.getpid())
     ranks = range(node_rank * processes, (node_rank + 1) * processes)
     if job["divides"]:
-        return run_workers(job_file, ranks, {"PLUMBLINE_SHARERS": str(processes)}, restarts=RESTARTS)
+        return run_workers(
+            job_file, ranks, {"PLUMBLINE_SHARERS": str(processes)}, restarts=RESTARTS
+        )
     try:
-        host, port, _store = open_rendezvous(job["launch"]["rendezvous"] if nodes > 1 else LOCAL, node_rank)
+        host, port, _store = open_rendezvous(
+            job["launch"]["rendezvous"] if nodes > 1 else LOCAL, node_rank
+        )
     except UserError as error:
         write_failure(out / SCRATCH, f"of node {node_rank}", error)
         return 1
@@ -71,7 +75,11 @@ def main(job_file: Path, node_rank: int) -> int:
 
 
 def run_workers(
-    job_file: Path, ranks: range, environment: dict[str, str], watch: "Watch | None" = None, restarts: int = 0
+    job_file: Path,
+    ranks: range,
+    environment: dict[str, str],
+    watch: "Watch | None" = None,
+    restarts: int = 0,
 ) -> int:
     """Start the workers of these ranks, wait until all have ended well or one has failed, and return the agent's exit
     code. A worker that a signal ended is started again, up to `restarts` times."""
@@ -89,7 +97,11 @@ def run_workers(
             codes = {rank: worker.poll() for rank, worker in workers.items()}
             for rank, code in codes.items():
                 if code and code < 0 and left[rank]:
-                    log.warning("warning: process %d was killed (signal %d) and is started again", rank, -code)
+                    log.warning(
+                        "warning: process %d was killed (signal %d) and is started again",
+                        rank,
+                        -code,
+                    )
                     left[rank] -= 1
                     start(rank)
                     codes[rank] = None
@@ -115,7 +127,9 @@ def open_rendezvous(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
     server = listen_at(rendezvous)
     port = server.getsockname()[1]
     fd = server.detach()
-    store = TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=PATIENCE, master_listen_fd=fd)
+    store = TCPStore(
+        host, port, is_master=True, wait_for_workers=False, timeout=PATIENCE, master_listen_fd=fd
+    )
     return host, port, store
 
 
@@ -145,7 +159,10 @@ class Watch:
         now = time.monotonic()
         if now - self.last_look < self.patience / LOOKS:
             return
-        earlier, self.stacks = self.stacks, {rank: self.ask(rank, workers[rank]) for rank in workers}
+        earlier, self.stacks = (
+            self.stacks,
+            {rank: self.ask(rank, workers[rank]) for rank in workers},
+        )
         moving = {rank for rank in workers if self.stacks[rank] != earlier.get(rank, "")}
         self.moved = self.last_look if moving else self.moved
         self.last_look = now
@@ -171,7 +188,9 @@ class Watch:
             ranks[place_of(stack)].append(rank)
         places = sorted(ranks.items(), key=lambda item: len(item[1]))
         stand = " ".join(f"Rank {', '.join(map(str, group))}: {place}." for place, group in places)
-        since = "the start" if (step := read_last_step(self.out / CURVES)) is None else f"step {step}"
+        since = (
+            "the start" if (step := read_last_step(self.out / CURVES)) is None else f"step {step}"
+        )
         return f"no process has moved on for {seconds:.0f} s, since {since}. {stand}"
 
 

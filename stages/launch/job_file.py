@@ -20,7 +20,11 @@ KILLED = 137  # an agent's exit code after SIGKILL, as in a shell
 
 def write_job(scratch: Path, job: dict[str, Any]) -> None:
     """Write the job file, after removing results, failures and claims of an earlier job."""
-    for left in (scratch / RESULT, *scratch.glob(f"{FAILURES}/*.json"), *scratch.glob("shards/*.lock")):
+    for left in (
+        scratch / RESULT,
+        *scratch.glob(f"{FAILURES}/*.json"),
+        *scratch.glob("shards/*.lock"),
+    ):
         left.unlink(missing_ok=True)
     write_note(scratch / JOB, job)
 
@@ -50,10 +54,14 @@ def write_failure(scratch: Path, rank: int | str, error: BaseException) -> None:
 def failure_of(scratch: Path, code: int) -> Exception:
     """Return the first error of the processes, with those that the user can correct first."""
     shape = require_keys("rank", "time", "mendable", "message", "traceback")
-    failures = [failure for p in scratch.glob(f"{FAILURES}/*.json") if (failure := read_note(p, shape))]
+    failures = [
+        failure for p in scratch.glob(f"{FAILURES}/*.json") if (failure := read_note(p, shape))
+    ]
     failures.sort(key=lambda failure: (not failure["mendable"], failure["time"]))
     if failures and failures[0]["mendable"]:
         return UserError(failures[0]["message"])
     if code == KILLED or not failures:
-        return UserError("a process was killed, perhaps as memory or disk was full. The same command resumes.")
+        return UserError(
+            "a process was killed, perhaps as memory or disk was full. The same command resumes."
+        )
     return RuntimeError(f"process {failures[0]['rank']} failed:\n{failures[0]['traceback']}")

@@ -55,7 +55,12 @@ def runtime_of(node: Node) -> Any:
 
 
 def execute(
-    launch: Launch, node: Node, stage: ModuleType | None, inputs: dict[str, Path], out: StageDir, listen: Listener
+    launch: Launch,
+    node: Node,
+    stage: ModuleType | None,
+    inputs: dict[str, Path],
+    out: StageDir,
+    listen: Listener,
 ) -> dict[str, Any]:
     """Run the module `stage` in this process, or in workers if it is None, and return the stage's metrics. `listen` is
     called with the metrics of each step. A stage in this process may divide its items among workers (`out.divide`).
@@ -64,8 +69,14 @@ def execute(
         UserError: if a worker raised one, or was killed.
         RuntimeError: for any other error of a worker, with its traceback."""
     runtime, scratch = runtime_of(node), out / SCRATCH
-    if by_ray := launch.address is not None and isinstance(runtime, SamplingRuntime | ScoringRuntime):
-        gpus = int(runtime.device != "cpu" and machine.may_have_gpu()) if launch.num_gpus is None else launch.num_gpus
+    if by_ray := launch.address is not None and isinstance(
+        runtime, SamplingRuntime | ScoringRuntime
+    ):
+        gpus = (
+            int(runtime.device != "cpu" and machine.may_have_gpu())
+            if launch.num_gpus is None
+            else launch.num_gpus
+        )
         launch = replace(launch, num_gpus=gpus)
         runtime.device = runtime.device if gpus else "cpu"  # tasks have the device of this process
     job: dict[str, Any] = {
@@ -87,7 +98,11 @@ def execute(
         with allocator.keep_freed_memory():
             return stage.run(node.config, inputs, out)  # type: ignore[no-any-return]
     job = json.loads(json.dumps(job))  # equal to the job file when it is read
-    result = read_note(scratch / RESULT, FINISHED) if read_note(scratch / JOB, require_keys()) == job else None
+    result = (
+        read_note(scratch / RESULT, FINISHED)
+        if read_note(scratch / JOB, require_keys()) == job
+        else None
+    )
     if result:
         log.info("%s: its workers have finished it, although their parent was killed.", node)
     else:
@@ -101,7 +116,11 @@ def execute(
 
 
 def divide(
-    launch: Launch, scratch: Path, job: dict[str, Any], blocks: Sequence[Block[Any]], poll: Callable[[], None]
+    launch: Launch,
+    scratch: Path,
+    job: dict[str, Any],
+    blocks: Sequence[Block[Any]],
+    poll: Callable[[], None],
 ) -> None:
     """Run workers or Ray's tasks that divide blocks, until all are done. Raise as `execute` does. Other nodes may join
     while the job file exists. Workers go on if the parent is killed, and the next command reads their shards."""
@@ -110,7 +129,9 @@ def divide(
         if launch.address:
             return run_tasks(launch, scratch / JOB, blocks, poll)
         if not locks_hold(scratch):
-            log.info("%s: locks do not hold there, so each process has the blocks of its rank.", scratch)
+            log.info(
+                "%s: locks do not hold there, so each process has the blocks of its rank.", scratch
+            )
         if code := run_agent(scratch / JOB, launch.node_rank, poll):
             raise failure_of(scratch, code)
     finally:
@@ -168,7 +189,9 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
     lineage = in_build_order(targets)
     divided = [node for node in lineage if world_size(node) > 1]
     # `rebuild` replaces these nodes. A node that several machines train is not published before this one has joined.
-    replaced = {node: read_manifest(store.folder(node)) for node in divided if node.stage == store.rebuild}
+    replaced = {
+        node: read_manifest(store.folder(node)) for node in divided if node.stage == store.rebuild
+    }
     store, seen, joined = Store(store.root), time.monotonic(), dict[Node, int | None]()
 
     def is_left(node: Node) -> bool:
@@ -178,14 +201,18 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
         if any(store.is_locked(node.stage, node.fingerprint) for node in lineage):
             seen = time.monotonic()
         elif time.monotonic() - seen > PATIENCE_SECONDS:
-            raise UserError(f"node 0 has not worked on {targets[-1]} for {PATIENCE_SECONDS} s. Start node 0 again.")
+            raise UserError(
+                f"node 0 has not worked on {targets[-1]} for {PATIENCE_SECONDS} s. Start node 0 again."
+            )
         for node in filter(is_left, divided):
             job = store.partial(node) / SCRATCH / JOB
             # Each attempt is joined only once, since its publication may take a while.
             if modified_at(job) not in (None, joined.get(node)):
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
                 if (code := run_agent(job, launch.node_rank)) and job.exists():
-                    raise UserError(f"{node}: a process failed (exit code {code}). Node 0 prints the reason.")
+                    raise UserError(
+                        f"{node}: a process failed (exit code {code}). Node 0 prints the reason."
+                    )
                 # node 0 may have written it anew since, over a killed attempt's
                 joined[node] = modified_at(job)
         time.sleep(POLL_SECONDS)
@@ -197,9 +224,13 @@ def listen_at(rendezvous: str) -> socket.socket:
     host, _, port = rendezvous.rpartition(":")
     try:
         family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
-        if ipaddress.ip_address(address[0]).is_loopback and not host.startswith(("127.", "localhost", "::1")):
+        if ipaddress.ip_address(address[0]).is_loopback and not host.startswith(
+            ("127.", "localhost", "::1")
+        ):
             problem = f"on this machine {host} is {address[0]}, which other machines cannot reach"
-            raise UserError(f"launch.rendezvous={rendezvous}: {problem}. Type the address by which they reach node 0.")
+            raise UserError(
+                f"launch.rendezvous={rendezvous}: {problem}. Type the address by which they reach node 0."
+            )
         return socket.create_server(address[:2], family=family)
     except (OSError, ValueError) as error:
         problem = f"launch.rendezvous={rendezvous}: node 0 cannot listen there ({error})"

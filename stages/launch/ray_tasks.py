@@ -24,27 +24,43 @@ log = logging.getLogger(__name__)
 ONE_TASK = "let each node run one task: ray start --num-cpus=1"
 
 
-def run_tasks(launch: Launch, job_file: Path, blocks: Sequence[Block[Any]], poll: Callable[[], None]) -> None:
+def run_tasks(
+    launch: Launch, job_file: Path, blocks: Sequence[Block[Any]], poll: Callable[[], None]
+) -> None:
     """Run a task for each block, and call `poll` twice a second until all have ended.
 
     Raises:
         UserError: if there is no cluster, a task raised a UserError, or blocks ended too many processes.
         RuntimeError: for any other error of a task, with its traceback."""
     import ray  # an extra
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+    from ray.exceptions import (
+        NodeDiedError,
+        OutOfMemoryError,
+        RayError,
+        RayTaskError,
+        WorkerCrashedError,
+    )
 
     try:
         ray.init(launch.address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         problem = f"launch.address={launch.address}: this machine is not in a Ray cluster ({one_line(error)})"
-        raise UserError(f"{problem}. Start it by `ray start --head`, or `ray start --address=HEAD:PORT`.") from error
+        raise UserError(
+            f"{problem}. Start it by `ray start --head`, or `ray start --address=HEAD:PORT`."
+        ) from error
     try:
         log.info("%d tasks on Ray, with %d GPUs each", len(blocks), launch.num_gpus)
         if launch.num_gpus and not ray.cluster_resources().get("GPU"):
-            log.warning("warning: the Ray cluster has no GPU. Its tasks wait for one; launch.num_gpus=0 uses CPUs.")
+            log.warning(
+                "warning: the Ray cluster has no GPU. Its tasks wait for one; launch.num_gpus=0 uses CPUs."
+            )
         # With a GPU, Ray by default ends a process after each task. `max_calls=0` keeps the process with its model.
-        task = ray.remote(num_gpus=launch.num_gpus, max_retries=launch.max_retries, max_calls=0)(compute_block)
-        running = {task.options(name=block.name).remote(job_file, block.name): block for block in blocks}
+        task = ray.remote(num_gpus=launch.num_gpus, max_retries=launch.max_retries, max_calls=0)(
+            compute_block
+        )
+        running = {
+            task.options(name=block.name).remote(job_file, block.name): block for block in blocks
+        }
         fatal = list[Block[Any]]()
         while running:
             for ended in ray.wait([*running], num_returns=len(running), timeout=POLL_SECONDS)[0]:
@@ -57,7 +73,9 @@ def run_tasks(launch: Launch, job_file: Path, blocks: Sequence[Block[Any]], poll
                     fatal.append(block)
             poll()
     except RayError as error:
-        raise UserError(f"Ray failed ({one_line(error)}). The same command resumes after the last blocks.") from error
+        raise UserError(
+            f"Ray failed ({one_line(error)}). The same command resumes after the last blocks."
+        ) from error
     finally:
         ray.shutdown()  # ends all tasks and their processes, which frees their GPUs
     if fatal:
@@ -77,7 +95,9 @@ def compute_block(job_file: Path, name: str) -> None:
                 return  # a process wrote it and died before Ray knew
             if name not in blocks:
                 problem = "a node has another kind of device than this machine, and so other blocks"
-                raise UserError(f"launch=ray: {problem}. Run the command on a node, or set launch.num_gpus=0.")
+                raise UserError(
+                    f"launch=ray: {problem}. Run the command on a node, or set launch.num_gpus=0."
+                )
             save(blocks[name])
     except Exception as error:
         write_failure(job_file.parent, name, error)
@@ -93,8 +113,16 @@ def open_stage(job_file: Path) -> tuple[dict[str, Block[Any]], Path, SaveBlock]:
     process.prepare()
     cpus = {node["NodeID"]: node["Resources"].get("CPU", 1) for node in ray.nodes()}
     os.environ["PLUMBLINE_SHARERS"] = str(int(cpus[ray.get_runtime_context().get_node_id()]))
-    job, work = json.loads(job_file.read_text(encoding="utf-8")), list[tuple[Sequence[Block[Any]], Path, SaveBlock]]()
-    out = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=False, work=lambda *each: work.append(each))
+    job, work = (
+        json.loads(job_file.read_text(encoding="utf-8")),
+        list[tuple[Sequence[Block[Any]], Path, SaveBlock]](),
+    )
+    out = StageDir(
+        Path(job["out"]),
+        lambda metrics, step: None,
+        is_main=False,
+        work=lambda *each: work.append(each),
+    )
     with suppress(BlocksDone):
         run_stage(job, out)
     [(blocks, folder, save)] = work

@@ -31,7 +31,9 @@ def main(job_file: Path) -> None:
     if job["divides"]:
         use_own_gpu(int(os.environ.pop("LOCAL_RANK")))
     else:
-        stacks = os.open(Path(os.environ["PLUMBLINE_STACKS"]) / str(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        stacks = os.open(
+            Path(os.environ["PLUMBLINE_STACKS"]) / str(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        )
         # the agent asks where the main thread is
         faulthandler.register(signal.SIGUSR1, stacks, all_threads=False)
     process.prepare()
@@ -49,7 +51,10 @@ def main(job_file: Path) -> None:
         write_failure(out / SCRATCH, rank, error)
         raise SystemExit(1) from error
     if rank == 0:
-        metrics |= {"peak_memory": machine.peak_memory(), "peak_gpu_memory": machine.peak_gpu_memory()}
+        metrics |= {
+            "peak_memory": machine.peak_memory(),
+            "peak_gpu_memory": machine.peak_gpu_memory(),
+        }
         # the result file promises complete files, even if the parent is killed
         for product in out.path.rglob("*"):
             if SCRATCH not in product.relative_to(out).parts:
@@ -57,7 +62,9 @@ def main(job_file: Path) -> None:
         write_note(out / SCRATCH / RESULT, {"metrics": metrics, "warnings": out.warnings})
 
 
-def save_claimed(place: tuple[int, int], blocks: Sequence[Block[Any]], folder: Path, save: SaveBlock) -> None:
+def save_claimed(
+    place: tuple[int, int], blocks: Sequence[Block[Any]], folder: Path, save: SaveBlock
+) -> None:
     """Write the shards of blocks that this process claims. `place`: its rank and the number of processes."""
     for block in claim_blocks(blocks, folder, place):
         save(block)

@@ -12,7 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models.contract import Continuation, Contract
-from stages.models.rendering import GOLDEN, ContractError, added_tokens_after, tokenize_conversations, undated
+from stages.models.rendering import (
+    GOLDEN,
+    ContractError,
+    added_tokens_after,
+    tokenize_conversations,
+    undated,
+)
 from stages.store.source_files import read_template
 
 log = logging.getLogger(__name__)
@@ -28,7 +34,11 @@ TURN_TOKENS = {
 
 
 def establish_contract(
-    tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int, stops: Sequence[int] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    cfg: Template,
+    train: bool,
+    rows: int,
+    stops: Sequence[int] = (),
 ) -> Contract:
     """Fix template, end of turn and padding on a base model's tokenizer, whose model has `rows` embeddings. Without
     `train` the model had its SFT elsewhere: the tokenizer's own template stays as it is, and so do its `stops`.
@@ -48,9 +58,13 @@ def establish_contract(
     if marked:
         answers = [i for i, t in zip(ids, trained, strict=True) if t]
     elif train:
-        raise ContractError(f"template={cfg.kind}: the template has no {{% generation %}} around assistant tokens.")
+        raise ContractError(
+            f"template={cfg.kind}: the template has no {{% generation %}} around assistant tokens."
+        )
     else:
-        answers = [i for i in ids if i in tokenizer.added_tokens_decoder or i == tokenizer.eos_token_id]
+        answers = [
+            i for i in ids if i in tokenizer.added_tokens_decoder or i == tokenizer.eos_token_id
+        ]
     while answers and not tokenizer.decode(answers[-1:]).strip():
         answers.pop()  # the template may put white space after the end of turn
     if not answers:
@@ -58,7 +72,9 @@ def establish_contract(
     end_of_turn = find_end_of_turn(tokenizer, ids, answers[-1])
     if end_of_turn not in (*tokenizer.added_tokens_decoder, tokenizer.eos_token_id):
         problem = f"the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, not an end of turn"
-        way_out = "so the model would never learn to stop. Move the end of turn inside {% generation %}."
+        way_out = (
+            "so the model would never learn to stop. Move the end of turn inside {% generation %}."
+        )
         raise ContractError(f"template={cfg.kind}: {problem}, {way_out}")
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
@@ -73,36 +89,50 @@ def establish_contract(
     contract = Contract(tokenizer, stop_ids, marked)
     contract.golden()
     question, (ids, trained) = GOLDEN[0][:1], contract.example(GOLDEN[0])
-    silent, prompted = (tokenize_conversations(tokenizer, [question], begins)[0][0] for begins in (False, True))
+    silent, prompted = (
+        tokenize_conversations(tokenizer, [question], begins)[0][0] for begins in (False, True)
+    )
     header = tokenizer.decode(ids[len(prompted) : trained.index(True)])
     if silent == prompted and header.strip():
-        problem = f"the template writes {header!r} before an answer, and not where an answer is to begin"
-        raise ContractError(f"template={cfg.kind}: {problem}. Add it where add_generation_prompt is true.")
+        problem = (
+            f"the template writes {header!r} before an answer, and not where an answer is to begin"
+        )
+        raise ContractError(
+            f"template={cfg.kind}: {problem}. Add it where add_generation_prompt is true."
+        )
     return contract
 
 
 def find_end_of_turn(tokenizer: PreTrainedTokenizerBase, ids: list[int], last: int) -> int:
     """Return the token that ends every answer in the ids of the golden conversation. It is the `last` special token,
     unless that occurs once and another one stands before it: Phi-3's template adds EOS to the whole conversation."""
-    after_each = [i for i in added_tokens_after(tokenizer, ids, GOLDEN[-1][-1]["content"]) if ids.count(i) > 1]
+    after_each = [
+        i for i in added_tokens_after(tokenizer, ids, GOLDEN[-1][-1]["content"]) if ids.count(i) > 1
+    ]
     return after_each[-1] if after_each and ids.count(last) == 1 else last
 
 
-def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:
+def choose_padding(
+    tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool
+) -> None:
     """Choose a pad token that is neither BOS nor an end of turn: the tokenizer's, a special token that the template
     does not use, or a new one in a spare row of the embedding, which `resize` adds. Raise ContractError if none is."""
     used = {*stops, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return
     used |= {i for ids, _ in tokenize_conversations(tokenizer, GOLDEN) for i in ids}
-    special = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used}
+    special = {
+        i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used
+    }
     if special:
         names = sorted(special.items(), key=lambda item: ("pad" not in item[1], item[0]))
         tokenizer.pad_token = names[0][1]
     elif resize or len(tokenizer) < rows:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     else:
-        used_up = f"all {rows} rows of the embedding are in use, and {tokenizer.eos_token} ends a turn"
+        used_up = (
+            f"all {rows} rows of the embedding are in use, and {tokenizer.eos_token} ends a turn"
+        )
         way_out = "Set sft.template.resize=true, which adds a row for <|pad|>."
         raise ContractError(f"no token is free for padding: {used_up}. {way_out}")
 
@@ -117,14 +147,22 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
             return own
         # as Qwen3's, with an empty block of thoughts: an answer would pass no check of its text
         if own:
-            problem = f"the tokenizer's template writes {written!r} for {GOLDEN[0][-1]['content']!r}"
-            log.warning("warning: template=auto: %s, so ours is used. template=own keeps it.", problem)
+            problem = (
+                f"the tokenizer's template writes {written!r} for {GOLDEN[0][-1]['content']!r}"
+            )
+            log.warning(
+                "warning: template=auto: %s, so ours is used. template=own keeps it.", problem
+            )
         elif not train:
             problem = "the tokenizer has no chat template, so the prompt format of the model's training is not known"
             way_out = "Name the template: template=chatml, template=plain, or template=file sft.template.path=…."
             raise ContractError(f"{problem}. {way_out}")
         if kind == "own":
-            problem = "marks no assistant tokens, nor does TRL's" if tokenizer.chat_template else "does not exist"
+            problem = (
+                "marks no assistant tokens, nor does TRL's"
+                if tokenizer.chat_template
+                else "does not exist"
+            )
             file = "a file with {% generation %} markers (template=file sft.template.path=…)"
             way_out = f"Use template=auto, or {file}."
             raise ContractError(f"template=own: the tokenizer's chat template {problem}. {way_out}")
@@ -135,7 +173,9 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
     if lacking := " and ".join(sorted(TURN_TOKENS.get(kind, set()) - vocabulary)):
         raise ContractError(f"template={kind}: the vocabulary lacks {lacking}. Use template=plain.")
     if kind not in TURN_TOKENS and tokenizer.eos_token is None:
-        raise ContractError(f"template={kind}: the tokenizer has no EOS token that could end a turn.")
+        raise ContractError(
+            f"template={kind}: the tokenizer has no EOS token that could end a turn."
+        )
     return template_of(tokenizer, kind)
 
 
@@ -195,7 +235,11 @@ def in_form(contract: Contract, form: str) -> Contract:
 
 def other_form(tokenizer: PreTrainedTokenizerBase, form: str) -> str:
     """Return the form, or INSTEAD if it is the model's own."""
-    return INSTEAD if form != "text" and template_of(tokenizer, form) == tokenizer.chat_template else form
+    return (
+        INSTEAD
+        if form != "text" and template_of(tokenizer, form) == tokenizer.chat_template
+        else form
+    )
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase, kind: str) -> str:

@@ -17,7 +17,14 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, ContractError, Tokens, added_tokens_after, tokenize_conversations, undated
+from stages.models.rendering import (
+    GOLDEN,
+    ContractError,
+    Tokens,
+    added_tokens_after,
+    tokenize_conversations,
+    undated,
+)
 from stages.store import safe_files
 from stages.store.records import Message, content_id
 from stages.store.sealed_json import load_json, require_keys
@@ -100,7 +107,9 @@ class Contract:
             raise ContractError("no token is trained: the conversation has no assistant turn")
         end = len(trained) - trained[::-1].index(True)
         if ids[end - 1] != self.stop_ids[0]:
-            raise ContractError(f"the last trained token is {self.token(ids[end - 1])}, not the end of turn")
+            raise ContractError(
+                f"the last trained token is {self.token(ids[end - 1])}, not the end of turn"
+            )
         return ids[:end], trained[:end]
 
     def _without_tail(self, ids: list[int], mask: list[bool]) -> list[bool]:
@@ -119,7 +128,9 @@ class Contract:
         start = len(self.prompt(prompt))
         return ids[:start], ids[start:] if finished else ids[start:-1]
 
-    def continuation(self, prompt: list[Message], turns: list[Message], context: int) -> tuple[list[int], list[bool]]:
+    def continuation(
+        self, prompt: list[Message], turns: list[Message], context: int
+    ) -> tuple[list[int], list[bool]]:
         """Return the token ids of the turns after a prompt, and True for each token of an assistant turn in them,
         except in the first `context` turns.
         Raise ContractError if a turn's tokens are not marked, or the prompt's tokens change when turns follow."""
@@ -134,7 +145,10 @@ class Contract:
     def describe_tokens(self, ids: list[int], trained: list[bool]) -> list[dict[str, Any]]:
         """Return each token's text, and whether it is trained and ends a turn."""
         decode, tokens = self.tokenizer.decode, zip(ids, trained, strict=True)
-        return [{"text": decode([i]), "trained": mark, "end_of_turn": i == self.stop_ids[0]} for i, mark in tokens]
+        return [
+            {"text": decode([i]), "trained": mark, "end_of_turn": i == self.stop_ids[0]}
+            for i, mark in tokens
+        ]
 
     def text(self, ids: list[int]) -> str:
         """Return the text of a completion's token ids, without the end of turn."""
@@ -161,10 +175,16 @@ class Contract:
 
     def facts(self) -> dict[str, Any]:
         """Return the parts of the contract that can be compared without rendering."""
-        tokenizer, template = self.tokenizer, str(self.tokenizer.chat_template).encode(errors="surrogatepass")
+        tokenizer, template = (
+            self.tokenizer,
+            str(self.tokenizer.chat_template).encode(errors="surrogatepass"),
+        )
         return {
             "chat_template_sha256": hashlib.sha256(template).hexdigest(),
-            "end_of_turn": {"token": tokenizer.convert_ids_to_tokens(self.stop_ids[0]), "id": self.stop_ids[0]},
+            "end_of_turn": {
+                "token": tokenizer.convert_ids_to_tokens(self.stop_ids[0]),
+                "id": self.stop_ids[0],
+            },
             "stop_ids": self.stop_ids,
             "marked": self.marked,
             "pad": {"token": tokenizer.pad_token, "id": tokenizer.pad_token_id},
@@ -175,7 +195,10 @@ class Contract:
     def golden(self) -> list[dict[str, Any]]:
         """Return the golden conversations with their token ids, and 1 for each trained token."""
         rendered = [(messages, *self.example(messages)) for messages in GOLDEN]
-        return [{"messages": m, "ids": ids, "trained": [int(t) for t in trained]} for m, ids, trained in rendered]
+        return [
+            {"messages": m, "ids": ids, "trained": [int(t) for t in trained]}
+            for m, ids, trained in rendered
+        ]
 
     def save(self, model: Path) -> None:
         """Write tokenizer and contract into the model folder."""
@@ -185,13 +208,17 @@ class Contract:
         load_contract(model)  # raises if the saved tokenizer renders differently
 
 
-def mask_turns(ids: list[int], trained: list[bool], end: int, turns: list[bool] | None, last: bool) -> list[bool]:
+def mask_turns(
+    ids: list[int], trained: list[bool], end: int, turns: list[bool] | None, last: bool
+) -> list[bool]:
     """Return which tokens of a conversation are trained: those of the assistant turns that `turns` selects (None:
     all), or only of the `last` one. `trained` marks the tokens of all assistant turns, each with its end of turn.
     Raise ContractError if no token remains, or the template does not mark every turn, so tokens are of no turn."""
     ends = [i for i, token in enumerate(ids) if trained[i] and token == end]
     if turns is not None and len(turns) != len(ends):
-        raise ContractError(f"the template marks {len(ends)} of {len(turns)} answers, so its marks name no turns")
+        raise ContractError(
+            f"the template marks {len(ends)} of {len(turns)} answers, so its marks name no turns"
+        )
     turns = [True] * len(ends) if turns is None else turns
     if last:
         turns = [False] * (len(turns) - 1) + turns[-1:]
@@ -211,7 +238,9 @@ def load_contract(model: Path) -> Contract:
     contract = Contract(load_tokenizer(model), stored["stop_ids"], stored["marked"])
     for key, value in contract.facts().items():
         if value != stored[key]:
-            raise ContractError(f"{model}: {key} is {stored[key]} in contract.json, and {value} in the tokenizer.")
+            raise ContractError(
+                f"{model}: {key} is {stored[key]} in contract.json, and {value} in the tokenizer."
+            )
     for rendered, golden in zip(contract.golden(), stored["golden"], strict=True):
         if rendered != golden:
             decode = contract.tokenizer.decode
@@ -226,7 +255,12 @@ class Continuation(Contract):
     """The prompt format for a base model without a chat template: text to continue, up to the first blank line."""
 
     def prompt(self, messages: list[Message]) -> list[int]:
-        names = {"system": "Instruction", "user": "Question", "assistant": "Answer", "tool": "Result"}
+        names = {
+            "system": "Instruction",
+            "user": "Question",
+            "assistant": "Answer",
+            "tool": "Result",
+        }
         text = "\n\n".join(f"{names[m['role']]}: {m['content']}" for m in messages)
         return self.tokenizer(f"{text}\n\nAnswer:").input_ids  # type: ignore[no-any-return]
 
@@ -274,7 +308,9 @@ def load_or_derive_contract(model: Path) -> Contract:
         return load_contract(model)
     tokenizer = load_tokenizer(model)
     generation = model / "generation_config.json"
-    stops = load_json(generation, require_keys()).get("eos_token_id") if generation.exists() else None
+    stops = (
+        load_json(generation, require_keys()).get("eos_token_id") if generation.exists() else None
+    )
     # the first is the end of turn
     ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]
     stop_ids = [i for i in dict.fromkeys(ends) if i is not None]

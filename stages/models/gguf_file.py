@@ -20,7 +20,11 @@ from stages.config.errors import UserError
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
 from stages.models.rendering import GOLDEN, tokenize_conversations
 
-ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
+ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+}
 TYPES = {
     GGUFType.f32: (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     GGUFType.f16: (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
@@ -95,7 +99,9 @@ def head_dim(config: PretrainedConfig) -> int:
     return config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
 
 
-def add_weights(writer: gguf.GGUFWriter, model: Path, cfg: PretrainedConfig, dtype: gguf.GGMLQuantizationType) -> None:
+def add_weights(
+    writer: gguf.GGUFWriter, model: Path, cfg: PretrainedConfig, dtype: gguf.GGMLQuantizationType
+) -> None:
     """Add every tensor under its GGUF name: vectors as f32, matrices as `dtype`, or f16 if its blocks do not fit."""
     names = gguf.get_tensor_name_map(ARCHITECTURES[cfg.model_type], cfg.num_hidden_layers)
     for weight_name, tensor in load_model(model).state_dict().items():
@@ -103,7 +109,9 @@ def add_weights(writer: gguf.GGUFWriter, model: Path, cfg: PretrainedConfig, dty
             continue
         name = names.get_name(weight_name, (".weight", ".bias"))
         if name is None:
-            raise UserError(f"GGUF has no name for {weight_name}: this is not a plain {cfg.model_type} model.")
+            raise UserError(
+                f"GGUF has no name for {weight_name}: this is not a plain {cfg.model_type} model."
+            )
         values = tensor.numpy()
         if cfg.model_type == "llama" and re.search(r"\.attn_[qk]\.", name):
             values = interleave(values, head_dim(cfg))
@@ -127,13 +135,17 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, r
     """Add tokens with types, merges, special ids and template. Embeddings beyond the vocabulary get unused tokens."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if backend["model"]["type"] != "BPE":
-        raise UserError(f"GGUF files are written with byte-level BPE tokenizers, not with {backend['model']['type']}.")
+        raise UserError(
+            f"GGUF files are written with byte-level BPE tokenizers, not with {backend['model']['type']}."
+        )
     added = tokenizer.added_tokens_decoder
     tokens, types = [], []
     for i in range(rows):
         if i in added:
             tokens.append(str(added[i]))
-            types.append(gguf.TokenType.CONTROL if added[i].special else gguf.TokenType.USER_DEFINED)
+            types.append(
+                gguf.TokenType.CONTROL if added[i].special else gguf.TokenType.USER_DEFINED
+            )
         else:
             in_vocabulary = i < len(tokenizer)
             tokens.append(tokenizer.convert_ids_to_tokens(i) if in_vocabulary else f"[PAD{i}]")
@@ -151,7 +163,9 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, r
             getattr(writer, f"add_{name}")(token)
     if template := tokenizer.chat_template:
         # Only training needs `{% generation %}`, which most readers refuse: it is commented out.
-        writer.add_chat_template(re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{#\1 \2#}", template))
+        writer.add_chat_template(
+            re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{#\1 \2#}", template)
+        )
 
 
 def pre_tokenizer_name(definition: dict[str, Any]) -> str:
@@ -167,7 +181,9 @@ def pre_tokenizer_name(definition: dict[str, Any]) -> str:
             for name, split in GGUF_PRE_TOKENIZER_SPLITS.items():
                 if parts[0]["pattern"] == {"Regex": split}:
                     return str(name)
-    raise UserError(f"the tokenizer splits text by a rule that has no name in GGUF ({', '.join(kinds)}).")
+    raise UserError(
+        f"the tokenizer splits text by a rule that has no name in GGUF ({', '.join(kinds)})."
+    )
 
 
 def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -176,15 +192,21 @@ def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokeniz
     folder_shape, file_shape = config.to_dict(), file_config.to_dict()
     for key in SHAPE:
         if folder_shape.get(key) != file_shape.get(key):
-            shapes = f"the model has {folder_shape.get(key)}, the file is read as {file_shape.get(key)}"
+            shapes = (
+                f"the model has {folder_shape.get(key)}, the file is read as {file_shape.get(key)}"
+            )
             raise UserError(f"GGUF would lose {key}: {shapes}.")
     if golden_token_ids(file_tokenizer) != golden_token_ids(tokenizer):
-        raise UserError("GGUF would change the tokenizer: the one read from the file gives other tokens.")
+        raise UserError(
+            "GGUF would change the tokenizer: the one read from the file gives other tokens."
+        )
 
 
 def golden_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Return the token ids of each golden message and, if there is a template, of each golden conversation."""
-    token_ids = [tokenizer(message["content"]).input_ids for messages in GOLDEN for message in messages]
+    token_ids = [
+        tokenizer(message["content"]).input_ids for messages in GOLDEN for message in messages
+    ]
     if tokenizer.chat_template:
         token_ids += [ids for ids, _ in tokenize_conversations(tokenizer, GOLDEN)]
     return token_ids

@@ -17,11 +17,20 @@ NOT_DOWNLOADED = ["consolidated*"]
 
 def download_model(repo: str, revision: str | None) -> Path:
     """Download one commit's model files into the hub's shared cache, and return their folder."""
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
+    return Path(
+        snapshot_download(
+            repo, revision=revision, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED
+        )
+    )
 
 
 def push_folder(
-    folder: Path, repo: str, private: bool, message: str, card: str | None = None, kind: Kind = "model"
+    folder: Path,
+    repo: str,
+    private: bool,
+    message: str,
+    card: str | None = None,
+    kind: Kind = "model",
 ) -> str:
     """Push every file of the folder in one commit, with `card` as README, and return the address. The environment's
     HF_TOKEN authorises it. Raise UserError if the hub refuses, or cannot be reached."""

@@ -40,14 +40,22 @@ class CPULogProbFunction(torch.autograd.Function):
         outputs: tuple[str, ...] = STATISTICS,
     ) -> tuple[Tensor | None, ...]:
         """Return each (tokens,): the target's log-prob, then every one of `STATISTICS`, None if not in `outputs`."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+        dtype = (
+            torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+        )
         exact = torch.promote_types(dtype, torch.float32)
         ctx.settings = dtype, scale, softcap, temperature
-        keeps_probabilities = ctx.needs_input_grad[0] and softcap is None and len(hidden) <= MOST_KEPT_TOKENS
+        keeps_probabilities = (
+            ctx.needs_input_grad[0] and softcap is None and len(hidden) <= MOST_KEPT_TOKENS
+        )
         head, statistics_by_chunk, probabilities = weight.to(dtype), [], []
-        for rows, target in zip(*(torch.split(t, PRODUCT_TOKENS) for t in (hidden, targets)), strict=True):
+        for rows, target in zip(
+            *(torch.split(t, PRODUCT_TOKENS) for t in (hidden, targets)), strict=True
+        ):
             chunk, slope = compute_logits(rows.to(dtype), head, bias, scale, softcap, temperature)
-            for logits, label in zip(torch.split(chunk, READ_TOKENS), torch.split(target, READ_TOKENS), strict=True):
+            for logits, label in zip(
+                torch.split(chunk, READ_TOKENS), torch.split(target, READ_TOKENS), strict=True
+            ):
                 log_p = logits.log_softmax(-1, dtype=exact)
                 p, log_z = log_p.exp(), logits[:, 0] - log_p[:, 0]
                 # log_softmax loses small numbers: with 49,152 tokens, p may sum to 1.00002. Their exact sum mends it.
@@ -62,7 +70,10 @@ class CPULogProbFunction(torch.autograd.Function):
                 if keeps_probabilities:
                     logits.copy_(gradient_by_logits(p, label, target_log_p, slope))
             probabilities += [chunk] if keeps_probabilities else []
-        results = [None if parts[0] is None else torch.cat(parts) for parts in zip(*statistics_by_chunk, strict=True)]
+        results = [
+            None if parts[0] is None else torch.cat(parts)
+            for parts in zip(*statistics_by_chunk, strict=True)
+        ]
         ctx.save_for_backward(hidden, weight, bias, targets, results[0], *probabilities)
         ctx.mark_non_differentiable(*(r for r in results[1:] if r is not None))
         return tuple(results)
@@ -72,8 +83,15 @@ class CPULogProbFunction(torch.autograd.Function):
         """Return the gradients of hidden states and head, from stored probabilities or from recomputed logits."""
         dtype, *settings = ctx.settings
         hidden, weight, bias, targets, log_probs, *probabilities = ctx.saved_tensors
-        head, grad_hidden, grad_weight, grad_bias = weight.to(dtype), torch.empty_like(hidden), None, None
-        chunks = (torch.split(t, PRODUCT_TOKENS) for t in (hidden, targets, log_probs, grad, grad_hidden))
+        head, grad_hidden, grad_weight, grad_bias = (
+            weight.to(dtype),
+            torch.empty_like(hidden),
+            None,
+            None,
+        )
+        chunks = (
+            torch.split(t, PRODUCT_TOKENS) for t in (hidden, targets, log_probs, grad, grad_hidden)
+        )
         for i, (rows, target, log_p, g, out) in enumerate(zip(*chunks, strict=True)):
             rows = rows.to(dtype)
             if probabilities:
@@ -85,7 +103,9 @@ class CPULogProbFunction(torch.autograd.Function):
             out.copy_((p @ head) * -g[:, None])
             if ctx.needs_input_grad[1]:
                 part = p.t() @ (rows * -g[:, None]).to(dtype)
-                grad_weight = part.to(weight.dtype) if grad_weight is None else grad_weight.add_(part)
+                grad_weight = (
+                    part.to(weight.dtype) if grad_weight is None else grad_weight.add_(part)
+                )
             if ctx.needs_input_grad[2]:
                 part = p.t() @ -g.to(dtype)
                 grad_bias = part.to(weight.dtype) if grad_bias is None else grad_bias.add_(part)
@@ -100,14 +120,23 @@ def gradient_by_logits(p: Tensor, target: Tensor, log_p: Tensor, slope: Slope) -
 
 
 def compute_logits(
-    rows: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, temperature: float
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    temperature: float,
 ) -> tuple[Tensor, Slope]:
     """Return the logits, (tokens, vocabulary), scaled, soft-capped and over the temperature, and their derivative."""
     logits = linear(rows, weight, None if bias is None else bias.to(rows.dtype))
     if softcap is not None:
         capped = (logits * (scale / softcap)).tanh()
         return capped * (softcap / temperature), (1 - capped * capped) * (scale / temperature)
-    return (logits, None) if scale == temperature else (logits * (scale / temperature), scale / temperature)
+    return (
+        (logits, None)
+        if scale == temperature
+        else (logits * (scale / temperature), scale / temperature)
+    )
 
 
 class FusedHead:

@@ -13,7 +13,13 @@ import torch
 import transformers
 from accelerate import PartialState
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.integrations import is_fsdp_enabled
 
 from stages.config.choices import Precision, Weights
@@ -39,7 +45,11 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"runtime.device={name}: torch {torch.__version__} sees no CUDA device.")
     # A process of a training has its own device, also before Trainer makes that the current one.
-    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0))) if name != "cpu" else torch.device(name)
+    return (
+        torch.device(name, int(os.environ.get("LOCAL_RANK", 0)))
+        if name != "cpu"
+        else torch.device(name)
+    )
 
 
 @contextmanager
@@ -80,7 +90,11 @@ def locate_output_embedding(folder: Path) -> tuple[Path, str] | None:
     if (head := model.get_output_embeddings()) is None:
         return None
     model.tie_weights()
-    names = {name for name, weight in model.named_parameters(remove_duplicate=False) if weight is head.weight}
+    names = {
+        name
+        for name, weight in model.named_parameters(remove_duplicate=False)
+        if weight is head.weight
+    }
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in names.intersection(tensors.keys()):
@@ -99,7 +113,9 @@ def read_context_length(folder: Path) -> int | None:
     return context_length(load_config(folder))
 
 
-def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:
+def load_model(
+    folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None
+) -> PreTrainedModel:
     """Load a causal language model from a folder of safetensors, in eval mode, by default on the CPU.
 
     nf4 stores linear layers except the head in 4 bits with double quantisation (arXiv:2305.14314), others in fp32."""
@@ -115,7 +131,9 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
         options["device_map"] = {"": device}
     model, missing = load_weights(AutoModelForCausalLM, folder, **options)
     if missing:
-        raise UserError(f"{folder}: config.json describes weights that are in no file: {', '.join(missing[:3])}.")
+        raise UserError(
+            f"{folder}: config.json describes weights that are in no file: {', '.join(missing[:3])}."
+        )
     if weights is not Weights.nf4:
         return place_model(model, device).eval()
     from bitsandbytes.nn import Linear4bit
@@ -135,7 +153,9 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, l
     # transformers reads it again, but its errors are less specific then
     config = load_config(folder)
     if getattr(config, "quantization_config", None):  # some machines would apply it, and others not
-        raise UserError(f"{folder}: config.json names a quantization_config. Save the weights in full precision.")
+        raise UserError(
+            f"{folder}: config.json names a quantization_config. Save the weights in full precision."
+        )
     options |= LOCAL_WITHOUT_CODE | {"ignore_mismatched_sizes": True, "output_loading_info": True}
     if is_fsdp_enabled() and not PartialState().is_local_main_process:
         options["device_map"] = {"": "meta"}
@@ -147,7 +167,9 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, l
     stems = {layer[1] for name, _ in model.named_parameters() if (layer := LAYER.match(name))}
     for name in sorted(report["unexpected_keys"]):
         if (layer := LAYER.match(name)) and layer[1] in stems:
-            raise UserError(f"{folder}: config.json describes fewer layers than the weights hold, as {name}.")
+            raise UserError(
+                f"{folder}: config.json describes fewer layers than the weights hold, as {name}."
+            )
     return model, sorted(report["missing_keys"])
 
 
@@ -160,7 +182,9 @@ def torch_dtype(weights: Weights) -> torch.dtype:
     return torch.bfloat16 if weights is Weights.bf16 else torch.float32
 
 
-def create_reward_model(folder: Path, weights: Weights, device: torch.device, pad: int, seed: int) -> PreTrainedModel:
+def create_reward_model(
+    folder: Path, weights: Weights, device: torch.device, pad: int, seed: int
+) -> PreTrainedModel:
     """Load a language model from a folder of safetensors, with a reward head in place of the LM head. The head is
     drawn from the seed, and reads the last token that is not padding."""
     torch.manual_seed(seed)
@@ -174,9 +198,13 @@ def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> P
     Raise UserError if the model has several outputs, or weights are missing: a head would be drawn at random."""
     model, missing = load_weights(AutoRewardModel, folder, dtype=torch_dtype(weights))
     if missing:
-        raise UserError(f"{folder} is not a reward model: it has no weights for {', '.join(missing)}.")
+        raise UserError(
+            f"{folder} is not a reward model: it has no weights for {', '.join(missing)}."
+        )
     if model.config.num_labels != 1:
-        raise UserError(f"{folder} has {model.config.num_labels} outputs, and a reward model must have one.")
+        raise UserError(
+            f"{folder} has {model.config.num_labels} outputs, and a reward model must have one."
+        )
     return model.to(device).eval()  # type: ignore[no-any-return]
 
 
@@ -186,7 +214,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
 
     safe_folder.validate_folder(folder, adapter=True)
     if not (folder / "adapter_model.safetensors").exists():
-        raise UserError(f"{folder} has no adapter_model.safetensors. Convert the adapter to safetensors.")
+        raise UserError(
+            f"{folder} has no adapter_model.safetensors. Convert the adapter to safetensors."
+        )
     return PeftModel.from_pretrained(model, folder, is_trainable=trainable, local_files_only=True)
 
 
@@ -196,7 +226,11 @@ def isolated_gguf(file: Path) -> Iterator[dict[str, Any]]:
     read a config, template or adapter beside the file, and no fingerprint covers these."""
     with TemporaryDirectory() as folder:
         (Path(folder) / file.name).symlink_to(file.resolve())
-        yield {"pretrained_model_name_or_path": folder, "gguf_file": file.name, **LOCAL_WITHOUT_CODE}
+        yield {
+            "pretrained_model_name_or_path": folder,
+            "gguf_file": file.name,
+            **LOCAL_WITHOUT_CODE,
+        }
 
 
 def load_gguf(file: Path) -> Loaded:
@@ -204,7 +238,9 @@ def load_gguf(file: Path) -> Loaded:
     Raise UserError if weights are missing, which transformers would draw at random."""
     with isolated_gguf(file) as options:
         tokenizer = AutoTokenizer.from_pretrained(**options)
-        model, report = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, output_loading_info=True, **options)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            dtype=torch.float32, output_loading_info=True, **options
+        )
     if missing := sorted(report["missing_keys"]):
         way_out = "If it is one part of a model, join the parts: llama-gguf-split --merge"
         raise UserError(f"no weights for {', '.join(missing[:3])}. {way_out}.")
@@ -222,13 +258,21 @@ def sampling_weights(precision: Precision) -> Weights:
     return Weights.bf16 if precision is Precision.bf16 else Weights.fp32
 
 
-def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+def save_model(
+    model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor] | None = None
+) -> None:
     """Save weights as safetensors with config and generation config; of a model with an adapter, the adapter alone.
     `state` holds the weights if they were sharded over processes. Raise UserError if a weight is not finite."""
     weights = dict(model.named_parameters()) if state is None else state
-    floats = {name: each.detach() for name, each in weights.items() if each.is_floating_point() and each.numel()}
+    floats = {
+        name: each.detach()
+        for name, each in weights.items()
+        if each.is_floating_point() and each.numel()
+    }
     # The largest value of all is one read of the device; a read per weight would wait for it hundreds of times.
     if not bool(torch.nn.utils.get_total_norm(floats.values(), math.inf).isfinite()):
         name = next(name for name, values in floats.items() if not bool(values.isfinite().all()))
-        raise UserError(f"training diverged: {name} has values that are not finite. Lower the learning rate.")
+        raise UserError(
+            f"training diverged: {name} has values that are not finite. Lower the learning rate."
+        )
     model.save_pretrained(folder, state_dict=state)

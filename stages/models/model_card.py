@@ -24,11 +24,15 @@ TEXTS: dict[str, str] = read_beside(__file__)
 TEXT, LAST_STEP, CHAT, SCORE = (TEXTS[name] for name in ("text", "last_step", "chat", "score"))
 
 
-def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
+def write_card(
+    model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]
+) -> None:
     """Write `README.md` into a model folder that has its contract. `figures` are the stage's measurements."""
     objective, trained = cfg.objective, not isinstance(cfg, SFT) or cfg.train
     # An SFT model that is not trained has data as an input, but the card does not describe it.
-    manifests = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
+    manifests = {
+        role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"
+    }
     header, steps = read_earlier_steps(manifests, inputs)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
     split = Split.preference if objective.name == "grpo" else Split.sft
@@ -46,7 +50,9 @@ def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dic
         steps="\n".join(steps),
         last_step=last_step_text(cfg, figures) if trained else "",
         use=SCORE if objective.scores else CHAT,
-        end_of_turn=load_json(model / "contract.json", require_keys("end_of_turn"))["end_of_turn"]["token"],
+        end_of_turn=load_json(model / "contract.json", require_keys("end_of_turn"))["end_of_turn"][
+            "token"
+        ],
     )
     content = visible(f"---\n{yaml.safe_dump(header)}---\n{text}", "\n\t")
     (model / "README.md").write_text(content, encoding="utf-8")
@@ -54,17 +60,23 @@ def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dic
 
 def last_step_text(cfg: Training, figures: dict[str, Any]) -> str:
     """Return the section of a card about the last training: its settings and its figures."""
-    settings = {key: vars(cfg)[key] for key in TEXTS["settings"].split() if vars(cfg).get(key) is not None}
+    settings = {
+        key: vars(cfg)[key] for key in TEXTS["settings"].split() if vars(cfg).get(key) is not None
+    }
     if cfg.adapter in (Adapter.lora, Adapter.qlora):
         settings["lora"] = {"rank": cfg.lora.rank, "alpha": cfg.lora.alpha}
     numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
     return LAST_STEP.format(
         settings=", ".join(f"{key}={value}" for key, value in settings.items()),
-        figures="\n".join(f"| {name} | {signed(value, '{:z.4g}')} |" for name, value in numbers.items()),
+        figures="\n".join(
+            f"| {name} | {signed(value, '{:z.4g}')} |" for name, value in numbers.items()
+        ),
     )
 
 
-def read_earlier_steps(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
+def read_earlier_steps(
+    manifests: dict[str, Manifest], inputs: dict[str, Path]
+) -> tuple[dict[str, Any], list[str]]:
     """Return header and steps of the policy's card, or of the base."""
     base = manifests.get("base")
     if base and base["stage"] == "base":
@@ -83,28 +95,39 @@ def read_earlier_steps(manifests: dict[str, Manifest], inputs: dict[str, Path]) 
 def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path], split: Split) -> str:
     """Describe the training data in one line. `split`: the one of `data` that was trained on."""
     if "pairs" in manifests:
-        pairs, first_pair = manifests["pairs"]["metrics"], next(stream(inputs["pairs"] / "pairs.parquet", Pair))
+        pairs, first_pair = (
+            manifests["pairs"]["metrics"],
+            next(stream(inputs["pairs"] / "pairs.parquet", Pair)),
+        )
         # the pairs' file
         source = f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""
         return f"preference pairs{source}, {pairs['summary']}{licences.licences_message(pairs)}"
     if "unpaired" in manifests:
         return f"single completions, {manifests['unpaired']['metrics']['summary']}"
     data, stated = manifests["data"], licences.licences_message(manifests["data"]["metrics"])
-    rows, held_out = (data["metrics"]["examples"].get(each, 0) for each in (split, Split.validation))
+    rows, held_out = (
+        data["metrics"]["examples"].get(each, 0) for each in (split, Split.validation)
+    )
     counts = f"{rows:,} examples, {held_out:,} more held out{stated}"
     if data["stage"] == "select":
         selected, mended = data["metrics"]["selected"], data["metrics"]["mended"]
         answers = f"{selected:,} of a model's own answers, {mended:,} of them mended"
-        return f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else answers} ({counts})"
+        return (
+            f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else answers} ({counts})"
+        )
     tasks = data["config"]["tasks"]
-    sources = ["generated instructions with checks"] if tasks[split] or tasks[f"open_{split}"] else []
+    sources = (
+        ["generated instructions with checks"] if tasks[split] or tasks[f"open_{split}"] else []
+    )
     return f"{', '.join([*sources, *map(source_name, sources_of(manifests, split))])} ({counts})"
 
 
 def sources_of(inputs: dict[str, Manifest], split: Split = Split.sft) -> list[dict[str, Any]]:
     """Return the sources that contribute rows to a split."""
     data: Manifest = inputs.get("data", {"config": {}, "metrics": {}})
-    counted_sources = zip(data["config"].get("sources", []), data["metrics"].get("sources", []), strict=False)
+    counted_sources = zip(
+        data["config"].get("sources", []), data["metrics"].get("sources", []), strict=False
+    )
     return [source for source, counts in counted_sources if counts["examples"].get(split)]
 
 

@@ -22,7 +22,14 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from stages.models.run_attention import RunAttention, RunLayout, autocast_dtype, causal_mask, join_ranges, send_tensor
+from stages.models.run_attention import (
+    RunAttention,
+    RunLayout,
+    autocast_dtype,
+    causal_mask,
+    join_ranges,
+    send_tensor,
+)
 
 ATTENTION = "plumbline_packed"
 # On these devices every run is a separate attention call; on others one call computes all runs. On a CPU one more call
@@ -47,15 +54,21 @@ class PackedPairs:
     def from_batch(cls, input_ids: Tensor, attention_mask: Tensor) -> "PackedPairs":
         count, width = input_ids.shape
         if count % 2:
-            input_ids, attention_mask = (nn.functional.pad(t, (0, 0, 0, 1)) for t in (input_ids, attention_mask))
+            input_ids, attention_mask = (
+                nn.functional.pad(t, (0, 0, 0, 1)) for t in (input_ids, attention_mask)
+            )
         half = len(input_ids) // 2
         ends = attention_mask.sum(1)
-        in_both = torch.minimum(ends[:half], ends[half:])[:, None] > torch.arange(width, device=input_ids.device)
+        in_both = torch.minimum(ends[:half], ends[half:])[:, None] > torch.arange(
+            width, device=input_ids.device
+        )
         shared = ((input_ids[:half] == input_ids[half:]) & in_both).cumprod(1).sum(1)
         table = torch.stack([ends[:half], ends[half:] - shared, torch.zeros_like(shared), shared])
         # chosen and rejected of each pair in turn
         lengths, prefixes = table.view(2, 2, half).mT.flatten(1).tolist()
-        return cls(RunLayout.from_lengths(lengths[:count], input_ids.device, prefixes[:count]), width)
+        return cls(
+            RunLayout.from_lengths(lengths[:count], input_ids.device, prefixes[:count]), width
+        )
 
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
@@ -98,7 +111,11 @@ def attention(
     layout.windowed |= window is not None
     states = [query, key, value]
     # The CPU kernel does not check strides: it gives wrong results unless the elements of a head are contiguous.
-    fits = query.shape[-1] == value.shape[-1] and all(t.stride(-1) == 1 for t in states) and not kwargs.get("dropout")
+    fits = (
+        query.shape[-1] == value.shape[-1]
+        and all(t.stride(-1) == 1 for t in states)
+        and not kwargs.get("dropout")
+    )
     if fits and query.device.type in RUN_BY_RUN_DEVICES:
         return attend_by_run(module, states, layout, **kwargs), None
     # A meta tensor comes from `install_run_attention` on a model whose weights another process loads.
@@ -107,12 +124,16 @@ def attention(
     return (attend_varlen if works else attend_padded)(module, states, layout, **kwargs), None
 
 
-def attend_by_run(module: nn.Module, states: list[Tensor], layout: RunLayout, **kwargs: Any) -> Tensor:
+def attend_by_run(
+    module: nn.Module, states: list[Tensor], layout: RunLayout, **kwargs: Any
+) -> Tensor:
     """Call the kernel once per run: without padding, and computing attention of a shared prefix once."""
     return RunAttention.apply(*states, layout, kwargs.get("scaling"), kwargs.get("sliding_window"))  # type: ignore[no-any-return,no-untyped-call]
 
 
-def attend_varlen(module: nn.Module, states: list[Tensor], layout: RunLayout, **kwargs: Any) -> Tensor:
+def attend_varlen(
+    module: nn.Module, states: list[Tensor], layout: RunLayout, **kwargs: Any
+) -> Tensor:
     """Call `varlen_attn` once over the row, in autocast's precision if that is on. No state is padded; keys and values
     of a prefix are copied for the run that continues it."""
     query, key, value = (t[0].transpose(0, 1).to(autocast_dtype(states[0])) for t in states)
@@ -120,11 +141,17 @@ def attend_varlen(module: nn.Module, states: list[Tensor], layout: RunLayout, **
         key, value = (t.index_select(0, layout.attended) for t in (key, value))
     longest = max(layout.lengths), int(layout.totals.max())
     window = (kwargs.get("sliding_window") or 0) - 1  # so many earlier tokens; -1: all
-    options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": (window, 0), **SHARED_HEADS}
+    options: dict[str, Any] = {
+        "scale": kwargs.get("scaling"),
+        "window_size": (window, 0),
+        **SHARED_HEADS,
+    }
     return varlen_attn(query, key, value, *layout.boundaries, *longest, **options)[None]  # type: ignore[call-overload,no-any-return]
 
 
-def attend_padded(module: nn.Module, states: list[Tensor], layout: RunLayout, **kwargs: Any) -> Tensor:
+def attend_padded(
+    module: nn.Module, states: list[Tensor], layout: RunLayout, **kwargs: Any
+) -> Tensor:
     """Call SDPA once over padded sequences, each with its prefix in front. This is plain causal attention."""
     rows, sources = layout.sequences
     padded = (t[0].transpose(0, 1)[rows].transpose(1, 2) for t in states)
@@ -134,19 +161,25 @@ def attend_padded(module: nn.Module, states: list[Tensor], layout: RunLayout, **
 
 
 @cache
-def varlen_works(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, dim: int) -> bool:
+def varlen_works(
+    device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, dim: int
+) -> bool:
     """Return True if `attend_varlen` has the output and gradients of `attend_padded` on an example. With some versions
     of PyTorch, devices, types and sizes of heads, it lacks a kernel or an argument, or may align masks otherwise."""
     module: Any = SimpleNamespace(num_key_value_groups=heads // key_heads, is_causal=True)
     layout = RunLayout.from_lengths([7, 3, 0, 4], device, [0, 5, 2, 0], [0, 0, 0, 3])
     draw = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(1, 14, n, dim, generator=draw) for n in (heads, key_heads, key_heads, heads)]
+    tensors = [
+        torch.randn(1, 14, n, dim, generator=draw) for n in (heads, key_heads, key_heads, heads)
+    ]
 
     def agrees(window: int | None) -> bool:
         *states, weights = (t.to(device, dtype).requires_grad_() for t in tensors)
         results = []
         for attend in (attend_padded, attend_varlen):
-            output = attend(module, [t.transpose(1, 2) for t in states], layout, sliding_window=window)
+            output = attend(
+                module, [t.transpose(1, 2) for t in states], layout, sliding_window=window
+            )
             results.append([output, *torch.autograd.grad(output, states, weights)])
         return all((b - a).norm() <= ROUNDING * a.norm() for a, b in zip(*results, strict=True))
 
@@ -187,9 +220,13 @@ def install_run_attention(model: PreTrainedModel) -> bool:
         return False
     model.set_attn_implementation(ATTENTION)
     layout = RunLayout.from_lengths([1], model.device)
-    model.base_model(input_ids=layout.positions, position_ids=layout.positions, layout=layout, use_cache=False)
+    model.base_model(
+        input_ids=layout.positions, position_ids=layout.positions, layout=layout, use_cache=False
+    )
     config = model.config.get_text_config().to_dict()
-    has_window = bool(config.get("sliding_window")) and {*(config.get("layer_types") or [])} != {"full_attention"}
+    has_window = bool(config.get("sliding_window")) and {*(config.get("layer_types") or [])} != {
+        "full_attention"
+    }
     if not (passes_on := layout.used and layout.windowed >= has_window):
         model.set_attn_implementation(original)
     return passes_on
@@ -202,7 +239,9 @@ def add_layout(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
         return batch
     if "position_ids" in batch:
         return batch | {"layout": RunLayout.from_positions(batch["position_ids"])}
-    return batch | {"layout": PackedPairs.from_batch(batch["input_ids"], batch["attention_mask"]).layout}
+    return batch | {
+        "layout": PackedPairs.from_batch(batch["input_ids"], batch["attention_mask"]).layout
+    }
 
 
 def send_batch(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -236,17 +275,30 @@ def pack_pairs(model: PreTrainedModel) -> bool:
         return False
     backbone, padded_forward = model.base_model, model.base_model.forward
 
-    def forward(input_ids: Tensor, attention_mask: Any = None, layout: RunLayout | None = None, **kwargs: Any) -> Any:
+    def forward(
+        input_ids: Tensor,
+        attention_mask: Any = None,
+        layout: RunLayout | None = None,
+        **kwargs: Any,
+    ) -> Any:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        layout = replace(layout or PackedPairs.from_batch(input_ids, mask).layout, device=input_ids.device)
+        layout = replace(
+            layout or PackedPairs.from_batch(input_ids, mask).layout, device=input_ids.device
+        )
         pairs = PackedPairs(layout, input_ids.shape[1])
-        packed = {"input_ids": pairs.pack(input_ids), "position_ids": layout.positions, "layout": layout}
+        packed = {
+            "input_ids": pairs.pack(input_ids),
+            "position_ids": layout.positions,
+            "layout": layout,
+        }
         # `packed` replaces a classifier's position_ids=None
         output = padded_forward(**kwargs | packed)
         output.last_hidden_state = pairs.spread(output.last_hidden_state)
         # one tensor per layer of a mixture of experts, (tokens, experts)
         if logits := output.get("router_logits"):
-            output.router_logits = tuple(pairs.spread(layer[None]).flatten(0, 1) for layer in logits)
+            output.router_logits = tuple(
+                pairs.spread(layer[None]).flatten(0, 1) for layer in logits
+            )
         return output
 
     backbone.forward = forward
@@ -260,9 +312,13 @@ def pack_segments(model: PreTrainedModel) -> bool:
         return False
     backbone, masked_forward = model.base_model, model.base_model.forward
 
-    def forward(*args: Any, position_ids: Any = None, layout: RunLayout | None = None, **kwargs: Any) -> Any:
+    def forward(
+        *args: Any, position_ids: Any = None, layout: RunLayout | None = None, **kwargs: Any
+    ) -> Any:
         if position_ids is not None:
-            layout = replace(layout or RunLayout.from_positions(position_ids), device=position_ids.device)
+            layout = replace(
+                layout or RunLayout.from_positions(position_ids), device=position_ids.device
+            )
         return masked_forward(*args, position_ids=position_ids, layout=layout, **kwargs)
 
     backbone.forward = forward
@@ -287,7 +343,12 @@ def pack_groups(groups: Iterable[tuple[list[int], list[list[int]]]]) -> dict[str
             continued.append(whole)
     layout = RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued)
     input_ids, shift_labels = torch.tensor([ids]), torch.tensor([labels])
-    return {"input_ids": input_ids, "shift_labels": shift_labels, "scored": torch.tensor(scored), "layout": layout}
+    return {
+        "input_ids": input_ids,
+        "shift_labels": shift_labels,
+        "scored": torch.tensor(scored),
+        "layout": layout,
+    }
 
 
 def read_groups(model: PreTrainedModel) -> bool:
@@ -299,7 +360,9 @@ def read_groups(model: PreTrainedModel) -> bool:
 
     def forward(input_ids: Tensor, layout: RunLayout, scored: Tensor, **kwargs: Any) -> Any:
         layout = replace(layout, device=input_ids.device)
-        output = plain_forward(**kwargs | {"input_ids": input_ids, "position_ids": layout.positions, "layout": layout})
+        output = plain_forward(
+            **kwargs | {"input_ids": input_ids, "position_ids": layout.positions, "layout": layout}
+        )
         output.last_hidden_state = output.last_hidden_state.index_select(1, scored)
         return output
 

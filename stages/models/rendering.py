@@ -33,7 +33,9 @@ class ContractError(UserError):
 
 
 def tokenize_conversations(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[list[Message]], to_answer: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[list[Message]],
+    to_answer: bool = False,
 ) -> list[Tokens]:
     """Return the token ids of conversations, and which of them the template marks as the assistant's. `to_answer`: the
     assistant is to begin the next message.
@@ -43,7 +45,10 @@ def tokenize_conversations(
     marked = "endgeneration" in str(tokenizer.chat_template)
     with template_errors():
         encoding = tokenizer.apply_chat_template(
-            conversations, add_generation_prompt=to_answer, return_dict=True, return_assistant_tokens_mask=marked
+            conversations,
+            add_generation_prompt=to_answer,
+            return_dict=True,
+            return_assistant_tokens_mask=marked,
         )
     rows = encoding["input_ids"]
     masks = encoding["assistant_masks"] if marked else [[0] * len(ids) for ids in rows]

@@ -44,11 +44,17 @@ class RunLayout:
     device: torch.device
     used: bool = field(default=False, init=False)
     windowed: bool = field(default=False, init=False)
-    masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict, init=False)
+    masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(
+        default_factory=dict, init=False
+    )
 
     @classmethod
     def from_lengths(
-        cls, lengths: list[int], device: torch.device, prefixes: Sequence[int] = (), continued: Sequence[int] = ()
+        cls,
+        lengths: list[int],
+        device: torch.device,
+        prefixes: Sequence[int] = (),
+        continued: Sequence[int] = (),
     ) -> "RunLayout":
         """Return the layout of runs with these lengths. By default, each is a sequence or continues the one before."""
         continues = [*continued] or [max(0, run - 1) for run in range(len(lengths))]
@@ -73,7 +79,9 @@ class RunLayout:
         """For every run, the slice of the row with its prefix, and the slice with its own tokens."""
         starts = self.starts[self.continued].tolist(), self.starts.tolist()
         runs = zip(*starts, self.prefixes, self.lengths, strict=True)
-        return [(slice(first, first + prefix), slice(own, own + n)) for first, own, prefix, n in runs]
+        return [
+            (slice(first, first + prefix), slice(own, own + n)) for first, own, prefix, n in runs
+        ]
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -89,12 +97,16 @@ class RunLayout:
     def attended(self) -> torch.Tensor:
         """(attended tokens,), the places in the row of every run's prefix and own tokens, run after run."""
         starts = np.stack([self.starts[self.continued], self.starts], 1)
-        return self.on_device(join_ranges(starts.ravel(), np.stack([self.prefixes, self.lengths], 1).ravel()))
+        return self.on_device(
+            join_ranges(starts.ravel(), np.stack([self.prefixes, self.lengths], 1).ravel())
+        )
 
     @cached_property
     def boundaries(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(runs + 1,) each, in int32: where the runs begin and end in the row, and in `attended`."""
-        own, attended = (np.cumsum([0, *counts], dtype=np.int32) for counts in (self.lengths, self.totals))
+        own, attended = (
+            np.cumsum([0, *counts], dtype=np.int32) for counts in (self.lengths, self.totals)
+        )
         return self.on_device(own), self.on_device(attended)
 
     @cached_property
@@ -106,34 +118,48 @@ class RunLayout:
         firsts = np.arange(len(self.totals)) * width
         places = self.on_device(np.repeat(np.minimum(self.starts, sum(self.lengths) - 1), width))
         places[self.on_device(join_ranges(firsts, self.totals))] = self.attended
-        return places.view(-1, width), self.on_device(join_ranges(firsts + self.prefixes, self.lengths))
+        return places.view(-1, width), self.on_device(
+            join_ranges(firsts + self.prefixes, self.lengths)
+        )
 
     @cached_property
     def attended_places(self) -> list[tuple[list[slice], slice]]:
         """For every run with own tokens: the slices of the row that it attends to, and the slice of its own tokens."""
         runs = [(prefix, own) for prefix, own in self.slices if own.stop > own.start]
-        return [([prefix, own] if prefix.stop > prefix.start else [own], own) for prefix, own in runs]
+        return [
+            ([prefix, own] if prefix.stop > prefix.start else [own], own) for prefix, own in runs
+        ]
 
     def is_causal(self, run: int, window: int | None) -> bool:
         """Return True if plain causal attention is right for a run: without prefix, and within the window."""
-        return len(self.attended_places[run][0]) == 1 and (window is None or window >= self.lengths_attended[run])
+        return len(self.attended_places[run][0]) == 1 and (
+            window is None or window >= self.lengths_attended[run]
+        )
 
     def mask(self, run: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
         """Return a run's mask, (own, attended), 0 for visible tokens, else -inf, cut from that of all runs."""
         attended = self.lengths_attended
         if (window, dtype) not in self.masks:
             visible = visible_tokens(max(attended), window, self.device)
-            self.masks[window, dtype] = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -math.inf)
+            self.masks[window, dtype] = torch.zeros(visible.shape, dtype=dtype).masked_fill_(
+                ~visible, -math.inf
+            )
         own = self.attended_places[run][1]
-        return self.masks[window, dtype][attended[run] - (own.stop - own.start) : attended[run], : attended[run]]
+        return self.masks[window, dtype][
+            attended[run] - (own.stop - own.start) : attended[run], : attended[run]
+        ]
 
     @cached_property
     def lengths_attended(self) -> list[int]:
         """The number of tokens that each of `attended_places` attends to."""
-        return [sum(place.stop - place.start for place in places) for places, _ in self.attended_places]
+        return [
+            sum(place.stop - place.start for place in places) for places, _ in self.attended_places
+        ]
 
 
-def join_ranges(starts: list[int] | NDArray[Any], lengths: list[int] | NDArray[Any]) -> NDArray[np.int64]:
+def join_ranges(
+    starts: list[int] | NDArray[Any], lengths: list[int] | NDArray[Any]
+) -> NDArray[np.int64]:
     """Return the numbers start, …, start + length - 1 of every range, one range after another."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1]) + np.repeat(np.asarray(starts) + lengths - ends, lengths)
@@ -142,7 +168,11 @@ def join_ranges(starts: list[int] | NDArray[Any], lengths: list[int] | NDArray[A
 def send_tensor(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor of the CPU to the device. To an accelerator the copy starts from pinned memory, as otherwise the
     CPU would wait for all earlier work of the device."""
-    return tensor.to(device) if device.type in ("cpu", "meta") else tensor.pin_memory().to(device, non_blocking=True)
+    return (
+        tensor.to(device)
+        if device.type in ("cpu", "meta")
+        else tensor.pin_memory().to(device, non_blocking=True)
+    )
 
 
 def autocast_dtype(states: torch.Tensor) -> torch.dtype:
@@ -160,7 +190,11 @@ def visible_tokens(length: int, window: int | None, device: torch.device) -> tor
 
 def causal_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
     """Return the attention mask, (1, 1, length, length), or None if plain causal attention needs none."""
-    return None if window is None or window >= length else visible_tokens(length, window, device)[None, None]
+    return (
+        None
+        if window is None or window >= length
+        else visible_tokens(length, window, device)[None, None]
+    )
 
 
 class RunAttention(torch.autograd.Function):
@@ -180,12 +214,21 @@ class RunAttention(torch.autograd.Function):
         ctx.dtypes = query.dtype, key.dtype, value.dtype
         dtype = autocast_dtype(query)
         query, key, value = (t.to(dtype) for t in (query, key, value))
-        output, log_sums = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format), []
+        output, log_sums = (
+            torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format),
+            [],
+        )
         for run, (places, own) in enumerate(layout.attended_places):
             causal = layout.is_causal(run, window)
             mask = None if causal else layout.mask(run, window, dtype)[None, None]
             run_output, log_sum = forward_kernel(
-                query[:, :, own], pick(key, places), pick(value, places), 0.0, causal, attn_mask=mask, scale=scale
+                query[:, :, own],
+                pick(key, places),
+                pick(value, places),
+                0.0,
+                causal,
+                attn_mask=mask,
+                scale=scale,
             )
             output[:, own] = run_output.transpose(1, 2)
             log_sums.append(log_sum)
@@ -196,9 +239,19 @@ class RunAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, output, *log_sums = ctx.saved_tensors
-        grads = [torch.zeros_like(t, dtype=d) for t, d in zip((query, key, value), ctx.dtypes, strict=True)]
-        layout, window, dtype = ctx.layout, ctx.window, torch.promote_types(query.dtype, torch.float32)
-        rounded = [t.to(query.dtype) for t in (grad.transpose(1, 2), query, key, value, output.transpose(1, 2))]
+        grads = [
+            torch.zeros_like(t, dtype=d)
+            for t, d in zip((query, key, value), ctx.dtypes, strict=True)
+        ]
+        layout, window, dtype = (
+            ctx.layout,
+            ctx.window,
+            torch.promote_types(query.dtype, torch.float32),
+        )
+        rounded = [
+            t.to(query.dtype)
+            for t in (grad.transpose(1, 2), query, key, value, output.transpose(1, 2))
+        ]
         exact = [t.to(dtype) for t in rounded]
         for run, (places, own) in enumerate(layout.attended_places):
             scores = (own.stop - own.start) * layout.lengths_attended[run]
@@ -209,7 +262,9 @@ class RunAttention(torch.autograd.Function):
                 causal = layout.is_causal(run, window)
                 mask = None if causal else layout.mask(run, window, dtype)[None, None]
                 options = {"attn_mask": mask, "scale": ctx.scale}
-                run_grads = backward_kernel(*states, o[:, :, own], log_sums[run], 0.0, causal, **options)
+                run_grads = backward_kernel(
+                    *states, o[:, :, own], log_sums[run], 0.0, causal, **options
+                )
             else:
                 scale = ctx.scale or query.shape[-1] ** -0.5
                 run_grads = by_products(*states, layout.mask(run, window, query.dtype), scale)
@@ -225,7 +280,12 @@ class RunAttention(torch.autograd.Function):
 
 
 def by_products(
-    grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+    grad: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
 ) -> tuple[torch.Tensor, ...]:
     """Return a run's gradients in fp32, from matrix products: of query, (1, heads, own, dim), and of key and value,
     (1, key heads, attended, dim). Products are summed in fp32; scores and weights are rounded like the states."""
@@ -246,7 +306,9 @@ def by_products(
         by_key[:, :end].add_(torch.bmm(by_scores.transpose(1, 2), q))
         by_value[:, :end].add_(torch.bmm(weights.transpose(1, 2), g))
     by_query, by_key = by_query.mul_(scale), by_key.mul_(scale)
-    return by_query[None], *(t.view(*key.shape[:2], -1, attended, dim).sum(2) for t in (by_key, by_value))
+    return by_query[None], *(
+        t.view(*key.shape[:2], -1, attended, dim).sum(2) for t in (by_key, by_value)
+    )
 
 
 def pick(states: torch.Tensor, places: list[slice]) -> torch.Tensor:

@@ -15,16 +15,27 @@ from stages.store.sealed_json import read_text
 # These JSON files contain no settings, and may be tens of megabytes long.
 WITHOUT_SETTINGS = ("tokenizer.json", "vocab.json")
 CODE_KEYS = ("auto_map", "auto_mapping")
-KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
-NO_CODE = "Plumbline never runs a model's own code: take a model of a type that transformers supports."
-ONLY_SAFETENSORS = "Other formats can run code: convert the weights to *.safetensors in the same folder."
+KERNEL_KEYS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "_experts_implementation",
+)
+NO_CODE = (
+    "Plumbline never runs a model's own code: take a model of a type that transformers supports."
+)
+ONLY_SAFETENSORS = (
+    "Other formats can run code: convert the weights to *.safetensors in the same folder."
+)
 
 
 def validate_folder(folder: Path, adapter: bool = False) -> None:
     """Raise UserError, naming file and key, if the folder of a model or adapter asks for code, or for weights that are
     not safetensors in the folder, or if config.json has values that no model has."""
     if (folder / "custom_generate").exists():
-        raise UserError(f"{folder / 'custom_generate'}: the model contains code for generation. {NO_CODE}")
+        raise UserError(
+            f"{folder / 'custom_generate'}: the model contains code for generation. {NO_CODE}"
+        )
     for file in sorted(folder.glob("*.json")):
         if file.name not in WITHOUT_SETTINGS:
             for key, value in settings_at_any_depth(read_json(file)):
@@ -33,7 +44,9 @@ def validate_folder(folder: Path, adapter: bool = False) -> None:
         model_shape.read_config(folder)
     # transformers would load the model that an adapter names, from anywhere.
     if not adapter and (folder / "adapter_config.json").exists():
-        raise UserError(f"{folder / 'adapter_config.json'}: the folder is an adapter, not a model. Merge it first.")
+        raise UserError(
+            f"{folder / 'adapter_config.json'}: the folder is an adapter, not a model. Merge it first."
+        )
 
 
 def validate_setting(file: Path, key: str, value: Any) -> None:

@@ -48,7 +48,9 @@ def round_weights_once(device: torch.device) -> contextlib.AbstractContextManage
 
 
 def install_scoring(
-    model: PreTrainedModel, forward: Forward = Forward.shared_prefix, outputs: tuple[str, ...] = ("log_probs",)
+    model: PreTrainedModel,
+    forward: Forward = Forward.shared_prefix,
+    outputs: tuple[str, ...] = ("log_probs",),
 ) -> PreTrainedModel:
     """Give the model a trainer's forward and TRL's fused LM head, so policy and reference are scored alike. `outputs`:
     what the head computes, without the logits of all positions in memory."""
@@ -66,12 +68,21 @@ def sampled_ids(pair: Pair, contract: Contract) -> list[list[int] | None]:
         (pair.chosen, pair.chosen_token_ids, pair.chosen_tokenizer),
         (pair.rejected, pair.rejected_token_ids, pair.rejected_tokenizer),
     )
-    return [ids_if_unchanged(ids, digest, messages[0]["content"], contract) for messages, ids, digest in sides]
+    return [
+        ids_if_unchanged(ids, digest, messages[0]["content"], contract)
+        for messages, ids, digest in sides
+    ]
 
 
-def ids_if_unchanged(ids: list[int] | None, digest: str | None, text: str, contract: Contract) -> list[int] | None:
+def ids_if_unchanged(
+    ids: list[int] | None, digest: str | None, text: str, contract: Contract
+) -> list[int] | None:
     """Return `ids` if their contract has the same digest as this one, and they still decode to `text`; else None."""
-    return ids if ids is not None and digest == contract.digest and contract.text(ids) == text else None
+    return (
+        ids
+        if ids is not None and digest == contract.digest and contract.text(ids) == text
+        else None
+    )
 
 
 def tokenize_pairs(
@@ -95,27 +106,38 @@ def tokenize_pairs(
             yield pair, ids, completion_ids
 
 
-def tokenize_pair(pair: Pair, contract: Contract, sampled: list[list[int] | None] | None = None) -> PairLogProbs:
+def tokenize_pair(
+    pair: Pair, contract: Contract, sampled: list[list[int] | None] | None = None
+) -> PairLogProbs:
     """Return the pair as token ids, without log-probs: the sampled ids, or the tokens of its text under the contract.
     `sampled` are its `sampled_ids`, if the caller has them.
     Raise ContractError if the text cannot be rendered, or a completion has no token."""
     prompt = contract.prompt(pair.prompt)
     if pair.parts_early:
         context = count_shared_prefix(pair.chosen, pair.rejected)  # turns before the two part
-        sides = [contract.continuation(pair.prompt, side, context) for side in (pair.chosen, pair.rejected)]
+        sides = [
+            contract.continuation(pair.prompt, side, context)
+            for side in (pair.chosen, pair.rejected)
+        ]
         (chosen_ids, rejected_ids), masks = zip(*sides, strict=True)
         return PairLogProbs(pair.id, prompt, chosen_ids, rejected_ids, [], [], *masks)
     chosen, rejected = sampled_ids(pair, contract) if sampled is None else sampled
     if chosen is None:
-        _, chosen = contract.completion(pair.prompt, pair.chosen, pair.chosen_finish_reason == "stop")
+        _, chosen = contract.completion(
+            pair.prompt, pair.chosen, pair.chosen_finish_reason == "stop"
+        )
     if rejected is None:
-        _, rejected = contract.completion(pair.prompt, pair.rejected, pair.rejected_finish_reason == "stop")
+        _, rejected = contract.completion(
+            pair.prompt, pair.rejected, pair.rejected_finish_reason == "stop"
+        )
     if not (chosen and rejected):
         raise ContractError("a truncated completion has no token")
     return PairLogProbs(pair.id, prompt, chosen, rejected, [], [])
 
 
-def divide_rows(costs: list[int], budget: int, padded: bool, least_groups: int = 0) -> list[list[int]]:
+def divide_rows(
+    costs: list[int], budget: int, padded: bool, least_groups: int = 0
+) -> list[list[int]]:
     """Divide rows into at least `least_groups` micro-batches, as lists of indices into `costs`, in order. Each costs
     at most `budget` tokens, or is a single row. If `padded`, a row costs as much as its micro-batch's first row."""
     groups: list[list[int]] = []
@@ -135,11 +157,15 @@ def divide_rows(costs: list[int], budget: int, padded: bool, least_groups: int =
     return groups
 
 
-def batches_by_length(tokens: Sequence[int], budget: int | None, device: torch.device) -> list[list[int]]:
+def batches_by_length(
+    tokens: Sequence[int], budget: int | None, device: torch.device
+) -> list[list[int]]:
     """Divide rows into padded batches of at most `budget` tokens, by default as many as the device computes well at
     once. Return their indices, the longest rows first. `tokens`: of each row."""
     order = sorted(range(len(tokens)), key=lambda i: -tokens[i])
-    groups = divide_rows([tokens[i] for i in order], budget or memory.scored_tokens(device.type), padded=True)
+    groups = divide_rows(
+        [tokens[i] for i in order], budget or memory.scored_tokens(device.type), padded=True
+    )
     return [[order[i] for i in group] for group in groups]
 
 
@@ -168,14 +194,22 @@ def pad_completions(
     """Return prompts with completions as a batch on the CPU, (rows, tokens), padded on the right. `labels` are the
     tokens of completions, or those that a mask marks."""
     ids = [torch.tensor(prompt + completion) for prompt, completion, _ in rows]
-    marks = [torch.tensor([False] * len(prompt) + (mask or [True] * len(answer))) for prompt, answer, mask in rows]
-    padded, attention = pad_sequence(ids, True, pad_id), pad_sequence([torch.ones_like(t) for t in ids], True)
+    marks = [
+        torch.tensor([False] * len(prompt) + (mask or [True] * len(answer)))
+        for prompt, answer, mask in rows
+    ]
+    padded, attention = (
+        pad_sequence(ids, True, pad_id),
+        pad_sequence([torch.ones_like(t) for t in ids], True),
+    )
     labels = padded.masked_fill(~pad_sequence(marks, True), IGNORED)
     return {"input_ids": padded, "attention_mask": attention, "labels": labels}
 
 
 @torch.no_grad()
-def completion_scores(model: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+def completion_scores(
+    model: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]]
+) -> list[tuple[float, bool]]:
     """Return each completion's log-prob in nats, and whether the model finds each of its tokens the likeliest. `rows`:
     the token ids of a prompt and of its completion."""
     padded = pad_completions([(prompt, completion, None) for prompt, completion in rows], 0)
@@ -185,7 +219,9 @@ def completion_scores(model: PreTrainedModel, rows: Sequence[tuple[list[int], li
     return [(total, hit == len(row[1])) for total, hit, row in zip(sums, hits, rows, strict=True)]
 
 
-def join_reference(pairs: Iterable[Pair], logps: Iterable[PairLogProbs]) -> Iterator[tuple[Pair, PairLogProbs | None]]:
+def join_reference(
+    pairs: Iterable[Pair], logps: Iterable[PairLogProbs]
+) -> Iterator[tuple[Pair, PairLogProbs | None]]:
     """Yield every pair with the reference's log-probs, which come in the same order; None for a pair without them."""
     scored = iter(logps)
     log_probs = next(scored, None)
@@ -204,4 +240,6 @@ def require_same_tokens(pair: Pair, scored: PairLogProbs, contract: Contract) ->
         tokens.rejected_ids = tokens.rejected_ids[: len(scored.rejected_ids)]
     for column in ("prompt_ids", "chosen_ids", "rejected_ids", "chosen_mask", "rejected_mask"):
         if getattr(scored, column) != getattr(tokens, column):
-            raise UserError(f"pair {pair.id}: the reference scored other {column}. Build it again: rebuild=reference.")
+            raise UserError(
+                f"pair {pair.id}: the reference scored other {column}. Build it again: rebuild=reference."
+            )

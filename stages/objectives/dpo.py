@@ -26,7 +26,13 @@ from stages.models.contract import Contract
 from stages.models.loading import read_context_length
 from stages.models.packing import send_batch
 from stages.models.run_attention import send_tensor
-from stages.models.scoring import IGNORED, join_reference, require_same_tokens, round_weights_once, tokenize_pairs
+from stages.models.scoring import (
+    IGNORED,
+    join_reference,
+    require_same_tokens,
+    round_weights_once,
+    tokenize_pairs,
+)
 from stages.objectives.first_step import read_reference, score_in_batches
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
@@ -50,13 +56,17 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # TRL sets it
         # Under FSDP, TRL would load the reference as a second model in every process; and it would hash all weights.
-        with patch.multiple(dpo_trainer, create_model_from_path=lambda *_, **__: None, hash_module=lambda _: ""):
+        with patch.multiple(
+            dpo_trainer, create_model_from_path=lambda *_, **__: None, hash_module=lambda _: ""
+        ):
             super().__init__(*args, **kwargs)
         if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
             self.model.delete_adapter("ref")  # TRL copies an adapter before continuing it
         self.data_collator = partial(collate_masked, self.data_collator)
 
-    def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
+    def _prepare_dataset(
+        self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str
+    ) -> Dataset:
         """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
         return dataset
 
@@ -65,24 +75,37 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return dataset
 
     def count_tokens(self, row: Row) -> int:
-        prompt, chosen, rejected = (len(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))
-        return 2 * (prompt + max(chosen, rejected)) if self.is_padded else prompt + chosen + rejected
+        prompt, chosen, rejected = (
+            len(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected")
+        )
+        return (
+            2 * (prompt + max(chosen, rejected)) if self.is_padded else prompt + chosen + rejected
+        )
 
     def count_items(self, metric: str, batch: Batch) -> int:
         chosen, rejected = completion_tokens(batch)
-        items_by_metric = {"entropy": chosen + rejected, "logits/chosen": chosen, "mean_token_accuracy": chosen}
+        items_by_metric = {
+            "entropy": chosen + rejected,
+            "logits/chosen": chosen,
+            "mean_token_accuracy": chosen,
+        }
         items_by_metric |= {"logits/rejected": rejected}
         return items_by_metric.get(metric, len(batch["ref_chosen_logps"]))
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
         output = self.score(model, send_batch(self.collate(rows), self.args.device))
         widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
-        return [select_row(output, (slice(i, None, len(rows)), slice(width - 1))) for i, width in enumerate(widths)]
+        return [
+            select_row(output, (slice(i, None, len(rows)), slice(width - 1)))
+            for i, width in enumerate(widths)
+        ]
 
     def score(self, model: torch.nn.Module, batch: Batch) -> Any:
         """Return the output of a forward, with the log-probs of completion tokens, chosen over rejected."""
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
-        model_inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch}
+        model_inputs = {
+            name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch
+        }
         return model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
 
     def reward(self, log_probs: list[float], reference: list[float]) -> float:
@@ -97,7 +120,9 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         steps, items = super().get_batch_samples(*args, **kwargs)
         # there is none to train after the last one
         for step in steps if "sft" in self.loss_types else ():
-            ratio_here = send_tensor(chosen_per_pair(self.data_collator(step.rows)).float(), self.args.device)
+            ratio_here = send_tensor(
+                chosen_per_pair(self.data_collator(step.rows)).float(), self.args.device
+            )
             self._chosen_per_pair = self.accelerator.gather(ratio_here).mean()
         return steps, items
 
@@ -110,7 +135,9 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         # a tensor of the device
         weights, share = self.loss_weights, chosen_per_pair(inputs) / self._chosen_per_pair
         terms = zip(self.loss_types, weights, strict=True)
-        self.loss_weights = [(weight * share).float() if name == "sft" else weight for name, weight in terms]
+        self.loss_weights = [
+            (weight * share).float() if name == "sft" else weight for name, weight in terms
+        ]
         try:
             return super().compute_loss(model, inputs, *args, **kwargs)
         finally:
@@ -126,7 +153,9 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
     def reward(self, log_probs: list[float], _reference: list[float]) -> float:
         return self.cfg.beta * fmean(log_probs)
 
-    def compute_loss(self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any
+    ) -> Any:
         """Return the mean loss of some pairs, and add TRL's figures of pairs to the metrics."""
         output, tokens = self.score(model, inputs), inputs["completion_mask"].sum(-1)
         log_probs = output.log_probs.sum(-1)
@@ -134,12 +163,19 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
         margins = chosen - rejected
         loss = -logsigmoid(margins - self.cfg.gamma).mean() * self.loss_weights[0]
         logps = dict(zip(("logps/chosen", "logps/rejected"), log_probs.chunk(2), strict=True))
-        figures = {"rewards/chosen": chosen, "rewards/rejected": rejected, "rewards/margins": margins, **logps}
+        figures = {
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": margins,
+            **logps,
+        }
         figures["rewards/accuracies"] = (margins > 0).to(margins)
         training = self.model.training
         for name, values in figures.items():
             mean = values.detach().mean()
-            self._metrics["train" if training else "eval"][name].append(mean if training else float(mean))
+            self._metrics["train" if training else "eval"][name].append(
+                mean if training else float(mean)
+            )
         if training:
             self._metrics["train"]["entropy"].append(output.entropy.sum().detach() / tokens.sum())
             self._total_train_tokens += inputs["attention_mask"].sum()
@@ -149,9 +185,13 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
 def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:
     """Return TRL's batch, in which the masks of rows leave out the completion tokens that are only read."""
     batch = collate(rows)
-    for i, (prompt, mask) in enumerate((row["prompt_ids"], row[side]) for side in MASKS for row in rows):
+    for i, (prompt, mask) in enumerate(
+        (row["prompt_ids"], row[side]) for side in MASKS for row in rows
+    ):
         if mask is not None:
-            batch["completion_mask"][i, len(prompt) : len(prompt) + len(mask)] = torch.tensor(mask).long()
+            batch["completion_mask"][i, len(prompt) : len(prompt) + len(mask)] = torch.tensor(
+                mask
+            ).long()
     return batch
 
 
@@ -162,7 +202,9 @@ def completion_tokens(batch: Batch) -> tuple[int, int]:
 
 
 def chosen_per_pair(batch: Batch) -> torch.Tensor:
-    return batch["completion_mask"][:, 1:].chunk(2)[0].sum().double() / len(batch["ref_chosen_logps"])
+    return batch["completion_mask"][:, 1:].chunk(2)[0].sum().double() / len(
+        batch["ref_chosen_logps"]
+    )
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
@@ -170,9 +212,13 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
     tokens beyond the shorter completion's length by `ld_alpha`."""
     shorter = min(len(scored.chosen_logps), len(scored.rejected_logps))
     alpha = 1.0 if ld_alpha is None else ld_alpha
-    return {name: vars(scored)[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids", *MASKS)} | {
-        "ref_chosen_logps": sum(scored.chosen_logps[:shorter]) + alpha * sum(scored.chosen_logps[shorter:]),
-        "ref_rejected_logps": sum(scored.rejected_logps[:shorter]) + alpha * sum(scored.rejected_logps[shorter:]),
+    return {
+        name: vars(scored)[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids", *MASKS)
+    } | {
+        "ref_chosen_logps": sum(scored.chosen_logps[:shorter])
+        + alpha * sum(scored.chosen_logps[shorter:]),
+        "ref_rejected_logps": sum(scored.rejected_logps[:shorter])
+        + alpha * sum(scored.rejected_logps[shorter:]),
     }
 
 
@@ -184,16 +230,24 @@ def cut_at_difference(scored: PairLogProbs) -> PairLogProbs:
     if mask and not mask[-1]:
         return scored
     logps = scored.rejected_logps[: sum(mask) if mask else end]
-    return replace(scored, rejected_ids=scored.rejected_ids[:end], rejected_logps=logps, rejected_mask=mask)
+    return replace(
+        scored, rejected_ids=scored.rejected_ids[:end], rejected_logps=logps, rejected_mask=mask
+    )
 
 
-def read_rows(inputs: dict[str, Path], contract: Contract, cfg: DPO, out: StageDir) -> SplitRows[PreferenceRows]:
+def read_rows(
+    inputs: dict[str, Path], contract: Contract, cfg: DPO, out: StageDir
+) -> SplitRows[PreferenceRows]:
     """Return the pairs whose completions fit into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
     for pair, reference in scored_pairs(inputs, contract, cfg, rows.left_out):
-        tokens = len(reference.prompt_ids) + max(len(reference.chosen_ids), len(reference.rejected_ids))
+        tokens = len(reference.prompt_ids) + max(
+            len(reference.chosen_ids), len(reference.rejected_ids)
+        )
         if tokens > cfg.max_length:
-            rows.left_out.add(pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens)
+            rows.left_out.add(
+                pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens
+            )
             continue
         if not cfg.reference_free:
             require_same_tokens(pair, reference, contract)
@@ -214,7 +268,9 @@ def scored_pairs(
         for pair, tokens, _ in tokenize_pairs(pairs, contract, context, left_out):
             yield pair, tokens
         return
-    for pair, scored in join_reference(pairs, stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)):
+    for pair, scored in join_reference(
+        pairs, stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)
+    ):
         if scored:
             yield pair, scored
         else:
@@ -226,7 +282,15 @@ def read_held_out(inputs: dict[str, Path], rows: PreferenceRows) -> list[PairLog
     if "reference" in inputs:
         return read_reference(inputs, rows.ids)
     return [
-        PairLogProbs(name, row["prompt_ids"], row["chosen_ids"], row["rejected_ids"], [], [], *map(row.get, MASKS))
+        PairLogProbs(
+            name,
+            row["prompt_ids"],
+            row["chosen_ids"],
+            row["rejected_ids"],
+            [],
+            [],
+            *map(row.get, MASKS),
+        )
         for name, row in zip(rows.ids, rows.rows, strict=True)
     ]
 
@@ -238,11 +302,21 @@ def trainable_model(model: PreTrainedModel, adapter: Path, cfg: DPO, out: StageD
 
 def starting_loss(cfg: DPO) -> float | None:
     """Return the loss at log-ratio 0, or None if it has no fixed value (`sft`, WPO weighting, MoE auxiliary loss)."""
-    if cfg.trainer.get("use_weighting") or cfg.trainer.get("router_aux_loss_coef") or "sft" in cfg.loss_type:
+    if (
+        cfg.trainer.get("use_weighting")
+        or cfg.trainer.get("router_aux_loss_coef")
+        or "sft" in cfg.loss_type
+    ):
         return None
     ln2, beta, epsilon = math.log(2), cfg.beta, cfg.trainer.get("label_smoothing", 0.0)
     values = dict.fromkeys(("sigmoid", "sigmoid_norm", "robust", "aot", "aot_unpaired"), ln2)
-    values |= {"hinge": 1.0, "apo_zero": 1.0, "apo_down": 1.0, "nca_pair": 2 * ln2, "bco_pair": 2 * ln2}
+    values |= {
+        "hinge": 1.0,
+        "apo_zero": 1.0,
+        "apo_down": 1.0,
+        "nca_pair": 2 * ln2,
+        "bco_pair": 2 * ln2,
+    }
     values |= {"discopop": (1 + ln2) / 2, "ipo": 1 / (4 * beta**2), "sppo_hard": 1 / (2 * beta**2)}
     if epsilon:
         values["exo_pair"] = -ln2 - 0.5 * math.log(epsilon * (1 - epsilon))
@@ -250,12 +324,19 @@ def starting_loss(cfg: DPO) -> float | None:
     return sum(w * values[t] for t, w in zip(cfg.loss_type, weights, strict=True))
 
 
-def reward_margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -> list[dict[str, Any]]:
+def reward_margins(
+    trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]
+) -> list[dict[str, Any]]:
     """Return the trained policy's reward margin of every pair, in nats: β log π(y_w|x)/π_ref(y_w|x) - β log
     π(y_l|x)/π_ref(y_l|x), or SimPO's. TRL's rewards/margins is its mean, with `first_difference` of cut ones."""
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
         scores = trainer.log_probs(pairs)
-    chosen = [trainer.reward(scored, p.chosen_logps) for p, (scored, _) in zip(pairs, scores, strict=True)]
-    rejected = [trainer.reward(scored, p.rejected_logps) for p, (_, scored) in zip(pairs, scores, strict=True)]
+    chosen = [
+        trainer.reward(scored, p.chosen_logps) for p, (scored, _) in zip(pairs, scores, strict=True)
+    ]
+    rejected = [
+        trainer.reward(scored, p.rejected_logps)
+        for p, (_, scored) in zip(pairs, scores, strict=True)
+    ]
     return [{"id": p.id, "margin": a - b} for p, a, b in zip(pairs, chosen, rejected, strict=True)]

@@ -32,7 +32,13 @@ class FirstStepCheck(TrainerCallback):
     its known start: `start` of so many rows, or None if it has no fixed value. The policy is measured when it is ready
     to train, sharded if it will train so. Scratch keeps the figures for a resumed run, whose policy has changed."""
 
-    def __init__(self, trainer: Any, inputs: dict[str, Path], ids: list[str], start: Callable[[int], float | None]):
+    def __init__(
+        self,
+        trainer: Any,
+        inputs: dict[str, Path],
+        ids: list[str],
+        start: Callable[[int], float | None],
+    ):
         self.trainer, self.inputs, self.start = trainer, inputs, start
         self.scored = read_reference(inputs, ids[:CHECKED])
         self.file = trainer.out / SCRATCH / "first_step.json"
@@ -41,7 +47,9 @@ class FirstStepCheck(TrainerCallback):
         if is_lost and trainer.cfg.runtime.sharding is Sharding.none:
             self.measure()  # the loaded policy is still untrained
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         if state.global_step == 0:
             self.measure()
 
@@ -53,12 +61,17 @@ class FirstStepCheck(TrainerCallback):
         """Store the mean gap in nats per token, and the loss. In a later round of `dpo.reference=sft` the policy is
         not the reference, and nothing is stored.
         Raise UserError, naming both models, if they differ, or if the loss is not that of log-ratio 0."""
-        policy, reference = manifest_of(self.inputs["policy"]), manifest_of(self.inputs["reference"])
+        policy, reference = (
+            manifest_of(self.inputs["policy"]),
+            manifest_of(self.inputs["reference"]),
+        )
         model, cfg = reference["inputs"]["reference"], self.trainer.cfg
         names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({model['fingerprint']})"
         same_weights = policy["digest"] == model["digest"]
         if not same_weights and not (isinstance(cfg, DPO) and cfg.reference is DPOReference.sft):
-            raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
+            raise UserError(
+                f"{names} are not the same weights. Build the reference again: rebuild=reference."
+            )
         figures = self.compare_first_pairs(names) if same_weights else {}
         if self.trainer.out.is_main:
             write_note(self.file, figures)
@@ -69,8 +82,13 @@ class FirstStepCheck(TrainerCallback):
         was_training = trainer.model.training
         trainer.model.eval()
         stored = [log_prob for p in scored for log_prob in (*p.chosen_logps, *p.rejected_logps)]
-        now = [log_prob for sides in trainer.log_probs(scored) for side in sides for log_prob in side]
-        gap, loss = fmean(abs(a - b) for a, b in zip(now, stored, strict=True)), mean_loss(trainer, len(scored))
+        now = [
+            log_prob for sides in trainer.log_probs(scored) for side in sides for log_prob in side
+        ]
+        gap, loss = (
+            fmean(abs(a - b) for a, b in zip(now, stored, strict=True)),
+            mean_loss(trainer, len(scored)),
+        )
         trainer.model.train(was_training)
         allowed = allowed_gap(cfg.precision, fmean(map(abs, stored)))
         if not gap <= allowed:
@@ -79,8 +97,12 @@ class FirstStepCheck(TrainerCallback):
                 f"{cfg.precision}): other weights, template or precision. Build it again: rebuild=reference."
             )
         start = self.start(len(scored))
-        if start is not None and not abs(loss - start) <= LOSS_TOLERANCE[cfg.precision] * max(1.0, abs(start)):
-            raise UserError(f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {start:.6g}.")
+        if start is not None and not abs(loss - start) <= LOSS_TOLERANCE[cfg.precision] * max(
+            1.0, abs(start)
+        ):
+            raise UserError(
+                f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {start:.6g}."
+            )
         return {"step_0_gap": gap, "step_0_loss": loss}
 
 
@@ -95,18 +117,24 @@ def mean_loss(trainer: MicroBatches, pairs: int) -> float:
     """The mean of TRL's loss over the first pairs, computed in micro-batches."""
     total = 0.0
     for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
-        loss, _, _ = trainer.prediction_step(trainer.model, trainer.collate(rows), prediction_loss_only=True)
+        loss, _, _ = trainer.prediction_step(
+            trainer.model, trainer.collate(rows), prediction_loss_only=True
+        )
         total += float(loss) * len(rows)
     trainer._metrics["eval"].clear()
     return total / pairs
 
 
-def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows: list[Row]) -> list[Scores]:
+def score_in_batches(
+    trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows: list[Row]
+) -> list[Scores]:
     """Return `pair_log_probs` of every pair under the policy, in the trainer's batches of the pairs' `rows`."""
     by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, Scores]()
     for part in trainer.evaluation_batches(rows):
         batch = [by_id[row["id"]] for row in part]
-        scores = pair_log_probs(trainer.model, batch, trainer.processing_class.pad_token_id, trainer.cfg.precision)
+        scores = pair_log_probs(
+            trainer.model, batch, trainer.processing_class.pad_token_id, trainer.cfg.precision
+        )
         scores_by_id |= zip([p.id for p in batch], scores, strict=True)
     return [scores_by_id[p.id] for p in pairs]
 
@@ -114,5 +142,9 @@ def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows:
 def read_reference(inputs: dict[str, Path], pair_ids: Collection[str]) -> list[PairLogProbs]:
     """Read the reference's log-probs of these pairs, in the order of the table, and stop after the last one."""
     wanted_ids = {*pair_ids}
-    scored = (p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in wanted_ids)
+    scored = (
+        p
+        for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)
+        if p.id in wanted_ids
+    )
     return list(islice(scored, len(wanted_ids)))

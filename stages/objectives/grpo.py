@@ -54,7 +54,11 @@ class Scored(NamedTuple):
 
 
 def read_rows(
-    examples: Iterable[Example], contract: Contract, cfg: ScoredGRPO, out: StageDir, context: int | None = None
+    examples: Iterable[Example],
+    contract: Contract,
+    cfg: ScoredGRPO,
+    out: StageDir,
+    context: int | None = None,
 ) -> tuple[SplitRows[PromptRows], dict[str, Example]]:
     """Return the prompts that fit into `max_length` and the context with their completions, as rows, and the examples
     by id. At most HELD_OUT prompts, drawn by id, are held out."""
@@ -62,7 +66,9 @@ def read_rows(
     rows, prompts, unchecked = SplitRows(PromptRows, cfg, out), dict[str, Example](), 0
     for example in sorted(examples, key=lambda e: draw_order(e.id)):
         held_out = example.split == Split.validation
-        if not (example.split == Split.preference or (held_out and len(rows.validation) < HELD_OUT)):
+        if not (
+            example.split == Split.preference or (held_out and len(rows.validation) < HELD_OUT)
+        ):
             continue
         if cfg.label.labelers == ["verifier"] and not example.checks:
             unchecked += 1
@@ -79,7 +85,9 @@ def read_rows(
         prompts[example.id] = example
     rows.settle()
     if unchecked:
-        out.inform(f"{unchecked} prompts are not used: they have no checks, by which label=verifier scores.")
+        out.inform(
+            f"{unchecked} prompts are not used: they have no checks, by which label=verifier scores."
+        )
     return rows, prompts
 
 
@@ -88,7 +96,9 @@ def load_start(policy: Path, cfg: ScoredGRPO, device: torch.device) -> PreTraine
     Raise UserError if its attention cannot be packed."""
     model = load_model(policy, cfg.start_weights, device)
     if not read_groups(model):
-        raise UserError("align=grpo: this model's attention cannot read a group as one row. Use align=dpo.")
+        raise UserError(
+            "align=grpo: this model's attention cannot read a group as one row. Use align=dpo."
+        )
     lm_head.install_cpu_head()
     add_fused_lm_head(model, cfg.temperature, outputs=("log_probs", "entropy"))
     return model
@@ -103,7 +113,9 @@ def compute_advantages(rewards: Sequence[float], cfg: ScoredGRPO) -> list[float]
     return [(reward - mean) / scale for reward in rewards]
 
 
-def group_rows(groups: Sequence[list[Rollout]], prompts: dict[str, list[int]], cfg: ScoredGRPO) -> list[Row]:
+def group_rows(
+    groups: Sequence[list[Rollout]], prompts: dict[str, list[int]], cfg: ScoredGRPO
+) -> list[Row]:
     """Return the groups that teach something, each as its prompt and its `Scored` completions: groups with different
     rewards and, with a KL term, then all others. Completions without a reward are left out. Shares are those of the
     whole step, which includes groups that teach nothing. `prompts`: token ids by id."""
@@ -115,9 +127,17 @@ def group_rows(groups: Sequence[list[Rollout]], prompts: dict[str, list[int]], c
     rows = list[Row]()
     for group in live:
         completions = list[Scored]()
-        for r, advantage in zip(group, compute_advantages([r.reward or 0.0 for r in group], cfg), strict=True):
-            divisors = {"grpo": count * r.n_tokens, "dr_grpo": count * cfg.max_new_tokens, "dapo": tokens}
-            completions.append(Scored(r.token_ids or [], advantage, 1 / divisors[cfg.loss_type], r.logprob or 0.0))
+        for r, advantage in zip(
+            group, compute_advantages([r.reward or 0.0 for r in group], cfg), strict=True
+        ):
+            divisors = {
+                "grpo": count * r.n_tokens,
+                "dr_grpo": count * cfg.max_new_tokens,
+                "dapo": tokens,
+            }
+            completions.append(
+                Scored(r.token_ids or [], advantage, 1 / divisors[cfg.loss_type], r.logprob or 0.0)
+            )
         rows.append({"prompt_ids": prompts[group[0].prompt_id], "completions": completions})
     return rows
 
@@ -158,7 +178,9 @@ class GroupTrainer(MicroBatches):
         self.loss_is_scaled_for_ga = True  # shares are those of the whole step
 
     def count_tokens(self, row: Row) -> int:
-        return len(row["prompt_ids"]) + sum(len(completion.token_ids) - 1 for completion in row["completions"])
+        return len(row["prompt_ids"]) + sum(
+            len(completion.token_ids) - 1 for completion in row["completions"]
+        )
 
     def count_items(self, metric: str, batch: Batch) -> int:
         return int((batch["shares"] > 0).sum())
@@ -171,31 +193,46 @@ class GroupTrainer(MicroBatches):
         of its completion, and the sampler's log-prob of every completion."""
         completions = [completion for row in rows for completion in row["completions"]]
         lengths = torch.tensor([len(completion.token_ids) for completion in completions])
-        return pack_groups((row["prompt_ids"], [c.token_ids for c in row["completions"]]) for row in rows) | {
-            "advantages": torch.tensor([c.advantage for c in completions]).repeat_interleave(lengths),
+        return pack_groups(
+            (row["prompt_ids"], [c.token_ids for c in row["completions"]]) for row in rows
+        ) | {
+            "advantages": torch.tensor([c.advantage for c in completions]).repeat_interleave(
+                lengths
+            ),
             "shares": torch.tensor([c.share for c in completions]).repeat_interleave(lengths),
             "completion": torch.arange(len(lengths)).repeat_interleave(lengths),
             "sampled": torch.tensor([c.logprob if c.share else 0.0 for c in completions]),
         }
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], None]:
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
         return [*islice(epoch_iterator, num_batches)], None
 
-    def training_step(self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """Compute the gradients of a step on rollouts of the current weights. A step in which no group teaches has no
         gradients, so that the optimizer changes nothing.
         Raise UserError if MOST_DEAD steps in a row had no group that teaches."""
         groups = self.rollouts.of_step([row["id"] for row in inputs])
-        live, loss = group_rows(groups, self.rollouts.token_ids, self.cfg), torch.zeros((), device=self.args.device)
+        live, loss = (
+            group_rows(groups, self.rollouts.token_ids, self.cfg),
+            torch.zeros((), device=self.args.device),
+        )
         if live:
             # The groups of this process, or an idle row if there are none.
             rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
             loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
         figures = describe_step(groups)
         self._metrics["train"] |= {name: [value] for name, value in figures.items()}
-        counts = [entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry][1 - MOST_DEAD :]
+        counts = [
+            entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry
+        ][1 - MOST_DEAD :]
         if not live and len(counts) == MOST_DEAD - 1 and not any(counts):
-            problem = f"in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards"
+            problem = (
+                f"in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards"
+            )
             keys = f"grpo.completions (now {self.cfg.completions}) or grpo.temperature (now {self.cfg.temperature:g})"
             ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
             if figures["ended"] <= MOST:
@@ -206,12 +243,16 @@ class GroupTrainer(MicroBatches):
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """Divide the groups by the budget, which may have fallen by now, into equally many parts in each process."""
         parts = [part for row in rows for part in divide_group(row, self.token_budget)]
-        return super().micro_batches(parts + [idle_row(rows[0])] * (max(gather_object([len(parts)])) - len(parts)))
+        return super().micro_batches(
+            parts + [idle_row(rows[0])] * (max(gather_object([len(parts)])) - len(parts))
+        )
 
     def is_divisible(self, rows: list[Row]) -> bool:
         return super().is_divisible(rows) or len(rows[0]["completions"]) > 1
 
-    def compute_loss(self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any
+    ) -> Any:
         """Return the loss of some groups, times the number of processes, which average their gradients."""
         options = {name: inputs[name] for name in ("input_ids", "layout", "scored", "shift_labels")}
         options |= {"use_cache": False, "fused_lm_head": True}
@@ -228,7 +269,9 @@ class GroupTrainer(MicroBatches):
             sums = torch.zeros_like(inputs["sampled"]).index_add_(0, inputs["completion"], counted)
             figures["sampler_gap"] = (sums - inputs["sampled"]).abs()
         for name, values in figures.items():
-            total = values.sum() if name == "sampler_gap" else torch.where(shares > 0, values, 0).sum()
+            total = (
+                values.sum() if name == "sampler_gap" else torch.where(shares > 0, values, 0).sum()
+            )
             self._metrics["train"][name].append(total / (shares > 0).sum())
         self._total_train_tokens += inputs["input_ids"].new_tensor(inputs["input_ids"].numel())
         return (shares * costs * (log_probs - old_log_probs).exp()).sum() * self.args.world_size
@@ -251,7 +294,9 @@ class GroupTrainer(MicroBatches):
             metrics["eval_pass_rate"] = fmean(reward == 1 for reward in scored)
         metrics["eval_loops"] = fmean(is_repetitive(answer.text) for answer in answers)
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

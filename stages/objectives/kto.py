@@ -22,7 +22,13 @@ from stages.config.choices import Forward
 from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, send_batch
-from stages.models.scoring import autocast, install_scoring, pad_completions, require_same_tokens, round_weights_once
+from stages.models.scoring import (
+    autocast,
+    install_scoring,
+    pad_completions,
+    require_same_tokens,
+    round_weights_once,
+)
 from stages.objectives.first_step import score_in_batches
 from stages.store.records import PairLogProbs, stream
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
@@ -41,13 +47,17 @@ def read_rows(
     rows, labels = SplitRows(PreferenceRows, cfg, out), dict[str, bool]()
     rows.train.noun = "completions"
     scored = {p.id: p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
-    for pair in mismatched_pairs(stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)):
+    for pair in mismatched_pairs(
+        stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
+    ):
         labels[pair.id] = pair.label
         if not (reference := scored.get(pair.id)):
             rows.left_out.add(pair.id, "not scored by the reference")
             continue
         if (tokens := len(reference.prompt_ids) + len(reference.chosen_ids)) > cfg.max_length:
-            rows.left_out.add(pair.id, f"longer than kto.max_length={cfg.max_length} tokens", tokens)
+            rows.left_out.add(
+                pair.id, f"longer than kto.max_length={cfg.max_length} tokens", tokens
+            )
             continue
         require_same_tokens(pair, reference, contract)
         rows.add(pair.split, pair.id, trl_row(reference, pair.label, cfg.max_length), pair.prompt)
@@ -113,25 +123,35 @@ class CompletionTrainer(MicroBatches):
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
         output = self.score(model, send_batch(self.collate(rows), self.args.device))
         widths = [self.count_tokens(row) - 1 for row in rows]
-        return [select_row(output, (slice(i, i + 1), slice(width))) for i, width in enumerate(widths)]
+        return [
+            select_row(output, (slice(i, i + 1), slice(width))) for i, width in enumerate(widths)
+        ]
 
     def score(self, model: torch.nn.Module, batch: Batch) -> Any:
         names = ("input_ids", "attention_mask", "labels", "layout")
-        return model(**{n: batch[n] for n in names if n in batch}, use_cache=False, fused_lm_head=True)
+        return model(
+            **{n: batch[n] for n in names if n in batch}, use_cache=False, fused_lm_head=True
+        )
 
-    def compute_loss(self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any
+    ) -> Any:
         """Return the mean loss of some completions (Eq. 7), and add their figures to the metrics."""
         cfg, desirable, output = self.cfg, inputs["label"] > 0, self.score(model, inputs)
         log_probs = output.log_probs.sum(-1)
         ratios, z = log_probs - inputs["ref_logps"], self.divergence.clamp(min=0).to(log_probs)
         weights = torch.where(desirable, cfg.desirable_weight or 0.0, cfg.undesirable_weight or 0.0)
-        losses = weights * (1 - torch.sigmoid(cfg.beta * torch.where(desirable, ratios - z, z - ratios)))
+        losses = weights * (
+            1 - torch.sigmoid(cfg.beta * torch.where(desirable, ratios - z, z - ratios))
+        )
         metrics = self._metrics["train" if self.model.training else "eval"]
         for kind, chosen in {"chosen": desirable, "rejected": ~desirable}.items():
             for name, values in (("rewards", cfg.beta * ratios), ("logps", log_probs)):
                 # NaN if none is of this kind
                 mean = torch.where(chosen, values, 0).sum() / chosen.sum()
-                metrics[f"{name}/{kind}"].append(mean.detach() if self.model.training else float(mean))
+                metrics[f"{name}/{kind}"].append(
+                    mean.detach() if self.model.training else float(mean)
+                )
         if self.model.training:
             metrics["entropy"].append(output.entropy.sum().detach() / (inputs["labels"] >= 0).sum())
             self._total_train_tokens += inputs["attention_mask"].sum()
@@ -145,7 +165,10 @@ class CompletionTrainer(MicroBatches):
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
         rows_here = self.count_rows_here(len(dataloader.dataset))  # type: ignore[arg-type]
-        rows = [row | {"counts": float(i < rows_here)} for i, row in enumerate(self.evaluated_rows(dataloader))]
+        rows = [
+            row | {"counts": float(i < rows_here)}
+            for i, row in enumerate(self.evaluated_rows(dataloader))
+        ]
         self.divergence = self.estimate_divergence(self.model, rows)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
@@ -169,13 +192,18 @@ class CompletionTrainer(MicroBatches):
         """Add the metrics, with the margin between the mean rewards of both kinds."""
         training = self.model.training
         metrics = self._metrics["train" if training else "eval"]
-        measured = {name: [v for v in map(float, values) if not math.isnan(v)] for name, values in metrics.items()}
+        measured = {
+            name: [v for v in map(float, values) if not math.isnan(v)]
+            for name, values in metrics.items()
+        }
         figures = {name: fmean(values) for name, values in measured.items() if values}
         if {"rewards/chosen", "rewards/rejected"} <= figures.keys():
             figures["rewards/margins"] = figures["rewards/chosen"] - figures["rewards/rejected"]
         metrics.clear()
         prefix = "" if training else "eval_"
-        super().log(logs | {f"{prefix}{name}": value for name, value in figures.items()}, start_time)
+        super().log(
+            logs | {f"{prefix}{name}": value for name, value in figures.items()}, start_time
+        )
 
     def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
         """Return the log-probs of each completion and of its mismatched one under the policy."""
@@ -185,8 +213,12 @@ class CompletionTrainer(MicroBatches):
 
 def pad_rows(rows: Sequence[Row], pad_id: int) -> Batch:
     """Return rows as a batch on the CPU, padded on the right; `labels`, (rows, tokens), are those of completions."""
-    batch = pad_completions([(row["prompt_ids"], row["completion_ids"], None) for row in rows], pad_id)
-    return batch | {name: torch.tensor([row[name] for row in rows]) for name in ("label", "ref_logps")}
+    batch = pad_completions(
+        [(row["prompt_ids"], row["completion_ids"], None) for row in rows], pad_id
+    )
+    return batch | {
+        name: torch.tensor([row[name] for row in rows]) for name in ("label", "ref_logps")
+    }
 
 
 def starting_loss(trainer: CompletionTrainer, count: int) -> float:
@@ -196,12 +228,18 @@ def starting_loss(trainer: CompletionTrainer, count: int) -> float:
     return sum(weights[int(label)] or 0.0 for label in labels) / (2 * count)
 
 
-def rewards(trainer: CompletionTrainer, pairs: Sequence[PairLogProbs], labels: dict[str, bool]) -> list[Row]:
+def rewards(
+    trainer: CompletionTrainer, pairs: Sequence[PairLogProbs], labels: dict[str, bool]
+) -> list[Row]:
     """Return the trained policy's reward of every completion, β log π(y|x)/π_ref(y|x), in nats, and its label."""
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
         scored = zip(pairs, trainer.log_probs(pairs), strict=True)
     return [
-        {"id": p.id, "reward": trainer.cfg.beta * (sum(own) - sum(p.chosen_logps)), "desirable": labels[p.id]}
+        {
+            "id": p.id,
+            "reward": trainer.cfg.beta * (sum(own) - sum(p.chosen_logps)),
+            "desirable": labels[p.id],
+        }
         for p, (own, _) in scored
     ]

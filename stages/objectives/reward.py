@@ -52,9 +52,13 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
     def count_items(self, metric: str, batch: Batch) -> int:
         return len(batch["input_ids"]) // 2
 
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[SequenceClassifierOutputWithPast]:
+    def row_outputs(
+        self, model: torch.nn.Module, rows: list[Row]
+    ) -> list[SequenceClassifierOutputWithPast]:
         batch = send_batch(self.collate(rows), self.args.device)
-        model_inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch}
+        model_inputs = {
+            name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch
+        }
         output = model(**model_inputs, use_cache=False)
         return [select_row(output, (slice(i, None, len(rows)),)) for i in range(len(rows))]
 
@@ -72,19 +76,31 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         self.model.eval()
         with round_weights_once(device), autocast(self.cfg.precision, device):
             for part in self.evaluation_batches([*rows]):
-                scores = torch.stack([output.logits[:, 0] for output in self.row_outputs(self.model, part)]).tolist()
-                by_row |= {id(row): (chosen, rejected) for row, (chosen, rejected) in zip(part, scores, strict=True)}
+                scores = torch.stack(
+                    [output.logits[:, 0] for output in self.row_outputs(self.model, part)]
+                ).tolist()
+                by_row |= {
+                    id(row): (chosen, rejected)
+                    for row, (chosen, rejected) in zip(part, scores, strict=True)
+                }
         return [by_row[id(row)] for row in rows]
 
 
 def trl_row(pair: PairLogProbs, margin: float | None) -> Row:
     """Return the token ids of both sides. `margin`: the least difference of their rewards (TRL's column)."""
-    row: Row = {"chosen_ids": pair.prompt_ids + pair.chosen_ids, "rejected_ids": pair.prompt_ids + pair.rejected_ids}
+    row: Row = {
+        "chosen_ids": pair.prompt_ids + pair.chosen_ids,
+        "rejected_ids": pair.prompt_ids + pair.rejected_ids,
+    }
     return row if margin is None else {**row, "margin": margin}
 
 
 def read_rows(
-    pairs: Iterable[Pair], contract: Contract, cfg: Reward, out: StageDir, context: int | None = None
+    pairs: Iterable[Pair],
+    contract: Contract,
+    cfg: Reward,
+    out: StageDir,
+    context: int | None = None,
 ) -> SplitRows[PreferenceRows]:
     """Tokenise the pairs that fit into `max_length` and the model's context, as rows of `trl_row`."""
     longest, reason_too_long = cfg.longest(context)
@@ -106,26 +122,37 @@ def read_rows(
     return rows
 
 
-def trainable_model(policy: Path, contract: Contract, cfg: Reward, device: torch.device, out: StageDir) -> AnyModel:
+def trainable_model(
+    policy: Path, contract: Contract, cfg: Reward, device: torch.device, out: StageDir
+) -> AnyModel:
     """Return the SFT model with a reward head, or with an adapter and the head to train."""
-    model = create_reward_model(policy, cfg.start_weights, device, contract.tokenizer.pad_token_id, cfg.seed)
+    model = create_reward_model(
+        policy, cfg.start_weights, device, contract.tokenizer.pad_token_id, cfg.seed
+    )
     return apply_adapter(pack_if_possible(model, cfg, out), cfg, "SEQ_CLS")
 
 
-def score_held_out(inputs: dict[str, Path], rows: PreferenceRows, rewards: list[tuple[float, float]]) -> list[Scored]:
+def score_held_out(
+    inputs: dict[str, Path], rows: PreferenceRows, rewards: list[tuple[float, float]]
+) -> list[Scored]:
     """Return the held-out pairs with their rewards, lengths, and their prompts' ids and sources."""
     pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
     prompts = {pair.id: pair.prompt_id for pair in pairs if pair.split == Split.validation}
     sources = {e.id: e.source for e in stream(inputs["judged"] / "prompts.parquet", Example)}
     lengths = zip(rows.tokens("chosen_ids"), rows.tokens("rejected_ids"), strict=True)
     scores = zip(rows.ids, rewards, lengths, strict=True)
-    return [Scored(pair, prompts[pair], sources[prompts[pair]], *values, *tokens) for pair, values, tokens in scores]
+    return [
+        Scored(pair, prompts[pair], sources[prompts[pair]], *values, *tokens)
+        for pair, values, tokens in scores
+    ]
 
 
 def held_out_warnings(figures: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:
     """Return warnings if held-out pairs do not show that the model is right, or show that it prefers long answers."""
     if not figures:
-        return [f"no pair is held out, so the reward model's accuracy is unknown. Raise {key}.validation_fraction."]
+        return [
+            f"no pair is held out, so the reward model's accuracy is unknown. Raise {key}.validation_fraction."
+        ]
     warnings, (mean, low, high) = [], figures["accuracy"].values()
     if low <= 0.5:
         accuracy = f"the reward model is right in {mean:.1%} ({low:.1%} to {high:.1%}) of {pairs} held-out pairs"

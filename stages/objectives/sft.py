@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -50,15 +56,25 @@ class Demonstrations(SplitRows[TokenRows]):
 
 
 def read_rows(
-    examples: Iterable[Example], contract: Contract, cfg: SFT, out: StageDir, context: int | None = None
+    examples: Iterable[Example],
+    contract: Contract,
+    cfg: SFT,
+    out: StageDir,
+    context: int | None = None,
 ) -> Demonstrations:
     """Tokenise the examples for training and evaluation. `context` is the number of tokens that the model reads.
     Raise UserError if there is nothing to train on, or too many examples were dropped."""
-    rows, report_rows, losses = Demonstrations(TokenRows, cfg, out), list[Demonstration](), list[str]()
+    rows, report_rows, losses = (
+        Demonstrations(TokenRows, cfg, out),
+        list[Demonstration](),
+        list[str](),
+    )
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
     for row in tokenize_examples(answered, contract, cfg, rows.left_out, context):
         rows.add(row.example.split, row.example.id, (row.ids, row.trained), row.example.messages)
-        if row.example.split == Split.sft and (not report_rows or (row.masked and not report_rows[-1].masked)):
+        if row.example.split == Split.sft and (
+            not report_rows or (row.masked and not report_rows[-1].masked)
+        ):
             report_rows.append(row)
         losses += [f"{thought!r:.60}" for thought in lost_thoughts(row, contract)[:1]]
     rows.settle()
@@ -69,18 +85,26 @@ def read_rows(
             "template=chatml and template=plain keep them."
         )
     if not report_rows:
-        raise UserError("the data has no rows for SFT. Raise data.tasks.sft, or add a source with a share for sft.")
+        raise UserError(
+            "the data has no rows for SFT. Raise data.tasks.sft, or add a source with a share for sft."
+        )
     rows.report_row = report_rows[-1]
     return rows
 
 
 def tokenize_examples(
-    examples: Iterable[Example], contract: Contract, cfg: SFT, dropped: Dropped, context: int | None = None
+    examples: Iterable[Example],
+    contract: Contract,
+    cfg: SFT,
+    dropped: Dropped,
+    context: int | None = None,
 ) -> Iterator[Demonstration]:
     """Yield every example that the template can render and that fits into `max_length` and `context`."""
     examples, copies = tee(examples)
     longest, reason_too_long = cfg.longest(context)
-    for example, tokens in zip(examples, contract.examples(e.conversation for e in copies), strict=True):
+    for example, tokens in zip(
+        examples, contract.examples(e.conversation for e in copies), strict=True
+    ):
         try:
             if isinstance(tokens, ContractError):
                 raise tokens
@@ -138,10 +162,14 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
             self.args.loss_type = trained
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
-        output = model(**send_batch(self.collate(rows), self.args.device), use_cache=False, fused_lm_head=True)
+        output = model(
+            **send_batch(self.collate(rows), self.args.device), use_cache=False, fused_lm_head=True
+        )
         lengths = [len(row["input_ids"]) for row in rows]
         if self.is_padded:
-            return [select_row(output, (slice(i, i + 1), slice(n - 1))) for i, n in enumerate(lengths)]
+            return [
+                select_row(output, (slice(i, i + 1), slice(n - 1))) for i, n in enumerate(lengths)
+            ]
         ends = zip(lengths, accumulate(lengths), strict=True)
         return [select_row(output, (slice(1), slice(end - n, end - 1))) for n, end in ends]
 
@@ -156,13 +184,17 @@ class IsolationCheck(TrainerCallback):
     def __init__(self, trainer: SFTTrainer, cfg: SFT, example: list[int]):
         self.trainer, self.cfg, self.ids = trainer, cfg, example[:CHECKED_TOKENS]
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         gap, nats = self.measure()
         # If the model attends to the first copy, it predicts the second from it, and the log-probs of a trained model
         # rise by nats. `allowed_gap` is 1e-5 in fp32 and 0.03 in bf16.
         if not gap <= allowed_gap(self.cfg.precision, nats):
             problem = f"this model ({attention_name(self.trainer.model)} attention) does not separate packed examples"
-            evidence = f"after a copy of itself, an example's log-probs move by {gap:.2g} nats per token"
+            evidence = (
+                f"after a copy of itself, an example's log-probs move by {gap:.2g} nats per token"
+            )
             raise UserError(f"sft.packing=true: {problem}: {evidence}. Set sft.packing=false.")
 
     @torch.no_grad()
@@ -170,9 +202,16 @@ class IsolationCheck(TrainerCallback):
         """Return mean |copy - first| and mean |first| of the log-probs, in nats per token."""
         count = len(self.ids)
         row = {"input_ids": self.ids * 2, "labels": self.ids * 2, "seq_lengths": [count, count]}
-        batch = send_batch(add_layout(self.trainer.model, self.trainer.data_collator([row])), self.trainer.args.device)
+        batch = send_batch(
+            add_layout(self.trainer.model, self.trainer.data_collator([row])),
+            self.trainer.args.device,
+        )
         with autocast(self.cfg.precision, self.trainer.args.device):
-            scored = self.trainer.model(**batch, use_cache=False, fused_lm_head=True).log_probs[0].float()
+            scored = (
+                self.trainer.model(**batch, use_cache=False, fused_lm_head=True)
+                .log_probs[0]
+                .float()
+            )
         # The position before the copy's first token is left out, and so is padding.
         first, copy = scored[: count - 1], scored[count : 2 * count - 1]
         return float((copy - first).abs().mean()), float(first.abs().mean())
@@ -187,10 +226,16 @@ def trainable_model(base: Path, contract: Contract, cfg: SFT, device: torch.devi
 
 
 def load_start(
-    base: Path, contract: Contract, cfg: Training, weights: Weights, device: torch.device | None = None
+    base: Path,
+    contract: Contract,
+    cfg: Training,
+    weights: Weights,
+    device: torch.device | None = None,
 ) -> PreTrainedModel:
     """Return the base model under the contract, with a row of its own for the end of turn."""
-    return separate_end_of_turn(apply_contract(load_model(base, weights, device), contract, cfg.seed), contract)
+    return separate_end_of_turn(
+        apply_contract(load_model(base, weights, device), contract, cfg.seed), contract
+    )
 
 
 def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> PreTrainedModel:
@@ -216,6 +261,8 @@ def write_token_example(row: Demonstration, contract: Contract, path: Path) -> N
     _, answers = contract.example(row.example.conversation)
     tokens = [
         token | ({"masked": True} if answer and not token["trained"] else {})
-        for token, answer in zip(contract.describe_tokens(row.ids, row.trained), answers, strict=True)
+        for token, answer in zip(
+            contract.describe_tokens(row.ids, row.trained), answers, strict=True
+        )
     ]
     safe_files.write(path, json.dumps(tokens, ensure_ascii=False))

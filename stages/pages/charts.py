@@ -41,5 +41,7 @@ def conclusion(results: dict[str, Any]) -> str:
     for side, kinds in results["kinds"].items():
         better = sum(row[main]["low"] > 0 for row in kinds.values())
         worse = sum(row[main]["high"] < 0 for row in kinds.values())
-        sentences.append(f"Of {counted(len(kinds), 'kind')} of {side} tasks: better on {better}, worse on {worse}.")
+        sentences.append(
+            f"Of {counted(len(kinds), 'kind')} of {side} tasks: better on {better}, worse on {worse}."
+        )
     return f"{' '.join(sentences)} The other intervals contain 0; among this many, a few exclude 0 by chance."

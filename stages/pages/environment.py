@@ -44,12 +44,22 @@ def written_out(value: Any) -> str:
 def environment() -> Environment:
     """Return a Jinja environment that escapes every expression and writes out its invisible characters."""
     pages = PackageLoader("stages", "pages")
-    env = Environment(loader=pages, autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=written_out)
+    env = Environment(
+        loader=pages,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=written_out,
+    )
     env.filters |= {"points": points, "bound": bound, "signed": signed, "in_words": in_words}
     env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
-    env.filters["duration"] = lambda seconds: f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+    env.filters["duration"] = lambda seconds: (
+        f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+    )
     env.filters["size"] = lambda n: f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
-    env.filters["line_ends"] = lambda text: text.replace("\n", "⏎\n") if text.strip("\n") == "" else text
+    env.filters["line_ends"] = lambda text: (
+        text.replace("\n", "⏎\n") if text.strip("\n") == "" else text
+    )
     env.filters["breakable"] = lambda text: Markup(BREAKS.sub(r"\1<wbr>", str(escape(text))))
     env.globals["looks"] = LOOKS
     return env

@@ -16,7 +16,11 @@ from stages.tasks.checks import share_passed
 
 WON = {1.0: "better than", 0.5: "a tie with", 0.0: "worse than"}
 # The words for prompts without checks, by set of answers
-SETS = {"answer_held_out": "of held-out pairs", "answer_judged": "without checks", "answer": "without checks"}
+SETS = {
+    "answer_held_out": "of held-out pairs",
+    "answer_judged": "without checks",
+    "answer": "without checks",
+}
 
 
 class ShownAnswer(NamedTuple):
@@ -27,21 +31,27 @@ class ShownAnswer(NamedTuple):
     shares: dict[str, float]
 
 
-def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: int) -> dict[str, list[ShownAnswer]]:
+def side_by_side(
+    inputs: Mapping[str, Path], results: Mapping[str, Any], count: int
+) -> dict[str, list[ShownAnswer]]:
     """Return up to `count` prompts under each heading. Headings are judgements, changes in the checks passed, or
     neither. Within a heading, a hash of the content orders prompts that changed equally."""
     headings, models = dict[str, list[ShownAnswer]](), results["models"]
     for against, comparison in results["judged"].items():
         if f"judged_{against}" in inputs:  # otherwise it waits for people, or all answers are alike
             titles = {against: comparison["title"], "policy": models["policy"]}
-            headings |= by_judgement(inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles)
+            headings |= by_judgement(
+                inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles
+            )
     for name, what in SETS.items():
         if f"{name}_policy" not in inputs:
             continue
         answers, _ = read_answers({role: inputs[f"{name}_{role}"] for role in models})
         examples = {e.id: e for e in prompts_of_set(name, inputs)}
         ids = sorted(answers["policy"], key=content_id)
-        prompts = [side(examples[i], {role: answers[role][i].text for role in models}, models) for i in ids]
+        prompts = [
+            side(examples[i], {role: answers[role][i].text for role in models}, models) for i in ids
+        ]
         if not headings and (plain := [s for s in prompts if not s.shares]):
             headings[f"{len(plain)} prompts {what}"] = plain
         headings |= by_checks([s for s in prompts if s.shares], results)
@@ -49,11 +59,15 @@ def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: 
 
 
 def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -> ShownAnswer:
-    shares = {role: share_passed(prompt.checks, text) for role, text in texts.items() if prompt.checks}
+    shares = {
+        role: share_passed(prompt.checks, text) for role, text in texts.items() if prompt.checks
+    }
     return ShownAnswer(prompt, [(role, titles[role], text) for role, text in texts.items()], shares)
 
 
-def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[str, list[ShownAnswer]]:
+def by_judgement(
+    versus: Path, label: Path, titles: Mapping[str, str]
+) -> dict[str, list[ShownAnswer]]:
     """Group prompts by the judgement of the policy's answer. `titles`: the opponent's first, then the policy's."""
     comparison, by_result = Comparison.read(versus, label), dict[float, list[ShownAnswer]]()
     examples = {e.id: e for e in load(versus / "prompts.parquet", Example)}
@@ -65,9 +79,14 @@ def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[s
     return {f"Judged {word} {titles[first]}: {len(answers)}": answers for word, answers in headings}
 
 
-def by_checks(prompts: list[ShownAnswer], results: Mapping[str, Any]) -> dict[str, list[ShownAnswer]]:
+def by_checks(
+    prompts: list[ShownAnswer], results: Mapping[str, Any]
+) -> dict[str, list[ShownAnswer]]:
     """Group prompts with checks by the policy's change, the most changed first."""
-    role, (before, policy) = results["before"], [results["models"][role] for role in (results["before"], "policy")]
+    role, (before, policy) = (
+        results["before"],
+        [results["models"][role] for role in (results["before"], "policy")],
+    )
     changed = sorted(prompts, key=lambda s: s.shares[role] - s.shares["policy"])
     fixed = [s for s in changed if s.shares["policy"] == 1 > s.shares[role]]
     broken = [s for s in reversed(changed) if s.shares[role] == 1 > s.shares["policy"]]
@@ -79,7 +98,9 @@ def by_checks(prompts: list[ShownAnswer], results: Mapping[str, Any]) -> dict[st
     }
 
 
-def strips(inputs: dict[str, Path], nodes: dict[str, Manifest], models: dict[str, str]) -> list[dict[str, Any]]:
+def strips(
+    inputs: dict[str, Path], nodes: dict[str, Manifest], models: dict[str, str]
+) -> list[dict[str, Any]]:
     """Return for every model (title by role) with training samples its title and a strip for each prompt."""
     training_samples = []
     for role, name in model_nodes(nodes, models).items():
@@ -93,4 +114,7 @@ def strips(inputs: dict[str, Path], nodes: dict[str, Manifest], models: dict[str
 def strip(samples: list[Sample]) -> dict[str, Any]:
     """Return a prompt with its answers by step; an unchanged answer occurs once, with its first and last step."""
     stays = [[*same] for _, same in groupby(samples, key=lambda s: (s.answer, s.finish_reason))]
-    return {"prompt": samples[0].prompt, "answers": [{"first": same[0], "last": same[-1].step} for same in stays]}
+    return {
+        "prompt": samples[0].prompt,
+        "answers": [{"first": same[0], "last": same[-1].step} for same in stays],
+    }

@@ -47,7 +47,9 @@ def svg(figure: Figure, title: str, description: str) -> str:
     return f'{start} role="img">{description_tags}{end}'.replace(INK, "currentColor")
 
 
-def panel(title: str, curve: Curve, series: dict[str, str], xlabel: str = "step", role: str = "policy") -> str:
+def panel(
+    title: str, curve: Curve, series: dict[str, str], xlabel: str = "step", role: str = "policy"
+) -> str:
     """Draw metrics of a curve over steps: the first in the model's colour, others dashed, held-out ones with marks."""
     descriptions = []
     with plt.rc_context(STYLE):
@@ -56,7 +58,9 @@ def panel(title: str, curve: Curve, series: dict[str, str], xlabel: str = "step"
         for (metric, label), (colour, line) in zip(series.items(), styles, strict=False):
             if points := [(p["step"], p[metric]) for p in curve if metric in p]:
                 marked = "o" if metric.startswith("eval_") else ""
-                axes.plot(*zip(*points, strict=True), marked + line, color=colour, label=label, ms=4)
+                axes.plot(
+                    *zip(*points, strict=True), marked + line, color=colour, label=label, ms=4
+                )
                 first, last = (signed(points[i][1], "{:z.3g}") for i in (0, -1))
                 descriptions.append(f"{label} from {first} to {last} at step {points[-1][0]}")
         decorate(axes, title, xlabel)
@@ -77,9 +81,14 @@ def frontier(title: str, points: Sequence[Point]) -> str:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(2 * PANEL[0], 1.5 * PANEL[1]))
         for number, (kl, rate, is_sft, is_best) in enumerate(points, 1):
-            role, arms = "sft" if is_sft else "policy", [[rate.mean - rate.low], [rate.high - rate.mean]]
+            role, arms = (
+                "sft" if is_sft else "policy",
+                [[rate.mean - rate.low], [rate.high - rate.mean]],
+            )
             fill = "full" if is_sft or is_best else "none"
-            axes.errorbar(kl, rate.mean, arms, fmt=LOOKS[role].marker, color=COLOURS[role], fillstyle=fill)
+            axes.errorbar(
+                kl, rate.mean, arms, fmt=LOOKS[role].marker, color=COLOURS[role], fillstyle=fill
+            )
             axes.annotate(str(number), (kl, rate.mean), xytext=(5, 5), textcoords="offset points")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylabel("share of prompts that pass")
@@ -97,4 +106,7 @@ def decorate(axes: Axes, title: str, xlabel: str) -> None:
 def training(stage: str, title: str, curve: Curve) -> list[str]:
     """Draw the training of a stage that trains a language model."""
     role = "sft" if stage == "sft" else "policy"
-    return [panel(f"{title}: {name}", curve, series, role=role) for name, series in PANELS[stage].items()]
+    return [
+        panel(f"{title}: {name}", curve, series, role=role)
+        for name, series in PANELS[stage].items()
+    ]

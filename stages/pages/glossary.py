@@ -6,19 +6,31 @@ from typing import Any
 from stages.config.installation import read_beside
 
 TEXTS = read_beside(__file__)
-CONTENTS: dict[str, tuple[str, str]] = {name: tuple(texts) for name, texts in TEXTS["contents"].items()}
+CONTENTS: dict[str, tuple[str, str]] = {
+    name: tuple(texts) for name, texts in TEXTS["contents"].items()
+}
 ROLES: dict[str, str] = TEXTS["roles"]
 GLOSSARY: dict[str, str] = TEXTS["glossary"]
 KINDS: dict[str, str] = TEXTS["kinds"]
 NOT_ASKED_FOR = "On generated tasks, which your preferences are not about"
 
 
-def contents(conclusions: Mapping[str, Any], gives_verdict: Sequence[str], helped: bool) -> dict[str, tuple[str, ...]]:
+def contents(
+    conclusions: Mapping[str, Any], gives_verdict: Sequence[str], helped: bool
+) -> dict[str, tuple[str, ...]]:
     """Return (title, label of the details, conclusion) of every section that has a conclusion, in page order. The
     parts of the verdict come first, followed by the diagnosis if the training did not help."""
-    first = ["results" if part == "checks" else part for part in gives_verdict] + ["why"] * (not helped)
-    titles = CONTENTS | ({} if "results" in first else {"results": (NOT_ASKED_FOR, CONTENTS["results"][1])})
-    return {n: (*titles[n], conclusions[n]) for n in dict.fromkeys([*first, *CONTENTS]) if conclusions[n]}
+    first = ["results" if part == "checks" else part for part in gives_verdict] + ["why"] * (
+        not helped
+    )
+    titles = CONTENTS | (
+        {} if "results" in first else {"results": (NOT_ASKED_FOR, CONTENTS["results"][1])}
+    )
+    return {
+        n: (*titles[n], conclusions[n])
+        for n in dict.fromkeys([*first, *CONTENTS])
+        if conclusions[n]
+    }
 
 
 def in_words(name: str) -> str:

@@ -14,9 +14,16 @@ from stages.store.numbers import points
 
 Results = dict[str, Any]  # of an evaluation
 # For each group of prompts, the noun that counts its tasks and a clause.
-SCOPES: dict[str, tuple[str, str]] = {group: (noun, clause) for group, (noun, clause) in TEXTS["scopes"].items()}
+SCOPES: dict[str, tuple[str, str]] = {
+    group: (noun, clause) for group, (noun, clause) in TEXTS["scopes"].items()
+}
 OUTSIDE = "outside: "  # prefix of the groups that are the user's labelled test sets
-BY = {"human": "people", "judge": "a judge", "reward_model": "a reward model", "ensemble": "an ensemble"}
+BY = {
+    "human": "people",
+    "judge": "a judge",
+    "reward_model": "a reward model",
+    "ensemble": "an ensemble",
+}
 HALF = 0.5  # the share right by chance
 Step = tuple[str, str]  # a sentence, and its command or '' for advice alone
 MOST_STEPS = 2  # on the page
@@ -28,7 +35,14 @@ class Headline:
     `trained`: the model trained on tasks like those of the test, which is `it` (the policy), SFT's title, or `nothing
     here`. `learnt`: the results on held-out pairs of all seeds, this run's first."""
 
-    def __init__(self, results: Results, seeds: int = 1, trained: str = "it", learnt: Any = (), level: str = "95%"):
+    def __init__(
+        self,
+        results: Results,
+        seeds: int = 1,
+        trained: str = "it",
+        learnt: Any = (),
+        level: str = "95%",
+    ):
         self.results, self.groups, self.models = results, results["groups"], results["models"]
         self.policy, self.before = self.models["policy"], self.models[results["before"]]
         self.main, self.primary = results["main_difference"], results["primary"]
@@ -39,9 +53,13 @@ class Headline:
         """Return the verdict's prompts or pairs, the rates behind it, and its limits."""
         sentences, parts = list[str](), self.results["gives_verdict"]
         if "learnt" in parts:
-            sentences.append(f"What is held out are preferences that {self.policy} was not trained on.")
+            sentences.append(
+                f"What is held out are preferences that {self.policy} was not trained on."
+            )
         if "checks" in parts:
-            before, after = (rate(self.primary[role]) for role in (self.results["before"], "policy"))
+            before, after = (
+                rate(self.primary[role]) for role in (self.results["before"], "policy")
+            )
             prompts = f"{self.primary['prompts']:,} held-out prompts of {self.scope(self.results['endpoint'])}"
             sentences.append(f"Of {prompts}, {self.before} passes {before}, {self.policy} {after}.")
         sentences.append(f"All intervals have {self.level} confidence.")
@@ -55,34 +73,62 @@ class Headline:
         """Return the changes on the primary endpoint and on the other groups; '' without checks."""
         if not self.primary:
             return ""
-        draws = "other tasks like these" if self.primary["tasks_drawn"] else "other prompts of these tasks"
+        draws = (
+            "other tasks like these"
+            if self.primary["tasks_drawn"]
+            else "other prompts of these tasks"
+        )
         sentences = [
             f"On {self.results['endpoint']}: {self.change_clause(self.primary, self.main)}. Only {self.policy} passes "
             f"{self.primary['gained']:,}, only {self.before} {self.primary['lost']:,}. The intervals cover {draws}."
         ]
-        names = [name for name in SCOPES if name in self.groups and name != self.results["endpoint"]]
-        sentences += [f"On {self.scope(name)}: {self.change_clause(self.groups[name], self.main)}." for name in names]
+        names = [
+            name for name in SCOPES if name in self.groups and name != self.results["endpoint"]
+        ]
+        sentences += [
+            f"On {self.scope(name)}: {self.change_clause(self.groups[name], self.main)}."
+            for name in names
+        ]
         if "control" in self.models:
             control = f"the control, {self.before} trained further on the chosen answers alone"
-            sentences.append(f"Against {control}: {self.change_clause(self.primary, 'policy-control')}.")
+            sentences.append(
+                f"Against {control}: {self.change_clause(self.primary, 'policy-control')}."
+            )
         for arm in arms(self.models):
-            gain, difference = (self.change_clause(self.primary, name) for name in (f"{arm}-sft", f"policy-{arm}"))
-            sentences.append(f"{self.models[arm]} over {self.before}: {gain}; {self.policy} over it: {difference}.")
+            gain, difference = (
+                self.change_clause(self.primary, name) for name in (f"{arm}-sft", f"policy-{arm}")
+            )
+            sentences.append(
+                f"{self.models[arm]} over {self.before}: {gain}; {self.policy} over it: {difference}."
+            )
         return " ".join(sentences)
 
     def outside_sets(self) -> str:
         names = [name for name in self.groups if name.startswith(OUTSIDE)]
-        return " ".join(f"{n.removeprefix(OUTSIDE)}: {self.change_clause(self.groups[n], self.main)}." for n in names)
+        return " ".join(
+            f"{n.removeprefix(OUTSIDE)}: {self.change_clause(self.groups[n], self.main)}."
+            for n in names
+        )
 
     def learnt(self) -> str:
         """Return how often the policy favours the chosen answer; '' without held-out pairs."""
         if not (learnt := self.results["learnt"]):
             return ""
         ratio = Interval(**learnt["ratio"]["policy"])
-        word = "above" if ratio.low > HALF else "below" if ratio.high < HALF else "not clearly different from"
-        seeds = ", ".join(f"{run['ratio']['policy']['mean']:.1%}" for run in self.runs_learnt[1:] if run)
+        word = (
+            "above"
+            if ratio.low > HALF
+            else "below"
+            if ratio.high < HALF
+            else "not clearly different from"
+        )
+        seeds = ", ".join(
+            f"{run['ratio']['policy']['mean']:.1%}" for run in self.runs_learnt[1:] if run
+        )
         share = f"{ratio.share()} of {learnt['of']}"
-        chance = (learnt["note"] or f"{word} the 50% of chance") + (f" (other seeds: {seeds})" if seeds else "")
+        chance = (learnt["note"] or f"{word} the 50% of chance") + (
+            f" (other seeds: {seeds})" if seeds else ""
+        )
         finding = f"{self.policy}'s log-ratio to {self.before} favours the better answer in {share}, {chance}"
         limit = f"This shows what {self.policy} learnt of these preferences, not that its answers are better."
         return f"{finding}. {limit}"
@@ -95,7 +141,9 @@ class Headline:
             return f"{against}{judged['waiting']:,} comparisons wait for people. {detectable}"
         sentence = f"{self.policy} wins {Interval(**judged['win_rate']).share()} of {judged['judged']:,} comparisons"
         if judged["people"]:
-            sentence += f", {Interval(**judged['people']['win_rate']).share()} by {judged['people']['by']}"
+            sentence += (
+                f", {Interval(**judged['people']['win_rate']).share()} by {judged['people']['by']}"
+            )
         if judged["matched"]:
             sentence += f", {Interval(**judged['matched']['win_rate']).share()} at equal lengths"
         return f"{against}{judged['effect']}. {sentence}. {detectable}"
@@ -104,7 +152,9 @@ class Headline:
         """Return the length and endings of answers, KL, and a loss of likelihood of the reference answers."""
         sentences, first = [], self.results["before"]
         if self.results["mean_tokens"]:
-            tokens, ended, looping = (self.results[name] for name in ("mean_tokens", "stop_rate", "loops"))
+            tokens, ended, looping = (
+                self.results[name] for name in ("mean_tokens", "stop_rate", "loops")
+            )
             sentences.append(
                 f"On {self.results['shown_on']} an answer of {self.policy} has {tokens['policy']:.1f} tokens "
                 f"({self.before} {tokens[first]:.1f}); {ended['policy']:.1%} end by themselves ({ended[first]:.1%}), "
@@ -125,7 +175,9 @@ class Headline:
         """Return the rates with the reference in any form; '' if prompts have no reference."""
         if not (containing := self.primary["containing"]):
             return ""
-        shares = ", ".join(f"{title} {containing[role]['mean']:.1%}" for role, title in self.models.items())
+        shares = ", ".join(
+            f"{title} {containing[role]['mean']:.1%}" for role, title in self.models.items()
+        )
         passed = ", ".join(f"{self.primary[role]['mean']:.1%}" for role in self.models)
         return f"Answers that contain the reference in any form: {shares}. In the requested form: {passed}."
 
@@ -138,7 +190,9 @@ class Headline:
         delta = Interval(**group[name])
         none = f"no measurable {'change' if name == self.main else 'difference'}"
         word = group["note"] or delta.word("better", "worse", none)
-        return f"{word} ({points(delta.mean)} points, {delta.bounds()}; {group['prompts']:,} prompts)"
+        return (
+            f"{word} ({points(delta.mean)} points, {delta.bounds()}; {group['prompts']:,} prompts)"
+        )
 
 
 def rate(share: dict[str, float]) -> str:
@@ -153,26 +207,40 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def next_steps(results: Results, evaluation: Manifest, seeds: list[int], why: Diagnosis | None) -> list[Step]:
+def next_steps(
+    results: Results, evaluation: Manifest, seeds: list[int], why: Diagnosis | None
+) -> list[Step]:
     """Return the most useful steps, the best first. `evaluation`: the manifest of the evaluation, with its command.
     `seeds`: the seeds trained, none without training."""
     run, steps = evaluation["command"].replace(" stage=eval", "", 1), list[Step]()
     if waiting := sum(each.get("waiting", 0) for each in results["judged"].values()):
-        steps.append((f"{waiting:,} comparisons wait for people. To ask them:", f"{run} stage=versus"))
+        steps.append(
+            (f"{waiting:,} comparisons wait for people. To ask them:", f"{run} stage=versus")
+        )
     if "learnt" in results["gives_verdict"]:
         if not results["judged"]:
             words = "Pairs do not show if answers are better. Ask a judge, or people (eval/judged=human):"
             steps.append((words, f"{run} {JUDGE}"))
         if results["learnt"]["note"]:
             key = "pairs" if "pairs" in evaluation["inputs"] else "unpaired"
-            words = f"held-out rows are too few to say. Add rows, or raise {key}.validation_fraction."
+            words = (
+                f"held-out rows are too few to say. Add rows, or raise {key}.validation_fraction."
+            )
             steps.append((f"{results['learnt']['pairs']} {words}", ""))
     doubt = why is not None and (not why.helped or bool(results["cautions"]))
     for i, finding in enumerate(why.out_of_range if why and doubt else []):
         if (i == 0 or finding.quantity == TEST_PROMPTS) and (cause := finding.cause):
             steps.append((f"Perhaps {cause.clause}. Try {cause.advice}.", ""))
-    use = [("Chat with the model:", f"{run} stage=chat"), ("Export the model as one file:", f"{run} stage=export")]
+    use = [
+        ("Chat with the model:", f"{run} stage=chat"),
+        ("Export the model as one file:", f"{run} stage=export"),
+    ]
     steps += [] if doubt else use[:1]
     if len(seeds) == 1:
-        steps.append(("To test the recipe, train two more seeds:", f"{run} 'seeds=[{seeds[0] + 1},{seeds[0] + 2}]'"))
+        steps.append(
+            (
+                "To test the recipe, train two more seeds:",
+                f"{run} 'seeds=[{seeds[0] + 1},{seeds[0] + 2}]'",
+            )
+        )
     return (steps or use[:1] if doubt else steps + use[1:])[:MOST_STEPS]

@@ -23,7 +23,10 @@ def read_votes(folder: Path, manifest: Manifest, labelling: Labelling) -> Votes:
     if manifest["metrics"]["labeler"] != "judge":
         return {}
     judge = manifest["config"]["judge"]
-    kind, reading = Rubrics(judge["kind"] or Rubrics.pairwise), Reading(judge["reading"] or Reading.json)
+    kind, reading = (
+        Rubrics(judge["kind"] or Rubrics.pairwise),
+        Reading(judge["reading"] or Reading.json),
+    )
     try:
         return {key_of(j): judge_votes(j, kind, reading) for j in labelling.judgements}
     except WRONG_SHAPE as error:
@@ -38,13 +41,28 @@ def judges(labelling: Labelling, votes: Votes) -> list[dict[str, Any]]:
     """Return a row per judge: questions, missing verdicts, shares that prefer the first and change with the order."""
     rows = []
     for name in names(votes):
-        cast = [(j.prompt_id, votes[key_of(j)][name]) for j in labelling.judgements if name in votes[key_of(j)]]
-        sides = [(prompt, side) for prompt, voice in cast for side in voice.verdicts.values() if side in ("A", "B")]
-        turned = [(prompt, voice.order_decided) for prompt, voice in cast if voice.order_decided is not None]
+        cast = [
+            (j.prompt_id, votes[key_of(j)][name])
+            for j in labelling.judgements
+            if name in votes[key_of(j)]
+        ]
+        sides = [
+            (prompt, side)
+            for prompt, voice in cast
+            for side in voice.verdicts.values()
+            if side in ("A", "B")
+        ]
+        turned = [
+            (prompt, voice.order_decided)
+            for prompt, voice in cast
+            if voice.order_decided is not None
+        ]
         first = share([side == "A" for _, side in sides], [prompt for prompt, _ in sides])
         changed = share([is_so for _, is_so in turned], [prompt for prompt, _ in turned])
         silent = sum(voice.word is None for _, voice in cast)
-        rows.append({"name": name, "asked": len(cast), "silent": silent, "first": first, "turned": changed})
+        rows.append(
+            {"name": name, "asked": len(cast), "silent": silent, "first": first, "turned": changed}
+        )
     return rows
 
 
@@ -52,18 +70,28 @@ def agreeing(labelling: Labelling, words: VotesByMember) -> list[tuple[str, str,
     """Return for each two judges or members the share of equal labels, where both gave one."""
     agreements = []
     for one, two in combinations(names(words), 2):
-        both = [(j.prompt_id, [words[key_of(j)].get(name) for name in (one, two)]) for j in labelling.judgements]
+        both = [
+            (j.prompt_id, [words[key_of(j)].get(name) for name in (one, two)])
+            for j in labelling.judgements
+        ]
         words_of_both = [(prompt, pair) for prompt, pair in both if None not in pair]
-        if alike := share([a == b for _, (a, b) in words_of_both], [prompt for prompt, _ in words_of_both]):
+        if alike := share(
+            [a == b for _, (a, b) in words_of_both], [prompt for prompt, _ in words_of_both]
+        ):
             agreements.append((one, two, alike))
     return agreements
 
 
-def words_of_members(folder: Path, manifest: Manifest, labelling: Labelling, votes: Votes) -> VotesByMember:
+def words_of_members(
+    folder: Path, manifest: Manifest, labelling: Labelling, votes: Votes
+) -> VotesByMember:
     """Return the label of every judge, by its `votes`, or read that of every ensemble member, and of people if they
     were asked; empty for other labelers."""
     if votes:
-        return {key: {name: voice.word for name, voice in of_one.items()} for key, of_one in votes.items()}
+        return {
+            key: {name: voice.word for name, voice in of_one.items()}
+            for key, of_one in votes.items()
+        }
     names = manifest["metrics"].get("ensemble", {}).get("members", ())
     words: VotesByMember = {}
     for j in labelling.judgements if names else ():

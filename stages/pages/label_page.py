@@ -44,14 +44,20 @@ def page(folder: Path) -> str:
     votes = jury.read_votes(folder, manifest, labelling)
     words = jury.words_of_members(folder, manifest, labelling, votes)
     sections = {
-        "known": agreement_rows(reliability, "an answer is good" if labelling.scored else "the first is better"),
+        "known": agreement_rows(
+            reliability, "an answer is good" if labelling.scored else "the first is better"
+        ),
         "shares": shares(labelling),
         "judges": jury.judges(labelling, votes),
         "ensemble": jury.members(labelling, words, manifest),
         "scores": scores(labelling),
         "missing": Counter(str(j.error) for j in labelling.judgements if j.error).most_common(),
         "tasks": tasks(labelling, reliability),
-        "cases": {title: listed for title, listed in cases(folder, labelling, votes, words, audits) if listed},
+        "cases": {
+            title: listed
+            for title, listed in cases(folder, labelling, votes, words, audits)
+            if listed
+        },
         "made": manifest,
     }
     template = environment().get_template("labels.html.jinja")
@@ -67,9 +73,14 @@ def page(folder: Path) -> str:
     )
 
 
-def headline(labelling: Labelling, reliability: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+def headline(
+    labelling: Labelling, reliability: dict[str, Any], metrics: dict[str, Any]
+) -> list[str]:
     """Return sentences on the counts, the agreement with known labels, and the effects of order and length."""
-    prompts, ties = counted(len(labelling.prompts), "prompt"), sum(j.preference == "tie" for j in labelling.valid)
+    prompts, ties = (
+        counted(len(labelling.prompts), "prompt"),
+        sum(j.preference == "tie" for j in labelling.valid),
+    )
     compared = counted(len(labelling.judgements), "comparison")
     counts = f"{counted(len(labelling.valid) - ties, 'preference')}, {counted(ties, 'tie')}"
     counts = "all ties" if ties and ties == len(labelling.valid) else counts
@@ -82,21 +93,31 @@ def headline(labelling: Labelling, reliability: dict[str, Any], metrics: dict[st
     missing = len(labelling.judgements) - len(labelling.valid)
     sentences[0] += f", {missing:,} missing." if missing else "."
     if count := metrics.get("redrawn"):
-        sentences.append(f"{count:,} of the answers are further draws for prompts where no earlier answer was right.")
+        sentences.append(
+            f"{count:,} of the answers are further draws for prompts where no earlier answer was right."
+        )
     if "accuracy" in reliability:
         agreeing_share = Share(reliability["known"], Interval(**reliability["accuracy"]))
-        sentences.append(f"The known labels agree with {share_clause(agreeing_share, 'judgement')}, drawn at random.")
+        sentences.append(
+            f"The known labels agree with {share_clause(agreeing_share, 'judgement')}, drawn at random."
+        )
     if flips := labelling.flips():
-        sentences.append(f"The order of two answers changes a judge's choice in {share_clause(flips, 'comparison')}.")
+        sentences.append(
+            f"The order of two answers changes a judge's choice in {share_clause(flips, 'comparison')}."
+        )
     if length := labelling.longer():
-        sentences.append(f"The longer answer is the better one in {share_clause(length, 'pair')} of unequal length.")
+        sentences.append(
+            f"The longer answer is the better one in {share_clause(length, 'pair')} of unequal length."
+        )
     return sentences
 
 
 def share_clause(share: Share, noun: str) -> str:
     """Return a share as text: `71.0% (62.1% to 78.6%) of 120 judgements`, `none (up to 3.1%) of 120 judgements`."""
     mean, low, high = share.rate.mean, share.rate.low, share.rate.high
-    extreme = f"none (up to {high:.1%})" if mean == 0 else f"all ({low:.1%} or more)" if mean == 1 else ""
+    extreme = (
+        f"none (up to {high:.1%})" if mean == 0 else f"all ({low:.1%} or more)" if mean == 1 else ""
+    )
     return f"{extreme or f'{mean:.1%} ({low:.1%} to {high:.1%})'} of {counted(share.total, noun)}"
 
 
@@ -104,7 +125,10 @@ def agreement_rows(reliability: dict[str, Any], positive: str) -> list[tuple[str
     """Return (title, figure, interval) rows from `reliability.json`. `positive`: the clause for a positive."""
     if "accuracy" not in reliability:
         return []
-    estimates, rows = reliability | (reliability.get("positive_rate") or {}), list[tuple[str, str, str]]()
+    estimates, rows = (
+        reliability | (reliability.get("positive_rate") or {}),
+        list[tuple[str, str, str]](),
+    )
     for name, title in AGREEMENT.items():
         if estimate := estimates.get(name):
             form = "{:z.2f}" if name in ("kappa", "alpha") else "{:.1%}"
@@ -133,7 +157,10 @@ def scores(labelling: Labelling) -> list[dict[str, Any]]:
         counts = Counter(f"{tenth / BARS:.1f} to {(tenth + 1) / BARS:.1f}" for tenth in tenths)
     most = max(counts.values(), default=1)
     bars = sorted(counts.items())
-    return [{"title": name, "number": count, "width": round(100 * count / most, 1)} for name, count in bars]
+    return [
+        {"title": name, "number": count, "width": round(100 * count / most, 1)}
+        for name, count in bars
+    ]
 
 
 def tasks(labelling: Labelling, reliability: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +181,9 @@ def tasks(labelling: Labelling, reliability: dict[str, Any]) -> dict[str, Any]:
         }
         for task, labelling_of_task in by_task
     ]
-    columns = {name for row in rows for name, value in row.items() if value is not None and value != 0}
+    columns = {
+        name for row in rows for name, value in row.items() if value is not None and value != 0
+    }
     return {"rows": rows[:TASKS], "columns": columns, "more": len(rows[TASKS:])}
 
 
@@ -184,20 +213,37 @@ def cases(
 
     def first(judgements: Iterable[Judgement], truth: dict[Key, str]) -> list[Case]:
         drawn = sorted(judgements, key=lambda j: content_id(*key_of(j)))[:SHOWN]
-        notes = [vote_lines(votes[key_of(j)]) if votes else member_lines(words.get(key_of(j), {})) for j in drawn]
+        notes = [
+            vote_lines(votes[key_of(j)]) if votes else member_lines(words.get(key_of(j), {}))
+            for j in drawn
+        ]
         noted = zip(drawn, notes, strict=True)
         return [judgement_case(labelling, j, lines, truth.get(key_of(j))) for j, lines in noted]
 
     truth = read_audit(folder / "audit.jsonl", labelling) if audits else {}
     wrong = [j for j in labelling.valid if truth.get(key_of(j), word_of(j)) != word_of(j)]
-    yield (f"Against the checks: {len(wrong)} of {counted(len(truth), 'audited judgement')}", first(wrong, truth))
+    yield (
+        f"Against the checks: {len(wrong)} of {counted(len(truth), 'audited judgement')}",
+        first(wrong, truth),
+    )
     turned = [j for j in labelling.preferences if j.order_swapped_agrees is False]
     total = counted(len(labelling.preferences), "comparison")
-    yield f"Another choice of a judge in the other order: {len(turned)} of {total}", first(turned, truth)
-    differing = [j for j in labelling.valid if len({*words.get(key_of(j), {}).values()} - {None}) > 1]
+    yield (
+        f"Another choice of a judge in the other order: {len(turned)} of {total}",
+        first(turned, truth),
+    )
+    differing = [
+        j for j in labelling.valid if len({*words.get(key_of(j), {}).values()} - {None}) > 1
+    ]
     total = counted(len(labelling.valid), "judgement")
-    yield (f"{'Judges' if votes else 'Members'} that disagree: {len(differing)} of {total}", first(differing, truth))
-    ranked = sorted(labelling.calls(), key=lambda c: (c.gap, content_id(c.better.candidate_id, c.worse.candidate_id)))
+    yield (
+        f"{'Judges' if votes else 'Members'} that disagree: {len(differing)} of {total}",
+        first(differing, truth),
+    )
+    ranked = sorted(
+        labelling.calls(),
+        key=lambda c: (c.gap, content_id(c.better.candidate_id, c.worse.candidate_id)),
+    )
     yield "The closest calls", [call_case(labelling, call) for call in ranked[:SHOWN]]
 
 
@@ -209,13 +255,19 @@ def read_audit(audit: Path, labelling: Labelling) -> dict[Key, str]:
         keys = {tuple(json.loads(row)["judged"]) for row in audit.read_bytes().splitlines()}
     except WRONG_SHAPE as error:
         raise Damaged(audit, error) from error
-    return known_by_checks([j for j in labelling.valid if key_of(j) in keys], labelling.prompts, labelling.candidates)
+    return known_by_checks(
+        [j for j in labelling.valid if key_of(j) in keys], labelling.prompts, labelling.candidates
+    )
 
 
-def judgement_case(labelling: Labelling, j: Judgement, lines: Iterable[str], known_word: str | None) -> Case:
+def judgement_case(
+    labelling: Labelling, j: Judgement, lines: Iterable[str], known_word: str | None
+) -> Case:
     """Show a judgement with its candidates, the known label, and the `lines` of judges or members."""
     titles = ("Answer",) if j.candidate_id else ("A", "B")
-    answers = [cut(title, labelling.candidates[i].text) for title, i in zip(titles, key_of(j), strict=True)]
+    answers = [
+        cut(title, labelling.candidates[i].text) for title, i in zip(titles, key_of(j), strict=True)
+    ]
     notes = [f"judged {f'{j.score:.2f}' if j.preference is None else word_title(j.preference)}"]
     notes += [f"known to be {word_title(known_word)}"] if known_word else []
     return case(labelling.prompts[j.prompt_id], answers, [*notes, *lines])
@@ -243,7 +295,10 @@ def word_title(word: str) -> str:
 
 def call_case(labelling: Labelling, call: Call) -> Case:
     titles = ("Better", "Worse") if call.gap else ("A", "B")
-    answers = [cut(title, candidate.text) for title, candidate in zip(titles, (call.better, call.worse), strict=True)]
+    answers = [
+        cut(title, candidate.text)
+        for title, candidate in zip(titles, (call.better, call.worse), strict=True)
+    ]
     note = f"better by {call.gap:.3g}" if call.gap else "a tie"
     return case(labelling.prompts[call.better.prompt_id], answers, [note])
 

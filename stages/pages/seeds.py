@@ -15,15 +15,26 @@ ENOUGH_SEEDS = 3
 PREFIX = "eval_seed_"
 
 
-def read_runs(inputs: dict[str, Path], nodes: dict[str, Manifest], seed: int | None) -> list[dict[str, Any]]:
+def read_runs(
+    inputs: dict[str, Path], nodes: dict[str, Manifest], seed: int | None
+) -> list[dict[str, Any]]:
     """Read every evaluation's results with its seed, the report's own (of `seed`, None if nothing trained) first."""
-    seeds = {"eval": seed} | {role: int(role.removeprefix(PREFIX)) for role in inputs if role.startswith(PREFIX)}
-    results = {role: load_json(inputs[role] / "results.json", require_keys("models")) for role in seeds}
-    runs = {role: {"seed": seeds[role], "fingerprint": nodes[role]["fingerprint"], "role": role} for role in seeds}
+    seeds = {"eval": seed} | {
+        role: int(role.removeprefix(PREFIX)) for role in inputs if role.startswith(PREFIX)
+    }
+    results = {
+        role: load_json(inputs[role] / "results.json", require_keys("models")) for role in seeds
+    }
+    runs = {
+        role: {"seed": seeds[role], "fingerprint": nodes[role]["fingerprint"], "role": role}
+        for role in seeds
+    }
     return [results[role] | run for role, run in runs.items()]
 
 
-def summary(runs: list[dict[str, Any]], inputs: dict[str, Path], confidence: float) -> dict[str, Any] | None:
+def summary(
+    runs: list[dict[str, Any]], inputs: dict[str, Path], confidence: float
+) -> dict[str, Any] | None:
     """Return rates and differences over all seeds by group of prompts, and a sentence on the primary endpoint. None
     for one seed, and without checks. `confidence`: that of the intervals."""
     first = runs[0]
@@ -32,13 +43,21 @@ def summary(runs: list[dict[str, Any]], inputs: dict[str, Path], confidence: flo
         return None
     outcomes = [load(inputs[run["role"]] / "outcomes.parquet", Outcome) for run in runs]
     prompt_ids = {row.prompt_id for row in outcomes[0]}
-    examples = {e.id: e for e in stream(inputs["data"] / "examples.parquet", Example) if e.id in prompt_ids}
+    examples = {
+        e.id: e for e in stream(inputs["data"] / "examples.parquet", Example) if e.id in prompt_ids
+    }
     level = Eval(confidence=confidence)
-    groups = {name: rate_row(table, level) for name, table in average_runs(outcomes, examples).views().items()}
+    groups = {
+        name: rate_row(table, level)
+        for name, table in average_runs(outcomes, examples).views().items()
+    }
     delta = Interval(**groups[endpoint][main])
     differences = [Interval(**run["primary"][main]) for run in runs]
     gains = [of_seed.mean for of_seed in differences]
-    better, worse = sum(of_seed.low > 0 for of_seed in differences), sum(of_seed.high < 0 for of_seed in differences)
+    better, worse = (
+        sum(of_seed.low > 0 for of_seed in differences),
+        sum(of_seed.high < 0 for of_seed in differences),
+    )
     note = groups[endpoint]["note"]  # too few tasks to say
     effect = f"{note} whether {policy} helped" if note else f"{policy} {effect_word(delta)}"
     sentence = (

@@ -30,7 +30,10 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     policy, title = nodes[model_nodes(nodes, models)["policy"]], models["policy"]
     if "other" in models:
         return f"{models['other']} and {title} are models without training here."
-    before, start = models.get("sft", title), f"a model ({model(nodes['base'])}) without training here"
+    before, start = (
+        models.get("sft", title),
+        f"a model ({model(nodes['base'])}) without training here",
+    )
     if learns(nodes["sft"]):
         start = f"supervised fine-tuning: a model ({model(nodes['base'])}) trained on {learnt_from(nodes)}"
     if policy["stage"] == "grpo":
@@ -42,17 +45,30 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
         return f"{title}, Kahneman-Tversky optimisation, trains {before} further on {labelled}. {before} is {start}."
     if "pairs" not in policy["inputs"]:
         return f"{title} is {start}."
-    full = {"DPO": ", direct preference optimisation,", "SimPO": ", simple preference optimisation,"}.get(title, "")
+    full = {
+        "DPO": ", direct preference optimisation,",
+        "SimPO": ", simple preference optimisation,",
+    }.get(title, "")
     aim = f"to prefer chosen to rejected answers ({pairs(nodes['pairs'], nodes['label'])})"
     return f"{title}{full} trains {before} further {aim}. {before} is {start}."
 
 
-def settings(nodes: dict[str, Manifest], titles: dict[str, str], seeds: list[int]) -> dict[str, str]:
+def settings(
+    nodes: dict[str, Manifest], titles: dict[str, str], seeds: list[int]
+) -> dict[str, str]:
     """Return short descriptions of settings by name. `titles`: those of the models by role."""
-    aligned = {titles[role]: nodes[n] for role, n in model_nodes(nodes, titles).items() if role != "control_pairs"}
+    aligned = {
+        titles[role]: nodes[n]
+        for role, n in model_nodes(nodes, titles).items()
+        if role != "control_pairs"
+    }
     aligned = {title: m for title, m in aligned.items() if m["stage"] in POLICY_STAGES}
     models = " against ".join(model(nodes[role]) for role in ("base", "other") if role in nodes)
-    values = {"model": models, "computed on": machines(nodes), "SFT": "none: the model is unchanged"}
+    values = {
+        "model": models,
+        "computed on": machines(nodes),
+        "SFT": "none: the model is unchanged",
+    }
     if learns(nodes["sft"]):
         values["SFT"] = f"{learnt_from(nodes)}; {keys(nodes['sft'])}"
     if "sample" in nodes:
@@ -62,11 +78,17 @@ def settings(nodes: dict[str, Manifest], titles: dict[str, str], seeds: list[int
     if by_pairs := next((title for title, m in aligned.items() if "pairs" in m["inputs"]), None):
         values["pairs"] = f"{pairs(nodes['pairs'], nodes['label'])}; {keys(nodes['pairs'])}"
     if "kto" in nodes:
-        values["labels"] = nodes["unpaired_kto" if "unpaired_kto" in nodes else "unpaired"]["metrics"]["summary"]
+        values["labels"] = nodes["unpaired_kto" if "unpaired_kto" in nodes else "unpaired"][
+            "metrics"
+        ]["summary"]
     values |= {title: keys(m) for title, m in aligned.items()}
     if earlier := [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]:
-        values["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {by_pairs} are those of the last round"
-        values["rounds"] += "; KTO learns from the first round's candidates alone" * ("kto" in nodes)
+        values["rounds"] = (
+            f"{len(earlier) + 1}; candidates, labels, pairs and {by_pairs} are those of the last round"
+        )
+        values["rounds"] += "; KTO learns from the first round's candidates alone" * (
+            "kto" in nodes
+        )
     if "control" in nodes:
         values["control"] = keys(nodes["control"])
     if "control_pairs" in nodes:
@@ -90,7 +112,9 @@ def model(base: Manifest) -> str:
 
 def machines(nodes: dict[str, Manifest]) -> str:
     computed = [nodes[role] for role in COMPUTING if role in nodes]
-    devices = dict.fromkeys(str(m["metrics"].get("device") or m["device"]).upper() for m in computed)
+    devices = dict.fromkeys(
+        str(m["metrics"].get("device") or m["device"]).upper() for m in computed
+    )
     return f"{', '.join(devices)}; {', '.join(dict.fromkeys(m['processor'] for m in computed))}"
 
 
@@ -98,8 +122,14 @@ def learnt_from(nodes: dict[str, Manifest]) -> str:
     """Return the number of SFT's demonstrations and their origin."""
     if "select" not in nodes:
         return f"{nodes['data']['metrics']['examples'].get('sft', 0):,} demonstrations"
-    rows, held_out = (nodes["select"]["metrics"]["examples"].get(split, 0) for split in ("sft", "validation"))
-    own = nodes["select"]["metrics"]["selected"] - held_out + nodes["data"]["metrics"]["examples"].get("validation", 0)
+    rows, held_out = (
+        nodes["select"]["metrics"]["examples"].get(split, 0) for split in ("sft", "validation")
+    )
+    own = (
+        nodes["select"]["metrics"]["selected"]
+        - held_out
+        + nodes["data"]["metrics"]["examples"].get("validation", 0)
+    )
     demonstrations = f"{rows - own:,} demonstrations, " if rows > own else ""
     return f"{demonstrations}{own:,} answers sampled from the base"
 
@@ -117,7 +147,9 @@ def rollouts(manifest: Manifest) -> str:
     """Return the number of a training's own completions, and who scores them."""
     s, metrics = manifest["settings"], manifest["metrics"]
     labeler = "label.own" if "own" in s["label"] else s["label"]["labeler"]
-    drawn = f"{s['completions']} for each of {metrics['prompts'] - metrics['prompts_unseen']:,} prompts"
+    drawn = (
+        f"{s['completions']} for each of {metrics['prompts'] - metrics['prompts_unseen']:,} prompts"
+    )
     return f"{drawn}, temperature {s['temperature']:g}, {s['max_new_tokens']} tokens at most; scores by {labeler}"
 
 

@@ -55,7 +55,9 @@ ACCEPTS: dict[str, Accepts] = {
     "ties": lambda c, cfg, unsound: c.margin is None or c.margin > 0,
     "equal_texts": lambda c, cfg, unsound: c.better.stripped_text != c.worse.stripped_text,
     "better_unfinished": lambda c, cfg, unsound: c.better.finish_reason == "stop",
-    "worse_unfinished": lambda c, cfg, unsound: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
+    "worse_unfinished": lambda c, cfg, unsound: (
+        c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep
+    ),
     "quality": lambda c, cfg, unsound: c.better.candidate_id not in unsound,
     "min_score": lambda c, cfg, unsound: c.score is None or c.score >= cfg.min_score,
     "min_margin": lambda c, cfg, unsound: c.margin is None or c.margin > cfg.min_margin,
@@ -78,18 +80,24 @@ class Admission:
         self.advice[AGAINST_RANKING] = "Use pairs=ranked, which makes pairs from the ranking alone"
         self.advice[TASK_FULL] = f"Raise {cfg.key}.max_per_task"
         self.refused_names = {rule.reason: rule.refused for rule in self.rules}
-        self.refused_names[OUTSIDE_QUANTILES] = f"outside {cfg.key}.margin_quantiles={cfg.margin_quantiles}"
+        self.refused_names[OUTSIDE_QUANTILES] = (
+            f"outside {cfg.key}.margin_quantiles={cfg.margin_quantiles}"
+        )
         self.refused_names[COPIES] = COPIES
         self.refused = Counter[str]()
 
-    def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
+    def admit(
+        self, contrasts: list[Contrast], unsound: Container[str]
+    ) -> tuple[list[Contrast], str]:
         """Return the admitted contrasts of a prompt and, if there are none, the reason of the rule that refused the
         last one. `unsound`: ids of candidates that must not be chosen, whatever their score."""
         reason = "" if contrasts else FEWER
         for rule in self.rules:
             accepted = [c for c in contrasts if rule.accepts(c, self.cfg, unsound)]
             contrasts, reason = self.count_refused(contrasts, accepted, rule.reason, reason)
-        different = [*{(c.better.stripped_text, c.worse.stripped_text): c for c in contrasts}.values()]
+        different = [
+            *{(c.better.stripped_text, c.worse.stripped_text): c for c in contrasts}.values()
+        ]
         self.refused[COPIES] += len(contrasts) - len(different)
         if not self.margins:
             return different, reason
@@ -130,12 +138,21 @@ def quantile_margins(distances: Sequence[float], quantiles: Sequence[float]) -> 
     if not distances:
         return 0.0, 0.0
     low, high = quantiles
-    return float(np.quantile(distances, low, method="higher")), float(np.quantile(distances, high, method="lower"))
+    return float(np.quantile(distances, low, method="higher")), float(
+        np.quantile(distances, high, method="lower")
+    )
 
 
 def build_rules(cfg: Pairs, ways_out: WaysOut) -> list[Rule]:
     """Return the rules in the order of their use."""
     worse_ended = ways_out.worse_ended or f"{LONGER}, or set {cfg.key}.unfinished=keep"
-    values = {"cfg": cfg, "ways": ways_out, "worse_ended": worse_ended, "ratio": cfg.max_length_ratio or 0}
-    texts = {rule: {key: text.format(**values) for key, text in RULES[rule].items()} for rule in RULES}
+    values = {
+        "cfg": cfg,
+        "ways": ways_out,
+        "worse_ended": worse_ended,
+        "ratio": cfg.max_length_ratio or 0,
+    }
+    texts = {
+        rule: {key: text.format(**values) for key, text in RULES[rule].items()} for rule in RULES
+    }
     return [Rule(**texts[rule], accepts=ACCEPTS[rule]) for rule in RULES]

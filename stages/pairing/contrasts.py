@@ -51,11 +51,15 @@ def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -
         above, below = (b_id, a_id) if judgement.preference == "b" else (a_id, b_id)
         margin, standing = 0.0 if judgement.preference == "tie" else None, copeland[above]
         lead = standing - copeland[below]
-        contrasts.append(Contrast(candidates[above], candidates[below], margin, lead=lead, standing=standing))
+        contrasts.append(
+            Contrast(candidates[above], candidates[below], margin, lead=lead, standing=standing)
+        )
     scored = [(candidates[str(j.candidate_id)], j.score) for j in judgements if j.score is not None]
     scored.sort(key=lambda each: each[0].candidate_id)
     for (a, a_score), (b, b_score) in combinations(scored, 2):
         better, worse = (a, b) if a_score >= b_score else (b, a)
         highest = max(a_score, b_score)
         contrasts.append(Contrast(better, worse, abs(a_score - b_score), highest, standing=highest))
-    return sorted(contrasts, key=lambda c: (c.better.candidate_id, c.worse.candidate_id, c.margin is not None))
+    return sorted(
+        contrasts, key=lambda c: (c.better.candidate_id, c.worse.candidate_id, c.margin is not None)
+    )

@@ -34,14 +34,20 @@ def rank_contrasts(contrasts: list[Contrast]) -> list[Contrast]:
         share = 1.0 if c.margin is None else 0.5  # a tie gives half a win to each
         wins[better, worse] += share
         wins[worse, better] += 1 - share
-    strength = dict(zip(candidates, cached_strengths(tuple(map(tuple, wins.tolist()))), strict=True))
-    preferred = {(c.better.candidate_id, c.worse.candidate_id) for c in contrasts if c.margin is None}
+    strength = dict(
+        zip(candidates, cached_strengths(tuple(map(tuple, wins.tolist()))), strict=True)
+    )
+    preferred = {
+        (c.better.candidate_id, c.worse.candidate_id) for c in contrasts if c.margin is None
+    }
     contrasts_by_rank = list[Contrast]()
     for above, below in combinations(sorted(candidates, key=lambda name: -strength[name]), 2):
         lead = strength[above] - strength[below]
         margin = tanh(lead / 2) if lead > EQUAL_STRENGTHS else 0.0
         sides, standing = (candidates[above], candidates[below]), strength[above]
-        contrasts_by_rank.append(Contrast(*sides, margin, standing=standing, compared=(above, below) in preferred))
+        contrasts_by_rank.append(
+            Contrast(*sides, margin, standing=standing, compared=(above, below) in preferred)
+        )
     return contrasts_by_rank
 
 
@@ -59,7 +65,9 @@ def strengths(win_counts: NDArray[np.float64]) -> NDArray[np.float64]:
     strength = np.ones(len(win_counts))
     for _ in range(ROUNDS):
         previous = strength
-        strength = total_wins / ((comparisons / (previous[:, None] + previous)).sum(axis=1) + 2 / (previous + 1))
+        strength = total_wins / (
+            (comparisons / (previous[:, None] + previous)).sum(axis=1) + 2 / (previous + 1)
+        )
         if np.abs(np.log(strength / previous)).max() < TOLERANCE:
             break
     return np.log(strength)

@@ -47,7 +47,9 @@ OF_COMPARED = (Strategy.margin, Strategy.hard)
 BY_STRENGTH = (Strategy.margin, Strategy.ranked)
 
 
-def select_contrasts(contrasts: list[Contrast], strategy: Strategy, cfg: Pairs, prompt: str) -> list[Contrast]:
+def select_contrasts(
+    contrasts: list[Contrast], strategy: Strategy, cfg: Pairs, prompt: str
+) -> list[Contrast]:
     """Return a prompt's contrasts that a strategy chooses. A random order seeded by the prompt breaks ties."""
     shuffled = contrasts.copy()
     random.Random(f"{cfg.seed}/{prompt}").shuffle(shuffled)
@@ -75,20 +77,30 @@ class StrategyResult:
         self.prompts_without_pair, self.pairs_by_task = Counter[str](), Counter[str]()
         self.left_out = Counter[str]()
 
-    def take(self, prompt: Example, usable: list[Contrast], reason: str) -> tuple[list[Contrast], int]:
+    def take(
+        self, prompt: Example, usable: list[Contrast], reason: str
+    ) -> tuple[list[Contrast], int]:
         """Return the contrasts that the strategy chooses from a prompt's usable ones, and the number of further usable
         preferences that a labeler gave. `reason`: explains an empty `usable`."""
         task_limit, tasks, key = self.cfg.max_per_task, prompt.limited_tasks, self.cfg.key
         selected = select_contrasts(usable, self.strategy, self.cfg, prompt.id)
-        room = task_limit - max(self.pairs_by_task[task] for task in tasks) if task_limit and tasks else len(selected)
+        room = (
+            task_limit - max(self.pairs_by_task[task] for task in tasks)
+            if task_limit and tasks
+            else len(selected)
+        )
         chosen = selected[:room]
         if not chosen:
-            self.prompts_without_pair[TASK_FULL if selected else AGAINST_RANKING if usable else reason] += 1
+            self.prompts_without_pair[
+                TASK_FULL if selected else AGAINST_RANKING if usable else reason
+            ] += 1
         ranked_only = sum(not c.compared for c in usable) if self.strategy is Strategy.margin else 0
         self.left_out[f"beyond {key}.max_per_task={task_limit}"] += len(selected) - len(chosen)
         self.left_out["that the ranking alone tells"] += ranked_only
         limit = pairs_per_prompt(self.strategy, self.cfg)
-        self.left_out[f"beyond the {limit} that a prompt gives"] += len(usable) - ranked_only - len(selected)
+        self.left_out[f"beyond the {limit} that a prompt gives"] += (
+            len(usable) - ranked_only - len(selected)
+        )
         self.pairs_by_task.update(tasks * len(chosen))
         self.pairs += len(chosen)
         self.prompts += bool(chosen)
@@ -129,7 +141,12 @@ def table(figures: dict[str, dict[str, Any]], strategy_used: str) -> str:
         rows.append((f"{name} *" if name == strategy_used else name, *cells))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
         for row in rows
     ]
     return "\n".join(lines)

@@ -32,7 +32,11 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
 
 
 def build_missing(
-    targets: list[Node], store: Store, cfg: Config, overrides: list[str], open_resource: OpenResource
+    targets: list[Node],
+    store: Store,
+    cfg: Config,
+    overrides: list[str],
+    open_resource: OpenResource,
 ) -> None:
     """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
     from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
@@ -49,7 +53,9 @@ def build_missing(
                 log.info("%s: reused %s", node, store.folder(node))
                 continue
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
-            store.verify(*map(store.folder, node.inputs.values()), weights=node.stage != Target.report)
+            store.verify(
+                *map(store.folder, node.inputs.values()), weights=node.stage != Target.report
+            )
             # The workers of a training import the stage themselves.
             workers = isinstance(node.config, Training) and processes.world_size(node) > 1
             stage = None if workers else importlib.import_module(f"stages.{node.stage}")

@@ -9,7 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from stages.config.blocks.data import Suites
-from stages.config.blocks.evaluation import CONSTANT, FORMS, REFERENCE, REFERENCES, ROUND, Answer, Judged, Versus
+from stages.config.blocks.evaluation import (
+    CONSTANT,
+    FORMS,
+    REFERENCE,
+    REFERENCES,
+    ROUND,
+    Answer,
+    Judged,
+    Versus,
+)
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Role, Split
@@ -18,7 +27,12 @@ from stages.config.schema import Config
 from stages.pipeline.subgraphs import MakeNode, wire_labels
 from stages.store.node import Built, Graph, Node
 
-TITLES = {Role.base: "Base", Role.control: "Control", Role.control_pairs: "Control pairs", REFERENCE: REFERENCES}
+TITLES = {
+    Role.base: "Base",
+    Role.control: "Control",
+    Role.control_pairs: "Control pairs",
+    REFERENCE: REFERENCES,
+}
 MAX_PROMPTS = 1_000_000  # that are compared, without eval.judged.prompts
 # at most: enough prompts to see that a labeler often prefers a constant answer
 CONSTANT_PROMPTS = 50
@@ -27,7 +41,13 @@ WAITING = "waiting_"
 
 
 def wire_evaluation(
-    cfg: Config, make_node: MakeNode, models: Graph, sets: Graph, reward: Graph, is_built: Built, *rounds: Node
+    cfg: Config,
+    make_node: MakeNode,
+    models: Graph,
+    sets: Graph,
+    reward: Graph,
+    is_built: Built,
+    *rounds: Node,
 ) -> Graph:
     """Return the nodes of the evaluation by name. `models`: the evaluated ones, by role. `sets`: nodes with prompts
     (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`, `suites`), texts (`retained`), and
@@ -50,16 +70,23 @@ def wire_evaluation(
         # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
         name = [*prompts][-1]
         compared = (name, *prompts[name])
-        judged = wire_comparisons(cfg, make_node, models, opponents, answers, compared, reward, is_built)
+        judged = wire_comparisons(
+            cfg, make_node, models, opponents, answers, compared, reward, is_built
+        )
     instruments = Graph()
     if judged:
         label = cfg.eval.judged.label
         instruments["judge"] = make_node("label", label, **reward if label.by_reward else {})
     if cfg.benchmark.tasks:
         tasks = replace(cfg.benchmark, engine=engine_version(cfg.benchmark.runtime.python))
-        answers |= {f"benchmark_{role}": make_node("benchmark", tasks, model=model) for role, model in models.items()}
+        answers |= {
+            f"benchmark_{role}": make_node("benchmark", tasks, model=model)
+            for role, model in models.items()
+        }
         instruments["benchmark"] = make_node("benchmark", tasks)
-    eval_inputs = {name: node for name, node in judged.items() if name.startswith(("versus_", "judged_"))}
+    eval_inputs = {
+        name: node for name, node in judged.items() if name.startswith(("versus_", "judged_"))
+    }
     titles = name_models(cfg, models)
     block = replace(
         cfg.eval,
@@ -83,12 +110,17 @@ def prompt_sets(cfg: Config, sets: Graph) -> dict[str, tuple[Answer, Graph]]:
     if "suites" in sets:
         forms = FORMS if "templates" in (cfg.eval.suites.names or ()) else ()
         block, source = replace(cfg.answer, split=Split.test), {"data": sets["suites"]}
-        by_name |= {f"answer_{form or 'suites'}": (replace(block, form=form), source) for form in (None, *forms)}
+        by_name |= {
+            f"answer_{form or 'suites'}": (replace(block, form=form), source)
+            for form in (None, *forms)
+        }
     if "outside" in sets:
         by_name["answer_outside"] = replace(cfg.answer, split=Split.test), {"data": sets["outside"]}
     if cfg.tested:
         by_name["answer"] = cfg.answer, {"data": sets["data"]}
-    held_out = next((n for n in ("pairs", "unpaired") if n in sets and vars(cfg)[n].validation_fraction), None)
+    held_out = next(
+        (n for n in ("pairs", "unpaired") if n in sets and vars(cfg)[n].validation_fraction), None
+    )
     if held_out and (cfg.own_prompts or not cfg.tested):
         by_name["answer_held_out"] = cfg.answer, {held_out: sets[held_out]}
     if "judged_prompts" in sets:
@@ -105,7 +137,11 @@ def name_opponents(cfg: Config, models: Graph) -> dict[str, str]:
             name = str(Role.base) if Role.base in models else str(Role.other)
         key = name
         if name in folders:
-            key = str(Role.other) if Role.other in models and name == folders[0] else f"model_{number}"
+            key = (
+                str(Role.other)
+                if Role.other in models and name == folders[0]
+                else f"model_{number}"
+            )
         opponents[key] = name
     return opponents
 
@@ -135,7 +171,9 @@ def wire_comparisons(
             opponent_answers[key] = answers[f"{name}_{key}"]
         elif key != REFERENCE:
             nodes[key] = make_node("base", other_model_block(cfg, path))
-            nodes[f"{name}_{key}"] = opponent_answers[key] = make_node("answer", block, model=nodes[key], **prompts)
+            nodes[f"{name}_{key}"] = opponent_answers[key] = make_node(
+                "answer", block, model=nodes[key], **prompts
+            )
     versus = {key: Versus(key, max_prompts) for key in opponents}
     # a labeler that prefers one constant answer to real ones cannot be trusted: the report says so
     if not by_people:
@@ -143,10 +181,14 @@ def wire_comparisons(
         versus[CONSTANT] = Versus(first, min(max_prompts, CONSTANT_PROMPTS), constant=True)
     policy = {**prompts, "model": models[Role.policy], "policy": answers[f"{name}_{Role.policy}"]}
     for key, sides in versus.items():
-        other = {"other": opponent_answers[sides.against]} if sides.against in opponent_answers else {}
+        other = (
+            {"other": opponent_answers[sides.against]} if sides.against in opponent_answers else {}
+        )
         nodes[f"versus_{key}"] = pool = make_node("versus", sides, **policy, **other)
         judgements, members = wire_labels(label, make_node, pool, **by_reward)
-        nodes |= {f"{member}_of_{key}": node for member, node in members.items() if node is not judgements}
+        nodes |= {
+            f"{member}_of_{key}": node for member, node in members.items() if node is not judgements
+        }
         waits_for_people = by_people and not label.human.answered and not is_built(judgements)
         nodes[f"{WAITING if waits_for_people else ''}judged_{key}"] = judgements
     return nodes
@@ -180,7 +222,10 @@ def name_folders(folders: Sequence[str]) -> list[str]:
     """Return the names of model folders, or their paths where two have the same name. NODE/model is called NODE."""
     paths = [*map(Path, folders)]
     names = [path.parent.name if path.name == "model" else path.name for path in paths]
-    return [str(path) if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
+    return [
+        str(path) if names.count(name) > 1 else name
+        for path, name in zip(paths, names, strict=True)
+    ]
 
 
 def evaluated_models(nodes: Mapping[str, Node]) -> Graph:

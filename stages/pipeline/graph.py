@@ -28,18 +28,55 @@ from stages.config.installation import read_beside
 from stages.config.schema import Config, Target
 from stages.pipeline.evaluation_graph import WAITING, other_model_block, wire_evaluation
 from stages.pipeline.provenance import target_stage
-from stages.pipeline.subgraphs import MakeNode, set_read_limits, wire_draws, wire_judged, wire_judgements, wire_sources
+from stages.pipeline.subgraphs import (
+    MakeNode,
+    set_read_limits,
+    wire_draws,
+    wire_judged,
+    wire_judgements,
+    wire_sources,
+)
 from stages.store import source_files
 from stages.store.node import Built, Graph, Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
-VERSIONS = {"base": 5, "source": 10, "data": 13, "select": 7, "sft": 16, "sample": 11, "pool": 2, "label": 14}
-VERSIONS |= {"pairs": 9, "unpaired": 2, "reference": 10, "dpo": 12, "kto": 4, "grpo": 8, "reward": 3}
+VERSIONS = {
+    "base": 5,
+    "source": 10,
+    "data": 13,
+    "select": 7,
+    "sft": 16,
+    "sample": 11,
+    "pool": 2,
+    "label": 14,
+}
+VERSIONS |= {
+    "pairs": 9,
+    "unpaired": 2,
+    "reference": 10,
+    "dpo": 12,
+    "kto": 4,
+    "grpo": 8,
+    "reward": 3,
+}
 VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 27, "report": 25}
 
 # The stage to suggest after each stage, on the command line.
-NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sample": "label", "pool": "label"}
-NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "unpaired": "pairs", "answer": "eval"}
+NEXT = {
+    "base": "sft",
+    "source": "data",
+    "data": "sft",
+    "select": "sft",
+    "sample": "label",
+    "pool": "label",
+}
+NEXT |= {
+    "label": "pairs",
+    "pairs": "reference",
+    "reference": "dpo",
+    "unpaired": "pairs",
+    "answer": "eval",
+}
 NEXT |= {"versus": "eval", "benchmark": "eval", "eval": "report"}
 NEXT |= {objective.name: objective.next for objective in OBJECTIVES.values()}
 INSTEAD = {"dpo": "kto", "kto": "grpo"}  # what a run trains that does not train this
@@ -49,14 +86,20 @@ MISSING_STAGES: dict[str, str] = read_beside(__file__)
 # Stages that align=none and align=grpo leave out.
 PREFERENCE_STAGES = ["sample", "pool", "label", "pairs", "unpaired", "reference", "dpo"]
 # Data that only the evaluation reads, beside its suites, with the setting that lists the sources of each.
-EVALUATION_SETS = {"outside": "outside", "judged_prompts": "eval.judged.source", "retained": "eval.retention"}
+EVALUATION_SETS = {
+    "outside": "outside",
+    "judged_prompts": "eval.judged.source",
+    "retained": "eval.retention",
+}
 SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is the run's seed
 
 # from block and digest cache to pinned block and digests
 Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]
 
 
-def wire_graph(cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: Built = lambda node: True) -> Graph:
+def wire_graph(
+    cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: Built = lambda node: True
+) -> Graph:
     """Return all nodes of a configuration by name: the roots, a chain per seed, the evaluations and the report. `pin`
     replaces files and hub revisions in a block by fixed versions, and returns the files' digests; `cache` is the file
     that remembers these. `is_built` tells if a node is in the store: the report waits for no judgements of people."""
@@ -85,10 +128,16 @@ def wire_graph(cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: 
         chain = wire_chain(with_seed(cfg, seed), make_node, is_built, **roots)
         seed_nodes |= {f"{name}_seed_{seed}": node for name, node in chain.items()}
     nodes = seed_nodes | roots | wire_chain(cfg, make_node, is_built, **roots)
-    policies = [node.inputs["policy"].fingerprint for node in nodes.values() if node.stage == "eval"]
+    policies = [
+        node.inputs["policy"].fingerprint for node in nodes.values() if node.stage == "eval"
+    ]
     if len({*policies}) < len(policies):
-        own = ", ".join(f"{name}.seed" for name in SEEDED_BLOCKS if vars(cfg)[name].seed != cfg.seed)
-        problem = f"two of the runs make one policy, because its stages have seeds of their own: {own}"
+        own = ", ".join(
+            f"{name}.seed" for name in SEEDED_BLOCKS if vars(cfg)[name].seed != cfg.seed
+        )
+        problem = (
+            f"two of the runs make one policy, because its stages have seeds of their own: {own}"
+        )
         raise UserError(f"seeds={cfg.seeds}: {problem}. Leave one of these out, or set seeds=[].")
     reported = {name: node for name, node in nodes.items() if not name.startswith(WAITING)}
     return nodes | {"report": make_node("report", cfg.report, **reported)}
@@ -111,14 +160,21 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     label, sample = cfg.label, cfg.sample
     if cfg.sft.demonstrations is None:
         # of no judge
-        label = Label(labeler="verifier", path=None, revision=None, hub_split="train", max_failed=0.1)
+        label = Label(
+            labeler="verifier", path=None, revision=None, hub_split="train", max_failed=0.1
+        )
         if sample.sampler == "openai":
             sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
     # that sampler reads candidates from a file and cannot answer other prompts
     if sample.brings_prompts:
         sample = replace(sample, sampler="hf")
-    settings = {key: getattr(cfg.select, key) for key in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
-    settings |= dict.fromkeys(("prompts", "prompts_per_round", "draw", "until_pair", "file", "pool"))
+    settings = {
+        key: getattr(cfg.select, key)
+        for key in ("candidates_per_prompt", "temperatures", "max_new_tokens")
+    }
+    settings |= dict.fromkeys(
+        ("prompts", "prompts_per_round", "draw", "until_pair", "file", "pool")
+    )
     sample = replace(sample, split=Split.sft, rounds=1, **settings)
     pool = make_node("sample", sample, policy=base, data=data)
     judged = make_node("label", label, pool=pool)
@@ -126,14 +182,19 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     return {"sample_base": pool, "label_base": judged, "select": select}
 
 
-def wire_chain(cfg: Config, make_node: MakeNode, is_built: Built, base: Node, data: Node, **roots: Node) -> Graph:
+def wire_chain(
+    cfg: Config, make_node: MakeNode, is_built: Built, base: Node, data: Node, **roots: Node
+) -> Graph:
     """Return the nodes of one seed: SFT, a reward model, the objectives that train it further, the control and the
     evaluation. `roots` are further data by name: SFT learns from `select`, the selected demonstrations, if there are
     any, else from `data`, and the evaluation reads `EVALUATION_SETS` and `suites`."""
     demonstrations = Demonstrations.selected if "select" in roots else Demonstrations.given
     block = replace(cfg.sft, demonstrations=demonstrations)
     sft = make_node("sft", block, base=base, data=roots.get("select", data))
-    nodes, sets = {"sft": sft}, {"data": data} | {n: roots[n] for n in roots if n in (*EVALUATION_SETS, "suites")}
+    nodes, sets = (
+        {"sft": sft},
+        {"data": data} | {n: roots[n] for n in roots if n in (*EVALUATION_SETS, "suites")},
+    )
     if cfg.reward.source.path:
         nodes |= wire_reward_model(cfg, make_node, sft)
     reward = {"reward": nodes["reward"]} if "reward" in nodes else {}
@@ -159,19 +220,27 @@ def wire_chain(cfg: Config, make_node: MakeNode, is_built: Built, base: Node, da
     models |= {arm: nodes[arm] for arm in cfg.arms} | {Role.policy: nodes[cfg.align]}
     held_out = {cfg.label_block: nodes[cfg.label_block]} if cfg.by_labels else {}
     lineage = {node.fingerprint: node for model in models.values() for node in model.lineage}
-    of_labels = (n for n in lineage.values() if n.stage in ("pairs", "unpaired") and n not in held_out.values())
+    of_labels = (
+        n
+        for n in lineage.values()
+        if n.stage in ("pairs", "unpaired") and n not in held_out.values()
+    )
     sets |= held_out | {f"{node.stage}_{i}": node for i, node in enumerate(of_labels, 1)}
     policies = [nodes[f"dpo{suffix}"] for suffix in round_suffixes(cfg)] if cfg.by_pairs else []
     rounds = [sft, *policies] if len(policies) > 1 else []
     return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built, *rounds)
 
 
-def wire_dpo(cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph) -> Graph:
+def wire_dpo(
+    cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph
+) -> Graph:
     """Return the nodes of every round of DPO, and of a reward model on the last pairs if that is the target."""
     nodes, policy = Graph(), sft
     earlier = list[Node]()  # the labels of earlier rounds; more than one round is iterative DPO
     for suffix in round_suffixes(cfg):
-        judged, round_nodes = wire_judged(cfg, make_node, earlier, policy, data, {"base": base, "sft": sft}, scored_by)
+        judged, round_nodes = wire_judged(
+            cfg, make_node, earlier, policy, data, {"base": base, "sft": sft}, scored_by
+        )
         earlier.append(judged)
         round_nodes |= wire_judgements(cfg, make_node, judged)
         pairs = round_nodes["pairs"]
@@ -183,7 +252,9 @@ def wire_dpo(cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node
     return nodes
 
 
-def wire_pair_training(cfg: Config, make_node: MakeNode, base: Node, sft: Node, policy: Node, pairs: Node) -> Graph:
+def wire_pair_training(
+    cfg: Config, make_node: MakeNode, base: Node, sft: Node, policy: Node, pairs: Node
+) -> Graph:
     """Return the nodes that train a policy on pairs: the reference, unless the loss needs none, and DPO."""
     # DPO with a continued adapter trains the SFT's LoRA, whose frozen weights are those of the base model.
     inputs = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}
@@ -205,15 +276,22 @@ def wire_control(cfg: Config, make_node: MakeNode, sft: Node, nodes: Graph) -> G
     return new_nodes
 
 
-def wire_control_pairs(cfg: Config, make_node: MakeNode, base: Node, sft: Node, nodes: Graph) -> Graph:
+def wire_control_pairs(
+    cfg: Config, make_node: MakeNode, base: Node, sft: Node, nodes: Graph
+) -> Graph:
     """Return the nodes of DPO on the control pairs of each round's candidates, round by round."""
     policy, new_nodes = sft, Graph()
     for suffix in round_suffixes(cfg):
-        block, inputs = replace(cfg.pairs, control=cfg.control_pairs), {"pairs": nodes[f"pairs{suffix}"]}
+        block, inputs = (
+            replace(cfg.pairs, control=cfg.control_pairs),
+            {"pairs": nodes[f"pairs{suffix}"]},
+        )
         pairs = make_node("pairs", block, judged=nodes[f"label{suffix}"], **inputs)
         trained = wire_pair_training(cfg, make_node, base, sft, policy, pairs)
         policy = trained.pop("dpo")
-        new_nodes |= {f"{name}_control{suffix}": node for name, node in {"pairs": pairs, **trained}.items()}
+        new_nodes |= {
+            f"{name}_control{suffix}": node for name, node in {"pairs": pairs, **trained}.items()
+        }
         new_nodes[f"control_pairs{suffix}"] = policy
     return new_nodes
 
@@ -222,8 +300,15 @@ def control_block(cfg: Config) -> SFT:
     """Return the block of the control: SFT on the chosen completions alone, with DPO's settings and order of rows."""
     dpo_settings = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
     arguments = trl_arguments.allowed_arguments("sft")
-    dpo_settings["trainer"] = {key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in arguments}
-    control_settings = {"train": True, "learning_rate": cfg.control_learning_rate, "packing": False, "control": True}
+    dpo_settings["trainer"] = {
+        key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in arguments
+    }
+    control_settings = {
+        "train": True,
+        "learning_rate": cfg.control_learning_rate,
+        "packing": False,
+        "control": True,
+    }
     # Without evaluations its last step is published, as DPO's is, and not the best by validation.
     return replace(cfg.sft, **dpo_settings | control_settings | {"evaluations": 0})
 
@@ -233,16 +318,22 @@ def round_suffixes(cfg: Config) -> list[str]:
     return [f"_{number}" for number in range(1, cfg.rounds)] + [""]
 
 
-def wire_grpo(cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph) -> Graph:
+def wire_grpo(
+    cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph
+) -> Graph:
     """Return the node of GRPO, whose own completions `label` scores. `scored_by`: a reward model of this run."""
     label = replace(cfg.label, audit=None, known=None)  # both are of a pool, which GRPO has not
     block = ScoredGRPO(**vars(cfg.grpo), label=label)
     return {"grpo": make_node("grpo", block, policy=sft, data=data, **scored_by)}
 
 
-def wire_kto(cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph) -> Graph:
+def wire_kto(
+    cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph
+) -> Graph:
     """Return the nodes of KTO. Beside DPO it reads the first round's labels. `scored_by`: a reward model."""
-    judged, nodes = wire_judged(cfg, make_node, [], sft, data, {"base": base, "sft": sft}, scored_by)
+    judged, nodes = wire_judged(
+        cfg, make_node, [], sft, data, {"base": base, "sft": sft}, scored_by
+    )
     unpaired = make_node("unpaired", cfg.unpaired, judged=judged)
     scoring = replace(cfg.reference, weights=cfg.kto.start_weights)
     reference = make_node("reference", scoring, reference=sft, unpaired=unpaired)
@@ -255,8 +346,12 @@ def wire_kto(cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node
 def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> Graph:
     """Return the nodes of a reward model trained on `reward.source`, preferences that DPO does not train on."""
     source, label_keys = cfg.reward.source, {key.name for key in fields(Label)}
-    source_settings = {key.name: getattr(source, key.name) for key in fields(Source) if key.name in label_keys}
-    label_block = Label(labeler="dataset", max_failed=cfg.label.max_failed, of="reward.source", **source_settings)
+    source_settings = {
+        key.name: getattr(source, key.name) for key in fields(Source) if key.name in label_keys
+    }
+    label_block = Label(
+        labeler="dataset", max_failed=cfg.label.max_failed, of="reward.source", **source_settings
+    )
     judged = make_node("label", label_block)
     pairs = make_node("pairs", replace(cfg.reward.pairs, key="reward.pairs"), judged=judged)
     reward = make_node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
@@ -275,10 +370,16 @@ def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, without further
     draws, demonstrations and compared answers; `stage=sft` not for the control, which is trained after DPO."""
     of_stage = [node for node in nodes.values() if target_stage(node) == cfg.stage]
-    requested = [node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)]
+    requested = [
+        node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)
+    ]
     if not requested:
-        way_out = MISSING_STAGES.get(cfg.stage, f"label={cfg.label.labeler} does not need this stage.")
+        way_out = MISSING_STAGES.get(
+            cfg.stage, f"label={cfg.label.labeler} does not need this stage."
+        )
         if not cfg.by_pairs and cfg.stage in PREFERENCE_STAGES:
             way_out = f"align={cfg.align} leaves preferences out. Set align=dpo."
-        raise UserError(f"stage={cfg.stage}: this configuration does not have the stage {cfg.stage}. {way_out}")
+        raise UserError(
+            f"stage={cfg.stage}: this configuration does not have the stage {cfg.stage}. {way_out}"
+        )
     return requested

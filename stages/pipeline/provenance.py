@@ -39,7 +39,9 @@ NEUTRAL_SETTINGS = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")
 
 def command(stage: str, overrides: list[str]) -> str:
     """Return the command line that runs a stage with the settings of this run."""
-    result_settings = [o.removeprefix("++") for o in overrides if not o.lstrip("+~").startswith(NEUTRAL_SETTINGS)]
+    result_settings = [
+        o.removeprefix("++") for o in overrides if not o.lstrip("+~").startswith(NEUTRAL_SETTINGS)
+    ]
     return shlex.join([*program(), f"stage={stage}", *result_settings])
 
 
@@ -47,7 +49,11 @@ def target_stage(node: Node) -> str:
     """Return the stage to type so that a node is built: the stage that runs in the node, with four exceptions.
     `stage=eval` builds the controls, `stage=versus` the labels of compared answers, `stage=pairs` the further draws of
     `sample.until_pair` with their labels, and `stage=select` the base model's answers for SFT with theirs."""
-    blocks = [each.config for each in (node, node.inputs.get("pairs", node)) if isinstance(each.config, SFT | Pairs)]
+    blocks = [
+        each.config
+        for each in (node, node.inputs.get("pairs", node))
+        if isinstance(each.config, SFT | Pairs)
+    ]
     if node.stage != Target.eval and any(block.control for block in blocks):
         return str(Target.eval)
     if node.stage in (Target.sample, Target.label) and "judged" in node.inputs:
@@ -74,11 +80,18 @@ def begin_attempt(out: StageDir, run_id: str | None) -> list[dict[str, Any]]:
 def parse_attempts(value: Any) -> list[dict[str, Any]]:
     """Return the attempts in parsed JSON. Raise one of WRONG_SHAPE if the value is not a list of attempts."""
     first, *more = value
-    return [{**require_keys("wandb_run")(attempt), "started": float(attempt["started"])} for attempt in (first, *more)]
+    return [
+        {**require_keys("wandb_run")(attempt), "started": float(attempt["started"])}
+        for attempt in (first, *more)
+    ]
 
 
 def end_attempt(
-    attempts: list[dict[str, Any]], node: Node, overrides: list[str], metrics: dict[str, Any], warnings: list[str]
+    attempts: list[dict[str, Any]],
+    node: Node,
+    overrides: list[str],
+    metrics: dict[str, Any],
+    warnings: list[str],
 ) -> Manifest:
     """Return the manifest's fields for a node whose last attempt ends now."""
     attempts[-1]["ended"] = time.time()
@@ -114,7 +127,8 @@ def read_environment() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "git": {
             "commit": output_of("git", "rev-parse", "HEAD", cwd=ROOT) if tracked else None,
-            "dirty": tracked and bool(output_of("git", "status", "--porcelain", "--untracked-files=no", cwd=ROOT)),
+            "dirty": tracked
+            and bool(output_of("git", "status", "--porcelain", "--untracked-files=no", cwd=ROOT)),
         },
     }
 
@@ -122,7 +136,10 @@ def read_environment() -> dict[str, Any]:
 def describe_installation() -> str:
     """Return the installation in three lines: this project with its commit, the libraries, the machine."""
     environment = read_environment()
-    (project, *libraries), origin = map(" ".join, environment["versions"].items()), environment["git"]
+    (project, *libraries), origin = (
+        map(" ".join, environment["versions"].items()),
+        environment["git"],
+    )
     if origin["commit"]:
         project += f" (commit {origin['commit'][:12]}{', with changes' if origin['dirty'] else ''})"
     return f"{project}\n{', '.join(libraries)}\n{environment['machine']}"

@@ -51,11 +51,19 @@ def joined_source(source: Source, pinned: Source) -> Source:
     path = source.path if pinned.revision else Path(source.path).name
     task = source.task_name if source.task else None
     mixture_settings = {key: getattr(source, key) for key in ("check", "rows", "weight", "epochs")}
-    return Source(path, pinned.revision, source.subset, source.hub_split, task=task, **mixture_settings)
+    return Source(
+        path, pinned.revision, source.subset, source.hub_split, task=task, **mixture_settings
+    )
 
 
 def wire_judged(
-    cfg: Config, make_node: MakeNode, earlier: Sequence[Node], policy: Node, data: Node, models: Graph, reward: Graph
+    cfg: Config,
+    make_node: MakeNode,
+    earlier: Sequence[Node],
+    policy: Node,
+    data: Node,
+    models: Graph,
+    reward: Graph,
 ) -> tuple[Node, Graph]:
     """Return the node of a round's labels, of a file or of `wire_candidates`, and by name all nodes before it."""
     if cfg.label.brings_pool:
@@ -74,7 +82,12 @@ def wire_judgements(cfg: Config, make_node: MakeNode, judged: Node) -> Graph:
 
 
 def wire_candidates(
-    cfg: Config, make_node: MakeNode, earlier: Sequence[Node], policy: Node, data: Node, models: Graph
+    cfg: Config,
+    make_node: MakeNode,
+    earlier: Sequence[Node],
+    policy: Node,
+    data: Node,
+    models: Graph,
 ) -> tuple[Node, Graph]:
     """Return the node of the candidates of a round, and by name all nodes that make them. `earlier` are the labels of
     the rounds before it. `models` are those that a member of `sample.pool` can name; others are folders or hub ids."""
@@ -89,21 +102,29 @@ def wire_candidates(
         pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data, **judged)
         return pool, {"sample": pool}
     model_nodes, sources = Graph(), Graph()
-    models_by_name = {**models, "policy": policy, "previous": policy.inputs.get("policy") or policy.inputs["base"]}
+    models_by_name = {
+        **models,
+        "policy": policy,
+        "previous": policy.inputs.get("policy") or policy.inputs["base"],
+    }
     for i, (member, settings) in enumerate(zip(block.pool, block.members, strict=True)):
         # an endpoint samples for the policy, and loads no model here
         name = member.model or "policy"
         if name not in models_by_name:
             model = Model(name, None, key=f"{settings.key}.model")
             models_by_name[name] = model_nodes[f"model_{i + 1}"] = make_node("base", model)
-        sources[f"source_{i + 1}"] = wire_candidate_source(settings, make_node, models_by_name[name], data, **judged)
+        sources[f"source_{i + 1}"] = wire_candidate_source(
+            settings, make_node, models_by_name[name], data, **judged
+        )
     # Candidates and pairs state these names of their sources.
     names = [str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in block.pool]
     pool = make_node("pool", Pool(numbered(names)), policy=policy, **sources)
     return pool, model_nodes | sources | {"pool": pool}
 
 
-def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data: Node, **judged: Node) -> Node:
+def wire_candidate_source(
+    block: Sample, make_node: MakeNode, policy: Node, data: Node, **judged: Node
+) -> Node:
     """Return the node of candidates that a sampler draws or that a file holds. A node that reads a file has no model
     among its inputs, and no data if the file brings prompts, so errors in the file appear before any training."""
     if not (file := block.candidate_file):
@@ -133,7 +154,9 @@ def wire_draws(cfg: Config, make_node: MakeNode, pool: Node, **reward: Node) -> 
     judged, nodes = wire_labels(cfg.label, make_node, pool, **reward)
     for number in range(1, (cfg.sample.until_pair or 0) + 1):
         block = replace(pool.config, until_pair=number, right_from=cfg.right_from)
-        draw = make_node("sample", block, policy=pool.inputs["policy"], data=pool.inputs["data"], judged=judged)
+        draw = make_node(
+            "sample", block, policy=pool.inputs["policy"], data=pool.inputs["data"], judged=judged
+        )
         nodes |= {f"label_draw_{number}": nodes.pop("label"), f"sample_draw_{number + 1}": draw}
         nodes["label"] = judged = make_node("label", cfg.label, pool=draw, judged=judged)
     return judged, nodes

@@ -30,7 +30,9 @@ def require_source(node: Node, store: Store) -> None:
     from stages.formats.column_mapping import source_purpose
 
     block = node.config
-    require_rows(block.source, block.key, source_purpose(block.source).name, own_reader=bool(block.own))
+    require_rows(
+        block.source, block.key, source_purpose(block.source).name, own_reader=bool(block.own)
+    )
     for i, source in enumerate(block.audit.against or ()):
         require_rows(source, f"data.audit.against[{i}].path", "prompts")
 
@@ -63,7 +65,9 @@ def require_rows(source: Source, key: str, purpose_name: str, own_reader: bool =
         for table in files.source_tables(source, key, purpose is Purpose.preferences):
             if next(table.rows(), None):
                 if not own_reader:
-                    detection.recognise_format(table, detection.first_rows(table), source, key, purpose)
+                    detection.recognise_format(
+                        table, detection.first_rows(table), source, key, purpose
+                    )
                 return
     except UserError as error:
         block = key.removesuffix(".path").removesuffix(".file")
@@ -78,7 +82,9 @@ def require_known(node: Node, store: Store) -> None:
 
         require_readable(file, "label.known")
         if not read_known_words(file):
-            raise UserError(f"label.known={node.config.known}: every `known` in it is empty. Fill some in.")
+            raise UserError(
+                f"label.known={node.config.known}: every `known` in it is empty. Fill some in."
+            )
 
 
 def require_answered(node: Node, store: Store) -> None:
@@ -91,7 +97,9 @@ def require_answered(node: Node, store: Store) -> None:
     file = plugins.user_path(cfg.human.answered)
     require_readable(file, "label.human.answered")
     if not any(answer for _, answer in answer_rows.parse_answers(file)):
-        raise UserError(f"label.human.answered={file}: has no answers. Fill in its empty fields, or leave it out.")
+        raise UserError(
+            f"label.human.answered={file}: has no answers. Fill in its empty fields, or leave it out."
+        )
 
 
 def require_readable(file: Path, key: str) -> None:
@@ -129,14 +137,21 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
     errors = Errors()
     missing = store.missing(command_nodes(cfg, nodes)) if cfg.launch.node_rank == 0 else set[Node]()
     if cfg.rebuild and missing and cfg.rebuild not in (stages := {node.stage for node in missing}):
-        raise UserError(f"rebuild={cfg.rebuild}: not a stage of this command, which has {', '.join(sorted(stages))}.")
+        raise UserError(
+            f"rebuild={cfg.rebuild}: not a stage of this command, which has {', '.join(sorted(stages))}."
+        )
     for node in sorted(missing, key=str):
         for check in (*CHECKS.get(type(node.config), ()), require_device):
-            with errors, name_block(node.config.name if isinstance(node.config, Label) else "label"):
+            with (
+                errors,
+                name_block(node.config.name if isinstance(node.config, Label) else "label"),
+            ):
                 check(node, store)
     trainings = [node for node in missing if isinstance(node.config, Training)]
     # The rendezvous must be free, except if other commands train already.
-    if cfg.launch.nodes > 1 and not all(store.is_locked(node.stage, node.fingerprint) for node in trainings):
+    if cfg.launch.nodes > 1 and not all(
+        store.is_locked(node.stage, node.fingerprint) for node in trainings
+    ):
         with errors:
             listen_at(str(cfg.launch.rendezvous)).close()
     errors.raise_all()
@@ -155,11 +170,20 @@ def require_device(node: Node, store: Store) -> None:
     if isinstance(block, Sample) and block.sampler == "openai":
         return  # the server computes, not this machine
     if isinstance(block, Label):
-        block, key = block.reward_model if block.labeler == "reward_model" else None, "label.reward_model"
+        block, key = (
+            block.reward_model if block.labeler == "reward_model" else None,
+            "label.reward_model",
+        )
     runtime = getattr(block, "runtime", None)
     if getattr(runtime, "device", None) == "cuda" and not machine.may_have_gpu():
         raise UserError(f"{key}.runtime.device=cuda: this machine shows no GPU. Use auto or cpu.")
-    if isinstance(block, Training) and block.runtime.device != "cpu" and not machine.planned_gpu.get():
+    if (
+        isinstance(block, Training)
+        and block.runtime.device != "cpu"
+        and not machine.planned_gpu.get()
+    ):
         gpu_count = len(machine.visible_gpus())
         if 0 < gpu_count < block.runtime.processes:
-            raise UserError(f"launch.processes={block.runtime.processes} needs as many GPUs; CUDA shows {gpu_count}.")
+            raise UserError(
+                f"launch.processes={block.runtime.processes} needs as many GPUs; CUDA shows {gpu_count}."
+            )

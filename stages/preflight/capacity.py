@@ -17,7 +17,19 @@ from stages.store.source_files import locate
 
 TEXTS = read_beside(__file__)
 # Models whose linear layers have the names of Llama's. For other models only peft knows the names.
-AS_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "olmo", "olmo2", "olmo3")
+AS_LLAMA = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "olmo",
+    "olmo2",
+    "olmo3",
+)
 ALL_LINEAR = "all-linear"
 ATTENTION = LINEAR[:4]
 CONTEXT = ("max_position_embeddings", "n_positions")
@@ -29,43 +41,73 @@ def validate_capacity(cfg: Config) -> None:
     if cfg.objectives and not cfg.by_pairs and (cfg.rounds > 1 or cfg.control or cfg.control_pairs):
         raise UserError(TEXTS["controls"].format(cfg=cfg))
     if cfg.control_pairs is ControlPairs.random and cfg.pairs.strategy is Strategy.random:
-        raise UserError("control_pairs=random: pairs=random are such pairs already. Set control_pairs=coin.")
+        raise UserError(
+            "control_pairs=random: pairs=random are such pairs already. Set control_pairs=coin."
+        )
     if Align.grpo in cfg.objectives:
         validate_rollouts(cfg)
     if cfg.by_pairs:
         validate_pairs(cfg)
     config = base_config(cfg)
     if context := next((config[name] for name in CONTEXT if config.get(name)), None):
-        for name in ("sample", "answer", *(["select"] if cfg.selects else []), *({"grpo"} & {*cfg.trained})):
+        for name in (
+            "sample",
+            "answer",
+            *(["select"] if cfg.selects else []),
+            *({"grpo"} & {*cfg.trained}),
+        ):
             if (max_new_tokens := vars(cfg)[name].max_new_tokens) >= context:
-                raise UserError(TEXTS["context"].format(name=name, max_new_tokens=max_new_tokens, context=context))
+                raise UserError(
+                    TEXTS["context"].format(
+                        name=name, max_new_tokens=max_new_tokens, context=context
+                    )
+                )
     for name, block in cfg.trained.items():
-        if config and block.trainer.get("router_aux_loss_coef") and not any("expert" in key for key in config):
-            raise UserError(f"{name}.trainer.router_aux_loss_coef: the model has no experts. Leave it out.")
+        if (
+            config
+            and block.trainer.get("router_aux_loss_coef")
+            and not any("expert" in key for key in config)
+        ):
+            raise UserError(
+                f"{name}.trainer.router_aux_loss_coef: the model has no experts. Leave it out."
+            )
         if block.adapter in (Adapter.lora, Adapter.qlora):
             validate_adapter(f"{name}.lora", block.lora, config)
 
 
 def validate_rows(cfg: Config) -> None:
     """Raise UserError if SFT has no rows, or fewer than one batch. The rows of a file are not counted yet."""
-    row_limit, before_sft = split_rows(cfg, "sft"), cfg.stage in (Target.base, Target.source, Target.data)
+    row_limit, before_sft = (
+        split_rows(cfg, "sft"),
+        cfg.stage in (Target.base, Target.source, Target.data),
+    )
     if not cfg.sft.train or cfg.without_model or before_sft or row_limit is None:
         return
     if row_limit == 0:
         raise UserError("sft has no rows. Raise data.tasks.sft, or splits.sft of a source.")
     if cfg.sft.batch_size > row_limit:
-        raise UserError(f"sft.batch_size={cfg.sft.batch_size}: sft has at most {row_limit} rows. Lower it.")
+        raise UserError(
+            f"sft.batch_size={cfg.sft.batch_size}: sft has at most {row_limit} rows. Lower it."
+        )
 
 
 def validate_pairs(cfg: Config) -> None:
     """Raise UserError if the candidates of a prompt cannot differ, or make fewer pairs than one batch."""
-    if cfg.label.brings_pool or cfg.stage in (Command.audit, Target.base, Target.source, Target.data, Target.sft):
+    if cfg.label.brings_pool or cfg.stage in (
+        Command.audit,
+        Target.base,
+        Target.source,
+        Target.data,
+        Target.sft,
+    ):
         return
     if cfg.sample.brings_prompts or (cfg.stage == Target.reward and cfg.reward.source.path):
         return
     prompts, candidates = split_rows(cfg, "preference"), cfg.sample.most
     if prompts == 0:
-        raise UserError("sample has no prompts. Raise data.tasks.preference, or splits.preference of a source.")
+        raise UserError(
+            "sample has no prompts. Raise data.tasks.preference, or splits.preference of a source."
+        )
     own = cfg.sample.prompts_per_round
     if own and prompts is not None and prompts < cfg.rounds * own:
         raise UserError(TEXTS["rounds"].format(cfg=cfg, needed=cfg.rounds * own, prompts=prompts))
@@ -73,18 +115,27 @@ def validate_pairs(cfg: Config) -> None:
         return
     if candidates < 2:
         setting = "sample.pool draws " if cfg.sample.pool else "sample.candidates_per_prompt="
-        raise UserError(f"{setting}{candidates}: a pair needs two candidates. Use 2 or more, or stop at stage=label.")
+        raise UserError(
+            f"{setting}{candidates}: a pair needs two candidates. Use 2 or more, or stop at stage=label."
+        )
     if not cfg.sample.pool and not any(cfg.sample.temperatures[:candidates]):
         raise UserError(TEXTS["greedy"].format(cfg=cfg))
     if prompts is None:
         return
     prompts = min(prompts, cfg.sample.prompts or prompts, own or prompts)
     pairs_per_prompt = 1 if cfg.pairs.strategy is Strategy.best_worst else cfg.pairs.max_per_prompt
-    pair_limit = prompts * min(pairs_per_prompt, candidates * (candidates - 1) // (1 if cfg.label.own else 2))
+    pair_limit = prompts * min(
+        pairs_per_prompt, candidates * (candidates - 1) // (1 if cfg.label.own else 2)
+    )
     target = OBJECTIVES.get(cfg.stage)
     name = target.name if target and target.reads is Reads.pairs else "dpo"
     if (size := vars(cfg)[name].batch_size) > pair_limit:
-        numbers = {"pairs": pair_limit, "prompts": prompts, "candidates": candidates, "per_prompt": pairs_per_prompt}
+        numbers = {
+            "pairs": pair_limit,
+            "prompts": prompts,
+            "candidates": candidates,
+            "per_prompt": pairs_per_prompt,
+        }
         raise UserError(TEXTS["pairs"].format(name=name, size=size, **numbers))
 
 
@@ -94,12 +145,18 @@ def validate_rollouts(cfg: Config) -> None:
     prefers = any(label.prefers for label in scorers)
     if prefers or {"dataset", "human", SOURCE_ORDER}.intersection(cfg.label.labelers):
         raise UserError(TEXTS["no score"].format(cfg=cfg))
-    if any(voter.labeler == "reward_model" and voter.veto is not None for voter in cfg.label.voters):
+    if any(
+        voter.labeler == "reward_model" and voter.veto is not None for voter in cfg.label.voters
+    ):
         raise UserError(TEXTS["veto"])
     if cfg.grpo.runtime.sharding is not Sharding.none:
-        raise UserError("GRPO samples from whole weights, which no process has. Use launch=ddp or launch=local.")
+        raise UserError(
+            "GRPO samples from whole weights, which no process has. Use launch=ddp or launch=local."
+        )
     if cfg.grpo.max_new_tokens >= cfg.grpo.max_length:
-        raise UserError(f"grpo.max_length={cfg.grpo.max_length} has no room for a prompt before grpo.max_new_tokens.")
+        raise UserError(
+            f"grpo.max_length={cfg.grpo.max_length} has no room for a prompt before grpo.max_new_tokens."
+        )
     prompts, size = split_rows(cfg, "preference"), cfg.grpo.batch_size
     if prompts is not None and prompts < size:
         raise UserError(TEXTS["prompts"].format(size=size, prompts=prompts))
@@ -107,7 +164,11 @@ def validate_rollouts(cfg: Config) -> None:
 
 def split_rows(cfg: Config, split: str) -> int | None:
     """Return the most rows that a split can have, or None if a source may hold any number."""
-    rows = sum(vars(cfg.data.tasks)[group] or 0 for group, of_group in SPLIT_OF_GROUP.items() if of_group == split)
+    rows = sum(
+        vars(cfg.data.tasks)[group] or 0
+        for group, of_group in SPLIT_OF_GROUP.items()
+        if of_group == split
+    )
     for source in cfg.data.sources:
         if source.shares.get(split):
             if source.rows is None or source.epochs or source.weight:
@@ -136,9 +197,13 @@ def validate_adapter(key: str, lora: LoRA, config: dict[str, Any]) -> None:
     if not lora.target_modules:
         raise UserError(f"{key}.target_modules is empty. [{ALL_LINEAR}] adapts every linear layer.")
     if ALL_LINEAR in lora.target_modules and len(lora.target_modules) > 1:
-        raise UserError(f"{key}.target_modules={lora.target_modules}: {ALL_LINEAR} means all layers. Drop the others.")
+        raise UserError(
+            f"{key}.target_modules={lora.target_modules}: {ALL_LINEAR} means all layers. Drop the others."
+        )
     if (width := config.get("hidden_size")) and lora.rank > width:
-        raise UserError(f"{key}.rank={lora.rank} is more than the model's width of {width}. Lower it.")
+        raise UserError(
+            f"{key}.rank={lora.rank} is more than the model's width of {width}. Lower it."
+        )
     if config.get("model_type") in AS_LLAMA:
         for target in lora.target_modules:
             *parents, name = target.split(".")

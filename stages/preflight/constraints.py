@@ -30,14 +30,34 @@ def validate_config(cfg: Config) -> None:
     """Raise one UserError for all values outside their limits, else for all settings that do not fit together."""
     require_known("stage", [cfg.stage], [*Target, *Command])
     # Other blocks take their number of processes from `launch`, so it comes first.
-    check_all([partial(limits.validate_block, cfg.launch, "launch."), partial(limits.validate_block, cfg)])
+    check_all(
+        [partial(limits.validate_block, cfg.launch, "launch."), partial(limits.validate_block, cfg)]
+    )
     if cfg.data.tasks is None:
-        raise UserError("data.tasks=null is not allowed. For sources without generated tasks, use data=file.")
+        raise UserError(
+            "data.tasks=null is not allowed. For sources without generated tasks, use data=file."
+        )
     checks: list[Callable[[Config], None]] = [
         *(validate_combinations, validate_words, sources.validate_sample),
-        *(who_judges.validate_ensembles, servers.validate_endpoints, validate_inputs, validate_reward),
-        *(validate_own_parts, sources.validate_data, user_files.validate_user_files, validate_people),
-        *(validate_outside, validate_launch, validate_adapters, validate_trainers, who_judges.validate_judged),
+        *(
+            who_judges.validate_ensembles,
+            servers.validate_endpoints,
+            validate_inputs,
+            validate_reward,
+        ),
+        *(
+            validate_own_parts,
+            sources.validate_data,
+            user_files.validate_user_files,
+            validate_people,
+        ),
+        *(
+            validate_outside,
+            validate_launch,
+            validate_adapters,
+            validate_trainers,
+            who_judges.validate_judged,
+        ),
         *(capacity.validate_capacity, validate_push),
     ]
     check_all(partial(check, cfg) for check in checks)
@@ -50,7 +70,11 @@ def validate_words(cfg: Config) -> None:
     chosen_words = (
         ("label.labeler", [cfg.label.labeler], plugins.plugin_words("labelers", "Labeler")),
         ("tracker.name", [cfg.tracker.name], [*plugins.plugin_words("tracking", "Run"), "none"]),
-        ("sft.template.kind", [cfg.sft.template.kind], [*plugins.template_names(), "auto", "own", "file"]),
+        (
+            "sft.template.kind",
+            [cfg.sft.template.kind],
+            [*plugins.template_names(), "auto", "own", "file"],
+        ),
         ("data.tasks.families", families, plugins.family_names()),
         ("plan.tokens", [*cfg.plan.tokens], [*Target]),
     )
@@ -63,13 +87,17 @@ def validate_own_parts(cfg: Config) -> None:
         if not own and (own.name or own.options):
             raise UserError(f"{name}.own has no file. Set {name}.own={{file: FILE, name: NAME}}.")
     if cfg.label.own and cfg.label.labeler == "dataset":
-        raise UserError("label=dataset reads labels and label.own makes them. Choose one of the two.")
+        raise UserError(
+            "label=dataset reads labels and label.own makes them. Choose one of the two."
+        )
 
 
 def validate_trainers(cfg: Config) -> None:
     """Raise UserError for arguments that TRL's trainers do not take."""
     trainers = [partial(trl_arguments.validate_trainer, *each) for each in cfg.trained.items()]
-    references = [partial(validate_reference, *each, cfg.reference.precision) for each in cfg.trained.items()]
+    references = [
+        partial(validate_reference, *each, cfg.reference.precision) for each in cfg.trained.items()
+    ]
     check_all(trainers + references)
 
 
@@ -84,25 +112,47 @@ def validate_reference(name: str, block: Training, precision: Precision) -> None
 def validate_combinations(cfg: Config) -> None:
     """Raise UserError for seeds, temperatures, lists, quantiles or widths that do not fit together."""
     if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
-        raise UserError(f"seeds={cfg.seeds} and seed={cfg.seed} must all differ. Name each seed once.")
+        raise UserError(
+            f"seeds={cfg.seeds} and seed={cfg.seed} must all differ. Name each seed once."
+        )
     if cfg.sample.rounds != cfg.rounds:
-        raise UserError(f"sample.rounds={cfg.sample.rounds}: rounds sets it. Type rounds={cfg.sample.rounds} instead.")
+        raise UserError(
+            f"sample.rounds={cfg.sample.rounds}: rounds sets it. Type rounds={cfg.sample.rounds} instead."
+        )
     if cfg.tracker.name == "wandb" and re.search(r"[/\\#?%:]", cfg.tracker.project):
-        raise UserError(f"tracker.project={cfg.tracker.project}: a project is one word. Set tracker.entity.")
+        raise UserError(
+            f"tracker.project={cfg.tracker.project}: a project is one word. Set tracker.entity."
+        )
     if not cfg.sample.temperatures:
-        raise UserError("sample.temperatures is empty. [0.9] samples every candidate at temperature 0.9.")
-    lists = {f"{name}.lora.target_modules": block.lora.target_modules for name, block in cfg.trained.items()}
+        raise UserError(
+            "sample.temperatures is empty. [0.9] samples every candidate at temperature 0.9."
+        )
+    lists = {
+        f"{name}.lora.target_modules": block.lora.target_modules
+        for name, block in cfg.trained.items()
+    }
     for key, items in {"dpo.loss_type": cfg.dpo.loss_type, **lists}.items():
         if repeated := [item for i, item in enumerate(items) if item in items[:i]]:
             raise UserError(f"{key}={items}: {repeated[0]} is named twice. Name each once.")
-    for key, band in (("pairs", cfg.pairs.margin_quantiles), ("reward.pairs", cfg.reward.pairs.margin_quantiles)):
+    for key, band in (
+        ("pairs", cfg.pairs.margin_quantiles),
+        ("reward.pairs", cfg.reward.pairs.margin_quantiles),
+    ):
         if band is not None and not (len(band) == 2 and band[0] < band[1]):
-            raise UserError(f"{key}.margin_quantiles={band}: give two quantiles in order, such as [0.25, 0.75].")
+            raise UserError(
+                f"{key}.margin_quantiles={band}: give two quantiles in order, such as [0.25, 0.75]."
+            )
     if init := cfg.model.random_init:
         # Rotary embeddings need an even width of heads. Half as many key-value heads must divide them.
-        head_counts = [h for h in range(1, 1025) if init.hidden_size % (2 * h) == 0 and h % max(h // 2, 1) == 0]
+        head_counts = [
+            h for h in range(1, 1025) if init.hidden_size % (2 * h) == 0 and h % max(h // 2, 1) == 0
+        ]
         if init.heads not in head_counts:
-            way_out = f"Use {', '.join(map(str, head_counts))}." if head_counts else "Make hidden_size even."
+            way_out = (
+                f"Use {', '.join(map(str, head_counts))}."
+                if head_counts
+                else "Make hidden_size even."
+            )
             raise UserError(TEXTS["heads"].format(init=init, way_out=way_out))
 
 
@@ -145,11 +195,19 @@ def validate_reward(cfg: Config) -> None:
         raise UserError(TEXTS["late reward model"])
     # strategies that estimate score differences
     ranked = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)
-    if cfg.stage == Target.reward and cfg.reward.margin and not source.path and cfg.label.prefers and not ranked:
+    if (
+        cfg.stage == Target.reward
+        and cfg.reward.margin
+        and not source.path
+        and cfg.label.prefers
+        and not ranked
+    ):
         raise UserError(TEXTS["no margin"].format(cfg=cfg))
     for name in OF_PROMPTS:
         if vars(source)[name]:
-            raise UserError(f"reward.source.{name} is only for sources of prompts, not of preferences. Leave it out.")
+            raise UserError(
+                f"reward.source.{name} is only for sources of prompts, not of preferences. Leave it out."
+            )
 
 
 def untested_message(cfg: Config) -> str:
@@ -171,11 +229,15 @@ def validate_outside(cfg: Config) -> None:
     """Raise UserError for outside test sets with the same name, an unknown check, or splits."""
     names = [Path(s.path).name for s in cfg.outside]
     if len(set(names)) < len(names):
-        raise UserError(f"outside names {', '.join(names)}: file names must differ in the results. Rename one.")
+        raise UserError(
+            f"outside names {', '.join(names)}: file names must differ in the results. Rename one."
+        )
     for i, source in enumerate(cfg.outside):
         require_known(f"outside[{i}].check", [str(source.check)], choices.SOURCE_CHECKS)
         if source.splits:
-            raise UserError(f"outside[{i}].splits={source.splits}: every outside row is a test. Leave splits out.")
+            raise UserError(
+                f"outside[{i}].splits={source.splits}: every outside row is a test. Leave splits out."
+            )
 
 
 def validate_people(cfg: Config) -> None:
@@ -183,11 +245,15 @@ def validate_people(cfg: Config) -> None:
     for label in cfg.labels:
         with name_block(label.name):
             if label.known and not label.audit:
-                raise UserError("label.known needs judgements to compare with. Add label.audit=200, which draws them.")
+                raise UserError(
+                    "label.known needs judgements to compare with. Add label.audit=200, which draws them."
+                )
             if "human" in label.labelers:
                 validate_human(label.human)
     if "human" in cfg.label.labelers and cfg.sft.demonstrations is choices.Demonstrations.selected:
-        raise UserError("sft.demonstrations=selected needs scores, and people give preferences. Use label=verifier.")
+        raise UserError(
+            "sft.demonstrations=selected needs scores, and people give preferences. Use label=verifier."
+        )
 
 
 def validate_human(human: Human) -> None:
@@ -212,7 +278,9 @@ def validate_launch(cfg: Config) -> None:
         "rendezvous": launch.rendezvous and not (named and 0 < int(named[1]) < 1 << 16),
         "node rank": not 0 <= launch.node_rank < launch.nodes,
         "one process": sharded and launch.processes * launch.nodes == 1,
-        "old PyTorch": launch.sharding is Sharding.fsdp and cfg.planned_gpu is None and torch_version < [2, 13],
+        "old PyTorch": launch.sharding is Sharding.fsdp
+        and cfg.planned_gpu is None
+        and torch_version < [2, 13],
         "no DeepSpeed": launch.sharding is Sharding.zero3 and find_spec("deepspeed") is None,
         "no Ray": launch.address and find_spec("ray") is None,
         "address": launch.address and not re.fullmatch(r"auto|[^\s/]+:\d{1,5}", launch.address),
@@ -224,16 +292,22 @@ def validate_launch(cfg: Config) -> None:
 
 def validate_adapters(cfg: Config) -> None:
     """Raise UserError for adapters that cannot be trained, or have no adapter to continue."""
-    if cfg.dpo.adapter is Adapter.continued and (cfg.sft.adapter is not Adapter.lora or not cfg.sft.train):
+    if cfg.dpo.adapter is Adapter.continued and (
+        cfg.sft.adapter is not Adapter.lora or not cfg.sft.train
+    ):
         raise UserError("dpo.adapter=continued continues the adapter of SFT. Set sft.adapter=lora.")
     if cfg.dpo.adapter is Adapter.continued and cfg.rounds > 1:
-        raise UserError("dpo.adapter=continued needs rounds=1, as a round merges its adapter. Use dpo.adapter=lora.")
+        raise UserError(
+            "dpo.adapter=continued needs rounds=1, as a round merges its adapter. Use dpo.adapter=lora."
+        )
     for name, block in cfg.trained.items():
         quantized = block.adapter is Adapter.qlora
         conditions = {
             "adapter": block.adapter not in block.objective.adapters,
             # The libraries of another machine that is planned for are not known here.
-            "no bitsandbytes": quantized and cfg.planned_gpu is None and find_spec("bitsandbytes") is None,
+            "no bitsandbytes": quantized
+            and cfg.planned_gpu is None
+            and find_spec("bitsandbytes") is None,
             "sharded qlora": quantized and block.runtime.sharding is not Sharding.none,
         }
         words = {"name": name, "block": block, "adapters": ", ".join(block.objective.adapters)}

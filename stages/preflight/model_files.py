@@ -16,7 +16,13 @@ from stages.store.store import Store
 
 SCORES = "ForSequenceClassification"  # in the class names of transformers' models with a score head
 HEADS = ("score.", "classifier.", "classification_head.")  # prefixes of a score head's tensor names
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+)
 
 TEXTS = read_beside(__file__)
 
@@ -46,19 +52,31 @@ def require_reward_model(node: Node, store: Store) -> None:
         resolve_commit(cfg.path, cfg.revision, "model", setting)
         return
     if not folder.is_dir():
-        raise UserError(f"{key}: a reward model is a folder of safetensors, not a file. Name the folder.")
+        raise UserError(
+            f"{key}: a reward model is a folder of safetensors, not a file. Name the folder."
+        )
     config = require_folder(folder, key)
     if not isinstance(listed := config.get("architectures") or [], list):
-        raise UserError(f"{key}: `architectures` in its config.json is no list of class names. Copy the file again.")
+        raise UserError(
+            f"{key}: `architectures` in its config.json is no list of class names. Copy the file again."
+        )
     classes = [str(name) for name in listed]
     tensors = {name for file in folder.glob("*.safetensors") for name in tensor_names(file, key)}
-    if classes and not any(SCORES in name for name in classes) and not any(name.startswith(HEADS) for name in tensors):
-        raise UserError(f"{key}: {classes[0]} gives no scores. Name a …{SCORES} model with one output.")
+    if (
+        classes
+        and not any(SCORES in name for name in classes)
+        and not any(name.startswith(HEADS) for name in tensors)
+    ):
+        raise UserError(
+            f"{key}: {classes[0]} gives no scores. Name a …{SCORES} model with one output."
+        )
     labels = config.get("id2label")
     # 2 in transformers
     outputs = len(labels) if isinstance(labels, dict) and labels else config.get("num_labels", 2)
     if outputs != 1:
-        raise UserError(f"{key}: its config.json has {outputs} outputs. Name a model with one output.")
+        raise UserError(
+            f"{key}: its config.json has {outputs} outputs. Name a model with one output."
+        )
     if not (folder / "contract.json").exists() and not has_chat_template(folder):
         raise UserError(TEXTS["no_template"].format(key=key))
 
@@ -72,9 +90,13 @@ def require_folder(folder: Path, key: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise UserError(f"{key}: the folder has no config.json. Name the folder of a model.")
     if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{key}: {folder} has no *.safetensors. Convert the weights to safetensors.")
+        raise UserError(
+            f"{key}: {folder} has no *.safetensors. Convert the weights to safetensors."
+        )
     if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise UserError(f"{key}: the folder has no tokenizer. Save the model's tokenizer.json there.")
+        raise UserError(
+            f"{key}: the folder has no tokenizer. Save the model's tokenizer.json there."
+        )
     return model_shape.read_config(folder)
 
 
@@ -84,7 +106,9 @@ def tensor_names(file: Path, key: str) -> list[str]:
         with safe_open(file, "numpy") as content:
             return list(content.keys())
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{key}: {file.name} cannot be read as safetensors: {error}. Copy it again.") from error
+        raise UserError(
+            f"{key}: {file.name} cannot be read as safetensors: {error}. Copy it again."
+        ) from error
 
 
 def has_chat_template(folder: Path) -> bool:
@@ -116,6 +140,8 @@ def hub_config(repo: str, revision: str | None) -> dict[str, Any] | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return model_shape.read_config(Path(hf_hub_download(repo, "config.json", revision=revision)).parent)
+        return model_shape.read_config(
+            Path(hf_hub_download(repo, "config.json", revision=revision)).parent
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError):
         return None

@@ -23,7 +23,9 @@ NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # the name of an environment variable
 PORTS = {"http": 80, "https": 443}
 LONGEST = 2000  # characters in an address
 TEXTS = read_beside(__file__)
-IN_ADDRESS = re.compile(r"://[^/\s'\"]*@|[?&][\w-]*(key|token|secret|password|sig|signature)=", re.IGNORECASE)
+IN_ADDRESS = re.compile(
+    r"://[^/\s'\"]*@|[?&][\w-]*(key|token|secret|password|sig|signature)=", re.IGNORECASE
+)
 KEY_NAME, KEY = (re.compile(TEXTS[name].replace("\n", "")) for name in ("key_name", "key"))
 REQUEST_FIELDS = {"messages", "model", "stream", "n"}  # fields that every request sets itself
 
@@ -32,12 +34,19 @@ def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
     """Raise UserError for a setting with an API key, or with an address that holds a user, a password or a key. This
     must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values."""
     for key, value in texts:
-        named = bool(re.search(r"\.(extra|options)\..*(?<!_env)$", key) and KEY_NAME.search(key.rpartition(".")[2]))
+        named = bool(
+            re.search(r"\.(extra|options)\..*(?<!_env)$", key)
+            and KEY_NAME.search(key.rpartition(".")[2])
+        )
         # of a sweep
-        words = [word.strip("'\" ") for word in value.split(",")] if key.endswith("api_key_env") else []
+        words = (
+            [word.strip("'\" ") for word in value.split(",")] if key.endswith("api_key_env") else []
+        )
         is_key = any(not NAME.fullmatch(word) for word in words if word not in ("", "null"))
         if named or is_key or KEY.search(value) or IN_ADDRESS.search(value):
-            setting = f"{'sample.endpoint.' if key.startswith('sample.endpoint') else ''}api_key_env"
+            setting = (
+                f"{'sample.endpoint.' if key.startswith('sample.endpoint') else ''}api_key_env"
+            )
             way_out = f"Put it in an environment variable; {setting}=NAME names that of an endpoint"
             raise UserError(f"{key} holds a key or a password, which would be stored. {way_out}.")
 
@@ -57,7 +66,9 @@ def validate_endpoints(cfg: Config) -> None:
         if endpoint.budget.money and not endpoint.price.is_complete:
             errors.add(TEXTS["no_price"].format(key=key, endpoint=endpoint))
         limits = {"max_tokens": True, **endpoint.extra}
-        if (endpoint.budget.money or endpoint.budget.tokens) and not any(limits.get(name) for name in LIMITS):
+        if (endpoint.budget.money or endpoint.budget.tokens) and not any(
+            limits.get(name) for name in LIMITS
+        ):
             errors.add(TEXTS["no_limit"].format(key=key))
     errors.raise_all()
 
@@ -66,29 +77,48 @@ def validate_judge(cfg: Config, label: Label) -> None:
     """Raise UserError for missing or repeated judges, or too few comparisons to show every candidate."""
     judge, drawn = label.judge, None if label.of else cfg.sample.most
     if not judge.endpoints or not judge.kind or not judge.reading:
-        raise UserError("label=judge needs a judge: 'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'.")
+        raise UserError(
+            "label=judge needs a judge: 'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'."
+        )
     if len({(normal_address(e.base_url), e.model) for e in judge.endpoints}) < len(judge.endpoints):
-        raise UserError("label.judge.endpoints names a model twice, and its votes would count double. Name each once.")
+        raise UserError(
+            "label.judge.endpoints names a model twice, and its votes would count double. Name each once."
+        )
     selecting = cfg.sft.demonstrations is Demonstrations.selected and not label.of
     if judge.kind is Rubrics.pairwise and selecting:
         raise UserError("sft.demonstrations=selected needs scores. Set label.judge.kind=pointwise.")
-    if judge.kind is Rubrics.pairwise and judge.comparisons and drawn and 2 * judge.comparisons < drawn:
-        raise UserError(TEXTS["few_comparisons"].format(judge=judge, drawn=drawn, least=(drawn + 1) // 2))
+    if (
+        judge.kind is Rubrics.pairwise
+        and judge.comparisons
+        and drawn
+        and 2 * judge.comparisons < drawn
+    ):
+        raise UserError(
+            TEXTS["few_comparisons"].format(judge=judge, drawn=drawn, least=(drawn + 1) // 2)
+        )
 
 
 def validate_address(key: str, endpoint: Endpoint) -> None:
     """Raise UserError for an address that cannot be used, or a secret in the settings of an endpoint."""
     if (url := parse_address(endpoint.base_url)) is None:
-        raise UserError(f"{key}.base_url is not an address. Use one such as http://127.0.0.1:8000/v1.")
+        raise UserError(
+            f"{key}.base_url is not an address. Use one such as http://127.0.0.1:8000/v1."
+        )
     if not endpoint.model:
         raise UserError(f"{key}.model is missing. Set {key}.model=NAME, a model of this server.")
     way_out = f"Put the key in an environment variable, and set {key}.api_key_env=NAME."
     if "@" in url.netloc or url.query or url.fragment or KEY.search(url.path):
-        raise UserError(f"{key}.base_url holds a user, a password, a query or a key, which would be stored. {way_out}")
+        raise UserError(
+            f"{key}.base_url holds a user, a password, a query or a key, which would be stored. {way_out}"
+        )
     secret = os.environ.get(endpoint.api_key_env or "", "").strip()
     secrets = [secret] if len(secret) >= SHORTEST_KEY else []
     for place, value in texts_in(endpoint.extra, f"{key}.extra"):
-        if KEY_NAME.search(place.rpartition(".")[2]) or KEY.search(value) or any(each in value for each in secrets):
+        if (
+            KEY_NAME.search(place.rpartition(".")[2])
+            or KEY.search(value)
+            or any(each in value for each in secrets)
+        ):
             raise UserError(f"{place} holds an API key, which would be stored. {way_out}")
 
 
@@ -99,7 +129,9 @@ def parse_address(address: str | None) -> SplitResult | None:
         host, port = url.hostname or "", url.port
         if re.fullmatch(r"[\d.]+", host):
             ipaddress.ip_address(host)
-        plain = str(address).isprintable() and " " not in str(address) and len(str(address)) < LONGEST
+        plain = (
+            str(address).isprintable() and " " not in str(address) and len(str(address)) < LONGEST
+        )
         return url if url.scheme in PORTS and host.encode("idna") and port != 0 and plain else None
     except ValueError:
         return None
@@ -135,7 +167,9 @@ def validate_extra(key: str, endpoint: Endpoint) -> None:
     """Raise UserError for fields in `extra` that every request sets itself, or values that JSON cannot hold."""
     if repeated := REQUEST_FIELDS & endpoint.extra.keys():
         name = min(repeated)
-        raise UserError(f"{key}.extra.{name}={endpoint.extra[name]}: every request sets {name} itself. Leave it out.")
+        raise UserError(
+            f"{key}.extra.{name}={endpoint.extra[name]}: every request sets {name} itself. Leave it out."
+        )
     try:
         json.dumps(endpoint.extra, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
@@ -162,10 +196,14 @@ def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
     # imported here, as it loads pyarrow, which a plan does not need
     from stages.store.call_cache import Calls
 
-    if Calls(store.root / "cache" / "calls", str(endpoint.base_url), str(endpoint.model)).path.exists():
+    if Calls(
+        store.root / "cache" / "calls", str(endpoint.base_url), str(endpoint.model)
+    ).path.exists():
         return
     if find_spec("openai") is None:
-        raise UserError(f"{key} needs the package openai. Install it: {install_command('endpoints')}.")
+        raise UserError(
+            f"{key} needs the package openai. Install it: {install_command('endpoints')}."
+        )
     if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env, "").strip():
         raise UserError(TEXTS["no_key"].format(key=key, name=endpoint.api_key_env))
 

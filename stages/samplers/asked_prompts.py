@@ -26,11 +26,15 @@ def select_round(
         own = order_by_outcomes(prompts, earlier, cfg.right_from)[:size]
     if len(own) < size:
         left = f"round {cfg.round + 1} has {len(own)} of {len(prompts)} prompts left"
-        raise UserError(f"sample.prompts_per_round={size}: {left}. Lower it or rounds, or add prompts.")
+        raise UserError(
+            f"sample.prompts_per_round={size}: {left}. Lower it or rounds, or add prompts."
+        )
     return own[: cfg.prompts]
 
 
-def order_by_outcomes(prompts: Iterable[Example], earlier: Sequence[Path], right_from: float) -> list[Example]:
+def order_by_outcomes(
+    prompts: Iterable[Example], earlier: Sequence[Path], right_from: float
+) -> list[Example]:
     """Return the prompts that the label nodes of earlier rounds do not have. The start of the list, of any length, has
     of each task a number in proportion to its prompts here times its share of mixed outcomes: of prompts with right
     and wrong candidates among its earlier ones. Add-one smoothing keeps every share above 0. Of the kinds of
@@ -58,4 +62,8 @@ def select_unpaired(examples: Iterable[Example], judged: Path, right_from: float
     """Return the prompts of a label node that have candidates, of which none is right. Prompts without candidates are
     too long for the model, or the endpoint failed on all of them."""
     prompts = {e.id: e for e in examples}
-    return [prompts[prompt.id] for prompt, right, drawn in count_right(judged, right_from) if drawn and not right]
+    return [
+        prompts[prompt.id]
+        for prompt, right, drawn in count_right(judged, right_from)
+        if drawn and not right
+    ]

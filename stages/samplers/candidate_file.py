@@ -52,7 +52,9 @@ def read_candidates(
     round_prompts = select_round(prompts.values())
     texts = {p.id: answers[p.id] for p in round_prompts}
     if not any(texts.values()):
-        raise UserError(f"{key}={cfg.file}: no row answers a prompt of this round. Check the file and sample.columns.")
+        raise UserError(
+            f"{key}={cfg.file}: no row answers a prompt of this round. Check the file and sample.columns."
+        )
     other_rounds = rows.total() - sum(rows[prompt] for prompt in texts)
     copies = sum(counts.total() - len(counts) for counts in texts.values())
     for count, label in (
@@ -62,7 +64,9 @@ def read_candidates(
     ):
         if count:
             out.warn(f"{name}: {count} {label}")
-    return round_prompts, [make_candidate(prompt, text, name) for prompt, counts in texts.items() for text in counts]
+    return round_prompts, [
+        make_candidate(prompt, text, name) for prompt, counts in texts.items() for text in counts
+    ]
 
 
 def make_candidate(prompt: str, text: str, name: str) -> Candidate:

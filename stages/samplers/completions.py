@@ -15,7 +15,16 @@ from stages.models.contract import Contract
 from stages.models.loading import count_embedding_rows, read_context_length, resolve_device
 from stages.models.rendering import ContractError
 from stages.samplers.hf import HFSampler
-from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler, choose_shard_size
+from stages.samplers.sampler import (
+    REASONS,
+    Completion,
+    Decoding,
+    Missing,
+    Open,
+    Request,
+    Sampler,
+    choose_shard_size,
+)
 from stages.store import plugins
 from stages.store.blocks import cut_blocks
 from stages.store.digests import files_of, signature
@@ -34,7 +43,9 @@ def choose_opener(cfg: Sample, out: StageDir) -> Open:
     if not cfg.own:
         return plugins.load_class("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
     sampler_class = plugins.load_subclass(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
-    plugins.require_options(cfg.own, "sample.own", inspect.signature(sampler_class.open), out.path, [], None)
+    plugins.require_options(
+        cfg.own, "sample.own", inspect.signature(sampler_class.open), out.path, [], None
+    )
     return partial(sampler_class.open, **cfg.own.options)
 
 
@@ -71,7 +82,9 @@ def complete(
                 requests[example.id] = Request(example.id, example.messages, ids, *settings)
                 continue
             limit = f"{decoding.block}.max_new_tokens={decoding.max_new_tokens}"
-            reason = f"too long for the {context_length:,} tokens that the model reads, beside {limit}"
+            reason = (
+                f"too long for the {context_length:,} tokens that the model reads, beside {limit}"
+            )
             dropped.add(example.id, reason, len(ids))
 
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
@@ -89,13 +102,17 @@ def complete(
                 counts = f"{len(completions)} completions instead of {len(decoding.temperatures)}"
                 raise UserError(f"{source} returned {counts} for prompt {request.id}.")
             if request.id not in pending:
-                raise UserError(f"{source} returned prompt {request.id} twice or without a request.")
+                raise UserError(
+                    f"{source} returned prompt {request.id} twice or without a request."
+                )
             missing.update((c.reason, c.is_reply) for c in completions if isinstance(c, Missing))
             completed = [(i, c) for i, c in enumerate(completions) if not isinstance(c, Missing)]
             for _, completion in completed:
                 validate_completion(completion, source, request.id, contract.stop_ids, vocabulary)
             policy = sampler.policy or model.parent.name
-            candidates = [make_candidate(request, i, c, contract, policy, sampler.name) for i, c in completed]
+            candidates = [
+                make_candidate(request, i, c, contract, policy, sampler.name) for i, c in completed
+            ]
             yield pending.pop(request.id), candidates
         if pending:
             raise UserError(f"{source} returned no completions for {len(pending)} prompts.")
@@ -128,7 +145,12 @@ def complete(
 
 
 def make_candidate(
-    request: Request, index: int, completion: Completion, contract: Contract, policy: str, sampler: str
+    request: Request,
+    index: int,
+    completion: Completion,
+    contract: Contract,
+    policy: str,
+    sampler: str,
 ) -> Candidate:
     """Return a completion as the candidate at this index of its prompt, by the model named `policy`."""
     ids = completion.token_ids
@@ -151,16 +173,25 @@ def make_candidate(
     )
 
 
-def get_sampler(model: Path, contract: Contract, decoding: Decoding, opener: Open, out: StageDir) -> Sampler:
+def get_sampler(
+    model: Path, contract: Contract, decoding: Decoding, opener: Open, out: StageDir
+) -> Sampler:
     """Return a sampler of the model. It stays open in `out` for the next call with the same arguments."""
     # The key has all arguments of `open`, and signatures of the model's files, which another process may replace.
     # The opener of a user's own sampler is a new `partial` each time, so it is opened anew.
-    key = (opener, contract.stop_ids, decoding, [(file, signature(file)) for file in files_of(model)])
+    key = (
+        opener,
+        contract.stop_ids,
+        decoding,
+        [(file, signature(file)) for file in files_of(model)],
+    )
 
     def open_new() -> Sampler:
         opened: Any = opener(model, contract.stop_ids, decoding)
         if not isinstance(opened, Sampler):
-            raise UserError(f"sample.own: `open` returned a {type(opened).__name__}. It must return a Sampler.")
+            raise UserError(
+                f"sample.own: `open` returned a {type(opened).__name__}. It must return a Sampler."
+            )
         return opened
 
     sampler: Sampler = out.open_resource.get(key, open_new)
@@ -175,9 +206,13 @@ def validate_engine(engine: dict[str, str], key: str, out: StageDir) -> None:
     earlier = engine_figures(out).get("engine")
     if earlier and earlier != engine:
         names = [name for name in {**earlier, **engine} if earlier.get(name) != engine.get(name)]
-        before, now = (", ".join(f"{name} {each.get(name)}" for name in names) for each in (earlier, engine))
+        before, now = (
+            ", ".join(f"{name} {each.get(name)}" for name in names) for each in (earlier, engine)
+        )
         problem = f"{key}: this node was begun with {before}, and would go on with {now}"
-        raise UserError(f"{problem}. Type the Python of the first engine, or delete {out.path} to begin anew.")
+        raise UserError(
+            f"{problem}. Type the Python of the first engine, or delete {out.path} to begin anew."
+        )
     write_note(out / SCRATCH / ENGINE, engine)
 
 
@@ -193,14 +228,22 @@ def validate_completion(
     """Raise UserError for an invalid completion. `vocabulary` is the number of tokens in the model's vocabulary."""
     ids, logprob = completion.token_ids, completion.logprob
     if ids is not None and not all(type(i) is int and 0 <= i < vocabulary for i in ids):
-        raise UserError(f"{sampler} returned token ids outside the model's vocabulary, 0 to {vocabulary - 1}.")
+        raise UserError(
+            f"{sampler} returned token ids outside the model's vocabulary, 0 to {vocabulary - 1}."
+        )
     if logprob is not None and not math.isfinite(logprob):
-        raise UserError(f"{sampler} returned a log-prob of {logprob}. Return None if it is unknown.")
+        raise UserError(
+            f"{sampler} returned a log-prob of {logprob}. Return None if it is unknown."
+        )
     if (ids is None and completion.text is None) or completion.finish_reason not in REASONS:
         problem = f"{sampler} returned a completion of prompt {prompt_id} without tokens and text"
         raise UserError(f"{problem}, or with another finish_reason than {' and '.join(REASONS)}.")
     ends = [i for i, token in enumerate(ids or (), 1) if token in stop_ids]
     if ids is not None and ends != ([len(ids)] if completion.finish_reason == "stop" else []):
-        problem = f"{sampler} returned for prompt {prompt_id} finish_reason={completion.finish_reason}"
+        problem = (
+            f"{sampler} returned for prompt {prompt_id} finish_reason={completion.finish_reason}"
+        )
         counts = f"{len(ends)} of its {len(ids)} tokens end a turn"
-        raise UserError(f"{problem}, and {counts}. With `stop`, only the last token may end the turn.")
+        raise UserError(
+            f"{problem}, and {counts}. With `stop`, only the last token may end the turn."
+        )

@@ -30,16 +30,25 @@ class Draws:
     @classmethod
     def start(cls, candidates: Sequence[tuple[Request, int]], device: torch.device) -> "Draws":
         """Return the state before the first step of candidates, each as its request and its index there."""
-        seeds = torch.tensor([request.seed_of(index) for request, index in candidates], device=device)
+        seeds = torch.tensor(
+            [request.seed_of(index) for request, index in candidates], device=device
+        )
         temperatures = [request.temperatures[index] for request, index in candidates]
-        return cls(seeds, torch.zeros_like(seeds), torch.tensor(temperatures, device=device), any(temperatures))
+        return cls(
+            seeds,
+            torch.zeros_like(seeds),
+            torch.tensor(temperatures, device=device),
+            any(temperatures),
+        )
 
     def choose(self, logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
         """Return the next token of every row, and its log-prob at temperature 1, each of shape (rows,), from logits of
         shape (rows, vocabulary). The state moves to the next step. Nothing is transferred to the host."""
         chosen, state = list[tuple[Tensor, Tensor]](), (self.seeds, self.steps, self.heat)
         size = CHUNK if logits.device.type == "cpu" else len(logits)
-        for chunk, seeds, steps, heat in zip(*(torch.split(x, size) for x in (logits, *state)), strict=True):
+        for chunk, seeds, steps, heat in zip(
+            *(torch.split(x, size) for x in (logits, *state)), strict=True
+        ):
             grid = to_blocks(chunk)
             noise = gumbel(seeds, steps, BLOCK + grid.shape[1]) if self.sampled else None
             chosen.append(gumbel_max(grid, heat, noise, top_p))
@@ -59,7 +68,9 @@ def gumbel(seeds: Tensor, steps: Tensor, width: int) -> Tensor:
 def splitmix64(seeds: Tensor, first: Tensor, count: int) -> Tensor:
     """Return 64 bits, as int64, of shape (rows, count): what SplitMix64 draws from each seed after the `first` numbers
     (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195). Sums and products wrap around at 64 bits."""
-    bits = (seeds + first * GOLDEN_GAMMA)[:, None] + torch.arange(1, count + 1, device=seeds.device) * GOLDEN_GAMMA
+    bits = (seeds + first * GOLDEN_GAMMA)[:, None] + torch.arange(
+        1, count + 1, device=seeds.device
+    ) * GOLDEN_GAMMA
     for shift, factor in ((30, FIRST), (27, SECOND)):
         bits = bits.bitwise_xor_((bits >> shift).bitwise_and_((1 << 64 - shift) - 1)).mul_(factor)
     return bits.bitwise_xor_((bits >> 31).bitwise_and_((1 << 33) - 1))
@@ -68,11 +79,17 @@ def splitmix64(seeds: Tensor, first: Tensor, count: int) -> Tensor:
 def to_blocks(logits: Tensor) -> Tensor:
     """Return logits of shape (rows, vocabulary) as (rows, blocks, BLOCK) in fp32, padded with -inf."""
     short = -logits.shape[1] % BLOCK
-    logits = torch.nn.functional.pad(logits.float(), (0, short), value=-torch.inf) if short else logits.float()
+    logits = (
+        torch.nn.functional.pad(logits.float(), (0, short), value=-torch.inf)
+        if short
+        else logits.float()
+    )
     return logits.reshape(len(logits), -1, BLOCK)
 
 
-def gumbel_max(grid: Tensor, heat: Tensor, noise: Tensor | None, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
+def gumbel_max(
+    grid: Tensor, heat: Tensor, noise: Tensor | None, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Draw a token per row from softmax(logits / heat) in two steps: a block of the vocabulary, then a token in the
     block. This has the distribution of one draw over the whole vocabulary, without noise for every token. A row with
     heat 0 gets its most likely token; `noise` is None if all rows do. Shapes: grid (rows, blocks, BLOCK), heat

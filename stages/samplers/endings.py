@@ -34,7 +34,9 @@ def endings(candidates: Iterable[Candidate]) -> dict[float, Endings]:
             texts[c.temperature] |= {c.stripped_text} if is_ended else set()
         prompts.update(texts.keys())
         differ.update(temperature for temperature, finished in texts.items() if len(finished) > 1)
-    return {t: Endings(count[t], ended[t] / count[t], differ[t] / prompts[t]) for t in sorted(count)}
+    return {
+        t: Endings(count[t], ended[t] / count[t], differ[t] / prompts[t]) for t in sorted(count)
+    }
 
 
 def report_endings(cfg: Sample, candidates: Iterable[Candidate], out: StageDir) -> dict[str, Any]:
@@ -43,14 +45,25 @@ def report_endings(cfg: Sample, candidates: Iterable[Candidate], out: StageDir) 
     count = sum(row.candidates for row in by_temperature.values())
     share = sum(row.candidates * row.ended for row in by_temperature.values()) / count
     if len(by_temperature) > 1:
-        lines = [f"{t:>11g}  {row.ended:>17.1%}  {row.differ:>36.1%}" for t, row in by_temperature.items()]
+        lines = [
+            f"{t:>11g}  {row.ended:>17.1%}  {row.differ:>36.1%}"
+            for t, row in by_temperature.items()
+        ]
         lines.insert(0, "temperature  end by themselves  prompts with two different ended ones")
         out.inform("\n".join(["Candidates by temperature:", *lines]))
     if share <= MOST:
         in_pool = cfg.key != "sample"
-        key, form = (f"{cfg.key}.temperature", "{}") if in_pool else (f"{cfg.drawn_by}.temperatures", "[{}]")
+        key, form = (
+            (f"{cfg.key}.temperature", "{}")
+            if in_pool
+            else (f"{cfg.drawn_by}.temperatures", "[{}]")
+        )
         temperatures = form.format(",".join(f"{t:g}" for t in by_temperature))
         problem = f"only {share:.1%} of {count:,} candidates end by themselves. Truncated candidates are never chosen"
-        way_out = f"Lower the temperature, or raise {cfg.drawn_by}.max_new_tokens={cfg.max_new_tokens}"
-        out.warn(f"{key}={temperatures}: {problem}. {way_out}. Several temperatures show which of them end.")
+        way_out = (
+            f"Lower the temperature, or raise {cfg.drawn_by}.max_new_tokens={cfg.max_new_tokens}"
+        )
+        out.warn(
+            f"{key}={temperatures}: {problem}. {way_out}. Several temperatures show which of them end."
+        )
     return {"by_temperature": {f"{t:g}": asdict(row) for t, row in by_temperature.items()}}

@@ -24,7 +24,11 @@ class ForceDrawn(LogitsProcessor):
     """A logits processor that leaves `generate` one token per row: the token that was drawn here."""
 
     def __init__(self, draws: Draws, top_p: float):
-        self.draws, self.top_p, self.chosen = draws, top_p, list[tuple[torch.Tensor, torch.Tensor]]()
+        self.draws, self.top_p, self.chosen = (
+            draws,
+            top_p,
+            list[tuple[torch.Tensor, torch.Tensor]](),
+        )
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         tokens, logprobs = self.draws.choose(scores, self.top_p)
@@ -42,14 +46,31 @@ class GenerateSampler(Sampler):
     @classmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "GenerateSampler":
         """Return a sampler of the model in a folder."""
-        model = load_model(source, sampling_weights(decoding.precision), resolve_device(decoding.runtime.device))
-        return cls(model, stop_ids, decoding.max_new_tokens, decoding.top_p, decoding.runtime.batch_size)
+        model = load_model(
+            source, sampling_weights(decoding.precision), resolve_device(decoding.runtime.device)
+        )
+        return cls(
+            model, stop_ids, decoding.max_new_tokens, decoding.top_p, decoding.runtime.batch_size
+        )
 
-    def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stop_ids: list[int],
+        max_new_tokens: int,
+        top_p: float,
+        rows: int,
+    ):
         require_unpacked(model)
         # The model's own settings (repetition penalty, beams) are ignored, as in `hf`.
         model.generation_config = GenerationConfig()
-        self.model, self.stops, self.limit, self.top_p, self.rows = model, stop_ids, max_new_tokens, top_p, rows
+        self.model, self.stops, self.limit, self.top_p, self.rows = (
+            model,
+            stop_ids,
+            max_new_tokens,
+            top_p,
+            rows,
+        )
 
     @torch.inference_mode()
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
@@ -60,8 +81,14 @@ class GenerateSampler(Sampler):
             while requests and sum(len(r.temperatures) for r in (*batch, requests[0])) <= self.rows:
                 batch.append(requests.pop(0))
             candidates = [(r, i) for r in batch for i in range(len(r.temperatures))]
-            batches = [candidates] if len(candidates) == 1 or self.can_batch else [[each] for each in candidates]
-            completions = (completion for each in batches for completion in self._batch(each, self.limit))
+            batches = (
+                [candidates]
+                if len(candidates) == 1 or self.can_batch
+                else [[each] for each in candidates]
+            )
+            completions = (
+                completion for each in batches for completion in self._batch(each, self.limit)
+            )
             for request in batch:
                 yield request, [next(completions) for _ in request.temperatures]
 
@@ -75,7 +102,9 @@ class GenerateSampler(Sampler):
     def _batch(self, candidates: list[tuple[Request, int]], limit: int) -> Iterator[Completion]:
         rows = [torch.tensor(request.token_ids) for request, _ in candidates]
         ids = pad_sequence(rows, batch_first=True, padding_side="left")
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+        mask = pad_sequence(
+            [torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"
+        )
         drawn = ForceDrawn(Draws.start(candidates, self.model.device), self.top_p)
         with allow_left_padding(self.model):
             self.model.generate(
@@ -88,7 +117,9 @@ class GenerateSampler(Sampler):
                 logits_processor=LogitsProcessorList([drawn]),
                 streamer=self.streamer,
             )
-        tokens_by_row, logprobs_by_row = (torch.stack(steps, 1).tolist() for steps in zip(*drawn.chosen, strict=True))
+        tokens_by_row, logprobs_by_row = (
+            torch.stack(steps, 1).tolist() for steps in zip(*drawn.chosen, strict=True)
+        )
         for tokens, logprobs in zip(tokens_by_row, logprobs_by_row, strict=True):
             ends = [t for t, token in enumerate(tokens) if token in self.stops]
             length = ends[0] + 1 if ends else len(tokens)

@@ -16,7 +16,12 @@ from transformers import PreTrainedModel
 from stages.hardware import memory
 from stages.hardware.model_shape import ModelShape
 from stages.models.loading import load_model, resolve_device, sampling_weights
-from stages.models.packing import attention_name, has_only_attention, install_run_attention, require_unpacked
+from stages.models.packing import (
+    attention_name,
+    has_only_attention,
+    install_run_attention,
+    require_unpacked,
+)
 from stages.models.run_attention import RunLayout, send_tensor
 from stages.samplers.drawing import Draws
 from stages.samplers.generate import GenerateSampler
@@ -50,21 +55,43 @@ class HFSampler(Sampler):
     @classmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> Sampler:
         """Return a sampler of the model in a folder: `generate` if the model's state is more than keys and values."""
-        model = load_model(source, sampling_weights(decoding.precision), resolve_device(decoding.runtime.device))
+        model = load_model(
+            source, sampling_weights(decoding.precision), resolve_device(decoding.runtime.device)
+        )
         rows = decoding.runtime.batch_size
         if has_only_attention(model):
             prepack(model, rows)
         return cls.of(model, stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
 
     @classmethod
-    def of(cls, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int) -> Sampler:
+    def of(
+        cls,
+        model: PreTrainedModel,
+        stop_ids: list[int],
+        max_new_tokens: int,
+        top_p: float,
+        rows: int,
+    ) -> Sampler:
         """Return a sampler of a model in memory: `generate` if the model's state is more than keys and values."""
         kind = cls if has_only_attention(model) else GenerateSampler
         return kind(model, stop_ids, max_new_tokens, top_p, rows)
 
-    def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stop_ids: list[int],
+        max_new_tokens: int,
+        top_p: float,
+        rows: int,
+    ):
         require_unpacked(model)
-        self.model, self.stops, self.limit, self.top_p, self.rows = model, set(stop_ids), max_new_tokens, top_p, rows
+        self.model, self.stops, self.limit, self.top_p, self.rows = (
+            model,
+            set(stop_ids),
+            max_new_tokens,
+            top_p,
+            rows,
+        )
         self.device = model.device
         self.pace = ON_CPU if model.device.type == "cpu" else ON_ACCELERATOR
         self.packs = install_run_attention(model)  # packed prompts are read without padding
@@ -73,7 +100,9 @@ class HFSampler(Sampler):
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
         """Yield every request with all its completions, in the order of completion."""
         requests = sorted(requests, key=lambda r: (-len(r.token_ids), r.id))
-        queue = deque((request, i) for request in requests for i in range(len(request.temperatures)))
+        queue = deque(
+            (request, i) for request in requests for i in range(len(request.temperatures))
+        )
         finished: dict[str, dict[int, Completion]] = {r.id: {} for r in requests}
         length = max((len(r.token_ids) for r in requests), default=0) + self.limit
         slots = Slots(min(len(queue), self._rows_at_once(length)), length, self.device)
@@ -93,7 +122,9 @@ class HFSampler(Sampler):
         """Return how many rows of `length` tokens are decoded at once, at most those that fit into memory."""
         shape = ModelShape.from_config(self.model.config.to_dict())
         size, device = self.model.dtype.itemsize, self.device.type
-        return memory.decoded_at_once(shape, size, self.rows, length, device) if shape else self.rows
+        return (
+            memory.decoded_at_once(shape, size, self.rows, length, device) if shape else self.rows
+        )
 
     def _admit(self, queue: deque[tuple[Request, int]], active: list[Row], slots: Slots) -> None:
         """Move candidates from the queue into free places, and read their prompts once, without the last token."""
@@ -119,13 +150,21 @@ class HFSampler(Sampler):
         slots.prompt_states = []
         if self.packs:
             order, continued, lengths = shared_beginnings(prompts)
-            remainders = [prompts[index][length:] for index, length in zip(order, lengths, strict=True)]
-            layout = RunLayout.from_lengths([len(tokens) for tokens in remainders], self.device, lengths, continued)
-            slots.packed_places = layout.sequences[0][send_tensor(torch.tensor(order).argsort(), self.device)]
+            remainders = [
+                prompts[index][length:] for index, length in zip(order, lengths, strict=True)
+            ]
+            layout = RunLayout.from_lengths(
+                [len(tokens) for tokens in remainders], self.device, lengths, continued
+            )
+            slots.packed_places = layout.sequences[0][
+                send_tensor(torch.tensor(order).argsort(), self.device)
+            ]
             ids = torch.tensor([[token for tokens in remainders for token in tokens]])
             options: dict[str, Any] = {"position_ids": layout.positions, "layout": layout}
         else:
-            ids = pad_sequence([torch.tensor(prompt, dtype=torch.long) for prompt in prompts], batch_first=True)
+            ids = pad_sequence(
+                [torch.tensor(prompt, dtype=torch.long) for prompt in prompts], batch_first=True
+            )
             positions = torch.arange(ids.shape[1], device=self.device)[None]
             mask = attention_masks(self.model, positions, ids.shape[1])
             options = {"position_ids": positions, "attention_mask": mask}
@@ -136,7 +175,9 @@ class HFSampler(Sampler):
         """Append the next tokens to every row: `pace.steps`, or fewer if the row ends."""
         draws, longest = slots.load(active, self.pace.rows), max(row.length for row in active)
         chosen = list[tuple[Tensor, Tensor]]()
-        for step in range(min(self.pace.steps, max(self.limit - len(row.tokens) for row in active))):
+        for step in range(
+            min(self.pace.steps, max(self.limit - len(row.tokens) for row in active))
+        ):
             slots.end = round_up(longest + step, self.pace.tokens, slots.length)
             chosen.append(self._step(slots, draws))
         tokens, logprobs = (torch.stack(steps, 1).tolist() for steps in zip(*chosen, strict=True))
@@ -151,7 +192,11 @@ class HFSampler(Sampler):
         """Return the next token of every row, and its log-prob. The host neither sends nor receives anything."""
         ids, positions = slots.inputs[:2, : slots.active]
         mask = attention_masks(self.model, positions[:, None], slots.end)
-        options = {"position_ids": positions[:, None], "attention_mask": mask, "past_key_values": slots}
+        options = {
+            "position_ids": positions[:, None],
+            "attention_mask": mask,
+            "past_key_values": slots,
+        }
         logits = self.model(input_ids=ids[:, None], use_cache=True, **options).logits[:, -1]
         tokens, logprobs = draws.choose(logits, self.top_p)
         ids.copy_(tokens)
@@ -175,15 +220,23 @@ class HFSampler(Sampler):
         return retired
 
 
-def attention_masks(model: PreTrainedModel, positions: Tensor, end: int) -> Tensor | dict[str, Tensor]:
+def attention_masks(
+    model: PreTrainedModel, positions: Tensor, end: int
+) -> Tensor | dict[str, Tensor]:
     """Return the mask of tokens to attend to: (rows or 1, 1, tokens, end), by kind of layer if some have a window."""
     config = model.config.get_text_config()
     distance = positions[:, None, :, None] - torch.arange(end, device=positions.device)
     full = distance >= 0
-    window, kinds = config.to_dict().get("sliding_window"), set(config.to_dict().get("layer_types") or [])
+    window, kinds = (
+        config.to_dict().get("sliding_window"),
+        set(config.to_dict().get("layer_types") or []),
+    )
     sliding = full & (distance < window) if window else full
     if "sliding_attention" in kinds:
-        return {"full_attention": prepare_mask(model, full), "sliding_attention": prepare_mask(model, sliding)}
+        return {
+            "full_attention": prepare_mask(model, full),
+            "sliding_attention": prepare_mask(model, sliding),
+        }
     return prepare_mask(model, full if kinds else sliding)
 
 
@@ -191,7 +244,9 @@ def prepare_mask(model: PreTrainedModel, mask: Tensor) -> Tensor:
     """Return a mask in the form of the model's attention: eager attention adds it, other kinds read a boolean."""
     if attention_name(model) != "eager":
         return mask
-    return torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)
+    return torch.zeros_like(mask, dtype=model.dtype).masked_fill(
+        ~mask, torch.finfo(model.dtype).min
+    )
 
 
 def shared_beginnings(prompts: list[list[int]]) -> tuple[list[int], list[int], list[int]]:

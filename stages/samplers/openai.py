@@ -36,18 +36,30 @@ class OpenAISampler(Sampler):
         self.decoding, self.client, self.out = decoding, client, out
         self.policy = client.endpoint.model
 
-    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion | Missing]]]:
+    def complete(
+        self, requests: Sequence[Request]
+    ) -> Iterator[tuple[Request, list[Completion | Missing]]]:
         """Yield every request with all its completions, in the order of completion."""
         completions_by_id = defaultdict[str, dict[int, Completion | Missing]](dict)
-        jobs = (self.job(request, i) for request in requests for i in range(len(request.temperatures)))
+        jobs = (
+            self.job(request, i) for request in requests for i in range(len(request.temperatures))
+        )
         for request, i, completion in run_jobs([self.client], jobs, self.out):
             completions_by_id[request.id][i] = completion
             if len(completions_by_id[request.id]) == len(request.temperatures):
-                yield request, [completion for _, completion in sorted(completions_by_id.pop(request.id).items())]
+                yield (
+                    request,
+                    [
+                        completion
+                        for _, completion in sorted(completions_by_id.pop(request.id).items())
+                    ],
+                )
 
     def job(self, request: Request, index: int) -> Job[Done]:
         max_tokens, seed = self.decoding.max_new_tokens, request.seed_of(index) % SEEDS
-        question = Question(request.messages, max_tokens, request.temperatures[index], seed, self.decoding.top_p)
+        question = Question(
+            request.messages, max_tokens, request.temperatures[index], seed, self.decoding.top_p
+        )
 
         async def ask() -> Done:
             try:

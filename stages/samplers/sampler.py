@@ -61,7 +61,15 @@ class Request:
 
     def seed_of(self, candidate: int) -> int:
         """Return 63 bits of a hash of the request and the candidate."""
-        return int(content_id(self.id, self.seed, self.first + candidate, self.temperatures[candidate]), 16) >> 1
+        return (
+            int(
+                content_id(
+                    self.id, self.seed, self.first + candidate, self.temperatures[candidate]
+                ),
+                16,
+            )
+            >> 1
+        )
 
 
 @dataclass
@@ -106,7 +114,9 @@ class Sampler(ABC):
         the process that samples, before the first request. Any token of `stop_ids` ends a completion."""
 
     @abstractmethod
-    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Sequence[Completion | Missing]]]:
+    def complete(
+        self, requests: Sequence[Request]
+    ) -> Iterator[tuple[Request, Sequence[Completion | Missing]]]:
         """Yield every request with all its completions, in the order of completion."""
 
     def close(self) -> None:  # noqa: B027  # most samplers hold nothing outside this process

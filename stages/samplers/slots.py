@@ -49,14 +49,21 @@ class Slots:
     def load(self, rows: list[Row], multiple: int) -> Draws:
         """Write the rows' inputs, and return their random state. Rows that pad the batch keep earlier inputs."""
         ends = [(r.tokens or r.request.token_ids)[-1] for r in rows]
-        seeds, temperatures = [r.seed for r in rows], [r.request.temperatures[r.index] for r in rows]
+        seeds, temperatures = (
+            [r.seed for r in rows],
+            [r.request.temperatures[r.index] for r in rows],
+        )
         positions, steps = [r.length - 1 for r in rows], [len(r.tokens) for r in rows]
-        self.inputs[:, : len(rows)] = send_tensor(torch.tensor([ends, positions, seeds, steps]), self.device)
+        self.inputs[:, : len(rows)] = send_tensor(
+            torch.tensor([ends, positions, seeds, steps]), self.device
+        )
         self.heat[: len(rows)] = send_tensor(torch.tensor(temperatures), self.device)
         self.active = n = round_up(len(rows), multiple, self.rows)
         return Draws(self.inputs[2, :n], self.inputs[3, :n], self.heat[:n], any(temperatures))
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Store new keys and values, and return those to attend to: of prompts, or while decoding all of a row's."""
         if self.prompt_states is not None:
             self.prompt_states.append((keys, values))
@@ -65,7 +72,9 @@ class Slots:
         rows, positions = self.row[: self.active], self.inputs[1, : self.active]
         self.keys[layer][rows, :, positions] = keys[:, :, 0]
         self.values[layer][rows, :, positions] = values[:, :, 0]
-        return self.keys[layer][: self.active, :, : self.end], self.values[layer][: self.active, :, : self.end]
+        return self.keys[layer][: self.active, :, : self.end], self.values[layer][
+            : self.active, :, : self.end
+        ]
 
     def fill(self, first: int, source: Tensor) -> None:
         """Copy the prompts' keys and values to rows from `first` on; `source` is the prompt's index for each row."""
@@ -74,14 +83,20 @@ class Slots:
         for layer, (keys, values) in enumerate(self.prompt_states):
             self._allocate(layer, keys, values)
             for store, states in ((self.keys, keys), (self.values, values)):
-                selected = states[source] if places is None else states[0].transpose(0, 1)[places].transpose(1, 2)
+                selected = (
+                    states[source]
+                    if places is None
+                    else states[0].transpose(0, 1)[places].transpose(1, 2)
+                )
                 store[layer][first : first + len(source), :, : selected.shape[2]] = selected
         self.prompt_states = None
 
     def _allocate(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if layer == len(self.keys):
             for store, states in ((self.keys, keys), (self.values, values)):
-                store.append(states.new_zeros(self.rows, states.shape[1], self.length, states.shape[3]))
+                store.append(
+                    states.new_zeros(self.rows, states.shape[1], self.length, states.shape[3])
+                )
 
     def get_seq_length(self, *_: Any) -> int:
         """Return 0. Models start positions from this length only if they get no positions, and here they always do."""

@@ -59,19 +59,27 @@ class VLLMSampler(Sampler):
         )
         self.engine = self.read("vllm", "torch", "transformers", "device", "dtype")
         if runtime.device not in ("auto", self.engine["device"]):
-            self.fail(f"it computes on {self.engine['device']}, but {self.key}.device={runtime.device}")
+            self.fail(
+                f"it computes on {self.engine['device']}, but {self.key}.device={runtime.device}"
+            )
 
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
         """Yield every request with all its completions, in the order of completion."""
         requests_by_id = {request.id: request for request in requests}
         for request in requests:
-            draws = [(temperature, request.seed_of(i)) for i, temperature in enumerate(request.temperatures)]
+            draws = [
+                (temperature, request.seed_of(i))
+                for i, temperature in enumerate(request.temperatures)
+            ]
             self.child.send({"id": request.id, "ids": request.token_ids, "draws": draws})
         while requests_by_id:
             message = self.read("id", "completions")
             try:
                 request = requests_by_id.pop(message["id"])
-                completions = [Completion(ids, reason, logprob) for ids, reason, logprob in message["completions"]]
+                completions = [
+                    Completion(ids, reason, logprob)
+                    for ids, reason, logprob in message["completions"]
+                ]
             except (KeyError, TypeError, ValueError):
                 self.fail(f"it sent what answers no request: {str(message)[:80]}")
             yield request, completions
@@ -80,13 +88,17 @@ class VLLMSampler(Sampler):
         """Return the child's next message, which must have these keys."""
         message = self.child.read() or {"error": "it ended before its last answer"}
         if not message.keys() >= {*keys}:
-            self.fail(message.get("error", f"it sent {str(message)[:80]} without {', '.join(keys)}"))
+            self.fail(
+                message.get("error", f"it sent {str(message)[:80]} without {', '.join(keys)}")
+            )
         return message
 
     def fail(self, reason: str) -> NoReturn:
         self.child.close()
         problem = f"{self.key}.python={self.python or 'null'}: vLLM failed: {reason[:600]}"
-        raise UserError(f"{problem}. Type the same command again to resume. Its log: {self.child.log}.")
+        raise UserError(
+            f"{problem}. Type the same command again to resume. Its log: {self.child.log}."
+        )
 
     def close(self) -> None:
         """End the child, so that its memory is free. The log of a child that failed stays."""

@@ -38,7 +38,10 @@ def start_engine(job: dict[str, Any]) -> tuple[Any, dict[str, str]]:
     }
     engine = vllm.LLM(**options).llm_engine
     versions = {each.__name__: str(each.__version__) for each in (vllm, torch, transformers)}
-    return engine, versions | {"device": str(current_platform.device_type), "dtype": options["dtype"]}
+    return engine, versions | {
+        "device": str(current_platform.device_type),
+        "dtype": options["dtype"],
+    }
 
 
 def serve(job: dict[str, Any], engine: Any, lines: "queue.Queue[str]", channel: TextIO) -> None:
@@ -52,7 +55,11 @@ def serve(job: dict[str, Any], engine: Any, lines: "queue.Queue[str]", channel: 
             request = json.loads(lines.get())
             unfinished[request["id"]] = [None] * len(request["draws"])
             for i, (temperature, seed) in enumerate(request["draws"]):
-                drawn = {"temperature": temperature, "top_p": job["top_p"], "seed": seed} if temperature else {}
+                drawn = (
+                    {"temperature": temperature, "top_p": job["top_p"], "seed": seed}
+                    if temperature
+                    else {}
+                )
                 params = SamplingParams(
                     max_tokens=job["max_new_tokens"],
                     stop_token_ids=job["stop_ids"],
@@ -61,13 +68,18 @@ def serve(job: dict[str, Any], engine: Any, lines: "queue.Queue[str]", channel: 
                     detokenize=False,
                     **({"temperature": 0.0} | drawn),
                 )
-                engine.add_request(f"{request['id']}/{i}", TokensPrompt(prompt_token_ids=request["ids"]), params)
+                engine.add_request(
+                    f"{request['id']}/{i}", TokensPrompt(prompt_token_ids=request["ids"]), params
+                )
         for output in engine.step():
             if output.finished:
                 name, i = output.request_id.rsplit("/", 1)
                 [drawn], of_request = output.outputs, unfinished[name]
                 ids = [*drawn.token_ids]
-                logprobs = [by_token[token].logprob for token, by_token in zip(ids, drawn.logprobs, strict=True)]
+                logprobs = [
+                    by_token[token].logprob
+                    for token, by_token in zip(ids, drawn.logprobs, strict=True)
+                ]
                 of_request[int(i)] = [ids, drawn.finish_reason, sum(logprobs)]
                 if None not in of_request:
                     send(channel, {"id": name, "completions": unfinished.pop(name)})

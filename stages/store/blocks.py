@@ -38,7 +38,9 @@ class Block(Generic[Item]):
         return folder / f"{self.name}.parquet"
 
 
-def cut_blocks(groups: Iterable[Sequence[Item]], identify: Callable[[Item], str], size: int) -> list[Block[Item]]:
+def cut_blocks(
+    groups: Iterable[Sequence[Item]], identify: Callable[[Item], str], size: int
+) -> list[Block[Item]]:
     """Return blocks of whole groups, in this order. Each but the last has at least `size` items."""
     blocks, items = list[Block[Item]](), list[Item]()
 
@@ -73,7 +75,9 @@ def locks_hold(folder: Path) -> bool:
     probe = folder / f"probe-{os.getpid()}.lock"
     try:
         with open(probe, "ab") as first, open(probe, "ab") as second:
-            files_hold = [filelock.lock_descriptor(file.fileno(), blocking=False) for file in (first, second)]
+            files_hold = [
+                filelock.lock_descriptor(file.fileno(), blocking=False) for file in (first, second)
+            ]
         return files_hold == [True, False]
     except OSError:
         return False
@@ -81,7 +85,9 @@ def locks_hold(folder: Path) -> bool:
         probe.unlink(missing_ok=True)
 
 
-def claim_blocks(blocks: Sequence[Block[Item]], folder: Path, place: tuple[int, int]) -> Iterator[Block[Item]]:
+def claim_blocks(
+    blocks: Sequence[Block[Item]], folder: Path, place: tuple[int, int]
+) -> Iterator[Block[Item]]:
     """Yield blocks for this process until all have a shard. First come those of its rank, then any that no other
     process holds. Where locks do not hold, each process works on the blocks of its rank alone. `place`: rank and
     number of processes.
@@ -89,8 +95,12 @@ def claim_blocks(blocks: Sequence[Block[Item]], folder: Path, place: tuple[int, 
     Raises:
         UserError: if the only blocks that are left have ended DEATHS processes."""
     (rank, world), use_lock = place, locks_hold(folder)
-    waiting = sorted(enumerate(blocks), key=lambda numbered: (numbered[0] % world != rank, numbered[0]))
-    while waiting := [(number, block) for number, block in waiting if not block.shard(folder).exists()]:
+    waiting = sorted(
+        enumerate(blocks), key=lambda numbered: (numbered[0] % world != rank, numbered[0])
+    )
+    while waiting := [
+        (number, block) for number, block in waiting if not block.shard(folder).exists()
+    ]:
         others_work, claimed = False, False
         for number, block in waiting:
             if not use_lock and number % world != rank:

@@ -49,7 +49,9 @@ class Calls(json_log.Appender):
         """Wait for the lock of the file, hold it, and read the keys in the file."""
         lock = locks.open_lock(self.path.with_suffix(".lock"))
         with locks.hold_lock(lock, self.of, "asked"):
-            lines = json_log.read(self.path, key_in, "If an answer in them is needed, the endpoint is called again.")
+            lines = json_log.read(
+                self.path, key_in, "If an answer in them is needed, the endpoint is called again."
+            )
             # the last line of a key counts
             self.places = {line.value: (line.place, line.length) for line in lines}
             with super().opened():

@@ -23,7 +23,11 @@ def files_of(path: Path) -> list[Path]:
     """Return the file itself, all files in a folder but the hidden ones, or all files that match a pattern."""
     if is_pattern(path):
         return sorted(p for p in map(Path, glob(str(path), recursive=True)) if p.is_file())
-    return sorted(p for p in path.rglob("*") if p.is_file() and not is_hidden(p, path)) if path.is_dir() else [path]
+    return (
+        sorted(p for p in path.rglob("*") if p.is_file() and not is_hidden(p, path))
+        if path.is_dir()
+        else [path]
+    )
 
 
 def is_hidden(file: Path, folder: Path) -> bool:
@@ -44,7 +48,9 @@ def digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
         if entry is None or entry[:-1] != now:
             entry = [*now, file_digest(file)]
             if signature(file) != now:
-                raise UserError(f"{file} is still being written. Type the same command again when it is complete.")
+                raise UserError(
+                    f"{file} is still being written. Type the same command again when it is complete."
+                )
         entry_by_file[file] = entry
     read = {str(file.resolve()): entry for file, entry in entry_by_file.items()}
     if any(cached.get(name) != entry for name, entry in read.items()):
@@ -55,4 +61,8 @@ def digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
 
 def entries(value: Any) -> dict[str, list[Any]]:
     """Return the valid entries of the cache, a signature and a digest by path, without those of earlier versions."""
-    return {name: entry for name, entry in value.items() if len(entry) == 5 and len(str(entry[-1])) == 64}
+    return {
+        name: entry
+        for name, entry in value.items()
+        if len(entry) == 5 and len(str(entry[-1])) == 64
+    }

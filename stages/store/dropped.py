@@ -46,9 +46,13 @@ class Dropped:
         longest = f" (the longest has {self.longest:,})" if self.longest else ""
         message = f"{count:,} of {total:,} {self.rows_noun} are dropped: {reasons}{longest}"
         if not remaining:
-            raise UserError(f"{message}. No {self.rows_noun} remain. {self.out / FILE} lists the dropped ones.")
+            raise UserError(
+                f"{message}. No {self.rows_noun} remain. {self.out / FILE} lists the dropped ones."
+            )
         if count > self.limit * total:
-            way_out = f"Raise {self.key}, or correct the {self.rows_noun} that {self.out / FILE} lists."
+            way_out = (
+                f"Raise {self.key}, or correct the {self.rows_noun} that {self.out / FILE} lists."
+            )
             limit = f"{self.key}={self.limit:g} is the largest share that may be dropped"
             raise UserError(f"{message}. {limit}. {way_out}")
         self.out.warn(f"{message}. {FILE} lists them.")

@@ -80,7 +80,11 @@ def read(path: Path, shape: Callable[[Any], T], loss: str) -> list[Line[T]]:
 
 def move_aside(path: Path, numbers: set[int]) -> None:
     """Move the lines with these numbers to the end of PATH.unreadable. A kill at any point loses no line."""
-    with draft_of(path) as draft, open(draft, "xb") as good, open(f"{path}.unreadable", "ab") as unreadable:
+    with (
+        draft_of(path) as draft,
+        open(draft, "xb") as good,
+        open(f"{path}.unreadable", "ab") as unreadable,
+    ):
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 (unreadable if number in numbers else good).write(line.removesuffix(b"\n") + b"\n")

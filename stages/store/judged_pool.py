@@ -46,13 +46,19 @@ def count_right(folder: Path, right_from: float) -> Iterator[tuple[Example, int,
     for prompt, candidates, judgements in read_judged_prompts(folder):
         if any(j.preference for j in judgements):
             message = f"label.own: further draws and sample.draw=mixed need scores, and {judgements[0].labeler} gives"
-            raise UserError(f"{message} preferences. Yield scores, or leave out sample.until_pair and sample.draw.")
-        right_ids = {j.candidate_id for j in judgements if j.score is not None and j.score >= right_from}
+            raise UserError(
+                f"{message} preferences. Yield scores, or leave out sample.until_pair and sample.draw."
+            )
+        right_ids = {
+            j.candidate_id for j in judgements if j.score is not None and j.score >= right_from
+        }
         right = sum(c.candidate_id in right_ids and c.finish_reason == "stop" for c in candidates)
         yield prompt, right, len(candidates)
 
 
-def group_by_prompt(records: Sequence[Row] | Records[Row], prompts: Sequence[str]) -> Iterator[list[Row]]:
+def group_by_prompt(
+    records: Sequence[Row] | Records[Row], prompts: Sequence[str]
+) -> Iterator[list[Row]]:
     """Yield the list of records of each prompt, in the order of `prompts`. Most records are stored in that order. The
     others, which come after records of a later prompt, are read first."""
     turn = {prompt: i for i, prompt in enumerate(prompts)}
@@ -63,7 +69,9 @@ def group_by_prompt(records: Sequence[Row] | Records[Row], prompts: Sequence[str
     if late.any():
         for record in compress(records, late):
             late_records[record.prompt_id].append(record)
-    for prompt, prompt_records in zip(prompts, split_by_prompt(compress(records, ~late), prompts), strict=True):
+    for prompt, prompt_records in zip(
+        prompts, split_by_prompt(compress(records, ~late), prompts), strict=True
+    ):
         yield prompt_records + late_records.pop(prompt, [])
 
 
@@ -92,9 +100,15 @@ def sort_on_disk(
         runs[-1].append(folder / f"{len(runs):06d}-{len(runs[-1]):06d}.parquet")
         save(runs[-1][-1], rows, kind)
         last_key = key(rows[-1])
-    return heapq.merge(*(chain.from_iterable(stream(part, kind) for part in run) for run in runs), key=key)
+    return heapq.merge(
+        *(chain.from_iterable(stream(part, kind) for part in run) for run in runs), key=key
+    )
 
 
 def column(records: Sequence[Record] | Records[Record], name: str) -> Iterator[Any]:
     """Yield one field of every record."""
-    return records.column(name) if isinstance(records, Records) else (getattr(record, name) for record in records)
+    return (
+        records.column(name)
+        if isinstance(records, Records)
+        else (getattr(record, name) for record in records)
+    )

@@ -29,7 +29,9 @@ def hold_lease(remote: Remote, name: str, is_published: Callable[[], bool]) -> I
         yield
         return
     stop = threading.Event()
-    renewal = threading.Thread(target=renew, args=(remote, f"leases/{name}", holder, stop), daemon=True)
+    renewal = threading.Thread(
+        target=renew, args=(remote, f"leases/{name}", holder, stop), daemon=True
+    )
     renewal.start()
     try:
         yield
@@ -38,17 +40,23 @@ def hold_lease(remote: Remote, name: str, is_published: Callable[[], bool]) -> I
         renewal.join()
 
 
-def take(remote: Remote, name: str, holder: dict[str, str], is_published: Callable[[], bool]) -> bool:
+def take(
+    remote: Remote, name: str, holder: dict[str, str], is_published: Callable[[], bool]
+) -> bool:
     """Return True when this machine has taken the lease, or False when the node is published."""
     seen, seen_at = b"", time.monotonic()
     while True:
         current = remote.get(name)
         if current and current[0] != seen:
             if not seen:
-                log.info("%s is being built on %s. This command waits for it.", name, host_of(current[0]))
+                log.info(
+                    "%s is being built on %s. This command waits for it.", name, host_of(current[0])
+                )
             seen, seen_at = current[0], time.monotonic()
         expired = current is not None and time.monotonic() - seen_at > SECONDS
-        if (current is None or expired) and remote.put(name, renewed(holder), current and current[1]):
+        if (current is None or expired) and remote.put(
+            name, renewed(holder), current and current[1]
+        ):
             return True
         if is_published():
             return False

@@ -23,5 +23,7 @@ class Licences(Counter[str]):
 
 def licences_message(metrics: Mapping[str, Any]) -> str:
     """Return the end of a sentence with the licences in a node's metrics, as `; licences: mit (12 rows)`, or ''."""
-    rows = ", ".join(f"{licence} ({count:,} rows)" for licence, count in metrics.get("licences", {}).items())
+    rows = ", ".join(
+        f"{licence} ({count:,} rows)" for licence, count in metrics.get("licences", {}).items()
+    )
     return f"; licences: {rows}" if rows else ""

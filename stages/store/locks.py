@@ -36,7 +36,9 @@ def open_lock(path: Path) -> int:
     except OSError as error:
         if full_disk_message(error):
             raise
-        message = f"outputs: {path.parent} cannot be written to ({error.strerror}). Set outputs=FOLDER."
+        message = (
+            f"outputs: {path.parent} cannot be written to ({error.strerror}). Set outputs=FOLDER."
+        )
         raise UserError(message) from error
     os.set_inheritable(descriptor, True)
     return descriptor

@@ -58,7 +58,9 @@ def validate_manifest(value: Any) -> Manifest:
     return manifest
 
 
-def check_files(folder: Path, manifest: Manifest, names: Collection[str]) -> Iterator[tuple[str, str]]:
+def check_files(
+    folder: Path, manifest: Manifest, names: Collection[str]
+) -> Iterator[tuple[str, str]]:
     """Yield the name of each damaged one of these files of a published node, with its problem in words."""
     if digest_of(manifest["files"]) != manifest["digest"]:
         yield "manifest.json", "its digests do not fit each other"
@@ -73,5 +75,7 @@ def check_files(folder: Path, manifest: Manifest, names: Collection[str]) -> Ite
 
 def digest_of(entries: dict[str, dict[str, Any]]) -> str:
     """Return one digest for all files of a node. Logs (curves and samples) are not part of the result."""
-    products = sorted((name, entry["sha256"]) for name, entry in entries.items() if name not in LOGS)
+    products = sorted(
+        (name, entry["sha256"]) for name, entry in entries.items() if name not in LOGS
+    )
     return hashlib.sha256(json.dumps(products).encode()).hexdigest()

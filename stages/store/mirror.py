@@ -63,12 +63,18 @@ class Mirror:
     def lease(self, node: Node) -> AbstractContextManager[None]:
         """Hold the lease of a node, or wait until another machine has published the node."""
         name = f"{node.stage}-{node.fingerprint}"
-        return lease.hold_lease(self.remote, name, lambda: self.remote.size(name_of(node)) is not None)
+        return lease.hold_lease(
+            self.remote, name, lambda: self.remote.size(name_of(node)) is not None
+        )
 
     def is_synced(self, node: Node, manifest: Manifest) -> bool:
         """Return whether the remote holds this content of a node, as this store has seen."""
         name, mark = name_of(node), self.copies / name_of(node)
-        return name in self.listed and mark.exists() and mark.read_text(encoding="utf-8") == manifest["digest"]
+        return (
+            name in self.listed
+            and mark.exists()
+            and mark.read_text(encoding="utf-8") == manifest["digest"]
+        )
 
     def _mark_synced(self, node: Node, manifest: Manifest) -> None:
         mark = self.copies / name_of(node)
@@ -87,10 +93,16 @@ class Mirror:
                 return False  # made from other inputs than this store has
             pulled = folder.with_suffix(".pulled")
             (pulled / SCRATCH).mkdir(parents=True, exist_ok=True)
-            self._each(f"pull {node}", by_digest(manifest).items(), lambda i: self._pull_file(pulled, manifest, *i))
+            self._each(
+                f"pull {node}",
+                by_digest(manifest).items(),
+                lambda i: self._pull_file(pulled, manifest, *i),
+            )
         except Spoiled as error:
             self.spoiled.add(name_of(node))
-            warn_once(f"store.remote={self.url}: {node} is not used, since {error}. It is built here.")
+            warn_once(
+                f"store.remote={self.url}: {node} is not used, since {error}. It is built here."
+            )
             return False
         shutil.rmtree(pulled / SCRATCH)
         for path in pulled.rglob("*"):  # an interrupted pull of other content may have left some
@@ -108,7 +120,9 @@ class Mirror:
         """Fetch one content, and write it under all its names in the node."""
         size, draft = manifest["files"][names[0]]["bytes"], folder / SCRATCH / sha256
         paths = [folder / name for name in names]
-        finished = next((path for path in paths if path.is_file() and file_digest(path) == sha256), None)
+        finished = next(
+            (path for path in paths if path.is_file() and file_digest(path) == sha256), None
+        )
         if finished is None:
             try:
                 self.remote.download(f"files/{sha256}", draft, size)
@@ -123,7 +137,9 @@ class Mirror:
         for name, path in zip(names, paths, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path != finished:
-                shutil.copyfile(finished, path) if path != paths[-1] or finished != draft else draft.replace(path)
+                shutil.copyfile(finished, path) if path != paths[
+                    -1
+                ] or finished != draft else draft.replace(path)
             sync(path)
             if isinstance(mtime := manifest["files"][name].get("mtime_ns"), int):
                 os.utime(path, ns=(mtime, mtime))  # so that the file is not hashed again
@@ -152,7 +168,9 @@ class Mirror:
                 return False
         paths = [(folder / names[0], sha256) for sha256, names in by_digest(manifest).items()]
         self._each(f"push {node}", paths, lambda item: self._push_file(item[0], item[1], name))
-        if not self.remote.put(name, (folder / "manifest.json").read_bytes(), current and current[1]):
+        if not self.remote.put(
+            name, (folder / "manifest.json").read_bytes(), current and current[1]
+        ):
             # another machine has just published the node
             return self._push(node, folder, manifest, replace)
         self.spoiled.discard(name)
@@ -168,7 +186,10 @@ class Mirror:
     def _each(self, title: str, items: Iterable[Any], work: Callable[[Any], None]) -> None:
         """Do the work for each item in threads, with a progress bar."""
         items = list(items)
-        with Progress(len(items), title, "file") as progress, ThreadPoolExecutor(PARALLEL) as threads:
+        with (
+            Progress(len(items), title, "file") as progress,
+            ThreadPoolExecutor(PARALLEL) as threads,
+        ):
             for _ in threads.map(work, items):
                 progress.update()
 
@@ -188,18 +209,26 @@ class Mirror:
         """Raise UserError if something could not be sent."""
         if self.unsent:
             names = ", ".join(dict.fromkeys(self.unsent))
-            raise UserError(f"store.remote={self.url}: not sent: {names}. The same command again sends it.")
+            raise UserError(
+                f"store.remote={self.url}: not sent: {names}. The same command again sends it."
+            )
 
     def collect(self, needed: set[tuple[str, str]], remove: bool) -> None:
         """List or remove the nodes of the remote that neither `needed` nor a report in the remote reaches, and files
         that no remaining manifest names. Everything younger than a week stays, since its run may not be finished."""
-        ages, manifests, reached = self.remote.list("nodes"), dict[tuple[str, str], Manifest](), set(needed)
+        ages, manifests, reached = (
+            self.remote.list("nodes"),
+            dict[tuple[str, str], Manifest](),
+            set(needed),
+        )
         for name in sorted(ages):
             if (match := NODE_NAME.fullmatch(name)) and (current := self.remote.get(name)):
                 try:
                     manifests[match[1], match[2]] = parse_manifest(current[0])
                 except WRONG_SHAPE as bad:
-                    raise UserError(f"store.remote={self.url}: {name} is not a manifest ({bad}). Remove it.") from bad
+                    raise UserError(
+                        f"store.remote={self.url}: {name} is not a manifest ({bad}). Remove it."
+                    ) from bad
         young = {key for key in manifests if ages[f"nodes/{key[0]}/{key[1]}.json"] < KEPT_SECONDS}
         unchecked = [*needed, *young, *(key for key in manifests if key[0] == "report")]
         while unchecked:
@@ -207,9 +236,21 @@ class Mirror:
             reached.add(key)
             inputs = manifests[key]["inputs"].values() if key in manifests else []
             unchecked += {(each["stage"], each["fingerprint"]) for each in inputs} - reached
-        unneeded = [f"nodes/{stage}/{name}.json" for stage, name in manifests if (stage, name) not in reached]
-        named = {f"files/{sha256}" for key in manifests.keys() & reached for sha256 in by_digest(manifests[key])}
-        files = [name for name, age in self.remote.list("files").items() if age > KEPT_SECONDS and name not in named]
+        unneeded = [
+            f"nodes/{stage}/{name}.json"
+            for stage, name in manifests
+            if (stage, name) not in reached
+        ]
+        named = {
+            f"files/{sha256}"
+            for key in manifests.keys() & reached
+            for sha256 in by_digest(manifests[key])
+        }
+        files = [
+            name
+            for name, age in self.remote.list("files").items()
+            if age > KEPT_SECONDS and name not in named
+        ]
         for name in unneeded:
             log.info("%s/%s%s", self.url, name, "  removed" if remove else "")
         if remove:
@@ -230,14 +271,19 @@ def manifest_of_node(node: Node, content: bytes) -> Manifest:
     except WRONG_SHAPE as error:
         raise Spoiled(f"the manifest is unusable: {error}") from error
     if (manifest["stage"], manifest["fingerprint"]) != (node.stage, node.fingerprint):
-        raise Spoiled(f"the manifest belongs to {manifest['stage']} {manifest['fingerprint']}"[:100])
+        raise Spoiled(
+            f"the manifest belongs to {manifest['stage']} {manifest['fingerprint']}"[:100]
+        )
     return manifest
 
 
 def parse_manifest(content: bytes) -> Manifest:
     """Return the manifest in an object. Raise ValueError, or another error of WRONG_SHAPE, if it is unusable."""
     manifest = validate_manifest(json.loads(content))
-    if any(not SHA256.fullmatch(entry["sha256"]) or entry["bytes"] < 0 for entry in manifest["files"].values()):
+    if any(
+        not SHA256.fullmatch(entry["sha256"]) or entry["bytes"] < 0
+        for entry in manifest["files"].values()
+    ):
         raise ValueError("files: an entry has no SHA-256")
     if digest_of(manifest["files"]) != manifest["digest"]:
         raise ValueError("its digests do not fit each other")

@@ -38,9 +38,14 @@ class Node:
         if is_dataclass(value):
             hashed_fields = [key for key in fields(value) if not key.metadata.get(NEUTRAL)]
             content = {key.name: self._content(getattr(value, key.name)) for key in hashed_fields}
-            return {k: v for k, v in content.items() if k != "runtime" and v is not None and v != {}}
+            return {
+                k: v for k, v in content.items() if k != "runtime" and v is not None and v != {}
+            }
         if isinstance(value, dict):  # keys of others: TRL's arguments, options of the user's code
-            return {k if isinstance(k, str) else json.dumps(k): self._content(v) for k, v in value.items()}
+            return {
+                k if isinstance(k, str) else json.dumps(k): self._content(v)
+                for k, v in value.items()
+            }
         if isinstance(value, list):
             return [self._content(v) for v in value]
         return self.path_digests.get(value, value) if isinstance(value, str) else value
@@ -49,20 +54,33 @@ class Node:
     def fingerprint(self) -> str:
         """12 hex digits. Equal fingerprints mean the same computation on the same content."""
         inputs = {role: node.fingerprint for role, node in self.inputs.items()}
-        key = {"stage": self.stage, "version": self.version, "config": self.settings, "inputs": inputs}
+        key = {
+            "stage": self.stage,
+            "version": self.version,
+            "config": self.settings,
+            "inputs": inputs,
+        }
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property
     def lineage(self) -> tuple["Node", ...]:
         """This node and all its direct and indirect inputs. Inputs come first, this node last."""
-        ancestors = {node.fingerprint: node for input_node in self.inputs.values() for node in input_node.lineage}
+        ancestors = {
+            node.fingerprint: node
+            for input_node in self.inputs.values()
+            for node in input_node.lineage
+        }
         return (*ancestors.values(), self)
 
     @cached_property
     def roots(self) -> dict[str, str]:
         """The fingerprints of base and data in the lineage. Of several bases the one that was trained counts."""
-        fingerprints = {node.stage: node.fingerprint for node in self.lineage if node.stage in ("base", "data")}
-        return fingerprints | {node.stage: node.fingerprint for node in reversed(self.lineage) if node.stage == "base"}
+        fingerprints = {
+            node.stage: node.fingerprint for node in self.lineage if node.stage in ("base", "data")
+        }
+        return fingerprints | {
+            node.stage: node.fingerprint for node in reversed(self.lineage) if node.stage == "base"
+        }
 
     def __str__(self) -> str:
         return f"{self.stage} {self.fingerprint}"
@@ -82,8 +100,14 @@ class PublishedNode(Node):
 def published_node(store: Path, stage: str, fingerprint: str, seen: dict[str, Node]) -> Node:
     """Return a node of a store with its ancestors, from their manifests. `seen`: nodes read so far, by fingerprint."""
     if fingerprint not in seen:
-        manifest = read_manifest(store / stage / fingerprint) or {"version": 0, "config": {}, "inputs": {}}
-        keys = {role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()}
+        manifest = read_manifest(store / stage / fingerprint) or {
+            "version": 0,
+            "config": {},
+            "inputs": {},
+        }
+        keys = {
+            role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()
+        }
         inputs = {role: published_node(store, *key, seen) for role, key in keys.items()}
         version, config = manifest["version"], manifest["config"]
         seen[fingerprint] = PublishedNode(stage, version, config, inputs, folder_name=fingerprint)
@@ -107,4 +131,6 @@ def in_build_order(targets: Sequence[Node]) -> list[Node]:
     """Return the targets and all their direct and indirect inputs, each node after its inputs. Nodes without a model
     in their lineage come first, so that an unusable file is reported before any training."""
     lineage = dict.fromkeys(node for target in targets for node in target.lineage)
-    return sorted(lineage, key=lambda node: any(ancestor.stage == "base" for ancestor in node.lineage))
+    return sorted(
+        lineage, key=lambda node: any(ancestor.stage == "base" for ancestor in node.lineage)
+    )

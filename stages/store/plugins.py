@@ -38,7 +38,11 @@ def family_names() -> list[str]:
     """Return the names of the task families, for `data.tasks.families`."""
     decorated = re.compile(r"^@family\(.*?^def (\w+)", re.MULTILINE | re.DOTALL)
     folder = ROOT / "stages" / "tasks" / "families"
-    return sorted(name for path in folder.glob("*.py") for name in decorated.findall(path.read_text(encoding="utf-8")))
+    return sorted(
+        name
+        for path in folder.glob("*.py")
+        for name in decorated.findall(path.read_text(encoding="utf-8"))
+    )
 
 
 def template_names() -> list[str]:
@@ -54,7 +58,9 @@ def label_task_names() -> list[str]:
 def load_class(package: str, word: str, kind: type[Kind]) -> type[Kind]:
     """Return the class of this kind in a file of a package."""
     module = importlib.import_module(f"stages.{package}.{word}")
-    classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, kind)]
+    classes = [
+        each for each in vars(module).values() if isinstance(each, type) and issubclass(each, kind)
+    ]
     [plugin_class] = [each for each in classes if each.__module__ == module.__name__]
     return plugin_class
 
@@ -68,12 +74,18 @@ def read_python(own: Own, key: str) -> bytes:
     """Return the bytes of the user's file without running it. Raise UserError if it is missing or not Python."""
     file = user_path(str(own.file))
     if not own.name:
-        raise UserError(f"{key}.name is not set. Type {key}.name=NAME, the class or function to use from the file.")
+        raise UserError(
+            f"{key}.name is not set. Type {key}.name=NAME, the class or function to use from the file."
+        )
     try:
         if not file.is_file():
-            raise UserError(f"{key}.file={own.file}: there is no such regular file. Type the path of a Python file.")
+            raise UserError(
+                f"{key}.file={own.file}: there is no such regular file. Type the path of a Python file."
+            )
         if (size := file.stat().st_size) > MAX_BYTES:
-            raise UserError(f"{key}.file={own.file}: {size:,} bytes are too many for a Python file.")
+            raise UserError(
+                f"{key}.file={own.file}: {size:,} bytes are too many for a Python file."
+            )
         content = file.read_bytes()
         compile(content, str(file), "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -99,7 +111,9 @@ def run_file(own: Own, key: str, node: Path) -> Any:
     content = copy_path.read_bytes()
     digest = copy_path.parent.name
     if hashlib.sha256(content).hexdigest() != digest:
-        raise UserError(f"{key}: {copy_path} has changed since it was copied. Type the same command again.")
+        raise UserError(
+            f"{key}: {copy_path} has changed since it was copied. Type the same command again."
+        )
     node_copy = node / COPY
     node_copy.write_bytes(content)
     module = ModuleType(f"own_{digest[:12]}")
@@ -119,9 +133,13 @@ def load_subclass(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind
         base = f"{kind.__module__}.{kind.__name__}"
         raise UserError(f"{key}.name={own.name}: this must be a class derived from {base}.")
     if not isinstance(getattr(user_class, "name", None), str):
-        raise UserError(f'{key}.name={own.name}: the class needs an attribute name = "…", which the records state.')
+        raise UserError(
+            f'{key}.name={own.name}: the class needs an attribute name = "…", which the records state.'
+        )
     if missing_methods := sorted(getattr(user_class, "__abstractmethods__", ())):
-        raise UserError(f"{key}.name={own.name}: the class does not define {', '.join(missing_methods)}.")
+        raise UserError(
+            f"{key}.name={own.name}: the class does not define {', '.join(missing_methods)}."
+        )
     return user_class
 
 
@@ -142,7 +160,9 @@ def require_options(own: Own, key: str, signature: inspect.Signature, *arguments
     try:
         signature.bind(*arguments, **own.options)
     except TypeError as error:
-        raise UserError(f"{key}.options={own.options}: {own.name} does not accept them ({error}).") from error
+        raise UserError(
+            f"{key}.options={own.options}: {own.name} does not accept them ({error})."
+        ) from error
 
 
 @contextmanager
@@ -160,10 +180,16 @@ def explain_errors(own: Own, key: str, node: Path) -> Iterator[None]:
             raise
         line = line_of(error, node / COPY)
         where = f"line {line}: " if line else "its result cannot be used: "
-        raise UserError(f"{key}: {where}{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{key}: {where}{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def line_of(error: BaseException, file: Path) -> int | None:
     """Return the last line of a file in an error's traceback, or None if the file is not in it."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) == file
+    ]
     return lines[-1] if lines else None

@@ -125,11 +125,27 @@ class Candidate:
         return self.text.strip()
 
     @classmethod
-    def from_text(cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int) -> "Candidate":
+    def from_text(
+        cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int
+    ) -> "Candidate":
         """Return a candidate for text that was not sampled here: temperature, seed and token ids are unknown."""
-        unknown: dict[str, Any] = {"temperature": 0.0, "seed": 0, "token_ids": None, "logprob": None}
+        unknown: dict[str, Any] = {
+            "temperature": 0.0,
+            "seed": 0,
+            "token_ids": None,
+            "logprob": None,
+        }
         name, finish_reason = content_id(prompt, text), "stop"
-        return cls(prompt, name, policy, sampler, text=text, finish_reason=finish_reason, n_tokens=n_tokens, **unknown)
+        return cls(
+            prompt,
+            name,
+            policy,
+            sampler,
+            text=text,
+            finish_reason=finish_reason,
+            n_tokens=n_tokens,
+            **unknown,
+        )
 
 
 @dataclass
@@ -280,5 +296,7 @@ class Records(Generic[Record]):
 def prompt_id(messages: list[Message]) -> str:
     """Return a hash of the prompt that ignores case and white space, so that near copies count as one prompt."""
     # Each string is encoded alone: `ENCODE` of a list takes three times as long as the rest of this function.
-    turns = [f"[{quoted(m['role'])}, {quoted(' '.join(m['content'].lower().split()))}]" for m in messages]
+    turns = [
+        f"[{quoted(m['role'])}, {quoted(' '.join(m['content'].lower().split()))}]" for m in messages
+    ]
     return hash_text(f"[[{', '.join(turns)}]]")

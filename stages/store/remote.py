@@ -45,11 +45,19 @@ class Remote:
         from obstore.store import LocalStore, from_url
 
         self.url, self.is_folder = url, url.startswith("/")
-        self.api, self.error, self.refusals = obstore, BaseError, (AlreadyExistsError, PreconditionError)
+        self.api, self.error, self.refusals = (
+            obstore,
+            BaseError,
+            (AlreadyExistsError, PreconditionError),
+        )
         retries: Any = {"max_retries": 8, "retry_timeout": timedelta(seconds=90)}
 
         def opened() -> Any:
-            return LocalStore(url, mkdir=True) if self.is_folder else from_url(url, retry_config=retries)
+            return (
+                LocalStore(url, mkdir=True)
+                if self.is_folder
+                else from_url(url, retry_config=retries)
+            )
 
         self.store: Any = self.attempt("open", opened)
 
@@ -62,7 +70,12 @@ class Remote:
         except (self.error, OSError) as error:
             if repeats and any(cause in str(error) for cause in NOT_REPEATED):
                 return self.attempt(work, request, repeats - 1)
-            reason = re.sub(r"Error performing .*? - |\?\S+", "", str(error).split("Debug source")[0], flags=re.DOTALL)
+            reason = re.sub(
+                r"Error performing .*? - |\?\S+",
+                "",
+                str(error).split("Debug source")[0],
+                flags=re.DOTALL,
+            )
             raise RemoteError(message(self.url, work, reason)) from error
 
     def get(self, name: str) -> tuple[bytes, Any] | None:
@@ -100,7 +113,10 @@ class Remote:
             mode = "overwrite"
         try:
             put = self.api.put
-            self.attempt(f"put {name}", lambda: put(self.store, name, content, mode=mode, use_multipart=False))
+            self.attempt(
+                f"put {name}",
+                lambda: put(self.store, name, content, mode=mode, use_multipart=False),
+            )
         except self.refusals:
             return False
         except FileNotFoundError as error:
@@ -125,13 +141,23 @@ class Remote:
             if file.tell() > size:
                 file.truncate(0)
             while (start := file.seek(0, os.SEEK_END)) < size:
-                read = partial(self.api.get_range, self.store, name, start=start, length=min(CHUNK, size - start))
+                read = partial(
+                    self.api.get_range,
+                    self.store,
+                    name,
+                    start=start,
+                    length=min(CHUNK, size - start),
+                )
                 file.write(self.attempt(f"get {name}", read))
 
     def list(self, prefix: str) -> dict[str, float]:
         """Return the names of the objects in a folder and below, with the age of each in seconds."""
         pages = self.attempt(f"list {prefix}", lambda: [*self.api.list(self.store, prefix)])
-        return {meta["path"]: time.time() - meta["last_modified"].timestamp() for page in pages for meta in page}
+        return {
+            meta["path"]: time.time() - meta["last_modified"].timestamp()
+            for page in pages
+            for meta in page
+        }
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects. An object that does not exist is no error."""
@@ -153,11 +179,17 @@ def validate_url(url: str) -> None:
     parts = urlsplit(url)
     if "@" in parts.netloc or parts.query:
         secret = f"store.remote={parts.scheme}://…: an address holds no credentials"
-        raise UserError(f"{secret}. Remove them, and set them in the environment, as AWS_ACCESS_KEY_ID.")
+        raise UserError(
+            f"{secret}. Remove them, and set them in the environment, as AWS_ACCESS_KEY_ID."
+        )
     if not url.startswith("/") and not (parts.scheme in SCHEMES and parts.netloc):
-        raise UserError(f"store.remote={url}: type s3://BUCKET/PREFIX, gs://…, az://… or the path of a folder, /….")
+        raise UserError(
+            f"store.remote={url}: type s3://BUCKET/PREFIX, gs://…, az://… or the path of a folder, /…."
+        )
     if find_spec("obstore") is None:
-        raise UserError(f"store.remote={url} needs obstore: {install_command('remote')}, or set store.remote=null.")
+        raise UserError(
+            f"store.remote={url} needs obstore: {install_command('remote')}, or set store.remote=null."
+        )
 
 
 def open_remote(url: str) -> Remote:
@@ -165,5 +197,8 @@ def open_remote(url: str) -> Remote:
     remote = Remote(url)
     # the second must be refused
     if all(remote.try_put("probe", uuid.uuid4().bytes, None) for _ in range(2)):
-        log.warning("warning: store.remote=%s ignores conditional writes: two machines may build one node.", url)
+        log.warning(
+            "warning: store.remote=%s ignores conditional writes: two machines may build one node.",
+            url,
+        )
     return remote

@@ -14,7 +14,14 @@ from pathlib import Path
 from stages.config.errors import READ_ONLY, UserError
 
 # as `ls`
-KINDS = {"l": "a link", "d": "a folder", "p": "a FIFO", "s": "a socket", "c": "a device", "b": "a device"}
+KINDS = {
+    "l": "a link",
+    "d": "a folder",
+    "p": "a FIFO",
+    "s": "a socket",
+    "c": "a device",
+    "b": "a device",
+}
 # the kernel's errors for a link, a folder, a FIFO or a socket
 ELSE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
@@ -26,7 +33,9 @@ class NotRegular(UserError):
 
     def __init__(self, path: Path):
         kind = KINDS.get(stat.filemode(os.lstat(path).st_mode)[0], "not a regular file")
-        super().__init__(f"{path} is {kind}; a regular file belongs there. Move it away, and run the command again.")
+        super().__init__(
+            f"{path} is {kind}; a regular file belongs there. Move it away, and run the command again."
+        )
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
@@ -77,6 +86,8 @@ def write_if_allowed(file: Path, content: str | bytes) -> bool:
 def link(place: Path, target: Path) -> None:
     """Let a symbolic link point to `target`. A link that exists is replaced in one step, a folder never."""
     if place.is_dir() and not place.is_symlink():
-        return log.warning("%s is a folder, perhaps a copy of the link that was there. Remove it.", place)
+        return log.warning(
+            "%s is a folder, perhaps a copy of the link that was there. Remove it.", place
+        )
     with draft_of(place) as draft:
         draft.symlink_to(target)

@@ -29,7 +29,14 @@ OUTPUTS = "PLUMBLINE_OUTPUTS"
 MAX_NOTE_BYTES = 1 << 27  # a cache of 100,000 digests has about ten million bytes
 SEAL = "complete.json"  # in a folder: the digests of its files, written last
 NODE = re.compile(r"[0-9a-f]{12}")  # the name of a published node's folder
-WRONG_SHAPE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, IsADirectoryError)
+WRONG_SHAPE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    IsADirectoryError,
+)
 
 
 class Damaged(UserError):
@@ -65,8 +72,14 @@ def require_keys(*keys: str) -> Callable[[Any], dict[str, Any]]:
     """Return a function that returns a JSON object unchanged if it has these keys, and raises ValueError if not."""
 
     def validate(value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict) or (missing_keys := [key for key in keys if key not in value]):
-            raise ValueError(f"{', '.join(missing_keys)} is missing" if isinstance(value, dict) else "no JSON object")
+        if not isinstance(value, dict) or (
+            missing_keys := [key for key in keys if key not in value]
+        ):
+            raise ValueError(
+                f"{', '.join(missing_keys)} is missing"
+                if isinstance(value, dict)
+                else "no JSON object"
+            )
         return value
 
     return validate
@@ -113,7 +126,9 @@ def move_aside(path: Path, reason: object) -> None:
         path.rename(unreadable)
     except FileNotFoundError:
         return  # another process of this stage has moved it
-    log.warning("warning: %s The file is renamed to %s, and its work is repeated.", reason, unreadable.name)
+    log.warning(
+        "warning: %s The file is renamed to %s, and its work is repeated.", reason, unreadable.name
+    )
 
 
 def remove(path: Path) -> None:

@@ -28,12 +28,16 @@ class StreamedTable(Generic[Record]):
 
     If the records take more than MAX_BYTES, those of shards stay in their files, until `in_order` sorts them."""
 
-    def __init__(self, kind: type[Record], belongs_to: Callable[[Record], str], items: Sequence[str]):
+    def __init__(
+        self, kind: type[Record], belongs_to: Callable[[Record], str], items: Sequence[str]
+    ):
         self.kind, self.belongs_to, self.items = kind, belongs_to, items
         self._tables, self._shards = dict[int, pa.Table](), dict[int, Path]()  # by number
         self._places, self._count, self._bytes = dict[str, tuple[int, int, int]](), 0, 0
 
-    def add(self, records: Sequence[Record], min_records: int = 1, shard: Path | None = None) -> None:
+    def add(
+        self, records: Sequence[Record], min_records: int = 1, shard: Path | None = None
+    ) -> None:
         """Add records, an item's side by side, as saved in `shard`. Skip items with fewer than `min_records`."""
         start = 0
         for item, item_records in groupby(records, self.belongs_to):
@@ -47,14 +51,23 @@ class StreamedTable(Generic[Record]):
             self._shards[self._count] = shard
         self._count += 1
         if self._bytes > MAX_BYTES:
-            self._tables = {number: table for number, table in self._tables.items() if number not in self._shards}
+            self._tables = {
+                number: table
+                for number, table in self._tables.items()
+                if number not in self._shards
+            }
 
     def in_order(self, folder: Path) -> "StreamedTable[Record] | Records[Record]":
         """Return this table, or its records in a sorted file in `folder` if they take more than MAX_BYTES."""
         if self._bytes <= MAX_BYTES:
             return self
-        turns, file = {item: turn for turn, item in enumerate(self.items)}, folder / "in_order.parquet"
-        records = sort_on_disk(self._unsorted(turns), self.kind, lambda r: turns[self.belongs_to(r)], folder)
+        turns, file = (
+            {item: turn for turn, item in enumerate(self.items)},
+            folder / "in_order.parquet",
+        )
+        records = sort_on_disk(
+            self._unsorted(turns), self.kind, lambda r: turns[self.belongs_to(r)], folder
+        )
         save(file, records, self.kind)
         return Records(file, self.kind)
 
@@ -62,8 +75,14 @@ class StreamedTable(Generic[Record]):
         places = {item: place[0] for item, place in self._places.items() if item in items}
         for number in range(self._count):
             table = self._tables.get(number)
-            records = load(self._shards[number], self.kind) if table is None else records_of(table, self.kind)
-            yield from (record for record in records if places.get(self.belongs_to(record)) == number)
+            records = (
+                load(self._shards[number], self.kind)
+                if table is None
+                else records_of(table, self.kind)
+            )
+            yield from (
+                record for record in records if places.get(self.belongs_to(record)) == number
+            )
 
     def __contains__(self, item: str) -> bool:
         return item in self._places
@@ -116,7 +135,9 @@ class ShardedWork(Generic[Item, Output]):
         """Return the records. `produce` is called once, and a shard holds the next `size` items that are finished."""
         with self.progress() as progress:
             produced = self.complete(progress)
-            free = (shard for i in count() if not (shard := self.folder / f"{i:06d}.parquet").exists())
+            free = (
+                shard for i in count() if not (shard := self.folder / f"{i:06d}.parquet").exists()
+            )
             while records := [*chain.from_iterable(islice(produced, size))]:
                 save(shard := next(free), records, self.kind)
                 self.results.add(records, shard=shard)

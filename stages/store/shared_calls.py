@@ -20,7 +20,11 @@ def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
     # the oldest first: of two answers the last counts
     for name in sorted(ages, key=lambda name: (-ages[name], name)):
         copy = copies / name
-        if not (match := SEGMENT.fullmatch(name)) or copy.exists() or not (current := remote.get(name)):
+        if (
+            not (match := SEGMENT.fullmatch(name))
+            or copy.exists()
+            or not (current := remote.get(name))
+        ):
             continue
         if hashlib.sha256(current[0]).hexdigest() == match[2]:
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +45,9 @@ def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
 def fresh_lines(folder: Path, file: Path) -> bytes:
     """Return the lines of the copies in `folder` that a file lacks."""
     own = lines_of(file)
-    return b"".join(line + b"\n" for line in shared_lines(folder) if line not in own and is_readable(line))
+    return b"".join(
+        line + b"\n" for line in shared_lines(folder) if line not in own and is_readable(line)
+    )
 
 
 def push_calls(remote: Remote, copies: Path, calls: Path) -> None:
@@ -49,7 +55,9 @@ def push_calls(remote: Remote, copies: Path, calls: Path) -> None:
     for file in sorted(calls.glob("**/*.jsonl")):
         name = f"calls/{file.relative_to(calls)}"
         shared = shared_lines(copies / name)
-        content = b"".join(line + b"\n" for line in lines_of(file) if line not in shared and is_readable(line))
+        content = b"".join(
+            line + b"\n" for line in lines_of(file) if line not in shared and is_readable(line)
+        )
         segment = f"{name}/{hashlib.sha256(content).hexdigest()}"
         if content and SEGMENT.fullmatch(segment):
             remote.put(segment, content)
@@ -62,7 +70,9 @@ def lines_of(file: Path) -> dict[bytes, None]:
 
 
 def shared_lines(folder: Path) -> dict[bytes, None]:
-    segments = sorted((path for path in folder.glob("[!.]*")), key=lambda path: path.stat().st_mtime)
+    segments = sorted(
+        (path for path in folder.glob("[!.]*")), key=lambda path: path.stat().st_mtime
+    )
     return {line: None for path in segments for line in lines_of(path)}
 
 

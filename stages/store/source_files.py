@@ -46,7 +46,13 @@ DATA = {
     ".md",
 }
 # of `datasets`
-NO_DATA = {"README.md", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+NO_DATA = {
+    "README.md",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+}
 FILES = {*DATA, ".gguf", ".safetensors"}
 PACKAGE = "package:"
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # this machine's memory in bytes
@@ -90,13 +96,17 @@ class Pins:
                 # the hub need not be asked
                 if source.revision and COMMIT.fullmatch(source.revision):
                     return source
-                return replace(source, revision=resolve_commit(source.path, source.revision, kind, key))
+                return replace(
+                    source, revision=resolve_commit(source.path, source.revision, kind, key)
+                )
             if kind == "dataset":
                 data_files(local, key)
             self.digest_by_path[source.path] = digest_path(local, self.cache)
         return source
 
-    def pin_file(self, path: str | None, key: str, kind: Literal["file", "folder"] = "file") -> None:
+    def pin_file(
+        self, path: str | None, key: str, kind: Literal["file", "folder"] = "file"
+    ) -> None:
         local = plugins.user_path(path or "")
         if path and (local.is_file() if kind == "file" else local.is_dir()):
             self.digest_by_path[path] = digest_path(local, self.cache)
@@ -106,15 +116,23 @@ class Pins:
     def pin_own(self, block: Label | Sample | Data | OneSource) -> Any:
         """Return a block whose user-defined class or function is in a copy."""
         if block.own:
-            key = "data.own" if isinstance(block, OneSource) else f"{type(block).__name__.lower()}.own"
+            key = (
+                "data.own"
+                if isinstance(block, OneSource)
+                else f"{type(block).__name__.lower()}.own"
+            )
             with self.errors:
-                own = self.keep_copy(plugins.read_python(block.own, key), plugins.user_path(str(block.own.file)))
+                own = self.keep_copy(
+                    plugins.read_python(block.own, key), plugins.user_path(str(block.own.file))
+                )
                 return replace(block, own=replace(block.own, file=own))
         return block
 
     def pin_data(self, block: Data | OneSource) -> Any:
         sources = enumerate(block.audit.against or [])
-        against = [self.pin_source(each, "dataset", f"data.audit.against[{i}].path") for i, each in sources]
+        against = [
+            self.pin_source(each, "dataset", f"data.audit.against[{i}].path") for i, each in sources
+        ]
         block = replace(block, audit=replace(block.audit, against=against or None))
         if isinstance(block, OneSource):
             source: Source = self.pin_source(block.source, "dataset", block.key)
@@ -142,10 +160,15 @@ class Pins:
 
     def pin_labels(self, block: Label) -> Label:
         block = self.pin_source(block, "dataset", block.key)
-        block = replace(block, reward_model=self.pin_source(block.reward_model, "model", "label.reward_model.path"))
+        block = replace(
+            block,
+            reward_model=self.pin_source(block.reward_model, "model", "label.reward_model.path"),
+        )
         self.pin_file(block.known, "label.known")
         if block.judge.kind:
-            rubric = plugins.user_path(block.judge.rubric or str(RUBRICS / f"{block.judge.kind}.jinja"))
+            rubric = plugins.user_path(
+                block.judge.rubric or str(RUBRICS / f"{block.judge.kind}.jinja")
+            )
             with self.errors:
                 path = self.keep_copy(read_template(rubric, "label.judge.rubric").encode(), rubric)
                 block = replace(block, judge=replace(block.judge, rubric=path))
@@ -174,27 +197,39 @@ def locate(path: str, key: str) -> Path | None:
             return local
         exists = local.exists()
     except OSError as error:  # the name is too long, or a folder may not be entered
-        raise UserError(f"{key}={path:.100}: {error.strerror}. Name another file or folder.") from error
+        raise UserError(
+            f"{key}={path:.100}: {error.strerror}. Name another file or folder."
+        ) from error
     if exists:
-        raise UserError(f"{key}={path}: this is a pipe or a device, not a regular file. Name a file or a folder.")
+        raise UserError(
+            f"{key}={path}: this is a pipe or a device, not a regular file. Name a file or a folder."
+        )
     if HUB_ID.fullmatch(path) and local.suffix not in FILES:
         return None
-    raise UserError(f"{key}={path}: there is no such file or folder. Type its path, or a hub id (user/name).")
+    raise UserError(
+        f"{key}={path}: there is no such file or folder. Type its path, or a hub id (user/name)."
+    )
 
 
 def in_package(path: str, key: str) -> Path:
     """Return what `package:NAME/FILE` names. Raise UserError if the package or the file in it is missing."""
     name, _, inside = path.removeprefix(PACKAGE).partition("/")
     if not name.isidentifier():
-        raise UserError(f"{key}={path}: {name!r} is not the name of a package. Write package:NAME/FILE.")
+        raise UserError(
+            f"{key}={path}: {name!r} is not the name of a package. Write package:NAME/FILE."
+        )
     spec = None if name == "__main__" else importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         wheel = name.replace("_", "-")
-        way_out = f"To install it, type make demo, or pip install --no-deps -c constraints.txt {wheel}."
+        way_out = (
+            f"To install it, type make demo, or pip install --no-deps -c constraints.txt {wheel}."
+        )
         raise UserError(f"{key}={path}: the package {wheel} is not installed. {way_out}")
     folder, parts_of_it = Path(spec.submodule_search_locations[0]), Path(inside).parts
     if not parts_of_it or {"/", ".."} & {*parts_of_it} or not (folder / inside).exists():
-        raise UserError(f"{key}={path}: the package {name} does not have the file {inside!r:.100} in {folder}.")
+        raise UserError(
+            f"{key}={path}: the package {name} does not have the file {inside!r:.100} in {folder}."
+        )
     return folder / inside
 
 
@@ -205,15 +240,23 @@ def data_files(local: Path, key: str) -> list[Path]:
     paths = sorted(local.rglob("*")) if local.is_dir() else files_of(local)
     for file in paths:
         if not (file.is_file() or file.is_dir()):
-            raise UserError(f"{key}: {file} is a pipe, a device or a broken link, not a regular file. Remove it.")
+            raise UserError(
+                f"{key}: {file} is a pipe, a device or a broken link, not a regular file. Remove it."
+            )
         if file != local and not is_inside(file, local):
-            raise UserError(f"{key}: {file} is a link to {file.resolve()}, outside of {local}. Copy that file here.")
+            raise UserError(
+                f"{key}: {file} is a link to {file.resolve()}, outside of {local}. Copy that file here."
+            )
     files = [file for file in paths if file.is_file()]
     if local.is_dir():
         files = [f for f in files if not (f.name[0] == "_" or is_hidden(f, local))]
-        files = [f for f in files if DATA & {end.lower() for end in f.suffixes} and f.name not in NO_DATA]
+        files = [
+            f for f in files if DATA & {end.lower() for end in f.suffixes} and f.name not in NO_DATA
+        ]
     if (size := sum(file.stat().st_size for file in files)) > MEMORY:
-        problem = f"{size / 2**30:.0f} GiB are more than this machine's memory ({MEMORY / 2**30:.0f} GiB)"
+        problem = (
+            f"{size / 2**30:.0f} GiB are more than this machine's memory ({MEMORY / 2**30:.0f} GiB)"
+        )
         raise UserError(f"{key}={local}: {problem}. Name fewer files, or use a larger machine.")
     return files
 
@@ -221,7 +264,11 @@ def data_files(local: Path, key: str) -> list[Path]:
 def is_inside(file: Path, local: Path) -> bool:
     """Return whether a file, with links followed, is in the folder `local` or below the fixed part of a pattern. A
     snapshot in the hub's cache is a folder of links to files elsewhere in the cache, so these are allowed."""
-    root = Path(*takewhile(lambda part: not has_magic(part), local.parts)) if is_pattern(local) else local
+    root = (
+        Path(*takewhile(lambda part: not has_magic(part), local.parts))
+        if is_pattern(local)
+        else local
+    )
     root = root.parents[1] if root.parent.name == "snapshots" else root
     return file.resolve().is_relative_to(root.resolve())
 
@@ -236,17 +283,23 @@ def read_template(path: Path, setting: str = "sft.template.path") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{key}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
+        raise UserError(
+            f"{key}: byte {error.start} is not UTF-8. Save the file as UTF-8."
+        ) from error
 
 
-def resolve_commit(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:
+def resolve_commit(
+    repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str
+) -> str:
     """Return the commit of a hub revision that the hub, or its cache on this machine, holds. The hub is not asked for
     a commit that the cache holds. Raise UserError if neither holds it."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     def cached_commit() -> str:
-        return Path(snapshot_download(repo, repo_type=kind, revision=revision, local_files_only=True)).name
+        return Path(
+            snapshot_download(repo, repo_type=kind, revision=revision, local_files_only=True)
+        ).name
 
     if revision and COMMIT.fullmatch(revision):
         with suppress(Exception):
@@ -269,7 +322,10 @@ def resolve_commit(repo: str, revision: str | None, kind: Literal["model", "data
 def digest_path(path: Path, cache: Path) -> str:
     """Return one digest of a file with its name, or of all files in a folder with their names."""
     digest_by_file = digests(files_of(path), cache)
-    names = [[str(f.relative_to(path)) if path.is_dir() else f.name, sha] for f, sha in digest_by_file.items()]
+    names = [
+        [str(f.relative_to(path)) if path.is_dir() else f.name, sha]
+        for f, sha in digest_by_file.items()
+    ]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
@@ -280,15 +336,24 @@ def hold_files_unchanged(node: Node, cache: Path, folder: Path) -> Iterator[None
     their digests before the stage, and the same sizes and times afterwards. The user's code and templates are not
     checked, since the store keeps copies of them (`store/plugins.py`).
     Raise UserError for a file that has changed. If it changed during the stage, the folder is removed."""
-    pinned = {path: digest for path, digest in node.path_digests.items() if Path(path).parent.name != digest}
+    pinned = {
+        path: digest
+        for path, digest in node.path_digests.items()
+        if Path(path).parent.name != digest
+    }
     places = {path: place for path in pinned if (place := locate(path, f"an input of {node}"))}
 
     def signatures() -> dict[str, dict[str, Signature]]:
-        return {path: {str(f): signature(f) for f in files_of(place) if f.exists()} for path, place in places.items()}
+        return {
+            path: {str(f): signature(f) for f in files_of(place) if f.exists()}
+            for path, place in places.items()
+        }
 
     def changed_error(path: str, when: str) -> UserError:
         result = f"{node} was meant for the earlier content, so it is not published"
-        return UserError(f"{path} changed {when}. {result}. Type the same command again: it uses the new content.")
+        return UserError(
+            f"{path} changed {when}. {result}. Type the same command again: it uses the new content."
+        )
 
     before = signatures()
     for path, digest in pinned.items():

@@ -17,10 +17,26 @@ from stages.config.errors import UserError
 from stages.config.schema import Target
 from stages.store import locks, safe_files, sealed_json
 from stages.store.digests import Signature, digests, signature
-from stages.store.manifest import WEIGHTS, Manifest, check_files, digest_of, manifest_of, read_manifest
+from stages.store.manifest import (
+    WEIGHTS,
+    Manifest,
+    check_files,
+    digest_of,
+    manifest_of,
+    read_manifest,
+)
 from stages.store.mirror import Mirror
 from stages.store.node import Node, in_build_order, nearest_by_stage, published_node
-from stages.store.sealed_json import NODE, Damaged, file_digests, read_note, remove, require_keys, sync, write_note
+from stages.store.sealed_json import (
+    NODE,
+    Damaged,
+    file_digests,
+    read_note,
+    remove,
+    require_keys,
+    sync,
+    write_note,
+)
 from stages.store.workspace import SCRATCH
 
 log = logging.getLogger(__name__)
@@ -34,9 +50,18 @@ class Store:
     command's random id, which all its processes share. `mirror` is the copy that machines share."""
 
     def __init__(
-        self, root: Path, rebuild: str | None = None, command: str | None = None, mirror: Mirror | None = None
+        self,
+        root: Path,
+        rebuild: str | None = None,
+        command: str | None = None,
+        mirror: Mirror | None = None,
     ):
-        self.root, self.rebuild, self.command, self.mirror = root, rebuild, command or uuid.uuid4().hex, mirror
+        self.root, self.rebuild, self.command, self.mirror = (
+            root,
+            rebuild,
+            command or uuid.uuid4().hex,
+            mirror,
+        )
         self._hashed = dict[Path, Signature]()  # files that this command has hashed or written
 
     @property
@@ -65,16 +90,26 @@ class Store:
 
     def _find(self, node: Node, seen: dict[str, Manifest | None]) -> Manifest | None:
         manifest = read_manifest(self.folder(node))
-        if manifest is None or (node.stage == self.rebuild and manifest.get("published_by") != self.command):
+        if manifest is None or (
+            node.stage == self.rebuild and manifest.get("published_by") != self.command
+        ):
             return None
         if damage := self.damage_message(self.folder(node), manifest):
-            sealed_json.warn_once(f"{self.folder(node)} is damaged ({damage}), so it will be built again.")
+            sealed_json.warn_once(
+                f"{self.folder(node)} is damaged ({damage}), so it will be built again."
+            )
             return None
         return manifest if self._fits(node, manifest, seen) else None
 
-    def _fits(self, node: Node, manifest: Manifest, seen: dict[str, Manifest | None] | None = None) -> bool:
+    def _fits(
+        self, node: Node, manifest: Manifest, seen: dict[str, Manifest | None] | None = None
+    ) -> bool:
         """Return whether a node was made from the inputs that the store has. Removed ones do not count."""
-        here = {role: self.find(each, seen) for role, each in node.inputs.items() if self.folder(each).exists()}
+        here = {
+            role: self.find(each, seen)
+            for role, each in node.inputs.items()
+            if self.folder(each).exists()
+        }
         made_from = {role: manifest["inputs"].get(role, {}).get("digest", "") for role in here}
         return made_from == {role: record and record["digest"] for role, record in here.items()}
 
@@ -108,7 +143,11 @@ class Store:
         return self.mirror is not None and node.stage != self.rebuild and self.mirror.has(node)
 
     def _pull(self, node: Node) -> Manifest | None:
-        if self.mirror and node.stage != self.rebuild and self.mirror.pull(node, self.folder(node), self._fits):
+        if (
+            self.mirror
+            and node.stage != self.rebuild
+            and self.mirror.pull(node, self.folder(node), self._fits)
+        ):
             remove(self.partial(node))
         return self.find(node)
 
@@ -131,7 +170,10 @@ class Store:
         """Send every published node, and the recorded calls. Raise UserError if something could not be sent."""
         if self.mirror:
             seen = dict[str, Node]()
-            nodes = [published_node(self.root, m["stage"], folder.name, seen) for folder, m in self.manifests()]
+            nodes = [
+                published_node(self.root, m["stage"], folder.name, seen)
+                for folder, m in self.manifests()
+            ]
             for node in in_build_order(nodes):
                 self.share(node)
             self.mirror.push_calls()
@@ -146,8 +188,14 @@ class Store:
             self._share(node, manifest)
 
     def _share(self, node: Node, manifest: Manifest) -> None:
-        if self.mirror and not self.mirror.push(node, self.folder(node), manifest, node.stage == self.rebuild):
-            log.warning("warning: %s: %s has other content, published first. It replaces ours.", node, self.mirror.url)
+        if self.mirror and not self.mirror.push(
+            node, self.folder(node), manifest, node.stage == self.rebuild
+        ):
+            log.warning(
+                "warning: %s: %s has other content, published first. It replaces ours.",
+                node,
+                self.mirror.url,
+            )
             self._pull(node)
 
     def damage_message(self, folder: Path, manifest: Manifest) -> str:
@@ -162,7 +210,9 @@ class Store:
             if stat.st_size != entry["bytes"]:
                 return f"{name} has {stat.st_size} bytes, but the manifest says {entry['bytes']}"
             touched_files += [path] if stat.st_mtime_ns != entry.get("mtime_ns") else []
-        for path, digest in digests(touched_files, self.digest_cache).items() if touched_files else ():
+        for path, digest in (
+            digests(touched_files, self.digest_cache).items() if touched_files else ()
+        ):
             name = str(path.relative_to(folder))
             if digest != manifest["files"][name]["sha256"]:
                 return f"the content of {name} has changed since it was published"
@@ -175,14 +225,26 @@ class Store:
         for folder in folders:
             manifest = manifest_of(folder)
             names = [name for name in manifest["files"] if weights or not name.endswith(WEIGHTS)]
-            signatures = {folder / name: signature(folder / name) for name in names if (folder / name).is_file()}
-            unhashed = [n for n in names if self._hashed.get(folder / n, "") != signatures.get(folder / n)]
+            signatures = {
+                folder / name: signature(folder / name)
+                for name in names
+                if (folder / name).is_file()
+            }
+            unhashed = [
+                n for n in names if self._hashed.get(folder / n, "") != signatures.get(folder / n)
+            ]
             for name, problem in check_files(folder, manifest, unhashed):
                 raise Damaged(folder / name, problem)
             self._hashed |= signatures
 
     def state(self, node: Node) -> str:
-        return "cached" if self.is_built(node) else "resumable" if self.partial(node).exists() else "to build"
+        return (
+            "cached"
+            if self.is_built(node)
+            else "resumable"
+            if self.partial(node).exists()
+            else "to build"
+        )
 
     def lock_file(self, stage: str, fingerprint: str) -> Path:
         return self.root / "cache" / "locks" / f"{stage}-{fingerprint}"
@@ -212,7 +274,11 @@ class Store:
         digests_file = partial / SCRATCH / INPUTS
         if read_note(digests_file, require_keys()) != digests_by_role:
             if any(partial.glob(f"{SCRATCH}/*")):
-                log.warning("warning: %s starts again, since its inputs have changed: see %s.", node, digests_file)
+                log.warning(
+                    "warning: %s starts again, since its inputs have changed: see %s.",
+                    node,
+                    digests_file,
+                )
             remove(partial)
             digests_file.parent.mkdir(parents=True)
             write_note(digests_file, digests_by_role)
@@ -221,11 +287,19 @@ class Store:
 
     def read_input_digests(self, node: Node) -> dict[str, str]:
         """Return the digests of a node's inputs by role. Raise UserError if an input has been removed meanwhile."""
-        manifests_by_role = {role: read_manifest(self.folder(input_node)) for role, input_node in node.inputs.items()}
-        if removed_roles := [role for role, manifest in manifests_by_role.items() if manifest is None]:
+        manifests_by_role = {
+            role: read_manifest(self.folder(input_node)) for role, input_node in node.inputs.items()
+        }
+        if removed_roles := [
+            role for role, manifest in manifests_by_role.items() if manifest is None
+        ]:
             removed = node.inputs[removed_roles[0]]
-            raise UserError(f"{node}: its input {removed} was removed while this ran. Type the same command again.")
-        return {role: manifest["digest"] for role, manifest in manifests_by_role.items() if manifest}
+            raise UserError(
+                f"{node}: its input {removed} was removed while this ran. Type the same command again."
+            )
+        return {
+            role: manifest["digest"] for role, manifest in manifests_by_role.items() if manifest
+        }
 
     def publish(self, node: Node, record: Manifest) -> Manifest:
         """Write the manifest, sync all files to the disk, and rename the partial folder. The caller holds the lock.
@@ -233,9 +307,13 @@ class Store:
         Raise UserError if the content of an input has changed since the stage started."""
         digests_by_role = self.read_input_digests(node)
         if read_note(self.partial(node) / SCRATCH / INPUTS, require_keys()) != digests_by_role:
-            raise UserError(f"{node}: another command rebuilt an input while this ran. Type the same command again.")
+            raise UserError(
+                f"{node}: another command rebuilt an input while this ran. Type the same command again."
+            )
         partial = self.partial(node)
-        paths = [p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH]
+        paths = [
+            p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH
+        ]
         files = {str(p.relative_to(partial)): p for p in paths if p.is_file()}
         # safetensors writes files that only their owner can read
         readers = partial.stat().st_mode & 0o444
@@ -254,7 +332,11 @@ class Store:
             "config": asdict(node.config),
             "settings": node.settings,
             "inputs": {
-                role: {"stage": n.stage, "fingerprint": n.fingerprint, "digest": digests_by_role[role]}
+                role: {
+                    "stage": n.stage,
+                    "fingerprint": n.fingerprint,
+                    "digest": digests_by_role[role],
+                }
                 for role, n in node.inputs.items()
             },
             "digest": digest_of(entries),
@@ -291,11 +373,17 @@ class Store:
 
     def manifests(self, stage: str = "*") -> list[tuple[Path, Manifest]]:
         """Return folder and manifest of every readable published node of a stage, oldest first."""
-        manifests = [(folder, m) for folder in self.published_folders(stage) if (m := read_manifest(folder))]
+        manifests = [
+            (folder, m) for folder in self.published_folders(stage) if (m := read_manifest(folder))
+        ]
         manifests = [(folder, m) for folder, m in manifests if folder.name == m["fingerprint"]]
         return sorted(manifests, key=lambda item: item[1]["ended"])
 
     def published_folders(self, stage: str = "*") -> list[Path]:
         """Return the folders of all published nodes of a stage."""
         folders = [path.parent for path in self.root.glob(f"{stage}/*/manifest.json")]
-        return [folder for folder in folders if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)]
+        return [
+            folder
+            for folder in folders
+            if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)
+        ]

@@ -46,7 +46,9 @@ def table_of(records: Sequence[Any], kind: Any) -> pa.Table:
         values = [getattr(record, name) for record in records]
         if part := nested_class(hint):
             encode = partial(json.dumps, sort_keys=True)
-            values = [[convert_dicts(vars(each), part, encode) for each in value] for value in values]
+            values = [
+                [convert_dicts(vars(each), part, encode) for each in value] for value in values
+            ]
         columns[name] = pa.array(values, arrow_type(hint))
     return pa.table(columns)
 
@@ -57,16 +59,25 @@ def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:
     for name in names:
         values = table[name].to_pylist()
         if part := nested_class(field_types(kind)[name]):
-            values = [[part(**convert_dicts(each, part, json.loads)) for each in value] for value in values]
+            values = [
+                [part(**convert_dicts(each, part, json.loads)) for each in value]
+                for value in values
+            ]
         columns.append(values)
     return [kind(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 def nested_class(hint: Any) -> Any:
     """Return the dataclass that a column's lists contain, or None."""
-    return get_args(hint)[0] if get_origin(hint) is list and is_dataclass(get_args(hint)[0]) else None
+    return (
+        get_args(hint)[0] if get_origin(hint) is list and is_dataclass(get_args(hint)[0]) else None
+    )
 
 
-def convert_dicts(values: dict[str, Any], kind: Any, convert: Callable[[Any], Any]) -> dict[str, Any]:
+def convert_dicts(
+    values: dict[str, Any], kind: Any, convert: Callable[[Any], Any]
+) -> dict[str, Any]:
     """Return the values of a dataclass by field, with those of fields for mappings converted."""
-    return {k: convert(v) if get_origin(field_types(kind)[k]) is dict else v for k, v in values.items()}
+    return {
+        k: convert(v) if get_origin(field_types(kind)[k]) is dict else v for k, v in values.items()
+    }

@@ -38,9 +38,17 @@ def template_errors() -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         refused = isinstance(error, UndefinedError) or type(error) is TemplateError
-        lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename in JINJA_FILES]
+        lines = [
+            line
+            for frame, line in walk_tb(error.__traceback__)
+            if frame.f_code.co_filename in JINJA_FILES
+        ]
         message = f"line {lines[-1]}: " if lines else ""
-        message += reason if refused or isinstance(error, TimeoutError) else f"{type(error).__name__}: {reason}"
+        message += (
+            reason
+            if refused or isinstance(error, TimeoutError)
+            else f"{type(error).__name__}: {reason}"
+        )
         if isinstance(error, TemplateSyntaxError | TimeoutError):
             raise UserError(message) from error
         raise (Refusal if refused else TemplateFault)(message) from error

@@ -35,7 +35,10 @@ def example_lengths(file: Path) -> dict[str, dict[str, Any]]:
     table, lengths = read(file, "split", "messages", "reference"), dict[str, dict[str, Any]]()
     for split in pc.unique(table["split"]).to_pylist():
         rows = table.filter(pc.equal(table["split"], split))
-        answered, written = len(rows) - rows["reference"].null_count, pc.sum(pc.utf8_length(rows["reference"])).as_py()
+        answered, written = (
+            len(rows) - rows["reference"].null_count,
+            pc.sum(pc.utf8_length(rows["reference"])).as_py(),
+        )
         lengths[split] = {
             "prompt": characters(rows["messages"]) / len(rows),
             "answer": (written or 0) / max(1, answered),
@@ -48,14 +51,25 @@ def pair_lengths(file: Path, *answers: str) -> dict[str, dict[str, Any]]:
     """Return the lengths of a table of pairs or of single completions, with the columns of its answers."""
     table = read(file, "prompt", *answers)
     written, rows = sum(characters(table[name]) for name in answers), max(1, len(table))
-    return {PAIRS: {"prompt": characters(table["prompt"]) / rows, "answer": written / rows / len(answers)}}
+    return {
+        PAIRS: {
+            "prompt": characters(table["prompt"]) / rows,
+            "answer": written / rows / len(answers),
+        }
+    }
 
 
 def pool_lengths(folder: Path) -> dict[str, dict[str, Any]]:
     prompts = read(folder / "prompts.parquet", "messages")
-    candidates = pq.read_table(folder / "candidates.parquet", columns=["prompt_id", "n_tokens", "text"])
-    texts = pa.table({"prompt": candidates["prompt_id"], "text": pc.utf8_trim_whitespace(candidates["text"])})
-    of_prompt = Counter(texts.group_by(["prompt", "text"]).aggregate([])["prompt"].to_pylist()).values()
+    candidates = pq.read_table(
+        folder / "candidates.parquet", columns=["prompt_id", "n_tokens", "text"]
+    )
+    texts = pa.table(
+        {"prompt": candidates["prompt_id"], "text": pc.utf8_trim_whitespace(candidates["text"])}
+    )
+    of_prompt = Counter(
+        texts.group_by(["prompt", "text"]).aggregate([])["prompt"].to_pylist()
+    ).values()
     return {
         POOL: {
             "prompt": characters(prompts["messages"]) / max(1, len(prompts)),

@@ -39,19 +39,27 @@ def sentences(text: str) -> list[str]:
     """Return the sentences: parts that end in a full stop, a question mark, an exclamation mark or at a line's end.
     The marker of a list item (`1.`) is not a sentence, and abbreviations (`e.g.`, `U.S.`) do not end one."""
     plain = re.sub(r"(?m)^[ \t]*(?:[-*•+]|\d+[.)])[ \t]+", "", text)
-    plain = re.sub(r"\b(Mr|Mrs|Ms|Dr|St|vs|etc|[A-Za-z](?:\.[A-Za-z])+)\.", lambda m: m[0].replace(".", ""), plain)
+    plain = re.sub(
+        r"\b(Mr|Mrs|Ms|Dr|St|vs|etc|[A-Za-z](?:\.[A-Za-z])+)\.",
+        lambda m: m[0].replace(".", ""),
+        plain,
+    )
     parts = re.split(r"(?<=[.!?…])[\"'”’)*_]*\s+|\n+", plain)
     return [part.strip() for part in parts if re.search(r"\w", part)]
 
 
 def bullet_items(text: str) -> list[str]:
     """Return the texts of all bullet items."""
-    return [BULLET.sub("", line, count=1).strip() for line in text.splitlines() if BULLET.match(line)]
+    return [
+        BULLET.sub("", line, count=1).strip() for line in text.splitlines() if BULLET.match(line)
+    ]
 
 
 def numbered_items(text: str) -> list[str]:
     """Return the texts of all numbered items."""
-    return [NUMBER.sub("", line, count=1).strip() for line in text.splitlines() if NUMBER.match(line)]
+    return [
+        NUMBER.sub("", line, count=1).strip() for line in text.splitlines() if NUMBER.match(line)
+    ]
 
 
 def plain_words(text: str) -> list[str]:

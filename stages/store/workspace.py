@@ -68,7 +68,12 @@ class StageDir(os.PathLike[str]):
         call_folder: Path | None = None,
         work: Callable[[Sequence[Block[Any]], Path, SaveBlock], object] | None = None,
     ):
-        self.path, self.warnings, self._listener, self.is_main = path, list[str](), listener, is_main
+        self.path, self.warnings, self._listener, self.is_main = (
+            path,
+            list[str](),
+            listener,
+            is_main,
+        )
         self.open_resource, self.endpoint_calls = open_resource or OpenResource(), dict[str, Any]()
         self.call_folder = call_folder or path / SCRATCH / "calls"
         self.work = work
@@ -124,14 +129,21 @@ def read_point(line: bytes) -> dict[str, Any] | None:
     """Return the point in a line of `curves.jsonl`, or None if a kill truncated the line or it is not a point."""
     try:
         point = json.loads(line)
-        return {k: v for k, v in point.items() if v is not None} if isinstance(point["step"], int) else None
+        return (
+            {k: v for k, v in point.items() if v is not None}
+            if isinstance(point["step"], int)
+            else None
+        )
     except WRONG_SHAPE:
         return None
 
 
 def read_last_step(curves: Path) -> int | None:
     """Return the step of the last point in a file of curves; None if there is none."""
-    points = (read_point(line) for line in reversed(curves.read_bytes().splitlines() if curves.exists() else []))
+    points = (
+        read_point(line)
+        for line in reversed(curves.read_bytes().splitlines() if curves.exists() else [])
+    )
     return next((point["step"] for point in points if point), None)
 
 
@@ -178,7 +190,13 @@ class Progress(AbstractContextManager["Progress"]):
     COLUMNS, SECONDS, SHARE, LOGGED_EVERY = 80, 10.0, 0.05, 30.0
 
     def __init__(self, total: int, title: str, unit: str, done: int = 0):
-        self.total, self.title, self.unit, self.done, self.first_row = total, title, unit, done, done
+        self.total, self.title, self.unit, self.done, self.first_row = (
+            total,
+            title,
+            unit,
+            done,
+            done,
+        )
         self.note = ""
         self.started = self.last_logged = time.monotonic()
         self.terminal = self.open_bar() if sys.stderr.isatty() else None
@@ -188,7 +206,13 @@ class Progress(AbstractContextManager["Progress"]):
 
         # 0: the width is unknown
         columns = min(self.COLUMNS, shutil.get_terminal_size().columns or self.COLUMNS)
-        bar = tqdm(total=self.total, initial=self.done, ncols=columns, bar_format="{desc} |{bar}|", delay=0.01)
+        bar = tqdm(
+            total=self.total,
+            initial=self.done,
+            ncols=columns,
+            bar_format="{desc} |{bar}|",
+            delay=0.01,
+        )
         bar.set_description_str(self.line(), refresh=True)
         return bar
 

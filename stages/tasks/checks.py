@@ -17,7 +17,9 @@ def words(text: str) -> list[str]:
 
 def last_number(text: str) -> float | None:
     """Return the last number of a text, which is the result of a worked solution, or None."""
-    numerals = re.findall(r"(?:(?<!\w)-)?(?:\d+(?:\.\d+)?|(?<![\w.])\.\d+)", text.replace(",", "").replace("−", "-"))
+    numerals = re.findall(
+        r"(?:(?<!\w)-)?(?:\d+(?:\.\d+)?|(?<![\w.])\.\d+)", text.replace(",", "").replace("−", "-")
+    )
     return float(numerals[-1]) if numerals else None
 
 
@@ -47,10 +49,15 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "line_count": lambda answer, count: len(answer.split("\n")) == count,
     "comma_count": lambda answer, count: answer.count(",") == count and "\n" not in answer,
     "bullet_count": lambda answer, count: (
-        len(answer.split("\n")) == count and all(line.startswith("- ") for line in answer.split("\n"))
+        len(answer.split("\n")) == count
+        and all(line.startswith("- ") for line in answer.split("\n"))
     ),
-    "label": lambda answer, text: answer == text or words(answer.lower()) == words(text.lower()) != [],
-    "number": lambda answer, text: last_number(answer) is not None and last_number(answer) == last_number(text),
+    "label": lambda answer, text: (
+        answer == text or words(answer.lower()) == words(text.lower()) != []
+    ),
+    "number": lambda answer, text: (
+        last_number(answer) is not None and last_number(answer) == last_number(text)
+    ),
     "is_json": lambda answer: parse_json(answer) is not ValueError,
     "json": lambda answer, value: parse_json(answer) == value,
 }
@@ -69,4 +76,6 @@ def known_checks() -> dict[str, Callable[..., bool]]:
 
 def share_passed(checks: list[Check], answer: str) -> float:
     """Return the share of checks passed, in [0, 1]."""
-    return sum(known_checks()[check.kind](answer.strip(), **check.params) for check in checks) / len(checks)
+    return sum(
+        known_checks()[check.kind](answer.strip(), **check.params) for check in checks
+    ) / len(checks)

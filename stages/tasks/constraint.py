@@ -43,7 +43,9 @@ class Constraint:
 
     def word(self, rng: random.Random, params: dict[str, Any]) -> str:
         """Return a sentence that asks for the constraint."""
-        return rng.choice(self.wordings).format(**{name: format_value(value) for name, value in params.items()})
+        return rng.choice(self.wordings).format(
+            **{name: format_value(value) for name, value in params.items()}
+        )
 
 
 @cache
@@ -58,8 +60,13 @@ def known_constraints() -> dict[str, Constraint]:
         areas = [area for area in table if area not in ("words", "patterns")]
         for area, name, kind in ((key, *item) for key in areas for item in table[key].items()):
             draw = draws.get(name) or choice_of(kind.get("options", {}))
-            wordings, claims = split_wordings(kind["wordings"], "\n"), frozenset(kind["claims"].split())
-            kinds[name] = Constraint(name, area, Side(kind["side"]), wordings, claims, draw, checkers[name])
+            wordings, claims = (
+                split_wordings(kind["wordings"], "\n"),
+                frozenset(kind["claims"].split()),
+            )
+            kinds[name] = Constraint(
+                name, area, Side(kind["side"]), wordings, claims, draw, checkers[name]
+            )
     return dict(sorted(kinds.items()))
 
 

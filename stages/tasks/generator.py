@@ -124,7 +124,10 @@ def collect_families() -> Iterator[dict[str, Family]]:
 
 
 def generate(
-    seed: int, counts: Mapping[str, int], families: list[str], own: Mapping[str, Family] | None = None
+    seed: int,
+    counts: Mapping[str, int],
+    families: list[str],
+    own: Mapping[str, Family] | None = None,
 ) -> list[Example]:
     """Return examples of each group in GROUPS, with families in turn and no prompt twice. No trained prompt is another
     phrasing of a test or validation prompt. `own`: the user's families.
@@ -136,7 +139,9 @@ def generate(
     chosen |= own or {}
     for name in families:
         if name not in chosen:
-            raise UserError(f"data.tasks.families: {name!r} is not a task family.{suggest(name, chosen)}")
+            raise UserError(
+                f"data.tasks.families: {name!r} is not a task family.{suggest(name, chosen)}"
+            )
     if families:
         chosen = {name: chosen[name] for name in sorted({*families, *(own or {})})}
     examples, held_out = dict[str, Example](), set[str]()
@@ -149,22 +154,34 @@ def generate(
                 f"data.tasks.{group}={counts[group]}: data.tasks.families has no family for this group. Add one."
             )
         for i in range(counts.get(group, 0)):
-            drawn = draw(members[i % len(members)], group, f"{seed}/{group}/{i // len(members)}", examples, held_out)
+            drawn = draw(
+                members[i % len(members)],
+                group,
+                f"{seed}/{group}/{i // len(members)}",
+                examples,
+                held_out,
+            )
             examples |= {example.id: example for example in drawn}
     return list(examples.values())
 
 
-def draw(family: Family, group: str, key: str, earlier: Mapping[str, Example], held_out: set[str]) -> list[Example]:
+def draw(
+    family: Family, group: str, key: str, earlier: Mapping[str, Example], held_out: set[str]
+) -> list[Example]:
     """Return an instance in one phrasing, or in all phrasings for group `rephrased`. Its prompts are none of the
     `earlier` ones, which are given by id, and its request is none of `held_out`."""
     for attempt in range(1000):
         rng = random.Random(f"{key}/{family.name}/{attempt}")
         instance = family.make(rng)
-        phrasings = family.phrasings if group == "rephrased" else (rng.choice(family.phrasings_of(group)),)
+        phrasings = (
+            family.phrasings if group == "rephrased" else (rng.choice(family.phrasings_of(group)),)
+        )
         drawn = [example(family, group, instance, phrasing) for phrasing in phrasings]
         if not any(e.id in earlier or e.request in held_out for e in drawn):
             return drawn
-    raise UserError(f"data.tasks.{group}: the family {family.name} has too few different prompts. Lower the number.")
+    raise UserError(
+        f"data.tasks.{group}: the family {family.name} has too few different prompts. Lower the number."
+    )
 
 
 def example(family: Family, group: str, instance: Instance, phrasing: str) -> Example:

@@ -24,13 +24,18 @@ def parts(block: str) -> list[str]:
 READ = read_beside(__file__)
 TOPICS = {name: parts(block) for name, block in READ["topics"].items()}
 TOPICS["IDEAS"] = TOPICS["SKILLS"] + TOPICS["GOALS"]
-ACTS = {name: (tuple(parts(act["wordings"])), TOPICS[act["topics"]]) for name, act in READ["acts"].items()}
+ACTS = {
+    name: (tuple(parts(act["wordings"])), TOPICS[act["topics"]])
+    for name, act in READ["acts"].items()
+}
 STOP = words_of(__file__)["stop"]
 # Removes the ending of a plural or gerund. At least three letters with a vowel stay: not `spr` for `spring`.
 BARE = re.compile(
     r"(?=.{0,2}[aeiouy])(.{3,}?)((?<=(.))\3ing|ing|ies|(?<=[sxh])es|(?<![su])s|(?<![aeiou])y|(?<=....)e)$"
 )
-SIDES: dict[str, Side | None] = {group: side and Side(side) for group, side in READ["sides"].items()}
+SIDES: dict[str, Side | None] = {
+    group: side and Side(side) for group, side in READ["sides"].items()
+}
 # Groups with none to three constraints; other groups have one, `open_plain` none
 TRAINED = ("open_preference", "open_sft")
 LENGTHS = ("words_at_least", "words_at_most")  # the kinds in `open_lengths`
@@ -60,7 +65,9 @@ def request(rng: random.Random) -> Request:
     if act == "role":
         role, question = topic.split(": ")
         slots, about = {"role": role, "question": question}, [question]
-    return Request(act, rng.choice(wordings).format(**slots), tuple(stems(thing) for thing in about))
+    return Request(
+        act, rng.choice(wordings).format(**slots), tuple(stems(thing) for thing in about)
+    )
 
 
 def stems(topic: str) -> tuple[str, ...]:
@@ -82,7 +89,9 @@ def is_echo(answer: str, text: str) -> bool:
     answer_words, request_words = lower_words(answer), lower_words(text)
     size = min(4, len(answer_words))
     runs = {tuple(request_words[i : i + size]) for i in range(len(request_words) - size + 1)}
-    starts = [i for i in range(len(answer_words) - size + 1) if tuple(answer_words[i : i + size]) in runs]
+    starts = [
+        i for i in range(len(answer_words) - size + 1) if tuple(answer_words[i : i + size]) in runs
+    ]
     n_new = len(answer_words) - len({i + k for i in starts for k in range(size)})
     return n_new < len(answer_words) and (n_new < 4 or n_new < 0.2 * len(answer_words))
 
@@ -92,7 +101,9 @@ def generate(seed: int, counts: Mapping[str, int]) -> list[Example]:
     trained prompt has a held-out one's request. Raise UserError if a group needs more prompts than exist."""
     examples: dict[str, Example] = {}
     for group in SIDES:
-        excluded = {e.request for e in examples.values() if (group in TRAINED) != (e.group in TRAINED)}
+        excluded = {
+            e.request for e in examples.values() if (group in TRAINED) != (e.group in TRAINED)
+        }
         kinds = kinds_of_group(group)
         for i in range(counts.get(group) or 0):
             for attempt in range(1000):
@@ -101,7 +112,9 @@ def generate(seed: int, counts: Mapping[str, int]) -> list[Example]:
                 if drawn.id not in examples and drawn.request not in excluded:
                     break
             else:
-                raise UserError(f"data.tasks.{group}={counts[group]}: there are too few different requests. Lower it.")
+                raise UserError(
+                    f"data.tasks.{group}={counts[group]}: there are too few different requests. Lower it."
+                )
             examples[drawn.id] = drawn
     return list(examples.values())
 
@@ -129,7 +142,9 @@ def draw(rng: random.Random, kinds: list[Constraint], i: int, several: bool) -> 
     return rng.sample(chosen, len(chosen))
 
 
-def example(group: str, open_request: Request, kinds: list[Constraint], rng: random.Random) -> Example:
+def example(
+    group: str, open_request: Request, kinds: list[Constraint], rng: random.Random
+) -> Example:
     """Return the example of a request with constraints. Its checks are the constraints, the topic, and own words."""
     params = [kind.draw(rng, open_request.text) for kind in kinds]
     checks = [Check(kind.name, values) for kind, values in zip(kinds, params, strict=True)]
@@ -156,7 +171,9 @@ def join_request(text: str, sentences: list[str], rng: random.Random) -> str:
     """Return a request joined with the sentences of its constraints, in a random layout."""
     if not sentences:
         return text
-    listing = "\n".join(f"- {sentence}" for sentence in sentences) if len(sentences) > 1 else sentences[0]
+    listing = (
+        "\n".join(f"- {sentence}" for sentence in sentences) if len(sentences) > 1 else sentences[0]
+    )
     constraints = rng.choice([" ".join(sentences), listing])
     if rng.random() < FIRST:
         return f"{constraints}\n\n{text}"

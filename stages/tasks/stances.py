@@ -15,7 +15,9 @@ WEIGHTS: dict[str, dict[str, float]] = {
     | {gram: float(weight) for weight, grams in table["weights"].items() for gram in grams.split()}
     for name, table in TABLE["stances"].items()
 }
-TAKES_BACK, NO_HELP = (re.compile(TABLE[name].replace("\n", ""), re.IGNORECASE) for name in ("takes_back", "no_help"))
+TAKES_BACK, NO_HELP = (
+    re.compile(TABLE[name].replace("\n", ""), re.IGNORECASE) for name in ("takes_back", "no_help")
+)
 DENIALS = (["not"], ["t"])  # before what is denied; "isn't" is two plain words
 # "twenty-four" is not 4, and "no one" is not 1
 PARTS_OF_NUMBERS = frozenset((*NUMBERS, *WORDS["tens"], "no"))
@@ -46,7 +48,9 @@ def declines(answer: str) -> bool:
 
 def asserts(answer: str, text: str, request: str) -> bool:
     """Return whether an answer admits no ignorance of a text that the request gives. One that cannot help does not."""
-    return bool(answer) and (not declines(answer) or bool(NO_HELP.search(answer)) or states(answer, text, request))
+    return bool(answer) and (
+        not declines(answer) or bool(NO_HELP.search(answer)) or states(answer, text, request)
+    )
 
 
 def without_request(answer: str, request: str) -> list[str]:
@@ -66,7 +70,10 @@ def states(answer: str, text: str, request: str) -> bool:
     excluded = PARTS_OF_NUMBERS if len(spellings) > 1 else frozenset[str]()
     for run in map(plain_words, spellings):
         for i in find_runs(answer_words, run):
-            before, after = answer_words[max(i - 1, 0) : i], answer_words[i + len(run) : i + len(run) + 1]
+            before, after = (
+                answer_words[max(i - 1, 0) : i],
+                answer_words[i + len(run) : i + len(run) + 1],
+            )
             if before not in DENIALS and excluded.isdisjoint(before + after):
                 return True
     return False

@@ -29,7 +29,9 @@ def generate(cfg: Suites) -> list[Example]:
             if pairs < (cfg.pairs or 0) and examples.keys().isdisjoint(twins):
                 examples, pairs = examples | twins, pairs + 1
         if pairs < (cfg.pairs or 0):
-            raise UserError(f"eval.suites.pairs={cfg.pairs}: the suite {name} has {pairs} pairs. Set that, or fewer.")
+            raise UserError(
+                f"eval.suites.pairs={cfg.pairs}: the suite {name} has {pairs} pairs. Set that, or fewer."
+            )
     return [*examples.values()]
 
 
@@ -37,7 +39,10 @@ def draw_rows(forms: list[dict[str, Any]], seed: int) -> list[tuple[dict[str, An
     """Return forms and slots, with forms in turn. Forms with the same tables use a row as far apart as possible."""
     tables, drawn = read_tables(), list[list[tuple[dict[str, Any], Slots]]]()
     for i, form in enumerate(forms):
-        rows = [(form, dict(ChainMap(*each))) for each in product(*(tables[name] for name in form["tables"]))]
+        rows = [
+            (form, dict(ChainMap(*each)))
+            for each in product(*(tables[name] for name in form["tables"]))
+        ]
         random.Random(seed).shuffle(rows)
         start = len(rows) * i // len(forms)
         drawn.append(rows[start:] + rows[:start])
@@ -73,7 +78,11 @@ def write_twins(name: str, form: Mapping[str, Any], slots: Slots) -> list[Exampl
                 kind=side,
                 group="suites",
                 request=content_id(name, form, slots),
-                checks=[Check(kind, fill(params, filled)) for each in checks for kind, params in each.items()],
+                checks=[
+                    Check(kind, fill(params, filled))
+                    for each in checks
+                    for kind, params in each.items()
+                ],
             )
         )
     return twins

@@ -18,7 +18,9 @@ def texts_of(module: str) -> dict[str, tuple[str, ...]]:
 
 def patterns_of(module: str) -> dict[str, str]:
     """Return the `patterns` in the YAML file beside a module. A line break inside a pattern does not count."""
-    return {name: pattern.replace("\n", "") for name, pattern in read_beside(module)["patterns"].items()}
+    return {
+        name: pattern.replace("\n", "") for name, pattern in read_beside(module)["patterns"].items()
+    }
 
 
 def split_wordings(text: str, line_break: str) -> tuple[str, ...]:
@@ -27,10 +29,17 @@ def split_wordings(text: str, line_break: str) -> tuple[str, ...]:
 
 
 WORDS, TEXTS = words_of(__file__), texts_of(__file__)
-NAMES, CITIES, RELATIVES, NUMBERS = (WORDS[kind] for kind in ("names", "cities", "relatives", "numbers"))
+NAMES, CITIES, RELATIVES, NUMBERS = (
+    WORDS[kind] for kind in ("names", "cities", "relatives", "numbers")
+)
 OBJECTS, ADJECTIVES = WORDS["objects"], WORDS["adjectives"]
-NOUNS = {kind: WORDS[kind] for kind in ("fruit", "animal", "colour", "tool", "furniture", "plant", "job", "clothing")}
-FRUITS, ANIMALS, COLOURS, TOOLS, JOBS = (NOUNS[kind] for kind in ("fruit", "animal", "colour", "tool", "job"))
+NOUNS = {
+    kind: WORDS[kind]
+    for kind in ("fruit", "animal", "colour", "tool", "furniture", "plant", "job", "clothing")
+}
+FRUITS, ANIMALS, COLOURS, TOOLS, JOBS = (
+    NOUNS[kind] for kind in ("fruit", "animal", "colour", "tool", "job")
+)
 THINGS = FRUITS + ANIMALS + TOOLS + OBJECTS
 # Ambiguous words: a kiwi is also a bird, a teal a duck, an orange a fruit, and some fruits are colours.
 ALSO = {"kiwi": "animal", "teal": "animal", "orange": "fruit"}
@@ -52,7 +61,9 @@ def article(noun_phrase: str) -> str:
 
 def fill(rng: random.Random, texts: Sequence[str], **slots: str) -> str:
     """Return one of the texts with its slots filled. `{a_item}` is the slot `item` with its article."""
-    return rng.choice(texts).format(**slots, **{f"a_{name}": article(value) for name, value in slots.items()})
+    return rng.choice(texts).format(
+        **slots, **{f"a_{name}": article(value) for name, value in slots.items()}
+    )
 
 
 def items(rng: random.Random, low: int, high: int) -> list[str]:
@@ -86,4 +97,6 @@ def phrase(rng: random.Random) -> str:
 
 def sentence(rng: random.Random) -> str:
     """Return a plain sentence of four to ten words without its full stop, from one of a dozen patterns."""
-    return fill(rng, TEXTS["sentences"], **{slot: rng.choice(words) for slot, words in SLOTS.items()})
+    return fill(
+        rng, TEXTS["sentences"], **{slot: rng.choice(words) for slot, words in SLOTS.items()}
+    )

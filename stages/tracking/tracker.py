@@ -24,7 +24,9 @@ def or_warn(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return method(*values, **named)
         except Exception as error:
-            return warn_once(f"W&B failed ({type(error).__name__}: {error}), so it lacks a part of this run.")
+            return warn_once(
+                f"W&B failed ({type(error).__name__}: {error}), so it lacks a part of this run."
+            )
 
     return attempt
 
@@ -48,7 +50,10 @@ def describe_inputs(node: Node, root: Path) -> dict[str, dict[str, str]]:
     """Return by role the fingerprint and the artifact's name of each input: the lineage, readable offline."""
     digests = Store(root).read_input_digests(node)
     return {
-        role: {"fingerprint": n.fingerprint, "artifact": artifact_name(n.stage, n.fingerprint, digests[role])}
+        role: {
+            "fingerprint": n.fingerprint,
+            "artifact": artifact_name(n.stage, n.fingerprint, digests[role]),
+        }
         for role, n in node.inputs.items()
     }
 

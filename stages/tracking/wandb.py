@@ -44,7 +44,9 @@ class WandbRun(Run):
             self.run = start(settings, node, files, input_entries, run_mode)
         except Exception as error:
             # also of a mode or another variable of W&B that it does not know
-            log.warning("warning: W&B cannot be reached (%s). stage=sync uploads this run later.", error)
+            log.warning(
+                "warning: W&B cannot be reached (%s). stage=sync uploads this run later.", error
+            )
             run_mode = "offline"
             self.run = start(settings, node, files, input_entries, run_mode)
         self.id = self.run.id
@@ -53,7 +55,10 @@ class WandbRun(Run):
             try:
                 link_run(wandb.Api(), Path(self.run.dir).parent, self.run.path, artifacts)
             except Exception as error:
-                log.warning("warning: W&B did not accept this run's inputs (%s). stage=sync tries again.", error)
+                log.warning(
+                    "warning: W&B did not accept this run's inputs (%s). stage=sync tries again.",
+                    error,
+                )
 
     @or_warn
     def log(self, metrics: dict[str, Any], step: int) -> None:
@@ -75,10 +80,14 @@ class WandbRun(Run):
             self.run.finish(exit_code=int(failed))
         except TimeoutError:
             (Path(self.run.dir).parent / CUT_OFF).touch()
-            log.warning("warning: W&B does not answer any more. stage=sync uploads the rest of this run.")
+            log.warning(
+                "warning: W&B does not answer any more. stage=sync uploads the rest of this run."
+            )
 
 
-def start(settings: Tracker, node: Node, files: Path, input_entries: dict[str, dict[str, str]], mode: str) -> Any:
+def start(
+    settings: Tracker, node: Node, files: Path, input_entries: dict[str, dict[str, str]], mode: str
+) -> Any:
     import wandb
 
     return wandb.init(
@@ -175,10 +184,15 @@ def read_tables(stage: str, folder: Path) -> dict[str, Table]:
 
 def candidates(folder: Path) -> Table:
     """Return the table of candidates with a score: prompt, completion, score."""
-    scored = pq.read_table(folder / "judgements.parquet", filters=pc.field("score").is_valid()).slice(0, ROWS)
+    scored = pq.read_table(
+        folder / "judgements.parquet", filters=pc.field("score").is_valid()
+    ).slice(0, ROWS)
     texts = by_id(folder / "candidates.parquet", "candidate_id", "text", scored["candidate_id"])
     prompts = by_id(folder / "prompts.parquet", "id", "messages", scored["prompt_id"])
-    rows = [[transcript(prompts[j["prompt_id"]]), texts[j["candidate_id"]], j["score"]] for j in scored.to_pylist()]
+    rows = [
+        [transcript(prompts[j["prompt_id"]]), texts[j["candidate_id"]], j["score"]]
+        for j in scored.to_pylist()
+    ]
     return ["prompt", "completion", "score"], rows
 
 
@@ -198,5 +212,7 @@ def samples(folder: Path) -> Table:
 
 
 def by_id(path: Path, key: str, value: str, ids: Any) -> dict[str, Any]:
-    rows = pq.read_table(path, columns=[key, value], filters=pc.field(key).isin(ids.combine_chunks()))
+    rows = pq.read_table(
+        path, columns=[key, value], filters=pc.field(key).isin(ids.combine_chunks())
+    )
     return dict(zip(rows[key].to_pylist(), rows[value].to_pylist(), strict=True))

@@ -33,7 +33,9 @@ def apply_adapter(
     return attach_new_adapter(model, cfg.lora, cfg.seed, task)
 
 
-def attach_new_adapter(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM") -> PeftModel:
+def attach_new_adapter(
+    model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM"
+) -> PeftModel:
     """Put a new adapter on the model. Its second factor starts at zero, so outputs do not change yet. With the task
     SEQ_CLS, the whole reward head is trained too.
     Raise UserError if the model has no layer that `target_modules` names, or if one is an embedding or the output
@@ -44,13 +46,24 @@ def attach_new_adapter(model: PreTrainedModel, cfg: LoRA, seed: int, task: str =
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
-        raise UserError(f"lora.target_modules={cfg.target_modules}: {' '.join(str(error).split())[:200]}") from error
-    if any(hasattr(layer, "base_layer") for layer in (model.get_input_embeddings(), model.get_output_embeddings())):
-        raise UserError(f"lora.target_modules={cfg.target_modules}: embedding and output layer cannot be adapted.")
+        raise UserError(
+            f"lora.target_modules={cfg.target_modules}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if any(
+        hasattr(layer, "base_layer")
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    ):
+        raise UserError(
+            f"lora.target_modules={cfg.target_modules}: embedding and output layer cannot be adapted."
+        )
     layers = [f".{name}" for name in adapted.targeted_module_names]
-    absent = [each for each in cfg.target_modules if not any(name.endswith(f".{each}") for name in layers)]
+    absent = [
+        each for each in cfg.target_modules if not any(name.endswith(f".{each}") for name in layers)
+    ]
     if absent and modules != ALL_LINEAR:  # peft refuses only a list of which no name is there
-        raise UserError(f"lora.target_modules={cfg.target_modules}: the model has no layer {' or '.join(absent)}.")
+        raise UserError(
+            f"lora.target_modules={cfg.target_modules}: the model has no layer {' or '.join(absent)}."
+        )
     return adapted  # type: ignore[return-value]
 
 
@@ -72,7 +85,9 @@ def normalize_adapter_config(adapter: Path, frozen: Path) -> None:
     """Make adapter_config.json equal on every machine: sort the modules, and name the base model by its place in the
     store, STAGE/FINGERPRINT/model, in place of peft's path."""
     file = adapter / "adapter_config.json"
-    content = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": "/".join(frozen.parts[-3:])}
+    content = json.loads(file.read_text(encoding="utf-8")) | {
+        "base_model_name_or_path": "/".join(frozen.parts[-3:])
+    }
     # peft writes a set, whose order differs between processes
     if isinstance(content["target_modules"], list):
         content["target_modules"].sort()

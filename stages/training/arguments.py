@@ -17,7 +17,9 @@ from stages.training import sharding
 from stages.training.saving import checkpoint_folder
 
 
-def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any) -> TrainingArguments:
+def training_arguments(
+    cfg: Training, out: StageDir, **objective_arguments: Any
+) -> TrainingArguments:
     """Return TRL's arguments for a block, with the objective's own. TRL's batch is all rows of an optimizer step.
     Raise UserError if TRL refuses a key of `trainer`, if this process sees several GPUs, if the number of processes is
     not the one in the config, or if a model should be sharded over CPUs."""
@@ -60,14 +62,22 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
     try:
         args: TrainingArguments = arguments_class(**settings | cfg.trainer)
     except (TypeError, ValueError) as error:
-        raise UserError(f"TRL refuses {arguments_class.__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(
+            f"TRL refuses {arguments_class.__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
     if args.n_gpu > 1:
-        raise UserError("one process trains on one GPU, but sees several. Set CUDA_VISIBLE_DEVICES=0 or launch=ddp.")
+        raise UserError(
+            "one process trains on one GPU, but sees several. Set CUDA_VISIBLE_DEVICES=0 or launch=ddp."
+        )
     if args.world_size != runtime.world_size:
-        raise UserError(f"{args.world_size} processes are connected, but the config asks for {runtime.world_size}.")
+        raise UserError(
+            f"{args.world_size} processes are connected, but the config asks for {runtime.world_size}."
+        )
     if runtime.sharding is Sharding.fsdp:
         if args.device.type == "cpu":
-            raise UserError("launch=fsdp shards a model over GPUs, but these processes use the CPU. Use launch=ddp.")
+            raise UserError(
+                "launch=fsdp shards a model over GPUs, but these processes use the CPU. Use launch=ddp."
+            )
         args.fsdp_plugin_args["mixed_precision_policy"] = sharding.precision_policy(cfg.precision)
         enable_fsdp_ram_efficient_loading()  # what loads a model from here on heeds it
     return args

@@ -19,7 +19,9 @@ class EpochSchedule:
 
     def __init__(self, ids: Sequence[str], batch_size: int, seed: int, key: str):
         if len(ids) < batch_size:
-            raise UserError(f"{key}: {len(ids)} rows do not fill one batch of {batch_size}. Lower {key}.batch_size.")
+            raise UserError(
+                f"{key}: {len(ids)} rows do not fill one batch of {batch_size}. Lower {key}.batch_size."
+            )
         self.row_count, self.batch_size, self.seed, self.key = len(ids), batch_size, seed, key
         self.steps, self.left_out = divmod(len(ids), batch_size)  # per epoch
         hashed = [hashlib.sha256(name.encode()).digest() for name in ids]
@@ -30,7 +32,9 @@ class EpochSchedule:
         first = number * self.left_out
         skipped = {self.order[i % self.row_count] for i in range(first, first + self.left_out)}
         trained = [i for i in range(self.row_count) if i not in skipped]
-        shuffled = torch.randperm(len(trained), generator=torch.Generator().manual_seed(self.seed + number))
+        shuffled = torch.randperm(
+            len(trained), generator=torch.Generator().manual_seed(self.seed + number)
+        )
         return [trained[i] for i in shuffled.tolist()]
 
     def times_seen(self, steps: int) -> Counter[int]:

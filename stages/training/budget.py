@@ -47,7 +47,10 @@ def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: 
     elif decided := read_note(file, parse_decision):
         tokens, checkpointing = decided
     else:
-        shape, device = ModelShape.from_config(load_json(model / "config.json", require_keys())), args.device.type
+        shape, device = (
+            ModelShape.from_config(load_json(model / "config.json", require_keys())),
+            args.device.type,
+        )
         # For a model of unknown shape this is the largest budget, which is halved when memory runs out.
         most = (memory.most_tokens(device), Checkpointing.none)
         tokens, checkpointing = memory.token_budget(shape, cfg, device) if shape else most
@@ -58,8 +61,12 @@ def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: 
     # Recomputing a layer gathers its sharded weights again, which needs every process. So all processes use the
     # checkpointing of the process that recomputes most.
     checkpointing = max(gather_object([checkpointing]), key=[*Checkpointing].index)
-    args.activation_checkpointing = args.gradient_checkpointing = checkpointing is Checkpointing.full
-    return replace(cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing))
+    args.activation_checkpointing = args.gradient_checkpointing = (
+        checkpointing is Checkpointing.full
+    )
+    return replace(
+        cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing)
+    )
 
 
 def write_decision(out: StageDir, tokens: int | None, checkpointing: Checkpointing) -> None:
@@ -75,7 +82,9 @@ def parse_decision(value: Any) -> tuple[int | None, Checkpointing]:
     return None if tokens is None else int(tokens), Checkpointing(checkpointing)
 
 
-def out_of_memory_error(cfg: Training, step: int, rows: int, tokens: int, checkpointing: Checkpointing) -> UserError:
+def out_of_memory_error(
+    cfg: Training, step: int, rows: int, tokens: int, checkpointing: Checkpointing
+) -> UserError:
     """Return the error for a micro-batch that does not fit and cannot be divided further; it names the key to set."""
     name, runtime = cfg.block, cfg.runtime
     if runtime.rows and rows > 1:
@@ -86,7 +95,9 @@ def out_of_memory_error(cfg: Training, step: int, rows: int, tokens: int, checkp
         way_out = f"set {name}.runtime.gradient_checkpointing=full"
     else:
         way_out = f"lower {name}.max_length (now {cfg.max_length}), or train fewer weights with {name}.adapter=lora"
-    recomputation = "" if checkpointing is Checkpointing.none else f", {checkpointing} gradient checkpointing"
+    recomputation = (
+        "" if checkpointing is Checkpointing.none else f", {checkpointing} gradient checkpointing"
+    )
     size = f"a micro-batch has {rows} rows with {tokens} tokens{recomputation}"
     resumes = "The same command then resumes from the last checkpoint."
     return UserError(f"out of memory at step {step}: {size}: {way_out}. {resumes}")

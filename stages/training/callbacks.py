@@ -25,11 +25,15 @@ class EvaluationTimes(TrainerCallback):
     def __init__(self, trainer: Trainer, times: int):
         self.trainer, self.times = trainer, times if trainer.eval_dataset is not None else 0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         if self.times and state.global_step == 0:
             self.trainer.evaluate()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         due = {math.ceil(state.max_steps * k / self.times) for k in range(1, self.times + 1)}
         control.should_evaluate = state.global_step in due
 
@@ -42,13 +46,22 @@ class DivergenceCheck(TrainerCallback):
     above the validation loss before the first step."""
 
     def __init__(self, cfg: Training):
-        self.cfg, self.norms, self.losses, self.start_loss = cfg, list[float](), list[float](), -math.inf
+        self.cfg, self.norms, self.losses, self.start_loss = (
+            cfg,
+            list[float](),
+            list[float](),
+            -math.inf,
+        )
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         for logs in state.log_history:  # a resumed training has logs already
             self.record(logs)
 
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
+    ) -> None:
         if not math.isfinite(logs.get("eval_loss", 0.0)):
             self.stop(f"by step {state.global_step}: the validation loss is {logs['eval_loss']}")
         self.record(logs)
@@ -99,23 +112,37 @@ class CurveLog(TrainerCallback):
     def __init__(self, out: StageDir):
         self.out = out
 
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
+    ) -> None:
         if "train_runtime" not in logs:  # these logs are the summary after the last step
-            self.out.log({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
+            self.out.log(
+                {k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step
+            )
 
 
 class TrainingProgress(TrainerCallback):
     """Show progress with steps per second, remaining time and the last losses."""
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.progress = Progress(state.max_steps, "train", "step", done=state.global_step)
         self.losses: dict[str, str] = {}
 
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:
-        self.losses |= {name: f"{name} {logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs}
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
+    ) -> None:
+        self.losses |= {
+            name: f"{name} {logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs
+        }
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.progress.update(note=", ".join(self.losses.values()))
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.progress.close()

@@ -32,13 +32,17 @@ def separate_end_of_turn(model: PreTrainedModel, contract: Contract) -> PreTrain
     head, token = model.get_output_embeddings(), contract.stop_ids[0]
     if head is None or head.weight.is_meta or not is_untrained(head.weight, token):
         return model
-    trained = next((stop for stop in contract.stop_ids if not is_untrained(head.weight, stop)), None)
+    trained = next(
+        (stop for stop in contract.stop_ids if not is_untrained(head.weight, stop)), None
+    )
     # a single one if they are tied
     for weight in (model.get_input_embeddings().weight, head.weight):
         if trained is not None:
             weight[token] = weight[trained]
         else:
-            direction = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(token)).to(weight)
+            direction = torch.randn(
+                weight.shape[1], generator=torch.Generator().manual_seed(token)
+            ).to(weight)
             weight[token] = direction * (weight.norm(dim=-1).mean() / direction.norm())
     return model
 
@@ -47,7 +51,9 @@ def is_untrained(rows: torch.Tensor, token: int) -> bool:
     return count_alike(similarities(rows, token, len(rows))) >= MANY_ALIKE_ROWS
 
 
-def check_end_of_turn(cfg: SFT, base: Path, published: Path, contract: Contract, out: StageDir) -> dict[str, Any]:
+def check_end_of_turn(
+    cfg: SFT, base: Path, published: Path, contract: Contract, out: StageDir
+) -> dict[str, Any]:
     """Return how similar the end of turn's row is to others before and after. Warn of many similar rows after."""
     token = contract.stop_ids[0]
     before, after = measure_similarity(base, token), measure_similarity(published, token)
@@ -62,7 +68,11 @@ def check_end_of_turn(cfg: SFT, base: Path, published: Path, contract: Contract,
             "make the end of turn less likely. Lower sample.temperatures, and set pairs.unfinished=drop. "
             f"{advice if cfg.train else ''}".strip()
         )
-    return {"token": contract.tokenizer.convert_ids_to_tokens(token), "before": before, "after": after}
+    return {
+        "token": contract.tokenizer.convert_ids_to_tokens(token),
+        "before": before,
+        "after": after,
+    }
 
 
 def measure_similarity(model: Path, token: int) -> dict[str, Any]:
@@ -76,7 +86,11 @@ def measure_similarity(model: Path, token: int) -> dict[str, Any]:
         if token >= weight.get_shape()[0]:
             return {}
         cosines = similarities(weight, token, weight.get_shape()[0])
-    return {"nearest": float(cosines.max()), "nearest_id": int(cosines.argmax()), "alike": count_alike(cosines)}
+    return {
+        "nearest": float(cosines.max()),
+        "nearest_id": int(cosines.argmax()),
+        "alike": count_alike(cosines),
+    }
 
 
 def similarities(rows: Any, token: int, count: int) -> torch.Tensor:

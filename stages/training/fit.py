@@ -9,7 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+)
 
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import DPO, Reward, Training
@@ -27,7 +33,13 @@ from stages.training.batches import EpochSchedule
 from stages.training.callbacks import CurveLog, DivergenceCheck, EvaluationTimes, TrainingProgress
 from stages.training.micro_batches import MicroBatches
 from stages.training.samples import FirstPrompts, SampleWriter
-from stages.training.saving import BestModel, Checkpoints, checkpoint_to_resume, publish, save_trained
+from stages.training.saving import (
+    BestModel,
+    Checkpoints,
+    checkpoint_to_resume,
+    publish,
+    save_trained,
+)
 from stages.training.token_rows import ColumnRows
 
 Rows = TypeVar("Rows", bound=ColumnRows[Any])
@@ -41,8 +53,12 @@ class SplitRows(Generic[Rows]):
 
     def __init__(self, rows_class: type[Rows], cfg: Training, out: StageDir):
         self.train, self.validation = rows_class(), rows_class()
-        self.prompts = FirstPrompts(cfg.runtime.samples if isinstance(cfg.runtime, SampledRuntime) else 0)
-        self.left_out = Dropped(out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped")
+        self.prompts = FirstPrompts(
+            cfg.runtime.samples if isinstance(cfg.runtime, SampledRuntime) else 0
+        )
+        self.left_out = Dropped(
+            out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped"
+        )
         self.dropped, self.validation_prompts = dict[str, int](), list[str]()
 
     def add(self, split: str, name: str, row: Any, prompt: list[Message]) -> None:
@@ -67,9 +83,21 @@ class Fit(Generic[Block, TrainerOf]):
     trained: Path  # the folder with the trained weights or adapter
 
     def __init__(
-        self, kind: type[TrainerOf], cfg: Block, rows: SplitRows[Any], contract: Contract, start: Path, out: StageDir
+        self,
+        kind: type[TrainerOf],
+        cfg: Block,
+        rows: SplitRows[Any],
+        contract: Contract,
+        start: Path,
+        out: StageDir,
     ):
-        self.trainer_class, self.rows, self.contract, self.start, self.out = kind, rows, contract, start, out
+        self.trainer_class, self.rows, self.contract, self.start, self.out = (
+            kind,
+            rows,
+            contract,
+            start,
+            out,
+        )
         self.schedule = EpochSchedule(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
         self.args = training_arguments(cfg, out, **kind.arguments)
         self.cfg = budget.decide_open_settings(cfg, self.args, start, out)
@@ -108,10 +136,16 @@ class Fit(Generic[Block, TrainerOf]):
 
     def _train(self, *callbacks: TrainerCallback) -> None:
         sampled = isinstance(self.cfg.runtime, SampledRuntime)
-        samples = [SampleWriter(self.trainer, self.cfg, self.rows.prompts, self.contract, self.out)] if sampled else []
+        samples = (
+            [SampleWriter(self.trainer, self.cfg, self.rows.prompts, self.contract, self.out)]
+            if sampled
+            else []
+        )
         train_with_callbacks(self.trainer, self.cfg, self.out, *callbacks, *samples)
 
-    def publish(self, load: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]) -> None:
+    def publish(
+        self, load: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]
+    ) -> None:
         """Publish model, contract, any adapter, and each held-out row's figures. `load` loads an adapter's base."""
         publish(self.trained, self.cfg, self.out, self.start, load)
         self.contract.save(self.out / "model")
@@ -148,13 +182,19 @@ class Fit(Generic[Block, TrainerOf]):
         return self.schedule.times_seen(self.steps)
 
 
-def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCallback) -> None:
+def train_with_callbacks(
+    trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCallback
+) -> None:
     """Train to the last step, from the newest complete checkpoint if any. Raise UserError if training diverges."""
     if cfg.adapter is not Adapter.none:
         adapters.cast_trained_to_fp32(trainer.model)
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
-    shared_callbacks = [DivergenceCheck(cfg), CurveLog(out), Checkpoints(60 * cfg.runtime.save_minutes)]
+    shared_callbacks = [
+        DivergenceCheck(cfg),
+        CurveLog(out),
+        Checkpoints(60 * cfg.runtime.save_minutes),
+    ]
     progress = [TrainingProgress()] if out.is_main else []
     # the last, because it evaluates at once
     evaluations = EvaluationTimes(trainer, cfg.evaluations)
@@ -163,12 +203,18 @@ def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callba
     # the main process removes incomplete checkpoints
     with trainer.accelerator.main_process_first():
         resumed = checkpoint_to_resume(out, cfg.runtime.sharding)
-    with sharding.like_autocast(trainer) if cfg.runtime.sharding is Sharding.fsdp else contextlib.nullcontext():
+    with (
+        sharding.like_autocast(trainer)
+        if cfg.runtime.sharding is Sharding.fsdp
+        else contextlib.nullcontext()
+    ):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
 
 
 def pack_if_possible(model: PreTrainedModel, cfg: DPO | Reward, out: StageDir) -> PreTrainedModel:
     """Make the model read the prompt of a pair once if `forward` asks for it, or warn that the model cannot."""
     if cfg.forward is Forward.shared_prefix and not pack_pairs(model):
-        out.warn("this model's attention cannot be packed, so pairs are padded and every prompt is read twice.")
+        out.warn(
+            "this model's attention cannot be packed, so pairs are padded and every prompt is read twice."
+        )
     return model

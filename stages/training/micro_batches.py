@@ -54,14 +54,18 @@ class OutOfMemory(Exception):
 def select_row(output: Output, index: tuple[slice, ...]) -> Output:
     """Return one row's part of a batched output: each tensor of tokens or sequences, (sequences, …), at `index`. These
     are slices, as the host would wait for the device to copy a list of indices there."""
-    return type(output)(**{name: figures[index].contiguous() for name, figures in output.items() if figures.dim()})
+    return type(output)(
+        **{name: figures[index].contiguous() for name, figures in output.items() if figures.dim()}
+    )
 
 
 class Unread(torch.Tensor):
     """Figures that stay on the device: `item` returns a tensor, so a trainer that adds it up waits for nothing."""
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if function is torch.Tensor.item:
             figure = args[0].detach()
             return figure.double() if figure.is_floating_point() else figure
@@ -89,7 +93,10 @@ def leave_figures_unread(_model: torch.nn.Module, _inputs: Any, output: ModelOut
 
 @contextlib.contextmanager
 def average_over_step(
-    trainer: Trainer, model: torch.nn.Module, batches: list[Batch], weight: Callable[[str, Batch], int]
+    trainer: Trainer,
+    model: torch.nn.Module,
+    batches: list[Batch],
+    weight: Callable[[str, Batch], int],
 ) -> Iterator[None]:
     """Around a step's micro-batches, replace TRL's metric means by the means over the step in all processes.
     `weight(name, batch)` is the number of items of a batch over which the metric `name` is a mean.
@@ -112,7 +119,10 @@ def average_over_step(
         del accelerator.gather, accelerator.gather_for_metrics
     names = [name for name in metrics if name != "num_tokens"]
     weights = [[weight(name, batch) for name in names] for batch in batches]
-    means = [torch.stack([metrics[name][i] for name in names]).as_subclass(torch.Tensor) for i in range(len(batches))]
+    means = [
+        torch.stack([metrics[name][i] for name in names]).as_subclass(torch.Tensor)
+        for i in range(len(batches))
+    ]
     counts = send_tensor(torch.tensor(weights, dtype=torch.float64), accelerator.device)
     sums = torch.zeros_like(counts[0])
     for mean, count in zip(means, counts, strict=True):
@@ -133,7 +143,10 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     def __init__(self, *args: Any, cfg: Training, out: StageDir, **kwargs: Any):
         self.cfg, self.out = cfg, out
-        self.token_budget, self.checkpointing = cfg.runtime.token_budget, cfg.runtime.gradient_checkpointing
+        self.token_budget, self.checkpointing = (
+            cfg.runtime.token_budget,
+            cfg.runtime.gradient_checkpointing,
+        )
         self.data_collator: Any  # TRL sets it
         self.aux_loss_enabled = False  # TRL may set it
         self.rows_to_score, self.outputs = list[Row](), deque[ModelOutput]()  # in an evaluation
@@ -178,7 +191,9 @@ class MicroBatches(PlumblineTrainer, ABC):
         steps = list(itertools.islice(epoch_iterator, num_batches))
         # One process has nothing to gather, and Trainer would wait for the device to copy the number there.
         place = device if self.args.world_size > 1 else torch.device("cpu")
-        _, items = super().get_batch_samples((self.data_collator(s.rows) for s in steps), num_batches, place)
+        _, items = super().get_batch_samples(
+            (self.data_collator(s.rows) for s in steps), num_batches, place
+        )
         return steps, items
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
@@ -204,7 +219,9 @@ class MicroBatches(PlumblineTrainer, ABC):
         groups = divide_rows(costs, budget, self.is_padded)
         if self.args.world_size > 1:
             count_here = torch.tensor([len(groups)], device=self.accelerator.device)
-            groups = divide_rows(costs, budget, self.is_padded, int(self.accelerator.gather(count_here).max()))
+            groups = divide_rows(
+                costs, budget, self.is_padded, int(self.accelerator.gather(count_here).max())
+            )
         return [[rows[i] for i in group] for group in groups]
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
@@ -216,7 +233,10 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     def evaluated_rows(self, dataloader: DataLoader[Any]) -> list[Row]:
         """Return the rows that this process evaluates, equally many in every process: accelerate repeats some."""
-        return [dataloader.dataset[i] for i in itertools.chain.from_iterable(dataloader.batch_sampler or ())]
+        return [
+            dataloader.dataset[i]
+            for i in itertools.chain.from_iterable(dataloader.batch_sampler or ())
+        ]
 
     def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Evaluate one row with TRL's code, on its stored output, if any. Loss and metrics equal a single row's."""
@@ -227,10 +247,14 @@ class MicroBatches(PlumblineTrainer, ABC):
                 for part in self.evaluation_batches(rows):
                     outputs |= zip(map(id, part), self.row_outputs(model, part), strict=True)
             self.outputs.extend(outputs[id(row)] for row in rows)
-        stored_or_model = (lambda output: lambda **_: output)(self.outputs.popleft()) if self.outputs else model
+        stored_or_model = (
+            (lambda output: lambda **_: output)(self.outputs.popleft()) if self.outputs else model
+        )
         return super().prediction_step(stored_or_model, *args, **kwargs)
 
-    def training_step(self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """Compute the gradients of a step and return its loss. If memory runs out, retry the step in smaller parts."""
         before = self.token_budget, self.checkpointing
         while True:
@@ -264,7 +288,9 @@ class MicroBatches(PlumblineTrainer, ABC):
                 reduce = last or self.cfg.runtime.sharding is not Sharding.none
                 try:
                     with contextlib.nullcontext() if reduce else self.accelerator.no_sync(model):
-                        part_loss = super().training_step(model, send_batch(batch, self.args.device), items)
+                        part_loss = super().training_step(
+                            model, send_batch(batch, self.args.device), items
+                        )
                         # Trainer reads it, unlike the step's figures
                         loss += part_loss.as_subclass(torch.Tensor)
                 except RuntimeError as error:
@@ -288,7 +314,9 @@ class MicroBatches(PlumblineTrainer, ABC):
         recomputes_all = self.checkpointing is Checkpointing.full
         divisible = self.is_divisible(too_large)
         if self.cfg.runtime.rows or self.args.world_size > 1 or (recomputes_all and not divisible):
-            raise out_of_memory_error(self.cfg, self.state.global_step + 1, len(too_large), tokens, self.checkpointing)
+            raise out_of_memory_error(
+                self.cfg, self.state.global_step + 1, len(too_large), tokens, self.checkpointing
+            )
         if divisible:
             self.token_budget = tokens // 2
         else:

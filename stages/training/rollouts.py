@@ -53,16 +53,33 @@ class Rollouts:
     processes, each completes its own prompts, and all of them get all rollouts."""
 
     def __init__(
-        self, trainer: Trainer, cfg: ScoredGRPO, contract: Contract, prompts: Prompts, judge: Judge, out: StageDir
+        self,
+        trainer: Trainer,
+        cfg: ScoredGRPO,
+        contract: Contract,
+        prompts: Prompts,
+        judge: Judge,
+        out: StageDir,
     ):
-        self.trainer, self.cfg, self.contract, self.prompts, self.judge = trainer, cfg, contract, prompts, judge
-        self.token_ids = {name: contract.prompt(example.messages) for name, example in prompts.items()}
+        self.trainer, self.cfg, self.contract, self.prompts, self.judge = (
+            trainer,
+            cfg,
+            contract,
+            prompts,
+            judge,
+        )
+        self.token_ids = {
+            name: contract.prompt(example.messages) for name, example in prompts.items()
+        }
         self.folder, self.is_main = out / SCRATCH / "rollouts", out.is_main
         self.dtype = torch_dtype(sampling_weights(cfg.precision))
 
     def of_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
         """Return the groups of the next step in all processes. `ids`: the prompts of this process."""
-        step, digest = self.trainer.state.global_step, weights_digest(self.trainer.model, self.dtype)
+        step, digest = (
+            self.trainer.state.global_step,
+            weights_digest(self.trainer.model, self.dtype),
+        )
         policy, shard = f"step {step}, weights {digest}", self.folder / f"{step:06d}.parquet"
         [rollouts] = broadcast_object_list([read_shard(shard, policy) if self.is_main else None])
         if not rollouts:
@@ -78,10 +95,14 @@ class Rollouts:
     def held_out(self, ids: Sequence[str]) -> list[Rollout]:
         """Return a greedy answer to each of these prompts, which are the same in every process."""
         args, digest = self.trainer.args, weights_digest(self.trainer.model, self.dtype)
-        answers = gather_object(self.complete(ids[args.process_index :: args.world_size], [0.0], 0, digest))
+        answers = gather_object(
+            self.complete(ids[args.process_index :: args.world_size], [0.0], 0, digest)
+        )
         return sorted(answers, key=lambda answer: ids.index(answer.prompt_id))
 
-    def complete(self, ids: Sequence[str], temperatures: list[float], seed: int, policy: str) -> list[Rollout]:
+    def complete(
+        self, ids: Sequence[str], temperatures: list[float], seed: int, policy: str
+    ) -> list[Rollout]:
         """Return a completion per temperature of every prompt, in order, with rewards. `policy` ends with the digest
         of the trainer's weights.
         Raise UserError if the sampler's weights are others, or too many completions have no reward."""
@@ -92,16 +113,25 @@ class Rollouts:
             problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
             result = "Its completions would teach older weights, so nothing is published"
             raise UserError(f"align=grpo: {problem}. {result}. Type the same command again.")
-        sampler = HFSampler.of(prepack(model, ROWS), self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
-        requests = [Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids]
-        drawn = {request.id: (request, completions) for request, completions in sampler.complete(requests)}
+        sampler = HFSampler.of(
+            prepack(model, ROWS), self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS
+        )
+        requests = [
+            Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids
+        ]
+        drawn = {
+            request.id: (request, completions)
+            for request, completions in sampler.complete(requests)
+        }
         candidates = [
             make_candidate(request, place, completion, self.contract, policy, sampler.name)
             for request, completions in map(drawn.__getitem__, ids)
             for place, completion in enumerate(completions)
             if isinstance(completion, Completion)
         ]
-        return self.add_rewards([self.prompts[i] for i in ids], [Rollout(**vars(each)) for each in candidates])
+        return self.add_rewards(
+            [self.prompts[i] for i in ids], [Rollout(**vars(each)) for each in candidates]
+        )
 
     def add_rewards(self, prompts: list[Example], rollouts: list[Rollout]) -> list[Rollout]:
         """Score the rollouts in place, and return them. One without a finite score gets an error and no reward. A
@@ -121,7 +151,9 @@ class Rollouts:
         if len(unscored) > limit * len(ended):
             problem = f"{len(unscored)} of {len(ended)} completions of a step have no reward"
             way_out = "Remove the cause; the same command then resumes. A higher limit starts anew."
-            raise UserError(f"label.max_failed={limit:g}: {problem}, because: {unscored[0]}. {way_out}")
+            raise UserError(
+                f"label.max_failed={limit:g}: {problem}, because: {unscored[0]}. {way_out}"
+            )
         for rollout in rollouts:
             if rollout.finish_reason != "stop":
                 rollout.reward = lowest[rollout.prompt_id]
@@ -144,7 +176,11 @@ def weights_digest(model: torch.nn.Module, dtype: torch.dtype) -> str:
     widest integers that fit. An optimizer step changes nearly all sums. They are computed on the device."""
     sums = []
     for parameter in model.parameters():
-        values = (parameter.to(dtype) if parameter.is_floating_point() else parameter).contiguous().view(-1)
+        values = (
+            (parameter.to(dtype) if parameter.is_floating_point() else parameter)
+            .contiguous()
+            .view(-1)
+        )
         size = gcd(8, values.nbytes, values.storage_offset() * values.itemsize)
         sums.append(values.view(BITS[size]).sum(dtype=torch.int64))
     return content_id(torch.stack(sums).tolist())
@@ -154,7 +190,10 @@ def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
     """Return the figures of a step's rollouts: mean reward with its standard error over prompts, groups with different
     rewards, mean tokens, shares that ended their turn and that repeat themselves, and completions without a reward."""
     rewards = [[r.reward for r in group if r.reward is not None] for group in groups]
-    means, rollouts = [fmean(group) for group in rewards if group], [r for group in groups for r in group]
+    means, rollouts = (
+        [fmean(group) for group in rewards if group],
+        [r for group in groups for r in group],
+    )
     return {
         "reward": fmean(means or [0.0]),
         "reward_se": stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0,
@@ -167,7 +206,9 @@ def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
     }
 
 
-def curve_warnings(steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]]) -> Iterator[str]:
+def curve_warnings(
+    steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]]
+) -> Iterator[str]:
     """Yield warnings about the log of a training: a reward that rises without a gain on held-out prompts, longer
     completions, fewer that end, more loops, and completions that became alike. `held_out`: rewards by evaluation."""
     fifth = max(1, len(steps) // 5)

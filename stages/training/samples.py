@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import Training
@@ -32,24 +39,42 @@ class SampleWriter(TrainerCallback):
     sharded, no process has them all, and nothing is sampled."""
 
     def __init__(
-        self, trainer: Trainer, cfg: Training, prompts: Iterable[list[Message]], contract: Contract, out: StageDir
+        self,
+        trainer: Trainer,
+        cfg: Training,
+        prompts: Iterable[list[Message]],
+        contract: Contract,
+        out: StageDir,
     ):
         assert isinstance(cfg.runtime, SampledRuntime)
-        self.trainer, self.precision, self.contract, self.out = trainer, cfg.precision, contract, out
+        self.trainer, self.precision, self.contract, self.out = (
+            trainer,
+            cfg.precision,
+            contract,
+            out,
+        )
         self.sample_tokens = cfg.runtime.sample_tokens
         is_unsharded = cfg.runtime.sharding is Sharding.none
-        asked_here = [*FirstPrompts(cfg.runtime.samples, prompts)] if is_unsharded and out.is_main else []
+        asked_here = (
+            [*FirstPrompts(cfg.runtime.samples, prompts)] if is_unsharded and out.is_main else []
+        )
         requests = [Request(prompt_id(m), m, contract.prompt(m), [0.0], 0) for m in asked_here]
         context = context_length(trainer.model.config) or math.inf
-        self.requests = [r for r in requests if len(r.token_ids) + cfg.runtime.sample_tokens <= context]
+        self.requests = [
+            r for r in requests if len(r.token_ids) + cfg.runtime.sample_tokens <= context
+        ]
         if long := len(requests) - len(self.requests):
             key = f"{cfg.block}.runtime.sample_tokens={cfg.runtime.sample_tokens}"
             unsampled = f"{long} of {len(requests)} held-out prompts get no samples during training"
-            out.warn(f"{key}: {unsampled}: with an answer they exceed the {context:,} tokens that the model reads.")
+            out.warn(
+                f"{key}: {unsampled}: with an answer they exceed the {context:,} tokens that the model reads."
+            )
         if not is_unsharded and out.is_main and cfg.runtime.samples:
             log.info("no samples during training, because the weights are sharded.")
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         if self.requests:
             append_samples(self.out.path, self.sample_answers(state.global_step))
 
@@ -59,7 +84,10 @@ class SampleWriter(TrainerCallback):
         sampler = HFSampler.of(model, self.contract.stop_ids, limit, 1.0, len(self.requests))
         by_id = {r.id: c for r, [c] in sampler.complete(self.requests) if isinstance(c, Completion)}
         answered, text = [(r, by_id[r.id]) for r in self.requests], self.contract.text
-        return [Sample(step, r.id, r.messages, text(c.token_ids or []), c.finish_reason) for r, c in answered]
+        return [
+            Sample(step, r.id, r.messages, text(c.token_ids or []), c.finish_reason)
+            for r, c in answered
+        ]
 
 
 class FirstPrompts:
@@ -92,7 +120,11 @@ def inference_copy(model: PreTrainedModel | PeftModel, precision: Precision) -> 
         for name in ("forward", "_original_forward"):
             # accelerate's to the copy, which it would keep until garbage is collected
             vars(module).pop(name, None)
-    return (inference_model.get_base_model() if isinstance(inference_model, PeftModel) else inference_model).eval()  # type: ignore[no-any-return]
+    return (
+        inference_model.get_base_model()
+        if isinstance(inference_model, PeftModel)
+        else inference_model
+    ).eval()  # type: ignore[no-any-return]
 
 
 def frozen_copy(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.nn.Parameter:

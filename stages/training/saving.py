@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from accelerate import DistributedType, PartialState
 from accelerate.utils import broadcast
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Sharding, Weights
@@ -46,24 +53,36 @@ class Checkpoints(TrainerCallback):
         self.interval, self.save_seconds = interval, 0.0
         self.last_save = self.save_start = time.monotonic()
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.last_save = time.monotonic()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         # Of sharded weights, Trainer saves only the copy beside the optimizer state.
-        args.save_only_model = state.global_step >= state.max_steps and not (args.fsdp or args.deepspeed)
+        args.save_only_model = state.global_step >= state.max_steps and not (
+            args.fsdp or args.deepspeed
+        )
         self.save_start = time.monotonic()
-        due = self.save_start - self.last_save >= max(self.interval, SAVE_TIME_FACTOR * self.save_seconds)
+        due = self.save_start - self.last_save >= max(
+            self.interval, SAVE_TIME_FACTOR * self.save_seconds
+        )
         # every process takes part in saving, so the clock of the first one decides for all
         if args.world_size > 1:
             due = bool(broadcast(torch.tensor(int(due), device=args.device)))
         control.should_save = control.should_save or due
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         # evaluation comes before saving, and is not part of its time
         self.save_start = time.monotonic()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         processes = PartialState()
         processes.wait_for_everyone()  # every process writes files into the checkpoint
         if processes.is_main_process:
@@ -78,7 +97,9 @@ class Checkpoints(TrainerCallback):
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders, complete or not, the last first. Folders with other names are ignored."""
-    steps = {path: match[1] for path in folder.glob("*/") if (match := CHECKPOINT.fullmatch(path.name))}
+    steps = {
+        path: match[1] for path in folder.glob("*/") if (match := CHECKPOINT.fullmatch(path.name))
+    }
     return sorted(steps, key=lambda path: int(steps[path]), reverse=True)
 
 
@@ -87,7 +108,11 @@ def newest_complete(folder: Path) -> Path | None:
     for checkpoint in list_checkpoints(folder):
         if not (damage := sealed_json.seal_problem(checkpoint)):
             return checkpoint
-        log.warning("warning: %s is damaged (%s). It is removed, and training resumes before it.", checkpoint, damage)
+        log.warning(
+            "warning: %s is damaged (%s). It is removed, and training resumes before it.",
+            checkpoint,
+            damage,
+        )
         sealed_json.remove(checkpoint)
     return None
 
@@ -97,7 +122,9 @@ def checkpoint_to_resume(out: StageDir, sharding: Sharding) -> Path | None:
     if (checkpoint := newest_complete(checkpoint_folder(out))) is None:
         return None
     patterns = {Sharding.fsdp: "pytorch_model_fsdp*", Sharding.zero3: "global_step*"}
-    saved = next((kind for kind, pattern in patterns.items() if any(checkpoint.glob(pattern))), Sharding.none)
+    saved = next(
+        (kind for kind, pattern in patterns.items() if any(checkpoint.glob(pattern))), Sharding.none
+    )
     if saved is not sharding:
         way_out = f"Type the command with launch.sharding={saved}, or delete {checkpoint.parent} to start again"
         problem = f"{checkpoint} is of launch.sharding={saved}, and launch.sharding={sharding} cannot read it"
@@ -110,7 +137,10 @@ def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None =
     draft = folder.with_suffix(".draft")
     if trainer.is_world_process_zero():
         sealed_json.remove(draft)
-    is_sharded = trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    is_sharded = trainer.accelerator.distributed_type in (
+        DistributedType.FSDP,
+        DistributedType.DEEPSPEED,
+    )
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
     if trainer.is_world_process_zero():
         if state:  # gathering copies tied weights, which would be saved twice
@@ -122,14 +152,20 @@ def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None =
 
 
 def publish(
-    trained: Path, cfg: Training, out: StageDir, frozen: Path, load: Callable[[Weights], PreTrainedModel]
+    trained: Path,
+    cfg: Training,
+    out: StageDir,
+    frozen: Path,
+    load: Callable[[Weights], PreTrainedModel],
 ) -> None:
     """Publish the trained weights as `model/`; or the adapter as `adapter/`, and merged as `model/`.
 
     `frozen` is the folder of the weights under the adapter, and `load` loads them. A QLoRA adapter is merged into its
     4-bit weights, a LoRA adapter into fp32 weights. Raise UserError if the files are not those that were saved."""
     if damage := sealed_json.seal_problem(trained):
-        raise UserError(f"{trained}: {damage}. Nothing is published; the same command trains the lost part again.")
+        raise UserError(
+            f"{trained}: {damage}. Nothing is published; the same command trains the lost part again."
+        )
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")
     for stale in (out / "model", out / "adapter"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -168,18 +204,30 @@ class BestModel(TrainerCallback):
             sealed_json.replace_folder(draft, self.folder)  # the attempt ended just before this
         if not (damage := sealed_json.seal_problem(self.folder)):
             return sealed_json.load_json(self.folder / BEST_STEP, sealed_json.require_keys())
-        later = [checkpoint for checkpoint in list_checkpoints(checkpoints) if (checkpoint / BEST_STEP).exists()]
+        later = [
+            checkpoint
+            for checkpoint in list_checkpoints(checkpoints)
+            if (checkpoint / BEST_STEP).exists()
+        ]
         if later or self.folder.exists():
-            log.warning("warning: %s: %s. The folder is removed and trained again.", self.folder, damage)
+            log.warning(
+                "warning: %s: %s. The folder is removed and trained again.", self.folder, damage
+            )
         for path in (self.folder, *later):
             sealed_json.remove(path)
         return {}
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         if self.figures and state.is_world_process_zero:  # a resume needs it
-            sealed_json.write_note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.figures)
+            sealed_json.write_note(
+                Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.figures
+            )
 
-    def on_evaluate(self, args: Any, state: TrainerState, control: Any, *, metrics: dict[str, Any], **_: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: Any, *, metrics: dict[str, Any], **_: Any
+    ) -> None:
         if state.global_step > 0 and metrics["eval_loss"] < self.figures.get("eval_loss", math.inf):
             self.figures = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
             save_trained(self.trainer, self.folder, self.figures)

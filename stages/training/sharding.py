@@ -21,14 +21,18 @@ from stages.config.choices import Precision
 def precision_policy(precision: Precision) -> MixedPrecisionPolicy:
     """Return the dtypes in which FSDP2 gathers the layers' linear weights and reduces gradients."""
     gathered = torch.bfloat16 if precision is Precision.bf16 else None
-    return MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    return MixedPrecisionPolicy(
+        param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
 
 
 def replace_meta_parameters(model: torch.nn.Module) -> None:
     """Give parameters on the meta device an address, by which TRL and accelerate tell them apart, and no memory."""
     for parameter in model.parameters():
         if parameter.is_meta:
-            empty = torch.nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+            empty = torch.nn.Parameter(
+                torch.empty_like(parameter, device="cpu"), parameter.requires_grad
+            )
             torch.utils.swap_tensors(parameter, empty)  # type: ignore[no-untyped-call]
 
 
@@ -37,7 +41,10 @@ def like_autocast(trainer: Trainer) -> Iterator[None]:
     """While accelerate shards the trainer's model, gather weights that autocast leaves in fp32 in their own dtype; and
     run its forward under autocast, which accelerate does without sharding only."""
     trainer.accelerator.prepare_model(trainer.model, device_placement=False, evaluation_mode=True)
-    fully_shard, layers = torch.distributed.fsdp.fully_shard, set(trainer.model._no_split_modules or ())
+    fully_shard, layers = (
+        torch.distributed.fsdp.fully_shard,
+        set(trainer.model._no_split_modules or ()),
+    )
 
     def shard(module: Any, *, mp_policy: MixedPrecisionPolicy, **options: Any) -> Any:
         own_dtype = replace(mp_policy, param_dtype=None)

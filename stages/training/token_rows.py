@@ -67,7 +67,9 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
     def table(self, rows: list[tuple[list[int], list[bool]]]) -> pa.Table:
         tokens, trained = zip(*rows, strict=True)
         ids = pa.array([*chain.from_iterable(tokens)], pa.int32())
-        labels = pc.if_else(pa.array([*chain.from_iterable(trained)]), ids, pa.scalar(IGNORED, pa.int32()))
+        labels = pc.if_else(
+            pa.array([*chain.from_iterable(trained)]), ids, pa.scalar(IGNORED, pa.int32())
+        )
         return split_into_rows(np.cumsum([0, *map(len, tokens)]), ids, labels)
 
     @property
@@ -85,7 +87,9 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
         counts = list[int]()
         for labels in self.columns["labels"].chunks:
             marks = labels.values.to_numpy() != IGNORED
-            counts += np.add.reduceat(marks, labels.offsets.to_numpy()[:-1], dtype=np.int64).tolist()
+            counts += np.add.reduceat(
+                marks, labels.offsets.to_numpy()[:-1], dtype=np.int64
+            ).tolist()
         return counts
 
     def pack(self, length: int, batch_size: int) -> None:
@@ -93,7 +97,10 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
         (arXiv:2404.10830). One process packs in a fixed order. Every step frees the columns before it."""
         order = sorted(range(len(self)), key=self.ids.__getitem__)
         self._tables = [self.columns.combine_chunks()]
-        self._tables = [self.columns.take(order[i : i + ROWS_PER_TABLE]) for i in range(0, len(order), ROWS_PER_TABLE)]
+        self._tables = [
+            self.columns.take(order[i : i + ROWS_PER_TABLE])
+            for i in range(0, len(order), ROWS_PER_TABLE)
+        ]
         self._tables = [pack_dataset(self.dataset, length, "bfd").data.table]
         self._tables = [self.columns.combine_chunks()]
         bins = fill_batches(self.columns["seq_lengths"].to_pylist(), batch_size)
@@ -138,4 +145,6 @@ def split_into_rows(ends: np.ndarray, ids: Any, labels: Any) -> pa.Table:
     """Return a table of rows, from all tokens, all labels, and the places where rows begin and end."""
     columns = {"input_ids": ids, "labels": labels}
     # Offsets have 64 bits, because 32 would limit all rows together to 2^31 tokens.
-    return pa.table({name: pa.LargeListArray.from_arrays(ends, values) for name, values in columns.items()})
+    return pa.table(
+        {name: pa.LargeListArray.from_arrays(ends, values) for name, values in columns.items()}
+    )

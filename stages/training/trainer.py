@@ -42,7 +42,13 @@ def disable_dropout(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        vars(module).update({name: 0.0 for name, v in vars(module).items() if "drop" in name and isinstance(v, float)})
+        vars(module).update(
+            {
+                name: 0.0
+                for name, v in vars(module).items()
+                if "drop" in name and isinstance(v, float)
+            }
+        )
 
 
 class PlumblineTrainer(Trainer):
@@ -66,8 +72,12 @@ class PlumblineTrainer(Trainer):
         warmup = self.args.warmup_steps
         if warmup >= num_training_steps > 1:
             key = f"{self.cfg.block}.trainer.warmup_steps={warmup:g}"
-            self.out.warn(f"{key}: training ends before, after {num_training_steps} steps, at a low learning rate.")
-        if self.lr_scheduler is not None or not (steps := count_warmup_steps(warmup, num_training_steps)):
+            self.out.warn(
+                f"{key}: training ends before, after {num_training_steps} steps, at a low learning rate."
+            )
+        if self.lr_scheduler is not None or not (
+            steps := count_warmup_steps(warmup, num_training_steps)
+        ):
             return super().create_scheduler(num_training_steps, optimizer)
         self.args.warmup_steps = steps + 1
         longer_schedule = super().create_scheduler(num_training_steps + 1, optimizer)
@@ -102,16 +112,27 @@ class PlumblineTrainer(Trainer):
         """Replace the values of TRL's validation metrics, of each row in turn, by their mean over all processes' rows.
         In this process the first `rows_here` values count. A row that a metric is not about has NaN."""
         evaluated = self._metrics["eval"]
-        metrics = {name: [v for v in row[:rows_here] if not math.isnan(v)] for name, row in evaluated.items()}
-        here = torch.tensor([[sum(values), len(values)] for values in metrics.values()], dtype=torch.float64)
+        metrics = {
+            name: [v for v in row[:rows_here] if not math.isnan(v)]
+            for name, row in evaluated.items()
+        }
+        here = torch.tensor(
+            [[sum(values), len(values)] for values in metrics.values()], dtype=torch.float64
+        )
         totals = self.accelerator.reduce(send_tensor(here, self.args.device), "sum").tolist()
-        evaluated |= {name: [s / n if n else math.nan] for name, (s, n) in zip(metrics, totals, strict=True)}
+        evaluated |= {
+            name: [s / n if n else math.nan] for name, (s, n) in zip(metrics, totals, strict=True)
+        }
 
 
 def count_warmup_steps(warmup: float, steps: int) -> int:
     """Return the steps of a warm-up whose `warmup_steps` is a share of fewer than LEAST_WARMUP steps: LEAST_WARMUP, or
     half of all. Return 0 if `warmup_steps` is used as it is: a number of steps, 0, or a larger share."""
-    return 0 if not 0 < warmup < 1 or warmup * steps > LEAST_WARMUP - 1 else min(LEAST_WARMUP, math.ceil(steps / 2))
+    return (
+        0
+        if not 0 < warmup < 1 or warmup * steps > LEAST_WARMUP - 1
+        else min(LEAST_WARMUP, math.ceil(steps / 2))
+    )
 
 
 def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
@@ -122,7 +143,9 @@ def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
     if not isinstance(longer_schedule, torch.optim.lr_scheduler.LambdaLR):
         return longer_schedule
     factors: list[Any] = [
-        lambda step, factor=rate: factor(step + 1) * (1 if factor(0) else min(1, (step + 1) / (warmup_steps + 1)))
+        lambda step, factor=rate: (
+            factor(step + 1) * (1 if factor(0) else min(1, (step + 1) / (warmup_steps + 1)))
+        )
         for rate in longer_schedule.lr_lambdas
     ]
     return torch.optim.lr_scheduler.LambdaLR(longer_schedule.optimizer, factors)
@@ -146,7 +169,9 @@ def risen_loss_message(trainer: Trainer, cfg: Training, prompts: Sequence[str]) 
     change = Means(losses, prompts, drawn=True, shares=False).difference(1, 0)
     if not change.low > 0:
         return ""
-    rise = f"held-out loss {loss_curve(evaluations)}: it rose during training by {change.per('pair')}"
+    rise = (
+        f"held-out loss {loss_curve(evaluations)}: it rose during training by {change.per('pair')}"
+    )
     return f"{rise}. {lower_rate_advice(cfg)}, or lower {cfg.block}.epochs."
 
 
@@ -162,6 +187,8 @@ def read_best_losses(trainer: Trainer, step: int, cfg: Training, out: StageDir) 
     message = f"validation loss {loss_curve(evaluations)}: its lowest value, after step {step}, "
     message += f"is higher than before the first step, by {change.per('row')}"
     if change.mean > MOST_RISE * start_loss and change.low > 0:
-        raise UserError(f"{message}. Training made it worse, and nothing is published. {lower_rate_advice(cfg)}.")
+        raise UserError(
+            f"{message}. Training made it worse, and nothing is published. {lower_rate_advice(cfg)}."
+        )
     out.warn(f"{message}. {lower_rate_advice(cfg)}, unless the model itself wrote these rows.")
     return after

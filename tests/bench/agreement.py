@@ -44,7 +44,12 @@ def comparison(request: str, first: str, second: str, first_is_better: bool) -> 
 def pandalm() -> list[Known]:
     """By the majority of three annotators; their ties are left out."""
     return [
-        comparison(f"{r['instruction']}\n\n{r['input']}".strip(), r["response_1"], r["response_2"], r["majority"] == 1)
+        comparison(
+            f"{r['instruction']}\n\n{r['input']}".strip(),
+            r["response_1"],
+            r["response_2"],
+            r["majority"] == 1,
+        )
         for r in lines("pandalm_human_pairs_shared")
         if r["majority"]
     ]
@@ -71,7 +76,12 @@ def hh() -> list[Known]:
 def alpaca_eval() -> list[Known]:
     """Every model against the reference model; ties are left out."""
     return [
-        comparison(r["instruction"], c["output"], r["reference_output"], c["gpt4_vs_reference"] == "candidate")
+        comparison(
+            r["instruction"],
+            c["output"],
+            r["reference_output"],
+            c["gpt4_vs_reference"] == "candidate",
+        )
         for r in lines("alpaca_eval_candidates_shared")
         for c in r["candidates"]
         if c["gpt4_vs_reference"] in ("candidate", "reference")
@@ -89,7 +99,9 @@ SETS = {
 
 def longer(rows: list[Known]) -> float:
     """The share of pairs whose better answer is the longer one, in characters; equal lengths count half."""
-    return sum((len(r.better) > len(r.worse)) + (len(r.better) == len(r.worse)) / 2 for r in rows) / len(rows)
+    return sum(
+        (len(r.better) > len(r.worse)) + (len(r.better) == len(r.worse)) / 2 for r in rows
+    ) / len(rows)
 
 
 def measure_agreement(rows: list[Known], named_judge: judge.Named) -> Mapping[str, str]:
@@ -98,7 +110,9 @@ def measure_agreement(rows: list[Known], named_judge: judge.Named) -> Mapping[st
     judgements = judge.judge_pool(candidate_pool, named_judge)
     verdicts = judge.verdicts_of(candidate_pool, judgements)
     decided = [
-        (answer == 0, content_id(row.messages)) for answer, row in zip(verdicts, rows, strict=True) if answer in (0, 1)
+        (answer == 0, content_id(row.messages))
+        for answer, row in zip(verdicts, rows, strict=True)
+        if answer in (0, 1)
     ]
     right = share([hit for hit, _ in decided], [prompt for _, prompt in decided])
     flips = [not j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
@@ -106,9 +120,13 @@ def measure_agreement(rows: list[Known], named_judge: judge.Named) -> Mapping[st
     turned = independent(sum(flips), len(flips)) if flips else None
     return {
         "missing": str(verdicts.count(None)),
-        "order changes it": f"{turned.mean:.0%} ({turned.low:.0%} to {turned.high:.0%})" if turned else "-",
+        "order changes it": f"{turned.mean:.0%} ({turned.low:.0%} to {turned.high:.0%})"
+        if turned
+        else "-",
         "decides": str(len(decided)),
-        "right of these": f"{right.rate.mean:.1%} ({right.rate.low:.1%} to {right.rate.high:.1%})" if right else "-",
+        "right of these": f"{right.rate.mean:.1%} ({right.rate.low:.1%} to {right.rate.high:.1%})"
+        if right
+        else "-",
         "right, ties half": f"{hits / max(1, len(verdicts)):.1%}",
     }
 

@@ -14,7 +14,11 @@ MEASURE = "--measure"
 Settings = TypeVar("Settings", bound=Any)
 
 
-def run(kind: type[Settings], compare: Callable[[Settings], None], measure: Callable[..., dict[str, Any]]) -> None:
+def run(
+    kind: type[Settings],
+    compare: Callable[[Settings], None],
+    measure: Callable[..., dict[str, Any]],
+) -> None:
     """Compare under the settings that the command line gives; or, in a process that `measured` started, measure."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if sys.argv[1:2] == [MEASURE]:

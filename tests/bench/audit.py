@@ -70,7 +70,9 @@ def codes(request: str, answer: str) -> set[str]:
 
 def by_class(tuned: bool) -> Iterator[str]:
     """Rows with an empty answer are left out: no format lets them through."""
-    labelled_rows = [row for row in rows("dirty/alpaca_dirty_classes.jsonl.gz", tuned) if row["output"].strip()]
+    labelled_rows = [
+        row for row in rows("dirty/alpaca_dirty_classes.jsonl.gz", tuned) if row["output"].strip()
+    ]
     codes_by_row = [codes(request(row), row["output"]) for row in labelled_rows]
     for name, code in CLASSES.items():
         pairs = Counter(
@@ -95,7 +97,11 @@ def revised(tuned: bool) -> Iterator[str]:
         was = codes(request(row), row["output_original"])
         now = {"instruction": row["instruction_cleaned"], "input": row["input_cleaned"]}
         row_codes = codes(request(now), row["output_cleaned"])
-        before, after, mended = before + Counter(was), after + Counter(row_codes), mended + Counter(was - row_codes)
+        before, after, mended = (
+            before + Counter(was),
+            after + Counter(row_codes),
+            mended + Counter(was - row_codes),
+        )
     for code, count in before.most_common():
         yield f"{code:<18}{count:>10}{after[code]:>9}{mended[code]:>8}{share(mended[code], count):>6} of {len(both)}"
 
@@ -131,12 +137,17 @@ PLANTED: dict[str, Callable[[str, random.Random], str]] = {
 def planted(tuned: bool) -> Iterator[str]:
     """In answers of the cleaned Alpaca of 30 words and more; sums in those of GSM8K, without their annotations."""
     rng = random.Random(0)
-    clean = [(request(row), row["output"]) for row in rows("sft/alpaca_cleaned_first1000.jsonl.gz", tuned)]
+    clean = [
+        (request(row), row["output"])
+        for row in rows("sft/alpaca_cleaned_first1000.jsonl.gz", tuned)
+    ]
     with gzip.open(DATA / "benchmarks/gsm8k_train.jsonl.gz", "rt", encoding="utf-8") as file:
         solved = [json.loads(line) for line in file]
     sums = [(row["question"], re.sub(r"<<.*?>>", "", row["answer"])) for row in solved[tuned::2]]
     for code, change in PLANTED.items():
-        originals = sums if code == "wrong_sum" else [(q, a) for q, a in clean if len(a.split()) >= 30]
+        originals = (
+            sums if code == "wrong_sum" else [(q, a) for q, a in clean if len(a.split()) >= 30]
+        )
         changed = [(q, change(a, rng)) for q, a in originals]
         changed = [new for new, old in zip(changed, originals, strict=True) if new != old]
         detected = sum(ALONE[code](*row) is not None for row in changed)
@@ -154,13 +165,17 @@ def edited(text: str, rng: random.Random, times: int = 1) -> str:
 
 def evaluation() -> Iterator[str]:
     rng, held_out_prompts, seen = random.Random(0), HeldOut(), SeenTexts()
-    prompts = [row["instruction"] for row in rows("preferences/alpaca_eval_candidates_shared.jsonl.gz")]
+    prompts = [
+        row["instruction"] for row in rows("preferences/alpaca_eval_candidates_shared.jsonl.gz")
+    ]
     for prompt in prompts:
         held_out_prompts.add(prompt, "")
     for name, change in {
         "as they are": str,
         "in capitals": str.upper,
-        "among other words": lambda prompt: f"Answer this as well as you can: {prompt} Give reasons for it.",
+        "among other words": lambda prompt: (
+            f"Answer this as well as you can: {prompt} Give reasons for it."
+        ),
         "one word changed": lambda prompt: edited(prompt, rng),
         "two words changed": lambda prompt: edited(prompt, rng, 2),
     }.items():
@@ -174,14 +189,27 @@ def evaluation() -> Iterator[str]:
 
 
 def speed() -> str:
-    source = AuditedSource("data.sources[0].path", Source(str(DATA / "sft/alpaca_8k.jsonl.gz")), Purpose.answers)
+    source = AuditedSource(
+        "data.sources[0].path", Source(str(DATA / "sft/alpaca_8k.jsonl.gz")), Purpose.answers
+    )
     began = time.process_time()
     audit_source(source, Auditor(AUDIT_CODES, HeldOut()), Diversity(), None, io.StringIO())
-    return f"{source.report.rows / (time.process_time() - began):,.0f} rows per CPU-second, every code"
+    return (
+        f"{source.report.rows / (time.process_time() - began):,.0f} rows per CPU-second, every code"
+    )
 
 
 def main(tuned: bool) -> None:
-    log.info("%-26s%-18s%6s%8s%7s%11s%9s", "class", "code", "right", "missed", "false", "precision", "recall")
+    log.info(
+        "%-26s%-18s%6s%8s%7s%11s%9s",
+        "class",
+        "code",
+        "right",
+        "missed",
+        "false",
+        "precision",
+        "recall",
+    )
     for line in by_class(tuned):
         log.info("%s", line)
     log.info("\n%-18s%10s%9s%8s", "revised by people", "originals", "revised", "mended")

@@ -30,7 +30,10 @@ from tests.helpers import DATA
 
 ROWS = 200  # of each file to learn from
 ASKED = dict.fromkeys(SPLIT_OF_GROUP, 0) | {"unseen_kinds": 220, "unseen_areas": 80}
-ACTIONS = {code: "fix" if code in AUDIT_FIXES else "drop" for code in (*ALONE, "duplicate", "near_duplicate")}
+ACTIONS = {
+    code: "fix" if code in AUDIT_FIXES else "drop"
+    for code in (*ALONE, "duplicate", "near_duplicate")
+}
 TITLES = {Role.base: "Base", Role.sft: "SFT on all rows", Role.policy: "SFT on audited rows"}
 
 
@@ -38,7 +41,9 @@ def main(outputs: Path, overrides: list[str]) -> None:
     overrides = [*about(outputs), *overrides]
     cfg, store, nodes = chains.prepared(outputs, overrides)
     audit = replace(cfg.data.audit, actions=ACTIONS)
-    audited_nodes = wire_graph(replace(cfg, data=replace(cfg.data, audit=audit)), store.digest_cache)
+    audited_nodes = wire_graph(
+        replace(cfg, data=replace(cfg.data, audit=audit)), store.digest_cache
+    )
     build([nodes["data"], audited_nodes["data"]], store, cfg, overrides)
     raw, audited = nodes["sft"], as_long(audited_nodes["sft"], nodes["sft"], store)
     answer = replace(nodes["answer_sft"], inputs={**nodes["answer_sft"].inputs, "model": audited})
@@ -57,9 +62,21 @@ def about(outputs: Path) -> list[str]:
     cut = [chains.first_rows(file, ROWS, outputs / "cache" / "audited") for file in files]
     sources = ", ".join([held_out, *(f"{{path: '{path}', splits: {{sft: 1.0}}}}" for path in cut)])
     counts = [f"data.tasks.{group}={count}" for group, count in ASKED.items()]
-    sft = ["epochs=1", "batch_size=16", "packing=false", "runtime.micro_batch=auto", "evaluations=1"]
+    sft = [
+        "epochs=1",
+        "batch_size=16",
+        "packing=false",
+        "runtime.micro_batch=auto",
+        "evaluations=1",
+    ]
     limits = ["data.max_bad=0.1", "answer.max_new_tokens=128"]  # some answers are empty
-    return ["stage=sft", f"data.sources=[{sources}]", *counts, *limits, *(f"sft.{each}" for each in sft)]
+    return [
+        "stage=sft",
+        f"data.sources=[{sources}]",
+        *counts,
+        *limits,
+        *(f"sft.{each}" for each in sft),
+    ]
 
 
 def rows(sft: Node, store: Store) -> int:
@@ -70,21 +87,28 @@ def as_long(sft: Node, other: Node, store: Store) -> Node:
     """An SFT with as many optimizer steps as another has. Trainer rounds them up: half of one less is asked for."""
     size = other.config.batch_size
     steps = math.ceil(other.config.epochs * (rows(other, store) // size))
-    return replace(sft, config=replace(sft.config, epochs=(steps - 0.5) / (rows(sft, store) // size)))
+    return replace(
+        sft, config=replace(sft.config, epochs=(steps - 0.5) / (rows(sft, store) // size))
+    )
 
 
 def tell(store: Store, raw: Node, audited: Node, compared: Node) -> None:
     manifests = [read_manifest(store.folder(node)) for node in (raw, audited)]
     for title, manifest in zip(("all rows", "audited"), manifests, strict=True):
         metrics: dict[str, Any] = manifest["metrics"]
-        figures = {name: metrics[name] for name in ("rows", "steps", "tokens", "trained_tokens", "rows_unseen")}
+        figures = {
+            name: metrics[name]
+            for name in ("rows", "steps", "tokens", "trained_tokens", "rows_unseen")
+        }
         logging.info("%-9s %s, %.0f s", title, json.dumps(figures), manifest["wall_seconds"])
     before, after = (losses(store.folder(node)) for node in (raw, audited))
     both = sorted(before.keys() & after.keys())
     change = paired([before[i] for i in both], [after[i] for i in both])
     means = [sum(rates[i] for i in both) / len(both) for rates in (before, after)]
     logging.info("loss on %d held-out answers: %.4f, audited %.4f", len(both), *means)
-    logging.info("    audited less all rows %+.4f (%+.4f to %+.4f)", change.mean, change.low, change.high)
+    logging.info(
+        "    audited less all rows %+.4f (%+.4f to %+.4f)", change.mean, change.low, change.high
+    )
     results = json.loads((store.folder(compared) / "results.json").read_text())
     chains.tell(results)
     logging.info("%s", results["verdict"])

@@ -34,7 +34,11 @@ from tests.bench import chains
 from tests.bench.references import written
 
 SETTINGS = ["recipe=bakeoff", "tracker=none", "arms=[]", "control=false", "control_pairs=null"]
-SETTINGS += ["answer.max_new_tokens=128", "data.tasks.validation=560", "data.tasks.open_validation=140"]
+SETTINGS += [
+    "answer.max_new_tokens=128",
+    "data.tasks.validation=560",
+    "data.tasks.open_validation=140",
+]
 SETTINGS += ["data.tasks.rephrased=0", "data.tasks.open_test=240", "data.tasks.open_plain=200"]
 WEIGHTS = 134_515_008  # of the demo's model: two operations a token in a forward, six in training
 VIEWS = {
@@ -55,25 +59,42 @@ class Arm:
     overrides: tuple[str, ...] = ()
 
     def settings(self, rate: float, weaker: str) -> list[str]:
-        return [override.replace("WEAKER", weaker) for override in self.overrides] + [f"{self.key}={rate}"]
+        return [override.replace("WEAKER", weaker) for override in self.overrides] + [
+            f"{self.key}={rate}"
+        ]
 
 
 PAIR_RATES = (2.5e-5, 5e-5, 1e-4)
-SIMPO = ("dpo.loss_type=[simpo]", "dpo.loss_weights=null", "dpo.first_difference=false", "dpo.beta=2")
+SIMPO = (
+    "dpo.loss_type=[simpo]",
+    "dpo.loss_weights=null",
+    "dpo.first_difference=false",
+    "dpo.beta=2",
+)
 POOL = ("label=source_order", "sample.pool=[{model: sft, n: 2}, {model: WEAKER, n: 2}]")
 ARMS = {  # those that take longest come first
     "grpo": Arm("GRPO", "grpo.learning_rate", (1e-5, 2e-5, 4e-5), "grpo", ("align=grpo",)),
     "rounds": Arm(
-        "DPO in four rounds", "dpo.learning_rate", PAIR_RATES, "dpo", ("rounds=4", "sample.prompts_per_round=400")
+        "DPO in four rounds",
+        "dpo.learning_rate",
+        PAIR_RATES,
+        "dpo",
+        ("rounds=4", "sample.prompts_per_round=400"),
     ),
     "kto": Arm("KTO", "kto.learning_rate", (2e-6, 5e-6, 1e-5), "kto", ("align=kto",)),
     "dpo": Arm("DPO", "dpo.learning_rate", PAIR_RATES),
     "random": Arm(
-        "DPO on pairs at random", "dpo.learning_rate", PAIR_RATES, "control_pairs", ("control_pairs=random",)
+        "DPO on pairs at random",
+        "dpo.learning_rate",
+        PAIR_RATES,
+        "control_pairs",
+        ("control_pairs=random",),
     ),
     "control": Arm("control", "control_learning_rate", PAIR_RATES, "control", ("control=true",)),
     "simpo": Arm("SimPO", "dpo.learning_rate", (1e-5, 2.5e-5, 5e-5), "dpo", SIMPO),
-    "source_order": Arm("DPO by source_order", "dpo.learning_rate", (1e-5, 2.5e-5, 5e-5), "dpo", POOL),
+    "source_order": Arm(
+        "DPO by source_order", "dpo.learning_rate", (1e-5, 2.5e-5, 5e-5), "dpo", POOL
+    ),
 }
 
 
@@ -86,11 +107,20 @@ class Run:
     seed: int | None = None  # None: the run's own
 
     def prepared(self, *more: str) -> tuple[Config, Store, dict[str, Node], list[str]]:
-        words = [*SETTINGS, *self.overrides, *more, *([] if self.seed is None else [f"seeds=[{self.seed}]"])]
+        words = [
+            *SETTINGS,
+            *self.overrides,
+            *more,
+            *([] if self.seed is None else [f"seeds=[{self.seed}]"]),
+        ]
         cfg, store, nodes = chains.prepared(self.outputs, words)
         end = "" if self.seed is None else f"_seed_{self.seed}"
         shared = {name: node for name, node in nodes.items() if "_seed_" not in name}
-        own = {name.removesuffix(end): node for name, node in nodes.items() if end and name.endswith(end)}
+        own = {
+            name.removesuffix(end): node
+            for name, node in nodes.items()
+            if end and name.endswith(end)
+        }
         return cfg, store, shared | own, words
 
 
@@ -102,7 +132,9 @@ def main(outputs: Path, words: list[str]) -> None:
     runs = [Run(outputs, (*overrides, "seeds=[]"), seed) for seed in (None, *seeds)]
     chosen_arms = [each.partition(":") for each in own["only"].split()]
     rates = {name: (float(rate),) if rate else ARMS[name].rates for name, _, rate in chosen_arms}
-    with ProcessPoolExecutor(int(own["jobs"]), multiprocessing.get_context("spawn"), process.prepare) as pool:
+    with ProcessPoolExecutor(
+        int(own["jobs"]), multiprocessing.get_context("spawn"), process.prepare
+    ) as pool:
         quarter = any(ARMS[name].overrides == POOL for name in rates)
         started = [pool.submit(start, run, quarter) for run in runs]
         tuned = defaultdict[str, dict[float, float]](dict)
@@ -110,7 +142,10 @@ def main(outputs: Path, words: list[str]) -> None:
         for name in rates:
             # others need not wait for it
             weakest = started[0].result() if ARMS[name].overrides == POOL else ""
-            waiting |= {pool.submit(tune, runs[0], name, rate, weakest): (name, rate) for rate in rates[name]}
+            waiting |= {
+                pool.submit(tune, runs[0], name, rate, weakest): (name, rate)
+                for rate in rates[name]
+            }
         weaker = [future.result() for future in started]
         trained, chosen = list[Future[Any]](), dict[str, float]()
         for future in as_completed(waiting):
@@ -123,12 +158,15 @@ def main(outputs: Path, words: list[str]) -> None:
                 # of equal ones the lowest
                 chosen[name] = max(rates[name], key=tuned[name].__getitem__)
                 trained += [
-                    pool.submit(answered, *each, name, chosen[name]) for each in zip(runs, weaker, strict=True)
+                    pool.submit(answered, *each, name, chosen[name])
+                    for each in zip(runs, weaker, strict=True)
                 ]
         for future in trained:
             result(future, "a model")
         tell(runs, weaker, chosen)
-        evaluated = [pool.submit(evaluate, *each, chosen) for each in zip(runs, weaker, strict=True)]
+        evaluated = [
+            pool.submit(evaluate, *each, chosen) for each in zip(runs, weaker, strict=True)
+        ]
         results = [each for future in evaluated if (each := result(future, "an evaluation"))]
         for name in chosen:
             of_seeds = [f"{kl[name]:.3f}" for kl in results if name in kl]
@@ -147,19 +185,29 @@ def start(run: Run, with_quarter: bool) -> str:
     """Build what the arms share: SFT, its answers, and if asked SFT on a quarter of its rows, whose folder is
     returned."""
     cfg, store, nodes, words = run.prepared()
-    build([nodes["answer_sft"], *([nodes["answer_base"]] if run.seed is None else [])], store, cfg, words)
+    build(
+        [nodes["answer_sft"], *([nodes["answer_base"]] if run.seed is None else [])],
+        store,
+        cfg,
+        words,
+    )
     if not with_quarter:
         return ""
     rows = load(store.folder(nodes["sft"].inputs["data"]) / "examples.parquet", Example)
     by_split = {split: [e for e in rows if e.split == split] for split in ("sft", "validation")}
-    parts = {"sft": by_split["sft"][::4], "validation": [e for e in by_split["validation"] if e.reference]}
+    parts = {
+        "sft": by_split["sft"][::4],
+        "validation": [e for e in by_split["validation"] if e.reference],
+    }
 
     def file(split):
         return str(written(run.outputs, f"quarter_{run.seed or 0}_{split}", parts[split]))
 
     sources = [Source(file(split), splits={split: 1.0}) for split in parts]
     tasks = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0))
-    quarter = wire_graph(replace(cfg, data=replace(cfg.data, tasks=tasks, sources=sources)), store.digest_cache)
+    quarter = wire_graph(
+        replace(cfg, data=replace(cfg.data, tasks=tasks, sources=sources)), store.digest_cache
+    )
     sft = quarter["sft" if run.seed is None else f"sft_seed_{run.seed}"]
     build([sft], store, cfg, words)
     return str(store.folder(sft) / "model")
@@ -198,45 +246,72 @@ def models_of(
 ) -> tuple[Store, dict[str, Node], dict[str, dict[str, Node]]]:
     """Return the store, the nodes of the run without an arm, and by arm whose answers are there, its graph."""
     _, store, nodes, _ = run.prepared()
-    graphs = {name: run.prepared(*ARMS[name].settings(rate, weaker))[2] for name, rate in chosen.items()}
-    return store, nodes, {name: g for name, g in graphs.items() if store.find(answer_of(g, ARMS[name]))}
+    graphs = {
+        name: run.prepared(*ARMS[name].settings(rate, weaker))[2] for name, rate in chosen.items()
+    }
+    return (
+        store,
+        nodes,
+        {name: g for name, g in graphs.items() if store.find(answer_of(g, ARMS[name]))},
+    )
 
 
 def tell(runs: list[Run], weaker: list[str], chosen: dict[str, float]) -> None:
     """Tell pass rates and differences from SFT, of each prompt's outcomes averaged over seeds, and each arm's cost."""
     outcomes, examples = list[list[Outcome]](), dict[str, Example]()
-    cost, loops = defaultdict[str, list[tuple[float, float]]](list), defaultdict[str, list[float]](list)
+    cost, loops = (
+        defaultdict[str, list[tuple[float, float]]](list),
+        defaultdict[str, list[float]](list),
+    )
     for run, folder in zip(runs, weaker, strict=True):
         store, nodes, graphs = models_of(run, folder, chosen)
         answers = {"base": nodes["answer_base"], "sft": nodes["answer_sft"]}
         answers |= {name: answer_of(graph, ARMS[name]) for name, graph in graphs.items()}
         by_role, _ = read_answers({role: store.folder(node) for role, node in answers.items()})
-        examples = {e.id: e for e in load(store.folder(nodes["data"]) / "examples.parquet", Example)}
+        examples = {
+            e.id: e for e in load(store.folder(nodes["data"]) / "examples.parquet", Example)
+        }
         prompts = [examples[i] for i in by_role["sft"] if examples[i].checks]
         outcomes.append(tabulate(prompts, by_role).outcomes())
         plain = [i for i in by_role["sft"] if examples[i].group == "open_plain"]
         for role, by_id in by_role.items():
-            loops[role].append(sum(is_repetitive(by_id[i].text) for i in plain) / max(1, len(plain)))
+            loops[role].append(
+                sum(is_repetitive(by_id[i].text) for i in plain) / max(1, len(plain))
+            )
         for name, graph in graphs.items():
             cost[name].append(cost_of(store, graph[ARMS[name].node], nodes["sft"]))
-    roles = [role for role in ("base", "sft", *chosen) if all(any(o.role == role for o in run) for run in outcomes)]
+    roles = [
+        role
+        for role in ("base", "sft", *chosen)
+        if all(any(o.role == role for o in run) for run in outcomes)
+    ]
     for view, groups in VIEWS.items():
-        rows = [[o for o in run if o.role in roles and examples[o.prompt_id].group in groups] for run in outcomes]
+        rows = [
+            [o for o in run if o.role in roles and examples[o.prompt_id].group in groups]
+            for run in outcomes
+        ]
         if rows[0]:
             tell_view(view, roles, rows, examples)
     for role, shares in loops.items():
-        logging.info("%s: loops in plain open requests, by seed: %s", role, [f"{share:.1%}" for share in shares])
+        logging.info(
+            "%s: loops in plain open requests, by seed: %s",
+            role,
+            [f"{share:.1%}" for share in shares],
+        )
     for name, of in cost.items():
         logging.info("%s at %g: operations, seconds by seed: %s", name, chosen[name], of)
 
 
-def tell_view(view: str, roles: list[str], outcomes: list[list[Outcome]], examples: dict[str, Example]) -> None:
+def tell_view(
+    view: str, roles: list[str], outcomes: list[list[Outcome]], examples: dict[str, Example]
+) -> None:
     table = average_runs(outcomes, examples)
     means = Means(table.passed, [e.task for e in table.prompts])
     logging.info("%s: %d prompts", view, len(table.prompts))
     for column, role in enumerate(table.roles):
         rates = ", ".join(
-            f"{100 * sum(o.passed for o in run if o.role == role) / len(table.prompts):.1f}" for run in outcomes
+            f"{100 * sum(o.passed for o in run if o.role == role) / len(table.prompts):.1f}"
+            for run in outcomes
         )
         delta, sft = "", table.roles.index("sft")
         if role != "sft":
@@ -267,7 +342,9 @@ def cost_of(store: Store, model: Node, sft: Node) -> tuple[float, float]:
 def evaluate(run: Run, weaker: str, chosen: dict[str, float]) -> dict[str, float]:
     """Return each arm's KL from SFT in nats a token, from one evaluation in which one of them is the policy."""
     store, _, graphs = models_of(run, weaker, chosen)
-    lead = next(name for name in ("dpo", *graphs) if name in graphs and ARMS[name].node in OBJECTIVES)
+    lead = next(
+        name for name in ("dpo", *graphs) if name in graphs and ARMS[name].node in OBJECTIVES
+    )
     cfg, _, nodes, words = run.prepared(*ARMS[lead].settings(chosen[lead], weaker))
     models = {"base": "Base", "sft": "SFT", "policy": ARMS[lead].title}
     inputs = dict(nodes["eval"].inputs)
@@ -275,7 +352,9 @@ def evaluate(run: Run, weaker: str, chosen: dict[str, float]) -> dict[str, float
         if name != lead:
             models[name], inputs[name] = ARMS[name].title, graph[ARMS[name].node]
             inputs[f"answer_{name}"] = answer_of(graph, ARMS[name])
-    node = replace(nodes["eval"], config=replace(nodes["eval"].config, models=models), inputs=inputs)
+    node = replace(
+        nodes["eval"], config=replace(nodes["eval"].config, models=models), inputs=inputs
+    )
     build([node], store, cfg, words)
     kl = json.loads((store.folder(node) / "results.json").read_text())["kl"]
     return {name: kl["policy" if name == lead else name]["per_token"] for name in graphs}

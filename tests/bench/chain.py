@@ -27,10 +27,21 @@ from stages.tracking import tracker
 from stages.tracking.tracker import Run
 from tests.helpers import ROOT, composed
 
-SIZES = ("data.tasks.sft=280", "data.tasks.preference=280", "data.tasks.validation=56", "data.tasks.test=120")
+SIZES = (
+    "data.tasks.sft=280",
+    "data.tasks.preference=280",
+    "data.tasks.validation=56",
+    "data.tasks.test=120",
+)
 SIZES += ("data.tasks.unseen_phrasings=80", "data.tasks.unseen_tasks=60", "data.tasks.rephrased=6")
 PROFILED = 3  # steps
-EVEN = ("data=file", "label=dataset", "sft.epochs=1", "sft.batch_size=4", "sft.runtime.micro_batch=auto")
+EVEN = (
+    "data=file",
+    "label=dataset",
+    "sft.epochs=1",
+    "sft.batch_size=4",
+    "sft.runtime.micro_batch=auto",
+)
 EVEN += ("dpo.epochs=1",)
 DIGITS = {"prompt": 70, "answer": 98}  # a token each; the template adds the rest of 200
 CONVERSATIONS, PAIRS = 240, 120
@@ -68,8 +79,13 @@ def even(folder: Path) -> tuple[str, ...]:
     def write(kind):
         return "".join(draw.choices("0123456789", k=DIGITS[kind]))
 
-    conversations = [{"prompt": write("prompt"), "completion": write("answer")} for _ in range(CONVERSATIONS)]
-    pairs = [{"prompt": write("prompt"), "chosen": write("answer"), "rejected": write("answer")} for _ in range(PAIRS)]
+    conversations = [
+        {"prompt": write("prompt"), "completion": write("answer")} for _ in range(CONVERSATIONS)
+    ]
+    pairs = [
+        {"prompt": write("prompt"), "chosen": write("answer"), "rejected": write("answer")}
+        for _ in range(PAIRS)
+    ]
     files = []
     for rows in (conversations, pairs):
         files.append(folder / f"{len(files)}.jsonl")
@@ -89,7 +105,13 @@ def main(kind: str, profiled: bool, overrides: list[str]) -> None:
     scoring: list[float] = []
     reference.pair_log_probs = timed(reference.pair_log_probs, scoring)
     with tempfile.TemporaryDirectory() as outputs:
-        sizes = even(Path(outputs)) if kind == "even" else ("recipe=tiny",) if kind == "small" else SIZES
+        sizes = (
+            even(Path(outputs))
+            if kind == "even"
+            else ("recipe=tiny",)
+            if kind == "small"
+            else SIZES
+        )
         last = "stage=dpo" if kind == "even" else "stage=eval"
         chosen = (f"outputs={outputs}/store", last, *sizes, *overrides)
         cfg, store, nodes = compose.prepare(composed(*chosen))
@@ -97,15 +119,22 @@ def main(kind: str, profiled: bool, overrides: list[str]) -> None:
         model = flops.empty(store.folder(nodes["base"]) / "model")
         before = flops.peaks(model)
         run(composed(*chosen))
-        peaks = {precision: before[precision] + rates for precision, rates in flops.peaks(model).items()}
+        peaks = {
+            precision: before[precision] + rates for precision, rates in flops.peaks(model).items()
+        }
         stages = [of_stage(manifest) for _, manifest in store.manifests()]
-        at = {name: store.folder(nodes[name]) for name in ("base", "data", "sft", "pairs", "reference", "dpo")}
+        at = {
+            name: store.folder(nodes[name])
+            for name in ("base", "data", "sft", "pairs", "reference", "dpo")
+        }
         work = {
             "sft": flops.of_sft(model, cfg.sft, at),
             "reference": flops.of_reference(model, at),
             "dpo": flops.of_dpo(model, cfg.dpo, at),
         }
-    seconds = {name: work[name].steps * statistics.mean(clocks[name].seconds) for name in ("sft", "dpo")}
+    seconds = {
+        name: work[name].steps * statistics.mean(clocks[name].seconds) for name in ("sft", "dpo")
+    }
     seconds["reference"] = sum(scoring)
     used = {
         name: {
@@ -121,7 +150,13 @@ def main(kind: str, profiled: bool, overrides: list[str]) -> None:
     where = profiling.groups(profiler) if profiler else {}
     show(stages, peaks, used, where)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    results = {"stages": stages, "peaks": peaks, "used": used, "profile": where, "overrides": chosen[1:]}
+    results = {
+        "stages": stages,
+        "peaks": peaks,
+        "used": used,
+        "profile": where,
+        "overrides": chosen[1:],
+    }
     RESULTS.write_text(json.dumps(results, indent=1))
     logging.info("all figures: %s", RESULTS)
 
@@ -141,25 +176,43 @@ def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., A
 def of_stage(manifest: Manifest) -> dict[str, Any]:
     model_inputs = manifest["inputs"].get("model")
     name = f"{manifest['stage']} {model_inputs['stage']}" if model_inputs else manifest["stage"]
-    row = {"stage": name, "seconds": manifest["wall_seconds"], "tokens": manifest["metrics"].get("tokens")}
-    return row | {"peak_memory": manifest["peak_memory"], "peak_gpu_memory": manifest["peak_gpu_memory"]}
+    row = {
+        "stage": name,
+        "seconds": manifest["wall_seconds"],
+        "tokens": manifest["metrics"].get("tokens"),
+    }
+    return row | {
+        "peak_memory": manifest["peak_memory"],
+        "peak_gpu_memory": manifest["peak_gpu_memory"],
+    }
 
 
 def show(
-    stages: list[dict[str, Any]], peaks: dict[str, list[float]], used: dict[str, Any], where: dict[str, float]
+    stages: list[dict[str, Any]],
+    peaks: dict[str, list[float]],
+    used: dict[str, Any],
+    where: dict[str, float],
 ) -> None:
     logging.info("%-14s %9s %9s %9s %8s", "stage", "seconds", "tokens", "tokens/s", "GiB")
     for s in stages:
-        tokens, rate = (s["tokens"], f"{s['tokens'] / s['seconds']:.0f}") if s["tokens"] else ("", "")
+        tokens, rate = (
+            (s["tokens"], f"{s['tokens'] / s['seconds']:.0f}") if s["tokens"] else ("", "")
+        )
         memory = s["peak_gpu_memory"] or s["peak_memory"]
-        logging.info("%-14s %9.1f %9s %9s %8.1f", s["stage"], s["seconds"], tokens, rate, memory / 2**30)
+        logging.info(
+            "%-14s %9.1f %9s %9s %8.1f", s["stage"], s["seconds"], tokens, rate, memory / 2**30
+        )
     for precision, rates in peaks.items():
         low, middle, high = min(rates) / 1e9, statistics.median(rates) / 1e9, max(rates) / 1e9
-        logging.info("matrix products in %s: %.0f GFLOP/s (%.0f to %.0f)", precision, middle, low, high)
+        logging.info(
+            "matrix products in %s: %.0f GFLOP/s (%.0f to %.0f)", precision, middle, low, high
+        )
     logging.info("%-14s %9s %9s %9s %8s", "computing", "seconds", "tokens/s", "GFLOP/s", "of peak")
     for name, u in used.items():
         rates = u["tokens"] / u["seconds"], u["operations"] / u["seconds"] / 1e9
-        logging.info("%-14s %9.1f %9.0f %9.0f %7.1f%%", name, u["seconds"], *rates, 100 * u["share_of_peak"])
+        logging.info(
+            "%-14s %9.1f %9.0f %9.0f %7.1f%%", name, u["seconds"], *rates, 100 * u["share_of_peak"]
+        )
     for name, share in where.items():
         logging.info("%5.1f%% of DPO steps: %s", 100 * share, name)
 

@@ -46,7 +46,9 @@ def tell(results: dict[str, Any]) -> None:
     """List pass rates and differences by group, and how answers end, from an evaluation's `results.json`."""
     titles = results["models"]
     for group, rates in results["groups"].items():
-        rates_message = ", ".join(f"{title} {100 * rates[role]['mean']:.1f}%" for role, title in titles.items())
+        rates_message = ", ".join(
+            f"{title} {100 * rates[role]['mean']:.1f}%" for role, title in titles.items()
+        )
         logging.info("%s (%d): %s", group, rates["prompts"], rates_message)
         for name, title in results["differences"].items():
             logging.info("    %s %s", title, Interval(**rates[name]).points())

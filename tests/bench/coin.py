@@ -29,20 +29,30 @@ def main(outputs: Path) -> None:
     compose.resolve_precision(cfg)
     manifest = read_manifest((outputs / "latest/eval").resolve())
     assert manifest is not None
-    inputs = {role: outputs / i["stage"] / i["fingerprint"] for role, i in manifest["inputs"].items()}
+    inputs = {
+        role: outputs / i["stage"] / i["fingerprint"] for role, i in manifest["inputs"].items()
+    }
     cfg.eval.models = manifest["config"]["models"]
     latest = {stage: (outputs / "latest" / stage).resolve() for stage in ("pairs", "reference")}
     with tempfile.TemporaryDirectory(dir=outputs / "cache") as scratch:
         folder = Path(scratch)
-        results = tossed(cfg, inputs, turned(latest["pairs"], latest["reference"], folder, seed=0), folder)
-    logging.info("%s KL %.3f nats per token.", results["verdict"], results["kl"]["policy"]["per_token"])
+        results = tossed(
+            cfg, inputs, turned(latest["pairs"], latest["reference"], folder, seed=0), folder
+        )
+    logging.info(
+        "%s KL %.3f nats per token.", results["verdict"], results["kl"]["policy"]["per_token"]
+    )
 
 
-def tossed(cfg: Config, inputs: dict[str, Path], pairs: dict[str, Path], folder: Path) -> dict[str, Any]:
+def tossed(
+    cfg: Config, inputs: dict[str, Path], pairs: dict[str, Path], folder: Path
+) -> dict[str, Any]:
     """The results of training on such pairs. `inputs`: those of the evaluation of the chain they came from."""
     for name in ("dpo", "answer", "eval"):
         (folder / name).mkdir()
-    dpo.run(cfg.dpo, {"policy": inputs["sft"], **pairs}, StageDir(folder / "dpo", lambda m, s: None))
+    dpo.run(
+        cfg.dpo, {"policy": inputs["sft"], **pairs}, StageDir(folder / "dpo", lambda m, s: None)
+    )
     answer_inputs = {"model": folder / "dpo", "data": inputs["data"]}
     answer.run(cfg.answer, answer_inputs, StageDir(folder / "answer", lambda m, s: None))
     compared = inputs | {"policy": folder / "dpo", "answer_policy": folder / "answer"}
@@ -53,15 +63,24 @@ def tossed(cfg: Config, inputs: dict[str, Path], pairs: dict[str, Path], folder:
 def turned(pairs: Path, reference: Path, folder: Path, seed: int) -> dict[str, Path]:
     """Copies of a pairs and a reference node in which a coin has made chosen and rejected change places."""
     coin = random.Random(seed)
-    copies = {p: shutil.copytree(source, folder / p) for p, source in (("pairs", pairs), ("reference", reference))}
+    copies = {
+        p: shutil.copytree(source, folder / p)
+        for p, source in (("pairs", pairs), ("reference", reference))
+    }
     original_pairs = load(pairs / "pairs.parquet", Pair)
     scored = {p.id: p for p in load(reference / "logprobs.parquet", PairLogProbs)}
     for pair in original_pairs:
         if coin.random() < 0.5:
             s = scored[pair.id]
             pair.chosen, pair.rejected = pair.rejected, pair.chosen
-            pair.chosen_token_ids, pair.rejected_token_ids = pair.rejected_token_ids, pair.chosen_token_ids
-            pair.chosen_tokenizer, pair.rejected_tokenizer = pair.rejected_tokenizer, pair.chosen_tokenizer
+            pair.chosen_token_ids, pair.rejected_token_ids = (
+                pair.rejected_token_ids,
+                pair.chosen_token_ids,
+            )
+            pair.chosen_tokenizer, pair.rejected_tokenizer = (
+                pair.rejected_tokenizer,
+                pair.chosen_tokenizer,
+            )
             s.chosen_ids, s.rejected_ids = s.rejected_ids, s.chosen_ids
             s.chosen_logps, s.rejected_logps = s.rejected_logps, s.chosen_logps
     save(copies["pairs"] / "pairs.parquet", original_pairs, Pair)

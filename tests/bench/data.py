@@ -43,7 +43,9 @@ def write(file: Path, count: int) -> None:
     array = file.suffix == ".json"
     with open(file, "w", encoding="utf-8") as lines:
         for i, row in enumerate(rows(count)):
-            lines.write((",\n" if array else "\n") * (i > 0) + "[\n" * (array and not i) + json.dumps(row))
+            lines.write(
+                (",\n" if array else "\n") * (i > 0) + "[\n" * (array and not i) + json.dumps(row)
+            )
         lines.write("\n]" if array else "")
 
 
@@ -58,7 +60,9 @@ def cost(stage: str, file: Path) -> Cost:
     else:
         metrics = data.run(joined.config, {"source_1": file.parent / "source"}, out)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    return Cost(time.process_time() - processor, time.monotonic() - started, memory, metrics["summary"])
+    return Cost(
+        time.process_time() - processor, time.monotonic() - started, memory, metrics["summary"]
+    )
 
 
 def main(count: int, kind: str) -> None:

@@ -71,12 +71,17 @@ def named(outputs: Path, overrides: list[str]) -> list[str]:
     manifests = {role: manifest_of(folder) for role, folder in inputs.items()}
     return [
         finding.quantity
-        for finding in diagnose(gather_evidence(inputs, manifests, results, pairs), "DPO").out_of_range
+        for finding in diagnose(
+            gather_evidence(inputs, manifests, results, pairs), "DPO"
+        ).out_of_range
     ]
 
 
 def main(outputs: Path, overrides: list[str]) -> None:
-    lines, right = [f"{'as it should be':<20} {'; '.join(named(outputs, overrides)) or 'nothing'}"], 0
+    lines, right = (
+        [f"{'as it should be':<20} {'; '.join(named(outputs, overrides)) or 'nothing'}"],
+        0,
+    )
     for plant in plants(settings(*overrides)):
         causes = named(outputs, [*overrides, *plant.overrides]) or ["nothing"]
         right += plant.is_named(causes[0])

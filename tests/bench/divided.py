@@ -34,8 +34,15 @@ class Settings:
 
 def main(cfg: Settings) -> None:
     for arm, results in arms.alternating(cfg, ARMS).items():
-        per_cpu, per_second = ([r["tokens"] / r[key] for r in results] for key in ("cpu_seconds", "seconds"))
-        logging.info("%-12s %s tokens per CPU-second, %s per second", arm, rounded(per_cpu), rounded(per_second))
+        per_cpu, per_second = (
+            [r["tokens"] / r[key] for r in results] for key in ("cpu_seconds", "seconds")
+        )
+        logging.info(
+            "%-12s %s tokens per CPU-second, %s per second",
+            arm,
+            rounded(per_cpu),
+            rounded(per_second),
+        )
 
 
 def rounded(values: list[float]) -> str:
@@ -57,7 +64,11 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
         assert worker.exitcode == 0
     figures: list[dict[str, float]] = [results.get() for _ in range(processes)]
     tokens, cpu_seconds = (sum(each[key] for each in figures) for key in ("tokens", "cpu_seconds"))
-    return {"tokens": tokens, "cpu_seconds": cpu_seconds, "seconds": max(each["seconds"] for each in figures)}
+    return {
+        "tokens": tokens,
+        "cpu_seconds": cpu_seconds,
+        "seconds": max(each["seconds"] for each in figures),
+    }
 
 
 def sample(cfg: Settings, rank: int, processes: int, loaded: Any, results: Any) -> None:
@@ -75,7 +86,9 @@ def sample(cfg: Settings, rank: int, processes: int, loaded: Any, results: Any) 
     texts = [request(draw).text for _ in range(cfg.prompts)]
     ids = [contract.prompt([{"role": "user", "content": text}]) for text in texts]
     prompts = [Request(f"{i:016x}", [], each, TEMPERATURES, cfg.seed) for i, each in enumerate(ids)]
-    decoding = Decoding(TEMPERATURES, cfg.length, Precision.fp32, InferenceRuntime("cpu", 512, BLOCK))
+    decoding = Decoding(
+        TEMPERATURES, cfg.length, Precision.fp32, InferenceRuntime("cpu", 512, BLOCK)
+    )
     with allocator.keep_freed_memory():
         sampler: Any = HFSampler.open(model, contract.stop_ids, decoding)
         list(sampler.complete(prompts[:4]))

@@ -71,11 +71,17 @@ def main(cfg: Settings) -> None:
 def tell(cfg: Settings, rounds_by_arm: dict[str, list[dict[str, Any]]]) -> None:
     """The table, and the JSON beside it."""
     medians = {
-        epoch: {arm: statistics.median(r[epoch] for r in results) for arm, results in rounds_by_arm.items()}
+        epoch: {
+            arm: statistics.median(r[epoch] for r in results)
+            for arm, results in rounds_by_arm.items()
+        }
         for epoch in ("later", "first")
     }
     for arm, results in rounds_by_arm.items():
-        tokens, losses = results[0]["tokens"], " ".join(f"{loss:.5f}" for loss in results[0]["losses"])
+        tokens, losses = (
+            results[0]["tokens"],
+            " ".join(f"{loss:.5f}" for loss in results[0]["losses"]),
+        )
         logging.info(
             "%-10s %5.1f GiB  %4.1f%% of peak  losses %s",
             arm,
@@ -93,7 +99,9 @@ def tell(cfg: Settings, rounds_by_arm: dict[str, list[dict[str, Any]]]) -> None:
                 max(seconds),
                 cfg.pairs / median,
                 tokens / median,
-                "  ".join(f"{of_arms[other] / median:4.2f}x {other}" for other in of_arms if other != arm),
+                "  ".join(
+                    f"{of_arms[other] / median:4.2f}x {other}" for other in of_arms if other != arm
+                ),
             )
     out = ROOT / cfg.out
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +127,9 @@ def prepare(cfg: Settings) -> list[dict[str, Any]]:
     model = install_scoring(load_model(Path(cfg.model), device=device))
     rows = []
     for pair in scored:
-        [(chosen, rejected)] = pair_log_probs(model, [pair], tokenizer.pad_token_id, Precision(cfg.precision))
+        [(chosen, rejected)] = pair_log_probs(
+            model, [pair], tokenizer.pad_token_id, Precision(cfg.precision)
+        )
         rows.append(
             {
                 "id": pair.id,
@@ -164,7 +174,9 @@ def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     def ids(turns, **more):
         return tokenizer.apply_chat_template(turns, return_dict=False, **more)
 
-    rows = convert(Source(str(file)), "label.path", lambda parsed: parsed, Purpose.preferences, ReadReport())
+    rows = convert(
+        Source(str(file)), "label.path", lambda parsed: parsed, Purpose.preferences, ReadReport()
+    )
     for messages, texts, *_ in rows:
         prompt = ids(messages, add_generation_prompt=True)
         whole = [ids([*messages, {"role": "assistant", "content": text}]) for text in texts]
@@ -204,7 +216,9 @@ def time_epochs(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
         trainer = dpo_trainers.build_trainer(arm, cfg, rows, tokenizer, Path(folder))
-        dpo_trainers.warm_up(trainer, min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"])))
+        dpo_trainers.warm_up(
+            trainer, min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"]))
+        )
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()

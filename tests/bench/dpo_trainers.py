@@ -15,9 +15,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-TOKENS, REFERENCE = ("prompt_ids", "chosen_ids", "rejected_ids"), ("ref_chosen_logps", "ref_rejected_logps")
+TOKENS, REFERENCE = (
+    ("prompt_ids", "chosen_ids", "rejected_ids"),
+    ("ref_chosen_logps", "ref_rejected_logps"),
+)
 LEARNING_RATE = 1e-5
-OURS: dict[str, dict[str, Any]] = {"ours": {}, "ours_liger": {"use_liger_kernel": True}, "ours_padded": {}}
+OURS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours_liger": {"use_liger_kernel": True},
+    "ours_padded": {},
+}
 TUNED = {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
 TRL_ARMS: dict[str, dict[str, Any]] = {
     "trl": {},
@@ -27,7 +34,9 @@ TRL_ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_trainer(arm: str, cfg: Any, rows: list[dict[str, Any]], tokenizer: Any, folder: Path) -> Any:
+def build_trainer(
+    arm: str, cfg: Any, rows: list[dict[str, Any]], tokenizer: Any, folder: Path
+) -> Any:
     """The trainer of an arm, with the settings of `dpo.Settings`."""
     from datasets import Dataset
 
@@ -77,12 +86,16 @@ def trl_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
 
     options: dict[str, Any] = {}
     if frozen:
-        options["peft_config"] = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        options["peft_config"] = LoraConfig(
+            r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
     elif arm == "trl":
         options["ref_model"] = load()
     trainer = Given(load(), args=args, train_dataset=dataset, processing_class=tokenizer, **options)
     if args.padding_free and not trainer.padding_free:
-        raise NotImplementedError("TRL's DPOTrainer warns that padding_free is unavailable, and pads")
+        raise NotImplementedError(
+            "TRL's DPOTrainer warns that padding_free is unavailable, and pads"
+        )
     return trainer
 
 
@@ -98,10 +111,16 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
     from tests.helpers import settings
 
     overrides = [
-        f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision", "adapter", "epochs")
+        f"{key}={getattr(cfg, key)}"
+        for key in ("batch_size", "max_length", "precision", "adapter", "epochs")
     ]
     forward = "padded" if arm == "ours_padded" else "shared_prefix"
-    overrides += [f"learning_rate={LEARNING_RATE}", f"forward={forward}", "loss_type=[sigmoid]", "loss_weights=null"]
+    overrides += [
+        f"learning_rate={LEARNING_RATE}",
+        f"forward={forward}",
+        "loss_type=[sigmoid]",
+        "loss_weights=null",
+    ]
     overrides += [f"runtime.micro_batch={cfg.our_micro_batch}"]
     overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
@@ -115,10 +134,14 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
     model = Path(cfg.model)
     block = budget.decide_open_settings(block, args, model, out)
     return StoredReferenceTrainer(
-        trainable_model(load_model(model, block.start_weights, resolve_device("auto")), Path(), block, out),
+        trainable_model(
+            load_model(model, block.start_weights, resolve_device("auto")), Path(), block, out
+        ),
         cfg=block,
         out=out,
-        schedule=EpochSchedule([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),
+        schedule=EpochSchedule(
+            [str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"
+        ),
         args=args,
         train_dataset=rows,
         processing_class=tokenizer,
@@ -130,5 +153,7 @@ def warm_up(trainer: Any, row: dict[str, Any]) -> None:
     model, device = trainer.model, trainer.accelerator.device
     ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]] * 2, device=device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=trainer.args.bf16):
-        model(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True).log_probs.sum().backward()
+        model(
+            input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True
+        ).log_probs.sum().backward()
     model.zero_grad()

@@ -62,11 +62,16 @@ def forward(model: PreTrainedModel, runs: Iterable[Run]) -> float:
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    body, head = sum(m.weight.numel() for m in products(model)), model.get_output_embeddings().weight.numel()
+    body, head = (
+        sum(m.weight.numel() for m in products(model)),
+        model.get_output_embeddings().weight.numel(),
+    )
     total = 0.0
     for run in runs:
         seen = run.own * run.before + run.own * (run.own + 1) / 2
-        total += 2 * body * run.own + 2 * head * run.scored + 4 * width * config.num_hidden_layers * seen
+        total += (
+            2 * body * run.own + 2 * head * run.scored + 4 * width * config.num_hidden_layers * seen
+        )
     return total
 
 
@@ -74,7 +79,9 @@ def of_sft(model: PreTrainedModel, cfg: SFT, at: dict[str, Path]) -> Computed:
     """The work of SFT on its conversations, packed or not. `at`: the nodes' folders."""
     contract, metrics = load_contract(at["sft"] / "model"), read_manifest(at["sft"])["metrics"]
     examples = stream(at["data"] / "examples.parquet", Example)
-    rows = read_rows(examples, contract, cfg, StageDir(at["sft"], lambda metrics, step: None, is_main=False)).train
+    rows = read_rows(
+        examples, contract, cfg, StageDir(at["sft"], lambda metrics, step: None, is_main=False)
+    ).train
     runs = [Run(0, *of_row) for of_row in zip(rows.lengths, rows.trained_counts, strict=True)]
     once = sum(run.own for run in runs)
     return work(model, runs, metrics["tokens"] / once, metrics["steps"])
@@ -87,7 +94,11 @@ def of_reference(model: PreTrainedModel, at: dict[str, Path]) -> Computed:
 def of_dpo(model: PreTrainedModel, cfg: DPO, at: dict[str, Path]) -> Computed:
     metrics = read_manifest(at["dpo"])["metrics"]
     scored = {p.id: p for p in load(at["reference"] / "logprobs.parquet", PairLogProbs)}
-    pairs = [p for p in load(at["pairs"] / "pairs.parquet", Pair) if p.split == "train" and p.id in scored]
+    pairs = [
+        p
+        for p in load(at["pairs"] / "pairs.parquet", Pair)
+        if p.split == "train" and p.id in scored
+    ]
     times = metrics["steps"] * cfg.batch_size / len(pairs)
     return work(model, of_pairs([scored[p.id] for p in pairs]), times, metrics["steps"])
 
@@ -119,11 +130,15 @@ def peaks(model: PreTrainedModel) -> dict[str, list[float]]:
         weights = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
         inputs = {n: torch.randn(TOKENS, n, device=device).to(dtype) for _, n in shapes}
         operations = 2 * TOKENS * sum(weight.numel() for weight in weights)
-        rates_by_kernel[precision] = [operations / seconds(weights, inputs, device) for _ in range(REPEATS + 1)][1:]
+        rates_by_kernel[precision] = [
+            operations / seconds(weights, inputs, device) for _ in range(REPEATS + 1)
+        ][1:]
     return rates_by_kernel
 
 
-def seconds(weights: list[torch.Tensor], inputs: dict[int, torch.Tensor], device: torch.device) -> float:
+def seconds(
+    weights: list[torch.Tensor], inputs: dict[int, torch.Tensor], device: torch.device
+) -> float:
     started = time.perf_counter()
     for weight in weights:
         linear(inputs[weight.shape[1]], weight)

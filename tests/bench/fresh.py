@@ -42,13 +42,21 @@ def main(outputs: Path, words: list[str]) -> None:
         else:
             overrides.append(word)
     cfg, store, nodes = chains.prepared(outputs, overrides)
-    matches = {name: match for name in nodes if (match := MODEL.fullmatch(name)) and store.find(nodes[name])}
+    matches = {
+        name: match
+        for name in nodes
+        if (match := MODEL.fullmatch(name)) and store.find(nodes[name])
+    }
     models = {(match[1], int(match[2] or cfg.seed)): nodes[name] for name, match in matches.items()}
     for group, size in sizes.items():
         if not size:
             continue
         first = "sft" if group == "validation" else "base"
-        left_out = ("base",) if first == "sft" else tuple(role for role, _ in models if role.startswith("dpo_"))
+        left_out = (
+            ("base",)
+            if first == "sft"
+            else tuple(role for role, _ in models if role.startswith("dpo_"))
+        )
         answering = {key: node for key, node in models.items() if key[0] not in left_out}
         logging.info("%s, %d prompts; differences to %s", group, size, first)
         compare(cfg, store, overrides, nodes["data"], answering, group, size, first)
@@ -66,10 +74,17 @@ def compare(
 ) -> None:
     """Have the models, by role and seed, answer fresh prompts of a group; tell rates and differences to `first`."""
     tasks = replace(cfg.data.tasks, seed=SEED, **dict.fromkeys(SPLIT_OF_GROUP, 0) | {group: size})
-    fresh = wire_graph(replace(cfg, data=replace(cfg.data, tasks=tasks, sources=[])), store.digest_cache)["data"]
-    block = replace(cfg.answer, split=Split(SPLIT_OF_GROUP[group]), open=0, max_new_tokens=MAX_NEW_TOKENS[group])
+    fresh = wire_graph(
+        replace(cfg, data=replace(cfg.data, tasks=tasks, sources=[])), store.digest_cache
+    )["data"]
+    block = replace(
+        cfg.answer, split=Split(SPLIT_OF_GROUP[group]), open=0, max_new_tokens=MAX_NEW_TOKENS[group]
+    )
     template = wire_graph(cfg, store.digest_cache)["answer_policy"]
-    answers = {key: replace(template, config=block, inputs={"model": m, "data": fresh}) for key, m in models.items()}
+    answers = {
+        key: replace(template, config=block, inputs={"model": m, "data": fresh})
+        for key, m in models.items()
+    }
     build([*answers.values()], store, cfg, overrides)
     examples = load(store.folder(data) / "examples.parquet", Example)
     used_ids = {e.id for e in examples} | {e.request for e in examples if e.request}
@@ -77,7 +92,9 @@ def compare(
     answers_by_name, _ = read_answers(names)
     fresh_examples = load(store.folder(fresh) / "examples.parquet", Example)
     answered = next(iter(answers_by_name.values()))
-    prompts = [e for e in fresh_examples if e.id in answered and used_ids.isdisjoint((e.id, e.request))]
+    prompts = [
+        e for e in fresh_examples if e.id in answered and used_ids.isdisjoint((e.id, e.request))
+    ]
     table = tabulate(prompts, answers_by_name)
     of_role = defaultdict[str, dict[int, int]](dict)
     for column, (role, seed) in enumerate(answers):
@@ -90,17 +107,34 @@ def compare(
         for seed, column in columns.items():
             tell(f"{role}, seed {seed}", prompts, table.passed, [column], [starts[seed]])
         if len(columns) > 1:
-            tell(f"{role}, {len(columns)} seeds", prompts, table.passed, columns.values(), starts.values())
+            tell(
+                f"{role}, {len(columns)} seeds",
+                prompts,
+                table.passed,
+                columns.values(),
+                starts.values(),
+            )
 
 
 def tell(
-    title: str, prompts: list[Example], passed: np.ndarray, columns: Iterable[int], starts: Iterable[int]
+    title: str,
+    prompts: list[Example],
+    passed: np.ndarray,
+    columns: Iterable[int],
+    starts: Iterable[int],
 ) -> None:
     """Tell the rate before and after, and the difference, of each prompt's outcomes averaged over the columns."""
     sides = np.stack([passed[:, [*starts]].mean(1), passed[:, [*columns]].mean(1)], 1)
     means = Means(sides, [e.task for e in prompts])
     before, after = (f"{100 * means.share(i).mean:.1f}%" for i in (0, 1))
-    logging.info("%-18s %s → %s, %s on %d", title, before, after, means.difference(1, 0).points(), len(prompts))
+    logging.info(
+        "%-18s %s → %s, %s on %d",
+        title,
+        before,
+        after,
+        means.difference(1, 0).points(),
+        len(prompts),
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,15 @@ from tests.helpers import ROOT
 
 VARIANTS = {
     "sft": ("ours", "ours_liger", "ours_padded"),
-    "dpo": ("ours", "ours_liger", "ours_padded", "trl", "trl_tuned", "trl_liger", "trl_padding_free"),
+    "dpo": (
+        "ours",
+        "ours_liger",
+        "ours_padded",
+        "trl",
+        "trl_tuned",
+        "trl_liger",
+        "trl_padding_free",
+    ),
     "sample": ("hf", "generate", "vllm"),
 }
 # whole nodes
@@ -50,25 +58,40 @@ class Size:
         return tuple(f"{stage}.adapter={self.adapter}" for stage in ("sft", "dpo"))
 
 
-def llama(hidden: int, intermediate: int, layers: int, heads: int, vocabulary: int) -> dict[str, Any]:
+def llama(
+    hidden: int, intermediate: int, layers: int, heads: int, vocabulary: int
+) -> dict[str, Any]:
     config = {
         "model_type": "llama",
         "hidden_size": hidden,
         "intermediate_size": intermediate,
         "vocab_size": vocabulary,
     }
-    return config | {"num_hidden_layers": layers, "num_attention_heads": heads, "tie_word_embeddings": True}
+    return config | {
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "tie_word_embeddings": True,
+    }
 
 
 def published(name: str) -> dict[str, Any]:
     """Return the config of conf/model/NAME.yaml."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml").config)
+    config: Any = OmegaConf.to_container(
+        OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml").config
+    )
     return config
 
 
 SIZES = {  # the cheapest first
     "tiny": Size(
-        llama(64, 128, 2, 4, 1024), 4, 2, prompts=4, answer=8, max_length=128, lengths="20+12", chain=("recipe=tiny",)
+        llama(64, 128, 2, 4, 1024),
+        4,
+        2,
+        prompts=4,
+        answer=8,
+        max_length=128,
+        lengths="20+12",
+        chain=("recipe=tiny",),
     ),
     "0.1B": Size(published("smollm2_135m"), 64, 8, prompts=256),
     "1.7B": Size(llama(2048, 8192, 24, 32, 49152), 64, 4, prompts=256, micro_batch=16),

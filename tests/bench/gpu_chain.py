@@ -89,12 +89,16 @@ def plan(cfg: Settings, record: Record) -> Iterator[tuple[list[str], list[Cell]]
     shape, the ways of a stage in turn, whole stages last."""
 
     def chosen(cell):
-        return any(fnmatch(f"{cell.stage}/{cell.variant}", pattern) for pattern in cfg.cells.split())
+        return any(
+            fnmatch(f"{cell.stage}/{cell.variant}", pattern) for pattern in cfg.cells.split()
+        )
 
     for shape in cfg.shapes.split():
         cells = [each for each in record.cells if each.shape == shape and chosen(each)]
         cells = [
-            each for each in cells if not gpu_cells.missing(shape, each.variant, record.machine["device"] != "cpu")
+            each
+            for each in cells
+            if not gpu_cells.missing(shape, each.variant, record.machine["device"] != "cpu")
         ]
         for stage in VARIANTS:
             for number in range(cfg.rounds):
@@ -131,7 +135,9 @@ def measure(cfg: Settings, shape: str, stage: str, variant: str) -> dict[str, An
     from tests.bench import gpu_measure
 
     try:
-        return gpu_measure.MEASURE[stage](SIZES[shape], ROOT / cfg.work / shape, cfg.precision, variant)
+        return gpu_measure.MEASURE[stage](
+            SIZES[shape], ROOT / cfg.work / shape, cfg.precision, variant
+        )
     except Exception as error:
         logging.exception("%s/%s/%s", shape, stage, variant)
         return {"empty": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}

@@ -26,7 +26,9 @@ def prepare(size: Size, work: Path, precision: str, variant: str) -> dict[str, A
     if not work.exists():
         part = work.with_suffix(".part")
         save_model(size, part / "model")
-        (part / "pairs.json").write_text(json.dumps(dpo.prepare(dpo_settings(size, part, precision))))
+        (part / "pairs.json").write_text(
+            json.dumps(dpo.prepare(dpo_settings(size, part, precision)))
+        )
         part.rename(work)
     rates = flops.peaks(flops.empty(work / "model"))[precision]
     return {"rate": statistics.median(rates), "source": "measured matrix products"}
@@ -70,7 +72,10 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
     from tests.bench import dpo_trainers
     from tests.bench.dpo import Clock
 
-    draw, block = random.Random(0), settings(f"precision={precision}", *size.overrides, "sft.evaluations=0").sft
+    draw, block = (
+        random.Random(0),
+        settings(f"precision={precision}", *size.overrides, "sft.evaluations=0").sft,
+    )
     block.packing, block.epochs, block.max_length = variant != "ours_padded", 2.0, size.max_length
     block.trainer = dpo_trainers.OURS[variant] | {"save_strategy": "no"}
     block.runtime.micro_batch = "auto"  # the demo's is for a CPU
@@ -80,11 +85,15 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
         return "".join(draw.choices("0123456789", k=round(size.max_length / draw.uniform(6, 16))))
 
     examples = [
-        Example(f"{i:016x}", [{"role": "user", "content": digits()}], digits(), "bench", "bench", "sft")
+        Example(
+            f"{i:016x}", [{"role": "user", "content": digits()}], digits(), "bench", "bench", "sft"
+        )
         for i in range(size.batch_size * size.steps)
     ]
     model = work / "model"
-    contract = establish_contract(load_tokenizer(model), block.template, True, count_embedding_rows(model))
+    contract = establish_contract(
+        load_tokenizer(model), block.template, True, count_embedding_rows(model)
+    )
     with tempfile.TemporaryDirectory() as folder, allocator.keep_freed_memory():
         machine.reset_peak_memory()
         out = StageDir(Path(folder), lambda metrics, step: None)
@@ -100,7 +109,13 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
         tokens = sum(rows.train.lengths[i] for i in fit.schedule.epoch(1))
     memory = machine.peak_gpu_memory() or machine.peak_memory()
     loss = next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry)
-    return {"seconds": clock.epochs[1], "tokens": tokens, "bytes": memory, "length": length, "loss": loss}
+    return {
+        "seconds": clock.epochs[1],
+        "tokens": tokens,
+        "bytes": memory,
+        "length": length,
+        "loss": loss,
+    }
 
 
 def measure_dpo(size: Size, work: Path, precision: str, variant: str) -> Round:
@@ -123,7 +138,13 @@ def measure_dpo(size: Size, work: Path, precision: str, variant: str) -> Round:
         cfg.micro_batch //= 2
         release_memory()
     figures |= {"length": figures["tokens"] / cfg.pairs, "loss": figures["losses"][-1]}
-    names = {"seconds": "later", "bytes": "memory", "tokens": "tokens", "length": "length", "loss": "loss"}
+    names = {
+        "seconds": "later",
+        "bytes": "memory",
+        "tokens": "tokens",
+        "length": "length",
+        "loss": "loss",
+    }
     return {name: figures[source] for name, source in names.items()}
 
 
@@ -145,13 +166,22 @@ def measure_sample(size: Size, work: Path, precision: str, variant: str) -> Roun
 
     draw, temperatures = random.Random(0), [TEMPERATURE] * CANDIDATES
     length = size.max_length // 4
-    prompts = [[draw.randrange(size.shape.vocabulary) for _ in range(length)] for _ in range(size.prompts)]
-    decoding = Decoding(temperatures, size.answer, Precision(precision), InferenceRuntime("auto", 512, 64))
+    prompts = [
+        [draw.randrange(size.shape.vocabulary) for _ in range(length)] for _ in range(size.prompts)
+    ]
+    decoding = Decoding(
+        temperatures, size.answer, Precision(precision), InferenceRuntime("auto", 512, 64)
+    )
     requests = [Request(f"{i:016x}", [], ids, temperatures, 0) for i, ids in enumerate(prompts)]
     figures = sample.timed(variant, work / "model", [], decoding, requests)
     memory = 0.0 if variant == "vllm" else figures["memory"]
     sequence = length + size.answer / 2
-    return {"seconds": figures["seconds"], "tokens": figures["tokens"], "bytes": memory, "length": sequence}
+    return {
+        "seconds": figures["seconds"],
+        "tokens": figures["tokens"],
+        "bytes": memory,
+        "length": sequence,
+    }
 
 
 def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[str, Any]:
@@ -161,7 +191,13 @@ def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[
     """
     from tests.bench import chains, flops
 
-    overrides = ["tracker=none", *size.chain, "model=embedded", f"model.path={work / 'model'}", *size.overrides]
+    overrides = [
+        "tracker=none",
+        *size.chain,
+        "model=embedded",
+        f"model.path={work / 'model'}",
+        *size.overrides,
+    ]
     overrides += [f"precision={precision}", f"outputs={work / 'outputs'}"]
     pairs = [f"label.path={write_preferences(work / 'preferences.json')}", "label=dataset"]
     rounds = dict[str, Any]()
@@ -194,7 +230,9 @@ def stage_round(manifests: list[Any]) -> dict[str, Any]:
     return {
         "seconds": sum(manifest["wall_seconds"] for manifest in manifests),
         "tokens": sum(manifest["metrics"].get("tokens", 0) for manifest in manifests),
-        "bytes": max(manifest["peak_gpu_memory"] or manifest["peak_memory"] for manifest in manifests),
+        "bytes": max(
+            manifest["peak_gpu_memory"] or manifest["peak_memory"] for manifest in manifests
+        ),
         "length": 0,
     }
 

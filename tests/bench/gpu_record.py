@@ -64,7 +64,9 @@ class Cell:
         if tokens := int(measured["tokens"]):
             self.tokens, self.tokens_per_second = tokens, tokens / self.seconds
             self.mfu = mfu.operations(shape, self.tokens_per_second, passes) / peak
-            self.attention = mfu.attention_share(shape, measured["length"]) if measured["length"] else None
+            self.attention = (
+                mfu.attention_share(shape, measured["length"]) if measured["length"] else None
+            )
 
 
 @dataclass
@@ -100,7 +102,9 @@ class Record:
         """
         for name in ("commit", "machine", "precision"):
             if (before := getattr(earlier, name)) != (now := getattr(self, name)):
-                raise ValueError(f"the record is of {name} {before}, and this is {now}: name another file by out=")
+                raise ValueError(
+                    f"the record is of {name} {before}, and this is {now}: name another file by out="
+                )
         self.peak, self.shapes = earlier.peak, earlier.shapes | self.shapes
         self.cells = [*{cell.name: cell for cell in (*self.cells, *earlier.cells)}.values()]
 
@@ -109,7 +113,9 @@ def commit() -> str | None:
     """Return the checkout's commit, with `+` if files have changed since."""
 
     def git(*words):
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
 
     head = git("rev-parse", "HEAD").stdout.strip()
     return head + "+" * bool(git("status", "--porcelain").stdout) if head else None
@@ -119,9 +125,15 @@ def describe_machine(device: str, processor: str) -> dict[str, Any]:
     """Return the processor, its driver and power limit in watts if it is an NVIDIA GPU, and versions of libraries."""
     machine: dict[str, Any] = {"device": device, "processor": processor}
     if device == "cuda":
-        query = ["nvidia-smi", "--query-gpu=driver_version,power.limit", "--format=csv,noheader,nounits"]
+        query = [
+            "nvidia-smi",
+            "--query-gpu=driver_version,power.limit",
+            "--format=csv,noheader,nounits",
+        ]
         driver, watts = (
-            subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
+            subprocess.run(query, capture_output=True, text=True, check=True)
+            .stdout.splitlines()[0]
+            .split(", ")
         )
         machine |= {"driver": driver, "power_limit": watts}
     return machine | {name: version(name) for name in LIBRARIES}
@@ -150,9 +162,15 @@ def worse(earlier: Record, later: Record) -> list[str]:
             continue
         # By how much each figure has become worse; a stage without tokens has its seconds alone.
         rates = (before.tokens_per_second, now.tokens_per_second)
-        costs = {"GiB": (before.gib, now.gib)} | ({} if all(rates) else {"seconds": (before.seconds, now.seconds)})
+        costs = {"GiB": (before.gib, now.gib)} | (
+            {} if all(rates) else {"seconds": (before.seconds, now.seconds)}
+        )
         changes = {title: b / a - 1 for title, (a, b) in costs.items() if a and b}
         if all(rates):
             changes["tokens/s"] = 1 - rates[1] / rates[0]
-        sentences += [f"{before.name}: {title} {100 * by:.1f}% worse" for title, by in changes.items() if by > ALLOWED]
+        sentences += [
+            f"{before.name}: {title} {100 * by:.1f}% worse"
+            for title, by in changes.items()
+            if by > ALLOWED
+        ]
     return sentences

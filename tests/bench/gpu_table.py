@@ -12,7 +12,11 @@ GOALS_MFU = {"dpo/ours": 0.40, "sft/ours": 0.45}
 def markdown(record: Record) -> str:
     """Return machine, a table per shape with the reason of every empty cell, and the goals."""
     machine = ", ".join(f"{name} {value}" for name, value in record.machine.items() if value)
-    rate = f"{record.peak['rate'] / 1e12:.1f} TFLOP/s, {record.peak['source']}" if record.peak["rate"] else "not known"
+    rate = (
+        f"{record.peak['rate'] / 1e12:.1f} TFLOP/s, {record.peak['source']}"
+        if record.peak["rate"]
+        else "not known"
+    )
     lines = [f"{machine}; {record.precision}; commit {record.commit}. Peak rate: {rate}."]
     for shape, about in record.shapes.items():
         adapter = "" if about["adapter"] == "none" else f", {about['adapter']}"
@@ -32,7 +36,14 @@ def row(cell: Cell) -> str:
 
     rate = "" if cell.tokens_per_second is None else f"{cell.tokens_per_second:,.0f}"
     memory = "" if cell.gib is None else f"{cell.gib:.1f}"
-    figures = [f"{cell.seconds:.2f}", share(cell.spread), rate, share(cell.mfu), share(cell.attention), memory]
+    figures = [
+        f"{cell.seconds:.2f}",
+        share(cell.spread),
+        rate,
+        share(cell.mfu),
+        share(cell.attention),
+        memory,
+    ]
     return f"| {' | '.join([cell.stage, cell.variant, *figures])} |"
 
 

@@ -53,7 +53,10 @@ class Case:
         luck = rng.random(sizes.sum())
         sft = (luck < lost) | ((luck >= lost + gained) & (luck < lost + gained + both))
         policy = (luck >= lost) & (luck < lost + gained + both)
-        return np.stack([sft, policy], 1).astype(float), {"these": float((gained - lost).mean()), "like": of_seed}
+        return np.stack([sft, policy], 1).astype(float), {
+            "these": float((gained - lost).mean()),
+            "like": of_seed,
+        }
 
 
 CASES = (
@@ -84,7 +87,9 @@ def main(tables: int = 4000, bootstrap: int = 400) -> None:
 
 
 def of_differences(tables: int, bootstrap: int) -> None:
-    logging.info("%-44s %-6s %6s %8s %7s %6s %8s", "case", "", "width", "holds", "helped", "hurt", "rate")
+    logging.info(
+        "%-44s %-6s %6s %8s %7s %6s %8s", "case", "", "width", "holds", "helped", "hurt", "rate"
+    )
     for case in CASES:
         families, rng = case.families(), np.random.default_rng(0)
         drawn = [case.table(rng) for _ in range(tables)]
@@ -99,14 +104,20 @@ def of_differences(tables: int, bootstrap: int) -> None:
             if case.seed:
                 print_row(case.name, "seeds", [(interval, case.gain) for interval, _ in intervals])
         if bootstrap:
-            old = [(two_level(outcomes, families, rng), truths["like"]) for outcomes, truths in drawn[:bootstrap]]
+            old = [
+                (two_level(outcomes, families, rng), truths["like"])
+                for outcomes, truths in drawn[:bootstrap]
+            ]
             print_row(case.name, "before", old)
 
 
-def print_row(name: str, question: str, intervals: list[tuple[Interval, float]], rates: float | None = None) -> None:
+def print_row(
+    name: str, question: str, intervals: list[tuple[Interval, float]], rates: float | None = None
+) -> None:
     coverage = np.mean([i.low - 1e-12 <= truth <= i.high + 1e-12 for i, truth in intervals])
     helped, hurt = (
-        float(np.mean([side(i) for i, _ in intervals])) for side in (lambda i: i.low > 0, lambda i: i.high < 0)
+        float(np.mean([side(i) for i, _ in intervals]))
+        for side in (lambda i: i.low > 0, lambda i: i.high < 0)
     )
     width = 100 * float(np.mean([i.high - i.low for i, _ in intervals]))
     rates_cell = "" if rates is None else f"{rates:8.1%}"
@@ -122,7 +133,9 @@ def print_row(name: str, question: str, intervals: list[tuple[Interval, float]],
     )
 
 
-def two_level(outcomes: Array, families: list[str], rng: np.random.Generator, samples: int = 400) -> Interval:
+def two_level(
+    outcomes: Array, families: list[str], rng: np.random.Generator, samples: int = 400
+) -> Interval:
     """Families drawn, then prompts of each drawn one, expanded for the number of families (Hesterberg 2015)."""
     gain = outcomes[:, 1] - outcomes[:, 0]
     names, of = np.unique(families, return_inverse=True)
@@ -152,7 +165,9 @@ class Sweep:
     def table(self, rng: np.random.Generator) -> Array:
         """Outcomes (prompts, [SFT, *settings]): every setting gains and loses prompts of its own."""
         rows = self.families * self.prompts
-        effects = np.array(self.gains) + rng.normal(0, self.family, (self.families, len(self.gains)))
+        effects = np.array(self.gains) + rng.normal(
+            0, self.family, (self.families, len(self.gains))
+        )
         of_prompt = np.repeat(effects, self.prompts, 0)
         sft = rng.random((rows, 1)) < 0.5
         turned = rng.random(of_prompt.shape)
@@ -182,7 +197,9 @@ def of_settings(tables: int) -> None:
             comparison = compare_models(sweep.table(rng), families)
             better = [comparison.is_better(i, 0) for i in range(1, len(sweep.gains) + 1)]
             any_one, first = any_one + any(better), first + better[0]
-        logging.info("%-44s %5.1f%% %13.1f%%", sweep.name, 100 * any_one / tables, 100 * first / tables)
+        logging.info(
+            "%-44s %5.1f%% %13.1f%%", sweep.name, 100 * any_one / tables, 100 * first / tables
+        )
 
 
 def of_claims(tables: int) -> None:

@@ -35,7 +35,11 @@ def serving(words: Sequence[str], threads: int = 1) -> Iterator[Named]:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(embedded)
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-    parameters.n_ctx, parameters.n_parallel, parameters.n_threads_http = CONTEXT * SLOTS, SLOTS, SLOTS + 1
+    parameters.n_ctx, parameters.n_parallel, parameters.n_threads_http = (
+        CONTEXT * SLOTS,
+        SLOTS,
+        SLOTS + 1,
+    )
     parameters.port, parameters.warmup, parameters.verbosity = PORT, False, 0
     parameters.cache_ram_mib = 0  # 8 GiB by default, of prompts that are asked once
     server = xllamacpp.Server(parameters)
@@ -53,12 +57,26 @@ def pool(rows: Sequence[tuple[Any, ...]]) -> Pool:
         prompts.append(Example(prompt, messages, None, "", "", "preference"))
         for j, text in enumerate(answers):
             candidates.append(
-                Candidate(prompt, content_id(prompt, j), "", "", 0.0, 0, text, None, "stop", None, len(text.split()))
+                Candidate(
+                    prompt,
+                    content_id(prompt, j),
+                    "",
+                    "",
+                    0.0,
+                    0,
+                    text,
+                    None,
+                    "stop",
+                    None,
+                    len(text.split()),
+                )
             )
     return Pool(prompts, candidates)
 
 
-def judge_pool(candidate_pool: Pool, judge: Named, kind: Rubrics = Rubrics.pairwise) -> list[Judgement]:
+def judge_pool(
+    candidate_pool: Pool, judge: Named, kind: Rubrics = Rubrics.pairwise
+) -> list[Judgement]:
     """Its one judgement of each prompt's one or two answers, in the order of the prompts; some may be missing."""
     address, model = judge
     runtime = f"{{concurrency: {SLOTS}, timeout: {SECONDS}}}"
@@ -68,7 +86,8 @@ def judge_pool(candidate_pool: Pool, judge: Named, kind: Rubrics = Rubrics.pairw
     FOLDER.mkdir(parents=True, exist_ok=True)
     work = StageDir(FOLDER, lambda metrics, step: None, call_folder=FOLDER / "calls")
     judgements = {
-        j.prompt_id: j for j in Jury(pin(label_cfg, FOLDER / "digests.json")[0], work).judge_all(candidate_pool)
+        j.prompt_id: j
+        for j in Jury(pin(label_cfg, FOLDER / "digests.json")[0], work).judge_all(candidate_pool)
     }
     return [judgements[prompt.id] for prompt in candidate_pool.prompts]
 

@@ -55,15 +55,26 @@ def main(kills: int, seed: int) -> int:
         finish((*TINY, *CADENCE, f"outputs={whole}", *line))
         calls, proxy.share = len(model.requests), SHARE
         after = sum(seconds for name, seconds in times(whole, line).items() if name != "label")
-        logging.info("%d calls undisturbed\n%-6s %-40s %s", calls, "kills", "killed after", "typed again")
+        logging.info(
+            "%d calls undisturbed\n%-6s %-40s %s", calls, "kills", "killed after", "typed again"
+        )
         while done < kills:
             case = begin(whole, Path(folder, f"{cases}"), line)
-            moments = [disturb(case, model, calls, after, draw) for _ in range(1 + (draw.random() < 1 / 3))]
-            wrongs = check(case, whole, whole, finish((*TINY, *CADENCE, *case.arguments), check=False))
+            moments = [
+                disturb(case, model, calls, after, draw) for _ in range(1 + (draw.random() < 1 / 3))
+            ]
+            wrongs = check(
+                case, whole, whole, finish((*TINY, *CADENCE, *case.arguments), check=False)
+            )
             wrongs = wrongs or twice_answered(case.root, whole)
             killed = [moment for moment in moments if moment]
             done, cases, wrong = done + len(killed), cases + 1, wrong + bool(wrongs)
-            logging.info("%-6d %-40s %s", done, ", ".join(killed) or "ended before", wrongs or "as undisturbed")
+            logging.info(
+                "%-6d %-40s %s",
+                done,
+                ", ".join(killed) or "ended before",
+                wrongs or "as undisturbed",
+            )
             shutil.rmtree(case.root)
     logging.info("%d kills in %d cases: %d ended otherwise than undisturbed", done, cases, wrong)
     logging.info("faults: %s", dict(proxy.failed))
@@ -74,7 +85,10 @@ def times(root: Path, line: tuple[str, ...]) -> dict[str, float]:
     """Return the seconds that each node from the labels on took."""
     named, store = nodes(root, *line), Store(root)
     after = {name: node for name, node in named.items() if named["label"] in node.lineage}
-    manifests = {name: json.loads((store.folder(node) / "manifest.json").read_text()) for name, node in after.items()}
+    manifests = {
+        name: json.loads((store.folder(node) / "manifest.json").read_text())
+        for name, node in after.items()
+    }
     return {name: manifest["wall_seconds"] for name, manifest in manifests.items()}
 
 
@@ -112,7 +126,9 @@ def labelled(case: Case) -> bool:
 
 def twice_answered(root: Path, whole: Path) -> str:
     """Return what is wrong with the answers that a case kept, beside those of the undisturbed run."""
-    keys, undisturbed = ([json.loads(line)["key"] for line in lines(folder)] for folder in (root, whole))
+    keys, undisturbed = (
+        [json.loads(line)["key"] for line in lines(folder)] for folder in (root, whole)
+    )
     if len({*keys}) < len(keys):
         return f"{len(keys) - len({*keys})} requests were answered twice"
     return "" if {*keys} == {*undisturbed} else "other requests were answered"

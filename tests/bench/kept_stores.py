@@ -65,7 +65,13 @@ def commands(inputs: Path) -> dict[str, tuple[str, ...]]:
         "pool": ("stage=dpo", pool),
         "unpaired": ("stage=unpaired",),
         "source": ("stage=sft", source),
-        "trl": ("stage=dpo", "sft.packing=true", "sft.batch_size=1", "dpo.forward=padded", "dpo.loss_type=[ipo]"),
+        "trl": (
+            "stage=dpo",
+            "sft.packing=true",
+            "sft.batch_size=1",
+            "dpo.forward=padded",
+            "dpo.loss_type=[ipo]",
+        ),
         "lora": ("stage=eval", "sft.adapter=lora", "dpo.adapter=lora"),
         "continued": ("stage=dpo", "sft.adapter=lora", "dpo.adapter=continued"),
         "reward": ("stage=reward",),
@@ -73,7 +79,12 @@ def commands(inputs: Path) -> dict[str, tuple[str, ...]]:
         "judge": ("stage=dpo", "label=judge", endpoints, "pairs=all"),
         "pointwise": ("stage=pairs", "label=judge", endpoints, "label.judge.kind=pointwise"),
         "ensemble": ("stage=pairs", "label=ensemble", endpoints, members),
-        "human": ("stage=pairs", "label=human", "label.human.prompts=12", "label.human.runtime.port=0"),
+        "human": (
+            "stage=pairs",
+            "label=human",
+            "label.human.prompts=12",
+            "label.human.runtime.port=0",
+        ),
         "dataset": ("stage=report", "label=dataset", f"label.path={preferences}", "pairs=all"),
         "open": ("recipe=instructions", "align=dpo", "scale=toy", "stage=report"),
     }
@@ -82,16 +93,27 @@ def commands(inputs: Path) -> dict[str, tuple[str, ...]]:
 def write_inputs(inputs: Path) -> None:
     """Write the preferences and demonstrations that commands read."""
     inputs.mkdir(parents=True)
-    rows = [(f"Is {n} odd or even? One word.", ("even", "odd")[n % 2], ("odd", "even")[n % 2]) for n in range(64)]
-    write_rows(inputs / "preferences.jsonl", [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in rows])
-    write_rows(inputs / "demonstrations.jsonl", [{"prompt": p, "completion": c} for p, c, _ in rows])
+    rows = [
+        (f"Is {n} odd or even? One word.", ("even", "odd")[n % 2], ("odd", "even")[n % 2])
+        for n in range(64)
+    ]
+    write_rows(
+        inputs / "preferences.jsonl",
+        [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in rows],
+    )
+    write_rows(
+        inputs / "demonstrations.jsonl", [{"prompt": p, "completion": c} for p, c, _ in rows]
+    )
 
 
 def write_candidates(inputs: Path, store: Path) -> None:
     """Write two completions for prompts of the chain: the last source of the pool."""
     prompts = pq.read_table(store / "latest" / "sample" / "prompts.parquet").to_pylist()[:30]
     completions = [[str(prompt["reference"]), "my own"] for prompt in prompts]
-    rows = [{"messages": p["messages"], "completions": two} for p, two in zip(prompts, completions, strict=True)]
+    rows = [
+        {"messages": p["messages"], "completions": two}
+        for p, two in zip(prompts, completions, strict=True)
+    ]
     write_rows(inputs / "candidates.jsonl", rows)
 
 
@@ -105,16 +127,26 @@ class Runner:
 
     def __init__(self, checkout: Path, store: Path, proxy: str):
         self.checkout, self.store = checkout.resolve(), store
-        self.environment = os.environ | {"PYTHONPATH": str(self.checkout), "http_proxy": proxy, "no_proxy": ""}
+        self.environment = os.environ | {
+            "PYTHONPATH": str(self.checkout),
+            "http_proxy": proxy,
+            "no_proxy": "",
+        }
         self.environment |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
     def run(self, name: str, overrides: tuple[str, ...], typed: str = "") -> str:
         """Run a command, answer what it asks people, and log its seconds. Return its output if it fails."""
         started, before = time.time(), cpu_seconds()
         line = [sys.executable, "run.py", *ALL, f"outputs={self.store}", *overrides]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+        }
         output = list[str]()
-        with subprocess.Popen(line, cwd=self.checkout, env=self.environment, text=True, **pipes) as command:
+        with subprocess.Popen(
+            line, cwd=self.checkout, env=self.environment, text=True, **pipes
+        ) as command:
             command.stdin.write(typed)
             command.stdin.close()
             for message in command.stdout:
@@ -145,7 +177,11 @@ def answer(request: Request) -> str:
     if request["model"] == "writer":
         return f"words {request['seed'] % 5}"
     pointwise = "<<ANSWER" in request["messages"][-1]["content"]
-    reply = judging(lambda texts: len(texts["ANSWER"]) % 10 + 1, "score") if pointwise else judging(by_letters)
+    reply = (
+        judging(lambda texts: len(texts["ANSWER"]) % 10 + 1, "score")
+        if pointwise
+        else judging(by_letters)
+    )
     return reply(request)
 
 
@@ -156,11 +192,15 @@ def cpu_seconds() -> float:
 
 def contents(store: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> Contents:
     """Return the SHA-256 of what `read` returns of every file, for every published node."""
-    folders = sorted(file.parent for file in store.glob("*/*/manifest.json") if not file.parent.is_symlink())
+    folders = sorted(
+        file.parent for file in store.glob("*/*/manifest.json") if not file.parent.is_symlink()
+    )
     digests: Contents = {}
     for folder in folders:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        by_name = {str(file.relative_to(folder)): hashlib.sha256(read(file)).hexdigest() for file in files}
+        by_name = {
+            str(file.relative_to(folder)): hashlib.sha256(read(file)).hexdigest() for file in files
+        }
         digests[f"{folder.parent.name}/{folder.name}"] = by_name
     return digests
 
@@ -176,13 +216,17 @@ def without_times(file: Path) -> bytes:
         return json.dumps([sorted(manifest), [manifest[key] for key in RESULTS]]).encode()
     if file.name in TIMED_KEYS:
         rows = map(json.loads, file.read_text().splitlines())
-        return json.dumps([{k: row[k] for k in row if k not in TIMED_KEYS[file.name]} for row in rows]).encode()
+        return json.dumps(
+            [{k: row[k] for k in row if k not in TIMED_KEYS[file.name]} for row in rows]
+        ).encode()
     return file.read_bytes()
 
 
 def differences(before: Contents, after: Contents) -> list[str]:
     """Return a line for every node that one store lacks, or whose files differ."""
-    lines = [f"{node}: {'missing' if node in before else 'new'}" for node in before.keys() ^ after.keys()]
+    lines = [
+        f"{node}: {'missing' if node in before else 'new'}" for node in before.keys() ^ after.keys()
+    ]
     for node in before.keys() & after.keys():
         names = {name for name, _ in before[node].items() ^ after[node].items()}
         lines += [f"{node}: {', '.join(sorted(names))}"] if names else []
@@ -206,7 +250,9 @@ def build(folder: Path, checkout: Path, store: Path) -> list[str]:
 
 def check(folder: Path, checkout: Path, store: Path) -> list[str]:
     """Run all commands again on a copy of FOLDER's store, and those that build nothing. Return what went wrong."""
-    shutil.copytree(folder / "store", store, symlinks=True, ignore=shutil.ignore_patterns("locks", "runs"))
+    shutil.copytree(
+        folder / "store", store, symlinks=True, ignore=shutil.ignore_patterns("locks", "runs")
+    )
     before, nodes = contents(store), json.loads((store / "commands.json").read_text())
     runner, wrong = Runner(checkout, store, NOBODY), list[str]()
     for name, overrides in commands(folder / "inputs").items():
@@ -215,7 +261,9 @@ def check(folder: Path, checkout: Path, store: Path) -> list[str]:
         changed = sorted(links.items() ^ nodes.get(name, {}).items())
         wrong += [f"{name}: latest links to other nodes: {changed}"] if changed else []
     for stage in INSTRUMENTS:
-        output = runner.run(stage, (f"stage={stage}",), "Name a colour.\n" if stage == "chat" else "")
+        output = runner.run(
+            stage, (f"stage={stage}",), "Name a colour.\n" if stage == "chat" else ""
+        )
         wrong += [f"stage={stage}: {output}"] if output else []
     partial = [f"{path.relative_to(store)}: begun" for path in store.glob("*/*.partial")]
     return wrong + differences(before, contents(store)) + partial

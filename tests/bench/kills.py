@@ -63,7 +63,9 @@ def main(kills: int, seed: int) -> int:
         finish((*TINY, *CADENCE, f"outputs={whole}", *SWEEP))
         started = time.time()
         finish((*TINY, *CADENCE, f"outputs={whole}"))
-        manifests = [manifest for _, manifest in Store(whole).manifests() if manifest["started"] > started]
+        manifests = [
+            manifest for _, manifest in Store(whole).manifests() if manifest["started"] > started
+        ]
         start = time.time() - started - sum(manifest["wall_seconds"] for manifest in manifests)
         finish((*TINY, f"outputs={whole}", *EXPORT))
         finish((*TINY, f"outputs={copy(whole, survivor)}", *GC))
@@ -75,12 +77,16 @@ def main(kills: int, seed: int) -> int:
             for _ in range(1 + (draw.random() < 1 / 3)):
                 moments.append(disturb(case, draw, pace))
                 pace *= 1.1 if moments[-1] else 0.6
-            difference = check(case, whole, survivor, finish((*TINY, *CADENCE, *case.arguments), check=False))
+            difference = check(
+                case, whole, survivor, finish((*TINY, *CADENCE, *case.arguments), check=False)
+            )
             killed = sum(moment is not None for moment in moments)
             done, wrong, turn = done + killed, wrong + bool(difference), turn + 1
             moments_message = ", ".join("ended before" if m is None else m for m in moments)
             what = " ".join([case.kind, *list(case.rebuilt)[:1]])
-            logging.info("%-6d %-34s %-26s %s", done, what, moments_message, difference or "as undisturbed")
+            logging.info(
+                "%-6d %-34s %-26s %s", done, what, moments_message, difference or "as undisturbed"
+            )
             shutil.rmtree(case.root)
     logging.info("%d kills in %d cases: %d ended otherwise than undisturbed", done, turn, wrong)
     return int(wrong > 0)
@@ -124,7 +130,10 @@ def begin(kind: str, whole: Path, root: Path, start: float, draw: random.Random)
 
 def disturb(case: Case, draw: random.Random, pace: float) -> str | None:
     """Start the command and kill it at a moment of its time, by `pace`. None where it ended before."""
-    moment, alone = draw.uniform(0.1, 1.0) * case.seconds * pace, case.kind == "ddp" and draw.random() < 0.5
+    moment, alone = (
+        draw.uniform(0.1, 1.0) * case.seconds * pace,
+        case.kind == "ddp" and draw.random() < 0.5,
+    )
     process = launch(case)
     try:
         process.wait(moment)
@@ -152,9 +161,18 @@ def check(case: Case, whole: Path, survivor: Path, ran: subprocess.CompletedProc
         return f"exit status {ran.returncode}: {ran.stderr.strip()[-300:]}"
     store = Store(case.root)
     locks = (case.root / "cache" / "locks").glob("*-*")
-    wrong = [f"{lock.name} is locked" for lock in locks if store.is_locked(*lock.name.split("-", 1))]
-    wrong += [f"{path.relative_to(case.root)} is left" for pattern in LEFT for path in case.root.glob(pattern)]
-    wrong += [f"{path} differs" for path in published(case.root) ^ published(survivor if case.kind == "gc" else whole)]
+    wrong = [
+        f"{lock.name} is locked" for lock in locks if store.is_locked(*lock.name.split("-", 1))
+    ]
+    wrong += [
+        f"{path.relative_to(case.root)} is left"
+        for pattern in LEFT
+        for path in case.root.glob(pattern)
+    ]
+    wrong += [
+        f"{path} differs"
+        for path in published(case.root) ^ published(survivor if case.kind == "gc" else whole)
+    ]
     for name, node in case.rebuilt.items():
         differences = differs(store.folder(node), Store(whole).folder(node), case.kind)
         wrong += [f"{name}: {difference}" for difference in differences]
@@ -166,7 +184,11 @@ def check(case: Case, whole: Path, survivor: Path, ran: subprocess.CompletedProc
 
 def published(root: Path) -> set[str]:
     """Folders of nodes, whole or not."""
-    return {f"{path.parent.name}/{path.name}" for path in root.glob("*/????????????") if path.parent.name != "export"}
+    return {
+        f"{path.parent.name}/{path.name}"
+        for path in root.glob("*/????????????")
+        if path.parent.name != "export"
+    }
 
 
 def differs(rebuilt: Path, undisturbed: Path, kind: str) -> list[str]:
@@ -181,7 +203,10 @@ def differs(rebuilt: Path, undisturbed: Path, kind: str) -> list[str]:
         return []
     names = set(rebuilt_manifest["files"]) ^ set(undisturbed_manifest["files"])
     if rebuilt_manifest["stage"] != "report":  # which tells times
-        pairs = [(name, rebuilt / name, undisturbed / name) for name in set(rebuilt_manifest["files"]) - names]
+        pairs = [
+            (name, rebuilt / name, undisturbed / name)
+            for name in set(rebuilt_manifest["files"]) - names
+        ]
         names |= {name for name, a, b in pairs if not alike(a, b, FAR.get(kind, 0.0))}
     return sorted(names)
 

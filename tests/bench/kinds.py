@@ -53,13 +53,21 @@ def main(cfg: Settings) -> None:
             prompt_by_id[prompt.id] = kind.name, prompt
     FOLDER.mkdir(parents=True, exist_ok=True)
     runtime = InferenceRuntime("auto", 512, 100_000)
-    decoding = Decoding([cfg.temperature], cfg.max_new_tokens, Precision(cfg.precision), runtime, seed=cfg.seed)
+    decoding = Decoding(
+        [cfg.temperature], cfg.max_new_tokens, Precision(cfg.precision), runtime, seed=cfg.seed
+    )
     model = ROOT / cfg.model
     with allocator.keep_freed_memory():
         prompts = [e for _, e in prompt_by_id.values()]
         work = StageDir(FOLDER, lambda metrics, step: None)
         answers = complete(
-            prompts, load_or_derive_contract(model), model, decoding, "kinds", work, Dropped(work, "prompts")
+            prompts,
+            load_or_derive_contract(model),
+            model,
+            decoding,
+            "kinds",
+            work,
+            Dropped(work, "prompts"),
         )
     answers_by_kind = defaultdict[str, list[tuple[Example, Candidate, bool]]](list)
     for answer in answers:
@@ -71,12 +79,26 @@ def main(cfg: Settings) -> None:
         rate = sum(passed for _, _, passed in of_kind) / len(of_kind)
         ended = sum(answer.finish_reason == "stop" for _, answer, _ in of_kind) / len(of_kind)
         word = "" if ADMITTED[0] <= rate <= ADMITTED[1] else "outside"
-        rows.append({"kind": kind.name, "side": kind.side, "area": kind.area, "rate": rate, "ended": ended})
+        rows.append(
+            {"kind": kind.name, "side": kind.side, "area": kind.area, "rate": rate, "ended": ended}
+        )
         logging.info(
-            "%-10s %-12s %-24s %5.1f%% %4.0f%% end %s", kind.side, kind.area, kind.name, 100 * rate, 100 * ended, word
+            "%-10s %-12s %-24s %5.1f%% %4.0f%% end %s",
+            kind.side,
+            kind.area,
+            kind.name,
+            100 * rate,
+            100 * ended,
+            word,
         )
     lines = [
-        {"kind": name, "prompt": e.messages[-1]["content"], "answer": a.text, "passed": passed, "tokens": a.n_tokens}
+        {
+            "kind": name,
+            "prompt": e.messages[-1]["content"],
+            "answer": a.text,
+            "passed": passed,
+            "tokens": a.n_tokens,
+        }
         for name, kind_answers in answers_by_kind.items()
         for e, a, passed in kind_answers
     ]

@@ -45,7 +45,9 @@ def main(outputs: Path, words: list[str]) -> None:
         further, _ = read_answers(fresh)
         answers = {role: tested[role] | further[role] for role in titles}
         block, table = replace(cfg.eval, models=titles), tabulate(prompts, answers)
-        results, _ = retention.claims(block, {}, table, answers, StageDir(folder, lambda metrics, step: None))
+        results, _ = retention.claims(
+            block, {}, table, answers, StageDir(folder, lambda metrics, step: None)
+        )
         logging.info("%s: %s", name, results["sentence"])
         for c in results["claims"]:
             logging.info("  %s, against %s: %.3f, %.3f, p %.1e, %d prompts", *map(c.get, COLUMNS))

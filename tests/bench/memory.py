@@ -72,8 +72,18 @@ DATA = [
     "unseen_tasks",
     "rephrased",
 ]
-COMMON = ["tracker=none", "label=dataset", "pairs=all", *(f"data.tasks.{group}=0" for group in DATA)]
-COMMON += ["data.tasks.test=24", "answer.runtime.batch_size=24", "sft.packing=false", "sft.demonstrations=given"]
+COMMON = [
+    "tracker=none",
+    "label=dataset",
+    "pairs=all",
+    *(f"data.tasks.{group}=0" for group in DATA),
+]
+COMMON += [
+    "data.tasks.test=24",
+    "answer.runtime.batch_size=24",
+    "sft.packing=false",
+    "sft.demonstrations=given",
+]
 COMMON += [f"{stage}.batch_size=4" for stage in ("sft", "dpo")]
 COMMON += [f"{stage}.runtime.micro_batch=2" for stage in ("sft", "dpo")]
 COMMON += [f"{stage}.epochs=2" for stage in ("sft", "dpo")]  # the second step has Adam's moments
@@ -86,13 +96,19 @@ def main(arguments: list[str]) -> None:
         machine.planned_gpu.set(machine.GPU(device.NAME, 0.0, device.MEMORY))
     for argument in arguments:
         chosen = argument.removeprefix("only=") if argument.startswith("only=") else chosen
-    overrides = [argument for argument in arguments if argument != "pretend" and not argument.startswith("only=")]
+    overrides = [
+        argument
+        for argument in arguments
+        if argument != "pretend" and not argument.startswith("only=")
+    ]
     logging.info("%-38s %10s %10s %10s %10s", "", "expected", "measured", "", "libraries aside")
     with tempfile.TemporaryDirectory() as folder:
         common += [*write(Path(folder)), f"outputs={folder}/outputs", *overrides]
         for name, (stage, variant) in CASES.items():
             if re.search(chosen, name):
-                compare(name, stage, [*common, *(key.format(stage) for key in variant)], environment)
+                compare(
+                    name, stage, [*common, *(key.format(stage) for key in variant)], environment
+                )
 
 
 def write(folder: Path) -> list[str]:
@@ -103,7 +119,9 @@ def write(folder: Path) -> list[str]:
         return " ".join(draw.choices(TOOLS + JOBS, k=words))
 
     examples = [{"prompt": text(WORDS), "completion": text(WORDS)} for _ in range(ROWS)]
-    pairs = [{"prompt": text(WORDS), "chosen": text(WORDS), "rejected": text(WORDS)} for _ in range(ROWS)]
+    pairs = [
+        {"prompt": text(WORDS), "chosen": text(WORDS), "rejected": text(WORDS)} for _ in range(ROWS)
+    ]
     for name, rows in (("examples", examples), ("pairs", pairs)):
         (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     source = f"data.sources=[{{path: {folder}/examples.jsonl, splits: {{sft: 1.0}}}}]"
@@ -125,10 +143,15 @@ def compare(name: str, stage: str, overrides: list[str], environment: dict[str, 
     assert manifest is not None and config is not None
     gpu, shape = manifest["peak_gpu_memory"], ModelShape.from_config(config)
     assert shape is not None
-    expected = sum(block_parts(shape, node.config, row_tokens(node, store), "cuda" if gpu else "cpu"))
+    expected = sum(
+        block_parts(shape, node.config, row_tokens(node, store), "cuda" if gpu else "cpu")
+    )
     measured, libraries = gpu or manifest["peak_memory"], 0.0 if gpu else memory.LIBRARIES
     megabytes = (expected / 2**20, measured / 2**20)
-    shares = (100 * (expected / measured - 1), 100 * ((expected - libraries) / (measured - libraries) - 1))
+    shares = (
+        100 * (expected / measured - 1),
+        100 * ((expected - libraries) / (measured - libraries) - 1),
+    )
     logging.info("%-38s %6.0f MiB %6.0f MiB %+9.0f%% %+9.0f%%", name, *megabytes, *shares)
 
 
@@ -141,7 +164,9 @@ def row_tokens(node: Node, store: Store) -> float:
         return float(metrics["tokens"] / metrics["rows"] / node.config.epochs)
     if node.stage in ("answer", "eval"):
         return TOKENS_PER_ROW["answer"]
-    reference = next((each for each in (node, *node.inputs.values()) if each.stage == "reference"), None)
+    reference = next(
+        (each for each in (node, *node.inputs.values()) if each.stage == "reference"), None
+    )
     if reference is None:
         return 4 * WORDS
     scored = load(store.folder(reference) / "logprobs.parquet", PairLogProbs)

@@ -24,7 +24,9 @@ ASKED = {"unseen_kinds": 660, "unseen_areas": 240, "open_plain": 64}
 def main(outputs: Path, overrides: list[str]) -> None:
     cfg, store, nodes = chains.prepared(outputs, overrides)
     tasks = replace(cfg.data.tasks, seed=SEED, **dict.fromkeys(SPLIT_OF_GROUP, 0) | ASKED)
-    requests = wire_graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.digest_cache)["data"]
+    requests = wire_graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.digest_cache)[
+        "data"
+    ]
     compared = on_other_prompts(nodes["eval"], requests)
     build([compared], store, cfg, overrides)
     results = json.loads((store.folder(compared) / "results.json").read_text())
@@ -40,7 +42,11 @@ def on_other_prompts(evaluation: Node, data: Node) -> Node:
         block = replace(node.config, max_new_tokens=128)
         return replace(node, config=block, inputs={**node.inputs, "data": data})
 
-    answers = {role: open_prompts_node(node) for role, node in evaluation.inputs.items() if role.startswith("answer_")}
+    answers = {
+        role: open_prompts_node(node)
+        for role, node in evaluation.inputs.items()
+        if role.startswith("answer_")
+    }
     return replace(evaluation, inputs={**evaluation.inputs, "data": data, **answers})
 
 

@@ -21,14 +21,19 @@ ROWS = 200
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
     content = path.read_bytes()
-    yield from map(json.loads, (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines())
+    yield from map(
+        json.loads, (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
+    )
 
 
 def sets() -> dict[str, tuple[str, list[tuple[str, str]]]]:
     """Name, how an answer is compared, and (prompt, answer) of every set."""
     sentiment = {"pos": "positive", "neg": "negative"}
     reviews = [
-        (f"Is this review positive or negative? Answer with one word.\n\n{r['text']}", sentiment[r["label"]])
+        (
+            f"Is this review positive or negative? Answer with one word.\n\n{r['text']}",
+            sentiment[r["label"]],
+        )
         for r in lines(DATA / "classic/rotten_tomatoes_polarity.jsonl.gz")
     ]
     claims = [
@@ -60,14 +65,24 @@ def main(outputs: str, overrides: list[str]) -> None:
         path = folder / f"{name}.jsonl"
         path.write_text("".join(json.dumps({"prompt": p, "completion": a}) + "\n" for p, a in rows))
         sources.append(f"{{path: {path}, check: {check}, rows: {ROWS}}}")
-    command = [sys.executable, "run.py", f"outputs={outputs}", f"outside=[{', '.join(sources)}]", *overrides]
+    command = [
+        sys.executable,
+        "run.py",
+        f"outputs={outputs}",
+        f"outside=[{', '.join(sources)}]",
+        *overrides,
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
     results = json.loads((ROOT / outputs / "latest/eval/results.json").read_text())
     primary = results["differences"]["policy-sft"]
     for name, row in results["groups"].items():
-        rates = "  ".join(f"{title} {100 * row[role]['mean']:5.1f}%" for role, title in results["models"].items())
+        rates = "  ".join(
+            f"{title} {100 * row[role]['mean']:5.1f}%" for role, title in results["models"].items()
+        )
         delta = row["policy-sft"]
-        interval = f"{100 * delta['mean']:+.1f} ({100 * delta['low']:+.1f} to {100 * delta['high']:+.1f})"
+        interval = (
+            f"{100 * delta['mean']:+.1f} ({100 * delta['low']:+.1f} to {100 * delta['high']:+.1f})"
+        )
         logging.info("%-45s n %4d  %s  %s %s", name, row["prompts"], rates, primary, interval)
 
 

@@ -36,4 +36,6 @@ class Ended(Labeler):
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         for c in candidates:
-            yield Judgement(prompt.id, self.name, c.candidate_id, score=float(c.finish_reason == "stop"))
+            yield Judgement(
+                prompt.id, self.name, c.candidate_id, score=float(c.finish_reason == "stop")
+            )

@@ -27,14 +27,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from stages.store.records import Candidate, Check, Example, Pair, PairLogProbs, content_id, save, stream
+from stages.store.records import (
+    Candidate,
+    Check,
+    Example,
+    Pair,
+    PairLogProbs,
+    content_id,
+    save,
+    stream,
+)
 from tests.bench import chains
 from tests.helpers import DATA, ROOT, settings
 from tests.stages.reading import work
 
 LONG = 1_500  # characters of two answers: those of UltraFeedback are longer than most here
 SIZES = (60_000, 270_000)  # rows of Zephyr's preferences, and of Tülu 3's
-OPTIONS = ("recipe=tiny", "dpo.max_length=4096", "reward.max_length=4096", "pairs.validation_fraction=0.02")
+OPTIONS = (
+    "recipe=tiny",
+    "dpo.max_length=4096",
+    "reward.max_length=4096",
+    "pairs.validation_fraction=0.02",
+)
 
 
 class Cost(NamedTuple):
@@ -51,7 +65,9 @@ def begun(*_: Any, **__: Any) -> Any:
 
 
 def comparisons() -> list[dict[str, Any]]:
-    with gzip.open(DATA / "preferences" / "alpaca_eval_candidates_shared.jsonl.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(
+        DATA / "preferences" / "alpaca_eval_candidates_shared.jsonl.gz", "rt", encoding="utf-8"
+    ) as file:
         rows = [json.loads(line) for line in file]
     kept_rows = []
     for row in rows:
@@ -59,7 +75,9 @@ def comparisons() -> list[dict[str, Any]]:
             both = row["reference_output"], other["output"]
             chosen, rejected = both if other["gpt4_vs_reference"] == "reference" else both[::-1]
             if len(chosen + rejected) > LONG:
-                kept_rows.append({"prompt": row["instruction"], "chosen": chosen, "rejected": rejected})
+                kept_rows.append(
+                    {"prompt": row["instruction"], "chosen": chosen, "rejected": rejected}
+                )
     return kept_rows
 
 
@@ -73,7 +91,10 @@ def write(file: Path, count: int) -> None:
     with open(file, "w", encoding="utf-8") as lines:
         for row in repeated(count):
             request = {"role": "user", "content": row["prompt"]}
-            sides = {s: [request, {"role": "assistant", "content": row[s]}] for s in ("chosen", "rejected")}
+            sides = {
+                s: [request, {"role": "assistant", "content": row[s]}]
+                for s in ("chosen", "rejected")
+            }
             lines.write(json.dumps({"prompt": row["prompt"], **sides}) + "\n")
 
 
@@ -84,13 +105,32 @@ def sample(folder: Path, count: int) -> None:
 
     def prompt(i: int, row: dict[str, Any]) -> Example:
         messages = [{"role": "user", "content": row["prompt"]}]
-        return Example(content_id(i), messages, None, "generated", f"task {i % 30}", "preference", checks=checks)
+        return Example(
+            content_id(i),
+            messages,
+            None,
+            "generated",
+            f"task {i % 30}",
+            "preference",
+            checks=checks,
+        )
 
     def candidates() -> Iterator[Candidate]:
         for i, row in enumerate(repeated(count)):
             for j in range(4):
                 text, name = f"{j} {row['chosen' if j % 2 else 'rejected']}", content_id(i)
-                drawn = ["policy", "hf", 0.9, j, text, [j, *ids], "stop", -90.0 - j, len(ids) + 1, "digest"]
+                drawn = [
+                    "policy",
+                    "hf",
+                    0.9,
+                    j,
+                    text,
+                    [j, *ids],
+                    "stop",
+                    -90.0 - j,
+                    len(ids) + 1,
+                    "digest",
+                ]
                 yield Candidate(name, content_id(name, text), *drawn)
 
     folder.mkdir(exist_ok=True)
@@ -106,17 +146,24 @@ def policy(folder: Path) -> None:
     from stages.models.loading import count_embedding_rows, load_tokenizer
     from stages.pipeline.build import build
 
-    overrides, store, nodes = chains.prepared(ROOT / "outputs" / "bench" / "preferences", ["tracker=none"])
+    overrides, store, nodes = chains.prepared(
+        ROOT / "outputs" / "bench" / "preferences", ["tracker=none"]
+    )
     build([nodes["base"]], store, overrides, [])
     base = store.folder(nodes["base"]) / "model"
     contract = chat_templates.establish_contract(
         load_tokenizer(base), settings().sft.template, True, count_embedding_rows(base)
     )
-    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    size = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
     ends = {"eos_token_id": contract.stop_ids[0], "pad_token_id": contract.tokenizer.pad_token_id}
-    LlamaForCausalLM(LlamaConfig(vocab_size=count_embedding_rows(base), **size, **ends)).save_pretrained(
-        folder / "model"
-    )
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=count_embedding_rows(base), **size, **ends)
+    ).save_pretrained(folder / "model")
     contract.save(folder / "model")
 
 
@@ -148,7 +195,10 @@ def inputs_of(stage: str, folder: Path) -> dict[str, Path]:
         "dpo": {"policy": "policy", "pairs": "pairs", "reference": "logprobs"},
         "reward": {"policy": "policy", "pairs": "pairs", "judged": "label"},
     }
-    return {role: (folder.parent if of == "policy" else folder) / of for role, of in roles.get(stage, {}).items()}
+    return {
+        role: (folder.parent if of == "policy" else folder) / of
+        for role, of in roles.get(stage, {}).items()
+    }
 
 
 def cost(stage: str, folder: Path) -> Cost:
@@ -177,7 +227,17 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
         return process.submit(function, *arguments).result()
 
 
-STAGES = ("label", "pairs", "unpaired", "reference", "dpo", "reward", "verifier", "pairs of it", "select")
+STAGES = (
+    "label",
+    "pairs",
+    "unpaired",
+    "reference",
+    "dpo",
+    "reward",
+    "verifier",
+    "pairs of it",
+    "select",
+)
 
 
 def costs(folder: Path, count: int, stages: Sequence[str]) -> dict[str, Cost]:
@@ -193,7 +253,13 @@ def costs(folder: Path, count: int, stages: Sequence[str]) -> dict[str, Cost]:
         if stage == "dpo":
             alone(reference, folder / "logprobs", folder / "pairs", folder.parent / "policy")
         costs[stage] = stage_cost = alone(cost, stage, folder)
-        logging.info("%7d %-12s %6.2f CPU-s %6d MiB", count, stage, stage_cost.processor, stage_cost.memory >> 20)
+        logging.info(
+            "%7d %-12s %6.2f CPU-s %6d MiB",
+            count,
+            stage,
+            stage_cost.processor,
+            stage_cost.memory >> 20,
+        )
     return costs
 
 
@@ -205,9 +271,13 @@ def main(few: int, many: int, stages: Sequence[str]) -> None:
         for stage in stages:
             (cpu, memory), (more_cpu, more_memory) = first[stage], last[stage]
             each = (more_memory - memory) / (many - few)
-            memory_by_size = ", ".join(f"{(more_memory + each * (count - many)) / 2**30:.1f}" for count in SIZES)
+            memory_by_size = ", ".join(
+                f"{(more_memory + each * (count - many)) / 2**30:.1f}" for count in SIZES
+            )
             row = "%-12s %7.0f bytes %5.0f µs a row; GiB at %s rows: %s"
-            logging.info(row, stage, each, 1e6 * (more_cpu - cpu) / (many - few), SIZES, memory_by_size)
+            logging.info(
+                row, stage, each, 1e6 * (more_cpu - cpu) / (many - few), SIZES, memory_by_size
+            )
 
 
 if __name__ == "__main__":

@@ -75,16 +75,25 @@ def main(cfg: Settings) -> None:
     rounds_by_arm = arms.alternating(cfg, ARMS)
     for unit in ("cpu_seconds", "seconds"):
         medians = {
-            arm: {part: statistics.median(parts[part][unit] for parts in results) for part in (*PARTS, "all")}
+            arm: {
+                part: statistics.median(parts[part][unit] for parts in results)
+                for part in (*PARTS, "all")
+            }
             for arm, results in rounds_by_arm.items()
         }
         for part in (*PARTS, "all"):
             our_median, trl_median = medians["ours"][part], medians["trl"][part]
             logging.info(
-                "%-12s %-9s ours %6.2f, TRL %6.2f: %.2fx", unit, part, our_median, trl_median, trl_median / our_median
+                "%-12s %-9s ours %6.2f, TRL %6.2f: %.2fx",
+                unit,
+                part,
+                our_median,
+                trl_median,
+                trl_median / our_median,
             )
     our_median, trl_median = (
-        [Row(**row) for row in json.loads(rows_file(cfg, arm).read_text())] for arm in ("ours", "trl")
+        [Row(**row) for row in json.loads(rows_file(cfg, arm).read_text())]
+        for arm in ("ours", "trl")
     )
     logging.info("%s", json.dumps(compare_rows(our_median, trl_median)))
 
@@ -99,20 +108,28 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     from stages.models.loading import count_embedding_rows, load_tokenizer
     from tests.helpers import settings
 
-    block = settings(*shlex.split(cfg.run), "sft.packing=true", f"sft.max_length={cfg.max_length}").sft
+    block = settings(
+        *shlex.split(cfg.run), "sft.packing=true", f"sft.max_length={cfg.max_length}"
+    ).sft
     base = (ROOT / cfg.outputs / "latest" / "base").resolve() / "model"
     contract = chat_templates.establish_contract(
         load_tokenizer(base), block.template, True, count_embedding_rows(base)
     )
     with tempfile.TemporaryDirectory() as folder:
-        file = chains.first_rows(Path(cfg.file), cfg.rows, Path(folder)) if cfg.rows else Path(cfg.file)
+        file = (
+            chains.first_rows(Path(cfg.file), cfg.rows, Path(folder))
+            if cfg.rows
+            else Path(cfg.file)
+        )
         laps, rows = PREPARE[arm](file, block, contract, Path(folder))
     rows_file(cfg, arm).write_text(json.dumps([vars(row) for row in rows]))
     whole = {unit: sum(part[unit] for part in laps.values()) for unit in ("seconds", "cpu_seconds")}
     return {**laps, "all": whole}
 
 
-def prepare_by_plumbline(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
+def prepare_by_plumbline(
+    file: Path, block: Any, contract: Any, folder: Path
+) -> tuple[dict[str, Any], list[Row]]:
     """Prepare a file by our stages. Return seconds by part, and the rows before packing."""
     from stages import data, source  # noqa: F401  the pipeline imports them by name
     from stages.objectives.sft import read_rows
@@ -120,7 +137,12 @@ def prepare_by_plumbline(file: Path, block: Any, contract: Any, folder: Path) ->
     from stages.store.records import Example, stream
     from stages.store.workspace import StageDir
 
-    overrides = ["stage=sft", "tracker=none", "data=file", f"data.sources=[{{path: '{file}', splits: {{sft: 1.0}}}}]"]
+    overrides = [
+        "stage=sft",
+        "tracker=none",
+        "data=file",
+        f"data.sources=[{{path: '{file}', splits: {{sft: 1.0}}}}]",
+    ]
     arguments, store, nodes = chains.prepared(folder / "outputs", overrides)
     folder.mkdir(exist_ok=True)
     out, laps = StageDir(folder, lambda metrics, step: None), Laps()
@@ -133,7 +155,9 @@ def prepare_by_plumbline(file: Path, block: Any, contract: Any, folder: Path) ->
     rows.pack(block.max_length, block.batch_size)
     laps("pack")
     conversations = {example.id: example.conversation for example in stream(examples, Example)}
-    return laps.parts, [Row(conversations[name], row["input_ids"], row["labels"]) for name, row in alone]
+    return laps.parts, [
+        Row(conversations[name], row["input_ids"], row["labels"]) for name, row in alone
+    ]
 
 
 def trl(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
@@ -142,7 +166,12 @@ def trl(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str, 
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    size = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(contract.tokenizer), **size))
     args = SFTConfig(
         str(folder / "trainer"),
@@ -154,8 +183,12 @@ def trl(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str, 
         report_to="none",
     )
     laps = Laps()
-    rows = load_dataset("json", data_files=str(file), split="train", cache_dir=str(folder / "cache"))
-    rows = rows.map(as_messages, remove_columns=[name for name in rows.column_names if name != "messages"])
+    rows = load_dataset(
+        "json", data_files=str(file), split="train", cache_dir=str(folder / "cache")
+    )
+    rows = rows.map(
+        as_messages, remove_columns=[name for name in rows.column_names if name != "messages"]
+    )
     laps("load")
     with laps_of_trl(laps) as packed:
         SFTTrainer(model, args, train_dataset=rows, processing_class=contract.tokenizer)
@@ -168,7 +201,12 @@ def as_messages(row: dict[str, Any]) -> dict[str, Any]:
     if "messages" in row:
         return {"messages": row["messages"]}
     request = "\n\n".join(filter(None, (row["instruction"], row["input"])))
-    return {"messages": [{"role": "user", "content": request}, {"role": "assistant", "content": row["output"]}]}
+    return {
+        "messages": [
+            {"role": "user", "content": request},
+            {"role": "assistant", "content": row["output"]},
+        ]
+    }
 
 
 @contextmanager
@@ -176,7 +214,11 @@ def laps_of_trl(laps: Laps) -> Iterator[list[Any]]:
     """Within, SFTTrainer's preparation is divided where it begins to pack; gives the dataset that it packs."""
     from trl.trainer import sft_trainer
 
-    packed, prepare, pack = list[Any](), sft_trainer.SFTTrainer._prepare_dataset, sft_trainer.pack_dataset
+    packed, prepare, pack = (
+        list[Any](),
+        sft_trainer.SFTTrainer._prepare_dataset,
+        sft_trainer.pack_dataset,
+    )
 
     def prepared(*args: Any) -> Any:
         laps.at = (time.perf_counter(), spent())  # what a trainer does before is no preparation
@@ -194,7 +236,10 @@ def laps_of_trl(laps: Laps) -> Iterator[list[Any]]:
         yield packed
 
 
-PREPARE: dict[str, Callable[..., tuple[dict[str, Any], list[Row]]]] = {"ours": prepare_by_plumbline, "trl": trl}
+PREPARE: dict[str, Callable[..., tuple[dict[str, Any], list[Row]]]] = {
+    "ours": prepare_by_plumbline,
+    "trl": trl,
+}
 
 
 def compare_rows(our_rows: list[Row], trl_rows: list[Row]) -> dict[str, int]:
@@ -215,7 +260,9 @@ def relation(our_row: Row, trl_row: Row) -> str:
     end = len(our_row.input_ids)
     if trl_row.input_ids[:end] != our_row.input_ids:
         return "other token ids"
-    if trl_row.labels[:end] != our_row.labels or any(label != -100 for label in trl_row.labels[end:]):
+    if trl_row.labels[:end] != our_row.labels or any(
+        label != -100 for label in trl_row.labels[end:]
+    ):
         return "other labels"
     return "equal" if len(trl_row.input_ids) == end else "equal up to the last end of turn"
 

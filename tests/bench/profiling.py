@@ -11,8 +11,21 @@ PARENTS = {  # an operator belongs to what it was called by
 }
 OPERATORS = {
     "attention": ("flash_attention", "scaled_dot_product", "aten::_softmax"),
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::matmul", "mkldnn"),
-    "casts and copies": ("aten::copy_", "aten::_to_copy", "aten::to", "aten::clone", "aten::contiguous"),
+    "matrix products": (
+        "aten::mm",
+        "aten::addmm",
+        "aten::bmm",
+        "aten::linear",
+        "aten::matmul",
+        "mkldnn",
+    ),
+    "casts and copies": (
+        "aten::copy_",
+        "aten::_to_copy",
+        "aten::to",
+        "aten::clone",
+        "aten::contiguous",
+    ),
     "packing": ("aten::index", "aten::gather", "aten::masked"),
     "norms, activations, rotary": tuple(
         f"aten::{name}"
@@ -62,4 +75,7 @@ def group(event: FunctionEvent) -> str:
             if any(mark in above.name for mark in marks):
                 return name
         above = above.cpu_parent
-    return next((name for name, marks in OPERATORS.items() if any(m in event.name for m in marks)), "other operators")
+    return next(
+        (name for name, marks in OPERATORS.items() if any(m in event.name for m in marks)),
+        "other operators",
+    )

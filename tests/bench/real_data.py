@@ -34,7 +34,9 @@ def main(outputs: str) -> None:
         for link in sorted((ROOT / outputs / "latest").iterdir()):
             manifest = json.loads((link / "manifest.json").read_text())
             metrics = manifest["metrics"]
-            logging.info("%10s %7.1f s  %s", manifest["stage"], manifest["wall_seconds"], metrics["summary"])
+            logging.info(
+                "%10s %7.1f s  %s", manifest["stage"], manifest["wall_seconds"], metrics["summary"]
+            )
 
 
 if __name__ == "__main__":

@@ -29,14 +29,24 @@ def main(outputs: Path, overrides: list[str]) -> None:
     examples = load(store.folder(nodes["data"]) / "examples.parquet", Example)
     splits_by_stage = {"sft": ("sft", "preference"), "validation": ("validation",)}
     sources = [
-        Source(str(written(outputs, name, [e for e in examples if e.split in splits])), splits={name: 1.0})
+        Source(
+            str(written(outputs, name, [e for e in examples if e.split in splits])),
+            splits={name: 1.0},
+        )
         for name, splits in splits_by_stage.items()
     ]
     none = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0))
-    control = wire_graph(replace(cfg, data=replace(cfg.data, tasks=none, sources=sources)), store.digest_cache)["sft"]
+    control = wire_graph(
+        replace(cfg, data=replace(cfg.data, tasks=none, sources=sources)), store.digest_cache
+    )["sft"]
     answer = replace(nodes["answer_sft"], inputs={**nodes["answer_sft"].inputs, "model": control})
     before = nodes["eval"]
-    models = {str(Role.base): "Base", str(Role.sft): "SFT", str(Role.control): CONTROL, str(Role.policy): "DPO"}
+    models = {
+        str(Role.base): "Base",
+        str(Role.sft): "SFT",
+        str(Role.control): CONTROL,
+        str(Role.policy): "DPO",
+    }
     inputs = {**before.inputs, str(Role.control): control, f"answer_{Role.control}": answer}
     compared = replace(before, config=replace(before.config, models=models), inputs=inputs)
     build([compared], store, cfg, overrides)
@@ -47,7 +57,11 @@ def written(outputs: Path, name: str, examples: list[Example]) -> Path:
     """The examples that have a reference, as conversations."""
     path = outputs / "cache" / "references" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"messages": e.conversation}, ensure_ascii=False) for e in examples if e.reference is not None]
+    lines = [
+        json.dumps({"messages": e.conversation}, ensure_ascii=False)
+        for e in examples
+        if e.reference is not None
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -60,9 +74,15 @@ def tell(store: Store, compared: Node, nodes: dict[str, Node], control: Node) ->
         )
         logging.info("%-20s %s", group, rates_message)
     ways = {CONTROL: [control], "SFT": [nodes["sft"]], "DPO, from that": []}
-    ways["DPO, from that"] = [nodes[name] for name in ("sample", "label", "pairs", "reference", "dpo")]
+    ways["DPO, from that"] = [
+        nodes[name] for name in ("sample", "label", "pairs", "reference", "dpo")
+    ]
     for way, overrides in ways.items():
-        seconds = sum(manifest["wall_seconds"] for n in overrides if (manifest := read_manifest(store.folder(n))))
+        seconds = sum(
+            manifest["wall_seconds"]
+            for n in overrides
+            if (manifest := read_manifest(store.folder(n)))
+        )
         logging.info("%-22s %6.0f s", way, seconds)
 
 

@@ -49,24 +49,51 @@ class Settings:
 
 
 def main(cfg: Settings) -> None:
-    command = [sys.executable, "run.py", "stage=reward", "tracker=none", f"outputs={cfg.outputs}", "pairs=all"]
-    command += [f"reward.pairs.validation_fraction={cfg.held_out}", f"reward.source.path={rows_of(cfg)}"]
+    command = [
+        sys.executable,
+        "run.py",
+        "stage=reward",
+        "tracker=none",
+        f"outputs={cfg.outputs}",
+        "pairs=all",
+    ]
+    command += [
+        f"reward.pairs.validation_fraction={cfg.held_out}",
+        f"reward.source.path={rows_of(cfg)}",
+    ]
     before = spent()
     subprocess.run([*command, *shlex.split(cfg.run)], cwd=ROOT, check=True)
     seconds = spent() - before
     node, pairs = train_reward_model(cfg)
     metrics = json.loads((node / "manifest.json").read_text())["metrics"]
     logging.info("%s; %.0f CPU-seconds", metrics["summary"], seconds)
-    for name in ("accuracy", "length_matched", "calibration_error", "brier", "length_correlation", "by_source"):
+    for name in (
+        "accuracy",
+        "length_matched",
+        "calibration_error",
+        "brier",
+        "length_correlation",
+        "by_source",
+    ):
         logging.info("%-20s %s", name, json.dumps(metrics.get(name)))
     longer = metrics["longer_chosen"]
-    logging.info("%-20s longer %s, shorter %s", "by length alone", longer, None if longer is None else 1 - longer)
+    logging.info(
+        "%-20s longer %s, shorter %s",
+        "by length alone",
+        longer,
+        None if longer is None else 1 - longer,
+    )
     logging.info("%-20s %.3f", "by tf-idf", tf_idf(pairs))
     elsewhere(node / "model", cfg.elsewhere)
     rounds_by_arm = arms.alternating(cfg, ARMS)
     for per in ("pairs_per_second", "pairs_per_cpu_second"):
-        medians = {arm: statistics.median(r[per] for r in results) for arm, results in rounds_by_arm.items()}
-        logging.info("%s %s: %.2fx", per, json.dumps(medians), medians["ours"] / medians["trl_tuned"])
+        medians = {
+            arm: statistics.median(r[per] for r in results)
+            for arm, results in rounds_by_arm.items()
+        }
+        logging.info(
+            "%s %s: %.2fx", per, json.dumps(medians), medians["ours"] / medians["trl_tuned"]
+        )
 
 
 def elsewhere(model: Path, rows: int) -> None:
@@ -88,12 +115,24 @@ def elsewhere(model: Path, rows: int) -> None:
         candidate_pool = judge.pool(drawn)
         with tempfile.TemporaryDirectory() as folder:
             work = StageDir(Path(folder), lambda metrics, step: None)
-            scores = {j.candidate_id: j.score for j in RewardModel(label, work).judge_all(candidate_pool)}
-        better, worse = ([scores[c.candidate_id] for c in candidate_pool.candidates[i::2]] for i in range(2))
-        read = [(b > w, row) for b, w, row in zip(better, worse, drawn, strict=True) if None not in (b, w)]
+            scores = {
+                j.candidate_id: j.score for j in RewardModel(label, work).judge_all(candidate_pool)
+            }
+        better, worse = (
+            [scores[c.candidate_id] for c in candidate_pool.candidates[i::2]] for i in range(2)
+        )
+        read = [
+            (b > w, row)
+            for b, w, row in zip(better, worse, drawn, strict=True)
+            if None not in (b, w)
+        ]
         right = share(sum(hit for hit, _ in read), len(read))
-        message = f"{len(read)} pairs, right in {right.mean:.1%} ({right.low:.1%} to {right.high:.1%})"
-        logging.info("%-20s %s, the longer in %.1f%%", name, message, 100 * longer([row for _, row in read]))
+        message = (
+            f"{len(read)} pairs, right in {right.mean:.1%} ({right.low:.1%} to {right.high:.1%})"
+        )
+        logging.info(
+            "%-20s %s, the longer in %.1f%%", name, message, 100 * longer([row for _, row in read])
+        )
 
 
 def rows_of(cfg: Settings) -> Path:
@@ -126,7 +165,9 @@ def tf_idf(pairs: list[Any]) -> float:
 
     texts = [(words(p.chosen), words(p.rejected)) for p in pairs]
     train = torch.tensor([p.split == "train" for p in pairs])
-    seen = Counter(w for both, of in zip(texts, train, strict=True) if of for text in both for w in text)
+    seen = Counter(
+        w for both, of in zip(texts, train, strict=True) if of for text in both for w in text
+    )
     column = {word: i for i, word in enumerate(seen)}
     idf = np.log((1 + 2 * int(train.sum())) / (1 + np.array([*seen.values()]))) + 1
 
@@ -177,7 +218,9 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     contract = load_contract(policy)
     pairs = [p for p in pairs if p.split == "train"][: cfg.pairs]
     rows = [trl_row(tokenize_pair(p, contract), None) for p in pairs]
-    block = settings(*shlex.split(cfg.run), "stage=reward", f"reward.batch_size={cfg.batch_size}").reward
+    block = settings(
+        *shlex.split(cfg.run), "stage=reward", f"reward.batch_size={cfg.batch_size}"
+    ).reward
     block.trainer, block.epochs = {"lr_scheduler_type": "constant", "warmup_steps": 0}, 2.0
     block.precision = native() if block.precision is Precision.auto else block.precision
     schedule = EpochSchedule([p.id for p in pairs], cfg.batch_size, block.seed, "pairs")
@@ -191,7 +234,9 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
             block = budget.decide_open_settings(block, args, policy, out)
             model = trainable_model(policy, contract, block, device, out)
             own = {"cfg": block, "out": out, "schedule": schedule}
-            trainer = PairwiseRewardTrainer(model, train_dataset=Dataset.from_list(rows), **own, **trainer_arguments)
+            trainer = PairwiseRewardTrainer(
+                model, train_dataset=Dataset.from_list(rows), **own, **trainer_arguments
+            )
         else:
             args.activation_checkpointing = args.gradient_checkpointing = False
             args.per_device_train_batch_size = cfg.micro_batch
@@ -199,14 +244,18 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
             args.num_train_epochs = 2
             pad = contract.tokenizer.pad_token_id
             model = create_reward_model(policy, block.start_weights, device, pad, block.seed)
-            trainer = RewardTrainer(model, train_dataset=Dataset.from_list(rows), **trainer_arguments)
+            trainer = RewardTrainer(
+                model, train_dataset=Dataset.from_list(rows), **trainer_arguments
+            )
             in_order = InOrder(schedule)
             trainer._get_train_sampler = lambda *_: in_order
         args.save_strategy = "no"
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()
-    losses = [round(point["loss"], 5) for point in trainer.state.log_history if "grad_norm" in point]
+    losses = [
+        round(point["loss"], 5) for point in trainer.state.log_history if "grad_norm" in point
+    ]
     return {
         "pairs_per_second": schedule.steps * cfg.batch_size / clock.epochs[-1],
         "pairs_per_cpu_second": schedule.steps * cfg.batch_size / clock.computed[-1],

@@ -46,7 +46,9 @@ class Settings:
 def main(cfg: Settings) -> None:
     rounds_by_arm = arms.alternating(cfg, cfg.arms.split())
     for arm, results in rounds_by_arm.items():
-        tokens, per_cpu = ([r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds"))
+        tokens, per_cpu = (
+            [r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds")
+        )
         logging.info(
             "%-9s %6.0f tokens/s (%.0f to %.0f) %6.0f per CPU-second (%.0f to %.0f) %5.1f GiB, %.0f tokens an answer",
             arm,
@@ -74,7 +76,11 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     model = latest / ("sft" if cfg.length else "base") / "model"
     contract = load_or_derive_contract(model)
     if cfg.length:
-        examples = [e for e in load(latest / "data" / "examples.parquet", Example) if e.split == "preference"]
+        examples = [
+            e
+            for e in load(latest / "data" / "examples.parquet", Example)
+            if e.split == "preference"
+        ]
         conversations, stops = [e.messages for e in draw.sample(examples, cfg.prompts)], list[int]()
     else:
         conversations, stops = (
@@ -85,11 +91,15 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     temperatures = [TEMPERATURE] * CANDIDATES
     runtime = InferenceRuntime("auto", cfg.rows, 64)
     decoding = Decoding(temperatures, cfg.length or LONGEST, Precision(cfg.precision), runtime)
-    requests = [Request(f"{i:016x}", [], ids, temperatures, cfg.seed) for i, ids in enumerate(prompts)]
+    requests = [
+        Request(f"{i:016x}", [], ids, temperatures, cfg.seed) for i, ids in enumerate(prompts)
+    ]
     return timed(arm, model, stops, decoding, requests)
 
 
-def timed(arm: str, model: Path, stops: list[int], decoding: Any, requests: list[Any]) -> dict[str, float]:
+def timed(
+    arm: str, model: Path, stops: list[int], decoding: Any, requests: list[Any]
+) -> dict[str, float]:
     """Complete the requests after a first pass over few of them."""
     from stages.hardware import allocator, machine
 
@@ -115,14 +125,20 @@ def opened(arm: str, model: Path, stops: list[int], decoding: Any) -> Any:
     if arm == "vllm":
         return vllm_engine(model, stops, decoding)
     sampler = HFSampler.open(model, stops, decoding)
-    return lambda requests: sum(len(c.token_ids) for _, completions in sampler.complete(requests) for c in completions)
+    return lambda requests: sum(
+        len(c.token_ids) for _, completions in sampler.complete(requests) for c in completions
+    )
 
 
 def vllm_engine(model: Path, stops: list[int], decoding: Any) -> Any:
     """Return a function like that of `opened`, for vLLM's engine."""
     from vllm import LLM, SamplingParams
 
-    engine = LLM(str(model), dtype={"bf16": "bfloat16", "fp32": "float32"}[decoding.precision], seed=decoding.seed)
+    engine = LLM(
+        str(model),
+        dtype={"bf16": "bfloat16", "fp32": "float32"}[decoding.precision],
+        seed=decoding.seed,
+    )
     params = SamplingParams(
         n=len(decoding.temperatures),
         temperature=decoding.temperatures[0],
@@ -149,7 +165,9 @@ def generated(model: Any, requests: list[Any], stops: list[int], limit: int) -> 
         batch = [r.token_ids for r in requests[start : start + GENERATE_BATCH]]
         width = max(map(len, batch))
         ids = torch.tensor([[0] * (width - len(p)) + p for p in batch], device=model.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
+        mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device
+        )
         with torch.inference_mode():
             out = model.generate(
                 input_ids=ids,

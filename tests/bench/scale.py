@@ -35,7 +35,11 @@ from tests.stages.reading import work
 
 PER_PROMPT = 8
 SHARD = 256  # prompts, as `sample.runtime.shard_size`
-INPUTS = {"label": {"pool": "sample"}, "pairs": {"judged": "label"}, "select": {"judged": "label", "data": "data"}}
+INPUTS = {
+    "label": {"pool": "sample"},
+    "pairs": {"judged": "label"},
+    "select": {"judged": "label", "data": "data"},
+}
 STEPS = ("shards", *INPUTS, "claims", "manifest")
 
 
@@ -49,7 +53,10 @@ class Cost(NamedTuple):
 
 
 def make_prompt(i: int) -> Example:
-    messages, checks = [{"role": "user", "content": f"Name number {i}."}], [Check("contains", {"text": "one"})]
+    messages, checks = (
+        [{"role": "user", "content": f"Name number {i}."}],
+        [Check("contains", {"text": "one"})],
+    )
     return Example(f"{i:016x}", messages, None, "made up", "made up", "preference", checks=checks)
 
 
@@ -58,7 +65,10 @@ def make_candidates(i: int, token_ids: list[int]) -> list[Candidate]:
     drawn = ("policy", "hf", 1.0, 0), (token_ids, "stop", -1.5, len(token_ids))
     names = (f"{i * PER_PROMPT + j:016x}" for j in range(PER_PROMPT))
     texts = ("It is one.", "It is two.") * (PER_PROMPT // 2)
-    return [Candidate(f"{i:016x}", name, *drawn[0], text, *drawn[1]) for name, text in zip(names, texts, strict=True)]
+    return [
+        Candidate(f"{i:016x}", name, *drawn[0], text, *drawn[1])
+        for name, text in zip(names, texts, strict=True)
+    ]
 
 
 def make_nodes(folder: Path, count: int, tokens: int) -> None:
@@ -84,7 +94,9 @@ def write_shards(folder: Path, count: int, tokens: int) -> None:
     def of_prompt(candidate):
         return candidate.prompt_id
 
-    table = ShardedWork(prompts, "{:016x}".format, produce, Candidate, of_prompt, "shards", out).in_shards(SHARD)
+    table = ShardedWork(
+        prompts, "{:016x}".format, produce, Candidate, of_prompt, "shards", out
+    ).in_shards(SHARD)
     save(out / "candidates.parquet", table, Candidate)
 
 
@@ -92,7 +104,9 @@ def claim_all(folder: Path, count: int) -> None:
     """Cut prompts into blocks of SHARD, and let two processes claim them all."""
     ids = map("{:016x}".format, range(count // PER_PROMPT))
     blocks = cut_blocks(([prompt_id] for prompt_id in ids), str, SHARD)
-    workers = [multiprocessing.Process(target=claim_each, args=(blocks, folder, rank)) for rank in (0, 1)]
+    workers = [
+        multiprocessing.Process(target=claim_each, args=(blocks, folder, rank)) for rank in (0, 1)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -112,7 +126,8 @@ def check_manifest(folder: Path, files: int) -> None:
         path.write_text(path.name)
     digests = file_digests(paths)
     entries = {
-        path.name: {"bytes": 14, "mtime_ns": 0, "sha256": sha} for path, sha in zip(paths, digests, strict=True)
+        path.name: {"bytes": 14, "mtime_ns": 0, "sha256": sha}
+        for path, sha in zip(paths, digests, strict=True)
     }
     note = folder / "manifest.json"
     note.write_text(json.dumps({"files": entries, "digest": digest_of(entries)}))
@@ -121,7 +136,13 @@ def check_manifest(folder: Path, files: int) -> None:
 
 
 def run_step(
-    step: str, folder: Path, count: int, tokens: int = 4, files: int = 0, limit: int = 16, part: int = 0
+    step: str,
+    folder: Path,
+    count: int,
+    tokens: int = 4,
+    files: int = 0,
+    limit: int = 16,
+    part: int = 0,
 ) -> Cost:
     """Run a step in this process, which must be a fresh one: its largest memory counts from the start. `part` records
     are sorted together, as if there were many more (0: as many as always)."""
@@ -168,14 +189,25 @@ def in_fresh_process(step: str, folder: Path, count: int, **options: int) -> Cos
 
 def main(counts: Sequence[int], steps: Sequence[str], folder: Path, **options: int) -> None:
     logging.info(
-        "%-10s %10s %12s %12s %10s %12s", "candidates", "step", "s/million", "CPU-s/m.", "peak MiB", "B/candidate"
+        "%-10s %10s %12s %12s %10s %12s",
+        "candidates",
+        "step",
+        "s/million",
+        "CPU-s/m.",
+        "peak MiB",
+        "B/candidate",
     )
     for count in counts:
         nodes = folder / str(count)
         to_make = [] if (nodes / "sample" / "candidates.parquet").exists() else ["sample"]
         for step in (*to_make, *steps):
             cost = in_fresh_process(step, nodes, count, **options)
-            each = cost.wall * 1e6 / count, cost.processor * 1e6 / count, cost.memory >> 20, cost.written / count
+            each = (
+                cost.wall * 1e6 / count,
+                cost.processor * 1e6 / count,
+                cost.memory >> 20,
+                cost.written / count,
+            )
             logging.info("%-10d %10s %12.1f %12.1f %10d %12.1f", count, step, *each)
 
 
@@ -183,7 +215,9 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if sys.argv[1:] and sys.argv[1].startswith("{"):
         step_arguments: dict[str, Any] = json.loads(sys.argv[1])
-        sys.stdout.write(json.dumps(run_step(**{**step_arguments, "folder": Path(step_arguments["folder"])})))
+        sys.stdout.write(
+            json.dumps(run_step(**{**step_arguments, "folder": Path(step_arguments["folder"])}))
+        )
     else:
         named = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
         counts = [int(argument) for argument in sys.argv[1:] if "=" not in argument] or [100_000]

@@ -43,7 +43,9 @@ def main() -> None:
         for writer in dict.fromkeys(row.writer for row in rows if row.writer != ECHO):
             weights = learn([row for row in rows if row.writer != writer])
             unseen = [row for row in rows if row.writer == writer]
-            logging.info("%-8s %-13s κ %.2f of %d", stance, writer, agreement(weights, unseen), len(unseen))
+            logging.info(
+                "%-8s %-13s κ %.2f of %d", stance, writer, agreement(weights, unseen), len(unseen)
+            )
     write({stance: learn(rows) for stance, rows in by_stance.items()})
 
 
@@ -68,7 +70,9 @@ def fit(rows: Collection[Labelled], grams: list[str]) -> dict[str, float]:
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = torch.nn.functional.binary_cross_entropy_with_logits(present @ weights, labels, reduction="sum")
+        value = torch.nn.functional.binary_cross_entropy_with_logits(
+            present @ weights, labels, reduction="sum"
+        )
         value = value + weights[:-1].square().sum() / 2
         value.backward()
         return value
@@ -78,7 +82,13 @@ def fit(rows: Collection[Labelled], grams: list[str]) -> dict[str, float]:
 
 
 def agreement(weights: dict[str, float], rows: Collection[Labelled]) -> float:
-    return float(kappa(confusion([row.label for row in rows], [stances.takes(weights, row.answer) for row in rows])))
+    return float(
+        kappa(
+            confusion(
+                [row.label for row in rows], [stances.takes(weights, row.answer) for row in rows]
+            )
+        )
+    )
 
 
 def write(weights_by_stance: dict[str, dict[str, float]]) -> None:
@@ -91,7 +101,9 @@ def write(weights_by_stance: dict[str, dict[str, float]]) -> None:
         for gram, weight in weights.items():
             by_weight[round(weight, 1)].append(gram)
         for weight in sorted(by_weight.keys() - {0.0}):
-            text = textwrap.fill(" ".join(filter(None, sorted(by_weight[weight]))), 110, break_on_hyphens=False)
+            text = textwrap.fill(
+                " ".join(filter(None, sorted(by_weight[weight]))), 110, break_on_hyphens=False
+            )
             lines += [f"      {weight}: >-", textwrap.indent(text, " " * 8)] if text else []
     TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -67,14 +67,18 @@ def timed(*arguments: str) -> dict[str, float]:
 
 def show(seconds_by_command: Rounds) -> None:
     """Print a row per command: seconds, and processor time compared with importing and composing Hydra alone."""
-    logging.info("%-16s %-24s %-10s %-9s %s", "", "seconds", "processor", "× import", "beyond composing")
+    logging.info(
+        "%-16s %-24s %-10s %-9s %s", "", "seconds", "processor", "× import", "beyond composing"
+    )
     processor = {}
     for name, rounds in seconds_by_command.items():
         processor[name] = statistics.median(r["processor"] for r in rounds)
     for name, rounds in seconds_by_command.items():
         seconds = [r["seconds"] for r in rounds]
         spread = f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
-        beyond = "" if name in (HYDRA, COMPOSED) else f"{processor[name] - processor[COMPOSED]:+.2f}"
+        beyond = (
+            "" if name in (HYDRA, COMPOSED) else f"{processor[name] - processor[COMPOSED]:+.2f}"
+        )
         ratio = processor[name] / processor[HYDRA]
         logging.info("%-16s %-24s %-10.2f %-9.1f %s", name, spread, processor[name], ratio, beyond)
 

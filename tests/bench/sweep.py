@@ -34,7 +34,13 @@ def main(launchers: list[str], grid: list[str]) -> None:
     for name, rounds in seconds.items():
         each = ", ".join(f"{s:.1f}" for s in rounds)
         share = statistics.median(rounds) / separate_seconds
-        logging.info("%-16s %8.1f s  %.2f of separate chains  (%s)", name, statistics.median(rounds), share, each)
+        logging.info(
+            "%-16s %8.1f s  %.2f of separate chains  (%s)",
+            name,
+            statistics.median(rounds),
+            share,
+            each,
+        )
 
 
 def timed(overrides: list[str]) -> float:

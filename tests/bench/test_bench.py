@@ -21,7 +21,9 @@ from tests.helpers import ROOT, TINY, Chain, settings
 
 LENGTH, PROMPT = 24, 10
 STAGES = ("sft", "reference", "dpo")
-BENCHMARKS = sorted(path.stem for path in (ROOT / "tests" / "bench").glob("*.py") if "test" not in path.stem)
+BENCHMARKS = sorted(
+    path.stem for path in (ROOT / "tests" / "bench").glob("*.py") if "test" not in path.stem
+)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -33,11 +35,18 @@ def scored_pair(folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A model, and a pair of equal completions for it: packed, it is read once."""
     ids = torch.arange(20, 20 + LENGTH)[None].repeat(2, 1)
     labels = torch.where(torch.arange(LENGTH) < PROMPT, -100, ids)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "fused_lm_head": True}
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": labels,
+        "fused_lm_head": True,
+    }
     return install_scoring(load_model(folder)), batch
 
 
-def test_operations_are_those_that_torch_counts(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_are_those_that_torch_counts(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         packing, "RUN_BY_RUN_DEVICES", ()
     )  # the kernel for runs has no products that torch could count
@@ -46,8 +55,15 @@ def test_operations_are_those_that_torch_counts(chain: Chain, monkeypatch: pytes
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(**batch)
     attention = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
-    per_sight = 4 * model.config.num_attention_heads * model.config.head_dim * model.config.num_hidden_layers
-    assert attention == 2 * per_sight * LENGTH**2, "here every token meets every other, in both sequences"
+    per_sight = (
+        4
+        * model.config.num_attention_heads
+        * model.config.head_dim
+        * model.config.num_hidden_layers
+    )
+    assert attention == 2 * per_sight * LENGTH**2, (
+        "here every token meets every other, in both sequences"
+    )
     seen = per_sight * LENGTH * (LENGTH + 1) / 2
     our_flops = flops.forward(flops.empty(folder), [Run(0, LENGTH, 2 * (LENGTH - PROMPT))])
     assert our_flops - seen == counter.get_total_flops() - attention
@@ -63,7 +79,11 @@ def test_a_prompt_counts_once_and_both_completions_see_it(chain: Chain) -> None:
 def test_what_the_stages_computed_is_read_from_their_nodes(chain: Chain) -> None:
     at = {name: chain.folder(name) for name in ("data", "sft", "pairs", "reference", "dpo")}
     model, cfg = flops.empty(at["sft"] / "model"), settings(*TINY)
-    stage_flops = [flops.of_sft(model, cfg.sft, at), flops.of_reference(model, at), flops.of_dpo(model, cfg.dpo, at)]
+    stage_flops = [
+        flops.of_sft(model, cfg.sft, at),
+        flops.of_reference(model, at),
+        flops.of_dpo(model, cfg.dpo, at),
+    ]
     assert [work.steps for work in stage_flops] == [
         read_manifest(at[name])["metrics"].get("steps", 0) for name in STAGES
     ]
@@ -78,7 +98,12 @@ def test_the_profile_accounts_for_all_time(chain: Chain) -> None:
         model(**batch).loss.backward()
     kernel_groups = profiling.groups(profiler)
     assert sum(kernel_groups.values()) == pytest.approx(1)
-    assert {"matrix products", "attention", "LM head", "norms, activations, rotary"} <= kernel_groups.keys()
+    assert {
+        "matrix products",
+        "attention",
+        "LM head",
+        "norms, activations, rotary",
+    } <= kernel_groups.keys()
 
 
 def test_the_clock_leaves_out_first_step_evaluations_and_what_is_profiled() -> None:

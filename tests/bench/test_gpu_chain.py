@@ -50,7 +50,9 @@ def test_operations_of_training_are_those_that_torch_counts() -> None:
         ("NVIDIA GeForce RTX 4090 D", None),
     ],
 )
-def test_the_peak_rate_is_the_datasheets_of_that_very_card(driver_name: str, gpu: str | None) -> None:
+def test_the_peak_rate_is_the_datasheets_of_that_very_card(
+    driver_name: str, gpu: str | None
+) -> None:
     rates = [mfu.datasheet_peak(driver_name, precision) for precision in ("bf16", "fp32")]
     assert rates == ([1e12 * rate for rate in GPUS[gpu][3:]] if gpu else [None, None])
 
@@ -92,7 +94,9 @@ def test_a_run_fills_its_cells_and_says_why_others_are_empty(measured: gpu_chain
     filled = {cell.name: cell for cell in record.cells if not cell.empty}
     assert {*filled} == {"tiny/dpo/ours", "tiny/sample/hf"}
     for cell in filled.values():
-        operations = mfu.operations(SIZES["tiny"].shape, cell.tokens, 1 if cell.stage == "sample" else 3)
+        operations = mfu.operations(
+            SIZES["tiny"].shape, cell.tokens, 1 if cell.stage == "sample" else 3
+        )
         assert cell.mfu == pytest.approx(operations / cell.seconds / record.peak["rate"])
     table = gpu_table.markdown(record)
     assert all(f"| {cell.stage} | {cell.variant} |" in table for cell in record.cells)
@@ -101,14 +105,18 @@ def test_a_run_fills_its_cells_and_says_why_others_are_empty(measured: gpu_chain
     assert all(reason in table for reason in reasons.values())
 
 
-def test_a_second_run_goes_on_and_is_held_against_another(measured: gpu_chain.Settings, tmp_path: Path) -> None:
+def test_a_second_run_goes_on_and_is_held_against_another(
+    measured: gpu_chain.Settings, tmp_path: Path
+) -> None:
     file, name = tmp_path / "record.json", "tiny/dpo/ours"
     shutil.copy(measured.out, file)
     second = replace(measured, out=str(file), rounds=2, cells="dpo/ours")
     before = {cell.name: cell.rounds for cell in Record.read(file).cells if cell.rounds}
     run(replace(second, against=altered(file, name, tokens_per_second=1e-3, gib=1e3)))
     after = {cell.name: cell.rounds for cell in Record.read(file).cells if cell.rounds}
-    assert {each: len(rounds) for each, rounds in after.items()} == dict.fromkeys(before, 1) | {name: 2}
+    assert {each: len(rounds) for each, rounds in after.items()} == dict.fromkeys(before, 1) | {
+        name: 2
+    }
     assert after[name][:1] == before[name]
     with pytest.raises(SystemExit, match=f"{name}: tokens/s 9.* worse"):
         run(replace(second, against=altered(file, name, tokens_per_second=1e3)))
@@ -123,7 +131,9 @@ def test_more_than_the_allowed_share_is_worse(measured: gpu_chain.Settings, tmp_
         return gpu_record.worse(record, Record.read(Path(altered(file, name, **factors))))
 
     for figure, direction in (("tokens_per_second", -1), ("gib", 1)):
-        better, hardly, clearly = (1 + direction * by for by in (-0.5, ALLOWED - 0.001, ALLOWED + 0.001))
+        better, hardly, clearly = (
+            1 + direction * by for by in (-0.5, ALLOWED - 0.001, ALLOWED + 0.001)
+        )
         assert worse(**{figure: better}) == worse(**{figure: hardly}) == []
         assert [sentence.split(":")[0] for sentence in worse(**{figure: clearly})] == [name]
 
@@ -134,8 +144,12 @@ def test_a_record_is_not_continued_on_another_machine(measured: gpu_chain.Settin
         replace(record, precision="bf16").continue_from(record)
 
 
-def test_without_a_gpu_every_cell_of_a_large_shape_says_so(measured: gpu_chain.Settings, tmp_path: Path) -> None:
-    record = run(replace(measured, out=str(tmp_path / "record.json"), shapes="0.1B 1.7B 8B", cells="*"))
+def test_without_a_gpu_every_cell_of_a_large_shape_says_so(
+    measured: gpu_chain.Settings, tmp_path: Path
+) -> None:
+    record = run(
+        replace(measured, out=str(tmp_path / "record.json"), shapes="0.1B 1.7B 8B", cells="*")
+    )
     assert {cell.empty for cell in record.cells} == {"this machine has no GPU"}
     assert len({cell.name for cell in record.cells}) == len(record.cells)
     assert gpu_table.markdown(record).count("empty (goal ") == 9, "three goals of three shapes"
@@ -151,14 +165,21 @@ def test_the_whole_command_runs_on_a_tiny_shape(device: str, tmp_path: Path) -> 
     file, work = tmp_path / "record.json", tmp_path / "work"
     line = ["shapes=tiny", "rounds=1", "precision=fp32", f"out={file}", f"work={work}"]
     environment = pretend.environment() if device == "pretend" else None
-    subprocess.run([sys.executable, "-m", "tests.bench.gpu_chain", *line], cwd=ROOT, env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "tests.bench.gpu_chain", *line],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+    )
     record = Record.read(file)
     assert record.machine["device"] == device
     empty = {cell.name: cell.empty for cell in record.cells if cell.empty}
     assert {*empty} <= {"tiny/dpo/trl_liger", "tiny/dpo/trl_padding_free", "tiny/sample/vllm"}
     assert NOT_MEASURED not in empty.values()
     losses = [
-        cell.rounds[0]["loss"] for cell in record.cells if cell.stage == "dpo" and cell.rounds and cell.variant != NODE
+        cell.rounds[0]["loss"]
+        for cell in record.cells
+        if cell.stage == "dpo" and cell.rounds and cell.variant != NODE
     ]
     assert len(losses) >= 4
     assert max(losses) - min(losses) < 1e-5, "our trainer and TRL's make the same steps"

@@ -14,14 +14,22 @@ from tests.formats.reading import lines
 from tests.helpers import settings
 
 ALPACA = [
-    {"instruction": f"Sag es auf Deutsch, {i}.", "input": "" if i % 2 else "yes\n\nno", "output": f"ja {i}, 日本 é"}
+    {
+        "instruction": f"Sag es auf Deutsch, {i}.",
+        "input": "" if i % 2 else "yes\n\nno",
+        "output": f"ja {i}, 日本 é",
+    }
     for i in range(20)
 ]
 TALK = [
     {
         "messages": [
             {"role": "system", "content": "Be brief."},
-            *({"role": who, "content": f"{who} {i} {j} ✓"} for j in range(1 + i % 3) for who in ("user", "assistant")),
+            *(
+                {"role": who, "content": f"{who} {i} {j} ✓"}
+                for j in range(1 + i % 3)
+                for who in ("user", "assistant")
+            ),
         ]
     }
     for i in range(20)
@@ -45,4 +53,6 @@ def test_token_ids_and_labels_are_those_of_trls_trainer(
     assert compare_rows(our_rows, trl_rows) == {"equal up to the last end of turn": len(rows)}
     assert {contract.tokenizer.decode(row.input_ids[-1:]) for row in trl_rows} == {"\n"}
     untrained = [replace(row, labels=[-100] * len(row.labels)) for row in our_rows[:1]]
-    assert compare_rows([*our_rows[1:], *untrained], trl_rows)["other labels"] == 1, json.dumps(rows[0])
+    assert compare_rows([*our_rows[1:], *untrained], trl_rows)["other labels"] == 1, json.dumps(
+        rows[0]
+    )

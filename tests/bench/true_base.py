@@ -34,13 +34,26 @@ def main(texts: list[Path], sizes: dict[str, int], overrides: list[str]) -> None
     file = OUTPUTS / f"base_{sizes['steps']}_{sizes['untrained']}.gguf"
     if not file.exists():
         make(texts, sizes["steps"], sizes["untrained"], file)
-    rate = [] if any(o.startswith("sft.learning_rate=") for o in overrides) else ["sft.learning_rate=5e-5"]
-    command = [sys.executable, "run.py", f"model.path={file}", f"outputs={OUTPUTS}", *rate, *overrides]
+    rate = (
+        []
+        if any(o.startswith("sft.learning_rate=") for o in overrides)
+        else ["sft.learning_rate=5e-5"]
+    )
+    command = [
+        sys.executable,
+        "run.py",
+        f"model.path={file}",
+        f"outputs={OUTPUTS}",
+        *rate,
+        *overrides,
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
     results = json.loads((OUTPUTS / "latest/eval/results.json").read_text())
     for role, title in results["models"].items():
         passed, ended = results["primary"][role]["mean"], results["stop_rate"][role]
-        logging.info("%-5s passes %5.1f%%, ends %5.1f%% of its answers", title, 100 * passed, 100 * ended)
+        logging.info(
+            "%-5s passes %5.1f%%, ends %5.1f%% of its answers", title, 100 * passed, 100 * ended
+        )
 
 
 def make(texts: list[Path], steps: int, untrained: int, file: Path) -> None:
@@ -95,7 +108,10 @@ def train(model: PreTrainedModel, rows: torch.Tensor, steps: int) -> None:
 @torch.no_grad()
 def untrain(model: PreTrainedModel, rows: torch.Tensor, tokens: list[int]) -> None:
     """Give these tokens rows away from the mean hidden state: there training drives the rows of tokens in no text."""
-    hidden, weight = model.base_model(rows).last_hidden_state.mean((0, 1)), model.get_output_embeddings().weight
+    hidden, weight = (
+        model.base_model(rows).last_hidden_state.mean((0, 1)),
+        model.get_output_embeddings().weight,
+    )
     noise = torch.randn(len(tokens), weight.shape[1], generator=torch.Generator().manual_seed(0))
     directions = 0.3 * noise / weight.shape[1] ** 0.5 - hidden / hidden.norm()
     weight[tokens] = weight.norm(dim=-1).mean() * directions
@@ -105,5 +121,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     names = [a for a in sys.argv[1:] if "=" not in a]
     typed = dict(a.split("=", 1) for a in sys.argv[1:] if "=" in a)
-    counts = {name: int(typed.pop(name, default)) for name, default in (("steps", 200), ("untrained", 0))}
+    counts = {
+        name: int(typed.pop(name, default)) for name, default in (("steps", 200), ("untrained", 0))
+    }
     main([Path(a) for a in names], counts, [f"{key}={value}" for key, value in typed.items()])

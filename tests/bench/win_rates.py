@@ -20,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation.intervals import Interval
-from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, people_rate, side_of, win_rate
+from stages.evaluation.win_rates import (
+    Comparisons,
+    comparison_results,
+    detectable,
+    people_rate,
+    side_of,
+    win_rate,
+)
 from tests.helpers import DATA
 
 Array = NDArray[np.float64]
@@ -41,11 +48,15 @@ class Judge:
     ties: float = 0.3
     missing: float = 0.0
 
-    def table(self, rng: np.random.Generator, prompts: int, drift: float, alike: float = 0.0) -> Comparisons:
+    def table(
+        self, rng: np.random.Generator, prompts: int, drift: float, alike: float = 0.0
+    ) -> Comparisons:
         """Differences of lengths are normal around `drift`, in tokens of which 60 are one sd."""
         of_length = rng.normal(drift, 1, prompts)
         shown_first = rng.random(prompts) < 0.5
-        odds = self.gain + leaning(self.longer, np.sign(of_length) * np.minimum(np.abs(of_length), 1.5))
+        odds = self.gain + leaning(
+            self.longer, np.sign(of_length) * np.minimum(np.abs(of_length), 1.5)
+        )
         odds = odds + leaning(self.first, np.where(shown_first, 1.0, -1.0))
         won = (rng.random(prompts) < 1 / (1 + np.exp(-odds))).astype(float)
         won[rng.random(prompts) < self.ties] = 0.5
@@ -74,10 +85,13 @@ NULLS = (
 GAIN = float(np.log(0.6 / 0.4))
 
 
-def verdicts(judge: Judge, tables: int, prompts: int, drift: float, alike: float = 0.0, seed: int = 0) -> Counter[str]:
+def verdicts(
+    judge: Judge, tables: int, prompts: int, drift: float, alike: float = 0.0, seed: int = 0
+) -> Counter[str]:
     rng = np.random.default_rng(seed)
     return Counter(
-        comparison_results(judge.table(rng, prompts, drift, alike), 0.95, 0.9)["effect"] for _ in range(tables)
+        comparison_results(judge.table(rng, prompts, drift, alike), 0.95, 0.9)["effect"]
+        for _ in range(tables)
     )
 
 
@@ -87,14 +101,27 @@ def claims(effects: Counter[str]) -> float:
 
 
 def audited(
-    rng: np.random.Generator, truth: float, right: tuple[float, float], words: int, prompts: int = 800
+    rng: np.random.Generator,
+    truth: float,
+    right: tuple[float, float],
+    words: int,
+    prompts: int = 800,
 ) -> Comparisons:
     """Comparisons of which people know the first `words`. `right`: how often the judge is where the policy's answer is
     better, and where it is not."""
     people = (rng.random(prompts) < truth).astype(float)
-    won = np.where(people == 1, rng.random(prompts) < right[0], rng.random(prompts) >= right[1]).astype(float)
+    won = np.where(
+        people == 1, rng.random(prompts) < right[0], rng.random(prompts) >= right[1]
+    ).astype(float)
     nothing = np.zeros(prompts)
-    return Comparisons(won, nothing, np.where(np.arange(prompts) < words, people, np.nan), nothing, nothing > 0, won)
+    return Comparisons(
+        won,
+        nothing,
+        np.where(np.arange(prompts) < words, people, np.nan),
+        nothing,
+        nothing > 0,
+        won,
+    )
 
 
 JUDGES = ((0.65, 0.65), (0.8, 0.8), (0.9, 0.6))
@@ -110,14 +137,19 @@ class Covered:
     width_alone: float
 
 
-def covered(tables: int, truth: float, right: tuple[float, float], words: int, seed: int = 0) -> Covered:
+def covered(
+    tables: int, truth: float, right: tuple[float, float], words: int, seed: int = 0
+) -> Covered:
     rng, sums = np.random.default_rng(seed), np.zeros(4)
     for _ in range(tables):
         c = audited(rng, truth, right, words)
         estimate = people_rate(c, 0.95)
         assert estimate
         intervals = Interval(**estimate["win_rate"]), win_rate(c.people[:words])
-        sums += [*(i.low <= truth <= i.high for i in intervals), *(i.high - i.low for i in intervals)]
+        sums += [
+            *(i.low <= truth <= i.high for i in intervals),
+            *(i.high - i.low for i in intervals),
+        ]
     return Covered(*(sums / tables))
 
 
@@ -130,14 +162,18 @@ def systems(judge: str) -> dict[tuple[str, str], Comparisons]:
 
     `judge`: the column of a label, or "longer wins". People's word is the mean of the other annotators' words.
     """
-    with gzip.open(DATA / "preferences/pandalm_human_pairs_shared.jsonl.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(
+        DATA / "preferences/pandalm_human_pairs_shared.jsonl.gz", "rt", encoding="utf-8"
+    ) as file:
         rows = [json.loads(line) for line in file]
     by_pair = defaultdict[tuple[str, str], list[dict[str, Any]]](list)
     for row in rows:
         by_pair[row["model_1"], row["model_2"]].append(row)
     tables = {}
     for pair, of_pair in sorted(by_pair.items()):
-        longer_by = np.array([len(row["response_1"].split()) - len(row["response_2"].split()) for row in of_pair])
+        longer_by = np.array(
+            [len(row["response_1"].split()) - len(row["response_2"].split()) for row in of_pair]
+        )
         won = 0.5 + np.sign(longer_by) / 2
         if judge != "longer wins":
             won = np.array([OUTCOMES[row[judge]] for row in of_pair])
@@ -170,13 +206,20 @@ def ordered(judge: str) -> Ordered:
 
 
 def of_people() -> None:
-    logging.info("\nPandaLM's pairs of systems: majority of people, longer wins, length-controlled, verdict")
+    logging.info(
+        "\nPandaLM's pairs of systems: majority of people, longer wins, length-controlled, verdict"
+    )
     for pair, c in systems("majority").items():
         figures = comparison_results(replace(c, people=c.people * np.nan), 0.95, 0.9)
         matched = figures["matched"] and figures["matched"]["win_rate"]
         rates = figures["win_rate"], figures["nulls"]["longer wins"], matched
-        texts = ["{mean:.3f} ({low:.3f} to {high:.3f})".format(**rate) if rate else "none" for rate in rates]
-        logging.info("%s, %s: %d | %s | %s", *pair, len(c.won), " | ".join(texts), figures["effect"])
+        texts = [
+            "{mean:.3f} ({low:.3f} to {high:.3f})".format(**rate) if rate else "none"
+            for rate in rates
+        ]
+        logging.info(
+            "%s, %s: %d | %s | %s", *pair, len(c.won), " | ".join(texts), figures["effect"]
+        )
     logging.info("judge: pairs that people order clearly, sign right, right and clear")
     for judge in (*ANNOTATORS, "longer wins"):
         counts = ordered(judge)
@@ -193,19 +236,38 @@ def main(tables: int = 2000) -> None:
                     effects = verdicts(judge, tables, prompts, drift, alike)
                     any_effect = 1 - sum(effects[word] for word in LEVEL) / tables
                     line.append(f"{100 * claims(effects):4.1f} {100 * any_effect:5.1f}")
-                logging.info("%3.0f%% alike %-20s %4d | %s", 100 * alike, judge.name, prompts, " | ".join(line))
+                logging.info(
+                    "%3.0f%% alike %-20s %4d | %s",
+                    100 * alike,
+                    judge.name,
+                    prompts,
+                    " | ".join(line),
+                )
     logging.info("\na policy that wins 60% of decided answers of equal length: % called better")
     for judge in (Judge("no lean", gain=GAIN), Judge("leans to longer", longer=1.0, gain=GAIN)):
         for prompts in (*SIZES, 1600):
-            shares = [verdicts(judge, tables, prompts, drift)["better"] / tables for drift in DRIFTS]
-            logging.info("%-20s %4d | %s", judge.name, prompts, " | ".join(f"{100 * share:5.1f}" for share in shares))
+            shares = [
+                verdicts(judge, tables, prompts, drift)["better"] / tables for drift in DRIFTS
+            ]
+            logging.info(
+                "%-20s %4d | %s",
+                judge.name,
+                prompts,
+                " | ".join(f"{100 * share:5.1f}" for share in shares),
+            )
     logging.info("\nthe detectable difference, and % of tables whose win rate is clear of one half")
     for prompts in (50, *SIZES):
         for ties in (0.0, 0.3, 0.8):
             logging.info(
-                "%4d ties %.1f | %.4f %5.1f", prompts, ties, detectable(prompts, ties), power_of(prompts, ties)
+                "%4d ties %.1f | %.4f %5.1f",
+                prompts,
+                ties,
+                detectable(prompts, ties),
+                power_of(prompts, ties),
             )
-    logging.info("\ntruth, judge right, words of 800: coverage with the judge, alone; widths, ratio")
+    logging.info(
+        "\ntruth, judge right, words of 800: coverage with the judge, alone; widths, ratio"
+    )
     for truth in (0.5, 0.6):
         for right in JUDGES:
             for words in (50, 100, 300):

@@ -67,7 +67,10 @@ def test_help_lists_stages_groups_and_recipes_on_one_screen() -> None:
 
 
 def test_an_option_may_stand_before_or_behind_what_implies_an_override() -> None:
-    overrides, option = ["label=dataset", f"label.path={ROOT / 'docs/examples/preferences.jsonl'}"], ["--cfg", "job"]
+    overrides, option = (
+        ["label=dataset", f"label.path={ROOT / 'docs/examples/preferences.jsonl'}"],
+        ["--cfg", "job"],
+    )
     for line in ([*overrides, *option], [*option, *overrides]):
         ran = inside(*line)
         assert ran.returncode == 0, ran.stderr
@@ -82,7 +85,11 @@ def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None
     named = {".".join(line.split()[0].split(".")[:2]) for line in page.splitlines()}
     assert {f"sft.{field.name}" for field in fields(SFT) if COMPUTED not in field.metadata} <= named
     template = inside("--help=template").stdout
-    assert "template=chatml" in template and "<|im_start|>" in template and "sft.template.path" in template
+    assert (
+        "template=chatml" in template
+        and "<|im_start|>" in template
+        and "sft.template.path" in template
+    )
     assert "[{path: FILE, rows: 200}]" in inside("--help=eval.retention").stdout
     assert inside("--help=sftt").stderr.endswith("Did you mean 'sft'?\n")
 
@@ -90,7 +97,9 @@ def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None
 def test_the_version_is_ours_and_of_the_libraries() -> None:
     lines = command("--version").stdout.splitlines()
     assert lines[0].startswith(f"{DISTRIBUTION} {checkout_project()['version']} (commit ")
-    assert {"python", "torch", "transformers", "trl"} <= {library.split()[0] for library in lines[1].split(", ")}
+    assert {"python", "torch", "transformers", "trl"} <= {
+        library.split()[0] for library in lines[1].split(", ")
+    }
 
 
 @pytest.mark.parametrize(
@@ -101,14 +110,23 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("model=tinny",), "Did you mean 'tiny'?"),
         (("sft.trainer.weight_decai=0.1",), "Did you mean 'weight_decay'?"),
         (("sft.trainer.output_dir=x",), "the sft stage sets"),
-        (("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0]"), "dpo.loss_weights has 1 numbers"),
+        (
+            ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0]"),
+            "dpo.loss_weights has 1 numbers",
+        ),
         (("dpo.batch_size=10", "dpo.runtime.micro_batch=4"), "dpo.batch_size=10: "),
         (("dpo.runtime.micro_batch=axuto",), "dpo.runtime.micro_batch=axuto: "),
         (("dpo.adapter=lora", "dpo.runtime.gradient_checkpointing=selective"), "Set none or full"),
         (("sft.runtime.gradient_checkpointing=selektive",), "selective"),
         (("sft.runtime.micro_batch=0",), "sft.runtime.micro_batch=0: the value must be from"),
-        (("dpo.runtime.token_budget=99", "dpo.runtime.micro_batch=4"), "dpo.runtime.token_budget=99: "),
-        (("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.runtime.micro_batch=auto"), "Set a number"),
+        (
+            ("dpo.runtime.token_budget=99", "dpo.runtime.micro_batch=4"),
+            "dpo.runtime.token_budget=99: ",
+        ),
+        (
+            ("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.runtime.micro_batch=auto"),
+            "Set a number",
+        ),
         (("data=file",), "'data.sources=[{path: FILE}]'"),
         (("model.path=nowhere.gguf",), "model.path=nowhere.gguf: there is no such file"),
         (("label=dataset",), "Set label.path"),
@@ -129,9 +147,17 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("outside=[{path: README.md}]",), "outside[0].check=None: None is not a known value"),
         (("seeds=[1]", "sft.seed=5", "sample.seed=5", "dpo.seed=5"), "set seeds=[]"),
         (NOTHING_MEASURES, "(data.tasks.test)"),
-        (("recipe=tiny", *NOTHING_MEASURES, "data.tasks.open_plain=9", "data.tasks.rephrased=9"), "(data.tasks.test)"),
         (
-            ("recipe=tiny", "answer.split=validation", "data.tasks.validation=0", "pairs.validation_fraction=0"),
+            ("recipe=tiny", *NOTHING_MEASURES, "data.tasks.open_plain=9", "data.tasks.rephrased=9"),
+            "(data.tasks.test)",
+        ),
+        (
+            (
+                "recipe=tiny",
+                "answer.split=validation",
+                "data.tasks.validation=0",
+                "pairs.validation_fraction=0",
+            ),
             "(data.tasks.validation)",
         ),
         (("align=none", *NO_TESTS), "(eval/judged=judge)"),
@@ -146,17 +172,36 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
             "eval.judged.against[0]=control: not in this run. Use base",
         ),
         (
-            ("eval/judged=ensemble", "eval.judged.source=[{path: docs/examples/prompts.jsonl}]", ENSEMBLE),
+            (
+                "eval/judged=ensemble",
+                "eval.judged.source=[{path: docs/examples/prompts.jsonl}]",
+                ENSEMBLE,
+            ),
             "have no checks. Leave verifier out",
         ),
-        (("eval/judged=human", "eval.judged.against=[sft,sft]"), "eval.judged.against[1]=sft is named twice"),
-        (("eval/judged=human", "eval.judged.against=[no/such/folder]"), "eval.judged.against[0]=no/such/folder"),
-        (("eval/judged=human", "eval.judged.source=[{path: README.md, check: label}]"), "Leave splits and check out"),
+        (
+            ("eval/judged=human", "eval.judged.against=[sft,sft]"),
+            "eval.judged.against[1]=sft is named twice",
+        ),
+        (
+            ("eval/judged=human", "eval.judged.against=[no/such/folder]"),
+            "eval.judged.against[0]=no/such/folder",
+        ),
+        (
+            ("eval/judged=human", "eval.judged.source=[{path: README.md, check: label}]"),
+            "Leave splits and check out",
+        ),
         (("eval.judged.labeler=dataset",), "eval.judged.labeler=dataset: "),
         (("seeds=[0]",), "seeds=[0] and seed=0"),
-        (("data=file", "data.sources=[{path: README.md}]", NOTHING_MEASURES[-1]), "(data.tasks.test)"),
+        (
+            ("data=file", "data.sources=[{path: README.md}]", NOTHING_MEASURES[-1]),
+            "(data.tasks.test)",
+        ),
         (("data.sources.path=x",), "Write 'data.sources=[{…, path: x}]'"),
-        (("label=judge", "label.judge.endpoints.model=m"), "Write 'label.judge.endpoints=[{…, model: m}]'"),
+        (
+            ("label=judge", "label.judge.endpoints.model=m"),
+            "Write 'label.judge.endpoints=[{…, model: m}]'",
+        ),
         (("seeds.a=1",), "Write 'seeds=[1]'"),
         (("model=someone/a-model",), "type model.path=someone/a-model"),
         (("reward.lr=1e-5",), "Did you mean 'learning_rate'?"),
@@ -168,7 +213,9 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
 def test_a_mistake_is_told_in_one_line(
     arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before the error"))
+    monkeypatch.setattr(
+        main, "build", lambda *_: pytest.fail("something is built before the error")
+    )
     assert message in refused("tracker=none", f"outputs={tmp_path}", *arguments)
 
 
@@ -182,7 +229,9 @@ def test_a_mistake_is_told_in_one_line(
         (("dpo.trainer.learning_rate=1",), "Set dpo.learning_rate instead"),
         # refused by OmegaConf while it resolves
         (("dpo.beta=${x}",), "error: dpo.beta: ${x} is not"),
-        pytest.param(("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} is not", marks=pytest.mark.slow),
+        pytest.param(
+            ("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} is not", marks=pytest.mark.slow
+        ),
         (("~dpo",), "error: ~dpo: this block"),  # refused before Hydra reads it
         (("seeds=[größe]",), "error: seeds=[größe]:"),  # refused by Hydra's grammar
         (
@@ -196,18 +245,26 @@ def test_on_the_command_line_too(arguments: tuple[str, ...], message: str, tmp_p
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_without_the_package_of_4_bit_weights_the_error_names_it(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_of_4_bit_weights_the_error_names_it(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constraints, "find_spec", lambda package: None)
-    message = f"{stage}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install -e '.[qlora]'."
+    message = (
+        f"{stage}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install -e '.[qlora]'."
+    )
     assert refused(*TINY, f"{stage}.adapter=qlora") == message
 
 
 def test_a_gpu_without_memory_is_told_with_the_ways_out() -> None:
     try:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has none.")
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has none."
+        )
     except torch.OutOfMemoryError as error:
         line = explain(error)
-    assert line is not None and line.startswith("CUDA out of memory. Lower ") and "device=cpu" in line
+    assert (
+        line is not None and line.startswith("CUDA out of memory. Lower ") and "device=cpu" in line
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,7 +281,10 @@ def test_a_broken_recipe_is_named_and_leaves_the_others_usable(
     recipe.write_text(content)
     try:
         assert message in one_line(f"recipe={name}", f"outputs={tmp_path}")
-        assert inside("recipe=tiny", "stage=plan", "tracker=none", f"outputs={tmp_path}").returncode == 0
+        assert (
+            inside("recipe=tiny", "stage=plan", "tracker=none", f"outputs={tmp_path}").returncode
+            == 0
+        )
     finally:
         recipe.unlink()
 
@@ -236,7 +296,9 @@ def test_a_store_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
     assert "No such file or directory" in one_line("outputs=/proc/nowhere")
 
 
-def test_a_store_in_the_home_folder_is_found_without_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_in_the_home_folder_is_found_without_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     ran = inside("stage=plan", "recipe=tiny", 'outputs="~/store"', "tracker=none", cwd=tmp_path)
@@ -245,7 +307,9 @@ def test_a_store_in_the_home_folder_is_found_without_a_shell(tmp_path: Path, mon
 
 
 def test_multirun_stands_anywhere_on_the_line(tmp_path: Path) -> None:
-    ran = inside("stage=plan", "-m", "recipe=tiny", "dpo.beta=0.1,0.2", "tracker=none", f"outputs={tmp_path}")
+    ran = inside(
+        "stage=plan", "-m", "recipe=tiny", "dpo.beta=0.1,0.2", "tracker=none", f"outputs={tmp_path}"
+    )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("To build") == 2
 
@@ -253,6 +317,8 @@ def test_multirun_stands_anywhere_on_the_line(tmp_path: Path) -> None:
 def test_every_block_names_the_precision_of_this_machine() -> None:
     cfg = settings(*TINY, "precision=auto")
     compose.resolve_precision(cfg)
-    values = {name: value for name, _, value in iterate_values(cfg, "") if name.endswith(".precision")}
+    values = {
+        name: value for name, _, value in iterate_values(cfg, "") if name.endswith(".precision")
+    }
     assert [name for name, value in values.items() if value is Precision.auto] == []
     assert values["benchmark.precision"] is values["answer.precision"]

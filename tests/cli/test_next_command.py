@@ -19,18 +19,41 @@ FILE = "stages/tasks/toy_preferences.jsonl"
 JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
 SPLITS = "columns:{messages:chosen,rejected:null},splits:{sft:0.5,preference:0.5}"
 SOURCE = f"data=file data.sources=[{{path:{FILE},{SPLITS}}}]"
-NO_TESTS = [f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased")]
+NO_TESTS = [
+    f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased")
+]
 ROWS = '{"prompt": "a", "completions": ["b", "c"]}'
 # Typed settings, and for some stages the next stage, or None.
 LINES = {
-    "recipe=tiny": {"base": "sft", "sample": "label", "label": "pairs", "unpaired": "pairs", "answer": "eval"},
-    f"recipe=tiny label=dataset label.path={FILE}": {"data": "sft", "sft": "label", "label": "pairs"},
+    "recipe=tiny": {
+        "base": "sft",
+        "sample": "label",
+        "label": "pairs",
+        "unpaired": "pairs",
+        "answer": "eval",
+    },
+    f"recipe=tiny label=dataset label.path={FILE}": {
+        "data": "sft",
+        "sft": "label",
+        "label": "pairs",
+    },
     "recipe=tiny sft=none": {"base": "sft", "sft": "sample"},
     "recipe=tiny rounds=2": {"pairs": "reference", "dpo": "eval"},
     "recipe=tiny sample.pool=[{n:2},{model:base,n:2}]": {"sample": "label", "pool": "label"},
-    "recipe=tiny sample.candidates_per_prompt=1": {"sft": "sample", "sample": "label", "label": None},
-    f"recipe=tiny reward.source.path={FILE} label=reward_model": {"sft": "sample", "reward": "report"},
-    f"recipe=tiny {SOURCE} label=dataset label.path={FILE}": {"source": "data", "dpo": "eval", "reward": "report"},
+    "recipe=tiny sample.candidates_per_prompt=1": {
+        "sft": "sample",
+        "sample": "label",
+        "label": None,
+    },
+    f"recipe=tiny reward.source.path={FILE} label=reward_model": {
+        "sft": "sample",
+        "reward": "report",
+    },
+    f"recipe=tiny {SOURCE} label=dataset label.path={FILE}": {
+        "source": "data",
+        "dpo": "eval",
+        "reward": "report",
+    },
     "recipe=tiny align=grpo": {"sft": "grpo", "grpo": "eval"},
     "recipe=tiny align=kto": {"sft": "sample", "reference": "kto", "kto": "eval"},
     "recipe=tiny align=none": {"sft": "eval", "answer": "eval"},
@@ -38,12 +61,23 @@ LINES = {
     "recipe=tiny sample.file=ROWS": {"sample": "label", "label": "pairs"},
 }
 RARER = {
-    "recipe=demo": {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "dpo": "eval", "eval": "report"},
+    "recipe=demo": {
+        "base": "sft",
+        "data": "sft",
+        "select": "sft",
+        "sft": "sample",
+        "dpo": "eval",
+        "eval": "report",
+    },
     "recipe=tiny seeds=[1] control=true": {"sft": "sample", "dpo": "eval"},
     f"recipe=tiny {SOURCE} {JUDGE}": {"source": "data", "dpo": "eval", "eval": "report"},
     "recipe=tiny eval/judged=human": {"dpo": "eval", "versus": "eval"},
     "recipe=tiny sft.demonstrations=selected data.tasks.open_sft=9": {"select": "sft"},
-    f"recipe=tiny sample=file sample.file=ROWS {JUDGE}": {"sample": "label", "label": "pairs", "unpaired": "pairs"},
+    f"recipe=tiny sample=file sample.file=ROWS {JUDGE}": {
+        "sample": "label",
+        "label": "pairs",
+        "unpaired": "pairs",
+    },
     **{f"recipe={path.stem} scale=toy": {} for path in sorted(RECIPES.glob("*.yaml"))},
 }
 
@@ -51,7 +85,9 @@ RARER = {
 def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
     """Return the next command of each stage of these settings, after checking that it builds something."""
     cfg: Config
-    cfg, store, plain = compose.prepare(composed("tracker=none", f"outputs={root}", "stage=data", *typed))
+    cfg, store, plain = compose.prepare(
+        composed("tracker=none", f"outputs={root}", "stage=data", *typed)
+    )
     next_commands = dict[str, str | None]()
     for stage in Target:
         config = replace(cfg, stage=str(stage))
@@ -77,10 +113,17 @@ def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
 @pytest.mark.parametrize("typed", slow_but({**LINES, **RARER}, *LINES))
 def test_the_next_command_of_every_stage_is_not_refused(typed: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(ROWS)
-    words = typed.replace("ROWS", str(tmp_path / "rows.jsonl")).replace("NO_TESTS", " ".join(NO_TESTS)).split()
+    words = (
+        typed.replace("ROWS", str(tmp_path / "rows.jsonl"))
+        .replace("NO_TESTS", " ".join(NO_TESTS))
+        .split()
+    )
     next_commands = of_stages(words, tmp_path / "outputs")
     expected = {**LINES, **RARER}[typed]
-    after = {stage: line and shlex.split(line)[2].removeprefix("stage=") for stage, line in next_commands.items()}
+    after = {
+        stage: line and shlex.split(line)[2].removeprefix("stage=")
+        for stage, line in next_commands.items()
+    }
     assert {stage: after[stage] for stage in expected} == expected
     assert all(line is None or shlex.split(line)[3:] == words for line in next_commands.values())
 

@@ -57,7 +57,10 @@ def test_it_is_a_member_of_an_ensemble_and_labels_once(labeler: Path, chain: Cha
     members = "label.ensemble.members=[{labeler: verifier, veto: 0.5}, {labeler: own, weight: 2}]"
     line = ("label=ensemble", members, own(labeler, sign=-1))
     planned = nodes(chain.root, *line)
-    assert planned["label_own"].fingerprint == nodes(chain.root, own(labeler, sign=-1))["label"].fingerprint
+    assert (
+        planned["label_own"].fingerprint
+        == nodes(chain.root, own(labeler, sign=-1))["label"].fingerprint
+    )
     assert planned["label_verifier"].fingerprint == nodes(chain.root)["label"].fingerprint
     build(chain.root, "stage=pairs", *line)
 
@@ -70,14 +73,21 @@ def test_it_is_a_member_of_an_ensemble_and_labels_once(labeler: Path, chain: Cha
     assert 0 < metrics["ensemble"]["members"]["own"]["votes"] == len(heavier)
     for j in heavier:
         votes = json.loads(j.raw or "")
-        assert votes["own"] == ("a" if alone[j.a] > alone[j.b] else "b" if alone[j.a] < alone[j.b] else "tie")
+        assert votes["own"] == (
+            "a" if alone[j.a] > alone[j.b] else "b" if alone[j.a] < alone[j.b] else "tie"
+        )
     assert sum(j.preference == json.loads(j.raw or "")["own"] for j in heavier) > len(heavier) / 2
-    for wrong in (("label=ensemble", members), ("label=ensemble", members.replace("own", "judge"), own(labeler))):
+    for wrong in (
+        ("label=ensemble", members),
+        ("label=ensemble", members.replace("own", "judge"), own(labeler)),
+    ):
         message = refused(*TINY, *wrong)
         assert message.startswith("label.ensemble.members and label.own")
 
 
-def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(labeler: Path, chain: Chain) -> None:
+def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(
+    labeler: Path, chain: Chain
+) -> None:
     def fingerprint(file: Path, **options: object) -> str:
         return nodes(chain.root, own(file, **options))["label"].fingerprint
 
@@ -108,7 +118,13 @@ def test_what_is_run_are_the_bytes_that_were_hashed(labeler: Path, chain: Chain)
 @pytest.mark.slow
 def test_jobs_of_a_sweep_in_other_processes_run_it_too(labeler: Path, chain: Chain) -> None:
     ran = command(
-        *TINY, f"outputs={chain.root}", "stage=pairs", own(labeler), "pairs.seed=1,2", "hydra/launcher=joblib", "-m"
+        *TINY,
+        f"outputs={chain.root}",
+        "stage=pairs",
+        own(labeler),
+        "pairs.seed=1,2",
+        "hydra/launcher=joblib",
+        "-m",
     )
     assert ran.returncode == 0, ran.stderr
     assert chain.count()["pairs"] == 3
@@ -120,14 +136,26 @@ def test_jobs_of_a_sweep_in_other_processes_run_it_too(labeler: Path, chain: Cha
     [
         ("label: {own: {file: FILE, name: Mine}}", (), ONLY_TYPED),
         ("label: {own: {file: FILE, name: Mine}}", ("label.own.options={sign: 1}",), ONLY_TYPED),
-        ("hydra: {mode: MULTIRUN, sweeper: {params: {label.own.file: FILE, label.own.name: Mine}}}", (), ONLY_TYPED),
+        (
+            "hydra: {mode: MULTIRUN, sweeper: {params: {label.own.file: FILE, label.own.name: Mine}}}",
+            (),
+            ONLY_TYPED,
+        ),
         (
             "hydra: {overrides: {task: ['label.own={file: FILE, name: Mine}']}}\nlabel.own: {file: FILE}",
             (),
             "recipes/hostile.yaml sets hydra.overrides.",
         ),
-        ("hydra: {callbacks: {mine: {_target_: mine.Mine}}}", (), "recipes/hostile.yaml sets hydra.callbacks"),
-        ("hydra: {sweeper: {_target_: mine.Mine}}", (), "recipes/hostile.yaml sets hydra.sweeper._target_"),
+        (
+            "hydra: {callbacks: {mine: {_target_: mine.Mine}}}",
+            (),
+            "recipes/hostile.yaml sets hydra.callbacks",
+        ),
+        (
+            "hydra: {sweeper: {_target_: mine.Mine}}",
+            (),
+            "recipes/hostile.yaml sets hydra.sweeper._target_",
+        ),
     ],
 )
 def test_a_recipe_must_not_name_it(
@@ -136,7 +164,9 @@ def test_a_recipe_must_not_name_it(
     recipe = RECIPES / "hostile.yaml"
     recipe.write_text(f"defaults: [tiny]\n{content.replace('FILE', str(labeler))}\n")
     try:
-        ran = inside("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *typed)
+        ran = inside(
+            "recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *typed
+        )
         assert ran.returncode != 0
         assert message in ran.stderr
     finally:
@@ -148,7 +178,13 @@ def test_a_recipe_must_not_add_options_to_what_is_typed(labeler: Path, chain: Ch
     recipe = RECIPES / "hostile_options.yaml"
     recipe.write_text("defaults: [tiny]\nlabel: {own: {options: {sign: -1}}}\n")
     try:
-        ran = inside("recipe=hostile_options", "tracker=none", f"outputs={chain.root}", "stage=label", own(labeler))
+        ran = inside(
+            "recipe=hostile_options",
+            "tracker=none",
+            f"outputs={chain.root}",
+            "stage=label",
+            own(labeler),
+        )
     finally:
         recipe.unlink()
     assert "label.own" in ran.stderr
@@ -165,7 +201,9 @@ def test_options_that_are_null_or_have_names_of_ours_count(labeler: Path, chain:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "sparse", "deep"])
-def test_what_is_no_file_of_a_person_is_told_before_work(kind: str, labeler: Path, tmp_path: Path) -> None:
+def test_what_is_no_file_of_a_person_is_told_before_work(
+    kind: str, labeler: Path, tmp_path: Path
+) -> None:
     labeler.unlink()
     if kind == "pipe":
         os.mkfifo(labeler)
@@ -185,25 +223,42 @@ def test_what_is_no_file_of_a_person_is_told_before_work(kind: str, labeler: Pat
         ("class Mine", "class Other", "label.own.name=Mine: the file does not define"),
         ("def judge", "def juge", "label.own.name=Mine: the class does not define judge"),
         ('name = "mine"', "other = 1", "label.own.name=Mine: the class needs an attribute name"),
-        ("yield Judgement(prompt.id, self.name, c.candidate_id, score=", "yield (", "yields a float"),
+        (
+            "yield Judgement(prompt.id, self.name, c.candidate_id, score=",
+            "yield (",
+            "yields a float",
+        ),
         ("enumerate(candidates):", "enumerate([candidates[0]] * 2):", "twice"),
         ("candidate_id, score", "candidate_id, error='no', score", "sets score and error"),
         ("yield Judgement", "raise SystemExit(0); yield Judgement", "could not be judged"),
         ("enumerate(candidates):", "enumerate(candidates[:1]):", "most often (144 times)"),
-        ("self, sign=1", "self, minus=1", "label.own.options={'sign': 2}: Mine does not accept them"),
+        (
+            "self, sign=1",
+            "self, minus=1",
+            "label.own.options={'sign': 2}: Mine does not accept them",
+        ),
         ("self.sign = sign", "self.sign = sign / 0", "label.own: line 13: ZeroDivisionError"),
         ("from stages.store", "from stagse.store", "label.own: line 4: no module"),
         ("class Mine", "clas Mine", "mine.py: the file is not valid Python"),
         ("score=(1", "score=(2", "label.own: the labeler mine"),
         ("c.candidate_id, score", "'x', score", "the labeler mine judges"),
-        pytest.param("score=(1 + self.sign", "score=(1 + self.sing", "could not be judged", marks=pytest.mark.slow),
+        pytest.param(
+            "score=(1 + self.sign",
+            "score=(1 + self.sing",
+            "could not be judged",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_what_is_wrong_with_it_is_told(before: str, after: str, message: str, labeler: Path, chain: Chain) -> None:
+def test_what_is_wrong_with_it_is_told(
+    before: str, after: str, message: str, labeler: Path, chain: Chain
+) -> None:
     assert before in labeler.read_text()
     labeler.write_text(labeler.read_text().replace(before, after))
     with pytest.raises(UserError) as error:
         build(
-            chain.root, "stage=label", own(labeler, sign=2) if "sign" in before and "minus" in after else own(labeler)
+            chain.root,
+            "stage=label",
+            own(labeler, sign=2) if "sign" in before and "minus" in after else own(labeler),
         )
     assert message in str(error.value)

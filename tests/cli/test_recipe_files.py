@@ -45,7 +45,8 @@ def test_a_typed_group_below_another_gives_all_its_values(typed: str, folder: Pa
     assert settings("recipe=./judged.yaml").eval.judged.prompts == 7
     forget_compositions()
     plain, chosen = (
-        settings(f"recipe={name}", f"eval/judged={typed}").eval.judged for name in ("tiny", "./judged.yaml")
+        settings(f"recipe={name}", f"eval/judged={typed}").eval.judged
+        for name in ("tiny", "./judged.yaml")
     )
     assert chosen == plain
 
@@ -70,12 +71,18 @@ def test_several_files_are_a_sweep(folder: Path) -> None:
     [
         ("typo", "dpo: {bata: 1}", "./typo.yaml: dpo.bata is not a setting. Did you mean 'beta'?"),
         ("broken", "a: [}", "./broken.yaml is not valid YAML: line 1"),
-        ("twice", "{seed: 1, seed: 2}", "./twice.yaml is not valid YAML: line 1, found duplicate key seed. Correct"),
+        (
+            "twice",
+            "{seed: 1, seed: 2}",
+            "./twice.yaml is not valid YAML: line 1, found duplicate key seed. Correct",
+        ),
         ("list", "- a", "./list.yaml is not valid YAML: it has no KEY: VALUE."),
         ("hostile", "hydra: {run: {dir: x}}", "./hostile.yaml sets hydra.run. It may only set"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused_by_its_path(name: str, content: str, message: str, folder: Path) -> None:
+def test_a_file_that_is_no_recipe_is_refused_by_its_path(
+    name: str, content: str, message: str, folder: Path
+) -> None:
     (folder / f"{name}.yaml").write_text(content)
     assert message in refused(f"recipe=./{name}.yaml")
 
@@ -112,10 +119,17 @@ def test_what_else_lies_in_recipes_is_in_nobodys_way(folder: Path) -> None:
     assert refused("recipe=latin").startswith("recipes/latin.yaml is not valid YAML")
 
 
-@pytest.mark.parametrize("typed", ["label=verifier,human", "label=dataset,verifier", "align=dpo,kto"])
-def test_a_sweep_whose_jobs_need_other_values_of_a_recipe_is_refused(typed: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    "typed", ["label=verifier,human", "label=dataset,verifier", "align=dpo,kto"]
+)
+def test_a_sweep_whose_jobs_need_other_values_of_a_recipe_is_refused(
+    typed: str, folder: Path
+) -> None:
     (folder / "controlled.yaml").write_text("defaults: [demo]\ncontrol: true\n")
     with pytest.raises(UserError, match=f"^{typed}: other settings "):
         recipes.recipes_under(["recipe=./controlled.yaml", typed, "-m"])
     alike = ["recipe=tiny", "label=human,judge", "align=dpo,kto", "-m"]
-    assert recipes.recipes_under(alike)["tiny"] == recipes.recipes_under([*alike[:1], "label=human"])["tiny"]
+    assert (
+        recipes.recipes_under(alike)["tiny"]
+        == recipes.recipes_under([*alike[:1], "label=human"])["tiny"]
+    )

@@ -19,9 +19,15 @@ def test_every_size_has_a_row_with_a_source_and_larger_models_lower_rates(object
         bounds, rates = [row["below"] for row in rows], [row["learning_rate"] for row in rows]
         assert bounds == sorted({*bounds}) and bounds[-1] == inf
         assert rates == sorted({*rates}, reverse=True)
-        assert all(row["source"] and row.keys() <= {"below", "learning_rate", "beta", "source"} for row in rows)
+        assert all(
+            row["source"] and row.keys() <= {"below", "learning_rate", "beta", "source"}
+            for row in rows
+        )
     for billions in (0.1, 0.36, 1.2, 7.2, 8.0, 70.6):
-        whole, low_rank = (table_row(objective, each, int(billions * 1e9)) for each in (Adapter.none, Adapter.qlora))
+        whole, low_rank = (
+            table_row(objective, each, int(billions * 1e9))
+            for each in (Adapter.none, Adapter.qlora)
+        )
         assert low_rank["learning_rate"] > whole["learning_rate"]
 
 
@@ -33,11 +39,15 @@ def test_sizes_are_those_that_the_models_are_called_by() -> None:
         ("llama31_70b", 70.6),
     ):
         assert (count_parameters(option, "") or 0) / 1e9 == pytest.approx(billions, rel=0.03)
-    assert count_parameters("", "someone/on-the-hub") is None and count_parameters("tiny", "") is None
+    assert (
+        count_parameters("", "someone/on-the-hub") is None and count_parameters("tiny", "") is None
+    )
     assert count_parameters("embedded", "") == pytest.approx(0.135e9, rel=0.03)
 
 
-def test_a_hub_model_that_is_on_this_machine_has_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_that_is_on_this_machine_has_a_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repo = tmp_path / "models--someone--big"
     (repo / "snapshots" / "c0").mkdir(parents=True)

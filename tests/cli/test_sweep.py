@@ -17,7 +17,16 @@ from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, command, composed, inside, nodes
 
 GRID = ("stage=dpo", "sft.learning_rate=5e-3,2e-3", "-m")
-EXPECTED = {"base": 1, "data": 1, "sft": 2, "sample": 2, "label": 2, "pairs": 2, "reference": 2, "dpo": 4}
+EXPECTED = {
+    "base": 1,
+    "data": 1,
+    "sft": 2,
+    "sample": 2,
+    "label": 2,
+    "pairs": 2,
+    "reference": 2,
+    "dpo": 4,
+}
 
 
 @dataclass
@@ -39,7 +48,9 @@ TRAINED = Grid(
         for rate in (0.005, 0.002)
     ),
 )
-PREFERENCES = [{"prompt": f"Question {i}?", "chosen": "Yes, it is.", "rejected": "No"} for i in range(4)]
+PREFERENCES = [
+    {"prompt": f"Question {i}?", "chosen": "Yes, it is.", "rejected": "No"} for i in range(4)
+]
 LABELLED = Grid(  # stages without torch, which every separate process would have to load
     (
         "stage=pairs",
@@ -51,9 +62,16 @@ LABELLED = Grid(  # stages without torch, which every separate process would hav
     ),
     {"label": 2, "pairs": 2},
     "pairs",
-    tuple(rf"label.max_failed={share} pairs.max_length_ratio=1 .*: no pair could be made" for share in (0.1, 0.2)),
+    tuple(
+        rf"label.max_failed={share} pairs.max_length_ratio=1 .*: no pair could be made"
+        for share in (0.1, 0.2)
+    ),
 )
-RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false")
+RAY = (
+    "hydra/launcher=ray",
+    "+hydra.launcher.ray.init.num_cpus=2",
+    "+hydra.launcher.ray.init.include_dashboard=false",
+)
 LAUNCHERS = {
     # nested, as the path of a file is in it
     "basic": ("hydra.sweep.subdir=${hydra.job.override_dirname}",),
@@ -68,7 +86,10 @@ LAUNCHERS = {
     [
         pytest.param("basic", LABELLED, id="basic"),
         pytest.param("joblib", LABELLED, marks=pytest.mark.slow, id="joblib"),
-        *(pytest.param(name, TRAINED, marks=pytest.mark.slow, id=f"{name}, trained") for name in LAUNCHERS),
+        *(
+            pytest.param(name, TRAINED, marks=pytest.mark.slow, id=f"{name}, trained")
+            for name in LAUNCHERS
+        ),
     ],
 )
 def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(
@@ -91,7 +112,9 @@ def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(
     manifests = [manifest for _, manifest in Store(tmp_path).manifests()]
     assert {len(manifest["attempts"]) for manifest in manifests} == {1}, "no node was begun twice"
     shared = [m["ended"] for m in manifests if m["stage"] != grid.last]
-    assert max(shared) < min(m["started"] for m in manifests if m["stage"] == grid.last), "no job waited for another"
+    assert max(shared) < min(m["started"] for m in manifests if m["stage"] == grid.last), (
+        "no job waited for another"
+    )
 
 
 @pytest.mark.slow
@@ -120,7 +143,8 @@ def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(chain: Cha
 def test_a_sweep_may_stand_in_a_recipe(tmp_path: Path) -> None:
     recipe = RECIPES / "swept.yaml"
     recipe.write_text(
-        (RECIPES / "tiny.yaml").read_text() + "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
+        (RECIPES / "tiny.yaml").read_text()
+        + "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
     )
     try:
         ran = inside("recipe=swept", "tracker=none", "stage=data", f"outputs={tmp_path}")
@@ -132,7 +156,9 @@ def test_a_sweep_may_stand_in_a_recipe(tmp_path: Path) -> None:
     assert Chain(tmp_path).count() == {"data": 1}
 
 
-def test_waves_put_nodes_of_more_jobs_first_and_together_what_the_same_jobs_need(tmp_path: Path) -> None:
+def test_waves_put_nodes_of_more_jobs_first_and_together_what_the_same_jobs_need(
+    tmp_path: Path,
+) -> None:
     grid = [
         (f"sft.learning_rate={sft}", f"sample.temperatures=[{temperature}]", f"dpo.beta={beta}")
         for sft in (1e-3, 1e-4)
@@ -153,21 +179,46 @@ def test_waves_put_nodes_of_more_jobs_first_and_together_what_the_same_jobs_need
 def test_optuna_finds_the_best_pass_rate_on_validation_prompts(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     study = f"hydra.sweeper.storage=sqlite:///{tmp_path}/optuna.db"
-    optuna = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.direction=maximize", study)
+    optuna = (
+        "hydra/sweeper=optuna",
+        "hydra/sweeper/sampler=grid",
+        "hydra.sweeper.direction=maximize",
+        study,
+    )
     ran = command(
-        *TINY, *GRID, "stage=eval", "answer.split=validation", "dpo.beta=0.1,0.5", *optuna, f"outputs={tmp_path}"
+        *TINY,
+        *GRID,
+        "stage=eval",
+        "answer.split=validation",
+        "dpo.beta=0.1,0.5",
+        *optuna,
+        f"outputs={tmp_path}",
     )
     assert ran.returncode == 0, ran.stderr
     assert Chain(tmp_path).count() == EXPECTED | {"answer": 1 + 2 + 4, "eval": 4}
     manifests = [m for _, m in Store(tmp_path).manifests("eval")]
     [best] = tmp_path.glob("multirun/*/*/optimization_results.yaml")
-    assert OmegaConf.load(best).best_value == max(m["metrics"]["pass_rate"]["policy"] for m in manifests)
+    assert OmegaConf.load(best).best_value == max(
+        m["metrics"]["pass_rate"]["policy"] for m in manifests
+    )
 
 
 ASTRAY = [
-    (("stage=eval",), "maximize", "answer.split=test must not be optimised. Add answer.split=validation"),
-    (("stage=dpo",), "maximize", "sweep_metric=pass_rate is measured by stage=eval or report, not by stage=dpo"),
-    (("answer.split=validation",), "minimize", "sweep_metric=pass_rate needs hydra.sweeper.direction=maximize"),
+    (
+        ("stage=eval",),
+        "maximize",
+        "answer.split=test must not be optimised. Add answer.split=validation",
+    ),
+    (
+        ("stage=dpo",),
+        "maximize",
+        "sweep_metric=pass_rate is measured by stage=eval or report, not by stage=dpo",
+    ),
+    (
+        ("answer.split=validation",),
+        "minimize",
+        "sweep_metric=pass_rate needs hydra.sweeper.direction=maximize",
+    ),
     (
         ("stage=sft", "sweep_metric=validation_loss"),
         "maximize",
@@ -182,7 +233,10 @@ def test_a_sweeper_that_optimises_may_not_read_test_nor_go_the_wrong_way(
 ) -> None:
     config = composed(*TINY, *arguments)
     with open_dict(config):
-        config.hydra = {"sweeper": {"direction": direction, "params": {}}, "overrides": {"task": []}}
+        config.hydra = {
+            "sweeper": {"direction": direction, "params": {}},
+            "overrides": {"task": []},
+        }
     with pytest.raises(UserError, match=message):
         sweep.validate_sweep(config)
 
@@ -190,11 +244,31 @@ def test_a_sweeper_that_optimises_may_not_read_test_nor_go_the_wrong_way(
 @pytest.mark.parametrize(
     ("stage", "params", "task", "message"),
     [
-        ("dpo", {"dpo.beta": "interval(0.1,0.5)"}, [], "dpo.beta changes the definition of the dpo loss"),
-        ("dpo", {}, ["dpo.loss_type=choice([hinge],[ipo])"], "dpo.loss_type changes the definition of the dpo loss"),
+        (
+            "dpo",
+            {"dpo.beta": "interval(0.1,0.5)"},
+            [],
+            "dpo.beta changes the definition of the dpo loss",
+        ),
+        (
+            "dpo",
+            {},
+            ["dpo.loss_type=choice([hinge],[ipo])"],
+            "dpo.loss_type changes the definition of the dpo loss",
+        ),
         ("dpo", {}, ["dpo.beta=0.2", "dpo.learning_rate=interval(1e-5,1e-4)"], None),
-        ("dpo", {}, ["pairs.min_score=choice(0.5,1.0)"], "pairs.min_score changes its held-out rows"),
-        ("sft", {"sft.trainer.label_smoothing_factor": "0.0,0.1"}, [], "sft.trainer.label_smoothing_factor changes"),
+        (
+            "dpo",
+            {},
+            ["pairs.min_score=choice(0.5,1.0)"],
+            "pairs.min_score changes its held-out rows",
+        ),
+        (
+            "sft",
+            {"sft.trainer.label_smoothing_factor": "0.0,0.1"},
+            [],
+            "sft.trainer.label_smoothing_factor changes",
+        ),
     ],
 )
 def test_a_sweeper_may_not_choose_by_losses_that_do_not_compare(
@@ -202,7 +276,10 @@ def test_a_sweeper_may_not_choose_by_losses_that_do_not_compare(
 ) -> None:
     config = composed(*TINY, f"stage={stage}", "sweep_metric=validation_loss")
     with open_dict(config):
-        config.hydra = {"sweeper": {"direction": "minimize", "params": params}, "overrides": {"task": task}}
+        config.hydra = {
+            "sweeper": {"direction": "minimize", "params": params},
+            "overrides": {"task": task},
+        }
     if message is None:
         sweep.validate_sweep(config)
         return
@@ -214,17 +291,24 @@ def test_a_sweeper_may_not_choose_by_losses_that_do_not_compare(
     ("line", "message"),
     [
         (("stage=dpo", "dpo.evaluations=0"), "has no validation loss here"),
-        (("stage=grpo", "align=grpo"), "measured by stage=sft or dpo or kto or reward, not by stage=grpo"),
+        (
+            ("stage=grpo", "align=grpo"),
+            "measured by stage=sft or dpo or kto or reward, not by stage=grpo",
+        ),
     ],
 )
-def test_a_sweeper_may_not_choose_by_a_loss_that_is_not_measured(line: tuple[str, ...], message: str) -> None:
+def test_a_sweeper_may_not_choose_by_a_loss_that_is_not_measured(
+    line: tuple[str, ...], message: str
+) -> None:
     config = composed(*TINY, "sweep_metric=validation_loss", *line)
     with pytest.raises(UserError, match=message):
         sweep.validate_sweep(config)
 
 
 @pytest.mark.parametrize(("arguments", "direction", "message"), ASTRAY)
-def test_optuna_may_not_either(arguments: tuple[str, ...], direction: str, message: str, tmp_path: Path) -> None:
+def test_optuna_may_not_either(
+    arguments: tuple[str, ...], direction: str, message: str, tmp_path: Path
+) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     optuna = ("hydra/sweeper=optuna", f"hydra.sweeper.direction={direction}", "dpo.beta=0.1,0.5")
     ran = inside(*TINY, *optuna, *arguments, f"outputs={tmp_path}", "-m")

@@ -31,8 +31,14 @@ UNREAD = [
     ("label.human.annotators=3 label=human", "label.human.overlap=0.5"),
     ("label.reward_model.path=README.md", "label=reward_model"),
     ("label.reward_model.precision=fp32", "label=reward_model label.reward_model.path=README.md"),
-    ("label.reward_model.revision=main label=reward_model label.reward_model.path=.", "label.reward_model.path=a/b"),
-    ("label.ensemble.people=5", "label=ensemble label.ensemble.members=[{labeler:verifier},{labeler:own}]"),
+    (
+        "label.reward_model.revision=main label=reward_model label.reward_model.path=.",
+        "label.reward_model.path=a/b",
+    ),
+    (
+        "label.ensemble.people=5",
+        "label=ensemble label.ensemble.members=[{labeler:verifier},{labeler:own}]",
+    ),
     ("unpaired.threshold=0.5 label=human align=kto", "label=verifier"),
     ("unpaired.threshold=0.5", "align=kto"),
     ("benchmark.limit=5", "benchmark.tasks=[x]"),
@@ -40,7 +46,10 @@ UNREAD = [
     ("reward.pairs.min_margin=0.5", f"reward.source.path={FILE}"),
     ("pairs.min_score=0.5 label=human", "label=verifier"),
     (f"sample=generate label=dataset label.path={FILE}", "label=verifier label.path=null"),
-    (f"sample.temperatures=[0.5] label=dataset label.path={FILE}", "label=verifier label.path=null"),
+    (
+        f"sample.temperatures=[0.5] label=dataset label.path={FILE}",
+        "label=verifier label.path=null",
+    ),
     (f"sample.prompts=5 label=dataset label.path={FILE}", "label=verifier label.path=null"),
     ("sample.temperatures=[0.5] sample.file=README.md", "sample.file=null"),
     ("sample.top_p=0.5 sample.file=README.md", "sample.file=null"),
@@ -61,7 +70,10 @@ UNREAD = [
     ("pairs.max_per_prompt=2", "pairs=all"),
     ("control_learning_rate=1e-4", "control=true"),
     ("reward.source.format=kto", f"reward.source.path={FILE}"),
-    (f"reward.source.hub_split=train reward.source.path={FILE}", "reward.source.path=someone/preferences"),
+    (
+        f"reward.source.hub_split=train reward.source.path={FILE}",
+        "reward.source.path=someone/preferences",
+    ),
     ("model.revision=main", "model.path=someone/model"),
     ("data.form.unicode=NFC", "data.sources=[{path:README.md}]"),
     ("data.audit.actions={echo:drop}", "data.sources=[{path:README.md}]"),
@@ -69,7 +81,10 @@ UNREAD = [
         "data.audit.thresholds={near_duplicate:0.9} data.sources=[{path:README.md}]",
         "data.audit.actions={near_duplicate:drop}",
     ),
-    ("data.tasks.families=[sentiment] stage=data data=file data.sources=[{path:README.md}]", "data=verifiable"),
+    (
+        "data.tasks.families=[sentiment] stage=data data=file data.sources=[{path:README.md}]",
+        "data=verifiable",
+    ),
     ("tracker.project=mine", "tracker=wandb"),
     ("export.repo=user/name stage=export", "export.format=dataset"),
     ("export.private=false stage=export export.format=dataset", "export.repo=user/name"),
@@ -83,7 +98,9 @@ def reads(*typed: str) -> None:
     """Raise UserError if nothing reads one of these arguments. Hydra composes each choice of groups only once."""
     groups = [each for each in typed if "." not in each.partition("=")[0]]
     cfg = composed(*TINY, *groups)
-    for override in OverridesParser.create().parse_overrides([each for each in typed if each not in groups]):
+    for override in OverridesParser.create().parse_overrides(
+        [each for each in typed if each not in groups]
+    ):
         OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)
     unread.refuse_unread(OmegaConf.to_object(cfg), list(typed))
 
@@ -151,7 +168,9 @@ def test_jobs_of_a_sweep_take_what_another_of_them_reads(tmp_path: Path) -> None
 def test_the_demo_is_not_trained_in_the_place_of_a_preference_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before the error"))
+    monkeypatch.setattr(
+        main, "build", lambda *_: pytest.fail("something is built before the error")
+    )
     message = refused("tracker=none", f"outputs={tmp_path}", f"label.path={FILE}")
     reason = "only label=dataset reads files. Add label=dataset, or leave the key out."
     assert message == f"label.path={FILE}: {reason}"

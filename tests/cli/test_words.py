@@ -30,13 +30,29 @@ def test_a_rooms_words_are_its_file_names() -> None:
 
 
 def test_words_are_listed_without_importing_a_part() -> None:
-    code = "import sys; from stages.preflight import constraints; from tests.helpers import settings; "
+    code = (
+        "import sys; from stages.preflight import constraints; from tests.helpers import settings; "
+    )
     code += "constraints.validate_config(settings('recipe=tiny')); "
     code += "print(*(m for m in sys.modules if m.startswith('stages.')))"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     rooms = {module.split(".")[1] for module in ran.stdout.split() if module.count(".") > 1}
-    assert rooms == {"cli", "config", "hardware", "launch", "models", "pipeline", "preflight", "store", "tracking"}
-    assert {m for m in ran.stdout.split() if m.startswith("stages.models.")} == {"stages.models.safe_folder"}
+    assert rooms == {
+        "cli",
+        "config",
+        "hardware",
+        "launch",
+        "models",
+        "pipeline",
+        "preflight",
+        "store",
+        "tracking",
+    }
+    assert {m for m in ran.stdout.split() if m.startswith("stages.models.")} == {
+        "stages.models.safe_folder"
+    }
     assert not {"stages.tracking.wandb"} & set(ran.stdout.split())
 
 
@@ -60,6 +76,10 @@ def test_only_a_stage_of_the_command_is_built_again(tmp_path: Path) -> None:
     message = "rebuild=gc: Invalid value, expected one of [base, source, data, select, sft"
     assert message in str(explain(error.value))
     assert settings("recipe=tiny", "rebuild=sft").rebuild == "sft"
-    for typed in (("rebuild=kto",), ("stage=sft", "rebuild=dpo"), ("stage=plan", "align=none", "rebuild=pairs")):
+    for typed in (
+        ("rebuild=kto",),
+        ("stage=sft", "rebuild=dpo"),
+        ("stage=plan", "align=none", "rebuild=pairs"),
+    ):
         message = f"{typed[-1]}: not a stage of this command, which has .*data"
         assert re.match(message, refused("recipe=tiny", f"outputs={tmp_path}", *typed))

@@ -22,9 +22,16 @@ def hub() -> Iterator[tuple[str, list[Request]]]:
             reply: dict[str, object] = {"url": f"{address}/someone/something"}
             if self.path.endswith("/preupload/main"):
                 files = [file["path"] for file in json.loads(body)["files"]]
-                reply = {"files": [{"path": f, "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+                reply = {
+                    "files": [
+                        {"path": f, "uploadMode": "regular", "shouldIgnore": False} for f in files
+                    ]
+                }
             elif self.path.endswith("/commit/main"):
-                reply = {"commitUrl": f"{address}/someone/something/commit/{'0' * 40}", "commitOid": "0" * 40}
+                reply = {
+                    "commitUrl": f"{address}/someone/something/commit/{'0' * 40}",
+                    "commitOid": "0" * 40,
+                }
             self._reply(200, reply)
 
         def do_GET(self) -> None:

@@ -14,14 +14,36 @@ from tests.helpers import refused, settings
 
 FILE = ("data=file", "tracker=none", "stage=audit")
 ROWS = [
-    {"instruction": "Name a tree that grows beside the sea.", "input": "", "output": "Tamarisks do, and so do pines."},
-    {"instruction": "Name a tree that grows beside the sea.", "input": "", "output": "Tamarisks do, and so do pines."},
-    {"instruction": "Name a tree.", "input": "<noinput>", "output": "<script>alert(1)</script>\x1b\u202e [Your Name]"},
+    {
+        "instruction": "Name a tree that grows beside the sea.",
+        "input": "",
+        "output": "Tamarisks do, and so do pines.",
+    },
+    {
+        "instruction": "Name a tree that grows beside the sea.",
+        "input": "",
+        "output": "Tamarisks do, and so do pines.",
+    },
+    {
+        "instruction": "Name a tree.",
+        "input": "<noinput>",
+        "output": "<script>alert(1)</script>\x1b\u202e [Your Name]",
+    },
     {"instruction": "Name a fish that lives in rivers and lakes.", "input": "", "output": ""},
     {"instruction": "What is 2 + 2?", "input": "", "output": "2 + 2 = 5"},
-    {"instruction": "Why is the sea salty?", "input": "", "output": "Rivers bring salt, and only water leaves it."},
+    {
+        "instruction": "Why is the sea salty?",
+        "input": "",
+        "output": "Rivers bring salt, and only water leaves it.",
+    },
 ]
-PAIRS = [{"prompt": "Name a fish.", "chosen": "A pike.", "rejected": "An oak, which is no fish at all. " * 9}]
+PAIRS = [
+    {
+        "prompt": "Name a fish.",
+        "chosen": "A pike.",
+        "rejected": "An oak, which is no fish at all. " * 9,
+    }
+]
 
 
 def written(file: Path, rows: list[dict]) -> Path:
@@ -35,7 +57,13 @@ def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
         written(tmp_path / "pairs.jsonl", PAIRS),
         written(tmp_path / "asked.jsonl", [{"prompt": "name a fish"}]),
     )
-    typed = (*FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]", "label=dataset", f"label.path={pairs}")
+    typed = (
+        *FILE,
+        f"outputs={store}",
+        f"data.sources=[{{path: {rows}}}]",
+        "label=dataset",
+        f"label.path={pairs}",
+    )
     typed += (f"data.audit.against=[{{path: {test_set}}}]",)
     ran = run(*typed)
     assert ran.returncode == 0, ran.stderr
@@ -51,7 +79,9 @@ def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
     }
     page = store / "audit.html"
     assert "<script>alert" not in page.read_text() and "&lt;script&gt;" in page.read_text()
-    assert r"\x1b\u202e [Your" in page.read_text() and not UNSEEN.search(page.read_text().replace("\n", ""))
+    assert r"\x1b\u202e [Your" in page.read_text() and not UNSEEN.search(
+        page.read_text().replace("\n", "")
+    )
     assert "2 + 2 = 5" in page.read_text()
     assert "Runs of four words in" in page.read_text()
     assert "distinct-3" in page.read_text()
@@ -61,7 +91,11 @@ def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
     assert repeated.returncode == 0, repeated.stderr
     [line] = [line for line in repeated.stdout.splitlines() if line.startswith("duplicate")]
     assert line.split()[-2:] == ["1", "1"]
-    [line] = [line for line in page.read_text().split("<tr>") if "wrong<wbr>" in line or "wrong_<wbr>sum" in line]
+    [line] = [
+        line
+        for line in page.read_text().split("<tr>")
+        if "wrong<wbr>" in line or "wrong_<wbr>sum" in line
+    ]
     assert 'data-label="rows">0' in line and 'data-label="last time">1' in line
 
 
@@ -81,7 +115,10 @@ def read(row, shout):
 
 
 def test_rows_that_a_function_of_the_users_reads_are_audited(tmp_path: Path) -> None:
-    rows = [{"ask": "What is 2 + 2", "reply": "2 + 2 = 5"}, {"ask": "Name a tree", "reply": "Oaks are trees."}]
+    rows = [
+        {"ask": "What is 2 + 2", "reply": "2 + 2 = 5"},
+        {"ask": "Name a tree", "reply": "Oaks are trees."},
+    ]
     file, store = written(tmp_path / "rows.jsonl", rows), tmp_path / "outputs"
     (tmp_path / "own.py").write_text(OWN)
     own = f"data.own={{file: {tmp_path / 'own.py'}, name: read, options: {{shout: '!'}}}}"
@@ -98,7 +135,11 @@ def test_rows_that_a_function_of_the_users_reads_are_audited(tmp_path: Path) -> 
 
 def test_what_is_mended_is_audited_as_it_will_be(tmp_path: Path) -> None:
     rows = [{"instruction": "Name a cafÃ©.", "output": "Oaks are no cafés at all."}]
-    typed = (*FILE, f"outputs={tmp_path}", f"data.sources=[{{path: {written(tmp_path / 'rows.jsonl', rows)}}}]")
+    typed = (
+        *FILE,
+        f"outputs={tmp_path}",
+        f"data.sources=[{{path: {written(tmp_path / 'rows.jsonl', rows)}}}]",
+    )
     assert "damaged (1)" in run(*typed).stdout
     ran = run(*typed, "data.audit.actions={damaged: fix}")
     assert "None of 1 rows" in ran.stdout
@@ -108,7 +149,9 @@ def test_what_is_mended_is_audited_as_it_will_be(tmp_path: Path) -> None:
 def test_diversity_counts_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     varied = Diversity()
     for i in range(50):
-        varied.note(f"Please list rivers of country{i}", f"Here are some rivers: the {i} and the {i}")
+        varied.note(
+            f"Please list rivers of country{i}", f"Here are some rivers: the {i} and the {i}"
+        )
     varied.note("Can you list rivers?", None)
     tables = varied.most_frequent()
     assert tables["First word of requests"] == ([("list", 51)], 51)
@@ -139,6 +182,11 @@ def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
     assert "Did you mean 'drop'" in refused(*typed, "data.audit.actions={echo: drp}")
     assert "contaminated: drop" in refused(*typed, f"data.audit.against=[{{path: {rows}}}]")
     assert "data.audit.against" in refused(*typed, "data.audit.actions={contaminated: drop}")
-    against = ("data.audit.actions={contaminated: drop}", f"data.audit.against=[{{path: {broken}}}]")
+    against = (
+        "data.audit.actions={contaminated: drop}",
+        f"data.audit.against=[{{path: {broken}}}]",
+    )
     assert "broken.jsonl: line 2" in refused("stage=audit", *typed[1:], *against)
-    assert settings(*typed, "data.audit.actions={echo: drop}").data.audit.actions == {"echo": "drop"}
+    assert settings(*typed, "data.audit.actions={echo: drop}").data.audit.actions == {
+        "echo": "drop"
+    }

@@ -10,7 +10,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import DeepseekV3Config, LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
+from transformers import (
+    DeepseekV3Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
+)
 
 from stages.cli import compose
 from stages.commands.planning import calculated
@@ -54,20 +60,30 @@ def this_machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def plan(folder: Path, capsys: pytest.CaptureFixture[str], *line: str) -> dict[str, list[str]]:
     """Return the cells of the plan's rows by node, and its sentences under ''."""
-    cfg, store, nodes = compose.prepare(composed("stage=plan", f"outputs={folder}", "tracker=none", *line))
+    cfg, store, nodes = compose.prepare(
+        composed("stage=plan", f"outputs={folder}", "tracker=none", *line)
+    )
     calculated.show(cfg, nodes, store)
     rows = [re.split(r"\s{2,}", row.strip()) for row in capsys.readouterr().out.splitlines()]
-    return {row[0]: row[1:] for row in rows if len(row) > 1} | {"": [row[0] for row in rows if len(row) == 1]}
+    return {row[0]: row[1:] for row in rows if len(row) > 1} | {
+        "": [row[0] for row in rows if len(row) == 1]
+    }
 
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", slow_but(NAMES, "from_preferences", "llama32_1b_qlora", "zephyr_7b"))
+@pytest.mark.parametrize(
+    "recipe", slow_but(NAMES, "from_preferences", "llama32_1b_qlora", "zephyr_7b")
+)
 def test_every_recipe_is_calculated_for_a_named_gpu(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    of_the_user = [f"label.path={ROOT}/stages/tasks/toy_preferences.jsonl"] if recipe == "from_preferences" else []
+    of_the_user = (
+        [f"label.path={ROOT}/stages/tasks/toy_preferences.jsonl"]
+        if recipe == "from_preferences"
+        else []
+    )
     rows = plan(tmp_path, capsys, f"recipe={recipe}", "plan.gpu=h200", *of_the_user)
     assert {"dpo", "reference", "eval"} <= rows.keys()
     weights, gradients, optimizer, activations, peak, host = map(float, rows["dpo"][:6])
@@ -75,8 +91,12 @@ def test_every_recipe_is_calculated_for_a_named_gpu(
     assert host * 2**30 > memory.LIBRARIES
 
 
-def test_a_plan_for_another_machine_takes_its_precision_and_leaves_this_one_as_it_is(tmp_path: Path) -> None:
-    cfg, _, nodes = compose.prepare(composed("stage=plan", f"outputs={tmp_path}", "tracker=none", "plan.gpu=h200"))
+def test_a_plan_for_another_machine_takes_its_precision_and_leaves_this_one_as_it_is(
+    tmp_path: Path,
+) -> None:
+    cfg, _, nodes = compose.prepare(
+        composed("stage=plan", f"outputs={tmp_path}", "tracker=none", "plan.gpu=h200")
+    )
     assert cfg.dpo.precision is nodes["dpo"].config.precision is Precision.bf16
     compose.prepare(composed("stage=plan", f"outputs={tmp_path}", "tracker=none"))
     assert machine.planned_gpu.get() is None
@@ -89,7 +109,9 @@ def test_the_published_shapes_have_the_published_numbers_of_parameters() -> None
     for name, billions in PUBLISHED.items():
         model = OmegaConf.merge(Model, OmegaConf.load(CONF / "model" / f"{name}.yaml"))
         shape = ModelShape.from_config(model_files.model_config(OmegaConf.to_object(model)) or {})
-        assert shape is not None and shape.parameters / 1e9 == pytest.approx(billions, rel=0.01), name
+        assert shape is not None and shape.parameters / 1e9 == pytest.approx(billions, rel=0.01), (
+            name
+        )
 
 
 def test_the_shape_of_a_group_does_not_describe_another_path() -> None:
@@ -113,10 +135,17 @@ def test_shares_of_the_state_add_up_to_the_whole() -> None:
 def test_the_settings_that_a_plan_names_fit_and_half_the_gpus_do_not(
     stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ("recipe=tulu3_8b", "model=llama31_70b", "launch=fsdp", "launch.processes=8", "plan.gpu=h100_80gb")
+    line = (
+        "recipe=tulu3_8b",
+        "model=llama31_70b",
+        "launch=fsdp",
+        "launch.processes=8",
+        "plan.gpu=h100_80gb",
+    )
     sentences = " ".join(plan(tmp_path, capsys, *line)[""])
     match = re.search(
-        rf"{stage} does not fit\. It would with [^.]*\.adapter=lora or with launch=fsdp and (\d+) GPU", sentences
+        rf"{stage} does not fit\. It would with [^.]*\.adapter=lora or with launch=fsdp and (\d+) GPU",
+        sentences,
     )
     assert match is not None, sentences
     peaks = [
@@ -126,8 +155,15 @@ def test_the_settings_that_a_plan_names_fit_and_half_the_gpus_do_not(
     assert peaks[0] <= GPUS["h100_80gb"][1] * 1e9 < peaks[1]
 
 
-def test_no_remedy_divides_a_model_among_one_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ("recipe=smollm2_360m", "model=llama32_1b", "plan.gpu=rtx_4090", "sft.runtime.micro_batch=8")
+def test_no_remedy_divides_a_model_among_one_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = (
+        "recipe=smollm2_360m",
+        "model=llama32_1b",
+        "plan.gpu=rtx_4090",
+        "sft.runtime.micro_batch=8",
+    )
     sentences = " ".join(plan(tmp_path, capsys, *line, "sft.max_length=2048")[""])
     assert "sft.runtime.micro_batch=1." in sentences and "and 1 GPU" not in sentences
 
@@ -169,9 +205,9 @@ def test_arithmetic_is_counted_as_by_torch() -> None:
     for checkpointing, passes in ((Checkpointing.none, 3), (Checkpointing.full, 4)):
         runtime = replace(trained.runtime, gradient_checkpointing=checkpointing, micro_batch=1)
         block = replace(trained, runtime=runtime)
-        assert calculated.seconds_per_token(shape, block, tokens, "h100_80gb") * rate * tokens == pytest.approx(
-            passes * expected
-        )
+        assert calculated.seconds_per_token(
+            shape, block, tokens, "h100_80gb"
+        ) * rate * tokens == pytest.approx(passes * expected)
     assert backward.get_total_flops() == pytest.approx(2 * forward.get_total_flops(), rel=0.01)
 
 
@@ -181,16 +217,23 @@ def test_what_processes_divide_takes_a_share_of_the_time_each() -> None:
     machine.plan_for("h100_80gb")
     for name in ("sample", "answer", "reference"):
         alone, four = (vars(settings("recipe=tiny", f"launch.processes={n}"))[name] for n in (1, 4))
-        times = [calculated.seconds_per_token(shape, block, 60, "h100_80gb") for block in (alone, four)]
+        times = [
+            calculated.seconds_per_token(shape, block, 60, "h100_80gb") for block in (alone, four)
+        ]
         assert times[0] == pytest.approx(4 * times[1]), name
 
 
 def test_twice_the_bandwidth_generates_in_half_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    block, shape = settings("recipe=tiny").answer, ModelShape.from_config(settings("model=mistral_7b").model.config)
+    block, shape = (
+        settings("recipe=tiny").answer,
+        ModelShape.from_config(settings("model=mistral_7b").model.config),
+    )
     assert shape is not None
     machine.plan_for("h200")
     monkeypatch.setitem(GPUS, "faster", (*GPUS["h200"][:2], 2 * GPUS["h200"][2], *GPUS["h200"][3:]))
-    once, faster = (calculated.seconds_per_token(shape, block, 100, name) for name in ("h200", "faster"))
+    once, faster = (
+        calculated.seconds_per_token(shape, block, 100, name) for name in ("h200", "faster")
+    )
     assert once == pytest.approx(2 * faster) and math.isfinite(once)
 
 
@@ -206,7 +249,13 @@ def test_the_parts_of_training_are_its_peak() -> None:
 
 
 def test_a_kl_term_needs_a_second_model() -> None:
-    line = ("recipe=zephyr_7b", "align=grpo", "grpo.precision=bf16", "label=judge", "label.judge.kind=pointwise")
+    line = (
+        "recipe=zephyr_7b",
+        "align=grpo",
+        "grpo.precision=bf16",
+        "label=judge",
+        "label.judge.kind=pointwise",
+    )
     endpoint = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]"
     shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
     assert shape is not None
@@ -216,12 +265,22 @@ def test_a_kl_term_needs_a_second_model() -> None:
 
 
 def test_experts_under_keys_that_are_not_read_are_no_dense_model() -> None:
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     assert ModelShape.from_config(DeepseekV3Config(**sizes, vocab_size=128).to_dict()) is None
 
 
 def test_a_model_without_gates_has_two_maps_in_an_mlp() -> None:
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     config = Starcoder2Config(**sizes, num_key_value_heads=2, vocab_size=128)
     shape = ModelShape.from_config(config.to_dict())
     with torch.device("meta"):
@@ -230,16 +289,26 @@ def test_a_model_without_gates_has_two_maps_in_an_mlp() -> None:
 
 
 def test_grpo_also_takes_the_time_of_its_samples_and_kto_that_of_mismatched_ones() -> None:
-    line = ("recipe=zephyr_7b", "align=grpo", "grpo.precision=bf16", "label=judge", "label.judge.kind=pointwise")
+    line = (
+        "recipe=zephyr_7b",
+        "align=grpo",
+        "grpo.precision=bf16",
+        "label=judge",
+        "label.judge.kind=pointwise",
+    )
     cfg = settings(*line, "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]")
     shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
     assert shape is not None
     machine.plan_for("h100_80gb")
     rows = cfg.grpo.batch_size * cfg.grpo.completions
     drawing = calculated.seconds_per_drawn_token(shape, cfg.grpo, 500, rows, "h100_80gb")
-    forward = calculated.seconds_per_token(shape, replace(cfg.reference, precision=Precision.bf16), 500, "h100_80gb")
+    forward = calculated.seconds_per_token(
+        shape, replace(cfg.reference, precision=Precision.bf16), 500, "h100_80gb"
+    )
     grpo, kto, dpo = (
-        calculated.seconds_per_token(shape, replace(block, precision=Precision.bf16), 500, "h100_80gb")
+        calculated.seconds_per_token(
+            shape, replace(block, precision=Precision.bf16), 500, "h100_80gb"
+        )
         for block in (cfg.grpo, replace(cfg.kto, runtime=cfg.dpo.runtime), cfg.dpo)
     )
     assert grpo > drawing + 2 * forward

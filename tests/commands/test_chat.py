@@ -23,7 +23,18 @@ from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
 from stages.store.records import Example, load
 from stages.store.store import Store
-from tests.helpers import ROOT, TINY, Chain, build, command, inside, nodes, refused, settings, stand_in
+from tests.helpers import (
+    ROOT,
+    TINY,
+    Chain,
+    build,
+    command,
+    inside,
+    nodes,
+    refused,
+    settings,
+    stand_in,
+)
 
 
 def chat(root: Path, lines: list[str], *overrides: str) -> str:
@@ -41,7 +52,9 @@ def greedy(model: Path) -> Callable[[list[str]], str]:
     def next_turn(conversation: list[str]) -> str:
         roles = ["user", "assistant"] * len(conversation)
         messages = [{"role": r, "content": c} for r, c in zip(roles, conversation, strict=False)]
-        [(_, [completion])] = sampler.complete([Request("0", messages, contract.prompt(messages), [0.0], 0)])
+        [(_, [completion])] = sampler.complete(
+            [Request("0", messages, contract.prompt(messages), [0.0], 0)]
+        )
         return contract.text(completion.token_ids).strip()
 
     return next_turn
@@ -49,7 +62,9 @@ def greedy(model: Path) -> Callable[[list[str]], str]:
 
 def test_a_conversation_is_remembered_until_it_is_forgotten(chain: Chain) -> None:
     turn = greedy(chain.folder("dpo") / "model")
-    requests = [e.messages[-1]["content"] for e in load(chain.folder("data") / "examples.parquet", Example)]
+    requests = [
+        e.messages[-1]["content"] for e in load(chain.folder("data") / "examples.parquet", Example)
+    ]
     lines = [text for text in requests if "\n" not in text and text == text.strip()]
     opening = lines[0]
     reply = turn([opening])
@@ -67,7 +82,9 @@ def test_models_answer_side_by_side(chain: Chain) -> None:
     assert "\x1b" not in output
     first, second = re.split(r"^> ", output, flags=re.MULTILINE)[1:]
     assert first.strip() == second.strip()  # nothing is remembered
-    heading, *lines = [re.split("[┃│]", line)[1:-1] for line in first.splitlines() if line[:1] in ("┃", "│")]
+    heading, *lines = [
+        re.split("[┃│]", line)[1:-1] for line in first.splitlines() if line[:1] in ("┃", "│")
+    ]
     assert [cell.strip() for cell in heading] == ["Base", "SFT", "DPO"]
     # of several lines, where one is long
     answers = ["".join(cells) for cells in zip(*lines, strict=True)]
@@ -95,7 +112,10 @@ def test_without_settings_the_run_that_was_last_made_is_asked(chain: Chain) -> N
     ran = inside(*line, "chat.side_by_side=true", typed=typed)
     assert ran.returncode == 0, ran.stderr
     report = chain.manifest("report")
-    assert f"stage=chat uses the last run: report {report['fingerprint']}, {report['command']}" in ran.stdout
+    assert (
+        f"stage=chat uses the last run: report {report['fingerprint']}, {report['command']}"
+        in ran.stdout
+    )
     answers = chat(chain.root, [typed], "chat.side_by_side=true", "chat.max_new_tokens=8")
     assert ran.stdout[ran.stdout.index("> ") :] == answers
     assert chain.count() == before, "nothing is built"
@@ -105,10 +125,14 @@ def test_without_settings_the_run_that_was_last_made_is_asked(chain: Chain) -> N
 def test_a_run_that_trains_no_policy_is_asked_and_its_sft_is_compared(chain: Chain) -> None:
     other = ("align=none", "sft.epochs=1")
     build(chain.root, *other, "stage=eval")
-    ran = inside("stage=chat", f"outputs={chain.root}", "chat.max_new_tokens=8", typed="Name a colour.")
+    ran = inside(
+        "stage=chat", f"outputs={chain.root}", "chat.max_new_tokens=8", typed="Name a colour."
+    )
     assert (ran.returncode, "last run: eval" in ran.stdout) == (0, True), ran.stderr
     store = Store(chain.root)
-    [group] = comparable_trainings(store, compare.published_nodes(store), lambda key: key[0] == "sft")
+    [group] = comparable_trainings(
+        store, compare.published_nodes(store), lambda key: key[0] == "sft"
+    )
     assert {run.fingerprint for training in group.trainings for run in training.runs} == {
         chain.manifest("sft", *line)["fingerprint"] for line in ((), other)
     }
@@ -190,7 +214,9 @@ def test_a_conversation_longer_than_the_model_reads_is_told(built: Path) -> None
 
 
 @pytest.mark.parametrize("side_by_side", ["true", "false"])
-def test_a_prompt_that_is_too_long_is_told_and_the_next_one_answered(chain: Chain, side_by_side: str) -> None:
+def test_a_prompt_that_is_too_long_is_told_and_the_next_one_answered(
+    chain: Chain, side_by_side: str
+) -> None:
     long, prompt, options = "colour " * 2100, "Name a colour.", ("chat.max_new_tokens=8",)
     forgotten = ["/new"] if side_by_side == "false" else []  # side by side, nothing is remembered
     typed = [prompt, *forgotten, long, prompt]
@@ -207,14 +233,19 @@ def test_side_by_side_there_is_no_conversation_to_forget(chain: Chain) -> None:
 
 @pytest.mark.parametrize(("side_by_side", "offered"), [(True, False), (False, True)])
 def test_what_a_terminal_is_offered_is_what_there_is(
-    side_by_side: bool, offered: bool, built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    side_by_side: bool,
+    offered: bool,
+    built: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     writer, reader = os.openpty()
     with open(reader, encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
         os.write(writer, b"/quit\n")
         talk(
-            replace(settings("recipe=tiny").chat, side_by_side=side_by_side), {"SFT": next((built / "sft").glob("*"))}
+            replace(settings("recipe=tiny").chat, side_by_side=side_by_side),
+            {"SFT": next((built / "sft").glob("*"))},
         )
     os.close(writer)
     output = capsys.readouterr().out
@@ -237,7 +268,9 @@ def test_an_answer_is_printed_as_it_grows(built: Path, capsys: pytest.CaptureFix
         assert capsys.readouterr().out == f"{answer.strip()}\n".replace("\x1b", "\\x1b")
 
 
-def test_vllm_answers_and_ends_with_the_chat(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_answers_and_ends_with_the_chat(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pids, prompts = tmp_path / "pids", ["Name a colour.", "Name another."]
     monkeypatch.setenv("SMALL_VLLM", json.dumps({"pids": str(pids)}))
     python = stand_in(ROOT / "tests/samplers/small_vllm.py", tmp_path / "python")
@@ -246,5 +279,11 @@ def test_vllm_answers_and_ends_with_the_chat(chain: Chain, tmp_path: Path, monke
     assert len(answers) == 2 and all(text.strip() for text in answers)
     [pid] = pids.read_text().split()
     assert not Path(f"/proc/{pid}").exists()
-    line = (*TINY, f"outputs={chain.root}", "stage=chat", "chat.sampler=vllm", f"chat.runtime.python={sys.executable}")
+    line = (
+        *TINY,
+        f"outputs={chain.root}",
+        "stage=chat",
+        "chat.sampler=vllm",
+        f"chat.runtime.python={sys.executable}",
+    )
     assert refused(*line).startswith(f"chat.runtime.python={sys.executable}: vLLM failed: ")

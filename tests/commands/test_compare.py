@@ -16,7 +16,13 @@ from stages.commands.compare import published_nodes
 from stages.commands.comparing.groups import Group, group_by_prompts
 from stages.commands.comparing.measured import Row, measured_rows
 from stages.commands.comparing.trained import Trainings, comparable_trainings
-from stages.commands.node_settings import SettingDifferences, joint_name, lineage, lineage_settings, without_seeds
+from stages.commands.node_settings import (
+    SettingDifferences,
+    joint_name,
+    lineage,
+    lineage_settings,
+    without_seeds,
+)
 from stages.config.errors import UserError
 from stages.models.contract import load_contract
 from stages.pipeline.graph import with_seed
@@ -24,7 +30,17 @@ from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, PairLogProbs, load, save
 from stages.store.store import Store
 from tests.browser import page_faults
-from tests.helpers import CHROMIUM, Chain, as_published, build, fits, inside, made_once, nodes, settings
+from tests.helpers import (
+    CHROMIUM,
+    Chain,
+    as_published,
+    build,
+    fits,
+    inside,
+    made_once,
+    nodes,
+    settings,
+)
 
 VALIDATION = ("stage=eval", "answer.split=validation")
 TOYS = ("label=dataset", "dpo.max_length=256")
@@ -91,7 +107,10 @@ def measured(name: str, rate: float, kl: float, **settings: str) -> Row:
 
 def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compared: Chain) -> None:
     by_split = groups(compared)
-    assert {split: len(group.settings) for split, group in by_split.items()} == {"test": 2, "validation": 3}
+    assert {split: len(group.settings) for split, group in by_split.items()} == {
+        "test": 2,
+        "validation": 3,
+    }
     group = by_split["validation"]
     policies = [setting for setting in group.settings if not setting.is_sft]
     assert {setting.name for setting in policies} == {"dpo.beta=0.1", "dpo.beta=0.7"}
@@ -102,7 +121,9 @@ def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compare
         assert row.rate == manifest["metrics"]["pass_rate"]["policy"] == row.passed.mean()
         assert row.kl == manifest["metrics"]["kl"]["policy"]["per_token"]
         lineage = nodes(compared.root, *overrides)["answer_policy"].lineage
-        spent = [read_manifest(Store(compared.root).folder(node))["wall_seconds"] for node in lineage]
+        spent = [
+            read_manifest(Store(compared.root).folder(node))["wall_seconds"] for node in lineage
+        ]
         assert row.seconds == pytest.approx(sum(spent))
         assert row.flops == pytest.approx(flops_by_hand(compared, overrides))
     rates = [setting.rate for setting in group.settings]
@@ -111,16 +132,25 @@ def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compare
 
 def flops_by_hand(chain: Chain, overrides: tuple[str, ...]) -> float:
     """Return the operations of DPO's lineage from the tables of its nodes: 2 a token read, 6 a token trained."""
-    tables = ("sample", "candidates.parquet", Candidate), ("reference", "logprobs.parquet", PairLogProbs)
-    candidates, pairs = (load(chain.folder(stage, *overrides) / name, kind) for stage, name, kind in tables)
+    tables = (
+        ("sample", "candidates.parquet", Candidate),
+        ("reference", "logprobs.parquet", PairLogProbs),
+    )
+    candidates, pairs = (
+        load(chain.folder(stage, *overrides) / name, kind) for stage, name, kind in tables
+    )
     contract = load_contract(chain.folder("sft", *overrides) / "model")
     prompt_ids = {c.prompt_id for c in candidates}
     examples = load(chain.folder("data", *overrides) / "examples.parquet", Example)
     read = sum(len(contract.prompt(e.messages)) for e in examples if e.id in prompt_ids)
     read += sum(c.n_tokens for c in candidates)
     read += sum(len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
-    trained = sum(chain.manifest(stage, *overrides)["metrics"]["tokens"] for stage in ("sft", "dpo"))
-    return float(chain.manifest("base", *overrides)["metrics"]["parameters"] * (2 * read + 6 * trained))
+    trained = sum(
+        chain.manifest(stage, *overrides)["metrics"]["tokens"] for stage in ("sft", "dpo")
+    )
+    return float(
+        chain.manifest("base", *overrides)["metrics"]["parameters"] * (2 * read + 6 * trained)
+    )
 
 
 def test_a_model_is_one_setting_in_any_role_and_its_time_is_a_mean_over_runs() -> None:
@@ -138,8 +168,14 @@ def test_models_of_sft_alone_are_settings_to_choose_from(chain: Chain) -> None:
         build(chain.root, *VALIDATION, "align=none", rate)
     build(chain.root, "stage=compare")
     group = groups(chain)["validation"]
-    assert [setting.name.startswith("SFT (sft.learning_rate=") for setting in group.settings] == [True, True]
-    best = max(chain.manifest("eval", *VALIDATION, "align=none", r)["metrics"]["pass_rate"]["policy"] for r in rates)
+    assert [setting.name.startswith("SFT (sft.learning_rate=") for setting in group.settings] == [
+        True,
+        True,
+    ]
+    best = max(
+        chain.manifest("eval", *VALIDATION, "align=none", r)["metrics"]["pass_rate"]["policy"]
+        for r in rates
+    )
     assert group.sentence.startswith("Of 2 settings, ") and group.settings[0].rate == best
     assert (group.gains, group.marks, group.sft_index) == ([None] * 2, [""] * 2, None)
     assert group.settings[0].name in (chain.root / compare.PAGE).read_text()
@@ -157,11 +193,15 @@ def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
     [run] = first.runs
     results = json.loads((compared.root / "eval" / run.fingerprint / "results.json").read_text())
     expected = pytest.approx(results["primary"]["policy-sft"])
-    assert vars(run.gain) == vars(gain) == expected, "one difference has one interval, here and in the report"
+    assert vars(run.gain) == vars(gain) == expected, (
+        "one difference has one interval, here and in the report"
+    )
     assert ("better than SFT" in group.sentence) == (first.rate <= sft.rate)
     assert group.caveat == "", "trained tasks speak for themselves"
     shutil.rmtree(compared.folder("answer_policy", *VALIDATION))
-    assert groups(compared)["validation"].rates == group.rates, "the evaluation stores every outcome"
+    assert groups(compared)["validation"].rates == group.rates, (
+        "the evaluation stores every outcome"
+    )
     shutil.rmtree(compared.folder("data", *VALIDATION))
     assert not groups(compared), "its prompts are deleted"
 
@@ -184,7 +224,9 @@ def test_an_estimate_of_kl_below_0_is_not_nearer_to_sft_than_sft() -> None:
 
 
 def test_several_sfts_have_a_best_one() -> None:
-    models = [replace(measured(name, rate, 0.0), role="sft") for name, rate in (("a", 0.5), ("b", 0.4))]
+    models = [
+        replace(measured(name, rate, 0.0), role="sft") for name, rate in (("a", 0.5), ("b", 0.4))
+    ]
     rows = [*models, measured("c", 0.6, 0.1)]
     for row in rows:
         row.results |= {"mean_tokens": {"policy": 9.0}, "stop_rate": {"policy": 1.0}}
@@ -198,7 +240,9 @@ def test_objectives_have_their_names_and_what_they_share_or_vary() -> None:
         return replace(row, settings=keys, results=row.results | {"models": {"policy": title}})
 
     shared = {"dpo__epochs": "1", "sft__epochs": "2"}
-    dpo = [trained_by("DPO", rate, dpo__beta=beta, **shared) for rate, beta in ((0.5, "1"), (0.4, "2"))]
+    dpo = [
+        trained_by("DPO", rate, dpo__beta=beta, **shared) for rate, beta in ((0.5, "1"), (0.4, "2"))
+    ]
     grpo = trained_by("GRPO", 0.3, grpo__beta="0", sft__epochs="2")
     names = [setting.name for setting in Group([*dpo, grpo]).settings]
     assert names == ["DPO (dpo.beta=1)", "DPO (dpo.beta=2)", "GRPO"]
@@ -213,23 +257,34 @@ def test_the_front_holds_settings_that_no_other_beats() -> None:
     group = Group([measured(*one) for one in models])
     assert [setting.runs[0].fingerprint for setting in group.settings] == ["a", "b", "c", "e", "d"]
     assert group.front == [True, True, False, True, False]
-    together = SettingDifferences([{"sft.epochs": n, "dpo.epochs": n, "dpo.beta": "0.1"} for n in ("1", "2")])
-    assert [joint_name(keys) for keys, _ in together.varying] == ["dpo.epochs, sft.epochs"], "one column"
+    together = SettingDifferences(
+        [{"sft.epochs": n, "dpo.epochs": n, "dpo.beta": "0.1"} for n in ("1", "2")]
+    )
+    assert [joint_name(keys) for keys, _ in together.varying] == ["dpo.epochs, sft.epochs"], (
+        "one column"
+    )
     stages = ("answer", "dpo", "reference", "sft")
-    precise = SettingDifferences([{f"{stage}.precision": value for stage in stages} for value in ("fp32", "bf16")])
+    precise = SettingDifferences(
+        [{f"{stage}.precision": value for stage in stages} for value in ("fp32", "bf16")]
+    )
     assert precise.lines == ["precision=fp32", "precision=bf16"]
 
 
 def test_seeds_of_a_setting_are_runs_of_it() -> None:
     one, other = measured("x", 0.5, 0.1), measured("x", 0.4, 0.3)
-    seeds = [replace(row, settings={**row.settings, "dpo.seed": n}) for row, n in ((one, "0"), (other, "1"))]
+    seeds = [
+        replace(row, settings={**row.settings, "dpo.seed": n})
+        for row, n in ((one, "0"), (other, "1"))
+    ]
     [setting] = Group(seeds).settings
     assert (setting.rate, setting.kl) == (pytest.approx(0.45), pytest.approx(0.2))
     [rate] = Group(seeds).rates
     assert rate.low < rate.mean == setting.rate < rate.high
 
 
-def test_every_source_of_the_data_is_a_setting_and_no_seed_of_a_stage_is_one(tmp_path: Path) -> None:
+def test_every_source_of_the_data_is_a_setting_and_no_seed_of_a_stage_is_one(
+    tmp_path: Path,
+) -> None:
     """A source must not hide the others, and the seed of a reward model must not count as a setting."""
     root = tmp_path / "outputs"
     settings_by_run = []
@@ -237,16 +292,28 @@ def test_every_source_of_the_data_is_a_setting_and_no_seed_of_a_stage_is_one(tmp
         files = [tmp_path / folder / f"{i}.jsonl" for i in range(len(answers))]
         files[0].parent.mkdir()
         for file, answer in zip(files, answers, strict=True):
-            file.write_text(json.dumps({"prompt": f"Name one, as in {file.stem}.", "completion": answer}))
-        sources = f"data.sources=[{', '.join(f'{{path: {file}, splits: {{sft: 1}}}}' for file in files)}]"
+            file.write_text(
+                json.dumps({"prompt": f"Name one, as in {file.stem}.", "completion": answer})
+            )
+        sources = (
+            f"data.sources=[{', '.join(f'{{path: {file}, splits: {{sft: 1}}}}' for file in files)}]"
+        )
         build(root, "stage=data", sources)
         fingerprint = nodes(root, sources)["data"].fingerprint
-        settings_by_run.append(lineage_settings(lineage(published_nodes(Store(root)), ("data", fingerprint))))
-    differ = {key for key in settings_by_run[0] if settings_by_run[0][key] != settings_by_run[1][key]}
+        settings_by_run.append(
+            lineage_settings(lineage(published_nodes(Store(root)), ("data", fingerprint)))
+        )
+    differ = {
+        key for key in settings_by_run[0] if settings_by_run[0][key] != settings_by_run[1][key]
+    }
     assert differ == {"data.sources[1].source.path"}
     cfg = settings()
     another = with_seed(cfg, cfg.seed + 1)
-    varied = {n for n in vars(cfg) if getattr(getattr(cfg, n), "seed", 0) != getattr(getattr(another, n), "seed", 0)}
+    varied = {
+        n
+        for n in vars(cfg)
+        if getattr(getattr(cfg, n), "seed", 0) != getattr(getattr(another, n), "seed", 0)
+    }
     assert "reward" in varied
     assert without_seeds({f"{name}.seed": "1" for name in varied}) == {}
 
@@ -261,17 +328,24 @@ def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path
     build(compared.root, *VALIDATION, *odd)
     build(compared.root, *VALIDATION, "data.tasks.sft=200", "data.tasks.validation=12")
     store = Store(compared.root)
-    by_prompts = group_by_prompts(measured_rows(store, compare.published_nodes(store), lambda key: True))
+    by_prompts = group_by_prompts(
+        measured_rows(store, compare.published_nodes(store), lambda key: True)
+    )
     assert [len(group.settings) for group in by_prompts] == [6, 2, 2], "other prompts stand apart"
     group = by_prompts[0]
     lines = printed(compare.group_table(group), compare.settings_table(group))
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines[: 2 + len(group.settings)]), "no figure is cut off"
-    assert {"SFT", "Control", "dpo.beta=0.1", "dpo.beta=0.3", "dpo.beta=0.7"} < {s.name for s in group.settings}
+    assert {"SFT", "Control", "dpo.beta=0.1", "dpo.beta=0.3", "dpo.beta=0.7"} < {
+        s.name for s in group.settings
+    }
     fingerprint = compared.manifest("eval", *VALIDATION, *odd)["fingerprint"]
-    [line] = [s.line for s in group.settings if s.runs[0].fingerprint == fingerprint and not s.is_sft]
+    [line] = [
+        s.line for s in group.settings if s.runs[0].fingerprint == fingerprint and not s.is_sft
+    ]
     assert re.search(
-        r"label.path=<img src=x>&.jsonl \(\w{6}\), pairs.max_per_prompt=16, pairs.strategy=all, no sample$", line
+        r"label.path=<img src=x>&.jsonl \(\w{6}\), pairs.max_per_prompt=16, pairs.strategy=all, no sample$",
+        line,
     )
     assert not re.search(r"sample\.|[0-9a-f]{12}", line)
     build(compared.root, "stage=compare")
@@ -290,7 +364,9 @@ def test_a_model_that_two_evaluations_measured_is_told_once(compared: Chain) -> 
     assert [run.fingerprint for run in setting.runs] == [fingerprint], "by the last"
 
 
-def test_a_sweep_limits_the_rows_and_another_folder_is_refused(compared: Chain, tmp_path: Path) -> None:
+def test_a_sweep_limits_the_rows_and_another_folder_is_refused(
+    compared: Chain, tmp_path: Path
+) -> None:
     job = tmp_path / "sweep" / "0"
     job.mkdir(parents=True)
     fingerprint = compared.manifest("eval", *VALIDATION)["fingerprint"]
@@ -304,7 +380,9 @@ def test_a_sweep_limits_the_rows_and_another_folder_is_refused(compared: Chain, 
 
 def test_a_prompt_that_one_model_could_not_read_leaves_the_others_comparable(chain: Chain) -> None:
     file = chain.folder("answer_base") / "answers.parquet"
-    seen = {e.id for e in load(chain.folder("data") / "examples.parquet", Example) if e.group == "seen"}
+    seen = {
+        e.id for e in load(chain.folder("data") / "examples.parquet", Example) if e.group == "seen"
+    }
     answers = load(file, Candidate)
     long = next(a for a in answers if a.prompt_id in seen)
     save(file, [a for a in answers if a is not long], Candidate)
@@ -315,7 +393,9 @@ def test_a_prompt_that_one_model_could_not_read_leaves_the_others_comparable(cha
     assert [len(passed) for passed in after] == [len(passed) - 1 for passed in before]
 
 
-def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(chain: Chain, tmp_path: Path) -> None:
+def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(
+    chain: Chain, tmp_path: Path
+) -> None:
     assert not trained(chain), "all of them are evaluated"
     build(chain.root, "stage=dpo", "dpo.beta=0.2", "dpo.learning_rate=0.01")
     [pairs] = trained(chain)
@@ -333,14 +413,21 @@ def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(ch
     assert re.match(r"Of 2 settings, dpo.beta=.* of \d+ held-out pairs", pairs.sentence)
     build(chain.root, "stage=sft", "sft.epochs=1")
     [sft] = [group for group in trained(chain) if group.title == "2 trainings of SFT"]
-    losses = [chain.manifest("sft", *overrides)["metrics"]["eval_loss"] for overrides in ((), ("sft.epochs=1",))]
+    losses = [
+        chain.manifest("sft", *overrides)["metrics"]["eval_loss"]
+        for overrides in ((), ("sft.epochs=1",))
+    ]
     assert [training.loss for training in sft.trainings] == sorted(losses)
     expected = f"sft.epochs={'4' if losses[0] < losses[1] else '1'} has the lowest validation loss: {min(losses):.4f}"
     assert expected in sft.sentence
     [none, gap] = sft.gaps
     assert none is None and gap.mean == pytest.approx(max(losses) - min(losses), abs=1e-6)
     assert gap.low < gap.mean < gap.high
-    chance = "every other is worse by more than chance" if gap.low > 0 else "each of the other 1 may be as good"
+    chance = (
+        "every other is worse by more than chance"
+        if gap.low > 0
+        else "each of the other 1 may be as good"
+    )
     assert sft.sentence.endswith(f"; {chance}.")
     page = chain.root / "compare.html"
     build(chain.root, "stage=compare")
@@ -367,18 +454,25 @@ def test_a_training_with_nothing_held_out_is_in_no_table(chain: Chain) -> None:
     assert not trained(chain)
 
 
-def test_reward_models_are_compared_by_the_held_out_pairs_that_they_order_rightly(chain: Chain) -> None:
+def test_reward_models_are_compared_by_the_held_out_pairs_that_they_order_rightly(
+    chain: Chain,
+) -> None:
     rates = ("reward.learning_rate=1e-4", "reward.learning_rate=1e-2")
     for rate in rates:
         build(chain.root, "stage=reward", rate)
     [group] = trained(chain)
     assert group.title == "2 trainings of a reward model"
-    accuracies = [chain.manifest("reward", "stage=reward", rate)["metrics"]["accuracy"]["mean"] for rate in rates]
+    accuracies = [
+        chain.manifest("reward", "stage=reward", rate)["metrics"]["accuracy"]["mean"]
+        for rate in rates
+    ]
     assert [t.accuracy for t in group.trainings] == pytest.approx(sorted(accuracies, reverse=True))
     assert "held-out pairs correctly" in group.sentence
 
 
-def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each_other(chain: Chain) -> None:
+def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each_other(
+    chain: Chain,
+) -> None:
     build(chain.root, "stage=sft", "sft.epochs=1", "sft.max_length=64")
     [sft] = trained(chain)
     assert all(len(training.held_out) for training in sft.trainings)
@@ -392,7 +486,9 @@ def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each
         assert "not known" in sft.sentence
 
 
-def test_losses_are_shown_and_order_trainings_only_where_they_are_one_quantity(chain: Chain) -> None:
+def test_losses_are_shown_and_order_trainings_only_where_they_are_one_quantity(
+    chain: Chain,
+) -> None:
     build(chain.root, "stage=dpo", "dpo.learning_rate=0.01")
     [pairs] = trained(chain)
     assert pairs.by_loss
@@ -434,7 +530,9 @@ def test_gc_keeps_what_the_page_shows_until_it_is_deleted(compared: Chain) -> No
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(width: int, compared: Chain, tmp_path: Path) -> None:
+def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(
+    width: int, compared: Chain, tmp_path: Path
+) -> None:
     page = compared.root / "compare.html"
     html = page.read_text()
     assert html.count("<svg") == html.count("<title>Pass rate against KL: ") == 2

@@ -31,15 +31,45 @@ from tests.helpers import inside, refused, settings, slow_but
 
 PUBLISHED = Path(__file__).with_name("published")
 PROCESSES = 8
-WITHOUT, UNKNOWN, DEFAULTS, BY_DESIGN = (HEADINGS[kind] for kind in ("without", "unknown", "defaults", "notes"))
+WITHOUT, UNKNOWN, DEFAULTS, BY_DESIGN = (
+    HEADINGS[kind] for kind in ("without", "unknown", "defaults", "notes")
+)
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # The packages that a GPU machine has; without them a configuration is refused here.
-INSTALLED = re.compile(r"needs (DeepSpeed|bitsandbytes)|use_liger_kernel: this needs|the package \w+ is not installed")
-LLAMA_SFT = {"sft.batch_size": 2 * 4 * PROCESSES, "sft.max_length": 4096, "sft.packing": True, "sft.seed": 42}
-ZEPHYR = {"dpo.beta": 0.01, "dpo.max_length": 1024, "dpo.epochs": 1.0, "dpo.seed": 42, "dpo.trainer.warmup_steps": 0.1}
-LLAMA_LORA = {"batch_size": 8 * PROCESSES, "epochs": 3.0, "max_length": 2048, "adapter": "lora", "lora.rank": 8}
-LLAMA_LORA |= {"lora.alpha": 16, "lora.target_modules": ["all-linear"], "precision": "bf16", "evaluations": 0}
-LLAMA_LORA |= {"trainer.lr_scheduler_type": "cosine", "trainer.warmup_steps": 0.1, "runtime.micro_batch": 1}
+INSTALLED = re.compile(
+    r"needs (DeepSpeed|bitsandbytes)|use_liger_kernel: this needs|the package \w+ is not installed"
+)
+LLAMA_SFT = {
+    "sft.batch_size": 2 * 4 * PROCESSES,
+    "sft.max_length": 4096,
+    "sft.packing": True,
+    "sft.seed": 42,
+}
+ZEPHYR = {
+    "dpo.beta": 0.01,
+    "dpo.max_length": 1024,
+    "dpo.epochs": 1.0,
+    "dpo.seed": 42,
+    "dpo.trainer.warmup_steps": 0.1,
+}
+LLAMA_LORA = {
+    "batch_size": 8 * PROCESSES,
+    "epochs": 3.0,
+    "max_length": 2048,
+    "adapter": "lora",
+    "lora.rank": 8,
+}
+LLAMA_LORA |= {
+    "lora.alpha": 16,
+    "lora.target_modules": ["all-linear"],
+    "precision": "bf16",
+    "evaluations": 0,
+}
+LLAMA_LORA |= {
+    "trainer.lr_scheduler_type": "cosine",
+    "trainer.warmup_steps": 0.1,
+    "runtime.micro_batch": 1,
+}
 # Read from the files by hand: rows of a step over eight processes, rates, lengths, losses, adapters, data, template.
 EXPECTED: dict[str, dict[str, Any]] = {
     "zephyr_sft_full": {
@@ -50,58 +80,161 @@ EXPECTED: dict[str, dict[str, Any]] = {
             "sft.epochs": 1.0,
             "sft.max_length": 2048,
         },
-        **{"sft.adapter": "none", "sft.packing": False, "sft.evaluations": 1, "sft.template.kind": "zephyr"},
-        **{"sft.trainer.lr_scheduler_type": "cosine", "sft.trainer.warmup_steps": 0.1, "sft.precision": "bf16"},
-        **{"model.path": "mistralai/Mistral-7B-v0.1", "launch.sharding": "none", "data.tasks.sft": 0},
+        **{
+            "sft.adapter": "none",
+            "sft.packing": False,
+            "sft.evaluations": 1,
+            "sft.template.kind": "zephyr",
+        },
+        **{
+            "sft.trainer.lr_scheduler_type": "cosine",
+            "sft.trainer.warmup_steps": 0.1,
+            "sft.precision": "bf16",
+        },
+        **{
+            "model.path": "mistralai/Mistral-7B-v0.1",
+            "launch.sharding": "none",
+            "data.tasks.sft": 0,
+        },
         "data.sources[1].hub_split": "test_sft",
     },
     "zephyr_dpo_full": {
-        **{"stage": "dpo", **ZEPHYR, "dpo.batch_size": 128, "dpo.learning_rate": 5e-7, "dpo.loss_type": ["sigmoid"]},
-        **{"dpo.adapter": "none", "sft.train": False, "dpo.trainer.optim": "adamw_torch", "dpo.loss_weights": None},
+        **{
+            "stage": "dpo",
+            **ZEPHYR,
+            "dpo.batch_size": 128,
+            "dpo.learning_rate": 5e-7,
+            "dpo.loss_type": ["sigmoid"],
+        },
+        **{
+            "dpo.adapter": "none",
+            "sft.train": False,
+            "dpo.trainer.optim": "adamw_torch",
+            "dpo.loss_weights": None,
+        },
         **{"label.path": "HuggingFaceH4/ultrafeedback_binarized", "label.hub_split": "train_prefs"},
         **{"pairs.min_score": 0.0, "pairs.strategy": "all", "pairs.max_length_ratio": None},
     },
     "zephyr_dpo_qlora": {
-        **{"stage": "dpo", **ZEPHYR, "dpo.batch_size": 32, "dpo.learning_rate": 5e-6, "dpo.adapter": "qlora"},
+        **{
+            "stage": "dpo",
+            **ZEPHYR,
+            "dpo.batch_size": 32,
+            "dpo.learning_rate": 5e-6,
+            "dpo.adapter": "qlora",
+        },
         **{"dpo.lora.rank": 16, "dpo.lora.alpha": 16, "dpo.lora.target_modules": LINEAR},
         **{"dpo.trainer.optim": "paged_adamw_32bit", "dpo.runtime.gradient_checkpointing": "full"},
     },
     "smollm3_apo": {
-        **{"stage": "dpo", "dpo.batch_size": 16, "dpo.learning_rate": 1e-6, "dpo.beta": 0.05, "dpo.epochs": 1.0},
-        **{"dpo.loss_type": ["apo_zero"], "dpo.max_length": 24576, "dpo.evaluations": 0, "model.revision": "it-SFT"},
+        **{
+            "stage": "dpo",
+            "dpo.batch_size": 16,
+            "dpo.learning_rate": 1e-6,
+            "dpo.beta": 0.05,
+            "dpo.epochs": 1.0,
+        },
+        **{
+            "dpo.loss_type": ["apo_zero"],
+            "dpo.max_length": 24576,
+            "dpo.evaluations": 0,
+            "model.revision": "it-SFT",
+        },
         **{"dpo.trainer.max_grad_norm": 0.2, "dpo.trainer.lr_scheduler_kwargs.min_lr_rate": 0.1},
-        **{"label.subset": "Preference", "pairs.validation_fraction": 0.0, "dpo.runtime.save_steps": 100},
+        **{
+            "label.subset": "Preference",
+            "pairs.validation_fraction": 0.0,
+            "dpo.runtime.save_steps": 100,
+        },
     },
     "llama3_lora_dpo": {
         **{f"dpo.{key}": value for key, value in LLAMA_LORA.items()},
-        **{"stage": "dpo", "dpo.beta": 0.1, "dpo.loss_type": ["sigmoid"], "dpo.learning_rate": 5e-6},
+        **{
+            "stage": "dpo",
+            "dpo.beta": 0.1,
+            "dpo.loss_type": ["sigmoid"],
+            "dpo.learning_rate": 5e-6,
+        },
         **{"sft.template.kind": "llama3", "launch.sharding": "none", "sft.train": False},
     },
     "llama3_lora_reward": {
         **{f"reward.{key}": value for key, value in LLAMA_LORA.items()},
-        **{"stage": "reward", "reward.learning_rate": 1e-4, "sft.template.kind": "llama3", "reward.seed": 42},
+        **{
+            "stage": "reward",
+            "reward.learning_rate": 1e-4,
+            "sft.template.kind": "llama3",
+            "reward.seed": 42,
+        },
     },
     "llama3_full_sft": {
-        **{"stage": "sft", "sft.batch_size": 16, "sft.learning_rate": 1e-5, "sft.epochs": 3.0, "sft.max_length": 2048},
-        **{"sft.adapter": "none", "sft.packing": False, "launch.sharding": "zero3", "sft.template.kind": "llama3"},
-        **{"data.sources[0].rows": 1000, "data.sources[1].rows": 1000, "data.sources[0].splits": {"sft": 1.0}},
+        **{
+            "stage": "sft",
+            "sft.batch_size": 16,
+            "sft.learning_rate": 1e-5,
+            "sft.epochs": 3.0,
+            "sft.max_length": 2048,
+        },
+        **{
+            "sft.adapter": "none",
+            "sft.packing": False,
+            "launch.sharding": "zero3",
+            "sft.template.kind": "llama3",
+        },
+        **{
+            "data.sources[0].rows": 1000,
+            "data.sources[1].rows": 1000,
+            "data.sources[0].splits": {"sft": 1.0},
+        },
     },
     "llama3_dpo_lora": {
-        **{"stage": "dpo", "dpo.batch_size": 64, "dpo.learning_rate": 2e-4, "dpo.epochs": 4.0, "dpo.max_length": 4096},
+        **{
+            "stage": "dpo",
+            "dpo.batch_size": 64,
+            "dpo.learning_rate": 2e-4,
+            "dpo.epochs": 4.0,
+            "dpo.max_length": 4096,
+        },
         **{"dpo.beta": 0.1, "dpo.adapter": "lora", "dpo.lora.rank": 32, "dpo.lora.alpha": 16},
-        **{"dpo.trainer.warmup_steps": 10, "dpo.trainer.optim": "adamw_bnb_8bit", "dpo.trainer.weight_decay": 0.0},
+        **{
+            "dpo.trainer.warmup_steps": 10,
+            "dpo.trainer.optim": "adamw_bnb_8bit",
+            "dpo.trainer.weight_decay": 0.0,
+        },
         **{"pairs.validation_fraction": 0.05, "dpo.evaluations": 16, "sft.template.kind": "llama3"},
         "label.columns": {"messages": "conversation", "chosen": "chosen", "rejected": "rejected"},
     },
     "llama3_qlora": {
-        **{"stage": "sft", **LLAMA_SFT, "sft.learning_rate": 2e-4, "sft.epochs": 4.0, "sft.adapter": "qlora"},
+        **{
+            "stage": "sft",
+            **LLAMA_SFT,
+            "sft.learning_rate": 2e-4,
+            "sft.epochs": 4.0,
+            "sft.adapter": "qlora",
+        },
         **{"sft.lora.rank": 32, "sft.lora.alpha": 16, "sft.lora.target_modules": ["all-linear"]},
-        **{"sft.evaluations": 0, "data.sources[0].splits": {"sft": 1.0}, "sft.template.kind": "auto"},
+        **{
+            "sft.evaluations": 0,
+            "data.sources[0].splits": {"sft": 1.0},
+            "sft.template.kind": "auto",
+        },
     },
     "llama31_fsdp": {
-        **{"stage": "sft", **LLAMA_SFT, "sft.learning_rate": 2e-5, "sft.epochs": 1.0, "launch.sharding": "fsdp"},
-        **{"sft.trainer.warmup_steps": 100, "sft.trainer.use_liger_kernel": True, "sft.evaluations": 2},
-        **{"data.sources[0].splits": {"sft": 0.98, "validation": 0.02}, "data.sources[0].hub_split": "train"},
+        **{
+            "stage": "sft",
+            **LLAMA_SFT,
+            "sft.learning_rate": 2e-5,
+            "sft.epochs": 1.0,
+            "launch.sharding": "fsdp",
+        },
+        **{
+            "sft.trainer.warmup_steps": 100,
+            "sft.trainer.use_liger_kernel": True,
+            "sft.evaluations": 2,
+        },
+        **{
+            "data.sources[0].splits": {"sft": 0.98, "validation": 0.02},
+            "data.sources[0].hub_split": "train",
+        },
         **{"launch.processes": PROCESSES, "sft.template.kind": "llama3", "sft.adapter": "none"},
     },
 }
@@ -120,9 +253,17 @@ SAME_AS_SILENCE = {
 }
 LISTED = {  # settings without a counterpart, as read by hand
     "zephyr_sft_full": ["chat_template", "torch_dtype=bfloat16", "test_split_size=1000"],
-    "zephyr_dpo_full": ["max_prompt_length=512", "eval_steps=100", "datasets=HuggingFaceH4/ultrafeedback_binarized"],
+    "zephyr_dpo_full": [
+        "max_prompt_length=512",
+        "eval_steps=100",
+        "datasets=HuggingFaceH4/ultrafeedback_binarized",
+    ],
     "zephyr_dpo_qlora": ["lora_dropout=0.05", "torch_dtype=float16", "dataset_splits=test_prefs"],
-    "smollm3_apo": ["trust_remote_code=True", "datasets.epochs=0.5", "datasets=HuggingFaceTB/smoltalk2"],
+    "smollm3_apo": [
+        "trust_remote_code=True",
+        "datasets.epochs=0.5",
+        "datasets=HuggingFaceTB/smoltalk2",
+    ],
     "llama3_lora_dpo": ["datasets.rows=1000", "trust_remote_code=True"],
     "llama3_lora_reward": ["datasets.rows=1000", "trust_remote_code=True"],
     "llama3_full_sft": ["trust_remote_code=True"],
@@ -138,13 +279,17 @@ def defaults() -> Config:
 
 
 @lru_cache
-def converted(file: Path, processes: int = 1, stage: str | None = None) -> tuple[list[str], dict[str, list[str]]]:
+def converted(
+    file: Path, processes: int = 1, stage: str | None = None
+) -> tuple[list[str], dict[str, list[str]]]:
     """Return the overrides that the command prints, and its remarks by heading."""
     out = io.StringIO()
     with redirect_stdout(out):
         convert.run(replace(defaults(), convert=Convert(str(file), stage, processes)))
     _, command, *parts = out.getvalue().strip().split("\n\n")
-    headings = {part.partition(":\n")[0]: re.findall(r"^  (.*)", part, re.MULTILINE) for part in parts}
+    headings = {
+        part.partition(":\n")[0]: re.findall(r"^  (.*)", part, re.MULTILINE) for part in parts
+    }
     return shlex.split(command)[2:], headings
 
 
@@ -173,7 +318,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def without(name: str, changed: dict[str, Any], folder: Path) -> tuple[list[str], dict[str, list[str]]]:
+def without(
+    name: str, changed: dict[str, Any], folder: Path
+) -> tuple[list[str], dict[str, list[str]]]:
     """Convert a published example with other settings in it; None leaves a key out."""
     file = OmegaConf.to_container(OmegaConf.load(PUBLISHED / f"{name}.yaml")) | changed
     left = {key: value for key, value in file.items() if value is not None}
@@ -185,7 +332,14 @@ def value_of(overrides: list[str], key: str) -> str | None:
 
 
 # The other four are the files of the tests below.
-QUICK = ("zephyr_dpo_qlora", "smollm3_apo", "llama3_lora_reward", "llama3_full_sft", "llama3_dpo_lora", "llama31_fsdp")
+QUICK = (
+    "zephyr_dpo_qlora",
+    "smollm3_apo",
+    "llama3_lora_reward",
+    "llama3_full_sft",
+    "llama3_dpo_lora",
+    "llama31_fsdp",
+)
 
 
 @pytest.mark.parametrize("name", slow_but(EXPECTED, *QUICK))
@@ -193,38 +347,46 @@ def test_a_published_example_becomes_a_command_with_its_settings(name: str) -> N
     overrides, remarks = converted(PUBLISHED / f"{name}.yaml", PROCESSES)
     cfg = OmegaConf.structured(checked(overrides))
     values = {key: OmegaConf.select(cfg, key) for key in EXPECTED[name]}
-    assert {key: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for key, v in values.items()} == EXPECTED[
-        name
-    ]
+    assert {
+        key: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for key, v in values.items()
+    } == EXPECTED[name]
     assert UNKNOWN not in remarks
     listed = " ".join(remarks[WITHOUT])
     assert [key for key in LISTED[name] if key not in listed] == []
 
 
-@pytest.mark.parametrize("name", slow_but(EXPECTED, "zephyr_dpo_qlora", "llama3_full_sft", "llama31_fsdp"))
+@pytest.mark.parametrize(
+    "name", slow_but(EXPECTED, "zephyr_dpo_qlora", "llama3_full_sft", "llama31_fsdp")
+)
 def test_no_setting_of_a_published_example_is_dropped_in_silence(name: str, folder: Path) -> None:
     """Without a setting, the printed command or a remark differs, unless silence means the same as the setting."""
     file = OmegaConf.to_container(OmegaConf.load(PUBLISHED / f"{name}.yaml"))
     whole = converted(PUBLISHED / f"{name}.yaml")
-    silent = {key for key, value in file.items() if value and without(name, {key: None}, folder) == whole}
+    silent = {
+        key for key, value in file.items() if value and without(name, {key: None}, folder) == whole
+    }
     assert silent == set(SAME_AS_SILENCE.get(name, "").split())
 
 
 def test_a_margin_of_simpo_is_no_unknown_setting_beside_another_loss(folder: Path) -> None:
     _, remarks = without("llama3_lora_dpo", {"simpo_gamma": 0.4}, folder)
-    assert [text for text, lines in remarks.items() if any("simpo_gamma=0.4" in line for line in lines)] == [
-        HEADINGS["neutral"]
-    ]
+    assert [
+        text for text, lines in remarks.items() if any("simpo_gamma=0.4" in line for line in lines)
+    ] == [HEADINGS["neutral"]]
 
 
 def test_a_length_without_a_limit_is_told(folder: Path) -> None:
-    file = OmegaConf.to_container(OmegaConf.load(PUBLISHED / "zephyr_dpo_full.yaml")) | {"max_length": None}
+    file = OmegaConf.to_container(OmegaConf.load(PUBLISHED / "zephyr_dpo_full.yaml")) | {
+        "max_length": None
+    }
     _, remarks = converted(write(folder, yaml.safe_dump(file)), stage="dpo")
     assert any("max_length=null" in line for lines in remarks.values() for line in lines)
 
 
 def test_defaults_of_the_framework_stand_in_where_the_file_is_silent(folder: Path) -> None:
-    silent = dict.fromkeys(("lr_scheduler_type", "warmup_ratio", "num_train_epochs", "bf16", "max_length"))
+    silent = dict.fromkeys(
+        ("lr_scheduler_type", "warmup_ratio", "num_train_epochs", "bf16", "max_length")
+    )
     cfg = checked(without("zephyr_dpo_full", silent, folder)[0])
     trl = trl_arguments.argument_defaults("dpo")
     assert (cfg.dpo.epochs, cfg.dpo.max_length) == (trl["num_train_epochs"], trl["max_length"])
@@ -235,7 +397,9 @@ def test_defaults_of_the_framework_stand_in_where_the_file_is_silent(folder: Pat
     )
     assert {"dpo.trainer.warmup_steps=0", "dpo.lora.rank=8"} <= {*remarks[DEFAULTS]}
     assert checked(overrides).dpo.beta == 0.1
-    overrides, remarks = without("llama3_qlora", {"warmup_steps": None, "sequence_len": None}, folder)
+    overrides, remarks = without(
+        "llama3_qlora", {"warmup_steps": None, "sequence_len": None}, folder
+    )
     assert {"sft.trainer.warmup_steps=0.03", "sft.max_length=512"} <= {*remarks[DEFAULTS]}
     assert any("at most 100 steps" in note for note in remarks[BY_DESIGN])
 
@@ -249,7 +413,12 @@ def test_defaults_of_the_framework_stand_in_where_the_file_is_silent(folder: Pat
         ("llama3_lora_dpo", {"pref_loss": "simpo", "simpo_gamma": 0.4}, "dpo.simpo_gamma", "0.4"),
         ("llama3_lora_dpo", {"pref_loss": "simpo"}, "dpo.loss_type", "[simpo]"),
         ("llama3_qlora", {"warmup_steps": 0}, "sft.trainer.warmup_steps", "0"),
-        ("llama3_lora_dpo", {"lora_target": "q_proj, v_proj"}, "dpo.lora.target_modules", "[q_proj, v_proj]"),
+        (
+            "llama3_lora_dpo",
+            {"lora_target": "q_proj, v_proj"},
+            "dpo.lora.target_modules",
+            "[q_proj, v_proj]",
+        ),
         ("llama3_lora_dpo", {"quantization_bit": 4}, "dpo.adapter", "qlora"),
         ("llama3_lora_dpo", {"finetuning_type": "full"}, "dpo.adapter", None),
         ("llama3_lora_dpo", {"val_size": 0.1}, "pairs.validation_fraction", "0.1"),
@@ -271,11 +440,26 @@ def test_a_setting_that_means_several_keys_is_translated(
     [
         ("llama3_lora_dpo", {"pref_loss": "simpo", "pref_ftx": 0.5}, "pref_loss=simpo", "sigmoid"),
         ("llama3_lora_dpo", {"finetuning_type": "freeze"}, "finetuning_type=freeze", "lora, full"),
-        ("llama3_lora_reward", {"quantization_bit": 4}, "quantization_bit=True", "reward.adapter=lora"),
-        ("zephyr_dpo_full", {"label_smoothing": 0.1}, "label_smoothing=0.1", "dpo.loss_type=[robust]"),
+        (
+            "llama3_lora_reward",
+            {"quantization_bit": 4},
+            "quantization_bit=True",
+            "reward.adapter=lora",
+        ),
+        (
+            "zephyr_dpo_full",
+            {"label_smoothing": 0.1},
+            "label_smoothing=0.1",
+            "dpo.loss_type=[robust]",
+        ),
         ("zephyr_dpo_full", {"lora_r": 8}, "lora_r=8", "adapter"),
         ("zephyr_dpo_full", {"max_steps": 500}, "max_steps=500", "dpo.epochs"),
-        ("llama3_full_sft", {"deepspeed": "ds_z2_config.json"}, "deepspeed=ds_z2_config.json", "launch=zero3"),
+        (
+            "llama3_full_sft",
+            {"deepspeed": "ds_z2_config.json"},
+            "deepspeed=ds_z2_config.json",
+            "launch=zero3",
+        ),
         ("llama3_qlora", {"train_on_inputs": True}, "train_on_inputs=True", "assistant"),
     ],
 )
@@ -299,14 +483,22 @@ def test_names_of_llama_factory_are_looked_up_in_its_list_of_data_sets(folder: P
     (folder / "data" / "dataset_info.json").write_text(json.dumps({"dpo_en_demo": entry}))
     overrides, _ = without("llama3_lora_dpo", {}, folder)
     assert checked(overrides).label.columns == columns
-    assert (value_of(overrides, "label.path"), value_of(overrides, "label.subset")) == ("someone/pairs", "en")
+    assert (value_of(overrides, "label.path"), value_of(overrides, "label.subset")) == (
+        "someone/pairs",
+        "en",
+    )
 
 
 def test_a_list_of_data_sets_is_read_and_a_list_for_a_word_is_told(folder: Path) -> None:
-    overrides, remarks = without("llama3_lora_dpo", {"dataset": ["first.json", "second.json"]}, folder)
+    overrides, remarks = without(
+        "llama3_lora_dpo", {"dataset": ["first.json", "second.json"]}, folder
+    )
     assert value_of(overrides, "label.path") == "first.json"
     assert any("second.json" in line for line in remarks[WITHOUT])
-    assert any("chatml" in line for line in without("llama3_lora_dpo", {"template": ["chatml"]}, folder)[1][WITHOUT])
+    assert any(
+        "chatml" in line
+        for line in without("llama3_lora_dpo", {"template": ["chatml"]}, folder)[1][WITHOUT]
+    )
 
 
 @pytest.mark.parametrize(
@@ -314,20 +506,34 @@ def test_a_list_of_data_sets_is_read_and_a_list_for_a_word_is_told(folder: Path)
     [
         ("- a\n- b\n", "no KEY: VALUE at its top level"),
         ("a: [1\n", "line 2, not valid YAML"),
-        ("beta: 0.1\nlearning_rate: 1e-5\nbeta: 0.2\n", "line 3, not valid YAML: found duplicate key beta"),
+        (
+            "beta: 0.1\nlearning_rate: 1e-5\nbeta: 0.2\n",
+            "line 3, not valid YAML: found duplicate key beta",
+        ),
         ("name: x\nversion: 2\n", "does not configure a training"),
-        ("learning_rate: fast\nbeta: 0.1\n", "line 1, learning_rate=fast: the value must be a number"),
-        ("learning_rate: 1e-5\nbeta: 0.1\nbf16: 3\n", "line 3, bf16=3: the value must be true or false"),
+        (
+            "learning_rate: fast\nbeta: 0.1\n",
+            "line 1, learning_rate=fast: the value must be a number",
+        ),
+        (
+            "learning_rate: 1e-5\nbeta: 0.1\nbf16: 3\n",
+            "line 3, bf16=3: the value must be true or false",
+        ),
         ("learning_rate: 1e-5\noutput_dir: x\n", "Type convert.stage=sft|dpo|reward"),
         ("learning_rate: 1e-5\nbeta: 0.1\ndataset_mixture: [a]\n", "Correct it, or leave it out."),
-        ("learning_rate: 1e-5\nbeta: 0.04\nnum_generations: 8\n", "training=grpo: grpo is not a known value"),
+        (
+            "learning_rate: 1e-5\nbeta: 0.04\nnum_generations: 8\n",
+            "training=grpo: grpo is not a known value",
+        ),
         ("learning_rate: 1e-5\nbeta: 0.1\nloss_type: dapo\n", "training=grpo"),
         ("learning_rate: 1e-5\nbeta: 0.1\ndesirable_weight: 1.0\n", "training=kto"),
         ("learning_rate: 1e-5\nbeta: 0.1\nloss_type: kto\n", "training=kto"),
         ("stage: ppo\ntemplate: llama3\n", "training=ppo: ppo is not a known value"),
     ],
 )
-def test_a_file_that_is_no_training_is_refused_with_its_line(text: str, message: str, folder: Path) -> None:
+def test_a_file_that_is_no_training_is_refused_with_its_line(
+    text: str, message: str, folder: Path
+) -> None:
     file = write(folder, text)
     line = refused("stage=convert", f"convert.file={file}", "tracker=none")
     assert f"convert.file={file}: " in line
@@ -336,20 +542,35 @@ def test_a_file_that_is_no_training_is_refused_with_its_line(text: str, message:
 
 def test_a_missing_file_is_refused(folder: Path) -> None:
     assert "Type convert.file=FILE" in refused("stage=convert", "tracker=none")
-    assert "No such file" in refused("stage=convert", f"convert.file={folder / 'none.yaml'}", "tracker=none")
+    assert "No such file" in refused(
+        "stage=convert", f"convert.file={folder / 'none.yaml'}", "tracker=none"
+    )
 
 
 @pytest.mark.slow
 def test_the_printed_command_trains(folder: Path) -> None:
     """TRL's file for DPO on a file of preferences, by the model of recipe=tiny, from conversion to weights."""
-    training = {"beta": 0.3, "learning_rate": 1e-4, "num_train_epochs": 1, "per_device_train_batch_size": 4}
-    training |= {"dataset_name": str(ROOT / "docs" / "examples" / "preferences.jsonl"), "max_length": 512, "seed": 3}
+    training = {
+        "beta": 0.3,
+        "learning_rate": 1e-4,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+    }
+    training |= {
+        "dataset_name": str(ROOT / "docs" / "examples" / "preferences.jsonl"),
+        "max_length": 512,
+        "seed": 3,
+    }
     file, store = write(folder, yaml.safe_dump(training)), f"outputs={folder / 'outputs'}"
     ran = inside("stage=convert", f"convert.file={file}", "tracker=none", store)
     assert ran.returncode == 0, ran.stderr
-    command = shlex.split(next(line for line in ran.stdout.splitlines() if line.startswith("python run.py")))[2:]
+    command = shlex.split(
+        next(line for line in ran.stdout.splitlines() if line.startswith("python run.py"))
+    )[2:]
     line = [each for each in command if not each.startswith(("model.path=", "sft="))]
     ran = inside(*line, "recipe=tiny", "tracker=none", "precision=fp32", store)
     assert ran.returncode == 0, ran.stderr
-    config = json.loads((folder / "outputs" / "latest" / "dpo" / "manifest.json").read_text())["config"]
+    config = json.loads((folder / "outputs" / "latest" / "dpo" / "manifest.json").read_text())[
+        "config"
+    ]
     assert (config["beta"], config["seed"], config["batch_size"]) == (0.3, 3, 4)

@@ -53,7 +53,12 @@ def test_what_is_no_node_is_told_and_is_no_damage(chain: Chain) -> None:
     assert "1 lock files" in ran.stdout
 
 
-FOREIGN = ("sft/mine.partial", "sft/aaaaaaaaaaaa.partial", "photos/0123456789ab.partial", "sft/old.replaced")
+FOREIGN = (
+    "sft/mine.partial",
+    "sft/aaaaaaaaaaaa.partial",
+    "photos/0123456789ab.partial",
+    "sft/old.replaced",
+)
 FOREIGN += ("pairs/bbbbbbbbbbbb.replaced", "letters/2024.partial")
 
 
@@ -94,7 +99,9 @@ def test_a_folder_that_is_no_store_is_refused(command: tuple[str, ...], tmp_path
 
 
 @pytest.mark.parametrize("typed", ["outputs=", "outputs=''", 'outputs=" "'])
-def test_a_store_that_lies_nowhere_is_refused_before_anything_is_written(typed: str, tmp_path: Path) -> None:
+def test_a_store_that_lies_nowhere_is_refused_before_anything_is_written(
+    typed: str, tmp_path: Path
+) -> None:
     ran = inside(*TINY, typed, "stage=data", cwd=tmp_path)
     assert ran.returncode == 1
     assert re.fullmatch(r"error: outputs= .* outputs=FOLDER\.\n", ran.stderr)

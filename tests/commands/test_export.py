@@ -75,7 +75,9 @@ def saved(model: PreTrainedModel, tuned: Path, folder: Path) -> Path:
 
 
 def read(file: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).eval()
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -95,7 +97,9 @@ def test_a_file_in_f32_is_the_same_model(name: str, tuned: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("dtype", [GGUFType.f16, GGUFType.q8_0])
-def test_smaller_types_round_matrices_and_nothing_else(dtype: GGUFType, tuned: Path, tmp_path: Path) -> None:
+def test_smaller_types_round_matrices_and_nothing_else(
+    dtype: GGUFType, tuned: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "model.gguf"
     gguf_file.write_gguf(tuned, file, dtype, "a model")
     kind = GGMLQuantizationType[dtype.upper()]
@@ -108,8 +112,12 @@ def test_smaller_types_round_matrices_and_nothing_else(dtype: GGUFType, tuned: P
     assert file.stat().st_size < 0.6 * (tuned / "model.safetensors").stat().st_size
 
 
-def test_the_command_writes_a_file_whose_tokenizer_and_template_are_the_folders(chain: Chain) -> None:
-    ran = inside(*TINY, f"outputs={chain.root}", "stage=export", "export.model=sft", "export.dtype=f32")
+def test_the_command_writes_a_file_whose_tokenizer_and_template_are_the_folders(
+    chain: Chain,
+) -> None:
+    ran = inside(
+        *TINY, f"outputs={chain.root}", "stage=export", "export.model=sft", "export.dtype=f32"
+    )
     assert ran.returncode == 0, ran.stderr
     folder = chain.folder("sft")
     file = chain.root / "export" / f"sft-{folder.name}-f32.gguf"
@@ -117,9 +125,13 @@ def test_the_command_writes_a_file_whose_tokenizer_and_template_are_the_folders(
     tokenizer = load_tokenizer(folder / "model")
     exported_tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     for messages in rendering.GOLDEN:
-        for conversation, options in ((messages, {}), (messages[:-1], {"add_generation_prompt": True})):
+        for conversation, options in (
+            (messages, {}),
+            (messages[:-1], {"add_generation_prompt": True}),
+        ):
             ids, expected = (
-                t.apply_chat_template(conversation, **options)["input_ids"] for t in (exported_tokenizer, tokenizer)
+                t.apply_chat_template(conversation, **options)["input_ids"]
+                for t in (exported_tokenizer, tokenizer)
             )
             assert ids == expected
     assert (exported_tokenizer.eos_token_id, exported_tokenizer.pad_token_id) == (
@@ -167,8 +179,16 @@ def test_an_export_of_llama_cpps_own_file_is_that_file(tmp_path: Path) -> None:
     gguf_file.write_gguf(tmp_path / "model", tmp_path / "model.gguf", GGUFType.f32, "SmolLM2")
 
     original, written = GGUFReader(source), GGUFReader(tmp_path / "model.gguf")
-    tensors = {t.name: dequantize(t.data, t.tensor_type) for t in original.tensors if not t.name.startswith("blk.")}
-    tensors |= {t.name: dequantize(t.data, t.tensor_type) for t in original.tensors if t.name.startswith("blk.0.")}
+    tensors = {
+        t.name: dequantize(t.data, t.tensor_type)
+        for t in original.tensors
+        if not t.name.startswith("blk.")
+    }
+    tensors |= {
+        t.name: dequantize(t.data, t.tensor_type)
+        for t in original.tensors
+        if t.name.startswith("blk.0.")
+    }
     assert {t.name for t in written.tensors} == set(tensors)
     for tensor in written.tensors:
         assert np.array_equal(tensor.data, tensors[tensor.name]), tensor.name
@@ -191,8 +211,14 @@ def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_pat
         "not written for gemma3_text models, only for llama, qwen2, qwen3",
     )
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
-    refused(LlamaForCausalLM(LlamaConfig(rope_parameters=scaled, **SHAPE)), "GGUF would lose rope_parameters")
-    refused(LlamaForCausalLM(LlamaConfig(attention_bias=True, **SHAPE)), "GGUF would lose attention_bias")
+    refused(
+        LlamaForCausalLM(LlamaConfig(rope_parameters=scaled, **SHAPE)),
+        "GGUF would lose rope_parameters",
+    )
+    refused(
+        LlamaForCausalLM(LlamaConfig(attention_bias=True, **SHAPE)),
+        "GGUF would lose attention_bias",
+    )
     torch.manual_seed(0)
     folder = saved(ARCHITECTURES["llama"](), tuned, tmp_path / "unigram")
     words = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
@@ -213,9 +239,20 @@ def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
     assert {authorization for _, authorization, _ in received} == {f"Bearer {token}"}
     bodies = {path: body for path, _, body in received}
     created = json.loads(bodies["/api/repos/create"])
-    assert (created["organization"], created["name"], created["visibility"]) == ("someone", "something", "private")
-    sent = [json.loads(line) for line in bodies["/api/models/someone/something/commit/main"].splitlines()]
-    files = {e["value"]["path"]: base64.b64decode(e["value"]["content"]) for e in sent if e["key"] == "file"}
+    assert (created["organization"], created["name"], created["visibility"]) == (
+        "someone",
+        "something",
+        "private",
+    )
+    sent = [
+        json.loads(line)
+        for line in bodies["/api/models/someone/something/commit/main"].splitlines()
+    ]
+    files = {
+        e["value"]["path"]: base64.b64decode(e["value"]["content"])
+        for e in sent
+        if e["key"] == "file"
+    }
 
     model = chain.folder("dpo") / "model"
     assert set(files) == {path.name for path in model.iterdir()}
@@ -238,12 +275,20 @@ def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
     [
         ((), "hf_x", "needs export.repo=user/name"),
         (("export.repo=a/b",), None, "Set HF_TOKEN in the environment"),
-        (("export.repo=a/b", "export.model=base"), "hf_x", "export.model=base was not trained here"),
+        (
+            ("export.repo=a/b", "export.model=base"),
+            "hf_x",
+            "export.model=base was not trained here",
+        ),
         (("export.repo=a/b",), "hf_x", "nothing was pushed. ConnectError: [Errno 111]"),
     ],
 )
 def test_a_push_that_cannot_be_is_told_in_one_line(
-    arguments: tuple[str, ...], token: str | None, message: str, chain: Chain, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...],
+    token: str | None,
+    message: str,
+    chain: Chain,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # no server listens there
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

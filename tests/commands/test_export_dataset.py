@@ -37,7 +37,9 @@ def opened(folder: Path, name: str | None, tmp_path: Path) -> DatasetDict:
     return load_dataset(str(folder), name, cache_dir=str(tmp_path / "cache"))
 
 
-def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(chain: Chain, tmp_path: Path) -> None:
+def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(
+    chain: Chain, tmp_path: Path
+) -> None:
     folder = exported(chain)
     pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)
     single = load(chain.folder("unpaired", *ASKED) / "unpaired.parquet", UnpairedPreference)
@@ -93,7 +95,13 @@ def test_a_typed_threshold_labels_the_candidates_of_the_last_run(chain: Chain) -
 
 @pytest.mark.slow
 def test_labels_that_an_arm_trained_on_are_exported_as_they_were(chain: Chain) -> None:
-    build(chain.root, "stage=eval", "arms=[kto]", "unpaired.threshold=0.5", "pairs.validation_fraction=0.3")
+    build(
+        chain.root,
+        "stage=eval",
+        "arms=[kto]",
+        "unpaired.threshold=0.5",
+        "pairs.validation_fraction=0.3",
+    )
     before = chain.count()
     result = inside(f"outputs={chain.root}", *ASKED)
     assert result.returncode == 0, result.stderr
@@ -104,7 +112,13 @@ def test_labels_that_an_arm_trained_on_are_exported_as_they_were(chain: Chain) -
 
 def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Path) -> None:
     folder, sft = exported(chain), chain.folder("sft") / "model"
-    options = {"use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 1, "disable_tqdm": True}
+    options = {
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "max_steps": 1,
+        "disable_tqdm": True,
+    }
     kinds = {"preferences": (DPOTrainer, DPOConfig), "demonstrations": (SFTTrainer, SFTConfig)}
     for name, (trainer, config) in kinds.items():
         trained = trainer(
@@ -116,7 +130,9 @@ def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Pa
         assert trained.train().training_loss > 0
 
 
-def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_card_is_the_hubs_and_its_code_runs(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     assert "needs label" in refused(*TINY, f"outputs={chain.root}", *ASKED, "label.audit=12"), (
         "an export labels nothing"
@@ -125,7 +141,11 @@ def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, mo
     folder = exported(chain, "label.audit=12")
     text = (folder / "README.md").read_text()
     card = DatasetCard(text)
-    assert [c["config_name"] for c in card.data.to_dict()["configs"]] == ["preferences", "unpaired", "demonstrations"]
+    assert [c["config_name"] for c in card.data.to_dict()["configs"]] == [
+        "preferences",
+        "unpaired",
+        "demonstrations",
+    ]
     [code] = text.split("```python\n")[1:]
     namespace: dict[str, DatasetDict] = {}
     exec(code.split("```")[0].replace("FOLDER", str(folder)), namespace)
@@ -139,11 +159,14 @@ def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, mo
         metrics = chain.manifest(node, *ASKED, "label.audit=12")["metrics"]
         for reason, count in metrics.get("prompts_without_pair", metrics.get("left_out")).items():
             assert f"{reason} ({count})" in text
-    assert "licence" in text and "license" not in card.data.to_dict(), "the card has no licence that no source states"
+    assert "licence" in text and "license" not in card.data.to_dict(), (
+        "the card has no licence that no source states"
+    )
 
 
 @pytest.mark.parametrize(
-    ("licence", "name"), [("MIT", "mit"), ("MIT License", "other"), ("CC BY 4.0", "cc-by-4.0"), ("mine", "other")]
+    ("licence", "name"),
+    [("MIT", "mit"), ("MIT License", "other"), ("CC BY 4.0", "cc-by-4.0"), ("mine", "other")],
 )
 def test_a_card_has_licences_that_the_hub_knows(licence: str, name: str) -> None:
     table = pa.table({"prompt": ["q"], "licence": [licence]})
@@ -157,14 +180,21 @@ def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) 
     pairs, judged = nodes(chain.root)["pairs"], chain.folder("label")
     table = pq.read_table(judged / "prompts.parquet")
     licences = pa.array(["CC BY 4.0" if i % 2 else None for i in range(len(table))], pa.string())
-    pq.write_table(table.drop_columns("licence").append_column("licence", licences), judged / "prompts.parquet")
+    pq.write_table(
+        table.drop_columns("licence").append_column("licence", licences), judged / "prompts.parquet"
+    )
     tables, plain = export.collect_tables([pairs], Store(chain.root).folder)
     rows = tables["preferences"]["train"]
     licence_by_id = dict(zip(table["id"].to_pylist(), licences.to_pylist(), strict=True))
     assert rows["licence"].to_pylist() == [licence_by_id[i] for i in rows["prompt_id"].to_pylist()]
-    text = export.dataset_card("t\x1b\u202e", tables, plain, [manifest_of(judged), chain.manifest("pairs")], [judged])
+    text = export.dataset_card(
+        "t\x1b\u202e", tables, plain, [manifest_of(judged), chain.manifest("pairs")], [judged]
+    )
     assert DatasetCard(text).data.license == ["cc-by-4.0", "unknown"] and r"# t\x1b\u202e" in text
-    both = [*rows["licence"].to_pylist(), *tables["preferences"]["validation"]["licence"].to_pylist()]
+    both = [
+        *rows["licence"].to_pylist(),
+        *tables["preferences"]["validation"]["licence"].to_pylist(),
+    ]
     for name, spelled in (("CC BY 4.0", "CC BY 4.0"), (None, export.UNKNOWN)):
         assert f"| tasks | {spelled} | {both.count(name)} |" in text
 
@@ -172,11 +202,16 @@ def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) 
 def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
     data = nodes(chain.root)["data"]
     rows = [Example(str(i), [], "plain", "s", "t", "sft") for i in range(3)]
-    rows += [Example("q", [{"role": "user", "content": "q"}], answer, "s", "t", "sft") for answer in ("a", None)]
+    rows += [
+        Example("q", [{"role": "user", "content": "q"}], answer, "s", "t", "sft")
+        for answer in ("a", None)
+    ]
     rows += [replace(rows[3], id="masked", reference="of weight 0", trained=[False])]
     save(chain.folder("data") / "examples.parquet", rows, Example)
     tables, plain = export.collect_tables([data], Store(chain.root).folder)
-    assert tables["demonstrations"]["train"]["completion"].to_pylist() == [[{"role": "assistant", "content": "a"}]]
+    assert tables["demonstrations"]["train"]["completion"].to_pylist() == [
+        [{"role": "assistant", "content": "a"}]
+    ]
     assert plain == 4
     assert "4 demonstrations are left out" in export.dataset_card("t", tables, plain, [], [])
 
@@ -185,23 +220,45 @@ def test_a_run_without_a_table_has_nothing_to_export(chain: Chain) -> None:
     rows = [Example("0", [], "plain", "s", "t", "sft")]
     save(chain.folder("data") / "examples.parquet", rows, Example)
     with pytest.raises(UserError, match="no pairs, labels or demonstrations"):
-        export.write_folder(chain.root / "folder", "run", [nodes(chain.root)["data"]], Store(chain.root))
+        export.write_folder(
+            chain.root / "folder", "run", [nodes(chain.root)["data"]], Store(chain.root)
+        )
 
 
 @pytest.mark.slow
-def test_a_push_sends_the_folder_to_a_dataset_repository(chain: Chain, hub: tuple[str, list[Request]]) -> None:
+def test_a_push_sends_the_folder_to_a_dataset_repository(
+    chain: Chain, hub: tuple[str, list[Request]]
+) -> None:
     address, received = hub
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_never_to_be_seen", "HF_HUB_OFFLINE": "0"}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": address,
+        "HF_TOKEN": "hf_never_to_be_seen",
+        "HF_HUB_OFFLINE": "0",
+    }
     arguments = (*TINY, f"outputs={chain.root}", *ASKED, "export.repo=someone/something")
     ran = command(*arguments, env=environment)
     assert ran.returncode == 0, ran.stderr
     [folder] = (chain.root / "export").glob("dataset-*")
     bodies = {path: body for path, _, body in received}
     created = json.loads(bodies["/api/repos/create"])
-    assert (created["type"], created["name"], created["visibility"]) == ("dataset", "something", "private")
-    sent = [json.loads(line) for line in bodies["/api/datasets/someone/something/commit/main"].splitlines()]
-    files = {e["value"]["path"]: base64.b64decode(e["value"]["content"]) for e in sent if e["key"] == "file"}
-    assert files == {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert (created["type"], created["name"], created["visibility"]) == (
+        "dataset",
+        "something",
+        "private",
+    )
+    sent = [
+        json.loads(line)
+        for line in bodies["/api/datasets/someone/something/commit/main"].splitlines()
+    ]
+    files = {
+        e["value"]["path"]: base64.b64decode(e["value"]["content"])
+        for e in sent
+        if e["key"] == "file"
+    }
+    assert files == {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 def test_a_push_without_a_token_is_refused_before_anything_is_built(

@@ -18,7 +18,16 @@ from stages.cli.compose import needs_graph
 from stages.cli.explain import explained
 from stages.commands import gate
 from stages.config.errors import UserError
-from stages.evaluation.measures import ENDINGS, FAVOURED, FILE, LENGTH, LOOPLESS, PASSES, Measure, measure_answers
+from stages.evaluation.measures import (
+    ENDINGS,
+    FAVOURED,
+    FILE,
+    LENGTH,
+    LOOPLESS,
+    PASSES,
+    Measure,
+    measure_answers,
+)
 from stages.evaluation.noninferiority import Code, by_measure, compare, outcome
 from stages.evaluation.outcomes import tabulate
 from stages.hardware import process
@@ -57,8 +66,13 @@ def measured(seed: int, fault: Fault = right_or_wrong, ends: bool = True) -> lis
     """Return the measures of a policy that answers a fixed part of the prompts rightly, but for the seed's noise."""
     answers = {}
     for e in prompts():
-        knows, differs = random.Random(e.id).random() < RIGHT, random.Random(f"{e.id}/{seed}").random() < NOISE
-        answer = Candidate.from_text(e.id, fault(e, e.reference or "" if knows != differs else WRONG), "p", "hf", 12)
+        knows, differs = (
+            random.Random(e.id).random() < RIGHT,
+            random.Random(f"{e.id}/{seed}").random() < NOISE,
+        )
+        answer = Candidate.from_text(
+            e.id, fault(e, e.reference or "" if knows != differs else WRONG), "p", "hf", 12
+        )
         answer.finish_reason = "stop" if ends else "length"
         answers[e.id] = answer
     table = tabulate([*prompts()], {"policy": answers})
@@ -67,10 +81,14 @@ def measured(seed: int, fault: Fault = right_or_wrong, ends: bool = True) -> lis
 
 def code(new: list[Measure], *seeds: list[Measure], old: Sequence[list[Measure]] = ()) -> Code:
     before = [by_measure(rows) for rows in old or [measured(100)]]
-    return outcome(compare(before, [by_measure(rows) for rows in (new, *seeds)], MARGIN, CONFIDENCE))
+    return outcome(
+        compare(before, [by_measure(rows) for rows in (new, *seeds)], MARGIN, CONFIDENCE)
+    )
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))])
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))]
+)
 def test_another_seed_of_the_same_passes_and_a_fault_does_not(seed: int) -> None:
     assert code(measured(seed)) is Code.passes
     assert code(measured(seed, broken)) is Code.worse
@@ -100,7 +118,9 @@ def test_many_measures_do_not_fail_an_equal_policy_more_often() -> None:
             ]
             for side in (before, after)
         ]
-        ends.append(outcome(compare([by_measure(rows[0])], [by_measure(rows[1])], MARGIN, CONFIDENCE)))
+        ends.append(
+            outcome(compare([by_measure(rows[0])], [by_measure(rows[1])], MARGIN, CONFIDENCE))
+        )
     assert ends.count(Code.worse) <= 3, "each measure by itself failed 11 of them"
 
 
@@ -110,26 +130,41 @@ def test_few_prompts_cannot_tell_and_enough_of_them_would() -> None:
     parts = [{PASSES: {unit: side[PASSES][unit] for unit in few}} for side in (old, new)]
     [line] = compare(parts[:1], parts[1:], MARGIN, CONFIDENCE)
     assert line.code is Code.cannot_tell
-    assert line.needed is not None and len(few) < line.needed < len(prompts()), "1,120 of them did tell"
+    assert line.needed is not None and len(few) < line.needed < len(prompts()), (
+        "1,120 of them did tell"
+    )
 
 
 def test_a_length_may_drift_neither_up_nor_down() -> None:
     old = by_measure(measured(100))
-    for factor, expected in ((1.0, Code.passes), (1.2, Code.passes), (1.5, Code.worse), (0.5, Code.worse)):
+    for factor, expected in (
+        (1.0, Code.passes),
+        (1.2, Code.passes),
+        (1.5, Code.worse),
+        (0.5, Code.worse),
+    ):
         rows = [Measure(LENGTH, m.unit, m.group, m.value * factor) for m in old[LENGTH].values()]
-        assert outcome(compare([{LENGTH: old[LENGTH]}], [by_measure(rows)], MARGIN, CONFIDENCE)) is expected
+        assert (
+            outcome(compare([{LENGTH: old[LENGTH]}], [by_measure(rows)], MARGIN, CONFIDENCE))
+            is expected
+        )
 
 
 def test_answers_that_all_ended_at_the_limit_have_a_length_as_others() -> None:
-    sides = [[Measure(LENGTH, str(i), "task", tokens) for i in range(40)] for tokens in (48.0, 45.0)]
+    sides = [
+        [Measure(LENGTH, str(i), "task", tokens) for i in range(40)] for tokens in (48.0, 45.0)
+    ]
     [line] = compare([by_measure(sides[0])], [by_measure(sides[1])], MARGIN, CONFIDENCE)
-    assert line.difference.low == pytest.approx(-3 / 48), "no share of prompts, which could be 0 for unseen ones"
+    assert line.difference.low == pytest.approx(-3 / 48), (
+        "no share of prompts, which could be 0 for unseen ones"
+    )
 
 
 def test_a_length_that_rose_is_not_said_to_fall() -> None:
     old = by_measure(measured(100))[LENGTH]
     rows = [
-        Measure(LENGTH, m.unit, m.group, m.value * factor) for m, factor in zip(old.values(), (1, 1, 9), strict=False)
+        Measure(LENGTH, m.unit, m.group, m.value * factor)
+        for m, factor in zip(old.values(), (1, 1, 9), strict=False)
     ]
     few = {row.unit: old[row.unit] for row in rows}
     [line] = compare([{LENGTH: few}], [by_measure(rows)], MARGIN, CONFIDENCE)
@@ -148,7 +183,10 @@ def test_seeds_are_averaged_and_their_range_is_told() -> None:
 
 def test_seeds_of_other_units_cannot_be_compared() -> None:
     """Each seed has its own SFT, so answers are judged against other ones."""
-    rows, differing = measured(0), [replace(m, unit=f"{m.unit} of another SFT") for m in measured(1)]
+    rows, differing = (
+        measured(0),
+        [replace(m, unit=f"{m.unit} of another SFT") for m in measured(1)],
+    )
     assert code(rows, differing, old=[rows, differing]) is Code.other_prompts
     assert code(rows, [*rows[1:], differing[0]]) is Code.other_prompts
 
@@ -164,7 +202,9 @@ def test_other_prompts_or_a_measure_less_cannot_be_compared() -> None:
     rows = measured(0)
     assert code([*filter(lambda m: m.unit != rows[0].unit, rows)]) is Code.other_prompts
     assert code([m for m in rows if m.measure != LOOPLESS]) is Code.other_prompts
-    assert code(rows, old=[[m for m in measured(100) if m.measure != ENDINGS]]) is Code.passes, "a new one is welcome"
+    assert code(rows, old=[[m for m in measured(100) if m.measure != ENDINGS]]) is Code.passes, (
+        "a new one is welcome"
+    )
 
 
 def published(built: Path, root: Path, rows: list[Measure], **results: object) -> Path:
@@ -195,12 +235,16 @@ def test_the_command_ends_with_the_code_and_writes_the_reasons(built: Path, tmp_
         assert bool(content["reasons"]) == bool(expected)
         summary = (tmp_path / name / "gate.md").read_text()
         assert all(f"- {reason}" in summary for reason in content["reasons"])
-        assert len([line for line in summary.splitlines() if line.startswith("|")]) == 2 + len(content["lines"])
+        assert len([line for line in summary.splitlines() if line.startswith("|")]) == 2 + len(
+            content["lines"]
+        )
     assert f"task {prompts()[0].task}" in (tmp_path / "worse" / "gate.md").read_text()
     (old / FILE).write_bytes(b"another content")
     damaged = inside("stage=gate", f"outputs={tmp_path / 'same'}", f"gate.against={old}")
     assert (damaged.returncode, FILE in damaged.stderr) == (2, True)
-    assert not [*(tmp_path / "same").glob("gate.*")], "an earlier comparison is not taken for this one"
+    assert not [*(tmp_path / "same").glob("gate.*")], (
+        "an earlier comparison is not taken for this one"
+    )
 
 
 def test_evaluations_of_two_versions_are_not_compared(built: Path, tmp_path: Path) -> None:
@@ -208,11 +252,19 @@ def test_evaluations_of_two_versions_are_not_compared(built: Path, tmp_path: Pat
     manifest = json.loads((old / "manifest.json").read_text())
     (old / "manifest.json").write_text(json.dumps(manifest | {"version": manifest["version"] - 1}))
     ran = inside("stage=gate", f"outputs={tmp_path / 'new'}", f"gate.against={old}")
-    assert ran.returncode == 2 and "rebuild=eval" in ran.stdout and str(tmp_path / "old") in ran.stdout
+    assert (
+        ran.returncode == 2 and "rebuild=eval" in ran.stdout and str(tmp_path / "old") in ran.stdout
+    )
 
 
 def test_a_sweep_has_no_exit_code_of_a_gate(chain: Chain) -> None:
-    ran = inside("-m", "stage=gate", "recipe=tiny", f"outputs={chain.root}", f"gate.against={chain.root},other")
+    ran = inside(
+        "-m",
+        "stage=gate",
+        "recipe=tiny",
+        f"outputs={chain.root}",
+        f"gate.against={chain.root},other",
+    )
     assert (ran.returncode, "Leave out -m" in ran.stderr) == (2, True)
 
 
@@ -222,15 +274,25 @@ def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_compariso
     fingerprint = chain.manifest("eval")["fingerprint"]
     policy = chain.manifest("dpo")["fingerprint"]
     report = chain.manifest("report")["fingerprint"]
-    named = [gate.earlier_evaluations(Store(chain.root), each) for each in (fingerprint, policy, report)]
+    named = [
+        gate.earlier_evaluations(Store(chain.root), each) for each in (fingerprint, policy, report)
+    ]
     assert named == [[chain.folder("eval")]] * 3
     monkeypatch.setenv("HOME", str(chain.root.parent))
     assert gate.earlier_evaluations(Store(chain.root), f"~/{chain.root.name}")
     imports = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
-    ran = command("stage=gate", "recipe=tiny", f"outputs={chain.root}", f"gate.against={fingerprint}", env=imports)
+    ran = command(
+        "stage=gate",
+        "recipe=tiny",
+        f"outputs={chain.root}",
+        f"gate.against={fingerprint}",
+        env=imports,
+    )
     assert ran.returncode == Code.cannot_tell, ran.stderr
     assert f"Both sides are the evaluation {chain.folder('eval')}" in ran.stdout + ran.stderr
-    assert "stages.evaluation.noninferiority\n" in ran.stderr and "| torch\n" not in ran.stderr, "is slow"
+    assert "stages.evaluation.noninferiority\n" in ran.stderr and "| torch\n" not in ran.stderr, (
+        "is slow"
+    )
     lines = json.loads((chain.root / "gate.json").read_text())["lines"]
     assert {line["difference"]["mean"] for line in lines} == {0.0}
     missing = inside("stage=gate", f"outputs={chain.root}", "gate.against=ffffffffffff")
@@ -254,7 +316,9 @@ def test_an_unexpected_error_is_not_the_code_of_a_worse_policy(
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("neutral", ["store.remote=folder", "launch.processes=1", "hydra/job_logging=none"])
+@pytest.mark.parametrize(
+    "neutral", ["store.remote=folder", "launch.processes=1", "hydra/job_logging=none"]
+)
 def test_what_selects_no_run_leaves_the_last_run(neutral: str) -> None:
     assert not needs_graph("gate", ["stage=gate", neutral])
     assert needs_graph("gate", ["stage=gate", neutral, "eval/judged=none"])
@@ -271,10 +335,16 @@ def test_pairs_of_one_prompt_are_compared_as_one_draw() -> None:
     before, after = draw.integers(0, 2, (2, 40)).astype(float)
 
     def rows(values: NDArray[np.float64], copies: int) -> list[Measure]:
-        return [Measure(FAVOURED, f"{i}/{c}", str(i), v) for i, v in enumerate(values.tolist()) for c in range(copies)]
+        return [
+            Measure(FAVOURED, f"{i}/{c}", str(i), v)
+            for i, v in enumerate(values.tolist())
+            for c in range(copies)
+        ]
 
     once, eight = (
-        compare([by_measure(rows(before, n))], [by_measure(rows(after, n))], MARGIN, CONFIDENCE)[0].difference
+        compare([by_measure(rows(before, n))], [by_measure(rows(after, n))], MARGIN, CONFIDENCE)[
+            0
+        ].difference
         for n in (1, 8)
     )
     assert (eight.low, eight.high) == pytest.approx((once.low, once.high))

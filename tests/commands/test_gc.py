@@ -38,8 +38,15 @@ build(Path(sys.argv[1]), *sys.argv[2:])
 
 @contextmanager
 def building(root: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", BETWEEN, str(root), *overrides], cwd=ROOT, **pipes)
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", BETWEEN, str(root), *overrides], cwd=ROOT, **pipes
+    )
     try:
         yield process
     finally:
@@ -60,14 +67,18 @@ def removing(chain: Chain) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_what_a_command_has_found_is_not_removed_before_it_is_used(chain: Chain, idle: Path) -> None:
+def test_what_a_command_has_found_is_not_removed_before_it_is_used(
+    chain: Chain, idle: Path
+) -> None:
     with building(chain.root, *OTHER) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "between\n"
         refused = removing(chain)
         assert refused.returncode == 1
         assert f"nothing is removed from {chain.root}, as a command uses it" in refused.stderr
-        assert str(idle) in inside(*TINY, f"outputs={chain.root}", "stage=gc").stdout, "listing is still possible"
+        assert str(idle) in inside(*TINY, f"outputs={chain.root}", "stage=gc").stdout, (
+            "listing is still possible"
+        )
         output, _ = process.communicate("\n")
         assert process.returncode == 0, output
     assert Store(chain.root).find(nodes(chain.root, *OTHER)["pairs"])
@@ -88,7 +99,9 @@ def test_nothing_is_removed_while_a_manifest_cannot_be_read(chain: Chain, idle: 
     assert idle.exists() and chain.folder("label").exists()
 
 
-def test_nothing_is_removed_while_the_list_of_a_sweep_cannot_be_read(chain: Chain, idle: Path) -> None:
+def test_nothing_is_removed_while_the_list_of_a_sweep_cannot_be_read(
+    chain: Chain, idle: Path
+) -> None:
     listed = chain.root / "multirun" / "sweep" / "0" / "nodes.json"
     listed.parent.mkdir(parents=True)
     listed.write_text('{"label": "')
@@ -120,11 +133,15 @@ def test_a_killed_command_keeps_nothing_from_being_removed(chain: Chain, idle: P
     assert not idle.exists()
 
 
-def test_a_command_that_starts_while_nodes_are_removed_waits_and_then_finds_what_is_left(chain: Chain) -> None:
+def test_a_command_that_starts_while_nodes_are_removed_waits_and_then_finds_what_is_left(
+    chain: Chain,
+) -> None:
     with locks.hold_store_alone(chain.root) as free:
         assert free
         line = (*TINY, f"outputs={chain.root}", "stage=data")
-        begun = subprocess.Popen([sys.executable, "run.py", *line], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        begun = subprocess.Popen(
+            [sys.executable, "run.py", *line], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
         assert begun.stdout is not None
         assert begun.stdout.readline().startswith(f"stage=gc is removing nodes from {chain.root}.")
         assert begun.poll() is None

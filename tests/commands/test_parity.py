@@ -17,16 +17,38 @@ from tests.helpers import inside as run
 PREFERENCES = ROOT / "docs" / "examples" / "preferences.jsonl"
 COMMAND = ("stage=parity", "recipe=tiny", "tracker=none")
 TEN_STEPS = {"sft": (), "dpo": ("dpo.epochs=2",), "reward": ("reward.epochs=2",)}
-OUR_FORWARD = {"sft": {"CPULogProbFunction"}, "dpo": {"CPULogProbFunction", "PackedPairs"}, "reward": {"PackedPairs"}}
+OUR_FORWARD = {
+    "sft": {"CPULogProbFunction"},
+    "dpo": {"CPULogProbFunction", "PackedPairs"},
+    "reward": {"PackedPairs"},
+}
 END = "<|im_end|>"
 OTHER_ARGUMENTS = [
-    ("sft", "parity.trl.learning_rate=1e-4", ("learning_rate is 0.005 here, and 0.0001 in TRL", "learning rate: ")),
-    ("sft", "parity.trl.assistant_only_loss=false", ("32 of 32 have other trained tokens", "trained tokens: ")),
+    (
+        "sft",
+        "parity.trl.learning_rate=1e-4",
+        ("learning_rate is 0.005 here, and 0.0001 in TRL", "learning rate: "),
+    ),
+    (
+        "sft",
+        "parity.trl.assistant_only_loss=false",
+        ("32 of 32 have other trained tokens", "trained tokens: "),
+    ),
     ("reward", f'parity.trl={{pad_token: "{END}"}}', (f"{END} in TRL", "trained tokens: ")),
-    ("dpo", "parity.trl.max_length=30", ("max_length is 1024 here, and 30 in TRL", "other token ids")),
+    (
+        "dpo",
+        "parity.trl.max_length=30",
+        ("max_length is 1024 here, and 30 in TRL", "other token ids"),
+    ),
 ]
 EMBEDDED = (
-    *("model=embedded", "precision=fp32", "sft.learning_rate=5e-5", "sft.batch_size=4", "data.tasks.sft=48"),
+    *(
+        "model=embedded",
+        "precision=fp32",
+        "sft.learning_rate=5e-5",
+        "sft.batch_size=4",
+        "data.tasks.sft=48",
+    ),
     *("label=dataset", f"label.path={PREFERENCES}", "dpo.learning_rate=1e-5", "dpo.epochs=3"),
     *("reward.learning_rate=1e-5", "reward.epochs=3", "sft.epochs=1"),
 )
@@ -82,7 +104,9 @@ def assert_close(own: FirstSteps, trl: FirstSteps, steps: int) -> None:
 
 
 @pytest.mark.parametrize("stage", slow_but(TEN_STEPS, "dpo"))
-def test_plain_trl_follows_ten_steps(stage: str, chain: Chain, sides: list[FirstSteps], used: set[str]) -> None:
+def test_plain_trl_follows_ten_steps(
+    stage: str, chain: Chain, sides: list[FirstSteps], used: set[str]
+) -> None:
     nodes = chain.count()
     ran = run(*COMMAND, f"outputs={chain.root}", f"parity.stage={stage}", *TEN_STEPS[stage])
     assert ran.returncode == 0, ran.stderr
@@ -145,7 +169,9 @@ def planted(chain: Chain, *overrides: str) -> str:
     return ran.stderr.splitlines()[-1]
 
 
-def test_another_template_is_named_with_the_first_token_that_differs(chain: Chain, tmp_path: Path) -> None:
+def test_another_template_is_named_with_the_first_token_that_differs(
+    chain: Chain, tmp_path: Path
+) -> None:
     template = (ROOT / "stages" / "models" / "templates" / "chatml.jinja").read_text()
     file = tmp_path / "theirs.jinja"
     file.write_text(template.replace(r"['role'] + '\n'", r"['role'] + ': '"))
@@ -168,12 +194,16 @@ def test_another_eos_is_named(tmp_path: Path, chain: Chain) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_another_argument_of_trl_is_named(stage: str, setting: str, expected: tuple[str, ...], chain: Chain) -> None:
+def test_another_argument_of_trl_is_named(
+    stage: str, setting: str, expected: tuple[str, ...], chain: Chain
+) -> None:
     error = planted(chain, f"parity.stage={stage}", setting)
     assert [text for text in expected if text not in error] == []
 
 
-def test_a_mask_with_labels_on_padding_is_named(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_with_labels_on_padding_is_named(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Plant a collator that trains padding on TRL's side; its rows one by one have none."""
     train_trl = plain_trl.train_trl
 
@@ -198,15 +228,23 @@ def test_dropped_rows_and_rows_that_fill_no_batch_are_noted(chain: Chain) -> Non
     length = ("sft.max_length=38", "sft.max_dropped=0.9", "sft.batch_size=7")
     ran = run(*COMMAND, f"outputs={chain.root}", "parity.stage=sft", "parity.steps=1", *length)
     assert ran.returncode == 0, ran.stderr
-    assert "dropped" in ran.stdout and "sft.max_length=38" in ran.stdout and "fill no batch" in ran.stdout
+    assert (
+        "dropped" in ran.stdout
+        and "sft.max_length=38" in ran.stdout
+        and "fill no batch" in ran.stdout
+    )
 
 
-def test_a_setting_that_cannot_work_is_refused_before_anything_is_trained(chain: Chain, tmp_path: Path) -> None:
+def test_a_setting_that_cannot_work_is_refused_before_anything_is_trained(
+    chain: Chain, tmp_path: Path
+) -> None:
     outputs = f"outputs={chain.root}"
     assert "parity.stage=eval" in refused(*COMMAND, outputs, "parity.stage=eval")
     assert "sft=none" in refused(*COMMAND, outputs, "parity.stage=sft", "sft=none")
     assert "Did you mean 'beta'" in refused(*COMMAND, outputs, "parity.trl.beeta=1")
-    assert "parity.eos_token" in refused(*COMMAND, outputs, "parity.stage=sft", "parity.eos_token=nothing")
+    assert "parity.eos_token" in refused(
+        *COMMAND, outputs, "parity.stage=sft", "parity.eos_token=nothing"
+    )
 
 
 @pytest.mark.slow
@@ -224,7 +262,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", TEN_STEPS)
-def test_plain_trl_follows_ten_steps_of_a_real_model(stage: str, embedded: Path, sides: list[FirstSteps]) -> None:
+def test_plain_trl_follows_ten_steps_of_a_real_model(
+    stage: str, embedded: Path, sides: list[FirstSteps]
+) -> None:
     ran = run(*COMMAND, f"outputs={embedded}", f"parity.stage={stage}", *EMBEDDED)
     assert ran.returncode == 0, ran.stderr
     assert_close(*sides, steps=10)

@@ -24,9 +24,13 @@ from tests.labelers.judging import judging
 KIND = cost.Kind("sft", "bf16", "none", 1, 1e8, False, True, "2 x this")
 
 
-def cost_of(root: Path, name: str, *overrides: str, more_stores: tuple[Path, ...] = ()) -> cost.Cost:
+def cost_of(
+    root: Path, name: str, *overrides: str, more_stores: tuple[Path, ...] = ()
+) -> cost.Cost:
     store, planned = Store(root), nodes(root, *overrides)
-    return cost.expected_cost(planned[name], planned, store, cost.RunHistory(store, *map(Store, more_stores)))
+    return cost.expected_cost(
+        planned[name], planned, store, cost.RunHistory(store, *map(Store, more_stores))
+    )
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -48,7 +52,10 @@ def test_work_beside_a_node_and_a_kill_do_not_make_the_next_one_slower() -> None
 
 
 def test_an_early_node_ran_other_code() -> None:
-    assert scaled(100, *((100, seconds) for seconds in (1, 20, 21, 22, 23, 24))) == (100, pytest.approx(20))
+    assert scaled(100, *((100, seconds) for seconds in (1, 20, 21, 22, 23, 24))) == (
+        100,
+        pytest.approx(20),
+    )
 
 
 def test_a_manifest_says_what_its_node_ran_on(chain: Chain) -> None:
@@ -56,7 +63,9 @@ def test_a_manifest_says_what_its_node_ran_on(chain: Chain) -> None:
     assert processors == {machine.processor_name(False)}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and "model name" in cpuinfo.read_text():
-        name = next(line for line in cpuinfo.read_text().splitlines() if line.startswith("model name"))
+        name = next(
+            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        )
         assert name.partition(":")[2].strip() in processors.pop()
 
 
@@ -101,14 +110,19 @@ def test_another_sampler_or_adapter_is_not_measured(chain: Chain) -> None:
 
 
 def test_plan_shares_the_prompts_among_rounds(chain: Chain) -> None:
-    once, half = chain.manifest("sample")["metrics"]["tokens"], cost_of(chain.root, "sample_1", "rounds=2")
+    once, half = (
+        chain.manifest("sample")["metrics"]["tokens"],
+        cost_of(chain.root, "sample_1", "rounds=2"),
+    )
     assert half.tokens == pytest.approx(once / 2, abs=1)
     few = cost_of(chain.root, "sample", "sample.prompts=12")
     assert few.tokens == pytest.approx(once / 4, abs=1), "of 48"
     own = cost_of(chain.root, "sample_1", "rounds=3", "sample.prompts_per_round=12")
     assert own.tokens == few.tokens, "whatever the number of rounds"
     pairs = chain.manifest("dpo")["metrics"]["tokens"]
-    assert cost_of(chain.root, "dpo", "sample.prompts=12").tokens == pytest.approx(pairs / 4, rel=0.5)
+    assert cost_of(chain.root, "dpo", "sample.prompts=12").tokens == pytest.approx(
+        pairs / 4, rel=0.5
+    )
 
 
 def test_a_model_that_is_not_trained_takes_no_time_of_one_that_was(chain: Chain) -> None:
@@ -139,7 +153,9 @@ def test_a_new_store_profits_from_what_ran_for_another(chain: Chain, tmp_path: P
 def test_plan_does_not_know_the_rows_of_files_before_they_are_read(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "Name a colour.", "completion": "red"}\n')
-    predicted = cost_of(tmp_path / "outputs", "sft", "data=file", f"data.sources=[{{path: {file}}}]")
+    predicted = cost_of(
+        tmp_path / "outputs", "sft", "data=file", f"data.sources=[{{path: {file}}}]"
+    )
     assert predicted.tokens is None and math.isnan(predicted.seconds)
 
 
@@ -169,7 +185,9 @@ def test_the_total_names_the_nodes_it_leaves_out(
         ("label=human",),
     ):  # the time of a verifier does not predict other labelers
         assert "label" in total(*labeler)[1]
-    read = total("data=file", f"data.sources=[{{path: {file}, splits: {{sft: 0.5, preference: 0.5}}}}]")
+    read = total(
+        "data=file", f"data.sources=[{{path: {file}, splits: {{sft: 0.5, preference: 0.5}}}}]"
+    )
     assert {"sft", "sample", "dpo"} <= set(read[1])
 
 
@@ -213,12 +231,18 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with running(Model(judging(lambda texts: "A"))) as server:
         judge = f"{{base_url: '{server.url}', model: judge, price: {{input: 2, output: 8}}}}"
-        line = (f"sample.file={tmp_path / 'mine.jsonl'}", "label=judge", f"label.judge.endpoints=[{judge}]")
+        line = (
+            f"sample.file={tmp_path / 'mine.jsonl'}",
+            "label=judge",
+            f"label.judge.endpoints=[{judge}]",
+        )
 
         def planned() -> list[expected_calls.ExpectedCalls]:
             store, planned_nodes = Store(chain.root), nodes(chain.root, *line)
             plan.show(planned_nodes, store)
-            return expected_calls.endpoint_calls(planned_nodes["label"], store, cost.RunHistory(store))
+            return expected_calls.endpoint_calls(
+                planned_nodes["label"], store, cost.RunHistory(store)
+            )
 
         [before] = planned()
         assert math.isnan(before.calls), "the file is not read yet"
@@ -229,10 +253,14 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
         assert calls.calls == metrics["made"] == len(server.requests)
         assert calls.output == 64 * calls.calls > metrics["output_tokens"]
         assert calls.money == pytest.approx((2 * calls.input + 8 * calls.output) / 1e6)
-        characters = sum(len(m["content"]) for request in server.requests for m in request["messages"])
+        characters = sum(
+            len(m["content"]) for request in server.requests for m in request["messages"]
+        )
         assert calls.input == pytest.approx(characters / CHARACTERS, rel=0.25)
         rows_shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-        assert ["label", calls.key, "judge", f"{calls.calls:,.0f}"] in [line[:4] for line in rows_shown]
+        assert ["label", calls.key, "judge", f"{calls.calls:,.0f}"] in [
+            line[:4] for line in rows_shown
+        ]
         assert planned() == [], "finished nodes expect no calls"
         line = line[1:]  # candidates of the policy, many of them copies
         [calls], before = planned(), len(server.requests)
@@ -241,12 +269,20 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
 
 
 def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:
-    line = ("sample=openai", "sample.endpoint.base_url=http://127.0.0.1:1/v1", "sample.endpoint.model=writer")
+    line = (
+        "sample=openai",
+        "sample.endpoint.base_url=http://127.0.0.1:1/v1",
+        "sample.endpoint.model=writer",
+    )
     store, planned = Store(chain.root), nodes(chain.root, *line, "rounds=2", "sample.prompts=20")
     for name in ("sample", "sample_1"):
         [calls] = expected_calls.endpoint_calls(planned[name], store, cost.RunHistory(store))
         block = planned[name].config
-        assert (calls.key, calls.calls, calls.money) == ("sample.endpoint", 20 * block.candidates_per_prompt, None)
+        assert (calls.key, calls.calls, calls.money) == (
+            "sample.endpoint",
+            20 * block.candidates_per_prompt,
+            None,
+        )
         assert calls.output == block.max_new_tokens * calls.calls
     assert expected_calls.endpoint_calls(planned["label"], store, cost.RunHistory(store)) == [], (
         "the verifier makes no calls"

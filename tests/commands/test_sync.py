@@ -51,27 +51,38 @@ def run(root: Path, server: WandbServer, *arguments: str) -> CompletedProcess[st
 
 def manifests(root: Path) -> dict[str, dict[str, Any]]:
     """Return the manifests by the W&B run that made the node."""
-    return {m["attempts"][-1]["wandb_run"]: m for _, m in Store(root).manifests() if m["attempts"][-1]["wandb_run"]}
+    return {
+        m["attempts"][-1]["wandb_run"]: m
+        for _, m in Store(root).manifests()
+        if m["attempts"][-1]["wandb_run"]
+    }
 
 
 def lineage(root: Path) -> set[tuple[str, str]]:
     """Return pairs of a run and an artifact that it used, from the manifests."""
     return {
-        (run, artifact_name(**node_input)) for run, m in manifests(root).items() for node_input in m["inputs"].values()
+        (run, artifact_name(**node_input))
+        for run, m in manifests(root).items()
+        for node_input in m["inputs"].values()
     }
 
 
 def sent_inputs(server: WandbServer) -> set[tuple[str, str]]:
     """Return pairs of a run and an artifact that it used, from the server."""
     logged = [a for run in server.runs for a in server.logged_by(run)]
-    names = {a["id"]: f"{a['artifactCollectionName']}:{json.loads(a['metadata'])['digest'][:12]}" for a in logged}
+    names = {
+        a["id"]: f"{a['artifactCollectionName']}:{json.loads(a['metadata'])['digest'][:12]}"
+        for a in logged
+    }
     return {(run, names[used]) for run, used in server.used}
 
 
 def writes(server: WandbServer) -> Counter[str]:
     """Count the mutations that the server received, by name."""
     bodies = [body for _, path, body, _ in server.requests if path == "/graphql"]
-    return Counter(match[1].decode() for body in bodies if (match := re.search(rb"mutation (\w+)", body)))
+    return Counter(
+        match[1].decode() for body in bodies if (match := re.search(rb"mutation (\w+)", body))
+    )
 
 
 @pytest.mark.slow
@@ -85,7 +96,9 @@ def test_offline_runs_are_sent_once_with_their_lineage_and_nothing_with_the_key(
     for name, manifest in manifests(root).items():
         (artifact,) = server.logged_by(name)
         contents = server.manifests[artifact["id"]]["contents"]
-        assert {f: e["digest"] for f, e in contents.items()} == {f: e["sha256"] for f, e in manifest["files"].items()}
+        assert {f: e["digest"] for f, e in contents.items()} == {
+            f: e["sha256"] for f, e in manifest["files"].items()
+        }
     assert sent_inputs(server) == lineage(root) != set()
     assert {manifest["stage"] for manifest in manifests(root).values()} == {*UP_TO_PAIRS}
 
@@ -99,7 +112,10 @@ def test_offline_runs_are_sent_once_with_their_lineage_and_nothing_with_the_key(
     for _, path, body, headers in server.requests:
         assert KEY.encode() not in body, path
         assert KEY not in str({k: v for k, v in headers.items() if k != "Authorization"}), path
-    assert any(headers.get("Authorization", "").endswith(encoded.decode()) for *_, headers in server.requests)
+    assert any(
+        headers.get("Authorization", "").endswith(encoded.decode())
+        for *_, headers in server.requests
+    )
     for file in root.rglob("*"):
         if file.is_file():
             assert KEY.encode() not in file.read_bytes(), file
@@ -131,13 +147,15 @@ def test_a_run_in_the_making_is_left_for_later(root: Path, server: WandbServer) 
     with Store(root).claim(pairs):
         ran = run(root, server, "stage=sync")
     assert ran.returncode == 0, ran.stderr
-    assert {name for name, m in manifests(root).items() if m["stage"] == "pairs"} == set(manifests(root)) - set(
-        server.runs
-    )
+    assert {name for name, m in manifests(root).items() if m["stage"] == "pairs"} == set(
+        manifests(root)
+    ) - set(server.runs)
 
 
 def test_sync_without_a_key_says_how_to_get_one(root: Path, tmp_path: Path) -> None:
-    ran = command("recipe=tiny", f"outputs={root}", "stage=sync", env={**os.environ, "HOME": str(tmp_path)})
+    ran = command(
+        "recipe=tiny", f"outputs={root}", "stage=sync", env={**os.environ, "HOME": str(tmp_path)}
+    )
     assert ran.returncode == 1
     assert ran.stderr.strip().splitlines()[-1].startswith("error: stage=sync ")
 
@@ -154,7 +172,9 @@ def test_a_server_that_does_not_answer_is_told_in_one_line(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_runs_online_use_what_others_logged_and_do_without_what_none_did(chain: Chain, server: WandbServer) -> None:
+def test_runs_online_use_what_others_logged_and_do_without_what_none_did(
+    chain: Chain, server: WandbServer
+) -> None:
     """The chain was built without W&B; labels and pairs are rebuilt with it, as they need no torch."""
     root = chain.root
     for stage in ("label", "pairs"):
@@ -165,7 +185,9 @@ def test_runs_online_use_what_others_logged_and_do_without_what_none_did(chain: 
     assert set(server.runs) == set(manifests(root))
     used = {artifact.partition("-")[0] for _, artifact in lineage(root)}
     assert used == {"sample", "label"}
-    assert sent_inputs(server) == {(user, used) for user, used in lineage(root) if not used.startswith("sample-")}
+    assert sent_inputs(server) == {
+        (user, used) for user, used in lineage(root) if not used.startswith("sample-")
+    }
 
     ran = run(root, server, "stage=sync")
     assert ran.returncode == 0, ran.stderr

@@ -34,7 +34,13 @@ IN_ROOMS = [
     "data.tasks.families",
 ]
 IN_ROOMS += ["eval.judged.labeler"]
-IN_ROOMS += ["label.format", "data.sources.format", "data.sources.task", "reward.source.format", "reward.source.task"]
+IN_ROOMS += [
+    "label.format",
+    "data.sources.format",
+    "data.sources.task",
+    "reward.source.format",
+    "reward.source.task",
+]
 # Names that only the file, the hub, the model or the service can know. They are read before anything is trained.
 NAMES = [
     "outputs",
@@ -183,7 +189,9 @@ def with_value(key: str, value: Any) -> Config:
 
 EVERY = every_key()
 TEXTS = {
-    key: help_text for key, (hint, help_text) in EVERY.items() if str in hint and limits.COMPUTED not in help_text
+    key: help_text
+    for key, (hint, help_text) in EVERY.items()
+    if str in hint and limits.COMPUTED not in help_text
 }
 
 
@@ -209,10 +217,18 @@ def test_every_number_has_bounds_of_sense() -> None:
             unlimited.append(key)
             continue
         named = re.compile(rf"{key.replace('sources', 'sources.0.')}=.*: the value must be ")
-        values = [limit.low if limit.open else limit.low - 1, -(10**30), math.nan, math.inf, -math.inf]
+        values = [
+            limit.low if limit.open else limit.low - 1,
+            -(10**30),
+            math.nan,
+            math.inf,
+            -math.inf,
+        ]
         if key not in UNBOUNDED:
             values += [limit.high if limit.below else limit.high + 1, 10**30]
-        let_through += [f"{key}={value}" for value in values if not named.match(refusal(key, value))]
+        let_through += [
+            f"{key}={value}" for value in values if not named.match(refusal(key, value))
+        ]
     assert (unlimited, let_through) == ([], [])
 
 
@@ -269,17 +285,26 @@ REFUSED = [
     ("data.tasks=null", "use data=file"),
     ("dpo.adapter=lora dpo.lora.rank=65", "width of 64"),
     ("dpo.adapter=lora dpo.lora.target_modules=[q_prj]", "Did you mean 'q_p"),
-    ("sft.adapter=lora sft.lora.target_modules=[]", "sft.lora.target_modules is empty. [all-linear]"),
+    (
+        "sft.adapter=lora sft.lora.target_modules=[]",
+        "sft.lora.target_modules is empty. [all-linear]",
+    ),
     ("dpo.adapter=lora dpo.lora.target_modules=[q_proj,lm_head]", "target_modules=lm_head is not"),
     ("dpo.first_difference=true dpo.loss_type=[ipo]", "Set dpo.first_difference=false."),
     ("dpo.first_difference=true dpo.trainer.ld_alpha=0.3", "Set dpo.first_difference=false."),
     ("dpo.trainer.f_alpha_divergence_coef=0.5", "add f_divergence_type: alpha_divergence"),
-    ("sft.packing=true sft.trainer.neftune_noise_alpha=5 sft.runtime.micro_batch=1", "too little noise"),
+    (
+        "sft.packing=true sft.trainer.neftune_noise_alpha=5 sft.runtime.micro_batch=1",
+        "too little noise",
+    ),
     ("dpo.trainer.neftune_noise_alpha=5 dpo.runtime.micro_batch=1", "too little noise"),
     ("tracker=wandb tracker.project=team/project", "one word. Set tracker.entity."),
     ("dpo.trainer.use_cache=true", "only the dpo stage sets"),
     ("dpo.trainer.lr_scheduler_kwargs={num_cycle:1}", "Did you mean 'num_cycles'?"),
-    ("dpo.trainer.activation_checkpointing_kwargs={reentrant:true}", "Did you mean 'use_reentrant'?"),
+    (
+        "dpo.trainer.activation_checkpointing_kwargs={reentrant:true}",
+        "Did you mean 'use_reentrant'?",
+    ),
     ("precision=bf16 dpo.precision=fp32", "Set reference.precision=fp32."),
     ("align=kto precision=bf16 kto.precision=fp32", "Set reference.precision=fp32."),
     ("align=kto kto.desirable_weight=0 kto.undesirable_weight=0", "both weights are 0"),
@@ -288,18 +313,30 @@ REFUSED = [
         "stage=grpo align=grpo data=file data.sources=[{path:README.md,splits:{preference:1}}]",
         "with checks. Set check",
     ),
-    ("stage=pairs data=file data.sources=[{path:README.md,splits:{preference:1}}]", "with checks. Set"),
-    ("align=kto kto.trainer.label_smoothing_factor=0.1", "kto.trainer.label_smoothing_factor: TRL's"),
+    (
+        "stage=pairs data=file data.sources=[{path:README.md,splits:{preference:1}}]",
+        "with checks. Set",
+    ),
+    (
+        "align=kto kto.trainer.label_smoothing_factor=0.1",
+        "kto.trainer.label_smoothing_factor: TRL's",
+    ),
     ("dpo.trainer.adam_beta1=2", "dpo.trainer.adam_beta1=2: the value must be"),
     ("dpo.trainer.label_smoothing=5", "dpo.trainer.label_smoothing=5: the value must be from"),
     ("dpo.trainer.f_divergence_type=bogus", "Known: alpha_divergence, forward_kl"),
-    ("dpo.trainer.weight_decay=[1,2]", "dpo.trainer.weight_decay=[1, 2]: the value must be of the type float"),
+    (
+        "dpo.trainer.weight_decay=[1,2]",
+        "dpo.trainer.weight_decay=[1, 2]: the value must be of the type float",
+    ),
     ("dpo.trainer.weight_decay=-1", "dpo.trainer.weight_decay=-1: the value must be"),
     ("dpo.trainer.lr_scheduler_type=cosin", "Did you mean 'cosine'?"),
     ("dpo.trainer.optim=adamw", "Did you mean 'adamw_torch'?"),
     ("dpo.trainer.optim=lomo", "dpo.trainer.optim=lomo: the package lomo_optim is not installed"),
     ("sft.trainer.loss_type=bogus", "Known: dft, nll."),
-    ("sft.trainer.loss_type=dft sft.trainer.label_smoothing_factor=0.1", "the loss dft does not read this"),
+    (
+        "sft.trainer.loss_type=dft sft.trainer.label_smoothing_factor=0.1",
+        "the loss dft does not read this",
+    ),
     ("dpo.trainer.dataloader_persistent_workers=true", "set dpo.runtime.loader_workers too"),
     (
         "dpo.trainer.f_divergence_type=forward_kl dpo.loss_type=[apo_zero]",
@@ -314,15 +351,30 @@ REFUSED = [
     ("sample.round=1", "sample.round=1: only the pipeline sets"),
     ("sample.rounds=2", "Type rounds=2 instead"),
     ("rounds=3 sample.prompts_per_round=17", "rounds=3 needs 51 prompts, and there are at most 48"),
-    ("sample.prompts_per_round=2 sample.candidates_per_prompt=2 dpo.batch_size=8", "from 2 prompts"),
+    (
+        "sample.prompts_per_round=2 sample.candidates_per_prompt=2 dpo.batch_size=8",
+        "from 2 prompts",
+    ),
     ("sample=openai", "sample.endpoint.base_url is not an address"),
-    (f"{ENDPOINT} sample.endpoint.base_url=localhost:8000", "sample.endpoint.base_url is not an address"),
-    (f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1", "base_url holds a key or a password"),
+    (
+        f"{ENDPOINT} sample.endpoint.base_url=localhost:8000",
+        "sample.endpoint.base_url is not an address",
+    ),
+    (
+        f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1",
+        "base_url holds a key or a password",
+    ),
     (f"{ENDPOINT} sample.endpoint.api_key_env=sk-1234", "sample.endpoint.api_key_env holds a key"),
     (f"{ENDPOINT} sample.endpoint.budget.money=2", "budget.money=2: the price of"),
-    (f"{ENDPOINT} sample.endpoint.price.input=-1", "sample.endpoint.price.input=-1.0: the value must be"),
+    (
+        f"{ENDPOINT} sample.endpoint.price.input=-1",
+        "sample.endpoint.price.input=-1.0: the value must be",
+    ),
     ("label=judge", "'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'"),
-    ("label=judge label.judge.endpoints=[{model:x}]", "label.judge.endpoints[0].base_url is not an address"),
+    (
+        "label=judge label.judge.endpoints=[{model:x}]",
+        "label.judge.endpoints[0].base_url is not an address",
+    ),
     ("label=judge label.judge.endpoints=[{bogus:x}]", "bogus is not a setting"),
     (f"{JUDGE} label.judge.comparisons=1", "Use 2 or more"),
     ("label.known=README.md", "label.audit=200"),
@@ -337,13 +389,19 @@ REFUSED = [
         "data.sources=[{path:README.md,splits:{train:1}}]",
         "data.sources[0].splits=train: train is not a known value. Known: preference",
     ),
-    ("data.sources=[{path:README.md,splits:{sft:nan}}]", "data.sources[0].splits={'sft': nan}: each share must"),
+    (
+        "data.sources=[{path:README.md,splits:{sft:nan}}]",
+        "data.sources[0].splits={'sft': nan}: each share must",
+    ),
     ("data.sources=[{path:README.md,splits:{sft:0}}]", "data.sources[0].splits="),
     ("data.sources=[{path:README.md,rows:-1}]", "data.sources[0].rows=-1: the value must be"),
     ("outside=[{path:README.md,check:label,splits:{sft:1}}]", "outside[0].splits="),
     ("answer.max_new_tokens=3000", "the context has 2048 tokens"),
     ("launch.nodes=2 launch.rendezvous=node0", "launch.rendezvous=node0 is not HOST:PORT"),
-    ("launch.nodes=2 launch.rendezvous=node0:http", "launch.rendezvous=node0:http is not HOST:PORT"),
+    (
+        "launch.nodes=2 launch.rendezvous=node0:http",
+        "launch.rendezvous=node0:http is not HOST:PORT",
+    ),
     ("launch=fsdp launch.processes=1", "launch.sharding=fsdp "),
     ("outputs=", "outputs= is empty. Name a folder"),
     ("dpo.beta=${dpo.bata}", "dpo.beta: ${dpo.bata} is not a key"),
@@ -367,7 +425,9 @@ REFUSED = [
 
 
 def test_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before it is refused"))
+    monkeypatch.setattr(
+        main, "build", lambda *_: pytest.fail("something is built before it is refused")
+    )
     lines = {typed: refused(*TINY, f"outputs={tmp_path}", *typed.split()) for typed, _ in REFUSED}
     assert {typed: lines[typed] for typed, part in REFUSED if part not in lines[typed]} == {}
 
@@ -402,7 +462,9 @@ def test_several_values_are_told_what_they_may_be() -> None:
         "dpo.beta=0.1,0.2: several values. To try one after the other, add -m; "
     )
     assert spelling.several_values_message("seeds=1,2").endswith("for a list, write 'seeds=[1,2]'")
-    assert spelling.several_values_message("label.path=a,b").endswith("for one text, write 'label.path=\"a,b\"'")
+    assert spelling.several_values_message("label.path=a,b").endswith(
+        "for one text, write 'label.path=\"a,b\"'"
+    )
 
 
 def test_families_are_listed_without_being_imported() -> None:

@@ -17,7 +17,23 @@ from tests.helpers import TINY, refused
 
 KINDS = {"sft": SFTConfig, "dpo": DPOConfig, "reward": RewardConfig}
 ENUMERATIONS = trl_arguments.enumerations()
-VALUES = (-1, 0, 0.5, 1, 7, 10**30, 1e30, float("nan"), float("inf"), "bogus", True, None, [1, 2], ["a"], {"a": 1})
+VALUES = (
+    -1,
+    0,
+    0.5,
+    1,
+    7,
+    10**30,
+    1e30,
+    float("nan"),
+    float("inf"),
+    "bogus",
+    True,
+    None,
+    [1, 2],
+    ["a"],
+    {"a": 1},
+)
 
 
 def accepted(name: str, key: str, value: Any) -> bool:
@@ -32,9 +48,16 @@ def accepted(name: str, key: str, value: Any) -> bool:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_trl_takes_every_value_that_is_let_through(name: str, tmp_path: Path) -> None:
-    plain = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "dataloader_num_workers": 1}
+    plain = {
+        "output_dir": str(tmp_path),
+        "use_cpu": True,
+        "bf16": False,
+        "dataloader_num_workers": 1,
+    }
     # Arguments that DPO accepts too are only tried with DPO.
-    keys = trl_arguments.allowed_arguments(name) - (trl_arguments.allowed_arguments("dpo") if name != "dpo" else set())
+    keys = trl_arguments.allowed_arguments(name) - (
+        trl_arguments.allowed_arguments("dpo") if name != "dpo" else set()
+    )
     tried = 0
     for key in sorted(keys):
         for value in VALUES:
@@ -58,7 +81,8 @@ def test_a_schedule_that_is_let_through_runs(word: str) -> None:
     if not accepted("dpo", "lr_scheduler_type", word):
         message = refused(*TINY, f"dpo.trainer.lr_scheduler_type={word}")
         assert (
-            word in trl_arguments.METRIC_SCHEDULES or f"needs {' or '.join(trl_arguments.SCHEDULES[word])}" in message
+            word in trl_arguments.METRIC_SCHEDULES
+            or f"needs {' or '.join(trl_arguments.SCHEDULES[word])}" in message
         )
         if not options:
             return

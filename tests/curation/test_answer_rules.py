@@ -13,10 +13,14 @@ GOOD = (
 
 
 def prompt(*checks: Check) -> Example:
-    return Example("p", [{"role": "user", "content": REQUEST}], None, "open", "t", "sft", checks=list(checks))
+    return Example(
+        "p", [{"role": "user", "content": REQUEST}], None, "open", "t", "sft", checks=list(checks)
+    )
 
 
-def candidate(text: str, finish_reason: str = "stop", logprob: float | None = -30.0, n_tokens: int = 30) -> Candidate:
+def candidate(
+    text: str, finish_reason: str = "stop", logprob: float | None = -30.0, n_tokens: int = 30
+) -> Candidate:
     return Candidate("p", "c", "m", "hf", 0.9, 0, text, None, finish_reason, logprob, n_tokens)
 
 
@@ -45,11 +49,19 @@ def test_a_plain_answer_breaks_no_rule(text: str) -> None:
         ("The moon pulls on the water of the sea,", "stop", "is not finished"),
         ("Tides have two causes:\n1. The moon\n2.", "stop", "is not finished"),
         ("The moon pulls on the water. " * 6, "stop", "says the same again and again"),
-        ("The sea rises.\nThe sea rises.\nThe sea rises.\nThen it falls.", "stop", "says the same again and again"),
+        (
+            "The sea rises.\nThe sea rises.\nThe sea rises.\nThen it falls.",
+            "stop",
+            "says the same again and again",
+        ),
         (REQUEST, "stop", "echoes the request"),
         ("Sure! " + REQUEST, "stop", "echoes the request"),
         ("I’m so sorry, but the tides are not what I am here for.", "stop", "refuses"),
-        ("Tides? As a helpful AI assistant, I love the sea, which rises and falls.", "stop", "refuses"),
+        (
+            "Tides? As a helpful AI assistant, I love the sea, which rises and falls.",
+            "stop",
+            "refuses",
+        ),
         ("The moon is far away. I don't have the ability to see the sea.", "stop", "refuses"),
         (
             "La luna atrae el agua del mar hacia arriba, y cuando la fuerza cambia baja otra vez durante horas.",
@@ -65,7 +77,10 @@ def test_a_rule_names_what_is_wrong(text: str, finish_reason: str, reason: str) 
 
 def test_a_requested_language_is_allowed() -> None:
     spanish = "La luna atrae el agua del mar hacia arriba, y cuando la fuerza cambia baja otra vez durante horas."
-    assert find_broken_rule(prompt(Check("in_language", {"language": "Spanish"})), candidate(spanish)) is None
+    assert (
+        find_broken_rule(prompt(Check("in_language", {"language": "Spanish"})), candidate(spanish))
+        is None
+    )
 
 
 def test_the_limits_exclude_the_highest_and_lowest_log_probs() -> None:
@@ -73,7 +88,9 @@ def test_the_limits_exclude_the_highest_and_lowest_log_probs() -> None:
     limits = logprob_limits(pool)
     inside = [c for c in pool if is_within(c, limits)]
     assert inside == pool[2:99], "UNUSUAL leaves out fewer than a twentieth"
-    assert all(is_within(c, logprob_limits(pool[:20])) for c in pool[:20]), "few candidates are all inside"
+    assert all(is_within(c, logprob_limits(pool[:20])) for c in pool[:20]), (
+        "few candidates are all inside"
+    )
     assert is_within(candidate(GOOD, logprob=None), limits)
     assert is_within(pool[0], logprob_limits([candidate(GOOD, logprob=None)]))
 
@@ -82,7 +99,15 @@ def test_the_limits_exclude_the_highest_and_lowest_log_probs() -> None:
     ("text", "repeats"),
     [
         *((text, True) for text in ("ha" * 300, "Yes" + "!" * 500, "今天天气很好" * 60)),
-        *((text, False) for text in ("Done.\n" + "-" * 80, "| a |\n|" + "---|" * 30, "Go, go, gooooo!", "." * 60)),
+        *(
+            (text, False)
+            for text in (
+                "Done.\n" + "-" * 80,
+                "| a |\n|" + "---|" * 30,
+                "Go, go, gooooo!",
+                "." * 60,
+            )
+        ),
     ],
 )
 def test_a_loop_without_spaces_is_a_repetition(text: str, repeats: bool) -> None:

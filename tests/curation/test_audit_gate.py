@@ -35,8 +35,16 @@ WRONG = [
     ("no_answer", "Draw the notes of a tune.", "<nooutput>"),
     ("echo", "Fix this sentence.\n\nThe dogs run home now", "the dogs run home now."),
     ("unfinished", "Tell me about tides.", "They rise when the moon is near,"),
-    ("unfinished", "Tell me about tides.", "The moon pulls on the water of the sea, and " * 4 + "then the water"),
-    ("merged", "Tell me about tides.", "They rise.\n\n6. Instruction: Name a tree.\n6. Output: Oak."),
+    (
+        "unfinished",
+        "Tell me about tides.",
+        "The moon pulls on the water of the sea, and " * 4 + "then the water",
+    ),
+    (
+        "merged",
+        "Tell me about tides.",
+        "They rise.\n\n6. Instruction: Name a tree.\n6. Output: Oak.",
+    ),
     ("refusal", "Name a tree.", "I'm sorry, I cannot help with that."),
     ("boilerplate", "Name a tree.", "As an AI language model, I like oaks."),
     ("repetition", "Name trees.", "Oaks are very good trees. " * 5),
@@ -63,7 +71,9 @@ def row(request: str, *answers: str, scores: list[float] | None = None) -> Parse
     return ParsedRow([{"role": "user", "content": request}], [*answers], scores)
 
 
-def audit_rows(*rows: ParsedRow, split: str = "sft", against: tuple[str, ...] = ()) -> list[set[str]]:
+def audit_rows(
+    *rows: ParsedRow, split: str = "sft", against: tuple[str, ...] = ()
+) -> list[set[str]]:
     """Return the codes of every row. Each row is compared with the rows before it."""
     prompts = HeldOut()
     for prompt in against:
@@ -78,7 +88,9 @@ def audit_rows(*rows: ParsedRow, split: str = "sft", against: tuple[str, ...] = 
 def texts(count: int, length: int, seed: int = 0) -> Iterator[str]:
     rng = random.Random(seed)
     for _ in range(count):
-        yield " ".join(rng.choice([*NOUNS, *VERBS]) + rng.choice(["", "s", "ly"]) for _ in range(length))
+        yield " ".join(
+            rng.choice([*NOUNS, *VERBS]) + rng.choice(["", "s", "ly"]) for _ in range(length)
+        )
 
 
 def edited(text: str, rng: random.Random) -> str:
@@ -93,7 +105,9 @@ def test_every_code_has_a_sentence_and_an_example() -> None:
 
 
 def test_nothing_is_found_in_plain_rows() -> None:
-    assert audit_rows(*(row(request, answer) for request, answer in PLAIN.items())) == [set()] * len(PLAIN)
+    assert audit_rows(*(row(request, answer) for request, answer in PLAIN.items())) == [
+        set()
+    ] * len(PLAIN)
 
 
 @pytest.mark.parametrize(("code", "request_", "answer"), WRONG)
@@ -139,7 +153,9 @@ def test_planted_edits_are_near_and_other_texts_are_not() -> None:
         assert seen.find_nearest(sketch(text)) is None
         seen.add(sketch(text), text)
     twins = [seen.find_nearest(sketch(edited(text, rng))) for text in earlier]
-    right = sum(twin is not None and twin.name == text for twin, text in zip(twins, earlier, strict=True))
+    right = sum(
+        twin is not None and twin.name == text for twin, text in zip(twins, earlier, strict=True)
+    )
     assert right >= 0.95 * len(earlier)
 
 
@@ -148,7 +164,12 @@ def test_evaluation_prompts_are_found_changed_and_inside_longer_texts() -> None:
     prompts = [*texts(60, 12, seed=1)]
     for prompt in prompts:
         held_out_prompts.add(prompt, prompt)
-    for change in (str, str.upper, lambda text: f"Please, answer this: {text} Say why.", lambda t: edited(t, rng)):
+    for change in (
+        str,
+        str.upper,
+        lambda text: f"Please, answer this: {text} Say why.",
+        lambda t: edited(t, rng),
+    ):
         matches = [held_out_prompts.find_in(change(prompt)) for prompt in prompts]
         assert [match and match.name for match in matches] == prompts
     assert not any(held_out_prompts.find_in(text) for text in texts(300, 40, seed=2))
@@ -157,23 +178,35 @@ def test_evaluation_prompts_are_found_changed_and_inside_longer_texts() -> None:
 def test_a_short_evaluation_prompt_is_found_only_verbatim() -> None:
     short = "What is the meaning of life?"
     assert len(short.split()) < FEWEST
-    rows = [row(short, "42."), row(f"Answer: {short}", "42."), row("What is the meaning of the word tide?", "Time.")]
-    assert [codes & {"contaminated"} for codes in audit_rows(*rows, against=(short,))] == [{"contaminated"}] * 2 + [
-        set()
+    rows = [
+        row(short, "42."),
+        row(f"Answer: {short}", "42."),
+        row("What is the meaning of the word tide?", "Time."),
     ]
+    assert [codes & {"contaminated"} for codes in audit_rows(*rows, against=(short,))] == [
+        {"contaminated"}
+    ] * 2 + [set()]
 
 
 def talk(*turns: str) -> ParsedRow:
     """Return a conversation that begins and ends with a user turn, with an answer."""
     return ParsedRow(
-        [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)], ["So."]
+        [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)],
+        ["So."],
     )
 
 
-def test_an_evaluation_prompt_of_three_words_is_found_only_as_a_whole_request(tmp_path: Path) -> None:
+def test_an_evaluation_prompt_of_three_words_is_found_only_as_a_whole_request(
+    tmp_path: Path,
+) -> None:
     """Accept "Why?" in a longer conversation, because many conversations contain it."""
     tides = ("Tell me how high the tide rises in a narrow bay.", "Six metres.", "Why?")
-    rows = [talk("why"), talk("Say why the moon is near."), talk(*tides), talk("How?", "So.", "Why?")]
+    rows = [
+        talk("why"),
+        talk("Say why the moon is near."),
+        talk(*tides),
+        talk("How?", "So.", "Why?"),
+    ]
     assert [codes & {"contaminated"} for codes in audit_rows(*rows, against=("Why?",))] == [
         {"contaminated"},
         *[set()] * 3,
@@ -207,11 +240,18 @@ def test_sums_that_hold_and_sums_that_do_not() -> None:
     rng = random.Random(0)
     for _ in range(300):
         a, b, c = (rng.randint(2, 999) for _ in range(3))
-        sums = [(a + b * c, f"{a} + {b} × {c}"), (a - b - c, f"{a:,} - {b} - {c}"), (a * b, f"${a} * {b}")]
+        sums = [
+            (a + b * c, f"{a} + {b} × {c}"),
+            (a - b - c, f"{a:,} - {b} - {c}"),
+            (a * b, f"${a} * {b}"),
+        ]
         value, sum_ = rng.choice(sums)
         assert mistakes.find_wrong_sum(f"It is {sum_} = {value}.") is None
         assert mistakes.find_wrong_sum(f"It is {sum_} = {value + 1}.")
-        assert mistakes.find_wrong_sum(f"So {a} / {b} = {a / b:.2f} or {a}/{b} = {100 * a / b:.0f}%.") is None
+        assert (
+            mistakes.find_wrong_sum(f"So {a} / {b} = {a / b:.2f} or {a}/{b} = {100 * a / b:.0f}%.")
+            is None
+        )
 
 
 @pytest.mark.parametrize(
@@ -224,7 +264,12 @@ def test_algebra_and_code_are_no_sums(text: str) -> None:
 def test_a_long_sum_without_a_result_takes_no_time() -> None:
     """Each further term would double the time if every reading of the earlier ones were tried."""
     terms, start = [str(i) for i in range(2000)], time.process_time()
-    for text in (" + ".join(terms), " - ".join(terms), "7" * 20_000, f"{'9' * 5000} + 0 = {'9' * 5000}"):
+    for text in (
+        " + ".join(terms),
+        " - ".join(terms),
+        "7" * 20_000,
+        f"{'9' * 5000} + 0 = {'9' * 5000}",
+    ):
         assert mistakes.find_wrong_sum(text) is None
     assert mistakes.find_wrong_sum(f"{' + '.join(terms)} = 1")
     assert time.process_time() - start < 5, "20 terms took 10 s, and each further one doubles that"

@@ -22,19 +22,28 @@ EVALUATION = Source(str(DATA / FILE))
 
 
 def rows(name: str, purpose: Purpose) -> list[ParsedRow]:
-    return list(convert(Source(str(DATA / name)), "data.sources[0].path", lambda row: row, purpose, ReadReport()))
+    return list(
+        convert(
+            Source(str(DATA / name)), "data.sources[0].path", lambda row: row, purpose, ReadReport()
+        )
+    )
 
 
 def contaminated(name: str, purpose: Purpose, *evaluation: Source) -> set[str]:
     """Return the places of the evaluation prompts that a file contains."""
     prompts = held_out(Audit(against=[*evaluation]))
-    matches = [prompts.find_in(turn["content"]) for row in rows(name, purpose) for turn in row.messages]
+    matches = [
+        prompts.find_in(turn["content"]) for row in rows(name, purpose) for turn in row.messages
+    ]
     return {match.name for match in matches if match}
 
 
 def test_planted_copies_are_found() -> None:
     key = json.loads(Path(DATA / "dirty/malformed/KEY.json").read_text())["duplicates.jsonl"]
-    auditor, codes = Auditor(["duplicate", "near_duplicate", "other_answer"], HeldOut()), Counter[str]()
+    auditor, codes = (
+        Auditor(["duplicate", "near_duplicate", "other_answer"], HeldOut()),
+        Counter[str](),
+    )
     for i, row in enumerate(rows("dirty/malformed/duplicates.jsonl", Purpose.answers)):
         codes.update(auditor.findings(row, "sft").keys() or ["unique"])
         auditor.remember(row, "sft", str(i))
@@ -53,10 +62,15 @@ def test_evaluation_prompts_are_found_in_what_they_were_taken_from() -> None:
     with gzip.open(DATA / FILE, "rt", encoding="utf-8") as file:
         sets = [json.loads(line)["dataset"] for line in file]
     expected = {line for line, name in zip(lines, sets, strict=True) if name == "helpful_base"}
-    assert contaminated("preferences/hh_helpful_base_test.jsonl.gz", Purpose.preferences, EVALUATION) >= expected
+    assert (
+        contaminated("preferences/hh_helpful_base_test.jsonl.gz", Purpose.preferences, EVALUATION)
+        >= expected
+    )
 
 
 def test_no_false_alarm_on_training_problems() -> None:
     tested = Source(str(DATA / "preferences/gsm8k_model_solutions_200.jsonl.gz"))
     turns = Source(str(DATA / "benchmarks/mt_bench_question.jsonl"), columns={"prompt": "turns.0"})
-    assert not contaminated("benchmarks/gsm8k_train.jsonl.gz", Purpose.answers, EVALUATION, tested, turns)
+    assert not contaminated(
+        "benchmarks/gsm8k_train.jsonl.gz", Purpose.answers, EVALUATION, tested, turns
+    )

@@ -21,7 +21,14 @@ from tests.stages.reading import joined
 USER, SYSTEM = {"role": "user", "content": "a"}, {"role": "system", "content": "s"}
 TOOL = {"role": "system", "content": TOOLS.format("{}")}
 # Letters of every length in UTF-8, quotation marks and dashes of Windows-1252, and both forms of à.
-TEXTS = ["Größe", "café à la carte", "“Well”, she said — it’s 5 €…", "Ærø ¿qué? ½", "日本 ✓ 😀 ł İ", "plain"]
+TEXTS = [
+    "Größe",
+    "café à la carte",
+    "“Well”, she said — it’s 5 €…",
+    "Ærø ¿qué? ½",
+    "日本 ✓ 😀 ł İ",
+    "plain",
+]
 
 
 def misread(text: str) -> str:
@@ -69,7 +76,10 @@ def test_an_input_marker_is_removed_from_the_last_request_alone() -> None:
 
 
 def test_white_space_is_normalised_and_code_keeps_its_indentation() -> None:
-    assert normalise_whitespace("\r\n \r\n  def f():\t\r\n\treturn\u00a01  \u2028\n") == "  def f():\n\treturn 1"
+    assert (
+        normalise_whitespace("\r\n \r\n  def f():\t\r\n\treturn\u00a01  \u2028\n")
+        == "  def f():\n\treturn 1"
+    )
     for text in ("a\n\nb", "\tx", "全角\u3000空白", "a  b"):
         assert normalise_whitespace(text) == text
         assert normalise_whitespace(normalise_whitespace(f"\n{text} \n")) == text
@@ -79,7 +89,9 @@ def test_characters_are_normalised_and_changed_rows_counted() -> None:
     shape = Harmonizer(Form(unicode="NFC", whitespace="trim"))
     split = unicodedata.normalize("NFD", "Größe")
     assert shape(ParsedRow([USER], [split])).answers == ["Größe"]
-    assert shape(ParsedRow([{**USER, "content": "b \n"}], ["x²"])) == ParsedRow([{**USER, "content": "b"}], ["x²"])
+    assert shape(ParsedRow([{**USER, "content": "b \n"}], ["x²"])) == ParsedRow(
+        [{**USER, "content": "b"}], ["x²"]
+    )
     assert shape.metrics() == {"normalised": {"unicode": 1, "whitespace": 1}, "shaped": 2}
     assert Harmonizer(Form(unicode="NFKC"))(ParsedRow([USER], ["x²"])).answers == ["x2"]
 
@@ -99,18 +111,25 @@ def test_the_policy_decides_which_conversations_have_a_system_message(
     shape = Harmonizer(Form(system=policy, system_prompts=["one"]))
     rows = [[USER], [SYSTEM, USER], [TOOL, USER]]
     conversations = [shape(ParsedRow(messages, ["b"])).messages for messages in rows]
-    assert [m[0]["content"] if m[0]["role"] == "system" else None for m in conversations] == expected
+    assert [
+        m[0]["content"] if m[0]["role"] == "system" else None for m in conversations
+    ] == expected
     assert all(m[-1] == USER for m in conversations)
     counts = {"before": 2, "after": sum(each is not None for each in expected)}
     assert shape.metrics().get("system") == (None if policy in (None, "keep") else counts)
-    assert shape(ParsedRow([], ["text"])) == ParsedRow([], ["text"]), "plain text is not a conversation"
+    assert shape(ParsedRow([], ["text"])) == ParsedRow([], ["text"]), (
+        "plain text is not a conversation"
+    )
 
 
 def test_a_system_prompt_depends_on_its_conversation_alone() -> None:
     def drawn(order: range) -> dict[str, str]:
         shape = Harmonizer(Form(system="vary", system_prompts=["one", "two", "three"]))
         rows = ([*([SYSTEM] if i % 2 else []), {**USER, "content": str(i)}] for i in order)
-        return {m[1]["content"]: m[0]["content"] for m in (shape(ParsedRow(row, ["b"])).messages for row in rows)}
+        return {
+            m[1]["content"]: m[0]["content"]
+            for m in (shape(ParsedRow(row, ["b"])).messages for row in rows)
+        }
 
     system_by_id = drawn(range(300))
     assert system_by_id == drawn(range(299, -1, -1))
@@ -119,11 +138,15 @@ def test_a_system_prompt_depends_on_its_conversation_alone() -> None:
     assert all(abs(count - 100) < 33 for count in Counter(system_by_id.values()).values())
 
 
-def run_data(rows: list[Any], folder: Path, **settings: Any) -> tuple[list[Example], dict[str, Any]]:
+def run_data(
+    rows: list[Any], folder: Path, **settings: Any
+) -> tuple[list[Example], dict[str, Any]]:
     folder.mkdir()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = Source(str(folder / "rows.jsonl"), splits={"sft": 1.0})
-    metrics = joined(Data(None, [source], max_bad=1.0, **settings), StageDir(folder, lambda metrics, step: None))
+    metrics = joined(
+        Data(None, [source], max_bad=1.0, **settings), StageDir(folder, lambda metrics, step: None)
+    )
     return load(folder / "examples.parquet", Example), metrics
 
 
@@ -141,7 +164,9 @@ def test_the_data_is_in_form_and_says_what_was_changed(tmp_path: Path) -> None:
         (["s", "Name a tree."], "Oak."),
     ]
     assert metrics["unwanted"] == 1, "a row that cannot be repaired is quarantined"
-    [quarantined] = map(json.loads, (tmp_path / "formed" / "quarantine.jsonl").read_text().splitlines())
+    [quarantined] = map(
+        json.loads, (tmp_path / "formed" / "quarantine.jsonl").read_text().splitlines()
+    )
     assert (quarantined["field"], quarantined["row"]) == ("damaged", rows[0])
     assert metrics["system"] == {"before": 1, "after": 3}
     assert (metrics["fixed"], metrics["normalised"]) == ({"damaged": 2}, {"whitespace": 1})
@@ -155,8 +180,14 @@ def test_the_data_is_in_form_and_says_what_was_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("data.form={system: insert}", "data.form.system=insert needs one in data.form.system_prompts"),
-        ("data.form={system: vary, system_prompts: [a]}", "data.form.system=vary needs two or more"),
+        (
+            "data.form={system: insert}",
+            "data.form.system=insert needs one in data.form.system_prompts",
+        ),
+        (
+            "data.form={system: vary, system_prompts: [a]}",
+            "data.form.system=vary needs two or more",
+        ),
         ("data.form={system_prompts: [a]}", "data.form.system=keep needs none"),
         ("data.form.system=inset", "Did you mean 'insert'"),
         ("data.audit.actions={echo: fix}", "data.audit.actions.echo=fix"),

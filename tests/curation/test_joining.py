@@ -19,7 +19,9 @@ def row(prompt: int, answer: int, split: str) -> Example:
     return Example(content_id(prompt), [], str(answer), "s", "t", split)
 
 
-def one_by_one(generated: list[Example], sources: list[list[Example]]) -> list[tuple[int, int, str]]:
+def one_by_one(
+    generated: list[Example], sources: list[list[Example]]
+) -> list[tuple[int, int, str]]:
     """Return source, place and id of the rows that stay, by a plain loop over the rows."""
     owner = {e.id: e.split for e in generated}
     answered, expected = {content_id(e.id, e.reference) for e in generated}, []
@@ -41,7 +43,10 @@ def one_by_one(generated: list[Example], sources: list[list[Example]]) -> list[t
 def test_rows_that_stay_equal_those_of_a_plain_loop(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     splits = ("sft", "sft", "validation", "test")
-    sources = [[row(rng.randrange(60), rng.randrange(3), rng.choice(splits)) for _ in range(80)] for _ in range(3)]
+    sources = [
+        [row(rng.randrange(60), rng.randrange(3), rng.choice(splits)) for _ in range(80)]
+        for _ in range(3)
+    ]
     generated = [row(i, 0, rng.choice(splits)) for i in range(10)]
     files = [tmp_path / f"{i}.parquet" for i in range(3)]
     for file, rows in zip(files, sources, strict=True):
@@ -81,12 +86,17 @@ def test_amounts_are_proportional_with_a_cap_by_quota_epochs_and_weight() -> Non
     assert total(tasks, [100, 300, 50], quotas={"nli": 101}) == [25, 76, 50]
     assert total(tasks, [100, 300, 50], quotas={"nli": 1000}) == [100, 300, 50]
     three = [Source(name, task="nli") for name in "abc"]
-    assert total(three, [334, 333, 333], quotas={"nli": 100}) == [34, 33, 33], "shares of 33.4, 33.3 and 33.3"
+    assert total(three, [334, 333, 333], quotas={"nli": 100}) == [34, 33, 33], (
+        "shares of 33.4, 33.3 and 33.3"
+    )
     assert total([Source("a", epochs=2.5), Source("b", epochs=0.1)], [10, 50]) == [25, 5]
     weighed = [Source("a", weight=3.0), Source("b", weight=1.0)]
     # the source that is scarcest for its weight is used once
     assert total(weighed, [100, 100]) == [100, 33]
-    assert total([Source("a", weight=3.0, epochs=2.0), Source("b", weight=1.0)], [100, 100]) == [200, 67]
+    assert total([Source("a", weight=3.0, epochs=2.0), Source("b", weight=1.0)], [100, 100]) == [
+        200,
+        67,
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -94,7 +104,9 @@ def test_a_quota_is_met_and_a_larger_source_contributes_no_less(seed: int) -> No
     draw = random.Random(seed)
     rows = [draw.randint(0, 400) for _ in range(draw.randint(1, 9))]
     quota = draw.randint(1, 500)
-    shares = total([Source(str(i), task="nli") for i in range(len(rows))], rows, quotas={"nli": quota})
+    shares = total(
+        [Source(str(i), task="nli") for i in range(len(rows))], rows, quotas={"nli": quota}
+    )
     assert sum(shares) == min(quota, sum(rows))
     for n, share in zip(rows, shares, strict=True):
         assert abs(share - n * min(1.0, quota / max(1, sum(rows)))) < 1
@@ -124,7 +136,10 @@ def test_rows_are_drawn_as_often_as_configured_and_stay_drawn() -> None:
             "data.sources[0].epochs is only for sources with rows for sft",
         ),
         ("data.sources=[{path: a, epochs: 0}]", "data.sources[0].epochs=0.0: "),
-        ("outside=[{path: a, check: label, weight: 2}]", "outside[0].weight is only for sources with rows for sft"),
+        (
+            "outside=[{path: a, check: label, weight: 2}]",
+            "outside[0].weight is only for sources with rows for sft",
+        ),
         ("data.mixture.cap=100", "data.mixture mixes the data.sources with rows for sft"),
         ("data.mixture.cap=0", "data.mixture.cap=0: the value must be from 1 "),
     ],

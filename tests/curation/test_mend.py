@@ -46,6 +46,7 @@ def test_a_passing_answer_stays_and_an_unmendable_one_is_none() -> None:
     assert mend_answer(e, fine + " It is") == fine, "a truncated sentence is removed"
     assert mend_answer(e, "Nobody knows, really.") is None, "the answer is off topic"
     assert mend_answer(prompt("address_by_name", 0), PLAIN) is None
-    assert mend_answer(prompt("bullets_exactly", 0), "The tides:\n1.\n2.\nThe moon pulls on the") is None, (
-        "no whole sentence"
-    )
+    assert (
+        mend_answer(prompt("bullets_exactly", 0), "The tides:\n1.\n2.\nThe moon pulls on the")
+        is None
+    ), "no whole sentence"

@@ -60,7 +60,9 @@ TYPES: dict[Any, str] = {
     type(None): "null",
 }
 
-AS_LABEL = tuple(f"eval.judged.{name}." for name in ("own", "judge", "human", "reward_model", "ensemble"))
+AS_LABEL = tuple(
+    f"eval.judged.{name}." for name in ("own", "judge", "human", "reward_model", "ensemble")
+)
 
 Row = tuple[str, str, str, str]  # key, type, default, meaning
 
@@ -71,12 +73,18 @@ Row = tuple[str, str, str, str]  # key, type, default, meaning
 def head_of(path: Path) -> list[str]:
     """The lines of comment that a file begins with."""
     lines = path.read_text().splitlines()
-    return lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))]
+    return lines[
+        : next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    ]
 
 
 def prose(path: Path) -> str:
     """The sentences of a file's head, without `# @package` and lines like `#   command: …`."""
-    lines = [line.removeprefix("#").strip() for line in head_of(path) if not re.match(r"#\s{2,}|# @", line)]
+    lines = [
+        line.removeprefix("#").strip()
+        for line in head_of(path)
+        if not re.match(r"#\s{2,}|# @", line)
+    ]
     return " ".join(lines).replace("<", "&lt;")
 
 
@@ -90,7 +98,12 @@ def groups() -> dict[str, list[Path]]:
 def chosen() -> dict[str, str]:
     """The option that each group has by default."""
     entries = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
-    return {group: option for entry in entries if isinstance(entry, dict) for group, option in entry.items()}
+    return {
+        group: option
+        for entry in entries
+        if isinstance(entry, dict)
+        for group, option in entry.items()
+    }
 
 
 @cache
@@ -118,14 +131,27 @@ def comments(path: Path, package: str) -> dict[str, str]:
             name = f"{prefix}{key.value}"
             block = isinstance(value, yaml.CollectionNode) and not value.flow_style
             end = key.end_mark if block else value.end_mark
-            behind = re.match(r":?\s*#\s*(.*)", lines[end.line][end.column :]) if end.line < len(lines) else None
+            behind = (
+                re.match(r":?\s*#\s*(.*)", lines[end.line][end.column :])
+                if end.line < len(lines)
+                else None
+            )
             first = key.start_mark.line
             while first > head and re.match(rf" {{{key.start_mark.column}}}#", lines[first - 1]):
                 first -= 1
-            above = " ".join(line.strip().removeprefix("#").strip() for line in lines[first : key.start_mark.line])
+            above = " ".join(
+                line.strip().removeprefix("#").strip()
+                for line in lines[first : key.start_mark.line]
+            )
             if comment := behind[1] if behind else above:
-                alone = isinstance(value, yaml.MappingNode) and value.flow_style and len(value.value) == 1
-                comment_by_key[f"{name}.{value.value[0][0].value}" if alone else name] = comment.replace("<", "&lt;")
+                alone = (
+                    isinstance(value, yaml.MappingNode)
+                    and value.flow_style
+                    and len(value.value) == 1
+                )
+                comment_by_key[f"{name}.{value.value[0][0].value}" if alone else name] = (
+                    comment.replace("<", "&lt;")
+                )
             if isinstance(value, yaml.MappingNode):
                 walk(value, f"{name}.")
 
@@ -153,7 +179,9 @@ def said_in_schema(kind: type) -> dict[str, str]:
                 behind = lines[field.end_lineno - 1].encode()[field.end_col_offset :].decode()
                 above = itertools.takewhile(COMMENT.match, reversed(lines[: field.lineno - 1]))
                 comments = [COMMENT.match(line) for line in (*reversed([*above]), behind)]
-                comment_by_field[field.target.id] = " ".join(comment[1] for comment in comments if comment)
+                comment_by_field[field.target.id] = " ".join(
+                    comment[1] for comment in comments if comment
+                )
     return comment_by_field
 
 
@@ -233,8 +261,12 @@ def value_text(value: Any) -> str:
 def default(key: str, field: "Field[Any]", plain: dict[str, Any], demo: dict[str, Any]) -> str:
     """Return the value that the groups set, and the demo's value if it differs; else the schema's default."""
     if key in plain:
-        return value_text(plain[key]) + (f"; demo: {value_text(demo[key])}" if demo.get(key) != plain[key] else "")
-    return value_text(field.default if field.default_factory is MISSING else field.default_factory())
+        return value_text(plain[key]) + (
+            f"; demo: {value_text(demo[key])}" if demo.get(key) != plain[key] else ""
+        )
+    return value_text(
+        field.default if field.default_factory is MISSING else field.default_factory()
+    )
 
 
 def sentences(*parts: str, always: bool = False) -> str:
@@ -243,7 +275,8 @@ def sentences(*parts: str, always: bool = False) -> str:
     if len(texts) < 2 and not always:
         return "".join(texts)
     return " ".join(
-        f"{text if '=' in text.split()[0] else text[0].upper() + text[1:]}".removesuffix(".") + "." for text in texts
+        f"{text if '=' in text.split()[0] else text[0].upper() + text[1:]}".removesuffix(".") + "."
+        for text in texts
     )
 
 
@@ -262,7 +295,11 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
             yield key, f"[{inner.__name__}](#{inner.__name__.lower()})", "", sentences(*meanings)
             continue
         if inner is None or several:
-            kinds = f"{several} of [{inner.__name__}](#{inner.__name__.lower()})" if inner else type_of(hint)
+            kinds = (
+                f"{several} of [{inner.__name__}](#{inner.__name__.lower()})"
+                if inner
+                else type_of(hint)
+            )
             kinds = listed(WORDS[key]) if key in WORDS else kinds
             kinds += f", {interval(limit)}" if limit else ""
             yield key, kinds, default(key, field, plain, demo), sentences(*meanings)
@@ -277,12 +314,16 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
 def say_once(elements: list[Row], rows: list[Row]) -> list[Row]:
     """The rows; where type and meaning were said of an element's or an earlier key of the same name, they name that
     key instead. The labelers of `eval.judged` have the keys of `label`, so those are left out."""
-    first = {(key.rsplit(".", 1)[-1], kind, meaning): key for key, kind, _, meaning in reversed(elements)}
+    first = {
+        (key.rsplit(".", 1)[-1], kind, meaning): key for key, kind, _, meaning in reversed(elements)
+    }
     shortened = []
     for key, kind, value, meaning in rows:
         earlier = first.setdefault((key.rsplit(".", 1)[-1], kind, meaning), key)
         is_known = earlier != key and len(meaning.split()) > 1
-        shortened.append((key, "", value, f"`{earlier}`") if is_known else (key, kind, value, meaning))
+        shortened.append(
+            (key, "", value, f"`{earlier}`") if is_known else (key, kind, value, meaning)
+        )
     return [row for row in shortened if not row[0].startswith(AS_LABEL)]
 
 
@@ -298,12 +339,16 @@ def elements(kind: type) -> dict[str, type]:
 
 
 def table(*rows: tuple[str, ...]) -> list[str]:
-    head, *rest = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    head, *rest = [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
+    ]
     return [head, "|" + " --- |" * len(rows[0]), *rest, ""]
 
 
 def key_table(rows: list[Row]) -> list[str]:
-    return table(("key", "type", "default", "meaning"), *((f"`{key}`", *rest) for key, *rest in rows))
+    return table(
+        ("key", "type", "default", "meaning"), *((f"`{key}`", *rest) for key, *rest in rows)
+    )
 
 
 def mark(group: str, option: str) -> str:
@@ -313,7 +358,9 @@ def mark(group: str, option: str) -> str:
 def render() -> str:
     lines = [HEAD, "## Groups", ""]
     for group, options in groups().items():
-        option_rows = [(f"`{group}={path.stem}`{mark(group, path.stem)}", prose(path)) for path in options]
+        option_rows = [
+            (f"`{group}={path.stem}`{mark(group, path.stem)}", prose(path)) for path in options
+        ]
         lines += [f"### {group}=", "", *table(("option", "what it sets"), *option_rows)]
     recipes = []
     for path in sorted(RECIPES.glob("*.yaml")):
@@ -322,9 +369,15 @@ def render() -> str:
         recipes.append((name, prose(path), hardware[1] if hardware else ""))
     lines += ["## Recipes", "", *table(("recipe", "what it is", "hardware"), *recipes)]
     sections = {name: [*keys(kind, "", {}, {})] for name, kind in elements(Config).items()}
-    element_rows = [(f"{name}.{key}", *rest) for name, section in sections.items() for key, *rest in section]
+    element_rows = [
+        (f"{name}.{key}", *rest) for name, section in sections.items() for key, *rest in section
+    ]
     rows = say_once(element_rows, [*keys(Config, "", values("~recipe"), values())])
-    blocks = {name: kind for name, hint in typing.get_type_hints(Config).items() if (kind := nested(hint)) is hint}
+    blocks = {
+        name: kind
+        for name, hint in typing.get_type_hints(Config).items()
+        if (kind := nested(hint)) is hint
+    }
     lines += ["## Keys", "", "### Of every run", ""]
     lines += key_table([row for row in rows if row[0].split(".")[0] not in blocks])
     for name, kind in blocks.items():
@@ -362,10 +415,16 @@ def test_the_page_is_true() -> None:
 
 def test_it_names_every_key_option_and_recipe() -> None:
     page = render()
-    typed = {key for key, value in values("~recipe").items() if not (isinstance(value, dict) or is_computed(key))}
+    typed = {
+        key
+        for key, value in values("~recipe").items()
+        if not (isinstance(value, dict) or is_computed(key))
+    }
     named = {f"| `{key}` |" for key in typed if not key.startswith(AS_LABEL)}
     named -= {
-        name for name in named if re.match(r"\| `((sft|dpo|kto|grpo|reward)\.trainer|prices|model\.config)\.", name)
+        name
+        for name in named
+        if re.match(r"\| `((sft|dpo|kto|grpo|reward)\.trainer|prices|model\.config)\.", name)
     }
     named |= {f"| `{group}={path.stem}`" for group, options in groups().items() for path in options}
     named |= {f"`recipe={path.stem}`" for path in RECIPES.glob("*.yaml")}
@@ -376,10 +435,16 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
     assert "`best_worst`, `all`, `random`, `margin`" in line_of("pairs.strategy")
     assert "`1e-05`; demo: `2.5e-05`" in line_of("dpo.learning_rate")
     assert "longer pairs are dropped" in line_of("dpo.max_length"), "behind a key in conf/"
-    assert "the commit it stands for" in line_of("model.revision"), "in another option than the default one"
-    assert "of twins in each suite" in line_of("eval.suites.pairs").lower(), "behind a field of the schema"
+    assert "the commit it stands for" in line_of("model.revision"), (
+        "in another option than the default one"
+    )
+    assert "of twins in each suite" in line_of("eval.suites.pairs").lower(), (
+        "behind a field of the schema"
+    )
     assert "number, >0–1,000" in line_of("dpo.beta"), "a limit of the schema"
-    assert ", ".join(f"`{word}`" for word in WORDS["label.labeler"]) in line_of("label.labeler"), "a room's files"
+    assert ", ".join(f"`{word}`" for word in WORDS["label.labeler"]) in line_of("label.labeler"), (
+        "a room's files"
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ PURPOSES = {
     "ratings": Purpose.preferences,
     "reviews": Purpose.answers,
 }
-SETTINGS: dict[str, dict[str, Any]] = {"reviews": {"task": "sentiment", "labels": {0: "negative", 1: "positive"}}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "reviews": {"task": "sentiment", "labels": {0: "negative", 1: "positive"}}
+}
 
 
 def test_every_example_has_a_purpose() -> None:
@@ -35,13 +37,24 @@ def test_every_example_has_a_purpose() -> None:
 @pytest.mark.parametrize("name", PURPOSES)
 def test_every_row_of_an_example_is_usable(name: str) -> None:
     report = read(EXAMPLES / f"{name}.jsonl", PURPOSES[name], **SETTINGS.get(name, {}))
-    assert (report.rows, len(report.parsed), report.bad_rows, report.left_out) == (ROWS, ROWS, [], 0)
+    assert (report.rows, len(report.parsed), report.bad_rows, report.left_out) == (
+        ROWS,
+        ROWS,
+        [],
+        0,
+    )
     assert not report.unused_columns
 
 
 def test_the_preferences_become_pairs(tmp_path: Path) -> None:
     path = "docs/examples/preferences.jsonl"
-    outcome = inside(*TINY, "label=dataset", f"label.path={path}", "stage=pairs", f"outputs={tmp_path / 'outputs'}")
+    outcome = inside(
+        *TINY,
+        "label=dataset",
+        f"label.path={path}",
+        "stage=pairs",
+        f"outputs={tmp_path / 'outputs'}",
+    )
     assert outcome.returncode == 0, outcome.stderr
     (manifest,) = (tmp_path / "outputs" / "pairs").glob("*/manifest.json")
     assert json.loads(manifest.read_text())["metrics"]["pairs"] == ROWS

@@ -20,9 +20,13 @@ from tests.helpers import TINY, Chain, command, inside
 
 PAGES = ["labeler", "sampler", "format", "task", "stage", "objective"]
 PAGE = "\n".join((ROOT / "docs" / "extending" / f"{name}.md").read_text() for name in PAGES)
-FILES = dict(re.findall(r"^```(?:python|yaml) (\S+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
+FILES = dict(
+    re.findall(r"^```(?:python|yaml) (\S+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+)
 COMMANDS = [
-    line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) for line in block.splitlines()
+    line
+    for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
 ]
 CHANGES = re.findall(r"^```diff\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 TRIVIA = [{"q": f"What is {n} and {n}?", "a": str(2 * n), "category": "sums"} for n in range(150)]
@@ -71,17 +75,25 @@ def test_a_labeler_of_ones_own(chain: Chain, scratch: Path) -> None:
 def test_a_sampler_of_ones_own(chain: Chain, scratch: Path) -> None:
     run(scratch, chain.root, *page_arguments("sample", "sample.own"), by=inside)
     node = latest(chain.root, "sample")
-    request_by_id = {e.id: e.messages[-1]["content"].upper() for e in load(node / "prompts.parquet", Example)}
+    request_by_id = {
+        e.id: e.messages[-1]["content"].upper() for e in load(node / "prompts.parquet", Example)
+    }
     for candidate in load(node / "candidates.parquet", Candidate):
         assert request_by_id[candidate.prompt_id].split()[-1] in candidate.text
-        assert (candidate.sampler, candidate.token_ids, candidate.logprob) == ("last_words", None, None)
+        assert (candidate.sampler, candidate.token_ids, candidate.logprob) == (
+            "last_words",
+            None,
+            None,
+        )
         assert candidate.n_tokens > 0
 
 
 def test_a_format_of_ones_own(chain: Chain, scratch: Path) -> None:
     run(scratch, chain.root, *page_arguments("data", "trivia.py"), by=inside)
     node = latest(chain.root, "data")
-    own_examples = [e for e in load(node / "examples.parquet", Example) if e.source == "trivia.jsonl"]
+    own_examples = [
+        e for e in load(node / "examples.parquet", Example) if e.source == "trivia.jsonl"
+    ]
     assert {(e.messages[0]["content"], e.reference) for e in own_examples} == {
         (f"{row['q']} (sums)", row["a"]) for row in TRIVIA
     }
@@ -124,7 +136,9 @@ def changed(house: Path, changes: str) -> list[str]:
             lines = hunk.splitlines()
             before = "\n".join(line[1:] for line in lines if not line.startswith("+"))
             assert text.count(f"{before}\n") == 1, before
-            text = text.replace(before, "\n".join(line[1:] for line in lines if not line.startswith("-")))
+            text = text.replace(
+                before, "\n".join(line[1:] for line in lines if not line.startswith("-"))
+            )
         (house / name).write_text(text)
     return names
 
@@ -142,14 +156,20 @@ def house(tmp_path: Path) -> Path:
 def in_house(house: Path, *arguments: str) -> None:
     line = [sys.executable, "run.py", *TINY, *arguments]
     environment = os.environ | {"PYTHONPATH": str(house)}
-    ran = subprocess.run(line, cwd=house, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    ran = subprocess.run(
+        line, cwd=house, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
     assert ran.returncode == 0, ran.stderr
 
 
 def test_a_stage_in_the_house(house: Path, chain: Chain) -> None:
     (house / "stages" / "lengths.py").write_text(FILES["stages/lengths.py"])
     changed(house, CHANGES[0])
-    in_house(house, f"outputs={chain.root}", *shlex.split(next(c for c in COMMANDS if "lengths" in c))[2:])
+    in_house(
+        house,
+        f"outputs={chain.root}",
+        *shlex.split(next(c for c in COMMANDS if "lengths" in c))[2:],
+    )
     (node,) = (chain.root / "lengths").iterdir()
     counts = json.loads((node / "lengths.json").read_text())
     assert sum(counts.values()) == chain.manifest("sample")["metrics"]["candidates"]
@@ -163,9 +183,15 @@ def test_an_objective_in_the_house(house: Path, chain: Chain) -> None:
         (house / name).parent.mkdir(exist_ok=True)
         (house / name).write_text(FILES[name])
     assert len(new) + len(changed(house, CHANGES[1])) + 3 <= 10
-    in_house(house, f"outputs={chain.root}", *shlex.split(next(c for c in COMMANDS if "stage=cpo" in c))[2:])
+    in_house(
+        house,
+        f"outputs={chain.root}",
+        *shlex.split(next(c for c in COMMANDS if "stage=cpo" in c))[2:],
+    )
     (node,) = (chain.root / "cpo").iterdir()
-    before, after = (load_file(folder / "model" / "model.safetensors") for folder in (chain.folder("sft"), node))
+    before, after = (
+        load_file(folder / "model" / "model.safetensors") for folder in (chain.folder("sft"), node)
+    )
     assert all((before[name] != weight).any() for name, weight in after.items())
     metrics = read_manifest(node)["metrics"]
     assert metrics["steps"] == metrics["pairs"] // 4

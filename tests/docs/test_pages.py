@@ -46,7 +46,9 @@ def commands(page: Path, program: str) -> Iterator[list[str]]:
     """List the arguments of every command of this program that a page shows in full."""
     for line in code(page):
         words = shlex.split(line, comments=True) if program in line else []
-        if " ".join(words[: len(program.split())]) == program and not any("…" in word for word in words):
+        if " ".join(words[: len(program.split())]) == program and not any(
+            "…" in word for word in words
+        ):
             yield words[len(program.split()) :]
 
 
@@ -59,7 +61,9 @@ def anchors(page: Path) -> set[str]:
 def one_of_each(arguments: list[str]) -> list[str]:
     """Return the overrides of the first job of a sweep, and the overrides of other commands unchanged."""
     first = []
-    for override in OverridesParser.create().parse_overrides([word for word in arguments if word != "-m"]):
+    for override in OverridesParser.create().parse_overrides(
+        [word for word in arguments if word != "-m"]
+    ):
         if not override.is_sweep_override():
             first.append(override.input_line)
         elif isinstance(sweep := override.value(), IntervalSweep):
@@ -78,12 +82,23 @@ HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
 MOST_WORDS = 35_000  # in all pages of docs/
 CONFIGURATION = [*sorted((ROOT / "conf").rglob("*.yaml")), *sorted(RECIPES.glob("*.yaml"))]
 BY_PAGE = [
-    [shlex.join(words) for words in commands(page, "python run.py") if not "".join(words).startswith("--help")]
+    [
+        shlex.join(words)
+        for words in commands(page, "python run.py")
+        if not "".join(words).startswith("--help")
+    ]
     for page in SHOWN
 ]
 RUNS = sorted({line for lines in BY_PAGE for line in lines})
 FIRST = {lines[0] for lines in BY_PAGE if lines}
-MODULES = sorted({words[0] for page in PAGES for words in commands(page, "python -m") if words[0].startswith("tests")})
+MODULES = sorted(
+    {
+        words[0]
+        for page in PAGES
+        for words in commands(page, "python -m")
+        if words[0].startswith("tests")
+    }
+)
 
 
 def test_the_readme_is_short() -> None:
@@ -103,19 +118,28 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_place_that_the_readme_names_is_there() -> None:
     section = README.read_text(encoding="utf-8").split("## Where things are")[1].split("\n## ")[0]
-    places = [place for place in re.findall(r"`([^`]+)`", section) if "/" in place or place.endswith(".py")]
+    places = [
+        place
+        for place in re.findall(r"`([^`]+)`", section)
+        if "/" in place or place.endswith(".py")
+    ]
     assert len(places) > 15
     assert [place for place in places if not [*ROOT.glob(place)]] == []
 
 
 def test_the_documentation_stays_short() -> None:
     assert (
-        sum(len(re.findall(r"[^\W_][^\s|]*", page.read_text(encoding="utf-8"))) for page in DOCS.rglob("*.md"))
+        sum(
+            len(re.findall(r"[^\W_][^\s|]*", page.read_text(encoding="utf-8")))
+            for page in DOCS.rglob("*.md")
+        )
         <= MOST_WORDS
     )
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.parent == DOCS], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.parent == DOCS], ids=name_of
+)
 def test_a_page_begins_with_its_command(page: Path) -> None:
     if page.parent.name in ("how-to", "tutorials", "extending"):
         lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line]
@@ -124,7 +148,9 @@ def test_a_page_begins_with_its_command(page: Path) -> None:
 
 @pytest.mark.parametrize("page", HOW_TO, ids=name_of)
 def test_a_paragraph_is_short(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=[-|#] ?)", text)]
     assert [part for part in paragraphs if len(part.split()) > 80] == []
 
@@ -146,16 +172,18 @@ def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
         check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    assert "Your preferences" in (tmp_path / "site" / "tutorials" / "your-preferences.html").read_text(
-        encoding="utf-8"
-    )
+    assert "Your preferences" in (
+        tmp_path / "site" / "tutorials" / "your-preferences.html"
+    ).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", slow_but(RUNS, *FIRST))
 def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "one of the reader's")
     for plugin in re.findall(r"hydra/(?:sweeper|launcher)=(\w+)", command):
-        pytest.importorskip(f"hydra_plugins.hydra_{plugin}_{'sweeper' if 'sweeper=' in command else 'launcher'}")
+        pytest.importorskip(
+            f"hydra_plugins.hydra_{plugin}_{'sweeper' if 'sweeper=' in command else 'launcher'}"
+        )
     # every extra is installed
     monkeypatch.setattr(constraints, "find_spec", lambda package: package)
     typed = one_of_each(shlex.split(command))
@@ -171,14 +199,20 @@ def every_key() -> dict[str, set[str]]:
         for name, inner in vars(value).items() if is_dataclass(value) else ():
             yield f"{prefix}{name}"
             yield from (
-                [f"{prefix}{name}."] if name in ("trainer", "options", "extra") else walk(inner, f"{prefix}{name}.")
+                [f"{prefix}{name}."]
+                if name in ("trainer", "options", "extra")
+                else walk(inner, f"{prefix}{name}.")
             )
 
     keys: dict[str, set[str]] = {key: set() for key in walk(settings("recipe=tiny"), "")}
     # elements of lists
     keys |= {key: set() for block in (Endpoint(), Member()) for key in walk(block, "")}
-    groups = {folder.name: folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()} | {"recipe": RECIPES}
-    return keys | {name: {path.stem for path in folder.glob("*.yaml")} for name, folder in groups.items()}
+    groups = {folder.name: folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()} | {
+        "recipe": RECIPES
+    }
+    return keys | {
+        name: {path.stem for path in folder.glob("*.yaml")} for name, folder in groups.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -189,10 +223,16 @@ def test_every_key_that_is_named_exists(page: Path) -> None:
     keys = every_key()
     ends = {key.rpartition(".")[2] for key in keys if "." in key} - {""}
     text = page.read_text(encoding="utf-8")
-    lines = [line.partition("#")[2] for line in text.splitlines()] if page.suffix == ".yaml" else code(page)
+    lines = (
+        [line.partition("#")[2] for line in text.splitlines()]
+        if page.suffix == ".yaml"
+        else code(page)
+    )
     wrong = []
     for line in lines:
-        for key, equals, value in re.findall(r"(?<![\w./~-])\+*([a-z_]+(?:\.[a-z_0-9]+)*)(=?)([\w]*)", line):
+        for key, equals, value in re.findall(
+            r"(?<![\w./~-])\+*([a-z_]+(?:\.[a-z_0-9]+)*)(=?)([\w]*)", line
+        ):
             free = any(key.startswith(prefix) for prefix in keys if prefix.endswith("."))
             named = equals or ("." in key and key.rpartition(".")[2] in ends)
             if not named or free or key.startswith("hydra"):
@@ -209,7 +249,10 @@ def test_commands_are_found_and_a_sweep_stands_for_its_first_job() -> None:
     ]
     assert one_of_each(["dpo.beta=tag(log,interval(0.03,0.5))"]) == ["dpo.beta=0.03"]
     assert "stage=dpo dpo.beta=0.05" in RUNS
-    assert any(command.startswith("stage=eval answer.split=validation hydra/sweeper=optuna") for command in RUNS)
+    assert any(
+        command.startswith("stage=eval answer.split=validation hydra/sweeper=optuna")
+        for command in RUNS
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -223,7 +266,9 @@ def make_targets() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_make_knows_what_it_is_asked_for(page: Path) -> None:
-    assert {target for words in commands(page, "make") for target in words if "=" not in target} <= make_targets()
+    assert {
+        target for words in commands(page, "make") for target in words if "=" not in target
+    } <= make_targets()
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
@@ -237,7 +282,9 @@ def test_a_workflow_runs_what_a_developer_runs(path: Path) -> None:
 
 
 def test_the_tests_run_on_every_python_that_is_promised() -> None:
-    matrices = [job.get("strategy", {}).get("matrix", {}) for path in WORKFLOWS for job in jobs(path)]
+    matrices = [
+        job.get("strategy", {}).get("matrix", {}) for path in WORKFLOWS for job in jobs(path)
+    ]
     tested = {version for matrix in matrices for version in matrix.get("python", [])}
     assert tested == {"3.11", "3.12", "3.13"}
 
@@ -256,4 +303,6 @@ def test_every_promise_names_tests_that_are_there(name: str) -> None:
     assert promises
     assert [promise for promise in promises if not PROMISED_TEST.search(promise)] == []
     for file, test in PROMISED_TEST.findall(page):
-        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (
+            f"{file}::{test}"
+        )

@@ -33,7 +33,9 @@ def cells() -> Iterator[tuple[str, str]]:
     """List the cells of the tutorial as (markdown, sh or python; source)."""
     text = TUTORIAL.read_text(encoding="utf-8")
     parts = BLOCK.split(text)
-    for prose, language, code in zip(parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True):
+    for prose, language, code in zip(
+        parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True
+    ):
         if prose.strip():
             yield "markdown", prose.strip()
         if code:
@@ -77,13 +79,22 @@ def notebook(outputs: list[str]) -> dict[str, Any]:
             notebook_cells.append(cell | {"cell_type": "markdown"})
             continue
         stream = {"output_type": "stream", "name": "stdout", "text": next(remaining)}
-        notebook_cells.append(cell | {"cell_type": "code", "execution_count": None, "outputs": [stream]})
-    return {"cells": notebook_cells, "metadata": {"kernelspec": KERNEL}, "nbformat": 4, "nbformat_minor": 5}
+        notebook_cells.append(
+            cell | {"cell_type": "code", "execution_count": None, "outputs": [stream]}
+        )
+    return {
+        "cells": notebook_cells,
+        "metadata": {"kernelspec": KERNEL},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
 
 
 def test_the_notebook_is_the_tutorial_with_its_outputs() -> None:
     stored = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    outputs = [cell["outputs"][0]["text"] for cell in stored["cells"] if cell["cell_type"] == "code"]
+    outputs = [
+        cell["outputs"][0]["text"] for cell in stored["cells"] if cell["cell_type"] == "code"
+    ]
     assert stored == notebook(outputs)
     assert all(outputs)
 
@@ -99,5 +110,9 @@ def test_every_command_of_the_tutorial_runs(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        texts = [output_of(kind, source, Path(scratch)) for kind, source in cells() if kind != "markdown"]
-    NOTEBOOK.write_text(json.dumps(notebook(texts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        texts = [
+            output_of(kind, source, Path(scratch)) for kind, source in cells() if kind != "markdown"
+        ]
+    NOTEBOOK.write_text(
+        json.dumps(notebook(texts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

@@ -20,11 +20,28 @@ def test_the_table_has_the_needs_of_the_published_wheels(
     version: str, torch: str, transformers: str, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.json"
-    line = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "-q"]
-    ran = subprocess.run([*line, "--report", report, f"vllm=={version}"], capture_output=True, text=True, check=False)
+    line = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--no-deps",
+        "--ignore-installed",
+        "-q",
+    ]
+    ran = subprocess.run(
+        [*line, "--report", report, f"vllm=={version}"], capture_output=True, text=True, check=False
+    )
     if ran.returncode and "No matching distribution" in ran.stderr:
         pytest.skip("the package index cannot be reached")
     assert ran.returncode == 0, ran.stderr
     [wheel] = json.loads(report.read_text())["install"]
-    needs = dict(re.findall(r"^(torch|transformers)([<>=~!].*)$", "\n".join(wheel["metadata"]["requires_dist"]), re.M))
+    needs = dict(
+        re.findall(
+            r"^(torch|transformers)([<>=~!].*)$",
+            "\n".join(wheel["metadata"]["requires_dist"]),
+            re.M,
+        )
+    )
     assert needs == {"torch": torch, "transformers": transformers}

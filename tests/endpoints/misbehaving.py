@@ -40,9 +40,17 @@ class Answering(Quiet):
 Way = Callable[[str], Iterator[bytes]]
 
 
-def completion(text: Any = VERDICT, usage: Any = None, finish: Any = "stop", message: Any = (), **more: Any) -> str:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text, **dict(message)}, "finish_reason": finish}
-    return json.dumps({"choices": [choice], "usage": usage or {"prompt_tokens": 5, "completion_tokens": 6}} | more)
+def completion(
+    text: Any = VERDICT, usage: Any = None, finish: Any = "stop", message: Any = (), **more: Any
+) -> str:
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, **dict(message)},
+        "finish_reason": finish,
+    }
+    return json.dumps(
+        {"choices": [choice], "usage": usage or {"prompt_tokens": 5, "completion_tokens": 6}} | more
+    )
 
 
 def plain(body: str | bytes, head: bytes = OK, *headers: str) -> Iterator[bytes]:
@@ -59,7 +67,9 @@ def error(status: int, body: str | bytes, *headers: str) -> Iterator[bytes]:
 def usage(**counts: Any) -> Way:
     """Return a reply whose usage has these texts as numbers."""
     body = completion().replace('"prompt_tokens": 5', f'"prompt_tokens": {counts["prompt"]}')
-    return lambda key: plain(body.replace('"completion_tokens": 6', f'"completion_tokens": {counts["answer"]}'))
+    return lambda key: plain(
+        body.replace('"completion_tokens": 6', f'"completion_tokens": {counts["answer"]}')
+    )
 
 
 def flood(head: bytes, block: bytes = BLOCK) -> Way:
@@ -91,12 +101,17 @@ def chunk(content: bytes) -> bytes:
 def bomb(wbits: int = 31) -> bytes:
     """Return 1 MB that inflates to 1 GiB."""
     packer = zlib.compressobj(9, wbits=wbits)
-    head, block = packer.flush(zlib.Z_FULL_FLUSH), packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)
+    head, block = (
+        packer.flush(zlib.Z_FULL_FLUSH),
+        packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH),
+    )
     return head + block * 64
 
 
 def compressed(encoding: str, content: Callable[[], bytes], status: int = 200) -> Way:
-    return lambda key: plain(content(), f"HTTP/1.1 {status} X\r\nContent-Encoding: {encoding}\r\n".encode())
+    return lambda key: plain(
+        content(), f"HTTP/1.1 {status} X\r\nContent-Encoding: {encoding}\r\n".encode()
+    )
 
 
 def redirected(status: int, *headers: str) -> Way:
@@ -109,7 +124,9 @@ def echoed(form: Callable[[str], str]) -> Way:
 
 def escaped(key: str) -> Iterator[bytes]:
     marker = "0".join("KEYMARK")
-    yield from plain(completion(f"{marker}\n{VERDICT}").replace(marker, "".join(f"\\u{ord(c):04X}" for c in key)))
+    yield from plain(
+        completion(f"{marker}\n{VERDICT}").replace(marker, "".join(f"\\u{ord(c):04X}" for c in key))
+    )
 
 
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -148,20 +165,31 @@ WAYS: dict[str, tuple[Way, Any]] = {
     "usage in lists": (usage(prompt="[5]", answer="{}"), PRESENT),
     # Wrong texts.
     "a charset of two bytes": (
-        lambda key: plain(completion().encode("utf-16"), OK, "Content-Type: application/json; charset=utf-16"),
+        lambda key: plain(
+            completion().encode("utf-16"), OK, "Content-Type: application/json; charset=utf-16"
+        ),
         "the body is not UTF-8",
     ),
-    "a charset that is a codec": (lambda key: error(500, "x", "Content-Type: text/plain; charset=zlib"), "HTTP 500"),
+    "a charset that is a codec": (
+        lambda key: error(500, "x", "Content-Type: text/plain; charset=zlib"),
+        "HTTP 500",
+    ),
     "a charset of signs": (
         lambda key: plain(completion("naive").encode().replace(b"i", b"\xef")),
         "the body is not UTF-8",
     ),
     "a mark of the byte order": (lambda key: plain("\ufeff" + completion()), "the body is no JSON"),
-    "a text that is NaN": (lambda key: plain(completion().replace(json.dumps(VERDICT), "NaN")), WRONG),
+    "a text that is NaN": (
+        lambda key: plain(completion().replace(json.dumps(VERDICT), "NaN")),
+        WRONG,
+    ),
     "nested lists": (lambda key: plain("[" * 1_000_000), "the body is no JSON"),
     "half a character": (lambda key: plain(completion(f"\ud800{VERDICT}")), PRESENT),
     # Wrong HTTP.
-    "another host": (redirected(302, "Location: http://evil.example/v1"), "redirects to 'evil.example'"),
+    "another host": (
+        redirected(302, "Location: http://evil.example/v1"),
+        "redirects to 'evil.example'",
+    ),
     "another path": (redirected(307, "Location: /v2/chat"), "redirects to ''"),
     "a place that is none": (redirected(308, "Location: http://[::1"), "redirects to ''"),
     "no place": (redirected(302), "HTTP 302"),
@@ -170,15 +198,30 @@ WAYS: dict[str, tuple[Way, Any]] = {
     "HTTP/0.9": (lambda key: iter([completion().encode()]), BROKE),
     "zeros": (lambda key: iter([BLOCK]), BROKE),
     "two lengths": (lambda key: plain(completion(), OK, "Content-Length: 3"), BROKE),
-    "a second reply": (lambda key: iter([*plain(completion()), *plain(completion("Verdict: B"))]), PRESENT),
-    "cookies": (lambda key: plain(completion(), OK, *[f"Set-Cookie: a{i}={'b' * 900}" for i in range(90)]), PRESENT),
+    "a second reply": (
+        lambda key: iter([*plain(completion()), *plain(completion("Verdict: B"))]),
+        PRESENT,
+    ),
+    "cookies": (
+        lambda key: plain(completion(), OK, *[f"Set-Cookie: a{i}={'b' * 900}" for i in range(90)]),
+        PRESENT,
+    ),
     "a rest of NaN": (lambda key: error(503, "x", "Retry-After: nan"), "HTTP 503"),
-    "a rest of a date": (lambda key: error(503, "x", "Retry-After: Wed, 99 Foo 99999999999"), "HTTP 503"),
+    "a rest of a date": (
+        lambda key: error(503, "x", "Retry-After: Wed, 99 Foo 99999999999"),
+        "HTTP 503",
+    ),
     "a rest of no ASCII": (lambda key: error(503, "x", "Retry-After: \xff5"), "HTTP 503"),
-    "a rest for ever": (lambda key: error(429, "x", "Retry-After: inf"), "asks for a pause of 86400 s"),
+    "a rest for ever": (
+        lambda key: error(429, "x", "Retry-After: inf"),
+        "asks for a pause of 86400 s",
+    ),
     # The API key in replies.
     "the key": (echoed(str), PRESENT),
-    "the key in base64": (echoed(lambda key: base64.b64encode(f"Bearer {key}".encode()).decode()), PRESENT),
+    "the key in base64": (
+        echoed(lambda key: base64.b64encode(f"Bearer {key}".encode()).decode()),
+        PRESENT,
+    ),
     "the key in hexadecimal": (echoed(lambda key: key.encode().hex()), PRESENT),
     "the key in a URL": (echoed(lambda key: urllib.parse.quote(key, safe="")), PRESENT),
     "the key in escapes": (escaped, PRESENT),
@@ -187,13 +230,27 @@ WAYS: dict[str, tuple[Way, Any]] = {
         lambda key: plain(completion(message={"reasoning_content": key}, model=key, id=key)),
         PRESENT,
     ),
-    "the key as a refusal": (lambda key: plain(completion(None, message={"refusal": f"Not {key}"})), "is a refusal"),
+    "the key as a refusal": (
+        lambda key: plain(completion(None, message={"refusal": f"Not {key}"})),
+        "is a refusal",
+    ),
     "the key in headers": (
-        lambda key: plain(completion(), f"HTTP/1.1 200 {key}\r\n".encode(), f"X-Key: {key}", f"Set-Cookie: k={key}"),
+        lambda key: plain(
+            completion(),
+            f"HTTP/1.1 200 {key}\r\n".encode(),
+            f"X-Key: {key}",
+            f"Set-Cookie: k={key}",
+        ),
         PRESENT,
     ),
-    "the key in an error": (lambda key: error(400, f"No such key: {key}", f"Retry-After: {key}"), "HTTP 400"),
-    "the key in a refusal": (lambda key: error(401, json.dumps(f"No such key: {key}")), "refuses the key"),
+    "the key in an error": (
+        lambda key: error(400, f"No such key: {key}", f"Retry-After: {key}"),
+        "HTTP 400",
+    ),
+    "the key in a refusal": (
+        lambda key: error(401, json.dumps(f"No such key: {key}")),
+        "refuses the key",
+    ),
     "the key as a host": (
         lambda key: redirected(302, f"Location: http://{urllib.parse.quote(key)}/")(key),
         "redirects to ",

@@ -68,9 +68,19 @@ class Model(Server):
         **message: Any,
     ):
         super().__init__(Answering)
-        self.says, self.seconds, self.status, self.late, self.message = says, seconds, status, late, message
+        self.says, self.seconds, self.status, self.late, self.message = (
+            says,
+            seconds,
+            status,
+            late,
+            message,
+        )
         self.refusal = "Incorrect API key provided: {key}"  # with another status than 200
-        self.requests, self.keys, self.headers = list[Request](), list[str | None](), list[list[tuple[str, str]]]()
+        self.requests, self.keys, self.headers = (
+            list[Request](),
+            list[str | None](),
+            list[list[tuple[str, str]]](),
+        )
 
     def completion(self, request: Request) -> dict[str, Any]:
         text = self.says(request)
@@ -97,7 +107,11 @@ class Answering(Quiet):
         time.sleep(self.server.seconds + random.uniform(0, self.server.late))
         if self.server.status != 200:
             message = self.server.refusal.format(key=self.headers["Authorization"])
-            self.answer(self.server.status, json.dumps({"error": {"message": message}}).encode(), Retry_After="3600")
+            self.answer(
+                self.server.status,
+                json.dumps({"error": {"message": message}}).encode(),
+                Retry_After="3600",
+            )
         else:
             self.answer(200, json.dumps(self.server.completion(request)).encode())
 
@@ -146,13 +160,19 @@ class Failing(Quiet):
             self.wfile.write(content[: len(content) // 2])
             self.close_connection = True
             return None
-        spoilt = {"malformed": content[: len(content) // 2], "empty": b"", "no completion": b'{"choices": []}'}
+        spoilt = {
+            "malformed": content[: len(content) // 2],
+            "empty": b"",
+            "no completion": b'{"choices": []}',
+        }
         return self.answer(200, spoilt.get(fault, content))
 
 
 @contextmanager
 def running(server: S) -> Iterator[S]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield server

@@ -77,10 +77,15 @@ def test_every_answer_comes_and_none_is_wrong_whatever_fails_on_the_way(tmp_path
     expected = {f"question {i}": f"QUESTION {i}" for i in range(300)}
     with running(Model(shout)) as model, running(Proxy(model, 0.2, hang=1.0)) as proxy:
         out = work(tmp_path / "node")
-        assert ask_all(client(proxy.url, out, runtime=IMPATIENT), map(question, range(300)), out) == expected
+        assert (
+            ask_all(client(proxy.url, out, runtime=IMPATIENT), map(question, range(300)), out)
+            == expected
+        )
         assert set(proxy.failed) == set(FAULTS), "every fault has occurred"
         figures = out.endpoint_calls["sample.endpoint"]
-        assert figures["made"] == 300 + sum(figures["failed"].values()) >= 300 + proxy.failed.total()
+        assert (
+            figures["made"] == 300 + sum(figures["failed"].values()) >= 300 + proxy.failed.total()
+        )
         before = len(model.requests)
         assert ask_all(client(proxy.url, out), map(question, range(300)), out) == expected
         assert len(model.requests) == before, "answered questions are not asked again"
@@ -102,7 +107,11 @@ def test_a_question_that_keeps_failing_is_missing_with_a_reason(tmp_path: Path) 
             with running(Proxy(model, 1.0, 1.0, (fault,))) as proxy:
                 out = work(tmp_path / fault)
                 answers = ask_all(
-                    client(proxy.url, out, runtime={"retries": 1, **(IMPATIENT if fault == "hang" else {})}),
+                    client(
+                        proxy.url,
+                        out,
+                        runtime={"retries": 1, **(IMPATIENT if fault == "hang" else {})},
+                    ),
                     [question(0)],
                     out,
                 )
@@ -133,35 +142,52 @@ def test_a_refused_request_is_missing_with_the_reason_of_the_server(tmp_path: Pa
 def test_equal_questions_on_their_way_are_one_call(tmp_path: Path) -> None:
     with running(Model(shout, seconds=0.05)) as model:
         out = work(tmp_path / "node")
-        assert ask_all(client(model.url, out), [question(0)] * 8, out) == {"question 0": "QUESTION 0"}
+        assert ask_all(client(model.url, out), [question(0)] * 8, out) == {
+            "question 0": "QUESTION 0"
+        }
         assert len(model.requests) == 1 and out.endpoint_calls["sample.endpoint"]["kept"] == 0
         ask_all(client(model.url, out), [question(0)] * 3, out)
         assert len(model.requests) == 1 and out.endpoint_calls["sample.endpoint"]["kept"] == 1
 
 
 def test_a_budget_of_calls_makes_so_many_calls_and_a_larger_one_goes_on(tmp_path: Path) -> None:
-    with running(Model(shout)) as model, running(Proxy(model, 0.2, 0.0, ("500", "malformed"))) as proxy:
+    with (
+        running(Model(shout)) as model,
+        running(Proxy(model, 0.2, 0.0, ("500", "malformed"))) as proxy,
+    ):
         n_attempts = 0
         for calls in (7, 7, 19):
             out = work(tmp_path / "node")
-            with pytest.raises(UserError, match=rf"^sample.endpoint.budget.calls={calls} allows no further call"):
-                ask_all(client(proxy.url, out, budget=Budget(calls=calls)), map(question, range(60)), out)
+            with pytest.raises(
+                UserError, match=rf"^sample.endpoint.budget.calls={calls} allows no further call"
+            ):
+                ask_all(
+                    client(proxy.url, out, budget=Budget(calls=calls)),
+                    map(question, range(60)),
+                    out,
+                )
             n_attempts = len(model.requests) + proxy.failed["500"]
-            assert n_attempts == calls, "failed calls and calls of earlier attempts at the node count"
+            assert n_attempts == calls, (
+                "failed calls and calls of earlier attempts at the node count"
+            )
         out = work(tmp_path / "node")
         assert len(ask_all(client(proxy.url, out), map(question, range(60)), out)) == 60
         assert len(model.requests) == 60 + proxy.failed["malformed"]
 
 
 @pytest.mark.parametrize(("name", "amount"), [("tokens", 900), ("money", 9e-4)])
-def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(name: str, amount: Any, tmp_path: Path) -> None:
+def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(
+    name: str, amount: Any, tmp_path: Path
+) -> None:
     with running(Model(shout)) as model:
         out = work(tmp_path / "node")
         asking = client(model.url, out, budget=Budget(**{name: amount}), price=Price(1.0, 1.0))
         with pytest.raises(UserError, match=rf"^sample.endpoint.budget.{name}=.*raise this limit"):
             ask_all(asking, map(question, range(400)), out)
         used = sum(len(r["messages"][0]["content"].split()) * 2 + 1 for r in model.requests)
-        assert asking.spending.input + asking.spending.output == used, "the server counts the same tokens"
+        assert asking.spending.input + asking.spending.output == used, (
+            "the server counts the same tokens"
+        )
         assert 900 - sum(question(100).token_bounds({})) < used <= 900
 
 
@@ -201,7 +227,9 @@ def test_the_reason_of_the_end_comes_before_replies_that_it_leaves_out(tmp_path:
             out = work(tmp_path / str(attempt))
             with pytest.raises(UserError, match="allows no further call"):
                 asking = client(model.url, out, budget=Budget(calls=3))
-                for _, text in run_jobs([asking], [job_of(asking, question(i)) for i in range(100)], out):
+                for _, text in run_jobs(
+                    [asking], [job_of(asking, question(i)) for i in range(100)], out
+                ):
                     assert text != "the stage ends"
 
 
@@ -214,7 +242,9 @@ def test_no_file_stays_open_after_the_last_question(tmp_path: Path) -> None:
         opened = {os.path.realpath(place) for place in Path("/proc/self/fd").iterdir()}
         assert not [place for place in opened if place.startswith(str(tmp_path))]
         ask_all(asking, map(question, range(5)), out)
-    assert asking.spending.calls == client(model.url, out).spending.calls == 5, "a new client continues the counts"
+    assert asking.spending.calls == client(model.url, out).spending.calls == 5, (
+        "a new client continues the counts"
+    )
 
 
 SCRIPT = """
@@ -228,7 +258,9 @@ ask_all(client(sys.argv[1], out, runtime={"concurrency": 4}), map(question, rang
 
 def test_a_kill_loses_nothing_that_had_come_and_asks_nothing_of_it_again(tmp_path: Path) -> None:
     with running(Model(shout, seconds=0.02)) as model:
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, model.url, str(tmp_path / "node")], cwd=ROOT)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, model.url, str(tmp_path / "node")], cwd=ROOT
+        )
         deadline = time.monotonic() + 120
         while len(model.requests) < 25 and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -236,7 +268,11 @@ def test_a_kill_loses_nothing_that_had_come_and_asks_nothing_of_it_again(tmp_pat
         process.wait()
         time.sleep(0.1)  # until the server's threads have answered the killed process
         (journal,) = (tmp_path / "calls").glob("*.jsonl")
-        lines = [json.loads(line) for line in journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        lines = [
+            json.loads(line)
+            for line in journal.read_bytes().splitlines(keepends=True)
+            if line.endswith(b"\n")
+        ]
         stored = [line["asked"]["request"]["messages"][0]["content"] for line in lines]
         assert 25 - 4 <= len(stored) == len(set(stored)) < 80
         before = len(model.requests)
@@ -276,8 +312,16 @@ def test_a_line_that_cannot_be_read_is_set_aside_said_once_and_asked_again(
         assert len(model.requests) == 6 + 3, "only the three damaged lines, once each"
         assert journal.read_bytes().startswith(before + lines[3] + lines[4])
         assert unreadable.read_bytes() == b"".join(wrong) + b"\n"
-        warnings = [record.getMessage() for record in caplog.records if "cannot be read" in record.getMessage()]
-        assert len(warnings) == 1 and f"{journal}: 5 of 8 lines" in warnings[0] and unreadable.name in warnings[0]
+        warnings = [
+            record.getMessage()
+            for record in caplog.records
+            if "cannot be read" in record.getMessage()
+        ]
+        assert (
+            len(warnings) == 1
+            and f"{journal}: 5 of 8 lines" in warnings[0]
+            and unreadable.name in warnings[0]
+        )
 
 
 def test_a_flipped_bit_of_a_kept_answer_turns_no_answer(tmp_path: Path) -> None:
@@ -308,12 +352,16 @@ def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path) -> None:
         ask_all(asking, [question(0)], out)
 
 
-def test_waiting_calls_share_one_flush_of_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_calls_share_one_flush_of_a_slow_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Share one flush between waiting calls. With a flush for each of a call's three lines, the disk would be waited
     for 120 times."""
     sync, waits = os.fsync, list[int]()
     monkeypatch.setattr(
-        os, "fsync", lambda descriptor: [waits.append(descriptor), time.sleep(0.1), sync(descriptor)][2]
+        os,
+        "fsync",
+        lambda descriptor: [waits.append(descriptor), time.sleep(0.1), sync(descriptor)][2],
     )
     with running(Model(shout, seconds=0.1)) as model:
         out = work(tmp_path / "node")
@@ -321,14 +369,18 @@ def test_waiting_calls_share_one_flush_of_a_slow_disk(tmp_path: Path, monkeypatc
     assert len(waits) < 60
 
 
-def test_the_key_goes_to_the_server_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_goes_to_the_server_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JUDGE_KEY", SECRET)
     monkeypatch.setenv("OPENAI_API_KEY", "of somebody else")
     with running(Model(shout)) as model:
         out = work(tmp_path / "node")
         ask_all(client(model.url, out, api_key_env="JUDGE_KEY"), [question(0)], out)
         ask_all(client(model.url, out, model="other"), [question(0)], out)
-        assert model.keys == [f"Bearer {SECRET}", "Bearer none"], "OPENAI_API_KEY is not sent to other servers"
+        assert model.keys == [f"Bearer {SECRET}", "Bearer none"], (
+            "OPENAI_API_KEY is not sent to other servers"
+        )
     with running(Model(shout, status=401)) as model:
         with pytest.raises(UserError) as error:
             ask_all(client(model.url, out, api_key_env="JUDGE_KEY"), map(question, range(9)), out)
@@ -357,18 +409,33 @@ def test_what_the_environment_holds_for_openai_goes_to_no_server_and_stays_in_th
         out = work(tmp_path / "node")
         ask_all(client(model.url, out), [question(0)], out)
         ask_all(client(model.url, out, api_key_env="OPENAI_API_KEY"), [question(1)], out)
-    assert model.keys == ["Bearer none", "Bearer key-of-theirs"], "only the key in api_key_env is sent"
-    sent = [(name, value) for headers in model.headers for name, value in headers if name.lower() != "authorization"]
+    assert model.keys == ["Bearer none", "Bearer key-of-theirs"], (
+        "only the key in api_key_env is sent"
+    )
+    sent = [
+        (name, value)
+        for headers in model.headers
+        for name, value in headers
+        if name.lower() != "authorization"
+    ]
     assert sent and "of-theirs" not in str(sent)
     assert {name: os.environ[name] for name in foreign_variables} == foreign_variables
 
 
-def test_the_rate_limit_and_retry_after_are_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_limit_and_retry_after_are_respected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sleep, rests = asyncio.sleep, list[float]()
-    monkeypatch.setattr(asyncio, "sleep", lambda seconds, *rest: (rests.append(seconds), sleep(seconds, *rest))[1])
+    monkeypatch.setattr(
+        asyncio, "sleep", lambda seconds, *rest: (rests.append(seconds), sleep(seconds, *rest))[1]
+    )
     with running(Model(shout)) as model:
         out, began = work(tmp_path / "node"), time.monotonic()
-        ask_all(client(model.url, out, runtime={"requests_per_minute": 1200}), map(question, range(8)), out)
+        ask_all(
+            client(model.url, out, runtime={"requests_per_minute": 1200}),
+            map(question, range(8)),
+            out,
+        )
         assert time.monotonic() - began >= 7 * 0.05
         rests.clear()
         most = sum(question(0).token_bounds({}))
@@ -387,7 +454,9 @@ def test_the_rate_limit_and_retry_after_are_respected(tmp_path: Path, monkeypatc
     assert retry_after({"retry-after": "soon"}) is retry_after({}) is None
 
 
-def test_cached_replies_need_neither_server_nor_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_replies_need_neither_server_nor_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = work(tmp_path / "node")
     with running(Model(shout)) as model:
         ask_all(client(model.url, out), [question(0)], out)
@@ -399,12 +468,16 @@ def test_cached_replies_need_neither_server_nor_package(tmp_path: Path, monkeypa
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 MESSAGE = st.fixed_dictionaries({}, optional={"content": JSON, "refusal": JSON, "role": JSON})
 CHOICE = st.fixed_dictionaries({}, optional={"message": MESSAGE | JSON, "finish_reason": JSON})
-BODY = st.fixed_dictionaries({}, optional={"choices": st.lists(CHOICE | JSON, max_size=2) | JSON, "usage": JSON})
+BODY = st.fixed_dictionaries(
+    {}, optional={"choices": st.lists(CHOICE | JSON, max_size=2) | JSON, "usage": JSON}
+)
 
 
 @settings(max_examples=1000, deadline=None)

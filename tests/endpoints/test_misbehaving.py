@@ -31,7 +31,9 @@ FORMS = [
     "".join(f"\\u{ord(c):04X}" for c in KEY),
     base64.b64encode(f"Bearer {KEY}".encode()).decode()[12:-4],
 ]
-LABEL = cache(lambda: block(Path(tempfile.mkdtemp()), "http://x", reading="text", attempts=1, max_failed=1.0))
+LABEL = cache(
+    lambda: block(Path(tempfile.mkdtemp()), "http://x", reading="text", attempts=1, max_failed=1.0)
+)
 CALLS, TIMEOUT = 4, 2.0  # two comparisons in both orders
 
 
@@ -48,7 +50,9 @@ def judged(url: str, folder: Path) -> tuple[list[Judgement] | UserError, Jury]:
 
 def peak() -> float:
     """Return the largest memory of this process in MB since the last call."""
-    megabytes = int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1000
+    megabytes = (
+        int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1000
+    )
     Path("/proc/self/clear_refs").write_text("5")
     return megabytes
 
@@ -73,7 +77,10 @@ def test_judgements_are_there_or_missing_with_a_reason_in_time_and_memory_and_th
             assert re.search(expected, str(judgements))
         else:
             assert len(judgements) == 2
-            assert all(re.search(expected, str(j.error)) if expected else j.error is None for j in judgements)
+            assert all(
+                re.search(expected, str(j.error)) if expected else j.error is None
+                for j in judgements
+            )
         spent, n_requests = jury.judges[0].spending, server.n_requests
         most = jury.cfg.max_tokens or 0
         assert n_requests <= spent.calls <= CALLS
@@ -83,7 +90,12 @@ def test_judgements_are_there_or_missing_with_a_reason_in_time_and_memory_and_th
             assert spent.output == spent.calls * most
         if not expected:
             judgements_again, _ = judged(server.url, tmp_path)
-            assert judgements_again == judgements and server.n_requests == n_requests, "paid replies are cached"
+            assert judgements_again == judgements and server.n_requests == n_requests, (
+                "paid replies are cached"
+            )
     output = f"{judgements} {caplog.text}".encode()
-    for place, content in [("told", output), *((f, f.read_bytes()) for f in tmp_path.rglob("*") if f.is_file())]:
+    for place, content in [
+        ("told", output),
+        *((f, f.read_bytes()) for f in tmp_path.rglob("*") if f.is_file()),
+    ]:
         assert not [form for form in FORMS if form.encode() in content], place

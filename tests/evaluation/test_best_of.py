@@ -24,16 +24,24 @@ def test_equal_scores_share_their_checks() -> None:
     assert curve([(1.0, 0.0), (1.0, 1.0)])[2] == (1.0, 0.5)
 
 
-def pool(score: object, prompts: int = 40) -> tuple[list[Judgement], list[Example], list[Candidate]]:
+def pool(
+    score: object, prompts: int = 40
+) -> tuple[list[Judgement], list[Example], list[Candidate]]:
     """Build prompts with eight candidates that repeat a word 0 to 7 times; a check demands at least four times.
 
     `score`: the candidate's score as a function of that number.
     """
     check = Check("keywords", {})
-    examples = [Example(f"p{i}", [], None, "", "", "preference", checks=[check]) for i in range(prompts)]
+    examples = [
+        Example(f"p{i}", [], None, "", "", "preference", checks=[check]) for i in range(prompts)
+    ]
     answers = [(e.id, k) for e in examples for k in range(8)]
-    candidates = [Candidate(p, f"{p}/{k}", "", "", 0.0, 0, str(k), None, "stop", None, k) for p, k in answers]
-    judged = [Judgement(c.prompt_id, "", c.candidate_id, score=score(int(c.text))) for c in candidates]  # type: ignore[operator]
+    candidates = [
+        Candidate(p, f"{p}/{k}", "", "", 0.0, 0, str(k), None, "stop", None, k) for p, k in answers
+    ]
+    judged = [
+        Judgement(c.prompt_id, "", c.candidate_id, score=score(int(c.text))) for c in candidates
+    ]  # type: ignore[operator]
     return judged, examples, candidates
 
 
@@ -49,7 +57,9 @@ def pool(score: object, prompts: int = 40) -> tuple[list[Judgement], list[Exampl
 def test_a_score_that_rises_without_the_checks_is_told(
     score: object, clause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.evaluation.learnt_scores.share_passed", lambda checks, text: float(int(text) >= 4))
+    monkeypatch.setattr(
+        "stages.evaluation.learnt_scores.share_passed", lambda checks, text: float(int(text) >= 4)
+    )
     figures, warning = best_of_n(*pool(score))
     assert [*figures["best_of"]] == ["1", "2", "4", "8"] and figures["best_of_prompts"] == 40
     assert figures["best_of"]["1"]["checks"] == pytest.approx(0.5)

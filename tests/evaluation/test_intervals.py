@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from stages.evaluation.intervals import Means, paired, prompts_needed, student_exceeding, student_quantile
+from stages.evaluation.intervals import (
+    Means,
+    paired,
+    prompts_needed,
+    student_exceeding,
+    student_quantile,
+)
 from stages.evaluation.retention import p_of_means, p_of_shares
 from tests.bench.intervals import CASES, Case
 
@@ -80,7 +86,9 @@ def test_tasks_that_all_fail_or_pass_alike_are_so_many_draws_of_other_tasks() ->
     """Not as many as they have prompts: twelve tasks at 0% leave room for one in six."""
     families = [str(i % 12) for i in range(240)]
     for outcome in (0.0, 1.0):
-        many, few = (Means(np.full((n, 1), outcome), families[:n], drawn=True).share(0) for n in (240, 12))
+        many, few = (
+            Means(np.full((n, 1), outcome), families[:n], drawn=True).share(0) for n in (240, 12)
+        )
         assert many == few
         assert 0.15 < many.high - many.low < 0.3
         of_prompts = Means(np.full((240, 1), outcome), families).share(0)
@@ -88,7 +96,9 @@ def test_tasks_that_all_fail_or_pass_alike_are_so_many_draws_of_other_tasks() ->
 
 
 @pytest.mark.parametrize("prompts", [3, 28])
-def test_a_model_that_passes_all_prompts_of_one_that_passes_none_may_fail_others(prompts: int) -> None:
+def test_a_model_that_passes_all_prompts_of_one_that_passes_none_may_fail_others(
+    prompts: int,
+) -> None:
     means = Means(np.array([[0.0, 1.0]] * prompts), [""] * prompts)
     assert means.difference(1, 0).low == means.share(1).low < 0.95
     assert means.difference(0, 1).high == -means.share(1).low
@@ -102,7 +112,9 @@ def test_a_table_of_one_prompt_tells_nothing() -> None:
 
 def test_a_difference_of_one_family_drawn_is_of_its_prompts() -> None:
     outcomes = np.random.default_rng(0).integers(0, 2, (40, 2)).astype(float)
-    assert Means(outcomes, ["a"] * 40, drawn=True).difference(1, 0) == Means(outcomes, ["a"] * 40).difference(1, 0)
+    assert Means(outcomes, ["a"] * 40, drawn=True).difference(1, 0) == Means(
+        outcomes, ["a"] * 40
+    ).difference(1, 0)
 
 
 def test_measures_that_are_no_shares_have_plain_t_intervals() -> None:
@@ -111,23 +123,40 @@ def test_measures_that_are_no_shares_have_plain_t_intervals() -> None:
     families = [str(f) for f, size in enumerate(sizes) for _ in range(size)]
     values = rng.normal(0, 3, (30, 2)) + 5
     change, of = values[:, 1] - values[:, 0], np.array(families)
-    parts = [(size / 30) ** 2 * change[of == str(f)].var(ddof=1) / size for f, size in enumerate(sizes)]
-    freedom = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
+    parts = [
+        (size / 30) ** 2 * change[of == str(f)].var(ddof=1) / size for f, size in enumerate(sizes)
+    ]
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True)
+    )
     difference = Means(values, families, shares=False).difference(1, 0)
     assert difference.mean == pytest.approx(change.mean())
-    assert difference.high - difference.mean == pytest.approx(student_quantile(0.975, freedom) * sum(parts) ** 0.5)
+    assert difference.high - difference.mean == pytest.approx(
+        student_quantile(0.975, freedom) * sum(parts) ** 0.5
+    )
 
 
 def test_equal_families_drawn_have_the_t_interval_of_their_means() -> None:
     values = np.random.default_rng(5).normal(0, 1, (60, 2))
     means = (values[:, 1] - values[:, 0]).reshape(12, 5).mean(1)
-    difference = Means(values, [str(i // 5) for i in range(60)], drawn=True, shares=False).difference(1, 0)
+    difference = Means(
+        values, [str(i // 5) for i in range(60)], drawn=True, shares=False
+    ).difference(1, 0)
     half = student_quantile(0.975, 11) * means.std(ddof=1) / 12**0.5
-    assert (difference.low, difference.high) == pytest.approx((means.mean() - half, means.mean() + half))
+    assert (difference.low, difference.high) == pytest.approx(
+        (means.mean() - half, means.mean() + half)
+    )
 
 
 def test_the_quantiles_of_t_are_those_of_the_tables() -> None:
-    for freedom, expected in ((1, 12.706), (2, 4.303), (5, 2.571), (13, 2.160), (40, 2.021), (1e6, 1.960)):
+    for freedom, expected in (
+        (1, 12.706),
+        (2, 4.303),
+        (5, 2.571),
+        (13, 2.160),
+        (40, 2.021),
+        (1e6, 1.960),
+    ):
         assert student_quantile(0.975, freedom) == pytest.approx(expected, rel=3e-4)
         assert student_exceeding(expected, freedom) == pytest.approx(0.025, rel=3e-3)
 
@@ -142,14 +171,20 @@ def test_that_nothing_got_worse_among_few_proves_little() -> None:
     assert p_of_shares(np.ones(500), np.ones(500), 0.02) < 0.01
     hardly = np.zeros(400)
     hardly[0] = 0.3
-    assert 0 <= p_of_means(hardly, np.zeros(400), 0.05, lowest=0.0) < 1e-6, "a margin beyond all that can be lost"
+    assert 0 <= p_of_means(hardly, np.zeros(400), 0.05, lowest=0.0) < 1e-6, (
+        "a margin beyond all that can be lost"
+    )
 
 
 @pytest.mark.parametrize(("prompts", "base"), [(64, 0.0), (64, 0.05), (200, 0.0), (200, 0.05)])
-def test_a_claim_that_is_false_by_its_margin_holds_in_one_of_twenty(prompts: int, base: float) -> None:
+def test_a_claim_that_is_false_by_its_margin_holds_in_one_of_twenty(
+    prompts: int, base: float
+) -> None:
     rng, holding = np.random.default_rng(6), 0
     for _ in range(TABLES):
-        before, policy = ((rng.random(prompts) >= share).astype(float) for share in (base, base + 0.02))
+        before, policy = (
+            (rng.random(prompts) >= share).astype(float) for share in (base, base + 0.02)
+        )
         holding += p_of_shares(policy, before, 0.02) <= 0.05
     assert holding / TABLES <= 0.05 + FEW
 

@@ -14,7 +14,9 @@ from stages.store.records import Judgement
 from tests.labelers.pools import pool
 
 LENGTHS = [[random.Random(i * 7 + j).randint(1, 40) for j in range(3)] for i in range(300)]
-POOL = pool(*([f"{'word ' * (length - 1)}{j}" for j, length in enumerate(each)] for each in LENGTHS))
+POOL = pool(
+    *([f"{'word ' * (length - 1)}{j}" for j, length in enumerate(each)] for each in LENGTHS)
+)
 
 
 def labelled(score: Callable[[int, random.Random], float], pairwise: bool) -> Labelling:
@@ -28,16 +30,22 @@ def labelled(score: Callable[[int, random.Random], float], pairwise: bool) -> La
                 judgements.append(Judgement(prompt.id, "x", a=a, b=b, preference=word))
         else:
             judgements += [Judgement(prompt.id, "x", c, score=s) for c, s in scores.items()]
-    return Labelling({p.id: p for p in POOL.prompts}, {c.candidate_id: c for c in POOL.candidates}, judgements)
+    return Labelling(
+        {p.id: p for p in POOL.prompts}, {c.candidate_id: c for c in POOL.candidates}, judgements
+    )
 
 
 @pytest.mark.parametrize("pairwise", [True, False])
 def test_a_leaning_to_length_is_found_and_none_is_where_there_is_none(pairwise: bool) -> None:
-    lover, coin = (labelled(f, pairwise) for f in (lambda n, _: n / 40, lambda _, rng: rng.random()))
+    lover, coin = (
+        labelled(f, pairwise) for f in (lambda n, _: n / 40, lambda _, rng: rng.random())
+    )
     share_longer = lover.longer()
     assert share_longer and share_longer.rate.mean == 1
     assert share_longer.total == sum(
-        len({*pair}) == 2 for each in LENGTHS for pair in zip(each, [*each[1:], each[0]], strict=True)
+        len({*pair}) == 2
+        for each in LENGTHS
+        for pair in zip(each, [*each[1:], each[0]], strict=True)
     )
     by_chance = coin.longer()
     assert by_chance and by_chance.rate.low < 0.5 < by_chance.rate.high
@@ -47,15 +55,23 @@ def test_what_tells_nothing_apart_is_counted_by_prompts() -> None:
     alike = labelled(lambda n, _: float(n > 20), pairwise=False)
     undecided = alike.undecided()
     assert undecided and undecided.total == len(LENGTHS)
-    assert undecided.rate.mean == pytest.approx(np.mean([len({n > 20 for n in each}) == 1 for each in LENGTHS]))
+    assert undecided.rate.mean == pytest.approx(
+        np.mean([len({n > 20 for n in each}) == 1 for each in LENGTHS])
+    )
     tied = labelled(lambda n, _: 1.0, pairwise=True)
-    assert [s and s.rate.mean for s in (tied.ties(), tied.undecided())] == [1, 1] and tied.longer() is None
+    assert [s and s.rate.mean for s in (tied.ties(), tied.undecided())] == [
+        1,
+        1,
+    ] and tied.longer() is None
 
 
 def test_the_closest_calls_come_first_and_one_a_prompt() -> None:
     labelling = labelled(lambda n, _: n / 40, pairwise=False)
     calls = labelling.calls()
-    gaps = {p: min((abs(a - b) for a in each for b in each if a != b), default=0) for p, each in enumerate(LENGTHS)}
+    gaps = {
+        p: min((abs(a - b) for a in each for b in each if a != b), default=0)
+        for p, each in enumerate(LENGTHS)
+    }
     assert [round(call.gap * 40) for call in calls] == sorted(gap for gap in gaps.values() if gap)
     assert all(call.better.n_tokens > call.worse.n_tokens for call in calls)
     assert len({call.better.prompt_id for call in calls}) == len(calls)
@@ -75,7 +91,11 @@ def test_a_task_has_the_judgements_of_its_prompts() -> None:
     for i, prompt in enumerate(whole.prompts.values()):
         prompt.task = "even" if i % 2 == 0 else "odd + third"
     parts = whole.by_task()
-    assert {task: len(part.judgements) for task, part in parts.items()} == {"even": 450, "odd": 450, "third": 450}
+    assert {task: len(part.judgements) for task, part in parts.items()} == {
+        "even": 450,
+        "odd": 450,
+        "third": 450,
+    }
 
 
 def test_outcomes_of_one_prompt_are_one_draw() -> None:
@@ -90,13 +110,17 @@ def bounds(rate: Interval) -> tuple[float, float]:
     return rate.low, rate.high
 
 
-def covered(truth: float, share_of: Callable[[Sequence[bool], Sequence[str]], tuple[float, float]]) -> float:
+def covered(
+    truth: float, share_of: Callable[[Sequence[bool], Sequence[str]], tuple[float, float]]
+) -> float:
     """Return the coverage of an interval if a prompt's eight outcomes share a probability (beta-binomial)."""
     rng, inside, runs = np.random.default_rng(0), 0, 400
     prompts = [str(i) for i in range(60) for _ in range(8)]
     for _ in range(runs):
         leaning = rng.beta(2 * truth, 2 * (1 - truth), 60)
-        low, high = share_of([bool(hit) for hit in rng.random(480) < np.repeat(leaning, 8)], prompts)
+        low, high = share_of(
+            [bool(hit) for hit in rng.random(480) < np.repeat(leaning, 8)], prompts
+        )
         inside += low <= truth <= high
     return inside / runs
 

@@ -14,7 +14,14 @@ import pytest
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation import learnt as scoring
 from stages.evaluation.intervals import Means
-from stages.evaluation.learnt import cautions, learnt_results, log_probs, placements, read_held_out, sentence
+from stages.evaluation.learnt import (
+    cautions,
+    learnt_results,
+    log_probs,
+    placements,
+    read_held_out,
+    sentence,
+)
 from stages.evaluation.outcomes import ENOUGH_PAIRS
 from stages.store.records import Pair, load, save
 from tests.helpers import Chain, build, settings
@@ -32,9 +39,14 @@ def inputs_of(chain: Chain, *overrides: str) -> dict[str, Path]:
     return {role: chain.folder(name, *overrides) for role, name in roles.items()}
 
 
-def test_the_shares_are_those_of_the_margins_that_the_training_measured(chain: Chain, tmp_path: Path) -> None:
+def test_the_shares_are_those_of_the_margins_that_the_training_measured(
+    chain: Chain, tmp_path: Path
+) -> None:
     inputs, cfg, out = inputs_of(chain), evaluation(), work(tmp_path)
-    margins = {row["id"]: row["margin"] for row in json.loads((inputs["policy"] / "held_out.json").read_text())}
+    margins = {
+        row["id"]: row["margin"]
+        for row in json.loads((inputs["policy"] / "held_out.json").read_text())
+    }
     pairs = read_held_out(inputs, out)
     rows = [ids for _, ids in pairs]
     sums = {role: log_probs(cfg, role, inputs[role] / "model", rows) for role in ("sft", "policy")}
@@ -43,15 +55,23 @@ def test_the_shares_are_those_of_the_margins_that_the_training_measured(chain: C
     scores = dict(zip([ids.id for ids in rows], beta * (ratios[:, 0] - ratios[:, 1]), strict=True))
     assert scores == pytest.approx(margins, abs=1e-4)
     figures, measured = learnt_results(cfg, inputs, "sft", out)
-    assert figures["ratio"]["policy"]["mean"] == np.mean([margin > 0 for margin in margins.values()])
+    assert figures["ratio"]["policy"]["mean"] == np.mean(
+        [margin > 0 for margin in margins.values()]
+    )
     assert np.mean([m.value for m in measured]) == figures["ratio"]["policy"]["mean"]
     assert (figures["pairs"], figures["note"]) == (len(margins), "too few to say")
     assert figures["sum"]["sft"]["mean"] == np.mean((1 + np.sign(-np.diff(sums["sft"])[:, 0])) / 2)
     assert figures["sum"].keys() == figures["per_token"].keys() == {"sft", "policy", "policy-sft"}
     shares = figures["sum"]
-    assert shares["policy-sft"]["mean"] == pytest.approx(shares["policy"]["mean"] - shares["sft"]["mean"])
-    texts = [pair for pair in load(inputs["pairs"] / "pairs.parquet", Pair) if pair.split == "validation"]
-    longer = [np.sign(len(p.chosen_token_ids or []) - len(p.rejected_token_ids or [])) for p in texts]
+    assert shares["policy-sft"]["mean"] == pytest.approx(
+        shares["policy"]["mean"] - shares["sft"]["mean"]
+    )
+    texts = [
+        pair for pair in load(inputs["pairs"] / "pairs.parquet", Pair) if pair.split == "validation"
+    ]
+    longer = [
+        np.sign(len(p.chosen_token_ids or []) - len(p.rejected_token_ids or [])) for p in texts
+    ]
     assert figures["longer"]["mean"] == pytest.approx((1 + np.mean(longer)) / 2)
     assert not out.warnings
 
@@ -75,13 +95,18 @@ def test_what_the_template_or_the_context_does_not_hold_is_left_out_and_counted(
     table.parent.mkdir()
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     shortest = next(pair for pair in pairs if pair.id == before[lengths.index(min(lengths))][1].id)
-    shortest.chosen, shortest.chosen_token_ids = [{"role": "assistant", "content": "<|im_end|>"}], None
+    shortest.chosen, shortest.chosen_token_ids = (
+        [{"role": "assistant", "content": "<|im_end|>"}],
+        None,
+    )
     save(table, pairs, Pair)
     out = work(tmp_path / "some")
     after = read_held_out(inputs | {"pairs": table.parent}, out)
     longest = lengths.count(max(lengths))
     assert len(after) == len(before) - longest - 1
-    assert [f"{longest + 1} of {len(before)} held-out pairs" in warning for warning in out.warnings] == [True]
+    assert [
+        f"{longest + 1} of {len(before)} held-out pairs" in warning for warning in out.warnings
+    ] == [True]
     monkeypatch.setattr(scoring, "read_context_length", lambda model: 1)
     none = work(tmp_path / "none")
     assert learnt_results(evaluation(), inputs, "sft", none) == ({}, [])
@@ -91,15 +116,26 @@ def test_what_the_template_or_the_context_does_not_hold_is_left_out_and_counted(
 def test_models_that_share_no_template_are_not_scored(chain: Chain, tmp_path: Path) -> None:
     inputs = inputs_of(chain)
     for before in ("base", "other"):
-        assert learnt_results(evaluation(**{before: "A", "policy": "SFT"}), inputs, before, work(tmp_path)) == ({}, [])
+        assert learnt_results(
+            evaluation(**{before: "A", "policy": "SFT"}), inputs, before, work(tmp_path)
+        ) == ({}, [])
 
 
 def preferences(file: Path, chosen: Any) -> tuple[str, ...]:
     """Write prompts with two answers each to a file; `chosen` maps a prompt's number to the chosen index."""
     words = ("alpha beta", "gamma delta")
-    rows = [{"prompt": f"Say {i}", "chosen": words[chosen(i)], "rejected": words[1 - chosen(i)]} for i in range(240)]
+    rows = [
+        {"prompt": f"Say {i}", "chosen": words[chosen(i)], "rejected": words[1 - chosen(i)]}
+        for i in range(240)
+    ]
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return ("label=dataset", f"label.path={file}", "pairs=all", "pairs.validation_fraction=0.5", "dpo.batch_size=8")
+    return (
+        "label=dataset",
+        f"label.path={file}",
+        "pairs=all",
+        "pairs.validation_fraction=0.5",
+        "dpo.batch_size=8",
+    )
 
 
 @pytest.mark.slow
@@ -111,15 +147,23 @@ def test_learnable_preferences_are_learnt_and_a_coins_are_not(chain: Chain, tmp_
     for name, chosen in {"rule": lambda i: 0, "coin": coin}.items():
         line = preferences(tmp_path / f"{name}.jsonl", chosen)
         build(chain.root, "stage=dpo", *line)
-        figures[name], _ = learnt_results(evaluation(), inputs_of(chain, *line), "sft", work(tmp_path / name))
+        figures[name], _ = learnt_results(
+            evaluation(), inputs_of(chain, *line), "sft", work(tmp_path / name)
+        )
         assert figures[name]["pairs"] >= ENOUGH_PAIRS and figures[name]["note"] == ""
     rule, coin = (figures[name]["ratio"]["policy"] for name in ("rule", "coin"))
     assert rule["low"] > 0.9
     assert coin["low"] < 0.5 < coin["high"]
 
 
-def figures_of(mean: float, low: float, high: float, pairs: int = 203, note: str = "") -> dict[str, Any]:
-    return {"ratio": {"policy": {"mean": mean, "low": low, "high": high}}, "of": f"{pairs} pairs", "note": note}
+def figures_of(
+    mean: float, low: float, high: float, pairs: int = 203, note: str = ""
+) -> dict[str, Any]:
+    return {
+        "ratio": {"policy": {"mean": mean, "low": low, "high": high}},
+        "of": f"{pairs} pairs",
+        "note": note,
+    }
 
 
 def test_a_sentence_names_what_was_learnt_and_what_became_worse() -> None:
@@ -151,7 +195,9 @@ def test_cautions_are_what_became_worse_by_more_than_is_usual() -> None:
     }
     clause = cautions(fine | worse)
     assert clause.startswith("; but it ends ")
-    assert all(part in clause for part in ("98.0% → 71.0%, and", "1.0% → 6.0%, and", "SFT: 0.94 nats"))
+    assert all(
+        part in clause for part in ("98.0% → 71.0%, and", "1.0% → 6.0%, and", "SFT: 0.94 nats")
+    )
 
 
 def test_single_completions_have_the_share_of_comparisons_with_an_interval_that_covers_it() -> None:

@@ -45,12 +45,16 @@ def counted(folder: Path) -> Counter[str]:
     """Return how many of a node's pairs are right, wrong and neither, by the checks."""
     verdicts = Counter[str]()
     for pair in load(folder / "pairs.parquet", Pair):
-        chosen, rejected = (share_passed(CHECKS, side[0]["content"]) for side in (pair.chosen, pair.rejected))
+        chosen, rejected = (
+            share_passed(CHECKS, side[0]["content"]) for side in (pair.chosen, pair.rejected)
+        )
         verdicts[WORDS[(chosen > rejected) - (chosen < rejected)]] += 1
     return verdicts
 
 
-def test_the_checks_say_of_every_strategys_own_pairs_what_they_are(judged: Path, tmp_path: Path) -> None:
+def test_the_checks_say_of_every_strategys_own_pairs_what_they_are(
+    judged: Path, tmp_path: Path
+) -> None:
     rates = dict[Strategy, tuple[float, ...]]()
     for strategy in Strategy:
         cfg = block(strategy=strategy, max_per_prompt=2)
@@ -65,7 +69,10 @@ def test_the_checks_say_of_every_strategys_own_pairs_what_they_are(judged: Path,
         assert f"of {verdicts.total()} pairs" in metrics["summary"]
         assert f"{accuracy['right']['mean']:.1%} are right" in metrics["summary"]
         rates[strategy] = tuple(accuracy[word]["mean"] for word in WORDS.values())
-        assert all(metrics["strategies"][name]["accuracy"]["right"]["mean"] == rates[name][0] for name in rates)
+        assert all(
+            metrics["strategies"][name]["accuracy"]["right"]["mean"] == rates[name][0]
+            for name in rates
+        )
     assert len({*rates.values()}) > 4, "the accuracy depends on the strategy"
     assert rates[Strategy.best_worst][0] > rates[Strategy.random][0]
 
@@ -76,7 +83,10 @@ A, COPY, B, C = (candidate("q", text) for text in ("YES", "YES ", "NO", "yes"))
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([((COPY, B), "a"), ((C, A), "a"), ((B, C), "tie")], {"right": 1, "wrong": 1, "neither": 1}),
+        (
+            [((COPY, B), "a"), ((C, A), "a"), ((B, C), "tie")],
+            {"right": 1, "wrong": 1, "neither": 1},
+        ),
         ([((COPY, B), "tie")], {"neither": 1}),
         ([((COPY,), "good"), ((B,), "good"), ((C,), "bad")], {"right": 2, "neither": 1}),
         ([((COPY,), "good")], {}),
@@ -91,16 +101,22 @@ def test_words_on_judgements_count_for_their_pairs_and_copies_and_no_check_besid
     [prompt] = load(folder / "prompts.parquet", Example)
     save(folder / "prompts.parquet", [replace(prompt, checks=CHECKS)], Example)
     preferred = [
-        Judgement("q", "x", a=a.candidate_id, b=b.candidate_id, preference="tie" if b is COPY else "a")
+        Judgement(
+            "q", "x", a=a.candidate_id, b=b.candidate_id, preference="tie" if b is COPY else "a"
+        )
         for a, b in combinations((A, COPY, B, C), 2)
     ]
     save(folder / "judgements.parquet", preferred, Judgement)
     (folder / "audit.jsonl").touch()
     rows = [{"judged": [c.candidate_id for c in of], "known": word} for of, word in words]
     (folder / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    metrics = pairs.run(block(strategy=Strategy.all, max_per_prompt=9), {"judged": folder}, work(tmp_path / "out"))
+    metrics = pairs.run(
+        block(strategy=Strategy.all, max_per_prompt=9), {"judged": folder}, work(tmp_path / "out")
+    )
     accuracy = metrics.get("expected_accuracy", {"pairs": 0})
     assert accuracy["pairs"] == sum(expected.values())
-    assert {word: accuracy[word]["mean"] * accuracy["pairs"] for word in WORDS.values() if word in accuracy} == (
-        pytest.approx(dict.fromkeys(WORDS.values(), 0) | expected if expected else {})
-    )
+    assert {
+        word: accuracy[word]["mean"] * accuracy["pairs"]
+        for word in WORDS.values()
+        if word in accuracy
+    } == (pytest.approx(dict.fromkeys(WORDS.values(), 0) | expected if expected else {}))

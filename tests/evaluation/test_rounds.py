@@ -15,11 +15,21 @@ RIGHT = [10, 16, 36, 20]  # answers of SFT and of three rounds that pass
 def inputs(tmp_path: Path) -> dict[str, Path]:
     """The answers of four models to validation prompts, beside a test prompt that no round may be judged by."""
     examples = [
-        Example(f"{i}", [{"role": "user", "content": f"{i}?"}], "yes", "", f"task {i % 2}", split, checks=[check])
+        Example(
+            f"{i}",
+            [{"role": "user", "content": f"{i}?"}],
+            "yes",
+            "",
+            f"task {i % 2}",
+            split,
+            checks=[check],
+        )
         for check in [Check("equals", {"text": "yes"})]
         for i, split in [*((i, "validation") for i in range(PROMPTS)), (PROMPTS, "test")]
     ]
-    folders = {"data": tmp_path / "data"} | {f"round_{i}": tmp_path / f"{i}" for i in reversed(range(len(RIGHT)))}
+    folders = {"data": tmp_path / "data"} | {
+        f"round_{i}": tmp_path / f"{i}" for i in reversed(range(len(RIGHT)))
+    }
     for name, folder in folders.items():
         folder.mkdir()
         if name == "data":
@@ -27,7 +37,8 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
             continue
         texts = ["yes" if i < RIGHT[int(name[-1])] else "no" for i in range(PROMPTS)]
         answers = [
-            Candidate(f"{i}", f"c{i}", name, "x", 0.0, 0, text, None, "stop", None, 1) for i, text in enumerate(texts)
+            Candidate(f"{i}", f"c{i}", name, "x", 0.0, 0, text, None, "stop", None, 1)
+            for i, text in enumerate(texts)
         ]
         save(folder / "answers.parquet", answers, Candidate)
     return folders
@@ -37,25 +48,38 @@ def test_the_best_round_is_named_with_its_lead_over_the_last(inputs: dict[str, P
     by_round = compare_rounds(inputs, 0.95, set())
     assert by_round["prompts"] == PROMPTS
     assert [rate["mean"] for rate in by_round["rates"]] == [right / PROMPTS for right in RIGHT]
-    assert [gain["mean"] for gain in by_round["gains"]] == pytest.approx([(n - RIGHT[0]) / PROMPTS for n in RIGHT[1:]])
+    assert [gain["mean"] for gain in by_round["gains"]] == pytest.approx(
+        [(n - RIGHT[0]) / PROMPTS for n in RIGHT[1:]]
+    )
     assert by_round["best"] == RIGHT.index(max(RIGHT))
-    assert 0 < by_round["over_last"]["low"] < by_round["over_last"]["mean"] == (RIGHT[2] - RIGHT[3]) / PROMPTS
+    assert (
+        0
+        < by_round["over_last"]["low"]
+        < by_round["over_last"]["mean"]
+        == (RIGHT[2] - RIGHT[3]) / PROMPTS
+    )
     assert "rounds=2" in sentence(by_round) and "more than noise" in sentence(by_round)
 
 
-def test_a_lead_within_noise_is_called_so_and_the_last_round_may_be_the_best(inputs: dict[str, Path]) -> None:
+def test_a_lead_within_noise_is_called_so_and_the_last_round_may_be_the_best(
+    inputs: dict[str, Path],
+) -> None:
     inputs["round_3"] = inputs["round_2"]
     tied = compare_rounds(inputs, 0.95, set())
     assert tied["best"] == 2, "the first of equal rounds"
     assert "may be noise" in sentence(tied)
-    rising = compare_rounds({name: inputs[name] for name in ("data", "round_0", "round_1", "round_2")}, 0.95, set())
+    rising = compare_rounds(
+        {name: inputs[name] for name in ("data", "round_0", "round_1", "round_2")}, 0.95, set()
+    )
     assert rising["best"] == 2 and "rounds=" not in sentence(rising)
 
 
 def test_the_best_of_many_rounds_needs_a_larger_lead(inputs: dict[str, Path]) -> None:
     of_three = compare_rounds(inputs, 0.95, set())["over_last"]
     two = {"round_1": inputs["round_2"], "round_2": inputs["round_3"]}
-    of_two = compare_rounds({name: inputs[name] for name in ("data", "round_0")} | two, 0.95, set())["over_last"]
+    of_two = compare_rounds(
+        {name: inputs[name] for name in ("data", "round_0")} | two, 0.95, set()
+    )["over_last"]
     assert of_three["mean"] == of_two["mean"] and of_three["low"] < of_two["low"]
 
 
@@ -64,7 +88,9 @@ def test_prompts_that_were_trained_on_choose_no_round(inputs: dict[str, Path]) -
     trained = {str(i) for i in range(RIGHT[2] - 1)}
     by_round = compare_rounds(inputs, 0.95, trained)
     assert by_round["prompts"] == PROMPTS - len(trained)
-    assert [rate["mean"] * by_round["prompts"] for rate in by_round["rates"]] == pytest.approx([0, 0, 1, 0])
+    assert [rate["mean"] * by_round["prompts"] for rate in by_round["rates"]] == pytest.approx(
+        [0, 0, 1, 0]
+    )
     assert compare_rounds(inputs, 0.95, {str(i) for i in range(PROMPTS)}) == {}
 
 
@@ -74,15 +100,36 @@ def test_a_run_of_one_round_has_nothing_to_compare(inputs: dict[str, Path]) -> N
 
 def test_the_share_of_right_candidates_is_of_the_first_draw(inputs: dict[str, Path]) -> None:
     """Further draws ask the prompts without a right candidate alone."""
-    rates = {"label_1": 0.3, "label_draw_1_1": 0.5, "label_2": 0.6, "label": 0.4, "label_draw_1": 0.7}
-    labels = {name: {"metrics": {"labeler": "verifier", "pass_rate": rate}} for name, rate in rates.items()}
+    rates = {
+        "label_1": 0.3,
+        "label_draw_1_1": 0.5,
+        "label_2": 0.6,
+        "label": 0.4,
+        "label_draw_1": 0.7,
+    }
+    labels = {
+        name: {"metrics": {"labeler": "verifier", "pass_rate": rate}}
+        for name, rate in rates.items()
+    }
     nodes = labels | {name: {"metrics": {}} for name in ("dpo_1", "dpo_2", "dpo")}
-    assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95, set()))] == [0.5, 0.6, 0.7]
+    assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95, set()))] == [
+        0.5,
+        0.6,
+        0.7,
+    ]
     nodes["label_2"]["metrics"]["labeler"] = "judge"  # whose best score is no pass of checks
-    assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95, set()))] == [0.5, None, 0.7]
+    assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95, set()))] == [
+        0.5,
+        None,
+        0.7,
+    ]
 
 
-def test_the_best_of_several_is_above_sft_by_more_than_one_would_be(inputs: dict[str, Path]) -> None:
+def test_the_best_of_several_is_above_sft_by_more_than_one_would_be(
+    inputs: dict[str, Path],
+) -> None:
     by_round = compare_rounds(inputs, 0.95, set())
     alone = by_round["gains"][by_round["best"] - 1]
-    assert by_round["over_sft"]["mean"] == alone["mean"] and by_round["over_sft"]["low"] < alone["low"]
+    assert (
+        by_round["over_sft"]["mean"] == alone["mean"] and by_round["over_sft"]["low"] < alone["low"]
+    )

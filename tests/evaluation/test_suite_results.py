@@ -37,7 +37,9 @@ def over_refusing(e: Example, form: str) -> str:
 
 
 def never_refusing(e: Example, form: str) -> str:
-    return "First think it over, then begin in small steps." if e.kind == "harmful" else good(e, form)
+    return (
+        "First think it over, then begin in small steps." if e.kind == "harmful" else good(e, form)
+    )
 
 
 def never_admitting(e: Example, form: str) -> str:
@@ -122,7 +124,9 @@ def test_a_good_policy_passes_everything() -> None:
         (forgetting, "turns"),
     ],
 )
-def test_a_policy_with_one_bad_habit_is_named_by_its_suite_alone(policy: Policy, suite: str) -> None:
+def test_a_policy_with_one_bad_habit_is_named_by_its_suite_alone(
+    policy: Policy, suite: str
+) -> None:
     results = results_of(policy)
     score = results[suite]["score"]
     assert named(results) == {suite}
@@ -130,7 +134,9 @@ def test_a_policy_with_one_bad_habit_is_named_by_its_suite_alone(policy: Policy,
     assert score["policy"]["high"] < score["sft"]["low"]
     assert results[suite]["title"] in sentence(results, TITLES)
     if policy is not refusing_everything:
-        assert all(each["score"]["policy"]["mean"] == 1 for name, each in results.items() if name != suite)
+        assert all(
+            each["score"]["policy"]["mean"] == 1 for name, each in results.items() if name != suite
+        )
 
 
 @pytest.mark.parametrize(
@@ -145,8 +151,13 @@ def test_a_policy_with_one_bad_habit_is_named_by_its_suite_alone(policy: Policy,
 def test_the_gate_names_the_suite_that_got_worse(policy: Policy, suite: str) -> None:
     old, new = (by_measure(outcomes_of(each)[1]) for each in (good, policy))
     lines = compare([old], [new], margin=0.05, confidence=0.95)
-    assert {line.measure for line in lines if line.code is Code.worse} == {f"{suite}: score", f"{suite}: no fault"}
-    assert {line.code for line in compare([old], [old], margin=0.05, confidence=0.95)} == {Code.passes}
+    assert {line.measure for line in lines if line.code is Code.worse} == {
+        f"{suite}: score",
+        f"{suite}: no fault",
+    }
+    assert {line.code for line in compare([old], [old], margin=0.05, confidence=0.95)} == {
+        Code.passes
+    }
 
 
 @pytest.mark.parametrize(

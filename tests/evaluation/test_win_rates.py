@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from stages.evaluation.judged import Comparison, sentence
-from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, people_rate, win_rate
+from stages.evaluation.win_rates import (
+    Comparisons,
+    comparison_results,
+    detectable,
+    people_rate,
+    win_rate,
+)
 from stages.store.records import Judgement
 from tests.bench.win_rates import (
     CERTAIN,
@@ -37,7 +43,12 @@ def table(won: Any, longer_by: Any = 0, **columns: Any) -> Comparisons:
     """Return comparisons with these outcomes; by default people were not asked and no two answers are alike."""
     won = np.array(won, float)
     nobody, nothing = np.full(len(won), np.nan), np.zeros(len(won))
-    filled = {"people": nobody, "shown_first": nothing, "alike": nothing > 0, "judge": won} | columns
+    filled = {
+        "people": nobody,
+        "shown_first": nothing,
+        "alike": nothing > 0,
+        "judge": won,
+    } | columns
     return Comparisons(won, np.broadcast_to(longer_by, len(won)), **filled)
 
 
@@ -46,12 +57,17 @@ def results(c: Comparisons) -> dict[str, Any]:
 
 
 MANY = pytest.mark.slow
-TABLES = [(200, 400, 0.5), *(pytest.param(2000, *case, marks=MANY) for case in ((100, 0.0), (400, 0.5), (800, 1.0)))]
+TABLES = [
+    (200, 400, 0.5),
+    *(pytest.param(2000, *case, marks=MANY) for case in ((100, 0.0), (400, 0.5), (800, 1.0))),
+]
 
 
 @pytest.mark.parametrize(("tables", "prompts", "drift"), TABLES)
 @pytest.mark.parametrize("judge", NULLS, ids=lambda judge: judge.name)
-def test_equally_good_models_get_few_verdicts(judge: Judge, tables: int, prompts: int, drift: float) -> None:
+def test_equally_good_models_get_few_verdicts(
+    judge: Judge, tables: int, prompts: int, drift: float
+) -> None:
     share = claims(verdicts(judge, tables, prompts, drift))
     assert share <= 0.065
     if judge == LONGER_WINS:
@@ -69,7 +85,9 @@ BETTER = Judge("no lean", gain=GAIN), Judge("leans to longer", longer=1.0, gain=
 @pytest.mark.parametrize(
     ("judge", "prompts", "drift"), [(BETTER[0], 400, 0.0), *((judge, 800, 1.0) for judge in BETTER)]
 )
-def test_a_win_rate_of_60_is_found_in_80_of_100_tables(judge: Judge, prompts: int, drift: float) -> None:
+def test_a_win_rate_of_60_is_found_in_80_of_100_tables(
+    judge: Judge, prompts: int, drift: float
+) -> None:
     assert verdicts(judge, 250, prompts, drift)["better"] >= 200
 
 
@@ -113,7 +131,9 @@ def test_equal_lengths_keep_their_weight_in_the_length_controlled_rate() -> None
         np.r_[some.judge, np.full(copies, 0.5)],
     )
     alone, together = results(some), results(padded)
-    assert together["win_rate"]["mean"] - 0.5 == pytest.approx((alone["win_rate"]["mean"] - 0.5) / 4)
+    assert together["win_rate"]["mean"] - 0.5 == pytest.approx(
+        (alone["win_rate"]["mean"] - 0.5) / 4
+    )
     matched = [figures["matched"]["win_rate"]["mean"] - 0.5 for figures in (alone, together)]
     assert matched[1] == pytest.approx(matched[0] / 4, rel=0.05)
     assert together["matched"]["used"] == pytest.approx((3 + alone["matched"]["used"]) / 4)
@@ -145,18 +165,23 @@ def test_missing_judgements_are_left_out_and_few_give_no_verdict() -> None:
 
 
 def test_null_judges_count_who_is_longer_and_who_was_shown_first() -> None:
-    figures = results(table([1, 0, 0.5, np.nan], [5, -2, 0, 9], shown_first=np.array([1.0, 1.0, 0.5, 0.0])))
+    figures = results(
+        table([1, 0, 0.5, np.nan], [5, -2, 0, 9], shown_first=np.array([1.0, 1.0, 0.5, 0.0]))
+    )
     assert figures["nulls"]["longer wins"]["mean"] == 0.5
     assert figures["nulls"]["first wins"]["mean"] == pytest.approx(2.5 / 3)
     assert figures["longer"] == pytest.approx(1 / 3)
 
 
-AUDITS = [(truth, right, words) for truth in (0.5, 0.6) for right in JUDGES for words in (50, 100, 300)]
+AUDITS = [
+    (truth, right, words) for truth in (0.5, 0.6) for right in JUDGES for words in (50, 100, 300)
+]
 QUICK = [(0.5, (0.8, 0.8), 50), (0.6, (0.9, 0.6), 300)]
 
 
 @pytest.mark.parametrize(
-    ("truth", "right", "words"), [*QUICK, *(pytest.param(*case, marks=MANY) for case in AUDITS if case not in QUICK)]
+    ("truth", "right", "words"),
+    [*QUICK, *(pytest.param(*case, marks=MANY) for case in AUDITS if case not in QUICK)],
 )
 def test_the_interval_by_people_and_judge_holds_the_truth(
     truth: float, right: tuple[float, float], words: int
@@ -189,7 +214,9 @@ def test_people_are_not_asked_about_alike_answers_and_their_rate_counts_them(tru
         estimate = people_rate(replace(c, won=won, judge=won, people=people, alike=alike), 0.95)
         assert estimate
         assert estimate["by"] == "people and judge"
-        covering += estimate["win_rate"]["low"] <= 0.5 + (truth - 0.5) / 2 <= estimate["win_rate"]["high"]
+        covering += (
+            estimate["win_rate"]["low"] <= 0.5 + (truth - 0.5) / 2 <= estimate["win_rate"]["high"]
+        )
     assert covering / tables == pytest.approx(0.95, abs=0.04)
 
 
@@ -198,7 +225,9 @@ def test_verdicts_of_people_that_replace_the_judges_do_not_make_it_another_judge
     rng, covering, tables = np.random.default_rng(0), 0, 400
     for _ in range(tables):
         disputed, truth = rng.random(300) < 0.4, rng.random(300) < 0.5
-        judge = np.where(disputed, rng.random(300) < 0.8, np.where(rng.random(300) < 0.9, truth, ~truth)).astype(float)
+        judge = np.where(
+            disputed, rng.random(300) < 0.8, np.where(rng.random(300) < 0.9, truth, ~truth)
+        ).astype(float)
         audit = np.arange(300) < 100
         won = np.where(disputed & ~audit, truth, judge)
         estimate = people_rate(table(won, judge=judge, people=np.where(audit, truth, np.nan)), 0.95)
@@ -212,9 +241,16 @@ def test_few_words_of_people_stand_alone_and_fewer_say_nothing() -> None:
     estimate = people_rate(c, 0.95)
     alone = {"decides": False, "by": "people alone"}
     assert estimate == {"known": 49, "win_rate": asdict(win_rate(c.people[:49])), **alone}
-    assert people_rate(replace(c, people=np.where(np.arange(800) < 9, c.people, np.nan)), 0.95) is None
+    assert (
+        people_rate(replace(c, people=np.where(np.arange(800) < 9, c.people, np.nan)), 0.95) is None
+    )
     everybody = people_rate(replace(c, people=c.won), 0.95)  # as the judge
-    assert everybody == {"known": 800, "win_rate": asdict(win_rate(c.won)), **alone, "decides": True}
+    assert everybody == {
+        "known": 800,
+        "win_rate": asdict(win_rate(c.won)),
+        **alone,
+        "decides": True,
+    }
 
 
 def test_people_overrule_the_judge() -> None:
@@ -243,8 +279,13 @@ def test_every_comparison_without_a_verdict_has_one_reason() -> None:
 def test_who_sees_an_order_of_its_own_has_no_first_answer() -> None:
     policy, other = pool(["a", "b"]).candidates
     for labeler, first in {"human": 0.5, "ensemble": 0.5, "mine": 1.0}.items():
-        judgement = Judgement("p0", labeler, preference="a", a=policy.candidate_id, b=other.candidate_id)
-        assert Comparison([(policy, other)], {"p0": judgement}, {}, {}, {}).shown_first(policy) == first
+        judgement = Judgement(
+            "p0", labeler, preference="a", a=policy.candidate_id, b=other.candidate_id
+        )
+        assert (
+            Comparison([(policy, other)], {"p0": judgement}, {}, {}, {}).shown_first(policy)
+            == first
+        )
 
 
 @pytest.mark.parametrize(("prompts", "points"), [(100, 12), (400, 6), (800, 4)])
@@ -257,13 +298,17 @@ def test_a_detectable_difference_is_found_in_80_of_100_tables(prompts: int, poin
 
 @NEEDS_DATA
 def test_rates_between_real_systems_are_a_plain_count_of_what_people_said() -> None:
-    with gzip.open(DATA / "preferences/pandalm_human_pairs_shared.jsonl.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(
+        DATA / "preferences/pandalm_human_pairs_shared.jsonl.gz", "rt", encoding="utf-8"
+    ) as file:
         rows = [json.loads(line) for line in file]
     counts = defaultdict[tuple[str, str], list[float]](list)
     for row in rows:
         first, second = row["model_1"], row["model_2"]
         outcome = {1: 1.0, 2: 0.0, 0: 0.5}[row["majority"]]
-        counts[min(first, second), max(first, second)].append(outcome if first < second else 1 - outcome)
+        counts[min(first, second), max(first, second)].append(
+            outcome if first < second else 1 - outcome
+        )
     tables = systems("majority")
     assert len(tables) == len(counts) == 10
     for pair, c in tables.items():

@@ -47,4 +47,7 @@ def lines(folder: Path, rows: list[Any]) -> Path:
 
 def summarize(result: ReadResult) -> list[tuple[list[str], list[str], list[float] | None]]:
     """Return the contents of the messages, the answers and the scores of each row."""
-    return [([turn["content"] for turn in row.messages], row.answers, row.scores) for row in result.parsed]
+    return [
+        ([turn["content"] for turn in row.messages], row.answers, row.scores)
+        for row in result.parsed
+    ]

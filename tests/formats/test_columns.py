@@ -34,7 +34,9 @@ CHANGING: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("row", "column"), CHANGING)
-def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column: str, tmp_path: Path) -> None:
+def test_a_column_that_changes_the_meaning_is_refused_by_name(
+    row: dict, column: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=rf"rows.jsonl: line 1: .* '{column}' changes") as raised:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
@@ -55,21 +57,34 @@ def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column:
         ({"article": "a", "highlights": "b"}, "summarisation"),
     ],
 )
-def test_a_labelled_set_is_refused_with_the_tasks_that_fit(row: dict, task: str, tmp_path: Path) -> None:
+def test_a_labelled_set_is_refused_with_the_tasks_that_fit(
+    row: dict, task: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=rf"labelled set. data.sources\[0\].task=TASK .*\b{task}\b"):
         read(lines(tmp_path, [row]))
 
 
-@pytest.mark.parametrize("other_columns", [{"code": "x"}, {"stars": 5}, {"parent_id": "1", "role": "prompter"}])
+@pytest.mark.parametrize(
+    "other_columns", [{"code": "x"}, {"stars": 5}, {"parent_id": "1", "role": "prompter"}]
+)
 def test_text_of_some_task_is_no_running_text(other_columns: dict, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"no known columns among text, {', '.join(other_columns)}"):
         read(lines(tmp_path, [{"text": "a", **other_columns}]))
-    assert read(lines(tmp_path, [{"text": "a", "url": "u", "token_count": 3, "meta": {"x": 1}}])).parsed
+    assert read(
+        lines(tmp_path, [{"text": "a", "url": "u", "token_count": 3, "meta": {"x": 1}}])
+    ).parsed
 
 
 def test_a_set_with_questions_about_texts_may_be_phrased(tmp_path: Path) -> None:
-    row = {"title": "t", "context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}
-    with pytest.raises(UserError, match=r"requests without answers.*data.sources\[0\].task=question_answering"):
+    row = {
+        "title": "t",
+        "context": "c",
+        "question": "q",
+        "answers": {"text": ["a"], "answer_start": [0]},
+    }
+    with pytest.raises(
+        UserError, match=r"requests without answers.*data.sources\[0\].task=question_answering"
+    ):
         read(lines(tmp_path, [row]))
     assert read(lines(tmp_path, [row]), task="question_answering").parsed
 
@@ -83,14 +98,25 @@ def test_a_column_of_later_rows_is_read_or_refused_too(tmp_path: Path) -> None:
 
 
 def test_any_column_can_be_given_a_role(tmp_path: Path) -> None:
-    rows = [{"frage": "a", "antworten": [{"text": "b"}, {"text": "c"}], "gut": {"x": [2, 1]}, "input": "not this"}]
+    rows = [
+        {
+            "frage": "a",
+            "antworten": [{"text": "b"}, {"text": "c"}],
+            "gut": {"x": [2, 1]},
+            "input": "not this",
+        }
+    ]
     file = lines(tmp_path, rows)
     answer = {"prompt": "frage", "completion": "antworten.0.text", "input": None}
     assert summarize(read(file, columns=answer)) == [(["a"], ["b"], None)]
     several = {"prompt": "frage", "completions": "antworten.text", "scores": "gut.x", "input": None}
-    assert summarize(read(file, Purpose.preferences, columns=several)) == [(["a"], ["b", "c"], [2, 1])]
+    assert summarize(read(file, Purpose.preferences, columns=several)) == [
+        (["a"], ["b", "c"], [2, 1])
+    ]
     listed = {**several, "scores": ["gut.x.1", "gut.x.0"]}
-    assert summarize(read(file, Purpose.preferences, columns=listed)) == [(["a"], ["b", "c"], [1, 2])]
+    assert summarize(read(file, Purpose.preferences, columns=listed)) == [
+        (["a"], ["b", "c"], [1, 2])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -98,21 +124,33 @@ def test_any_column_can_be_given_a_role(tmp_path: Path) -> None:
     [
         ({"promt": "frage"}, "columns: 'promt' .* Did you mean 'prompt'"),
         ({"prompt": "fragen"}, r"prompt: fragen.*rows.jsonl has no such column.*: frage, antwort"),
-        (None, r"no known columns among frage, antwort.*columns={prompt: COLUMN, completion: COLUMN}"),
+        (
+            None,
+            r"no known columns among frage, antwort.*columns={prompt: COLUMN, completion: COLUMN}",
+        ),
     ],
 )
-def test_unknown_columns_are_told_with_those_that_there_are(columns: Any, message: str, tmp_path: Path) -> None:
+def test_unknown_columns_are_told_with_those_that_there_are(
+    columns: Any, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message):
         read(lines(tmp_path, [{"frage": "a", "antwort": "b"}]), columns=columns)
 
 
-def test_an_optional_column_that_no_row_has_is_refused_and_one_that_some_have_is_not(tmp_path: Path) -> None:
+def test_an_optional_column_that_no_row_has_is_refused_and_one_that_some_have_is_not(
+    tmp_path: Path,
+) -> None:
     """A column may first occur far below the rows from which a format is detected, or in one file of a folder."""
     named, rows = {"input": "kontext"}, [ALPACA] * (PEEKED + 1)
-    with pytest.raises(UserError, match=r"sources\[0\].columns={input: kontext}: .*: instruction, output"):
+    with pytest.raises(
+        UserError, match=r"sources\[0\].columns={input: kontext}: .*: instruction, output"
+    ):
         read(lines(tmp_path, rows), columns=named)
     last = (["a\n\nc"], ["b"], None)
-    assert summarize(read(lines(tmp_path, [*rows, {**ALPACA, "kontext": "c"}]), columns=named))[-1] == last
+    assert (
+        summarize(read(lines(tmp_path, [*rows, {**ALPACA, "kontext": "c"}]), columns=named))[-1]
+        == last
+    )
     (tmp_path / "rows.jsonl").rename(tmp_path / "other.jsonl")
     lines(tmp_path, rows)
     assert last in summarize(read(tmp_path, columns=named))
@@ -141,17 +179,28 @@ def test_the_way_out_is_one_that_the_source_has(tmp_path: Path) -> None:
     chosen = "columns={completion: chosen, rejected: null} to read one answer of each row"
     with pytest.raises(UserError) as raised:
         read(tmp_path)
-    assert re.search(rf"Type label=dataset label.path={tmp_path} .* or data.sources\[0\].{chosen}", str(raised.value))
+    assert re.search(
+        rf"Type label=dataset label.path={tmp_path} .* or data.sources\[0\].{chosen}",
+        str(raised.value),
+    )
     with pytest.raises(UserError) as raised:
-        list(convert(Source(str(file)), "outside[0].path", lambda row: row, Purpose.answers, ReadReport()))
+        list(
+            convert(
+                Source(str(file)), "outside[0].path", lambda row: row, Purpose.answers, ReadReport()
+            )
+        )
     assert str(raised.value).endswith(f"Type outside[0].{chosen}.")
 
 
 def test_a_format_that_cannot_be_is_refused_with_those_that_can(tmp_path: Path) -> None:
     file = lines(tmp_path, [ALPACA])
-    with pytest.raises(UserError, match=r"sources\[0\].format=several: .*Type one of kto, chat, answered"):
+    with pytest.raises(
+        UserError, match=r"sources\[0\].format=several: .*Type one of kto, chat, answered"
+    ):
         read(file, format="several")
-    message = refused("stage=data", f"data.sources=[{{path: {file}, format: phrased}}]", f"outputs={tmp_path}")
+    message = refused(
+        "stage=data", f"data.sources=[{{path: {file}, format: phrased}}]", f"outputs={tmp_path}"
+    )
     assert "data.sources[0].task" in message
     assert "sentiment" in message
 
@@ -191,7 +240,11 @@ def test_what_says_how_good_an_answer_is_is_asked_about(
     column: str, values: list[Any], path: str, tmp_path: Path
 ) -> None:
     file = lines(
-        tmp_path, [{"prompt": "a", "response": text, column: v} for text, v in zip("bc", values, strict=True)]
+        tmp_path,
+        [
+            {"prompt": "a", "response": text, column: v}
+            for text, v in zip("bc", values, strict=True)
+        ],
     )
     with pytest.raises(UserError) as raised:
         read(file)
@@ -209,23 +262,32 @@ def test_what_says_how_good_an_answer_is_is_asked_about(
 def test_a_score_that_never_varies_says_nothing(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "response": "b", "score": 5}] * 2)
     assert [*read(file).unused_columns] == ["score"]
-    assert read(lines(tmp_path, [{"text": t, "score": n} for n, t in enumerate("ab")])).parsed, "of running text"
-    assert read(lines(tmp_path, [{"prompt": t, "score": n} for n, t in enumerate("ab")]), Purpose.prompts).parsed
+    assert read(lines(tmp_path, [{"text": t, "score": n} for n, t in enumerate("ab")])).parsed, (
+        "of running text"
+    )
+    assert read(
+        lines(tmp_path, [{"prompt": t, "score": n} for n, t in enumerate("ab")]), Purpose.prompts
+    ).parsed
 
 
 def test_a_bad_answer_that_comes_late_is_found(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "response": "b", "quality": "good"}] * PEEKED
     with pytest.raises(
-        UserError, match=rf"line {PEEKED + 1}: the column 'quality' is 'bad'.*columns={{label: quality}}"
+        UserError,
+        match=rf"line {PEEKED + 1}: the column 'quality' is 'bad'.*columns={{label: quality}}",
     ):
         read(lines(tmp_path, [*rows, {**rows[0], "quality": "bad"}]))
 
 
 @pytest.mark.parametrize("values", [[0, 1], [-1, 1], ["no", "yes"]])
-def test_labels_of_single_answers_that_nobody_knows_are_asked_for(values: list[Any], tmp_path: Path) -> None:
+def test_labels_of_single_answers_that_nobody_knows_are_asked_for(
+    values: list[Any], tmp_path: Path
+) -> None:
     file = lines(tmp_path, [{"prompt": "a", "completion": "b", "label": value} for value in values])
     bad, good = map(str, values)
-    with pytest.raises(UserError, match=rf"label holds {bad}, {good}, .*\.labels={{{bad}: WORD, {good}: WORD}}"):
+    with pytest.raises(
+        UserError, match=rf"label holds {bad}, {good}, .*\.labels={{{bad}: WORD, {good}: WORD}}"
+    ):
         read(file, Purpose.preferences)
     result = read(file, Purpose.preferences, labels={good: "true", bad: "false"})
     assert [each.scores for each in result.parsed] == [[0], [1]]
@@ -241,7 +303,9 @@ BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("row", "column"), BAD_ANSWERS)
-def test_a_column_that_calls_an_answer_a_bad_one_is_refused(row: dict, column: str, tmp_path: Path) -> None:
+def test_a_column_that_calls_an_answer_a_bad_one_is_refused(
+    row: dict, column: str, tmp_path: Path
+) -> None:
     good = {**row, column: not row[column]}
     file = lines(tmp_path, [good, row])
     with pytest.raises(UserError, match=rf"line 2: the column '{column}' is ") as raised:
@@ -259,13 +323,20 @@ def test_a_column_that_calls_an_answer_a_bad_one_is_refused(row: dict, column: s
     ("row", "column"),
     [
         ({"prompt": "a", "completion": "b", "reasoning": "on"}, "reasoning"),
-        ({"messages": [ASK, REPLY], "deepseek_thinking_trajectory": "so"}, "deepseek_thinking_trajectory"),
+        (
+            {"messages": [ASK, REPLY], "deepseek_thinking_trajectory": "so"},
+            "deepseek_thinking_trajectory",
+        ),
         ({"dialogue": ["a", "b"], "speakers": ["Ada", "Bob"]}, "speakers"),
     ],
 )
-def test_a_switch_thoughts_of_another_name_and_speakers_are_refused(row: dict, column: str, tmp_path: Path) -> None:
+def test_a_switch_thoughts_of_another_name_and_speakers_are_refused(
+    row: dict, column: str, tmp_path: Path
+) -> None:
     file = lines(tmp_path, [row])
-    with pytest.raises(UserError, match=rf"the column '{column}' .*columns={{{column}: null}} to leave it out"):
+    with pytest.raises(
+        UserError, match=rf"the column '{column}' .*columns={{{column}: null}} to leave it out"
+    ):
         read(file)
     assert summarize(read(file, columns={column: None})) == [(["a"], ["b"], None)]
 
@@ -277,7 +348,9 @@ RIVALS: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("row", "one", "other"), RIVALS)
-def test_two_columns_that_may_be_the_same_are_refused(row: dict, one: str, other: str, tmp_path: Path) -> None:
+def test_two_columns_that_may_be_the_same_are_refused(
+    row: dict, one: str, other: str, tmp_path: Path
+) -> None:
     file = lines(tmp_path, [row])
     role = "completion" if "problem" in row else "prompt"
     with pytest.raises(UserError, match=f"both {one} and {other} may be the {role}") as raised:
@@ -301,25 +374,40 @@ def test_two_columns_that_may_be_the_same_are_refused(row: dict, one: str, other
 def test_a_typo_inside_of_a_path_is_refused_with_the_nearest_name(
     role: str, path: str, message: str, tmp_path: Path
 ) -> None:
-    row = {"frage": "a", "answer": {"value": "b"}, "meta": {"system": None}, "notes": [{"text": "c"}]}
+    row = {
+        "frage": "a",
+        "answer": {"value": "b"},
+        "meta": {"system": None},
+        "notes": [{"text": "c"}],
+    }
     columns = {"prompt": "frage", "completion": "answer.value"} | {role: path}
     with pytest.raises(UserError, match=rf"sources\[0\].columns={{{role}: {path}}}: .*{message}"):
         read(lines(tmp_path, [row]), columns=columns)
     # An empty value counts as present, and so does a key that only one row has.
-    good = {"prompt": "frage", "completion": "answer.value", "system": "meta.system", "input": "late.text"}
+    good = {
+        "prompt": "frage",
+        "completion": "answer.value",
+        "system": "meta.system",
+        "input": "late.text",
+    }
     rows = [*[row] * (PEEKED + 1), {**row, "late": {"text": "d"}}]
     assert summarize(read(lines(tmp_path, rows), columns=good))[-1] == (["a\n\nd"], ["b"], None)
 
 
 def test_two_of_several_answers_are_no_preference(tmp_path: Path) -> None:
     row = {"prompt": "a", "answer_1": "b", "answer_2": "c", "preference": 2}
-    assert summarize(read(lines(tmp_path, [row]), Purpose.preferences)) == [(["a"], ["b", "c"], [0, 1])]
+    assert summarize(read(lines(tmp_path, [row]), Purpose.preferences)) == [
+        (["a"], ["b", "c"], [0, 1])
+    ]
     with pytest.raises(UserError, match="no known columns"):
         read(lines(tmp_path, [{**row, "answer_3": "d"}]), Purpose.preferences)
 
 
 def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
-    file = lines(tmp_path, [{"prompt": "a", "response_1": "b", "response_2": "c", "preference": n} for n in (-1, 1)])
+    file = lines(
+        tmp_path,
+        [{"prompt": "a", "response_1": "b", "response_2": "c", "preference": n} for n in (-1, 1)],
+    )
     with pytest.raises(UserError, match=r" -1, 1, .*\.labels={-1: WORD, 1: WORD}"):
         read(file, Purpose.preferences)
     result = read(file, Purpose.preferences, labels={-1: "response_1", 1: "response_2"})
@@ -329,10 +417,19 @@ def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": ["a", "c"], "completion": "b"}, "prompt: holds 2 requests: type `columns: {prompt: prompt.0}`"),
+        (
+            {"prompt": ["a", "c"], "completion": "b"},
+            "prompt: holds 2 requests: type `columns: {prompt: prompt.0}`",
+        ),
         ({"prompt": [ASK], "input": "c", "completion": "b"}, "type `columns: {input: null}`"),
-        ({"question": "a", "answer": {"value": "b"}}, "type `columns: {completion: answer.KEY}`; its keys are value"),
-        ({"question": "a", "answer": True}, "must be text, is bool: type `labels: {true: WORD, …}`"),
+        (
+            {"question": "a", "answer": {"value": "b"}},
+            "type `columns: {completion: answer.KEY}`; its keys are value",
+        ),
+        (
+            {"question": "a", "answer": True},
+            "must be text, is bool: type `labels: {true: WORD, …}`",
+        ),
     ],
 )
 def test_a_row_says_what_would_have_it_read(row: dict, reason: str, tmp_path: Path) -> None:

@@ -24,11 +24,18 @@ KINDS: dict[str, dict[str, Any]] = {
 COMPARED: dict[str, dict[str, Any]] = {
     "chosen": {"prompt": "a", "chosen": "b", "rejected": "c"},
     "ab": {"prompt": "a", "output_1": "b", "output_2": "c", "preference": 2},
-    "scored": {"prompt": "a", "completions": [{"text": "b", "score": 1}, {"text": "c", "score": 0}]},
+    "scored": {
+        "prompt": "a",
+        "completions": [{"text": "b", "score": 1}, {"text": "c", "score": 0}],
+    },
 }
 KEYS = ["role", "content", "from", "value", "text", "score"]
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
     max_leaves=6,
 )
@@ -67,8 +74,14 @@ def check(content: bytes, purpose: Purpose) -> None:
         except UserError as error:  # a column that changes the meaning, or a file of another kind
             assert "rows.jsonl" in str(error)
             return
-        lines_written = [line for line in content.split(b"\n") if line.strip(b" \t\r\n\xef\xbb\xbf")]
-        assert result.rows == len(lines_written) == len(result.parsed) + len(result.bad_rows) + result.left_out
+        lines_written = [
+            line for line in content.split(b"\n") if line.strip(b" \t\r\n\xef\xbb\xbf")
+        ]
+        assert (
+            result.rows
+            == len(lines_written)
+            == len(result.parsed) + len(result.bad_rows) + result.left_out
+        )
         assert all(isinstance(row, Row) and row.error and str(row.error) for row in result.bad_rows)
         for each in result.parsed:
             assert all(turn["content"].strip() for turn in each.messages)

@@ -66,11 +66,19 @@ CONTENTS = {
     "pretty.json": "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
     "beside.jsonl": LINES.replace("\n", "").encode(),
     "wrapped.json": json.dumps({"version": "1", "data": ROWS}, indent=1).encode(),
-    "columns.json": json.dumps({key: {str(i): row[key] for i, row in enumerate(ROWS)} for key in ROWS[0]}).encode(),
-    "lists.json": json.dumps({key: [row[key] for row in ROWS] for key in ROWS[0]}, indent=2).encode(),
-    "split.json": json.dumps({"columns": [*ROWS[0]], "index": [0, 1], "data": [[*r.values()] for r in ROWS]}).encode(),
+    "columns.json": json.dumps(
+        {key: {str(i): row[key] for i, row in enumerate(ROWS)} for key in ROWS[0]}
+    ).encode(),
+    "lists.json": json.dumps(
+        {key: [row[key] for row in ROWS] for key in ROWS[0]}, indent=2
+    ).encode(),
+    "split.json": json.dumps(
+        {"columns": [*ROWS[0]], "index": [0, 1], "data": [[*r.values()] for r in ROWS]}
+    ).encode(),
     "bytes.parquet": written(
-        lambda rows, sink: pq.write_table(rows.cast(pa.schema([(name, pa.binary()) for name in ROWS[0]])), sink)
+        lambda rows, sink: pq.write_table(
+            rows.cast(pa.schema([(name, pa.binary()) for name in ROWS[0]])), sink
+        )
     ),
 }
 PACKED: dict[str, Callable[[bytes], bytes]] = {
@@ -105,22 +113,46 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.json", json.dumps({"a": ROWS, "b": ROWS[:1]}, indent=1), r"one JSON object .* jq -c '\.a\[\]'"),
+        (
+            "rows.json",
+            json.dumps({"a": ROWS, "b": ROWS[:1]}, indent=1),
+            r"one JSON object .* jq -c '\.a\[\]'",
+        ),
         (
             "rows.json",
             json.dumps({"Definition": ["a"], "Instances": ROWS}),
             r"jq -c '{Definition} \+ \.Instances\[\]'",
         ),
         ("rows.json", json.dumps({"1": ROWS[0]}, indent=1), r"one JSON object .* jq -c '\.\[\]'"),
-        ("rows.json", '{\n "data": [\n  {\n   "a": 1,\n  }\n ]\n}', r"line [45] column .*Correct the object"),
-        ("rows.json", '{\n "data": [\n  {"a": NaN}\n ]\n}', r"NaN is not a number\. Write null: sed .*Correct"),
+        (
+            "rows.json",
+            '{\n "data": [\n  {\n   "a": 1,\n  }\n ]\n}',
+            r"line [45] column .*Correct the object",
+        ),
+        (
+            "rows.json",
+            '{\n "data": [\n  {"a": NaN}\n ]\n}',
+            r"NaN is not a number\. Write null: sed .*Correct",
+        ),
         ("rows.csv", b"PK\x03\x04 a workbook", "is a zip archive or an Excel workbook"),
-        ("rows.db", b"SQLite format 3\0", r"sqlite3 -header -csv /.*/rows.db 'select \* from TABLE' > rows.csv"),
+        (
+            "rows.db",
+            b"SQLite format 3\0",
+            r"sqlite3 -header -csv /.*/rows.db 'select \* from TABLE' > rows.csv",
+        ),
         ("rows.pkl", b"\x80\x04K", "a pickle, which may run code"),
         ("rows.yaml", "- prompt: a\n", r"is YAML. Write it as JSON lines: python -c .*rows.yaml"),
-        ("rows.jsonl", b"rows.jsonl" + b"\0" * 247 + b"ustar", "is a tar archive. Unpack it: tar -xf /.*/rows.jsonl"),
+        (
+            "rows.jsonl",
+            b"rows.jsonl" + b"\0" * 247 + b"ustar",
+            "is a tar archive. Unpack it: tar -xf /.*/rows.jsonl",
+        ),
         ("rows.csv", "instruction,output\n".encode("utf-16"), "is UTF-16. Save it as UTF-8: iconv"),
-        ("rows.txt", "a\n\nb\nc", r"Type `documents: WORD` .* file \(1\).*paragraphs \(2\), lines \(3\)"),
+        (
+            "rows.txt",
+            "a\n\nb\nc",
+            r"Type `documents: WORD` .* file \(1\).*paragraphs \(2\), lines \(3\)",
+        ),
     ],
 )
 def test_what_has_no_rows_is_refused_with_a_way_out(
@@ -132,7 +164,8 @@ def test_what_has_no_rows_is_refused_with_a_way_out(
 
 
 @pytest.mark.parametrize(
-    "line", ['{"a": "b', '{"a": "\u00e9', '{"a" 1}', '{"a": 1} x', "\x0b{}", "{}\x0c", "[1,]", "nul"]
+    "line",
+    ['{"a": "b', '{"a": "\u00e9', '{"a" 1}', '{"a": 1} x', "\x0b{}", "{}\x0c", "[1,]", "nul"],
 )
 def test_a_broken_line_is_told_as_the_decoder_tells_it(line: str, tmp_path: Path) -> None:
     """The carriage return may be inside a string that was not closed."""
@@ -148,7 +181,11 @@ def test_a_broken_line_is_told_as_the_decoder_tells_it(line: str, tmp_path: Path
 def test_plain_text_is_divided_as_it_is_told(tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
     path.write_text("a\r\nb\r\n\r\nc\r\n\r\n\r\nd\r\n", newline="")
-    divided = {"file": ["a\nb\n\nc\n\n\nd"], "sections": ["a\nb\n\nc", "d"], "paragraphs": ["a\nb", "c", "d"]}
+    divided = {
+        "file": ["a\nb\n\nc\n\n\nd"],
+        "sections": ["a\nb\n\nc", "d"],
+        "paragraphs": ["a\nb", "c", "d"],
+    }
     for documents, texts in {**divided, "lines": list("abcd")}.items():
         assert [each.answers[0] for each in read(path, documents=documents).parsed] == texts
 
@@ -168,11 +205,15 @@ def test_labels_that_datasets_wrote_as_numbers_have_their_names(tmp_path: Path) 
 def test_a_column_that_was_taken_out_leaves_its_names_behind(tmp_path: Path) -> None:
     from datasets import ClassLabel, Dataset, Features, Value
 
-    features = Features({"prompt": Value("string"), "completion": Value("string"), "label": ClassLabel(names=["a"])})
+    features = Features(
+        {"prompt": Value("string"), "completion": Value("string"), "label": ClassLabel(names=["a"])}
+    )
     Dataset.from_dict({"prompt": ["a"], "completion": ["b"], "label": [0]}, features).to_parquet(
         tmp_path / "all.parquet"
     )
-    pq.write_table(pq.read_table(tmp_path / "all.parquet").drop_columns(["label"]), tmp_path / "rows.parquet")
+    pq.write_table(
+        pq.read_table(tmp_path / "all.parquet").drop_columns(["label"]), tmp_path / "rows.parquet"
+    )
     assert summarize(read(tmp_path / "rows.parquet")) == [(["a"], ["b"], None)]
 
 
@@ -204,9 +245,14 @@ def test_a_table_is_read_in_groups_of_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.txt", "rows.csv"])
-def test_a_file_in_windows_1252_is_told_with_the_command_that_converts_it(name: str, tmp_path: Path) -> None:
+def test_a_file_in_windows_1252_is_told_with_the_command_that_converts_it(
+    name: str, tmp_path: Path
+) -> None:
     row = {"instruction": "Größe?", "output": "5 €"}
-    text = {".jsonl": f"{json.dumps(row, ensure_ascii=False)}\n", ".json": json.dumps([row], ensure_ascii=False)}
+    text = {
+        ".jsonl": f"{json.dumps(row, ensure_ascii=False)}\n",
+        ".json": json.dumps([row], ensure_ascii=False),
+    }
     file = tmp_path / name
     file.write_bytes(text.get(file.suffix, "instruction,output\nGröße?,5 €\n").encode("cp1252"))
     command = f"iconv -f CP1252 -t UTF-8 {file} > rows.utf8{file.suffix}"
@@ -231,7 +277,10 @@ def test_bytes_that_are_no_text_at_all_are_told_as_such(tmp_path: Path) -> None:
 
 def test_rows_by_their_ids_keep_them(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps({"x": ROWS[0], "y": ROWS[1]}))
-    assert [row.value for row in rows_of(tmp_path / "rows.json")] == [{"id": "x", **ROWS[0]}, {"id": "y", **ROWS[1]}]
+    assert [row.value for row in rows_of(tmp_path / "rows.json")] == [
+        {"id": "x", **ROWS[0]},
+        {"id": "y", **ROWS[1]},
+    ]
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -239,8 +288,15 @@ def test_rows_by_their_ids_keep_them(tmp_path: Path) -> None:
     "row",
     [
         ROWS[0],
-        {"prompt": "a", "chosen": {"role": "assistant", "content": "b"}, "rejected": {"role": "x", "content": "c"}},
-        {"id": "1", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        {
+            "prompt": "a",
+            "chosen": {"role": "assistant", "content": "b"},
+            "rejected": {"role": "x", "content": "c"},
+        },
+        {
+            "id": "1",
+            "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        },
     ],
 )
 def test_a_single_object_may_be_a_row(row: dict, indent: int | None, tmp_path: Path) -> None:
@@ -267,7 +323,9 @@ def test_a_list_in_a_cell_may_be_as_python_shows_it(tmp_path: Path) -> None:
         (["training.jsonl", "testing.jsonl"], "training*"),
     ],
 )  # fmt: skip
-def test_a_folder_with_a_split_that_is_held_out_is_refused(names: list[str], train: str, tmp_path: Path) -> None:
+def test_a_folder_with_a_split_that_is_held_out_is_refused(
+    names: list[str], train: str, tmp_path: Path
+) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(LINES)
@@ -289,13 +347,20 @@ def test_every_file_of_a_folder_is_read_however_its_name_ends(tmp_path: Path) ->
 
 
 def test_an_object_may_go_on_behind_its_first_field(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text('{"prompt": "q",\n "completion": "a"}\n{"prompt": "r",\n "completion": "b"}\n')
+    (tmp_path / "rows.json").write_text(
+        '{"prompt": "q",\n "completion": "a"}\n{"prompt": "r",\n "completion": "b"}\n'
+    )
     assert summarize(read(tmp_path / "rows.json")) == [(["q"], ["a"], None), (["r"], ["b"], None)]
 
 
 def test_columns_of_a_split_table_may_be_numbers_or_have_types(tmp_path: Path) -> None:
-    for names, read_as in (([0, 1], {"0", "1"}), ([{"name": "a", "type": "text"}, {"name": "b"}], {"a", "b"})):
-        (tmp_path / "rows.json").write_text(json.dumps({"columns": names, "data": [["c", "d"]]}, indent=1))
+    for names, read_as in (
+        ([0, 1], {"0", "1"}),
+        ([{"name": "a", "type": "text"}, {"name": "b"}], {"a", "b"}),
+    ):
+        (tmp_path / "rows.json").write_text(
+            json.dumps({"columns": names, "data": [["c", "d"]]}, indent=1)
+        )
         [row] = rows_of(tmp_path / "rows.json")
         assert isinstance(row.value, dict) and {*row.value} == read_as
 
@@ -305,5 +370,7 @@ def test_the_command_that_replaces_what_is_no_number_does_so_in_lists_too(tmp_pa
     file.write_text('{"a": NaN, "b": [NaN,1, NaN]}\n')
     [row] = rows_of(file)
     command = str(row.error).split("Write null: ")[1]
-    mended = subprocess.run(f"{command} {file}", shell=True, check=True, capture_output=True, text=True).stdout
+    mended = subprocess.run(
+        f"{command} {file}", shell=True, check=True, capture_output=True, text=True
+    ).stdout
     assert json.loads(mended) == {"a": None, "b": [None, 1, None]}

@@ -20,14 +20,25 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{
 CALLED = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 TOOL = {"type": "function", "function": {"name": "f"}}
 TOLD = TOOLS.format('{"type": "function", "function": {"name": "f"}}')
-PARTS = [{"type": "reasoning", "value": "so"}, {"type": "tool_call", "value": '{"name": "f", "arguments": {"x": 1}}'}]
+PARTS = [
+    {"type": "reasoning", "value": "so"},
+    {"type": "tool_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+]
 
 # A row, the contents of its messages, the answer.
 EXAMPLES: list[tuple[dict[str, Any], list[str], str]] = [
     # Alpaca, Dolly
     ({"instruction": "Add.", "input": "1 2", "output": "3"}, ["Add.\n\n1 2"], "3"),
-    ({"instruction": "c", "output": "d", "system": "s", "history": [["a", "b"]]}, ["s", "a", "b", "c"], "d"),
-    ({"instruction": "c", "output": "d", "system": " ", "history": None, "tools": "[]"}, ["c"], "d"),
+    (
+        {"instruction": "c", "output": "d", "system": "s", "history": [["a", "b"]]},
+        ["s", "a", "b", "c"],
+        "d",
+    ),
+    (
+        {"instruction": "c", "output": "d", "system": " ", "history": None, "tools": "[]"},
+        ["c"],
+        "d",
+    ),
     ({"instruction": "c", "context": "e", "response": "d"}, ["c\n\ne"], "d"),
     # prompt and completion, question and answer, and how others call them
     ({"prompt": "a", "completion": "b"}, ["a"], "b"),
@@ -39,23 +50,54 @@ EXAMPLES: list[tuple[dict[str, Any], list[str], str]] = [
     ({"query": "a", "response": "b"}, ["a"], "b"),
     ({"inputs": "a", "targets": "b"}, ["a"], "b"),
     ({"problem": "a", "solution": "b"}, ["a"], "b"),
-    ({"prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "response": "d"}, ["a", "b", "c"], "d"),
+    (
+        {"prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "response": "d"},
+        ["a", "b", "c"],
+        "d",
+    ),
     ({"prompt": "a", "completion": "b", "reasoning": "so"}, ["a"], "<think>\nso\n</think>\n\nb"),
-    ({"prompt": "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n", "completion": "b<|im_end|>\n"}, ["a"], "b"),
+    (
+        {
+            "prompt": "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n",
+            "completion": "b<|im_end|>\n",
+        },
+        ["a"],
+        "b",
+    ),
     ({"prompt": "a", "completion": "b</s>"}, ["a"], "b"),
-    ({"prompt": "How does an s element end?", "completion": "</s>"}, ["How does an s element end?"], "</s>"),
+    (
+        {"prompt": "How does an s element end?", "completion": "</s>"},
+        ["How does an s element end?"],
+        "</s>",
+    ),
     ({"prompt": "System: a", "completion": "b"}, ["System: a"], "b"),
     # messages, ShareGPT, transcripts
     ({"messages": [ASK, REPLY]}, ["a"], "b"),
-    ({"messages": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'}, ["a"], "b"),
+    (
+        {"messages": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'},
+        ["a"],
+        "b",
+    ),
     ({"messages": [ASK, REPLY], "system": "s"}, ["s", "a"], "b"),
-    ({"messages": [{**ASK, "loss_weight": 0.0, "tool_calls": None}, {**REPLY, "train": True}]}, ["a"], "b"),
-    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, ["a"], "b"),
+    (
+        {"messages": [{**ASK, "loss_weight": 0.0, "tool_calls": None}, {**REPLY, "train": True}]},
+        ["a"],
+        "b",
+    ),
+    (
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        ["a"],
+        "b",
+    ),
     ({"text": "### Human: a\n### Assistant: b"}, ["a"], "b"),
     ({"text": "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"}, ["a"], "b"),
     ({"messages": "\n\nHuman: a\n\nAssistant: b"}, ["a"], "b"),
     # tools and reasoning
-    ({"messages": [ASK, {**REPLY, "reasoning_content": "so"}]}, ["a"], "<think>\nso\n</think>\n\nb"),
+    (
+        {"messages": [ASK, {**REPLY, "reasoning_content": "so"}]},
+        ["a"],
+        "<think>\nso\n</think>\n\nb",
+    ),
     ({"messages": [ASK, {**THINKING, "reasoning_content": "so"}]}, ["a"], THINKING["content"]),
     ({"messages": "USER: a ASSISTANT: b</s>USER: c ASSISTANT: d</s>"}, ["a", "b", "c"], "d"),
     (
@@ -71,7 +113,11 @@ EXAMPLES: list[tuple[dict[str, Any], list[str], str]] = [
         [TOLD, "a", CALLED, "2"],
         "b",
     ),
-    ({"messages": [ASK, {"role": "assistant", "content": PARTS}]}, ["a"], f"<think>\nso\n</think>\n\n{CALLED}"),
+    (
+        {"messages": [ASK, {"role": "assistant", "content": PARTS}]},
+        ["a"],
+        f"<think>\nso\n</think>\n\n{CALLED}",
+    ),
     (
         {
             "conversations": [
@@ -87,15 +133,25 @@ EXAMPLES: list[tuple[dict[str, Any], list[str], str]] = [
         "b",
     ),
     ({"conversations": ["a", "b", "c", "d"]}, ["a", "b", "c"], "d"),
-    ({"conversation": [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]}, ["a", "b", "c"], "d"),
-    ({"messages": [{"role": "system", "content": "<tools>"}, ASK, REPLY], "tools": [TOOL]}, ["<tools>", "a"], "b"),
+    (
+        {"conversation": [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]},
+        ["a", "b", "c"],
+        "d",
+    ),
+    (
+        {"messages": [{"role": "system", "content": "<tools>"}, ASK, REPLY], "tools": [TOOL]},
+        ["<tools>", "a"],
+        "b",
+    ),
     # running text
     ({"text": "b"}, [], "b"),
 ]
 
 
 @pytest.mark.parametrize(("row", "messages", "answer"), EXAMPLES)
-def test_a_row_is_told_by_its_columns(row: dict, messages: list[str], answer: str, tmp_path: Path) -> None:
+def test_a_row_is_told_by_its_columns(
+    row: dict, messages: list[str], answer: str, tmp_path: Path
+) -> None:
     result = read(lines(tmp_path, [row]))
     assert summarize(result) == [(messages, [answer], None)]
     assert not result.unused_columns
@@ -103,7 +159,10 @@ def test_a_row_is_told_by_its_columns(row: dict, messages: list[str], answer: st
 
 WHOLE = [[ASK, REPLY], [ASK, {"role": "assistant", "content": "c"}]]
 HH = ["\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant: c"]
-RATED = [{"model": "m", "response": "b", "overall_score": 7.5}, {"model": "n", "response": "c", "overall_score": 2}]
+RATED = [
+    {"model": "m", "response": "b", "overall_score": 7.5},
+    {"model": "n", "response": "c", "overall_score": 2},
+]
 
 # A row, and the scores of its answers b and c to a.
 PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
@@ -119,7 +178,10 @@ PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
     # two, and which is preferred
     ({"instruction": "a", "output_1": "b", "output_2": "c", "preference": 2}, [0, 1]),
     ({"input": "a", "output_1": "b", "output_2": "c", "label": "1"}, [1, 0]),
-    ({"prompt": "a", "response_1": "b", "response_2": "c", "preference": 1.5, "model_1": "m"}, [0.5, 0.5]),
+    (
+        {"prompt": "a", "response_1": "b", "response_2": "c", "preference": 1.5, "model_1": "m"},
+        [0.5, 0.5],
+    ),
     ({"prompt": "a", "response_a": "b", "response_b": "c", "winner": "model_b"}, [0, 1]),
     ({"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 0}, [1, 0]),
     ({"question": "a", "answer_a": "b", "answer_b": "c", "winner": "tie"}, [0.5, 0.5]),
@@ -127,13 +189,21 @@ PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
     # several, with scores or ranks
     ({"instruction": "a", "completions": RATED}, [7.5, 2]),
     ({"prompt": "a", "responses": ["b", "c"], "scores": ["0.5", 0.75]}, [0.5, 0.75]),
-    ({"prompt": "\n\nHuman: a\n\nAssistant:", "answers": [{"answer": t, "rank": r} for t, r in ("b1", "c2")]}, [1, 0]),
+    (
+        {
+            "prompt": "\n\nHuman: a\n\nAssistant:",
+            "answers": [{"answer": t, "rank": r} for t, r in ("b1", "c2")],
+        },
+        [1, 0],
+    ),
     ({"prompt": "a", "completions": ["b", "c"], "ranks": [2, 1]}, [0, 1]),
 ]
 
 
 @pytest.mark.parametrize(("row", "scores"), PREFERENCES)
-def test_a_preference_is_told_by_its_columns(row: dict, scores: list[float], tmp_path: Path) -> None:
+def test_a_preference_is_told_by_its_columns(
+    row: dict, scores: list[float], tmp_path: Path
+) -> None:
     file = lines(tmp_path, [row])
     assert summarize(read(file, Purpose.preferences))[0] == (["a"], ["b", "c"], scores)
     assert summarize(read(file, Purpose.prompts))[0][0] == ["a"]
@@ -160,7 +230,10 @@ def test_preferences_are_no_examples(row: dict, scores: list[float], tmp_path: P
 def test_an_answer_may_be_called_good_or_bad(row: dict, tmp_path: Path) -> None:
     bad = {k: False if v in (True, "True") else v for k, v in row.items()}
     for purpose in set(Purpose) - {Purpose.candidates}:  # which nobody judged
-        assert summarize(read(lines(tmp_path, [row, bad]), purpose)) == [(["a"], ["b"], [1]), (["a"], ["b"], [0])]
+        assert summarize(read(lines(tmp_path, [row, bad]), purpose)) == [
+            (["a"], ["b"], [1]),
+            (["a"], ["b"], [0]),
+        ]
 
 
 def test_numbers_are_classes_unless_they_are_said_to_be_flags(tmp_path: Path) -> None:
@@ -185,14 +258,22 @@ def test_words_for_preferences_may_name_the_columns(tmp_path: Path) -> None:
         ({"instruction": " ", "output": "b"}, "instruction: is empty"),
         ({"Instruction": "a", "output": "b"}, "instruction: the column is missing"),
         ({"instruction": "a", "output": "\ud800"}, "half a surrogate pair"),
-        ({"instruction": "\n\nHuman: \ud800\n\nAssistant:", "output": "b"}, "half a surrogate pair"),
+        (
+            {"instruction": "\n\nHuman: \ud800\n\nAssistant:", "output": "b"},
+            "half a surrogate pair",
+        ),
         ({"instruction": "\n\nHuman: \n\nAssistant:", "output": "b"}, "is empty"),
         ({"instruction": "a", "history": "b", "output": "c"}, "history: must be a list"),
         ([1], "a row must be an object"),
     ],
 )
 def test_a_row_unlike_the_others_says_why(row: object, reason: str, tmp_path: Path) -> None:
-    result = read(lines(tmp_path, [{"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b"}, row]))
+    result = read(
+        lines(
+            tmp_path,
+            [{"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b"}, row],
+        )
+    )
     assert reason in str(result.bad_rows[0].error)
 
 
@@ -203,32 +284,62 @@ def test_a_row_unlike_the_others_says_why(row: object, reason: str, tmp_path: Pa
         ([{"role": ["user"], "content": "a"}, REPLY], "messages: unknown role"),
         ([REPLY], "no user turn"),
         ([ASK, ASK, REPLY], "do not alternate: user, user, assistant"),
-        ([ASK, REPLY, {"role": "system", "content": "s"}, REPLY], "a system message is not the first message"),
+        (
+            [ASK, REPLY, {"role": "system", "content": "s"}, REPLY],
+            "a system message is not the first message",
+        ),
         ([ASK, {"role": "assistant", "content": [{"type": "text", "text": None}]}], "must be text"),
-        ([ASK, {"role": "assistant", "content": [{"type": "image", "url": "b"}]}], "a part of type 'image'"),
-        ([ASK, {"role": "assistant", "tool_calls": [{"id": 1}]}], "a tool call must have a name and arguments"),
+        (
+            [ASK, {"role": "assistant", "content": [{"type": "image", "url": "b"}]}],
+            "a part of type 'image'",
+        ),
+        (
+            [ASK, {"role": "assistant", "tool_calls": [{"id": 1}]}],
+            "a tool call must have a name and arguments",
+        ),
         ([ASK, {"role": "assistant", "content": " "}], "messages"),
     ],
 )
-def test_turns_that_are_no_conversation_say_why(turns: list[Any], reason: str, tmp_path: Path) -> None:
+def test_turns_that_are_no_conversation_say_why(
+    turns: list[Any], reason: str, tmp_path: Path
+) -> None:
     good = {"messages": [ASK, REPLY]}
     result = read(lines(tmp_path, [good, good, {"messages": turns}]))
     assert reason in str(result.bad_rows[0].error)
 
 
 def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
-    rows = [{"messages": [ASK, {**REPLY, "reasoning_content": "so"}]}, {"messages": [ASK, THINKING]}]
-    transcript = [{"text": f"<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n{THINKING['content']}<|im_end|>"}]
-    assert [each.answers[0] for each in read(lines(tmp_path, transcript), reasoning="strip").parsed] == ["b"]
-    assert [each.answers[0] for each in read(lines(tmp_path, rows)).parsed] == ["<think>\nso\n</think>\n\nb"] * 2
-    assert [each.answers[0] for each in read(lines(tmp_path, rows), reasoning="strip").parsed] == ["b", "b"]
+    rows = [
+        {"messages": [ASK, {**REPLY, "reasoning_content": "so"}]},
+        {"messages": [ASK, THINKING]},
+    ]
+    transcript = [
+        {
+            "text": f"<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n{THINKING['content']}<|im_end|>"
+        }
+    ]
+    assert [
+        each.answers[0] for each in read(lines(tmp_path, transcript), reasoning="strip").parsed
+    ] == ["b"]
+    assert [each.answers[0] for each in read(lines(tmp_path, rows)).parsed] == [
+        "<think>\nso\n</think>\n\nb"
+    ] * 2
+    assert [each.answers[0] for each in read(lines(tmp_path, rows), reasoning="strip").parsed] == [
+        "b",
+        "b",
+    ]
 
 
 def test_an_answer_that_is_a_json_array_stays_text(tmp_path: Path) -> None:
     answers = ['[{"name": "Ada"}]', '[{"name": "Bo"}, {"age": 3}]']
     rows = [dict(zip(("prompt", "chosen", "rejected"), ("List two users.", *answers), strict=True))]
     assert [*read(lines(tmp_path, rows), Purpose.preferences).parsed[0].answers] == answers
-    turns = [{"prompt": "a", "chosen": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'}]
+    turns = [
+        {
+            "prompt": "a",
+            "chosen": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]',
+        }
+    ]
     turns[0]["rejected"] = "[{'from': 'human', 'value': 'a'}, {'from': 'gpt', 'value': 'c'}]"
     assert [*read(lines(tmp_path, turns), Purpose.preferences).parsed[0].answers] == ["b", "c"]
 
@@ -243,8 +354,13 @@ def test_an_empty_list_may_be_the_words_of_a_request_or_an_answer(tmp_path: Path
     assert second[:2] == (["An empty JSON object."], ["{}"])
 
 
-SYSTEM, QUESTION = {"role": "system", "content": "Answer in French."}, {"role": "user", "content": "q"}
-SIDES = {name: [QUESTION, {"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+SYSTEM, QUESTION = (
+    {"role": "system", "content": "Answer in French."},
+    {"role": "user", "content": "q"},
+)
+SIDES = {
+    name: [QUESTION, {"role": "assistant", "content": name}] for name in ("chosen", "rejected")
+}
 
 
 def test_a_system_message_of_the_prompt_stands_before_sides_without_one(tmp_path: Path) -> None:
@@ -256,7 +372,8 @@ def test_a_system_message_of_the_prompt_stands_before_sides_without_one(tmp_path
 
 
 @pytest.mark.parametrize(
-    "mark", ["[INST]", "<｜User｜>", "<|start_of_role|>", "<|header_start|>", "<|start|>user<|message|>"]
+    "mark",
+    ["[INST]", "<｜User｜>", "<|start_of_role|>", "<|header_start|>", "<|start|>user<|message|>"],
 )
 def test_text_that_was_rendered_for_a_model_is_no_running_text(mark: str, tmp_path: Path) -> None:
     result = read(lines(tmp_path, [{"text": "b"}, {"text": "b"}, {"text": f"{mark} a"}]))
@@ -267,22 +384,36 @@ def test_a_call_whose_arguments_are_no_json_is_told() -> None:
     broken = {**CALL, "function": {"name": "f", "arguments": "{x"}}
     with pytest.raises(BadRow, match="a tool call is not JSON"):
         parse_turn({"role": "assistant", "tool_calls": [broken]}, "messages")
-    blank, two = ({**CALL, "function": {"name": "f", "arguments": each}} for each in (" ", '{"a": 1}, {"b": 2}'))
-    assert '"arguments": {}' in parse_turn({"role": "assistant", "tool_calls": [blank]}, "messages")["content"]
+    blank, two = (
+        {**CALL, "function": {"name": "f", "arguments": each}}
+        for each in (" ", '{"a": 1}, {"b": 2}')
+    )
+    assert (
+        '"arguments": {}'
+        in parse_turn({"role": "assistant", "tool_calls": [blank]}, "messages")["content"]
+    )
     with pytest.raises(BadRow, match="must be one JSON value"):
         parse_turn({"role": "assistant", "tool_calls": [two]}, "messages")
 
 
 def called(arguments: dict[str, Any]) -> list[dict[str, Any]]:
     call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
-    return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    return [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
 
 
 def test_a_tables_tool_calls_have_the_arguments_that_were_written(tmp_path: Path) -> None:
     """Arrow gives each call the arguments of all others, as null."""
-    rows = [{"messages": called(arguments)} for arguments in ({"city": "Paris"}, {"x": 1, "y": [{"z": 2}]})]
+    rows = [
+        {"messages": called(arguments)}
+        for arguments in ({"city": "Paris"}, {"x": 1, "y": [{"z": 2}]})
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    by_table, by_lines = (summarize(read(file)) for file in (tmp_path / "rows.parquet", lines(tmp_path, rows)))
+    by_table, by_lines = (
+        summarize(read(file)) for file in (tmp_path / "rows.parquet", lines(tmp_path, rows))
+    )
     assert by_table == by_lines and len(by_table) == 2
 
 

@@ -72,7 +72,10 @@ def test_a_line_is_as_long_as_the_key_allows(name: str, content: str, tmp_path: 
 def test_a_field_that_never_closes_is_held_no_longer_than_a_line(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text('instruction,output\na,"' + "b\n" * 1_000_000)
-    assert any(row.error and "field larger than field limit" in str(row.error) for row in rows_of(file, limits=LIMITS))
+    assert any(
+        row.error and "field larger than field limit" in str(row.error)
+        for row in rows_of(file, limits=LIMITS)
+    )
 
 
 def test_a_line_of_gigabytes_takes_no_more_memory_than_the_key_allows(tmp_path: Path) -> None:
@@ -88,14 +91,26 @@ def test_the_keys_reach_every_reader_and_no_fingerprint(tmp_path: Path) -> None:
     file, long = lines(tmp_path, [ROW]), tmp_path / "long.jsonl"
     long.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": LONG}))
     sources = (f"data.sources=[{{path: {file}}}]", "data.audit.against=null")
-    plain, bounded = (nodes(tmp_path, *sources, *more) for more in ((), ("data.max_line=2", "data.max_file=2")))
+    plain, bounded = (
+        nodes(tmp_path, *sources, *more) for more in ((), ("data.max_line=2", "data.max_file=2"))
+    )
     assert bounded["data_source_1"].config.source.limits == ReadLimits(2, 2)
     assert plain["report"].fingerprint == bounded["report"].fingerprint
-    label = (f"label.path={long}", f"outputs={tmp_path / 'outputs'}", "data.max_line=1", "stage=label")
+    label = (
+        f"label.path={long}",
+        f"outputs={tmp_path / 'outputs'}",
+        "data.max_line=1",
+        "stage=label",
+    )
     assert "Type data.max_line=MB" in refused(*TINY, "label=dataset", *label)
     candidates = tmp_path / "candidates.jsonl"
     candidates.write_text(json.dumps({"prompt": "a", "completion": LONG}))
-    sample = (f"sample.file={candidates}", f"outputs={tmp_path / 'outputs'}", "data.max_line=1", "stage=plan")
+    sample = (
+        f"sample.file={candidates}",
+        f"outputs={tmp_path / 'outputs'}",
+        "data.max_line=1",
+        "stage=plan",
+    )
     assert "Type data.max_line=MB" in refused(*TINY, *sample)
 
 
@@ -114,7 +129,12 @@ def test_a_table_of_too_many_columns_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_as_many_columns_as_there_may_be_are_looked_at_in_seconds(tmp_path: Path) -> None:
     file, began = tmp_path / "rows.csv", time.process_time()
-    file.write_text(",".join(f"option_{i}" for i in range(MOST_COLUMNS)) + "\n" + "a," * (MOST_COLUMNS - 1) + "a\n")
+    file.write_text(
+        ",".join(f"option_{i}" for i in range(MOST_COLUMNS))
+        + "\n"
+        + "a," * (MOST_COLUMNS - 1)
+        + "a\n"
+    )
     with pytest.raises(UserError, match="no known columns"):
         read(file)
     assert time.process_time() - began < 8
@@ -133,7 +153,9 @@ def test_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
         for path in (folder, folder / "**" / "*.jsonl"):
             with pytest.raises(UserError) as raised:
                 read(path)
-            assert f"{folder / link}" in str(raised.value) and f"is a link to {target}" in str(raised.value)
+            assert f"{folder / link}" in str(raised.value) and f"is a link to {target}" in str(
+                raised.value
+            )
             assert f"outside of {path}" in str(raised.value)
         (folder / link).unlink()
     (tmp_path / "link.jsonl").symlink_to(secret)
@@ -141,7 +163,10 @@ def test_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_of_the_hubs_cache_is_a_folder_of_links(tmp_path: Path) -> None:
-    snapshot, blobs = tmp_path / "datasets--a--b" / "snapshots" / "0f", tmp_path / "datasets--a--b" / "blobs"
+    snapshot, blobs = (
+        tmp_path / "datasets--a--b" / "snapshots" / "0f",
+        tmp_path / "datasets--a--b" / "blobs",
+    )
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
     lines(blobs, [ROW]).rename(blobs / "c0ffee")
@@ -152,8 +177,13 @@ def test_a_snapshot_of_the_hubs_cache_is_a_folder_of_links(tmp_path: Path) -> No
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.txt"])
 def test_another_encoding_is_refused_by_its_name(encoding: str, name: str, tmp_path: Path) -> None:
-    file, mark = tmp_path / name, getattr(codecs, f"BOM_{encoding.replace('-', '_')}".upper().replace("UTF_", "UTF"))
-    content = {"rows.jsonl": json.dumps(ROW), "rows.json": json.dumps([ROW])}.get(name, "instruction,output\na,b\n")
+    file, mark = (
+        tmp_path / name,
+        getattr(codecs, f"BOM_{encoding.replace('-', '_')}".upper().replace("UTF_", "UTF")),
+    )
+    content = {"rows.jsonl": json.dumps(ROW), "rows.json": json.dumps([ROW])}.get(
+        name, "instruction,output\na,b\n"
+    )
     file.write_bytes(mark + content.encode(encoding))
     assert refusal(file).startswith(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16")
 
@@ -162,7 +192,10 @@ def test_another_encoding_is_refused_by_its_name(encoding: str, name: str, tmp_p
     ("name", "content"),
     [
         ("rows.jsonl", '// made by hand\n{"instruction": "a", "output": "b"}\n'),
-        ("rows.jsonl", '{"instruction": "a", "output": "b"} # so\n{"instruction": "c", "output": "d"}\n'),
+        (
+            "rows.jsonl",
+            '{"instruction": "a", "output": "b"} # so\n{"instruction": "c", "output": "d"}\n',
+        ),
         ("rows.json", '[{"instruction": "a", /* so */ "output": "b"}]'),
         ("rows.json", '{\n  // made by hand\n  "instruction": "a", "output": "b"\n}\n'),
         ("rows.json", '{"data": [ # rows\n{"instruction": "a", "output": "b"}]}'),
@@ -180,7 +213,10 @@ def test_a_comment_in_json_is_called_one(name: str, content: str, tmp_path: Path
 
 
 SEEN = [
-    {"image": image, "conversations": [{"from": "human", "value": request}, {"from": "gpt", "value": answer}]}
+    {
+        "image": image,
+        "conversations": [{"from": "human", "value": request}, {"from": "gpt", "value": answer}],
+    }
     for image, request, answer in (
         ("1.png", "<image>\nWhat is it?", "A."),
         ("2.png", "And\n<image>", "<image>"),
@@ -200,4 +236,6 @@ def test_a_placeholder_goes_with_its_column(tmp_path: Path) -> None:
     assert ["<image>" in str(row.error) for row in result.bad_rows] == [True]
     assert any("3 rows had <image>" in line for line in result.notes)
     without_image: list[Any] = [{**row, "image": None} for row in SEEN]
-    assert "<image>" in str(summarize(read(lines(tmp_path, without_image)))), "nobody said that it be left out"
+    assert "<image>" in str(summarize(read(lines(tmp_path, without_image)))), (
+        "nobody said that it be left out"
+    )

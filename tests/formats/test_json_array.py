@@ -39,7 +39,9 @@ def test_a_broken_array_is_told_as_one_that_is_read_at_once(end: str) -> None:
         except json.JSONDecodeError as error:
             with pytest.raises(UserError) as raised:
                 read(text.encode())
-            assert str(raised.value).startswith(f"{FILE}: line {error.lineno}: {error.msg}. Mend the array"), text
+            assert str(raised.value).startswith(
+                f"{FILE}: line {error.lineno}: {error.msg}. Mend the array"
+            ), text
         else:
             read(text.encode())
 

@@ -110,14 +110,20 @@ EXAMPLES: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 def test_every_known_set_is_tried() -> None:
-    assert {each["name"] for each in KNOWN} == {*PREFERENCES, *EXAMPLES, "OpenAI's batches, requests"}
+    assert {each["name"] for each in KNOWN} == {
+        *PREFERENCES,
+        *EXAMPLES,
+        "OpenAI's batches, requests",
+    }
 
 
 @pytest.mark.parametrize("name", PREFERENCES)
 def test_a_known_set_of_preferences_is_read(name: str, tmp_path: Path) -> None:
     rows, scores = PREFERENCES[name]
     file = lines(tmp_path, rows)
-    assert summarize(read(file, Purpose.preferences)) == [(["a"], ["b", "c"], each) for each in scores]
+    assert summarize(read(file, Purpose.preferences)) == [
+        (["a"], ["b", "c"], each) for each in scores
+    ]
     with pytest.raises(UserError, match=r"are preferences.*label=dataset label.path"):
         read(file)
     assert {each.messages[-1]["content"] for each in read(file, Purpose.prompts).parsed} == {"a"}
@@ -128,13 +134,19 @@ def test_another_known_set_is_read(name: str, tmp_path: Path) -> None:
     row, messages, answer = EXAMPLES[name]
     [(contents, [reply], _)] = summarize(read(lines(tmp_path, [row])))
     assert [
-        content if message != "{tools}" else message for content, message in zip(contents, messages, strict=True)
+        content if message != "{tools}" else message
+        for content, message in zip(contents, messages, strict=True)
     ] == messages
     assert reply == answer
 
 
 def test_requests_of_a_batch_are_prompts(tmp_path: Path) -> None:
-    row = {"custom_id": "1", "method": "POST", "url": "/v1", "body": {"model": "m", "messages": [ASK]}}
+    row = {
+        "custom_id": "1",
+        "method": "POST",
+        "url": "/v1",
+        "body": {"model": "m", "messages": [ASK]},
+    }
     file = lines(tmp_path, [row])
     assert summarize(read(file, Purpose.prompts)) == [(["a"], [], None)]
     with pytest.raises(UserError, match="requests without answers"):
@@ -143,7 +155,9 @@ def test_requests_of_a_batch_are_prompts(tmp_path: Path) -> None:
 
 def test_what_a_user_says_of_a_known_set_counts(tmp_path: Path) -> None:
     row = {"query": "a", "answers": '[{"name": "f", "arguments": {}}]', "tools": "[]", "other": "d"}
-    assert summarize(read(lines(tmp_path, [row]), columns={"completion": "other"})) == [(["a"], ["d"], None)]
+    assert summarize(read(lines(tmp_path, [row]), columns={"completion": "other"})) == [
+        (["a"], ["d"], None)
+    ]
 
 
 MESSAGES: list[tuple[dict[str, Any], list[str], str]] = [
@@ -201,7 +215,9 @@ MESSAGES: list[tuple[dict[str, Any], list[str], str]] = [
 
 
 @pytest.mark.parametrize(("row", "messages", "answer"), MESSAGES)
-def test_what_others_call_turns_and_parts_is_read(row: dict, messages: list[str], answer: str, tmp_path: Path) -> None:
+def test_what_others_call_turns_and_parts_is_read(
+    row: dict, messages: list[str], answer: str, tmp_path: Path
+) -> None:
     result = read(lines(tmp_path, [row]))
     assert summarize(result) == [(messages, [answer], None)]
     assert not result.unused_columns
@@ -209,7 +225,10 @@ def test_what_others_call_turns_and_parts_is_read(row: dict, messages: list[str]
 
 TEXTS = {
     "### Instruction:\na\n\n### Input:\nc\n\n### Response:\nb": ["a\n\nc"],
-    "Below is an instruction.\n\n### Instruction:\na\n\n### Response:\nb": ["Below is an instruction.", "a"],
+    "Below is an instruction.\n\n### Instruction:\na\n\n### Response:\nb": [
+        "Below is an instruction.",
+        "a",
+    ],
     "<s>[INST] <<SYS>>\ns\n<</SYS>>\n\na [/INST] b </s>": ["s", "a"],
     "<s>[INST] a [/INST] d </s><s>[INST] c [/INST] b </s>": ["a", "d", "c"],
     "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\na<|eot_id|>"
@@ -229,22 +248,40 @@ def test_a_conversation_in_a_text_is_read_by_its_marks(text: str, tmp_path: Path
 
 
 def test_a_rendering_beside_the_columns_that_it_is_of_is_not_read(tmp_path: Path) -> None:
-    row = {"instruction": "a", "input": "", "output": "b", "text": "### Instruction:\na\n\n### Response:\nb"}
+    row = {
+        "instruction": "a",
+        "input": "",
+        "output": "b",
+        "text": "### Instruction:\na\n\n### Response:\nb",
+    }
     result = read(lines(tmp_path, [row]))
     assert (summarize(result), [*result.unused_columns]) == ([(["a"], ["b"], None)], ["text"])
 
 
 def test_requests_and_answers_in_lists_of_json_are_turns(tmp_path: Path) -> None:
     """LMSYS has a column for each model that may have won."""
-    row = {"prompt": '["a"]', "response_a": '["b"]', "response_b": '["c"]', "winner_model_a": 0, "winner_model_b": 1}
+    row = {
+        "prompt": '["a"]',
+        "response_a": '["b"]',
+        "response_b": '["c"]',
+        "winner_model_a": 0,
+        "winner_model_b": 1,
+    }
     file = lines(tmp_path, [row, {**row, "winner_model_b": 0}])
-    assert summarize(read(file, Purpose.preferences)) == [(["a"], ["b", "c"], [0, 1]), (["a"], ["b", "c"], [0.5, 0.5])]
+    assert summarize(read(file, Purpose.preferences)) == [
+        (["a"], ["b", "c"], [0, 1]),
+        (["a"], ["b", "c"], [0.5, 0.5]),
+    ]
     assert summarize(read(file, Purpose.prompts))[0][0] == ["a"]
 
 
 def test_judges_of_a_first_turn_compare_first_answers(tmp_path: Path) -> None:
     a = [ASK, REPLY, ASK, REPLY]
-    row = {"conversation_a": a, "conversation_b": [ASK, {**REPLY, "content": "c"}, ASK, REPLY], "winner": "model_b"}
+    row = {
+        "conversation_a": a,
+        "conversation_b": [ASK, {**REPLY, "content": "c"}, ASK, REPLY],
+        "winner": "model_b",
+    }
     result = read(lines(tmp_path, [{**row, "turn": 1}, {**row, "turn": 2}]), Purpose.preferences)
     assert summarize(result) == [(["a"], ["b", "c"], [0, 1])]
     assert "the turns before the last" in str(result.bad_rows[0].error)

@@ -21,16 +21,25 @@ from tests.helpers import Chain, nodes, settings
 from tests.stages.reading import joined
 
 ROWS = [
-    {"instruction": f"ask {i}", "output": "b", "license": licence, "meta": {"url": f"https://sea.org/{i}"}}
+    {
+        "instruction": f"ask {i}",
+        "output": "b",
+        "license": licence,
+        "meta": {"url": f"https://sea.org/{i}"},
+    }
     for i, licence in enumerate(["mit", None, ["cc-by-4.0", "odbl"], "mit"])
 ]
 COLUMNS = {"licence": "license", "origin": "meta.url"}
 
 
-def read_examples(folder: Path, rows: list[Any], **source: Any) -> tuple[list[Example], dict[str, Any]]:
+def read_examples(
+    folder: Path, rows: list[Any], **source: Any
+) -> tuple[list[Example], dict[str, Any]]:
     source = {"splits": {"sft": 1.0}, **source}
     read_from = Source(str(lines(folder, rows)), **source)
-    metrics = joined(Data(None, [read_from], max_bad=0.0), StageDir(folder, lambda metrics, step: None))
+    metrics = joined(
+        Data(None, [read_from], max_bad=0.0), StageDir(folder, lambda metrics, step: None)
+    )
     return load(folder / "examples.parquet", Example), metrics
 
 
@@ -46,7 +55,9 @@ def test_nothing_is_said_where_nothing_is_stated(tmp_path: Path) -> None:
     assert {(e.licence, e.origin) for e in examples} == {(None, None)}
     assert "licences" not in metrics
     result = read(lines(tmp_path, ROWS))
-    assert {*result.unused_columns} == {"license", "meta"}, "they are named as columns that nothing reads"
+    assert {*result.unused_columns} == {"license", "meta"}, (
+        "they are named as columns that nothing reads"
+    )
     options = ("data=file", "data.sources=[{path: README.md}]")
     before, after = (
         nodes(tmp_path, *options[:1], line)["data"]
@@ -62,13 +73,23 @@ def test_a_store_from_before_can_be_read(tmp_path: Path) -> None:
     save(tmp_path / "new.parquet", [example], Example)
     table = pq.read_table(tmp_path / "new.parquet")
     pq.write_table(table.drop_columns(["trained", "licence", "origin"]), tmp_path / "old.parquet")
-    assert load(tmp_path / "old.parquet", Example) == load(tmp_path / "new.parquet", Example) == [example]
+    assert (
+        load(tmp_path / "old.parquet", Example)
+        == load(tmp_path / "new.parquet", Example)
+        == [example]
+    )
 
 
 def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
-    rows = [{"prompt": f"ask {i}", "chosen": "b", "rejected": "c", **({"by": "mit"} if i else {})} for i in range(3)]
+    rows = [
+        {"prompt": f"ask {i}", "chosen": "b", "rejected": "c", **({"by": "mit"} if i else {})}
+        for i in range(3)
+    ]
     cfg = settings(
-        "recipe=tiny", "label=dataset", f"label.path={lines(tmp_path, rows)}", "label.columns={licence: by}"
+        "recipe=tiny",
+        "label=dataset",
+        f"label.path={lines(tmp_path, rows)}",
+        "label.columns={licence: by}",
     )
     dataset = Dataset(cfg.label, StageDir(tmp_path, lambda metrics, step: None))
     pool = dataset.pool({})
@@ -77,13 +98,20 @@ def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
     judgements = [each for prompt in pool.prompts for each in dataset.judge(prompt, [])]
     save(tmp_path / "judgements.parquet", judgements, type(judgements[0]))
     (tmp_path / "pairs").mkdir()
-    metrics = run_pairs(cfg.pairs, {"judged": tmp_path}, StageDir(tmp_path / "pairs", lambda metrics, step: None))
+    metrics = run_pairs(
+        cfg.pairs, {"judged": tmp_path}, StageDir(tmp_path / "pairs", lambda metrics, step: None)
+    )
     assert metrics["licences"] == {"mit": 2, UNKNOWN: 1}
 
 
 def test_a_source_of_labels_may_state_one(tmp_path: Path) -> None:
     assert read(lines(tmp_path, ROWS), Purpose.answers, columns=COLUMNS).parsed[0].licence == "mit"
-    assert Label(path="x", hub_split="train", labeler="dataset", revision=None, licence="mit").source.licence == "mit"
+    assert (
+        Label(
+            path="x", hub_split="train", labeler="dataset", revision=None, licence="mit"
+        ).source.licence
+        == "mit"
+    )
 
 
 def test_the_card_names_the_licences_of_what_was_trained_on(chain: Chain, tmp_path: Path) -> None:

@@ -57,20 +57,35 @@ def test_a_preference_names_an_answer_by_its_column(
 
 
 @pytest.mark.parametrize(("a", "b", "values"), ASKED)
-def test_numbers_that_name_no_column_are_asked_for(a: str, b: str, values: list[Any], tmp_path: Path) -> None:
+def test_numbers_that_name_no_column_are_asked_for(
+    a: str, b: str, values: list[Any], tmp_path: Path
+) -> None:
     with pytest.raises(UserError) as raised:
         compared(tmp_path, a, b, values)
     values_shown = sorted({str(value).lower().removesuffix(".0") for value in values})
     assert f"label holds {', '.join(values_shown)}," in str(raised.value)
-    assert f".labels={{{', '.join(f'{value}: WORD' for value in values_shown)}}}" in str(raised.value)
-    result = compared(tmp_path, a, b, values, labels=dict(zip(values_shown, ("right", "left", "tie"), strict=False)))
+    assert f".labels={{{', '.join(f'{value}: WORD' for value in values_shown)}}}" in str(
+        raised.value
+    )
+    result = compared(
+        tmp_path,
+        a,
+        b,
+        values,
+        labels=dict(zip(values_shown, ("right", "left", "tie"), strict=False)),
+    )
     by_value = dict(zip(values_shown, (B, A, TIE), strict=False))
-    assert [each.scores for each in result.parsed] == [by_value[str(v).lower().removesuffix(".0")] for v in values]
+    assert [each.scores for each in result.parsed] == [
+        by_value[str(v).lower().removesuffix(".0")] for v in values
+    ]
 
 
 @pytest.mark.parametrize(
     ("labels", "scores"),
-    [({0: "left", 1: "right", 2: "tie"}, [A, B, TIE]), ({0: "tie", 1: "left", 2: "right"}, [TIE, A, B])],
+    [
+        ({0: "left", 1: "right", 2: "tie"}, [A, B, TIE]),
+        ({0: "tie", 1: "left", 2: "right"}, [TIE, A, B]),
+    ],
 )
 def test_the_words_of_a_user_say_what_numbers_mean(
     labels: dict[int, str], scores: list[list[float]], tmp_path: Path
@@ -80,14 +95,18 @@ def test_the_words_of_a_user_say_what_numbers_mean(
 
 
 def test_a_number_that_comes_late_is_asked_for_too(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"line {PEEKED + 1}: label holds 0, 1, 2, .*\.labels={{0: WORD") as raised:
+    with pytest.raises(
+        UserError, match=rf"line {PEEKED + 1}: label holds 0, 1, 2, .*\.labels={{0: WORD"
+    ) as raised:
         compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + [0])
     assert "rows.jsonl: line" in str(raised.value)
 
 
 def test_a_word_that_comes_late_costs_its_row(tmp_path: Path) -> None:
     result = compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + ["unsure"])
-    assert [str(row.error) for row in result.bad_rows] == ["label: names neither answer nor a tie: 'unsure'"]
+    assert [str(row.error) for row in result.bad_rows] == [
+        "label: names neither answer nor a tie: 'unsure'"
+    ]
 
 
 def test_the_example_is_one_in_which_an_answer_is_better(tmp_path: Path) -> None:
@@ -112,7 +131,11 @@ def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
             "better: c | worse: b",
             "the higher of score_a and score_b was read as better",
         ),
-        ({"prompt": "a", "completion": "b", "label": True}, "answer (score 1): b", "true was read as a good answer"),
+        (
+            {"prompt": "a", "completion": "b", "label": True},
+            "answer (score 1): b",
+            "true was read as a good answer",
+        ),
     ]
     for row, example, remark in rows:
         result = read(lines(tmp_path, [row]), Purpose.preferences)
@@ -123,9 +146,18 @@ def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
 def test_a_column_that_is_named_is_read_by_the_same_rule(tmp_path: Path) -> None:
     rows = [{"q": "a", "first": "b", "second": "c", "who": n} for n in (1, 2)]
     columns = {"prompt": "q", "a": "first", "b": "second", "preference": "who"}
-    assert [scores for *_, scores in summarize(read(lines(tmp_path, rows), Purpose.preferences, columns=columns))] == [
+    assert [
+        scores
+        for *_, scores in summarize(
+            read(lines(tmp_path, rows), Purpose.preferences, columns=columns)
+        )
+    ] == [
         A,
         B,
     ]
     with pytest.raises(UserError, match=r"who holds 0, 1, "):
-        read(lines(tmp_path, [{**rows[0], "who": n} for n in (0, 1)]), Purpose.preferences, columns=columns)
+        read(
+            lines(tmp_path, [{**rows[0], "who": n} for n in (0, 1)]),
+            Purpose.preferences,
+            columns=columns,
+        )

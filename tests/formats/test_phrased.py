@@ -13,12 +13,20 @@ from tests.formats.reading import lines, read
 
 # Rows for each ready-made task, with the columns of widely used data sets.
 ROWS: dict[str, list[dict[str, Any]]] = {
-    "classification": [{"text": f"text {i}", "label": ("sci_space", "rec_autos")[i % 2]} for i in range(40)],
+    "classification": [
+        {"text": f"text {i}", "label": ("sci_space", "rec_autos")[i % 2]} for i in range(40)
+    ],
     "fact_check": [
-        {"claim": f"claim {i}", "label": ("SUPPORTS", "REFUTES")[i % 2], "explanation": f"because {i}"}
+        {
+            "claim": f"claim {i}",
+            "label": ("SUPPORTS", "REFUTES")[i % 2],
+            "explanation": f"because {i}",
+        }
         for i in range(40)
     ],
-    "intent": [{"text": f"text {i}", "intent": f"intent_{'abcdefghijkl'[i % 12]}"} for i in range(40)],
+    "intent": [
+        {"text": f"text {i}", "intent": f"intent_{'abcdefghijkl'[i % 12]}"} for i in range(40)
+    ],
     "multiple_choice": [
         {
             "question": f"q {i}?",
@@ -28,18 +36,31 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         for i in range(40)
     ],
     "nli": [
-        {"premise": f"p {i}", "hypothesis": f"h {i}", "label": ("entailment", "neutral", "contradiction")[i % 3]}
+        {
+            "premise": f"p {i}",
+            "hypothesis": f"h {i}",
+            "label": ("entailment", "neutral", "contradiction")[i % 3],
+        }
         for i in range(40)
     ],
-    "paraphrase": [{"sentence1": f"a {i}", "sentence2": f"b {i}", "label": i % 2 == 0} for i in range(40)],
+    "paraphrase": [
+        {"sentence1": f"a {i}", "sentence2": f"b {i}", "label": i % 2 == 0} for i in range(40)
+    ],
     "question_answering": [
-        {"context": f"c {i}", "question": f"q {i}?", "answers": {"text": [f"a {i}", "other"], "answer_start": [0, 1]}}
+        {
+            "context": f"c {i}",
+            "question": f"q {i}?",
+            "answers": {"text": [f"a {i}", "other"], "answer_start": [0, 1]},
+        }
         for i in range(40)
     ],
     "sentiment": [{"sentence": f"text {i}", "label": ("neg", "pos")[i % 2]} for i in range(40)],
     "subjectivity": [{"text": f"text {i}", "label": ("subj", "obj")[i % 2]} for i in range(40)],
     "summarisation": [{"article": f"long {i}", "highlights": f"short {i}"} for i in range(40)],
-    "topic": [{"title": f"title {i}", "text": f"text {i}", "label": ("Sports", "World")[i % 2]} for i in range(40)],
+    "topic": [
+        {"title": f"title {i}", "text": f"text {i}", "label": ("Sports", "World")[i % 2]}
+        for i in range(40)
+    ],
 }
 
 
@@ -56,7 +77,11 @@ def test_a_labelled_set_becomes_instructions(task: str, tmp_path: Path) -> None:
     texts = [f"{each.messages[0]['content']}\n{each.answers[0]}" for each in result.parsed]
     for row, text in zip(ROWS[task], texts, strict=True):
         numbers = {word.strip('".,?') for word in text.split() if word.strip('".,?').isdigit()}
-        assert numbers <= {str(value).split()[-1].strip("?") for value in row.values()} | {"1", "2", "0"}
+        assert numbers <= {str(value).split()[-1].strip("?") for value in row.values()} | {
+            "1",
+            "2",
+            "0",
+        }
     # Several phrasings are drawn, and no template variable is left.
     assert len({text.split()[0] for text in texts}) > 2
     assert not any("{{" in text or "None" in text for text in texts)
@@ -73,7 +98,9 @@ def test_options_hold_the_answer_and_others_of_the_whole_set(tmp_path: Path) -> 
     rows = sorted(ROWS["intent"] * 10, key=lambda row: row["intent"])
     seen = Counter[str]()
     for each in read(lines(tmp_path, rows), task="intent").parsed:
-        options = [line[2:] for line in each.messages[0]["content"].splitlines() if line.startswith("- ")]
+        options = [
+            line[2:] for line in each.messages[0]["content"].splitlines() if line.startswith("- ")
+        ]
         if options:
             assert each.answers[0] in options
             assert len(set(options)) == len(options) == MAX_OPTIONS
@@ -102,7 +129,9 @@ def test_labels_are_words_and_told(tmp_path: Path) -> None:
 
 def test_a_task_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     task = tmp_path / "capitals.yaml"
-    task.write_text('columns: {land: country land, city: capital}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n')
+    task.write_text(
+        'columns: {land: country land, city: capital}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n'
+    )
     file = lines(tmp_path, [{"country": "Norway", "capital": "Oslo"}])
     [each] = read(file, task=str(task)).parsed
     assert (each.messages[0]["content"], each.answers) == ("Norway?", ["Oslo"])
@@ -110,7 +139,9 @@ def test_a_task_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"capitals.yaml: .* 'city'"):
         read(file, task=str(task))
     task.write_text("- nothing")
-    with pytest.raises(UserError, match=r"capitals.yaml: a task needs the keys columns, phrasings and answer "):
+    with pytest.raises(
+        UserError, match=r"capitals.yaml: a task needs the keys columns, phrasings and answer "
+    ):
         read(file, task=str(task))
 
 
@@ -155,12 +186,15 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
         label = next(key for key in ("label", "answer", "correct_answer") if key in row)
         question = next(key for key in row if row[key] == "q")
         columns = {"question": question, **columns, "label": label}
-        setting = f"{{question: {question}, options: [{', '.join(columns['options'])}], label: {label}}}"
+        setting = (
+            f"{{question: {question}, options: [{', '.join(columns['options'])}], label: {label}}}"
+        )
         assert f"columns={setting} to write them" in str(raised.value)
     result = read(file, task="multiple_choice", columns=columns).parsed[0]
     assert result.answers == ["y"]
     assert all(
-        word in result.messages[0]["content"] for word in ["q", "x", "y", *["about"] * ("about" in row.values())]
+        word in result.messages[0]["content"]
+        for word in ["q", "x", "y", *["about"] * ("about" in row.values())]
     )
 
 
@@ -188,7 +222,9 @@ def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_p
     result = read(lines(tmp_path, rows), task="nli", labels={0: "yes", 1: "no", 2: "maybe"})
     assert [str(row.error) for row in result.bad_rows] == ["label: is -1: the row has no label"] * 3
     assert "3 labels: maybe, no, yes" in result.notes[1]
-    file = lines(tmp_path, [{"text": "t", "label": ["joy"]}, {"text": "u", "label": ["joy", "rage"]}])
+    file = lines(
+        tmp_path, [{"text": "t", "label": ["joy"]}, {"text": "u", "label": ["joy", "rage"]}]
+    )
     with pytest.raises(UserError, match=r"type `columns: {label: label.0}`"):
         read(file, task="sentiment")
     assert "joy" in str(read(file, task="sentiment", columns={"label": "label.0"}).parsed[0])
@@ -203,12 +239,23 @@ def test_a_label_of_minus_one_with_a_word_is_an_option(tmp_path: Path) -> None:
 
 def test_options_in_a_cell_tell_the_number_of_the_first(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
-    file.write_text("question,options,label\n" + "".join(f'q {i}?,"[""a{i}"", ""b{i}""]",{i % 2}\n' for i in range(4)))
-    assert [row.answers[0][-2] for row in read(file, task="multiple_choice").parsed] == ["a", "b", "a", "b"]
+    file.write_text(
+        "question,options,label\n"
+        + "".join(f'q {i}?,"[""a{i}"", ""b{i}""]",{i % 2}\n' for i in range(4))
+    )
+    assert [row.answers[0][-2] for row in read(file, task="multiple_choice").parsed] == [
+        "a",
+        "b",
+        "a",
+        "b",
+    ]
 
 
 def test_what_an_annotator_rejected_is_no_label(tmp_path: Path) -> None:
-    file = lines(tmp_path, [{"text": "t", "label": "POSITIVE", "answer": word} for word in ("accept", "reject")])
+    file = lines(
+        tmp_path,
+        [{"text": "t", "label": "POSITIVE", "answer": word} for word in ("accept", "reject")],
+    )
     with pytest.raises(UserError, match=r"line 2: .*'answer' is 'reject'"):
         read(file, task="sentiment")
 

@@ -62,11 +62,23 @@ PREFERENCES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # A file that needs one more setting, and the beginnings of the last request and the answer in its first row.
 WITH_A_LINE: list[tuple[str, Purpose, dict[str, Any], str, str]] = [
-    ("benchmarks/mt_bench_question.jsonl", Q, {"columns": {"prompt": "turns.0"}}, "Compose an engaging travel", ""),
+    (
+        "benchmarks/mt_bench_question.jsonl",
+        Q,
+        {"columns": {"prompt": "turns.0"}},
+        "Compose an engaging travel",
+        "",
+    ),
     (
         "dirty/alpaca_dirty_pairs.jsonl.gz",
         A,
-        {"columns": {"prompt": "instruction_cleaned", "input": "input_cleaned", "completion": "output_cleaned"}},
+        {
+            "columns": {
+                "prompt": "instruction_cleaned",
+                "input": "input_cleaned",
+                "completion": "output_cleaned",
+            }
+        },
         "Select two of the given topics",
         "Here is a paragraph",
     ),
@@ -98,14 +110,38 @@ WITH_A_LINE: list[tuple[str, Purpose, dict[str, Any], str, str]] = [
         "Is there anything I can eat for a breakfast",
         "Yes, you can have 1 oatmeal",
     ),
-    ("pretrain/inaugural.txt.gz", A, {"documents": "sections"}, "", "Fellow-Citizens of the Senate"),
-    ("pretrain/state_union.txt.gz", A, {"documents": "sections"}, "", "PRESIDENT HARRY S. TRUMAN'S"),
+    (
+        "pretrain/inaugural.txt.gz",
+        A,
+        {"documents": "sections"},
+        "",
+        "Fellow-Citizens of the Senate",
+    ),
+    (
+        "pretrain/state_union.txt.gz",
+        A,
+        {"documents": "sections"},
+        "",
+        "PRESIDENT HARRY S. TRUMAN'S",
+    ),
     ("pretrain/the_verdict.txt.gz", A, {"documents": "file"}, "", "I HAD always thought Jack"),
     ("pretrain/tinyshakespeare.txt.gz", A, {"documents": "paragraphs"}, "", "First Citizen:"),
     ("pretrain/wiki_demo.txt.gz", A, {"documents": "lines"}, "", "Anarchism is a political"),
-    ("classic/banking77_train.csv.gz", A, {"task": "intent"}, "I am still waiting on my card?", "card arrival"),
+    (
+        "classic/banking77_train.csv.gz",
+        A,
+        {"task": "intent"},
+        "I am still waiting on my card?",
+        "card arrival",
+    ),
     ("classic/creak_train.jsonl.gz", A, {"task": "fact_check"}, "Only people named Floyd", "false"),
-    ("classic/rotten_tomatoes_polarity.jsonl.gz", A, {"task": "sentiment"}, "the rock is destined", "positive"),
+    (
+        "classic/rotten_tomatoes_polarity.jsonl.gz",
+        A,
+        {"task": "sentiment"},
+        "the rock is destined",
+        "positive",
+    ),
 ]
 # Files that are refused by their path alone, with a pattern of the setting in the message.
 REFUSED: dict[str, str] = {
@@ -149,7 +185,9 @@ BAD_LINES = {
 def first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read only the first rows of each file."""
     whole = files.rows_of
-    monkeypatch.setattr(files, "rows_of", lambda *args, **limits: islice(whole(*args, **limits), FIRST))
+    monkeypatch.setattr(
+        files, "rows_of", lambda *args, **limits: islice(whole(*args, **limits), FIRST)
+    )
 
 
 def first(path: Path) -> dict[str, Any]:
@@ -168,7 +206,9 @@ def spoken(value: Any) -> str:
 def test_every_file_is_here() -> None:
     listed = {*BY_PATH, *PREFERENCES, *REFUSED, *NO_ROW, *(each[0] for each in WITH_A_LINE)}
     files_here = {
-        str(path.relative_to(DATA)) for path in DATA.rglob("*") if path.is_file() and path.name != "MANIFEST.md"
+        str(path.relative_to(DATA))
+        for path in DATA.rglob("*")
+        if path.is_file() and path.name != "MANIFEST.md"
     }
     assert files_here == listed
 
@@ -181,12 +221,17 @@ def test_a_file_is_read_rightly_by_its_path_alone(name: str) -> None:
     if answered:
         assert each.answers[0].strip() == row[answered.strip()].strip()
         parts = [row[column] for column in request.split() if row.get(column)]
-        assert each.messages[-1:] == ([{"role": "user", "content": "\n\n".join(parts)}] if parts else [])
+        assert each.messages[-1:] == (
+            [{"role": "user", "content": "\n\n".join(parts)}] if parts else []
+        )
     else:
         turns = [turn for turn in row[request] if turn.get("role") != "system"]
         here = [turn for turn in each.messages if turn["role"] != "system"]
         assert len(here) + 1 == len(turns)
-        assert [spoken(turn)[:20] in message["content"] for turn, message in zip(turns, here, strict=False)]
+        assert [
+            spoken(turn)[:20] in message["content"]
+            for turn, message in zip(turns, here, strict=False)
+        ]
         assert spoken(turns) in each.answers[0]
     assert len(result.bad_rows) <= 0.01 * result.rows or "dirty" in name
     assert result.notes
@@ -198,7 +243,9 @@ def test_preferences_are_read_rightly(name: str) -> None:
     result, row = read(DATA / name, P, **more), first(DATA / name)
     each = result.parsed[0]
     best_first = sorted(zip(each.scores or [], each.answers, strict=True), reverse=True)
-    assert [answer.strip() for _, answer in best_first] == [spoken(row[column]) for column in columns.split()]
+    assert [answer.strip() for _, answer in best_first] == [
+        spoken(row[column]) for column in columns.split()
+    ]
     assert len(result.bad_rows) <= 0.1 * result.rows
 
 
@@ -210,18 +257,25 @@ def test_several_answers_with_scores_are_read_rightly() -> None:
     row = first(name)["candidates"]
     assert each.answers == [candidate["output"] for candidate in row]
     assert each.scores == [candidate["gpt4turbo_winprob_vs_gpt4"] for candidate in row]
-    models = [f"{size}_{kind}" for size in ("6b", "175b") for kind in ("finetuning", "verification")]
+    models = [
+        f"{size}_{kind}" for size in ("6b", "175b") for kind in ("finetuning", "verification")
+    ]
     columns = {
-        role: [f"{m}.{key}" for m in models] for role, key in (("completions", "solution"), ("scores", "is_correct"))
+        role: [f"{m}.{key}" for m in models]
+        for role, key in (("completions", "solution"), ("scores", "is_correct"))
     }
     result = read(
-        DATA / "preferences/gsm8k_model_solutions_200.jsonl.gz", P, columns={"prompt": "question", **columns}
+        DATA / "preferences/gsm8k_model_solutions_200.jsonl.gz",
+        P,
+        columns={"prompt": "question", **columns},
     )
     assert (result.parsed[0].scores, len(result.bad_rows)) == ([0, 0, 0, 1], 0)
 
 
 @pytest.mark.parametrize(("name", "purpose", "more", "prompt", "answer"), WITH_A_LINE)
-def test_one_line_more_is_enough(name: str, purpose: Purpose, more: dict, prompt: str, answer: str) -> None:
+def test_one_line_more_is_enough(
+    name: str, purpose: Purpose, more: dict, prompt: str, answer: str
+) -> None:
     result = read(DATA / name, purpose, **more)
     request, reply = (
         " ".join(turn["content"] for turn in result.parsed[0].messages),

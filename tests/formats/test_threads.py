@@ -32,19 +32,26 @@ FLAT: list[dict[str, Any]] = [
 
 
 def tree(message: dict[str, Any]) -> dict[str, Any]:
-    return {**message, "replies": [tree(each) for each in FLAT if each["parent_id"] == message["message_id"]]}
+    return {
+        **message,
+        "replies": [tree(each) for each in FLAT if each["parent_id"] == message["message_id"]],
+    }
 
 
 FILES = {
     "a message a row": FLAT,
     "in any order": FLAT[::-1],
-    "as pandas writes ranks": [{**row, "rank": None if row["rank"] is None else float(row["rank"])} for row in FLAT],
+    "as pandas writes ranks": [
+        {**row, "rank": None if row["rank"] is None else float(row["rank"])} for row in FLAT
+    ],
     "a tree a row": [{"message_tree_id": "q", "prompt": tree(FLAT[0])}],
 }
 
 
 @pytest.mark.parametrize("rows", FILES.values(), ids=FILES)
-def test_a_tree_is_a_conversation_with_the_best_replies(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_tree_is_a_conversation_with_the_best_replies(
+    rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
     result = read(lines(tmp_path, rows))
     assert summarize(result) == [(["q", "best", "more?"], ["no"], None)]
     assert [*result.unused_columns] == ["other_replies"]
@@ -58,7 +65,10 @@ def test_ranked_replies_are_preferences(rows: list[dict[str, Any]], tmp_path: Pa
 
 def test_messages_outside_of_every_tree_are_named(tmp_path: Path) -> None:
     """A repeated id, and two messages each of which answers the other."""
-    loop = [FLAT[3] | {"message_id": name, "parent_id": parent} for name, parent in (("a", "b"), ("b", "a"))]
+    loop = [
+        FLAT[3] | {"message_id": name, "parent_id": parent}
+        for name, parent in (("a", "b"), ("b", "a"))
+    ]
     result = read(lines(tmp_path, [*FLAT, FLAT[1] | {"text": "again"}, *loop]), max_bad=None)
     assert summarize(result) == [(["q", "best", "more?"], ["no"], None)]
     n = len(FLAT)

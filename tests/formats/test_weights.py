@@ -24,7 +24,10 @@ TALK = {"messages": [ASK, {**REPLY, "weight": 0}, ASK, {**REPLY, "weight": 1}]}
     ("row", "trained"),
     [
         (TALK, [False, True]),
-        ({"messages": [ASK, {**REPLY, "train": True}, ASK, {**REPLY, "train": False}]}, [True, False]),
+        (
+            {"messages": [ASK, {**REPLY, "train": True}, ASK, {**REPLY, "train": False}]},
+            [True, False],
+        ),
         ({"messages": [ASK, REPLY, ASK, {**REPLY, "loss_weight": 0.0}]}, [True, False]),
         ({"conversations": [{"from": "human", "value": "a"}, {**GPT, "weight": "0"}]}, [False]),
         ({"messages": json.dumps(TALK["messages"])}, [False, True]),
@@ -37,7 +40,9 @@ TALK = {"messages": [ASK, {**REPLY, "weight": 0}, ASK, {**REPLY, "weight": 1}]}
         ({"messages": "[INST] a [/INST] b"}, None),
     ],
 )
-def test_a_weight_says_which_answers_are_trained(row: dict, trained: list[bool] | None, tmp_path: Path) -> None:
+def test_a_weight_says_which_answers_are_trained(
+    row: dict, trained: list[bool] | None, tmp_path: Path
+) -> None:
     result = read(lines(tmp_path, [row]))
     assert [each.trained for each in result.parsed] == [trained]
     left_out = (trained or []).count(False)
@@ -49,12 +54,19 @@ def test_a_weight_says_which_answers_are_trained(row: dict, trained: list[bool] 
     [
         ({"instruction": "a", "output": "b", "loss_weight": 0.5}, "loss_weight"),
         ({"instruction": "a", "output": "b", "weight": 73}, "weight"),
-        ({"conversations": [{"from": "human", "value": "a"}, {**GPT, "weight": 0.3}]}, "conversations.weight"),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {**GPT, "weight": 0.3}]},
+            "conversations.weight",
+        ),
         ({"messages": [ASK, {**REPLY, "train": "perhaps"}]}, "messages.train"),
     ],
 )
-def test_a_weight_in_between_is_refused_with_the_way_out(row: dict, column: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"line 1: the column '{column}' is .*must be 0 or 1") as raised:
+def test_a_weight_in_between_is_refused_with_the_way_out(
+    row: dict, column: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=rf"line 1: the column '{column}' is .*must be 0 or 1"
+    ) as raised:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
     assert str(raised.value).endswith(f"data.sources[0].columns={{{name}: null}} to leave it out.")
@@ -63,9 +75,13 @@ def test_a_weight_in_between_is_refused_with_the_way_out(row: dict, column: str,
 
 
 def test_weights_can_be_left_out_and_columns_be_given_the_role(tmp_path: Path) -> None:
-    assert [each.trained for each in read(lines(tmp_path, [TALK]), columns={"weight": None}).parsed] == [None]
+    assert [
+        each.trained for each in read(lines(tmp_path, [TALK]), columns={"weight": None}).parsed
+    ] == [None]
     row = {"instruction": "a", "output": "b", "keep": 0}
-    assert [each.trained for each in read(lines(tmp_path, [row]), columns={"weight": "keep"}).parsed] == [[False]]
+    assert [
+        each.trained for each in read(lines(tmp_path, [row]), columns={"weight": "keep"}).parsed
+    ] == [[False]]
 
 
 def test_candidates_and_preferences_have_no_weights(tmp_path: Path) -> None:
@@ -81,10 +97,14 @@ def test_a_function_of_the_users_may_weigh_too() -> None:
     assert row_reader(function, {}, "function")(TALK).trained == [False, True]
 
 
-def test_weights_reach_the_examples_and_rows_that_teach_nothing_are_left_out(tmp_path: Path) -> None:
+def test_weights_reach_the_examples_and_rows_that_teach_nothing_are_left_out(
+    tmp_path: Path,
+) -> None:
     rows = [TALK, {"messages": [{**ASK, "content": "c"}, {**REPLY, "weight": 0}]}]
     source = Source(str(lines(tmp_path, rows)), splits={"sft": 1.0})
-    metrics = joined(Data(None, [source], max_bad=0.0), StageDir(tmp_path, lambda metrics, step: None))
+    metrics = joined(
+        Data(None, [source], max_bad=0.0), StageDir(tmp_path, lambda metrics, step: None)
+    )
     [example] = load(tmp_path / "examples.parquet", Example)
     assert example.trained == [False, True]
     assert (metrics["left_out"], metrics["quarantined"]) == (1, 0)

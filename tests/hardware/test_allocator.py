@@ -40,7 +40,9 @@ def take() -> int:
 
 def wants_huge_pages(address: int) -> bool:
     """Return True if this process asked for huge pages there. A machine without free ones gives small ones."""
-    mappings = re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) (?:.*\n)+?VmFlags:(.*)", SMAPS.read_text(), flags=re.MULTILINE)
+    mappings = re.finditer(
+        r"^([0-9a-f]+)-([0-9a-f]+) (?:.*\n)+?VmFlags:(.*)", SMAPS.read_text(), flags=re.MULTILINE
+    )
     flags = next(m[3] for m in mappings if int(m[1], 16) <= address < int(m[2], 16))
     return "hg" in flags.split()
 
@@ -57,10 +59,14 @@ def watch() -> None:
             middle = torch.ones(BYTES, dtype=torch.uint8).data_ptr() + BYTES // 2
             assert wants_huge_pages(middle) or not HUGE_PAGES.exists() or not SMAPS.exists()
             allocator.return_freed_memory()
-            assert resident() < resident_while_kept - BYTES / 2, "it goes back, and later tensors are kept as before"
+            assert resident() < resident_while_kept - BYTES / 2, (
+                "it goes back, and later tensors are kept as before"
+            )
         take()
         resident_while_kept = resident()
-    assert whole >= BYTES / resource.getpagesize(), "glibc gives it back: each tensor takes all its pages anew"
+    assert whole >= BYTES / resource.getpagesize(), (
+        "glibc gives it back: each tensor takes all its pages anew"
+    )
     assert resident() < resident_while_kept - BYTES / 2, "in the end, what is not in use goes back"
 
 
@@ -80,7 +86,9 @@ def reserve(overcommit: str) -> None:
 def test_where_addresses_count_as_memory_none_are_reserved(mode: str, tmp_path: Path) -> None:
     (tmp_path / "overcommit").write_text(f"{mode}\n")
     code = f"from {__name__} import reserve; reserve({str(tmp_path / 'overcommit')!r})"
-    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE
+    ).stdout
     if mode == "2":
         assert int(output) < BYTES
     elif allocator.OVERCOMMIT.read_text().strip() != "2":
@@ -131,7 +139,9 @@ def after_another() -> None:
     before = resident()
     with allocator.keep_freed_memory():
         seconds_of_tensors(50)
-        assert seconds_of_tensors() < slow / 4, "blocks that the first left are not searched by the second"
+        assert seconds_of_tensors() < slow / 4, (
+            "blocks that the first left are not searched by the second"
+        )
         assert resident() < before + BYTES, "nor do they take memory again"
         # a nested stage must not take the memory of the outer one
         with allocator.keep_freed_memory():

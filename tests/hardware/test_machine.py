@@ -33,7 +33,11 @@ KINDS = {
     "1": ("NVIDIA L4", "8.9", 22_000),
     "2": ("NVIDIA A100-SXM4-40GB", "8.0", 0),
 }
-UUIDS = {"0": "GPU-5d5ba0d6-d33d-2b2c", "1": "GPU-5d5ba0d6-0000-2b2c", "2": "GPU-e86cb44c-6756-fd30"}
+UUIDS = {
+    "0": "GPU-5d5ba0d6-d33d-2b2c",
+    "1": "GPU-5d5ba0d6-0000-2b2c",
+    "2": "GPU-e86cb44c-6756-fd30",
+}
 INSTANCES = {"MIG-c6d4f1ef-42e4-5de3": "3g.20gb", "MIG-cba663e8-9bed-5b25": "1g.5gb+me"}
 
 
@@ -48,7 +52,16 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         divided = index == "2"
         card = {"index": index, "uuid": UUIDS[index], "name": name, "compute_cap": capability}
         card |= {"memory.free": "[N/A]" if divided else str(free)}
-        cards.append(card | {"mig.mode.current": "Enabled" if divided else "Disabled" if index == "0" else "[N/A]"})
+        cards.append(
+            card
+            | {
+                "mig.mode.current": "Enabled"
+                if divided
+                else "Disabled"
+                if index == "0"
+                else "[N/A]"
+            }
+        )
         listed.append(f"GPU {index}: {name} (UUID: {UUIDS[index]})")
     for number, (uuid, profile) in enumerate(INSTANCES.items()):
         listed.append(f"  MIG {profile:<12} Device  {number}: (UUID: {uuid})")
@@ -111,17 +124,25 @@ def test_a_gpu_without_memory_of_its_own_has_the_machines(driver: Path) -> None:
     answers = json.loads((file := driver.with_suffix(".json")).read_text())
     answers["cards"][1]["memory.free"] = "[N/A]"
     file.write_text(json.dumps(answers))
-    assert 0 < machine.driver_gpus()["1"].free_memory <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert (
+        0
+        < machine.driver_gpus()["1"].free_memory
+        <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    )
 
 
-def test_without_a_divided_gpu_the_driver_is_asked_once(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_divided_gpu_the_driver_is_asked_once(
+    driver: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answers = json.loads(driver.with_suffix(".json").read_text())
     answers = {"cards": answers["cards"][:2], "listed": None}  # a list would not be printed
     driver.with_suffix(".json").write_text(json.dumps(answers))
     assert [gpu.uuid for gpu in machine.visible_gpus()] == [FIRST, SECOND]
 
 
-def test_more_processes_than_gpus_are_refused(driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_are_refused(
+    driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path)
     sft = nodes(tmp_path, "launch=ddp", "launch.processes=2", "sft.runtime.device=cuda")["sft"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
@@ -131,7 +152,9 @@ def test_more_processes_than_gpus_are_refused(driver: Path, tmp_path: Path, monk
         building.require_device(sft, store)
 
 
-def test_a_plan_names_the_gpus(driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_names_the_gpus(
+    driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     planned = command(*TINY, f"outputs={tmp_path}", "stage=plan")
     assert re.search(r"1 GPU: .*L4 \(21.5 GiB", planned.stdout), planned.stderr

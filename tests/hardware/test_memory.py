@@ -125,7 +125,9 @@ def forward_bytes(model: Any, block: SFT | DPO, tokens: int) -> tuple[int, int]:
     with Live(model) as live, saving, autocast(block.precision, CPU):
         live.ever = 0
         whole.base_model(**batch, use_cache=False)
-    saved = sum(t.untyped_storage().nbytes() for place, t in saved_tensors.items() if place not in weights)
+    saved = sum(
+        t.untyped_storage().nbytes() for place, t in saved_tensors.items() if place not in weights
+    )
     return saved, live.ever - saved
 
 
@@ -149,7 +151,10 @@ def test_a_layer_keeps_what_the_formula_says(
         # differences give the second layer alone, and only the bytes that grow with tokens
         for layers in (1, 2):
             model = as_trained(tiny(kind, widths, layers), block, tmp_path)
-            more, fewer = np.array(forward_bytes(model, block, 192)), np.array(forward_bytes(model, block, 64))
+            more, fewer = (
+                np.array(forward_bytes(model, block, 192)),
+                np.array(forward_bytes(model, block, 64)),
+            )
             slopes.append((more - fewer) / 128)
         saved, freed = slopes[1] - slopes[0]
         # SDPA as on a GPU agrees within 4%; over runs, as on a CPU, attention's output is stored once, not twice.
@@ -182,7 +187,9 @@ class Live(TorchDispatchMode):
         self.counted_storages.remove(key)
         self.now -= size
 
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = operation(*args, **(kwargs or {}))
         for value in tree_iter(result):
             if isinstance(value, torch.Tensor):
@@ -190,7 +197,9 @@ class Live(TorchDispatchMode):
         return result
 
 
-def step(model: Any, block: SFT | DPO, tokens: int, checkpointing: Checkpointing, micro_batches: int) -> Live:
+def step(
+    model: Any, block: SFT | DPO, tokens: int, checkpointing: Checkpointing, micro_batches: int
+) -> Live:
     """Run two optimizer steps; the second has Adam's moments from the first."""
     if checkpointing is not Checkpointing.none:
         enable_checkpointing(model, checkpointing)
@@ -228,7 +237,10 @@ def test_live_bytes_of_a_training_step(
     monkeypatch.setattr(memory, "freed_bytes", lambda *_: 0.0)
     # a buffer wider than the vocabulary is
     monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 2048)
-    block, kind = block_of("sft", f"precision={precision}", f"adapter={adapter}"), Checkpointing(checkpointing)
+    block, kind = (
+        block_of("sft", f"precision={precision}", f"adapter={adapter}"),
+        Checkpointing(checkpointing),
+    )
     model = as_trained(tiny("llama", WIDE, 3, vocabulary=2048), block, tmp_path)
     shape = ModelShape.from_config(model.config.to_dict())
     live = step(model, block, 256, kind, micro_batches)
@@ -243,7 +255,11 @@ def test_live_bytes_of_rewards(precision: str) -> None:
     config = tiny("llama", WIDE, 3, vocabulary=2048).config
     config.num_labels = 1
     torch.manual_seed(0)
-    model = LlamaForSequenceClassification(config).to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
+    model = (
+        LlamaForSequenceClassification(config)
+        .to(torch.bfloat16 if precision == "bf16" else torch.float32)
+        .eval()
+    )
     with Live(model) as live:
         predict_rewards(model, [[*range(256)]] * 4, 0, block.precision)
     expected = sum(reward_parts(ModelShape.from_config(config.to_dict()), block, 4 * 256))
@@ -258,7 +274,9 @@ def test_a_shape_counts_the_parameters() -> None:
         assert shape.parameters == pytest.approx(counted, rel=0.02)
         lora = block_of("sft").lora
         adapted = adapters.attach_new_adapter(model, lora, 0)
-        assert shape.count_adapter(lora) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        assert shape.count_adapter(lora) == sum(
+            p.numel() for p in adapted.parameters() if p.requires_grad
+        )
 
 
 def resident(folder: Path, results: Any) -> None:
@@ -276,7 +294,9 @@ def resident(folder: Path, results: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the high-water mark cannot be set back")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere the high-water mark cannot be set back"
+)
 def test_resident_bytes_of_a_process_that_trains(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -288,7 +308,11 @@ def test_resident_bytes_of_a_process_that_trains(tmp_path: Path) -> None:
 
 
 def test_a_control_group_limits_what_is_free(tmp_path: Path) -> None:
-    for folder, limit in ((tmp_path, "max"), (tmp_path / "job", "1000"), (tmp_path / "job" / "step", "5000")):
+    for folder, limit in (
+        (tmp_path, "max"),
+        (tmp_path / "job", "1000"),
+        (tmp_path / "job" / "step", "5000"),
+    ):
         folder.mkdir(exist_ok=True)
         (folder / "memory.max").write_text(f"{limit}\n")
         (folder / "memory.current").write_text("700\n")
@@ -297,11 +321,14 @@ def test_a_control_group_limits_what_is_free(tmp_path: Path) -> None:
     assert 0 < machine.free_memory() < 2**50
 
 
-def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     block = block_of("dpo", "max_length=1024", "precision=bf16")
     shape = ModelShape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
     needs = {
-        c: memory.training_bytes(shape, block, "cpu", 2048, c) / memory.CPU_BUDGET_SHARE for c in block.checkpointings
+        c: memory.training_bytes(shape, block, "cpu", 2048, c) / memory.CPU_BUDGET_SHARE
+        for c in block.checkpointings
     }
 
     def budget(free: float) -> tuple[int, Checkpointing]:
@@ -310,7 +337,9 @@ def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(mon
 
     none, selective, full = block.checkpointings
     assert needs[full] < needs[selective] < needs[none]
-    assert budget(100 * needs[none]) == budget(needs[none] + 1) == (1024, none), "more at once is no faster"
+    assert budget(100 * needs[none]) == budget(needs[none] + 1) == (1024, none), (
+        "more at once is no faster"
+    )
     for less, more in ((none, selective), (selective, full)):
         assert budget(needs[less] - 1) == (1024, more)
     tokens, checkpointing = budget(needs[full] / 2)
@@ -323,12 +352,16 @@ def test_a_recipe_for_a_cpu_needs_no_more_memory_than_it_says_however_much_is_fr
     recipe: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "free_memory", lambda: 64 * 2**30)
-    promise = re.search(r"hardware: .* (\d+) GiB of memory", (RECIPES / f"{recipe}.yaml").read_text())
+    promise = re.search(
+        r"hardware: .* (\d+) GiB of memory", (RECIPES / f"{recipe}.yaml").read_text()
+    )
     assert promise is not None
     cfg = replace(settings(f"recipe={recipe}", f"precision={precision}"), outputs=str(tmp_path))
     recipe_nodes, store = wire_graph(cfg, tmp_path / "digests.json"), Store(tmp_path)
     needs = {
-        name: sum(expected_parts(node, recipe_nodes, model_shape(node, recipe_nodes["base"], store)))
+        name: sum(
+            expected_parts(node, recipe_nodes, model_shape(node, recipe_nodes["base"], store))
+        )
         for name, node in recipe_nodes.items()
     }
     assert max(needs.values()) < 0.85 * int(promise[1]) * 2**30, needs  # the rest is for the system

@@ -20,16 +20,24 @@ def test_a_mode_in_the_environment_is_heard_by_wandb_alone() -> None:
         process.prepare()
         assert wandb.choose_mode() == "offline"
         code = "from transformers.integrations import integration_utils"
-        ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        ran = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
     assert ran.stdout == ""
 
 
 @pytest.mark.parametrize("own", [None, *process.ALLOCATOR])
-def test_segments_of_gpu_memory_grow_unless_the_user_chose(own: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_of_gpu_memory_grow_unless_the_user_chose(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable in process.ALLOCATOR:
         monkeypatch.delenv(variable, raising=False)
     if own:
         monkeypatch.setenv(own, "max_split_size_mb:64")
     process.prepare()
-    settings = {variable: os.environ[variable] for variable in process.ALLOCATOR if variable in os.environ}
-    assert settings == ({own: "max_split_size_mb:64"} if own else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
+    settings = {
+        variable: os.environ[variable] for variable in process.ALLOCATOR if variable in os.environ
+    }
+    assert settings == (
+        {own: "max_split_size_mb:64"} if own else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    )

@@ -37,14 +37,20 @@ class Person:
         """Send a request, and return the status and the JSON of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         headers_sent = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
-        content = body if isinstance(body, bytes) else json.dumps({"annotator": self.name} | body).encode()
+        content = (
+            body
+            if isinstance(body, bytes)
+            else json.dumps({"annotator": self.name} | body).encode()
+        )
         try:
             connection.request("POST", path, content, headers_sent | headers)
             answer = connection.getresponse()
             content_received = answer.read()
         finally:
             connection.close()
-        return answer.status, json.loads(content_received) if content_received.startswith(b"{") else {}
+        return answer.status, json.loads(content_received) if content_received.startswith(
+            b"{"
+        ) else {}
 
     def next(self) -> dict[str, Any]:
         """Return the page's state, with the shown `text` of each answer."""
@@ -55,7 +61,13 @@ class Person:
         return state
 
     def says(self, question: str, verdict: str, **more: Any) -> tuple[int, dict[str, Any]]:
-        body = {"question": question, "verdict": verdict, "reasons": [], "comment": "", "seconds": 1.5}
+        body = {
+            "question": question,
+            "verdict": verdict,
+            "reasons": [],
+            "comment": "",
+            "seconds": 1.5,
+        }
         return self.send("/answer", body | more)
 
 
@@ -105,7 +117,9 @@ def asking(folder: Path, *texts: list[str], **keys: Any) -> Iterator[Asking]:
 
 
 @contextmanager
-def somebody(monkeypatch: pytest.MonkeyPatch, choose: Callable[[dict[str, Any]], str]) -> Iterator[list[int]]:
+def somebody(
+    monkeypatch: pytest.MonkeyPatch, choose: Callable[[dict[str, Any]], str]
+) -> Iterator[list[int]]:
     """Let Ann answer all questions of the page that this process will serve, by `choose`. Yield the server's ports."""
     ports, create = list[int](), server.socket.create_server
 
@@ -135,7 +149,9 @@ def main(folder: Path, keys: dict[str, Any]) -> None:
     human = Human(**keys, runtime=runtime)
     out = work(folder)
     people_pool = pool(*json.loads((folder / "texts.json").read_text()))
-    judgements = [vars(j) for j in People(Label(labeler="human", human=human), out).judge_all(people_pool)]
+    judgements = [
+        vars(j) for j in People(Label(labeler="human", human=human), out).judge_all(people_pool)
+    ]
     (folder / "judgements.json").write_text(
         json.dumps({"judgements": judgements, "figures": out.endpoint_calls["label.human"]})
     )

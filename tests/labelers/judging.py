@@ -37,7 +37,9 @@ def is_probe(request: Request) -> bool:
 
 def judging(of: Callable[[dict[str, str]], Any], key: str = "verdict") -> Callable[[Request], str]:
     """Return a server's reply function that follows schemas and takes its verdict from `of`."""
-    return lambda request: PROBE if is_probe(request) else json.dumps({key: of(shown_texts(request))})
+    return lambda request: (
+        PROBE if is_probe(request) else json.dumps({key: of(shown_texts(request))})
+    )
 
 
 def quality(text: str) -> int:
@@ -53,10 +55,14 @@ def better(texts: dict[str, str]) -> str:
 def block(folder: Path, *urls: str, **judge: Any) -> Label:
     """Return the block of `label=judge` with a judge at each address, as the pipeline passes it to the stage."""
     runtime = "{backoff: 0.01, retries: 20, timeout: 30}"
-    endpoints = ",".join(f"{{base_url: '{url}', model: judge-{i}, runtime: {runtime}}}" for i, url in enumerate(urls))
+    endpoints = ",".join(
+        f"{{base_url: '{url}', model: judge-{i}, runtime: {runtime}}}" for i, url in enumerate(urls)
+    )
     typed = [f"label.judge.{name}={value}" for name, value in judge.items() if name != "max_failed"]
     limit = f"label.max_failed={judge.get('max_failed', 0.0)}"
-    cfg = settings("recipe=tiny", "label=judge", f"label.judge.endpoints=[{endpoints}]", limit, *typed).label
+    cfg = settings(
+        "recipe=tiny", "label=judge", f"label.judge.endpoints=[{endpoints}]", limit, *typed
+    ).label
     return pin(cfg, folder / "cache" / "digests.json")[0]
 
 

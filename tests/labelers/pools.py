@@ -14,7 +14,9 @@ def pool(*texts: list[str]) -> Pool:
         for i in range(len(texts))
     ]
     candidates = [
-        Candidate(f"p{i}", content_id(i, j), "x", "x", 1.0, 0, text, None, "stop", None, len(text.split()))
+        Candidate(
+            f"p{i}", content_id(i, j), "x", "x", 1.0, 0, text, None, "stop", None, len(text.split())
+        )
         for i, answers in enumerate(texts)
         for j, text in enumerate(answers)
     ]
@@ -23,4 +25,6 @@ def pool(*texts: list[str]) -> Pool:
 
 def work(folder: Path) -> StageDir:
     (folder / "node").mkdir(parents=True, exist_ok=True)
-    return StageDir(folder / "node", lambda metrics, step: None, call_folder=folder / "cache" / "calls")
+    return StageDir(
+        folder / "node", lambda metrics, step: None, call_folder=folder / "cache" / "calls"
+    )

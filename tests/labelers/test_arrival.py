@@ -57,8 +57,13 @@ def by_length(texts: dict[str, str]) -> str:
 @pytest.fixture
 def judge() -> Iterator[Model]:
     """Serve a judge of two texts, or of one, whose verdict is a function of the texts."""
-    two, one = judging(by_length), judging(lambda texts: 1 + 3 * (len(texts["ANSWER"]) % 4), "score")
-    with running(Model(lambda r: (one if "<<ANSWER" in r["messages"][-1]["content"] else two)(r))) as model:
+    two, one = (
+        judging(by_length),
+        judging(lambda texts: 1 + 3 * (len(texts["ANSWER"]) % 4), "score"),
+    )
+    with running(
+        Model(lambda r: (one if "<<ANSWER" in r["messages"][-1]["content"] else two)(r))
+    ) as model:
         yield model
 
 
@@ -67,13 +72,20 @@ def typed(name: str, built: Path, judge: Model, folder: Path) -> tuple[str, ...]
     asking = f"label.judge.endpoints=[{{base_url: '{judge.url}', model: judge}}]"
     match name:
         case "dataset":
-            rows = [{"prompt": f"p{i % 7}", "chosen": f"{i % 5} {i}", "rejected": f"{i % 4} x"} for i in range(70)]
-            (folder / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            rows = [
+                {"prompt": f"p{i % 7}", "chosen": f"{i % 5} {i}", "rejected": f"{i % 4} x"}
+                for i in range(70)
+            ]
+            (folder / "preferences.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in rows)
+            )
             return "label=dataset", f"label.path={folder / 'preferences.jsonl'}"
         case "reward_model":
             sft = Chain(built).folder("sft") / "model"
             contract = load_contract(sft)
-            begun = create_reward_model(sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0)
+            begun = create_reward_model(
+                sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0
+            )
             save_model(begun, folder / "model")
             contract.save(folder / "model")
             return "label=reward_model", f"label.reward_model.path={folder / 'model'}"
@@ -99,7 +111,13 @@ def sampled(built: Path, tmp_path: Path) -> Path:
     candidates = []
     for i, prompt in enumerate(prompts):
         ships = f"The sea has {i} ships."
-        texts = [str(prompt.reference), ships, ships, f"{i} ships sail the sea.", f"The tides rise {i} times."]
+        texts = [
+            str(prompt.reference),
+            ships,
+            ships,
+            f"{i} ships sail the sea.",
+            f"The tides rise {i} times.",
+        ]
         for j, text in enumerate(texts):
             candidate = Candidate.from_text(prompt.id, text, "sft", "hf", len(text.split()))
             candidates.append(replace(candidate, candidate_id=content_id(prompt.id, j)))
@@ -112,9 +130,13 @@ def sampled(built: Path, tmp_path: Path) -> Path:
 
 def write_journals(cfg: Label, folder: Path, calls: Path, order: int) -> None:
     """Write two people's answers to all questions, shuffled by the seed `order`."""
-    candidates = Pool(load(folder / "prompts.parquet", Example), load(folder / "candidates.parquet", Candidate))
+    candidates = Pool(
+        load(folder / "prompts.parquet", Example), load(folder / "candidates.parquet", Candidate)
+    )
     answers = [
-        Answer(question.id, name, question.words[int(question.id, 16) % 3], order=question.order(name))
+        Answer(
+            question.id, name, question.words[int(question.id, 16) % 3], order=question.order(name)
+        )
         for question in draw_questions(candidates, cfg.human)
         for name in ("ann", "bob")
     ]
@@ -141,7 +163,9 @@ def followers(judged: Path, root: Path) -> dict[str, dict[str, bytes]]:
         return works[name]
 
     for strategy in Strategy:
-        block = replace(cfg.pairs, strategy=strategy, max_per_prompt=2, min_margin=0.0, max_length_ratio=None)
+        block = replace(
+            cfg.pairs, strategy=strategy, max_per_prompt=2, min_margin=0.0, max_length_ratio=None
+        )
         pairs.run(block, {"judged": judged}, started(strategy))
     unpaired.run(replace(cfg.unpaired, threshold=0.5), {"judged": judged}, started("unpaired"))
     if any(j.score is not None for j in load(judged / "judgements.parquet", Judgement)):
@@ -153,7 +177,12 @@ def followers(judged: Path, root: Path) -> dict[str, dict[str, bytes]]:
 
 @pytest.mark.parametrize("name", slow_but(LABELERS, "judge", "ensemble", "own"))
 def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
-    name: str, built: Path, sampled: Path, judge: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    built: Path,
+    sampled: Path,
+    judge: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     overrides = (*typed(name, built, judge, tmp_path), "label.audit=20", "precision=fp32")
     cfg = pin(settings(*TINY, *overrides).label, tmp_path / "digests.json")[0]
@@ -174,8 +203,14 @@ def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
         if name == "human":
             write_journals(cfg, inputs["pool"], root / "calls", order)
         monkeypatch.setattr(label, "make_labeler", arriving)
-        label.run(cfg, inputs, StageDir(root / "label", lambda metrics, step: None, call_folder=root / "calls"))
-        outcomes.append({"label": published(root / "label"), **followers(root / "label", root / "made")})
+        label.run(
+            cfg,
+            inputs,
+            StageDir(root / "label", lambda metrics, step: None, call_folder=root / "calls"),
+        )
+        outcomes.append(
+            {"label": published(root / "label"), **followers(root / "label", root / "made")}
+        )
     for stage, files in outcomes[0].items():
         assert files == outcomes[1][stage], stage
 
@@ -185,7 +220,9 @@ def labelled(line: tuple[str, ...], candidates: Path, folder: Path) -> Path:
     folder.mkdir()
     cfg = pin(settings(*TINY, *line).label, folder.with_suffix(".json"))[0]
     label.run(
-        cfg, {"pool": candidates}, StageDir(folder, lambda metrics, step: None, call_folder=folder.with_name("calls"))
+        cfg,
+        {"pool": candidates},
+        StageDir(folder, lambda metrics, step: None, call_folder=folder.with_name("calls")),
     )
     return folder
 
@@ -200,7 +237,10 @@ def test_a_pool_whose_rows_lie_in_another_order_gives_the_same_pairs(
     name: str, built: Path, sampled: Path, judge: Model, tmp_path: Path
 ) -> None:
     """Earlier versions wrote judgements as they arrived."""
-    first, second = labelled(typed(name, built, judge, tmp_path), sampled, tmp_path / "label"), tmp_path / "mixed"
+    first, second = (
+        labelled(typed(name, built, judge, tmp_path), sampled, tmp_path / "label"),
+        tmp_path / "mixed",
+    )
     shutil.copytree(first, second)
     for file, kind in (("judgements", Judgement), ("candidates", Candidate)):
         rows = load(first / f"{file}.parquet", kind)
@@ -226,7 +266,9 @@ def test_answers_that_overtake_each_other_make_one_file(tmp_path: Path) -> None:
     assert len(files) == 1
 
 
-def test_equal_requests_are_one_call_in_whatever_order_their_candidates_stand(tmp_path: Path) -> None:
+def test_equal_requests_are_one_call_in_whatever_order_their_candidates_stand(
+    tmp_path: Path,
+) -> None:
     with running(Model(judging(better))) as model:
         assert len(judged(tmp_path, pool(*COPIES), model.url)) == 6 + 1
         bodies = {json.dumps(request, sort_keys=True) for request in model.requests}
@@ -234,13 +276,17 @@ def test_equal_requests_are_one_call_in_whatever_order_their_candidates_stand(tm
 
 
 @pytest.mark.parametrize("kind", ["pairwise", "pointwise"])
-def test_what_was_paid_for_twice_before_is_taken_and_nothing_is_asked(kind: str, tmp_path: Path) -> None:
+def test_what_was_paid_for_twice_before_is_taken_and_nothing_is_asked(
+    kind: str, tmp_path: Path
+) -> None:
     out = work(tmp_path)
     labeler = Jury(block(tmp_path, PAID_AT, kind=kind), out)
     labeler.judges[0].calls.path.parent.mkdir(parents=True)
     shutil.copy(PAID, labeler.judges[0].calls.path)
     judgements = [*labeler.judge_all(pool(*COPIES))]
-    assert len(judgements) == (7 if kind == "pairwise" else 6) and not any(j.error for j in judgements)
+    assert len(judgements) == (7 if kind == "pairwise" else 6) and not any(
+        j.error for j in judgements
+    )
     figures = out.endpoint_calls["label.judge.endpoints[0]"]
     assert figures["made"] == 0 and figures["kept"] == (1 + 2 + 2 if kind == "pairwise" else 1 + 4)
     assert labeler.judges[0].calls.path.read_bytes() == PAID.read_bytes()

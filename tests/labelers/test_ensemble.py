@@ -46,7 +46,9 @@ def of_two(by_labeler: dict[str, list[Judgement]], *voters: Voter) -> JointVote:
         return joint
     turned = {name: -vote for name, vote in joint.votes.items()}
     word = {"a": "b", "b": "a"}.get(str(joint.preference), joint.preference)
-    return JointVote(joint.prompt_id, joint.ids[::-1], turned, word, joint.disagreement, joint.vetoed)
+    return JointVote(
+        joint.prompt_id, joint.ids[::-1], turned, word, joint.disagreement, joint.vetoed
+    )
 
 
 TWO = pool(["one", "two"]).candidates
@@ -72,7 +74,9 @@ def test_the_weighted_majority_decides_and_its_variance_is_the_disagreement(
     words = {"a": "a", "b": "b", "t": "tie", "?": None}
     names = [f"m{i}" for i in range(len(votes))]
     voters = [Voter(name, weight) for name, weight in zip(names, weights, strict=True)]
-    by_labeler = {name: [prefers(*TWO, words[vote])] for name, vote in zip(names, votes, strict=True)}
+    by_labeler = {
+        name: [prefers(*TWO, words[vote])] for name, vote in zip(names, votes, strict=True)
+    }
     for order in permutations(names):
         joint = of_two({name: by_labeler[name] for name in order}, *voters)
         assert joint.preference == expected
@@ -85,9 +89,16 @@ def test_the_weighted_majority_decides_and_its_variance_is_the_disagreement(
 
 @pytest.mark.parametrize(
     ("check_scores", "expected", "vetoed"),
-    [((1.0, 0.5), "a", True), ((0.5, 0.0), "tie", True), ((1.0, 1.0), "b", False), ((0.5, 1.0), "b", True)],
+    [
+        ((1.0, 0.5), "a", True),
+        ((0.5, 0.0), "tie", True),
+        ((1.0, 1.0), "b", False),
+        ((0.5, 1.0), "b", True),
+    ],
 )
-def test_a_vetoed_candidate_is_never_preferred(check_scores: tuple[float, float], expected: str, vetoed: bool) -> None:
+def test_a_vetoed_candidate_is_never_preferred(
+    check_scores: tuple[float, float], expected: str, vetoed: bool
+) -> None:
     by_labeler = {"checks": scores(TWO, *check_scores), "judge": [prefers(*TWO, "b")]}
     joint = of_two(by_labeler, Voter("checks", 0.0, veto=1.0), Voter("judge"))
     assert (joint.preference, joint.vetoed, joint.disagreement) == (expected, vetoed, 0.0)
@@ -101,16 +112,25 @@ def test_a_pair_is_used_if_every_member_with_preferences_compared_it() -> None:
     assert len([*joint_votes([Voter("s")], scored, four)]) == 6
     compared = {"j": [prefers(four[0], four[1], "b"), prefers(four[2], four[1], None)]}
     joint_by_pair = {
-        frozenset(each.ids): each for each in joint_votes([Voter("s"), Voter("j")], scored | compared, four)
+        frozenset(each.ids): each
+        for each in joint_votes([Voter("s"), Voter("j")], scored | compared, four)
     }
-    assert {*joint_by_pair} == {frozenset((four[i].candidate_id, four[1].candidate_id)) for i in (0, 2)}
+    assert {*joint_by_pair} == {
+        frozenset((four[i].candidate_id, four[1].candidate_id)) for i in (0, 2)
+    }
     assert {len(each.votes) for each in joint_by_pair.values()} == {1, 2}
     same = frozenset((four[0].candidate_id, four[3].candidate_id))
-    [equal] = [each for each in joint_votes([Voter("s")], scored, four) if frozenset(each.ids) == same]
-    assert (equal.preference, equal.votes) == ("tie", {}), "equal texts are a tie, whatever their scores"
+    [equal] = [
+        each for each in joint_votes([Voter("s")], scored, four) if frozenset(each.ids) == same
+    ]
+    assert (equal.preference, equal.votes) == ("tie", {}), (
+        "equal texts are a tie, whatever their scores"
+    )
 
 
-def labels_and_metrics(chain: Chain, *line: str) -> tuple[dict[tuple[str, str], Judgement], dict[str, Any]]:
+def labels_and_metrics(
+    chain: Chain, *line: str
+) -> tuple[dict[tuple[str, str], Judgement], dict[str, Any]]:
     judgements = load(chain.folder("label", *line) / "judgements.parquet", Judgement)
     return {(str(j.a), str(j.b)): j for j in judgements}, chain.manifest("label", *line)["metrics"]
 
@@ -122,7 +142,9 @@ def variance(judged: Judgement) -> float:
     return (checks**2 + 2 * judge**2) / 3 - ((checks + 2 * judge) / 3) ** 2
 
 
-def test_members_label_once_and_people_where_members_disagree(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_label_once_and_people_where_members_disagree(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Combine checks with a judge that prefers the alphabetically first text and a person who prefers the last."""
     by_letters = judging(lambda texts: "A" if texts["A"] < texts["B"] else "B")
     with running(Model(by_letters)) as model:
@@ -149,8 +171,14 @@ def test_members_label_once_and_people_where_members_disagree(chain: Chain, monk
 
     before, figures = labels_and_metrics(chain, *alone)
     after, metrics = labels_and_metrics(chain, *with_people)
-    texts = {c.candidate_id: c.text for c in load(chain.folder("label") / "candidates.parquet", Candidate)}
-    audit = [json.loads(line)["judged"] for line in (chain.folder("label", *with_people) / "audit.jsonl").open()]
+    texts = {
+        c.candidate_id: c.text
+        for c in load(chain.folder("label") / "candidates.parquet", Candidate)
+    }
+    audit = [
+        json.loads(line)["judged"]
+        for line in (chain.folder("label", *with_people) / "audit.jsonl").open()
+    ]
     audited = [(a, b) for a, b in audit]
     assert len(audited) == 6 and all(after[of] == before[of] for of in audited), (
         "people's verdicts on the audit change no judgement"
@@ -160,31 +188,52 @@ def test_members_label_once_and_people_where_members_disagree(chain: Chain, monk
         preferred, other = of if after[of].preference == "a" else of[::-1]
         assert texts[preferred] > texts[other] and variance(before[of]) and of not in audited
         assert "ann" in json.loads(after[of].raw or "")["human"]
-    assert [own_vote(j).preference for j in after.values()] == [before[of].preference for of in after]
+    assert [own_vote(j).preference for j in after.values()] == [
+        before[of].preference for of in after
+    ]
     people = metrics["ensemble"]["people"]
     by_text = {of: (after[of].prompt_id, frozenset(texts[name] for name in of)) for of in after}
     assert people["audited"] == 6 and people["asked"] == len({by_text[of] for of in changed}) == 5
-    assert len(questions) == 6 + 5 and len({by_text[of] for of in audited}) == 6, "nobody gets the same question twice"
-    assert {of for of in after if by_text[of] in {by_text[each] for each in changed}} == {*changed}, "copies included"
+    assert len(questions) == 6 + 5 and len({by_text[of] for of in audited}) == 6, (
+        "nobody gets the same question twice"
+    )
+    assert {of for of in after if by_text[of] in {by_text[each] for each in changed}} == {
+        *changed
+    }, "copies included"
     assert people["changed"] == sum(after[of].preference != before[of].preference for of in changed)
     order = [*dict.fromkeys(questions)]
     first = {by_text[of][1] for of in audited}
     assert {*order[: len(first)]} == first, "the audit's questions come first"
-    rest = [of for of in before if of not in changed and by_text[of] not in {by_text[each] for each in audited}]
-    assert min(map(variance, (before[of] for of in changed))) >= max(map(variance, (before[of] for of in rest)))
+    rest = [
+        of
+        for of in before
+        if of not in changed and by_text[of] not in {by_text[each] for each in audited}
+    ]
+    assert min(map(variance, (before[of] for of in changed))) >= max(
+        map(variance, (before[of] for of in rest))
+    )
     assert max(map(variance, before.values())) > 0 and len({*map(variance, before.values())}) > 1
 
     reliability = json.loads((chain.folder("label", *with_people) / "reliability.json").read_text())
-    right = sum(texts[a if after[a, b].preference == "a" else b] == max(texts[a], texts[b]) for a, b in audited)
-    assert reliability["known"] == 6 and reliability["accuracy"]["mean"] == pytest.approx(right / 6, abs=1e-4)
+    right = sum(
+        texts[a if after[a, b].preference == "a" else b] == max(texts[a], texts[b])
+        for a, b in audited
+    )
+    assert reliability["known"] == 6 and reliability["accuracy"]["mean"] == pytest.approx(
+        right / 6, abs=1e-4
+    )
     assert metrics["failed"] == figures["failed"] == {}
-    assert load(chain.folder("pairs", *with_people) / "pairs.parquet", Pair)[0].labeler == "ensemble"
+    assert (
+        load(chain.folder("pairs", *with_people) / "pairs.parquet", Pair)[0].labeler == "ensemble"
+    )
 
     # Two more people, who contradict Ann, have answered the same questions: most votes count, not the earliest.
     people_folder = chain.root / "cache" / "calls" / "people"
     for answer in Journal(people_folder / "ann.jsonl").read():
         for name in ("bob", "cem"):
-            Journal(people_folder / f"{name}.jsonl").append(replace(answer, verdict="ba"[answer.verdict == "b"]))
+            Journal(people_folder / f"{name}.jsonl").append(
+                replace(answer, verdict="ba"[answer.verdict == "b"])
+            )
     of_three = (*with_people, "label.human.overlap=1", "label.human.annotators=3")
     build(chain.root, "stage=label", *of_three)
     outvoted, _ = labels_and_metrics(chain, *of_three)
@@ -196,12 +245,17 @@ def test_members_label_once_and_people_where_members_disagree(chain: Chain, monk
 def test_a_member_is_the_same_node_as_its_labeler_alone(tmp_path: Path) -> None:
     judge = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
     reward = "reward.source.path=stages/tasks/toy_preferences.jsonl"
-    members = "[{labeler: verifier, veto: 1.0}, {labeler: judge}, {labeler: reward_model, weight: 0.5}]"
+    members = (
+        "[{labeler: verifier, veto: 1.0}, {labeler: judge}, {labeler: reward_model, weight: 0.5}]"
+    )
     line = ("label=ensemble", judge, reward, f"label.ensemble.members={members}")
     planned = nodes(tmp_path, *line)
     assert planned["label"].inputs.keys() == {"pool", "verifier", "judge", "reward_model"}
     for name, keys in {"verifier": (), "judge": (judge,), "reward_model": (reward,)}.items():
-        assert planned[f"label_{name}"].fingerprint == nodes(tmp_path, f"label={name}", *keys)["label"].fingerprint
+        assert (
+            planned[f"label_{name}"].fingerprint
+            == nodes(tmp_path, f"label={name}", *keys)["label"].fingerprint
+        )
     other = nodes(tmp_path, *line, "label.judge.seed=1")
     assert other["label"].fingerprint != planned["label"].fingerprint
     assert other["label_verifier"].fingerprint == planned["label_verifier"].fingerprint
@@ -217,14 +271,49 @@ JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
     [
         ("null", (), "label=ensemble", "label.ensemble.members=["),
         ("[{labeler: verifier}]", (), "label=ensemble", "label.ensemble.members=["),
-        ("[{labeler: verifier}, {labeler: verifyer}]", (), "label.ensemble.members[1].labeler=verifyer", "verifier"),
-        ("[{labeler: verifier}, {labeler: human}]", (), f"{MEMBERS}[1].labeler=human", "label.ensemble.people=200"),
-        ("[{labeler: dataset}, {labeler: verifier}]", (), f"{MEMBERS}[0].labeler=dataset", "cannot be a member"),
-        ("[{labeler: verifier}, {labeler: verifier}]", (), f"{MEMBERS}[1].labeler=verifier", "twice"),
+        (
+            "[{labeler: verifier}, {labeler: verifyer}]",
+            (),
+            "label.ensemble.members[1].labeler=verifyer",
+            "verifier",
+        ),
+        (
+            "[{labeler: verifier}, {labeler: human}]",
+            (),
+            f"{MEMBERS}[1].labeler=human",
+            "label.ensemble.people=200",
+        ),
+        (
+            "[{labeler: dataset}, {labeler: verifier}]",
+            (),
+            f"{MEMBERS}[0].labeler=dataset",
+            "cannot be a member",
+        ),
+        (
+            "[{labeler: verifier}, {labeler: verifier}]",
+            (),
+            f"{MEMBERS}[1].labeler=verifier",
+            "twice",
+        ),
         ("[{labeler: verifier}, {weight: 2}]", (), f"{MEMBERS}[1].labeler is required", ""),
-        ("[{labeler: verifier, weight: -1}, {labeler: judge}]", (), f"{MEMBERS}[0].weight", "from 0 to 1,000,000"),
-        ("[{labeler: verifier, veto: 2}, {labeler: judge}]", (), f"{MEMBERS}[0].veto", "from 0 to 1"),
-        ("[{labeler: verifier, weight: 0}, {labeler: judge, weight: 0}]", (JUDGE,), f"{MEMBERS}: every weight", ""),
+        (
+            "[{labeler: verifier, weight: -1}, {labeler: judge}]",
+            (),
+            f"{MEMBERS}[0].weight",
+            "from 0 to 1,000,000",
+        ),
+        (
+            "[{labeler: verifier, veto: 2}, {labeler: judge}]",
+            (),
+            f"{MEMBERS}[0].veto",
+            "from 0 to 1",
+        ),
+        (
+            "[{labeler: verifier, weight: 0}, {labeler: judge, weight: 0}]",
+            (JUDGE,),
+            f"{MEMBERS}: every weight",
+            "",
+        ),
         (
             "[{labeler: verifier}, {labeler: reward_model, veto: 0.5}]",
             ("label.reward_model.path=reward", "align=grpo"),
@@ -238,7 +327,12 @@ JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
             "label.judge.kind=pointwise",
         ),
         ("[{labeler: verifier}, {labeler: judge}]", (), "label=judge", "label.judge.endpoints=["),
-        ("[{labeler: verifier}, {labeler: reward_model}]", (), "label=reward_model", "label.reward_model.path=FOLDER"),
+        (
+            "[{labeler: verifier}, {labeler: reward_model}]",
+            (),
+            "label=reward_model",
+            "label.reward_model.path=FOLDER",
+        ),
         (
             "[{labeler: verifier}, {labeler: reward_model}]",
             (JUDGE, "label.reward_model.path=README.md"),
@@ -274,8 +368,14 @@ def test_an_invalid_ensemble_is_refused_before_the_run(
 
 def test_a_veto_needs_scores_also_from_a_user_defined_labeler(tmp_path: Path) -> None:
     members = "[{labeler: verifier, veto: 1.0}, {labeler: own, veto: 0.5}]"
-    label, inputs = settings("label=ensemble", f"label.ensemble.members={members}").label, dict[str, Path]()
-    for name, judgements in {"verifier": scores(TWO, 1.0, 0.0), "own": [prefers(*TWO, "a")]}.items():
+    label, inputs = (
+        settings("label=ensemble", f"label.ensemble.members={members}").label,
+        dict[str, Path](),
+    )
+    for name, judgements in {
+        "verifier": scores(TWO, 1.0, 0.0),
+        "own": [prefers(*TWO, "a")],
+    }.items():
         inputs[name] = tmp_path / name
         inputs[name].mkdir()
         save(inputs[name] / "judgements.parquet", judgements, Judgement)
@@ -296,16 +396,28 @@ def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
     own.write_text(code)
     members = "[{labeler: verifier, veto: 0.3}, {labeler: own, weight: 3}]"
     label = settings(
-        "recipe=tiny", "label=ensemble", f"label.ensemble.members={members}", f"label.own={{file: {own}, name: Brief}}"
+        "recipe=tiny",
+        "label=ensemble",
+        f"label.ensemble.members={members}",
+        f"label.own={{file: {own}, name: Brief}}",
     ).label
     completions = pool(["YES", "YES INDEED", "no", "lost"])
-    checks = [Check("upper"), Check("word_count", {"count": 1}), Check("own_words", {"text": "Why are there tides?"})]
+    checks = [
+        Check("upper"),
+        Check("word_count", {"count": 1}),
+        Check("own_words", {"text": "Why are there tides?"}),
+    ]
     prompts = [replace(prompt, checks=checks) for prompt in completions.prompts]
     ensemble = Ensemble(label, StageDir(tmp_path, lambda metrics, step: None))
     judgements = [*ensemble.judge_rollouts(completions._replace(prompts=prompts))]
     assert [j.candidate_id for j in judgements] == [c.candidate_id for c in completions.candidates]
-    assert [j.score for j in judgements[:3]] == pytest.approx([1.0, (1 / 3 + 3 * 0.5) / 4, (1 / 3 + 3 * 1.0) / 4])
+    assert [j.score for j in judgements[:3]] == pytest.approx(
+        [1.0, (1 / 3 + 3 * 0.5) / 4, (1 / 3 + 3 * 1.0) / 4]
+    )
     assert judgements[3].score is None and "own" in str(judgements[3].error)
-    strict = replace(label, ensemble=replace(label.ensemble, members=[Voter("verifier", 1.0, 0.6), Voter("own", 3.0)]))
+    strict = replace(
+        label,
+        ensemble=replace(label.ensemble, members=[Voter("verifier", 1.0, 0.6), Voter("own", 3.0)]),
+    )
     vetoed = [*Ensemble(strict, ensemble.out).judge_rollouts(completions._replace(prompts=prompts))]
     assert [j.score for j in vetoed[:3]] == pytest.approx([1.0, 0.0, 0.0])

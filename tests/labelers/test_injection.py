@@ -64,9 +64,13 @@ def test_orders_in_a_candidate_turn_no_verdict_and_without_the_fence_all_do(tmp_
 
 def test_template_tokens_are_split_and_invisible_characters_escaped() -> None:
     assert (
-        neutralize("<|im_end|> </s> [INST] <b> a|b [x] <<SYS>>") == "< |im_end| > < /s> [ INST] <b> a|b [x] << SYS>>"
+        neutralize("<|im_end|> </s> [INST] <b> a|b [x] <<SYS>>")
+        == "< |im_end| > < /s> [ INST] <b> a|b [x] << SYS>>"
     )
-    assert neutralize("a\u202eb\u200b\U000e0041\ud800\U000e0100") == r"a\u{202e}b\u{200b}\u{e0041}\u{d800}\u{e0100}"
+    assert (
+        neutralize("a\u202eb\u200b\U000e0041\ud800\U000e0100")
+        == r"a\u{202e}b\u{200b}\u{e0041}\u{d800}\u{e0100}"
+    )
     assert neutralize("größer 10 €, 日本語 👍\n\t") == "größer 10 €, 日本語 👍\n\t"
 
 
@@ -74,7 +78,9 @@ def test_empty_and_equal_answers_are_judged(tmp_path: Path) -> None:
     def says(request: Request) -> str:
         if is_probe(request):
             return PROBE
-        (empty,) = [name for name, _, text in FENCED.findall(request["messages"][-1]["content"]) if not text]
+        (empty,) = [
+            name for name, _, text in FENCED.findall(request["messages"][-1]["content"]) if not text
+        ]
         return json.dumps({"verdict": "B" if empty == "A" else "A"})
 
     answers = pool(["", "good answer", "good answer"])

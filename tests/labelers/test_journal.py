@@ -19,7 +19,10 @@ from stages.store.json_log import sealed
 from tests.endpoints.test_client import flipped
 from tests.labelers.pools import pool
 
-SAID = [Answer(f"question-{i}", "ann", "ab"[i % 2], ("clear",), "why", "ab", 1.5, "2026") for i in range(4)]
+SAID = [
+    Answer(f"question-{i}", "ann", "ab"[i % 2], ("clear",), "why", "ab", 1.5, "2026")
+    for i in range(4)
+]
 
 
 def journal(folder: Path) -> Journal:
@@ -40,11 +43,15 @@ def test_a_flipped_bit_of_a_journal_turns_no_verdict(tmp_path: Path) -> None:
 
 def test_a_line_without_a_digest_is_read(tmp_path: Path) -> None:
     path = tmp_path / "ann.jsonl"
-    path.write_text("".join(json.dumps(asdict(answer) | {"seconds": "1.5"}) + "\n" for answer in SAID))
+    path.write_text(
+        "".join(json.dumps(asdict(answer) | {"seconds": "1.5"}) + "\n" for answer in SAID)
+    )
     before = path.read_bytes()
     assert [*Journal(path).read()] == [replace(answer, seconds=None) for answer in SAID]
     Journal(path).append(SAID[0])
-    assert path.read_bytes() == before + sealed(asdict(SAID[0])) and b'"digest": ' in sealed(asdict(SAID[0]))
+    assert path.read_bytes() == before + sealed(asdict(SAID[0])) and b'"digest": ' in sealed(
+        asdict(SAID[0])
+    )
 
 
 ROW = asdict(SAID[0])
@@ -102,7 +109,9 @@ def test_a_full_disk_damages_no_other_line(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     damaged.append(SAID[1])
-    assert [*damaged.read()] == [*SAID, SAID[1]] and not damaged.path.with_name("ann.jsonl.unreadable").exists()
+    assert [*damaged.read()] == [*SAID, SAID[1]] and not damaged.path.with_name(
+        "ann.jsonl.unreadable"
+    ).exists()
 
 
 def session(folder: Path, **keys: Any) -> Session:

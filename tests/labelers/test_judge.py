@@ -21,7 +21,16 @@ from stages.labelers.verdicts import ALLOWED, KEY, NoVerdict, verdict
 from stages.store.records import Candidate, Example, Judgement, Pair, load, save
 from tests.endpoints.servers import Model, Proxy, Request, running
 from tests.helpers import TINY, Chain, build, nodes, refused
-from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, quality, shown_texts
+from tests.labelers.judging import (
+    PROBE,
+    better,
+    block,
+    is_probe,
+    judged,
+    judging,
+    quality,
+    shown_texts,
+)
 from tests.labelers.pools import pool, work
 
 pytest.importorskip("openai")
@@ -36,7 +45,9 @@ def by_texts(judgements: list[Judgement], texts: dict[str, str]) -> dict[tuple[s
             verdicts[(texts[j.candidate_id],)] = j.score if j.error is None else j.error
         else:
             first, second = (j.b, j.a) if j.preference == "b" else (j.a, j.b)
-            verdicts[(texts[str(first)], texts[str(second)])] = j.preference == "tie" if j.error is None else j.error
+            verdicts[(texts[str(first)], texts[str(second)])] = (
+                j.preference == "tie" if j.error is None else j.error
+            )
     return verdicts
 
 
@@ -50,14 +61,19 @@ def test_every_judgement_is_there_and_right_whatever_fails_on_the_way(tmp_path: 
         for j in judgements:
             a, b = texts[str(j.a)], texts[str(j.b)]
             assert j.error is None
-            assert j.preference == ("tie" if quality(a) == quality(b) else "a" if quality(a) > quality(b) else "b")
+            assert j.preference == (
+                "tie" if quality(a) == quality(b) else "a" if quality(a) > quality(b) else "b"
+            )
             assert j.order_swapped_agrees or a == b
         questions = {json.dumps(r["messages"]) for r in model.requests}
         # The first prompt has two equal texts and the last only equal ones; the probe is one more question.
         assert len(questions) == 1 + 2 * (3 + 1)
         before = len(model.requests)
         repeated = judged(tmp_path, several, proxy.url)
-        assert sorted(map(str, repeated)) == sorted(map(str, judgements)) and len(model.requests) == before
+        assert (
+            sorted(map(str, repeated)) == sorted(map(str, judgements))
+            and len(model.requests) == before
+        )
 
 
 def test_a_judge_that_goes_by_the_order_sees_only_ties(tmp_path: Path) -> None:
@@ -70,10 +86,17 @@ def test_several_judges_are_a_majority_or_a_mean(tmp_path: Path) -> None:
     def worse(texts):
         return {"A": "B", "B": "A"}.get(better(texts), "tie")
 
-    servers = [judging(better), judging(worse), judging(better), lambda r: PROBE if is_probe(r) else "Both are fine."]
+    servers = [
+        judging(better),
+        judging(worse),
+        judging(better),
+        lambda r: PROBE if is_probe(r) else "Both are fine.",
+    ]
     two_answers = pool(["poor 1", "good 2"])
     with ExitStack() as stack:
-        good, bad, other, silent = (stack.enter_context(running(Model(says))).url for says in servers)
+        good, bad, other, silent = (
+            stack.enter_context(running(Model(says))).url for says in servers
+        )
         for i, (urls, expected) in enumerate(
             [
                 ((good, bad, other), {("good 2", "poor 1"): False}),
@@ -85,25 +108,39 @@ def test_several_judges_are_a_majority_or_a_mean(tmp_path: Path) -> None:
             judgements = judged(tmp_path / str(i), two_answers, *urls, max_failed=1.0)
             named = by_texts(judgements, {c.candidate_id: c.text for c in two_answers.candidates})
             assert {tuple(sorted(k)): v for k, v in named.items()} == expected
-    scores = [judging(lambda texts: quality(texts["ANSWER"]), "score"), judging(lambda texts: 10, "score")]
+    scores = [
+        judging(lambda texts: quality(texts["ANSWER"]), "score"),
+        judging(lambda texts: 10, "score"),
+    ]
     with running(Model(scores[0])) as one, running(Model(scores[1])) as two:
         judgements = judged(tmp_path / "mean", two_answers, one.url, two.url, kind="pointwise")
-    assert sorted(j.score for j in judgements if j.score) == pytest.approx([(0 + 9) / 18, (1 + 9) / 18])
+    assert sorted(j.score for j in judgements if j.score) == pytest.approx(
+        [(0 + 9) / 18, (1 + 9) / 18]
+    )
 
 
-def test_comparisons_on_which_two_judges_differ_are_ties(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_comparisons_on_which_two_judges_differ_are_ties(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The two judges agree only on the first prompt."""
     caplog.set_level(logging.INFO)
 
     def worse(texts):
-        return "A" if "best" in texts["A"] else "B" if "best" in texts["B"] else flipped[better(texts)]
+        return (
+            "A" if "best" in texts["A"] else "B" if "best" in texts["B"] else flipped[better(texts)]
+        )
 
-    flipped, three = {"A": "B", "B": "A"}, pool(["poor 1", "best 9"], ["poor 1", "good 2"], ["poor 1", "good 3"])
+    flipped, three = (
+        {"A": "B", "B": "A"},
+        pool(["poor 1", "best 9"], ["poor 1", "good 2"], ["poor 1", "good 3"]),
+    )
     with running(Model(judging(better))) as good, running(Model(judging(worse))) as bad:
         two = Jury(block(tmp_path, good.url, bad.url), work(tmp_path))
         words = {j.prompt_id: j.preference for j in two.judge_all(three)}
         requests = good.requests.copy()
-        assert {j.prompt_id: j.preference for j in two.judge_all(three)} == words, "the same judges of a later step"
+        assert {j.prompt_id: j.preference for j in two.judge_all(three)} == words, (
+            "the same judges of a later step"
+        )
         assert good.requests == requests and two.figures() == {"judges_differ": 4}
         two.disagreements = 2
         assert Counter(word == "tie" for word in words.values()) == {True: 2, False: 1}
@@ -111,7 +148,11 @@ def test_comparisons_on_which_two_judges_differ_are_ties(tmp_path: Path, caplog:
         assert caplog.text.count("2 of 3 comparisons") == 2
         caplog.clear()
         alone = Jury(block(tmp_path, good.url), work(tmp_path))
-        assert len([*alone.judge_all(three)]) == 3 and not alone.figures() and "must agree" not in caplog.text
+        assert (
+            len([*alone.judge_all(three)]) == 3
+            and not alone.figures()
+            and "must agree" not in caplog.text
+        )
 
 
 def test_the_summary_counts_comparisons_preferences_and_ties(tmp_path: Path) -> None:
@@ -121,11 +162,19 @@ def test_the_summary_counts_comparisons_preferences_and_ties(tmp_path: Path) -> 
     save(tmp_path / "pool" / "candidates.parquet", several.candidates, Candidate)
 
     def says(request: Request) -> str:
-        return PROBE if is_probe(request) else "" if "poor 3" in str(request) else judging(better)(request)
+        return (
+            PROBE
+            if is_probe(request)
+            else ""
+            if "poor 3" in str(request)
+            else judging(better)(request)
+        )
 
     with running(Model(says)) as model:
         out = work(tmp_path)
-        metrics = label.run(block(tmp_path, model.url, max_failed=1.0), {"pool": tmp_path / "pool"}, out)
+        metrics = label.run(
+            block(tmp_path, model.url, max_failed=1.0), {"pool": tmp_path / "pool"}, out
+        )
     assert metrics["summary"] == "18 comparisons: 11 preferences, 5 ties"
     assert [line.split()[:3] for line in out.warnings] == [["2", "of", "18"]]
 
@@ -154,15 +203,21 @@ def test_what_is_no_verdict_is_missing_with_its_reason_after_another_attempt(
     reason: str, reply: str, tmp_path: Path
 ) -> None:
     with running(Model(lambda r: PROBE if is_probe(r) else reply)) as model:
-        judgements = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, max_failed=1.0, attempts=3)
+        judgements = judged(
+            tmp_path, pool(["poor 1", "good 2"]), model.url, max_failed=1.0, attempts=3
+        )
         assert [j.error for j in judgements] == [reason] and judgements[0].preference is None
         assert len(model.requests) == 1 + 2 * 3, "the probe, and three attempts in each order"
 
 
 def test_a_reply_that_cannot_be_used_is_paid_once(tmp_path: Path) -> None:
     with running(Model(lambda r: PROBE if is_probe(r) else "long " * 500_000)) as model:
-        [judgement] = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, max_failed=1.0, attempts=3)
-        assert judgement.error and len(model.requests) == 1 + 2, "the probe, and one call in each order"
+        [judgement] = judged(
+            tmp_path, pool(["poor 1", "good 2"]), model.url, max_failed=1.0, attempts=3
+        )
+        assert judgement.error and len(model.requests) == 1 + 2, (
+            "the probe, and one call in each order"
+        )
 
 
 def test_a_judge_that_thinks_first_has_room_in_the_probe(tmp_path: Path) -> None:
@@ -174,7 +229,9 @@ def test_a_judge_that_thinks_first_has_room_in_the_probe(tmp_path: Path) -> None
 def test_too_many_missing_judgements_stop_the_run_early(tmp_path: Path) -> None:
     many = pool(*([f"poor {i}", f"good {i + 1}"] for i in range(100)))
     with running(Model(lambda r: PROBE if is_probe(r) else "I cannot choose.")) as model:
-        with pytest.raises(UserError, match=r"^label\.max_failed=0\.1: 11 of 100 .*\(11 times\) .* is not JSON"):
+        with pytest.raises(
+            UserError, match=r"^label\.max_failed=0\.1: 11 of 100 .*\(11 times\) .* is not JSON"
+        ):
             judged(tmp_path, many, model.url, max_failed=0.1, attempts=1)
         assert len(model.requests) < 1 + 2 * (11 + 2 * 8)
 
@@ -198,17 +255,28 @@ def test_a_server_that_ignores_schemas_is_refused_and_may_be_read_as_text(tmp_pa
 def test_comparisons_reach_every_candidate_before_any_twice_as_often() -> None:
     for n in range(2, 9):
         candidates = pool([f"text {i}" for i in range(n)]).candidates
-        every = [frozenset((a.candidate_id, b.candidate_id)) for a, b in pair_up(candidates, None, 0)]
+        every = [
+            frozenset((a.candidate_id, b.candidate_id)) for a, b in pair_up(candidates, None, 0)
+        ]
         assert len(every) == len(set(every)) == n * (n - 1) // 2
         few = pair_up(candidates, (n + 1) // 2, 0)
-        assert {c.candidate_id for pair in few for c in pair} == {c.candidate_id for c in candidates}
+        assert {c.candidate_id for pair in few for c in pair} == {
+            c.candidate_id for c in candidates
+        }
 
 
-TEXT = st.text(alphabet=st.characters(codec=None)) | st.sampled_from(['{"verdict": "A"}', "Verdict: A", "score: 7"])
+TEXT = st.text(alphabet=st.characters(codec=None)) | st.sampled_from(
+    ['{"verdict": "A"}', "Verdict: A", "score: 7"]
+)
 VALUE = st.sampled_from(["A", "B", "tie", "a", "C", 1, 10, 0, 11, 1.0, True, None, [], "7"])
-OBJECT = st.dictionaries(st.sampled_from(["verdict", "score", "reason"]), VALUE, max_size=2).map(json.dumps)
+OBJECT = st.dictionaries(st.sampled_from(["verdict", "score", "reason"]), VALUE, max_size=2).map(
+    json.dumps
+)
 SAID = st.one_of(
-    TEXT, OBJECT, st.tuples(TEXT, OBJECT).map("".join), st.tuples(TEXT, st.just("\nVerdict: B")).map("".join)
+    TEXT,
+    OBJECT,
+    st.tuples(TEXT, OBJECT).map("".join),
+    st.tuples(TEXT, st.just("\nVerdict: B")).map("".join),
 )
 
 
@@ -233,11 +301,18 @@ def test_no_reply_is_a_traceback_and_no_verdict_is_invented(
     if reading is Reading.json:
         assert json.loads(text) == {KEY[kind]: judgements}
     else:
-        assert text.rstrip(" \n*_`.\t\r").endswith(f"{KEY[kind].title()}: {judgements}") or not text.isascii()
+        assert (
+            text.rstrip(" \n*_`.\t\r").endswith(f"{KEY[kind].title()}: {judgements}")
+            or not text.isascii()
+        )
 
 
 def asking(url: str, *overrides: str) -> tuple[str, ...]:
-    return ("label=judge", f"label.judge.endpoints=[{{base_url: '{url}', model: judge}}]", *overrides)
+    return (
+        "label=judge",
+        f"label.judge.endpoints=[{{base_url: '{url}', model: judge}}]",
+        *overrides,
+    )
 
 
 def test_judgements_become_pairs_and_another_strategy_asks_nothing(chain: Chain) -> None:
@@ -262,7 +337,9 @@ def test_the_question_makes_the_fingerprint(chain: Chain, tmp_path: Path) -> Non
         return nodes(chain.root, *asking("http://127.0.0.1:1/v1", *overrides))["label"].fingerprint
 
     plain, same = fingerprint(), tmp_path / "mine.jinja"
-    rubric = Path(nodes(chain.root, *asking("http://127.0.0.1:1/v1"))["label"].config.judge.rubric).read_text()
+    rubric = Path(
+        nodes(chain.root, *asking("http://127.0.0.1:1/v1"))["label"].config.judge.rubric
+    ).read_text()
     same.write_text(rubric)
     assert fingerprint(f"label.judge.rubric={same}") == plain, "the rubric's path does not count"
     same.write_text(rubric.replace("better", "worse"))
@@ -275,22 +352,31 @@ def test_the_question_makes_the_fingerprint(chain: Chain, tmp_path: Path) -> Non
     ("rubric", "message"),
     [
         ("{{ request }} {{ a }}", "Add {{ b }}"),
-        ("{{ request }} {{ a }}\n{{ b }} {{ c }}", "'c' is undefined. It may read request, a, b and reply"),
+        (
+            "{{ request }} {{ a }}\n{{ b }} {{ c }}",
+            "'c' is undefined. It may read request, a, b and reply",
+        ),
         ("{{ request }}\n{% if %}", "line 2: TemplateSyntaxError"),
     ],
 )
-def test_an_unusable_rubric_is_refused_before_the_run(rubric: str, message: str, tmp_path: Path) -> None:
+def test_an_unusable_rubric_is_refused_before_the_run(
+    rubric: str, message: str, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text(rubric)
     rubric_of_mine = f"label.judge.rubric={file}"
-    line = refused(*TINY, f"outputs={tmp_path / 'outputs'}", *asking("http://127.0.0.1:1/v1", rubric_of_mine))
+    line = refused(
+        *TINY, f"outputs={tmp_path / 'outputs'}", *asking("http://127.0.0.1:1/v1", rubric_of_mine)
+    )
     assert line.startswith(rubric_of_mine)
     assert message in line
 
 
 def test_a_rubric_that_fails_on_an_answer_is_reported_with_its_key(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
-    file.write_text("{{ request }} {{ a }}{{ b }}{% if 'poor' in a %}\n{{ a.missing.deeper }}{% endif %}")
+    file.write_text(
+        "{{ request }} {{ a }}{{ b }}{% if 'poor' in a %}\n{{ a.missing.deeper }}{% endif %}"
+    )
     jury = Jury(block(tmp_path, "http://127.0.0.1:1/v1", rubric=file), work(tmp_path))
     request = [{"role": "user", "content": "Which?"}]
     assert jury.rubric.messages(request, ["fair 1", "good 2"])[1]["content"].startswith("<<REQUEST")

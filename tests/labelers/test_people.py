@@ -74,7 +74,9 @@ def test_two_people_at_once_repeats_and_a_kill_save_every_answer_once(tmp_path: 
         assert len(rows) == len({row["question"] for row in rows}) == len(GIVEN)
         assert {row["comment"] for row in rows} == {"clear"}
     by_id = {c.candidate_id: c.text for c in pool(*three).candidates}
-    assert len(judged["judgements"]) == 2 * len(GIVEN), "one judgement of the best answer with each other one"
+    assert len(judged["judgements"]) == 2 * len(GIVEN), (
+        "one judgement of the best answer with each other one"
+    )
     for j in judged["judgements"]:
         assert by_id[j[j["preference"]]].startswith("good")
     assert judged["figures"]["agreement"] == {"questions": len(GIVEN), "alpha": 1.0, "same": 1.0}
@@ -82,7 +84,9 @@ def test_two_people_at_once_repeats_and_a_kill_save_every_answer_once(tmp_path: 
 
 def test_two_people_get_different_questions_and_open_ones_are_passed_on(tmp_path: Path) -> None:
     """Two people see different questions; after one leaves, the other gets the open question."""
-    session = Session(draw_questions(pool(*GIVEN[:3]), Human(answers=2, comparisons=1)), [], tmp_path)
+    session = Session(
+        draw_questions(pool(*GIVEN[:3]), Human(answers=2, comparisons=1)), [], tmp_path
+    )
     first, second = session.next("ann"), session.next("bob")
     assert first and second and first != second and session.next("ann") == first
     for _ in range(3):
@@ -102,14 +106,20 @@ def test_no_two_answers_are_shown_together_twice_and_every_answer_is_shown(size:
         texts = [f"text {i}" for i in range(n)]
         [(_, candidates)] = pool([*texts, "text 1 "]).by_prompt()  # a copy except for a space
         questions = draw_questions(pool([c.text for c in candidates]), Human(answers=size))
-        two = [frozenset(two) for q in questions for two in combinations((c.text.strip() for c in q.candidates), 2)]
+        two = [
+            frozenset(two)
+            for q in questions
+            for two in combinations((c.text.strip() for c in q.candidates), 2)
+        ]
         assert len(two) == len({*two}) and all(len(each) == 2 for each in two)
         assert {text for each in two for text in each} == {*texts}
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 NAMES = ("annotator", "question", "verdict", "reasons", "comment", "seconds")
@@ -123,7 +133,14 @@ def test_requests_that_the_page_did_not_send_change_nothing(tmp_path: Path) -> N
         question, last = state["question"]["id"], state["last"]
         before = everything(tmp_path / "cache")
         own_origin = f"http://127.0.0.1:{running.port}"
-        right = {"annotator": "ann", "question": question, "verdict": "a", "reasons": [], "comment": "", "seconds": 1}
+        right = {
+            "annotator": "ann",
+            "question": question,
+            "verdict": "a",
+            "reasons": [],
+            "comment": "",
+            "seconds": 1,
+        }
         for status, change in (
             (400, {"verdict": "c"}),
             (400, {"verdict": "A"}),
@@ -150,13 +167,25 @@ def test_requests_that_the_page_did_not_send_change_nothing(tmp_path: Path) -> N
             (403, {"Origin": "http://127.0.0.1:{port}.evil.example"}),
             (403, {"Host": f"evil.example:{running.port}"}),
             (403, {"Host": "127.0.0.1.evil.example"}),
-            (403, {"Host": f"evil.example:{running.port}", "Origin": f"http://evil.example:{running.port}"}),
+            (
+                403,
+                {
+                    "Host": f"evil.example:{running.port}",
+                    "Origin": f"http://evil.example:{running.port}",
+                },
+            ),
             (415, {"Content-Type": "text/plain"}),
             (415, {"Content-Type": "application/x-www-form-urlencoded"}),
         ):
             headers = {name: value.format(port=running.port) for name, value in headers.items()}
             assert ann.send("/answer", right, **headers)[0] == status, headers
-        for status, content in ((400, b"{"), (400, b"[]"), (400, b"\xff"), (400, b"[" * 5000), (413, b" " * 10**6)):
+        for status, content in (
+            (400, b"{"),
+            (400, b"[]"),
+            (400, b"\xff"),
+            (400, b"[" * 5000),
+            (413, b" " * 10**6),
+        ):
             assert ann.send("/answer", content)[0] == status, content[:10]
         for path in ("/undo", "/next"):
             assert ann.send(path, {"annotator": "no/body"})[0] == 400
@@ -164,18 +193,27 @@ def test_requests_that_the_page_did_not_send_change_nothing(tmp_path: Path) -> N
         assert ann.send("/answers", right)[0] == 404
         seeded = random.Random(0)
 
-        @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+        @settings(
+            max_examples=60,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
         @given(st.dictionaries(st.sampled_from(NAMES), JSON), st.sampled_from(["/answer", "/undo"]))
         def wrong(body: dict[str, Any], path: str) -> None:
             body = {"question": question} | body if seeded.random() < 0.5 else body
             content = json.dumps({"annotator": "ann", "verdict": "?"} | body).encode()
             status, _ = ann.send(path, content)
-            assert 400 <= status < 500 or (path == "/undo" and body.get("question") == question), status
+            assert 400 <= status < 500 or (path == "/undo" and body.get("question") == question), (
+                status
+            )
 
         wrong()
         assert everything(tmp_path / "cache") == before
         assert ann.next() == state
-        assert ann.send("/answer", right, Origin=own_origin)[0] == 200, "the page's own request is accepted"
+        assert ann.send("/answer", right, Origin=own_origin)[0] == 200, (
+            "the page's own request is accepted"
+        )
 
 
 def test_the_page_loads_nothing_and_holds_nothing_of_the_session(tmp_path: Path) -> None:
@@ -185,7 +223,13 @@ def test_the_page_loads_nothing_and_holds_nothing_of_the_session(tmp_path: Path)
     session = Session(draw_questions(two_prompts, Human()), [], tmp_path)
     page = server.Page(session, Human(instructions="Which?"), None, server.Progress(2, "", ""))
     sent = json.dumps(page.state("ann")) + server.HTML
-    hidden = ["some-policy", "some-sampler", *(c.candidate_id for c in two_prompts.candidates), "p0", "p1"]
+    hidden = [
+        "some-policy",
+        "some-sampler",
+        *(c.candidate_id for c in two_prompts.candidates),
+        "p0",
+        "p1",
+    ]
     assert not [each for each in hidden if each in sent]
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert not re.search(r"https?:|//[a-z]|@import|url\(", server.HTML.replace("<!doctype", ""))
@@ -195,18 +239,33 @@ def test_the_page_loads_nothing_and_holds_nothing_of_the_session(tmp_path: Path)
 
 def test_questions_show_every_candidate_and_are_the_same_for_a_reduced_pool() -> None:
     several = pool(["a", "b", "c", "d", "e"], ["same", "same"], ["x", "y", "x"], ["z"])
-    for keys in ({"answers": 2}, {"answers": 3}, {"answers": 6}, {"answers": 2, "comparisons": 2}, {"prompts": 1}):
+    for keys in (
+        {"answers": 2},
+        {"answers": 3},
+        {"answers": 6},
+        {"answers": 2, "comparisons": 2},
+        {"prompts": 1},
+    ):
         questions = draw_questions(several, Human(**keys))
         shown_ids = {c.candidate_id for q in questions for c in q.candidates}
-        assert {q.prompt.id for q in questions} <= {"p0", "p2"}, "the other prompts do not have different answers"
+        assert {q.prompt.id for q in questions} <= {"p0", "p2"}, (
+            "the other prompts do not have different answers"
+        )
         if "comparisons" not in keys and "prompts" not in keys:
             assert sorted({c.text for q in questions for c in q.candidates}) == [*"abcdexy"]
             assert all(len({c.text for c in q.candidates}) == len(q.candidates) for q in questions)
-        smaller = Pool(several.prompts, [c for c in several.candidates if c.candidate_id in shown_ids])
+        smaller = Pool(
+            several.prompts, [c for c in several.candidates if c.candidate_id in shown_ids]
+        )
         assert draw_questions(smaller, Human(**keys)) == questions
     every = draw_questions(several, Human(overlap=0.5, annotators=3))
-    assert Counter(q.needed for q in every) == {3: round(len(every) / 2), 1: len(every) - round(len(every) / 2)}
-    assert {q.id for q in draw_questions(several, Human(instructions="other"))}.isdisjoint(q.id for q in every)
+    assert Counter(q.needed for q in every) == {
+        3: round(len(every) / 2),
+        1: len(every) - round(len(every) / 2),
+    }
+    assert {q.id for q in draw_questions(several, Human(instructions="other"))}.isdisjoint(
+        q.id for q in every
+    )
 
 
 def question() -> Question:
@@ -229,7 +288,8 @@ def question() -> Question:
 def test_several_people_decide_by_majority(verdicts: Any, expected: list[str | None]) -> None:
     three_answers = question()
     preferences = question_judgements(
-        three_answers, [Answer(three_answers.id, f"person-{i}", word) for i, word in enumerate(verdicts)]
+        three_answers,
+        [Answer(three_answers.id, f"person-{i}", word) for i, word in enumerate(verdicts)],
     )
     assert [j.preference for j in preferences] == expected
     assert all((j.error is None) == (j.preference is not None) for j in preferences)
@@ -243,7 +303,9 @@ def test_the_earliest_answers_count_where_more_came_than_were_needed(tmp_path: P
         session.save(Answer(question_id, "bob", "b", at="2026-11-26T10:00:00+00:00"))
     answer_rows.write(session, source := work(tmp_path))
     cfg = Human(answered=str(source / answer_rows.FILE))
-    judgements = list(People(replace(configured("label=human").label, human=cfg), source).judge_all(pool(*GIVEN)))
+    judgements = list(
+        People(replace(configured("label=human").label, human=cfg), source).judge_all(pool(*GIVEN))
+    )
     assert judgements and {j.preference for j in judgements} == {"b"}
 
 
@@ -256,23 +318,39 @@ def test_exported_answers_are_read_back(tmp_path: Path) -> None:
     for i, question_id in enumerate([*source.questions][:-1]):
         for name in ("ann", "bob")[: 1 + i % 2]:
             reasons = ("clear", "short")[: i % 3]
-            source.save(Answer(question_id, name, ("a", "b", "tie", "bad", "skip")[i % 5], reasons, "so ü" * (i % 2)))
+            source.save(
+                Answer(
+                    question_id,
+                    name,
+                    ("a", "b", "tie", "bad", "skip")[i % 5],
+                    reasons,
+                    "so ü" * (i % 2),
+                )
+            )
     answer_rows.write(source, out)
     file, target = out / answer_rows.FILE, session("ours")
     assert ", 0 already stored, 1" in answer_rows.read(file, target)
     contents = [
-        {who: {q: a.content for q, a in by_question.items()} for who, by_question in each.answers.items()}
+        {
+            who: {q: a.content for q, a in by_question.items()}
+            for who, by_question in each.answers.items()
+        }
         for each in (source, target)
     ]
     assert contents[0] == contents[1]
     before = everything(tmp_path / "ours")
-    assert answer_rows.read(file, target).count(": 0 new answers") == 1, "a stored answer is not stored again"
+    assert answer_rows.read(file, target).count(": 0 new answers") == 1, (
+        "a stored answer is not stored again"
+    )
     assert everything(tmp_path / "ours") == before
     lines = file.read_text().splitlines()
     for changed, reason in (
         ('{"question"', "line 3: not a row of"),
         ("[]", "line 3: not a row of"),
-        (lines[2].replace('"verdict": "', '"verdict": "?'), "line 3: a verdict is one of a, b, tie, bad, skip"),
+        (
+            lines[2].replace('"verdict": "', '"verdict": "?'),
+            "line 3: a verdict is one of a, b, tie, bad, skip",
+        ),
         (re.sub('"annotator": "[^"]*"', '"annotator": "../x"', lines[2]), "line 3: a name is"),
         (lines[2].replace('"comment": "', '"comment": "other'), "already answered"),
         ("{}", "line 3: not a row of answers.jsonl: the field 'verdict' is missing"),
@@ -281,24 +359,36 @@ def test_exported_answers_are_read_back(tmp_path: Path) -> None:
         bad.write_text("\n".join([*lines[:2], changed, lines[2]]))
         with pytest.raises(UserError, match=re.escape(reason)):
             answer_rows.read(bad, fresh)
-        assert not fresh.answers and not [*(tmp_path / "fresh").glob("*.jsonl")], "a bad file changes nothing"
+        assert not fresh.answers and not [*(tmp_path / "fresh").glob("*.jsonl")], (
+            "a bad file changes nothing"
+        )
     bad.write_text(json.dumps(json.loads(lines[0]) | {"question": "of another run"}))
     with pytest.raises(UserError, match="all 1 answers are to questions of other runs"):
         answer_rows.read(bad, fresh)
 
 
 def test_a_file_that_somebody_filled_in_is_never_overwritten(tmp_path: Path) -> None:
-    session, out = Session(draw_questions(pool(*GIVEN), Human()), [], tmp_path / "people"), work(tmp_path)
+    session, out = (
+        Session(draw_questions(pool(*GIVEN), Human()), [], tmp_path / "people"),
+        work(tmp_path),
+    )
     answer_rows.write(session, out)
     file = out / answer_rows.FILE
     blank = file.read_text()
     answer_rows.write(session, out)
     # another node's file, from the same folder of people's answers
     (other := tmp_path / "other").mkdir()
-    answer_rows.write(Session(draw_questions(pool(*GIVEN[:1]), Human()), [], session.folder), StageDir(other, print))
+    answer_rows.write(
+        Session(draw_questions(pool(*GIVEN[:1]), Human()), [], session.folder),
+        StageDir(other, print),
+    )
     answer_rows.write(session, out)
-    assert [path.name for path in out.path.glob("answers*")] == [file.name], "its own file is written anew"
-    filled = blank.replace('"verdict": null', '"verdict": "a"').replace('"annotator": null', '"annotator": "ann"')
+    assert [path.name for path in out.path.glob("answers*")] == [file.name], (
+        "its own file is written anew"
+    )
+    filled = blank.replace('"verdict": null', '"verdict": "a"').replace(
+        '"annotator": null', '"annotator": "ann"'
+    )
     file.write_text(filled)
     answer_rows.write(session, out)
     [moved] = out.path.glob("answers-*")
@@ -317,12 +407,16 @@ def test_the_node_is_complete_when_its_questions_are_and_asks_nobody_again(
 ) -> None:
     line = ("label=human", "label.human.runtime.port=0", "label.human.comparisons=null")
     with somebody(
-        monkeypatch, lambda question: "ab"[question["answers"][1]["text"] > question["answers"][0]["text"]]
+        monkeypatch,
+        lambda question: "ab"[question["answers"][1]["text"] > question["answers"][0]["text"]],
     ) as ports:
         build(chain.root, "stage=pairs", *line)
     metrics = chain.manifest("label", *line)["metrics"]
     figures = metrics["calls"]["label.human"]
-    assert metrics["judgements"] == figures["questions"] == figures["answers"]["ann"] > 0 and not metrics["failed"]
+    assert (
+        metrics["judgements"] == figures["questions"] == figures["answers"]["ann"] > 0
+        and not metrics["failed"]
+    )
     for pair in load(chain.folder("pairs", *line) / "pairs.parquet", Pair):
         assert pair.chosen[0]["content"] > pair.rejected[0]["content"]
     build(chain.root, "stage=label", *line, "rebuild=label")
@@ -330,37 +424,53 @@ def test_the_node_is_complete_when_its_questions_are_and_asks_nobody_again(
     assert len(ports) == 1
 
 
-def test_who_still_looks_at_the_last_question_may_answer_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_still_looks_at_the_last_question_may_answer_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both see the same question, for there is no other. Bob's answer completes the session."""
     monkeypatch.setattr(server, "LAST", 20.0)
 
     def after_bob(question: dict[str, Any]) -> str:
         bob = Person(ports[0], "bob")
-        assert bob.next()["question"]["id"] == question["id"] and bob.says(question["id"], "a")[0] == 200
+        assert (
+            bob.next()["question"]["id"] == question["id"]
+            and bob.says(question["id"], "a")[0] == 200
+        )
         time.sleep(1)
         return "b"
 
     human = Human(answers=2, comparisons=1, runtime=HumanRuntime(port=0))
     with somebody(monkeypatch, after_bob) as ports:
-        judgements = [*People(Label(labeler="human", human=human), work(tmp_path)).judge_all(pool(["one", "two"]))]
+        judgements = [
+            *People(Label(labeler="human", human=human), work(tmp_path)).judge_all(
+                pool(["one", "two"])
+            )
+        ]
     assert len(judgements) == 1
     assert len(kept_of(tmp_path, "ann")) == len(kept_of(tmp_path, "bob")) == 1
 
 
 def test_only_the_questions_change_the_fingerprint(chain: Chain) -> None:
     def fingerprint(*keys: str) -> str:
-        return nodes(chain.root, "label=human", *(f"label.human.{key}" for key in keys))["label"].fingerprint
+        return nodes(chain.root, "label=human", *(f"label.human.{key}" for key in keys))[
+            "label"
+        ].fingerprint
 
     answers_file = chain.root.parent / "answers.jsonl"
     answers_file.touch()
     assert fingerprint() == fingerprint("runtime.port=1") == fingerprint(f"answered={answers_file}")
-    changed = [fingerprint(key) for key in ("instructions=other", "answers=3", "seed=1", "prompts=2", "overlap=1")]
+    changed = [
+        fingerprint(key)
+        for key in ("instructions=other", "answers=3", "seed=1", "prompts=2", "overlap=1")
+    ]
     assert len({fingerprint(), *changed}) == 6
 
 
 def test_invalid_settings_are_refused_before_sampling() -> None:
     assert "label=human" in refused("recipe=tiny", "label.human.seed=1")
-    assert "label.human.reasons" in refused("recipe=tiny", "label=human", "label.human.reasons=[a,a]")
+    assert "label.human.reasons" in refused(
+        "recipe=tiny", "label=human", "label.human.reasons=[a,a]"
+    )
     assert "label.human.answered=nowhere.jsonl: " in refused(
         "recipe=tiny", "label=human", "label.human.answered=nowhere.jsonl"
     )

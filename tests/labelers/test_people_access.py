@@ -38,7 +38,9 @@ def outer_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def send(host: str, port: int, method: str, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+def send(
+    host: str, port: int, method: str, path: str, body: bytes, **headers: str
+) -> tuple[int, bytes]:
     with closing(http.client.HTTPConnection(host, port, timeout=60)) as connection:
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
@@ -47,13 +49,43 @@ def send(host: str, port: int, method: str, path: str, body: bytes, **headers: s
 
 def attempts(token: str, port: int) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Yield requests without the token, or with a slightly different one."""
-    wrong = ["", token[:-1], f"{token}x", token.swapcase(), "x" * len(token), f"{token}\x7f", "ü", " ", "null", "None"]
-    paths = ["/", "/next", "/answer", "/undo", "/token", "/../token", "/?token=", "/index.html", "//", "/next/"]
+    wrong = [
+        "",
+        token[:-1],
+        f"{token}x",
+        token.swapcase(),
+        "x" * len(token),
+        f"{token}\x7f",
+        "ü",
+        " ",
+        "null",
+        "None",
+    ]
+    paths = [
+        "/",
+        "/next",
+        "/answer",
+        "/undo",
+        "/token",
+        "/../token",
+        "/?token=",
+        "/index.html",
+        "//",
+        "/next/",
+    ]
     hosts = [f"127.0.0.1:{port}", "localhost", "desk.example", ""]
     for (each, path), host in zip(product(wrong, paths), cycle(hosts), strict=False):
         for method in ("GET", "POST"):
-            headers = {"Host": host, "Content-Type": "application/json", "Authorization": f"Bearer {each}"}
-            yield method, path, {name: value.encode().decode("latin-1") for name, value in headers.items()}
+            headers = {
+                "Host": host,
+                "Content-Type": "application/json",
+                "Authorization": f"Bearer {each}",
+            }
+            yield (
+                method,
+                path,
+                {name: value.encode().decode("latin-1") for name, value in headers.items()},
+            )
     for each in ("", "x" * 32, token[:-1], "%00", "../token"):
         yield "GET", f"/?token={each}", {}
         yield "POST", f"/next?token={each}", {"Content-Type": "application/json"}
@@ -62,7 +94,9 @@ def attempts(token: str, port: int) -> Iterator[tuple[str, str, dict[str, str]]]
 
 
 @pytest.mark.parametrize("content", [None, b""], ids=["a first run", "an empty token file"])
-def test_without_the_token_nothing_is_answered_at_the_outer_address(tmp_path: Path, content: bytes | None) -> None:
+def test_without_the_token_nothing_is_answered_at_the_outer_address(
+    tmp_path: Path, content: bytes | None
+) -> None:
     folder = tmp_path / "cache" / "calls" / "people"
     folder.mkdir(parents=True)
     if content is not None:
@@ -76,10 +110,16 @@ def test_without_the_token_nothing_is_answered_at_the_outer_address(tmp_path: Pa
         ]
         assert len(refused) > 200
         assert {status for status, _ in refused} == {401}
-        assert not [reply for _, reply in refused if b"good" in reply or b"<" in reply or token.encode() in reply]
+        assert not [
+            reply
+            for _, reply in refused
+            if b"good" in reply or b"<" in reply or token.encode() in reply
+        ]
         assert not [*folder.glob("*.jsonl")]
         link = next(line for line in running.process.stderr or () if "?token=" in line)
-        assert link.rstrip().endswith(f"/?token={token}") and token not in running.log, "no log has the token"
+        assert link.rstrip().endswith(f"/?token={token}") and token not in running.log, (
+            "no log has the token"
+        )
         assert send(outer, running.port, "GET", f"/?token={token}", b"")[0] == 200
         person = Person(running.port, "ann", token)
         while question := person.next()["question"]:
@@ -125,7 +165,9 @@ def of_another_user(path: Path) -> None:
         pytest.param(written(GOOD.encode(), 0o620), id="writable by others"),
         pytest.param(of_another_user, id="of another user"),
         pytest.param(lambda path: link_to(path, path.with_name("elsewhere")), id="a link"),
-        pytest.param(lambda path: path.symlink_to(path.with_name("nowhere")), id="a link to nothing"),
+        pytest.param(
+            lambda path: path.symlink_to(path.with_name("nowhere")), id="a link to nothing"
+        ),
         pytest.param(lambda path: path.symlink_to("/dev/zero"), id="a link to a device"),
         pytest.param(lambda path: path.mkdir(), id="a folder"),
         pytest.param(lambda path: os.mkfifo(path, 0o600), id="a FIFO"),
@@ -142,7 +184,9 @@ def test_a_token_file_that_others_could_know_gives_way_to_a_new_token(
     assert path.is_file() and not path.is_symlink() and path.read_text() == token
     assert (status.st_mode & 0o777, status.st_uid) == (0o600, os.geteuid())
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert load_token(tmp_path) == token and len(caplog.records) == 1, "the second call does not warn"
+    assert load_token(tmp_path) == token and len(caplog.records) == 1, (
+        "the second call does not warn"
+    )
     assert not [*tmp_path.glob(".token*")]
 
 
@@ -224,7 +268,10 @@ POST = b"POST /next HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/jso
 def test_a_slow_connection_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with served(tmp_path, monkeypatch) as port, socket.create_connection(("127.0.0.1", port)) as slow:
+    with (
+        served(tmp_path, monkeypatch) as port,
+        socket.create_connection(("127.0.0.1", port)) as slow,
+    ):
         slow.sendall(begin)
         assert Person(port, "ann").next()["question"], "the server still answers other clients"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -246,7 +293,9 @@ def test_a_connection_has_one_request_and_there_are_so_many_at_once(
         assert answered_at_last(port), "after the connections close, the server answers again"
 
 
-def test_what_is_too_large_is_refused_before_it_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_is_refused_before_it_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def status(begin: bytes, more: bytes) -> int:
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(begin)
@@ -272,7 +321,14 @@ def test_what_is_too_large_is_refused_before_it_has_come(tmp_path: Path, monkeyp
         assert status(b"GET / HTTP/1.1\r\n", b"X: " + b"y" * 1000 + b"\r\n") in (0, 400)
         assert status(b"GET / HTTP/1.1\r\nX: ", b"y" * 10_000) in (0, 400)
         assert status(POST + b"Content-Length: 999999999\r\n\r\n", b" " * 10_000) in (0, 413)
-        assert status(POST + b"Transfer-Encoding: chunked\r\n\r\n", b"2710\r\n" + b" " * 10_000 + b"\r\n") in (0, 413)
+        assert status(
+            POST + b"Transfer-Encoding: chunked\r\n\r\n", b"2710\r\n" + b" " * 10_000 + b"\r\n"
+        ) in (0, 413)
         assert Person(port, "ann").next()["question"]
-        body: dict[str, Any] = {"question": "0" * 16, "verdict": "a", "reasons": [], "comment": "x" * 70_000}
+        body: dict[str, Any] = {
+            "question": "0" * 16,
+            "verdict": "a",
+            "reasons": [],
+            "comment": "x" * 70_000,
+        }
         assert Person(port, "ann").send("/answer", body | {"seconds": 1})[0] == 413

@@ -11,7 +11,9 @@ import pytest
 from tests.browser import CHROMIUM, FITS, Tab, axe, browser
 from tests.labelers.asking import Asking, asking, kept_of
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None or axe() is None, reason="needs Chromium, and axe-core")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or axe() is None, reason="needs Chromium, and axe-core"
+)
 
 # Every question has one better answer, and both answers contain markup that tries to act on the page.
 HOSTILE = '<img src="http://127.0.0.1:9/{0}" onerror="window.broken = 1"><script>window.broken = 1</script>'
@@ -26,7 +28,9 @@ CALM = "!busy && now && (now.question || now.last) ? 1 : 0"
 
 
 def texts(count: int) -> list[list[str]]:
-    return [[f"poor {i} " + HOSTILE.format(i), f"good {i} " + HOSTILE.format(i)] for i in range(count)]
+    return [
+        [f"poor {i} " + HOSTILE.format(i), f"good {i} " + HOSTILE.format(i)] for i in range(count)
+    ]
 
 
 class Someone:
@@ -61,7 +65,9 @@ class Someone:
         return self.tab.evaluate("now")
 
     def sees(self) -> list[str]:
-        return self.tab.evaluate("[...document.querySelectorAll('#answers .text')].map(e => e.innerText)")
+        return self.tab.evaluate(
+            "[...document.querySelectorAll('#answers .text')].map(e => e.innerText)"
+        )
 
     def judges(self) -> bool:
         """Press the key of a verdict, and return False if there is no question."""
@@ -80,8 +86,12 @@ def tab(tmp_path: Path) -> Iterator[Tab]:
         yield first_tab
 
 
-@pytest.mark.parametrize("count", [pytest.param(8, id="few"), pytest.param(100, id="200", marks=pytest.mark.slow)])
-def test_two_people_by_keyboard_over_reloads_and_a_kill(tab: Tab, tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize(
+    "count", [pytest.param(8, id="few"), pytest.param(100, id="200", marks=pytest.mark.slow)]
+)
+def test_two_people_by_keyboard_over_reloads_and_a_kill(
+    tab: Tab, tmp_path: Path, count: int
+) -> None:
     answers, keys = texts(count), {"overlap": 1.0, "annotators": 2, "reasons": ["correct", "clear"]}
     with asking(tmp_path, *answers, **keys) as server:
         ann, bob = Someone(tab, server, "ann"), Someone(Tab(tab.pipe), server, "bob")
@@ -101,7 +111,10 @@ def test_two_people_by_keyboard_over_reloads_and_a_kill(tab: Tab, tmp_path: Path
         restarted = Asking(tmp_path, port=server.port, **keys)
         try:
             ann.settle()
-            assert [(row["question"], row["verdict"]) for row in kept_of(tmp_path, "ann")][-1] == (unsaved, "tie")
+            assert [(row["question"], row["verdict"]) for row in kept_of(tmp_path, "ann")][-1] == (
+                unsaved,
+                "tie",
+            )
             ann.tab.press("u")  # undo
             assert ann.settle()["question"]["id"] == unsaved
             while ann.judges() | bob.judges():
@@ -109,9 +122,16 @@ def test_two_people_by_keyboard_over_reloads_and_a_kill(tab: Tab, tmp_path: Path
             judged = restarted.judged()
         finally:
             restarted.kill()
-        requested, broken = tab.pipe.requested, [each.tab.evaluate("window.broken") for each in (ann, bob)]
+        requested, broken = (
+            tab.pipe.requested,
+            [each.tab.evaluate("window.broken") for each in (ann, bob)],
+        )
     for someone in (ann, bob):
-        judged_ids = [row["question"] for row in kept_of(tmp_path, someone.name) if row["verdict"] in ("a", "b")]
+        judged_ids = [
+            row["question"]
+            for row in kept_of(tmp_path, someone.name)
+            if row["verdict"] in ("a", "b")
+        ]
         assert len(judged_ids) == len({*judged_ids}) == count
         assert sorted(judged_ids) == sorted(someone.judged)
     assert [row["verdict"] for row in kept_of(tmp_path, "ann")].count(None) == 1
@@ -120,7 +140,9 @@ def test_two_people_by_keyboard_over_reloads_and_a_kill(tab: Tab, tmp_path: Path
     assert judged["figures"]["answers"] == {"ann": count, "bob": count}
     # No part of a model's text was executed or loaded a resource.
     assert broken == [None, None]
-    assert {url.split("/")[2] for url in requested if not url.startswith("data:")} == {f"127.0.0.1:{server.port}"}
+    assert {url.split("/")[2] for url in requested if not url.startswith("data:")} == {
+        f"127.0.0.1:{server.port}"
+    }
     # A busy machine delays most pairs, so the quickest tenth measures the page itself (under 100 ms when idle).
     assert len(took) > count // 2 and took[len(took) // 10] <= 1000, took
 
@@ -131,9 +153,13 @@ def test_the_page_is_accessible_on_a_phone_and_a_desktop(tab: Tab, tmp_path: Pat
     def examine(width: int, dark: bool, state: str) -> None:
         tab.look(width, dark)
         wrong = [*([] if tab.evaluate(FITS) else ["sticks out"]), *tab.axe_violations()]
-        violations.extend(f"{state} {width} {'dark' if dark else 'light'}: {each}" for each in wrong)
+        violations.extend(
+            f"{state} {width} {'dark' if dark else 'light'}: {each}" for each in wrong
+        )
 
-    with asking(tmp_path, *texts(2), reasons=["correct", "clear"], instructions="Which is better?") as server:
+    with asking(
+        tmp_path, *texts(2), reasons=["correct", "clear"], instructions="Which is better?"
+    ) as server:
         Someone(tab, server, "ann").settle()
         for width, dark in product((390, 1440), (False, True)):
             examine(width, dark, "asked")

@@ -96,7 +96,9 @@ def test_markdown_has_a_style_and_keeps_its_marks() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("piece", ["`", "**", "**a ", "```\n", "~~~a\n", "# ", "|", " ", "\t", "`a\n", "\u200b"])
+@pytest.mark.parametrize(
+    "piece", ["`", "**", "**a ", "```\n", "~~~a\n", "# ", "|", " ", "\t", "`a\n", "\u200b"]
+)
 def test_a_long_text_takes_no_longer_than_its_length(piece: str) -> None:
     began = time.process_time()
     spans(piece * (200_000 // len(piece)))
@@ -107,7 +109,10 @@ def test_a_long_text_takes_no_longer_than_its_length(piece: str) -> None:
 def test_every_character_of_both_answers_is_painted(tmp_path: Path) -> None:
     texts = [[f"first {text}", f"second {text}"] for text in HIDING]
     expected = {shown_text(text) for pair in texts for text in pair}
-    with asking(tmp_path, *texts, prompts=len(texts)) as server, browser(tmp_path / "browser") as tab:
+    with (
+        asking(tmp_path, *texts, prompts=len(texts)) as server,
+        browser(tmp_path / "browser") as tab,
+    ):
         tab.tell("Network.enable")
         seen = set[str]()
         tab.open(f"http://127.0.0.1:{server.port}/#name=ann", 1440)
@@ -118,11 +123,17 @@ def test_every_character_of_both_answers_is_painted(tmp_path: Path) -> None:
                 assert time.monotonic() < ends
                 time.sleep(0.02)
             assert tab.evaluate(UNPAINTED) == []
-            answers = tab.evaluate("[...document.querySelectorAll('#answers .text')].map(e => e.textContent)")
+            answers = tab.evaluate(
+                "[...document.querySelectorAll('#answers .text')].map(e => e.textContent)"
+            )
             assert len(answers) == 2
             seen |= {*answers}
             tab.press("t")
         assert tab.evaluate("window.broken") is None
     assert seen == expected
     assert sum("secret" in text for text in expected) >= 2 * (len(HIDING) - 2)
-    assert not [url for url in tab.pipe.requested if not url.startswith(("data:", f"http://127.0.0.1:{server.port}/"))]
+    assert not [
+        url
+        for url in tab.pipe.requested
+        if not url.startswith(("data:", f"http://127.0.0.1:{server.port}/"))
+    ]

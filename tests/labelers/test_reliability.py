@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from stages.config.errors import UserError
-from stages.evaluation.reliability import countable, draw_audit, key_of, read_known_words, reliability, word_of
+from stages.evaluation.reliability import (
+    countable,
+    draw_audit,
+    key_of,
+    read_known_words,
+    reliability,
+    word_of,
+)
 from stages.store.records import Judgement
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build, nodes
@@ -23,12 +30,24 @@ CANDIDATES = {c.candidate_id: c for c in MANY.candidates}
 
 def labelled(right: float, ties: float = 0.0) -> tuple[list[Judgement], dict[tuple[str, ...], str]]:
     """Return preferences of a judge whose accuracy is `right`, and the true preferences by pair."""
-    rng, judgements, truth_by_pair = random.Random(0), list[Judgement](), dict[tuple[str, ...], str]()
+    rng, judgements, truth_by_pair = (
+        random.Random(0),
+        list[Judgement](),
+        dict[tuple[str, ...], str](),
+    )
     for prompt, (poor, good) in MANY.by_prompt():
         a, b = rng.sample([poor, good], 2)
         truth = "a" if a is good else "b"
-        word = "tie" if rng.random() < ties else truth if rng.random() < right else {"a": "b", "b": "a"}[truth]
-        judgements.append(Judgement(prompt.id, "judge", a=a.candidate_id, b=b.candidate_id, preference=word))
+        word = (
+            "tie"
+            if rng.random() < ties
+            else truth
+            if rng.random() < right
+            else {"a": "b", "b": "a"}[truth]
+        )
+        judgements.append(
+            Judgement(prompt.id, "judge", a=a.candidate_id, b=b.candidate_id, preference=word)
+        )
         truth_by_pair[a.candidate_id, b.candidate_id] = truth
     return judgements, truth_by_pair
 
@@ -46,13 +65,18 @@ def test_error_rates_are_estimated_and_correct_the_positive_rate() -> None:
         "the good answers are one word longer"
     )
     truth = sum(word == "a" for word in truth_by_pair.values()) / len(truth_by_pair)
-    assert report["positive_rate"]["corrected"]["low"] <= truth <= report["positive_rate"]["corrected"]["high"]
+    assert (
+        report["positive_rate"]["corrected"]["low"]
+        <= truth
+        <= report["positive_rate"]["corrected"]["high"]
+    )
     assert report["by_topic"]["t"]["n"] == 400
 
 
 def test_a_verifier_is_as_good_as_its_checks() -> None:
     judgements = [
-        Judgement("q", "verifier", name, score=score) for name, score in zip("abc", (1, 2 / 3, 0), strict=True)
+        Judgement("q", "verifier", name, score=score)
+        for name, score in zip("abc", (1, 2 / 3, 0), strict=True)
     ]
     assert [word_of(j) for j in judgements] == ["good", "bad", "bad"]
     assert word_of(Judgement("q", "reward_model", "b", score=2 / 3)) == "good"
@@ -60,10 +84,14 @@ def test_a_verifier_is_as_good_as_its_checks() -> None:
 
 def test_a_random_judge_has_no_corrected_rate_and_a_tie_is_not_a_pair() -> None:
     judgements, truth_by_pair = labelled(0.5, ties=0.3)
-    report = reliability(judgements, draw_audit(judgements, 1500), truth_by_pair, PROMPTS, CANDIDATES)
+    report = reliability(
+        judgements, draw_audit(judgements, 1500), truth_by_pair, PROMPTS, CANDIDATES
+    )
     assert report["positive_rate"]["corrected"] is None
     assert report["kappa"]["low"] < 0.05
-    assert report["accuracy"]["mean"] < 0.4 and report["pair_accuracy"]["mean"] == pytest.approx(0.5, abs=0.05)
+    assert report["accuracy"]["mean"] < 0.4 and report["pair_accuracy"]["mean"] == pytest.approx(
+        0.5, abs=0.05
+    )
 
 
 def test_a_preference_between_equally_good_answers_is_neither_right_nor_wrong() -> None:
@@ -78,12 +106,23 @@ def test_a_preference_between_equally_good_answers_is_neither_right_nor_wrong() 
 
 def test_what_is_audited_is_drawn_without_a_look_at_the_verdict() -> None:
     judgements, _ = labelled(0.8)
-    turned = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, preference="tie") for j in reversed(judgements)]
-    assert [key_of(j) for j in draw_audit(judgements, 50)] == [key_of(j) for j in draw_audit(turned, 50)]
-    failed = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, error="no JSON") for j in judgements[:5]]
+    turned = [
+        Judgement(j.prompt_id, "judge", a=j.a, b=j.b, preference="tie")
+        for j in reversed(judgements)
+    ]
+    assert [key_of(j) for j in draw_audit(judgements, 50)] == [
+        key_of(j) for j in draw_audit(turned, 50)
+    ]
+    failed = [
+        Judgement(j.prompt_id, "judge", a=j.a, b=j.b, error="no JSON") for j in judgements[:5]
+    ]
     left = countable([*failed, *judgements[5:]], CANDIDATES)
-    assert len(left) == len(judgements) - 5 and not {key_of(j) for j in failed} & {key_of(j) for j in left}
-    assert reliability(failed + judgements[5:], [], {}, PROMPTS, CANDIDATES)["missing"] == {"no JSON": 5}
+    assert len(left) == len(judgements) - 5 and not {key_of(j) for j in failed} & {
+        key_of(j) for j in left
+    }
+    assert reliability(failed + judgements[5:], [], {}, PROMPTS, CANDIDATES)["missing"] == {
+        "no JSON": 5
+    }
 
 
 def test_ties_of_equal_texts_are_not_audited() -> None:
@@ -96,7 +135,10 @@ def test_ties_of_equal_texts_are_not_audited() -> None:
 
 def test_of_scores_and_preferences_one_kind_is_audited() -> None:
     preferences, _ = labelled(0.8)
-    both = [*preferences[:50], *(Judgement(j.prompt_id, "own", str(j.a), score=1.0) for j in preferences[50:60])]
+    both = [
+        *preferences[:50],
+        *(Judgement(j.prompt_id, "own", str(j.a), score=1.0) for j in preferences[50:60]),
+    ]
     assert {len(key_of(j)) for j in countable(both, CANDIDATES)} in ({1}, {2})
 
 
@@ -104,23 +146,38 @@ def test_copies_are_audited_once_and_earlier_audits_keep_their_rows() -> None:
     copies = pool(*([f"one {i}", f"two {i}", f" one {i}", f"two {i}"] for i in range(30)))
     candidates = {c.candidate_id: c for c in copies.candidates}
     pairs = [two for _, several in copies.by_prompt() for two in combinations(several, 2)]
-    preferred = [Judgement(a.prompt_id, "judge", a=a.candidate_id, b=b.candidate_id, preference="a") for a, b in pairs]
+    preferred = [
+        Judgement(a.prompt_id, "judge", a=a.candidate_id, b=b.candidate_id, preference="a")
+        for a, b in pairs
+    ]
     audit = draw_audit(countable(preferred, candidates), 60)
     assert len(audit) == len({j.prompt_id for j in audit}) == 30
     backwards = countable(preferred[::-1], candidates)
     assert {key_of(j) for j in backwards} == {key_of(j) for j in audit}, "the order does not matter"
-    every = [j for j in preferred if candidates[str(j.a)].stripped_text != candidates[str(j.b)].stripped_text]
+    every = [
+        j
+        for j in preferred
+        if candidates[str(j.a)].stripped_text != candidates[str(j.b)].stripped_text
+    ]
     first = {j.prompt_id: key_of(j) for j in reversed(draw_audit(every, len(every)))}
     assert {j.prompt_id: key_of(j) for j in audit} == first
 
 
-def test_a_completed_audit_is_read_in_both_orders_and_bad_lines_are_reported(tmp_path: Path) -> None:
+def test_a_completed_audit_is_read_in_both_orders_and_bad_lines_are_reported(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "audit.jsonl"
-    rows = [{"judged": ["x", "y"], "known": "a"}, {"judged": ["z"], "known": "bad"}, {"judged": ["w"], "known": None}]
+    rows = [
+        {"judged": ["x", "y"], "known": "a"},
+        {"judged": ["z"], "known": "bad"},
+        {"judged": ["w"], "known": None},
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_known_words(file) == {("x", "y"): "a", ("y", "x"): "b", ("z",): "bad"}
     for wrong in ('{"judged": ["z"], "known": "a"}', "no JSON", '{"known": "a"}', '"\ud800"'):
-        file.write_bytes(json.dumps(rows[0]).encode() + b"\n" + wrong.encode("utf-8", "surrogatepass") + b"\n")
+        file.write_bytes(
+            json.dumps(rows[0]).encode() + b"\n" + wrong.encode("utf-8", "surrogatepass") + b"\n"
+        )
         with pytest.raises(UserError, match=r"^label\.known=.*line 2 .* audit\.jsonl"):
             read_known_words(file)
 
@@ -136,7 +193,9 @@ def test_the_fingerprint_depends_on_known_labels_and_not_on_their_path(tmp_path:
     assert label(tmp_path / "one" / "known.jsonl", "bad") != first
 
 
-def test_an_audit_by_checks_and_then_by_a_person_asks_no_judge_again(chain: Chain, tmp_path: Path) -> None:
+def test_an_audit_by_checks_and_then_by_a_person_asks_no_judge_again(
+    chain: Chain, tmp_path: Path
+) -> None:
     def longer(texts):
         return 10 if len(texts["ANSWER"]) > 40 else 1
 
@@ -155,10 +214,15 @@ def test_an_audit_by_checks_and_then_by_a_person_asks_no_judge_again(chain: Chai
         assert len(rows) == 40 and not any("verdict" in row or "score" in row for row in rows)
         filled = tmp_path / "filled.jsonl"
         filled.write_text(
-            "".join(json.dumps(row | {"known": "good" if len(row["answer"]) > 40 else "bad"}) + "\n" for row in rows)
+            "".join(
+                json.dumps(row | {"known": "good" if len(row["answer"]) > 40 else "bad"}) + "\n"
+                for row in rows
+            )
         )
         build(chain.root, "stage=label", *line, f"label.known={filled}")
-        report = json.loads((chain.folder("label", *line, f"label.known={filled}") / "reliability.json").read_text())
+        report = json.loads(
+            (chain.folder("label", *line, f"label.known={filled}") / "reliability.json").read_text()
+        )
         assert report["accuracy"]["mean"] == 1
         assert len(model.requests) == before
     assert "audited" in chain.manifest("label", *line)["metrics"]["summary"]

@@ -27,7 +27,9 @@ def model(chain: Chain, tmp_path: Path) -> Path:
     """Make an untrained reward model with the chain's contract."""
     sft, folder = chain.folder("sft") / "model", tmp_path / "model"
     contract = load_contract(sft)
-    begun = create_reward_model(sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0)
+    begun = create_reward_model(
+        sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0
+    )
     save_model(begun, folder)
     contract.save(folder)
     return folder
@@ -38,14 +40,22 @@ def pool(chain: Chain) -> Pool:
     folder = chain.folder("sample")
     prompts = load(folder / "prompts.parquet", Example)[:6]
     pool_candidates = {prompt.id for prompt in prompts}
-    candidates = [c for c in load(folder / "candidates.parquet", Candidate) if c.prompt_id in pool_candidates]
+    candidates = [
+        c for c in load(folder / "candidates.parquet", Candidate) if c.prompt_id in pool_candidates
+    ]
     return Pool(prompts, candidates)
 
 
 def judged(model: Path, pool: Pool, folder: Path, **runtime: int) -> list[Judgement]:
     folder.mkdir(exist_ok=True)
-    cfg: Label = settings("recipe=tiny", "label=reward_model", f"label.reward_model.path={model}").label
-    of = replace(cfg.reward_model, precision=Precision.fp32, runtime=replace(cfg.reward_model.runtime, **runtime))
+    cfg: Label = settings(
+        "recipe=tiny", "label=reward_model", f"label.reward_model.path={model}"
+    ).label
+    of = replace(
+        cfg.reward_model,
+        precision=Precision.fp32,
+        runtime=replace(cfg.reward_model.runtime, **runtime),
+    )
     labeler = RewardModel(replace(cfg, reward_model=of), StageDir(folder, lambda m, s: None))
     return [*labeler.judge_all(pool)]
 
@@ -56,7 +66,9 @@ def test_any_model_with_a_chat_template_scores_independently_of_batches(
     """A model with a contract reads sampled token ids, and another one the text by its tokenizer's template."""
     judgements = judged(model, pool, tmp_path / "all")
     alone = judged(model, pool, tmp_path / "alone", token_budget=1)
-    assert [float(j.raw or "") for j in alone] == pytest.approx([float(j.raw or "") for j in judgements], abs=1e-5)
+    assert [float(j.raw or "") for j in alone] == pytest.approx(
+        [float(j.raw or "") for j in judgements], abs=1e-5
+    )
     (model / "contract.json").unlink()
     expected = judged(model, pool, tmp_path / "theirs")
     assert len({j.raw for j in expected}) > 1 and not [j.error for j in expected if j.error]
@@ -68,7 +80,9 @@ def test_any_model_with_a_chat_template_scores_independently_of_batches(
         judged(model, pool, tmp_path / "none")
 
 
-def test_a_model_without_padding_reads_the_whole_answer(model: Path, pool: Pool, tmp_path: Path) -> None:
+def test_a_model_without_padding_reads_the_whole_answer(
+    model: Path, pool: Pool, tmp_path: Path
+) -> None:
     """Compare with transformers and a batch of one. The template ends an answer with the end of turn."""
     (model / "contract.json").unlink()
     config = json.loads((model / "config.json").read_text())
@@ -83,7 +97,9 @@ def test_a_model_without_padding_reads_the_whole_answer(model: Path, pool: Pool,
     rewards = {j.candidate_id: float(str(j.raw)) for j in judged(model, pool, tmp_path / "here")}
     for c in pool.candidates:
         turns = [*prompts[c.prompt_id], {"role": "assistant", "content": c.text}]
-        ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)[
+            "input_ids"
+        ]
         assert rewards[c.candidate_id] == pytest.approx(plain(ids).logits.item(), abs=1e-5)
 
 
@@ -111,7 +127,9 @@ def test_scores_from_before_a_kill_are_reused(model: Path, pool: Pool, tmp_path:
         judged(model, some, tmp_path / "label")
 
 
-def test_a_candidate_that_is_too_long_is_missing_with_its_reason(model: Path, pool: Pool, tmp_path: Path) -> None:
+def test_a_candidate_that_is_too_long_is_missing_with_its_reason(
+    model: Path, pool: Pool, tmp_path: Path
+) -> None:
     pool.candidates[0].text, pool.candidates[0].token_ids = "word " * 3000, None
     judgements = judged(model, pool, tmp_path / "label")
     missing = [j for j in judgements if j.error]

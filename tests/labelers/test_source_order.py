@@ -18,9 +18,14 @@ def test_an_earlier_source_is_better_than_a_later_one(chain: Chain) -> None:
     judgements = load(judged / "judgements.parquet", Judgement)
     assert {j.candidate_id for j in judgements} == source_of.keys()
     for j in judgements:
-        assert j.score == {names[0]: 1.0, names[1]: 0.5, names[2]: 0.0}[source_of[str(j.candidate_id)] or ""]
+        assert (
+            j.score
+            == {names[0]: 1.0, names[1]: 0.5, names[2]: 0.0}[source_of[str(j.candidate_id)] or ""]
+        )
     pairs = load(chain.folder("pairs", *TYPED) / "pairs.parquet", Pair)
-    places = [(names.index(p.chosen_policy or ""), names.index(p.rejected_policy or "")) for p in pairs]
+    places = [
+        (names.index(p.chosen_policy or ""), names.index(p.rejected_policy or "")) for p in pairs
+    ]
     assert pairs and all(chosen < rejected for chosen, rejected in places)
     metrics = chain.manifest("label", *TYPED)["metrics"]
     assert metrics["pass_rate"] is None and " before ".join(names) in metrics["summary"]
@@ -30,13 +35,16 @@ def test_the_difference_of_lengths_is_bounded_in_tokens(chain: Chain) -> None:
     def longest(*typed: str) -> int:
         build(chain.root, "stage=pairs", *TYPED, *typed)
         tokens = {
-            c.candidate_id: c.n_tokens for c in load(chain.folder("pool", *TYPED) / "candidates.parquet", Candidate)
+            c.candidate_id: c.n_tokens
+            for c in load(chain.folder("pool", *TYPED) / "candidates.parquet", Candidate)
         }
         pairs = load(chain.folder("pairs", *TYPED, *typed) / "pairs.parquet", Pair)
         return max(abs(tokens[p.chosen_id or ""] - tokens[p.rejected_id or ""]) for p in pairs)
 
     assert longest() > 1 >= longest("pairs.max_length_difference=1")
-    refusal = refused(*TINY, f"outputs={chain.root}", "stage=pairs", *TYPED, "pairs.max_length_difference=-1")
+    refusal = refused(
+        *TINY, f"outputs={chain.root}", "stage=pairs", *TYPED, "pairs.max_length_difference=-1"
+    )
     assert "must be from 0" in refusal
 
 

@@ -32,7 +32,9 @@ def test_preferences_are_the_majority_of_what_is_read_again(tmp_path: Path) -> N
         running(Model(judging(lambda texts: moody(1, sides, texts)))) as two,
         running(Model(lambda request: sentence(request))) as prose,
     ):
-        judgements = judged(tmp_path, GIVEN, one.url, two.url, prose.url, reading="json", max_failed=1)
+        judgements = judged(
+            tmp_path, GIVEN, one.url, two.url, prose.url, reading="json", max_failed=1
+        )
     seen = Counter[str]()
     for j in judgements:
         heard = judge_votes(j, Rubrics.pairwise, Reading.json)
@@ -42,7 +44,12 @@ def test_preferences_are_the_majority_of_what_is_read_again(tmp_path: Path) -> N
             assert j.preference == (most if 2 * count > len(cast) else "tie")
             assert j.order_swapped_agrees == (not any(voice.order_decided for voice in cast))
         assert bool(heard) == (j.raw is not None), "no judge is asked about equal texts"
-        seen.update(["turned" if any(v.order_decided for v in cast) else "not", f"{len(cast)} of {len(heard)}"])
+        seen.update(
+            [
+                "turned" if any(v.order_decided for v in cast) else "not",
+                f"{len(cast)} of {len(heard)}",
+            ]
+        )
     assert seen["turned"] and seen["not"] and seen["2 of 3"] and seen["0 of 0"] == 1
 
 
@@ -53,28 +60,44 @@ def test_two_endpoints_of_one_model_are_two_judges(tmp_path: Path) -> None:
             endpoint.model = "judge"
         one_prompt = pool(["poor 1", "good 2"])
         [judgements] = Jury(cfg, work(tmp_path)).judge_all(one_prompt)
-    verdicts = {name: voice.word for name, voice in judge_votes(judgements, Rubrics.pairwise, Reading.json).items()}
+    verdicts = {
+        name: voice.word
+        for name, voice in judge_votes(judgements, Rubrics.pairwise, Reading.json).items()
+    }
     good = next(c.candidate_id for c in one_prompt.candidates if c.text == "good 2")
     assert verdicts == {"judge 1": "tie", "judge 2": "a" if judgements.a == good else "b"}
 
 
-def test_a_stored_reply_has_its_finish_reason_and_parses_to_the_same_verdict(tmp_path: Path) -> None:
+def test_a_stored_reply_has_its_finish_reason_and_parses_to_the_same_verdict(
+    tmp_path: Path,
+) -> None:
     """A refusal or a truncated reply does not count, even if it contains a verdict."""
     refuses = Model(lambda request: "", refusal="Verdict: A")
     with running(refuses) as model:
-        [judgement] = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, reading="text", max_failed=1, attempts=1)
+        [judgement] = judged(
+            tmp_path,
+            pool(["poor 1", "good 2"]),
+            model.url,
+            reading="text",
+            max_failed=1,
+            attempts=1,
+        )
     assert judgement.error == "the judge's reply is a refusal"
     reply = {"text": "Verdict: A", "finish_reason": "refusal"}
     assert json.loads(judgement.raw) == {"judge-0": {"ab": reply, "ba": reply}}
     [voice] = judge_votes(judgement, Rubrics.pairwise, Reading.text).values()
     assert voice.word is None
-    judgement.raw = json.dumps({"judge-0": {"ab": {"text": "Verdict: A", "finish_reason": "stop"}, "ba": None}})
+    judgement.raw = json.dumps(
+        {"judge-0": {"ab": {"text": "Verdict: A", "finish_reason": "stop"}, "ba": None}}
+    )
     [half] = judge_votes(judgement, Rubrics.pairwise, Reading.text).values()
     assert half.verdicts == {"ab": "A", "ba": None}
 
 
 def sentence(request: Request) -> str:
-    return PROBE if is_probe(request) else f"{min(shown_texts(request).values())} is the better one."
+    return (
+        PROBE if is_probe(request) else f"{min(shown_texts(request).values())} is the better one."
+    )
 
 
 def test_scores_are_the_mean_of_the_parsed_votes(tmp_path: Path) -> None:

@@ -25,7 +25,11 @@ from stages.store.store import Store
 from stages.store.workspace import SCRATCH
 from tests.helpers import TINY, Chain, build, command, nodes
 
-SMALL = ("sample.runtime.shard_size=8", "answer.runtime.shard_size=8", "reference.runtime.shard_size=4")
+SMALL = (
+    "sample.runtime.shard_size=8",
+    "answer.runtime.shard_size=8",
+    "reference.runtime.shard_size=4",
+)
 SMALL += ("reference.runtime.token_budget=400",)
 # Each worker notes the blocks that it saves. The first that saves a block of `FATAL` dies before, `DEATHS` times.
 KILLING = """
@@ -48,7 +52,9 @@ if "RANK" in os.environ:
 """
 
 
-def killing(folder: Path, fatal: str = "block-000001", deaths: int = 1, delay: float = 0.0) -> dict[str, str]:
+def killing(
+    folder: Path, fatal: str = "block-000001", deaths: int = 1, delay: float = 0.0
+) -> dict[str, str]:
     """Return an environment in which workers note their blocks, each after `delay` seconds, and die at a block."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(KILLING)
@@ -61,7 +67,9 @@ def run(
     root: Path, stage: str, processes: int, env: dict[str, str], *overrides: str
 ) -> subprocess.CompletedProcess[str]:
     several = (f"{stage}.runtime.processes={processes}",)
-    return command(*TINY, f"outputs={root}", f"stage={stage}", *SMALL, *several, *overrides, env=env)
+    return command(
+        *TINY, f"outputs={root}", f"stage={stage}", *SMALL, *several, *overrides, env=env
+    )
 
 
 def saved_blocks(folder: Path) -> list[str]:
@@ -70,24 +78,34 @@ def saved_blocks(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_processes_sample_what_one_does_although_one_is_killed(processes: int, chain: Chain, tmp_path: Path) -> None:
+def test_processes_sample_what_one_does_although_one_is_killed(
+    processes: int, chain: Chain, tmp_path: Path
+) -> None:
     shutil.rmtree(chain.folder("sample"))
     build(chain.root, "stage=sample", *SMALL)
     alone = load(chain.folder("sample") / "candidates.parquet", Candidate)
     shutil.rmtree(chain.folder("sample"))
     ran = run(chain.root, "sample", processes, killing(tmp_path / "notes"))
     assert ran.returncode == 0, ran.stderr
-    assert load(chain.folder("sample") / "candidates.parquet", Candidate) == alone, "ids and log-probs, to the bit"
+    assert load(chain.folder("sample") / "candidates.parquet", Candidate) == alone, (
+        "ids and log-probs, to the bit"
+    )
     prompts = load(chain.folder("sample") / "prompts.parquet", Example)
-    assert len([*(tmp_path / "notes").glob("death-*")]) == 1 and "is started again" in ran.stderr + ran.stdout
+    assert (
+        len([*(tmp_path / "notes").glob("death-*")]) == 1
+        and "is started again" in ran.stderr + ran.stdout
+    )
     saved = saved_blocks(tmp_path / "notes")
-    assert len(saved) == len({*saved}) == -(-len(prompts) // 8), "no block is saved twice, none by the parent"
+    assert len(saved) == len({*saved}) == -(-len(prompts) // 8), (
+        "no block is saved twice, none by the parent"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize(
-    ("stage", "file", "kind"), [("reference", "logprobs", PairLogProbs), ("answer", "answers", Candidate)]
+    ("stage", "file", "kind"),
+    [("reference", "logprobs", PairLogProbs), ("answer", "answers", Candidate)],
 )
 def test_processes_compute_what_one_does(
     stage: str, file: str, kind: type, processes: int, chain: Chain, tmp_path: Path
@@ -110,9 +128,20 @@ def test_processes_compute_what_one_does(
 def test_processes_give_the_rewards_of_one(processes: int, chain: Chain, tmp_path: Path) -> None:
     sft, model, labelled = chain.folder("sft") / "model", tmp_path / "reward", chain.root / "label"
     contract = load_contract(sft)
-    save_model(create_reward_model(sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0), model)
+    save_model(
+        create_reward_model(
+            sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0
+        ),
+        model,
+    )
     contract.save(model)
-    line = (*TINY, f"outputs={chain.root}", "stage=label", "label=reward_model", f"label.reward_model.path={model}")
+    line = (
+        *TINY,
+        f"outputs={chain.root}",
+        "stage=label",
+        "label=reward_model",
+        f"label.reward_model.path={model}",
+    )
     line += ("label.reward_model.runtime.shard_size=32",)
     before = {*labelled.iterdir()}
     assert command(*line).returncode == 0
@@ -157,15 +186,21 @@ def test_two_commands_as_nodes_divide_the_blocks(chain: Chain, tmp_path: Path) -
         job.result()  # raises if the command failed
     assert load(chain.folder("sample") / "candidates.parquet", Candidate) == alone
     saved = saved_blocks(tmp_path / "notes") + saved_blocks(tmp_path / "notes-0")
-    assert len(saved) == len({*saved}) > len(saved_blocks(tmp_path / "notes")) > 0, "each node has saved some"
+    assert len(saved) == len({*saved}) > len(saved_blocks(tmp_path / "notes")) > 0, (
+        "each node has saved some"
+    )
 
 
 @pytest.mark.slow
-def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(chain: Chain, tmp_path: Path) -> None:
+def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(
+    chain: Chain, tmp_path: Path
+) -> None:
     shutil.rmtree(chain.folder("sample"))
     ran = run(chain.root, "sample", 2, killing(tmp_path / "notes", deaths=99))
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
-    assert re.search(r"error: .*block-000001-[0-9a-f]{12} \(8 ids: [0-9a-f]{16}, ", ran.stderr), ran.stderr
+    assert re.search(r"error: .*block-000001-[0-9a-f]{12} \(8 ids: [0-9a-f]{16}, ", ran.stderr), (
+        ran.stderr
+    )
     partial = Store(chain.root).partial(nodes(chain.root)["sample"])
     saved_shards = [*(partial / SCRATCH / "shards").glob("block-*.parquet")]
     assert len([*(tmp_path / "notes").glob("death-*")]) == 2 and len(saved_shards) >= 2
@@ -174,13 +209,24 @@ def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(chain:
 
 
 @pytest.mark.slow
-def test_workers_of_a_killed_parent_finish_and_the_next_command_publishes(chain: Chain, tmp_path: Path) -> None:
+def test_workers_of_a_killed_parent_finish_and_the_next_command_publishes(
+    chain: Chain, tmp_path: Path
+) -> None:
     node, store = nodes(chain.root)["sample"], Store(chain.root)
     shutil.rmtree(chain.folder("sample"))
-    line = [*TINY, f"outputs={chain.root}", "stage=sample", *SMALL, "launch=ddp", "launch.processes=2"]
+    line = [
+        *TINY,
+        f"outputs={chain.root}",
+        "stage=sample",
+        *SMALL,
+        "launch=ddp",
+        "launch.processes=2",
+    ]
     env = killing(tmp_path / "notes", deaths=0)
     shards = store.partial(node) / SCRATCH / "shards"
-    parent = subprocess.Popen([sys.executable, "run.py", *line], cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen(
+        [sys.executable, "run.py", *line], cwd=ROOT, env=env, stderr=subprocess.DEVNULL
+    )
     wait_for(lambda: [*shards.glob("block-*.lock")])
     parent.send_signal(signal.SIGKILL)
     parent.wait()

@@ -25,7 +25,12 @@ from stages.store.workspace import SCRATCH, read_samples
 from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused, settings
 
 # Budgets by which the processes would not have as many micro-batches as each other.
-TWO = ("launch=ddp", "launch.processes=2", "sft.runtime.token_budget=120", "dpo.runtime.token_budget=70")
+TWO = (
+    "launch=ddp",
+    "launch.processes=2",
+    "sft.runtime.token_budget=120",
+    "dpo.runtime.token_budget=70",
+)
 # by the first process's clock
 TWO += ("sft.runtime.save_minutes=1e-9", "dpo.runtime.save_minutes=1e-9")
 
@@ -39,7 +44,9 @@ def without(chain: Chain, name: str) -> Path:
 
 def running(pattern: str) -> list[int]:
     """Return the processes whose command line contains this text."""
-    process_list = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
+    process_list = subprocess.run(
+        ["pgrep", "-f", pattern], capture_output=True, text=True, check=False
+    )
     return [int(pid) for pid in process_list.stdout.split()]
 
 
@@ -61,7 +68,9 @@ UNEVEN = ("pairs.validation_fraction=0.25", "data.tasks.validation=17", "sft.max
 @pytest.fixture(scope="module")
 def trained_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store up to DPO, built by one process."""
-    return made_once(tmp_path_factory, "trained-alone", lambda root: build(root, "stage=dpo", *UNEVEN))
+    return made_once(
+        tmp_path_factory, "trained-alone", lambda root: build(root, "stage=dpo", *UNEVEN)
+    )
 
 
 # Each process writes a line per evaluation: how many rows it evaluated, in how many forwards.
@@ -103,7 +112,9 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
     alone, manifest = chain.folder(stage, *UNEVEN), chain.manifest(stage, *UNEVEN)
     one = load_file(alone / "model" / "model.safetensors")
     alone.rename(chain.root / "alone")
-    ran = command(*TINY, f"outputs={chain.root}", f"stage={stage}", *UNEVEN, *TWO, env=counting(tmp_path))
+    ran = command(
+        *TINY, f"outputs={chain.root}", f"stage={stage}", *UNEVEN, *TWO, env=counting(tmp_path)
+    )
     assert ran.returncode == 0, ran.stderr
     assert "has moved on" not in ran.stderr, "its processes wait for each other, but not for long"
     two = load_file(chain.folder(stage, *UNEVEN) / "model" / "model.safetensors")
@@ -111,35 +122,61 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
     assert (manifest["metrics"]["processes"], together["metrics"]["processes"]) == (1, 2)
     validation = {"sft": 17, "dpo": manifest["metrics"].get("held_out", 0)}[stage]
     rows, forwards = read_counts(tmp_path)
-    assert validation % 2 == 1 and rows == (validation + 1) // 2, "each process evaluates half of the rows"
-    assert forwards < rows or (stage == "dpo" and forwards == rows), "rows share a forward if the budget holds several"
+    assert validation % 2 == 1 and rows == (validation + 1) // 2, (
+        "each process evaluates half of the rows"
+    )
+    assert forwards < rows or (stage == "dpo" and forwards == rows), (
+        "rows share a forward if the budget holds several"
+    )
     for name in one:
         assert torch.allclose(one[name], two[name], atol=1e-5, rtol=0), name
     for name, value in manifest["metrics"].items():
         if isinstance(value, float):
             assert together["metrics"][name] == pytest.approx(value, abs=1e-5), name
-    points = [json.loads(line) for line in (chain.root / "alone" / "curves.jsonl").read_text().splitlines()]
+    points = [
+        json.loads(line)
+        for line in (chain.root / "alone" / "curves.jsonl").read_text().splitlines()
+    ]
     two_process_lines = (chain.folder(stage, *UNEVEN) / "curves.jsonl").read_text().splitlines()
-    for point, single_point in zip([json.loads(line) for line in two_process_lines], points, strict=True):
+    for point, single_point in zip(
+        [json.loads(line) for line in two_process_lines], points, strict=True
+    ):
         assert point["step"] == single_point["step"]
-        validated = {name for name in single_point if name.startswith("eval_") and not name.endswith(SPEEDS)}
+        validated = {
+            name for name in single_point if name.startswith("eval_") and not name.endswith(SPEEDS)
+        }
         for name in {"loss", "rewards/margins", "entropy", "num_tokens"} | validated:
-            assert point.get(name) == pytest.approx(single_point.get(name), abs=1e-5), (name, point["step"])
-    answers = [[(s.step, s.id) for s in read_samples(f)] for f in (chain.folder(stage, *UNEVEN), chain.root / "alone")]
+            assert point.get(name) == pytest.approx(single_point.get(name), abs=1e-5), (
+                name,
+                point["step"],
+            )
+    answers = [
+        [(s.step, s.id) for s in read_samples(f)]
+        for f in (chain.folder(stage, *UNEVEN), chain.root / "alone")
+    ]
     assert answers[0] == answers[1] != [], "the first process answers, and once"
     lines = (chain.folder(stage, *UNEVEN) / "samples.jsonl").read_text().splitlines()
     assert len(lines) == len(answers[0])
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_reward_model_that_one_does(trained_alone: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_reward_model_that_one_does(
+    trained_alone: Path, tmp_path: Path
+) -> None:
     root = shutil.copytree(trained_alone, tmp_path / "outputs", symlinks=True)
     chain, overrides = Chain(root), ("stage=reward", *UNEVEN)
     build(root, *overrides)
     alone, manifest = chain.folder("reward", *overrides), chain.manifest("reward", *overrides)
     one = load_file(alone / "model" / "model.safetensors")
     alone.rename(root / "alone")
-    ran = command(*TINY, f"outputs={root}", *overrides, *TWO, "reward.runtime.token_budget=70", env=counting(tmp_path))
+    ran = command(
+        *TINY,
+        f"outputs={root}",
+        *overrides,
+        *TWO,
+        "reward.runtime.token_budget=70",
+        env=counting(tmp_path),
+    )
     assert ran.returncode == 0, ran.stderr
     two = load_file(chain.folder("reward", *overrides) / "model" / "model.safetensors")
     assert max(float((one[name] - two[name]).abs().max()) for name in one) <= 1e-5
@@ -147,7 +184,9 @@ def test_two_processes_train_the_reward_model_that_one_does(trained_alone: Path,
     assert (manifest["metrics"]["processes"], together["metrics"]["processes"]) == (1, 2)
     assert read_counts(tmp_path)[0] == (manifest["metrics"]["held_out"] + 1) // 2
     assert together["metrics"]["accuracy"] == manifest["metrics"]["accuracy"]
-    assert together["metrics"]["eval_loss"] == pytest.approx(manifest["metrics"]["eval_loss"], abs=1e-5)
+    assert together["metrics"]["eval_loss"] == pytest.approx(
+        manifest["metrics"]["eval_loss"], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +196,9 @@ def test_two_processes_train_the_reward_model_that_one_does(trained_alone: Path,
         pytest.param("sft.learning_rate=1e6", "training diverged", marks=pytest.mark.slow),
     ],
 )
-def test_an_error_in_a_process_is_told_in_one_line_and_ends_all(override: str, pattern: str, chain: Chain) -> None:
+def test_an_error_in_a_process_is_told_in_one_line_and_ends_all(
+    override: str, pattern: str, chain: Chain
+) -> None:
     without(chain, "sft")
     ran = command(*TINY, f"outputs={chain.root}", "stage=sft", *TWO, override)
     assert ran.returncode != 0
@@ -176,12 +217,18 @@ def test_a_killed_process_ends_the_others_and_is_told(resumed_by: int, chain: Ch
     partial = Store(chain.root).partial(nodes(chain.root, shorter)["sft"])
     started = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=sft", shorter, *TWO]
     parent = subprocess.Popen(
-        [*started, "sft.runtime.save_steps=20"], cwd=ROOT, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
+        [*started, "sft.runtime.save_steps=20"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.DEVNULL,
     )
     wait_for(lambda: list((partial / SCRATCH).glob("checkpoints/*/complete.json")))
     workers = running(f"stages.launch.worker {partial}")
     assert len(workers) == 2
-    assert "libtorch" not in Path(f"/proc/{parent.pid}/maps").read_text(), "the workers alone load it"
+    assert "libtorch" not in Path(f"/proc/{parent.pid}/maps").read_text(), (
+        "the workers alone load it"
+    )
     assert "libtorch" in Path(f"/proc/{workers[1]}/maps").read_text()
     os.kill(workers[1], signal.SIGKILL)
     _, error_text = parent.communicate(timeout=PATIENCE)
@@ -221,7 +268,15 @@ def test_a_killed_parent_leaves_its_work_to_the_next_command(chain: Chain) -> No
     longer = "sft.epochs=24"  # so that it still trains when the next command comes
     store, node = Store(chain.root), nodes(chain.root, longer)["sft"]
     partial = store.partial(node)
-    line = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=sft", *TWO, "sft.runtime.save_steps=8"]
+    line = [
+        sys.executable,
+        "run.py",
+        *TINY,
+        f"outputs={chain.root}",
+        "stage=sft",
+        *TWO,
+        "sft.runtime.save_steps=8",
+    ]
     line += [longer]
     parent = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wait_for(lambda: list((partial / SCRATCH).glob("checkpoints/*/complete.json")))
@@ -248,7 +303,9 @@ def test_a_result_of_another_job_is_not_taken(chain: Chain, tmp_path: Path) -> N
     scratch = store.partial(node) / SCRATCH
     with store.claim(node):
         (scratch / job_file.JOB).write_text("{}")
-        (scratch / job_file.RESULT).write_text(json.dumps({"metrics": {"summary": "another's"}, "warnings": []}))
+        (scratch / job_file.RESULT).write_text(
+            json.dumps({"metrics": {"summary": "another's"}, "warnings": []})
+        )
     build(chain.root, "stage=sft", *TWO)
     assert chain.manifest("sft")["metrics"]["processes"] == 2
 
@@ -277,7 +334,9 @@ def test_a_killed_agent_ends_its_workers(chain: Chain) -> None:
         ("node-0:0", "which other machines cannot reach"),
     ],
 )
-def test_where_nodes_cannot_meet_is_told(rendezvous: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nodes_cannot_meet_is_told(
+    rendezvous: str, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Check a machine's own name, which often resolves to its loopback address."""
     real_getaddrinfo = socket.getaddrinfo
 
@@ -293,12 +352,27 @@ def test_where_nodes_cannot_meet_is_told(rendezvous: str, pattern: str, monkeypa
 def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
     """Run two commands on one store, as on two machines: the second joins the training and publishes nothing."""
     copy = without(chain, "dpo")
-    rendezvous = ("launch=ddp", "launch.processes=1", "launch.nodes=2", "launch.rendezvous=127.0.0.1:29477")
+    rendezvous = (
+        "launch=ddp",
+        "launch.processes=1",
+        "launch.nodes=2",
+        "launch.rendezvous=127.0.0.1:29477",
+    )
     sizes = ("sft.runtime.micro_batch=4", "dpo.runtime.micro_batch=2")
-    line = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=dpo", *rendezvous, *sizes]
+    line = [
+        sys.executable,
+        "run.py",
+        *TINY,
+        f"outputs={chain.root}",
+        "stage=dpo",
+        *rendezvous,
+        *sizes,
+    ]
     pipe = subprocess.PIPE
     pair = [
-        subprocess.Popen([*line, f"launch.node_rank={rank}"], cwd=ROOT, stderr=pipe, stdout=pipe, text=True)
+        subprocess.Popen(
+            [*line, f"launch.node_rank={rank}"], cwd=ROOT, stderr=pipe, stdout=pipe, text=True
+        )
         for rank in (1, 0)
     ]
     ends = [process.communicate(timeout=PATIENCE) for process in pair]
@@ -320,15 +394,24 @@ def test_zero3_trains_as_one_process_does(chain: Chain) -> None:
     zero3 = ("launch=zero3", f"outputs={chain.root}", "stage=dpo")
     ran = command(*TINY, *zero3, *TWO[1:], env=os.environ | {"DS_ACCELERATOR": "cpu"})
     assert ran.returncode == 0, ran.stderr
-    one, two = (load_file(f / "model" / "model.safetensors") for f in (chain.root / "alone", folder))
+    one, two = (
+        load_file(f / "model" / "model.safetensors") for f in (chain.root / "alone", folder)
+    )
     assert set(one) == set(two)
     assert all(torch.allclose(one[name], two[name], atol=1e-5, rtol=0) for name in one)
 
 
-def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_follows_does_not_wait_for_ever(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without(chain, "dpo")
     monkeypatch.setattr(parent, "PATIENCE_SECONDS", 1)
-    rendezvous = ("launch=ddp", "launch.nodes=2", "launch.node_rank=1", "launch.rendezvous=127.0.0.1:1")
+    rendezvous = (
+        "launch=ddp",
+        "launch.nodes=2",
+        "launch.node_rank=1",
+        "launch.rendezvous=127.0.0.1:1",
+    )
     with pytest.raises(UserError, match=r"node 0 .* dpo "):
         build(chain.root, "stage=dpo", *rendezvous, "dpo.runtime.micro_batch=1")
 
@@ -336,8 +419,19 @@ def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: p
 def test_a_node_that_follows_needs_no_training_that_node_0_does_not_need(chain: Chain) -> None:
     """Node 0 leaves out what lies before a target that it got from `store.remote`."""
     without(chain, "sft")
-    rendezvous = ("launch=ddp", "launch.nodes=2", "launch.node_rank=1", "launch.rendezvous=127.0.0.1:1")
-    build(chain.root, "stage=dpo", *rendezvous, "sft.runtime.micro_batch=1", "dpo.runtime.micro_batch=1")
+    rendezvous = (
+        "launch=ddp",
+        "launch.nodes=2",
+        "launch.node_rank=1",
+        "launch.rendezvous=127.0.0.1:1",
+    )
+    build(
+        chain.root,
+        "stage=dpo",
+        *rendezvous,
+        "sft.runtime.micro_batch=1",
+        "dpo.runtime.micro_batch=1",
+    )
     assert not chain.folder("sft").exists()
 
 
@@ -367,5 +461,7 @@ def test_fsdp_needs_a_pytorch_that_makes_weights_whole_after_an_evaluation(
 ) -> None:
     monkeypatch.setattr(constraints, "version", lambda package: version)
     cfg = settings(*TINY, "launch=fsdp", "launch.processes=2")
-    with pytest.raises(UserError, match=r"PyTorch 2\.13") if is_refused else contextlib.nullcontext():
+    with (
+        pytest.raises(UserError, match=r"PyTorch 2\.13") if is_refused else contextlib.nullcontext()
+    ):
         constraints.validate_launch(cfg)

@@ -25,7 +25,11 @@ from tests.helpers import TINY, Chain, build, nodes, refused
 from tests.launch.test_divided import SMALL, wait_for
 
 NAMESPACE = ("unshare", "-rnpf", "--mount-proc", "--kill-child")
-REWARDS = ("label=reward_model", "reward.source.path=stages/tasks/toy_preferences.jsonl", "reward.max_length=256")
+REWARDS = (
+    "label=reward_model",
+    "reward.source.path=stages/tasks/toy_preferences.jsonl",
+    "reward.max_length=256",
+)
 REWARDS += ("label.reward_model.runtime.shard_size=40",)
 PORT = 6399
 # Every process of a node notes the blocks that it saves, and takes its time. At a fatal block it dies before.
@@ -51,7 +55,10 @@ if "NODE" in os.environ and any(word.endswith("default_worker.py") for word in s
 def has_namespaces() -> bool:
     """Return True if this user may have namespaces for the network and for processes."""
     installed = all(map(shutil.which, ("unshare", "nsenter", "ip")))
-    return installed and subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+    return (
+        installed
+        and subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +71,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Cluster"]:
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     with tempfile.TemporaryDirectory() as folder:  # a short name, since Ray puts sockets there
         try:
-            cluster.start_node("1", "--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={folder}")
+            cluster.start_node(
+                "1", "--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={folder}"
+            )
             cluster.start_node("2", f"--address=127.0.0.1:{PORT}")
             yield cluster
         finally:
@@ -83,7 +92,9 @@ class Cluster:
         # Ray's memory monitor would kill processes because of others on this machine.
         self.environment |= {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0"}
         script = "ip link set lo up && echo up && exec sleep infinity"
-        self.namespace = subprocess.Popen([*NAMESPACE, "sh", "-c", script], text=True, stdout=subprocess.PIPE)
+        self.namespace = subprocess.Popen(
+            [*NAMESPACE, "sh", "-c", script], text=True, stdout=subprocess.PIPE
+        )
         assert self.namespace.stdout and self.namespace.stdout.readline() == "up\n"
         pid = self.namespace.pid
         [init] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -118,7 +129,9 @@ class Cluster:
     def saved(self) -> list[tuple[str, str, str]]:
         """Return node, process and block of every shard that was saved since the last call of `forget`."""
         file = self.notes / "saved"
-        return [tuple(line.split()) for line in file.read_text().splitlines()] if file.exists() else []
+        return (
+            [tuple(line.split()) for line in file.read_text().splitlines()] if file.exists() else []
+        )
 
     def forget(self) -> None:
         for note in {*self.notes.iterdir()} - {self.notes / "sitecustomize.py"}:
@@ -126,7 +139,15 @@ class Cluster:
 
 
 def line(chain: Chain, stage: str, *overrides: str) -> list[str]:
-    return ["run.py", *TINY, f"outputs={chain.root}", f"stage={stage}", *SMALL, "launch=ray", *overrides]
+    return [
+        "run.py",
+        *TINY,
+        f"outputs={chain.root}",
+        f"stage={stage}",
+        *SMALL,
+        "launch=ray",
+        *overrides,
+    ]
 
 
 def built_alone(chain: Chain, name: str, file: str, *overrides: str) -> str:
@@ -159,19 +180,27 @@ def test_tasks_compute_what_one_process_does(
     assert ran.returncode == 0, ran.stderr
     assert file_digest(chain.folder(name, *overrides) / f"{file}.parquet") == alone
     saved = cluster.saved()
-    blocks, processes = ({*column} for column in (list(zip(*saved, strict=True))[2], [each[:2] for each in saved]))
+    blocks, processes = (
+        {*column} for column in (list(zip(*saved, strict=True))[2], [each[:2] for each in saved])
+    )
     assert len(saved) == len(blocks) > 2, "no block is saved twice, none by the parent"
-    assert {node for node, _ in processes} == {"1", "2"} and len(processes) == 2, "a process keeps its model"
+    assert {node for node, _ in processes} == {"1", "2"} and len(processes) == 2, (
+        "a process keeps its model"
+    )
 
 
 @pytest.mark.slow
-def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(cluster: Cluster, chain: Chain) -> None:
+def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(
+    cluster: Cluster, chain: Chain
+) -> None:
     cluster.forget()
     shutil.rmtree(chain.folder("sample"))
     (cluster.notes / "block-000001").touch()
     ran = cluster.run(*line(chain, "sample", "launch.max_retries=1"))
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
-    assert re.search(r"error: .*block-000001-[0-9a-f]{12} \(8 ids: [0-9a-f]{16}, ", ran.stderr), ran.stderr
+    assert re.search(r"error: .*block-000001-[0-9a-f]{12} \(8 ids: [0-9a-f]{16}, ", ran.stderr), (
+        ran.stderr
+    )
     shards = Store(chain.root).partial(nodes(chain.root)["sample"]) / SCRATCH / "shards"
     saved = len([*shards.glob("block-*.parquet")])
     assert len([*cluster.notes.glob("death-*")]) == 2 and saved == len(cluster.saved()) > 1
@@ -192,7 +221,9 @@ def test_a_node_is_killed_and_the_others_compute_its_blocks(cluster: Cluster, ch
     assert file_digest(chain.folder("sample") / "candidates.parquet") == alone
     blocks = [block for *_, block in cluster.saved()]
     assert len(blocks) == len({*blocks}) > 2
-    assert [node for node, *_ in cluster.saved()].count("2") < len(blocks) / 2, "it was killed in the middle"
+    assert [node for node, *_ in cluster.saved()].count("2") < len(blocks) / 2, (
+        "it was killed in the middle"
+    )
 
 
 @pytest.mark.slow
@@ -212,7 +243,9 @@ def test_without_a_cluster_the_error_is_one_line(cluster: Cluster, chain: Chain)
         ("launch.num_gpus=2", "launch.num_gpus=2: the value must be from 0 to 1"),
     ],
 )
-def test_what_ray_cannot_do_is_refused(override: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ray_cannot_do_is_refused(
+    override: str, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # every extra is installed
     monkeypatch.setattr(constraints, "find_spec", lambda package: package)
     monkeypatch.setattr(machine, "may_have_gpu", lambda: False)
@@ -220,7 +253,9 @@ def test_what_ray_cannot_do_is_refused(override: str, pattern: str, monkeypatch:
     assert pattern in refused(*TINY, "launch=ray", *several, override)
 
 
-def test_without_ray_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constraints, "find_spec", lambda package: None)
     assert install_command("ray") in refused(*TINY, "launch=ray", f"outputs={tmp_path}")
     assert not Chain(tmp_path).count(), "before anything is built"

@@ -19,15 +19,35 @@ from tests.launch import waiting
 PLACE = r"\w+ \(torch/distributed/distributed_c10d\.py:\d+\).*run \(tests/launch/waiting\.py:\d+\)"
 
 
-def run_two(folder: Path, cfg: waiting.Waiting, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_two(
+    folder: Path, cfg: waiting.Waiting, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run the stage in two workers under an agent."""
     (folder / SCRATCH).mkdir(parents=True)
     launch = {"processes": 2, "nodes": 1, "rendezvous": None}
-    job = {"stage": "tests.launch.waiting", "config": asdict(cfg), "inputs": {}, "out": str(folder), "launch": launch}
+    job = {
+        "stage": "tests.launch.waiting",
+        "config": asdict(cfg),
+        "inputs": {},
+        "out": str(folder),
+        "launch": launch,
+    }
     job_file.write_job(folder / SCRATCH, job)
-    command = [sys.executable, "-m", "stages.launch.agent", str(folder / SCRATCH / job_file.JOB), "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "stages.launch.agent",
+        str(folder / SCRATCH / job_file.JOB),
+        "0",
+    ]
     return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
@@ -38,7 +58,11 @@ def test_a_stall_names_the_places_and_ends_with_them(stopped: bool, tmp_path: Pa
     cfg = waiting.Waiting(stopped, seconds=600.0, trainer={"ddp_timeout": 20})
     ran = run_two(tmp_path, cfg)
     assert ran.returncode != 0
-    other = r"no answer \(the process is stopped" if stopped else r"fall_asleep \(tests/launch/waiting\.py:\d+\)"
+    other = (
+        r"no answer \(the process is stopped"
+        if stopped
+        else r"fall_asleep \(tests/launch/waiting\.py:\d+\)"
+    )
     message = re.search(
         rf"no process has moved on for (\d+) s, since step 2\. (?=.*Rank 0: {PLACE})(?=.*Rank 1: {other}).*",
         ran.stderr,
@@ -57,7 +81,9 @@ def test_processes_that_move_on_are_not_told_of(tmp_path: Path) -> None:
     cfg = waiting.Waiting(seconds=1.0, trainer={"ddp_timeout": 600})
     ran = run_two(tmp_path, cfg, PYTORCH_ALLOC_CONF="max_split_size_mb:64")
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert {(tmp_path / f"allocator-{rank}").read_text() for rank in (0, 1)} == {"max_split_size_mb:64"}
+    assert {(tmp_path / f"allocator-{rank}").read_text() for rank in (0, 1)} == {
+        "max_split_size_mb:64"
+    }
     assert json.loads((tmp_path / "curves.jsonl").read_text().splitlines()[-1])["step"] == 3
 
 

@@ -12,7 +12,12 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models import chat_templates
-from stages.models.contract import RENDERED_AT_ONCE, Contract, load_contract, load_or_derive_contract
+from stages.models.contract import (
+    RENDERED_AT_ONCE,
+    Contract,
+    load_contract,
+    load_or_derive_contract,
+)
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import GOLDEN, ContractError
 from tests.helpers import refused
@@ -34,14 +39,18 @@ def byte_level(special: list[str], **options: object) -> PreTrainedTokenizerFast
 
 def with_bos() -> PreTrainedTokenizerFast:
     """Return a tokenizer that puts <s> before every text, as Llama's do."""
-    tokenizer = byte_level(["<s>", "</s>", "<unk>"], bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer = byte_level(
+        ["<s>", "</s>", "<unk>"], bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
     )
     return tokenizer
 
 
-def establish(tokenizer: PreTrainedTokenizerBase, kind: str, path: Path | None = None, train: bool = True) -> Contract:
+def establish(
+    tokenizer: PreTrainedTokenizerBase, kind: str, path: Path | None = None, train: bool = True
+) -> Contract:
     """Return the contract for a model whose embedding has a spare row."""
     return chat_templates.establish_contract(
         tokenizer, Template(kind, path and str(path), False), train, len(tokenizer) + 1
@@ -115,7 +124,9 @@ def test_a_date_in_a_template_is_the_same_on_every_day() -> None:
     for today in ("strftime_now('%d %b %Y')", 'strftime_now ( "%d %b %Y" )'):
         tokenizer.chat_template = f"{{{{ {today} }}}}{OWN}"
         contract = establish(tokenizer, "auto", train=False)
-        assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith("26 Jul 2024<|im_start|>")
+        assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith(
+            "26 Jul 2024<|im_start|>"
+        )
 
 
 def test_of_several_templates_the_default_is_used(tmp_path: Path) -> None:
@@ -137,7 +148,10 @@ def test_who_has_a_template_that_cannot_be_used_is_told_one_that_fits() -> None:
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        ("zephyr", "<s><|system|>\nBe brief.</s>\n<|user|>\n2 + 2?\n</s>\n<|assistant|>\n4</s>\n<|user|>\n"),
+        (
+            "zephyr",
+            "<s><|system|>\nBe brief.</s>\n<|user|>\n2 + 2?\n</s>\n<|assistant|>\n4</s>\n<|user|>\n",
+        ),
         ("tulu", "<s><|system|>\nBe brief.\n<|user|>\n2 + 2?\n\n<|assistant|>\n4</s>\n<|user|>\n"),
     ],
 )
@@ -158,7 +172,9 @@ def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
 def test_a_tokenizer_without_a_free_special_token_gets_a_new_one(spare: int, resize: bool) -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
     before = len(tokenizer)
-    chat_templates.establish_contract(tokenizer, Template("plain", None, resize), True, before + spare)
+    chat_templates.establish_contract(
+        tokenizer, Template("plain", None, resize), True, before + spare
+    )
     assert len(tokenizer) == before + 1
     assert tokenizer.pad_token_id == before
 
@@ -166,7 +182,9 @@ def test_a_tokenizer_without_a_free_special_token_gets_a_new_one(spare: int, res
 def test_an_embedding_without_a_row_to_spare_is_resized_on_request_only() -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
     with pytest.raises(ContractError, match=r"sft.template.resize=true"):
-        chat_templates.establish_contract(tokenizer, Template("plain", None, False), True, len(tokenizer))
+        chat_templates.establish_contract(
+            tokenizer, Template("plain", None, False), True, len(tokenizer)
+        )
 
 
 def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
@@ -202,7 +220,9 @@ def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
         ),
     ],
 )
-def test_a_template_that_breaks_the_contract_is_refused(jinja: str, reason: str, tmp_path: Path) -> None:
+def test_a_template_that_breaks_the_contract_is_refused(
+    jinja: str, reason: str, tmp_path: Path
+) -> None:
     file = tmp_path / "template.jinja"
     file.write_text(jinja)
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>", bos_token="<|im_start|>")
@@ -211,12 +231,20 @@ def test_a_template_that_breaks_the_contract_is_refused(jinja: str, reason: str,
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"{{ '\xe4' }}", "byte 4 is not UTF-8"), (b"x" * (2 << 20), "too many for a template")]
+    ("content", "reason"),
+    [(b"{{ '\xe4' }}", "byte 4 is not UTF-8"), (b"x" * (2 << 20), "too many for a template")],
 )
-def test_a_file_that_is_no_template_is_told_before_work(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_template_is_told_before_work(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
     path = tmp_path / "template.jinja"
     path.write_bytes(content)
-    line = refused("recipe=tiny", "template=file", f"sft.template.path={path}", f"outputs={tmp_path / 'outputs'}")
+    line = refused(
+        "recipe=tiny",
+        "template=file",
+        f"sft.template.path={path}",
+        f"outputs={tmp_path / 'outputs'}",
+    )
     assert line.startswith(f"sft.template.path={path}")
     assert reason in line
     with pytest.raises(UserError, match=reason):
@@ -245,7 +273,10 @@ def test_after_an_sft_of_somebody_elses_the_template_is_kept_as_it_is(tmp_path: 
     contract = establish(tokenizer, "auto", train=False)
     assert contract.tokenizer.chat_template == OWN
     ids, trained = contract.example(GOLDEN[1])
-    assert tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t]) == "- ja, 日本<|im_end|>"
+    assert (
+        tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+        == "- ja, 日本<|im_end|>"
+    )
     contract.save(tmp_path)
     assert load_contract(tmp_path).prompt(GOLDEN[0][:1]) == contract.prompt(GOLDEN[0][:1])
     assert establish(tokenizer, "auto").tokenizer.chat_template != OWN
@@ -256,7 +287,10 @@ def test_after_an_sft_of_somebody_elses_the_template_is_kept_as_it_is(tmp_path: 
     [
         (None, "the tokenizer has no chat template"),
         (OWN.replace("assistant: ", "assistant, please: "), "not a prefix"),
-        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "no special token ends the assistant's turn"),
+        (
+            "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+            "no special token ends the assistant's turn",
+        ),
     ],
 )
 def test_a_checkpoint_that_breaks_the_contract_is_refused(jinja: str | None, reason: str) -> None:
@@ -271,7 +305,11 @@ def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
     users = "{% if m['role'] == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
     tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{users}<|im_start|>{{{{ m", 1)
     contract = establish(tokenizer, "auto", train=False)
-    called = [*GOLDEN[0], {"role": "tool", "content": "2"}, {"role": "assistant", "content": "Two."}]
+    called = [
+        *GOLDEN[0],
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "Two."},
+    ]
     with pytest.raises(ContractError, match="line 1: no tools here"):
         contract.example(called)
 
@@ -286,8 +324,12 @@ def test_a_base_ends_its_turns_as_its_template_does_and_never_knows_the_day(tmp_
     assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith("26 Jul 2024<|im_start|>")
 
 
-@pytest.mark.parametrize(("name", "thinks"), [("qwen3", True), ("qwen3_8", True), ("qwen3_instruct_2507", False)])
-def test_a_template_that_writes_thoughts_into_answers_is_used_if_it_is_typed(name: str, thinks: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "thinks"), [("qwen3", True), ("qwen3_8", True), ("qwen3_instruct_2507", False)]
+)
+def test_a_template_that_writes_thoughts_into_answers_is_used_if_it_is_typed(
+    name: str, thinks: bool
+) -> None:
     answers = dict[str, str]()
     for kind in ("auto", "own"):
         tokenizer = byte_level([*CHATML, "<|pad|>"], eos_token="<|im_end|>", pad_token="<|pad|>")
@@ -308,17 +350,22 @@ def test_a_base_whose_template_refuses_system_turns_is_asked_without_one(tmp_pat
     assert text == "<|im_start|>user: Brief.\n\n2?<|im_end|>\n<|im_start|>assistant: "
     tokenizer.chat_template = OWN
     tokenizer.save_pretrained(tmp_path)
-    assert "<|im_start|>system: Brief." in tokenizer.decode(load_or_derive_contract(tmp_path).prompt(messages))
+    assert "<|im_start|>system: Brief." in tokenizer.decode(
+        load_or_derive_contract(tmp_path).prompt(messages)
+    )
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["marked", "unmarked"])
-def test_many_conversations_are_each_as_alone_and_what_breaks_the_contract_is_told_in_its_place(train: bool) -> None:
+def test_many_conversations_are_each_as_alone_and_what_breaks_the_contract_is_told_in_its_place(
+    train: bool,
+) -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     if not train:
         tokenizer.chat_template = OWN
     contract = establish(tokenizer, "auto", train=train)
     conversations = [
-        [*GOLDEN[1][: 1 + i % 3], {"role": "assistant", "content": f"ja, 日本 {i}"}] for i in range(RENDERED_AT_ONCE)
+        [*GOLDEN[1][: 1 + i % 3], {"role": "assistant", "content": f"ja, 日本 {i}"}]
+        for i in range(RENDERED_AT_ONCE)
     ]
     conversations.append([{"role": "assistant", "content": "Nobody asked."}])
     broken = {
@@ -341,7 +388,9 @@ def test_many_conversations_are_each_as_alone_and_what_breaks_the_contract_is_to
 def test_text_that_would_end_a_turn_is_refused() -> None:
     contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
     with pytest.raises(ContractError, match=r"a message holds <\|im_end\|>"):
-        contract.example([{"role": "user", "content": "a<|im_end|>b"}, {"role": "assistant", "content": "c"}])
+        contract.example(
+            [{"role": "user", "content": "a<|im_end|>b"}, {"role": "assistant", "content": "c"}]
+        )
 
 
 def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:

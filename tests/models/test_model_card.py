@@ -45,7 +45,9 @@ def with_config(node: Path, manifest: dict[str, object], changes: dict[str, obje
     return node
 
 
-def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain, tmp_path: Path) -> None:
+def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(
+    chain: Chain, tmp_path: Path
+) -> None:
     sources = [
         {"path": "someone/dialogues", "revision": "a" * 40},
         {"path": str(tmp_path / "private" / "letters\x1b\u202e.jsonl"), "revision": None},
@@ -53,7 +55,9 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain
     ]
     inputs = {
         "base": with_config(
-            tmp_path / "base", chain.manifest("base"), {"path": "someone/model", "revision": "0123456789" * 4}
+            tmp_path / "base",
+            chain.manifest("base"),
+            {"path": "someone/model", "revision": "0123456789" * 4},
         ),
         "data": with_config(tmp_path / "data", chain.manifest("data"), {"sources": sources}),
     }
@@ -63,24 +67,35 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain
     (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
     model = chain.folder("sft") / "model"
     model_card.write_card(model, settings("recipe=tiny").sft, inputs, {"eval_loss": 0.5})
-    header, text = metadata_load(model / "README.md"), (model / "README.md").read_text(encoding="utf-8")
+    header, text = (
+        metadata_load(model / "README.md"),
+        (model / "README.md").read_text(encoding="utf-8"),
+    )
     assert (header["base_model"], header["datasets"]) == ("someone/model", ["someone/dialogues"])
     assert r"letters\x1b\u202e.jsonl" in text and not UNSEEN.search(text.replace("\n", ""))
     assert "private" not in text and str(tmp_path) not in text
     assert "someone/preferences" not in text, "SFT learns from none of its rows"
 
     aligned = chain.folder("dpo") / "model"
-    dpo_inputs = {role: chain.folder(role) for role in ("pairs", "reference")} | {"policy": chain.folder("sft")}
+    dpo_inputs = {role: chain.folder(role) for role in ("pairs", "reference")} | {
+        "policy": chain.folder("sft")
+    }
     model_card.write_card(aligned, settings("recipe=tiny").dpo, dpo_inputs, {})
     after = metadata_load(aligned / "README.md")
     assert (after["base_model"], after["tags"]) == ("someone/model", ["plumbline", "trl", "dpo"])
 
 
 def steps_of(node: Path) -> list[str]:
-    return [line for line in (node / "model" / "README.md").read_text().splitlines() if line.startswith("1. ")]
+    return [
+        line
+        for line in (node / "model" / "README.md").read_text().splitlines()
+        if line.startswith("1. ")
+    ]
 
 
-def test_a_card_says_nothing_of_data_that_nothing_was_trained_on(chain: Chain, tmp_path: Path) -> None:
+def test_a_card_says_nothing_of_data_that_nothing_was_trained_on(
+    chain: Chain, tmp_path: Path
+) -> None:
     checkpoint = tmp_path / "mine"
     shutil.copytree(chain.folder("sft") / "model", checkpoint)
     for name in ("contract.json", "README.md"):
@@ -89,8 +104,14 @@ def test_a_card_says_nothing_of_data_that_nothing_was_trained_on(chain: Chain, t
     build(chain.root, "stage=dpo", *line)
     chain_nodes = nodes(chain.root, *line)
     text = (chain.folder("sft", *line) / "model" / "README.md").read_text()
-    assert metadata_load(chain.folder("sft", *line) / "model" / "README.md")["tags"] == ["plumbline"]
-    assert "supervised" not in text and "Settings of the last step" not in text and "instructions" not in text
+    assert metadata_load(chain.folder("sft", *line) / "model" / "README.md")["tags"] == [
+        "plumbline"
+    ]
+    assert (
+        "supervised" not in text
+        and "Settings of the last step" not in text
+        and "instructions" not in text
+    )
     base, sft, dpo = steps_of(chain.folder("dpo", *line))
     assert sft == f"1. `{chain_nodes['sft']}` <- `{chain_nodes['base']}`: not trained here"
     assert "preference pairs" in dpo and base.startswith(f"1. `{chain_nodes['base']}`: mine")
@@ -100,14 +121,21 @@ def test_a_card_counts_what_was_trained_on_and_says_by_which_adapter(chain: Chai
     examples = chain.manifest("data")["metrics"]["examples"]
     [_, sft] = steps_of(chain.folder("sft"))
     rows, held_out = examples["sft"], examples["validation"]
-    assert sft.endswith(f": generated instructions with checks ({rows} examples, {held_out} more held out)")
+    assert sft.endswith(
+        f": generated instructions with checks ({rows} examples, {held_out} more held out)"
+    )
     build(chain.root, "stage=grpo", "align=grpo")
     [*_, grpo] = steps_of(chain.folder("grpo", "align=grpo"))
     assert f"({examples['preference']} examples, " in grpo
-    assert "completions=" in (chain.folder("grpo", "align=grpo") / "model" / "README.md").read_text()
+    assert (
+        "completions=" in (chain.folder("grpo", "align=grpo") / "model" / "README.md").read_text()
+    )
     line = ("sft.adapter=lora", "dpo.adapter=continued")
     build(chain.root, "stage=dpo", *line)
-    text = {name: (chain.folder(name, *line) / "model" / "README.md").read_text() for name in ("sft", "dpo")}
+    text = {
+        name: (chain.folder(name, *line) / "model" / "README.md").read_text()
+        for name in ("sft", "dpo")
+    }
     assert "step: adapter=lora, learning_rate=0.005" in text["sft"]
     assert "lora={'rank': 16, 'alpha': 32}." in text["sft"]
     assert "step: adapter=continued, loss_type" in text["dpo"]
@@ -119,7 +147,10 @@ def test_the_prompts_of_a_training_are_named_by_their_split(chain: Chain) -> Non
     data["config"]["tasks"] |= {"sft": 9, "preference": 0, "open_preference": 9}
     data["config"]["sources"] = [{"path": "/private/mine.jsonl", "revision": None}]
     data["metrics"]["sources"] = [{"examples": {"preference": 5}}]
-    of_split = {split: model_card.data_message({"data": data}, {}, split) for split in (Split.sft, Split.preference)}
+    of_split = {
+        split: model_card.data_message({"data": data}, {}, split)
+        for split in (Split.sft, Split.preference)
+    }
     assert of_split[Split.preference].partition(" (")[0].endswith("with checks, mine.jsonl")
     assert of_split[Split.sft].partition(" (")[0].endswith("with checks")
     data["config"]["tasks"]["open_preference"] = 0

@@ -66,7 +66,9 @@ CONTRADICTED: dict[str, tuple[Any, ...]] = {
 def write(model: Path, folder: Path, key: str, value: Any) -> None:
     config = json.loads((model / "config.json").read_text())
     config.pop(key, None)
-    (folder / "config.json").write_text(json.dumps(config | ({} if value is DROPPED else {key: value})))
+    (folder / "config.json").write_text(
+        json.dumps(config | ({} if value is DROPPED else {key: value}))
+    )
 
 
 def inside(value: Any) -> list[str]:
@@ -91,13 +93,18 @@ def test_a_value_that_no_model_has_is_refused_by_file_and_key(folder: tuple[Path
         except Damaged as error:
             line = str(error)
             assert line.startswith(f"{copy / 'config.json'} is damaged: ") and "\n" not in line
-            assert any(f" {name}=" in line or f" {name} is missing" in line for name in (key, *inside(value))), line
+            assert any(
+                f" {name}=" in line or f" {name} is missing" in line
+                for name in (key, *inside(value))
+            ), line
         else:
             accepted.append((key, value))
     assert not accepted
 
 
-def test_a_config_that_its_weights_contradict_is_refused_as_the_model_is_loaded(folder: tuple[Path, Path]) -> None:
+def test_a_config_that_its_weights_contradict_is_refused_as_the_model_is_loaded(
+    folder: tuple[Path, Path],
+) -> None:
     model, copy = folder
     accepted = []
     for key, value in ((key, value) for key, values in CONTRADICTED.items() for value in values):
@@ -112,7 +119,9 @@ def test_a_config_that_its_weights_contradict_is_refused_as_the_model_is_loaded(
     assert not accepted
 
 
-def test_a_broken_config_is_told_before_anything_is_built(folder: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_broken_config_is_told_before_anything_is_built(
+    folder: tuple[Path, Path], tmp_path: Path
+) -> None:
     model, copy = folder
     for content in ("", "null", "[]", "{}", "[" * 100_000, "// no JSON\n{}", "\0"):
         (copy / "config.json").write_text(content)

@@ -52,7 +52,9 @@ LENGTHS = [20, 30, 14, 22, 13, 14]  # three pairs: chosen, then rejected
 SHARED = [12, 12, 14]  # the number of tokens that a pair shares; the last two are the same sequence
 # Two kinds of attention within the examples of a row: by a RunLayout, or by transformers' dense mask from positions.
 WAYS = [(name, "laid out") for name in ARCHITECTURES if name != "gemma2"]
-WAYS += [(name, dense) for name in ("llama", "gemma3") for dense in ("sdpa", "eager")] + [("gemma2", "eager")]
+WAYS += [(name, dense) for name in ("llama", "gemma3") for dense in ("sdpa", "eager")] + [
+    ("gemma2", "eager")
+]
 
 
 def pairs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,7 +80,11 @@ def sft_trainer(model: Any, built: Path, folder: Path, packed: bool) -> SFTTrain
     """Return TRL's trainer with the stage's settings; its collator joins packed rows without a mask."""
     settled = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
     args = SFTConfig(
-        str(folder), packing=packed, eval_packing=False, dataset_kwargs={"skip_prepare_dataset": True}, **settled
+        str(folder),
+        packing=packed,
+        eval_packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **settled,
     )
     return SFTTrainer(
         model,
@@ -107,18 +113,26 @@ def test_examples_teach_the_same_packed_and_alone(
     assert 1 < len(bins) < len(rows())
     together = step(trainer(packed=True), list(bins.dataset), num_items_in_batch=trained)
     alone = step(trainer(packed=False), list(rows().dataset), num_items_in_batch=trained)
-    assert_equal(*({k: v for k, v in each.items() if not k.startswith(TOKENS)} for each in (alone, together)))
+    assert_equal(
+        *({k: v for k, v in each.items() if not k.startswith(TOKENS)} for each in (alone, together))
+    )
 
 
-def isolation(model: Any, built: Path, folder: Path, precision: Precision = Precision.fp32) -> IsolationCheck:
+def isolation(
+    model: Any, built: Path, folder: Path, precision: Precision = Precision.fp32
+) -> IsolationCheck:
     trainer = sft_trainer(model, built, folder, packed=True)
     return IsolationCheck(
-        trainer, replace(settings("recipe=tiny").sft, precision=precision), rows().dataset[0]["input_ids"]
+        trainer,
+        replace(settings("recipe=tiny").sft, precision=precision),
+        rows().dataset[0]["input_ids"],
     )
 
 
 @pytest.mark.parametrize(("name", "attention"), WAYS)
-def test_a_copy_behind_an_example_is_scored_like_it(name: str, attention: str, built: Path, tmp_path: Path) -> None:
+def test_a_copy_behind_an_example_is_scored_like_it(
+    name: str, attention: str, built: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     model = ARCHITECTURES[name]()
     if attention == "laid out":
@@ -137,7 +151,9 @@ def test_padding_behind_a_copy_is_not_compared(built: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("attention", ["laid out", "sdpa"])
-def test_a_copy_is_scored_alike_in_bf16_too(attention: str, adapter: bool, built: Path, tmp_path: Path) -> None:
+def test_a_copy_is_scored_alike_in_bf16_too(
+    attention: str, adapter: bool, built: Path, tmp_path: Path
+) -> None:
     """Check under autocast; with an adapter, over bf16 weights."""
     torch.manual_seed(0)
     model = ARCHITECTURES["llama"]()
@@ -172,7 +188,9 @@ def test_a_mask_of_ones_is_refused(built: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pack", [pack_pairs, pack_segments])
-def test_attention_that_cannot_be_laid_out_is_left_alone(pack: Callable[[PreTrainedModel], bool]) -> None:
+def test_attention_that_cannot_be_laid_out_is_left_alone(
+    pack: Callable[[PreTrainedModel], bool],
+) -> None:
     model = Gemma2ForCausalLM(Gemma2Config(head_dim=8, attn_implementation="eager", **SHAPE))
     forward = model.base_model.forward
     assert not pack(model)
@@ -203,12 +221,16 @@ def test_weights_that_deepspeed_divides_are_left_alone() -> None:
 
 
 def recurrent_model(vocabulary):
-    return MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=vocabulary, state_size=4))
+    return MambaForCausalLM(
+        MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=vocabulary, state_size=4)
+    )
 
 
 def alibi_model(vocabulary):
     return BloomForCausalLM(
-        BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=vocabulary, initializer_range=0.2)
+        BloomConfig(
+            hidden_size=32, n_layer=2, n_head=4, vocab_size=vocabulary, initializer_range=0.2
+        )
     )
 
 
@@ -241,7 +263,10 @@ def joined(packing_: PackedPairs, packed: torch.Tensor) -> torch.Tensor:
     """Return the batch of one row, put together from slices: what `spread` must return to the bit."""
     runs = torch.split(packed[0], packing_.layout.lengths)
     shared = packing_.layout.prefixes[1::2]
-    rejected = [torch.cat([row[:n], tail]) for row, tail, n in zip(runs[::2], runs[1::2], shared, strict=True)]
+    rejected = [
+        torch.cat([row[:n], tail])
+        for row, tail, n in zip(runs[::2], runs[1::2], shared, strict=True)
+    ]
     sequences = pad_sequence([*runs[::2], *rejected], batch_first=True)
     return pad(sequences, (0, 0) * (sequences.dim() - 2) + (0, packing_.width - sequences.shape[1]))
 
@@ -296,7 +321,9 @@ def test_what_is_saved_knows_nothing_of_packing(built: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("window", "packs"), [(8, False), (None, True)])
-def test_layers_that_have_their_window_in_a_mask_alone_are_left_alone(window: int | None, packs: bool) -> None:
+def test_layers_that_have_their_window_in_a_mask_alone_are_left_alone(
+    window: int | None, packs: bool
+) -> None:
     sizes = {k: v for k, v in SHAPE.items() if k != "head_dim"}
     model = PhimoeForCausalLM(PhimoeConfig(**sizes, num_local_experts=2, sliding_window=window))
     assert pack_pairs(model) is packs

@@ -16,7 +16,9 @@ def of_a_window_within_a_long_prefix(attend: object) -> list[torch.Tensor]:
     """Return `attended` for runs whose window covers little of a prefix longer than a block of the kernel."""
     layout = RunLayout.from_lengths([1300, 20, 1], torch.device("cpu"), [0, 1200, 20])
     draw = torch.Generator().manual_seed(0)
-    states = [torch.randn(1, heads, 1321, DIM, generator=draw).requires_grad_() for heads in (4, 1, 1)]
+    states = [
+        torch.randn(1, heads, 1321, DIM, generator=draw).requires_grad_() for heads in (4, 1, 1)
+    ]
     module = SimpleNamespace(num_key_value_groups=4, is_causal=True)
     output = attend(module, states, layout, sliding_window=8)
     (output * torch.randn(output.shape, generator=draw)).sum().backward()
@@ -40,7 +42,9 @@ def attended(attend: object, dtype: torch.dtype, window: int | None) -> list[tor
 @pytest.mark.parametrize("window", [None, 4])
 def test_in_fp32_it_is_sdpas(window: int | None) -> None:
     padded_results = attended(packing.attend_padded, torch.float32, window)
-    for result, other in zip(attended(packing.attend_by_run, torch.float32, window), padded_results, strict=True):
+    for result, other in zip(
+        attended(packing.attend_by_run, torch.float32, window), padded_results, strict=True
+    ):
         assert torch.allclose(result, other, rtol=1e-5, atol=1e-5)
 
 
@@ -62,7 +66,9 @@ def test_in_bf16_it_is_as_near_to_exact_as_sdpas(
 
 def test_a_window_within_a_long_prefix_is_sdpas() -> None:
     padded_results = of_a_window_within_a_long_prefix(packing.attend_padded)
-    for result, other in zip(of_a_window_within_a_long_prefix(packing.attend_by_run), padded_results, strict=True):
+    for result, other in zip(
+        of_a_window_within_a_long_prefix(packing.attend_by_run), padded_results, strict=True
+    ):
         assert torch.allclose(result, other, rtol=1e-5, atol=1e-5)
 
 
@@ -70,7 +76,10 @@ def test_a_window_within_a_long_prefix_is_sdpas() -> None:
 def test_what_is_frozen_has_no_gradient_and_the_rest_has_its_own(frozen: int) -> None:
     def gradients(attend: object) -> list[torch.Tensor | None]:
         draw = torch.Generator().manual_seed(0)
-        states = [torch.randn(1, HEADS, 12, DIM, generator=draw).requires_grad_(i != frozen) for i in range(3)]
+        states = [
+            torch.randn(1, HEADS, 12, DIM, generator=draw).requires_grad_(i != frozen)
+            for i in range(3)
+        ]
         layout = RunLayout.from_lengths([7, 5], torch.device("cpu"), [0, 4])
         output = attend(SimpleNamespace(is_causal=True), states, layout)
         (output * torch.randn(output.shape, generator=draw)).sum().backward()
@@ -113,4 +122,6 @@ def test_attention_that_drops_out_is_right_on_average() -> None:
     expected = by_attention(states, layout)
     assert bool(((outputs.mean(0) - expected).abs() <= 6 * deviation + 1e-5).all())
     outputs.sum().backward()
-    assert all(bool(state.grad.isfinite().all()) and float(state.grad.abs().sum()) > 0 for state in states)
+    assert all(
+        bool(state.grad.isfinite().all()) and float(state.grad.abs().sum()) > 0 for state in states
+    )

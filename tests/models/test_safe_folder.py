@@ -49,7 +49,9 @@ def of_config(folder: Path) -> None:
 
 def of_tokenizer(folder: Path) -> None:
     edit(
-        folder / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "hostile.Tokenizer"]}, tokenizer_class="X"
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": [None, "hostile.Tokenizer"]},
+        tokenizer_class="X",
     )
 
 
@@ -67,7 +69,9 @@ def of_attention(folder: Path) -> None:
 
 
 def of_template(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text(CLIMBING.replace("MARKER", str(folder.parent / "ran")))
+    (folder / "chat_template.jinja").write_text(
+        CLIMBING.replace("MARKER", str(folder.parent / "ran"))
+    )
 
 
 def folder_with(built: Path, tmp_path: Path, change: Callable[[Path], None]) -> tuple[Path, Path]:
@@ -80,7 +84,13 @@ def folder_with(built: Path, tmp_path: Path, change: Callable[[Path], None]) -> 
 
 
 def of_folder(folder: Path, tmp_path: Path) -> tuple[str, ...]:
-    return (*TINY, f"outputs={tmp_path / 'outputs'}", "model.random_init=null", f"model.path={folder}", "stage=sft")
+    return (
+        *TINY,
+        f"outputs={tmp_path / 'outputs'}",
+        "model.random_init=null",
+        f"model.path={folder}",
+        "stage=sft",
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +121,9 @@ def test_a_pipe_of_yes_is_no_consent(built: Path, tmp_path: Path) -> None:
     folder, marker = folder_with(built, tmp_path, of_config)
     command = [sys.executable, str(ROOT / "run.py"), *of_folder(folder, tmp_path)]
     with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as yes:
-        ran = subprocess.run(command, cwd=ROOT, stdin=yes.stdout, capture_output=True, text=True, check=False)
+        ran = subprocess.run(
+            command, cwd=ROOT, stdin=yes.stdout, capture_output=True, text=True, check=False
+        )
         yes.kill()
     assert (ran.returncode, marker.exists()) == (1, False)
     assert f"{folder / 'config.json'}: auto_map names code" in ran.stderr.splitlines()[-1]
@@ -120,14 +132,22 @@ def test_a_pipe_of_yes_is_no_consent(built: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        ("model.safetensors.index.json", {"weight_map": {"a": "weights.bin"}}, "weight_map names weights.bin"),
+        (
+            "model.safetensors.index.json",
+            {"weight_map": {"a": "weights.bin"}},
+            "weight_map names weights.bin",
+        ),
         (
             "model.safetensors.index.json",
             {"weight_map": {"a": "../w.safetensors"}},
             "weight_map names ../w.safetensors",
         ),
         ("model.safetensors.index.json", {"weight_map": {"a": 1}}, "weight_map names 1"),
-        ("config.json", {"transformers_weights": "adapter_model.bin"}, "transformers_weights names adapter_model.bin"),
+        (
+            "config.json",
+            {"transformers_weights": "adapter_model.bin"},
+            "transformers_weights names adapter_model.bin",
+        ),
         ("adapter_config.json", {"peft_type": "LORA"}, "is an adapter, not a"),
         ("generation_config.json", None, "generation_config.json cannot be read"),
     ],

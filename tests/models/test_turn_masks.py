@@ -29,7 +29,12 @@ SPECIAL |= {"<|end_header_id|>", "<|eot_id|>", "<bos>", "<start_of_turn>", "<end
 
 def chatml(turn: Message, trained: bool) -> Pieces:
     if turn["role"] != "assistant":
-        return [("<|im_start|>", False), (f"{turn['role']}\n{turn['content']}", False), ("<|im_end|>", False), LINE]
+        return [
+            ("<|im_start|>", False),
+            (f"{turn['role']}\n{turn['content']}", False),
+            ("<|im_end|>", False),
+            LINE,
+        ]
     answer = turn["content"].strip()
     start = [("<|im_start|>", False), ("assistant\n", False)]
     return [*start, (answer, trained), ("<|im_end|>", trained), LINE]
@@ -54,7 +59,12 @@ def gemma(turn: Message, trained: bool) -> Pieces:
     if turn["role"] == "system":
         return []  # `compose` puts it into the user's turn
     if turn["role"] == "user":
-        return [("<start_of_turn>", False), (f"user\n{text}", False), ("<end_of_turn>", False), LINE]
+        return [
+            ("<start_of_turn>", False),
+            (f"user\n{text}", False),
+            ("<end_of_turn>", False),
+            LINE,
+        ]
     start = [("<start_of_turn>", False), ("model\n", False)]
     return [*start, (text, trained), ("<end_of_turn>", trained), LINE]
 
@@ -122,10 +132,20 @@ PARTED = {
         [user("Positive or negative?")],
         [assistant("Of which text?")],
         [user("I love the garden."), assistant("positive")],
-        [user("I love it"), assistant("Positive or negative?"), user("the old one"), assistant("negative")],
+        [
+            user("I love it"),
+            assistant("Positive or negative?"),
+            user("the old one"),
+            assistant("negative"),
+        ],
     ),
     "after a system message and an answer": Parted(
-        [{"role": "system", "content": "Be brief."}, user("2 + 2?"), assistant("4"), user("Größer als 3? {yes/no}")],
+        [
+            {"role": "system", "content": "Be brief."},
+            user("2 + 2?"),
+            assistant("4"),
+            user("Größer als 3? {yes/no}"),
+        ],
         [],
         [assistant("- ja\n- 日本"), user("Why?"), assistant("4 > 3")],
         [assistant("no ✓"), user("Sure?"), assistant("no, not\n\nsure 🙂")],
@@ -168,7 +188,9 @@ def plain(contract: Contract, text: str) -> list[int]:
     return contract.tokenizer(text, add_special_tokens=False).input_ids
 
 
-def expected(name: str, parted: Parted, side: list[Message]) -> tuple[list[int], list[int], list[bool]]:
+def expected(
+    name: str, parted: Parted, side: list[Message]
+) -> tuple[list[int], list[int], list[bool]]:
     """Return the ids of the prompt, and ids and mask of the completion, composed by hand."""
     case, contract = CASES[name], CONTRACTS[name]
     before = compose(case, [(turn, False) for turn in parted.prompt])
@@ -194,12 +216,23 @@ def test_ids_and_masks_are_those_composed_by_hand(template: str, how: str) -> No
     scored = tokenize_pair(pair(parted), contract)
     prompt_ids, chosen_ids, chosen_mask = expected(template, parted, parted.chosen)
     _, rejected_ids, rejected_mask = expected(template, parted, parted.rejected)
-    assert (scored.prompt_ids, scored.chosen_ids, scored.rejected_ids) == (prompt_ids, chosen_ids, rejected_ids)
+    assert (scored.prompt_ids, scored.chosen_ids, scored.rejected_ids) == (
+        prompt_ids,
+        chosen_ids,
+        rejected_ids,
+    )
     assert (scored.chosen_mask, scored.rejected_mask) == (chosen_mask, rejected_mask)
     end = contract.tokenizer.eos_token
-    for ids, mask, side in ((chosen_ids, chosen_mask, parted.chosen), (rejected_ids, rejected_mask, parted.rejected)):
-        trained = contract.tokenizer.decode([i for i, marked in zip(ids, mask, strict=True) if marked])
-        assert trained == "".join(turn["content"].strip() + end for turn in side if turn["role"] == "assistant")
+    for ids, mask, side in (
+        (chosen_ids, chosen_mask, parted.chosen),
+        (rejected_ids, rejected_mask, parted.rejected),
+    ):
+        trained = contract.tokenizer.decode(
+            [i for i, marked in zip(ids, mask, strict=True) if marked]
+        )
+        assert trained == "".join(
+            turn["content"].strip() + end for turn in side if turn["role"] == "assistant"
+        )
 
 
 @pytest.mark.parametrize("how", PARTED)
@@ -219,12 +252,17 @@ def test_trls_batch_scores_the_marked_tokens_alone(template: str, how: str) -> N
         assert marks[:start] == [0] * start
         assert marks[start : start + len(ids)] == [int(marked) for marked in mask or []]
         assert not any(marks[start + len(ids) :])
-        assert batch["completion_mask"][2 * i + 1].tolist() == plain_batch["completion_mask"][2 * i + 1].tolist()
+        assert (
+            batch["completion_mask"][2 * i + 1].tolist()
+            == plain_batch["completion_mask"][2 * i + 1].tolist()
+        )
     assert batch["input_ids"].tolist() == plain_batch["input_ids"].tolist()
 
 
 @pytest.mark.parametrize("how", PARTED)
-def test_the_control_trains_the_same_tokens_of_chosen(template: str, how: str, tmp_path: Path) -> None:
+def test_the_control_trains_the_same_tokens_of_chosen(
+    template: str, how: str, tmp_path: Path
+) -> None:
     parted, contract = PARTED[how], CONTRACTS[template]
     out = StageDir(tmp_path, lambda metrics, step: None)
     rows = read_rows([example_of_chosen(pair(parted))], contract, settings("recipe=tiny").sft, out)

@@ -53,22 +53,31 @@ def draw_layout(draw: torch.Generator) -> RunLayout:
     return RunLayout.from_lengths(lengths, CPU, prefixes, continued)
 
 
-def test_varlen_attention_over_random_layouts_is_that_of_padded_sequences_and_of_single_runs(flash: None) -> None:
+def test_varlen_attention_over_random_layouts_is_that_of_padded_sequences_and_of_single_runs(
+    flash: None,
+) -> None:
     """Check outputs and gradients in fp32, with shared prefixes, empty runs, windows, and shared key heads. Single
     runs are found without the indices that the other two share."""
     draw, largest, kinds = torch.Generator().manual_seed(0), 0.0, set[tuple[bool, ...]]()
     for i in range(LAYOUTS):
         layout, window, key_heads = draw_layout(draw), (None, 1, 3, 8, 50)[i % 5], (4, 2, 1)[i % 3]
         tokens = sum(layout.lengths)
-        states = [torch.randn(1, n, tokens, 8, generator=draw).requires_grad_() for n in (4, key_heads, key_heads)]
+        states = [
+            torch.randn(1, n, tokens, 8, generator=draw).requires_grad_()
+            for n in (4, key_heads, key_heads)
+        ]
         weights = torch.randn(1, tokens, 4, 8, generator=draw)
         module: Any = SimpleNamespace(num_key_value_groups=4 // key_heads, is_causal=True)
         results = []
         for attend in (attend_by_run, attend_padded, attend_varlen):
-            output = attend(module, states, layout, sliding_window=window, scaling=(None, 0.3)[i % 2])
+            output = attend(
+                module, states, layout, sliding_window=window, scaling=(None, 0.3)[i % 2]
+            )
             results.append([output, *torch.autograd.grad(output, states, weights)])
         assert [t.shape for t in results[0]] == [t.shape for t in results[2]]
-        by_run, *at_once = (torch.cat([t.detach().flatten() for t in tensors]) for tensors in results)
+        by_run, *at_once = (
+            torch.cat([t.detach().flatten() for t in tensors]) for tensors in results
+        )
         gaps = [float((other - by_run).abs().max() / by_run.abs().max()) for other in at_once]
         largest = max(largest, *gaps)
         kinds.add((any(layout.prefixes), 0 in layout.lengths, window is not None, key_heads < 4))
@@ -133,7 +142,9 @@ def test_a_version_without_an_argument_or_a_device_without_the_kernel_is_padded(
     monkeypatch.undo()
     varlen_works.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(torch.ops.aten, "_flash_attention_forward", torch.ops.aten._cudnn_attention_forward)
+        patch.setattr(
+            torch.ops.aten, "_flash_attention_forward", torch.ops.aten._cudnn_attention_forward
+        )
         assert not varlen_works(CPU, torch.float32, 4, 2, 8)
 
 
@@ -149,7 +160,9 @@ class Operators(TorchDispatchMode):
         return op(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("checkpointing", [Checkpointing.none, Checkpointing.selective, Checkpointing.full])
+@pytest.mark.parametrize(
+    "checkpointing", [Checkpointing.none, Checkpointing.selective, Checkpointing.full]
+)
 def test_selective_checkpointing_calls_varlen_attention_once_per_layer(
     checkpointing: Checkpointing, flash: None
 ) -> None:
@@ -197,7 +210,15 @@ def test_a_layout_handed_over_gives_the_same_and_reads_nothing_back(packed: str)
 
 def test_a_layout_moved_has_its_tensors_where_it_was_moved_to() -> None:
     ids = torch.arange(20, 44).view(4, 6)
-    layout = replace(PackedPairs.from_batch(ids, torch.ones_like(ids)).layout, device=torch.device("meta"))
+    layout = replace(
+        PackedPairs.from_batch(ids, torch.ones_like(ids)).layout, device=torch.device("meta")
+    )
     pairs = PackedPairs(layout, 6)
-    tensors = [layout.positions, layout.attended, *layout.boundaries, *layout.sequences, *pairs.places]
+    tensors = [
+        layout.positions,
+        layout.attended,
+        *layout.boundaries,
+        *layout.sequences,
+        *pairs.places,
+    ]
     assert all(tensor.is_meta for tensor in tensors)

@@ -41,12 +41,17 @@ def inputs(built: Path) -> dict[str, Path]:
 def block(**changes: Any) -> ScoredGRPO:
     """The tiny recipe's block, in fp32, with hot completions: groups of unequal rewards and lengths."""
     cfg = settings("recipe=tiny", "align=grpo")
-    return replace(ScoredGRPO(**vars(cfg.grpo), label=cfg.label), **{"precision": Precision.fp32, **changes})
+    return replace(
+        ScoredGRPO(**vars(cfg.grpo), label=cfg.label), **{"precision": Precision.fp32, **changes}
+    )
 
 
 def by_tokens(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
     """A reward that differs within every group: the sum of token ids modulo 7."""
-    return [Judgement(r.prompt_id, "sum", r.candidate_id, score=sum(r.token_ids) % 7 / 7) for r in rollouts]
+    return [
+        Judgement(r.prompt_id, "sum", r.candidate_id, score=sum(r.token_ids) % 7 / 7)
+        for r in rollouts
+    ]
 
 
 def trainer_of(
@@ -56,9 +61,13 @@ def trainer_of(
     folder.mkdir()
     policy, out = inputs["policy"] / "model", StageDir(folder, lambda m, s: None)
     contract = load_contract(policy)
-    rows, prompts = objective.read_rows(load(inputs["data"] / "examples.parquet", Example), contract, cfg, out)
+    rows, prompts = objective.read_rows(
+        load(inputs["data"] / "examples.parquet", Example), contract, cfg, out
+    )
     fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
-    trainer = fit.build_trainer(apply_adapter(objective.load_start(policy, fit.cfg, fit.args.device), fit.cfg))
+    trainer = fit.build_trainer(
+        apply_adapter(objective.load_start(policy, fit.cfg, fit.args.device), fit.cfg)
+    )
     trainer.rollouts = Rollouts(trainer, fit.cfg, contract, prompts, judge, out)
     if cfg.beta:
         trainer.reference = objective.load_start(policy, cfg, fit.args.device)
@@ -71,11 +80,18 @@ def first_ids(trainer: objective.GroupTrainer, count: int) -> StepRows:
 
 def gradients_of_a_step(trainer: objective.GroupTrainer, rows: StepRows) -> dict[str, torch.Tensor]:
     trainer.training_step(trainer.model, rows)
-    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
+    }
 
 
 def trl_gradients(
-    cfg: ScoredGRPO, groups: list[list[Rollout]], prompts: list[Example], policy: Path, folder: Path, shift: float
+    cfg: ScoredGRPO,
+    groups: list[list[Rollout]],
+    prompts: list[Example],
+    policy: Path,
+    folder: Path,
+    shift: float,
 ) -> dict[str, torch.Tensor]:
     """Return the gradients of TRL's own GRPO or RLOO step on the same completions."""
     contract, drawn = load_contract(policy), {group[0].prompt_id: [*group] for group in groups}
@@ -86,7 +102,11 @@ def trl_gradients(
         by_text = {json.dumps(prompt.messages): prompt.id for prompt in prompts}
         rows = [remaining[by_text[json.dumps(messages)]].pop(0) for messages in conversations]
         ids = [contract.prompt(messages) for messages in conversations]
-        return {"prompt_ids": ids, "completion_ids": [row.token_ids for row in rows], "logprobs": None}
+        return {
+            "prompt_ids": ids,
+            "completion_ids": [row.token_ids for row in rows],
+            "logprobs": None,
+        }
 
     def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [sum(ids) % 7 / 7 for ids in completion_ids]
@@ -115,7 +135,9 @@ def trl_gradients(
     class Recording(trl.GRPOTrainer):
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             loss = super().training_step(*args, **kwargs)
-            gradients.update({n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None})
+            gradients.update(
+                {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
+            )
             return loss
 
     model = move(load_model(policy), shift)
@@ -155,7 +177,9 @@ def test_gradients_are_those_of_trl(
     packed = gradients_of_a_step(trainer, rows)
     groups = trainer.rollouts.of_step([row["id"] for row in rows])
     prompts = [trainer.rollouts.prompts[row["id"]] for row in rows]
-    padded = trl_gradients(cfg, groups, prompts, inputs["policy"] / "model", tmp_path / "trl", shift)
+    padded = trl_gradients(
+        cfg, groups, prompts, inputs["policy"] / "model", tmp_path / "trl", shift
+    )
     largest = max(float(gradient.abs().max()) for gradient in padded.values())
     gap = max(float((packed[name] - padded[name]).abs().max()) for name in padded)
     assert packed.keys() == padded.keys()
@@ -163,7 +187,9 @@ def test_gradients_are_those_of_trl(
     assert gap <= 1e-6, f"{gap:.2g} of {largest:.2g}"
 
 
-def test_without_its_adapter_the_policy_is_its_reference(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_without_its_adapter_the_policy_is_its_reference(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     gradients, divergences = list[dict[str, torch.Tensor]](), list[float]()
     for frozen in (True, False):
         cfg = block(adapter=Adapter.lora, beta=0.3, temperature=1.5)
@@ -176,7 +202,9 @@ def test_without_its_adapter_the_policy_is_its_reference(inputs: dict[str, Path]
         gradients.append(gradients_of_a_step(trainer, first_ids(trainer, 3)))
         divergences.append(float(trainer._metrics["train"]["kl"][0]))
     assert divergences[0] == pytest.approx(divergences[1], abs=1e-6) and divergences[0] > 1e-3
-    assert gradients[0].keys() == gradients[1].keys() and all("lora" in name for name in gradients[0])
+    assert gradients[0].keys() == gradients[1].keys() and all(
+        "lora" in name for name in gradients[0]
+    )
     gaps = [float((gradients[0][name] - gradients[1][name]).abs().max()) for name in gradients[0]]
     assert max(gaps) <= 1e-6
 
@@ -193,12 +221,16 @@ def test_a_sampler_one_step_old_is_refused(
     old_weights = {name: weight.clone() for name, weight in old.state_dict().items()}
     with torch.no_grad():
         for parameter in trainer.model.parameters():
-            parameter.add_(1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+            parameter.add_(
+                1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+            )
     trainer.rollouts.of_step(ids)
 
     def stale(*_: Any) -> Any:
         model = inference_copy(trainer.model, precision)
-        copies = {id(p): torch.nn.Parameter(p.clone(), requires_grad=False) for p in model.parameters()}
+        copies = {
+            id(p): torch.nn.Parameter(p.clone(), requires_grad=False) for p in model.parameters()
+        }
         model = copy.deepcopy(model, copies)
         model.load_state_dict(old_weights)
         return model
@@ -209,7 +241,9 @@ def test_a_sampler_one_step_old_is_refused(
         trainer.rollouts.of_step(ids)
 
 
-def test_the_row_has_every_prompt_once_and_the_sampler_agrees(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_the_row_has_every_prompt_once_and_the_sampler_agrees(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     # with beta all groups are read
     trainer = trainer_of(block(temperature=1.0, beta=0.1), inputs, tmp_path / "ours")
     rows = first_ids(trainer, 6)
@@ -248,7 +282,9 @@ def test_advantages() -> None:
         [0.625, -0.375, -0.375, 0.125]
     )
     rloo = [r - (1.5 - r) / 3 for r in rewards]  # less the mean of the other rewards
-    assert objective.compute_advantages(rewards, block(baseline="leave_one_out")) == pytest.approx(rloo)
+    assert objective.compute_advantages(rewards, block(baseline="leave_one_out")) == pytest.approx(
+        rloo
+    )
 
 
 def test_a_completion_without_a_reward_is_left_out(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -279,7 +315,10 @@ def test_a_truncated_completion_is_not_judged_and_has_the_lowest_reward(
     def around_zero(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
         judged.extend(rollouts)
         assert {r.prompt_id for r in rollouts} == {prompt.id for prompt in prompts}
-        return [Judgement(r.prompt_id, "sum", r.candidate_id, score=sum(r.token_ids) % 7 - 3) for r in rollouts]
+        return [
+            Judgement(r.prompt_id, "sum", r.candidate_id, score=sum(r.token_ids) % 7 - 3)
+            for r in rollouts
+        ]
 
     cfg = block(temperature=1.5, max_new_tokens=4, completions=8)
     trainer = trainer_of(cfg, inputs, tmp_path / "ours", around_zero)
@@ -292,10 +331,14 @@ def test_a_truncated_completion_is_not_judged_and_has_the_lowest_reward(
     for group in groups:
         lowest = min([0.0, *(r.reward for r in group if r.finish_reason == "stop")])
         below += lowest < 0
-        assert all(r.reward == lowest and r.error is None for r in group if r.finish_reason == "length")
+        assert all(
+            r.reward == lowest and r.error is None for r in group if r.finish_reason == "length"
+        )
     assert below
     count = len(judged)
-    none_ends = [Rollout(**{**vars(r), "finish_reason": "length", "reward": None}) for r in groups[0]]
+    none_ends = [
+        Rollout(**{**vars(r), "finish_reason": "length", "reward": None}) for r in groups[0]
+    ]
     trainer.rollouts.add_rewards([trainer.rollouts.prompts[groups[0][0].prompt_id]], none_ends)
     assert {r.reward for r in none_ends} == {0.0}
     assert len(judged) == count
@@ -305,7 +348,9 @@ def alike(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
     return [Judgement(r.prompt_id, "alike", r.candidate_id, score=1.0) for r in rollouts]
 
 
-def train(cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def train(
+    cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     metrics = grpo.run(cfg, inputs, StageDir(folder, lambda m, s: None))
     return load_file(folder / "model" / "model.safetensors"), metrics
@@ -314,7 +359,9 @@ def train(cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path) -> tuple[dict[
 def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Verifier, "judge_rollouts", lambda self, pool: alike([], [*pool.candidates]))
+    monkeypatch.setattr(
+        Verifier, "judge_rollouts", lambda self, pool: alike([], [*pool.candidates])
+    )
     start = load_file(inputs["policy"] / "model" / "model.safetensors")
     weights, metrics = train(block(batch_size=8, learning_rate=1e-2), inputs, tmp_path / "six")
     assert metrics["dead_steps"] == metrics["steps"] == 6
@@ -333,7 +380,9 @@ def test_prompts_are_used_once_and_a_resume_draws_nothing_again(
     weights, metrics = train(cfg, inputs, tmp_path / "whole")
     complete, completed = Rollouts.complete, list[tuple[str, str]]()
 
-    def recorded(self: Rollouts, ids: list[str], temperatures: list[float], seed: int, policy: str) -> list[Rollout]:
+    def recorded(
+        self: Rollouts, ids: list[str], temperatures: list[float], seed: int, policy: str
+    ) -> list[Rollout]:
         completed.extend((policy, name) for name in ids)
         return complete(self, ids, temperatures, seed, policy)
 
@@ -344,10 +393,15 @@ def test_prompts_are_used_once_and_a_resume_draws_nothing_again(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         describe = objective.describe_step
         patch.setattr(
-            objective, "describe_step", lambda groups: stop() if len(completed) == 8 * 4 else describe(groups)
+            objective,
+            "describe_step",
+            lambda groups: stop() if len(completed) == 8 * 4 else describe(groups),
         )
         train(cfg, inputs, tmp_path / "stopped")
-    shards = {path.stem: load(path, Rollout) for path in (tmp_path / "stopped" / SCRATCH / "rollouts").iterdir()}
+    shards = {
+        path.stem: load(path, Rollout)
+        for path in (tmp_path / "stopped" / SCRATCH / "rollouts").iterdir()
+    }
     assert [*sorted(shards)] == [f"{step:06d}" for step in range(8)]
     assert {r.policy.split(",")[0] for r in shards["000007"]} == {"step 7"}
     resumed, resumed_metrics = train(cfg, inputs, tmp_path / "stopped")
@@ -369,12 +423,24 @@ def test_rollouts_of_other_weights_are_drawn_again(inputs: dict[str, Path], tmp_
 
 def test_warnings() -> None:
     figures = ("reward", "completion_tokens", "ended", "loops", "entropy")
-    rows = [(0.2 + 0.05 * i + 0.01 * (i % 2), 4 + i, 1 - i / 50, i / 50, 2.0 / (1 + i)) for i in range(15)]
+    rows = [
+        (0.2 + 0.05 * i + 0.01 * (i % 2), 4 + i, 1 - i / 50, i / 50, 2.0 / (1 + i))
+        for i in range(15)
+    ]
     steps = [dict(zip(figures, row, strict=True)) for row in rows]
     texts = [*curve_warnings(steps, [[0.0, 1.0, 0.5, None], [1.0, 0.0, 0.5, 1.0]])]
-    words = ["no gain is shown", "grew", "share of completions that end", "loops rose from 2.0% to 26.0%", "entropy"]
+    words = [
+        "no gain is shown",
+        "grew",
+        "share of completions that end",
+        "loops rose from 2.0% to 26.0%",
+        "entropy",
+    ]
     assert [word in text for word, text in zip(words, texts, strict=True)] == [True] * 5
-    calm = [{"reward": 0.5, "completion_tokens": 4, "ended": 1.0, "loops": 0.1, "entropy": 1.0} for _ in range(15)]
+    calm = [
+        {"reward": 0.5, "completion_tokens": 4, "ended": 1.0, "loops": 0.1, "entropy": 1.0}
+        for _ in range(15)
+    ]
     assert [*curve_warnings(calm, [[0.0, 1.0], [0.0, 1.0]])] == []
     assert "no held-out prompt was asked" in next(iter(curve_warnings(calm, [])))
     gained = [[0.0] * 8, [1.0, 0.9] * 4]

@@ -45,7 +45,9 @@ def inputs(built: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 
 def block(**changes: Any) -> KTO:
-    return replace(settings("recipe=tiny", "align=kto").kto, **{"precision": Precision.fp32, **changes})
+    return replace(
+        settings("recipe=tiny", "align=kto").kto, **{"precision": Precision.fp32, **changes}
+    )
 
 
 def moved(model: PreTrainedModel) -> PreTrainedModel:
@@ -62,16 +64,22 @@ def trainer_of(cfg: KTO, inputs: dict[str, Path], folder: Path) -> objective.Com
     folder.mkdir()
     out, policy = StageDir(folder, lambda metrics, step: None), inputs["policy"] / "model"
     rows, _ = objective.read_rows(inputs, contract := load_contract(policy), cfg, out)
-    fit = Fit(objective.CompletionTrainer, objective.with_weights(cfg, 1, 2), rows, contract, policy, out)
+    fit = Fit(
+        objective.CompletionTrainer, objective.with_weights(cfg, 1, 2), rows, contract, policy, out
+    )
     return fit.build_trainer(moved(objective.load_start(policy, cfg, fit.args.device, out)))
 
 
-def step_of(trainer: objective.CompletionTrainer) -> tuple[float, dict[str, torch.Tensor], dict[str, Any]]:
+def step_of(
+    trainer: objective.CompletionTrainer,
+) -> tuple[float, dict[str, torch.Tensor], dict[str, Any]]:
     """Return the loss, the gradients and TRL's metrics of a step, with the arguments that Trainer's loop gives."""
     rows = StepRows([trainer.train_dataset[i] for i in range(ROWS)])
     steps, items = trainer.get_batch_samples(iter([rows]), 1, trainer.args.device)
     loss = float(trainer.training_step(trainer.model, steps[0], items))
-    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    gradients = {
+        name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
+    }
     return loss, gradients, {name: values[0] for name, values in trainer._metrics["train"].items()}
 
 
@@ -89,7 +97,10 @@ def test_a_step_has_trls_loss_and_gradients(inputs: dict[str, Path], tmp_path: P
     trainer = trainer_of(block(), inputs, tmp_path / "ours")
     loss, gradients, metrics = step_of(trainer)
     assert metrics["kl"] > 0
-    weights = {name: getattr(trainer.cfg, name) for name in ("desirable_weight", "undesirable_weight", "beta")}
+    weights = {
+        name: getattr(trainer.cfg, name)
+        for name in ("desirable_weight", "undesirable_weight", "beta")
+    }
     arguments = KTOConfig(
         output_dir=str(tmp_path / "trl"),
         use_cpu=True,
@@ -115,15 +126,30 @@ def test_a_step_has_trls_loss_and_gradients(inputs: dict[str, Path], tmp_path: P
     for name, parameter in plain.model.named_parameters():
         if parameter.grad is not None:
             assert float((parameter.grad - gradients[name]).abs().max()) <= 1e-6, name
-    for name in ("kl", "entropy", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"):
-        assert metrics[name] == pytest.approx(float(plain._metrics["train"][name][0]), abs=1e-4), name
+    for name in (
+        "kl",
+        "entropy",
+        "rewards/chosen",
+        "rewards/rejected",
+        "logps/chosen",
+        "logps/rejected",
+    ):
+        assert metrics[name] == pytest.approx(float(plain._metrics["train"][name][0]), abs=1e-4), (
+            name
+        )
 
 
 @pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 5])
-def test_a_step_is_the_same_in_any_micro_batches(rows: int, inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_step_is_the_same_in_any_micro_batches(
+    rows: int, inputs: dict[str, Path], tmp_path: Path
+) -> None:
     runtime = block().runtime
-    whole = step_of(trainer_of(block(runtime=replace(runtime, micro_batch=ROWS)), inputs, tmp_path / "whole"))
-    parts = step_of(trainer_of(block(runtime=replace(runtime, micro_batch=rows)), inputs, tmp_path / "parts"))
+    whole = step_of(
+        trainer_of(block(runtime=replace(runtime, micro_batch=ROWS)), inputs, tmp_path / "whole")
+    )
+    parts = step_of(
+        trainer_of(block(runtime=replace(runtime, micro_batch=rows)), inputs, tmp_path / "parts")
+    )
     assert parts[0] == pytest.approx(whole[0], abs=1e-7)
     assert max(float((parts[1][name] - whole[1][name]).abs().max()) for name in whole[1]) <= 1e-7
     # `log` takes it from the means of both kinds
@@ -140,13 +166,17 @@ def test_validation_rows_count_for_their_own_kind(inputs: dict[str, Path], tmp_p
     rows = [trainer.train_dataset[i] for i in range(ROWS)]
     with torch.no_grad():
         for row in rows:
-            trainer.compute_loss(trainer.model, send_batch(trainer.collate([row]), trainer.args.device))
+            trainer.compute_loss(
+                trainer.model, send_batch(trainer.collate([row]), trainer.args.device)
+            )
     by_name = trainer._metrics["eval"]
     rewards = by_name["rewards/chosen"], by_name["rewards/rejected"]
     assert [len(values) for values in by_name.values()] == [ROWS] * 4
     expected = [fmean(v for v in values if v == v) for values in rewards]
     trainer.average_over_rows(ROWS)
-    assert [by_name["rewards/chosen"], by_name["rewards/rejected"]] == [[pytest.approx(mean)] for mean in expected]
+    assert [by_name["rewards/chosen"], by_name["rewards/rejected"]] == [
+        [pytest.approx(mean)] for mean in expected
+    ]
 
 
 def test_a_step_without_a_kind_has_no_mean_of_it(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -161,7 +191,9 @@ def test_a_step_without_a_kind_has_no_mean_of_it(inputs: dict[str, Path], tmp_pa
     assert not {"rewards/chosen", "rewards/margins"} & logged and "rewards/rejected" in logged
 
 
-def test_a_repeated_row_counts_nowhere_in_the_divergence(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_repeated_row_counts_nowhere_in_the_divergence(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     trainer = trainer_of(block(), inputs, tmp_path / "ours")
     rows = [trainer.train_dataset[i] for i in range(5)]
     once = trainer.estimate_divergence(trainer.model, rows)
@@ -190,22 +222,34 @@ def test_every_row_has_a_fixed_completion_of_another_prompt(inputs: dict[str, Pa
         list(mismatched_pairs(one_prompt))
 
 
-def test_a_training_starts_at_half_the_mean_weight_and_learns(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_training_starts_at_half_the_mean_weight_and_learns(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     cfg = block(learning_rate=1e-3, epochs=4.0, batch_size=ROWS, evaluations=1)
     metrics = kto.run(cfg, inputs, out := StageDir(tmp_path, lambda metrics, step: None))
     desirable, undesirable = (metrics[name] for name in ("desirable", "undesirable"))
-    assert metrics["desirable_weight"] * desirable == pytest.approx(metrics["undesirable_weight"] * undesirable)
+    assert metrics["desirable_weight"] * desirable == pytest.approx(
+        metrics["undesirable_weight"] * undesirable
+    )
     assert metrics["step_0_gap"] <= 1e-5
     first = next(point for point in read_curves(out.path) if "eval_loss" in point)
     logged = {name for point in read_curves(out.path) for name in point}
-    assert all(not logged.isdisjoint(series) for series in PANELS["kto"].values()), "no chart of the report is empty"
+    assert all(not logged.isdisjoint(series) for series in PANELS["kto"].values()), (
+        "no chart of the report is empty"
+    )
     held_out = [
-        row for row in load(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference) if row.split != "train"
+        row
+        for row in load(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
+        if row.split != "train"
     ]
-    weights = [metrics["desirable_weight" if row.label else "undesirable_weight"] for row in held_out]
+    weights = [
+        metrics["desirable_weight" if row.label else "undesirable_weight"] for row in held_out
+    ]
     assert first["eval_loss"] == pytest.approx(sum(weights) / len(weights) / 2, abs=1e-5)
     assert metrics["rewards/margins"] > 0 < metrics["rewards/chosen"] - metrics["rewards/rejected"]
-    before, after = (load_model(folder / "model").state_dict() for folder in (inputs["policy"], out.path))
+    before, after = (
+        load_model(folder / "model").state_dict() for folder in (inputs["policy"], out.path)
+    )
     assert all(not torch.equal(before[name], after[name]) for name in before)
     assert len(read_reference(inputs, [row.id for row in held_out])) == len(held_out)
 
@@ -219,8 +263,12 @@ def test_a_weight_that_is_left_out_makes_both_kinds_count_alike(typed: dict[str,
 
 def test_a_reference_of_other_weights_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     lines = load(inputs["reference"] / "logprobs.parquet", PairLogProbs)
-    shifted = [replace(line, chosen_logps=[value - 1 for value in line.chosen_logps]) for line in lines]
-    wrong_inputs = inputs | {"reference": Path(shutil.copytree(inputs["reference"], tmp_path / "reference"))}
+    shifted = [
+        replace(line, chosen_logps=[value - 1 for value in line.chosen_logps]) for line in lines
+    ]
+    wrong_inputs = inputs | {
+        "reference": Path(shutil.copytree(inputs["reference"], tmp_path / "reference"))
+    }
     save(wrong_inputs["reference"] / "logprobs.parquet", shifted, PairLogProbs)
     with pytest.raises(UserError, match="rebuild=reference"):
         kto.run(block(), wrong_inputs, StageDir(tmp_path, lambda metrics, step: None))

@@ -42,7 +42,13 @@ EXPERTS["experts_implementation"] = "eager"  # grouped matrix products do not su
 FAMILIES = {name: build for name, build in ARCHITECTURES.items() if name != "gemma2"}
 FAMILIES["qwen3_moe"] = lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **EXPERTS))
 # The value heads of this model are narrower than its query heads.
-LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 12}
+LATENT = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+}
 LATENT |= {"num_key_value_heads": 4, "first_k_dense_replace": 2}
 FAMILIES["deepseek_v3"] = lambda: DeepseekV3ForCausalLM(DeepseekV3Config(**{**SHAPE, **LATENT}))
 LOSSES: dict[str, dict[str, Any]] = {
@@ -61,8 +67,16 @@ MIXTURE: dict[str, Any] = {
     "loss_weights": [0.8, 0.2, 1.0],
     "ld_alpha": 0.3,
 }
-ASKED = ["Is a kite an animal, a fruit or a tool?", "Positive or negative? One word: I love the old garden."]
-ANSWERED = ["It is a tool, and in the hands of a child a toy.", "A tool.", "positive", "Negative, or is it not?"]
+ASKED = [
+    "Is a kite an animal, a fruit or a tool?",
+    "Positive or negative? One word: I love the old garden.",
+]
+ANSWERED = [
+    "It is a tool, and in the hands of a child a toy.",
+    "A tool.",
+    "positive",
+    "Negative, or is it not?",
+]
 
 Row = dict[str, list[int]]
 
@@ -87,7 +101,9 @@ def policy(family: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTra
 def adapted(model: PreTrainedModel) -> Any:
     """Return the model with an adapter that is not zero."""
     torch.manual_seed(2)
-    under = adapters.attach_new_adapter(model, LoRA(rank=4, alpha=8, target_modules=["all-linear"]), seed=0)
+    under = adapters.attach_new_adapter(
+        model, LoRA(rank=4, alpha=8, target_modules=["all-linear"]), seed=0
+    )
     for name, parameter in under.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -116,7 +132,12 @@ def trainers(
         model, reference = policy(family, tokenizer, seed=0), policy(family, tokenizer, seed=1)
         assert not packed or (pack_pairs(model) and pack_pairs(reference))
         args = DPOConfig(
-            str(folder), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False, **arguments
+            str(folder),
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            gradient_checkpointing=False,
+            **arguments,
         )
         return DPOTrainer(
             wrapped(model).to(dtype),
@@ -136,7 +157,8 @@ def row(prompt: list[int], chosen: list[int], rejected: list[int]) -> Row:
 def tokenised(trainer: DPOTrainer) -> list[Row]:
     """Return the pairs as TRL tokenised them."""
     return [
-        {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in trainer.train_dataset
+        {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+        for row in trainer.train_dataset
     ]
 
 
@@ -179,11 +201,15 @@ def test_every_family_of_models_reads_each_token_once_and_learns_the_same(
     read: list[int] = []
     for each in (padded, packed):
         first = each.model.model.layers[0]
-        first.register_forward_pre_hook(lambda module, args: read.append(args[0].shape[:-1].numel()))
+        first.register_forward_pre_hook(
+            lambda module, args: read.append(args[0].shape[:-1].numel())
+        )
     rows = tokenised(padded)
     with flash_attention_on("CPU") if way == "varlen" else nullcontext():
         assert_equal(step(padded, rows), step(packed, rows))
-    width = max(len(r["prompt_ids"]) + len(r[side]) for r in rows for side in ("chosen_ids", "rejected_ids"))
+    width = max(
+        len(r["prompt_ids"]) + len(r[side]) for r in rows for side in ("chosen_ids", "rejected_ids")
+    )
     assert (padded.model.config.to_dict().get("sliding_window") or 0) < width
     assert read == [2 * len(rows) * width, sum(len(ids) for r in rows for ids in r.values())]
 
@@ -191,12 +217,18 @@ def test_every_family_of_models_reads_each_token_once_and_learns_the_same(
 EDGES: dict[str, tuple[list[Row], dict[str, Any]]] = {
     "no prompt": ([row([], [5, 6, 7], [8, 9]), row([], [5, 6, 7, 8], [5, 6])], {}),
     "a prompt of one token": ([row([4], [5, 6, 7], [8, 9]), row([4], [7], [6, 5, 8])], {}),
-    "the same prompt twice": ([row([*range(4, 24)], [5, 6, 7], [8, 9]), row([*range(4, 24)], [9, 5], [6, 5, 8])], {}),
+    "the same prompt twice": (
+        [row([*range(4, 24)], [5, 6, 7], [8, 9]), row([*range(4, 24)], [9, 5], [6, 5, 8])],
+        {},
+    ),
     "chosen is rejected": ([row([4, 5, 6], [7, 8, 9], [7, 8, 9]), row([4], [7], [7])], {}),
     "chosen begins rejected": ([row([4, 5, 6], [7, 8], [7, 8, 9, 10])], {}),
     "rejected begins chosen": ([row([4, 5, 6], [7, 8, 9, 10], [7, 8])], {}),
     "one pair": ([row([4, 5, 6], [7, 8, 9, 10], [9])], {}),
-    "cut at the end": ([row([*range(4, 12)], [*range(20, 30)], [*range(30, 33)])] * 2, {"max_length": 12}),
+    "cut at the end": (
+        [row([*range(4, 12)], [*range(20, 30)], [*range(30, 33)])] * 2,
+        {"max_length": 12},
+    ),
     "cut at the start": (
         [row([*range(4, 14)], [*range(20, 30)], [30]), row([4, 5], [6], [7])],
         {"max_length": 12, "truncation_mode": "keep_end"},
@@ -205,7 +237,9 @@ EDGES: dict[str, tuple[list[Row], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("edge", EDGES)
-def test_pairs_of_every_shape(edge: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_pairs_of_every_shape(
+    edge: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     """Without a prompt, TRL scores all tokens of a completion except the first, which has no predecessor."""
     rows, arguments = EDGES[edge]
     padded, packed = trainers(tokenizer, tmp_path, "gemma3", **MIXTURE, **arguments)
@@ -247,7 +281,9 @@ def test_whatever_is_drawn_is_the_padded_batch(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_an_adapter_learns_the_same(dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_an_adapter_learns_the_same(
+    dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     padded, packed = trainers(tokenizer, tmp_path, dtype=dtype, wrapped=adapted, **MIXTURE)
     padded_step, packed_step = (step(t, tokenised(padded)) for t in (padded, packed))
     assert_equal(padded_step, packed_step)
@@ -259,7 +295,11 @@ def test_an_adapter_learns_the_same(dtype: torch.dtype, tokenizer: PreTrainedTok
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("kind", ["selective", "full", "reentrant"])
 def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
-    kind: str, bf16: bool, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    bf16: bool,
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Results are equal to the bit; in float32 `exact` is looser, because autograd's second run through a layer
     differs."""
@@ -272,7 +312,9 @@ def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
 
     monkeypatch.setattr(RunAttention, "apply", noted)
     runs: list[int] = []
-    packed.model.model.layers[0].mlp.register_forward_pre_hook(lambda module, args: runs.append(len(runs)))
+    packed.model.model.layers[0].mlp.register_forward_pre_hook(
+        lambda module, args: runs.append(len(runs))
+    )
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
     # accelerate also leaves the backward outside autocast
     packed.model.forward = autocast(packed.model.forward)
@@ -284,14 +326,24 @@ def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
         enable_checkpointing(packed.model, Checkpointing(kind))
     second_step = step(packed, rows)
     assert len(runs) == 3
-    assert all(torch.equal(value, second_step[name]) for name, value in once.items() if name != "num_tokens")
-    assert {dtype for learns, dtype in seen if learns} == {torch.bfloat16 if bf16 else torch.float32}
+    assert all(
+        torch.equal(value, second_step[name])
+        for name, value in once.items()
+        if name != "num_tokens"
+    )
+    assert {dtype for learns, dtype in seen if learns} == {
+        torch.bfloat16 if bf16 else torch.float32
+    }
 
 
 def test_fifty_steps_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Path) -> None:
     """Compare our packed trainer on stored log-probs with TRL's padded trainer and reference model, on the same pairs
     in the same order. Rounding accumulates over the steps, but stays below 1e-5 after 50."""
-    inputs = {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")}
+    inputs = {
+        "policy": chain.folder("sft"),
+        "pairs": chain.folder("pairs"),
+        "reference": chain.folder("reference"),
+    }
     steady = {"lr_scheduler_type": "constant", "warmup_steps": 0}
     cfg = block(epochs=25.0, learning_rate=1e-3, batch_size=4, micro=4, trainer=steady)
     plain, stored = plain_and_stored(inputs, cfg, tmp_path)

@@ -25,7 +25,11 @@ def test_an_objective_has_a_stage_a_file_and_a_group(name: str) -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_record_names_keys_and_arguments_that_exist(name: str) -> None:
-    block, objective, arguments = vars(settings())[name], OBJECTIVES[name], trl_arguments.argument_types(name)
+    block, objective, arguments = (
+        vars(settings())[name],
+        OBJECTIVES[name],
+        trl_arguments.argument_types(name),
+    )
     assert block.objective is objective
     assert type(block).__name__.lower() == name
     keys = {field.name for field in fields(block)}

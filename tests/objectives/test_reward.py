@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from trl import RewardConfig, RewardTrainer
 
 from stages.config.blocks.training import LoRA
@@ -59,7 +63,11 @@ def scorer(family: str, vocabulary: int) -> PreTrainedModel:
 
 
 def trainers(
-    tokenizer: PreTrainedTokenizerBase, folder: Path, family: str, dtype: torch.dtype, adapted: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    family: str,
+    dtype: torch.dtype,
+    adapted: bool = False,
 ) -> list[RewardTrainer]:
     """Return TRL's trainer on a padded and on a packed model."""
     trainers = []
@@ -74,7 +82,11 @@ def trainers(
             center_rewards_coefficient=0.01,
         )  # fmt: skip
         data = Dataset.from_list(ROWS)
-        trainers.append(RewardTrainer(model.to(dtype), args=args, train_dataset=data, processing_class=tokenizer))
+        trainers.append(
+            RewardTrainer(
+                model.to(dtype), args=args, train_dataset=data, processing_class=tokenizer
+            )
+        )
     return trainers
 
 
@@ -95,20 +107,37 @@ def test_pairs_read_once_are_rewarded_and_learnt_as_trls(
     read: list[int] = []
     for each in (padded, packed):
         layer = each.model.base_model.layers[0]
-        layer.register_forward_pre_hook(lambda module, args: read.append(args[0].shape[:-1].numel()))
+        layer.register_forward_pre_hook(
+            lambda module, args: read.append(args[0].shape[:-1].numel())
+        )
     padded_step, packed_step = step(padded, WITH_MARGIN), step(packed, WITH_MARGIN)
     assert_equal(padded_step, packed_step)
-    assert {"token/logits", "score.weight", "accuracy", "margin", "mean_reward"} <= packed_step.keys()
-    once = sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) - count_shared_prefix(*r.values()) for r in ROWS)
+    assert {
+        "token/logits",
+        "score.weight",
+        "accuracy",
+        "margin",
+        "mean_reward",
+    } <= packed_step.keys()
+    once = sum(
+        len(r["chosen_ids"]) + len(r["rejected_ids"]) - count_shared_prefix(*r.values())
+        for r in ROWS
+    )
     assert read == [2 * len(ROWS) * max(len(ids) for r in ROWS for ids in r.values()), once]
-    assert step(packed, ROWS)["loss"] != packed_step["loss"], "TRL takes the margin where it stands in a row"
+    assert step(packed, ROWS)["loss"] != packed_step["loss"], (
+        "TRL takes the margin where it stands in a row"
+    )
 
 
-def test_an_adapter_and_its_head_learn_the_same(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_an_adapter_and_its_head_learn_the_same(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     padded, packed = trainers(tokenizer, tmp_path, "llama", torch.float64, adapted=True)
     padded_step, packed_step = step(padded, ROWS), step(packed, ROWS)
     assert_equal(padded_step, packed_step)
-    assert any("lora_B" in name for name in packed_step) and any("score" in name for name in packed_step)
+    assert any("lora_B" in name for name in packed_step) and any(
+        "score" in name for name in packed_step
+    )
 
 
 def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Path) -> None:
@@ -120,13 +149,18 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     rows = Dataset.from_list([trl_row(tokenize_pair(p, contract), None) for p in pairs])
     cfg = settings("recipe=tiny").reward
     cfg = replace(cfg, epochs=3.0, trainer={"lr_scheduler_type": "constant", "warmup_steps": 0})
-    cfg = replace(cfg, runtime=replace(cfg.runtime, token_budget=90, gradient_checkpointing=Checkpointing.none))
+    cfg = replace(
+        cfg,
+        runtime=replace(cfg.runtime, token_budget=90, gradient_checkpointing=Checkpointing.none),
+    )
     out = StageDir(tmp_path, lambda metrics, at: None)
     turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, cfg.seed, "reward")
 
     def build_trainer(kind: type[RewardTrainer], **own: Any) -> RewardTrainer:
         args = training_arguments(cfg, out)
-        model = create_reward_model(policy, cfg.start_weights, CPU, contract.tokenizer.pad_token_id, cfg.seed)
+        model = create_reward_model(
+            policy, cfg.start_weights, CPU, contract.tokenizer.pad_token_id, cfg.seed
+        )
         data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": contract.tokenizer}
         return kind(model, args=args, **data, **own)
 
@@ -136,18 +170,31 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     )
     assert pack_pairs(pairwise_trainer.model)
     trl_trainer.args.num_train_epochs = 1  # three times the rows, in our order
-    trl_trainer._get_train_sampler = lambda *_: [row for epoch in range(3) for row in turns.epoch(epoch)]
+    trl_trainer._get_train_sampler = lambda *_: [
+        row for epoch in range(3) for row in turns.epoch(epoch)
+    ]
     curves = []
     for trainer in (trl_trainer, pairwise_trainer):
         trainer.train()
         evaluation = trainer.evaluate()
-        steps = [(p["loss"], p["accuracy"], p["margin"]) for p in trainer.state.log_history if "grad_norm" in p]
-        curves.append([*steps, (evaluation["eval_loss"], evaluation["eval_accuracy"], evaluation["eval_margin"])])
+        steps = [
+            (p["loss"], p["accuracy"], p["margin"])
+            for p in trainer.state.log_history
+            if "grad_norm" in p
+        ]
+        curves.append(
+            [
+                *steps,
+                (evaluation["eval_loss"], evaluation["eval_accuracy"], evaluation["eval_margin"]),
+            ]
+        )
     assert len(curves[0]) == 10
     for one, other in zip(*curves, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
     assert curves[0][-1][0] < curves[0][0][0], "it learnt"
-    logged = {name.removeprefix("eval_") for point in pairwise_trainer.state.log_history for name in point}
+    logged = {
+        name.removeprefix("eval_") for point in pairwise_trainer.state.log_history for name in point
+    }
     assert "mean_reward" in logged and not logged & {*EXTREMES}
     right = [chosen > rejected for chosen, rejected in pairwise_trainer.rewards([*rows])]
     assert sum(right) / len(right) == pytest.approx(curves[1][-1][1])

@@ -48,7 +48,10 @@ def padded(rows: list[dict[str, Any]], side: str, pad_id: int) -> dict[str, torc
     """One side of pairs as TRL's CPOTrainer reads it."""
     ids = [torch.tensor(row["prompt_ids"] + row[f"{side}_ids"]) for row in rows]
     labels = [torch.tensor([IGNORED] * len(row["prompt_ids"]) + row[f"{side}_ids"]) for row in rows]
-    batch = {"input_ids": pad_sequence(ids, True, pad_id), "labels": pad_sequence(labels, True, IGNORED)}
+    batch = {
+        "input_ids": pad_sequence(ids, True, pad_id),
+        "labels": pad_sequence(labels, True, IGNORED),
+    }
     batch["attention_mask"] = pad_sequence([torch.ones_like(each) for each in ids], True, 0)
     return {f"{side}_{name}": tensor for name, tensor in batch.items()}
 
@@ -59,16 +62,22 @@ def test_loss_and_rewards_are_trls_on_the_same_tokens(
 ) -> None:
     cfg, contract = block(simpo_gamma=gamma), load_contract(inputs["policy"] / "model")
     rows = objective.read_rows(inputs, contract, cfg, stage_dir(tmp_path))
-    fit = Fit(ReferenceFreeTrainer, cfg, rows, contract, inputs["policy"] / "model", stage_dir(tmp_path))
+    fit = Fit(
+        ReferenceFreeTrainer, cfg, rows, contract, inputs["policy"] / "model", stage_dir(tmp_path)
+    )
     model = load_model(inputs["policy"] / "model")
-    trainer = fit.build_trainer(objective.trainable_model(model, tmp_path / "none", cfg, stage_dir(tmp_path)))
+    trainer = fit.build_trainer(
+        objective.trainable_model(model, tmp_path / "none", cfg, stage_dir(tmp_path))
+    )
     args = CPOConfig(
         str(tmp_path / "trl"), loss_type="simpo", cpo_alpha=0, beta=2.0, report_to="none", use_cpu=True, bf16=False,
         simpo_gamma=1.0 if gamma is None else gamma,
     )  # fmt: skip
     data = conversational(load(inputs["pairs"] / "pairs.parquet", Pair)[:4])
     start = load_model(inputs["policy"] / "model")
-    trl = CPOTrainer(model=start, args=args, train_dataset=data, processing_class=contract.tokenizer)
+    trl = CPOTrainer(
+        model=start, args=args, train_dataset=data, processing_class=contract.tokenizer
+    )
     batch_rows = [trainer.train_dataset[i] for i in range(6)]
     pad_id = contract.tokenizer.pad_token_id
     trl_batch = padded(batch_rows, "chosen", pad_id) | padded(batch_rows, "rejected", pad_id)
@@ -79,7 +88,9 @@ def test_loss_and_rewards_are_trls_on_the_same_tokens(
     rewards = {"chosen": chosen, "rejected": rejected, "margins": chosen - rejected}
     rewards["accuracies"] = (chosen > rejected).float()
     for name, values in rewards.items():
-        assert trainer._metrics["eval"][f"rewards/{name}"] == pytest.approx([float(values.mean())], abs=1e-5)
+        assert trainer._metrics["eval"][f"rewards/{name}"] == pytest.approx(
+            [float(values.mean())], abs=1e-5
+        )
     trainer.model.train()
     start.train()
     trainer.compute_loss(trainer.model, trainer.collate(batch_rows)).backward()
@@ -89,7 +100,9 @@ def test_loss_and_rewards_are_trls_on_the_same_tokens(
         assert torch.allclose(parameter.grad, gradients[name].grad, atol=1e-6), name
 
 
-def test_neither_micro_batches_nor_the_forward_change_the_weights(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_neither_micro_batches_nor_the_forward_change_the_weights(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     def train(name: str, **changes: Any) -> dict[str, torch.Tensor]:
         run(block(**changes), inputs, stage_dir(tmp_path / name))
         return load_file(tmp_path / name / "model" / "model.safetensors")
@@ -107,7 +120,11 @@ def test_a_chain_without_a_reference(chain: Chain) -> None:
     folder, manifest = chain.folder("dpo", *TYPED), chain.manifest("dpo", *TYPED)
     assert "by SimPO (arXiv:2405.14734)" in (folder / "model" / "README.md").read_text()
     margins = [row["margin"] for row in load_json(folder / "held_out.json", list)]
-    last = [point["eval_rewards/margins"] for point in read_curves(folder) if "eval_rewards/margins" in point][-1]
+    last = [
+        point["eval_rewards/margins"]
+        for point in read_curves(folder)
+        if "eval_rewards/margins" in point
+    ][-1]
     assert sum(margins) / len(margins) == pytest.approx(last, abs=1e-5)
     assert manifest["metrics"]["held_out"] == len(margins) > 0
     build(chain.root, "stage=report", *TYPED)
@@ -124,7 +141,10 @@ def test_a_chain_without_a_reference(chain: Chain) -> None:
         ("dpo.loss_type=[simpo] dpo.reference=sft", "dpo.loss_type=[simpo] needs no reference"),
         ("dpo.simpo_gamma=1", "Add dpo.loss_type=[simpo], or leave the key out"),
         ("dpo.loss_type=[simpo] +dpo.trainer.ld_alpha=0.5", "the loss simpo does not read this"),
-        ("dpo.loss_type=[simpo] +dpo.trainer.use_weighting=true", "the loss simpo does not read this"),
+        (
+            "dpo.loss_type=[simpo] +dpo.trainer.use_weighting=true",
+            "the loss simpo does not read this",
+        ),
         ("dpo.loss_type=[simpo] stage=parity parity.stage=dpo", "TRL has neither simpo"),
         ("dpo.first_difference=true stage=parity parity.stage=dpo", "nor first_difference"),
     ],

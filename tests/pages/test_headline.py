@@ -15,9 +15,15 @@ def share(mean: float, low: float = 0.0, high: float = 1.0) -> dict[str, float]:
     return {"mean": mean, "low": low, "high": high}
 
 
-def group(delta: tuple[float, float, float], prompts: int = 800, tasks: int = 28, **more: Any) -> dict[str, Any]:
+def group(
+    delta: tuple[float, float, float], prompts: int = 800, tasks: int = 28, **more: Any
+) -> dict[str, Any]:
     rates = {"base": share(0.011), "sft": share(0.316), "policy": share(0.316 + delta[0])}
-    context = {"note": "too few tasks to say" if tasks < 12 else "", "containing": {}, "tasks_drawn": False}
+    context = {
+        "note": "too few tasks to say" if tasks < 12 else "",
+        "containing": {},
+        "tasks_drawn": False,
+    }
     return {"prompts": prompts, "tasks": tasks, "gained": 98, "lost": 70} | context | rates | {
         "sft-base": share(0.305), "policy-sft": share(*delta)
     } | more  # fmt: skip
@@ -26,9 +32,21 @@ def group(delta: tuple[float, float, float], prompts: int = 800, tasks: int = 28
 def results(groups: dict[str, Any], models: dict[str, str] = DPO, **more: Any) -> dict[str, Any]:
     """Build results of an evaluation by checks; the verdict is about the first group. `more`: other results."""
     endpoint = next(iter(groups), None)
-    names = {"endpoint": endpoint, "primary": groups.get(endpoint), "before": "sft", "main_difference": "policy-sft"}
+    names = {
+        "endpoint": endpoint,
+        "primary": groups.get(endpoint),
+        "before": "sft",
+        "main_difference": "policy-sft",
+    }
     empty = {key: {} for key in ("references", "kl", "mean_tokens", "learnt", "judged")}
-    return {"groups": groups, "models": models, **names, **empty, "gives_verdict": ["checks"], "cautions": ""} | more
+    return {
+        "groups": groups,
+        "models": models,
+        **names,
+        **empty,
+        "gives_verdict": ["checks"],
+        "cautions": "",
+    } | more
 
 
 def headline(groups: dict[str, Any], seeds: int = 1, trained: str = "it", **more: Any) -> Headline:
@@ -48,20 +66,30 @@ def test_the_verdict_stands_with_what_it_is_of_and_how_far_it_reaches() -> None:
     assert "On seen tasks: better (+8.6" in checks
     assert "only DPO passes 98, only" in checks.replace("Only", "only")
     assert "other prompts of these tasks" in checks
-    assert checks.endswith("of training: no measurable change (−1.7 points, −7.1 to +3.4; 240 prompts).")
+    assert checks.endswith(
+        "of training: no measurable change (−1.7 points, −7.1 to +3.4; 240 prompts)."
+    )
     assert "One seed" not in headline({"seen tasks": group(HELPED)}, seeds=3).about()
-    assert "One seed" not in headline({"seen tasks": group(HELPED)}, seeds=0).about(), "of two folders"
+    assert "One seed" not in headline({"seen tasks": group(HELPED)}, seeds=0).about(), (
+        "of two folders"
+    )
 
 
 def test_few_tasks_are_too_few_to_say() -> None:
-    line = headline({"seen tasks": group(HELPED, 32, 2), "unseen tasks": group((0.0, 0.0, 0.0), 8, 1)})
+    line = headline(
+        {"seen tasks": group(HELPED, 32, 2), "unseen tasks": group((0.0, 0.0, 0.0), 8, 1)}
+    )
     assert "training: too few tasks to" in line.checks()
     assert "Fewer than 12 tasks " in line.about()
 
 
 def test_open_requests_alone_are_told_by_kinds_of_constraint() -> None:
-    line = headline({"untrained kinds": group(HELPED, 900, 30), "trained kinds": group(NOTHING, 248, 31)})
-    assert line.about().startswith("Of 900 held-out prompts of 30 kinds of constraint that nothing was trained on, ")
+    line = headline(
+        {"untrained kinds": group(HELPED, 900, 30), "trained kinds": group(NOTHING, 248, 31)}
+    )
+    assert line.about().startswith(
+        "Of 900 held-out prompts of 30 kinds of constraint that nothing was trained on, "
+    )
     assert "On 31 kinds of constraint" in line.checks()
 
 
@@ -78,9 +106,15 @@ def test_none_or_all_of_many_stands_with_how_many_could_be() -> None:
 
 def test_a_control_says_what_preferences_gave() -> None:
     models = {"base": "Base", "sft": "SFT", "control": "Control", "policy": "DPO"}
-    for delta, words in ((HELPED, "better (+8.6 points, +2.6 to +15.8"), (NOTHING, "no measurable difference (−1.7")):
+    for delta, words in (
+        (HELPED, "better (+8.6 points, +2.6 to +15.8"),
+        (NOTHING, "no measurable difference (−1.7"),
+    ):
         of = group(HELPED, **{"policy-control": share(*delta)})
-        assert f"on the chosen answers alone: {words}" in headline({"seen tasks": of}, models=models).checks()
+        assert (
+            f"on the chosen answers alone: {words}"
+            in headline({"seen tasks": of}, models=models).checks()
+        )
 
 
 def test_answers_that_became_less_likely_are_told_of() -> None:
@@ -100,11 +134,23 @@ def test_form_stands_beside_the_strict_rate() -> None:
 
 
 def test_held_out_pairs_never_say_that_it_helped() -> None:
-    words = {(0.62, 0.58, 0.66): "above", (0.41, 0.33, 0.49): "below", (0.53, 0.4, 0.6): "not clearly different from"}
+    words = {
+        (0.62, 0.58, 0.66): "above",
+        (0.41, 0.33, 0.49): "below",
+        (0.53, 0.4, 0.6): "not clearly different from",
+    }
     for (mean, low, high), word in words.items():
-        learnt = {"of": "500 held-out pairs", "pairs": 500, "ratio": {"policy": share(mean, low, high)}, "note": ""}
+        learnt = {
+            "of": "500 held-out pairs",
+            "pairs": 500,
+            "ratio": {"policy": share(mean, low, high)},
+            "note": "",
+        }
         line = headline({}, learnt=learnt, gives_verdict=["learnt"]).learnt()
-        assert f"in {mean:.1%} ({low:.1%} to {high:.1%}) of 500 held-out pairs, {word} the 50% of chance" in line
+        assert (
+            f"in {mean:.1%} ({low:.1%} to {high:.1%}) of 500 held-out pairs, {word} the 50% of chance"
+            in line
+        )
         assert "helped" not in line
     few = learnt | {"of": "26 held-out pairs", "pairs": 26, "note": "too few to say"}
     assert "of 26 held-out pairs, too" in headline({}, learnt=few).learnt()
@@ -113,12 +159,24 @@ def test_held_out_pairs_never_say_that_it_helped() -> None:
 
 
 def comparison(effect: str, **more: Any) -> dict[str, Any]:
-    rates = {"win_rate": share(0.61, 0.56, 0.66), "matched": None, "people": None, "nulls": {}, "detectable": 0.07}
-    return {"title": "SFT", "labeler": "judge", "prompts": 400, "judged": 390, "effect": effect} | rates | more
+    rates = {
+        "win_rate": share(0.61, 0.56, 0.66),
+        "matched": None,
+        "people": None,
+        "nulls": {},
+        "detectable": 0.07,
+    }
+    return (
+        {"title": "SFT", "labeler": "judge", "prompts": 400, "judged": 390, "effect": effect}
+        | rates
+        | more
+    )
 
 
 def test_what_was_judged_stands_with_what_could_be_seen() -> None:
-    line = headline({}, judged={}).comparison(comparison("better", matched={"win_rate": share(0.58, 0.51, 0.65)}))
+    line = headline({}, judged={}).comparison(
+        comparison("better", matched={"win_rate": share(0.58, 0.51, 0.65)})
+    )
     rates = "DPO wins 61.0% (56.0% to 66.0%) of 390 comparisons, 58.0% (51.0% to 65.0%) at equal lengths. "
     assert line.startswith(f"Against SFT, by a judge: better. {rates}")
     assert line.endswith(" 7.0 points from 50%.")
@@ -128,17 +186,28 @@ def test_what_was_judged_stands_with_what_could_be_seen() -> None:
 
 def test_the_chart_has_kinds_in_words_from_most_gained_to_most_lost_on_one_scale() -> None:
     kinds = {"follow_up": group(NOTHING), "case": group(HELPED), "mine_own": group((0.0, 0.0, 0.0))}
-    chart = charts.chart(results({}, kinds={"seen": kinds, "unseen": {"list": group(HURT)}}), "kinds")
+    chart = charts.chart(
+        results({}, kinds={"seen": kinds, "unseen": {"list": group(HURT)}}), "kinds"
+    )
     trained, never = chart["sides"].values()
-    assert [row["name"] for row in trained] == ["upper and lower case", "mine own", "a second request"]
+    assert [row["name"] for row in trained] == [
+        "upper and lower case",
+        "mine own",
+        "a second request",
+    ]
     assert chart["end"] == 20
     assert (trained[1]["at_low"], trained[1]["at_mean"]) == (50, 50)
     assert (never[0]["at_low"], never[0]["at_mean"], never[0]["at_high"]) == (12.5, 25, 37.5)
-    assert charts.conclusion(results({}, kinds={"seen": kinds})).startswith("Of 3 kinds of seen tasks: ")
+    assert charts.conclusion(results({}, kinds={"seen": kinds})).startswith(
+        "Of 3 kinds of seen tasks: "
+    )
 
 
 def steps(
-    of: dict[str, Any], helped: bool | None = None, seeds: tuple[int, ...] = (1,), trained_on: str = "pairs"
+    of: dict[str, Any],
+    helped: bool | None = None,
+    seeds: tuple[int, ...] = (1,),
+    trained_on: str = "pairs",
 ) -> list[tuple[str, str]]:
     why = None if helped is None else Diagnosis(helped, "", [], [], [])
     run = "python run.py stage=eval recipe=instructions seed=1 dpo.beta=0.2"
@@ -146,9 +215,18 @@ def steps(
 
 
 def test_what_to_do_next_is_a_command_of_this_run() -> None:
-    run, checks = "python run.py recipe=instructions seed=1 dpo.beta=0.2", results({"seen tasks": group(HELPED)})
-    assert [command for _, command in steps(checks, helped=True)] == [f"{run} stage=chat", f"{run} 'seeds=[2,3]'"]
-    assert [command for _, command in steps(checks, True, (1, 2, 3))] == [f"{run} stage=chat", f"{run} stage=export"]
+    run, checks = (
+        "python run.py recipe=instructions seed=1 dpo.beta=0.2",
+        results({"seen tasks": group(HELPED)}),
+    )
+    assert [command for _, command in steps(checks, helped=True)] == [
+        f"{run} stage=chat",
+        f"{run} 'seeds=[2,3]'",
+    ]
+    assert [command for _, command in steps(checks, True, (1, 2, 3))] == [
+        f"{run} stage=chat",
+        f"{run} stage=export",
+    ]
     assert [command for _, command in steps(checks, helped=None, seeds=())] == [
         f"{run} stage=chat",
         f"{run} stage=export",
@@ -156,10 +234,13 @@ def test_what_to_do_next_is_a_command_of_this_run() -> None:
     learnt = results({}, learnt={"pairs": 26, "note": "too few to say"}, gives_verdict=["learnt"])
     (judge, command), (rows, _) = steps(learnt, helped=False)
     assert (
-        command.startswith(f"{run} eval/judged=judge 'eval.judged.judge.endpoints=[") and "eval/judged=human" in judge
+        command.startswith(f"{run} eval/judged=judge 'eval.judged.judge.endpoints=[")
+        and "eval/judged=human" in judge
     )
     assert rows.startswith("26 ") and rows.endswith(" raise pairs.validation_fraction.")
-    assert steps(learnt, helped=False, trained_on="unpaired")[1][0].endswith(" raise unpaired.validation_fraction.")
+    assert steps(learnt, helped=False, trained_on="unpaired")[1][0].endswith(
+        " raise unpaired.validation_fraction."
+    )
     causes = results({"seen tasks": group(HELPED)}, cautions="; but it loops")
     assert [command for _, command in steps(causes, helped=True)] == [f"{run} 'seeds=[2,3]'"]
     waiting = results({}, judged={"sft": {"waiting": 31}}, gives_verdict=["checks", "judged"])
@@ -170,11 +251,15 @@ def test_what_to_do_next_is_a_command_of_this_run() -> None:
 def test_too_few_test_prompts_are_a_next_step_after_the_likeliest_cause() -> None:
     clause = Cause("there are too few", "more data.tasks.test")
     findings = [
-        Finding(name, 32, Normal(low=800), "{:.0f}", "", below=clause) for name in ("pairs", "beta", TEST_PROMPTS)
+        Finding(name, 32, Normal(low=800), "{:.0f}", "", below=clause)
+        for name in ("pairs", "beta", TEST_PROMPTS)
     ]
     why = Diagnosis(False, "", findings, [], [])
     evaluation = {"command": "python run.py stage=eval recipe=tiny"}
-    reasons = [reason for reason, _ in next_steps(results({"seen tasks": group(NOTHING)}), evaluation, [0], why)]
+    reasons = [
+        reason
+        for reason, _ in next_steps(results({"seen tasks": group(NOTHING)}), evaluation, [0], why)
+    ]
     assert len(reasons) == 2 and all("data.tasks.test" in reason for reason in reasons)
     why = Diagnosis(False, "", findings[2:], [], [])
     [prompts, seeds] = next_steps(results({"seen tasks": group(NOTHING)}), evaluation, [0], why)

@@ -13,7 +13,9 @@ RED = "\x1b[31m\x9b\x00\r\u202e\u2066\u200b\ufeff\U000e0041<b>"
 
 
 @pytest.mark.parametrize(
-    "value", [RED, Markup(RED), [RED], {RED: RED}, Path(RED), ValueError(RED)], ids=lambda value: type(value).__name__
+    "value",
+    [RED, Markup(RED), [RED], {RED: RED}, Path(RED), ValueError(RED)],
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize(
     "template",
@@ -42,5 +44,9 @@ def test_line_breaks_tabs_and_emoji_stay() -> None:
 
 
 def test_no_page_is_made_by_another_environment() -> None:
-    makers = [path for path in (ROOT / "stages").rglob("*.py") if " Environment(" in path.read_text(encoding="utf-8")]
+    makers = [
+        path
+        for path in (ROOT / "stages").rglob("*.py")
+        if " Environment(" in path.read_text(encoding="utf-8")
+    ]
     assert [path.name for path in makers] == ["environment.py"]

@@ -28,7 +28,9 @@ MANY = block(max_per_prompt=99)
 def scored(prompt: str, n: int = 6) -> list[tuple[Candidate, float]]:
     """Return candidates of random lengths with random scores, at least two of them different."""
     drawn = [0.0, 1.0, *RNG.choice(SCORES, n - 2).tolist()]
-    return [(candidate(prompt, f"text {i}", int(RNG.integers(1, 40))), s) for i, s in enumerate(drawn)]
+    return [
+        (candidate(prompt, f"text {i}", int(RNG.integers(1, 40))), s) for i, s in enumerate(drawn)
+    ]
 
 
 def contrasts_of(answers: list[tuple[Candidate, float]]) -> list[Contrast]:
@@ -53,7 +55,9 @@ def test_a_strategy_takes_first_what_it_says(prompt: int) -> None:
     assert first(Strategy.margin, contrasts).margin == min(c.distance for c in contrasts)
     hard = first(Strategy.hard, contrasts)
     assert (hard.score, hard.margin) == (best, min(c.distance for c in below))
-    assert first(Strategy.length_matched, contrasts).length_ratio == min(c.length_ratio for c in contrasts)
+    assert first(Strategy.length_matched, contrasts).length_ratio == min(
+        c.length_ratio for c in contrasts
+    )
     drawn = {id(first(Strategy.best_random, contrasts, seed)) for seed in range(40 * len(below))}
     assert drawn == {id(c) for c in below}, "only the best against any worse one"
     in_order = [c.standing for c in select_contrasts(contrasts, Strategy.ranked, MANY, "p")]
@@ -64,10 +68,16 @@ def test_the_likeliest_mistake_comes_first_and_one_of_unknown_likelihood_last() 
     answers = [
         (replace(answer, logprob=None if i == 3 else -float(i)), score)
         for i, (answer, score) in enumerate(
-            zip([answer for answer, _ in scored("likely")], [1.0, 0.0, 1.0, 0.0, 0.5, 0.0], strict=False)
+            zip(
+                [answer for answer, _ in scored("likely")],
+                [1.0, 0.0, 1.0, 0.0, 0.5, 0.0],
+                strict=False,
+            )
         )
     ]
-    order = [c.worse.logprob for c in select_contrasts(contrasts_of(answers), Strategy.likely, MANY, "p")]
+    order = [
+        c.worse.logprob for c in select_contrasts(contrasts_of(answers), Strategy.likely, MANY, "p")
+    ]
     logprobs = [value for value in order if value is not None]
     assert logprobs == sorted(logprobs, reverse=True) and logprobs[0] == -1.0
     assert order[len(logprobs) :] == [None] * (len(order) - len(logprobs)) != []
@@ -98,7 +108,13 @@ def preferred(order: str, *preferences: str) -> list[tuple[str, str, bool]]:
     by_name = {name: candidate("q", name) for name in order}
     words = {">": "a", "=": "tie"}
     judgements = [
-        Judgement("q", "judge", a=by_name[a].candidate_id, b=by_name[b].candidate_id, preference=words[sign])
+        Judgement(
+            "q",
+            "judge",
+            a=by_name[a].candidate_id,
+            b=by_name[b].candidate_id,
+            preference=words[sign],
+        )
         for a, sign, b in preferences
     ]
     ranking = rank_contrasts(comparisons(judgements, {c.candidate_id: c for c in by_name.values()}))
@@ -108,11 +124,17 @@ def preferred(order: str, *preferences: str) -> list[tuple[str, str, bool]]:
 def test_a_ranking_orders_uncompared_candidates_and_resolves_contradictions() -> None:
     assert preferred("abc", "a>b", "b>c") == [("a", "b", True), ("a", "c", True), ("b", "c", True)]
     circle = preferred("abcd", "a>b", "b>c", "c>a", "a>d", "b>d", "c>d")
-    assert {(a, b) for a, b, is_decided in circle if is_decided} == {("a", "d"), ("b", "d"), ("c", "d")}
+    assert {(a, b) for a, b, is_decided in circle if is_decided} == {
+        ("a", "d"),
+        ("b", "d"),
+        ("c", "d"),
+    }
     assert ("b", "c", False) in [*preferred("abc", "a>b", "a>c", "b=c"), ("c", "b", False)]
     assert preferred("ab", "b>a") == [("b", "a", True)]
     repeated = preferred("abc", "a>b", "a>b", "b>a", "b>c")
-    assert [(a, b) for a, b, _ in repeated] == [("a", "b"), ("a", "c"), ("b", "c")], "two preferences outweigh one"
+    assert [(a, b) for a, b, _ in repeated] == [("a", "b"), ("a", "c"), ("b", "c")], (
+        "two preferences outweigh one"
+    )
 
 
 def compared(folder: Path, order: str, *preferences: str) -> Path:
@@ -127,7 +149,9 @@ def compared(folder: Path, order: str, *preferences: str) -> Path:
     return judged
 
 
-def test_margin_takes_the_narrowest_by_strength_and_nothing_that_contradicts_it(tmp_path: Path) -> None:
+def test_margin_takes_the_narrowest_by_strength_and_nothing_that_contradicts_it(
+    tmp_path: Path,
+) -> None:
     """In a circle no candidate is better; `d>a` contradicts all other preferences."""
     cfg = replace(MANY, strategy=Strategy.margin, min_margin=0.0)
     upset = compared(tmp_path / "upset", "abcd", "a>b", "a>c", "b>c", "d>a", "b>d", "c>d")
@@ -136,12 +160,18 @@ def test_margin_takes_the_narrowest_by_strength_and_nothing_that_contradicts_it(
         "a contradicted comparison is not used in either direction"
     )
     with pytest.raises(UserError, match="no candidate is preferred to another"):
-        build_pairs(tmp_path / "circle", cfg, compared(tmp_path / "round", "abc", "a>b", "b>c", "c>a"))
+        build_pairs(
+            tmp_path / "circle", cfg, compared(tmp_path / "round", "abc", "a>b", "b>c", "c>a")
+        )
 
 
 @pytest.mark.parametrize(
     ("min_margin", "expected"),
-    [(0.0, ["ab", "bc", "cd", "ac", "bd", "ad"]), (0.38, ["ab", "cd", "ac", "bd", "ad"]), (0.7, ["ad"])],
+    [
+        (0.0, ["ab", "bc", "cd", "ac", "bd", "ad"]),
+        (0.38, ["ab", "cd", "ac", "bd", "ad"]),
+        (0.7, ["ad"]),
+    ],
 )
 def test_margins_of_preferences_are_differences_of_chances(
     min_margin: float, expected: list[str], tmp_path: Path
@@ -152,14 +182,20 @@ def test_margins_of_preferences_are_differences_of_chances(
     pairs, metrics = build_pairs(tmp_path / "out", cfg, judged)
     assert sorted(pairs) == sorted((a, b) for a, b in expected)
     candidates = {c.candidate_id: c for c in load(judged / "candidates.parquet", Candidate)}
-    ranking = rank_contrasts(comparisons(load(judged / "judgements.parquet", Judgement), candidates))
+    ranking = rank_contrasts(
+        comparisons(load(judged / "judgements.parquet", Judgement), candidates)
+    )
     strength = dict(zip("abcd", strengths(np.triu(np.ones((4, 4)), 1)), strict=True))
     for c in ranking:
         s, t = (np.exp(strength[side.text]) for side in (c.better, c.worse))
         assert c.margin == pytest.approx((s - t) / (s + t), abs=1e-6)
     margins = {(c.better.text, c.worse.text): c.margin or 0 for c in ranking}
-    assert [margins[two] for two in pairs] == sorted(margins[two] for two in pairs), "narrowest first"
-    assert metrics["strategies"]["margin"]["margin"] == pytest.approx(fmean(margins[two] for two in pairs))
+    assert [margins[two] for two in pairs] == sorted(margins[two] for two in pairs), (
+        "narrowest first"
+    )
+    assert metrics["strategies"]["margin"]["margin"] == pytest.approx(
+        fmean(margins[two] for two in pairs)
+    )
     assert {p.margin for p in load(tmp_path / "out" / "pairs.parquet", Pair)} == {None}, (
         "margins of preferences are not stored"
     )
@@ -169,8 +205,15 @@ def test_pairs_of_a_ranking_keep_the_rules(tmp_path: Path) -> None:
     candidates = [candidate("q", "a", finished=False), candidate("q", "b"), candidate("q", "c")]
     judged = pool(tmp_path / "pool", {"q": [(c, None) for c in candidates]})
     a, b, c = (each.candidate_id for each in candidates)
-    judgements = [Judgement("q", "judge", a=a, b=b, preference="a"), Judgement("q", "judge", a=c, b=a, preference="b")]
-    save(judged / "judgements.parquet", [*judgements, Judgement("q", "judge", a=b, b=c, preference="a")], Judgement)
+    judgements = [
+        Judgement("q", "judge", a=a, b=b, preference="a"),
+        Judgement("q", "judge", a=c, b=a, preference="b"),
+    ]
+    save(
+        judged / "judgements.parquet",
+        [*judgements, Judgement("q", "judge", a=b, b=c, preference="a")],
+        Judgement,
+    )
     cfg = replace(MANY, strategy=Strategy.ranked)
     pairs, metrics = build_pairs(tmp_path / "out", cfg, judged)
     assert pairs == [("b", "c")], "an unfinished candidate is never chosen"
@@ -178,7 +221,9 @@ def test_pairs_of_a_ranking_keep_the_rules(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", [Strategy.best_worst, Strategy.hard, Strategy.random])
-def test_the_settings_that_a_warning_names_use_every_preference(strategy: Strategy, tmp_path: Path) -> None:
+def test_the_settings_that_a_warning_names_use_every_preference(
+    strategy: Strategy, tmp_path: Path
+) -> None:
     candidates = [candidate("q", text) for text in "abc"]
     judged = pool(tmp_path / "pool", {"q": [(c, None) for c in candidates]})
     preferences = [
@@ -191,7 +236,9 @@ def test_the_settings_that_a_warning_names_use_every_preference(strategy: Strate
     [warning] = [line for line in out.warnings if "left out" in line]
     typed = dict(re.findall(r"pairs\.(\w+)=(\w+)", warning.split(". ")[-1]))
     cfg = replace(
-        cfg, strategy=Strategy(typed.get("strategy", strategy)), max_per_prompt=int(typed.get("max_per_prompt", 9))
+        cfg,
+        strategy=Strategy(typed.get("strategy", strategy)),
+        max_per_prompt=int(typed.get("max_per_prompt", 9)),
     )
     assert len(build_pairs(tmp_path / "every", cfg, judged)[0]) == 3
 
@@ -200,9 +247,13 @@ def test_the_settings_that_a_warning_names_use_every_preference(strategy: Strate
 def test_candidates_without_log_probs_are_named_where_likely_ranks_by_these(
     logprob: float | None, warned: bool, tmp_path: Path
 ) -> None:
-    answers = [(replace(candidate("q", text), logprob=logprob), float(text == "a")) for text in "abc"]
+    answers = [
+        (replace(candidate("q", text), logprob=logprob), float(text == "a")) for text in "abc"
+    ]
     out = work(tmp_path / "out")
-    pairs.run(block(strategy=Strategy.likely), {"judged": pool(tmp_path / "pool", {"q": answers})}, out)
+    pairs.run(
+        block(strategy=Strategy.likely), {"judged": pool(tmp_path / "pool", {"q": answers})}, out
+    )
     assert any("3 candidates have no log-prob" in line for line in out.warnings) == warned
 
 
@@ -217,7 +268,9 @@ def test_the_table_says_what_each_strategy_gives(tmp_path: Path) -> None:
             tmp_path / strategy, replace(MANY, strategy=strategy, max_per_prompt=2), judged
         )
         pairs = load(tmp_path / strategy / "pairs.parquet", Pair)
-        tokens = {c.candidate_id: c.n_tokens for c in load(judged / "candidates.parquet", Candidate)}
+        tokens = {
+            c.candidate_id: c.n_tokens for c in load(judged / "candidates.parquet", Candidate)
+        }
         gaps = [tokens[p.chosen_id] - tokens[p.rejected_id] for p in pairs]
         assert metrics["strategies"][strategy] == {
             "pairs": len(pairs_made),
@@ -227,7 +280,9 @@ def test_the_table_says_what_each_strategy_gives(tmp_path: Path) -> None:
             "longer_chosen": pytest.approx(fmean(gap > 0 for gap in gaps if gap)),
         }
         tables.append(metrics["strategies"])
-    assert all(table == tables[0] for table in tables), "the table does not depend on the strategy in use"
+    assert all(table == tables[0] for table in tables), (
+        "the table does not depend on the strategy in use"
+    )
 
 
 def test_margins_are_limited_to_quantiles_of_all_margins(tmp_path: Path) -> None:
@@ -239,8 +294,8 @@ def test_margins_are_limited_to_quantiles_of_all_margins(tmp_path: Path) -> None
     build_pairs(tmp_path / "some", inside, judged)
     inside_margins = [p.margin for p in load(tmp_path / "some" / "pairs.parquet", Pair)]
     low, high = np.quantile(margins, 0.25), np.quantile(margins, 0.6)
-    assert sorted(inside_margins) == sorted(m for m in margins if low <= m <= high) and 0 < len(inside_margins) < len(
-        margins
-    )
+    assert sorted(inside_margins) == sorted(m for m in margins if low <= m <= high) and 0 < len(
+        inside_margins
+    ) < len(margins)
     message = refused("recipe=tiny", "pairs.margin_quantiles=[0.8, 0.2]")
     assert re.fullmatch(r"pairs.margin_quantiles=\[0.8, 0.2\]: .* \[0.25, 0.75\]\.", message)

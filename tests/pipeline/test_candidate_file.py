@@ -16,7 +16,10 @@ pytest.importorskip("openai")
 
 
 def written(file: Path, prompts: int = 24) -> Path:
-    rows = [{"prompt": f"Request {i}.", "completions": [f"fair {i % 3}", f"good {i % 3 + 4}"]} for i in range(prompts)]
+    rows = [
+        {"prompt": f"Request {i}.", "completions": [f"fair {i % 3}", f"good {i % 3 + 4}"]}
+        for i in range(prompts)
+    ]
     file.write_text("\n".join(map(json.dumps, rows)))
     return file
 
@@ -36,14 +39,18 @@ def test_candidates_and_a_judge_need_no_model_and_no_data(tmp_path: Path) -> Non
     assert chain.count() == {"sample": 1, "label": 1, "pairs": 1, "unpaired": 1}
     pairs = load(chain.folder("pairs", *overrides) / "pairs.parquet", Pair)
     assert len(pairs) == 24
-    assert {(p.chosen[0]["content"][:4], p.rejected[0]["content"][:4]) for p in pairs} == {("good", "fair")}
+    assert {(p.chosen[0]["content"][:4], p.rejected[0]["content"][:4]) for p in pairs} == {
+        ("good", "fair")
+    }
     assert {p.chosen_policy for p in pairs} == {"mine.jsonl"}
     assert "judge" in (root / "labels.html").read_text()
 
 
 def test_scores_of_candidates_are_labels_of_single_ones(tmp_path: Path) -> None:
     file, root = written(tmp_path / "mine.jsonl"), tmp_path / "outputs"
-    with running(Model(judging(lambda texts: 10 if quality(texts["ANSWER"]) > 3 else 1, "score"))) as server:
+    with running(
+        Model(judging(lambda texts: 10 if quality(texts["ANSWER"]) > 3 else 1, "score"))
+    ) as server:
         overrides = line(file, server.url, "label.judge.kind=pointwise")
         build(root, "stage=unpaired", *overrides)
         metrics = Chain(root).manifest("unpaired", "stage=unpaired", *overrides)["metrics"]
@@ -53,7 +60,9 @@ def test_scores_of_candidates_are_labels_of_single_ones(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.jsonl"
-    wrong.write_text('{"prompt": "Nobody asks this.", "completions": ["a", "b"]}\n{"prompt": "Nor this."}')
+    wrong.write_text(
+        '{"prompt": "Nobody asks this.", "completions": ["a", "b"]}\n{"prompt": "Nor this."}'
+    )
     root = tmp_path / "outputs"
     typed = (*TINY, f"outputs={root}")
     foreign = "is not a sampled prompt of the data. Type sample=file to use the file's own prompts"
@@ -65,28 +74,39 @@ def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain: Chain, tmp_path: Path) -> None:
+def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(
+    chain: Chain, tmp_path: Path
+) -> None:
     """Check that prompts of the file which are also test prompts are not evaluated."""
     file = written(tmp_path / "mine.jsonl")
-    tests = [e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "test"]
+    tests = [
+        e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "test"
+    ]
     test = next(e for e in tests if e.group == "seen")
     with open(file, "a", encoding="utf-8") as rows:
-        rows.write("\n" + json.dumps({"messages": test.messages, "completions": ["fair 1", "good 4"]}))
+        rows.write(
+            "\n" + json.dumps({"messages": test.messages, "completions": ["fair 1", "good 4"]})
+        )
     before = chain.count()
     with running(Model(judging(better))) as server:
         overrides = line(file, server.url, "seeds=[1]")
         plan.show(nodes(chain.root, *overrides), Store(chain.root))
         build(chain.root, *overrides)
     new_nodes = chain.count() - before
-    assert (new_nodes["base"], new_nodes["data"], new_nodes["sample"], new_nodes["label"]) == (0, 0, 1, 1), (
-        "seeds draw nothing here"
-    )
+    assert (new_nodes["base"], new_nodes["data"], new_nodes["sample"], new_nodes["label"]) == (
+        0,
+        0,
+        1,
+        1,
+    ), "seeds draw nothing here"
     assert new_nodes["dpo"] == 2 and new_nodes["sft"] == 1
     page = (chain.root / "report.html").read_text()
     assert "mine.jsonl" in page
     results = json.loads((chain.folder("eval", *overrides) / "results.json").read_text())
     plain = json.loads((chain.folder("eval") / "results.json").read_text())
-    assert results["groups"]["seen tasks"]["prompts"] == plain["groups"]["seen tasks"]["prompts"] - 1
+    assert (
+        results["groups"]["seen tasks"]["prompts"] == plain["groups"]["seen tasks"]["prompts"] - 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +119,10 @@ def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain:
             "sample=file sample.file=README.md label=human sample.pool=[{n:2}]",
             "sample.file and sample.pool exclude each other",
         ),
-        ("sample=file sample.file=none.jsonl label=human", "sample.file=none.jsonl: there is no such file"),
+        (
+            "sample=file sample.file=none.jsonl label=human",
+            "sample.file=none.jsonl: there is no such file",
+        ),
         (
             "sample=file sample.file=README.md label=dataset label.path=README.md",
             "Leave out sample.file and sample.pool",

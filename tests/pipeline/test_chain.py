@@ -29,7 +29,19 @@ from stages.tasks.checks import share_passed
 from tests.budgets import spent
 from tests.helpers import TINY, Chain, build, inside, nodes, refused, settings
 
-STAGES = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval", "report")
+STAGES = (
+    "base",
+    "data",
+    "sft",
+    "sample",
+    "label",
+    "pairs",
+    "reference",
+    "dpo",
+    "answer",
+    "eval",
+    "report",
+)
 
 
 def test_one_command_makes_the_whole_chain_in_a_minute_of_one_core(built: Path) -> None:
@@ -73,7 +85,9 @@ def test_the_manifest_says_where_a_node_came_from(built: Path) -> None:
         for file, entry in manifest["files"].items():
             assert (chain.folder(name) / file).stat().st_size == entry["bytes"]
         assert manifest["command"].startswith(f"python run.py stage={node.stage}")
-        assert str(chain.root.parent) not in json.dumps(manifest["settings"]), "settings name content, not places"
+        assert str(chain.root.parent) not in json.dumps(manifest["settings"]), (
+            "settings name content, not places"
+        )
 
 
 def test_another_beta_rebuilds_only_what_depends_on_it(chain: Chain) -> None:
@@ -100,7 +114,9 @@ def test_rebuild_builds_again_and_keeps_what_follows_where_nothing_changed(chain
     ended = {name: chain.manifest(name)["ended"] for name in ("sft", "sample", "dpo", "eval")}
     build(chain.root, "rebuild=sft")
     assert chain.manifest("sft")["ended"] > ended.pop("sft")
-    assert {name: chain.manifest(name)["ended"] for name in ended} == ended, "fp32 on one machine: the same bits again"
+    assert {name: chain.manifest(name)["ended"] for name in ended} == ended, (
+        "fp32 on one machine: the same bits again"
+    )
 
 
 def test_a_user_enters_with_an_sft_checkpoint_of_their_own(chain: Chain, tmp_path: Path) -> None:
@@ -111,12 +127,16 @@ def test_a_user_enters_with_an_sft_checkpoint_of_their_own(chain: Chain, tmp_pat
     build(chain.root, "stage=dpo", *entered)
     assert chain.manifest("sft", *entered)["metrics"]["trained"] is False
     pairs = chain.manifest("pairs", *entered)["metrics"]["pairs"]
-    assert pairs == chain.manifest("pairs")["metrics"]["pairs"], "the same weights under the same contract"
+    assert pairs == chain.manifest("pairs")["metrics"]["pairs"], (
+        "the same weights under the same contract"
+    )
 
 
 @pytest.fixture(scope="module")
 def two_rounds(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    chain = Chain(shutil.copytree(built, tmp_path_factory.mktemp("rounds") / "outputs", symlinks=True))
+    chain = Chain(
+        shutil.copytree(built, tmp_path_factory.mktemp("rounds") / "outputs", symlinks=True)
+    )
     build(chain.root, "rounds=2")
     return chain
 
@@ -125,7 +145,10 @@ def test_two_rounds_divide_the_prompts(two_rounds: Chain) -> None:
     chain = two_rounds
     pools = [m for _, m in Store(chain.root).manifests("sample") if m["config"]["rounds"] == 2]
     assert sorted(m["config"]["round"] for m in pools) == [0, 1]
-    assert sum(m["metrics"]["prompts"] for m in pools) == chain.manifest("sample")["metrics"]["prompts"]
+    assert (
+        sum(m["metrics"]["prompts"] for m in pools)
+        == chain.manifest("sample")["metrics"]["prompts"]
+    )
     assert {"sample_1", "dpo_1", "sample", "dpo"} <= set(nodes(chain.root, "rounds=2"))
     drawn = load(chain.folder("sample", "rounds=2") / "candidates.parquet", Candidate)
     assert {c.policy for c in drawn} == {chain.folder("dpo_1", "rounds=2").name}
@@ -141,17 +164,24 @@ def test_prompts_of_their_own_let_a_run_with_more_rounds_reuse_every_node(chain:
     build(chain.root, *own, "rounds=2")
     before = chain.count()
     build(chain.root, *own, "rounds=3")
-    assert chain.count() - before == dict.fromkeys(("sample", "label", "pairs", "reference", "dpo"), 1), "the third"
+    assert chain.count() - before == dict.fromkeys(
+        ("sample", "label", "pairs", "reference", "dpo"), 1
+    ), "the third"
     two, three = nodes(chain.root, *own, "rounds=2"), nodes(chain.root, *own, "rounds=3")
     for stage in ("sample", "label", "pairs", "reference", "dpo"):
         for shorter, longer in ((f"{stage}_1", f"{stage}_1"), (stage, f"{stage}_2")):
             assert two[shorter].fingerprint == three[longer].fingerprint
     ids_by_round = [
-        [prompt.id for prompt in load(chain.folder(name, *own, "rounds=3") / "prompts.parquet", Example)]
+        [
+            prompt.id
+            for prompt in load(chain.folder(name, *own, "rounds=3") / "prompts.parquet", Example)
+        ]
         for name in ("sample_1", "sample_2", "sample")
     ]
     assert [len(ids) for ids in ids_by_round] == [16, 16, 16]
-    assert len({prompt for ids in ids_by_round for prompt in ids}) == 48, "every prompt of the data once"
+    assert len({prompt for ids in ids_by_round for prompt in ids}) == 48, (
+        "every prompt of the data once"
+    )
 
 
 def test_the_report_compares_the_rounds_on_validation_prompts(two_rounds: Chain) -> None:
@@ -164,10 +194,14 @@ def test_the_report_compares_the_rounds_on_validation_prompts(two_rounds: Chain)
         assert node.inputs["model"].fingerprint == wired[model].fingerprint
         answers = load(Store(chain.root).folder(node) / "answers.parquet", Candidate)
         assert {examples[a.prompt_id].split for a in answers} == {"validation"}
-        rates.append(fmean(share_passed(examples[a.prompt_id].checks, a.text) == 1 for a in answers))
+        rates.append(
+            fmean(share_passed(examples[a.prompt_id].checks, a.text) == 1 for a in answers)
+        )
     assert [rate["mean"] for rate in results["rounds"]["rates"]] == pytest.approx(rates)
     page = (chain.folder("report", "rounds=2") / "report.html").read_text()
-    assert page.partition("Round by round")[2].partition("</table>")[0].count('<th scope="row">') == 2
+    assert (
+        page.partition("Round by round")[2].partition("</table>")[0].count('<th scope="row">') == 2
+    )
     steps = sum(chain.manifest(name, "rounds=2")["metrics"]["steps"] for name in ("dpo_1", "dpo"))
     assert f"over {steps} steps of" in page, "the diagnosis counts the steps of every round"
 
@@ -175,7 +209,11 @@ def test_the_report_compares_the_rounds_on_validation_prompts(two_rounds: Chain)
 def test_a_round_without_enough_prompts_of_its_own_is_refused(chain: Chain) -> None:
     """The rows of a file are not counted before the run: the stage refuses what composition cannot."""
     block = settings("rounds=3", "sample.prompts_per_round=20").sample
-    prompts = [e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "preference"]
+    prompts = [
+        e
+        for e in load(chain.folder("data") / "examples.parquet", Example)
+        if e.split == "preference"
+    ]
     first, second = (select_round(replace(block, round=number), prompts) for number in (0, 1))
     assert (len(first), len(second)) == (20, 20)
     with pytest.raises(UserError, match="has 8 of 48 prompts"):
@@ -189,19 +227,30 @@ def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:
         assert words[:2] == ["python", "run.py"]
         cfg = settings(*words[2:], f"rebuild={node.stage}")
         target_nodes = requested_nodes(cfg, nodes(chain.root, *words[2:]))
-        assert node.fingerprint in {n.fingerprint for target in target_nodes for n in target.lineage}
+        assert node.fingerprint in {
+            n.fingerprint for target in target_nodes for n in target.lineage
+        }
 
 
 @pytest.mark.parametrize(
-    "typed", ["control=true control_pairs=coin rounds=2", "data.tasks.open_sft=4 seeds=[1]", "align=kto arms=[grpo]"]
+    "typed",
+    [
+        "control=true control_pairs=coin rounds=2",
+        "data.tasks.open_sft=4 seeds=[1]",
+        "align=kto arms=[grpo]",
+    ],
 )
 def test_a_command_that_is_shown_requests_its_node(typed: str, tmp_path: Path) -> None:
     """`stage=sft` does not build the control, an SFT after DPO, nor `stage=label` the labels of demonstrations."""
     graph = nodes(tmp_path, *typed.split())
     for name, node in graph.items():
-        words = shlex.split(provenance.command(provenance.target_stage(node), [*TINY, *typed.split()]))
+        words = shlex.split(
+            provenance.command(provenance.target_stage(node), [*TINY, *typed.split()])
+        )
         requested = requested_nodes(settings(*words[2:]), graph)
-        assert node.fingerprint in {n.fingerprint for target in requested for n in target.lineage}, name
+        assert node.fingerprint in {
+            n.fingerprint for target in requested for n in target.lineage
+        }, name
 
 
 def test_seeds_that_make_the_same_policy_are_refused(tmp_path: Path) -> None:
@@ -214,11 +263,15 @@ def test_seeds_that_make_the_same_policy_are_refused(tmp_path: Path) -> None:
 def test_no_stage_but_its_own_requests_the_labels_of_demonstrations(tmp_path: Path) -> None:
     graph = nodes(tmp_path, "data.tasks.open_sft=4")
     for stage in ("sample", "label"):
-        requested = requested_nodes(settings(*TINY, "data.tasks.open_sft=4", f"stage={stage}"), graph)
+        requested = requested_nodes(
+            settings(*TINY, "data.tasks.open_sft=4", f"stage={stage}"), graph
+        )
         assert requested == [graph[stage]]
 
 
-def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_begun_is_dropped(chain: Chain) -> None:
+def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_begun_is_dropped(
+    chain: Chain,
+) -> None:
     store, node = Store(chain.root), nodes(chain.root)["pairs"]
     shutil.rmtree(store.folder(node))
     manifest = store.folder(node.inputs["judged"]) / "manifest.json"
@@ -226,7 +279,9 @@ def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_be
         assert folder is not None
         (folder / "half").touch()
         manifest.write_text(manifest.read_text().replace('"digest": "', '"digest": "0'))
-        with pytest.raises(UserError, match=r"rebuilt an input while this ran\. Type the same command"):
+        with pytest.raises(
+            UserError, match=r"rebuilt an input while this ran\. Type the same command"
+        ):
             store.publish(node, {})
     with store.claim(node) as folder:
         assert folder is not None
@@ -235,7 +290,9 @@ def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_be
 
 def test_plan_runs_nothing_and_says_what_changed(chain: Chain) -> None:
     before = chain.count()
-    ran = inside(*TINY, f"outputs={chain.root}", "stage=plan", "dpo.beta=0.3", "sft.learning_rate=1e-4")
+    ran = inside(
+        *TINY, f"outputs={chain.root}", "stage=plan", "dpo.beta=0.3", "sft.learning_rate=1e-4"
+    )
     assert ran.returncode == 0, ran.stderr
     lines = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
     assert "cached" in lines["base"]
@@ -253,7 +310,9 @@ def test_plan_says_what_a_new_version_builds_again(
 ) -> None:
     monkeypatch.setitem(VERSIONS, "dpo", VERSIONS["dpo"] + 1)
     plan.show(nodes(built), Store(built))
-    assert f"version {VERSIONS['dpo'] - 1} -> {VERSIONS['dpo']}" in " ".join(capsys.readouterr().out.split())
+    assert f"version {VERSIONS['dpo'] - 1} -> {VERSIONS['dpo']}" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
@@ -271,7 +330,9 @@ def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
 
 def test_a_null_among_trls_arguments_has_a_say(built: Path) -> None:
     """Check that a null inside `trainer` counts: `max_grad_norm=null` turns clipping off."""
-    plain, unclipped = (nodes(built, *more)["sft"] for more in ((), ("sft.trainer.max_grad_norm=null",)))
+    plain, unclipped = (
+        nodes(built, *more)["sft"] for more in ((), ("sft.trainer.max_grad_norm=null",))
+    )
     assert plain.fingerprint != unclipped.fingerprint
 
 
@@ -304,7 +365,9 @@ for root, typed in {[(str(root), typed.split()) for root, typed in lines]!r}:
     plan.show(nodes(root, *typed), store.Store(root))
 print("loaded", *{{"torch", "transformers", "numpy", "pyarrow", "datasets", "gguf", "jinja2"}} & set(sys.modules))
 """
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return ran.stdout.splitlines()[-1]
 
 
@@ -313,17 +376,28 @@ def test_plan_imports_nothing_heavy(built: Path, tmp_path: Path) -> None:
     judge = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
     source = "data.sources=[{path:stages/tasks/toy_preferences.jsonl,columns:{prompt:prompt}}]"
     lines = ("", "dpo.beta=0.3", "sft.seed=5 sample.seed=6", judge, source, "pairs=all")
-    assert loaded_by_a_plan((tmp_path, "model=embedded"), *((built, line) for line in lines)) == "loaded"
+    assert (
+        loaded_by_a_plan((tmp_path, "model=embedded"), *((built, line) for line in lines))
+        == "loaded"
+    )
 
 
 def test_lengths_in_manifests_are_those_of_the_tables(built: Path) -> None:
     store = Store(built)
     for node in nodes(built).values():
         folder = store.find(node)
-        assert folder is not None and folder.get("lengths", {}) == text_lengths(node.stage, store.folder(node))
+        assert folder is not None and folder.get("lengths", {}) == text_lengths(
+            node.stage, store.folder(node)
+        )
     splits = store.find(nodes(built)["data"])["lengths"]
-    examples = [e for e in load(Chain(built).folder("data") / "examples.parquet", Example) if e.split == "sft"]
-    assert splits["sft"]["prompt"] == fmean(sum(len(m["content"]) for m in e.messages) for e in examples)
+    examples = [
+        e
+        for e in load(Chain(built).folder("data") / "examples.parquet", Example)
+        if e.split == "sft"
+    ]
+    assert splits["sft"]["prompt"] == fmean(
+        sum(len(m["content"]) for m in e.messages) for e in examples
+    )
     assert splits["sft"]["answer"] == fmean(len(str(e.reference)) for e in examples)
 
 
@@ -361,7 +435,9 @@ def test_gc_that_was_killed_leaves_nothing_that_the_next_does_not_find(
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tensor"])
-def test_truncated_weights_are_told_in_one_line(content: bytes, chain: Chain, tmp_path: Path) -> None:
+def test_truncated_weights_are_told_in_one_line(
+    content: bytes, chain: Chain, tmp_path: Path
+) -> None:
     folder = tmp_path / "mine"
     shutil.copytree(chain.folder("base") / "model", folder)
     weights = folder / "model.safetensors"

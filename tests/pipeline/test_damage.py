@@ -42,13 +42,18 @@ def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(built, root, symlinks=True)
         store, node_by_name = Store(root), nodes(root)
         for name in ("sft", "reference", "dpo"):
-            folder, scratch = store.folder(node_by_name[name]), store.partial(node_by_name[name]) / SCRATCH
+            folder, scratch = (
+                store.folder(node_by_name[name]),
+                store.partial(node_by_name[name]) / SCRATCH,
+            )
             folder.rename(root / f"kept-{name}")
 
             def reached(scratch: Path = scratch, name: str = name) -> bool:
                 if name == "reference":
                     return len(list(scratch.glob("shards/*.parquet"))) > 1
-                saved = [int(p.parent.name.split("-")[1]) for p in scratch.glob(f"checkpoints/*/{SEAL}")]
+                saved = [
+                    int(p.parent.name.split("-")[1]) for p in scratch.glob(f"checkpoints/*/{SEAL}")
+                ]
                 # A checkpoint from before the first best step has no best weights, and a resume from it is correct.
                 return bool(saved) and (name == "dpo" or best_step(scratch) < min(saved))
 
@@ -104,7 +109,12 @@ CASES = [
 
 @pytest.mark.parametrize(("stage", "file", "how"), CASES)
 def test_damaged_scratch_is_said_and_built_again(
-    stage: str, file: str, how: str, begun: Callable[[str], Chain], killed: Path, caplog: pytest.LogCaptureFixture
+    stage: str,
+    file: str,
+    how: str,
+    begun: Callable[[str], Chain],
+    killed: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     chain = begun(stage)
     node = nodes(chain.root)[stage]
@@ -112,12 +122,18 @@ def test_damaged_scratch_is_said_and_built_again(
     *_, path = (p for p in matches if "checkpoints" not in p.parts or (p.parent / SEAL).exists())
     path.write_bytes(DAMAGE[how](path.read_bytes()))
     build(chain.root, f"stage={stage}", *CADENCE)
-    assert chain.manifest(stage)["digest"] == Chain(killed).manifest(stage)["digest"], "as if nothing had happened"
+    assert chain.manifest(stage)["digest"] == Chain(killed).manifest(stage)["digest"], (
+        "as if nothing had happened"
+    )
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert file.startswith("..") or any(path.name in line or path.parent.name in line for line in warnings), warnings
+    assert file.startswith("..") or any(
+        path.name in line or path.parent.name in line for line in warnings
+    ), warnings
     assert not any("\n" in line for line in warnings)
     if file.startswith("best/"):
-        assert first_steps(chain) == 2, "what was best before the checkpoint is only found from the first step"
+        assert first_steps(chain) == 2, (
+            "what was best before the checkpoint is only found from the first step"
+        )
 
 
 def first_steps(chain: Chain) -> int:
@@ -126,7 +142,9 @@ def first_steps(chain: Chain) -> int:
     return sum(b'"step": 1,' in line and b'"loss"' in line for line in lines)
 
 
-def test_a_foreign_checkpoint_is_not_resumed_from(begun: Callable[[str], Chain], killed: Path) -> None:
+def test_a_foreign_checkpoint_is_not_resumed_from(
+    begun: Callable[[str], Chain], killed: Path
+) -> None:
     chain = begun("sft")
     checkpoints = Store(chain.root).partial(nodes(chain.root)["sft"]) / SCRATCH / "checkpoints"
     (checkpoints / "checkpoint-x").mkdir()
@@ -220,7 +238,10 @@ ODD: list[Callable[[Path], object]] = [
     lambda path: path.write_bytes(path.read_text().encode("utf-16")),
     lambda path: path.write_bytes(bytes(1000)),
     lambda path: path.write_text(json.dumps({"stage": "pairs"})),
-    *[with_keys(files=files) for files in (["a"], None, {"a": 3}, {"a": {"sha256": "0"}}, {"a": {"bytes": "1"}})],
+    *[
+        with_keys(files=files)
+        for files in (["a"], None, {"a": 3}, {"a": {"sha256": "0"}}, {"a": {"bytes": "1"}})
+    ],
     *[with_file(name, ENTRY) for name in ("../../x", "/etc/passwd", "\ud800", "\x1b[2J")],
 ]
 
@@ -304,7 +325,10 @@ def test_no_stage_uses_a_file_of_another_node_in_which_a_bit_flipped(chain: Chai
                 if name.endswith(".safetensors") and reader == "report":
                     continue
                 flip(folder / name)
-                message, tried = refused(*TINY, f"outputs={chain.root}", f"stage={stages[reader]}"), tried + 1
+                message, tried = (
+                    refused(*TINY, f"outputs={chain.root}", f"stage={stages[reader]}"),
+                    tried + 1,
+                )
                 flip(folder / name)
                 assert message.startswith(f"{folder / name} is damaged"), message
                 command = f"stage={stages[source]} recipe=tiny outputs={chain.root}"
@@ -313,7 +337,9 @@ def test_no_stage_uses_a_file_of_another_node_in_which_a_bit_flipped(chain: Chai
     assert tried > 30
 
 
-def test_a_command_hashes_each_file_once_and_none_that_it_wrote(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_hashes_each_file_once_and_none_that_it_wrote(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("answer_sft", "sample", "label", "pairs", "eval"):
         shutil.rmtree(chain.folder(name))
     file_digest, threads, read = sealed_json.file_digest, set[str](), list[Path]()
@@ -326,9 +352,15 @@ def test_a_command_hashes_each_file_once_and_none_that_it_wrote(chain: Chain, mo
     monkeypatch.setattr(sealed_json, "file_digest", counted)
     build(chain.root, "stage=eval")
     inputs = [path for path in read if ".partial" not in str(path)]
-    assert {path.name for path in inputs} > {"examples.parquet", "model.safetensors", "answers.parquet"}
+    assert {path.name for path in inputs} > {
+        "examples.parquet",
+        "model.safetensors",
+        "answers.parquet",
+    }
     assert len(inputs) == len({*inputs})
-    assert not any(path.is_relative_to(chain.folder("sample")) for path in inputs), "it was hashed when it was written"
+    assert not any(path.is_relative_to(chain.folder("sample")) for path in inputs), (
+        "it was hashed when it was written"
+    )
     assert threading.main_thread().name not in threads
 
 
@@ -342,7 +374,9 @@ def test_an_edited_result_is_not_reported(chain: Chain, caplog: pytest.LogCaptur
     assert results.read_text() == before
 
 
-def test_a_copied_store_is_hashed_once_and_then_remembered(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copied_store_is_hashed_once_and_then_remembered(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in chain.root.glob("*/*/**/*"):
         os.utime(path)
     store = Store(chain.root)

@@ -21,7 +21,9 @@ def by_prompt(candidates: list[Candidate]) -> dict[str, list[str]]:
     return dict(ids)
 
 
-def test_further_draws_ask_the_prompts_without_a_right_candidate_and_share_all_earlier_nodes(chain: Chain) -> None:
+def test_further_draws_ask_the_prompts_without_a_right_candidate_and_share_all_earlier_nodes(
+    chain: Chain,
+) -> None:
     """Each draw asks fewer. Each candidate is one that a single draw of eight would have had."""
     build(chain.root, "stage=pairs", *DRAWN)
     last = (*DRAWN, "sample.until_pair=3")
@@ -36,10 +38,15 @@ def test_further_draws_ask_the_prompts_without_a_right_candidate_and_share_all_e
     draws = [load(chain.folder(name, *last) / "candidates.parquet", Candidate) for name in names]
     for number, further in enumerate(draws[1:], 1):
         judged = chain.folder(f"label_draw_{number}", *last)
-        assert by_prompt(further).keys() == {prompt.id for prompt, right, _ in count_right(judged, 1) if not right}
+        assert by_prompt(further).keys() == {
+            prompt.id for prompt, right, _ in count_right(judged, 1) if not right
+        }
     assert len(draws[0]) == 96 > len(draws[1]) > len(draws[2]) >= len(draws[3])
     build(chain.root, "stage=sample", *DRAWN, "sample.candidates_per_prompt=8")
-    whole = load(chain.folder("sample", *DRAWN, "sample.candidates_per_prompt=8") / "candidates.parquet", Candidate)
+    whole = load(
+        chain.folder("sample", *DRAWN, "sample.candidates_per_prompt=8") / "candidates.parquet",
+        Candidate,
+    )
     eight = by_prompt(whole)
     joined = [*read_judged_prompts(chain.folder("label", *last))]
     for prompt, candidates, judgements in joined:
@@ -49,7 +56,10 @@ def test_further_draws_ask_the_prompts_without_a_right_candidate_and_share_all_e
     first, all_draws = (chain.manifest("pairs", *typed)["metrics"] for typed in (DRAWN, last))
     assert all_draws["pairs"] > first["pairs"] and all_draws["prompts"] == first["prompts"]
     tokens = sum(c.n_tokens for draw in draws for c in draw)
-    assert all_draws["sampled_tokens"] == tokens and all_draws["tokens_per_pair"] == tokens / all_draws["pairs"]
+    assert (
+        all_draws["sampled_tokens"] == tokens
+        and all_draws["tokens_per_pair"] == tokens / all_draws["pairs"]
+    )
     assert chain.manifest("label", *last)["metrics"]["redrawn"] == sum(map(len, draws[1:]))
     page = (chain.root / "labels.html").read_text()
     assert f"{sum(map(len, draws[1:]))} of the answers" in page
@@ -59,7 +69,8 @@ def test_a_draw_after_which_every_prompt_has_a_right_candidate_asks_nobody(chain
     typed = ("sample.candidates_per_prompt=16", *DRAWN[1:], "sample.until_pair=6")
     build(chain.root, "stage=pairs", *typed)
     sizes = [
-        len(load(chain.folder(f"sample_draw_{n}", *typed) / "candidates.parquet", Candidate)) for n in range(2, 8)
+        len(load(chain.folder(f"sample_draw_{n}", *typed) / "candidates.parquet", Candidate))
+        for n in range(2, 8)
     ]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] == 0
     assert chain.manifest("pairs", *typed)["metrics"]["pairs"] > 0
@@ -73,7 +84,9 @@ def test_further_draws_belong_to_pairs(chain: Chain) -> None:
     assert chain.count() - before == {"sample": 1, "label": 1}
     assert "of the answers" not in (chain.root / "labels.html").read_text()
     plan = inside(*TINY, f"outputs={chain.root}", "stage=plan", "rounds=2", *typed).stdout
-    assert [line.split("  ")[0] for line in plan.splitlines() if line.startswith(("sample", "label"))] == [
+    assert [
+        line.split("  ")[0] for line in plan.splitlines() if line.startswith(("sample", "label"))
+    ] == [
         *("sample 1", "label draw 1 1", "sample draw 2 1", "label 1"),
         *("sample", "label draw 1", "sample draw 2", "label"),
     ]
@@ -85,11 +98,20 @@ def test_further_draws_belong_to_pairs(chain: Chain) -> None:
 @pytest.mark.parametrize(
     ("typed", "reason"),
     [
-        ("pairs.min_score=1 sample.until_pair=null sample.draw=mixed", "Set sample.prompts_per_round=N"),
+        (
+            "pairs.min_score=1 sample.until_pair=null sample.draw=mixed",
+            "Set sample.prompts_per_round=N",
+        ),
         ("pairs.min_score=0", "accepts every candidate. Set pairs.min_score=1"),
         ("pairs.min_score=1 label=human", "label=human does not give. Use label=verifier"),
-        ("pairs.min_score=1 label=reward_model label.reward_model.path=sft", "label=reward_model does not give"),
-        ("pairs.min_score=1 sample.pool=[{n:2},{model:sft,n:2}]", "Leave out sample.file and sample.pool."),
+        (
+            "pairs.min_score=1 label=reward_model label.reward_model.path=sft",
+            "label=reward_model does not give",
+        ),
+        (
+            "pairs.min_score=1 sample.pool=[{n:2},{model:sft,n:2}]",
+            "Leave out sample.file and sample.pool.",
+        ),
     ],
 )
 def test_what_cannot_say_which_candidate_is_right_is_refused(typed: str, reason: str) -> None:
@@ -104,7 +126,13 @@ def test_kto_draws_again_by_the_score_of_a_desirable_completion(tmp_path: Path) 
 
 def test_rounds_that_draw_by_outcomes_share_all_nodes_of_a_run_with_fewer(chain: Chain) -> None:
     """The third round reads the labels of all draws of the first two, and asks a prompt of neither."""
-    typed = (*DRAWN, "sample.until_pair=1", "sample.prompts_per_round=12", "sample.draw=mixed", "dpo.batch_size=2")
+    typed = (
+        *DRAWN,
+        "sample.until_pair=1",
+        "sample.prompts_per_round=12",
+        "sample.draw=mixed",
+        "dpo.batch_size=2",
+    )
     build(chain.root, "stage=label", "rounds=2", *typed)
     before = chain.count()
     build(chain.root, "stage=label", "rounds=3", *typed)
@@ -113,9 +141,14 @@ def test_rounds_that_draw_by_outcomes_share_all_nodes_of_a_run_with_fewer(chain:
     for longer, shorter in (("sample_1", "sample_1"), ("sample_2", "sample"), ("label_2", "label")):
         assert three[longer].fingerprint == two[shorter].fingerprint
     assert three["sample"].inputs.keys() == {"policy", "data", "judged_1", "judged_2"}
-    assert [three["sample"].inputs[f"judged_{i}"] for i in (1, 2)] == [three["label_1"], three["label_2"]]
+    assert [three["sample"].inputs[f"judged_{i}"] for i in (1, 2)] == [
+        three["label_1"],
+        three["label_2"],
+    ]
     names = ("sample_1", "sample_2", "sample")
-    rounds = [load(chain.folder(name, "rounds=3", *typed) / "prompts.parquet", Example) for name in names]
+    rounds = [
+        load(chain.folder(name, "rounds=3", *typed) / "prompts.parquet", Example) for name in names
+    ]
     assert [len(prompts) for prompts in rounds] == [12, 12, 12]
     assert len({prompt.id for prompts in rounds for prompt in prompts}) == 36
     hashed = nodes(chain.root, "rounds=3", *typed, "sample.draw=hash")
@@ -125,14 +158,28 @@ def test_rounds_that_draw_by_outcomes_share_all_nodes_of_a_run_with_fewer(chain:
 
 def test_a_round_asks_most_where_outcomes_were_mixed(tmp_path: Path) -> None:
     """Tasks with equally many prompts left have numbers in proportion to their smoothed share of mixed outcomes."""
-    rest = [Example(content_id(task, i), [], None, "s", task, "preference") for task in "xyz" for i in range(100)]
+    rest = [
+        Example(content_id(task, i), [], None, "s", task, "preference")
+        for task in "xyz"
+        for i in range(100)
+    ]
     # mixed and all prompts of the earlier round: 9/10, 3/8 and 1/10
     shares = {"x": (8, 8), "y": (2, 6), "z": (0, 8)}
-    earlier = [Example(f"{t}{i}", [], None, "s", t, "preference") for t, (_, n) in shares.items() for i in range(n)]
+    earlier = [
+        Example(f"{t}{i}", [], None, "s", t, "preference")
+        for t, (_, n) in shares.items()
+        for i in range(n)
+    ]
     right = {e.id: [True, int(e.id[1:]) >= shares[e.task][0]] for e in earlier}
-    answers = [Candidate(p, f"{p}-{i}", "", "hf", 1, 0, "", None, "stop", None, 2) for p in right for i in range(2)]
+    answers = [
+        Candidate(p, f"{p}-{i}", "", "hf", 1, 0, "", None, "stop", None, 2)
+        for p in right
+        for i in range(2)
+    ]
     judged = [
-        Judgement(c.prompt_id, "verifier", c.candidate_id, right[c.prompt_id][int(c.candidate_id[-1])])
+        Judgement(
+            c.prompt_id, "verifier", c.candidate_id, right[c.prompt_id][int(c.candidate_id[-1])]
+        )
         for c in answers
     ]
     save(tmp_path / "prompts.parquet", earlier, Example)
@@ -142,4 +189,6 @@ def test_a_round_asks_most_where_outcomes_were_mixed(tmp_path: Path) -> None:
     assert sorted(e.id for e in ordered) == sorted(e.id for e in rest)
     for size, counts in ((55, (36, 15, 4)), (110, (72, 30, 8)), (200, (100, 78, 22))):
         tasks = Counter(e.task for e in ordered[:size])
-        assert all(abs(tasks[task] - count) <= 1 for task, count in zip("xyz", counts, strict=True)), tasks
+        assert all(
+            abs(tasks[task] - count) <= 1 for task, count in zip("xyz", counts, strict=True)
+        ), tasks

@@ -38,17 +38,32 @@ def assistant(text: str) -> dict[str, str]:
 
 def row(i: int) -> dict[str, Any]:
     """Return a row that parts at the first answer, at the user's second turn, or with other numbers of turns."""
-    start, answer = user(f"Is number {i} a fruit, a tool or an animal?"), assistant(f"It is one of the {i}.")
+    start, answer = (
+        user(f"Is number {i} a fruit, a tool or an animal?"),
+        assistant(f"It is one of the {i}."),
+    )
     match i % 3:
         case 0:
             chosen = [start, answer, user("Which?"), assistant("a tool")]
-            rejected = [start, assistant("fruit"), user("Really?"), assistant("positive, a fruit and a tool")]
+            rejected = [
+                start,
+                assistant("fruit"),
+                user("Really?"),
+                assistant("positive, a fruit and a tool"),
+            ]
         case 1:
             chosen = [start, answer, user("Name it."), assistant(f"animal {i}")]
             rejected = [start, answer, user("One word!"), assistant("negative")]
         case _:
             chosen = [start, assistant(f"tool {i}")]
-            rejected = [start, assistant("a kite"), user("Tool?"), assistant("no"), user("Fruit?"), assistant("no")]
+            rejected = [
+                start,
+                assistant("a kite"),
+                user("Tool?"),
+                assistant("no"),
+                user("Fruit?"),
+                assistant("no"),
+            ]
     return {"chosen": chosen, "rejected": rejected}
 
 
@@ -79,7 +94,10 @@ def folder(parted: Chain, name: str) -> Path:
 
 def held_out(parted: Chain) -> dict[str, float]:
     """Return the margins of the held-out pairs, by id."""
-    return {m["id"]: m["margin"] for m in json.loads((folder(parted, "dpo") / "held_out.json").read_text())}
+    return {
+        m["id"]: m["margin"]
+        for m in json.loads((folder(parted, "dpo") / "held_out.json").read_text())
+    }
 
 
 def inputs(parted: Chain) -> dict[str, Path]:
@@ -88,7 +106,10 @@ def inputs(parted: Chain) -> dict[str, Path]:
 
 def test_every_row_becomes_a_pair_and_starts_at_log_ratio_0(parted: Chain) -> None:
     pairs = load(folder(parted, "pairs") / "pairs.parquet", Pair)
-    manifest = {name: json.loads((folder(parted, name) / "manifest.json").read_text()) for name in ("pairs", "dpo")}
+    manifest = {
+        name: json.loads((folder(parted, name) / "manifest.json").read_text())
+        for name in ("pairs", "dpo")
+    }
     assert len(pairs) == manifest["pairs"]["metrics"]["part_early"] == ROWS
     assert f"{ROWS} part before their last turn" in manifest["pairs"]["metrics"]["summary"]
     originals = {json.dumps([each["chosen"], each["rejected"]]) for each in map(row, range(ROWS))}
@@ -124,8 +145,14 @@ def test_the_reference_scores_the_assistants_tokens_from_where_they_part(parted:
         shared = 1 if pairs[scored.id].chosen[0] == pairs[scored.id].rejected[0] else 0
         for side in ("chosen", "rejected"):
             ids, marks = marked(scored, side)
-            answers = [t["content"] for t in getattr(pairs[scored.id], side)[shared:] if t["role"] == "assistant"]
-            trained = contract.tokenizer.decode([i for i, mark in zip(ids, marks, strict=True) if mark])
+            answers = [
+                t["content"]
+                for t in getattr(pairs[scored.id], side)[shared:]
+                if t["role"] == "assistant"
+            ]
+            trained = contract.tokenizer.decode(
+                [i for i, mark in zip(ids, marks, strict=True) if mark]
+            )
             assert trained == "".join(f"{answer}<|im_end|>" for answer in answers)
             log_probs = getattr(scored, f"{side}_logps")
             assert len(log_probs) == sum(marks)
@@ -134,7 +161,9 @@ def test_the_reference_scores_the_assistants_tokens_from_where_they_part(parted:
 
 def test_the_trainers_loss_is_the_one_computed_by_hand(parted: Chain) -> None:
     """Check -log σ(β (log-ratio of chosen - log-ratio of rejected)) of held-out pairs, from plain forwards."""
-    reference, policy = (load_model(folder(parted, name) / "model").eval() for name in ("sft", "dpo"))
+    reference, policy = (
+        load_model(folder(parted, name) / "model").eval() for name in ("sft", "dpo")
+    )
     cfg = json.loads((folder(parted, "dpo") / "manifest.json").read_text())["settings"]
     margins = held_out(parted)
     losses = []
@@ -166,7 +195,9 @@ def test_micro_batch_and_padding_change_no_weight(
 ) -> None:
     cfg = block(loss_type=losses, trainer=trl_arguments, evaluations=1, micro=4)
     whole, metrics = train(cfg, parted, tmp_path / "4")
-    assert distance(whole, load_file(folder(parted, "sft") / "model" / "model.safetensors")) > 1e-4, "it trained"
+    assert (
+        distance(whole, load_file(folder(parted, "sft") / "model" / "model.safetensors")) > 1e-4
+    ), "it trained"
     variants = {
         "1": replace(cfg, runtime=replace(cfg.runtime, micro_batch=1)),
         "padded": replace(cfg, forward=Forward.padded),
@@ -219,7 +250,10 @@ def test_the_control_and_the_reward_model_are_trained(parted: Chain, tmp_path: P
 
 def test_kto_leaves_out_completions_of_several_turns(tmp_path: Path) -> None:
     rows = [row(i) for i in range(ROWS)]
-    rows += [{"prompt": [user(f"q{i}")], "chosen": [assistant("2")], "rejected": [assistant("1")]} for i in range(4)]
+    rows += [
+        {"prompt": [user(f"q{i}")], "chosen": [assistant("2")], "rejected": [assistant("1")]}
+        for i in range(4)
+    ]
     file = write(tmp_path / "early.jsonl", rows)
     cfg = settings("recipe=tiny", "align=kto", "label=dataset", f"label.path={file}")
     labelled, out = (StageDir(tmp_path / name, lambda m, s: None) for name in ("label", "unpaired"))
@@ -227,7 +261,9 @@ def test_kto_leaves_out_completions_of_several_turns(tmp_path: Path) -> None:
         each.path.mkdir()
     label.run(cfg.label, {}, labelled)
     metrics = unpaired.run(cfg.unpaired, {"judged": labelled.path}, out)
-    several = sum(c.continuation is not None for c in load(labelled.path / "candidates.parquet", Candidate))
+    several = sum(
+        c.continuation is not None for c in load(labelled.path / "candidates.parquet", Candidate)
+    )
     assert several == 2 * ROWS - ROWS // 3, "a third of the chosen sides are one turn"
     assert metrics["left_out"] == {unpaired.SEVERAL_TURNS: several}
     [warning] = [line for line in out.warnings if "several turns" in line]

@@ -23,7 +23,10 @@ def test_a_key_that_a_writer_and_a_judge_repeat_is_in_no_file_of_the_store(
     def judges(request: Request) -> str:
         return f"I was sent {SECRET.encode().hex()}.\nVerdict: A"
 
-    with running(Model(writes, reasoning=SECRET)) as writer, running(Model(judges, reasoning=SECRET)) as judge:
+    with (
+        running(Model(writes, reasoning=SECRET)) as writer,
+        running(Model(judges, reasoning=SECRET)) as judge,
+    ):
         keyed = "model: NAME, api_key_env: A_KEY"
         line = (
             "stage=label",

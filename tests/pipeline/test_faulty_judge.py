@@ -15,7 +15,9 @@ pytest.importorskip("openai")
 
 
 @pytest.mark.slow
-def test_killed_amid_faults_a_judges_chain_ends_as_nobody_disturbed_it(chain: Chain, tmp_path: Path) -> None:
+def test_killed_amid_faults_a_judges_chain_ends_as_nobody_disturbed_it(
+    chain: Chain, tmp_path: Path
+) -> None:
     """Kill once; `python -m tests.bench.judge_kills` does this 40 times, up to the report."""
     pytest.importorskip("openai")
     root = tmp_path / "disturbed"
@@ -33,4 +35,6 @@ def test_killed_amid_faults_a_judges_chain_ends_as_nobody_disturbed_it(chain: Ch
         build(root, "stage=dpo", *CADENCE, *line)
     assert judge_kills.twice_answered(root, chain.root) == ""
     for name in ("label", "pairs", "reference", "dpo"):
-        assert kills.differs(Chain(root).folder(name, *line), chain.folder(name, *line), "judge") == [], name
+        assert (
+            kills.differs(Chain(root).folder(name, *line), chain.folder(name, *line), "judge") == []
+        ), name

@@ -36,7 +36,9 @@ def limited(root: Path, stage: str, size: int, connection: Connection) -> None:
         ("eval", 0.0),  # Python
     ],
 )
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(stage: str, size: float, chain: Chain) -> None:
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    stage: str, size: float, chain: Chain
+) -> None:
     node, store = nodes(chain.root)[stage], Store(chain.root)
     weights = (chain.folder("base") / "model" / "model.safetensors").stat().st_size
     before = chain.manifest(stage)["digest"]

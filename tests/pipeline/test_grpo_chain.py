@@ -34,7 +34,10 @@ def test_a_killed_training_goes_on_with_the_same_rollouts(trained: tuple[Chain, 
     shards = store.partial(node) / SCRATCH / "rollouts"
 
     def reached() -> bool:
-        return max(checkpoints(shards.parent), default=0) >= 4 and len([*shards.glob("*.parquet")]) >= 6
+        return (
+            max(checkpoints(shards.parent), default=0) >= 4
+            and len([*shards.glob("*.parquet")]) >= 6
+        )
 
     kill_when(reached, chain.root, "grpo", False, *LINE[1:], cadence=("grpo.runtime.save_steps=2",))
     drawn = [*shards.glob("*.parquet")]
@@ -61,12 +64,21 @@ def test_two_processes_train_what_one_does(changes: tuple[str, ...], chain: Chai
     assert max(float((weights[name] - together[name]).abs().max()) for name in weights) <= 1e-5
     metrics = chain.manifest("grpo", *line)["metrics"]
     assert (manifest["metrics"]["processes"], metrics["processes"]) == (1, 2)
-    for name in ("reward", "eval_reward", "entropy", "dead_steps", "tokens", *(["kl"] if changes else [])):
+    for name in (
+        "reward",
+        "eval_reward",
+        "entropy",
+        "dead_steps",
+        "tokens",
+        *(["kl"] if changes else []),
+    ):
         assert metrics[name] == pytest.approx(manifest["metrics"][name], abs=1e-5), name
 
 
 def test_an_audit_of_labels_trains_nothing_again(tmp_path: Path) -> None:
-    plain, audited = (nodes(tmp_path, "align=grpo", *more)["grpo"] for more in ((), ("label.audit=20",)))
+    plain, audited = (
+        nodes(tmp_path, "align=grpo", *more)["grpo"] for more in ((), ("label.audit=20",))
+    )
     assert plain.fingerprint == audited.fingerprint
 
 
@@ -89,4 +101,6 @@ def test_a_reward_model_is_loaded_before_the_token_budget_is_decided(
     build(chain.root, *line)
     assert events == ["fit", "reward model", "fit"], "first the reward model is trained"
     metrics = chain.manifest("grpo", *line)["metrics"]
-    assert math.isfinite(metrics["eval_reward"]) and "eval_pass_rate" not in metrics, "a reward has no bounds"
+    assert math.isfinite(metrics["eval_reward"]) and "eval_pass_rate" not in metrics, (
+        "a reward has no bounds"
+    )

@@ -16,9 +16,14 @@ from tests.pipeline.test_resume import checkpoints, kill_when
 LINE = ("stage=kto", "align=kto", "kto.batch_size=8")
 
 
-def test_a_thumbs_file_trains_every_row_and_its_prompts_are_asked(chain: Chain, tmp_path: Path) -> None:
+def test_a_thumbs_file_trains_every_row_and_its_prompts_are_asked(
+    chain: Chain, tmp_path: Path
+) -> None:
     file, count = tmp_path / "thumbs.jsonl", 60
-    rows = [{"prompt": f"Add {i} and 1.", "completion": str(i + 1 + i % 2), "label": i % 2 == 0} for i in range(count)]
+    rows = [
+        {"prompt": f"Add {i} and 1.", "completion": str(i + 1 + i % 2), "label": i % 2 == 0}
+        for i in range(count)
+    ]
     file.write_text("\n".join(map(json.dumps, rows)))
     line = ("align=kto", "label=dataset", f"label.path={file}", "unpaired.validation_fraction=0.3")
     build(chain.root, "stage=report", *line)
@@ -26,11 +31,16 @@ def test_a_thumbs_file_trains_every_row_and_its_prompts_are_asked(chain: Chain, 
     assert metrics["completions"] + metrics["held_out"] == count
     assert metrics["completions_dropped"] == {}
     results = json.loads((chain.folder("eval", *line) / "results.json").read_text())
-    assert results["gives_verdict"][0] == "learnt" and results["learnt"]["pairs"] == metrics["held_out"]
+    assert (
+        results["gives_verdict"][0] == "learnt"
+        and results["learnt"]["pairs"] == metrics["held_out"]
+    )
     unpaired = load(chain.folder("unpaired", *line) / "unpaired.parquet", UnpairedPreference)
     held_out = {row.prompt_id for row in unpaired if row.split == "validation"}
     node = nodes(chain.root, *line)["answer_held_out_policy"]
-    assert {a.prompt_id for a in load(Store(chain.root).folder(node) / "answers.parquet", Candidate)} == held_out
+    assert {
+        a.prompt_id for a in load(Store(chain.root).folder(node) / "answers.parquet", Candidate)
+    } == held_out
 
 
 def test_an_arm_shares_the_candidates_and_labels_of_dpo(chain: Chain) -> None:
@@ -76,7 +86,9 @@ def test_two_processes_train_what_one_does(trained: tuple[Chain, Path]) -> None:
     folders = alone, chain.folder("kto", *LINE)
     weights, together = (load_file(folder / "model" / "model.safetensors") for folder in folders)
     assert max(float((weights[name] - together[name]).abs().max()) for name in weights) <= 1e-5
-    before, after = (json.loads((folder / "manifest.json").read_text())["metrics"] for folder in folders)
+    before, after = (
+        json.loads((folder / "manifest.json").read_text())["metrics"] for folder in folders
+    )
     for name in ("rewards/chosen", "rewards/rejected", "kl", "eval_loss"):
         assert after[name] == pytest.approx(before[name], abs=1e-5), name
     points, points_together = (read_curves(folder) for folder in folders)

@@ -57,7 +57,10 @@ def watch(monkeypatch: pytest.MonkeyPatch, no_collector: None) -> Watch:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> str:
-    rows = [{"prompt": f"Is {word} a colour? yes or no", "completion": "yes"} for word in ("red", "blue", "green")]
+    rows = [
+        {"prompt": f"Is {word} a colour? yes or no", "completion": "yes"}
+        for word in ("red", "blue", "green")
+    ]
     (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return f"outside=[{{path: {tmp_path / 'set.jsonl'}, check: label}}]"
 
@@ -77,7 +80,9 @@ def test_a_model_that_answers_two_sets_is_loaded_once_and_answers_as_it_does_alo
 
 def test_no_model_is_left_in_memory_by_the_stage_before(chain: Chain, watch: Watch) -> None:
     build(chain.root, "stage=eval", "sample.seed=5")
-    assert watch.loads["sample"] == 1 and watch.loads["answer"] == 1, "of the DPO model alone: the others had answered"
+    assert watch.loads["sample"] == 1 and watch.loads["answer"] == 1, (
+        "of the DPO model alone: the others had answered"
+    )
     assert watch.alive == dict.fromkeys(OTHERS, 0)
 
 

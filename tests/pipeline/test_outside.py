@@ -17,7 +17,10 @@ from tests.helpers import TINY, Chain, build, nodes, refused, slow_but
 
 def preferences(better: str, worse: str) -> str:
     """Return a preference set with a fixed size in bytes. The two answers may be swapped."""
-    rows = [{"prompt": f"Say {i}.", "chosen": f"{better} {i}", "rejected": f"{worse} {i}"} for i in range(24)]
+    rows = [
+        {"prompt": f"Say {i}.", "chosen": f"{better} {i}", "rejected": f"{worse} {i}"}
+        for i in range(24)
+    ]
     return "\n".join(map(json.dumps, rows))
 
 
@@ -33,7 +36,9 @@ def swap_while(module: object, monkeypatch: pytest.MonkeyPatch, swap: object) ->
     monkeypatch.setattr(module, "run", and_then)
 
 
-@pytest.mark.parametrize("way", slow_but(["replaced", "edited in place, its time set back"], "replaced"))
+@pytest.mark.parametrize(
+    "way", slow_but(["replaced", "edited in place, its time set back"], "replaced")
+)
 def test_a_preference_file_that_is_swapped_while_another_stage_works_is_refused(
     way: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,11 +84,15 @@ def test_a_file_that_changes_while_its_stage_reads_it_is_published_by_no_name(
         file.write_text(row)
 
     swap_while(source_stage, monkeypatch, swap)
-    assert f"{file} changed while it was read" in refused(*TINY, f"outputs={chain.root}", "stage=data", source)
+    assert f"{file} changed while it was read" in refused(
+        *TINY, f"outputs={chain.root}", "stage=data", source
+    )
     assert not store.folder(node).exists()
     assert not store.partial(node).exists()
     monkeypatch.undo()
-    assert nodes(chain.root, source)["data_source_1"].fingerprint == node.fingerprint, "it holds the same again"
+    assert nodes(chain.root, source)["data_source_1"].fingerprint == node.fingerprint, (
+        "it holds the same again"
+    )
     build(chain.root, "stage=data", source)
     assert store.find(node)
 
@@ -96,7 +105,9 @@ def test_a_folder_of_files_is_held_to_every_one_of_them(
     (folder / "1.jsonl").write_text('{"instruction": "Say a.", "output": "a"}\n')
     source = f"data.sources=[{{path: {folder}, splits: {{sft: 1.0}}}}]"
     swap_while(source_stage, monkeypatch, (folder / "2.jsonl").touch)
-    assert f"{folder} changed while it was read" in refused(*TINY, f"outputs={chain.root}", "stage=data", source)
+    assert f"{folder} changed while it was read" in refused(
+        *TINY, f"outputs={chain.root}", "stage=data", source
+    )
 
 
 def test_an_edit_at_the_same_size_and_time_is_seen_at_once(tmp_path: Path) -> None:
@@ -119,5 +130,7 @@ def test_a_template_may_be_worked_on_while_sft_trains(tmp_path: Path) -> None:
     with hold_files_unchanged(node, tmp_path / "cache" / "digests.json", tmp_path / "begun"):
         file.write_text("{{ others }}")
     assert read_template(Path(node.config.template.path)) == "{{ messages }}"
-    assert "mine.jinja" in [name for _, _, name in named_settings(node.settings, asdict(node.config))]
+    assert "mine.jinja" in [
+        name for _, _, name in named_settings(node.settings, asdict(node.config))
+    ]
     assert nodes(tmp_path, *overrides)["sft"].fingerprint != node.fingerprint

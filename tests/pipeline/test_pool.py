@@ -29,9 +29,13 @@ def written(file: Path, rows: list[dict]) -> Path:
     return file
 
 
-def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(chain: Chain, tmp_path: Path) -> None:
+def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(
+    chain: Chain, tmp_path: Path
+) -> None:
     prompts = right(chain)
-    own = [{"messages": p.messages, "completions": [str(p.reference), "my own"]} for p in prompts[:30]]
+    own = [
+        {"messages": p.messages, "completions": [str(p.reference), "my own"]} for p in prompts[:30]
+    ]
     candidate_file = written(tmp_path / "mine.jsonl", own)
     checkpoint = chain.folder("sft") / "model"
 
@@ -61,40 +65,64 @@ def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(chain: Chain, 
     # all lengths are with the end of turn, or pairs of several sources compare unlike ones
     for c in candidates:
         assert c.n_tokens == (
-            len(c.token_ids) if c.token_ids else contract.length(c.text) + (c.finish_reason == "stop")
+            len(c.token_ids)
+            if c.token_ids
+            else contract.length(c.text) + (c.finish_reason == "stop")
         )
     assert texts["my own"] == 30 and texts == Counter(t for row in own for t in row["completions"])
 
     pairs = load(chain.folder("pairs", *line) / "pairs.parquet", Pair)
     by_id = {c.candidate_id: c.policy for c in candidates}
-    assert all((by_id[p.chosen_id], by_id[p.rejected_id]) == (p.chosen_policy, p.rejected_policy) for p in pairs)
+    assert all(
+        (by_id[p.chosen_id], by_id[p.rejected_id]) == (p.chosen_policy, p.rejected_policy)
+        for p in pairs
+    )
     won = chain.manifest("pairs", *line)["metrics"]["policies"]
     assert {name: each["candidates"] for name, each in won.items()} == counted
     assert sum(won[name]["chosen"] for name in ("mine.jsonl", "policy", "model")) >= 30
     assert won["mine.jsonl"]["chosen"] > 0
-    assert sum(each["chosen"] for each in won.values()) == len(pairs) == sum(each["rejected"] for each in won.values())
+    assert (
+        sum(each["chosen"] for each in won.values())
+        == len(pairs)
+        == sum(each["rejected"] for each in won.values())
+    )
 
     published = compare.published_nodes(Store(chain.root))
-    settings_by_key = lineage_settings(lineage(published, ("pairs", chain.manifest("pairs", *line)["fingerprint"])))
+    settings_by_key = lineage_settings(
+        lineage(published, ("pairs", chain.manifest("pairs", *line)["fingerprint"]))
+    )
     counts = [settings_by_key.get(f"sample.pool[{i}].candidates_per_prompt") for i in range(4)]
     assert counts == ["2", "1", "1", "1"] and "sample.candidates_per_prompt" not in settings_by_key
     assert settings_by_key["sample.pool[1].temperatures"] == "[0.5]"
     assert settings_by_key["sample.pool[4].file"].startswith("mine.jsonl (")
     assert settings_by_key["sample.pool[1].model.path"].startswith("model (")
     assert "sample.pool[2].model.path" not in settings_by_key, "it is the one that is trained"
-    assert not [key for key in without_seeds(settings_by_key) if key.startswith("sample.") and key.endswith(".seed")]
+    assert not [
+        key
+        for key in without_seeds(settings_by_key)
+        if key.startswith("sample.") and key.endswith(".seed")
+    ]
 
 
 def test_a_source_is_what_it_holds_and_the_others_stay(chain: Chain, tmp_path: Path) -> None:
     file = written(tmp_path / "mine.jsonl", [{"prompt": "p", "completion": "a"}])
 
     def fingerprints_of(*members: str) -> dict[str, str]:
-        return {name: n.fingerprint for name, n in nodes(chain.root, f"sample.pool=[{', '.join(members)}]").items()}
+        return {
+            name: n.fingerprint
+            for name, n in nodes(chain.root, f"sample.pool=[{', '.join(members)}]").items()
+        }
 
     before = fingerprints_of("{n: 2}", f"{{file: {file}}}")
     written(file, [{"prompt": "p", "completion": "b"}])
     after = fingerprints_of("{n: 2}", f"{{file: {file}}}")
-    assert {name for name in before if before[name] != after[name]} >= {"source_2", "pool", "label", "pairs", "dpo"}
+    assert {name for name in before if before[name] != after[name]} >= {
+        "source_2",
+        "pool",
+        "label",
+        "pairs",
+        "dpo",
+    }
     assert all(before[name] == after[name] for name in ("sft", "source_1", "answer_sft"))
     swapped = fingerprints_of(f"{{file: {file}}}", "{n: 2}")
     assert swapped["source_2"] == after["source_1"], "whatever its place"
@@ -104,8 +132,12 @@ def test_a_source_is_what_it_holds_and_the_others_stay(chain: Chain, tmp_path: P
 
 
 def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
-    node_by_name = nodes(chain.root, "rounds=2", "sample.pool=[{n: 2}, {model: previous, n: 1}, {model: sft, n: 1}]")
-    policy_by_source = {name: n.inputs["policy"] for name, n in node_by_name.items() if name.startswith("source")}
+    node_by_name = nodes(
+        chain.root, "rounds=2", "sample.pool=[{n: 2}, {model: previous, n: 1}, {model: sft, n: 1}]"
+    )
+    policy_by_source = {
+        name: n.inputs["policy"] for name, n in node_by_name.items() if name.startswith("source")
+    }
     assert [policy_by_source[f"source_{i}_1"].stage for i in (1, 2, 3)] == ["sft", "base", "sft"]
     assert [policy_by_source[f"source_{i}"].stage for i in (1, 2, 3)] == ["dpo", "sft", "sft"]
     assert node_by_name["label"].inputs["pool"] is node_by_name["pool"]
@@ -118,24 +150,47 @@ def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
         (("sample.pool=[{model: sft, file: f.jsonl}]",), "sample.pool[0] names model and file"),
         (("sample.pool=[{n: 2}, {n: 2}]",), "sample.pool[1] repeats an earlier source"),
         (("sample.pool=[{file: f.jsonl, n: 2}]",), "sample.pool[0].n is about sampling"),
-        (("sample.pool=[{sampler: hff}]",), "sample.pool[0].sampler=hff: hff is not a known value. Did"),
-        (("sample.pool=[{sampler: openai}]",), "sample.pool[0].endpoint.base_url is not an address"),
-        (("sample.pool=[{endpoint: {model: writer}}]",), "sample.pool[0].endpoint.base_url is not an address"),
+        (
+            ("sample.pool=[{sampler: hff}]",),
+            "sample.pool[0].sampler=hff: hff is not a known value. Did",
+        ),
+        (
+            ("sample.pool=[{sampler: openai}]",),
+            "sample.pool[0].endpoint.base_url is not an address",
+        ),
+        (
+            ("sample.pool=[{endpoint: {model: writer}}]",),
+            "sample.pool[0].endpoint.base_url is not an address",
+        ),
         (("sample.pool=[{n: 0}]",), "sample.pool[0].n=0: the value must be from 1"),
         (("sample.pool=[{n: 1}]", "stage=pairs"), "sample.pool draws 1: a"),
-        (("sample.pool=[{model: /no/such/folder}]",), "sample.pool[0].model=/no/such/folder: there is no such file"),
-        (("sample.pool=[{file: none.jsonl}, {n: 2}]",), "sample.pool[0].file=none.jsonl: there is no such file"),
+        (
+            ("sample.pool=[{model: /no/such/folder}]",),
+            "sample.pool[0].model=/no/such/folder: there is no such file",
+        ),
+        (
+            ("sample.pool=[{file: none.jsonl}, {n: 2}]",),
+            "sample.pool[0].file=none.jsonl: there is no such file",
+        ),
         (("sample.file=none.jsonl",), "sample.file=none.jsonl: there is no such file"),
     ],
 )
-def test_what_is_no_source_is_refused_before_anything_is_built(overrides: tuple[str, ...], pattern: str) -> None:
+def test_what_is_no_source_is_refused_before_anything_is_built(
+    overrides: tuple[str, ...], pattern: str
+) -> None:
     assert refused("recipe=tiny", *overrides).startswith(pattern)
 
 
 def test_a_limit_for_sources_that_fail_draws_no_other_candidates_again(tmp_path: Path) -> None:
     pool = "sample.pool=[{n: 2}, {endpoint: {base_url: 'http://127.0.0.1:9', model: m}, n: 1}]"
-    sources = [nodes(tmp_path, pool, *more)["pool"].inputs for more in ((), ("sample.max_failed=0.1",))]
-    changed = {role for role, node in sources[0].items() if node.fingerprint != sources[1][role].fingerprint}
+    sources = [
+        nodes(tmp_path, pool, *more)["pool"].inputs for more in ((), ("sample.max_failed=0.1",))
+    ]
+    changed = {
+        role
+        for role, node in sources[0].items()
+        if node.fingerprint != sources[1][role].fingerprint
+    }
     assert len(changed) == 1 and len({node.stage for node in sources[0].values()}) > 1
     [role] = changed
     assert sources[0][role].config.sampler == "openai"

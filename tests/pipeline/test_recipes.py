@@ -39,17 +39,27 @@ def overrides(name: str) -> list[str]:
 
 
 def head(name: str) -> str:
-    return "".join(line for line in (RECIPES / f"{name}.yaml").read_text().splitlines(True) if line.startswith("#"))
+    return "".join(
+        line
+        for line in (RECIPES / f"{name}.yaml").read_text().splitlines(True)
+        if line.startswith("#")
+    )
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {key: value}
-    return {name: v for k, inner in value.items() for name, v in flat(inner, f"{key}.{k}" if key else k).items()}
+    return {
+        name: v
+        for k, inner in value.items()
+        for name, v in flat(inner, f"{key}.{k}" if key else k).items()
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_own_command_composes_for_every_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_own_command_composes_for_every_stage(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # whatever extra it asks for is there
     monkeypatch.setattr(constraints, "find_spec", lambda package: package)
     cfg = settings(*overrides(name))
@@ -67,7 +77,9 @@ def test_its_head_says_what_it_costs_and_what_to_expect(name: str) -> None:
     if name not in ("demo", "tiny"):
         assert f"recipe={name}" in head_fields["command"]
     if name not in ("demo", "tiny", "instructions"):
-        assert re.search("not run|depends on", head(name), flags=re.IGNORECASE), "nothing is claimed that was not seen"
+        assert re.search("not run|depends on", head(name), flags=re.IGNORECASE), (
+            "nothing is claimed that was not seen"
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,7 +87,11 @@ def test_toy_scale_changes_sizes_and_places_alone(name: str) -> None:
     full, toy = (flat(asdict(settings(*overrides(name), *scale))) for scale in ((), ("scale=toy",)))
     changed = {key for key in {*full, *toy} if full.get(key) != toy.get(key)}
     if find_spec("bitsandbytes") is None:  # 4-bit weights need it, and a toy runs anywhere
-        changed -= {key for key in ("sft.adapter", "dpo.adapter") if (full[key], toy[key]) == ("qlora", "lora")}
+        changed -= {
+            key
+            for key in ("sft.adapter", "dpo.adapter")
+            if (full[key], toy[key]) == ("qlora", "lora")
+        }
     assert [key for key in sorted(changed) if not SIZES.fullmatch(key)] == []
 
 

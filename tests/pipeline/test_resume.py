@@ -17,7 +17,11 @@ from stages.store.workspace import SCRATCH, read_samples
 from tests.helpers import Chain, build, nodes, slow_but
 
 CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=1", "sample.runtime.shard_size=8")
-CADENCE += ("reference.runtime.shard_size=4", "answer.runtime.shard_size=8", "reward.runtime.save_steps=1")
+CADENCE += (
+    "reference.runtime.shard_size=4",
+    "answer.runtime.shard_size=8",
+    "reward.runtime.save_steps=1",
+)
 # the default is 100 steps
 BY_TIME = tuple(f"{name}.runtime.save_minutes=1e-9" for name in ("sft", "dpo", "reward"))
 
@@ -90,7 +94,10 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
                 return (partial / SCRATCH / "here").exists()
             if name in SHARDED:
                 return len(list((partial / SCRATCH / "shards").glob("*.parquet"))) >= kill
-            return max(checkpoints(partial / SCRATCH), default=0) >= kill * {"sft": 10, "dpo": 1, "reward": 1}[name]
+            return (
+                max(checkpoints(partial / SCRATCH), default=0)
+                >= kill * {"sft": 10, "dpo": 1, "reward": 1}[name]
+            )
 
         kill_when(reached, chain.root, target, at_publish=name in AT_ONCE)
         assert store.find(node) is None
@@ -100,7 +107,9 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
     after = store.find(node)
     assert after is not None
     assert len(after["attempts"]) == kills + 1
-    assert after["wall_seconds"] >= sum(a["ended"] - a["started"] for a in after["attempts"][:-1]) > 0
+    assert (
+        after["wall_seconds"] >= sum(a["ended"] - a["started"] for a in after["attempts"][:-1]) > 0
+    )
     assert not partial.exists()
     if name == "report":  # it tells times
         assert set(after["files"]) == set(before["files"])
@@ -109,7 +118,9 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
         "answer_policy",
     ):  # tokens to the bit; their log-prob, which nothing reads, to fp32's noise
         for resumed_row, undisturbed_row in zip(rows(folder), rows(undisturbed), strict=True):
-            assert resumed_row.pop("logprob") == pytest.approx(undisturbed_row.pop("logprob"), abs=1e-4)
+            assert resumed_row.pop("logprob") == pytest.approx(
+                undisturbed_row.pop("logprob"), abs=1e-4
+            )
             assert resumed_row == undisturbed_row
     else:
         assert after["digest"] == before["digest"]
@@ -144,8 +155,12 @@ def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: 
     after = store.find(node)
     assert after is not None
     assert after["digest"] == before["digest"]
-    steps = [json.loads(line) for line in (store.folder(node) / "curves.jsonl").read_text().splitlines()]
-    assert [point["step"] for point in steps if "grad_norm" in point].count(saved) == 1, "no step before it again"
+    steps = [
+        json.loads(line) for line in (store.folder(node) / "curves.jsonl").read_text().splitlines()
+    ]
+    assert [point["step"] for point in steps if "grad_norm" in point].count(saved) == 1, (
+        "no step before it again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +186,9 @@ def test_killed_after_its_last_step_a_training_takes_no_step_again(
     steps = (store.partial(node) / "curves.jsonl").read_bytes().count(b'"grad_norm"')
     build(chain.root, f"stage={name}", *CADENCE, *line)
     assert chain.manifest(name, *line)["digest"] == before["digest"]
-    assert (chain.folder(name, *line) / "curves.jsonl").read_bytes().count(b'"grad_norm"') == steps > 0
+    assert (
+        (chain.folder(name, *line) / "curves.jsonl").read_bytes().count(b'"grad_norm"') == steps > 0
+    )
 
 
 @pytest.mark.slow
@@ -182,7 +199,10 @@ def test_a_stage_survives_three_kills(name: str, chain: Chain) -> None:
 
 def test_a_resume_with_another_runtime_gives_the_same(chain: Chain) -> None:
     """Kill with one size of micro-batches and shards, and finish with another."""
-    for name, other in (("sample", "sample.runtime.shard_size=5"), ("sft", "sft.runtime.micro_batch=16")):
+    for name, other in (
+        ("sample", "sample.runtime.shard_size=5"),
+        ("sft", "sft.runtime.micro_batch=16"),
+    ):
         node, store = nodes(chain.root)[name], Store(chain.root)
         before = store.find(node)
         assert before is not None
@@ -190,11 +210,20 @@ def test_a_resume_with_another_runtime_gives_the_same(chain: Chain) -> None:
         store.folder(node).rename(copy)
         partial = store.partial(node) / SCRATCH
         pattern = f"checkpoints/*/{SEAL}" if name == "sft" else "shards/*.parquet"
-        kill_when(lambda folder=partial, p=pattern: bool(list(folder.glob(p))), chain.root, name, at_publish=False)
+        kill_when(
+            lambda folder=partial, p=pattern: bool(list(folder.glob(p))),
+            chain.root,
+            name,
+            at_publish=False,
+        )
         build(chain.root, f"stage={name}", other)
         after = store.find(node)
         assert after is not None
         if name == "sample":
-            assert [r["token_ids"] for r in rows(store.folder(node))] == [r["token_ids"] for r in rows(copy)]
+            assert [r["token_ids"] for r in rows(store.folder(node))] == [
+                r["token_ids"] for r in rows(copy)
+            ]
         else:
-            assert after["metrics"]["eval_loss"] == pytest.approx(before["metrics"]["eval_loss"], abs=1e-5)
+            assert after["metrics"]["eval_loss"] == pytest.approx(
+                before["metrics"]["eval_loss"], abs=1e-5
+            )

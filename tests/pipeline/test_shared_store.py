@@ -20,7 +20,11 @@ def test_a_second_machine_builds_nothing(s3: S3, tmp_path: Path) -> None:
     assert ": built " in outputs[0]
     assert ": built " not in outputs[1] and "pulled from s3://" in outputs[1]
     first, second = (
-        {str(path.relative_to(root)): path.read_bytes() for path in root.glob("data/*/**/*") if path.is_file()}
+        {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in root.glob("data/*/**/*")
+            if path.is_file()
+        }
         for root in (tmp_path / "a" / "outputs", tmp_path / "b" / "outputs")
     )
     assert first and first == second

@@ -16,7 +16,10 @@ from tests.stages.reading import joined, work
 
 
 def written(file: Path, rows: range, answer: str = "Yes") -> Path:
-    lines = [json.dumps({"instruction": f"Tell me of the number {i}.", "output": f"{answer}, {i}."}) for i in rows]
+    lines = [
+        json.dumps({"instruction": f"Tell me of the number {i}.", "output": f"{answer}, {i}."})
+        for i in rows
+    ]
     file.write_text("\n".join(lines))
     return file
 
@@ -46,7 +49,10 @@ def test_one_more_source_reads_itself_alone(tmp_path: Path) -> None:
     assert metrics["examples"] == Counter(e.split for e in examples)
     source_metrics = metrics["sources"]
     assert [each["rows"] for each in source_metrics] == [300, 300]
-    assert all(each["rows"] == each["duplicates"] + sum(each["examples"].values()) for each in source_metrics)
+    assert all(
+        each["rows"] == each["duplicates"] + sum(each["examples"].values())
+        for each in source_metrics
+    )
 
 
 def test_what_a_source_is_does_not_depend_on_its_place_or_its_mixture(tmp_path: Path) -> None:
@@ -61,12 +67,20 @@ def test_what_a_source_is_does_not_depend_on_its_place_or_its_mixture(tmp_path: 
     assert one["data_source_1"].fingerprint == other["data_source_2"].fingerprint
     assert one["data_source_2"].fingerprint == other["data_source_1"].fingerprint
     assert one["data"].fingerprint != other["data"].fingerprint
-    moved = a.rename(tmp_path / "elsewhere" / "a.jsonl") if (tmp_path / "elsewhere").mkdir() is None else a
+    moved = (
+        a.rename(tmp_path / "elsewhere" / "a.jsonl")
+        if (tmp_path / "elsewhere").mkdir() is None
+        else a
+    )
     moved_nodes = nodes(tmp_path, *overrides_of(f"{{path: {moved}}}", f"{{path: {b}}}"))
     assert moved_nodes["data"].fingerprint == one["data"].fingerprint, "wherever it lies"
     rows = "data.audit.actions={refusal: drop}", "data.audit.actions={duplicate: drop}"
     alone, among = (nodes(tmp_path, *overrides_of(f"{{path: {b}}}"), action) for action in rows)
-    assert among["data_source_1"].fingerprint == one["data_source_2"].fingerprint != alone["data_source_1"].fingerprint
+    assert (
+        among["data_source_1"].fingerprint
+        == one["data_source_2"].fingerprint
+        != alone["data_source_1"].fingerprint
+    )
 
 
 def test_a_mixture_is_told_in_the_manifest(tmp_path: Path) -> None:
@@ -84,7 +98,9 @@ def test_a_mixture_is_told_in_the_manifest(tmp_path: Path) -> None:
         f"100 from the 400 sft rows of a.jsonl, {round(2.5 * own)} from the {own} sft rows of b.jsonl"
         in data_metrics["summary"]
     )
-    times = Counter(e.messages[0]["content"] for e in examples if e.source == "b.jsonl" and e.split == "sft")
+    times = Counter(
+        e.messages[0]["content"] for e in examples if e.source == "b.jsonl" and e.split == "sft"
+    )
     assert set(times.values()) == {2, 3}
     assert len({e.id for e in examples}) == len(examples)
 
@@ -129,8 +145,14 @@ def test_the_garbage_collector_has_nothing_to_walk_through(tmp_path: Path) -> No
     times, and reading took a fifth longer."""
 
     def collections(count: int) -> int:
-        file, before = written(tmp_path / f"{count}.jsonl", range(count)), gc.get_stats()[0]["collections"]
-        joined(settings("data=file", f"data.sources=[{{path: {file}}}]").data, work(tmp_path / str(count)))
+        file, before = (
+            written(tmp_path / f"{count}.jsonl", range(count)),
+            gc.get_stats()[0]["collections"],
+        )
+        joined(
+            settings("data=file", f"data.sources=[{{path: {file}}}]").data,
+            work(tmp_path / str(count)),
+        )
         return gc.get_stats()[0]["collections"] - before
 
     collections(10)  # which imports what reading takes

@@ -71,7 +71,10 @@ def sources(module: str) -> set[Path]:
         files |= {path, *[texts for texts in [path.with_suffix(".yaml")] if texts.exists()]}
         by_folder = [*ROOT.glob(BY_FOLDER[name])] if name in BY_FOLDER else []
         files |= {each for each in by_folder if each.suffix != ".py"}
-        waiting += [*imported(path), *(module_of(each) for each in by_folder if each.suffix == ".py")]
+        waiting += [
+            *imported(path),
+            *(module_of(each) for each in by_folder if each.suffix == ".py"),
+        ]
     return files
 
 
@@ -111,7 +114,10 @@ def digest(module: str) -> str:
 
 def current() -> dict[str, dict[str, object]]:
     modules = {stage: f"stages.{stage}" for stage in VERSIONS}
-    return {stage: {"version": VERSIONS[stage], "source": digest(module)} for stage, module in modules.items()}
+    return {
+        stage: {"version": VERSIONS[stage], "source": digest(module)}
+        for stage, module in modules.items()
+    }
 
 
 def test_every_changed_stage_was_raised_or_waved_through() -> None:
@@ -125,7 +131,9 @@ def test_every_changed_stage_was_raised_or_waved_through() -> None:
 
 def test_every_name_in_these_tables_is_a_file() -> None:
     modules = [
-        name for name in (*NOT_OF_THE_RESULT, *BY_FOLDER) if not (ROOT / f"{name.replace('.', '/')}.py").exists()
+        name
+        for name in (*NOT_OF_THE_RESULT, *BY_FOLDER)
+        if not (ROOT / f"{name.replace('.', '/')}.py").exists()
     ]
     folders = [pattern for pattern in BY_FOLDER.values() if not [*ROOT.glob(pattern)]]
     assert not modules + folders
@@ -154,7 +162,9 @@ def test_a_digest_knows_no_format_and_no_docstring(tmp_path: Path) -> None:
 
 def test_a_digest_knows_every_value(tmp_path: Path) -> None:
     values = ("0", "False", "None", "''", "1", "[]")
-    digests = {file_digest(write(tmp_path / f"{i}.py", f"x = {value}\n")) for i, value in enumerate(values)}
+    digests = {
+        file_digest(write(tmp_path / f"{i}.py", f"x = {value}\n")) for i, value in enumerate(values)
+    }
     assert len(digests) == len(values)
 
 

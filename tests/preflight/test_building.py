@@ -15,7 +15,11 @@ from stages.store.store import Store
 from tests.helpers import TINY, Chain, as_typed, composed, nodes, refused
 
 HEAD = struct.pack("<Q", 2) + b"{}"  # of a safetensors file without tensors
-SCORING = {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+SCORING = {
+    "model_type": "llama",
+    "architectures": ["LlamaForSequenceClassification"],
+    "id2label": {"0": "LABEL_0"},
+}
 LABELER = """
 from stages.labelers.labeler import Labeler
 
@@ -45,7 +49,9 @@ def rows(*content: object) -> str:
 
 
 FILES: dict[str, str | bytes] = {
-    "chat.jsonl": rows({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}),
+    "chat.jsonl": rows(
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    ),
     "pairs.jsonl": rows({"prompt": "q", "chosen": "a", "rejected": "b"}),
     "labels.jsonl": rows({"text": "q", "label": "good"}),
     "plain.txt": "one\n\ntwo\n",
@@ -63,7 +69,9 @@ FILES: dict[str, str | bytes] = {
     "mute/config.json": json.dumps(SCORING),
     "mute/model.safetensors": HEAD,
     "mute/tokenizer.json": "{}",
-    "causal/config.json": json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}),
+    "causal/config.json": json.dumps(
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    ),
     "causal/model.safetensors": HEAD,
     "causal/tokenizer.json": "{}",
     "odd/config.json": json.dumps({**SCORING, "architectures": 3}),
@@ -167,10 +175,22 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ("stage=reward", "label=human", "reward.margin=true", "label.human.reasons=[a, a]"),
         ("reward.margin=true: label=human gives no score", "label.human.reasons: "),
     ),
-    (("label=reward_model", "label.reward_model.path=DIR/double"), ("its config.json has 2 outputs",)),
-    (("label=reward_model", "label.reward_model.path=DIR/odd"), ("`architectures` in its config.json is no list",)),
-    (("label=reward_model", "label.reward_model.path=DIR/mute"), ("DIR/mute: its tokenizer has no chat template",)),
-    (("label=reward_model", "label.reward_model.path=DIR/chat.jsonl"), ("a reward model is a folder",)),
+    (
+        ("label=reward_model", "label.reward_model.path=DIR/double"),
+        ("its config.json has 2 outputs",),
+    ),
+    (
+        ("label=reward_model", "label.reward_model.path=DIR/odd"),
+        ("`architectures` in its config.json is no list",),
+    ),
+    (
+        ("label=reward_model", "label.reward_model.path=DIR/mute"),
+        ("DIR/mute: its tokenizer has no chat template",),
+    ),
+    (
+        ("label=reward_model", "label.reward_model.path=DIR/chat.jsonl"),
+        ("a reward model is a folder",),
+    ),
     (
         (
             "label=ensemble",
@@ -194,8 +214,15 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ),
     ),
     (
-        ("label=human", "label.human.runtime.host=no.such.invalid", "label.human.answered=DIR/blanks.jsonl"),
-        ("label.human.runtime: cannot listen at no.such.invalid", "answered=DIR/blanks.jsonl: has no answers"),
+        (
+            "label=human",
+            "label.human.runtime.host=no.such.invalid",
+            "label.human.answered=DIR/blanks.jsonl",
+        ),
+        (
+            "label.human.runtime: cannot listen at no.such.invalid",
+            "answered=DIR/blanks.jsonl: has no answers",
+        ),
     ),
     (
         (
@@ -283,7 +310,10 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "dpo.loss_type=[sigmoid, sigmoid]",
             "dpo.loss_weights=[1, 1]",
         ),
-        ("dpo.trainer.lr_scheduler_kwargs.num_cycles=many: the value must", "sigmoid is named twice"),
+        (
+            "dpo.trainer.lr_scheduler_kwargs.num_cycles=many: the value must",
+            "sigmoid is named twice",
+        ),
     ),
 ]
 
@@ -301,7 +331,9 @@ def folder(tmp_path: Path) -> Path:
 def test_what_cannot_work_is_told_all_at_once_when_it_is_composed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before the error"))
+    monkeypatch.setattr(
+        main, "build", lambda *_: pytest.fail("something is built before the error")
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert sum(len(pattern) for _, pattern in TOGETHER) > 70
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -319,10 +351,18 @@ def test_what_cannot_work_is_told_all_at_once_when_it_is_composed(
     assert not [*(folder / "store").glob("*/*.partial")]
 
 
-def test_what_the_store_holds_needs_nothing_any_more(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_store_holds_needs_nothing_any_more(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A finished node needs no key, port or device."""
     monkeypatch.setattr(main, "build", lambda *_: None)
-    line = (*TINY, f"outputs={chain.root}", "stage=report", "sft.runtime.device=cuda", "answer.runtime.device=cuda")
+    line = (
+        *TINY,
+        f"outputs={chain.root}",
+        "stage=report",
+        "sft.runtime.device=cuda",
+        "answer.runtime.device=cuda",
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with as_typed(*line):
         main.run(composed(*line))
@@ -351,7 +391,9 @@ def test_a_key_that_kept_answers_may_do_without_is_not_asked_for(tmp_path: Path)
         LABELER.replace("class Mine", "class Other") + "\nMine = Other\n",
     ],
 )
-def test_what_a_text_does_not_show_is_left_to_the_stage(text: str, tmp_path: Path, chain: Chain) -> None:
+def test_what_a_text_does_not_show_is_left_to_the_stage(
+    text: str, tmp_path: Path, chain: Chain
+) -> None:
     (tmp_path / "mine.py").write_text(text)
     node = nodes(chain.root, f"label.own={{file: {tmp_path / 'mine.py'}, name: Mine}}")["label"]
     user_files.require_own(node, Store(chain.root))

@@ -9,7 +9,11 @@ from stages.config.errors import UserError
 from stages.preflight import servers
 from tests.helpers import SECRET, TINY, inside, refused, settings
 
-SAMPLER = ("sample=openai", "sample.endpoint.model=x", "sample.endpoint.base_url=http://127.0.0.1:1/v1")
+SAMPLER = (
+    "sample=openai",
+    "sample.endpoint.model=x",
+    "sample.endpoint.base_url=http://127.0.0.1:1/v1",
+)
 EXTRA = "sample.endpoint.extra"
 BASE = "sample.endpoint.base_url"
 OPENAI, GOOGLE, JWT = "sk-proj-" + SECRET, "AIzaSy" + SECRET, f"eyJhbGciOiJIUzI1NiJ9.eyJ{SECRET}"
@@ -43,10 +47,16 @@ def test_a_key_in_a_setting_is_refused_by_the_settings_name(
     monkeypatch.setenv("A_KEY", SECRET)
     overrides = [typed] if "Bearer" in typed else typed.split(" sample")
     line = refused(*TINY, *SAMPLER, overrides[0], *(f"sample{each}" for each in overrides[1:]))
-    assert line.startswith(f"{key} holds a") and "sample.endpoint.api_key_env=NAME" in line and SECRET not in line
+    assert (
+        line.startswith(f"{key} holds a")
+        and "sample.endpoint.api_key_env=NAME" in line
+        and SECRET not in line
+    )
 
 
-@pytest.mark.parametrize("typed", ["label.own={{file: own.py, name: A, options: {}}}", "label.own.options={}"])
+@pytest.mark.parametrize(
+    "typed", ["label.own={{file: own.py, name: A, options: {}}}", "label.own.options={}"]
+)
 def test_a_key_among_the_options_of_ones_own_labeler_is_refused(typed: str) -> None:
     line = refused(*TINY, typed.format(f"{{api_key: {SECRET}}}"))
     assert line.startswith("label.own.options.api_key holds a key") and SECRET not in line
@@ -92,7 +102,9 @@ def test_the_name_of_an_environment_variable_is_no_key(value: str) -> None:
 
 def test_a_recipes_secret_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text(f"defaults: [tiny]\nsample: {{endpoint: {{extra: {{auth: {{token: {SECRET}}}}}}}}}\n")
+    recipe.write_text(
+        f"defaults: [tiny]\nsample: {{endpoint: {{extra: {{auth: {{token: {SECRET}}}}}}}}}\n"
+    )
     ran = inside("stage=data", f"recipe={recipe}", f"outputs={tmp_path / 'outputs'}")
     assert ran.returncode and "sample.endpoint.extra.auth.token holds a" in ran.stderr
     assert SECRET not in ran.stdout + ran.stderr and not (tmp_path / "outputs").exists()
@@ -102,7 +114,9 @@ def test_a_budget_needs_a_limit_of_an_answer() -> None:
     budget, unlimited = "sample.endpoint.budget.tokens=1000", f"{EXTRA}.max_tokens=null"
     assert f"{EXTRA}.max_tokens=null" in refused(*TINY, *SAMPLER, budget, unlimited)
     servers.validate_endpoints(settings(*TINY, *SAMPLER, unlimited))
-    servers.validate_endpoints(settings(*TINY, *SAMPLER, budget, unlimited, f"{EXTRA}.max_completion_tokens=64"))
+    servers.validate_endpoints(
+        settings(*TINY, *SAMPLER, budget, unlimited, f"{EXTRA}.max_completion_tokens=64")
+    )
 
 
 ODD = (
@@ -116,11 +130,17 @@ def test_an_address_that_nobody_can_ask_at_is_refused(address: str) -> None:
     assert refused(*TINY, *SAMPLER, f"{BASE}='{address}'").startswith(f"{BASE} is not an address")
 
 
-@pytest.mark.parametrize("other", ["http://host/v1/", "http://HOST/v1", "http://host:80/v1", "HTTP://host/v1//"])
+@pytest.mark.parametrize(
+    "other", ["http://host/v1/", "http://HOST/v1", "http://host:80/v1", "HTTP://host/v1//"]
+)
 def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
     judges = f"label.judge.endpoints=[{{base_url: 'http://host/v1', model: x}}, {{base_url: '{other}', model: x}}]"
-    assert refused(*TINY, "label=judge", judges).startswith("label.judge.endpoints names a model twice")
-    servers.validate_endpoints(settings(*TINY, "label=judge", judges.replace(other, "http://host/v2")))
+    assert refused(*TINY, "label=judge", judges).startswith(
+        "label.judge.endpoints names a model twice"
+    )
+    servers.validate_endpoints(
+        settings(*TINY, "label=judge", judges.replace(other, "http://host/v2"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +158,13 @@ def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
         f"store.remote='az://account/container?sv=2024&sig={SECRET}'",
     ],
 )
-def test_a_typed_secret_is_refused_before_anything_is_written(argument: str, tmp_path: Path) -> None:
+def test_a_typed_secret_is_refused_before_anything_is_written(
+    argument: str, tmp_path: Path
+) -> None:
     ran = inside("stage=data", *TINY, f"outputs={tmp_path / 'outputs'}", argument)
-    assert ran.returncode and "which would be stored" in ran.stderr and SECRET not in ran.stdout + ran.stderr
+    assert (
+        ran.returncode
+        and "which would be stored" in ran.stderr
+        and SECRET not in ran.stdout + ran.stderr
+    )
     assert not (tmp_path / "outputs").exists()

@@ -25,12 +25,18 @@ def why_not() -> str | None:
     """Return why this machine cannot have the pretended accelerator; None if it can."""
     if sys.platform != "linux":
         return "the pretended accelerator is built on Linux only"
-    return None if library().exists() or compiler() else "no C++ compiler is installed to build the accelerator"
+    return (
+        None
+        if library().exists() or compiler()
+        else "no C++ compiler is installed to build the accelerator"
+    )
 
 
 def library() -> Path:
     """Return the library's place in the user's cache, by its source and torch's version."""
-    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join((*FLAGS, torch.__version__)).encode()).hexdigest()
+    digest = hashlib.sha256(
+        SOURCE.read_bytes() + " ".join((*FLAGS, torch.__version__)).encode()
+    ).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "plumbline" / "pretend" / f"{digest[:16]}.so"
 
@@ -46,8 +52,21 @@ def build() -> Path:
     with FileLock(target.with_suffix(".lock")):
         if not target.exists():
             part = target.with_suffix(".part")
-            folders = (*(f"-I{path}" for path in include_paths()), *(f"-L{path}" for path in library_paths()))
-            line = [str(compiler()), *FLAGS, *folders, str(SOURCE), "-o", str(part), "-ltorch", "-ltorch_cpu", "-lc10"]
+            folders = (
+                *(f"-I{path}" for path in include_paths()),
+                *(f"-L{path}" for path in library_paths()),
+            )
+            line = [
+                str(compiler()),
+                *FLAGS,
+                *folders,
+                str(SOURCE),
+                "-o",
+                str(part),
+                "-ltorch",
+                "-ltorch_cpu",
+                "-lc10",
+            ]
             ran = subprocess.run(line, capture_output=True, text=True, check=False)
             if ran.returncode:
                 raise RuntimeError(ran.stderr)

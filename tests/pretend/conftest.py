@@ -44,7 +44,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(
-        target=call, args=(sender, pyfuncitem.module.__name__, pyfuncitem.originalname, arguments, dict(os.environ))
+        target=call,
+        args=(
+            sender,
+            pyfuncitem.module.__name__,
+            pyfuncitem.originalname,
+            arguments,
+            dict(os.environ),
+        ),
     )
     process.start()
     sender.close()
@@ -55,7 +62,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-def call(sender: Connection, module: str, name: str, arguments: dict[str, Any], environment: dict[str, str]) -> None:
+def call(
+    sender: Connection,
+    module: str,
+    name: str,
+    arguments: dict[str, Any],
+    environment: dict[str, str],
+) -> None:
     """Call a test function in this process, and send its traceback, or an empty string."""
     from tests.pretend import device
 

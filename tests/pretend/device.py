@@ -33,7 +33,9 @@ def library() -> Any:
     loaded.pretend_register()
     torch._register_device_module(NAME, Module(loaded))  # type: ignore[attr-defined]
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
-    torch.library.Library("aten", "IMPL").impl("record_stream", lambda tensor, stream: None, "PrivateUse1")
+    torch.library.Library("aten", "IMPL").impl(
+        "record_stream", lambda tensor, stream: None, "PrivateUse1"
+    )
     # whose kernels are lent memory
     torch.get_device_module(NAME).flash_attention = flash_reference.register("CPU")
     process_group.register(NAME)
@@ -152,10 +154,14 @@ class Module(types.ModuleType):
         self.max_memory_allocated = lambda *_: loaded.pretend_peak()
         self.reset_peak_memory_stats = lambda *_: loaded.pretend_reset_peak()
         self.mem_get_info = lambda *_: (MEMORY - loaded.pretend_allocated(), MEMORY)
-        self.get_device_properties = lambda *_: types.SimpleNamespace(name=NAME, total_memory=MEMORY)
+        self.get_device_properties = lambda *_: types.SimpleNamespace(
+            name=NAME, total_memory=MEMORY
+        )
 
     def set_device(self, device: Any) -> None:
-        index = torch.device(device).index if isinstance(device, str | torch.device) else int(device)
+        index = (
+            torch.device(device).index if isinstance(device, str | torch.device) else int(device)
+        )
         self.loaded.pretend_set_device(index or 0)
 
     @contextlib.contextmanager

@@ -35,7 +35,11 @@ def main(stage: str, root: Path, file: Path, *overrides: str) -> None:
     def finish(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
         whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in gradients]
-        state = {"gradients": [g.cpu() for g in whole], "before_forward": before_forward, "read": sum(read)}
+        state = {
+            "gradients": [g.cpu() for g in whole],
+            "before_forward": before_forward,
+            "read": sum(read),
+        }
         torch.save(state, file)
         raise EnoughSteps
 

@@ -21,14 +21,21 @@ def run_stage(name: str, root: Path, folder: Path, *overrides: str) -> dict[str,
     """Run a stage with these overrides on the inputs of the plain chain in `root`. Return its metrics."""
     target, store = f"stage={name}", Store(root)
     node = nodes(root, target, *overrides)[name]
-    inputs = {role: store.folder(source) for role, source in nodes(root, target)[name].inputs.items()}
+    inputs = {
+        role: store.folder(source) for role, source in nodes(root, target)[name].inputs.items()
+    }
     folder.mkdir()
     out = StageDir(folder, lambda metrics, step: None)
     return importlib.import_module(f"stages.{node.stage}").run(node.config, inputs, out)
 
 
 def train_steps(
-    steps: int, name: str, root: Path, folder: Path, *overrides: str, before_step: Callable[[], None] = lambda: None
+    steps: int,
+    name: str,
+    root: Path,
+    folder: Path,
+    *overrides: str,
+    before_step: Callable[[], None] = lambda: None,
 ) -> list[list[torch.Tensor]]:
     """Run a training stage for some optimizer steps. Return the gradients before each, in the optimizer's order.
 
@@ -62,4 +69,8 @@ def flow(name: str, root: Path, folder: Path) -> None:
     train_steps(1, stage, root, folder, *overrides)
 
 
-TRAININGS = {"sft": ("sft",), "packed sft": ("sft", "sft.packing=true", "sft.max_length=128"), "dpo": ("dpo",)}
+TRAININGS = {
+    "sft": ("sft",),
+    "packed sft": ("sft", "sft.packing=true", "sft.max_length=128"),
+    "dpo": ("dpo",),
+}

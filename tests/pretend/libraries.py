@@ -22,7 +22,9 @@ def patch_after_import(name: str) -> None:
     def patch_state(module: ModuleType) -> None:
         original = module.PartialState._prepare_backend
 
-        def prepare_backend(self: Any, cpu: bool = False, *rest: Any, **options: Any) -> tuple[Any, Any]:
+        def prepare_backend(
+            self: Any, cpu: bool = False, *rest: Any, **options: Any
+        ) -> tuple[Any, Any]:
             if cpu or not available() or "LOCAL_RANK" not in os.environ:
                 return original(self, cpu, *rest, **options)
             return BACKEND, module.DistributedType.MULTI_GPU
@@ -46,7 +48,9 @@ class Patcher(importlib.abc.MetaPathFinder):
     def __init__(self, patches: dict[str, Callable[[ModuleType], None]]):
         self.patches = patches
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Any, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if fullname not in self.patches:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)

@@ -33,16 +33,35 @@ PLANTS = [
         "reference",
     ),
     Plant("models/packing.py", "self.places[1], packed", "self.places[1].cpu(), packed", "dpo"),
-    Plant("training/micro_batches.py", "torch.zeros((), device=self.args.device)", "torch.zeros(1)", "sft"),
-    Plant("objectives/sft.py", "self.trainer.args.device)\n", "torch.device('cpu'))\n", "packed sft"),
+    Plant(
+        "training/micro_batches.py",
+        "torch.zeros((), device=self.args.device)",
+        "torch.zeros(1)",
+        "sft",
+    ),
+    Plant(
+        "objectives/sft.py", "self.trainer.args.device)\n", "torch.device('cpu'))\n", "packed sft"
+    ),
     Plant(HF, "send_tensor(torch.tensor(source), self.device)", "torch.tensor(source)", "sample"),
     Plant(HF, "input_ids=send_tensor(ids, self.device)", "input_ids=ids", "sample"),
-    Plant(HF, "send_tensor(torch.tensor(order).argsort(), self.device)", "torch.tensor(order).argsort()", "sample"),
+    Plant(
+        HF,
+        "send_tensor(torch.tensor(order).argsort(), self.device)",
+        "torch.tensor(order).argsort()",
+        "sample",
+    ),
     Plant(HF, "torch.arange(end, device=positions.device)", "torch.arange(end)", "sample"),
     Plant(SLOTS, "torch.zeros(rows, device=device)", "torch.zeros(rows)", "sample"),
     Plant(SLOTS, "torch.arange(rows, device=device)", "torch.arange(rows)", "sample"),
-    Plant(DRAWING, "torch.arange(len(grid), device=grid.device)", "torch.arange(len(grid))", "sample"),
-    Plant(DRAWING, "torch.arange(1, count + 1, device=seeds.device)", "torch.arange(1, count + 1)", "sample"),
+    Plant(
+        DRAWING, "torch.arange(len(grid), device=grid.device)", "torch.arange(len(grid))", "sample"
+    ),
+    Plant(
+        DRAWING,
+        "torch.arange(1, count + 1, device=seeds.device)",
+        "torch.arange(1, count + 1)",
+        "sample",
+    ),
     Plant("evaluation/likelihood.py", "send_tensor(padded, self.device)", "padded", "eval"),
     Plant(
         "evaluation/likelihood.py",
@@ -84,7 +103,10 @@ def planted(plant: Plant) -> Iterator[None]:
     text = path.read_text(encoding="utf-8")
     assert plant.right in text, plant
     module = importlib.import_module("stages." + plant.file.removesuffix(".py").replace("/", "."))
-    right, wrong = (codes(compile(each, str(path), "exec")) for each in (text, text.replace(plant.right, plant.wrong)))
+    right, wrong = (
+        codes(compile(each, str(path), "exec"))
+        for each in (text, text.replace(plant.right, plant.wrong))
+    )
     changed = [name for name, code in right.items() if code != wrong[name] and is_function(code)]
     functions = [(function_of(module, name), wrong[name]) for name in changed]
     assert functions, plant

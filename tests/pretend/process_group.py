@@ -99,7 +99,10 @@ SAME_NAME = [
     "_allgather_base",
     "_reduce_scatter_base",
 ]
-OTHER_NAME = {"all_gather_single": "_allgather_base", "reduce_scatter_single": "_reduce_scatter_base"}
+OTHER_NAME = {
+    "all_gather_single": "_allgather_base",
+    "reduce_scatter_single": "_reduce_scatter_base",
+}
 SEVERAL = {
     "allgather_into_tensor_coalesced": "_allgather_base",
     "all_gather_single_coalesced": "_allgather_base",

@@ -16,7 +16,10 @@ LONG_CASES = [
     ("sft", ("sft.adapter=lora",)),
     ("sft", ("sft.packing=true", "sft.max_length=128", "sft.adapter=lora")),
     ("dpo", ("dpo.forward=padded", "dpo.adapter=lora")),
-    ("dpo", ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.5]", "dpo.runtime.micro_batch=1")),
+    (
+        "dpo",
+        ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.5]", "dpo.runtime.micro_batch=1"),
+    ),
     ("reward", ()),
     ("reward", ("reward.forward=padded",)),
     ("reward", ("reward.adapter=lora",)),
@@ -31,7 +34,9 @@ def weight_gap(a: Path, b: Path) -> float:
     return max(float((weights[name] - expected[name]).abs().max()) for name in weights)
 
 
-def test_the_chain_up_to_dpo_equals_the_cpus(pretend: ModuleType, built: Path, tmp_path: Path) -> None:
+def test_the_chain_up_to_dpo_equals_the_cpus(
+    pretend: ModuleType, built: Path, tmp_path: Path
+) -> None:
     """Training differs by the order of sums: packed attention is one padded call, and the head is TRL's."""
     root = tmp_path / "outputs"
     with pretend.strict():
@@ -40,11 +45,15 @@ def test_the_chain_up_to_dpo_equals_the_cpus(pretend: ModuleType, built: Path, t
     for stage in ("sft", "sample", "reference", "dpo"):
         assert here.manifest(stage)["metrics"]["device"].startswith("pretend"), stage
     assert weight_gap(here.folder("sft"), on_cpu.folder("sft")) < 1e-5
-    candidates = [load(each.folder("sample") / "candidates.parquet", Candidate) for each in (here, on_cpu)]
+    candidates = [
+        load(each.folder("sample") / "candidates.parquet", Candidate) for each in (here, on_cpu)
+    ]
     assert [c.token_ids for c in candidates[0]] == [c.token_ids for c in candidates[1]]
     for result, expected in zip(*candidates, strict=True):
         assert result.logprob == pytest.approx(expected.logprob, abs=1e-4)
-    scored = [load(each.folder("reference") / "logprobs.parquet", PairLogProbs) for each in (here, on_cpu)]
+    scored = [
+        load(each.folder("reference") / "logprobs.parquet", PairLogProbs) for each in (here, on_cpu)
+    ]
     for result, expected in zip(*scored, strict=True):
         assert result.chosen_logps == pytest.approx(expected.chosen_logps, abs=1e-4)
         assert result.rejected_logps == pytest.approx(expected.rejected_logps, abs=1e-4)
@@ -73,7 +82,9 @@ def test_gradients_of_the_first_step_equal_the_cpus(
         assert (gradient.cpu() - other).norm() <= 1e-5 * other.norm(), tuple(other.shape)
 
 
-def test_weights_of_pairs_leave_the_loss_readable(pretend: ModuleType, built: Path, tmp_path: Path) -> None:
+def test_weights_of_pairs_leave_the_loss_readable(
+    pretend: ModuleType, built: Path, tmp_path: Path
+) -> None:
     """WPO computes the weights from figures that stay on the device, and Trainer reads the loss."""
     weighted = ("+dpo.trainer.use_weighting=true", "dpo.batch_size=16")
     with pretend.strict():

@@ -17,16 +17,25 @@ WAITS = 2 / ON_ACCELERATOR.steps  # per step: tokens and log-probs, once every f
 
 
 def complete(
-    model: torch.nn.Module, rows: int, stops: list[int], sampler: type[HFSampler | GenerateSampler] = HFSampler
+    model: torch.nn.Module,
+    rows: int,
+    stops: list[int],
+    sampler: type[HFSampler | GenerateSampler] = HFSampler,
 ) -> list[list[Completion]]:
-    prompts = torch.randint(0, 100, (rows // 4, 6), generator=torch.Generator().manual_seed(1)).tolist()
-    requests = [Request(f"{i:04x}", [], ids, [1.0, 0.0, 0.7, 1.3], 0) for i, ids in enumerate(prompts)]
+    prompts = torch.randint(
+        0, 100, (rows // 4, 6), generator=torch.Generator().manual_seed(1)
+    ).tolist()
+    requests = [
+        Request(f"{i:04x}", [], ids, [1.0, 0.0, 0.7, 1.3], 0) for i, ids in enumerate(prompts)
+    ]
     completions = {r.id: c for r, c in sampler(model, stops, STEPS, 1.0, rows).complete(requests)}
     return [completions[request.id] for request in requests]
 
 
 @pytest.mark.parametrize("rows", [4, 128])
-def test_a_decoding_step_waits_less_than_once_whatever_the_rows(pretend: ModuleType, rows: int) -> None:
+def test_a_decoding_step_waits_less_than_once_whatever_the_rows(
+    pretend: ModuleType, rows: int
+) -> None:
     model = tiny_model().eval()
     expected = complete(copy.deepcopy(model), rows, [])
     # the check of attention's kernel, once per process, waits for its results
@@ -47,10 +56,14 @@ def test_rows_that_stop_between_transfers_lose_later_tokens(pretend: ModuleType)
         completions = complete(model.to("pretend"), 16, stops)
     assert {c.finish_reason for several in expected for c in several} == {"stop", "length"}
     for a, b in zip(expected, completions, strict=True):
-        assert [(c.token_ids, c.finish_reason) for c in a] == [(c.token_ids, c.finish_reason) for c in b]
+        assert [(c.token_ids, c.finish_reason) for c in a] == [
+            (c.token_ids, c.finish_reason) for c in b
+        ]
 
 
-@pytest.mark.parametrize(("sampler", "attention"), [(GenerateSampler, "sdpa"), (HFSampler, "eager")])
+@pytest.mark.parametrize(
+    ("sampler", "attention"), [(GenerateSampler, "sdpa"), (HFSampler, "eager")]
+)
 def test_models_that_read_no_packed_prompts_draw_the_cpus_tokens(
     pretend: ModuleType, sampler: type[HFSampler | GenerateSampler], attention: str
 ) -> None:

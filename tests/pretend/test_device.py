@@ -14,18 +14,27 @@ from stages.models.loading import resolve_device
 def tiny_model(**options: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
     heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    sizes: dict[str, Any] = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+    }
     return LlamaForCausalLM(LlamaConfig(**sizes, **heads, **options))
 
 
-def trained(model: LlamaForCausalLM, ids: torch.Tensor) -> tuple[list[float], dict[str, torch.Tensor]]:
+def trained(
+    model: LlamaForCausalLM, ids: torch.Tensor
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Return the losses of three steps of AdamW, and the gradients of the first."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses, gradients = [], dict[str, torch.Tensor]()
     for _ in range(3):
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
-        gradients = gradients or {name: weight.grad.cpu().clone() for name, weight in model.named_parameters()}
+        gradients = gradients or {
+            name: weight.grad.cpu().clone() for name, weight in model.named_parameters()
+        }
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -26,16 +26,34 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def first_steps(processes: int, stage: str, root: Path, folder: Path, *overrides: str) -> list[dict[str, Any]]:
+def first_steps(
+    processes: int, stage: str, root: Path, folder: Path, *overrides: str
+) -> list[dict[str, Any]]:
     """Return what each process of a training finds at the first optimizer step (`first_step.py`)."""
     folder.mkdir()
     files = [folder / f"{rank}.pt" for rank in range(processes)]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(processes),
+    }
     workers = []
     for rank, file in enumerate(files):
-        place = common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)}
+        place = common | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(processes),
+        }
         variables = device.environment(**(place if processes > 1 else {}))
-        arguments = [sys.executable, "-m", "tests.pretend.first_step", stage, root, file, *overrides]
+        arguments = [
+            sys.executable,
+            "-m",
+            "tests.pretend.first_step",
+            stage,
+            root,
+            file,
+            *overrides,
+        ]
         workers.append(subprocess.Popen(arguments, cwd=ROOT, env=variables))
     assert [worker.wait(300) for worker in workers] == [0] * processes
     return [torch.load(file) for file in files]
@@ -55,7 +73,9 @@ def train_twice(chain: Chain, stage: str, *overrides: str) -> list[Path]:
         metrics = chain.manifest(stage, *overrides)["metrics"]
         assert metrics["device"].startswith("pretend")
         assert metrics["processes"] == (2 if launch else 1)
-        trained.append(shutil.copytree(chain.folder(stage, *overrides), chain.root / f"{stage}-{len(trained)}"))
+        trained.append(
+            shutil.copytree(chain.folder(stage, *overrides), chain.root / f"{stage}-{len(trained)}")
+        )
     return trained
 
 
@@ -72,8 +92,13 @@ def test_sharding_keeps_autocasts_bf16(server: None, chain: Chain) -> None:
     """At the first step, loss and gradient norm are one process's. Without norms and embeddings in fp32, or with
     gradients reduced in bf16, they differ by more than 1e-3."""
     options = ("sft.precision=bf16", "sft.batch_size=32", "sft.runtime.micro_batch=8")
-    curves = [(node / "curves.jsonl").read_text().splitlines() for node in train_twice(chain, "sft", *options)]
-    one, two = (next(point for point in map(json.loads, curve) if "grad_norm" in point) for curve in curves)
+    curves = [
+        (node / "curves.jsonl").read_text().splitlines()
+        for node in train_twice(chain, "sft", *options)
+    ]
+    one, two = (
+        next(point for point in map(json.loads, curve) if "grad_norm" in point) for curve in curves
+    )
     for figure in ("loss", "grad_norm"):
         assert two[figure] == pytest.approx(one[figure], rel=1e-4), figure
 

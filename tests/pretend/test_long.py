@@ -33,10 +33,20 @@ def test_chains_run_without_a_tensor_on_the_wrong_device(
         build(tmp_path / "outputs", *overrides)
 
 
-def test_a_reward_model_labels_and_compares_as_on_the_cpu(pretend: ModuleType, built: Path, tmp_path: Path) -> None:
+def test_a_reward_model_labels_and_compares_as_on_the_cpu(
+    pretend: ModuleType, built: Path, tmp_path: Path
+) -> None:
     """Preferences of a file train the reward model, which labels candidates and compares the policy with SFT."""
-    options = ("label=reward_model", "eval/judged=reward_model", f"reward.source.path={TOY}", "reward.max_length=256")
-    chains = [Chain(shutil.copytree(built, tmp_path / place, symlinks=True)) for place in ("pretend", "cpu")]
+    options = (
+        "label=reward_model",
+        "eval/judged=reward_model",
+        f"reward.source.path={TOY}",
+        "reward.max_length=256",
+    )
+    chains = [
+        Chain(shutil.copytree(built, tmp_path / place, symlinks=True))
+        for place in ("pretend", "cpu")
+    ]
     for is_pretended, chain in zip((True, False), chains, strict=True):
         with pretend.available(is_pretended), pretend.strict():
             build(chain.root, "stage=eval", *options)
@@ -45,8 +55,13 @@ def test_a_reward_model_labels_and_compares_as_on_the_cpu(pretend: ModuleType, b
         files = [chain.folder(name, *options) / "judgements.parquet" for chain in chains]
         for judgement, other in zip(*(load(file, Judgement) for file in files), strict=True):
             assert judgement.candidate_id == other.candidate_id, name
-            assert float(judgement.raw or "nan") == pytest.approx(float(other.raw or "nan"), abs=1e-3), name
-    results = [json.loads((chain.folder("eval", *options) / "results.json").read_text()) for chain in chains]
+            assert float(judgement.raw or "nan") == pytest.approx(
+                float(other.raw or "nan"), abs=1e-3
+            ), name
+    results = [
+        json.loads((chain.folder("eval", *options) / "results.json").read_text())
+        for chain in chains
+    ]
     rows = [each["judged"]["sft"] for each in results]
     assert rows[0]["win_rate"] == rows[1]["win_rate"]
     assert rows[0]["judged"] > 0
@@ -55,7 +70,10 @@ def test_a_reward_model_labels_and_compares_as_on_the_cpu(pretend: ModuleType, b
 def test_a_chat_answers_as_on_the_cpu(pretend: ModuleType, chain: Chain) -> None:
     typed = "Name a colour.\nName another one.\n/new\nName a colour.\n"
     for options in ((), ("chat.side_by_side=true",)):
-        line, outputs = (*TINY, f"outputs={chain.root}", "stage=chat", "chat.max_new_tokens=12", *options), []
+        line, outputs = (
+            (*TINY, f"outputs={chain.root}", "stage=chat", "chat.max_new_tokens=12", *options),
+            [],
+        )
         for is_pretended in (True, False):
             with pretend.available(is_pretended), pretend.strict():
                 ran = inside(*line, typed=typed)
@@ -65,7 +83,8 @@ def test_a_chat_answers_as_on_the_cpu(pretend: ModuleType, chain: Chain) -> None
 
 
 @pytest.mark.parametrize(
-    ("stage", "overrides"), [("sft", ()), ("dpo", ()), ("dpo", ("sft.adapter=lora", "dpo.adapter=lora"))]
+    ("stage", "overrides"),
+    [("sft", ()), ("dpo", ()), ("dpo", ("sft.adapter=lora", "dpo.adapter=lora"))],
 )
 def test_two_processes_train_what_one_does(
     stage: str, overrides: tuple[str, ...], pretend: ModuleType, tmp_path: Path

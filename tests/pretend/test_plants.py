@@ -14,15 +14,27 @@ QUICK = tuple({plant.flow: plant for plant in PLANTS}.values())  # one of each f
 
 
 # The second wording is torch's own, of `index_copy_` and others.
-@pytest.mark.parametrize("plant", slow_but(PLANTS, *QUICK), ids=lambda plant: f"{plant.file}: {plant.right}")
-def test_a_planted_mistake_is_refused(plant: Plant, pretend: ModuleType, built: Path, tmp_path: Path) -> None:
-    with pretend.strict(), planted(plant), pytest.raises(Exception, match=r"(on|in) the same device"):
+@pytest.mark.parametrize(
+    "plant", slow_but(PLANTS, *QUICK), ids=lambda plant: f"{plant.file}: {plant.right}"
+)
+def test_a_planted_mistake_is_refused(
+    plant: Plant, pretend: ModuleType, built: Path, tmp_path: Path
+) -> None:
+    with (
+        pretend.strict(),
+        planted(plant),
+        pytest.raises(Exception, match=r"(on|in) the same device"),
+    ):
         flow(plant.flow, built, tmp_path / "out")
 
 
 # The other flows are part of the chain that test_chain.py builds.
-@pytest.mark.parametrize("name", slow_but(sorted({plant.flow for plant in PLANTS}), "eval", "packed sft"))
-def test_without_mistakes_the_flows_run(name: str, pretend: ModuleType, built: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", slow_but(sorted({plant.flow for plant in PLANTS}), "eval", "packed sft")
+)
+def test_without_mistakes_the_flows_run(
+    name: str, pretend: ModuleType, built: Path, tmp_path: Path
+) -> None:
     """The model is on the device too: with the model and all its inputs on the CPU, nothing would be refused."""
     with pretend.strict():
         flow(name, built, tmp_path / "out")

@@ -28,7 +28,9 @@ TRAININGS = {
 
 
 @pytest.mark.parametrize("stage", TRAININGS)
-def test_a_killed_sharded_training_resumes_from_the_shares(stage: str, server: None, chain: Chain) -> None:
+def test_a_killed_sharded_training_resumes_from_the_shares(
+    stage: str, server: None, chain: Chain
+) -> None:
     overrides = TRAININGS[stage]
     line = [*TINY, f"outputs={chain.root}", f"stage={stage}", *overrides, *SHARDED]
     shutil.rmtree(chain.folder(stage, *overrides), ignore_errors=True)
@@ -40,7 +42,9 @@ def test_a_killed_sharded_training_resumes_from_the_shares(stage: str, server: N
     partial = Store(chain.root).partial(nodes(chain.root, *overrides)[stage])
     started = [sys.executable, "run.py", *line]
     quiet = subprocess.DEVNULL
-    parent = subprocess.Popen(started, cwd=ROOT, env=device.environment(), stdout=quiet, stderr=quiet)
+    parent = subprocess.Popen(
+        started, cwd=ROOT, env=device.environment(), stdout=quiet, stderr=quiet
+    )
     wait_for(lambda: list((partial / SCRATCH).glob(f"checkpoints/*/{SEAL}")))
     os.kill(running(f"stages.launch.worker {partial}")[1], signal.SIGKILL)
     assert parent.wait(300) != 0
@@ -61,8 +65,13 @@ def test_a_killed_sharded_training_resumes_from_the_shares(stage: str, server: N
 def assert_shares(checkpoint: Path) -> None:
     """Each process has written its share of weights and optimizer state, and nothing holds them whole."""
     for part in ("pytorch_model_fsdp_0", "optimizer_0"):
-        sizes = [sum(file.stat().st_size for file in (checkpoint / part).glob(f"__{rank}_*")) for rank in (0, 1)]
+        sizes = [
+            sum(file.stat().st_size for file in (checkpoint / part).glob(f"__{rank}_*"))
+            for rank in (0, 1)
+        ]
         assert min(sizes) > 0.4 * sum(sizes)
-    weights = sum(file.stat().st_size for file in (checkpoint / "pytorch_model_fsdp_0").glob("*.distcp"))
+    weights = sum(
+        file.stat().st_size for file in (checkpoint / "pytorch_model_fsdp_0").glob("*.distcp")
+    )
     small_files = [file for file in checkpoint.iterdir() if file.is_file()]
     assert max(file.stat().st_size for file in small_files) < weights / 4

@@ -13,7 +13,9 @@ from tests.pretend.test_device import tiny_model
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_packed_pairs_learn_as_on_the_cpu_and_wait_for_nothing(pretend: ModuleType, works: bool) -> None:
+def test_packed_pairs_learn_as_on_the_cpu_and_wait_for_nothing(
+    pretend: ModuleType, works: bool
+) -> None:
     """Check gradients by parameter, with all indices on the device, and with and without a working `varlen_attn`."""
     model = tiny_model()
     here = copy.deepcopy(model).to("pretend")
@@ -27,7 +29,8 @@ def test_packed_pairs_learn_as_on_the_cpu_and_wait_for_nothing(pretend: ModuleTy
         for each in (model, here):
             assert pack_pairs(each)
             batch = send_batch(
-                add_layout(each, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}), each.device
+                add_layout(each, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}),
+                each.device,
             )
             # The first call tries the kernel, and waits for the result. Without a layout, it also reads lengths.
             each(input_ids=ids.to(each.device), use_cache=False)
@@ -38,5 +41,7 @@ def test_packed_pairs_learn_as_on_the_cpu_and_wait_for_nothing(pretend: ModuleTy
     layers = model.config.num_hidden_layers
     assert operators.names.count("torch_attn::_varlen_attn") == works * layers
     assert not waits
-    for (name, weight), weight_here in zip(model.named_parameters(), here.parameters(), strict=True):
+    for (name, weight), weight_here in zip(
+        model.named_parameters(), here.parameters(), strict=True
+    ):
         assert (weight_here.grad.cpu() - weight.grad).norm() <= 1e-5 * weight.grad.norm(), name

@@ -62,11 +62,23 @@ def training(stage: str, *overrides: str) -> Callable[[Path, Path], dict[str, Wa
         """Return the waits of a micro-batch, from steps of 4 and of 2, and what a step has beyond them."""
         step = {}
         for rows in (1, 2):
-            options = [f"{stage}.batch_size=4", f"{stage}.runtime.micro_batch={rows}", f"{stage}.evaluations=1"]
+            options = [
+                f"{stage}.batch_size=4",
+                f"{stage}.runtime.micro_batch={rows}",
+                f"{stage}.evaluations=1",
+            ]
             counts = list[Waits]()
             with recorded_waits() as waits:
                 count = partial(note, waits, counts)
-                train_steps(3, stage, root, folder / f"{title}-{rows}", *options, *overrides, before_step=count)
+                train_steps(
+                    3,
+                    stage,
+                    root,
+                    folder / f"{title}-{rows}",
+                    *options,
+                    *overrides,
+                    before_step=count,
+                )
             step[4 // rows] = counts[2] - counts[1]  # the third, as the first ones also prepare
         two = step[4] - step[2]
         micro_batch = Waits({key: count // 2 for key, count in two.items()})
@@ -110,7 +122,9 @@ def breaches(measured: dict[str, Waits]) -> list[str]:
     for unit, waits in measured.items():
         for owner, count in by_owner(waits).items():
             if count > record.get(unit, {}).get(owner, 0):
-                lines += [f"{unit}: {count} waits, recorded {record.get(unit, {}).get(owner, 0)} ({owner})"]
+                lines += [
+                    f"{unit}: {count} waits, recorded {record.get(unit, {}).get(owner, 0)} ({owner})"
+                ]
                 lines += [f"  {n} × {name} at {where}" for (name, where), n in waits.most_common()]
     return lines
 
@@ -122,11 +136,17 @@ if __name__ == "__main__":
         root = Path(temporary) / "outputs"
         with device.available(False):
             build(root, "stage=report")
-        measured = {name: waits for flow in FLOWS.values() for name, waits in flow(root, Path(temporary)).items()}
+        measured = {
+            name: waits
+            for flow in FLOWS.values()
+            for name, waits in flow(root, Path(temporary)).items()
+        }
     for unit, waits in measured.items():
         logging.info("%s %s", unit, by_owner(waits))
         for (name, where), count in waits.most_common():
             logging.info("  %d × %s at %s", count, name, where)
     if (lines := breaches(measured)) and RECORD.exists():
         sys.exit("\n".join(lines))
-    RECORD.write_text(json.dumps({unit: by_owner(waits) for unit, waits in measured.items()}, indent=2) + "\n")
+    RECORD.write_text(
+        json.dumps({unit: by_owner(waits) for unit, waits in measured.items()}, indent=2) + "\n"
+    )

@@ -22,7 +22,9 @@ def sampled_prompts(built: Path) -> list[Example]:
     return load(Store(built).folder(nodes(built)["sample"]) / "prompts.parquet", Example)
 
 
-def read(folder: Path, prompts: list[Example], rows: Rows, **changes: Any) -> tuple[list[Candidate], StageDir]:
+def read(
+    folder: Path, prompts: list[Example], rows: Rows, **changes: Any
+) -> tuple[list[Candidate], StageDir]:
     _, candidates, out = read_both(folder, prompts, rows, **changes)
     return candidates, out
 
@@ -36,7 +38,9 @@ def read_both(
     assert cfg is not None
     out = StageDir(folder, lambda metrics, step: None)
     allowed, later = (None, None) if cfg.own_prompts else (data_prompts, data_prompts[-1].id)
-    prompts, candidates = read_candidates(cfg, allowed, lambda items: [p for p in items if p.id != later], out)
+    prompts, candidates = read_candidates(
+        cfg, allowed, lambda items: [p for p in items if p.id != later], out
+    )
     assert {c.prompt_id for c in candidates} <= {p.id for p in prompts}
     return prompts, candidates, out
 
@@ -57,9 +61,9 @@ def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(
         {"prompt": request(later), "completions": ["of another round"]},
     ]
     candidates, out = read(tmp_path, sampled_prompts, rows)
-    assert [(x.prompt_id, x.text) for x in candidates] == [(a.id, t) for t in ("one", "two", "four")] + [
-        (b.id, "three")
-    ]
+    assert [(x.prompt_id, x.text) for x in candidates] == [
+        (a.id, t) for t in ("one", "two", "four")
+    ] + [(b.id, "three")]
     assert {(x.policy, x.sampler, x.token_ids, x.finish_reason) for x in candidates} == {
         ("mine.jsonl", "file", None, "stop")
     }
@@ -74,7 +78,10 @@ def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(
     assert out.warnings[0].endswith("columns model are not used")
     (tmp_path / "one").mkdir()
     single, _ = read(
-        tmp_path / "one", sampled_prompts, [{"q": request(c), "completion": "x"}], columns={"prompt": "q"}
+        tmp_path / "one",
+        sampled_prompts,
+        [{"q": request(c), "completion": "x"}],
+        columns={"prompt": "q"},
     )
     assert [(x.prompt_id, x.text) for x in single] == [(c.id, "x")]
 
@@ -127,8 +134,14 @@ def test_a_files_own_prompts_are_used_once_with_their_licence(tmp_path: Path) ->
     assert not out.warnings
 
 
-def test_a_file_without_candidates_is_reported(sampled_prompts: list[Example], tmp_path: Path) -> None:
+def test_a_file_without_candidates_is_reported(
+    sampled_prompts: list[Example], tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"question_id, text.*sample.columns=\{prompt: COLUMN"):
         read(tmp_path, sampled_prompts, [{"question_id": 1, "text": "a"}])
-    with pytest.raises(UserError, match=r"sample\.file=.*no row answers a prompt of this round\..*sample\.columns"):
-        read(tmp_path, sampled_prompts, [{"prompt": request(sampled_prompts[-1]), "completion": "a"}])
+    with pytest.raises(
+        UserError, match=r"sample\.file=.*no row answers a prompt of this round\..*sample\.columns"
+    ):
+        read(
+            tmp_path, sampled_prompts, [{"prompt": request(sampled_prompts[-1]), "completion": "a"}]
+        )

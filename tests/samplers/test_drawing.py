@@ -34,7 +34,8 @@ def test_bits_are_the_published_outputs_of_splitmix64() -> None:
         16408922859458223821,
     ]
     assert [
-        bits % 2**64 for bits in splitmix64(torch.tensor([1234567]), torch.tensor([0]), 5)[0].tolist()
+        bits % 2**64
+        for bits in splitmix64(torch.tensor([1234567]), torch.tensor([0]), 5)[0].tolist()
     ] == published
     assert splitmix64(torch.tensor([1234567]), torch.tensor([3]), 1).item() % 2**64 == published[3]
 
@@ -72,13 +73,20 @@ def test_drawn_frequencies_are_the_softmax(temperature: float) -> None:
     """Draw over four blocks with a rest, from neighbouring seeds: every token is expected at least 20 times."""
     draws, vocabulary = 40_000, 3 * BLOCK + 7
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
-    state = Draws(torch.arange(draws), torch.zeros(draws, dtype=torch.long), torch.full((draws,), temperature), True)
+    state = Draws(
+        torch.arange(draws),
+        torch.zeros(draws, dtype=torch.long),
+        torch.full((draws,), temperature),
+        True,
+    )
     tokens, logprobs = state.choose(logits.expand(draws, -1), 1.0)
     expected = draws * (logits.double() / temperature).softmax(-1)
     ordered = expected.argsort(descending=True)
     groups = (expected[ordered].cumsum(0) / 100).long()  # at least about 100 draws each
     group_of = torch.empty_like(groups).scatter(0, ordered, groups)
-    expected_counts = torch.zeros(int(groups.max()) + 1, dtype=torch.double).scatter_add(0, group_of, expected)
+    expected_counts = torch.zeros(int(groups.max()) + 1, dtype=torch.double).scatter_add(
+        0, group_of, expected
+    )
     counts = group_of[tokens].bincount(minlength=len(expected_counts))
     filled = expected_counts > 20
     chi2 = float(((counts - expected_counts)[filled] ** 2 / expected_counts[filled]).sum())
@@ -98,7 +106,9 @@ def test_a_row_draws_the_same_in_any_batch_and_at_any_start() -> None:
         for step in range(3):
             alone = Draws.start([candidates[row]], CPU)
             alone.steps += step
-            assert alone.choose(logits[step, row : row + 1], 0.9)[0].item() == steps[step][row].item()
+            assert (
+                alone.choose(logits[step, row : row + 1], 0.9)[0].item() == steps[step][row].item()
+            )
 
 
 def test_padding_of_the_vocabulary_changes_no_draw() -> None:

@@ -25,12 +25,23 @@ def says(request: Request) -> str:
 
 
 def asking(url: str, *overrides: str) -> tuple[str, ...]:
-    return ("sample=openai", f"sample.endpoint.base_url={url}", "sample.endpoint.model=writer", *FAST, *overrides)
+    return (
+        "sample=openai",
+        f"sample.endpoint.base_url={url}",
+        "sample.endpoint.model=writer",
+        *FAST,
+        *overrides,
+    )
 
 
-def test_candidates_are_the_servers_and_a_rebuild_asks_nothing(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_are_the_servers_and_a_rebuild_asks_nothing(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WRITER_KEY", SECRET)
-    with running(Model(says)) as model, running(Proxy(model, 0.2, 0.0, ("500", "429", "cut", "malformed"))) as proxy:
+    with (
+        running(Model(says)) as model,
+        running(Proxy(model, 0.2, 0.0, ("500", "429", "cut", "malformed"))) as proxy,
+    ):
         line = asking(proxy.url, "sample.endpoint.api_key_env=WRITER_KEY")
         build(chain.root, "stage=sample", *line)
         candidates = load(chain.folder("sample", *line) / "candidates.parquet", Candidate)
@@ -43,7 +54,9 @@ def test_candidates_are_the_servers_and_a_rebuild_asks_nothing(chain: Chain, mon
         before = len(model.requests)
         build(chain.root, "stage=sample", "rebuild=sample", *line)
         assert len(model.requests) == before
-        assert chain.manifest("sample", *line)["metrics"]["calls"]["sample.endpoint"]["kept"] == COUNT
+        assert (
+            chain.manifest("sample", *line)["metrics"]["calls"]["sample.endpoint"]["kept"] == COUNT
+        )
     for file in chain.root.rglob("*"):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
 
@@ -79,17 +92,23 @@ def test_a_candidate_that_does_not_come_is_missing_and_too_many_stop(chain: Chai
         line = asking(proxy.url, "sample.endpoint.runtime.retries=0")
         build(chain.root, "stage=sample", *line)
         assert (
-            len(load(chain.folder("sample", *line) / "candidates.parquet", Candidate)) == COUNT - proxy.failed.total()
+            len(load(chain.folder("sample", *line) / "candidates.parquet", Candidate))
+            == COUNT - proxy.failed.total()
         )
         assert "HTTP 500" in chain.manifest("sample", *line)["warnings"][0]
 
 
-def test_what_did_not_come_is_asked_for_again_until_it_has_come_and_nothing_else_is(chain: Chain) -> None:
+def test_what_did_not_come_is_asked_for_again_until_it_has_come_and_nothing_else_is(
+    chain: Chain,
+) -> None:
     """Request only missing candidates again. Each prompt fills a shard, and most prompts with a missing candidate have
     the other one."""
     with running(Model(says)) as model, running(Proxy(model, 0.4, 0.0, ("500",))) as proxy:
         line = asking(
-            proxy.url, "sample.endpoint.runtime.retries=0", "sample.runtime.shard_size=1", "sample.max_failed=0"
+            proxy.url,
+            "sample.endpoint.runtime.retries=0",
+            "sample.runtime.shard_size=1",
+            "sample.max_failed=0",
         )
         left = COUNT
         for _ in range(2):
@@ -108,7 +127,9 @@ def test_what_did_not_come_is_asked_for_again_until_it_has_come_and_nothing_else
 def test_without_any_candidate_the_stage_stops_whatever_is_allowed(chain: Chain) -> None:
     with running(Model(says)) as model, running(Proxy(model, 1.0, 0.0, ("500",))) as proxy:
         line = asking(proxy.url, "sample.endpoint.runtime.retries=0", "sample.max_failed=1")
-        with pytest.raises(UserError, match=f"{COUNT} of {COUNT} candidates are missing.*HTTP 500.*never all"):
+        with pytest.raises(
+            UserError, match=f"{COUNT} of {COUNT} candidates are missing.*HTTP 500.*never all"
+        ):
             build(chain.root, "stage=sample", *line)
 
 

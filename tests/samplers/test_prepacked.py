@@ -24,22 +24,32 @@ from stages.training import adapters
 from tests.helpers import NEEDS_4_BIT, settings
 from tests.samplers.test_samplers import SHAPE, prompts
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN"
+)
 BF16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 FAMILIES = {
-    "llama": lambda bias: LlamaForCausalLM(LlamaConfig(attention_bias=bias, mlp_bias=bias, **SHAPE)),
+    "llama": lambda bias: LlamaForCausalLM(
+        LlamaConfig(attention_bias=bias, mlp_bias=bias, **SHAPE)
+    ),
     "qwen3": lambda bias: Qwen3ForCausalLM(Qwen3Config(attention_bias=bias, head_dim=8, **SHAPE)),
     # tied
-    "gemma3": lambda bias: Gemma3ForCausalLM(Gemma3TextConfig(attention_bias=bias, head_dim=8, **SHAPE)),
+    "gemma3": lambda bias: Gemma3ForCausalLM(
+        Gemma3TextConfig(attention_bias=bias, head_dim=8, **SHAPE)
+    ),
 }
 PRECISIONS = [
     (torch.float32, 1e-5),
     # bf16 rounds to 8 bits in both layers, after sums in another order.
-    pytest.param(torch.bfloat16, 0.02, marks=pytest.mark.skipif(not BF16, reason="a CPU that emulates bf16")),
+    pytest.param(
+        torch.bfloat16, 0.02, marks=pytest.mark.skipif(not BF16, reason="a CPU that emulates bf16")
+    ),
 ]
 
 
-def make_model(family: str, dtype: torch.dtype = torch.float32, bias: bool = False) -> PreTrainedModel:
+def make_model(
+    family: str, dtype: torch.dtype = torch.float32, bias: bool = False
+) -> PreTrainedModel:
     """Return a tiny model with random biases."""
     torch.manual_seed(0)
     model = FAMILIES[family](bias)
@@ -72,7 +82,9 @@ def test_prepacked_logits_equal_the_plain_models(
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_plain_weight_is_freed_before_the_next_is_prepacked(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_weight_is_freed_before_the_next_is_prepacked(
+    tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=tied, **SHAPE)).eval()
     embedding = model.get_input_embeddings().weight
     weights = [weakref.ref(layer.weight) for layer in linears(model)]
@@ -102,7 +114,9 @@ def test_layers_on_other_devices_and_of_other_precisions_are_left_alone() -> Non
 
 def test_bf16_that_a_cpu_emulates_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    assert len(linears(prepack(make_model("llama", torch.bfloat16), 7))) == len(linears(make_model("llama")))
+    assert len(linears(prepack(make_model("llama", torch.bfloat16), 7))) == len(
+        linears(make_model("llama"))
+    )
     assert not linears(prepack(make_model("llama"), 7))
 
 
@@ -131,7 +145,9 @@ def test_a_model_under_an_adapter_has_the_same_logits() -> None:
     logits = prepack(model, 7)(ids).logits
     assert torch.allclose(logits, expected, atol=1e-5)
     left = [type(layer).__module__ for layer in model.modules()]
-    assert [kind for kind in left if kind.startswith("peft")] == [kind for kind in kinds if kind.startswith("peft")]
+    assert [kind for kind in left if kind.startswith("peft")] == [
+        kind for kind in kinds if kind.startswith("peft")
+    ]
 
 
 @pytest.mark.parametrize("_", [pytest.param(None, marks=NEEDS_4_BIT)], ids=["nf4"])
@@ -143,7 +159,9 @@ def test_layers_in_4_bits_are_left_alone(_: None) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_opened_sampler_generates_what_transformers_generates(family: str, tmp_path: Path) -> None:
+def test_an_opened_sampler_generates_what_transformers_generates(
+    family: str, tmp_path: Path
+) -> None:
     """Compare greedy tokens in fp32 one by one."""
     make_model(family, bias=True).save_pretrained(tmp_path)
     cfg = settings("recipe=tiny", "precision=fp32", "sample.max_new_tokens=12").sample
@@ -155,5 +173,7 @@ def test_an_opened_sampler_generates_what_transformers_generates(family: str, tm
         [Request(f"{i:04x}", [], ids, [0.0], 0) for i, ids in enumerate(prompts(12))]
     ):
         ids = torch.tensor([request.token_ids])
-        expected = plain.generate(ids, do_sample=False, max_new_tokens=12, eos_token_id=2, pad_token_id=0)
+        expected = plain.generate(
+            ids, do_sample=False, max_new_tokens=12, eos_token_id=2, pad_token_id=0
+        )
         assert completion.token_ids == expected[0, ids.shape[1] :].tolist()

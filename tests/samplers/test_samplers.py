@@ -54,11 +54,22 @@ ARCHITECTURES = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=8, **SHAPE)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(sliding_window=6, **SHAPE)),
     "gemma3": lambda: Gemma3ForCausalLM(
-        Gemma3TextConfig(head_dim=8, sliding_window=6, layer_types=["sliding_attention", "full_attention"], **SHAPE)
+        Gemma3TextConfig(
+            head_dim=8,
+            sliding_window=6,
+            layer_types=["sliding_attention", "full_attention"],
+            **SHAPE,
+        )
     ),
     # Soft-capped logits and attention, which needs eager attention; scaled logits.
     "gemma2": lambda: Gemma2ForCausalLM(
-        Gemma2Config(head_dim=8, sliding_window=6, final_logit_softcapping=0.1, attn_implementation="eager", **SHAPE)
+        Gemma2Config(
+            head_dim=8,
+            sliding_window=6,
+            final_logit_softcapping=0.1,
+            attn_implementation="eager",
+            **SHAPE,
+        )
     ),
     "granite": lambda: GraniteForCausalLM(GraniteConfig(logits_scaling=0.2, **SHAPE)),
 }
@@ -71,7 +82,11 @@ def prompts(count: int) -> list[list[int]]:
 
 
 def complete(
-    model: PreTrainedModel, requests: list[Request], rows: int, stop: int = 2, kind: type[Sampler] = HFSampler
+    model: PreTrainedModel,
+    requests: list[Request],
+    rows: int,
+    stop: int = 2,
+    kind: type[Sampler] = HFSampler,
 ) -> dict[str, list[Completion]]:
     sampler = kind(model, [stop], max_new_tokens=12, top_p=1.0, rows=rows)
     return {request.id: completions for request, completions in sampler.complete(requests)}
@@ -88,7 +103,9 @@ def test_greedy_is_transformers_generate_token_for_token(name: str) -> None:
     completions = complete(model, requests, rows=5, stop=stop)
     for request in requests:
         ids = torch.tensor([request.token_ids])
-        expected = model.generate(ids, do_sample=False, max_new_tokens=12, eos_token_id=stop, pad_token_id=0)
+        expected = model.generate(
+            ids, do_sample=False, max_new_tokens=12, eos_token_id=stop, pad_token_id=0
+        )
         assert completions[request.id][0].token_ids == expected[0, ids.shape[1] :].tolist()
     assert {c[0].finish_reason for c in completions.values()} == {"stop", "length"}
 
@@ -110,7 +127,9 @@ def test_short_memory_decodes_fewer_rows_at_once_with_the_same_result(
 
     def watched(self: Slots, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         allocate(self, layer, keys, values)
-        allocations.append((len(self.keys[layer]), self.keys[layer].nbytes + self.values[layer].nbytes))
+        allocations.append(
+            (len(self.keys[layer]), self.keys[layer].nbytes + self.values[layer].nbytes)
+        )
 
     monkeypatch.setattr(Slots, "_allocate", watched)
     monkeypatch.setattr(machine, "free_memory", lambda: int(room * row / memory.CACHE_SHARE))
@@ -129,7 +148,9 @@ def test_the_pace_of_a_device_changes_no_result(pace: Pace, name: str) -> None:
     late."""
     torch.manual_seed(0)
     model = ARCHITECTURES[name]().eval()
-    requests = [Request(f"{i:04x}", [], ids, [1.0, 0.0, 0.7], 0) for i, ids in enumerate(prompts(12))]
+    requests = [
+        Request(f"{i:04x}", [], ids, [1.0, 0.0, 0.7], 0) for i, ids in enumerate(prompts(12))
+    ]
     sampler = HFSampler(model, list(range(100)), max_new_tokens=12, top_p=1.0, rows=10)
     expected = {request.id: completions for request, completions in sampler.complete(requests)}
     sampler.pace = pace
@@ -143,9 +164,17 @@ def test_the_pace_of_a_device_changes_no_result(pace: Pace, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("device", "prompts", "processes", "expected"),
-    [("cpu", 5000, 1, 64), ("cpu", 5000, 8, 64), ("cuda", 5000, 1, 512), ("cuda", 500, 1, 500), ("cuda", 500, 4, 125)],
+    [
+        ("cpu", 5000, 1, 64),
+        ("cpu", 5000, 8, 64),
+        ("cuda", 5000, 1, 512),
+        ("cuda", 500, 1, 500),
+        ("cuda", 500, 4, 125),
+    ],
 )
-def test_shards_are_large_on_an_accelerator(device: str, prompts: int, processes: int, expected: int) -> None:
+def test_shards_are_large_on_an_accelerator(
+    device: str, prompts: int, processes: int, expected: int
+) -> None:
     """A batch of 512 candidates, four of each prompt. Every process has a shard."""
     runtime = replace(settings("recipe=tiny").sample.runtime, batch_size=512, processes=processes)
     assert choose_shard_size(replace(runtime, shard_size=None), prompts, 4, device) == expected
@@ -156,7 +185,10 @@ def test_samples_do_not_depend_on_batch_order_or_company(built: Path) -> None:
     folder = next((built / "sft").glob("*/model"))
     model, contract = load_model(folder), load_contract(folder)
     examples = load(next((built / "sample").glob("*/prompts.parquet")), Example)[:20]
-    requests = [Request(e.id, e.messages, contract.prompt(e.messages), [2.0, 0.0, 0.7, 2.0], 0) for e in examples]
+    requests = [
+        Request(e.id, e.messages, contract.prompt(e.messages), [2.0, 0.0, 0.7, 2.0], 0)
+        for e in examples
+    ]
     together = complete(model, requests, rows=64, stop=contract.stop_ids[0])
     small = complete(model, requests[::-1], rows=3, stop=contract.stop_ids[0])
     alone = complete(model, requests[7:8], rows=1, stop=contract.stop_ids[0])
@@ -205,9 +237,13 @@ def test_generate_draws_the_same(built: Path) -> None:
     folder = next((built / "sft").glob("*/model"))
     contract = load_contract(folder)
     examples = load(next((built / "sample").glob("*/prompts.parquet")), Example)[:20]
-    requests = [Request(e.id, e.messages, contract.prompt(e.messages), [1.3, 0.0, 0.7], 0) for e in examples]
+    requests = [
+        Request(e.id, e.messages, contract.prompt(e.messages), [1.3, 0.0, 0.7], 0) for e in examples
+    ]
     by_hf = complete(load_model(folder), requests, rows=64, stop=contract.stop_ids[0])
-    by_generate = complete(load_model(folder), requests, rows=7, stop=contract.stop_ids[0], kind=GenerateSampler)
+    by_generate = complete(
+        load_model(folder), requests, rows=7, stop=contract.stop_ids[0], kind=GenerateSampler
+    )
     for request in requests:
         for a, b in zip(by_hf[request.id], by_generate[request.id], strict=True):
             assert (a.token_ids, a.finish_reason) == (b.token_ids, b.finish_reason)
@@ -255,7 +291,9 @@ def test_a_recurrent_model_is_sampled_by_generate() -> None:
 
 def test_another_seed_draws_something_else(built: Path) -> None:
     model = ARCHITECTURES["llama"]().eval()
-    one, two = (complete(model, [Request("aa", [], [5, 6, 7], [1.0] * 8, seed)], rows=8) for seed in (0, 1))
+    one, two = (
+        complete(model, [Request("aa", [], [5, 6, 7], [1.0] * 8, seed)], rows=8) for seed in (0, 1)
+    )
     assert [c.token_ids for c in one["aa"]] != [c.token_ids for c in two["aa"]]
 
 
@@ -286,14 +324,18 @@ def test_the_configured_sampler_samples(chain: Chain) -> None:
     )
     assert {c.sampler for c in by_hf} == {"hf"}
     assert {c.sampler for c in by_generate} == {"generate"}
-    assert [(c.candidate_id, c.token_ids) for c in by_hf] == [(c.candidate_id, c.token_ids) for c in by_generate]
+    assert [(c.candidate_id, c.token_ids) for c in by_hf] == [
+        (c.candidate_id, c.token_ids) for c in by_generate
+    ]
 
 
 def test_a_greedy_row_beside_sampled_ones_draws_as_alone() -> None:
     """Also where two tokens tie and top_p leaves only one of them."""
     generator = torch.Generator().manual_seed(3)
     grid = torch.randn(200, 4, BLOCK, generator=generator)
-    for row, ties in zip(grid.view(200, -1), torch.randint(4 * BLOCK, (200, 2), generator=generator), strict=True):
+    for row, ties in zip(
+        grid.view(200, -1), torch.randint(4 * BLOCK, (200, 2), generator=generator), strict=True
+    ):
         row[ties] = row.max() + 20  # half of the probability each
     noise = torch.rand(200, BLOCK + 4, generator=generator).log().neg().log().neg()
     alone, _ = gumbel_max(grid, torch.zeros(200), None)
@@ -305,7 +347,9 @@ def test_a_greedy_row_beside_sampled_ones_draws_as_alone() -> None:
 @pytest.mark.parametrize("rows", [1, 8])
 def test_a_model_that_reads_padding_is_asked_one_prompt_at_a_time(rows: int) -> None:
     torch.manual_seed(0)
-    model = RwkvForCausalLM(RwkvConfig(vocab_size=600, hidden_size=32, num_hidden_layers=2, context_length=64)).eval()
+    model = RwkvForCausalLM(
+        RwkvConfig(vocab_size=600, hidden_size=32, num_hidden_layers=2, context_length=64)
+    ).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:  # or all tokens would be equally probable
             parameter.data.normal_(0, 0.3)

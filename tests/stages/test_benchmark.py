@@ -40,7 +40,9 @@ from tests.pipeline.test_resume import kill_when
 
 ROWS = 80
 HARNESS = os.environ.get("PLUMBLINE_BENCHMARK_PYTHON") or sys.executable
-NEEDS_HARNESS = pytest.mark.skipif(engine_version(HARNESS) is None, reason=f"needs {install_command('benchmark')}")
+NEEDS_HARNESS = pytest.mark.skipif(
+    engine_version(HARNESS) is None, reason=f"needs {install_command('benchmark')}"
+)
 ENGINES = ["small", pytest.param("harness", marks=NEEDS_HARNESS)]
 HEAD = "task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {name}.jsonl}}}}\ntest_split: test\n"
 FORMS = {
@@ -64,11 +66,23 @@ def tasks(built: Path, tmp_path: Path) -> Path:
     """A folder with a task of generated answers, which the tiny model was trained on, and a task of choices."""
     folder, draw = tmp_path / "tasks", random.Random(0)
     folder.mkdir()
-    examples = [e for e in load(Chain(built).folder("data") / "examples.parquet", Example) if e.split == "sft"]
-    rows = [{"question": e.messages[-1]["content"], "answer": e.reference} for e in examples if len(e.messages) == 1]
+    examples = [
+        e
+        for e in load(Chain(built).folder("data") / "examples.parquet", Example)
+        if e.split == "sft"
+    ]
+    rows = [
+        {"question": e.messages[-1]["content"], "answer": e.reference}
+        for e in examples
+        if len(e.messages) == 1
+    ]
     sums = [(*divmod(number, 50), draw.randrange(2)) for number in draw.sample(range(2500), ROWS)]
     claims = [
-        {"question": f"Is it true?  {a} and {b} make {a + b + wrong}.\n", "choices": ["true", "false"], "label": wrong}
+        {
+            "question": f"Is it true?  {a} and {b} make {a + b + wrong}.\n",
+            "choices": ["true", "false"],
+            "label": wrong,
+        }
         for a, b, wrong in sums
     ]
     for name, of_task in (("told", rows[:ROWS]), ("claims", claims)):
@@ -87,7 +101,11 @@ def small(tmp_path: Path) -> Path:
 def typed(request: pytest.FixtureRequest, tasks: Path, small: Path) -> list[str]:
     """The arguments of both tasks, with the engine that the test names."""
     python = HARNESS if request.param == "harness" else small
-    return ["benchmark.tasks=[told,claims]", f"benchmark.tasks_dir={tasks}", f"benchmark.runtime.python={python}"]
+    return [
+        "benchmark.tasks=[told,claims]",
+        f"benchmark.tasks_dir={tasks}",
+        f"benchmark.runtime.python={python}",
+    ]
 
 
 def responses(folder: Path) -> dict[str, Response]:
@@ -95,7 +113,9 @@ def responses(folder: Path) -> dict[str, Response]:
 
 
 def samples(folder: Path, task: str) -> list[SampleScore]:
-    return [sample for sample in load(folder / "samples.parquet", SampleScore) if sample.task == task]
+    return [
+        sample for sample in load(folder / "samples.parquet", SampleScore) if sample.task == task
+    ]
 
 
 @pytest.mark.parametrize("template", slow_but(["auto", "zephyr"], "auto"))
@@ -105,7 +125,10 @@ def test_prompts_and_choices_have_the_ids_that_the_template_renders(
 ) -> None:
     arguments = [*typed, f"template={template}", "align=none", "benchmark.limit=30"]
     build(chain.root, "stage=benchmark", *arguments)
-    folder, model = chain.folder("benchmark_policy", *arguments), chain.folder("sft", *arguments) / "model"
+    folder, model = (
+        chain.folder("benchmark_policy", *arguments),
+        chain.folder("sft", *arguments) / "model",
+    )
     contract, by_kind = load_contract(model), {True: 0, False: 0}
     render = contract.tokenizer.apply_chat_template
     for response in responses(folder).values():
@@ -116,7 +139,10 @@ def test_prompts_and_choices_have_the_ids_that_the_template_renders(
             turn = {"role": "assistant", "content": response.text}
             whole = render([*response.messages, turn], return_dict=False)
             assert response.completion_ids[-1] == contract.stop_ids[0]
-            assert prompt + response.completion_ids == whole[: len(prompt) + len(response.completion_ids)]
+            assert (
+                prompt + response.completion_ids
+                == whole[: len(prompt) + len(response.completion_ids)]
+            )
     assert by_kind == {True: 60, False: 30}
 
 
@@ -124,7 +150,10 @@ def test_prompts_and_choices_have_the_ids_that_the_template_renders(
 def test_scores_are_those_of_our_own_scoring(typed: list[str], chain: Chain) -> None:
     arguments = [*typed, "align=none"]
     build(chain.root, "stage=benchmark", *arguments)
-    folder, model = chain.folder("benchmark_policy", *arguments), chain.folder("sft", *arguments) / "model"
+    folder, model = (
+        chain.folder("benchmark_policy", *arguments),
+        chain.folder("sft", *arguments) / "model",
+    )
     answers, rows = responses(folder), {}
     tasks_dir = Path(typed[1].partition("=")[2])
     for task in ("told", "claims"):
@@ -132,14 +161,17 @@ def test_scores_are_those_of_our_own_scoring(typed: list[str], chain: Chain) -> 
     generated, claims = samples(folder, "told"), samples(folder, "claims")
     assert len(generated) == len(claims) == ROWS
     scores = {
-        s.doc_id: float(answers[s.questions[0]].text.strip() == rows["told"][s.doc_id]["answer"]) for s in generated
+        s.doc_id: float(answers[s.questions[0]].text.strip() == rows["told"][s.doc_id]["answer"])
+        for s in generated
     }
     assert {s.doc_id: s.score for s in generated} == scores
     assert 0 < sum(scores.values()) < ROWS
     network, right = load_model(model), 0.0
     for sample in claims:
         log_probs = [log_prob(network, answers[key]) for key in sample.questions]
-        assert log_probs == pytest.approx([answers[key].logprob for key in sample.questions], abs=1e-4)
+        assert log_probs == pytest.approx(
+            [answers[key].logprob for key in sample.questions], abs=1e-4
+        )
         score = float(log_probs.index(max(log_probs)) == rows["claims"][sample.doc_id]["label"])
         assert sample.score == score
         right += score
@@ -177,14 +209,18 @@ def test_a_killed_run_goes_on_and_a_second_one_asks_nothing(
 
     monkeypatch.setattr(benchmark.Respondent, "respond", counted)
     build(chain.root, "stage=benchmark", *arguments)
-    total = sum(len(responses(chain.folder(f"benchmark_{role}", *arguments))) for role in ("base", "policy"))
+    total = sum(
+        len(responses(chain.folder(f"benchmark_{role}", *arguments))) for role in ("base", "policy")
+    )
     assert 0 < done == total - len(question_ids)
     build(chain.root, "stage=benchmark", *arguments)
     assert done == total - len(question_ids)
 
 
 @pytest.mark.parametrize("typed", ["small"], indirect=True)
-def test_report_has_rates_and_paired_differences_in_a_section(typed: list[str], chain: Chain) -> None:
+def test_report_has_rates_and_paired_differences_in_a_section(
+    typed: list[str], chain: Chain
+) -> None:
     typed.append("benchmark.limit=50")
     build(chain.root, "stage=report", *typed)
     folder = chain.folder("eval", *typed)
@@ -194,7 +230,9 @@ def test_report_has_rates_and_paired_differences_in_a_section(typed: list[str], 
         ("claims", "acc", 50),
     ]
     for row in rows:
-        assert row["policy-sft"]["mean"] == pytest.approx(row["policy"]["mean"] - row["sft"]["mean"])
+        assert row["policy-sft"]["mean"] == pytest.approx(
+            row["policy"]["mean"] - row["sft"]["mean"]
+        )
         assert row["policy-sft"]["low"] < row["policy-sft"]["mean"] < row["policy-sft"]["high"]
     page = (chain.folder("report", *typed) / "report.html").read_text()
     assert 'id="benchmarks"' in page
@@ -202,9 +240,13 @@ def test_report_has_rates_and_paired_differences_in_a_section(typed: list[str], 
     page = (chain.root / compare.PAGE).read_text()
     for row in rows:
         cells = re.findall(rf'data-label="{row["task"]} {row["metric"]} \(50\)">([\d.]+)%', page)
-        assert sorted(cells) == sorted(f"{100 * row[role]['mean']:.1f}" for role in ("sft", "policy"))
+        assert sorted(cells) == sorted(
+            f"{100 * row[role]['mean']:.1f}" for role in ("sft", "policy")
+        )
     warnings = chain.manifest("benchmark_policy", *typed)["warnings"]
-    assert [warning.split(":")[0] for warning in warnings] == ["told words"], "no mean, so without an interval"
+    assert [warning.split(":")[0] for warning in warnings] == ["told words"], (
+        "no mean, so without an interval"
+    )
 
 
 @pytest.mark.parametrize("typed", ["small"], indirect=True)
@@ -222,7 +264,11 @@ def test_a_base_without_a_template_is_asked_in_plain_text(typed: list[str], chai
             whole = contract.tokenizer(text + response.text).input_ids
             assert response.prompt_ids + response.completion_ids == whole
         else:
-            assert response.prompt_ids == plain.prompt(response.messages) == contract.tokenizer(text).input_ids
+            assert (
+                response.prompt_ids
+                == plain.prompt(response.messages)
+                == contract.tokenizer(text).input_ids
+            )
 
 
 def test_without_tasks_or_engine_it_is_refused_with_the_way_out(tasks: Path) -> None:
@@ -235,7 +281,9 @@ def test_without_tasks_or_engine_it_is_refused_with_the_way_out(tasks: Path) -> 
 
 
 @pytest.mark.parametrize("typed", ["small"], indirect=True)
-def test_an_engine_that_stops_is_told_with_its_reason(typed: list[str], tasks: Path, chain: Chain) -> None:
+def test_an_engine_that_stops_is_told_with_its_reason(
+    typed: list[str], tasks: Path, chain: Chain
+) -> None:
     (tasks / "told.jsonl").write_text("")
     message = refused(*TINY, f"outputs={chain.root}", "stage=benchmark", *typed)
     assert message.startswith("benchmark.tasks=[told,claims]")
@@ -244,7 +292,9 @@ def test_an_engine_that_stops_is_told_with_its_reason(typed: list[str], tasks: P
 
 
 @pytest.mark.parametrize("typed", ["small"], indirect=True)
-def test_task_files_and_engine_are_part_of_the_fingerprint(typed: list[str], tasks: Path, small: Path) -> None:
+def test_task_files_and_engine_are_part_of_the_fingerprint(
+    typed: list[str], tasks: Path, small: Path
+) -> None:
     root, moved = tasks.parent / "outputs", tasks.parent / "moved"
     before = nodes(root, *typed)["benchmark_sft"]
     assert before.settings["engine"] == "0.0.1"
@@ -261,7 +311,9 @@ def test_task_files_and_engine_are_part_of_the_fingerprint(typed: list[str], tas
 
 def test_every_evaluated_model_has_a_node_and_the_evaluation_reads_them(tmp_path: Path) -> None:
     plain, named = nodes(tmp_path), nodes(tmp_path, "benchmark.tasks=[told]")
-    assert {name for name in named if name not in plain} == {f"benchmark_{role}" for role in ("base", "sft", "policy")}
+    assert {name for name in named if name not in plain} == {
+        f"benchmark_{role}" for role in ("base", "sft", "policy")
+    }
     assert {*named["eval"].inputs} - {*plain["eval"].inputs} == {*named} - {*plain}
     assert named["dpo"].fingerprint == plain["dpo"].fingerprint
 
@@ -270,10 +322,19 @@ def test_only_prompts_that_all_models_answered_are_compared(tmp_path: Path) -> N
     scores = {"sft": [0, 0, 1, 1], "policy": [1, 0, 1]}
     for role, of_role in scores.items():
         (tmp_path / role).mkdir()
-        rows = [SampleScore("told", "own", "acc", "", i, [], float(score)) for i, score in enumerate(of_role)]
+        rows = [
+            SampleScore("told", "own", "acc", "", i, [], float(score))
+            for i, score in enumerate(of_role)
+        ]
         save(tmp_path / role / "samples.parquet", rows, SampleScore)
-    cfg = Eval(models={"sft": "SFT", "policy": "DPO"}, confidence=0.95, instruments={"benchmark": "of 5 shots"})
-    [row], measured = benchmark_results(cfg, {f"benchmark_{role}": tmp_path / role for role in scores})
+    cfg = Eval(
+        models={"sft": "SFT", "policy": "DPO"},
+        confidence=0.95,
+        instruments={"benchmark": "of 5 shots"},
+    )
+    [row], measured = benchmark_results(
+        cfg, {f"benchmark_{role}": tmp_path / role for role in scores}
+    )
     assert row["prompts"] == 3
     assert row["policy-sft"]["mean"] == pytest.approx(1 / 3)
     assert benchmark_results(cfg, {}) == ([], [])
@@ -281,45 +342,77 @@ def test_only_prompts_that_all_models_answered_are_compared(tmp_path: Path) -> N
         "a benchmark of many tasks is one measure"
     )
     otherwise = replace(cfg, instruments={"benchmark": "of 0 shots"})
-    _, asked_otherwise = benchmark_results(otherwise, {f"benchmark_{role}": tmp_path / role for role in scores})
+    _, asked_otherwise = benchmark_results(
+        otherwise, {f"benchmark_{role}": tmp_path / role for role in scores}
+    )
     assert {m.unit for m in measured}.isdisjoint(m.unit for m in asked_otherwise)
     assert " 0 of 1 " in sentence([row], "policy-sft", {"policy-sft": "DPO − SFT"})
 
 
 def test_where_less_is_better_more_is_worse_for_the_gate(tmp_path: Path) -> None:
     task: dict[str, Any] = {"task": "toxic", "benchmark": "toxic", "less_is_better": ["share"]}
-    task["samples"] = [{"doc_hash": "", "doc_id": 0, "questions": [], "scores": {"share, first": 0.25, "acc": 0.75}}]
+    task["samples"] = [
+        {
+            "doc_hash": "",
+            "doc_id": 0,
+            "questions": [],
+            "scores": {"share, first": 0.25, "acc": 0.75},
+        }
+    ]
     (tmp_path / "policy").mkdir()
     scores = score_samples(task, {"share, first": True, "acc": True}, {})
     save(tmp_path / "policy" / "samples.parquet", scores, SampleScore)
     cfg = Eval(models={"policy": "DPO"}, confidence=0.95, instruments={"benchmark": ""})
     rows, measured = benchmark_results(cfg, {"benchmark_policy": tmp_path / "policy"})
-    assert [(row["metric"], row["policy"]["mean"]) for row in rows] == [("share, first" + LESS, 0.25), ("acc", 0.75)]
+    assert [(row["metric"], row["policy"]["mean"]) for row in rows] == [
+        ("share, first" + LESS, 0.25),
+        ("acc", 0.75),
+    ]
     assert [m.value for m in measured] == [0.75, 0.75]
 
 
 @NEEDS_HARNESS
-def test_a_group_is_one_benchmark_and_less_is_better_where_the_task_says_so(tasks: Path, chain: Chain) -> None:
+def test_a_group_is_one_benchmark_and_less_is_better_where_the_task_says_so(
+    tasks: Path, chain: Chain
+) -> None:
     (tasks / "both.yaml").write_text("group: both\ntask: [told, claims]\n")
     claims = (tasks / "claims.yaml").read_text()
-    (tasks / "claims.yaml").write_text(claims.replace("higher_is_better: true", "higher_is_better: false"))
-    arguments = ["benchmark.tasks=[both]", f"benchmark.tasks_dir={tasks}", f"benchmark.runtime.python={HARNESS}"]
+    (tasks / "claims.yaml").write_text(
+        claims.replace("higher_is_better: true", "higher_is_better: false")
+    )
+    arguments = [
+        "benchmark.tasks=[both]",
+        f"benchmark.tasks_dir={tasks}",
+        f"benchmark.runtime.python={HARNESS}",
+    ]
     build(chain.root, "stage=benchmark", *arguments, "benchmark.limit=4")
-    scores = load(chain.folder("benchmark_sft", *arguments, "benchmark.limit=4") / "samples.parquet", SampleScore)
+    scores = load(
+        chain.folder("benchmark_sft", *arguments, "benchmark.limit=4") / "samples.parquet",
+        SampleScore,
+    )
     named = {(s.benchmark, s.task, s.metric) for s in scores}
     assert named == {("both", "told", "exact_match"), ("both", "claims", "acc" + LESS)}
 
 
 @pytest.mark.parametrize("form", ["plain", "grouped"])
 def test_the_tasks_of_a_group_are_those_of_its_groups_too(form: str) -> None:
-    parts = {"mmlu": ["stem", "other"], "stem": ["algebra", "physics"], "algebra": []} if form == "grouped" else {}
+    parts = (
+        {"mmlu": ["stem", "other"], "stem": ["algebra", "physics"], "algebra": []}
+        if form == "grouped"
+        else {}
+    )
     assert [*tasks_of("mmlu", parts)] == (["algebra", "physics", "other"] if parts else ["mmlu"])
 
 
 def test_a_metric_is_a_mean_only_if_the_figure_is_that_of_its_scores() -> None:
-    scores = [{"acc": 1.0, "perplexity": 12.0, "f1": 0.5, "parts": None}, {"acc": 0.0, "perplexity": 3.0, "f1": 0.0}]
+    scores = [
+        {"acc": 1.0, "perplexity": 12.0, "f1": 0.5, "parts": None},
+        {"acc": 0.0, "perplexity": 3.0, "f1": 0.0},
+    ]
     figures = {"acc": 0.5, "perplexity": 7.5, "f1": 0.4}
-    is_mean = mean_metrics({"task": "t", "samples": [{"scores": each} for each in scores], "figures": figures})
+    is_mean = mean_metrics(
+        {"task": "t", "samples": [{"scores": each} for each in scores], "figures": figures}
+    )
     assert is_mean == {"acc": True, "perplexity": False, "f1": False, "parts": False}
 
 
@@ -338,6 +431,8 @@ for answer in ("It will RAIN all day. Stay DRY.", "It will rain all day. Stay dr
     print(json.dumps(process_results(doc, [answer])["inst_level_strict_acc"]))
 """
     environment = os.environ | {"NLTK_DATA": str(write_splitter(tmp_path))}
-    ran = subprocess.run([HARNESS, "-IB", "-c", script], capture_output=True, text=True, check=True, env=environment)
+    ran = subprocess.run(
+        [HARNESS, "-IB", "-c", script], capture_output=True, text=True, check=True, env=environment
+    )
     verdicts = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("[")]
     assert verdicts == [[True, True], [True, False], [False, True]]

@@ -32,7 +32,9 @@ def shortened(folder: Path, copy: Path, most: int) -> Path:
     """A copy of a node whose model reads so many tokens."""
     shutil.copytree(folder, copy)
     config = json.loads((copy / "model" / "config.json").read_text())
-    (copy / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": most}))
+    (copy / "model" / "config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": most})
+    )
     return copy
 
 
@@ -58,7 +60,9 @@ def limit_beyond(tokens: dict[str, int], too_long: int) -> tuple[int, set[str]]:
 
 
 def sampled(chain: Chain, policy: Path, out: StageDir, **changes: Any) -> dict[str, Any]:
-    return sample.run(replace(CFG.sample, **changes), {"policy": policy, "data": chain.folder("data")}, out)
+    return sample.run(
+        replace(CFG.sample, **changes), {"policy": policy, "data": chain.folder("data")}, out
+    )
 
 
 def named(out: StageDir) -> set[str]:
@@ -79,7 +83,11 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_has_no_candidate_and_is_cou
     assert 0 < len(long) < 0.1 * len(tokens)
     assert {e.id for e in prompts} == {*tokens}, "other sources of a pool may be able to answer it"
     assert {c.prompt_id for c in candidates} == {*tokens} - long
-    assert len(candidates) == metrics["candidates"] == CFG.sample.candidates_per_prompt * (len(tokens) - len(long))
+    assert (
+        len(candidates)
+        == metrics["candidates"]
+        == CFG.sample.candidates_per_prompt * (len(tokens) - len(long))
+    )
     ((reason, count),) = metrics["prompts_dropped"].items()
     assert count == len(long) and f"sample.max_new_tokens={CFG.sample.max_new_tokens}" in reason
     assert named(out) == long
@@ -90,7 +98,9 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_has_no_candidate_and_is_cou
         assert {c.candidate_id for c in candidates} < whole, "all others are drawn as before"
 
 
-def test_a_prompt_that_the_template_refuses_has_no_candidate_and_is_counted(chain: Chain, tmp_path: Path) -> None:
+def test_a_prompt_that_the_template_refuses_has_no_candidate_and_is_counted(
+    chain: Chain, tmp_path: Path
+) -> None:
     data = shutil.copytree(chain.folder("data"), tmp_path / "data")
     examples = load(data / "examples.parquet", Example)
     refused_prompt = next(e for e in examples if e.split == Split.preference)
@@ -106,14 +116,18 @@ def test_a_prompt_that_the_template_refuses_has_no_candidate_and_is_counted(chai
     out = work(tmp_path / "sample")
     metrics = sample.run(CFG.sample, {"policy": policy, "data": data}, out)
     assert named(out) == {refused_prompt.id}
-    assert [*metrics["prompts_dropped"].values()] == [1] and "no tools" in str(metrics["prompts_dropped"])
+    assert [*metrics["prompts_dropped"].values()] == [1] and "no tools" in str(
+        metrics["prompts_dropped"]
+    )
 
 
 def test_too_many_stop_with_the_key_and_the_way_out(chain: Chain, tmp_path: Path) -> None:
     tokens = lengths(chain.folder("sft") / "model", prompts_of(chain, Split.preference))
     limit, _ = limit_beyond(tokens, len(tokens) // 4)
     policy = shortened(chain.folder("sft"), tmp_path / "sft", limit + CFG.sample.max_new_tokens)
-    with pytest.raises(UserError, match=r"sample\.max_new_tokens=12.*sample\.max_dropped=0\.1 .*dropped\.jsonl"):
+    with pytest.raises(
+        UserError, match=r"sample\.max_new_tokens=12.*sample\.max_dropped=0\.1 .*dropped\.jsonl"
+    ):
         sampled(chain, policy, work(tmp_path / "sample"))
     assert sampled(chain, policy, work(tmp_path / "more"), max_dropped=0.5)["prompts_dropped"]
     with pytest.raises(UserError, match="No prompts remain"):
@@ -136,8 +150,13 @@ def test_an_endpoint_says_itself_what_its_model_reads(chain: Chain, tmp_path: Pa
         assert sampled(chain, policy, work(tmp_path / "sample"), **changes)["prompts_dropped"] == {}
     refuses = Model(lambda request: "", status=400)
     refuses.refusal = "This model's maximum context length is 16 tokens."
-    with running(refuses) as model, pytest.raises(UserError, match=r"8 times\): the prompt is too long"):
-        sampled(chain, policy, work(tmp_path / "refused"), **changes | {"endpoint": endpoint(model.url)})
+    with (
+        running(refuses) as model,
+        pytest.raises(UserError, match=r"8 times\): the prompt is too long"),
+    ):
+        sampled(
+            chain, policy, work(tmp_path / "refused"), **changes | {"endpoint": endpoint(model.url)}
+        )
 
 
 def test_a_prompt_too_long_for_one_model_counts_for_no_model(chain: Chain, tmp_path: Path) -> None:
@@ -175,7 +194,9 @@ def test_a_pair_too_long_for_the_reference_is_not_scored(chain: Chain, tmp_path:
     limit, long = limit_beyond(tokens, 2)
     folder = shortened(chain.folder("sft"), tmp_path / "sft", limit)
     out = work(tmp_path / "reference")
-    metrics = reference.run(CFG.reference, {"reference": folder, "pairs": chain.folder("pairs")}, out)
+    metrics = reference.run(
+        CFG.reference, {"reference": folder, "pairs": chain.folder("pairs")}, out
+    )
     assert {p.id for p in load(out / "logprobs.parquet", PairLogProbs)} == {*tokens} - long
     assert metrics["refused"] == len(long) and named(out) == long
     cfg = replace(CFG.reward, max_dropped=1.0)
@@ -189,18 +210,23 @@ def test_what_sft_reads_ends_at_the_context_too(chain: Chain, tmp_path: Path) ->
     base = shortened(chain.folder("base"), tmp_path / "base", 40)
     inputs = {"base": base, "data": chain.folder("data")}
     cfg = block(max_dropped=1.0)
-    _, metrics, out = train(replace(cfg, runtime=replace(cfg.runtime, sample_tokens=30)), inputs, tmp_path / "out")
+    _, metrics, out = train(
+        replace(cfg, runtime=replace(cfg.runtime, sample_tokens=30)), inputs, tmp_path / "out"
+    )
     ((reason, count),) = metrics["rows_dropped"].items()
     assert reason == "longer than the 40 tokens that the model reads" and count > 0
     assert any("sft.runtime.sample_tokens=30" in w and "40 tokens" in w for w in out.warnings)
     assert read_context_length(out.path / "model") == 40
 
 
-def test_a_reference_answer_too_long_is_not_scored_for_any_model(chain: Chain, tmp_path: Path) -> None:
+def test_a_reference_answer_too_long_is_not_scored_for_any_model(
+    chain: Chain, tmp_path: Path
+) -> None:
     inputs = evaluation_inputs(chain)
     cfg = nodes(chain.root)["eval"].config
     scored = sorted(
-        (e for e in prompts_of(chain, Split.test) if e.group != "rephrased"), key=lambda e: draw_order(e.id)
+        (e for e in prompts_of(chain, Split.test) if e.group != "rephrased"),
+        key=lambda e: draw_order(e.id),
     )
     scored = scored[: cfg.likelihood_prompts]
     contract = load_or_derive_contract(inputs["sft"] / "model")
@@ -209,7 +235,9 @@ def test_a_reference_answer_too_long_is_not_scored_for_any_model(chain: Chain, t
     examples = load(inputs["data"] / "examples.parquet", Example)
     unreadable = next(e.id for e in scored if e.id not in long)
     for e in examples:
-        e.reference = f"{e.reference}{contract.tokenizer.eos_token}" if e.id == unreadable else e.reference
+        e.reference = (
+            f"{e.reference}{contract.tokenizer.eos_token}" if e.id == unreadable else e.reference
+        )
     save(inputs["data"] / "examples.parquet", examples, Example)
     inputs |= {role: shortened(inputs[role], tmp_path / role, limit) for role in ("sft", "policy")}
     out = work(tmp_path / "eval")
@@ -217,10 +245,17 @@ def test_a_reference_answer_too_long_is_not_scored_for_any_model(chain: Chain, t
     results = json.loads((out / "results.json").read_text())
     assert results["references"]["prompts"] == len(scored) - len(long) - 1
     assert any(f"1 of {len(scored)} reference answers" in w and "holds" in w for w in out.warnings)
-    assert any(f"{len(long)} of {len(scored)} reference answers are not scored" in w for w in out.warnings)
+    assert any(
+        f"{len(long)} of {len(scored)} reference answers are not scored" in w for w in out.warnings
+    )
 
 
 def test_an_answer_that_fills_the_context_is_refused_before_anything_is_built() -> None:
     """Also of the candidates that become demonstrations."""
-    overrides = ("recipe=tiny", "data.tasks.open_sft=8", "sft.demonstrations=selected", "select.max_new_tokens=2048")
+    overrides = (
+        "recipe=tiny",
+        "data.tasks.open_sft=8",
+        "sft.demonstrations=selected",
+        "select.max_new_tokens=2048",
+    )
     assert "select.max_new_tokens=2048" in refused(*overrides)

@@ -27,7 +27,9 @@ def pairs_of(chain: Chain, name: str, *typed: str) -> list[Pair]:
 
 @pytest.fixture(scope="module")
 def drawn(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    chain = Chain(shutil.copytree(built, tmp_path_factory.mktemp("drawn") / "outputs", symlinks=True))
+    chain = Chain(
+        shutil.copytree(built, tmp_path_factory.mktemp("drawn") / "outputs", symlinks=True)
+    )
     build_node(chain.root, "pairs_control", *POOL, RANDOM)
     build(chain.root, "stage=eval", *POOL, COIN)
     return chain
@@ -35,10 +37,14 @@ def drawn(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 @pytest.mark.slow
 def test_random_pairs_are_other_valid_contrasts_of_the_same_prompts(drawn: Chain) -> None:
-    run_pairs, control = (pairs_of(drawn, name, *POOL, RANDOM) for name in ("pairs", "pairs_control"))
+    run_pairs, control = (
+        pairs_of(drawn, name, *POOL, RANDOM) for name in ("pairs", "pairs_control")
+    )
     assert Counter(p.prompt_id for p in control) == Counter(p.prompt_id for p in run_pairs)
     assert {p.prompt_id: p.split for p in control} == {p.prompt_id: p.split for p in run_pairs}
-    assert {p.id for p in control} != {p.id for p in run_pairs} and {p.strategy for p in control} == {"random"}
+    assert {p.id for p in control} != {p.id for p in run_pairs} and {
+        p.strategy for p in control
+    } == {"random"}
     judged = load(drawn.folder("label", *POOL, RANDOM) / "judgements.parquet", Judgement)
     score = {j.candidate_id: j.score or 0.0 for j in judged}
     assert all(score[p.chosen_id] > score[p.rejected_id] for p in control)
@@ -51,9 +57,15 @@ def test_a_coin_turns_about_half_of_the_same_pairs_around(drawn: Chain) -> None:
     ids = {c.candidate_id: c.token_ids for c in candidates}
     for before, after in zip(run_pairs, control, strict=True):
         ids_before = (before.chosen_id, before.rejected_id)
-        assert (after.chosen_id, after.rejected_id) in (ids_before, ids_before[::-1]) and after.split == before.split
+        assert (after.chosen_id, after.rejected_id) in (
+            ids_before,
+            ids_before[::-1],
+        ) and after.split == before.split
         assert after.chosen[0]["content"] == text[after.chosen_id]
-        assert after.chosen_token_ids == ids[after.chosen_id] and after.rejected_token_ids == ids[after.rejected_id]
+        assert (
+            after.chosen_token_ids == ids[after.chosen_id]
+            and after.rejected_token_ids == ids[after.rejected_id]
+        )
     turned = sum(a.chosen_id != b.chosen_id for a, b in zip(run_pairs, control, strict=True))
     assert (
         len(run_pairs) / 5 < turned < len(run_pairs) * 4 / 5
@@ -65,7 +77,9 @@ def test_a_coin_turns_about_half_of_the_same_pairs_around(drawn: Chain) -> None:
 def test_it_is_evaluated_beside_the_policy_and_is_no_target_of_stage_pairs(drawn: Chain) -> None:
     results = load_json(drawn.folder("eval", *POOL, COIN) / "results.json", dict)
     assert results["models"]["control_pairs"] == "Control pairs"
-    assert model_kind("control_pairs", drawn.manifest("control_pairs", *POOL, COIN)) == "control_pairs"
+    assert (
+        model_kind("control_pairs", drawn.manifest("control_pairs", *POOL, COIN)) == "control_pairs"
+    )
     assert {"policy-control_pairs", "control_pairs-sft"} <= {*results["differences"]}
     graph = nodes(drawn.root, *POOL, COIN)
     for stage in ("pairs", "reference", "dpo"):
@@ -74,7 +88,10 @@ def test_it_is_evaluated_beside_the_policy_and_is_no_target_of_stage_pairs(drawn
     control = [graph[name] for name in ("pairs_control", "reference_control", "control_pairs")]
     assert {target_stage(node) for node in control} == {"eval"}
     alone, both = nodes(drawn.root, *POOL), nodes(drawn.root, *POOL, RANDOM)
-    assert all(both[name].fingerprint == alone[name].fingerprint for name in ("pairs", "dpo", "answer_policy"))
+    assert all(
+        both[name].fingerprint == alone[name].fingerprint
+        for name in ("pairs", "dpo", "answer_policy")
+    )
 
 
 def test_a_comparison_names_it_by_the_key_of_pairs(drawn: Chain) -> None:
@@ -119,8 +136,16 @@ def test_a_turned_pair_of_several_turns_has_an_id_of_its_own() -> None:
 
 def pair(chosen: list[Message], rejected: list[Message]) -> Pair:
     prompt = [{"role": "user", "content": "Q"}]
-    rest = {"labeler": "dataset", "strategy": "all", "chosen_id": "a", "rejected_id": "b", "split": "preference"}
-    return Pair("x", "p", prompt, chosen, rejected, margin=None, **rest, rejected_finish_reason="stop")
+    rest = {
+        "labeler": "dataset",
+        "strategy": "all",
+        "chosen_id": "a",
+        "rejected_id": "b",
+        "split": "preference",
+    }
+    return Pair(
+        "x", "p", prompt, chosen, rejected, margin=None, **rest, rejected_finish_reason="stop"
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,11 @@ from stages.tasks.words import ALSO, NOUNS
 from tests.helpers import TINY, nodes, refused, settings
 from tests.stages.reading import joined, ran, wired, work
 
-EXAMPLES = generate(7, {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900}, [])
+EXAMPLES = generate(
+    7,
+    {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900},
+    [],
+)
 
 
 def test_there_are_enough_families() -> None:
@@ -62,7 +66,11 @@ def test_checks_reject_what_is_no_answer(name: str) -> None:
     for example in examples:
         other = rng.choice([e for e in examples if e.reference != example.reference])
         damaged = corrupted(str(example.reference), rng)
-        answers = {"empty": "", "echo": example.messages[-1]["content"], "another": str(other.reference)}
+        answers = {
+            "empty": "",
+            "echo": example.messages[-1]["content"],
+            "another": str(other.reference),
+        }
         if damaged.strip() != example.reference:
             answers["one edit"] = damaged
         for kind, answer in answers.items():
@@ -83,11 +91,16 @@ def test_a_question_asks_for_what_its_text_says() -> None:
 
 def test_no_answer_depends_on_what_else_a_word_means() -> None:
     """A kiwi is a bird too, an orange a fruit and a colour, a teal a duck."""
-    assert not any("kiwi" in e.messages[-1]["content"].lower() for e in of_family("extract_animals"))
+    assert not any(
+        "kiwi" in e.messages[-1]["content"].lower() for e in of_family("extract_animals")
+    )
     assert not any("kiwi" in e.messages[-1]["content"].lower() for e in of_family("classify_noun"))
     for e in of_family("odd_one_out"):
         [options] = [check.params["options"] for check in e.checks if check.kind == "one_of"]
-        kinds = {word: {k for k, words in NOUNS.items() if word in words} | {ALSO.get(word, "")} for word in options}
+        kinds = {
+            word: {k for k, words in NOUNS.items() if word in words} | {ALSO.get(word, "")}
+            for word in options
+        }
         alike = [word for word in options if word != e.reference]
         shared = set.intersection(*(kinds[word] for word in alike)) - {""}
         assert shared
@@ -102,8 +115,12 @@ def test_a_request_names_what_it_asks_for(name: str) -> None:
     for phrasing in family.phrasings + family.further:
         assert not phrasing.startswith("|")
         assert not phrasing.endswith("|")
-        assert all("{" in part or re.search(r"\w{2}", part) for part in phrasing.split("\n\n")), phrasing
-        assert not any(word in phrasing.split("\n\n")[0].split()[-1:] for word in ("with", "like", "by")), phrasing
+        assert all("{" in part or re.search(r"\w{2}", part) for part in phrasing.split("\n\n")), (
+            phrasing
+        )
+        assert not any(
+            word in phrasing.split("\n\n")[0].split()[-1:] for word in ("with", "like", "by")
+        ), phrasing
 
 
 def test_splits_share_no_prompt_and_tests_are_held_out() -> None:
@@ -116,7 +133,9 @@ def words_asked(phrasing: str) -> set[str]:
     return set(re.sub(r"{\w+}", " ", phrasing).lower().split())
 
 
-@pytest.mark.parametrize("name", sorted(name for name, family in known_families().items() if not family.unseen))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, family in known_families().items() if not family.unseen)
+)
 def test_each_group_has_phrasings_of_its_own(name: str) -> None:
     """Validation and test have one each that nothing trains on. None that is trained is nearly the test's."""
     family = FAMILIES[name]
@@ -132,11 +151,18 @@ def test_each_group_has_phrasings_of_its_own(name: str) -> None:
 
 
 def test_generated_prompts_have_the_phrasings_of_their_group() -> None:
-    drawn = generate(5, {"sft": 60, "preference": 120, "validation": 60, "unseen_phrasings": 10}, ["largest"])
+    drawn = generate(
+        5, {"sft": 60, "preference": 120, "validation": 60, "unseen_phrasings": 10}, ["largest"]
+    )
     texts = {e.split: set[str]() for e in drawn}
     for e in drawn:
         texts[e.split].add(re.sub(r"[\d, ]+", " ", e.messages[-1]["content"]).strip())
-    assert {split: len(of) for split, of in texts.items()} == {"sft": 5, "preference": 9, "validation": 6, "test": 1}
+    assert {split: len(of) for split, of in texts.items()} == {
+        "sft": 5,
+        "preference": 9,
+        "validation": 6,
+        "test": 1,
+    }
 
 
 def test_generation_is_a_function_of_the_seed() -> None:
@@ -151,7 +177,10 @@ def test_an_unknown_family_is_refused_with_the_nearest() -> None:
 
 
 def test_a_column_that_nothing_reads_is_named_once(tmp_path: Path) -> None:
-    rows = [{"instruction": f"{i}", "output": "b", "id": i, "score_rejected": 0.5, "empty": None} for i in range(9)]
+    rows = [
+        {"instruction": f"{i}", "output": "b", "id": i, "score_rejected": 0.5, "empty": None}
+        for i in range(9)
+    ]
     out, _ = source(tmp_path, list(map(json.dumps, rows)))
     assert out.warnings == [f"{tmp_path / 'rows.jsonl'}: columns id, score_rejected are not used"]
 
@@ -160,7 +189,9 @@ def test_bad_answers_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [{"prompt": f"{i}", "completion": "b", "label": i % 3 > 0} for i in range(30)]
     out, metrics = source(tmp_path, list(map(json.dumps, rows)))
     examples = load(out / "examples.parquet", Example)
-    assert sorted(int(e.messages[0]["content"]) for e in examples) == [i for i in range(30) if i % 3]
+    assert sorted(int(e.messages[0]["content"]) for e in examples) == [
+        i for i in range(30) if i % 3
+    ]
     assert (metrics["left_out"], metrics["quarantined"]) == (10, 0)
     assert "10 rows left out" in metrics["summary"]
     assert "{prompt: prompt, label: label, completion:" in metrics["read"][0]
@@ -170,14 +201,22 @@ def test_what_was_read_as_what_is_said(tmp_path: Path, caplog: pytest.LogCapture
     with caplog.at_level("INFO"):
         source(tmp_path, alpaca(3))
     [line] = [message for message in caplog.messages if "read as" in message]
-    assert line.startswith(f"data.sources[0]: {tmp_path / 'rows.jsonl'}: 3 rows, read as {{prompt: instruction")
+    assert line.startswith(
+        f"data.sources[0]: {tmp_path / 'rows.jsonl'}: 3 rows, read as {{prompt: instruction"
+    )
     assert "First row: user: Say 0." in line
 
 
 def test_a_set_with_phrasings_is_checked_by_its_labels(tmp_path: Path) -> None:
     file = tmp_path / "reviews.jsonl"
-    file.write_text("\n".join(json.dumps({"text": f"film {i}", "label": ("neg", "pos")[i % 2]}) for i in range(20)))
-    source = f"data.sources=[{{path: {file}, task: sentiment, check: label, splits: {{test: 1.0}}}}]"
+    file.write_text(
+        "\n".join(
+            json.dumps({"text": f"film {i}", "label": ("neg", "pos")[i % 2]}) for i in range(20)
+        )
+    )
+    source = (
+        f"data.sources=[{{path: {file}, task: sentiment, check: label, splits: {{test: 1.0}}}}]"
+    )
     out = work(tmp_path / "out")
     joined(settings("data=file", source).data, out)
     for example in load(out / "examples.parquet", Example):
@@ -190,7 +229,9 @@ def test_a_task_of_ones_own_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     task, pinned = tmp_path / "own.yaml", []
     for ask in ("{{ a }}?", "What comes after {{ a }}?"):
         task.write_text(f'columns: {{a: a, b: b}}\nanswer: "{{{{ b }}}}"\nphrasings: ["{ask}"]\n')
-        cfg = settings("data=file", f"data.sources=[{{path: {tmp_path / 'rows.jsonl'}, task: {task}}}]").data
+        cfg = settings(
+            "data=file", f"data.sources=[{{path: {tmp_path / 'rows.jsonl'}, task: {task}}}]"
+        ).data
         read = wired(cfg, tmp_path / "cache")
         task.unlink()  # what was kept is what is run
         out = work(tmp_path / "out")
@@ -204,7 +245,9 @@ def test_a_task_of_ones_own_is_part_of_the_fingerprint(tmp_path: Path) -> None:
 RED = "\x1b[31m\u202ered\x9b"
 
 
-def test_what_a_file_says_cannot_steer_the_terminal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_file_says_cannot_steer_the_terminal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source(tmp_path, [json.dumps({"instruction": "a", "output": "b", RED: 1})])
     for row in ({RED: 1}, {"messages": [{"role": RED, "content": "a"}]}):
         with pytest.raises(UserError, match="red") as raised:
@@ -220,10 +263,16 @@ def test_what_a_file_says_cannot_steer_the_terminal(tmp_path: Path, caplog: pyte
 
 def test_a_function_of_ones_own_may_read_any_column(tmp_path: Path) -> None:
     own = tmp_path / "reviews.py"
-    own.write_text("def ask(row):\n    return [{'role': 'user', 'content': row['text']}], row['label']\n")
+    own.write_text(
+        "def ask(row):\n    return [{'role': 'user', 'content': row['text']}], row['label']\n"
+    )
     file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(json.dumps({"text": f"{i}", "label": "no", "other": 1}) for i in range(9)))
-    cfg = settings("data=file", f"data.sources=[{{path: {file}}}]", f"data.own={{file: {own}, name: ask}}").data
+    file.write_text(
+        "\n".join(json.dumps({"text": f"{i}", "label": "no", "other": 1}) for i in range(9))
+    )
+    cfg = settings(
+        "data=file", f"data.sources=[{{path: {file}}}]", f"data.own={{file: {own}, name: ask}}"
+    ).data
     out = work(tmp_path / "out")
     metrics = joined(cfg, out)
     assert sum(metrics["examples"].values()) == 9
@@ -251,7 +300,9 @@ def strict(line: str) -> dict:
 
 @pytest.mark.parametrize("reason", UNUSABLE)
 @pytest.mark.parametrize("array", [False, True])
-def test_a_row_that_json_cannot_hold_costs_that_row(reason: str, array: bool, tmp_path: Path) -> None:
+def test_a_row_that_json_cannot_hold_costs_that_row(
+    reason: str, array: bool, tmp_path: Path
+) -> None:
     lines = [*alpaca(9), UNUSABLE[reason], '{"instruction": "a, [b", "output": "c\\"]"}']
     if array and reason == "Invalid control character":
         pytest.skip("where a broken array has its rows is not known")
@@ -267,7 +318,9 @@ def table(tmp_path: Path, name: str, content: bytes) -> tuple[StageDir, dict]:
     file = tmp_path / name
     file.write_bytes(content)
     out = work(tmp_path / "out")
-    cfg = settings("data=file", f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]", "data.max_bad=0.9").data
+    cfg = settings(
+        "data=file", f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]", "data.max_bad=0.9"
+    ).data
     return out, joined(cfg, out)
 
 
@@ -283,7 +336,10 @@ def test_rows_of_a_csv_file_that_do_not_fit_are_kept_apart(tmp_path: Path) -> No
         (3, "3 fields, but the header has 2"),
         (4, "1 fields, but the header has 2"),
         (5, "broken CSV: ',' expected after '\"'"),
-        (6, f"not UTF-8, but maybe Windows-1252: iconv -f CP1252 -t UTF-8 {tmp_path / 'rows.csv'} > rows.utf8.csv"),
+        (
+            6,
+            f"not UTF-8, but maybe Windows-1252: iconv -f CP1252 -t UTF-8 {tmp_path / 'rows.csv'} > rows.utf8.csv",
+        ),
     ]
     with pytest.raises(UserError, match=r"twice.csv: .*'output' .* twice"):
         table(tmp_path, "twice.csv", b"instruction,output,output\na,b,c\n")
@@ -321,10 +377,20 @@ def test_what_may_never_end_is_no_input(kind: str, tmp_path: Path) -> None:
     path = tmp_path if kind == "folder" else file
     if kind == "bomb":
         source = f"data.sources=[{{path: {file}}}]"
-        message = refused("stage=data", "data=file", source, "data.max_file=2", f"outputs={tmp_path / 'outputs'}")
-        assert message == f"data.sources[0].path: {file}: unpacks to over 2 MB. Type data.max_file=MB to allow more."
+        message = refused(
+            "stage=data", "data=file", source, "data.max_file=2", f"outputs={tmp_path / 'outputs'}"
+        )
+        assert (
+            message
+            == f"data.sources[0].path: {file}: unpacks to over 2 MB. Type data.max_file=MB to allow more."
+        )
         return
-    message = refused("stage=data", "data=file", f"data.sources=[{{path: {path}}}]", f"outputs={tmp_path / 'outputs'}")
+    message = refused(
+        "stage=data",
+        "data=file",
+        f"data.sources=[{{path: {path}}}]",
+        f"outputs={tmp_path / 'outputs'}",
+    )
     assert message.startswith("data.sources[0].path")
     assert (
         "no such file" in message
@@ -339,7 +405,11 @@ def test_a_labelled_set_without_labels_is_told_with_file_and_line(key: str, tmp_
     file.write_text("\n".join(json.dumps({"prompt": f"Say {i}."}) for i in range(20)))
     shares = ", splits: {preference: 1.0}" if key == "data.sources" else ""
     entries = [f"{key}=[{{path: {file}, check: label{shares}}}]", f"outputs={tmp_path / 'outputs'}"]
-    recipe = ("data=file", "stage=data") if key == "data.sources" else (*TINY, "stage=report", "seeds=[1]")
+    recipe = (
+        ("data=file", "stage=data")
+        if key == "data.sources"
+        else (*TINY, "stage=report", "seeds=[1]")
+    )
     message = refused(*recipe, *entries)
     assert "prompts.jsonl: {prompt: prompt} " in message
     assert f"{key}[0].columns={{completion: COLUMN}}" in message
@@ -376,7 +446,10 @@ def test_bad_rows_are_kept_with_their_reasons(tmp_path: Path) -> None:
     assert metrics["quarantined"] == len(quarantined) == 2
     assert [entry["line"] for entry in quarantined] == [201, 202]
     assert quarantined[0]["row"] == lines[200]
-    assert (quarantined[1]["field"], quarantined[1]["reason"]) == ("output", "the column is missing")
+    assert (quarantined[1]["field"], quarantined[1]["reason"]) == (
+        "output",
+        "the column is missing",
+    )
     assert "rows.jsonl: line 201: broken JSON" in out.warnings[0]
 
 
@@ -401,7 +474,11 @@ def test_duplicates_are_dropped_and_other_answers_kept(tmp_path: Path) -> None:
     out = work(tmp_path / "out")
     metrics = joined(cfg, out)
     examples = load(out / "examples.parquet", Example)
-    assert [(e.messages[0]["content"], e.reference) for e in examples] == [("a", "1"), ("a", "2"), ("b", "1")]
+    assert [(e.messages[0]["content"], e.reference) for e in examples] == [
+        ("a", "1"),
+        ("a", "2"),
+        ("b", "1"),
+    ]
     assert len({e.id for e in examples}) == 3
     assert metrics["duplicates_dropped"] == 3
     assert "3 copies skipped" in metrics["summary"]
@@ -420,14 +497,22 @@ def test_a_source_that_is_listed_twice_is_told(tmp_path: Path) -> None:
 
 
 def test_plain_texts_are_kept_apart(tmp_path: Path) -> None:
-    out, metrics = source(tmp_path, [json.dumps({"text": f"Once upon a time {i}."}) for i in range(200)])
-    assert sum(metrics["examples"].values()) == len({e.id for e in load(out / "examples.parquet", Example)}) == 200
+    out, metrics = source(
+        tmp_path, [json.dumps({"text": f"Once upon a time {i}."}) for i in range(200)]
+    )
+    assert (
+        sum(metrics["examples"].values())
+        == len({e.id for e in load(out / "examples.parquet", Example)})
+        == 200
+    )
 
 
 @pytest.mark.parametrize("name", ["cut.jsonl.gz", "cut.parquet"])
 def test_a_file_that_is_cut_off_is_told(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
-    file.write_bytes(gzip.compress(b"x" * 9999)[:20] if name.endswith("gz") else b"PAR1 not all of it")
+    file.write_bytes(
+        gzip.compress(b"x" * 9999)[:20] if name.endswith("gz") else b"PAR1 not all of it"
+    )
     with pytest.raises(UserError, match=f"{name}.*broken or cut off"):
         list(rows_of(file))
 
@@ -439,7 +524,9 @@ def test_a_prompt_falls_into_the_same_split_from_every_file(tmp_path: Path) -> N
         file.write_text("\n".join(alpaca(300)[::order]))
         shares = "{sft: 0.5, preference: 0.3, validation: 0.2}"
         out = work(tmp_path / name)
-        joined(settings("data=file", f"data.sources=[{{path: {file}, splits: {shares}}}]").data, out)
+        joined(
+            settings("data=file", f"data.sources=[{{path: {file}, splits: {shares}}}]").data, out
+        )
         splits.append({e.id: e.split for e in load(out / "examples.parquet", Example)})
     assert splits[0] == splits[1]
     counts = Counter(splits[0].values())
@@ -451,7 +538,9 @@ def test_the_table_loads_as_a_dataset(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     out, _ = source(tmp_path, alpaca(40))
-    dataset = load_dataset("parquet", data_files=str(out / "examples.parquet"), split="train", cache_dir=str(tmp_path))
+    dataset = load_dataset(
+        "parquet", data_files=str(out / "examples.parquet"), split="train", cache_dir=str(tmp_path)
+    )
     assert len(dataset) == 40
     assert {"id", "messages", "reference", "split", "checks"} <= set(dataset.column_names)
 
@@ -462,15 +551,23 @@ def test_a_drawn_part_of_a_source_is_the_same_whatever_the_order(tmp_path: Path)
         file = tmp_path / f"{name}.jsonl"
         file.write_text("\n".join((alpaca(300) + alpaca(20))[::order]))
         out = work(tmp_path / name)
-        metrics = joined(settings("data=file", f"data.sources=[{{path: {file}, rows: 40}}]").data, out)
+        metrics = joined(
+            settings("data=file", f"data.sources=[{{path: {file}, rows: 40}}]").data, out
+        )
         assert metrics["duplicates_dropped"] == 20
         drawn.append({e.id for e in load(out / "examples.parquet", Example)})
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) == 40
 
 
-def test_rows_are_written_in_groups_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("store.records.ROWS_PER_GROUP", "store.records.ROWS_PER_PIECE", "curation.joining.ROWS_PER_GROUP"):
+def test_rows_are_written_in_groups_and_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "store.records.ROWS_PER_GROUP",
+        "store.records.ROWS_PER_PIECE",
+        "curation.joining.ROWS_PER_GROUP",
+    ):
         monkeypatch.setattr(f"stages.{name}", 7)
     out, _ = source(tmp_path, alpaca(40))
     assert pq.ParquetFile(out / "examples.parquet").num_row_groups == 6
@@ -481,23 +578,33 @@ def test_families_are_registered_once() -> None:
     assert len(known_families()) == len(FAMILIES)
 
 
-def counted_out(tmp_path: Path, lines: list[str], *overrides: str) -> tuple[list[Example], dict, list[dict]]:
+def counted_out(
+    tmp_path: Path, lines: list[str], *overrides: str
+) -> tuple[list[Example], dict, list[dict]]:
     """The examples of a source, the stage's metrics, and what is in quarantine."""
     tmp_path.mkdir()
     out, metrics = source(tmp_path, lines, *overrides)
     quarantine = out / "quarantine.jsonl"
-    quarantined = [json.loads(line) for line in quarantine.read_text().splitlines()] if quarantine.exists() else []
+    quarantined = (
+        [json.loads(line) for line in quarantine.read_text().splitlines()]
+        if quarantine.exists()
+        else []
+    )
     return load(out / "examples.parquet", Example), metrics, quarantined
 
 
 def test_an_audit_takes_out_what_it_is_told_to_and_counts_it(tmp_path: Path) -> None:
-    echo = json.dumps({"instruction": "Fix it.\n\nthe dogs run home now", "output": "The dogs run home now."})
+    echo = json.dumps(
+        {"instruction": "Fix it.\n\nthe dogs run home now", "output": "The dogs run home now."}
+    )
     wrong = json.dumps({"instruction": "What is 2 + 2?", "output": "2 + 2 = 5"})
     lines = [*alpaca(40), echo, wrong]
     everything, metrics, _ = counted_out(tmp_path / "all", lines)
     assert metrics["unwanted"] == 0
     actions = "data.audit.actions={echo: drop, wrong_sum: quarantine, refusal: keep}"
-    examples, metrics, quarantined = counted_out(tmp_path / "audited", lines, actions, "data.max_bad=0")
+    examples, metrics, quarantined = counted_out(
+        tmp_path / "audited", lines, actions, "data.max_bad=0"
+    )
     assert metrics["unwanted"] == 2
     assert len(examples) == len(everything) - 2
     [row] = quarantined
@@ -506,10 +613,14 @@ def test_an_audit_takes_out_what_it_is_told_to_and_counts_it(tmp_path: Path) -> 
 
 
 def test_without_actions_an_audit_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
-    plain, unaudited = (nodes(tmp_path, *more)["data"] for more in ((), ("data.audit.against=null",)))
+    plain, unaudited = (
+        nodes(tmp_path, *more)["data"] for more in ((), ("data.audit.against=null",))
+    )
     assert "audit" not in plain.settings
     assert plain.fingerprint == unaudited.fingerprint
-    assert nodes(tmp_path, "data.audit.actions={echo: drop}")["data"].fingerprint != plain.fingerprint
+    assert (
+        nodes(tmp_path, "data.audit.actions={echo: drop}")["data"].fingerprint != plain.fingerprint
+    )
 
 
 def test_near_copies_stay_on_one_side_and_no_row_moves_another(tmp_path: Path) -> None:
@@ -518,7 +629,9 @@ def test_near_copies_stay_on_one_side_and_no_row_moves_another(tmp_path: Path) -
     rng = random.Random(0)
     requests = [" ".join(rng.choices([*NOUNS], k=24)) for _ in range(60)]
     twins = [request.rsplit(" ", 1)[0] + " otherwise" for request in requests]
-    both = [json.dumps({"instruction": text, "output": "Yes, so it is."}) for text in requests + twins]
+    both = [
+        json.dumps({"instruction": text, "output": "Yes, so it is."}) for text in requests + twins
+    ]
     share = "data.sources=[{{path: {}, splits: {{sft: 0.5, validation: 0.5}}}}]"
     drop = "data.audit.actions={crosses_splits: drop}"
 
@@ -530,7 +643,11 @@ def test_near_copies_stay_on_one_side_and_no_row_moves_another(tmp_path: Path) -
         return {e.messages[-1]["content"]: e.split for e in load(out / "examples.parquet", Example)}
 
     rows_by_side = sides("both", both)
-    pairs = [(rows_by_side[a], rows_by_side[b]) for a, b in zip(requests, twins, strict=True) if b in rows_by_side]
+    pairs = [
+        (rows_by_side[a], rows_by_side[b])
+        for a, b in zip(requests, twins, strict=True)
+        if b in rows_by_side
+    ]
     assert 10 < len(pairs) < 50
     assert all(a == b for a, b in pairs)
     alone = sides("alone", both[:60])

@@ -29,19 +29,30 @@ RIGHT = (*TINY, "dpo.learning_rate=3e-4", "pairs=random", "pairs.max_per_prompt=
 
 
 def evidence(chain: Chain, *overrides: str) -> Evidence:
-    inputs = {role: chain.folder(role, *overrides) for role in nodes(chain.root, *overrides)["report"].inputs}
+    inputs = {
+        role: chain.folder(role, *overrides)
+        for role in nodes(chain.root, *overrides)["report"].inputs
+    }
     manifests = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = json.loads((inputs["eval"] / "results.json").read_text())
-    return gather_evidence(inputs, manifests, results, load(inputs["pairs"] / "pairs.parquet", Pair))
+    return gather_evidence(
+        inputs, manifests, results, load(inputs["pairs"] / "pairs.parquet", Pair)
+    )
 
 
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_planted_cause_of_six_runs_is_named_first(quick: bool, chain: Chain) -> None:
-    chosen = [plant for plant in plants(settings(*RIGHT), cut=2) if not quick or plant.name == "labels by coin"]
+    chosen = [
+        plant
+        for plant in plants(settings(*RIGHT), cut=2)
+        if not quick or plant.name == "labels by coin"
+    ]
     planted = {plant.name: plant.finding for plant in chosen}
     first = {plant.name: named(chain.root, [*RIGHT, *plant.overrides])[0] for plant in chosen}
     assert first == planted
-    assert not {*planted.values()} & {*named(chain.root, [*RIGHT])}, "nor is it named where nothing was planted"
+    assert not {*planted.values()} & {*named(chain.root, [*RIGHT])}, (
+        "nor is it named where nothing was planted"
+    )
 
 
 def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
@@ -58,7 +69,9 @@ def test_an_sft_that_passes_less_by_chance_is_no_cause(chain: Chain) -> None:
 
     def severity(mean: float) -> int:
         gain = {"mean": mean, "low": mean - 0.03, "high": mean + 0.03}
-        finding = causes.sft_gain(replace(run, results=run.results | {"primary": {"sft-base": gain}}))
+        finding = causes.sft_gain(
+            replace(run, results=run.results | {"primary": {"sft-base": gain}})
+        )
         assert finding
         return finding.severity
 
@@ -70,8 +83,12 @@ def findings(run: Evidence) -> list[Finding]:
     parts."""
     results = run.results | {"gives_verdict": ["checks", "learnt"]}
     lengths = run.lengths * causes.ENOUGH
-    run = replace(run, dpo_metrics=run.dpo_metrics | {"held_out": 50}, results=results, lengths=lengths)
-    run = replace(run, curve=[*run.curve, *[{"rewards/accuracies": effects.LEARNT}] * len(run.curve)])
+    run = replace(
+        run, dpo_metrics=run.dpo_metrics | {"held_out": 50}, results=results, lengths=lengths
+    )
+    run = replace(
+        run, curve=[*run.curve, *[{"rewards/accuracies": effects.LEARNT}] * len(run.curve)]
+    )
     measured = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS, *effects.EVALUATION)]
     assert None not in measured
     return measured
@@ -87,19 +104,29 @@ def test_every_range_has_a_cause_for_each_side_on_which_it_ends(chain: Chain) ->
 
 def test_where_few_candidates_end_more_heat_is_no_advice(chain: Chain) -> None:
     run = evidence(chain)
-    cool, hot = (replace(run, pair_metrics=run.pair_metrics | {"candidates_ended": share}) for share in (0.2, 0.9))
+    cool, hot = (
+        replace(run, pair_metrics=run.pair_metrics | {"candidates_ended": share})
+        for share in (0.2, 0.9)
+    )
     advice = [str(causes.without_pair(each).above.advice) for each in (cool, hot)]
     assert "lower sample.temperatures" in advice[0] and "20%" in advice[0]
     assert "higher sample.temperatures" in advice[1]
 
 
-ALONE, TOGETHER = ("dpo.loss_type=[sigmoid]",), ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.2]")
+ALONE, TOGETHER = (
+    ("dpo.loss_type=[sigmoid]",),
+    ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.2]"),
+)
 
 
 @pytest.mark.parametrize("mixture", [pytest.param(ALONE, marks=pytest.mark.slow), TOGETHER])
-def test_a_key_that_is_told_to_be_tried_can_be_typed(mixture: tuple[str, ...], chain: Chain) -> None:
+def test_a_key_that_is_told_to_be_tried_can_be_typed(
+    mixture: tuple[str, ...], chain: Chain
+) -> None:
     run = evidence(chain)
-    run = replace(run, settings=run.settings | {"loss_type": settings(*TINY, *mixture).dpo.loss_type})
+    run = replace(
+        run, settings=run.settings | {"loss_type": settings(*TINY, *mixture).dpo.loss_type}
+    )
     advice_texts = [cause.advice for f in findings(run) for cause in (f.below, f.above) if cause]
     key = re.compile(
         r"\b((?:data|sft|sample|label|pairs|dpo)\.(?!parquet)[a-z_.]+)(=(?:\[[a-z_,]+\]|[^\s;]*[^\s;,.]))?"
@@ -107,19 +134,36 @@ def test_a_key_that_is_told_to_be_tried_can_be_typed(mixture: tuple[str, ...], c
     assert len({*key.findall(" ; ".join(advice_texts))}) > 15
     for advice in advice_texts:
         typed = key.findall(advice)
-        constraints.validate_config(settings(*TINY, *mixture, *(name + value for name, value in typed if value)))
+        constraints.validate_config(
+            settings(*TINY, *mixture, *(name + value for name, value in typed if value))
+        )
         for name in (name for name, value in typed if not value):
             assert OmegaConf.select(composed(*TINY), name, default=...) is not ..., name
 
 
-def test_of_simpo_nothing_is_said_of_a_reference_or_of_lengths_that_nobody_knows(chain: Chain) -> None:
+def test_of_simpo_nothing_is_said_of_a_reference_or_of_lengths_that_nobody_knows(
+    chain: Chain,
+) -> None:
     run = evidence(chain)
     losses = {"loss_type": ["simpo"], "beta": 50.0}
-    run = replace(run, settings=run.settings | losses, lengths=[(9, 1)] * causes.ENOUGH, held_out_tokens=math.nan)
+    run = replace(
+        run,
+        settings=run.settings | losses,
+        lengths=[(9, 1)] * causes.ENOUGH,
+        held_out_tokens=math.nan,
+    )
     measured = [f for measure in (*causes.CAUSES, *effects.EFFECTS) if (f := measure(run))]
-    assert {"beta", "chosen longer than rejected"} <= {f.quantity for f in measured if f.severity == FAR}
+    assert {"beta", "chosen longer than rejected"} <= {
+        f.quantity for f in measured if f.severity == FAR
+    }
     assert not [f for f in measured if math.isnan(f.value)]
-    texts = [text for f in measured for cause in (f.below, f.above) if cause for text in (cause.clause, cause.advice)]
+    texts = [
+        text
+        for f in measured
+        for cause in (f.below, f.above)
+        if cause
+        for text in (cause.clause, cause.advice)
+    ]
     assert not re.search(r"\breference|ld_alpha|sigmoid_norm", " ".join(texts))
 
 
@@ -153,7 +197,9 @@ def reported(chain: Chain, folder: Path, low: float, high: float) -> str:
     return (folder / "report.html").read_text()
 
 
-def test_it_stands_under_the_headline_unless_the_policy_helped(chain: Chain, tmp_path: Path) -> None:
+def test_it_stands_under_the_headline_unless_the_policy_helped(
+    chain: Chain, tmp_path: Path
+) -> None:
     without = reported(chain, tmp_path / "without", -0.1, 0.1)
     assert without.index('id="results"') < without.index('id="why"') < without.index('id="kinds"')
     helped = reported(chain, tmp_path / "helped", 0.05, 0.1)
@@ -227,8 +273,15 @@ def test_of_preferences_alone_nothing_is_said_of_checks_or_sampling(chain: Chain
     }
     for finding in (*unsure.out_of_range, *unsure.in_range):
         texts = [finding.quantity, finding.detail]
-        texts += [text for cause in (finding.below, finding.above) if cause for text in (cause.clause, cause.advice)]
-        assert not re.search(r"SFT − base|test prompts|checks|sample\.|data\.|sft=|labeler", " ".join(texts))
+        texts += [
+            text
+            for cause in (finding.below, finding.above)
+            if cause
+            for text in (cause.clause, cause.advice)
+        ]
+        assert not re.search(
+            r"SFT − base|test prompts|checks|sample\.|data\.|sft=|labeler", " ".join(texts)
+        )
 
 
 def test_prompts_without_checks_come_from_where_the_runs_own_do(chain: Chain) -> None:
@@ -248,11 +301,17 @@ def test_prompts_without_checks_come_from_where_the_runs_own_do(chain: Chain) ->
         (None, False, "What stands out"),
     ],
 )
-def test_a_judged_verdict_is_explained_as_it_is(effect: str | None, helped: bool, begins: str, chain: Chain) -> None:
+def test_a_judged_verdict_is_explained_as_it_is(
+    effect: str | None, helped: bool, begins: str, chain: Chain
+) -> None:
     comparison = {"waiting": 9, "detectable": 0.1} | ({"effect": effect} if effect else {})
-    judged = of_a_file(evidence(chain), (0.4, 0.6), gives_verdict=["judged"], judged={"sft": comparison})
+    judged = of_a_file(
+        evidence(chain), (0.4, 0.6), gives_verdict=["judged"], judged={"sft": comparison}
+    )
     explained = diagnose(judged, "DPO")
-    assert (explained.helped, explained.sentence.startswith(begins)) == (helped, True), explained.sentence
+    assert (explained.helped, explained.sentence.startswith(begins)) == (helped, True), (
+        explained.sentence
+    )
 
 
 def test_of_too_few_pairs_no_cause_is_said_to_be_likely(chain: Chain) -> None:

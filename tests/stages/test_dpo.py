@@ -29,7 +29,11 @@ from tests.helpers import Chain, conversational, settings
 
 @pytest.fixture
 def inputs(chain: Chain) -> dict[str, Path]:
-    return {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")}
+    return {
+        "policy": chain.folder("sft"),
+        "pairs": chain.folder("pairs"),
+        "reference": chain.folder("reference"),
+    }
 
 
 def block(**changes: Any) -> DPO:
@@ -39,7 +43,9 @@ def block(**changes: Any) -> DPO:
     return replace(cfg, runtime=replace(cfg.runtime, micro_batch=micro))
 
 
-def train(cfg: DPO, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def train(
+    cfg: DPO, inputs: dict[str, Path], folder: Path
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     folder.mkdir()
     metrics = run(cfg, inputs, StageDir(folder, lambda m, s: None))
     return load_file(folder / "model" / "model.safetensors"), metrics
@@ -49,7 +55,9 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTrainer, StoredReferenceTrainer]:
+def trainers(
+    inputs: dict[str, Path], cfg: DPO, folder: Path
+) -> tuple[DPOTrainer, StoredReferenceTrainer]:
     """TRL's own trainer with a reference model in memory, and ours with stored log-probs, on the same pairs."""
     contract = load_contract(inputs["policy"] / "model")
     pairs = [p for p in load(inputs["pairs"] / "pairs.parquet", Pair) if p.split == "train"][:8]
@@ -62,11 +70,16 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
         model = load_model(inputs["policy"] / "model")
         return kind(model, args=args, processing_class=contract.tokenizer, **own)
 
-    scored = [cut_at_difference(reference[p.id]) if cfg.first_difference else reference[p.id] for p in pairs]
+    scored = [
+        cut_at_difference(reference[p.id]) if cfg.first_difference else reference[p.id]
+        for p in pairs
+    ]
     rows = Dataset.from_list([trl_row(each, cfg.trainer.get("ld_alpha")) for each in scored])
     turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, cfg.seed, "dpo")
     trl_trainer = build_trainer(
-        DPOTrainer, train_dataset=conversational(pairs), ref_model=load_model(inputs["policy"] / "model")
+        DPOTrainer,
+        train_dataset=conversational(pairs),
+        ref_model=load_model(inputs["policy"] / "model"),
     )
     return trl_trainer, build_trainer(
         StoredReferenceTrainer, stored=True, train_dataset=rows, schedule=turns, cfg=cfg, out=out
@@ -84,7 +97,9 @@ def loss_of(trainer: DPOTrainer, rows: list[dict[str, Any]], shift: float = 0.0)
     return value
 
 
-@pytest.mark.parametrize("changes", [{}, {"trainer": {"ld_alpha": 0.3}}, {"first_difference": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"trainer": {"ld_alpha": 0.3}}, {"first_difference": True}]
+)
 def test_stored_log_probs_give_the_loss_of_a_reference_model(
     changes: dict[str, Any], inputs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -95,28 +110,42 @@ def test_stored_log_probs_give_the_loss_of_a_reference_model(
         assert other["chosen_ids"][: len(row["chosen_ids"])] == row["chosen_ids"]
     same_tokens = [{k: v for k, v in row.items() if not k.startswith("ref_")} for row in rows]
     for shift in (0.0, 0.3):
-        assert loss_of(our_trainer, rows, shift) == pytest.approx(loss_of(trl_trainer, same_tokens, shift), abs=1e-5)
-    assert loss_of(our_trainer, rows, 0.3) != pytest.approx(loss_of(our_trainer, rows, 0.0), abs=1e-3)
+        assert loss_of(our_trainer, rows, shift) == pytest.approx(
+            loss_of(trl_trainer, same_tokens, shift), abs=1e-5
+        )
+    assert loss_of(our_trainer, rows, 0.3) != pytest.approx(
+        loss_of(our_trainer, rows, 0.0), abs=1e-3
+    )
 
 
 def test_of_a_rejected_completion_the_tokens_up_to_the_first_difference_are_read() -> None:
-    def cut(chosen: list[int], rejected: list[int], mask: list[bool] | None = None) -> tuple[list[int], list[float]]:
+    def cut(
+        chosen: list[int], rejected: list[int], mask: list[bool] | None = None
+    ) -> tuple[list[int], list[float]]:
         logps = [
-            -float(token) for token, scored in zip(rejected, mask or [True] * len(rejected), strict=True) if scored
+            -float(token)
+            for token, scored in zip(rejected, mask or [True] * len(rejected), strict=True)
+            if scored
         ]
         pair = cut_at_difference(PairLogProbs("p", [1], chosen, rejected, [], logps, None, mask))
-        assert pair.chosen_ids == chosen and (mask is None or pair.rejected_mask == mask[: len(pair.rejected_ids)])
+        assert pair.chosen_ids == chosen and (
+            mask is None or pair.rejected_mask == mask[: len(pair.rejected_ids)]
+        )
         return pair.rejected_ids, pair.rejected_logps
 
     assert cut([5, 6, 9], [5, 7, 8, 9]) == ([5, 7], [-5.0, -7.0])
     assert cut([5, 6, 9], [4, 6, 9]) == ([4], [-4.0])
-    assert cut([5, 6, 9], [5, 6]) == ([5, 6], [-5.0, -6.0]), "a completion that ends like the chosen one begins"
+    assert cut([5, 6, 9], [5, 6]) == ([5, 6], [-5.0, -6.0]), (
+        "a completion that ends like the chosen one begins"
+    )
     parts_in_a_user_turn = [5, 3, 7, 9], [True, False, True, True]
     assert cut([5, 6, 9], *parts_in_a_user_turn) == ([5, 3, 7, 9], [-5.0, -7.0, -9.0]), "whole"
     assert cut([5, 6, 9], [5, 3, 7, 9], [True, True, False, True]) == ([5, 3], [-5.0, -3.0])
 
 
-def test_what_follows_the_first_difference_trains_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_what_follows_the_first_difference_trains_nothing(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     short, metrics = train(block(first_difference=True), inputs, tmp_path / "short")
     whole, metrics_of_whole = train(block(), inputs, tmp_path / "whole")
     assert distance(short, whole) > 1e-4 and metrics["tokens"] < metrics_of_whole["tokens"]
@@ -132,17 +161,27 @@ def test_garbage_in_the_store_changes_the_loss(inputs: dict[str, Path], tmp_path
         row.chosen_logps[0] -= 50.0
     save(table, scored, PairLogProbs)
     _, misled = trainers(inputs, block(), tmp_path)
-    assert abs(loss_of(misled, list(misled.train_dataset)) - loss_of(honest, list(honest.train_dataset))) > 0.5
+    assert (
+        abs(
+            loss_of(misled, list(misled.train_dataset))
+            - loss_of(honest, list(honest.train_dataset))
+        )
+        > 0.5
+    )
 
 
 @pytest.mark.parametrize("loss_type", [t for t in LOSS_TYPES if t != "sft"])
-def test_every_loss_starts_where_it_must(loss_type: str, inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_every_loss_starts_where_it_must(
+    loss_type: str, inputs: dict[str, Path], tmp_path: Path
+) -> None:
     trainer = {"label_smoothing": 1e-3} if loss_type == "exo_pair" else {}
     cfg = block(loss_type=[loss_type], trainer=trainer)
     _, our_trainer = trainers(inputs, cfg, tmp_path)
     expected = starting_loss(cfg)
     assert expected is not None
-    assert loss_of(our_trainer, list(our_trainer.train_dataset)) == pytest.approx(expected, rel=1e-4)
+    assert loss_of(our_trainer, list(our_trainer.train_dataset)) == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_a_mixture_starts_at_the_weighted_sum(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -164,17 +203,31 @@ def test_a_mixture_starts_at_the_weighted_sum(inputs: dict[str, Path], tmp_path:
     ],
 )
 def test_the_micro_batch_does_not_change_the_weights(
-    loss_type: list[str], weights: list[float] | None, trl_arguments: dict, inputs: dict[str, Path], tmp_path: Path
+    loss_type: list[str],
+    weights: list[float] | None,
+    trl_arguments: dict,
+    inputs: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     """12 pairs at once, 4 and 1 at a time, some cut to whole batches. Equal to 1e-5 in fp32."""
-    cfg = block(batch_size=12, loss_type=loss_type, loss_weights=weights, trainer=trl_arguments, evaluations=1)
-    whole, metrics = train(replace(cfg, runtime=replace(cfg.runtime, micro_batch=12)), inputs, tmp_path / "12")
+    cfg = block(
+        batch_size=12,
+        loss_type=loss_type,
+        loss_weights=weights,
+        trainer=trl_arguments,
+        evaluations=1,
+    )
+    whole, metrics = train(
+        replace(cfg, runtime=replace(cfg.runtime, micro_batch=12)), inputs, tmp_path / "12"
+    )
     before = load_file(inputs["policy"] / "model" / "model.safetensors")
     assert distance(whole, before) > 1e-4, "it trained"
     assert metrics["pairs_cut"] > 0
     for size in (4, 1):
         part, other_metrics = train(
-            replace(cfg, runtime=replace(cfg.runtime, micro_batch=size)), inputs, tmp_path / f"{size}"
+            replace(cfg, runtime=replace(cfg.runtime, micro_batch=size)),
+            inputs,
+            tmp_path / f"{size}",
         )
         assert distance(whole, part) < 1e-5
         assert other_metrics["eval_loss"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
@@ -184,19 +237,25 @@ def test_padded_pairs_train_the_same(inputs: dict[str, Path], tmp_path: Path) ->
     """Equal to 1e-5 in fp32, curves but for speed too."""
     packed, packed_metrics = train(block(), inputs, tmp_path / "packed")
     padded, other = train(block(forward=Forward.padded), inputs, tmp_path / "padded")
-    assert distance(packed, load_file(inputs["policy"] / "model" / "model.safetensors")) > 1e-4, "it trained"
+    assert distance(packed, load_file(inputs["policy"] / "model" / "model.safetensors")) > 1e-4, (
+        "it trained"
+    )
     assert distance(packed, padded) < 1e-5
     assert packed_metrics["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
 
 
-def test_no_token_budget_changes_the_references_log_probs(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_no_token_budget_changes_the_references_log_probs(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     """The pairs come in the order of their table, and a forward has at most the tokens of the budget."""
     stored = load(inputs["reference"] / "logprobs.parquet", PairLogProbs)
     cfg = settings("recipe=tiny").reference
     for budget, forwards in ((1, len(stored)), (300, None)):
         seen = list[int]()
 
-        def count(module: torch.nn.Module, ids: tuple[torch.Tensor, ...], seen: list[int] = seen) -> None:
+        def count(
+            module: torch.nn.Module, ids: tuple[torch.Tensor, ...], seen: list[int] = seen
+        ) -> None:
             # loading tries the model on one token
             if isinstance(module, torch.nn.Embedding) and ids[0].numel() > 1:
                 seen.append(ids[0].numel())
@@ -204,10 +263,16 @@ def test_no_token_budget_changes_the_references_log_probs(inputs: dict[str, Path
         hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
         out = StageDir(tmp_path / str(budget), lambda m, s: None)
         out.path.mkdir()
-        block = replace(cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, token_budget=budget))
+        block = replace(
+            cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, token_budget=budget)
+        )
         reference.run(block, {"pairs": inputs["pairs"], "reference": inputs["policy"]}, out)
         hook.remove()
-        assert len(seen) == forwards if forwards else max(seen) <= budget and len(seen) < len(stored) / 2
+        assert (
+            len(seen) == forwards
+            if forwards
+            else max(seen) <= budget and len(seen) < len(stored) / 2
+        )
         scored = load(out / "logprobs.parquet", PairLogProbs)
         assert [p.id for p in scored] == [p.id for p in stored]
         for pair, other in zip(scored, stored, strict=True):
@@ -215,25 +280,33 @@ def test_no_token_budget_changes_the_references_log_probs(inputs: dict[str, Path
             assert pair.chosen_logps + pair.rejected_logps == pytest.approx(expected, abs=1e-5)
 
 
-def test_another_model_than_the_reference_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_another_model_than_the_reference_is_refused(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     """The folder has the reference's name, its weights were changed behind its back."""
     weights = inputs["policy"] / "model" / "model.safetensors"
     changed = {name: tensor * 1.01 for name, tensor in load_file(weights).items()}
     save_file(changed, weights, {"format": "pt"})
     policy = inputs["policy"].name
-    pattern = rf"the policy \(sft {policy}\) and the reference \({policy}\) differ by .* nats per token"
+    pattern = (
+        rf"the policy \(sft {policy}\) and the reference \({policy}\) differ by .* nats per token"
+    )
     with pytest.raises(UserError, match=pattern):
         train(block(), inputs, tmp_path / "dpo")
 
 
-def test_a_policy_rebuilt_since_is_refused_by_its_digest(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_policy_rebuilt_since_is_refused_by_its_digest(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     manifest = inputs["policy"] / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"digest": "', '"digest": "0'))
     with pytest.raises(UserError, match=r"not the same weights"):
         train(block(), inputs, tmp_path / "dpo")
 
 
-def test_tokens_that_the_reference_did_not_score_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_tokens_that_the_reference_did_not_score_are_refused(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     table = inputs["reference"] / "logprobs.parquet"
     scored = load(table, PairLogProbs)
     for row in scored:
@@ -243,7 +316,9 @@ def test_tokens_that_the_reference_did_not_score_are_refused(inputs: dict[str, P
         train(block(), inputs, tmp_path / "dpo")
 
 
-def test_pairs_too_long_are_dropped_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_pairs_too_long_are_dropped_and_too_many_stop(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     pairs = len(load(inputs["pairs"] / "pairs.parquet", Pair))
     with pytest.raises(UserError, match=rf"{pairs} longer than dpo.max_length=5 tokens"):
         train(block(max_length=5), inputs, tmp_path / "none")
@@ -255,7 +330,12 @@ def test_pairs_too_long_are_dropped_and_too_many_stop(inputs: dict[str, Path], t
 
 def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() -> None:
     rows = [
-        {"ref_chosen_logps": -5.0, "ref_rejected_logps": -9.0, "chosen_ids": [7] * 4, "chosen_mask": None},
+        {
+            "ref_chosen_logps": -5.0,
+            "ref_rejected_logps": -9.0,
+            "chosen_ids": [7] * 4,
+            "chosen_mask": None,
+        },
         {
             "ref_chosen_logps": -7.0,
             "ref_rejected_logps": -9.0,
@@ -295,7 +375,9 @@ def test_a_held_out_loss_that_ends_higher_is_told(inputs: dict[str, Path], tmp_p
     ]
     save(table, [*trained, *turned], Pair)
     trl_rows = [
-        PairLogProbs(f"-{p.id}", p.prompt_ids, p.rejected_ids, p.chosen_ids, p.rejected_logps, p.chosen_logps)
+        PairLogProbs(
+            f"-{p.id}", p.prompt_ids, p.rejected_ids, p.chosen_ids, p.rejected_logps, p.chosen_logps
+        )
         for p in log_probs
     ]
     save(scored, [*log_probs, *trl_rows], PairLogProbs)
@@ -309,6 +391,13 @@ def test_a_held_out_loss_that_ends_higher_is_told(inputs: dict[str, Path], tmp_p
 def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
     points = read_curves(chain.folder("dpo"))
     names = {name for point in points for name in point}
-    assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "loss", "grad_norm"} <= names
+    assert {
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+        "loss",
+        "grad_norm",
+    } <= names
     assert {"eval_rewards/accuracies", "eval_loss"} <= names
     assert ROUNDING_GAP[Precision.fp32] == 1e-5

@@ -40,7 +40,10 @@ from tests.helpers import Chain, build, nodes, settings
 
 def evaluation_inputs(chain: Chain) -> dict[str, Path]:
     """The folders that the chain's evaluation was made of, by role."""
-    return {role: Store(chain.root).folder(node) for role, node in nodes(chain.root)["eval"].inputs.items()}
+    return {
+        role: Store(chain.root).folder(node)
+        for role, node in nodes(chain.root)["eval"].inputs.items()
+    }
 
 
 def evaluated(chain: Chain, policy: Path, answers: Path, folder: Path) -> dict[str, Any]:
@@ -59,13 +62,22 @@ def test_seeds_are_averaged_prompt_by_prompt(chain: Chain) -> None:
     for name, table in alone.views().items():
         expected = results["groups"][name]
         assert len(table.prompts) == expected["prompts"]
-        assert table.mean(table.passed) == pytest.approx({role: expected[role]["mean"] for role in table.roles})
-    turned_over = [replace(row, passed=not row.passed, n_tokens=row.n_tokens + 2) for row in outcomes]
+        assert table.mean(table.passed) == pytest.approx(
+            {role: expected[role]["mean"] for role in table.roles}
+        )
+    turned_over = [
+        replace(row, passed=not row.passed, n_tokens=row.n_tokens + 2) for row in outcomes
+    ]
     both = average_runs([outcomes, turned_over], examples)
     assert (both.passed == 0.5).all() and (both.tokens == alone.tokens + 1).all()
     first = alone.prompts[0].id
-    assert len(average_runs([outcomes, outcomes[len(alone.roles) :]], examples).prompts) == len(alone.prompts) - 1
-    assert first not in {e.id for e in average_runs([outcomes[len(alone.roles) :]], examples).prompts}
+    assert (
+        len(average_runs([outcomes, outcomes[len(alone.roles) :]], examples).prompts)
+        == len(alone.prompts) - 1
+    )
+    assert first not in {
+        e.id for e in average_runs([outcomes[len(alone.roles) :]], examples).prompts
+    }
 
 
 def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path: Path) -> None:
@@ -75,7 +87,9 @@ def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path:
     for table in (results["groups"], in_any_form, *divided, results["matched"]["views"]):
         for row in table.values():
             mean, low, high = row["policy-sft"].values()
-            assert mean == 0 and low == -high and 0 < high < 1, "so many alike say how many others may differ"
+            assert mean == 0 and low == -high and 0 < high < 1, (
+                "so many alike say how many others may differ"
+            )
     assert results["references"]["policy-sft"] == {"mean": 0, "low": 0, "high": 0}
     assert results["kl"]["policy"]["per_token"] == results["matched"]["gain"] == 0
     assert results["verdict"].startswith("DPO made no measurable change: ")
@@ -83,10 +97,16 @@ def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path:
 
 def test_where_all_test_prompts_are_in_the_pairs_it_is_told(chain: Chain, tmp_path: Path) -> None:
     inputs = evaluation_inputs(chain)
-    prompt_ids = {answer.prompt_id for answer in load(inputs["answer_sft"] / "answers.parquet", Candidate)}
+    prompt_ids = {
+        answer.prompt_id for answer in load(inputs["answer_sft"] / "answers.parquet", Candidate)
+    }
     [some, *_] = load(chain.folder("pairs") / "pairs.parquet", Pair)
     (tmp_path / "pairs").mkdir()
-    save(tmp_path / "pairs" / "pairs.parquet", [replace(some, prompt_id=i, split="train") for i in prompt_ids], Pair)
+    save(
+        tmp_path / "pairs" / "pairs.parquet",
+        [replace(some, prompt_id=i, split="train") for i in prompt_ids],
+        Pair,
+    )
     work = StageDir(tmp_path, lambda metrics, step: None)
     pattern = f"none of the {len(prompt_ids)} prompts .*: {len(prompt_ids)} are also in "
     with pytest.raises(UserError, match=pattern):
@@ -111,10 +131,15 @@ TITLES = {"base": "Base", "sft": "SFT", "policy": "DPO"}
 
 def table(groups: list[str], passed: Any, stopped: Any, tokens: Any) -> Table:
     prompts = [
-        Example(str(i), [], "", "s", f"t{i % 3}", "test", group=g, request=f"r{i // 2}") for i, g in enumerate(groups)
+        Example(str(i), [], "", "s", f"t{i % 3}", "test", group=g, request=f"r{i // 2}")
+        for i, g in enumerate(groups)
     ]
     return Table(
-        ["base", "sft", "policy"], prompts, np.array(passed, float), np.array(tokens, float), np.array(stopped, float)
+        ["base", "sft", "policy"],
+        prompts,
+        np.array(passed, float),
+        np.array(tokens, float),
+        np.array(stopped, float),
     )
 
 
@@ -137,7 +162,11 @@ def test_a_gain_from_ending_the_answer_is_told_apart() -> None:
 
 @pytest.mark.parametrize(
     ("sft", "policy", "clause"),
-    [(1.0, 0.75, "ends fewer of its answers by itself: 100.0% → 75.0%"), (1.0, 1.0, ""), (0.2, 0.2, "only 20.0%")],
+    [
+        (1.0, 0.75, "ends fewer of its answers by itself: 100.0% → 75.0%"),
+        (1.0, 1.0, ""),
+        (0.2, 0.2, "only 20.0%"),
+    ],
 )
 def test_the_verdict_says_what_became_of_endings(sft: float, policy: float, clause: str) -> None:
     stopped = np.ones((200, 3))
@@ -156,7 +185,9 @@ def test_none_of_many_is_not_known_to_be_none() -> None:
     exact = 1 - 0.025 ** (1 / 320)  # Clopper and Pearson's upper limit of none
     assert intervals["sft"]["high"] == pytest.approx(exact, rel=0.05)
     assert intervals["policy-sft"]["high"] == pytest.approx(exact, rel=0.05)
-    every = with_intervals(table(groups, none + 1, none, none), none + 1, settings("recipe=tiny").eval)
+    every = with_intervals(
+        table(groups, none + 1, none, none), none + 1, settings("recipe=tiny").eval
+    )
     assert every["sft"]["low"] == pytest.approx(1 - exact, rel=0.001)
 
 
@@ -171,11 +202,15 @@ def test_none_of_many_is_not_known_to_be_none() -> None:
         ("a ?! b", "?!", True),
     ],
 )
-def test_an_answer_contains_the_reference_whatever_its_form(answer: str, reference: str, contained: bool) -> None:
+def test_an_answer_contains_the_reference_whatever_its_form(
+    answer: str, reference: str, contained: bool
+) -> None:
     assert contains_words(answer, reference) == contained
 
 
-def test_answers_in_any_form_have_the_intervals_that_answers_in_the_right_form_have(chain: Chain) -> None:
+def test_answers_in_any_form_have_the_intervals_that_answers_in_the_right_form_have(
+    chain: Chain,
+) -> None:
     """Check that both rates agree if exactly the answers that contain the reference pass."""
     data = load(chain.folder("data") / "examples.parquet", Example)
     prompts = [e for e in data if e.split == "test" and e.reference]
@@ -206,15 +241,23 @@ def test_requests_are_followed_through_their_phrasings() -> None:
     assert rates["sft"] == {"always": 0.5, "sometimes": 0.5, "never": 0, "spread": 0.25}
 
 
-@pytest.mark.parametrize("line", ["rounds=2", "arms=[kto]", "rounds=2 control_pairs=random control=true"])
-def test_the_evaluation_knows_all_labels_that_a_model_was_trained_on(line: str, chain: Chain) -> None:
+@pytest.mark.parametrize(
+    "line", ["rounds=2", "arms=[kto]", "rounds=2 control_pairs=random control=true"]
+)
+def test_the_evaluation_knows_all_labels_that_a_model_was_trained_on(
+    line: str, chain: Chain
+) -> None:
     evaluation = nodes(chain.root, *line.split())["eval"]
     models = [evaluation.inputs[role] for role in evaluation.config.models]
-    trained = {n.fingerprint for model in models for n in model.lineage if n.stage in ("pairs", "unpaired")}
+    trained = {
+        n.fingerprint for model in models for n in model.lineage if n.stage in ("pairs", "unpaired")
+    }
     read = [n.fingerprint for n in evaluation.inputs.values() if n.stage in ("pairs", "unpaired")]
     assert len(read) > 1 and sorted(read) == sorted(trained)
     exporting = nodes(chain.root, *line.split(), "stage=export", "export.format=dataset")
-    assert exporting["eval"].fingerprint == evaluation.fingerprint, "the same run, whose labels are exported"
+    assert exporting["eval"].fingerprint == evaluation.fingerprint, (
+        "the same run, whose labels are exported"
+    )
 
 
 def test_prompts_of_an_earlier_rounds_pairs_are_known(chain: Chain, tmp_path: Path) -> None:
@@ -224,13 +267,26 @@ def test_prompts_of_an_earlier_rounds_pairs_are_known(chain: Chain, tmp_path: Pa
     assert trained_on(inputs | {"pairs_1": tmp_path}) == trained_on(inputs) | {"of round 1"}
 
 
-def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(chain: Chain, tmp_path: Path) -> None:
+def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(
+    chain: Chain, tmp_path: Path
+) -> None:
     """`outside` adds answers and a row; SFT and DPO stay the ones that are there, and known prompts do not count."""
-    trained_example = next(e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "sft")
+    trained_example = next(
+        e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "sft"
+    )
     rows = [
-        {"prompt": trained_example.messages[-1]["content"], "completion": trained_example.reference},
-        {"prompt": "A review of a new film, positive or negative: wonderful", "completion": "positive"},
-        {"prompt": "Three eggs and four more, how many?", "completion": "3 + 4 = 7, so there are 7."},
+        {
+            "prompt": trained_example.messages[-1]["content"],
+            "completion": trained_example.reference,
+        },
+        {
+            "prompt": "A review of a new film, positive or negative: wonderful",
+            "completion": "positive",
+        },
+        {
+            "prompt": "Three eggs and four more, how many?",
+            "completion": "3 + 4 = 7, so there are 7.",
+        },
     ]
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
@@ -261,11 +317,16 @@ def test_answers_to_outside_prompts_are_compared_by_label_or_number(
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"), [(0.01, 0.1, "helped"), (-0.1, -0.01, "hurt"), (-0.02, 0.1, "made no measurable change")]
+    ("low", "high", "word"),
+    [(0.01, 0.1, "helped"), (-0.1, -0.01, "hurt"), (-0.02, 0.1, "made no measurable change")],
 )
 def test_the_verdict_follows_the_interval(low: float, high: float, word: str) -> None:
     titles = {"sft": "SFT", "policy": "DPO"}
-    primary = {"policy-sft": {"mean": (low + high) / 2, "low": low, "high": high}, "prompts": 900, "tasks": 20}
+    primary = {
+        "policy-sft": {"mean": (low + high) / 2, "low": low, "high": high},
+        "prompts": 900,
+        "tasks": 20,
+    }
     assert verdict(primary, titles).startswith(f"DPO {word}: ")
     assert "Fewer" not in verdict(primary, titles)
     assert "Fewer than 800 prompts" in verdict({**primary, "prompts": 100}, titles)
@@ -280,7 +341,12 @@ def test_results_hold_what_the_contract_promises(chain: Chain) -> None:
         assert set(metrics["delta"][name]) == {"mean", "low", "high"}
     assert metrics["verdict"].startswith("DPO ")
     results = json.loads((chain.folder("eval") / "results.json").read_text())
-    assert list(results["groups"]) == ["seen tasks", "trained phrasings", "unseen phrasings", "unseen tasks"]
+    assert list(results["groups"]) == [
+        "seen tasks",
+        "trained phrasings",
+        "unseen phrasings",
+        "unseen tasks",
+    ]
     assert results["groups"]["unseen tasks"]["note"] == "too few tasks to say"
     assert results["groups"]["seen tasks"]["prompts"] == 32
     tasks = {side: {*rows} for side, rows in results["tasks"].items()}
@@ -290,17 +356,27 @@ def test_results_hold_what_the_contract_promises(chain: Chain) -> None:
 def test_kl_is_that_of_the_two_models_on_the_policys_answers(chain: Chain) -> None:
     metrics = chain.manifest("eval")["metrics"]["kl"]["policy"]
     examples = {e.id: e for e in load(chain.folder("data") / "examples.parquet", Example)}
-    answers = {a.prompt_id: a for a in load(chain.folder("answer_policy") / "answers.parquet", Candidate)}
+    answers = {
+        a.prompt_id: a for a in load(chain.folder("answer_policy") / "answers.parquet", Candidate)
+    }
     contract = load_contract(chain.folder("sft") / "model")
-    policy, reference = load_model(chain.folder("dpo") / "model"), load_model(chain.folder("sft") / "model")
+    policy, reference = (
+        load_model(chain.folder("dpo") / "model"),
+        load_model(chain.folder("sft") / "model"),
+    )
     total = tokens = 0.0
     answered_ids = sorted((i for i in answers if examples[i].group != "rephrased"), key=draw_order)
     for prompt_id in answered_ids[: metrics["answers"]]:
         prompt, answer = contract.prompt(examples[prompt_id].messages), answers[prompt_id].token_ids
         with torch.no_grad():
-            p, q = (m(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1] for m in (policy, reference))
+            p, q = (
+                m(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+                for m in (policy, reference)
+            )
         total += float(
-            torch.nn.functional.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="sum")
+            torch.nn.functional.kl_div(
+                q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="sum"
+            )
         )
         tokens += len(answer)
     assert metrics["per_token"] == pytest.approx(total / tokens, rel=1e-4)
@@ -308,7 +384,11 @@ def test_kl_is_that_of_the_two_models_on_the_policys_answers(chain: Chain) -> No
 
 
 def test_the_base_is_asked_in_a_form_that_suits_it(built: Path) -> None:
-    folder = next(p for p in (built / "answer").iterdir() if "Continuation" in (p / "manifest.json").read_text())
+    folder = next(
+        p
+        for p in (built / "answer").iterdir()
+        if "Continuation" in (p / "manifest.json").read_text()
+    )
     answers = load(folder / "answers.parquet", Candidate)
     assert not any("<|im_" in a.text for a in answers)
 
@@ -325,13 +405,25 @@ def test_an_answer_that_its_form_ends_is_finished_whatever_the_base_writes_on(bu
 @torch.no_grad()
 def test_a_completion_among_others_has_the_distributions_it_has_alone(chain: Chain) -> None:
     """One row is longer than a chunk of distributions, and one has no completion."""
-    folder, cfg = chain.folder("sft") / "model", replace(settings("recipe=tiny").eval, precision=Precision.fp32)
+    folder, cfg = (
+        chain.folder("sft") / "model",
+        replace(settings("recipe=tiny").eval, precision=Precision.fp32),
+    )
     rows = [([*range(5, 8 + i % 7)], [*range(9, 9 + i * 5 % 11)]) for i in range(19)]
     rows[2] = (rows[2][0], [*range(9, 80)] * 5)
-    scored, model = Distributions(cfg, "sft", folder, {"some": rows[:4], "others": rows[4:]}), load_model(folder)
-    assert not [name for name, _ in scored.model.named_parameters() if "layers" in name], "only the head is kept"
+    scored, model = (
+        Distributions(cfg, "sft", folder, {"some": rows[:4], "others": rows[4:]}),
+        load_model(folder),
+    )
+    assert not [name for name, _ in scored.model.named_parameters() if "layers" in name], (
+        "only the head is kept"
+    )
     for i, (prompt, completion) in enumerate(rows):
-        alone = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        alone = (
+            model(torch.tensor([prompt + completion]))
+            .logits[0, len(prompt) - 1 : -1]
+            .log_softmax(-1)
+        )
         chunks = [*scored.log_probs(*(("some", i) if i < 4 else ("others", i - 4)))]
         log_p = torch.cat([alone[:0], *chunks])
         assert log_p.shape == (len(completion), model.config.vocab_size)

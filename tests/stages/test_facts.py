@@ -14,7 +14,15 @@ from stages.store.store import Store
 from tests.helpers import Chain, build, nodes, slow_but
 
 TARGET = "report"
-SPLITS = ("sft", "preference", "validation", "test", "unseen_phrasings", "unseen_tasks", "rephrased")
+SPLITS = (
+    "sft",
+    "preference",
+    "validation",
+    "test",
+    "unseen_phrasings",
+    "unseen_tasks",
+    "rephrased",
+)
 NO_TESTS = tuple(f"data.tasks.{group}=0" for group in SPLITS[3:])
 NO_TASKS = tuple(f"data.tasks.{group}=0" for group in SPLITS)
 PAGES = ("report.html",)
@@ -80,25 +88,41 @@ class Run:
 
 
 # A verdict by preferences alone does not claim better answers, and answers from a file were not sampled or checked.
-OF_PAIRS = (r"\b(DPO|policy|it) (helped|hurt)\b", r"made no measurable change", r"\bseen tasks\b", r"sample\.\w+")
+OF_PAIRS = (
+    r"\b(DPO|policy|it) (helped|hurt)\b",
+    r"made no measurable change",
+    r"\bseen tasks\b",
+    r"sample\.\w+",
+)
 DEMO = r"^(?!.*docs/explanation/results\.md)"  # sentences about the demo give no figures of the run
 UNTRAINED = (
     r"\bSFT (was|is) trained\b",
     r"trained on \d",
     rf"{DEMO}.*\b[1-9][\d,]* (sft|demonstrations|preference)\b",
 )
-WITHOUT_TASKS = (r"\bdata\.tasks\b", r"generated (instructions|tasks)", r"test prompts?\b", r"\bpass(es|ed)? \d")
+WITHOUT_TASKS = (
+    r"\bdata\.tasks\b",
+    r"generated (instructions|tasks)",
+    r"test prompts?\b",
+    r"\bpass(es|ed)? \d",
+)
 NAMED = (("dpo: card", r"preference pairs of mine\.jsonl"), ("eval: summary", r"held-out pairs"))
 RUNS = {
     "a file, and a model as it is": Run(
-        ("sft=none", *NO_TASKS), (*OF_PAIRS, *UNTRAINED, *WITHOUT_TASKS), (*NAMED, ("sft: card", "not trained here"))
+        ("sft=none", *NO_TASKS),
+        (*OF_PAIRS, *UNTRAINED, *WITHOUT_TASKS),
+        (*NAMED, ("sft: card", "not trained here")),
     ),
-    "a file, and the data's SFT": Run(NO_TESTS, (*OF_PAIRS, r"test prompts?\b"), (*NAMED, ("sft: card", "256"))),
+    "a file, and the data's SFT": Run(
+        NO_TESTS, (*OF_PAIRS, r"test prompts?\b"), (*NAMED, ("sft: card", "256"))
+    ),
 }
 
 
 def preferences(file: Path) -> Path:
-    rows = [{"prompt": f"Say {i}", "chosen": f"alpha {i}", "rejected": f"gamma {i}"} for i in range(60)]
+    rows = [
+        {"prompt": f"Say {i}", "chosen": f"alpha {i}", "rejected": f"gamma {i}"} for i in range(60)
+    ]
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return file
 
@@ -114,12 +138,22 @@ def as_it_is(chain: Chain, folder: Path) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", slow_but(RUNS, "a file, and a model as it is"))
 def test_no_sentence_is_untrue_of_its_run(name: str, chain: Chain, tmp_path: Path) -> None:
     run = RUNS[name]
-    line = ("label=dataset", f"label.path={preferences(tmp_path / 'mine.jsonl')}", "pairs=all", *run.line)
+    line = (
+        "label=dataset",
+        f"label.path={preferences(tmp_path / 'mine.jsonl')}",
+        "pairs=all",
+        *run.line,
+    )
     line += as_it_is(chain, tmp_path / "model") if "sft=none" in run.line else ()
     build(chain.root, f"stage={TARGET}", *line)
     statements = statements_of(chain.root, *line)
     assert len(statements) > 20
-    untrue = [(place, s) for place, s in statements for pattern in run.forbidden if re.search(pattern, s)]
+    untrue = [
+        (place, s) for place, s in statements for pattern in run.forbidden if re.search(pattern, s)
+    ]
     assert not untrue
     for where, pattern in run.required:
-        assert any(place == where and re.search(pattern, s) for place, s in statements), (where, pattern)
+        assert any(place == where and re.search(pattern, s) for place, s in statements), (
+            where,
+            pattern,
+        )

@@ -20,7 +20,9 @@ from tests.labelers.asking import somebody
 from tests.labelers.judging import is_probe, judging, shown_texts
 
 TOY = "stages/tasks/toy_preferences.jsonl"
-NO_TESTS = [f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased")]
+NO_TESTS = [
+    f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased")
+]
 PEOPLE = ["eval/judged=human", "eval.judged.human.runtime.port=0"]
 
 
@@ -30,7 +32,11 @@ def longer(texts: dict[str, str]) -> str:
 
 
 def judge_at(url: str, *more: str) -> list[str]:
-    return ["eval/judged=judge", f"eval.judged.judge.endpoints=[{{base_url: '{url}', model: m}}]", *more]
+    return [
+        "eval/judged=judge",
+        f"eval.judged.judge.endpoints=[{{base_url: '{url}', model: m}}]",
+        *more,
+    ]
 
 
 def results(root: Path, *overrides: str) -> dict[str, Any]:
@@ -40,7 +46,9 @@ def results(root: Path, *overrides: str) -> dict[str, Any]:
 
 
 def of_store(root: Path, *overrides: str) -> dict[str, Any]:
-    evaluation: dict[str, Any] = json.loads((folder(root, "eval", *overrides) / "results.json").read_text())
+    evaluation: dict[str, Any] = json.loads(
+        (folder(root, "eval", *overrides) / "results.json").read_text()
+    )
     return evaluation
 
 
@@ -65,7 +73,9 @@ def test_what_people_said_of_another_answer_is_not_known_of_this_one(chain: Chai
     ids = [side(replace(answer, text=text), "policy", contract).candidate_id for text in texts]
     assert ids[0] == ids[2] != ids[1]
     foreign = replace(answer, tokenizer="of another model", finish_reason="stop")
-    assert side(foreign, "sft", contract).n_tokens == len(answer.token_ids or ()), "equal texts have equal lengths"
+    assert side(foreign, "sft", contract).n_tokens == len(answer.token_ids or ()), (
+        "equal texts have equal lengths"
+    )
 
 
 def test_the_compared_prompts_are_limited_for_people_as_a_whole(chain: Chain) -> None:
@@ -78,30 +88,49 @@ def test_the_compared_prompts_are_limited_for_people_as_a_whole(chain: Chain) ->
     assert limit("eval.judged.prompts=null") > limit(), "null is no limit"
 
 
-def test_the_same_checkpoint_twice_is_even_and_nobody_is_asked(chain: Chain, tmp_path: Path) -> None:
+def test_the_same_checkpoint_twice_is_even_and_nobody_is_asked(
+    chain: Chain, tmp_path: Path
+) -> None:
     model = chain.folder("sft") / "model"
     with running(Model(judging(longer))) as server:
         typed = ["align=none", "sft=none", f"model.path={model}", f"eval.judged.against=[{model}]"]
-        evaluation = results(chain.root, *typed, *judge_at(server.url), *NO_TESTS, own_prompts(tmp_path, chain, 30))
+        evaluation = results(
+            chain.root, *typed, *judge_at(server.url), *NO_TESTS, own_prompts(tmp_path, chain, 30)
+        )
         assert server.requests == []
     [(key, row)] = evaluation["judged"].items()
-    assert (key, row["win_rate"]["mean"], row["effect"]) == ("other", 0.5, "no measurable difference")
+    assert (key, row["win_rate"]["mean"], row["effect"]) == (
+        "other",
+        0.5,
+        "no measurable difference",
+    )
     assert row["alike"] == row["ties"] == row["prompts"] == 30
-    assert evaluation["gives_verdict"] == ["judged"] and "no measurable difference" in evaluation["verdict"]
+    assert (
+        evaluation["gives_verdict"] == ["judged"]
+        and "no measurable difference" in evaluation["verdict"]
+    )
 
 
-def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(chain: Chain, tmp_path: Path) -> None:
+def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(
+    chain: Chain, tmp_path: Path
+) -> None:
     prompts = own_prompts(tmp_path, chain, 40)
     with running(Model(judging(longer))) as server:
         evaluation = results(chain.root, *judge_at(server.url), prompts)
-        sides = Counter(frozenset(shown_texts(r)[name] for name in "AB") for r in server.requests if not is_probe(r))
+        sides = Counter(
+            frozenset(shown_texts(r)[name] for name in "AB")
+            for r in server.requests
+            if not is_probe(r)
+        )
         row = evaluation["judged"]["sft"]
         typed = [*judge_at(server.url), prompts]
     versus, label = (folder(chain.root, f"{name}_sft", *typed) for name in ("versus", "judged"))
     candidates = load(versus / "candidates.parquet", Candidate)
     pairs = list(zip(candidates[::2], candidates[1::2], strict=True))
     assert len(pairs) == row["prompts"] == 40
-    assert all((a.policy, b.policy, a.prompt_id) == ("policy", "sft", b.prompt_id) for a, b in pairs)
+    assert all(
+        (a.policy, b.policy, a.prompt_id) == ("policy", "sft", b.prompt_id) for a, b in pairs
+    )
     assert len({c.candidate_id for c in candidates}) == 80  # equal texts are two candidates
     alike = sum(a.stripped_text == b.stripped_text for a, b in pairs)
     assert row["alike"] == alike > 20
@@ -129,10 +158,17 @@ def test_the_gate_compares_no_win_rates_of_two_judges(chain: Chain, tmp_path: Pa
     prompts, runs = own_prompts(tmp_path, chain, 10), []
     with running(Model(judging(longer))) as server:
         for temperature in (0, 1):
-            typed = [*judge_at(server.url), prompts, *NO_TESTS, f"eval.judged.judge.temperature={temperature}"]
+            typed = [
+                *judge_at(server.url),
+                prompts,
+                *NO_TESTS,
+                f"eval.judged.judge.temperature={temperature}",
+            ]
             build(chain.root, "stage=eval", *typed)
             runs.append(by_measure(load(folder(chain.root, "eval", *typed) / FILE, Measure)))
-            judge, of_another_run = (nodes(chain.root, *typed, seed)["eval"].config for seed in ("seed=0", "seed=1"))
+            judge, of_another_run = (
+                nodes(chain.root, *typed, seed)["eval"].config for seed in ("seed=0", "seed=1")
+            )
             assert judge.instruments == of_another_run.instruments
     [wins] = [name for name in runs[0] if name.startswith("wins")]
     lines = compare(runs[:1], runs[1:], margin=0.05, confidence=0.95)
@@ -158,7 +194,9 @@ def test_a_report_does_not_wait_for_people_and_reads_what_they_said(
 def load_results(root: Path, waiting: bool) -> Any:
     every = (json.loads(path.read_text()) for path in root.glob("eval/*/results.json"))
     return (
-        evaluation for evaluation in every if any("waiting" in row for row in evaluation["judged"].values()) == waiting
+        evaluation
+        for evaluation in every
+        if any("waiting" in row for row in evaluation["judged"].values()) == waiting
     )
 
 
@@ -166,27 +204,52 @@ def test_labels_of_a_comparison_are_no_labels_of_preferences(chain: Chain) -> No
     typed = ["eval/judged=reward_model", f"reward.source.path={TOY}"]
     graph = nodes(chain.root, *typed)
     evaluation = {
-        stage: {n.fingerprint for n in requested_nodes(settings("recipe=tiny", *typed, f"stage={stage}"), graph)}
+        stage: {
+            n.fingerprint
+            for n in requested_nodes(settings("recipe=tiny", *typed, f"stage={stage}"), graph)
+        }
         for stage in ("label", "versus")
     }
-    assert graph["judged_sft"].stage == "label" and graph["judged_sft"].fingerprint not in evaluation["label"]
-    assert {graph[name].fingerprint for name in ("versus_sft", "judged_sft", "judged_constant")} <= evaluation[
-        "versus"
-    ]
+    assert (
+        graph["judged_sft"].stage == "label"
+        and graph["judged_sft"].fingerprint not in evaluation["label"]
+    )
+    assert {
+        graph[name].fingerprint for name in ("versus_sft", "judged_sft", "judged_constant")
+    } <= evaluation["versus"]
     plain = nodes(chain.root)
-    assert all(graph[name].fingerprint == plain[name].fingerprint for name in ("sft", "label", "pairs", "dpo"))
+    assert all(
+        graph[name].fingerprint == plain[name].fingerprint
+        for name in ("sft", "label", "pairs", "dpo")
+    )
     # that is of the nodes of row labels
     assert "reward_model" not in graph["eval"].settings["judged"]
 
 
-def test_preferences_without_tasks_are_judged_on_the_prompts_of_held_out_pairs(chain: Chain) -> None:
-    typed = ["label=dataset", f"label.path={TOY}", "pairs=all", *NO_TESTS, f"reward.source.path={TOY}"]
+def test_preferences_without_tasks_are_judged_on_the_prompts_of_held_out_pairs(
+    chain: Chain,
+) -> None:
+    typed = [
+        "label=dataset",
+        f"label.path={TOY}",
+        "pairs=all",
+        *NO_TESTS,
+        f"reward.source.path={TOY}",
+    ]
     typed += ["eval/judged=reward_model", "eval.judged.against=[sft,reference]", "sft.epochs=0.5"]
     evaluation = results(chain.root, *typed)
     pairs = folder(chain.root, "pairs", *typed)
-    prompts_asked = load(folder(chain.root, "versus_reference", *typed) / "prompts.parquet", Example)
+    prompts_asked = load(
+        folder(chain.root, "versus_reference", *typed) / "prompts.parquet", Example
+    )
     assert evaluation["judged"].keys() == {"sft", "reference"} and evaluation["primary"] is None
-    nothing = ["label=dataset", f"label.path={TOY}", *NO_TESTS, *PEOPLE, "pairs.validation_fraction=0"]
+    nothing = [
+        "label=dataset",
+        f"label.path={TOY}",
+        *NO_TESTS,
+        *PEOPLE,
+        "pairs.validation_fraction=0",
+    ]
     assert "eval.judged has no prompts" in refused("recipe=tiny", *nothing)
     assert evaluation["gives_verdict"] == ["learnt", "judged"]
     assert {e.reference for e in prompts_asked} <= {
@@ -206,6 +269,12 @@ def rows(file: Path) -> list[dict[str, Any]]:
 def test_sft_alone_is_compared_with_the_base(chain: Chain) -> None:
     evaluation = results(chain.root, "align=none")
     assert list(evaluation["models"].items()) == [("base", "Base"), ("policy", "SFT")]
-    assert evaluation["main_difference"] == "policy-base" and evaluation["kl"] == {} and evaluation["learnt"] == {}
+    assert (
+        evaluation["main_difference"] == "policy-base"
+        and evaluation["kl"] == {}
+        and evaluation["learnt"] == {}
+    )
     assert evaluation["verdict"].startswith("SFT helped: ")
-    assert refused("recipe=tiny", f"outputs={chain.root}", "align=none", "stage=pairs").endswith("Set align=dpo.")
+    assert refused("recipe=tiny", f"outputs={chain.root}", "align=none", "stage=pairs").endswith(
+        "Set align=dpo."
+    )

@@ -23,7 +23,10 @@ def prompt(i: int) -> Example:
 
 def candidates(i: int) -> list[Candidate]:
     ids = [*range(2000, 2000 + TOKENS)]
-    drawn = ("p", "hf", 1.0, 0, f"{i} 1", ids, "stop", -9.0, TOKENS), ("p", "hf", 1.0, 0, "no", ids, "stop", -9.0, 9)
+    drawn = (
+        ("p", "hf", 1.0, 0, f"{i} 1", ids, "stop", -9.0, TOKENS),
+        ("p", "hf", 1.0, 0, "no", ids, "stop", -9.0, 9),
+    )
     return [Candidate(content_id(i), content_id(i, j), *each) for j, each in enumerate(drawn)]
 
 
@@ -60,7 +63,11 @@ def test_judgements_are_admitted_in_linear_time(tmp_path: Path) -> None:
     all_candidates = [c for i in range(8000) for c in candidates(i)]
     pool = Pool([prompt(i) for i in range(8000)], all_candidates)
     started = time.process_time()
-    judgements = (Judgement(c.prompt_id, "l", c.candidate_id, score=1.0) for c in reversed(all_candidates[1:]))
+    judgements = (
+        Judgement(c.prompt_id, "l", c.candidate_id, score=1.0) for c in reversed(all_candidates[1:])
+    )
     judged = [*label.complete_judgements(judgements, pool, "l", tmp_path)]
     assert time.process_time() - started < 2.0
-    assert [j.candidate_id for _, group in judged for j in group if j.error] == [all_candidates[0].candidate_id]
+    assert [j.candidate_id for _, group in judged for j in group if j.error] == [
+        all_candidates[0].candidate_id
+    ]

@@ -26,17 +26,37 @@ def work(folder: Path) -> StageDir:
 
 def candidate(prompt: str, text: str, tokens: int = 3, finished: bool = True) -> Candidate:
     reason = "stop" if finished else "length"
-    return Candidate(prompt, f"{prompt}-{text}-{tokens}-{reason}", "p", "hf", 1.0, 0, text, [], reason, -1.0, tokens)
+    return Candidate(
+        prompt,
+        f"{prompt}-{text}-{tokens}-{reason}",
+        "p",
+        "hf",
+        1.0,
+        0,
+        text,
+        [],
+        reason,
+        -1.0,
+        tokens,
+    )
 
 
 def pool(folder: Path, answers: dict[str, list[tuple[Candidate, float | None]]]) -> Path:
     """A judged pool: per prompt, candidates with their scores; None where judging failed."""
     folder.mkdir()
-    prompts = [Example(p, [{"role": "user", "content": p}], None, "s", "t", "preference") for p in answers]
+    prompts = [
+        Example(p, [{"role": "user", "content": p}], None, "s", "t", "preference") for p in answers
+    ]
     save(folder / "prompts.parquet", prompts, Example)
     save(folder / "candidates.parquet", [c for cs in answers.values() for c, _ in cs], Candidate)
     judged = [
-        Judgement(p, "verifier", c.candidate_id, score=score, error=None if score is not None else "failed")
+        Judgement(
+            p,
+            "verifier",
+            c.candidate_id,
+            score=score,
+            error=None if score is not None else "failed",
+        )
         for p, cs in answers.items()
         for c, score in cs
     ]
@@ -48,27 +68,41 @@ def block(**changes: Any) -> Pairs:
     return replace(settings("recipe=tiny").pairs, validation_fraction=0.0, **changes)
 
 
-def build_pairs(folder: Path, cfg: Pairs, judged: Path) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+def build_pairs(
+    folder: Path, cfg: Pairs, judged: Path
+) -> tuple[list[tuple[str, str]], dict[str, Any]]:
     out = work(folder)
     metrics = pairs.run(cfg, {"judged": judged}, out)
     stored = load(out / "pairs.parquet", Pair)
     return [(p.chosen[0]["content"], p.rejected[0]["content"]) for p in stored], metrics
 
 
-SCORED = {"q": [(candidate("q", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0), ("d", 0.5))]}
+SCORED = {
+    "q": [(candidate("q", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0), ("d", 0.5))]
+}
 
 
 @pytest.mark.parametrize(
     ("strategy", "options", "expected"),
     [
         (Strategy.best_worst, {}, {("a", "c")}),
-        (Strategy.all, {"max_per_prompt": 9}, {("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("d", "c")}),
+        (
+            Strategy.all,
+            {"max_per_prompt": 9},
+            {("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("d", "c")},
+        ),
         (Strategy.margin, {"min_margin": 0.7}, {("a", "c")}),
-        (Strategy.all, {"max_per_prompt": 9, "min_score": 1.0}, {("a", "b"), ("a", "c"), ("a", "d")}),
+        (
+            Strategy.all,
+            {"max_per_prompt": 9, "min_score": 1.0},
+            {("a", "b"), ("a", "c"), ("a", "d")},
+        ),
     ],
 )
 def test_strategies(strategy: Strategy, options: dict, expected: set, tmp_path: Path) -> None:
-    built, _ = build_pairs(tmp_path / "out", block(strategy=strategy, **options), pool(tmp_path / "pool", SCORED))
+    built, _ = build_pairs(
+        tmp_path / "out", block(strategy=strategy, **options), pool(tmp_path / "pool", SCORED)
+    )
     assert set(built) == expected
     assert len(built) == len(expected)
 
@@ -78,12 +112,18 @@ def test_of_preferences_the_most_preferred_stands_against_the_least(tmp_path: Pa
     ranked = {"q": [(candidate("q", text), None) for text in "abcd"]}
     judged = pool(tmp_path / "pool", ranked)
     ids = [c.candidate_id for c, _ in ranked["q"]]
-    judgements = [Judgement("q", "judge", a=b, b=a, preference="b") for a, b in combinations(ids, 2)]
+    judgements = [
+        Judgement("q", "judge", a=b, b=a, preference="b") for a, b in combinations(ids, 2)
+    ]
     save(judged / "judgements.parquet", judgements, Judgement)
     for seed in range(5):
         assert build_pairs(tmp_path / f"{seed}", block(seed=seed), judged)[0] == [("a", "d")]
         cfg = block(strategy=Strategy.margin, max_per_prompt=3, seed=seed)
-        assert set(build_pairs(tmp_path / f"{seed}-near", cfg, judged)[0]) == {("a", "b"), ("b", "c"), ("c", "d")}
+        assert set(build_pairs(tmp_path / f"{seed}-near", cfg, judged)[0]) == {
+            ("a", "b"),
+            ("b", "c"),
+            ("c", "d"),
+        }
 
 
 def test_random_pairs_are_seeded_and_never_tied(tmp_path: Path) -> None:
@@ -110,7 +150,9 @@ def test_prompts_without_a_pair_are_counted_by_reason(tmp_path: Path) -> None:
         "long": [(candidate("long", "a", 90), 1.0), (candidate("long", "b", 3), 0.0)],
         "cut": [(candidate("cut", "a", finished=False), 1.0), (candidate("cut", "b"), 0.0)],
     }
-    built, metrics = build_pairs(tmp_path / "out", block(max_length_ratio=4.0), pool(tmp_path / "pool", answers))
+    built, metrics = build_pairs(
+        tmp_path / "out", block(max_length_ratio=4.0), pool(tmp_path / "pool", answers)
+    )
     assert built == [("a", "b")]
     assert metrics["prompts_without_pair"] == {
         "every candidate got the same score": 1,
@@ -133,19 +175,31 @@ HALF = {
 }
 
 
-def test_an_unfinished_completion_is_never_chosen_and_rejected_without_an_end(tmp_path: Path) -> None:
+def test_an_unfinished_completion_is_never_chosen_and_rejected_without_an_end(
+    tmp_path: Path,
+) -> None:
     judged = pool(tmp_path / "pool", HALF)
     built, metrics = build_pairs(tmp_path / "kept", block(), judged)
     assert built == [("b", "c"), ("a", "b"), ("a", "c")]
     stored = load(tmp_path / "kept" / "pairs.parquet", Pair)
     assert [p.rejected_finish_reason for p in stored] == ["stop", "length", "length"]
-    assert metrics["unfinished"] == {"kept as rejected": 2, "dropped as rejected": 0, "refused as chosen": 2}
+    assert metrics["unfinished"] == {
+        "kept as rejected": 2,
+        "dropped as rejected": 0,
+        "refused as chosen": 2,
+    }
     assert metrics["summary"].endswith("2 unfinished refused as chosen")
 
     built, metrics = build_pairs(tmp_path / "dropped", block(unfinished=Unfinished.drop), judged)
-    assert built == [("b", "c"), ("a", "b")], "another contrast of the prompt is taken where there is one"
+    assert built == [("b", "c"), ("a", "b")], (
+        "another contrast of the prompt is taken where there is one"
+    )
     assert metrics["prompts_without_pair"] == {"only an unfinished candidate was worse": 1}
-    assert metrics["unfinished"] == {"kept as rejected": 0, "dropped as rejected": 3, "refused as chosen": 2}
+    assert metrics["unfinished"] == {
+        "kept as rejected": 0,
+        "dropped as rejected": 3,
+        "refused as chosen": 2,
+    }
 
     _, metrics = build_pairs(tmp_path / "none", block(), pool(tmp_path / "finished", SCORED))
     assert "unfinished" not in metrics["summary"]
@@ -156,7 +210,11 @@ def test_pairs_keep_the_ids_that_were_drawn_and_load_as_a_dataset(tmp_path: Path
 
     sampled = replace(candidate("q", "a"), token_ids=[3, 4], tokenizer="of ours")
     from_text = replace(candidate("q", "b"), token_ids=None)  # as an endpoint gives it
-    build_pairs(tmp_path / "out", block(), pool(tmp_path / "pool", {"q": [(sampled, 1.0), (from_text, 0.0)]}))
+    build_pairs(
+        tmp_path / "out",
+        block(),
+        pool(tmp_path / "pool", {"q": [(sampled, 1.0), (from_text, 0.0)]}),
+    )
     file = str(tmp_path / "out" / "pairs.parquet")
     [row] = load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path))
     assert (row["chosen_token_ids"], row["chosen_tokenizer"]) == ([3, 4], "of ours")
@@ -164,7 +222,9 @@ def test_pairs_keep_the_ids_that_were_drawn_and_load_as_a_dataset(tmp_path: Path
 
 
 def test_no_pair_at_all_is_an_error_with_the_reasons(tmp_path: Path) -> None:
-    judged = pool(tmp_path / "pool", {"q": [(candidate("q", "a"), 0.0), (candidate("q", "b"), 0.0)]})
+    judged = pool(
+        tmp_path / "pool", {"q": [(candidate("q", "a"), 0.0), (candidate("q", "b"), 0.0)]}
+    )
     with pytest.raises(UserError, match=r"no pair .* \(1: .* same score\)"):
         build_pairs(tmp_path / "out", block(), judged)
 
@@ -178,16 +238,36 @@ LONG = {"q": [(candidate("q", "a", 30), 1.0), (candidate("q", "b"), 0.0)]}
 @pytest.mark.parametrize(
     ("answers", "keys", "way_out", "loosened"),
     [
-        (LOW, {"min_score": 1.0}, r"Lower pairs\.min_score=1 \(0: any score\)\.", {"min_score": 0.5}),
-        (LOW, {"min_score": 0.0, "min_margin": 0.5}, r"Lower pairs\.min_margin=0\.5 .*", {"min_margin": 0.4}),
-        (LONG, {"max_length_ratio": 2.0}, r"Raise pairs\.max_length_ratio=2 \(null: .*", {"max_length_ratio": None}),
+        (
+            LOW,
+            {"min_score": 1.0},
+            r"Lower pairs\.min_score=1 \(0: any score\)\.",
+            {"min_score": 0.5},
+        ),
+        (
+            LOW,
+            {"min_score": 0.0, "min_margin": 0.5},
+            r"Lower pairs\.min_margin=0\.5 .*",
+            {"min_margin": 0.4},
+        ),
+        (
+            LONG,
+            {"max_length_ratio": 2.0},
+            r"Raise pairs\.max_length_ratio=2 \(null: .*",
+            {"max_length_ratio": None},
+        ),
     ],
 )
 def test_who_gets_no_pair_is_told_the_rule_that_was_in_the_way_and_no_other(
     answers: Any, keys: dict[str, Any], way_out: str, loosened: dict[str, Any], tmp_path: Path
 ) -> None:
-    judged, cfg = pool(tmp_path / "pool", answers), block(**{"min_score": 0.0, "min_margin": 0.0} | keys)
-    with pytest.raises(UserError, match=rf"^pairs: no pair .* from 1 prompts \([^)]*\)\. {way_out}$"):
+    judged, cfg = (
+        pool(tmp_path / "pool", answers),
+        block(**{"min_score": 0.0, "min_margin": 0.0} | keys),
+    )
+    with pytest.raises(
+        UserError, match=rf"^pairs: no pair .* from 1 prompts \([^)]*\)\. {way_out}$"
+    ):
         build_pairs(tmp_path / "out", cfg, judged)
     built, _ = build_pairs(tmp_path / "loosened", replace(cfg, **loosened), judged)
     assert built == [("a", "b")], "as it says, there is one then"
@@ -225,13 +305,18 @@ def test_where_all_is_a_tie_the_order_is_named_before_the_file(
     with pytest.raises(UserError, match=rf"\(1: [^)]*\)\. .*{way_out}"):
         build_pairs(tmp_path / "out", block(), judged)
     with pytest.raises(UserError, match=way_out if False in agrees else "some answers win"):
-        unpaired.run(settings("recipe=tiny").unpaired, {"judged": judged}, work(tmp_path / "unpaired"))
+        unpaired.run(
+            settings("recipe=tiny").unpaired, {"judged": judged}, work(tmp_path / "unpaired")
+        )
 
 
 @pytest.mark.parametrize("sampler", ["hf", "dataset"])
 def test_who_reads_a_file_is_not_told_to_sample(sampler: str, tmp_path: Path) -> None:
     answers = [(replace(candidate("q", text), sampler=sampler), 0.5) for text in "ab"]
-    pattern = {"hf": r"Raise sample\.temperatures", "dataset": "The file must have two different answers"}[sampler]
+    pattern = {
+        "hf": r"Raise sample\.temperatures",
+        "dataset": "The file must have two different answers",
+    }[sampler]
     with pytest.raises(UserError, match=rf"the same score\)\. {pattern}"):
         build_pairs(tmp_path / "out", block(), pool(tmp_path / "pool", {"q": answers}))
 
@@ -243,7 +328,8 @@ def test_where_the_better_ones_are_cut_off_they_may_be_longer(tmp_path: Path) ->
 
 def test_a_prompt_is_held_out_with_all_its_pairs(tmp_path: Path) -> None:
     answers = {
-        f"{i:04}": [(candidate(f"{i:04}", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0))] for i in range(200)
+        f"{i:04}": [(candidate(f"{i:04}", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0))]
+        for i in range(200)
     }
     out = work(tmp_path / "out")
     cfg = replace(block(strategy=Strategy.all, max_per_prompt=3), validation_fraction=0.25)
@@ -255,7 +341,9 @@ def test_a_prompt_is_held_out_with_all_its_pairs(tmp_path: Path) -> None:
     assert 25 < metrics["held_out"] / 3 < 75
 
 
-def test_the_verifier_scores_the_share_of_checks_and_fails_where_there_are_none(built: Path, tmp_path: Path) -> None:
+def test_the_verifier_scores_the_share_of_checks_and_fails_where_there_are_none(
+    built: Path, tmp_path: Path
+) -> None:
     checks = [Check("upper"), Check("equals", {"text": "YES"})]
     example = Example("q", [], None, "s", "t", "preference", checks=checks)
     texts = {"YES": 1.0, "NO": 0.5, "yes": 0.0, "": 0.0}
@@ -267,7 +355,10 @@ def test_the_verifier_scores_the_share_of_checks_and_fails_where_there_are_none(
     )
 
 
-TOPIC = [Check("on_topic", {"topics": [["tide"]]}), Check("own_words", {"text": "Explain how the tides work."})]
+TOPIC = [
+    Check("on_topic", {"topics": [["tide"]]}),
+    Check("own_words", {"text": "Explain how the tides work."}),
+]
 TWO_LINES = Check("line_count", {"count": 2})
 
 
@@ -277,9 +368,19 @@ TWO_LINES = Check("line_count", {"count": 2})
         ([TWO_LINES, *TOPIC], "The moon pulls the tides.", 2 / 3, 0.0),
         ([TWO_LINES, *TOPIC], "The moon pulls water.\nIt rises.", 2 / 3, 2 / 3),
         ([TWO_LINES, *TOPIC], "The moon pulls the tides.\nThey rise.", 1.0, 1.0),
-        ([TWO_LINES, Check("upper"), *TOPIC], "The moon pulls the tides.\nThey rise.", 3 / 4, 1 / 4),
+        (
+            [TWO_LINES, Check("upper"), *TOPIC],
+            "The moon pulls the tides.\nThey rise.",
+            3 / 4,
+            1 / 4,
+        ),
         (TOPIC, "The moon pulls water.", 1 / 2, 1 / 2),
-        ([TWO_LINES, *TOPIC], "The moon pulls tides, the moon pulls tides,\nthe moon pulls tides.", 1.0, 1 / 3),
+        (
+            [TWO_LINES, *TOPIC],
+            "The moon pulls tides, the moon pulls tides,\nthe moon pulls tides.",
+            1.0,
+            1 / 3,
+        ),
         (TOPIC, "The moon pulls tides, the moon pulls tides, the moon pulls tides.", 1.0, 0.0),
         ([Check("upper"), Check("equals", {"text": "YES"})], "NO", 1 / 2, 0.0),
         ([Check("upper"), Check("equals", {"text": "YES"})], "YES", 1.0, 1.0),
@@ -289,9 +390,14 @@ TWO_LINES = Check("line_count", {"count": 2})
 def test_rollouts_have_no_reward_for_a_form_alone_nor_for_a_topic_without_the_constraints_or_in_a_loop(
     checks: list[Check], answer: str, share: float, reward: float
 ) -> None:
-    prompt, completion = Example("q", [], None, "s", "t", "preference", checks=checks), candidate("q", answer)
+    prompt, completion = (
+        Example("q", [], None, "s", "t", "preference", checks=checks),
+        candidate("q", answer),
+    )
     assert [j.score for j in Verifier().judge(prompt, [completion])] == [pytest.approx(share)]
-    assert [j.score for j in Verifier().judge_rollouts(Pool([prompt], [completion]))] == [pytest.approx(reward)]
+    assert [j.score for j in Verifier().judge_rollouts(Pool([prompt], [completion]))] == [
+        pytest.approx(reward)
+    ]
 
 
 def test_too_many_failed_judgements_stop_the_stage(tmp_path: Path) -> None:
@@ -346,12 +452,18 @@ def test_preference_formats_become_pairs(row: dict, tmp_path: Path) -> None:
     pairs_metrics = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
     assert pairs_metrics["pairs"] == 1
     pair = load(tmp_path / "pairs" / "pairs.parquet", Pair)[0]
-    assert (pair.prompt, pair.chosen[0]["content"], pair.rejected[0]["content"]) == ([USER], "a", "b")
+    assert (pair.prompt, pair.chosen[0]["content"], pair.rejected[0]["content"]) == (
+        [USER],
+        "a",
+        "b",
+    )
 
 
 def test_a_prompt_in_a_column_does_not_hide_the_turns_before_it(tmp_path: Path) -> None:
     earlier = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}, USER]
-    whole = {name: [*earlier, {"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    whole = {
+        name: [*earlier, {"role": "assistant", "content": name}] for name in ("chosen", "rejected")
+    }
     out, metrics = dataset(tmp_path, [{"prompt": "q", **whole}, {"prompt": "hello", **whole}])
     assert metrics["judgements"] == 2
     pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
@@ -365,7 +477,13 @@ def test_scores_of_several_answers_become_judgements_between_0_and_1(tmp_path: P
         {"prompt": "p", "responses": ["a", "b"], "scores": [6, 6]},
     ]
     out, metrics = dataset(tmp_path, rows)
-    assert [j.score for j in load(out / "judgements.parquet", Judgement)] == [1.0, 0.25, 0.0, 0.5, 0.5]
+    assert [j.score for j in load(out / "judgements.parquet", Judgement)] == [
+        1.0,
+        0.25,
+        0.0,
+        0.5,
+        0.5,
+    ]
     assert "read as {prompt: prompt, completions:" in metrics["read"][0]
     pairs_metrics = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
     assert pairs_metrics["prompts_without_pair"] == {"every candidate got the same score": 1}
@@ -374,14 +492,20 @@ def test_scores_of_several_answers_become_judgements_between_0_and_1(tmp_path: P
 
 
 def test_of_several_scores_of_an_answer_the_mean_counts(tmp_path: Path) -> None:
-    out, metrics = dataset(tmp_path, [{"prompt": "p", "responses": ["a", "a", "b", "c"], "scores": [2, 5, 3, 6]}])
+    out, metrics = dataset(
+        tmp_path, [{"prompt": "p", "responses": ["a", "a", "b", "c"], "scores": [2, 5, 3, 6]}]
+    )
     assert [j.score for j in load(out / "judgements.parquet", Judgement)] == [0.375, 0.25, 1.0]
     assert "1 answers have several scores" in metrics["read"][-1]
 
 
 def test_of_several_thumbs_the_majority_counts(tmp_path: Path) -> None:
     thumbs = {"a": [True, False, False], "b": [False, True, True], "c": [True, False], "d": [True]}
-    rows = [{"prompt": "p", "completion": text, "label": up} for text, each in thumbs.items() for up in each]
+    rows = [
+        {"prompt": "p", "completion": text, "label": up}
+        for text, each in thumbs.items()
+        for up in each
+    ]
     out, metrics = dataset(tmp_path, rows)
     assert [j.score for j in load(out / "judgements.parquet", Judgement)] == [0.0, 1.0, 0.5, 1.0]
     assert "3 answers have several scores" in metrics["read"][-1]
@@ -399,13 +523,20 @@ def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path
 
 
 def test_every_row_of_a_file_is_used_or_counted_with_its_reason(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(45)]
-    rows += [{"prompt": "x", "chosen": "a", "rejected": "a"}] * 2 + [{"prompt": "y", "chosen": "", "rejected": "a"}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(45)
+    ]
+    rows += [{"prompt": "x", "chosen": "a", "rejected": "a"}] * 2 + [
+        {"prompt": "y", "chosen": "", "rejected": "a"}
+    ]
     rows += [{"prompt": "z", "chosen": n, "rejected": "a"} for n in (1, 2.5)]
     out, metrics = dataset(tmp_path, rows)
     assert (metrics["rows"], metrics["judgements"]) == (50, 45)
     reasons = {"rejected: is the same as chosen": 2, "chosen: is empty": 1}
-    assert metrics["unusable"] == reasons | {"chosen: must be text, is int": 1, "chosen: must be text, is float": 1}
+    assert metrics["unusable"] == reasons | {
+        "chosen: must be text, is int": 1,
+        "chosen: must be text, is float": 1,
+    }
     [warning] = out.warnings
     assert "5 of 50 rows" in warning and "1 (chosen: is empty)" in warning
 
@@ -437,7 +568,9 @@ def test_of_scores_too_length_is_held_against_every_two_of_a_prompt(tmp_path: Pa
 
 @pytest.mark.parametrize("good", [True, False])
 def test_answers_that_are_all_good_are_not_all_bad(good: bool, tmp_path: Path) -> None:
-    _, metrics = dataset(tmp_path, [{"prompt": f"{i}", "completion": "a", "label": good} for i in range(3)])
+    _, metrics = dataset(
+        tmp_path, [{"prompt": f"{i}", "completion": "a", "label": good} for i in range(3)]
+    )
     assert metrics["mean_score"] == good
 
 
@@ -448,7 +581,10 @@ def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:
     assert metrics["ties"] == 2
     pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
     built = load(tmp_path / "pairs" / "pairs.parquet", Pair)
-    assert [(f.prompt[0]["content"], f.chosen[0]["content"]) for f in built] == [("q", "a"), ("p", "b")]
+    assert [(f.prompt[0]["content"], f.chosen[0]["content"]) for f in built] == [
+        ("q", "a"),
+        ("p", "b"),
+    ]
 
 
 def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
@@ -460,7 +596,11 @@ def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     assert out.warnings == [f"{tmp_path / 'preferences.jsonl'}: columns score_chosen are not used"]
     folder = work(tmp_path / "pairs")
     pairs_metrics = pairs.run(block(), {"judged": out.path}, folder)
-    assert (pairs_metrics["pairs"], pairs_metrics["copies_left_out"], pairs_metrics["preferences_left_out"]) == (
+    assert (
+        pairs_metrics["pairs"],
+        pairs_metrics["copies_left_out"],
+        pairs_metrics["preferences_left_out"],
+    ) == (
         2,
         1,
         2,
@@ -475,7 +615,9 @@ def test_limits_of_scores_are_told_to_do_nothing_where_there_are_no_scores(tmp_p
     pairs.run(block(min_score=0.0, min_margin=0.5), {"judged": out.path}, unscored)
     assert any("pairs.min_margin leave nothing out" in line for line in unscored.warnings)
     scored = work(tmp_path / "scored")
-    pairs.run(block(min_score=0.5, min_margin=0.5), {"judged": pool(tmp_path / "pool", SCORED)}, scored)
+    pairs.run(
+        block(min_score=0.5, min_margin=0.5), {"judged": pool(tmp_path / "pool", SCORED)}, scored
+    )
     assert not any("no scores" in line for line in scored.warnings)
 
 
@@ -483,46 +625,82 @@ def test_that_no_pair_is_held_out_is_told(tmp_path: Path) -> None:
     out, _ = dataset(tmp_path, [{"prompt": "q", "chosen": "a", "rejected": "b"}])
     for fraction, warned in ((0.0, False), (1e-9, True)):
         folder = work(tmp_path / f"pairs_{fraction}")
-        assert pairs.run(replace(block(), validation_fraction=fraction), {"judged": out.path}, folder)["held_out"] == 0
+        assert (
+            pairs.run(replace(block(), validation_fraction=fraction), {"judged": out.path}, folder)[
+                "held_out"
+            ]
+            == 0
+        )
         assert any("Raise pairs.validation_fraction" in line for line in folder.warnings) == warned
 
 
-def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(tmp_path: Path) -> None:
+def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(
+    tmp_path: Path,
+) -> None:
     rows = [{"prompt": f"{i}", "chosen": "a b c d", "rejected": "a"} for i in range(4)]
     rows += [{"prompt": f"{i} even", "chosen": "a b", "rejected": "c d"} for i in range(3)]
     rows += [{"prompt": "0 even", "chosen": "a b", "rejected": "c d"}]
     out, _ = dataset(tmp_path, rows)
     judged = work(tmp_path / "all")
     every = pairs.run(block(strategy=Strategy.all), {"judged": out.path}, judged)
-    assert (every["pairs"], every["comparisons"], every["left_out"]) == (7, 8, {"that repeat another one": 1})
+    assert (every["pairs"], every["comparisons"], every["left_out"]) == (
+        7,
+        8,
+        {"that repeat another one": 1},
+    )
     [warning] = judged.warnings
     assert warning.startswith("1 preferences are left out because they repeat")
 
     filtered = work(tmp_path / "filtered")
-    metrics = pairs.run(block(strategy=Strategy.all, max_length_ratio=1.5), {"judged": out.path}, filtered)
+    metrics = pairs.run(
+        block(strategy=Strategy.all, max_length_ratio=1.5), {"judged": out.path}, filtered
+    )
     name = "with lengths further apart than pairs.max_length_ratio=1.5"
     assert (metrics["pairs"], metrics["comparisons"]) == (3, 8)
     assert metrics["left_out"] == {name: 4, "that repeat another one": 1}
-    message = f"4 comparisons {name} are left out. Raise pairs.max_length_ratio=1.5 (null: any lengths)."
+    message = (
+        f"4 comparisons {name} are left out. Raise pairs.max_length_ratio=1.5 (null: any lengths)."
+    )
     assert message in filtered.warnings
     assert "4 prompts without a pair" in metrics["summary"]
 
 
 @pytest.mark.parametrize("strategy", [s for s in Strategy if s is not Strategy.ranked])
 @pytest.mark.parametrize(
-    "keys", [{}, {"min_score": 1.0}, {"min_margin": 0.5}, {"max_per_task": 2}, {"margin_quantiles": [0.2, 0.8]}]
+    "keys",
+    [
+        {},
+        {"min_score": 1.0},
+        {"min_margin": 0.5},
+        {"max_per_task": 2},
+        {"margin_quantiles": [0.2, 0.8]},
+    ],
 )
-def test_comparisons_are_pairs_and_what_was_left_out(strategy: Strategy, keys: dict[str, Any], tmp_path: Path) -> None:
-    answers = {q: [(candidate(q, t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0), ("d", 0.5))] for q in "pqr"}
-    answers["same"] = [(candidate("same", t, n), s) for t, n, s in (("a", 3, 1.0), ("a", 4, 0.5), ("b", 3, 0.0))]
-    _, metrics = build_pairs(tmp_path / "out", block(strategy=strategy, **keys), pool(tmp_path / "pool", answers))
-    assert metrics["comparisons"] == 3 * 6 + 3 == metrics["pairs"] + sum(metrics["left_out"].values())
+def test_comparisons_are_pairs_and_what_was_left_out(
+    strategy: Strategy, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    answers = {
+        q: [(candidate(q, t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0), ("d", 0.5))]
+        for q in "pqr"
+    }
+    answers["same"] = [
+        (candidate("same", t, n), s) for t, n, s in (("a", 3, 1.0), ("a", 4, 0.5), ("b", 3, 0.0))
+    ]
+    _, metrics = build_pairs(
+        tmp_path / "out", block(strategy=strategy, **keys), pool(tmp_path / "pool", answers)
+    )
+    assert (
+        metrics["comparisons"] == 3 * 6 + 3 == metrics["pairs"] + sum(metrics["left_out"].values())
+    )
 
 
 @pytest.mark.parametrize(
     ("rows", "pattern"),
     [
-        ([{"prompt": "q", "chosen": "a", "rejected": "b", "label": 1}], "line 1: the column 'label' changes"),
+        (
+            [{"prompt": "q", "chosen": "a", "rejected": "b", "label": 1}],
+            "line 1: the column 'label' changes",
+        ),
         (
             [
                 {
@@ -543,7 +721,10 @@ def test_comparisons_are_pairs_and_what_was_left_out(strategy: Strategy, keys: d
             "the column 'documents' changes",
         ),
         ([{"prompt": "q", "chosen": "a"}], "no known columns among prompt, chosen.*label.columns="),
-        ([{"prompt": "q", "chosen": "a", "rejected": "a"}] * 3, "rejected: is the same as chosen. 3 of 3 rows"),
+        (
+            [{"prompt": "q", "chosen": "a", "rejected": "a"}] * 3,
+            "rejected: is the same as chosen. 3 of 3 rows",
+        ),
         (
             [
                 {
@@ -559,7 +740,9 @@ def test_comparisons_are_pairs_and_what_was_left_out(strategy: Strategy, keys: d
         ([{"prompt": "q", "completions": ["a", "b"], "scores": [1.5e308, 7]}], "numbers below"),
     ],
 )
-def test_a_preference_file_that_cannot_be_used_is_told(rows: list[dict], pattern: str, tmp_path: Path) -> None:
+def test_a_preference_file_that_cannot_be_used_is_told(
+    rows: list[dict], pattern: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=pattern):
         dataset(tmp_path, rows)
 
@@ -571,23 +754,48 @@ def test_real_preferences_are_read(tmp_path: Path) -> None:
     metrics = label.run(settings("label=dataset", f"label.path={file}").label, {}, out)
     assert metrics["judgements"] == 300
     pairs_metrics = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
-    assert pairs_metrics["pairs"] == len({j.prompt_id for j in load(out / "judgements.parquet", Judgement)}) > 290
+    assert (
+        pairs_metrics["pairs"]
+        == len({j.prompt_id for j in load(out / "judgements.parquet", Judgement)})
+        > 290
+    )
 
 
 def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> None:
     names = [f"q{i}" for i in range(6)]
-    judged = pool(tmp_path / "pool", {q: [(candidate(q, "yes"), 1.0), (candidate(q, "no"), 0.0)] for q in names})
+    judged = pool(
+        tmp_path / "pool",
+        {q: [(candidate(q, "yes"), 1.0), (candidate(q, "no"), 0.0)] for q in names},
+    )
     prompts = load(judged / "prompts.parquet", Example)
-    tasks = ["no_commas", "bold_parts + no_commas", "no_commas", "bold_parts", "bold_parts", "bold_parts"]
-    save(judged / "prompts.parquet", [replace(p, task=t) for p, t in zip(prompts, tasks, strict=True)], Example)
+    tasks = [
+        "no_commas",
+        "bold_parts + no_commas",
+        "no_commas",
+        "bold_parts",
+        "bold_parts",
+        "bold_parts",
+    ]
+    save(
+        judged / "prompts.parquet",
+        [replace(p, task=t) for p, t in zip(prompts, tasks, strict=True)],
+        Example,
+    )
     built, metrics = build_pairs(tmp_path / "out", block(max_per_task=2), judged)
-    assert len(built) == 3, "two of no_commas, of which one is of bold_parts too, and one more of bold_parts"
+    assert len(built) == 3, (
+        "two of no_commas, of which one is of bold_parts too, and one more of bold_parts"
+    )
     assert metrics["prompts_without_pair"] == {"its task has pairs.max_per_task pairs": 3}
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
-def test_a_task_gives_no_pair_more_than_it_may_where_prompts_give_several(most: int, tmp_path: Path) -> None:
-    judged = pool(tmp_path / "pool", {f"q{i}": [(candidate(f"q{i}", t), s) for t, s in LEVELS] for i in range(4)})
+def test_a_task_gives_no_pair_more_than_it_may_where_prompts_give_several(
+    most: int, tmp_path: Path
+) -> None:
+    judged = pool(
+        tmp_path / "pool",
+        {f"q{i}": [(candidate(f"q{i}", t), s) for t, s in LEVELS] for i in range(4)},
+    )
     cfg = block(strategy=Strategy.all, max_per_prompt=2, max_per_task=most)
     built, metrics = build_pairs(tmp_path / "out", cfg, judged)
     assert len(built) == metrics["pairs"] == most
@@ -596,18 +804,31 @@ def test_a_task_gives_no_pair_more_than_it_may_where_prompts_give_several(most: 
 
 
 def test_the_rows_of_a_file_are_of_no_one_task_that_gives_so_many_pairs(tmp_path: Path) -> None:
-    out, _ = dataset(tmp_path, [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(5)])
-    assert pairs.run(block(max_per_task=2), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 5
+    out, _ = dataset(
+        tmp_path, [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(5)]
+    )
+    assert (
+        pairs.run(block(max_per_task=2), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"]
+        == 5
+    )
 
 
 def test_chosen_completions_keep_the_rules_where_quality_is_asked_for(tmp_path: Path) -> None:
     loop = "The sea is wide. " * 6
     scored_candidates = {
-        "q": [(candidate("q", loop), 1.0), (candidate("q", "The sea is wide, and the tides rise."), 0.5)]
+        "q": [
+            (candidate("q", loop), 1.0),
+            (candidate("q", "The sea is wide, and the tides rise."), 0.5),
+        ]
     }
-    scored_candidates["r"] = [(candidate("r", "The tides rise twice a day."), 1.0), (candidate("r", loop), 0.0)]
+    scored_candidates["r"] = [
+        (candidate("r", "The tides rise twice a day."), 1.0),
+        (candidate("r", loop), 0.0),
+    ]
     judged = pool(tmp_path / "pool", scored_candidates)
     assert len(build_pairs(tmp_path / "any", block(), judged)[0]) == 2
     built, metrics = build_pairs(tmp_path / "good", block(quality=True), judged)
     assert [chosen for chosen, _ in built] == ["The tides rise twice a day."]
-    assert metrics["prompts_without_pair"] == {"no better candidate keeps the rules of pairs.quality": 1}
+    assert metrics["prompts_without_pair"] == {
+        "no better candidate keeps the rules of pairs.quality": 1
+    }

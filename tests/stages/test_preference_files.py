@@ -50,17 +50,23 @@ def hh(i: int, chosen: str, rejected: str) -> dict[str, Any]:
     return {"chosen": f"{start} {chosen}", "rejected": f"{start} {rejected}"}
 
 
-def two(a: str, b: str, of: str, i: int, answers: tuple[str, str], value: Any, **more: Any) -> dict[str, Any]:
+def two(
+    a: str, b: str, of: str, i: int, answers: tuple[str, str], value: Any, **more: Any
+) -> dict[str, Any]:
     """Two answers in columns a and b, and what the column `of` holds of them."""
     return {"prompt": f"q{i}", a: answers[0], b: answers[1], of: value, **more}
 
 
-def numbered(a: str, b: str, of: str, first: Any, second: Any, tie: Any = None, **more: Any) -> list[dict[str, Any]]:
+def numbered(
+    a: str, b: str, of: str, first: Any, second: Any, tie: Any = None, **more: Any
+) -> list[dict[str, Any]]:
     """Four rows in which the first answer is the better, three with the second, two ties, and a copy of the first row.
     `first`, `second` and `tie` are what the file says then."""
     rows = [two(a, b, of, i, (f"2 yes {i}", f"1 no {i}"), first, **more) for i in range(4)]
     rows += [two(a, b, of, i, (f"1 no {i}", f"2 yes {i}"), second, **more) for i in range(4, 7)]
-    rows += [two(a, b, of, i, (f"2 or {i}", f"2 so {i}"), tie, **more) for i in (7, 8) if tie is not None]
+    rows += [
+        two(a, b, of, i, (f"2 or {i}", f"2 so {i}"), tie, **more) for i in (7, 8) if tie is not None
+    ]
     return [*rows, rows[0]]
 
 
@@ -70,7 +76,10 @@ def letters(text: str) -> dict[str, str]:
 
 PANDA = {f"annotator{i}": 1 for i in (1, 2, 3)}
 MAKERS = {"generator_1": "m", "generator_2": "n"}
-SCORED = [{"model": "m", "response": text, "overall_score": int(text[0])} for text in ("3 a", "1 b", "2 c", "2 d")]
+SCORED = [
+    {"model": "m", "response": text, "overall_score": int(text[0])}
+    for text in ("3 a", "1 b", "2 c", "2 d")
+]
 SAME = {"rejected: is the same as chosen": 1}
 ALL_NINE = (7, {TIE: 2, COPIES: 1})
 ONE_A_ROW = ("KTO", "rated, one a row as text")
@@ -206,7 +215,9 @@ FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_row_is_a_pair_the_right_way_round_or_counted_by_its_reason(name: str, tmp_path: Path) -> None:
+def test_every_row_is_a_pair_the_right_way_round_or_counted_by_its_reason(
+    name: str, tmp_path: Path
+) -> None:
     rows, line, count, left_out, unusable = FILES[name]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -216,16 +227,31 @@ def test_every_row_is_a_pair_the_right_way_round_or_counted_by_its_reason(name: 
     assert usage.pairs["comparisons"] == count + sum(left_out.values())
     wrong = [p for p in usage.built if p.chosen[0]["content"][0] <= p.rejected[0]["content"][0]]
     assert (len(usage.built), wrong) == (count, [])
-    assert ("better" in usage.messages[0]) == (name not in ONE_A_ROW), "an example shows which is which"
+    assert ("better" in usage.messages[0]) == (name not in ONE_A_ROW), (
+        "an example shows which is which"
+    )
 
 
 ASK, MORE = turn("q", "user"), turn("and?", "user")
-LONG, SHORT = [turn("2 yes"), MORE, turn("2 so")], [turn("1 no"), turn("how?", "user"), turn("1 or")]
+LONG, SHORT = (
+    [turn("2 yes"), MORE, turn("2 so")],
+    [turn("1 no"), turn("how?", "user"), turn("1 or")],
+)
 # Conversations that part before the last turn: a row, the prompt, chosen and rejected.
 EARLY: dict[str, tuple[dict[str, Any], list[Any], list[Any], list[Any]]] = {
     "TRL": ({"chosen": [ASK, *LONG], "rejected": [ASK, *SHORT]}, [ASK], LONG, SHORT),
-    "TRL, with a prompt": ({"prompt": [ASK], "chosen": LONG, "rejected": SHORT}, [ASK], LONG, SHORT),
-    "TRL, one turn of chosen": ({"prompt": [ASK], "chosen": LONG[:1], "rejected": SHORT}, [ASK], LONG[:1], SHORT),
+    "TRL, with a prompt": (
+        {"prompt": [ASK], "chosen": LONG, "rejected": SHORT},
+        [ASK],
+        LONG,
+        SHORT,
+    ),
+    "TRL, one turn of chosen": (
+        {"prompt": [ASK], "chosen": LONG[:1], "rejected": SHORT},
+        [ASK],
+        LONG[:1],
+        SHORT,
+    ),
     "a prompt as text": (
         {"prompt": "q", "chosen": [ASK, *LONG], "rejected": [ASK, turn("1")]},
         [ASK],
@@ -234,7 +260,10 @@ EARLY: dict[str, tuple[dict[str, Any], list[Any], list[Any], list[Any]]] = {
     ),
     "ShareGPT": (
         {
-            side: [{"from": {"user": "human"}.get(t["role"], "gpt"), "value": t["content"]} for t in (ASK, *turns)]
+            side: [
+                {"from": {"user": "human"}.get(t["role"], "gpt"), "value": t["content"]}
+                for t in (ASK, *turns)
+            ]
             for side, turns in (("chosen", LONG), ("rejected", SHORT))
         },
         [ASK],
@@ -263,7 +292,10 @@ EARLY: dict[str, tuple[dict[str, Any], list[Any], list[Any], list[Any]]] = {
         SHORT,
     ),
     "at a user turn": (
-        {"chosen": [ASK, turn("x"), MORE, turn("2")], "rejected": [ASK, turn("x"), turn("how?", "user"), turn("1")]},
+        {
+            "chosen": [ASK, turn("x"), MORE, turn("2")],
+            "rejected": [ASK, turn("x"), turn("how?", "user"), turn("1")],
+        },
         [ASK],
         [turn("x"), MORE, turn("2")],
         [turn("x"), turn("how?", "user"), turn("1")],
@@ -294,7 +326,10 @@ def test_conversations_that_part_early_become_a_pair(name: str, tmp_path: Path) 
 
 REFUSED = {
     "rejected: answers another prompt than chosen": [[ASK, *LONG], [MORE, *SHORT]],
-    "rejected: goes on where chosen ends, or the reverse": [[ASK, *LONG], [ASK, *LONG, MORE, turn("1")]],
+    "rejected: goes on where chosen ends, or the reverse": [
+        [ASK, *LONG],
+        [ASK, *LONG, MORE, turn("1")],
+    ],
     "rejected: is the same as chosen": [[ASK, *LONG], [ASK, *LONG]],
     "rejected: does not end with an assistant turn": [[ASK, *LONG], [ASK, turn("1"), MORE]],
     "user and assistant do not alternate": [[ASK, *LONG], [ASK, ASK, turn("1")]],
@@ -309,10 +344,15 @@ def test_rows_that_share_no_request_are_quarantined_with_line_and_reason(tmp_pat
     usage = used(file, tmp_path, "label.max_failed=0.9")
     assert usage.label["unusable"] == dict.fromkeys(REFUSED, 1)
     assert len(usage.built) == 1
-    quarantined = [json.loads(line) for line in (tmp_path / "label" / "quarantine.jsonl").read_text().splitlines()]
+    quarantined = [
+        json.loads(line)
+        for line in (tmp_path / "label" / "quarantine.jsonl").read_text().splitlines()
+    ]
     reasons = [reason.partition(": ")[2] or reason for reason in REFUSED]
     assert [entry["line"] for entry in quarantined] == [2, 3, 4, 5, 6]
-    assert all(entry["reason"].startswith(why) for entry, why in zip(quarantined, reasons, strict=True))
+    assert all(
+        entry["reason"].startswith(why) for entry, why in zip(quarantined, reasons, strict=True)
+    )
     assert {entry["file"] for entry in quarantined} == {str(file)}
 
 
@@ -354,14 +394,22 @@ def chosen_first(chosen: str, rejected: str) -> Truth:
 
 # Real files, what their documentation calls better, and: rows, unusable ones, pairs, ties, copies.
 REAL: dict[str, tuple[Truth, tuple[str, ...], tuple[int, int, int, int, int]]] = {
-    "preferences/hh_helpful_base_test.jsonl.gz": (chosen_first("chosen", "rejected"), (), (2354, 21, 2333, 0, 0)),
+    "preferences/hh_helpful_base_test.jsonl.gz": (
+        chosen_first("chosen", "rejected"),
+        (),
+        (2354, 21, 2333, 0, 0),
+    ),
     "preferences/rasbt_instruction_preference.json.gz": (
         chosen_first("chosen", "rejected"),
         (),
         (1100, 6, 1094, 0, 0),
     ),
     "formats/lf_dpo_en_demo.json.gz": (chosen_first("chosen", "rejected"), (), (300, 0, 295, 0, 5)),
-    "formats/lf_v1_dpo_demo.jsonl": (chosen_first("chosen_messages", "rejected_messages"), (), (10, 0, 10, 0, 0)),
+    "formats/lf_v1_dpo_demo.jsonl": (
+        chosen_first("chosen_messages", "rejected_messages"),
+        (),
+        (10, 0, 10, 0, 0),
+    ),
     "preferences/llmbar_natural_neighbor.jsonl.gz": (
         first_or_second("output_1", "output_2", "label"),
         (),
@@ -386,8 +434,15 @@ def test_real_files_are_used_whole_and_the_right_way_round(name: str, tmp_path: 
     truth, line, figures = REAL[name]
     usage = used(DATA / name, tmp_path, *line)
     rows = [row.value for row in files.rows_of(DATA / name)]
-    right = {(better.strip(), worse.strip()) for row in rows if (each := truth(row)) for better, worse in [each]}
-    of_pairs = [(p.chosen[0]["content"].strip(), p.rejected[0]["content"].strip()) for p in usage.built]
+    right = {
+        (better.strip(), worse.strip())
+        for row in rows
+        if (each := truth(row))
+        for better, worse in [each]
+    }
+    of_pairs = [
+        (p.chosen[0]["content"].strip(), p.rejected[0]["content"].strip()) for p in usage.built
+    ]
     assert [pair for pair in of_pairs if pair not in right] == []
     left_out = usage.pairs["left_out"]
     counts = (usage.label["rows"], sum(usage.label["unusable"].values()), usage.pairs["pairs"])

@@ -46,12 +46,21 @@ ODD = ["cost_$1^2^3$.jsonl", "$\\frac{$", "a^b_c\\d", "_$", "50% & <more>"]
 
 
 def test_a_label_of_any_figure_says_what_it_says() -> None:
-    curve = [{"step": step, "loss": 1.0, "logps/chosen": 1.0, "rewards/margins": 1.0} for step in (1, 2)]
+    curve = [
+        {"step": step, "loss": 1.0, "logps/chosen": 1.0, "rewards/margins": 1.0} for step in (1, 2)
+    ]
     first, *other_labels = ODD
-    labelled = [(odd, figures.panel(odd, curve, {"loss": f"3{odd}"}, xlabel=f"4{odd}")) for odd in other_labels]
-    labelled.append((first, figures.frontier(first, [figures.Point(0.1, Interval(0.5, 0.4, 0.7), False, True)])))
+    labelled = [
+        (odd, figures.panel(odd, curve, {"loss": f"3{odd}"}, xlabel=f"4{odd}"))
+        for odd in other_labels
+    ]
+    labelled.append(
+        (first, figures.frontier(first, [figures.Point(0.1, Interval(0.5, 0.4, 0.7), False, True)]))
+    )
     labelled += [(first, figure) for figure in figures.training("dpo", first, curve)]
-    assert all(str(escape(odd.replace("_", " "))) in figure.replace("_", " ") for odd, figure in labelled)
+    assert all(
+        str(escape(odd.replace("_", " "))) in figure.replace("_", " ") for odd, figure in labelled
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -59,13 +68,26 @@ def test_a_browser_shows_every_section_and_runs_nothing(page: Path, tmp_path: Pa
     dom = browse(page, tmp_path, "--dump-dom")
     assert "<title>Plumbline report</title>" in dom, "the model's script did not run"
     conclusions = re.findall(r'<section id="(\w+)">\s*<h2>[^<]+</h2>\s*<p>([^<]+)</p>', dom)
-    names = ["results", "why", "kinds", "proportion", "answers", "labels", "curves", "settings", "lineage", "words"]
+    names = [
+        "results",
+        "why",
+        "kinds",
+        "proportion",
+        "answers",
+        "labels",
+        "curves",
+        "settings",
+        "lineage",
+        "words",
+    ]
     assert [name for name, _ in conclusions if name != "learnt"] == names, "each with a conclusion"
     assert "{{ 7 * 7 }}" in dom
     assert dom.count("<svg") >= 7
 
 
-def test_anybody_can_read_it_on_a_phone_or_a_desk_in_light_and_dark(page: Path, tmp_path: Path) -> None:
+def test_anybody_can_read_it_on_a_phone_or_a_desk_in_light_and_dark(
+    page: Path, tmp_path: Path
+) -> None:
     assert page_faults(page, tmp_path / "browser") == []
 
 
@@ -83,7 +105,9 @@ def test_a_phone_opens_it_on_the_verdict_and_what_to_do_next_and_needs_few_scree
         assert not tab.evaluate("document.querySelectorAll('details[open]').length")
 
 
-def test_warnings_that_do_not_change_the_reading_are_folded_where_they_belong(chain: Chain, tmp_path: Path) -> None:
+def test_warnings_that_do_not_change_the_reading_are_folded_where_they_belong(
+    chain: Chain, tmp_path: Path
+) -> None:
     def warn(name: str, *warnings: str) -> None:
         path = chain.folder(name) / "manifest.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"warnings": warnings}))
@@ -104,7 +128,9 @@ def test_model_text_is_escaped_and_nothing_is_fetched(page: Path) -> None:
     assert "<script" not in html
     assert "&lt;script&gt;" in html and r"\x1b[2J\x9b31m\x00\r\u202eright" in html
     assert not UNSEEN.search(html.replace("\n", "").replace("\t", ""))
-    assert {*re.findall(r"""(?:src|href)=["']([^#"'][^"']*)""", html)} == {"labels.html"}, "which lies beside it"
+    assert {*re.findall(r"""(?:src|href)=["']([^#"'][^"']*)""", html)} == {"labels.html"}, (
+        "which lies beside it"
+    )
 
 
 def test_it_tells_lineage_with_commands_and_times(page: Path, built: Path) -> None:
@@ -119,7 +145,9 @@ def test_it_tells_what_would_explain_another_result(page: Path) -> None:
     section = page.read_text().partition('<section id="settings">')[2].partition("</section>")[0]
     values = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", section))
     assert values["computed on"].startswith("CPU; ")
-    assert values["SFT"].startswith("256 demonstrations; adapter=none, learning_rate=0.005, epochs=4, batch_size=16, ")
+    assert values["SFT"].startswith(
+        "256 demonstrations; adapter=none, learning_rate=0.005, epochs=4, batch_size=16, "
+    )
     assert values["SFT"].endswith(", precision=fp32")
     of_loss, rest = values["DPO"].split(" first_difference=False, ")
     assert (of_loss, rest.split(", batch_size")[0]) == (
@@ -132,7 +160,10 @@ def test_it_tells_what_would_explain_another_result(page: Path) -> None:
 
 def test_below_zero_stands_a_minus_sign_and_no_brackets_stand_in_a_row(page: Path) -> None:
     page_html = re.sub(
-        r"<(pre|code|style)\b.*?</\1>|<p class=\"tokens\">.*?</p>", "", page.read_text(), flags=re.DOTALL
+        r"<(pre|code|style)\b.*?</\1>|<p class=\"tokens\">.*?</p>",
+        "",
+        page.read_text(),
+        flags=re.DOTALL,
     )
     page_text = re.sub(r"<[^>]*>", " ", page_html)
     assert re.search(r"−\d", page_text)
@@ -174,13 +205,22 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     html = (chain.root / "report.html").read_text()
     manifests = [m for _, m in Store(chain.root).manifests("eval")]
     deltas = [100 * m["metrics"]["delta"]["policy-sft"]["mean"] for m in manifests]
-    sentence = re.search(r"Over 2 seeds, each prompt&#39;s outcomes averaged, DPO [a-z ]+: (\S+) points .*\.", html)
+    sentence = re.search(
+        r"Over 2 seeds, each prompt&#39;s outcomes averaged, DPO [a-z ]+: (\S+) points .*\.", html
+    )
     assert sentence and sentence[1].replace("−", "-") == f"{sum(deltas) / 2:+.1f}"
-    assert f"By seed from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in ".replace("-", "−") in sentence[0]
-    assert "One seed" not in html and '<p class="verdict">Seed 0: DPO ' in html, "it is of one, as is the page"
+    assert (
+        f"By seed from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in ".replace("-", "−")
+        in sentence[0]
+    )
+    assert "One seed" not in html and '<p class="verdict">Seed 0: DPO ' in html, (
+        "it is of one, as is the page"
+    )
     assert all(m["fingerprint"] in html for m in manifests)
     assert page_faults(chain.root / "report.html", tmp_path) == []
-    assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), "the first seed's"
+    assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), (
+        "the first seed's"
+    )
 
 
 def test_settings_say_of_which_round_they_are(chain: Chain) -> None:
@@ -189,6 +229,13 @@ def test_settings_say_of_which_round_they_are(chain: Chain) -> None:
     assert "rounds" not in settings_of(manifests, **models)
     of_arm = {"unpaired_kto": manifests["pairs"], "kto": manifests["dpo"]}
     with_arm = settings_of(manifests | {"pairs_1": manifests["pairs"]} | of_arm, **models)
-    assert "KTO" in with_arm["rounds"] and with_arm["labels"] == manifests["pairs"]["metrics"]["summary"]
+    assert (
+        "KTO" in with_arm["rounds"]
+        and with_arm["labels"] == manifests["pairs"]["metrics"]["summary"]
+    )
     values = settings_of(manifests | {"pairs_1": manifests["pairs"]}, **models)
-    assert values["rounds"].startswith("2; ") and "DPO" in values["rounds"] and "last round" in values["rounds"]
+    assert (
+        values["rounds"].startswith("2; ")
+        and "DPO" in values["rounds"]
+        and "last round" in values["rounds"]
+    )

@@ -24,8 +24,14 @@ from tests.labelers.judging import judging
 
 pytest.importorskip("openai")
 pytest.importorskip("starlette")
-NO_TASKS = tuple(f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased"))
-PREFERENCES = ("label=dataset", "label.path=package:stages/tasks/toy_preferences.jsonl", "pairs=all")
+NO_TASKS = tuple(
+    f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased")
+)
+PREFERENCES = (
+    "label=dataset",
+    "label.path=package:stages/tasks/toy_preferences.jsonl",
+    "pairs=all",
+)
 # sections of parts that some runs lack
 WHOLE_CHAIN = {"why", "labels", "curves", "learnt", "judged"}
 
@@ -34,7 +40,10 @@ def sections(page: Path) -> dict[str, str]:
     """Return the text of each section of a page; '' is the text above them."""
     head, *parts = page.read_text(encoding="utf-8").partition("<body>")[2].split('<section id="')
     named = {part.partition('"')[0]: part.partition(">")[2] for part in parts}
-    return {name: " ".join(re.sub(r"<[^>]+>", " ", part).split()) for name, part in {"": head, **named}.items()}
+    return {
+        name: " ".join(re.sub(r"<[^>]+>", " ", part).split())
+        for name, part in {"": head, **named}.items()
+    }
 
 
 def reported(chain: Chain, *line: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -50,7 +59,9 @@ def test_a_run_without_an_objective_has_nothing_of_pairs(chain: Chain, tmp_path:
     assert results["models"] == {"base": "Base", "policy": "SFT"}
     assert WHOLE_CHAIN & {*page} == {"curves"}
     assert results["verdict"] in page[""] and "trained on 256 demonstrations" in page[""]
-    assert "DPO" not in "".join(words for name, words in page.items() if name not in ("words", "lineage"))
+    assert "DPO" not in "".join(
+        words for name, words in page.items() if name not in ("words", "lineage")
+    )
     assert "stage=chat" in page[""] and "&#39;seeds=[1,2]&#39;" in page[""]
     assert not (chain.root / "labels.html").exists(), "no labels, no page of them"
     assert "Supervised fine-tuning (SFT) of" in page["words"]
@@ -61,43 +72,74 @@ def test_two_folders_are_models_as_they_came(chain: Chain, tmp_path: Path) -> No
     one, two = (tmp_path / name for name in ("one", "two"))
     for name, folder in (("sft", one), ("dpo", two)):
         shutil.copytree(chain.folder(name) / "model", folder)
-    line = ("sft=none", "align=none", "model.random_init=null", f"model.path={one}", f"eval.judged.against=[{two}]")
+    line = (
+        "sft=none",
+        "align=none",
+        "model.random_init=null",
+        f"model.path={one}",
+        f"eval.judged.against=[{two}]",
+    )
     page, results = reported(chain, *line)
-    assert results["models"] == {"other": "two", "policy": "one"} and results["main_difference"] == "policy-other"
+    assert (
+        results["models"] == {"other": "two", "policy": "one"}
+        and results["main_difference"] == "policy-other"
+    )
     assert not WHOLE_CHAIN & {*page}
     assert "two and one are models" in page[""] and "nothing here was trained on" in page[""]
     assert page["words"].count("A model without any training here") == 2 and "seed" not in page[""]
     assert "parameters against two, 0.2 M" in page["settings"]
     assert page_faults(chain.root / "report.html", tmp_path / "browser") == []
     rows = measured_rows(store := Store(chain.root), published_nodes(store), lambda _: True)
-    assert {"sft", "policy"} <= {row.named for row in rows}, "stage=compare reads this store's evaluations"
+    assert {"sft", "policy"} <= {row.named for row in rows}, (
+        "stage=compare reads this store's evaluations"
+    )
 
 
 def test_comparisons_that_wait_for_people_are_counted_beside_the_checks(chain: Chain) -> None:
     page, results = reported(chain, "eval/judged=human")
     waiting = results["judged"]["sft"]["waiting"]
     assert results["gives_verdict"] == ["checks", "judged"] and waiting
-    assert f"{waiting} comparisons wait for people." in page["judged"] and "stage=versus" in page["judged"]
+    assert (
+        f"{waiting} comparisons wait for people." in page["judged"]
+        and "stage=versus" in page["judged"]
+    )
     assert f"{waiting} comparisons wait for people. To ask them: " in page[""]
-    assert "On seen tasks:" in page["results"] and [*page].index("results") < [*page].index("judged")
+    assert "On seen tasks:" in page["results"] and [*page].index("results") < [*page].index(
+        "judged"
+    )
     assert "%" not in page["judged"].replace("points from 50%", "")
 
 
-def test_what_was_judged_stands_beside_the_checks_with_answers(chain: Chain, tmp_path: Path) -> None:
+def test_what_was_judged_stands_beside_the_checks_with_answers(
+    chain: Chain, tmp_path: Path
+) -> None:
     longest = judging(lambda texts: max("AB", key=lambda side: (len(texts[side]), texts[side])))
     with running(Model(longest)) as judge:
         endpoint = f"eval.judged.judge.endpoints=[{{base_url: '{judge.url}', model: judge}}]"
-        line = ("eval/judged=judge", endpoint, "eval.judged.against=[sft,reference]", "eval.judged.prompts=40")
+        line = (
+            "eval/judged=judge",
+            endpoint,
+            "eval.judged.against=[sft,reference]",
+            "eval.judged.prompts=40",
+        )
         page, results = reported(chain, *line)
     for comparison in results["judged"].values():
         rate = f"{comparison['effect']}. DPO wins {comparison['win_rate']['mean']:.1%}"
         assert f"Against {comparison['title']}, by a judge: {rate}" in page["judged"]
-        assert f"Of {comparison['prompts']} prompts {comparison['judged']} have a verdict" in page["judged"]
-        assert f"{comparison['ties']} are ties" in page["judged"] and f"in {comparison['alike']} of" in page["judged"]
+        assert (
+            f"Of {comparison['prompts']} prompts {comparison['judged']} have a verdict"
+            in page["judged"]
+        )
+        assert (
+            f"{comparison['ties']} are ties" in page["judged"]
+            and f"in {comparison['alike']} of" in page["judged"]
+        )
     assert "one constant answer" in page["judged"]
     judged = {
         word: int(n)
-        for word, n in re.findall(r"Judged (better than|a tie with|worse than) SFT: (\d+)", page["answers"])
+        for word, n in re.findall(
+            r"Judged (better than|a tie with|worse than) SFT: (\d+)", page["answers"]
+        )
     }
     assert (
         sum(judged.values()) == results["judged"]["sft"]["judged"]
@@ -114,7 +156,13 @@ def brought(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chai
     shutil.copytree(built, root, symlinks=True)
     chain = Chain(root)
     start = ("sft=none", "model.random_init=null", f"model.path={chain.folder('sft') / 'model'}")
-    line = (*start, *PREFERENCES, *NO_TASKS, "pairs.validation_fraction=0.3", "dpo.learning_rate=1e-3")
+    line = (
+        *start,
+        *PREFERENCES,
+        *NO_TASKS,
+        "pairs.validation_fraction=0.3",
+        "dpo.learning_rate=1e-3",
+    )
     build(root, *line)
     return chain, line
 
@@ -135,7 +183,9 @@ def test_preferences_of_ones_own_are_told_by_held_out_pairs(
     assert not {"results", "kinds", "judged", "retention", "outside"} & {*page}
     learnt = results["learnt"]
     measured = load(chain.folder("eval", *line) / FILE, Measure)
-    assert sum(m.measure == FAVOURED for m in measured) == learnt["pairs"], "the gate compares what gives the verdict"
+    assert sum(m.measure == FAVOURED for m in measured) == learnt["pairs"], (
+        "the gate compares what gives the verdict"
+    )
     assert (
         f"{learnt['ratio']['policy']['mean']:.1%}" in page["learnt"]
         and f"{learnt['pairs']} held-out pairs" in page["learnt"]
@@ -144,26 +194,43 @@ def test_preferences_of_ones_own_are_told_by_held_out_pairs(
     assert "eval/judged=judge" in page[""] and "stage=eval" not in page[""]
     assert f"{learnt['prompts']} prompts of held-out pairs" in page["answers"]
     assert "the prompts of held-out pairs" in page["proportion"] and results["verdict"] in page[""]
-    of_others = ("SFT was trained", "demonstrations", "trained to write the answers", "task that", "data.tasks.test")
-    text = " ".join(words for name, words in page.items() if name not in ("lineage", "words", "why"))
+    of_others = (
+        "SFT was trained",
+        "demonstrations",
+        "trained to write the answers",
+        "task that",
+        "data.tasks.test",
+    )
+    text = " ".join(
+        words for name, words in page.items() if name not in ("lineage", "words", "why")
+    )
     assert [words for words in of_others if words in text] == []
     assert page_faults(chain.root / "report.html", tmp_path) == []
 
 
-def test_seeds_of_preferences_show_each_share(brought: tuple[Chain, tuple[str, ...]], tmp_path: Path) -> None:
+def test_seeds_of_preferences_show_each_share(
+    brought: tuple[Chain, tuple[str, ...]], tmp_path: Path
+) -> None:
     """Use the same evaluation a second time as another seed."""
     chain, line = brought
     folder = Store(chain.root).folder
-    inputs = {role: folder(node) for role, node in nodes(chain.root, *line)["report"].inputs.items()}
+    inputs = {
+        role: folder(node) for role, node in nodes(chain.root, *line)["report"].inputs.items()
+    }
     inputs["eval_seed_7"] = inputs["eval"]
     report.run(settings(*TINY).report, inputs, StageDir(tmp_path, lambda m, s: None))
-    page, results = sections(tmp_path / "report.html"), json.loads((inputs["eval"] / "results.json").read_text())
+    page, results = (
+        sections(tmp_path / "report.html"),
+        json.loads((inputs["eval"] / "results.json").read_text()),
+    )
     assert f"(other seeds: {results['learnt']['ratio']['policy']['mean']:.1%})" in page["learnt"]
     assert "Seed 0: " in page[""] and "One seed" not in page[""] and "seeds" not in page
 
 
 @pytest.mark.slow
-def test_generated_tasks_stand_under_their_own_name_where_nothing_was_trained_on_them(chain: Chain) -> None:
+def test_generated_tasks_stand_under_their_own_name_where_nothing_was_trained_on_them(
+    chain: Chain,
+) -> None:
     """Checked with `sft=none` and the user's own preferences, in the report and in the card."""
     before = (chain.root / "report.html").read_text()
     model = ("model.random_init=null", f"model.path={chain.folder('sft') / 'model'}")
@@ -174,7 +241,11 @@ def test_generated_tasks_stand_under_their_own_name_where_nothing_was_trained_on
     assert [*page][1] == "learnt" and [*page].index("results") > 1
     assert "the verdict comes from its" not in page["results"]
     html = (chain.root / "report.html").read_text()
-    of_training = ("trained to write the answers", "held-out instances of trained tasks", "Seen: tasks that training")
+    of_training = (
+        "trained to write the answers",
+        "held-out instances of trained tasks",
+        "Seen: tasks that training",
+    )
     for phrase in (*of_training, "more data.tasks.preference"):
         assert phrase in before and phrase not in html, phrase
     assert "nothing was trained on them" in html and "no SFT was done here" in html

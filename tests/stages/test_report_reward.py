@@ -14,7 +14,11 @@ from stages.store.store import Store
 from tests.browser import page_faults
 from tests.helpers import Chain, build, nodes
 
-LABELS = ("label=reward_model", "reward.source.path=stages/tasks/toy_preferences.jsonl", "reward.max_length=256")
+LABELS = (
+    "label=reward_model",
+    "reward.source.path=stages/tasks/toy_preferences.jsonl",
+    "reward.max_length=256",
+)
 # The toy's pairs are few: more of them are held out.
 LINE = (*LABELS, "pairs.validation_fraction=0.4")
 
@@ -25,7 +29,10 @@ def test_its_figures_stand_in_a_section_of_their_own(chain: Chain, tmp_path: Pat
     section = html.split('<section id="reward">')[1].split("</section>")[0]
     trained, label = (chain.manifest(name, *LINE)["metrics"] for name in ("reward", "label"))
     for share in (trained["accuracy"], trained["length_matched"]):
-        assert f"{share['mean']:.1%}" in section and f"{share['low']:.1%} – {share['high']:.1%}" in section
+        assert (
+            f"{share['mean']:.1%}" in section
+            and f"{share['low']:.1%} – {share['high']:.1%}" in section
+        )
     assert f"{trained['calibration_error']:.3f}" in section and f"{trained['brier']:.3f}" in section
     for n, point in label["best_of"].items():
         row = section.split(f'<th scope="row">{n}</th>')[1].split("</tr>")[0]
@@ -38,7 +45,9 @@ def test_without_answers_to_match_in_length_the_section_has_a_line_less(chain: C
     trained = chain.manifest("reward", *LINE)["metrics"]
     section = environment().get_template("section_reward.html.jinja")
     lines = [
-        section.render(reward={"trained": {k: v for k, v in trained.items() if k != left_out}}).count('scope="row"')
+        section.render(
+            reward={"trained": {k: v for k, v in trained.items() if k != left_out}}
+        ).count('scope="row"')
         for left_out in (None, "length_matched")
     ]
     assert lines[0] == lines[1] + 1
@@ -57,7 +66,9 @@ def test_the_plan_expects_of_a_model_that_labels_what_it_took(chain: Chain) -> N
 
     assert math.isnan(seconds()), "a verifier labelled here, no model"
     build(chain.root, "stage=label", *LABELS)
-    assert seconds("label.max_failed=0.5") == pytest.approx(chain.manifest("label", *LABELS)["wall_seconds"], rel=0.01)
+    assert seconds("label.max_failed=0.5") == pytest.approx(
+        chain.manifest("label", *LABELS)["wall_seconds"], rel=0.01
+    )
     pool = "sample.pool=[{temperature: 0.5, n: 3}, {temperature: 0.9, n: 5}]"
     assert seconds(pool) >= seconds("label.max_failed=0.5")
     assert math.isnan(seconds(f"label.reward_model.path={chain.folder('sft') / 'model'}"))
@@ -75,4 +86,6 @@ def test_the_plan_counts_the_memory_of_a_model_that_labels(chain: Chain) -> None
     assert memory(*LINE, "label.reward_model.runtime.token_budget=32768") > memory(*LINE)
     assert memory(*LINE, *wide) > memory("label=verifier", *wide) + 4 * 20000 * 2048
     other = f"label.reward_model.path={chain.folder('sft') / 'model'}"
-    assert memory("label=reward_model", other, *wide) < memory(*LINE, *wide), "it is that model's own"
+    assert memory("label=reward_model", other, *wide) < memory(*LINE, *wide), (
+        "it is that model's own"
+    )

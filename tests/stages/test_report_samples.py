@@ -18,11 +18,18 @@ HOSTILE = "<script>document.title = 'taken over'</script>{{ 7 * 7 }}" + "wide" *
 def report_inputs(chain: Chain) -> tuple[dict[str, Path], dict[str, Any], dict[str, str]]:
     """The inputs of the report: folders, manifests, titles of models."""
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
-    return inputs, {k: manifest_of(v) for k, v in inputs.items()}, nodes(chain.root)["eval"].config.models
+    return (
+        inputs,
+        {k: manifest_of(v) for k, v in inputs.items()},
+        nodes(chain.root)["eval"].config.models,
+    )
 
 
 def answered(*answers: tuple[int, str], id: str = "a") -> list[Sample]:
-    return [Sample(step, id, [{"role": "user", "content": "Name a bird."}], text, "stop") for step, text in answers]
+    return [
+        Sample(step, id, [{"role": "user", "content": "Name a bird."}], text, "stop")
+        for step, text in answers
+    ]
 
 
 def test_an_answer_that_stays_is_shown_once() -> None:
@@ -39,10 +46,16 @@ def test_every_model_that_was_sampled_has_every_prompt_of_it(chain: Chain) -> No
     for title, stage in (("SFT", "sft"), ("DPO", "dpo")):
         samples = read_samples(inputs[stage])
         assert len(strip_by_title[title]["prompts"]) == len({s.id for s in samples})
-        answers = {a["first"].answer for prompt in strip_by_title[title]["prompts"] for a in prompt["answers"]}
+        answers = {
+            a["first"].answer
+            for prompt in strip_by_title[title]["prompts"]
+            for a in prompt["answers"]
+        }
         assert answers == {s.answer for s in samples}
     (inputs["sft"] / SAMPLES).unlink()
-    assert [model["title"] for model in strips(inputs, manifests, models)] == ["DPO"], "of an earlier version, or 0"
+    assert [model["title"] for model in strips(inputs, manifests, models)] == ["DPO"], (
+        "of an earlier version, or 0"
+    )
 
 
 @pytest.fixture
@@ -67,7 +80,9 @@ def test_what_a_model_said_is_escaped(page: Path, chain: Chain) -> None:
     assert "{{ 7 * 7 }}" in section
     inputs, _, _ = report_inputs(chain)
     cards = re.findall(r'<div class="card"><span class="note">step (\d+)', section)
-    assert {*map(int, cards)} <= {s.step for stage in ("sft", "dpo") for s in read_samples(inputs[stage])}
+    assert {*map(int, cards)} <= {
+        s.step for stage in ("sft", "dpo") for s in read_samples(inputs[stage])
+    }
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

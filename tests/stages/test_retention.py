@@ -12,7 +12,15 @@ import pytest
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.evaluation.outcomes import tabulate
-from stages.evaluation.retention import Claim, claims, mark_holding, mean_claim, sentence, variety, within_length
+from stages.evaluation.retention import (
+    Claim,
+    claims,
+    mark_holding,
+    mean_claim,
+    sentence,
+    variety,
+    within_length,
+)
 from stages.store.records import Candidate, Check, Example, save
 from stages.store.workspace import StageDir
 from tests.helpers import TINY, Chain, build, settings
@@ -50,7 +58,12 @@ def test_a_measure_in_which_nothing_varies_is_no_surer_than_so_many_answers_make
     few = mean_claim("asked length", "sft", (full, full), 0.05, 0.02, bounded=True)
     assert few.p == pytest.approx(0.98**64)
     assert few.needed is not None and few.prompts < few.needed < 1000
-    assert mean_claim("different pairs", "base", (0 * full, 0 * full), 0.05, share=0.9, bounded=True).needed is None
+    assert (
+        mean_claim(
+            "different pairs", "base", (0 * full, 0 * full), 0.05, share=0.9, bounded=True
+        ).needed
+        is None
+    )
 
 
 def test_many_claims_have_to_be_clearer_than_one() -> None:
@@ -62,7 +75,9 @@ def test_many_claims_have_to_be_clearer_than_one() -> None:
         mark_holding(interval, 0.05)
     assert [c.holds for c in alone] == [True]
     assert [c.holds for c in both] == [False, False], "0.03 is above 0.05 / 2"
-    assert [c.holds for c in three] == [True, True, True], "0.001 <= 0.05/3, 0.02 <= 0.05/2, 0.04 <= 0.05"
+    assert [c.holds for c in three] == [True, True, True], (
+        "0.001 <= 0.05/3, 0.02 <= 0.05/2, 0.04 <= 0.05"
+    )
     titles = {"sft": "SFT", "policy": "DPO"}
     summary = "0 of 2 claims of retention hold. DPO is not shown to keep: what (against SFT); what (against SFT)."
     assert sentence(both, titles) == summary
@@ -86,10 +101,19 @@ def test_what_is_measured_of_an_answer() -> None:
 def test_a_text_of_one_token_does_not_make_every_claim_hold(built: Path, tmp_path: Path) -> None:
     """Its mean log-prob is of no token."""
     roles = ("base", "sft", "policy")
-    cfg, file = block(models={role: role for role in roles}), tmp_path / "texts" / "examples.parquet"
+    cfg, file = (
+        block(models={role: role for role in roles}),
+        tmp_path / "texts" / "examples.parquet",
+    )
     file.parent.mkdir()
-    texts = ["The bench stood in the garden, and nobody knew who had left it.", "a", "The bench stood."]
-    save(file, [Example(str(i), [], text, "t", "t", "sft") for i, text in enumerate(texts)], Example)
+    texts = [
+        "The bench stood in the garden, and nobody knew who had left it.",
+        "a",
+        "The bench stood.",
+    ]
+    save(
+        file, [Example(str(i), [], text, "t", "t", "sft") for i, text in enumerate(texts)], Example
+    )
     inputs = {role: Chain(built).folder("sft") for role in roles} | {"retained": file.parent}
     none: dict[str, dict[str, Candidate]] = {role: {} for role in roles}
     nothing, out = tabulate([], none), StageDir(tmp_path, lambda metrics, step: None)
@@ -107,10 +131,15 @@ def test_running_text_and_plain_requests_are_in_the_evaluation(built: Path, tmp_
     shutil.copytree(built, root, symlinks=True)
     texts = tmp_path / "texts.jsonl"
     warnings = [
-        f"The {thing} stood in the garden, and nobody knew who had left it." for thing in ("bench", "lamp", "vase")
+        f"The {thing} stood in the garden, and nobody knew who had left it."
+        for thing in ("bench", "lamp", "vase")
     ]
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in warnings))
-    overrides = (f"eval.retention=[{{path: {texts}}}]", "data.tasks.open_plain=6", "data.tasks.open_lengths=6")
+    overrides = (
+        f"eval.retention=[{{path: {texts}}}]",
+        "data.tasks.open_plain=6",
+        "data.tasks.open_lengths=6",
+    )
     build(root, *overrides)
     results = json.loads((Chain(root).folder("eval", *overrides) / "results.json").read_text())
     claims = results["retention"]["claims"]

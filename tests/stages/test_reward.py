@@ -30,7 +30,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def inputs(chain: Chain) -> dict[str, Path]:
-    return {"policy": chain.folder("sft"), "judged": chain.folder("label"), "pairs": chain.folder("pairs")}
+    return {
+        "policy": chain.folder("sft"),
+        "judged": chain.folder("label"),
+        "pairs": chain.folder("pairs"),
+    }
 
 
 def block(**changes: Any) -> Reward:
@@ -52,13 +56,22 @@ def test_it_publishes_a_model_that_anybody_loads(inputs: dict[str, Path], tmp_pa
     """Every weight moved; the published model gives the rewards of held_out.json; the card's code runs."""
     weights, metrics, out = train(block(epochs=2.0), inputs, tmp_path / "reward")
     policy = inputs["policy"] / "model"
-    begun = create_reward_model(policy, block().start_weights, CPU, load_contract(policy).tokenizer.pad_token_id, 0)
-    assert not [name for name, value in begun.state_dict().items() if torch.equal(value, weights[name])]
+    begun = create_reward_model(
+        policy, block().start_weights, CPU, load_contract(policy).tokenizer.pad_token_id, 0
+    )
+    assert not [
+        name for name, value in begun.state_dict().items() if torch.equal(value, weights[name])
+    ]
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     held_out = json.loads((out / "held_out.json").read_text())
-    assert metrics["pairs"] + metrics["held_out"] == len(pairs) and metrics["held_out"] == len(held_out) > 0
+    assert (
+        metrics["pairs"] + metrics["held_out"] == len(pairs)
+        and metrics["held_out"] == len(held_out) > 0
+    )
     prompts = {e.id: e.source for e in load(inputs["judged"] / "prompts.parquet", Example)}
-    assert {*metrics["by_source"]} == {prompts[p.prompt_id] for p in pairs if p.split == "validation"}
+    assert {*metrics["by_source"]} == {
+        prompts[p.prompt_id] for p in pairs if p.split == "validation"
+    }
 
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
     model = AutoModelForSequenceClassification.from_pretrained(out / "model")
@@ -74,11 +87,15 @@ def test_it_publishes_a_model_that_anybody_loads(inputs: dict[str, Path], tmp_pa
     exec(code.split("```")[0].replace("FOLDER", str(out / "model")), {})
 
 
-def test_neither_micro_batches_nor_the_forward_change_the_weights(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_neither_micro_batches_nor_the_forward_change_the_weights(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     # Adam divides small gradients by their size, so a step's rounding errors are in proportion to the learning rate.
     slow = {"learning_rate": 1e-4}
     one, metrics, _ = train(block(**slow, runtime={"micro_batch": 4}), inputs, tmp_path / "one")
-    two, two_logs, _ = train(block(**slow, runtime={"micro_batch": 1, "save_steps": 2}), inputs, tmp_path / "two")
+    two, two_logs, _ = train(
+        block(**slow, runtime={"micro_batch": 1, "save_steps": 2}), inputs, tmp_path / "two"
+    )
     padded, _, _ = train(replace(block(**slow), forward="padded"), inputs, tmp_path / "padded")
     for other in (two, padded):
         assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-5
@@ -86,7 +103,9 @@ def test_neither_micro_batches_nor_the_forward_change_the_weights(inputs: dict[s
 
 
 def test_an_adapter_is_merged_with_its_head(inputs: dict[str, Path], tmp_path: Path) -> None:
-    _, metrics, out = train(block(adapter=Adapter.lora, learning_rate=1e-2), inputs, tmp_path / "reward")
+    _, metrics, out = train(
+        block(adapter=Adapter.lora, learning_rate=1e-2), inputs, tmp_path / "reward"
+    )
     load_reward_model(out / "model", block().start_weights, CPU)
     adapter = load_file(out / "adapter" / "adapter_model.safetensors")
     merged = load_file(out / "model" / "model.safetensors")
@@ -95,10 +114,14 @@ def test_an_adapter_is_merged_with_its_head(inputs: dict[str, Path], tmp_path: P
     assert metrics["steps"] > 0
 
 
-def test_what_does_not_fit_is_counted_and_past_a_share_an_error(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_what_does_not_fit_is_counted_and_past_a_share_an_error(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     lengths = sorted(
         max(row["chosen_tokens"], row["rejected_tokens"])
-        for row in json.loads((train(block(), inputs, tmp_path / "all")[2] / "held_out.json").read_text())
+        for row in json.loads(
+            (train(block(), inputs, tmp_path / "all")[2] / "held_out.json").read_text()
+        )
     )
     tight = block(max_length=lengths[-1] - 1, max_dropped=1.0)
     _, metrics, out = train(tight, inputs, tmp_path / "tight")
@@ -110,7 +133,9 @@ def test_what_does_not_fit_is_counted_and_past_a_share_an_error(inputs: dict[str
         train(replace(tight, max_dropped=0.0), inputs, tmp_path / "strict")
 
 
-def test_a_margin_is_trained_where_it_is_asked_for_and_nowhere_else(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_margin_is_trained_where_it_is_asked_for_and_nowhere_else(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     """The chain's pairs have a margin, which TRL would take wherever it stands."""
     plain, _, _ = train(block(), inputs, tmp_path / "plain")
     with_margin, _, _ = train(block(margin=True), inputs, tmp_path / "margin")
@@ -131,7 +156,10 @@ def test_preferences_of_its_own_train_it_and_it_labels_the_chain(chain: Chain) -
     labels = ("label=reward_model", TOY, "reward.max_length=256")
     build(chain.root, "stage=label", *labels)
     reward = chain.manifest("reward", *labels)
-    assert reward["inputs"]["pairs"]["fingerprint"] == nodes(chain.root, *labels)["pairs_reward"].fingerprint
+    assert (
+        reward["inputs"]["pairs"]["fingerprint"]
+        == nodes(chain.root, *labels)["pairs_reward"].fingerprint
+    )
     assert chain.manifest("label_reward", *labels)["metrics"]["labeler"] == "dataset"
     judgements = load(chain.folder("label", *labels) / "judgements.parquet", Judgement)
     by_reward = sorted(judgements, key=lambda j: float(j.raw or "nan"))
@@ -141,7 +169,10 @@ def test_preferences_of_its_own_train_it_and_it_labels_the_chain(chain: Chain) -
     assert [*metrics["best_of"]] == ["1", "2", "4"]
     learnt = [point["score"] for point in metrics["best_of"].values()]
     assert learnt == sorted(learnt), "the best of more has the higher score"
-    by_path = ("label=reward_model", f"label.reward_model.path={chain.folder('reward', *labels) / 'model'}")
+    by_path = (
+        "label=reward_model",
+        f"label.reward_model.path={chain.folder('reward', *labels) / 'model'}",
+    )
     build(chain.root, "stage=label", *by_path)
     by_path_judgements = load(chain.folder("label", *by_path) / "judgements.parquet", Judgement)
     assert [j.score for j in by_path_judgements] == [j.score for j in judgements]
@@ -150,7 +181,9 @@ def test_preferences_of_its_own_train_it_and_it_labels_the_chain(chain: Chain) -
 def test_what_filters_the_chains_pairs_filters_no_preferences_of_others(tmp_path: Path) -> None:
     """And its own filter changes the pairs that it learns from, by which the model has another fingerprint."""
     plain = nodes(tmp_path, TOY)
-    chains = nodes(tmp_path, TOY, "pairs.max_length_ratio=1.5", "pairs.min_score=1", "pairs.strategy=random")
+    chains = nodes(
+        tmp_path, TOY, "pairs.max_length_ratio=1.5", "pairs.min_score=1", "pairs.strategy=random"
+    )
     own = nodes(tmp_path, TOY, "reward.pairs.max_length_ratio=1.5")
     assert plain["pairs_reward"].config.strategy == "all"
     assert plain["pairs"].fingerprint != chains["pairs"].fingerprint
@@ -161,10 +194,15 @@ def test_what_filters_the_chains_pairs_filters_no_preferences_of_others(tmp_path
 
 def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
     """Neither its keys nor the target's own nodes enter the fingerprints of the others."""
-    plain, rewarded = nodes(chain.root), nodes(chain.root, "stage=reward", "reward.learning_rate=1e-4")
+    plain, rewarded = (
+        nodes(chain.root),
+        nodes(chain.root, "stage=reward", "reward.learning_rate=1e-4"),
+    )
     assert set(rewarded) - set(plain) == {"reward"}
     same = [name for name in plain if name != "report"]
-    assert [plain[name].fingerprint for name in same] == [rewarded[name].fingerprint for name in same]
+    assert [plain[name].fingerprint for name in same] == [
+        rewarded[name].fingerprint for name in same
+    ]
     assert Store(chain.root).find(plain["report"])
 
 
@@ -172,16 +210,30 @@ def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
     ("overrides", "pattern"),
     [
         (("label=reward_model",), "label=reward_model needs a reward model. Set"),
-        (("label.reward_model.path=README.md",), "label.reward_model.path=README.md: no reward model is used"),
-        (("stage=reward", "reward.adapter=qlora"), "reward.adapter=qlora: a reward model can only use none, lora"),
-        (("reward.pairs.margin_quantiles=[0.5]",), "reward.pairs.margin_quantiles=[0.5]: give two quantiles in order"),
+        (
+            ("label.reward_model.path=README.md",),
+            "label.reward_model.path=README.md: no reward model is used",
+        ),
+        (
+            ("stage=reward", "reward.adapter=qlora"),
+            "reward.adapter=qlora: a reward model can only use none, lora",
+        ),
+        (
+            ("reward.pairs.margin_quantiles=[0.5]",),
+            "reward.pairs.margin_quantiles=[0.5]: give two quantiles in order",
+        ),
         (("stage=reward", "reward.batch_size=4000"), "reward.batch_size=4000: there are at most"),
         (("stage=reward", "reward.trainer.max_length=4"), "reward.trainer.max_length: "),
         ((TOY, "reward.source.rows=4"), "reward.source.rows is only for sources of prompts"),
-        (("stage=reward", "reward.source.path=nowhere.jsonl"), "reward.source.path=nowhere.jsonl: "),
+        (
+            ("stage=reward", "reward.source.path=nowhere.jsonl"),
+            "reward.source.path=nowhere.jsonl: ",
+        ),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_built(overrides: tuple[str, ...], pattern: str) -> None:
+def test_what_cannot_work_is_told_before_anything_is_built(
+    overrides: tuple[str, ...], pattern: str
+) -> None:
     assert refused("recipe=tiny", *overrides).startswith(pattern)
 
 
@@ -215,8 +267,13 @@ def test_figures_are_those_of_the_definition() -> None:
     sure = 1 / (1 + 2.718281828459045**-2)
     assert held_out_figures["calibration_error"] == pytest.approx(abs(sure - 0.75))
     assert held_out_figures["brier"] == pytest.approx(0.75 * (1 - sure) ** 2 + 0.25 * sure**2)
-    held_out_figures = figures([pair(1.0, 1, "a"), pair(1.0, -1, "a"), pair(-1.0, 1, "b"), pair(1.0, -1, "b")])
-    assert {source: share["mean"] for source, share in held_out_figures["by_source"].items()} == {"a": 1.0, "b": 0.5}
+    held_out_figures = figures(
+        [pair(1.0, 1, "a"), pair(1.0, -1, "a"), pair(-1.0, 1, "b"), pair(1.0, -1, "b")]
+    )
+    assert {source: share["mean"] for source, share in held_out_figures["by_source"].items()} == {
+        "a": 1.0,
+        "b": 0.5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -228,7 +285,9 @@ def test_figures_are_those_of_the_definition() -> None:
         (several(20, 1.0, 1) + several(20, 1.0, -1), []),
     ],
 )
-def test_what_held_out_pairs_leave_in_doubt_is_told(pairs: list[Scored], patterns: list[str]) -> None:
+def test_what_held_out_pairs_leave_in_doubt_is_told(
+    pairs: list[Scored], patterns: list[str]
+) -> None:
     warnings = held_out_warnings(figures(pairs), len(pairs))
     assert len(warnings) == len(patterns)
     assert all(words in line for words, line in zip(patterns, warnings, strict=True))

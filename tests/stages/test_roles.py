@@ -38,7 +38,13 @@ def test_five_models_are_evaluated_and_differences_taken_between_named_pairs(
     root, nodes_by_run = five
     folder = Store(root).folder(nodes_by_run["eval"])
     results = json.loads((folder / "results.json").read_text())
-    assert results["models"] == {"base": "Base", "sft": "SFT", "control": "Control", "grpo": "GRPO", "policy": "DPO"}
+    assert results["models"] == {
+        "base": "Base",
+        "sft": "SFT",
+        "control": "Control",
+        "grpo": "GRPO",
+        "policy": "DPO",
+    }
     named = {
         "sft-base": "SFT − Base",
         "control-sft": "Control − SFT",
@@ -55,13 +61,19 @@ def test_five_models_are_evaluated_and_differences_taken_between_named_pairs(
         assert seen[name]["mean"] == pytest.approx(seen[a]["mean"] - seen[b]["mean"])
     assert set(results["kl"]) == {"control", "grpo", "policy"}
     assert results["kl"]["control"]["per_token"] != results["kl"]["policy"]["per_token"]
-    assert {"sft", "control", "policy", "policy-sft", "policy-control"} <= set(results["references"])
-    assert "policy" in results["learnt"]["ratio"] and "grpo" not in results["learnt"]["ratio"], "it trains on them"
+    assert {"sft", "control", "policy", "policy-sft", "policy-control"} <= set(
+        results["references"]
+    )
+    assert "policy" in results["learnt"]["ratio"] and "grpo" not in results["learnt"]["ratio"], (
+        "it trains on them"
+    )
     metrics = json.loads((folder / "manifest.json").read_text())["metrics"]
     assert list(metrics["pass_rate"]) == [*results["models"]]
 
 
-def test_a_control_and_an_arm_change_nothing_about_the_other_models(five: tuple[Path, dict[str, Node]]) -> None:
+def test_a_control_and_an_arm_change_nothing_about_the_other_models(
+    five: tuple[Path, dict[str, Node]],
+) -> None:
     root, nodes_by_run = five
     three = json.loads((Store(root).folder(nodes(root)["eval"]) / "results.json").read_text())
     with_both = json.loads((Store(root).folder(nodes_by_run["eval"]) / "results.json").read_text())
@@ -73,30 +85,45 @@ def test_a_control_and_an_arm_change_nothing_about_the_other_models(five: tuple[
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser")
-def test_the_report_shows_five_columns_and_five_answers(five: tuple[Path, dict[str, Node]], tmp_path: Path) -> None:
+def test_the_report_shows_five_columns_and_five_answers(
+    five: tuple[Path, dict[str, Node]], tmp_path: Path
+) -> None:
     root, nodes_by_run = five
-    page = browse(Store(root).folder(nodes_by_run["report"]) / "report.html", tmp_path, "--dump-dom")
+    page = browse(
+        Store(root).folder(nodes_by_run["report"]) / "report.html", tmp_path, "--dump-dom"
+    )
     heads = re.findall(r"<th scope=\"col\">(?:<span[^>]*>.</span> )?([^<]*)</th>", page)
     assert {"Base", "SFT", "Control", "DPO", "DPO − SFT", "DPO − Control"} <= {*heads}
     assert {"GRPO", "GRPO − SFT", "DPO − GRPO"} <= {*heads}
     results = json.loads((Store(root).folder(nodes_by_run["eval"]) / "results.json").read_text())
     against = Interval(**results["primary"]["policy-control"])
     assert re.search(rf"Against the control, [^<]*{re.escape(against.bounds())}", page)
-    manifests = {name: manifest_of(Store(root).folder(n)) for name, n in nodes_by_run.items() if name != "report"}
+    manifests = {
+        name: manifest_of(Store(root).folder(n))
+        for name, n in nodes_by_run.items()
+        if name != "report"
+    }
     table = settings_table.settings(manifests, results["models"], [0])
     assert {"SFT", "pairs", "DPO", "GRPO", "control"} <= table.keys()
-    assert all("learning_rate=" in table[title] for title in ("DPO", "GRPO")), "whoever compares two reports sees why"
+    assert all("learning_rate=" in table[title] for title in ("DPO", "GRPO")), (
+        "whoever compares two reports sees why"
+    )
     prompt = page[page.index('<div class="prompt">') :]
     first = prompt[: prompt.index('<div class="prompt">', 1)]
     assert first.count('<div class="card">') == 5
-    assert page_faults(Store(root).folder(nodes_by_run["report"]) / "report.html", tmp_path / "axe") == []
+    assert (
+        page_faults(Store(root).folder(nodes_by_run["report"]) / "report.html", tmp_path / "axe")
+        == []
+    )
 
 
 def test_compare_and_cards_read_the_same_list(five: tuple[Path, dict[str, Node]]) -> None:
     root, nodes_by_run = five
     store = Store(root)
     rows = measured.measured_rows(
-        store, compare.published_nodes(store), lambda key: key[1] == nodes_by_run["eval"].fingerprint
+        store,
+        compare.published_nodes(store),
+        lambda key: key[1] == nodes_by_run["eval"].fingerprint,
     )
     row_by_role = {row.role: row for row in rows}
     assert [*row_by_role] == ["sft", "control", "grpo", "policy"]
@@ -108,7 +135,12 @@ def test_compare_and_cards_read_the_same_list(five: tuple[Path, dict[str, Node]]
 
 
 def test_an_arm_is_another_objective_and_named_once() -> None:
-    for line in (["arms=[dpo]"], ["align=grpo", "arms=[grpo]"], ["align=none", "arms=[dpo]"], ["arms=[grpo,grpo]"]):
+    for line in (
+        ["arms=[dpo]"],
+        ["align=grpo", "arms=[grpo]"],
+        ["align=none", "arms=[dpo]"],
+        ["arms=[grpo,grpo]"],
+    ):
         assert f"arms[{line[-1].count(',')}]=" in refused("stage=plan", *line)
 
 
@@ -118,26 +150,45 @@ def test_the_objectives_may_change_places(five: tuple[Path, dict[str, Node]]) ->
     for role, name in ((Role.policy, "grpo"), ("dpo", "dpo")):
         assert by_grpo["eval"].inputs[role].fingerprint == by_dpo[name].fingerprint
     roles = {Role.policy: "grpo", Role.dpo: "dpo", Role.sft: "sft"}
-    read = {role: published_node(root, name, by_dpo[name].fingerprint, {}) for role, name in roles.items()}
+    read = {
+        role: published_node(root, name, by_dpo[name].fingerprint, {})
+        for role, name in roles.items()
+    }
     tables = training_tables(read, settings("recipe=tiny").unpaired)
-    assert by_dpo["pairs"].fingerprint in {table.fingerprint for table in tables}, "an arm's pairs are exported, too"
+    assert by_dpo["pairs"].fingerprint in {table.fingerprint for table in tables}, (
+        "an arm's pairs are exported, too"
+    )
 
 
 def test_the_control_publishes_its_last_step_as_dpo_does() -> None:
-    assert control_block(settings("recipe=tiny", "control=true", "dpo.evaluations=4")).evaluations == 0
+    assert (
+        control_block(settings("recipe=tiny", "control=true", "dpo.evaluations=4")).evaluations == 0
+    )
 
 
-def test_a_user_names_the_policy_or_its_objective(chain: Chain, five: tuple[Path, dict[str, Node]]) -> None:
+def test_a_user_names_the_policy_or_its_objective(
+    chain: Chain, five: tuple[Path, dict[str, Node]]
+) -> None:
     _, by_name = five
     run = FinishedRun("this run", evaluated_models(by_name), {}, None)
-    assert run.model(Role.dpo, "chat.model") is run.model(Role.policy, "chat.model") is by_name["dpo"]
+    assert (
+        run.model(Role.dpo, "chat.model") is run.model(Role.policy, "chat.model") is by_name["dpo"]
+    )
     assert run.model(Role.grpo, "chat.model") is by_name["grpo"]
     ran = inside(*TINY, f"outputs={chain.root}", "stage=chat", "chat.model=control")
     assert "error: chat.model=control: this run has" in ran.stderr
 
 
 def test_opponents_have_different_titles() -> None:
-    folders = {"model_1": "outputs/dpo/aaaa/model", "model_2": "outputs/dpo/bbbb/model", "sft": "sft"}
-    assert name_compared(folders, {"sft": "SFT"}) == {"model_1": "aaaa", "model_2": "bbbb", "sft": "SFT"}
+    folders = {
+        "model_1": "outputs/dpo/aaaa/model",
+        "model_2": "outputs/dpo/bbbb/model",
+        "sft": "sft",
+    }
+    assert name_compared(folders, {"sft": "SFT"}) == {
+        "model_1": "aaaa",
+        "model_2": "bbbb",
+        "sft": "SFT",
+    }
     hub = {"model_1": "one/large", "model_2": "two/large"}
     assert name_compared(hub, {}) == hub

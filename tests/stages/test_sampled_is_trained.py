@@ -85,7 +85,11 @@ def as_text(pair: Pair) -> None:
 
 
 def test_every_pair_trains_the_ids_that_were_drawn(
-    sampled: Chain, inputs: dict[str, Path], contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sampled: Chain,
+    inputs: dict[str, Path],
+    contract: Contract,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From the sampler's candidates to what TRL's trainer puts through the model, token for token."""
     drawn = {
@@ -97,7 +101,9 @@ def test_every_pair_trains_the_ids_that_were_drawn(
     for pair in pairs_of(inputs):
         prompt = contract.prompt(pair.prompt)
         chosen, rejected = (drawn[pair.prompt_id, i] for i in (pair.chosen_id, pair.rejected_id))
-        expected[pair.id] = tuple((tuple(prompt + c.token_ids), len(c.token_ids)) for c in (chosen, rejected))
+        expected[pair.id] = tuple(
+            (tuple(prompt + c.token_ids), len(c.token_ids)) for c in (chosen, rejected)
+        )
         assert chosen.finish_reason == "stop"
         assert chosen.token_ids[-1] in contract.stop_ids
         if rejected.finish_reason == "length":
@@ -114,7 +120,9 @@ def test_every_pair_trains_the_ids_that_were_drawn(
     def look(model: torch.nn.Module, args: Any, batch: dict[str, torch.Tensor]) -> None:
         if not model.training:
             return
-        for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+        for ids, mask, labels in zip(
+            batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+        ):
             sequence, trained = ids[mask.bool()].tolist(), labels[labels != -100].tolist()
             assert sequence[-len(trained) :] == trained
             seen.add((tuple(sequence), len(trained)))
@@ -128,7 +136,9 @@ def test_every_pair_trains_the_ids_that_were_drawn(
     monkeypatch.setattr(fit, "train_with_callbacks", watched)
     _, metrics = train(block(batch_size=1, evaluations=1), inputs, tmp_path / "dpo")
     assert (metrics["pairs_cut"], metrics["pairs_dropped"]) == (0, {})
-    assert seen == {side for pair in pairs_of(inputs) if pair.split == "train" for side in expected[pair.id]}
+    assert seen == {
+        side for pair in pairs_of(inputs) if pair.split == "train" for side in expected[pair.id]
+    }
 
 
 def test_a_rejected_completion_that_was_cut_off_does_not_teach_not_to_stop(
@@ -148,13 +158,21 @@ def test_a_rejected_completion_that_was_cut_off_does_not_teach_not_to_stop(
         return total / len(cut)
 
     text, figures, warnings = rescored(inputs, tmp_path / "text", as_text)
-    assert (figures["retokenised"], warnings) == (2 * figures["pairs"], []), "all of them, and no reason for alarm"
-    assert all(s.rejected_ids[-1] == contract.stop_ids[0] for s in scored_of(text).values()), "as it was before"
+    assert (figures["retokenised"], warnings) == (2 * figures["pairs"], []), (
+        "all of them, and no reason for alarm"
+    )
+    assert all(s.rejected_ids[-1] == contract.stop_ids[0] for s in scored_of(text).values()), (
+        "as it was before"
+    )
     cfg = block(learning_rate=5e-4, batch_size=4, epochs=4)
     train(cfg, inputs, tmp_path / "dpo")
     train(cfg, text, tmp_path / "dpo of text")
-    before, after, added = (stops(f) for f in (inputs["policy"], tmp_path / "dpo", tmp_path / "dpo of text"))
-    assert after > max(before, added), f"{before:.2f} nats before, {after:.2f} as drawn, {added:.2f} with an end"
+    before, after, added = (
+        stops(f) for f in (inputs["policy"], tmp_path / "dpo", tmp_path / "dpo of text")
+    )
+    assert after > max(before, added), (
+        f"{before:.2f} nats before, {after:.2f} as drawn, {added:.2f} with an end"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +184,9 @@ def as_ever(
     return train(block(), inputs, tmp_path_factory.mktemp("as-ever") / "dpo")
 
 
-@pytest.mark.parametrize("changes", [{"forward": Forward.padded}, {"trainer": {"ld_alpha": 0.5}}, {"micro": 1}])
+@pytest.mark.parametrize(
+    "changes", [{"forward": Forward.padded}, {"trainer": {"ld_alpha": 0.5}}, {"micro": 1}]
+)
 def test_completions_without_an_end_train_the_same_in_every_form(
     changes: dict[str, Any],
     as_ever: tuple[dict[str, torch.Tensor], dict[str, Any]],
@@ -186,9 +206,14 @@ def test_what_fits_is_measured_without_an_end_that_is_not_there(
     inputs: dict[str, Path], contract: Contract, tmp_path: Path
 ) -> None:
     scored = scored_of(inputs)
-    length = {i: len(s.prompt_ids) + max(len(s.chosen_ids), len(s.rejected_ids)) for i, s in scored.items()}
+    length = {
+        i: len(s.prompt_ids) + max(len(s.chosen_ids), len(s.rejected_ids))
+        for i, s in scored.items()
+    }
     longest = max(
-        p.id for p in pairs_of(inputs) if p.rejected_finish_reason == "length" and len(p.rejected_token_ids) == 4
+        p.id
+        for p in pairs_of(inputs)
+        if p.rejected_finish_reason == "length" and len(p.rejected_token_ids) == 4
     )
     cfg: DPO = block(max_length=length[longest], max_dropped=1.0)
     rows = read_rows(inputs, contract, cfg, StageDir(tmp_path, lambda m, s: None))
@@ -209,14 +234,18 @@ def test_ids_of_another_tokenizer_or_text_are_tokenised_anew_counted_and_told(
 
     rescored_pairs, figures, [warning] = rescored(inputs, tmp_path / "changed", change)
     assert figures["retokenised"] == 3
-    assert figures["summary"].endswith(f"3 of {2 * len(pairs)} completions tokenised from their text")
+    assert figures["summary"].endswith(
+        f"3 of {2 * len(pairs)} completions tokenised from their text"
+    )
     assert warning.startswith(f"3 of {2 * len(pairs)} completions have token ids")
     before, after = scored_of(inputs), scored_of(rescored_pairs)
     assert {i for i in before if before[i].chosen_ids != after[i].chosen_ids} <= {foreign, edited}
     assert contract.text(after[edited].chosen_ids).endswith(" indeed")
 
 
-def test_a_reference_of_other_ids_than_the_pairs_have_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_reference_of_other_ids_than_the_pairs_have_is_refused(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     """The same pairs as text: the reference has scored ends of turn that the pairs do not have."""
     text, _, _ = rescored(inputs, tmp_path / "text", as_text)
     with pytest.raises(UserError, match=r"scored other .*rebuild=reference"):
@@ -230,7 +259,11 @@ def spelt(contract: Contract) -> tuple[list[int], str]:
         for i in range(1, len(word)):
             halves = [vocabulary.get(word[:i]), vocabulary.get(word[i:])]
             text = contract.tokenizer.decode([token])
-            if None not in halves and text.isalpha() and contract.tokenizer(text).input_ids == [token]:
+            if (
+                None not in halves
+                and text.isalpha()
+                and contract.tokenizer(text).input_ids == [token]
+            ):
                 return [*halves, contract.stop_ids[0]], text
     raise AssertionError("no token of this vocabulary is made of two others")
 
@@ -244,15 +277,24 @@ def test_a_completion_that_text_would_cut_up_otherwise_keeps_its_tokens(contract
     pair = Pair("a", "", ask, answer, answer, None, "", "", "", "", "train")
     with_ids = replace(pair, chosen_token_ids=ids, chosen_tokenizer=contract.digest)
     cut_off = replace(
-        with_ids, rejected_token_ids=ids[:-1], rejected_tokenizer=contract.digest, rejected_finish_reason="length"
+        with_ids,
+        rejected_token_ids=ids[:-1],
+        rejected_tokenizer=contract.digest,
+        rejected_finish_reason="length",
     )
     tokens = tokenize_pair(cut_off, contract)
-    assert (tokens.prompt_ids, tokens.chosen_ids, tokens.rejected_ids) == (contract.prompt(ask), ids, ids[:-1])
+    assert (tokens.prompt_ids, tokens.chosen_ids, tokens.rejected_ids) == (
+        contract.prompt(ask),
+        ids,
+        ids[:-1],
+    )
     tokens = tokenize_pair(with_ids, contract)
     assert (tokens.chosen_ids, tokens.rejected_ids) == (ids, anew)
     tokens = tokenize_pair(replace(pair, rejected_finish_reason="length"), contract)
     assert (tokens.chosen_ids, tokens.rejected_ids) == (anew, anew[:-1])
-    silent = replace(pair, rejected=[{"role": "assistant", "content": ""}], rejected_finish_reason="length")
+    silent = replace(
+        pair, rejected=[{"role": "assistant", "content": ""}], rejected_finish_reason="length"
+    )
     with pytest.raises(ContractError, match="no token"):
         tokenize_pair(silent, contract)
 
@@ -297,7 +339,9 @@ def test_a_sampler_of_ones_own_draws_under_the_models_tokenizer(
         out = StageDir(tmp_path, lambda m, s: None)
         decoding = Decoding([1.0], 4, cfg.precision, cfg.runtime)
         model = sampled.folder("sft") / "model"
-        return complete(prompts, contract, model, decoding, "sample", out, Dropped(out, "prompts"), told_so.open)
+        return complete(
+            prompts, contract, model, decoding, "sample", out, Dropped(out, "prompts"), told_so.open
+        )
 
     if pattern:
         with pytest.raises(UserError, match=pattern):

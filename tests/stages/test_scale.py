@@ -16,5 +16,7 @@ MOST_BYTES = 250
 
 @pytest.mark.slow  # Python's objects are counted by test_many.py
 def test_memory_hardly_grows_with_candidates(tmp_path: Path) -> None:
-    few, many = (in_fresh_process("chain", tmp_path / f"{n}", n, part=1_000).memory for n in (FEW, MANY))
+    few, many = (
+        in_fresh_process("chain", tmp_path / f"{n}", n, part=1_000).memory for n in (FEW, MANY)
+    )
     assert (many - few) / (MANY - FEW) < MOST_BYTES

@@ -30,12 +30,26 @@ LIKELIER = "The moon pulls on the sea, and so the tides rise and fall in it."
 
 def prompt(name: str, task: str = "no_commas", reference: str | None = None) -> Example:
     checks = [Check("no_commas"), Check("on_topic", {"topics": [["tides"]]})]
-    messages = [{"role": "user", "content": f"Explain how the tides work, number {name}. Use no commas."}]
+    messages = [
+        {"role": "user", "content": f"Explain how the tides work, number {name}. Use no commas."}
+    ]
     return Example(name, messages, reference, "open", task, "sft", checks=checks)
 
 
 def answer(name: str, text: str, logprob: float = -20.0, finish_reason: str = "stop") -> Candidate:
-    return Candidate(name, f"{name}/{text}/{logprob}", "base", "hf", 0.9, 0, text, None, finish_reason, logprob, 20)
+    return Candidate(
+        name,
+        f"{name}/{text}/{logprob}",
+        "base",
+        "hf",
+        0.9,
+        0,
+        text,
+        None,
+        finish_reason,
+        logprob,
+        20,
+    )
 
 
 def judged(folder: Path, prompts: list[Example], candidates: list[Candidate]) -> dict[str, Path]:
@@ -48,12 +62,17 @@ def judged(folder: Path, prompts: list[Example], candidates: list[Candidate]) ->
     save(folder / "prompts.parquet", prompts, Example)
     save(folder / "candidates.parquet", candidates, Candidate)
     save(folder / "judgements.parquet", judgements, Judgement)
-    other_prompts = [replace(prompt("with"), reference="Given."), replace(prompt("test"), split="test")]
+    other_prompts = [
+        replace(prompt("with"), reference="Given."),
+        replace(prompt("test"), split="test"),
+    ]
     save(folder / "examples.parquet", [*prompts, *other_prompts], Example)
     return {"judged": folder, "data": folder}
 
 
-def run_select(folder: Path, inputs: dict[str, Path], **changes: Any) -> tuple[dict[str, Example], dict[str, Any]]:
+def run_select(
+    folder: Path, inputs: dict[str, Path], **changes: Any
+) -> tuple[dict[str, Example], dict[str, Any]]:
     cfg: Select = replace(settings(*TINY).select, validation_fraction=0.0, **changes)
     folder.mkdir()
     metrics = select.run(cfg, inputs, StageDir(folder, lambda m, s: None))
@@ -68,8 +87,12 @@ def test_the_likeliest_answer_that_passes_is_the_demonstration(tmp_path: Path) -
         answer("a", GOOD + " It does", -9.0, "length"),
         answer("b", "Yes, no.", -20.0),
     ]
-    selected, metrics = run_select(tmp_path / "out", judged(tmp_path / "pool", [prompt("a"), prompt("b")], pool))
-    assert selected.keys() == {"a", "with", "test"}, "what has a reference stays, what got none goes"
+    selected, metrics = run_select(
+        tmp_path / "out", judged(tmp_path / "pool", [prompt("a"), prompt("b")], pool)
+    )
+    assert selected.keys() == {"a", "with", "test"}, (
+        "what has a reference stays, what got none goes"
+    )
     assert selected["a"].reference == LIKELIER.replace(",", "")
     assert selected["a"].source == "selected"
     assert selected["with"].reference == "Given."
@@ -77,14 +100,20 @@ def test_the_likeliest_answer_that_passes_is_the_demonstration(tmp_path: Path) -
     assert metrics["selected"] == 1
 
 
-def test_what_is_right_and_ran_out_of_tokens_ends_with_its_last_whole_sentence(tmp_path: Path) -> None:
+def test_what_is_right_and_ran_out_of_tokens_ends_with_its_last_whole_sentence(
+    tmp_path: Path,
+) -> None:
     pool = [answer("a", GOOD + " It does", -9.0, "length")]
-    selected, metrics = run_select(tmp_path / "out", judged(tmp_path / "pool", [prompt("a")], pool), max_mended=1)
+    selected, metrics = run_select(
+        tmp_path / "out", judged(tmp_path / "pool", [prompt("a")], pool), max_mended=1
+    )
     assert (selected["a"].reference, selected["a"].source, metrics["mended"]) == (GOOD, "mended", 1)
 
 
 @pytest.mark.parametrize("references", [0, 3])
-def test_the_report_tells_how_many_answers_sft_learnt_from_and_whose(references: int, tmp_path: Path) -> None:
+def test_the_report_tells_how_many_answers_sft_learnt_from_and_whose(
+    references: int, tmp_path: Path
+) -> None:
     prompts = [prompt(str(i), task=f"t{i}") for i in range(40)]
     inputs = judged(tmp_path / "judged", prompts, [answer(p.id, GOOD) for p in prompts])
     held_out = [replace(prompt(f"aside {i}", reference=GOOD), split="validation") for i in range(5)]
@@ -93,10 +122,16 @@ def test_the_report_tells_how_many_answers_sft_learnt_from_and_whose(references:
     cfg = replace(settings(*TINY).select, validation_fraction=0.25)
     (tmp_path / "node").mkdir()
     metrics = select.run(cfg, inputs, StageDir(tmp_path / "node", lambda m, s: None))
-    trained = [e for e in load(tmp_path / "node" / "examples.parquet", Example) if e.split == "sft" and e.reference]
+    trained = [
+        e
+        for e in load(tmp_path / "node" / "examples.parquet", Example)
+        if e.split == "sft" and e.reference
+    ]
     own = sum(e.source == "selected" for e in trained)
     assert own < len(prompts) and len(trained) == own + references
-    data: Any = {"metrics": {"examples": {"sft": len(prompts) + references, "validation": len(held_out)}}}
+    data: Any = {
+        "metrics": {"examples": {"sft": len(prompts) + references, "validation": len(held_out)}}
+    }
     both: Any = {"data": data, "select": {"metrics": metrics}}
     demonstrations = f"{references} demonstrations, " if references else ""
     assert learnt_from(both) == f"{demonstrations}{own} answers sampled from the base"
@@ -107,7 +142,9 @@ def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> N
     prompts = [prompt(f"p{i}") for i in range(6)] + [prompt("other", task="other")]
     inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
     selected, metrics = run_select(tmp_path / "out", inputs, max_per_task=2)
-    assert sorted(e.task for e in selected.values() if e.source == "selected") == ["no_commas"] * 2 + ["other"]
+    assert sorted(e.task for e in selected.values() if e.source == "selected") == [
+        "no_commas"
+    ] * 2 + ["other"]
     assert metrics["refused"] == {"is of a task that has enough": 4}
     both = [*prompts[:2], prompt("both", task="no_commas + bold_parts")]
     pool = judged(tmp_path / "both", both, [answer(p.id, GOOD) for p in both])
@@ -118,7 +155,9 @@ def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"\(1 scores below select.min_score\)"):
         run_select(tmp_path / "nothing", none)
     cut = judged(tmp_path / "cut", [prompt("a")], [answer("a", "No, never.", -9.0, "length")])
-    with pytest.raises(UserError, match=r"Lower select\.temperatures or raise select\.max_new_tokens"):
+    with pytest.raises(
+        UserError, match=r"Lower select\.temperatures or raise select\.max_new_tokens"
+    ):
         run_select(tmp_path / "nothing ends", cut)
 
 
@@ -152,11 +191,19 @@ def test_the_graph_asks_the_base_once_for_all_seeds(tmp_path: Path) -> None:
     assert "select" not in nodes(tmp_path)
 
 
-def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_labels(tmp_path: Path) -> None:
+def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_labels(
+    tmp_path: Path,
+) -> None:
     open_prompts = "data.tasks.open_sft=40"
     plain = nodes(tmp_path, open_prompts)
-    assert plain["sft"].fingerprint == nodes(tmp_path, open_prompts, "sft.demonstrations=selected")["sft"].fingerprint
-    assert plain["sft"].fingerprint == nodes(tmp_path, open_prompts, "label.max_failed=0.2")["sft"].fingerprint
+    assert (
+        plain["sft"].fingerprint
+        == nodes(tmp_path, open_prompts, "sft.demonstrations=selected")["sft"].fingerprint
+    )
+    assert (
+        plain["sft"].fingerprint
+        == nodes(tmp_path, open_prompts, "label.max_failed=0.2")["sft"].fingerprint
+    )
     preferences = tmp_path / "preferences.jsonl"
     preferences.write_text("{}")
     server = "{base_url: 'http://127.0.0.1:1/v1', model: judge}"
@@ -165,16 +212,24 @@ def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_
         ["label=judge", f"label.judge.endpoints=[{server}]"],
         ["sample=openai", f"sample.endpoint={server}"],
     ):
-        assert nodes(tmp_path, open_prompts, *overrides)["sft"].fingerprint == plain["sft"].fingerprint
+        assert (
+            nodes(tmp_path, open_prompts, *overrides)["sft"].fingerprint == plain["sft"].fingerprint
+        )
     assert "select" not in nodes(tmp_path, open_prompts, "sft=none")
 
 
 @pytest.mark.parametrize(
     ("overrides", "pattern"),
     [
-        (["data.tasks.open_sft=40", "sft.demonstrations=given"], "open requests have no reference answers"),
+        (
+            ["data.tasks.open_sft=40", "sft.demonstrations=given"],
+            "open requests have no reference answers",
+        ),
         (["sft.demonstrations=selected", "sft=none"], "sft=none trains nothing"),
-        (["control=true", "sft.adapter=lora", "dpo.adapter=continued"], "control=true needs a dpo.adapter other"),
+        (
+            ["control=true", "sft.adapter=lora", "dpo.adapter=continued"],
+            "control=true needs a dpo.adapter other",
+        ),
     ],
 )
 def test_what_cannot_be_selected_is_refused(overrides: list[str], pattern: str) -> None:
@@ -191,7 +246,11 @@ def controlled(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 
 def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) -> None:
-    pairs = [p for p in load(controlled.folder("pairs", CONTROL) / "pairs.parquet", Pair) if p.split == "train"]
+    pairs = [
+        p
+        for p in load(controlled.folder("pairs", CONTROL) / "pairs.parquet", Pair)
+        if p.split == "train"
+    ]
     examples = load(controlled.folder("select_control", CONTROL) / "examples.parquet", Example)
     rows = [e for e in examples if e.split == "sft"]
     assert [(e.id, e.reference) for e in rows] == [(p.id, p.chosen[0]["content"]) for p in pairs]
@@ -199,7 +258,10 @@ def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) 
     assert control["metrics"]["steps"] == dpo["metrics"]["steps"]
     assert control["inputs"]["base"]["fingerprint"] == dpo["inputs"]["policy"]["fingerprint"]
     blocks = [m["config"] for m in (control, dpo)]
-    orders = [EpochSchedule([p.id for p in pairs], b["batch_size"], b["seed"], "rows").epoch(0) for b in blocks]
+    orders = [
+        EpochSchedule([p.id for p in pairs], b["batch_size"], b["seed"], "rows").epoch(0)
+        for b in blocks
+    ]
     assert orders[0] == orders[1]
 
 
@@ -210,7 +272,11 @@ def test_a_control_of_several_rounds_follows_them_one_by_one(tmp_path: Path) -> 
     for control, suffix in ((first, "_1"), (last, "")):
         assert control.inputs["data"].inputs["pairs"] == two[f"pairs{suffix}"]
     assert two["eval"].inputs["control"] == last
-    assert {name for name in one if "control" in name} == {"select_control", "control", "answer_control"}
+    assert {name for name in one if "control" in name} == {
+        "select_control",
+        "control",
+        "answer_control",
+    }
 
 
 def test_sft_as_a_target_is_what_the_chain_starts_from_and_no_control(tmp_path: Path) -> None:
@@ -224,11 +290,15 @@ def test_sft_as_a_target_is_what_the_chain_starts_from_and_no_control(tmp_path: 
 def test_the_control_of_a_model_that_came_trained_is_trained_all_the_same(tmp_path: Path) -> None:
     without_sft = nodes(tmp_path, CONTROL, "sft=none")
     assert (without_sft["sft"].config.train, without_sft["control"].config.train) == (False, True)
-    assert without_sft["control"].fingerprint != nodes(tmp_path, CONTROL)["control"].fingerprint, "it starts elsewhere"
+    assert without_sft["control"].fingerprint != nodes(tmp_path, CONTROL)["control"].fingerprint, (
+        "it starts elsewhere"
+    )
 
 
 def test_a_control_keeps_the_contract_and_stands_in_every_table(controlled: Chain) -> None:
-    contracts = [controlled.folder(name, CONTROL) / "model" / "contract.json" for name in ("sft", "control")]
+    contracts = [
+        controlled.folder(name, CONTROL) / "model" / "contract.json" for name in ("sft", "control")
+    ]
     assert contracts[0].read_bytes() == contracts[1].read_bytes()
     card = (controlled.folder("control", CONTROL) / "model" / "README.md").read_text()
     assert "chosen completions of pairs (" in card and "mended" not in card
@@ -240,7 +310,9 @@ def test_a_control_keeps_the_contract_and_stands_in_every_table(controlled: Chai
 def test_where_nothing_passes_form_is_mended_and_marked(tmp_path: Path) -> None:
     pool = [answer("a", LIKELIER), answer("b", "Nobody knows, really."), answer("c", GOOD)]
     prompts = [prompt("a"), prompt("b"), prompt("c")]
-    selected, metrics = run_select(tmp_path / "out", judged(tmp_path / "pool", prompts, pool), max_mended=4)
+    selected, metrics = run_select(
+        tmp_path / "out", judged(tmp_path / "pool", prompts, pool), max_mended=4
+    )
     assert (selected["a"].reference, selected["a"].source) == (LIKELIER.replace(",", ""), "mended")
     assert "b" not in selected
     assert selected["c"].source == "selected"
@@ -251,7 +323,9 @@ def test_a_comparison_tells_the_controls_settings_from_those_of_sft(controlled: 
     store, fingerprint = Store(controlled.root), controlled.folder("eval", CONTROL).name
     rows = {
         row.role: row
-        for row in measured.measured_rows(store, compare.published_nodes(store), lambda key: key[1] == fingerprint)
+        for row in measured.measured_rows(
+            store, compare.published_nodes(store), lambda key: key[1] == fingerprint
+        )
     }
     control_row = rows["control"]
     cfg = settings(*TINY, CONTROL)
@@ -260,6 +334,10 @@ def test_a_comparison_tells_the_controls_settings_from_those_of_sft(controlled: 
 
 
 def test_a_control_takes_only_arguments_that_sft_has() -> None:
-    robust = ("dpo.loss_type=[robust]", "dpo.trainer.label_smoothing=0.1", "dpo.trainer.weight_decay=0.1")
+    robust = (
+        "dpo.loss_type=[robust]",
+        "dpo.trainer.label_smoothing=0.1",
+        "dpo.trainer.weight_decay=0.1",
+    )
     control = nodes(Path("outputs"), CONTROL, *robust)["control"].config
     assert control.trainer == settings(*TINY).dpo.trainer | {"weight_decay": 0.1}

@@ -30,7 +30,10 @@ from tests.helpers import settings
 
 @pytest.fixture
 def inputs(built: Path) -> dict[str, Path]:
-    return {"base": next((built / "base").glob("*")), "data": next((built / "data").glob("*/examples.parquet")).parent}
+    return {
+        "base": next((built / "base").glob("*")),
+        "data": next((built / "data").glob("*/examples.parquet")).parent,
+    }
 
 
 def block(**changes: Any) -> SFT:
@@ -42,7 +45,9 @@ def micro(cfg: SFT, size: int) -> SFT:
     return replace(cfg, runtime=replace(cfg.runtime, micro_batch=size))
 
 
-def train(cfg: SFT, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], StageDir]:
+def train(
+    cfg: SFT, inputs: dict[str, Path], folder: Path
+) -> tuple[dict[str, torch.Tensor], dict[str, Any], StageDir]:
     folder.mkdir()
     out = StageDir(folder, lambda metrics, step: None)
     metrics = run(cfg, inputs, out)
@@ -61,7 +66,9 @@ def test_every_parameter_moves(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert metrics["steps"] == 16
 
 
-def test_only_the_answer_and_its_end_are_trained(inputs: dict[str, Path], built: Path, tmp_path: Path) -> None:
+def test_only_the_answer_and_its_end_are_trained(
+    inputs: dict[str, Path], built: Path, tmp_path: Path
+) -> None:
     contract = load_contract(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
     rows = read_rows(examples, contract, block(), StageDir(tmp_path, lambda m, s: None))
@@ -88,23 +95,36 @@ def test_the_micro_batch_does_not_change_the_weights(
 def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: Path) -> None:
     """The loss of a packed row is that of its examples alone."""
     contract = load_contract(next((built / "sft").glob("*/model")))
-    examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][:12]
-    tokenised = read_rows(examples, contract, block(), StageDir(Path("."), lambda m, s: None, is_main=False)).train
+    examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][
+        :12
+    ]
+    tokenised = read_rows(
+        examples, contract, block(), StageDir(Path("."), lambda m, s: None, is_main=False)
+    ).train
     rows = list(tokenised.dataset)
     tokenised.pack(128, 1)
     bins = list(tokenised.dataset)
     assert 1 < len(bins) < len(rows)
-    assert sorted(n for b in bins for n in b["seq_lengths"]) == sorted(len(r["input_ids"]) for r in rows)
+    assert sorted(n for b in bins for n in b["seq_lengths"]) == sorted(
+        len(r["input_ids"]) for r in rows
+    )
     model = load_model(next((built / "sft").glob("*/model")))
 
     def nll(ids: list[int], labels: list[int], positions: list[int]) -> float:
         with torch.no_grad():
-            logits = model(torch.tensor([ids]), position_ids=torch.tensor([positions]), use_cache=False).logits[0, :-1]
+            logits = model(
+                torch.tensor([ids]), position_ids=torch.tensor([positions]), use_cache=False
+            ).logits[0, :-1]
         target = torch.tensor(labels[1:])
-        return float(torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum"))
+        return float(
+            torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
+        )
 
     alone = sum(nll(r["input_ids"], r["labels"], list(range(len(r["input_ids"])))) for r in rows)
-    packed = sum(nll(b["input_ids"], b["labels"], [i for n in b["seq_lengths"] for i in range(n)]) for b in bins)
+    packed = sum(
+        nll(b["input_ids"], b["labels"], [i for n in b["seq_lengths"] for i in range(n)])
+        for b in bins
+    )
     # Sums of about 30 tokens' fp32 losses
     assert packed == pytest.approx(alone, abs=1e-3)
 
@@ -113,12 +133,16 @@ def some_rows(inputs: dict[str, Path], count: int, folder: Path) -> dict[str, Pa
     """The inputs with only so many rows to train on."""
     examples = load(inputs["data"] / "examples.parquet", Example)
     shutil.copytree(inputs["data"], folder)
-    rows = [e for e in examples if e.split == "sft"][:count] + [e for e in examples if e.split == "validation"]
+    rows = [e for e in examples if e.split == "sft"][:count] + [
+        e for e in examples if e.split == "validation"
+    ]
     save(folder / "examples.parquet", rows, Example)
     return {**inputs, "data": folder}
 
 
-def test_the_best_checkpoint_by_validation_is_published(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_the_best_checkpoint_by_validation_is_published(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     """Trained long on few rows, the model forgets how to answer others: the published weights are from before."""
     few_inputs = some_rows(inputs, 16, tmp_path / "data")  # a step an epoch
     trl = {"lr_scheduler_type": "constant", "warmup_steps": 0}
@@ -132,16 +156,24 @@ def test_the_best_checkpoint_by_validation_is_published(inputs: dict[str, Path],
     assert distance(weights, train(shorter, few_inputs, tmp_path / "shorter")[0]) < 1e-5
 
 
-def test_diverging_training_stops_and_names_the_step(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_diverging_training_stops_and_names_the_step(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"diverged at step 2: .* nan\. Lower sft\.learning_rate "):
         train(block(learning_rate=1e30, trainer={"warmup_steps": 0}), inputs, tmp_path / "sft")
     assert not (tmp_path / "sft" / "model").exists()
 
 
-def test_a_base_without_numbers_is_told_by_its_first_validation(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_base_without_numbers_is_told_by_its_first_validation(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     base = Path(shutil.copytree(inputs["base"], tmp_path / "base"))
     weights = load_file(file := base / "model" / "model.safetensors")
-    save_file({name: tensor.float() * math.nan for name, tensor in weights.items()}, file, {"format": "pt"})
+    save_file(
+        {name: tensor.float() * math.nan for name, tensor in weights.items()},
+        file,
+        {"format": "pt"},
+    )
     with pytest.raises(UserError, match=r"the validation loss is nan"):
         train(block(), inputs | {"base": base}, tmp_path / "sft")
 
@@ -165,7 +197,9 @@ def test_a_loss_that_is_mostly_at_its_floor_does_not_explode() -> None:
         watch.on_log(None, state, None, logs={"loss": 0.1, "grad_norm": 5000.0})
 
 
-def test_a_short_wrecked_training_stops_before_its_last_checkpoint(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_short_wrecked_training_stops_before_its_last_checkpoint(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     """Five packed rows at a rate far too high: the loss climbs, finite, and no gradient explodes."""
     cfg = block(packing=True, batch_size=1, max_length=2048, learning_rate=2.0)
     with pytest.raises(UserError, match=r"diverged by step 5: .*, [\d.]+ → .*learning_rate"):
@@ -177,7 +211,9 @@ def test_a_short_wrecked_training_stops_before_its_last_checkpoint(inputs: dict[
 @pytest.fixture
 def trained(built: Path, inputs: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
     """SFT's inputs, its base the model that SFT made of it before."""
-    base = shutil.copytree(inputs["base"], tmp_path / "base", ignore=shutil.ignore_patterns("model"))
+    base = shutil.copytree(
+        inputs["base"], tmp_path / "base", ignore=shutil.ignore_patterns("model")
+    )
     shutil.copytree(next((built / "sft").glob("*/model")), base / "model")
     return {**inputs, "base": base}
 
@@ -188,9 +224,7 @@ def test_a_training_that_made_the_model_worse_publishes_nothing(
 ) -> None:
     """It ends with a lower loss than the worst, far above what it began with. After a kill that is known as well."""
     cfg = block(learning_rate=0.05)
-    pattern = (
-        r"validation loss [\d.]+ → [\d.]+ → [\d.]+: .*higher than .*nothing is published. Lower sft.learning_rate"
-    )
+    pattern = r"validation loss [\d.]+ → [\d.]+ → [\d.]+: .*higher than .*nothing is published. Lower sft.learning_rate"
     if interrupted:
         cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=9))
         saved = saving.Checkpoints.on_save
@@ -217,18 +251,33 @@ def test_rows_that_the_model_itself_wrote_are_trained_on(
     prompts = {e.id: e for e in load(trained["data"] / "examples.parquet", Example)}
     wrote = load(next((built / "sample").glob("*/candidates.parquet")), Candidate)
     rows = [
-        replace(prompts[c.prompt_id], id=f"{i:04}", reference=c.text, split="validation" if i % 4 == 0 else "sft")
+        replace(
+            prompts[c.prompt_id],
+            id=f"{i:04}",
+            reference=c.text,
+            split="validation" if i % 4 == 0 else "sft",
+        )
         for i, c in enumerate(wrote)
     ]
     data = shutil.copytree(trained["data"], tmp_path / "data")
     save(data / "examples.parquet", rows, Example)
-    cfg = block(packing=packing, max_length=512, batch_size=1 if packing else 16, learning_rate=3e-4, epochs=2.0)
+    cfg = block(
+        packing=packing,
+        max_length=512,
+        batch_size=1 if packing else 16,
+        learning_rate=3e-4,
+        epochs=2.0,
+    )
     weights, metrics, out = train(cfg, {**trained, "data": data}, tmp_path / "sft")
-    assert distance(weights, load_file(trained["base"] / "model" / "model.safetensors")) > 1e-4, "it trained"
+    assert distance(weights, load_file(trained["base"] / "model" / "model.safetensors")) > 1e-4, (
+        "it trained"
+    )
     assert 0 < metrics["step"] <= metrics["steps"]
     losses = [p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p]
     assert losses[0] < 1, "near the optimum"
-    assert ["lowest value" in warning for warning in out.warnings] == [True] * (metrics["eval_loss"] > losses[0])
+    assert ["lowest value" in warning for warning in out.warnings] == [True] * (
+        metrics["eval_loss"] > losses[0]
+    )
 
 
 def test_a_training_as_it_should_be_is_not_watched_to_death(built: Path) -> None:
@@ -243,11 +292,15 @@ def test_a_training_as_it_should_be_is_not_watched_to_death(built: Path) -> None
             watch.record(point)
             assert not watch.has_climbed(len(points))
         began = max(watch.start_loss, *watch.losses[: callbacks.BEGINNING])
-        watch.losses += [1.01 * max(callbacks.RISE * began, began + callbacks.NATS)] * callbacks.RECENT
+        watch.losses += [
+            1.01 * max(callbacks.RISE * began, began + callbacks.NATS)
+        ] * callbacks.RECENT
         assert watch.has_climbed(len(points))
 
 
-def test_a_row_too_long_is_dropped_whole_and_named_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_row_too_long_is_dropped_whole_and_named_and_too_many_stop(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
     answered = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.reference]
     ids = {e.id for e in answered if e.split in ("sft", "validation")}
     with pytest.raises(UserError, match=rf"{len(ids)} longer than sft.max_length=8 "):
@@ -266,8 +319,12 @@ def test_a_row_too_long_is_dropped_whole_and_named_and_too_many_stop(inputs: dic
     )
 
 
-def test_no_training_keeps_the_weights_and_fixes_the_contract(inputs: dict[str, Path], tmp_path: Path) -> None:
-    weights, metrics, out = train(block(train=False, template=Template("chatml", None)), inputs, tmp_path / "sft")
+def test_no_training_keeps_the_weights_and_fixes_the_contract(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    weights, metrics, out = train(
+        block(train=False, template=Template("chatml", None)), inputs, tmp_path / "sft"
+    )
     before = load_file(inputs["base"] / "model" / "model.safetensors")
     assert metrics["trained"] is False
     assert all(torch.equal(weights[name], before[name]) for name in before)
@@ -278,11 +335,23 @@ def test_the_published_folder_loads_as_it_is(built: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = next((built / "sft").glob("*/model"))
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    chat = [{"role": "user", "content": "Is this review positive or negative? Answer with one word: I love the hat."}]
-    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    chat = [
+        {
+            "role": "user",
+            "content": "Is this review positive or negative? Answer with one word: I love the hat.",
+        }
+    ]
+    ids = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     answer = model.generate(**ids, max_new_tokens=8)[0, ids["input_ids"].shape[1] :]
-    assert answer[-1] == tokenizer.eos_token_id, "generation stops by the folder's own generation config"
+    assert answer[-1] == tokenizer.eos_token_id, (
+        "generation stops by the folder's own generation config"
+    )
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
@@ -306,7 +375,11 @@ def test_a_torn_checkpoint_is_not_trusted(inputs: dict[str, Path], tmp_path: Pat
 def test_scratch_names_are_not_published(built: Path) -> None:
     manifest = json.loads(next((built / "sft").glob("*/manifest.json")).read_text())
     assert not any(name.startswith(SCRATCH) for name in manifest["files"])
-    assert {"model/model.safetensors", "model/contract.json", "model/generation_config.json"} <= set(manifest["files"])
+    assert {
+        "model/model.safetensors",
+        "model/contract.json",
+        "model/generation_config.json",
+    } <= set(manifest["files"])
 
 
 def test_weights_are_copied_where_the_file_system_makes_no_hard_links(tmp_path: Path) -> None:

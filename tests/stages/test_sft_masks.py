@@ -35,7 +35,10 @@ def conversation(name: str, answers: list[str], trained: list[bool] | None) -> E
     turns = [
         turn
         for i, answer in enumerate(answers)
-        for turn in ({"role": "user", "content": f"ask {name} {i}"}, {"role": "assistant", "content": answer})
+        for turn in (
+            {"role": "user", "content": f"ask {name} {i}"},
+            {"role": "assistant", "content": answer},
+        )
     ]
     return Example(name, turns[:-1], answers[-1], "s", "t", "sft", trained=trained)
 
@@ -59,13 +62,20 @@ def trained_text(contract: Contract, rows: TokenRows, packing: bool) -> list[str
     collate = DataCollatorForLanguageModeling(contract.tokenizer.pad_token_id, padding_free=packing)
     batch = collate(list(rows.dataset))
     assert (batch["labels"] == batch["input_ids"])[batch["labels"] != IGNORED].all()
-    return [contract.tokenizer.decode([i for i in row if i != IGNORED]) for row in batch["labels"].tolist()]
+    return [
+        contract.tokenizer.decode([i for i in row if i != IGNORED])
+        for row in batch["labels"].tolist()
+    ]
 
 
 @pytest.mark.parametrize(("tokenizer", "kind"), TERMS.values(), ids=TERMS)
 @pytest.mark.parametrize(("cfg", "expected"), [(CFG, ALL), (LAST, ONLY_LAST)], ids=["all", "last"])
 def test_the_loss_is_on_the_turns_that_have_a_weight(
-    tokenizer: PreTrainedTokenizerBase, kind: str, cfg: SFT, expected: list[list[str]], tmp_path: Path
+    tokenizer: PreTrainedTokenizerBase,
+    kind: str,
+    cfg: SFT,
+    expected: list[list[str]],
+    tmp_path: Path,
 ) -> None:
     contract = establish(tokenizer, kind)
     end = contract.tokenizer.eos_token
@@ -78,7 +88,9 @@ def test_the_loss_is_on_the_turns_that_have_a_weight(
     rows.pack(sum(rows.lengths), 1)
     assert len(rows) == 1
     longest_first = sorted(by_id, key=lambda row: -row[1])
-    assert trained_text(contract, rows, packing=True) == ["".join(text for *_, text in longest_first)]
+    assert trained_text(contract, rows, packing=True) == [
+        "".join(text for *_, text in longest_first)
+    ]
 
 
 def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
@@ -98,12 +110,17 @@ def test_thoughts_that_a_template_leaves_out_are_named_before_training(
 ) -> None:
     # as the templates of some reasoning models do, this one keeps the thoughts of the last answer only
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    content, whole = "message['content'] | trim", (TEMPLATES / "chatml.jinja").read_text(encoding="utf-8")
+    content, whole = (
+        "message['content'] | trim",
+        (TEMPLATES / "chatml.jinja").read_text(encoding="utf-8"),
+    )
     assert content in whole
     tokenizer.chat_template = whole.replace(
         content, f"({content}).split('\\0' if loop.last else '</think>')[-1] | trim"
     )
-    thoughts = conversation("t", ["<think>\nhm one\n</think>\n\none", "<think>\nhm two\n</think>\n\ntwo"], None)
+    thoughts = conversation(
+        "t", ["<think>\nhm one\n</think>\n\none", "<think>\nhm two\n</think>\n\ntwo"], None
+    )
     out = StageDir(tmp_path, lambda metrics, step: None)
     rows = read_rows([thoughts, EXAMPLES[2]], contract := establish(tokenizer, kind), CFG, out)
     trained = trained_text(contract, rows.train, packing=False)[0]

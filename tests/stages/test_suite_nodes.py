@@ -15,7 +15,9 @@ from tests.helpers import TINY, Chain, build, inside, nodes, refused
 WITH_SUITES = ("eval/suites=all", "eval.suites.pairs=10")
 
 
-def test_suites_have_nodes_of_their_own_and_a_section_of_the_report(built: Path, tmp_path: Path) -> None:
+def test_suites_have_nodes_of_their_own_and_a_section_of_the_report(
+    built: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "outputs"
     shutil.copytree(built, root, symlinks=True)
     before, after = nodes(root), nodes(root, *WITH_SUITES)
@@ -32,7 +34,9 @@ def test_suites_have_nodes_of_their_own_and_a_section_of_the_report(built: Path,
         for row in (suite["score"], suite["fault"], *suite["parts"].values()):
             assert row["prompts"] == 10
             assert row["policy"]["low"] <= row["policy"]["mean"] <= row["policy"]["high"]
-            assert row["policy-sft"]["low"] <= row["policy-sft"]["mean"] <= row["policy-sft"]["high"]
+            assert (
+                row["policy-sft"]["low"] <= row["policy-sft"]["mean"] <= row["policy-sft"]["high"]
+            )
     page = (chain.folder("report", *WITH_SUITES) / "report.html").read_text()
     assert '<section id="suites">' in page
     assert all(suite["title"] in page for suite in results["suites"].values())
@@ -41,13 +45,28 @@ def test_suites_have_nodes_of_their_own_and_a_section_of_the_report(built: Path,
         assert inside(*TINY, *WITH_SUITES, f"outputs={root}", f"stage={stage}").returncode == 0
 
 
-def test_another_form_asks_only_its_suite_and_writes_no_token_of_the_models_own_template(chain: Chain) -> None:
-    overrides = ("eval/suites=all", "eval.suites.names=[templates,refusal]", "eval.suites.pairs=12", "stage=answer")
+def test_another_form_asks_only_its_suite_and_writes_no_token_of_the_models_own_template(
+    chain: Chain,
+) -> None:
+    overrides = (
+        "eval/suites=all",
+        "eval.suites.names=[templates,refusal]",
+        "eval.suites.pairs=12",
+        "stage=answer",
+    )
     build(chain.root, *overrides)
     wired = nodes(chain.root, *overrides)
-    prompts = {e.id: e for e in read_prompts({"data": chain.root / "data" / wired["suites"].fingerprint})}
-    for name, count in (("answer_suites_policy", 36), ("answer_llama3_policy", 12), ("answer_text_policy", 12)):
-        answers = load(chain.root / "answer" / wired[name].fingerprint / "answers.parquet", Candidate)
+    prompts = {
+        e.id: e for e in read_prompts({"data": chain.root / "data" / wired["suites"].fingerprint})
+    }
+    for name, count in (
+        ("answer_suites_policy", 36),
+        ("answer_llama3_policy", 12),
+        ("answer_text_policy", 12),
+    ):
+        answers = load(
+            chain.root / "answer" / wired[name].fingerprint / "answers.parquet", Candidate
+        )
         assert len(answers) == count
         assert {a.prompt_id for a in answers} <= {*prompts}
 
@@ -66,7 +85,11 @@ def test_a_form_that_is_the_models_own_is_replaced(chain: Chain) -> None:
     replaced = in_form(zephyr, "zephyr")
     assert replaced.tokenizer.decode(replaced.prompt(messages)).startswith("<|im_start|>user")
     own = in_form(load_contract(model), "zephyr").tokenizer
-    assert [other_form(own, form) for form in ("zephyr", "llama3", "text")] == ["chatml", "llama3", "text"]
+    assert [other_form(own, form) for form in ("zephyr", "llama3", "text")] == [
+        "chatml",
+        "llama3",
+        "text",
+    ]
 
 
 def test_an_unknown_suite_is_refused() -> None:

@@ -13,7 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentencepiece import SentencePieceTrainer
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -57,7 +66,9 @@ SIZE = {
 def lines() -> list[str]:
     """Text of generated instructions, a line each, as SentencePiece reads its corpus."""
     examples = generate(0, {"sft": 300}, families=["sentiment", "classify_noun", "odd_one_out"])
-    texts = [text for e in examples for text in [*(m["content"] for m in e.messages), e.reference or ""]]
+    texts = [
+        text for e in examples for text in [*(m["content"] for m in e.messages), e.reference or ""]
+    ]
     return [line for text in texts for line in text.split("\n")]
 
 
@@ -79,20 +90,28 @@ def llama3(folder: Path) -> PreTrainedTokenizerBase:
     bos, eos = "<|begin_of_text|>", "<|end_of_text|>"
     turns = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     backend = byte_level([bos, eos, "<|reserved_special_token_0|>", *turns])
-    backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, 0)])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, 0)]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos)
 
 
 def qwen3(folder: Path) -> PreTrainedTokenizerBase:
     """No BOS at all, ChatML's tokens, and EOS as pad token."""
-    backend = byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|vision_pad|>"])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    backend = byte_level(
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|vision_pad|>"]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
 
 
 def gpt2(folder: Path) -> PreTrainedTokenizerBase:
     """One special token for everything; it is BOS by name, and the tokenizer adds none."""
     end = "<|endoftext|>"
-    return PreTrainedTokenizerFast(tokenizer_object=byte_level([end]), bos_token=end, eos_token=end, unk_token=end)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=byte_level([end]), bos_token=end, eos_token=end, unk_token=end
+    )
 
 
 def gemma3(folder: Path) -> PreTrainedTokenizerBase:
@@ -101,7 +120,9 @@ def gemma3(folder: Path) -> PreTrainedTokenizerBase:
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     backend.normalizer = normalizers.Replace(" ", "▁")
     backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=[*special, *BYTES, "\n", "\n\n"], show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=800, special_tokens=[*special, *BYTES, "\n", "\n\n"], show_progress=False
+    )
     backend.train_from_iterator(lines(), trainer)
     trained = json.loads(backend.to_str())["model"]
     merges = [tuple(merge) for merge in trained["merges"]]
@@ -127,7 +148,12 @@ def mistral(folder: Path) -> PreTrainedTokenizerBase:
     )
     folder.mkdir()
     (folder / "tokenizer.model").write_bytes(written.getvalue())
-    names = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    names = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps({**names, "add_bos_token": True}))
     return AutoTokenizer.from_pretrained(folder)
 
@@ -136,15 +162,22 @@ def unigram(folder: Path) -> PreTrainedTokenizerBase:
     """SentencePiece's unigram model: it has a BOS that it does not add."""
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Sequence([decoders.Metaspace(), decoders.ByteFallback(), decoders.Fuse()])
+    backend.decoder = decoders.Sequence(
+        [decoders.Metaspace(), decoders.ByteFallback(), decoders.Fuse()]
+    )
     trainer = trainers.UnigramTrainer(
-        vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *BYTES], unk_token="<unk>", show_progress=False
+        vocab_size=700,
+        special_tokens=["<unk>", "<s>", "</s>", *BYTES],
+        unk_token="<unk>",
+        show_progress=False,
     )
     backend.train_from_iterator(lines(), trainer)
     state = json.loads(backend.to_str())
     state["model"]["byte_fallback"] = True
     backend = Tokenizer.from_str(json.dumps(state))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 @dataclass
@@ -199,9 +232,18 @@ FAMILIES = {
         "<unk>",
         bos=1,
     ),
-    "unigram": Family(unigram, LlamaConfig, {"tie_word_embeddings": True}, "### User:", "</s>", "<unk>", bos=0),
+    "unigram": Family(
+        unigram, LlamaConfig, {"tie_word_embeddings": True}, "### User:", "</s>", "<unk>", bos=0
+    ),
     "gpt2": Family(
-        gpt2, LlamaConfig, {"tie_word_embeddings": True}, "### User:", "<|endoftext|>", "<|pad|>", bos=0, spare=8
+        gpt2,
+        LlamaConfig,
+        {"tie_word_embeddings": True},
+        "### User:",
+        "<|endoftext|>",
+        "<|pad|>",
+        bos=0,
+        spare=8,
     ),
 }
 
@@ -227,7 +269,9 @@ def base_folder(family: Family, folder: Path) -> Path:
 
 
 def built_from(base: Path, root: Path, *overrides: str) -> None:
-    build(root, f"model.path={base}", "sft.learning_rate=5e-3", "dpo.learning_rate=1e-3", *overrides)
+    build(
+        root, f"model.path={base}", "sft.learning_rate=5e-3", "dpo.learning_rate=1e-3", *overrides
+    )
 
 
 def only(root: Path, stage: str) -> Path:
@@ -251,23 +295,34 @@ def test_a_true_base_of_every_family_goes_through_the_pipeline(name: str, tmp_pa
         contract = load_contract(folder)
         prompt = contract.prompt(GOLDEN[0][:1])
         assert (
-            contract.tokenizer.decode(prompt).removeprefix(str(contract.tokenizer.bos_token)).startswith(family.turn)
+            contract.tokenizer.decode(prompt)
+            .removeprefix(str(contract.tokenizer.bos_token))
+            .startswith(family.turn)
         )
-        assert (contract.tokenizer.eos_token, contract.tokenizer.pad_token) == (family.end, family.pad)
+        assert (contract.tokenizer.eos_token, contract.tokenizer.pad_token) == (
+            family.end,
+            family.pad,
+        )
         assert contract.tokenizer.pad_token_id not in contract.stop_ids
         for messages in (GOLDEN[0], GOLDEN[1][3:]):
             ids, trained = contract.example(messages)
             words = contract.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
-            assert words == messages[-1]["content"] + family.end, "exactly the answer and its end are trained"
+            assert words == messages[-1]["content"] + family.end, (
+                "exactly the answer and its end are trained"
+            )
         before, after = (load_file(path / "model.safetensors") for path in (base, folder))
-        assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}, "no row was added"
+        assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}, (
+            "no row was added"
+        )
     rates = stop_rates(root)
     assert rates["base"] < 0.2
     assert min(rates["sft"], rates["dpo"]) > 0.9, "the end of turn is learnt"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_bos_comes_once_where_the_tokenizer_adds_it_and_never_where_not(name: str, tmp_path: Path) -> None:
+def test_bos_comes_once_where_the_tokenizer_adds_it_and_never_where_not(
+    name: str, tmp_path: Path
+) -> None:
     family = FAMILIES[name]
     base = base_folder(family, tmp_path / name)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -288,10 +343,22 @@ def test_a_vocabulary_without_a_free_token_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("adapter", [*slow_but(["none", "lora"], "lora"), QLORA])
-def test_it_is_widened_by_one_row_on_request_whatever_is_trained(adapter: str, tmp_path: Path) -> None:
+def test_it_is_widened_by_one_row_on_request_whatever_is_trained(
+    adapter: str, tmp_path: Path
+) -> None:
     """Tied embeddings, too: an adapter leaves the new row frozen, and nothing but padding reads it."""
-    base, root = base_folder(replace(FAMILIES["gpt2"], spare=0), tmp_path / "gpt2"), tmp_path / "outputs"
-    built_from(base, root, "stage=sample", "sft.template.resize=true", "sft.epochs=1", f"sft.adapter={adapter}")
+    base, root = (
+        base_folder(replace(FAMILIES["gpt2"], spare=0), tmp_path / "gpt2"),
+        tmp_path / "outputs",
+    )
+    built_from(
+        base,
+        root,
+        "stage=sample",
+        "sft.template.resize=true",
+        "sft.epochs=1",
+        f"sft.adapter={adapter}",
+    )
     model = AutoModelForCausalLM.from_pretrained(only(root, "sft") / "model")
     assert model.get_input_embeddings().weight.shape == (601, 64)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -302,7 +369,9 @@ def test_a_line_feed_behind_gemmas_end_of_turn_is_no_end_of_turn(tmp_path: Path)
     for train in (True, False):
         tokenizer = gemma3(tmp_path)
         tokenizer.chat_template = gemma3_chat_template
-        contract = chat_templates.establish_contract(tokenizer, Template("auto", None, False), train, len(tokenizer))
+        contract = chat_templates.establish_contract(
+            tokenizer, Template("auto", None, False), train, len(tokenizer)
+        )
         assert tokenizer.eos_token == "<end_of_turn>"
         ids, trained = contract.example(GOLDEN[1])
         words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
@@ -323,19 +392,27 @@ def test_an_instruct_checkpoints_further_stop_tokens_stay(tmp_path: Path) -> Non
         assert tokenizer.pad_token_id not in contract.stop_ids
 
 
-def test_a_template_of_ones_own_must_begin_with_bos_where_the_tokenizer_does(tmp_path: Path) -> None:
+def test_a_template_of_ones_own_must_begin_with_bos_where_the_tokenizer_does(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "template.jinja"
     file.write_text((chat_templates.TEMPLATES / "plain.jinja").read_text())
     tokenizer = llama3(tmp_path)
     with pytest.raises(UserError, match=r"with \{\{ bos_token \}\}"):
-        chat_templates.establish_contract(tokenizer, Template("file", str(file), False), True, len(tokenizer))
+        chat_templates.establish_contract(
+            tokenizer, Template("file", str(file), False), True, len(tokenizer)
+        )
     file.write_text("{{ bos_token }}" + file.read_text())
-    chat_templates.establish_contract(tokenizer, Template("file", str(file), False), True, len(tokenizer))
+    chat_templates.establish_contract(
+        tokenizer, Template("file", str(file), False), True, len(tokenizer)
+    )
 
 
 def test_a_template_of_tokens_that_the_vocabulary_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"template=gemma: .* <end_of_turn> and <start_of_turn>"):
-        chat_templates.establish_contract(llama3(tmp_path), Template("gemma", None, False), True, 600)
+        chat_templates.establish_contract(
+            llama3(tmp_path), Template("gemma", None, False), True, 600
+        )
 
 
 @pytest.mark.slow
@@ -353,14 +430,24 @@ def test_real_weights_stripped_to_a_true_base_learn_to_stop(tmp_path: Path) -> N
     ids = {f"{name}_token_id": tokenizer.eos_token_id for name in ("bos", "eos", "pad")}
     (base / "config.json").write_text(json.dumps({**config, **ids}))
 
-    sizes = ("sft.epochs=1", "sft.learning_rate=3e-4", "sft.batch_size=4", "sft.evaluations=1", "precision=auto")
-    built_from(base, root, "stage=sft", "template=plain", "data.tasks.sft=64", "data.tasks.test=8", *sizes)
+    sizes = (
+        "sft.epochs=1",
+        "sft.learning_rate=3e-4",
+        "sft.batch_size=4",
+        "sft.evaluations=1",
+        "precision=auto",
+    )
+    built_from(
+        base, root, "stage=sft", "template=plain", "data.tasks.sft=64", "data.tasks.test=8", *sizes
+    )
     rates = {}
     for stage in ("base", "sft"):
         out = StageDir(tmp_path / stage, lambda m, s: None)
         out.path.mkdir()
         inputs = {"data": only(root, "data"), "model": only(root, stage)}
-        rates[stage] = answer.run(settings("answer.max_new_tokens=24").answer, inputs, out)["stop_rate"]
+        rates[stage] = answer.run(settings("answer.max_new_tokens=24").answer, inputs, out)[
+            "stop_rate"
+        ]
     assert load_contract(only(root, "sft") / "model").tokenizer.eos_token == end
     assert rates["sft"] > 0.9 > rates["base"] + 0.5, rates
 
@@ -371,7 +458,9 @@ def test_a_base_with_a_sampling_config_that_transformers_refuses_is_saved_after_
     """Vicuna's has a temperature and no `do_sample`: transformers saves such a file only unchanged."""
     folder = tmp_path / "base"
     shutil.copytree(next((built / "base").glob("*/model")), folder)
-    (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "temperature": 0.9, "top_p": 0.6}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"bos_token_id": 1, "temperature": 0.9, "top_p": 0.6})
+    )
     contract = load_contract(next((built / "sft").glob("*/model")))
     model = apply_contract(load_model(folder), contract, 0)
     save_model(model, tmp_path / "trained")

@@ -18,7 +18,9 @@ from tests.helpers import TINY, Chain, build, nodes, refused, settings
 from tests.stages.test_pairs import SCORED, candidate, pool, work
 
 
-def build_unpaired(folder: Path, judged: Path, **keys: Any) -> tuple[dict[str, bool], dict[str, Any]]:
+def build_unpaired(
+    folder: Path, judged: Path, **keys: Any
+) -> tuple[dict[str, bool], dict[str, Any]]:
     """The label of each text, and the metrics."""
     out, cfg = work(folder), replace(settings("recipe=tiny").unpaired, **keys)
     metrics = unpaired.run(cfg, {"judged": judged}, out)
@@ -29,8 +31,12 @@ def build_unpaired(folder: Path, judged: Path, **keys: Any) -> tuple[dict[str, b
 
 
 @pytest.mark.parametrize(("threshold", "desirable"), [(1.0, "a"), (0.5, "abd"), (0.01, "abd")])
-def test_a_score_is_desirable_from_the_threshold_on(threshold: float, desirable: str, tmp_path: Path) -> None:
-    labels, metrics = build_unpaired(tmp_path / "out", pool(tmp_path / "pool", SCORED), threshold=threshold)
+def test_a_score_is_desirable_from_the_threshold_on(
+    threshold: float, desirable: str, tmp_path: Path
+) -> None:
+    labels, metrics = build_unpaired(
+        tmp_path / "out", pool(tmp_path / "pool", SCORED), threshold=threshold
+    )
     assert labels == {text: text in desirable for text in "abcd"}
     assert metrics["left_out"] == {}
 
@@ -60,14 +66,20 @@ def test_of_preferences_what_wins_more_than_it_loses_is_desirable(tmp_path: Path
     judged = pool(tmp_path / "pool", {"q": [(candidate("q", text), None) for text in "abcd"]})
     [a, b, c, _] = (candidate("q", text).candidate_id for text in "abcd")
     votes = [("a", a, b), ("b", c, a), ("a", b, c), ("tie", b, c)]
-    save(judged / "judgements.parquet", [Judgement("q", "x", a=i, b=j, preference=p) for p, i, j in votes], Judgement)
+    save(
+        judged / "judgements.parquet",
+        [Judgement("q", "x", a=i, b=j, preference=p) for p, i, j in votes],
+        Judgement,
+    )
     labels, metrics = build_unpaired(tmp_path / "out", judged, threshold=0.99)
     assert labels == {"a": True, "c": False}
     assert metrics["left_out"] == {"as many preferences for it as against it": 1, "no judgement": 1}
 
 
 def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
-    judged = pool(tmp_path / "pool", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]})
+    judged = pool(
+        tmp_path / "pool", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]}
+    )
     pattern = r"^unpaired\.threshold=0\.7: all 2 .* are undesirable\. .* from 0 to 0\.5\.$"
     with pytest.raises(UserError, match=pattern):
         build_unpaired(tmp_path / "low", judged, threshold=0.7)
@@ -75,7 +87,9 @@ def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
         build_unpaired(tmp_path / "high", judged, threshold=0.0)
     labels, _ = build_unpaired(tmp_path / "as_told", judged, threshold=0.5)
     assert labels == {"a": True, "b": False}
-    alike = pool(tmp_path / "alike", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.5)]})
+    alike = pool(
+        tmp_path / "alike", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.5)]}
+    )
     with pytest.raises(UserError, match=r"scores are 0\.5, so"):
         build_unpaired(tmp_path / "out", alike, threshold=0.7)
 
@@ -83,7 +97,9 @@ def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
 def test_preferences_that_give_no_label_are_told_without_a_threshold(tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", {"q": [(candidate("q", text), None) for text in "ab"]})
     a, b = (candidate("q", text).candidate_id for text in "ab")
-    save(judged / "judgements.parquet", [Judgement("q", "x", a=a, b=b, preference="tie")], Judgement)
+    save(
+        judged / "judgements.parquet", [Judgement("q", "x", a=a, b=b, preference="tie")], Judgement
+    )
     with pytest.raises(UserError, match=r"^no completion has a label; 2 ") as error:
         build_unpaired(tmp_path / "out", judged)
     assert "threshold" not in str(error.value)
@@ -100,14 +116,25 @@ def test_trls_kto_learns_from_the_tables_rows(chain: Chain, tmp_path: Path) -> N
     build(chain.root, "stage=unpaired")
     overrides = ("stage=unpaired",)
     file = chain.folder("unpaired", *overrides) / "unpaired.parquet"
-    rows = load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
+    rows = load_dataset(
+        "parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache")
+    )
     held_out = {row["prompt_id"] for row in rows if row["split"] == "validation"}
     pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)
     assert held_out & {pair.prompt_id for pair in pairs}
     assert all((pair.split == "validation") == (pair.prompt_id in held_out) for pair in pairs)
 
-    sft, trained = chain.folder("sft") / "model", rows.filter(lambda row: row["split"] == "train").select(range(8))
-    options = {"use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 2, "disable_tqdm": True}
+    sft, trained = (
+        chain.folder("sft") / "model",
+        rows.filter(lambda row: row["split"] == "train").select(range(8)),
+    )
+    options = {
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "max_steps": 2,
+        "disable_tqdm": True,
+    }
     trainer = KTOTrainer(
         model=AutoModelForCausalLM.from_pretrained(sft),
         args=KTOConfig(output_dir=str(tmp_path / "kto"), per_device_train_batch_size=4, **options),
@@ -117,7 +144,9 @@ def test_trls_kto_learns_from_the_tables_rows(chain: Chain, tmp_path: Path) -> N
     assert trainer.train().training_loss > 0
     read = [trainer.processing_class.decode(row["completion_ids"]) for row in trainer.train_dataset]
     assert len(read) == len(trained)
-    assert all(row["completion"][0]["content"] in text for row, text in zip(trained, read, strict=True))
+    assert all(
+        row["completion"][0]["content"] in text for row, text in zip(trained, read, strict=True)
+    )
     assert [row["label"] for row in trainer.train_dataset] == trained["label"]
 
 
@@ -126,9 +155,13 @@ def test_no_other_node_knows_of_it(chain: Chain) -> None:
     with_threshold = nodes(chain.root, "stage=unpaired", "unpaired.threshold=0.5")
     assert set(with_threshold) - set(plain) == {"unpaired"}
     assert all(
-        node.fingerprint == with_threshold[name].fingerprint for name, node in plain.items() if name != "report"
+        node.fingerprint == with_threshold[name].fingerprint
+        for name, node in plain.items()
+        if name != "report"
     )
-    more_pairs = nodes(chain.root, "stage=unpaired", "unpaired.threshold=0.5", "pairs.max_per_prompt=3")
+    more_pairs = nodes(
+        chain.root, "stage=unpaired", "unpaired.threshold=0.5", "pairs.max_per_prompt=3"
+    )
     assert more_pairs["unpaired"].fingerprint == with_threshold["unpaired"].fingerprint
 
 
@@ -136,7 +169,9 @@ def test_a_threshold_is_a_share() -> None:
     assert refused(*TINY, "unpaired.threshold=2").startswith("unpaired.threshold=2")
 
 
-def test_who_evaluates_without_a_held_out_completion_is_told_how_to_get_some(tmp_path: Path) -> None:
+def test_who_evaluates_without_a_held_out_completion_is_told_how_to_get_some(
+    tmp_path: Path,
+) -> None:
     judged, out = pool(tmp_path / "pool", SCORED), work(tmp_path / "out")
     cfg = replace(settings("recipe=tiny", "align=kto").unpaired, validation_fraction=1e-9)
     assert unpaired.run(cfg, {"judged": judged}, out)["held_out"] == 0

@@ -20,16 +20,33 @@ from stages.store.records import Candidate, Pair, load
 from stages.store.truncation import MOST, ending_advice, resolve_unfinished
 from stages.store.workspace import StageDir
 from stages.training import end_of_turn
-from stages.training.end_of_turn import ALIKE_COSINE, MANY_ALIKE_ROWS, measure_similarity, separate_end_of_turn
+from stages.training.end_of_turn import (
+    ALIKE_COSINE,
+    MANY_ALIKE_ROWS,
+    measure_similarity,
+    separate_end_of_turn,
+)
 from tests.helpers import Chain, build, settings
 
 UNUSED, COSINE = 2000, 0.91
 TURNS = ("<|im_start|>", "<|im_end|>")
 SIZES = (
     "template=chatml",
-    *("sft.learning_rate=2e-3", "sft.epochs=2", "sft.batch_size=8", "sft.evaluations=1", "sft.runtime.samples=0"),
+    *(
+        "sft.learning_rate=2e-3",
+        "sft.epochs=2",
+        "sft.batch_size=8",
+        "sft.evaluations=1",
+        "sft.runtime.samples=0",
+    ),
     *("data.tasks.sft=96", "data.tasks.preference=32"),
-    *("dpo.learning_rate=3e-3", "dpo.evaluations=0", "dpo.runtime.samples=0", "pairs=all", "pairs.max_per_prompt=16"),
+    *(
+        "dpo.learning_rate=3e-3",
+        "dpo.evaluations=0",
+        "dpo.runtime.samples=0",
+        "pairs=all",
+        "pairs.max_per_prompt=16",
+    ),
 )
 COOL, HOT = "sample.temperatures=[0.4]", "sample.temperatures=[0.9]"
 
@@ -42,7 +59,10 @@ def base_that_never_chatted(folder: Path) -> Path:
     used = len(tokenizer)
     tokenizer.add_tokens([AddedToken(f"<unused{i}>", special=True) for i in range(UNUSED)])
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    embedding, random = model.get_input_embeddings().weight.detach(), torch.Generator().manual_seed(0)
+    embedding, random = (
+        model.get_input_embeddings().weight.detach(),
+        torch.Generator().manual_seed(0),
+    )
     length = embedding[:used].norm(dim=-1).mean()
     rows = [*range(used, len(tokenizer)), *tokenizer.convert_tokens_to_ids(TURNS)]
     directions = torch.randn(1 + len(rows), embedding.shape[1], generator=random)
@@ -75,9 +95,15 @@ def chain(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, 
 def test_with_a_row_of_its_own_the_end_of_turn_is_learnt_and_kept(
     adapters: tuple[str, ...], base: Path, tmp_path: Path
 ) -> None:
-    store, overrides = Chain(tmp_path), (f"model.path={base}", *SIZES, HOT, "pairs.unfinished=keep", *adapters)
+    store, overrides = (
+        Chain(tmp_path),
+        (f"model.path={base}", *SIZES, HOT, "pairs.unfinished=keep", *adapters),
+    )
     build(store.root, "stage=eval", *overrides)
-    manifest, results = store.manifest("sft", *overrides), store.folder("eval", *overrides) / "results.json"
+    manifest, results = (
+        store.manifest("sft", *overrides),
+        store.folder("eval", *overrides) / "results.json",
+    )
     assert not any(TURNS[1] in warning for warning in manifest["warnings"])
     figures = manifest["metrics"]["end_of_turn"]
     assert figures["before"]["alike"] >= UNUSED and figures["after"]["alike"] < MANY_ALIKE_ROWS
@@ -87,7 +113,9 @@ def test_with_a_row_of_its_own_the_end_of_turn_is_learnt_and_kept(
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_new_row_is_that_of_the_end_of_sequence_unless_that_is_untrained_too(base: Path, tied: bool) -> None:
+def test_the_new_row_is_that_of_the_end_of_sequence_unless_that_is_untrained_too(
+    base: Path, tied: bool
+) -> None:
     model, tokenizer = load_model(base), load_tokenizer(base)
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
@@ -100,7 +128,9 @@ def test_the_new_row_is_that_of_the_end_of_sequence_unless_that_is_untrained_too
         for weight, old in zip(rows, before, strict=True):
             assert torch.equal(weight[unchanged], old[unchanged])
             assert torch.equal(weight[end], old[trained]) is (trained in stops)
-            cosines = torch.nn.functional.cosine_similarity(weight[unchanged], weight[end : end + 1])
+            cosines = torch.nn.functional.cosine_similarity(
+                weight[unchanged], weight[end : end + 1]
+            )
             assert int((cosines >= ALIKE_COSINE).sum()) <= 1
         for weight in rows:
             weight.data[end] = weight.data[unused]
@@ -109,18 +139,28 @@ def test_the_new_row_is_that_of_the_end_of_sequence_unless_that_is_untrained_too
     assert torch.equal(rows[0], before_all), "a trained end of turn stays as it is"
 
 
-def test_sft_says_that_the_end_of_turn_is_not_told_apart(chain: tuple[Chain, tuple[str, ...]]) -> None:
+def test_sft_says_that_the_end_of_turn_is_not_told_apart(
+    chain: tuple[Chain, tuple[str, ...]],
+) -> None:
     store, overrides = chain
     manifest = store.manifest("sft", *overrides)
     figures = manifest["metrics"]["end_of_turn"]
     assert figures["token"] == TURNS[1]
-    assert figures["before"]["alike"] >= UNUSED and figures["before"]["nearest"] > figures["after"]["nearest"]
+    assert (
+        figures["before"]["alike"] >= UNUSED
+        and figures["before"]["nearest"] > figures["after"]["nearest"]
+    )
     [warning] = [w for w in manifest["warnings"] if TURNS[1] in w]
     assert f"{figures['after']['alike']:,} rows" in warning
-    assert all(key in warning for key in ("sample.temperatures", "pairs.unfinished=drop", "sft.learning_rate"))
+    assert all(
+        key in warning
+        for key in ("sample.temperatures", "pairs.unfinished=drop", "sft.learning_rate")
+    )
 
 
-def test_sampling_says_that_few_end_and_how_many_at_each_temperature(chain: tuple[Chain, tuple[str, ...]]) -> None:
+def test_sampling_says_that_few_end_and_how_many_at_each_temperature(
+    chain: tuple[Chain, tuple[str, ...]],
+) -> None:
     store, overrides = chain
     hot = (*overrides, HOT)
     build(store.root, "stage=sample", *hot)
@@ -130,18 +170,27 @@ def test_sampling_says_that_few_end_and_how_many_at_each_temperature(chain: tupl
     assert f"{metrics['stop_rate']:.1%} of {metrics['candidates']}" in warning
     assert "Lower the temperature" in warning
     as_advised = store.manifest("sample", *overrides)
-    assert as_advised["metrics"]["by_temperature"]["0.4"]["ended"] > MOST and not as_advised["warnings"]
+    assert (
+        as_advised["metrics"]["by_temperature"]["0.4"]["ended"] > MOST
+        and not as_advised["warnings"]
+    )
 
 
-def test_where_few_end_and_no_pair_is_made_more_heat_is_no_way_out(chain: tuple[Chain, tuple[str, ...]]) -> None:
+def test_where_few_end_and_no_pair_is_made_more_heat_is_no_way_out(
+    chain: tuple[Chain, tuple[str, ...]],
+) -> None:
     store, overrides = chain
     with pytest.raises(UserError, match="no pair could be made") as error:
         build(store.root, "stage=pairs", *overrides, HOT, "pairs.unfinished=auto")
-    assert "Lower sample.temperatures" in str(error.value) and "Raise sample.temperatures" not in str(error.value)
+    assert "Lower sample.temperatures" in str(
+        error.value
+    ) and "Raise sample.temperatures" not in str(error.value)
     assert "pairs.unfinished=keep" not in str(error.value)
 
 
-def test_unfinished_ones_are_dropped_unless_most_candidates_end(chain: tuple[Chain, tuple[str, ...]]) -> None:
+def test_unfinished_ones_are_dropped_unless_most_candidates_end(
+    chain: tuple[Chain, tuple[str, ...]],
+) -> None:
     store, overrides = chain
     for temperature, rule in ((COOL, "keep"), ("sample.temperatures=[0.6]", "drop")):
         line = (*overrides, temperature, "pairs.unfinished=auto")
@@ -149,14 +198,25 @@ def test_unfinished_ones_are_dropped_unless_most_candidates_end(chain: tuple[Cha
         metrics = store.manifest("pairs", *line)["metrics"]
         pairs = load(store.folder("pairs", *line) / "pairs.parquet", Pair)
         assert metrics["unfinished_rule"] == rule
-        assert metrics["candidates_ended"] == store.manifest("sample", *line)["metrics"]["stop_rate"]
+        assert (
+            metrics["candidates_ended"] == store.manifest("sample", *line)["metrics"]["stop_rate"]
+        )
         assert any(p.rejected_finish_reason == "length" for p in pairs) is (rule == "keep")
-    assert settings("recipe=tiny").pairs.unfinished is settings("recipe=tiny").unpaired.unfinished is Unfinished.auto
-    assert [resolve_unfinished(Unfinished.auto, share) for share in (0.5, 0.51)] == [Unfinished.drop, Unfinished.keep]
+    assert (
+        settings("recipe=tiny").pairs.unfinished
+        is settings("recipe=tiny").unpaired.unfinished
+        is Unfinished.auto
+    )
+    assert [resolve_unfinished(Unfinished.auto, share) for share in (0.5, 0.51)] == [
+        Unfinished.drop,
+        Unfinished.keep,
+    ]
     assert resolve_unfinished(Unfinished.keep, 0.0) is Unfinished.keep
 
 
-def test_the_verdict_says_in_the_same_breath_that_fewer_answers_end(chain: tuple[Chain, tuple[str, ...]]) -> None:
+def test_the_verdict_says_in_the_same_breath_that_fewer_answers_end(
+    chain: tuple[Chain, tuple[str, ...]],
+) -> None:
     store, overrides = chain
     results = json.loads((store.folder("eval", *overrides) / "results.json").read_text())
     rates = f"{results['stop_rate']['sft']:.1%} → {results['stop_rate']['policy']:.1%}"
@@ -169,12 +229,16 @@ def test_the_verdict_says_in_the_same_breath_that_fewer_answers_end(chain: tuple
 def test_a_model_that_ends_its_answers_is_told_nothing(built: Path) -> None:
     store = Chain(built)
     for stage in ("sft", "sample", "eval"):
-        assert not any("end of turn" in w or "by themselves" in w for w in store.manifest(stage)["warnings"])
+        assert not any(
+            "end of turn" in w or "by themselves" in w for w in store.manifest(stage)["warnings"]
+        )
     assert store.manifest("sft")["metrics"]["end_of_turn"]["after"]["alike"] < MANY_ALIKE_ROWS
     assert "ends" not in store.manifest("eval")["metrics"]["verdict"]
 
 
-def test_a_row_is_held_against_all_others_a_part_at_a_time(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_is_held_against_all_others_a_part_at_a_time(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Chain(built).folder("sft") / "model"
     rows = load_model(folder).get_output_embeddings().weight.detach().double()
     cosines = torch.nn.functional.cosine_similarity(rows, rows[2:3])
@@ -183,7 +247,10 @@ def test_a_row_is_held_against_all_others_a_part_at_a_time(built: Path, monkeypa
     monkeypatch.setattr(end_of_turn, "ALIKE_COSINE", 0.2)
     figures = measure_similarity(folder, 2)
     assert figures["nearest"] == pytest.approx(float(cosines.max()), abs=1e-6)
-    assert (figures["nearest_id"], figures["alike"]) == (int(cosines.argmax()), int((cosines >= 0.2).sum()))
+    assert (figures["nearest_id"], figures["alike"]) == (
+        int(cosines.argmax()),
+        int((cosines >= 0.2).sum()),
+    )
     assert measure_similarity(folder, len(rows)) == {}
 
 

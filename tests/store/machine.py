@@ -52,7 +52,13 @@ def build_nodes(store: Store, nodes: list[Node], seconds: float = 0.0) -> list[i
 
 
 if __name__ == "__main__":
-    root, url, count, seconds, lease.SECONDS = Path(sys.argv[1]), sys.argv[2], *map(float, sys.argv[3:])
+    root, url, count, seconds, lease.SECONDS = (
+        Path(sys.argv[1]),
+        sys.argv[2],
+        *map(float, sys.argv[3:]),
+    )
     sys.stderr.write("start\n")
     sys.stderr.flush()
-    sys.stdout.write(" ".join(map(str, build_nodes(machine(root, url), some_nodes(int(count)), seconds))))
+    sys.stdout.write(
+        " ".join(map(str, build_nodes(machine(root, url), some_nodes(int(count)), seconds)))
+    )

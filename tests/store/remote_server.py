@@ -54,11 +54,16 @@ class Proxy:
             await asyncio.sleep(HANG_SECONDS)
         if fault in ("500", "503"):
             content = SLOW_DOWN if fault == "503" else b""
-            writer.write(b"HTTP/1.1 %s Fault\r\nContent-Length: %d\r\n\r\n" % (fault.encode(), len(content)) + content)
+            writer.write(
+                b"HTTP/1.1 %s Fault\r\nContent-Length: %d\r\n\r\n" % (fault.encode(), len(content))
+                + content
+            )
             await writer.drain()
             return True
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.port)
-        server_writer.write(CONNECTION.sub(b"", head)[:-4] + b"\r\nConnection: close\r\n\r\n" + body)
+        server_writer.write(
+            CONNECTION.sub(b"", head)[:-4] + b"\r\nConnection: close\r\n\r\n" + body
+        )
         answer = await server_reader.read()
         server_writer.close()
         if fault == "lost":  # the server has done its work

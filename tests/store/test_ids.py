@@ -13,7 +13,10 @@ TEXTS = ("Say it.", 'a "quoted"\\ word', "ä é 😀 \u2028", "tab\tand\x00zero"
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_prompt_has_the_id_of_its_turns_as_json(text: str) -> None:
-    turns: list[Message] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": text}]
+    turns: list[Message] = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": text},
+    ]
     plain = [[turn["role"], " ".join(turn["content"].lower().split())] for turn in turns]
     assert prompt_id(turns) == content_id(plain) == content_id(json.loads(json.dumps(plain)))
     assert prompt_id([]) == content_id([])
@@ -35,4 +38,6 @@ def test_prompts_of_a_split_are_drawn_from_every_source() -> None:
     every = ids[2_500:]
     assert not {*last}.intersection(sorted([*last, *every])[:200])
     drawn = {*sorted([*last, *every], key=draw_order)[:200]}
-    assert len(drawn.intersection(last)) == pytest.approx(200 * len(last) / len([*last, *every]), abs=25)
+    assert len(drawn.intersection(last)) == pytest.approx(
+        200 * len(last) / len([*last, *every]), abs=25
+    )

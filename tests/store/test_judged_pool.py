@@ -19,7 +19,10 @@ OF = [prompt for i, prompt in enumerate(PROMPTS) for _ in range(i % 4)]
 
 
 def candidates(of: list[str]) -> list[Candidate]:
-    return [Candidate(p, f"c{i}", "x", "x", 1.0, 0, f"text {i}", None, "stop", None, 2) for i, p in enumerate(of)]
+    return [
+        Candidate(p, f"c{i}", "x", "x", 1.0, 0, f"text {i}", None, "stop", None, 2)
+        for i, p in enumerate(of)
+    ]
 
 
 @pytest.mark.parametrize("swaps", [0, 1, 30])
@@ -58,10 +61,21 @@ def test_what_shards_made_is_held_as_columns_and_given_as_it_was(tmp_path: Path)
 
 def test_a_right_candidate_ends_its_turn_and_has_the_score(tmp_path: Path) -> None:
     """A failed judgement is no score, and a preference does not say if a candidate is right."""
-    rows = [("right", "stop", 0.5), ("long", "length", 1.0), ("wrong", "stop", 0.4), ("failed", "stop", None)]
+    rows = [
+        ("right", "stop", 0.5),
+        ("long", "length", 1.0),
+        ("wrong", "stop", 0.4),
+        ("failed", "stop", None),
+    ]
     prompt = Example("p", [], None, "s", "t", "preference")
-    answers = [Candidate("p", name, "x", "x", 1.0, 0, name, None, reason, None, 2) for name, reason, _ in rows]
-    judged = [Judgement("p", "own", name, score, error=None if score else "failed") for name, _, score in rows]
+    answers = [
+        Candidate("p", name, "x", "x", 1.0, 0, name, None, reason, None, 2)
+        for name, reason, _ in rows
+    ]
+    judged = [
+        Judgement("p", "own", name, score, error=None if score else "failed")
+        for name, _, score in rows
+    ]
     save(tmp_path / "prompts.parquet", [prompt, replace(prompt, id="too long")], Example)
     save(tmp_path / "candidates.parquet", answers, Candidate)
     save(tmp_path / "judgements.parquet", judged, Judgement)
@@ -69,6 +83,10 @@ def test_a_right_candidate_ends_its_turn_and_has_the_score(tmp_path: Path) -> No
         ("p", 1, 4),
         ("too long", 0, 0),
     ]
-    save(tmp_path / "judgements.parquet", [Judgement("p", "own", a="right", b="wrong", preference="a")], Judgement)
+    save(
+        tmp_path / "judgements.parquet",
+        [Judgement("p", "own", a="right", b="wrong", preference="a")],
+        Judgement,
+    )
     with pytest.raises(UserError, match="own gives preferences"):
         [*count_right(tmp_path, 0.5)]

@@ -37,13 +37,19 @@ def start(
 
 
 def contents(store: Store, nodes: list[Node]) -> dict[str, bytes]:
-    paths = [path for node in nodes for path in sorted(store.folder(node).rglob("*")) if path.is_file()]
+    paths = [
+        path for node in nodes for path in sorted(store.folder(node).rglob("*")) if path.is_file()
+    ]
     return {str(path.relative_to(store.root)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(params=URLS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(request.getfixturevalue("s3").url) if request.param == "s3" else str(tmp_path / "shared")
+    return (
+        str(request.getfixturevalue("s3").url)
+        if request.param == "s3"
+        else str(tmp_path / "shared")
+    )
 
 
 def test_a_second_machine_builds_nothing(url: str, tmp_path: Path) -> None:
@@ -63,7 +69,11 @@ def test_a_second_machine_builds_nothing(url: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_faults_of_the_server_change_nothing(s3: S3, tmp_path: Path, count: int) -> None:
-    nodes, first, second = some_nodes(count), machine(tmp_path / "a", s3.url), machine(tmp_path / "b", s3.url)
+    nodes, first, second = (
+        some_nodes(count),
+        machine(tmp_path / "a", s3.url),
+        machine(tmp_path / "b", s3.url),
+    )
     s3.faults(*FAULTS, share=0.05)
     assert build_nodes(first, nodes) == [*range(1, count + 1)]
     assert build_nodes(second, nodes) == []
@@ -104,7 +114,11 @@ def test_kills_of_push_and_pull_lose_nothing(s3: S3, tmp_path: Path, kills: int)
     draw, count = random.Random(kills), 6
     nodes, reference = some_nodes(count), Store(tmp_path / "reference")
     build_nodes(reference, nodes)
-    products = {name: content for name, content in contents(reference, nodes).items() if "manifest" not in name}
+    products = {
+        name: content
+        for name, content in contents(reference, nodes).items()
+        if "manifest" not in name
+    }
     for kill in range(kills):
         root = tmp_path / f"machine{kill % 2}"  # the first pushes, the second pulls
         process = start(root, s3.url, count, seconds=0.05, lease_seconds=1.0)
@@ -117,13 +131,18 @@ def test_kills_of_push_and_pull_lose_nothing(s3: S3, tmp_path: Path, kills: int)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         finished = contents(Store(tmp_path / name), nodes)
-        assert {name: content for name, content in finished.items() if "manifest" not in name} == products
+        assert {
+            name: content for name, content in finished.items() if "manifest" not in name
+        } == products
     assert build_nodes(machine(tmp_path / "fresh", s3.url), nodes) == []
 
 
 def test_of_two_machines_one_builds_and_the_other_pulls(url: str, tmp_path: Path) -> None:
     first = start(tmp_path / "a", url, 1, seconds=3.0, lease_seconds=1.5)
-    assert first.stderr and [first.stderr.readline(), first.stderr.readline()] == ["start\n", "building 1\n"]
+    assert first.stderr and [first.stderr.readline(), first.stderr.readline()] == [
+        "start\n",
+        "building 1\n",
+    ]
     second = start(tmp_path / "b", url, 1, lease_seconds=1.5)
     out, errors = second.communicate(timeout=60)
     assert (out.strip(), second.returncode) == ("", 0), errors
@@ -132,7 +151,10 @@ def test_of_two_machines_one_builds_and_the_other_pulls(url: str, tmp_path: Path
 
 def test_the_lease_of_a_killed_machine_expires(url: str, tmp_path: Path) -> None:
     first = start(tmp_path / "a", url, 1, seconds=60.0, lease_seconds=1.0)
-    assert first.stderr and [first.stderr.readline(), first.stderr.readline()] == ["start\n", "building 1\n"]
+    assert first.stderr and [first.stderr.readline(), first.stderr.readline()] == [
+        "start\n",
+        "building 1\n",
+    ]
     first.kill()
     first.communicate()
     second = start(tmp_path / "b", url, 1, lease_seconds=1.0)
@@ -159,20 +181,30 @@ def spoil(kind: str, store: Store, node: Node, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["content", "path", "digest", "fingerprint", "json"])
-def test_a_spoiled_node_is_refused_and_replaced(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_spoiled_node_is_refused_and_replaced(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     url, nodes = str(tmp_path / "shared"), some_nodes(1)
     first, second = machine(tmp_path / "a", url), machine(tmp_path / "in" / "b", url)
     build_nodes(first, nodes)
     spoil(kind, first, nodes[0], tmp_path)
-    before = {path for path in tmp_path.rglob("*") if "/in" not in str(path) and "/shared" not in str(path)}
+    before = {
+        path
+        for path in tmp_path.rglob("*")
+        if "/in" not in str(path) and "/shared" not in str(path)
+    }
     assert build_nodes(second, nodes) == [1]
     refusals = [r.getMessage() for r in caplog.records if "is not used" in r.getMessage()]
     assert len(refusals) == 1 and "store.remote" in refusals[0] and "\n" not in refusals[0]
-    assert {p for p in tmp_path.rglob("*") if "/in" not in str(p) and "/shared" not in str(p)} == before
+    assert {
+        p for p in tmp_path.rglob("*") if "/in" not in str(p) and "/shared" not in str(p)
+    } == before
     assert build_nodes(machine(tmp_path / "c", url), nodes) == []  # the remote is repaired
 
 
-def test_a_node_of_other_inputs_is_not_fetched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_node_of_other_inputs_is_not_fetched(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     url, [parent] = str(tmp_path / "shared"), some_nodes(1)
     child, second = Node("dpo", 1, Block(), {"pairs": parent}), Store(tmp_path / "b")
     for store, content in ((machine(tmp_path / "a", url), "theirs"), (second, "mine")):
@@ -180,12 +212,16 @@ def test_a_node_of_other_inputs_is_not_fetched(tmp_path: Path, caplog: pytest.Lo
             for node in [parent] if store is second else [parent, child]:
                 with store.claim(node) as folder:
                     (folder / "product").write_text(content)
-                    inputs = {"pairs": {"digest": store.find(parent)["digest"]}} if node is child else {}
+                    inputs = (
+                        {"pairs": {"digest": store.find(parent)["digest"]}} if node is child else {}
+                    )
                     store.publish(node, {"ended": time.time(), "metrics": {}, "inputs": inputs})
     second = machine(tmp_path / "b", url)
     second.mirror.remote.delete(["files/" + hashlib.sha256(b"theirs").hexdigest()])
     assert second.missing([child], pull=True) == {child}
-    assert not [r for r in caplog.records if "is not used" in r.getMessage()], "its files would be missed"
+    assert not [r for r in caplog.records if "is not used" in r.getMessage()], (
+        "its files would be missed"
+    )
 
 
 def test_the_first_publisher_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -220,7 +256,10 @@ def test_calls_and_journals_are_exchanged(url: str, tmp_path: Path) -> None:
 
 def test_pulled_answers_come_in_the_order_of_their_pushes(tmp_path: Path) -> None:
     """Check that a withdrawn answer stays withdrawn: of a person's answers to one question, the last counts."""
-    remote, lines = tmp_path / "remote", [json_log.sealed({"number": number}) for number in range(8)]
+    remote, lines = (
+        tmp_path / "remote",
+        [json_log.sealed({"number": number}) for number in range(8)],
+    )
     for number, line in enumerate(lines):
         segment = remote / "calls" / "people" / "ann.jsonl" / hashlib.sha256(line).hexdigest()
         segment.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +271,9 @@ def test_pulled_answers_come_in_the_order_of_their_pushes(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("fault", "share"), [("lost", 0.5), ("hang", 0.2)])
-def test_a_lost_answer_to_a_conditional_write_counts_as_written(fault: str, share: float, s3: S3) -> None:
+def test_a_lost_answer_to_a_conditional_write_counts_as_written(
+    fault: str, share: float, s3: S3
+) -> None:
     remote = open_remote(s3.url)
     s3.faults(fault, share=share)
     for number in range(6):
@@ -243,15 +284,20 @@ def test_a_lost_answer_to_a_conditional_write_counts_as_written(fault: str, shar
 
 
 @pytest.mark.parametrize(
-    "address", ["s3://user:word@bucket/x", "az://container/x?sig=word", "ftp://host/x", "s3:///x", "x"]
+    "address",
+    ["s3://user:word@bucket/x", "az://container/x?sig=word", "ftp://host/x", "s3:///x", "x"],
 )
-def test_an_address_with_credentials_or_of_another_kind_is_refused(address: str, tmp_path: Path) -> None:
+def test_an_address_with_credentials_or_of_another_kind_is_refused(
+    address: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"^store\.remote=") as refusal:
         Mirror(address, tmp_path)
     assert "word" not in str(refusal.value)
 
 
-def test_a_remote_that_cannot_be_reached_is_one_line(tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_that_cannot_be_reached_is_one_line(
+    tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match=r"^store\.remote=.*store\.remote=null") as refusal:
         open_remote(s3.url.replace("bucket", "absent"))
     assert "\n" not in str(refusal.value)
@@ -286,7 +332,10 @@ def build_chain(store: Store, nodes: list[Node], maker: str) -> list[str]:
         for node in (node for node in in_build_order(nodes) if node in missing):
             with store.claim(node) as folder:
                 if folder:
-                    made_of = [(store.folder(each) / "product").read_text() for each in node.inputs.values()]
+                    made_of = [
+                        (store.folder(each) / "product").read_text()
+                        for each in node.inputs.values()
+                    ]
                     (folder / "product").write_text(f"{node.stage} by {maker} of {made_of}")
                     store.publish(node, {"ended": time.time(), "metrics": {}})
                     built.append(node.stage)
@@ -319,7 +368,9 @@ def test_sync_sends_nothing_that_is_out_of_date_here(tmp_path: Path) -> None:
 def test_a_journal_that_is_in_use_keeps_no_other_command_waiting(tmp_path: Path) -> None:
     url, line = str(tmp_path / "remote"), json_log.sealed({"number": 1})
     first, second = machine(tmp_path / "a", url), machine(tmp_path / "b", url)
-    journals = [store.root / "cache" / "calls" / "people" / "ann.jsonl" for store in (first, second)]
+    journals = [
+        store.root / "cache" / "calls" / "people" / "ann.jsonl" for store in (first, second)
+    ]
     for journal in journals:
         journal.parent.mkdir(parents=True)
     journals[0].write_bytes(line)

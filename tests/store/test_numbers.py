@@ -28,4 +28,9 @@ def test_points_of_a_difference() -> None:
 
 def test_a_bound_is_told_on_its_side_of_zero() -> None:
     """Check the sign of a bound near zero: `+0.0 to +4.8` was once reported as no measurable change."""
-    assert (bound(0.086), bound(-0.0001), bound(0.0), bound(0.0001)) == ("+8.6", "−0.0", "+0.0", "+0.0")
+    assert (bound(0.086), bound(-0.0001), bound(0.0), bound(0.0001)) == (
+        "+8.6",
+        "−0.0",
+        "+0.0",
+        "+0.0",
+    )

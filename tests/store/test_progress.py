@@ -64,7 +64,9 @@ def read(descriptor: int) -> bytes:
         return b""
 
 
-def test_no_time_remaining_is_told_before_it_means_something(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_time_remaining_is_told_before_it_means_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     progress = Progress(4480, "sample", "row")

@@ -57,7 +57,9 @@ for line in sys.stdin:
 def command(foreign: Path) -> Iterator[Command]:
     """Run `python run.py …` on the store as a user who cannot write to it."""
     prefix = WITHOUT if os.getuid() == 0 else []
-    tried = subprocess.run([*prefix, "touch", str(foreign / "mine")], capture_output=True, check=False)
+    tried = subprocess.run(
+        [*prefix, "touch", str(foreign / "mine")], capture_output=True, check=False
+    )
     if tried.returncode == 0 or (foreign / "mine").exists():
         pytest.skip("this machine lets everybody write everywhere")
 
@@ -79,12 +81,16 @@ def command(foreign: Path) -> Iterator[Command]:
     [
         (("stage=plan", *TINY, "dpo.beta=0.7"), "beta 0.1 -> 0.7"),
         (("stage=compare",), "The page is not written"),
-        pytest.param(("stage=chat", "chat.max_new_tokens=2"), "> Name a colour.", marks=pytest.mark.slow),
+        pytest.param(
+            ("stage=chat", "chat.max_new_tokens=2"), "> Name a colour.", marks=pytest.mark.slow
+        ),
         (("stage=report", *TINY), "report.html"),
         (("stage=doctor",), "are intact."),
     ],
 )
-def test_what_looks_at_it_works(line: tuple[str, ...], pattern: str, command: Command, foreign: Path) -> None:
+def test_what_looks_at_it_works(
+    line: tuple[str, ...], pattern: str, command: Command, foreign: Path
+) -> None:
     before = {path: path.lstat().st_mtime_ns for path in (foreign, *foreign.rglob("*"))}
     ran = command(*line)
     assert ran.returncode == 0, ran.stderr
@@ -92,7 +98,9 @@ def test_what_looks_at_it_works(line: tuple[str, ...], pattern: str, command: Co
     assert {path: path.lstat().st_mtime_ns for path in (foreign, *foreign.rglob("*"))} == before
 
 
-def test_weights_that_their_owner_keeps_to_himself_are_named(command: Command, foreign: Path) -> None:
+def test_weights_that_their_owner_keeps_to_himself_are_named(
+    command: Command, foreign: Path
+) -> None:
     """Earlier versions wrote weights that only their owner can read."""
     weights = next((foreign / "dpo").glob("*/model/model.safetensors"))
     mode = weights.stat().st_mode
@@ -102,14 +110,20 @@ def test_weights_that_their_owner_keeps_to_himself_are_named(command: Command, f
     finally:
         weights.chmod(mode)
     assert ran.returncode == 1
-    assert re.fullmatch(rf"error: {weights}: Permission denied\..*: chmod -R go\+rX FOLDER\.\n", ran.stderr)
+    assert re.fullmatch(
+        rf"error: {weights}: Permission denied\..*: chmod -R go\+rX FOLDER\.\n", ran.stderr
+    )
 
 
 @pytest.mark.parametrize(
     "line", [("stage=dpo", *TINY, "dpo.beta=0.7"), ("stage=plan", *TINY, "dpo.beta=0.1,0.7", "-m")]
 )
-def test_what_would_write_says_in_one_line_where_it_may_not(line: tuple[str, ...], command: Command) -> None:
+def test_what_would_write_says_in_one_line_where_it_may_not(
+    line: tuple[str, ...], command: Command
+) -> None:
     ran = command(*line)
     assert ran.returncode == 1
     [error] = ran.stderr.splitlines()
-    assert error.startswith("error: ") and "Permission denied" in error and "outputs=FOLDER" in error
+    assert (
+        error.startswith("error: ") and "Permission denied" in error and "outputs=FOLDER" in error
+    )

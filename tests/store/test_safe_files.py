@@ -36,8 +36,14 @@ OPENED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "calls": (votes_folder, keep_calls),
     "calls' lock": (lambda folder: votes_folder(folder).with_suffix(".lock"), keep_calls),
     "a lock": (lambda folder: folder / "x.lock", lambda folder: locks.open_lock(folder / "x.lock")),
-    "spending": (lambda folder: folder / "s.jsonl", lambda f: Spending(f / "s.jsonl", Budget(), Price(), "key")),
-    "curves": (lambda folder: folder / CURVES, lambda folder: StageDir(folder, lambda metrics, step: None)),
+    "spending": (
+        lambda folder: folder / "s.jsonl",
+        lambda f: Spending(f / "s.jsonl", Budget(), Price(), "key"),
+    ),
+    "curves": (
+        lambda folder: folder / CURVES,
+        lambda folder: StageDir(folder, lambda metrics, step: None),
+    ),
     "reading": (lambda folder: folder / "f", lambda folder: open_regular(folder / "f")),
     "appending": (
         lambda folder: folder / "f",
@@ -48,7 +54,9 @@ OPENED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
 
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("name", OPENED)
-def test_what_is_no_file_is_one_line(tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_file_is_one_line(
+    tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path is short
     place, use = OPENED[name]
     (tmp_path / "elsewhere").write_text("kept\n")
@@ -65,7 +73,9 @@ def test_a_device_is_no_file_and_a_file_is_opened() -> None:
     os.close(open_regular(Path(__file__)))
 
 
-def test_a_link_is_replaced_and_a_folder_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_link_is_replaced_and_a_folder_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     place = tmp_path / "latest"
     for target in ("a", "b"):
         link(place, Path(target))

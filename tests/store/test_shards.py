@@ -26,7 +26,11 @@ def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(
     folder = tmp_path / SCRATCH / "shards"
     folder.mkdir(parents=True)
     other = candidates_of("f" * 16, 2)  # of a prompt that is asked no longer
-    save(folder / "000000.parquet", candidates_of(PROMPTS[0], 2) + candidates_of(PROMPTS[1], 1) + other, Candidate)
+    save(
+        folder / "000000.parquet",
+        candidates_of(PROMPTS[0], 2) + candidates_of(PROMPTS[1], 1) + other,
+        Candidate,
+    )
     shard_calls = list[list[str]]()
 
     def produce(waiting: Sequence[str]) -> Iterator[tuple[str, list[Candidate]]]:
@@ -39,7 +43,9 @@ def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(
 
     for _ in range(2):
         work = StageDir(tmp_path, lambda metrics, step: None)
-        table = ShardedWork(PROMPTS, str, produce, Candidate, of_prompt, "test", work, rows=2).in_shards(1)
+        table = ShardedWork(
+            PROMPTS, str, produce, Candidate, of_prompt, "test", work, rows=2
+        ).in_shards(1)
         assert [*table] == [c for prompt in PROMPTS for c in candidates_of(prompt, 2)]
         assert len(table) == 6
         assert isinstance(table, Records) is (max_bytes == 0)

@@ -35,8 +35,15 @@ def publish(store: Store, node: Node, content: str = "x") -> None:
 
 def test_runtime_does_not_change_a_fingerprint(tmp_path: Path) -> None:
     plain = nodes(tmp_path)
-    other = nodes(tmp_path, "sft.runtime.micro_batch=1", "dpo.runtime.save_steps=3", "sample.runtime.batch_size=2")
-    assert {n: x.fingerprint for n, x in plain.items()} == {n: x.fingerprint for n, x in other.items()}
+    other = nodes(
+        tmp_path,
+        "sft.runtime.micro_batch=1",
+        "dpo.runtime.save_steps=3",
+        "sample.runtime.batch_size=2",
+    )
+    assert {n: x.fingerprint for n, x in plain.items()} == {
+        n: x.fingerprint for n, x in other.items()
+    }
 
 
 def test_a_setting_changes_its_node_and_what_follows_and_nothing_else(tmp_path: Path) -> None:
@@ -53,13 +60,18 @@ def test_aot_losses_are_not_neutral_to_the_micro_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "target"), [("control=true control_pairs=coin", "eval"), ("rounds=2", "report"), ("rounds=2", "pairs")]
+    ("line", "target"),
+    [("control=true control_pairs=coin", "eval"), ("rounds=2", "report"), ("rounds=2", "pairs")],
 )
-def test_the_latest_links_name_the_models_that_the_run_is_about(line: str, target: str, tmp_path: Path) -> None:
+def test_the_latest_links_name_the_models_that_the_run_is_about(
+    line: str, target: str, tmp_path: Path
+) -> None:
     """Neither a control, nor a round's policy, nor its answers to validation prompts."""
     graph = nodes(tmp_path, *line.split())
     nearest = nearest_by_stage([graph[target]])
-    assert all(nearest[stage] is graph[stage] for stage in ("pairs", "label", "sample") if stage != target)
+    assert all(
+        nearest[stage] is graph[stage] for stage in ("pairs", "label", "sample") if stage != target
+    )
     if target != "pairs":
         assert all(nearest[stage] is graph[stage] for stage in ("sft", "dpo", "reference"))
         assert nearest["answer"] is graph["answer_policy"]
@@ -155,7 +167,9 @@ def test_a_node_is_stale_once_an_input_holds_something_else(tmp_path: Path) -> N
     rebuilding = Store(tmp_path, rebuild="pairs")
     assert rebuilding.find(upstream) is None
     publish(rebuilding, upstream, "one")
-    assert rebuilding.find(downstream) is not None, "the same content again leaves what follows valid"
+    assert rebuilding.find(downstream) is not None, (
+        "the same content again leaves what follows valid"
+    )
 
     third = Store(tmp_path, rebuild="pairs")
     publish(third, upstream, "two")
@@ -174,7 +188,9 @@ def test_rebuild_asks_no_clock(tmp_path: Path) -> None:
         assert folder is not None
         rebuilding.publish(node, {"ended": time.time() - 1e6, "metrics": {}})
     assert rebuilding.find(node) is not None
-    assert Store(tmp_path, rebuild="pairs", command="this one").find(node) is not None, "another job of its sweep"
+    assert Store(tmp_path, rebuild="pairs", command="this one").find(node) is not None, (
+        "another job of its sweep"
+    )
     assert Store(tmp_path, rebuild="pairs", command="the next").find(node) is None
 
 
@@ -197,11 +213,15 @@ with store.claim(some_node()) as folder:
 
 
 @pytest.mark.parametrize("child", [False, True])
-def test_a_killed_builder_frees_its_node_unless_a_child_lives_on(child: bool, tmp_path: Path) -> None:
+def test_a_killed_builder_frees_its_node_unless_a_child_lives_on(
+    child: bool, tmp_path: Path
+) -> None:
     node, store = some_node(), Store(tmp_path)
     ended = tmp_path / "child-ended"
     script = HOLDER.format(root=str(ROOT), store=str(tmp_path), child=child, ended=str(ended))
-    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     assert store.is_locked("pairs", node.fingerprint)
@@ -229,7 +249,10 @@ def test_curves_are_strict_json_lines_also_after_a_kill_within_one(tmp_path: Pat
         StageDir(tmp_path, lambda *_: None).log({"loss": 0.25}, 2)
         first, second, rest = file.read_bytes().split(b"\n")
         points = [json.loads(line, parse_constant=strict) for line in (first, second)]
-        assert points == [{"step": 1, "loss": 1.0, "entropy": None}, {"step": 2, "loss": 0.25}] and not rest
+        assert (
+            points == [{"step": 1, "loss": 1.0, "entropy": None}, {"step": 2, "loss": 0.25}]
+            and not rest
+        )
         assert read_curves(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.25}]
     assert math.isnan(messages[0]["entropy"]), "the tracker may know it"
 

@@ -28,9 +28,13 @@ def setting(kind: str, template: str, folder: Path) -> tuple[str, list[str]]:
     """Return the setting of a template of this kind, and the overrides that use it."""
     file = folder / f"{kind}.file"
     if kind == "task":
-        file.write_text(json.dumps({"columns": {"text": "text"}, "answer": "no", "phrasings": [template]}))
+        file.write_text(
+            json.dumps({"columns": {"text": "text"}, "answer": "no", "phrasings": [template]})
+        )
         (folder / "rows.jsonl").write_text('{"text": "a"}\n')
-        return "data.sources[0].task", [f"data.sources=[{{path: {folder / 'rows.jsonl'}, task: {file}}}]"]
+        return "data.sources[0].task", [
+            f"data.sources=[{{path: {folder / 'rows.jsonl'}, task: {file}}}]"
+        ]
     file.write_text(template)
     if kind == "chat":
         return "sft.template.path", ["template=file", f"sft.template.path={file}"]
@@ -71,7 +75,9 @@ def test_an_error_names_its_line() -> None:
 
 def test_a_template_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates, "SECONDS", 0.2)
-    stopped = pytest.raises(UserError, match=r"^rubric=x: line 2: it computes for longer than 0.2 s. Mend it$")
+    stopped = pytest.raises(
+        UserError, match=r"^rubric=x: line 2: it computes for longer than 0.2 s. Mend it$"
+    )
     with stopped, guard_template("rubric=x", "Mend it"):
         render("\n" + HOSTILE["nested loops"], {})
     assert render("{{ a }}", {"a": "b"}) == "b"

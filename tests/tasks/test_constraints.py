@@ -17,11 +17,25 @@ EACH = 6  # smallest number of good answers, and of near misses
 CONSTRAINTS = known_constraints()
 KINDS = sorted(CONSTRAINTS)
 MOST = 150  # above every count in a handwritten answer
-NAMED = {"word", "words", "phrase", "sentence", "name", "marker", "tag", "labels", "keys", "text", "one"}
+NAMED = {
+    "word",
+    "words",
+    "phrase",
+    "sentence",
+    "name",
+    "marker",
+    "tag",
+    "labels",
+    "keys",
+    "text",
+    "one",
+}
 NO_WORD = "zyxgloop"
 FORBID = ("avoid_words",)
 LONG = 3_000
-ODD = [mark * LONG for mark in ("\n", "a, ", "* ", "[", '"', "<<", "1. ", "```", "word. ")] + ["١٢٣ ﷽ 🏳️‍🌈 ﬁ"]
+ODD = [mark * LONG for mark in ("\n", "a, ", "* ", "[", '"', "<<", "1. ", "```", "word. ")] + [
+    "١٢٣ ﷽ 🏳️‍🌈 ﬁ"
+]
 SLOW = 1.0  # CPU-seconds for all of them
 
 
@@ -36,7 +50,9 @@ NAMING = [kind for kind in KINDS if NAMED & drawn(kind).keys()]
 ANSWERS: dict[str, dict[str, Any]] = {
     kind: answers
     for file in sorted(BY_HAND.glob("*.yaml"))
-    for kind, answers in yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)).items()
+    for kind, answers in yaml.load(
+        file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    ).items()
 }
 
 
@@ -49,7 +65,11 @@ def test_a_checker_separates_good_answers_from_near_misses() -> None:
             if len({*answers[sort]}) < EACH:
                 wrong.append(f"{kind}: fewer than {EACH} {sort}")
             decided = [holds(answer.strip(), **params) for answer in answers[sort]]
-            wrong += [f"{kind}: {sort} {i + 1}" for i, holds_it in enumerate(decided) if holds_it != (sort == "good")]
+            wrong += [
+                f"{kind}: {sort} {i + 1}"
+                for i, holds_it in enumerate(decided)
+                if holds_it != (sort == "good")
+            ]
     assert not wrong
 
 
@@ -105,7 +125,9 @@ def test_parameters_in_a_wording_are_those_of_the_check() -> None:
         other: Any = [NO_WORD] if isinstance(params[name], list) else NO_WORD
         answers = [answer.strip() for answer in ANSWERS[kind]["good"]]
         wrong += [
-            f"{kind}: {answer}" for answer in answers if holds(answer, **params | {name: other}) != (kind in FORBID)
+            f"{kind}: {answer}"
+            for answer in answers
+            if holds(answer, **params | {name: other}) != (kind in FORBID)
         ]
     assert not wrong
 

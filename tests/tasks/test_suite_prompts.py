@@ -63,7 +63,8 @@ def test_the_reference_of_another_pair_does_not_pass(examples: list[Example]) ->
     passed = [
         share_passed(e.checks, str(other.reference)) == 1
         for e, other in zip(examples, examples[10:], strict=False)
-        if e.kind not in ("harmful", "unanswerable") and (e.task, e.kind) == (other.task, other.kind)
+        if e.kind not in ("harmful", "unanswerable")
+        and (e.task, e.kind) == (other.task, other.kind)
     ]
     assert len(passed) > 300
     assert sum(passed) <= 0.03 * len(passed)
@@ -73,7 +74,9 @@ def test_no_prompt_of_a_suite_is_a_prompt_of_the_demo(examples: list[Example]) -
     tasks = settings("recipe=demo").data.tasks
     assert tasks is not None
     counts = {group: vars(tasks)[group] for group in SPLIT_OF_GROUP}
-    generated = generate(tasks.seed, counts, tasks.families) + open_requests.generate(tasks.seed, counts)
+    generated = generate(tasks.seed, counts, tasks.families) + open_requests.generate(
+        tasks.seed, counts
+    )
     assert {e.id for e in examples}.isdisjoint(e.id for e in generated)
 
 
@@ -82,7 +85,9 @@ def test_a_check_agrees_with_a_reader(read: str, examples: list[Example]) -> Non
     """Cohen's κ with 120 labels that a reader gave without the checks, on answers that nothing was learnt from."""
     checks = {(e.id, check.kind): check.params for e in examples for check in e.checks}
     rows = [row for row in READ if row["read"] == read]
-    verdicts = [CHECKS[row["check"]](row["answer"], **checks[row["prompt"], row["check"]]) for row in rows]
+    verdicts = [
+        CHECKS[row["check"]](row["answer"], **checks[row["prompt"], row["check"]]) for row in rows
+    ]
     assert len(verdicts) == 120
     assert kappa(confusion([row["passes"] for row in rows], verdicts)) >= 0.8
 

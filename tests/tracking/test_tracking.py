@@ -58,16 +58,29 @@ def runs(root: Path) -> list[Tracked]:
         read = records(file)
         run = next(r.run for r in read if r.HasField("run"))
         config = {item.key: json.loads(item.value_json) for item in run.config.update}
-        artifacts = [r.artifact for r in read if r.HasField("artifact") and r.artifact.type != "run_table"]
+        artifacts = [
+            r.artifact for r in read if r.HasField("artifact") and r.artifact.type != "run_table"
+        ]
         history = {item.key or "/".join(item.nested_key) for r in read for item in r.history.item}
-        runs_found.append(Tracked(file.parent, run, config, artifacts, history, by_run.pop(run.run_id)))
+        runs_found.append(
+            Tracked(file.parent, run, config, artifacts, history, by_run.pop(run.run_id))
+        )
     assert not by_run, "a node without a run"
     return runs_found
 
 
 def test_every_executed_stage_is_a_run_with_its_configuration_and_curves(tracked: Path) -> None:
     run_by_stage = {run.manifest["stage"]: run for run in runs(tracked)}
-    assert set(run_by_stage) == {"base", "data", "sft", "sample", "label", "pairs", "reference", "dpo"} | {
+    assert set(run_by_stage) == {
+        "base",
+        "data",
+        "sft",
+        "sample",
+        "label",
+        "pairs",
+        "reference",
+        "dpo",
+    } | {
         "answer",
         "eval",
         "report",
@@ -88,7 +101,9 @@ def test_every_run_logs_its_node_by_reference_without_reading_it_again(tracked: 
         assert set(artifact.aliases) == {manifest["fingerprint"], manifest["digest"][:12], "latest"}
         assert json.loads(artifact.metadata)["metrics"] == manifest["metrics"]
         logged = {entry.path: (entry.digest, entry.size) for entry in artifact.manifest.contents}
-        assert logged == {name: (entry["sha256"], entry["bytes"]) for name, entry in manifest["files"].items()}
+        assert logged == {
+            name: (entry["sha256"], entry["bytes"]) for name, entry in manifest["files"].items()
+        }
         for entry in artifact.manifest.contents:
             place = tracked / manifest["stage"] / manifest["fingerprint"] / entry.path
             assert entry.ref == place.as_uri()
@@ -100,7 +115,9 @@ def test_the_configurations_of_the_runs_hold_the_lineage(tracked: Path) -> None:
     logged = {f"{a.name}:{alias}" for run in all_runs for a in run.artifacts for alias in a.aliases}
     for run in all_runs:
         inputs = run.manifest["inputs"]
-        named = {role: (i["fingerprint"], i["artifact"]) for role, i in run.config["inputs"].items()}
+        named = {
+            role: (i["fingerprint"], i["artifact"]) for role, i in run.config["inputs"].items()
+        }
         assert named == {role: (i["fingerprint"], artifact_name(**i)) for role, i in inputs.items()}
         assert {artifact for _, artifact in named.values()} <= logged
 
@@ -142,7 +159,9 @@ def test_a_tracker_that_cannot_start_stops_no_stage(tmp_path: Path) -> None:
     assert run.id is None
 
 
-def test_a_mode_that_wandb_does_not_know_is_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mode_that_wandb_does_not_know_is_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(variable, str(tmp_path))
     monkeypatch.setenv("PLUMBLINE_WANDB_MODE", "ofline")
@@ -156,18 +175,27 @@ def test_some_candidates_and_pairs_are_tables(tracked: Path, stage: str, name: s
     (file,) = tracked_run.folder.glob(f"files/media/table/{name}_*.table.json")
     table = json.loads(file.read_text())
     folder = tracked / stage / tracked_run.manifest["fingerprint"]
-    scored = pq.read_table(folder / "judgements.parquet" if stage == "label" else folder / "pairs.parquet").to_pylist()
+    scored = pq.read_table(
+        folder / "judgements.parquet" if stage == "label" else folder / "pairs.parquet"
+    ).to_pylist()
     assert len(table["data"]) == min(tracked_tables.ROWS, len(scored))
     if stage == "label":
         assert table["columns"] == ["prompt", "completion", "score"]
-        texts = {c["candidate_id"]: c["text"] for c in pq.read_table(folder / "candidates.parquet").to_pylist()}
+        texts = {
+            c["candidate_id"]: c["text"]
+            for c in pq.read_table(folder / "candidates.parquet").to_pylist()
+        }
         prompts = {
-            p["id"]: p["messages"][-1]["content"] for p in pq.read_table(folder / "prompts.parquet").to_pylist()
+            p["id"]: p["messages"][-1]["content"]
+            for p in pq.read_table(folder / "prompts.parquet").to_pylist()
         }
         expected = [[prompts[j["prompt_id"]], texts[j["candidate_id"]], j["score"]] for j in scored]
     else:
         assert table["columns"] == ["prompt", "chosen", "rejected", "margin"]
-        expected = [[p[k][-1]["content"] for k in ("prompt", "chosen", "rejected")] + [p["margin"]] for p in scored]
+        expected = [
+            [p[k][-1]["content"] for k in ("prompt", "chosen", "rejected")] + [p["margin"]]
+            for p in scored
+        ]
     assert table["data"] == expected[: tracked_tables.ROWS]
 
 
@@ -175,10 +203,17 @@ def test_some_candidates_and_pairs_are_tables(tracked: Path, stage: str, name: s
 def test_what_a_model_answered_while_it_was_trained_is_a_table(tracked: Path, stage: str) -> None:
     (tracked_run,) = [run for run in runs(tracked) if run.manifest["stage"] == stage]
     (file,) = tracked_run.folder.glob("files/media/table/samples_*.table.json")
-    table, samples = json.loads(file.read_text()), read_samples(tracked / stage / tracked_run.manifest["fingerprint"])
+    table, samples = (
+        json.loads(file.read_text()),
+        read_samples(tracked / stage / tracked_run.manifest["fingerprint"]),
+    )
     assert table["columns"] == ["step", "prompt", "before training", "answer"]
     first = {s.id: s.answer for s in samples if s.step == 0}
-    assert table["data"] == [[s.step, s.prompt[-1]["content"], first[s.id], s.answer] for s in samples] != []
+    assert (
+        table["data"]
+        == [[s.step, s.prompt[-1]["content"], first[s.id], s.answer] for s in samples]
+        != []
+    )
 
 
 def test_upload_puts_the_files_themselves_into_the_artifact(tmp_path: Path) -> None:
@@ -189,7 +224,9 @@ def test_upload_puts_the_files_themselves_into_the_artifact(tmp_path: Path) -> N
     assert {entry.path for entry in artifact.manifest.contents} == set(run.manifest["files"])
     for entry in artifact.manifest.contents:
         assert not entry.ref
-        assert Path(entry.local_path).samefile(tmp_path / "data" / run.manifest["fingerprint"] / entry.path)
+        assert Path(entry.local_path).samefile(
+            tmp_path / "data" / run.manifest["fingerprint"] / entry.path
+        )
 
 
 def test_no_secret_and_no_code_is_kept(tracked: Path) -> None:

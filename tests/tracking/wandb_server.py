@@ -33,7 +33,11 @@ class WandbServer(ThreadingHTTPServer):
 
     def logged_by(self, run: str) -> list[dict[str, Any]]:
         """Return the artifacts that a run logged, without those that W&B makes for tables."""
-        return [a for a in self.artifacts.values() if a["runName"] == run and a["artifactTypeName"] != "run_table"]
+        return [
+            a
+            for a in self.artifacts.values()
+            if a["runName"] == run and a["artifactTypeName"] != "run_table"
+        ]
 
     def handle_error(self, *_: Any) -> None:
         """Ignore errors of clients that end without closing their connections."""
@@ -50,7 +54,9 @@ class WandbServer(ThreadingHTTPServer):
             "CreateArtifact": self.create_artifact,
             "CreateArtifactManifest": self.create_manifest,
             "CreateArtifactFiles": self.create_artifact_files,
-            "CommitArtifact": lambda artifactID: {"commitArtifact": {"artifact": {"id": artifactID, "digest": "x"}}},
+            "CommitArtifact": lambda artifactID: {
+                "commitArtifact": {"artifact": {"id": artifactID, "digest": "x"}}
+            },
             "Run": self.run,
             "ArtifactMembershipByName": self.artifact,
             "UseArtifact": self.use,
@@ -58,7 +64,15 @@ class WandbServer(ThreadingHTTPServer):
         return answers[operation](**variables)
 
     def viewer(self, **_: Any) -> Any:
-        return {"viewer": {"id": "U", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}}
+        return {
+            "viewer": {
+                "id": "U",
+                "entity": ENTITY,
+                "username": ENTITY,
+                "flags": "{}",
+                "teams": {"edges": []},
+            }
+        }
 
     def upsert_run(self, name: str, project: str, **variables: Any) -> Any:
         if name in self.refused:
@@ -67,7 +81,13 @@ class WandbServer(ThreadingHTTPServer):
         inserted = name not in self.runs
         self.runs[name] = {**self.runs.get(name, {}), "project": project, **known_values}
         owner = {"id": "P", "name": project, "entity": {"id": "E", "name": ENTITY}}
-        bucket = {"id": name, "name": name, "config": variables["config"], "project": owner, "historyLineCount": 0}
+        bucket = {
+            "id": name,
+            "name": name,
+            "config": variables["config"],
+            "project": owner,
+            "historyLineCount": 0,
+        }
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
     def create_files(self, run: str, files: list[str], **_: Any) -> Any:
@@ -83,7 +103,11 @@ class WandbServer(ThreadingHTTPServer):
         return {"createArtifact": {"artifact": artifact}}
 
     def create_manifest(self, artifactID: str, **_: Any) -> Any:
-        file = {"id": artifactID, "uploadUrl": f"{self.url}/manifest/{artifactID}", "uploadHeaders": []}
+        file = {
+            "id": artifactID,
+            "uploadUrl": f"{self.url}/manifest/{artifactID}",
+            "uploadHeaders": [],
+        }
         return {"createArtifactManifest": {"artifactManifest": {"id": artifactID, "file": file}}}
 
     def create_artifact_files(self, input: dict[str, Any]) -> Any:
@@ -102,7 +126,14 @@ class WandbServer(ThreadingHTTPServer):
     def run(self, name: str, **_: Any) -> Any:
         if name not in self.runs:
             return {"project": {"run": None}}
-        run = {"id": name, "name": name, "state": "finished", "config": "{}", "summaryMetrics": "{}", "tags": []}
+        run = {
+            "id": name,
+            "name": name,
+            "state": "finished",
+            "config": "{}",
+            "summaryMetrics": "{}",
+            "tags": [],
+        }
         return {"project": {"run": {**run, "user": {"name": ENTITY, "username": ENTITY}}}}
 
     def artifact(self, entity: str, project: str, name: str) -> Any:
@@ -136,10 +167,19 @@ class WandbServer(ThreadingHTTPServer):
             "updatedAt": None,
             "aliases": [],
         }
-        membership = {"id": "M", "versionIndex": 0, "createdAt": "2026-01-01T00:00:00", "aliases": []}
+        membership = {
+            "id": "M",
+            "versionIndex": 0,
+            "createdAt": "2026-01-01T00:00:00",
+            "aliases": [],
+        }
         return {
             "project": {
-                "artifactCollectionMembership": {**membership, "artifactCollection": sequence, "artifact": version}
+                "artifactCollectionMembership": {
+                    **membership,
+                    "artifactCollection": sequence,
+                    "artifact": version,
+                }
             }
         }
 
@@ -176,7 +216,9 @@ class Handler(BaseHTTPRequestHandler):
             operation = re.search(r"(?:query|mutation)\s+(\w+)", payload["query"])
             assert operation
             try:
-                return 200, {"data": self.server.graphql(operation[1], payload.get("variables") or {})}
+                return 200, {
+                    "data": self.server.graphql(operation[1], payload.get("variables") or {})
+                }
             except PermissionError as error:
                 return 400, {"errors": [{"message": str(error)}]}
         if kind == "manifest":

@@ -22,11 +22,19 @@ IDS = torch.arange(20, 52)[None]
 
 
 def overrides(kind: str) -> tuple[str, ...]:
-    return ("stage=dpo", f"sft.adapter={'lora' if kind == 'continued' else kind}", f"dpo.adapter={kind}")
+    return (
+        "stage=dpo",
+        f"sft.adapter={'lora' if kind == 'continued' else kind}",
+        f"dpo.adapter={kind}",
+    )
 
 
-@pytest.fixture(scope="module", params=["lora", QLORA, pytest.param("continued", marks=pytest.mark.slow)])
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, str]:
+@pytest.fixture(
+    scope="module", params=["lora", QLORA, pytest.param("continued", marks=pytest.mark.slow)]
+)
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Chain, str]:
     root = tmp_path_factory.mktemp(request.param)
     build(root, *overrides(request.param))
     return Chain(root), request.param
@@ -37,7 +45,9 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         return model(IDS).logits
 
 
-def test_what_is_published_is_the_frozen_weights_with_the_adapter(trained: tuple[Chain, str]) -> None:
+def test_what_is_published_is_the_frozen_weights_with_the_adapter(
+    trained: tuple[Chain, str],
+) -> None:
     chain, kind = trained
     below = {"sft": "base", "dpo": "base" if kind == "continued" else "sft"}
     for stage, frozen in below.items():
@@ -71,8 +81,12 @@ def test_an_embedding_or_output_layer_is_not_adapted(layer: str) -> None:
 
 def test_every_factor_was_trained_and_nothing_else(trained: tuple[Chain, str]) -> None:
     chain, kind = trained
-    factors = load_file(chain.folder("dpo", *overrides(kind)) / "adapter" / "adapter_model.safetensors")
-    assert factors and all(bool(values.any()) for values in factors.values()), "lora_B starts at zero"
+    factors = load_file(
+        chain.folder("dpo", *overrides(kind)) / "adapter" / "adapter_model.safetensors"
+    )
+    assert factors and all(bool(values.any()) for values in factors.values()), (
+        "lora_B starts at zero"
+    )
     assert all(values.dtype == torch.float32 for values in factors.values())
     base, sft, policy = (
         load_file(chain.folder(stage, *overrides(kind)) / "model" / "model.safetensors")
@@ -109,13 +123,17 @@ def test_full_training_and_lora_share_the_reference_in_fp32(built: Path) -> None
     chain = Chain(built)
     assert chain.folder("reference") == chain.folder("reference", "dpo.adapter=lora")
     assert chain.folder("reference") != chain.folder("reference", "dpo.adapter=qlora")
-    assert chain.folder("reference") != chain.folder("reference", "dpo.adapter=lora", "precision=bf16")
+    assert chain.folder("reference") != chain.folder(
+        "reference", "dpo.adapter=lora", "precision=bf16"
+    )
 
 
 def test_an_adapter_names_no_path_of_this_machine(trained: tuple[Chain, str]) -> None:
     chain, kind = trained
     for stage in ("sft", "dpo"):
-        config = (chain.folder(stage, *overrides(kind)) / "adapter" / "adapter_config.json").read_text()
+        config = (
+            chain.folder(stage, *overrides(kind)) / "adapter" / "adapter_config.json"
+        ).read_text()
         assert str(chain.root) not in config
 
 

@@ -32,11 +32,16 @@ STAGES = {"sft": sft, "dpo": dpo}
 
 @pytest.fixture
 def inputs(built: Path) -> dict[str, Path]:
-    return {"base": next((built / "base").glob("*")), "data": next((built / "data").glob("*/examples.parquet")).parent}
+    return {
+        "base": next((built / "base").glob("*")),
+        "data": next((built / "data").glob("*/examples.parquet")).parent,
+    }
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5), st.integers(0, 99))
-def test_two_epochs_that_follow_each_other_see_every_row(rows: int, batch_size: int, epoch: int, seed: int) -> None:
+def test_two_epochs_that_follow_each_other_see_every_row(
+    rows: int, batch_size: int, epoch: int, seed: int
+) -> None:
     ids = [f"row {i}" for i in range(rows)]
     if rows < batch_size:
         with pytest.raises(UserError, match=r"sft\.batch_size"):
@@ -69,10 +74,17 @@ def test_what_was_seen_is_counted_to_the_step(rows: int, batch_size: int, steps:
     assert (turns.unseen_message(steps, "rows") == "") == is_quiet
 
 
-@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=12), st.integers(1, 20))
-def test_packed_rows_are_split_between_conversations(bins: list[list[int]], batch_size: int) -> None:
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=12),
+    st.integers(1, 20),
+)
+def test_packed_rows_are_split_between_conversations(
+    bins: list[list[int]], batch_size: int
+) -> None:
     rows = fill_batches(bins, batch_size)
-    assert [*chain.from_iterable(rows)] == [*chain.from_iterable(bins)], "all of them, in their order"
+    assert [*chain.from_iterable(rows)] == [*chain.from_iterable(bins)], (
+        "all of them, in their order"
+    )
     assert all(rows)
     enough = sum(map(len, bins)) >= math.ceil(len(bins) / batch_size) * batch_size
     assert len(rows) == (math.ceil(len(bins) / batch_size) * batch_size if enough else len(bins))
@@ -92,23 +104,37 @@ class Reached:
         def counted(trainer: Any, model: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
             if trainer.model.training:
                 self.tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
-                for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
-                    self.rows[tuple(i for i, label in zip(ids, labels, strict=True) if label != IGNORED)] += 1
+                for ids, labels in zip(
+                    batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True
+                ):
+                    self.rows[
+                        tuple(i for i, label in zip(ids, labels, strict=True) if label != IGNORED)
+                    ] += 1
             return computed(trainer, model, batch, *args, **kwargs)
 
         patch.setattr(SFTTrainer, "compute_loss", counted)
 
 
-def tokenized(inputs: dict[str, Path], built: Path, tmp_path: Path, count: int | None = None) -> TokenRows:
+def tokenized(
+    inputs: dict[str, Path], built: Path, tmp_path: Path, count: int | None = None
+) -> TokenRows:
     """Return the rows of the first examples for SFT."""
     contract = load_contract(next((built / "sft").glob("*/model")))
     examples = (e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft")
-    return read_rows(islice(examples, count), contract, block(), StageDir(tmp_path, lambda metrics, step: None)).train
+    return read_rows(
+        islice(examples, count), contract, block(), StageDir(tmp_path, lambda metrics, step: None)
+    ).train
 
 
 @pytest.mark.parametrize(("bins", "batch_size", "length"), [(3, 2, 256), (31, 16, 64)])
 def test_packing_loses_no_conversation_to_the_batch(
-    bins: int, batch_size: int, length: int, inputs: dict[str, Path], built: Path, tmp_path: Path, monkeypatch: Any
+    bins: int,
+    batch_size: int,
+    length: int,
+    inputs: dict[str, Path],
+    built: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     """TRL packs into a number of rows that the batch size does not divide; every trained token reaches the model once
     per epoch."""
@@ -131,10 +157,18 @@ def test_packing_loses_no_conversation_to_the_batch(
 
 @pytest.mark.parametrize(("epochs", "unseen"), [(1.0, 5), (1.6, None), (2.0, 0)])
 def test_rows_left_over_take_turns_and_are_told(
-    epochs: float, unseen: int | None, inputs: dict[str, Path], built: Path, tmp_path: Path, monkeypatch: Any
+    epochs: float,
+    unseen: int | None,
+    inputs: dict[str, Path],
+    built: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     """Train on 45 rows in batches of 8."""
-    rows, inputs_of_sft = tokenized(inputs, built, tmp_path, 45), some_rows(inputs, 45, tmp_path / "data")
+    rows, inputs_of_sft = (
+        tokenized(inputs, built, tmp_path, 45),
+        some_rows(inputs, 45, tmp_path / "data"),
+    )
     reached = Reached(monkeypatch)
     _, metrics, out = train(block(batch_size=8, epochs=epochs), inputs_of_sft, tmp_path / "sft")
     trained = [tuple(i for i in row["labels"] if i != IGNORED) for row in rows.dataset]
@@ -156,10 +190,15 @@ class Stopped(BaseException):
 
 def given_to(name: str, built: Path, folder: Path) -> tuple[SFT | DPO, dict[str, Path]]:
     """Return a stage of the tiny chain with rows to skip, for three epochs."""
-    node = {stage: next((built / stage).glob("*/manifest.json")).parent for stage in ("base", "data", "sft", "pairs")}
+    node = {
+        stage: next((built / stage).glob("*/manifest.json")).parent
+        for stage in ("base", "data", "sft", "pairs")
+    }
     node["reference"] = next((built / "reference").glob("*/manifest.json")).parent
     if name == "sft":
-        return block(batch_size=8, epochs=3.0), some_rows({"base": node["base"]} | node, 45, folder / "data")
+        return block(batch_size=8, epochs=3.0), some_rows(
+            {"base": node["base"]} | node, 45, folder / "data"
+        )
     cfg, pairs = settings("recipe=tiny").dpo, load(node["pairs"] / "pairs.parquet", Pair)
     count = sum(p.split == "train" for p in pairs)
     size = next(size for size in (5, 6, 7) if count % size)  # some rows do not fill a batch
@@ -200,7 +239,8 @@ def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
     assert resumed_out.warnings == whole_out.warnings
     assert resumed_metrics == metrics
     curve, resumed_curve = (
-        [(p["step"], p.get("eval_loss")) for p in read_curves(out.path)] for out in (whole_out, resumed_out)
+        [(p["step"], p.get("eval_loss")) for p in read_curves(out.path)]
+        for out in (whole_out, resumed_out)
     )
     assert curve == resumed_curve
     assert curve[0][0] == 0, "validated before the first step"

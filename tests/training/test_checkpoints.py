@@ -21,21 +21,29 @@ def due(saving: Checkpoints, folder: Path) -> bool:
     """Return True if a checkpoint is saved after the current step."""
     world = PartialState(cpu=True).num_processes
     args = SimpleNamespace(
-        device=torch.device("cpu"), output_dir=str(folder), world_size=world, fsdp=None, deepspeed=None
+        device=torch.device("cpu"),
+        output_dir=str(folder),
+        world_size=world,
+        fsdp=None,
+        deepspeed=None,
     )
     control = TrainerControl()
     saving.on_step_end(args, TrainerState(max_steps=100), control)
     return control.should_save
 
 
-@pytest.mark.parametrize(("fsdp", "deepspeed", "alone"), [(None, None, True), ("on", None, False), (None, "a", False)])
+@pytest.mark.parametrize(
+    ("fsdp", "deepspeed", "alone"), [(None, None, True), ("on", None, False), (None, "a", False)]
+)
 def test_the_last_checkpoint_of_sharded_weights_has_what_a_resume_reads(
     fsdp: str | None, deepspeed: str | None, alone: bool, tmp_path: Path
 ) -> None:
     """DeepSpeed and FSDP load the weights from beside the optimizer state."""
     args = SimpleNamespace(device=torch.device("cpu"), world_size=1, fsdp=fsdp, deepspeed=deepspeed)
     for step in (1, 2):
-        Checkpoints(300).on_step_end(args, TrainerState(global_step=step, max_steps=2), TrainerControl())
+        Checkpoints(300).on_step_end(
+            args, TrainerState(global_step=step, max_steps=2), TrainerControl()
+        )
         assert args.save_only_model is (alone and step == 2)
 
 
@@ -45,7 +53,10 @@ def test_a_checkpoint_is_due_after_minutes_or_twenty_times_what_saving_took(
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     (tmp_path / "checkpoint-0").mkdir()
-    saving, rest = Checkpoints(300), (SimpleNamespace(output_dir=str(tmp_path)), TrainerState(), TrainerControl())
+    saving, rest = (
+        Checkpoints(300),
+        (SimpleNamespace(output_dir=str(tmp_path)), TrainerState(), TrainerControl()),
+    )
 
     def due_at(seconds: float) -> bool:
         clock[0] = seconds
@@ -65,7 +76,11 @@ def test_a_checkpoint_is_due_after_minutes_or_twenty_times_what_saving_took(
 def decide(rank: int, port: int, intervals: list[float], answers: Any) -> None:
     """Return this process's decision; the clocks of the two processes differ."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
     PartialState._reset_state()
     assert PartialState(cpu=True, backend="gloo").num_processes == 2
     answers.put((rank, due(Checkpoints(intervals[rank]), Path())))
@@ -79,7 +94,9 @@ def test_the_first_process_decides_for_all(first: bool) -> None:
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
     answers, intervals = context.Queue(), [0.0, 1e9] if first else [1e9, 0.0]
-    workers = [context.Process(target=decide, args=(rank, port, intervals, answers)) for rank in (0, 1)]
+    workers = [
+        context.Process(target=decide, args=(rank, port, intervals, answers)) for rank in (0, 1)
+    ]
     for worker in workers:
         worker.start()
     decisions = dict(answers.get(timeout=120) for _ in workers)
@@ -90,9 +107,13 @@ def test_the_first_process_decides_for_all(first: bool) -> None:
 
 def test_saving_changes_no_fingerprint_and_a_control_saves_as_dpo_does(tmp_path: Path) -> None:
     minutes = [f"{name}.runtime.save_minutes=0.5" for name in ("sft", "dpo", "reward")]
-    rarely, often = (nodes(tmp_path, "control=true", "stage=reward", *more) for more in ((), minutes))
+    rarely, often = (
+        nodes(tmp_path, "control=true", "stage=reward", *more) for more in ((), minutes)
+    )
     assert {name: node.fingerprint for name, node in rarely.items()} == {
         n: node.fingerprint for n, node in often.items()
     }
-    saved = {often[name].config.runtime.save_minutes for name in ("sft", "control", "dpo", "reward")}
+    saved = {
+        often[name].config.runtime.save_minutes for name in ("sft", "control", "dpo", "reward")
+    }
     assert saved == {0.5} != {rarely["sft"].config.runtime.save_minutes}

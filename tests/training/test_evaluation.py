@@ -29,7 +29,9 @@ def inputs_of(name: str, chain: Chain) -> dict[str, Path]:
     return {role: chain.folder(node) for role, node in settings[name].items()}
 
 
-def ready(name: str, changes: dict[str, Any], micro: int | str, chain: Chain, folder: Path, patch: Any) -> Trainer:
+def ready(
+    name: str, changes: dict[str, Any], micro: int | str, chain: Chain, folder: Path, patch: Any
+) -> Trainer:
     """Return a stage's trainer before its first step, with changed weights."""
     trainers: list[Trainer] = []
 
@@ -39,7 +41,9 @@ def ready(name: str, changes: dict[str, Any], micro: int | str, chain: Chain, fo
 
     patch.setattr(fit, "train_with_callbacks", caught)
     cfg = vars(settings("recipe=tiny"))[name]
-    cfg = replace(cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, micro_batch=micro), **changes)
+    cfg = replace(
+        cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, micro_batch=micro), **changes
+    )
     with pytest.raises(UserError, match="ready"):
         STAGES[name].run(cfg, inputs_of(name, chain), StageDir(folder, lambda metrics, step: None))
     [trainer] = trainers
@@ -57,7 +61,9 @@ def evaluated(trainer: Trainer) -> tuple[dict[str, Any], int]:
     trainer.evaluate()
     counting.remove()
     logged = trainer.state.log_history[-1]
-    return {k: v for k, v in logged.items() if not k.endswith(("time", "per_second"))}, len(forwards)
+    return {k: v for k, v in logged.items() if not k.endswith(("time", "per_second"))}, len(
+        forwards
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,24 +73,47 @@ def evaluated(trainer: Trainer) -> tuple[dict[str, Any], int]:
         ("sft", 2, {"packing": True}),
         ("sft", "auto", {"packing": True, "adapter": Adapter.lora}),
         ("sft", 2, {"packing": False, "trainer": {"loss_type": "dft", "pad_to_multiple_of": 8}}),
-        ("dpo", 2, {"forward": Forward.shared_prefix, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}),
-        ("dpo", "auto", {"forward": Forward.padded, "trainer": {"ld_alpha": 0.3, "pad_to_multiple_of": 8}}),
+        (
+            "dpo",
+            2,
+            {
+                "forward": Forward.shared_prefix,
+                "loss_type": ["sigmoid", "sft"],
+                "loss_weights": [1.0, 0.5],
+            },
+        ),
         (
             "dpo",
             "auto",
-            {"forward": Forward.shared_prefix, "adapter": Adapter.lora, "trainer": {"use_weighting": True}},
+            {"forward": Forward.padded, "trainer": {"ld_alpha": 0.3, "pad_to_multiple_of": 8}},
+        ),
+        (
+            "dpo",
+            "auto",
+            {
+                "forward": Forward.shared_prefix,
+                "adapter": Adapter.lora,
+                "trainer": {"use_weighting": True},
+            },
         ),
     ],
 )
 def test_rows_evaluated_together_have_the_losses_and_metrics_they_have_alone(
-    name: str, changes: dict[str, Any], micro: int | str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    changes: dict[str, Any],
+    micro: int | str,
+    chain: Chain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer = ready(name, changes, micro, chain, tmp_path, monkeypatch)
     together, forwards = evaluated(trainer)
     monkeypatch.delattr(MicroBatches, "prediction_step")
     alone, each = evaluated(trainer)
     rows = len(alone["row_losses"])
-    assert len({*alone["row_losses"]}) > rows / 2, "rows that could be told apart if they were confused"
+    assert len({*alone["row_losses"]}) > rows / 2, (
+        "rows that could be told apart if they were confused"
+    )
     assert forwards < each == rows
     assert together.keys() == alone.keys()
     for figure, value in alone.items():
@@ -98,7 +127,9 @@ def test_a_loss_that_is_small_for_improbable_tokens_is_not_evaluated(
     losses = {}
     for loss in ("nll", "dft"):
         (tmp_path / loss).mkdir()
-        trainer = ready("sft", {"trainer": {"loss_type": loss}}, "auto", chain, tmp_path / loss, monkeypatch)
+        trainer = ready(
+            "sft", {"trainer": {"loss_type": loss}}, "auto", chain, tmp_path / loss, monkeypatch
+        )
         losses[loss] = evaluated(trainer)[0]["row_losses"]
         assert trainer.args.loss_type == loss, "training keeps its own"
     assert losses["dft"] == losses["nll"]

@@ -46,7 +46,10 @@ Under = Callable[[int, SFT | DPO, Any, Path], tuple[list[str], int]]
 @pytest.fixture
 def inputs(built: Path) -> dict[str, dict[str, Path]]:
     """Return the inputs of either stage in the tiny chain."""
-    folder = {name: next((built / name).glob("*/manifest.json")).parent for name in ("base", "data", "sft", "pairs")}
+    folder = {
+        name: next((built / name).glob("*/manifest.json")).parent
+        for name in ("base", "data", "sft", "pairs")
+    }
     folder["reference"] = next((built / "reference").glob("*/manifest.json")).parent
     policy = {"policy": folder["sft"], "pairs": folder["pairs"], "reference": folder["reference"]}
     return {"sft": {"base": folder["base"], "data": folder["data"]}, "dpo": policy}
@@ -62,7 +65,10 @@ def train(
     cfg: SFT | DPO, inputs: dict[str, dict[str, Path]], folder: Path
 ) -> tuple[dict[str, torch.Tensor], StageDir]:
     folder.mkdir()
-    out, name = StageDir(folder, lambda metrics, step: None), "dpo" if isinstance(cfg, DPO) else "sft"
+    out, name = (
+        StageDir(folder, lambda metrics, step: None),
+        "dpo" if isinstance(cfg, DPO) else "sft",
+    )
     STAGES[name].run(cfg, inputs[name], out)
     return load_file(folder / "model" / "model.safetensors"), out
 
@@ -74,14 +80,23 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 def alike(curves: list[dict[str, float]], other_curves: list[dict[str, float]]) -> None:
     """Compare two curves without speeds and without the accuracy of equal rewards."""
     for a, b in zip(curves, other_curves, strict=True):
-        names = [name for name in b if not name.endswith(("runtime", "per_second", "rewards/accuracies"))]
+        names = [
+            name for name in b if not name.endswith(("runtime", "per_second", "rewards/accuracies"))
+        ]
         assert {name: a[name] for name in names} == pytest.approx(
             {name: b[name] for name in names}, abs=1e-4, rel=1e-4
         )
 
 
-@given(st.lists(st.integers(1, 99), min_size=1, max_size=40), st.integers(1, 200), st.booleans(), st.integers(1, 40))
-def test_rows_are_divided_once_within_the_budget(lengths: list[int], budget: int, padded: bool, least: int) -> None:
+@given(
+    st.lists(st.integers(1, 99), min_size=1, max_size=40),
+    st.integers(1, 200),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_rows_are_divided_once_within_the_budget(
+    lengths: list[int], budget: int, padded: bool, least: int
+) -> None:
     costs, least = sorted(lengths, reverse=True), min(least, len(lengths))
     groups = divide_rows(costs, budget, padded, least)
     assert [i for group in groups for i in group] == [*range(len(costs))]
@@ -95,12 +110,31 @@ def test_rows_are_divided_once_within_the_budget(lengths: list[int], budget: int
     ("name", "changes", "budgets"),
     [
         pytest.param("sft", {"batch_size": 32}, (90,), marks=pytest.mark.slow),
-        pytest.param("sft", {"batch_size": 8, "packing": True, "max_length": 128}, (300,), marks=pytest.mark.slow),
-        ("dpo", {"batch_size": 16, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], **EPSILON}, (250, 1)),
+        pytest.param(
+            "sft",
+            {"batch_size": 8, "packing": True, "max_length": 128},
+            (300,),
+            marks=pytest.mark.slow,
+        ),
+        (
+            "dpo",
+            {
+                "batch_size": 16,
+                "loss_type": ["sigmoid", "sft"],
+                "loss_weights": [1.0, 0.5],
+                **EPSILON,
+            },
+            (250, 1),
+        ),
     ],
 )
 def test_no_budget_changes_weights_or_curves(
-    name: str, changes: dict[str, Any], budgets: tuple[int, ...], inputs: Any, tmp_path: Path, monkeypatch: Any
+    name: str,
+    changes: dict[str, Any],
+    budgets: tuple[int, ...],
+    inputs: Any,
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     """Weights and step metrics are equal within 1e-5 in fp32, also of a model that takes no number of items."""
     # as Gemma 3n's class has it
@@ -113,7 +147,9 @@ def test_no_budget_changes_weights_or_curves(
         divided = replace(cfg, runtime=block(name, token_budget=budget).runtime)
         seen: list[int] = []
 
-        def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], seen: list[int] = seen) -> None:
+        def count(
+            module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], seen: list[int] = seen
+        ) -> None:
             if isinstance(module, torch.nn.Embedding) and torch.is_grad_enabled():
                 seen.append(inputs[0].numel())
 
@@ -123,10 +159,16 @@ def test_no_budget_changes_weights_or_curves(
         assert distance(weights, whole) < 1e-5
         alike(read_curves(out.path), curves)
         steps = sum("loss" in point for point in curves)
-        assert len(seen) == steps * cfg.batch_size if budget == 1 else max(seen) <= budget and len(seen) > steps
+        assert (
+            len(seen) == steps * cfg.batch_size
+            if budget == 1
+            else max(seen) <= budget and len(seen) > steps
+        )
 
 
-@pytest.mark.parametrize(("name", "changes"), [("sft", {"packing": True, "max_length": 128}), ("dpo", {})])
+@pytest.mark.parametrize(
+    ("name", "changes"), [("sft", {"packing": True, "max_length": 128}), ("dpo", {})]
+)
 def test_no_forward_reads_the_lengths_of_runs(
     name: str, changes: dict[str, Any], inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,11 +180,15 @@ def test_no_forward_reads_the_lengths_of_runs(
 
     for owner, function in ((PackedPairs, "from_batch"), (RunLayout, "from_positions")):
         original = getattr(owner, function)
-        monkeypatch.setattr(owner, function, lambda *a, call=original: (depths.append(depth[0]), call(*a))[1])
+        monkeypatch.setattr(
+            owner, function, lambda *a, call=original: (depths.append(depth[0]), call(*a))[1]
+        )
     every_module = torch.nn.modules.module
     before = every_module.register_module_forward_pre_hook(deepen(1))
     after = every_module.register_module_forward_hook(deepen(-1))
-    _, out = train(replace(block(name, micro_batch=2), batch_size=4, **changes), inputs, tmp_path / "out")
+    _, out = train(
+        replace(block(name, micro_batch=2), batch_size=4, **changes), inputs, tmp_path / "out"
+    )
     before.remove()
     after.remove()
     steps = sum("loss" in point for point in read_curves(out.path))
@@ -215,7 +261,9 @@ def deepen(inputs: Any, folder: Path) -> None:
 def same_after_halving(folder: Path, warning: str) -> None:
     """Check that the trainings in `whole` and `halved` have equal weights and curves, and that it is told."""
     assert re.search(r"out of memory at step \d, .* at most \d+ tokens", warning)
-    a, b = (load_file(folder / name / "model" / "model.safetensors") for name in ("whole", "halved"))
+    a, b = (
+        load_file(folder / name / "model" / "model.safetensors") for name in ("whole", "halved")
+    )
     assert distance(a, b) < 1e-5
     alike(read_curves(folder / "halved"), read_curves(folder / "whole"))
     tokens, checkpointing = json.loads((folder / "halved" / "scratch" / "budget.json").read_text())
@@ -244,8 +292,12 @@ def test_out_of_memory_the_step_is_done_again_with_half(inputs: Any, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is bounded by Linux's means")
-def test_where_the_allocator_fails_the_step_is_done_again_with_half(under: Under, inputs: Any, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="a process's memory is bounded by Linux's means"
+)
+def test_where_the_allocator_fails_the_step_is_done_again_with_half(
+    under: Under, inputs: Any, tmp_path: Path
+) -> None:
     deepen(inputs, tmp_path)
     # Two steps, the first with learning rate 0: with rounding errors alone, Adam would take their sign.
     whole = replace(block("sft", token_budget=10**6), batch_size=64, trainer={"warmup_steps": 1})
@@ -254,23 +306,31 @@ def test_where_the_allocator_fails_the_step_is_done_again_with_half(under: Under
     _, least = under(PLENTY, parts, inputs, tmp_path / "parts")
     (*_, warning), _ = under((most + least) // 2, whole, inputs, tmp_path / "halved")
     same_after_halving(tmp_path, warning)
-    a, b = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts"))
+    a, b = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts")
+    )
     assert distance(a, b) < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is bounded by Linux's means")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="a process's memory is bounded by Linux's means"
+)
 def test_out_of_memory_for_a_single_row(under: Under, inputs: Any, tmp_path: Path) -> None:
     """Packed rows: first the backward recomputes ever more activations, then an error names the setting to change."""
     deepen(inputs, tmp_path)
     cfg = replace(block("sft", token_budget=1), packing=True, max_length=2**12, batch_size=1)
-    recomputed = replace(cfg, runtime=replace(cfg.runtime, gradient_checkpointing=Checkpointing.full))
+    recomputed = replace(
+        cfg, runtime=replace(cfg.runtime, gradient_checkpointing=Checkpointing.full)
+    )
     _, most = under(PLENTY, cfg, inputs, tmp_path / "kept")
     _, least = under(PLENTY, recomputed, inputs, tmp_path / "recomputed")
     for kind, room in (("selective", most * 3 // 4), ("full", least * 3 // 2)):
         (*_, warning), _ = under(room, cfg, inputs, tmp_path / kind)
         assert warning.endswith(f"gradient checkpointing {kind}.")
-        a, b = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("kept", kind))
+        a, b = (
+            load_file(tmp_path / name / "model" / "model.safetensors") for name in ("kept", kind)
+        )
         assert distance(a, b) < 1e-5
     (warning, *_), _ = under(least // 4, cfg, inputs, tmp_path / "less")
     assert re.search(r"at step \d: .* 1 rows with \d+ tokens.*: lower sft.max", warning)
@@ -285,7 +345,9 @@ def test_out_of_memory_for_a_single_row(under: Under, inputs: Any, tmp_path: Pat
     ],
 )
 def test_the_way_out_of_memory_is_told(runtime: dict[str, Any], rows: int, way_out: str) -> None:
-    assert way_out in str(out_of_memory_error(block("dpo", **runtime), 3, rows, 900, Checkpointing.none))
+    assert way_out in str(
+        out_of_memory_error(block("dpo", **runtime), 3, rows, 900, Checkpointing.none)
+    )
 
 
 @pytest.mark.slow
@@ -296,18 +358,25 @@ def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) ->
         cfg = block("dpo", **runtime)
         args = training_arguments(cfg, out)
         runtime_settings = decide_open_settings(cfg, args, model, out).runtime
-        assert args.gradient_checkpointing == (runtime_settings.gradient_checkpointing is Checkpointing.full)
+        assert args.gradient_checkpointing == (
+            runtime_settings.gradient_checkpointing is Checkpointing.full
+        )
         return runtime_settings.token_budget, runtime_settings.gradient_checkpointing
 
     first = decided()
     assert json.loads((tmp_path / "scratch" / "budget.json").read_text()) == [*first]
     write_decision(out, 300, Checkpointing.full)
     assert decided() == (300, Checkpointing.full)
-    assert decided(token_budget=200, gradient_checkpointing=Checkpointing.none) == (200, Checkpointing.none)
+    assert decided(token_budget=200, gradient_checkpointing=Checkpointing.none) == (
+        200,
+        Checkpointing.none,
+    )
     assert decided(micro_batch=2) == (None, Checkpointing.none)
 
 
 def test_outputs_that_are_tuples_of_layers_are_no_figures() -> None:
-    output = CausalLMOutputWithPast(loss=torch.ones(()), hidden_states=(torch.ones(2), torch.ones(2)))
+    output = CausalLMOutputWithPast(
+        loss=torch.ones(()), hidden_states=(torch.ones(2), torch.ones(2))
+    )
     leave_figures_unread(torch.nn.Identity(), (), output)
     assert isinstance(output["hidden_states"], tuple)

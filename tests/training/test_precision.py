@@ -41,14 +41,20 @@ class Products(TorchDispatchMode):
         return op(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [(Precision.bf16, torch.bfloat16), (Precision.fp32, torch.float32)])
-def test_bf16_leaves_no_product_in_fp32(chain: Chain, precision: Precision, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [(Precision.bf16, torch.bfloat16), (Precision.fp32, torch.float32)]
+)
+def test_bf16_leaves_no_product_in_fp32(
+    chain: Chain, precision: Precision, dtype: torch.dtype
+) -> None:
     model = install_scoring(load_model(chain.folder("sft") / "model")).train()
     torch.manual_seed(0)
     ids = torch.randint(5, model.config.vocab_size, (4, 20))
     with Products() as products:
         with autocast(precision, model.device):
-            out = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True)
+            out = model(
+                input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True
+            )
         out.loss.backward()
     # The head's gradients are added up in fp32 (`addmm_`), on a GPU from bf16 factors.
     assert products.dtypes == {dtype}
@@ -78,7 +84,9 @@ def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
     def evaluated(trainer: Trainer, *_: Any) -> None:
         with Rounded(trainer.model) as rounded:
             once = trainer.evaluate()
-        monkeypatch.setattr(stages.training.trainer, "round_weights_once", lambda device: contextlib.nullcontext())
+        monkeypatch.setattr(
+            stages.training.trainer, "round_weights_once", lambda device: contextlib.nullcontext()
+        )
         precisions.append((max(rounded.times.values()), once, trainer.evaluate()))
         raise UserError("enough")
 
@@ -86,7 +94,11 @@ def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
     monkeypatch.setattr(stages.training.fit, "train_with_callbacks", evaluated)
     inputs = {
         "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
-        "dpo": {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")},
+        "dpo": {
+            "policy": chain.folder("sft"),
+            "pairs": chain.folder("pairs"),
+            "reference": chain.folder("reference"),
+        },
     }
     cfg = vars(settings("recipe=tiny", "precision=bf16"))[name]
     with pytest.raises(UserError, match="enough"):
@@ -94,7 +106,9 @@ def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
     [(times, once, each)] = precisions
     assert times == 1
     assert len(once["row_losses"]) > 1
-    assert {k: v for k, v in once.items() if "loss" in k} == {k: v for k, v in each.items() if "loss" in k}
+    assert {k: v for k, v in once.items() if "loss" in k} == {
+        k: v for k, v in each.items() if "loss" in k
+    }
 
 
 @pytest.mark.slow
@@ -111,7 +125,9 @@ def test_no_tf32_whatever_the_environment_says() -> None:
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_the_optimizer_is_fused(name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_optimizer_is_fused(
+    name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train, optimizers = stages.training.fit.train_with_callbacks, []
 
     def watched(trainer: Trainer, *rest: Any) -> None:
@@ -122,9 +138,15 @@ def test_the_optimizer_is_fused(name: str, chain: Chain, tmp_path: Path, monkeyp
     cfg = vars(settings("recipe=tiny", "sft.epochs=1"))[name]
     inputs = {
         "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
-        "dpo": {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")},
+        "dpo": {
+            "policy": chain.folder("sft"),
+            "pairs": chain.folder("pairs"),
+            "reference": chain.folder("reference"),
+        },
     }
-    {"sft": sft, "dpo": dpo}[name].run(cfg, inputs[name], StageDir(tmp_path, lambda metrics, step: None))
+    {"sft": sft, "dpo": dpo}[name].run(
+        cfg, inputs[name], StageDir(tmp_path, lambda metrics, step: None)
+    )
     [optimizer] = optimizers
     assert all(group["fused"] for group in optimizer.param_groups)
 

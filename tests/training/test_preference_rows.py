@@ -11,8 +11,15 @@ TOKENS = 200
 
 
 def row(i: int) -> dict[str, Any]:
-    prompt, chosen, rejected = ([*range(1000 * i + k, 1000 * i + k + TOKENS)] for k in (0, 300, 600))
-    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected[: 1 + i % TOKENS], "ref": -i / 3}
+    prompt, chosen, rejected = (
+        [*range(1000 * i + k, 1000 * i + k + TOKENS)] for k in (0, 300, 600)
+    )
+    return {
+        "prompt_ids": prompt,
+        "chosen_ids": chosen,
+        "rejected_ids": rejected[: 1 + i % TOKENS],
+        "ref": -i / 3,
+    }
 
 
 def test_rows_are_as_they_were_added() -> None:

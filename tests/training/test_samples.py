@@ -36,7 +36,10 @@ def inputs(built: Path) -> dict[str, dict[str, Path]]:
         "sft": {"base": "base", "data": "data"},
         "dpo": {"policy": "sft", "pairs": "pairs", "reference": "reference"},
     }
-    return {stage: {role: chain.folder(node) for role, node in roles.items()} for stage, roles in settings.items()}
+    return {
+        stage: {role: chain.folder(node) for role, node in roles.items()}
+        for stage, roles in settings.items()
+    }
 
 
 def trained(name: str, folder: Path, inputs: dict[str, Path], samples: int, **changes: Any) -> Path:
@@ -44,7 +47,9 @@ def trained(name: str, folder: Path, inputs: dict[str, Path], samples: int, **ch
     folder.mkdir(parents=True)
     cfg = replace(vars(settings("recipe=tiny"))[name], precision=Precision.fp32, epochs=1.0)
     runtime = changes.pop("runtime", {})
-    cfg = replace(cfg, **changes, runtime=replace(cfg.runtime, samples=samples, sample_tokens=6, **runtime))
+    cfg = replace(
+        cfg, **changes, runtime=replace(cfg.runtime, samples=samples, sample_tokens=6, **runtime)
+    )
     STAGES[name].run(cfg, inputs, StageDir(folder, lambda metrics, step: None))
     return folder
 
@@ -52,7 +57,9 @@ def trained(name: str, folder: Path, inputs: dict[str, Path], samples: int, **ch
 def figures(folder: Path) -> list[dict[str, Any]]:
     """Return the points of the curves without times."""
     points = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in p.items() if "runtime" not in k and "per_second" not in k} for p in points]
+    return [
+        {k: v for k, v in p.items() if "runtime" not in k and "per_second" not in k} for p in points
+    ]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +79,10 @@ def figures(folder: Path) -> list[dict[str, Any]]:
         pytest.param("dpo", {}, marks=pytest.mark.slow),
         pytest.param(
             "dpo",
-            {"forward": Forward.padded, "runtime": {"gradient_checkpointing": Checkpointing.selective}},
+            {
+                "forward": Forward.padded,
+                "runtime": {"gradient_checkpointing": Checkpointing.selective},
+            },
             marks=pytest.mark.slow,
         ),
         ("dpo", {"adapter": Adapter.lora, "precision": Precision.bf16}),
@@ -81,8 +91,12 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 def test_a_model_is_the_same_to_the_bit_whether_it_was_sampled_or_not(
     name: str, changes: dict[str, Any], inputs: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:
-    with_samples, left = (trained(name, tmp_path / str(n) / "node", inputs[name], n, **changes) for n in (5, 0))
-    products = [sorted(p.relative_to(f) for p in (f / "model").rglob("*")) for f in (with_samples, left)]
+    with_samples, left = (
+        trained(name, tmp_path / str(n) / "node", inputs[name], n, **changes) for n in (5, 0)
+    )
+    products = [
+        sorted(p.relative_to(f) for p in (f / "model").rglob("*")) for f in (with_samples, left)
+    ]
     assert products[0] == products[1]
     for file in products[0]:
         assert (with_samples / file).read_bytes() == (left / file).read_bytes(), file
@@ -94,7 +108,10 @@ def test_a_model_is_the_same_to_the_bit_whether_it_was_sampled_or_not(
 
 
 def test_no_copy_of_the_model_outlives_its_answers(
-    inputs: dict[str, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_collector: None
+    inputs: dict[str, dict[str, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_collector: None,
 ) -> None:
     """In bf16 accelerate has a reference from the model to itself. Without garbage collection every copy stayed."""
     copies, alive = list[weakref.ref[torch.nn.Module]](), list[int]()
@@ -110,7 +127,9 @@ def test_no_copy_of_the_model_outlives_its_answers(
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_the_first_answers_are_the_starts_and_the_last_the_published_models(name: str, built: Path) -> None:
+def test_the_first_answers_are_the_starts_and_the_last_the_published_models(
+    name: str, built: Path
+) -> None:
     """Before the first step, DPO's policy is its reference."""
     chain = Chain(built)
     node = nodes(built)[name]
@@ -124,8 +143,12 @@ def test_the_first_answers_are_the_starts_and_the_last_the_published_models(name
         samples_at_step = [sample for sample in samples if sample.step == step]
         assert samples_at_step
         sampler = HFSampler(load_model(model), contract.stop_ids, limit, 1.0, 4)
-        requests = [Request(s.id, s.prompt, contract.prompt(s.prompt), [0.0], 0) for s in samples_at_step]
-        completions = {request.id: completion for request, [completion] in sampler.complete(requests)}
+        requests = [
+            Request(s.id, s.prompt, contract.prompt(s.prompt), [0.0], 0) for s in samples_at_step
+        ]
+        completions = {
+            request.id: completion for request, [completion] in sampler.complete(requests)
+        }
         assert {s.id: (s.answer, s.finish_reason) for s in samples_at_step} == {
             name: (contract.text(completion.token_ids or []), completion.finish_reason)
             for name, completion in completions.items()
@@ -146,7 +169,12 @@ def test_of_the_same_rows_the_same_prompts_are_asked() -> None:
     ("sharding", "main", "sample_count"), [("none", True, 5), ("none", False, 0), ("fsdp", True, 0)]
 )
 def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
-    sharding: str, main: bool, sample_count: int, built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    sharding: str,
+    main: bool,
+    sample_count: int,
+    built: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
     cfg = settings("recipe=tiny").dpo
@@ -154,7 +182,9 @@ def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
     folder = Chain(built).folder("sft") / "model"
     contract, trainer = load_contract(folder), SimpleNamespace(model=load_model(folder))
     rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
-    samples = SampleWriter(trainer, cfg, rows, contract, StageDir(tmp_path, lambda metrics, step: None, is_main=main))
+    samples = SampleWriter(
+        trainer, cfg, rows, contract, StageDir(tmp_path, lambda metrics, step: None, is_main=main)
+    )
     assert len(samples.requests) == sample_count
     assert ("no samples during training" in caplog.text) is (sharding == "fsdp")
 
@@ -193,30 +223,38 @@ def test_nothing_of_a_model_in_training_is_touched(precision: Precision, adapter
     before = state(outer)
     copy = inference_copy(outer, precision)
     assert not any(module.training for module in copy.modules())
-    assert {p.dtype for p in copy.parameters()} == {torch.bfloat16 if precision is Precision.bf16 else torch.float32}
-    assert len({id(p) for p in copy.parameters()}) == len([*outer.parameters()]), "tied weights stay tied"
+    assert {p.dtype for p in copy.parameters()} == {
+        torch.bfloat16 if precision is Precision.bf16 else torch.float32
+    }
+    assert len({id(p) for p in copy.parameters()}) == len([*outer.parameters()]), (
+        "tied weights stay tied"
+    )
     request = Request("a", [], [1, 2, 3], [0.0], 0)
     [(_, [first])] = HFSampler.of(copy, [0], 8, 1.0, 1).complete([request])
     assert state(outer) == before
     with torch.no_grad():  # the copy shares weights, so changes of the model show in it
         for parameter in outer.parameters():
             parameter.add_(torch.randn_like(parameter))
-    [(_, [later])] = HFSampler.of(inference_copy(outer, precision), [0], 8, 1.0, 1).complete([request])
+    [(_, [later])] = HFSampler.of(inference_copy(outer, precision), [0], 8, 1.0, 1).complete(
+        [request]
+    )
     assert later.token_ids != first.token_ids
 
 
 def test_a_sampled_node_holds_what_one_without_samples_does(chain: Chain) -> None:
     """The node has the same fingerprint with any `samples`, so later nodes are not built again."""
-    assert nodes(chain.root, "sft.runtime.samples=0", "dpo.runtime.sample_tokens=3")["dpo"].fingerprint == (
-        nodes(chain.root)["dpo"].fingerprint
-    )
+    assert nodes(chain.root, "sft.runtime.samples=0", "dpo.runtime.sample_tokens=3")[
+        "dpo"
+    ].fingerprint == (nodes(chain.root)["dpo"].fingerprint)
     manifest = chain.manifest("sft")
     assert SAMPLES in manifest["files"]
     without = {name: entry for name, entry in manifest["files"].items() if name != SAMPLES}
     assert digest_of(without) == manifest["digest"]
     with open(chain.folder("sft") / SAMPLES, "a") as file:
         file.write("edited")
-    assert Store(chain.root).find(nodes(chain.root)["sft"]) is None, "it is hashed like every file of the node"
+    assert Store(chain.root).find(nodes(chain.root)["sft"]) is None, (
+        "it is hashed like every file of the node"
+    )
 
 
 def test_a_step_that_is_answered_again_counts_once_and_a_torn_line_never(tmp_path: Path) -> None:

@@ -34,19 +34,26 @@ def test_rows_come_back_as_they_were_added() -> None:
     rows, lists = added(2 * ROWS_PER_TABLE + 7)
     assert [{"id": name, **row} for name, row in zip(rows.ids, rows.dataset, strict=True)] == lists
     assert rows.lengths == [len(row["labels"]) for row in lists]
-    assert rows.trained_counts == [sum(label != IGNORED for label in row["labels"]) for row in lists]
+    assert rows.trained_counts == [
+        sum(label != IGNORED for label in row["labels"]) for row in lists
+    ]
     assert len(rows) == len(lists)
 
 
 def test_columns_are_packed_as_trl_packs_lists() -> None:
     """Pack rows in the order of their ids, more than TRL packs at once."""
     rows, lists = added(1_500)
-    in_order = [{k: v for k, v in row.items() if k != "id"} for row in sorted(lists, key=lambda row: row["id"])]
+    in_order = [
+        {k: v for k, v in row.items() if k != "id"}
+        for row in sorted(lists, key=lambda row: row["id"])
+    ]
     expected = pack_dataset(Dataset.from_list(in_order), BIN, "bfd").to_list()
     rows.pack(BIN, batch_size=1)
     assert list(rows.dataset) == expected
     assert rows.ids == [content_id(row["input_ids"]) for row in expected]
-    assert rows.trained_counts == [sum(label != IGNORED for label in row["labels"]) for row in expected]
+    assert rows.trained_counts == [
+        sum(label != IGNORED for label in row["labels"]) for row in expected
+    ]
     repeated, _ = added(1_500)
     repeated.pack(BIN, batch_size=len(expected) - 1)
     assert len(repeated) == 2 * (len(expected) - 1)
@@ -86,7 +93,11 @@ def test_a_token_takes_a_few_bytes(built: Path, tmp_path: Path) -> None:
     allocators keep freed memory. Lists of Python integers with their examples took 80, and 200 in packing."""
     model = str(Chain(built).folder("sft") / "model")
     ran = subprocess.run(
-        [sys.executable, "-c", MEASURE, model, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEASURE, model, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     few, many = json.loads(ran.stdout.splitlines()[-1])
     tokens, tokenised, packed = (b - a for a, b in zip(few, many, strict=True))

@@ -46,7 +46,9 @@ def transformers_rates(steps: int, warm_up: int, kind: str = "cosine") -> list[f
 def test_a_short_training_climbs_to_its_rate(kind: str, steps: int, parts: Parts) -> None:
     factors = rates(parts, steps, lr_scheduler_type=kind)
     climbing = min(LEAST_WARMUP, math.ceil(steps / 2))
-    assert factors[:climbing] == pytest.approx([(k / (climbing + 1)) ** 2 for k in range(1, climbing + 1)])
+    assert factors[:climbing] == pytest.approx(
+        [(k / (climbing + 1)) ** 2 for k in range(1, climbing + 1)]
+    )
     assert min(factors) > 0
     if steps > climbing:
         assert factors[climbing] == max(factors) == pytest.approx(1.0)
@@ -54,7 +56,8 @@ def test_a_short_training_climbs_to_its_rate(kind: str, steps: int, parts: Parts
 
 
 @pytest.mark.parametrize(
-    ("steps", "warmup_setting", "warm_up"), [(31, 0.1, 4), (35, 0.1, 4), (44, 0.1, 5), (4, 1, 1), (4, 3, 3), (4, 0, 0)]
+    ("steps", "warmup_setting", "warm_up"),
+    [(31, 0.1, 4), (35, 0.1, 4), (44, 0.1, 5), (4, 1, 1), (4, 3, 3), (4, 0, 0)],
 )
 def test_longer_trainings_and_numbers_of_steps_are_as_transformers_has_them(
     steps: int, warmup_setting: float, warm_up: int, parts: Parts
@@ -69,9 +72,9 @@ def test_a_warm_up_that_outlasts_the_training_is_told(parts: Parts) -> None:
         trainer = parts.supervised(4)
         trainer.args.warmup_steps = 10
         trainer.create_optimizer_and_scheduler(steps)
-        assert [f"training ends before, after {steps} steps" in each for each in trainer.out.warnings] == [
-            True
-        ] * warnings
+        assert [
+            f"training ends before, after {steps} steps" in each for each in trainer.out.warnings
+        ] == [True] * warnings
 
 
 def test_a_schedule_without_warm_up_has_none(parts: Parts) -> None:

@@ -130,9 +130,14 @@ def nothing(*args, **options):
 # TRL's DPOTrainer
 
 
-@effect("trl.trainer.utils:FusedCausalLMOutput", put(trl_utils.FusedCausalLMOutput, "items", {}.items))
+@effect(
+    "trl.trainer.utils:FusedCausalLMOutput", put(trl_utils.FusedCausalLMOutput, "items", {}.items)
+)
 def an_output_of_many_rows_is_cut_into_those_of_each(parts: Parts) -> None:
-    model, ids = scoring.install_scoring(parts.model(), Forward.padded), torch.arange(20, 40).view(2, 10)
+    model, ids = (
+        scoring.install_scoring(parts.model(), Forward.padded),
+        torch.arange(20, 40).view(2, 10),
+    )
 
     def score(rows):
         return model(input_ids=rows, labels=rows, use_cache=False, fused_lm_head=True)
@@ -150,7 +155,9 @@ def uncalled(name: str) -> Change:
 def token_ids_are_trained_as_they_are_given(parts: Parts) -> None:
     token_rows = [(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in parts.scored]
     rows = parts.build_trainer().train_dataset
-    assert [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows] == token_rows
+    assert [
+        (row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows
+    ] == token_rows
 
 
 @effect("trl:DPOTrainer._precompute_ref_logps", uncalled("_precompute_ref_logps"))
@@ -163,14 +170,18 @@ def constructed(parts: Parts, name: str) -> int:
     """Return how often TRL's constructor calls a function of its module when it believes that FSDP is on."""
     calls = list[str]()
     with pytest.MonkeyPatch.context() as patch:
-        in_trl = property(lambda self: sys._getframe(1).f_globals["__name__"] == dpo_trainer.__name__, nothing)
+        in_trl = property(
+            lambda self: sys._getframe(1).f_globals["__name__"] == dpo_trainer.__name__, nothing
+        )
         patch.setattr(StoredReferenceTrainer, "is_fsdp_enabled", in_trl, raising=False)
         patch.setattr(dpo_trainer, name, lambda *args, **options: calls.append(name))
         parts.build_trainer()
     return len(calls)
 
 
-unpatched = put(dpo, "patch", SimpleNamespace(multiple=lambda *args, **options: contextlib.nullcontext()))
+unpatched = put(
+    dpo, "patch", SimpleNamespace(multiple=lambda *args, **options: contextlib.nullcontext())
+)
 
 
 @effect("trl.trainer.dpo_trainer:create_model_from_path", unpatched)
@@ -191,18 +202,26 @@ def logged(trainer: StoredReferenceTrainer, steps: int = 1) -> dict[str, float]:
     return trainer.state.log_history[-1]
 
 
-@effect("trl:DPOTrainer()._metrics", put(micro_batches, "average_over_step", lambda *args: contextlib.nullcontext()))
+@effect(
+    "trl:DPOTrainer()._metrics",
+    put(micro_batches, "average_over_step", lambda *args: contextlib.nullcontext()),
+)
 def a_steps_metrics_are_its_means(parts: Parts) -> None:
     whole, divided = logged(parts.build_trainer()), logged(parts.build_trainer(micro=3))
     assert {"entropy", "logits/chosen", "rewards/margins", "mean_token_accuracy"} <= whole.keys()
     assert divided == pytest.approx(whole, rel=1e-4, abs=1e-5)
 
 
-@effect("trl:DPOTrainer()._total_train_tokens", deaf(StoredReferenceTrainer, "_total_train_tokens", 0))
+@effect(
+    "trl:DPOTrainer()._total_train_tokens", deaf(StoredReferenceTrainer, "_total_train_tokens", 0)
+)
 def a_step_that_failed_counts_no_tokens(parts: Parts) -> None:
     once = logged(parts.build_trainer())["num_tokens"]
     trainer = parts.build_trainer()
-    with pytest.raises(MemoryError), micro_batches.average_over_step(trainer, trainer.model, [], trainer.count_items):
+    with (
+        pytest.raises(MemoryError),
+        micro_batches.average_over_step(trainer, trainer.model, [], trainer.count_items),
+    ):
         trainer._total_train_tokens += 1000
         raise MemoryError
     assert logged(trainer)["num_tokens"] == once > 0
@@ -220,10 +239,16 @@ def weights_set_for_a_batch_weigh_its_losses(parts: Parts) -> None:
 
 @effect("trl:DPOTrainer().loss_types", deaf(StoredReferenceTrainer, "loss_types", ["sigmoid"]))
 def an_sft_term_is_known_for_one(parts: Parts) -> None:
-    assert "sft" in parts.build_trainer(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0]).loss_types
+    assert (
+        "sft"
+        in parts.build_trainer(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0]).loss_types
+    )
 
 
-@effect("trl:DPOTrainer names the adapter that it copies `ref`", put(PeftModel, "delete_adapter", nothing))
+@effect(
+    "trl:DPOTrainer names the adapter that it copies `ref`",
+    put(PeftModel, "delete_adapter", nothing),
+)
 def one_adapter_is_left(parts: Parts) -> None:
     assert [*parts.build_trainer(adapter=True).model.peft_config] == ["default"]
 
@@ -232,23 +257,33 @@ def rejected_first(parts: Parts, patch: pytest.MonkeyPatch) -> None:
     collate = DataCollatorForPreference.torch_call
 
     def swapped(self: Any, rows: Any) -> Any:
-        return {k: torch.cat(v.chunk(2)[::-1]) if len(v) > len(rows) else v for k, v in collate(self, rows).items()}
+        return {
+            k: torch.cat(v.chunk(2)[::-1]) if len(v) > len(rows) else v
+            for k, v in collate(self, rows).items()
+        }
 
     patch.setattr(DataCollatorForPreference, "torch_call", swapped)
 
 
-@effect("trl.trainer.dpo_trainer:DataCollatorForPreference stacks chosen over rejected", rejected_first)
+@effect(
+    "trl.trainer.dpo_trainer:DataCollatorForPreference stacks chosen over rejected", rejected_first
+)
 def chosen_is_the_upper_half(parts: Parts) -> None:
     trainer = parts.build_trainer()
     rows = list(trainer.train_dataset)
-    expected = tuple(sum(len(row[f"{side}_ids"]) for row in rows) for side in ("chosen", "rejected"))
+    expected = tuple(
+        sum(len(row[f"{side}_ids"]) for row in rows) for side in ("chosen", "rejected")
+    )
     assert completion_tokens(trainer.data_collator(rows)) == expected
     assert expected[0] != expected[1]
 
 
 def unnamed(*names: str) -> Change:
     def without(parts: Parts, patch: pytest.MonkeyPatch) -> None:
-        history = [{k: v for k, v in point.items() if k not in names} for point in parts.run.state.log_history]
+        history = [
+            {k: v for k, v in point.items() if k not in names}
+            for point in parts.run.state.log_history
+        ]
         patch.setattr(parts.run.state, "log_history", history)
 
     return without
@@ -261,8 +296,17 @@ def logged_names(parts: Parts) -> set[str]:
 @effect("trl:DPOTrainer.log adds its metrics under their names", unnamed("logits/chosen"))
 def trl_names_its_metrics(parts: Parts) -> None:
     names = {"entropy", "mean_token_accuracy", "num_tokens"}
-    names |= {f"{kind}/{side}" for kind in ("logits", "logps", "rewards") for side in ("chosen", "rejected")}
-    names |= {"rewards/accuracies", "rewards/margins", "eval_rewards/accuracies", "eval_logps/chosen"}
+    names |= {
+        f"{kind}/{side}"
+        for kind in ("logits", "logps", "rewards")
+        for side in ("chosen", "rejected")
+    }
+    names |= {
+        "rewards/accuracies",
+        "rewards/margins",
+        "eval_rewards/accuracies",
+        "eval_logps/chosen",
+    }
     assert names <= logged_names(parts)
 
 
@@ -315,7 +359,9 @@ def trls_head_is_ours_but_for_rounding(parts: Parts) -> None:
         lm_head.STATISTICS,
     )
     for our_value, trl_value in zip(
-        lm_head.CPULogProbFunction.apply(*head_arguments), ChunkedLogProbFunction.apply(*head_arguments), strict=True
+        lm_head.CPULogProbFunction.apply(*head_arguments),
+        ChunkedLogProbFunction.apply(*head_arguments),
+        strict=True,
     ):
         assert torch.allclose(our_value.float(), trl_value.float(), atol=1e-4)
 
@@ -325,7 +371,9 @@ def the_heads_log_probs_are_those_of_the_logits(parts: Parts) -> None:
     ids = torch.arange(20, 30)[None]
     plain = parts.model()(input_ids=ids).logits.log_softmax(-1)
     model = scoring.install_scoring(parts.model(), Forward.padded)
-    scored = model(input_ids=ids, labels=ids.masked_fill(ids < 25, -100), fused_lm_head=True).log_probs
+    scored = model(
+        input_ids=ids, labels=ids.masked_fill(ids < 25, -100), fused_lm_head=True
+    ).log_probs
     expected = plain[:, :-1].gather(-1, ids[:, 1:, None])[..., 0] * (ids[:, 1:] >= 25)
     assert torch.allclose(scored, expected, atol=1e-5)
 
@@ -365,7 +413,9 @@ def the_head_runs_the_backbone_that_stands_there(parts: Parts) -> None:
     put(chat_template_utils, "has_generation_markers", lambda template: False),
 )
 def markers_are_found(parts: Parts) -> None:
-    assert chat_template_utils.has_generation_markers("{%- generation -%}{{ x }}{% endgeneration %}")
+    assert chat_template_utils.has_generation_markers(
+        "{%- generation -%}{{ x }}{% endgeneration %}"
+    )
     assert not chat_template_utils.has_generation_markers("{{ generation }}")
 
 
@@ -376,7 +426,10 @@ def markers_are_found(parts: Parts) -> None:
 def arguments_are_read_from_source(parts: Parts) -> None:
     read, real = {}, {}
     for name, config in {"sft": SFTConfig, "dpo": DPOConfig}.items():
-        read[name], real[name] = trl_arguments.argument_types(name), config.__dataclass_fields__.keys()
+        read[name], real[name] = (
+            trl_arguments.argument_types(name),
+            config.__dataclass_fields__.keys(),
+        )
         assert real[name] - {"label_smoothing_factor"} <= read[name].keys()
         assert {*trl_arguments.SET_ELSEWHERE, *OBJECTIVES[name].typed} <= real[name]
         fields = config.__dataclass_fields__
@@ -405,7 +458,10 @@ def gradients_of_micro_batches_add_up_to_the_steps(parts: Parts) -> None:
 def the_tokens_of_a_step_are_counted_before_it_is_divided(parts: Parts) -> None:
     trainer = parts.supervised(micro=1)
     step, messages = trainer.training_step, []
-    trainer.training_step = lambda model, rows, items: (messages.append(items), step(model, rows, items))[1]
+    trainer.training_step = lambda model, rows, items: (
+        messages.append(items),
+        step(model, rows, items),
+    )[1]
     trainer.train()
     trained = sum(label != IGNORED for row in trainer.train_dataset for label in row["labels"][1:])
     assert messages == [trained]
@@ -448,7 +504,9 @@ def every_rows_loss_is_in_the_log(parts: Parts) -> None:
     assert abs(sum(logged[ROW_LOSSES]) / len(logged[ROW_LOSSES]) - metrics["eval_loss"]) < 1e-5
 
 
-@effect("transformers:Trainer.log tells loss, grad_norm, eval_loss, train_runtime", unnamed("grad_norm"))
+@effect(
+    "transformers:Trainer.log tells loss, grad_norm, eval_loss, train_runtime", unnamed("grad_norm")
+)
 def what_is_watched_is_logged(parts: Parts) -> None:
     assert {"loss", "grad_norm", "eval_loss", "train_runtime"} <= logged_names(parts)
 
@@ -463,7 +521,10 @@ def a_checkpoint_is_found(parts: Parts) -> None:
     assert checkpoint.name == f"{trainer_utils.PREFIX_CHECKPOINT_DIR}-{parts.run.state.global_step}"
 
 
-@effect("transformers:TrainingArguments.save_only_model", deaf(TrainingArguments, "save_only_model", False))
+@effect(
+    "transformers:TrainingArguments.save_only_model",
+    deaf(TrainingArguments, "save_only_model", False),
+)
 def the_last_checkpoint_has_no_optimizer_state(parts: Parts) -> None:
     trainer = parts.build_trainer()
     trainer.create_optimizer_and_scheduler(1)
@@ -489,9 +550,14 @@ def the_attention_that_is_set_is_read(parts: Parts) -> None:
     assert packing.attention_name(model) == "eager"
 
 
-@effect("transformers:PreTrainedModel._is_stateful", put(RecurrentGemmaForCausalLM, "_is_stateful", False))
+@effect(
+    "transformers:PreTrainedModel._is_stateful",
+    put(RecurrentGemmaForCausalLM, "_is_stateful", False),
+)
 def a_recurrent_model_does_not_only_attend(parts: Parts) -> None:
-    config = RecurrentGemmaConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, vocab_size=20)
+    config = RecurrentGemmaConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, vocab_size=20
+    )
     model = RecurrentGemmaForCausalLM(config)
     assert model.is_backend_compatible(), "else another model has to stand here"
     assert not packing.has_only_attention(model)
@@ -516,7 +582,9 @@ def a_layout_reaches_attention(parts: Parts) -> None:
     assert packing.install_run_attention(parts.model())
 
 
-@effect("transformers:MistralModel tells its attention the sliding_window", without("sliding_window"))
+@effect(
+    "transformers:MistralModel tells its attention the sliding_window", without("sliding_window")
+)
 def a_window_is_kept_in_a_packed_row(parts: Parts) -> None:
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(sliding_window=4, **SHAPE)).eval()
@@ -529,27 +597,43 @@ def a_window_is_kept_in_a_packed_row(parts: Parts) -> None:
 def one_mask(parts: Parts, patch: pytest.MonkeyPatch) -> None:
     masks = hf.attention_masks
     patch.setattr(
-        hf, "attention_masks", lambda *arguments: dict.fromkeys(masks(*arguments), masks(*arguments)["full_attention"])
+        hf,
+        "attention_masks",
+        lambda *arguments: dict.fromkeys(masks(*arguments), masks(*arguments)["full_attention"]),
     )
 
 
 @effect("transformers:Gemma3TextModel takes a mask for each kind of layer", one_mask)
 def each_kind_of_layer_has_its_mask(parts: Parts) -> None:
-    kinds = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 8}
+    kinds = {
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "head_dim": 8,
+    }
     torch.manual_seed(0)
     model = Gemma3ForCausalLM(Gemma3TextConfig(**kinds, **SHAPE)).eval()
     ids, positions = torch.arange(20, 40)[None], torch.arange(20)[None]
     masked = model(
-        ids, attention_mask=hf.attention_masks(model, positions, 20), position_ids=positions, use_cache=False
+        ids,
+        attention_mask=hf.attention_masks(model, positions, 20),
+        position_ids=positions,
+        use_cache=False,
     )
     assert torch.allclose(masked.logits, model(ids, use_cache=False).logits, atol=1e-5)
 
 
-@effect("transformers:Cache.update", put(Slots, "update", lambda self, keys, values, layer, *_, **__: (keys, values)))
+@effect(
+    "transformers:Cache.update",
+    put(Slots, "update", lambda self, keys, values, layer, *_, **__: (keys, values)),
+)
 def what_our_cache_holds_is_attended_to(parts: Parts) -> None:
     model, prompt = parts.model(), parts.scored[0].prompt_ids
-    [(_, [completion])] = hf.HFSampler(model, [2], 6, 1.0, 2).complete([Request("0a", [], prompt, [0.0], 0)])
-    expected = parts.model().generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=6, eos_token_id=2)
+    [(_, [completion])] = hf.HFSampler(model, [2], 6, 1.0, 2).complete(
+        [Request("0a", [], prompt, [0.0], 0)]
+    )
+    expected = parts.model().generate(
+        torch.tensor([prompt]), do_sample=False, max_new_tokens=6, eos_token_id=2
+    )
     assert completion.token_ids == expected[0, len(prompt) :].tolist()
 
 
@@ -566,7 +650,11 @@ class Listener(BaseStreamer):
 
 @effect(
     "transformers.generation.streamers:BaseStreamer is given the prompt, then token by token",
-    put(Listener, "put", lambda self, value: self.given.extend([] if self.given else [value.flatten().tolist()])),
+    put(
+        Listener,
+        "put",
+        lambda self, value: self.given.extend([] if self.given else [value.flatten().tolist()]),
+    ),
 )
 def a_streamer_hears_prompt_and_tokens(parts: Parts) -> None:
     prompt, heard = parts.scored[0].prompt_ids, Listener()
@@ -579,7 +667,9 @@ def a_streamer_hears_prompt_and_tokens(parts: Parts) -> None:
 
 @effect(
     "transformers:PreTrainedModel().all_tied_weights_keys",
-    lambda parts, patch: patch.setattr(parts.instances["PreTrainedModel"], "all_tied_weights_keys", {}),
+    lambda parts, patch: patch.setattr(
+        parts.instances["PreTrainedModel"], "all_tied_weights_keys", {}
+    ),
 )
 def a_tied_head_is_known(parts: Parts) -> None:
     model = parts.instances["PreTrainedModel"]
@@ -610,7 +700,10 @@ def llama_cpps_names_are_known(parts: Parts) -> None:
     for name in ("llama3", "qwen2"):
         split = {"type": "Split", "pattern": {"Regex": gguf_file.GGUF_PRE_TOKENIZER_SPLITS[name]}}
         assert (
-            gguf_file.pre_tokenizer_name({"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel"}]}) == name
+            gguf_file.pre_tokenizer_name(
+                {"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel"}]}
+            )
+            == name
         )
 
 
@@ -624,10 +717,16 @@ def gathers(name: str) -> Check:
         batch = trainer.data_collator(list(trainer.train_dataset))
         with pytest.MonkeyPatch.context() as patch:
             original = getattr(Accelerator, name)
-            patch.setattr(Accelerator, name, lambda self, tensor: (calls.append(name), original(self, tensor))[1])
+            patch.setattr(
+                Accelerator,
+                name,
+                lambda self, tensor: (calls.append(name), original(self, tensor))[1],
+            )
             trainer.compute_loss(trainer.model.train(), batch)
             outside = len(calls)
-            with micro_batches.average_over_step(trainer, trainer.model, [batch], trainer.count_items):
+            with micro_batches.average_over_step(
+                trainer, trainer.model, [batch], trainer.count_items
+            ):
                 trainer.compute_loss(trainer.model, batch)
         assert outside > 0
         assert len(calls) == outside
@@ -640,7 +739,9 @@ def uncovered(name: str) -> Change:
         accelerator = parts.instances["Trainer"].accelerator
         leave = micro_batches.leave_unread
         patch.setattr(
-            micro_batches, "leave_unread", lambda tensor: leave(getattr(Accelerator, name)(accelerator, tensor))
+            micro_batches,
+            "leave_unread",
+            lambda tensor: leave(getattr(Accelerator, name)(accelerator, tensor)),
         )
 
     return through
@@ -722,7 +823,9 @@ class Counted(TorchDispatchMode):
         self.seen = list[tuple[str, bool]]()
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.append((op.overloadpacket.__name__, bool(args) and isinstance(args[0], torch.nn.Parameter)))
+        self.seen.append(
+            (op.overloadpacket.__name__, bool(args) and isinstance(args[0], torch.nn.Parameter))
+        )
         return op(*args, **(kwargs or {}))
 
 
@@ -735,20 +838,28 @@ def in_forward_and_backward(parts: Parts, op: str, parameter: bool) -> tuple[int
         loss = model(input_ids=ids, labels=ids).loss
     with Counted() as backward:
         loss.backward()
-    forward_count, backward_count = (sum(s == (op, parameter) for s in m.seen) for m in (forward, backward))
+    forward_count, backward_count = (
+        sum(s == (op, parameter) for s in m.seen) for m in (forward, backward)
+    )
     return forward_count, backward_count
 
 
 @effect(
-    "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu", put(budget, "COSTLY", {torch.ops.aten.mm.default})
+    "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu",
+    put(budget, "COSTLY", {torch.ops.aten.mm.default}),
 )
 def attention_is_computed_once(parts: Parts) -> None:
-    first, second = in_forward_and_backward(parts, "_scaled_dot_product_flash_attention_for_cpu", False)
+    first, second = in_forward_and_backward(
+        parts, "_scaled_dot_product_flash_attention_for_cpu", False
+    )
     assert first > 0
     assert second == 0
 
 
-@effect("torch:ops.aten._to_copy", put(budget, "torch", SimpleNamespace(nn=SimpleNamespace(Parameter=bool))))
+@effect(
+    "torch:ops.aten._to_copy",
+    put(budget, "torch", SimpleNamespace(nn=SimpleNamespace(Parameter=bool))),
+)
 def weights_are_rounded_once(parts: Parts) -> None:
     first, second = in_forward_and_backward(parts, "_to_copy", True)
     assert first > 0
@@ -765,8 +876,12 @@ def over_runs(attend: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
     return [output.detach(), *(state.grad for state in states)]
 
 
-def unmasked(query: Any, key: Any, value: Any, dropout: float, causal: bool, attn_mask: Any, scale: Any) -> Any:
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout, causal, scale=scale)
+def unmasked(
+    query: Any, key: Any, value: Any, dropout: float, causal: bool, attn_mask: Any, scale: Any
+) -> Any:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, dropout, causal, scale=scale
+    )
 
 
 @effect(
@@ -774,7 +889,9 @@ def unmasked(query: Any, key: Any, value: Any, dropout: float, causal: bool, att
     put(run_attention, "forward_kernel", unmasked),
 )
 def runs_attend_as_sdpa_does(parts: Parts) -> None:
-    assert torch.allclose(over_runs(packing.attend_by_run)[0], over_runs(packing.attend_padded)[0], atol=1e-5)
+    assert torch.allclose(
+        over_runs(packing.attend_by_run)[0], over_runs(packing.attend_padded)[0], atol=1e-5
+    )
 
 
 def keys_and_values_exchanged(parts: Parts, patch: pytest.MonkeyPatch) -> None:
@@ -786,21 +903,32 @@ def keys_and_values_exchanged(parts: Parts, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(run_attention, "backward_kernel", exchanged)
 
 
-@effect("torch:ops.aten._scaled_dot_product_flash_attention_for_cpu_backward", keys_and_values_exchanged)
+@effect(
+    "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu_backward", keys_and_values_exchanged
+)
 def gradients_of_runs_are_sdpas(parts: Parts) -> None:
     padded_outputs = over_runs(packing.attend_padded)
-    for run_output, other in zip(over_runs(packing.attend_by_run)[1:], padded_outputs[1:], strict=True):
+    for run_output, other in zip(
+        over_runs(packing.attend_by_run)[1:], padded_outputs[1:], strict=True
+    ):
         assert torch.allclose(run_output, other, atol=1e-5)
 
 
-@effect("torch:ops.aten._softmax_backward_data", put(run_attention, "softmax_backward", lambda grad, p, *_: grad * p))
+@effect(
+    "torch:ops.aten._softmax_backward_data",
+    put(run_attention, "softmax_backward", lambda grad, p, *_: grad * p),
+)
 def gradients_by_products_are_sdpas(parts: Parts) -> None:
     draw = torch.Generator().manual_seed(0)
     grad, *states = (torch.randn(1, heads, 9, 8, generator=draw) for heads in (4, 4, 2, 2))
-    mask = run_attention.RunLayout.from_lengths([9], torch.device("cpu")).mask(0, None, torch.float32)
+    mask = run_attention.RunLayout.from_lengths([9], torch.device("cpu")).mask(
+        0, None, torch.float32
+    )
     gradients = run_attention.by_products(grad, *states, mask, 0.3)
     needing = [state.clone().requires_grad_() for state in states]
-    output = torch.nn.functional.scaled_dot_product_attention(*needing, is_causal=True, scale=0.3, enable_gqa=True)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        *needing, is_causal=True, scale=0.3, enable_gqa=True
+    )
     expected = torch.autograd.grad(output, needing, grad)
     assert all(
         torch.allclose(gradient, expected_gradient, atol=1e-5)
@@ -818,7 +946,11 @@ def a_weight_is_laid_out(parts: Parts) -> None:
 
 def without_bias(parts: Parts, patch: pytest.MonkeyPatch) -> None:
     multiply = torch.ops.mkldnn._linear_pointwise
-    patch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda x, weight, _, *rest: multiply(x, weight, None, *rest))
+    patch.setattr(
+        torch.ops.mkldnn,
+        "_linear_pointwise",
+        lambda x, weight, _, *rest: multiply(x, weight, None, *rest),
+    )
 
 
 @effect("torch:ops.mkldnn._linear_pointwise", without_bias)
@@ -827,7 +959,10 @@ def a_product_with_it_is_the_layers(parts: Parts) -> None:
     assert torch.allclose(Prepacked(linear, 4)(states), linear(states), atol=1e-5)
 
 
-@effect("torch:ops.mkldnn._is_mkldnn_bf16_supported", put(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", nothing))
+@effect(
+    "torch:ops.mkldnn._is_mkldnn_bf16_supported",
+    put(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", nothing),
+)
 def it_says_whether_bf16_is_multiplied(parts: Parts) -> None:
     bf16_supported, wide = (
         torch.ops.mkldnn._is_mkldnn_bf16_supported(),
@@ -838,7 +973,11 @@ def it_says_whether_bf16_is_multiplied(parts: Parts) -> None:
 
 @effect(
     "torch.distributed:rendezvous meets in the store of TORCHELASTIC_USE_AGENT_STORE",
-    put(sys.modules["torch.distributed.rendezvous"], "TCPStore", lambda **options: torch.distributed.HashStore()),
+    put(
+        sys.modules["torch.distributed.rendezvous"],
+        "TCPStore",
+        lambda **options: torch.distributed.HashStore(),
+    ),
 )
 def a_worker_meets_the_others_in_the_store_of_the_agent(parts: Parts) -> None:
     host, port, our_port = agent.open_rendezvous(agent.LOCAL, 0)
@@ -880,7 +1019,9 @@ def careless(self: Callbacks, function_name: str, reverse: bool = False, **optio
 
 @effect("hydra._internal.callbacks:Callbacks", put(Callbacks, "_notify", careless))
 def a_callback_may_end_the_sweep(parts: Parts) -> None:
-    config = OmegaConf.create({"hydra": {"callbacks": {"ending": {"_target_": f"{__name__}.Ending"}}}})
+    config = OmegaConf.create(
+        {"hydra": {"callbacks": {"ending": {"_target_": f"{__name__}.Ending"}}}}
+    )
     callbacks = Callbacks(config)
     with pytest.raises(SystemExit):
         callbacks.on_multirun_start(config)
@@ -999,10 +1140,14 @@ def omegaconf_reads_with_the_loader_that_stands_there(parts: Parts) -> None:
 def the_content_decides_the_version(parts: Parts) -> None:
     folder = parts.new_folder()
     (folder / "file").write_text("content")
-    manifest = dict.fromkeys(("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics"), 0)
+    manifest = dict.fromkeys(
+        ("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics"), 0
+    )
     manifest |= {"stage": "sft", "fingerprint": "0123456789ab"}
     artifact = {
-        sha: tracking.artifact(folder, {**manifest, "files": {"file": {"sha256": sha}}}, upload=False).digest
+        sha: tracking.artifact(
+            folder, {**manifest, "files": {"file": {"sha256": sha}}}, upload=False
+        ).digest
         for sha in ("a" * 64, "b" * 64)
     }
     assert len({*artifact.values()}) == 2

@@ -35,7 +35,13 @@ from stages.training.saving import checkpoint_folder
 from stages.training.token_rows import IGNORED
 from tests.helpers import conversational, settings
 
-ANSWERS = ("It is a tool.", "A toy, and in the hands of a child more.", "Positive.", "No, or is it?", "Yes.")
+ANSWERS = (
+    "It is a tool.",
+    "A toy, and in the hands of a child more.",
+    "Positive.",
+    "No, or is it?",
+    "Yes.",
+)
 LN_2 = math.log(2)
 
 
@@ -65,7 +71,9 @@ class Parts:
         folder = self.new_folder()
         tokenizer.save_pretrained(folder)
         rows = model.get_input_embeddings().num_embeddings
-        contract = chat_templates.establish_contract(load_tokenizer(folder), self.settings.sft.template, True, rows)
+        contract = chat_templates.establish_contract(
+            load_tokenizer(folder), self.settings.sft.template, True, rows
+        )
         return apply_contract(model, contract, 0).eval(), contract
 
     def model(self) -> Any:
@@ -98,10 +106,17 @@ class Parts:
 
     def block(self, **changes: Any) -> DPO:
         rows = changes.pop("micro", len(self.pairs))
-        cfg = replace(self.settings.dpo, **{"batch_size": len(self.pairs), "forward": Forward.padded, **changes})
-        return replace(cfg, runtime=replace(cfg.runtime, device="cpu", save_steps=1, micro_batch=rows))
+        cfg = replace(
+            self.settings.dpo,
+            **{"batch_size": len(self.pairs), "forward": Forward.padded, **changes},
+        )
+        return replace(
+            cfg, runtime=replace(cfg.runtime, device="cpu", save_steps=1, micro_batch=rows)
+        )
 
-    def build_trainer(self, shift: float = 0.0, adapter: bool = False, **changes: Any) -> StoredReferenceTrainer:
+    def build_trainer(
+        self, shift: float = 0.0, adapter: bool = False, **changes: Any
+    ) -> StoredReferenceTrainer:
         """Our DPO trainer, the stored log-probs of chosen completions shifted by so many nats."""
         cfg, model = self.block(**changes), self.model()
         rows = [trl_row(p, None) for p in self.scored]
@@ -151,7 +166,9 @@ class Parts:
     @cached_property
     def instances(self) -> dict[str, Any]:
         """An object of the library's own, for what classes do not show. To be looked at only."""
-        args = DPOConfig(str(self.new_folder()), max_steps=1, use_cpu=True, bf16=False, report_to="none")
+        args = DPOConfig(
+            str(self.new_folder()), max_steps=1, use_cpu=True, bf16=False, report_to="none"
+        )
         trl_trainer = DPOTrainer(
             self.model(),
             ref_model=self.model(),
@@ -160,7 +177,11 @@ class Parts:
             processing_class=self.contract.tokenizer,
         )
         trl_trainer.train()
-        trainers = {"DPOTrainer": trl_trainer, "Trainer": trl_trainer, "PreTrainedModel": trl_trainer.model}
+        trainers = {
+            "DPOTrainer": trl_trainer,
+            "Trainer": trl_trainer,
+            "PreTrainedModel": trl_trainer.model,
+        }
         if find_spec("bitsandbytes"):  # an extra, which the slow tests have
             from bitsandbytes.nn import Linear4bit
 
@@ -179,7 +200,9 @@ def gradients(trainer: Trainer, step: Any) -> dict[str, torch.Tensor]:
     """Return the gradients of one step over the given rows, by parameter."""
     trainer.model.zero_grad()
     trainer.training_step(trainer.model, step)
-    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
+    }
 
 
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

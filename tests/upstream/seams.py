@@ -497,9 +497,13 @@ def table() -> str:
         place = f"`{where.replace(':', '.')}` {how}".rstrip()
         places_by_row.setdefault((files, seam.use, seam.breaks), []).append(place)
     lines = ["| place | ours | what for | without it |", "| --- | --- | --- | --- |"]
-    lines += [f"| {' | '.join([', '.join(places), *row])} |" for row, places in places_by_row.items()]
+    lines += [
+        f"| {' | '.join([', '.join(places), *row])} |" for row, places in places_by_row.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(TABLE.sub(lambda _: table(), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(
+        TABLE.sub(lambda _: table(), PAGE.read_text(encoding="utf-8")), encoding="utf-8"
+    )

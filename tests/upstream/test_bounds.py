@@ -14,15 +14,32 @@ from stages.config.installation import DISTRIBUTION, checkout_project
 from stages.hardware import process
 from tests.helpers import ROOT, TINY, inside
 
-LOADED_SLOWLY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "wandb", "gguf", "matplotlib")
+LOADED_SLOWLY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "wandb",
+    "gguf",
+    "matplotlib",
+)
 
 
 def installed(folder: Path, name: str, version: str, *needs: str) -> None:
     """Write the metadata that pip stores of an installed distribution."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
-    lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {n}" for n in needs)]
-    (info / "METADATA").write_text("\n".join([*lines, "", "Version: of the description, not of the package", ""]))
+    lines = [
+        "Metadata-Version: 2.4",
+        f"Name: {name}",
+        f"Version: {version}",
+        *(f"Requires-Dist: {n}" for n in needs),
+    ]
+    (info / "METADATA").write_text(
+        "\n".join([*lines, "", "Version: of the description, not of the package", ""])
+    )
 
 
 @pytest.fixture
@@ -51,7 +68,9 @@ def test_every_library_outside_its_range_is_named_in_one_line_once(
         process.warn_of_versions()
         process.warn_of_versions()
     [line] = caplog.messages
-    ranges = {requirement.split(">")[0]: requirement for requirement in checkout_project()["dependencies"]}
+    ranges = {
+        requirement.split(">")[0]: requirement for requirement in checkout_project()["dependencies"]
+    }
     assert "trl" in ranges and "\n" not in line
     assert "trl 9.9.9 (known: >=" in line
     assert "peft 0.1 (known: >=" in line
@@ -80,23 +99,38 @@ def test_a_checkout_goes_by_its_own_ranges_whatever_is_installed(site: Path) -> 
     ],
 )
 def test_a_version_counts_as_pip_counts_it(version: str, supported: bool, wheel_site: Path) -> None:
-    installed(wheel_site, DISTRIBUTION, "0.1.0", "trl<1.17,>=1.16", "absent<2", 'ray<2.61,>=2.60; extra == "ray"')
+    installed(
+        wheel_site,
+        DISTRIBUTION,
+        "0.1.0",
+        "trl<1.17,>=1.16",
+        "absent<2",
+        'ray<2.61,>=2.60; extra == "ray"',
+    )
     installed(wheel_site, "trl", version)
     installed(wheel_site, "ray", "1.0")  # of an extra that nobody asked for
-    assert process.untested_libraries() == ([] if supported else [f"trl {version} (known: >=1.16,<1.17)"])
+    assert process.untested_libraries() == (
+        [] if supported else [f"trl {version} (known: >=1.16,<1.17)"]
+    )
 
 
-def test_without_metadata_of_its_own_a_wheel_says_nothing(wheel_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_metadata_of_its_own_a_wheel_says_nothing(
+    wheel_site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # of the packages that are hidden now, this project among them
     importlib.import_module("packaging.requirements")
     monkeypatch.setattr(sys, "path", [str(wheel_site)])
     installed(wheel_site, "trl", "9.9.9")
     installed(wheel_site, DISTRIBUTION.split("-")[0], "0.0.6", "trl<1")  # another project's
-    (wheel_site / "pyproject.toml").write_text('[project]\nname = "another"\ndependencies = ["trl<1"]\n')
+    (wheel_site / "pyproject.toml").write_text(
+        '[project]\nname = "another"\ndependencies = ["trl<1"]\n'
+    )
     assert process.untested_libraries() == []
 
 
-def test_a_command_that_builds_says_it_and_one_that_does_not_stays_silent(site: Path, tmp_path: Path) -> None:
+def test_a_command_that_builds_says_it_and_one_that_does_not_stays_silent(
+    site: Path, tmp_path: Path
+) -> None:
     installed(site, "trl", "9.9.9")
     runs = list[subprocess.CompletedProcess[str]]()
     for stage in ("data", "plan"):
@@ -112,5 +146,7 @@ def test_looking_loads_none_of_the_libraries() -> None:
     code = "import sys; from stages.hardware import process; process.warn_of_versions(); "
     code += f"print({{*{LOADED_SLOWLY}}} & {{*sys.modules}})"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert ran.stdout.strip() == "set()"

@@ -36,8 +36,12 @@ def test_a_loss_is_another_by_what_it_reads(loss: str, parts: Parts) -> None:
 def test_a_loss_of_weight_0_reads_nothing(parts: Parts) -> None:
     def value(smoothing: float, weight: float) -> float:
         changes = {"loss_type": ["sigmoid", "robust"], "loss_weights": [1.0, weight]}
-        loss = loss_of(parts.build_trainer(shift=0.7, trainer={"label_smoothing": smoothing}, **changes))
-        assert (unread_argument(parts.block(trainer={"label_smoothing": 0.2}, **changes)) is None) is (weight > 0)
+        loss = loss_of(
+            parts.build_trainer(shift=0.7, trainer={"label_smoothing": smoothing}, **changes)
+        )
+        assert (
+            unread_argument(parts.block(trainer={"label_smoothing": 0.2}, **changes)) is None
+        ) is (weight > 0)
         return loss
 
     assert value(0.0, 0.0) == value(0.2, 0.0)
@@ -47,7 +51,11 @@ def test_a_loss_of_weight_0_reads_nothing(parts: Parts) -> None:
 @pytest.mark.parametrize(
     ("arguments", "losses", "reason"),
     [
-        ({"label_smoothing": 0.1}, ["sigmoid", "sft"], "dpo.trainer.label_smoothing: .* robust, exo_pair, aot"),
+        (
+            {"label_smoothing": 0.1},
+            ["sigmoid", "sft"],
+            "dpo.trainer.label_smoothing: .* robust, exo_pair, aot",
+        ),
         ({"label_smoothing": 0.1}, ["robust", "sft"], None),
         ({"label_smoothing": 0.0}, ["sigmoid"], None),  # TRL's default changes nothing
         ({"f_divergence_type": "forward_kl"}, ["sft"], "dpo.trainer.f_divergence_type: .* sigmoid"),

@@ -40,23 +40,33 @@ def owner(seam: Seam, parts: Parts) -> Any:
     """Return the owner of the attribute: a module, a class, or an instance."""
     owner_object: Any = importlib.import_module(seam.module)
     for step in seam.path[:-1]:
-        owner_object = parts.instances[step.removesuffix("()")] if step.endswith("()") else getattr(owner_object, step)
+        owner_object = (
+            parts.instances[step.removesuffix("()")]
+            if step.endswith("()")
+            else getattr(owner_object, step)
+        )
     return owner_object
 
 
 def takes_what_we_know(function: Any, expected_names: list[str]) -> None:
     """Our parameters first and in this order; what there is besides may be left out."""
     parameters = inspect.signature(function).parameters
-    assert [*parameters][: len(expected_names)] == expected_names, f"it takes {', '.join(parameters)}"
+    assert [*parameters][: len(expected_names)] == expected_names, (
+        f"it takes {', '.join(parameters)}"
+    )
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     rest = [p for p in [*parameters.values()][len(expected_names) :] if p.kind not in optional]
-    assert all(p.default is not inspect.Parameter.empty for p in rest), f"it also takes {', '.join(map(str, rest))}"
+    assert all(p.default is not inspect.Parameter.empty for p in rest), (
+        f"it also takes {', '.join(map(str, rest))}"
+    )
 
 
 def each(seams: list[Seam]) -> pytest.MarkDecorator:
     """A test for each."""
     params = [
-        pytest.param(seam, id=seam.place, marks=NEEDS_4_BIT if seam.module.startswith("bitsandbytes") else ())
+        pytest.param(
+            seam, id=seam.place, marks=NEEDS_4_BIT if seam.module.startswith("bitsandbytes") else ()
+        )
         for seam in seams
     ]
     return pytest.mark.parametrize("seam", params)
@@ -68,7 +78,9 @@ def test_a_seam_holds(seam: Seam, parts: Parts) -> None:
 
 
 @each([seam for seam in SEAMS if " " not in seam.place])
-def test_a_seam_that_is_gone_is_named(seam: Seam, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seam_that_is_gone_is_named(
+    seam: Seam, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if IN_C in seam.path:
         seam = replace(seam, place=f"{seam.place}_renamed")
     else:
@@ -94,7 +106,9 @@ def take_away(owner_object: Any, name: str, patch: pytest.MonkeyPatch) -> None:
 
 
 @each([seam for seam in SEAMS if seam.takes])
-@pytest.mark.parametrize("other", [lambda *, something_else: None, lambda: None], ids=["renamed", "fewer"])
+@pytest.mark.parametrize(
+    "other", [lambda *, something_else: None, lambda: None], ids=["renamed", "fewer"]
+)
 def test_a_seam_with_another_signature_is_named(
     seam: Seam, other: Any, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +120,9 @@ def test_a_seam_with_another_signature_is_named(
 
 
 @each([seam for seam in SEAMS if seam.place in EFFECTS])
-def test_a_seam_without_effect_is_named(seam: Seam, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seam_without_effect_is_named(
+    seam: Seam, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     EFFECTS[seam.place].lost(parts, monkeypatch)
     with pytest.raises(Lost) as lost:
         watch(seam, parts)

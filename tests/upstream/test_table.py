@@ -145,7 +145,13 @@ SETTABLE = {
     "tag",
 }
 # Methods of theirs that our trainers override on purpose, beside the private ones in the table.
-OVERRIDDEN = {"__init__", "compute_loss", "get_batch_samples", "get_train_dataloader", "training_step"}
+OVERRIDDEN = {
+    "__init__",
+    "compute_loss",
+    "get_batch_samples",
+    "get_train_dataloader",
+    "training_step",
+}
 OVERRIDDEN |= {"create_scheduler", "evaluation_loop", "prediction_step"}
 
 
@@ -165,7 +171,8 @@ class Reach:
         words = self.name.rpartition(":")[2].split(".")
         for seam in SEAMS:
             if self.file in seam.files and (
-                self.name.rstrip(":") == seam.module or {*words} & {*seam.path[-1:], *seam.place.split()[1:]}
+                self.name.rstrip(":") == seam.module
+                or {*words} & {*seam.path[-1:], *seam.place.split()[1:]}
             ):
                 return True
         return False
@@ -184,28 +191,55 @@ def reaches(path: Path) -> Iterator[Reach]:
                 if module not in DOCUMENTED or is_private(name):
                     yield Reach(file, node.lineno, f"{module}:")
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and (is_private(node.attr) or not isinstance(node.ctx, ast.Load)):
+        if isinstance(node, ast.Attribute) and (
+            is_private(node.attr) or not isinstance(node.ctx, ast.Load)
+        ):
             base = ast.unparse(node.value)
-            stored = not isinstance(node.ctx, ast.Load) and base.split(".")[0] not in ("self", "cls", "os", "ctx")
+            stored = not isinstance(node.ctx, ast.Load) and base.split(".")[0] not in (
+                "self",
+                "cls",
+                "os",
+                "ctx",
+            )
             if is_private(node.attr) and base not in ("self", "cls"):
                 yield Reach(file, node.lineno, node.attr)
             elif stored and base in library_names:  # a monkeypatch of a module or a class
                 yield Reach(file, node.lineno, f"{base}.{node.attr}")
             elif stored and node.attr not in our_names() | SETTABLE:
                 yield Reach(file, node.lineno, node.attr)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr", "object.__setattr__"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "setattr",
+            "delattr",
+            "object.__setattr__",
+        ):
             yield Reach(file, node.lineno, ast.unparse(node))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("vars(") and node.keywords:
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func).startswith("vars(")
+            and node.keywords
+        ):
             yield from (Reach(file, node.lineno, str(keyword.arg)) for keyword in node.keywords)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("patch.object", "patch.multiple"):
-            replaced = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-            yield from (Reach(file, node.lineno, str(name)) for name in replaced + [k.arg for k in node.keywords])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "patch.object",
+            "patch.multiple",
+        ):
+            replaced = [
+                argument.value for argument in node.args if isinstance(argument, ast.Constant)
+            ]
+            yield from (
+                Reach(file, node.lineno, str(name))
+                for name in replaced + [k.arg for k in node.keywords]
+            )
 
 
 def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str, str]]:
     """Module, name in it, and our name for it, of other people's packages."""
     for alias in node.names:
-        module, name = (node.module or "", alias.name) if isinstance(node, ast.ImportFrom) else (alias.name, "")
+        module, name = (
+            (node.module or "", alias.name)
+            if isinstance(node, ast.ImportFrom)
+            else (alias.name, "")
+        )
         if module.split(".")[0] in {*sys.stdlib_module_names, "stages", "run"}:
             continue
         if name and is_module(f"{module}.{name}"):
@@ -262,7 +296,10 @@ def test_the_code_reaches_for_nothing_private_that_is_not_in_the_table() -> None
         ("setattr(model, name, value)", ["setattr(model, name, value)"]),
         ("patch.object(fsdp, 'fully_shard', shard)", ["fully_shard"]),
         ("patch.multiple(dpo_trainer, hash_module=None)", ["hash_module"]),
-        ("import os\nos.environ |= {}\nfrom trl import DPOTrainer\nself._own = model.config.name_or_path", []),
+        (
+            "import os\nos.environ |= {}\nfrom trl import DPOTrainer\nself._own = model.config.name_or_path",
+            [],
+        ),
     ],
 )
 def test_the_scan_sees(line: str, names: list[str], tmp_path: Path) -> None:
@@ -276,7 +313,11 @@ def our_bases(kind: type) -> list[type]:
 
 
 def library_bases(kind: type) -> list[type]:
-    return [base for base in kind.__mro__ if not base.__module__.startswith("stages.") and base is not object]
+    return [
+        base
+        for base in kind.__mro__
+        if not base.__module__.startswith("stages.") and base is not object
+    ]
 
 
 def classes() -> list[type]:
@@ -285,9 +326,15 @@ def classes() -> list[type]:
     for path in SOURCES[1:]:
         module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
         trainer_classes |= {
-            kind for _, kind in inspect.getmembers(module, inspect.isclass) if our_bases(kind)[:1] == [kind]
+            kind
+            for _, kind in inspect.getmembers(module, inspect.isclass)
+            if our_bases(kind)[:1] == [kind]
         }
-    foreign = [kind for kind in trainer_classes if any("." in base.__module__ for base in library_bases(kind))]
+    foreign = [
+        kind
+        for kind in trainer_classes
+        if any("." in base.__module__ for base in library_bases(kind))
+    ]
     return sorted(foreign, key=lambda kind: kind.__qualname__)
 
 
@@ -295,8 +342,14 @@ def overridden() -> set[str]:
     """Return the private methods of other libraries' classes that classes of ours override."""
     names = set[str]()
     for kind in classes():
-        methods = {name for name, value in vars(kind).items() if inspect.isfunction(value) and is_private(name)}
-        names |= {name for name in methods if any(name in vars(base) for base in library_bases(kind))}
+        methods = {
+            name
+            for name, value in vars(kind).items()
+            if inspect.isfunction(value) and is_private(name)
+        }
+        names |= {
+            name for name in methods if any(name in vars(base) for base in library_bases(kind))
+        }
     return names
 
 
@@ -310,7 +363,12 @@ def test_what_we_add_to_a_trainer_is_no_name_of_its_own(kind: type[Trainer], par
     """A method or an attribute of ours that upstream comes to use would change what its trainer does."""
     table = {seam.name for seam in SEAMS}
     upstream = {*dir(parts.instances["DPOTrainer"]), *dir(library_bases(kind)[0])}
-    added = {name for base in our_bases(kind) for name in vars(base) if not name.startswith(("__", "_abc_"))}
+    added = {
+        name
+        for base in our_bases(kind)
+        for name in vars(base)
+        if not name.startswith(("__", "_abc_"))
+    }
     for base in our_bases(kind):
         for node in ast.walk(ast.parse(inspect.getsource(sys.modules[base.__module__]))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -329,7 +387,9 @@ def test_what_we_add_to_a_trainer_is_no_name_of_its_own(kind: type[Trainer], par
 def test_the_table_names_files_that_use_the_place(seam: Any) -> None:
     for file in seam.files:
         text = (HOUSE / file).read_text()
-        assert " " in seam.place or seam.name in text or seam.path[-2] in text, f"stages/{file} knows no {seam.name}"
+        assert " " in seam.place or seam.name in text or seam.path[-2] in text, (
+            f"stages/{file} knows no {seam.name}"
+        )
     assert len([other for other in SEAMS if other.place == seam.place]) == 1
 
 

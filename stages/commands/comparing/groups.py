@@ -37,13 +37,20 @@ class Setting:
     def benchmarks(self) -> dict[str, float]:
         """The mean over runs of each benchmark rate that all runs have, by task, metric and number of prompts."""
         by_run = [
-            {f"{r['task']} {r['metric']} ({r['prompts']})": r[run.named]["mean"] for r in run.results["benchmarks"]}
+            {
+                f"{r['task']} {r['metric']} ({r['prompts']})": r[run.named]["mean"]
+                for r in run.results["benchmarks"]
+            }
             for run in self.runs
             if "benchmarks" in run.results
         ]
         if len(by_run) < len(self.runs):
             return {}
-        return {name: fmean(rates[name] for rates in by_run) for name in by_run[0] if all(name in r for r in by_run)}
+        return {
+            name: fmean(rates[name] for rates in by_run)
+            for name in by_run[0]
+            if all(name in r for r in by_run)
+        }
 
     def mean(self, name: str) -> float:
         """Return the mean over runs of `mean_tokens` or `stop_rate`."""
@@ -81,7 +88,9 @@ class Group:
             key = (row.role == "sft", *sorted(without_seeds(row.settings).items()))
             rows_by_settings.setdefault(key, []).append(row)
         alone = all(row.role == "sft" for row in self.rows)
-        settings = [Setting(runs, runs[0].role == "sft" and not alone) for runs in rows_by_settings.values()]
+        settings = [
+            Setting(runs, runs[0].role == "sft" and not alone) for runs in rows_by_settings.values()
+        ]
         for role in {s.runs[0].role for s in settings}:
             same_role = [s for s in settings if s.runs[0].role == role]
             titles = Counter(s.title for s in same_role)
@@ -98,8 +107,13 @@ class Group:
     def common_settings(self) -> dict[str, str]:
         """The differing settings with the value that most policies share."""
         policies = [s for s in self.settings if s.runs[0].role == "policy"]
-        by_title = [differences(policies, title).common for title in dict.fromkeys(s.title for s in policies)]
-        return {key: value for common in by_title for key, value in common.items() if value != ABSENT}
+        by_title = [
+            differences(policies, title).common
+            for title in dict.fromkeys(s.title for s in policies)
+        ]
+        return {
+            key: value for common in by_title for key, value in common.items() if value != ABSENT
+        }
 
     @property
     def benchmarks(self) -> list[str]:
@@ -113,7 +127,9 @@ class Group:
 
     @cached_property
     def comparison(self) -> Comparison:
-        rows = np.array([np.mean([run.passed for run in setting.runs], 0) for setting in self.settings]).T
+        rows = np.array(
+            [np.mean([run.passed for run in setting.runs], 0) for setting in self.settings]
+        ).T
         return compare_models(rows, self.rows[0].tasks, self.rows[0].tasks_drawn)
 
     @property
@@ -125,21 +141,30 @@ class Group:
     def gains(self) -> list[Interval | None]:
         """The gain of each setting over the best SFT, with its uncorrected interval; None for SFT."""
         gain, start = self.comparison.uncorrected, self.sft_index
-        return [None if start is None or s.is_sft else gain(start, i) for i, s in enumerate(self.settings)]
+        return [
+            None if start is None or s.is_sft else gain(start, i)
+            for i, s in enumerate(self.settings)
+        ]
 
     @property
     def marks(self) -> list[str]:
         """`better` or `worse` for each setting that differs from the best SFT after correction, else ''."""
         corrected, start = self.comparison.corrected, self.sft_index
         each = range(len(self.settings))
-        return ["" if start is None else corrected(start, i).word("better", "worse", "") for i in each]
+        return [
+            "" if start is None else corrected(start, i).word("better", "worse", "") for i in each
+        ]
 
     @property
     def rivals(self) -> list[int]:
         """The indices of settings that may be as good as the best one; empty if SFT is the best."""
         settings = [i for i, setting in enumerate(self.settings) if not setting.is_sft]
         start = self.sft_index
-        return [] if start is not None and settings[0] > start else self.comparison.rivals(settings[0], settings)
+        return (
+            []
+            if start is not None and settings[0] > start
+            else self.comparison.rivals(settings[0], settings)
+        )
 
     @property
     def sentence(self) -> str:
@@ -150,7 +175,10 @@ class Group:
     def front(self) -> list[bool]:
         """True for each setting on the Pareto front: no other has a higher rate at the same KL or less."""
         places = [(s.rate, s.kl) for s in self.settings]
-        return [not any(r >= rate and k <= kl and (r, k) != (rate, kl) for r, k in places) for rate, kl in places]
+        return [
+            not any(r >= rate and k <= kl and (r, k) != (rate, kl) for r, k in places)
+            for rate, kl in places
+        ]
 
     @property
     def note(self) -> str:
@@ -159,14 +187,21 @@ class Group:
         first, count = chosen_from[0], len(chosen_from)
         if count == 1:
             return ""
-        overrides = [o for o in arguments_of(first.runs[0].command) if not o.startswith("answer.split=")]
+        overrides = [
+            o for o in arguments_of(first.runs[0].command) if not o.startswith("answer.split=")
+        ]
         once = provenance.command("report", overrides)
         note = f"The rate of the best of {count} settings is optimistic, as the same {self.split} prompts chose it. "
         if self.split == "test":
-            return note + "Choose with answer.split=validation, and evaluate the chosen setting on test once."
+            return (
+                note
+                + "Choose with answer.split=validation, and evaluate the chosen setting on test once."
+            )
         if self.settings[0].is_sft:
             return f"{note}Evaluate on test once, if at all."
-        return f"{note}Evaluate the chosen setting on test once; for {shortened(first.name)}: {once}"
+        return (
+            f"{note}Evaluate the chosen setting on test once; for {shortened(first.name)}: {once}"
+        )
 
 
 def differences(settings: list[Setting], title: str) -> SettingDifferences:
@@ -178,8 +213,14 @@ def differences(settings: list[Setting], title: str) -> SettingDifferences:
         keys_by_title.setdefault(setting.title, set()).update(row)
     own = [row for setting, row in zip(settings, rows, strict=True) if setting.title == title]
     shared = set.intersection(*keys_by_title.values())
-    names = {key for key in keys_by_title[title] if key in shared or len({row.get(key) for row in own}) > 1}
-    return SettingDifferences([{key: value for key, value in row.items() if key in names} for row in rows])
+    names = {
+        key
+        for key in keys_by_title[title]
+        if key in shared or len({row.get(key) for row in own}) > 1
+    }
+    return SettingDifferences(
+        [{key: value for key, value in row.items() if key in names} for row in rows]
+    )
 
 
 def shortened(name: str) -> str:

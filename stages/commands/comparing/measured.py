@@ -67,7 +67,9 @@ class Row:
     @property
     def retained_claims(self) -> str:
         """`2 of 3`: the claims of retention that hold for the policy."""
-        claims = (self.results.get("retention") or {}).get("claims", []) if self.role == "policy" else []
+        claims = (
+            (self.results.get("retention") or {}).get("claims", []) if self.role == "policy" else []
+        )
         return f"{sum(claim['holds'] for claim in claims)} of {len(claims)}" if claims else "–"
 
     @property
@@ -80,16 +82,28 @@ class Row:
 
 def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]) -> list[Row]:
     """Return all models but the base of every included, intact evaluation. Of equal ones the last counts."""
-    eval_keys = [key for key in nodes if key[0] == "eval" and is_included(key) and is_intact(store, nodes, key)]
+    eval_keys = [
+        key
+        for key in nodes
+        if key[0] == "eval" and is_included(key) and is_intact(store, nodes, key)
+    ]
     results = {key: load_json(nodes[key][0] / "results.json", require_keys()) for key in eval_keys}
     readable = [key for key in eval_keys if "models" in results[key]]
     if len(readable) < len(eval_keys):
-        log.info("%d evaluations by an earlier version of Plumbline are left out.", len(eval_keys) - len(readable))
-    examples_of, latest_rows = cache(partial(read_examples, store, nodes)), dict[tuple[Any, ...], Row]()
+        log.info(
+            "%d evaluations by an earlier version of Plumbline are left out.",
+            len(eval_keys) - len(readable),
+        )
+    examples_of, latest_rows = (
+        cache(partial(read_examples, store, nodes)),
+        dict[tuple[Any, ...], Row](),
+    )
     for key in readable:  # oldest first
         result = results[key]
         if not result["primary"] or not {"sft", sft_role(nodes[key][1])} & {*result["models"]}:
-            log.info("eval %s is left out, as it has no pass rates of SFT: %s", key[1], result["verdict"])
+            log.info(
+                "eval %s is left out, as it has no pass rates of SFT: %s", key[1], result["verdict"]
+            )
             continue
         if not (examples := examples_of(input_key(nodes[key][1], "data"))):
             log.info("eval %s is left out, as its prompts are deleted or damaged.", key[1])
@@ -117,7 +131,9 @@ def is_intact(store: Store, nodes: Nodes, key: Key) -> bool:
     return True
 
 
-def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts: list[Example]) -> Row:
+def read_row(
+    nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts: list[Example]
+) -> Row:
     manifest = nodes[key][1]
     starts = [input_key(manifest, name) for name in (f"answer_{role}", role)]
     ancestors = lineage(nodes, *starts)
@@ -131,7 +147,11 @@ def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts
         role="sft" if role == sft_role(manifest) else role,
         named=role,
         fingerprint=key[1],
-        prompts=(split, endpoint, content_id(shown_on, [[e.id, [vars(c) for c in e.checks]] for e in examples])),
+        prompts=(
+            split,
+            endpoint,
+            content_id(shown_on, [[e.id, [vars(c) for c in e.checks]] for e in examples]),
+        ),
         settings=lineage_settings(ancestors),
         results=results,
         seconds=sum(m["wall_seconds"] for m in ancestors),
@@ -142,7 +162,9 @@ def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts
         passed=passed[role],
     )
     if row.role != "sft":
-        row.gain = Means(np.stack([passed["sft"], passed[role]], 1), row.tasks, row.tasks_drawn).difference(1, 0)
+        row.gain = Means(
+            np.stack([passed["sft"], passed[role]], 1), row.tasks, row.tasks_drawn
+        ).difference(1, 0)
     return row
 
 
@@ -155,11 +177,16 @@ def read_passes(
     nodes: Nodes, key: Key, endpoint: str, prompts: list[Example]
 ) -> tuple[list[Example], dict[str, NDArray[Any]]]:
     """Return those of an evaluation's prompts that the endpoint is about, and for each role 1 or 0 for each."""
-    passed = {(row.prompt_id, row.role): row.passed for row in load(nodes[key][0] / "outcomes.parquet", Outcome)}
+    passed = {
+        (row.prompt_id, row.role): row.passed
+        for row in load(nodes[key][0] / "outcomes.parquet", Outcome)
+    }
     prompt_ids, groups = {prompt_id for prompt_id, _ in passed}, VIEWS.get(endpoint, ())
     examples = [e for e in prompts if e.id in prompt_ids and e.group in groups]
     roles = {role for _, role in passed}
-    return examples, {role: np.array([passed[e.id, role] for e in examples], float) for role in roles}
+    return examples, {
+        role: np.array([passed[e.id, role] for e in examples], float) for role in roles
+    }
 
 
 def read_examples(store: Store, nodes: Nodes, key: Key) -> list[Example]:
@@ -179,7 +206,11 @@ def training_flops(manifests: list[Manifest]) -> float:
     A token costs 2 operations per parameter forward and 4 backward (Kaplan et al. 2020, arXiv:2001.08361, section
     2.1), or 2 backward where only adapters are trained. GRPO also samples the completions that it trains on. Attention
     over earlier tokens, labels by models, and endpoints are not counted. The result is nan if a base is deleted."""
-    parameters = {m["fingerprint"]: float(m["metrics"]["parameters"]) for m in manifests if m["stage"] == "base"}
+    parameters = {
+        m["fingerprint"]: float(m["metrics"]["parameters"])
+        for m in manifests
+        if m["stage"] == "base"
+    }
     total = 0.0
     for m in manifests:
         if per_token := operations(m):

@@ -13,10 +13,22 @@ import numpy as np
 
 from stages.commands import node_settings
 from stages.commands.comparing.measured import Key, input_key, is_intact, mean_over_runs
-from stages.commands.node_settings import Nodes, SettingDifferences, lineage, lineage_settings, without_seeds
+from stages.commands.node_settings import (
+    Nodes,
+    SettingDifferences,
+    lineage,
+    lineage_settings,
+    without_seeds,
+)
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Reads
-from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion, rivals_clause
+from stages.evaluation.best_model import (
+    Comparison,
+    Contender,
+    compare_models,
+    conclusion,
+    rivals_clause,
+)
 from stages.evaluation.intervals import Interval
 from stages.store.manifest import Manifest
 from stages.store.numbers import points, signed
@@ -25,7 +37,11 @@ from stages.store.sealed_json import load_json
 from stages.store.single_completions import UnpairedPreference
 from stages.store.store import Store
 
-OF_PAIRS = [name for name, objective in OBJECTIVES.items() if objective.reads in (Reads.pairs, Reads.unpaired)]
+OF_PAIRS = [
+    name
+    for name, objective in OBJECTIVES.items()
+    if objective.reads in (Reads.pairs, Reads.unpaired)
+]
 
 
 @dataclass
@@ -96,7 +112,16 @@ class Trainings:
     @property
     def by_loss(self) -> bool:
         """True if all trainings have a loss, of one definition."""
-        return len({r.loss_id if isfinite(r.loss) else r.fingerprint for t in self.trainings for r in t.runs}) == 1
+        return (
+            len(
+                {
+                    r.loss_id if isfinite(r.loss) else r.fingerprint
+                    for t in self.trainings
+                    for r in t.runs
+                }
+            )
+            == 1
+        )
 
     @property
     def differences(self) -> SettingDifferences:
@@ -112,27 +137,35 @@ class Trainings:
         """The sentence on the best training, and whether its lead may be chance."""
         names, first = [line or "the most common setting" for line in self.lines], self.trainings[0]
         if self.by_pairs:
-            models = [Contender(name, t.accuracy) for name, t in zip(names, self.trainings, strict=True)]
+            models = [
+                Contender(name, t.accuracy) for name, t in zip(names, self.trainings, strict=True)
+            ]
             does = f"orders {{}} of {len(first.held_out)} held-out pairs correctly"
             if OBJECTIVES[first.runs[0].stage].reads is Reads.unpaired:
                 does = f"gives {{}} of {len(first.held_out)} held-out completions a reward of the right sign"
             return conclusion(models, does, self.comparison)
         unknown, comparison = "it is not known whether this is chance", self.comparison
         chance = rivals_clause(comparison, 0, [*range(len(names))]) if comparison else unknown
-        lead = f"Of {len(names)} settings, {names[0]} has the lowest validation loss: {first.loss:.4f}"
+        lead = (
+            f"Of {len(names)} settings, {names[0]} has the lowest validation loss: {first.loss:.4f}"
+        )
         return f"{lead}. The next has {self.trainings[1].loss:.4f}; {chance}."
 
     @cached_property
     def comparison(self) -> Comparison | None:
         """The comparison by held-out row, or None if trainings read different rows. Losses are negated."""
         row_outcomes = [training.held_out for training in self.trainings]
-        if not row_outcomes[0] or any(rows.keys() != row_outcomes[0].keys() for rows in row_outcomes):
+        if not row_outcomes[0] or any(
+            rows.keys() != row_outcomes[0].keys() for rows in row_outcomes
+        ):
             return None
         outcomes = np.array([[rows[row] for rows in row_outcomes] for row in row_outcomes[0]])
         if not self.by_pairs:
             return compare_models(-outcomes, [""] * len(outcomes), shares=False)
         prompts = self.trainings[0].runs[0].prompts  # pairs of one prompt are one draw
-        return compare_models(outcomes, [prompts.get(row, row) for row in row_outcomes[0]], drawn=True)
+        return compare_models(
+            outcomes, [prompts.get(row, row) for row in row_outcomes[0]], drawn=True
+        )
 
     @property
     def gaps(self) -> list[Interval | None]:
@@ -140,18 +173,27 @@ class Trainings:
         if self.comparison is None:
             return [None] * len(self.trainings)
         gaps = [self.comparison.corrected(0, i) for i in range(1, len(self.trainings))]
-        return [None, *(gap if self.by_pairs else Interval(-gap.mean, -gap.high, -gap.low) for gap in gaps)]
+        return [
+            None,
+            *(gap if self.by_pairs else Interval(-gap.mean, -gap.high, -gap.low) for gap in gaps),
+        ]
 
     def format_gap(self, difference: float) -> str:
         """Return a gap in percentage points, or a loss in nats per token."""
         return points(difference) if self.by_pairs else signed(difference, "{:+z.4f}")
 
 
-def comparable_trainings(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]) -> list[Trainings]:
+def comparable_trainings(
+    store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
+) -> list[Trainings]:
     """Return groups of two or more comparable trainings of which at least one is not evaluated."""
     # Evaluations without pass rates, or without SFT, are not compared themselves.
-    evaluations = [m for (stage, _), (_, m) in nodes.items() if stage == "eval" and "sft" in m["inputs"]]
-    evaluated = {input_key(m, role) for m in evaluations if m["metrics"]["pass_rate"] for role in m["inputs"]}
+    evaluations = [
+        m for (stage, _), (_, m) in nodes.items() if stage == "eval" and "sft" in m["inputs"]
+    ]
+    evaluated = {
+        input_key(m, role) for m in evaluations if m["metrics"]["pass_rate"] for role in m["inputs"]
+    }
     groups: dict[tuple[str, ...], dict[Any, list[TrainedRun]]] = {}
     unevaluated = set[tuple[str, ...]]()
     for key in nodes:
@@ -162,8 +204,15 @@ def comparable_trainings(store: Store, nodes: Nodes, is_included: Callable[[Key]
             settings = tuple(sorted(without_seeds(run.settings).items()))
             groups.setdefault(run.rows_id, {}).setdefault(settings, []).append(run)
             unevaluated |= set() if key in evaluated else {run.rows_id}
-    fresh = [by_settings for rows, by_settings in groups.items() if rows in unevaluated and len(by_settings) > 1]
-    return [best_first(Trainings([Training(runs) for runs in by_settings.values()])) for by_settings in fresh]
+    fresh = [
+        by_settings
+        for rows, by_settings in groups.items()
+        if rows in unevaluated and len(by_settings) > 1
+    ]
+    return [
+        best_first(Trainings([Training(runs) for runs in by_settings.values()]))
+        for by_settings in fresh
+    ]
 
 
 def best_first(group: Trainings) -> Trainings:
@@ -209,11 +258,18 @@ def comparison_key(manifest: Manifest) -> list[str]:
     if manifest["stage"] in OF_PAIRS:
         return [input_key(manifest, "pairs" if "pairs" in manifest["inputs"] else "unpaired")[1]]
     template = str(manifest["settings"]["template"])
-    return [input_key(manifest, "data")[1], input_key(manifest, "base")[1], template, *loss_definition(manifest)]
+    return [
+        input_key(manifest, "data")[1],
+        input_key(manifest, "base")[1],
+        template,
+        *loss_definition(manifest),
+    ]
 
 
 def loss_definition(manifest: Manifest) -> tuple[str, ...]:
     """Return the definition of a training's loss: the settings that define it, and for DPO the reference."""
-    settings = {key: value for key, value, _ in node_settings.named_settings(manifest["settings"], None)}
+    settings = {
+        key: value for key, value, _ in node_settings.named_settings(manifest["settings"], None)
+    }
     reference = [input_key(manifest, "reference")[1]] if "reference" in manifest["inputs"] else []
     return (*(str(settings.get(key)) for key in OBJECTIVES[manifest["stage"]].of_loss), *reference)

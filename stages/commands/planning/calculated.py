@@ -12,7 +12,13 @@ from rich.table import Table
 
 from stages.commands.planning.cost import RunHistory, expected_sizes, is_answered_by_base
 from stages.commands.planning.counts import reads_tokens, stage_tokens
-from stages.commands.planning.peak import expected_parts, expected_row, model_shape, training_parts, uses_gpu
+from stages.commands.planning.peak import (
+    expected_parts,
+    expected_row,
+    model_shape,
+    training_parts,
+    uses_gpu,
+)
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import GRPO, Training
@@ -35,24 +41,44 @@ def show(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
     table = Table("node", box=None, header_style="bold", pad_edge=False)
     for title in COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
-    lines = [f"{cfg.launch.processes * cfg.launch.nodes} × {name}: {capacity} GB, {rates[0]} TFLOP/s in bf16, "]
-    lines[0] += f"{bandwidth} TB/s. GiB per GPU; hours at {SHARES[0]:.0%} to {SHARES[1]:.0%} of these rates."
+    lines = [
+        f"{cfg.launch.processes * cfg.launch.nodes} × {name}: {capacity} GB, {rates[0]} TFLOP/s in bf16, "
+    ]
+    lines[0] += (
+        f"{bandwidth} TB/s. GiB per GPU; hours at {SHARES[0]:.0%} to {SHARES[1]:.0%} of these rates."
+    )
     for title, node in nodes.items():
         base = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
         if not uses_gpu(node) or not (shape := model_shape(node, base, store)):
             continue
-        parts, row, block = expected_parts(node, nodes, shape), expected_row(node, nodes), node.config
+        parts, row, block = (
+            expected_parts(node, nodes, shape),
+            expected_row(node, nodes),
+            node.config,
+        )
         host = memory.LIBRARIES + parts.weights
         if isinstance(block, Training):
             host = memory.host_bytes(shape, block)
-        hours = expected_tokens(cfg, node, store, history) * seconds_per_token(shape, block, row, name) / 3600
-        span = " to ".join(f"{hours / share:.2f}" for share in SHARES) if hours >= 0.001 else "under 0.01"
+        hours = (
+            expected_tokens(cfg, node, store, history)
+            * seconds_per_token(shape, block, row, name)
+            / 3600
+        )
+        span = (
+            " to ".join(f"{hours / share:.2f}" for share in SHARES)
+            if hours >= 0.001
+            else "under 0.01"
+        )
         span = "not known" if math.isnan(hours) else span
         gibs = [f"{each / 2**30:.1f}" if each else "" for each in (*parts, sum(parts), host)]
         table.add_row(title.replace("_", " "), *gibs, span)
         if sum(parts) > capacity * 1e9:
             ways = [way for way, peak in remedies(shape, block, row) if peak <= capacity * 1e9]
-            way_out = f"It would with {' or with '.join(ways[:2])}" if ways else "Use a GPU with more memory"
+            way_out = (
+                f"It would with {' or with '.join(ways[:2])}"
+                if ways
+                else "Use a GPU with more memory"
+            )
             lines.append(f"{title} does not fit. {way_out}.")
     console = Console(width=160, markup=False)
     console.print(table)
@@ -66,12 +92,26 @@ def remedies(shape: ModelShape, block: object, row: float) -> Iterator[tuple[str
         return
     runtime = replace(block.runtime, gradient_checkpointing=Checkpointing.full, micro_batch=1)
     smaller, name = replace(block, runtime=runtime), block.block
-    way = "" if smaller == block else f"{name}.runtime.gradient_checkpointing=full {name}.runtime.micro_batch=1 "
-    yield f"{way}{name}.adapter=lora", sum(training_parts(shape, replace(smaller, adapter=Adapter.lora), row, "cuda"))
+    way = (
+        ""
+        if smaller == block
+        else f"{name}.runtime.gradient_checkpointing=full {name}.runtime.micro_batch=1 "
+    )
+    yield (
+        f"{way}{name}.adapter=lora",
+        sum(training_parts(shape, replace(smaller, adapter=Adapter.lora), row, "cuda")),
+    )
     if block.objective.reads is Reads.prompts:  # sampling needs whole weights
         return
-    for count in (n for n in range(runtime.world_size, block.batch_size + 1) if block.batch_size % n == 0):
-        sharded = replace(runtime, processes=count, nodes=1, sharding=Sharding.fsdp if count > 1 else Sharding.none)
+    for count in (
+        n for n in range(runtime.world_size, block.batch_size + 1) if block.batch_size % n == 0
+    ):
+        sharded = replace(
+            runtime,
+            processes=count,
+            nodes=1,
+            sharding=Sharding.fsdp if count > 1 else Sharding.none,
+        )
         peak = sum(training_parts(shape, replace(block, runtime=sharded), row, "cuda"))
         yield (f"{way}launch=fsdp and {count} GPUs" if count > 1 else way.strip()), peak
 
@@ -80,9 +120,14 @@ def expected_tokens(cfg: Config, node: Node, store: Store, history: RunHistory) 
     """Return the tokens that a node reads or generates: of `plan.tokens`, else by its settings; nan without both."""
     if named := cfg.plan.tokens.get("dpo" if node.stage == "reference" else node.stage):
         return named * float(getattr(node.config, "epochs", 1))
-    if not reads_tokens(node.stage, node.settings) or not (sizes := expected_sizes(node, store, history)).rows:
+    if (
+        not reads_tokens(node.stage, node.settings)
+        or not (sizes := expected_sizes(node, store, history)).rows
+    ):
         return math.nan
-    from_base = is_answered_by_base(node.settings, {role: each.stage for role, each in node.inputs.items()})
+    from_base = is_answered_by_base(
+        node.settings, {role: each.stage for role, each in node.inputs.items()}
+    )
     return stage_tokens(node.stage, node.settings, sizes, from_base)
 
 
@@ -91,7 +136,9 @@ def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) ->
     per weight and token, and four per feature of a query and position before it; a backward twice as many, or as many
     if only an adapter is trained. A generated token reads its keys and values, and a share of the weights."""
     if isinstance(block, Sample | Answer):
-        return seconds_per_drawn_token(shape, block, row + block.max_new_tokens, block.runtime.batch_size, gpu)
+        return seconds_per_drawn_token(
+            shape, block, row + block.max_new_tokens, block.runtime.batch_size, gpu
+        )
     rates, precision = GPUS[gpu][3:], getattr(block, "precision", Precision.fp32)
     weights = replace(shape, experts=shape.active, tied=True).parameters
     forward = 2 * weights + 2 * shape.layers * shape.query * row
@@ -103,7 +150,9 @@ def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) ->
         passes += block.objective.reads is Reads.unpaired
     if isinstance(block, GRPO):
         passes += block.beta > 0  # the reference
-        drawing = seconds_per_drawn_token(shape, block, row, block.batch_size * block.completions, gpu)
+        drawing = seconds_per_drawn_token(
+            shape, block, row, block.batch_size * block.completions, gpu
+        )
     return drawing + passes * forward / (processes * rates[precision is not Precision.bf16] * 1e12)
 
 
@@ -116,4 +165,6 @@ def seconds_per_drawn_token(
     weights = shape.parameters * size
     rows = memory.decoded_at_once(shape, size, rows, length, "cuda", weights)
     processes = 1 if getattr(block, "sampler", "") == "vllm" else block.runtime.world_size
-    return (weights / rows + length * memory.cache_bytes(shape, size)) / (processes * GPUS[gpu][2] * 1e12)
+    return (weights / rows + length * memory.cache_bytes(shape, size)) / (
+        processes * GPUS[gpu][2] * 1e12
+    )

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 
 from stages.commands.planning import counts
 from stages.commands.planning.counts import Sizes, asked_prompts, to_tokens
-from stages.commands.planning.peak import expected_parts, measured_peak, memory_settings, model_shape, uses_gpu
+from stages.commands.planning.peak import (
+    expected_parts,
+    measured_peak,
+    memory_settings,
+    model_shape,
+    uses_gpu,
+)
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Split
@@ -59,7 +65,9 @@ class RunHistory:
     def __init__(self, store: Store, *other_stores: Store):
         published = [m for each_store in (*other_stores, store) for _, m in each_store.manifests()]
         self.manifests = sorted(published, key=lambda m: float(m["ended"]))
-        self.parameters = {m["fingerprint"]: m["metrics"]["parameters"] for m in self.of_stage("base")}
+        self.parameters = {
+            m["fingerprint"]: m["metrics"]["parameters"] for m in self.of_stage("base")
+        }
         self.finished = [ran for m in self.manifests if (ran := self.finished_node(m))]
 
     def of_stage(self, stage: str) -> list[Manifest]:
@@ -78,25 +86,35 @@ class RunHistory:
         if rows is None:
             return None
         if role in ("pairs", "unpaired"):
-            return Sizes(count_pairs(metrics) or metrics["prompts"], *counts.mean_tokens(rows, "pairs"))
+            return Sizes(
+                count_pairs(metrics) or metrics["prompts"], *counts.mean_tokens(rows, "pairs")
+            )
         if role == "pool":
             pool = rows["metrics"]  # a `versus` node has two candidates of each prompt
             candidates = pool.get("candidates", 2 * pool.get("prompts", 0))
             return Sizes(candidates, *counts.pool_lengths(rows))
-        count = rows["metrics"]["examples"].get("sft", 0) if stage == "sft" else metrics.get("prompts", 0)
+        count = (
+            rows["metrics"]["examples"].get("sft", 0)
+            if stage == "sft"
+            else metrics.get("prompts", 0)
+        )
         return Sizes(count, *counts.mean_tokens(rows, counts.split_read(stage, m["settings"])))
 
     def finished_node(self, m: Manifest) -> FinishedNode | None:
         """Return a finished node's kind, tokens and seconds, or None if its input is deleted."""
         stage, settings, tokens = m["stage"], m["settings"], 0.0
-        from_base = is_answered_by_base(settings, {role: node["stage"] for role, node in m["inputs"].items()})
+        from_base = is_answered_by_base(
+            settings, {role: node["stage"] for role, node in m["inputs"].items()}
+        )
         if counts.reads_tokens(stage, settings):
             if not (sizes := self.sizes(m)):
                 return None
             tokens = counts.stage_tokens(stage, settings, sizes, from_base)
         counted = (tokens and m["metrics"].get("tokens")) or tokens
         model = reward_model_of(m["config"]) or self.parameters.get(m["roots"].get("base", ""))
-        kind = Kind(stage, *way_of(settings, m["config"]), model, from_base, tokens > 0, m.get("processor"))
+        kind = Kind(
+            stage, *way_of(settings, m["config"]), model, from_base, tokens > 0, m.get("processor")
+        )
         return FinishedNode(kind, tokens, counted, m["wall_seconds"])
 
     def scaled_time(self, kind: Kind, tokens: float) -> tuple[int | None, float]:
@@ -115,24 +133,37 @@ def expected_cost(node: Node, nodes: dict[str, Node], store: Store, history: Run
     """Return the cost of a node, measured if it is finished, else predicted."""
     if manifest := store.find(node):
         disk = sum(entry["bytes"] for entry in manifest["files"].values())
-        return Cost(manifest["metrics"].get("tokens"), measured_peak(manifest), disk, manifest["wall_seconds"])
+        return Cost(
+            manifest["metrics"].get("tokens"),
+            measured_peak(manifest),
+            disk,
+            manifest["wall_seconds"],
+        )
     base = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
     shape = model_shape(node, base, store)
     size = history.parameters.get(base.fingerprint) or (shape.parameters if shape else math.nan)
     disk = 4.0 * size if node.stage in PUBLISHES_WEIGHTS else 2.0**20
     peak = sum(expected_parts(node, nodes, shape)) if shape else math.nan
     here = machine.processor_name(uses_gpu(node))
-    alike = [m for m in history.of_stage(node.stage) if m["roots"] == node.roots and m.get("processor") == here]
+    alike = [
+        m
+        for m in history.of_stage(node.stage)
+        if m["roots"] == node.roots and m.get("processor") == here
+    ]
     if alike and memory_settings(asdict(node.config)) == memory_settings(alike[-1]["config"]):
         peak = measured_peak(alike[-1])
     tokens, seconds = expected_time(node, size, store, history)
     return Cost(tokens, peak, disk, seconds)
 
 
-def expected_time(node: Node, size: float, store: Store, history: RunHistory) -> tuple[int | None, float]:
+def expected_time(
+    node: Node, size: float, store: Store, history: RunHistory
+) -> tuple[int | None, float]:
     """Return the predicted tokens and seconds of a node, or None and nan if they are not known."""
     stage, settings, config, tokens = node.stage, node.settings, asdict(node.config), 0.0
-    from_base = is_answered_by_base(settings, {role: node_input.stage for role, node_input in node.inputs.items()})
+    from_base = is_answered_by_base(
+        settings, {role: node_input.stage for role, node_input in node.inputs.items()}
+    )
     if counts.reads_tokens(stage, settings):
         sizes = expected_sizes(node, store, history)
         if not sizes.rows:
@@ -152,7 +183,10 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
     if isinstance(node.config, CandidateFile) or getattr(node.config, "until_pair", None):
         # a file may have any number of rows, and a further draw asks the prompts that labels leave
         return unknown
-    rows_node, labels = node.inputs.get("data"), node.inputs.get("pairs") or node.inputs.get("unpaired")
+    rows_node, labels = (
+        node.inputs.get("data"),
+        node.inputs.get("pairs") or node.inputs.get("unpaired"),
+    )
     # it answers the prompts of held-out pairs
     if node.stage == "answer" and labels and not rows_node:
         published = store.find(labels)
@@ -163,8 +197,15 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
     selected = store.find(rows_node) if rows_node and selects else None
     counted = selected or store.find(data)
     split = counts.split_read(node.stage, node.settings)
-    examples: dict[str, float] = counted["metrics"]["examples"] if counted else counts.generated_rows(data)
-    if node.stage == "sample" and split == Split.sft and (tasks := data.config.tasks) and tasks.open_sft:
+    examples: dict[str, float] = (
+        counted["metrics"]["examples"] if counted else counts.generated_rows(data)
+    )
+    if (
+        node.stage == "sample"
+        and split == Split.sft
+        and (tasks := data.config.tasks)
+        and tasks.open_sft
+    ):
         return Sizes(tasks.open_sft, *to_tokens(*counts.OPEN))
     lengths = counts.mean_tokens(counted, split) if counted else to_tokens(*counts.TEXT)
     pairs = labels or (rows_node and rows_node.inputs.get("pairs"))
@@ -174,13 +215,19 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
         return Sizes(asked_prompts(node, examples.get(split, 0)), *lengths)
     if published := store.find(pairs):
         held_out = published["metrics"]["held_out"] if node.stage in OBJECTIVES else 0
-        return Sizes(count_pairs(published["metrics"]) - held_out, *counts.mean_tokens(published, "pairs"))
+        return Sizes(
+            count_pairs(published["metrics"]) - held_out, *counts.mean_tokens(published, "pairs")
+        )
     pool = next((n for n in reversed(pairs.lineage) if n.stage == "sample"), None)
     alike = [m["metrics"] for m in history.of_stage(pairs.stage) if m["settings"] == pairs.settings]
     earlier = [metrics for metrics in alike if count_pairs(metrics) and metrics.get("prompts")]
     if pool is None or isinstance(pool.config, CandidateFile) or not earlier:
         return Sizes(0, *lengths)
-    count = count_pairs(earlier[-1]) / earlier[-1]["prompts"] * asked_prompts(pool, examples.get("preference", 0))
+    count = (
+        count_pairs(earlier[-1])
+        / earlier[-1]["prompts"]
+        * asked_prompts(pool, examples.get("preference", 0))
+    )
     trained = 1 - pairs.config.validation_fraction if node.stage in OBJECTIVES else 1
     return Sizes(trained * count, *lengths)
 
@@ -201,7 +248,11 @@ def expected_pool_sizes(pool: Node, store: Store, history: RunHistory) -> Sizes:
     for source in counts.pool_sources(pool):
         sizes = expected_sizes(source, store, history)
         rows = (sizes.rows or math.nan) * counts.candidates_per_prompt(source)
-        candidates, prompts, answers = candidates + rows, prompts + rows * sizes.prompt, answers + rows * sizes.answer
+        candidates, prompts, answers = (
+            candidates + rows,
+            prompts + rows * sizes.prompt,
+            answers + rows * sizes.answer,
+        )
     if math.isnan(candidates):
         return Sizes(0, *to_tokens(*counts.TEXT))
     return Sizes(candidates, prompts / candidates, answers / candidates)
@@ -221,6 +272,10 @@ def is_answered_by_base(settings: dict[str, Any], stages: dict[str, str]) -> boo
 def way_of(settings: dict[str, Any], config: dict[str, Any]) -> tuple[str, str, int]:
     """Return a node's precision, the values of labeler, sampler, adapter and forward, and its processes."""
     precision = str(settings.get("reward_model", settings).get("precision", "fp32"))
-    way = " ".join(str(settings[key]) for key in ("labeler", "sampler", "adapter", "forward") if key in settings)
+    way = " ".join(
+        str(settings[key])
+        for key in ("labeler", "sampler", "adapter", "forward")
+        if key in settings
+    )
     runtime = config.get("runtime") or {}
     return precision, way, int(runtime.get("processes", 1) * runtime.get("nodes", 1))

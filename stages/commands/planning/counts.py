@@ -16,7 +16,10 @@ TEXT = 100.0, 24.0  # mean characters of a generated prompt and its answer, unti
 OPEN = 250.0, 400.0  # mean characters of an open request and of a sampled answer
 OF_LABELS = (Reads.pairs, Reads.unpaired)
 # Stages whose rows are pairs or single completions
-PAIRS = ["reference", *(name for name, objective in OBJECTIVES.items() if objective.reads in OF_LABELS)]
+PAIRS = [
+    "reference",
+    *(name for name, objective in OBJECTIVES.items() if objective.reads in OF_LABELS),
+]
 READS_TOKENS = ("sample", "answer", "eval", "reference", *OBJECTIVES)  # and `label=reward_model`
 
 
@@ -66,12 +69,20 @@ def pool_lengths(manifest: Manifest) -> tuple[float, float]:
 
 def pool_sources(pool: Node) -> list[Node]:
     """Return the `sample` nodes of a pool; a pool with one source is that node itself."""
-    return [pool] if pool.stage == "sample" else [node for role, node in pool.inputs.items() if role != "policy"]
+    return (
+        [pool]
+        if pool.stage == "sample"
+        else [node for role, node in pool.inputs.items() if role != "policy"]
+    )
 
 
 def candidates_per_prompt(sample: Node) -> float:
     """Return the candidates per prompt, or nan for a file, which may have any number."""
-    return math.nan if isinstance(sample.config, CandidateFile) else float(sample.config.candidates_per_prompt)
+    return (
+        math.nan
+        if isinstance(sample.config, CandidateFile)
+        else float(sample.config.candidates_per_prompt)
+    )
 
 
 def to_tokens(prompt: float, answer: float) -> tuple[float, float]:
@@ -81,7 +92,9 @@ def to_tokens(prompt: float, answer: float) -> tuple[float, float]:
 def stage_tokens(stage: str, settings: dict[str, Any], sizes: Sizes, from_base: bool) -> float:
     """Return the tokens that a stage generates or reads, from the lengths of its texts."""
     if stage == "eval":
-        return float(settings["likelihood_prompts"] * len(settings["models"]) * (sizes.prompt + sizes.answer))
+        return float(
+            settings["likelihood_prompts"] * len(settings["models"]) * (sizes.prompt + sizes.answer)
+        )
     answer = sizes.answer
     if limit := settings.get("max_new_tokens"):
         answer = limit if from_base else min(limit, answer)

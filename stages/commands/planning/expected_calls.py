@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.commands.planning.cost import RunHistory, expected_pool_sizes, expected_sizes
-from stages.commands.planning.counts import CHARACTERS, candidates_per_prompt, pool_lengths, pool_sources
+from stages.commands.planning.counts import (
+    CHARACTERS,
+    candidates_per_prompt,
+    pool_lengths,
+    pool_sources,
+)
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import Sample
@@ -49,7 +54,11 @@ def endpoint_calls(node: Node, store: Store, history: RunHistory) -> list[Expect
         sizes = expected_sizes(node, store, history)
         calls = (sizes.rows or math.nan) * block.candidates_per_prompt
         key = f"{block.key}.endpoint"
-        return [ExpectedCalls(key, block.endpoint, calls, calls * sizes.prompt, calls * block.max_new_tokens)]
+        return [
+            ExpectedCalls(
+                key, block.endpoint, calls, calls * sizes.prompt, calls * block.max_new_tokens
+            )
+        ]
     if isinstance(block, Label) and block.labeler == "judge":
         return judge_calls(block, node.inputs["pool"], store, history)
     # groups of equal rewards ask for no more
@@ -61,7 +70,11 @@ def endpoint_calls(node: Node, store: Store, history: RunHistory) -> list[Expect
 
 def waits_for_people(node: Node) -> bool:
     """Return whether a node waits for people's answers."""
-    return isinstance(node.config, Label) and "human" in node.config.labelers and not node.config.human.answered
+    return (
+        isinstance(node.config, Label)
+        and "human" in node.config.labelers
+        and not node.config.human.answered
+    )
 
 
 def judge_calls(block: Label, pool: Node, store: Store, history: RunHistory) -> list[ExpectedCalls]:
@@ -69,17 +82,32 @@ def judge_calls(block: Label, pool: Node, store: Store, history: RunHistory) -> 
     judge = block.judge
     manifest = store.find(pool)
     if manifest and (lengths := manifest.get("lengths", {}).get("pool")):
-        calls = sum(prompts * questions_per_prompt(judge, int(n)) for n, prompts in lengths["texts"].items())
+        calls = sum(
+            prompts * questions_per_prompt(judge, int(n)) for n, prompts in lengths["texts"].items()
+        )
         texts = pool_lengths(manifest)
     else:
         sizes = expected_pool_sizes(pool, store, history)
-        drawn = 2.0 if pool.stage == "versus" else sum(map(candidates_per_prompt, pool_sources(pool)))
-        calls = (sizes.rows / drawn if sizes.rows else math.nan) * questions_per_prompt(judge, drawn)
+        drawn = (
+            2.0 if pool.stage == "versus" else sum(map(candidates_per_prompt, pool_sources(pool)))
+        )
+        calls = (sizes.rows / drawn if sizes.rows else math.nan) * questions_per_prompt(
+            judge, drawn
+        )
         texts = sizes.prompt, sizes.answer
     calls += judge.reading is Reading.json  # the probe
-    input_tokens, output_tokens = calls * question_tokens(block, *texts), calls * (judge.max_tokens or 0)
-    keys = {f"{block.name}.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
-    return [ExpectedCalls(key, endpoint, calls, input_tokens, output_tokens) for key, endpoint in keys.items()]
+    input_tokens, output_tokens = (
+        calls * question_tokens(block, *texts),
+        calls * (judge.max_tokens or 0),
+    )
+    keys = {
+        f"{block.name}.judge.endpoints[{i}]": endpoint
+        for i, endpoint in enumerate(judge.endpoints or ())
+    }
+    return [
+        ExpectedCalls(key, endpoint, calls, input_tokens, output_tokens)
+        for key, endpoint in keys.items()
+    ]
 
 
 def questions_per_prompt(judge: Judge, candidates: float) -> float:

@@ -55,7 +55,9 @@ def measured_peak(manifest: Manifest) -> float:
 
 def expected_parts(node: Node, nodes: dict[str, Node], shape: ModelShape) -> Parts:
     """Return the parts of a node's predicted peak."""
-    return block_parts(shape, node.config, expected_row(node, nodes), "cuda" if uses_gpu(node) else "cpu")
+    return block_parts(
+        shape, node.config, expected_row(node, nodes), "cuda" if uses_gpu(node) else "cpu"
+    )
 
 
 def expected_row(node: Node, nodes: dict[str, Node]) -> float:
@@ -67,7 +69,11 @@ def expected_row(node: Node, nodes: dict[str, Node]) -> float:
     if data.sources or reads_preferences:
         row = LONGEST * OF_MAX_LENGTH * longest
     if isinstance(block, Training):
-        row = block.max_length if isinstance(block, SFT) and block.packing else min(row, block.max_length)
+        row = (
+            block.max_length
+            if isinstance(block, SFT) and block.packing
+            else min(row, block.max_length)
+        )
     return row
 
 
@@ -104,7 +110,9 @@ def scored_tokens(block: Reference | RewardModel, row: float, device: str) -> fl
 
 def reward_parts(shape: ModelShape, block: RewardModel, tokens: float) -> Parts:
     """Return the parts of the peak of scoring rewards: weights without LM head, and a batch of `tokens`."""
-    weights = replace(shape, tied=True).parameters * memory.element_bytes(block.precision or Precision.fp32)
+    weights = replace(shape, tied=True).parameters * memory.element_bytes(
+        block.precision or Precision.fp32
+    )
     return Parts(weights, activations=tokens * memory.passing_bytes(shape))
 
 
@@ -123,14 +131,21 @@ def sampling_parts(shape: ModelShape, block: Sample | Answer, length: float, dev
 def training_parts(shape: ModelShape, block: Training, row: float, device: str) -> Parts:
     """Return the parts of the peak of training. On the CPU an adapter is merged into fp32 weights, which are saved."""
     shape = memory.trained_shape(shape, block)
-    needed = memory.training_bytes(shape, block, device, *memory.micro_batch(shape, block, row, device))
+    needed = memory.training_bytes(
+        shape, block, device, *memory.micro_batch(shape, block, row, device)
+    )
     if device == "cpu":
-        needed = max(needed, memory.weight_bytes(shape, block.start_weights) + memory.merged_bytes(shape, block))
+        needed = max(
+            needed,
+            memory.weight_bytes(shape, block.start_weights) + memory.merged_bytes(shape, block),
+        )
     parts = memory.held_parts(shape, block)
     parts = parts._replace(activations=needed - sum(parts))
     # a frozen copy is the reference
     if isinstance(block, GRPO) and block.beta and block.adapter is Adapter.none:
-        parts = parts._replace(weights=parts.weights + memory.weight_bytes(shape, block.start_weights))
+        parts = parts._replace(
+            weights=parts.weights + memory.weight_bytes(shape, block.start_weights)
+        )
     return parts
 
 
@@ -146,10 +161,14 @@ def block_parts(shape: ModelShape, block: Any, row: float, device: str) -> Parts
         case Sample() | Answer() if block.sampler != "openai":
             parts = sampling_parts(shape, block, row + block.max_new_tokens, device)
         case Label() if block.labelers == ["reward_model"]:
-            parts = reward_parts(shape, block.reward_model, scored_tokens(block.reward_model, row, device))
+            parts = reward_parts(
+                shape, block.reward_model, scored_tokens(block.reward_model, row, device)
+            )
         case Eval():  # held-out pairs are scored in fp32 weights; one model is loaded at a time
             copies = memory.cast_copy_bytes(shape, Weights.fp32, block.precision)
             parts = Parts(memory.weight_bytes(shape, Weights.fp32), activations=copies)
         case _:
             parts = Parts(0)
-    return parts._replace(activations=parts.activations + (memory.LIBRARIES if device == "cpu" else 0))
+    return parts._replace(
+        activations=parts.activations + (memory.LIBRARIES if device == "cpu" else 0)
+    )

@@ -62,7 +62,11 @@ TEST_GROUPS = [
     "open_lengths",
 ]
 SPLIT_OF_GROUP = dict.fromkeys(TEST_GROUPS, "test")
-SPLIT_OF_GROUP |= {f"{kind}{split}": split for split in ("validation", "preference", "sft") for kind in ("", "open_")}
+SPLIT_OF_GROUP |= {
+    f"{kind}{split}": split
+    for split in ("validation", "preference", "sft")
+    for kind in ("", "open_")
+}
 OPEN_GROUPS = (*TEST_GROUPS[4:], "open_validation", "open_preference", "open_sft")
 
 
@@ -136,7 +140,11 @@ class Audit:
 
     def part(self, among_rows: bool) -> "Audit":
         """Return the part for codes that are decided by comparing a row with earlier rows, or by one row alone."""
-        codes = {code for code in (*self.actions, *self.thresholds) if (code in OF_ROWS_AMONG_ROWS) is among_rows}
+        codes = {
+            code
+            for code in (*self.actions, *self.thresholds)
+            if (code in OF_ROWS_AMONG_ROWS) is among_rows
+        }
         actions = {code: action for code, action in self.actions.items() if code in codes}
         thresholds = {code: least for code, least in self.thresholds.items() if code in codes}
         return Audit(actions, thresholds, None if among_rows else self.against)
@@ -235,7 +243,9 @@ def plan_amounts(sources: Sequence[Source], mixture: Mixture, rows: Sequence[int
     totals = [n * (source.epochs or 1.0) for n, source in zip(drawn, sources, strict=True)]
     weights = [source.weight or 0.0 for source in sources]
     if any(weights):
-        scarcest = min(total / weight for total, weight in zip(totals, weights, strict=True) if weight)
+        scarcest = min(
+            total / weight for total, weight in zip(totals, weights, strict=True) if weight
+        )
         totals = [scarcest * weight for weight in weights]
     return [Amount(n, round(total)) for n, total in zip(drawn, totals, strict=True)]
 

@@ -82,7 +82,9 @@ class Judged(Labelers):
     @property
     def label(self) -> Label:
         """The block of `stage=label` for a comparison."""
-        keys = {key.name: getattr(self, key.name) for key in fields(Label) if key.name in vars(self)}
+        keys = {
+            key.name: getattr(self, key.name) for key in fields(Label) if key.name in vars(self)
+        }
         keys["labeler"] = BESIDE_OWN if self.labeler in (None, NOBODY) else self.labeler
         keys["max_failed"] = self.max_failed or 0.0
         return Label(**keys, path=None, revision=None, hub_split="train", of="eval.judged")
@@ -105,7 +107,9 @@ class Eval:
     judged: Judged = field(default_factory=Judged)
     retention: list[Source] = field(default_factory=list)
     suites: Suites = field(default_factory=Suites)
-    confidence: float = limited(Limit(0, "must be above 0 and below 1, as 0.95", high=1, open=True, below=True))
+    confidence: float = limited(
+        Limit(0, "must be above 0 and below 1, as 0.95", high=1, open=True, below=True)
+    )
     likelihood_prompts: int = between(1, 1_000_000)
     precision: Precision = MISSING
     # set by the pipeline: {ROLE: TITLE} of the evaluated models

@@ -125,7 +125,9 @@ class Label(Labelers):
     @property
     def source(self) -> Source:
         """The source of a preference set."""
-        return Source(**{key.name: vars(self)[key.name] for key in fields(Source) if key.name in vars(self)})
+        return Source(
+            **{key.name: vars(self)[key.name] for key in fields(Source) if key.name in vars(self)}
+        )
 
     @property
     def voters(self) -> list[Voter]:
@@ -137,7 +139,9 @@ class Label(Labelers):
         """The names of all labelers, people among them. Empty if the user's own (`label.own`) is the only one."""
         if self.labeler != "ensemble":
             return [] if self.own else [self.labeler]
-        return [voter.labeler for voter in self.voters] + (["human"] if self.ensemble.people else [])
+        return [voter.labeler for voter in self.voters] + (
+            ["human"] if self.ensemble.people else []
+        )
 
     @property
     def prefers(self) -> bool:

@@ -18,7 +18,9 @@ class Select:
     min_score: float = share()
     max_per_task: int = between(1, 1_000_000)
     max_mended: int = between(0, 1_000_000)
-    validation_fraction: float = limited(Limit(0, "must be a share from 0 to below 1", high=1, below=True))
+    validation_fraction: float = limited(
+        Limit(0, "must be a share from 0 to below 1", high=1, below=True)
+    )
 
 
 @dataclass
@@ -27,7 +29,9 @@ class Pairs:
 
     strategy: Strategy = MISSING
     min_score: float = share()
-    min_margin: float = limited(Limit(0, "must be a difference of two scores, from 0 to below 1", high=1, below=True))
+    min_margin: float = limited(
+        Limit(0, "must be a difference of two scores, from 0 to below 1", high=1, below=True)
+    )
     margin_quantiles: list[float] | None = between(0, 1, None)
     max_length_ratio: float | None = between(1, 1_000_000)
     max_length_difference: int | None = between(0, 1_000_000)
@@ -35,7 +39,9 @@ class Pairs:
     max_per_task: int | None = between(1, 1_000_000)
     quality: bool = MISSING
     unfinished: Unfinished = MISSING
-    validation_fraction: float = limited(Limit(0, "must be a share from 0 to below 1", high=1, below=True))
+    validation_fraction: float = limited(
+        Limit(0, "must be a share from 0 to below 1", high=1, below=True)
+    )
     seed: int = random_seed()
     key: str = internal("pairs")  # the setting that holds this block: the pipeline sets any other
     # set by the pipeline: for the pairs of `control_pairs`
@@ -48,4 +54,6 @@ class Unpaired:
 
     threshold: float = share()
     unfinished: Unfinished = MISSING
-    validation_fraction: float = limited(Limit(0, "must be a share from 0 to below 1", high=1, below=True))
+    validation_fraction: float = limited(
+        Limit(0, "must be a share from 0 to below 1", high=1, below=True)
+    )

@@ -10,7 +10,16 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.choices import Precision, Split
-from stages.config.limits import Limit, between, computed, internal, limited, random_seed, share, words
+from stages.config.limits import (
+    Limit,
+    between,
+    computed,
+    internal,
+    limited,
+    random_seed,
+    share,
+    words,
+)
 
 MIXED = "mixed"  # the `sample.draw` that goes by the outcomes of earlier rounds
 OWN_PROMPTS = "file"  # the `sample.sampler` that reads candidates and their prompts from a file
@@ -27,7 +36,9 @@ class Member:
     columns: dict[str, Any] = field(default_factory=dict)  # {ROLE: COLUMN} of that file
     sampler: str | None = None  # as sample.sampler
     temperature: float | None = between(0, 100, None)
-    top_p: float | None = limited(Limit(0, "must be positive and at most 1", high=1, open=True), None)
+    top_p: float | None = limited(
+        Limit(0, "must be positive and at most 1", high=1, open=True), None
+    )
     n: int | None = between(1, 10_000, None)  # candidates per prompt
 
 
@@ -113,12 +124,16 @@ class Sample:
         if not self.file:
             return None
         names = {key.name for key in fields(CandidateFile)} - {"own_prompts", "limits"}
-        return CandidateFile(**{name: getattr(self, name) for name in names}, own_prompts=self.brings_prompts)
+        return CandidateFile(
+            **{name: getattr(self, name) for name in names}, own_prompts=self.brings_prompts
+        )
 
     @property
     def members(self) -> list["Sample"]:
         """The block of each source of the pool; without a pool, this block alone."""
-        return [self.member(i, member) for i, member in enumerate(self.pool)] if self.pool else [self]
+        return (
+            [self.member(i, member) for i, member in enumerate(self.pool)] if self.pool else [self]
+        )
 
     def member(self, i: int, member: Member) -> "Sample":
         sampler = member.sampler or ("openai" if member.endpoint != Endpoint() else self.sampler)
@@ -143,4 +158,8 @@ class Sample:
     def most(self) -> int | None:
         """The most candidates of a prompt in all draws; None if a file may hold any number."""
         blocks, draws = self.members, 1 + (self.until_pair or 0)
-        return None if any(b.file for b in blocks) else draws * sum(b.candidates_per_prompt for b in blocks)
+        return (
+            None
+            if any(b.file for b in blocks)
+            else draws * sum(b.candidates_per_prompt for b in blocks)
+        )

@@ -35,7 +35,11 @@ class Objective:
     # keys that define the loss: losses are only comparable if these keys are equal
     of_loss: tuple[str, ...]
     next: str  # the stage that follows
-    adapters: tuple[choices.Adapter, ...] = (choices.Adapter.none, choices.Adapter.lora, choices.Adapter.qlora)
+    adapters: tuple[choices.Adapter, ...] = (
+        choices.Adapter.none,
+        choices.Adapter.lora,
+        choices.Adapter.qlora,
+    )
     in_chain: bool = False  # true: every run trains it; false: only its own target does
     scores: bool = False  # true: it trains a reward model, which scores answers and writes none
 
@@ -51,7 +55,9 @@ class Objective:
     @property
     def unit(self) -> str:
         """The noun for its rows."""
-        return {choices.Reads.examples: "rows", choices.Reads.unpaired: "completions"}.get(self.reads, str(self.reads))
+        return {choices.Reads.examples: "rows", choices.Reads.unpaired: "completions"}.get(
+            self.reads, str(self.reads)
+        )
 
 
 @dataclass
@@ -107,15 +113,23 @@ class Training:
         """The kinds of gradient checkpointing that this training can use, from the least recomputation to the most.
         `selective` is missing with an adapter, whose many small products would all be kept, so that nothing is saved.
         It is also missing under ZeRO-3, which frees a layer's weights after its forward."""
-        without = self.adapter is not choices.Adapter.none or self.runtime.sharding is choices.Sharding.zero3
-        refused = {choices.Checkpointing.auto, *([choices.Checkpointing.selective] if without else [])}
+        without = (
+            self.adapter is not choices.Adapter.none
+            or self.runtime.sharding is choices.Sharding.zero3
+        )
+        refused = {
+            choices.Checkpointing.auto,
+            *([choices.Checkpointing.selective] if without else []),
+        }
         return [kind for kind in choices.Checkpointing if kind not in refused]
 
     @property
     def by_micro_batch(self) -> bool:
         """True if the size of micro-batches changes an optimizer step: dropout and noise are drawn per micro-batch,
         and the auxiliary loss of a mixture of experts is a mean of micro-batch means."""
-        return not self.trainer.keys().isdisjoint(("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha"))
+        return not self.trainer.keys().isdisjoint(
+            ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
+        )
 
     @property
     def not_neutral(self) -> dict[str, Any]:

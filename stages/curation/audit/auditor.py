@@ -24,14 +24,26 @@ class Auditor:
     """An audit of rows, one after the other, for the given codes. It remembers the accepted rows to compare later rows
     with. `thresholds` replaces the default thresholds of single codes."""
 
-    def __init__(self, codes: Collection[str], held_out: HeldOut, thresholds: Mapping[str, float] | None = None):
-        self.codes, self.held_out, self.thresholds = codes, held_out, {**THRESHOLDS, **(thresholds or {})}
+    def __init__(
+        self,
+        codes: Collection[str],
+        held_out: HeldOut,
+        thresholds: Mapping[str, float] | None = None,
+    ):
+        self.codes, self.held_out, self.thresholds = (
+            codes,
+            held_out,
+            {**THRESHOLDS, **(thresholds or {})},
+        )
         self.finders = {name: find for name, find in ALONE.items() if name in codes}
         if "repetition" in codes:
             self.finders["repetition"] = partial(repeats, threshold=self.thresholds["repetition"])
         # by row id, by prompt id
         self.row_places, self.request_places = dict[str, str](), dict[str, str]()
-        self.texts, self.prompts_by_split = SeenTexts(self.thresholds["near_duplicate"]), dict[str, SeenTexts]()
+        self.texts, self.prompts_by_split = (
+            SeenTexts(self.thresholds["near_duplicate"]),
+            dict[str, SeenTexts](),
+        )
         self.preferred = dict[tuple[str, str, str], str]()
         # caches the row between its search and its storing
         self.sketch = lru_cache(maxsize=2)(sketch)
@@ -40,31 +52,45 @@ class Auditor:
         """Return the evidence of every fault of a row, by code."""
         request, best, worst = request_of(row), *best_and_worst(row)
         everything = "\n".join([*(turn["content"] for turn in row.messages), *row.answers])
-        finders = [item for item in self.finders.items() if best is not None or item[0] not in ANSWER]
+        finders = [
+            item for item in self.finders.items() if best is not None or item[0] not in ANSWER
+        ]
         texts = {name: everything if name in TEXT else request for name, _ in finders}
-        evidence_by_code = {name: evidence for name, find in finders if (evidence := find(texts[name], best or ""))}
-        return evidence_by_code | self.compare_with_earlier(row, split, best) | self.compare_answers(row, best, worst)
+        evidence_by_code = {
+            name: evidence for name, find in finders if (evidence := find(texts[name], best or ""))
+        }
+        return (
+            evidence_by_code
+            | self.compare_with_earlier(row, split, best)
+            | self.compare_answers(row, best, worst)
+        )
 
     def compare_with_earlier(self, row: ParsedRow, split: str, best: str | None) -> dict[str, str]:
         evidence = {}
         key, prompt = row_id(row), prompt_id(row.messages)
         if key in self.row_places:
             evidence["duplicate"] = f"as {self.row_places[key]}"
-        elif "near_duplicate" in self.codes and (earlier := self.texts.find_nearest(self.sketch(text_of(row, best)))):
+        elif "near_duplicate" in self.codes and (
+            earlier := self.texts.find_nearest(self.sketch(text_of(row, best)))
+        ):
             evidence["near_duplicate"] = f"{earlier.similarity:.0%} as {earlier.name}"
         elif row.messages and row.scores is None and prompt in self.request_places:
             evidence["other_answer"] = f"asked in {self.request_places[prompt]}"
         if "crosses_splits" in self.codes and row.messages:
             for other, seen in self.prompts_by_split.items():
                 if other != split and (earlier := seen.find_nearest(self.sketch(text_of(row)))):
-                    evidence["crosses_splits"] = f"{earlier.similarity:.0%} as {earlier.name}, in {other}"
+                    evidence["crosses_splits"] = (
+                        f"{earlier.similarity:.0%} as {earlier.name}, in {other}"
+                    )
         turns = requests_of(row)
         for text in turns or row.answers:
             if match := self.held_out.find_in(text, is_whole_request=len(turns) < 2):
                 evidence["contaminated"] = f"{match.share:.0%} of {match.name}: {match.prompt}"
         return {name: text for name, text in evidence.items() if name in self.codes}
 
-    def compare_answers(self, row: ParsedRow, best: str | None, worst: str | None) -> dict[str, str]:
+    def compare_answers(
+        self, row: ParsedRow, best: str | None, worst: str | None
+    ) -> dict[str, str]:
         """Return the evidence of faults of a preference, by code."""
         if best is None or worst is None:
             return {}
@@ -88,7 +114,9 @@ class Auditor:
         if "near_duplicate" in self.codes:
             self.texts.add(self.sketch(text_of(row, best)), place)
         if "crosses_splits" in self.codes and row.messages:
-            seen = self.prompts_by_split.setdefault(split, SeenTexts(self.thresholds["crosses_splits"]))
+            seen = self.prompts_by_split.setdefault(
+                split, SeenTexts(self.thresholds["crosses_splits"])
+            )
             seen.add(self.sketch(text_of(row)), place)
         if best is not None and worst is not None:
             self.preferred.setdefault((prompt, best, worst), place)
@@ -97,7 +125,10 @@ class Auditor:
 def held_out(cfg: Audit) -> HeldOut:
     """Return the prompts of the evaluation files in `data.audit.against`.
     Raise UserError for a file without prompts or with an unreadable row, whose prompt would be missed."""
-    prompts, key = HeldOut(cfg.thresholds.get("contaminated", THRESHOLDS["contaminated"])), "data.audit.against"
+    prompts, key = (
+        HeldOut(cfg.thresholds.get("contaminated", THRESHOLDS["contaminated"])),
+        "data.audit.against",
+    )
     for i, source in enumerate(cfg.against or []):
         report = ReadReport()
         for row in convert(source, f"{key}[{i}].path", lambda row: row, Purpose.prompts, report):

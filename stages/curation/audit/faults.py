@@ -9,7 +9,9 @@ from stages.curation import answer_rules
 from stages.store.text_units import lines, paragraphs, plain_words, words
 
 # A line break inside a pattern does not count.
-PATTERNS = {name: re.compile(text.replace("\n", "")) for name, text in read_beside(__file__).items()}
+PATTERNS = {
+    name: re.compile(text.replace("\n", "")) for name, text in read_beside(__file__).items()
+}
 FEWEST = 3  # words that an answer needs to count as an echo
 ENDS = ".!?…:;)]}>\"'”’`*_|=。！？"
 # words of a last line without closing mark that is truncated, not a title or a list item
@@ -36,8 +38,12 @@ def needs_link(request: str) -> str | None:
     """Return the address of a web page that the model would have to read."""
     if not (match := PATTERNS["link"].search(request)) or PATTERNS["code"].search(request):
         return None
-    alone = len(last_paragraph(request).split()) <= 3 and PATTERNS["link"].search(last_paragraph(request))
-    return match[0] if alone or PATTERNS["reads"].search(PATTERNS["link"].sub("", request)) else None
+    alone = len(last_paragraph(request).split()) <= 3 and PATTERNS["link"].search(
+        last_paragraph(request)
+    )
+    return (
+        match[0] if alone or PATTERNS["reads"].search(PATTERNS["link"].sub("", request)) else None
+    )
 
 
 def needs_attachment(request: str) -> str | None:
@@ -54,7 +60,9 @@ def asks_for_picture(request: str) -> str | None:
 
 def no_answer(answer: str) -> str | None:
     """Return the marker that replaces or precedes an answer, such as "N/A" or "<noinput>"."""
-    match = PATTERNS["no_answer"].fullmatch(answer.strip()) or PATTERNS["marker"].match(answer.strip())
+    match = PATTERNS["no_answer"].fullmatch(answer.strip()) or PATTERNS["marker"].match(
+        answer.strip()
+    )
     return match[0].strip() if match else None
 
 
@@ -83,7 +91,11 @@ def damaged(text: str) -> str | None:
 def repeats(request: str, answer: str, threshold: float = answer_rules.REPEATED) -> str | None:
     """Return the end of a repetitive answer. Verse and code may repeat themselves."""
     may_repeat = PATTERNS["verse"].search(request) or PATTERNS["code"].search(answer)
-    return None if may_repeat or not answer_rules.is_repetitive(answer, threshold) else answer.strip()[-80:]
+    return (
+        None
+        if may_repeat or not answer_rules.is_repetitive(answer, threshold)
+        else answer.strip()[-80:]
+    )
 
 
 def echo(request: str, answer: str) -> str | None:
@@ -96,11 +108,17 @@ def echo(request: str, answer: str) -> str | None:
 
 def other_language(request: str, answer: str) -> str | None:
     """Return the beginning of a non-English answer to an English request that names no language."""
-    if answer.isascii() or PATTERNS["languages"].search(request) or answer_rules.is_not_english(request):
+    if (
+        answer.isascii()
+        or PATTERNS["languages"].search(request)
+        or answer_rules.is_not_english(request)
+    ):
         return None
     letters = [c for c in answer if c.isalpha()]
     foreign_letters = sum(not c.isascii() for c in letters)
-    return answer.strip()[:60] if foreign_letters > (1 - answer_rules.LATIN) * len(letters) else None
+    return (
+        answer.strip()[:60] if foreign_letters > (1 - answer_rules.LATIN) * len(letters) else None
+    )
 
 
 def secret(text: str) -> str | None:
@@ -117,7 +135,11 @@ def personal(text: str) -> str | None:
         "card": lambda match: passes_luhn(match[0]),
         "iban": lambda match: passes_mod_97(match[0]),
     }
-    matches = ((match, is_valid) for name, is_valid in checks.items() for match in PATTERNS[name].finditer(text))
+    matches = (
+        (match, is_valid)
+        for name, is_valid in checks.items()
+        for match in PATTERNS[name].finditer(text)
+    )
     return next((match[0].strip() for match, is_valid in matches if is_valid(match)), None)
 
 

@@ -10,16 +10,34 @@ from stages.store.text_units import bullet_items, numbered_items, sentences, wor
 
 NUMBER = r"\$?\s?(?:\d{1,3}(?:,\d{3}){1,99}|\d{1,99})(?:\.\d{1,99})?%?"
 # `++` and the look behind: a long sum without a result is not tried from every term in every way.
-EQUATION = re.compile(rf"(?<!\d)({NUMBER}(?:\s?[-+*/×÷−]\s?{NUMBER}|\sx\s{NUMBER})++)\s*=\s*(-?{NUMBER})")
+EQUATION = re.compile(
+    rf"(?<!\d)({NUMBER}(?:\s?[-+*/×÷−]\s?{NUMBER}|\sx\s{NUMBER})++)\s*=\s*(-?{NUMBER})"
+)
 TERM = re.compile(rf"({NUMBER})|([-+*/×÷−x])")
 # An equation next to these characters is part of a longer expression.
 BEFORE = re.compile(r"([-+*/×÷−^(.,:_=<>\[&|~\d]|\b[b-zB-HJ-Z]|\d and)$")
 AFTER = re.compile(r"\w|\s*[-+*/×÷−^:=_(\[&|]|[.,]\d|\s?[a-z]\b| \d{3}\b|\s*cents?\b")
 # "25 / 1/3" means 75, so a division by a fraction is ambiguous
 FRACTION = re.compile(r"/\s*\d+\s*/")
-SMALL = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+SMALL = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
 COUNT = rf"(\d{{1,3}}|{'|'.join(SMALL)})"
-PATTERNS = {name: text.replace("\n", "").replace("COUNT", COUNT) for name, text in read_beside(__file__).items()}
+PATTERNS = {
+    name: text.replace("\n", "").replace("COUNT", COUNT)
+    for name, text in read_beside(__file__).items()
+}
 ITEMS, UNSURE, MOST, ANY_COUNT = (re.compile(text, re.IGNORECASE) for text in PATTERNS.values())
 SLACK = 1.2  # tolerated ratio to the limit of words, because tools count words differently
 COUNTED = {"word": words, "sentence": sentences}
@@ -33,7 +51,9 @@ def find_wrong_sum(text: str) -> str | None:
         if BEFORE.search(before) or AFTER.match(after) or FRACTION.search(match[1]):
             continue
         value = evaluate(match[1])
-        scales = (Fraction(1), Fraction(100), Fraction(1, 100)) if "%" in match[0] else (Fraction(1),)
+        scales = (
+            (Fraction(1), Fraction(100), Fraction(1, 100)) if "%" in match[0] else (Fraction(1),)
+        )
         if value is not None and not any(is_rounded(value * scale, match[2]) for scale in scales):
             return match[0]
     return None
@@ -78,16 +98,27 @@ def wrong_count(request: str, answer: str) -> str | None:
     match = ITEMS.search(request)
     n_items = len(numbered_items(answer)) or len(bullet_items(answer))
     nested = bool(bullet_items(answer)) and "\n\n" in answer.strip()
-    if not match or len(ANY_COUNT.findall(request)) > 1 or UNSURE.search(request) or n_items < 2 or nested:
+    if (
+        not match
+        or len(ANY_COUNT.findall(request)) > 1
+        or UNSURE.search(request)
+        or n_items < 2
+        or nested
+    ):
         return None
     n_requested = parse_count(match[1])
-    return f"{n_items} items of {n_requested}" if n_requested > 1 and n_items != n_requested else None
+    return (
+        f"{n_items} items of {n_requested}" if n_requested > 1 and n_items != n_requested else None
+    )
 
 
 def excess_length(request: str, answer: str) -> str | None:
     """Return the number of words or sentences, if it exceeds the limit in the request."""
     for count, unit, count_or_fewer, unit_or_fewer in MOST.findall(request):
-        limit, kind = parse_count(count or count_or_fewer), (unit or unit_or_fewer).lower().rstrip("s")
+        limit, kind = (
+            parse_count(count or count_or_fewer),
+            (unit or unit_or_fewer).lower().rstrip("s"),
+        )
         if (length := len(COUNTED[kind](answer))) > (limit * SLACK if kind == "word" else limit):
             return f"{length} {kind}s of {limit}"
     return None

@@ -44,12 +44,18 @@ class SeenTexts:
 
     def __init__(self, threshold: float = ALIKE) -> None:
         self.alike = threshold
-        self.buckets, self.names, self.pairs = dict[int, int](), list[str](), list[NDArray[np.uint32]]()
+        self.buckets, self.names, self.pairs = (
+            dict[int, int](),
+            list[str](),
+            list[NDArray[np.uint32]](),
+        )
 
     def find_nearest(self, text: Sketch) -> NearDuplicate | None:
         """Return the most similar earlier text, or None if its similarity is below the threshold."""
         likely = {self.buckets[key] for key in text.keys if key in self.buckets}
-        near_duplicates = [NearDuplicate(self.names[i], jaccard(text.pairs, self.pairs[i])) for i in sorted(likely)]
+        near_duplicates = [
+            NearDuplicate(self.names[i], jaccard(text.pairs, self.pairs[i])) for i in sorted(likely)
+        ]
         nearest = max(near_duplicates, key=lambda twin: twin.similarity, default=None)
         return nearest if nearest and nearest.similarity >= self.alike else None
 
@@ -69,7 +75,9 @@ def sketch(text: str) -> Sketch:
 def word_pairs(text: str) -> NDArray[np.uint32]:
     """Return the sorted hashes of a text's different pairs of neighbouring words, of its single word, or of itself."""
     plain = " ".join(plain_words(text)).encode().split()
-    words = np.array([zlib.crc32(word) for word in plain] or [zlib.crc32(text.encode())], dtype=np.uint64)
+    words = np.array(
+        [zlib.crc32(word) for word in plain] or [zlib.crc32(text.encode())], dtype=np.uint64
+    )
     mixed = words[:-1] * MIX + words[1:] if len(words) > 1 else words
     return np.unique((mixed * MIX >> np.uint64(32)).astype(np.uint32))
 
@@ -101,21 +109,30 @@ class HeldOut:
         self.prompt_by_words.setdefault(tuple(words), number)
         for run in runs if len(runs) > 1 else ():
             self.prompts_by_run[run].append(number)
-        self.prompts.append((name, prompt, len(runs), self.min_share if len(words) >= FEWEST else 1.0))
+        self.prompts.append(
+            (name, prompt, len(runs), self.min_share if len(words) >= FEWEST else 1.0)
+        )
 
     def find_in(self, text: str, is_whole_request: bool = True) -> Match | None:
         """Return the prompt of which a text has the largest share, or None. Prompts of RUN words or fewer, such as
         "Why?", occur in many conversations, so the text must be the only request of its own: `is_whole_request`."""
         words = plain_words(text)
-        exact = self.prompt_by_words.get(tuple(words)) if is_whole_request or len(words) > RUN else None
+        exact = (
+            self.prompt_by_words.get(tuple(words)) if is_whole_request or len(words) > RUN else None
+        )
         if words and exact is not None:
             return Match(*self.prompts[exact][:2], 1.0)
         places = defaultdict[int, list[tuple[int, tuple[str, ...]]]](list)
         for i, run in enumerate(word_runs(words, RUN)):
             for number in self.prompts_by_run.get(run, ()):
                 places[number].append((i, run))
-        matches = [Match(*self.prompts[n][:2], self.share_in_stretch(n, hits)) for n, hits in places.items()]
-        return max((match for match in matches if match.share), key=lambda match: match.share, default=None)
+        matches = [
+            Match(*self.prompts[n][:2], self.share_in_stretch(n, hits))
+            for n, hits in places.items()
+        ]
+        return max(
+            (match for match in matches if match.share), key=lambda match: match.share, default=None
+        )
 
     def share_in_stretch(self, number: int, hits: list[tuple[int, tuple[str, ...]]]) -> float:
         """Return the largest share of a prompt's runs in one stretch of the text, or 0 below the required share.

@@ -35,7 +35,9 @@ def sft_gain(run: Evidence) -> Finding | None:
         return None
     gain = run.results["primary"]["sft-base"]
     noise = 50 * (gain["high"] - gain["low"])  # a fall within its interval may be chance
-    return Finding.of("sft_gain", 100 * gain["mean"], normal=Normal(low=-noise, floor=-max(noise, LOST)))
+    return Finding.of(
+        "sft_gain", 100 * gain["mean"], normal=Normal(low=-noise, floor=-max(noise, LOST))
+    )
 
 
 def cut_off(run: Evidence) -> Finding | None:
@@ -44,11 +46,20 @@ def cut_off(run: Evidence) -> Finding | None:
         return None
     refused = run.pair_metrics["unfinished"]["refused as chosen"]
     share = sum(p.rejected_finish_reason == "length" for p in run.pairs) / len(run.pairs)
-    return Finding.of("cut_off", share, f"{refused} more would have been chosen, but were cut off" if refused else "")
+    return Finding.of(
+        "cut_off",
+        share,
+        f"{refused} more would have been chosen, but were cut off" if refused else "",
+    )
 
 
 def longer(run: Evidence) -> Finding | None:
-    if len(unequal := [chosen > rejected for chosen, rejected in run.lengths if chosen != rejected]) < ENOUGH:
+    if (
+        len(
+            unequal := [chosen > rejected for chosen, rejected in run.lengths if chosen != rejected]
+        )
+        < ENOUGH
+    ):
         return None
     correlation = run.label_metrics.get("length_correlation")
     mean_difference = sum(chosen - rejected for chosen, rejected in run.lengths) / len(run.lengths)
@@ -57,7 +68,11 @@ def longer(run: Evidence) -> Finding | None:
         detail += f"; score and length of candidates correlate by {signed(correlation, '{:+z.2f}')}"
     labels = "a labeler" if run.drawn else "preferences"
     losses = run.settings["loss_type"]  # SimPO takes a mean over tokens already
-    loss = "" if SIMPO in losses else f"; {replace_main_loss(losses, 'sigmoid_norm')} or dpo.trainer.ld_alpha=0.5"
+    loss = (
+        ""
+        if SIMPO in losses
+        else f"; {replace_main_loss(losses, 'sigmoid_norm')} or dpo.trainer.ld_alpha=0.5"
+    )
     return Finding.of("longer", sum(unequal) / len(unequal), detail, labels=labels, loss=loss)
 
 
@@ -66,29 +81,41 @@ def agreement(run: Evidence) -> Finding | None:
     better = worse = 0
     for pair in run.pairs:
         if checks := run.prompts[pair.prompt_id].checks:
-            chosen, rejected = (share_passed(checks, side[0]["content"]) for side in (pair.chosen, pair.rejected))
+            chosen, rejected = (
+                share_passed(checks, side[0]["content"]) for side in (pair.chosen, pair.rejected)
+            )
             better, worse = better + (chosen > rejected), worse + (chosen < rejected)
     if (count := better + worse) < ENOUGH:
         return None
-    return Finding.of("agreement", better / count, f"of {count} pairs whose completions differ in their checks")
+    return Finding.of(
+        "agreement", better / count, f"of {count} pairs whose completions differ in their checks"
+    )
 
 
 def contradictory(run: Evidence) -> Finding:
     directed = {(p.prompt_id, transcript(p.chosen), transcript(p.rejected)) for p in run.pairs}
-    contradicted = sum((p.prompt_id, transcript(p.rejected), transcript(p.chosen)) in directed for p in run.pairs)
+    contradicted = sum(
+        (p.prompt_id, transcript(p.rejected), transcript(p.chosen)) in directed for p in run.pairs
+    )
     labeler = "a labeler that repeats its own labels; " * run.drawn
     return Finding.of("contradictory", contradicted / len(run.pairs), labeler=labeler)
 
 
 def repeated(run: Evidence) -> Finding:
-    return Finding.of("repeated", 1 - len({p.id for p in run.pairs}) / len(run.pairs), more_prompts=run.more_prompts)
+    return Finding.of(
+        "repeated",
+        1 - len({p.id for p in run.pairs}) / len(run.pairs),
+        more_prompts=run.more_prompts,
+    )
 
 
 def near_the_line(run: Evidence) -> Finding | None:
     if not (margins := [p.margin for p in run.pairs if p.margin is not None]):
         return None
     detail = f"mean margin {signed(sum(margins) / len(margins), '{:z.2f}')}"
-    return Finding.of("near_the_line", sum(margin <= NEAR for margin in margins) / len(margins), detail, near=NEAR)
+    return Finding.of(
+        "near_the_line", sum(margin <= NEAR for margin in margins) / len(margins), detail, near=NEAR
+    )
 
 
 def learning_rate(run: Evidence) -> Finding:
@@ -96,7 +123,9 @@ def learning_rate(run: Evidence) -> Finding:
     low, high = (factor * reach / steps for reach in REACH)
     rate = f"dpo.learning_rate={write_number('{:.0e}', sqrt(low * high))} for {steps} steps"
     detail = f"over {steps} steps of {run.settings['batch_size']} pairs"
-    return Finding.of("learning_rate", run.settings["learning_rate"], detail, Normal.times(low, high), rate=rate)
+    return Finding.of(
+        "learning_rate", run.settings["learning_rate"], detail, Normal.times(low, high), rate=rate
+    )
 
 
 def beta(run: Evidence) -> Finding:
@@ -105,7 +134,11 @@ def beta(run: Evidence) -> Finding:
     # the loss takes a mean over tokens, not a sum
     per_token = "sigmoid_norm" in run.settings["loss_type"]
     normal, typical = (Normal.times(1.0, 10.0), 5) if per_token else (Normal.times(0.01, 0.5), 0.1)
-    source = "arXiv:2411.15124: 5" if per_token else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
+    source = (
+        "arXiv:2411.15124: 5"
+        if per_token
+        else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
+    )
     return Finding.of("beta", run.settings["beta"], normal=normal, source=source, typical=typical)
 
 
@@ -132,7 +165,9 @@ def without_pair(run: Evidence) -> Finding:
         ended = f"{run.pair_metrics['candidates_ended']:.0%}"
         advice = f"lower sample.temperatures or a higher sample.max_new_tokens: only {ended} of the candidates end"
     detail = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-    return Finding.of("without_pair", reasons.total() / max(1, run.pair_metrics["prompts"]), detail, advice=advice)
+    return Finding.of(
+        "without_pair", reasons.total() / max(1, run.pair_metrics["prompts"]), detail, advice=advice
+    )
 
 
 CAUSES: list[Measure] = [
@@ -167,7 +202,9 @@ def diagnose(run: Evidence, title: str) -> Diagnosis:
     """Order the findings: far out of range first, then out of range, and causes before effects in pipeline order. The
     sample size of the evaluation comes last. `title`: the policy's title."""
     groups = (CAUSES, EFFECTS, EVALUATION)
-    causes, effects, of_evaluation = ([f for measure in measures if (f := measure(run))] for measures in groups)
+    causes, effects, of_evaluation = (
+        [f for measure in measures if (f := measure(run))] for measures in groups
+    )
     findings = [*causes, *effects, *of_evaluation]
     out_of_range = sorted((f for f in findings if f.severity), key=lambda f: -f.severity)
     # an effect may suggest the opposite of its cause's advice
@@ -176,7 +213,9 @@ def diagnose(run: Evidence, title: str) -> Diagnosis:
     part = run.results["gives_verdict"][0]
     good, detectable = outcome_of(run.results, part)
     text = sentence(part, good, detectable, out_of_range, title)
-    return Diagnosis(bool(good), text, out_of_range, consequences, [f for f in findings if not f.severity])
+    return Diagnosis(
+        bool(good), text, out_of_range, consequences, [f for f in findings if not f.severity]
+    )
 
 
 def outcome_of(results: dict[str, Any], part: str) -> tuple[bool | None, float | None]:
@@ -184,7 +223,9 @@ def outcome_of(results: dict[str, Any], part: str) -> tuple[bool | None, float |
     if part == "judged":
         comparison = next(iter(results["judged"].values()))
         effect = comparison.get("effect", TOO_FEW)  # absent until people have answered
-        detectable = 100 * comparison["detectable"] if effect == "no measurable difference" else None
+        detectable = (
+            100 * comparison["detectable"] if effect == "no measurable difference" else None
+        )
         return None if effect == TOO_FEW else effect == "better", detectable
     if part == "learnt":
         if results["learnt"]["note"]:
@@ -198,7 +239,9 @@ def outcome_of(results: dict[str, Any], part: str) -> tuple[bool | None, float |
     return low > 0, 50 * (high - low) if low <= 0 <= high else None
 
 
-def sentence(part: str, good: bool | None, detectable: float | None, out_of_range: list[Finding], title: str) -> str:
+def sentence(
+    part: str, good: bool | None, detectable: float | None, out_of_range: list[Finding], title: str
+) -> str:
     """Name the likeliest cause, or say that nothing stands out."""
     did_well, more = PARTS[part]
     if out_of_range and (cause := out_of_range[0].cause):

@@ -29,10 +29,20 @@ def replace_main_loss(losses: Sequence[str], other: str) -> str:
 
 def accuracy(run: Evidence) -> Finding | None:
     accuracies, learnt = run.held_out("rewards/accuracies"), run.trained("rewards/accuracies")
-    if accuracies is None or learnt is None or learnt < LEARNT or run.dpo_metrics["held_out"] < ENOUGH_HELD_OUT:
+    if (
+        accuracies is None
+        or learnt is None
+        or learnt < LEARNT
+        or run.dpo_metrics["held_out"] < ENOUGH_HELD_OUT
+    ):
         return None
     detail = f"of {run.dpo_metrics['held_out']} pairs; {learnt:.0%} on training pairs"
-    return Finding.of("accuracy", accuracies[1], detail, loss=replace_main_loss(run.settings["loss_type"], "robust"))
+    return Finding.of(
+        "accuracy",
+        accuracies[1],
+        detail,
+        loss=replace_main_loss(run.settings["loss_type"], "robust"),
+    )
 
 
 def overfit(run: Evidence) -> Finding | None:
@@ -45,13 +55,20 @@ def overfit(run: Evidence) -> Finding | None:
 def risen(run: Evidence) -> Finding | None:
     if not (losses := run.held_out("loss")):
         return None
-    return Finding.of("risen", losses[1] / losses[0], " → ".join(signed(loss, "{:z.3f}") for loss in losses))
+    return Finding.of(
+        "risen", losses[1] / losses[0], " → ".join(signed(loss, "{:z.3f}") for loss in losses)
+    )
 
 
 def reach(run: Evidence) -> Finding | None:
     if not (kl := run.results["kl"].get("policy")):
         return None
-    return Finding.of("reach", kl["per_token"], f"on {kl['answers']} of its answers", Normal(0.01, FAR_KL, 0.001, 2.0))
+    return Finding.of(
+        "reach",
+        kl["per_token"],
+        f"on {kl['answers']} of its answers",
+        Normal(0.01, FAR_KL, 0.001, 2.0),
+    )
 
 
 def margin(run: Evidence) -> Finding | None:
@@ -65,13 +82,21 @@ def displaced(run: Evidence) -> Finding | None:
         return None
     changes = [signed(after - before, NATS) for before, after in (chosen, rejected)]
     detail = f"nats; per completion {changes[0]}, of rejected {changes[1]}"
-    return Finding.of("displaced", (chosen[1] - chosen[0]) / run.held_out_tokens, detail, Normal(low=FELL, floor=-1))
+    return Finding.of(
+        "displaced",
+        (chosen[1] - chosen[0]) / run.held_out_tokens,
+        detail,
+        Normal(low=FELL, floor=-1),
+    )
 
 
 def ends(run: Evidence) -> Finding | None:
     if not (rates := run.results["stop_rate"]):
         return None
-    sampling = "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens, " * run.drawn
+    sampling = (
+        "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens, "
+        * run.drawn
+    )
     detail = f"{rates['sft']:.1%} → {rates['policy']:.1%}, on {run.results['shown_on']}"
     return Finding.of("ends", 100 * (rates["policy"] - rates["sft"]), detail, sampling=sampling)
 
@@ -91,7 +116,9 @@ def test_prompts(run: Evidence) -> Finding | None:
     if low > 0 or high < 0:  # there were enough prompts to detect the change
         return None
     detail = f"of {primary['tasks']} tasks: ±{50 * (high - low):.1f} points"
-    return Finding.of("test_prompts", primary["prompts"], detail, Normal(low=ENOUGH_PROMPTS, floor=100))
+    return Finding.of(
+        "test_prompts", primary["prompts"], detail, Normal(low=ENOUGH_PROMPTS, floor=100)
+    )
 
 
 def held_out_pairs(run: Evidence) -> Finding | None:
@@ -111,9 +138,17 @@ def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> s
     chosen and rejected held-out completions fell by more than FELL per token against the reference model."""
     if not held_out or "eval_logps/chosen" not in figures:
         return ""
-    before = [sum(row[f"ref_{side}_logps"] for row in held_out) / len(held_out) for side in ("chosen", "rejected")]
-    chosen, rejected = figures["eval_logps/chosen"] - before[0], figures["eval_logps/rejected"] - before[1]
-    tokens = sum(len(row["chosen_ids"]) - (row["chosen_mask"] or []).count(False) for row in held_out) / len(held_out)
+    before = [
+        sum(row[f"ref_{side}_logps"] for row in held_out) / len(held_out)
+        for side in ("chosen", "rejected")
+    ]
+    chosen, rejected = (
+        figures["eval_logps/chosen"] - before[0],
+        figures["eval_logps/rejected"] - before[1],
+    )
+    tokens = sum(
+        len(row["chosen_ids"]) - (row["chosen_mask"] or []).count(False) for row in held_out
+    ) / len(held_out)
     if max(chosen, rejected) > FELL * tokens:
         return ""
     fell = f"log-probs of chosen answers fell by {-chosen:.1f} nats, those of rejected answers by {-rejected:.1f}"

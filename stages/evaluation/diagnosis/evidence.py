@@ -44,7 +44,11 @@ class Evidence:
         if not self.drawn:
             return "more rows in the file of preferences or candidates"
         generated = all(e.source in GENERATED for e in self.prompts.values())
-        return "more data.tasks.preference" if generated else "more rows of data.sources for preference"
+        return (
+            "more data.tasks.preference"
+            if generated
+            else "more rows of data.sources for preference"
+        )
 
     def trained(self, metric: str) -> float | None:
         """A metric's mean over the last quarter of the training steps; None if it was not logged."""
@@ -67,12 +71,19 @@ def gather_evidence(
         lengths = token_counts(inputs["reference"] / "logprobs.parquet")
     else:  # SimPO has none
         ids = ((p.id, p.chosen_token_ids, p.rejected_token_ids) for p in pairs)
-        lengths = {name: (len(chosen), len(rejected)) for name, chosen, rejected in ids if chosen and rejected}
-    rounds = [node["metrics"] for role, node in nodes.items() if re.fullmatch(rf"{policy}(_\d+)?", role)]
+        lengths = {
+            name: (len(chosen), len(rejected))
+            for name, chosen, rejected in ids
+            if chosen and rejected
+        }
+    rounds = [
+        node["metrics"] for role, node in nodes.items() if re.fullmatch(rf"{policy}(_\d+)?", role)
+    ]
     held_out = {row["id"] for row in load_json(inputs[policy] / "held_out.json", list)}
     return Evidence(
         label_metrics=nodes["label"]["metrics"],
-        drawn=not {*Records(inputs["label"] / "candidates.parquet", Candidate).column("sampler")} <= {*FILE_SAMPLERS},
+        drawn=not {*Records(inputs["label"] / "candidates.parquet", Candidate).column("sampler")}
+        <= {*FILE_SAMPLERS},
         sft_trained=nodes["sft"]["settings"].get("train", True),
         pair_metrics=nodes["pairs"]["metrics"],
         dpo_metrics=nodes[policy]["metrics"],
@@ -83,7 +94,9 @@ def gather_evidence(
         curve=read_curves(inputs[policy]),
         pairs=pairs,
         lengths=[*lengths.values()],
-        held_out_tokens=fmean([chosen for pair, (chosen, _) in lengths.items() if pair in held_out] or [nan]),
+        held_out_tokens=fmean(
+            [chosen for pair, (chosen, _) in lengths.items() if pair in held_out] or [nan]
+        ),
         prompts={e.id: e for e in load(inputs["label"] / "prompts.parquet", Example)},
     )
 
@@ -93,5 +106,7 @@ def token_counts(path: Path) -> dict[str, tuple[int, int]]:
     of its lists, which may hold millions of numbers. Raise Damaged for a file that the stage did not write."""
     with open_table(path) as file:
         table = file.read(columns=["id", "chosen_logps", "rejected_logps"])
-        chosen, rejected = (pc.list_value_length(table[name]).to_pylist() for name in table.column_names[1:])
+        chosen, rejected = (
+            pc.list_value_length(table[name]).to_pylist() for name in table.column_names[1:]
+        )
         return dict(zip(table["id"].to_pylist(), zip(chosen, rejected, strict=True), strict=True))

@@ -47,8 +47,12 @@ class Normal:
 
     def in_words(self, form: str) -> str:
         """Return the range as text: `25% to 75%`, `at least 300`."""
-        low, high = (None if isinf(limit) else write_number(form, limit) for limit in (self.low, self.high))
-        return f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
+        low, high = (
+            None if isinf(limit) else write_number(form, limit) for limit in (self.low, self.high)
+        )
+        return (
+            f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
+        )
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,31 @@ class Finding:
     detail: str = ""
 
     @classmethod
-    def of(cls, name: str, value: float, detail: str = "", normal: Normal | None = None, **words: object) -> "Finding":
+    def of(
+        cls,
+        name: str,
+        value: float,
+        detail: str = "",
+        normal: Normal | None = None,
+        **words: object,
+    ) -> "Finding":
         """Build the finding of this name in finding.yaml. `normal`: its range in this run; `words` fill its braces."""
         text = TEXTS[name]
-        causes = {side: Cause(*(each.format(**words) for each in text[side])) for side in SIDES if side in text}
+        causes = {
+            side: Cause(*(each.format(**words) for each in text[side]))
+            for side in SIDES
+            if side in text
+        }
         quantity, source = (text[key].format(**words) for key in ("quantity", "source"))
-        return cls(quantity, value, normal or Normal(**text["normal"]), text["form"], source, **causes, detail=detail)
+        return cls(
+            quantity,
+            value,
+            normal or Normal(**text["normal"]),
+            text["form"],
+            source,
+            **causes,
+            detail=detail,
+        )
 
     @property
     def severity(self) -> int:
@@ -96,7 +119,13 @@ class Finding:
     @property
     def cause(self) -> Cause | None:
         """The likely meaning of this value; None in its range."""
-        return self.below if self.value < self.normal.low else self.above if self.value > self.normal.high else None
+        return (
+            self.below
+            if self.value < self.normal.low
+            else self.above
+            if self.value > self.normal.high
+            else None
+        )
 
 
 # None if the run has nothing to measure the quantity by

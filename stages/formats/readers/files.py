@@ -25,7 +25,13 @@ from stages.formats.readers.json_array import array_rows
 from stages.formats.readers.json_lines import BLANK, MEGABYTE, BoundedLines, decode_text, line_rows
 from stages.formats.readers.json_object import object_rows
 from stages.formats.readers.row import Row
-from stages.formats.readers.tabular import arrow_rows, csv_rows, decode_bytes, parquet_rows, with_class_names
+from stages.formats.readers.tabular import (
+    arrow_rows,
+    csv_rows,
+    decode_bytes,
+    parquet_rows,
+    with_class_names,
+)
 from stages.formats.threads import thread_rows
 from stages.store.source_files import data_files, locate
 
@@ -40,7 +46,9 @@ PEEK_BYTES = 1 << 16  # the beginning of a file, from which its kind is detected
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
 # The hub names files and folders by split, and the shards of a split like train-00000-of-00002.parquet.
-SPLIT = re.compile(r"(?:.*[-_. ])?(train|test|validation|valid|val|dev|eval)(?:ing)?(?![a-z])", re.IGNORECASE)
+SPLIT = re.compile(
+    r"(?:.*[-_. ])?(train|test|validation|valid|val|dev|eval)(?:ing)?(?![a-z])", re.IGNORECASE
+)
 SHARD = re.compile(r"-\d{5}-of-\d{5}|\.")
 HELD_OUT = dict.fromkeys(("valid", "val", "dev", "eval"), "validation")
 
@@ -48,7 +56,9 @@ HELD_OUT = dict.fromkeys(("valid", "val", "dev", "eval"), "validation")
 Watch = Callable[[Callable[[], float]], None]
 
 # Kinds of files that are not read, by their first bytes or the ends of their names, each with a way to convert it.
-UNSUPPORTED = {start.encode("latin-1"): kind for start, kind in read_beside(__file__)["first_bytes"].items()}
+UNSUPPORTED = {
+    start.encode("latin-1"): kind for start, kind in read_beside(__file__)["first_bytes"].items()
+}
 UNSUPPORTED_TEXT: dict[str, str] = read_beside(__file__)["suffixes"]
 TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 
@@ -56,7 +66,9 @@ TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 class Table:
     """A file of rows that can be read again. `size`, and what `read()` has read of it, are bytes (hub: rows)."""
 
-    def __init__(self, name: str, size: int, compared: bool, reading: Callable[[Watch], Iterator[Row]]):
+    def __init__(
+        self, name: str, size: int, compared: bool, reading: Callable[[Watch], Iterator[Row]]
+    ):
         self.name, self.size, self.compared, self.reading = name, size, compared, reading
         self.read: Callable[[], float] = lambda: 0.0
 
@@ -89,20 +101,26 @@ def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
             if named := SPLIT.match(part):
                 place = folder / Path(*below.parts[: below.parts.index(part)])
                 shards = f"{SHARD.split(part)[0]}*" if part == below.name else part
-                path_by_split.setdefault(HELD_OUT.get(split := named[1].lower(), split), str(place / shards))
+                path_by_split.setdefault(
+                    HELD_OUT.get(split := named[1].lower(), split), str(place / shards)
+                )
                 break
     if len(path_by_split) > 1:
         splits = sorted(path_by_split)
         train_first = sorted(splits, key=lambda name: name != "train")
         ways = " or ".join(f"{key}='{path_by_split[name]}'" for name in train_first)
-        raise UserError(f"{key}={folder}: holds the splits {', '.join(splits)}. Type {ways} to read one of them.")
+        raise UserError(
+            f"{key}={folder}: holds the splits {', '.join(splits)}. Type {ways} to read one of them."
+        )
 
 
 def load_hub_dataset(source: Source, key: str) -> Any:
     from datasets import load_dataset
 
     try:
-        return load_dataset(source.path, source.subset, revision=source.revision, split=source.hub_split)
+        return load_dataset(
+            source.path, source.subset, revision=source.revision, split=source.hub_split
+        )
     except Exception as error:  # whatever the hub, its files or its scripts raise
         raise UserError(f"{key}={source.path}: {' '.join(str(error).split())[:300]}") from error
 
@@ -110,14 +128,21 @@ def load_hub_dataset(source: Source, key: str) -> Any:
 def hub_rows(name: str, dataset: Any, watch: Watch) -> Iterator[Row]:
     from datasets import ClassLabel
 
-    classes = {name: feature.names for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
+    classes = {
+        name: feature.names
+        for name, feature in dataset.features.items()
+        if isinstance(feature, ClassLabel)
+    }
     watch(lambda: number)
     for number, value in enumerate(dataset, 1):
         yield Row(name, number, with_class_names(decode_bytes(value), classes))
 
 
 def rows_of(
-    file: Path, documents: str | None = None, watch: Watch = lambda read: None, limits: ReadLimits = DEFAULT_LIMITS
+    file: Path,
+    documents: str | None = None,
+    watch: Watch = lambda read: None,
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> Iterator[Row]:
     """Yield the rows of a file. `documents` says how plain text is divided. `watch` takes a progress function."""
     try:
@@ -125,10 +150,14 @@ def rows_of(
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{file}: {error.strerror}.") from error
-        raise UserError(f"{file}: the file is broken or cut off ({error}). Download or write it again.") from error
+        raise UserError(
+            f"{file}: the file is broken or cut off ({error}). Download or write it again."
+        ) from error
 
 
-def content_rows(file: Path, documents: str | None, watch: Watch, limits: ReadLimits) -> Iterator[Row]:
+def content_rows(
+    file: Path, documents: str | None, watch: Watch, limits: ReadLimits
+) -> Iterator[Row]:
     with io.FileIO(file) as plain:
         magic = plain.read(8)
         plain.seek(0)
@@ -142,7 +171,9 @@ def content_rows(file: Path, documents: str | None, watch: Watch, limits: ReadLi
             yield from stream_rows(file, stream, documents, partial(watch, plain.tell))
 
 
-def stream_rows(file: Path, stream: BoundedLines, documents: str | None, watched: Callable[[], None]) -> Iterator[Row]:
+def stream_rows(
+    file: Path, stream: BoundedLines, documents: str | None, watched: Callable[[], None]
+) -> Iterator[Row]:
     """Return the rows of a text file. `watched` starts the progress of files that are read row by row."""
     start = stream.peek(PEEK_BYTES)
     refuse_unsupported(file, start)
@@ -161,7 +192,9 @@ def refuse_unsupported(file: Path, start: bytes) -> None:
     if start[TAR_MAGIC] == b"ustar":
         kind = "a tar archive. Unpack it: tar -xf {name}"
     if kind is None and start.lstrip()[:1] not in (b"{", b"["):
-        kind = next((kind for suffix, kind in UNSUPPORTED_TEXT.items() if suffix in file.suffixes), None)
+        kind = next(
+            (kind for suffix, kind in UNSUPPORTED_TEXT.items() if suffix in file.suffixes), None
+        )
     if kind:
         raise UserError(f"{file}: is {kind.format(name=file, stem=file.stem, suffix=file.suffix)}.")
 
@@ -186,7 +219,9 @@ class UnpackedFile(io.RawIOBase):
         content = self.stream.read(len(buffer))
         self.size += len(content)
         if self.size > self.most * MEGABYTE:
-            raise UserError(f"{self.file}: unpacks to over {self.most:,} MB. Type data.max_file=MB to allow more.")
+            raise UserError(
+                f"{self.file}: unpacks to over {self.most:,} MB. Type data.max_file=MB to allow more."
+            )
         buffer[: len(content)] = content
         return len(content)
 
@@ -200,10 +235,14 @@ def text_rows(file: Path, content: bytes, documents: str | None) -> Iterator[Row
     text = decode_text(file, content).replace("\r\n", "\n")
     if not text.strip():
         return
-    divided = {name: [part for part in re.split(end, text) if part.strip()] for name, end in ENDS.items()}
+    divided = {
+        name: [part for part in re.split(end, text) if part.strip()] for name, end in ENDS.items()
+    }
     if documents is None:
         counts = ", ".join(f"{name} ({len(parts):,})" for name, parts in divided.items())
         way_out = "Type `documents: WORD` in the source; the words, with the number of documents by each, are"
-        raise UserError(f"{file}: plain text does not say where a document ends. {way_out} {counts}.")
+        raise UserError(
+            f"{file}: plain text does not say where a document ends. {way_out} {counts}."
+        )
     for i, part in enumerate(divided[documents], 1):
         yield Row(str(file), i, {"text": part.strip()})

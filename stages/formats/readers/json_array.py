@@ -7,7 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from stages.config.errors import UserError
-from stages.formats.readers.json_lines import DECODER, BoundedLines, decode_text, json_message, parse_value
+from stages.formats.readers.json_lines import (
+    DECODER,
+    BoundedLines,
+    decode_text,
+    json_message,
+    parse_value,
+)
 from stages.formats.readers.row import BadRow, Row
 
 SPACE = re.compile(r"[ \t\r\n]*")

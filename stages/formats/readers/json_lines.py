@@ -33,7 +33,9 @@ class BoundedLines(io.BufferedReader):
     def refuse_longer(self, length: int) -> None:
         """Raise UserError if a line, or a value of a JSON array, is longer than the limit."""
         if length > self.longest:
-            raise UserError(f"{self.file}: a line has more than {self.most} MB. Type data.max_line=MB to allow more.")
+            raise UserError(
+                f"{self.file}: a line has more than {self.most} MB. Type data.max_line=MB to allow more."
+            )
 
     def text_lines(self, text: io.TextIOWrapper) -> Iterator[str]:
         """Yield the lines of a text decoded from this stream; the limit counts characters here."""
@@ -52,7 +54,9 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
             text = line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n")
             yield Row(name, i, parse_value(text))
         except UnicodeDecodeError:
-            yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8_error(file, line))
+            yield Row(
+                name, i, line.decode(errors="replace").rstrip("\n"), not_utf8_error(file, line)
+            )
         except json.JSONDecodeError as error:
             # an array without its brackets
             if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":
@@ -67,7 +71,9 @@ def json_message(error: json.JSONDecodeError) -> str:
     """Return the error of a JSON text; for a comment, also the command that removes it."""
     if not COMMENT.match(error.doc, error.pos):
         return error.msg
-    return "a comment, which JSON does not allow. Remove lines with comments: sed -E 's,^ *(//|#).*,,'"
+    return (
+        "a comment, which JSON does not allow. Remove lines with comments: sed -E 's,^ *(//|#).*,,'"
+    )
 
 
 def decode_text(file: Path, content: bytes) -> str:
@@ -84,19 +90,26 @@ def not_utf8_error(file: Path, content: bytes) -> BadRow:
         likely = not re.search(r"[\x00-\x08\x0e-\x1f]", content.decode("cp1252"))
     except UnicodeDecodeError:
         likely = False
-    way_out = f", but maybe Windows-1252: iconv -f CP1252 -t UTF-8 {file} > {file.stem}.utf8{file.suffix}"
+    way_out = (
+        f", but maybe Windows-1252: iconv -f CP1252 -t UTF-8 {file} > {file.stem}.utf8{file.suffix}"
+    )
     return BadRow("", f"not UTF-8{way_out if likely else ''}")
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     items = dict(pairs)
     if len(items) < len(pairs):
-        raise BadRow(str(first_repeated([key for key, _ in pairs])), "broken JSON: the key occurs twice")
+        raise BadRow(
+            str(first_repeated([key for key, _ in pairs])), "broken JSON: the key occurs twice"
+        )
     return items
 
 
 def refuse_constant(name: str) -> None:
-    raise BadRow("", f"broken JSON: {name} is not a number. Write null: sed -E 's/([:,[] *){name}\\b/\\1null/g'")
+    raise BadRow(
+        "",
+        f"broken JSON: {name} is not a number. Write null: sed -E 's/([:,[] *){name}\\b/\\1null/g'",
+    )
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_constant)

@@ -46,6 +46,10 @@ def validate_columns(file: str, names: Collection[str]) -> None:
     """Raise UserError for more than `MOST_COLUMNS` columns, or for two columns with the same name."""
     if len(names) > MOST_COLUMNS:
         problem = f"{file}: {len(names):,} columns, but at most {MOST_COLUMNS:,} are allowed"
-        raise UserError(f"{problem}. Write one row for each text; rows and columns may be swapped here.")
+        raise UserError(
+            f"{problem}. Write one row for each text; rows and columns may be swapped here."
+        )
     if twice := first_repeated(names):
-        raise UserError(f"{file}: the column name {twice!r} occurs twice. Rename one of the columns.")
+        raise UserError(
+            f"{file}: the column name {twice!r} occurs twice. Rename one of the columns."
+        )

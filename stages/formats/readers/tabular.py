@@ -30,7 +30,9 @@ def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
     delimiter = "\t" if ".tsv" in file.suffixes and "\t" in start else max(",\t;|", key=start.count)
     if separator := SEPARATOR.fullmatch(start):
         delimiter, start = separator[1], ""
-    lines = csv.reader((line for part in ([start], text) for line in part), strict=True, delimiter=delimiter)
+    lines = csv.reader(
+        (line for part in ([start], text) for line in part), strict=True, delimiter=delimiter
+    )
     header: list[str] | None = None
     while True:
         line = lines.line_num + 1
@@ -40,7 +42,9 @@ def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
             return
         except csv.Error as error:
             if header is None:
-                raise UserError(f"{file}: line {line}: the header is not CSV: {error}. Mend that line.") from error
+                raise UserError(
+                    f"{file}: line {line}: the header is not CSV: {error}. Mend that line."
+                ) from error
             where = f", in the row from line {line} on" if lines.line_num > line else ""
             # an open quote takes the lines after it, too
             for lost in range(line, lines.line_num + 1):
@@ -57,7 +61,12 @@ def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
         if decoded != fields:
             yield Row(str(file), line, decoded, not_utf8_error(file, b"\n".join(raw_fields)))
         elif len(fields) != len(header):
-            yield Row(str(file), line, fields, BadRow("", f"{len(fields)} fields, but the header has {len(header)}"))
+            yield Row(
+                str(file),
+                line,
+                fields,
+                BadRow("", f"{len(fields)} fields, but the header has {len(header)}"),
+            )
         else:
             yield Row(str(file), line, dict(zip(header, fields, strict=True)))
 
@@ -110,7 +119,11 @@ def named_classes(schema: pa.Schema) -> dict[str, list[str]]:
     """Return the class names, by column, that `datasets` stores in a table whose labels are numbers."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        return {
+            name: feature["names"]
+            for name, feature in features.items()
+            if feature.get("_type") == "ClassLabel"
+        }
     except (LookupError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -137,4 +150,8 @@ def without_nulls(value: Any) -> Any:
     """Return a value without null fields: Arrow gives every struct the fields that any other row's struct has."""
     if isinstance(value, list):
         return [without_nulls(item) for item in value]
-    return {k: without_nulls(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+    return (
+        {k: without_nulls(v) for k, v in value.items() if v is not None}
+        if isinstance(value, dict)
+        else value
+    )

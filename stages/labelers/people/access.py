@@ -49,7 +49,9 @@ def load_token(folder: Path) -> str:
             is_private = status.st_uid == os.geteuid() and not status.st_mode & 0o077
             if is_private and TOKEN.fullmatch(content):
                 return content.decode()
-        reason = f"{path} is not a file of this user alone, with a token of 32 letters, digits, _ or -."
+        reason = (
+            f"{path} is not a file of this user alone, with a token of 32 letters, digits, _ or -."
+        )
         move_aside(path, f"{reason} Links with the old token no longer work; send the new link.")
     return make_token(path)
 

@@ -21,21 +21,29 @@ Row = dict[str, Any]
 def write(session: Session, out: StageDir, answered: Path | None = None) -> None:
     """Write a row per answer, and a blank row per open question. A file that somebody has changed since it was written
     is moved aside, unless it is the file `answered`, whose answers the session has."""
-    rows = [row for q in session.questions.values() for row in question_rows(q, answers_to(q, session))]
+    rows = [
+        row for q in session.questions.values() for row in question_rows(q, answers_to(q, session))
+    ]
     # the digest of the file as last written
     file, written = out / FILE, session.folder / f"written-{out.path.stem}"
     recorded = written.read_text(encoding="utf-8") if written.exists() else ""
     digest = file_digest(file) if file.exists() else recorded
     if digest != recorded and not (answered and answered.samefile(file)):
         changed = file.rename(file.with_name(f"answers-{digest[:8]}.jsonl"))
-        out.warn(f"{file} was changed. To use its answers, set human.answered={changed} where people are asked.")
+        out.warn(
+            f"{file} was changed. To use its answers, set human.answered={changed} where people are asked."
+        )
     safe_files.write(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
     safe_files.write(written, file_digest(file))
 
 
 def answers_to(question: Question, session: Session, earliest: int | None = None) -> list[Answer]:
     """Return the answers to a question, by annotators' names; or so many `earliest`: two may answer the last one."""
-    answers = [answers[question.id] for _, answers in sorted(session.answers.items()) if question.id in answers]
+    answers = [
+        answers[question.id]
+        for _, answers in sorted(session.answers.items())
+        if question.id in answers
+    ]
     return answers if earliest is None else sorted(answers, key=instant)[:earliest]
 
 
@@ -48,7 +56,9 @@ def instant(answer: Answer) -> float:
 
 
 def question_rows(question: Question, answers: list[Answer]) -> Iterator[Row]:
-    texts = {letter: c.text for letter, c in zip(question.letters, question.candidates, strict=True)}
+    texts = {
+        letter: c.text for letter, c in zip(question.letters, question.candidates, strict=True)
+    }
     shared = {"question": question.id, "prompt": question.prompt.messages, **texts}
     shared["words"] = ", ".join(question.words)
     for answer in answers or [Answer(question.id, "", None)]:
@@ -68,7 +78,9 @@ def read(file: Path, session: Session) -> str:
             foreign += 1
     if foreign and not placed:
         problem = f"all {foreign} answers are to questions of other runs"
-        raise UserError(f"label.human.answered={file}: {problem}. Name a file with answers to this run's questions.")
+        raise UserError(
+            f"label.human.answered={file}: {problem}. Name a file with answers to this run's questions."
+        )
     first_answers = dict[tuple[str, str], Answer]()
     for place, answer in placed:
         earlier = session.answers.get(answer.annotator, {}).get(answer.question)
@@ -78,7 +90,11 @@ def read(file: Path, session: Session) -> str:
         except Refused as refused:
             raise row_error(file, place, str(refused)) from refused
         if first.content != answer.content:
-            raise row_error(file, place, f"{answer.annotator} already answered {first.verdict!r} to this question")
+            raise row_error(
+                file,
+                place,
+                f"{answer.annotator} already answered {first.verdict!r} to this question",
+            )
     new = sum(session.save(answer) for _, answer in placed)
     old = len(placed) - new
     return f"{file}: {new} new answers, {old} already stored, {blanks} blank, {foreign} to other runs' questions"
@@ -101,8 +117,12 @@ def row_answer(row: Row) -> Answer | None:
     question, annotator, verdict = (str(row[name]) for name in ("question", "annotator", "verdict"))
     comment, order, at = (str(row.get(name) or "") for name in ("comment", "order", "at"))
     reasons, seconds = tuple(row.get("reasons") or ()), row.get("seconds")
-    return parse_answer(asdict(Answer(question, annotator, verdict, reasons, comment, order, seconds, at)))
+    return parse_answer(
+        asdict(Answer(question, annotator, verdict, reasons, comment, order, seconds, at))
+    )
 
 
 def row_error(file: Path, place: str, reason: str) -> UserError:
-    return UserError(f"label.human.answered={file}: {place}: {reason}. Correct the row, or remove it.")
+    return UserError(
+        f"label.human.answered={file}: {place}: {reason}. Correct the row, or remove it."
+    )

@@ -20,7 +20,10 @@ def spans(text: str) -> list[tuple[str, str]]:
     """Return the whole text as pairs of a style ('': none) and characters."""
     pieces, end = list[tuple[str, str]](), 0
     for match in MARKUP.finditer(text):
-        pieces += [*escape_spans("", text[end : match.start()]), *escape_spans(str(match.lastgroup), match[0])]
+        pieces += [
+            *escape_spans("", text[end : match.start()]),
+            *escape_spans(str(match.lastgroup), match[0]),
+        ]
         end = match.end()
     return [*pieces, *escape_spans("", text[end:])]
 

@@ -34,13 +34,17 @@ class Question:
 
     def order(self, annotator: str) -> str:
         """Return the letters in the order in which this person sees the answers, from left to right."""
-        return "".join(sorted(self.letters, key=lambda letter: content_id(self.id, annotator, letter)))
+        return "".join(
+            sorted(self.letters, key=lambda letter: content_id(self.id, annotator, letter))
+        )
 
 
 def draw_questions(pool: Pool, cfg: Human) -> list[Question]:
     """Return the questions about a pool, in the order of asking. A pool reduced to their candidates gives the same."""
     seed = cfg.seed or 0
-    prompts_with_choice = [(p, unlike) for p, pool_part in pool.by_prompt() if len(unlike := distinct(pool_part)) > 1]
+    prompts_with_choice = [
+        (p, unlike) for p, pool_part in pool.by_prompt() if len(unlike := distinct(pool_part)) > 1
+    ]
     prompts_with_choice.sort(key=lambda each: content_id(seed, "prompt", each[0].id))
     questions = [
         question(prompt, group, cfg.instructions or "")
@@ -64,4 +68,6 @@ def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def question(prompt: Example, candidates: Sequence[Candidate], instructions: str) -> Question:
     ordered = tuple(sorted(candidates, key=lambda c: content_id(c.text)))
-    return Question(content_id(instructions, prompt.messages, *(c.text for c in ordered)), prompt, ordered)
+    return Question(
+        content_id(instructions, prompt.messages, *(c.text for c in ordered)), prompt, ordered
+    )

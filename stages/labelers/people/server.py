@@ -41,7 +41,11 @@ LARGEST = 1 << 16  # bytes of a request's body at most
 MAX_CONNECTIONS = 128  # open at the same time
 GRACE = 5.0  # seconds after the last answer in which it can be undone
 LAST = 60.0  # and in which another person's page, which still shows a question, can send its answer
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 Body = Mapping[str, Any]
 
 
@@ -76,7 +80,9 @@ def serve(session: Session, cfg: Human, out: StageDir) -> None:
         KeyboardInterrupt: if the server is stopped earlier."""
     host, port = cfg.runtime.host or "127.0.0.1", cfg.runtime.port or 0
     try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
     except OSError as error:
         reason = f"cannot listen at {host}, port {port}: {error.strerror}"
         way_out = "Set label.human.runtime.port=0 to get a free port."
@@ -87,10 +93,15 @@ def serve(session: Session, cfg: Human, out: StageDir) -> None:
     token = None if is_loopback(listening.getsockname()[0]) else load_token(session.folder)
     address = f"http://{link_host(host)}:{listening.getsockname()[1]}/"
     waiting = len(session.questions) - session.judged
-    out.inform(f"{waiting} questions wait for people at {address} (if the run stops, the same command resumes it).")
+    out.inform(
+        f"{waiting} questions wait for people at {address} (if the run stops, the same command resumes it)."
+    )
     if token:  # only the terminal shows the token, because others may read the log
         sys.stderr.write(f"The link for people, with the token: {address}?token={token}\n")
-    with listening, Progress(len(session.questions), "label human", "question", session.judged) as progress:
+    with (
+        listening,
+        Progress(len(session.questions), "label human", "question", session.judged) as progress,
+    ):
         page = Page(session, cfg, token, progress)
         page.server.run([listening])
     if page.failure:
@@ -128,8 +139,17 @@ class Page:
         routes = [Route(path, self.handler(act), methods=["POST"]) for path, act in acts.items()]
         self.app = Starlette(routes=[Route("/", self.html), *routes])
         quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "access_log": False}
-        plain: dict[str, Any] = {"interface": "asgi3", "lifespan": "off", "server_header": False, "ws": "none"}
-        bounded: dict[str, Any] = {"http": "h11", "headers": [("Connection", "close")], "proxy_headers": False}
+        plain: dict[str, Any] = {
+            "interface": "asgi3",
+            "lifespan": "off",
+            "server_header": False,
+            "ws": "none",
+        }
+        bounded: dict[str, Any] = {
+            "http": "h11",
+            "headers": [("Connection", "close")],
+            "proxy_headers": False,
+        }
         bounded |= {"timeout_graceful_shutdown": 1, "limit_concurrency": MAX_CONNECTIONS}
         self.server = uvicorn.Server(uvicorn.Config(self.respond, **quiet, **plain, **bounded))
 
@@ -151,13 +171,18 @@ class Page:
         async def respond(request: Request) -> Response:
             try:
                 # Forms of other sites can only send other content types.
-                if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+                if (
+                    request.headers.get("content-type", "").partition(";")[0].strip()
+                    != "application/json"
+                ):
                     raise Refused(415, "the content type must be application/json")
                 body = parse_body(await read_body(request))
                 act(body)
                 self.progress.update(self.session.judged - self.progress.done)
                 if self.session.complete:
-                    asyncio.get_running_loop().call_later(LAST if self.session.showing else GRACE, self.end)
+                    asyncio.get_running_loop().call_later(
+                        LAST if self.session.showing else GRACE, self.end
+                    )
                 return JSONResponse(self.state(body["annotator"]), headers=HEADERS)
             except Refused as refused:
                 return error_response(refused)
@@ -166,8 +191,12 @@ class Page:
             except (OSError, UserError) as error:
                 # the disk is full, or the journal is not a regular file
                 self.failure, self.server.should_exit = error, True
-                reason = error.strerror if isinstance(error, OSError) else "the journal is not a file"
-                return error_response(Refused(507, f"the answer was not saved, and the server stops: {reason}"))
+                reason = (
+                    error.strerror if isinstance(error, OSError) else "the journal is not a file"
+                )
+                return error_response(
+                    Refused(507, f"the answer was not saved, and the server stops: {reason}")
+                )
 
         return respond
 
@@ -186,7 +215,10 @@ class Page:
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         sent = sent or request.query_params.get("token", "")
         if self.token is not None and not hmac.compare_digest(sent.encode(), self.token.encode()):
-            raise Refused(401, "the token is missing or wrong. Use the link that ends with ?token= and the token")
+            raise Refused(
+                401,
+                "the token is missing or wrong. Use the link that ends with ?token= and the token",
+            )
 
     def answer(self, body: Body) -> None:
         """Save a verdict. Letters of the page, which follow this person's order, become the question's letters."""
@@ -194,14 +226,20 @@ class Page:
         seconds = get_field(body, "seconds", int, float)
         name, reasons = get_field(body, "question", str), get_field(body, "reasons", list)
         question = self.session.questions.get(name)
-        if not all(isinstance(reason, str) for reason in reasons) or not (isfinite(seconds) and 0 <= seconds < 1e7):
-            raise Refused(400, "each reason must be a text, and seconds a number from 0 to 10,000,000")
+        if not all(isinstance(reason, str) for reason in reasons) or not (
+            isfinite(seconds) and 0 <= seconds < 1e7
+        ):
+            raise Refused(
+                400, "each reason must be a text, and seconds a number from 0 to 10,000,000"
+            )
         order = question.order(annotator) if question else ""
         if question and verdict in [*question.letters]:
             verdict = order[question.letters.index(verdict)]
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         comment = shown_text(get_field(body, "comment", str).strip())
-        self.session.save(Answer(name, annotator, verdict, tuple(reasons), comment, order, round(seconds, 2), at))
+        self.session.save(
+            Answer(name, annotator, verdict, tuple(reasons), comment, order, round(seconds, 2), at)
+        )
 
     def state(self, annotator: str) -> dict[str, Any]:
         """Return the data that the page shows: the next question, and the progress of this person and of all."""
@@ -221,10 +259,16 @@ class Page:
 
 def question_as_shown(question: Question, annotator: str) -> dict[str, Any]:
     """Return the texts of a question in this person's order, without their ids or models."""
-    texts = [question.candidates[question.letters.index(letter)].text for letter in question.order(annotator)]
+    texts = [
+        question.candidates[question.letters.index(letter)].text
+        for letter in question.order(annotator)
+    ]
     return {
         "id": question.id,
-        "messages": [{"role": shown_text(m["role"]), "spans": spans(m["content"])} for m in question.prompt.messages],
+        "messages": [
+            {"role": shown_text(m["role"]), "spans": spans(m["content"])}
+            for m in question.prompt.messages
+        ],
         "answers": [{"spans": spans(text)} for text in texts],
     }
 

@@ -50,7 +50,14 @@ def parse_answer(row: Any) -> Answer:
     Raises:
         ValueError, TypeError, LookupError: if a field is missing, has another type, or has a lone surrogate."""
     answer = Answer(**row | {"reasons": tuple(row["reasons"])})
-    texts = [answer.question, answer.annotator, answer.comment, answer.order, answer.at, *answer.reasons]
+    texts = [
+        answer.question,
+        answer.annotator,
+        answer.comment,
+        answer.order,
+        answer.at,
+        *answer.reasons,
+    ]
     if not all(isinstance(text, str) for text in [*texts, answer.verdict or ""]):
         raise TypeError("a field that must be text has another type")
     json.dumps([*texts, answer.verdict], ensure_ascii=False).encode()
@@ -130,10 +137,16 @@ class Session:
     def next(self, annotator: str) -> Question | None:
         """Return the question to show to a person: after a reload the same one, else rather one that nobody sees."""
         answered = self.answers.get(annotator, {})
-        waiting = [q for q in self.questions.values() if q.id not in answered and self.open_slots(q) > 0]
+        waiting = [
+            q for q in self.questions.values() if q.id not in answered and self.open_slots(q) > 0
+        ]
         current = self.showing.pop(annotator, None)
         on_pages = Counter(self.showing.values())
-        question = min(waiting, key=lambda q: (q.id != current, on_pages[q.id] >= self.open_slots(q)), default=None)
+        question = min(
+            waiting,
+            key=lambda q: (q.id != current, on_pages[q.id] >= self.open_slots(q)),
+            default=None,
+        )
         if question:
             self.showing[annotator] = question.id
         return question
@@ -144,7 +157,10 @@ class Session:
         self.validate_answer(answer)
         earlier = self.answers.get(answer.annotator, {}).get(answer.question)
         if earlier and earlier.content != answer.content:
-            raise Refused(409, f"{answer.annotator} already answered {earlier.verdict!r} here. Press Undo first")
+            raise Refused(
+                409,
+                f"{answer.annotator} already answered {earlier.verdict!r} here. Press Undo first",
+            )
         if not earlier:
             self.journal(answer.annotator).append(answer)
             self.apply_answer(answer)
@@ -158,11 +174,16 @@ class Session:
             raise Refused(404, "this run does not have the question")
         words = self.questions[answer.question].words
         if answer.verdict not in words:
-            raise Refused(400, f"a verdict is one of {', '.join(words)}, and not {answer.verdict!r}")
+            raise Refused(
+                400, f"a verdict is one of {', '.join(words)}, and not {answer.verdict!r}"
+            )
         if unknown := [*filter(lambda r: r not in self.reasons, answer.reasons)]:
             raise Refused(400, f"{unknown[0]!r} is not in label.human.reasons={self.reasons}")
         if len({*answer.reasons}) < len(answer.reasons) or len(answer.comment) > LONGEST_COMMENT:
-            raise Refused(400, f"a reason may occur once, and a comment may have at most {LONGEST_COMMENT} characters")
+            raise Refused(
+                400,
+                f"a reason may occur once, and a comment may have at most {LONGEST_COMMENT} characters",
+            )
 
     def undo(self, annotator: str, question: str) -> None:
         """Withdraw a person's answer and show its question again. Without an answer, nothing happens."""
@@ -178,7 +199,11 @@ class Session:
         """Return Krippendorff's α of questions with several verdicts, and the share of equal pairs, without skips."""
         verdicts = list[list[int]]()
         for question in self.questions:
-            words = [answers[question].verdict for answers in self.answers.values() if question in answers]
+            words = [
+                answers[question].verdict
+                for answers in self.answers.values()
+                if question in answers
+            ]
             verdicts.append([VERDICTS.index(str(v)) for v in words if v != SKIP])
         verdicts = [each for each in verdicts if len(each) > 1]
         if not verdicts:
@@ -191,12 +216,18 @@ class Session:
 
     def figures(self) -> dict[str, Any]:
         """Return counts of the answers and verdicts for the node's metrics."""
-        answers = [answer for by_question in self.answers.values() for answer in by_question.values()]
-        preferences = [answer for answer in answers if len(str(answer.verdict)) == 1 and answer.order]
+        answers = [
+            answer for by_question in self.answers.values() for answer in by_question.values()
+        ]
+        preferences = [
+            answer for answer in answers if len(str(answer.verdict)) == 1 and answer.order
+        ]
         first_shown = sum(answer.order[0] == answer.verdict for answer in preferences)
         return {
             "questions": len(self.questions),
-            "answers": {name: len(answers) for name, answers in sorted(self.answers.items()) if answers},
+            "answers": {
+                name: len(answers) for name, answers in sorted(self.answers.items()) if answers
+            },
             "verdicts": dict(sorted(Counter(str(answer.verdict) for answer in answers).items())),
             "first_shown_preferred": first_shown / len(preferences) if preferences else None,
             "agreement": self.agreement(),

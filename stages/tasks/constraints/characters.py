@@ -7,7 +7,9 @@ from stages.store.text_units import lines, lower_words, sentences, words
 from stages.tasks.constraint import Draw
 from stages.tasks.words import patterns_of
 
-SHORTENED, RANGE, DASH = (re.compile(patterns_of(__file__)[name]) for name in ("shortened", "range", "dash"))
+SHORTENED, RANGE, DASH = (
+    re.compile(patterns_of(__file__)[name]) for name in ("shortened", "range", "dash")
+)
 CHECKS: dict[str, Callable[..., bool]] = {
     "avoid_letter": lambda answer, letter: _has_letters(answer) and letter not in answer.lower(),
     # the parts of `well-prepared` count as words
@@ -16,7 +18,9 @@ CHECKS: dict[str, Callable[..., bool]] = {
         sum(word.strip("_").startswith(letter) for word in lower_words(answer)) >= count
     ),
     "letter_at_least": lambda answer, letter, count: answer.lower().count(letter) >= count,
-    "letter_at_most": lambda answer, letter, count: _has_letters(answer) and answer.lower().count(letter) <= count,
+    "letter_at_most": lambda answer, letter, count: (
+        _has_letters(answer) and answer.lower().count(letter) <= count
+    ),
     "short_words_only": lambda answer, longest: (
         len(words(answer)) >= 15 and not re.search(rf"[^\W\d_]{{{longest + 1}}}", answer)
     ),
@@ -25,7 +29,9 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "capital_words_at_least": lambda answer, count: (
         sum(map(_capital, words(answer))) >= count and any(map(str.islower, answer))
     ),
-    "last_word_capitals": lambda answer: any(map(_capital, words(answer)[-1:])) and not answer.isupper(),
+    "last_word_capitals": lambda answer: (
+        any(map(_capital, words(answer)[-1:])) and not answer.isupper()
+    ),
     "no_commas": lambda answer: not re.search("[,，،、]", answer),
     "exclamations_exactly": lambda answer, count: len(re.findall("[!！]", answer)) == count,
     "colons_at_least": lambda answer, count: len(re.findall("[:：]", answer)) >= count,
@@ -33,12 +39,17 @@ CHECKS: dict[str, Callable[..., bool]] = {
     # Allow `'s` after a noun, because it may be a possessive.
     "no_contractions": lambda answer: not SHORTENED.search(answer.replace("_", " ")),
     # Allow a full stop after the ellipsis.
-    "ellipsis_once": lambda answer: re.findall(r"\.{3,}|…+\.?", answer) in (["..."], ["...."], ["…"], ["…."]),
+    "ellipsis_once": lambda answer: (
+        re.findall(r"\.{3,}|…+\.?", answer) in (["..."], ["...."], ["…"], ["…."])
+    ),
     "no_full_stops": lambda answer: (
-        not re.search("[.。．]", answer) and (bool(re.search("[!?！？]", answer)) or len(lines(answer)) > 1)
+        not re.search("[.。．]", answer)
+        and (bool(re.search("[!?！？]", answer)) or len(lines(answer)) > 1)
     ),
     # Ignore the dash of a range such as 10–20, which is not between words.
-    "dashes_at_least": lambda answer, count: len(DASH.findall(RANGE.sub(" ", answer.replace("_", "")))) >= count,
+    "dashes_at_least": lambda answer, count: (
+        len(DASH.findall(RANGE.sub(" ", answer.replace("_", "")))) >= count
+    ),
 }
 DRAWS: dict[str, Draw] = {
     "avoid_letter": lambda rng, request: {"letter": rng.choice(_rarest("qzxjkv", request))},
@@ -72,7 +83,9 @@ def _rarest(letters: str, request: str) -> list[str]:
 def capital_first_sentence(answer: str) -> bool:
     first, *rest = sentences(answer) or [""]
     # without a closing mark, the line is a heading
-    return first.isupper() and first[-1] in ".!?…" and bool(rest) and not any(map(str.isupper, rest))
+    return (
+        first.isupper() and first[-1] in ".!?…" and bool(rest) and not any(map(str.isupper, rest))
+    )
 
 
 def first_word_capitals(answer: str) -> bool:
@@ -82,7 +95,9 @@ def first_word_capitals(answer: str) -> bool:
 
 def capital_every_word(answer: str) -> bool:
     heads = [word.lstrip("_")[:1] for word in words(answer)]
-    return any(map(str.isupper, heads)) and all(head.isupper() or not head.isalpha() for head in heads)
+    return any(map(str.isupper, heads)) and all(
+        head.isupper() or not head.isalpha() for head in heads
+    )
 
 
 def word_in_capitals(answer: str, word: str) -> bool:

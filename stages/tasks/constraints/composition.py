@@ -5,7 +5,16 @@ from collections.abc import Callable
 from itertools import pairwise, takewhile
 from unicodedata import normalize
 
-from stages.store.text_units import BULLET, NUMBER, lines, lower_words, paragraphs, sentences, unmarked, words
+from stages.store.text_units import (
+    BULLET,
+    NUMBER,
+    lines,
+    lower_words,
+    paragraphs,
+    sentences,
+    unmarked,
+    words,
+)
 from stages.tasks.constraint import Draw
 from stages.tasks.words import NAMES
 
@@ -23,12 +32,24 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "paragraphs_exactly": lambda answer, count: len(_with_words(paragraphs(answer))) == count,
     "words_between": lambda answer, low, high: low <= len(words(answer)) <= high,
     "sentences_at_most": lambda answer, count: 0 < len(sentences(answer)) <= count,
-    "bullets_exactly": lambda answer, count: len(_items(answer, BULLET)) == len(_items(answer, DASH)) == count,
-    "numbered_exactly": lambda answer, count: [*map(int, _marks(answer, NUMBERED))] == [*range(1, count + 1)],
-    "lettered_items": lambda answer, count: "".join(_marks(answer, LETTER)).lower() == "abcdefghi"[:count],
-    "checklist": lambda answer, count: sum(BOX.match(line) is not None for line in answer.splitlines()) >= count,
-    "headings": lambda answer, count: len(re.findall(r"(?m)^ {0,3}#{1,3}[ \t]+[^\s#]", answer)) >= count,
-    "titled_sections": lambda answer, count: _numbered(answer, r"(?i)section\s+(\d+)\s*(?:[:.(–—-].*)?$") == count,
+    "bullets_exactly": lambda answer, count: (
+        len(_items(answer, BULLET)) == len(_items(answer, DASH)) == count
+    ),
+    "numbered_exactly": lambda answer, count: (
+        [*map(int, _marks(answer, NUMBERED))] == [*range(1, count + 1)]
+    ),
+    "lettered_items": lambda answer, count: (
+        "".join(_marks(answer, LETTER)).lower() == "abcdefghi"[:count]
+    ),
+    "checklist": lambda answer, count: (
+        sum(BOX.match(line) is not None for line in answer.splitlines()) >= count
+    ),
+    "headings": lambda answer, count: (
+        len(re.findall(r"(?m)^ {0,3}#{1,3}[ \t]+[^\s#]", answer)) >= count
+    ),
+    "titled_sections": lambda answer, count: (
+        _numbered(answer, r"(?i)section\s+(\d+)\s*(?:[:.(–—-].*)?$") == count
+    ),
     "steps_labelled": lambda answer, count: _numbered(answer, r"(?i)step\s+(\d+)\s*:") >= count,
     "day_headings": lambda answer, count: _numbered(answer, r"(?i)day\s+(\d+)\b") >= count,
 }
@@ -52,12 +73,16 @@ def lines_exactly(answer: str, count: int) -> bool:
 
 def sentence_words_at_most(answer: str, count: int) -> bool:
     answer_sentences = sentences(answer)
-    return len(answer_sentences) >= 2 and all(len(words(sentence)) <= count for sentence in answer_sentences)
+    return len(answer_sentences) >= 2 and all(
+        len(words(sentence)) <= count for sentence in answer_sentences
+    )
 
 
 def paragraph_sentences(answer: str, count: int) -> bool:
     answer_paragraphs = _with_words(paragraphs(answer))
-    return len(answer_paragraphs) >= 2 and all(len(sentences(paragraph)) == count for paragraph in answer_paragraphs)
+    return len(answer_paragraphs) >= 2 and all(
+        len(sentences(paragraph)) == count for paragraph in answer_paragraphs
+    )
 
 
 def _with_words(parts: list[str]) -> list[str]:
@@ -67,7 +92,12 @@ def _with_words(parts: list[str]) -> list[str]:
 
 def list_with_intro(answer: str) -> bool:
     intro, *below = lines(answer)
-    return _prose(intro) and len(below) > 1 and BULLET.match(below[0]) is not None and len(_items(answer, BULLET)) >= 2
+    return (
+        _prose(intro)
+        and len(below) > 1
+        and BULLET.match(below[0]) is not None
+        and len(_items(answer, BULLET)) >= 2
+    )
 
 
 def items_short(answer: str, count: int) -> bool:
@@ -77,7 +107,10 @@ def items_short(answer: str, count: int) -> bool:
 
 def items_sorted(answer: str) -> bool:
     # letters with accents sort like plain letters
-    heads = [normalize("NFKD", "".join(lower_words(item)[:1])).strip("_") for item in _items(answer, BULLET)]
+    heads = [
+        normalize("NFKD", "".join(lower_words(item)[:1])).strip("_")
+        for item in _items(answer, BULLET)
+    ]
     return len(heads) >= 3 and heads == sorted(heads)
 
 
@@ -89,7 +122,9 @@ def items_as_questions(answer: str) -> bool:
 def items_with_colon(answer: str) -> bool:
     items = _items(answer)
     parts = [re.match(r"([^:]+):(?!\d)(.+)", item) for item in items]
-    return len(items) >= 2 and all(part and 1 <= len(words(part[1])) <= 5 and words(part[2]) for part in parts)
+    return len(items) >= 2 and all(
+        part and 1 <= len(words(part[1])) <= 5 and words(part[2]) for part in parts
+    )
 
 
 def list_then_paragraph(answer: str) -> bool:
@@ -140,7 +175,9 @@ def dialogue(answer: str, count: int, one: str, other: str) -> bool:
     turn = rf"(?i)({re.escape(one)}|{re.escape(other)}):.*[^\W_]"
     matches = [re.match(turn, unmarked(line)) for line in lines(answer)]
     names = [match[1].lower() for match in matches if match]
-    return len(names) == len(matches) >= count and all(name != after for name, after in pairwise(names))
+    return len(names) == len(matches) >= count and all(
+        name != after for name, after in pairwise(names)
+    )
 
 
 def pros_and_cons(answer: str) -> bool:
@@ -152,14 +189,20 @@ def pros_and_cons(answer: str) -> bool:
 
 def title_in_angles(answer: str) -> bool:
     answer_lines = [unmarked(line) for line in lines(answer) if re.search(r"[^\W_]", line)]
-    return len(answer_lines) >= 2 and any(re.fullmatch(r"<<[^<>]+>>", line) for line in answer_lines)
+    return len(answer_lines) >= 2 and any(
+        re.fullmatch(r"<<[^<>]+>>", line) for line in answer_lines
+    )
 
 
 def table_of_contents(answer: str) -> bool:
     first, *rest = lines(answer)
     entries = list(takewhile(lambda line: BULLET.match(line) or NUMBER.match(line), rest))
     after = " ".join(rest[len(entries) :])
-    return unmarked(first).lower() == "contents:" and len(entries) >= 2 and re.search(r"[^\W_]", after) is not None
+    return (
+        unmarked(first).lower() == "contents:"
+        and len(entries) >= 2
+        and re.search(r"[^\W_]", after) is not None
+    )
 
 
 def blank_line_between(answer: str) -> bool:

@@ -19,7 +19,9 @@ DRAWS: dict[str, Draw] = {
 
 def json_object(answer: str, keys: list[str]) -> bool:
     value = _parsed(answer)
-    return isinstance(value, dict) and value.keys() == set(keys) and all(map(_is_text, value.values()))
+    return (
+        isinstance(value, dict) and value.keys() == set(keys) and all(map(_is_text, value.values()))
+    )
 
 
 def key_value_lines(answer: str, labels: list[str]) -> bool:
@@ -49,13 +51,17 @@ def markdown_table(answer: str, count: int) -> bool:
 def answer_tags(answer: str, tag: str) -> bool:
     opened, closed, lowered = f"<{tag}>", f"</{tag}>", answer.lower()
     inside = lowered.removeprefix(opened).removesuffix(closed)
-    tagged_once = lowered == opened + inside + closed and opened not in inside and closed not in inside
+    tagged_once = (
+        lowered == opened + inside + closed and opened not in inside and closed not in inside
+    )
     return tagged_once and re.search(r"[^\W_]", inside) is not None
 
 
 def fenced_block(answer: str) -> bool:
     block = re.fullmatch(r"```[\w+-]*[ \t]*\n(.*)\n[ \t]*```", answer, re.DOTALL)
-    return block is not None and "```" not in block[1] and re.search(r"[^\W_]", block[1]) is not None
+    return (
+        block is not None and "```" not in block[1] and re.search(r"[^\W_]", block[1]) is not None
+    )
 
 
 def _parsed(answer: str) -> Any:
@@ -73,4 +79,7 @@ def _is_text(value: Any) -> bool:
 
 def _cells(line: str) -> list[str]:
     """Return the cells of a Markdown table's row, whose outer bars are optional."""
-    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))]
+    return [
+        cell.strip()
+        for cell in re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
+    ]

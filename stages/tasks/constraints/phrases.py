@@ -10,7 +10,9 @@ from stages.tasks.words import ADJECTIVES, words_of
 
 FREQUENT, COMMON, LIKELY = (words_of(__file__)[name] for name in ("frequent", "common", "likely"))
 # without the `I` of `i.e.` and `A.I.`
-FIRST_PERSON = re.compile(r"(?<![^\W_])(?:(?<!\b\w\.)i(?!\.\w\b)|me|my|mine|myself)(?![^\W_])", re.IGNORECASE)
+FIRST_PERSON = re.compile(
+    r"(?<![^\W_])(?:(?<!\b\w\.)i(?!\.\w\b)|me|my|mine|myself)(?![^\W_])", re.IGNORECASE
+)
 # marks a numbered item, also in bold or a heading
 MARKER = re.compile(r"(?m)^[ \t#*>_+-]*\d{1,2}[.):][*_]*(?=\s|$)")
 # `1,000` and `10:30` are one figure each; the 2 of `H2O` is none
@@ -25,7 +27,9 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "avoid_words": lambda answer, words: set(words).isdisjoint(plain_words(answer)),
     "word_at_least": lambda answer, word, count: plain_words(answer).count(word) >= count,
     "word_exactly": lambda answer, word, count: plain_words(answer).count(word) == count,
-    "word_in_last_sentence": lambda answer, word: any(word in plain_words(last) for last in sentences(answer)[-1:]),
+    "word_in_last_sentence": lambda answer, word: any(
+        word in plain_words(last) for last in sentences(answer)[-1:]
+    ),
     "numbers_at_least": lambda answer, count: len(FIGURE.findall(MARKER.sub("", answer))) >= count,
     "avoid_first_person": lambda answer: not FIRST_PERSON.search(answer),
     # quotation marks and Markdown may stand before the phrase
@@ -49,15 +53,27 @@ CHECKS: dict[str, Callable[..., bool]] = {
         word in lower_words(part.replace("_", " ")) for part in _passages(BOLD, answer)
     ),
     "inline_code": lambda answer, count: len(_passages(CODE, answer)) >= count,
-    "quote_block": lambda answer, count: sum(re.match(r"> .*\w", line) is not None for line in lines(answer)) >= count,
+    "quote_block": lambda answer, count: (
+        sum(re.match(r"> .*\w", line) is not None for line in lines(answer)) >= count
+    ),
     "italic_parts": lambda answer, count: len(_passages(UNDERSCORES, answer)) >= count,
 }
 DRAWS: dict[str, Draw] = {
-    "include_words": lambda rng, request: {"words": _some(rng, request, COMMON + ADJECTIVES, rng.choice([2, 3]))},
+    "include_words": lambda rng, request: {
+        "words": _some(rng, request, COMMON + ADJECTIVES, rng.choice([2, 3]))
+    },
     "avoid_words": lambda rng, request: {"words": _some(rng, request, LIKELY, rng.choice([2, 3]))},
-    "word_at_least": lambda rng, request: {"word": _one(rng, request), "count": rng.choice([2, 3, 4])},
-    "words_in_order": lambda rng, request: {"words": _some(rng, request, COMMON, rng.choice([2, 3]))},
-    "word_exactly": lambda rng, request: {"word": _one(rng, request), "count": rng.choice([2, 3, 4])},
+    "word_at_least": lambda rng, request: {
+        "word": _one(rng, request),
+        "count": rng.choice([2, 3, 4]),
+    },
+    "words_in_order": lambda rng, request: {
+        "words": _some(rng, request, COMMON, rng.choice([2, 3]))
+    },
+    "word_exactly": lambda rng, request: {
+        "word": _one(rng, request),
+        "count": rng.choice([2, 3, 4]),
+    },
     "word_in_last_sentence": lambda rng, request: {"word": _some(rng, request, COMMON, 1)[0]},
     "word_in_every_paragraph": lambda rng, request: {"word": _one(rng, request)},
 }
@@ -104,7 +120,9 @@ def first_sentence_bold(answer: str) -> bool:
     # without mark: a heading
     if bold is None or len(answer_sentences) < 2 or answer_sentences[0][-1] not in ".!?…":
         return False
-    return [words(part) for part in sentences(bold[1].replace("*", ""))] == [words(answer_sentences[0])]
+    return [words(part) for part in sentences(bold[1].replace("*", ""))] == [
+        words(answer_sentences[0])
+    ]
 
 
 def _passages(pattern: re.Pattern[str], text: str) -> list[str]:

@@ -9,11 +9,15 @@ from stages.tasks.words import NAMES, patterns_of, words_of
 
 KNOWN = {language: frozenset(frequent) for language, frequent in words_of(__file__).items()}
 # Exceptions: "I would like a boat" and "as soon as it rains" are not comparisons.
-LIKING = frozenset({"i", "you", "we", "they", "would", "d", "to", "who", "people", "may", "might", "not", "t"})
+LIKING = frozenset(
+    {"i", "you", "we", "they", "would", "d", "to", "who", "people", "may", "might", "not", "t"}
+)
 PATTERNS = patterns_of(__file__)
 AS_AS = re.compile(PATTERNS["as_as"])
 UNITS = "k?m|cm|k?g|ml|(?:kilo)?met(?:re|er)s|feet|miles|degrees|calories|(?:kilo)?grams|lit(?:re|er)s|dollars|euros"
-_CLOSING, _DAY, _MONTH, _PICTURE = (PATTERNS[name] for name in ("closing", "day", "month", "picture"))
+_CLOSING, _DAY, _MONTH, _PICTURE = (
+    PATTERNS[name] for name in ("closing", "day", "month", "picture")
+)
 _DATE = (
     rf"(?:{_DAY}(?:st|nd|rd|th)?(?: of)? {_MONTH},? [0-9]{{4}}|{_MONTH} {_DAY}(?:st|nd|rd|th)?,? [0-9]{{4}}"
     r"|[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01]))"
@@ -27,9 +31,13 @@ CHECKS: dict[str, Callable[..., bool]] = {
     # The possessive in "Anna's garden" does not address Anna.
     "address_by_name": lambda answer, name: _times(rf"{re.escape(name)}(?!['’]s)", answer) > 0,
     "no_you": lambda answer: _times("you|your|yours|yourself|yourselves", answer) == 0,
-    "hashtags": lambda answer, count: len(re.findall(r"(?<![\w#&/])#(?=\w*[^\W\d_])\w+", answer)) >= count,
+    "hashtags": lambda answer, count: (
+        len(re.findall(r"(?<![\w#&/])#(?=\w*[^\W\d_])\w+", answer)) >= count
+    ),
     "side_note": lambda answer: any(_labelled(line, "Note[*_]*:") for line in lines(answer)),
-    "source_line": lambda answer: any(_labelled(line, "Sources?[*_]*:") for line in lines(answer)[1:][-1:]),
+    "source_line": lambda answer: any(
+        _labelled(line, "Sources?[*_]*:") for line in lines(answer)[1:][-1:]
+    ),
     "emoji_at_least": lambda answer, count: len(re.findall(_EMOJI, answer)) >= count,
 }
 DRAWS: dict[str, Draw] = {"address_by_name": lambda rng, request: {"name": rng.choice(NAMES)}}
@@ -38,7 +46,9 @@ DRAWS: dict[str, Draw] = {"address_by_name": lambda rng, request: {"name": rng.c
 def in_language(answer: str, language: str) -> bool:
     """Require three frequent words of the language, more than of any other, and two thirds of all frequent words."""
     answer_words = re.findall(r"[^\W\d_]+", answer.lower())
-    counts = {name: sum(word in frequent for word in answer_words) for name, frequent in KNOWN.items()}
+    counts = {
+        name: sum(word in frequent for word in answer_words) for name, frequent in KNOWN.items()
+    }
     own = counts.pop(language)
     all_known = sum(any(word in frequent for frequent in KNOWN.values()) for word in answer_words)
     return own >= 3 and own > max(counts.values()) and 3 * own >= 2 * all_known
@@ -62,8 +72,12 @@ def name_a_year(answer: str) -> bool:
 
 def comparison_used(answer: str) -> bool:
     plain = answer.replace("_", " ")
-    starts = [match.start() for match in re.finditer(r"\blike\s+(?:a|an|the)\b", plain, re.IGNORECASE)]
-    before = [re.search(r"(\w+)\s+$", plain[max(0, start - 20) : start].lower()) for start in starts]
+    starts = [
+        match.start() for match in re.finditer(r"\blike\s+(?:a|an|the)\b", plain, re.IGNORECASE)
+    ]
+    before = [
+        re.search(r"(\w+)\s+$", plain[max(0, start - 20) : start].lower()) for start in starts
+    ]
     return any(not word or word[1] not in LIKING for word in before) or bool(AS_AS.search(plain))
 
 
@@ -85,7 +99,9 @@ def postscript(answer: str, marker: str) -> bool:
 
 
 def two_answers(answer: str) -> bool:
-    parts = ["".join(part.casefold().split()) for part in re.split(r"(?m)^[ \t]*\*{6}[ \t\r]*$", answer)]
+    parts = [
+        "".join(part.casefold().split()) for part in re.split(r"(?m)^[ \t]*\*{6}[ \t\r]*$", answer)
+    ]
     return len(parts) == 2 and all(parts) and parts[0] != parts[1]
 
 
@@ -97,7 +113,11 @@ def signed(answer: str, name: str) -> bool:
 
 def rating(answer: str) -> bool:
     number = r"(?<![\w/.,−-])(?:10|[0-9])"
-    return bool(re.search(rf"{number} ?(?:/|out of) ?10(?![\w/]|[.,][0-9])", unmarked(answer), re.IGNORECASE))
+    return bool(
+        re.search(
+            rf"{number} ?(?:/|out of) ?10(?![\w/]|[.,][0-9])", unmarked(answer), re.IGNORECASE
+        )
+    )
 
 
 def dated(answer: str) -> bool:

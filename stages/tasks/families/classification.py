@@ -12,7 +12,9 @@ def kind_of_noun(rng: random.Random, kinds: list[str], *contexts: str) -> Instan
     """Return the task to name the kind of a noun, which is alone or in one of the contexts."""
     kind = rng.choice(kinds)
     word = rng.choice(told_apart(*kinds)[kind])
-    text = rng.choice([word, word.capitalize(), f"the {word}", f"the old {word}", f"my {word}", *contexts])
+    text = rng.choice(
+        [word, word.capitalize(), f"the {word}", f"the old {word}", f"my {word}", *contexts]
+    )
     return Instance({"text": text.format(word)}, kind, one_of(kinds, kind))
 
 

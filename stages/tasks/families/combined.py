@@ -39,7 +39,9 @@ def sorted_bullets(rng: random.Random) -> Instance:
 def loud_quote(rng: random.Random) -> Instance:
     text = phrase(rng)
     reference = f'"{text.upper()}"'
-    return Instance({"text": text}, reference, [Check("upper"), *exactly(reference, "starts_with", text='"')])
+    return Instance(
+        {"text": text}, reference, [Check("upper"), *exactly(reference, "starts_with", text='"')]
+    )
 
 
 @family("system", trains="all_capitals all_lowercase")
@@ -58,7 +60,9 @@ def system_prefix(rng: random.Random) -> Instance:
     start = rng.choice(["Sure:", "Answer:", "OK,", "Result:", "Here:", "Yes,"])
     rule = fill(rng, TEXTS["system_prefix"], start=start)
     reference = f"{start} {text}"
-    return Instance({"text": text}, reference, exactly(reference, "starts_with", text=start), system(rule))
+    return Instance(
+        {"text": text}, reference, exactly(reference, "starts_with", text=start), system(rule)
+    )
 
 
 @family("system", unseen=True)
@@ -87,6 +91,8 @@ def then_first(rng: random.Random) -> Instance:
 @family("follow_up", unseen=True)
 def then_commas(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
-    before = first_turn(f"Make a bullet list of {listed(words)}", "\n".join(f"- {w}" for w in words))
+    before = first_turn(
+        f"Make a bullet list of {listed(words)}", "\n".join(f"- {w}" for w in words)
+    )
     reference = ", ".join(words)
     return Instance({}, reference, exactly(reference, "line_count", count=1), before)

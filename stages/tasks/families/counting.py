@@ -67,7 +67,9 @@ def sort_words(rng: random.Random) -> Instance:
 @family("order", unseen=True)
 def sort_numbers(rng: random.Random) -> Instance:
     numbers = [str(n) for n in rng.sample(range(1, 100), rng.randint(2, 4))]
-    return exact_task(", ".join(numbers), ", ".join(sorted(numbers, key=int)), "same_words", words=numbers)
+    return exact_task(
+        ", ".join(numbers), ", ".join(sorted(numbers, key=int)), "same_words", words=numbers
+    )
 
 
 @family("order", unseen=True)
@@ -80,7 +82,11 @@ def reverse_list(rng: random.Random) -> Instance:
 def pick_by_place(rng: random.Random) -> Instance:
     words = items(rng, 3, 5)
     index = rng.randrange(3)
-    return Instance({"text": ", ".join(words), "place": PLACES[index]}, words[index], one_of(words, words[index]))
+    return Instance(
+        {"text": ", ".join(words), "place": PLACES[index]},
+        words[index],
+        one_of(words, words[index]),
+    )
 
 
 @family("pick", unseen=True)

@@ -3,7 +3,18 @@
 import random
 
 from stages.tasks.generator import Instance, exact_task, exactly, family
-from stages.tasks.words import ADJECTIVES, NAMES, OBJECTS, PLACES, THINGS, VERBS, items, phrase, sentence, texts_of
+from stages.tasks.words import (
+    ADJECTIVES,
+    NAMES,
+    OBJECTS,
+    PLACES,
+    THINGS,
+    VERBS,
+    items,
+    phrase,
+    sentence,
+    texts_of,
+)
 
 TEXTS = texts_of(__file__)
 
@@ -12,16 +23,26 @@ TEXTS = texts_of(__file__)
 def replace_word(rng: random.Random) -> Instance:
     old, new = rng.sample(OBJECTS, 2)
     name, verb, place = rng.choice(NAMES), rng.choice([*VERBS.values()]), rng.choice(PLACES)
-    slots = {"name": name, "verb": verb, "place": place, "elsewhere": rng.choice(PLACES), "other": rng.choice(NAMES)}
+    slots = {
+        "name": name,
+        "verb": verb,
+        "place": place,
+        "elsewhere": rng.choice(PLACES),
+        "other": rng.choice(NAMES),
+    }
     text = rng.choice(TEXTS["replace_word"]).format(old=old, **slots)
     reference = text.replace(f" {old}", f" {new}", 1)
-    return Instance({"old": old, "new": new, "text": text}, reference, exactly(reference, "contains", text=new))
+    return Instance(
+        {"old": old, "new": new, "text": text}, reference, exactly(reference, "contains", text=new)
+    )
 
 
 @family("edit", unseen=True)
 def past_tense(rng: random.Random) -> Instance:
     verb, past = rng.choice(sorted(VERBS.items()))
-    subject = rng.choice([f"{rng.choice(NAMES)} and {rng.choice(NAMES)}", "They", "We", "I", "The children"])
+    subject = rng.choice(
+        [f"{rng.choice(NAMES)} and {rng.choice(NAMES)}", "They", "We", "I", "The children"]
+    )
     described = f"the {rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}."
     rest = rng.choice([described, f"the {rng.choice(OBJECTS)} {rng.choice(PLACES)}."])
     return exact_task(f"{subject} {verb} {rest}", f"{subject} {past} {rest}", "contains", text=past)
@@ -29,8 +50,22 @@ def past_tense(rng: random.Random) -> Instance:
 
 @family("edit")
 def plural(rng: random.Random) -> Instance:
-    odd = {"mouse": "mice", "child": "children", "foot": "feet", "tooth": "teeth", "goose": "geese", "man": "men"}
-    odd |= {"cherry": "cherries", "peach": "peaches", "fox": "foxes", "box": "boxes", "city": "cities", "bus": "buses"}
+    odd = {
+        "mouse": "mice",
+        "child": "children",
+        "foot": "feet",
+        "tooth": "teeth",
+        "goose": "geese",
+        "man": "men",
+    }
+    odd |= {
+        "cherry": "cherries",
+        "peach": "peaches",
+        "fox": "foxes",
+        "box": "boxes",
+        "city": "cities",
+        "bus": "buses",
+    }
     regular = [w for w in THINGS if w[-1] not in "shxyo" and w not in odd]
     word = rng.choice([rng.choice(regular), rng.choice(regular), rng.choice(sorted(odd))])
     reference = odd.get(word, f"{word}s")
@@ -58,14 +93,18 @@ def spelling(rng: random.Random) -> Instance:
 def end_with(rng: random.Random) -> Instance:
     text, ending = sentence(rng) + ".", rng.choice(TEXTS["endings"])
     reference = f"{text} {ending}"
-    return Instance({"text": text, "ending": ending}, reference, exactly(reference, "ends_with", text=ending))
+    return Instance(
+        {"text": text, "ending": ending}, reference, exactly(reference, "ends_with", text=ending)
+    )
 
 
 @family("ending", unseen=True)
 def start_with(rng: random.Random) -> Instance:
     text, start = sentence(rng) + ".", rng.choice(TEXTS["starts"])
     reference = f"{start} {text}"
-    return Instance({"text": text, "start": start}, reference, exactly(reference, "starts_with", text=start))
+    return Instance(
+        {"text": text, "start": start}, reference, exactly(reference, "starts_with", text=start)
+    )
 
 
 @family("ending")
@@ -94,9 +133,13 @@ def title_case(rng: random.Random) -> Instance:
 
 @family("punctuation", unseen=True)
 def end_mark(rng: random.Random) -> Instance:
-    name, mark = rng.choice([("a question mark", "?"), ("an exclamation mark", "!"), ("a full stop", ".")])
+    name, mark = rng.choice(
+        [("a question mark", "?"), ("an exclamation mark", "!"), ("a full stop", ".")]
+    )
     text = sentence(rng)
-    return Instance({"text": text, "name": name}, text + mark, exactly(text + mark, "ends_with", text=mark))
+    return Instance(
+        {"text": text, "name": name}, text + mark, exactly(text + mark, "ends_with", text=mark)
+    )
 
 
 @family("punctuation", unseen=True)

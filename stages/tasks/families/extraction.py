@@ -3,7 +3,18 @@
 import random
 
 from stages.tasks.generator import Instance, exact_task, family, one_of
-from stages.tasks.words import ANIMALS, CITIES, COLOURS, NAMES, OBJECTS, TOOLS, fill, sentence, texts_of, told_apart
+from stages.tasks.words import (
+    ANIMALS,
+    CITIES,
+    COLOURS,
+    NAMES,
+    OBJECTS,
+    TOOLS,
+    fill,
+    sentence,
+    texts_of,
+    told_apart,
+)
 
 NOT_STATED = "not stated"
 TEXTS = texts_of(__file__)
@@ -11,14 +22,24 @@ TEXTS = texts_of(__file__)
 
 @family("extract")
 def extract_city(rng: random.Random) -> Instance:
-    name, city, other, item = rng.choice(NAMES), rng.choice(CITIES), rng.choice(NAMES), rng.choice(OBJECTS)
+    name, city, other, item = (
+        rng.choice(NAMES),
+        rng.choice(CITIES),
+        rng.choice(NAMES),
+        rng.choice(OBJECTS),
+    )
     text = fill(rng, TEXTS["extract_city"], name=name, other=other, city=city, item=item)
     return exact_task(text, city, "word_count", count=1)
 
 
 @family("extract", unseen=True)
 def extract_name(rng: random.Random) -> Instance:
-    name, city, item, colour = rng.choice(NAMES), rng.choice(CITIES), rng.choice(OBJECTS), rng.choice(COLOURS)
+    name, city, item, colour = (
+        rng.choice(NAMES),
+        rng.choice(CITIES),
+        rng.choice(OBJECTS),
+        rng.choice(COLOURS),
+    )
     text = fill(rng, TEXTS["extract_name"], name=name, city=city, item=item, colour=colour)
     return exact_task(text, name, "word_count", count=1)
 
@@ -62,7 +83,9 @@ def first_word(rng: random.Random) -> Instance:
 def answer_or_none(text: str, question: str, answers: list[str], index: int) -> Instance:
     """Return a question whose answer is the one at `index`, or is not stated if there is none."""
     options = [*answers, NOT_STATED]
-    return Instance({"text": text, "question": question}, options[index], one_of(options, options[index]))
+    return Instance(
+        {"text": text, "question": question}, options[index], one_of(options, options[index])
+    )
 
 
 @family("context")
@@ -80,7 +103,10 @@ def where_from(rng: random.Random) -> Instance:
     people, cities = rng.sample(NAMES, 3), rng.sample(CITIES, 2)
     texts = [
         (f"{people[0]} lives in {cities[0]}. {people[1]} lives in {cities[1]}.", "live"),
-        (f"{people[0]} comes from {cities[0]}, but {people[1]} comes from {cities[1]}.", "come from"),
+        (
+            f"{people[0]} comes from {cities[0]}, but {people[1]} comes from {cities[1]}.",
+            "come from",
+        ),
         (f"{cities[0]} is the home of {people[0]}, and {cities[1]} that of {people[1]}.", "live"),
     ]
     (text, asks), index = rng.choice(texts), rng.choice([0, 1, 2])

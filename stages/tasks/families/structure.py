@@ -4,14 +4,28 @@ import json
 import random
 
 from stages.tasks.generator import Instance, as_json, exact_task, family
-from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS, article, fill, items, listed, texts_of
+from stages.tasks.words import (
+    CITIES,
+    COLOURS,
+    NAMES,
+    OBJECTS,
+    article,
+    fill,
+    items,
+    listed,
+    texts_of,
+)
 
 TEXTS = texts_of(__file__)
 
 
 def person(rng: random.Random) -> tuple[dict[str, str | int], str]:
     """Return somebody's name, city and age, and a sentence that states them."""
-    facts: dict[str, str | int] = {"name": rng.choice(NAMES), "city": rng.choice(CITIES), "age": rng.randint(18, 90)}
+    facts: dict[str, str | int] = {
+        "name": rng.choice(NAMES),
+        "city": rng.choice(CITIES),
+        "age": rng.randint(18, 90),
+    }
     return facts, rng.choice(TEXTS["person"]).format(**facts)
 
 
@@ -30,7 +44,14 @@ def json_list(rng: random.Random) -> Instance:
 @family("structure")
 def csv_row(rng: random.Random) -> Instance:
     item, colour, price = rng.choice(OBJECTS), rng.choice(COLOURS), rng.randint(2, 99)
-    text = fill(rng, TEXTS["csv_row"], item=item, start=article(item).capitalize(), colour=colour, price=str(price))
+    text = fill(
+        rng,
+        TEXTS["csv_row"],
+        item=item,
+        start=article(item).capitalize(),
+        colour=colour,
+        price=str(price),
+    )
     return exact_task(text, f"{item},{colour},{price}", "comma_count", count=2)
 
 
