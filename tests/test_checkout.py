@@ -13,6 +13,7 @@ from stages.store.sealed_json import OUTPUTS
 from tests.helpers import command, forget_compositions, inside, settings
 
 
+@pytest.mark.extended
 def test_a_test_that_names_no_store_has_an_empty_one() -> None:
     here = (ROOT / "outputs").resolve()
     assert not Path(settings("recipe=tiny").outputs).resolve().is_relative_to(here)
@@ -25,6 +26,7 @@ def test_a_test_that_names_no_store_has_an_empty_one() -> None:
         )
 
 
+@pytest.mark.extended
 def test_the_environment_names_the_store_where_nothing_is_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

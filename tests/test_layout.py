@@ -99,6 +99,7 @@ def test_a_stage_imports_parts_and_no_other_stage(stage: str) -> None:
     assert rooms <= PARTS
 
 
+@pytest.mark.extended
 def test_hydra_is_known_to_the_command_line_alone() -> None:
     knowing = set()
     for path in [ROOT / "run.py", *HOUSE.rglob("*.py")]:

@@ -89,6 +89,7 @@ def altered(record: Path, name: str, **factors: float) -> str:
     return str(copy)
 
 
+@pytest.mark.extended
 def test_a_run_fills_its_cells_and_says_why_others_are_empty(measured: gpu_chain.Settings) -> None:
     record = Record.read(Path(measured.out))
     filled = {cell.name: cell for cell in record.cells if not cell.empty}

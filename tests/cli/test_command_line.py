@@ -52,6 +52,7 @@ def test_help_is_instant() -> None:
     assert helping < 5 * (before + after)
 
 
+@pytest.mark.extended
 def test_help_lists_stages_groups_and_recipes_on_one_screen() -> None:
     ran = command("--help")
     groups = dict(re.findall(r"^(\w+): (.*)$", ran.stdout, flags=re.MULTILINE))
@@ -66,6 +67,7 @@ def test_help_lists_stages_groups_and_recipes_on_one_screen() -> None:
         compose.normalise(example.split())
 
 
+@pytest.mark.extended
 def test_an_option_may_stand_before_or_behind_what_implies_an_override() -> None:
     overrides, option = (
         ["label=dataset", f"label.path={ROOT / 'docs/examples/preferences.jsonl'}"],

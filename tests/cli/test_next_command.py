@@ -110,6 +110,7 @@ def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
     return next_commands
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("typed", slow_but({**LINES, **RARER}, *LINES))
 def test_the_next_command_of_every_stage_is_not_refused(typed: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(ROWS)

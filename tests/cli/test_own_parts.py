@@ -45,6 +45,7 @@ def own(file: Path, **options: object) -> str:
     return f"label.own={{file: {file}, name: Mine, options: {{{written}}}}}"
 
 
+@pytest.mark.extended
 def test_a_plan_reads_it_and_runs_nothing_of_it(labeler: Path, chain: Chain) -> None:
     ran = inside(*TINY, f"outputs={chain.root}", "stage=plan", own(labeler))
     assert ran.returncode == 0, ran.stderr
@@ -53,6 +54,7 @@ def test_a_plan_reads_it_and_runs_nothing_of_it(labeler: Path, chain: Chain) -> 
     assert (labeler.parent / "was run").exists()
 
 
+@pytest.mark.extended
 def test_it_is_a_member_of_an_ensemble_and_labels_once(labeler: Path, chain: Chain) -> None:
     members = "label.ensemble.members=[{labeler: verifier, veto: 0.5}, {labeler: own, weight: 2}]"
     line = ("label=ensemble", members, own(labeler, sign=-1))
@@ -85,6 +87,7 @@ def test_it_is_a_member_of_an_ensemble_and_labels_once(labeler: Path, chain: Cha
         assert message.startswith("label.ensemble.members and label.own")
 
 
+@pytest.mark.extended
 def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(
     labeler: Path, chain: Chain
 ) -> None:
@@ -131,6 +134,7 @@ def test_jobs_of_a_sweep_in_other_processes_run_it_too(labeler: Path, chain: Cha
     assert chain.count()["label"] == 2
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("content", "typed", "message"),
     [
@@ -192,6 +196,7 @@ def test_a_recipe_must_not_add_options_to_what_is_typed(labeler: Path, chain: Ch
     assert not (labeler.parent / "was run").exists()
 
 
+@pytest.mark.extended
 def test_options_that_are_null_or_have_names_of_ours_count(labeler: Path, chain: Chain) -> None:
     fingerprints = {
         nodes(chain.root, own(labeler, **options))["label"].fingerprint

@@ -38,6 +38,7 @@ def test_a_recipe_is_a_file_or_a_name(name: str, folder: Path) -> None:
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("typed", ["none", "reward_model"])
 def test_a_typed_group_below_another_gives_all_its_values(typed: str, folder: Path) -> None:
     judged = "{labeler: judge, prompts: 7, against: [sft]}"
@@ -58,6 +59,7 @@ def test_the_command_that_comes_next_has_the_path(folder: Path) -> None:
     assert not (folder / "run.py").exists()
 
 
+@pytest.mark.extended
 def test_several_files_are_a_sweep(folder: Path) -> None:
     (folder / "other.yaml").write_text(OWN.replace("0.7", "0.3"))
     line = ("stage=plan", "recipe=./mine.yaml,./other.yaml", "tracker=none", "-m")
@@ -99,6 +101,7 @@ def test_a_file_that_is_not_there_is_refused() -> None:
     assert refused("recipe=our").endswith("Did you mean 'ours'?")
 
 
+@pytest.mark.extended
 def test_a_name_means_one_recipe(folder: Path) -> None:
     built_in = (RECIPES / "tiny.yaml").read_bytes()
     (folder / "recipes" / "tiny.yaml").write_bytes(built_in)

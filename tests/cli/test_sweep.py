@@ -140,6 +140,7 @@ def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(chain: Cha
         assert manifest["fingerprint"] in compared.stdout
 
 
+@pytest.mark.extended
 def test_a_sweep_may_stand_in_a_recipe(tmp_path: Path) -> None:
     recipe = RECIPES / "swept.yaml"
     recipe.write_text(
@@ -317,6 +318,7 @@ def test_optuna_may_not_either(
     assert not Chain(tmp_path).count()
 
 
+@pytest.mark.extended
 def test_a_refused_job_stops_no_other_and_is_told_at_the_end(tmp_path: Path) -> None:
     ran = inside(*TINY, "stage=data", "dpo.beta=-1,0.2", f"outputs={tmp_path}", "-m")
     assert ran.returncode == 1
@@ -326,6 +328,7 @@ def test_a_refused_job_stops_no_other_and_is_told_at_the_end(tmp_path: Path) -> 
     assert Chain(tmp_path).count() == {"data": 1}
 
 
+@pytest.mark.extended
 def test_where_every_job_is_refused_none_starts(tmp_path: Path) -> None:
     ran = inside(*TINY, "stage=data", "dpo.beta=-2,-1", f"outputs={tmp_path}", "-m")
     assert ran.returncode == 1
@@ -348,6 +351,7 @@ def test_gc_keeps_what_a_sweep_that_stands_reaches(chain: Chain) -> None:
     assert [model for model in models if str(model) in listed] == models
 
 
+@pytest.mark.extended
 def test_gc_keeps_what_a_sweep_built_for_jobs_that_have_not_started(chain: Chain) -> None:
     """A killed sweep has jobs that recorded nothing, and on a cluster jobs wait in a queue."""
     line = ("stage=pairs", "label.max_failed=0.2")

@@ -94,6 +94,7 @@ def own_recipes() -> Iterator[Callable[[str, str], None]]:
     forget_compositions()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("start", "group"),
     [
@@ -117,6 +118,7 @@ def test_a_group_in_a_recipe_gives_all_its_values_as_on_the_command_line(
     )
 
 
+@pytest.mark.extended
 def test_a_recipe_has_the_say_over_what_it_starts_from(
     own_recipes: Callable[[str, str], None],
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_recipe_has_the_say_over_what_it_starts_from(
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("recipe", slow_but(["demo", "tiny", "instructions"], "demo"))
 def test_no_filter_of_a_recipe_meets_the_preferences_of_others(recipe: str) -> None:
     """All preferences of a file become pairs, with a typed recipe or only the typed group."""
@@ -230,6 +233,7 @@ def test_a_recipe_on_a_preference_set_takes_all_of_it(name: str) -> None:
     assert every == block("pairs", "pairs=all", "~recipe")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("recipe", slow_but(["demo", "instructions"], "demo"))
 def test_what_a_recipe_asks_of_checks_is_not_asked_of_other_scores(recipe: str) -> None:
     typed = (f"recipe={recipe}", "sft.demonstrations=null")
@@ -290,6 +294,7 @@ def test_a_toy_shrinks_what_is_typed_too() -> None:
 JOBLIB = pytest.param(("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), marks=pytest.mark.slow)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("launcher", [(), JOBLIB])
 def test_a_sweep_over_a_group_takes_its_values_too(launcher: tuple[str, ...], chain: Chain) -> None:
     """`pairs=margin` has max_per_prompt 4, and the recipe has 1."""
@@ -442,6 +447,7 @@ def test_a_published_beta_is_of_its_loss() -> None:
     )
 
 
+@pytest.mark.extended
 def test_the_lowered_rates_are_told_once_of_a_plan_and_of_a_sweep(chain: Chain) -> None:
     model = f"model.path={chain.folder('sft') / 'model'}"
     ran = command(*TINY, f"outputs={chain.root}", model, "stage=plan", "dpo.beta=0.1,0.2", "-m")
@@ -450,6 +456,7 @@ def test_the_lowered_rates_are_told_once_of_a_plan_and_of_a_sweep(chain: Chain) 
     assert ran.stdout.count("learning_rate 0.005 -> 5e-05") == 2, "in the plan of each job"
 
 
+@pytest.mark.extended
 def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round() -> None:
     assert composed("recipe=tiny", "sft=none", OTHER).model == {
         "path": "someone/other",
@@ -478,6 +485,7 @@ def test_a_toy_of_4_bit_weights_needs_no_package(
     assert "sft.adapter=lora is used instead of" in caplog.text
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("typed", "micro_batches"),
     [
@@ -505,6 +513,7 @@ def test_a_recipes_micro_batch_gives_way_to_what_is_typed(
     assert planned == micro_batches
 
 
+@pytest.mark.extended
 def test_a_typed_micro_batch_is_checked(tmp_path: Path) -> None:
     for typed in ("dpo.runtime.micro_batch=8", "dpo.runtime={micro_batch: 8}"):
         ran = inside(

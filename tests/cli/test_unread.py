@@ -138,6 +138,7 @@ def test_kto_reads_the_reference_that_simpo_beside_it_does_not() -> None:
         reads("dpo.loss_type=[simpo]", "reference.precision=bf16")
 
 
+@pytest.mark.extended
 def test_what_a_group_or_a_recipe_says_may_wait_unread() -> None:
     """`scale=toy` sets preferences for any recipe that reads some; null, one round and no control set nothing."""
     reads("scale=toy")

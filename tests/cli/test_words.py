@@ -29,6 +29,7 @@ def test_a_rooms_words_are_its_file_names() -> None:
     assert "chatml" in plugins.template_names()
 
 
+@pytest.mark.extended
 def test_words_are_listed_without_importing_a_part() -> None:
     code = (
         "import sys; from stages.preflight import constraints; from tests.helpers import settings; "
@@ -70,6 +71,7 @@ def test_conf_answers_the_rooms() -> None:
     assert trackers == {*plugins.plugin_words("tracking", "Run"), "none"}
 
 
+@pytest.mark.extended
 def test_only_a_stage_of_the_command_is_built_again(tmp_path: Path) -> None:
     with pytest.raises(ConfigCompositionException) as error:
         composed("recipe=tiny", "rebuild=gc")

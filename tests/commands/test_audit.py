@@ -99,6 +99,7 @@ def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
     assert 'data-label="rows">0' in line and 'data-label="last time">1' in line
 
 
+@pytest.mark.extended
 def test_the_page_fits_and_is_accessible(tmp_path: Path) -> None:
     rows, store = written(tmp_path / "rows.jsonl", ROWS), tmp_path / "outputs"
     ran = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]")
@@ -114,6 +115,7 @@ def read(row, shout):
 """
 
 
+@pytest.mark.extended
 def test_rows_that_a_function_of_the_users_reads_are_audited(tmp_path: Path) -> None:
     rows = [
         {"ask": "What is 2 + 2", "reply": "2 + 2 = 5"},
@@ -133,6 +135,7 @@ def test_rows_that_a_function_of_the_users_reads_are_audited(tmp_path: Path) -> 
     assert "data.own: line 4: ValueError: " in failed.stderr
 
 
+@pytest.mark.extended
 def test_what_is_mended_is_audited_as_it_will_be(tmp_path: Path) -> None:
     rows = [{"instruction": "Name a cafÃ©.", "output": "Oaks are no cafés at all."}]
     typed = (
@@ -173,6 +176,7 @@ def test_diversity_counts_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (runs, answers) == ([("the same five words", 20), ("same five words here", 20)], 20)
 
 
+@pytest.mark.extended
 def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
     assert "stage=audit needs rows" in refused("stage=audit", f"outputs={tmp_path}")
     rows = written(tmp_path / "rows.jsonl", ROWS)

@@ -105,6 +105,7 @@ def test_a_line_that_is_not_utf8_is_told_and_the_next_one_answered(chain: Chain)
     assert "> Gr\\udcfc\\udcdfe\nerror: this line is" in output
 
 
+@pytest.mark.extended
 def test_without_settings_the_run_that_was_last_made_is_asked(chain: Chain) -> None:
     """With settings, the chat uses their run among all runs in the store."""
     line, before = ("stage=chat", f"outputs={chain.root}", "chat.max_new_tokens=8"), chain.count()
@@ -138,6 +139,7 @@ def test_a_run_that_trains_no_policy_is_asked_and_its_sft_is_compared(chain: Cha
     }
 
 
+@pytest.mark.extended
 def test_the_last_run_is_the_one_that_was_used_last(chain: Chain) -> None:
     cfg, store, chain_nodes = settings("stage=chat"), Store(chain.root), nodes(chain.root)
     report, other = chain_nodes["report"], nodes(chain.root, "dpo.beta=0.7")["dpo"]
@@ -173,6 +175,7 @@ def test_a_run_without_its_evaluation_is_told_and_one_without_pairs_is_found(cha
             away.rename(folder)
 
 
+@pytest.mark.extended
 def test_a_chat_builds_nothing(tmp_path: Path) -> None:
     message = refused("stage=chat", f"outputs={tmp_path}")
     assert message.startswith("stage=chat: ") and f"{tmp_path}. python run.py " in message
@@ -268,6 +271,7 @@ def test_an_answer_is_printed_as_it_grows(built: Path, capsys: pytest.CaptureFix
         assert capsys.readouterr().out == f"{answer.strip()}\n".replace("\x1b", "\\x1b")
 
 
+@pytest.mark.extended
 def test_vllm_answers_and_ends_with_the_chat(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -282,6 +282,7 @@ def test_seeds_of_a_setting_are_runs_of_it() -> None:
     assert rate.low < rate.mean == setting.rate < rate.high
 
 
+@pytest.mark.extended
 def test_every_source_of_the_data_is_a_setting_and_no_seed_of_a_stage_is_one(
     tmp_path: Path,
 ) -> None:
@@ -378,6 +379,7 @@ def test_a_sweep_limits_the_rows_and_another_folder_is_refused(
     assert "Make one with stage=eval" in inside(f"outputs={tmp_path}", "stage=compare").stderr
 
 
+@pytest.mark.extended
 def test_a_prompt_that_one_model_could_not_read_leaves_the_others_comparable(chain: Chain) -> None:
     file = chain.folder("answer_base") / "answers.parquet"
     seen = {
@@ -393,6 +395,7 @@ def test_a_prompt_that_one_model_could_not_read_leaves_the_others_comparable(cha
     assert [len(passed) for passed in after] == [len(passed) - 1 for passed in before]
 
 
+@pytest.mark.extended
 def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(
     chain: Chain, tmp_path: Path
 ) -> None:
@@ -437,6 +440,7 @@ def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(
     assert page_faults(page, tmp_path / "axe") == []
 
 
+@pytest.mark.extended
 def test_dpo_without_evaluations_is_compared_by_its_held_out_pairs(chain: Chain) -> None:
     """The demo trains so, and measures the margins of held-out pairs at the end."""
     for beta in ("dpo.beta=0.2", "dpo.beta=0.3"):
@@ -454,6 +458,7 @@ def test_a_training_with_nothing_held_out_is_in_no_table(chain: Chain) -> None:
     assert not trained(chain)
 
 
+@pytest.mark.extended
 def test_reward_models_are_compared_by_the_held_out_pairs_that_they_order_rightly(
     chain: Chain,
 ) -> None:
@@ -470,6 +475,7 @@ def test_reward_models_are_compared_by_the_held_out_pairs_that_they_order_rightl
     assert "held-out pairs correctly" in group.sentence
 
 
+@pytest.mark.extended
 def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each_other(
     chain: Chain,
 ) -> None:
@@ -486,6 +492,7 @@ def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each
         assert "not known" in sft.sentence
 
 
+@pytest.mark.extended
 def test_losses_are_shown_and_order_trainings_only_where_they_are_one_quantity(
     chain: Chain,
 ) -> None:
@@ -505,6 +512,7 @@ def test_losses_are_shown_and_order_trainings_only_where_they_are_one_quantity(
     )
 
 
+@pytest.mark.extended
 def test_dpo_on_other_pairs_is_not_held_against_it(chain: Chain) -> None:
     build(chain.root, "stage=dpo", "sample.candidates_per_prompt=3")
     assert not [group for group in trained(chain) if group.by_pairs]
@@ -518,6 +526,7 @@ def test_it_builds_nothing_and_reads_what_is_left_of_a_lineage(compared: Chain) 
     assert compared.count() == left
 
 
+@pytest.mark.extended
 def test_gc_keeps_what_the_page_shows_until_it_is_deleted(compared: Chain) -> None:
     """The sweep's folder is deleted or elsewhere, and the report belongs to another run."""
     build(compared.root)
@@ -528,6 +537,7 @@ def test_gc_keeps_what_the_page_shows_until_it_is_deleted(compared: Chain) -> No
     assert model in inside(*gc).stdout
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(

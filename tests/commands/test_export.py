@@ -112,6 +112,7 @@ def test_smaller_types_round_matrices_and_nothing_else(
     assert file.stat().st_size < 0.6 * (tuned / "model.safetensors").stat().st_size
 
 
+@pytest.mark.extended
 def test_the_command_writes_a_file_whose_tokenizer_and_template_are_the_folders(
     chain: Chain,
 ) -> None:
@@ -227,6 +228,7 @@ def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_pat
         gguf_file.write_gguf(folder, tmp_path / "out" / "model.gguf", GGUFType.f16, "a model")
 
 
+@pytest.mark.extended
 def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
     chain: Chain, hub: tuple[str, list[Request]]
 ) -> None:

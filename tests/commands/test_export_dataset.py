@@ -69,6 +69,7 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(
         assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == expected
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("rounds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_without_settings_it_is_that_of_the_last_run(rounds: int, chain: Chain) -> None:
     """Also for several rounds, whose unpaired labels are then made as with the settings."""

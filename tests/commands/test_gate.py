@@ -268,6 +268,7 @@ def test_a_sweep_has_no_exit_code_of_a_gate(chain: Chain) -> None:
     assert (ran.returncode, "Leave out -m" in ran.stderr) == (2, True)
 
 
+@pytest.mark.extended
 def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_comparison(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

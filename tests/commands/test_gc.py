@@ -89,6 +89,7 @@ def test_a_node_in_the_making_is_named(chain: Chain) -> None:
         assert "sft 0123456789ab is being built" in removing(chain).stderr
 
 
+@pytest.mark.extended
 def test_nothing_is_removed_while_a_manifest_cannot_be_read(chain: Chain, idle: Path) -> None:
     manifest = chain.folder("report") / "manifest.json"
     text = manifest.read_bytes()
@@ -99,6 +100,7 @@ def test_nothing_is_removed_while_a_manifest_cannot_be_read(chain: Chain, idle: 
     assert idle.exists() and chain.folder("label").exists()
 
 
+@pytest.mark.extended
 def test_nothing_is_removed_while_the_list_of_a_sweep_cannot_be_read(
     chain: Chain, idle: Path
 ) -> None:
@@ -112,6 +114,7 @@ def test_nothing_is_removed_while_the_list_of_a_sweep_cannot_be_read(
     shutil.rmtree(listed.parents[1])
 
 
+@pytest.mark.extended
 def test_nodes_behind_a_link_stay(chain: Chain, idle: Path, tmp_path: Path) -> None:
     """A folder of the store may be a link to another disk, or to a colleague's store."""
     moved = idle.parent.rename(tmp_path / "elsewhere")

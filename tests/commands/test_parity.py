@@ -103,6 +103,7 @@ def assert_close(own: FirstSteps, trl: FirstSteps, steps: int) -> None:
     assert own.weights.keys() == trl.weights.keys()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("stage", slow_but(TEN_STEPS, "dpo"))
 def test_plain_trl_follows_ten_steps(
     stage: str, chain: Chain, sides: list[FirstSteps], used: set[str]
@@ -169,6 +170,7 @@ def planted(chain: Chain, *overrides: str) -> str:
     return ran.stderr.splitlines()[-1]
 
 
+@pytest.mark.extended
 def test_another_template_is_named_with_the_first_token_that_differs(
     chain: Chain, tmp_path: Path
 ) -> None:
@@ -180,12 +182,14 @@ def test_another_template_is_named_with_the_first_token_that_differs(
     assert "32 have other token ids" in error and r"'\n' (not trained) here, ':'" in error
 
 
+@pytest.mark.extended
 def test_another_eos_is_named(tmp_path: Path, chain: Chain) -> None:
     error = planted(chain, "parity.stage=sft", "template=plain", f'parity.eos_token="{END}"')
     assert f"eos_token is <|endoftext|> here, and {END} in TRL" in error
     assert f"'<|endoftext|>' here, '{END}' in TRL" in error
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("stage", "setting", "expected"),
     [
@@ -201,6 +205,7 @@ def test_another_argument_of_trl_is_named(
     assert [text for text in expected if text not in error] == []
 
 
+@pytest.mark.extended
 def test_a_mask_with_labels_on_padding_is_named(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

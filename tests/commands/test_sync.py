@@ -152,6 +152,7 @@ def test_a_run_in_the_making_is_left_for_later(root: Path, server: WandbServer) 
     ) - set(server.runs)
 
 
+@pytest.mark.extended
 def test_sync_without_a_key_says_how_to_get_one(root: Path, tmp_path: Path) -> None:
     ran = command(
         "recipe=tiny", f"outputs={root}", "stage=sync", env={**os.environ, "HOME": str(tmp_path)}

@@ -204,6 +204,7 @@ def refusal(key: str, value: Any) -> str:
     return ""
 
 
+@pytest.mark.extended
 def test_every_number_has_bounds_of_sense() -> None:
     unlimited, let_through = [], []
     for key, (hint, metadata) in EVERY.items():
@@ -253,6 +254,7 @@ def test_no_text_is_empty_and_no_word_unknown() -> None:
     assert let_through == []
 
 
+@pytest.mark.extended
 def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
     cfg: DictConfig = composed(*TINY)
     for key in spelling.setting_types():
@@ -424,6 +426,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.extended
 def test_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         main, "build", lambda *_: pytest.fail("something is built before it is refused")

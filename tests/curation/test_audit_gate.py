@@ -261,6 +261,7 @@ def test_algebra_and_code_are_no_sums(text: str) -> None:
     assert mistakes.find_wrong_sum(text) is None
 
 
+@pytest.mark.extended
 def test_a_long_sum_without_a_result_takes_no_time() -> None:
     """Each further term would double the time if every reading of the earlier ones were tried."""
     terms, start = [str(i) for i in range(2000)], time.process_time()

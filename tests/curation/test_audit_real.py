@@ -55,6 +55,7 @@ def test_planted_copies_are_found() -> None:
     }
 
 
+@pytest.mark.extended
 def test_evaluation_prompts_are_found_in_what_they_were_taken_from() -> None:
     """Find the prompts of set `helpful_base`, which come from these dialogues, and no other prompt verbatim."""
     lines = [f"{DATA / FILE}:{i}" for i, _ in enumerate(rows(FILE, Purpose.prompts), 1)]

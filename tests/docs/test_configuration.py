@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from omegaconf import OmegaConf
 
@@ -431,6 +432,7 @@ def test_it_names_every_key_option_and_recipe() -> None:
     assert sorted(name for name in named if name not in page) == []
 
 
+@pytest.mark.extended
 def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
     assert "`best_worst`, `all`, `random`, `margin`" in line_of("pairs.strategy")
     assert "`1e-05`; demo: `2.5e-05`" in line_of("dpo.learning_rate")

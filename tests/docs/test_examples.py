@@ -46,6 +46,7 @@ def test_every_row_of_an_example_is_usable(name: str) -> None:
     assert not report.unused_columns
 
 
+@pytest.mark.extended
 def test_the_preferences_become_pairs(tmp_path: Path) -> None:
     path = "docs/examples/preferences.jsonl"
     outcome = inside(

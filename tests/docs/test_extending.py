@@ -162,6 +162,7 @@ def in_house(house: Path, *arguments: str) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.extended
 def test_a_stage_in_the_house(house: Path, chain: Chain) -> None:
     (house / "stages" / "lengths.py").write_text(FILES["stages/lengths.py"])
     changed(house, CHANGES[0])

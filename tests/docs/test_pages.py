@@ -161,6 +161,7 @@ def test_every_page_has_a_place_in_the_site() -> None:
     assert sorted(pages) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 
 
+@pytest.mark.extended
 def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
     shutil.copytree(DOCS, tmp_path / "docs")
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)

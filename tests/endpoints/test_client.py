@@ -73,6 +73,7 @@ def client(url: str, out: StageDir, **options: Any) -> Client:
     return Client(endpoint(url, **options), "sample.endpoint", out)
 
 
+@pytest.mark.extended
 def test_every_answer_comes_and_none_is_wrong_whatever_fails_on_the_way(tmp_path: Path) -> None:
     expected = {f"question {i}": f"QUESTION {i}" for i in range(300)}
     with running(Model(shout)) as model, running(Proxy(model, 0.2, hang=1.0)) as proxy:
@@ -91,6 +92,7 @@ def test_every_answer_comes_and_none_is_wrong_whatever_fails_on_the_way(tmp_path
         assert len(model.requests) == before, "answered questions are not asked again"
 
 
+@pytest.mark.extended
 def test_a_question_that_keeps_failing_is_missing_with_a_reason(tmp_path: Path) -> None:
     reasons = {
         "429": "HTTP 429",
@@ -175,6 +177,7 @@ def test_a_budget_of_calls_makes_so_many_calls_and_a_larger_one_goes_on(tmp_path
         assert len(model.requests) == 60 + proxy.failed["malformed"]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("name", "amount"), [("tokens", 900), ("money", 9e-4)])
 def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(
     name: str, amount: Any, tmp_path: Path
@@ -256,6 +259,7 @@ ask_all(client(sys.argv[1], out, runtime={"concurrency": 4}), map(question, rang
 """
 
 
+@pytest.mark.extended
 def test_a_kill_loses_nothing_that_had_come_and_asks_nothing_of_it_again(tmp_path: Path) -> None:
     with running(Model(shout, seconds=0.02)) as model:
         process = subprocess.Popen(
@@ -422,6 +426,7 @@ def test_what_the_environment_holds_for_openai_goes_to_no_server_and_stays_in_th
     assert {name: os.environ[name] for name in foreign_variables} == foreign_variables
 
 
+@pytest.mark.extended
 def test_the_rate_limit_and_retry_after_are_respected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,6 +485,7 @@ BODY = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.extended
 @settings(max_examples=1000, deadline=None)
 @given(st.one_of(st.text(), BODY.map(json.dumps), JSON.map(json.dumps)))
 def test_any_body_is_a_reply_or_a_reason(body: str) -> None:

@@ -57,6 +57,7 @@ def peak() -> float:
     return megabytes
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", WAYS)
 def test_judgements_are_there_or_missing_with_a_reason_in_time_and_memory_and_the_key_is_nowhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

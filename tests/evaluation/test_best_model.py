@@ -34,6 +34,7 @@ def test_one_setting_is_judged_as_its_evaluation_judges_it() -> None:
     assert corrected.low < alone.low < alone.high < corrected.high
 
 
+@pytest.mark.extended
 def test_the_best_of_many_that_are_alike_is_no_more_than_chance() -> None:
     """Prompts without families, whose intervals have exactly their nominal coverage."""
     rng, alone, corrected = np.random.default_rng(1), 0, 0
@@ -59,6 +60,7 @@ def test_models_that_answer_alike_cost_nothing() -> None:
     assert same.mean == 0 and same.high < 4 / PROMPTS
 
 
+@pytest.mark.extended
 def test_a_better_setting_among_seven_is_found_more_often_than_not() -> None:
     """One of 7 settings is +8 points better on 28 tasks of 11 prompts; resampling prompts twice found 22 to 34%."""
     sweep = Sweep("", 28, 11, (0.08, *(0.0,) * 6))

@@ -87,6 +87,7 @@ def test_a_line_of_gigabytes_takes_no_more_memory_than_the_key_allows(tmp_path: 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
 
 
+@pytest.mark.extended
 def test_the_keys_reach_every_reader_and_no_fingerprint(tmp_path: Path) -> None:
     file, long = lines(tmp_path, [ROW]), tmp_path / "long.jsonl"
     long.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": LONG}))
@@ -114,6 +115,7 @@ def test_the_keys_reach_every_reader_and_no_fingerprint(tmp_path: Path) -> None:
     assert "Type data.max_line=MB" in refused(*TINY, *sample)
 
 
+@pytest.mark.extended
 def test_a_table_of_too_many_columns_is_refused_at_once(tmp_path: Path) -> None:
     names, began = [f"c{i}" for i in range(300_000)], time.process_time()
     csv, parquet, rows = (tmp_path / f"rows.{kind}" for kind in ("csv", "parquet", "jsonl"))

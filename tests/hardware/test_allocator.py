@@ -95,6 +95,7 @@ def test_where_addresses_count_as_memory_none_are_reserved(mode: str, tmp_path: 
         assert int(output) > BYTES
 
 
+@pytest.mark.extended
 def test_memory_of_a_freed_tensor_serves_the_next_and_goes_back_in_the_end() -> None:
     """Use a separate process, because settings of an allocator cannot be undone."""
     code = f"from {__name__} import watch; watch()"
@@ -160,6 +161,7 @@ def test_addresses_between_the_first_heap_and_another_are_not_all_taken() -> Non
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(allocator.OVERCOMMIT.read_text().strip() == "2", reason="nothing is reserved")
 def test_what_one_stage_leaves_in_pieces_does_not_slow_the_next() -> None:
     code = f"from {__name__} import after_another; after_another()"

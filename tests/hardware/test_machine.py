@@ -152,6 +152,7 @@ def test_more_processes_than_gpus_are_refused(
         building.require_device(sft, store)
 
 
+@pytest.mark.extended
 def test_a_plan_names_the_gpus(
     driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,6 +175,7 @@ def followers(judged: Path, root: Path) -> dict[str, dict[str, bytes]]:
     return {name: published(work.path) for name, work in works.items()}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but(LABELERS, "judge", "ensemble", "own"))
 def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
     name: str,
@@ -251,6 +252,7 @@ def test_a_pool_whose_rows_lie_in_another_order_gives_the_same_pairs(
         assert files[0][stage] == files[1][stage], stage
 
 
+@pytest.mark.extended
 def test_answers_that_overtake_each_other_make_one_file(tmp_path: Path) -> None:
     several = pool(*([f"poor {i}", f"good {i + 1}", f"fair {i % 3}"] for i in range(5)))
     (tmp_path / "pool").mkdir()

@@ -142,6 +142,7 @@ def variance(judged: Judgement) -> float:
     return (checks**2 + 2 * judge**2) / 3 - ((checks + 2 * judge) / 3) ** 2
 
 
+@pytest.mark.extended
 def test_members_label_once_and_people_where_members_disagree(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def turned(folder: Path, fence: Callable[[str, str, str], str]) -> float:
     return turned / len(ATTACKS)
 
 
+@pytest.mark.extended
 def test_orders_in_a_candidate_turn_no_verdict_and_without_the_fence_all_do(tmp_path: Path) -> None:
     shares = {name: turned(tmp_path / name, fence) for name, fence in FENCES.items()}
     assert shares == {"held down": 0, "marks alone": 0.5, "nothing": 1}

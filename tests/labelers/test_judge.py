@@ -82,6 +82,7 @@ def test_a_judge_that_goes_by_the_order_sees_only_ties(tmp_path: Path) -> None:
     assert [(j.preference, j.order_swapped_agrees) for j in judgements] == [("tie", False)]
 
 
+@pytest.mark.extended
 def test_several_judges_are_a_majority_or_a_mean(tmp_path: Path) -> None:
     def worse(texts):
         return {"A": "B", "B": "A"}.get(better(texts), "tie")

@@ -49,6 +49,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.extended
 def test_two_people_at_once_repeats_and_a_kill_save_every_answer_once(tmp_path: Path) -> None:
     three, keys = [[*texts, f"fair {i}"] for i, texts in enumerate(GIVEN)], SHARED | {"answers": 3}
     with asking(tmp_path, *three, **keys) as first:
@@ -125,6 +126,7 @@ JSON = st.recursive(
 NAMES = ("annotator", "question", "verdict", "reasons", "comment", "seconds")
 
 
+@pytest.mark.extended
 def test_requests_that_the_page_did_not_send_change_nothing(tmp_path: Path) -> None:
     with asking(tmp_path, *GIVEN, **SHARED) as running:
         ann = Person(running.port, "ann")
@@ -424,6 +426,7 @@ def test_the_node_is_complete_when_its_questions_are_and_asks_nobody_again(
     assert len(ports) == 1
 
 
+@pytest.mark.extended
 def test_who_still_looks_at_the_last_question_may_answer_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def attempts(token: str, port: int) -> Iterator[tuple[str, str, dict[str, str]]]
         yield "POST", "/next", {"Authorization": f"{scheme} {token}"}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("content", [None, b""], ids=["a first run", "an empty token file"])
 def test_without_the_token_nothing_is_answered_at_the_outer_address(
     tmp_path: Path, content: bytes | None

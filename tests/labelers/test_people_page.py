@@ -86,6 +86,7 @@ def tab(tmp_path: Path) -> Iterator[Tab]:
         yield first_tab
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "count", [pytest.param(8, id="few"), pytest.param(100, id="200", marks=pytest.mark.slow)]
 )
@@ -147,6 +148,7 @@ def test_two_people_by_keyboard_over_reloads_and_a_kill(
     assert len(took) > count // 2 and took[len(took) // 10] <= 1000, took
 
 
+@pytest.mark.extended
 def test_the_page_is_accessible_on_a_phone_and_a_desktop(tab: Tab, tmp_path: Path) -> None:
     violations = list[str]()
 

@@ -105,6 +105,7 @@ def test_a_long_text_takes_no_longer_than_its_length(piece: str) -> None:
     assert time.process_time() - began < 2
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_every_character_of_both_answers_is_painted(tmp_path: Path) -> None:
     texts = [[f"first {text}", f"second {text}"] for text in HIDING]

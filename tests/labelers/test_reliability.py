@@ -193,6 +193,7 @@ def test_the_fingerprint_depends_on_known_labels_and_not_on_their_path(tmp_path:
     assert label(tmp_path / "one" / "known.jsonl", "bad") != first
 
 
+@pytest.mark.extended
 def test_an_audit_by_checks_and_then_by_a_person_asks_no_judge_again(
     chain: Chain, tmp_path: Path
 ) -> None:

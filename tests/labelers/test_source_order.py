@@ -9,6 +9,7 @@ POOL = "sample.pool=[{model: sft, n: 2}, {model: base, n: 2}, {model: sft, n: 1,
 TYPED = ("label=source_order", POOL, "pairs=all")
 
 
+@pytest.mark.extended
 def test_an_earlier_source_is_better_than_a_later_one(chain: Chain) -> None:
     build(chain.root, "stage=pairs", *TYPED)
     pool, judged = chain.folder("pool", *TYPED), chain.folder("label", *TYPED)
@@ -31,6 +32,7 @@ def test_an_earlier_source_is_better_than_a_later_one(chain: Chain) -> None:
     assert metrics["pass_rate"] is None and " before ".join(names) in metrics["summary"]
 
 
+@pytest.mark.extended
 def test_the_difference_of_lengths_is_bounded_in_tokens(chain: Chain) -> None:
     def longest(*typed: str) -> int:
         build(chain.root, "stage=pairs", *TYPED, *typed)

@@ -25,6 +25,7 @@ def moody(mood: int, words: tuple[Any, ...], texts: dict[str, str]) -> Any:
     return words[int(content_id(mood, texts), 16) % len(words)]
 
 
+@pytest.mark.extended
 def test_preferences_are_the_majority_of_what_is_read_again(tmp_path: Path) -> None:
     sides = ("A", "A", "B", "B", "tie")
     with (

@@ -106,6 +106,7 @@ def read_counts(folder: Path) -> tuple[int, int]:
     return rows, forwards
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("stage", [pytest.param("sft", marks=pytest.mark.slow), "dpo"])
 def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_path: Path) -> None:
     chain = Chain(shutil.copytree(trained_alone, tmp_path / "outputs", symlinks=True))
@@ -310,6 +311,7 @@ def test_a_result_of_another_job_is_not_taken(chain: Chain, tmp_path: Path) -> N
     assert chain.manifest("sft")["metrics"]["processes"] == 2
 
 
+@pytest.mark.extended
 def test_a_killed_agent_ends_its_workers(chain: Chain) -> None:
     without(chain, "sft")
     store, node = Store(chain.root), nodes(chain.root)["sft"]

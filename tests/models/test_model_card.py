@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from huggingface_hub import metadata_load
 
 from stages.config.choices import Split
@@ -93,6 +94,7 @@ def steps_of(node: Path) -> list[str]:
     ]
 
 
+@pytest.mark.extended
 def test_a_card_says_nothing_of_data_that_nothing_was_trained_on(
     chain: Chain, tmp_path: Path
 ) -> None:
@@ -117,6 +119,7 @@ def test_a_card_says_nothing_of_data_that_nothing_was_trained_on(
     assert "preference pairs" in dpo and base.startswith(f"1. `{chain_nodes['base']}`: mine")
 
 
+@pytest.mark.extended
 def test_a_card_counts_what_was_trained_on_and_says_by_which_adapter(chain: Chain) -> None:
     examples = chain.manifest("data")["metrics"]["examples"]
     [_, sft] = steps_of(chain.folder("sft"))
@@ -157,6 +160,7 @@ def test_the_prompts_of_a_training_are_named_by_their_split(chain: Chain) -> Non
     assert model_card.data_message({"data": data}, {}, Split.preference).startswith("mine.jsonl (")
 
 
+@pytest.mark.extended
 def test_preferences_of_a_file_are_named_by_it(chain: Chain, tmp_path: Path) -> None:
     file = tmp_path / "private" / "mine.jsonl"
     file.parent.mkdir()

@@ -119,6 +119,7 @@ def test_a_config_that_its_weights_contradict_is_refused_as_the_model_is_loaded(
     assert not accepted
 
 
+@pytest.mark.extended
 def test_a_broken_config_is_told_before_anything_is_built(
     folder: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_heads_whose_elements_are_apart_are_attended_to_as_others() -> None:
         assert torch.allclose(by_attention(strided, layout), expected, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_attention_that_drops_out_is_right_on_average() -> None:
     draws, layout = 2000, RunLayout.from_lengths([5, 3], torch.device("cpu"), [0, 4])
     torch.manual_seed(0)

@@ -93,6 +93,7 @@ def of_folder(folder: Path, tmp_path: Path) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -169,6 +170,7 @@ def test_weights_that_are_no_safetensors_in_the_folder_are_refused(
     assert f"{folder / file}" in str(refused.value) and reason in str(refused.value)
 
 
+@pytest.mark.extended
 def test_an_adapter_is_read_from_safetensors_alone(chain: Chain) -> None:
     line = ("sft.adapter=lora", "sft.epochs=1")
     build(chain.root, "stage=sft", *line)

@@ -53,6 +53,7 @@ def draw_layout(draw: torch.Generator) -> RunLayout:
     return RunLayout.from_lengths(lengths, CPU, prefixes, continued)
 
 
+@pytest.mark.extended
 def test_varlen_attention_over_random_layouts_is_that_of_padded_sequences_and_of_single_runs(
     flash: None,
 ) -> None:

@@ -356,6 +356,7 @@ def train(
     return load_file(folder / "model" / "model.safetensors"), metrics
 
 
+@pytest.mark.extended
 def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,6 +372,7 @@ def test_steps_without_a_live_group_change_nothing_and_ten_stop(
         train(block(batch_size=4, max_new_tokens=1), inputs, tmp_path / "twelve")
 
 
+@pytest.mark.extended
 def test_prompts_are_used_once_and_a_resume_draws_nothing_again(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

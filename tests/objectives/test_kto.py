@@ -222,6 +222,7 @@ def test_every_row_has_a_fixed_completion_of_another_prompt(inputs: dict[str, Pa
         list(mismatched_pairs(one_prompt))
 
 
+@pytest.mark.extended
 def test_a_training_starts_at_half_the_mean_weight_and_learns(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:

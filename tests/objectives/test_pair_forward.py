@@ -267,6 +267,7 @@ DRAWN = st.builds(
 )
 
 
+@pytest.mark.extended
 @given(rows=st.lists(DRAWN, min_size=1, max_size=4), max_length=st.integers(10, 20))
 @examples(max_examples=25, derandomize=True, deadline=None, database=None)
 def test_whatever_is_drawn_is_the_padded_batch(

@@ -100,6 +100,7 @@ def test_loss_and_rewards_are_trls_on_the_same_tokens(
         assert torch.allclose(parameter.grad, gradients[name].grad, atol=1e-6), name
 
 
+@pytest.mark.extended
 def test_neither_micro_batches_nor_the_forward_change_the_weights(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ def judged(chain: Chain) -> tuple[Chain, Path, str]:
         return chain, chain.folder("label", *line), html
 
 
+@pytest.mark.extended
 def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_worth(
     judged: tuple[Chain, Path, str], tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def line(file: Path, url: str, *more: str) -> tuple[str, ...]:
     return ("sample=file", f"sample.file={file}", "label=judge", judge, *more)
 
 
+@pytest.mark.extended
 def test_candidates_and_a_judge_need_no_model_and_no_data(tmp_path: Path) -> None:
     file, root = written(tmp_path / "mine.jsonl"), tmp_path / "outputs"
     with running(Model(judging(better))) as server:
@@ -133,6 +134,7 @@ def test_what_cannot_be_is_refused_at_composition(typed: str, pattern: str, tmp_
     assert pattern in refused(*TINY, f"outputs={tmp_path}", *typed.split())
 
 
+@pytest.mark.extended
 def test_the_command_line_says_where_the_labels_are(tmp_path: Path) -> None:
     file, root = written(tmp_path / "mine.jsonl", 3), tmp_path / "outputs"
     with running(Model(judging(better))) as server:

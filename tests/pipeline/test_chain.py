@@ -110,6 +110,7 @@ def test_upstream_require_names_the_missing_node_and_its_command(chain: Chain) -
     assert "dpo.beta=0.3" in ran.stderr, "the command carries the other settings along"
 
 
+@pytest.mark.extended
 def test_rebuild_builds_again_and_keeps_what_follows_where_nothing_changed(chain: Chain) -> None:
     ended = {name: chain.manifest(name)["ended"] for name in ("sft", "sample", "dpo", "eval")}
     build(chain.root, "rebuild=sft")
@@ -158,6 +159,7 @@ def test_two_rounds_divide_the_prompts(two_rounds: Chain) -> None:
     assert last["inputs"]["policy"]["stage"] == "dpo"
 
 
+@pytest.mark.extended
 def test_prompts_of_their_own_let_a_run_with_more_rounds_reuse_every_node(chain: Chain) -> None:
     """In two and three rounds: the first two are the same nodes, and no prompt is asked in two rounds."""
     own = ("stage=dpo", "sample.prompts_per_round=16", "dpo.batch_size=1")
@@ -220,6 +222,7 @@ def test_a_round_without_enough_prompts_of_its_own_is_refused(chain: Chain) -> N
         select_round(replace(block, round=2), prompts)
 
 
+@pytest.mark.extended
 def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:
     chain = Chain(built)
     for name, node in nodes(chain.root).items():
@@ -232,6 +235,7 @@ def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:
         }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "typed",
     [
@@ -401,6 +405,7 @@ def test_lengths_in_manifests_are_those_of_the_tables(built: Path) -> None:
     assert splits["sft"]["answer"] == fmean(len(str(e.reference)) for e in examples)
 
 
+@pytest.mark.extended
 def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:
     build(chain.root, "stage=pairs", "pairs.min_margin=0.7")
     idle = chain.folder("pairs", "pairs.min_margin=0.7")

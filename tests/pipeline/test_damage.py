@@ -107,6 +107,7 @@ CASES = [
 ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("stage", "file", "how"), CASES)
 def test_damaged_scratch_is_said_and_built_again(
     stage: str,
@@ -142,6 +143,7 @@ def first_steps(chain: Chain) -> int:
     return sum(b'"step": 1,' in line and b'"loss"' in line for line in lines)
 
 
+@pytest.mark.extended
 def test_a_foreign_checkpoint_is_not_resumed_from(
     begun: Callable[[str], Chain], killed: Path
 ) -> None:
@@ -154,6 +156,7 @@ def test_a_foreign_checkpoint_is_not_resumed_from(
     assert chain.manifest("sft")["digest"] == Chain(killed).manifest("sft")["digest"]
 
 
+@pytest.mark.extended
 def test_a_kill_between_two_bests_loses_neither(begun: Callable[[str], Chain]) -> None:
     """Kill after the new best weights are complete, but before they replace the old ones. No later step is better."""
     chain = begun("sft")
@@ -168,6 +171,7 @@ def test_a_kill_between_two_bests_loses_neither(begun: Callable[[str], Chain]) -
     assert first_steps(chain) == 1, "it was resumed"
 
 
+@pytest.mark.extended
 def test_what_was_saved_is_checked_once_more_before_it_is_published(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +294,7 @@ def flip(path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+@pytest.mark.extended
 def test_training_hashes_what_it_reads(chain: Chain) -> None:
     digest, shorter = chain.manifest("data")["digest"], "sft.epochs=1"
     flip(chain.folder("data") / "examples.parquet")
@@ -337,6 +342,7 @@ def test_no_stage_uses_a_file_of_another_node_in_which_a_bit_flipped(chain: Chai
     assert tried > 30
 
 
+@pytest.mark.extended
 def test_a_command_hashes_each_file_once_and_none_that_it_wrote(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +370,7 @@ def test_a_command_hashes_each_file_once_and_none_that_it_wrote(
     assert threading.main_thread().name not in threads
 
 
+@pytest.mark.extended
 def test_an_edited_result_is_not_reported(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
     results = chain.folder("eval") / "results.json"
     before = results.read_text()

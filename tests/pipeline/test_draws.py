@@ -21,6 +21,7 @@ def by_prompt(candidates: list[Candidate]) -> dict[str, list[str]]:
     return dict(ids)
 
 
+@pytest.mark.extended
 def test_further_draws_ask_the_prompts_without_a_right_candidate_and_share_all_earlier_nodes(
     chain: Chain,
 ) -> None:
@@ -65,6 +66,7 @@ def test_further_draws_ask_the_prompts_without_a_right_candidate_and_share_all_e
     assert f"{sum(map(len, draws[1:]))} of the answers" in page
 
 
+@pytest.mark.extended
 def test_a_draw_after_which_every_prompt_has_a_right_candidate_asks_nobody(chain: Chain) -> None:
     typed = ("sample.candidates_per_prompt=16", *DRAWN[1:], "sample.until_pair=6")
     build(chain.root, "stage=pairs", *typed)
@@ -76,6 +78,7 @@ def test_a_draw_after_which_every_prompt_has_a_right_candidate_asks_nobody(chain
     assert chain.manifest("pairs", *typed)["metrics"]["pairs"] > 0
 
 
+@pytest.mark.extended
 def test_further_draws_belong_to_pairs(chain: Chain) -> None:
     """`stage=sample` and `stage=label` build the first draw alone, after which `stage=pairs` has all that it needs."""
     typed = (*DRAWN, "sample.until_pair=1")
@@ -124,6 +127,7 @@ def test_kto_draws_again_by_the_score_of_a_desirable_completion(tmp_path: Path) 
     assert "align=kto trains on no pairs" in refused(*TINY, *typed, "pairs.min_score=1")
 
 
+@pytest.mark.extended
 def test_rounds_that_draw_by_outcomes_share_all_nodes_of_a_run_with_fewer(chain: Chain) -> None:
     """The third round reads the labels of all draws of the first two, and asks a prompt of neither."""
     typed = (

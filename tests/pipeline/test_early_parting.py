@@ -104,6 +104,7 @@ def inputs(parted: Chain) -> dict[str, Path]:
     return {role: folder(parted, name) for role, name in ROLES.items()}
 
 
+@pytest.mark.extended
 def test_every_row_becomes_a_pair_and_starts_at_log_ratio_0(parted: Chain) -> None:
     pairs = load(folder(parted, "pairs") / "pairs.parquet", Pair)
     manifest = {
@@ -186,6 +187,7 @@ def train(cfg: DPO, parted: Chain, out: Path) -> tuple[dict[str, torch.Tensor], 
     return load_file(out / "model" / "model.safetensors"), metrics
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("losses", "trl_arguments"),
     [(["sigmoid"], {"ld_alpha": 0.5}), pytest.param(["ipo", "sft"], {}, marks=pytest.mark.slow)],
@@ -236,6 +238,7 @@ def test_the_evaluation_compares_the_models_on_the_held_out_pairs(parted: Chain)
     assert results["learnt"]["pairs"] == len(held_out(parted))
 
 
+@pytest.mark.extended
 def test_the_control_and_the_reward_model_are_trained(parted: Chain, tmp_path: Path) -> None:
     file = parted.root / "early.jsonl"
     added = (*overrides(file), "control=true")

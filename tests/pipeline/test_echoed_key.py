@@ -11,6 +11,7 @@ from tests.helpers import SECRET, Chain, build
 pytest.importorskip("openai")
 
 
+@pytest.mark.extended
 def test_a_key_that_a_writer_and_a_judge_repeat_is_in_no_file_of_the_store(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,6 +27,7 @@ def limited(root: Path, stage: str, size: int, connection: Connection) -> None:
         connection.send("it is built")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("stage", "size"),
     [

@@ -16,6 +16,7 @@ from tests.pipeline.test_resume import checkpoints, kill_when
 LINE = ("stage=kto", "align=kto", "kto.batch_size=8")
 
 
+@pytest.mark.extended
 def test_a_thumbs_file_trains_every_row_and_its_prompts_are_asked(
     chain: Chain, tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ from stages.models import loading
 from stages.store.records import Candidate, load
 from tests.helpers import Chain, build
 
+pytestmark = pytest.mark.extended
+
 SAMPLING = ("sample", "answer")
 OTHERS = ("label", "pairs", "reference", "dpo", "eval")
 

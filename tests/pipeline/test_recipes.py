@@ -56,6 +56,7 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
     }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", NAMES)
 def test_its_own_command_composes_for_every_stage(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -138,6 +138,7 @@ def test_a_killed_reward_model_is_finished_by_the_next_command(chain: Chain) -> 
     interrupted(chain, "reward", kills=1)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([*TRAINED, "reward"], "reward"))
 def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: Chain) -> None:
     """Check checkpoints by time: there are fewer steps than `save_steps`, so the clock makes them."""
@@ -163,6 +164,7 @@ def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: 
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -197,6 +199,7 @@ def test_a_stage_survives_three_kills(name: str, chain: Chain) -> None:
     interrupted(chain, name, kills=3)
 
 
+@pytest.mark.extended
 def test_a_resume_with_another_runtime_gives_the_same(chain: Chain) -> None:
     """Kill with one size of micro-batches and shards, and finish with another."""
     for name, other in (

@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.helpers import TINY, command
 from tests.store.s3 import S3
 
 
+@pytest.mark.extended
 def test_a_second_machine_builds_nothing(s3: S3, tmp_path: Path) -> None:
     outputs = []
     for name in ("a", "b"):

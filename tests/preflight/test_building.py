@@ -328,6 +328,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.extended
 def test_what_cannot_work_is_told_all_at_once_when_it_is_composed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

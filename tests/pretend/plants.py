@@ -1,5 +1,6 @@
 """Mistakes in the product's source that only a GPU would show, each of one line."""
 
+import ast
 import contextlib
 import importlib
 import types
@@ -100,7 +101,7 @@ def all_codes(code: types.CodeType) -> Iterator[types.CodeType]:
 def planted(plant: Plant) -> Iterator[None]:
     """Run a block with the mistake in place: the function's code is replaced, wherever it is imported."""
     path = ROOT / "stages" / plant.file
-    text = path.read_text(encoding="utf-8")
+    text = ast.unparse(ast.parse(path.read_text(encoding="utf-8")))  # one statement a line
     assert plant.right in text, plant
     module = importlib.import_module("stages." + plant.file.removesuffix(".py").replace("/", "."))
     right, wrong = (

@@ -10,6 +10,8 @@ from stages.store.records import Candidate, PairLogProbs, load
 from tests.helpers import Chain, build
 from tests.pretend.flows import run_stage, train_steps
 
+pytestmark = pytest.mark.extended
+
 LONG_CASES = [
     ("sft", ()),
     ("dpo", ()),  # the chain below compares the weights after all of their steps

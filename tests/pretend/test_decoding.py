@@ -12,6 +12,8 @@ from stages.samplers.sampler import Completion, Request
 from tests.pretend.test_device import tiny_model
 from tests.pretend.waits import INDEX, recorded_waits
 
+pytestmark = pytest.mark.extended
+
 STEPS = 32
 WAITS = 2 / ON_ACCELERATOR.steps  # per step: tokens and log-probs, once every few steps
 

@@ -10,6 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from stages.models.loading import resolve_device
 
+pytestmark = pytest.mark.extended
+
 
 def tiny_model(**options: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)

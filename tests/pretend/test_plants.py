@@ -10,6 +10,8 @@ from tests.helpers import Chain, slow_but
 from tests.pretend.flows import flow
 from tests.pretend.plants import PLANTS, Plant, planted
 
+pytestmark = pytest.mark.extended
+
 QUICK = tuple({plant.flow: plant for plant in PLANTS}.values())  # one of each flow
 
 

@@ -12,6 +12,7 @@ from tests.models.test_varlen_attention import Operators
 from tests.pretend.test_device import tiny_model
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("works", [True, False])
 def test_packed_pairs_learn_as_on_the_cpu_and_wait_for_nothing(
     pretend: ModuleType, works: bool

@@ -9,6 +9,7 @@ from tests.helpers import slow_but
 from tests.pretend.waits import FLOWS, breaches
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("flow", slow_but(FLOWS, "dpo"))
 def test_the_host_waits_no_more_often_than_recorded(
     flow: str, pretend: ModuleType, built: Path, tmp_path: Path

@@ -49,6 +49,7 @@ def request(prompt: Example) -> str:
     return prompt.messages[-1]["content"]
 
 
+@pytest.mark.extended
 def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(
     sampled_prompts: list[Example], tmp_path: Path
 ) -> None:

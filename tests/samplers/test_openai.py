@@ -61,6 +61,7 @@ def test_candidates_are_the_servers_and_a_rebuild_asks_nothing(
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
 
 
+@pytest.mark.extended
 def test_candidates_that_overtake_each_other_make_one_file(chain: Chain) -> None:
     files = set[bytes]()
     with running(Model(says, late=0.05)) as model:
@@ -73,6 +74,7 @@ def test_candidates_that_overtake_each_other_make_one_file(chain: Chain) -> None
     assert len(files) == 1
 
 
+@pytest.mark.extended
 def test_a_candidate_that_does_not_come_is_missing_and_too_many_stop(chain: Chain) -> None:
     def refuse(request: Request) -> str:
         return "" if request["seed"] % 20 else "x"
@@ -98,6 +100,7 @@ def test_a_candidate_that_does_not_come_is_missing_and_too_many_stop(chain: Chai
         assert "HTTP 500" in chain.manifest("sample", *line)["warnings"][0]
 
 
+@pytest.mark.extended
 def test_what_did_not_come_is_asked_for_again_until_it_has_come_and_nothing_else_is(
     chain: Chain,
 ) -> None:
@@ -148,6 +151,7 @@ def test_what_cannot_change_an_answer_is_not_in_the_fingerprint(chain: Chain) ->
         assert fingerprint(f"sample.endpoint.{other}") != plain
 
 
+@pytest.mark.extended
 def test_paid_replies_remain_after_the_budget_ends(chain: Chain, tmp_path: Path) -> None:
     with running(Model(says)) as model:
         with pytest.raises(UserError, match=r"^sample.endpoint.budget.calls=50 .*: 50 calls"):

@@ -68,6 +68,7 @@ def test_another_file_does_not_pass_for_the_embedded_one(
         build_base(cfg, tmp_path / "base")
 
 
+@pytest.mark.extended
 def test_a_gguf_that_scales_rotary_positions_is_refused(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

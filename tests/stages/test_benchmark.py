@@ -118,6 +118,7 @@ def samples(folder: Path, task: str) -> list[SampleScore]:
     ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("template", slow_but(["auto", "zephyr"], "auto"))
 @pytest.mark.parametrize("typed", ENGINES, indirect=True)
 def test_prompts_and_choices_have_the_ids_that_the_template_renders(
@@ -146,6 +147,7 @@ def test_prompts_and_choices_have_the_ids_that_the_template_renders(
     assert by_kind == {True: 60, False: 30}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("typed", ENGINES, indirect=True)
 def test_scores_are_those_of_our_own_scoring(typed: list[str], chain: Chain) -> None:
     arguments = [*typed, "align=none"]
@@ -186,6 +188,7 @@ def log_prob(model: torch.nn.Module, response: Response) -> float:
     return float(log_p.gather(-1, torch.tensor(response.completion_ids)[:, None]).sum())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("typed", ENGINES, indirect=True)
 def test_a_killed_run_goes_on_and_a_second_one_asks_nothing(
     typed: list[str], chain: Chain, monkeypatch: pytest.MonkeyPatch
@@ -249,6 +252,7 @@ def test_report_has_rates_and_paired_differences_in_a_section(
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("typed", ["small"], indirect=True)
 def test_a_base_without_a_template_is_asked_in_plain_text(typed: list[str], chain: Chain) -> None:
     arguments = [*typed, "benchmark.limit=5"]

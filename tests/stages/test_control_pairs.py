@@ -50,6 +50,7 @@ def test_random_pairs_are_other_valid_contrasts_of_the_same_prompts(drawn: Chain
     assert all(score[p.chosen_id] > score[p.rejected_id] for p in control)
 
 
+@pytest.mark.extended
 def test_a_coin_turns_about_half_of_the_same_pairs_around(drawn: Chain) -> None:
     run_pairs, control = (pairs_of(drawn, name, *POOL, COIN) for name in ("pairs", "pairs_control"))
     candidates = load(drawn.folder("sample", *POOL) / "candidates.parquet", Candidate)
@@ -109,6 +110,7 @@ def test_rounds_train_the_control_round_by_round(tmp_path: Path) -> None:
     assert graph["reference_control"].inputs["reference"] is graph["control_pairs_1"]
 
 
+@pytest.mark.extended
 def test_cut_off_candidates_are_rejected_as_in_the_runs_pairs(chain: Chain) -> None:
     """Answers of SFT end, and those of the base do not."""
     pool = ("label=source_order", "sample.pool=[{model:sft,n:2},{model:base,n:1}]", RANDOM)

@@ -40,6 +40,7 @@ def evidence(chain: Chain, *overrides: str) -> Evidence:
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_planted_cause_of_six_runs_is_named_first(quick: bool, chain: Chain) -> None:
     chosen = [
@@ -119,6 +120,7 @@ ALONE, TOGETHER = (
 )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("mixture", [pytest.param(ALONE, marks=pytest.mark.slow), TOGETHER])
 def test_a_key_that_is_told_to_be_tried_can_be_typed(
     mixture: tuple[str, ...], chain: Chain
@@ -197,6 +199,7 @@ def reported(chain: Chain, folder: Path, low: float, high: float) -> str:
     return (folder / "report.html").read_text()
 
 
+@pytest.mark.extended
 def test_it_stands_under_the_headline_unless_the_policy_helped(
     chain: Chain, tmp_path: Path
 ) -> None:
@@ -211,6 +214,7 @@ def test_it_stands_under_the_headline_unless_the_policy_helped(
     assert block.index("<details>") < block.index("<table"), "folded"
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_every_measured_value_is_inside_the_window(chain: Chain, tmp_path: Path) -> None:
     reported(chain, tmp_path / "page", -0.1, 0.1)
@@ -223,6 +227,7 @@ def test_every_measured_value_is_inside_the_window(chain: Chain, tmp_path: Path)
             assert tab.evaluate(sees) and tab.evaluate(f"{cells}.length") > 20, width
 
 
+@pytest.mark.extended
 def test_a_diverged_run_says_so_first_and_can_be_read(chain: Chain, tmp_path: Path) -> None:
     """Two steps at a rate that tears the policy apart: too few losses to stop it by, and it still counts."""
     build(chain.root, "dpo.learning_rate=30", "dpo.batch_size=10")

@@ -354,6 +354,7 @@ def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() 
     assert displacement({}, []) == ""
 
 
+@pytest.mark.extended
 def test_a_held_out_loss_that_ends_higher_is_told(inputs: dict[str, Path], tmp_path: Path) -> None:
     """The held-out pairs are the trained ones with chosen and rejected exchanged: what is learnt is wrong of them. At
     a rate too small to learn anything they stay where they were."""

@@ -267,6 +267,7 @@ def test_prompts_of_an_earlier_rounds_pairs_are_known(chain: Chain, tmp_path: Pa
     assert trained_on(inputs | {"pairs_1": tmp_path}) == trained_on(inputs) | {"of round 1"}
 
 
+@pytest.mark.extended
 def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(
     chain: Chain, tmp_path: Path
 ) -> None:

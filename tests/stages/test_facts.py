@@ -135,6 +135,7 @@ def as_it_is(chain: Chain, folder: Path) -> tuple[str, ...]:
     return ("model.random_init=null", f"model.path={folder}")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but(RUNS, "a file, and a model as it is"))
 def test_no_sentence_is_untrue_of_its_run(name: str, chain: Chain, tmp_path: Path) -> None:
     run = RUNS[name]

@@ -78,6 +78,7 @@ def test_what_people_said_of_another_answer_is_not_known_of_this_one(chain: Chai
     )
 
 
+@pytest.mark.extended
 def test_the_compared_prompts_are_limited_for_people_as_a_whole(chain: Chain) -> None:
     """Answers that are alike count as ties: if all of them stayed, and few others were asked, ties would win."""
 
@@ -111,6 +112,7 @@ def test_the_same_checkpoint_twice_is_even_and_nobody_is_asked(
     )
 
 
+@pytest.mark.extended
 def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(
     chain: Chain, tmp_path: Path
 ) -> None:
@@ -175,6 +177,7 @@ def test_the_gate_compares_no_win_rates_of_two_judges(chain: Chain, tmp_path: Pa
     assert {line.measure for line in lines if line.code is Code.other_prompts} == {wins}
 
 
+@pytest.mark.extended
 def test_a_report_does_not_wait_for_people_and_reads_what_they_said(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +203,7 @@ def load_results(root: Path, waiting: bool) -> Any:
     )
 
 
+@pytest.mark.extended
 def test_labels_of_a_comparison_are_no_labels_of_preferences(chain: Chain) -> None:
     typed = ["eval/judged=reward_model", f"reward.source.path={TOY}"]
     graph = nodes(chain.root, *typed)
@@ -226,6 +230,7 @@ def test_labels_of_a_comparison_are_no_labels_of_preferences(chain: Chain) -> No
     assert "reward_model" not in graph["eval"].settings["judged"]
 
 
+@pytest.mark.extended
 def test_preferences_without_tasks_are_judged_on_the_prompts_of_held_out_pairs(
     chain: Chain,
 ) -> None:

@@ -58,6 +58,7 @@ def test_memory_grows_by_a_small_part_of_the_candidates(tmp_path: Path) -> None:
     assert all((b - a) / 300 < 72 * TOKENS / 4 for a, b in zip(few, many, strict=True))
 
 
+@pytest.mark.extended
 def test_judgements_are_admitted_in_linear_time(tmp_path: Path) -> None:
     """0.1 CPU-seconds; four where every candidate is looked for among all."""
     all_candidates = [c for i in range(8000) for c in candidates(i)]

@@ -428,6 +428,7 @@ REAL: dict[str, tuple[Truth, tuple[str, ...], tuple[int, int, int, int, int]]] =
 }
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_are_used_whole_and_the_right_way_round(name: str, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_a_label_of_any_figure_says_what_it_says() -> None:
     )
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_shows_every_section_and_runs_nothing(page: Path, tmp_path: Path) -> None:
     dom = browse(page, tmp_path, "--dump-dom")
@@ -91,6 +92,7 @@ def test_anybody_can_read_it_on_a_phone_or_a_desk_in_light_and_dark(
     assert page_faults(page, tmp_path / "browser") == []
 
 
+@pytest.mark.extended
 def test_a_phone_opens_it_on_the_verdict_and_what_to_do_next_and_needs_few_screens(
     built: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +197,7 @@ def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None
     assert side_by_side(inputs, results, 0) == {}, "no heading stands above nothing"
 
 
+@pytest.mark.extended
 def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path) -> None:
     before = chain.count()
     build(chain.root, "seeds=[1]")

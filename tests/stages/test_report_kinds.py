@@ -53,6 +53,7 @@ def reported(chain: Chain, *line: str) -> tuple[dict[str, str], dict[str, Any]]:
     return sections(chain.root / "report.html"), results
 
 
+@pytest.mark.extended
 def test_a_run_without_an_objective_has_nothing_of_pairs(chain: Chain, tmp_path: Path) -> None:
     (chain.root / "labels.html").unlink()
     page, results = reported(chain, "align=none")
@@ -68,6 +69,7 @@ def test_a_run_without_an_objective_has_nothing_of_pairs(chain: Chain, tmp_path:
     assert page_faults(chain.root / "report.html", tmp_path) == []
 
 
+@pytest.mark.extended
 def test_two_folders_are_models_as_they_came(chain: Chain, tmp_path: Path) -> None:
     one, two = (tmp_path / name for name in ("one", "two"))
     for name, folder in (("sft", one), ("dpo", two)):
@@ -95,6 +97,7 @@ def test_two_folders_are_models_as_they_came(chain: Chain, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.extended
 def test_comparisons_that_wait_for_people_are_counted_beside_the_checks(chain: Chain) -> None:
     page, results = reported(chain, "eval/judged=human")
     waiting = results["judged"]["sft"]["waiting"]
@@ -110,6 +113,7 @@ def test_comparisons_that_wait_for_people_are_counted_beside_the_checks(chain: C
     assert "%" not in page["judged"].replace("points from 50%", "")
 
 
+@pytest.mark.extended
 def test_what_was_judged_stands_beside_the_checks_with_answers(
     chain: Chain, tmp_path: Path
 ) -> None:
@@ -173,6 +177,7 @@ def test_where_no_pair_is_held_out_the_tests_are_answered_alone(tmp_path: Path) 
         assert "answer_policy" in graph and ("answer_held_out_policy" in graph) is own
 
 
+@pytest.mark.extended
 def test_preferences_of_ones_own_are_told_by_held_out_pairs(
     brought: tuple[Chain, tuple[str, ...]], tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ LABELS = (
 LINE = (*LABELS, "pairs.validation_fraction=0.4")
 
 
+@pytest.mark.extended
 def test_its_figures_stand_in_a_section_of_their_own(chain: Chain, tmp_path: Path) -> None:
     build(chain.root, "stage=report", *LINE)
     html = (chain.root / "report.html").read_text()
@@ -40,6 +41,7 @@ def test_its_figures_stand_in_a_section_of_their_own(chain: Chain, tmp_path: Pat
     assert page_faults(chain.root / "report.html", tmp_path) == []
 
 
+@pytest.mark.extended
 def test_without_answers_to_match_in_length_the_section_has_a_line_less(chain: Chain) -> None:
     build(chain.root, "stage=reward", *LINE)
     trained = chain.manifest("reward", *LINE)["metrics"]
@@ -59,6 +61,7 @@ def test_a_chain_without_one_has_no_section(chain: Chain) -> None:
     assert '<section id="reward">' not in (chain.folder("report") / "report.html").read_text()
 
 
+@pytest.mark.extended
 def test_the_plan_expects_of_a_model_that_labels_what_it_took(chain: Chain) -> None:
     def seconds(*line: str) -> float:
         planned, store = nodes(chain.root, *LABELS, *line), Store(chain.root)
@@ -74,6 +77,7 @@ def test_the_plan_expects_of_a_model_that_labels_what_it_took(chain: Chain) -> N
     assert math.isnan(seconds(f"label.reward_model.path={chain.folder('sft') / 'model'}"))
 
 
+@pytest.mark.extended
 def test_the_plan_counts_the_memory_of_a_model_that_labels(chain: Chain) -> None:
     """It is the reward model's, whatever an earlier labelling of these candidates took."""
     store = Store(chain.root)

@@ -85,6 +85,7 @@ def test_what_a_model_said_is_escaped(page: Path, chain: Chain) -> None:
     }
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_shows_it_in_any_window_and_runs_nothing(page: Path, tmp_path: Path) -> None:
     opened = page.read_text().replace("<details", "<details open").replace("open open", "open")

@@ -126,6 +126,7 @@ def test_a_text_of_one_token_does_not_make_every_claim_hold(built: Path, tmp_pat
         claims(cfg, inputs, nothing, none, out)
 
 
+@pytest.mark.extended
 def test_running_text_and_plain_requests_are_in_the_evaluation(built: Path, tmp_path: Path) -> None:
     root = tmp_path / "outputs"
     shutil.copytree(built, root, symlinks=True)

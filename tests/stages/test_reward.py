@@ -87,6 +87,7 @@ def test_it_publishes_a_model_that_anybody_loads(inputs: dict[str, Path], tmp_pa
     exec(code.split("```")[0].replace("FOLDER", str(out / "model")), {})
 
 
+@pytest.mark.extended
 def test_neither_micro_batches_nor_the_forward_change_the_weights(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def five(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     return root, nodes(root, *LINE)
 
 
+@pytest.mark.extended
 def test_five_models_are_evaluated_and_differences_taken_between_named_pairs(
     five: tuple[Path, dict[str, Node]],
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_control_and_an_arm_change_nothing_about_the_other_models(
     assert three["verdict"].split("(")[0] == with_both["verdict"].split("(")[0]
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser")
 def test_the_report_shows_five_columns_and_five_answers(
     five: tuple[Path, dict[str, Node]], tmp_path: Path
@@ -134,6 +136,7 @@ def test_compare_and_cards_read_the_same_list(five: tuple[Path, dict[str, Node]]
     assert " DPO − SFT | DPO" in card
 
 
+@pytest.mark.extended
 def test_an_arm_is_another_objective_and_named_once() -> None:
     for line in (
         ["arms=[dpo]"],

@@ -141,6 +141,7 @@ def test_every_pair_trains_the_ids_that_were_drawn(
     }
 
 
+@pytest.mark.extended
 def test_a_rejected_completion_that_was_cut_off_does_not_teach_not_to_stop(
     inputs: dict[str, Path], contract: Contract, tmp_path: Path
 ) -> None:
@@ -184,6 +185,7 @@ def as_ever(
     return train(block(), inputs, tmp_path_factory.mktemp("as-ever") / "dpo")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "changes", [{"forward": Forward.padded}, {"trainer": {"ld_alpha": 0.5}}, {"micro": 1}]
 )

@@ -191,6 +191,7 @@ def test_the_graph_asks_the_base_once_for_all_seeds(tmp_path: Path) -> None:
     assert "select" not in nodes(tmp_path)
 
 
+@pytest.mark.extended
 def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_labels(
     tmp_path: Path,
 ) -> None:

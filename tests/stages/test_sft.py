@@ -78,6 +78,7 @@ def test_only_the_answer_and_its_end_are_trained(
         assert contract.tokenizer.decode(trained) == f"{example.reference}<|im_end|>"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("packing", "sizes"), [(False, (8, 1)), (True, (4, 2))])
 def test_the_micro_batch_does_not_change_the_weights(
     packing: bool, sizes: tuple[int, ...], inputs: dict[str, Path], tmp_path: Path
@@ -218,6 +219,7 @@ def trained(built: Path, inputs: dict[str, Path], tmp_path: Path) -> dict[str, P
     return {**inputs, "base": base}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_a_training_that_made_the_model_worse_publishes_nothing(
     interrupted: bool, trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -243,6 +245,7 @@ def test_a_training_that_made_the_model_worse_publishes_nothing(
     assert not (tmp_path / "sft" / "model").exists()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("packing", [False, True])
 def test_rows_that_the_model_itself_wrote_are_trained_on(
     packing: bool, trained: dict[str, Path], built: Path, tmp_path: Path

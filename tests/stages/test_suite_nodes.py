@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from stages.config.blocks.evaluation import FORMS
 from stages.config.choices import SUITES
 from stages.evaluation.asked import read_prompts
@@ -15,6 +17,7 @@ from tests.helpers import TINY, Chain, build, inside, nodes, refused
 WITH_SUITES = ("eval/suites=all", "eval.suites.pairs=10")
 
 
+@pytest.mark.extended
 def test_suites_have_nodes_of_their_own_and_a_section_of_the_report(
     built: Path, tmp_path: Path
 ) -> None:
@@ -45,6 +48,7 @@ def test_suites_have_nodes_of_their_own_and_a_section_of_the_report(
         assert inside(*TINY, *WITH_SUITES, f"outputs={root}", f"stage={stage}").returncode == 0
 
 
+@pytest.mark.extended
 def test_another_form_asks_only_its_suite_and_writes_no_token_of_the_models_own_template(
     chain: Chain,
 ) -> None:

@@ -336,12 +336,14 @@ def test_bos_comes_once_where_the_tokenizer_adds_it_and_never_where_not(
         assert tokenizer("a").input_ids[:1].count(bos) == family.bos
 
 
+@pytest.mark.extended
 def test_a_vocabulary_without_a_free_token_is_refused(tmp_path: Path) -> None:
     base = base_folder(replace(FAMILIES["gpt2"], spare=0), tmp_path / "gpt2")
     with pytest.raises(UserError, match=r"free for padding: all 600 rows"):
         built_from(base, tmp_path / "outputs", "stage=sft")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("adapter", [*slow_but(["none", "lora"], "lora"), QLORA])
 def test_it_is_widened_by_one_row_on_request_whatever_is_trained(
     adapter: str, tmp_path: Path

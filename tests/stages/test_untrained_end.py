@@ -139,6 +139,7 @@ def test_the_new_row_is_that_of_the_end_of_sequence_unless_that_is_untrained_too
     assert torch.equal(rows[0], before_all), "a trained end of turn stays as it is"
 
 
+@pytest.mark.extended
 def test_sft_says_that_the_end_of_turn_is_not_told_apart(
     chain: tuple[Chain, tuple[str, ...]],
 ) -> None:
@@ -188,6 +189,7 @@ def test_where_few_end_and_no_pair_is_made_more_heat_is_no_way_out(
     assert "pairs.unfinished=keep" not in str(error.value)
 
 
+@pytest.mark.extended
 def test_unfinished_ones_are_dropped_unless_most_candidates_end(
     chain: tuple[Chain, tuple[str, ...]],
 ) -> None:

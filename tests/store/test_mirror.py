@@ -52,6 +52,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     )
 
 
+@pytest.mark.extended
 def test_a_second_machine_builds_nothing(url: str, tmp_path: Path) -> None:
     nodes, first, second = some_nodes(3), machine(tmp_path / "a", url), machine(tmp_path / "b", url)
     assert build_nodes(first, nodes) == [1, 2, 3]
@@ -67,6 +68,7 @@ def test_a_second_machine_builds_nothing(url: str, tmp_path: Path) -> None:
     assert not [*(tmp_path / "b").glob("*/*.*")]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_faults_of_the_server_change_nothing(s3: S3, tmp_path: Path, count: int) -> None:
     nodes, first, second = (
@@ -109,6 +111,7 @@ def test_a_push_that_fails_is_a_warning_and_is_repeated(
     assert build_nodes(machine(tmp_path / "b", s3.url), nodes) == []
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_kills_of_push_and_pull_lose_nothing(s3: S3, tmp_path: Path, kills: int) -> None:
     draw, count = random.Random(kills), 6
@@ -137,6 +140,7 @@ def test_kills_of_push_and_pull_lose_nothing(s3: S3, tmp_path: Path, kills: int)
     assert build_nodes(machine(tmp_path / "fresh", s3.url), nodes) == []
 
 
+@pytest.mark.extended
 def test_of_two_machines_one_builds_and_the_other_pulls(url: str, tmp_path: Path) -> None:
     first = start(tmp_path / "a", url, 1, seconds=3.0, lease_seconds=1.5)
     assert first.stderr and [first.stderr.readline(), first.stderr.readline()] == [
@@ -149,6 +153,7 @@ def test_of_two_machines_one_builds_and_the_other_pulls(url: str, tmp_path: Path
     assert first.communicate(timeout=60)[0].strip() == "1"
 
 
+@pytest.mark.extended
 def test_the_lease_of_a_killed_machine_expires(url: str, tmp_path: Path) -> None:
     first = start(tmp_path / "a", url, 1, seconds=60.0, lease_seconds=1.0)
     assert first.stderr and [first.stderr.readline(), first.stderr.readline()] == [
@@ -270,6 +275,7 @@ def test_pulled_answers_come_in_the_order_of_their_pushes(tmp_path: Path) -> Non
     assert (calls / "people" / "ann.jsonl").read_bytes().splitlines(keepends=True) == lines
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("fault", "share"), [("lost", 0.5), ("hang", 0.2)])
 def test_a_lost_answer_to_a_conditional_write_counts_as_written(
     fault: str, share: float, s3: S3

@@ -32,6 +32,7 @@ def arguments() -> list[str]:
     return [sys.executable, "-c", SCRIPT]
 
 
+@pytest.mark.extended
 def test_a_log_file_gets_a_line_now_and_then_without_carriage_returns() -> None:
     ran = subprocess.run(arguments(), cwd=ROOT, capture_output=True, text=True, check=True)
     assert "\r" not in ran.stderr + ran.stdout
@@ -40,6 +41,7 @@ def test_a_log_file_gets_a_line_now_and_then_without_carriage_returns() -> None:
     assert all(line.startswith("likelihood of a policy ") for line in lines)
 
 
+@pytest.mark.extended
 def test_a_terminal_shows_one_line_of_at_most_80_columns() -> None:
     leader, follower = pty.openpty()
     # rows and columns

@@ -115,6 +115,7 @@ def test_weights_that_their_owner_keeps_to_himself_are_named(
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "line", [("stage=dpo", *TINY, "dpo.beta=0.7"), ("stage=plan", *TINY, "dpo.beta=0.1,0.7", "-m")]
 )

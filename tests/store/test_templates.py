@@ -51,6 +51,7 @@ CASES = [
 ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_hostile_template_is_one_line_when_the_configuration_is_composed(
     name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -159,6 +159,7 @@ def test_a_tracker_that_cannot_start_stops_no_stage(tmp_path: Path) -> None:
     assert run.id is None
 
 
+@pytest.mark.extended
 def test_a_mode_that_wandb_does_not_know_is_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +217,7 @@ def test_what_a_model_answered_while_it_was_trained_is_a_table(tracked: Path, st
     )
 
 
+@pytest.mark.extended
 def test_upload_puts_the_files_themselves_into_the_artifact(tmp_path: Path) -> None:
     ran = command("recipe=tiny", "stage=data", "tracker.upload=true", f"outputs={tmp_path}")
     assert ran.returncode == 0, ran.stderr

@@ -126,6 +126,7 @@ def tokenized(
     ).train
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("bins", "batch_size", "length"), [(3, 2, 256), (31, 16, 64)])
 def test_packing_loses_no_conversation_to_the_batch(
     bins: int,
@@ -205,6 +206,7 @@ def given_to(name: str, built: Path, folder: Path) -> tuple[SFT | DPO, dict[str,
     return replace(cfg, batch_size=size, epochs=3.0), {"policy": node["sft"], **node}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but(["sft", "dpo"], "sft"))
 def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
     name: str, built: Path, tmp_path: Path, monkeypatch: Any

@@ -106,6 +106,7 @@ def test_rows_are_divided_once_within_the_budget(
         assert cost <= budget or len(group) == 1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "changes", "budgets"),
     [
@@ -166,6 +167,7 @@ def test_no_budget_changes_weights_or_curves(
         )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "changes"), [("sft", {"packing": True, "max_length": 128}), ("dpo", {})]
 )
@@ -271,6 +273,7 @@ def same_after_halving(folder: Path, warning: str) -> None:
     assert checkpointing == "none"
 
 
+@pytest.mark.extended
 def test_out_of_memory_the_step_is_done_again_with_half(inputs: Any, tmp_path: Path) -> None:
     """The second forward fails as the allocator does, when the first part of the step has left its gradients."""
     inputs["sft"] = some_rows(inputs["sft"], 128, tmp_path / "data")

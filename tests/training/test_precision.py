@@ -124,6 +124,7 @@ def test_no_tf32_whatever_the_environment_says() -> None:
         assert ran.stdout.split() == (expected or ["highest", "False"])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_the_optimizer_is_fused(
     name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

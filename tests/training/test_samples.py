@@ -62,6 +62,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -107,6 +108,7 @@ def test_a_model_is_the_same_to_the_bit_whether_it_was_sampled_or_not(
     assert len(steps) == 3, "before the first step, and twice after"
 
 
+@pytest.mark.extended
 def test_no_copy_of_the_model_outlives_its_answers(
     inputs: dict[str, dict[str, Path]],
     tmp_path: Path,

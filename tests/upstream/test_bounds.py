@@ -128,6 +128,7 @@ def test_without_metadata_of_its_own_a_wheel_says_nothing(
     assert process.untested_libraries() == []
 
 
+@pytest.mark.extended
 def test_a_command_that_builds_says_it_and_one_that_does_not_stays_silent(
     site: Path, tmp_path: Path
 ) -> None:

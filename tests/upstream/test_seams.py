@@ -72,6 +72,7 @@ def each(seams: list[Seam]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("seam", params)
 
 
+@pytest.mark.extended
 @each(SEAMS)
 def test_a_seam_holds(seam: Seam, parts: Parts) -> None:
     watch(seam, parts)

@@ -274,6 +274,7 @@ def our_names() -> set[str]:
     return names
 
 
+@pytest.mark.extended
 def test_the_code_reaches_for_nothing_private_that_is_not_in_the_table() -> None:
     missed = [str(reach) for path in SOURCES for reach in reaches(path) if not reach.is_watched]
     assert not missed
