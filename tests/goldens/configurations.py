@@ -1,0 +1,58 @@
+"""The configuration that every recipe and every documented command composes, as its differences from the default."""
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from stages.config.installation import ROOT
+from stages.config.schema import RECIPES
+from tests.docs.test_pages import RUNS, one_of_each
+from tests.helpers import composed
+
+DEFAULT = ""  # the command without an override, whose value is the whole configuration
+
+
+def commands() -> list[str]:
+    """Return the lines of all recipes and of the documentation that compose here, the default first."""
+    recipes = [f"recipe={path.stem}" for path in sorted(RECIPES.glob("*.yaml"))]
+    return [line for line in dict.fromkeys([DEFAULT, *recipes, *RUNS]) if resolve(line)]
+
+
+def measure(lines: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return by line the keys whose values are not the default's. The default line has all keys."""
+    default = resolve(DEFAULT)
+    values = {line: changes(resolve(line), default) for line in lines}
+    return values | {DEFAULT: default}
+
+
+def changes(keys: dict[str, str], default: dict[str, str]) -> dict[str, str]:
+    """Return the values that differ, and `absent` for a key that the default alone has."""
+    return {
+        key: keys.get(key, "absent")
+        for key in sorted(keys.keys() | default.keys())
+        if keys.get(key) != default.get(key)
+    }
+
+
+def resolve(line: str) -> dict[str, str]:
+    """Return every key of a configuration with its value as JSON: of a sweep's first job, and of no line that is
+    refused."""
+    try:
+        cfg = composed(*one_of_each(shlex.split(line)))
+    except HydraException:  # a page may show a sweeper that is not installed
+        return {}
+    cfg.outputs = "outputs"
+    return dict(flatten(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), ""))
+
+
+def flatten(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """List the values of nested mappings by their dotted keys."""
+    if not isinstance(value, dict) or not value:
+        yield key, json.dumps(value, default=str).replace(str(ROOT), ".")
+        return
+    for name, each in value.items():
+        yield from flatten(each, f"{key}.{name}" if key else str(name))

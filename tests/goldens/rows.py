@@ -1,0 +1,56 @@
+"""The rows of every recipe's data, and what `stage=data` and `stage=pairs` read of the data files that we have."""
+
+import shlex
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from stages.config.installation import ROOT
+from stages.config.schema import RECIPES
+from stages.store.store import Store
+from tests.goldens import runs
+from tests.helpers import DATA
+
+SHARED = "shared/"  # stands for the folder of real data beside the checkout, which may be missing
+READ = "recipe=tiny tracker=none data=file 'data.sources=[{{path: {file}}}]' stage=data"
+PAIRED = "recipe=tiny tracker=none label=dataset label.path={file} stage=pairs"
+# Programs and texts beside the data
+NO_DATA = {".md", ".py", ".yaml", ".jinja"}
+STAGES = ("source", "data", "label", "pairs")
+
+
+def commands() -> list[str]:
+    """Return a line for the data of every recipe, and two for every data file."""
+    recipes = [f"recipe={path.stem} tracker=none stage=data" for path in sorted(RECIPES.glob("*"))]
+    return recipes + [form.format(file=file) for file in data_files() for form in (READ, PAIRED)]
+
+
+def data_files() -> list[str]:
+    ours = [*ROOT.glob("docs/examples/*"), *ROOT.glob("tests/*/*.jsonl")]
+    shared = [path for path in DATA.rglob("*") if path.is_file() and path.suffix not in NO_DATA]
+    names = [str(path.relative_to(ROOT)) for path in sorted(ours)]
+    return names + [f"{SHARED}{path.relative_to(DATA)}" for path in sorted(shared)]
+
+
+def measure(lines: Iterable[str]) -> dict[str, Any]:
+    """Return by line what each node that holds data made, by name. Lines whose file is missing here
+    are left out."""
+    values: dict[str, Any] = {}
+    for line in lines:
+        if SHARED in line and not DATA.exists():
+            continue
+        typed = shlex.split(line.replace(SHARED, f"{DATA}/"))
+        with tempfile.TemporaryDirectory() as folder:
+            values[line] = read_rows(Path(folder), typed)
+    return values
+
+
+def read_rows(root: Path, typed: list[str]) -> dict[str, Any]:
+    nodes = runs.run(root, typed)
+    if "refused" in nodes:
+        return nodes
+    folders = {
+        name: Store(root).folder(node) for name, node in nodes.items() if node.stage in STAGES
+    }
+    return {name: runs.describe(folder) for name, folder in folders.items() if folder.exists()}
