@@ -35,8 +35,7 @@ MAY_IMPORT = {
     "launch": ("hardware",),
     "pipeline": ("launch", "tracking", "hardware"),
     "preflight": ("pipeline", "formats", "labelers"),  # it reads the first rows of files
-    # a plan counts calls, parity trains
-    "commands": ("preflight", "pages", "samplers", "labelers", "objectives"),
+    "commands": ("preflight", "pages", "samplers", "labelers"),  # a plan counts calls
     "cli": ("commands",),
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))

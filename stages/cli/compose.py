@@ -19,9 +19,8 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 from stages.cli import spelling, unread
 from stages.cli.explain import unknown_setting_message
 from stages.config.blocks.models import Own
-from stages.config.blocks.training import WITH_TRL
 from stages.config.choices import Command, Precision
-from stages.config.errors import Errors, UserError, require_known
+from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import wire_graph
@@ -119,9 +118,6 @@ def prepare(
     except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
         missing = min(OmegaConf.missing_keys(composed))
         raise UserError(f"{missing} is required and has no value. Set it.") from error
-    if cfg.stage == Command.parity:  # it needs what the training needs
-        require_known("parity.stage", [cfg.parity.stage], WITH_TRL)
-        cfg.stage = cfg.parity.stage
     set_cache_folders(Path(cfg.outputs))
     if HydraConfig.initialized():
         hydra = HydraConfig.get()

@@ -22,7 +22,7 @@ MULTIRUN = {"-m", "--multirun"}
 FREE = (
     rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
 )
-FREE += r"|(parity\.trl|plan\.tokens|model\.config)[.\w]*|sample\.endpoint(\.extra[.\w]*)?"
+FREE += r"|(plan\.tokens|model\.config)[.\w]*|sample\.endpoint(\.extra[.\w]*)?"
 FREE += r"|label\.(columns|labels)[.\w]*|sample\.columns[.\w]*"
 FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"
 DELETED = re.compile(rf"~(sample\.endpoint$|(?!({FREE}|recipe|scale|hydra/\w+)(=|$)))")

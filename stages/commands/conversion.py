@@ -335,9 +335,7 @@ def template(this: Conversion) -> None:
     )
     if chosen:
         this.overrides["template"] = chosen
-        this.remark(
-            "notes", f"template={chosen} may render or end turns otherwise. stage=parity compares"
-        )
+        this.remark("notes", f"template={chosen} may render or end turns otherwise")
 
 
 def pass_through(this: Conversion) -> None:

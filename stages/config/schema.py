@@ -134,17 +134,6 @@ class Export:
 
 
 @dataclass
-class Parity:
-    """The steps to compare, and changes of TRL's side."""
-
-    stage: str = words(*WITH_TRL)
-    steps: int = between(1, 10_000)
-    template: str | None = MISSING
-    eos_token: str | None = MISSING
-    trl: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
 class Convert:
     file: str | None = MISSING
     stage: str | None = words(*WITH_TRL)
@@ -196,7 +185,6 @@ class Config:
     gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)
-    parity: Parity = field(default_factory=Parity)
     convert: Convert = field(default_factory=Convert)
     prices: dict[str, Price] = field(default_factory=dict)
 

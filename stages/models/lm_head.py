@@ -148,15 +148,7 @@ class FusedHead:
         return function.apply(hidden, *arguments)  # type: ignore[no-any-return]
 
 
-TRL_HEAD = trl_utils._ChunkedLogProbFunction, trl_utils._use_triton
-
-
 def install_cpu_head() -> None:
     """Make TRL's fused LM head call `CPULogProbFunction` on a CPU, and score only positions with a label there too."""
     trl_utils._ChunkedLogProbFunction = FusedHead
     trl_utils._use_triton = lambda device: True
-
-
-def restore_trl_head() -> None:
-    """Undo `install_cpu_head`, which every trainer of ours calls again."""
-    trl_utils._ChunkedLogProbFunction, trl_utils._use_triton = TRL_HEAD

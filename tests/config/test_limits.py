@@ -76,8 +76,6 @@ NAMES = [
     "compare.sweep",
     "gate.against",
     "export.repo",
-    "parity.template",
-    "parity.eos_token",
     "convert.file",
     "sft.lora.target_modules",
     "kto.lora.target_modules",
@@ -119,7 +117,6 @@ NAMES = [
 MAPPINGS = {  # and who looks into them
     "model.config": "model_shape",
     "plan.tokens": "calculated",
-    "parity.trl": "plain_trl",
     "sft.trainer": "trl_arguments",
     "dpo.trainer": "trl_arguments",
     "kto.trainer": "trl_arguments",

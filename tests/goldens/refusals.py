@@ -17,16 +17,14 @@ import pytest
 
 from stages.config.installation import ROOT
 from tests import helpers
-from tests.goldens.runs import named_key
+from tests.goldens.runs import named_key, without_places
 
 FILE = "PLUMBLINE_REFUSALS"  # the variable with the file to write to
-DATA = helpers.DATA
-# What differs from run to run: folders and ports
+# What differs from run to run: folders of tests, fingerprints and ports
 PLACES = [
-    (re.compile(re.escape(str(DATA))), "shared"),
-    (re.compile(re.escape(str(ROOT))), "."),
-    (re.compile(r"/\S*?/pytest-of-\w+/pytest-\d+(/popen-gw\d+)?"), "TMP"),
-    (re.compile(r"TMP/\w+?\d+(?=[/\]},'\"]|$)", re.MULTILINE), "TMP/folder"),
+    (re.compile(re.escape(sys.executable)), "PYTHON"),
+    (re.compile(r"/[^\s'\"=]*/pytest-of-\w+/pytest-\d+(/popen-gw\d+)?/[\w.-]+"), "TMP"),
+    (re.compile(r"\b[0-9a-f]{12}\b"), "NODE"),
     (re.compile(r"(127\.0\.0\.1|localhost|\[::1\]):\d+"), "SERVER"),
 ]
 
@@ -53,12 +51,17 @@ def measure(recorded: Iterable[str]) -> dict[str, Any]:
 
 def note(arguments: Iterable[object], message: str, code: int) -> None:
     """Append a refusal to the file, as one write, since several processes do so."""
-    command = " ".join(map(str, arguments))
-    for pattern, name in PLACES:
-        command = pattern.sub(name, command)
-    row = json.dumps([command, named_key(message), code], ensure_ascii=False)
+    command = without_folders(" ".join(map(str, arguments)))
+    row = json.dumps([command, named_key(without_folders(message)), code], ensure_ascii=False)
     with open(os.environ[FILE], "a", encoding="utf-8") as file:
         file.write(row + "\n")
+
+
+def without_folders(text: str) -> str:
+    text = without_places(text)
+    for pattern, name in PLACES:
+        text = pattern.sub(name, text)
+    return text
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -146,8 +146,6 @@ def test_a_chain_without_a_reference(chain: Chain) -> None:
             "dpo.loss_type=[simpo] +dpo.trainer.use_weighting=true",
             "the loss simpo does not read this",
         ),
-        ("dpo.loss_type=[simpo] stage=parity parity.stage=dpo", "TRL has neither simpo"),
-        ("dpo.first_difference=true stage=parity parity.stage=dpo", "nor first_difference"),
     ],
 )
 def test_what_cannot_be_is_refused(typed: str, message: str, chain: Chain) -> None:

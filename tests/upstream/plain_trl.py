@@ -1,31 +1,23 @@
 """Train the first steps of a stage by our trainer and by TRL's own, from the same weights, on the same rows."""
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import trl
 from accelerate.utils import release_memory
 from datasets import Dataset
-from jinja2 import TemplateError
-from transformers import (
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-)
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from trl.trainer import utils as trl_utils
 
-from stages.config.blocks.training import DPO, SFT, Training
+from stages.config.blocks.runtimes import SampledRuntime
+from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Forward
-from stages.config.errors import UserError
-from stages.config.schema import Parity
-from stages.models import lm_head
 from stages.models.chat_templates import establish_contract
 from stages.models.contract import load_contract
 from stages.models.loading import (
@@ -36,21 +28,20 @@ from stages.models.loading import (
 )
 from stages.objectives import dpo, reward, sft
 from stages.store.records import Example, Pair, stream
-from stages.store.source_files import read_template
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel
 from stages.training.arguments import training_arguments
 from stages.training.callbacks import TrainingProgress
 from stages.training.fit import Fit, train_with_callbacks
 from stages.training.token_rows import Row
+from stages.training.trainer import count_warmup_steps
 
-POSITION = "position"  # a column next to TRL's: the row's place among the first steps' rows
+# TRL's own head, which every trainer of ours replaces. No trainer has been made when this module is imported.
+TRL_HEAD = {name: getattr(trl_utils, name) for name in ("_ChunkedLogProbFunction", "_use_triton")}
+RATE = "learning_rate"  # in a trainer's log
 TRL_ROWS = 8  # TRL's default of rows in a micro-batch
 AnyFit = Fit[Any, Any]
-Arguments = dict[str, Any]  # of TRL
 Inputs = dict[str, Path]
-Tokens = tuple[list[int], list[bool]]  # a sequence's token ids, and True for each token with a loss
-TokenRows = dict[int, list[Tokens]]  # the sequences of each row, by its position
 
 
 class FirstSteps(TrainerCallback):
@@ -64,9 +55,8 @@ class FirstSteps(TrainerCallback):
 
     def count_trained(self, model: Any, args: Any, batch: dict[str, torch.Tensor]) -> None:
         ids, pad = batch["input_ids"], model.config.get_text_config().pad_token_id
-        self.trained[-1] += int(
-            (batch["labels"] != -100 if "labels" in batch else ids != pad)[:, 1:].sum()
-        )
+        is_trained = batch["labels"] != -100 if "labels" in batch else ids != pad
+        self.trained[-1] += int(is_trained[:, 1:].sum())
 
     def on_step_begin(
         self, args: Any, state: Any, control: Any, *, optimizer: Any, **_: Any
@@ -88,24 +78,46 @@ class FirstSteps(TrainerCallback):
         release_memory()
 
 
+def train_both(
+    block: Any, inputs: Inputs, out: StageDir, limit: int
+) -> tuple[FirstSteps, FirstSteps]:
+    """Train the first steps of a stage's block from these inputs. Return ours, then TRL's of the same token ids.
+
+    Assert that TRL's own rows of the same texts are the same, up to what the template appends to an end of turn."""
+    fit = prepare_fit(alone(block), inputs, out)
+    own, ids, rows = train_ours(fit, inputs, limit)
+    trainer = build_trl_trainer(fit, inputs, ids, own.total)
+    if isinstance(block, SFT):
+        assert_same_rows(rows, trainer.train_dataset, fit)
+    trainer.train_dataset = rows
+    # TRL's warm-up starts at a rate of 0, and ours above.
+    has_warmup = count_warmup_steps(fit.args.warmup_steps, own.total) > 0
+    rates = [figures[RATE] for figures in own.figures] if has_warmup else []
+    return own, train_trl(trainer, len(own.figures), rates)
+
+
+def alone(block: Any) -> Any:
+    """Return a training block for one process, without packing, evaluations, samples and checkpoints."""
+    runtime: dict[str, Any] = {"processes": 1, "save_steps": 10**9, "save_minutes": 1e6}
+    if isinstance(block.runtime, SampledRuntime):
+        runtime["samples"] = 0
+    unpacked = {"packing": False} if isinstance(block, SFT) else {}
+    return replace(block, evaluations=0, runtime=replace(block.runtime, **runtime), **unpacked)
+
+
 def prepare_fit(cfg: Any, inputs: Inputs, out: StageDir) -> AnyFit:
     """Return the training of a block, with the rows of its stage."""
     if isinstance(cfg, SFT):
-        base, examples = (
-            inputs["base"] / "model",
-            stream(inputs["data"] / "examples.parquet", Example),
-        )
-        contract = establish_contract(
-            load_tokenizer(base), cfg.template, cfg.train, count_embedding_rows(base)
-        )
+        base = inputs["base"] / "model"
+        examples = stream(inputs["data"] / "examples.parquet", Example)
+        tokenizer, vocabulary = load_tokenizer(base), count_embedding_rows(base)
+        contract = establish_contract(tokenizer, cfg.template, cfg.train, vocabulary)
         rows: Any = sft.read_rows(examples, contract, cfg, out, read_context_length(base))
         return Fit(sft.SupervisedTrainer, cfg, rows, contract, base, out)
     policy, contract = inputs["policy"] / "model", load_contract(inputs["policy"] / "model")
     if isinstance(cfg, DPO):
-        rows, frozen = (
-            dpo.read_rows(inputs, contract, cfg, out),
-            inputs.get("frozen", inputs["policy"]) / "model",
-        )
+        rows = dpo.read_rows(inputs, contract, cfg, out)
+        frozen = inputs.get("frozen", inputs["policy"]) / "model"
         return Fit(dpo.StoredReferenceTrainer, cfg, rows, contract, frozen, out)
     pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
     rows = reward.read_rows(pairs, contract, cfg, out, read_context_length(policy))
@@ -123,10 +135,8 @@ def load_start(fit: AnyFit, inputs: Inputs, **forward: Forward) -> AnyModel:
     return reward.trainable_model(fit.start, fit.contract, block, device, fit.out)
 
 
-def train_ours(
-    fit: AnyFit, inputs: Inputs, limit: int
-) -> tuple[FirstSteps, list[str], Dataset, TokenRows]:
-    """Train the first steps by our trainer. Return them, and their rows' ids, TRL's columns and tokens in order."""
+def train_ours(fit: AnyFit, inputs: Inputs, limit: int) -> tuple[FirstSteps, list[str], Dataset]:
+    """Train the first steps by our trainer. Return them, and their rows' ids and TRL's columns in order."""
     trainer = fit.build_trainer(load_start(fit, inputs))
     steps = FirstSteps(trainer, limit)
     train_with_callbacks(trainer, fit.cfg, fit.out, steps)
@@ -135,72 +145,36 @@ def train_ours(
     order = list(islice(epochs, len(steps.figures) * fit.cfg.batch_size))
     rows = trainer.train_dataset.select(order)
     columns = [name for name in rows.column_names if not name.startswith("ref_")]
-    tokens = {position: collate_row(trainer, row) for position, row in enumerate(rows)}
-    return steps, [fit.rows.train.ids[i] for i in order], rows.select_columns(columns), tokens
+    return steps, [fit.rows.train.ids[i] for i in order], rows.select_columns(columns)
 
 
-def prepare_tokenizer(fit: AnyFit, cfg: Parity) -> PreTrainedTokenizerBase:
-    """Return a tokenizer with the template and EOS of TRL's side. Raise UserError if it cannot have them."""
-    tokenizer = copy.deepcopy(fit.contract.tokenizer)
-    if cfg.template:
-        tokenizer.chat_template = read_template(Path(cfg.template), "parity.template")
-    if cfg.eos_token:
-        if cfg.eos_token not in tokenizer.get_vocab():
-            raise UserError(
-                f"parity.eos_token={cfg.eos_token}: the vocabulary does not have this token."
-            )
-        tokenizer.eos_token = cfg.eos_token
-    return tokenizer
-
-
-def build_trl_trainer(
-    fit: AnyFit,
-    inputs: Inputs,
-    arguments: Arguments,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: list[str],
-    total: int,
-) -> Trainer:
-    """Return TRL's trainer of the text of these rows in order, with these arguments over those of the run. `total` is
-    the number of steps of the whole training, on which learning rates depend.
-    Raise UserError if TRL refuses the arguments, the template or the rows."""
+def build_trl_trainer(fit: AnyFit, inputs: Inputs, ids: list[str], total: int) -> Trainer:
+    """Return TRL's trainer of the texts of these rows in order. `total` is the number of steps of the whole training,
+    on which learning rates depend."""
     block = fit.cfg
-    args = training_arguments(
-        replace(block, trainer=trl_arguments(block, total) | arguments), fit.out
-    )
-    texts = read_texts(block, inputs, {*ids})
-    data = Dataset.from_list(
-        [{**texts[name], POSITION: position} for position, name in enumerate(ids)]
-    )
-    padded = {} if isinstance(block, SFT) else {"forward": Forward.padded}
-    parts: dict[str, Any] = {"model": load_start(fit, inputs, **padded)}
-    if isinstance(block, DPO):
-        parts["ref_model"] = load_model(
-            inputs["reference_model"], block.start_weights, fit.args.device
-        )
-    try:
-        trainer_class = getattr(trl, block.objective.trl.replace("Config", "Trainer"))
-        return trainer_class(args=args, train_dataset=data, processing_class=tokenizer, **parts)
-    except (ValueError, RuntimeError, TemplateError) as error:
-        raise UserError(
-            f"stage=parity: TRL refuses this. {' '.join(str(error).split())[:300]}"
-        ) from error
-
-
-def trl_arguments(block: Training, total: int) -> Arguments:
-    """Return the arguments of TRL that the block passes through, and those that give it our batches and schedule."""
     rows = math.gcd(block.batch_size, TRL_ROWS)
-    batch = {
+    arguments = block.trainer | {
         "per_device_train_batch_size": rows,
         "gradient_accumulation_steps": block.batch_size // rows,
+        "max_steps": total,
+        "train_sampling_strategy": "sequential",
+        "save_strategy": "no",
     }
-    order = {"max_steps": total, "train_sampling_strategy": "sequential", "save_strategy": "no"}
-    return (
-        block.trainer
-        | batch
-        | order
-        | ({"assistant_only_loss": True} if isinstance(block, SFT) else {})
-    )
+    parts: dict[str, Any] = {}
+    if isinstance(block, SFT):
+        arguments["assistant_only_loss"] = True
+        parts["model"] = load_start(fit, inputs)
+    else:
+        parts["model"] = load_start(fit, inputs, forward=Forward.padded)
+    if isinstance(block, DPO):
+        reference = inputs["reference_model"]
+        parts["ref_model"] = load_model(reference, block.start_weights, fit.args.device)
+    args = training_arguments(replace(block, trainer=arguments), fit.out)
+    texts = read_texts(block, inputs, {*ids})
+    data = Dataset.from_list([texts[name] for name in ids])
+    trainer_class = getattr(trl, block.objective.trl.replace("Config", "Trainer"))
+    tokenizer = fit.contract.tokenizer
+    return trainer_class(args=args, train_dataset=data, processing_class=tokenizer, **parts)
 
 
 def read_texts(cfg: Any, inputs: Inputs, ids: set[str]) -> dict[str, Row]:
@@ -215,6 +189,17 @@ def read_texts(cfg: Any, inputs: Inputs, ids: set[str]) -> dict[str, Row]:
     }
 
 
+def assert_same_rows(rows: Dataset, trl_rows: Dataset, fit: AnyFit) -> None:
+    """Assert that TRL reads a conversation as these token ids and masks. After its end of turn TRL reads white space
+    too, which is left out here."""
+    tokenizer = fit.contract.tokenizer
+    for row, trl_row in zip(rows, trl_rows, strict=True):
+        length = len(row["input_ids"])
+        assert trl_row["input_ids"][:length] == row["input_ids"]
+        assert trl_row["labels"][:length] == row["labels"]
+        assert not tokenizer.decode(trl_row["input_ids"][length:]).strip()
+
+
 def train_trl(trainer: Trainer, limit: int, rates: Sequence[float]) -> FirstSteps:
     """Train the first steps by TRL's trainer, with these learning rates if there are any."""
     for callback in (ProgressCallback, PrinterCallback):
@@ -222,20 +207,7 @@ def train_trl(trainer: Trainer, limit: int, rates: Sequence[float]) -> FirstStep
     steps = FirstSteps(trainer, limit, rates)
     trainer.add_callback(steps)
     trainer.add_callback(TrainingProgress())
-    lm_head.restore_trl_head()
-    trainer.train()
+    with mock.patch.multiple(trl_utils, **TRL_HEAD):
+        trainer.train()
     steps.finish()
     return steps
-
-
-def collate_row(trainer: Trainer, row: Row) -> list[Tokens]:
-    """Return a row's sequences as TRL's collator passes them on. For a reward model, all tokens are marked."""
-    batch = trainer.data_collator([row])
-    read = batch["attention_mask"].bool()
-    marked = (
-        batch["labels"] != -100 if "labels" in batch else batch.get("completion_mask", read).bool()
-    )
-    return [
-        (ids[r].tolist(), mark[r].tolist())
-        for ids, mark, r in zip(batch["input_ids"], marked, read, strict=True)
-    ]
