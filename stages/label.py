@@ -5,7 +5,6 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from stages.evaluation.labelling import length_gaps
 from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
 from stages.labelers.labeler import (
-    Labeler,
     Pool,
     make_labeler,
     require_candidates,
@@ -26,8 +24,7 @@ from stages.labelers.labeler import (
 )
 from stages.store import plugins
 from stages.store.judged_pool import column, sort_on_disk, split_by_prompt
-from stages.store.manifest import manifest_of
-from stages.store.records import Candidate, Example, Judgement, Records, save, stream
+from stages.store.records import Candidate, Example, Judgement, Records, save
 from stages.store.sealed_json import write_note
 from stages.store.workspace import SCRATCH, StageDir
 
@@ -47,11 +44,7 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     labeler = make_labeler(cfg, out)
     with plugins.explain_errors(cfg.own, "label.own", out.path):
         pool = labeler.pool(inputs)
-        if earlier := inputs.get("judged"):
-            pool, judgements = join_draws(earlier, pool, labeler)
-        else:
-            judgements = labeler.judge_all(pool)
-        figures = Figures()
+        figures, judgements = Figures(), labeler.judge_all(pool)
         complete = complete_judgements(
             judgements, pool, labeler.name, out / SCRATCH / "judgements", labeler.compares
         )
@@ -83,14 +76,6 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         metrics |= {"rows": pool.rows, "unusable": dict(count_reasons(pool.bad))}
         unusable = f" ({len(pool.bad)} of them unusable)" if pool.bad else ""
         metrics["summary"] = f"{pool.rows} rows{unusable}: {metrics['summary']}"
-    if earlier:
-        before = manifest_of(earlier)["metrics"]
-        metrics["redrawn"] = redrawn = (
-            before.get("redrawn", 0) + metrics["judgements"] - before["judgements"]
-        )
-        metrics["summary"] += (
-            f"; {redrawn} of them in further draws for prompts without a right candidate"
-        )
     if out.endpoint_calls:
         metrics["calls"] = out.endpoint_calls
     metrics |= labeler.figures()
@@ -103,15 +88,6 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     if cfg.audit:
         metrics["summary"] += f"; {audit(cfg, pool, stored, labeler.people_verdicts, out)}"
     return metrics
-
-
-def join_draws(earlier: Path, draw: Pool, labeler: Labeler) -> tuple[Pool, Iterable[Judgement]]:
-    """Return the pool and the judgements of a label node, joined with a further draw, which may be empty."""
-    further = labeler.judge_all(draw) if draw.prompts else ()
-    judgements = chain(stream(earlier / "judgements.parquet", Judgement), further)
-    candidates = [*stream(earlier / "candidates.parquet", Candidate), *draw.candidates]
-    pool = Pool(Records(earlier / "prompts.parquet", Example), candidates)
-    return pool, judgements
 
 
 def audit(

@@ -7,7 +7,7 @@ from typing import Any
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.choices import Split
 from stages.config.errors import UserError
-from stages.samplers.asked_prompts import select_round, select_unpaired
+from stages.samplers.asked_prompts import select_round
 from stages.samplers.candidate_file import read_candidates
 from stages.samplers.sampler import Decoding
 from stages.store import plugins
@@ -27,11 +27,9 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> 
         figures, source = dict[str, Any](), f"from {Path(cfg.file).name}"
     else:
         prompts, candidates, figures = draw(cfg, inputs, out)
-        source = "since every prompt has a right candidate"
-        if prompts:
-            source = (
-                f"{figures['tokens']} tokens, {figures['stop_rate']:.1%} of the candidates complete"
-            )
+        source = (
+            f"{figures['tokens']} tokens, {figures['stop_rate']:.1%} of the candidates complete"
+        )
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     return {
@@ -47,8 +45,7 @@ def draw(
 ) -> tuple[
     list[Example], list[Candidate] | StreamedTable[Candidate] | Records[Candidate], dict[str, Any]
 ]:
-    """Return the prompts to ask, the candidates that the sampler draws, and metrics. The prompts are those of this
-    round. In a further draw of `sample.until_pair` they are those without a right candidate, if there are any."""
+    """Return the prompts of this round, the candidates that the sampler draws, and metrics."""
     # this imports torch, which reading a file does not need
     from stages.models.contract import load_or_derive_contract
     from stages.models.loading import resolve_device
@@ -59,15 +56,8 @@ def draw(
     examples = load_split(split, inputs["data"])
     if split is Split.sft:  # only prompts without reference answer
         examples = [e for e in examples if e.reference is None]
-    if cfg.until_pair and cfg.right_from is not None:
-        prompts = select_unpaired(examples, inputs["judged"], cfg.right_from)
-        if not prompts:
-            return [], [], {"tokens": 0}
-    elif not (
-        prompts := select_round(
-            cfg, examples, [inputs[role] for role in inputs if role.startswith("judged")]
-        )
-    ):
+    prompts = select_round(cfg, examples)
+    if not prompts:
         raise UserError(
             f"sample.split={split}: the data has no such prompts to sample. Raise data.tasks.{split}."
         )
@@ -99,8 +89,8 @@ def load_split(split: Split, data: Path) -> list[Example]:
 
 
 def make_decoding(cfg: Sample) -> Decoding:
-    """Return the decoding settings. Candidates of a prompt use the temperatures in turn, also over several draws."""
-    indices = range(cfg.first, cfg.first + cfg.candidates_per_prompt)
+    """Return the decoding settings. Candidates of a prompt use the temperatures in turn."""
+    indices = range(cfg.candidates_per_prompt)
     return Decoding(
         temperatures=[cfg.temperatures[i % len(cfg.temperatures)] for i in indices],
         max_new_tokens=cfg.max_new_tokens,
@@ -109,5 +99,4 @@ def make_decoding(cfg: Sample) -> Decoding:
         top_p=cfg.top_p,
         seed=cfg.seed,
         block=cfg.drawn_by,
-        first=cfg.first,
     )

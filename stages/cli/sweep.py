@@ -94,7 +94,7 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
-        if any(config.stage in stages for stages in MEASURED_BY.values()):
+        if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
             outputs = [o for o in typed if o.startswith("outputs=")]
             log.info(
                 "Compare: %s", provenance.command("compare", [*outputs, f"compare.sweep={folder}"])
@@ -102,7 +102,7 @@ class Sweep(Callback):
         split = (
             [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
         )
-        # Evaluations reuse the trained models and measure more than held-out pairs.
+        # Evaluations reuse the trained models.
         # others choose the values of their trials
         listed = config.hydra.runtime.choices["hydra/sweeper"] == "basic"
         if (

@@ -1,7 +1,6 @@
 """`stage=compare`: compare the runs of a store or a sweep in the terminal and in `outputs/compare.html`.
 
-Evaluations are compared by pass rates, trainings without evaluation by their held-out rows. Each set of prompts has a
-separate table. The best setting's rate is optimistic, as the same prompts chose it: evaluate it once on test."""
+Evaluations are compared by pass rates. Each set of prompts has a separate table. The best setting's rate is optimistic, as the same prompts chose it: evaluate it once on test."""
 
 import logging
 import os
@@ -14,7 +13,6 @@ from rich.table import Column, Table
 
 from stages.commands.comparing.groups import Group, group_by_prompts
 from stages.commands.comparing.measured import Key, measured_rows
-from stages.commands.comparing.trained import Trainings, comparable_trainings
 from stages.commands.node_settings import Nodes, settings_text
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
@@ -33,8 +31,7 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     """Print the best setting and a table per set of prompts; write the page. Raise UserError without anything."""
     nodes, is_included = published_nodes(store), sweep_filter(store, cfg.compare.sweep)
     groups = group_by_prompts(measured_rows(store, nodes, is_included))
-    trained = comparable_trainings(store, nodes, is_included)
-    if not groups and not trained:
+    if not groups:
         raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     for group in groups:
@@ -47,9 +44,8 @@ def run(cfg: Config, store: Store, *_: object) -> None:
         console.print(visible(group.sentence) + caveat, *tables)
         if group.note:
             log.info("%s", group.note)
-    for compared in trained:
-        console.print(visible(compared.sentence), trainings_table(compared))
-    if safe_files.write_if_allowed(page := store.root / PAGE, render_page(groups, trained)):
+    page = store.root / PAGE
+    if safe_files.write_if_allowed(page, render_page(groups)):
         log.info("Page: %s", page)
     else:
         log.info("The page is not written, as %s is read-only.", store.root)
@@ -119,26 +115,6 @@ def settings_table(group: Group) -> Table:
     return table
 
 
-def trainings_table(group: Trainings) -> Table:
-    measures = [*(["right, %"] if group.by_pairs else []), *(["loss"] if group.by_loss else [])]
-    table = empty_table(group.title, *measures, "from the first", "time")
-    table.add_column("settings")
-    for i, (training, line, gap) in enumerate(
-        zip(group.trainings, group.lines, group.gaps, strict=True)
-    ):
-        figures = [f"{100 * training.accuracy:.1f}"] if group.by_pairs else []
-        figures += [f"{training.loss:.4f}"] if group.by_loss else []
-        behind = (
-            "{} ({} to {})".format(*map(group.format_gap, (gap.mean, gap.low, gap.high)))
-            if gap
-            else ""
-        )
-        table.add_row(
-            f"{i + 1}", *figures, behind, f"{training.seconds:.0f} s", visible(line or "as most")
-        )
-    return table
-
-
 def empty_table(title: str, *columns: str) -> Table:
     figures = (Column(name, justify="right", no_wrap=True) for name in columns)
     return Table(
@@ -152,7 +128,7 @@ def empty_table(title: str, *columns: str) -> Table:
     )
 
 
-def render_page(groups: list[Group], trained: list[Trainings]) -> str:
+def render_page(groups: list[Group]) -> str:
     from stages.pages.environment import environment
     from stages.pages.figures import Point, frontier
 
@@ -167,5 +143,4 @@ def render_page(groups: list[Group], trained: list[Trainings]) -> str:
     return page.render(
         settings_text=settings_text,
         groups=[(group, plot(group)) for group in groups],
-        trained=trained,
     )

@@ -100,7 +100,6 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
             log.info(
                 "The model is not evaluated, so its card has no results. stage=eval adds them."
             )
-        card = visible(card, "\n\t")  # cards of earlier versions may have invisible characters
         log.info(
             "Pushed to %s",
             hub.push_folder(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card),

@@ -50,11 +50,6 @@ class Side:
     @classmethod
     def read(cls, folders: list[Path], store: Store) -> "Side":
         store.verify(*folders)
-        for folder in folders:
-            if not (folder / measures.FILE).exists():
-                raise UserError(
-                    f"{folder} is of an earlier version. To make it again: {rebuild_command(folder)}"
-                )
         rows = [load(folder / measures.FILE, Measure) for folder in folders]
         results = load_json(
             folders[0] / "results.json", require_keys("models", "decoding", "endpoint")

@@ -225,11 +225,6 @@ class Config:
         return self.by_labels and vars(self)[self.label_block].validation_fraction > 0
 
     @property
-    def right_from(self) -> float:
-        """The score from which a candidate is right: of a chosen one, or without pairs of a desirable one."""
-        return self.pairs.min_score if self.by_pairs else self.unpaired.threshold
-
-    @property
     def selects(self) -> bool:
         """True if SFT also learns from the base model's best answers to prompts without a reference answer."""
         if self.sft.demonstrations is None:

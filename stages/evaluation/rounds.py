@@ -55,9 +55,7 @@ def table_rows(nodes: Mapping[str, Manifest], by_round: Mapping[str, Any]) -> li
         zip(by_round["rates"][1:], by_round["gains"], strict=True), 1
     ):
         suffix = f"_{number}" if number < len(by_round["gains"]) else ""
-        # further draws ask only the hard prompts
-        drawn = nodes.get(f"label_draw_1{suffix}", nodes[f"label{suffix}"])
-        label, dpo = drawn["metrics"], nodes[f"dpo{suffix}"]["metrics"]
+        label, dpo = nodes[f"label{suffix}"]["metrics"], nodes[f"dpo{suffix}"]["metrics"]
         reference = nodes.get(f"reference{suffix}")  # SimPO has none
         right = label.get("pass_rate") if label["labeler"] == "verifier" else None
         made_of = {"right": right, "ordered": reference and reference["metrics"]["ordered"]}

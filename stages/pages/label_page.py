@@ -92,10 +92,6 @@ def headline(
         sentences = [f"{answers} to {prompts}, scored by {metrics['labeler']}: {rates}"]
     missing = len(labelling.judgements) - len(labelling.valid)
     sentences[0] += f", {missing:,} missing." if missing else "."
-    if count := metrics.get("redrawn"):
-        sentences.append(
-            f"{count:,} of the answers are further draws for prompts where no earlier answer was right."
-        )
     if "accuracy" in reliability:
         agreeing_share = Share(reliability["known"], Interval(**reliability["accuracy"]))
         sentences.append(

@@ -31,9 +31,9 @@ from stages.pipeline.provenance import target_stage
 from stages.pipeline.subgraphs import (
     MakeNode,
     set_read_limits,
-    wire_draws,
     wire_judged,
     wire_judgements,
+    wire_labels,
     wire_sources,
 )
 from stages.store import source_files
@@ -148,7 +148,7 @@ def wire_imported_candidates(cfg: Config, make_node: MakeNode) -> Graph:
     if cfg.label.brings_pool:
         return wire_judgements(cfg, make_node, make_node("label", cfg.label))
     pool = make_node("sample", cfg.sample.candidate_file)
-    judged, label_nodes = wire_draws(cfg, make_node, pool)
+    judged, label_nodes = wire_labels(cfg.label, make_node, pool)
     return {"sample": pool} | label_nodes | wire_judgements(cfg, make_node, judged)
 
 
@@ -172,9 +172,7 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
         key: getattr(cfg.select, key)
         for key in ("candidates_per_prompt", "temperatures", "max_new_tokens")
     }
-    settings |= dict.fromkeys(
-        ("prompts", "prompts_per_round", "draw", "until_pair", "file", "pool")
-    )
+    settings |= dict.fromkeys(("prompts", "prompts_per_round", "file", "pool"))
     sample = replace(sample, split=Split.sft, rounds=1, **settings)
     pool = make_node("sample", sample, policy=base, data=data)
     judged = make_node("label", label, pool=pool)
@@ -367,8 +365,8 @@ def with_seed(cfg: Config, seed: int) -> Config:
 
 
 def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
-    """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, without further
-    draws, demonstrations and compared answers; `stage=sft` not for the control, which is trained after DPO."""
+    """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, without
+    demonstrations and compared answers; `stage=sft` not for the control, which is trained after DPO."""
     of_stage = [node for node in nodes.values() if target_stage(node) == cfg.stage]
     requested = [
         node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)

@@ -46,9 +46,9 @@ def command(stage: str, overrides: list[str]) -> str:
 
 
 def target_stage(node: Node) -> str:
-    """Return the stage to type so that a node is built: the stage that runs in the node, with four exceptions.
-    `stage=eval` builds the controls, `stage=versus` the labels of compared answers, `stage=pairs` the further draws of
-    `sample.until_pair` with their labels, and `stage=select` the base model's answers for SFT with theirs."""
+    """Return the stage to type so that a node is built: the stage that runs in the node, with three exceptions.
+    `stage=eval` builds the controls, `stage=versus` the labels of compared answers, and `stage=select` the base model's
+    answers for SFT with their labels."""
     blocks = [
         each.config
         for each in (node, node.inputs.get("pairs", node))
@@ -56,8 +56,6 @@ def target_stage(node: Node) -> str:
     ]
     if node.stage != Target.eval and any(block.control for block in blocks):
         return str(Target.eval)
-    if node.stage in (Target.sample, Target.label) and "judged" in node.inputs:
-        return str(Target.pairs)
     pool = node.inputs.get("pool", node)
     if isinstance(pool.config, Sample) and pool.config.split is Split.sft:
         return str(Target.select)

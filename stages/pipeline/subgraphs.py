@@ -11,7 +11,7 @@ from typing import Any
 from stages.config.blocks.data import Data, OneSource, ReadLimits, Source
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import MIXED, CandidateFile, Pool, Sample
+from stages.config.blocks.sampling import CandidateFile, Pool, Sample
 from stages.config.schema import Config
 from stages.store.node import Graph, Node
 from stages.store.numbers import numbered
@@ -69,7 +69,7 @@ def wire_judged(
     if cfg.label.brings_pool:
         return make_node("label", cfg.label), {}
     pool, nodes = wire_candidates(cfg, make_node, earlier, policy, data, models)
-    judged, label_nodes = wire_draws(cfg, make_node, pool, **reward)
+    judged, label_nodes = wire_labels(cfg.label, make_node, pool, **reward)
     return judged, nodes | label_nodes
 
 
@@ -93,13 +93,9 @@ def wire_candidates(
     the rounds before it. `models` are those that a member of `sample.pool` can name; others are folders or hub ids."""
     # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
     rounds = 1 if cfg.sample.prompts_per_round else cfg.rounds
-    block = replace(cfg.sample, round=len(earlier), rounds=rounds, draw=None, until_pair=None)
-    judged = Graph()
-    if earlier and cfg.sample.draw == MIXED:
-        judged = {f"judged_{number}": node for number, node in enumerate(earlier, 1)}
-        block = replace(block, draw=MIXED, right_from=cfg.right_from)
+    block = replace(cfg.sample, round=len(earlier), rounds=rounds)
     if not block.pool:
-        pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data, **judged)
+        pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data)
         return pool, {"sample": pool}
     model_nodes, sources = Graph(), Graph()
     models_by_name = {
@@ -114,7 +110,7 @@ def wire_candidates(
             model = Model(name, None, key=f"{settings.key}.model")
             models_by_name[name] = model_nodes[f"model_{i + 1}"] = make_node("base", model)
         sources[f"source_{i + 1}"] = wire_candidate_source(
-            settings, make_node, models_by_name[name], data, **judged
+            settings, make_node, models_by_name[name], data
         )
     # Candidates and pairs state these names of their sources.
     names = [str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in block.pool]
@@ -122,13 +118,11 @@ def wire_candidates(
     return pool, model_nodes | sources | {"pool": pool}
 
 
-def wire_candidate_source(
-    block: Sample, make_node: MakeNode, policy: Node, data: Node, **judged: Node
-) -> Node:
+def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data: Node) -> Node:
     """Return the node of candidates that a sampler draws or that a file holds. A node that reads a file has no model
     among its inputs, and no data if the file brings prompts, so errors in the file appear before any training."""
     if not (file := block.candidate_file):
-        return make_node("sample", block, policy=policy, data=data, **judged)
+        return make_node("sample", block, policy=policy, data=data)
     return make_node("sample", file) if file.own_prompts else make_node("sample", file, data=data)
 
 
@@ -145,18 +139,3 @@ def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> 
     }
     judged = make_node("label", cfg.joined, pool=pool, **members)
     return judged, {f"label_{name}": member for name, member in members.items()} | {"label": judged}
-
-
-def wire_draws(cfg: Config, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, Graph]:
-    """Return the node of the labels of a pool and of its further draws, and by name all these nodes. Each of the
-    `sample.until_pair` further draws asks the prompts that have no right candidate in the labels so far, which its own
-    labels are added to. So a run with more draws shares the nodes of one with fewer. `reward`: as in `wire_labels`."""
-    judged, nodes = wire_labels(cfg.label, make_node, pool, **reward)
-    for number in range(1, (cfg.sample.until_pair or 0) + 1):
-        block = replace(pool.config, until_pair=number, right_from=cfg.right_from)
-        draw = make_node(
-            "sample", block, policy=pool.inputs["policy"], data=pool.inputs["data"], judged=judged
-        )
-        nodes |= {f"label_draw_{number}": nodes.pop("label"), f"sample_draw_{number + 1}": draw}
-        nodes["label"] = judged = make_node("label", cfg.label, pool=draw, judged=judged)
-    return judged, nodes

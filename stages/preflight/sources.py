@@ -7,7 +7,7 @@ from typing import Any
 from stages.config.blocks.data import Audit, Form, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import SOURCE_ORDER, Label
-from stages.config.blocks.sampling import MIXED, OWN_PROMPTS, Member
+from stages.config.blocks.sampling import OWN_PROMPTS, Member
 from stages.config.choices import (
     AUDIT_ACTIONS,
     AUDIT_CODES,
@@ -235,8 +235,6 @@ def validate_sample(cfg: Config) -> None:
         raise UserError(
             "label=dataset: its file has the candidates. Leave out sample.file and sample.pool."
         )
-    if (sample.until_pair or sample.draw == MIXED) and cfg.by_labels and not cfg.label.brings_pool:
-        validate_draws(cfg)
     if cfg.label.labelers == [SOURCE_ORDER] and len(sample.pool or ()) < 2:
         raise UserError(TEXTS["one source"])
     require_known(
@@ -253,29 +251,6 @@ def validate_sample(cfg: Config) -> None:
         if member.sampler:
             require_known(f"{key}.sampler", [member.sampler], samplers)
         validate_source(key, member)
-
-
-def validate_draws(cfg: Config) -> None:
-    """Raise UserError if no score says which candidates are right, or if no model draws those that depend on it."""
-    sample, label = cfg.sample, cfg.label
-    key = (
-        f"sample.until_pair={sample.until_pair}"
-        if sample.until_pair
-        else f"sample.draw={sample.draw}"
-    )
-    if any(block.file for block in sample.members) or (sample.until_pair and sample.pool):
-        raise UserError(f"{key}: only the policy draws so. Leave out sample.file and sample.pool.")
-    # A reward model's quantiles of one draw cannot be compared with another's.
-    if label.prefers or not {"reward_model", SOURCE_ORDER}.isdisjoint(label.labelers):
-        raise UserError(TEXTS["no score"].format(key=key, labeler=label.labeler))
-    if not cfg.right_from:
-        raise UserError(
-            f"{key}: pairs.min_score=0 accepts every candidate. Set pairs.min_score=1 or another score."
-        )
-    if sample.draw == MIXED and not sample.prompts_per_round:
-        raise UserError(
-            "sample.draw=mixed: rounds divide all prompts. Set sample.prompts_per_round=N to choose some."
-        )
 
 
 def validate_source(key: str, member: Member) -> None:

@@ -78,8 +78,9 @@ def complete(
                 dropped.add(example.id, error)
                 continue
             if context_length is None or len(ids) + decoding.max_new_tokens <= context_length:
-                settings = decoding.temperatures, decoding.seed, decoding.first
-                requests[example.id] = Request(example.id, example.messages, ids, *settings)
+                requests[example.id] = Request(
+                    example.id, example.messages, ids, decoding.temperatures, decoding.seed
+                )
                 continue
             limit = f"{decoding.block}.max_new_tokens={decoding.max_new_tokens}"
             reason = (
@@ -159,7 +160,7 @@ def make_candidate(
     cut = ids is not None and text != Contract.text(contract, ids)
     return Candidate(
         prompt_id=request.id,
-        candidate_id=content_id(request.id, request.first + index, text if ids is None else ids),
+        candidate_id=content_id(request.id, index, text if ids is None else ids),
         policy=policy,
         sampler=sampler,
         temperature=request.temperatures[index],

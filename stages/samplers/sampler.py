@@ -50,26 +50,18 @@ def choose_shard_size(runtime: InferenceRuntime, prompts: int, per_prompt: int, 
 class Request:
     """A prompt to complete `len(temperatures)` times; temperature 0 is greedy. Draws depend on `id`, `seed`, the
     candidate's index and the step, but not on the batch, the order or the shard. `token_ids`: the prompt under the
-    model's contract. `first`: the number of candidates in earlier draws, with which the index begins."""
+    model's contract."""
 
     id: str
     messages: list[Message]
     token_ids: list[int]
     temperatures: list[float]
     seed: int
-    first: int = 0
 
     def seed_of(self, candidate: int) -> int:
         """Return 63 bits of a hash of the request and the candidate."""
-        return (
-            int(
-                content_id(
-                    self.id, self.seed, self.first + candidate, self.temperatures[candidate]
-                ),
-                16,
-            )
-            >> 1
-        )
+        digest = content_id(self.id, self.seed, candidate, self.temperatures[candidate])
+        return int(digest, 16) >> 1
 
 
 @dataclass

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stages.config.errors import UserError
 from stages.store.records import Candidate, Example, Judgement, Record, Records, save, stream
 from stages.store.table_schema import Int32
 
@@ -37,23 +36,6 @@ def read_judged_prompts(folder: Path) -> Iterator[tuple[Example, list[Candidate]
     candidates = group_by_prompt(Records(folder / "candidates.parquet", Candidate), ids)
     judgements = group_by_prompt(Records(folder / "judgements.parquet", Judgement), ids)
     return zip(prompts, candidates, judgements, strict=True)
-
-
-def count_right(folder: Path, right_from: float) -> Iterator[tuple[Example, int, int]]:
-    """Yield each prompt of a label node with the number of its right candidates, which ended their turn and score at
-    least `right_from`, and of all its candidates.
-    Raise UserError if a user-defined labeler gave a preference instead of scores."""
-    for prompt, candidates, judgements in read_judged_prompts(folder):
-        if any(j.preference for j in judgements):
-            message = f"label.own: further draws and sample.draw=mixed need scores, and {judgements[0].labeler} gives"
-            raise UserError(
-                f"{message} preferences. Yield scores, or leave out sample.until_pair and sample.draw."
-            )
-        right_ids = {
-            j.candidate_id for j in judgements if j.score is not None and j.score >= right_from
-        }
-        right = sum(c.candidate_id in right_ids and c.finish_reason == "stop" for c in candidates)
-        yield prompt, right, len(candidates)
 
 
 def group_by_prompt(

@@ -18,9 +18,8 @@ WHOLE = "whole"  # the claim of a kind that shapes the whole answer and allows n
 # draws the parameters of a constraint for a request
 Draw = Callable[[random.Random, str], dict[str, Any]]
 
-# The split in which a kind is used. `aside` means no split: the embedded base model satisfies the kind in fewer than
-# 5% or more than 80% of 40 answers. A test of it would say little (`python -m tests.bench.kinds side=test`).
-Side = StrEnum("Side", "train validation test aside")
+# The split in which a kind is used
+Side = StrEnum("Side", "train validation test")
 
 
 @dataclass(frozen=True)

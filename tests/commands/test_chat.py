@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.commands import compare
 from stages.commands.chat import SAFE_CONTROLS, SEPARATE, AnswerPrinter, Speaker, talk
-from stages.commands.comparing.trained import comparable_trainings
 from stages.commands.finished_run import last_run
 from stages.config.errors import UserError, visible
 from stages.models.contract import Continuation, Contract, load_contract, load_or_derive_contract
@@ -123,20 +121,13 @@ def test_without_settings_the_run_that_was_last_made_is_asked(chain: Chain) -> N
 
 
 @pytest.mark.slow
-def test_a_run_that_trains_no_policy_is_asked_and_its_sft_is_compared(chain: Chain) -> None:
+def test_a_run_that_trains_no_policy_is_asked(chain: Chain) -> None:
     other = ("align=none", "sft.epochs=1")
     build(chain.root, *other, "stage=eval")
     ran = inside(
         "stage=chat", f"outputs={chain.root}", "chat.max_new_tokens=8", typed="Name a colour."
     )
     assert (ran.returncode, "last run: eval" in ran.stdout) == (0, True), ran.stderr
-    store = Store(chain.root)
-    [group] = comparable_trainings(
-        store, compare.published_nodes(store), lambda key: key[0] == "sft"
-    )
-    assert {run.fingerprint for training in group.trainings for run in training.runs} == {
-        chain.manifest("sft", *line)["fingerprint"] for line in ((), other)
-    }
 
 
 @pytest.mark.extended

@@ -15,7 +15,6 @@ from stages.commands import compare
 from stages.commands.compare import published_nodes
 from stages.commands.comparing.groups import Group, group_by_prompts
 from stages.commands.comparing.measured import Row, measured_rows
-from stages.commands.comparing.trained import Trainings, comparable_trainings
 from stages.commands.node_settings import (
     SettingDifferences,
     joint_name,
@@ -29,7 +28,6 @@ from stages.pipeline.graph import with_seed
 from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, PairLogProbs, load, save
 from stages.store.store import Store
-from tests.browser import page_faults
 from tests.helpers import (
     CHROMIUM,
     Chain,
@@ -69,11 +67,6 @@ def groups(chain: Chain, sweep: str | None = None) -> dict[str, Group]:
     store = Store(chain.root)
     rows = measured_rows(store, compare.published_nodes(store), compare.sweep_filter(store, sweep))
     return {group.split: group for group in group_by_prompts(rows)}
-
-
-def trained(chain: Chain) -> list[Trainings]:
-    store = Store(chain.root)
-    return comparable_trainings(store, compare.published_nodes(store), lambda key: True)
 
 
 def printed(*renderables: object) -> list[str]:
@@ -395,129 +388,6 @@ def test_a_prompt_that_one_model_could_not_read_leaves_the_others_comparable(cha
     assert [len(passed) for passed in after] == [len(passed) - 1 for passed in before]
 
 
-@pytest.mark.extended
-def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(
-    chain: Chain, tmp_path: Path
-) -> None:
-    assert not trained(chain), "all of them are evaluated"
-    build(chain.root, "stage=dpo", "dpo.beta=0.2", "dpo.learning_rate=0.01")
-    [pairs] = trained(chain)
-    assert pairs.title == "2 trainings of DPO"
-    for training in pairs.trainings:
-        beta = float(training.settings["dpo.beta"])
-        overrides = () if beta == 0.1 else ("dpo.beta=0.2", "dpo.learning_rate=0.01")
-        metrics = chain.manifest("dpo", *overrides)["metrics"]
-        assert training.accuracy == pytest.approx(metrics["eval_rewards/accuracies"])
-        assert training.loss == metrics["eval_loss"]
-    accuracies = [training.accuracy for training in pairs.trainings]
-    assert accuracies == sorted(accuracies, reverse=True)
-    assert not pairs.by_loss
-    assert "loss" not in [str(column.header) for column in compare.trainings_table(pairs).columns]
-    assert re.match(r"Of 2 settings, dpo.beta=.* of \d+ held-out pairs", pairs.sentence)
-    build(chain.root, "stage=sft", "sft.epochs=1")
-    [sft] = [group for group in trained(chain) if group.title == "2 trainings of SFT"]
-    losses = [
-        chain.manifest("sft", *overrides)["metrics"]["eval_loss"]
-        for overrides in ((), ("sft.epochs=1",))
-    ]
-    assert [training.loss for training in sft.trainings] == sorted(losses)
-    expected = f"sft.epochs={'4' if losses[0] < losses[1] else '1'} has the lowest validation loss: {min(losses):.4f}"
-    assert expected in sft.sentence
-    [none, gap] = sft.gaps
-    assert none is None and gap.mean == pytest.approx(max(losses) - min(losses), abs=1e-6)
-    assert gap.low < gap.mean < gap.high
-    chance = (
-        "every other is worse by more than chance"
-        if gap.low > 0
-        else "each of the other 1 may be as good"
-    )
-    assert sft.sentence.endswith(f"; {chance}.")
-    page = chain.root / "compare.html"
-    build(chain.root, "stage=compare")
-    assert sft.sentence in page.read_text().replace("<wbr>", "")
-    assert page.read_text().count('<th scope="col">loss</th>') == 1, "of SFT"
-    assert "none are shown" in page.read_text()
-    assert page_faults(page, tmp_path / "axe") == []
-
-
-@pytest.mark.extended
-def test_dpo_without_evaluations_is_compared_by_its_held_out_pairs(chain: Chain) -> None:
-    """The demo trains so, and measures the margins of held-out pairs at the end."""
-    for beta in ("dpo.beta=0.2", "dpo.beta=0.3"):
-        build(chain.root, "stage=dpo", "dpo.evaluations=0", beta)
-    [pairs] = trained(chain)
-    assert pairs.title == "3 trainings of DPO" and not pairs.by_loss, "one of them has a loss"
-    assert all(training.held_out for training in pairs.trainings)
-    assert "loss" not in [str(column.header) for column in compare.trainings_table(pairs).columns]
-
-
-def test_a_training_with_nothing_held_out_is_in_no_table(chain: Chain) -> None:
-    build(chain.root, "stage=dpo", "dpo.beta=0.2")
-    (chain.folder("dpo", "dpo.beta=0.2") / "held_out.json").write_text("[]")
-    as_published(chain.folder("dpo", "dpo.beta=0.2"), "held_out.json")
-    assert not trained(chain)
-
-
-@pytest.mark.extended
-def test_reward_models_are_compared_by_the_held_out_pairs_that_they_order_rightly(
-    chain: Chain,
-) -> None:
-    rates = ("reward.learning_rate=1e-4", "reward.learning_rate=1e-2")
-    for rate in rates:
-        build(chain.root, "stage=reward", rate)
-    [group] = trained(chain)
-    assert group.title == "2 trainings of a reward model"
-    accuracies = [
-        chain.manifest("reward", "stage=reward", rate)["metrics"]["accuracy"]["mean"]
-        for rate in rates
-    ]
-    assert [t.accuracy for t in group.trainings] == pytest.approx(sorted(accuracies, reverse=True))
-    assert "held-out pairs correctly" in group.sentence
-
-
-@pytest.mark.extended
-def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each_other(
-    chain: Chain,
-) -> None:
-    build(chain.root, "stage=sft", "sft.epochs=1", "sft.max_length=64")
-    [sft] = trained(chain)
-    assert all(len(training.held_out) for training in sft.trainings)
-    file = chain.folder("sft") / "held_out.json"
-    rows = json.loads(file.read_text())
-    for left in (rows[1:], []):
-        file.write_text(json.dumps(left))
-        as_published(chain.folder("sft"), "held_out.json")
-        [sft] = trained(chain)
-        assert sft.gaps == [None, None]
-        assert "not known" in sft.sentence
-
-
-@pytest.mark.extended
-def test_losses_are_shown_and_order_trainings_only_where_they_are_one_quantity(
-    chain: Chain,
-) -> None:
-    build(chain.root, "stage=dpo", "dpo.learning_rate=0.01")
-    [pairs] = trained(chain)
-    assert pairs.by_loss
-    assert "loss" in [str(column.header) for column in compare.trainings_table(pairs).columns]
-    for other in ("dpo.trainer.ld_alpha=0.5", "dpo.loss_type=[hinge]"):
-        build(chain.root, "stage=dpo", other)
-        [pairs] = trained(chain)
-        assert not pairs.by_loss
-        ranks = [(-t.accuracy, t.loss) for t in pairs.trainings]
-        assert ranks == sorted(ranks, key=lambda rank: rank[0])
-    build(chain.root, "stage=sft", "sft.trainer.label_smoothing_factor=0.1", "sft.epochs=1")
-    assert not [group for group in trained(chain) if not group.by_pairs], (
-        "a smoothed loss is another, in no table with SFT's"
-    )
-
-
-@pytest.mark.extended
-def test_dpo_on_other_pairs_is_not_held_against_it(chain: Chain) -> None:
-    build(chain.root, "stage=dpo", "sample.candidates_per_prompt=3")
-    assert not [group for group in trained(chain) if group.by_pairs]
-
-
 def test_it_builds_nothing_and_reads_what_is_left_of_a_lineage(compared: Chain) -> None:
     for name in ("sample", "answer_sft", "answer_policy"):
         shutil.rmtree(compared.folder(name))
@@ -550,18 +420,3 @@ def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(
     assert html.count("<th ") == html.count('<th scope="'), "of a row or a column"
     assert groups(compared)["validation"].sentence in html.replace("<wbr>", "")
     assert fits(page, width, tmp_path)
-
-
-def test_evaluations_of_an_earlier_version_are_left_out_and_told(
-    compared: Chain, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Their results have no key `models`."""
-    before = sum(len(group.rows) for group in groups(compared).values())
-    results = compared.folder("eval") / "results.json"
-    old = {key: value for key, value in json.loads(results.read_text()).items() if key != "models"}
-    results.write_text(json.dumps(old))
-    as_published(compared.folder("eval"), "results.json")
-    with caplog.at_level("INFO"):
-        left = sum(len(group.rows) for group in groups(compared).values())
-    assert left == before - 2, "SFT and policy"
-    assert "1 evaluations by an earlier" in caplog.text

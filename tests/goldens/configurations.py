@@ -31,6 +31,8 @@ def measure(lines: Iterable[str]) -> dict[str, dict[str, str]]:
 
 def changes(keys: dict[str, str], default: dict[str, str]) -> dict[str, str]:
     """Return the values that differ, and `absent` for a key that the default alone has."""
+    if not keys:
+        return {"": "does not compose"}
     return {
         key: keys.get(key, "absent")
         for key in sorted(keys.keys() | default.keys())

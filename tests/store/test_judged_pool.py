@@ -2,15 +2,13 @@
 
 import random
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from stages.config.errors import UserError
-from stages.store.judged_pool import count_right, group_by_prompt
-from stages.store.records import Candidate, Example, Judgement, PairLogProbs, Records, save
+from stages.store.judged_pool import group_by_prompt
+from stages.store.records import Candidate, PairLogProbs, Records, save
 from stages.store.shards import StreamedTable
 
 PROMPTS = [f"p{i}" for i in range(40)]
@@ -57,36 +55,3 @@ def test_what_shards_made_is_held_as_columns_and_given_as_it_was(tmp_path: Path)
     tracemalloc.stop()
     assert used_bytes < 400 * 5 * tokens * 8
     assert [*table] == [pair(name) for name in names]
-
-
-def test_a_right_candidate_ends_its_turn_and_has_the_score(tmp_path: Path) -> None:
-    """A failed judgement is no score, and a preference does not say if a candidate is right."""
-    rows = [
-        ("right", "stop", 0.5),
-        ("long", "length", 1.0),
-        ("wrong", "stop", 0.4),
-        ("failed", "stop", None),
-    ]
-    prompt = Example("p", [], None, "s", "t", "preference")
-    answers = [
-        Candidate("p", name, "x", "x", 1.0, 0, name, None, reason, None, 2)
-        for name, reason, _ in rows
-    ]
-    judged = [
-        Judgement("p", "own", name, score, error=None if score else "failed")
-        for name, _, score in rows
-    ]
-    save(tmp_path / "prompts.parquet", [prompt, replace(prompt, id="too long")], Example)
-    save(tmp_path / "candidates.parquet", answers, Candidate)
-    save(tmp_path / "judgements.parquet", judged, Judgement)
-    assert [(e.id, right, drawn) for e, right, drawn in count_right(tmp_path, 0.5)] == [
-        ("p", 1, 4),
-        ("too long", 0, 0),
-    ]
-    save(
-        tmp_path / "judgements.parquet",
-        [Judgement("p", "own", a="right", b="wrong", preference="a")],
-        Judgement,
-    )
-    with pytest.raises(UserError, match="own gives preferences"):
-        [*count_right(tmp_path, 0.5)]

@@ -87,19 +87,10 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
         for key in nodes
         if key[0] == "eval" and is_included(key) and is_intact(store, nodes, key)
     ]
-    results = {key: load_json(nodes[key][0] / "results.json", require_keys()) for key in eval_keys}
-    readable = [key for key in eval_keys if "models" in results[key]]
-    if len(readable) < len(eval_keys):
-        log.info(
-            "%d evaluations by an earlier version of Plumbline are left out.",
-            len(eval_keys) - len(readable),
-        )
-    examples_of, latest_rows = (
-        cache(partial(read_examples, store, nodes)),
-        dict[tuple[Any, ...], Row](),
-    )
-    for key in readable:  # oldest first
-        result = results[key]
+    examples_of = cache(partial(read_examples, store, nodes))
+    latest_rows = dict[tuple[Any, ...], Row]()
+    for key in eval_keys:  # oldest first
+        result = load_json(nodes[key][0] / "results.json", require_keys("models", "primary"))
         if not result["primary"] or not {"sft", sft_role(nodes[key][1])} & {*result["models"]}:
             log.info(
                 "eval %s is left out, as it has no pass rates of SFT: %s", key[1], result["verdict"]
@@ -140,8 +131,7 @@ def read_row(
     # its own may be deleted
     answers = (m for m in (*ancestors, *lineage(nodes, key)) if m["stage"] == "answer")
     split = next((str(m["settings"]["split"]) for m in answers), "held-out")
-    endpoint = str(results.get("endpoint", "seen tasks"))  # the only endpoint of earlier versions
-    shown_on = str(results.get("shown_on", endpoint))  # the prompts of tokens and ends
+    endpoint, shown_on = results["endpoint"], results["shown_on"]
     examples, passed = read_passes(nodes, key, endpoint, prompts)
     row = Row(
         role="sft" if role == sft_role(manifest) else role,

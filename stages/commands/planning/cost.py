@@ -180,8 +180,7 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
     if node.stage == "label":
         return expected_pool_sizes(node.inputs["pool"], store, history)
     unknown = Sizes(0, *to_tokens(*counts.TEXT))
-    if isinstance(node.config, CandidateFile) or getattr(node.config, "until_pair", None):
-        # a file may have any number of rows, and a further draw asks the prompts that labels leave
+    if isinstance(node.config, CandidateFile):  # it may have any number of rows
         return unknown
     rows_node, labels = (
         node.inputs.get("data"),

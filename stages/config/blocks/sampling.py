@@ -18,10 +18,8 @@ from stages.config.limits import (
     limited,
     random_seed,
     share,
-    words,
 )
 
-MIXED = "mixed"  # the `sample.draw` that goes by the outcomes of earlier rounds
 OWN_PROMPTS = "file"  # the `sample.sampler` that reads candidates and their prompts from a file
 
 
@@ -79,8 +77,6 @@ class Sample:
     own: Own = field(default_factory=Own)
     prompts: int | None = between(1, 1_000_000_000)
     prompts_per_round: int | None = between(1, 1_000_000_000)
-    draw: str | None = words("hash", MIXED)
-    until_pair: int | None = between(0, 100)
     candidates_per_prompt: int = between(1, 10_000)
     temperatures: list[float] = between(0, 100)
     top_p: float = limited(Limit(0, "must be positive and at most 1", high=1, open=True))
@@ -92,8 +88,6 @@ class Sample:
     round: int = computed(0)
     # set by the pipeline: the split of the prompts; null: preference
     split: Split | None = computed(None)
-    # set by the pipeline, if earlier labels are read: pairs.min_score
-    right_from: float | None = computed(None)
     endpoint: Endpoint = field(default_factory=Endpoint)
     file: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
@@ -102,11 +96,6 @@ class Sample:
     max_dropped: float | None = share(None)
     key: str = internal("sample")  # the setting that holds this block: the pipeline sets any other
     runtime: SamplingRuntime = field(default_factory=SamplingRuntime)
-
-    @property
-    def first(self) -> int:
-        """The index of a node's first candidate among all draws. In a node, `until_pair` is the number of its draw."""
-        return (self.until_pair or 0) * self.candidates_per_prompt
 
     @property
     def drawn_by(self) -> str:
@@ -156,10 +145,8 @@ class Sample:
 
     @property
     def most(self) -> int | None:
-        """The most candidates of a prompt in all draws; None if a file may hold any number."""
-        blocks, draws = self.members, 1 + (self.until_pair or 0)
-        return (
-            None
-            if any(b.file for b in blocks)
-            else draws * sum(b.candidates_per_prompt for b in blocks)
-        )
+        """The most candidates of a prompt; None if a file may hold any number."""
+        blocks = self.members
+        if any(block.file for block in blocks):
+            return None
+        return sum(block.candidates_per_prompt for block in blocks)

@@ -7,9 +7,7 @@ from stages.store.text_units import lines, lower_words, sentences, words
 from stages.tasks.constraint import Draw
 from stages.tasks.words import patterns_of
 
-SHORTENED, RANGE, DASH = (
-    re.compile(patterns_of(__file__)[name]) for name in ("shortened", "range", "dash")
-)
+SHORTENED = re.compile(patterns_of(__file__)["shortened"])
 CHECKS: dict[str, Callable[..., bool]] = {
     "avoid_letter": lambda answer, letter: _has_letters(answer) and letter not in answer.lower(),
     # the parts of `well-prepared` count as words
@@ -29,26 +27,15 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "capital_words_at_least": lambda answer, count: (
         sum(map(_capital, words(answer))) >= count and any(map(str.islower, answer))
     ),
-    "last_word_capitals": lambda answer: (
-        any(map(_capital, words(answer)[-1:])) and not answer.isupper()
-    ),
     "no_commas": lambda answer: not re.search("[,，،、]", answer),
     "exclamations_exactly": lambda answer, count: len(re.findall("[!！]", answer)) == count,
     "colons_at_least": lambda answer, count: len(re.findall("[:：]", answer)) >= count,
     "questions_exactly": lambda answer, count: len(re.findall("[?？]", answer)) == count,
     # Allow `'s` after a noun, because it may be a possessive.
     "no_contractions": lambda answer: not SHORTENED.search(answer.replace("_", " ")),
-    # Allow a full stop after the ellipsis.
-    "ellipsis_once": lambda answer: (
-        re.findall(r"\.{3,}|…+\.?", answer) in (["..."], ["...."], ["…"], ["…."])
-    ),
     "no_full_stops": lambda answer: (
         not re.search("[.。．]", answer)
         and (bool(re.search("[!?！？]", answer)) or len(lines(answer)) > 1)
-    ),
-    # Ignore the dash of a range such as 10–20, which is not between words.
-    "dashes_at_least": lambda answer, count: (
-        len(DASH.findall(RANGE.sub(" ", answer.replace("_", "")))) >= count
     ),
 }
 DRAWS: dict[str, Draw] = {
@@ -86,23 +73,6 @@ def capital_first_sentence(answer: str) -> bool:
     return (
         first.isupper() and first[-1] in ".!?…" and bool(rest) and not any(map(str.isupper, rest))
     )
-
-
-def first_word_capitals(answer: str) -> bool:
-    answer_words = words(re.sub(r"^\d+[.)]\s+", "", answer))  # without the number of a list item
-    return any(map(_capital, answer_words[:1])) and not answer.isupper()
-
-
-def capital_every_word(answer: str) -> bool:
-    heads = [word.lstrip("_")[:1] for word in words(answer)]
-    return any(map(str.isupper, heads)) and all(
-        head.isupper() or not head.isalpha() for head in heads
-    )
-
-
-def word_in_capitals(answer: str, word: str) -> bool:
-    uses = [token for token in (part.strip("_") for part in words(answer)) if token.lower() == word]
-    return bool(uses) and all(map(str.isupper, uses))
 
 
 def _capital(word: str) -> bool:

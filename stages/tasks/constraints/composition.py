@@ -2,21 +2,16 @@
 
 import re
 from collections.abc import Callable
-from itertools import pairwise, takewhile
-from unicodedata import normalize
 
 from stages.store.text_units import (
     BULLET,
-    NUMBER,
     lines,
-    lower_words,
     paragraphs,
     sentences,
     unmarked,
     words,
 )
 from stages.tasks.constraint import Draw
-from stages.tasks.words import NAMES
 
 DASH = re.compile(r"\s*[-*]\s+(?=\S)")
 # a marker, also in bold, in brackets or after a bullet
@@ -59,29 +54,13 @@ DRAWS: dict[str, Draw] = {
         "high": low + rng.choice([15, 20, 30]),
     },
     "repeat_request": lambda rng, request: {"text": request},
-    "dialogue": lambda rng, request: {
-        "count": rng.choice([3, 4]),
-        **dict(zip(("one", "other"), rng.sample(NAMES, 2), strict=True)),
-    },
 }
-
-
-def lines_exactly(answer: str, count: int) -> bool:
-    answer_lines = lines(answer)
-    return len(_with_words(answer_lines)) == len(answer_lines) == count
 
 
 def sentence_words_at_most(answer: str, count: int) -> bool:
     answer_sentences = sentences(answer)
     return len(answer_sentences) >= 2 and all(
         len(words(sentence)) <= count for sentence in answer_sentences
-    )
-
-
-def paragraph_sentences(answer: str, count: int) -> bool:
-    answer_paragraphs = _with_words(paragraphs(answer))
-    return len(answer_paragraphs) >= 2 and all(
-        len(sentences(paragraph)) == count for paragraph in answer_paragraphs
     )
 
 
@@ -105,15 +84,6 @@ def items_short(answer: str, count: int) -> bool:
     return len(items) >= 3 and all(len(words(item)) <= count for item in items)
 
 
-def items_sorted(answer: str) -> bool:
-    # letters with accents sort like plain letters
-    heads = [
-        normalize("NFKD", "".join(lower_words(item)[:1])).strip("_")
-        for item in _items(answer, BULLET)
-    ]
-    return len(heads) >= 3 and heads == sorted(heads)
-
-
 def items_as_questions(answer: str) -> bool:
     items = _items(answer)
     return len(items) >= 2 and all(item.rstrip(" \"'”’»*_").endswith("?") for item in items)
@@ -125,11 +95,6 @@ def items_with_colon(answer: str) -> bool:
     return len(items) >= 2 and all(
         part and 1 <= len(words(part[1])) <= 5 and words(part[2]) for part in parts
     )
-
-
-def list_then_paragraph(answer: str) -> bool:
-    last = answer.splitlines()[-1]
-    return len(_items(answer)) >= 2 and not last[0].isspace() and _prose(last)
 
 
 def _items(answer: str, marker: re.Pattern[str] = ITEM) -> list[str]:
@@ -171,15 +136,6 @@ def question_answer(answer: str, count: int) -> bool:
     return labels.count("qa") == labels.count("q") >= count
 
 
-def dialogue(answer: str, count: int, one: str, other: str) -> bool:
-    turn = rf"(?i)({re.escape(one)}|{re.escape(other)}):.*[^\W_]"
-    matches = [re.match(turn, unmarked(line)) for line in lines(answer)]
-    names = [match[1].lower() for match in matches if match]
-    return len(names) == len(matches) >= count and all(
-        name != after for name, after in pairwise(names)
-    )
-
-
 def pros_and_cons(answer: str) -> bool:
     answer_lines = [unmarked(line).lower() for line in lines(answer) if re.search(r"[^\W_]", line)]
     first = answer_lines.index("pros:") if "pros:" in answer_lines else len(answer_lines)
@@ -192,22 +148,6 @@ def title_in_angles(answer: str) -> bool:
     return len(answer_lines) >= 2 and any(
         re.fullmatch(r"<<[^<>]+>>", line) for line in answer_lines
     )
-
-
-def table_of_contents(answer: str) -> bool:
-    first, *rest = lines(answer)
-    entries = list(takewhile(lambda line: BULLET.match(line) or NUMBER.match(line), rest))
-    after = " ".join(rest[len(entries) :])
-    return (
-        unmarked(first).lower() == "contents:"
-        and len(entries) >= 2
-        and re.search(r"[^\W_]", after) is not None
-    )
-
-
-def blank_line_between(answer: str) -> bool:
-    counts = [len(sentences(part)) for part in paragraphs(answer)]
-    return len(counts) >= 3 and set(counts) == {1}
 
 
 def _numbered(answer: str, label: str) -> int:

@@ -48,22 +48,6 @@ def markdown_table(answer: str, count: int) -> bool:
     )
 
 
-def answer_tags(answer: str, tag: str) -> bool:
-    opened, closed, lowered = f"<{tag}>", f"</{tag}>", answer.lower()
-    inside = lowered.removeprefix(opened).removesuffix(closed)
-    tagged_once = (
-        lowered == opened + inside + closed and opened not in inside and closed not in inside
-    )
-    return tagged_once and re.search(r"[^\W_]", inside) is not None
-
-
-def fenced_block(answer: str) -> bool:
-    block = re.fullmatch(r"```[\w+-]*[ \t]*\n(.*)\n[ \t]*```", answer, re.DOTALL)
-    return (
-        block is not None and "```" not in block[1] and re.search(r"[^\W_]", block[1]) is not None
-    )
-
-
 def _parsed(answer: str) -> Any:
     """Return the JSON value of an answer, with or without a fence around it; None for invalid JSON."""
     fenced = re.fullmatch(r"```(?:json)?[ \t]*\n(.*)```", answer, re.DOTALL | re.IGNORECASE)

@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Callable
 
-from stages.store.text_units import lines, lower_words, paragraphs, plain_words, sentences, words
+from stages.store.text_units import lower_words, plain_words, sentences, words
 from stages.tasks.constraint import Draw
 from stages.tasks.words import ADJECTIVES, words_of
 
@@ -13,50 +13,26 @@ FREQUENT, COMMON, LIKELY = (words_of(__file__)[name] for name in ("frequent", "c
 FIRST_PERSON = re.compile(
     r"(?<![^\W_])(?:(?<!\b\w\.)i(?!\.\w\b)|me|my|mine|myself)(?![^\W_])", re.IGNORECASE
 )
-# marks a numbered item, also in bold or a heading
-MARKER = re.compile(r"(?m)^[ \t#*>_+-]*\d{1,2}[.):][*_]*(?=\s|$)")
-# `1,000` and `10:30` are one figure each; the 2 of `H2O` is none
-FIGURE = re.compile(r"(?<![^\W_])\d+(?:[.,:]\d+)*")
 QUOTES = "\"'“”‘’«»"
 BOLD = re.compile(r"(?<![*\w\\])\*\*\*?(?![\s*])((?:[^*\n]|\*(?!\*))+?)(?<!\s)\*\*")
 SINGLE = re.compile(r"(?<![*\w\\])\*(?![\s*])([^*\n]+)(?<!\s)\*(?!\*)")
-UNDERSCORES = re.compile(r"(?<![\w\\])_(?![\s_])([^_\n]+)(?<!\s)_(?!\w)")
-CODE = re.compile(r"(?<![`\w\\])`(?!`)([^`\n]+)`(?!`)")
 CHECKS: dict[str, Callable[..., bool]] = {
     "include_words": lambda answer, words: set(words) <= set(plain_words(answer)),
     "avoid_words": lambda answer, words: set(words).isdisjoint(plain_words(answer)),
     "word_at_least": lambda answer, word, count: plain_words(answer).count(word) >= count,
-    "word_exactly": lambda answer, word, count: plain_words(answer).count(word) == count,
     "word_in_last_sentence": lambda answer, word: any(
         word in plain_words(last) for last in sentences(answer)[-1:]
     ),
-    "numbers_at_least": lambda answer, count: len(FIGURE.findall(MARKER.sub("", answer))) >= count,
     "avoid_first_person": lambda answer: not FIRST_PERSON.search(answer),
     # quotation marks and Markdown may stand before the phrase
     "start_phrase": lambda answer, phrase: bool(
         re.match(rf"[{QUOTES}*_#>\s-]*{re.escape(phrase)}(?![^\W_]|['’-]\w)", answer, re.IGNORECASE)
     ),
-    "end_phrase": lambda answer, sentence: (
-        [last.strip(QUOTES).lower() for last in sentences(answer)[-1:]] == [sentence.lower()]
-    ),
     "last_word": lambda answer, word: lower_words(answer.replace("_", " "))[-1:] == [word.lower()],
-    "end_question": lambda answer: answer.endswith(("?", "？")),
-    "end_exclamation": lambda answer: answer.endswith(("!", "！")),
-    "start_with_number": lambda answer: bool(
-        re.match(rf"(?:#+ +)?[{QUOTES}*_~$€£]*(?!\d{{1,2}}[.)](?!\d))\d", answer)
-    ),
     "start_with_question": lambda answer: any(
         first.rstrip(f"{QUOTES}!*_)").endswith(("?", "？")) for first in sentences(answer)[:1]
     ),
     "bold_parts": lambda answer, count: len(_passages(BOLD, answer)) >= count,
-    "word_in_bold": lambda answer, word: any(
-        word in lower_words(part.replace("_", " ")) for part in _passages(BOLD, answer)
-    ),
-    "inline_code": lambda answer, count: len(_passages(CODE, answer)) >= count,
-    "quote_block": lambda answer, count: (
-        sum(re.match(r"> .*\w", line) is not None for line in lines(answer)) >= count
-    ),
-    "italic_parts": lambda answer, count: len(_passages(UNDERSCORES, answer)) >= count,
 }
 DRAWS: dict[str, Draw] = {
     "include_words": lambda rng, request: {
@@ -70,12 +46,7 @@ DRAWS: dict[str, Draw] = {
     "words_in_order": lambda rng, request: {
         "words": _some(rng, request, COMMON, rng.choice([2, 3]))
     },
-    "word_exactly": lambda rng, request: {
-        "word": _one(rng, request),
-        "count": rng.choice([2, 3, 4]),
-    },
     "word_in_last_sentence": lambda rng, request: {"word": _some(rng, request, COMMON, 1)[0]},
-    "word_in_every_paragraph": lambda rng, request: {"word": _one(rng, request)},
 }
 
 
@@ -84,11 +55,6 @@ def words_in_order(answer: str, words: list[str]) -> bool:
     answer_words = plain_words(answer)
     first = [answer_words.index(word) for word in words if word in answer_words]
     return len(first) == len(words) and first == sorted(first)
-
-
-def word_in_every_paragraph(answer: str, word: str) -> bool:
-    word_lists = [text for text in map(plain_words, paragraphs(answer)) if text]
-    return len(word_lists) >= 2 and all(word in text for text in word_lists)
 
 
 def _some(rng: random.Random, request: str, pool: list[str], count: int) -> list[str]:
@@ -104,11 +70,6 @@ def first_word_letter(answer: str, letter: str) -> bool:
     """Ignore the marker of a list item, such as `1.` or `a)`."""
     first = re.search(r"[^\W_]", re.sub(r"^(?:\d+|[A-Za-z])[.)]\s", "", answer))
     return first is not None and first[0].lower() == letter.lower()
-
-
-def same_start_and_end(answer: str) -> bool:
-    words_by_sentence = [lower_words(sentence.replace("_", " ")) for sentence in sentences(answer)]
-    return len(words_by_sentence) >= 3 and words_by_sentence[0] == words_by_sentence[-1]
 
 
 def highlighted_parts(answer: str, count: int) -> bool:

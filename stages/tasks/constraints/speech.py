@@ -1,9 +1,9 @@
-"""Constraints on speaker, addressee, language and figures of speech, and on additions: a postscript, a date."""
+"""Constraints on speaker, addressee, language and figures of speech, and on additions such as a postscript."""
 
 import re
 from collections.abc import Callable
 
-from stages.store.text_units import lines, paragraphs, unmarked, words
+from stages.store.text_units import lines, paragraphs, unmarked
 from stages.tasks.constraint import Draw
 from stages.tasks.words import NAMES, patterns_of, words_of
 
@@ -12,18 +12,8 @@ KNOWN = {language: frozenset(frequent) for language, frequent in words_of(__file
 LIKING = frozenset(
     {"i", "you", "we", "they", "would", "d", "to", "who", "people", "may", "might", "not", "t"}
 )
-PATTERNS = patterns_of(__file__)
-AS_AS = re.compile(PATTERNS["as_as"])
+AS_AS = re.compile(patterns_of(__file__)["as_as"])
 UNITS = "k?m|cm|k?g|ml|(?:kilo)?met(?:re|er)s|feet|miles|degrees|calories|(?:kilo)?grams|lit(?:re|er)s|dollars|euros"
-_CLOSING, _DAY, _MONTH, _PICTURE = (
-    PATTERNS[name] for name in ("closing", "day", "month", "picture")
-)
-_DATE = (
-    rf"(?:{_DAY}(?:st|nd|rd|th)?(?: of)? {_MONTH},? [0-9]{{4}}|{_MONTH} {_DAY}(?:st|nd|rd|th)?,? [0-9]{{4}}"
-    r"|[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01]))"
-)
-# A flag has two letters, a keycap a digit and a frame; families and professions join several pictures.
-_EMOJI = rf"[\U0001f1e6-\U0001f1ff]{{2}}|[0-9#*]\ufe0f?\u20e3|{_PICTURE}(?:\u200d{_PICTURE})*"
 CHECKS: dict[str, Callable[..., bool]] = {
     "second_person": lambda answer, count: _times("you|your|yours|yourself", answer) >= count,
     # The I of "A.I." or "i.e." does not count.
@@ -34,11 +24,6 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "hashtags": lambda answer, count: (
         len(re.findall(r"(?<![\w#&/])#(?=\w*[^\W\d_])\w+", answer)) >= count
     ),
-    "side_note": lambda answer: any(_labelled(line, "Note[*_]*:") for line in lines(answer)),
-    "source_line": lambda answer: any(
-        _labelled(line, "Sources?[*_]*:") for line in lines(answer)[1:][-1:]
-    ),
-    "emoji_at_least": lambda answer, count: len(re.findall(_EMOJI, answer)) >= count,
 }
 DRAWS: dict[str, Draw] = {"address_by_name": lambda rng, request: {"name": rng.choice(NAMES)}}
 
@@ -58,11 +43,6 @@ def thank_reader(answer: str) -> bool:
     """Ignore "thanks to the wind", which does not thank the reader."""
     to_others = r"\s+to\s+(?!(?:you|all|everyone)\b|(?:\w+\s+)?readers?\b)"
     return _times(rf"thank\s+you|thanks\b(?!{to_others})", answer) > 0
-
-
-def direct_speech(answer: str, count: int) -> bool:
-    pieces = re.findall(r'"([^"\n]+)"', re.sub("[“”„]", '"', answer))
-    return sum(len(words(piece)) >= 2 for piece in pieces) >= count
 
 
 def name_a_year(answer: str) -> bool:
@@ -98,19 +78,6 @@ def postscript(answer: str, marker: str) -> bool:
     return any(_labelled(end, re.escape(marker)) for end in ends)
 
 
-def two_answers(answer: str) -> bool:
-    parts = [
-        "".join(part.casefold().split()) for part in re.split(r"(?m)^[ \t]*\*{6}[ \t\r]*$", answer)
-    ]
-    return len(parts) == 2 and all(parts) and parts[0] != parts[1]
-
-
-def signed(answer: str, name: str) -> bool:
-    *before, last = lines(answer) or [""]
-    signature = rf"(?:{_CLOSING})?(?:[-–—~]+ ?)?{re.escape(name)}[.!]?"
-    return bool(before) and bool(re.fullmatch(signature, unmarked(last), re.IGNORECASE))
-
-
 def rating(answer: str) -> bool:
     number = r"(?<![\w/.,−-])(?:10|[0-9])"
     return bool(
@@ -118,12 +85,6 @@ def rating(answer: str) -> bool:
             rf"{number} ?(?:/|out of) ?10(?![\w/]|[.,][0-9])", unmarked(answer), re.IGNORECASE
         )
     )
-
-
-def dated(answer: str) -> bool:
-    first, *after = lines(answer) or [""]
-    date = rf"(?:date: ?)?(?:\w+day,? )?{_DATE}[.:]?"
-    return bool(after) and bool(re.fullmatch(date, unmarked(first), re.IGNORECASE))
 
 
 def _labelled(text: str, label: str) -> bool:
