@@ -22,10 +22,10 @@ from tests.goldens.runs import named_key, without_places
 FILE = "PLUMBLINE_REFUSALS"  # the variable with the file to write to
 # What differs from run to run: folders of tests, fingerprints and ports
 PLACES = [
-    (re.compile(re.escape(sys.executable)), "PYTHON"),
     (re.compile(r"/[^\s'\"=]*/pytest-of-\w+/pytest-\d+(/popen-gw\d+)?/[\w.-]+"), "TMP"),
     (re.compile(r"\b[0-9a-f]{12}\b"), "NODE"),
     (re.compile(r"(127\.0\.0\.1|localhost|\[::1\]):\d+"), "SERVER"),
+    (re.compile(r"\bport=[1-9]\d{3,}"), "port=PORT"),
 ]
 
 
@@ -58,7 +58,7 @@ def note(arguments: Iterable[object], message: str, code: int) -> None:
 
 
 def without_folders(text: str) -> str:
-    text = without_places(text)
+    text = without_places(text.replace(sys.executable, "PYTHON"))
     for pattern, name in PLACES:
         text = pattern.sub(name, text)
     return text
