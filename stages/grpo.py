@@ -51,7 +51,7 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     )
     trainer.reference, trainer.rollouts = (
         reference,
-        Rollouts(trainer, cfg, contract, prompts, judge, out),
+        Rollouts(trainer, cfg, contract, prompts, judge, labeler.relative, out),
     )
     fit.train()
     if not out.is_main:

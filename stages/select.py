@@ -2,8 +2,9 @@
 demonstration without a teacher (rejection sampling: arXiv:2308.01825). Chosen completions are a baseline for DPO."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -111,15 +112,12 @@ def best_answers(cfg: Select, pool: Path, refused: Counter[str], folder: Path) -
 
 
 def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[BestAnswer]:
-    """Yield each prompt that has a usable candidate with the best one. Among good candidates, the one with the highest
-    mean log-prob wins. Without a good candidate, a mended one is used."""
+    """Yield each prompt that has a usable candidate with the best one: the good candidate with the highest score, and
+    among equal scores the one with the highest mean log-prob. Without a good candidate, a mended one is used."""
     limits = answer_rules.logprob_limits(Records(pool / "candidates.parquet", TokenCount))
     for prompt, candidates, judgements in read_judged_prompts(pool):
-        by_id, good, repaired = (
-            {c.candidate_id: c for c in candidates},
-            list[Candidate](),
-            list[Candidate](),
-        )
+        by_id = {c.candidate_id: c for c in candidates}
+        scores, good, repaired = dict[str, float](), list[Candidate](), list[Candidate]()
         for judgement in judgements:
             if judgement.score is None:
                 continue
@@ -133,6 +131,7 @@ def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[B
             reason = low or answer_rules.find_broken_rule(prompt, candidate) or unusual
             if not reason:
                 good.append(candidate)
+                scores[candidate.candidate_id] = judgement.score
                 continue
             refused[reason] += 1
             mendable = cfg.max_mended and not unusual and (low or reason == answer_rules.UNFINISHED)
@@ -141,13 +140,17 @@ def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[B
             if ended and not answer_rules.find_broken_rule(prompt, ended):
                 repaired.append(ended)
         if good or repaired:
-            answer = max(good or repaired, key=lambda c: (likelihood(c), c.candidate_id))
-            source, split = (
-                "selected" if good else "mended",
-                draw_side(prompt.id, cfg.validation_fraction, Split.sft),
-            )
+            answer = max(good or repaired, key=partial(rank, scores))
+            source = "selected" if good else "mended"
+            split = draw_side(prompt.id, cfg.validation_fraction, Split.sft)
             example = replace(prompt, reference=answer.text.strip(), source=source, split=split)
             yield BestAnswer(**vars(example), good=len(good), limited=prompt.limited_tasks)
+
+
+def rank(scores: Mapping[str, float], candidate: Candidate) -> tuple[float, float, str]:
+    """Return a candidate's score, then its likelihood. A mended candidate has no score of its own."""
+    score = scores.get(candidate.candidate_id, 0.0)
+    return score, likelihood(candidate), candidate.candidate_id
 
 
 def likelihood(candidate: Candidate) -> float:

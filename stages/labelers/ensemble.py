@@ -20,6 +20,7 @@ from typing import Any
 
 from stages.config.blocks.labels import Label, Voter
 from stages.config.errors import UserError
+from stages.evaluation.relative_scores import floors_by_prompt, quantiles_over_prompts
 from stages.evaluation.reliability import OWN_VOTE, Key, countable, draw_audit, key_of
 from stages.labelers.human import question_judgements
 from stages.labelers.labeler import Labeler, Pool, make_labeler
@@ -122,6 +123,18 @@ def join_votes(members: Sequence[Member], a: Candidate, b: Candidate) -> JointVo
     return JointVote(a.prompt_id, ids, votes, preference, max(0.0, mean_square - mean**2))
 
 
+def find_vetoed(
+    voter: Voter, member: Labeler, scores: Mapping[str, float], prompt_of: Mapping[str, str]
+) -> set[str]:
+    """Return the candidates whose score is below the member's veto threshold. A relative score is compared as its
+    quantile within prompts, like the member's scores as a label."""
+    threshold = voter.veto
+    if threshold is None:
+        return set()
+    compared = quantiles_over_prompts(scores, prompt_of) if member.relative else scores
+    return {name for name, score in compared.items() if score < threshold}
+
+
 class Ensemble(Labeler):
     """Combines the judgements of other label nodes by weighted votes."""
 
@@ -161,29 +174,56 @@ class Ensemble(Labeler):
             for voter in self.cfg.voters
         ]
 
+    @property
+    def relative(self) -> bool:  # type: ignore[override]
+        """True if a member's scores are relative, and with them the mean."""
+        return any(member.relative for _, member in self.members)
+
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements whose score is the members' mean score, by their weights. A completion that a member vetoes
-        gets 0, or that mean if it is lower; one without a score of every member gets an error."""
-        by_member = [
-            (v, {j.candidate_id: j for j in member.judge_rollouts(pool)})
-            for v, member in self.members
-        ]
-        total = sum(voter.weight for voter in self.cfg.voters)
-        for c in pool.candidates:
-            judgements = [
-                (voter, judgements.get(c.candidate_id)) for voter, judgements in by_member
-            ]
-            scores = [(voter, j.score) for voter, j in judgements if j and j.score is not None]
-            if len(scores) < len(by_member):
-                voter, failed = next((v, j) for v, j in judgements if not j or j.score is None)
-                score, error = None, f"{voter.labeler}: {(failed and failed.error) or 'no score'}"
-            else:
-                mean, error = sum(voter.weight * value for voter, value in scores) / total, None
-                vetoed = any(
-                    voter.veto is not None and value < voter.veto for voter, value in scores
-                )
-                score = min(0.0, mean) if vetoed else mean
-            yield Judgement(c.prompt_id, self.name, c.candidate_id, score=score, error=error)
+        gets the floor of its prompt; one without a score of every member gets an error."""
+        scores_by_voter, errors = self.rollout_scores(pool)
+        prompt_of = {c.candidate_id: c.prompt_id for c in pool.candidates}
+        vetoed_ids = {
+            candidate
+            for i, (voter, member) in enumerate(self.members)
+            for candidate in find_vetoed(voter, member, scores_by_voter[i], prompt_of)
+        }
+        weights = [voter.weight for voter, _ in self.members]
+        means = {
+            name: sum(w * scores[name] for w, scores in zip(weights, scores_by_voter, strict=True))
+            / sum(weights)
+            for name in prompt_of
+            if name not in errors
+        }
+        accepted: dict[str, list[float]] = {prompt: [] for prompt in prompt_of.values()}
+        for name, mean in means.items():
+            if name not in vetoed_ids:
+                accepted[prompt_of[name]].append(mean)
+        floors = floors_by_prompt(accepted, self.relative)
+        for name, prompt in prompt_of.items():
+            score = means.get(name)
+            if score is not None and name in vetoed_ids:
+                # All completions of a prompt may be vetoed: they are equally bad.
+                floor = floors.get(prompt, 0.0)
+                score = floor if self.relative else min(floor, score)
+            yield Judgement(prompt, self.name, name, score=score, error=errors.get(name))
+
+    def rollout_scores(self, pool: Pool) -> tuple[list[dict[str, float]], dict[str, str]]:
+        """Return the scores of every member by candidate, and by candidate the error of a member without a score."""
+        scores_by_voter, errors = list[dict[str, float]](), dict[str, str]()
+        for voter, member in self.members:
+            judgements = {j.candidate_id: j for j in member.judge_rollouts(pool)}
+            scores = dict[str, float]()
+            for c in pool.candidates:
+                judgement = judgements.get(c.candidate_id)
+                if judgement is not None and judgement.score is not None:
+                    scores[c.candidate_id] = judgement.score
+                    continue
+                reason = (judgement and judgement.error) or "no score"
+                errors.setdefault(c.candidate_id, f"{voter.labeler}: {reason}")
+            scores_by_voter.append(scores)
+        return scores_by_voter, errors
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield the ensemble's judgements, and people's verdicts on the comparisons that people were asked about."""

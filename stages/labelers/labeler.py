@@ -50,6 +50,8 @@ class Labeler(ABC):
 
     name: str  # written into every judgement
     learnt = False  # True: a learned reward, so the stage warns about signs of overoptimization
+    # True: scores are known up to a constant of their prompt, so that 0 and 1 mean nothing by themselves
+    relative = False
     # people's verdicts on the judgements that `label.audit` samples
     people_verdicts: Mapping[Key, str] = {}
     # True: judges two candidates at a time, so that one without a partner has no judgement to miss

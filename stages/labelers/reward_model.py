@@ -1,9 +1,8 @@
 """`label=reward_model`: score candidates by a sequence-classification model with one output.
 
-A reward has no fixed scale. So a score is the quantile of a reward among all candidates' rewards, and a margin is a
-difference of two quantiles."""
+A reward is known up to a constant of its prompt, and has no fixed scale. So a score is the quantile of a reward less
+its prompt's mean, among those of all candidates, and a margin is a difference of two quantiles."""
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 from stages.config.blocks.labels import Label
 from stages.config.choices import Precision
 from stages.config.errors import UserError
+from stages.evaluation.relative_scores import quantiles_over_prompts
 from stages.labelers.labeler import Labeler, Pool
 from stages.models import hub, loading
 from stages.models.contract import Contract, load_contract
@@ -42,7 +42,7 @@ class RewardModel(Labeler):
     """Scores every candidate by a reward model. Rewards are saved in shards, so that a killed run resumes."""
 
     name = "reward_model"
-    learnt = True
+    learnt = relative = True
 
     def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out, self.folder, self.model_figures = (
@@ -83,10 +83,11 @@ class RewardModel(Labeler):
         judgements = [
             *ShardedWork(candidates, key, score, Judgement, key, name, self.out).in_blocks(blocks)
         ]
-        rewards = sorted(float(j.raw) for j in judgements if j.raw is not None)
+        rewards = {str(j.candidate_id): float(j.raw) for j in judgements if j.raw is not None}
+        prompt_of = {str(j.candidate_id): j.prompt_id for j in judgements}
+        scores = quantiles_over_prompts(rewards, prompt_of)
         for j in judgements:
-            if j.raw is not None:
-                j.score = quantile(float(j.raw), rewards)
+            j.score = scores.get(str(j.candidate_id))
         yield from judgements
 
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
@@ -193,8 +194,3 @@ def predict_rewards(
     with autocast(precision, model.device):
         logits = model(input_ids=ids, attention_mask=mask).logits
     return logits[:, 0].float().tolist()  # type: ignore[no-any-return]
-
-
-def quantile(reward: float, ordered: Sequence[float]) -> float:
-    """Return the share of rewards below `reward`, with half of the equal ones: between 0 and 1, both excluded."""
-    return (bisect_left(ordered, reward) + bisect_right(ordered, reward)) / (2 * len(ordered))

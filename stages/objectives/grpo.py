@@ -23,6 +23,7 @@ from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
+from stages.evaluation.relative_scores import floors_by_prompt
 from stages.models import lm_head
 from stages.models.contract import Contract
 from stages.models.loading import load_model
@@ -42,6 +43,7 @@ HELD_OUT = 128  # held-out prompts at most, which are answered at every evaluati
 MOST_DEAD = 10  # steps in a row in which no group teaches
 STD_FLOOR = 1e-4  # added to the standard deviation of a group's rewards, as in TRL
 ROW_REWARDS = "row_rewards"  # the key of an evaluation's rewards in the trainer's log
+FLOOR = "eval_floor"  # the key of the reward of truncated answers there, if rewards are relative
 
 
 class Scored(NamedTuple):
@@ -285,19 +287,35 @@ class GroupTrainer(MicroBatches):
         return output.log_probs[0]  # type: ignore[no-any-return]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """Answer the held-out prompts greedily. Log the mean reward, and the shares with reward 1 and with loops."""
+        """Answer the held-out prompts greedily. Log the mean reward, and the shares that are truncated, have loops and,
+        if rewards are absolute, have reward 1."""
         answers = self.rollouts.held_out([*dict.fromkeys(row["id"] for row in self.eval_dataset)])
         rewards = [answer.reward for answer in answers]
-        scored = [reward for reward in rewards if reward is not None] or [math.nan]
-        metrics: dict[str, Any] = {ROW_REWARDS: rewards, "eval_reward": fmean(scored)}
-        if "reward_model" not in self.cfg.label.labelers:  # its rewards have no bounds
-            metrics["eval_pass_rate"] = fmean(reward == 1 for reward in scored)
+        scored = [reward for reward in rewards if reward is not None]
+        truncated = sum(answer.finish_reason != "stop" for answer in answers)
+        metrics: dict[str, Any] = {
+            ROW_REWARDS: rewards,
+            "eval_truncated": truncated / len(answers),
+        }
+        if self.rollouts.relative:
+            metrics[FLOOR] = self.held_out_floor(scored)
+            scored += [metrics[FLOOR]] * truncated
+        else:
+            metrics["eval_pass_rate"] = fmean([reward == 1 for reward in scored] or [math.nan])
+        metrics["eval_reward"] = fmean(scored or [math.nan])
         metrics["eval_loops"] = fmean(is_repetitive(answer.text) for answer in answers)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def held_out_floor(self, scored: list[float]) -> float:
+        """Return the relative reward of a truncated answer to a held-out prompt: the floor of the first evaluation's
+        rewards, for all evaluations. With a floor of its own, an evaluation could gain by truncating bad answers."""
+        floors = [entry[FLOOR] for entry in self.state.log_history if FLOOR in entry]
+        first = next(filter(math.isfinite, floors), None)
+        return floors_by_prompt({"": scored}, True).get("", math.nan) if first is None else first
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's metrics. A step without live groups has no gradient, so no norm of it."""

@@ -44,11 +44,11 @@ VERSIONS = {
     "base": 5,
     "source": 10,
     "data": 13,
-    "select": 7,
+    "select": 8,
     "sft": 16,
     "sample": 11,
     "pool": 2,
-    "label": 14,
+    "label": 15,
 }
 VERSIONS |= {
     "pairs": 9,
@@ -56,7 +56,7 @@ VERSIONS |= {
     "reference": 10,
     "dpo": 12,
     "kto": 4,
-    "grpo": 8,
+    "grpo": 9,
     "reward": 3,
 }
 VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 27, "report": 25}

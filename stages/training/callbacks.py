@@ -12,7 +12,8 @@ from stages.config.errors import UserError
 from stages.store.numbers import signed
 from stages.store.workspace import Progress, StageDir
 
-EXPLOSION = 1000.0  # a gradient norm above this multiple of the median is divergence
+EXPLOSION = 1000.0  # a gradient norm above this multiple of the median is an explosion
+AGAIN = 10  # steps in which a second explosion is divergence; one batch may be odd
 # Training has diverged if all its last losses exceed the losses at the start by this factor and by this difference.
 RISE, NATS = 1.5, 1.0
 # steps at the start and at the end; in a short training, half of all steps are recent
@@ -39,25 +40,24 @@ class EvaluationTimes(TrainerCallback):
 
 
 class DivergenceCheck(TrainerCallback):
-    """Stop training when it diverges, before a checkpoint is saved: at a loss or gradient that is not finite, at an
-    exploding gradient, and at a loss far above its start.
+    """Stop training when it diverges, before a checkpoint is saved: at a loss or gradient that is not finite, at a
+    second exploding gradient within few steps, and at a loss far above its start.
 
     A single batch may have any loss. So the last check needs several consecutive losses, each above the first two and
     above the validation loss before the first step."""
 
-    def __init__(self, cfg: Training):
-        self.cfg, self.norms, self.losses, self.start_loss = (
-            cfg,
-            list[float](),
-            list[float](),
-            -math.inf,
-        )
+    def __init__(self, cfg: Training, out: StageDir):
+        self.cfg, self.out = cfg, out
+        self.norms, self.losses, self.start_loss = list[float](), list[float](), -math.inf
+        self.explosion: int | None = None  # the step of the last one
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         for logs in state.log_history:  # a resumed training has logs already
             self.record(logs)
+            if "grad_norm" in logs and self.has_exploded():
+                self.explosion = logs["step"]
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
@@ -67,13 +67,15 @@ class DivergenceCheck(TrainerCallback):
         self.record(logs)
         if "grad_norm" not in logs:
             return
-        loss, norm = logs["loss"], logs["grad_norm"]
-        # a pair that hinge is done with has 0
-        median = statistics.median([*filter(None, self.norms[:-1])] or [norm])
-        exploded = len(self.norms) > 8 and norm > EXPLOSION * median
-        if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
-            figures = f"loss {loss:.3g}, gradient norm {norm:.3g}"
-            self.stop(f"at step {state.global_step}: {figures}", ", or lengthen the warm-up")
+        loss, norm, step = logs["loss"], logs["grad_norm"], state.global_step
+        figures = f"at step {step}: loss {loss:.3g}, gradient norm {norm:.3g}"
+        exploded, before = self.has_exploded(), self.explosion
+        is_second = exploded and before is not None and step - before <= AGAIN
+        if not math.isfinite(loss) or not math.isfinite(norm) or is_second:
+            self.stop(figures, ", or lengthen the warm-up")
+        if exploded:
+            self.explosion = step
+            self.out.warn(f"{figures}, over {EXPLOSION:g} times the median. Its batch is odd.")
         if self.has_climbed(state.max_steps):
             self.stop(f"by step {state.global_step}: the loss rose, {format_losses(self.losses)}")
 
@@ -86,6 +88,14 @@ class DivergenceCheck(TrainerCallback):
             self.norms.append(logs["grad_norm"])
         elif not self.losses:
             self.start_loss = logs.get("eval_loss", self.start_loss)
+
+    def has_exploded(self) -> bool:
+        """Return whether the last gradient norm is far above the others."""
+        if len(self.norms) <= 8:
+            return False
+        *others, norm = self.norms
+        # a pair that hinge is done with has 0
+        return norm > EXPLOSION * statistics.median([*filter(None, others)] or [norm])
 
     def has_climbed(self, steps: int) -> bool:
         recent = max(2, min(RECENT, steps // 2))

@@ -191,7 +191,7 @@ def train_with_callbacks(
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
     shared_callbacks = [
-        DivergenceCheck(cfg),
+        DivergenceCheck(cfg, out),
         CurveLog(out),
         Checkpoints(60 * cfg.runtime.save_minutes),
     ]

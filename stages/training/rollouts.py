@@ -19,6 +19,7 @@ from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.intervals import paired
+from stages.evaluation.relative_scores import floors_by_prompt
 from stages.hardware import allocator, machine
 from stages.models.contract import Contract
 from stages.models.loading import sampling_weights, torch_dtype
@@ -50,7 +51,7 @@ Judge = Callable[[list[Example], list[Rollout]], Iterable[Judgement]]
 
 class Rollouts:
     """Draws the rollouts of a trainer's steps, or reads them from the shards of an earlier attempt. With several
-    processes, each completes its own prompts, and all of them get all rollouts."""
+    processes, each completes its own prompts, and all of them get all rollouts. `relative`: the labeler's."""
 
     def __init__(
         self,
@@ -59,15 +60,11 @@ class Rollouts:
         contract: Contract,
         prompts: Prompts,
         judge: Judge,
+        relative: bool,
         out: StageDir,
     ):
-        self.trainer, self.cfg, self.contract, self.prompts, self.judge = (
-            trainer,
-            cfg,
-            contract,
-            prompts,
-            judge,
-        )
+        self.trainer, self.cfg, self.contract = trainer, cfg, contract
+        self.prompts, self.judge, self.relative = prompts, judge, relative
         self.token_ids = {
             name: contract.prompt(example.messages) for name, example in prompts.items()
         }
@@ -135,16 +132,17 @@ class Rollouts:
 
     def add_rewards(self, prompts: list[Example], rollouts: list[Rollout]) -> list[Rollout]:
         """Score the rollouts in place, and return them. One without a finite score gets an error and no reward. A
-        truncated one is not judged: its reward is the lowest of its group, and at most 0."""
+        truncated one is not judged: its reward is the floor of its group, or none if no completion has one."""
         ended = [r for r in rollouts if r.finish_reason == "stop"]
-        lowest, to_judge = {r.prompt_id: 0.0 for r in rollouts}, {r.prompt_id for r in ended}
+        to_judge = {r.prompt_id for r in ended}
         pool = [prompt for prompt in prompts if prompt.id in to_judge]
         judgements = {j.candidate_id: j for j in (self.judge(pool, ended) if ended else ())}
+        rewards_by_prompt: dict[str, list[float]] = {r.prompt_id: [] for r in rollouts}
         for rollout in ended:
             judgement = judgements.get(rollout.candidate_id)
             if judgement and judgement.score is not None and isfinite(judgement.score):
                 rollout.reward = float(judgement.score)
-                lowest[rollout.prompt_id] = min(lowest[rollout.prompt_id], rollout.reward)
+                rewards_by_prompt[rollout.prompt_id].append(rollout.reward)
             else:
                 rollout.error = (judgement and judgement.error) or "the labeler gave no score"
         unscored, limit = [r.error for r in ended if r.reward is None], self.cfg.label.max_failed
@@ -154,9 +152,10 @@ class Rollouts:
             raise UserError(
                 f"label.max_failed={limit:g}: {problem}, because: {unscored[0]}. {way_out}"
             )
+        floors = floors_by_prompt(rewards_by_prompt, self.relative)
         for rollout in rollouts:
             if rollout.finish_reason != "stop":
-                rollout.reward = lowest[rollout.prompt_id]
+                rollout.reward = floors.get(rollout.prompt_id)
         return rollouts
 
 

@@ -422,3 +422,41 @@ def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
     )
     vetoed = [*Ensemble(strict, ensemble.out).judge_rollouts(completions._replace(prompts=prompts))]
     assert [j.score for j in vetoed[:3]] == pytest.approx([1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("constant", [-20.0, -6.0, 20.0])
+def test_a_vetoed_completion_is_last_whatever_the_constant_of_relative_scores(
+    constant: float, tmp_path: Path
+) -> None:
+    code = (
+        "from stages.labelers.labeler import Labeler\nfrom stages.store.records import Judgement\n\n\n"
+        "class Liking(Labeler):\n    name, relative = 'liking', True\n\n"
+        "    def __init__(self, constant):\n        self.constant = constant\n\n"
+        "    def judge(self, prompt, candidates):\n        for c in candidates:\n"
+        "            score = self.constant + len(c.text)\n"
+        "            yield Judgement(prompt.id, self.name, c.candidate_id, score=score)\n"
+    )
+    own = tmp_path / hashlib.sha256(code.encode()).hexdigest() / "mine.py"
+    own.parent.mkdir()
+    own.write_text(code)
+
+    def rewards_with(constant: float) -> list[float]:
+        label = settings(
+            "recipe=tiny",
+            "label=ensemble",
+            "label.ensemble.members=[{labeler: verifier, veto: 0.6}, {labeler: own}]",
+            f"label.own={{file: {own}, name: Liking, options: {{constant: {constant}}}}}",
+        ).label
+        prompts = [replace(p, checks=[Check("upper")]) for p in completions.prompts]
+        ensemble = Ensemble(label, StageDir(tmp_path, lambda metrics, step: None))
+        assert ensemble.relative
+        return [
+            float(j.score or 0.0)
+            for j in ensemble.judge_rollouts(completions._replace(prompts=prompts))
+        ]
+
+    completions = pool(["A", "ABC", "a longer answer, which is not in capitals"])
+    plain, moved = rewards_with(0.0), rewards_with(constant)
+    assert plain[2] == min(plain) < plain[0] < plain[1]
+    differences = [reward - moved[0] for reward in moved]
+    assert differences == pytest.approx([reward - plain[0] for reward in plain])

@@ -14,7 +14,7 @@ from stages.config.choices import Precision, Weights
 from stages.config.errors import UserError
 from stages.labelers import reward_model
 from stages.labelers.labeler import Pool
-from stages.labelers.reward_model import RewardModel, quantile
+from stages.labelers.reward_model import RewardModel
 from stages.models.contract import load_contract
 from stages.models.loading import create_reward_model, load_tokenizer, save_model
 from stages.store.records import Candidate, Example, Judgement, load
@@ -137,5 +137,20 @@ def test_a_candidate_that_is_too_long_is_missing_with_its_reason(
     assert "2048 tokens" in str(missing[0].error)
 
 
-def test_quantiles_split_ties_and_exclude_0_and_1() -> None:
-    assert [quantile(x, [1.0, 2.0, 2.0, 5.0]) for x in (1.0, 2.0, 5.0)] == [0.125, 0.5, 0.875]
+@pytest.mark.parametrize("constant", [-20.0, 5.0])
+def test_a_constant_of_a_prompt_changes_no_score(
+    constant: float, model: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reward model's constant is arbitrary for every prompt (Bradley & Terry 1952)."""
+    plain = judged(model, pool, tmp_path / "plain")
+    rewards_of = RewardModel.rewards
+    places = {prompt.id: place for place, prompt in enumerate(pool.prompts)}
+
+    def shifted(self: RewardModel, readable: Any) -> Any:
+        for candidate, reward in rewards_of(self, readable):
+            yield candidate, reward + constant * (1 + places[candidate.prompt_id])
+
+    monkeypatch.setattr(RewardModel, "rewards", shifted)
+    moved = judged(model, pool, tmp_path / "moved")
+    assert [j.score for j in moved] == [j.score for j in plain]
+    assert {j.raw for j in moved}.isdisjoint({j.raw for j in plain})

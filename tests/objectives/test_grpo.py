@@ -27,7 +27,7 @@ from stages.training import rollouts as rollouts_file
 from stages.training.adapters import apply_adapter
 from stages.training.fit import Fit
 from stages.training.micro_batches import StepRows
-from stages.training.rollouts import Rollout, Rollouts, curve_warnings
+from stages.training.rollouts import Rollout, Rollouts, curve_warnings, has_gain
 from stages.training.samples import inference_copy
 from tests.helpers import Chain, refused, settings
 
@@ -55,7 +55,11 @@ def by_tokens(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement
 
 
 def trainer_of(
-    cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path, judge: Any = by_tokens
+    cfg: ScoredGRPO,
+    inputs: dict[str, Path],
+    folder: Path,
+    judge: Any = by_tokens,
+    relative: bool = False,
 ) -> objective.GroupTrainer:
     """Return a trainer ready for its first step."""
     folder.mkdir()
@@ -68,7 +72,7 @@ def trainer_of(
     trainer = fit.build_trainer(
         apply_adapter(objective.load_start(policy, fit.cfg, fit.args.device), fit.cfg)
     )
-    trainer.rollouts = Rollouts(trainer, fit.cfg, contract, prompts, judge, out)
+    trainer.rollouts = Rollouts(trainer, fit.cfg, contract, prompts, judge, relative, out)
     if cfg.beta:
         trainer.reference = objective.load_start(policy, cfg, fit.args.device)
     return trainer
@@ -342,6 +346,75 @@ def test_a_truncated_completion_is_not_judged_and_has_the_lowest_reward(
     trainer.rollouts.add_rewards([trainer.rollouts.prompts[groups[0][0].prompt_id]], none_ends)
     assert {r.reward for r in none_ends} == {0.0}
     assert len(judged) == count
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo"])
+@pytest.mark.parametrize("constant", [-20.0, 20.0])
+def test_the_constant_of_relative_rewards_changes_no_step_and_no_verdict(
+    constant: float, loss_type: str, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """The same constant for all prompts, and another one for each prompt. Some completions are truncated."""
+    cfg = block(temperature=1.5, max_new_tokens=4, completions=8, loss_type=loss_type)
+
+    def shifted(per_prompt: bool) -> Any:
+        def judge(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
+            return [
+                replace(
+                    j, score=j.score + constant * (int(j.prompt_id, 16) % 5 if per_prompt else 1)
+                )
+                for j in by_tokens(prompts, rollouts)
+            ]
+
+        return judge
+
+    made = []
+    for name, judge in (("plain", by_tokens), ("all", shifted(False)), ("each", shifted(True))):
+        trainer = trainer_of(cfg, inputs, tmp_path / name, judge, relative=True)
+        groups = trainer.rollouts.of_step([row["id"] for row in first_ids(trainer, 16)])
+        assert {"stop", "length"} == {r.finish_reason for group in groups for r in group}
+        rows = objective.group_rows(groups, trainer.rollouts.token_ids, cfg)
+        held_out = trainer.rollouts.held_out([row["id"] for row in first_ids(trainer, 16)])
+        made.append(
+            (
+                [[(c.token_ids, c.advantage, c.share) for c in row["completions"]] for row in rows],
+                [answer.reward is None for answer in held_out],
+            )
+        )
+    for rows, missing in made[1:]:
+        assert missing == made[0][1]
+        for row, plain in zip(rows, made[0][0], strict=True):
+            for (ids, advantage, share), (plain_ids, plain_advantage, plain_share) in zip(
+                row, plain, strict=True
+            ):
+                assert (ids, share) == (plain_ids, plain_share)
+                assert advantage == pytest.approx(plain_advantage, abs=1e-9)
+
+
+def test_truncating_bad_answers_is_no_gain_of_a_relative_reward(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Around -5, with a floor of 0, an evaluation rose when answers were cut off."""
+    trainer = trainer_of(block(), inputs, tmp_path / "ours", relative=True)
+    ids = [row["id"] for row in first_ids(trainer, 20)]
+    trainer.eval_dataset = [{"id": name} for name in ids]
+
+    def answers(cut: int) -> list[Rollout]:
+        return [
+            Rollout(name, name, "", "", 0.0, 0, "word", [1], "stop", 0.0, 1, reward=-5.0 - i / 100)
+            if i >= cut
+            else Rollout(name, name, "", "", 0.0, 0, "word", [1], "length", 0.0, 1)
+            for i, name in enumerate(ids)
+        ]
+
+    evaluations = []
+    for cut in (0, 6):
+        trainer.rollouts.held_out = lambda _, cut=cut: answers(cut)
+        evaluations.append(trainer.evaluate())
+    before, after = evaluations
+    assert after["eval_reward"] < before["eval_reward"]
+    assert (before["eval_truncated"], after["eval_truncated"]) == (0.0, 0.3)
+    assert not has_gain(before[objective.ROW_REWARDS], after[objective.ROW_REWARDS])
+    assert before[objective.FLOOR] == after[objective.FLOOR] < -5.19
 
 
 def alike(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:

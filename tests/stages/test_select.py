@@ -100,6 +100,18 @@ def test_the_likeliest_answer_that_passes_is_the_demonstration(tmp_path: Path) -
     assert metrics["selected"] == 1
 
 
+def test_the_highest_score_is_chosen_and_likelihood_decides_among_equals(tmp_path: Path) -> None:
+    pool = [answer("a", GOOD, -24.0), answer("a", LIKELIER.replace(",", ""), -10.0)]
+    inputs = judged(tmp_path / "pool", [prompt("a")], pool)
+    judgements = load(inputs["judged"] / "judgements.parquet", Judgement)
+    for scores, expected in (((1.0, 0.55), GOOD), ((0.55, 0.55), LIKELIER.replace(",", ""))):
+        scored = [replace(j, score=score) for j, score in zip(judgements, scores, strict=True)]
+        save(inputs["judged"] / "judgements.parquet", scored, Judgement)
+        folder = tmp_path / f"{scores[0]}"
+        selected, _ = run_select(folder, inputs, min_score=0.5)
+        assert selected["a"].reference == expected
+
+
 def test_what_is_right_and_ran_out_of_tokens_ends_with_its_last_whole_sentence(
     tmp_path: Path,
 ) -> None:
