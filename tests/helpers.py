@@ -85,35 +85,19 @@ def pickled_by_hydra(*line: str) -> bytes:
     return pickle.dumps(composed_by_hydra(*line))
 
 
-# Overrides that decide which files are composed: groups, Hydra's keys, and the keys that `recipes.register` reads.
+# Overrides that decide which files are composed: groups, recipes and Hydra's keys
 DECISIVE = re.compile(
     rf"~|\+(?!\+)|({'|'.join(path.stem for path in (ROOT / 'conf').iterdir())}|recipe)="
-    r"|(\+\+)?(hydra|align=|arms=|model\.|data\.sources|sample\.file|label\.own)"
+    r"|(eval/\w+=)|(\+\+)?hydra"
 )
-# Keys that decide a recipe's rates for another model than its own, or for rounds. Alone, recipe=tiny has all rates.
-RATES = re.compile(r"(\+\+)?\w+\.(learning_rate|beta|adapter|loss_type)")
-# The last parts of decisive keys of which it only matters that they are typed. Hydra composes them with this value.
-TYPED_AT_ALL = {"sources": "[]", "file": "null", "learning_rate": "1e-3", "beta": "0.1"}
 
 
 @cache
 def pickled(*overrides: str) -> bytes:
     """Compose these overrides. Plain keys are set afterwards as Hydra does, so that compositions can be cached."""
     line = compose.normalise(list(overrides))
-    alone = "recipe=tiny" in line and not any(
-        re.match(r"(model|model\.path|scale)=", override) for override in line
-    )
-    decisive, plain = list[str](), list[str]()
-    for override in line:
-        key = override.partition("=")[0]
-        value = TYPED_AT_ALL.get(key.rpartition(".")[2])
-        if not DECISIVE.match(override) and (alone or not RATES.match(override)):
-            plain.append(override)
-        elif value is None:
-            decisive.append(override)
-        else:
-            decisive.append(f"{key}={value}")
-            plain.append(override)
+    decisive = [override for override in line if DECISIVE.match(override)]
+    plain = [override for override in line if not DECISIVE.match(override)]
     try:
         cfg = pickle.loads(pickled_by_hydra(*decisive))
         for override in OverridesParser.create().parse_overrides(plain):

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
-from stages.cli import spelling, unread
+from stages.cli import recipes, spelling, starting_values, unread
 from stages.cli.explain import unknown_setting_message
 from stages.config.blocks.models import Own
 from stages.config.choices import Command, Precision
@@ -48,8 +48,8 @@ ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 def normalise(argv: list[str]) -> list[str]:
     """Return the command line as Hydra reads it: `-m` first, and `++` before keys of open dicts (`sft.trainer.x`).
 
-    A typed `model.path` replaces random weights, `model.random_init` replaces a path, and `label=dataset` adds
-    `pairs=all`. Raise UserError for an argument that Hydra cannot read."""
+    A typed `model.path` replaces random weights, `model.random_init` replaces a path, `label=dataset` adds `pairs=all`,
+    and content of the user's leaves the default recipe out. Raise UserError for an argument that Hydra cannot read."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
     argv = [re.sub(r"^(outputs=['\"]?)~(?=/)", rf"\1{Path.home()}", a) for a in argv]
@@ -62,13 +62,15 @@ def normalise(argv: list[str]) -> list[str]:
         servers.refuse_secret([*texts, (key.partition(".extra.")[0], value)])
         spelling.validate_argument(argument)
     line = [f"++{a}" if FREE.match(a) else a for a in arguments]
-    typed = {key: value for key, value in spelling.typed_values(argv).items() if value != "null"}
+    typed_values = spelling.typed_values(argv)
+    typed = {key: value for key, value in typed_values.items() if value != "null"}
     path, random = "model.path" in typed, any(key.startswith("model.random_init") for key in typed)
     implied = []
     if "model" not in typed and (path or random):
         implied.append("model=tiny" if random else "model.random_init=null")
     if typed.get("label") == "dataset" and "pairs" not in typed:
         implied.append("pairs=all")
+    implied += recipes.recipe_override(typed_values)
     added = [each for each in [*implied, *unlogged_overrides(argv)] if each not in line]
     place = next(
         (i for i, argument in enumerate(line) if i and argument.startswith("-")), len(line)
@@ -128,6 +130,8 @@ def prepare(
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
     unread.refuse_unread(cfg, process.read_typed_arguments())
+    typed = spelling.typed_values(process.read_typed_arguments())
+    starting_values.warn_of_rates(cfg, typed)
     machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None

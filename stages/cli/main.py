@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from stages.cli import compose, recipes, sweep, unread
 from stages.cli.explain import explained
 from stages.cli.recipe_layers import BLOCKS
+from stages.cli.spelling import typed_values
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError, suggest
 from stages.config.schema import CONF, DOCS, POLICY_STAGES, Config, Target
@@ -87,6 +88,8 @@ def run(composed: DictConfig) -> float | None:
     alone = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
     with explained() if alone else nullcontext():
         cfg, store, nodes = compose.prepare(composed)
+        if nodes and HydraConfig.initialized():
+            log.info("%s", recipes.describe_recipe(typed_values(process.read_typed_arguments())))
         if composed.stage in (Command.chat, Command.export):
             use_finished_run(cfg, store, nodes)
         elif composed.stage in [*Command]:

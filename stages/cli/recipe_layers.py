@@ -14,8 +14,6 @@ from stages.cli.spelling import recipe_files
 # Blocks of groups that do not have the group's name
 BLOCKS = {"template": ["sft.template"], "eval": ["answer", "benchmark", "eval"]}
 BLOCKS |= {f"eval/{name}": [f"eval.{name}"] for name in ("judged", "suites")}
-CHECKS = "verifier"  # the labeler that the recipes' values of CHECKED were chosen for
-CHECKED = ("pairs.min_score", "dpo.first_difference")
 
 
 def load_recipes(chosen: Sequence[str], all_names: bool = False) -> dict[str, DictConfig]:
@@ -64,7 +62,7 @@ def read_recipe(
 def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     """Return two recipes merged. A group that the upper one names replaces the lower one's blocks of that group."""
     below, named = below.copy(), group_options(above)
-    for block in (*blocks_of(named), *(CHECKED if named.get("label", CHECKS) != CHECKS else ())):
+    for block in blocks_of(named):
         take_out(below, block)
     lower = below.get("defaults") or []
     entries = [

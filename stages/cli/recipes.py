@@ -1,10 +1,8 @@
-"""Register recipes with Hydra, without the values that the command line overrides.
+"""Register recipes with Hydra, and decide which recipe a command line has.
 
-Hydra composes a recipe after the groups, so the recipe's values would win over a typed group. To let the typed group
-win, all blocks of typed groups are removed from the recipes. Some values only suit the recipe's own choices, so the
-general defaults replace them: `pairs.min_score` and `dpo.first_difference` with other labels, a shorter
-`sft.max_length` with other data, controls without DPO, and rounds with other prompts, labels or objectives. Typed
-keys win. Recipes change, not the command line, as sweeps need."""
+A recipe applies whole or not at all; what is typed wins, and nothing else moves. Hydra composes a recipe after the
+groups, so its keys stand on top of a typed group's option. Without `recipe=`, recipe=demo applies, unless content of
+the user's is typed: its values suit its own tasks and its own model."""
 
 import logging
 from importlib.util import find_spec
@@ -12,32 +10,48 @@ from importlib.util import find_spec
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from stages.cli.recipe_layers import BLOCKS, CHECKED, CHECKS, blocks_of, load_recipes, take_out
+from stages.cli.recipe_layers import group_options, load_recipes
 from stages.cli.spelling import typed_values
-from stages.cli.starting_values import TRAINED, set_starting_values
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
-from stages.config.schema import CONF, group_defaults
 from stages.preflight import servers
 
 log = logging.getLogger(__name__)
 
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
-# What suits several rounds of DPO, or one too short for evaluations, over the recipe's own prompts and checks
-ROUNDS = (
-    "rounds",
-    "sample.prompts_per_round",
-    "dpo.evaluations",
-    "dpo.trainer",
-    "dpo.runtime.samples",
+NONE = "none"  # the recipe without a key
+# The options of the groups that name content which recipe=demo is made for
+OF_THE_DEMO = {
+    "model": ["embedded"],
+    "data": ["verifiable"],
+    "label": ["verifier"],
+    "sample": ["hf", "vllm", "generate"],
+}
+# Other keys that name content of the user's, with the keys below them
+OF_THE_USER = (
+    "model",
+    "data.sources",
+    "data.own",
+    "label.path",
+    "label.own",
+    "sample.file",
+    "sample.own",
 )
+# The keys of a recipe's block that belong to one option of the group, and make a mixture with another option
+OF_ONE_OPTION = {
+    "model": ["path", "random_init", "config"],
+    "data": ["sources", "tasks"],
+    "label": ["path", "judge", "human", "reward_model", "ensemble", "own"],
+    "sample": ["file", "pool", "endpoint", "own"],
+}
 
 
 def register(line: list[str]) -> None:
     """Register the recipes with Hydra, in place of those of an earlier command line: `recipe=NAME` is
-    `recipes/NAME.yaml`, without what this command line overrides."""
+    `recipes/NAME.yaml`. Raise UserError if the command line names other content than its recipe."""
     ConfigStore.instance().repo.pop("recipe", None)
-    for name, recipe in recipes_under(line).items():
+    for name, recipe in {NONE: OmegaConf.create(), **recipes_under(line)}.items():
         servers.refuse_secret(servers.texts_in(OmegaConf.to_container(recipe), ""))
         *folders, file = (part for part in f"recipe/{name}".split("/") if part)
         group = "/".join(folders)
@@ -47,63 +61,76 @@ def register(line: list[str]) -> None:
 
 
 def recipes_under(line: list[str]) -> dict[str, DictConfig]:
-    """Return the recipes by name, without the values that this command line overrides. Log lowered learning rates."""
+    """Return the recipes by name that this command line may compose."""
     typed = typed_values(line)
     chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
-    toy = typed.get("scale") == "toy"
-    recipes = load_recipes(
-        [TOY, *chosen] if toy else chosen, all_names=any(word.startswith("-") for word in line)
-    )
-    groups = typed.keys() & {*BLOCKS, *(folder.name for folder in CONF.iterdir())}
-    jobs = [
-        (key, typed | {key: v})
-        for key in ("align", "label")
-        if key in typed
-        for v in typed[key].split(",")
-    ]
-    for name, recipe in recipes.items():
-        unsuited = unsuited_keys(recipe, typed)
-        differing = [
-            key for key, job in jobs if ({*unsuited} ^ {*unsuited_keys(recipe, job)}) - {*typed}
-        ]
-        if differing and name in chosen:
-            problem = f"{differing[0]}={typed[differing[0]]}: other settings of recipe={name} suit each of these"
-            raise UserError(f"{problem}. Type a command for each of them.")
-        for key in (*unsuited, *blocks_of(groups)):
-            take_out(recipe, key)
-    if toy and find_spec("bitsandbytes") is None:
-        for recipe in (recipes[name] for name in chosen if name in recipes):
-            for block in (
-                b for b in TRAINED if OmegaConf.select(recipe, f"{b}.adapter") == Adapter.qlora
-            ):
-                recipe[block].adapter = str(Adapter.lora)
-                log.warning(
-                    "warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.",
-                    block,
-                )
-    for names in ((TOY, name) if toy else (name,) for name in chosen):
-        if layers := [recipes[name] for name in names if name in recipes]:
-            set_starting_values(names[0], layers, typed)
+    is_toy = typed.get("scale") == "toy"
+    names = [name for name in ([TOY, *chosen] if is_toy else chosen) if name != NONE]
+    recipes = load_recipes(names, all_names=any(word.startswith("-") for word in line))
+    for name in chosen:
+        if name in recipes:
+            refuse_mixture(name, recipes[name], typed)
+            if is_toy:
+                avoid_bitsandbytes(recipes[name])
     return recipes
 
 
-def unsuited_keys(recipe: DictConfig, typed: dict[str, str]) -> list[str]:
-    """Return the keys whose values suit other choices than the typed ones."""
-    unchecked = (
-        any(key.startswith("label.own") for key in typed) or typed.get("label", CHECKS) != CHECKS
-    )
-    other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
-    align = typed.get("align", str(OmegaConf.select(recipe, "align", default="dpo")))
-    arms = typed.get("arms", str(OmegaConf.select(recipe, "arms")))
-    one_round = "rounds" in recipe and (align != "dpo" or typed.get("dpo.adapter") == "continued")
-    unsuited = (
-        [*CHECKED] if unchecked else ["dpo.first_difference"] if "dpo.loss_type" in typed else []
-    )
-    short = "rounds" in recipe or OmegaConf.select(recipe, "dpo.evaluations") == 0
-    other = typed.get("scale") == "toy" or unchecked or other_prompts
-    unsuited += ROUNDS if one_round or (short and other) else ()
-    unsuited += () if "dpo" in align + arms else ("control", "control_pairs")
-    if "data.sources" in typed and (length := OmegaConf.select(recipe, "sft.max_length")):
-        # SFT drops longer rows
-        unsuited += ["sft.max_length"] if length < group_defaults("sft").max_length else ()
-    return [key for key in unsuited if OmegaConf.select(recipe, key) is not None]
+def refuse_mixture(name: str, recipe: DictConfig, typed: dict[str, str]) -> None:
+    """Raise UserError if an option is typed of a group that names content, and the recipe has keys for another one."""
+    own_options = group_options(recipe)
+    for group, names in OF_ONE_OPTION.items():
+        own = own_options.get(group, OF_THE_DEMO[group][0])
+        keys = [f"{group}.{key}" for key in names]
+        kept = [key for key in keys if OmegaConf.select(recipe, key) is not None]
+        for option in typed.get(group, own).split(","):
+            if option != own and kept:
+                problem = f"{group}={option}: recipe={name} has {', '.join(kept)} for {group}={own}"
+                ways = f"Leave out recipe={name}, or {group}={option} and type keys of {group}"
+                raise UserError(f"{problem}, and a mixture would be neither. {ways}.")
+
+
+def avoid_bitsandbytes(recipe: DictConfig) -> None:
+    """Replace a toy's 4-bit adapters, which need bitsandbytes, by LoRA where it is not installed."""
+    if find_spec("bitsandbytes") is not None:
+        return
+    for block in OBJECTIVES:
+        if OmegaConf.select(recipe, f"{block}.adapter") == Adapter.qlora:
+            recipe[block].adapter = str(Adapter.lora)
+            log.warning(
+                "warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.",
+                block,
+            )
+
+
+def own_option(typed: dict[str, str], group: str) -> str:
+    """Return the option of a group that the recipe of a command line has."""
+    name = typed.get("recipe", DEFAULT)
+    recipe = load_recipes([name]).get(name, OmegaConf.create())
+    return group_options(recipe).get(group, OF_THE_DEMO[group][0])
+
+
+def users_content(typed: dict[str, str]) -> str | None:
+    """Return the first typed key or option that names content of the user's: data, labels or a model."""
+    for key, value in typed.items():
+        if value in ("null", "[]"):
+            continue
+        others = [option for option in value.split(",") if option not in OF_THE_DEMO.get(key, ())]
+        if key in OF_THE_DEMO and others:
+            return f"{key}={value}"
+        if key not in OF_THE_DEMO and any(f"{key}.".startswith(f"{k}.") for k in OF_THE_USER):
+            return key
+    return None
+
+
+def recipe_override(typed: dict[str, str]) -> list[str]:
+    """Return the override that leaves the default recipe out, where content of the user's is typed."""
+    return [f"recipe={NONE}"] if "recipe" not in typed and users_content(typed) else []
+
+
+def describe_recipe(typed: dict[str, str]) -> str:
+    """Return the first line of a run: its recipe, and why there is none."""
+    if "recipe" in typed:
+        return f"recipe: {typed['recipe']}"
+    if content := users_content(typed):
+        return f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"
+    return f"recipe: {DEFAULT}"

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.cli import recipe_layers, recipes
-from stages.config.errors import UserError
+from stages.cli import recipe_layers
 from stages.config.schema import RECIPES
 from stages.store.sealed_json import OUTPUTS
 from tests.helpers import forget_compositions, inside, refused, settings, slow_but
@@ -33,23 +32,9 @@ def test_a_recipe_is_a_file_or_a_name(name: str, folder: Path) -> None:
     cfg = settings(f"recipe={name.format(folder)}", "tracker=none")
     assert cfg.dpo.beta == 0.7
     assert cfg.model.random_init, "the file is based on a built-in recipe"
-    assert settings(f"recipe={name.format(folder)}", "dpo=default").dpo.beta == 0.1, (
-        "a typed group gives all its values"
+    assert settings(f"recipe={name.format(folder)}", "dpo=default").dpo.beta == 0.7, (
+        "a recipe's keys stand on top of a typed group"
     )
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize("typed", ["none", "reward_model"])
-def test_a_typed_group_below_another_gives_all_its_values(typed: str, folder: Path) -> None:
-    judged = "{labeler: judge, prompts: 7, against: [sft]}"
-    (folder / "judged.yaml").write_text(f"defaults: [tiny]\neval: {{judged: {judged}}}\n")
-    assert settings("recipe=./judged.yaml").eval.judged.prompts == 7
-    forget_compositions()
-    plain, chosen = (
-        settings(f"recipe={name}", f"eval/judged={typed}").eval.judged
-        for name in ("tiny", "./judged.yaml")
-    )
-    assert chosen == plain
 
 
 def test_the_command_that_comes_next_has_the_path(folder: Path) -> None:
@@ -120,19 +105,3 @@ def test_what_else_lies_in_recipes_is_in_nobodys_way(folder: Path) -> None:
     (folder / "recipes" / "cake.yaml").write_text("[flour, sugar]")
     assert {"tiny", "ours"} <= recipe_layers.load_recipes([], all_names=True).keys()
     assert refused("recipe=latin").startswith("recipes/latin.yaml is not valid YAML")
-
-
-@pytest.mark.parametrize(
-    "typed", ["label=verifier,human", "label=dataset,verifier", "align=dpo,kto"]
-)
-def test_a_sweep_whose_jobs_need_other_values_of_a_recipe_is_refused(
-    typed: str, folder: Path
-) -> None:
-    (folder / "controlled.yaml").write_text("defaults: [demo]\ncontrol: true\n")
-    with pytest.raises(UserError, match=f"^{typed}: other settings "):
-        recipes.recipes_under(["recipe=./controlled.yaml", typed, "-m"])
-    alike = ["recipe=tiny", "label=human,judge", "align=dpo,kto", "-m"]
-    assert (
-        recipes.recipes_under(alike)["tiny"]
-        == recipes.recipes_under([*alike[:1], "label=human"])["tiny"]
-    )

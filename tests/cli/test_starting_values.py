@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from stages.cli.starting_values import ROWS, STARTED, count_parameters, table_row
 from stages.config.choices import Adapter
 from stages.config.schema import CONF
+from tests.helpers import settings
 
 
 @pytest.mark.parametrize("objective", STARTED)
@@ -37,12 +38,11 @@ def test_sizes_are_those_that_the_models_are_called_by() -> None:
         ("llama32_1b", 1.24),
         ("llama31_8b", 8.0),
         ("llama31_70b", 70.6),
+        ("embedded", 0.135),
     ):
-        assert (count_parameters(option, "") or 0) / 1e9 == pytest.approx(billions, rel=0.03)
-    assert (
-        count_parameters("", "someone/on-the-hub") is None and count_parameters("tiny", "") is None
-    )
-    assert count_parameters("embedded", "") == pytest.approx(0.135e9, rel=0.03)
+        parameters = count_parameters(settings(f"model={option}").model)
+        assert (parameters or 0) / 1e9 == pytest.approx(billions, rel=0.03)
+    assert count_parameters(settings("model.path=someone/on-the-hub").model) is None
 
 
 def test_a_hub_model_that_is_on_this_machine_has_a_size(
@@ -55,4 +55,5 @@ def test_a_hub_model_that_is_on_this_machine_has_a_size(
     (repo / "refs" / "main").write_text("c0")
     published = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "llama31_8b.yaml").config)
     (repo / "snapshots" / "c0" / "config.json").write_text(json.dumps(published))
-    assert count_parameters("", "someone/big") == count_parameters("llama31_8b", "")
+    big, llama = settings("model.path=someone/big").model, settings("model=llama31_8b").model
+    assert count_parameters(big) == count_parameters(llama)

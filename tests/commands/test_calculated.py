@@ -250,7 +250,7 @@ def test_the_parts_of_training_are_its_peak() -> None:
 
 def test_a_kl_term_needs_a_second_model() -> None:
     line = (
-        "recipe=zephyr_7b",
+        "model=mistral_7b",
         "align=grpo",
         "grpo.precision=bf16",
         "label=judge",
@@ -290,7 +290,7 @@ def test_a_model_without_gates_has_two_maps_in_an_mlp() -> None:
 
 def test_grpo_also_takes_the_time_of_its_samples_and_kto_that_of_mismatched_ones() -> None:
     line = (
-        "recipe=zephyr_7b",
+        "model=mistral_7b",
         "align=grpo",
         "grpo.precision=bf16",
         "label=judge",

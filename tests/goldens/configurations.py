@@ -8,6 +8,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
 from tests.docs.test_pages import RUNS, one_of_each
@@ -45,7 +46,7 @@ def resolve(line: str) -> dict[str, str]:
     refused."""
     try:
         cfg = composed(*one_of_each(shlex.split(line)))
-    except HydraException:  # a page may show a sweeper that is not installed
+    except (HydraException, UserError):  # a page may show a sweeper that is not installed
         return {}
     cfg.outputs = "outputs"
     return dict(flatten(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), ""))

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +163,12 @@ def test_preferences_of_its_own_train_it_and_it_labels_the_chain(chain: Chain) -
     )
     assert chain.manifest("label_reward", *labels)["metrics"]["labeler"] == "dataset"
     judgements = load(chain.folder("label", *labels) / "judgements.parquet", Judgement)
-    by_reward = sorted(judgements, key=lambda j: float(j.raw or "nan"))
-    scores = [j.score or 0.0 for j in by_reward]
-    assert scores == sorted(scores) and 0 < scores[0] < 0.1 and 0.9 < scores[-1] < 1
+    by_prompt = sorted(judgements, key=lambda j: (j.prompt_id, float(j.raw or "nan")))
+    for _, group in groupby(by_prompt, key=lambda j: j.prompt_id):
+        scores = [j.score or 0.0 for j in group]
+        assert scores == sorted(scores), "a reward orders the candidates of one prompt"
+    scores = sorted(j.score or 0.0 for j in judgements)
+    assert 0 < scores[0] < 0.1 and 0.9 < scores[-1] < 1
     metrics = chain.manifest("label", *labels)["metrics"]
     assert [*metrics["best_of"]] == ["1", "2", "4"]
     learnt = [point["score"] for point in metrics["best_of"].values()]
