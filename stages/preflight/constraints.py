@@ -134,6 +134,11 @@ def validate_combinations(cfg: Config) -> None:
     for key, items in {"dpo.loss_type": cfg.dpo.loss_type, **lists}.items():
         if repeated := [item for i, item in enumerate(items) if item in items[:i]]:
             raise UserError(f"{key}={items}: {repeated[0]} is named twice. Name each once.")
+    if cfg.by_pairs and cfg.label.labelers == ["reward_model"] and cfg.pairs.min_score >= 1:
+        problem = "scores of a reward model are below 1, so no pair would be made"
+        raise UserError(
+            f"pairs.min_score={cfg.pairs.min_score:g}: {problem}. Set pairs.min_score=0."
+        )
     for key, band in (
         ("pairs", cfg.pairs.margin_quantiles),
         ("reward.pairs", cfg.reward.pairs.margin_quantiles),

@@ -19,7 +19,7 @@ from stages.config.schema import Config
 from stages.store.node import Node
 from stages.store.store import Store
 
-NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # the name of an environment variable
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # the name of an environment variable
 PORTS = {"http": 80, "https": 443}
 LONGEST = 2000  # characters in an address
 TEXTS = read_beside(__file__)
@@ -32,18 +32,20 @@ REQUEST_FIELDS = {"messages", "model", "stream", "n"}  # fields that every reque
 
 def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
     """Raise UserError for a setting with an API key, or with an address that holds a user, a password or a key. This
-    must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values."""
+    must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values.
+
+    A path, a model or a project may look like a key, so only URLs and values of free mappings are judged by their
+    look."""
     for key, value in texts:
-        named = bool(
-            re.search(r"\.(extra|options)\..*(?<!_env)$", key)
-            and KEY_NAME.search(key.rpartition(".")[2])
-        )
+        is_free = re.search(r"\.(extra|options)\..*(?<!_env)$", key) is not None
+        named = is_free and KEY_NAME.search(key.rpartition(".")[2]) is not None
+        looks_so = (is_free or "://" in value) and KEY.search(value) is not None
         # of a sweep
         words = (
             [word.strip("'\" ") for word in value.split(",")] if key.endswith("api_key_env") else []
         )
         is_key = any(not NAME.fullmatch(word) for word in words if word not in ("", "null"))
-        if named or is_key or KEY.search(value) or IN_ADDRESS.search(value):
+        if named or is_key or looks_so or IN_ADDRESS.search(value):
             setting = (
                 f"{'sample.endpoint.' if key.startswith('sample.endpoint') else ''}api_key_env"
             )

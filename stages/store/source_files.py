@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -55,7 +54,6 @@ NO_DATA = {
 }
 FILES = {*DATA, ".gguf", ".safetensors"}
 PACKAGE = "package:"
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # this machine's memory in bytes
 RUBRICS = ROOT / "stages" / "labelers" / "rubrics"
 MAX_TEMPLATE_BYTES = 1 << 20  # the longest known templates have a few thousand bytes
 
@@ -235,8 +233,8 @@ def in_package(path: str, key: str) -> Path:
 
 def data_files(local: Path, key: str) -> list[Path]:
     """Return the data files at a path, sorted: the file itself, or those in a folder or of a pattern. A README, a data
-    card and hidden files in a folder are not data. Raise UserError if an entry is not a regular file, a link leads out
-    of the folder, or the files are larger than this machine's memory."""
+    card and hidden files in a folder are not data. Raise UserError if an entry is not a regular file, or a link leads
+    out of the folder."""
     paths = sorted(local.rglob("*")) if local.is_dir() else files_of(local)
     for file in paths:
         if not (file.is_file() or file.is_dir()):
@@ -253,11 +251,6 @@ def data_files(local: Path, key: str) -> list[Path]:
         files = [
             f for f in files if DATA & {end.lower() for end in f.suffixes} and f.name not in NO_DATA
         ]
-    if (size := sum(file.stat().st_size for file in files)) > MEMORY:
-        problem = (
-            f"{size / 2**30:.0f} GiB are more than this machine's memory ({MEMORY / 2**30:.0f} GiB)"
-        )
-        raise UserError(f"{key}={local}: {problem}. Name fewer files, or use a larger machine.")
     return files
 
 

@@ -94,6 +94,20 @@ def test_what_is_no_key_is_taken() -> None:
     servers.validate_endpoints(cfg)
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "model.path=hf-internal-testing/tiny-random-LlamaForCausalLM",
+        "label.path=hf_preferences_train.jsonl",
+        "data.sources=[{path: sk-learning-materials-2024.jsonl}]",
+        "tracker.project=hf_alignment_experiments_2026",
+        "sample.endpoint.api_key_env=my_key",
+    ],
+)
+def test_a_name_that_looks_like_a_key_is_taken(typed: str) -> None:
+    assert typed in normalise([typed])
+
+
 @pytest.mark.parametrize("value", ["null", "A_KEY", "'A_KEY'", "A_KEY,B_KEY", ""])
 def test_the_name_of_an_environment_variable_is_no_key(value: str) -> None:
     typed = f"sample.endpoint.api_key_env={value}"
