@@ -20,10 +20,9 @@ from tests import helpers
 from tests.goldens.runs import named_key, without_places
 
 FILE = "PLUMBLINE_REFUSALS"  # the variable with the file to write to
-# What differs from run to run: folders of tests, fingerprints and ports
+# What differs from run to run: folders of tests and ports
 PLACES = [
     (re.compile(r"/[^\s'\"=]*/pytest-of-\w+/pytest-\d+(/popen-gw\d+)?/[\w.-]+"), "TMP"),
-    (re.compile(r"\b[0-9a-f]{12}\b"), "NODE"),
     (re.compile(r"(127\.0\.0\.1|localhost|\[::1\]):\d+"), "SERVER"),
     (re.compile(r"\bport=[1-9]\d{3,}"), "port=PORT"),
 ]

@@ -21,6 +21,7 @@ from stages.store.node import Node
 from tests.helpers import DATA, as_typed, composed
 
 KEY = re.compile(r"^[\w./\[\]-]+(?==|: )")
+FINGERPRINT = re.compile(r"\b[0-9a-f]{12}\b")  # rows name the node that sampled them
 # Seconds, speeds and memory
 UNSTABLE = re.compile(r"runtime|second|_per_|memory|wall|speed|mfu|at$")
 
@@ -49,8 +50,9 @@ def named_key(message: str) -> str:
 
 
 def without_places(text: str) -> str:
-    """Return a text with the same names for the checkout and the data beside it, wherever they are."""
-    return text.replace(str(DATA), "shared").replace(f"{ROOT}/", "")
+    """Return a text with the same names for the checkout, the data beside it and nodes, wherever and whichever they
+    are."""
+    return FINGERPRINT.sub("NODE", text.replace(str(DATA), "shared").replace(f"{ROOT}/", ""))
 
 
 def digest_table(file: Path) -> dict[str, Any]:
