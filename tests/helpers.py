@@ -125,6 +125,21 @@ def composed(*overrides: str) -> DictConfig:
     return pickle.loads(pickled(*overrides))
 
 
+def settings_by_key(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Return the values of a configuration by their dotted keys."""
+    values, waiting = (
+        dict[str, Any](),
+        [("", OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True))],
+    )
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict) and value:
+            waiting += [(f"{key}.{name}" if key else str(name), v) for name, v in value.items()]
+        else:
+            values[key] = value
+    return values
+
+
 def settings(*overrides: str) -> Config:
     """Return the typed configuration of these overrides."""
     return pickle.loads(pickled_settings(os.environ.get(OUTPUTS), *overrides))

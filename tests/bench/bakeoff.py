@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.data import SPLIT_OF_GROUP, Source
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.schema import Config
 from stages.curation.answer_rules import is_repetitive
@@ -26,12 +25,11 @@ from stages.evaluation.intervals import Means
 from stages.evaluation.outcomes import Outcome, average_runs, read_answers, tabulate
 from stages.hardware import process
 from stages.pipeline.build import build
-from stages.pipeline.graph import wire_graph
 from stages.store.node import Node
 from stages.store.records import Example, load
 from stages.store.store import Store
 from tests.bench import chains
-from tests.bench.references import written
+from tests.helpers import composed, settings_by_key
 
 SETTINGS = ["recipe=bakeoff", "tracker=none", "arms=[]", "control=false", "control_pairs=null"]
 SETTINGS += [
@@ -50,28 +48,21 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """An objective: its title, the key and values of its learning rate, the name of its model's node, overrides."""
+    """An objective: its title, the key and values of its learning rate, the name of its model's node, overrides, and
+    the keys besides in which its settings may differ from those of DPO."""
 
     title: str
     key: str
     rates: tuple[float, float, float]
     node: str = "dpo"
     overrides: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
 
-    def settings(self, rate: float, weaker: str) -> list[str]:
-        return [override.replace("WEAKER", weaker) for override in self.overrides] + [
-            f"{self.key}={rate}"
-        ]
+    def settings(self, rate: float) -> list[str]:
+        return [*self.overrides, f"{self.key}={rate}"]
 
 
 PAIR_RATES = (2.5e-5, 5e-5, 1e-4)
-SIMPO = (
-    "dpo.loss_type=[simpo]",
-    "dpo.loss_weights=null",
-    "dpo.first_difference=false",
-    "dpo.beta=2",
-)
-POOL = ("label=source_order", "sample.pool=[{model: sft, n: 2}, {model: WEAKER, n: 2}]")
 ARMS = {  # those that take longest come first
     "grpo": Arm("GRPO", "grpo.learning_rate", (1e-5, 2e-5, 4e-5), "grpo", ("align=grpo",)),
     "rounds": Arm(
@@ -80,6 +71,7 @@ ARMS = {  # those that take longest come first
         PAIR_RATES,
         "dpo",
         ("rounds=4", "sample.prompts_per_round=400"),
+        ("sample.rounds",),  # set by `rounds`
     ),
     "kto": Arm("KTO", "kto.learning_rate", (2e-6, 5e-6, 1e-5), "kto", ("align=kto",)),
     "dpo": Arm("DPO", "dpo.learning_rate", PAIR_RATES),
@@ -91,11 +83,18 @@ ARMS = {  # those that take longest come first
         ("control_pairs=random",),
     ),
     "control": Arm("control", "control_learning_rate", PAIR_RATES, "control", ("control=true",)),
-    "simpo": Arm("SimPO", "dpo.learning_rate", (1e-5, 2.5e-5, 5e-5), "dpo", SIMPO),
-    "source_order": Arm(
-        "DPO by source_order", "dpo.learning_rate", (1e-5, 2.5e-5, 5e-5), "dpo", POOL
-    ),
 }
+
+
+def undeclared_differences(name: str, *overrides: str) -> set[str]:
+    """Return the keys in which an arm's composed settings differ from DPO's, less those that the arm states."""
+    arm, settings = ARMS[name], [*SETTINGS, *overrides]
+    plain = settings_by_key(composed(*settings, *ARMS["dpo"].settings(PAIR_RATES[0])))
+    own = settings_by_key(composed(*settings, *arm.settings(arm.rates[0])))
+    stated = {override.partition("=")[0] for override in arm.settings(0.0)}
+    rate = ARMS["dpo"].key
+    differing = {key for key in plain.keys() | own.keys() if plain.get(key) != own.get(key)}
+    return differing - stated - {rate, *arm.differs}
 
 
 @dataclass(frozen=True)
@@ -131,22 +130,22 @@ def main(outputs: Path, words: list[str]) -> None:
     seeds = chains.prepared(outputs, [*SETTINGS, *overrides])[0].seeds
     runs = [Run(outputs, (*overrides, "seeds=[]"), seed) for seed in (None, *seeds)]
     chosen_arms = [each.partition(":") for each in own["only"].split()]
+    for name, _, _ in chosen_arms:
+        if keys := undeclared_differences(name, *overrides):
+            raise SystemExit(f"{name} differs from DPO in more than it states: {', '.join(keys)}")
     rates = {name: (float(rate),) if rate else ARMS[name].rates for name, _, rate in chosen_arms}
     with ProcessPoolExecutor(
         int(own["jobs"]), multiprocessing.get_context("spawn"), process.prepare
     ) as pool:
-        quarter = any(ARMS[name].overrides == POOL for name in rates)
-        started = [pool.submit(start, run, quarter) for run in runs]
+        started = [pool.submit(start, run) for run in runs]
         tuned = defaultdict[str, dict[float, float]](dict)
-        waiting = dict[Future[Any], tuple[str, float]]()
-        for name in rates:
-            # others need not wait for it
-            weakest = started[0].result() if ARMS[name].overrides == POOL else ""
-            waiting |= {
-                pool.submit(tune, runs[0], name, rate, weakest): (name, rate)
-                for rate in rates[name]
-            }
-        weaker = [future.result() for future in started]
+        for future in started:
+            future.result()
+        waiting = {
+            pool.submit(tune, runs[0], name, rate): (name, rate)
+            for name in rates
+            for rate in rates[name]
+        }
         trained, chosen = list[Future[Any]](), dict[str, float]()
         for future in as_completed(waiting):
             name, rate = waiting[future]
@@ -157,16 +156,11 @@ def main(outputs: Path, words: list[str]) -> None:
             if len(tuned[name]) == len(rates[name]):
                 # of equal ones the lowest
                 chosen[name] = max(rates[name], key=tuned[name].__getitem__)
-                trained += [
-                    pool.submit(answered, *each, name, chosen[name])
-                    for each in zip(runs, weaker, strict=True)
-                ]
+                trained += [pool.submit(answered, run, name, chosen[name]) for run in runs]
         for future in trained:
             result(future, "a model")
-        tell(runs, weaker, chosen)
-        evaluated = [
-            pool.submit(evaluate, *each, chosen) for each in zip(runs, weaker, strict=True)
-        ]
+        tell(runs, chosen)
+        evaluated = [pool.submit(evaluate, run, chosen) for run in runs]
         results = [each for future in evaluated if (each := result(future, "an evaluation"))]
         for name in chosen:
             of_seeds = [f"{kl[name]:.3f}" for kl in results if name in kl]
@@ -181,42 +175,17 @@ def result(future: Future[Any], title: str) -> Any:
     return None
 
 
-def start(run: Run, with_quarter: bool) -> str:
-    """Build what the arms share: SFT, its answers, and if asked SFT on a quarter of its rows, whose folder is
-    returned."""
+def start(run: Run) -> None:
+    """Build what the arms share: SFT and its answers."""
     cfg, store, nodes, words = run.prepared()
-    build(
-        [nodes["answer_sft"], *([nodes["answer_base"]] if run.seed is None else [])],
-        store,
-        cfg,
-        words,
-    )
-    if not with_quarter:
-        return ""
-    rows = load(store.folder(nodes["sft"].inputs["data"]) / "examples.parquet", Example)
-    by_split = {split: [e for e in rows if e.split == split] for split in ("sft", "validation")}
-    parts = {
-        "sft": by_split["sft"][::4],
-        "validation": [e for e in by_split["validation"] if e.reference],
-    }
-
-    def file(split):
-        return str(written(run.outputs, f"quarter_{run.seed or 0}_{split}", parts[split]))
-
-    sources = [Source(file(split), splits={split: 1.0}) for split in parts]
-    tasks = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0))
-    quarter = wire_graph(
-        replace(cfg, data=replace(cfg.data, tasks=tasks, sources=sources)), store.digest_cache
-    )
-    sft = quarter["sft" if run.seed is None else f"sft_seed_{run.seed}"]
-    build([sft], store, cfg, words)
-    return str(store.folder(sft) / "model")
+    first = [nodes["answer_base"]] if run.seed is None else []
+    build([nodes["answer_sft"], *first], store, cfg, words)
 
 
-def tune(run: Run, name: str, rate: float, weaker: str) -> float:
+def tune(run: Run, name: str, rate: float) -> float:
     """Return the share of validation prompts that an arm passes at a learning rate."""
     arm = ARMS[name]
-    cfg, store, nodes, words = run.prepared(*arm.settings(rate, weaker), "answer.split=validation")
+    cfg, store, nodes, words = run.prepared(*arm.settings(rate), "answer.split=validation")
     answer = answer_of(nodes, arm)
     build([answer], store, cfg, words)
     return passes(store, nodes["data"], answer)
@@ -235,20 +204,18 @@ def answer_of(nodes: dict[str, Node], arm: Arm) -> Node:
     return replace(template, inputs={**template.inputs, "model": nodes[arm.node]})
 
 
-def answered(run: Run, weaker: str, name: str, rate: float) -> None:
+def answered(run: Run, name: str, rate: float) -> None:
     """Build an arm's answers to the test prompts."""
-    cfg, store, nodes, words = run.prepared(*ARMS[name].settings(rate, weaker))
+    cfg, store, nodes, words = run.prepared(*ARMS[name].settings(rate))
     build([answer_of(nodes, ARMS[name])], store, cfg, words)
 
 
 def models_of(
-    run: Run, weaker: str, chosen: dict[str, float]
+    run: Run, chosen: dict[str, float]
 ) -> tuple[Store, dict[str, Node], dict[str, dict[str, Node]]]:
     """Return the store, the nodes of the run without an arm, and by arm whose answers are there, its graph."""
     _, store, nodes, _ = run.prepared()
-    graphs = {
-        name: run.prepared(*ARMS[name].settings(rate, weaker))[2] for name, rate in chosen.items()
-    }
+    graphs = {name: run.prepared(*ARMS[name].settings(rate))[2] for name, rate in chosen.items()}
     return (
         store,
         nodes,
@@ -256,15 +223,15 @@ def models_of(
     )
 
 
-def tell(runs: list[Run], weaker: list[str], chosen: dict[str, float]) -> None:
+def tell(runs: list[Run], chosen: dict[str, float]) -> None:
     """Tell pass rates and differences from SFT, of each prompt's outcomes averaged over seeds, and each arm's cost."""
     outcomes, examples = list[list[Outcome]](), dict[str, Example]()
     cost, loops = (
         defaultdict[str, list[tuple[float, float]]](list),
         defaultdict[str, list[float]](list),
     )
-    for run, folder in zip(runs, weaker, strict=True):
-        store, nodes, graphs = models_of(run, folder, chosen)
+    for run in runs:
+        store, nodes, graphs = models_of(run, chosen)
         answers = {"base": nodes["answer_base"], "sft": nodes["answer_sft"]}
         answers |= {name: answer_of(graph, ARMS[name]) for name, graph in graphs.items()}
         by_role, _ = read_answers({role: store.folder(node) for role, node in answers.items()})
@@ -339,13 +306,13 @@ def cost_of(store: Store, model: Node, sft: Node) -> tuple[float, float]:
     return operations, seconds
 
 
-def evaluate(run: Run, weaker: str, chosen: dict[str, float]) -> dict[str, float]:
+def evaluate(run: Run, chosen: dict[str, float]) -> dict[str, float]:
     """Return each arm's KL from SFT in nats a token, from one evaluation in which one of them is the policy."""
-    store, _, graphs = models_of(run, weaker, chosen)
+    store, _, graphs = models_of(run, chosen)
     lead = next(
         name for name in ("dpo", *graphs) if name in graphs and ARMS[name].node in OBJECTIVES
     )
-    cfg, _, nodes, words = run.prepared(*ARMS[lead].settings(chosen[lead], weaker))
+    cfg, _, nodes, words = run.prepared(*ARMS[lead].settings(chosen[lead]))
     models = {"base": "Base", "sft": "SFT", "policy": ARMS[lead].title}
     inputs = dict(nodes["eval"].inputs)
     for name, graph in graphs.items():

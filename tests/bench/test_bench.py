@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic: what they call an operation of the model, and where a step's time went."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from stages.models import packing
 from stages.models.loading import load_model
 from stages.models.scoring import install_scoring
 from stages.store.manifest import read_manifest
-from tests.bench import flops, profiling
+from tests.bench import bakeoff, flops, profiling
 from tests.bench.chain import PROFILED, Clock
 from tests.bench.flops import Run
 from tests.helpers import ROOT, TINY, Chain, settings
@@ -117,3 +118,15 @@ def test_the_clock_leaves_out_first_step_evaluations_and_what_is_profiled() -> N
         clock.log({"grad_norm": 1.0}, number + 2)
     assert len(plain.seconds) == PROFILED + steps
     assert len(profiled.seconds) == steps
+
+
+@pytest.mark.parametrize("name", bakeoff.ARMS)
+def test_an_arm_of_the_bake_off_differs_in_what_it_states_alone(name: str) -> None:
+    assert bakeoff.undeclared_differences(name) == set()
+
+
+def test_an_arm_that_differs_in_more_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SimPO did, whose settings changed the loss's weights, too."""
+    other = replace(bakeoff.ARMS["rounds"], differs=())
+    monkeypatch.setitem(bakeoff.ARMS, "rounds", other)
+    assert bakeoff.undeclared_differences("rounds") == {"sample.rounds"}

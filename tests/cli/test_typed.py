@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from stages.cli import compose, recipe_layers, recipes, starting_values
 from stages.commands import plan
@@ -24,6 +23,7 @@ from tests.helpers import (
     inside,
     refused,
     settings,
+    settings_by_key,
     slow_but,
 )
 
@@ -39,22 +39,13 @@ SOURCE = "data.sources=[{path: x.jsonl}]"
 
 def keys_of(*overrides: str) -> dict[str, Any]:
     """Return every key of a configuration with its value, with interpolations unresolved."""
-    return dict(flatten(OmegaConf.to_container(composed(*overrides), resolve=False), ""))
-
-
-def flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict) or not value:
-        yield key, value
-        return
-    for name, each in value.items():
-        yield from flatten(each, f"{key}.{name}" if key else str(name))
+    return settings_by_key(composed(*overrides), resolve=False)
 
 
 def recipe_keys(name: str) -> dict[str, Any]:
     """Return the keys of a recipe, those of the recipes that it is based on among them."""
-    recipe = OmegaConf.to_container(recipe_layers.load_recipes([name])[name])
-    assert isinstance(recipe, dict)
-    return {key: value for key, value in flatten(recipe, "") if not key.startswith("defaults")}
+    recipe = settings_by_key(recipe_layers.load_recipes([name])[name], resolve=False)
+    return {key: value for key, value in recipe.items() if not key.startswith("defaults")}
 
 
 def every_recipe_but(*quick: str) -> list[Any]:
@@ -98,8 +89,7 @@ def test_a_key_typed_with_the_recipes_own_value_changes_nothing(name: str) -> No
     for key, value in recipe_keys(name).items():
         text = json.dumps(value).replace('"', "")
         typed = composed_by_hydra(*compose.normalise([line, f"{key}={text}"]))
-        container = OmegaConf.to_container(typed, resolve=False)
-        changed = {k for k, v in flatten(container, "") if plain.get(k) != v}
+        changed = {k for k, v in settings_by_key(typed, False).items() if plain.get(k) != v}
         assert changed <= {key}, key
 
 

@@ -2,17 +2,15 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
 from tests.docs.test_pages import RUNS, one_of_each
-from tests.helpers import composed
+from tests.helpers import composed, settings_by_key
 
 DEFAULT = ""  # the command without an override, whose value is the whole configuration
 
@@ -49,13 +47,7 @@ def resolve(line: str) -> dict[str, str]:
     except (HydraException, UserError):  # a page may show a sweeper that is not installed
         return {}
     cfg.outputs = "outputs"
-    return dict(flatten(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True), ""))
-
-
-def flatten(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """List the values of nested mappings by their dotted keys."""
-    if not isinstance(value, dict) or not value:
-        yield key, json.dumps(value, default=str).replace(str(ROOT), ".")
-        return
-    for name, each in value.items():
-        yield from flatten(each, f"{key}.{name}" if key else str(name))
+    return {
+        key: json.dumps(value, default=str).replace(str(ROOT), ".")
+        for key, value in settings_by_key(cfg).items()
+    }
