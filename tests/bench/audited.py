@@ -38,7 +38,9 @@ TITLES = {Role.base: "Base", Role.sft: "SFT on all rows", Role.policy: "SFT on a
 
 
 def main(outputs: Path, overrides: list[str]) -> None:
-    overrides = [*about(outputs), *overrides]
+    typed = {override.partition("=")[0] for override in overrides}
+    own = [each for each in about(outputs) if each.partition("=")[0] not in typed]
+    overrides = [*own, *overrides]
     cfg, store, nodes = chains.prepared(outputs, overrides)
     audit = replace(cfg.data.audit, actions=ACTIONS)
     audited_nodes = wire_graph(
@@ -72,6 +74,8 @@ def about(outputs: Path) -> list[str]:
     limits = ["data.max_bad=0.1", "answer.max_new_tokens=128"]  # some answers are empty
     return [
         "stage=sft",
+        "recipe=demo",
+        "sft.max_length=1024",
         f"data.sources=[{sources}]",
         *counts,
         *limits,

@@ -34,19 +34,12 @@ def main(texts: list[Path], sizes: dict[str, int], overrides: list[str]) -> None
     file = OUTPUTS / f"base_{sizes['steps']}_{sizes['untrained']}.gguf"
     if not file.exists():
         make(texts, sizes["steps"], sizes["untrained"], file)
-    rate = (
-        []
-        if any(o.startswith("sft.learning_rate=") for o in overrides)
-        else ["sft.learning_rate=5e-5"]
-    )
-    command = [
-        sys.executable,
-        "run.py",
-        f"model.path={file}",
-        f"outputs={OUTPUTS}",
-        *rate,
-        *overrides,
-    ]
+    # the demo's settings, at the rates of this model's size
+    settings_of_demo = ["recipe=demo", "sft.learning_rate=5e-5", "dpo.learning_rate=1e-5"]
+    typed = {override.partition("=")[0] for override in overrides}
+    kept = [each for each in settings_of_demo if each.partition("=")[0] not in typed]
+    run = [sys.executable, "run.py", f"model.path={file}", f"outputs={OUTPUTS}"]
+    command = [*run, *kept, *overrides]
     subprocess.run(command, cwd=ROOT, check=True)
     results = json.loads((OUTPUTS / "latest/eval/results.json").read_text())
     for role, title in results["models"].items():
