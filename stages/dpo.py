@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.config.blocks.training import DPO
-from stages.config.choices import Adapter, Weights
+from stages.config.choices import Adapter, Forward, Weights
 from stages.evaluation.diagnosis.effects import displacement
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model
@@ -62,7 +62,9 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         summary += (
             f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%} of {len(held_out)}"
         )
-    tokens = rows.train.tokens("prompt_ids", "chosen_ids", "prompt_ids", "rejected_ids")
+    # the shared forward reads a pair's prompt once
+    prompts = ["prompt_ids"] * (1 if cfg.forward is Forward.shared_prefix else 2)
+    tokens = rows.train.tokens(*prompts, "chosen_ids", "rejected_ids")
     dpo_metrics = {
         "held_out": len(held_out),
         "displacement": bool(warning),

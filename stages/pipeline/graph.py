@@ -54,7 +54,7 @@ VERSIONS |= {
     "pairs": 9,
     "unpaired": 2,
     "reference": 10,
-    "dpo": 12,
+    "dpo": 13,
     "kto": 4,
     "grpo": 9,
     "reward": 3,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stages.commands.comparing.measured import training_flops
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.schema import Config
 from stages.curation.answer_rules import is_repetitive
@@ -25,6 +26,7 @@ from stages.evaluation.intervals import Means
 from stages.evaluation.outcomes import Outcome, average_runs, read_answers, tabulate
 from stages.hardware import process
 from stages.pipeline.build import build
+from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.records import Example, load
 from stages.store.store import Store
@@ -38,7 +40,6 @@ SETTINGS += [
     "data.tasks.open_validation=140",
 ]
 SETTINGS += ["data.tasks.rephrased=0", "data.tasks.open_test=240", "data.tasks.open_plain=200"]
-WEIGHTS = 134_515_008  # of the demo's model: two operations a token in a forward, six in training
 VIEWS = {
     "trained tasks": ("seen", "unseen_phrasings"),
     "open requests": ("open_test",),
@@ -291,19 +292,14 @@ def tell_view(
 
 def cost_of(store: Store, model: Node, sft: Node) -> tuple[float, float]:
     """Return the operations and seconds of a model's nodes after SFT: what it sampled, scored and trained on."""
-    operations, seconds, before = 0.0, 0.0, {node.fingerprint for node in sft.lineage}
+    before = {node.fingerprint for node in sft.lineage if node.stage != "base"}
+    manifests = list[Manifest]()
     for node in (each for each in model.lineage if each.fingerprint not in before):
         manifest = store.find(node)
         assert manifest is not None
-        metrics = manifest["metrics"]
-        seconds += manifest["wall_seconds"]
-        if node.stage in ("sample", "reference"):
-            operations += 2 * WEIGHTS * (metrics["tokens"] + metrics.get("prompt_tokens", 0))
-        elif node.stage in ("sft", "dpo", "kto", "grpo"):
-            operations += 6 * WEIGHTS * metrics["tokens"]
-        if node.stage == "grpo":  # which also sampled them
-            operations += 2 * WEIGHTS * metrics["tokens"]
-    return operations, seconds
+        manifests.append(manifest)
+    seconds = sum(m["wall_seconds"] for m in manifests if m["stage"] != "base")
+    return training_flops(manifests), seconds
 
 
 def evaluate(run: Run, chosen: dict[str, float]) -> dict[str, float]:

@@ -89,6 +89,9 @@ def test_what_the_stages_computed_is_read_from_their_nodes(chain: Chain) -> None
         read_manifest(at[name])["metrics"].get("steps", 0) for name in STAGES
     ]
     assert stage_flops[0].tokens == read_manifest(at["sft"])["metrics"]["tokens"]
+    # A pair's prompt is read once. The bench counts an average pair per row of a step.
+    trained = read_manifest(at["dpo"])["metrics"]["tokens"]
+    assert stage_flops[2].tokens == pytest.approx(trained, rel=0.02)
     assert all(work.operations > work.tokens for work in stage_flops)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Reads, Split
+from stages.config.choices import Forward, Reads, Split
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 
@@ -101,6 +101,8 @@ def stage_tokens(stage: str, settings: dict[str, Any], sizes: Sizes, from_base: 
     row = sizes.prompt + answer
     row_tokens = {"label": row, "reference": sizes.prompt + 2 * answer}
     row_tokens |= {name: objective.sequences * row for name, objective in OBJECTIVES.items()}
+    if settings.get("forward") == Forward.shared_prefix:
+        row_tokens["dpo"] = row_tokens["reference"]  # a pair's prompt is read once
     row_tokens["grpo"] = sizes.prompt + settings.get("completions", 1) * answer
     times = settings.get("epochs") or settings.get("candidates_per_prompt") or 1
     return float(sizes.rows * times * row_tokens.get(stage, answer))
