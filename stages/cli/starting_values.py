@@ -25,7 +25,7 @@ def warn_of_rates(cfg: Config, typed: dict[str, str]) -> None:
     """Warn if another model than the recipe's is typed, and learning rates that are not typed are above those of
     published runs."""
     others = {key: typed[key] for key in ("model.path", "model") if key in typed}
-    if others.get("model") == recipes.own_option(typed, "model"):
+    if "model" in others and others["model"] == recipes.own_option(typed, "model"):
         del others["model"]
     model = next((f"{key}={value}" for key, value in others.items()), None)
     parameters = count_parameters(cfg.model) if model else None
