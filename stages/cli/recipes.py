@@ -81,10 +81,12 @@ def refuse_mixture(name: str, recipe: DictConfig, typed: dict[str, str]) -> None
     for group, names in OF_ONE_OPTION.items():
         own = own_options.get(group, OF_THE_DEMO[group][0])
         keys = [f"{group}.{key}" for key in names]
-        kept = [key for key in keys if OmegaConf.select(recipe, key) is not None]
+        stated = [key for key in keys if OmegaConf.select(recipe, key) is not None]
         for option in typed.get(group, own).split(","):
-            if option != own and kept:
-                problem = f"{group}={option}: recipe={name} has {', '.join(kept)} for {group}={own}"
+            if option != own and stated:
+                problem = (
+                    f"{group}={option}: recipe={name} has {', '.join(stated)} for {group}={own}"
+                )
                 ways = f"Leave out recipe={name}, or {group}={option} and type keys of {group}"
                 raise UserError(f"{problem}, and a mixture would be neither. {ways}.")
 
@@ -114,8 +116,9 @@ def users_content(typed: dict[str, str]) -> str | None:
     for key, value in typed.items():
         if value in ("null", "[]"):
             continue
-        others = [option for option in value.split(",") if option not in OF_THE_DEMO.get(key, ())]
-        if key in OF_THE_DEMO and others:
+        demos_options = OF_THE_DEMO.get(key, [])
+        is_the_demos = all(option in demos_options for option in value.split(","))
+        if key in OF_THE_DEMO and not is_the_demos:
             return f"{key}={value}"
         if key not in OF_THE_DEMO and any(f"{key}.".startswith(f"{k}.") for k in OF_THE_USER):
             return key

@@ -93,9 +93,9 @@ class DivergenceCheck(TrainerCallback):
         """Return whether the last gradient norm is far above the others."""
         if len(self.norms) <= 8:
             return False
-        *others, norm = self.norms
+        *earlier, norm = self.norms
         # a pair that hinge is done with has 0
-        return norm > EXPLOSION * statistics.median([*filter(None, others)] or [norm])
+        return norm > EXPLOSION * statistics.median([*filter(None, earlier)] or [norm])
 
     def has_climbed(self, steps: int) -> bool:
         recent = max(2, min(RECENT, steps // 2))
