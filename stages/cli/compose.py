@@ -129,9 +129,9 @@ def prepare(
         fit_micro_batches(cfg, spelling.typed_values([*overrides]))
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
-    unread.refuse_unread(cfg, process.read_typed_arguments())
-    typed = spelling.typed_values(process.read_typed_arguments())
-    starting_values.warn_of_rates(cfg, typed)
+    typed_arguments = process.read_typed_arguments()
+    unread.refuse_unread(cfg, typed_arguments)
+    starting_values.warn_of_rates(cfg, typed_in_job(overrides or []))
     machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
@@ -139,8 +139,15 @@ def prepare(
     return (
         cfg,
         store,
-        checked_graph(cfg, store) if needs_graph(cfg.stage, process.read_typed_arguments()) else {},
+        checked_graph(cfg, store) if needs_graph(cfg.stage, typed_arguments) else {},
     )
+
+
+def typed_in_job(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the typed keys and groups, each with the value that it has in the job with these overrides."""
+    typed = spelling.typed_values(process.read_typed_arguments())
+    of_job = spelling.typed_values([*overrides])
+    return {key: of_job.get(key, value) for key, value in typed.items()}
 
 
 def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:

@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from stages.cli import compose, recipes, sweep, unread
 from stages.cli.explain import explained
 from stages.cli.recipe_layers import BLOCKS
-from stages.cli.spelling import typed_values
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError, suggest
 from stages.config.schema import CONF, DOCS, POLICY_STAGES, Config, Target
@@ -89,7 +88,8 @@ def run(composed: DictConfig) -> float | None:
     with explained() if alone else nullcontext():
         cfg, store, nodes = compose.prepare(composed)
         if nodes and HydraConfig.initialized():
-            log.info("%s", recipes.describe_recipe(typed_values(process.read_typed_arguments())))
+            typed = compose.typed_in_job(HydraConfig.get().overrides.task)
+            log.info("%s", recipes.describe_recipe(typed))
         if composed.stage in (Command.chat, Command.export):
             use_finished_run(cfg, store, nodes)
         elif composed.stage in [*Command]:

@@ -63,7 +63,7 @@ def register(line: list[str]) -> None:
 def recipes_under(line: list[str]) -> dict[str, DictConfig]:
     """Return the recipes by name that this command line may compose."""
     typed = typed_values(line)
-    chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
+    chosen = chosen_names(typed)
     is_toy = typed.get("scale") == "toy"
     names = [name for name in ([TOY, *chosen] if is_toy else chosen) if name != NONE]
     recipes = load_recipes(names, all_names=any(word.startswith("-") for word in line))
@@ -77,9 +77,8 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
 
 def refuse_mixture(name: str, recipe: DictConfig, typed: dict[str, str]) -> None:
     """Raise UserError if an option is typed of a group that names content, and the recipe has keys for another one."""
-    own_options = group_options(recipe)
     for group, names in OF_ONE_OPTION.items():
-        own = own_options.get(group, OF_THE_DEMO[group][0])
+        own = own_option(recipe, group)
         keys = [f"{group}.{key}" for key in names]
         stated = [key for key in keys if OmegaConf.select(recipe, key) is not None]
         for option in typed.get(group, own).split(","):
@@ -104,11 +103,20 @@ def avoid_bitsandbytes(recipe: DictConfig) -> None:
             )
 
 
-def own_option(typed: dict[str, str], group: str) -> str:
-    """Return the option of a group that the recipe of a command line has."""
-    name = typed.get("recipe", DEFAULT)
-    recipe = load_recipes([name]).get(name, OmegaConf.create())
+def chosen_names(typed: dict[str, str]) -> list[str]:
+    """Return the names of the recipes of a command line: several in a sweep."""
+    return [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
+
+
+def own_option(recipe: DictConfig, group: str) -> str:
+    """Return the option that a recipe has of a group that names content."""
     return group_options(recipe).get(group, OF_THE_DEMO[group][0])
+
+
+def recipe_of_job(typed: dict[str, str]) -> DictConfig:
+    """Return the one recipe of a job: an empty one for `recipe=none`."""
+    [name] = chosen_names(typed)
+    return OmegaConf.create() if name == NONE else load_recipes([name])[name]
 
 
 def users_content(typed: dict[str, str]) -> str | None:

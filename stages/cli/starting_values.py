@@ -25,8 +25,10 @@ def warn_of_rates(cfg: Config, typed: dict[str, str]) -> None:
     """Warn if another model than the recipe's is typed, and learning rates that are not typed are above those of
     published runs."""
     typed_models = {key: typed[key] for key in ("model.path", "model") if key in typed}
-    if "model" in typed and typed["model"] == recipes.own_option(typed, "model"):
-        del typed_models["model"]
+    if "model" in typed:  # without one, the recipe is not read again
+        recipe = recipes.recipe_of_job(typed)
+        if typed["model"] == recipes.own_option(recipe, "model"):
+            del typed_models["model"]
     model = next((f"{key}={value}" for key, value in typed_models.items()), None)
     parameters = count_parameters(cfg.model) if model else None
     if parameters is None:

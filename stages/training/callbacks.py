@@ -56,7 +56,8 @@ class DivergenceCheck(TrainerCallback):
     ) -> None:
         for logs in state.log_history:  # a resumed training has logs already
             self.record(logs)
-            if "grad_norm" in logs and self.has_exploded():
+            is_recent = logs["step"] > state.global_step - AGAIN
+            if is_recent and "grad_norm" in logs and self.has_exploded():
                 self.explosion = logs["step"]
 
     def on_log(

@@ -16,6 +16,7 @@ from stages.store import sealed_json
 from tests.helpers import (
     TINY,
     Chain,
+    as_typed,
     command,
     composed,
     composed_by_hydra,
@@ -138,6 +139,13 @@ def test_plain_defaults_suit_a_file_of_the_users() -> None:
     assert settings(SOURCE).sft.max_length > demo.sft.max_length
     typed = settings("recipe=demo", "label=dataset", "label.path=x")
     assert (typed.pairs.min_score, typed.dpo) == (1.0, demo.dpo)
+
+
+def test_a_job_of_a_sweep_is_told_of_its_own_recipe_and_model() -> None:
+    with as_typed("-m", "recipe='demo',tiny", "model=tiny,smollm2_135m", "stage=plan"):
+        job = compose.typed_in_job(["recipe=tiny", "model=tiny", "stage=plan", "pairs=all"])
+    assert job == {"recipe": "tiny", "model": "tiny", "stage": "plan"}
+    assert recipes.describe_recipe(job) == "recipe: tiny"
 
 
 def test_the_first_line_names_the_recipe(chain: Chain) -> None:
