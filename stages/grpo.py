@@ -1,7 +1,6 @@
 """Stage `grpo`: group-relative policy optimization (arXiv:2402.03300) on completions that `label` scores."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,14 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     rows, prompts = objective.read_rows(examples, contract, cfg, out, context)
     label = cfg.label
     if label.by_reward:  # the reward model that this run trained
-        label = replace(
-            label, reward_model=replace(label.reward_model, path=str(inputs["reward"] / "model"))
-        )
+        label = label.with_reward_model(str(inputs["reward"] / "model"))
     labeler = make_labeler(label, out)
 
     def judge(prompts: list[Example], rollouts: list[Rollout]) -> Iterator[Judgement]:
         return labeler.judge_rollouts(Pool(prompts, rollouts))
 
     # Reference and reward model are loaded first, so that the token budget is decided from the memory that they leave.
-    if "reward_model" in label.labelers:
+    if "reward_model" in label.names:
         [*judge([], [])]
     device = resolve_device(cfg.runtime.device)
     # else the reference is the policy without its adapter

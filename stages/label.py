@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import Label, OwnLabeler
+from stages.config.blocks.models import Own
 from stages.config.errors import UserError, name_block
 from stages.evaluation import learnt_scores, reliability
 from stages.evaluation.labelling import length_gaps
@@ -31,7 +32,7 @@ from stages.store.workspace import SCRATCH, StageDir
 
 def run(cfg: Label, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Run the stage; its messages name the settings as the user's configuration block does."""
-    with name_block(cfg.name):
+    with name_block(cfg.block):
         return publish_judged_pool(cfg, inputs, out)
 
 
@@ -42,7 +43,8 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     Raise UserError if more judgements are missing than `max_failed` allows, or a judgement of user code is invalid."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # a killed attempt may have left one
     labeler = make_labeler(cfg, out)
-    with plugins.explain_errors(cfg.own, "label.own", out.path):
+    own = cfg.own if isinstance(cfg, OwnLabeler) else Own()
+    with plugins.explain_errors(own, "label.own", out.path):
         pool = labeler.pool(inputs)
         figures, judgements = Figures(), labeler.judge_all(pool)
         complete = complete_judgements(

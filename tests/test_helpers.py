@@ -14,7 +14,7 @@ from tests.helpers import TINY, composed, composed_by_hydra, forget_compositions
 LINES = [
     "seed=7 seeds=[1,2] dpo.beta=0.5 dpo.loss_type=[sigmoid,sft] dpo.loss_weights=[1.0,0.5] sft.epochs=2",
     "sft.trainer.weight_decay=0.1 dpo.trainer.lr_scheduler_kwargs={power:2} sft.trainer.optim=sgd",
-    "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}] sample=openai",
+    "label=judge label.endpoints=[{base_url:'http://127.0.0.1:1',model:x}] sample=openai",
     "model.random_init.hidden_size=32 sft.learning_rate=0.1 dpo.adapter=lora dpo.lora.target_modules=[q_proj]",
     "data.sources=[{path:README.md,splits:{sft:0.5}}] outside=[{path:README.md}] sft.seed=${seed}",
     "label=dataset label.path=x label.columns={prompt:question} stage=label label.own={file:a.py,name:A}",

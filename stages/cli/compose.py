@@ -21,7 +21,7 @@ from stages.cli.explain import unknown_setting_message
 from stages.config.blocks.models import Own
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
-from stages.config.schema import Config
+from stages.config.schema import OPTIONS, Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import wire_graph
 from stages.preflight import building, constraints, servers
@@ -39,6 +39,9 @@ CACHES = {
 }
 # here, as it takes a third of a second each time
 ConfigStore.instance().store(name="schema", node=Config)
+for group, options in OPTIONS.items():
+    for option, kind in options.items():
+        ConfigStore.instance().store(name=f"{Path(group).name}_{option}", node=kind)
 # OmegaConf derives its YAML loader from this one, and reads conf/ and recipes/ much faster with libyaml.
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Hydra copies this store for every group that --help lists, which takes seconds and is never needed.
@@ -119,7 +122,7 @@ def prepare(
         cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
     except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
         missing = min(OmegaConf.missing_keys(composed))
-        raise UserError(f"{missing} is required and has no value. Set it.") from error
+        raise UserError(f"{missing} is required and has no value. Set {missing}=VALUE.") from error
     set_cache_folders(Path(cfg.outputs))
     if HydraConfig.initialized():
         hydra = HydraConfig.get()

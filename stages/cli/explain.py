@@ -35,7 +35,8 @@ from stages.config.errors import (
     visible,
 )
 from stages.config.installation import read_beside
-from stages.config.schema import CONF, Config
+from stages.config.limits import COMPUTED
+from stages.config.schema import CONF, OPTIONS, Config
 from stages.hardware import process
 
 OF_HYDRA = {
@@ -126,7 +127,7 @@ def setting_message(error: OmegaConfBaseException, where: str = "") -> str:
     key = str(error.full_key or error.key or "")
     kind = error.object_type
     if is_dataclass(kind) and error.key is not None and "not in" in str(error):
-        place = "" if where == f"{key}: " else where
+        place = "" if where.startswith(key) else where
         return place + unknown_setting_message(key, kind)  # type: ignore[arg-type]  # a class, as all types are
     message = str(error).splitlines()[0].removesuffix(".")
     for pattern, plainer in PLAIN_WORDS.items():
@@ -143,7 +144,7 @@ def setting_message(error: OmegaConfBaseException, where: str = "") -> str:
 
 def unknown_setting_message(key: str, kind: type) -> str:
     """Return the message for a key that its block does not have, with the nearest name or the blocks that have it."""
-    name, field_names = key.rpartition(".")[2], [f.name for f in fields(kind)]
+    name, field_names = key.rpartition(".")[2], known_keys(kind)
     if key == "recipe":
         return "a recipe in the folder of --config-dir has no name here. Type its path: recipe=FILE.yaml."
     if corrected := corrected_top_level(key):
@@ -155,9 +156,31 @@ def unknown_setting_message(key: str, kind: type) -> str:
             f"{key} is not a setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
         )
     elsewhere = [other for other in spelling.setting_types() if other.rpartition(".")[2] == name]
+    if line := other_option_message(key, kind):
+        return line
     if elsewhere and SYNONYMS.get(name) not in field_names and not nearest(name, field_names, 0.8):
         return f"{key} is not a setting. Did you mean {' or '.join(elsewhere)}?"
     return f"{key} is not a setting.{suggest(name, field_names)}"
+
+
+def other_option_message(key: str, kind: type) -> str | None:
+    """Return the message for a key that other options of the group have; None if no option has it."""
+    for group, options in OPTIONS.items():
+        chosen = next((option for option, each in options.items() if each is kind), None)
+        name = key.rpartition(".")[2]
+        if chosen == name:
+            block = key.removesuffix(f".{name}")
+            return f"{key}: the keys of {group}={name} are in {block} itself. Leave {name} out of the key."
+        having = [option for option in options if name in known_keys(options[option])]
+        if chosen and having:
+            ways = " or ".join(f"{group}={option}" for option in having)
+            return f"{key} is no key of {group}={chosen}. Add {ways}, or leave the key out."
+    return None
+
+
+def known_keys(kind: type) -> list[str]:
+    """Return the keys of a block that can be typed."""
+    return [key.name for key in fields(kind) if COMPUTED not in key.metadata]
 
 
 def corrected_top_level(key: str) -> list[str]:

@@ -68,10 +68,14 @@ def block_help(name: str) -> str:
     for title, section in SECTION.findall(
         (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
     ):
+        of_option = "=" in title  # the keys of one option of a group: label=judge
         for row in ROW.findall(section):
             key, *cells = unescape(MARKUP.sub("", LINK.sub(r"\1", row))).split(" | ")
             titles |= {title, key}
             if title in blocks or any(f"{key}.".startswith(f"{block}.") for block in blocks):
+                if of_option:
+                    lines.append(f"with {title}:")
+                    of_option = False
                 kind, default, *meaning = cells if len(cells) == 3 else (*cells, "")
                 lines.append(f"{key:40} {default:24} {'; '.join(filter(None, (kind, *meaning)))}")
     if not lines:

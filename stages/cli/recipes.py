@@ -5,6 +5,7 @@ groups, so its keys stand on top of a typed group's option. Without `recipe=`, r
 the user's is typed: its values suit its own tasks and its own model."""
 
 import logging
+from dataclasses import fields
 from importlib.util import find_spec
 
 from hydra.core.config_store import ConfigStore
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli.recipe_layers import group_options, load_recipes
 from stages.cli.spelling import typed_values
+from stages.config.blocks.labels import LABELS, Label
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
 NONE = "none"  # the recipe without a key
+TOY_PREFERENCES = "package:stages/tasks/toy_preferences.jsonl"
 # The options of the groups that name content which recipe=demo is made for
 OF_THE_DEMO = {
     "model": ["embedded"],
@@ -38,11 +41,13 @@ OF_THE_USER = (
     "sample.file",
     "sample.own",
 )
+KEYS_OF_LABELERS = {key.name for kind in LABELS.values() for key in fields(kind)}
+KEYS_OF_LABELERS -= {key.name for key in fields(Label)}
 # The keys of a recipe's block that belong to one option of the group, and make a mixture with another option
 OF_ONE_OPTION = {
     "model": ["path", "random_init", "config"],
     "data": ["sources", "tasks"],
-    "label": ["path", "judge", "human", "reward_model", "ensemble", "own"],
+    "label": sorted(KEYS_OF_LABELERS),
     "sample": ["file", "pool", "endpoint", "own"],
 }
 
@@ -72,6 +77,7 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
             refuse_mixture(name, recipes[name], typed)
             if is_toy:
                 avoid_bitsandbytes(recipes[name])
+                read_toy_preferences(recipes[name])
     return recipes
 
 
@@ -101,6 +107,12 @@ def avoid_bitsandbytes(recipe: DictConfig) -> None:
                 "warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.",
                 block,
             )
+
+
+def read_toy_preferences(recipe: DictConfig) -> None:
+    """Replace the preferences of a recipe that reads some."""
+    if own_option(recipe, "label") == "dataset":
+        recipe["label"] = {"path": TOY_PREFERENCES}
 
 
 def chosen_names(typed: dict[str, str]) -> list[str]:

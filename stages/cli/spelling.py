@@ -14,7 +14,7 @@ from hydra.errors import OverrideParseException
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError, suggest
 from stages.config.limits import ONE_OF
-from stages.config.schema import CONF, RECIPES, Config
+from stages.config.schema import CONF, OPTIONS, RECIPES, Config
 from stages.store.plugins import user_path
 
 MULTIRUN = {"-m", "--multirun"}
@@ -157,9 +157,12 @@ def settings_below(kind: type, prefix: str) -> Iterator[tuple[str, tuple[Any, An
         parts = [part for part in typing.get_args(types[field.name]) if part is not type(None)]
         optional = type(None) in typing.get_args(types[field.name])
         hint = parts[0] if optional and len(parts) == 1 else types[field.name]
-        yield f"{prefix}{field.name}", (hint, field.metadata)
-        if is_dataclass(hint):
-            yield from settings_below(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]  # a class, as all types are
+        key = f"{prefix}{field.name}"
+        yield key, (hint, field.metadata)
+        options = OPTIONS.get(key.replace(".", "/"), {})
+        for each in options.values() or [hint]:
+            if is_dataclass(each):
+                yield from settings_below(each, f"{key}.")  # type: ignore[arg-type]  # a class, as all types are
 
 
 def type_of(key: str) -> Any:

@@ -7,6 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from stages.cli.spelling import MULTIRUN, typed_values
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
+from stages.config.blocks.evaluation import NOBODY
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import (
@@ -15,7 +16,6 @@ from stages.config.choices import (
     Command,
     Demonstrations,
     ExportFormat,
-    Rubrics,
     Strategy,
 )
 from stages.config.errors import Errors
@@ -76,45 +76,28 @@ def is_swept(keys: list[str], typed: list[str]) -> bool:
 
 
 def of_label(cfg: Config) -> Conditions:
-    """Return the conditions for keys of `label`."""
-    label, labelers = cfg.label, cfg.label.labelers
-    way = "{{labeler: {}}} to label.ensemble.members" if label.voters else "label={}"
-    scores, model_path = "reward_model" in labelers, label.reward_model.path
+    """Return the conditions for a revision of a labeler's file or model, and for thresholds of scores."""
+    path = vars(cfg.label).get("path")
     return {
-        "files": not label.brings_pool,
-        "local labels": label.brings_pool and is_local(label.path, "label.path"),
-        ("judge", way.format("judge")): "judge" not in labelers,
-        "pointwise judge": "judge" in labelers and label.judge.kind is Rubrics.pointwise,
-        "people": "human" not in labelers and label.labeler != "ensemble",
-        "overlap": ("human" in labelers or label.labeler == "ensemble") and not label.human.overlap,
-        ("reward model", way.format("reward_model")): not scores,
-        "local reward model": scores
-        and (model_path is None or is_local(model_path, "label.reward_model.path")),
-        "ensemble": label.labeler != "ensemble",
-        "threshold": label.prefers,
+        "local labels": not path or is_local(path, "label.path"),
+        "threshold": cfg.label.prefers,
     }
 
 
 def of_judged(cfg: Config) -> Conditions:
-    """Return the conditions for keys of `eval.judged`, and of labels and pairs under another objective than DPO."""
-    judged = cfg.eval.judged
+    """Return the conditions for labels and pairs under another objective than DPO, and for parts of the evaluation."""
     scores = cfg.sft.demonstrations is Demonstrations.selected or Align.grpo in cfg.objectives
     labels = ("label.audit label.known" if scores else "label") + ("" if cfg.selects else " sample")
-    labelers = (
-        [] if judged.labeler == "ensemble" else ["judge", "human", "reward_model", "ensemble"]
-    )
-    # with align=none, `against` names the other model
-    against = "" if cfg.align is Align.none else "against"
     return {
         "pairs": not cfg.by_pairs and cfg.by_labels,
         ("labels and pairs", labels): not cfg.by_pairs and not cfg.by_labels,
         "unpaired": Align.kto not in cfg.objectives and not cfg.unpaired_wanted,
         "kto": Align.kto not in cfg.objectives,
         "grpo": Align.grpo not in cfg.objectives,
-        ("judged", against): not judged.is_requested,
+        # with align=none, it names the other model
+        "judged": cfg.eval.judged.labeler == NOBODY and cfg.align is not Align.none,
         "suites": not cfg.eval.suites.names,
         "benchmark": not cfg.benchmark.tasks,
-        **{("judged by others", name): name not in judged.label.labelers for name in labelers},
     }
 
 

@@ -347,7 +347,7 @@ def left_out_lines(manifests: Sequence[Manifest], unused: int) -> list[str]:
 
 def labels_section(m: Manifest, folder: Path) -> str:
     """Return the section on a labeler and the results of its audit."""
-    judges = [str(e["model"]) for e in (m["config"].get("judge") or {}).get("endpoints") or []]
+    judges = [str(endpoint["model"]) for endpoint in m["config"].get("endpoints") or []]
     judge_list = f" ({', '.join(map(escape_cell, judges))})" if judges else ""
     labeler = f"`label {m['fingerprint']}`, by {m['metrics']['labeler']}{judge_list}: {m['metrics']['summary']}."
     if not (audited := folder / "reliability.json").exists():

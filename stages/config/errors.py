@@ -42,11 +42,12 @@ class UserError(Exception):
 
 @contextmanager
 def name_block(block: str) -> Iterator[None]:
-    """Replace `label.` by `block.` in errors raised inside: `eval.judged` has the keys of `label`."""
+    """Replace `label.` by `block.` in errors raised inside: `eval.judged` has the keys of `label`, and so has
+    `label.judge`, the judge of an ensemble."""
     try:
         yield
     except UserError as error:
-        group = block.replace(".", "/")
+        group = "eval/judged" if block.startswith("eval.judged") else "label"
         messages = [re.sub(r"\blabel\.", f"{block}.", each) for each in error.messages]
         raise UserError(*(re.sub(r"\blabel=", f"{group}=", each) for each in messages)) from error
 

@@ -4,6 +4,7 @@
 composed, so `dpo.beta=0.05` means the same for every target. Inside a block, `runtime` holds settings that cannot
 change the result, so the fingerprint leaves them out. `trainer` goes to TRL under TRL's names."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -13,8 +14,8 @@ from omegaconf import MISSING, OmegaConf
 from stages.config import choices
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
-from stages.config.blocks.evaluation import Answer, Benchmark, Eval
-from stages.config.blocks.labels import Label
+from stages.config.blocks.evaluation import JUDGED, Answer, Benchmark, Compared, Eval
+from stages.config.blocks.labels import LABELS, Judge, Label
 from stages.config.blocks.models import Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import ChatRuntime
@@ -44,6 +45,9 @@ Target = StrEnum(
     "base source data select sft sample pool label pairs unpaired reference dpo kto grpo reward answer versus eval "
     "benchmark report",
 )
+
+# The groups whose option picks a class, each with its keys: the classes by the option's name
+OPTIONS: dict[str, Mapping[str, type]] = {"label": LABELS, "eval/judged": JUDGED}
 
 POLICY_STAGES = (Target.dpo, Target.kto, Target.grpo)  # stages that train the policy
 
@@ -161,7 +165,7 @@ class Config:
     seeds: list[int] = random_seed()
     sft: SFT = field(default_factory=SFT)
     sample: Sample = field(default_factory=Sample)
-    label: Label = field(default_factory=Label)
+    label: Label = MISSING
     select: Select = field(default_factory=Select)
     pairs: Pairs = field(default_factory=Pairs)
     unpaired: Unpaired = field(default_factory=Unpaired)
@@ -252,20 +256,21 @@ class Config:
     @property
     def labels(self) -> list[Label]:
         """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
-        selected, judged = (
-            self.sft.demonstrations is choices.Demonstrations.selected,
-            self.eval.judged,
-        )
+        selected = self.sft.demonstrations is choices.Demonstrations.selected
         labels = [] if self.align is choices.Align.none and not selected else [self.label]
-        return [*labels, judged.label] if judged.is_requested else labels
+        judged = self.eval.judged
+        return [*labels, judged.label] if isinstance(judged, Compared) else labels
 
     @property
     def own_parts(self) -> dict[str, Own]:
         """The user's own code, by the block that names it."""
-        blocks = {name: vars(self)[name] for name in ("data", "sample", "label")} | {
-            "eval.judged": self.eval.judged
+        blocks = {
+            "data": self.data,
+            "sample": self.sample,
+            "label": self.label,
+            "eval.judged": self.eval.judged,
         }
-        return {name: block.own for name, block in blocks.items()}
+        return {name: getattr(block, "own", Own()) for name, block in blocks.items()}
 
     @property
     def own_prompts(self) -> bool:
@@ -288,12 +293,11 @@ class Config:
     @property
     def endpoints(self) -> dict[str, Endpoint]:
         """The endpoints that this run calls, by their settings."""
+        judges = [part for label in self.labels for part in label.parts if isinstance(part, Judge)]
         endpoints = {
-            f"{label.name}.judge.endpoints[{i}]": endpoint
-            for label in self.labels
-            for i, endpoint in enumerate(
-                label.judge.endpoints or [] if "judge" in label.labelers else []
-            )
+            f"{judge.block}.endpoints[{i}]": endpoint
+            for judge in judges
+            for i, endpoint in enumerate(judge.endpoints)
         }
         asking = [
             block for block in self.sample.members if block.sampler == "openai" and not block.file

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.config.blocks.evaluation import CONSTANT, NOBODY, REFERENCES, Eval
+from stages.config.blocks.evaluation import CONSTANT, REFERENCES, Compared, Eval
 from stages.config.installation import read_beside
 from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import Measure
@@ -145,7 +145,8 @@ def judged_results(
         comparison = Comparison.read(inputs[f"versus_{key}"], inputs.get(f"judged_{key}"))
         outcomes, prompts = comparison.outcomes, len(comparison.sides)
         alike = int(outcomes.alike.sum())
-        labeler = "own" if cfg.judged.labeler in (None, NOBODY) else cfg.judged.labeler
+        assert isinstance(cfg.judged, Compared)  # else nothing is compared
+        labeler = cfg.judged.labeler
         row = {"title": title, "labeler": labeler, "prompts": prompts, "alike": alike}
         if f"judged_{key}" in inputs:
             measured += measure_wins(comparison, key, title, labeler, cfg.instruments["judge"])

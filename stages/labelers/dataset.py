@@ -7,7 +7,7 @@ from itertools import chain, combinations
 from pathlib import Path
 from statistics import fmean
 
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import PreferenceFile
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
@@ -32,7 +32,7 @@ class Dataset(Labeler):
 
     name = "dataset"
 
-    def __init__(self, cfg: Label, out: StageDir):
+    def __init__(self, cfg: PreferenceFile, out: StageDir):
         self.source, self.key, self.out = cfg.source, cfg.key, out
         self.judgements_by_prompt = dict[str, list[Judgement]]()
         # all scores of a candidate that has several in the file

@@ -5,7 +5,7 @@ one. A further verdict is worth most where votes differ: query by committee (Seu
 
 GRPO wants a score of every completion instead (`judge_rollouts`): the members' mean score, by their weights.
 
-With `label.ensemble.people`, people first judge the random sample of `label.audit`. Their verdicts on the sample
+With `label.people`, people first judge the random sample of `label.audit`. Their verdicts on the sample
 measure the ensemble's accuracy and change no judgement. Then people judge the comparisons with the most disagreement,
 up to the budget, and these verdicts replace the ensemble's."""
 
@@ -18,8 +18,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.labels import Label, Voter
-from stages.config.errors import UserError
+from stages.config.blocks.labels import Ensemble as Block
+from stages.config.blocks.labels import Voter
+from stages.config.errors import UserError, name_block
 from stages.evaluation.relative_scores import floors_by_prompt, quantiles_over_prompts
 from stages.evaluation.reliability import OWN_VOTE, Key, countable, draw_audit, key_of
 from stages.labelers.human import question_judgements
@@ -141,23 +142,21 @@ class Ensemble(Labeler):
     name = "ensemble"
     compares = True
 
-    def __init__(self, cfg: Label, out: StageDir):
+    def __init__(self, cfg: Block, out: StageDir):
         self.cfg, self.out, self.tallies = cfg, out, dict[str, Any]()
         self.by_labeler = dict[str, list[Judgement]]()
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the pool that all members judged, and load their judgements.
         Raise UserError if a member with a veto gives preferences instead of scores."""
-        for i, voter in enumerate(self.cfg.voters):
+        for i, voter in enumerate(self.cfg.members):
             self.by_labeler[voter.labeler] = judgements = load(
                 inputs[voter.labeler] / "judgements.parquet", Judgement
             )
             if voter.veto is not None and any(j.preference for j in judgements):
                 problem = f"a veto needs scores, and {voter.labeler} gives preferences"
                 way_out = "Remove the veto, or use a labeler that gives scores."
-                raise UserError(
-                    f"label.ensemble.members[{i}].veto={voter.veto:g}: {problem}. {way_out}"
-                )
+                raise UserError(f"label.members[{i}].veto={voter.veto:g}: {problem}. {way_out}")
         return super().pool(inputs)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
@@ -171,7 +170,7 @@ class Ensemble(Labeler):
         """The members as labelers, which the ensemble itself asks in every step of GRPO."""
         return [
             (voter, make_labeler(self.cfg.member(voter.labeler), self.out))
-            for voter in self.cfg.voters
+            for voter in self.cfg.members
         ]
 
     @property
@@ -213,7 +212,8 @@ class Ensemble(Labeler):
         """Return the scores of every member by candidate, and by candidate the error of a member without a score."""
         scores_by_voter, errors = list[dict[str, float]](), dict[str, str]()
         for voter, member in self.members:
-            judgements = {j.candidate_id: j for j in member.judge_rollouts(pool)}
+            with name_block(self.cfg.member(voter.labeler).block):
+                judgements = {j.candidate_id: j for j in member.judge_rollouts(pool)}
             scores = dict[str, float]()
             for c in pool.candidates:
                 judgement = judgements.get(c.candidate_id)
@@ -227,10 +227,10 @@ class Ensemble(Labeler):
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield the ensemble's judgements, and people's verdicts on the comparisons that people were asked about."""
-        votes = [*joint_votes(self.cfg.voters, self.by_labeler, pool.candidates)]
+        votes = [*joint_votes(self.cfg.members, self.by_labeler, pool.candidates)]
         judged: dict[Key, Judgement] = {each.ids: judgement_of(each) for each in votes}
         self.tallies = count_votes(self.cfg, votes, self.by_labeler)
-        if self.cfg.ensemble.people:
+        if self.cfg.people:
             self.ask_people(pool, votes, judged)
         yield from judged.values()
 
@@ -246,7 +246,7 @@ class Ensemble(Labeler):
 
         def question_of(key: Key) -> Question:
             pair = [candidates[name] for name in key]
-            return question(prompts[judged[key].prompt_id], pair, self.cfg.human.instructions or "")
+            return question(prompts[judged[key].prompt_id], pair, self.cfg.human.instructions)
 
         count = 0 if self.cfg.known else self.cfg.audit or 0
         sample = draw_audit(countable(judged.values(), candidates), count)
@@ -258,14 +258,14 @@ class Ensemble(Labeler):
         disputed_ids = [
             *dict.fromkeys(q.id for q in disputed_questions.values() if q.id not in audited_ids)
         ]
-        chosen_ids = {*disputed_ids[: self.cfg.ensemble.people]}
+        chosen_ids = {*disputed_ids[: self.cfg.people]}
         questions = audited | {
             key: q for key, q in disputed_questions.items() if q.id in chosen_ids
         }
         by_id = {q.id: q for q in questions.values()}
-        session = collect_answers(
-            mark_shared([*by_id.values()], self.cfg.human), self.cfg.human, self.out
-        )
+        with name_block("label.human"):
+            shared = mark_shared([*by_id.values()], self.cfg.human)
+            session = collect_answers(shared, self.cfg.human, self.out)
         people_verdicts, changed = dict[Key, str](), 0
         for ids, asked_question in questions.items():
             needed = session.questions[asked_question.id].needed
@@ -304,11 +304,11 @@ def judgement_of(joint: JointVote) -> Judgement:
 
 
 def count_votes(
-    cfg: Label, joint: Sequence[JointVote], by_labeler: Mapping[str, list[Judgement]]
+    cfg: Block, joint: Sequence[JointVote], by_labeler: Mapping[str, list[Judgement]]
 ) -> dict[str, Any]:
     """Return how often each member votes, agrees with the result and vetoes, and how often members disagree."""
     members = dict[str, dict[str, Any]]()
-    for voter in cfg.voters:
+    for voter in cfg.members:
         name = voter.labeler
         votes = [
             (VERDICTS[each.votes[name]], each.preference) for each in joint if name in each.votes

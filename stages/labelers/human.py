@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.people import answer_rows
@@ -27,8 +27,8 @@ class People(Labeler):
 
     name = "human"
 
-    def __init__(self, cfg: Label, out: StageDir):
-        self.cfg, self.out = cfg.human, out
+    def __init__(self, cfg: Human, out: StageDir):
+        self.cfg, self.out = cfg, out
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the part to ask people about, with a note on its size. Raise UserError without different answers."""

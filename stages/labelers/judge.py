@@ -14,7 +14,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import Judge
 from stages.config.choices import Reading, Rubrics
 from stages.config.errors import UserError
 from stages.endpoints.client import Client, Question, run_jobs
@@ -46,14 +46,11 @@ class Jury(Labeler):
 
     name = "judge"
 
-    def __init__(self, cfg: Label, out: StageDir):
-        self.cfg, self.out, self.rubric = cfg.judge, out, Rubric(cfg.judge)
-        self.max_failed, self.disagreements, self.probed = cfg.max_failed, 0, False
-        self.compares = self.rubric.kind is Rubrics.pairwise
-        self.judges = [
-            Client(e, f"label.judge.endpoints[{i}]", out)
-            for i, e in enumerate(self.cfg.endpoints or ())
-        ]
+    def __init__(self, cfg: Judge, out: StageDir):
+        self.cfg, self.out, self.rubric = cfg, out, Rubric(cfg)
+        self.disagreements, self.probed = 0, False
+        self.compares = cfg.prefers
+        self.judges = [Client(e, f"label.endpoints[{i}]", out) for i, e in enumerate(cfg.endpoints)]
         self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
@@ -66,8 +63,8 @@ class Jury(Labeler):
         texts_differ = any(
             len({c.stripped_text for c in candidates}) > 1 for _, candidates in pool.by_prompt()
         )
-        asks = texts_differ or self.rubric.kind is Rubrics.pointwise
-        if self.rubric.reading is Reading.json and asks and not self.probed:
+        asks = texts_differ or self.cfg.kind is Rubrics.pointwise
+        if self.cfg.reading is Reading.json and asks and not self.probed:
             self.probed = True
             list(
                 run_jobs(
@@ -81,37 +78,37 @@ class Jury(Labeler):
         ):
             for judgement in judgements:
                 failed.update([judgement.error] if judgement.error else [])
-                if failed.total() > self.max_failed * len(questions):
+                if failed.total() > self.cfg.max_failed * len(questions):
                     error, count = failed.most_common(1)[0]
                     missing = f"{failed.total()} of {len(questions)} judgements are already missing"
                     way_out = "Remove the cause, or raise the limit"
                     resumes = "the same command then resumes with the cached replies."
                     cause = f"most often ({count} times) because: {error}"
                     raise UserError(
-                        f"label.max_failed={self.max_failed:g}: {missing}, {cause}. {way_out}; {resumes}"
+                        f"label.max_failed={self.cfg.max_failed:g}: {missing}, {cause}. {way_out}; {resumes}"
                     )
                 yield judgement
                 progress.update()
-        if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:
+        if len(self.judges) == 2 and self.cfg.kind is Rubrics.pairwise:
             self.out.inform(
-                f"judge.endpoints: two judges must agree. They differ on {self.disagreements - before} of "
+                f"label.endpoints: two judges must agree. They differ on {self.disagreements - before} of "
                 f"{len(questions)} comparisons, which count as ties. Add a third judge to get a majority."
             )
 
     def figures(self) -> dict[str, Any]:
         """Return the number of comparisons on which several pairwise judges differ; nothing for a single judge."""
-        several = len(self.judges) > 1 and self.rubric.kind is Rubrics.pairwise
+        several = len(self.judges) > 1 and self.cfg.kind is Rubrics.pairwise
         return {"judges_differ": self.disagreements} if several else {}
 
     def questions(self, pool: Pool) -> Iterator[partial[Coroutine[Any, Any, Judgement]]]:
         """Yield one callable per judgement, whose coroutine asks the judges."""
         for prompt, candidates in pool.by_prompt():
-            if self.rubric.kind is Rubrics.pointwise:
+            if self.cfg.kind is Rubrics.pointwise:
                 yield from (
                     partial(self.judge_score, prompt, candidate) for candidate in candidates
                 )
             else:
-                pairs = pair_up(candidates, self.cfg.comparisons, self.cfg.seed or 0)
+                pairs = pair_up(candidates, self.cfg.comparisons, self.cfg.seed)
                 yield from (partial(self.judge_preference, prompt, a, b) for a, b in pairs)
 
     async def probe(self, judge: Client) -> None:
@@ -123,9 +120,7 @@ class Jury(Labeler):
             {"role": "system", "content": SYSTEM.format(mark="0")},
             {"role": "user", "content": PROBE},
         ]
-        question = Question(
-            messages, max(64, self.cfg.max_tokens or 64), 0.0, 0, response_format=schema
-        )
+        question = Question(messages, max(64, self.cfg.max_tokens), 0.0, 0, response_format=schema)
         server = f"{judge.name}: {judge.endpoint.model} at {judge.endpoint.base_url}"
         reply_text = ""
         for fresh in (False, True):
@@ -134,15 +129,13 @@ class Jury(Labeler):
                 json_value(reply_text, "word", (WORD,))
                 return
             except NoReply as error:
-                way_out = "If it accepts no schema, set label.judge.reading=text."
+                way_out = "If it accepts no schema, set label.reading=text."
                 raise UserError(
                     f"{server} does not answer a question with a json_schema: {error.reason}. {way_out}"
                 ) from error
             except NoVerdict:
                 continue
-        way_out = (
-            "Set label.judge.reading=text, which reads the verdict from the last line of the reply."
-        )
+        way_out = "Set label.reading=text, which reads the verdict from the last line of the reply."
         raise UserError(
             f"{server} does not follow a json_schema (it replied {reply_text[:60]!r}). {way_out}"
         )
@@ -204,11 +197,11 @@ class Jury(Labeler):
         verdict, the next attempt has another seed. Without a reply the seed stays: network faults decide nothing."""
         stored_reply = reason = None
         seed = 0
-        for _ in range(self.cfg.attempts or 1):
+        for _ in range(self.cfg.attempts):
             try:
                 reply = await judge.ask(self.rubric.question(prompt.messages, texts, seed))
                 stored_reply = {"text": reply.text, "finish_reason": reply.finish_reason}
-                return verdict(reply, self.rubric.kind, self.rubric.reading), stored_reply, None
+                return verdict(reply, self.cfg.kind, self.cfg.reading), stored_reply, None
             except NoReply as error:
                 reason = error.reason
                 if not error.retryable:

@@ -8,7 +8,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import Label, OwnLabeler
 from stages.config.errors import UserError
 from stages.evaluation.reliability import Key
 from stages.formats.readers.row import Row
@@ -45,8 +45,8 @@ class Pool(NamedTuple):
 
 
 class Labeler(ABC):
-    """A judge of candidates. Each file in this folder has one subclass; `label.labeler` is the name of the file. A
-    user-defined labeler (`label.own`) is constructed with the options of its block, and needs `name` and `judge`."""
+    """A judge of candidates. Each file in this folder has one subclass; `label=NAME` is the name of the file. A
+    user-defined labeler (`label=own`) is constructed with the options of its block, and needs `name` and `judge`."""
 
     name: str  # written into every judgement
     learnt = False  # True: a learned reward, so the stage warns about signs of overoptimization
@@ -108,12 +108,12 @@ class Labeler(ABC):
 def make_labeler(cfg: Label, out: StageDir) -> Labeler:
     """Return the labeler that `label` names: one of this folder, or a user-defined one.
     Raise UserError if the user-defined one cannot be loaded or is not a Labeler."""
-    if not cfg.own:
-        kind: Any = plugins.load_class("labelers", cfg.labeler, Labeler)  # type: ignore[type-abstract]
-        return kind(cfg, out) if "cfg" in signature(kind).parameters else kind()  # type: ignore[no-any-return]
-    labeler = plugins.create_instance(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
-    labeler.own = True
-    return labeler
+    if isinstance(cfg, OwnLabeler):
+        labeler = plugins.create_instance(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
+        labeler.own = True
+        return labeler
+    kind: Any = plugins.load_class("labelers", cfg.labeler, Labeler)  # type: ignore[type-abstract]
+    return kind(cfg, out) if "cfg" in signature(kind).parameters else kind()  # type: ignore[no-any-return]
 
 
 def require_candidates(

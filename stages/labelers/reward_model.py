@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from stages.config.blocks.labels import Label
+from stages.config.blocks import labels
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.evaluation.relative_scores import quantiles_over_prompts
@@ -44,15 +44,12 @@ class RewardModel(Labeler):
     name = "reward_model"
     learnt = relative = True
 
-    def __init__(self, cfg: Label, out: StageDir):
-        self.cfg, self.out, self.folder, self.model_figures = (
-            cfg.reward_model,
-            out,
-            Path(),
-            dict[str, Any](),
-        )
+    def __init__(self, cfg: labels.RewardModel, out: StageDir):
+        self.cfg, self.out = cfg, out
+        self.folder = Path()
+        self.model_figures = dict[str, Any]()
         if path := self.cfg.path:
-            local = locate(path, "label.reward_model.path")
+            local = locate(path, "label.path")
             self.folder = hub.download_model(path, self.cfg.revision) if local is None else local
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
@@ -114,10 +111,8 @@ class RewardModel(Labeler):
 
     def rewards(self, readable: Sequence[Readable]) -> Iterator[tuple[Candidate, float]]:
         """Yield candidates with rewards, longest first. The batches do not depend on the order of the pool."""
-        precision, device = (
-            self.cfg.precision or Precision.fp32,
-            loading.resolve_device(self.cfg.runtime.device),
-        )
+        precision = self.cfg.precision
+        device = loading.resolve_device(self.cfg.runtime.device)
         key = self.folder, loading.sampling_weights(precision), device
         # GRPO asks at every step
         model = self.out.open_resource.get(key, lambda: loading.load_reward_model(*key))
@@ -151,7 +146,7 @@ class Reading:
             problem = "the tokenizer of this model does not have a chat template"
             effect = "so it is unknown how to render a prompt with an answer"
             way_out = "Save the chat template that the model was trained with in its tokenizer_config.json."
-            raise UserError(f"label.reward_model.path={folder}: {problem}, {effect}. {way_out}")
+            raise UserError(f"label.path={folder}: {problem}, {effect}. {way_out}")
         validate_chat_template(self.tokenizer, str(folder))
         # Not the tokenizer's: the model skips its own padding at the end of a row, which is the end of turn of some.
         self.pad_id: int | None = loading.load_config(folder).get_text_config().pad_token_id

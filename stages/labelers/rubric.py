@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.config.blocks.labels import Judge
-from stages.config.choices import RUBRIC_TEXTS, Reading, Rubrics
+from stages.config.choices import RUBRIC_TEXTS, Reading
 from stages.endpoints.client import Question
 from stages.labelers.verdicts import reply_instruction, schema_of
 from stages.store.records import Message, content_id
@@ -36,18 +36,17 @@ class Rubric:
 
     def __init__(self, cfg: Judge):
         self.source = Path(str(cfg.rubric)).read_text(encoding="utf-8")
-        self.cfg, self.kind = cfg, cfg.kind or Rubrics.pairwise
-        self.reading = cfg.reading or Reading.json
+        self.cfg = cfg
 
     def messages(self, request: Sequence[Message], texts: Sequence[str]) -> list[Message]:
         """Return the chat messages that ask for a verdict on one or two texts, shown in this order."""
         texts_by_name = dict(
-            zip(RUBRIC_TEXTS[self.kind], (transcript(request), *texts), strict=True)
+            zip(RUBRIC_TEXTS[self.cfg.kind], (transcript(request), *texts), strict=True)
         )
         mark = content_id(texts_by_name)[:8]
         fenced_texts = {name: fence_text(name, text, mark) for name, text in texts_by_name.items()}
-        reply = REMINDER.format(mark=mark, reply=reply_instruction(self.kind, self.reading))
-        with guard_template("label.judge.rubric", "Correct the file, or remove the key"):
+        reply = REMINDER.format(mark=mark, reply=reply_instruction(self.cfg.kind, self.cfg.reading))
+        with guard_template("label.rubric", "Correct the file, or remove the key"):
             rendered = render(self.source, fenced_texts | {"reply": reply})
         return [
             {"role": "system", "content": SYSTEM.format(mark=mark)},
@@ -58,10 +57,10 @@ class Rubric:
         """Return the request to an endpoint; each attempt has another sampling seed."""
         return Question(
             self.messages(request, texts),
-            max_tokens=self.cfg.max_tokens or 64,
-            temperature=self.cfg.temperature or 0.0,
-            seed=(self.cfg.seed or 0) + attempt,
-            response_format=schema_of(self.kind) if self.reading is Reading.json else None,
+            max_tokens=self.cfg.max_tokens,
+            temperature=self.cfg.temperature,
+            seed=self.cfg.seed + attempt,
+            response_format=schema_of(self.cfg.kind) if self.cfg.reading is Reading.json else None,
         )
 
 

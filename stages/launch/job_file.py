@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from stages.config.blocks.labels import LABELS
+from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError, full_disk_message
 from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.workspace import StageDir
@@ -33,8 +35,16 @@ def run_stage(job: dict[str, Any], out: StageDir) -> dict[str, Any]:
     """Run the stage that a job names, and return its metrics."""
     stage = importlib.import_module(job["stage"])
     kind = getattr(importlib.import_module(job["block"][0]), job["block"][1])
-    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), job["config"]))
+    cfg = read_block(kind, job["config"])
     return stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, out)  # type: ignore[no-any-return]
+
+
+def read_block(kind: type, config: dict[str, Any]) -> Any:
+    """Return a block of the configuration from its JSON. The label in it has the class of its labeler."""
+    block = OmegaConf.structured(kind)
+    if kind is ScoredGRPO:
+        block.label = LABELS[config["label"]["labeler"]]
+    return OmegaConf.to_object(OmegaConf.merge(block, config))
 
 
 def write_failure(scratch: Path, rank: int | str, error: BaseException) -> None:

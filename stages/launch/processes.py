@@ -19,7 +19,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stages.config.blocks.labels import Label
 from stages.config.blocks.runtimes import SamplingRuntime, ScoringRuntime
 from stages.config.errors import UserError
 from stages.config.schema import Launch
@@ -48,10 +47,8 @@ def world_size(node: Node) -> int:
 
 
 def runtime_of(node: Node) -> Any:
-    """Return the block `runtime` of a node, or None. A label's is that of its reward model."""
-    if isinstance(block := node.config, Label):
-        block = block.reward_model if block.labeler == "reward_model" else None
-    return getattr(block, "runtime", None)
+    """Return the block `runtime` of a node, or None."""
+    return getattr(node.config, "runtime", None)
 
 
 def execute(

@@ -72,7 +72,7 @@ def read_rows(
             example.split == Split.preference or (held_out and len(rows.validation) < HELD_OUT)
         ):
             continue
-        if cfg.label.labelers == ["verifier"] and not example.checks:
+        if cfg.label.names == ["verifier"] and not example.checks:
             unchecked += 1
             continue
         try:

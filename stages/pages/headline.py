@@ -27,7 +27,7 @@ BY = {
 HALF = 0.5  # the share right by chance
 Step = tuple[str, str]  # a sentence, and its command or '' for advice alone
 MOST_STEPS = 2  # on the page
-JUDGE = "eval/judged=judge 'eval.judged.judge.endpoints=[{base_url: URL, model: NAME}]'"
+JUDGE = "eval/judged=judge 'eval.judged.endpoints=[{base_url: URL, model: NAME}]'"
 
 
 class Headline:

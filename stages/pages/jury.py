@@ -22,11 +22,8 @@ def read_votes(folder: Path, manifest: Manifest, labelling: Labelling) -> Votes:
     """Read every judge's votes; empty for other labelers."""
     if manifest["metrics"]["labeler"] != "judge":
         return {}
-    judge = manifest["config"]["judge"]
-    kind, reading = (
-        Rubrics(judge["kind"] or Rubrics.pairwise),
-        Reading(judge["reading"] or Reading.json),
-    )
+    judge = manifest["config"]
+    kind, reading = Rubrics(judge["kind"]), Reading(judge["reading"])
     try:
         return {key_of(j): judge_votes(j, kind, reading) for j in labelling.judgements}
     except WRONG_SHAPE as error:

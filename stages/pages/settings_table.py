@@ -146,7 +146,7 @@ def pairs(manifest: Manifest, label: Manifest) -> str:
 def rollouts(manifest: Manifest) -> str:
     """Return the number of a training's own completions, and who scores them."""
     s, metrics = manifest["settings"], manifest["metrics"]
-    labeler = "label.own" if "own" in s["label"] else s["label"]["labeler"]
+    labeler = s["label"]["labeler"]
     drawn = (
         f"{s['completions']} for each of {metrics['prompts'] - metrics['prompts_unseen']:,} prompts"
     )

@@ -129,7 +129,7 @@ def order_message(judgements: Iterable[Judgement]) -> str:
         return ""
     return (
         f"In {agreements.count(False)} of {len(agreements)} comparisons the judge's choice changed with the order of "
-        "the answers, so they are ties. Name another judge in label.judge.endpoints, or set label.judge.kind=pointwise"
+        "the answers, so they are ties. Name another judge in label.endpoints, or set label.kind=pointwise"
     )
 
 

@@ -16,7 +16,7 @@ from stages.config.blocks.evaluation import (
     REFERENCES,
     ROUND,
     Answer,
-    Judged,
+    Compared,
     Versus,
 )
 from stages.config.blocks.models import Model
@@ -65,7 +65,8 @@ def wire_evaluation(
         f"{ROUND}{number}": make_node("answer", on_validation, model=model, data=sets["data"])
         for number, model in enumerate(rounds if cfg.generates(Split.validation) else ())
     }
-    judged, opponents = Graph(), name_opponents(cfg, models) if cfg.eval.judged.is_requested else {}
+    judged = Graph()
+    opponents = name_opponents(cfg, models) if isinstance(cfg.eval.judged, Compared) else {}
     if opponents:
         # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
         name = [*prompts][-1]
@@ -74,7 +75,7 @@ def wire_evaluation(
             cfg, make_node, models, opponents, answers, compared, reward, is_built
         )
     instruments = Graph()
-    if judged:
+    if isinstance(cfg.eval.judged, Compared):
         label = cfg.eval.judged.label
         instruments["judge"] = make_node("label", label, **reward if label.by_reward else {})
     if cfg.benchmark.tasks:
@@ -97,7 +98,7 @@ def wire_evaluation(
         # other nodes read these texts, and other nodes hold the settings of suites and labeler
         retention=[],
         suites=Suites(),
-        judged=Judged(labeler=cfg.eval.judged.labeler, max_longer=cfg.eval.judged.max_longer),
+        judged=cfg.eval.judged.of_results,
     )
     inputs = {**sets, **models, **answers, **by_round, **eval_inputs}
     return answers | by_round | judged | {"eval": make_node("eval", block, **inputs)}
@@ -124,6 +125,7 @@ def prompt_sets(cfg: Config, sets: Graph) -> dict[str, tuple[Answer, Graph]]:
     if held_out and (cfg.own_prompts or not cfg.tested):
         by_name["answer_held_out"] = cfg.answer, {held_out: sets[held_out]}
     if "judged_prompts" in sets:
+        assert isinstance(cfg.eval.judged, Compared)  # it names the prompts
         block = replace(cfg.answer, split=Split.test, open=cfg.eval.judged.prompts or MAX_PROMPTS)
         by_name["answer_judged"] = block, {"data": sets["judged_prompts"]}
     return by_name
@@ -160,11 +162,10 @@ def wire_comparisons(
     `answers` are nodes by name. `compared` is the name of the compared answers, their `answer` block and the node of
     their prompts by role."""
     name, block, prompts = compared
+    assert isinstance(cfg.eval.judged, Compared)  # else nothing is compared
     label = cfg.eval.judged.label
-    # People are not asked about answers that are alike: those are limited with the others, or would count for more.
-    of_people = label.human.prompts if label.labeler == "human" else None
-    max_prompts = min(filter(None, (cfg.eval.judged.prompts, of_people)), default=MAX_PROMPTS)
-    by_people, by_reward = "human" in label.labelers, reward if label.by_reward else {}
+    max_prompts = cfg.eval.judged.prompts or MAX_PROMPTS
+    by_reward = reward if label.by_reward else {}
     nodes, opponent_answers = Graph(), Graph()
     for key, path in opponents.items():
         if key in models:
@@ -176,7 +177,7 @@ def wire_comparisons(
             )
     versus = {key: Versus(key, max_prompts) for key in opponents}
     # a labeler that prefers one constant answer to real ones cannot be trusted: the report says so
-    if not by_people:
+    if not label.asks:
         first = [*opponent_answers, *opponents][0]
         versus[CONSTANT] = Versus(first, min(max_prompts, CONSTANT_PROMPTS), constant=True)
     policy = {**prompts, "model": models[Role.policy], "policy": answers[f"{name}_{Role.policy}"]}
@@ -189,7 +190,8 @@ def wire_comparisons(
         nodes |= {
             f"{member}_of_{key}": node for member, node in members.items() if node is not judgements
         }
-        waits_for_people = by_people and not label.human.answered and not is_built(judgements)
+        unanswered = label.asks is not None and not label.asks.answered
+        waits_for_people = unanswered and not is_built(judgements)
         nodes[f"{WAITING if waits_for_people else ''}judged_{key}"] = judgements
     return nodes
 

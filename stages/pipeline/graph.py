@@ -20,7 +20,7 @@ from typing import Any
 from stages.config import trl_arguments
 from stages.config.blocks.data import Data, Form, Source
 from stages.config.blocks.endpoints import Endpoint
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import Label, PreferenceFile, Verifier
 from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO, Training
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
@@ -157,12 +157,10 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     the prompts that have no reference answer. A labeler scores its answers, and `select` keeps the best. By default,
     the labeler is the verifier, since generated requests carry checks, and no endpoint is asked. With
     `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
-    label, sample = cfg.label, cfg.sample
+    label: Label = cfg.label
+    sample = cfg.sample
     if cfg.sft.demonstrations is None:
-        # of no judge
-        label = Label(
-            labeler="verifier", path=None, revision=None, hub_split="train", max_failed=0.1
-        )
+        label = Verifier()
         if sample.sampler == "openai":
             sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
     # that sampler reads candidates from a file and cannot answer other prompts
@@ -343,12 +341,12 @@ def wire_kto(
 
 def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> Graph:
     """Return the nodes of a reward model trained on `reward.source`, preferences that DPO does not train on."""
-    source, label_keys = cfg.reward.source, {key.name for key in fields(Label)}
+    source, label_keys = cfg.reward.source, {key.name for key in fields(PreferenceFile)}
     source_settings = {
         key.name: getattr(source, key.name) for key in fields(Source) if key.name in label_keys
     }
-    label_block = Label(
-        labeler="dataset", max_failed=cfg.label.max_failed, of="reward.source", **source_settings
+    label_block = PreferenceFile(
+        max_failed=cfg.label.max_failed, block="reward.source", **source_settings
     )
     judged = make_node("label", label_block)
     pairs = make_node("pairs", replace(cfg.reward.pairs, key="reward.pairs"), judged=judged)

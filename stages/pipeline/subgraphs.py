@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.data import Data, OneSource, ReadLimits, Source
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import Ensemble, Label, PreferenceFile
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Pool, Sample
 from stages.config.schema import Config
@@ -35,7 +35,7 @@ def wire_sources(name: str, block: Data, make_node: MakeNode) -> Graph:
 
 def set_read_limits(block: Any, limits: ReadLimits) -> Any:
     """Return the block with these limits on the size of lines and files that its node reads."""
-    if isinstance(block, Label | CandidateFile):
+    if isinstance(block, PreferenceFile | CandidateFile):
         return replace(block, limits=limits)
     if not isinstance(block, OneSource):
         return block
@@ -129,13 +129,13 @@ def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data
 def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, Graph]:
     """Return the node of a pool's labels, and by name all nodes that label the pool. An ensemble's member has the same
     node as in a run in which it labels alone: no judgement is paid for twice. `reward`: this run's reward model."""
-    if not cfg.voters:
+    if not isinstance(cfg, Ensemble):
         judged = make_node("label", cfg, pool=pool, **reward)
         return judged, {"label": judged}
     inputs_by_labeler = {"reward_model": reward}
     members = {
         name: make_node("label", cfg.member(name), pool=pool, **inputs_by_labeler.get(name, {}))
-        for name in (voter.labeler for voter in cfg.voters)
+        for name in (voter.labeler for voter in cfg.members)
     }
     judged = make_node("label", cfg.joined, pool=pool, **members)
     return judged, {f"label_{name}": member for name, member in members.items()} | {"label": judged}

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.evaluation import Answer, Benchmark
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import (
+    Ensemble,
+    Human,
+    Judge,
+    Label,
+    OwnLabeler,
+    PreferenceFile,
+    RewardModel,
+)
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import ScoredGRPO, Training
@@ -39,8 +47,7 @@ def require_source(node: Node, store: Store) -> None:
 
 def require_preferences(node: Node, store: Store) -> None:
     """Raise UserError if the preference file of `label=dataset` has no preferences."""
-    if node.config.brings_pool:
-        require_rows(node.config.source, node.config.key, "preferences")
+    require_rows(node.config.source, node.config.key, "preferences")
 
 
 def require_candidates(node: Node, store: Store) -> None:
@@ -88,17 +95,17 @@ def require_known(node: Node, store: Store) -> None:
 
 
 def require_answered(node: Node, store: Store) -> None:
-    """Raise UserError if `label.human.answered` has no answers."""
-    cfg = node.config
-    if "human" not in cfg.labelers or not cfg.human.answered:
+    """Raise UserError if the file of people's answers has none."""
+    people = node.config.asks
+    if people is None or not people.answered:
         return
     from stages.labelers.people import answer_rows
 
-    file = plugins.user_path(cfg.human.answered)
-    require_readable(file, "label.human.answered")
+    file = plugins.user_path(people.answered)
+    require_readable(file, f"{people.block}.answered")
     if not any(answer for _, answer in answer_rows.parse_answers(file)):
         raise UserError(
-            f"label.human.answered={file}: has no answers. Fill in its empty fields, or leave it out."
+            f"{people.block}.answered={file}: has no answers. Fill in its empty fields, or leave it out."
         )
 
 
@@ -113,12 +120,19 @@ def require_readable(file: Path, key: str) -> None:
 Check = Callable[[Node, Store], None]
 
 
-def of_label(check: Check) -> Check:
-    """Return a check of a `label` block for the nodes of GRPO, which have such a block."""
-    return lambda node, store: check(replace(node, config=node.config.label), store)
+def require_scorers(node: Node, store: Store) -> None:
+    """Raise UserError for what the labelers of GRPO's completions lack."""
+    for part in node.config.label.parts:
+        for check in SCORERS.get(type(part), ()):
+            with name_block(part.block):
+                check(replace(node, config=part), store)
 
 
-SCORERS = user_files.require_own, model_files.require_reward_model, servers.require_judges
+SCORERS: dict[type, tuple[Check, ...]] = {
+    OwnLabeler: (user_files.require_own,),
+    RewardModel: (model_files.require_reward_model,),
+    Judge: (servers.require_judges,),
+}
 CHECKS: dict[type, tuple[Check, ...]] = {
     Data: (user_files.require_own,),
     Model: (model_files.require_model,),
@@ -127,8 +141,11 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     Answer: (user_files.require_vllm,),
     Benchmark: (user_files.require_engine,),
     CandidateFile: (require_candidates,),
-    Label: (*SCORERS, require_preferences, require_known, require_answered, servers.require_page),
-    ScoredGRPO: tuple(map(of_label, SCORERS)),
+    **SCORERS,
+    PreferenceFile: (require_preferences,),
+    Human: (require_answered, servers.require_page),
+    Ensemble: (require_answered, servers.require_page),
+    ScoredGRPO: (require_scorers,),
 }
 
 
@@ -141,11 +158,11 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
             f"rebuild={cfg.rebuild}: not a stage of this command, which has {', '.join(sorted(stages))}."
         )
     for node in sorted(missing, key=str):
-        for check in (*CHECKS.get(type(node.config), ()), require_device):
-            with (
-                errors,
-                name_block(node.config.name if isinstance(node.config, Label) else "label"),
-            ):
+        block, checks = node.config, [*CHECKS.get(type(node.config), ()), require_device]
+        if isinstance(block, Label):
+            checks.append(require_known)
+        for check in checks:
+            with errors, name_block(block.block if isinstance(block, Label) else "label"):
                 check(node, store)
     trainings = [node for node in missing if isinstance(node.config, Training)]
     # The rendezvous must be free, except if other commands train already.
@@ -169,11 +186,6 @@ def require_device(node: Node, store: Store) -> None:
     block, key = node.config, node.stage
     if isinstance(block, Sample) and block.sampler == "openai":
         return  # the server computes, not this machine
-    if isinstance(block, Label):
-        block, key = (
-            block.reward_model if block.labeler == "reward_model" else None,
-            "label.reward_model",
-        )
     runtime = getattr(block, "runtime", None)
     if getattr(runtime, "device", None) == "cuda" and not machine.may_have_gpu():
         raise UserError(f"{key}.runtime.device=cuda: this machine shows no GPU. Use auto or cpu.")

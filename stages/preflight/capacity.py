@@ -4,7 +4,7 @@ answers longer than the context, adapters wider than the model."""
 from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
-from stages.config.blocks.labels import SOURCE_ORDER
+from stages.config.blocks.labels import Ensemble, OwnLabeler
 from stages.config.blocks.training import OBJECTIVES, LoRA
 from stages.config.choices import Adapter, Align, Command, ControlPairs, Reads, Sharding, Strategy
 from stages.config.errors import UserError, suggest
@@ -125,7 +125,8 @@ def validate_pairs(cfg: Config) -> None:
     prompts = min(prompts, cfg.sample.prompts or prompts, own or prompts)
     pairs_per_prompt = 1 if cfg.pairs.strategy is Strategy.best_worst else cfg.pairs.max_per_prompt
     pair_limit = prompts * min(
-        pairs_per_prompt, candidates * (candidates - 1) // (1 if cfg.label.own else 2)
+        pairs_per_prompt,
+        candidates * (candidates - 1) // (1 if isinstance(cfg.label, OwnLabeler) else 2),
     )
     target = OBJECTIVES.get(cfg.stage)
     name = target.name if target and target.reads is Reads.pairs else "dpo"
@@ -141,13 +142,10 @@ def validate_pairs(cfg: Config) -> None:
 
 def validate_rollouts(cfg: Config) -> None:
     """Raise UserError for settings with which GRPO cannot sample, cannot score, or has fewer prompts than one step."""
-    scorers = [cfg.label.member(voter.labeler) for voter in cfg.label.voters] or [cfg.label]
-    prefers = any(label.prefers for label in scorers)
-    if prefers or {"dataset", "human", SOURCE_ORDER}.intersection(cfg.label.labelers):
+    if cfg.label.asks or not all(part.scores_alone for part in cfg.label.parts):
         raise UserError(TEXTS["no score"].format(cfg=cfg))
-    if any(
-        voter.labeler == "reward_model" and voter.veto is not None for voter in cfg.label.voters
-    ):
+    voters = cfg.label.members if isinstance(cfg.label, Ensemble) else []
+    if any(voter.labeler == "reward_model" and voter.veto is not None for voter in voters):
         raise UserError(TEXTS["veto"])
     if cfg.grpo.runtime.sharding is not Sharding.none:
         raise UserError(

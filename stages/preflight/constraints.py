@@ -9,14 +9,15 @@ from pathlib import Path
 
 from stages.config import choices, limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP
-from stages.config.blocks.labels import Human
+from stages.config.blocks.evaluation import Compared
+from stages.config.blocks.labels import People, RewardModel
 from stages.config.blocks.training import DPO, KTO, Training
 from stages.config.choices import Adapter, Align, Command, Precision, Sharding, Strategy
 from stages.config.errors import UserError, check_all, name_block, require_known
 from stages.config.installation import install_command, read_beside, version
 from stages.config.schema import Config, Target
 from stages.hardware import machine
-from stages.preflight import capacity, servers, sources, user_files, who_judges
+from stages.preflight import capacity, judged, servers, sources, user_files
 from stages.store import plugins
 
 # Keys of a source of prompts, which a source of preferences does not have.
@@ -40,7 +41,7 @@ def validate_config(cfg: Config) -> None:
     checks: list[Callable[[Config], None]] = [
         *(validate_combinations, validate_words, sources.validate_sample),
         *(
-            who_judges.validate_ensembles,
+            validate_labels,
             servers.validate_endpoints,
             validate_inputs,
             validate_reward,
@@ -49,14 +50,13 @@ def validate_config(cfg: Config) -> None:
             validate_own_parts,
             sources.validate_data,
             user_files.validate_user_files,
-            validate_people,
         ),
         *(
             validate_outside,
             validate_launch,
             validate_adapters,
             validate_trainers,
-            who_judges.validate_judged,
+            judged.validate_judged,
         ),
         *(capacity.validate_capacity, validate_push),
     ]
@@ -64,11 +64,10 @@ def validate_config(cfg: Config) -> None:
 
 
 def validate_words(cfg: Config) -> None:
-    """Raise UserError for unknown words that name files: labelers, trackers, templates and task families."""
+    """Raise UserError for unknown words that name files: trackers, templates and task families."""
     # With data.own the names of user-defined families are not read yet.
     families = cfg.data.tasks.families if cfg.data.tasks and not cfg.data.own else []
     chosen_words = (
-        ("label.labeler", [cfg.label.labeler], plugins.plugin_words("labelers", "Labeler")),
         ("tracker.name", [cfg.tracker.name], [*plugins.plugin_words("tracking", "Run"), "none"]),
         (
             "sft.template.kind",
@@ -82,14 +81,10 @@ def validate_words(cfg: Config) -> None:
 
 
 def validate_own_parts(cfg: Config) -> None:
-    """Raise UserError for a user-defined part without a file, or one that another setting excludes."""
+    """Raise UserError for a user-defined part without a file."""
     for name, own in cfg.own_parts.items():
         if not own and (own.name or own.options):
             raise UserError(f"{name}.own has no file. Set {name}.own={{file: FILE, name: NAME}}.")
-    if cfg.label.own and cfg.label.labeler == "dataset":
-        raise UserError(
-            "label=dataset reads labels and label.own makes them. Choose one of the two."
-        )
 
 
 def validate_trainers(cfg: Config) -> None:
@@ -134,7 +129,7 @@ def validate_combinations(cfg: Config) -> None:
     for key, items in {"dpo.loss_type": cfg.dpo.loss_type, **lists}.items():
         if repeated := [item for i, item in enumerate(items) if item in items[:i]]:
             raise UserError(f"{key}={items}: {repeated[0]} is named twice. Name each once.")
-    if cfg.by_pairs and cfg.label.labelers == ["reward_model"] and cfg.pairs.min_score >= 1:
+    if cfg.by_pairs and isinstance(cfg.label, RewardModel) and cfg.pairs.min_score >= 1:
         problem = "scores of a reward model are below 1, so no pair would be made"
         raise UserError(
             f"pairs.min_score={cfg.pairs.min_score:g}: {problem}. Set pairs.min_score=0."
@@ -171,7 +166,7 @@ def validate_inputs(cfg: Config) -> None:
     conditions: dict[str, object] = {
         "no rows": reads_data and not has_data,
         "open requests": cfg.data.tasks.open_sft and demonstrations is choices.Demonstrations.given,
-        "nothing judged": selected and from_file,
+        "no single scores": selected and not cfg.label.scores_alone,
         "nothing trained": selected and not cfg.sft.train,
     }
     refuse(conditions, cfg=cfg)
@@ -180,7 +175,6 @@ def validate_inputs(cfg: Config) -> None:
             raise UserError(TEXTS["arm"].format(cfg=cfg, i=i, arm=arm))
     conditions = {
         "continued control": cfg.control and cfg.dpo.adapter is Adapter.continued,
-        "no preferences": from_file and not cfg.label.path,
         "same pairs": from_file and cfg.rounds > 1,
         "two models": cfg.model.path and cfg.model.random_init,
     }
@@ -192,9 +186,9 @@ def validate_inputs(cfg: Config) -> None:
 def validate_reward(cfg: Config) -> None:
     """Raise UserError for a reward model without training data, or a labeler without a reward model."""
     source = cfg.reward.source
-    for label in cfg.labels:
-        with name_block(label.name):
-            if label.by_reward and not source.path:
+    for part in (part for label in cfg.labels for part in label.parts):
+        with name_block(part.block):
+            if part.by_reward and not source.path:
                 raise UserError(TEXTS["no reward model"])
     if cfg.label.by_reward and cfg.sft.demonstrations is choices.Demonstrations.selected:
         raise UserError(TEXTS["late reward model"])
@@ -223,7 +217,7 @@ def untested_message(cfg: Config) -> str:
     groups -= {"rephrased", "open_plain", "open_lengths"}
     checked = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
     generated = any(vars(cfg.data.tasks)[group] for group in groups)
-    if checked or generated or cfg.holds_out or cfg.eval.judged.is_requested:
+    if checked or generated or cfg.holds_out or isinstance(cfg.eval.judged, Compared):
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
     held_out = f", held-out labels ({cfg.label_block}.validation_fraction)" if cfg.by_labels else ""
@@ -245,31 +239,21 @@ def validate_outside(cfg: Config) -> None:
             )
 
 
-def validate_people(cfg: Config) -> None:
-    """Raise UserError for settings of people's labels, or of known labels, that cannot work."""
+def validate_labels(cfg: Config) -> None:
+    """Raise UserError for labelers whose settings do not fit together, or that cannot work on this machine."""
     for label in cfg.labels:
-        with name_block(label.name):
-            if label.known and not label.audit:
-                raise UserError(
-                    "label.known needs judgements to compare with. Add label.audit=200, which draws them."
-                )
-            if "human" in label.labelers:
-                validate_human(label.human)
-    if "human" in cfg.label.labelers and cfg.sft.demonstrations is choices.Demonstrations.selected:
-        raise UserError(
-            "sft.demonstrations=selected needs scores, and people give preferences. Use label=verifier."
-        )
+        with name_block(label.block):
+            label.check()
+        if label.asks:
+            validate_people(label.asks)
 
 
-def validate_human(human: Human) -> None:
-    """Raise UserError if `label=human` lacks a package or its file of answers, or has too many reasons."""
-    reasons = human.reasons or []
-    conditions = {
-        "no page": any(find_spec(package) is None for package in ("starlette", "uvicorn")),
-        "reasons": len({*reasons}) < len(reasons) or len(reasons) > 9,
-        "no answers": human.answered and not plugins.user_path(human.answered).is_file(),
-    }
-    refuse(conditions, human=human, command=install_command("people"))
+def validate_people(people: People) -> None:
+    """Raise UserError if a page that asks people lacks a package, or their answers are no file."""
+    lacks_page = any(find_spec(package) is None for package in ("starlette", "uvicorn"))
+    no_answers = people.answered and not plugins.user_path(people.answered).is_file()
+    conditions = {"no page": lacks_page, "no answers": no_answers}
+    refuse(conditions, people=people, command=install_command("people"))
 
 
 def validate_launch(cfg: Config) -> None:

@@ -42,11 +42,10 @@ def require_model(node: Node, store: Store) -> None:
 
 
 def require_reward_model(node: Node, store: Store) -> None:
-    """Raise UserError if `label.reward_model.path` is not a model with one score output and a chat template."""
-    cfg = node.config.reward_model
-    if node.config.labeler != "reward_model" or node.config.own or not cfg.path:
+    """Raise UserError if `label.path` is not a model with one score output and a chat template."""
+    cfg, setting = node.config, "label.path"
+    if not cfg.path:
         return
-    setting = "label.reward_model.path"
     key = f"{setting}={cfg.path}"
     if (folder := locate(cfg.path, setting)) is None:
         resolve_commit(cfg.path, cfg.revision, "model", setting)

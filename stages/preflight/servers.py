@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from stages.config.blocks.endpoints import LIMITS, SHORTEST_KEY, Endpoint
-from stages.config.blocks.labels import Label
-from stages.config.choices import Demonstrations, Rubrics
+from stages.config.blocks.labels import Judge
+from stages.config.choices import Rubrics
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import install_command, read_beside
 from stages.config.schema import Config
@@ -56,10 +56,10 @@ def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
 def validate_endpoints(cfg: Config) -> None:
     """Raise one UserError for all endpoints and judges that cannot work."""
     errors = Errors()
-    for label in cfg.labels:
-        if "judge" in label.labelers:
-            with errors, name_block(label.name):
-                validate_judge(cfg, label)
+    for judge in (part for label in cfg.labels for part in label.parts):
+        if isinstance(judge, Judge):
+            with errors, name_block(judge.block):
+                validate_judge(cfg, judge)
     for key, endpoint in cfg.endpoints.items():
         with errors:
             validate_address(key, endpoint)
@@ -75,20 +75,13 @@ def validate_endpoints(cfg: Config) -> None:
     errors.raise_all()
 
 
-def validate_judge(cfg: Config, label: Label) -> None:
-    """Raise UserError for missing or repeated judges, or too few comparisons to show every candidate."""
-    judge, drawn = label.judge, None if label.of else cfg.sample.most
-    if not judge.endpoints or not judge.kind or not judge.reading:
-        raise UserError(
-            "label=judge needs a judge: 'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'."
-        )
+def validate_judge(cfg: Config, judge: Judge) -> None:
+    """Raise UserError for repeated judges, or too few comparisons to show every candidate."""
     if len({(normal_address(e.base_url), e.model) for e in judge.endpoints}) < len(judge.endpoints):
         raise UserError(
-            "label.judge.endpoints names a model twice, and its votes would count double. Name each once."
+            "label.endpoints names a model twice, and its votes would count double. Name each once."
         )
-    selecting = cfg.sft.demonstrations is Demonstrations.selected and not label.of
-    if judge.kind is Rubrics.pairwise and selecting:
-        raise UserError("sft.demonstrations=selected needs scores. Set label.judge.kind=pointwise.")
+    drawn = cfg.sample.most if judge.block.startswith("label") else None
     if (
         judge.kind is Rubrics.pairwise
         and judge.comparisons
@@ -187,9 +180,8 @@ def require_sampled(node: Node, store: Store) -> None:
 
 def require_judges(node: Node, store: Store) -> None:
     """Raise UserError if the endpoint of a judge lacks its package or its key."""
-    if node.config.labeler == "judge" and not node.config.own:
-        for i, endpoint in enumerate(node.config.judge.endpoints or ()):
-            require_askable(f"label.judge.endpoints[{i}]", endpoint, store)
+    for i, endpoint in enumerate(node.config.endpoints):
+        require_askable(f"label.endpoints[{i}]", endpoint, store)
 
 
 def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
@@ -212,14 +204,16 @@ def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
 
 def require_page(node: Node, store: Store) -> None:
     """Raise UserError if the page for people cannot listen at its address and no running command serves it."""
-    cfg = node.config
-    if "human" not in cfg.labelers or store.is_locked(node.stage, node.fingerprint):
+    people = node.config.asks
+    if people is None or store.is_locked(node.stage, node.fingerprint):
         return
-    host, port = cfg.human.runtime.host or "127.0.0.1", cfg.human.runtime.port or 0
+    host, port = people.runtime.host, people.runtime.port
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the page's server does
             probe.bind((host, port))
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", error)
-        raise UserError(TEXTS["no_port"].format(host=host, port=port, reason=reason)) from error
+        raise UserError(
+            TEXTS["no_port"].format(block=people.block, host=host, port=port, reason=reason)
+        ) from error

@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.config.blocks.data import Audit, Form, Source
 from stages.config.blocks.endpoints import Endpoint
-from stages.config.blocks.labels import SOURCE_ORDER, Label
+from stages.config.blocks.labels import PreferenceFile, SourceOrder
 from stages.config.blocks.sampling import OWN_PROMPTS, Member
 from stages.config.choices import (
     AUDIT_ACTIONS,
@@ -41,13 +41,12 @@ def validate_data(cfg: Config) -> None:
         partial(validate_shares, f"data.sources[{i}].splits", s.splits)
         for i, s in enumerate(cfg.data.sources)
     ]
-    readings = [
-        partial(validate_reading, *each) for each in [*run_sources(cfg), ("label", cfg.label)]
-    ]
+    preferences = [("label", cfg.label)] if isinstance(cfg.label, PreferenceFile) else []
+    readings = [partial(validate_reading, *each) for each in [*run_sources(cfg), *preferences]]
     check_all([*form, *shares, partial(validate_mixture, cfg), *readings])
 
 
-def run_sources(cfg: Config) -> list[tuple[str, Source | Label]]:
+def run_sources(cfg: Config) -> list[tuple[str, Source | PreferenceFile]]:
     """Return every file source of the configuration with its key, such as `data.sources[0]`."""
     lists = {
         "data.sources": cfg.data.sources,
@@ -106,7 +105,7 @@ def validate_codes(audit: Audit) -> None:
             )
 
 
-def validate_reading(key: str, block: Source | Label) -> None:
+def validate_reading(key: str, block: Source | PreferenceFile) -> None:
     """Raise UserError for an unknown format, column, task or hub key of one source."""
     require_known(
         f"{key}.format",
@@ -200,7 +199,7 @@ def validate_mixture(cfg: Config) -> None:
 def lacks_checks(cfg: Config) -> bool:
     """Return True if label=verifier would score only prompts without checks, after hours of training perhaps."""
     if (
-        cfg.label.labelers != ["verifier"]
+        cfg.label.names != ["verifier"]
         or cfg.stage not in LABELLED
         or cfg.sample.brings_prompts
         or cfg.data.own
@@ -222,7 +221,7 @@ def validate_sample(cfg: Config) -> None:
         raise UserError(
             "sample=file needs a file of prompts and completions. Add sample.file=FILE."
         )
-    if sample.brings_prompts and "verifier" in cfg.label.labelers:
+    if sample.brings_prompts and "verifier" in cfg.label.names:
         raise UserError(TEXTS["no checks"])
     if lacks_checks(cfg):
         raise UserError(TEXTS["no check"])
@@ -235,7 +234,7 @@ def validate_sample(cfg: Config) -> None:
         raise UserError(
             "label=dataset: its file has the candidates. Leave out sample.file and sample.pool."
         )
-    if cfg.label.labelers == [SOURCE_ORDER] and len(sample.pool or ()) < 2:
+    if isinstance(cfg.label, SourceOrder) and len(sample.pool or ()) < 2:
         raise UserError(TEXTS["one source"])
     require_known(
         "answer.sampler",

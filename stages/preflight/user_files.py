@@ -9,16 +9,16 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.config.blocks.data import OneSource, Source
+from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Judge
-from stages.config.choices import RUBRIC_TEXTS, Rubrics
+from stages.config.choices import RUBRIC_TEXTS
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ENGINE, has_package, install_command
 from stages.config.schema import Config
 from stages.preflight import sources
 from stages.store import plugins
 from stages.store.node import Node
-from stages.store.source_files import read_template
+from stages.store.source_files import own_key, read_template
 from stages.store.store import Store
 from stages.store.templates import Refusal, guard_template, render
 
@@ -26,10 +26,10 @@ from stages.store.templates import Refusal, guard_template, render
 def validate_user_files(cfg: Config) -> None:
     """Raise one UserError for all rubrics, chat templates and tasks that cannot be rendered."""
     errors = Errors()
-    for label in cfg.labels:
-        if label.judge.kind and label.judge.rubric:
-            with errors, name_block(label.name):
-                validate_rubric(label.judge, plugins.user_path(label.judge.rubric))
+    for judge in (part for label in cfg.labels for part in label.parts):
+        if isinstance(judge, Judge) and judge.rubric:
+            with errors, name_block(judge.block):
+                validate_rubric(judge, plugins.user_path(judge.rubric))
     if cfg.sft.template.path:
         with errors:
             validate_chat_template(plugins.user_path(cfg.sft.template.path))
@@ -67,8 +67,8 @@ def require_vllm(node: Node, store: Store) -> None:
 
 def validate_rubric(judge: Judge, file: Path) -> None:
     """Raise UserError for a rubric that cannot be rendered, or does not show the judge all texts."""
-    texts = RUBRIC_TEXTS[judge.kind or Rubrics.pairwise]
-    setting, source = f"label.judge.rubric={file}", read_template(file, "label.judge.rubric")
+    texts = RUBRIC_TEXTS[judge.kind]
+    setting, source = f"label.rubric={file}", read_template(file, "label.rubric")
     with guard_template(setting, f"It may read {', '.join(texts)} and reply"):
         prompt = render(source, {name: f"<{name}>" for name in (*texts, "reply")})
     if missing := [name for name in texts if f"<{name}>" not in prompt]:
@@ -108,11 +108,7 @@ def require_own(node: Node, store: Store) -> None:
     """Raise UserError if the file of a user-defined part imports a missing package, or does not define the name."""
     if not (own := node.config.own):
         return
-    key = (
-        "data.own"
-        if isinstance(node.config, OneSource)
-        else f"{type(node.config).__name__.lower()}.own"
-    )
+    key = own_key(node.config)
     text = plugins.read_python(own, key).decode(errors="replace")
     for statement in ast.parse(text).body:
         for module in imported_modules(statement):

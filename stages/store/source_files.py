@@ -14,7 +14,14 @@ from typing import Any, Literal
 
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.evaluation import Benchmark
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import (
+    Ensemble,
+    Judge,
+    Label,
+    OwnLabeler,
+    PreferenceFile,
+    RewardModel,
+)
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import SFT, ScoredGRPO
@@ -67,7 +74,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     pins = Pins(cache)
     for pin_block in [method for kind, method in OF_BLOCK.items() if isinstance(block, kind)]:
         block = pin_block(pins, block)
-    with name_block(block.name if isinstance(block, Label) else "label"):
+    with name_block(block.block if isinstance(block, Label) else "label"):
         pins.errors.raise_all()
     return block, pins.digest_by_path
 
@@ -111,14 +118,10 @@ class Pins:
         elif path:
             self.errors.add(f"{key}={path}: there is no such {kind}. Type the path of a {kind}.")
 
-    def pin_own(self, block: Label | Sample | Data | OneSource) -> Any:
+    def pin_own(self, block: OwnLabeler | Ensemble | Sample | Data | OneSource) -> Any:
         """Return a block whose user-defined class or function is in a copy."""
         if block.own:
-            key = (
-                "data.own"
-                if isinstance(block, OneSource)
-                else f"{type(block).__name__.lower()}.own"
-            )
+            key = own_key(block)
             with self.errors:
                 own = self.keep_copy(
                     plugins.read_python(block.own, key), plugins.user_path(str(block.own.file))
@@ -156,31 +159,45 @@ class Pins:
         self.pin_file(block.file, f"{block.key}.file")
         return block
 
-    def pin_labels(self, block: Label) -> Label:
-        block = self.pin_source(block, "dataset", block.key)
-        block = replace(
-            block,
-            reward_model=self.pin_source(block.reward_model, "model", "label.reward_model.path"),
-        )
+    def pin_known(self, block: Label) -> Label:
         self.pin_file(block.known, "label.known")
-        if block.judge.kind:
-            rubric = plugins.user_path(
-                block.judge.rubric or str(RUBRICS / f"{block.judge.kind}.jinja")
-            )
-            with self.errors:
-                path = self.keep_copy(read_template(rubric, "label.judge.rubric").encode(), rubric)
-                block = replace(block, judge=replace(block.judge, rubric=path))
         return block
+
+    def pin_rubric(self, block: Judge) -> Judge:
+        rubric = plugins.user_path(block.rubric or str(RUBRICS / f"{block.kind}.jinja"))
+        with self.errors:
+            path = self.keep_copy(read_template(rubric, "label.rubric").encode(), rubric)
+            return replace(block, rubric=path)
+        return block
+
+    def pin_members(self, block: Ensemble) -> Ensemble:
+        """Return an ensemble whose members are pinned: GRPO asks them itself. Elsewhere they are nodes of their own,
+        and the block does not have their settings."""
+        if block.judge.endpoints:
+            block = replace(block, judge=self.pin_rubric(block.judge))
+        model = self.pin_source(block.reward_model, "model", "label.reward_model.path")
+        return replace(block, reward_model=model)
+
+
+def own_key(block: OwnLabeler | Ensemble | Sample | Data | OneSource) -> str:
+    """Return the setting that holds the user's own code."""
+    if isinstance(block, Label):
+        return "label.own"
+    return "sample.own" if isinstance(block, Sample) else "data.own"
 
 
 OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
-    Label | Sample | Data | OneSource: Pins.pin_own,
+    OwnLabeler | Ensemble | Sample | Data | OneSource: Pins.pin_own,
     Model: lambda pins, block: pins.pin_source(block, "model", block.key),
     Data | OneSource: Pins.pin_data,
     SFT: Pins.pin_template,
     Benchmark: Pins.pin_tasks,
     CandidateFile: Pins.pin_candidates,
-    Label: Pins.pin_labels,
+    Label: Pins.pin_known,
+    PreferenceFile: lambda pins, block: pins.pin_source(block, "dataset", block.key),
+    RewardModel: lambda pins, block: pins.pin_source(block, "model", "label.path"),
+    Judge: Pins.pin_rubric,
+    Ensemble: Pins.pin_members,
 }
 
 

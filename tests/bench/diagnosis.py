@@ -42,15 +42,15 @@ def plants(cfg: Config, cut: int = CUT) -> list[Plant]:
     rate = cfg.dpo.learning_rate
 
     def own(name):
-        return f"label.own={{file: {PARTS}, name: {name}}}"
+        return "label=own", f"label.own={{file: {PARTS}, name: {name}}}"
 
     keep_all = ["pairs.unfinished=keep", "pairs.max_length_ratio=null"]
-    unfinished = [own("Ended"), f"sample.max_new_tokens={cut}", *keep_all]
+    unfinished = [*own("Ended"), f"sample.max_new_tokens={cut}", *keep_all]
     return [
         Plant("rate × 30", [f"dpo.learning_rate={30 * rate:g}"], "learning rate"),
         Plant("rate ÷ 100", [f"dpo.learning_rate={rate / 100:g}"], "learning rate"),
-        Plant("labels by coin", [own("Coin")], "labels that agree with the prompts' checks"),
-        Plant("chosen = longer", [own("Longer")], "chosen longer than rejected"),
+        Plant("labels by coin", [*own("Coin")], "labels that agree with the prompts' checks"),
+        Plant("chosen = longer", [*own("Longer")], "chosen longer than rejected"),
         Plant("unfinished rejected", unfinished, "rejected completions that were cut off"),
         Plant("beta 5", ["dpo.beta=5"], "beta"),
     ]

@@ -81,7 +81,7 @@ def judge_pool(
     address, model = judge
     runtime = f"{{concurrency: {SLOTS}, timeout: {SECONDS}}}"
     endpoint = f"{{base_url: '{address}', model: '{model}', runtime: {runtime}}}"
-    line = f"label.judge.endpoints=[{endpoint}]", f"label.judge.kind={kind}", "label.max_failed=1"
+    line = f"label.endpoints=[{endpoint}]", f"label.kind={kind}", "label.max_failed=1"
     label_cfg = settings("label=judge", *line).label
     FOLDER.mkdir(parents=True, exist_ok=True)
     work = StageDir(FOLDER, lambda metrics, step: None, call_folder=FOLDER / "calls")

@@ -34,7 +34,7 @@ RUNTIME = "{retries: 50, backoff: 0.02, timeout: 0.5}"
 def asking(url: str) -> tuple[str, ...]:
     """The command line of the tiny chain with the judge at this address."""
     endpoint = f"{{base_url: '{url}', model: judge, runtime: {RUNTIME}}}"
-    return ("label=judge", f"label.judge.endpoints=[{endpoint}]", "label.max_failed=0", "pairs=all")
+    return ("label=judge", f"label.endpoints=[{endpoint}]", "label.max_failed=0", "pairs=all")
 
 
 def by_letters(texts: dict[str, str]) -> str:

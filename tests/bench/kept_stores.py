@@ -52,8 +52,8 @@ Contents = dict[str, dict[str, str]]
 def commands(inputs: Path) -> dict[str, tuple[str, ...]]:
     """Return the overrides of every command by its name, in an order in which each finds the files that it reads."""
     judge, preferences = ENDPOINT.replace("NAME", "judge"), inputs / "preferences.jsonl"
-    endpoints = f"label.judge.endpoints=[{judge}]"
-    members = "label.ensemble.members=[{labeler: verifier}, {labeler: judge, weight: 2}]"
+    endpoints = f"label.endpoints=[{judge}]"
+    members = "label.members=[{labeler: verifier}, {labeler: judge, weight: 2}]"
     writer, own = ENDPOINT.replace("NAME", "writer"), inputs / "candidates.jsonl"
     pool = f"sample.pool=[{{n: 2}}, {{model: base, n: 1}}, {{endpoint: {writer}, n: 1}}, {{file: {own}}}]"
     source = f"data.sources=[{{path: {inputs / 'demonstrations.jsonl'}, splits: {{sft: 0.9, validation: 0.1}}}}]"
@@ -77,13 +77,18 @@ def commands(inputs: Path) -> dict[str, tuple[str, ...]]:
         "reward": ("stage=reward",),
         "reward_model": ("stage=pairs", "label=reward_model", f"reward.source.path={preferences}"),
         "judge": ("stage=dpo", "label=judge", endpoints, "pairs=all"),
-        "pointwise": ("stage=pairs", "label=judge", endpoints, "label.judge.kind=pointwise"),
-        "ensemble": ("stage=pairs", "label=ensemble", endpoints, members),
+        "pointwise": ("stage=pairs", "label=judge", endpoints, "label.kind=pointwise"),
+        "ensemble": (
+            "stage=pairs",
+            "label=ensemble",
+            endpoints.replace("label.", "label.judge."),
+            members,
+        ),
         "human": (
             "stage=pairs",
             "label=human",
-            "label.human.prompts=12",
-            "label.human.runtime.port=0",
+            "label.prompts=12",
+            "label.runtime.port=0",
         ),
         "dataset": ("stage=report", "label=dataset", f"label.path={preferences}", "pairs=all"),
         "open": ("recipe=instructions", "align=dpo", "scale=toy", "stage=report"),

@@ -32,9 +32,7 @@ MARGIN = 0.1  # of the ranks of two rewards among all: nearer ones say little
 def main(outputs: Path, overrides: list[str]) -> None:
     cfg, store, nodes = chains.prepared(outputs, overrides)
     reward = of_other_prompts(cfg, store, nodes)
-    scores = replace(
-        cfg.label, labeler="reward_model", reward_model=RewardModel(precision=cfg.reward.precision)
-    )
+    scores = RewardModel(precision=cfg.reward.precision)
     label = replace(
         nodes["label"],
         config=scores,

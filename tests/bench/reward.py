@@ -106,10 +106,8 @@ def elsewhere(model: Path, rows: int) -> None:
     from stages.store.workspace import StageDir
     from tests.bench import judge
     from tests.bench.agreement import SETS, longer
-    from tests.helpers import settings
 
-    label = settings().label
-    label.reward_model = Block(str(model), precision=native())
+    label = Block(path=str(model), precision=native())
     for name, read_pairs in SETS.items():
         drawn = sorted(read_pairs(), key=content_id)[:rows]
         candidate_pool = judge.pool(drawn)

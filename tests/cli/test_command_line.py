@@ -25,7 +25,7 @@ from tests.helpers import TINY, command, inside, refused, settings
 
 NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")
 NOTHING_MEASURES = (*NO_TESTS, "pairs.validation_fraction=0")
-ENSEMBLE = "eval.judged.ensemble.members=[{labeler: verifier}, {labeler: reward_model}]"
+ENSEMBLE = "eval.judged.members=[{labeler: verifier}, {labeler: reward_model}]"
 
 
 def one_line(*arguments: str, run: Callable[..., CompletedProcess[str]] = inside) -> str:
@@ -167,8 +167,8 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("align=none", "label=human"), "align=none labels no candidates"),
         (("align=none", "stage=label"), "Set align=dpo"),
         (("eval.judged.prompts=9",), "Add eval/judged=judge"),
-        (("eval/judged=judge",), "eval.judged.judge.endpoints=[{base_url"),
-        (("eval/judged=reward_model",), "eval.judged.reward_model.path=FOLDER"),
+        (("eval/judged=judge",), "eval.judged.endpoints=[{base_url"),
+        (("eval/judged=reward_model",), "eval.judged.path=FOLDER"),
         (
             ("eval/judged=human", "eval.judged.against=[control]"),
             "eval.judged.against[0]=control: not in this run. Use base",
@@ -201,8 +201,8 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         ),
         (("data.sources.path=x",), "Write 'data.sources=[{…, path: x}]'"),
         (
-            ("label=judge", "label.judge.endpoints.model=m"),
-            "Write 'label.judge.endpoints=[{…, model: m}]'",
+            ("label=judge", "label.endpoints.model=m"),
+            "Write 'label.endpoints=[{…, model: m}]'",
         ),
         (("seeds.a=1",), "Write 'seeds=[1]'"),
         (("model=someone/a-model",), "type model.path=someone/a-model"),

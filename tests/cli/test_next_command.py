@@ -16,7 +16,7 @@ from stages.preflight import constraints
 from tests.helpers import TINY, composed, inside, slow_but
 
 FILE = "stages/tasks/toy_preferences.jsonl"
-JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
+JUDGE = "label=judge label.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
 SPLITS = "columns:{messages:chosen,rejected:null},splits:{sft:0.5,preference:0.5}"
 SOURCE = f"data=file data.sources=[{{path:{FILE},{SPLITS}}}]"
 NO_TESTS = [

@@ -12,6 +12,7 @@ from stages.store.records import Judgement, load
 from tests.helpers import TINY, Chain, build, command, inside, nodes, refused
 
 ONLY_TYPED = "label.own runs code. Type"
+OWN = "  - override /label: own\n"  # goes on with the list of a recipe's defaults
 LABELER = """
 from pathlib import Path
 from stages.labelers.labeler import Labeler
@@ -40,28 +41,28 @@ def labeler(tmp_path: Path) -> Path:
     return file
 
 
-def own(file: Path, **options: object) -> str:
+def own(file: Path, **options: object) -> tuple[str, str]:
     written = ", ".join(f"{key}: {value}" for key, value in options.items())
-    return f"label.own={{file: {file}, name: Mine, options: {{{written}}}}}"
+    return "label=own", f"label.own={{file: {file}, name: Mine, options: {{{written}}}}}"
 
 
 @pytest.mark.extended
 def test_a_plan_reads_it_and_runs_nothing_of_it(labeler: Path, chain: Chain) -> None:
-    ran = inside(*TINY, f"outputs={chain.root}", "stage=plan", own(labeler))
+    ran = inside(*TINY, f"outputs={chain.root}", "stage=plan", *own(labeler))
     assert ran.returncode == 0, ran.stderr
     assert not (labeler.parent / "was run").exists()
-    build(chain.root, "stage=label", own(labeler))
+    build(chain.root, "stage=label", *own(labeler))
     assert (labeler.parent / "was run").exists()
 
 
 @pytest.mark.extended
 def test_it_is_a_member_of_an_ensemble_and_labels_once(labeler: Path, chain: Chain) -> None:
-    members = "label.ensemble.members=[{labeler: verifier, veto: 0.5}, {labeler: own, weight: 2}]"
-    line = ("label=ensemble", members, own(labeler, sign=-1))
+    members = "label.members=[{labeler: verifier, veto: 0.5}, {labeler: own, weight: 2}]"
+    line = ("label=ensemble", members, own(labeler, sign=-1)[1])
     planned = nodes(chain.root, *line)
     assert (
         planned["label_own"].fingerprint
-        == nodes(chain.root, own(labeler, sign=-1))["label"].fingerprint
+        == nodes(chain.root, *own(labeler, sign=-1))["label"].fingerprint
     )
     assert planned["label_verifier"].fingerprint == nodes(chain.root)["label"].fingerprint
     build(chain.root, "stage=pairs", *line)
@@ -69,7 +70,7 @@ def test_it_is_a_member_of_an_ensemble_and_labels_once(labeler: Path, chain: Cha
     def judged(*line):
         return load(chain.folder("label", *line) / "judgements.parquet", Judgement)
 
-    alone = {j.candidate_id: j.score for j in judged(own(labeler, sign=-1))}
+    alone = {j.candidate_id: j.score for j in judged(*own(labeler, sign=-1))}
     metrics = chain.manifest("label", *line)["metrics"]
     heavier = [j for j in judged(*line) if j.preference and "own" in json.loads(j.raw or "{}")]
     assert 0 < metrics["ensemble"]["members"]["own"]["votes"] == len(heavier)
@@ -81,10 +82,10 @@ def test_it_is_a_member_of_an_ensemble_and_labels_once(labeler: Path, chain: Cha
     assert sum(j.preference == json.loads(j.raw or "")["own"] for j in heavier) > len(heavier) / 2
     for wrong in (
         ("label=ensemble", members),
-        ("label=ensemble", members.replace("own", "judge"), own(labeler)),
+        ("label=ensemble", members.replace("own", "judge"), own(labeler)[1]),
     ):
         message = refused(*TINY, *wrong)
-        assert message.startswith("label.ensemble.members and label.own")
+        assert message.startswith("label.members and label.own")
 
 
 @pytest.mark.extended
@@ -92,7 +93,7 @@ def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(
     labeler: Path, chain: Chain
 ) -> None:
     def fingerprint(file: Path, **options: object) -> str:
-        return nodes(chain.root, own(file, **options))["label"].fingerprint
+        return nodes(chain.root, *own(file, **options))["label"].fingerprint
 
     first = fingerprint(labeler)
     moved = labeler.rename(labeler.with_name("moved.py"))
@@ -103,7 +104,7 @@ def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(
 
 
 def test_what_is_run_are_the_bytes_that_were_hashed(labeler: Path, chain: Chain) -> None:
-    node = nodes(chain.root, own(labeler))["label"]
+    node = nodes(chain.root, *own(labeler))["label"]
     text = labeler.read_text()
     labeler.write_text("raise RuntimeError")  # the file changes after the plan
     from stages import label
@@ -124,7 +125,7 @@ def test_jobs_of_a_sweep_in_other_processes_run_it_too(labeler: Path, chain: Cha
         *TINY,
         f"outputs={chain.root}",
         "stage=pairs",
-        own(labeler),
+        *own(labeler),
         "pairs.seed=1,2",
         "hydra/launcher=joblib",
         "-m",
@@ -138,10 +139,14 @@ def test_jobs_of_a_sweep_in_other_processes_run_it_too(labeler: Path, chain: Cha
 @pytest.mark.parametrize(
     ("content", "typed", "message"),
     [
-        ("label: {own: {file: FILE, name: Mine}}", (), ONLY_TYPED),
-        ("label: {own: {file: FILE, name: Mine}}", ("label.own.options={sign: 1}",), ONLY_TYPED),
+        (f"{OWN}label: {{own: {{file: FILE, name: Mine}}}}", (), ONLY_TYPED),
         (
-            "hydra: {mode: MULTIRUN, sweeper: {params: {label.own.file: FILE, label.own.name: Mine}}}",
+            f"{OWN}label: {{own: {{file: FILE, name: Mine}}}}",
+            ("label.own.options={sign: 1}",),
+            ONLY_TYPED,
+        ),
+        (
+            f"{OWN}hydra: {{mode: MULTIRUN, sweeper: {{params: {{label.own.file: FILE, label.own.name: Mine}}}}}}",
             (),
             ONLY_TYPED,
         ),
@@ -166,7 +171,7 @@ def test_a_recipe_must_not_name_it(
     content: str, typed: tuple[str, ...], message: str, labeler: Path, chain: Chain
 ) -> None:
     recipe = RECIPES / "hostile.yaml"
-    recipe.write_text(f"defaults: [tiny]\n{content.replace('FILE', str(labeler))}\n")
+    recipe.write_text(f"defaults:\n  - tiny\n{content.replace('FILE', str(labeler))}\n")
     try:
         ran = inside(
             "recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *typed
@@ -180,14 +185,14 @@ def test_a_recipe_must_not_name_it(
 
 def test_a_recipe_must_not_add_options_to_what_is_typed(labeler: Path, chain: Chain) -> None:
     recipe = RECIPES / "hostile_options.yaml"
-    recipe.write_text("defaults: [tiny]\nlabel: {own: {options: {sign: -1}}}\n")
+    recipe.write_text(f"defaults:\n  - tiny\n{OWN}label: {{own: {{options: {{sign: -1}}}}}}\n")
     try:
         ran = inside(
             "recipe=hostile_options",
             "tracker=none",
             f"outputs={chain.root}",
             "stage=label",
-            own(labeler),
+            *own(labeler),
         )
     finally:
         recipe.unlink()
@@ -199,7 +204,7 @@ def test_a_recipe_must_not_add_options_to_what_is_typed(labeler: Path, chain: Ch
 @pytest.mark.extended
 def test_options_that_are_null_or_have_names_of_ours_count(labeler: Path, chain: Chain) -> None:
     fingerprints = {
-        nodes(chain.root, own(labeler, **options))["label"].fingerprint
+        nodes(chain.root, *own(labeler, **options))["label"].fingerprint
         for options in ({}, {"sign": "null"}, {"runtime": 1}, {"runtime": 2})
     }
     assert len(fingerprints) == 4
@@ -217,7 +222,7 @@ def test_what_is_no_file_of_a_person_is_told_before_work(
             file.truncate(1 << 40)
     else:
         labeler.write_text("(" * 100_000)
-    message = refused(*TINY, own(labeler), "stage=label", f"outputs={tmp_path / 'outputs'}")
+    message = refused(*TINY, *own(labeler), "stage=label", f"outputs={tmp_path / 'outputs'}")
     assert message.startswith(f"label.own.file={labeler}")
 
 
@@ -264,6 +269,6 @@ def test_what_is_wrong_with_it_is_told(
         build(
             chain.root,
             "stage=label",
-            own(labeler, sign=2) if "sign" in before and "minus" in after else own(labeler),
+            *own(labeler, **{"sign": 2} if "sign" in before and "minus" in after else {}),
         )
     assert message in str(error.value)

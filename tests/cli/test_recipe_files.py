@@ -76,7 +76,9 @@ def test_a_file_that_is_no_recipe_is_refused_by_its_path(
 
 def test_a_file_names_no_code_to_run(folder: Path) -> None:
     (folder / "mine.py").write_text("class Mine: pass")
-    (folder / "code.yaml").write_text("label: {own: {file: mine.py, name: Mine}}")
+    (folder / "code.yaml").write_text(
+        "defaults: [override /label: own]\nlabel: {own: {file: mine.py, name: Mine}}"
+    )
     ran = inside("stage=plan", "recipe=./code.yaml", "tracker=none", cwd=folder)
     assert "error: label.own runs code" in ran.stderr
 

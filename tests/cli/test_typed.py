@@ -107,7 +107,7 @@ def test_a_key_typed_with_the_recipes_own_value_changes_nothing(name: str) -> No
         (("label=dataset", "label.path=x"), "label=dataset"),
         (("label=judge",), "label=judge"),
         (("label=judge,verifier", "-m"), "label=judge,verifier"),
-        (("label.own={file: a.py, name: A}",), "label.own"),
+        (("label=own", "label.own={file: a.py, name: A}"), "label=own"),
         (("sample=file", "sample.file=x"), "sample=file"),
         (("model=llama31_8b",), "model=llama31_8b"),
         ((OTHER,), "model.path"),

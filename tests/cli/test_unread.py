@@ -9,36 +9,33 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from stages.cli import main, unread
-from stages.config.blocks.labels import Label
 from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES, Export, Tracker
 from tests.helpers import TINY, Chain, composed, inside, refused
 
 FILE = "stages/tasks/toy_preferences.jsonl"
-JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
+JUDGE = "label=judge label.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
 POOL = "sample.pool=[{n:2,temperature:0.5},{file:README.md}]"
+# Keys that the class of an option does not have, with the options to choose instead.
+OF_OTHERS = [
+    (f"label.path={FILE}", "label=dataset or label=reward_model"),
+    ("label.format=kto", "label=dataset"),
+    ("label.columns={prompt:q}", "label=dataset"),
+    ("label.hub_split=train", "label=dataset"),
+    ("label.seed=1", "label=judge or label=human"),
+    ("label.rubric=r.jinja label=human", "label=judge"),
+    ("label.answers=3", "label=human"),
+    ("label.precision=fp32", "label=reward_model"),
+    ("label.own={file:a.py,name:A}", "label=own or label=ensemble"),
+    ("label.people=5 label=judge", "label=ensemble"),
+    ("eval.judged.seed=1", "eval/judged=judge or eval/judged=human"),
+    ("eval.judged.path=x eval/judged=judge", "eval/judged=reward_model"),
+]
 # Typed arguments, of which nothing reads the first, and the arguments with which it is read.
 UNREAD = [
-    (f"label.path={FILE}", "label=dataset"),
-    ("label.format=kto", f"label=dataset label.path={FILE}"),
-    ("label.columns={prompt:q}", f"label=dataset label.path={FILE}"),
-    ("label.hub_split=train", "label=dataset label.path=someone/preferences"),
     (f"label.revision=main label=dataset label.path={FILE}", "label.path=someone/preferences"),
-    ("label.judge.seed=1", JUDGE),
-    (f"label.judge.comparisons=2 {JUDGE} label.judge.kind=pointwise", "label.judge.kind=pairwise"),
-    ("label.human.answers=3", "label=human"),
-    ("label.human.annotators=3 label=human", "label.human.overlap=0.5"),
-    ("label.reward_model.path=README.md", "label=reward_model"),
-    ("label.reward_model.precision=fp32", "label=reward_model label.reward_model.path=README.md"),
-    (
-        "label.reward_model.revision=main label=reward_model label.reward_model.path=.",
-        "label.reward_model.path=a/b",
-    ),
-    (
-        "label.ensemble.people=5",
-        "label=ensemble label.ensemble.members=[{labeler:verifier},{labeler:own}]",
-    ),
+    ("label.revision=main label=reward_model label.path=.", "label.path=a/b"),
     ("unpaired.threshold=0.5 label=human align=kto", "label=verifier"),
     ("unpaired.threshold=0.5", "align=kto"),
     ("benchmark.limit=5", "benchmark.tasks=[x]"),
@@ -118,12 +115,43 @@ def test_it_is_refused_with_its_key_and_read_beside_what_reads_it(typed: str, ad
     reads(*others_typed, *added.split())
 
 
+@pytest.mark.parametrize(("typed", "options"), OF_OTHERS, ids=[typed for typed, _ in OF_OTHERS])
+def test_a_key_of_another_option_is_unknown_and_told_with_the_options_that_have_it(
+    typed: str, options: str
+) -> None:
+    key = typed.partition("=")[0]
+    message = refused("recipe=tiny", *typed.split())
+    assert message.startswith(f"{key} is no key of ")
+    assert message.endswith(f" Add {options}, or leave the key out.")
+
+
+def test_a_recipe_with_a_key_of_another_option_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "mixed.yaml"
+    recipe.write_text("label: {comparisons: 5}\n")
+    message = refused(f"recipe={recipe}")
+    assert message.startswith(f"{recipe}: label.comparisons is no key of label=verifier.")
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        ("label=judge label.judge.seed=1", "label.judge"),
+        ("label=human label.human.answers=3", "label.human"),
+        ("eval/judged=reward_model eval.judged.reward_model.path=x", "eval.judged.reward_model"),
+    ],
+)
+def test_a_key_as_it_was_called_before_is_told_its_name(typed: str, key: str) -> None:
+    block, _, name = key.rpartition(".")
+    where = f"the keys of {block.replace('.', '/')}={name} are in {block} itself"
+    assert refused("recipe=tiny", *typed.split()).startswith(f"{key}: {where}.")
+
+
 @pytest.mark.parametrize(
     "typed",
     [
         "sample.runtime.batch_size=8 align=grpo sft.demonstrations=selected",
-        "label.judge.seed=1 label=judge align=none sft.demonstrations=selected",
-        "data.form.unicode=NFC eval.judged.source=[{path:README.md}] eval/judged=human",
+        "label.seed=1 label=judge align=none sft.demonstrations=selected",
+        "data.form.unicode=NFC eval/judged=human eval.judged.source=[{path:README.md}]",
     ],
 )
 def test_what_demonstrations_and_judged_prompts_read_is_taken(typed: str) -> None:
@@ -140,15 +168,14 @@ def test_kto_reads_the_reference_that_simpo_beside_it_does_not() -> None:
 
 @pytest.mark.extended
 def test_what_a_group_or_a_recipe_says_may_wait_unread() -> None:
-    """`scale=toy` sets preferences for any recipe that reads some; null, one round and no control set nothing."""
-    reads("scale=toy")
-    reads("label.path=null", "model.revision=null")
+    """Null, one round and no control set nothing."""
+    reads("model.revision=null")
     reads("align=grpo", "rounds=1", "control=false", "control_pairs=null")
     reads("align=kto", "rounds=1", "control=false")
     # which label=dataset implies
     reads("align=kto", "label=dataset", f"label.path={FILE}", "pairs=all")
     recipe = RECIPES / "waiting.yaml"
-    recipe.write_text(f"defaults: [tiny]\nlabel: {{path: {FILE}}}\nsft: {{lora: {{rank: 4}}}}\n")
+    recipe.write_text("defaults: [tiny]\nsft: {lora: {rank: 4}}\n")
     try:
         ran = inside("recipe=waiting", "tracker=none", "stage=plan")
     finally:
@@ -173,14 +200,13 @@ def test_the_demo_is_not_trained_in_the_place_of_a_preference_file(
         main, "build", lambda *_: pytest.fail("something is built before the error")
     )
     message = refused("tracker=none", f"outputs={tmp_path}", f"label.path={FILE}")
-    reason = "only label=dataset reads files. Add label=dataset, or leave the key out."
-    assert message == f"label.path={FILE}: {reason}"
+    way_out = "Add label=dataset or label=reward_model, or leave the key out."
+    assert message == f"label.path is no key of label=verifier. {way_out}"
 
 
 def test_every_key_of_a_block_with_choices_is_weighed() -> None:
     """Every key of these blocks is either always read or listed in `unread.py` or `unread.yaml`."""
     always = {
-        Label: "labeler own max_failed audit known of judge human reward_model ensemble limits",
         Sample: "rounds round right_from split key file pool prompts prompts_per_round limits",
         Tracker: "name",
         Export: "format",

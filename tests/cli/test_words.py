@@ -60,7 +60,7 @@ def test_words_are_listed_without_importing_a_part() -> None:
 def test_conf_answers_the_rooms() -> None:
     """Every word of these packages has an option in conf/ under its name."""
     for group, room, kind, more in (
-        ("label", "labelers", "Labeler", ()),
+        ("label", "labelers", "Labeler", ("own",)),
         ("sample", "samplers", "Sampler", ("file",)),
     ):
         assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} == {

@@ -254,9 +254,9 @@ def test_a_kl_term_needs_a_second_model() -> None:
         "align=grpo",
         "grpo.precision=bf16",
         "label=judge",
-        "label.judge.kind=pointwise",
+        "label.kind=pointwise",
     )
-    endpoint = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]"
+    endpoint = "label.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]"
     shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
     assert shape is not None
     without, kl = (settings(*line, endpoint, f"grpo.beta={beta}").grpo for beta in (0, 0.1))
@@ -294,9 +294,9 @@ def test_grpo_also_takes_the_time_of_its_samples_and_kto_that_of_mismatched_ones
         "align=grpo",
         "grpo.precision=bf16",
         "label=judge",
-        "label.judge.kind=pointwise",
+        "label.kind=pointwise",
     )
-    cfg = settings(*line, "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]")
+    cfg = settings(*line, "label.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]")
     shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
     assert shape is not None
     machine.plan_for("h100_80gb")

@@ -179,7 +179,7 @@ def test_the_total_names_the_nodes_it_leaves_out(
     monkeypatch.setenv(OUTPUTS, str(built))
     minutes, names = total(root=fresh)
     assert minutes is not None and names == []
-    judge = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
+    judge = "label.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
     for labeler in (
         ("label=judge", judge),
         ("label=human",),
@@ -216,7 +216,7 @@ def test_plan_names_files_and_says_where_only_the_content_differs(
         plan.show(planned, Store(chain.root))
         return " ".join(capsys.readouterr().out.split())
 
-    assert "path – -> mine.jsonl" in plan_text(toys)
+    assert "labeler verifier -> dataset" in plan_text(toys)
     build(chain.root, "stage=label", "label=dataset", f"label.path={file}")
     assert "path mine.jsonl: its content" in plan_text(toys.replace("a", "b", 1))
     assert "path mine.jsonl -> other.jsonl" in plan_text(toys + "\n", "other.jsonl")
@@ -234,7 +234,7 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
         line = (
             f"sample.file={tmp_path / 'mine.jsonl'}",
             "label=judge",
-            f"label.judge.endpoints=[{judge}]",
+            f"label.endpoints=[{judge}]",
         )
 
         def planned() -> list[expected_calls.ExpectedCalls]:

@@ -4,6 +4,7 @@ import copy
 import math
 import re
 import typing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from stages.cli.explain import explain
 from stages.config import limits
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.config.schema import Config
+from stages.config.schema import OPTIONS, Config
 from stages.preflight import capacity, constraints
 from stages.store import plugins
 from stages.tasks.generator import known_families
@@ -29,11 +30,9 @@ IN_ROOMS = [
     "sft.template.kind",
     "sample.sampler",
     "answer.sampler",
-    "label.labeler",
     "tracker.name",
     "data.tasks.families",
 ]
-IN_ROOMS += ["eval.judged.labeler"]
 IN_ROOMS += [
     "label.format",
     "data.sources.format",
@@ -82,8 +81,6 @@ NAMES = [
     "grpo.lora.target_modules",
     "dpo.lora.target_modules",
     "reward.lora.target_modules",
-    "label.reward_model.path",
-    "label.reward_model.revision",
     "reward.source.path",
     "reward.source.revision",
     "reward.source.subset",
@@ -91,29 +88,21 @@ NAMES = [
     "sample.endpoint.base_url",
     "sample.endpoint.model",
     "sample.endpoint.api_key_env",
-    "label.judge.rubric",
-    "label.known",
     "sample.file",
-    "label.human.instructions",
-    "label.human.reasons",
-    "label.human.answered",
-    "label.human.runtime.host",
     "eval.judged.against",
-    "eval.judged.human.answered",
-    "eval.judged.human.instructions",
-    "eval.judged.human.reasons",
-    "eval.judged.human.runtime.host",
-    "eval.judged.judge.rubric",
-    "eval.judged.known",
     "eval.judged.own.file",
     "eval.judged.own.name",
-    "eval.judged.reward_model.path",
-    "eval.judged.reward_model.revision",
     "data.sources.licence",
     "reward.source.licence",
     "label.licence",
     "data.form.system_prompts",
 ]
+OF_LABELERS = ["known", "rubric", "path", "revision"]
+OF_LABELERS += ["instructions", "reasons", "answered", "runtime.host"]
+OF_LABELERS += ["judge.known", "judge.rubric"]
+OF_LABELERS += ["reward_model.known", "reward_model.path", "reward_model.revision"]
+OF_LABELERS += ["human.instructions", "human.reasons", "human.answered", "human.runtime.host"]
+NAMES += [f"{block}.{key}" for block in ("label", "eval.judged") for key in OF_LABELERS]
 MAPPINGS = {  # and who looks into them
     "model.config": "model_shape",
     "plan.tokens": "calculated",
@@ -171,9 +160,23 @@ def kinds(hint: Any) -> set[Any]:
     return set().union(*map(kinds, inner)) if inner else {hint}
 
 
+def choose_option(cfg: Any, key: str) -> None:
+    """Choose an option of the key's group whose class has this key."""
+    for group, options in OPTIONS.items():
+        block = group.replace("/", ".")
+        if not key.startswith(f"{block}."):
+            continue
+        name = key.removeprefix(f"{block}.")
+        kind = next(k for k in options.values() if name in dict(spelling.settings_below(k, "")))
+        holder, _, place = block.rpartition(".")
+        chosen = OmegaConf.structured(kind) if isinstance(cfg, DictConfig) else kind()
+        setattr(cfg.eval if holder else cfg, place, chosen)
+
+
 def with_value(key: str, value: Any) -> Config:
     """Return the tiny configuration with one source and with this value, which no type check has seen."""
     cfg = settings(*TINY)
+    choose_option(cfg, key)
     cfg.data.sources = [Source("rows.jsonl")]
     block: Any = cfg
     *blocks, name = key.split(".")
@@ -255,6 +258,7 @@ def test_no_text_is_empty_and_no_word_unknown() -> None:
 def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
     cfg: DictConfig = composed(*TINY)
     for key in spelling.setting_types():
+        choose_option(cfg, key)
         original = copy.deepcopy(OmegaConf.select(cfg, key))
         for value in ("bogus", 1.5, True, None, [[1]], [{"bogus": 1}], {"bogus": 1}):
             try:
@@ -264,14 +268,15 @@ def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
                 assert line is not None and "\n" not in line
                 assert key in line or "bogus is not a setting" in line, f"{key}={value}: {line}"
                 continue
-            OmegaConf.update(cfg, key, copy.deepcopy(original), merge=False)
+            with suppress(OmegaConfBaseException):  # of a key without a default
+                OmegaConf.update(cfg, key, copy.deepcopy(original), merge=False)
 
 
 ENDPOINT = "sample=openai sample.endpoint.base_url=http://127.0.0.1:1 sample.endpoint.model=writer"
-JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
+JUDGE = "label=judge label.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
 # What was typed, and what is told. Nothing is built first.
 REFUSED = [
-    ("sample.max_new_tokens=???", "sample.max_new_tokens is required and has no value. Set it."),
+    ("sample.max_new_tokens=???", "is required and has no value. Set sample.max_new_tokens="),
     ("seed=-1", "seed=-1: the value must be"),
     ("seeds=[-3]", "seeds=-3: the value must be"),
     ("sft.epochs=inf", "sft.epochs=inf: the value must be"),
@@ -280,7 +285,7 @@ REFUSED = [
     ("model.random_init.hidden_size=63", "Make hidden_size even."),
     ("~dpo.beta", "~dpo.beta: "),
     ("dpo=5", "Known: default."),
-    ("label=reward_model label.reward_model.path=x pairs.min_score=1", "pairs.min_score=1: scores"),
+    ("label=reward_model label.path=x pairs.min_score=1", "pairs.min_score=1: scores"),
     ("data=null", "Known: demonstrations, file, questions, tiny, verifiable."),
     ("data.tasks=null", "use data=file"),
     ("dpo.adapter=lora dpo.lora.rank=65", "width of 64"),
@@ -370,13 +375,13 @@ REFUSED = [
         f"{ENDPOINT} sample.endpoint.price.input=-1",
         "sample.endpoint.price.input=-1.0: the value must be",
     ),
-    ("label=judge", "'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'"),
+    ("label=judge", "'label.endpoints=[{base_url: ADDRESS, model: NAME}]'"),
     (
-        "label=judge label.judge.endpoints=[{model:x}]",
-        "label.judge.endpoints[0].base_url is not an address",
+        "label=judge label.endpoints=[{model:x}]",
+        "label.endpoints[0].base_url is not an address",
     ),
-    ("label=judge label.judge.endpoints=[{bogus:x}]", "bogus is not a setting"),
-    (f"{JUDGE} label.judge.comparisons=1", "Use 2 or more"),
+    ("label=judge label.endpoints=[{bogus:x}]", "bogus is not a setting"),
+    (f"{JUDGE} label.comparisons=1", "Use 2 or more"),
     ("label.known=README.md", "label.audit=200"),
     ("prices={writer:{input:-1,output:1}}", "prices.writer.input=-1.0: the value must be"),
     ("pairs.min_margin=nan", "pairs.min_margin=nan: the value must be a difference"),

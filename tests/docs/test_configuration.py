@@ -21,10 +21,13 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from stages.cli import spelling
+from stages.config.blocks.evaluation import Compared, Judged
+from stages.config.blocks.labels import Label
 from stages.config.choices import Command
 from stages.config.installation import ROOT
 from stages.config.limits import COMPUTED, LIMIT, Limit
-from stages.config.schema import RECIPES, Config, Target
+from stages.config.schema import OPTIONS, RECIPES, Config, Target
 from stages.store import plugins
 from tests.helpers import composed
 
@@ -47,7 +50,6 @@ type and meaning. `>0–1` are the numbers from 0 to 1 without 0.
 # Words that are no enum's: those of targets and commands together, and those that are a room's file names.
 WORDS = {
     "stage": [*Target, *Command],
-    "label.labeler": plugins.plugin_words("labelers", "Labeler"),
     "sample.sampler": plugins.plugin_words("samplers", "Sampler"),
     "sft.template.kind": [*plugins.template_names(), "auto", "own", "file"],
     "tracker.name": [*plugins.plugin_words("tracking", "Run"), "none"],
@@ -61,9 +63,8 @@ TYPES: dict[Any, str] = {
     type(None): "null",
 }
 
-AS_LABEL = tuple(
-    f"eval.judged.{name}." for name in ("own", "judge", "human", "reward_model", "ensemble")
-)
+AS_LABEL = ("label.judge.", "label.reward_model.", "label.human.")  # of an ensemble
+ALL_OPTIONS = {"label": Label, "eval/judged": Judged}  # with the keys that every option has
 
 Row = tuple[str, str, str, str]  # key, type, default, meaning
 
@@ -314,7 +315,7 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
 
 def say_once(elements: list[Row], rows: list[Row]) -> list[Row]:
     """The rows; where type and meaning were said of an element's or an earlier key of the same name, they name that
-    key instead. The labelers of `eval.judged` have the keys of `label`, so those are left out."""
+    key instead."""
     first = {
         (key.rsplit(".", 1)[-1], kind, meaning): key for key, kind, _, meaning in reversed(elements)
     }
@@ -325,13 +326,16 @@ def say_once(elements: list[Row], rows: list[Row]) -> list[Row]:
         shortened.append(
             (key, "", value, f"`{earlier}`") if is_known else (key, kind, value, meaning)
         )
-    return [row for row in shortened if not row[0].startswith(AS_LABEL)]
+    return shortened
 
 
 @cache
 def elements(kind: type) -> dict[str, type]:
-    """The dataclasses that stand in lists, in a block and in those inside it."""
+    """The dataclasses that stand in lists, in a block, in those inside it and in those of a group's options."""
+    options = [each for group in OPTIONS.values() for each in group.values()]
     blocks: dict[str, type] = {}
+    for each in options if kind is Config else ():
+        blocks |= elements(each)
     for hint in typing.get_type_hints(kind).values():
         if inner := nested(hint):
             several = any(typing.get_origin(part) in (list, dict) for part in members(hint))
@@ -350,6 +354,32 @@ def key_table(rows: list[Row]) -> list[str]:
     return table(
         ("key", "type", "default", "meaning"), *((f"`{key}`", *rest) for key, *rest in rows)
     )
+
+
+def option_keys(group: str, option: str) -> list[Row]:
+    """The rows of the keys that an option of a group has beside those of every option."""
+    block = group.replace("/", ".")
+    plain = values("~recipe", f"{group}={option}")
+    of_all = {key.name for key in fields(ALL_OPTIONS[group])}
+    rows = [*keys(OPTIONS[group][option], f"{block}.", plain, plain)]
+    own = [row for row in rows if row[0].removeprefix(f"{block}.").split(".")[0] not in of_all]
+    return [row for row in own if not row[0].startswith(AS_LABEL)]
+
+
+def option_sections(said: list[Row]) -> list[str]:
+    """A section of keys for each option whose class has its own. `said`: rows whose meaning is not repeated."""
+    lines = []
+    for option, kind in OPTIONS["label"].items():
+        if rows := option_keys("label", option):
+            shown = say_once(said, rows)
+            lines += [f"### label={option}", "", docstring(kind), "", *key_table(shown)]
+    plain = values("~recipe", "eval/judged=judge")
+    judged = (
+        "Its other keys are those of its labeler: `eval.judged.endpoints` is as `label.endpoints`."
+    )
+    rows = [*keys(Compared, "eval.judged.", plain, plain)]
+    lines += ["### eval/judged=", "", f"{docstring(Compared)} {judged}", "", *key_table(rows)]
+    return lines
 
 
 def mark(group: str, option: str) -> str:
@@ -373,7 +403,8 @@ def render() -> str:
     element_rows = [
         (f"{name}.{key}", *rest) for name, section in sections.items() for key, *rest in section
     ]
-    rows = say_once(element_rows, [*keys(Config, "", values("~recipe"), values())])
+    said = [*keys(Config, "", values("~recipe"), values())]
+    rows = say_once(element_rows, said)
     blocks = {
         name: kind
         for name, hint in typing.get_type_hints(Config).items()
@@ -385,21 +416,10 @@ def render() -> str:
         about = sentences(said_in_yaml().get(name, ""), docstring(kind), always=True)
         lines += [f"### {name}", "", *([about, ""] if about else [])]
         lines += key_table([row for row in rows if row[0].startswith(f"{name}.")])
+    lines += option_sections(said)
     for name, kind in elements(Config).items():
         lines += [f"### {name}", "", docstring(kind), "", *key_table(sections[name])]
     return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def is_computed(key: str) -> bool:
-    kind: Any = Config
-    for name in key.split("."):
-        field = next((field for field in fields(kind) if field.name == name), None)
-        if field is None or COMPUTED in field.metadata:
-            return field is not None
-        kind = nested(typing.get_type_hints(kind)[name])
-        if kind is None:
-            return False
-    return False
 
 
 def line_of(key: str) -> str:
@@ -418,8 +438,10 @@ def test_it_names_every_key_option_and_recipe() -> None:
     page = render()
     typed = {
         key
-        for key, value in values("~recipe").items()
-        if not (isinstance(value, dict) or is_computed(key))
+        for option in OPTIONS["label"]
+        for key, value in values("~recipe", f"label={option}").items()
+        if not isinstance(value, dict) and spelling.setting_types().get(key)
+        if COMPUTED not in spelling.setting_types()[key][1]
     }
     named = {f"| `{key}` |" for key in typed if not key.startswith(AS_LABEL)}
     named -= {
@@ -444,9 +466,10 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
         "behind a field of the schema"
     )
     assert "number, >0–1,000" in line_of("dpo.beta"), "a limit of the schema"
-    assert ", ".join(f"`{word}`" for word in WORDS["label.labeler"]) in line_of("label.labeler"), (
+    assert ", ".join(f"`{word}`" for word in WORDS["tracker.name"]) in line_of("tracker.name"), (
         "a room's files"
     )
+    assert "needed: the judges" in line_of("label.endpoints"), "in the class of an option"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
-from stages.cli import unread
+from stages.cli import spelling, unread
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.sampling import Member
 from stages.config.installation import ROOT
@@ -196,18 +195,14 @@ def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -
 def every_key() -> dict[str, set[str]]:
     """Return the keys of the configuration, with the options of groups; the name of a free dict ends in a dot."""
 
-    def walk(value: object, prefix: str) -> Iterator[str]:
-        for name, inner in vars(value).items() if is_dataclass(value) else ():
-            yield f"{prefix}{name}"
-            yield from (
-                [f"{prefix}{name}."]
-                if name in ("trainer", "options", "extra")
-                else walk(inner, f"{prefix}{name}.")
-            )
-
-    keys: dict[str, set[str]] = {key: set() for key in walk(settings("recipe=tiny"), "")}
-    # elements of lists
-    keys |= {key: set() for block in (Endpoint(), Member()) for key in walk(block, "")}
+    types = spelling.setting_types() | {
+        key: hint
+        for block in (Endpoint, Member)
+        for key, hint in spelling.settings_below(block, "")
+    }
+    keys: dict[str, set[str]] = {key: set() for key in types}
+    free = [key for key in types if key.rpartition(".")[2] in ("trainer", "options", "extra")]
+    keys |= {f"{key}.": set() for key in free}
     groups = {folder.name: folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()} | {
         "recipe": RECIPES
     }

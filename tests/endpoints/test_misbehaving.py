@@ -40,7 +40,7 @@ CALLS, TIMEOUT = 4, 2.0  # two comparisons in both orders
 def judged(url: str, folder: Path) -> tuple[list[Judgement] | UserError, Jury]:
     label = copy.deepcopy(LABEL())
     runtime = EndpointRuntime(timeout=TIMEOUT, retries=0)
-    label.judge.endpoints = [Endpoint(url, "judge", "JUDGE_KEY", runtime=runtime)]
+    label.endpoints = [Endpoint(url, "judge", "JUDGE_KEY", runtime=runtime)]
     jury = Jury(label, work(folder))
     try:
         return sorted(jury.judge_all(pool(["one", "two"], ["three", "four"])), key=str), jury

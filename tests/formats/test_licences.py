@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from stages.config.blocks.data import Data, Source
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import PreferenceFile
 from stages.formats.column_mapping import Purpose
 from stages.labelers.dataset import Dataset
 from stages.models import model_card
@@ -106,12 +106,7 @@ def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
 
 def test_a_source_of_labels_may_state_one(tmp_path: Path) -> None:
     assert read(lines(tmp_path, ROWS), Purpose.answers, columns=COLUMNS).parsed[0].licence == "mit"
-    assert (
-        Label(
-            path="x", hub_split="train", labeler="dataset", revision=None, licence="mit"
-        ).source.licence
-        == "mit"
-    )
+    assert PreferenceFile(path="x", licence="mit").source.licence == "mit"
 
 
 def test_the_card_names_the_licences_of_what_was_trained_on(chain: Chain, tmp_path: Path) -> None:

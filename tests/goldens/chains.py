@@ -34,7 +34,7 @@ LINES = [
     "stage=eval rounds=2",
     "stage=eval sft.adapter=lora dpo.adapter=lora",
     "stage=dpo sft.packing=true sft.batch_size=1",
-    f"stage=dpo label=judge 'label.judge.endpoints={JUDGE}' pairs=all",
+    f"stage=dpo label=judge 'label.endpoints={JUDGE}' pairs=all",
     f"stage=eval label=dataset label.path={INPUTS}/preferences.jsonl pairs=all",
 ]
 

@@ -250,7 +250,7 @@ def test_live_bytes_of_a_training_step(
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_live_bytes_of_rewards(precision: str) -> None:
-    block = settings(*TINY, "label=reward_model", "label.reward_model.path=x").label.reward_model
+    block = settings(*TINY, "label=reward_model", "label.path=x").label
     block = replace(block, precision=Precision(precision))
     config = tiny("llama", WIDE, 3, vocabulary=2048).config
     config.num_labels = 1

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from stages.config.blocks.labels import Human, HumanRuntime, Label
+from stages.config.blocks.labels import Human, HumanRuntime
 from stages.config.installation import ROOT
 from stages.labelers.human import People
 from stages.labelers.people import server
@@ -145,13 +145,11 @@ def somebody(
 
 def main(folder: Path, keys: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    runtime = HumanRuntime(keys.pop("host", None), keys.pop("port"))
+    runtime = HumanRuntime(keys.pop("host", "127.0.0.1"), keys.pop("port"))
     human = Human(**keys, runtime=runtime)
     out = work(folder)
     people_pool = pool(*json.loads((folder / "texts.json").read_text()))
-    judgements = [
-        vars(j) for j in People(Label(labeler="human", human=human), out).judge_all(people_pool)
-    ]
+    judgements = [vars(j) for j in People(human, out).judge_all(people_pool)]
     (folder / "judgements.json").write_text(
         json.dumps({"judgements": judgements, "figures": out.endpoint_calls["label.human"]})
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import Judge
 from stages.labelers import rubric
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Pool
@@ -52,16 +52,16 @@ def better(texts: dict[str, str]) -> str:
     return "A" if a > b else "B" if b > a else "tie"
 
 
-def block(folder: Path, *urls: str, **judge: Any) -> Label:
+def block(folder: Path, *urls: str, **judge: Any) -> Judge:
     """Return the block of `label=judge` with a judge at each address, as the pipeline passes it to the stage."""
     runtime = "{backoff: 0.01, retries: 20, timeout: 30}"
     endpoints = ",".join(
         f"{{base_url: '{url}', model: judge-{i}, runtime: {runtime}}}" for i, url in enumerate(urls)
     )
-    typed = [f"label.judge.{name}={value}" for name, value in judge.items() if name != "max_failed"]
+    typed = [f"label.{name}={value}" for name, value in judge.items() if name != "max_failed"]
     limit = f"label.max_failed={judge.get('max_failed', 0.0)}"
     cfg = settings(
-        "recipe=tiny", "label=judge", f"label.judge.endpoints=[{endpoints}]", limit, *typed
+        "recipe=tiny", "label=judge", f"label.endpoints=[{endpoints}]", limit, *typed
     ).label
     return pin(cfg, folder / "cache" / "digests.json")[0]
 

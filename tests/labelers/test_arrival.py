@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stages import label, pairs, select, unpaired
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import Human, Label
 from stages.config.choices import Strategy, Weights
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Labeler, Pool, make_labeler
@@ -69,7 +69,7 @@ def judge() -> Iterator[Model]:
 
 def typed(name: str, built: Path, judge: Model, folder: Path) -> tuple[str, ...]:
     """Return the command line of a labeler, and write the files that it names."""
-    asking = f"label.judge.endpoints=[{{base_url: '{judge.url}', model: judge}}]"
+    asking = f"label.endpoints=[{{base_url: '{judge.url}', model: judge}}]"
     match name:
         case "dataset":
             rows = [
@@ -88,17 +88,20 @@ def typed(name: str, built: Path, judge: Model, folder: Path) -> tuple[str, ...]
             )
             save_model(begun, folder / "model")
             contract.save(folder / "model")
-            return "label=reward_model", f"label.reward_model.path={folder / 'model'}"
+            return "label=reward_model", f"label.path={folder / 'model'}"
         case "own":
             (folder / "mine.py").write_text(OWN)
-            return (f"label.own={{file: {folder / 'mine.py'}, name: Mine}}",)
+            return (
+                "label=own",
+                f"label.own={{file: {folder / 'mine.py'}, name: Mine}}",
+            )
         case "ensemble":
-            members = "label.ensemble.members=[{labeler: verifier}, {labeler: judge, weight: 2}]"
-            return "label=ensemble", asking, members
+            members = "label.members=[{labeler: verifier}, {labeler: judge, weight: 2}]"
+            return "label=ensemble", asking.replace("label.", "label.judge."), members
         case "human":
-            return "label=human", "label.human.answers=3", "label.human.overlap=0.5"
+            return "label=human", "label.answers=3", "label.overlap=0.5"
         case "pointwise":
-            return "label=judge", asking, "label.judge.kind=pointwise"
+            return "label=judge", asking, "label.kind=pointwise"
         case "judge":
             return "label=judge", asking
     return ("label=verifier",)
@@ -128,7 +131,7 @@ def sampled(built: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def write_journals(cfg: Label, folder: Path, calls: Path, order: int) -> None:
+def write_journals(cfg: Human, folder: Path, calls: Path, order: int) -> None:
     """Write two people's answers to all questions, shuffled by the seed `order`."""
     candidates = Pool(
         load(folder / "prompts.parquet", Example), load(folder / "candidates.parquet", Candidate)
@@ -137,7 +140,7 @@ def write_journals(cfg: Label, folder: Path, calls: Path, order: int) -> None:
         Answer(
             question.id, name, question.words[int(question.id, 16) % 3], order=question.order(name)
         )
-        for question in draw_questions(candidates, cfg.human)
+        for question in draw_questions(candidates, cfg)
         for name in ("ann", "bob")
     ]
     (calls / "people").mkdir(parents=True)
@@ -289,7 +292,7 @@ def test_what_was_paid_for_twice_before_is_taken_and_nothing_is_asked(
     assert len(judgements) == (7 if kind == "pairwise" else 6) and not any(
         j.error for j in judgements
     )
-    figures = out.endpoint_calls["label.judge.endpoints[0]"]
+    figures = out.endpoint_calls["label.endpoints[0]"]
     assert figures["made"] == 0 and figures["kept"] == (1 + 2 + 2 if kind == "pairwise" else 1 + 4)
     assert labeler.judges[0].calls.path.read_bytes() == PAID.read_bytes()
 
@@ -303,6 +306,6 @@ def test_a_fault_on_the_way_does_not_decide_which_reply_counts(tmp_path: Path) -
     several = pool(*([f"poor {i}", f"good {i}"] for i in range(12)))
     with running(Model(says)) as model, running(Proxy(model, 0.5, 0.0, ("500",))) as proxy:
         cfg = block(tmp_path, proxy.url, kind="pairwise", attempts=9)
-        cfg.judge.endpoints[0].runtime.retries = 0  # type: ignore[index]
+        cfg.endpoints[0].runtime.retries = 0
         judgements = [*Jury(cfg, work(tmp_path)).judge_all(several)]
     assert proxy.failed["500"] > 9 and {j.raw for j in judgements} == {judgements[0].raw}

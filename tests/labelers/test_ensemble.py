@@ -150,9 +150,9 @@ def test_members_label_once_and_people_where_members_disagree(
     by_letters = judging(lambda texts: "A" if texts["A"] < texts["B"] else "B")
     with running(Model(by_letters)) as model:
         judge = f"label.judge.endpoints=[{{base_url: '{model.url}', model: m}}]"
-        members = "label.ensemble.members=[{labeler: verifier}, {labeler: judge, weight: 2}]"
-        alone = ("label=ensemble", judge, members, "label.human.runtime.port=0")
-        with_people = (*alone, "label.ensemble.people=5", "label.audit=6")
+        members = "label.members=[{labeler: verifier}, {labeler: judge, weight: 2}]"
+        alone = ("label=ensemble", judge, members)
+        with_people = (*alone, "label.human.runtime.port=0", "label.people=5", "label.audit=6")
         build(chain.root, "stage=label", *alone)
         calls = len(model.requests)
         assert calls
@@ -166,7 +166,7 @@ def test_members_label_once_and_people_where_members_disagree(
         with somebody(monkeypatch, backwards) as ports:
             build(chain.root, "stage=pairs", *with_people)
         build(chain.root, "stage=label", *with_people, "rebuild=label")
-        build(chain.root, "stage=label", "label=judge", judge)
+        build(chain.root, "stage=label", "label=judge", judge.replace("label.judge.", "label."))
         assert len(ports) == 1, "nobody gets a question twice"
         assert len(model.requests) == calls, "the judge's node is that of label=judge"
 
@@ -249,10 +249,11 @@ def test_a_member_is_the_same_node_as_its_labeler_alone(tmp_path: Path) -> None:
     members = (
         "[{labeler: verifier, veto: 1.0}, {labeler: judge}, {labeler: reward_model, weight: 0.5}]"
     )
-    line = ("label=ensemble", judge, reward, f"label.ensemble.members={members}")
+    line = ("label=ensemble", judge, reward, f"label.members={members}")
     planned = nodes(tmp_path, *line)
     assert planned["label"].inputs.keys() == {"pool", "verifier", "judge", "reward_model"}
-    for name, keys in {"verifier": (), "judge": (judge,), "reward_model": (reward,)}.items():
+    alone = judge.replace("label.judge.", "label.")
+    for name, keys in {"verifier": (), "judge": (alone,), "reward_model": (reward,)}.items():
         assert (
             planned[f"label_{name}"].fingerprint
             == nodes(tmp_path, f"label={name}", *keys)["label"].fingerprint
@@ -263,26 +264,26 @@ def test_a_member_is_the_same_node_as_its_labeler_alone(tmp_path: Path) -> None:
     assert nodes(tmp_path, *line, "rounds=2")["label_judge_1"].stage == "label"
 
 
-MEMBERS = "label.ensemble.members"
+MEMBERS = "label.members"
 JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
 
 
 @pytest.mark.parametrize(
     ("members", "more", "key", "way_out"),
     [
-        ("null", (), "label=ensemble", "label.ensemble.members=["),
-        ("[{labeler: verifier}]", (), "label=ensemble", "label.ensemble.members=["),
+        ("[]", (), "label=ensemble", "label.members=["),
+        ("[{labeler: verifier}]", (), "label=ensemble", "label.members=["),
         (
             "[{labeler: verifier}, {labeler: verifyer}]",
             (),
-            "label.ensemble.members[1].labeler=verifyer",
+            "label.members[1].labeler=verifyer",
             "verifier",
         ),
         (
             "[{labeler: verifier}, {labeler: human}]",
             (),
             f"{MEMBERS}[1].labeler=human",
-            "label.ensemble.people=200",
+            "label.people=200",
         ),
         (
             "[{labeler: dataset}, {labeler: verifier}]",
@@ -327,7 +328,12 @@ JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
             f"{MEMBERS}[1].veto",
             "label.judge.kind=pointwise",
         ),
-        ("[{labeler: verifier}, {labeler: judge}]", (), "label=judge", "label.judge.endpoints=["),
+        (
+            "[{labeler: verifier}, {labeler: judge}]",
+            (),
+            "label.judge.endpoints",
+            "label.judge.endpoints=[",
+        ),
         (
             "[{labeler: verifier}, {labeler: reward_model}]",
             (),
@@ -337,40 +343,40 @@ JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
         (
             "[{labeler: verifier}, {labeler: reward_model}]",
             (JUDGE, "label.reward_model.path=README.md"),
-            f"{JUDGE}: no judge",
-            "label.ensemble.members",
+            "label.judge: it is no member",
+            "label.members",
         ),
         (
             "[{labeler: verifier}, {labeler: judge}]",
-            (JUDGE, "label.human.answers=3", "label.ensemble.people=5"),
-            "label.human.answers=3: label=ensemble asks",
-            "label.ensemble.people",
+            (JUDGE, "label.human.answers=3", "label.people=5"),
+            "label.human.answers is not a setting",
+            "",
         ),
         (
             "[{labeler: verifier}, {labeler: judge}]",
             (JUDGE, "label.human.answered=README.md"),
-            "label.human.answered:",
-            "label.ensemble.people=200",
+            "label.human:",
+            "label.people=200",
         ),
         (
             "[{labeler: verifier}, {labeler: judge}]",
             (JUDGE, "sft.demonstrations=selected"),
             "sft.demonstrations=selected",
-            "label.judge.kind=pointwise",
+            "label.kind=pointwise",
         ),
     ],
 )
 def test_an_invalid_ensemble_is_refused_before_the_run(
     members: str, more: tuple[str, ...], key: str, way_out: str
 ) -> None:
-    message = refused("recipe=tiny", "label=ensemble", f"label.ensemble.members={members}", *more)
+    message = refused("recipe=tiny", "label=ensemble", f"label.members={members}", *more)
     assert message.startswith(key) and way_out in message[len(key) :]
 
 
 def test_a_veto_needs_scores_also_from_a_user_defined_labeler(tmp_path: Path) -> None:
     members = "[{labeler: verifier, veto: 1.0}, {labeler: own, veto: 0.5}]"
     label, inputs = (
-        settings("label=ensemble", f"label.ensemble.members={members}").label,
+        settings("label=ensemble", f"label.members={members}").label,
         dict[str, Path](),
     )
     for name, judgements in {
@@ -380,7 +386,7 @@ def test_a_veto_needs_scores_also_from_a_user_defined_labeler(tmp_path: Path) ->
         inputs[name] = tmp_path / name
         inputs[name].mkdir()
         save(inputs[name] / "judgements.parquet", judgements, Judgement)
-    with pytest.raises(UserError, match=r"^label\.ensemble\.members\[1\]\.veto=0\.5: .* own "):
+    with pytest.raises(UserError, match=r"^label\.members\[1\]\.veto=0\.5: .* own "):
         Ensemble(label, StageDir(tmp_path, lambda metrics, step: None)).pool(inputs)
 
 
@@ -399,7 +405,7 @@ def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
     label = settings(
         "recipe=tiny",
         "label=ensemble",
-        f"label.ensemble.members={members}",
+        f"label.members={members}",
         f"label.own={{file: {own}, name: Brief}}",
     ).label
     completions = pool(["YES", "YES INDEED", "no", "lost"])
@@ -416,10 +422,7 @@ def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
         [1.0, (1 / 3 + 3 * 0.5) / 4, (1 / 3 + 3 * 1.0) / 4]
     )
     assert judgements[3].score is None and "own" in str(judgements[3].error)
-    strict = replace(
-        label,
-        ensemble=replace(label.ensemble, members=[Voter("verifier", 1.0, 0.6), Voter("own", 3.0)]),
-    )
+    strict = replace(label, members=[Voter("verifier", 1.0, 0.6), Voter("own", 3.0)])
     vetoed = [*Ensemble(strict, ensemble.out).judge_rollouts(completions._replace(prompts=prompts))]
     assert [j.score for j in vetoed[:3]] == pytest.approx([1.0, 0.0, 0.0])
 
@@ -444,7 +447,7 @@ def test_a_vetoed_completion_is_last_whatever_the_constant_of_relative_scores(
         label = settings(
             "recipe=tiny",
             "label=ensemble",
-            "label.ensemble.members=[{labeler: verifier, veto: 0.6}, {labeler: own}]",
+            "label.members=[{labeler: verifier, veto: 0.6}, {labeler: own}]",
             f"label.own={{file: {own}, name: Liking, options: {{constant: {constant}}}}}",
         ).label
         prompts = [replace(p, checks=[Check("upper")]) for p in completions.prompts]

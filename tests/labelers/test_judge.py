@@ -243,7 +243,7 @@ def test_a_server_that_ignores_schemas_is_refused_and_may_be_read_as_text(tmp_pa
         return f"Both have merits.\n**Verdict: {better(texts)}**"
 
     with running(Model(says)) as model:
-        with pytest.raises(UserError, match=r"json_schema .*label.judge.reading=text"):
+        with pytest.raises(UserError, match=r"json_schema .*label.reading=text"):
             judged(tmp_path, pool(["poor 1", "good 2"]), model.url)
         assert len(model.requests) == 2
         judgements = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, reading="text")
@@ -311,7 +311,7 @@ def test_no_reply_is_a_traceback_and_no_verdict_is_invented(
 def asking(url: str, *overrides: str) -> tuple[str, ...]:
     return (
         "label=judge",
-        f"label.judge.endpoints=[{{base_url: '{url}', model: judge}}]",
+        f"label.endpoints=[{{base_url: '{url}', model: judge}}]",
         *overrides,
     )
 
@@ -324,7 +324,7 @@ def test_judgements_become_pairs_and_another_strategy_asks_nothing(chain: Chain)
         line = asking(model.url)
         build(chain.root, "stage=pairs", *line)
         before, metrics = len(model.requests), chain.manifest("label", *line)["metrics"]
-        assert metrics["calls"]["label.judge.endpoints[0]"]["made"] == before
+        assert metrics["calls"]["label.endpoints[0]"]["made"] == before
         assert metrics["order_flips"] == 0 and not metrics["failed"]
         for pair in load(chain.folder("pairs", *line) / "pairs.parquet", Pair):
             assert pair.chosen[0]["content"] > pair.rejected[0]["content"]
@@ -339,14 +339,14 @@ def test_the_question_makes_the_fingerprint(chain: Chain, tmp_path: Path) -> Non
 
     plain, same = fingerprint(), tmp_path / "mine.jinja"
     rubric = Path(
-        nodes(chain.root, *asking("http://127.0.0.1:1/v1"))["label"].config.judge.rubric
+        nodes(chain.root, *asking("http://127.0.0.1:1/v1"))["label"].config.rubric
     ).read_text()
     same.write_text(rubric)
-    assert fingerprint(f"label.judge.rubric={same}") == plain, "the rubric's path does not count"
+    assert fingerprint(f"label.rubric={same}") == plain, "the rubric's path does not count"
     same.write_text(rubric.replace("better", "worse"))
-    assert fingerprint(f"label.judge.rubric={same}") != plain
+    assert fingerprint(f"label.rubric={same}") != plain
     for other in ("seed=1", "kind=pointwise", "temperature=0.5", "comparisons=3"):
-        assert fingerprint(f"label.judge.{other}") != plain
+        assert fingerprint(f"label.{other}") != plain
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_an_unusable_rubric_is_refused_before_the_run(
 ) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text(rubric)
-    rubric_of_mine = f"label.judge.rubric={file}"
+    rubric_of_mine = f"label.rubric={file}"
     line = refused(
         *TINY, f"outputs={tmp_path / 'outputs'}", *asking("http://127.0.0.1:1/v1", rubric_of_mine)
     )
@@ -381,5 +381,5 @@ def test_a_rubric_that_fails_on_an_answer_is_reported_with_its_key(tmp_path: Pat
     jury = Jury(block(tmp_path, "http://127.0.0.1:1/v1", rubric=file), work(tmp_path))
     request = [{"role": "user", "content": "Which?"}]
     assert jury.rubric.messages(request, ["fair 1", "good 2"])[1]["content"].startswith("<<REQUEST")
-    with pytest.raises(UserError, match=r"^label.judge.rubric: line 2: .*missing"):
+    with pytest.raises(UserError, match=r"^label.rubric: line 2: .*missing"):
         jury.rubric.messages(request, ["poor 1", "good 2"])

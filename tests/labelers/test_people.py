@@ -6,7 +6,6 @@ import re
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.config.blocks.labels import Human, HumanRuntime, Label
+from stages.config.blocks.labels import Human, HumanRuntime
 from stages.config.errors import UserError
 from stages.labelers.human import People, question_judgements
 from stages.labelers.labeler import Pool
@@ -25,7 +24,6 @@ from stages.labelers.people.session import Answer, Session
 from stages.store.records import Pair, load
 from stages.store.workspace import StageDir
 from tests.helpers import Chain, build, nodes, refused
-from tests.helpers import settings as configured
 from tests.labelers.asking import Asking, Person, asking, kept_of, somebody
 from tests.labelers.pools import pool, work
 
@@ -106,7 +104,9 @@ def test_no_two_answers_are_shown_together_twice_and_every_answer_is_shown(size:
     for n in range(2, 14):
         texts = [f"text {i}" for i in range(n)]
         [(_, candidates)] = pool([*texts, "text 1 "]).by_prompt()  # a copy except for a space
-        questions = draw_questions(pool([c.text for c in candidates]), Human(answers=size))
+        questions = draw_questions(
+            pool([c.text for c in candidates]), Human(answers=size, comparisons=None)
+        )
         two = [
             frozenset(two)
             for q in questions
@@ -248,7 +248,8 @@ def test_questions_show_every_candidate_and_are_the_same_for_a_reduced_pool() ->
         {"answers": 2, "comparisons": 2},
         {"prompts": 1},
     ):
-        questions = draw_questions(several, Human(**keys))
+        block = Human(**{"comparisons": None, **keys})
+        questions = draw_questions(several, block)
         shown_ids = {c.candidate_id for q in questions for c in q.candidates}
         assert {q.prompt.id for q in questions} <= {"p0", "p2"}, (
             "the other prompts do not have different answers"
@@ -259,15 +260,15 @@ def test_questions_show_every_candidate_and_are_the_same_for_a_reduced_pool() ->
         smaller = Pool(
             several.prompts, [c for c in several.candidates if c.candidate_id in shown_ids]
         )
-        assert draw_questions(smaller, Human(**keys)) == questions
-    every = draw_questions(several, Human(overlap=0.5, annotators=3))
+        assert draw_questions(smaller, block) == questions
+    every = draw_questions(several, Human(overlap=0.5, annotators=3, comparisons=None))
     assert Counter(q.needed for q in every) == {
         3: round(len(every) / 2),
         1: len(every) - round(len(every) / 2),
     }
-    assert {q.id for q in draw_questions(several, Human(instructions="other"))}.isdisjoint(
-        q.id for q in every
-    )
+    assert {
+        q.id for q in draw_questions(several, Human(instructions="other", comparisons=None))
+    }.isdisjoint(q.id for q in every)
 
 
 def question() -> Question:
@@ -305,9 +306,7 @@ def test_the_earliest_answers_count_where_more_came_than_were_needed(tmp_path: P
         session.save(Answer(question_id, "bob", "b", at="2026-11-26T10:00:00+00:00"))
     answer_rows.write(session, source := work(tmp_path))
     cfg = Human(answered=str(source / answer_rows.FILE))
-    judgements = list(
-        People(replace(configured("label=human").label, human=cfg), source).judge_all(pool(*GIVEN))
-    )
+    judgements = list(People(cfg, source).judge_all(pool(*GIVEN)))
     assert judgements and {j.preference for j in judgements} == {"b"}
 
 
@@ -407,7 +406,7 @@ def test_a_file_that_somebody_filled_in_is_never_overwritten(tmp_path: Path) -> 
 def test_the_node_is_complete_when_its_questions_are_and_asks_nobody_again(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = ("label=human", "label.human.runtime.port=0", "label.human.comparisons=null")
+    line = ("label=human", "label.runtime.port=0", "label.comparisons=null")
     with somebody(
         monkeypatch,
         lambda question: "ab"[question["answers"][1]["text"] > question["answers"][0]["text"]],
@@ -422,7 +421,7 @@ def test_the_node_is_complete_when_its_questions_are_and_asks_nobody_again(
     for pair in load(chain.folder("pairs", *line) / "pairs.parquet", Pair):
         assert pair.chosen[0]["content"] > pair.rejected[0]["content"]
     build(chain.root, "stage=label", *line, "rebuild=label")
-    build(chain.root, "stage=label", *line, "label.human.overlap=0.0", "label.human.prompts=3")
+    build(chain.root, "stage=label", *line, "label.overlap=0.0", "label.prompts=3")
     assert len(ports) == 1
 
 
@@ -444,18 +443,14 @@ def test_who_still_looks_at_the_last_question_may_answer_it(
 
     human = Human(answers=2, comparisons=1, runtime=HumanRuntime(port=0))
     with somebody(monkeypatch, after_bob) as ports:
-        judgements = [
-            *People(Label(labeler="human", human=human), work(tmp_path)).judge_all(
-                pool(["one", "two"])
-            )
-        ]
+        judgements = [*People(human, work(tmp_path)).judge_all(pool(["one", "two"]))]
     assert len(judgements) == 1
     assert len(kept_of(tmp_path, "ann")) == len(kept_of(tmp_path, "bob")) == 1
 
 
 def test_only_the_questions_change_the_fingerprint(chain: Chain) -> None:
     def fingerprint(*keys: str) -> str:
-        return nodes(chain.root, "label=human", *(f"label.human.{key}" for key in keys))[
+        return nodes(chain.root, "label=human", *(f"label.{key}" for key in keys))[
             "label"
         ].fingerprint
 
@@ -470,11 +465,9 @@ def test_only_the_questions_change_the_fingerprint(chain: Chain) -> None:
 
 
 def test_invalid_settings_are_refused_before_sampling() -> None:
-    assert "label=human" in refused("recipe=tiny", "label.human.seed=1")
-    assert "label.human.reasons" in refused(
-        "recipe=tiny", "label=human", "label.human.reasons=[a,a]"
+    assert "label=human" in refused("recipe=tiny", "label.seed=1")
+    assert "label.reasons" in refused("recipe=tiny", "label=human", "label.reasons=[a,a]")
+    assert "label.answered=nowhere.jsonl: " in refused(
+        "recipe=tiny", "label=human", "label.answered=nowhere.jsonl"
     )
-    assert "label.human.answered=nowhere.jsonl: " in refused(
-        "recipe=tiny", "label=human", "label.human.answered=nowhere.jsonl"
-    )
-    assert "must be from 2 to" in refused("recipe=tiny", "label=human", "label.human.answers=7")
+    assert "must be from 2 to" in refused("recipe=tiny", "label=human", "label.answers=7")

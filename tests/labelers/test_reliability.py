@@ -203,8 +203,8 @@ def test_an_audit_by_checks_and_then_by_a_person_asks_no_judge_again(
     with running(Model(judging(longer, "score"))) as model:
         line = (
             "label=judge",
-            f"label.judge.endpoints=[{{base_url: '{model.url}', model: judge}}]",
-            "label.judge.kind=pointwise",
+            f"label.endpoints=[{{base_url: '{model.url}', model: judge}}]",
+            "label.kind=pointwise",
             "label.audit=40",
         )
         build(chain.root, "stage=label", *line)

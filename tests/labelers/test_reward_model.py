@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from stages.config.blocks.labels import Label
+from stages.config.blocks import labels
 from stages.config.choices import Precision, Weights
 from stages.config.errors import UserError
 from stages.labelers import reward_model
@@ -48,15 +48,11 @@ def pool(chain: Chain) -> Pool:
 
 def judged(model: Path, pool: Pool, folder: Path, **runtime: int) -> list[Judgement]:
     folder.mkdir(exist_ok=True)
-    cfg: Label = settings(
-        "recipe=tiny", "label=reward_model", f"label.reward_model.path={model}"
+    cfg: labels.RewardModel = settings(
+        "recipe=tiny", "label=reward_model", f"label.path={model}"
     ).label
-    of = replace(
-        cfg.reward_model,
-        precision=Precision.fp32,
-        runtime=replace(cfg.reward_model.runtime, **runtime),
-    )
-    labeler = RewardModel(replace(cfg, reward_model=of), StageDir(folder, lambda m, s: None))
+    block = replace(cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, **runtime))
+    labeler = RewardModel(block, StageDir(folder, lambda m, s: None))
     return [*labeler.judge_all(pool)]
 
 
@@ -76,7 +72,7 @@ def test_any_model_with_a_chat_template_scores_independently_of_batches(
     tokenizer.chat_template = None
     (model / "chat_template.jinja").unlink(missing_ok=True)
     tokenizer.save_pretrained(model)
-    with pytest.raises(UserError, match=r"^label\.reward_model\.path=.* chat template"):
+    with pytest.raises(UserError, match=r"^label\.path=.* chat template"):
         judged(model, pool, tmp_path / "none")
 
 

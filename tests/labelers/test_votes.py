@@ -57,7 +57,7 @@ def test_preferences_are_the_majority_of_what_is_read_again(tmp_path: Path) -> N
 def test_two_endpoints_of_one_model_are_two_judges(tmp_path: Path) -> None:
     with running(Model(judging(lambda texts: "A"))) as one, running(Model(judging(better))) as two:
         cfg = block(tmp_path, one.url, two.url)
-        for endpoint in cfg.judge.endpoints:
+        for endpoint in cfg.endpoints:
             endpoint.model = "judge"
         one_prompt = pool(["poor 1", "good 2"])
         [judgements] = Jury(cfg, work(tmp_path)).judge_all(one_prompt)

@@ -140,16 +140,16 @@ def test_processes_give_the_rewards_of_one(processes: int, chain: Chain, tmp_pat
         f"outputs={chain.root}",
         "stage=label",
         "label=reward_model",
-        f"label.reward_model.path={model}",
+        f"label.path={model}",
     )
-    line += ("label.reward_model.runtime.shard_size=32",)
+    line += ("label.runtime.shard_size=32",)
     before = {*labelled.iterdir()}
     assert command(*line).returncode == 0
     [node] = {*labelled.glob("*/")} - before
     alone = load(node / "judgements.parquet", Judgement)
     assert len({judgement.raw for judgement in alone}) > 1
     shutil.rmtree(node)
-    several = f"label.reward_model.runtime.processes={processes}"
+    several = f"label.runtime.processes={processes}"
     ran = command(*line, several, env=killing(tmp_path / "notes"))
     assert ran.returncode == 0, ran.stderr
     assert load(node / "judgements.parquet", Judgement) == alone

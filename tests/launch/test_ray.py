@@ -30,7 +30,7 @@ REWARDS = (
     "reward.source.path=stages/tasks/toy_preferences.jsonl",
     "reward.max_length=256",
 )
-REWARDS += ("label.reward_model.runtime.shard_size=40",)
+REWARDS += ("label.runtime.shard_size=40",)
 PORT = 6399
 # Every process of a node notes the blocks that it saves, and takes its time. At a fatal block it dies before.
 NOTING = """

@@ -531,7 +531,7 @@ def test_warnings() -> None:
         (("control=true",), "control=false"),
         (("label=dataset", "label.path=x.jsonl"), "needs a score of every completion"),
         (
-            ("label=ensemble", "label.ensemble.members=[{labeler: verifier}, {labeler: judge}]"),
+            ("label=ensemble", "label.members=[{labeler: verifier}, {labeler: judge}]"),
             "needs a score of every completion",
         ),
         (("launch=fsdp", "launch.processes=2"), "whole weights"),

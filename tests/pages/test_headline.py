@@ -234,7 +234,7 @@ def test_what_to_do_next_is_a_command_of_this_run() -> None:
     learnt = results({}, learnt={"pairs": 26, "note": "too few to say"}, gives_verdict=["learnt"])
     (judge, command), (rows, _) = steps(learnt, helped=False)
     assert (
-        command.startswith(f"{run} eval/judged=judge 'eval.judged.judge.endpoints=[")
+        command.startswith(f"{run} eval/judged=judge 'eval.judged.endpoints=[")
         and "eval/judged=human" in judge
     )
     assert rows.startswith("26 ") and rows.endswith(" raise pairs.validation_fraction.")

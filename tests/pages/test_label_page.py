@@ -53,7 +53,7 @@ def asking(*judges: Model) -> tuple[str, ...]:
     named = ",".join(
         f"{{base_url: '{judge.url}', model: judge-{i}}}" for i, judge in enumerate(judges)
     )
-    return ("label=judge", f"label.judge.endpoints=[{named}]", "label.audit=30")
+    return ("label=judge", f"label.endpoints=[{named}]", "label.audit=30")
 
 
 @pytest.fixture
@@ -211,11 +211,9 @@ def test_an_ensembles_page_tells_members_vetoes_people_and_where_they_differ(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(Model(judging(lambda texts: "A" if texts["A"] < texts["B"] else "B"))) as model:
-        line = ("label=ensemble", f"label.judge.endpoints=[{{base_url: '{model.url}', model: m}}]")
-        line += (
-            "label.ensemble.members=[{labeler: verifier, veto: 0.5}, {labeler: judge, weight: 2}]",
-        )
-        line += ("label.ensemble.people=4", "label.audit=5", "label.human.runtime.port=0")
+        line = ("label=ensemble", f"label.endpoints=[{{base_url: '{model.url}', model: m}}]")
+        line += ("label.members=[{labeler: verifier, veto: 0.5}, {labeler: judge, weight: 2}]",)
+        line += ("label.people=4", "label.audit=5", "label.runtime.port=0")
         with somebody(monkeypatch, lambda question: "a"):
             build(chain.root, "stage=label", *line)
     folder, html = chain.folder("label", *line), (chain.root / "labels.html").read_text()

@@ -25,7 +25,7 @@ def written(file: Path, prompts: int = 24) -> Path:
 
 
 def line(file: Path, url: str, *more: str) -> tuple[str, ...]:
-    judge = f"label.judge.endpoints=[{{base_url: '{url}', model: judge}}]"
+    judge = f"label.endpoints=[{{base_url: '{url}', model: judge}}]"
     return ("sample=file", f"sample.file={file}", "label=judge", judge, *more)
 
 
@@ -52,7 +52,7 @@ def test_scores_of_candidates_are_labels_of_single_ones(tmp_path: Path) -> None:
     with running(
         Model(judging(lambda texts: 10 if quality(texts["ANSWER"]) > 3 else 1, "score"))
     ) as server:
-        overrides = line(file, server.url, "label.judge.kind=pointwise")
+        overrides = line(file, server.url, "label.kind=pointwise")
         build(root, "stage=unpaired", *overrides)
         metrics = Chain(root).manifest("unpaired", "stage=unpaired", *overrides)["metrics"]
     assert (metrics["desirable"], metrics["undesirable"]) == (24, 24)

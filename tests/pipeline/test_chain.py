@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, fields, make_dataclass, replace
+from dataclasses import asdict, make_dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -14,7 +14,7 @@ import pytest
 from stages.commands import plan
 from stages.commands.node_settings import named_settings
 from stages.commands.planning import cost
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import Verifier
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.hardware import memory
@@ -322,14 +322,13 @@ def test_plan_says_what_a_new_version_builds_again(
 def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
     """Check that null keys are left out, so that a new optional key changes no fingerprint."""
     node = nodes(built)["label"]
-    assert asdict(node.config)["own"] == {"file": None, "name": None, "options": {}}
+    assert asdict(node.config)["audit"] is None
     settings_of_node = named_settings(node.settings, None)
-    assert not [key for key, value, _ in settings_of_node if value is None or key.startswith("own")]
-    keys = {f.name: f.type for f in fields(Label)} | {"judge": str | None}
-    later = make_dataclass("Label", [(name, kind) for name, kind in keys.items()])
-    block = later(**{**vars(node.config), "judge": None, "limits": None})
+    assert not [key for key, value, _ in settings_of_node if value is None]
+    later = make_dataclass("Later", [("language", str | None, None)], bases=(Verifier,))
+    block = later(**vars(node.config))
     assert replace(node, config=block).fingerprint == node.fingerprint
-    assert replace(node, config=replace(block, judge="mine")).fingerprint != node.fingerprint
+    assert replace(node, config=replace(block, language="de")).fingerprint != node.fingerprint
 
 
 def test_a_null_among_trls_arguments_has_a_say(built: Path) -> None:
@@ -377,7 +376,7 @@ print("loaded", *{{"torch", "transformers", "numpy", "pyarrow", "datasets", "ggu
 
 def test_plan_imports_nothing_heavy(built: Path, tmp_path: Path) -> None:
     """Check that a plan of an empty store or a full one reads only manifests, whoever judges."""
-    judge = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
+    judge = "label=judge label.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
     source = "data.sources=[{path:stages/tasks/toy_preferences.jsonl,columns:{prompt:prompt}}]"
     lines = ("", "dpo.beta=0.3", "sft.seed=5 sample.seed=6", judge, source, "pairs=all")
     assert (

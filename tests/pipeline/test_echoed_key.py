@@ -37,8 +37,8 @@ def test_a_key_that_a_writer_and_a_judge_repeat_is_in_no_file_of_the_store(
             "sample.endpoint.api_key_env=A_KEY",
             "sample.candidates_per_prompt=2",
             "label=judge",
-            f"label.judge.endpoints=[{{base_url: '{judge.url}', {keyed}}}]",
-            "label.judge.reading=text",
+            f"label.endpoints=[{{base_url: '{judge.url}', {keyed}}}]",
+            "label.reading=text",
         )
         build(chain.root, *line)
         assert {*writer.keys, *judge.keys} == {f"Bearer {SECRET}"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stages.cli import main
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import PreferenceFile
 from stages.config.choices import Command, Split
 from stages.config.schema import RECIPES, Config, Target
 from stages.labelers.dataset import Dataset
@@ -125,7 +125,7 @@ def test_it_runs_to_its_report_at_toy_scale(
 
 
 def test_the_toy_preferences_can_all_be_used(tmp_path: Path) -> None:
-    cfg: Label = settings("recipe=zephyr_7b", "scale=toy").label
+    cfg: PreferenceFile = settings("recipe=zephyr_7b", "scale=toy").label
     labeler = Dataset(cfg, StageDir(tmp_path, lambda metrics, step: None))
     pool = labeler.pool({})
     judgements = list(labeler.judge_all(pool))

@@ -89,7 +89,7 @@ FILES: dict[str, str | bytes] = {
     "plain.py": "class Mine: pass\n\ndef read(row, strict): pass\n",
 }
 SERVER = "base_url: 'http://127.0.0.1:9/v1', model: m"
-JUDGE = ("label=judge", f"label.judge.endpoints=[{{{SERVER}, api_key_env: NO_SUCH_KEY}}]")
+JUDGE = ("label=judge", f"label.endpoints=[{{{SERVER}, api_key_env: NO_SUCH_KEY}}]")
 NAMED = f"sample.endpoint={{{SERVER}}}"
 OF_HUB = "0123456789" * 4
 
@@ -124,7 +124,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "eval.retention[0].path: DIR/plain.txt",
             "data.audit.against[0].path=DIR/away.jsonl: there is no such file",
             "reward.source.columns={prompt: COLUMN",
-            "label.judge.endpoints[0].api_key_env=NO_SUCH_KEY: this environment variable is missing",
+            "label.endpoints[0].api_key_env=NO_SUCH_KEY: this environment variable is missing",
         ),
     ),
     (
@@ -137,6 +137,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (
         (
             "model=tiny",
+            "label=own",
             "label.own={file: DIR/labeler.py, name: Other}",
             "sample.own={file: DIR/lost.py, name: Mine}",
             "data.own={file: DIR/plain.py, name: read}",
@@ -156,48 +157,48 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (
         (
             "label=reward_model",
-            "label.reward_model.path=DIR/causal",
+            "label.path=DIR/causal",
             "sample=openai",
             NAMED[:-1] + ", api_key_env: X_}",
             "sft.runtime.device=cuda",
             "answer.runtime.device=cuda",
-            "label.reward_model.runtime.device=cuda",
+            "label.runtime.device=cuda",
         ),
         (
-            "label.reward_model.path=DIR/causal: LlamaForCausalLM gives no scores",
+            "label.path=DIR/causal: LlamaForCausalLM gives no scores",
             "sample.endpoint.api_key_env=X_",
             "sft.runtime.device=cuda: this machine shows no GPU",
             "answer.runtime.device=cuda",
-            "label.reward_model.runtime.device=cuda",
+            "label.runtime.device=cuda",
         ),
     ),
     (
-        ("stage=reward", "label=human", "reward.margin=true", "label.human.reasons=[a, a]"),
-        ("reward.margin=true: label=human gives no score", "label.human.reasons: "),
+        ("stage=reward", "label=human", "reward.margin=true", "label.reasons=[a, a]"),
+        ("reward.margin=true: label=human gives no score", "label.reasons: "),
     ),
     (
-        ("label=reward_model", "label.reward_model.path=DIR/double"),
+        ("label=reward_model", "label.path=DIR/double"),
         ("its config.json has 2 outputs",),
     ),
     (
-        ("label=reward_model", "label.reward_model.path=DIR/odd"),
+        ("label=reward_model", "label.path=DIR/odd"),
         ("`architectures` in its config.json is no list",),
     ),
     (
-        ("label=reward_model", "label.reward_model.path=DIR/mute"),
+        ("label=reward_model", "label.path=DIR/mute"),
         ("DIR/mute: its tokenizer has no chat template",),
     ),
     (
-        ("label=reward_model", "label.reward_model.path=DIR/chat.jsonl"),
+        ("label=reward_model", "label.path=DIR/chat.jsonl"),
         ("a reward model is a folder",),
     ),
     (
         (
             "label=ensemble",
-            "label.ensemble.members=[{labeler: reward_model}, {labeler: judge}]",
-            JUDGE[1],
+            "label.members=[{labeler: reward_model}, {labeler: judge}]",
+            JUDGE[1].replace("label.", "label.judge."),
             "label.reward_model.path=DIR/none",
-            "label.ensemble.people=5",
+            "label.people=5",
             "label.human.runtime.host=192.0.2.1",
         ),
         (
@@ -207,20 +208,20 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ),
     ),
     (
-        ("label=human", "label.human.runtime.port=TAKEN", "label.human.answered=DIR/words.jsonl"),
+        ("label=human", "label.runtime.port=TAKEN", "label.answered=DIR/words.jsonl"),
         (
-            "label.human.runtime: cannot listen at 127.0.0.1, port TAKEN",
+            "label.runtime: cannot listen at 127.0.0.1, port TAKEN",
             "answered=DIR/words.jsonl: line 1: not a row of",
         ),
     ),
     (
         (
             "label=human",
-            "label.human.runtime.host=no.such.invalid",
-            "label.human.answered=DIR/blanks.jsonl",
+            "label.runtime.host=no.such.invalid",
+            "label.answered=DIR/blanks.jsonl",
         ),
         (
-            "label.human.runtime: cannot listen at no.such.invalid",
+            "label.runtime: cannot listen at no.such.invalid",
             "answered=DIR/blanks.jsonl: has no answers",
         ),
     ),
@@ -265,7 +266,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "sft.lora.target_modules=[nope.q_proj]",
             "seeds=[3, 3]",
             "sft.template.kind=chatlm",
-            f"label.judge.endpoints=[{{{SERVER}, extra: {{n: 4}}}}, {{{SERVER}2, extra: {{x: nan}}}}]",
+            f"label.endpoints=[{{{SERVER}, extra: {{n: 4}}}}, {{{SERVER}2, extra: {{x: nan}}}}]",
             "data.sources=[{path: DIR/chat.jsonl, hub_split: test}, {path: a, columns: {prompt: [1]}}]",
             "launch.nodes=2",
             "launch.rendezvous=host:99999",
@@ -278,8 +279,8 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "sft.lora.target_modules=nope.q_proj is not a linear layer",
             "seeds=[3, 3] and seed=0 must all differ. Name each seed once",
             "sft.template.kind=chatlm: chatlm is not a known value. Did you mean 'chatml'",
-            "label.judge.endpoints[0].extra.n=4: every request sets n itself",
-            "label.judge.endpoints[1].extra={'x': nan}: cannot be sent as JSON",
+            "label.endpoints[0].extra.n=4: every request sets n itself",
+            "label.endpoints[1].extra={'x': nan}: cannot be sent as JSON",
             "data.sources[0].path=DIR/chat.jsonl is a local path",
             "data.sources[1].columns={prompt: [1]}: a column must be a name",
             "launch.rendezvous=host:99999 is not HOST:PORT",
@@ -292,14 +293,15 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "sample.top_p=nan",
             "eval.confidence=inf",
             "sft.epochs=-1",
-            "label.human.instructions=' '",
+            "label=human",
+            "label.instructions=' '",
         ),
         (
             "dpo.lora.rank=0: the value must be from 1",
             "sample.top_p=nan: the value must be",
             "eval.confidence=inf: the value must be",
             "sft.epochs=-1.0: the value must be",
-            "leave label.human.instructions out",
+            "leave label.instructions out",
         ),
     ),
     (
@@ -396,7 +398,9 @@ def test_what_a_text_does_not_show_is_left_to_the_stage(
     text: str, tmp_path: Path, chain: Chain
 ) -> None:
     (tmp_path / "mine.py").write_text(text)
-    node = nodes(chain.root, f"label.own={{file: {tmp_path / 'mine.py'}, name: Mine}}")["label"]
+    node = nodes(
+        chain.root, "label=own", f"label.own={{file: {tmp_path / 'mine.py'}, name: Mine}}"
+    )["label"]
     user_files.require_own(node, Store(chain.root))
 
 

@@ -65,8 +65,8 @@ def test_a_key_among_the_options_of_ones_own_labeler_is_refused(typed: str) -> N
 @pytest.mark.parametrize(
     "typed",
     [
-        f"label.judge.endpoints=[{{base_url: a, extra: {{api_key: {SECRET}}}}}],[{{base_url: b}}]",
-        f"label.judge.endpoints=[{{api_key_env: '{SECRET}'}}],[{{api_key_env: A_KEY}}]",
+        f"label.endpoints=[{{base_url: a, extra: {{api_key: {SECRET}}}}}],[{{base_url: b}}]",
+        f"label.endpoints=[{{api_key_env: '{SECRET}'}}],[{{api_key_env: A_KEY}}]",
         f"label.own.options={{password: {SECRET}}},{{password: none}}",
         f"label.own.options=choice({{password: {SECRET}}})",
         f"{EXTRA}.api_key={SECRET},other",
@@ -148,10 +148,8 @@ def test_an_address_that_nobody_can_ask_at_is_refused(address: str) -> None:
     "other", ["http://host/v1/", "http://HOST/v1", "http://host:80/v1", "HTTP://host/v1//"]
 )
 def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
-    judges = f"label.judge.endpoints=[{{base_url: 'http://host/v1', model: x}}, {{base_url: '{other}', model: x}}]"
-    assert refused(*TINY, "label=judge", judges).startswith(
-        "label.judge.endpoints names a model twice"
-    )
+    judges = f"label.endpoints=[{{base_url: 'http://host/v1', model: x}}, {{base_url: '{other}', model: x}}]"
+    assert refused(*TINY, "label=judge", judges).startswith("label.endpoints names a model twice")
     servers.validate_endpoints(
         settings(*TINY, "label=judge", judges.replace(other, "http://host/v2"))
     )
@@ -161,14 +159,14 @@ def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
     "argument",
     [
         f"{BASE}=http://user:{SECRET}@127.0.0.1:1/v1",
-        f"label.judge.endpoints=[{{base_url: http://{SECRET}@127.0.0.1:1/v1, model: m}}]",
+        f"label.endpoints=[{{base_url: http://{SECRET}@127.0.0.1:1/v1, model: m}}]",
         f"store.remote=s3://user:{SECRET}@bucket/prefix",
         f"sample.endpoint.extra.note=sk-{SECRET}",
         f"{EXTRA}.api_key={SECRET}",
         f"{EXTRA}={{routing: {{x-api-key: '{SECRET}'}}}}",
-        f"label.judge.endpoints=[{{base_url: 'http://h/v1', model: m, extra: {{auth: {{token: {SECRET}}}}}}}]",
+        f"label.endpoints=[{{base_url: 'http://h/v1', model: m, extra: {{auth: {{token: {SECRET}}}}}}}]",
         f"{BASE}='https://host/v1?api_key={SECRET}'",
-        f"label.judge.endpoints=[{{base_url: 'http://h/v1', model: m, api_key_env: {SECRET.lower()}}}]",
+        f"label.endpoints=[{{base_url: 'http://h/v1', model: m, api_key_env: {SECRET.lower()}}}]",
         f"store.remote='az://account/container?sv=2024&sig={SECRET}'",
     ],
 )

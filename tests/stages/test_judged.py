@@ -23,7 +23,7 @@ TOY = "stages/tasks/toy_preferences.jsonl"
 NO_TESTS = [
     f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased")
 ]
-PEOPLE = ["eval/judged=human", "eval.judged.human.runtime.port=0"]
+PEOPLE = ["eval/judged=human", "eval.judged.runtime.port=0"]
 
 
 def longer(texts: dict[str, str]) -> str:
@@ -34,7 +34,7 @@ def longer(texts: dict[str, str]) -> str:
 def judge_at(url: str, *more: str) -> list[str]:
     return [
         "eval/judged=judge",
-        f"eval.judged.judge.endpoints=[{{base_url: '{url}', model: m}}]",
+        f"eval.judged.endpoints=[{{base_url: '{url}', model: m}}]",
         *more,
     ]
 
@@ -85,7 +85,7 @@ def test_the_compared_prompts_are_limited_for_people_as_a_whole(chain: Chain) ->
     def limit(*overrides: str) -> int:
         return int(nodes(chain.root, *PEOPLE, *overrides)["versus_sft"].config.prompts)
 
-    assert limit("eval.judged.human.prompts=7") == 7 < limit()
+    assert limit("eval.judged.prompts=7") == 7 < limit()
     assert limit("eval.judged.prompts=null") > limit(), "null is no limit"
 
 
@@ -164,7 +164,7 @@ def test_the_gate_compares_no_win_rates_of_two_judges(chain: Chain, tmp_path: Pa
                 *judge_at(server.url),
                 prompts,
                 *NO_TESTS,
-                f"eval.judged.judge.temperature={temperature}",
+                f"eval.judged.temperature={temperature}",
             ]
             build(chain.root, "stage=eval", *typed)
             runs.append(by_measure(load(folder(chain.root, "eval", *typed) / FILE, Measure)))

@@ -292,7 +292,7 @@ def tied(folder: Path, agrees: list[bool | None], sampler: str = "file") -> Path
     [
         (
             [False, True, False, None],
-            r"[Ii]n 2 of 3 comparisons .* order .* ties\. Name another judge in label\.judge",
+            r"[Ii]n 2 of 3 comparisons .* order .* ties\. Name another judge in label\.endpoints",
         ),
         ([True, True], r"sample\.file must have two different candidates"),
         ([None, None], r"sample\.file must have two different candidates"),

@@ -119,7 +119,7 @@ def test_what_was_judged_stands_beside_the_checks_with_answers(
 ) -> None:
     longest = judging(lambda texts: max("AB", key=lambda side: (len(texts[side]), texts[side])))
     with running(Model(longest)) as judge:
-        endpoint = f"eval.judged.judge.endpoints=[{{base_url: '{judge.url}', model: judge}}]"
+        endpoint = f"eval.judged.endpoints=[{{base_url: '{judge.url}', model: judge}}]"
         line = (
             "eval/judged=judge",
             endpoint,

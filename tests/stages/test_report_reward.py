@@ -74,7 +74,7 @@ def test_the_plan_expects_of_a_model_that_labels_what_it_took(chain: Chain) -> N
     )
     pool = "sample.pool=[{temperature: 0.5, n: 3}, {temperature: 0.9, n: 5}]"
     assert seconds(pool) >= seconds("label.max_failed=0.5")
-    assert math.isnan(seconds(f"label.reward_model.path={chain.folder('sft') / 'model'}"))
+    assert math.isnan(seconds(f"label.path={chain.folder('sft') / 'model'}"))
 
 
 @pytest.mark.extended
@@ -87,9 +87,9 @@ def test_the_plan_counts_the_memory_of_a_model_that_labels(chain: Chain) -> None
         return cost.expected_cost(planned["label"], planned, store, RunHistory(store)).memory
 
     wide = ("model.random_init.hidden_size=2048", "model.random_init.vocab_size=20000")
-    assert memory(*LINE, "label.reward_model.runtime.token_budget=32768") > memory(*LINE)
+    assert memory(*LINE, "label.runtime.token_budget=32768") > memory(*LINE)
     assert memory(*LINE, *wide) > memory("label=verifier", *wide) + 4 * 20000 * 2048
-    other = f"label.reward_model.path={chain.folder('sft') / 'model'}"
+    other = f"label.path={chain.folder('sft') / 'model'}"
     assert memory("label=reward_model", other, *wide) < memory(*LINE, *wide), (
         "it is that model's own"
     )

@@ -175,7 +175,7 @@ def test_preferences_of_its_own_train_it_and_it_labels_the_chain(chain: Chain) -
     assert learnt == sorted(learnt), "the best of more has the higher score"
     by_path = (
         "label=reward_model",
-        f"label.reward_model.path={chain.folder('reward', *labels) / 'model'}",
+        f"label.path={chain.folder('reward', *labels) / 'model'}",
     )
     build(chain.root, "stage=label", *by_path)
     by_path_judgements = load(chain.folder("label", *by_path) / "judgements.parquet", Judgement)
@@ -215,8 +215,8 @@ def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
     [
         (("label=reward_model",), "label=reward_model needs a reward model. Set"),
         (
-            ("label.reward_model.path=README.md",),
-            "label.reward_model.path=README.md: no reward model is used",
+            ("label.precision=fp32",),
+            "label.precision is no key of label=verifier. Add label=reward_model",
         ),
         (
             ("stage=reward", "reward.adapter=qlora"),

@@ -222,7 +222,7 @@ def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_
     server = "{base_url: 'http://127.0.0.1:1/v1', model: judge}"
     for overrides in (
         ["label=dataset", f"label.path={preferences}"],
-        ["label=judge", f"label.judge.endpoints=[{server}]"],
+        ["label=judge", f"label.endpoints=[{server}]"],
         ["sample=openai", f"sample.endpoint={server}"],
     ):
         assert (

@@ -38,8 +38,8 @@ def setting(kind: str, template: str, folder: Path) -> tuple[str, list[str]]:
     file.write_text(template)
     if kind == "chat":
         return "sft.template.path", ["template=file", f"sft.template.path={file}"]
-    judge = ["label=judge", "label.judge.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"]
-    return "label.judge.rubric", [*judge, f"label.judge.rubric={file}"]
+    judge = ["label=judge", "label.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"]
+    return "label.rubric", [*judge, f"label.rubric={file}"]
 
 
 KINDS = ("rubric", "task", "chat")

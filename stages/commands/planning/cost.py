@@ -259,8 +259,9 @@ def expected_pool_sizes(pool: Node, store: Store, history: RunHistory) -> Sizes:
 
 def reward_model_of(config: dict[str, Any]) -> str:
     """Return path and revision of a reward model that this run does not train, else ''."""
-    scores = config.get("reward_model") or {}
-    return f"{scores['path']}@{scores.get('revision')}" if scores.get("path") else ""
+    if config.get("labeler") != "reward_model" or not config.get("path"):
+        return ""
+    return f"{config['path']}@{config.get('revision')}"
 
 
 def is_answered_by_base(settings: dict[str, Any], stages: dict[str, str]) -> bool:
@@ -270,7 +271,7 @@ def is_answered_by_base(settings: dict[str, Any], stages: dict[str, str]) -> boo
 
 def way_of(settings: dict[str, Any], config: dict[str, Any]) -> tuple[str, str, int]:
     """Return a node's precision, the values of labeler, sampler, adapter and forward, and its processes."""
-    precision = str(settings.get("reward_model", settings).get("precision", "fp32"))
+    precision = str(settings.get("precision", "fp32"))
     way = " ".join(
         str(settings[key])
         for key in ("labeler", "sampler", "adapter", "forward")

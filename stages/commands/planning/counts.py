@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
 def reads_tokens(stage: str, settings: dict[str, Any]) -> bool:
     """Return whether a stage sends tokens through a model."""
     if stage == "label":
-        return settings["labeler"] == "reward_model" and "own" not in settings
+        return bool(settings["labeler"] == "reward_model")
     return stage in READS_TOKENS and bool(settings.get("train", True)) and not settings.get("file")
 
 

@@ -59,27 +59,23 @@ def endpoint_calls(node: Node, store: Store, history: RunHistory) -> list[Expect
                 key, block.endpoint, calls, calls * sizes.prompt, calls * block.max_new_tokens
             )
         ]
-    if isinstance(block, Label) and block.labeler == "judge":
+    if isinstance(block, Judge):
         return judge_calls(block, node.inputs["pool"], store, history)
     # groups of equal rewards ask for no more
-    if isinstance(block, ScoredGRPO) and block.label.labeler == "judge":
-        judges = enumerate(block.label.judge.endpoints or ())
-        return [ExpectedCalls(f"label.judge.endpoints[{i}]", e, *[math.nan] * 3) for i, e in judges]
+    if isinstance(block, ScoredGRPO) and isinstance(block.label, Judge):
+        judges = enumerate(block.label.endpoints)
+        return [ExpectedCalls(f"label.endpoints[{i}]", e, *[math.nan] * 3) for i, e in judges]
     return []
 
 
 def waits_for_people(node: Node) -> bool:
     """Return whether a node waits for people's answers."""
-    return (
-        isinstance(node.config, Label)
-        and "human" in node.config.labelers
-        and not node.config.human.answered
-    )
+    people = node.config.asks if isinstance(node.config, Label) else None
+    return people is not None and not people.answered
 
 
-def judge_calls(block: Label, pool: Node, store: Store, history: RunHistory) -> list[ExpectedCalls]:
+def judge_calls(judge: Judge, pool: Node, store: Store, history: RunHistory) -> list[ExpectedCalls]:
     """Return the calls to judges for a pool: each pair of texts in both orders, or each text; and the probe."""
-    judge = block.judge
     manifest = store.find(pool)
     if manifest and (lengths := manifest.get("lengths", {}).get("pool")):
         calls = sum(
@@ -97,16 +93,12 @@ def judge_calls(block: Label, pool: Node, store: Store, history: RunHistory) -> 
         texts = sizes.prompt, sizes.answer
     calls += judge.reading is Reading.json  # the probe
     input_tokens, output_tokens = (
-        calls * question_tokens(block, *texts),
-        calls * (judge.max_tokens or 0),
+        calls * question_tokens(judge, *texts),
+        calls * judge.max_tokens,
     )
-    keys = {
-        f"{block.name}.judge.endpoints[{i}]": endpoint
-        for i, endpoint in enumerate(judge.endpoints or ())
-    }
     return [
-        ExpectedCalls(key, endpoint, calls, input_tokens, output_tokens)
-        for key, endpoint in keys.items()
+        ExpectedCalls(f"{judge.block}.endpoints[{i}]", e, calls, input_tokens, output_tokens)
+        for i, e in enumerate(judge.endpoints)
     ]
 
 
@@ -117,8 +109,8 @@ def questions_per_prompt(judge: Judge, candidates: float) -> float:
     return 2 * min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf)
 
 
-def question_tokens(block: Label, prompt: float, answer: float) -> float:
+def question_tokens(judge: Judge, prompt: float, answer: float) -> float:
     """Return the tokens of an average question: the rubric, the request, and one or two answers."""
-    rubric = Path(str(block.judge.rubric)).read_text(encoding="utf-8")
-    answers = 2 if block.judge.kind is Rubrics.pairwise else 1
+    rubric = Path(str(judge.rubric)).read_text(encoding="utf-8")
+    answers = 2 if judge.kind is Rubrics.pairwise else 1
     return (FRAME + len(rubric)) / CHARACTERS + prompt + answers * answer

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from stages.config.blocks.evaluation import Answer, Eval
-from stages.config.blocks.labels import Label, RewardModel
+from stages.config.blocks.labels import RewardModel
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import GRPO, OBJECTIVES, SFT, Reference, Training
@@ -28,7 +28,7 @@ MEMORY_KEYS = [
     "batch_size",
     "runtime",
     "labeler",
-    "reward_model",
+    "path",
 ]
 OF_MAX_LENGTH = 0.5  # mean tokens of a file's row, as a share of max_length
 # tokens per row of generated tasks
@@ -79,17 +79,15 @@ def expected_row(node: Node, nodes: dict[str, Node]) -> float:
 
 def uses_gpu(node: Node) -> bool:
     """Return whether the model of this node runs on a GPU, by its `runtime` and this machine."""
-    scores = isinstance(node.config, Label) and node.config.labelers == ["reward_model"]
-    runtime = node.config.reward_model.runtime if scores else getattr(node.config, "runtime", None)
-    if runtime is None or runtime.device == "cpu":
-        return False
-    return runtime.device == "cuda" or machine.gpu() is not None
+    device = getattr(getattr(node.config, "runtime", None), "device", "cpu")
+    return device == "cuda" or (device == "auto" and machine.gpu() is not None)
 
 
 def model_shape(node: Node, base: Node, store: Store) -> ModelShape | None:
     """Return the shape of the base model, or of a reward model; None if the hub has no config for it."""
-    if isinstance(node.config, Label) and (path := node.config.reward_model.path):
-        config = model_config(Model(path, node.config.reward_model.revision))
+    block = node.config
+    if isinstance(block, RewardModel) and block.path:
+        config = model_config(Model(block.path, block.revision))
     else:
         config = model_config(base.config, store.folder(base) / "model")
     return ModelShape.from_config(config) if config else None
@@ -160,10 +158,8 @@ def block_parts(shape: ModelShape, block: Any, row: float, device: str) -> Parts
             parts = reference_parts(shape, block, scored_tokens(block, row, device), device)
         case Sample() | Answer() if block.sampler != "openai":
             parts = sampling_parts(shape, block, row + block.max_new_tokens, device)
-        case Label() if block.labelers == ["reward_model"]:
-            parts = reward_parts(
-                shape, block.reward_model, scored_tokens(block.reward_model, row, device)
-            )
+        case RewardModel():
+            parts = reward_parts(shape, block, scored_tokens(block, row, device))
         case Eval():  # held-out pairs are scored in fp32 weights; one model is loaded at a time
             copies = memory.cast_copy_bytes(shape, Weights.fp32, block.precision)
             parts = Parts(memory.weight_bytes(shape, Weights.fp32), activations=copies)

@@ -1,16 +1,26 @@
 """Blocks of the evaluation: the answers of the models, and their comparison."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from omegaconf import MISSING
 
 from stages.config.blocks.data import Source, Suites
-from stages.config.blocks.labels import BESIDE_OWN, Label, Labelers
+from stages.config.blocks.labels import (
+    LABELS,
+    Ensemble,
+    Human,
+    Judge,
+    Label,
+    OwnLabeler,
+    RewardModel,
+)
 from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime, SamplingRuntime
 from stages.config.choices import Precision, Role, Split
-from stages.config.limits import Limit, between, computed, limited, share
+from stages.config.limits import Limit, between, computed, internal, limited, share
 
-NOBODY = "none"  # the `eval.judged.labeler` that turns judged comparisons off
+NOBODY = "none"  # the option of `eval/judged` that turns judged comparisons off
 REFERENCE = "reference"  # in `eval.judged.against`: the reference answers of the prompts
 REFERENCES = "the reference answers"  # their title in the report
 # the comparison of one constant answer to all prompts, which no labeler should prefer
@@ -60,19 +70,15 @@ class Benchmark:
 
 
 @dataclass
-class Judged(Labelers):
-    """A labeler that compares the policy's answers with those of other models. Its blocks are those of `label`."""
+class Judged:
+    """Who compares the policy's answers with those of other models: nobody. Checks and held-out pairs alone tell."""
 
-    labeler: str | None = None
-    source: list[Source] = field(default_factory=list)
-    prompts: int | None = between(1, 1_000_000, None)
-    against: list[str] = field(default_factory=list)
-    max_longer: float = share(0.9)
-    max_failed: float | None = share(None)
+    source: ClassVar[Sequence[Source]] = ()
 
-    @property
-    def is_requested(self) -> bool:
-        return bool(self.own) or self.labeler not in (None, NOBODY)
+    labeler: str = computed(NOBODY)  # the group's option
+    # whose answers are beside the policy's: base, sft, control, reference (the prompts' own answers), or a model by its
+    # folder or hub id
+    against: list[str] = field(default_factory=lambda: [str(Role.sft)])
 
     @property
     def folders(self) -> list[str]:
@@ -80,14 +86,78 @@ class Judged(Labelers):
         return [name for name in self.against if name not in (REFERENCE, *Role)]
 
     @property
+    def of_results(self) -> "Judged":
+        """The part that the comparison of all models reads. Other nodes read the rest."""
+        return Judged()
+
+
+@dataclass
+class Compared(Judged):
+    """The prompts whose answers are compared. Fifty audited judgements or more correct the rate."""
+
+    # prompts of your own, with or without answers: [{path: FILE}]. []: those of held-out pairs, where preferences are a
+    # file's, else the data's
+    source: list[Source] = field(default_factory=list)  # type: ignore[misc]
+    prompts: int | None = between(1, 1_000_000, 300)  # at most, drawn by their content
+    # share of prompts on which one model's answers may be the longer ones: beyond it, no rate is told that is free of
+    # length
+    max_longer: float = share(0.9)
+    block: str = internal("eval.judged")
+
+    @property
     def label(self) -> Label:
         """The block of `stage=label` for a comparison."""
-        keys = {
-            key.name: getattr(self, key.name) for key in fields(Label) if key.name in vars(self)
-        }
-        keys["labeler"] = BESIDE_OWN if self.labeler in (None, NOBODY) else self.labeler
-        keys["max_failed"] = self.max_failed or 0.0
-        return Label(**keys, path=None, revision=None, hub_split="train", of="eval.judged")
+        kind = LABELS[self.labeler]
+        return kind(**{key.name: vars(self)[key.name] for key in fields(kind)})
+
+    @property
+    def of_results(self) -> "Compared":
+        return Compared(labeler=self.labeler, max_longer=self.max_longer)
+
+
+@dataclass
+class JudgedByJudge(Compared, Judge):
+    """Models at endpoints say which answer is better."""
+
+    labeler: str = computed("judge")
+
+
+@dataclass
+class JudgedByPeople(Compared, Human):
+    """People say which answer is better, in a browser."""
+
+    labeler: str = computed("human")
+
+
+@dataclass
+class JudgedByRewardModel(Compared, RewardModel):
+    """A reward model scores both answers."""
+
+    labeler: str = computed("reward_model")
+
+
+@dataclass
+class JudgedByOwn(Compared, OwnLabeler):
+    """A labeler of the user's compares or scores the answers."""
+
+    labeler: str = computed("own")
+
+
+@dataclass
+class JudgedByEnsemble(Compared, Ensemble):
+    """Several labelers vote on the two answers."""
+
+    labeler: str = computed("ensemble")
+
+
+JUDGED: dict[str, type[Judged]] = {
+    NOBODY: Judged,
+    "judge": JudgedByJudge,
+    "human": JudgedByPeople,
+    "reward_model": JudgedByRewardModel,
+    "own": JudgedByOwn,
+    "ensemble": JudgedByEnsemble,
+}
 
 
 @dataclass

@@ -1,7 +1,9 @@
-"""The block `label`: the labeler of candidates (a program, a file, a judge, people or a reward model) and its keys."""
+"""The block `label`: who judges candidates. One class per labeler; the group `label=NAME` picks the class.
+
+A key that a labeler does not read is not in its class, so that it is refused on the command line and in recipes."""
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -10,66 +12,252 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import ScoringRuntime
 from stages.config.choices import Precision, Reading, Rubrics
+from stages.config.errors import UserError, name_block, require_known
 from stages.config.limits import between, computed, internal, neutral, random_seed, share, words
-
-OWN = "own"  # the name of `label.own` among the members of an ensemble
-SOURCE_ORDER = "source_order"  # the labeler that only knows the places of sources in `sample.pool`
-BESIDE_OWN = "verifier"  # the default of `label.labeler`, which `label.own` replaces
 
 
 @dataclass
-class Judge:
+class Label:
+    """What every labeler has: the judgements that may be missing, and an audit of the others."""
+
+    # The labels come in a file with their candidates, so that nothing is sampled
+    brings_pool: ClassVar[bool] = False
+    # The labels only say which of two answers is better, without scores
+    prefers: ClassVar[bool] = False
+    # One answer gets a score by itself: of GRPO's completions, and of a base's own answers
+    scores_alone: ClassVar[bool] = True
+
+    labeler: str = computed(MISSING)  # the group's option
+    # share of candidates, or of comparisons, without a judgement before the stage stops
+    max_failed: float = share(0.1)
+    # how many judgements, at random, are held against labels that are known: reliability.json
+    audit: int | None = between(1, 1_000_000, None)
+    # a file with such labels, audit.jsonl filled in; null: what the prompts' checks say
+    known: str | None = None
+    # where these keys stand in the configuration: label, label.judge or eval.judged
+    block: str = internal("label")
+
+    @property
+    def parts(self) -> "list[Label]":
+        """The blocks of all labelers: this one; of an ensemble, those of its members."""
+        return [self]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all labelers; of an ensemble, its members' and people's, if it asks them."""
+        return [part.labeler for part in self.parts]
+
+    @property
+    def asks(self) -> "People | None":
+        """The people that are asked, if any."""
+        return None
+
+    @property
+    def by_reward(self) -> bool:
+        """True if the reward model that this run trains is one of the labelers."""
+        return any(isinstance(part, RewardModel) and part.path is None for part in self.parts)
+
+    def with_reward_model(self, path: str) -> "Label":
+        """Return the block with the model that `by_reward` is about."""
+        return self
+
+    def check(self) -> None:
+        """Raise UserError for keys that do not fit together. Messages call the block `label`."""
+        if self.known and not self.audit:
+            raise UserError(
+                "label.known needs judgements to compare with. Add label.audit=200, which draws them."
+            )
+
+
+@dataclass
+class Verifier(Label):
+    """The checks that come with verifiable instructions."""
+
+    labeler: str = computed("verifier")
+
+
+@dataclass
+class PreferenceFile(Label):
+    """A preference set: candidates with their labels, from a file, a folder or a hub dataset."""
+
+    brings_pool: ClassVar[bool] = True
+    scores_alone: ClassVar[bool] = False
+
+    labeler: str = computed("dataset")
+    path: str = MISSING  # a file, a folder or a hub dataset
+    revision: str | None = None  # of a hub dataset: a branch, tag or commit
+    subset: str | None = None  # of a hub dataset
+    hub_split: str = "train"  # of a hub dataset
+    # where columns do not tell it: chosen_rejected, compared, scored or kto
+    format: str | None = None
+    # {ROLE: COLUMN}: columns that are called otherwise; null leaves one out
+    columns: dict[str, Any] = field(default_factory=dict)
+    # {VALUE: WORD}: what a preference (left, right or tie) or a flag (true or false) means
+    labels: dict[Any, str] = field(default_factory=dict)
+    # keep or strip what answers begin with
+    reasoning: str | None = words("keep", "strip", default=None)
+    licence: str | None = None  # of each row that does not state a licence
+    limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+
+    @property
+    def source(self) -> Source:
+        """The file as the readers of files take it."""
+        of_both = {key.name for key in fields(Source)} & vars(self).keys()
+        return Source(**{name: vars(self)[name] for name in of_both})
+
+    @property
+    def key(self) -> str:
+        """The setting that holds the path."""
+        return f"{self.block}.path"
+
+
+@dataclass
+class Judge(Label):
     """Models at endpoints that follow a rubric. They choose the better of two candidates, or score each candidate."""
 
-    endpoints: list[Endpoint] | None = None
-    kind: Rubrics | None = None
-    rubric: str | None = None
-    reading: Reading | None = None
+    labeler: str = computed("judge")
+    # needed: the judges, [{base_url: http://127.0.0.1:8000/v1, model: NAME}]; several are a majority, of two both, or a
+    # mean
+    endpoints: list[Endpoint] = field(default_factory=list)
+    # pairwise: which of two is better, asked in both orders; pointwise: a score of each
+    kind: Rubrics = Rubrics.pairwise
+    rubric: str | None = None  # a Jinja file of your own; null: the one in stages/labelers/rubrics/
+    # json: by a schema, which the server is tested for; text: a last line of words
+    reading: Reading = Reading.json
+    # of a prompt's candidates, two at a time; null: all of them
     comparisons: int | None = between(1, 1_000_000, None)
-    temperature: float | None = between(0, 100, None)
-    max_tokens: int | None = between(1, 65_536, None)
-    attempts: int | None = between(1, 100, None)
-    seed: int | None = random_seed(None)
+    temperature: float = between(0, 100, 0.0)
+    max_tokens: int = between(1, 65_536, 64)  # of a reply
+    # at a verdict before it is missing; after a reply without one, from another seed
+    attempts: int = between(1, 100, 2)
+    seed: int = random_seed(0)  # another one asks everything anew
+
+    @property
+    def prefers(self) -> bool:  # type: ignore[override]
+        return self.kind is Rubrics.pairwise
+
+    @property
+    def scores_alone(self) -> bool:  # type: ignore[override]
+        return self.kind is Rubrics.pointwise
+
+    def check(self) -> None:
+        super().check()
+        if not self.endpoints:
+            raise UserError(
+                "label.endpoints names no judge: 'label.endpoints=[{base_url: ADDRESS, model: NAME}]'."
+            )
+        if self.comparisons and self.kind is Rubrics.pointwise:
+            raise UserError(
+                f"label.comparisons={self.comparisons}: a pointwise judge does not compare. "
+                "Set label.kind=pairwise, or leave the key out."
+            )
 
 
 @dataclass
 class HumanRuntime:
     """The address of the web page on which people judge."""
 
-    host: str | None = None
-    port: int | None = between(0, 65_535, None)  # 0: any free port
+    # beyond this machine (0.0.0.0) a token is asked for, which stands in the link
+    host: str = "127.0.0.1"
+    port: int = between(0, 65_535, 8123)  # 0: a free one
 
 
 @dataclass
-class Human:
-    """People who judge answers in a browser, and the questions that they get."""
+class People:
+    """People who judge answers in a browser."""
 
-    instructions: str | None = None
-    prompts: int | None = between(1, 1_000_000_000, None)
-    answers: int | None = between(2, 6, None)
-    comparisons: int | None = between(1, 1_000_000, None)
-    overlap: float | None = share(None)
-    annotators: int | None = between(2, 1000, None)
-    reasons: list[str] | None = None
-    seed: int | None = random_seed(None)
-    # the manifest keeps it, but it changes no fingerprint
+    instructions: str = "Which answer is best?"  # what people are told, above every question
+    # share of the questions that several people judge, for their agreement
+    overlap: float = share(0.0)
+    # how many people judge such a question; of two, both must say the same
+    annotators: int = between(2, 1000, 2)
+    # to tick; the keys 1 to 9
+    reasons: list[str] = field(
+        default_factory=lambda: ["correct", "follows the request", "complete", "clear", "short"]
+    )
+    seed: int = random_seed(0)  # another one draws other prompts and pairs
+    # answers given elsewhere: a file as answers.jsonl in the node. It changes no fingerprint
     answered: str | None = neutral(lambda: None)
+    block: str = internal("label")
     runtime: HumanRuntime = field(default_factory=HumanRuntime)
 
+    def check_people(self) -> None:
+        """Raise UserError for reasons that no key can tick, or people that no question is for."""
+        if len(self.reasons) > 9 or len({*self.reasons}) < len(self.reasons):
+            raise UserError(
+                "label.reasons: people press 1 to 9 for a reason. Name at most nine, each once."
+            )
+        if self.annotators > 2 and not self.overlap:
+            raise UserError(
+                f"label.annotators={self.annotators}: label.overlap=0 asks each question once. "
+                "Add label.overlap=0.2, or leave the key out."
+            )
+
 
 @dataclass
-class RewardModel:
+class Human(People, Label):
+    """People who judge answers in a browser, and the questions that they get."""
+
+    prefers: ClassVar[bool] = True
+    scores_alone: ClassVar[bool] = False
+
+    labeler: str = computed("human")
+    # how many prompts are asked about, drawn at random; null: all
+    prompts: int | None = between(1, 1_000_000_000, None)
+    answers: int = between(2, 6, 2)  # shown side by side, from 2 to 6
+    # questions about a prompt; null: of two answers, all pairs; of more, until each was shown
+    comparisons: int | None = between(1, 1_000_000, 1)
+
+    @property
+    def asks(self) -> People:
+        return self
+
+    def check(self) -> None:
+        super().check()
+        self.check_people()
+
+
+@dataclass
+class RewardModel(Label):
     """A sequence-classification model with one output, which scores candidates."""
 
+    labeler: str = computed("reward_model")
+    # a folder of safetensors or a hub repository; null: the run's own, which reward.source says what to learn from
     path: str | None = None
+    # of the hub: a branch, tag or commit; what enters the fingerprint is the commit it stands for
     revision: str | None = None
-    precision: Precision | None = None
+    precision: Precision = Precision.auto  # of the arithmetic
     runtime: ScoringRuntime = field(default_factory=lambda: ScoringRuntime(1, 1, "auto", None, 256))
+
+    def with_reward_model(self, path: str) -> "RewardModel":
+        return replace(self, path=path)
+
+
+@dataclass
+class SourceOrder(Label):
+    """The place of a candidate's source in `sample.pool`: an earlier one is better (arXiv:2507.06187)."""
+
+    scores_alone: ClassVar[bool] = False
+
+    labeler: str = computed("source_order")
+
+
+@dataclass
+class OwnLabeler(Label):
+    """A labeler of the user's: a class in a Python file."""
+
+    labeler: str = computed("own")
+    own: Own = field(default_factory=Own)
+
+    def check(self) -> None:
+        super().check()
+        if not self.own:
+            raise UserError("label=own needs a class: 'label.own={file: FILE, name: NAME}'.")
 
 
 @dataclass
 class Voter:
-    """One labeler of an ensemble. Its other settings are in the block `label`, as when it labels alone."""
+    """One labeler of an ensemble. Its other settings are in the block of its name: `label.judge` for the judge."""
 
     labeler: str = MISSING  # verifier, judge, reward_model or own
     weight: float = between(0, 1_000_000, 1.0)  # of its vote
@@ -78,109 +266,118 @@ class Voter:
 
 
 @dataclass
-class Ensemble:
-    """Several labelers that vote on each comparison of two candidates."""
+class Ensemble(Label):
+    """Several labelers that vote on each comparison of two candidates, and people where they disagree."""
 
-    members: list[Voter] | None = None
-    people: int | None = between(1, 1_000_000_000, None)
+    prefers: ClassVar[bool] = True
+    scores_alone: ClassVar[bool] = False
 
-
-@dataclass
-class Labelers:
-    """The settings of every labeler, and of the audit of judgements, for blocks that name a labeler."""
-
+    labeler: str = computed("ensemble")
+    # needed: two or more, [{labeler: verifier, veto: 1.0}, {labeler: judge, weight: 2}]
+    members: list[Voter] = field(default_factory=list)
+    judge: Judge = field(default_factory=Judge)  # its keys are those of label=judge
+    reward_model: RewardModel = field(default_factory=RewardModel)  # as of label=reward_model
     own: Own = field(default_factory=Own)
-    judge: Judge = field(default_factory=Judge)
-    human: Human = field(default_factory=Human)
-    reward_model: RewardModel = field(default_factory=RewardModel)
-    ensemble: Ensemble = field(default_factory=Ensemble)
-    audit: int | None = between(1, 1_000_000, None)
-    known: str | None = None
-
-
-@dataclass
-class Label(Labelers):
-    """The labeler of candidates. With `label=dataset`, a file or hub dataset holds candidates with their labels."""
-
-    labeler: str = MISSING
-    path: str | None = MISSING
-    revision: str | None = MISSING
-    subset: str | None = None
-    hub_split: str = MISSING
-    format: str | None = None
-    columns: dict[str, Any] = field(default_factory=dict)
-    labels: dict[Any, str] = field(default_factory=dict)
-    reasoning: str | None = words("keep", "strip", default=None)
-    licence: str | None = None
-    max_failed: float = share()
-    limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
-    # set by the pipeline: the block that takes the place of label, as eval.judged
-    of: str | None = computed(None)
+    # questions about two candidates for people, those first on which members disagree most; null: nobody is asked
+    people: int | None = between(1, 1_000_000_000, None)
+    human: People = field(default_factory=People)  # as of label=human
 
     @property
-    def brings_pool(self) -> bool:
-        """True if the labels come in a file with their candidates, so that nothing is sampled."""
-        return self.labeler == "dataset" and not self.own
+    def parts(self) -> list[Label]:
+        known = [voter.labeler for voter in self.members if voter.labeler in MEMBERS]  # see check
+        return [self.member(name) for name in known]
 
     @property
-    def source(self) -> Source:
-        """The source of a preference set."""
-        return Source(
-            **{key.name: vars(self)[key.name] for key in fields(Source) if key.name in vars(self)}
-        )
+    def names(self) -> list[str]:
+        return [*super().names, *(["human"] if self.people else [])]
 
     @property
-    def voters(self) -> list[Voter]:
-        """The members of an ensemble; empty for any other labeler."""
-        return self.ensemble.members or [] if self.labeler == "ensemble" else []
+    def asks(self) -> People | None:
+        return replace(self.human, block=f"{self.block}.human") if self.people else None
+
+    def member(self, name: str) -> Label:
+        """Return the block of a member: the same as in a run in which this member labels alone."""
+        match name:
+            case "verifier":
+                return Verifier()
+            case "own":
+                return OwnLabeler(own=self.own, block=self.block)
+            case _:
+                member: Label = vars(self)[name]
+                return replace(member, block=f"{self.block}.{name}")
 
     @property
-    def labelers(self) -> list[str]:
-        """The names of all labelers, people among them. Empty if the user's own (`label.own`) is the only one."""
-        if self.labeler != "ensemble":
-            return [] if self.own else [self.labeler]
-        return [voter.labeler for voter in self.voters] + (
-            ["human"] if self.ensemble.people else []
-        )
+    def joined(self) -> "Ensemble":
+        """The block without the settings of its members, which are nodes of their own."""
+        return replace(self, judge=Judge(), reward_model=RewardModel(), own=Own())
 
-    @property
-    def prefers(self) -> bool:
-        """True if the labels only say which of two answers is better, without scores."""
-        pairwise = self.labelers == ["judge"] and self.judge.kind is Rubrics.pairwise
-        return pairwise or self.labeler == "ensemble" or self.labelers == ["human"]
+    def with_reward_model(self, path: str) -> "Ensemble":
+        return replace(self, reward_model=replace(self.reward_model, path=path))
 
-    def member(self, labeler: str) -> "Label":
-        """Return the block of an ensemble's member: the same as in a run in which this member labels alone."""
-        is_own = labeler == OWN
-        return replace(
-            self,
-            labeler=BESIDE_OWN if is_own else labeler,
-            own=self.own if is_own else Own(),
-            judge=self.judge if labeler == "judge" else Judge(),
-            reward_model=self.reward_model if labeler == "reward_model" else RewardModel(),
-            human=Human(),
-            ensemble=Ensemble(),
-            audit=None,
-            known=None,
-        )
+    def check(self) -> None:
+        super().check()
+        self.check_members()
+        self.check_unread()
+        for part in self.parts:
+            with name_block(part.block):
+                part.check()
+        with name_block("label.human"):
+            self.human.check_people()
 
-    @property
-    def joined(self) -> "Label":
-        """The block of an ensemble without the settings that belong to its members."""
-        human = self.human if self.ensemble.people else Human()
-        return replace(self, own=Own(), judge=Judge(), reward_model=RewardModel(), human=human)
+    def check_members(self) -> None:
+        """Raise UserError for members that cannot vote together."""
+        if len(self.members) < 2:
+            raise UserError(
+                "label=ensemble needs two members: 'label.members=[{labeler: verifier}, {labeler: judge}]'."
+            )
+        names = [voter.labeler for voter in self.members]
+        for i, voter in enumerate(self.members):
+            key = f"label.members[{i}].labeler={voter.labeler}"
+            if reason := ALONE.get(voter.labeler):
+                raise UserError(f"{key} cannot be a member: {reason}.")
+            require_known(f"label.members[{i}].labeler", [voter.labeler], MEMBERS)
+            if voter.labeler in names[:i]:
+                raise UserError(f"{key} is named twice. Set its weight instead.")
+            if voter.veto is not None and self.member(voter.labeler).prefers:
+                raise UserError(
+                    f"label.members[{i}].veto needs scores, and this judge compares. Set label.judge.kind=pointwise."
+                )
+        if not any(voter.weight for voter in self.members):
+            raise UserError("label.members: every weight is 0, so no vote counts. Raise one.")
 
-    @property
-    def by_reward(self) -> bool:
-        """True if the reward model that this run trains is one of the labelers."""
-        return "reward_model" in self.labelers and self.reward_model.path is None
+    def check_unread(self) -> None:
+        """Raise UserError for settings of a labeler that is no member, and for a member without them."""
+        names = [voter.labeler for voter in self.members]
+        if bool(self.own) is not ("own" in names):
+            raise UserError(
+                "label.members and label.own need each other: add the member {labeler: own}, and name its class with "
+                "label.own={file: FILE, name: NAME}."
+            )
+        is_set = {"judge": self.judge != Judge(), "reward_model": self.reward_model.path}
+        for name in is_set:
+            if is_set[name] and name not in names:
+                raise UserError(
+                    f"label.{name}: it is no member. Add {{labeler: {name}}} to label.members, or leave the key out."
+                )
+        if self.human != People() and not self.people:
+            raise UserError("label.human: this ensemble asks no people. Add label.people=200.")
 
-    @property
-    def name(self) -> str:
-        """The name of this block on the command line."""
-        return self.of or "label"
 
-    @property
-    def key(self) -> str:
-        """The setting that holds the path."""
-        return f"{self.name}.path"
+LABELS: dict[str, type[Label]] = {
+    "verifier": Verifier,
+    "dataset": PreferenceFile,
+    "judge": Judge,
+    "human": Human,
+    "reward_model": RewardModel,
+    "source_order": SourceOrder,
+    "own": OwnLabeler,
+    "ensemble": Ensemble,
+}
+MEMBERS = ("verifier", "judge", "reward_model", "own")  # of an ensemble
+# Labelers that cannot be members of an ensemble, and why or what to do instead
+ALONE = {
+    "human": "set label.people=200 to ask people where the members disagree",
+    "dataset": "the file has its own candidates, which no other member has seen",
+    "ensemble": "name its members themselves",
+    "source_order": "it does not read the answers",
+}

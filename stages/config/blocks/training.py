@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from stages.config import choices
 from stages.config.blocks.data import OptionalSource
-from stages.config.blocks.labels import Label
+from stages.config.blocks.labels import Label, Verifier
 from stages.config.blocks.models import Template
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.runtimes import SampledRuntime, ScoringRuntime, TrainRuntime
@@ -247,7 +247,7 @@ class GRPO(Training):
 class ScoredGRPO(GRPO):
     """The block of `stage=grpo`: GRPO's keys, and the block `label`, which scores the completions."""
 
-    label: Label = field(default_factory=Label)
+    label: Label = field(default_factory=Verifier)
 
 
 @dataclass

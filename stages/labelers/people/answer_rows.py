@@ -1,4 +1,4 @@
-"""Questions and answers in `answers.jsonl`, one JSON object per line. `label.human.answered` reads it filled in."""
+"""Questions and answers in `answers.jsonl`, one JSON object per line. `label.answered` reads it filled in."""
 
 import json
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def read(file: Path, session: Session) -> str:
     if foreign and not placed:
         problem = f"all {foreign} answers are to questions of other runs"
         raise UserError(
-            f"label.human.answered={file}: {problem}. Name a file with answers to this run's questions."
+            f"label.answered={file}: {problem}. Name a file with answers to this run's questions."
         )
     first_answers = dict[tuple[str, str], Answer]()
     for place, answer in placed:
@@ -123,6 +123,4 @@ def row_answer(row: Row) -> Answer | None:
 
 
 def row_error(file: Path, place: str, reason: str) -> UserError:
-    return UserError(
-        f"label.human.answered={file}: {place}: {reason}. Correct the row, or remove it."
-    )
+    return UserError(f"label.answered={file}: {place}: {reason}. Correct the row, or remove it.")

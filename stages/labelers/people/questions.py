@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from stages.config.blocks.labels import Human
+from stages.config.blocks.labels import Human, People
 from stages.labelers.labeler import Pool, group_up
 from stages.store.records import Candidate, Example, content_id
 
@@ -41,24 +41,24 @@ class Question:
 
 def draw_questions(pool: Pool, cfg: Human) -> list[Question]:
     """Return the questions about a pool, in the order of asking. A pool reduced to their candidates gives the same."""
-    seed = cfg.seed or 0
+    seed = cfg.seed
     prompts_with_choice = [
         (p, unlike) for p, pool_part in pool.by_prompt() if len(unlike := distinct(pool_part)) > 1
     ]
     prompts_with_choice.sort(key=lambda each: content_id(seed, "prompt", each[0].id))
     questions = [
-        question(prompt, group, cfg.instructions or "")
+        question(prompt, group, cfg.instructions)
         for prompt, candidates in prompts_with_choice[: cfg.prompts]
-        for group in group_up(candidates, cfg.answers or 2, cfg.comparisons, seed)
+        for group in group_up(candidates, cfg.answers, cfg.comparisons, seed)
     ]
     return sorted(mark_shared(questions, cfg), key=lambda q: content_id(seed, "order", q.id))
 
 
-def mark_shared(questions: Sequence[Question], cfg: Human) -> list[Question]:
+def mark_shared(questions: Sequence[Question], cfg: People) -> list[Question]:
     """Return the questions, with a share `cfg.overlap` of them for `cfg.annotators` people instead of one."""
-    by_hash = sorted(questions, key=lambda q: content_id(cfg.seed or 0, "shared", q.id))
-    shared = {q.id for q in by_hash[: round((cfg.overlap or 0) * len(questions))]}
-    return [replace(q, needed=cfg.annotators or 2) if q.id in shared else q for q in questions]
+    by_hash = sorted(questions, key=lambda q: content_id(cfg.seed, "shared", q.id))
+    shared = {q.id for q in by_hash[: round(cfg.overlap * len(questions))]}
+    return [replace(q, needed=cfg.annotators) if q.id in shared else q for q in questions]
 
 
 def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:

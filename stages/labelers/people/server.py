@@ -25,7 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stages.config.blocks.labels import Human
+from stages.config.blocks.labels import People
 from stages.config.errors import UserError
 from stages.labelers.people import answer_rows
 from stages.labelers.people.access import host_name, is_loopback, link_host, load_token
@@ -49,14 +49,14 @@ HEADERS = {
 Body = Mapping[str, Any]
 
 
-def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) -> Session:
+def collect_answers(questions: Sequence[Question], cfg: People, out: StageDir) -> Session:
     """Return the session of the questions once all are answered, on the page or by a file. Adds its metrics to `out`.
     Raise UserError if the file of answers is unusable, or the server cannot listen at its address. KeyboardInterrupt:
     if the server is stopped earlier."""
     folder = out.call_folder / "people"
     # The lock admits one process at a time, because two processes would not see each other's answers.
     with locks.hold_lock(locks.open_lock(folder / "people.lock"), "the page for people", "used"):
-        session = Session([*questions], cfg.reasons or [], folder)
+        session = Session([*questions], cfg.reasons, folder)
         answered = plugins.user_path(cfg.answered) if cfg.answered else None
         if answered:
             out.inform(answer_rows.read(answered, session))
@@ -71,22 +71,22 @@ def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) ->
     return session
 
 
-def serve(session: Session, cfg: Human, out: StageDir) -> None:
+def serve(session: Session, cfg: People, out: StageDir) -> None:
     """Serve the page until every question has its answers.
 
     Raises:
         UserError: if the server cannot listen at its address, or a journal is not a file.
         OSError: if an answer could not be saved.
         KeyboardInterrupt: if the server is stopped earlier."""
-    host, port = cfg.runtime.host or "127.0.0.1", cfg.runtime.port or 0
+    host, port = cfg.runtime.host, cfg.runtime.port
     try:
         listening = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         )
     except OSError as error:
         reason = f"cannot listen at {host}, port {port}: {error.strerror}"
-        way_out = "Set label.human.runtime.port=0 to get a free port."
-        raise UserError(f"label.human.runtime: {reason}. {way_out}") from error
+        way_out = "Set label.runtime.port=0 to get a free port."
+        raise UserError(f"label.runtime: {reason}. {way_out}") from error
     # Without this option each reply waits 40 ms for an acknowledgement; asyncio sets it only for other sockets.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # The address decides on the token and not the host name, because a name can resolve to any address.
@@ -125,7 +125,7 @@ def policy_of(html: str) -> str:
 class Page:
     """The web server of a session. Requests are processed one after the other."""
 
-    def __init__(self, session: Session, cfg: Human, token: str | None, progress: Progress):
+    def __init__(self, session: Session, cfg: People, token: str | None, progress: Progress):
         self.session, self.token, self.progress = session, token, progress
         # the reason why an answer could not be saved
         self.failure: OSError | UserError | None = None

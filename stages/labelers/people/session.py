@@ -178,7 +178,7 @@ class Session:
                 400, f"a verdict is one of {', '.join(words)}, and not {answer.verdict!r}"
             )
         if unknown := [*filter(lambda r: r not in self.reasons, answer.reasons)]:
-            raise Refused(400, f"{unknown[0]!r} is not in label.human.reasons={self.reasons}")
+            raise Refused(400, f"{unknown[0]!r} is not in label.reasons={self.reasons}")
         if len({*answer.reasons}) < len(answer.reasons) or len(answer.comment) > LONGEST_COMMENT:
             raise Refused(
                 400,
