@@ -174,7 +174,9 @@ def other_option_message(key: str, kind: type) -> str | None:
         having = [option for option in options if name in known_keys(options[option])]
         if chosen and having:
             ways = " or ".join(f"{group}={option}" for option in having)
-            return f"{key} is no key of {group}={chosen}. Add {ways}, or leave the key out."
+            return (
+                f"{key}: {group}={chosen} does not have this key. Add {ways}, or leave the key out."
+            )
     return None
 
 

@@ -121,7 +121,7 @@ def test_a_key_of_another_option_is_unknown_and_told_with_the_options_that_have_
 ) -> None:
     key = typed.partition("=")[0]
     message = refused("recipe=tiny", *typed.split())
-    assert message.startswith(f"{key} is no key of ")
+    assert message.startswith(f"{key}: ") and "does not have this key" in message
     assert message.endswith(f" Add {options}, or leave the key out.")
 
 
@@ -129,7 +129,9 @@ def test_a_recipe_with_a_key_of_another_option_is_refused(tmp_path: Path) -> Non
     recipe = tmp_path / "mixed.yaml"
     recipe.write_text("label: {comparisons: 5}\n")
     message = refused(f"recipe={recipe}")
-    assert message.startswith(f"{recipe}: label.comparisons is no key of label=verifier.")
+    assert message.startswith(
+        f"{recipe}: label.comparisons: label=verifier does not have this key."
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_the_demo_is_not_trained_in_the_place_of_a_preference_file(
     )
     message = refused("tracker=none", f"outputs={tmp_path}", f"label.path={FILE}")
     way_out = "Add label=dataset or label=reward_model, or leave the key out."
-    assert message == f"label.path is no key of label=verifier. {way_out}"
+    assert message == f"label.path: label=verifier does not have this key. {way_out}"
 
 
 def test_every_key_of_a_block_with_choices_is_weighed() -> None:

@@ -9,16 +9,20 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from stages.config.blocks.labels import LABELS, Label, PreferenceFile
+from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.launch import agent, job_file
 from stages.launch import processes as parent
+from stages.launch.job_file import read_block
 from stages.preflight import constraints
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH, read_samples
@@ -467,3 +471,13 @@ def test_fsdp_needs_a_pytorch_that_makes_weights_whole_after_an_evaluation(
         pytest.raises(UserError, match=r"PyTorch 2\.13") if is_refused else contextlib.nullcontext()
     ):
         constraints.validate_launch(cfg)
+
+
+@pytest.mark.parametrize(
+    "label", [kind() for kind in LABELS.values() if kind is not PreferenceFile]
+)
+def test_another_process_reads_the_label_of_grpo_with_the_class_of_its_labeler(
+    label: Label,
+) -> None:
+    block = ScoredGRPO(**vars(settings(*TINY).grpo), label=label)
+    assert read_block(ScoredGRPO, json.loads(json.dumps(asdict(block)))) == block

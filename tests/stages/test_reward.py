@@ -216,7 +216,7 @@ def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
         (("label=reward_model",), "label=reward_model needs a reward model. Set"),
         (
             ("label.precision=fp32",),
-            "label.precision is no key of label=verifier. Add label=reward_model",
+            "label.precision: label=verifier does not have this key. Add label=reward_model",
         ),
         (
             ("stage=reward", "reward.adapter=qlora"),

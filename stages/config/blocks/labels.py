@@ -144,7 +144,7 @@ class Judge(Label):
         super().check()
         if not self.endpoints:
             raise UserError(
-                "label.endpoints names no judge: 'label.endpoints=[{base_url: ADDRESS, model: NAME}]'."
+                "label.endpoints: no judge is named. Set 'label.endpoints=[{base_url: ADDRESS, model: NAME}]'."
             )
         if self.comparisons and self.kind is Rubrics.pointwise:
             raise UserError(
