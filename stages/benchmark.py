@@ -69,12 +69,10 @@ class Respondent:
     """A model that answers the engine's questions. Those that it cannot read completely are dropped."""
 
     def __init__(self, cfg: Benchmark, model: Path, out: StageDir):
-        self.cfg, self.model, self.out, self.contract = (
-            cfg,
-            model,
-            out,
-            load_or_derive_contract(model),
-        )
+        self.cfg = cfg
+        self.model = model
+        self.out = out
+        self.contract = load_or_derive_contract(model)
         self.chat = not isinstance(self.contract, Continuation)
         if not self.chat:
             self.contract = PlainText(self.contract.tokenizer, self.contract.stop_ids)

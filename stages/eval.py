@@ -52,10 +52,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     prompts = {
         name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()
     }
-    checked, unchecked = (
-        with_checks(cfg, inputs, prompts, by_set, out),
-        without_checks(prompts, by_set),
-    )
+    checked = with_checks(cfg, inputs, prompts, by_set, out)
+    unchecked = without_checks(prompts, by_set)
     labelled = not inputs.keys().isdisjoint(("pairs", "unpaired"))
     pairs, favoured = (
         learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else ({}, [])
@@ -235,10 +233,8 @@ def with_checks(
 ) -> Checked:
     """Check the answers to prompts with checks that every model answered and nothing was trained on. A prompt of a
     labelled set is also left out if the data contains it, in any split."""
-    names, no_answers = (
-        ("answer", "answer_outside"),
-        {role: dict[str, Candidate]() for role in cfg.models},
-    )
+    names = ("answer", "answer_outside")
+    no_answers = {role: dict[str, Candidate]() for role in cfg.models}
     data, outside = ([e for e in prompts.get(name, []) if e.checks] for name in names)
     seen = trained_on(inputs)
     everything = tabulate(unseen(data, seen, out), by_set.get("answer", no_answers))

@@ -46,10 +46,8 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     trainer = fit.build_trainer(
         apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg)
     )
-    trainer.reference, trainer.rollouts = (
-        reference,
-        Rollouts(trainer, cfg, contract, prompts, judge, labeler.relative, out),
-    )
+    trainer.reference = reference
+    trainer.rollouts = Rollouts(trainer, cfg, contract, prompts, judge, labeler.relative, out)
     fit.train()
     if not out.is_main:
         return {}
@@ -60,14 +58,10 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     fit.publish(lambda weights: load_model(policy, weights), by_prompt)
 
     steps, curve = [entry for entry in log if "live_groups" in entry], read_curves(out.path)
-    dead, names = (
-        sum(entry["live_groups"] == 0 for entry in steps),
-        ("reward", "eval_reward", "eval_pass_rate"),
-    )
-    figures, before = (
-        last_values(curve, *names, "kl", "entropy", "sampler_gap"),
-        last_values(curve[:1], *names),
-    )
+    dead = sum(entry["live_groups"] == 0 for entry in steps)
+    names = ("reward", "eval_reward", "eval_pass_rate")
+    figures = last_values(curve, *names, "kl", "entropy", "sampler_gap")
+    before = last_values(curve[:1], *names)
     fit.describe(inputs, figures, *curve_warnings(steps, held_out))
     summary = f"{fit.steps} steps of {cfg.batch_size} prompts × {cfg.completions} completions, {dead} of them without "
     summary += f"a group that teaches; reward {steps[0]['reward']:.3f} → {figures['reward']:.3f}"

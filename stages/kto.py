@@ -49,10 +49,8 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "undesirable": len(rows.train) - desirable,
         "held_out": len(held_out),
     }
-    curve, figures = (
-        read_curves(out.path),
-        first_step.figures | {name: vars(cfg)[name] for name in objective.WEIGHTS},
-    )
+    curve = read_curves(out.path)
+    figures = first_step.figures | {name: vars(cfg)[name] for name in objective.WEIGHTS}
     figures |= last_values(curve, *names, "eval_loss", *(f"eval_{name}" for name in names))
     summary = f"{desirable} desirable and {counts['undesirable']} undesirable completions × {cfg.epochs:g} epochs, "
     summary += f"{fit.steps} steps"

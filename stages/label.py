@@ -103,10 +103,8 @@ def audit(
     (the sample) and `reliability.json` (its agreement with known verdicts). The verdicts come from the file
     `label.known`, else from `by_people`, else from the prompts' checks. Verdicts from the file or from people are also
     written to `known.jsonl`."""
-    prompts, candidates = (
-        {p.id: p for p in pool.prompts},
-        {c.candidate_id: c for c in pool.candidates},
-    )
+    prompts = {p.id: p for p in pool.prompts}
+    candidates = {c.candidate_id: c for c in pool.candidates}
     audited = reliability.draw_audit(reliability.countable(judgements, candidates), cfg.audit or 0)
     lines = [
         json.dumps(row, ensure_ascii=False)

@@ -73,10 +73,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         )
     # warns only for preferences, each of which somebody gave; scores make more contrasts than needed
     if passed_over:
-        limit, of_best = (
-            pairs_per_prompt(cfg.strategy, cfg),
-            cfg.strategy in (Strategy.best_worst, *OF_BEST),
-        )
+        limit = pairs_per_prompt(cfg.strategy, cfg)
+        of_best = cfg.strategy in (Strategy.best_worst, *OF_BEST)
         every = f"Set {cfg.key}.strategy=all and {cfg.key}.max_per_prompt={max(16, limit)}"
         more = every if of_best else f"Raise {cfg.key}.max_per_prompt"
         limits = f"{cfg.key}.strategy={cfg.strategy} makes at most {limit} pairs per prompt{', of its best' * of_best}"

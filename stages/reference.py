@@ -103,10 +103,8 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
             yield pair
 
     save(out / "logprobs.parquet", add_up(), PairLogProbs)
-    mean, noun = (
-        total / tokens,
-        "pairs" if "pairs" in inputs else "completions, each with a mismatched one",
-    )
+    mean = total / tokens
+    noun = "pairs" if "pairs" in inputs else "completions, each with a mismatched one"
     return {
         "device": str(device),
         "pairs": len(scored),

@@ -46,11 +46,9 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", require_keys("models"))
-    models, titles, confidence = (
-        results["models"],
-        results["differences"],
-        nodes["eval"]["settings"]["confidence"],
-    )
+    models = results["models"]
+    titles = results["differences"]
+    confidence = nodes["eval"]["settings"]["confidence"]
     of_arms = [name for name in titles if arms(name.split("-"))]
     compared = [name for name in (results["main_difference"], *of_arms, *SHOWN) if name in titles][
         :MOST_SHOWN
@@ -88,10 +86,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         nodes[n]["metrics"] if n in nodes else {} for n in ("label", "pairs", "unpaired")
     )
     env = environment()
-    seconds, longest = (
-        sum(node["seconds"] for node in lineage),
-        max(lineage, key=lambda node: node["seconds"]),
-    )
+    seconds = sum(node["seconds"] for node in lineage)
+    longest = max(lineage, key=lambda node: node["seconds"])
     conclusions = {
         "results": headline.checks(),
         "learnt": headline.learnt(),

@@ -72,10 +72,8 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 def example_of_chosen(pair: Pair) -> Example:
     """Return a pair's chosen completion as an example with the pair's id, trained from where it and rejected part."""
-    split, messages = (
-        Split.sft if pair.split == "train" else Split.validation,
-        [*pair.prompt, *pair.chosen],
-    )
+    split = Split.sft if pair.split == "train" else Split.validation
+    messages = [*pair.prompt, *pair.chosen]
     example = Example(
         pair.id, messages[:-1], pair.chosen[-1]["content"], "selected", "chosen", split
     )

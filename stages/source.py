@@ -103,12 +103,10 @@ def examples(
         written = SourceRow(
             prompt, messages, answer, name, name, split, kind=name, checks=checks, trained=trained
         )
-        written.licence, written.origin, written.file, written.line = (
-            licence,
-            row.origin,
-            file,
-            line,
-        )
+        written.licence = licence
+        written.origin = row.origin
+        written.file = file
+        written.line = line
         return written
 
     return convert(source, cfg.key, example, source_purpose(source), report, own)

@@ -158,10 +158,8 @@ def build_shared(config: DictConfig) -> None:
             "Building the nodes that several jobs need: %s",
             "; ".join(", ".join(names) for _, names in wave),
         )
-        context, task = (
-            HydraContext(loader, Callbacks(config)),
-            partial(build_nodes, [names for _, names in wave]),
-        )
+        context = HydraContext(loader, Callbacks(config))
+        task = partial(build_nodes, [names for _, names in wave])
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=task, config=config
         )

@@ -101,11 +101,9 @@ class Diversity:
 
     def __init__(self) -> None:
         self.requests = self.answers = self.seen = 0
-        self.verbs, self.topics, self.runs = (
-            Counter[str](),
-            Counter[str](),
-            Counter[tuple[str, ...]](),
-        )
+        self.verbs = Counter[str]()
+        self.topics = Counter[str]()
+        self.runs = Counter[tuple[str, ...]]()
         self.distinct = set[tuple[str, ...]]()
 
     def note(self, request: str, answer: str | None) -> None:
@@ -252,10 +250,8 @@ def audit(data: Data, sources: list[AuditedSource], store: Store) -> None:
     auditor = Auditor(AUDIT_CODES, held_out(data.audit), data.audit.thresholds)
     diversity = Diversity()
     file, counts = store.root / ROWS, store.root / "cache" / COUNTS
-    paths, last = (
-        [source.source.path for source in sources],
-        read_note(counts, require_keys("sources", "codes")),
-    )
+    paths = [source.source.path for source in sources]
+    last = read_note(counts, require_keys("sources", "codes"))
     previous = Counter[str](last["codes"]) if last and last["sources"] == paths else None
     counts.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -282,10 +278,8 @@ def count_codes(sources: list[AuditedSource]) -> Counter[str]:
 
 def summary_sentence(sources: list[AuditedSource]) -> str:
     """Return the sentence that sums up the audit."""
-    rows, flagged = (
-        sum(source.report.rows for source in sources),
-        sum(source.flagged for source in sources),
-    )
+    rows = sum(source.report.rows for source in sources)
+    flagged = sum(source.flagged for source in sources)
     if not flagged:
         return f"None of {rows:,} rows has a code."
     most = ", ".join(f"{name} ({count:,})" for name, count in count_codes(sources).most_common(3))

@@ -73,11 +73,9 @@ class Speaker:
     """A published model that continues conversations in its chat template."""
 
     def __init__(self, model: Path, cfg: Chat):
-        self.cfg, self.contract, self.context = (
-            cfg,
-            load_or_derive_contract(model),
-            read_context_length(model),
-        )
+        self.cfg = cfg
+        self.contract = load_or_derive_contract(model)
+        self.context = read_context_length(model)
         runtime = SamplingRuntime(**vars(cfg.runtime), batch_size=1, shard_size=1)
         decoding = Decoding(
             [cfg.temperature],

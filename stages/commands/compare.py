@@ -85,10 +85,8 @@ def group_table(group: Group) -> Table:
             f"{setting.mean('mean_tokens'):.1f}",
             f"{setting.mean('stop_rate'):.1%}",
         )
-    table.caption, table.caption_justify = (
-        "* no other setting has a higher rate at the same KL or less",
-        "left",
-    )
+    table.caption = "* no other setting has a higher rate at the same KL or less"
+    table.caption_justify = "left"
     return table
 
 

@@ -154,10 +154,8 @@ def evaluations(this: Conversion) -> None:
 
 def data(this: Conversion) -> None:
     """Set the sources of SFT's rows, or the preference set. Held-out rows come from the same sets, by a share."""
-    sources, size = (
-        [read_source(this, each) for each in data_sets(this)],
-        this.settings.get("validation_size"),
-    )
+    sources = [read_source(this, each) for each in data_sets(this)]
+    size = this.settings.get("validation_size")
     share = this.take("validation_size") if size is not None and size < 1 else None
     if this.stage == "sft":
         splits = {"sft": round(1 - share, 6), "validation": share} if share else {"sft": 1}
@@ -192,11 +190,9 @@ def data_sets(this: Conversion) -> list[Settings]:
                 "split": this.take("dataset_train_split"),
             }
         )
-    names, inner, rows = (
-        this.take("dataset", ""),
-        this.take("dataset_dir", "data"),
-        this.take("max_samples"),
-    )
+    names = this.take("dataset", "")
+    inner = this.take("dataset_dir", "data")
+    rows = this.take("max_samples")
     # of LLaMA-Factory, or a copy of it
     folders = [each / inner for each in (Path(), *this.file.resolve().parents)]
     file = next(
@@ -276,11 +272,9 @@ def loss(this: Conversion) -> None:
         this.put("packing", bool(this.take("packing")), "packing")
     if this.stage != "dpo":
         return
-    beta, loss_type, weight = (
-        this.take("beta"),
-        this.take("loss_type", "sigmoid"),
-        this.take("rpo_alpha"),
-    )
+    beta = this.take("beta")
+    loss_type = this.take("loss_type", "sigmoid")
+    weight = this.take("rpo_alpha")
     losses = [loss_type] if isinstance(loss_type, str) else [*loss_type]
     weights = this.take("loss_weights") or [1.0] * len(losses)
     if losses == [SIMPO] and not weight:
@@ -304,11 +298,9 @@ def adapter(this: Conversion) -> None:
     if kind not in this.block.objective.adapters:
         this.refuse("load_in_4bit", True, "STAGE.adapter=lora keeps 16-bit weights")
         kind = Adapter.lora
-    rank, ratio, layers = (
-        this.take("lora_r"),
-        this.take("alpha_per_rank", 1),
-        this.take("lora_target_modules"),
-    )
+    rank = this.take("lora_r")
+    ratio = this.take("alpha_per_rank", 1)
+    layers = this.take("lora_target_modules")
     this.overrides[f"{this.stage}.adapter"] = str(kind)
     this.put("lora.rank", rank, "lora_r")
     this.put("lora.alpha", this.take("lora_alpha") or rank * ratio, "lora_alpha")

@@ -79,10 +79,8 @@ def read_settings(path: Path, where: str) -> Settings:
         reason = getattr(error, "strerror", None) or "the file is not text in UTF-8"
         raise UserError(f"{where}: {reason}. Name the YAML of a training.") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        mark, problem = (
-            getattr(error, "problem_mark", None),
-            getattr(error, "problem", None) or error,
-        )
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or error
         place = f"line {mark.line + 1}, " if mark else ""
         raise UserError(f"{where}: {place}not valid YAML: {problem}. Correct the file.") from error
     if not isinstance(settings, DictConfig):

@@ -103,10 +103,8 @@ def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[
 def last_run(cfg: Config, store: Store) -> FinishedRun:
     """Return the run of the newest link in `outputs/latest`."""
     if not (end := newest_end(store, *ENDS) or newest_end(store, Target.sft)):
-        demo, other = (
-            provenance.command("report", []),
-            provenance.command(cfg.stage, ["recipe=NAME"]),
-        )
+        demo = provenance.command("report", [])
+        other = provenance.command(cfg.stage, ["recipe=NAME"])
         ways = f"{demo} makes the demo run. For another run, type its settings: {other}."
         raise UserError(f"stage={cfg.stage}: there is no finished run in {store.root}. {ways}")
     run, command = run_of(end), manifest_of(store.folder(end)).get("command", "")
@@ -161,10 +159,8 @@ def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
     did not train on have, of a published run, the rules of its pairs."""
     # an arm may have them
     of_labels = (models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models)
-    policy, tables = (
-        next((m for m in of_labels if m.stage in (Target.dpo, Target.kto)), None),
-        list[Node](),
-    )
+    policy = next((m for m in of_labels if m.stage in (Target.dpo, Target.kto)), None)
+    tables = list[Node]()
     kto = next((model for model in models.values() if model.stage == Target.kto), None)
     while policy and policy.stage == Target.dpo:
         pairs = policy.inputs["pairs"]

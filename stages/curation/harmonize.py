@@ -94,10 +94,8 @@ class Harmonizer:
     """A normalizer of rows that counts its changes, and mends the findings of audit codes with the action `fix`."""
 
     def __init__(self, form: Form, audit: Audit | None = None):
-        self.form, self.fixed = (
-            form,
-            [code for code in FIXES if audit and audit.actions.get(code) == "fix"],
-        )
+        self.form = form
+        self.fixed = [code for code in FIXES if audit and audit.actions.get(code) == "fix"]
         # rows, and rows with a system message before and after
         self.rows = self.system_before = self.system_after = 0
         self.changed = Counter[str]()  # changed rows, by audit code or key of `data.form`

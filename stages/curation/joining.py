@@ -39,10 +39,8 @@ class Rows:
 
 def gather_rows(generated: Sequence[Example], files: Sequence[Path]) -> Rows:
     """Return the rows of generated examples, followed by the rows of each file."""
-    ids, splits = (
-        [ids_to_numbers([e.id for e in generated])],
-        [split_indexes([e.split for e in generated])],
-    )
+    ids = [ids_to_numbers([e.id for e in generated])]
+    splits = [split_indexes([e.split for e in generated])]
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=["id", "split"]):
             ids.append(ids_to_numbers(batch["id"].to_pylist()))

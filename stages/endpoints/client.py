@@ -75,10 +75,8 @@ class Client:
         self.calls = Calls(out.call_folder, str(endpoint.base_url), str(endpoint.model))
         spent = out / SCRATCH / "spent" / self.calls.path.name
         self.spending = Spending(spent, endpoint.budget, endpoint.price, key)
-        self.requests, self.tokens = (
-            Pace(runtime.requests_per_minute),
-            Pace(runtime.tokens_per_minute),
-        )
+        self.requests = Pace(runtime.requests_per_minute)
+        self.tokens = Pace(runtime.tokens_per_minute)
         self.pending: dict[str, asyncio.Task[Reply]] = {}
         # keys of new replies, and of cached ones
         self.answered, self.reused = set[str](), set[str]()
@@ -88,10 +86,8 @@ class Client:
     def opened(self) -> Iterator["Client"]:
         """Open the files of cached replies and of spending. Only one process at a time can open them. Locks belong to
         one event loop, and a training that asks in every step has a new loop each time."""
-        self.slots, self.reading = (
-            asyncio.Semaphore(self.endpoint.runtime.concurrency),
-            asyncio.Lock(),
-        )
+        self.slots = asyncio.Semaphore(self.endpoint.runtime.concurrency)
+        self.reading = asyncio.Lock()
         self.ended = False
         with self.calls.opened(), self.spending.opened():
             yield self

@@ -133,10 +133,8 @@ class Means:
     def difference(self, a: int, b: int, confidence: float = 0.95) -> Interval:
         """The mean difference a − b with its interval; with one prompt the bounds are the widest possible."""
         error, freedom = self.error(self.residuals[:, a] - self.residuals[:, b])
-        mean, t = (
-            float(self.means[a] - self.means[b]),
-            student_quantile((1 + confidence) / 2, freedom),
-        )
+        mean = float(self.means[a] - self.means[b])
+        t = student_quantile((1 + confidence) / 2, freedom)
         margin = t * error if self.prompts > 1 else math.inf
         if not self.shares:
             return Interval(mean, mean - margin, mean + margin)

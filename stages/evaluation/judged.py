@@ -172,10 +172,8 @@ def measure_wins(
 def sentence(row: Mapping[str, Any], policy: str) -> str:
     """Say in one sentence whose answers are better, who judged them, and the win rate. `policy`: its title."""
     labeler_titles = {"human": "People", "judge": "The judge", "reward_model": "The reward model"}
-    who, answers = (
-        labeler_titles.get(row["labeler"], f"The labeler {row['labeler']}"),
-        f"{policy}'s answers",
-    )
+    who = labeler_titles.get(row["labeler"], f"The labeler {row['labeler']}")
+    answers = f"{policy}'s answers"
     opposed = REFERENCES if row["title"] == REFERENCES else f"{row['title']}'s answers"
     if "waiting" in row:
         return f"People have not said yet whether {answers} are better than {opposed}. Run stage=versus to ask them."

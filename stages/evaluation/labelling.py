@@ -156,11 +156,9 @@ def share(hits: Sequence[bool], prompts: Iterable[str]) -> Share | None:
 def effective_number(hits: Sequence[bool], prompts: Iterable[str]) -> float:
     """Return the number of independent outcomes whose mean is as uncertain as that of `hits` by prompts."""
     names, prompt_of = np.unique([*prompts], return_inverse=True)
-    sizes, hits_by_prompt, p = (
-        np.bincount(prompt_of),
-        np.bincount(prompt_of, hits),
-        float(np.mean(hits)),
-    )
+    sizes = np.bincount(prompt_of)
+    hits_by_prompt = np.bincount(prompt_of, hits)
+    p = float(np.mean(hits))
     count = len(names)
     effective = float(count)
     if 0 < p < 1 and count > 1:

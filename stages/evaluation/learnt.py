@@ -97,10 +97,8 @@ def learnt_results(
 def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, PairLogProbs]]:
     """Read the pairs held out from training, or for KTO the completions, each beside its mismatched one. Those that
     SFT's template cannot render or that exceed SFT's context are left out, with a warning."""
-    sft_contract, longest = (
-        load_contract(inputs["sft"] / "model"),
-        read_context_length(inputs["sft"] / "model"),
-    )
+    sft_contract = load_contract(inputs["sft"] / "model")
+    longest = read_context_length(inputs["sft"] / "model")
     dropped = Dropped(out, "held-out pairs")
     held_out_pairs = (pair for pair in stream_pairs(inputs) if pair.split == "validation")
     pairs = [

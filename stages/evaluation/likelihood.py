@@ -62,10 +62,8 @@ def score(
     for role, own in compared.items():
         model = Distributions(cfg, role, inputs[role] / "model", rows[role])
         references[role] = model.mean_log_probs(REFERENCES)
-        divergence, tokens = (
-            model.divergence(sft, role),
-            sum(len(completion) for _, completion in own),
-        )
+        divergence = model.divergence(sft, role)
+        tokens = sum(len(completion) for _, completion in own)
         means = {"per_token": divergence / max(1, tokens), "per_answer": divergence / len(prompts)}
         kl[role] = means | {"answers": len(prompts)}
     tasks = [e.task for e in referenced]

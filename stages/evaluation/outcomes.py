@@ -135,10 +135,8 @@ def read_answers(folders: dict[str, Path]) -> tuple[Answers, int]:
         m: {a.prompt_id: a for a in load(f / "answers.parquet", Candidate)}
         for m, f in folders.items()
     }
-    all_ids, shared_ids = (
-        set[str]().union(*answers.values()),
-        set.intersection(*map(set, answers.values())),
-    )
+    all_ids = set[str]().union(*answers.values())
+    shared_ids = set.intersection(*map(set, answers.values()))
     shared = {
         m: {i: a for i, a in by_prompt.items() if i in shared_ids}
         for m, by_prompt in answers.items()

@@ -24,10 +24,8 @@ class PairAudit:
 
     def __init__(self, judged: Path):
         path = judged / KNOWN_WORDS
-        self.by_checks, self.words = (
-            not path.exists(),
-            read_known_words(path) if path.exists() else {},
-        )
+        self.by_checks = not path.exists()
+        self.words = read_known_words(path) if path.exists() else {}
         self.keys = defaultdict[str, list[Key]](list)  # keys of `words`, by their first candidate
         for key in self.words:
             self.keys[key[0]].append(key)

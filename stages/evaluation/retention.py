@@ -250,10 +250,8 @@ def within_length(prompt: Example, answer: Candidate) -> float:
 @torch.no_grad()
 def log_probs(cfg: Eval, folder: Path, texts: list[str]) -> NDArray[Any]:
     """The mean log-prob per token of each text under a model, without a template; NaN for a text of one token."""
-    tokenizer, model = (
-        load_tokenizer(folder),
-        load_model(folder, device=resolve_device(cfg.runtime.device)),
-    )
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, device=resolve_device(cfg.runtime.device))
     longest = min(LONGEST, context_length(model.config) or LONGEST)
     means = torch.zeros(len(texts), device=model.device)
     with (

@@ -65,11 +65,9 @@ def table_rows(nodes: Mapping[str, Manifest], by_round: Mapping[str, Any]) -> li
 
 def sentence(by_round: Mapping[str, Any]) -> str:
     """Return which round is best on validation prompts, and if it is above the last one by more than noise."""
-    best, rounds, over_last = (
-        by_round["best"],
-        len(by_round["gains"]),
-        Interval(**by_round["over_last"]),
-    )
+    best = by_round["best"]
+    rounds = len(by_round["gains"])
+    over_last = Interval(**by_round["over_last"])
     text = f"Of {rounds} rounds, round {best} is best on {by_round['prompts']} validation prompts: "
     text += f"{Interval(**by_round['over_sft']).points()} over SFT"
     if best == rounds:

@@ -153,10 +153,8 @@ def matched_rate(
     effective = np.array([len(cells) ** 2 / sum(1 / len(cell) for cell in cells) for cells in bins])
     means = np.array([np.mean([cell.mean() for cell in cells]) for cells in bins])
     variances = [sum(variance_of_mean(cell) for cell in cells) / len(cells) ** 2 for cells in bins]
-    weights, freedom = (
-        effective / effective.sum(),
-        sum(len(cell) - 1 for cells in bins for cell in cells),
-    )
+    weights = effective / effective.sum()
+    freedom = sum(len(cell) - 1 for cells in bins for cell in cells)
     error = math.sqrt((weights**2 * variances).sum())
     rate = interval(float(weights @ means), error, freedom, effective.sum(), confidence)
     return MatchedRate(rate, float(effective.sum() / len(won)))
@@ -187,10 +185,8 @@ def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
     if weight:
         mean += weight * float(judge_on_rest.mean())
         variance += weight**2 * judge_on_rest.var(ddof=1) / len(judge_on_rest)
-    rate, share = (
-        interval(mean, math.sqrt(variance), n - fitted, n, confidence),
-        float(distinct.mean()),
-    )
+    rate = interval(mean, math.sqrt(variance), n - fitted, n, confidence)
+    share = float(distinct.mean())
     # Alike answers pull the rate towards one half, and their share has a sampling error too.
     share_error = (
         z_score(confidence) * (rate.mean - EVEN) * math.sqrt(share * (1 - share) / len(distinct))

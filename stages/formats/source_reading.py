@@ -70,10 +70,8 @@ def convert(
     while rows are read.
     Raise UserError if the source has no rows, a file holds something else than `purpose` needs, a column changes what
     a row means, or no row has a column that `columns` names."""
-    files, columns = (
-        [*source_tables(source, key, purpose is Purpose.preferences)],
-        dict[str, None](),
-    )
+    files = [*source_tables(source, key, purpose is Purpose.preferences)]
+    columns = dict[str, None]()
     before, size, missing_paths = 0, sum(table.size for table in files), nested_user_paths(source)
     with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:
         for table in files:

@@ -24,11 +24,9 @@ def find_glibc() -> ctypes.CDLL | None:
     if platform.libc_ver()[0] != "glibc":
         return None
     libc, address = ctypes.CDLL(None), ctypes.c_void_p
-    libc.malloc.restype, libc.malloc.argtypes, libc.sbrk.restype = (
-        address,
-        [ctypes.c_size_t],
-        address,
-    )
+    libc.malloc.restype = address
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.sbrk.restype = address
     libc.free.argtypes, libc.madvise.argtypes = [address], [address, ctypes.c_size_t, ctypes.c_int]
     return libc
 

@@ -206,10 +206,8 @@ def training_bytes(
 ) -> float:
     """Return the peak bytes of training with `tokens` in each micro-batch. The peak is at the start of the backward,
     when all activations are stored. If gradients are `accumulated`, those of an earlier micro-batch exist then."""
-    state, sharding = (
-        sum(held_parts(shape, block)) + gathered_bytes(shape, block),
-        block.runtime.sharding,
-    )
+    state = sum(held_parts(shape, block)) + gathered_bytes(shape, block)
+    sharding = block.runtime.sharding
     at_backward = state + tokens * activation_bytes(shape, block, kind)
     if device == "cpu":  # a recomputed layer takes the place of the one before it
         at_backward += (

@@ -122,10 +122,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         FileNotFoundError: if the folder has no config.json."""
     file = folder / "config.json"
     config = load_json(file, validate_config)
-    shape, stored = (
-        ModelShape.from_config(config),
-        sum(w.stat().st_size for w in folder.glob("*.safetensors")),
-    )
+    shape = ModelShape.from_config(config)
+    stored = sum(w.stat().st_size for w in folder.glob("*.safetensors"))
     if shape and 0 < MOST_PER_BYTE * stored < shape.parameters:
         part = config.get("text_config") or config
         sizes = ", ".join(f"{name}={part[name]}" for name in (*REQUIRED, *OPTIONAL) if name in part)

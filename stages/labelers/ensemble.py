@@ -83,10 +83,8 @@ def joint_votes(
 ) -> Iterator[JointVote]:
     """Yield the joint votes on pairs of candidates, prompt by prompt. A pair is used if every member with preferences
     compared it; if all members give scores, all pairs are used. `by_labeler`: judgements by the member's name."""
-    by_prompt, pools = (
-        defaultdict[tuple[str, str], list[Judgement]](list),
-        defaultdict[str, list[Candidate]](list),
-    )
+    by_prompt = defaultdict[tuple[str, str], list[Judgement]](list)
+    pools = defaultdict[str, list[Candidate]](list)
     for name, judgements in by_labeler.items():
         for j in judgements:
             by_prompt[j.prompt_id, name].append(j)
@@ -239,10 +237,8 @@ class Ensemble(Labeler):
     ) -> None:
         """Ask people about the audit sample, then about the comparisons with the most disagreement. Verdicts on the
         latter replace the judgements in `judged`, copies included. The same two texts are asked about only once."""
-        prompts, candidates = (
-            {p.id: p for p in pool.prompts},
-            {c.candidate_id: c for c in pool.candidates},
-        )
+        prompts = {p.id: p for p in pool.prompts}
+        candidates = {c.candidate_id: c for c in pool.candidates}
 
         def question_of(key: Key) -> Question:
             pair = [candidates[name] for name in key]

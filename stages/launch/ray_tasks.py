@@ -113,10 +113,8 @@ def open_stage(job_file: Path) -> tuple[dict[str, Block[Any]], Path, SaveBlock]:
     process.prepare()
     cpus = {node["NodeID"]: node["Resources"].get("CPU", 1) for node in ray.nodes()}
     os.environ["PLUMBLINE_SHARERS"] = str(int(cpus[ray.get_runtime_context().get_node_id()]))
-    job, work = (
-        json.loads(job_file.read_text(encoding="utf-8")),
-        list[tuple[Sequence[Block[Any]], Path, SaveBlock]](),
-    )
+    job = json.loads(job_file.read_text(encoding="utf-8"))
+    work = list[tuple[Sequence[Block[Any]], Path, SaveBlock]]()
     out = StageDir(
         Path(job["out"]),
         lambda metrics, step: None,

@@ -175,10 +175,8 @@ class Contract:
 
     def facts(self) -> dict[str, Any]:
         """Return the parts of the contract that can be compared without rendering."""
-        tokenizer, template = (
-            self.tokenizer,
-            str(self.tokenizer.chat_template).encode(errors="surrogatepass"),
-        )
+        tokenizer = self.tokenizer
+        template = str(self.tokenizer.chat_template).encode(errors="surrogatepass")
         return {
             "chat_template_sha256": hashlib.sha256(template).hexdigest(),
             "end_of_turn": {

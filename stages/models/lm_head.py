@@ -83,12 +83,10 @@ class CPULogProbFunction(torch.autograd.Function):
         """Return the gradients of hidden states and head, from stored probabilities or from recomputed logits."""
         dtype, *settings = ctx.settings
         hidden, weight, bias, targets, log_probs, *probabilities = ctx.saved_tensors
-        head, grad_hidden, grad_weight, grad_bias = (
-            weight.to(dtype),
-            torch.empty_like(hidden),
-            None,
-            None,
-        )
+        head = weight.to(dtype)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = None
+        grad_bias = None
         chunks = (
             torch.split(t, PRODUCT_TOKENS) for t in (hidden, targets, log_probs, grad, grad_hidden)
         )

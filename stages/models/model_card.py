@@ -95,10 +95,8 @@ def read_earlier_steps(
 def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path], split: Split) -> str:
     """Describe the training data in one line. `split`: the one of `data` that was trained on."""
     if "pairs" in manifests:
-        pairs, first_pair = (
-            manifests["pairs"]["metrics"],
-            next(stream(inputs["pairs"] / "pairs.parquet", Pair)),
-        )
+        pairs = manifests["pairs"]["metrics"]
+        first_pair = next(stream(inputs["pairs"] / "pairs.parquet", Pair))
         # the pairs' file
         source = f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""
         return f"preference pairs{source}, {pairs['summary']}{licences.licences_message(pairs)}"

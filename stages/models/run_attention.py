@@ -214,10 +214,8 @@ class RunAttention(torch.autograd.Function):
         ctx.dtypes = query.dtype, key.dtype, value.dtype
         dtype = autocast_dtype(query)
         query, key, value = (t.to(dtype) for t in (query, key, value))
-        output, log_sums = (
-            torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format),
-            [],
-        )
+        output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        log_sums = []
         for run, (places, own) in enumerate(layout.attended_places):
             causal = layout.is_causal(run, window)
             mask = None if causal else layout.mask(run, window, dtype)[None, None]
@@ -243,11 +241,9 @@ class RunAttention(torch.autograd.Function):
             torch.zeros_like(t, dtype=d)
             for t, d in zip((query, key, value), ctx.dtypes, strict=True)
         ]
-        layout, window, dtype = (
-            ctx.layout,
-            ctx.window,
-            torch.promote_types(query.dtype, torch.float32),
-        )
+        layout = ctx.layout
+        window = ctx.window
+        dtype = torch.promote_types(query.dtype, torch.float32)
         rounded = [
             t.to(query.dtype)
             for t in (grad.transpose(1, 2), query, key, value, output.transpose(1, 2))

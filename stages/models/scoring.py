@@ -198,10 +198,8 @@ def pad_completions(
         torch.tensor([False] * len(prompt) + (mask or [True] * len(answer)))
         for prompt, answer, mask in rows
     ]
-    padded, attention = (
-        pad_sequence(ids, True, pad_id),
-        pad_sequence([torch.ones_like(t) for t in ids], True),
-    )
+    padded = pad_sequence(ids, True, pad_id)
+    attention = pad_sequence([torch.ones_like(t) for t in ids], True)
     labels = padded.masked_fill(~pad_sequence(marks, True), IGNORED)
     return {"input_ids": padded, "attention_mask": attention, "labels": labels}
 

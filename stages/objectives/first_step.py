@@ -61,10 +61,8 @@ class FirstStepCheck(TrainerCallback):
         """Store the mean gap in nats per token, and the loss. In a later round of `dpo.reference=sft` the policy is
         not the reference, and nothing is stored.
         Raise UserError, naming both models, if they differ, or if the loss is not that of log-ratio 0."""
-        policy, reference = (
-            manifest_of(self.inputs["policy"]),
-            manifest_of(self.inputs["reference"]),
-        )
+        policy = manifest_of(self.inputs["policy"])
+        reference = manifest_of(self.inputs["reference"])
         model, cfg = reference["inputs"]["reference"], self.trainer.cfg
         names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({model['fingerprint']})"
         same_weights = policy["digest"] == model["digest"]
@@ -85,10 +83,8 @@ class FirstStepCheck(TrainerCallback):
         now = [
             log_prob for sides in trainer.log_probs(scored) for side in sides for log_prob in side
         ]
-        gap, loss = (
-            fmean(abs(a - b) for a, b in zip(now, stored, strict=True)),
-            mean_loss(trainer, len(scored)),
-        )
+        gap = fmean(abs(a - b) for a, b in zip(now, stored, strict=True))
+        loss = mean_loss(trainer, len(scored))
         trainer.model.train(was_training)
         allowed = allowed_gap(cfg.precision, fmean(map(abs, stored)))
         if not gap <= allowed:

@@ -218,10 +218,8 @@ class GroupTrainer(MicroBatches):
         gradients, so that the optimizer changes nothing.
         Raise UserError if MOST_DEAD steps in a row had no group that teaches."""
         groups = self.rollouts.of_step([row["id"] for row in inputs])
-        live, loss = (
-            group_rows(groups, self.rollouts.token_ids, self.cfg),
-            torch.zeros((), device=self.args.device),
-        )
+        live = group_rows(groups, self.rollouts.token_ids, self.cfg)
+        loss = torch.zeros((), device=self.args.device)
         if live:
             # The groups of this process, or an idle row if there are none.
             rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]

@@ -64,11 +64,9 @@ def read_rows(
 ) -> Demonstrations:
     """Tokenise the examples for training and evaluation. `context` is the number of tokens that the model reads.
     Raise UserError if there is nothing to train on, or too many examples were dropped."""
-    rows, report_rows, losses = (
-        Demonstrations(TokenRows, cfg, out),
-        list[Demonstration](),
-        list[str](),
-    )
+    rows = Demonstrations(TokenRows, cfg, out)
+    report_rows = list[Demonstration]()
+    losses = list[str]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
     for row in tokenize_examples(answered, contract, cfg, rows.left_out, context):
         rows.add(row.example.split, row.example.id, (row.ids, row.trained), row.example.messages)

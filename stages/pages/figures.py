@@ -81,10 +81,8 @@ def frontier(title: str, points: Sequence[Point]) -> str:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(2 * PANEL[0], 1.5 * PANEL[1]))
         for number, (kl, rate, is_sft, is_best) in enumerate(points, 1):
-            role, arms = (
-                "sft" if is_sft else "policy",
-                [[rate.mean - rate.low], [rate.high - rate.mean]],
-            )
+            role = "sft" if is_sft else "policy"
+            arms = [[rate.mean - rate.low], [rate.high - rate.mean]]
             fill = "full" if is_sft or is_best else "none"
             axes.errorbar(
                 kl, rate.mean, arms, fmt=LOOKS[role].marker, color=COLOURS[role], fillstyle=fill

@@ -77,10 +77,8 @@ def headline(
     labelling: Labelling, reliability: dict[str, Any], metrics: dict[str, Any]
 ) -> list[str]:
     """Return sentences on the counts, the agreement with known labels, and the effects of order and length."""
-    prompts, ties = (
-        counted(len(labelling.prompts), "prompt"),
-        sum(j.preference == "tie" for j in labelling.valid),
-    )
+    prompts = counted(len(labelling.prompts), "prompt")
+    ties = sum(j.preference == "tie" for j in labelling.valid)
     compared = counted(len(labelling.judgements), "comparison")
     counts = f"{counted(len(labelling.valid) - ties, 'preference')}, {counted(ties, 'tie')}"
     counts = "all ties" if ties and ties == len(labelling.valid) else counts
@@ -121,10 +119,8 @@ def agreement_rows(reliability: dict[str, Any], positive: str) -> list[tuple[str
     """Return (title, figure, interval) rows from `reliability.json`. `positive`: the clause for a positive."""
     if "accuracy" not in reliability:
         return []
-    estimates, rows = (
-        reliability | (reliability.get("positive_rate") or {}),
-        list[tuple[str, str, str]](),
-    )
+    estimates = reliability | (reliability.get("positive_rate") or {})
+    rows = list[tuple[str, str, str]]()
     for name, title in AGREEMENT.items():
         if estimate := estimates.get(name):
             form = "{:z.2f}" if name in ("kappa", "alpha") else "{:.1%}"

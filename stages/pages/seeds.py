@@ -54,10 +54,8 @@ def summary(
     delta = Interval(**groups[endpoint][main])
     differences = [Interval(**run["primary"][main]) for run in runs]
     gains = [of_seed.mean for of_seed in differences]
-    better, worse = (
-        sum(of_seed.low > 0 for of_seed in differences),
-        sum(of_seed.high < 0 for of_seed in differences),
-    )
+    better = sum(of_seed.low > 0 for of_seed in differences)
+    worse = sum(of_seed.high < 0 for of_seed in differences)
     note = groups[endpoint]["note"]  # too few tasks to say
     effect = f"{note} whether {policy} helped" if note else f"{policy} {effect_word(delta)}"
     sentence = (

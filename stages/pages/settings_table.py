@@ -30,10 +30,8 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     policy, title = nodes[model_nodes(nodes, models)["policy"]], models["policy"]
     if "other" in models:
         return f"{models['other']} and {title} are models without training here."
-    before, start = (
-        models.get("sft", title),
-        f"a model ({model(nodes['base'])}) without training here",
-    )
+    before = models.get("sft", title)
+    start = f"a model ({model(nodes['base'])}) without training here"
     if learns(nodes["sft"]):
         start = f"supervised fine-tuning: a model ({model(nodes['base'])}) trained on {learnt_from(nodes)}"
     if policy["stage"] == "grpo":

@@ -187,10 +187,8 @@ def wire_chain(
     demonstrations = Demonstrations.selected if "select" in roots else Demonstrations.given
     block = replace(cfg.sft, demonstrations=demonstrations)
     sft = make_node("sft", block, base=base, data=roots.get("select", data))
-    nodes, sets = (
-        {"sft": sft},
-        {"data": data} | {n: roots[n] for n in roots if n in (*EVALUATION_SETS, "suites")},
-    )
+    nodes = {"sft": sft}
+    sets = {"data": data} | {n: roots[n] for n in roots if n in (*EVALUATION_SETS, "suites")}
     if cfg.reward.source.path:
         nodes |= wire_reward_model(cfg, make_node, sft)
     reward = {"reward": nodes["reward"]} if "reward" in nodes else {}
@@ -278,10 +276,8 @@ def wire_control_pairs(
     """Return the nodes of DPO on the control pairs of each round's candidates, round by round."""
     policy, new_nodes = sft, Graph()
     for suffix in round_suffixes(cfg):
-        block, inputs = (
-            replace(cfg.pairs, control=cfg.control_pairs),
-            {"pairs": nodes[f"pairs{suffix}"]},
-        )
+        block = replace(cfg.pairs, control=cfg.control_pairs)
+        inputs = {"pairs": nodes[f"pairs{suffix}"]}
         pairs = make_node("pairs", block, judged=nodes[f"label{suffix}"], **inputs)
         trained = wire_pair_training(cfg, make_node, base, sft, policy, pairs)
         policy = trained.pop("dpo")

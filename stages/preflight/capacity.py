@@ -77,10 +77,8 @@ def validate_capacity(cfg: Config) -> None:
 
 def validate_rows(cfg: Config) -> None:
     """Raise UserError if SFT has no rows, or fewer than one batch. The rows of a file are not counted yet."""
-    row_limit, before_sft = (
-        split_rows(cfg, "sft"),
-        cfg.stage in (Target.base, Target.source, Target.data),
-    )
+    row_limit = split_rows(cfg, "sft")
+    before_sft = cfg.stage in (Target.base, Target.source, Target.data)
     if not cfg.sft.train or cfg.without_model or before_sft or row_limit is None:
         return
     if row_limit == 0:

@@ -24,11 +24,9 @@ class ForceDrawn(LogitsProcessor):
     """A logits processor that leaves `generate` one token per row: the token that was drawn here."""
 
     def __init__(self, draws: Draws, top_p: float):
-        self.draws, self.top_p, self.chosen = (
-            draws,
-            top_p,
-            list[tuple[torch.Tensor, torch.Tensor]](),
-        )
+        self.draws = draws
+        self.top_p = top_p
+        self.chosen = list[tuple[torch.Tensor, torch.Tensor]]()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         tokens, logprobs = self.draws.choose(scores, self.top_p)
@@ -64,13 +62,11 @@ class GenerateSampler(Sampler):
         require_unpacked(model)
         # The model's own settings (repetition penalty, beams) are ignored, as in `hf`.
         model.generation_config = GenerationConfig()
-        self.model, self.stops, self.limit, self.top_p, self.rows = (
-            model,
-            stop_ids,
-            max_new_tokens,
-            top_p,
-            rows,
-        )
+        self.model = model
+        self.stops = stop_ids
+        self.limit = max_new_tokens
+        self.top_p = top_p
+        self.rows = rows
 
     @torch.inference_mode()
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:

@@ -85,13 +85,11 @@ class HFSampler(Sampler):
         rows: int,
     ):
         require_unpacked(model)
-        self.model, self.stops, self.limit, self.top_p, self.rows = (
-            model,
-            set(stop_ids),
-            max_new_tokens,
-            top_p,
-            rows,
-        )
+        self.model = model
+        self.stops = set(stop_ids)
+        self.limit = max_new_tokens
+        self.top_p = top_p
+        self.rows = rows
         self.device = model.device
         self.pace = ON_CPU if model.device.type == "cpu" else ON_ACCELERATOR
         self.packs = install_run_attention(model)  # packed prompts are read without padding
@@ -227,10 +225,8 @@ def attention_masks(
     config = model.config.get_text_config()
     distance = positions[:, None, :, None] - torch.arange(end, device=positions.device)
     full = distance >= 0
-    window, kinds = (
-        config.to_dict().get("sliding_window"),
-        set(config.to_dict().get("layer_types") or []),
-    )
+    window = config.to_dict().get("sliding_window")
+    kinds = set(config.to_dict().get("layer_types") or [])
     sliding = full & (distance < window) if window else full
     if "sliding_attention" in kinds:
         return {

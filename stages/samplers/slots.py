@@ -49,10 +49,8 @@ class Slots:
     def load(self, rows: list[Row], multiple: int) -> Draws:
         """Write the rows' inputs, and return their random state. Rows that pad the batch keep earlier inputs."""
         ends = [(r.tokens or r.request.token_ids)[-1] for r in rows]
-        seeds, temperatures = (
-            [r.seed for r in rows],
-            [r.request.temperatures[r.index] for r in rows],
-        )
+        seeds = [r.seed for r in rows]
+        temperatures = [r.request.temperatures[r.index] for r in rows]
         positions, steps = [r.length - 1 for r in rows], [len(r.tokens) for r in rows]
         self.inputs[:, : len(rows)] = send_tensor(
             torch.tensor([ends, positions, seeds, steps]), self.device

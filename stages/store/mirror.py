@@ -216,11 +216,9 @@ class Mirror:
     def collect(self, needed: set[tuple[str, str]], remove: bool) -> None:
         """List or remove the nodes of the remote that neither `needed` nor a report in the remote reaches, and files
         that no remaining manifest names. Everything younger than a week stays, since its run may not be finished."""
-        ages, manifests, reached = (
-            self.remote.list("nodes"),
-            dict[tuple[str, str], Manifest](),
-            set(needed),
-        )
+        ages = self.remote.list("nodes")
+        manifests = dict[tuple[str, str], Manifest]()
+        reached = set(needed)
         for name in sorted(ages):
             if (match := NODE_NAME.fullmatch(name)) and (current := self.remote.get(name)):
                 try:

@@ -45,11 +45,9 @@ class Remote:
         from obstore.store import LocalStore, from_url
 
         self.url, self.is_folder = url, url.startswith("/")
-        self.api, self.error, self.refusals = (
-            obstore,
-            BaseError,
-            (AlreadyExistsError, PreconditionError),
-        )
+        self.api = obstore
+        self.error = BaseError
+        self.refusals = (AlreadyExistsError, PreconditionError)
         retries: Any = {"max_retries": 8, "retry_timeout": timedelta(seconds=90)}
 
         def opened() -> Any:

@@ -61,10 +61,8 @@ class StreamedTable(Generic[Record]):
         """Return this table, or its records in a sorted file in `folder` if they take more than MAX_BYTES."""
         if self._bytes <= MAX_BYTES:
             return self
-        turns, file = (
-            {item: turn for turn, item in enumerate(self.items)},
-            folder / "in_order.parquet",
-        )
+        turns = {item: turn for turn, item in enumerate(self.items)}
+        file = folder / "in_order.parquet"
         records = sort_on_disk(
             self._unsorted(turns), self.kind, lambda r: turns[self.belongs_to(r)], folder
         )

@@ -56,12 +56,10 @@ class Store:
         command: str | None = None,
         mirror: Mirror | None = None,
     ):
-        self.root, self.rebuild, self.command, self.mirror = (
-            root,
-            rebuild,
-            command or uuid.uuid4().hex,
-            mirror,
-        )
+        self.root = root
+        self.rebuild = rebuild
+        self.command = command or uuid.uuid4().hex
+        self.mirror = mirror
         self._hashed = dict[Path, Signature]()  # files that this command has hashed or written
 
     @property

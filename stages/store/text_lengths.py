@@ -35,10 +35,8 @@ def example_lengths(file: Path) -> dict[str, dict[str, Any]]:
     table, lengths = read(file, "split", "messages", "reference"), dict[str, dict[str, Any]]()
     for split in pc.unique(table["split"]).to_pylist():
         rows = table.filter(pc.equal(table["split"], split))
-        answered, written = (
-            len(rows) - rows["reference"].null_count,
-            pc.sum(pc.utf8_length(rows["reference"])).as_py(),
-        )
+        answered = len(rows) - rows["reference"].null_count
+        written = pc.sum(pc.utf8_length(rows["reference"])).as_py()
         lengths[split] = {
             "prompt": characters(rows["messages"]) / len(rows),
             "answer": (written or 0) / max(1, answered),

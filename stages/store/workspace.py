@@ -68,12 +68,10 @@ class StageDir(os.PathLike[str]):
         call_folder: Path | None = None,
         work: Callable[[Sequence[Block[Any]], Path, SaveBlock], object] | None = None,
     ):
-        self.path, self.warnings, self._listener, self.is_main = (
-            path,
-            list[str](),
-            listener,
-            is_main,
-        )
+        self.path = path
+        self.warnings = list[str]()
+        self._listener = listener
+        self.is_main = is_main
         self.open_resource, self.endpoint_calls = open_resource or OpenResource(), dict[str, Any]()
         self.call_folder = call_folder or path / SCRATCH / "calls"
         self.work = work
@@ -190,13 +188,11 @@ class Progress(AbstractContextManager["Progress"]):
     COLUMNS, SECONDS, SHARE, LOGGED_EVERY = 80, 10.0, 0.05, 30.0
 
     def __init__(self, total: int, title: str, unit: str, done: int = 0):
-        self.total, self.title, self.unit, self.done, self.first_row = (
-            total,
-            title,
-            unit,
-            done,
-            done,
-        )
+        self.total = total
+        self.title = title
+        self.unit = unit
+        self.done = done
+        self.first_row = done
         self.note = ""
         self.started = self.last_logged = time.monotonic()
         self.terminal = self.open_bar() if sys.stderr.isatty() else None

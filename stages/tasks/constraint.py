@@ -59,10 +59,8 @@ def known_constraints() -> dict[str, Constraint]:
         areas = [area for area in table if area not in ("words", "patterns")]
         for area, name, kind in ((key, *item) for key in areas for item in table[key].items()):
             draw = draws.get(name) or choice_of(kind.get("options", {}))
-            wordings, claims = (
-                split_wordings(kind["wordings"], "\n"),
-                frozenset(kind["claims"].split()),
-            )
+            wordings = split_wordings(kind["wordings"], "\n")
+            claims = frozenset(kind["claims"].split())
             kinds[name] = Constraint(
                 name, area, Side(kind["side"]), wordings, claims, draw, checkers[name]
             )

@@ -70,10 +70,8 @@ def states(answer: str, text: str, request: str) -> bool:
     excluded = PARTS_OF_NUMBERS if len(spellings) > 1 else frozenset[str]()
     for run in map(plain_words, spellings):
         for i in find_runs(answer_words, run):
-            before, after = (
-                answer_words[max(i - 1, 0) : i],
-                answer_words[i + len(run) : i + len(run) + 1],
-            )
+            before = answer_words[max(i - 1, 0) : i]
+            after = answer_words[i + len(run) : i + len(run) + 1]
             if before not in DENIALS and excluded.isdisjoint(before + after):
                 return True
     return False

@@ -47,10 +47,8 @@ def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: 
     elif decided := read_note(file, parse_decision):
         tokens, checkpointing = decided
     else:
-        shape, device = (
-            ModelShape.from_config(load_json(model / "config.json", require_keys())),
-            args.device.type,
-        )
+        shape = ModelShape.from_config(load_json(model / "config.json", require_keys()))
+        device = args.device.type
         # For a model of unknown shape this is the largest budget, which is halved when memory runs out.
         most = (memory.most_tokens(device), Checkpointing.none)
         tokens, checkpointing = memory.token_budget(shape, cfg, device) if shape else most

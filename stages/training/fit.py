@@ -91,13 +91,11 @@ class Fit(Generic[Block, TrainerOf]):
         start: Path,
         out: StageDir,
     ):
-        self.trainer_class, self.rows, self.contract, self.start, self.out = (
-            kind,
-            rows,
-            contract,
-            start,
-            out,
-        )
+        self.trainer_class = kind
+        self.rows = rows
+        self.contract = contract
+        self.start = start
+        self.out = out
         self.schedule = EpochSchedule(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
         self.args = training_arguments(cfg, out, **kind.arguments)
         self.cfg = budget.decide_open_settings(cfg, self.args, start, out)

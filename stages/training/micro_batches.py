@@ -143,10 +143,8 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     def __init__(self, *args: Any, cfg: Training, out: StageDir, **kwargs: Any):
         self.cfg, self.out = cfg, out
-        self.token_budget, self.checkpointing = (
-            cfg.runtime.token_budget,
-            cfg.runtime.gradient_checkpointing,
-        )
+        self.token_budget = cfg.runtime.token_budget
+        self.checkpointing = cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # TRL sets it
         self.aux_loss_enabled = False  # TRL may set it
         self.rows_to_score, self.outputs = list[Row](), deque[ModelOutput]()  # in an evaluation

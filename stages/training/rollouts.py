@@ -73,10 +73,8 @@ class Rollouts:
 
     def of_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
         """Return the groups of the next step in all processes. `ids`: the prompts of this process."""
-        step, digest = (
-            self.trainer.state.global_step,
-            weights_digest(self.trainer.model, self.dtype),
-        )
+        step = self.trainer.state.global_step
+        digest = weights_digest(self.trainer.model, self.dtype)
         policy, shard = f"step {step}, weights {digest}", self.folder / f"{step:06d}.parquet"
         [rollouts] = broadcast_object_list([read_shard(shard, policy) if self.is_main else None])
         if not rollouts:
@@ -189,10 +187,8 @@ def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
     """Return the figures of a step's rollouts: mean reward with its standard error over prompts, groups with different
     rewards, mean tokens, shares that ended their turn and that repeat themselves, and completions without a reward."""
     rewards = [[r.reward for r in group if r.reward is not None] for group in groups]
-    means, rollouts = (
-        [fmean(group) for group in rewards if group],
-        [r for group in groups for r in group],
-    )
+    means = [fmean(group) for group in rewards if group]
+    rollouts = [r for group in groups for r in group]
     return {
         "reward": fmean(means or [0.0]),
         "reward_se": stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0,

@@ -47,12 +47,10 @@ class SampleWriter(TrainerCallback):
         out: StageDir,
     ):
         assert isinstance(cfg.runtime, SampledRuntime)
-        self.trainer, self.precision, self.contract, self.out = (
-            trainer,
-            cfg.precision,
-            contract,
-            out,
-        )
+        self.trainer = trainer
+        self.precision = cfg.precision
+        self.contract = contract
+        self.out = out
         self.sample_tokens = cfg.runtime.sample_tokens
         is_unsharded = cfg.runtime.sharding is Sharding.none
         asked_here = (

@@ -41,10 +41,8 @@ def like_autocast(trainer: Trainer) -> Iterator[None]:
     """While accelerate shards the trainer's model, gather weights that autocast leaves in fp32 in their own dtype; and
     run its forward under autocast, which accelerate does without sharding only."""
     trainer.accelerator.prepare_model(trainer.model, device_placement=False, evaluation_mode=True)
-    fully_shard, layers = (
-        torch.distributed.fsdp.fully_shard,
-        set(trainer.model._no_split_modules or ()),
-    )
+    fully_shard = torch.distributed.fsdp.fully_shard
+    layers = set(trainer.model._no_split_modules or ())
 
     def shard(module: Any, *, mp_policy: MixedPrecisionPolicy, **options: Any) -> Any:
         own_dtype = replace(mp_policy, param_dtype=None)

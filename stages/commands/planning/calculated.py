@@ -51,11 +51,9 @@ def show(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
         base = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
         if not uses_gpu(node) or not (shape := model_shape(node, base, store)):
             continue
-        parts, row, block = (
-            expected_parts(node, nodes, shape),
-            expected_row(node, nodes),
-            node.config,
-        )
+        parts = expected_parts(node, nodes, shape)
+        row = expected_row(node, nodes)
+        block = node.config
         host = memory.LIBRARIES + parts.weights
         if isinstance(block, Training):
             host = memory.host_bytes(shape, block)

@@ -182,10 +182,8 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
     unknown = Sizes(0, *to_tokens(*counts.TEXT))
     if isinstance(node.config, CandidateFile):  # it may have any number of rows
         return unknown
-    rows_node, labels = (
-        node.inputs.get("data"),
-        node.inputs.get("pairs") or node.inputs.get("unpaired"),
-    )
+    rows_node = node.inputs.get("data")
+    labels = node.inputs.get("pairs") or node.inputs.get("unpaired")
     # it answers the prompts of held-out pairs
     if node.stage == "answer" and labels and not rows_node:
         published = store.find(labels)

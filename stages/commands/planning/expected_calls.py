@@ -92,10 +92,8 @@ def judge_calls(judge: Judge, pool: Node, store: Store, history: RunHistory) -> 
         )
         texts = sizes.prompt, sizes.answer
     calls += judge.reading is Reading.json  # the probe
-    input_tokens, output_tokens = (
-        calls * question_tokens(judge, *texts),
-        calls * judge.max_tokens,
-    )
+    input_tokens = calls * question_tokens(judge, *texts)
+    output_tokens = calls * judge.max_tokens
     return [
         ExpectedCalls(f"{judge.block}.endpoints[{i}]", e, calls, input_tokens, output_tokens)
         for i, e in enumerate(judge.endpoints)

@@ -30,20 +30,16 @@ class Auditor:
         held_out: HeldOut,
         thresholds: Mapping[str, float] | None = None,
     ):
-        self.codes, self.held_out, self.thresholds = (
-            codes,
-            held_out,
-            {**THRESHOLDS, **(thresholds or {})},
-        )
+        self.codes = codes
+        self.held_out = held_out
+        self.thresholds = {**THRESHOLDS, **(thresholds or {})}
         self.finders = {name: find for name, find in ALONE.items() if name in codes}
         if "repetition" in codes:
             self.finders["repetition"] = partial(repeats, threshold=self.thresholds["repetition"])
         # by row id, by prompt id
         self.row_places, self.request_places = dict[str, str](), dict[str, str]()
-        self.texts, self.prompts_by_split = (
-            SeenTexts(self.thresholds["near_duplicate"]),
-            dict[str, SeenTexts](),
-        )
+        self.texts = SeenTexts(self.thresholds["near_duplicate"])
+        self.prompts_by_split = dict[str, SeenTexts]()
         self.preferred = dict[tuple[str, str, str], str]()
         # caches the row between its search and its storing
         self.sketch = lru_cache(maxsize=2)(sketch)
@@ -125,10 +121,8 @@ class Auditor:
 def held_out(cfg: Audit) -> HeldOut:
     """Return the prompts of the evaluation files in `data.audit.against`.
     Raise UserError for a file without prompts or with an unreadable row, whose prompt would be missed."""
-    prompts, key = (
-        HeldOut(cfg.thresholds.get("contaminated", THRESHOLDS["contaminated"])),
-        "data.audit.against",
-    )
+    prompts = HeldOut(cfg.thresholds.get("contaminated", THRESHOLDS["contaminated"]))
+    key = "data.audit.against"
     for i, source in enumerate(cfg.against or []):
         report = ReadReport()
         for row in convert(source, f"{key}[{i}].path", lambda row: row, Purpose.prompts, report):

@@ -115,10 +115,8 @@ def wrong_count(request: str, answer: str) -> str | None:
 def excess_length(request: str, answer: str) -> str | None:
     """Return the number of words or sentences, if it exceeds the limit in the request."""
     for count, unit, count_or_fewer, unit_or_fewer in MOST.findall(request):
-        limit, kind = (
-            parse_count(count or count_or_fewer),
-            (unit or unit_or_fewer).lower().rstrip("s"),
-        )
+        limit = parse_count(count or count_or_fewer)
+        kind = (unit or unit_or_fewer).lower().rstrip("s")
         if (length := len(COUNTED[kind](answer))) > (limit * SLACK if kind == "word" else limit):
             return f"{length} {kind}s of {limit}"
     return None

@@ -44,11 +44,9 @@ class SeenTexts:
 
     def __init__(self, threshold: float = ALIKE) -> None:
         self.alike = threshold
-        self.buckets, self.names, self.pairs = (
-            dict[int, int](),
-            list[str](),
-            list[NDArray[np.uint32]](),
-        )
+        self.buckets = dict[int, int]()
+        self.names = list[str]()
+        self.pairs = list[NDArray[np.uint32]]()
 
     def find_nearest(self, text: Sketch) -> NearDuplicate | None:
         """Return the most similar earlier text, or None if its similarity is below the threshold."""

@@ -142,10 +142,8 @@ def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> s
         sum(row[f"ref_{side}_logps"] for row in held_out) / len(held_out)
         for side in ("chosen", "rejected")
     ]
-    chosen, rejected = (
-        figures["eval_logps/chosen"] - before[0],
-        figures["eval_logps/rejected"] - before[1],
-    )
+    chosen = figures["eval_logps/chosen"] - before[0]
+    rejected = figures["eval_logps/rejected"] - before[1]
     tokens = sum(
         len(row["chosen_ids"]) - (row["chosen_mask"] or []).count(False) for row in held_out
     ) / len(held_out)

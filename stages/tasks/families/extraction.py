@@ -22,24 +22,20 @@ TEXTS = texts_of(__file__)
 
 @family("extract")
 def extract_city(rng: random.Random) -> Instance:
-    name, city, other, item = (
-        rng.choice(NAMES),
-        rng.choice(CITIES),
-        rng.choice(NAMES),
-        rng.choice(OBJECTS),
-    )
+    name = rng.choice(NAMES)
+    city = rng.choice(CITIES)
+    other = rng.choice(NAMES)
+    item = rng.choice(OBJECTS)
     text = fill(rng, TEXTS["extract_city"], name=name, other=other, city=city, item=item)
     return exact_task(text, city, "word_count", count=1)
 
 
 @family("extract", unseen=True)
 def extract_name(rng: random.Random) -> Instance:
-    name, city, item, colour = (
-        rng.choice(NAMES),
-        rng.choice(CITIES),
-        rng.choice(OBJECTS),
-        rng.choice(COLOURS),
-    )
+    name = rng.choice(NAMES)
+    city = rng.choice(CITIES)
+    item = rng.choice(OBJECTS)
+    colour = rng.choice(COLOURS)
     text = fill(rng, TEXTS["extract_name"], name=name, city=city, item=item, colour=colour)
     return exact_task(text, name, "word_count", count=1)
 
