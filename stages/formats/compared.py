@@ -104,6 +104,10 @@ class Compared(Format):
 
     def read_preference(self, value: Any) -> float:
         if isinstance(value, list):
+            if len(value) != 2:
+                raise BadRow(
+                    "preference", f"has {len(value)} values for two answers: {value!r:.40}"
+                )
             a, b = map(parse_number, value)
             return 0.5 if a == b else float(a > b)
         word = label_word(value)

@@ -109,6 +109,16 @@ def test_a_word_that_comes_late_costs_its_row(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("late", [[1], [1, 2, 3]])
+def test_a_list_that_comes_late_and_is_no_score_of_each_answer_costs_its_row(
+    late: list[int], tmp_path: Path
+) -> None:
+    result = compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + [late])
+    assert [str(row.error) for row in result.bad_rows] == [
+        f"label: has {len(late)} values for two answers: {late!r}"
+    ]
+
+
 def test_the_example_is_one_in_which_an_answer_is_better(tmp_path: Path) -> None:
     result = compared(tmp_path, "response_a", "response_b", ["tie", "tie", "B"])
     assert result.notes[0].endswith("For example: user: 2 | better: c c | worse: b")
