@@ -264,6 +264,12 @@ def test_a_member_is_the_same_node_as_its_labeler_alone(tmp_path: Path) -> None:
     assert nodes(tmp_path, *line, "rounds=2")["label_judge_1"].stage == "label"
 
 
+def test_members_without_a_block_have_the_limit_of_the_ensemble() -> None:
+    members = "label.members=[{labeler: verifier}, {labeler: own}]"
+    label = settings("label=ensemble", members, "label.max_failed=0.5").label
+    assert [part.max_failed for part in label.parts] == [0.5, 0.5]
+
+
 MEMBERS = "label.members"
 JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
 

@@ -299,9 +299,9 @@ class Ensemble(Label):
         """Return the block of a member: the same as in a run in which this member labels alone."""
         match name:
             case "verifier":
-                return Verifier()
+                return Verifier(max_failed=self.max_failed)
             case "own":
-                return OwnLabeler(own=self.own, block=self.block)
+                return OwnLabeler(own=self.own, max_failed=self.max_failed, block=self.block)
             case _:
                 member: Label = vars(self)[name]
                 return replace(member, block=f"{self.block}.{name}")
@@ -353,9 +353,9 @@ class Ensemble(Label):
                 "label.members and label.own need each other: add the member {labeler: own}, and name its class with "
                 "label.own={file: FILE, name: NAME}."
             )
-        is_set = {"judge": self.judge != Judge(), "reward_model": self.reward_model.path}
-        for name in is_set:
-            if is_set[name] and name not in names:
+        settings = {"judge": self.judge != Judge(), "reward_model": self.reward_model.path}
+        for name, is_set in settings.items():
+            if is_set and name not in names:
                 raise UserError(
                     f"label.{name}: it is no member. Add {{labeler: {name}}} to label.members, or leave the key out."
                 )
