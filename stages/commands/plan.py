@@ -4,6 +4,7 @@ Nothing runs. Memory is the peak that is allocated on a GPU, else the resident p
 has the same settings for memory, else estimated. Tokens and time are scaled from finished nodes of the same stage; if
 none ran on this processor, they are `not measured yet`."""
 
+import logging
 import math
 import os
 from dataclasses import asdict, replace
@@ -17,7 +18,9 @@ from stages.commands.planning import calculated, cost, expected_calls
 from stages.commands.planning.cost import RunHistory
 from stages.commands.planning.expected_calls import ExpectedCalls
 from stages.commands.planning.peak import uses_gpu
+from stages.config.blocks.data import OneSource
 from stages.config.blocks.evaluation import Versus
+from stages.config.blocks.labels import PreferenceFile
 from stages.config.errors import visible
 from stages.config.installation import ROOT, checkout_project
 from stages.config.schema import Config
@@ -28,6 +31,8 @@ from stages.store.node import Node
 from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
+log = logging.getLogger(__name__)
+
 UNMEASURED = "not measured yet"
 
 
@@ -37,6 +42,17 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], *_: object) -> None:
         calculated.show(cfg, nodes, store)
     else:
         show(nodes, store, untested_message(cfg))
+    for sentence in warnings_on_lengths(nodes, store):
+        log.warning("warning: %s", sentence)
+
+
+def warnings_on_lengths(nodes: dict[str, Node], store: Store) -> list[str]:
+    """Return the sentences on rows that are too long. Only files of the user's are worth the imports."""
+    if not any(isinstance(node.config, OneSource | PreferenceFile) for node in nodes.values()):
+        return []
+    from stages.commands.planning.row_lengths import length_warnings
+
+    return length_warnings(nodes, store)
 
 
 def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:

@@ -75,7 +75,7 @@ class Dataset(Labeler):
                 f"all {len(scores)} ratings are {low:g}, so that no answer is better than another"
             )
             raise UserError(
-                f"{self.key}.path={self.source.path}: {problem}. Name a file with different ratings."
+                f"{self.key}={self.source.path}: {problem}. Name a file with different ratings."
             )
         flags = {*scores} <= {0.0, 1.0}
         for j in chain.from_iterable(self.judgements_by_prompt.values()):

@@ -287,3 +287,48 @@ def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:
     assert expected_calls.endpoint_calls(planned["label"], store, cost.RunHistory(store)) == [], (
         "the verifier makes no calls"
     )
+
+
+def of_words(count: int) -> str:
+    return " ".join(["river"] * count)
+
+
+def planned_warnings(root: Path, *overrides: str) -> list[str]:
+    return plan.warnings_on_lengths(nodes(root, *overrides), Store(root))
+
+
+def test_a_plan_says_which_demonstrations_are_too_long(chain: Chain, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {i}", "completion": of_words(10 * i)} for i in range(1, 11)]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    line = (f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]", "sft.max_dropped=1.0")
+    [warning] = planned_warnings(chain.root, *line, "sft.max_length=100")
+    build(chain.root, "stage=sft", *line, "sft.max_length=100")
+    dropped = chain.manifest("sft", *line, "sft.max_length=100")["metrics"]["rows_dropped"]
+    count = dropped["longer than sft.max_length=100 tokens"]
+    assert 0 < count < 10
+    assert (
+        f"sft.max_length=100 leaves out {count} of the first 10 rows of data.sources[0]" in warning
+    )
+    assert not planned_warnings(chain.root, *line, "sft.max_length=1024")
+
+
+def test_a_plan_says_which_preferences_are_too_long(chain: Chain, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question {i}", "chosen": "Short.", "rejected": of_words(2 * i)}
+        for i in range(1, 41)
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    line = (
+        "label=dataset",
+        f"label.path={file}",
+        "dpo.max_dropped=1.0",
+        "pairs.validation_fraction=0",
+    )
+    [warning] = planned_warnings(chain.root, *line, "dpo.max_length=100")
+    build(chain.root, "stage=dpo", *line, "dpo.max_length=100")
+    dropped = chain.manifest("dpo", *line, "dpo.max_length=100")["metrics"]["pairs_dropped"]
+    count = dropped["longer than dpo.max_length=100 tokens"]
+    assert 0 < count < 40
+    assert f"dpo.max_length=100 leaves out {count} of the first 40 rows of label.path" in warning

@@ -1,0 +1,106 @@
+"""Count which of the first rows of the user's files are longer than `max_length`, before anything is built."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from stages.config.blocks.data import OneSource
+from stages.config.blocks.labels import PreferenceFile
+from stages.config.blocks.models import Model
+from stages.config.blocks.training import Training
+from stages.config.choices import Reads, Split
+from stages.config.errors import UserError
+from stages.formats.column_mapping import Purpose, source_purpose
+from stages.formats.format import ParsedRow
+from stages.formats.source_reading import ReadReport, convert
+from stages.models.chat_templates import choose_template
+from stages.models.loading import describe_gguf, load_tokenizer
+from stages.models.rendering import tokenize_conversations, undated
+from stages.store.node import Node
+from stages.store.records import Message
+from stages.store.source_files import locate
+from stages.store.splits import draw_split, prompt_of
+from stages.store.store import Store
+
+FIRST = 200  # rows of a file
+
+
+def length_warnings(nodes: dict[str, Node], store: Store) -> list[str]:
+    """Return a sentence for each training and file whose first rows do not all fit into `max_length`. Nothing is said
+    of hub datasets, of rows that the user's code reads, or if the model's tokenizer is not on this machine yet."""
+    trainings = [node for node in nodes.values() if isinstance(node.config, Training)]
+    read = [(node, file) for node in trainings for file in files_read(node)]
+    if not read or (tokenizer := planned_tokenizer(nodes, store)) is None:
+        return []
+    sentences = [length_warning(node.config, file, tokenizer) for node, file in read]
+    return [sentence for sentence in dict.fromkeys(sentences) if sentence]
+
+
+def files_read(training: Node) -> list[OneSource | PreferenceFile]:
+    """Return the local files whose rows a training reads: SFT demonstrations, others a file of preferences."""
+    wanted = OneSource if training.config.objective.reads is Reads.examples else PreferenceFile
+    files = [node.config for node in training.lineage if isinstance(node.config, wanted)]
+    return [
+        file
+        for file in files
+        if not (isinstance(file, OneSource) and file.own)
+        and locate(file.source.path, file.key) is not None
+    ]
+
+
+def planned_tokenizer(nodes: dict[str, Node], store: Store) -> PreTrainedTokenizerBase | None:
+    """Return the model's tokenizer with the template of its SFT; None if it is not on this machine."""
+    base, sft = nodes["base"], nodes["sft"].config
+    published = store.folder(base) / "model"
+    place = published if published.exists() else model_place(base.config)
+    if place is None:
+        return None
+    tokenizer = load_tokenizer(place) if place.is_dir() else describe_gguf(place)[1]
+    tokenizer.chat_template = undated(choose_template(tokenizer, sft.template, sft.train))
+    return tokenizer
+
+
+def model_place(model: Model) -> Path | None:
+    """Return the folder or GGUF file of a model; None for one of the hub, or with random weights."""
+    return locate(model.path, model.key) if model.path else None
+
+
+def row_conversations(file: OneSource | PreferenceFile) -> Iterator[list[list[Message]]]:
+    """Yield the conversations of each row that is trained: one with a demonstration, or one for each answer."""
+
+    def parsed(row: ParsedRow) -> ParsedRow | None:
+        if isinstance(file, PreferenceFile):
+            return row
+        answer = row.answers[0] if len(row.answers) == 1 else None
+        split = draw_split(prompt_of(row.messages, answer), file.source.shares)
+        return row if split == Split.sft and answer is not None else None
+
+    is_pool = isinstance(file, PreferenceFile)
+    purpose = Purpose.preferences if is_pool else source_purpose(file.source)
+    for row in convert(file.source, file.key, parsed, purpose, ReadReport()):
+        answers = row.continuations or [
+            [{"role": "assistant", "content": answer}] for answer in row.answers
+        ]
+        yield [[*row.messages, *answer] for answer in answers]
+
+
+def length_warning(
+    block: Training, file: OneSource | PreferenceFile, tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """Return the sentence on the rows of a file that a training leaves out; '' if there are none."""
+    lengths = list[int]()
+    for conversations in islice(row_conversations(file), FIRST):
+        with suppress(UserError):  # what the template refuses is reported by the stage
+            lengths.append(
+                max(len(ids) for ids, _ in tokenize_conversations(tokenizer, conversations))
+            )
+    too_long = sum(length > block.max_length for length in lengths)
+    if not too_long:
+        return ""
+    return (
+        f"{block.block}.max_length={block.max_length} leaves out {too_long} of the first {len(lengths)} rows of "
+        f"{file.key}={file.source.path}. The longest has {max(lengths)} tokens."
+    )
