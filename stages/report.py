@@ -7,20 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from stages.config.schema import POLICY_STAGES, Report
 from stages.evaluation import benchmarks, rounds, suite_results
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
-from stages.pages import charts, figures, glossary, label_page, seeds, settings_table
+from stages.pages import (
+    charts,
+    first_screen,
+    glossary,
+    label_page,
+    plots,
+    seeds,
+    settings_table,
+)
 from stages.pages.environment import environment
-from stages.pages.example_answers import side_by_side, strips
+from stages.pages.example_answers import changed_words, side_by_side, strips
 from stages.pages.headline import Headline, next_steps
 from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, manifest_of
-from stages.store.records import Pair, load
+from stages.store.records import Candidate, Pair, load
 from stages.store.sealed_json import load_json, require_keys
 from stages.store.workspace import StageDir, read_curves
 
@@ -29,6 +35,7 @@ NOT_COUNTED = ("do not count", "count for none")
 # differences shown after the verdict's own and those of arms
 SHOWN = ("policy-control", "control-sft", "sft-base")
 MOST_SHOWN = 4  # differences: more make a table that is wider than a page
+LENGTHS = (0, 2, 4, 8, 16, 32, 64, 128, 256)  # bounds of the bars of answers' lengths, in tokens
 # nodes with a reward model as labeler: in an ensemble, or alone
 SCORED_BY = ("label_reward_model", "label")
 # The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
@@ -117,7 +124,21 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     contents = glossary.contents(
         conclusions, results["gives_verdict"], helped=not why or why.helped
     )
+    run = nodes["eval"]["command"].replace(" stage=eval", "", 1)
+    roles = {
+        role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in model_names.items()
+    }
     html = env.get_template("page.html.jinja").render(
+        sentence=first_screen.sentence(results, nodes, taught),
+        rates=first_screen.rates(results, taught),
+        lamps=first_screen.lamps(results, nodes, taught, run),
+        example=first_screen.example(answers),
+        changed_words=changed_words,
+        chain=first_screen.chain(nodes),
+        facts=first_screen.facts(results, nodes, seconds, why),
+        own_file=first_screen.next_for_files(nodes),
+        lengths=lengths(inputs, models),
+        scores=scores(label),
         models=models,
         results=results,
         primary=titles[results["main_difference"]],
@@ -126,10 +147,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         contents=contents,
         steps=next_steps(results, nodes["eval"], trained, why),
         warnings=warnings(nodes, [*contents]),
-        roles={
-            role: glossary.ROLES[model_kind(role, nodes[name])]
-            for role, name in model_names.items()
-        },
+        roles=roles,
         glossary=glossary.GLOSSARY,
         settings=settings,
         level=f"{100 * confidence:g}% interval",
@@ -192,14 +210,35 @@ def model_kind(role: str, model: Manifest) -> str:
 
 def curves(
     inputs: Mapping[str, Path], nodes: Mapping[str, Manifest], models: Mapping[str, str]
-) -> list[Markup]:
-    """Draw the training of SFT, the policy and arms. `models`: nodes by title."""
-    of_sft = read_curves(inputs["sft"])
-    drawn = figures.training("sft", "SFT", of_sft) if of_sft else []
+) -> list[plots.LineChart]:
+    """Return the charts of the training of SFT, the policy and arms. `models`: nodes by title."""
+    drawn = plots.training("sft", "SFT", read_curves(inputs["sft"]))
     for title, name in models.items():
         if (stage := nodes[name]["stage"]) in POLICY_STAGES:
-            drawn += figures.training(stage, title, read_curves(inputs[name]))
-    return [Markup(figure) for figure in drawn]
+            drawn += plots.training(stage, title, read_curves(inputs[name]))
+    return drawn
+
+
+def lengths(inputs: Mapping[str, Path], models: Mapping[str, str]) -> dict[str, list[plots.Bar]]:
+    """Return for each evaluated model, by role, the bars of how many answers have how many tokens."""
+    return {
+        role: plots.histogram(
+            [a.n_tokens for a in load(inputs[f"answer_{role}"] / "answers.parquet", Candidate)],
+            LENGTHS,
+        )
+        for role in models
+        if f"answer_{role}" in inputs
+    }
+
+
+def scores(label: Mapping[str, Any]) -> list[plots.Bar]:
+    """Return the bars of how many candidates have which score."""
+    counts = label.get("scores") or {}
+    most = max([*counts.values(), 1])
+    return [
+        plots.Bar(str(score), count, round(100 * count / most, 1))
+        for score, count in counts.items()
+    ]
 
 
 def trained_on_tasks(nodes: dict[str, Manifest], models: Mapping[str, str]) -> str:

@@ -35,7 +35,6 @@ FREE = re.compile(rf"({spelling.FREE})=")
 CACHES = {
     "HF_DATASETS_CACHE": "datasets",
     "HF_MODULES_CACHE": "modules",
-    "MPLCONFIGDIR": "matplotlib",
 }
 # here, as it takes a third of a second each time
 ConfigStore.instance().store(name="schema", node=Config)

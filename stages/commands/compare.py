@@ -6,8 +6,8 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from markupsafe import Markup
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -128,14 +128,14 @@ def empty_table(title: str, *columns: str) -> Table:
 
 def render_page(groups: list[Group]) -> str:
     from stages.pages.environment import environment
-    from stages.pages.figures import Point, frontier
+    from stages.pages.plots import Point, frontier
 
-    def plot(group: Group) -> Markup:
+    def plot(group: Group) -> dict[str, Any]:
         settings = zip(group.settings, group.rates, group.front, strict=True)
         points = [
             Point(setting.kl, rate, setting.is_sft, is_best) for setting, rate, is_best in settings
         ]
-        return Markup(frontier(f"Pass rate against KL: {group.title}", points))
+        return frontier(points)
 
     page = environment().get_template("compare.html.jinja")
     return page.render(

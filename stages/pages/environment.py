@@ -23,15 +23,14 @@ class Look:
     light: str
     dark: str
     glyph: str  # the shape in text
-    marker: str  # matplotlib's name of that shape
 
 
 LOOKS = {
-    "base": Look("#858d9c", "#768090", "▲", "^"),
-    "sft": Look("#0a3f70", "#5aa9f0", "■", "s"),
-    "control": Look("#7b3fa0", "#cfa5f5", "◆", "D"),
-    "control_pairs": Look("#1d7a57", "#b9f0d4", "▼", "v"),
-    "policy": Look("#cf4f08", "#ffb37f", "●", "o"),
+    "base": Look("#858d9c", "#768090", "▲"),
+    "sft": Look("#0a3f70", "#5aa9f0", "■"),
+    "control": Look("#7b3fa0", "#cfa5f5", "◆"),
+    "control_pairs": Look("#1d7a57", "#b9f0d4", "▼"),
+    "policy": Look("#cf4f08", "#ffb37f", "●"),
 }
 
 
@@ -39,6 +38,11 @@ def written_out(value: Any) -> str:
     """Return a value, HTML or text, with invisible characters written out as escapes."""
     kind = Markup if isinstance(value, Markup) else str
     return kind(visible(str(value), "\n\t"))
+
+
+def write_short(value: float) -> str:
+    """Return a number with three significant digits."""
+    return signed(value, "{:z.3g}")
 
 
 def environment() -> Environment:
@@ -52,6 +56,7 @@ def environment() -> Environment:
         finalize=written_out,
     )
     env.filters |= {"points": points, "bound": bound, "signed": signed, "in_words": in_words}
+    env.filters["number"] = write_short
     env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
     env.filters["duration"] = lambda seconds: (
         f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

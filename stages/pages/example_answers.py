@@ -1,6 +1,8 @@
 """The answers that the report shows: models side by side, and one model over the steps of its training."""
 
+import re
 from collections.abc import Mapping
+from difflib import SequenceMatcher
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +31,22 @@ class ShownAnswer(NamedTuple):
     prompt: Example
     answers: list[tuple[str, str, str]]
     shares: dict[str, float]
+
+    @property
+    def before_and_after(self) -> list[tuple[str, str, str]]:
+        """The answers of the model before and of the policy: those next to each other that the page compares."""
+        shown = [answer for answer in self.answers if answer[0] not in ("base", "control")]
+        return shown[-2:]
+
+
+def changed_words(before: str, after: str) -> list[tuple[str, bool]]:
+    """Return the pieces of an answer, and for each one whether it is new against the answer before."""
+    old, new = (re.findall(r"\s+|[^\s]+", text) for text in (before, after))
+    pieces = list[tuple[str, bool]]()
+    for kind, _, _, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if start < end:
+            pieces.append(("".join(new[start:end]), kind != "equal"))
+    return pieces
 
 
 def side_by_side(

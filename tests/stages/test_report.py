@@ -4,14 +4,12 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from markupsafe import escape
 
 from stages import report
 from stages.config.errors import UNSEEN
-from stages.evaluation.intervals import Interval
-from stages.pages import figures
 from stages.pages.example_answers import side_by_side
 from stages.pages.settings_table import settings as settings_of
 from stages.store.records import Candidate, load, save
@@ -20,7 +18,8 @@ from stages.store.workspace import StageDir
 from tests.browser import browser, page_faults
 from tests.helpers import CHROMIUM, Chain, browse, build, nodes, settings
 
-PHONE, SCREENS = 844, 8  # pixels; of a page as it opens
+DESK, PHONE = 900, 844  # pixels
+MOST_WORDS = 90
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
     "\x1b[2J\x9b31m\x00\r\u202eright to left\u2066\u200b\ufeff\u2028\U000e0041"
@@ -42,33 +41,12 @@ def page(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-ODD = ["cost_$1^2^3$.jsonl", "$\\frac{$", "a^b_c\\d", "_$", "50% & <more>"]
-
-
-def test_a_label_of_any_figure_says_what_it_says() -> None:
-    curve = [
-        {"step": step, "loss": 1.0, "logps/chosen": 1.0, "rewards/margins": 1.0} for step in (1, 2)
-    ]
-    first, *other_labels = ODD
-    labelled = [
-        (odd, figures.panel(odd, curve, {"loss": f"3{odd}"}, xlabel=f"4{odd}"))
-        for odd in other_labels
-    ]
-    labelled.append(
-        (first, figures.frontier(first, [figures.Point(0.1, Interval(0.5, 0.4, 0.7), False, True)]))
-    )
-    labelled += [(first, figure) for figure in figures.training("dpo", first, curve)]
-    assert all(
-        str(escape(odd.replace("_", " "))) in figure.replace("_", " ") for odd, figure in labelled
-    )
-
-
 @pytest.mark.extended
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_shows_every_section_and_runs_nothing(page: Path, tmp_path: Path) -> None:
     dom = browse(page, tmp_path, "--dump-dom")
     assert "<title>Plumbline report</title>" in dom, "the model's script did not run"
-    conclusions = re.findall(r'<section id="(\w+)">\s*<h2>[^<]+</h2>\s*<p>([^<]+)</p>', dom)
+    conclusions = re.findall(r'<section id="(\w+)">\s*<h3>[^<]+</h3>\s*<p>([^<]+)</p>', dom)
     names = [
         "results",
         "why",
@@ -83,7 +61,7 @@ def test_a_browser_shows_every_section_and_runs_nothing(page: Path, tmp_path: Pa
     ]
     assert [name for name, _ in conclusions if name != "learnt"] == names, "each with a conclusion"
     assert "{{ 7 * 7 }}" in dom
-    assert dom.count("<svg") >= 7
+    assert dom.count('class="plot"') >= 7
 
 
 def test_anybody_can_read_it_on_a_phone_or_a_desk_in_light_and_dark(
@@ -93,18 +71,26 @@ def test_anybody_can_read_it_on_a_phone_or_a_desk_in_light_and_dark(
 
 
 @pytest.mark.extended
-def test_a_phone_opens_it_on_the_verdict_and_what_to_do_next_and_needs_few_screens(
-    built: Path, tmp_path: Path
-) -> None:
-    """Measured at 390 × 844 pixels as the page opens, with all details folded."""
+def test_the_first_screen_answers_without_a_click(built: Path, tmp_path: Path) -> None:
+    """At 1440 × 900 all of it, in at most 90 words; at 390 × 844 the sentence, the rates and the lamps."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     with browser(tmp_path / "browser") as tab:
+        tab.open(built / "report.html", 1440)
+        assert bottom_of(tab, ".first") <= DESK
+        words = str(tab.evaluate("document.querySelector('.first').innerText"))
+        assert len(re.findall(r"[A-Za-z]{2,}", words)) <= MOST_WORDS
         tab.open(built / "report.html", 390)
-        bottom = "document.querySelector('header .steps').getBoundingClientRect().bottom"
-        assert tab.evaluate(bottom) <= PHONE
-        assert tab.evaluate("document.documentElement.scrollHeight") / PHONE <= SCREENS
+        assert bottom_of(tab, ".lamps") <= PHONE
+        assert tab.evaluate("document.querySelectorAll('.plot').length") >= 5
         assert not tab.evaluate("document.querySelectorAll('details[open]').length")
+
+
+def bottom_of(tab: Any, selector: str) -> float:
+    """Return where an element ends, in pixels from the top of the page."""
+    return float(
+        tab.evaluate(f"document.querySelector('{selector}').getBoundingClientRect().bottom")
+    )
 
 
 def test_warnings_that_do_not_change_the_reading_are_folded_where_they_belong(
@@ -216,9 +202,7 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
         f"By seed from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in ".replace("-", "−")
         in sentence[0]
     )
-    assert "One seed" not in html and '<p class="verdict">Seed 0: DPO ' in html, (
-        "it is of one, as is the page"
-    )
+    assert "One seed" not in html and "<h1>Seed 0: " in html, "it is of one, as is the page"
     assert all(m["fingerprint"] in html for m in manifests)
     assert page_faults(chain.root / "report.html", tmp_path) == []
     assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), (

@@ -23,7 +23,6 @@ LOADED_SLOWLY = (
     "accelerate",
     "wandb",
     "gguf",
-    "matplotlib",
 )
 
 
