@@ -303,9 +303,7 @@ def facts(
     if results["mean_tokens"]:
         before, tokens = results["before"], results["mean_tokens"]
         shown.append(f"{results['stop_rate']['policy']:.1%} end")
-        shown.append(
-            f"{write_short(tokens[before])} → {write_short(tokens['policy'])} tokens"
-        )
+        shown.append(f"{write_short(tokens[before])} → {write_short(tokens['policy'])} tokens")
     if why:
         odd = len(why.out_of_range)
         shown.append(f"{odd} out of range" if odd else "nothing out of range")
