@@ -30,6 +30,8 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
+REPORT = "report.html"  # the page of a run, from its first second, in the store's root
+
 # The parts of docs/reference/configuration.md.
 SECTION = re.compile(r"^### (\S+?)=?$(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| (`.*) \|$", re.MULTILINE)
@@ -93,7 +95,8 @@ def run(composed: DictConfig) -> float | None:
         cfg, store, nodes = compose.prepare(composed)
         if nodes and HydraConfig.initialized():
             typed = compose.typed_in_job(HydraConfig.get().overrides.task)
-            log.info("%s", recipes.describe_recipe(typed))
+            page = f"; page: {store.root / REPORT}" if composed.stage in [*Target] else ""
+            log.info("%s%s", recipes.describe_recipe(typed), page)
         if composed.stage in (Command.chat, Command.export):
             use_finished_run(cfg, store, nodes)
         elif composed.stage in [*Command]:
@@ -141,17 +144,22 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
         require_inputs(target_nodes, store, overrides)
     if HydraConfig.initialized() and store.is_writable:
         sweep.record_nodes(nodes)
-    build(target_nodes, store, cfg, overrides)
+    from stages.pages.live import LivePage
+
+    recipe = recipes.describe_recipe(compose.typed_in_job(overrides))
+    page = LivePage(store, nodes, target_nodes, provenance.command(cfg.stage, overrides), recipe)
+    with page:
+        build(target_nodes, store, cfg, overrides, page.tell)
     match cfg.stage:
         case Target.report:
             folder = store.folder(target_nodes[0])
-            for page in (
-                page for page in ("labels.html", "report.html") if (folder / page).exists()
-            ):
-                written = safe_files.write_if_allowed(
-                    store.root / page, (folder / page).read_bytes()
+            if (folder / "labels.html").exists():
+                safe_files.write_if_allowed(
+                    store.root / "labels.html", (folder / "labels.html").read_bytes()
                 )
-            log.info("The report: %s", (store.root if written else folder) / "report.html")
+            log.info(
+                "The report: %s", page.address if store.is_writable else folder / page.address.name
+            )
         case _:
             label = target_nodes[-1] if cfg.stage == Target.label else nodes.get("label")
             if (

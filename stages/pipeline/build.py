@@ -3,6 +3,7 @@
 import gc
 import importlib
 import logging
+from collections.abc import Callable
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
@@ -21,14 +22,26 @@ from stages.tracking.tracker import track
 
 log = logging.getLogger(__name__)
 
+Tell = Callable[[Node, str], object]  # takes a node that is running, done or reused
 
-def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
-    """Build the targets and their missing inputs. On `launch.node_rank` above 0, join the work of node 0."""
+
+def tell_nobody(node: Node, state: str) -> None:
+    """The default of who is told of nodes."""
+
+
+def build(
+    targets: list[Node],
+    store: Store,
+    cfg: Config,
+    overrides: list[str],
+    tell: Tell = tell_nobody,
+) -> None:
+    """Build the targets and their missing inputs; `tell` learns of each node that begins or ends. On `launch.node_rank` above 0, join the work of node 0."""
     if cfg.launch.node_rank > 0:
         return processes.join_training(cfg.launch, targets, store)
     # The lock keeps stage=gc from removing a node that this build uses.
     with locks.share_store(store.root), store.exchange(targets), OpenResource() as open_resource:
-        build_missing(targets, store, cfg, overrides, open_resource)
+        build_missing(targets, store, cfg, overrides, open_resource, tell)
 
 
 def build_missing(
@@ -37,6 +50,7 @@ def build_missing(
     cfg: Config,
     overrides: list[str],
     open_resource: OpenResource,
+    tell: Tell,
 ) -> None:
     """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
     from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
@@ -47,11 +61,14 @@ def build_missing(
         if node.fingerprint not in missing:
             if store.folder(node).exists():
                 log.info("%s: reused %s", node, store.folder(node))
+            tell(node, "reused")
             continue
         with store.claim(node) as folder:
             if folder is None:  # another process has built it meanwhile
                 log.info("%s: reused %s", node, store.folder(node))
+                tell(node, "reused")
                 continue
+            tell(node, "running")
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
             store.verify(
                 *map(store.folder, node.inputs.values()), weights=node.stage != Target.report
@@ -78,6 +95,7 @@ def build_missing(
                 run.published(store.folder(node), store.publish(node, record))
             summary, seconds = metrics["summary"], record["wall_seconds"]
             log.info("%s: built %s in %.1f s: %s", node, store.folder(node), seconds, summary)
+            tell(node, "done")
     store.link_latest(targets)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from stages.store.blocks import Block
 from stages.store.safe_files import open_regular
@@ -186,6 +186,7 @@ class Progress(AbstractContextManager["Progress"]):
     wrong, since the first rows wait for a whole batch."""
 
     COLUMNS, SECONDS, SHARE, LOGGED_EVERY = 80, 10.0, 0.05, 30.0
+    current: ClassVar["Progress | None"] = None  # the one that was opened last, until it is closed
 
     def __init__(self, total: int, title: str, unit: str, done: int = 0):
         self.total = total
@@ -196,6 +197,7 @@ class Progress(AbstractContextManager["Progress"]):
         self.note = ""
         self.started = self.last_logged = time.monotonic()
         self.terminal = self.open_bar() if sys.stderr.isatty() else None
+        Progress.current = self
 
     def open_bar(self) -> Any:
         from tqdm import tqdm  # imported late: `--help` and a plan need no bar
@@ -241,6 +243,7 @@ class Progress(AbstractContextManager["Progress"]):
         return ", ".join([*parts, *([self.note] if self.note else [])])
 
     def close(self) -> None:
+        Progress.current = None if Progress.current is self else Progress.current
         if self.terminal:
             self.terminal.set_description_str(self.line(), refresh=True)
             self.terminal.close()

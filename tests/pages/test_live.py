@@ -1,0 +1,102 @@
+"""The page of a run: there from the first second, true to the end, and honest about a run that was killed."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.config.installation import ROOT
+from stages.pages.live import SILENT, LivePage
+from stages.store.store import Store
+from tests.browser import browser, page_faults
+from tests.helpers import CHROMIUM, Chain, nodes
+
+COMMAND = "python run.py recipe=tiny"
+
+
+def live_page(root: Path) -> LivePage:
+    planned = nodes(root)
+    return LivePage(Store(root), planned, [planned["report"]], COMMAND, "recipe: tiny")
+
+
+def heading(root: Path) -> str:
+    return re.findall(r"<h1>(.*?)</h1>", (root / "report.html").read_text())[0]
+
+
+def test_it_is_there_before_anything_is_built_and_names_what_runs(tmp_path: Path) -> None:
+    page = live_page(tmp_path)
+    with page:
+        assert heading(tmp_path) == "Starting"
+        page.tell(nodes(tmp_path)["data"], "done")
+        page.tell(nodes(tmp_path)["sft"], "running")
+        assert heading(tmp_path) == "Running: SFT"
+        html = (tmp_path / "report.html").read_text()
+        assert '<meta http-equiv="refresh"' in html and COMMAND in html
+        assert '<li class="running"><b>SFT</b>' in html and '<li class="waiting"><b>DPO</b>' in html
+    assert '<meta http-equiv="refresh"' not in (tmp_path / "report.html").read_text()
+
+
+def test_a_failed_run_says_where_and_why(tmp_path: Path) -> None:
+    page = live_page(tmp_path)
+    with pytest.raises(UserError), page:
+        page.tell(nodes(tmp_path)["dpo"], "running")
+        raise UserError("no <pairs> left")
+    html = (tmp_path / "report.html").read_text()
+    assert heading(tmp_path) == "Stopped: no &lt;pairs&gt; left"
+    assert '<li class="failed"><b>DPO</b>' in html
+
+
+def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_path: Path) -> None:
+    with live_page(chain.root) as page:
+        for node in page.nodes:
+            page.tell(node, "reused")
+    assert (chain.root / "report.html").read_bytes() == (
+        chain.folder("report") / "report.html"
+    ).read_bytes()
+    planned = nodes(chain.root, "dpo.seed=7")
+    other = LivePage(Store(chain.root), planned, [planned["dpo"]], "python run.py", "recipe: tiny")
+    with other:
+        pass
+    assert heading(chain.root) == "Finished."
+    index = (chain.root / "index.html").read_text()
+    links = re.findall(r'href="([^"]+)"', index)
+    assert links == [f"pages/{other.file.name}", f"report/{page.target.fingerprint}/report.html"]
+    assert all((chain.root / link).exists() for link in links), "no page of another run is lost"
+    assert page_faults(chain.root / "index.html", tmp_path) == []
+    assert page_faults(chain.root / "report.html", tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_ten_moments_says_so_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    draw, store = random.Random(20261129), tmp_path / "outputs"
+    command = [sys.executable, str(ROOT / "run.py"), "recipe=tiny", f"outputs={store}"]
+    for kill in range(10):
+        process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+        time.sleep(draw.uniform(2, 9))
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if not (store / "report.html").exists():
+            continue
+        html = (store / "report.html").read_text()
+        assert re.match(r"Running: \w|Starting", heading(store)) and "recipe=tiny" in html
+        written = re.findall(r"Date\.now\(\) / 1000 - (\d+)", html)[0]
+        later = html.replace(written, str(int(written) - int(SILENT) - 1))
+        (copy := tmp_path / f"later-{kill}.html").write_text(later)
+        with browser(tmp_path / "browser") as tab:
+            tab.open(copy, 390)
+            assert tab.evaluate("!document.getElementById('silent').hidden")
+            tab.open(store / "report.html", 390)
+            assert tab.evaluate("document.getElementById('silent').hidden"), "it is young"
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    assert '<meta http-equiv="refresh"' not in (store / "report.html").read_text()
