@@ -74,7 +74,7 @@ def about(outputs: Path) -> list[str]:
     limits = ["data.max_bad=0.1", "answer.max_new_tokens=128"]  # some answers are empty
     return [
         "stage=sft",
-        "recipe=demo",
+        "recipe=short_tasks",
         "sft.max_length=1024",
         f"data.sources=[{sources}]",
         *counts,

@@ -35,7 +35,7 @@ def main(texts: list[Path], sizes: dict[str, int], overrides: list[str]) -> None
     if not file.exists():
         make(texts, sizes["steps"], sizes["untrained"], file)
     # the demo's settings, at the rates of this model's size
-    settings_of_demo = ["recipe=demo", "sft.learning_rate=5e-5", "dpo.learning_rate=1e-5"]
+    settings_of_demo = ["recipe=short_tasks", "sft.learning_rate=5e-5", "dpo.learning_rate=1e-5"]
     typed = {override.partition("=")[0] for override in overrides}
     kept = [each for each in settings_of_demo if each.partition("=")[0] not in typed]
     run = [sys.executable, "run.py", f"model.path={file}", f"outputs={OUTPUTS}"]
