@@ -170,7 +170,7 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("eval/judged=judge",), "eval.judged.endpoints=[{base_url"),
         (("eval/judged=reward_model",), "eval.judged.path=FOLDER"),
         (
-            ("eval/judged=human", "eval.judged.against=[control]"),
+            ("control=false", "eval/judged=human", "eval.judged.against=[control]"),
             "eval.judged.against[0]=control: not in this run. Use base",
         ),
         (
