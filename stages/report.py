@@ -52,7 +52,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     # the report's own seed comes first
     inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
-    results = load_json(inputs["eval"] / "results.json", require_keys("models"))
+    results = with_plain_title(load_json(inputs["eval"] / "results.json", require_keys("models")))
     models = results["models"]
     titles = results["differences"]
     confidence = nodes["eval"]["settings"]["confidence"]
@@ -177,6 +177,18 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "bytes": len(html.encode()),
         "summary": results["verdict"],
     }
+
+
+def with_plain_title(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the results with a title for the control that says what it is."""
+    titles = {
+        part: {
+            key: each.replace("Control", first_screen.CONTROL)
+            for key, each in results[part].items()
+        }
+        for part in ("models", "differences")
+    }
+    return results | titles
 
 
 def warnings(

@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from html import unescape
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -28,9 +29,12 @@ from stages.store import safe_files
 from stages.store.node import Node
 from stages.store.store import Store
 
+if TYPE_CHECKING:
+    from stages.pages.live import LivePage
+
 log = logging.getLogger(__name__)
 
-REPORT = "report.html"  # the page of a run, from its first second, in the store's root
+REPORT = "report.html"
 
 # The parts of docs/reference/configuration.md.
 SECTION = re.compile(r"^### (\S+?)=?$(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
@@ -95,8 +99,7 @@ def run(composed: DictConfig) -> float | None:
         cfg, store, nodes = compose.prepare(composed)
         if nodes and HydraConfig.initialized():
             typed = compose.typed_in_job(HydraConfig.get().overrides.task)
-            page = f"; page: {store.root / REPORT}" if composed.stage in [*Target] else ""
-            log.info("%s%s", recipes.describe_recipe(typed), page)
+            log.info("%s%s", recipes.describe_recipe(typed), page_clause(cfg, store, nodes))
         if composed.stage in (Command.chat, Command.export):
             use_finished_run(cfg, store, nodes)
         elif composed.stage in [*Command]:
@@ -135,6 +138,21 @@ def typed_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
+def live_page(cfg: Config, store: Store, nodes: dict[str, Node]) -> "LivePage":
+    """Return the page of this run, which is there from its first second."""
+    from stages.pages.live import LivePage  # imported here, as a refusal needs no page
+
+    overrides = typed_overrides()
+    recipe = recipes.describe_recipe(compose.typed_in_job(overrides))
+    command = provenance.command(cfg.stage, overrides)
+    return LivePage(store, nodes, requested_nodes(cfg, nodes), command, recipe)
+
+
+def page_clause(cfg: Config, store: Store, nodes: dict[str, Node]) -> str:
+    """Return the clause on where the page of a run lies; '' for a command that builds nothing."""
+    return f"; page: {live_page(cfg, store, nodes).address}" if cfg.stage in [*Target] else ""
+
+
 def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     """Build the nodes of the stage, then log their pages and the next command."""
     process.warn_of_versions()
@@ -144,11 +162,8 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
         require_inputs(target_nodes, store, overrides)
     if HydraConfig.initialized() and store.is_writable:
         sweep.record_nodes(nodes)
-    from stages.pages.live import LivePage
-
-    recipe = recipes.describe_recipe(compose.typed_in_job(overrides))
-    page = LivePage(store, nodes, target_nodes, provenance.command(cfg.stage, overrides), recipe)
-    with page:
+    page = live_page(cfg, store, nodes)
+    with page if cfg.launch.node_rank == 0 else nullcontext():
         build(target_nodes, store, cfg, overrides, page.tell)
     match cfg.stage:
         case Target.report:

@@ -1,13 +1,13 @@
 """The first screen of a report: one sentence, one chart of rates, a lamp for each question, one prompt before and after,
 the chain and the facts. A question that was not asked says so, with the command that asks it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stages.config.schema import POLICY_STAGES
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
-from stages.pages.environment import write_short
 from stages.pages.example_answers import ShownAnswer
 from stages.pages.glossary import TEXTS
 from stages.pages.headline import BY, HALF, JUDGE, Results
@@ -23,8 +23,10 @@ NEW = (
 )  # groups of prompts that are like nothing that was trained
 # for each stage of the chain: its title, and the metric that is shown with its unit
 STEPS: dict[str, list[str]] = TEXTS["steps"]
+CONTROL = "SFT on chosen"  # the title of the control on this page
 NOT_TESTED = "not tested"
 STATES = ("better", "worse", "no change")
+MODEL_NUMBERS = re.compile(r" \d+/\d+/\d+$")  # family, model and stepping of a processor
 LONGEST_PROMPT = 220  # characters of a prompt on the first screen
 
 
@@ -67,11 +69,11 @@ def effect(delta: Interval) -> str:
     return delta.word("good", "bad", "none")
 
 
-def difference_lamp(title: str, row: Mapping[str, Any]) -> Lamp:
+def difference_lamp(title: str, row: Mapping[str, Any], other: str) -> Lamp:
+    """Return the lamp of a difference of the policy to the `other` model."""
     delta = Interval(**row)
-    return Lamp(
-        title, effect(delta), delta.word(*STATES), f"{points(delta.mean)} ({delta.bounds()})"
-    )
+    figure = f"{points(delta.mean)} over {other} ({delta.bounds()})"
+    return Lamp(title, effect(delta), delta.word(*STATES), figure)
 
 
 def has_control(results: Results) -> bool:
@@ -99,13 +101,14 @@ def lamps(results: Results, nodes: Mapping[str, Manifest], taught: str, run: str
     """Return a lamp for each question: on what it practised, on new tasks, against plain SFT, and what else was asked.
     `run`: the command of this run."""
     shown, parts, main = list[Lamp](), results["gives_verdict"], results["main_difference"]
+    before = results["models"][results["before"]]
     if "learnt" in parts:
         shown += learnt_lamps(results, run)
     shown += [judged_lamp(results, each) for each in results["judged"].values()]
     if "checks" in parts:
-        shown.append(difference_lamp(place(results, taught)[1], results["primary"][main]))
+        shown.append(difference_lamp(place(results, taught)[1], results["primary"][main], before))
         if group := new_group(results):
-            shown.append(difference_lamp(PLACES[group][1], results["groups"][group][main]))
+            shown.append(difference_lamp(PLACES[group][1], results["groups"][group][main], before))
         else:
             shown.append(Lamp("New tasks", "off", NOT_TESTED, ""))
     if of_pairs(nodes):
@@ -114,11 +117,11 @@ def lamps(results: Results, nodes: Mapping[str, Manifest], taught: str, run: str
 
 
 def control_lamp(results: Results, run: str) -> Lamp:
-    title = "Against plain SFT on the chosen answers"
+    title = f"{results['models']['policy']} or plain SFT?"
     if not has_control(results):
         return Lamp(title, "off", NOT_TESTED, "", f"{run} control=true")
     if "checks" in results["gives_verdict"]:
-        return difference_lamp(title, results["primary"]["policy-control"])
+        return difference_lamp(title, results["primary"]["policy-control"], CONTROL)
     shares = results["learnt"].get("ratio", {})
     if "control" not in shares:
         return Lamp(title, "off", NOT_TESTED, "")
@@ -223,7 +226,7 @@ def judged_clause(results: Results, policy: str) -> str:
 
 def rates(results: Results, taught: str) -> list[Rates]:
     """Return the chart of rates: on the prompts of the verdict, and on new ones; or of held-out pairs in order."""
-    models = results["models"] | ({"control": "SFT on chosen"} if has_control(results) else {})
+    models = results["models"]
     if "checks" not in results["gives_verdict"]:
         ratio = results["learnt"].get("ratio", {}) if results["learnt"] else {}
         bars = [Bar(role, models[role], Interval(**share)) for role, share in ratio.items()]
@@ -298,15 +301,14 @@ def facts(
         for calls in node["metrics"].get("calls", {}).values()
         if "money" in calls
     ]
-    shown = [f"{clock(seconds)} minutes", str(nodes["eval"]["processor"])]
+    processor = MODEL_NUMBERS.sub("", str(nodes["eval"]["processor"]))
+    shown = [f"{clock(seconds)} minutes", processor]
     shown += [f"{sum(spent):,.2f} spent"] if spent else []
     if results["mean_tokens"]:
-        before, tokens = results["before"], results["mean_tokens"]
-        shown.append(f"{results['stop_rate']['policy']:.1%} end")
-        shown.append(f"{write_short(tokens[before])} → {write_short(tokens['policy'])} tokens")
+        shown.append(f"{results['stop_rate']['policy']:.1%} of answers end")
     if why:
         odd = len(why.out_of_range)
-        shown.append(f"{odd} out of range" if odd else "nothing out of range")
+        shown.append(f"{odd} unusual figures" if odd else "no unusual figures")
     return shown
 
 

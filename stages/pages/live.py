@@ -29,7 +29,7 @@ MOST_ANSWERS = 3
 
 
 class LivePage(AbstractContextManager["LivePage"]):
-    """The page of one command, at `outputs/report.html` while it is the last one, and always in `outputs/pages/`."""
+    """The page of one command, in `outputs/pages/`. That of the last run to a report is also `outputs/report.html`."""
 
     def __init__(
         self,
@@ -55,8 +55,9 @@ class LivePage(AbstractContextManager["LivePage"]):
 
     @property
     def address(self) -> Path:
-        """The place to open: it stays the same for all runs of a store."""
-        return self.store.root / REPORT
+        """The place to open: for a run to the report the same as always, `outputs/report.html`."""
+        to_report = self.target.stage == Target.report
+        return self.store.root / REPORT if to_report else self.file
 
     def __enter__(self) -> "LivePage":
         self.write()
