@@ -169,7 +169,7 @@ def sentence(results: Results, nodes: Mapping[str, Manifest], taught: str) -> st
         delta = Interval(**results["groups"][group][results["main_difference"]])
         clauses.append(
             delta.word(
-                *(f"{word} on {PLACES[group][0]}" for word in ("better", "worse", "nothing"))
+                *(f"{word} on {PLACES[group][0]}" for word in ("better", "worse", "nothing more"))
             )
         )
     return f"{'; '.join(clauses)}."
