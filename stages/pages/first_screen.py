@@ -301,11 +301,11 @@ def facts(
         for calls in node["metrics"].get("calls", {}).values()
         if "money" in calls
     ]
-    processor = MODEL_NUMBERS.sub("", str(nodes["eval"]["processor"]))
+    processor = MODEL_NUMBERS.sub("", str(nodes["eval"]["processor"])).replace(" x ", " cores, ")
     shown = [f"{clock(seconds)} minutes", processor]
     shown += [f"{sum(spent):,.2f} spent"] if spent else []
     if results["mean_tokens"]:
-        shown.append(f"{results['stop_rate']['policy']:.1%} of answers end")
+        shown.append(f"{results['stop_rate']['policy']:.1%} ended")
     if why:
         odd = len(why.out_of_range)
         shown.append(f"{odd} unusual figures" if odd else "no unusual figures")

@@ -361,8 +361,8 @@ def test_a_toy_of_4_bit_weights_needs_no_package(
 @pytest.mark.parametrize(
     ("typed", "micro_batches"),
     [
-        (("dpo.batch_size=12,14", "-m"), [6, 7]),  # the demo's is 8
-        (("dpo.batch_size=24", "sft.batch_size=2", "launch=ddp"), [6]),
+        (("recipe=short_tasks", "dpo.batch_size=12,14", "-m"), [6, 7]),  # its own is 8
+        (("recipe=short_tasks", "dpo.batch_size=24", "sft.batch_size=2", "launch=ddp"), [6]),
         (("scale=toy", "dpo.batch_size=3", "recipe=zephyr_7b"), [1]),
         (("dpo.batch_size=16", "dpo.runtime.micro_batch=16"), [16]),
         pytest.param(
