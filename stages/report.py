@@ -128,8 +128,9 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     roles = {
         role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in model_names.items()
     }
+    sentence = first_screen.sentence(results, nodes, taught)
     html = env.get_template("page.html.jinja").render(
-        sentence=first_screen.sentence(results, nodes, taught),
+        sentence=sentence,
         rates=first_screen.rates(results, taught),
         lamps=first_screen.lamps(results, nodes, taught, run),
         example=first_screen.example(answers),
@@ -174,6 +175,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
     return {
         "verdict": results["verdict"],
+        "sentence": sentence,
         "bytes": len(html.encode()),
         "summary": results["verdict"],
     }

@@ -130,7 +130,8 @@ class LivePage(AbstractContextManager["LivePage"]):
             return f"Stopped: {self.error}"
         if not running:
             manifest = read_manifest(self.store.folder(self.target))
-            return str(manifest["metrics"]["summary"]) if manifest else "Finished."
+            metrics = manifest["metrics"] if manifest else {"summary": "Finished."}
+            return str(metrics.get("sentence", metrics["summary"]))
         for node in self.nodes:
             if self.states[node.fingerprint] == "running":
                 title = STEPS[self.step_of(node)][0] if self.step_of(node) in STEPS else node.stage

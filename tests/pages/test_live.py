@@ -68,6 +68,7 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
     report = (chain.folder("report") / "report.html").read_bytes()
     assert (chain.root / "report.html").read_bytes() == report, "another target has its own page"
     index = (chain.root / "index.html").read_text()
+    assert chain.manifest("report")["metrics"]["sentence"] in index
     links = re.findall(r'href="([^"]+)"', index)
     assert links == [f"pages/{other.file.name}", f"report/{page.target.fingerprint}/report.html"]
     assert all((chain.root / link).exists() for link in links), "no page of another run is lost"
