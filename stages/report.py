@@ -23,7 +23,7 @@ from stages.pages import (
 )
 from stages.pages.environment import environment
 from stages.pages.example_answers import changed_words, side_by_side, strips
-from stages.pages.headline import Headline, next_steps
+from stages.pages.headline import Headline, next_steps, run_command
 from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.records import Candidate, Pair, load
@@ -124,7 +124,6 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     contents = glossary.contents(
         conclusions, results["gives_verdict"], helped=not why or why.helped
     )
-    run = nodes["eval"]["command"].replace(" stage=eval", "", 1)
     roles = {
         role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in model_names.items()
     }
@@ -132,7 +131,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     html = env.get_template("page.html.jinja").render(
         sentence=sentence,
         rates=first_screen.rates(results, taught),
-        lamps=first_screen.lamps(results, nodes, taught, run),
+        lamps=first_screen.lamps(results, nodes, taught, run_command(nodes["eval"])),
         example=first_screen.example(answers),
         changed_words=changed_words,
         chain=first_screen.chain(nodes),
@@ -248,11 +247,7 @@ def lengths(inputs: Mapping[str, Path], models: Mapping[str, str]) -> dict[str, 
 def scores(label: Mapping[str, Any]) -> list[plots.Bar]:
     """Return the bars of how many candidates have which score."""
     counts = label.get("scores") or {}
-    most = max([*counts.values(), 1])
-    return [
-        plots.Bar(str(score), count, round(100 * count / most, 1))
-        for score, count in counts.items()
-    ]
+    return plots.bars([*counts], [*counts.values()])
 
 
 def trained_on_tasks(nodes: dict[str, Manifest], models: Mapping[str, str]) -> str:

@@ -97,9 +97,8 @@ def run(composed: DictConfig) -> float | None:
     alone = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
     with explained() if alone else nullcontext():
         cfg, store, nodes = compose.prepare(composed)
-        if nodes and HydraConfig.initialized():
-            typed = compose.typed_in_job(HydraConfig.get().overrides.task)
-            log.info("%s%s", recipes.describe_recipe(typed), page_clause(cfg, store, nodes))
+        if nodes and HydraConfig.initialized() and composed.stage in [*Command]:
+            log.info("%s", recipes.describe_recipe(compose.typed_in_job(typed_overrides())))
         if composed.stage in (Command.chat, Command.export):
             use_finished_run(cfg, store, nodes)
         elif composed.stage in [*Command]:
@@ -138,31 +137,28 @@ def typed_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def live_page(cfg: Config, store: Store, nodes: dict[str, Node]) -> "LivePage":
+def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[Node]) -> "LivePage":
     """Return the page of this run, which is there from its first second."""
     from stages.pages.live import LivePage  # imported here, as a refusal needs no page
 
     overrides = typed_overrides()
     recipe = recipes.describe_recipe(compose.typed_in_job(overrides))
     command = provenance.command(cfg.stage, overrides)
-    return LivePage(store, nodes, requested_nodes(cfg, nodes), command, recipe)
-
-
-def page_clause(cfg: Config, store: Store, nodes: dict[str, Node]) -> str:
-    """Return the clause on where the page of a run lies; '' for a command that builds nothing."""
-    return f"; page: {live_page(cfg, store, nodes).address}" if cfg.stage in [*Target] else ""
+    return LivePage(store, nodes, targets, command, recipe)
 
 
 def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     """Build the nodes of the stage, then log their pages and the next command."""
+    target_nodes = requested_nodes(cfg, nodes)
+    page = live_page(cfg, store, nodes, target_nodes)
+    if HydraConfig.initialized():
+        log.info("%s; page: %s", page.recipe, page.address)
     process.warn_of_versions()
     overrides = typed_overrides()
-    target_nodes = requested_nodes(cfg, nodes)
     if cfg.upstream is Upstream.require:
         require_inputs(target_nodes, store, overrides)
     if HydraConfig.initialized() and store.is_writable:
         sweep.record_nodes(nodes)
-    page = live_page(cfg, store, nodes)
     with page if cfg.launch.node_rank == 0 else nullcontext():
         build(target_nodes, store, cfg, overrides, page.tell)
     match cfg.stage:

@@ -5,6 +5,7 @@ who do not see hues. Every colour has a contrast of at least 3:1 to the page."""
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -45,6 +46,7 @@ def write_short(value: float) -> str:
     return signed(value, "{:z.3g}")
 
 
+@cache
 def environment() -> Environment:
     """Return a Jinja environment that escapes every expression and writes out its invisible characters."""
     pages = PackageLoader("stages", "pages")

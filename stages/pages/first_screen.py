@@ -17,10 +17,8 @@ from stages.store.workspace import clock
 
 # for each group of prompts: its name in a sentence, on a lamp and in the chart
 PLACES: dict[str, list[str]] = TEXTS["places"]
-NEW = (
-    "unseen tasks",
-    "untrained kinds",
-)  # groups of prompts that are like nothing that was trained
+# groups of prompts that are like nothing that was trained
+NEW = ("unseen tasks", "untrained kinds")
 # for each stage of the chain: its title, and the metric that is shown with its unit
 STEPS: dict[str, list[str]] = TEXTS["steps"]
 CONTROL = "SFT on chosen"  # the title of the control on this page
@@ -41,11 +39,11 @@ class Lamp(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A model's rate on one group of prompts; `rate` is None if the model was not asked."""
+    """A model's rate on one group of prompts."""
 
     role: str
     title: str
-    rate: Interval | None
+    rate: Interval
 
 
 class Rates(NamedTuple):
@@ -161,7 +159,8 @@ def sentence(results: Results, nodes: Mapping[str, Manifest], taught: str) -> st
     if "learnt" in parts:
         return f"{learnt_clause(results, policy)}; {judged_clause(results, policy)}."
     if "judged" in parts and "checks" not in parts:
-        return f"{judged_clause(results, policy)[:1].upper()}{judged_clause(results, policy)[1:]}."
+        clause = judged_clause(results, policy)
+        return f"{clause[:1].upper()}{clause[1:]}."
     if "checks" not in parts:
         return str(results["verdict"])
     clauses = [practised_clause(results, nodes, taught)]
@@ -248,41 +247,40 @@ def rates(results: Results, taught: str) -> list[Rates]:
 def example(answers: Mapping[str, Sequence[ShownAnswer]]) -> ShownAnswer | None:
     """Return the shortest prompt under the first heading that has one short enough for the first screen."""
     for prompts in answers.values():
-        short = [
-            p
-            for p in prompts
-            if sum(len(m["content"]) for m in p.prompt.messages) <= LONGEST_PROMPT
-        ]
-        if short:
-            return min(short, key=lambda p: sum(len(m["content"]) for m in p.prompt.messages))
+        shortest = min(prompts, key=prompt_length)
+        if prompt_length(shortest) <= LONGEST_PROMPT:
+            return shortest
     return None
+
+
+def prompt_length(shown: ShownAnswer) -> int:
+    """Return the characters of a prompt."""
+    return sum(len(message["content"]) for message in shown.prompt.messages)
 
 
 def chain(nodes: Mapping[str, Manifest]) -> list[Step]:
     """Return the steps of the chain in the order of their stages, those of one stage together."""
-    shown, counted = list[Step](), set[str]()
+    shown = list[Step]()
     for stage, (title, metric, unit) in STEPS.items():
         of_stage = {
             node["fingerprint"]: node
             for name, node in nodes.items()
-            if step_of(name, node) == stage
+            if step_of(name, node["stage"]) == stage
         }
-        of_stage = {key: node for key, node in of_stage.items() if key not in counted}
         if not of_stage:
             continue
-        counted |= of_stage.keys()
         seconds = sum(node["wall_seconds"] for node in of_stage.values())
         amount = next(iter(of_stage.values()))["metrics"].get(metric)
-        shown.append(Step(title, made(amount, unit), clock(seconds)))
+        shown.append(Step(title, amount_in_words(amount, unit), clock(seconds)))
     return shown
 
 
-def step_of(name: str, node: Manifest) -> str:
-    """Return the step that a node belongs to: its stage, or `control` for the training that DPO is compared with."""
-    return "control" if node["stage"] == "sft" and "control" in name else str(node["stage"])
+def step_of(name: str, stage: str) -> str:
+    """Return the step of a node by its name and stage: `control` for the training that DPO is compared with."""
+    return "control" if stage == "sft" and "control" in name else stage
 
 
-def made(amount: Any, unit: str) -> str:
+def amount_in_words(amount: Any, unit: str) -> str:
     """Return what a step made in words: `134.5 M parameters`, `198 pairs`, `35% right`."""
     if not isinstance(amount, int | float):
         return ""

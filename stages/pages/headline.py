@@ -207,12 +207,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def run_command(evaluation: Manifest) -> str:
+    """Return the command of the whole run, from the manifest of its evaluation."""
+    return str(evaluation["command"]).replace(" stage=eval", "", 1)
+
+
 def next_steps(
     results: Results, evaluation: Manifest, seeds: list[int], why: Diagnosis | None
 ) -> list[Step]:
     """Return the most useful steps, the best first. `evaluation`: the manifest of the evaluation, with its command.
     `seeds`: the seeds trained, none without training."""
-    run, steps = evaluation["command"].replace(" stage=eval", "", 1), list[Step]()
+    run, steps = run_command(evaluation), list[Step]()
     if waiting := sum(each.get("waiting", 0) for each in results["judged"].values()):
         steps.append(
             (f"{waiting:,} comparisons wait for people. To ask them:", f"{run} stage=versus")

@@ -13,7 +13,7 @@ from stages.config.blocks.training import Training
 from stages.config.schema import Target
 from stages.pages import plots
 from stages.pages.environment import environment
-from stages.pages.first_screen import STEPS, Step
+from stages.pages.first_screen import STEPS, Step, step_of
 from stages.store import safe_files
 from stages.store.manifest import read_manifest
 from stages.store.node import Node, in_build_order
@@ -112,7 +112,6 @@ class LivePage(AbstractContextManager["LivePage"]):
             .render(
                 running=running,
                 sentence=sentence,
-                error=self.error,
                 command=self.command,
                 recipe=self.recipe,
                 written=time.time(),
@@ -139,8 +138,7 @@ class LivePage(AbstractContextManager["LivePage"]):
         return "Starting"
 
     def step_of(self, node: Node) -> str:
-        name = self.names.get(node.fingerprint, "")
-        return "control" if node.stage == "sft" and "control" in name else node.stage
+        return step_of(self.names.get(node.fingerprint, ""), node.stage)
 
     def chain(self) -> list[Step]:
         """Return the steps in the order of their stages, with what each has made and its time, or its progress."""

@@ -182,7 +182,6 @@ def histogram(values: Sequence[float], bounds: Sequence[float]) -> list[Bar]:
     """Return the bars of how many values lie from each bound to below the next one, the last without an end."""
     ranges = list(zip(bounds, [*bounds[1:], math.inf], strict=True))
     counts = [sum(low <= value < high for value in values) for low, high in ranges]
-    most = max([*counts, 1])
     names = [
         f"{low:g}"
         if high - low <= 1
@@ -191,6 +190,12 @@ def histogram(values: Sequence[float], bounds: Sequence[float]) -> list[Bar]:
         else f"{low:g}–{high - 1:g}"
         for low, high in ranges
     ]
+    return bars(names, counts)
+
+
+def bars(names: Sequence[str], counts: Sequence[int]) -> list[Bar]:
+    """Return a bar for each name with its count."""
+    most = max([*counts, 1])
     return [
         Bar(name, count, round(100 * count / most, 1))
         for name, count in zip(names, counts, strict=True)

@@ -35,14 +35,16 @@ def length_warnings(nodes: dict[str, Node], store: Store) -> list[str]:
     read = [(node, file) for node in trainings for file in files_read(node)]
     if not read or (tokenizer := planned_tokenizer(nodes, store)) is None:
         return []
-    sentences = [length_warning(node.config, file, tokenizer) for node, file in read]
+    files = {file.key: file for _, file in read}
+    lengths = {key: row_lengths(file, tokenizer) for key, file in files.items()}
+    sentences = [length_warning(node.config, file, lengths[file.key]) for node, file in read]
     return [sentence for sentence in dict.fromkeys(sentences) if sentence]
 
 
 def files_read(training: Node) -> list[OneSource | PreferenceFile]:
     """Return the local files whose rows a training reads: SFT demonstrations, others a file of preferences."""
-    wanted = OneSource if training.config.objective.reads is Reads.examples else PreferenceFile
-    files = [node.config for node in training.lineage if isinstance(node.config, wanted)]
+    kind = OneSource if training.config.objective.reads is Reads.examples else PreferenceFile
+    files = [node.config for node in training.lineage if isinstance(node.config, kind)]
     return [
         file
         for file in files
@@ -87,16 +89,19 @@ def row_conversations(file: OneSource | PreferenceFile) -> Iterator[list[list[Me
         yield [[*row.messages, *answer] for answer in answers]
 
 
-def length_warning(
-    block: Training, file: OneSource | PreferenceFile, tokenizer: PreTrainedTokenizerBase
-) -> str:
-    """Return the sentence on the rows of a file that a training leaves out; '' if there are none."""
+def row_lengths(file: OneSource | PreferenceFile, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens of each of the first rows of a file, of the longest of a row's conversations."""
     lengths = list[int]()
     for conversations in islice(row_conversations(file), FIRST):
         with suppress(UserError):  # what the template refuses is reported by the stage
             lengths.append(
                 max(len(ids) for ids, _ in tokenize_conversations(tokenizer, conversations))
             )
+    return lengths
+
+
+def length_warning(block: Training, file: OneSource | PreferenceFile, lengths: list[int]) -> str:
+    """Return the sentence on the rows of a file that a training leaves out; '' if there are none."""
     too_long = sum(length > block.max_length for length in lengths)
     if not too_long:
         return ""
