@@ -5,10 +5,10 @@ The source is a hub id, a local folder, a GGUF file (dequantised once), or rando
 from pathlib import Path
 from typing import Any
 
-import gguf
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.integrations.gguf import read_gguf_metadata
 
 from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError
@@ -85,18 +85,14 @@ def read_gguf(file: Path, cfg: Model) -> Loaded:
 
 def unread_scaling(file: Path) -> str | None:
     """Return the first entry by which a GGUF file scales rotary positions, as Llama 3.1's do; None if it has none."""
-    reader = gguf.GGUFReader(file)
-    names = [
-        tensor.name
-        for tensor in reader.tensors
-        if tensor.name.startswith(("rope_freqs", "rope_factors"))
+    metadata, tensor_names = read_gguf_metadata(str(file))
+    scaling = [
+        key
+        for key, kind in metadata.items()
+        if key.endswith("rope.scaling.type") and kind != "none"
     ]
-    kinds = {
-        key: entry.contents()
-        for key, entry in reader.fields.items()
-        if key.endswith("rope.scaling.type")
-    }
-    return next(iter(names + [key for key, kind in kinds.items() if kind != "none"]), None)
+    factors = [name for name in tensor_names if name.startswith(("rope_freqs", "rope_factors"))]
+    return next(iter(factors + scaling), None)
 
 
 def build_random_model(cfg: RandomInit) -> Loaded:

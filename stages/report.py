@@ -131,6 +131,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     html = env.get_template("page.html.jinja").render(
         sentence=sentence,
         rates=first_screen.rates(results, taught),
+        in_any_form=first_screen.rates_in_any_form(results, taught),
         lamps=first_screen.lamps(results, nodes, taught, run_command(nodes["eval"])),
         example=first_screen.example(answers),
         changed_words=changed_words,

@@ -139,12 +139,15 @@ def typed_overrides() -> list[str]:
 
 def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[Node]) -> "LivePage":
     """Return the page of this run, which is there from its first second."""
-    from stages.pages.live import LivePage  # imported here, as a refusal needs no page
+    # imported here, as a refusal needs no page
+    from stages.commands.planning.forecast import Forecast
+    from stages.pages.live import LivePage
 
     overrides = typed_overrides()
     recipe = recipes.describe_recipe(compose.typed_in_job(overrides))
     command = provenance.command(cfg.stage, overrides)
-    return LivePage(store, nodes, targets, command, recipe)
+    seconds_left = Forecast(nodes, store).seconds_left
+    return LivePage(store, nodes, targets, command, recipe, seconds_left, *sweep.name_of_job())
 
 
 def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:

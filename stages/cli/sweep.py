@@ -69,10 +69,11 @@ class Sweep(Callback):
                 raise UserError(
                     "stage=gate has one exit code, so it compares one run. Leave out -m."
                 )
-            if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
-                build_shared(config)
-            else:
+            if not is_grid(config):
                 validate_sweep(config)
+            note_sweep(config)
+            if is_grid(config):
+                build_shared(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Report a failed job in one line, in the process that ran it, and return None as its result. An exception
@@ -93,6 +94,7 @@ class Sweep(Callback):
         job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        note_sweep(config, ended=True)
         folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
         if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
             outputs = [o for o in typed if o.startswith("outputs=")]
@@ -103,10 +105,8 @@ class Sweep(Callback):
             [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
         )
         # Evaluations reuse the trained models.
-        # others choose the values of their trials
-        listed = config.hydra.runtime.choices["hydra/sweeper"] == "basic"
         if (
-            listed
+            is_grid(config)
             and config.stage in POLICY_STAGES
             and not is_untested(config, validation=bool(split))
         ):
@@ -131,11 +131,13 @@ def is_untested(config: DictConfig, validation: bool) -> bool:
     return bool(constraints.untested_message(replace(cfg, answer=replace(cfg.answer, split=split))))
 
 
-def build_shared(config: DictConfig) -> None:
-    """Build the missing nodes that two or more jobs of a grid need, in waves, through the sweep's launcher.
+def is_grid(config: DictConfig) -> bool:
+    """Return whether the jobs are known before they start, which those of Optuna are not."""
+    return bool(config.hydra.runtime.choices["hydra/sweeper"] == "basic")
 
-    A job whose configuration cannot work is ignored here: it fails when it runs, and stops no other job.
-    Raise UserError if no job has a configuration that can work."""
+
+def jobs_of_grid(config: DictConfig) -> list[list[str]]:
+    """Return the typed settings of each job of a grid."""
     loader = GlobalHydra.instance().config_loader()
     arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create(loader).parse_overrides(
@@ -143,6 +145,44 @@ def build_shared(config: DictConfig) -> None:
     )
     sweeper: Any = get_class(config.hydra.sweeper._target_)
     [jobs] = sweeper.split_arguments(overrides, max_batch_size=None)
+    return list(map(list, jobs))
+
+
+def sweep_name(folder: str) -> str:
+    """Return the name of a sweep's page, of its date and time."""
+    return "-".join(("sweep", *Path(folder).parts[-2:]))
+
+
+def name_of_job() -> tuple[str, str]:
+    """Return the names of this job's sweep and of the job; two empty texts outside a sweep."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return "", ""
+    job = HydraConfig.get()
+    return sweep_name(job.sweep.dir), f"job {job.job.num}"
+
+
+def note_sweep(config: DictConfig, ended: bool = False) -> None:
+    """Write the page of a sweep that builds nodes, with the settings by which its jobs differ."""
+    if config.stage not in VERSIONS:
+        return
+    from stages.pages import runs  # imported here, as a refusal needs no page
+
+    jobs = jobs_of_grid(config) if is_grid(config) else []
+    common = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set()
+    titles = [visible(" ".join(each for each in job if each not in common)) for job in jobs]
+    command = provenance.command(config.stage, ["-m", *config.hydra.overrides.task])
+    root, name = Path(config.outputs), sweep_name(config.hydra.sweep.dir)
+    page = runs.note_sweep(root, name, command, titles, ended)
+    if not ended:
+        log.info("The jobs: %s", page)
+
+
+def build_shared(config: DictConfig) -> None:
+    """Build the missing nodes that two or more jobs of a grid need, in waves, through the sweep's launcher.
+
+    A job whose configuration cannot work is ignored here: it fails when it runs, and stops no other job.
+    Raise UserError if no job has a configuration that can work."""
+    loader, jobs = GlobalHydra.instance().config_loader(), jobs_of_grid(config)
     needed, refused = [], list[UserError]()
     for job in jobs:
         try:

@@ -238,8 +238,12 @@ def load_gguf(file: Path) -> Loaded:
     Raise UserError if weights are missing, which transformers would draw at random."""
     with isolated_gguf(file) as options:
         tokenizer = AutoTokenizer.from_pretrained(**options)
+        # Without `config`, transformers parses the whole file once more for it.
         model, report = AutoModelForCausalLM.from_pretrained(
-            dtype=torch.float32, output_loading_info=True, **options
+            config=AutoConfig.from_pretrained(**options),
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
         )
     if missing := sorted(report["missing_keys"]):
         way_out = "If it is one part of a model, join the parts: llama-gguf-split --merge"

@@ -35,7 +35,7 @@ class ShownAnswer(NamedTuple):
     @property
     def before_and_after(self) -> list[tuple[str, str, str]]:
         """The answers of the model before and of the policy: those next to each other that the page compares."""
-        return [answer for answer in self.answers if answer[0] not in ("base", "control")][-2:]
+        return [answer for answer in self.answers if answer[0] != "control"][-2:]
 
 
 def changed_words(before: str, after: str) -> list[tuple[str, bool]]:

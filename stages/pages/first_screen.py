@@ -225,23 +225,43 @@ def judged_clause(results: Results, policy: str) -> str:
 
 def rates(results: Results, taught: str) -> list[Rates]:
     """Return the chart of rates: on the prompts of the verdict, and on new ones; or of held-out pairs in order."""
-    models = results["models"]
     if "checks" not in results["gives_verdict"]:
         ratio = results["learnt"].get("ratio", {}) if results["learnt"] else {}
-        bars = [Bar(role, models[role], Interval(**share)) for role, share in ratio.items()]
-        return (
-            [Rates(f"held-out pairs in order · {results['learnt']['pairs']}", bars)] if bars else []
-        )
-    groups = [(place(results, taught)[2], results["primary"])]
-    if group := new_group(results):
-        groups.append((PLACES[group][2], results["groups"][group]))
+        about = f"held-out pairs in order · {results['learnt']['pairs']}" if ratio else ""
+        return [Rates(about, bars(results, ratio))] if ratio else []
     return [
-        Rates(
-            f"{name} · {row['prompts']:,} prompts",
-            [Bar(role, title, Interval(**row[role])) for role, title in models.items()],
-        )
-        for name, row in groups
+        Rates(f"{name} · {row['prompts']:,} prompts", bars(results, row))
+        for name, row in rows_by_place(results, taught).items()
     ]
+
+
+def rates_in_any_form(results: Results, taught: str) -> list[Rates]:
+    """Return the same chart for answers that contain the reference in any form; empty without references."""
+    rows = {
+        name: row["containing"]
+        for name, row in rows_by_place(results, taught).items()
+        if row["containing"]
+    }
+    return [
+        Rates(f"{name} · {row['prompts']:,} prompts", bars(results, row))
+        for name, row in rows.items()
+    ]
+
+
+def rows_by_place(results: Results, taught: str) -> dict[str, Mapping[str, Any]]:
+    """Return the rates on the prompts of the verdict, and on new ones, by the name of the prompts."""
+    if results["primary"] is None:
+        return {}
+    rows = {place(results, taught)[2]: results["primary"]}
+    if group := new_group(results):
+        rows[PLACES[group][2]] = results["groups"][group]
+    return rows
+
+
+def bars(results: Results, row: Mapping[str, Any]) -> list[Bar]:
+    """Return a bar for each model that has a rate."""
+    titles = results["models"].items()
+    return [Bar(role, title, Interval(**row[role])) for role, title in titles if role in row]
 
 
 def example(answers: Mapping[str, Sequence[ShownAnswer]]) -> ShownAnswer | None:
@@ -305,8 +325,9 @@ def facts(
     if results["mean_tokens"]:
         shown.append(f"{results['stop_rate']['policy']:.1%} ended")
     if why:
-        odd = len(why.out_of_range)
-        shown.append(f"{odd} unusual figures" if odd else "no unusual figures")
+        odd = [finding.quantity for finding in why.out_of_range]
+        more = f" and {len(odd) - 1} more" if odd[1:] else ""
+        shown.append(f"out of range: {odd[0]}{more}" if odd else "all figures in range")
     return shown
 
 

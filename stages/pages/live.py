@@ -1,9 +1,11 @@
 """The page of a run, from its first second: the chain with its states, curves and answers so far. It is written again
-after every node and every half minute, and reloads itself. A list of all runs, `index.html`, stands beside it."""
+after every node and every half minute, and reloads itself."""
 
+import logging
+import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -11,17 +13,21 @@ from typing import Any
 
 from stages.config.blocks.training import Training
 from stages.config.schema import Target
-from stages.pages import plots
+from stages.pages import plots, runs
 from stages.pages.environment import environment
 from stages.pages.first_screen import STEPS, Step, step_of
 from stages.store import safe_files
 from stages.store.manifest import read_manifest
 from stages.store.node import Node, in_build_order
-from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.store import Store
 from stages.store.workspace import Progress, Sample, clock, read_curves, read_samples
 
-PAGES, INDEX, REPORT = "pages", "index.html", "report.html"
+log = logging.getLogger(__name__)
+
+# Takes the running node, its progress and the nodes that wait; returns the seconds left, or nan.
+SecondsLeft = Callable[[Node, Progress, list[Node]], float]
+REPORT = "report.html"
+FIRST = 24.0  # seconds before the version that first forecasts: the demo has then trained for some steps
 EVERY = 30.0  # seconds between two versions
 RELOADED = 10  # seconds after which a browser loads the page again
 SILENT = 3 * EVERY  # seconds without a new version, after which a run was probably stopped
@@ -38,8 +44,13 @@ class LivePage(AbstractContextManager["LivePage"]):
         targets: list[Node],
         command: str,
         recipe: str,
+        seconds_left: SecondsLeft,
+        sweep: str = "",
+        job: str = "",
     ):
         self.store, self.command, self.recipe = store, command, recipe
+        self.sweep, self.job = sweep, job
+        self.seconds_left, self.forecast = seconds_left, ""
         self.nodes = in_build_order(targets)
         self.names = {node.fingerprint: name for name, node in [*nodes.items()][::-1]}
         self.target = targets[-1]
@@ -51,7 +62,7 @@ class LivePage(AbstractContextManager["LivePage"]):
 
     @property
     def file(self) -> Path:
-        return self.store.root / PAGES / f"{self.target.stage}-{self.target.fingerprint}.html"
+        return self.store.root / runs.PAGES / f"{self.target.stage}-{self.target.fingerprint}.html"
 
     @property
     def address(self) -> Path:
@@ -60,7 +71,7 @@ class LivePage(AbstractContextManager["LivePage"]):
         return self.store.root / REPORT if to_report else self.file
 
     def __enter__(self) -> "LivePage":
-        self.write()
+        self.show()
         self.writer.start()
         return self
 
@@ -72,21 +83,47 @@ class LivePage(AbstractContextManager["LivePage"]):
             self.states = {
                 key: "failed" if state == "running" else state for key, state in self.states.items()
             }
-        self.write(running=False)
+        self.show(running=False)
 
     def keep_writing(self) -> None:
-        while not self.stopped.wait(EVERY):
-            self.write()
+        wait = FIRST
+        while not self.stopped.wait(wait):
+            self.look_ahead()
+            self.show(listed=False)
+            wait = EVERY
+
+    def look_ahead(self) -> None:
+        """Forecast the time left; the first time that it is known, log it too."""
+        states = [self.states[node.fingerprint] for node in self.nodes]
+        progress = Progress.current
+        if "running" not in states or progress is None:
+            return
+        running = self.nodes[states.index("running")]
+        waiting = [
+            node for node, state in zip(self.nodes, states, strict=True) if state == "waiting"
+        ]
+        if math.isfinite(seconds := self.seconds_left(running, progress, waiting)):
+            left = f"about {clock(seconds)} left"
+            if not self.forecast:
+                log.info("The whole run: %s", left)
+            self.forecast = f"{left[0].upper()}{left[1:]}."
 
     def tell(self, node: Node, state: str) -> None:
         """Note that a node is running, done or reused, and write the page."""
         if state == "running":
             self.began[node.fingerprint] = time.monotonic()
         self.states[node.fingerprint] = state
-        self.write()
+        self.show()
 
-    def write(self, running: bool = True) -> None:
-        """Write the page, and the list of runs. The finished page of a report is the report."""
+    def show(self, running: bool = True, listed: bool = True) -> None:
+        """Write the page, and the lists of runs. A run goes on without a page that cannot be drawn."""
+        try:
+            self.write(running, listed)
+        except Exception:
+            log.exception("warning: the page cannot be drawn. The run goes on without it:")
+
+    def write(self, running: bool, listed: bool) -> None:
+        """Write the page, and the lists of runs. The finished page of a report is the report."""
         sentence = self.sentence(running)
         report = self.store.folder(self.target) / REPORT
         finished = not running and not self.error and self.target.stage == Target.report
@@ -96,13 +133,16 @@ class LivePage(AbstractContextManager["LivePage"]):
         else:
             content, place = self.render(running, sentence).encode(), self.file
             safe_files.write_if_allowed(self.file, content)
-        if safe_files.write_if_allowed(self.address, content):
-            write_entry(self.store.root, self.file, {
+        if safe_files.write_if_allowed(self.address, content) and listed:
+            runs.write_entry(self.store.root, self.file, {
                 "page": str(place.relative_to(self.store.root)),
                 "recipe": self.recipe,
                 "command": self.command,
                 "started": self.started,
                 "sentence": sentence,
+                "running": running,
+                "sweep": self.sweep,
+                "job": self.job,
             })  # fmt: skip
 
     def render(self, running: bool, sentence: str) -> str:
@@ -116,6 +156,7 @@ class LivePage(AbstractContextManager["LivePage"]):
                 recipe=self.recipe,
                 written=time.time(),
                 written_at=f"{datetime.now():%H:%M:%S}",
+                forecast=self.forecast,
                 silent=SILENT,
                 reloaded=RELOADED,
                 chain=self.chain(),
@@ -191,15 +232,3 @@ class LivePage(AbstractContextManager["LivePage"]):
                 last = {sample.id: sample for sample in samples}
                 return [*last.values()][:MOST_ANSWERS]
         return []
-
-
-def write_entry(root: Path, file: Path, entry: dict[str, Any]) -> None:
-    """Note a run beside its page, and write the list of all runs whose pages are there, the last one first."""
-    write_note(file.with_suffix(".json"), entry)
-    notes = (read_note(each, require_keys(*entry)) for each in (root / PAGES).glob("*.json"))
-    runs = [note for note in notes if note and (root / note["page"]).exists()]
-    runs.sort(key=lambda run: -run["started"])
-    for run in runs:
-        run["date"] = f"{datetime.fromtimestamp(run['started']):%Y-%m-%d %H:%M}"
-    page = environment().get_template("index.html.jinja").render(runs=runs)
-    safe_files.write_if_allowed(root / INDEX, page)

@@ -59,7 +59,7 @@ VERSIONS |= {
     "grpo": 9,
     "reward": 3,
 }
-VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 27, "report": 27}
+VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 27, "report": 28}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {

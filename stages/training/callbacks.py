@@ -1,4 +1,4 @@
-"""Callbacks of every training stage: times of evaluation, divergence, curves and a progress bar."""
+"""Callbacks of every training stage: times of evaluation, divergence, memory, curves and a progress bar."""
 
 import math
 import statistics
@@ -9,6 +9,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from stages.config.blocks.training import Training
 from stages.config.errors import UserError
+from stages.hardware import allocator
 from stages.store.numbers import signed
 from stages.store.workspace import Progress, StageDir
 
@@ -16,6 +17,9 @@ EXPLOSION = 1000.0  # a gradient norm above this multiple of the median is an ex
 AGAIN = 10  # steps in which a second explosion is divergence; one batch may be odd
 # Training has diverged if all its last losses exceed the losses at the start by this factor and by this difference.
 RISE, NATS = 1.5, 1.0
+# Steps after which freed memory is returned: these, for trainings of few steps, and then every so many. SFT of
+# SmolLM2-135M on a CPU peaks at 3.8 GiB instead of 4.7; a return after every 4 steps took 4% more CPU time.
+FIRST_RETURNS, RETURN_STEPS = (1, 2, 4, 8), 16
 # steps at the start and at the end; in a short training, half of all steps are recent
 BEGINNING, RECENT = 2, 8
 
@@ -115,6 +119,17 @@ def format_losses(losses: Sequence[float], max_count: int = 8) -> str:
 
 def lower_rate_advice(cfg: Training) -> str:
     return f"Lower {cfg.rate_key} (now {cfg.learning_rate:g})"
+
+
+class FreedMemory(TrainerCallback):
+    """Return freed memory to the system at times. Each batch has other lengths, so that its tensors do not fit into the
+    blocks of earlier ones, which would then stay."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step in FIRST_RETURNS or state.global_step % RETURN_STEPS == 0:
+            allocator.return_freed_memory()
 
 
 class CurveLog(TrainerCallback):

@@ -30,7 +30,13 @@ from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters, budget, sharding
 from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule
-from stages.training.callbacks import CurveLog, DivergenceCheck, EvaluationTimes, TrainingProgress
+from stages.training.callbacks import (
+    CurveLog,
+    DivergenceCheck,
+    EvaluationTimes,
+    FreedMemory,
+    TrainingProgress,
+)
 from stages.training.micro_batches import MicroBatches
 from stages.training.samples import FirstPrompts, SampleWriter
 from stages.training.saving import (
@@ -191,6 +197,7 @@ def train_with_callbacks(
     shared_callbacks = [
         DivergenceCheck(cfg, out),
         CurveLog(out),
+        FreedMemory(),
         Checkpoints(60 * cfg.runtime.save_minutes),
     ]
     progress = [TrainingProgress()] if out.is_main else []

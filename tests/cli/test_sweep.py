@@ -126,6 +126,8 @@ def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(chain: Cha
     assert chain.count() == EXPECTED | {"answer": 1 + 2 + 4, "eval": 4, "report": 1}
     ended = [manifest["ended"] for _, manifest in Store(chain.root).manifests()]
     words = re.findall(r"Compare: python run.py (.*)", ran.stdout)[0].split()
+    page = Path(re.findall(r"The jobs: (.*)", ran.stdout)[0]).read_text()
+    assert [f">job {job}</a>" in page for job in range(4)] == [True] * 4
 
     started = time.time()
     repeated = inside(*grid)

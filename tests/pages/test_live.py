@@ -11,19 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from stages.commands.planning.forecast import Forecast
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.pages.live import SILENT, LivePage
+from stages.pages.runs import note_sweep
 from stages.store.store import Store
+from stages.store.workspace import Progress
 from tests.browser import browser, page_faults
 from tests.helpers import CHROMIUM, Chain, nodes
 
 COMMAND = "python run.py recipe=tiny"
 
 
-def live_page(root: Path) -> LivePage:
+def live_page(root: Path, *of_sweep: str) -> LivePage:
     planned = nodes(root)
-    return LivePage(Store(root), planned, [planned["report"]], COMMAND, "recipe: tiny")
+    left = Forecast(planned, Store(root)).seconds_left
+    target = [planned["report"]]
+    return LivePage(Store(root), planned, target, COMMAND, "recipe: tiny", left, *of_sweep)
 
 
 def heading(root: Path) -> str:
@@ -61,7 +66,9 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
         chain.folder("report") / "report.html"
     ).read_bytes()
     planned = nodes(chain.root, "dpo.seed=7")
-    other = LivePage(Store(chain.root), planned, [planned["dpo"]], "python run.py", "recipe: tiny")
+    left = Forecast(planned, Store(chain.root)).seconds_left
+    target = [planned["dpo"]]
+    other = LivePage(Store(chain.root), planned, target, "python run.py", "recipe: tiny", left)
     with other:
         pass
     assert "<h1>Finished.</h1>" in other.file.read_text()
@@ -74,6 +81,59 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
     assert all((chain.root / link).exists() for link in links), "no page of another run is lost"
     assert page_faults(chain.root / "index.html", tmp_path) == []
     assert page_faults(chain.root / "report.html", tmp_path) == []
+
+
+def test_the_page_of_a_sweep_shows_its_jobs(tmp_path: Path) -> None:
+    def rows() -> list[tuple[str, str]]:
+        html = page.read_text()
+        assert all((page.parent / link).exists() for link in re.findall(r'href="([^"]+)"', html))
+        return re.findall(r'"what it says">(.*?)<small><code>(.*?)</code>', html)
+
+    settings = ["dpo.beta=0.1", "dpo.beta=0.5"]
+    page = note_sweep(tmp_path, "sweep-1", f"{COMMAND} -m", settings, ended=False)
+    assert rows() == [("Waiting", settings[0]), ("Waiting", settings[1])]
+    with live_page(tmp_path, "sweep-1", "job 1") as job:
+        job.tell(nodes(tmp_path)["dpo"], "running")
+        assert rows() == [("Waiting", settings[0]), ("Running: DPO", settings[1])]
+    assert '<meta http-equiv="refresh"' in page.read_text()
+    note_sweep(tmp_path, "sweep-1", f"{COMMAND} -m", settings, ended=True)
+    assert '<meta http-equiv="refresh"' not in page.read_text()
+    assert page_faults(page, tmp_path) == []
+
+
+def test_an_error_of_the_page_does_not_stop_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with live_page(tmp_path) as page:
+        sft = nodes(tmp_path)["sft"]
+        page.states[sft.fingerprint] = "running"  # it never began, so its time cannot be drawn
+        page.tell(nodes(tmp_path)["data"], "done")
+        page.tell(sft, "running")
+    assert "The run goes on without it" in caplog.text
+    assert '<li class="running">' in (tmp_path / "report.html").read_text()
+
+
+def test_the_first_measured_steps_forecast_the_whole_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with live_page(tmp_path) as page:
+        page.tell(nodes(tmp_path)["sft"], "running")
+        with Progress(100, "train", "step") as progress:
+            progress.update(2)
+            page.look_ahead()
+            assert not page.forecast, "two steps measure nothing"
+            progress.started = time.monotonic() - 10
+            progress.update(8)
+            page.look_ahead()
+            minutes, seconds = re.findall(r"About (\d+):(\d\d) left", page.forecast)[0]
+            left = 60 * int(minutes) + int(seconds)
+            assert 90 < left < 900, "90 s of SFT, and the stages after it"
+            page.tell(nodes(tmp_path)["dpo"], "done")
+            page.look_ahead()
+            assert page.forecast not in caplog.text
+    assert f"The whole run: about {minutes}:{seconds} left" in caplog.text
+    assert caplog.text.count("The whole run") == 1, "once in the log, then on the page"
 
 
 @pytest.mark.slow

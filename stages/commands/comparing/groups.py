@@ -72,8 +72,15 @@ class Group:
         return f"{self.rows[0].results['primary']['prompts']} {self.split} prompts"
 
     @property
+    def recipes(self) -> str:
+        """The recipes that the evaluations' commands name."""
+        words = [word for row in self.rows for word in arguments_of(row.command)]
+        named = sorted({word for word in words if word.startswith("recipe=")})
+        return ", ".join(named) or "the default recipe"
+
+    @property
     def title(self) -> str:
-        return f"{self.prompts} of {self.rows[0].results['primary']['tasks']} tasks ({self.rows[0].prompts[1]})"
+        return f"{self.recipes}: {self.prompts} of {self.rows[0].results['primary']['tasks']} tasks ({self.rows[0].prompts[1]})"
 
     @property
     def caveat(self) -> str:

@@ -1,0 +1,63 @@
+"""The lists of runs: `outputs/index.html` has all of them, and the page of a sweep its jobs."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from stages.pages.environment import environment
+from stages.store import safe_files
+from stages.store.sealed_json import read_note, require_keys, write_note
+
+PAGES, INDEX = "pages", "index.html"
+ENTRY = ("page", "recipe", "command", "started", "sentence", "running", "sweep", "job")
+SWEEP = ("sweep", "command", "jobs", "ended")
+
+
+def write_entry(root: Path, file: Path, entry: dict[str, Any]) -> None:
+    """Note a run beside its page, and write the lists that have it."""
+    write_note(file.with_suffix(".json"), entry)
+    write_list(root / INDEX, runs(root), up="")
+    if entry["sweep"]:
+        write_sweep(root, entry["sweep"])
+
+
+def note_sweep(root: Path, sweep: str, command: str, jobs: list[str], ended: bool) -> Path:
+    """Note a sweep and the settings of its jobs, as far as they are known, and return the file of its page."""
+    values = {"sweep": sweep, "command": command, "jobs": jobs, "ended": ended}
+    safe_files.write_if_allowed(root / PAGES / f"{sweep}.sweep", json.dumps(values))
+    return write_sweep(root, sweep)
+
+
+def write_sweep(root: Path, sweep: str) -> Path:
+    """Write the page of a sweep: its jobs in their order, those that have not begun too."""
+    file = root / PAGES / f"{sweep}.html"
+    begun = {run["job"]: run for run in reversed(runs(root)) if run["sweep"] == sweep}
+    if note := read_note(file.with_suffix(".sweep"), require_keys(*SWEEP)):
+        waiting = {"page": "", "date": "", "command": "", "sentence": "Waiting"}
+        jobs = {f"job {number}": waiting for number in range(len(note["jobs"]))} | begun
+        for (job, run), settings in zip(jobs.items(), note["jobs"], strict=False):
+            jobs[job] = run | {"command": settings}
+        entries = [run | {"job": job} for job, run in jobs.items()]
+        write_list(file, entries, up="../", command=note["command"], running=not note["ended"])
+    return file
+
+
+def runs(root: Path) -> list[dict[str, Any]]:
+    """Return the entries of all runs whose pages are there, the last one first."""
+    notes = (read_note(each, require_keys(*ENTRY)) for each in (root / PAGES).glob("*.json"))
+    entries = [note for note in notes if note and (root / note["page"]).exists()]
+    entries.sort(key=lambda run: -run["started"])
+    for run in entries:
+        run["date"] = f"{datetime.fromtimestamp(run['started']):%Y-%m-%d %H:%M}"
+    return entries
+
+
+def write_list(file: Path, entries: list[dict[str, Any]], up: str, **more: Any) -> None:
+    """Write a list of runs; `up` leads from the file to the store's root."""
+    page = (
+        environment()
+        .get_template("index.html.jinja")
+        .render({"runs": entries, "up": up, "command": "", "running": False} | more)
+    )
+    safe_files.write_if_allowed(file, page)
