@@ -325,9 +325,8 @@ def facts(
     if results["mean_tokens"]:
         shown.append(f"{results['stop_rate']['policy']:.1%} ended")
     if why:
-        odd = [finding.quantity for finding in why.out_of_range]
-        more = f" and {len(odd) - 1} more" if odd[1:] else ""
-        shown.append(f"out of range: {odd[0]}{more}" if odd else "all figures in range")
+        odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
+        shown.append(f"{odd}/{count} out of range")
     return shown
 
 

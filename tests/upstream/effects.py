@@ -15,6 +15,8 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import gguf
+import numpy as np
 import omegaconf
 import peft.utils.save_and_load
 import pytest
@@ -705,6 +707,21 @@ def llama_cpps_names_are_known(parts: Parts) -> None:
             )
             == name
         )
+
+
+@effect(
+    "transformers.integrations.gguf:read_gguf_metadata",
+    put(base, "read_gguf_metadata", lambda *_: ({}, ())),
+)
+def scaled_positions_of_a_gguf_file_are_seen(parts: Parts) -> None:
+    file = parts.new_folder() / "scaled.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_tensor("rope_freqs.weight", np.ones(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert base.unread_scaling(file) == "rope_freqs.weight"
 
 
 # accelerate

@@ -293,6 +293,13 @@ SEAMS = [
         "read: llama.cpp's name for how a tokenizer splits text",
         "`stage=export` refuses Llama and Qwen tokenizers",
     ),
+    Seam(
+        "transformers.integrations.gguf:read_gguf_metadata",
+        ("base.py",),
+        "read: a GGUF file's keys and tensor names, without parsing it a third time",
+        "a GGUF file with scaled rotary positions is taken without them",
+        takes="gguf_path, string_arrays",
+    ),
     # accelerate
     *(
         Seam(
