@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.integrations.gguf import read_gguf_metadata
+from transformers.integrations.gguf.reader import read_gguf_metadata
 
 from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError

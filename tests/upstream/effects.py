@@ -710,7 +710,7 @@ def llama_cpps_names_are_known(parts: Parts) -> None:
 
 
 @effect(
-    "transformers.integrations.gguf:read_gguf_metadata",
+    "transformers.integrations.gguf.reader:read_gguf_metadata",
     put(base, "read_gguf_metadata", lambda *_: ({}, ())),
 )
 def scaled_positions_of_a_gguf_file_are_seen(parts: Parts) -> None:

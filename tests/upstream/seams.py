@@ -294,7 +294,7 @@ SEAMS = [
         "`stage=export` refuses Llama and Qwen tokenizers",
     ),
     Seam(
-        "transformers.integrations.gguf:read_gguf_metadata",
+        "transformers.integrations.gguf.reader:read_gguf_metadata",
         ("base.py",),
         "read: a GGUF file's keys and tensor names, without parsing it a third time",
         "a GGUF file with scaled rotary positions is taken without them",
