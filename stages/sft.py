@@ -6,7 +6,7 @@ from typing import Any
 from stages.config.blocks.training import SFT
 from stages.models import model_card
 from stages.models.chat_templates import establish_contract
-from stages.models.contract import Contract, load_contract, load_or_derive_contract
+from stages.models.contract import Contract, generation_stops, load_contract
 from stages.models.loading import (
     count_embedding_rows,
     load_model,
@@ -29,17 +29,23 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     Raises:
         ContractError: if the template breaks the contract.
         UserError: for too many dropped rows, packed examples that meet, training that diverged or raised the loss."""
-    base = inputs["base"] / "model"
+    base, data = inputs["base"] / "model", inputs["data"] / "examples.parquet"
     if cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)
     else:
-        stops = () if cfg.train else load_or_derive_contract(base).stop_ids
+        tokenizer = load_tokenizer(base)
         contract = establish_contract(
-            load_tokenizer(base), cfg.template, cfg.train, count_embedding_rows(base), stops
+            tokenizer,
+            cfg.template,
+            cfg.train,
+            count_embedding_rows(base),
+            generation_stops(base, tokenizer),
+            thinks=cfg.train and objective.think(stream(data, Example)),
+            warn=out.warn,
         )
     if not cfg.train:
         return publish_base(cfg, base, contract, inputs, out)
-    examples = stream(inputs["data"] / "examples.parquet", Example)
+    examples = stream(data, Example)
     rows = objective.read_rows(examples, contract, cfg, out, read_context_length(base))
     conversations = len(rows.train)
     if cfg.packing:

@@ -18,7 +18,7 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 
 from stages.cli import recipes, spelling, starting_values, unread
 from stages.cli.explain import unknown_setting_message
-from stages.config.blocks.models import Own
+from stages.config.blocks.models import EMBEDDED, Own
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
 from stages.config.schema import OPTIONS, Config
@@ -136,6 +136,7 @@ def prepare(
     starting_values.warn_of_rates(cfg, typed_in_job(overrides or []))
     machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)
+    resolve_template(cfg)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
     return (
@@ -233,6 +234,13 @@ def resolve_precision(cfg: Config) -> None:
             blocks += vars(block).values()
             if vars(block).get("precision") is Precision.auto:
                 vars(block)["precision"] = precision
+
+
+def resolve_template(cfg: Config) -> None:
+    """Train the embedded model in ChatML unless a template is typed: its own writes a system turn with its name before
+    every prompt without one. Every other model keeps its own."""
+    if cfg.model.path == EMBEDDED and cfg.sft.train and cfg.sft.template.kind == "auto":
+        cfg.sft.template.kind = "chatml"
 
 
 def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:

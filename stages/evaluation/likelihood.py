@@ -78,11 +78,11 @@ def readable(prompts: list[Example], sft: Path, out: StageDir) -> list[Example]:
     sft_contract, longest = load_contract(sft), read_context_length(sft) or sys.maxsize
     referenced, fit, unscored = [e for e in prompts if e.reference], list[Example](), Counter[str]()
     for e, rendered in zip(
-        referenced, sft_contract.examples(e.conversation for e in referenced), strict=True
+        referenced, sft_contract.all_stretches(e.conversation for e in referenced), strict=True
     ):
         if isinstance(rendered, ContractError):
             unscored[str(rendered)] += 1
-        elif len(rendered[0]) > longest:
+        elif len(rendered[-1].ids) > longest:
             unscored[
                 f"with their prompts they exceed the models' context of {longest:,} tokens"
             ] += 1

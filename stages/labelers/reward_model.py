@@ -20,7 +20,7 @@ from stages.evaluation.relative_scores import quantiles_over_prompts
 from stages.labelers.labeler import Labeler, Pool
 from stages.models import hub, loading
 from stages.models.contract import Contract, load_contract
-from stages.models.rendering import ContractError, tokenize_conversations, validate_chat_template
+from stages.models.rendering import ContractError, render, token_ids, validate_chat_template
 from stages.models.scoring import (
     autocast,
     batches_by_length,
@@ -167,7 +167,7 @@ class Reading:
             ids = contract.prompt(prompt.messages) + answer_ids
         else:
             try:
-                [(ids, _)] = tokenize_conversations(self.tokenizer, [[*prompt.messages, *answer]])
+                ids = token_ids(self.tokenizer, render(self.tokenizer, [*prompt.messages, *answer]))
             except TemplateFault as error:
                 raise ContractError(
                     f"the reward model's chat template rejects the conversation: {error}"

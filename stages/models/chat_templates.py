@@ -1,11 +1,14 @@
 """Choose a base model's chat template, and fix template, end of turn and padding as the contract of SFT.
 
-The template is the tokenizer's own, one from `templates/` whose special tokens the vocabulary has, or a file."""
+The template is the tokenizer's own; for a base that has none, or when asked, one from `templates/` whose special tokens
+the vocabulary has, or a file."""
 
 import logging
-from collections.abc import Sequence
-from itertools import compress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,24 +16,39 @@ from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models.contract import Continuation, Contract
 from stages.models.rendering import (
+    FORMS,
+    FORMS_OF_THOUGHTS,
     GOLDEN,
     ContractError,
-    added_tokens_after,
-    tokenize_conversations,
+    Form,
+    end_after,
+    render,
+    renders_prompts,
+    token_ids,
     undated,
+    with_arguments,
 )
+from stages.models.turns import stretches_of_text
+from stages.store.records import Message
 from stages.store.source_files import read_template
 
 log = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
 INSTEAD = "chatml"  # takes the place of another form that is the model's own
-# The special tokens that each template needs in the vocabulary. `template=auto` takes the first template that fits.
+# The special tokens that each template needs in the vocabulary. A base without a template gets the first that fits.
 TURN_TOKENS = {
     "chatml": {"<|im_start|>", "<|im_end|>"},
     "llama3": {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
     "gemma": {"<start_of_turn>", "<end_of_turn>"},
 }
+# A template that thinks unless told otherwise is told so: what its prompt then begins, no row without a thought goes on.
+NO_THOUGHTS: list[dict[str, Any]] = [{}, {"enable_thinking": False}]
+THOUGHT = "Sky and sea."
+GOLDEN_THOUGHT: list[Message] = [
+    *GOLDEN[1][:2],
+    {"role": "assistant", "content": f"<think>\n{THOUGHT}\n</think>\n\nBlue."},
+]
 
 
 def establish_contract(
@@ -39,88 +57,133 @@ def establish_contract(
     train: bool,
     rows: int,
     stops: Sequence[int] = (),
+    thinks: bool = False,
+    warn: Callable[[str], object] = log.warning,
 ) -> Contract:
     """Fix template, end of turn and padding on a base model's tokenizer, whose model has `rows` embeddings. Without
-    `train` the model had its SFT elsewhere: the tokenizer's own template stays as it is, and so do its `stops`.
-    Raise ContractError if the template does not mark the assistant's tokens, train the end of turn, or render BOS
-    exactly once; if a prompt's tokens are not a prefix of its conversation's; if no token is free for padding."""
-    # a slow import that sampling does not need
-    from trl.chat_template_utils import has_generation_markers
-
-    tokenizer.chat_template = undated(choose_template(tokenizer, cfg, train))
-    marked = has_generation_markers(str(tokenizer.chat_template))
-    try:
-        [(ids, trained)] = tokenize_conversations(tokenizer, GOLDEN[1:])
-    except UserError as error:
-        reason = f"the template cannot render system, user and assistant: {error}"
-        way_out = f"Mend the template, or choose another: template={fitting_template(tokenizer)}"
-        raise ContractError(f"template={cfg.kind}: {reason}. {way_out}.") from error
-    if marked:
-        answers = [i for i, t in zip(ids, trained, strict=True) if t]
-    elif train:
-        raise ContractError(
-            f"template={cfg.kind}: the template has no {{% generation %}} around assistant tokens."
-        )
-    else:
-        answers = [
-            i for i in ids if i in tokenizer.added_tokens_decoder or i == tokenizer.eos_token_id
-        ]
-    while answers and not tokenizer.decode(answers[-1:]).strip():
-        answers.pop()  # the template may put white space after the end of turn
-    if not answers:
-        raise ContractError(f"template={cfg.kind}: no special token ends the assistant's turn.")
-    end_of_turn = find_end_of_turn(tokenizer, ids, answers[-1])
-    if end_of_turn not in (*tokenizer.added_tokens_decoder, tokenizer.eos_token_id):
-        problem = f"the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, not an end of turn"
-        way_out = (
-            "so the model would never learn to stop. Move the end of turn inside {% generation %}."
-        )
-        raise ContractError(f"template={cfg.kind}: {problem}, {way_out}")
-    bos = tokenizer.bos_token_id
+    `train` the model had its SFT elsewhere. `stops`: its stop tokens until now, which stay, or are needed where the template writes none; `thinks`: most answers that are to be
+    trained have thoughts. `warn` is told which arguments the template got.
+    Raise ContractError if the answer cannot be told from its prompt, no token ends a turn, BOS is not rendered exactly
+    once, or no token is free for padding."""
+    template = undated(choose_template(tokenizer, cfg, train))
+    tokenizer.chat_template = template
+    form = fit_template(tokenizer, template, cfg, train, thinks, warn)
+    bos, answer = tokenizer.bos_token_id, GOLDEN[0][-1]["content"]
+    text = render(tokenizer, GOLDEN[0], form)
+    ids = token_ids(tokenizer, text)
     if bos is not None and ids[:2] == [bos, bos]:
         raise ContractError(f"template={cfg.kind}: BOS ({tokenizer.bos_token}) is rendered twice.")
     if cfg.kind == "file" and adds_bos(tokenizer) and ids[:1] != [bos]:
         problem = f"this tokenizer puts BOS ({tokenizer.bos_token}) before every text, and the template does not"
         raise ContractError(f"template=file: {problem}. Begin it with {{{{ bos_token }}}}.")
-    ends = (end_of_turn, tokenizer.eos_token_id, *stops)
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
+    ends = end_after(tokenizer, text, answer)
+    if not (train and ends):  # GLM's template ends an answer with the beginning of the next turn
+        ends += stops
+    ends.append(tokenizer.eos_token_id)
     stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
-    choose_padding(tokenizer, stop_ids, rows, cfg.resize)
-    contract = Contract(tokenizer, stop_ids, marked)
-    contract.golden()
-    question, (ids, trained) = GOLDEN[0][:1], contract.example(GOLDEN[0])
-    silent, prompted = (
-        tokenize_conversations(tokenizer, [question], begins)[0][0] for begins in (False, True)
-    )
-    header = tokenizer.decode(ids[len(prompted) : trained.index(True)])
+    if not stop_ids:
+        raise ContractError(f"template={cfg.kind}: no special token ends the assistant's turn.")
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
+    contract = Contract(tokenizer, stop_ids, form)
+    choose_padding(contract, rows, cfg.resize)
+    if train:
+        for conversation in (GOLDEN_THOUGHT,) if thinks else GOLDEN:
+            contract.stretches(conversation)
+    require_header(contract, cfg.kind)
+    return contract
+
+
+def fit_template(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    cfg: Template,
+    train: bool,
+    thinks: bool,
+    warn: Callable[[str], object],
+) -> Form:
+    """Give the tokenizer its template with the arguments and in the form in which an answer can be told from its prompt.
+    Raise ContractError with the first reason if there is none; a model that is not trained keeps the template as it is."""
+    require_arguments(template, cfg.arguments)
+    reasons = list[str]()
+    for arguments in [cfg.arguments] if cfg.arguments or thinks else NO_THOUGHTS:
+        tokenizer.chat_template = with_arguments(template, arguments)
+        for form in FORMS_OF_THOUGHTS if thinks else FORMS:
+            if reason := misfit(tokenizer, form, thinks):
+                reasons.append(reason)
+                continue
+            if arguments and not cfg.arguments:
+                warn(arguments_message(arguments))
+            return form
+    if not train:
+        tokenizer.chat_template = with_arguments(template, cfg.arguments)
+        return next((form for form in FORMS if renders_prompts(tokenizer, form)), Form())
+    way_out = f"Choose another template: template={fitting_template(tokenizer)}"
+    if not thinks and "thought" in reasons[0]:
+        way_out += ", or give it demonstrations with thoughts"
+    raise ContractError(f"template={cfg.kind}: {reasons[0]}. {way_out}.")
+
+
+def require_arguments(template: str, arguments: Mapping[str, Any]) -> None:
+    """Raise ContractError for an argument that a template does not read."""
+    for name in arguments:
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ContractError(f"sft.template.arguments: the template reads no {name!r}.")
+
+
+def arguments_message(arguments: Mapping[str, Any]) -> str:
+    """Return the sentence on arguments of a template that nobody typed."""
+    typed = ", ".join(f"{name}: {str(value).lower()}" for name, value in arguments.items())
+    reason = "without it the model's template thinks before every answer, and no answer here does"
+    return f"sft.template.arguments={{{typed}}} is set: {reason}."
+
+
+def misfit(tokenizer: PreTrainedTokenizerBase, form: Form, thinks: bool) -> str:
+    """Return why the last answers of the golden conversations cannot be trained in this form; '' if they can."""
+    for conversation in [GOLDEN_THOUGHT] if thinks else GOLDEN:
+        *prompt, answer = conversation
+        try:
+            text = stretches_of_text(partial(render, tokenizer, form=form), conversation, ())[-1]
+        except ContractError as error:
+            return str(error)
+        except UserError as error:
+            return f"the template cannot render {' and '.join(roles(conversation))}: {error}"
+        start = text.answers[-1].start
+        written = [THOUGHT, "Blue."] if thinks else [answer["content"]]
+        lost = [each for each in written if each not in text.text[start:]]
+        lost += [turn["content"] for turn in prompt if turn["content"].strip() not in text.text]
+        if lost:
+            return f"the template leaves out {lost[0]!r}"
+    return ""
+
+
+def roles(conversation: Sequence[Message]) -> list[str]:
+    return [*dict.fromkeys(str(message["role"]) for message in conversation)]
+
+
+def require_header(contract: Contract, kind: str) -> None:
+    """Raise ContractError if the template writes the header of an answer, and not where an answer is to begin."""
+    question, answer = GOLDEN[0]
+    silent, prompted = (contract.render([question], begins) for begins in (False, True))
+    whole = contract.render([question, answer])
+    header = whole[len(prompted) : whole.rfind(answer["content"])]
     if silent == prompted and header.strip():
         problem = (
             f"the template writes {header!r} before an answer, and not where an answer is to begin"
         )
         raise ContractError(
-            f"template={cfg.kind}: {problem}. Add it where add_generation_prompt is true."
+            f"template={kind}: {problem}. Add it where add_generation_prompt is true."
         )
-    return contract
 
 
-def find_end_of_turn(tokenizer: PreTrainedTokenizerBase, ids: list[int], last: int) -> int:
-    """Return the token that ends every answer in the ids of the golden conversation. It is the `last` special token,
-    unless that occurs once and another one stands before it: Phi-3's template adds EOS to the whole conversation."""
-    after_each = [
-        i for i in added_tokens_after(tokenizer, ids, GOLDEN[-1][-1]["content"]) if ids.count(i) > 1
-    ]
-    return after_each[-1] if after_each and ids.count(last) == 1 else last
-
-
-def choose_padding(
-    tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool
-) -> None:
+def choose_padding(contract: Contract, rows: int, resize: bool) -> None:
     """Choose a pad token that is neither BOS nor an end of turn: the tokenizer's, a special token that the template
     does not use, or a new one in a spare row of the embedding, which `resize` adds. Raise ContractError if none is."""
-    used = {*stops, tokenizer.bos_token_id}
+    tokenizer = contract.tokenizer
+    used = {*contract.stop_ids, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return
-    used |= {i for ids, _ in tokenize_conversations(tokenizer, GOLDEN) for i in ids}
+    for conversation in GOLDEN:
+        used |= {*token_ids(tokenizer, contract.render(conversation))}
     special = {
         i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used
     }
@@ -141,31 +204,15 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
     """Return the Jinja source of the template that `template=` names."""
     vocabulary, kind = set(tokenizer.get_vocab()), cfg.kind
     if kind in ("auto", "own"):
-        own = own_template(tokenizer, markers=train)
-        written = answer_in(tokenizer, own) if own and train and kind == "auto" else ""
-        if own and "</think>" not in written:
-            return own
-        # as Qwen3's, with an empty block of thoughts: an answer would pass no check of its text
-        if own:
-            problem = (
-                f"the tokenizer's template writes {written!r} for {GOLDEN[0][-1]['content']!r}"
-            )
-            log.warning(
-                "warning: template=auto: %s, so ours is used. template=own keeps it.", problem
-            )
-        elif not train:
-            problem = "the tokenizer has no chat template, so the prompt format of the model's training is not known"
+        if tokenizer.chat_template:
+            return str(tokenizer.chat_template)
+        problem = "the tokenizer has no chat template"
+        if kind == "own":
+            raise ContractError(f"template=own: {problem}. Use template=auto, or name one.")
+        if not train:
+            problem += ", so the prompt format of the model's training is not known"
             way_out = "Name the template: template=chatml, template=plain, or template=file sft.template.path=…."
             raise ContractError(f"{problem}. {way_out}")
-        if kind == "own":
-            problem = (
-                "marks no assistant tokens, nor does TRL's"
-                if tokenizer.chat_template
-                else "does not exist"
-            )
-            file = "a file with {% generation %} markers (template=file sft.template.path=…)"
-            way_out = f"Use template=auto, or {file}."
-            raise ContractError(f"template=own: the tokenizer's chat template {problem}. {way_out}")
         kind = fitting_template(tokenizer)
     if kind == "file":
         assert cfg.path is not None
@@ -185,35 +232,9 @@ def fitting_template(tokenizer: PreTrainedTokenizerBase) -> str:
     return next((name for name, tokens in TURN_TOKENS.items() if tokens <= vocabulary), "plain")
 
 
-def answer_in(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """Return the trained text of the first golden answer in a template with markers; '' if it cannot be rendered."""
-    own, tokenizer.chat_template = tokenizer.chat_template, undated(template)
-    try:
-        [(ids, trained)] = tokenize_conversations(tokenizer, GOLDEN[:1])
-        return str(tokenizer.decode([*compress(ids, trained)], skip_special_tokens=True)).strip()
-    except UserError:
-        return ""
-    finally:
-        tokenizer.chat_template = own
-
-
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return True if the tokenizer puts BOS before every text, as in the base model's training."""
     return tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-
-
-def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | None:
-    """Return the tokenizer's template; with `markers`, its or TRL's version that marks assistant tokens, else None."""
-    from trl import get_training_chat_template
-    from trl.chat_template_utils import has_generation_markers
-
-    own = tokenizer.chat_template
-    if not own or not markers:
-        return own or None
-    try:
-        return str(get_training_chat_template(tokenizer) or own)
-    except ValueError:
-        return str(own) if has_generation_markers(own) else None
 
 
 class OtherTemplate(Contract):
@@ -228,9 +249,9 @@ def in_form(contract: Contract, form: str) -> Contract:
     markers of a template are plain text to a vocabulary without them."""
     tokenizer = contract.tokenizer
     if form == "text":
-        return Continuation(tokenizer, contract.stop_ids, contract.marked)
+        return Continuation(tokenizer, contract.stop_ids)
     tokenizer.chat_template = template_of(tokenizer, other_form(tokenizer, form))
-    return OtherTemplate(tokenizer, contract.stop_ids, contract.marked)
+    return OtherTemplate(tokenizer, contract.stop_ids)
 
 
 def other_form(tokenizer: PreTrainedTokenizerBase, form: str) -> str:

@@ -5,9 +5,9 @@ renders these again when it loads the model, and stops if the tokens differ: it 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -18,129 +18,105 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.errors import UserError
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import (
+    FORMS,
     GOLDEN,
     ContractError,
-    Tokens,
-    added_tokens_after,
-    tokenize_conversations,
+    Form,
+    end_after,
+    render,
+    renders_prompts,
+    token_ids,
     undated,
 )
+from stages.models.turns import Stretch, Text, stretches_of_text, tokenize
 from stages.store import safe_files
 from stages.store.records import Message, content_id
 from stages.store.sealed_json import load_json, require_keys
 from stages.store.templates import TemplateFault
 
-RENDERED_AT_ONCE = 16  # conversations
+TOKENIZED_AT_ONCE = 16  # conversations
+Tokens = tuple[list[int], list[bool]]  # token ids, and True for each trained token
 
 
 @dataclass
 class Contract:
     """A tokenizer with the chat template and the stop tokens that SFT fixed.
 
-    `stop_ids` end a completion; the first is the end of turn, which is trained. `marked` is True if the template marks
-    the assistant's tokens. Only a model that had its SFT elsewhere (`sft=none`) may have a template without marks. Its
-    last turn is then the assistant's, and the turns before it are the prompt."""
+    `stop_ids` end a completion; the first is the end of turn, which is trained. `form`: what the template asks of a
+    conversation."""
 
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
-    marked: bool = True
+    form: Form = field(default_factory=Form)
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """Return the token ids of a conversation up to the point where the assistant begins."""
-        [(ids, _)] = self.render([messages], to_answer=True)
-        return ids
+        return token_ids(self.tokenizer, self.render(messages, to_answer=True))
 
-    def example(self, messages: list[Message]) -> Tokens:
-        """Return the token ids of a conversation up to its last end of turn, and True for each trained token.
-        Raise ContractError if no token is trained, a message contains the end-of-turn token as text, or the prompt's
-        tokens are not a prefix of the conversation's."""
-        (tokens,) = self._examples_at_once([messages])
-        return tokens
+    def stretches(self, messages: list[Message]) -> list[Stretch]:
+        """Return the token ids of a conversation and the answers in them: in one stretch, or in several if the template
+        changes earlier turns. Raise ContractError if a message contains an end of turn as text, or an answer cannot be
+        told from its prompt."""
+        return [*tokenize(self.tokenizer, self._texts(messages), self.stop_ids)]
 
-    def examples(self, conversations: Iterable[list[Message]]) -> Iterator[Tokens | ContractError]:
-        """Yield `example` of each conversation, or its error, RENDERED_AT_ONCE for each slow call of the tokenizer."""
+    def all_stretches(
+        self, conversations: Iterable[list[Message]]
+    ) -> Iterator[list[Stretch] | ContractError]:
+        """Yield `stretches` of each conversation, or its error, TOKENIZED_AT_ONCE for each slow call of the tokenizer."""
         remaining = iter(conversations)
-        while batch := list(islice(remaining, RENDERED_AT_ONCE)):
+        while batch := list(islice(remaining, TOKENIZED_AT_ONCE)):
             try:
-                yield from self._examples_at_once(batch)
-            except ContractError:  # rendering one by one finds the conversation at fault
+                texts = [self._texts(messages) for messages in batch]
+                tokenized = tokenize(self.tokenizer, [*chain(*texts)], self.stop_ids)
+                yield from [[*islice(tokenized, len(each))] for each in texts]
+            except ContractError:  # one by one finds the conversation at fault
                 for messages in batch:
                     try:
-                        yield self.example(messages)
+                        yield self.stretches(messages)
                     except ContractError as error:
                         yield error
 
-    def _examples_at_once(self, conversations: list[list[Message]]) -> list[Tokens]:
-        for end in map(str, self.tokenizer.convert_ids_to_tokens(self.stop_ids)):
-            if any(end in message["content"] for message in chain.from_iterable(conversations)):
-                raise ContractError(f"a message holds {end}, which ends a turn")
-        questions = [messages[:-1] for messages in conversations if len(messages) > 1]
-        prompts, wholes = iter(self.render(questions, to_answer=True)), self.render(conversations)
-        return [
-            self._validated_example(next(prompts)[0] if len(messages) > 1 else [], ids, marked)
-            for messages, (ids, marked) in zip(conversations, wholes, strict=True)
-        ]
+    def _texts(self, messages: list[Message]) -> list[Text]:
+        stops = [str(token) for token in self.tokenizer.convert_ids_to_tokens(self.stop_ids)]
+        for stop in stops:
+            if any(stop in message["content"] for message in messages):
+                raise ContractError(f"a message holds {stop}, which ends a turn")
+        return stretches_of_text(self.render, messages, stops)
 
-    def _validated_example(self, prompt: list[int], ids: list[int], mask: list[bool]) -> Tokens:
-        """Return ids and trained tokens of one conversation, from its prompt's ids and the template's mask. Without
-        marks, every token from the prompt to the next end of turn is trained."""
-        if self.marked:
-            trained = self._without_tail(ids, mask)
-        else:
-            last = next((i for i in range(len(prompt), len(ids)) if ids[i] == self.stop_ids[0]), -1)
-            trained = [len(prompt) <= i <= last for i in range(len(ids))]
-        if ids[: len(prompt)] != prompt:
-            raise ContractError("the prompt's tokens are not a prefix of the conversation's tokens")
-        start = len(prompt)
-        # The template's mask is made from characters. With byte fallback, each byte of a run of unknown characters
-        # covers the characters of the whole run. If a run begins in the prompt and ends in the answer, the mask begins
-        # in the prompt, and this loop removes the prompt's tokens from it.
-        while start and trained[start - 1]:
-            start -= 1
-            trained[start] = False
-        # Qwen 2.5's training template marks the end of the header in every turn. Earlier turns have no such prompt.
-        header = ids[start : len(prompt)]
-        for i in range(start if header else 0):
-            if trained[i] and not trained[i - 1] and ids[i : i + len(header)] == header:
-                trained[i : i + len(header)] = [False] * len(header)
-        if not any(trained):
-            raise ContractError("no token is trained: the conversation has no assistant turn")
-        end = len(trained) - trained[::-1].index(True)
-        if ids[end - 1] != self.stop_ids[0]:
-            raise ContractError(
-                f"the last trained token is {self.token(ids[end - 1])}, not the end of turn"
-            )
-        return ids[:end], trained[:end]
-
-    def _without_tail(self, ids: list[int], mask: list[bool]) -> list[bool]:
-        """Return the template's mask without marks after an end of turn: Gemma's template marks a line feed there."""
-        trained, ended = list[bool](), False
-        for token, marked in zip(ids, mask, strict=True):
-            trained.append(marked and not ended)
-            ended = marked and (ended or token == self.stop_ids[0])
-        return trained
+    def example(self, messages: list[Message]) -> Tokens:
+        """Return the token ids of a conversation up to its last end of turn, and True for each token that the model
+        must write. Raise ContractError as `stretches` does."""
+        last = self.stretches(messages)[-1]
+        return last.ids, last.trained()
 
     def completion(
         self, prompt: list[Message], completion: list[Message], finished: bool = True
     ) -> tuple[list[int], list[int]]:
         """Return the token ids of a prompt and of its completion, which ends with an end of turn if `finished`."""
         ids, _ = self.example([*prompt, *completion])
-        start = len(self.prompt(prompt))
+        start = self._length_of(prompt, ids)
         return ids[:start], ids[start:] if finished else ids[start:-1]
 
     def continuation(
         self, prompt: list[Message], turns: list[Message], context: int
     ) -> tuple[list[int], list[bool]]:
-        """Return the token ids of the turns after a prompt, and True for each token of an assistant turn in them,
+        """Return the token ids of the turns after a prompt, and True for each token that the model must write in them,
         except in the first `context` turns.
-        Raise ContractError if a turn's tokens are not marked, or the prompt's tokens change when turns follow."""
-        conversation, prompt_ids = [*prompt, *turns], self.prompt(prompt)
-        ids, marks = self.example(conversation)
-        start, first = len(prompt_ids), len(prompt) + context
-        if ids[:start] != prompt_ids:
+        Raise ContractError if the tokens before a turn change when others follow."""
+        stretch, first = self.stretches([*prompt, *turns])[-1], len(prompt) + context
+        start = self._length_of(prompt, stretch.ids)
+        answers = {i for i, turn in enumerate(turns, len(prompt)) if turn["role"] == "assistant"}
+        if not answers <= {answer.turn for answer in stretch.answers}:
+            raise ContractError("the template changes a turn when another follows")
+        trained = stretch.trained({turn for turn in answers if turn >= first})
+        return stretch.ids[start:], trained[start:]
+
+    def _length_of(self, prompt: list[Message], ids: list[int]) -> int:
+        """Return the number of tokens of a prompt, with which these token ids begin. Raise ContractError if not."""
+        prompt_ids = self.prompt(prompt)
+        if ids[: len(prompt_ids)] != prompt_ids:
             raise ContractError("the prompt's tokens are not a prefix of the conversation's tokens")
-        trained = [i >= first for i, turn in enumerate(conversation) if turn["role"] == "assistant"]
-        return ids[start:], mask_turns(ids, marks, self.stop_ids[0], trained, last=False)[start:]
+        return len(prompt_ids)
 
     def describe_tokens(self, ids: list[int], trained: list[bool]) -> list[dict[str, Any]]:
         """Return each token's text, and whether it is trained and ends a turn."""
@@ -167,9 +143,9 @@ class Contract:
         """The hash of vocabulary, template and stop tokens: with equal digests, token ids have the same meaning."""
         return content_id(self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.stop_ids)
 
-    def render(self, conversations: list[list[Message]], to_answer: bool = False) -> list[Tokens]:
+    def render(self, messages: Sequence[Message], to_answer: bool = False) -> str:
         try:
-            return tokenize_conversations(self.tokenizer, conversations, to_answer)
+            return render(self.tokenizer, messages, self.form, to_answer)
         except TemplateFault as error:
             raise ContractError(f"the chat template refuses a conversation: {error}") from error
 
@@ -184,19 +160,30 @@ class Contract:
                 "id": self.stop_ids[0],
             },
             "stop_ids": self.stop_ids,
-            "marked": self.marked,
+            "form": asdict(self.form),
             "pad": {"token": tokenizer.pad_token, "id": tokenizer.pad_token_id},
             "bos": {"token": tokenizer.bos_token, "id": tokenizer.bos_token_id},
             "vocabulary": len(tokenizer),
         }
 
     def golden(self) -> list[dict[str, Any]]:
-        """Return the golden conversations with their token ids, and 1 for each trained token."""
-        rendered = [(messages, *self.example(messages)) for messages in GOLDEN]
+        """Return the golden conversations with the token ids of their prompts and stretches, and 1 for each token that
+        the model must write. A template of a model that is not trained may render none."""
         return [
-            {"messages": m, "ids": ids, "trained": [int(t) for t in trained]}
-            for m, ids, trained in rendered
+            {
+                "messages": messages,
+                "prompt": self.prompt(messages[:-1]),
+                "stretches": self.golden_stretches(messages),
+            }
+            for messages in GOLDEN
         ]
+
+    def golden_stretches(self, messages: list[Message]) -> list[dict[str, list[int]]]:
+        try:
+            stretches = self.stretches(messages)
+        except ContractError:
+            return []
+        return [{"ids": each.ids, "trained": [*map(int, each.trained())]} for each in stretches]
 
     def save(self, model: Path) -> None:
         """Write tokenizer and contract into the model folder."""
@@ -206,34 +193,11 @@ class Contract:
         load_contract(model)  # raises if the saved tokenizer renders differently
 
 
-def mask_turns(
-    ids: list[int], trained: list[bool], end: int, turns: list[bool] | None, last: bool
-) -> list[bool]:
-    """Return which tokens of a conversation are trained: those of the assistant turns that `turns` selects (None:
-    all), or only of the `last` one. `trained` marks the tokens of all assistant turns, each with its end of turn.
-    Raise ContractError if no token remains, or the template does not mark every turn, so tokens are of no turn."""
-    ends = [i for i, token in enumerate(ids) if trained[i] and token == end]
-    if turns is not None and len(turns) != len(ends):
-        raise ContractError(
-            f"the template marks {len(ends)} of {len(turns)} answers, so its marks name no turns"
-        )
-    turns = [True] * len(ends) if turns is None else turns
-    if last:
-        turns = [False] * (len(turns) - 1) + turns[-1:]
-    place, marks = 0, list[bool]()
-    for i, marked in enumerate(trained):
-        marks.append(marked and turns[place])
-        place += marked and ids[i] == end
-    if not any(marks):
-        raise ContractError("no token is trained: the conversation's answers have weight 0")
-    return marks
-
-
 def load_contract(model: Path) -> Contract:
     """Read the contract of a model folder, and check it against its golden conversations.
     Raise ContractError if the folder's tokenizer renders anything differently from SFT."""
-    stored = load_json(model / "contract.json", require_keys("stop_ids", "marked", "golden"))
-    contract = Contract(load_tokenizer(model), stored["stop_ids"], stored["marked"])
+    stored = load_json(model / "contract.json", require_keys("stop_ids", "form", "golden"))
+    contract = Contract(load_tokenizer(model), stored["stop_ids"], Form(**stored["form"]))
     for key, value in contract.facts().items():
         if value != stored[key]:
             raise ContractError(
@@ -241,10 +205,14 @@ def load_contract(model: Path) -> Contract:
             )
     for rendered, golden in zip(contract.golden(), stored["golden"], strict=True):
         if rendered != golden:
+            stored_ids, ids = (
+                [*each["stretches"], {"ids": each["prompt"]}][0]["ids"]
+                for each in (golden, rendered)
+            )
             decode = contract.tokenizer.decode
             raise ContractError(
-                f"{model}: SFT rendered {decode(golden['ids'])!r} ({len(golden['ids'])} tokens), "
-                f"this tokenizer renders {decode(rendered['ids'])!r} ({len(rendered['ids'])} tokens)."
+                f"{model}: SFT rendered {decode(stored_ids)!r} ({len(stored_ids)} tokens), "
+                f"this tokenizer renders {decode(ids)!r} ({len(ids)} tokens)."
             )
     return contract
 
@@ -266,21 +234,6 @@ class Continuation(Contract):
         return super().text(ids).split("\n\n")[0]
 
 
-class WithoutSystem(Contract):
-    """The contract of a base model whose chat template refuses system turns: their text leads the first user turn."""
-
-    def render(self, conversations: list[list[Message]], to_answer: bool = False) -> list[Tokens]:
-        return super().render([*map(lead_with_system, conversations)], to_answer)
-
-
-def lead_with_system(conversation: list[Message]) -> list[Message]:
-    """Return a conversation whose system turn is the beginning of its first user turn."""
-    system, *turns = conversation
-    if system["role"] != "system" or not turns:
-        return conversation
-    return [turns[0] | {"content": f"{system['content']}\n\n{turns[0]['content']}"}, *turns[1:]]
-
-
 class PlainText(Contract):
     """The prompt format of benchmarks for such a base model: the text of the first message, to continue."""
 
@@ -297,32 +250,30 @@ class PlainText(Contract):
         return ids[:start], ids[start:]
 
 
+def generation_stops(model: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end a completion by a model's tokenizer and generation config, EOS first."""
+    file = model / "generation_config.json"
+    stops = load_json(file, require_keys()).get("eos_token_id") if file.exists() else None
+    ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]
+    return [i for i in dict.fromkeys(ends) if i is not None]
+
+
 def load_or_derive_contract(model: Path) -> Contract:
     """Read the contract of a model folder, or derive one from the tokenizer of a base model, which has none yet. A
     base without a chat template gets a `Continuation`: its training never had chat tokens. One whose template refuses
-    system turns is `WithoutSystem`.
+    system turns gets their text in the first user turn.
     Raise ContractError if the tokenizer breaks the contract in the folder."""
     if (model / "contract.json").exists():
         return load_contract(model)
     tokenizer = load_tokenizer(model)
-    generation = model / "generation_config.json"
-    stops = (
-        load_json(generation, require_keys()).get("eos_token_id") if generation.exists() else None
-    )
-    # the first is the end of turn
-    ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]
-    stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
+    stop_ids = generation_stops(model, tokenizer)
     if not tokenizer.chat_template:
         return Continuation(tokenizer, stop_ids)
     tokenizer.chat_template = undated(tokenizer.chat_template)
+    form = next((form for form in FORMS if renders_prompts(tokenizer, form)), Form())
+    contract = Contract(tokenizer, stop_ids, form)
     # a template may end a turn by another token than EOS, as Qwen2.5-Base's does
     with suppress(UserError):
-        [(ids, _)] = tokenize_conversations(tokenizer, GOLDEN[:1])
-        end_of_turn = added_tokens_after(tokenizer, ids, GOLDEN[0][-1]["content"])[:1]
-        stop_ids = [*dict.fromkeys(end_of_turn + stop_ids)]
-    contract = Contract(tokenizer, stop_ids)
-    try:
-        contract.prompt([{"role": role, "content": role} for role in ("system", "user")])
-    except ContractError:
-        contract = WithoutSystem(tokenizer, stop_ids)
+        end_of_turn = end_after(tokenizer, contract.render(GOLDEN[0]), GOLDEN[0][-1]["content"])
+        contract.stop_ids = [*dict.fromkeys(end_of_turn + stop_ids)]
     return contract

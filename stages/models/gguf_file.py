@@ -18,7 +18,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
-from stages.models.rendering import GOLDEN, tokenize_conversations
+from stages.models.rendering import GOLDEN, render, token_ids
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -204,9 +204,8 @@ def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokeniz
 
 def golden_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Return the token ids of each golden message and, if there is a template, of each golden conversation."""
-    token_ids = [
-        tokenizer(message["content"]).input_ids for messages in GOLDEN for message in messages
-    ]
+    texts = [message["content"] for messages in GOLDEN for message in messages]
+    ids = [tokenizer(text).input_ids for text in texts]
     if tokenizer.chat_template:
-        token_ids += [ids for ids, _ in tokenize_conversations(tokenizer, GOLDEN)]
-    return token_ids
+        ids += [token_ids(tokenizer, render(tokenizer, messages)) for messages in GOLDEN]
+    return ids

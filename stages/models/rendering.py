@@ -1,13 +1,16 @@
 """Render conversations with a model's chat template, a program from outside, as transformers renders them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
+from stages.models.thoughts import split_thought
 from stages.store.records import Message
 from stages.store.templates import TemplateFault, guard_template, template_errors
 
@@ -22,7 +25,6 @@ GOLDEN: list[list[Message]] = [
         {"role": "assistant", "content": "- ja, 日本"},
     ],
 ]
-Tokens = tuple[list[int], list[bool]]  # token ids, and True for each trained token
 # A call for today's date in a template becomes a fixed date, so that every stage renders the same tokens on every day.
 # Llama 3.2's template falls back on this date.
 CLOCK, DATE = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)"""), datetime(2024, 7, 26)
@@ -32,27 +34,77 @@ class ContractError(UserError):
     """A rendering that breaks the contract."""
 
 
-def tokenize_conversations(
+@dataclass(frozen=True)
+class Form:
+    """What a template asks of a conversation. `leads`: it refuses system turns, whose text leads the first user turn.
+    `parts`: it reads a content as a list of parts, as templates of models with images do. `splits`: it reads thoughts
+    beside the content, and writes them with its own marks."""
+
+    leads: bool = False
+    parts: bool = False
+    splits: bool = False
+
+    def of(self, messages: Sequence[Message]) -> list[Any]:
+        """Return a conversation as the template takes it."""
+        turns: list[Any] = lead_with_system(messages) if self.leads else [*messages]
+        if self.splits:
+            turns = [*map(thought_apart, turns)]
+        if not self.parts:
+            return turns
+        return [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+
+
+FORMS = [Form(leads, parts) for parts in (False, True) for leads in (False, True)]
+FORMS_OF_THOUGHTS = [replace(form, splits=True) for form in FORMS] + FORMS
+
+
+def thought_apart(turn: Message) -> dict[str, Any]:
+    """Return an answer with its thought under the names that templates read."""
+    thinking = split_thought(turn["content"].strip()) if turn["role"] == "assistant" else None
+    if thinking is None:
+        return {**turn}
+    names = dict.fromkeys(("reasoning_content", "thinking"), thinking.thought)
+    return {**turn, "content": thinking.answer, **names}
+
+
+def lead_with_system(conversation: Sequence[Message]) -> list[Message]:
+    """Return a conversation whose system turn is the beginning of its first user turn."""
+    system, *turns = conversation
+    if system["role"] != "system" or not turns:
+        return [*conversation]
+    return [turns[0] | {"content": f"{system['content']}\n\n{turns[0]['content']}"}, *turns[1:]]
+
+
+def render(
     tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[list[Message]],
+    messages: Sequence[Message],
+    form: Form = Form(),
     to_answer: bool = False,
-) -> list[Tokens]:
-    """Return the token ids of conversations, and which of them the template marks as the assistant's. `to_answer`: the
-    assistant is to begin the next message.
-    Raise TemplateFault if the template cannot render a conversation. UserError: if the template is not valid Jinja."""
-    if not conversations:
-        return []
-    marked = "endgeneration" in str(tokenizer.chat_template)
+) -> str:
+    """Return the text of a conversation; `to_answer`: up to where the assistant begins the next turn.
+    Raise TemplateFault if the template cannot render the conversation. UserError: if it is not valid Jinja."""
     with template_errors():
-        encoding = tokenizer.apply_chat_template(
-            conversations,
-            add_generation_prompt=to_answer,
-            return_dict=True,
-            return_assistant_tokens_mask=marked,
+        text: str = tokenizer.apply_chat_template(
+            form.of(messages), tokenize=False, add_generation_prompt=to_answer
         )
-    rows = encoding["input_ids"]
-    masks = encoding["assistant_masks"] if marked else [[0] * len(ids) for ids in rows]
-    return [(ids, [*map(bool, mask)]) for ids, mask in zip(rows, masks, strict=True)]
+    return text
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the token ids of a rendered text, to which the tokenizer adds nothing."""
+    return tokenizer(text, add_special_tokens=False).input_ids  # type: ignore[no-any-return]
+
+
+def end_after(tokenizer: PreTrainedTokenizerBase, text: str, content: str) -> list[int]:
+    """Return the token that ends the turn of this content, the last one of a text, as a list: the last of the special
+    and other added tokens that follow it at once. Empty if none does."""
+    ends = list[int]()
+    for token in token_ids(tokenizer, text[text.rfind(content) + len(content) :].lstrip()):
+        is_white_space = not tokenizer.decode([token]).strip()
+        if is_white_space or token not in {*tokenizer.added_tokens_decoder, tokenizer.eos_token_id}:
+            break
+        ends = [token]
+    return ends
 
 
 def undated(template: str) -> str:
@@ -60,12 +112,20 @@ def undated(template: str) -> str:
     return CLOCK.sub(lambda call: repr(DATE.strftime(call[2])), template)
 
 
-def added_tokens_after(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str) -> list[int]:
-    """Return the special and other added tokens that follow the last occurrence of a text in token ids."""
-    end = len(ids)
-    while text in tokenizer.decode(ids[: end - 1]):
-        end -= 1
-    return [i for i in ids[end:] if i in tokenizer.added_tokens_decoder]
+def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:
+    """Return a chat template that gives these values to its own arguments, whoever renders it."""
+    lines = [f"{{%- set {name} = {value!r} -%}}\n" for name, value in arguments.items()]
+    return "".join(lines) + template
+
+
+def renders_prompts(tokenizer: PreTrainedTokenizerBase, form: Form) -> bool:
+    """Return whether the tokenizer's template renders a prompt with a system turn in this form."""
+    prompt = GOLDEN[1][:2]
+    try:
+        text = render(tokenizer, prompt, form, to_answer=True)
+    except UserError:
+        return False
+    return all(message["content"].strip() in text for message in prompt)
 
 
 def validate_chat_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
@@ -73,5 +133,7 @@ def validate_chat_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None
     conversation: the error then comes when the template is used."""
     if tokenizer.chat_template:
         way_out = "Mend it in tokenizer_config.json or chat_template.jinja"
-        with guard_template(f"{key}, chat_template", way_out), suppress(TemplateFault):
-            tokenize_conversations(tokenizer, GOLDEN)
+        with guard_template(f"{key}, chat_template", way_out):
+            for conversation in GOLDEN:
+                with suppress(TemplateFault):
+                    render(tokenizer, conversation)

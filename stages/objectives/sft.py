@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, tee
+from itertools import accumulate, islice, tee
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,7 +22,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Split, TrainedTurns, Weights
 from stages.config.errors import UserError
-from stages.models.contract import Contract, mask_turns
+from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import add_layout, attention_name, pack_segments, send_batch
 from stages.models.rendering import ContractError
@@ -37,16 +38,24 @@ from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
+FIRST = 200  # demonstrations that say whether the model is to think
 THOUGHT = re.compile(r"<think>\s*(.*?)\s*</think>", re.DOTALL)
 
 
 class Demonstration(NamedTuple):
-    """An example's token ids, True for each trained token, and `masked`: True if an assistant turn is not trained."""
+    """A stretch of an example: its token ids, True for each trained token, and for each token that is part of an answer;
+    `answers`: the texts of those that are trained."""
 
     example: Example
     ids: list[int]
     trained: list[bool]
-    masked: bool
+    answered: list[bool]
+    answers: list[str]
+
+    @property
+    def masked(self) -> bool:
+        """True if an answer is not trained."""
+        return self.trained != self.answered
 
 
 class Demonstrations(SplitRows[TokenRows]):
@@ -68,14 +77,23 @@ def read_rows(
     report_rows = list[Demonstration]()
     losses = list[str]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
+    names = Counter[str]()
     for row in tokenize_examples(answered, contract, cfg, rows.left_out, context):
-        rows.add(row.example.split, row.example.id, (row.ids, row.trained), row.example.messages)
+        names[row.example.id] += 1
+        stretch = f"#{names[row.example.id]}" if names[row.example.id] > 1 else ""
+        name = f"{row.example.id}{stretch}"
+        rows.add(row.example.split, name, (row.ids, row.trained), row.example.messages)
         if row.example.split == Split.sft and (
             not report_rows or (row.masked and not report_rows[-1].masked)
         ):
             report_rows.append(row)
         losses += [f"{thought!r:.60}" for thought in lost_thoughts(row, contract)[:1]]
     rows.settle()
+    if several := sum(count > 1 for count in names.values()):
+        out.warn(
+            f"the chat template changes earlier turns in {several} of {len(names)} conversations. Each answer of "
+            f"these is trained after the prompt as it is generated: {names.total()} rows in all."
+        )
     if losses:
         out.warn(
             f"the chat template leaves out thoughts (<think>…</think>) in {len(losses)} of "
@@ -90,6 +108,13 @@ def read_rows(
     return rows
 
 
+def think(examples: Iterable[Example]) -> bool:
+    """Return whether most of the first demonstrations have thoughts."""
+    answers = (e.reference for e in examples if e.reference and e.split == Split.sft)
+    thoughts = [bool(THOUGHT.search(answer)) for answer in islice(answers, FIRST)]
+    return 2 * sum(thoughts) > len(thoughts)
+
+
 def tokenize_examples(
     examples: Iterable[Example],
     contract: Contract,
@@ -97,40 +122,50 @@ def tokenize_examples(
     dropped: Dropped,
     context: int | None = None,
 ) -> Iterator[Demonstration]:
-    """Yield every example that the template can render and that fits into `max_length` and `context`."""
+    """Yield every example that the template can render and that fits into `max_length` and `context`: in one row, or in
+    one for each stretch of which an answer is trained."""
     examples, copies = tee(examples)
     longest, reason_too_long = cfg.longest(context)
-    for example, tokens in zip(
-        examples, contract.examples(e.conversation for e in copies), strict=True
+    for example, stretches in zip(
+        examples, contract.all_stretches(e.conversation for e in copies), strict=True
     ):
         try:
-            if isinstance(tokens, ContractError):
-                raise tokens
-            ids, trained = tokens
-            if has_mask := has_masked_turn(example, cfg):
-                last = cfg.trained_turns is TrainedTurns.last
-                trained = mask_turns(ids, trained, contract.stop_ids[0], example.trained, last)
+            if isinstance(stretches, ContractError):
+                raise stretches
+            turns = trained_turns(example, cfg)
         except ContractError as reason:
             dropped.add(example.id, reason)
             continue
-        if len(ids) > longest:
-            dropped.add(example.id, reason_too_long, len(ids))
+        rows = [each for each in stretches if turns & {answer.turn for answer in each.answers}]
+        if too_long := [len(each.ids) for each in rows if len(each.ids) > longest]:
+            dropped.add(example.id, reason_too_long, max(too_long))
             continue
-        yield Demonstration(example, ids, trained, has_mask)
+        for each in rows:
+            mine = turns & {answer.turn for answer in each.answers}
+            answers = [example.conversation[turn]["content"] for turn in sorted(mine)]
+            yield Demonstration(example, each.ids, each.trained(mine), each.trained(), answers)
+
+
+def trained_turns(example: Example, cfg: SFT) -> set[int]:
+    """Return the turns of a conversation that are trained: those of the assistant, but not of weight 0, or the last.
+    Raise ContractError if none is."""
+    turns = [i for i, turn in enumerate(example.conversation) if turn["role"] == "assistant"]
+    weights = example.trained or [True] * len(turns)
+    if len(weights) != len(turns):
+        raise ContractError(f"{len(weights)} weights stand beside {len(turns)} answers")
+    trained = {turn for turn, weight in zip(turns, weights, strict=True) if weight}
+    if cfg.trained_turns is TrainedTurns.last:
+        trained &= {turns[-1]}
+    if not trained:
+        raise ContractError("no token is trained: the conversation's answers have weight 0")
+    return trained
 
 
 def lost_thoughts(row: Demonstration, contract: Contract) -> list[str]:
-    """Return the texts in `<think>…</think>` that the template leaves out, as some do in earlier answers."""
-    answers = (turn["content"] for turn in row.example.conversation if turn["role"] == "assistant")
-    thoughts = [thought for answer in answers for thought in THOUGHT.findall(answer) if thought]
+    """Return the texts in `<think>…</think>` of trained answers that the template leaves out."""
+    thoughts = [thought for answer in row.answers for thought in THOUGHT.findall(answer) if thought]
     rendered = contract.tokenizer.decode(row.ids) if thoughts else ""
     return [thought for thought in thoughts if thought not in rendered]
-
-
-def has_masked_turn(example: Example, cfg: SFT) -> bool:
-    """Return True if an assistant turn of a conversation is not trained."""
-    turns = sum(turn["role"] == "assistant" for turn in example.conversation)
-    return not all(example.trained or []) or (cfg.trained_turns is TrainedTurns.last and turns > 1)
 
 
 class SupervisedTrainer(MicroBatches, SFTTrainer):
@@ -256,11 +291,10 @@ def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> Pre
 
 def write_token_example(row: Demonstration, contract: Contract, path: Path) -> None:
     """Write a training example token by token: text, trained or not, end of turn or not, in a masked turn or not."""
-    _, answers = contract.example(row.example.conversation)
     tokens = [
         token | ({"masked": True} if answer and not token["trained"] else {})
         for token, answer in zip(
-            contract.describe_tokens(row.ids, row.trained), answers, strict=True
+            contract.describe_tokens(row.ids, row.trained), row.answered, strict=True
         )
     ]
     safe_files.write(path, json.dumps(tokens, ensure_ascii=False))

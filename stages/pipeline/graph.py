@@ -45,7 +45,7 @@ VERSIONS = {
     "source": 10,
     "data": 13,
     "select": 8,
-    "sft": 16,
+    "sft": 17,
     "sample": 11,
     "pool": 2,
     "label": 15,

@@ -82,7 +82,7 @@ def validate_chat_template(file: Path) -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    from stages.models.rendering import GOLDEN, tokenize_conversations
+    from stages.models.rendering import GOLDEN, render
 
     tokens = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **tokens)
@@ -91,7 +91,8 @@ def validate_chat_template(file: Path) -> None:
         guard_template(f"sft.template.path={file}", "Correct it, or leave it out: template=auto"),
         suppress(Refusal),
     ):
-        tokenize_conversations(tokenizer, GOLDEN)
+        for conversation in GOLDEN:
+            render(tokenizer, conversation)
 
 
 def validate_task(key: str, path: str) -> None:

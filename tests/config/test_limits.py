@@ -107,6 +107,7 @@ MAPPINGS = {  # and who looks into them
     "model.config": "model_shape",
     "plan.tokens": "calculated",
     "sft.trainer": "trl_arguments",
+    "sft.template.arguments": "chat_templates.require_arguments",
     "dpo.trainer": "trl_arguments",
     "kto.trainer": "trl_arguments",
     "grpo.trainer": "trl_arguments",

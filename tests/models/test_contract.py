@@ -13,7 +13,7 @@ from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models import chat_templates
 from stages.models.contract import (
-    RENDERED_AT_ONCE,
+    TOKENIZED_AT_ONCE,
     Contract,
     load_contract,
     load_or_derive_contract,
@@ -93,7 +93,7 @@ TRL = Path(str(files("trl"))) / "chat_templates"
 PHI = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>", "<unk>"]
 
 
-@pytest.mark.parametrize("train", [True, False], ids=["marked", "unmarked"])
+@pytest.mark.parametrize("train", [True, False])
 def test_an_eos_after_the_whole_conversation_is_no_end_of_turn(train: bool) -> None:
     """Check the templates of Phi-3, where each turn ends with <|end|>."""
     tokenizer = byte_level(PHI, eos_token="<|endoftext|>")
@@ -106,7 +106,7 @@ def test_an_eos_after_the_whole_conversation_is_no_end_of_turn(train: bool) -> N
     assert contract.text(contract.completion([question], [answer])[1]) == answer["content"]
     ids, trained = contract.example([question, answer, *GOLDEN[0]])
     words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
-    assert words == (answer["content"] + "<|end|>") * (1 + train)
+    assert words == (answer["content"] + "<|end|>") * 2
 
 
 def test_no_answer_is_trained_with_the_end_of_its_header() -> None:
@@ -138,11 +138,17 @@ def test_of_several_templates_the_default_is_used(tmp_path: Path) -> None:
 
 def test_who_has_a_template_that_cannot_be_used_is_told_one_that_fits() -> None:
     tokenizer = byte_level(["<start_of_turn>", "<end_of_turn>", "<unk>"], eos_token="<end_of_turn>")
-    system = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    marked = "{% generation %}{{ m['content'] }}<end_of_turn>{% endgeneration %}"
-    tokenizer.chat_template = f"{system}{{% for m in messages %}}{marked}{{% endfor %}}"
-    with pytest.raises(ContractError, match=r"no system.* choose another: template=gemma"):
+    tokenizer.chat_template = "{{ raise_exception('not today') }}"
+    with pytest.raises(ContractError, match=r"not today.* another template: template=gemma"):
         establish(tokenizer, "auto")
+
+
+def test_where_system_turns_are_refused_their_text_leads_the_users() -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|im_end|>")
+    refusal = "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{refusal}<|im_start|>{{{{ m", 1)
+    text = tokenizer.decode(establish(tokenizer, "auto").prompt(GOLDEN[1][:2]))
+    assert text.startswith("<|im_start|>user: Be brief.\n\n2 + 2?")
 
 
 @pytest.mark.parametrize(
@@ -197,25 +203,19 @@ def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
 @pytest.mark.parametrize(
     ("jinja", "reason"),
     [
-        ("{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}", "generation %}"),
-        (
-            "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}<|im_end|>{% endfor %}",
-            "not an end of turn",
-        ),
         ("{{ missing.field.deeper }}", "cannot render"),
         (
-            "{% for m in messages %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% endfor %}"
+            "{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>{% endif %}",
-            "not a prefix",
+            "begins an answer with",
         ),
+        ("{% for m in messages %}{{ m['role'] + '<|im_end|>' }}{% endfor %}", "leaves out"),
         (
-            "{% for m in messages %}<|im_start|>{{ m['role'] }} {% if m['role'] == 'assistant' %}{% generation %}"
-            "{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}{% endfor %}",
+            "{% for m in messages %}<|im_start|>{{ m['role'] + ' ' + m['content'] + '<|im_end|>' }}{% endfor %}",
             "where add_generation_prompt is true",
         ),
         (
-            "<|im_start|><|im_start|>{% for m in messages %}{% generation %}{{ m['content'] + '<|im_end|>' }}"
-            "{% endgeneration %}{% endfor %}",
+            "<|im_start|><|im_start|>{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}",
             "BOS (.*) is rendered twice",
         ),
     ],
@@ -251,13 +251,9 @@ def test_a_file_that_is_no_template_is_told_before_work(
         establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
 
 
-def test_own_refuses_a_template_whose_answers_cannot_be_told_apart() -> None:
-    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    with pytest.raises(ContractError, match="does not exist"):
-        establish(tokenizer, "own")
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(ContractError, match="nor does TRL"):
-        establish(tokenizer, "own")
+def test_own_needs_a_template() -> None:
+    with pytest.raises(ContractError, match="has no chat template"):
+        establish(byte_level(CHATML, eos_token="<|endoftext|>"), "own")
 
 
 OWN = (
@@ -266,38 +262,31 @@ OWN = (
 )
 
 
-def test_after_an_sft_of_somebody_elses_the_template_is_kept_as_it_is(tmp_path: Path) -> None:
-    """Keep a template without marks that TRL does not know: SFT would need another, later stages must keep it."""
+@pytest.mark.parametrize("train", [True, False])
+def test_the_models_own_template_is_kept_without_any_marks(train: bool, tmp_path: Path) -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     tokenizer.chat_template = OWN
-    contract = establish(tokenizer, "auto", train=False)
+    contract = establish(tokenizer, "auto", train=train)
     assert contract.tokenizer.chat_template == OWN
     ids, trained = contract.example(GOLDEN[1])
-    assert (
-        tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
-        == "- ja, 日本<|im_end|>"
-    )
+    words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+    assert words == "4<|im_end|>- ja, 日本<|im_end|>"
     contract.save(tmp_path)
     assert load_contract(tmp_path).prompt(GOLDEN[0][:1]) == contract.prompt(GOLDEN[0][:1])
-    assert establish(tokenizer, "auto").tokenizer.chat_template != OWN
 
 
 @pytest.mark.parametrize(
     ("jinja", "reason"),
     [
         (None, "the tokenizer has no chat template"),
-        (OWN.replace("assistant: ", "assistant, please: "), "not a prefix"),
-        (
-            "{% for m in messages %}{{ m['content'] }}{% endfor %}",
-            "no special token ends the assistant's turn",
-        ),
+        (OWN.replace("assistant: ", "assistant, please: "), "begins an answer with"),
     ],
 )
-def test_a_checkpoint_that_breaks_the_contract_is_refused(jinja: str | None, reason: str) -> None:
+def test_a_model_that_breaks_the_contract_is_refused(jinja: str | None, reason: str) -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     tokenizer.chat_template = jinja
     with pytest.raises(ContractError, match=reason):
-        establish(tokenizer, "auto", train=False)
+        establish(tokenizer, "auto", train=jinja is not None)
 
 
 def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
@@ -324,21 +313,6 @@ def test_a_base_ends_its_turns_as_its_template_does_and_never_knows_the_day(tmp_
     assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith("26 Jul 2024<|im_start|>")
 
 
-@pytest.mark.parametrize(
-    ("name", "thinks"), [("qwen3", True), ("qwen3_8", True), ("qwen3_instruct_2507", False)]
-)
-def test_a_template_that_writes_thoughts_into_answers_is_used_if_it_is_typed(
-    name: str, thinks: bool
-) -> None:
-    answers = dict[str, str]()
-    for kind in ("auto", "own"):
-        tokenizer = byte_level([*CHATML, "<|pad|>"], eos_token="<|im_end|>", pad_token="<|pad|>")
-        tokenizer.chat_template = (TRL / f"{name}_training.jinja").read_text()
-        contract = establish(tokenizer, kind)
-        answers[kind] = contract.text(contract.completion(GOLDEN[0][:1], GOLDEN[0][1:])[1])
-    assert answers["auto"].strip() == "Blue." and ("</think>" in answers["own"]) == thinks
-
-
 def test_a_base_whose_template_refuses_system_turns_is_asked_without_one(tmp_path: Path) -> None:
     tokenizer = byte_level(CHATML, eos_token="<|im_end|>")
     refusal = "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -355,7 +329,7 @@ def test_a_base_whose_template_refuses_system_turns_is_asked_without_one(tmp_pat
     )
 
 
-@pytest.mark.parametrize("train", [True, False], ids=["marked", "unmarked"])
+@pytest.mark.parametrize("train", [True, False])
 def test_many_conversations_are_each_as_alone_and_what_breaks_the_contract_is_told_in_its_place(
     train: bool,
 ) -> None:
@@ -365,19 +339,19 @@ def test_many_conversations_are_each_as_alone_and_what_breaks_the_contract_is_to
     contract = establish(tokenizer, "auto", train=train)
     conversations = [
         [*GOLDEN[1][: 1 + i % 3], {"role": "assistant", "content": f"ja, 日本 {i}"}]
-        for i in range(RENDERED_AT_ONCE)
+        for i in range(TOKENIZED_AT_ONCE)
     ]
     conversations.append([{"role": "assistant", "content": "Nobody asked."}])
     broken = {
         i: [{"role": who, "content": "a<|im_end|>b"}, *GOLDEN[0]]
-        for i, who in ((2, "system"), (RENDERED_AT_ONCE, "user"))
+        for i, who in ((2, "system"), (TOKENIZED_AT_ONCE, "user"))
     }
     for place, messages in broken.items():
         conversations.insert(place, messages)
-    examples = list(contract.examples(conversations))
+    examples = list(contract.all_stretches(conversations))
     assert {i for i, each in enumerate(examples) if isinstance(each, ContractError)} == {*broken}
     assert [examples[i] for i in range(len(conversations)) if i not in broken] == [
-        contract.example(messages) for i, messages in enumerate(conversations) if i not in broken
+        contract.stretches(messages) for i, messages in enumerate(conversations) if i not in broken
     ]
     for place, messages in broken.items():
         with pytest.raises(ContractError) as alone:

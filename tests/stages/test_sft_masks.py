@@ -14,8 +14,7 @@ from stages.config.choices import TrainedTurns
 from stages.config.errors import UserError
 from stages.models.chat_templates import TEMPLATES
 from stages.models.contract import Contract
-from stages.models.rendering import ContractError
-from stages.objectives.sft import Demonstrations, mask_turns, read_rows, write_token_example
+from stages.objectives.sft import Demonstrations, read_rows, write_token_example
 from stages.store.records import Example
 from stages.store.workspace import StageDir
 from stages.training.token_rows import IGNORED, TokenRows
@@ -104,11 +103,8 @@ def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
     assert sum("masked" in token and token["end_of_turn"] for token in tokens) == 1
 
 
-@pytest.mark.parametrize(("kind", "left_out"), [("own", True), ("chatml", False)])
-def test_thoughts_that_a_template_leaves_out_are_named_before_training(
-    kind: str, left_out: bool, tmp_path: Path
-) -> None:
-    # as the templates of some reasoning models do, this one keeps the thoughts of the last answer only
+def test_each_answer_is_trained_after_the_prompt_as_it_is_generated(tmp_path: Path) -> None:
+    """As the templates of some reasoning models do, this one keeps the thoughts of the last answer only."""
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     content, whole = (
         "message['content'] | trim",
@@ -116,18 +112,19 @@ def test_thoughts_that_a_template_leaves_out_are_named_before_training(
     )
     assert content in whole
     tokenizer.chat_template = whole.replace(
-        content, f"({content}).split('\\0' if loop.last else '</think>')[-1] | trim"
+        content, f"({content}).split('\0' if loop.last else '</think>')[-1] | trim"
     )
-    thoughts = conversation(
-        "t", ["<think>\nhm one\n</think>\n\none", "<think>\nhm two\n</think>\n\ntwo"], None
-    )
+    answers = ["<think>\nhm one\n</think>\n\none", "<think>\nhm two\n</think>\n\ntwo"]
+    thoughts = conversation("t", answers, None)
     out = StageDir(tmp_path, lambda metrics, step: None)
-    rows = read_rows([thoughts, EXAMPLES[2]], contract := establish(tokenizer, kind), CFG, out)
-    trained = trained_text(contract, rows.train, packing=False)[0]
-    assert ("hm one" not in trained) is left_out
-    assert "hm two" in trained
-    warning = "thoughts (<think>…</think>) in 1 of 2 conversations, as 'hm one'"
-    assert [warning in each for each in out.warnings] == [True] * left_out
+    rows = read_rows([thoughts, EXAMPLES[2]], contract := establish(tokenizer, "own"), CFG, out)
+    trained = trained_text(contract, rows.train, packing=False)
+    end = contract.tokenizer.eos_token
+    assert trained == [*(answer + end for answer in answers), f"seven{end}eight{end}"]
+    assert len({*rows.train.ids}) == 3
+    second = contract.tokenizer.decode(rows.train.dataset[1]["input_ids"])
+    assert "hm one" not in second and "one" in second, "the first thought is no longer there"
+    assert "changes earlier turns in 1 of 2 conversations" in out.warnings[0]
 
 
 def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -137,8 +134,7 @@ def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> 
         prepared(nothing, contract, CFG, tmp_path)
 
 
-def test_weights_without_a_turn_to_each_are_refused() -> None:
+def test_weights_without_a_turn_to_each_are_refused(tmp_path: Path) -> None:
     contract = establish(*TERMS["chatml"])
-    ids, trained = contract.example(EXAMPLES[0].conversation)
-    with pytest.raises(ContractError, match="3 of 2 answers"):
-        mask_turns(ids, trained, contract.stop_ids[0], [True, False], last=False)
+    with pytest.raises(UserError, match="1 weights stand beside 2 answers"):
+        prepared([conversation("f", ["one", "two"], [True])], contract, CFG, tmp_path)

