@@ -3,7 +3,6 @@ that Hermes and Qwen models were trained on: https://github.com/NousResearch/Her
 
 import ast
 import json
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from stages.config.installation import read_beside
 from stages.formats.readers.row import BadRow
 from stages.store.records import Message
+from stages.store.thoughts import answer_behind, split_thought
 
 TEXTS = read_beside(__file__)
 ROLES = {name: role for role, names in TEXTS["roles"].items() for name in names.split()}
@@ -39,7 +39,6 @@ NEXT_ROLES = {
     "tool": {"tool", "assistant"},
 }
 EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
-THOUGHT, SOLUTION = (re.compile(TEXTS[name], re.DOTALL) for name in ("thought", "solution"))
 TOOLS: str = TEXTS["tools"]
 # The kind of a part, by its `type`, or by its key if it has no type.
 KINDS = {name: kind for kind, names in TEXTS["parts"].items() for name in names.split()}
@@ -250,11 +249,8 @@ def json_text(value: Any, field: str) -> str:
 def with_reasoning(answer: str, reasoning: Any, field: str, strip: bool) -> str:
     """Return an answer with its reasoning before it; with `strip`, without any reasoning."""
     if strip:
-        solution_text = answer[match.end() :] if (match := THOUGHT.match(answer)) else answer
-        return require_text(
-            SOLUTION.sub(lambda solution: solution[1].strip(), solution_text), field
-        )
-    if reasoning is None or THOUGHT.match(answer):
+        return require_text(answer_behind(answer), field)
+    if reasoning is None or split_thought(answer):
         return answer
     return f"<think>\n{require_text(reasoning, field).strip()}\n</think>\n\n{answer}"
 

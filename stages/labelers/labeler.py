@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from inspect import signature
 from numbers import Real
 from pathlib import Path
@@ -15,6 +16,7 @@ from stages.formats.readers.row import Row
 from stages.store import plugins
 from stages.store.judged_pool import TokenCount, column, group_by_prompt
 from stages.store.records import Candidate, Example, Judgement, Records, content_id
+from stages.store.thoughts import answer_behind
 from stages.store.workspace import Progress, StageDir
 
 
@@ -30,11 +32,10 @@ class Pool(NamedTuple):
     rows: int = 0
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
-        return zip(
-            self.prompts,
-            group_by_prompt(self.candidates, [*column(self.prompts, "id")]),
-            strict=True,
-        )
+        """Yield each prompt with its candidates as they are judged, without their thoughts."""
+        groups = group_by_prompt(self.candidates, [*column(self.prompts, "id")])
+        for prompt, candidates in zip(self.prompts, groups, strict=True):
+            yield prompt, [*map(without_thought, candidates)]
 
     def lengths_by_prompt(self) -> Iterator[dict[str, int]]:
         """Yield the lengths of each prompt's candidates in tokens, by id. Neither texts nor token ids are read."""
@@ -42,6 +43,14 @@ class Pool(NamedTuple):
         candidates: Any = Records(pool.path, TokenCount) if isinstance(pool, Records) else pool
         for drawn in group_by_prompt(candidates, [*column(self.prompts, "id")]):
             yield {c.candidate_id: c.n_tokens for c in drawn}
+
+
+def without_thought(candidate: Candidate) -> Candidate:
+    """Return a candidate as the answer behind its thought, whose token ids are no longer its own."""
+    answer = candidate.text if candidate.continuation else answer_behind(candidate.text)
+    return (
+        candidate if answer == candidate.text else replace(candidate, text=answer, token_ids=None)
+    )
 
 
 class Labeler(ABC):

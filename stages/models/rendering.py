@@ -10,9 +10,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
-from stages.models.thoughts import split_thought
 from stages.store.records import Message
 from stages.store.templates import TemplateFault, guard_template, template_errors
+from stages.store.thoughts import split_thought
 
 # Every template is tried on these conversations, and contract.json stores their tokens.
 GOLDEN: list[list[Message]] = [
@@ -28,6 +28,7 @@ GOLDEN: list[list[Message]] = [
 # A call for today's date in a template becomes a fixed date, so that every stage renders the same tokens on every day.
 # Llama 3.2's template falls back on this date.
 CLOCK, DATE = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)"""), datetime(2024, 7, 26)
+PARTS_OF_DATE = "YymdbBaAHIMSpj"  # of strftime
 
 
 class ContractError(UserError):
@@ -108,8 +109,14 @@ def end_after(tokenizer: PreTrainedTokenizerBase, text: str, content: str) -> li
 
 
 def undated(template: str) -> str:
-    """Return a chat template with a fixed date instead of today's."""
-    return CLOCK.sub(lambda call: repr(DATE.strftime(call[2])), template)
+    """Return a chat template with a fixed date instead of today's, whatever format it asks for."""
+    template = CLOCK.sub(lambda call: repr(DATE.strftime(call[2])), template)
+    if "strftime_now" not in template:
+        return template
+    parts = "".join(f" | replace('%{part}', '{DATE:%{part}}')" for part in PARTS_OF_DATE)
+    return (
+        f"{{%- macro strftime_now(format) -%}}{{{{ format{parts} }}}}{{%- endmacro -%}}\n{template}"
+    )
 
 
 def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from stages.models.rendering import ContractError, token_ids
-from stages.models.thoughts import open_thought, split_thought, thought_fault
 from stages.store.records import Message
+from stages.store.thoughts import open_thought, split_thought, thought_fault
 
 
 class Render(Protocol):

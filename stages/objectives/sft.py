@@ -1,7 +1,6 @@
 """SFT, supervised fine-tuning on the assistant's tokens: rows, TRL's SFTTrainer, model, and a check of packing."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice, tee
@@ -30,6 +29,7 @@ from stages.models.scoring import allowed_gap, autocast
 from stages.store import safe_files
 from stages.store.dropped import Dropped
 from stages.store.records import Example
+from stages.store.thoughts import split_thought
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.end_of_turn import separate_end_of_turn
@@ -39,7 +39,6 @@ from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
 FIRST = 200  # demonstrations that say whether the model is to think
-THOUGHT = re.compile(r"<think>\s*(.*?)\s*</think>", re.DOTALL)
 
 
 class Demonstration(NamedTuple):
@@ -96,7 +95,7 @@ def read_rows(
         )
     if losses:
         out.warn(
-            f"the chat template leaves out thoughts (<think>…</think>) in {len(losses)} of "
+            f"the chat template leaves out thoughts in {len(losses)} of "
             f"{len(rows.train.ids) + len(rows.validation.ids)} conversations, as {losses[0]}. They are not trained. "
             "template=chatml and template=plain keep them."
         )
@@ -111,7 +110,7 @@ def read_rows(
 def think(examples: Iterable[Example]) -> bool:
     """Return whether most of the first demonstrations have thoughts."""
     answers = (e.reference for e in examples if e.reference and e.split == Split.sft)
-    thoughts = [bool(THOUGHT.search(answer)) for answer in islice(answers, FIRST)]
+    thoughts = [split_thought(answer) is not None for answer in islice(answers, FIRST)]
     return 2 * sum(thoughts) > len(thoughts)
 
 
@@ -162,10 +161,10 @@ def trained_turns(example: Example, cfg: SFT) -> set[int]:
 
 
 def lost_thoughts(row: Demonstration, contract: Contract) -> list[str]:
-    """Return the texts in `<think>…</think>` of trained answers that the template leaves out."""
-    thoughts = [thought for answer in row.answers for thought in THOUGHT.findall(answer) if thought]
-    rendered = contract.tokenizer.decode(row.ids) if thoughts else ""
-    return [thought for thought in thoughts if thought not in rendered]
+    """Return the thoughts of trained answers that the template leaves out."""
+    parts = [thinking for thinking in map(split_thought, row.answers) if thinking]
+    rendered = contract.tokenizer.decode(row.ids) if parts else ""
+    return [each.thought for each in parts if each.thought not in rendered]
 
 
 class SupervisedTrainer(MicroBatches, SFTTrainer):

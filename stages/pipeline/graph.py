@@ -42,13 +42,13 @@ from stages.store.node import Built, Graph, Node
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {
     "base": 5,
-    "source": 10,
-    "data": 13,
-    "select": 8,
+    "source": 11,
+    "data": 14,
+    "select": 9,
     "sft": 17,
     "sample": 11,
     "pool": 2,
-    "label": 15,
+    "label": 16,
 }
 VERSIONS |= {
     "pairs": 9,
@@ -56,10 +56,10 @@ VERSIONS |= {
     "reference": 10,
     "dpo": 13,
     "kto": 4,
-    "grpo": 9,
+    "grpo": 10,
     "reward": 3,
 }
-VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 27, "report": 28}
+VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 28, "report": 28}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from stages.store.records import Check
+from stages.store.thoughts import answer_behind
 from stages.tasks import constraint, stances
 from stages.tasks.open_requests import is_echo, on_topic
 
@@ -75,7 +76,6 @@ def known_checks() -> dict[str, Callable[..., bool]]:
 
 
 def share_passed(checks: list[Check], answer: str) -> float:
-    """Return the share of checks passed, in [0, 1]."""
-    return sum(
-        known_checks()[check.kind](answer.strip(), **check.params) for check in checks
-    ) / len(checks)
+    """Return the share of checks passed by the answer behind any thought, in [0, 1]."""
+    answer = answer_behind(answer).strip()
+    return sum(known_checks()[check.kind](answer, **check.params) for check in checks) / len(checks)

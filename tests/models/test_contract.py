@@ -121,8 +121,9 @@ def test_no_answer_is_trained_with_the_end_of_its_header() -> None:
 
 def test_a_date_in_a_template_is_the_same_on_every_day() -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    for today in ("strftime_now('%d %b %Y')", 'strftime_now ( "%d %b %Y" )'):
-        tokenizer.chat_template = f"{{{{ {today} }}}}{OWN}"
+    form = "{% set form = '%d %b %Y' %}"
+    for today in ("strftime_now('%d %b %Y')", 'strftime_now ( "%d %b %Y" )', "strftime_now(form)"):
+        tokenizer.chat_template = f"{form}{{{{ {today} }}}}{OWN}"
         contract = establish(tokenizer, "auto", train=False)
         assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith(
             "26 Jul 2024<|im_start|>"
