@@ -5,11 +5,11 @@ renders these again when it loads the model, and stops if the tokens differ: it 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from stages.models.rendering import (
     end_after,
     render,
     renders_prompts,
+    shield,
     token_ids,
     undated,
 )
@@ -33,8 +34,8 @@ from stages.store import safe_files
 from stages.store.records import Message, content_id
 from stages.store.sealed_json import load_json, require_keys
 from stages.store.templates import TemplateFault
+from stages.store.thoughts import MARKS
 
-TOKENIZED_AT_ONCE = 16  # conversations
 Tokens = tuple[list[int], list[bool]]  # token ids, and True for each trained token
 
 
@@ -50,38 +51,48 @@ class Contract:
     form: Form = field(default_factory=Form)
 
     def prompt(self, messages: list[Message]) -> list[int]:
-        """Return the token ids of a conversation up to the point where the assistant begins."""
-        return token_ids(self.tokenizer, self.render(messages, to_answer=True))
+        """Return the token ids of a conversation up to the point where the assistant begins. A control token that a
+        message spells is plain text."""
+        return token_ids(self.tokenizer, self.render(self._shielded(messages), to_answer=True))
+
+    @cached_property
+    def control(self) -> re.Pattern[str]:
+        """What spells a control token: a special token, or one that ends a turn, but no mark of thoughts."""
+        added = self.tokenizer.added_tokens_decoder
+        special = {str(token) for i, token in added.items() if token.special or i in self.stop_ids}
+        special -= {*MARKS, *MARKS.values()}
+        tokens = sorted(filter(str.strip, special), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+
+    def spells_control(self, messages: Sequence[Message]) -> bool:
+        """Return whether a message spells a control token."""
+        return any(self.control.search(turn["content"]) for turn in messages)
+
+    def _shielded(self, messages: Sequence[Message]) -> list[Message]:
+        return [turn | {"content": shield(turn["content"], self.control)} for turn in messages]
 
     def stretches(self, messages: list[Message]) -> list[Stretch]:
         """Return the token ids of a conversation and the answers in them: in one stretch, or in several if the template
-        changes earlier turns. Raise ContractError if a message contains an end of turn as text, or an answer cannot be
-        told from its prompt."""
+        changes earlier turns. Raise ContractError if an answer spells a control token, or cannot be told from its
+        prompt."""
         return [*tokenize(self.tokenizer, self._texts(messages), self.stop_ids)]
 
     def all_stretches(
         self, conversations: Iterable[list[Message]]
     ) -> Iterator[list[Stretch] | ContractError]:
-        """Yield `stretches` of each conversation, or its error, TOKENIZED_AT_ONCE for each slow call of the tokenizer."""
-        remaining = iter(conversations)
-        while batch := list(islice(remaining, TOKENIZED_AT_ONCE)):
+        """Yield `stretches` of each conversation, or its error."""
+        for messages in conversations:
             try:
-                texts = [self._texts(messages) for messages in batch]
-                tokenized = tokenize(self.tokenizer, [*chain(*texts)], self.stop_ids)
-                yield from [[*islice(tokenized, len(each))] for each in texts]
-            except ContractError:  # one by one finds the conversation at fault
-                for messages in batch:
-                    try:
-                        yield self.stretches(messages)
-                    except ContractError as error:
-                        yield error
+                yield self.stretches(messages)
+            except ContractError as error:
+                yield error
 
     def _texts(self, messages: list[Message]) -> list[Text]:
         stops = [str(token) for token in self.tokenizer.convert_ids_to_tokens(self.stop_ids)]
-        for stop in stops:
-            if any(stop in message["content"] for message in messages):
-                raise ContractError(f"a message holds {stop}, which ends a turn")
-        return stretches_of_text(self.render, messages, stops)
+        for turn in messages:
+            if turn["role"] == "assistant" and (found := self.control.search(turn["content"])):
+                raise ContractError(f"an answer holds {found[0]}, a control token")
+        return stretches_of_text(self.render, self._shielded(messages), stops)
 
     def example(self, messages: list[Message]) -> Tokens:
         """Return the token ids of a conversation up to its last end of turn, and True for each token that the model

@@ -31,6 +31,10 @@ CLOCK, DATE = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)"""), datetim
 PARTS_OF_DATE = "YymdbBaAHIMSpj"  # of strftime
 
 
+Encoded = tuple[list[int], list[tuple[int, int]]]
+SHIELD = "\ue000"  # a private character, around each control token that a content spells
+
+
 class ContractError(UserError):
     """A rendering that breaks the contract."""
 
@@ -91,9 +95,31 @@ def render(
     return text
 
 
+def shield(text: str, control: re.Pattern[str]) -> str:
+    """Return a content whose control tokens `encode` reads as plain text."""
+    return control.sub(lambda token: SHIELD + token[0] + SHIELD, text)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
+    """Return the token ids of a rendered text, to which the tokenizer adds nothing, and the place of each token. What
+    is shielded becomes the pieces of its text, even if it spells a control token."""
+    ids, offsets, place = list[int](), list[tuple[int, int]](), 0
+    for number, part in enumerate(text.split(SHIELD)):
+        encoded = tokenizer(
+            part,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            split_special_tokens=number % 2 == 1,
+        )
+        ids += encoded.input_ids
+        offsets += [(place + start, place + end) for start, end in encoded.offset_mapping]
+        place += len(part) + len(SHIELD)
+    return ids, offsets
+
+
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the token ids of a rendered text, to which the tokenizer adds nothing."""
-    return tokenizer(text, add_special_tokens=False).input_ids  # type: ignore[no-any-return]
+    """Return the token ids of `encode`."""
+    return encode(tokenizer, text)[0]
 
 
 def end_after(tokenizer: PreTrainedTokenizerBase, text: str, content: str) -> list[int]:

@@ -7,13 +7,14 @@ begin with an earlier one, a conversation becomes several stretches, and each an
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from stages.models.rendering import ContractError, token_ids
+from stages.models.rendering import ContractError, encode, token_ids
 from stages.store.records import Message
-from stages.store.thoughts import open_thought, split_thought, thought_fault
+from stages.store.thoughts import MARKS, open_thought, split_thought, thought_fault
 
 
 class Render(Protocol):
@@ -68,16 +69,18 @@ def stretches_of_text(
         prompt = (
             render(messages[:turn], to_answer=True) if turn else header_of_document(whole, message)
         )
-        if not whole.startswith(prompt):
-            whole = continue_thought(prompt, whole, message["content"].strip()) or whole
+        if open_thought(prompt):
+            whole = continue_thought(prompt, whole, message["content"].strip())
         if fault := thought_fault(prompt, whole.removeprefix(prompt), message["content"]):
             raise ContractError(fault)
         if not whole.startswith(prompt):
-            begun = tail_after_common(prompt, whole)
+            begun = prompt[shared_length(prompt, whole) :]
             raise ContractError(
                 f"the template begins an answer with {begun!r}, and writes this one without"
             )
-        end = end_of_answer(whole, len(prompt), message["content"], stops)
+        if turn == len(messages) - 1:  # those before stay as they stand in the next prompt
+            whole = with_leading_space(whole, len(prompt), message["content"])
+        end = end_of_answer(whole, len(prompt), stops)
         if not prompt.startswith(stretches[-1].text):
             stretches.append(Text())
         stretches[-1].text = whole[:end]
@@ -92,29 +95,40 @@ def header_of_document(text: str, message: Message) -> str:
     return text[: max(0, text.find(message["content"].strip()))]
 
 
-def continue_thought(prompt: str, whole: str, content: str) -> str | None:
-    """Return a prompt that opens a thought, with the rest of the turn's thought, which its template drops, and the turn
-    as the template writes it; None if the turn begins with no thought."""
-    thinking = split_thought(content) if open_thought(prompt) else None
-    if thinking is None or (place := whole.rfind(thinking.answer)) < 0:
-        return None
+def continue_thought(prompt: str, whole: str, content: str) -> str:
+    """Return a conversation whose prompt opens a thought, with the thought of the last turn behind it: the template may
+    drop that, or write its opening mark again."""
+    thinking = split_thought(content)
+    begun = shared_length(prompt, whole)
+    if thinking is None or (
+        whole.startswith(prompt) and not whole[begun:].lstrip().startswith(tuple(MARKS))
+    ):
+        return whole
+    behind_thought = max(begun, whole.find(thinking.thought, begun) + len(thinking.thought))
+    if (place := whole.find(thinking.answer, behind_thought)) < 0:
+        return whole
     return prompt + thinking.behind_mark + whole[place + len(thinking.answer) :]
 
 
-def tail_after_common(text: str, other: str) -> str:
-    """Return what follows in a text after the beginning that it shares with another."""
-    shared = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), None)
-    return text[len(other) if shared is None else shared :]
+def shared_length(text: str, other: str) -> int:
+    """Return the number of characters with which two texts begin alike."""
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False))
+    return sum(1 for _ in alike)
 
 
-def end_of_answer(text: str, start: int, content: str, stops: Collection[str]) -> int:
-    """Return where an answer ends: after the first stop that follows its content, or without a stop at the end."""
-    content = content.strip()
-    if content not in text[start:] and (thinking := split_thought(content)):
-        content = thinking.answer
-    place = text.rfind(content, start)
-    behind = start if place < 0 else place + len(content)
-    ends = [found + len(stop) for stop in stops if (found := text.find(stop, behind)) >= 0]
+def with_leading_space(text: str, start: int, content: str) -> str:
+    """Return a conversation whose last answer begins with the white space that its content has, which templates trim:
+    the first line of code has an indentation."""
+    space = content[: len(content) - len(content.lstrip())]
+    place = text.find(content.strip(), start)
+    if not space or place < 0 or text[start:place].strip() or text[start:place].endswith(space):
+        return text
+    return text[:place] + space + text[place:]
+
+
+def end_of_answer(text: str, start: int, stops: Collection[str]) -> int:
+    """Return where an answer ends: behind its first stop, which no content spells, or without one at the end."""
+    ends = [found + len(stop) for stop in stops if (found := text.find(stop, start)) >= 0]
     return min(ends, default=len(text.rstrip()))
 
 
@@ -125,12 +139,8 @@ def tokenize(
     tokens, both are tokenised apart, as they are when the answer is sampled.
     Raise ContractError if an answer alone has another text, or no end of turn."""
     added = set(tokenizer.added_tokens_decoder)
-    encoded = tokenizer(
-        [each.text for each in texts], add_special_tokens=False, return_offsets_mapping=True
-    )
-    for each, ids, offsets in zip(
-        texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
-    ):
+    for each in texts:
+        ids, offsets = encode(tokenizer, each.text)
         places = [
             place_of_answer(tokenizer, each.text[: answer.start], ids, offsets, added)
             for answer in each.answers
@@ -159,7 +169,7 @@ def place_of_answer(
     behind the prompt's last added token can differ, as tokenizers split the text there."""
     place = bisect_left(offsets, (len(prompt), 0))
     last = next((i for i in range(place - 1, -1, -1) if ids[i] in added), None)
-    if last is not None:
+    if last is not None and offsets[place - 1][1] <= len(prompt):
         behind = token_ids(tokenizer, prompt[offsets[last][1] :])
         if behind == ids[last + 1 : place]:
             return place

@@ -76,9 +76,10 @@ def read_rows(
     report_rows = list[Demonstration]()
     losses = list[str]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
-    names = Counter[str]()
+    names, spelled = Counter[str](), 0
     for row in tokenize_examples(answered, contract, cfg, rows.left_out, context):
         names[row.example.id] += 1
+        spelled += contract.spells_control(row.example.messages)
         stretch = f"#{names[row.example.id]}" if names[row.example.id] > 1 else ""
         name = f"{row.example.id}{stretch}"
         rows.add(row.example.split, name, (row.ids, row.trained), row.example.messages)
@@ -88,6 +89,10 @@ def read_rows(
             report_rows.append(row)
         losses += [f"{thought!r:.60}" for thought in lost_thoughts(row, contract)[:1]]
     rows.settle()
+    if spelled:
+        out.warn(
+            f"{spelled} prompts spell control tokens of the model, which are read as the pieces of their text."
+        )
     if several := sum(count > 1 for count in names.values()):
         out.warn(
             f"the chat template changes earlier turns in {several} of {len(names)} conversations. Each answer of "

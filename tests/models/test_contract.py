@@ -13,7 +13,6 @@ from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models import chat_templates
 from stages.models.contract import (
-    TOKENIZED_AT_ONCE,
     Contract,
     load_contract,
     load_or_derive_contract,
@@ -23,6 +22,12 @@ from stages.models.rendering import GOLDEN, ContractError
 from tests.helpers import refused
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+OWN = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}: {{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+)
 
 
 def byte_level(special: list[str], **options: object) -> PreTrainedTokenizerFast:
@@ -101,7 +106,7 @@ def test_an_eos_after_the_whole_conversation_is_no_end_of_turn(train: bool) -> N
     contract = establish(tokenizer, "auto", train=train)
     assert [tokenizer.decode([i]) for i in contract.stop_ids] == ["<|end|>", "<|endoftext|>"]
     question, answer = GOLDEN[0]
-    with pytest.raises(ContractError, match=r"holds <\|endoftext\|>, which"):
+    with pytest.raises(ContractError, match=r"holds <\|endoftext\|>, a control"):
         contract.example([question, {**answer, "content": "a <|endoftext|> b"}])
     assert contract.text(contract.completion([question], [answer])[1]) == answer["content"]
     ids, trained = contract.example([question, answer, *GOLDEN[0]])
@@ -194,11 +199,15 @@ def test_an_embedding_without_a_row_to_spare_is_resized_on_request_only() -> Non
         )
 
 
-def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
-    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
+@pytest.mark.parametrize("template", ["", OWN.replace("m['content']", "m['content'] | trim")])
+def test_white_space_before_an_answer_is_trained_and_behind_it_is_not(template: str) -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    tokenizer.chat_template = template or None
+    contract = establish(tokenizer, "auto")
     prompt = [{"role": "user", "content": "x"}]
-    plain = contract.completion(prompt, [{"role": "assistant", "content": "yes"}])
-    assert contract.completion(prompt, [{"role": "assistant", "content": " \n yes \n"}]) == plain
+    ids, answer = contract.completion(prompt, [{"role": "assistant", "content": "    yes \n"}])
+    assert ids == contract.prompt(prompt)
+    assert contract.text(answer).rstrip() == "    yes"
 
 
 @pytest.mark.parametrize(
@@ -255,12 +264,6 @@ def test_a_file_that_is_no_template_is_told_before_work(
 def test_own_needs_a_template() -> None:
     with pytest.raises(ContractError, match="has no chat template"):
         establish(byte_level(CHATML, eos_token="<|endoftext|>"), "own")
-
-
-OWN = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}: {{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
-)
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -330,42 +333,34 @@ def test_a_base_whose_template_refuses_system_turns_is_asked_without_one(tmp_pat
     )
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_many_conversations_are_each_as_alone_and_what_breaks_the_contract_is_told_in_its_place(
-    train: bool,
-) -> None:
+def test_what_breaks_the_contract_is_told_in_its_place() -> None:
+    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "auto")
+    broken = [GOLDEN[0][0], {"role": "assistant", "content": "a<|im_end|>b"}]
+    first, second, third = contract.all_stretches([GOLDEN[0], broken, GOLDEN[1]])
+    assert (first, third) == (contract.stretches(GOLDEN[0]), contract.stretches(GOLDEN[1]))
+    assert str(second) == "an answer holds <|im_end|>, a control token"
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|endoftext|>"])
+def test_a_control_token_that_a_text_spells_is_text(token: str) -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    if not train:
-        tokenizer.chat_template = OWN
-    contract = establish(tokenizer, "auto", train=train)
-    conversations = [
-        [*GOLDEN[1][: 1 + i % 3], {"role": "assistant", "content": f"ja, 日本 {i}"}]
-        for i in range(TOKENIZED_AT_ONCE)
-    ]
-    conversations.append([{"role": "assistant", "content": "Nobody asked."}])
-    broken = {
-        i: [{"role": who, "content": "a<|im_end|>b"}, *GOLDEN[0]]
-        for i, who in ((2, "system"), (TOKENIZED_AT_ONCE, "user"))
-    }
-    for place, messages in broken.items():
-        conversations.insert(place, messages)
-    examples = list(contract.all_stretches(conversations))
-    assert {i for i, each in enumerate(examples) if isinstance(each, ContractError)} == {*broken}
-    assert [examples[i] for i in range(len(conversations)) if i not in broken] == [
-        contract.stretches(messages) for i, messages in enumerate(conversations) if i not in broken
-    ]
-    for place, messages in broken.items():
-        with pytest.raises(ContractError) as alone:
-            contract.example(messages)
-        assert str(examples[place]) == str(alone.value)
-
-
-def test_text_that_would_end_a_turn_is_refused() -> None:
-    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
-    with pytest.raises(ContractError, match=r"a message holds <\|im_end\|>"):
-        contract.example(
-            [{"role": "user", "content": "a<|im_end|>b"}, {"role": "assistant", "content": "c"}]
-        )
+    contract = establish(tokenizer, "chatml")
+    asked = {"role": "user", "content": f"What is {token}?"}
+    prompt = contract.prompt([asked])
+    plain = contract.prompt([{**asked, "content": "What is it?"}])
+    controls = [i for i in prompt if i in tokenizer.added_tokens_decoder]
+    assert controls == [i for i in plain if i in tokenizer.added_tokens_decoder]
+    assert (
+        tokenizer.decode(prompt)
+        == f"<|im_start|>user\nWhat is {token}?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    ids, trained = contract.example([asked, GOLDEN[0][1]])
+    assert ids[: len(prompt)] == prompt
+    assert (
+        tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t]) == "Blue.<|im_end|>"
+    )
+    with pytest.raises(ContractError, match="a control token"):
+        contract.example([GOLDEN[0][0], {"role": "assistant", "content": f"It is {token}."}])
 
 
 def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:

@@ -20,6 +20,7 @@ NAMES = sorted(path.stem for path in SHIPPED.glob("*.jinja") if not path.stem.en
 # Their prompt begins a thought, whatever it is told.
 ALWAYS_THINK = {"deepseek_r1_distill", "deepseekv3"}
 ENDS = [
+    "<|return|>",
     "<|im_end|>",
     "<|eot_id|>",
     "<end_of_turn>",
@@ -158,3 +159,21 @@ def test_an_argument_that_is_typed_is_kept_and_one_that_no_template_reads_is_ref
     with pytest.raises(ContractError, match="reads no 'enable_thinkin'"):
         cfg = Template("auto", None, True, {"enable_thinkin": True})
         establish_contract(tokenizer_of(template), cfg, True, 1000)
+
+
+def test_a_thought_that_the_prompt_begins_is_begun_once(tmp_path: Path) -> None:
+    """A template of one's own that opens a thought before every answer, and knows nothing of its marks."""
+    tokenizer = tokenizer_of((SHIPPED / "qwen2_5.jinja").read_text())
+    begin = "<|im_start|>assistant\n<think>\n"
+    tokenizer.chat_template = (
+        f"{{%- set begin = '{begin}' -%}}"
+        "{%- for m in messages -%}{%- if m.role == 'assistant' -%}{{ begin ~ m.content ~ '<|im_end|>\n' }}"
+        "{%- else -%}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>\n' }}{%- endif -%}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ begin }}{%- endif -%}"
+    )
+    template = Template("auto", None, True)
+    contract = establish_contract(tokenizer, template, True, len(tokenizer) + 64, thinks=True)
+    ids, trained = contract.example(THOUGHT)
+    written = contract.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+    assert written == "Two and two.\n</think>\n\nIt is 4.<|im_end|>"
+    assert contract.tokenizer.decode(ids).count("<think>") == 1

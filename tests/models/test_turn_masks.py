@@ -34,7 +34,7 @@ def chatml(turn: Message, trained: bool) -> Pieces:
             ("<|im_end|>", False),
             LINE,
         ]
-    answer = turn["content"].strip()
+    answer = turn["content"].rstrip()
     start = [("<|im_start|>", False), ("assistant\n", False)]
     return [*start, (answer, trained), ("<|im_end|>", trained), LINE]
 
@@ -43,14 +43,20 @@ def llama3_turn(turn: Message, trained: bool) -> Pieces:
     role, text = turn["role"], turn["content"].strip()
     start = [("<|start_header_id|>", False), (role, False), ("<|end_header_id|>", False)]
     if role == "assistant":
-        return [*start, ("\n\n", False), (text, trained), ("<|eot_id|>", trained)]
+        answer = turn["content"].rstrip()
+        return [*start, ("\n\n", False), (answer, trained), ("<|eot_id|>", trained)]
     return [*start, (f"\n\n{text}", False), ("<|eot_id|>", False)]
 
 
 def zephyr(turn: Message, trained: bool) -> Pieces:
     if turn["role"] != "assistant":
         return [(f"<|{turn['role']}|>\n{turn['content']}", False), ("</s>", False), LINE]
-    return [("<|assistant|>\n", False), (turn["content"].strip(), trained), ("</s>", trained), LINE]
+    return [
+        ("<|assistant|>\n", False),
+        (turn["content"].rstrip(), trained),
+        ("</s>", trained),
+        LINE,
+    ]
 
 
 def gemma(turn: Message, trained: bool) -> Pieces:
@@ -65,7 +71,7 @@ def gemma(turn: Message, trained: bool) -> Pieces:
             LINE,
         ]
     start = [("<start_of_turn>", False), ("model\n", False)]
-    return [*start, (text, trained), ("<end_of_turn>", trained), LINE]
+    return [*start, (turn["content"].rstrip(), trained), ("<end_of_turn>", trained), LINE]
 
 
 LINE = ("\n", False)
@@ -230,7 +236,7 @@ def test_ids_and_masks_are_those_composed_by_hand(template: str, how: str) -> No
             [i for i, marked in zip(ids, mask, strict=True) if marked]
         )
         assert trained == "".join(
-            turn["content"].strip() + end for turn in side if turn["role"] == "assistant"
+            turn["content"].rstrip() + end for turn in side if turn["role"] == "assistant"
         )
 
 

@@ -107,12 +107,12 @@ def test_each_answer_is_trained_after_the_prompt_as_it_is_generated(tmp_path: Pa
     """As the templates of some reasoning models do, this one keeps the thoughts of the last answer only."""
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     content, whole = (
-        "message['content'] | trim",
+        "message['content'].rstrip()",
         (TEMPLATES / "chatml.jinja").read_text(encoding="utf-8"),
     )
     assert content in whole
     tokenizer.chat_template = whole.replace(
-        content, f"({content}).split('\0' if loop.last else '</think>')[-1] | trim"
+        content, f"({content}).split('\0' if loop.last else '</think>')[-1].strip()"
     )
     answers = ["<think>\nhm one\n</think>\n\none", "<think>\nhm two\n</think>\n\ntwo"]
     thoughts = conversation("t", answers, None)
