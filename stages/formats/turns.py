@@ -10,7 +10,7 @@ from typing import Any
 from stages.config.installation import read_beside
 from stages.formats.readers.row import BadRow
 from stages.store.records import Message
-from stages.store.thoughts import answer_behind, split_thought
+from stages.store.thoughts import MARKS, answer_behind
 
 TEXTS = read_beside(__file__)
 ROLES = {name: role for role, names in TEXTS["roles"].items() for name in names.split()}
@@ -250,7 +250,7 @@ def with_reasoning(answer: str, reasoning: Any, field: str, strip: bool) -> str:
     """Return an answer with its reasoning before it; with `strip`, without any reasoning."""
     if strip:
         return require_text(answer_behind(answer), field)
-    if reasoning is None or split_thought(answer):
+    if reasoning is None or answer.lstrip().startswith(tuple(MARKS)):
         return answer
     return f"<think>\n{require_text(reasoning, field).strip()}\n</think>\n\n{answer}"
 
