@@ -43,6 +43,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             thinks=cfg.train and objective.think(stream(data, Example)),
             warn=out.warn,
         )
+        objective.require_trained_rows(contract, cfg, count_embedding_rows(base))
     if not cfg.train:
         return publish_base(cfg, base, contract, inputs, out)
     examples = stream(data, Example)

@@ -117,9 +117,7 @@ def fit_template(
     if not train:
         tokenizer.chat_template = with_arguments(template, cfg.arguments)
         return next((form for form in FORMS if renders_prompts(tokenizer, form)), Form())
-    way_out = f"Choose another template: template={fitting_template(tokenizer)}"
-    if not thinks and "thought" in reasons[0]:
-        way_out += ", or give it demonstrations with thoughts"
+    way_out = f"One that fits: template={fitting_template(tokenizer)}"
     raise ContractError(f"template={cfg.kind}: {reasons[0]}. {way_out}.")
 
 

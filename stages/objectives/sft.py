@@ -19,7 +19,7 @@ from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import SFT, Training
-from stages.config.choices import Split, TrainedTurns, Weights
+from stages.config.choices import Adapter, Split, TrainedTurns, Weights
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model
@@ -117,6 +117,19 @@ def think(examples: Iterable[Example]) -> bool:
     answers = (e.reference for e in examples if e.reference and e.split == Split.sft)
     thoughts = [split_thought(answer) is not None for answer in islice(answers, FIRST)]
     return 2 * sum(thoughts) > len(thoughts)
+
+
+def require_trained_rows(contract: Contract, cfg: SFT, rows: int) -> None:
+    """Raise UserError for tokens without one of the base model's `rows` of embeddings, if an adapter would leave their
+    new rows as they are drawn. Nothing reads that of the pad token."""
+    tokenizer = contract.tokenizer
+    new = {*range(rows, len(tokenizer))} - {tokenizer.pad_token_id}
+    if new and cfg.adapter is not Adapter.none:
+        names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(sorted(new)[:5])))
+        problem = (
+            f"the base model has no embedding of {names}, and sft.adapter={cfg.adapter} trains none"
+        )
+        raise UserError(f"{problem}. Train all weights: sft.adapter=none.")
 
 
 def tokenize_examples(

@@ -65,7 +65,10 @@ def thought_fault(prompt: str, answer: str, content: str) -> str:
     `content`: the answer as it was given."""
     end = open_thought(prompt)
     if end and end not in answer:
-        return "the template's prompt begins a thought, and this answer has none"
+        return (
+            "the template's prompt begins a thought, and this answer has none. Give answers with thoughts, or name "
+            "another template"
+        )
     if (
         not end
         and (thinking := split_thought(content))

@@ -145,7 +145,7 @@ def test_of_several_templates_the_default_is_used(tmp_path: Path) -> None:
 def test_who_has_a_template_that_cannot_be_used_is_told_one_that_fits() -> None:
     tokenizer = byte_level(["<start_of_turn>", "<end_of_turn>", "<unk>"], eos_token="<end_of_turn>")
     tokenizer.chat_template = "{{ raise_exception('not today') }}"
-    with pytest.raises(ContractError, match=r"not today.* another template: template=gemma"):
+    with pytest.raises(ContractError, match=r"not today.* One that fits: template=gemma"):
         establish(tokenizer, "auto")
 
 

@@ -10,11 +10,16 @@ from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.config.blocks.training import SFT
-from stages.config.choices import TrainedTurns
+from stages.config.choices import Adapter, TrainedTurns
 from stages.config.errors import UserError
 from stages.models.chat_templates import TEMPLATES
 from stages.models.contract import Contract
-from stages.objectives.sft import Demonstrations, read_rows, write_token_example
+from stages.objectives.sft import (
+    Demonstrations,
+    read_rows,
+    require_trained_rows,
+    write_token_example,
+)
 from stages.store.records import Example
 from stages.store.workspace import StageDir
 from stages.training.token_rows import IGNORED, TokenRows
@@ -138,3 +143,20 @@ def test_weights_without_a_turn_to_each_are_refused(tmp_path: Path) -> None:
     contract = establish(*TERMS["chatml"])
     with pytest.raises(UserError, match="1 weights stand beside 2 answers"):
         prepared([conversation("f", ["one", "two"], [True])], contract, CFG, tmp_path)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_tokens_without_an_embedding_are_refused_with_an_adapter(
+    adapter: str, tmp_path: Path
+) -> None:
+    """New rows of a frozen embedding would stay as they are drawn."""
+    tokenizer = byte_level([*CHATML, "<|pad|>"], eos_token="<|im_end|>", pad_token="<|pad|>")
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["<tool>", "</tool>"])
+    contract = establish(tokenizer, "chatml")
+    cfg = replace(CFG, adapter=Adapter(adapter))
+    if adapter == "none":
+        return require_trained_rows(contract, cfg, rows)
+    with pytest.raises(UserError, match=r"no embedding of <tool>, </tool>"):
+        require_trained_rows(contract, cfg, rows)
+    require_trained_rows(contract, cfg, rows + 2)
