@@ -13,7 +13,15 @@ from transformers.integrations.gguf.reader import read_gguf_metadata
 from stages.config.blocks.models import EMBEDDED, Model, RandomInit
 from stages.config.errors import UserError
 from stages.models.hub import download_model
-from stages.models.loading import Loaded, load_gguf, load_model, load_tokenizer, save_model
+from stages.models.loading import (
+    Loaded,
+    load_config,
+    load_gguf,
+    load_model,
+    load_tokenizer,
+    save_model,
+    unloaded_tensors,
+)
 from stages.models.rendering import validate_chat_template
 from stages.store.sealed_json import file_digest
 from stages.store.source_files import locate
@@ -29,9 +37,9 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if cfg.random_init:
         model, tokenizer = build_random_model(cfg.random_init)
     elif (local := locate(str(cfg.path), cfg.key)) is None:
-        model, tokenizer = read_folder(download_model(str(cfg.path), cfg.revision), cfg)
+        model, tokenizer = read_folder(download_model(str(cfg.path), cfg.revision), cfg, out)
     elif local.is_dir():
-        model, tokenizer = read_folder(local, cfg)
+        model, tokenizer = read_folder(local, cfg, out)
     else:
         model, tokenizer = read_gguf(local, cfg)
     save_model(model, out / "model")
@@ -45,8 +53,9 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
 
 
-def read_folder(folder: Path, cfg: Model) -> Loaded:
-    """Load model and tokenizer from a Hugging Face folder; never from pickled weights."""
+def read_folder(folder: Path, cfg: Model, out: StageDir) -> Loaded:
+    """Load model and tokenizer from a Hugging Face folder; never from pickled weights.
+    Raise UserError for a model of text and images whose text part alone can be trained."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(
             f"{cfg.key}={cfg.path}: {folder} has no *.safetensors. Convert the weights to safetensors."
@@ -54,7 +63,17 @@ def read_folder(folder: Path, cfg: Model) -> Loaded:
     tokenizer = load_tokenizer(folder)
     # loading the weights may take minutes
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
-    return load_model(folder), tokenizer
+    model = load_model(folder)
+    if lost := unloaded_tensors(folder, model):
+        problem = f"{len(lost)} tensors are not loaded, as {', '.join(lost[:3])}"
+        kind, config = type(model).__name__, load_config(folder)
+        if config.get_text_config() is not config:
+            way_out = "Give a checkpoint of text alone"
+            raise UserError(
+                f"{cfg.key}={cfg.path}: {problem}, for {kind} is the text part alone. {way_out}."
+            )
+        out.warn(f"{cfg.key}={cfg.path}: {problem}. They are not published: {kind} has none.")
+    return model, tokenizer
 
 
 def read_gguf(file: Path, cfg: Model) -> Loaded:

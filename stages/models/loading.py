@@ -145,6 +145,30 @@ def load_model(
     return model.eval()  # type: ignore[no-any-return]
 
 
+def unloaded_tensors(folder: Path, model: PreTrainedModel) -> list[str]:
+    """Return the names of a folder's tensors of which a model has none, as of a vision tower beside its text part."""
+    weights = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers()),
+    }
+    known = {name.removeprefix("model.") for name in weights}
+    names, elements = list[str](), 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # it has no iterator
+                names.append(name)
+                elements += math.prod(tensors.get_slice(name).get_shape())
+    if elements <= sum(weight.numel() for weight in {*model.parameters(), *model.buffers()}):
+        return []  # perhaps by other names
+    return [name for name in names if not known.intersection(endings(name))]
+
+
+def endings(name: str) -> list[str]:
+    """Return the ends of a dotted name: `a.b.c`, `b.c` and `c`."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts))]
+
+
 def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
     """Return a folder's model as a class of transformers, and the names of missing weights, which are random. If the
     model will be sharded, the first process of each node reads the weights. In the others they are on the meta device

@@ -1,13 +1,14 @@
 """The base: real weights from the embedded package, a local folder, the hub's cache, and a random tiny one."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from gguf import GGUFWriter, RopeScalingType
-from safetensors.torch import load_file
-from transformers import PretrainedConfig
+from safetensors.torch import load_file, save_file
+from transformers import PretrainedConfig, Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from stages import base
 from stages.config.blocks.models import Model
@@ -146,3 +147,33 @@ def test_a_hub_id_is_pinned_to_the_commit_in_the_cache(
             settings("model=smollm2_135m", "model.path=someone/else").model,
             tmp_path / "digests.json",
         )
+
+
+def test_a_model_of_text_and_images_is_not_published_without_a_part(
+    built: Path, tmp_path: Path
+) -> None:
+    """transformers loads the text part alone, and says nothing of the vision tower."""
+    tokenizer = load_tokenizer(next((built / "base").glob("*/model")))
+    attention = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    linear = dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2)
+    linear |= dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 16)
+    sizes = {"hidden_size": 32, "intermediate_size": 64}
+    text = {"vocab_size": len(tokenizer), "num_hidden_layers": 4, **sizes, **attention, **linear}
+    vision = {"depth": 1, "num_heads": 2, "out_hidden_size": 32, "patch_size": 4, **sizes}
+    config = Qwen3_5Config(text_config=text, vision_config=vision)
+    Qwen3_5ForConditionalGeneration(config).save_pretrained(tmp_path / "whole")
+    tokenizer.save_pretrained(tmp_path / "whole")
+    out = StageDir(tmp_path / "out", lambda metrics, step: None)
+    with pytest.raises(UserError, match=r"not loaded, as model\.visual.* checkpoint of text alone"):
+        base.run(Model(str(tmp_path / "whole"), None, None), {}, out)
+
+
+def test_weights_that_no_model_has_are_named(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(next((built / "base").glob("*/model")), tmp_path / "more")
+    file = tmp_path / "more" / "model.safetensors"
+    save_file(
+        {**load_file(file), "mtp.head.weight": torch.zeros(9, 9)}, file, metadata={"format": "pt"}
+    )
+    out = StageDir(tmp_path / "out", lambda metrics, step: None)
+    base.run(Model(str(tmp_path / "more"), None, None), {}, out)
+    assert "as mtp.head.weight. They are not published" in out.warnings[0]
