@@ -206,6 +206,11 @@ def has_only_attention(model: PreTrainedModel) -> bool:
     return bool(model.is_backend_compatible() and not model._is_stateful and attends)
 
 
+def packs(model: PreTrainedModel) -> bool:
+    """Return whether a model has attention alone, and calls it as SDPA, so that ours can take its place."""
+    return has_only_attention(model) and attention_name(model) == "sdpa"
+
+
 @torch.no_grad()
 def install_run_attention(model: PreTrainedModel) -> bool:
     """Make the model's layers call our attention, if they support transformers' attention interface.
@@ -216,7 +221,7 @@ def install_run_attention(model: PreTrainedModel) -> bool:
     original = attention_name(model)
     if original == ATTENTION:
         return True
-    if not has_only_attention(model) or original != "sdpa" or is_deepspeed_zero3_enabled():
+    if not packs(model) or is_deepspeed_zero3_enabled():
         return False
     model.set_attn_implementation(ATTENTION)
     layout = RunLayout.from_lengths([1], model.device)
