@@ -1,11 +1,12 @@
 """Stage `sft`: supervised fine-tuning on the assistant's tokens with TRL's SFTTrainer. It fixes the chat contract."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import SFT
 from stages.models import model_card
-from stages.models.chat_templates import establish_contract
+from stages.models.chat_templates import establish_contract, replaced_message
 from stages.models.contract import Contract, generation_stops, load_contract
 from stages.models.loading import (
     count_embedding_rows,
@@ -21,6 +22,8 @@ from stages.training.end_of_turn import check_end_of_turn
 from stages.training.fit import Fit
 from stages.training.trainer import read_best_losses
 
+log = logging.getLogger(__name__)
+
 
 def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` with its contract, any `adapter/`, `token_example.json`, and `held_out.json`: each validation
@@ -34,6 +37,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         contract = load_contract(base)
     else:
         tokenizer = load_tokenizer(base)
+        own = tokenizer.chat_template
         contract = establish_contract(
             tokenizer,
             cfg.template,
@@ -44,6 +48,8 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             warn=out.warn,
         )
         objective.require_trained_rows(contract, cfg, count_embedding_rows(base))
+        if sentence := replaced_message(contract, own, cfg.template.kind):
+            log.info("%s", sentence)
     if not cfg.train:
         return publish_base(cfg, base, contract, inputs, out)
     examples = stream(data, Example)

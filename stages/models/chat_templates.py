@@ -61,8 +61,9 @@ def establish_contract(
     warn: Callable[[str], object] = log.warning,
 ) -> Contract:
     """Fix template, end of turn and padding on a base model's tokenizer, whose model has `rows` embeddings. Without
-    `train` the model had its SFT elsewhere. `stops`: its stop tokens until now, which stay, or are needed where the template writes none; `thinks`: most answers that are to be
-    trained have thoughts. `warn` is told which arguments the template got.
+    `train` the model had its SFT elsewhere. `stops`: its stop tokens until now, which stay then, and are needed where a
+    template writes none; `thinks`: most answers that are to be trained have thoughts. `warn` is told of arguments that
+    nobody typed.
     Raise ContractError if the answer cannot be told from its prompt, no token ends a turn, BOS is not rendered exactly
     once, or no token is free for padding."""
     template = undated(choose_template(tokenizer, cfg, train))
@@ -119,6 +120,23 @@ def fit_template(
         return next((form for form in FORMS if renders_prompts(tokenizer, form)), Form())
     way_out = f"One that fits: template={fitting_template(tokenizer)}"
     raise ContractError(f"template={cfg.kind}: {reasons[0]}. {way_out}.")
+
+
+def replaced_message(contract: Contract, own: str | None, kind: str) -> str:
+    """Return the sentence that says how a model's own template writes a prompt, and how the one that takes its place
+    does; '' if it is kept."""
+    tokenizer, question = contract.tokenizer, GOLDEN[0][:1]
+    if not own or str(tokenizer.chat_template).endswith(undated(own)):
+        return ""
+    ours, tokenizer.chat_template = tokenizer.chat_template, undated(own)
+    try:
+        before = render(tokenizer, question, to_answer=True)
+    except UserError as error:
+        before = f"an error: {error}"
+    finally:
+        tokenizer.chat_template = ours
+    after = contract.render(question, to_answer=True)
+    return f"template={kind} takes the place of the model's own: {before!r} becomes {after!r}"
 
 
 def require_arguments(template: str, arguments: Mapping[str, Any]) -> None:

@@ -60,8 +60,13 @@ class Contract:
         """What spells a control token: a special token, or one that ends a turn, but no mark of thoughts."""
         added = self.tokenizer.added_tokens_decoder
         special = {str(token) for i, token in added.items() if token.special or i in self.stop_ids}
-        special -= {*MARKS, *MARKS.values()}
-        tokens = sorted(filter(str.strip, special), key=len, reverse=True)
+        marks = (*MARKS, *MARKS.values())
+        control = [
+            token
+            for token in special
+            if token.strip() and not any(mark.startswith(token) for mark in marks)
+        ]
+        tokens = sorted(control, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
 
     def spells_control(self, messages: Sequence[Message]) -> bool:
@@ -138,9 +143,23 @@ class Contract:
         ]
 
     def text(self, ids: list[int]) -> str:
-        """Return the text of a completion's token ids, without the end of turn."""
+        """Return the text of a completion's token ids, without the end of turn and what the template adds to it."""
         ids = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
-        return self.tokenizer.decode(ids, skip_special_tokens=False)  # type: ignore[no-any-return]
+        header, tail = self.frame
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return text.removeprefix(header).removesuffix(tail)
+
+    @cached_property
+    def frame(self) -> tuple[str, str]:
+        """What the template writes before and after the content of an answer, as gpt-oss' channel; white space apart."""
+        try:
+            stretch = self.stretches(GOLDEN[0])[-1]
+        except ContractError:
+            return "", ""
+        _, start, end = stretch.answers[-1]
+        written = self.tokenizer.decode(stretch.ids[start : end - 1], skip_special_tokens=False)
+        header, _, tail = written.partition(GOLDEN[0][-1]["content"])
+        return header * bool(header.strip()), tail * bool(tail.strip())
 
     def length(self, text: str, ended: bool = False) -> int:
         """Return the number of tokens of a text, with the end of turn if it `ended`."""

@@ -36,7 +36,8 @@ def build(
     overrides: list[str],
     tell: Tell = tell_nobody,
 ) -> None:
-    """Build the targets and their missing inputs; `tell` learns of each node that begins or ends. On `launch.node_rank` above 0, join the work of node 0."""
+    """Build the targets and their missing inputs; `tell` learns of each node that begins or ends. On `launch.node_rank`
+    above 0, join the work of node 0."""
     if cfg.launch.node_rank > 0:
         return processes.join_training(cfg.launch, targets, store)
     # The lock keeps stage=gc from removing a node that this build uses.

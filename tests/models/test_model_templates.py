@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from stages.config.blocks.models import Template
-from stages.models.chat_templates import establish_contract
+from stages.models.chat_templates import establish_contract, replaced_message
 from stages.models.contract import Contract
 from stages.models.rendering import ContractError, undated
 from stages.store.records import Message
@@ -98,6 +98,7 @@ def require_what_the_model_must_write(contract: Contract, messages: list[Message
             assert stretch.ids[:start] == prompt
             written = contract.tokenizer.decode(stretch.ids[start:end])
             assert messages[turn]["content"] in written
+            assert contract.text(stretch.ids[start:end]).strip() == messages[turn]["content"]
             assert stretch.ids[end - 1] in contract.stop_ids
             assert not any(i in contract.stop_ids for i in stretch.ids[start : end - 1])
             seen.append(turn)
@@ -119,7 +120,7 @@ def test_a_models_own_form_is_trained_as_it_is_generated(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_that_is_not_trained_here_keeps_its_form(name: str, tmp_path: Path) -> None:
+def test_a_model_that_is_not_trained_here_keeps_its_form(name: str) -> None:
     contract = establish(name, train=False)
     prompt = contract.tokenizer.decode(contract.prompt(TURN[:1]))
     assert TURN[0]["content"] in prompt
@@ -161,7 +162,27 @@ def test_an_argument_that_is_typed_is_kept_and_one_that_no_template_reads_is_ref
         establish_contract(tokenizer_of(template), cfg, True, 1000)
 
 
-def test_a_thought_that_the_prompt_begins_is_begun_once(tmp_path: Path) -> None:
+def test_a_template_that_is_replaced_is_told_with_both_forms() -> None:
+    own = (SHIPPED / "qwen2_5.jinja").read_text()
+    for kind, both in (("plain", True), ("auto", False)):
+        tokenizer = tokenizer_of(own)
+        cfg = Template(kind, None, True)
+        contract = establish_contract(tokenizer, cfg, True, len(tokenizer) + 64)
+        sentence = replaced_message(contract, own, kind)
+        assert (
+            ("<|im_start|>user" in sentence and "### User:" in sentence) == both == bool(sentence)
+        )
+
+
+def test_a_thought_in_the_marks_of_the_models_own_tokens_is_no_control_token() -> None:
+    contract = establish("gemma4_v5", thinks=True)
+    thought = "<|channel>thought\nTwo and two.\n<channel|>It is 4."
+    ids, trained = contract.example([THOUGHT[0], assistant(thought)])
+    written = contract.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+    assert written == f"{thought}<turn|>"
+
+
+def test_a_thought_that_the_prompt_begins_is_begun_once() -> None:
     """A template of one's own that opens a thought before every answer, and knows nothing of its marks."""
     tokenizer = tokenizer_of((SHIPPED / "qwen2_5.jinja").read_text())
     begin = "<|im_start|>assistant\n<think>\n"

@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import cached_property
 
 from stages.commands.planning import counts
 from stages.commands.planning.cost import (
@@ -27,8 +28,12 @@ class Forecast:
 
     def __init__(self, nodes: dict[str, Node], store: Store):
         self.nodes, self.store = nodes, store
-        self.history = RunHistory(store)
         self.second_per_token = math.nan
+
+    @cached_property
+    def history(self) -> RunHistory:
+        """The finished nodes, which are read when the first forecast is made."""
+        return RunHistory(self.store)
 
     def seconds_left(self, running: Node, progress: Progress, waiting: list[Node]) -> float:
         """Return the seconds, or nan if too little is measured, or a node waits for servers or people."""
