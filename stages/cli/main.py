@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REPORT = "report.html"
-
 # The parts of docs/reference/configuration.md.
 SECTION = re.compile(r"^### (\S+?)=?$(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| (`.*) \|$", re.MULTILINE)

@@ -56,6 +56,11 @@ class Contract:
         return token_ids(self.tokenizer, self.render(self._shielded(messages), to_answer=True))
 
     @cached_property
+    def added(self) -> set[int]:
+        """The ids of the tokenizer's added tokens, of which some have thousands."""
+        return set(self.tokenizer.added_tokens_decoder)
+
+    @cached_property
     def control(self) -> re.Pattern[str]:
         """What spells a control token: a special token, or one that ends a turn, but no mark of thoughts."""
         added = self.tokenizer.added_tokens_decoder
@@ -80,7 +85,7 @@ class Contract:
         """Return the token ids of a conversation and the answers in them: in one stretch, or in several if the template
         changes earlier turns. Raise ContractError if an answer spells a control token, or cannot be told from its
         prompt."""
-        return [*tokenize(self.tokenizer, self._texts(messages), self.stop_ids)]
+        return [*tokenize(self.tokenizer, self._texts(messages), self.stop_ids, self.added)]
 
     def all_stretches(
         self, conversations: Iterable[list[Message]]

@@ -29,10 +29,9 @@ GOLDEN: list[list[Message]] = [
 # Llama 3.2's template falls back on this date.
 CLOCK, DATE = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)"""), datetime(2024, 7, 26)
 PARTS_OF_DATE = "YymdbBaAHIMSpj"  # of strftime
-
-
 Encoded = tuple[list[int], list[tuple[int, int]]]
-SHIELD = "\ue000"  # a private character, around each control token that a content spells
+# Around each control token that a content spells: two code points that Unicode keeps from ever being characters.
+SHIELD = "\ufdd0\ufdd1"
 
 
 class ContractError(UserError):
@@ -96,7 +95,9 @@ def render(
 
 
 def shield(text: str, control: re.Pattern[str]) -> str:
-    """Return a content whose control tokens `encode` reads as plain text."""
+    """Return a content whose control tokens `encode` reads as plain text. Raise ContractError if it holds a SHIELD."""
+    if SHIELD in text:
+        raise ContractError("a message holds U+FDD0 and U+FDD1, which are no characters")
     return control.sub(lambda token: SHIELD + token[0] + SHIELD, text)
 
 

@@ -133,12 +133,14 @@ def end_of_answer(text: str, start: int, stops: Collection[str]) -> int:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], stop_ids: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    stop_ids: Sequence[int],
+    added: Collection[int],
 ) -> Iterator[Stretch]:
     """Yield the tokens of each stretch. Where an answer would share a token with its prompt, or change the prompt's
-    tokens, both are tokenised apart, as they are when the answer is sampled.
+    tokens, both are tokenised apart, as they are when the answer is sampled. `added`: the tokenizer's added tokens.
     Raise ContractError if an answer alone has another text, or no end of turn."""
-    added = set(tokenizer.added_tokens_decoder)
     for each in texts:
         ids, offsets = encode(tokenizer, each.text)
         places = [

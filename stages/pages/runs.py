@@ -17,29 +17,30 @@ SWEEP = ("sweep", "command", "jobs", "ended")
 def write_entry(root: Path, file: Path, entry: dict[str, Any]) -> None:
     """Note a run beside its page, and write the lists that have it."""
     write_note(file.with_suffix(".json"), entry)
-    write_list(root / INDEX, runs(root), up="")
+    entries = runs(root)
+    write_list(root / INDEX, entries, up="")
     if entry["sweep"]:
-        write_sweep(root, entry["sweep"])
+        write_sweep(root, entry["sweep"], entries)
 
 
 def note_sweep(root: Path, sweep: str, command: str, jobs: list[str], ended: bool) -> Path:
     """Note a sweep and the settings of its jobs, as far as they are known, and return the file of its page."""
     values = {"sweep": sweep, "command": command, "jobs": jobs, "ended": ended}
     safe_files.write_if_allowed(root / PAGES / f"{sweep}.sweep", json.dumps(values))
-    return write_sweep(root, sweep)
+    return write_sweep(root, sweep, runs(root))
 
 
-def write_sweep(root: Path, sweep: str) -> Path:
+def write_sweep(root: Path, sweep: str, entries: list[dict[str, Any]]) -> Path:
     """Write the page of a sweep: its jobs in their order, those that have not begun too."""
     file = root / PAGES / f"{sweep}.html"
-    begun = {run["job"]: run for run in reversed(runs(root)) if run["sweep"] == sweep}
+    begun = {run["job"]: run for run in reversed(entries) if run["sweep"] == sweep}
     if note := read_note(file.with_suffix(".sweep"), require_keys(*SWEEP)):
         waiting = {"page": "", "date": "", "command": "", "sentence": "Waiting"}
         jobs = {f"job {number}": waiting for number in range(len(note["jobs"]))} | begun
         for (job, run), settings in zip(jobs.items(), note["jobs"], strict=False):
             jobs[job] = run | {"command": settings}
-        entries = [run | {"job": job} for job, run in jobs.items()]
-        write_list(file, entries, up="../", command=note["command"], running=not note["ended"])
+        listed = [run | {"job": job} for job, run in jobs.items()]
+        write_list(file, listed, up="../", command=note["command"], running=not note["ended"])
     return file
 
 

@@ -379,3 +379,13 @@ def test_changed_merges_are_refused_naming_both_sides(model: Path) -> None:
     file.write_text(json.dumps(content))
     with pytest.raises(ContractError, match=r"SFT rendered .* tokens\), this tokenizer renders"):
         load_contract(model)
+
+
+def test_a_private_character_of_a_text_changes_no_control_token() -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    contract = establish(tokenizer, "chatml")
+    plain, icon = (
+        [i for i in contract.prompt([{"role": "user", "content": text}]) if i in contract.added]
+        for text in ("an icon", "an icon \ue000")
+    )
+    assert plain == icon
