@@ -1,6 +1,7 @@
 """Stage `sft`: supervised fine-tuning on the assistant's tokens with TRL's SFTTrainer. It fixes the chat contract."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +37,24 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)
     else:
-        tokenizer = load_tokenizer(base)
+        tokenizer, embeddings = load_tokenizer(base), count_embedding_rows(base)
         own = tokenizer.chat_template
         contract = establish_contract(
             tokenizer,
             cfg.template,
             cfg.train,
-            count_embedding_rows(base),
+            embeddings,
             generation_stops(base, tokenizer),
             thinks=cfg.train and objective.think(stream(data, Example)),
             warn=out.warn,
         )
-        objective.require_trained_rows(contract, cfg, count_embedding_rows(base))
+        objective.require_trained_rows(contract, cfg, embeddings)
         if sentence := replaced_message(contract, own, cfg.template.kind):
             log.info("%s", sentence)
     if not cfg.train:
         return publish_base(cfg, base, contract, inputs, out)
+    if cfg.turns is None:
+        cfg = replace(cfg, turns=objective.choose_turns(stream(data, Example), contract, out))
     examples = stream(data, Example)
     rows = objective.read_rows(examples, contract, cfg, out, read_context_length(base))
     conversations = len(rows.train)

@@ -42,7 +42,7 @@ Demonstrations = StrEnum("Demonstrations", "given selected")
 Reads = StrEnum("Reads", "examples pairs unpaired prompts")
 
 # The assistant turns of a conversation that SFT trains on.
-TrainedTurns = StrEnum("TrainedTurns", "all last")
+Turns = StrEnum("Turns", "each last")
 
 # The treatment of truncated rejected completions: keep them without an end of turn, or drop them. `auto` keeps them if
 # more than half of the candidates ended by themselves.

@@ -11,6 +11,7 @@ from stages.config.installation import read_beside
 from stages.formats.readers.row import BadRow
 from stages.store.records import Message
 from stages.store.thoughts import MARKS, answer_behind
+from stages.store.tool_calls import BEGIN, END, TOOLS
 
 TEXTS = read_beside(__file__)
 ROLES = {name: role for role, names in TEXTS["roles"].items() for name in names.split()}
@@ -39,7 +40,6 @@ NEXT_ROLES = {
     "tool": {"tool", "assistant"},
 }
 EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
-TOOLS: str = TEXTS["tools"]
 # The kind of a part, by its `type`, or by its key if it has no type.
 KINDS = {name: kind for kind, names in TEXTS["parts"].items() for name in names.split()}
 VALUE_KEYS = ("text", "value", "thinking", "reasoning")
@@ -235,7 +235,7 @@ def call_text(call: Any, field: str) -> str:
             raise BadRow(field, "the arguments of a tool call must be one JSON value")
         arguments = values[0]
     call_json = json_text({"name": call["name"], "arguments": arguments}, field)
-    return f"<tool_call>\n{require_text(call_json, field)}\n</tool_call>"
+    return f"{BEGIN}\n{require_text(call_json, field)}\n{END}"
 
 
 def json_text(value: Any, field: str) -> str:

@@ -6,7 +6,7 @@ the vocabulary has, or a file."""
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,17 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models.contract import Continuation, Contract
+from stages.models.forms import end_of_call, form_of_prompts, form_to_train, golden_answers
 from stages.models.rendering import (
-    FORMS,
-    FORMS_OF_THOUGHTS,
     GOLDEN,
     ContractError,
     Form,
     end_after,
     render,
-    renders_prompts,
     token_ids,
     undated,
     with_arguments,
 )
-from stages.models.turns import stretches_of_text
-from stages.store.records import Message
 from stages.store.source_files import read_template
 
 log = logging.getLogger(__name__)
@@ -44,11 +40,6 @@ TURN_TOKENS = {
 }
 # A template that thinks unless told otherwise is told so: what its prompt then begins, no row without a thought goes on.
 NO_THOUGHTS: list[dict[str, Any]] = [{}, {"enable_thinking": False}]
-THOUGHT = "Sky and sea."
-GOLDEN_THOUGHT: list[Message] = [
-    *GOLDEN[1][:2],
-    {"role": "assistant", "content": f"<think>\n{THOUGHT}\n</think>\n\nBlue."},
-]
 
 
 def establish_contract(
@@ -84,11 +75,13 @@ def establish_contract(
     stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
     if not stop_ids:
         raise ContractError(f"template={cfg.kind}: no special token ends the assistant's turn.")
+    if form.tools:
+        stop_ids += set(end_of_call(tokenizer, form, {*stop_ids, *stops})) - {*stop_ids}
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
     contract = Contract(tokenizer, stop_ids, form)
     choose_padding(contract, rows, cfg.resize)
     if train:
-        for conversation in (GOLDEN_THOUGHT,) if thinks else GOLDEN:
+        for conversation in golden_answers(thinks, cfg.merges):
             contract.stretches(conversation)
     require_header(contract, cfg.kind)
     return contract
@@ -108,16 +101,17 @@ def fit_template(
     reasons = list[str]()
     for arguments in [cfg.arguments] if cfg.arguments or thinks else NO_THOUGHTS:
         tokenizer.chat_template = with_arguments(template, arguments)
-        for form in FORMS_OF_THOUGHTS if thinks else FORMS:
-            if reason := misfit(tokenizer, form, thinks):
-                reasons.append(reason)
-                continue
-            if arguments and not cfg.arguments:
-                warn(arguments_message(arguments))
-            return form
+        try:
+            form = form_to_train(tokenizer, thinks, cfg.merges)
+        except ContractError as reason:
+            reasons.append(str(reason))
+            continue
+        if arguments and not cfg.arguments:
+            warn(arguments_message(arguments))
+        return form
     if not train:
         tokenizer.chat_template = with_arguments(template, cfg.arguments)
-        return next((form for form in FORMS if renders_prompts(tokenizer, form)), Form())
+        return form_of_prompts(tokenizer, cfg.merges)
     way_out = f"One that fits: template={fitting_template(tokenizer)}"
     raise ContractError(f"template={cfg.kind}: {reasons[0]}. {way_out}.")
 
@@ -153,29 +147,6 @@ def arguments_message(arguments: Mapping[str, Any]) -> str:
     return f"sft.template.arguments={{{typed}}} is set: {reason}."
 
 
-def misfit(tokenizer: PreTrainedTokenizerBase, form: Form, thinks: bool) -> str:
-    """Return why the last answers of the golden conversations cannot be trained in this form; '' if they can."""
-    for conversation in [GOLDEN_THOUGHT] if thinks else GOLDEN:
-        *prompt, answer = conversation
-        try:
-            text = stretches_of_text(partial(render, tokenizer, form=form), conversation, ())[-1]
-        except ContractError as error:
-            return str(error)
-        except UserError as error:
-            return f"the template cannot render {' and '.join(roles(conversation))}: {error}"
-        start = text.answers[-1].start
-        written = [THOUGHT, "Blue."] if thinks else [answer["content"]]
-        lost = [each for each in written if each not in text.text[start:]]
-        lost += [turn["content"] for turn in prompt if turn["content"].strip() not in text.text]
-        if lost:
-            return f"the template leaves out {lost[0]!r}"
-    return ""
-
-
-def roles(conversation: Sequence[Message]) -> list[str]:
-    return [*dict.fromkeys(str(message["role"]) for message in conversation)]
-
-
 def require_header(contract: Contract, kind: str) -> None:
     """Raise ContractError if the template writes the header of an answer, and not where an answer is to begin."""
     question, answer = GOLDEN[0]
@@ -199,7 +170,8 @@ def choose_padding(contract: Contract, rows: int, resize: bool) -> None:
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return
     for conversation in GOLDEN:
-        used |= {*token_ids(tokenizer, contract.render(conversation))}
+        with suppress(ContractError):  # a template need not have system turns
+            used |= {*token_ids(tokenizer, contract.render(conversation))}
     special = {
         i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used
     }

