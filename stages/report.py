@@ -163,6 +163,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         token_examples={
             title: load_json(path, list) for title, path in examples.items() if path.exists()
         },
+        replaced=nodes["sft"]["metrics"].get("template"),
         pairs=pairing,
         pair=pairs[0] if pairs else None,
         reward=reward,

@@ -34,6 +34,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         ContractError: if the template breaks the contract.
         UserError: for too many dropped rows, packed examples that meet, training that diverged or raised the loss."""
     base, data = inputs["base"] / "model", inputs["data"] / "examples.parquet"
+    said = dict[str, Any]()
     if cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)
     else:
@@ -49,10 +50,11 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             warn=out.warn,
         )
         objective.require_trained_rows(contract, cfg, embeddings)
-        if sentence := replaced_message(contract, own, cfg.template.kind):
-            log.info("%s", sentence)
+        if replaced := replaced_message(contract, own, cfg.template.kind):
+            said["template"] = replaced
+            log.info("%s", replaced)
     if not cfg.train:
-        return publish_base(cfg, base, contract, inputs, out)
+        return publish_base(cfg, base, contract, inputs, out, said)
     if cfg.turns is None:
         cfg = replace(cfg, turns=objective.choose_turns(stream(data, Example), contract, out))
     examples = stream(data, Example)
@@ -75,7 +77,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     fit.publish(lambda weights: objective.load_start(base, contract, cfg, weights), by_row)
     objective.write_token_example(rows.report_row, contract, out / "token_example.json")
 
-    figures = {"steps": fit.steps, **best}
+    figures = {"steps": fit.steps, **best, **said}
     fit.describe(inputs, figures)
     trained_tokens = sum(map(rows.train.trained_counts.__getitem__, fit.times_seen))
     sft_metrics: dict[str, Any] = {"trained": True, "trained_tokens": trained_tokens, **figures}
@@ -102,14 +104,20 @@ def summary_message(
 
 
 def publish_base(
-    cfg: SFT, base: Path, contract: Contract, inputs: dict[str, Path], out: StageDir
+    cfg: SFT,
+    base: Path,
+    contract: Contract,
+    inputs: dict[str, Path],
+    out: StageDir,
+    said: dict[str, Any],
 ) -> dict[str, Any]:
-    """Publish the base model without training, under its own contract."""
+    """Publish the base model without training, under its own contract. `said`: of a template that is not its own."""
     save_model(objective.apply_contract(load_model(base), contract, cfg.seed), out / "model")
     contract.save(out / "model")
-    model_card.write_card(out / "model", cfg, inputs, {})
+    model_card.write_card(out / "model", cfg, inputs, said)
     return {
         "trained": False,
         "end_of_turn": check_end_of_turn(cfg, base, out / "model", contract, out),
-        "summary": "not trained: the base model is used with its own chat template",
+        "summary": f"not trained: the base model is used with {'another' if said else 'its own'} chat template",
+        **said,
     }

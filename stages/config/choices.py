@@ -43,6 +43,7 @@ Reads = StrEnum("Reads", "examples pairs unpaired prompts")
 
 # The assistant turns of a conversation that SFT trains on.
 Turns = StrEnum("Turns", "each last")
+Spelled = StrEnum("Spelled", "split drop keep")
 
 # The treatment of truncated rejected completions: keep them without an end of turn, or drop them. `auto` keeps them if
 # more than half of the candidates ended by themselves.

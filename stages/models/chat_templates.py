@@ -78,7 +78,7 @@ def establish_contract(
     if form.tools:
         stop_ids += set(end_of_call(tokenizer, form, {*stop_ids, *stops})) - {*stop_ids}
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
-    contract = Contract(tokenizer, stop_ids, form)
+    contract = Contract(tokenizer, stop_ids, form, cfg.special)
     choose_padding(contract, rows, cfg.resize)
     if train:
         for conversation in golden_answers(thinks, cfg.merges):

@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from stages.config.choices import Spelled
 from stages.config.errors import UserError
 from stages.models.forms import end_of_call, form_of_prompts
 from stages.models.loading import load_tokenizer
@@ -44,15 +45,17 @@ class Contract:
     """A tokenizer with the chat template and the stop tokens that SFT fixed.
 
     `stop_ids` end a completion; the first is the end of turn, which is trained. `form`: what the template asks of a
-    conversation."""
+    conversation. `special`: what becomes of control tokens that messages spell."""
 
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
     form: Form = field(default_factory=Form)
+    special: Spelled = Spelled.split
 
     def prompt(self, messages: list[Message]) -> list[int]:
-        """Return the token ids of a conversation up to the point where the assistant begins. A control token that a
-        message spells is plain text."""
+        """Return the token ids of a conversation up to the point where the assistant begins. Raise ContractError if a
+        message spells a control token and `special` drops these."""
+        self._refuse_control(messages, self.special is Spelled.drop)
         return token_ids(self.tokenizer, self.render(self._shielded(messages), to_answer=True))
 
     @cached_property
@@ -74,11 +77,18 @@ class Contract:
         tokens = sorted(control, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
 
-    def spells_control(self, messages: Sequence[Message]) -> bool:
-        """Return whether a message spells a control token."""
-        return any(self.control.search(turn["content"]) for turn in messages)
+    def control_in(self, messages: Sequence[Message]) -> str:
+        """Return the first control token that a message spells; '' if none does."""
+        found = (self.control.search(turn["content"]) for turn in messages)
+        return next((each[0] for each in found if each), "")
+
+    def _refuse_control(self, messages: Sequence[Message], refused: bool) -> None:
+        if refused and (found := self.control_in(messages)):
+            raise ContractError(f"a message spells {found}, a control token")
 
     def _shielded(self, messages: Sequence[Message]) -> list[Message]:
+        if self.special is Spelled.keep:
+            return [*messages]
         return [turn | {"content": shield(turn["content"], self.control)} for turn in messages]
 
     def stretches(self, messages: list[Message]) -> list[Stretch]:
@@ -99,9 +109,9 @@ class Contract:
 
     def _texts(self, messages: list[Message]) -> list[Text]:
         stops = [str(token) for token in self.tokenizer.convert_ids_to_tokens(self.stop_ids)]
-        for turn in messages:
-            if turn["role"] == "assistant" and (found := self.control.search(turn["content"])):
-                raise ContractError(f"an answer holds {found[0]}, a control token")
+        answers = [turn for turn in messages if turn["role"] == "assistant"]
+        self._refuse_control(answers, self.special is Spelled.split)
+        self._refuse_control(messages, self.special is Spelled.drop)
         shielded = self._shielded(messages)
         texts = stretches_of_text(self.render, shielded, stops)
         if lost := left_out(texts, shielded, self.form.tools):
@@ -211,6 +221,7 @@ class Contract:
             },
             "stop_ids": self.stop_ids,
             "form": asdict(self.form),
+            "special": self.special,
             "pad": {"token": tokenizer.pad_token, "id": tokenizer.pad_token_id},
             "bos": {"token": tokenizer.bos_token, "id": tokenizer.bos_token_id},
             "vocabulary": len(tokenizer),
@@ -243,11 +254,20 @@ class Contract:
         load_contract(model)  # raises if the saved tokenizer renders differently
 
 
+def control_message(prompts: int, special: Spelled) -> str:
+    """Return the sentence on prompts that spell control tokens."""
+    read = "as such" if special is Spelled.keep else "as the pieces of their text"
+    return f"{prompts} prompts spell control tokens of the model, which are read {read}."
+
+
 def load_contract(model: Path) -> Contract:
     """Read the contract of a model folder, and check it against its golden conversations.
     Raise ContractError if the folder's tokenizer renders anything differently from SFT."""
-    stored = load_json(model / "contract.json", require_keys("stop_ids", "form", "golden"))
-    contract = Contract(load_tokenizer(model), stored["stop_ids"], Form(**stored["form"]))
+    stored = load_json(
+        model / "contract.json", require_keys("stop_ids", "form", "special", "golden")
+    )
+    form, special = Form(**stored["form"]), Spelled(stored["special"])
+    contract = Contract(load_tokenizer(model), stored["stop_ids"], form, special)
     for key, value in contract.facts().items():
         if value != stored[key]:
             raise ContractError(

@@ -37,7 +37,10 @@ def write_card(
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
     split = Split.preference if objective.name == "grpo" else Split.sft
     data_line = data_message(manifests, inputs, split) if trained else "not trained here"
-    steps.append(f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {data_line}")
+    template = f". {figures['template']}" if "template" in figures else ""
+    steps.append(
+        f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {data_line}{template}"
+    )
     header |= {
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if objective.scores else "text-generation",

@@ -21,7 +21,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Split, Turns, Weights
 from stages.config.errors import UserError
-from stages.models.contract import Contract
+from stages.models.contract import Contract, control_message
 from stages.models.loading import load_model
 from stages.models.packing import add_layout, attention_name, pack_segments, send_batch
 from stages.models.rendering import ContractError
@@ -81,7 +81,7 @@ def read_rows(
     for row in tokenize_examples(answered, contract, cfg, rows.left_out, context):
         names[row.example.id] += 1
         if names[row.example.id] == 1:
-            spelled += contract.spells_control(row.example.messages)
+            spelled += bool(contract.control_in(row.example.messages))
             merged += contract.form.merges(row.example.messages)
         stretch = f"#{names[row.example.id]}" if names[row.example.id] > 1 else ""
         name = f"{row.example.id}{stretch}"
@@ -93,9 +93,7 @@ def read_rows(
         losses += [f"{thought!r:.60}" for thought in lost_thoughts(row, contract)[:1]]
     rows.settle()
     if spelled:
-        out.warn(
-            f"{spelled} prompts spell control tokens of the model, which are read as the pieces of their text."
-        )
+        out.warn(control_message(spelled, contract.special))
     if merged:
         out.warn(
             f"the chat template has no role for the system's or the tools' turns of {merged} conversations, which are "

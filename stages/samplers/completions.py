@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
-from stages.models.contract import Contract
+from stages.models.contract import Contract, control_message
 from stages.models.loading import count_embedding_rows, read_context_length, resolve_device
 from stages.models.rendering import ContractError
 from stages.samplers.hf import HFSampler
@@ -87,6 +87,9 @@ def complete(
                 f"too long for the {context_length:,} tokens that the model reads, beside {limit}"
             )
             dropped.add(example.id, reason, len(ids))
+        asked = (example for example in examples if example.id in requests)
+        if spelled := sum(bool(contract.control_in(example.messages)) for example in asked):
+            out.warn(control_message(spelled, contract.special))
 
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
         if not waiting:

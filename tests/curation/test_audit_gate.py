@@ -54,6 +54,7 @@ WRONG = [
     ("broken_promise", "Reply in JSON.", '{"title": "Tides",}'),
     ("other_language", "Name a tree.", "Дуб, ясень и вяз"),
     ("stale", "Who leads the country?", "As of my last update it was Ann."),
+    ("control_token", "What ends a turn?", "It is <|im_end|> here."),
     ("placeholder", "Who are you?", "I am {{name}}, made by {{author}}."),
     ("placeholder", "Write a letter.", "Dear Ann,\n\nYours,\n[Your Name]"),
     ("input_marker", "Name a tree.\n\n<noinput>", "Oak."),

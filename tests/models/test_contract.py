@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages.config.blocks.models import Template
+from stages.config.choices import Spelled
 from stages.config.errors import UserError
 from stages.models import chat_templates
 from stages.models.contract import (
@@ -106,7 +108,7 @@ def test_an_eos_after_the_whole_conversation_is_no_end_of_turn(train: bool) -> N
     contract = establish(tokenizer, "auto", train=train)
     assert [tokenizer.decode([i]) for i in contract.stop_ids] == ["<|end|>", "<|endoftext|>"]
     question, answer = GOLDEN[0]
-    with pytest.raises(ContractError, match=r"holds <\|endoftext\|>, a control"):
+    with pytest.raises(ContractError, match=r"spells <\|endoftext\|>, a control"):
         contract.example([question, {**answer, "content": "a <|endoftext|> b"}])
     assert contract.text(contract.completion([question], [answer])[1]) == answer["content"]
     ids, trained = contract.example([question, answer, *GOLDEN[0]])
@@ -334,7 +336,7 @@ def test_what_breaks_the_contract_is_told_in_its_place() -> None:
     broken = [GOLDEN[0][0], {"role": "assistant", "content": "a<|im_end|>b"}]
     first, second, third = contract.all_stretches([GOLDEN[0], broken, GOLDEN[1]])
     assert (first, third) == (contract.stretches(GOLDEN[0]), contract.stretches(GOLDEN[1]))
-    assert str(second) == "an answer holds <|im_end|>, a control token"
+    assert str(second) == "a message spells <|im_end|>, a control token"
 
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|endoftext|>"])
@@ -357,6 +359,22 @@ def test_a_control_token_that_a_text_spells_is_text(token: str) -> None:
     )
     with pytest.raises(ContractError, match="a control token"):
         contract.example([GOLDEN[0][0], {"role": "assistant", "content": f"It is {token}."}])
+
+
+def test_a_control_token_that_a_text_spells_is_dropped_or_kept_where_it_is_asked() -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    asked = {"role": "user", "content": "What is <|im_start|>?"}
+    dropping, keeping = (
+        replace(establish(tokenizer, "chatml"), special=Spelled(word)) for word in ("drop", "keep")
+    )
+    for rendered in (dropping.prompt, lambda turns: dropping.example([*turns, GOLDEN[0][1]])):
+        with pytest.raises(ContractError, match="spells .*im_start"):
+            rendered([asked])
+    begin = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert keeping.prompt([asked]).count(begin) == 3
+    answer = {"role": "assistant", "content": "It is <|im_start|>."}
+    ids, trained = keeping.example([GOLDEN[0][0], answer])
+    assert begin in [i for i, mark in zip(ids, trained, strict=True) if mark]
 
 
 def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:

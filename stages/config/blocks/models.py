@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from stages.config.choices import Spelled
 from stages.config.limits import between, internal, neutral, random_seed, words
 
 # the weights in a Python package that need no hub
@@ -70,6 +71,7 @@ class Template:
     resize: bool = MISSING
     arguments: dict[str, Any] = field(default_factory=dict)
     roles: str = words("merge", "drop", default="merge")
+    special: Spelled = Spelled.split
 
     @property
     def merges(self) -> bool:

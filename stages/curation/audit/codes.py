@@ -46,6 +46,7 @@ ANSWER: dict[str, Finder] = {
 }
 TEXT: dict[str, Finder] = {  # these get all turns and answers of a row as the request
     "damaged": lambda text, _: faults.damaged(text),
+    "control_token": lambda text, _: faults.first_match("control_token", text),
     "secret": lambda text, _: faults.secret(text),
     "personal": lambda text, _: faults.personal(text),
 }
