@@ -38,6 +38,8 @@ TURN_TOKENS = {
     "llama3": {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
     "gemma": {"<start_of_turn>", "<end_of_turn>"},
 }
+# Special tokens that mean nothing inside a text
+UNUSED = re.compile("pad|unk|unused|reserved|extra_id|endoftext|end_of_text")
 # A template that thinks unless told otherwise is told so: what its prompt then begins, no row without a thought goes on.
 NO_THOUGHTS: list[dict[str, Any]] = [{}, {"enable_thinking": False}]
 
@@ -163,8 +165,9 @@ def require_header(contract: Contract, kind: str) -> None:
 
 
 def choose_padding(contract: Contract, rows: int, resize: bool) -> None:
-    """Choose a pad token that is neither BOS nor an end of turn: the tokenizer's, a special token that the template
-    does not use, or a new one in a spare row of the embedding, which `resize` adds. Raise ContractError if none is."""
+    """Choose a pad token that is neither BOS nor an end of turn: the tokenizer's, a special token that means nothing
+    inside a text, a new one in a spare row of the embedding, which `resize` adds, or another special token that the
+    template does not use. Raise ContractError if none is."""
     tokenizer = contract.tokenizer
     used = {*contract.stop_ids, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
@@ -172,13 +175,13 @@ def choose_padding(contract: Contract, rows: int, resize: bool) -> None:
     for conversation in GOLDEN:
         with suppress(ContractError):  # a template need not have system turns
             used |= {*token_ids(tokenizer, contract.render(conversation))}
-    special = {
-        i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used
-    }
-    if special:
-        names = sorted(special.items(), key=lambda item: ("pad" not in item[1], item[0]))
-        tokenizer.pad_token = names[0][1]
-    elif resize or len(tokenizer) < rows:
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    special = [str(token) for i, token in added if token.special and i not in used]
+    unused = [token for token in special if UNUSED.search(token)]
+    has_room = resize or len(tokenizer) < rows
+    if unused or (special and not has_room):
+        tokenizer.pad_token = min(unused or special, key=lambda token: "pad" not in token)
+    elif has_room:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     else:
         used_up = (

@@ -1,7 +1,6 @@
 """SFT, supervised fine-tuning on the assistant's tokens: rows, TRL's SFTTrainer, model, and a check of packing."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice, tee
 from pathlib import Path
@@ -21,11 +20,12 @@ from trl.trainer.utils import FusedCausalLMOutput
 from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Split, Turns, Weights
 from stages.config.errors import UserError
-from stages.models.contract import Contract, control_message
+from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import add_layout, attention_name, pack_segments, send_batch
 from stages.models.rendering import ContractError
 from stages.models.scoring import allowed_gap, autocast
+from stages.objectives.remarks import Remarks
 from stages.store import safe_files
 from stages.store.dropped import Dropped
 from stages.store.records import Example, Message
@@ -75,41 +75,20 @@ def read_rows(
     Raise UserError if there is nothing to train on, or too many examples were dropped."""
     rows = Demonstrations(TokenRows, cfg, out)
     report_rows = list[Demonstration]()
-    losses = list[str]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
-    names, spelled, merged = Counter[str](), 0, 0
+    remarks = Remarks(contract)
     for row in tokenize_examples(answered, contract, cfg, rows.left_out, context):
-        names[row.example.id] += 1
-        if names[row.example.id] == 1:
-            spelled += bool(contract.control_in(row.example.messages))
-            merged += contract.form.merges(row.example.messages)
-        stretch = f"#{names[row.example.id]}" if names[row.example.id] > 1 else ""
-        name = f"{row.example.id}{stretch}"
+        remarks.add(row.example, row.ids, row.answers)
+        number = remarks.rows[row.example.id]
+        name = f"{row.example.id}#{number}" if number > 1 else row.example.id
         rows.add(row.example.split, name, (row.ids, row.trained), row.example.messages)
         if row.example.split == Split.sft and (
             not report_rows or (row.masked and not report_rows[-1].masked)
         ):
             report_rows.append(row)
-        losses += [f"{thought!r:.60}" for thought in lost_thoughts(row, contract)[:1]]
     rows.settle()
-    if spelled:
-        out.warn(control_message(spelled, contract.special))
-    if merged:
-        out.warn(
-            f"the chat template has no role for the system's or the tools' turns of {merged} conversations, which are "
-            "merged into the user's. sft.template.roles=drop drops these."
-        )
-    if several := sum(count > 1 for count in names.values()):
-        out.warn(
-            f"the chat template changes earlier turns in {several} of {len(names)} conversations. Each answer of "
-            f"these is trained after the prompt as it is generated: {names.total()} rows in all."
-        )
-    if losses:
-        out.warn(
-            f"the chat template leaves out thoughts in {len(losses)} of "
-            f"{len(rows.train.ids) + len(rows.validation.ids)} conversations, as {losses[0]}. They are not trained. "
-            "template=chatml and template=plain keep them."
-        )
+    for sentence in remarks.sentences():
+        out.warn(sentence)
     if not report_rows:
         raise UserError(
             "the data has no rows for SFT. Raise data.tasks.sft, or add a source with a share for sft."
@@ -206,13 +185,6 @@ def trained_turns(example: Example, cfg: SFT) -> set[int]:
     if not trained:
         raise ContractError("no token is trained: the conversation's answers have weight 0")
     return trained
-
-
-def lost_thoughts(row: Demonstration, contract: Contract) -> list[str]:
-    """Return the thoughts of trained answers that the template leaves out."""
-    parts = [thinking for thinking in map(split_thought, row.answers) if thinking]
-    rendered = contract.tokenizer.decode(row.ids) if parts else ""
-    return [each.thought for each in parts if each.thought not in rendered]
 
 
 class SupervisedTrainer(MicroBatches, SFTTrainer):

@@ -368,7 +368,7 @@ def test_a_control_token_that_a_text_spells_is_dropped_or_kept_where_it_is_asked
         replace(establish(tokenizer, "chatml"), special=Spelled(word)) for word in ("drop", "keep")
     )
     for rendered in (dropping.prompt, lambda turns: dropping.example([*turns, GOLDEN[0][1]])):
-        with pytest.raises(ContractError, match="spells .*im_start"):
+        with pytest.raises(ContractError, match=r"spells .*im_start"):
             rendered([asked])
     begin = tokenizer.convert_tokens_to_ids("<|im_start|>")
     assert keeping.prompt([asked]).count(begin) == 3
@@ -403,3 +403,21 @@ def test_a_private_character_of_a_text_changes_no_control_token() -> None:
         for text in ("an icon", "an icon \ue000")
     )
     assert plain == icon
+
+
+@pytest.mark.parametrize(
+    ("special", "spare", "expected"),
+    [
+        (["<fim_prefix>", "<reserved_1>", "<my_pad>"], 0, "<my_pad>"),
+        (["<fim_prefix>", "<reserved_1>"], 8, "<reserved_1>"),
+        (["<fim_prefix>"], 8, "<|pad|>"),
+        (["<fim_prefix>"], 0, "<fim_prefix>"),
+    ],
+)
+def test_padding_is_a_token_without_a_meaning(
+    special: list[str], spare: int, expected: str
+) -> None:
+    tokenizer = byte_level(["</s>", *special], eos_token="</s>")
+    cfg, rows = Template("plain", None, False), len(tokenizer) + spare
+    chat_templates.establish_contract(tokenizer, cfg, True, rows)
+    assert tokenizer.pad_token == expected
