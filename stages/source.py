@@ -22,8 +22,10 @@ from stages.formats.source_reading import (
 )
 from stages.store import plugins
 from stages.store.records import Check, SourceRow, save
-from stages.store.splits import NEED_AN_ANSWER, draw_split, prompt_of
+from stages.store.splits import NEED_AN_ANSWER, conversation_of, draw_split, prompt_of
 from stages.store.workspace import StageDir
+
+MOST_OF_ONE = 0.02  # share of a source's rows that one conversation may have before a warning
 
 
 def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -31,10 +33,12 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     Raise UserError for a source without a usable row, or with more unusable rows than `max_bad` allows."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
     report, counts, row_filter = ReadReport(), Counter[str](), RowFilter(cfg.audit, cfg.form)
+    continued = Counter[str]()
     _, own = load_user_code(cfg.own, out)
 
     with plugins.explain_errors(cfg.own, "data.own", out.path):
-        save(out / "examples.parquet", examples(cfg, own, row_filter, report, counts), SourceRow)
+        rows = examples(cfg, own, row_filter, report, counts, continued)
+        save(out / "examples.parquet", rows, SourceRow)
     for line in report.notes:
         out.inform(f"{cfg.of}: {line}")
     quarantine(report.bad_rows, report.rows, cfg.max_bad, out)
@@ -42,6 +46,7 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     if not report.usable:
         reason = "no row can be used, or the source's splits exclude every row"
         raise UserError(f"{cfg.key}={cfg.source.path}: {reason}. Check its columns and splits.")
+    warn_large_conversation(continued, counts.total(), str(cfg.of), out)
     warn_unused_columns(cfg.source.path, [*report.unused_columns], out)
     if removed := ", ".join(f"{count} {code}" for code, count in report.unwanted.most_common()):
         out.inform(f"{cfg.of}: rows removed by data.audit: {removed}")
@@ -62,14 +67,26 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     }
 
 
+def warn_large_conversation(continued: Counter[str], rows: int, source: str, out: StageDir) -> None:
+    """Warn if many rows continue one conversation: they are all in one split."""
+    most = max(continued.values(), default=0)
+    if most > MOST_OF_ONE * rows:
+        out.warn(
+            f"{source}: {most} of {rows} rows begin with the same system and user turn. They are in one split, so that "
+            "splits may have other shares than asked for."
+        )
+
+
 def examples(
     cfg: OneSource,
     own: Callable[[Any], ParsedRow] | None,
     audit: RowFilter,
     report: ReadReport,
     counts: Counter[str],
+    continued: Counter[str],
 ) -> Iterator[SourceRow]:
-    """Return the examples of a source that pass the audit. Fill `report`, and `counts` of examples by split."""
+    """Return the examples of a source that pass the audit. Fill `report`, `counts` of examples by split, and counts of
+    those whose prompt is `continued` by how their conversation begins."""
     source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
     unchecked = list[Check]()  # one list for all rows saves the garbage collector many objects
 
@@ -77,7 +94,8 @@ def examples(
         row = audit.harmonizer(row)
         messages, answer = row.messages, row.answers[0] if len(row.answers) == 1 else None
         prompt = prompt_of(messages, answer)
-        split = draw_split(prompt, shares)
+        conversation = conversation_of(prompt, messages)
+        split = draw_split(conversation, shares)
         needs_answer = split in NEED_AN_ANSWER
         if needs_answer and answer is None:
             raise BadRow("", "no answer to learn from: it does not end with an assistant turn")
@@ -99,6 +117,8 @@ def examples(
             else unchecked
         )
         counts[split] += 1
+        if conversation != prompt:
+            continued[conversation] += 1
         trained, licence = row.trained, row.licence or source.licence
         written = SourceRow(
             prompt, messages, answer, name, name, split, kind=name, checks=checks, trained=trained

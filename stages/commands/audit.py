@@ -34,7 +34,7 @@ from stages.formats.source_reading import ReadReport, as_json, convert
 from stages.store import plugins, safe_files
 from stages.store.node import Node
 from stages.store.sealed_json import read_note, require_keys, write_note
-from stages.store.splits import draw_split, prompt_of
+from stages.store.splits import conversation_of, draw_split, prompt_of
 from stages.store.store import Store
 from stages.store.text_units import lower_words
 from stages.store.workspace import StageDir
@@ -200,7 +200,8 @@ def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
             return parsed, Split.preference
         parsed = audited.harmonizer(parsed)
         answer = parsed.answers[0] if len(parsed.answers) == 1 else None
-        split = draw_split(prompt_of(parsed.messages, answer), audited.source.shares)
+        prompt = prompt_of(parsed.messages, answer)
+        split = draw_split(conversation_of(prompt, parsed.messages), audited.source.shares)
         return (parsed, split) if split else None
 
     return convert(

@@ -42,17 +42,17 @@ from stages.store.node import Built, Graph, Node
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {
     "base": 6,
-    "source": 11,
+    "source": 12,
     "data": 14,
-    "select": 9,
+    "select": 10,
     "sft": 18,
     "sample": 11,
     "pool": 2,
     "label": 16,
 }
 VERSIONS |= {
-    "pairs": 9,
-    "unpaired": 2,
+    "pairs": 10,
+    "unpaired": 3,
     "reference": 10,
     "dpo": 13,
     "kto": 4,

@@ -1,6 +1,6 @@
-"""The split of a prompt. It depends only on the prompt's id, so that other rows have no influence on it.
+"""The split of a row. It depends only on how its conversation begins, so that other rows have no influence on it.
 
-All rows, candidates and pairs of one prompt are in the same split."""
+All rows, candidates and pairs of one prompt are in the same split, and so are all that continue one conversation."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,17 @@ def prompt_of(messages: list[Message], answer: str | None) -> str:
     return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
 
 
-def draw_split(prompt: str, shares: Mapping[str, float]) -> str | None:
-    """Return the split that a prompt's id falls into by the shares of its source, or None if no share covers it. Rows
+def conversation_of(prompt: str, messages: list[Message]) -> str:
+    """Return the id of how a conversation begins, up to the first turn of the user: the prompt's, if it ends there."""
+    asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    begins = messages[: asked[0] + 1] if asked else messages
+    return prompt if len(begins) == len(messages) else prompt_id(begins)
+
+
+def draw_split(conversation: str, shares: Mapping[str, float]) -> str | None:
+    """Return the split that a conversation falls into by the shares of its source, or None if no share covers it. Rows
     that are added to the source or removed from it do not change the splits of other rows."""
-    place = int(prompt[:8], 16) / 2**32
+    place = int(conversation[:8], 16) / 2**32
     for split, share in shares.items():
         if place < share:
             return split
@@ -31,7 +38,7 @@ def draw_order(prompt: str) -> str:
     return content_id("drawn", prompt)
 
 
-def draw_side(prompt_id: str, fraction: float, trained: str = "train") -> str:
-    """Return `validation` for this fraction of all prompts, and `trained` for the others."""
-    drawn = int(content_id("held out", prompt_id)[:8], 16) / 2**32
+def draw_side(prompt: str, messages: list[Message], fraction: float, trained: str = "train") -> str:
+    """Return `validation` for this fraction of all conversations, and `trained` for the others. `prompt`: its id."""
+    drawn = int(content_id("held out", conversation_of(prompt, messages))[:8], 16) / 2**32
     return "validation" if drawn < fraction else trained

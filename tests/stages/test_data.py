@@ -7,7 +7,7 @@ import math
 import os
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -657,3 +657,30 @@ def test_near_copies_stay_on_one_side_and_no_row_moves_another(tmp_path: Path) -
     assert all(a == b for a, b in pairs)
     alone = sides("alone", both[:60])
     assert all(rows_by_side[request] == split for request, split in alone.items())
+
+
+def test_rows_that_continue_one_conversation_are_in_one_split(tmp_path: Path) -> None:
+    """As of data that has a row for each answer of a talk."""
+    talks = [
+        [
+            {"role": role, "content": f"{role} {turn} of talk {talk}"}
+            for turn in range(4)
+            for role in ("user", "assistant")
+        ]
+        for talk in range(40)
+    ]
+    file, splits = tmp_path / "talks.jsonl", "{sft: 0.6, validation: 0.4}"
+    for count, is_warned in ((len(talks), False), (20, True)):
+        rows = [{"messages": talk[: 2 * n]} for talk in talks[:count] for n in (1, 2, 3, 4)]
+        file.write_text("\n".join(map(json.dumps, rows)))
+        out = work(tmp_path / str(count))
+        joined(
+            settings("data=file", f"data.sources=[{{path: {file}, splits: {splits}}}]").data, out
+        )
+        found = defaultdict(set)
+        for example in load(out / "examples.parquet", Example):
+            found[example.messages[0]["content"]].add(example.split)
+        assert len(found) == count
+        assert all(len(each) == 1 for each in found.values())
+        assert {split for each in found.values() for split in each} == {"sft", "validation"}
+        assert any("begin with the same" in line for line in out.warnings) == is_warned

@@ -21,7 +21,7 @@ from stages.models.loading import describe_gguf, load_tokenizer
 from stages.store.node import Node
 from stages.store.records import Message
 from stages.store.source_files import locate
-from stages.store.splits import draw_split, prompt_of
+from stages.store.splits import conversation_of, draw_split, prompt_of
 from stages.store.store import Store
 
 FIRST = 200  # rows of a file
@@ -77,7 +77,8 @@ def row_conversations(file: OneSource | PreferenceFile) -> Iterator[list[list[Me
         if isinstance(file, PreferenceFile):
             return row
         answer = row.answers[0] if len(row.answers) == 1 else None
-        split = draw_split(prompt_of(row.messages, answer), file.source.shares)
+        prompt = prompt_of(row.messages, answer)
+        split = draw_split(conversation_of(prompt, row.messages), file.source.shares)
         return row if split == Split.sft and answer is not None else None
 
     is_pool = isinstance(file, PreferenceFile)
