@@ -42,13 +42,13 @@ from stages.store.node import Built, Graph, Node
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {
     "base": 6,
-    "source": 12,
+    "source": 13,
     "data": 14,
     "select": 10,
     "sft": 18,
     "sample": 11,
     "pool": 2,
-    "label": 16,
+    "label": 17,
 }
 VERSIONS |= {
     "pairs": 10,
@@ -56,10 +56,10 @@ VERSIONS |= {
     "reference": 10,
     "dpo": 13,
     "kto": 4,
-    "grpo": 10,
+    "grpo": 11,
     "reward": 3,
 }
-VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 28, "report": 28}
+VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 29, "report": 28}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {

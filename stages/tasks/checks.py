@@ -9,19 +9,12 @@ from typing import Any
 from stages.store.records import Check
 from stages.store.thoughts import answer_behind
 from stages.tasks import constraint, stances
+from stages.tasks.final_numbers import last_number
 from stages.tasks.open_requests import is_echo, on_topic
 
 
 def words(text: str) -> list[str]:
     return re.findall(r"[\w'’-]+", text)
-
-
-def last_number(text: str) -> float | None:
-    """Return the last number of a text, which is the result of a worked solution, or None."""
-    numerals = re.findall(
-        r"(?:(?<!\w)-)?(?:\d+(?:\.\d+)?|(?<![\w.])\.\d+)", text.replace(",", "").replace("−", "-")
-    )
-    return float(numerals[-1]) if numerals else None
 
 
 def parse_json(text: str) -> Any:

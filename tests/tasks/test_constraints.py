@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.tasks.checks import CHECKS, last_number
+from stages.tasks.checks import CHECKS
 from stages.tasks.constraint import known_constraints
+from stages.tasks.final_numbers import last_number, sole_number
 
 BY_HAND = Path(__file__).parent / "answers"
 EACH = 6  # smallest number of good answers, and of near misses
@@ -82,8 +83,22 @@ def test_the_last_number_has_its_own_sign_and_no_hyphen() -> None:
         "3 - 4 = -1": -1,
         "1,200 in all": 1200,
         "It is .5": 0.5,
+        "It costs $7.": 7,
+        "2 + 2 = 4, as 3 + 1\n#### 4": 4,
+        r"So \boxed{12}, not 13.": 12,
+        "3/4": None,
+        "at 12:30": None,
+        r"\boxed{\frac{3}{4}}": None,
     }
     assert {text: last_number(text) for text in texts} == texts
+
+
+def test_a_reference_is_one_number_or_none() -> None:
+    one = {"72": 72, "It is 5.": 5, "1,200": 1200, "3 + 4 = 7\n#### 7": 7, r"\boxed{-2.5}": -2.5}
+    assert {text: sole_number(text) for text in one} == one
+    several = ["3/4", "2:3", "3e5", "$1 234", "[1, 5]", "x = 2, y = 3", "2024-05-01"]
+    none = ["1.234,56", "12 or 13", r"\frac{3}{4}", r"\boxed{\frac{3}{4}}", "no solution"]
+    assert not any(sole_number(text) for text in several + none)
 
 
 @pytest.mark.parametrize("text", ["+", "C++", ":)", "Yes."])
