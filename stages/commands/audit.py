@@ -22,11 +22,11 @@ from stages.config.blocks.data import Data, Form, Source
 from stages.config.choices import AUDIT_CODES, Split
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
-from stages.curation.answer_rules import FUNCTION_WORDS
 from stages.curation.audit.auditor import Auditor, best_and_worst, held_out, request_of
 from stages.curation.audit.codes import DESCRIPTIONS
 from stages.curation.audit.overlap import word_runs
 from stages.curation.harmonize import Harmonizer
+from stages.curation.languages import FUNCTION_WORDS
 from stages.curation.user_code import KEY, load_user_code
 from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow

@@ -1,4 +1,4 @@
-"""Rules for answers that a model learns from: complete, in English, and no echo, repetition or refusal."""
+"""Rules for answers that a model learns from: complete, in the prompt's language, and no echo, repetition or refusal."""
 
 import re
 from array import array
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from stages.config.installation import read_beside
+from stages.curation import languages
 from stages.store.judged_pool import TokenCount
 from stages.store.records import Candidate, Example
 from stages.store.text_units import lines, lower_words
@@ -19,13 +20,9 @@ REPEATED = 0.2  # largest share of an answer's runs that may be repetitions
 SAME_LINE = 3  # occurrences of one line that make an answer repetitive
 # 40 times the same without a space, except rules and dots
 LOOP = re.compile(r"([^\s\-=_*#|.~]\S{0,19}?)\1{39,}")
-ENOUGH = 12  # words that an answer needs before its language is judged
-FUNCTION_WORDS = frozenset(TEXTS["function_words"].split())
-FEWEST = 0.15  # smallest share of function words in English prose
-LATIN = 0.9  # smallest share of ASCII letters in an English text
 UNUSUAL = 0.05  # share of candidates whose log-prob counts as unusually high or low
 UNFINISHED = "is not finished"
-OTHER_LANGUAGE = "in_language"  # kind of the check that asks for another language than English
+OTHER_LANGUAGE = "in_language"  # kind of the check that asks for another language
 
 
 def is_repetitive(text: str, threshold: float = REPEATED) -> bool:
@@ -38,17 +35,6 @@ def is_repetitive(text: str, threshold: float = REPEATED) -> bool:
     same_lines = Counter(line for line in lines(text) if re.search(r"\w", line))
     loops = max(same_lines.values(), default=0) >= SAME_LINE or bool(LOOP.search(text))
     return loops or repeats > threshold * sum(runs.values())
-
-
-def is_not_english(text: str) -> bool:
-    """Return whether an answer of ENOUGH words, or one in another script, is not in English."""
-    letters = [c for c in text if c.isalpha()]
-    if letters and sum(c.isascii() for c in letters) < LATIN * len(letters):
-        return True
-    prose = [word for word in lower_words(text) if word.isalpha()]
-    return len(prose) >= ENOUGH and sum(word in FUNCTION_WORDS for word in prose) < FEWEST * len(
-        prose
-    )
 
 
 def is_cut_short(text: str) -> bool:
@@ -78,7 +64,8 @@ RULES: dict[str, Callable[[Example, Candidate], bool]] = {
     "echoes the request": lambda prompt, c: is_echo(c.text, prompt.messages[-1]["content"]),
     "refuses": lambda prompt, c: is_refusal(c.text),
     "is in another language": lambda prompt, c: (
-        is_not_english(c.text) and all(check.kind != OTHER_LANGUAGE for check in prompt.checks)
+        languages.differ(prompt.messages[-1]["content"], c.text)
+        and all(check.kind != OTHER_LANGUAGE for check in prompt.checks)
     ),
 }
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from stages.curation import languages
 from stages.curation.answer_rules import find_broken_rule, is_repetitive, is_within, logprob_limits
 from stages.store.records import Candidate, Check, Example
 
@@ -10,6 +11,8 @@ GOOD = (
     "The moon pulls on the water of the sea. Where the pull is strong, the water rises, and that is high tide. "
     "A few hours later it falls again."
 )
+
+GERMAN = "Der Mond zieht das Wasser zu sich hin, und so steigt das Meer, bis es Stunden danach wieder fällt."
 
 
 def prompt(*checks: Check) -> Example:
@@ -112,3 +115,33 @@ def test_the_limits_exclude_the_highest_and_lowest_log_probs() -> None:
 )
 def test_a_loop_without_spaces_is_a_repetition(text: str, repeats: bool) -> None:
     assert is_repetitive(text) is repeats
+
+
+@pytest.mark.parametrize(
+    ("request_text", "answer", "differs"),
+    [
+        ("Warum gibt es Ebbe und Flut?", GERMAN, False),
+        (
+            "Erkläre in einfachen Worten, warum das Wasser am Meer zweimal am Tag steigt.",
+            GERMAN,
+            False,
+        ),
+        (
+            "Erkläre in einfachen Worten, warum das Wasser am Meer zweimal am Tag steigt.",
+            GOOD,
+            True,
+        ),
+        ("Explain the tides.", GERMAN, True),
+        ("为什么会有潮汐？", "潮汐是由月球的引力引起的，海水每天涨落两次。", False),
+        ("为什么会有潮汐？", GOOD, True),
+        ("哪家公司生产 iPhone？", "Apple", False),
+        ("なぜ潮が満ちますか？", "月の引力が海の水をひっぱるからです。", False),
+        ("Почему бывают приливы?", "Луна притягивает воду: F = GMm/r.", False),
+        ("Explain the tides.", "Луна притягивает воду.", True),
+        ("Write café in capitals.", "CAFÉ", False),
+    ],
+)
+def test_another_language_is_another_than_the_prompts(
+    request_text: str, answer: str, differs: bool
+) -> None:
+    assert languages.differ(request_text, answer) == differs

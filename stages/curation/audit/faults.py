@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 from stages.config.installation import read_beside
-from stages.curation import answer_rules
+from stages.curation import answer_rules, languages
 from stages.store.text_units import lines, paragraphs, plain_words, words
 
 # A line break inside a pattern does not count.
@@ -107,18 +107,10 @@ def echo(request: str, answer: str) -> str | None:
 
 
 def other_language(request: str, answer: str) -> str | None:
-    """Return the beginning of a non-English answer to an English request that names no language."""
-    if (
-        answer.isascii()
-        or PATTERNS["languages"].search(request)
-        or answer_rules.is_not_english(request)
-    ):
+    """Return the beginning of an answer in another script than its request, which names no language."""
+    if answer.isascii() or PATTERNS["languages"].search(request):
         return None
-    letters = [c for c in answer if c.isalpha()]
-    foreign_letters = sum(not c.isascii() for c in letters)
-    return (
-        answer.strip()[:60] if foreign_letters > (1 - answer_rules.LATIN) * len(letters) else None
-    )
+    return answer.strip()[:60] if languages.in_other_script(request, answer) else None
 
 
 def secret(text: str) -> str | None:
