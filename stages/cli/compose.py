@@ -32,6 +32,7 @@ from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 FREE = re.compile(rf"({spelling.FREE})=")
+HOME = re.compile(r"(?<=[=\[{,: ])~/[^\s,\]}'\"]*")  # Hydra cannot read it without quotes
 CACHES = {
     "HF_DATASETS_CACHE": "datasets",
     "HF_MODULES_CACHE": "modules",
@@ -55,8 +56,13 @@ def normalise(argv: list[str]) -> list[str]:
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
     argv = [re.sub(r"^(outputs=['\"]?)~(?=/)", rf"\1{Path.home()}", a) for a in argv]
+    argv = [HOME.sub(r'"\g<0>"', argument) for argument in argv]
     options = [a for a in argv if a in spelling.MULTIRUN]
     arguments = [a for a in argv if a not in options]
+    if options and any(re.fullmatch("--cfg.*|-c", argument) for argument in arguments):
+        raise UserError(
+            f"--cfg shows one configuration, and {options[0]} composes several. Leave one of both out."
+        )
     for argument in arguments:
         key, _, value = argument.partition("=")
         inside = parsed(argument) if re.search(r"\{|\.extra|\.options", argument) else ()

@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from html import unescape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -23,7 +24,7 @@ from stages.config.schema import CONF, DOCS, POLICY_STAGES, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import INSTEAD, NEXT, requested_nodes
+from stages.pipeline.graph import INSTEAD, NEXT, requested_nodes, wire_graph
 from stages.preflight import constraints
 from stages.store import safe_files
 from stages.store.node import Node
@@ -193,6 +194,10 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
 
 def next_command(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> str | None:
     """Return the command for the next stage, or None if these settings allow no stage after `cfg.stage`."""
+    if cfg.without_model:  # these nodes are of a file alone, and those of later stages are not
+        nodes = wire_graph(
+            replace(cfg, stage=Target.report), Path(), lambda block, cache: (block, {})
+        )
     stage = NEXT.get(cfg.stage)
     while stage and not is_allowed(replace(cfg, stage=stage), nodes, overrides):
         stage = INSTEAD.get(stage) or NEXT.get(stage)

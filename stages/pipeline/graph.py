@@ -74,7 +74,7 @@ NEXT |= {
     "label": "pairs",
     "pairs": "reference",
     "reference": "dpo",
-    "unpaired": "pairs",
+    "unpaired": "kto",
     "answer": "eval",
 }
 NEXT |= {"versus": "eval", "benchmark": "eval", "eval": "report"}

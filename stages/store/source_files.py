@@ -221,9 +221,24 @@ def locate(path: str, key: str) -> Path | None:
         )
     if HUB_ID.fullmatch(path) and local.suffix not in FILES:
         return None
-    raise UserError(
-        f"{key}={path}: there is no such file or folder. Type its path, or a hub id (user/name)."
-    )
+    raise UserError(f"{key}={path}: there is no such file or folder. {way_to_name(path, key)}")
+
+
+def way_to_name(path: str, key: str) -> str:
+    """Return what to type in the place of a path that names nothing here."""
+    name, _, rest = path.partition("@")
+    if rest and HUB_ID.fullmatch(name):
+        return (
+            f"A revision is a key of its own: {key}={name} {key.rpartition('.')[0]}.revision={rest}"
+        )
+    if "://" in path:
+        return "Addresses are not read: download the file, and type its path."
+    if "\\" in path:
+        return f"Write folders with /, in quotes: '{key}=\"{path.replace(chr(92), '/')}\"'"
+    name, _, rest = path.partition(":")
+    if rest and HUB_ID.fullmatch(name):
+        return f"A quantised file is named whole: download {name}, and type {key}=FOLDER/FILE.gguf"
+    return "Type its path, or a hub id (user/name)."
 
 
 def in_package(path: str, key: str) -> Path:

@@ -308,6 +308,16 @@ def test_a_store_in_the_home_folder_is_found_without_a_shell(
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
+def test_a_path_in_the_home_folder_needs_no_quotes() -> None:
+    line = compose.normalise(["data.sources=[{path: ~/x.jsonl}, {path: '~/y'}]", "model.path=~/m"])
+    assert 'data.sources=[{path: "~/x.jsonl"}, {path: \'~/y\'}]' in line
+    assert 'model.path="~/m"' in line
+
+
+def test_one_configuration_is_shown_and_no_sweep() -> None:
+    assert "-m composes several" in one_line("stage=sft", "--cfg", "job", "-m")
+
+
 def test_multirun_stands_anywhere_on_the_line(tmp_path: Path) -> None:
     ran = inside(
         "stage=plan", "-m", "recipe=tiny", "dpo.beta=0.1,0.2", "tracker=none", f"outputs={tmp_path}"

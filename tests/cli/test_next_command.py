@@ -29,7 +29,7 @@ LINES = {
         "base": "sft",
         "sample": "label",
         "label": "pairs",
-        "unpaired": "pairs",
+        "unpaired": "eval",
         "answer": "eval",
     },
     f"recipe=tiny label=dataset label.path={FILE}": {
@@ -76,7 +76,7 @@ RARER = {
     f"recipe=tiny sample=file sample.file=ROWS {JUDGE}": {
         "sample": "label",
         "label": "pairs",
-        "unpaired": "pairs",
+        "unpaired": "eval",
     },
     **{f"recipe={path.stem} scale=toy": {} for path in sorted(RECIPES.glob("*.yaml"))},
 }

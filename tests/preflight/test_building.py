@@ -231,7 +231,8 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "{model: base}, {model: DIR/plain.txt}, {model: DIR/weights}, {file: DIR/none.jsonl},"
             "{file: DIR/labels.jsonl}, {model: 'package:.x/y'}, {model: 'package:json/none'},"
             "{model: 'package:json/../json'}, {model: 'package:json//etc'}, {model: 'package:a b/c'},"
-            "{model: 'package:no_such/x'}, {model: 'package:__main__/x'}, {model: '~nobody/x'}, {model: DIR/LONG}]",
+            "{model: 'package:no_such/x'}, {model: 'package:__main__/x'}, {model: '~nobody/x'}, {model: DIR/LONG},"
+            "{model: user/name@v2}, {model: 'user/name:Q4_K_M'}, {model: 'https://host/x'}, {model: 'C:\\x'}]",
         ),
         (
             "sample.pool[0].model=DIR/bare: DIR/bare has no *.safetensors",
@@ -251,6 +252,10 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "sample.pool[16].model=package:__main__/x",
             "sample.pool[17].model=~nobody/x: there is no such file or folder",
             "File name too long",
+            "sample.pool[19].model=user/name sample.pool[19].revision=v2",
+            "download user/name, and type sample.pool[20].model=FOLDER/FILE.gguf",
+            "sample.pool[21].model=https://host/x: there is no such file or folder. Addresses are not read",
+            "'sample.pool[22].model=\"C:/x\"'",
         ),
     ),
     (
