@@ -18,7 +18,7 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 
 from stages.cli import recipes, spelling, starting_values, unread
 from stages.cli.explain import unknown_setting_message
-from stages.config.blocks.models import EMBEDDED, Own
+from stages.config.blocks.models import EMBEDDED, ChatML, Own
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
 from stages.config.schema import OPTIONS, Config
@@ -246,7 +246,8 @@ def resolve_template(cfg: Config) -> None:
     """Train the embedded model in ChatML unless a template is typed: its own writes a system turn with its name before
     every prompt without one. Every other model keeps its own."""
     if cfg.model.path == EMBEDDED and cfg.sft.train and cfg.sft.template.kind == "auto":
-        cfg.sft.template.kind = "chatml"
+        settings = {key: value for key, value in vars(cfg.sft.template).items() if key != "kind"}
+        cfg.sft.template = ChatML(**settings)
 
 
 def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:

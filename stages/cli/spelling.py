@@ -14,7 +14,7 @@ from hydra.errors import OverrideParseException
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError, suggest
 from stages.config.limits import ONE_OF
-from stages.config.schema import CONF, OPTIONS, RECIPES, Config
+from stages.config.schema import CONF, RECIPES, Config, options_of
 from stages.store.plugins import user_path
 
 MULTIRUN = {"-m", "--multirun"}
@@ -159,7 +159,7 @@ def settings_below(kind: type, prefix: str) -> Iterator[tuple[str, tuple[Any, An
         hint = parts[0] if optional and len(parts) == 1 else types[field.name]
         key = f"{prefix}{field.name}"
         yield key, (hint, field.metadata)
-        options = OPTIONS.get(key.replace(".", "/"), {})
+        options = options_of(key)
         for each in options.values() or [hint]:
             if is_dataclass(each):
                 yield from settings_below(each, f"{key}.")  # type: ignore[arg-type]  # a class, as all types are

@@ -135,7 +135,6 @@ def of_training(cfg: Config) -> Conditions:
     without_reference, path = cfg.by_pairs and cfg.dpo.reference_free, cfg.reward.source.path
     return {
         "sft": not cfg.sft.train,
-        "template": cfg.sft.template.kind != "file",
         "select": not cfg.selects,
         **of_blocks,
         "best_worst": cfg.pairs.strategy is Strategy.best_worst,

@@ -16,7 +16,7 @@ from stages.config.blocks.data import SPLIT_OF_GROUP, Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import JUDGED, Answer, Benchmark, Compared, Eval
 from stages.config.blocks.labels import LABELS, Judge, Label
-from stages.config.blocks.models import Model, Own
+from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import ChatRuntime
 from stages.config.blocks.sampling import Sample
@@ -47,7 +47,18 @@ Target = StrEnum(
 )
 
 # The groups whose option picks a class, each with its keys: the classes by the option's name
-OPTIONS: dict[str, Mapping[str, type]] = {"label": LABELS, "eval/judged": JUDGED}
+OPTIONS: dict[str, Mapping[str, type]] = {
+    "label": LABELS,
+    "eval/judged": JUDGED,
+    "template": TEMPLATES,
+}
+GROUPS = {"sft.template": "template"}  # of a block that is not called like its group
+
+
+def options_of(block: str) -> Mapping[str, type]:
+    """Return the classes of a block by the options of its group; none if it has one class."""
+    return OPTIONS.get(GROUPS.get(block, block.replace(".", "/")), {})
+
 
 POLICY_STAGES = (Target.dpo, Target.kto, Target.grpo)  # stages that train the policy
 

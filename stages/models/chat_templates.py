@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from stages.config.blocks.models import Template
+from stages.config.blocks.models import Template, TemplateFile
 from stages.config.errors import UserError
 from stages.models.contract import Continuation, Contract
 from stages.models.forms import end_of_call, form_of_prompts, form_to_train, golden_answers
@@ -205,8 +205,7 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
             way_out = "Name the template: template=chatml, template=plain, or template=file sft.template.path=…."
             raise ContractError(f"{problem}. {way_out}")
         kind = fitting_template(tokenizer)
-    if kind == "file":
-        assert cfg.path is not None
+    if isinstance(cfg, TemplateFile):
         return read_template(Path(cfg.path))
     if lacking := " and ".join(sorted(TURN_TOKENS.get(kind, set()) - vocabulary)):
         raise ContractError(f"template={kind}: the vocabulary lacks {lacking}. Use template=plain.")

@@ -64,16 +64,11 @@ def validate_config(cfg: Config) -> None:
 
 
 def validate_words(cfg: Config) -> None:
-    """Raise UserError for unknown words that name files: trackers, templates and task families."""
+    """Raise UserError for unknown words that name files: trackers and task families."""
     # With data.own the names of user-defined families are not read yet.
     families = cfg.data.tasks.families if cfg.data.tasks and not cfg.data.own else []
     chosen_words = (
         ("tracker.name", [cfg.tracker.name], [*plugins.plugin_words("tracking", "Run"), "none"]),
-        (
-            "sft.template.kind",
-            [cfg.sft.template.kind],
-            [*plugins.template_names(), "auto", "own", "file"],
-        ),
         ("data.tasks.families", families, plugins.family_names()),
         ("plan.tokens", [*cfg.plan.tokens], [*Target]),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Judge
+from stages.config.blocks.models import TemplateFile
 from stages.config.choices import RUBRIC_TEXTS
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ENGINE, has_package, install_command
@@ -30,7 +31,7 @@ def validate_user_files(cfg: Config) -> None:
         if isinstance(judge, Judge) and judge.rubric:
             with errors, name_block(judge.block):
                 validate_rubric(judge, plugins.user_path(judge.rubric))
-    if cfg.sft.template.path:
+    if isinstance(cfg.sft.template, TemplateFile):
         with errors:
             validate_chat_template(plugins.user_path(cfg.sft.template.path))
     for key, source in sources.run_sources(cfg):

@@ -45,11 +45,6 @@ def family_names() -> list[str]:
     )
 
 
-def template_names() -> list[str]:
-    """Return the names of the chat templates, for `sft.template.kind`."""
-    return sorted(path.stem for path in (ROOT / "stages" / "models" / "templates").glob("*.jinja"))
-
-
 def label_task_names() -> list[str]:
     """Return the names of the tasks that phrase a labelled set as instructions, for `task` of a source."""
     return sorted(path.stem for path in (ROOT / "stages" / "formats" / "tasks").glob("*.yaml"))

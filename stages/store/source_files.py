@@ -22,7 +22,7 @@ from stages.config.blocks.labels import (
     PreferenceFile,
     RewardModel,
 )
-from stages.config.blocks.models import Model
+from stages.config.blocks.models import Model, TemplateFile
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import SFT, ScoredGRPO
 from stages.config.errors import Errors, UserError, name_block
@@ -144,7 +144,7 @@ class Pins:
         return block
 
     def pin_template(self, block: SFT) -> SFT:
-        if block.template.path:
+        if isinstance(block.template, TemplateFile):
             template = plugins.user_path(block.template.path)
             with self.errors:
                 path = self.keep_copy(read_template(template).encode(), template)

@@ -310,7 +310,7 @@ def test_a_store_in_the_home_folder_is_found_without_a_shell(
 
 def test_a_path_in_the_home_folder_needs_no_quotes() -> None:
     line = compose.normalise(["data.sources=[{path: ~/x.jsonl}, {path: '~/y'}]", "model.path=~/m"])
-    assert 'data.sources=[{path: "~/x.jsonl"}, {path: \'~/y\'}]' in line
+    assert "data.sources=[{path: \"~/x.jsonl\"}, {path: '~/y'}]" in line
     assert 'model.path="~/m"' in line
 
 

@@ -9,7 +9,9 @@ import pytest
 from hydra.errors import ConfigCompositionException
 
 from stages.cli.explain import explain
+from stages.config.blocks.models import TEMPLATES
 from stages.config.installation import ROOT
+from stages.models import chat_templates
 from stages.store import plugins
 from tests.helpers import composed, refused, settings
 
@@ -26,7 +28,8 @@ def test_a_rooms_words_are_its_file_names() -> None:
     ]
     assert plugins.plugin_words("samplers", "Sampler") == ["generate", "hf", "openai", "vllm"]
     assert plugins.plugin_words("tracking", "Run") == ["wandb"]
-    assert "chatml" in plugins.template_names()
+    templates = {path.stem for path in chat_templates.TEMPLATES.glob("*.jinja")}
+    assert templates == TEMPLATES.keys() - {"auto", "own", "file"}
 
 
 @pytest.mark.extended

@@ -27,7 +27,6 @@ NUMBERS = {int, float}
 # Words that `constraints.validate_config` checks: they are the names of files in the rooms, or of functions in those.
 IN_ROOMS = [
     "stage",
-    "sft.template.kind",
     "sample.sampler",
     "answer.sampler",
     "tracker.name",

@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from stages.cli import spelling
 from stages.config.blocks.evaluation import Compared, Judged
 from stages.config.blocks.labels import Label
+from stages.config.blocks.models import Template
 from stages.config.choices import Command
 from stages.config.installation import ROOT
 from stages.config.limits import COMPUTED, LIMIT, Limit
@@ -51,7 +52,6 @@ type and meaning. `>0–1` are the numbers from 0 to 1 without 0.
 WORDS = {
     "stage": [*Target, *Command],
     "sample.sampler": plugins.plugin_words("samplers", "Sampler"),
-    "sft.template.kind": [*plugins.template_names(), "auto", "own", "file"],
     "tracker.name": [*plugins.plugin_words("tracking", "Run"), "none"],
 }
 TYPES: dict[Any, str] = {
@@ -64,7 +64,11 @@ TYPES: dict[Any, str] = {
 }
 
 AS_LABEL = ("label.judge.", "label.reward_model.", "label.human.")  # of an ensemble
-ALL_OPTIONS = {"label": Label, "eval/judged": Judged}  # with the keys that every option has
+ALL_OPTIONS = {
+    "label": Label,
+    "eval/judged": Judged,
+    "template": Template,
+}  # with the keys that every option has
 
 Row = tuple[str, str, str, str]  # key, type, default, meaning
 

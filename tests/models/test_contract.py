@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stages.config.blocks.models import Template
+from stages.config.blocks.models import Template, TemplateFile
 from stages.config.choices import Spelled
 from stages.config.errors import UserError
 from stages.models import chat_templates
@@ -60,7 +60,10 @@ def establish(
 ) -> Contract:
     """Return the contract for a model whose embedding has a spare row."""
     return chat_templates.establish_contract(
-        tokenizer, Template(kind, path and str(path), False), train, len(tokenizer) + 1
+        tokenizer,
+        TemplateFile(path=str(path)) if path else Template(kind),
+        train,
+        len(tokenizer) + 1,
     )
 
 
@@ -186,9 +189,7 @@ def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
 def test_a_tokenizer_without_a_free_special_token_gets_a_new_one(spare: int, resize: bool) -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
     before = len(tokenizer)
-    chat_templates.establish_contract(
-        tokenizer, Template("plain", None, resize), True, before + spare
-    )
+    chat_templates.establish_contract(tokenizer, Template("plain", resize), True, before + spare)
     assert len(tokenizer) == before + 1
     assert tokenizer.pad_token_id == before
 
@@ -196,9 +197,7 @@ def test_a_tokenizer_without_a_free_special_token_gets_a_new_one(spare: int, res
 def test_an_embedding_without_a_row_to_spare_is_resized_on_request_only() -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
     with pytest.raises(ContractError, match=r"sft.template.resize=true"):
-        chat_templates.establish_contract(
-            tokenizer, Template("plain", None, False), True, len(tokenizer)
-        )
+        chat_templates.establish_contract(tokenizer, Template("plain", False), True, len(tokenizer))
 
 
 @pytest.mark.parametrize("template", ["", OWN.replace("m['content']", "m['content'] | trim")])
@@ -418,6 +417,6 @@ def test_padding_is_a_token_without_a_meaning(
     special: list[str], spare: int, expected: str
 ) -> None:
     tokenizer = byte_level(["</s>", *special], eos_token="</s>")
-    cfg, rows = Template("plain", None, False), len(tokenizer) + spare
+    cfg, rows = Template("plain", False), len(tokenizer) + spare
     chat_templates.establish_contract(tokenizer, cfg, True, rows)
     assert tokenizer.pad_token == expected

@@ -85,7 +85,7 @@ def establish(name: str, train: bool = True, thinks: bool = False) -> Contract:
     stops = [tokenizer.eos_token_id]
     if name == "glm4moe":
         stops = tokenizer.convert_tokens_to_ids(["<|user|>", "<|observation|>"])
-    cfg = Template("auto", None, True)
+    cfg = Template("auto", True)
     contract = establish_contract(tokenizer, cfg, train, len(tokenizer) + 64, stops, thinks)
     assert contract.tokenizer.chat_template.endswith(undated(template)), "its own form is kept"
     return contract
@@ -203,7 +203,7 @@ def test_turns_without_a_role_are_merged_or_dropped() -> None:
     assert "Be brief.\n\nName a colour." in contract.tokenizer.decode(ids)
     assert contract.form.merges(SYSTEM) and not contract.form.merges(TURN)
     tokenizer = tokenizer_of((SHIPPED / "gemma.jinja").read_text())
-    cfg = Template("auto", None, True, roles="drop")
+    cfg = Template("auto", True, roles="drop")
     strict = establish_contract(tokenizer, cfg, True, len(tokenizer) + 64)
     assert strict.example(TURN) == contract.example(TURN)
     with pytest.raises(ContractError):
@@ -213,7 +213,7 @@ def test_turns_without_a_role_are_merged_or_dropped() -> None:
 def test_a_turn_that_a_template_leaves_out_costs_the_row() -> None:
     template = (SHIPPED / "phi3.jinja").read_text()
     tokenizer = tokenizer_of(template)
-    cfg = Template("auto", None, True, roles="drop")
+    cfg = Template("auto", True, roles="drop")
     contract = establish_contract(tokenizer, cfg, True, len(tokenizer) + 64)
     with pytest.raises(ContractError, match="leaves out '417 left'"):
         contract.example(EPISODE)
@@ -242,12 +242,12 @@ def test_an_argument_that_is_typed_is_kept_and_one_that_no_template_reads_is_ref
     template = (SHIPPED / "qwen3.jinja").read_text()
     for arguments, expected in (({"enable_thinking": True}, ""), ({}, "<think>\n\n</think>")):
         tokenizer = tokenizer_of(template)
-        cfg = Template("auto", None, True, arguments)
+        cfg = Template("auto", True, arguments=arguments)
         contract = establish_contract(tokenizer, cfg, False, len(tokenizer) + 64)
         prompt = contract.tokenizer.decode(contract.prompt(TURN[:1]))
         assert prompt.removesuffix("\n\n").endswith(expected or "assistant\n")
     with pytest.raises(ContractError, match="reads no 'enable_thinkin'"):
-        cfg = Template("auto", None, True, {"enable_thinkin": True})
+        cfg = Template("auto", True, arguments={"enable_thinkin": True})
         establish_contract(tokenizer_of(template), cfg, True, 1000)
 
 
@@ -255,7 +255,7 @@ def test_a_template_that_is_replaced_is_told_with_both_forms() -> None:
     own = (SHIPPED / "qwen2_5.jinja").read_text()
     for kind, both in (("plain", True), ("auto", False)):
         tokenizer = tokenizer_of(own)
-        cfg = Template(kind, None, True)
+        cfg = Template(kind, True)
         contract = establish_contract(tokenizer, cfg, True, len(tokenizer) + 64)
         sentence = replaced_message(contract, own, kind)
         assert (
@@ -281,7 +281,7 @@ def test_a_thought_that_the_prompt_begins_is_begun_once() -> None:
         "{%- else -%}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>\n' }}{%- endif -%}{%- endfor -%}"
         "{%- if add_generation_prompt -%}{{ begin }}{%- endif -%}"
     )
-    template = Template("auto", None, True)
+    template = Template("auto", True)
     contract = establish_contract(tokenizer, template, True, len(tokenizer) + 64, thinks=True)
     ids, trained = contract.example(THOUGHT)
     written = contract.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])

