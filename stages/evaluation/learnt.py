@@ -15,7 +15,7 @@ from stages.config.blocks.training import GRPO
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import FAVOURED, Measure
-from stages.evaluation.outcomes import ENOUGH_PAIRS, main_difference
+from stages.evaluation.outcomes import main_difference
 from stages.models import scoring
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
@@ -25,6 +25,7 @@ from stages.store.single_completions import MismatchedPair, stream_pairs
 from stages.store.workspace import Progress, StageDir
 
 TOO_FEW = "too few to say"
+FEWEST = 10  # pairs; with more, the interval alone decides
 MORE_LOOPS = 0.02  # a rise of the share of answers that loop
 
 Array = NDArray[np.float64]
@@ -90,7 +91,7 @@ def learnt_results(
         "sum": shares(sums),
         "per_token": shares({role: sums[role] / tokens for role in roles}),
         **shares({"longer": tokens}),
-        "note": TOO_FEW if len(pairs) < ENOUGH_PAIRS else "",
+        "note": TOO_FEW if len(pairs) < FEWEST else "",
     }, measured
 
 

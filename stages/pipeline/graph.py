@@ -59,7 +59,7 @@ VERSIONS |= {
     "grpo": 11,
     "reward": 3,
 }
-VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 29, "report": 28}
+VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 30, "report": 28}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {

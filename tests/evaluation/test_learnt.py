@@ -15,6 +15,7 @@ from stages.config.blocks.evaluation import Eval
 from stages.evaluation import learnt as scoring
 from stages.evaluation.intervals import Means
 from stages.evaluation.learnt import (
+    FEWEST,
     cautions,
     learnt_results,
     log_probs,
@@ -22,7 +23,6 @@ from stages.evaluation.learnt import (
     read_held_out,
     sentence,
 )
-from stages.evaluation.outcomes import ENOUGH_PAIRS
 from stages.store.records import Pair, load, save
 from tests.helpers import Chain, build, settings
 from tests.stages.reading import work
@@ -150,7 +150,7 @@ def test_learnable_preferences_are_learnt_and_a_coins_are_not(chain: Chain, tmp_
         figures[name], _ = learnt_results(
             evaluation(), inputs_of(chain, *line), "sft", work(tmp_path / name)
         )
-        assert figures[name]["pairs"] >= ENOUGH_PAIRS and figures[name]["note"] == ""
+        assert figures[name]["pairs"] >= FEWEST and figures[name]["note"] == ""
     rule, coin = (figures[name]["ratio"]["policy"] for name in ("rule", "coin"))
     assert rule["low"] > 0.9
     assert coin["low"] < 0.5 < coin["high"]
