@@ -205,7 +205,8 @@ def test_a_claim_holds_where_enough_prompts_show_that_nothing_changed() -> None:
 
 @pytest.mark.parametrize("pairs", [10, 20, 88, 400])
 def test_a_coin_is_seldom_said_to_have_learnt(pairs: int) -> None:
-    """Of 1,000 policies that favour the better of two answers by chance. Above 3.6%, 2.5% are 0.025% improbable."""
+    """Of 1,000 policies that favour the better of two answers by chance, 2.5% may. Drawn, that is 40 at most in 999 of
+    1,000 draws."""
     rng = np.random.default_rng(pairs)
     tables = rng.random((1_000, pairs)) < 0.5
     prompts = [*map(str, range(pairs))]
@@ -213,4 +214,4 @@ def test_a_coin_is_seldom_said_to_have_learnt(pairs: int) -> None:
         Means(table[:, None].astype(float), prompts, drawn=True).share(0, 0.95).low
         for table in tables
     ]
-    assert np.mean(np.array(lows) > 0.5) <= 0.036
+    assert np.mean(np.array(lows) > 0.5) <= 0.040
