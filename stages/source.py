@@ -24,7 +24,7 @@ from stages.store import plugins
 from stages.store.records import Check, SourceRow, save
 from stages.store.splits import NEED_AN_ANSWER, conversation_of, draw_split, prompt_of
 from stages.store.workspace import StageDir
-from stages.tasks.final_numbers import sole_number
+from stages.tasks.checks import require_comparable
 
 MOST_OF_ONE = 0.02  # share of a source's rows that one conversation may have before a warning
 
@@ -104,9 +104,10 @@ def examples(
             raise BadRow("text", f"plain text has no prompt for the {split} split")
         if source.check and answer is None:
             raise BadRow("", f"no answer for check={source.check} to compare with")
-        if source.check == "number" and sole_number(str(answer)) is None:
-            way_out = "Add it behind ####, or compare answers whole: check=label"
-            raise BadRow("", f"the reference {answer!r:.60} is not one number. {way_out}")
+        try:
+            require_comparable(source.check, str(answer))
+        except ValueError as problem:
+            raise BadRow("", str(problem)) from None
         if row.scores and not row.scores[0]:  # a bad answer: only its prompt is used
             if needs_answer or source.check:
                 return None

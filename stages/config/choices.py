@@ -88,7 +88,7 @@ BASELINES = ("group_mean", "leave_one_out")
 DEVICES = ("auto", "cpu", "cuda")
 # GPUs to plan for: compute capability, GB of memory, TB/s to it, TFLOP/s in bf16 without sparsity, and in fp32.
 GPUS: dict[str, tuple[float, ...]] = {name: (*figures,) for name, figures in TABLES["gpus"].items()}
-SOURCE_CHECKS = ("label", "number")
+SOURCE_CHECKS = ("label", "number", "math")
 SUITES = ("refusal", "unknown", "system", "templates", "rephrased", "turns")  # of `eval.suites`
 DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # the unit of plain text that becomes a row
 AUDIT_CODES: list[str] = TABLES["audit_codes"].split()

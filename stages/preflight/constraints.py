@@ -53,6 +53,7 @@ def validate_config(cfg: Config) -> None:
         ),
         *(
             validate_outside,
+            validate_checks,
             validate_launch,
             validate_adapters,
             validate_trainers,
@@ -217,6 +218,15 @@ def untested_message(cfg: Config) -> str:
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
     held_out = f", held-out labels ({cfg.label_block}.validation_fraction)" if cfg.by_labels else ""
     return str(TEXTS["untested"].format(stage=stage, split=split, held_out=held_out))
+
+
+def validate_checks(cfg: Config) -> None:
+    """Raise UserError if a source's check needs a package that is missing."""
+    for source in (*cfg.data.sources, *cfg.outside):
+        if source.check == "math" and find_spec("math_verify") is None:
+            raise UserError(
+                f"check: math needs the package math-verify. Install it: {install_command('math')}."
+            )
 
 
 def validate_outside(cfg: Config) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from stages.store.records import Check
 from stages.store.thoughts import answer_behind
 from stages.tasks import constraint, stances
-from stages.tasks.final_numbers import last_number
+from stages.tasks.equivalence import are_equal, is_expression
+from stages.tasks.final_numbers import last_number, sole_number
 from stages.tasks.open_requests import is_echo, on_topic
 
 
@@ -52,9 +53,30 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "number": lambda answer, text: (
         last_number(answer) is not None and last_number(answer) == last_number(text)
     ),
+    "math": are_equal,
     "is_json": lambda answer: parse_json(answer) is not ValueError,
     "json": lambda answer, value: parse_json(answer) == value,
 }
+
+
+# What a reference must be to be compared; the way out if it is not.
+COMPARABLE: dict[str, tuple[Callable[[str], bool], str]] = {
+    "number": (
+        lambda text: sole_number(text) is not None,
+        "is not one number. Put it behind ####, or type check: math, or type check: label, which compares answers whole",
+    ),
+    "math": (
+        is_expression,
+        "is not one expression. Put it behind #### or in \\boxed{}, or type check: label, which compares answers whole",
+    ),
+}
+
+
+def require_comparable(check: str | None, reference: str) -> None:
+    """Raise ValueError with the problem and a way out if a check cannot compare answers with a reference."""
+    is_comparable, problem = COMPARABLE.get(str(check), (lambda _: True, ""))
+    if not is_comparable(reference):
+        raise ValueError(f"the reference {reference!r:.60} {problem}")
 
 
 @cache

@@ -29,6 +29,7 @@ OF_OTHERS = [
     ("label.precision=fp32", "label=reward_model"),
     ("label.own={file:a.py,name:A}", "label=own or label=ensemble"),
     ("label.people=5 label=judge", "label=ensemble"),
+    ("sft.template.path=README.md", "template=file"),
     ("eval.judged.seed=1", "eval/judged=judge or eval/judged=human"),
     ("eval.judged.path=x eval/judged=judge", "eval/judged=reward_model"),
 ]
@@ -63,7 +64,6 @@ UNREAD = [
     ("sft.trainer.weight_decay=0.1 sft=none", "sft=default"),
     ("sft.runtime.sample_tokens=9 sft.runtime.samples=0", "sft.runtime.samples=2"),
     ("dpo.runtime.sample_tokens=9 dpo.evaluations=0", "dpo.evaluations=2"),
-    ("sft.template.path=README.md", "template=file"),
     ("pairs.max_per_prompt=2", "pairs=all"),
     ("control_learning_rate=1e-4", "control=true"),
     ("reward.source.format=kto", f"reward.source.path={FILE}"),

@@ -5,6 +5,7 @@ import math
 import re
 import typing
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from stages.cli.explain import explain
 from stages.config import limits
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.config.schema import OPTIONS, Config
+from stages.config.schema import GROUPS, OPTIONS, Config
 from stages.preflight import capacity, constraints
 from stages.store import plugins
 from stages.tasks.generator import known_families
@@ -163,14 +164,14 @@ def kinds(hint: Any) -> set[Any]:
 def choose_option(cfg: Any, key: str) -> None:
     """Choose an option of the key's group whose class has this key."""
     for group, options in OPTIONS.items():
-        block = group.replace("/", ".")
+        block = next((b for b, of in GROUPS.items() if of == group), group.replace("/", "."))
         if not key.startswith(f"{block}."):
             continue
         name = key.removeprefix(f"{block}.")
         kind = next(k for k in options.values() if name in dict(spelling.settings_below(k, "")))
         holder, _, place = block.rpartition(".")
         chosen = OmegaConf.structured(kind) if isinstance(cfg, DictConfig) else kind()
-        setattr(cfg.eval if holder else cfg, place, chosen)
+        setattr(attrgetter(holder)(cfg) if holder else cfg, place, chosen)
 
 
 def with_value(key: str, value: Any) -> Config:

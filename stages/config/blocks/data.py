@@ -106,7 +106,7 @@ class Source:
     licence: str | None = None  # of each row that does not state a licence
     # rows to use, drawn by their content; null: all rows
     rows: int | None = between(1, 1_000_000_000, None)
-    # an answer passes if its words (last number) are equal
+    # an answer passes if its words (last number, expression) are equal
     check: str | None = words(*SOURCE_CHECKS, default=None)
     # {SPLIT: SHARE}; default: {sft: 0.95, validation: 0.05}
     splits: dict[str, float] = field(default_factory=dict)

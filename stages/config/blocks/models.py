@@ -66,7 +66,7 @@ class Own:
 
 @dataclass
 class Template:
-    """The chat template that SFT fixes. The group `template=NAME` picks the class."""
+    """The chat template that SFT fixes, one class an option of the group `template`."""
 
     kind: str = computed(MISSING)  # the group's option
     # true: a vocabulary without a free token to pad with gets one, and a row of embeddings
