@@ -196,7 +196,7 @@ def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir
 def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
     """Return by role the mean tokens and the shares of answers that end by themselves and that loop."""
     looping = [
-        [is_repetitive(answers[role][e.id].text) for role in table.roles] for e in table.prompts
+        [is_repetitive(answers[role][e.id].answer) for role in table.roles] for e in table.prompts
     ]
     figures = {
         "mean_tokens": table.tokens,
