@@ -123,6 +123,12 @@ class Candidate:
         return self.continuation or [{"role": "assistant", "content": self.text}]
 
     @property
+    def has_thought(self) -> bool:
+        """True if the text, or one of several turns of the assistant, begins with a thought."""
+        texts = [turn["content"] for turn in self.messages if turn["role"] == "assistant"]
+        return self.answer_tokens is not None or any(answer_behind(t) != t for t in texts)
+
+    @property
     def answer(self) -> str:
         """The text behind the thought, which is what is judged; '' if the thought never ends."""
         if self.continuation:
