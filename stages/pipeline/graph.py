@@ -44,22 +44,22 @@ VERSIONS = {
     "base": 6,
     "source": 11,
     "data": 14,
-    "select": 9,
+    "select": 10,
     "sft": 17,
-    "sample": 11,
-    "pool": 2,
-    "label": 16,
+    "sample": 12,
+    "pool": 3,
+    "label": 17,
 }
 VERSIONS |= {
-    "pairs": 9,
+    "pairs": 10,
     "unpaired": 2,
     "reference": 10,
     "dpo": 13,
     "kto": 4,
-    "grpo": 10,
-    "reward": 3,
+    "grpo": 11,
+    "reward": 4,
 }
-VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 28, "report": 28}
+VERSIONS |= {"answer": 15, "versus": 6, "benchmark": 3, "eval": 29, "report": 29}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {

@@ -73,6 +73,11 @@ def pools(chain: Chain, contract: Contract) -> tuple[Pool, Pool]:
 def test_lengths_are_those_of_the_answers(pools: tuple[Pool, Pool]) -> None:
     plain, thoughtful = pools
     assert [*plain.lengths_by_prompt()] == [*thoughtful.lengths_by_prompt()]
+    shown, again = (
+        [(c.text, c.n_tokens) for _, candidates in pool.by_prompt() for c in candidates]
+        for pool in pools
+    )
+    assert shown == again
     for alone, other in zip(plain.candidates, thoughtful.candidates, strict=True):
         assert (other.answer, other.length) == (alone.text, alone.n_tokens)
         assert other.n_tokens > other.length and other.finish_reason == "stop"
