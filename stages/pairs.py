@@ -170,7 +170,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 @dataclass
 class PairStats:
     """Counts of pairs. `unfinished`: with truncated rejected completions. `part_early`: of several turns.
-    `thought_on_one_side`: of chosen and rejected alone. `preferred`, `scored`: by the kind of labels. `passed_over`: beyond a prompt's limit. `chosen`, `rejected`: by policy."""
+    `thought_on_one_side`: either chosen or rejected begins with a thought. `preferred`, `scored`: by the kind of labels.
+    `passed_over`: beyond a prompt's limit. `chosen`, `rejected`: by policy."""
 
     prompts: int = 0
     held_out: int = 0

@@ -37,10 +37,10 @@ def learnt_results(
 ) -> tuple[dict[str, Any], list[Measure]]:
     """Return the shares of held-out pairs whose chosen answer a model favours; an equal score counts half. A model
     favours the chosen answer by its log-ratio to `before` (chance: one half), by summed log-prob, or by log-prob per
-    token. `longer` is the share in which the chosen answer, without its thought, is the longer one. In the intervals, pairs of one prompt
-    are one draw. Only models with SFT's template are scored, so the result is empty without SFT. Without pairs, the
-    rows are single completions, of which the desirable ones are compared with the undesirable ones. Also return what
-    was measured of the policy, by its log-ratio."""
+    token. `longer` is the share in which the chosen answer, without its thought, is the longer one. In the intervals,
+    pairs of one prompt are one draw. Only models with SFT's template are scored, so the result is empty without SFT.
+    Without pairs, the rows are single completions, of which the desirable ones are compared with the undesirable ones.
+    Also return what was measured of the policy, by its log-ratio."""
     # GRPO trains on all prompts, those of held-out pairs too.
     roles = [
         role

@@ -78,8 +78,8 @@ def main_difference(roles: Iterable[str]) -> str:
 
 @dataclass
 class Table:
-    """Prompts and each model's answers to them: pass (0 or 1), tokens without any thought, and stopped by itself (0 or 1). The
-    three arrays have the shape (prompts, models), with models in the order of `roles`."""
+    """Prompts and each model's answers to them: pass (0 or 1), tokens without any thought, and stopped by itself (0 or
+    1). The three arrays have the shape (prompts, models), with models in the order of `roles`."""
 
     roles: list[str]
     prompts: list[Example]

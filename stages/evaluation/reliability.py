@@ -58,14 +58,15 @@ def countable(judgements: Iterable[Judgement], candidates: Candidates) -> list[J
     for j in draw_audit(judgements):
         if j.error is None and (j.candidate_id or not is_copy(j, candidates)):
             of_texts.setdefault(
-                (j.prompt_id, *sorted(candidates[name].stripped_text for name in key_of(j))), j
+                (j.prompt_id, *sorted(candidates[name].answer.strip() for name in key_of(j))), j
             )
     drawn = [*of_texts.values()]
     return [j for j in drawn if bool(j.candidate_id) == bool(drawn[0].candidate_id)]
 
 
 def is_copy(j: Judgement, candidates: Candidates) -> bool:
-    return candidates[str(j.a)].stripped_text == candidates[str(j.b)].stripped_text
+    """Return whether both answers are the same, thoughts apart."""
+    return candidates[str(j.a)].answer.strip() == candidates[str(j.b)].answer.strip()
 
 
 def draw_audit(judgements: Iterable[Judgement], count: int | None = None) -> list[Judgement]:

@@ -161,7 +161,7 @@ class Reading:
                 candidate.token_ids, candidate.tokenizer, candidate.text, contract
             )
             if answer_ids is None:
-                answer[0]["content"] = contract.without_thought(candidate.text)
+                answer[0]["content"] = contract.with_empty_thought(candidate.text)
                 _, answer_ids = contract.completion(
                     prompt.messages, answer, candidate.finish_reason == "stop"
                 )

@@ -177,8 +177,8 @@ class Contract:
             return open_thought(self.tokenizer.decode(self.prompt(GOLDEN[0][:1])))
         return None
 
-    def without_thought(self, answer: str) -> str:
-        """Return an answer as a turn without a thought: where prompts begin one, that thought is empty."""
+    def with_empty_thought(self, answer: str) -> str:
+        """Return an answer behind an empty thought if prompts begin one, else as it is."""
         begin = next((begin for begin, end in MARKS.items() if end == self.thought_end), "")
         return f"{begin}\n\n{self.thought_end}\n\n{answer}" if begin else answer
 

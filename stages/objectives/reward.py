@@ -107,7 +107,7 @@ def without_thoughts(pair: Pair, contract: Contract) -> Pair:
         [turn] = getattr(pair, side)
         text = turn["content"]
         is_open = never_ends(text, None if ids is None else contract.thought_end)
-        answer = contract.without_thought("" if is_open else answer_behind(text))
+        answer = contract.with_empty_thought("" if is_open else answer_behind(text))
         if answer != text:
             changed |= {side: [turn | {"content": answer}], f"{side}_token_ids": None}
     return replace(pair, **changed)

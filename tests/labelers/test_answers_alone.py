@@ -147,7 +147,7 @@ def test_a_reward_model_reads_an_answer_alone_where_prompts_begin_a_thought(
     thinking: Contract,
 ) -> None:
     prompt: list[Message] = [{"role": "user", "content": "Hammer?"}]
-    answer = thinking.without_thought("tool")
+    answer = thinking.with_empty_thought("tool")
     _, ids = thinking.completion(prompt, [{"role": "assistant", "content": answer}])
     assert thinking.text(ids).strip() == "</think>\n\ntool"
 
