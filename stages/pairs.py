@@ -91,7 +91,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         else [f"{cfg.key}.{key}" for key in ("min_score", "min_margin") if vars(cfg)[key]]
     ):
         out.warn(f"{' and '.join(unread)} leave nothing out, as these preferences have no scores.")
-    if one_sided := stats.thought_on_one_side:
+    # a reward model does not read thoughts
+    if (one_sided := stats.thought_on_one_side) and cfg.key == "pairs":
         out.warn(
             f"{one_sided} of {result.pairs} pairs have a thought on one side only, so that they teach whether to think. "
             "Give both sides a thought or none: label.reasoning=strip leaves out those of a file of preferences."
@@ -170,7 +171,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 @dataclass
 class PairStats:
     """Counts of pairs. `unfinished`: with truncated rejected completions. `part_early`: of several turns.
-    `thought_on_one_side`: either chosen or rejected begins with a thought. `preferred`, `scored`: by the kind of labels.
+    `thought_on_one_side`: only chosen or only rejected has a thought. `preferred`, `scored`: by the kind of labels.
     `passed_over`: beyond a prompt's limit. `chosen`, `rejected`: by policy."""
 
     prompts: int = 0

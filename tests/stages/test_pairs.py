@@ -590,6 +590,9 @@ def test_pairs_with_a_thought_on_one_side_are_counted(tmp_path: Path) -> None:
     assert (made["pairs"], made["thought_on_one_side"]) == (len(rows), 4)
     assert any("4 of 7 pairs" in warning for warning in folder.warnings)
     assert "4 with a thought" in made["summary"]
+    silent = work(tmp_path / "of_reward")
+    pairs.run(block(unfinished=Unfinished.keep, key="reward.pairs"), {"judged": out.path}, silent)
+    assert not any("4 of 7 pairs" in warning for warning in silent.warnings)
     of_none, _ = dataset(tmp_path, rows[5:6])
     assert "thought_on_one_side" not in pairs.run(block(), {"judged": of_none.path}, folder)
 
