@@ -182,10 +182,8 @@ def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir
     if table is None:
         return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
     titles, form, first = cfg.models, measure_answers(table, answers), outcomes.before(cfg.models)
-    if (
-        abs(drift := form["mean_tokens"]["policy"] / form["mean_tokens"][first] - 1)
-        > outcomes.LENGTH_DRIFT
-    ):
+    tokens = form["mean_tokens"]
+    if abs(drift := tokens["policy"] / max(1.0, tokens[first]) - 1) > outcomes.LENGTH_DRIFT:
         word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
         out.warn(
             f"{titles['policy']}'s answers are {word} than {titles[first]}'s: a change may be partly length."
@@ -196,14 +194,29 @@ def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir
 def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
     """Return by role the mean tokens and the shares of answers that end by themselves and that loop."""
     looping = [
-        [is_repetitive(answers[role][e.id].text) for role in table.roles] for e in table.prompts
+        [is_repetitive(answers[role][e.id].answer) for role in table.roles] for e in table.prompts
     ]
     figures = {
         "mean_tokens": table.tokens,
         "stop_rate": table.stopped,
         "loops": np.array(looping, float),
     }
-    return {name: table.mean(values) for name, values in figures.items()}
+    means = {name: table.mean(values) for name, values in figures.items()}
+    return means | count_thoughts(table, answers)
+
+
+def count_thoughts(table: Table, answers: Answers) -> dict[str, Any]:
+    """Return by role the share of answers after a thought and the mean tokens of a thought; {} if none has one."""
+    candidates = [[answers[role][e.id] for role in table.roles] for e in table.prompts]
+    thinks = np.array([[c.has_thought for c in row] for row in candidates], float)
+    tokens = np.array([[c.n_tokens - c.length for c in row] for row in candidates], float)
+    if not thinks.any():
+        return {}
+    per_thought = tokens.sum(0) / np.maximum(1, thinks.sum(0))
+    return {
+        "thoughts": table.mean(thinks),
+        "thought_tokens": dict(zip(table.roles, map(float, per_thought), strict=True)),
+    }
 
 
 def trained_on(inputs: dict[str, Path]) -> set[str]:

@@ -91,6 +91,12 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         else [f"{cfg.key}.{key}" for key in ("min_score", "min_margin") if vars(cfg)[key]]
     ):
         out.warn(f"{' and '.join(unread)} leave nothing out, as these preferences have no scores.")
+    # a reward model does not read thoughts
+    if (one_sided := stats.thought_on_one_side) and cfg.key == "pairs":
+        out.warn(
+            f"{one_sided} of {result.pairs} pairs have a thought on one side only, so that they teach whether to think. "
+            "Give both sides a thought or none: label.reasoning=strip leaves out those of a file of preferences."
+        )
     # the user provided the judgements, all of them to be used
     if rules.ways_out.texts in admission.GIVE.values():
         for line in rules.filter_messages():
@@ -149,12 +155,14 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         **policy_counts(stats, pool),
         **({"expected_accuracy": accuracy} if accuracy else {}),
         **({"part_early": stats.part_early} if stats.part_early else {}),
+        **({"thought_on_one_side": one_sided} if one_sided else {}),
         **stats.licences.metrics(),
         "summary": f"{result.pairs} pairs ({stats.held_out} held out) from {stats.prompts} prompts"
         + f", {tokens / result.pairs:,.0f} sampled tokens per pair" * bool(tokens)
         + f"; {result.prompts_without_pair.total()} prompts without a pair{note}"
         + (f"; {accuracy_clause(accuracy)}" if accuracy else "")
         + (f"; {stats.part_early} part before their last turn" if stats.part_early else "")
+        + (f"; {one_sided} with a thought on one side only" if one_sided else "")
         + (f"; {copies} copies left out" if copies else "")
         + (f"; {passed_over} further preferences left out" if passed_over else ""),
     }
@@ -162,13 +170,15 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 @dataclass
 class PairStats:
-    """Counts of pairs. `unfinished`: with truncated rejected completions. `part_early`: of several turns. `preferred`,
-    `scored`: by the kind of labels. `passed_over`: beyond a prompt's limit. `chosen`, `rejected`: by policy."""
+    """Counts of pairs. `unfinished`: with truncated rejected completions. `part_early`: of several turns.
+    `thought_on_one_side`: only chosen or only rejected has a thought. `preferred`, `scored`: by the kind of labels.
+    `passed_over`: beyond a prompt's limit. `chosen`, `rejected`: by policy."""
 
     prompts: int = 0
     held_out: int = 0
     unfinished: int = 0
     part_early: int = 0
+    thought_on_one_side: int = 0
     preferred: bool = False
     scored: bool = False
     passed_over: int = 0
@@ -221,6 +231,7 @@ def generate_pairs(
             new_pair = make_pair(prompt, contrast, labeler, cfg)
             stats.licences.count(prompt)
             stats.count(new_pair)
+            stats.thought_on_one_side += contrast.better.has_thought != contrast.worse.has_thought
             yield new_pair
 
 

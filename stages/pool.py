@@ -45,7 +45,5 @@ def relabel(candidate: Candidate, name: str, contract: Contract) -> Candidate:
     """Return a candidate with its source as policy. A log-prob belongs to token ids, and is dropped with them."""
     if candidate.token_ids is not None and candidate.tokenizer == contract.digest:
         return replace(candidate, policy=name)
-    n_tokens = contract.length(candidate.text, ended=candidate.finish_reason == "stop")
-    return replace(
-        candidate, policy=name, token_ids=None, tokenizer=None, logprob=None, n_tokens=n_tokens
-    )
+    measured = contract.measure(candidate)
+    return replace(measured, policy=name, token_ids=None, tokenizer=None, logprob=None)

@@ -238,7 +238,7 @@ def lengths(inputs: Mapping[str, Path], models: Mapping[str, str]) -> dict[str, 
     """Return for each evaluated model, by role, the bars of how many answers have how many tokens."""
     return {
         role: plots.histogram(
-            [a.n_tokens for a in load(inputs[f"answer_{role}"] / "answers.parquet", Candidate)],
+            [a.length for a in load(inputs[f"answer_{role}"] / "answers.parquet", Candidate)],
             LENGTHS,
         )
         for role in models

@@ -133,6 +133,8 @@ def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[B
                 continue
             refused[reason] += 1
             mendable = cfg.max_mended and not unusual and (low or reason == answer_rules.UNFINISHED)
+            # code cannot mend a thought
+            mendable = mendable and not candidate.has_thought
             text = mend_answer(prompt, candidate.text) if mendable else None
             ended = replace(candidate, text=text, finish_reason="stop") if text else None
             if ended and not answer_rules.find_broken_rule(prompt, ended):

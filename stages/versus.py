@@ -40,7 +40,7 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         raise UserError(
             f"eval.judged: none of {len(prompts)} prompts has answers of both models. Use more prompts."
         )
-    identical = sum(answers[e.id].stripped_text == opposed[e.id].stripped_text for e in drawn)
+    identical = sum(answers[e.id].answer.strip() == opposed[e.id].answer.strip() for e in drawn)
     summary = (
         f"{len(drawn)} of {len(comparable)} prompts with two answers, {identical} of them identical; the smallest "
         f"detectable difference of a win rate from 50% is {100 * detectable(len(drawn)):.0f} points"
@@ -62,15 +62,7 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 def side(answer: Candidate, role: str, contract: Contract) -> Candidate:
     """Return an answer as a candidate of a role. Its length, with any end of turn, is by the policy's tokenizer."""
-    is_own = answer.tokenizer == contract.digest
-    tokens = (
-        answer.n_tokens
-        if is_own
-        else contract.length(answer.text, ended=answer.finish_reason == "stop")
-    )
+    measured = answer if answer.tokenizer == contract.digest else contract.measure(answer)
     return replace(
-        answer,
-        candidate_id=content_id(role, answer.prompt_id, answer.text),
-        policy=role,
-        n_tokens=tokens,
+        measured, candidate_id=content_id(role, answer.prompt_id, answer.text), policy=role
     )

@@ -58,13 +58,13 @@ def is_refusal(text: str) -> bool:
 
 # The name of each rule, and a function that returns whether a candidate breaks the rule.
 RULES: dict[str, Callable[[Example, Candidate], bool]] = {
-    "says nothing": lambda prompt, c: not c.text.strip(),
-    UNFINISHED: lambda prompt, c: c.finish_reason != "stop" or is_cut_short(c.text),
-    "says the same again and again": lambda prompt, c: is_repetitive(c.text),
-    "echoes the request": lambda prompt, c: is_echo(c.text, prompt.messages[-1]["content"]),
-    "refuses": lambda prompt, c: is_refusal(c.text),
+    "says nothing": lambda prompt, c: not c.answer.strip(),
+    UNFINISHED: lambda prompt, c: c.finish_reason != "stop" or is_cut_short(c.answer),
+    "says the same again and again": lambda prompt, c: is_repetitive(c.answer),
+    "echoes the request": lambda prompt, c: is_echo(c.answer, prompt.messages[-1]["content"]),
+    "refuses": lambda prompt, c: is_refusal(c.answer),
     "is in another language": lambda prompt, c: (
-        languages.differ(prompt.messages[-1]["content"], c.text)
+        languages.differ(prompt.messages[-1]["content"], c.answer)
         and all(check.kind != OTHER_LANGUAGE for check in prompt.checks)
     ),
 }

@@ -18,7 +18,6 @@ from stages.evaluation.outcomes import (
     with_intervals,
 )
 from stages.store.text_units import find_run, lower_words
-from stages.store.thoughts import answer_behind
 
 # The primary endpoint is the first of these groups that has prompts.
 ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
@@ -93,7 +92,7 @@ def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
     if not referenced.prompts:
         return {}
     texts = [
-        [(answers[role][e.id].text, e.reference or "") for role in table.roles]
+        [(answers[role][e.id].answer, e.reference or "") for role in table.roles]
         for e in referenced.prompts
     ]
     contained = np.array([[contains_words(*pair) for pair in row] for row in texts], float)
@@ -101,7 +100,6 @@ def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
 
 
 def contains_words(answer: str, reference: str) -> bool:
-    answer = answer_behind(answer)
     if not (expected := lower_words(reference)):  # the reference is punctuation only
         return reference.strip() in answer
     return find_run(lower_words(answer), expected) is not None

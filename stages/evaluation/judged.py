@@ -50,7 +50,7 @@ class Comparison:
 
     def won(self, policy: Candidate, other: Candidate) -> float:
         """Return 1 if the policy's answer won, 0.5 for a tie or equal texts, 0 if it lost, NaN if not judged."""
-        if policy.stripped_text == other.stripped_text:
+        if policy.answer.strip() == other.answer.strip():
             return POINTS["tie"]
         if judgement := self.preferences.get(policy.prompt_id):
             points = POINTS[str(judgement.preference)]
@@ -75,8 +75,8 @@ class Comparison:
 
     @cached_property
     def lengths(self) -> NDArray[np.float64]:
-        """Tokens of both answers: (prompts, 2)."""
-        return np.array([[side.n_tokens for side in both] for both in self.sides], float).reshape(
+        """Tokens of both answers without their thoughts: (prompts, 2)."""
+        return np.array([[side.length for side in both] for both in self.sides], float).reshape(
             -1, 2
         )
 
@@ -94,7 +94,8 @@ class Comparison:
             ),
             shown_first=np.array([self.shown_first(policy) for policy, _ in self.sides], float),
             alike=np.array(
-                [policy.stripped_text == other.stripped_text for policy, other in self.sides], bool
+                [policy.answer.strip() == other.answer.strip() for policy, other in self.sides],
+                bool,
             ),
             judge=np.array([judge.won(*both) for both in self.sides], float),
         )

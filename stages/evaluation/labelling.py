@@ -72,7 +72,7 @@ class Labelling:
         by_prompt = defaultdict[str, list[Judgement]](list)
         for j in (*self.preferences, *(j for j in self.valid if j.score is not None)):
             by_prompt[j.prompt_id].append(j)
-        lengths = {name: self.candidates[name].n_tokens for j in self.valid for name in key_of(j)}
+        lengths = {name: self.candidates[name].length for j in self.valid for name in key_of(j)}
         gaps = [
             (p, gap)
             for p, judged in by_prompt.items()

@@ -3,6 +3,7 @@
 It is a share of pairs or, for KTO, of comparisons of a desirable completion with an undesirable one. It measures what
 was learnt of these preferences. Better answers are shown by checks or judges only."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import FAVOURED, Measure
 from stages.evaluation.outcomes import main_difference
 from stages.models import scoring
-from stages.models.contract import load_contract
+from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, content_id
 from stages.store.single_completions import MismatchedPair, stream_pairs
+from stages.store.thoughts import answer_behind
 from stages.store.workspace import Progress, StageDir
 
 TOO_FEW = "too few to say"
@@ -36,10 +38,10 @@ def learnt_results(
 ) -> tuple[dict[str, Any], list[Measure]]:
     """Return the shares of held-out pairs whose chosen answer a model favours; an equal score counts half. A model
     favours the chosen answer by its log-ratio to `before` (chance: one half), by summed log-prob, or by log-prob per
-    token. `longer` is the share in which the chosen answer is the longer one. In the intervals, pairs of one prompt
-    are one draw. Only models with SFT's template are scored, so the result is empty without SFT. Without pairs, the
-    rows are single completions, of which the desirable ones are compared with the undesirable ones. Also return what
-    was measured of the policy, by its log-ratio."""
+    token. `longer` is the share in which the chosen answer, without its thought, is the longer one. In the intervals,
+    pairs of one prompt are one draw. Only models with SFT's template are scored, so the result is empty without SFT.
+    Without pairs, the rows are single completions, of which the desirable ones are compared with the undesirable ones.
+    Also return what was measured of the policy, by its log-ratio."""
     # GRPO trains on all prompts, those of held-out pairs too.
     roles = [
         role
@@ -90,7 +92,7 @@ def learnt_results(
         "ratio": shares({role: sums[role] - sums[before] for role in roles if role != before}),
         "sum": shares(sums),
         "per_token": shares({role: sums[role] / tokens for role in roles}),
-        **shares({"longer": tokens}),
+        **shares({"longer": answer_lengths(pairs, tokens, load_contract(inputs["sft"] / "model"))}),
         "note": TOO_FEW if len(pairs) < FEWEST else "",
     }, measured
 
@@ -108,6 +110,19 @@ def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, Pa
     ]
     dropped.settle(len(pairs), remaining=1)  # no pair left means no result, not an error
     return pairs
+
+
+def answer_lengths(
+    pairs: Sequence[tuple[Pair, PairLogProbs]], tokens: Array, contract: Contract
+) -> Array:
+    """Return the lengths of chosen and rejected: (pairs, 2). Those with a thought have the `tokens` behind it."""
+    lengths = tokens.copy()
+    for i, (pair, _) in enumerate(pairs):
+        for side, turns in enumerate((pair.chosen, pair.rejected)):
+            answer = answer_behind(turns[-1]["content"])
+            if len(turns) == 1 and answer != turns[-1]["content"]:
+                lengths[i, side] = contract.length(answer, ended=True)
+    return lengths
 
 
 def log_probs(cfg: Eval, role: str, folder: Path, pairs: list[PairLogProbs]) -> Array:

@@ -161,7 +161,7 @@ def complete_prompts(
 ) -> list[Graded]:
     """Grade the candidates of each prompt that has checks and the most common number (at least 2) of candidates."""
     checks = {p.id: p.checks for p in prompts if p.checks}
-    texts = {c.candidate_id: c.text for c in candidates}
+    texts = {c.candidate_id: c.answer for c in candidates}
     graded = defaultdict[str, Graded](list)
     for j in judgements:
         if j.score is not None and j.prompt_id in checks:

@@ -51,8 +51,8 @@ def measure_answers(
     ]
     candidates = [answers[e.id] for e in prompts]
     rows = rows_of(ENDINGS, prompts, (a.finish_reason == "stop" for a in candidates))
-    rows += rows_of(LOOPLESS, prompts, (not is_repetitive(a.text) for a in candidates))
-    rows += rows_of(LENGTH, prompts, (len(a.text) for a in candidates))
+    rows += rows_of(LOOPLESS, prompts, (not is_repetitive(a.answer) for a in candidates))
+    rows += rows_of(LENGTH, prompts, (len(a.answer) for a in candidates))
     for name, table in checked.items():
         rows += rows_of(name, table.prompts, table.passed[:, table.roles.index("policy")])
     return rows

@@ -78,8 +78,8 @@ def main_difference(roles: Iterable[str]) -> str:
 
 @dataclass
 class Table:
-    """Prompts and each model's answers to them: pass (0 or 1), number of tokens, and stopped by itself (0 or 1). The
-    three arrays have the shape (prompts, models), with models in the order of `roles`."""
+    """Prompts and each model's answers to them: pass (0 or 1), tokens without any thought, and stopped by itself (0 or
+    1). The three arrays have the shape (prompts, models), with models in the order of `roles`."""
 
     roles: list[str]
     prompts: list[Example]
@@ -149,10 +149,10 @@ def tabulate(prompts: list[Example], answers: Answers) -> Table:
     rows = [[of_model[e.id] for of_model in answers.values()] for e in prompts]
     checked = zip([e.checks for e in prompts], rows, strict=True)
     passed = [
-        [share_passed(checks, a.text) == 1 if checks else np.nan for a in row]
+        [share_passed(checks, a.answer) == 1 if checks else np.nan for a in row]
         for checks, row in checked
     ]
-    tokens = [[a.n_tokens for a in row] for row in rows]
+    tokens = [[a.length for a in row] for row in rows]
     stopped = [[a.finish_reason == "stop" for a in row] for row in rows]
     arrays = (
         np.array(values, float).reshape(-1, len(answers)) for values in (passed, tokens, stopped)

@@ -48,7 +48,7 @@ class PairAudit:
                 return SIGNS[word]
             for candidate in (better, worse) if self.by_checks and prompt.checks else ():
                 if candidate.stripped_text not in grades:
-                    grades[candidate.stripped_text] = share_passed(prompt.checks, candidate.text)
+                    grades[candidate.stripped_text] = share_passed(prompt.checks, candidate.answer)
             if not grades.keys() >= {better.stripped_text, worse.stripped_text}:
                 return None
             high, low = grades[better.stripped_text], grades[worse.stripped_text]

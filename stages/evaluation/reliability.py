@@ -58,14 +58,15 @@ def countable(judgements: Iterable[Judgement], candidates: Candidates) -> list[J
     for j in draw_audit(judgements):
         if j.error is None and (j.candidate_id or not is_copy(j, candidates)):
             of_texts.setdefault(
-                (j.prompt_id, *sorted(candidates[name].stripped_text for name in key_of(j))), j
+                (j.prompt_id, *sorted(candidates[name].answer.strip() for name in key_of(j))), j
             )
     drawn = [*of_texts.values()]
     return [j for j in drawn if bool(j.candidate_id) == bool(drawn[0].candidate_id)]
 
 
 def is_copy(j: Judgement, candidates: Candidates) -> bool:
-    return candidates[str(j.a)].stripped_text == candidates[str(j.b)].stripped_text
+    """Return whether both answers are the same, thoughts apart."""
+    return candidates[str(j.a)].answer.strip() == candidates[str(j.b)].answer.strip()
 
 
 def draw_audit(judgements: Iterable[Judgement], count: int | None = None) -> list[Judgement]:
@@ -78,7 +79,7 @@ def audit_rows(audit: Sequence[Judgement], prompts: Prompts, candidates: Candida
     rows = []
     for j in audit:
         names, prompt = ["answer"] if j.candidate_id else ["a", "b"], prompts[j.prompt_id].messages
-        texts = {name: candidates[i].text for name, i in zip(names, key_of(j), strict=True)}
+        texts = {name: candidates[i].answer for name, i in zip(names, key_of(j), strict=True)}
         words = " or ".join(WORDS[bool(j.candidate_id)])
         rows.append({"judged": key_of(j), "prompt": prompt, **texts, "words": words, "known": None})
     return rows
@@ -113,7 +114,7 @@ def known_by_checks(
     words = dict[Key, str]()
     for j in audit:
         if checks := prompts[j.prompt_id].checks:
-            passed = [share_passed(checks, candidates[i].text) for i in key_of(j)]
+            passed = [share_passed(checks, candidates[i].answer) for i in key_of(j)]
             if len(passed) == 1:
                 words[key_of(j)] = "good" if passed[0] == 1 else "bad"
             else:
@@ -216,12 +217,11 @@ def agreements(audited: Audited, words: Sequence[str]) -> dict[str, Any]:
 def lengths(audited: Sequence[tuple[Any, ...]], place: int, candidates: Candidates) -> float | None:
     """The length bias: how often the longer answer is preferred, or how many tokens longer good answers are."""
     if audited[0][0].candidate_id:
-        tokens = [(row[place], candidates[row[0].candidate_id].n_tokens) for row in audited]
+        tokens = [(row[place], candidates[row[0].candidate_id].length) for row in audited]
         good, bad = ([count for word, count in tokens if word == which] for which in WORDS[True])
         return float(np.mean(good) - np.mean(bad)) if good and bad else None
     gaps = [
-        (candidates[row[0].a].n_tokens - candidates[row[0].b].n_tokens, row[place])
-        for row in audited
+        (candidates[row[0].a].length - candidates[row[0].b].length, row[place]) for row in audited
     ]
     longer = [(gap > 0) == (word == "a") for gap, word in gaps if gap and word != "tie"]
     return float(np.mean(longer)) if longer else None

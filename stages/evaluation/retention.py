@@ -106,7 +106,7 @@ def claims(
             )
         )
         loopfree = measure_answers(
-            open_prompts, answers, "base", lambda _, answer: not is_repetitive(answer.text)
+            open_prompts, answers, "base", lambda _, answer: not is_repetitive(answer.answer)
         )
         tested.append(share_claim(LOOPLESS, "base", loopfree, alpha, LOOPS))
     sized = [e for e in everything.prompts if asked_length(e)]
@@ -223,7 +223,7 @@ def measure_answers(
 
 def variety(prompt: Example, answer: Candidate) -> float:
     """The share of distinct pairs of neighbours among an answer's first words (distinct-2: arXiv:1510.03055)."""
-    pairs = list(pairwise(lower_words(answer.text)[:FIRST]))
+    pairs = list(pairwise(lower_words(answer.answer)[:FIRST]))
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
@@ -242,7 +242,7 @@ def asked_length(prompt: Example) -> tuple[float, float]:
 def within_length(prompt: Example, answer: Candidate) -> float:
     """Return 1 for an answer of the requested length, minus its relative deviation otherwise; at least 0."""
     low, high = asked_length(prompt)
-    count = len(words(answer.text))
+    count = len(words(answer.answer))
     off = (low - count) / low if count < low else (count - high) / high if count > high else 0.0
     return max(0.0, 1.0 - off)
 

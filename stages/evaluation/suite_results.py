@@ -144,7 +144,7 @@ def table(
 ) -> NDArray[Any]:
     """Return 1 for every answer that passes all checks of its prompt, or the first one, which is about its stance."""
     texts = [
-        (e.checks[:1] if stance else e.checks, [answers[role][e.id].text for role in roles])
+        (e.checks[:1] if stance else e.checks, [answers[role][e.id].answer for role in roles])
         for e in prompts
     ]
     return np.array(

@@ -143,5 +143,11 @@ def candidate(prompt: str, turns: list[Message], name: str) -> Candidate:
     return (
         answer
         if len(turns) == 1
-        else replace(answer, candidate_id=content_id(prompt, turns), continuation=turns)
+        else replace(
+            answer,
+            candidate_id=content_id(prompt, turns),
+            continuation=turns,
+            finish_reason="stop",
+            answer_tokens=None,
+        )
     )

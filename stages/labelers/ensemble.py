@@ -225,7 +225,7 @@ class Ensemble(Labeler):
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield the ensemble's judgements, and people's verdicts on the comparisons that people were asked about."""
-        votes = [*joint_votes(self.cfg.members, self.by_labeler, pool.candidates)]
+        votes = [*joint_votes(self.cfg.members, self.by_labeler, pool.answers())]
         judged: dict[Key, Judgement] = {each.ids: judgement_of(each) for each in votes}
         self.tallies = count_votes(self.cfg, votes, self.by_labeler)
         if self.cfg.people:
@@ -238,7 +238,7 @@ class Ensemble(Labeler):
         """Ask people about the audit sample, then about the comparisons with the most disagreement. Verdicts on the
         latter replace the judgements in `judged`, copies included. The same two texts are asked about only once."""
         prompts = {p.id: p for p in pool.prompts}
-        candidates = {c.candidate_id: c for c in pool.candidates}
+        candidates = {c.candidate_id: c for c in pool.answers()}
 
         def question_of(key: Key) -> Question:
             pair = [candidates[name] for name in key]

@@ -16,7 +16,6 @@ from stages.formats.readers.row import Row
 from stages.store import plugins
 from stages.store.judged_pool import TokenCount, column, group_by_prompt
 from stages.store.records import Candidate, Example, Judgement, Records, content_id
-from stages.store.thoughts import answer_behind
 from stages.store.workspace import Progress, StageDir
 
 
@@ -37,20 +36,26 @@ class Pool(NamedTuple):
         for prompt, candidates in zip(self.prompts, groups, strict=True):
             yield prompt, [*map(without_thought, candidates)]
 
+    def answers(self) -> Iterator[Candidate]:
+        """Yield the candidates of all prompts as they are judged, without their thoughts."""
+        return map(without_thought, self.candidates)
+
     def lengths_by_prompt(self) -> Iterator[dict[str, int]]:
-        """Yield the lengths of each prompt's candidates in tokens, by id. Neither texts nor token ids are read."""
+        """Yield the lengths of each prompt's candidates in tokens, by id, without their thoughts. Neither texts nor
+        token ids are read."""
         pool = self.candidates
         candidates: Any = Records(pool.path, TokenCount) if isinstance(pool, Records) else pool
         for drawn in group_by_prompt(candidates, [*column(self.prompts, "id")]):
-            yield {c.candidate_id: c.n_tokens for c in drawn}
+            yield {c.candidate_id: c.length for c in drawn}
 
 
 def without_thought(candidate: Candidate) -> Candidate:
-    """Return a candidate as the answer behind its thought, whose token ids are no longer its own."""
-    answer = candidate.text if candidate.continuation else answer_behind(candidate.text)
-    return (
-        candidate if answer == candidate.text else replace(candidate, text=answer, token_ids=None)
-    )
+    """Return a candidate as the answer behind its thought, with the length of that answer. Token ids and log-prob are
+    those of the whole text, so the answer has none."""
+    answer = candidate.answer
+    if answer == candidate.text:
+        return candidate
+    return replace(candidate, text=answer, n_tokens=candidate.length, token_ids=None, logprob=None)
 
 
 class Labeler(ABC):

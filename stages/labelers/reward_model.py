@@ -75,7 +75,7 @@ class RewardModel(Labeler):
         """Yield judgements with the reward in `raw`. A candidate that the model cannot read gets an error."""
         score = partial(self.score, {prompt.id: prompt for prompt in pool.prompts})
         size, name = self.cfg.runtime.shard_size, f"label {self.name}"
-        key, candidates = lambda c: c.candidate_id, [*pool.candidates]
+        key, candidates = lambda c: c.candidate_id, [*pool.answers()]
         blocks = cut_blocks(([c] for c in sorted(candidates, key=key)), key, size)
         judgements = [
             *ShardedWork(candidates, key, score, Judgement, key, name, self.out).in_blocks(blocks)
@@ -90,7 +90,7 @@ class RewardModel(Labeler):
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements whose score is the reward itself. A step's candidates are no pool to compare it with."""
         prompts = {prompt.id: prompt for prompt in pool.prompts}
-        for _, [judgement] in self.score(prompts, [*pool.candidates]):
+        for _, [judgement] in self.score(prompts, [*pool.answers()]):
             yield replace(judgement, score=float(judgement.raw)) if judgement.raw else judgement
 
     def score(
@@ -161,6 +161,7 @@ class Reading:
                 candidate.token_ids, candidate.tokenizer, candidate.text, contract
             )
             if answer_ids is None:
+                answer[0]["content"] = contract.with_empty_thought(candidate.text)
                 _, answer_ids = contract.completion(
                     prompt.messages, answer, candidate.finish_reason == "stop"
                 )

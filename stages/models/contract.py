@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ from stages.models.rendering import (
 )
 from stages.models.turns import Stretch, Text, left_out, stretches_of_text, tokenize
 from stages.store import safe_files
-from stages.store.records import Message, content_id
+from stages.store.records import Candidate, Message, content_id
 from stages.store.sealed_json import load_json, require_keys
 from stages.store.templates import TemplateFault
-from stages.store.thoughts import MARKS
+from stages.store.thoughts import MARKS, open_thought
 from stages.store.tool_calls import split_calls
 
 Tokens = tuple[list[int], list[bool]]  # token ids, and True for each trained token
@@ -194,6 +194,28 @@ class Contract:
     def length(self, text: str, ended: bool = False) -> int:
         """Return the number of tokens of a text, with the end of turn if it `ended`."""
         return len(self.tokenizer(text, add_special_tokens=False).input_ids) + ended
+
+    @cached_property
+    def thought_end(self) -> str | None:
+        """The mark that ends the thought which prompts begin; None if they begin none."""
+        with suppress(ContractError):
+            return open_thought(self.tokenizer.decode(self.prompt(GOLDEN[0][:1])))
+        return None
+
+    def with_empty_thought(self, answer: str) -> str:
+        """Return an answer behind an empty thought if prompts begin one, else as it is."""
+        begin = next((begin for begin, end in MARKS.items() if end == self.thought_end), "")
+        return f"{begin}\n\n{self.thought_end}\n\n{answer}" if begin else answer
+
+    def measure(self, candidate: Candidate) -> Candidate:
+        """Return a candidate of another tokenizer with its lengths in tokens of this one."""
+        ended = candidate.finish_reason == "stop"
+        return replace(
+            candidate,
+            n_tokens=self.length(candidate.text, ended),
+            # None and 0 stay
+            answer_tokens=candidate.answer_tokens and self.length(candidate.answer, ended),
+        )
 
     def token(self, token_id: int) -> str:
         return repr(self.tokenizer.convert_ids_to_tokens(token_id))

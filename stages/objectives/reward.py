@@ -4,6 +4,7 @@ The difference of two rewards is the log-odds that chosen is better than rejecte
 39). The loss is -log σ(r(x, y_w) - r(x, y_l)) (arXiv:2203.02155, Eq. 1)."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from stages.models.scoring import autocast, round_weights_once, tokenize_pair
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, PairLogProbs, stream
 from stages.store.text_units import count_shared_prefix
+from stages.store.thoughts import answer_behind, never_ends
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
@@ -95,6 +97,22 @@ def trl_row(pair: PairLogProbs, margin: float | None) -> Row:
     return row if margin is None else {**row, "margin": margin}
 
 
+def without_thoughts(pair: Pair, contract: Contract) -> Pair:
+    """Return a pair whose completions are the answers behind their thoughts: the labeler scores these alone. A pair of
+    several turns is unchanged."""
+    if pair.parts_early:
+        return pair
+    changed = dict[str, Any]()
+    for side, ids in (("chosen", pair.chosen_token_ids), ("rejected", pair.rejected_token_ids)):
+        [turn] = getattr(pair, side)
+        text = turn["content"]
+        is_open = never_ends(text, None if ids is None else contract.thought_end)
+        answer = contract.with_empty_thought("" if is_open else answer_behind(text))
+        if answer != text:
+            changed |= {side: [turn | {"content": answer}], f"{side}_token_ids": None}
+    return replace(pair, **changed)
+
+
 def read_rows(
     pairs: Iterable[Pair],
     contract: Contract,
@@ -110,12 +128,13 @@ def read_rows(
             problem = f"pair {pair.id} has no margin, because {pair.labeler} gives no strength of its preferences"
             raise UserError(f"reward.margin=true: {problem}. Set reward.margin=false.")
         try:
-            row = trl_row(tokenize_pair(pair, contract), pair.margin if cfg.margin else None)
+            tokens = tokenize_pair(without_thoughts(pair, contract), contract)
+            row = trl_row(tokens, pair.margin if cfg.margin else None)
         except ContractError as reason:
             rows.left_out.add(pair.id, reason)
             continue
-        if (tokens := max(len(row["chosen_ids"]), len(row["rejected_ids"]))) > longest:
-            rows.left_out.add(pair.id, reason_too_long, tokens)
+        if (length := max(len(row["chosen_ids"]), len(row["rejected_ids"]))) > longest:
+            rows.left_out.add(pair.id, reason_too_long, length)
             continue
         rows.add(pair.split, pair.id, row, pair.prompt)
     rows.settle()

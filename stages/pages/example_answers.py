@@ -12,7 +12,7 @@ from stages.evaluation.judged import Comparison
 from stages.evaluation.outcomes import read_answers
 from stages.pages.settings_table import model_nodes
 from stages.store.manifest import Manifest
-from stages.store.records import Example, content_id, load
+from stages.store.records import Candidate, Example, content_id, load
 from stages.store.workspace import Sample, read_samples
 from stages.tasks.checks import share_passed
 
@@ -25,17 +25,26 @@ SETS = {
 }
 
 
+class ModelAnswer(NamedTuple):
+    """A model's answer, and the thought before it, which is not scored; '' without one."""
+
+    role: str
+    title: str
+    answer: str
+    thought: str
+
+
 class ShownAnswer(NamedTuple):
-    """A prompt, the (role, title, answer) of each model, and by role the share of checks that its answer passes."""
+    """A prompt, the answer of each model, and by role the share of checks that its answer passes."""
 
     prompt: Example
-    answers: list[tuple[str, str, str]]
+    answers: list[ModelAnswer]
     shares: dict[str, float]
 
     @property
-    def before_and_after(self) -> list[tuple[str, str, str]]:
+    def before_and_after(self) -> list[ModelAnswer]:
         """The answers of the model before and of the policy: those next to each other that the page compares."""
-        return [answer for answer in self.answers if answer[0] != "control"][-2:]
+        return [answer for answer in self.answers if answer.role != "control"][-2:]
 
 
 def changed_words(before: str, after: str) -> list[tuple[str, bool]]:
@@ -67,7 +76,7 @@ def side_by_side(
         examples = {e.id: e for e in prompts_of_set(name, inputs)}
         ids = sorted(answers["policy"], key=content_id)
         prompts = [
-            side(examples[i], {role: answers[role][i].text for role in models}, models) for i in ids
+            side(examples[i], {role: answers[role][i] for role in models}, models) for i in ids
         ]
         if not headings and (plain := [s for s in prompts if not s.shares]):
             headings[f"{len(plain)} prompts {what}"] = plain
@@ -75,11 +84,18 @@ def side_by_side(
     return {heading: prompts[:count] for heading, prompts in headings.items() if prompts[:count]}
 
 
-def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -> ShownAnswer:
+def side(
+    prompt: Example, answers: Mapping[str, Candidate], titles: Mapping[str, str]
+) -> ShownAnswer:
     shares = {
-        role: share_passed(prompt.checks, text) for role, text in texts.items() if prompt.checks
+        role: share_passed(prompt.checks, each.answer)
+        for role, each in answers.items()
+        if prompt.checks
     }
-    return ShownAnswer(prompt, [(role, titles[role], text) for role, text in texts.items()], shares)
+    shown = [
+        ModelAnswer(role, titles[role], each.answer, each.thought) for role, each in answers.items()
+    ]
+    return ShownAnswer(prompt, shown, shares)
 
 
 def by_judgement(
@@ -90,7 +106,7 @@ def by_judgement(
     examples = {e.id: e for e in load(versus / "prompts.parquet", Example)}
     first, second = titles
     for policy, other in sorted(comparison.sides, key=lambda both: content_id(both[0].prompt_id)):
-        sides = side(examples[policy.prompt_id], {first: other.text, second: policy.text}, titles)
+        sides = side(examples[policy.prompt_id], {first: other, second: policy}, titles)
         by_result.setdefault(comparison.won(policy, other), []).append(sides)
     headings = ((word, by_result[won]) for won, word in WON.items() if won in by_result)
     return {f"Judged {word} {titles[first]}: {len(answers)}": answers for word, answers in headings}

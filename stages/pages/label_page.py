@@ -21,7 +21,7 @@ from stages.pages.glossary import TEXTS, in_words
 from stages.pages.headline import counted
 from stages.store.manifest import manifest_of
 from stages.store.numbers import signed
-from stages.store.records import Example, Judgement, content_id
+from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.store.sealed_json import WRONG_SHAPE, Damaged, load_json, require_keys
 
 PAGE = "labels.html"  # file name in a report's node and in the store's root
@@ -185,12 +185,23 @@ class Text(NamedTuple):
     more: int  # number of characters left out
 
 
+class JudgedAnswer(NamedTuple):
+    """An answer as it was judged, and the thought before it."""
+
+    answer: Text
+    thought: Text
+
+    @classmethod
+    def of(cls, title: str, candidate: Candidate) -> "JudgedAnswer":
+        return cls(cut(title, candidate.answer), cut("", candidate.thought))
+
+
 class Case(NamedTuple):
     """A prompt with one or two of its answers, and notes on their judgements."""
 
     turns: list[Text]
     earlier: int  # number of turns left out
-    answers: list[Text]
+    answers: list[JudgedAnswer]
     notes: list[str]
 
 
@@ -258,7 +269,8 @@ def judgement_case(
     """Show a judgement with its candidates, the known label, and the `lines` of judges or members."""
     titles = ("Answer",) if j.candidate_id else ("A", "B")
     answers = [
-        cut(title, labelling.candidates[i].text) for title, i in zip(titles, key_of(j), strict=True)
+        JudgedAnswer.of(title, labelling.candidates[i])
+        for title, i in zip(titles, key_of(j), strict=True)
     ]
     notes = [f"judged {f'{j.score:.2f}' if j.preference is None else word_title(j.preference)}"]
     notes += [f"known to be {word_title(known_word)}"] if known_word else []
@@ -288,14 +300,14 @@ def word_title(word: str) -> str:
 def call_case(labelling: Labelling, call: Call) -> Case:
     titles = ("Better", "Worse") if call.gap else ("A", "B")
     answers = [
-        cut(title, candidate.text)
+        JudgedAnswer.of(title, candidate)
         for title, candidate in zip(titles, (call.better, call.worse), strict=True)
     ]
     note = f"better by {call.gap:.3g}" if call.gap else "a tie"
     return case(labelling.prompts[call.better.prompt_id], answers, [note])
 
 
-def case(prompt: Example, answers: list[Text], notes: list[str]) -> Case:
+def case(prompt: Example, answers: list[JudgedAnswer], notes: list[str]) -> Case:
     turns = [cut(message["role"], message["content"]) for message in prompt.messages[-TURNS:]]
     return Case(turns, len(prompt.messages) - len(turns), answers, notes)
 

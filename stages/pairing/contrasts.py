@@ -28,14 +28,14 @@ class Contrast:
 
     @property
     def length_ratio(self) -> float:
-        """The longer candidate's tokens divided by the shorter one's."""
-        short, long = sorted((self.better.n_tokens, self.worse.n_tokens))
+        """The longer answer's tokens divided by the shorter one's."""
+        short, long = sorted((self.better.length, self.worse.length))
         return long / max(1, short)
 
     @property
     def longer_by(self) -> int:
-        """The number of tokens by which the better candidate is longer."""
-        return self.better.n_tokens - self.worse.n_tokens
+        """The number of tokens by which the better answer is longer."""
+        return self.better.length - self.worse.length
 
 
 def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -> list[Contrast]:

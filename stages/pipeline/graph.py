@@ -46,8 +46,8 @@ VERSIONS = {
     "data": 14,
     "select": 10,
     "sft": 18,
-    "sample": 11,
-    "pool": 2,
+    "sample": 12,
+    "pool": 3,
     "label": 17,
 }
 VERSIONS |= {
@@ -57,9 +57,9 @@ VERSIONS |= {
     "dpo": 13,
     "kto": 4,
     "grpo": 11,
-    "reward": 3,
+    "reward": 4,
 }
-VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 30, "report": 28}
+VERSIONS |= {"answer": 15, "versus": 6, "benchmark": 3, "eval": 30, "report": 29}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {

@@ -32,6 +32,7 @@ from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, Records, content_id
 from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.shards import ShardedWork, StreamedTable
+from stages.store.thoughts import answer_behind, never_ends
 from stages.store.workspace import SCRATCH, StageDir
 
 ENGINE = "engine.json"  # in the scratch folder: the versions of a sampler's engine
@@ -161,6 +162,9 @@ def make_candidate(
     text = str(completion.text) if ids is None else contract.text(ids)
     # A contract's format may end an answer where the model does not.
     cut = ids is not None and text != Contract.text(contract, ids)
+    # The prompt that an endpoint's model read is its own.
+    is_open = never_ends(text, None if ids is None else contract.thought_end)
+    ended = (cut or completion.finish_reason == "stop") and not is_open
     return Candidate(
         prompt_id=request.id,
         candidate_id=content_id(request.id, index, text if ids is None else ids),
@@ -170,11 +174,22 @@ def make_candidate(
         seed=request.seed_of(index),
         text=text,
         token_ids=ids,
-        finish_reason="stop" if cut else completion.finish_reason,
+        finish_reason="stop" if ended else "length",
         logprob=completion.logprob,
         n_tokens=contract.length(text) if ids is None else len(ids),
         tokenizer=None if ids is None else contract.digest,
+        answer_tokens=0 if is_open else count_answer(text, contract, ids is not None, ended),
     )
+
+
+def count_answer(text: str, contract: Contract, sampled: bool, ended: bool) -> int | None:
+    """Return the tokens of the answer behind a thought, counted as those of a completion without one; None without a
+    thought. `sampled`: as token ids, which hold an end of turn if it `ended`, and what the template adds."""
+    answer = answer_behind(text)
+    if answer == text:
+        return None
+    header, tail = contract.frame if sampled else ("", "")
+    return contract.length(header + answer + tail, sampled and ended)
 
 
 def get_sampler(

@@ -31,7 +31,7 @@ def endings(candidates: Iterable[Candidate]) -> dict[float, Endings]:
             is_ended = c.finish_reason == "stop"
             count[c.temperature] += 1
             ended[c.temperature] += is_ended
-            texts[c.temperature] |= {c.stripped_text} if is_ended else set()
+            texts[c.temperature] |= {c.answer.strip()} if is_ended else set()
         prompts.update(texts.keys())
         differ.update(temperature for temperature, finished in texts.items() if len(finished) > 1)
     return {

@@ -18,12 +18,18 @@ ROWS_PER_PART = 20_000  # records in memory at a time when they are sorted
 
 @dataclass
 class TokenCount:
-    """The length of a candidate in tokens, read without its text and its token ids, which take most of the time."""
+    """The lengths of a candidate in tokens, read without its text and its token ids, which take most of the time."""
 
     prompt_id: str
     candidate_id: str
     logprob: float | None
     n_tokens: Int32
+    answer_tokens: int | None = None
+
+    @property
+    def length(self) -> int:
+        """The number of tokens of the answer without its thought."""
+        return self.n_tokens if self.answer_tokens is None else self.answer_tokens
 
 
 Row = TypeVar("Row", bound=Candidate | TokenCount | Judgement)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from stages.store.sealed_json import WRONG_SHAPE, Damaged
 from stages.store.table_schema import Float32, Int32, arrow_type, records_of, schema_of, table_of
+from stages.store.thoughts import answer_behind, never_ends, thought_before
 
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
 ROWS_PER_GROUP = 10_000  # rows that are written together
@@ -97,9 +98,10 @@ class SourceRow(Example):
 @dataclass
 class Candidate:
     """One completion of a prompt. `logprob` is the sum over all `n_tokens` tokens, with the end of turn, at
-    temperature 1. `finish_reason` is stop (the completion ended its turn) or length (it was truncated). `token_ids`
-    and `logprob` are None for text from a file or from an endpoint that does not return them. `tokenizer` is the
-    digest of the contract of `token_ids`. `continuation` has several messages, whose transcript is `text`."""
+    temperature 1. `finish_reason` is stop (the completion ended its turn) or length (it was truncated, or its thought
+    never ends). `token_ids` and `logprob` are None for text from a file or from an endpoint that does not return them.
+    `tokenizer` is the digest of the contract of `token_ids`. `continuation` has several messages, whose transcript is
+    `text`. `answer_tokens` counts the tokens behind the thought, 0 if it never ends; None without a thought."""
 
     prompt_id: str
     candidate_id: str
@@ -114,10 +116,36 @@ class Candidate:
     n_tokens: Int32
     tokenizer: str | None = None
     continuation: list[Message] | None = None
+    answer_tokens: int | None = None
 
     @property
     def messages(self) -> list[Message]:
         return self.continuation or [{"role": "assistant", "content": self.text}]
+
+    @property
+    def has_thought(self) -> bool:
+        """True if the text, or one of several turns of the assistant, begins with a thought."""
+        texts = [turn["content"] for turn in self.messages if turn["role"] == "assistant"]
+        return self.answer_tokens is not None or any(answer_behind(t) != t for t in texts)
+
+    @property
+    def answer(self) -> str:
+        """The text behind the thought, which is what is judged; '' if the thought never ends."""
+        if self.continuation:
+            return self.text
+        return "" if self.answer_tokens == 0 else answer_behind(self.text)
+
+    @property
+    def thought(self) -> str:
+        """The thought without its marks; '' without one. Where the prompt begins it, a thought may have no mark."""
+        if self.answer_tokens is None:
+            return ""
+        return thought_before(self.text) or ("" if self.answer else self.text.strip())
+
+    @property
+    def length(self) -> int:
+        """The number of tokens of the answer without its thought."""
+        return self.n_tokens if self.answer_tokens is None else self.answer_tokens
 
     @property
     def stripped_text(self) -> str:
@@ -128,22 +156,24 @@ class Candidate:
     def from_text(
         cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int
     ) -> "Candidate":
-        """Return a candidate for text that was not sampled here: temperature, seed and token ids are unknown."""
+        """Return a candidate for text that was not sampled here: temperature, seed and token ids are unknown, and words
+        take the place of tokens."""
         unknown: dict[str, Any] = {
             "temperature": 0.0,
             "seed": 0,
             "token_ids": None,
             "logprob": None,
         }
-        name, finish_reason = content_id(prompt, text), "stop"
+        name, answer = content_id(prompt, text), answer_behind(text)
         return cls(
             prompt,
             name,
             policy,
             sampler,
             text=text,
-            finish_reason=finish_reason,
+            finish_reason="length" if never_ends(text) else "stop",
             n_tokens=n_tokens,
+            answer_tokens=None if answer == text else len(answer.split()),
             **unknown,
         )
 

@@ -14,8 +14,8 @@ PAIRS, POOL = "pairs", "pool"  # keys of the lengths; for examples, the keys are
 
 def text_lengths(stage: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Return the mean characters of `prompt` and `answer`, for each split of examples, for pairs or completions, or
-    for a pool. Examples also have the share of rows that are `answered`. A pool has the mean `tokens` of a candidate,
-    and in `texts` the number of prompts by that of their different texts. Return {} for all else."""
+    for a pool. Examples also have the share of rows that are `answered`. A pool has the mean `tokens` of an answer, and
+    in `texts` the number of prompts by that of their different texts. Return {} for all else."""
     try:
         match stage:
             case "data" | "source" | "select":
@@ -60,8 +60,9 @@ def pair_lengths(file: Path, *answers: str) -> dict[str, dict[str, Any]]:
 def pool_lengths(folder: Path) -> dict[str, dict[str, Any]]:
     prompts = read(folder / "prompts.parquet", "messages")
     candidates = pq.read_table(
-        folder / "candidates.parquet", columns=["prompt_id", "n_tokens", "text"]
+        folder / "candidates.parquet", columns=["prompt_id", "n_tokens", "answer_tokens", "text"]
     )
+    lengths = pc.coalesce(candidates["answer_tokens"], candidates["n_tokens"])
     texts = pa.table(
         {"prompt": candidates["prompt_id"], "text": pc.utf8_trim_whitespace(candidates["text"])}
     )
@@ -71,7 +72,7 @@ def pool_lengths(folder: Path) -> dict[str, dict[str, Any]]:
     return {
         POOL: {
             "prompt": characters(prompts["messages"]) / max(1, len(prompts)),
-            "tokens": pc.mean(candidates["n_tokens"]).as_py() or 0.0,
+            "tokens": pc.mean(lengths).as_py() or 0.0,
             "texts": {str(count): number for count, number in sorted(Counter(of_prompt).items())},
         }
     }

@@ -19,6 +19,7 @@ EMPTY = re.compile(
 )
 # gpt-oss writes thought and answer as messages, each behind its channel; OpenThoughts marks the answer too.
 CHANNELS, MESSAGE, FINAL = "<|channel|>", "<|message|>", "<|channel|>final"
+MESSAGES = re.compile(r"<\|message\|>(.*?)(?:<\|end\|>|$)", re.DOTALL)
 SOLUTION = re.compile(r"<\|begin_of_solution\|>(.*?)(<\|end_of_solution\|>|$)", re.DOTALL)
 
 
@@ -44,12 +45,35 @@ def split_thought(text: str) -> Thinking | None:
 
 def answer_behind(text: str) -> str:
     """Return an answer without the thought before it, as it is if it has none; '' if the thought never ends."""
+    if never_ends(text):
+        return ""
     if text.lstrip().startswith(CHANNELS):
-        return text.rpartition(MESSAGE)[2].strip() if FINAL in text else ""
+        return text.rpartition(MESSAGE)[2].strip()
     if thinking := split_thought(text):
         solution = SOLUTION.match(thinking.answer)
         return solution[1].strip() if solution else thinking.answer
-    return "" if text.lstrip().startswith(tuple(MARKS)) else text
+    return text
+
+
+def thought_before(text: str) -> str:
+    """Return the thought that a text begins with, without its marks; '' if it has none."""
+    begun = text.strip()
+    if begun.startswith(CHANNELS):
+        return "\n".join(MESSAGES.findall(begun.partition(FINAL)[0])).strip()
+    if thinking := split_thought(text):
+        return thinking.thought
+    return next((begun.removeprefix(mark).strip() for mark in MARKS if begun.startswith(mark)), "")
+
+
+def never_ends(text: str, open_end: str | None = None) -> bool:
+    """Return whether a text begins with a thought and never ends it. `open_end`: the mark that ends the thought which
+    its prompt has begun."""
+    if open_end and open_end not in text:
+        return True
+    begun = text.lstrip()
+    if begun.startswith(CHANNELS):
+        return FINAL not in text
+    return begun.startswith(tuple(MARKS)) and split_thought(text) is None
 
 
 def open_thought(text: str) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from stages.store.blocks import Block
 from stages.store.safe_files import open_regular
 from stages.store.sealed_json import WRONG_SHAPE
+from stages.store.thoughts import answer_behind, thought_before
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +162,16 @@ class Sample:
     prompt: list[dict[str, str]]
     answer: str
     finish_reason: str
+
+    @property
+    def thought(self) -> str:
+        """The thought that the answer begins with, or ''."""
+        return thought_before(self.answer)
+
+    @property
+    def behind_thought(self) -> str:
+        """The answer without its thought."""
+        return answer_behind(self.answer)
 
 
 def append_samples(node: Path, samples: Sequence[Sample]) -> None:

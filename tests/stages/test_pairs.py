@@ -557,6 +557,46 @@ def test_a_labelling_says_what_length_alone_would_order_rightly(tmp_path: Path) 
     assert "66.7% of 3 comparisons" in metrics["summary"]
 
 
+def test_length_is_that_of_answers_without_their_thoughts(tmp_path: Path) -> None:
+    long_thought = "<think>one two three four</think>"
+    rows = [
+        {"prompt": "p", "chosen": "a b", "rejected": f"{long_thought}a"},
+        {"prompt": "q", "chosen": f"{long_thought}a", "rejected": "a b"},
+    ]
+    out, metrics = dataset(tmp_path, rows)
+    assert metrics["longer_preferred"] == 1 / 2
+    made = pairs.run(block(max_length_ratio=2.0), {"judged": out.path}, work(tmp_path / "pairs"))
+    assert (made["pairs"], made["chosen_longer_by"]) == (2, 0)
+
+
+def test_pairs_with_a_thought_on_one_side_are_counted(tmp_path: Path) -> None:
+    thinking, unended = "<think>\nSo.\n</think>\n\n", "[THINK]So"
+    turns = [{"role": "assistant", "content": f"{thinking}x"}, USER]
+    sides = [
+        (f"{thinking}a", "b"),
+        ("a", f"{thinking}b"),
+        ("a", unended),
+        (f"{thinking}a", "<thought>No.</thought>b"),
+        (f"{thinking}a", unended),
+        ("a", "b"),
+    ]
+    several = [[*turns, {"role": "assistant", "content": text}] for text in "ab"]
+    several[1][0] = {"role": "assistant", "content": "x"}
+    rows = [{"prompt": f"{i}", "chosen": a, "rejected": b} for i, (a, b) in enumerate(sides)]
+    rows.append({"prompt": "turns", "chosen": several[0], "rejected": several[1]})
+    out, _ = dataset(tmp_path, rows)
+    folder = work(tmp_path / "pairs")
+    made = pairs.run(block(unfinished=Unfinished.keep), {"judged": out.path}, folder)
+    assert (made["pairs"], made["thought_on_one_side"]) == (len(rows), 4)
+    assert any("4 of 7 pairs" in warning for warning in folder.warnings)
+    assert "4 with a thought" in made["summary"]
+    silent = work(tmp_path / "of_reward")
+    pairs.run(block(unfinished=Unfinished.keep, key="reward.pairs"), {"judged": out.path}, silent)
+    assert not any("4 of 7 pairs" in warning for warning in silent.warnings)
+    of_none, _ = dataset(tmp_path, rows[5:6])
+    assert "thought_on_one_side" not in pairs.run(block(), {"judged": of_none.path}, folder)
+
+
 def test_of_scores_too_length_is_held_against_every_two_of_a_prompt(tmp_path: Path) -> None:
     rows = [
         {"prompt": "q", "responses": ["a", "a b", "a b c"], "scores": [3, 2, 1]},

@@ -17,6 +17,7 @@ from stages.store.store import Store
 from stages.store.workspace import StageDir
 from tests.browser import browser, page_faults
 from tests.helpers import CHROMIUM, Chain, browse, build, nodes, settings
+from tests.stages.test_eval import evaluated
 
 DESK, PHONE = 900, 844  # pixels
 MOST_WORDS = 90
@@ -181,6 +182,54 @@ def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None
             assert passed == expected.get(heading.split(",")[0], (passed[0], passed[0]))
     assert headings == side_by_side(inputs, results, 2), "chosen by content"
     assert side_by_side(inputs, results, 0) == {}, "no heading stands above nothing"
+
+
+@pytest.fixture
+def thoughtful(chain: Chain, tmp_path: Path) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Return the inputs of a report on a policy that thinks before each answer, the first time without an end, and the
+    results of the evaluation."""
+    inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
+    table = inputs["answer_policy"] / "answers.parquet"
+    answers = load(table, Candidate)
+    for number, answer in enumerate(answers):
+        answer.answer_tokens, answer.n_tokens = answer.n_tokens, answer.n_tokens + 5
+        answer.text = f"<think>\nSo: {number}<br>\n</think>\n\n{answer.text}"
+    answers[0].text, answers[0].answer_tokens = "<think>\nSo: no end", 0
+    save(table, answers, Candidate)
+    folder = tmp_path / "eval"
+    results = evaluated(chain, chain.folder("dpo"), inputs["answer_policy"], folder)
+    shutil.copy(chain.folder("eval") / "manifest.json", folder)
+    return inputs | {"eval": folder}, results
+
+
+def test_thoughts_change_no_result_and_are_counted(
+    thoughtful: tuple[dict[str, Path], dict[str, Any]], chain: Chain
+) -> None:
+    _, results = thoughtful
+    before = json.loads((chain.folder("eval") / "results.json").read_text())
+    assert "thoughts" not in before
+    assert results["thoughts"] == {"base": 0, "sft": 0, "policy": 1}
+    assert results["thought_tokens"]["policy"] == pytest.approx(5, abs=0.5)
+    for key in ("mean_tokens", "loops"):
+        assert results[key] == pytest.approx(before[key], rel=0.1)
+    lost = before["primary"]["policy"]["mean"] - results["primary"]["policy"]["mean"]
+    assert 0 <= lost * before["primary"]["prompts"] <= 1
+
+
+def test_a_thought_is_shown_folded_above_its_answer(
+    thoughtful: tuple[dict[str, Path], dict[str, Any]], built: Path, tmp_path: Path
+) -> None:
+    inputs, _ = thoughtful
+    report.run(settings("recipe=tiny").report, inputs, StageDir(tmp_path, lambda m, s: None))
+    html = (tmp_path / "report.html").read_text()
+    first_screen, rest = html.split("<h2", 1)
+    assert "So:" not in first_screen and "think" not in first_screen
+    cards = re.findall(r"<details><summary>thought</summary><pre>So: (.*?)</pre></details>", rest)
+    assert cards and all("&lt;br&gt;" in card or card == "no end" for card in cards)
+    assert "answers after a thought" in rest and "&lt;think&gt;" not in html
+    assert "after a thought" not in (built / "report.html").read_text()
+    if CHROMIUM:
+        assert page_faults(tmp_path / "report.html", tmp_path / "browser") == []
 
 
 @pytest.mark.extended

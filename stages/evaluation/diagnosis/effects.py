@@ -105,7 +105,7 @@ def length(run: Evidence) -> Finding | None:
     if not (tokens := run.results["mean_tokens"]):
         return None
     detail = f"{tokens['sft']:.1f} → {tokens['policy']:.1f} tokens, on {run.results['shown_on']}"
-    return Finding.of("length", tokens["policy"] / tokens["sft"], detail)
+    return Finding.of("length", tokens["policy"] / max(1.0, tokens["sft"]), detail)
 
 
 def test_prompts(run: Evidence) -> Finding | None:
