@@ -12,6 +12,7 @@ from transformers.integrations.gguf.reader import read_gguf_metadata
 
 from stages.config.blocks.models import EMBEDDED, Model, RandomInit
 from stages.config.errors import UserError
+from stages.models import rounding
 from stages.models.hub import download_model
 from stages.models.loading import (
     Loaded,
@@ -43,6 +44,9 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     else:
         model, tokenizer = read_gguf(local, cfg)
     save_model(model, out / "model")
+    if cfg.dtype and (share := rounding.round_model(out / "model")):
+        problem = f"{share:.1%} of the weights are not exact in {cfg.dtype}, and are rounded"
+        out.warn(f"model.dtype={cfg.dtype}: {problem}. Training starts from the rounded weights.")
     tokenizer.save_pretrained(out / "model")
     parameters = sum(p.numel() for p in model.parameters())
     return {

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from stages.config.choices import StoredType
 from stages.config.limits import between, internal, neutral, random_seed
 
 # the weights in a Python package that need no hub
@@ -43,6 +44,7 @@ class Model:
 
     path: str | None = MISSING
     revision: str | None = MISSING
+    dtype: StoredType | None = None
     random_init: RandomInit | None = None
     # the shape, as in config.json, for a plan without the hub
     config: dict[str, Any] = neutral(dict)
