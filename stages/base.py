@@ -21,6 +21,7 @@ from stages.models.loading import (
     load_model,
     load_tokenizer,
     save_model,
+    tokens_without_row,
     unloaded_tensors,
 )
 from stages.models.rendering import validate_chat_template
@@ -43,6 +44,11 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         model, tokenizer = read_folder(local, cfg, out)
     else:
         model, tokenizer = read_gguf(local, cfg)
+    rows = model.get_input_embeddings().num_embeddings
+    if rowless := tokens_without_row(tokenizer, rows):
+        problem = f"the embedding has {rows:,} rows, none of them for {len(rowless)} tokens, as"
+        effect = "The base cannot read text with these. SFT of all weights adds rows and trains them; an adapter is refused"
+        out.warn(f"{cfg.key}={cfg.path}: {problem} {', '.join(rowless[:5])}. {effect}.")
     save_model(model, out / "model")
     if cfg.dtype and (share := rounding.round_model(out / "model")):
         problem = f"{share:.1%} of the weights are not exact in {cfg.dtype}, and are rounded"

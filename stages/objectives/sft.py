@@ -22,7 +22,7 @@ from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Split, TrainedTurns, Weights
 from stages.config.errors import UserError
 from stages.models.contract import Contract
-from stages.models.loading import load_model
+from stages.models.loading import load_model, tokens_without_row
 from stages.models.packing import add_layout, attention_name, pack_segments, send_batch
 from stages.models.rendering import ContractError
 from stages.models.scoring import allowed_gap, autocast
@@ -123,9 +123,9 @@ def require_trained_rows(contract: Contract, cfg: SFT, rows: int) -> None:
     """Raise UserError for tokens without one of the base model's `rows` of embeddings, if an adapter would leave their
     new rows as they are drawn. Nothing reads that of the pad token."""
     tokenizer = contract.tokenizer
-    new = {*range(rows, len(tokenizer))} - {tokenizer.pad_token_id}
+    new = [each for each in tokens_without_row(tokenizer, rows) if each != tokenizer.pad_token]
     if new and cfg.adapter is not Adapter.none:
-        names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(sorted(new)[:5])))
+        names = ", ".join(new[:5])
         problem = (
             f"the base model has no embedding of {names}, and sft.adapter={cfg.adapter} trains none"
         )
