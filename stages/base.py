@@ -47,7 +47,7 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     rows = model.get_input_embeddings().num_embeddings
     if rowless := tokens_without_row(tokenizer, rows):
         problem = f"the embedding has {rows:,} rows, none of them for {len(rowless)} tokens, as"
-        effect = "The base cannot read text with these. SFT of all weights adds rows and trains them; an adapter is refused"
+        effect = "The base cannot read text with these. SFT adds rows and trains them; with sft.adapter=qlora it is refused"
         out.warn(f"{cfg.key}={cfg.path}: {problem} {', '.join(rowless[:5])}. {effect}.")
     save_model(model, out / "model")
     if cfg.dtype and (share := rounding.round_model(out / "model")):

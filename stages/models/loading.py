@@ -319,4 +319,6 @@ def save_model(
         raise UserError(
             f"training diverged: {name} has values that are not finite. Lower the learning rate."
         )
-    model.save_pretrained(folder, state_dict=state)
+    # Beside an adapter, peft would save an embedding with new rows, in the type of training: merging would round it.
+    options = {} if isinstance(model, PreTrainedModel) else {"save_embedding_layers": False}
+    model.save_pretrained(folder, state_dict=state, **options)
