@@ -1,7 +1,7 @@
 """The licence that a base model states, which also binds the models that are trained from it.
 
-Known licences have duties about names and notices. The licence's files go with every published model, and the card of
-a model begins with what it states."""
+Known licences have duties about names and notices. The licence's files go with every published model, and the model's
+card states the licence and these duties."""
 
 import re
 import shutil
@@ -31,8 +31,8 @@ def read_licence(folder: Path) -> dict[str, Any]:
         header = (metadata_load(card) if card.is_file() else None) or {}
     except (ValueError, yaml.YAMLError):  # a header of other words states nothing
         header = {}
-    if "license" in header:
-        return {key: header[key] for key in KEYS if key in header}
+    if header.get("license"):
+        return {key: header[key] for key in KEYS if header.get(key)}
     names = [file.name for file in licence_files(folder)]
     texts = [name for name in names if name.lower().startswith("licen")]
     return {"license": "other", "license_link": texts[0]} if texts else {}

@@ -4,7 +4,7 @@ A bfloat16 has eight significant bits: an update below 1/512 of a weight is roun
 float32, so only what is published is rounded, and the next stage starts from exactly that."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from stages.models.loading import load_config
 from stages.store import safe_files
+
+INDEX = "model.safetensors.index.json"  # of weights in several files
 
 
 def is_rounded(model: Path) -> bool:
@@ -65,9 +67,9 @@ def round_weights(model: Path) -> Iterator[tuple[str, torch.Tensor, torch.Tensor
             save_file(rounded, draft, {"format": "pt"})
         for name, each in exact.items():
             yield name, each, rounded[name]
-    update_json(model / "config.json", {"dtype": "bfloat16"})
-    if (index := model / "model.safetensors.index.json").exists():
-        update_json(index, {"metadata": {"total_size": size}})
+    change_json(model / "config.json", lambda config: config.update(dtype="bfloat16"))
+    if (index := model / INDEX).exists():
+        change_json(index, lambda content: content["metadata"].update(total_size=size))
 
 
 def weight_files(model: Path) -> list[Path]:
@@ -83,6 +85,7 @@ def files_by_tensor(model: Path) -> dict[str, Path]:
     return files
 
 
-def update_json(file: Path, changes: dict[str, Any]) -> None:
-    content = json.loads(file.read_text(encoding="utf-8")) | changes
+def change_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    change(content)
     safe_files.write(file, json.dumps(content, indent=2, sort_keys=True) + "\n")

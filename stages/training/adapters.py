@@ -86,7 +86,7 @@ def attach_new_adapter(
     if new_tokens and (has_bias or not all(e.weight.requires_grad for e in embeddings(model))):
         problem = f"peft cannot train rows of a {type(model).__name__}'s output layer"
         raise UserError(
-            f"adapter=lora: {problem}, and {len(new_tokens)} tokens need new ones. Set adapter=none."
+            f"sft.adapter=lora: {problem}, and {len(new_tokens)} tokens need new ones. Set sft.adapter=none."
         )
     return read_head_of_rows(adapted)  # type: ignore[arg-type]
 

@@ -128,6 +128,7 @@ def test_a_base_binds_what_is_trained_from_it_by_its_licence(
         ("license: apache-2.0", ["NOTICE"], {"license": "apache-2.0"}, None),
         ("", ["License.txt"], {"license": "other", "license_link": "License.txt"}, None),
         ("license: [", [], {}, None),
+        ("license: mit\nlicense_link: null", [], {"license": "mit"}, None),
         ("language: en", ["NOTICE", "licence_checker.py"], {}, None),
     ],
 )

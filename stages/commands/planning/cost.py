@@ -142,9 +142,8 @@ def expected_cost(node: Node, nodes: dict[str, Node], store: Store, history: Run
     base = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
     shape = model_shape(node, base, store)
     size = history.parameters.get(base.fingerprint) or (shape.parameters if shape else math.nan)
-    disk = (
-        (2.0 if base.config.dtype else 4.0) * size if node.stage in PUBLISHES_WEIGHTS else 2.0**20
-    )
+    bytes_per_weight = 4.0 if publishes_float32(node) else 2.0
+    disk = bytes_per_weight * size if node.stage in PUBLISHES_WEIGHTS else 2.0**20
     peak = sum(expected_parts(node, nodes, shape)) if shape else math.nan
     here = machine.processor_name(uses_gpu(node))
     alike = [
