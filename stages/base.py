@@ -12,6 +12,8 @@ from transformers.integrations.gguf.reader import read_gguf_metadata
 
 from stages.config.blocks.models import EMBEDDED, Model, RandomInit
 from stages.config.errors import UserError
+from stages.models import rounding
+from stages.models.base_licence import KEYS, publish_licence, read_licence
 from stages.models.hub import download_model
 from stages.models.loading import (
     Loaded,
@@ -20,6 +22,7 @@ from stages.models.loading import (
     load_model,
     load_tokenizer,
     save_model,
+    tokens_without_row,
     unloaded_tensors,
 )
 from stages.models.rendering import validate_chat_template
@@ -34,16 +37,26 @@ FILE_SHA256 = {EMBEDDED: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373
 
 def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/`. Raise UserError if the weights cannot be loaded, or are not those of `model.path`."""
+    place = None
     if cfg.random_init:
         model, tokenizer = build_random_model(cfg.random_init)
-    elif (local := locate(str(cfg.path), cfg.key)) is None:
-        model, tokenizer = read_folder(download_model(str(cfg.path), cfg.revision), cfg, out)
-    elif local.is_dir():
-        model, tokenizer = read_folder(local, cfg, out)
     else:
-        model, tokenizer = read_gguf(local, cfg)
+        place = locate(str(cfg.path), cfg.key) or download_model(str(cfg.path), cfg.revision)
+        is_folder = place.is_dir()
+        model, tokenizer = read_folder(place, cfg, out) if is_folder else read_gguf(place, cfg)
+    rows = model.get_input_embeddings().num_embeddings
+    if rowless := tokens_without_row(tokenizer, rows):
+        problem = f"the embedding has {rows:,} rows, none of them for {len(rowless)} tokens, as"
+        effect = "The base cannot read text with these. SFT adds rows and trains them; with sft.adapter=qlora it is refused"
+        out.warn(f"{cfg.key}={cfg.path}: {problem} {', '.join(rowless[:5])}. {effect}.")
     save_model(model, out / "model")
+    if cfg.dtype and (share := rounding.round_model(out / "model")):
+        problem = f"{share:.1%} of the weights are not exact in {cfg.dtype}, and are rounded"
+        out.warn(f"model.dtype={cfg.dtype}: {problem}. Training starts from the rounded weights.")
     tokenizer.save_pretrained(out / "model")
+    if place:
+        licence = read_licence(place) if place.is_dir() else read_gguf_licence(place)
+        publish_licence(licence, place, out / "model")
     parameters = sum(p.numel() for p in model.parameters())
     return {
         "parameters": parameters,
@@ -111,6 +124,13 @@ def unread_scaling(file: Path) -> str | None:
     ]
     factors = [name for name in tensor_names if name.startswith(("rope_freqs", "rope_factors"))]
     return next(iter(factors + scaling), None)
+
+
+def read_gguf_licence(file: Path) -> dict[str, Any]:
+    """Return the licence in the metadata of a GGUF file, under the keys of a card."""
+    metadata, _ = read_gguf_metadata(str(file))
+    keys = {key: f"general.{key.replace('_', '.')}" for key in KEYS}
+    return {key: metadata[stored] for key, stored in keys.items() if stored in metadata}
 
 
 def build_random_model(cfg: RandomInit) -> Loaded:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import SFT
-from stages.models import model_card
+from stages.models import model_card, rounding
 from stages.models.chat_templates import establish_contract, replaced_message
 from stages.models.contract import Contract, generation_stops, load_contract
 from stages.models.loading import (
@@ -113,6 +113,8 @@ def publish_base(
 ) -> dict[str, Any]:
     """Publish the base model without training, under its own contract. `said`: of a template that is not its own."""
     save_model(objective.apply_contract(load_model(base), contract, cfg.seed), out / "model")
+    if rounding.is_rounded(base):
+        rounding.round_model(out / "model")
     contract.save(out / "model")
     model_card.write_card(out / "model", cfg, inputs, said)
     return {

@@ -21,7 +21,8 @@ from stages.config.installation import read_beside
 from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
 from stages.models import hub
-from stages.models.model_card import source_name
+from stages.models.base_licence import licence_message, read_licence
+from stages.models.model_card import model_name, source_name
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.node import Node, in_build_order
 from stages.store.numbers import signed
@@ -83,12 +84,16 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
         return publish_dataset(cfg, nodes, store)
     [node] = nodes
     model = store.folder(node) / "model"
+    licence = read_licence(model)
+    if message := licence_message(licence):
+        log.info("%s", message)
     if cfg.format is ExportFormat.gguf:
         from stages.models import gguf_file  # imported here, as it loads torch, which takes seconds
 
         file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{cfg.dtype}.gguf"
         with store.lock("export", file.stem):  # a second export waits for the first
-            gguf_file.write_gguf(model, file, cfg.dtype, f"{node.stage} {node.fingerprint}")
+            name = model_name(node.stage, node.fingerprint, licence)
+            gguf_file.write_gguf(model, file, cfg.dtype, name)
         log.info("The file: %s (%.1f MiB)", file, file.stat().st_size / 2**20)
     else:
         card = (model / "README.md").read_text(encoding="utf-8")

@@ -77,6 +77,7 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         store, *([default_store] if default_store.root.resolve() != store.root.resolve() else [])
     )
     seconds, calls_by_node = dict[str, float](), dict[str, list[ExpectedCalls]]()
+    halvable = 0.0  # bytes of models in float32
     counted = set[str]()  # seeds may share a node
     planned = {
         name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)
@@ -91,6 +92,7 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         if state != "cached" and node.fingerprint not in counted:
             counted.add(node.fingerprint)
             seconds[name] = costs.seconds
+            halvable += costs.disk if cost.publishes_float32(node) else 0
             if calls:
                 calls_by_node[name] = calls
         place = "GPU" if uses_gpu(node) else "RAM"
@@ -116,6 +118,10 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         if isinstance(node.config, Versus) and not node.config.constant:
             console.print(comparison_sentence(name, node, store, history))
     console.print(time_summary(seconds))
+    if halvable > 2**33:
+        console.print(
+            f"Models to publish take {halvable / 2**30:.0f} GiB; model.dtype=bfloat16 halves that."
+        )
     if gpus := machine.visible_gpus():
         names = (f"{gpu.name} ({gpu.free_memory / 2**30:.1f} GiB free)" for gpu in gpus)
         console.print(
@@ -173,6 +179,8 @@ def endpoints_table(calls_by_node: dict[str, list[ExpectedCalls]]) -> Table:
 def changes(node: Node, state: str, store: Store) -> list[str]:
     """Return the settings and inputs that differ from the most similar published node of the stage."""
     notes = [f"{key}={value} changes the results here" for key, value in node.fixed.items()]
+    share = (store.find(node) or {"metrics": {}})["metrics"].get("surviving_update")
+    notes += [] if share is None else [f"{share:.0%} of the update survives rounding"]
     if state != "cached":
         earlier = (node_differences(node, manifest) for _, manifest in store.manifests(node.stage))
         nearest = min(earlier, key=len, default=["no earlier node to compare with"])

@@ -68,6 +68,9 @@ Adapter = StrEnum("Adapter", "none lora qlora continued")
 # The type of weights in memory during training and scoring.
 Weights = StrEnum("Weights", "fp32 bf16 nf4")
 
+# The type of published weights, if it is not float32, that of trained weights.
+StoredType = StrEnum("StoredType", "bfloat16")
+
 # The input for a pair: the prompt once with both completions (`models/packing.py`), or two padded rows (TRL).
 Forward = StrEnum("Forward", "shared_prefix padded")
 

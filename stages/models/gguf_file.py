@@ -17,6 +17,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
+from stages.models.base_licence import read_licence
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
 from stages.models.rendering import GOLDEN, render, token_ids
 
@@ -64,6 +65,8 @@ def write_gguf(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
     try:
         writer.add_type(gguf.GGUFType.MODEL)
         writer.add_name(name)
+        for key, value in read_licence(model).items():
+            writer.add_string(f"general.{key.replace('_', '.')}", str(value))
         writer.add_file_type(TYPES[dtype][1])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         add_shape(writer, config)

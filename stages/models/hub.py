@@ -11,6 +11,7 @@ from stages.store.digests import files_of
 
 Kind = Literal["model", "dataset"]  # of a repository
 DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+DOWNLOADED += ["README.md", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*"]  # the licence
 # some repositories have a second copy of the weights, in another layout
 NOT_DOWNLOADED = ["consolidated*"]
 

@@ -75,12 +75,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL_WITHOUT_CODE)
     if isinstance(tokenizer.chat_template, dict):  # several templates by name
         tokenizer.chat_template = tokenizer.chat_template.get("default")
+    if tokenizer.chat_template:  # the byte-order mark of a file is no text
+        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
     return tokenizer  # type: ignore[no-any-return]
 
 
 def count_embedding_rows(folder: Path) -> int:
     """Return the number of rows of the embedding of the model in a folder."""
     return int(load_config(folder).get_text_config().vocab_size)
+
+
+def tokens_without_row(tokenizer: PreTrainedTokenizerBase, rows: int) -> list[str]:
+    """Return the tokens for which an embedding of `rows` rows has none, by id."""
+    tokens = {index: token for token, index in tokenizer.get_vocab().items() if index >= rows}
+    return [tokens[index] for index in sorted(tokens)]
 
 
 def empty_model(content: Mapping[str, Any]) -> PreTrainedModel:
@@ -311,4 +319,6 @@ def save_model(
         raise UserError(
             f"training diverged: {name} has values that are not finite. Lower the learning rate."
         )
-    model.save_pretrained(folder, state_dict=state)
+    # Beside an adapter, peft would save an embedding with new rows, in the type of training: merging would round it.
+    options = {} if isinstance(model, PreTrainedModel) else {"save_embedding_layers": False}
+    model.save_pretrained(folder, state_dict=state, **options)

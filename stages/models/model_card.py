@@ -12,6 +12,12 @@ from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Split
 from stages.config.errors import visible
 from stages.config.installation import read_beside
+from stages.models.base_licence import (
+    copy_licence_files,
+    duties,
+    licence_message,
+    read_licence,
+)
 from stages.store import licences
 from stages.store.manifest import COMMIT, Manifest, manifest_of
 from stages.store.numbers import signed
@@ -21,13 +27,16 @@ from stages.store.sealed_json import load_json, require_keys
 UNTRAINED = "A causal language model: {base} without further training, with the chat template in this folder."
 STEP = "1. "  # Markdown numbers the items of a list
 TEXTS: dict[str, str] = read_beside(__file__)
-TEXT, LAST_STEP, CHAT, SCORE = (TEXTS[name] for name in ("text", "last_step", "chat", "score"))
+TEXT, LAST_STEP, LICENCE, CHAT, SCORE = (
+    TEXTS[name] for name in ("text", "last_step", "licence", "chat", "score")
+)
 
 
 def write_card(
     model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]
 ) -> None:
-    """Write `README.md` into a model folder that has its contract. `figures` are the stage's measurements."""
+    """Write `README.md` into a model folder that has its contract, and copy the files of the base's licence there.
+    `figures` are the stage's measurements."""
     objective, trained = cfg.objective, not isinstance(cfg, SFT) or cfg.train
     # An SFT model that is not trained has data as an input, but the card does not describe it.
     manifests = {
@@ -41,14 +50,17 @@ def write_card(
     steps.append(
         f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {data_line}{template}"
     )
-    header |= {
+    start = inputs["base" if "base" in manifests else "policy"] / "model"
+    licence = read_licence(start)
+    copy_licence_files(start, model)
+    header |= licence | {
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if objective.scores else "text-generation",
         "tags": ["plumbline", *(["trl", objective.name] if trained else [])],
     }
     origin = cfg.card if trained else UNTRAINED
     text = TEXT.format(
-        title=f"Plumbline {objective.name} {model.parent.stem}",
+        title=model_name(objective.name, model.parent.stem, licence),
         origin=origin.format(base=header.get("base_model", "the base below")),
         steps="\n".join(steps),
         last_step=last_step_text(cfg, figures) if trained else "",
@@ -56,9 +68,18 @@ def write_card(
         end_of_turn=load_json(model / "contract.json", require_keys("end_of_turn"))["end_of_turn"][
             "token"
         ],
+        licence=LICENCE.format(sentences=sentences)
+        if (sentences := licence_message(licence))
+        else "",
     )
     content = visible(f"---\n{yaml.safe_dump(header)}---\n{text}", "\n\t")
     (model / "README.md").write_text(content, encoding="utf-8")
+
+
+def model_name(stage: str, fingerprint: str, licence: dict[str, Any]) -> str:
+    """Return the name of a published model, which begins as the licence of its base demands."""
+    begins = duties(licence).get("begins")
+    return " ".join([*([begins] if begins else []), "Plumbline", stage, fingerprint])
 
 
 def last_step_text(cfg: Training, figures: dict[str, Any]) -> str:

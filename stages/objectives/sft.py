@@ -18,10 +18,10 @@ from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import SFT, Training
-from stages.config.choices import Adapter, Split, Turns, Weights
+from stages.config.choices import Adapter, Sharding, Split, Turns, Weights
 from stages.config.errors import UserError
 from stages.models.contract import Contract
-from stages.models.loading import load_model
+from stages.models.loading import count_embedding_rows, load_model, tokens_without_row
 from stages.models.packing import add_layout, attention_name, pack_segments, send_batch
 from stages.models.rendering import ContractError
 from stages.models.scoring import allowed_gap, autocast
@@ -128,17 +128,23 @@ def answers_in(messages: list[Message]) -> list[int]:
     return [i for i, message in enumerate(messages) if message["role"] == "assistant"]
 
 
+def new_tokens(contract: Contract, rows: int) -> list[str]:
+    """Return the tokens that have none of the base model's `rows` of embeddings, without the pad token: nothing reads
+    its row."""
+    tokenizer = contract.tokenizer
+    return [each for each in tokens_without_row(tokenizer, rows) if each != tokenizer.pad_token]
+
+
 def require_trained_rows(contract: Contract, cfg: SFT, rows: int) -> None:
     """Raise UserError for tokens without one of the base model's `rows` of embeddings, if an adapter would leave their
-    new rows as they are drawn. Nothing reads that of the pad token."""
-    tokenizer = contract.tokenizer
-    new = {*range(rows, len(tokenizer))} - {tokenizer.pad_token_id}
-    if new and cfg.adapter is not Adapter.none:
-        names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(sorted(new)[:5])))
-        problem = (
-            f"the base model has no embedding of {names}, and sft.adapter={cfg.adapter} trains none"
-        )
-        raise UserError(f"{problem}. Train all weights: sft.adapter=none.")
+    new rows as they are drawn: one over 4-bit weights, or of a sharded model."""
+    sharded = cfg.runtime.sharding is not Sharding.none
+    leaves_rows = cfg.adapter is Adapter.qlora or (cfg.adapter is Adapter.lora and sharded)
+    new = new_tokens(contract, rows)
+    if new and leaves_rows:
+        problem = f"the base model has no embedding of {', '.join(new[:5])}"
+        how = f"sft.adapter={cfg.adapter} {'with sharded weights ' if sharded else ''}trains none"
+        raise UserError(f"{problem}, and {how}. Train all weights: sft.adapter=none.")
 
 
 def tokenize_examples(
@@ -274,7 +280,9 @@ def trainable_model(base: Path, contract: Contract, cfg: SFT, device: torch.devi
     model = load_start(base, contract, cfg, cfg.start_weights, device)
     if cfg.packing:
         pack_segments(model)
-    return apply_adapter(model, cfg)
+    new = new_tokens(contract, count_embedding_rows(base))
+    ids = contract.tokenizer.convert_tokens_to_ids(new)
+    return apply_adapter(model, cfg, new_tokens=ids)
 
 
 def load_start(

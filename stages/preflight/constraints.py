@@ -294,6 +294,13 @@ def validate_adapters(cfg: Config) -> None:
         raise UserError(
             "dpo.adapter=continued needs rounds=1, as a round merges its adapter. Use dpo.adapter=lora."
         )
+    if cfg.dpo.adapter is Adapter.continued and cfg.model.dtype:
+        problem = (
+            "the adapter continues from exact weights, and the reference is the rounded SFT model"
+        )
+        raise UserError(
+            f"model.dtype={cfg.model.dtype}: {problem}. Use dpo.adapter=lora, or model.dtype=null."
+        )
     for name, block in cfg.trained.items():
         quantized = block.adapter is Adapter.qlora
         conditions = {

@@ -306,7 +306,7 @@ def read_template(path: Path, setting: str = "sft.template.path") -> str:
     if path.stat().st_size > MAX_TEMPLATE_BYTES:
         raise UserError(f"{key}: {path.stat().st_size:,} bytes are too many for a template.")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # without a byte-order mark
     except UnicodeDecodeError as error:
         raise UserError(
             f"{key}: byte {error.start} is not UTF-8. Save the file as UTF-8."

@@ -4,6 +4,7 @@ A training stage trains an adapter over frozen weights and publishes the merged 
 plain model folder, and cannot forget the adapter."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,27 +23,44 @@ AnyModel: TypeAlias = PreTrainedModel | PeftModel  # without and with an adapter
 
 
 def apply_adapter(
-    model: PreTrainedModel, cfg: Training, task: str = "CAUSAL_LM", before: Path | None = None
+    model: PreTrainedModel,
+    cfg: Training,
+    task: str = "CAUSAL_LM",
+    before: Path | None = None,
+    new_tokens: Sequence[int] = (),
 ) -> AnyModel:
     """Return the model as `adapter` sets it: all weights trained, a new adapter on top, or the adapter in the folder
-    `before` continued. None of these changes the outputs before the first step."""
+    `before` continued. None of these changes the outputs before the first step. `new_tokens` as of
+    `attach_new_adapter`."""
     if cfg.adapter is Adapter.none:
         return model
     if cfg.adapter is Adapter.continued and before:
-        return load_adapter(model, before, trainable=True)
-    return attach_new_adapter(model, cfg.lora, cfg.seed, task)
+        return read_head_of_rows(load_adapter(model, before, trainable=True))
+    return attach_new_adapter(model, cfg.lora, cfg.seed, task, new_tokens)
 
 
 def attach_new_adapter(
-    model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM"
+    model: PreTrainedModel,
+    cfg: LoRA,
+    seed: int,
+    task: str = "CAUSAL_LM",
+    new_tokens: Sequence[int] = (),
 ) -> PeftModel:
     """Put a new adapter on the model. Its second factor starts at zero, so outputs do not change yet. With the task
-    SEQ_CLS, the whole reward head is trained too.
+    SEQ_CLS, the whole reward head is trained too. Of embedding and output layer, the rows of `new_tokens` are trained.
     Raise UserError if the model has no layer that `target_modules` names, or if one is an embedding or the output
     layer: the losses read the latter's frozen weights, and both may be one, so the merged model would be another."""
     torch.manual_seed(seed)
     modules = ALL_LINEAR if cfg.target_modules == [ALL_LINEAR] else list(cfg.target_modules)
-    config = LoraConfig(task_type=task, r=cfg.rank, lora_alpha=cfg.alpha, target_modules=modules)
+    rows = {name: list(new_tokens) for name in embedding_names(model)} if new_tokens else None
+    has_bias = new_tokens and model.get_output_embeddings().bias is not None
+    config = LoraConfig(
+        task_type=task,
+        r=cfg.rank,
+        lora_alpha=cfg.alpha,
+        target_modules=modules,
+        trainable_token_indices=rows,
+    )
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
@@ -64,7 +82,34 @@ def attach_new_adapter(
         raise UserError(
             f"lora.target_modules={cfg.target_modules}: the model has no layer {' or '.join(absent)}."
         )
-    return adapted  # type: ignore[return-value]
+    # peft's layer leaves out a bias, and might not follow a tied output layer
+    if new_tokens and (has_bias or not all(e.weight.requires_grad for e in embeddings(model))):
+        problem = f"peft cannot train rows of a {type(model).__name__}'s output layer"
+        raise UserError(
+            f"sft.adapter=lora: {problem}, and {len(new_tokens)} tokens need new ones. Set sft.adapter=none."
+        )
+    return read_head_of_rows(adapted)  # type: ignore[arg-type]
+
+
+def embeddings(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Return the embedding and the output layer."""
+    return [model.get_input_embeddings(), model.get_output_embeddings()]
+
+
+def embedding_names(model: PreTrainedModel) -> list[str]:
+    """Return the names of embedding and output layer. An output layer that is tied follows the embedding."""
+    layers = embeddings(model)
+    if layers[0].weight is layers[1].weight:
+        layers = layers[:1]
+    return [name for name, module in model.named_modules() if any(module is e for e in layers)]
+
+
+def read_head_of_rows(model: PeftModel) -> PeftModel:
+    """Let the fused LM head read an output layer of which rows are trained: peft's layer around it shows no bias."""
+    head = model.get_base_model().get_output_embeddings()
+    if head is not None and not hasattr(head, "bias"):
+        head.bias = None
+    return model
 
 
 def cast_trained_to_fp32(model: PeftModel) -> None:

@@ -87,6 +87,9 @@ class Fit(Generic[Block, TrainerOf]):
 
     trainer: TrainerOf
     trained: Path  # the folder with the trained weights or adapter
+    surviving: float | None = (
+        None  # of the update, the share in the published weights if they are rounded
+    )
 
     def __init__(
         self,
@@ -151,16 +154,18 @@ class Fit(Generic[Block, TrainerOf]):
         self, load: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]
     ) -> None:
         """Publish model, contract, any adapter, and each held-out row's figures. `load` loads an adapter's base."""
-        publish(self.trained, self.cfg, self.out, self.start, load)
+        self.surviving = publish(self.trained, self.cfg, self.out, self.start, load)
         self.contract.save(self.out / "model")
         write_note(self.out / "held_out.json", held_out)
 
     def describe(self, inputs: dict[str, Path], figures: dict[str, Any], *warnings: str) -> None:
-        """Write the model card with these figures, and show the warnings; add one for rows that no step contained."""
-        for warning in (*warnings, self.schedule.unseen_message(self.steps, self.rows.train.noun)):
+        """Write the model card with these figures, and show the warnings; add one for rows that no step contained, and
+        one if rounding lost most of the update."""
+        unseen = self.schedule.unseen_message(self.steps, self.rows.train.noun)
+        for warning in (*warnings, unseen, self.lost_update_message()):
             if warning:
                 self.out.warn(warning)
-        model_card.write_card(self.out / "model", self.cfg, inputs, figures)
+        model_card.write_card(self.out / "model", self.cfg, inputs, figures | self.rounding)
 
     def metrics(self, tokens: Sequence[int]) -> dict[str, Any]:
         """Return device, steps, and the numbers of trained rows and tokens (`tokens`: each row's) and other rows."""
@@ -174,7 +179,20 @@ class Fit(Generic[Block, TrainerOf]):
             f"{unit}_dropped": self.rows.dropped,
             "steps": self.steps,
             "tokens": sum(times * tokens[i] for i, times in self.times_seen.items()),
+            **self.rounding,
         }
+
+    @property
+    def rounding(self) -> dict[str, float]:
+        """The share of the update that survives rounding, as a metric; {} if the published weights are not rounded."""
+        return {} if self.surviving is None else {"surviving_update": self.surviving}
+
+    def lost_update_message(self) -> str:
+        """Return the warning that rounding undid the update of most weights; '' if it did not."""
+        if self.surviving is None or self.surviving >= 0.5:
+            return ""
+        problem = f"of the weights that training changed, {self.surviving:.1%} still differ when they are rounded"
+        return f"model.dtype=bfloat16: {problem}. model.dtype=null publishes the whole update."
 
     @property
     def steps(self) -> int:

@@ -28,6 +28,7 @@ from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Sharding, Weights
 from stages.config.errors import UserError
 from stages.hardware import allocator
+from stages.models import rounding
 from stages.models.loading import save_model
 from stages.store import sealed_json
 from stages.store.workspace import SCRATCH, StageDir
@@ -155,13 +156,15 @@ def publish(
     trained: Path,
     cfg: Training,
     out: StageDir,
-    frozen: Path,
+    start: Path,
     load: Callable[[Weights], PreTrainedModel],
-) -> None:
+) -> float | None:
     """Publish the trained weights as `model/`; or the adapter as `adapter/`, and merged as `model/`.
 
-    `frozen` is the folder of the weights under the adapter, and `load` loads them. A QLoRA adapter is merged into its
-    4-bit weights, a LoRA adapter into fp32 weights. Raise UserError if the files are not those that were saved."""
+    `start` is the folder of the weights that were trained, or are under the adapter, and `load` loads them. A QLoRA
+    adapter is merged into its 4-bit weights, a LoRA adapter into fp32 weights. If `start` is in bfloat16, `model/` is
+    rounded too: return the share of the update that survives, else None.
+    Raise UserError if the files are not those that were saved."""
     if damage := sealed_json.seal_problem(trained):
         raise UserError(
             f"{trained}: {damage}. Nothing is published; the same command trains the lost part again."
@@ -173,10 +176,11 @@ def publish(
     ignored = shutil.ignore_patterns(BEST_STEP, sealed_json.SEAL, "README.md")
     shutil.copytree(trained, place, ignore=ignored, copy_function=link_or_copy)
     if cfg.adapter is not Adapter.none:
-        adapters.normalize_adapter_config(place, frozen)
+        adapters.normalize_adapter_config(place, start)
         allocator.return_freed_memory()
         weights = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
         save_model(adapters.merge_adapter(load(weights), weights, place), out / "model")
+    return rounding.round_update(out / "model", start) if rounding.is_rounded(start) else None
 
 
 def link_or_copy(source: str, target: str) -> None:

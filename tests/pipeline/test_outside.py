@@ -134,3 +134,5 @@ def test_a_template_may_be_worked_on_while_sft_trains(tmp_path: Path) -> None:
         name for _, _, name in named_settings(node.settings, asdict(node.config))
     ]
     assert nodes(tmp_path, *overrides)["sft"].fingerprint != node.fingerprint
+    file.write_text("\ufeff{{ messages }}")  # a byte-order mark is no text
+    assert nodes(tmp_path, *overrides)["sft"].fingerprint == node.fingerprint

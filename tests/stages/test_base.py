@@ -177,3 +177,19 @@ def test_weights_that_no_model_has_are_named(built: Path, tmp_path: Path) -> Non
     out = StageDir(tmp_path / "out", lambda metrics, step: None)
     base.run(Model(str(tmp_path / "more"), None, None), {}, out)
     assert "as mtp.head.weight. They are not published" in out.warnings[0]
+
+
+def test_tokens_without_an_embedding_are_named(built: Path, tmp_path: Path) -> None:
+    """A byte-order mark at the beginning of its template's file is no text."""
+    model = next((built / "base").glob("*/model"))
+    shutil.copytree(model, tmp_path / "more")
+    tokenizer = load_tokenizer(model)
+    tokenizer.add_tokens(["<tool>", "</tool>"])
+    tokenizer.save_pretrained(tmp_path / "more")
+    (tmp_path / "more" / "chat_template.jinja").write_text("\ufeff{{ messages[0].content }}")
+    out = StageDir(tmp_path / "out", lambda metrics, step: None)
+    base.run(Model(str(tmp_path / "more"), None, None), {}, out)
+    [warning] = out.warnings
+    assert "none of them for 2 tokens, as <tool>, </tool>. " in warning and "adapter" in warning
+    assert load_tokenizer(out / "model").chat_template == "{{ messages[0].content }}"
+    assert (out / "model" / "chat_template.jinja").read_text()[0] == "{"

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.config.blocks.training import SFT
-from stages.config.choices import Adapter, Turns
+from stages.config.choices import Adapter, Sharding, Turns
 from stages.config.errors import UserError
 from stages.models.chat_templates import TEMPLATES
 from stages.models.contract import Contract
@@ -147,17 +147,26 @@ def test_weights_without_a_turn_to_each_are_refused(tmp_path: Path) -> None:
         prepared([conversation("f", ["one", "two"], [True])], contract, CFG, tmp_path)
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_tokens_without_an_embedding_are_refused_with_an_adapter(
-    adapter: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("adapter", "sharding", "trains"),
+    [
+        ("none", "fsdp", True),
+        ("lora", "none", True),
+        ("lora", "fsdp", False),
+        ("qlora", "none", False),
+    ],
+)
+def test_tokens_without_an_embedding_are_refused_where_their_rows_are_not_trained(
+    adapter: str, sharding: str, trains: bool
 ) -> None:
     """New rows of a frozen embedding would stay as they are drawn."""
     tokenizer = byte_level([*CHATML, "<|pad|>"], eos_token="<|im_end|>", pad_token="<|pad|>")
     rows = len(tokenizer)
     tokenizer.add_tokens(["<tool>", "</tool>"])
     contract = establish(tokenizer, "chatml")
-    cfg = replace(CFG, adapter=Adapter(adapter))
-    if adapter == "none":
+    runtime = replace(CFG.runtime, sharding=Sharding(sharding))
+    cfg = replace(CFG, adapter=Adapter(adapter), runtime=runtime)
+    if trains:
         return require_trained_rows(contract, cfg, rows)
     with pytest.raises(UserError, match=r"no embedding of <tool>, </tool>"):
         require_trained_rows(contract, cfg, rows)

@@ -1,5 +1,6 @@
 """Tests of LoRA and QLoRA in the real chain: the trained model is published, and DPO's reference is the SFT model."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,18 +8,29 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
 from stages import dpo
 from stages.config.blocks.training import LoRA
-from stages.config.choices import Weights
+from stages.config.choices import Forward, Weights
 from stages.config.errors import UserError
-from stages.models.loading import load_model
+from stages.models.contract import load_contract
+from stages.models.loading import load_model, load_tokenizer, save_model
+from stages.models.scoring import install_scoring
+from stages.objectives.sft import load_start
 from stages.store.workspace import StageDir
-from stages.training.adapters import attach_new_adapter
+from stages.training.adapters import attach_new_adapter, embeddings, merge_adapter
 from tests.helpers import QLORA, Chain, build, settings
 
 IDS = torch.arange(20, 52)[None]
+LORA = LoRA(4, 8, ["all-linear"])
 
 
 def overrides(kind: str) -> tuple[str, ...]:
@@ -142,3 +154,67 @@ def test_a_layer_that_the_model_lacks_is_told() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(UserError, match="has no layer gate_proj"):
         attach_new_adapter(model, LoRA(4, 8, ["c_attn", "gate_proj"]), seed=0)
+
+
+NEW = [101, 103]  # tokens that get rows
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_rows_are_trained_in_embedding_and_output_layer(tied: bool, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    config = LlamaConfig(**sizes, num_attention_heads=2, vocab_size=104, tie_word_embeddings=tied)
+    start = LlamaForCausalLM(config)
+    start.save_pretrained(tmp_path / "start")
+    model = attach_new_adapter(install_scoring(start, Forward.padded), LORA, 0, new_tokens=NEW)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    ids = torch.tensor([[1, 101, 5, 103, 7, 101]])
+    for _ in range(3):
+        model(ids, labels=ids, fused_lm_head=True).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    plain = logits(model).log_softmax(-1)
+    scored = model(IDS, labels=IDS, fused_lm_head=True).log_probs
+    expected = plain[:, :-1].gather(-1, IDS[:, 1:, None])[..., 0]
+    torch.testing.assert_close(scored, expected)
+
+    save_model(model, tmp_path / "adapter")
+    merged = merge_adapter(load_model(tmp_path / "start"), Weights.fp32, tmp_path / "adapter")
+    torch.testing.assert_close(logits(merged).log_softmax(-1), plain)
+    save_model(merged, tmp_path / "published")
+    before, after = load_model(tmp_path / "start"), load_model(tmp_path / "published")
+    for old, new in zip(embeddings(before), embeddings(after), strict=True):
+        changed = (old.weight != new.weight).any(dim=-1).nonzero().flatten().tolist()
+        assert changed == NEW
+
+
+def test_an_output_layer_with_a_bias_gets_no_new_rows_by_an_adapter() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    model = PhiForCausalLM(PhiConfig(**sizes, num_attention_heads=2, vocab_size=104))
+    with pytest.raises(UserError, match="adapter=none"):
+        attach_new_adapter(model, LORA, 0, new_tokens=NEW)
+
+
+def test_sft_trains_the_rows_of_new_tokens_and_leaves_the_others_exact(
+    built: Path, tmp_path: Path
+) -> None:
+    """In bf16 the frozen embedding is rounded while an adapter is trained, and must not be published so."""
+    start = shutil.copytree(next((built / "base").glob("*/model")), tmp_path / "start")
+    tokenizer = load_tokenizer(start)
+    tokenizer.add_tokens(["<tool>", "</tool>"])
+    tokenizer.save_pretrained(start)
+    rows = [{"prompt": f"Say {i}.", "completion": f"<tool>{i}</tool>"} for i in range(32)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"data.sources=[{{path: {tmp_path / 'rows.jsonl'}, splits: {{sft: 1.0}}}}]"
+    keys = ("model.random_init=null", f"model.path={start}", source, "precision=bf16")
+    keys += ("sft.adapter=lora",)
+    build(tmp_path, "stage=sft", *keys)
+    sft = Chain(tmp_path).folder("sft", *keys) / "model"
+    before, after = (
+        load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+        for folder in (start, sft)
+    )
+    assert torch.equal(after[: len(before)], before) and len(after) == len(before) + 2
+    contract = load_contract(sft)
+    untrained = load_start(start, contract, settings("recipe=tiny").sft, Weights.fp32)
+    drawn = untrained.get_input_embeddings().weight[len(before) :]
+    assert ((after[len(before) :] - drawn).abs() > 1e-4).any(dim=-1).all()

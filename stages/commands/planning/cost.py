@@ -142,7 +142,8 @@ def expected_cost(node: Node, nodes: dict[str, Node], store: Store, history: Run
     base = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
     shape = model_shape(node, base, store)
     size = history.parameters.get(base.fingerprint) or (shape.parameters if shape else math.nan)
-    disk = 4.0 * size if node.stage in PUBLISHES_WEIGHTS else 2.0**20
+    bytes_per_weight = 4.0 if publishes_float32(node) else 2.0
+    disk = bytes_per_weight * size if node.stage in PUBLISHES_WEIGHTS else 2.0**20
     peak = sum(expected_parts(node, nodes, shape)) if shape else math.nan
     here = machine.processor_name(uses_gpu(node))
     alike = [
@@ -154,6 +155,12 @@ def expected_cost(node: Node, nodes: dict[str, Node], store: Store, history: Run
         peak = measured_peak(alike[-1])
     tokens, seconds = expected_time(node, size, store, history)
     return Cost(tokens, peak, disk, seconds)
+
+
+def publishes_float32(node: Node) -> bool:
+    """Return True if a node publishes a model in float32, the type in which it is trained."""
+    bases = [each.config for each in node.lineage if each.stage == "base"]
+    return node.stage in PUBLISHES_WEIGHTS and not any(base.dtype for base in bases)
 
 
 def expected_time(

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.choices import Spelled
+from stages.config.choices import Spelled, StoredType
 from stages.config.limits import between, computed, internal, neutral, random_seed, words
 
 # the weights in a Python package that need no hub
@@ -44,6 +44,7 @@ class Model:
 
     path: str | None = MISSING
     revision: str | None = MISSING
+    dtype: StoredType | None = None
     random_init: RandomInit | None = None
     # the shape, as in config.json, for a plan without the hub
     config: dict[str, Any] = neutral(dict)
