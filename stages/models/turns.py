@@ -141,10 +141,9 @@ def left_out(texts: Sequence[Text], messages: Sequence[Message], tools: bool) ->
     """Return the first part of a conversation that the template leaves out, thoughts apart; '' if there is none.
     `tools`: it takes tools and calls as fields of their own."""
     whole, last = texts[-1].text, texts[-1].answers[-1].turn
-    for message in messages[:last]:
-        content = without_tools(message["content"]) if tools else message["content"]
-        is_written = content.strip() in whole or quoted(content) in whole
-        if message["role"] != "assistant" and not is_written:
+    given = [message["content"] for message in messages[:last] if message["role"] != "assistant"]
+    for content in map(without_tools, given) if tools else given:
+        if content.strip() not in whole and quoted(content) not in whole:
             return content
     for text, (turn, start, end) in answers_of(texts):
         for part in answer_parts(messages[turn]["content"], tools):
