@@ -73,8 +73,11 @@ def learnt_results(
     def shares(scores: dict[str, Array]) -> dict[str, Any]:
         means = Means(np.stack([*map(right, scores.values())], 1), prompts, drawn=True)
         row = {name: asdict(means.share(i, cfg.confidence)) for i, name in enumerate(scores)}
-        if before in scores:
-            row[main] = asdict(means.difference([*scores].index("policy"), 0, cfg.confidence))
+        names = [*scores]
+        for name, other in ((main, before), ("policy-control", "control")):
+            if {"policy", other} <= scores.keys():
+                delta = means.difference(names.index("policy"), names.index(other), cfg.confidence)
+                row[name] = asdict(delta)
         return row
 
     units = [content_id(pair.prompt_id, pair.chosen, pair.rejected) for pair, _ in pairs]

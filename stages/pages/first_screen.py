@@ -123,11 +123,10 @@ def control_lamp(results: Results, run: str) -> Lamp:
     shares = results["learnt"].get("ratio", {})
     if "control" not in shares:
         return Lamp(title, "off", NOT_TESTED, "")
-    policy, control = (Interval(**shares[role]) for role in ("policy", "control"))
-    apart = policy.low > control.high or policy.high < control.low
-    word = "no clear difference" if not apart else "more" if policy.mean > control.mean else "less"
-    state = "none" if not apart else "good" if policy.mean > control.mean else "bad"
-    return Lamp(title, state, word, f"{policy.mean:.0%} of pairs for {control.mean:.0%}")
+    delta = Interval(**shares["policy-control"])
+    word = delta.word("more", "less", "no clear difference")
+    figure = f"{shares['policy']['mean']:.0%} of pairs for {shares['control']['mean']:.0%}"
+    return Lamp(title, effect(delta), word, figure)
 
 
 def learnt_lamps(results: Results, run: str) -> list[Lamp]:
@@ -206,9 +205,23 @@ def learnt_clause(results: Results, policy: str) -> str:
     if learnt["note"]:
         return f"Too few held-out rows to say whether {policy} learnt the preferences"
     if ratio.low > HALF:
-        return f"{policy} learnt these preferences: {ratio.mean:.0%} of {learnt['of']} are in order"
+        learnt_them = (
+            f"{policy} learnt these preferences: {ratio.mean:.0%} of {learnt['of']} are in order"
+        )
+        return f"{learnt_them}{beside_control(learnt)}"
     word = "learnt the opposite of" if ratio.high < HALF else "did not clearly learn"
     return f"{policy} {word} these preferences"
+
+
+def beside_control(learnt: Mapping[str, Any]) -> str:
+    """Return what plain SFT on the chosen answers learnt beside a policy that learnt; '' if it was not trained."""
+    if "control" not in learnt["ratio"]:
+        return ""
+    plain = (
+        f"plain SFT on the chosen answers puts {learnt['ratio']['control']['mean']:.0%} in order"
+    )
+    delta = Interval(**learnt["ratio"]["policy-control"])
+    return f" ({plain}, {delta.word('fewer', 'more', 'which is not measurably different')})"
 
 
 def judged_clause(results: Results, policy: str) -> str:

@@ -59,7 +59,7 @@ VERSIONS |= {
     "grpo": 11,
     "reward": 4,
 }
-VERSIONS |= {"answer": 15, "versus": 6, "benchmark": 3, "eval": 30, "report": 29}
+VERSIONS |= {"answer": 15, "versus": 6, "benchmark": 3, "eval": 31, "report": 29}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {
