@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,14 +81,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def count_embedding_rows(folder: Path) -> int:
     """Return the number of rows of the embedding of the model in a folder."""
     return int(load_config(folder).get_text_config().vocab_size)
-
-
-def empty_model(content: Mapping[str, Any]) -> PreTrainedModel:
-    """Return the model of a config.json without any weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
-            AutoConfig.for_model(**content), trust_remote_code=False
-        )
 
 
 def locate_output_embedding(folder: Path) -> tuple[Path, str] | None:
