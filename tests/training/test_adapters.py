@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from stages import dpo
 from stages.config.blocks.training import LoRA
@@ -142,3 +142,11 @@ def test_a_layer_that_the_model_lacks_is_told() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(UserError, match="has no layer gate_proj"):
         attach_new_adapter(model, LoRA(4, 8, ["c_attn", "gate_proj"]), seed=0)
+
+
+def test_where_not_every_linear_layer_can_be_adapted_the_others_are_named() -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 64, "state_size": 4}
+    model = MambaForCausalLM(MambaConfig(**shape))
+    with pytest.raises(UserError, match=r"'out_proj'.* Name the layers"):
+        attach_new_adapter(model, LoRA(4, 8, ["all-linear"]), seed=0)
+    assert attach_new_adapter(model, LoRA(4, 8, ["in_proj"]), seed=0).targeted_module_names
