@@ -46,6 +46,10 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     trainer = fit.build_trainer(
         apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg)
     )
+    if trainer.is_padded:
+        out.warn(
+            "this model's attention cannot be packed, so completions are padded and each reads its prompt again."
+        )
     trainer.reference = reference
     trainer.rollouts = Rollouts(trainer, cfg, contract, prompts, judge, labeler.relative, out)
     fit.train()

@@ -151,7 +151,9 @@ class Distributions:
         """Yield the log-distributions of row `i`, in order, in chunks of shape (tokens, vocabulary)."""
         for states in chunks(self.states[name][i]):
             self.layers.states = states[None]
-            yield self.model().logits[0].float().log_softmax(-1)
+            # The layers ignore their input, but Gemma 4 counts the tokens of it.
+            output = self.model(inputs_embeds=states[None])
+            yield output.logits[0].float().log_softmax(-1)
 
     def mean_log_probs(self, name: str) -> list[float]:
         """Return the mean log-prob per token of each row's completion."""

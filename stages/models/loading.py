@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,14 +89,6 @@ def tokens_without_row(tokenizer: PreTrainedTokenizerBase, rows: int) -> list[st
     """Return the tokens for which an embedding of `rows` rows has none, by id."""
     tokens = {index: token for token, index in tokenizer.get_vocab().items() if index >= rows}
     return [tokens[index] for index in sorted(tokens)]
-
-
-def empty_model(content: Mapping[str, Any]) -> PreTrainedModel:
-    """Return the model of a config.json without any weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
-            AutoConfig.for_model(**content), trust_remote_code=False
-        )
 
 
 def locate_output_embedding(folder: Path) -> tuple[Path, str] | None:

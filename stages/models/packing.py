@@ -206,11 +206,6 @@ def has_only_attention(model: PreTrainedModel) -> bool:
     return bool(model.is_backend_compatible() and not model._is_stateful and attends)
 
 
-def packs(model: PreTrainedModel) -> bool:
-    """Return whether a model has attention alone, and calls it as SDPA, so that ours can take its place."""
-    return has_only_attention(model) and attention_name(model) == "sdpa"
-
-
 @torch.no_grad()
 def install_run_attention(model: PreTrainedModel) -> bool:
     """Make the model's layers call our attention, if they support transformers' attention interface.
@@ -221,7 +216,7 @@ def install_run_attention(model: PreTrainedModel) -> bool:
     original = attention_name(model)
     if original == ATTENTION:
         return True
-    if not packs(model) or is_deepspeed_zero3_enabled():
+    if not has_only_attention(model) or original != "sdpa" or is_deepspeed_zero3_enabled():
         return False
     model.set_attn_implementation(ATTENTION)
     layout = RunLayout.from_lengths([1], model.device)
@@ -357,19 +352,25 @@ def pack_groups(groups: Iterable[tuple[list[int], list[list[int]]]]) -> dict[str
 
 
 def read_groups(model: PreTrainedModel) -> bool:
-    """Make the model read rows of `pack_groups`, and return hidden states at the places `scored`, or return False."""
-    if not install_run_attention(model):
-        return False
+    """Make the model read rows of `pack_groups`, and return hidden states at the places `scored`. Return False if
+    `install_run_attention` fails; the model then reads every run behind its prefix, padded on the right."""
+    packs = install_run_attention(model)
     backbone = model.base_model
     plain_forward = backbone.forward
 
     def forward(input_ids: Tensor, layout: RunLayout, scored: Tensor, **kwargs: Any) -> Any:
         layout = replace(layout, device=input_ids.device)
-        output = plain_forward(
-            **kwargs | {"input_ids": input_ids, "position_ids": layout.positions, "layout": layout}
-        )
-        output.last_hidden_state = output.last_hidden_state.index_select(1, scored)
+        if packs:
+            packed = {"position_ids": layout.positions, "layout": layout}
+            output = plain_forward(**kwargs | packed | {"input_ids": input_ids})
+            states = output.last_hidden_state
+        else:
+            # A causal model needs no mask for padding on the right.
+            places, sources = layout.sequences
+            output = plain_forward(**kwargs | {"input_ids": input_ids[0][places]})
+            states = output.last_hidden_state.flatten(0, 1).index_select(0, sources)[None]
+        output.last_hidden_state = states.index_select(1, scored)
         return output
 
     backbone.forward = forward
-    return True
+    return packs

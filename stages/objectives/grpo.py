@@ -3,7 +3,8 @@
 A group is a prompt with the model's own completions. An advantage A is a completion's reward minus its baseline. The
 loss is the sum over completion tokens of share · π/π_old · (β KL - A). π_old is π without a gradient, since every step
 trains on its own rollouts. A token's share is by `loss_type`. KL is k3 (http://joschu.net/blog/kl-approx.html) to the
-SFT model; with the factor π/π_old its gradient is unbiased (arXiv:2512.02556). A prompt is read once per group."""
+SFT model; with the factor π/π_old its gradient is unbiased (arXiv:2512.02556). A prompt is read once per group, or
+once per completion if the model's attention cannot be packed."""
 
 import math
 from collections import defaultdict
@@ -94,13 +95,9 @@ def read_rows(
 
 
 def load_start(policy: Path, cfg: ScoredGRPO, device: torch.device) -> PreTrainedModel:
-    """Return the SFT model as it reads rows of groups: the policy before the first step, or the frozen reference.
-    Raise UserError if its attention cannot be packed."""
+    """Return the SFT model as it reads rows of groups: the policy before the first step, or the frozen reference."""
     model = load_model(policy, cfg.start_weights, device)
-    if not read_groups(model):
-        raise UserError(
-            "align=grpo: this model's attention cannot read a group as one row. Use align=dpo."
-        )
+    read_groups(model)
     lm_head.install_cpu_head()
     add_fused_lm_head(model, cfg.temperature, outputs=("log_probs", "entropy"))
     return model
@@ -144,12 +141,13 @@ def group_rows(
     return rows
 
 
-def divide_group(row: Row, budget: int | None) -> list[Row]:
-    """Return a group in parts of at most `budget` tokens (None: any number), or of one completion. Every part has the
-    prompt. Together they have the group's gradient, as advantages and shares are those of the step."""
+def divide_group(row: Row, budget: int | None, is_padded: bool = False) -> list[Row]:
+    """Return a group in parts of at most `budget` tokens (None: any number), or of one completion, as all parts are if
+    they will be padded. Every part has the prompt. Together they have the group's gradient, as advantages and shares
+    are those of the step."""
     parts, room = list[Row](), 0
     for completion in row["completions"]:
-        if not parts or (budget and len(completion.token_ids) > room):
+        if not parts or (budget and (is_padded or len(completion.token_ids) > room)):
             parts.append({**row, "completions": []})
             room = (budget or 0) - len(row["prompt_ids"])
         parts[-1]["completions"].append(completion)
@@ -168,7 +166,6 @@ class GroupTrainer(MicroBatches):
 
     cfg: ScoredGRPO
     arguments: ClassVar = {"remove_unused_columns": False}
-    is_padded = False
     rollouts: Rollouts
     reference: PreTrainedModel | None = None
     control: Any  # Trainer sets it
@@ -180,9 +177,9 @@ class GroupTrainer(MicroBatches):
         self.loss_is_scaled_for_ga = True  # shares are those of the whole step
 
     def count_tokens(self, row: Row) -> int:
-        return len(row["prompt_ids"]) + sum(
-            len(completion.token_ids) - 1 for completion in row["completions"]
-        )
+        prompt = len(row["prompt_ids"])
+        lengths = [len(completion.token_ids) - 1 for completion in row["completions"]]
+        return len(lengths) * (prompt + max(lengths)) if self.is_padded else prompt + sum(lengths)
 
     def count_items(self, metric: str, batch: Batch) -> int:
         return int((batch["shares"] > 0).sum())
@@ -242,7 +239,9 @@ class GroupTrainer(MicroBatches):
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """Divide the groups by the budget, which may have fallen by now, into equally many parts in each process."""
-        parts = [part for row in rows for part in divide_group(row, self.token_budget)]
+        parts = [
+            part for row in rows for part in divide_group(row, self.token_budget, self.is_padded)
+        ]
         return super().micro_batches(
             parts + [idle_row(rows[0])] * (max(gather_object([len(parts)])) - len(parts))
         )

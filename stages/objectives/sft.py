@@ -245,7 +245,10 @@ class IsolationCheck(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        gap, nats = self.measure()
+        try:
+            gap, nats = self.measure()
+        except ValueError as error:  # as transformers' for a convolution that cannot separate them
+            raise UserError(f"sft.packing=true: {error} Set sft.packing=false.") from error
         # If the model attends to the first copy, it predicts the second from it, and the log-probs of a trained model
         # rise by nats. `allowed_gap` is 1e-5 in fp32 and 0.03 in bf16.
         if not gap <= allowed_gap(self.cfg.precision, nats):

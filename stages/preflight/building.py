@@ -145,7 +145,7 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     PreferenceFile: (require_preferences,),
     Human: (require_answered, servers.require_page),
     Ensemble: (require_answered, servers.require_page),
-    ScoredGRPO: (require_scorers, model_files.require_groups),
+    ScoredGRPO: (require_scorers,),
 }
 
 

@@ -41,23 +41,6 @@ def require_model(node: Node, store: Store) -> None:
         raise UserError(f"{key}: a single file must be a .gguf. For safetensors, name the folder.")
 
 
-def require_groups(node: Node, store: Store) -> None:
-    """Raise UserError if GRPO cannot read a group as one row with the base model, as far as its config says."""
-    from stages.models import loading, packing  # imported here, as only GRPO needs them
-
-    base = next(each for each in node.lineage if each.stage == "base")
-    content = model_config(base.config, store.folder(base) / "model") or {}
-    kind = content.get("model_type")
-    try:
-        model = loading.empty_model(content)
-    except Exception:  # what is wrong with it, the stage `base` tells
-        return
-    if not packing.packs(model):
-        raise UserError(
-            f"align=grpo: a {kind} model's layers cannot read a group as one row. Use align=dpo."
-        )
-
-
 def require_reward_model(node: Node, store: Store) -> None:
     """Raise UserError if `label.path` is not a model with one score output and a chat template."""
     cfg, setting = node.config, "label.path"

@@ -64,8 +64,9 @@ def attach_new_adapter(
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
+        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"lora.target_modules={cfg.target_modules}: {' '.join(str(error).split())[:200]}"
+            f"lora.target_modules={cfg.target_modules}: {reason} Name the layers, as [q_proj, v_proj]."
         ) from error
     if any(
         hasattr(layer, "base_layer")

@@ -23,6 +23,7 @@ from stages.evaluation.relative_scores import floors_by_prompt
 from stages.hardware import allocator, machine
 from stages.models.contract import Contract
 from stages.models.loading import sampling_weights, torch_dtype
+from stages.models.packing import has_only_attention
 from stages.samplers.completions import make_candidate
 from stages.samplers.hf import HFSampler, prepack
 from stages.samplers.sampler import Completion, Request
@@ -108,9 +109,9 @@ class Rollouts:
             problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
             result = "Its completions would teach older weights, so nothing is published"
             raise UserError(f"align=grpo: {problem}. {result}. Type the same command again.")
-        sampler = HFSampler.of(
-            prepack(model, ROWS), self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS
-        )
+        if has_only_attention(model):  # Mamba's layers read the weights of others
+            prepack(model, ROWS)
+        sampler = HFSampler.of(model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
         requests = [
             Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids
         ]

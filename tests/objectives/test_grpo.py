@@ -17,9 +17,9 @@ from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Adapter, Precision
 from stages.config.errors import UserError
 from stages.labelers.verifier import Verifier
+from stages.models import packing
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.models.packing import pack_groups
 from stages.objectives import grpo as objective
 from stages.store.records import Example, Judgement, load
 from stages.store.workspace import SCRATCH, StageDir, read_curves
@@ -161,32 +161,40 @@ def move(model: torch.nn.Module, shift: float) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("changes", "budget"),
+    ("changes", "budget", "packs"),
     [
-        ({"loss_type": "dapo"}, None),
-        ({"loss_type": "grpo", "beta": 0.3}, 60),
-        ({"loss_type": "dr_grpo", "temperature": 1.5}, None),
+        ({"loss_type": "dapo"}, None, True),
+        ({"loss_type": "grpo", "beta": 0.3}, 60, True),
+        ({"loss_type": "dr_grpo", "temperature": 1.5}, None, True),
+        ({"loss_type": "grpo", "beta": 0.3}, 60, False),
     ],
 )
 def test_gradients_are_those_of_trl(
-    changes: dict[str, Any], budget: int | None, inputs: dict[str, Path], tmp_path: Path
+    changes: dict[str, Any],
+    budget: int | None,
+    packs: bool,
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also in parts of a group, and with equal-reward groups among the step's prompts."""
+    """Also in parts of a group, with equal-reward groups among the step's prompts, and padded, as models with a
+    recurrent state are read."""
+    if not packs:
+        monkeypatch.setattr(packing, "has_only_attention", lambda model: False)
     shift = 0.2 if changes.get("beta") else 0.0
     cfg = block(**{"temperature": 1.5, **changes})
     cfg = replace(cfg, runtime=replace(cfg.runtime, token_budget=budget))
     trainer = trainer_of(cfg, inputs, tmp_path / "ours")
+    assert trainer.is_padded is not packs
     move(trainer.model, shift)
     rows = first_ids(trainer, 4)
-    packed = gradients_of_a_step(trainer, rows)
+    ours = gradients_of_a_step(trainer, rows)
     groups = trainer.rollouts.of_step([row["id"] for row in rows])
     prompts = [trainer.rollouts.prompts[row["id"]] for row in rows]
-    padded = trl_gradients(
-        cfg, groups, prompts, inputs["policy"] / "model", tmp_path / "trl", shift
-    )
-    largest = max(float(gradient.abs().max()) for gradient in padded.values())
-    gap = max(float((packed[name] - padded[name]).abs().max()) for name in padded)
-    assert packed.keys() == padded.keys()
+    trls = trl_gradients(cfg, groups, prompts, inputs["policy"] / "model", tmp_path / "trl", shift)
+    largest = max(float(gradient.abs().max()) for gradient in trls.values())
+    gap = max(float((ours[name] - trls[name]).abs().max()) for name in trls)
+    assert ours.keys() == trls.keys()
     assert largest > 1e-3
     assert gap <= 1e-6, f"{gap:.2g} of {largest:.2g}"
 
@@ -274,6 +282,23 @@ def test_out_of_memory_a_group_is_divided(inputs: dict[str, Path], tmp_path: Pat
     assert len(parts) > 1
     ids = [c.token_ids for part in parts for each in part for c in each["completions"]]
     assert sorted(ids) == sorted(c.token_ids for c in row["completions"])
+
+
+def test_padded_completions_are_divided_by_the_tokens_of_their_padded_rows(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "has_only_attention", lambda model: False)
+    trainer = trainer_of(block(beta=0.1), inputs, tmp_path / "ours")
+    groups = trainer.rollouts.of_step([row["id"] for row in first_ids(trainer, 6)])
+    rows = objective.group_rows(groups, trainer.rollouts.token_ids, trainer.cfg)
+    trainer.token_budget = 150
+    parts = trainer.micro_batches(rows)
+    widths = [
+        [len(row["prompt_ids"] + row["completions"][0].token_ids) for row in part] for part in parts
+    ]
+    assert max(len(part) * (max(part) - 1) for part in widths) <= 150
+    assert sum(map(len, widths)) == sum(len(row["completions"]) for row in rows)
+    assert len(parts) < sum(map(len, widths)), "several are read at once"
 
 
 def test_advantages() -> None:
@@ -544,7 +569,7 @@ def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], words
 
 
 def test_packed_groups() -> None:
-    row = pack_groups([([1, 2, 3], [[4, 5], [6], [7, 8, 9]]), ([10], [[11]])])
+    row = packing.pack_groups([([1, 2, 3], [[4, 5], [6], [7, 8, 9]]), ([10], [[11]])])
     assert row["input_ids"].tolist() == [[1, 2, 3, 4, 7, 8, 10]]
     assert row["shift_labels"].tolist() == [[4, 5, 6, 7, 8, 9, 11]]
     assert row["scored"].tolist() == [2, 3, 2, 2, 4, 5, 6]

@@ -244,7 +244,7 @@ def test_a_reference_answer_too_long_is_not_scored_for_any_model(
     stages.eval.run(cfg, inputs, out)
     results = json.loads((out / "results.json").read_text())
     assert results["references"]["prompts"] == len(scored) - len(long) - 1
-    assert any(f"1 of {len(scored)} reference answers" in w and "holds" in w for w in out.warnings)
+    assert any(f"1 of {len(scored)} reference answers" in w and "spells" in w for w in out.warnings)
     assert any(
         f"{len(long)} of {len(scored)} reference answers are not scored" in w for w in out.warnings
     )

@@ -13,6 +13,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PhiConfig,
     PhiForCausalLM,
 )
@@ -218,3 +220,11 @@ def test_sft_trains_the_rows_of_new_tokens_and_leaves_the_others_exact(
     untrained = load_start(start, contract, settings("recipe=tiny").sft, Weights.fp32)
     drawn = untrained.get_input_embeddings().weight[len(before) :]
     assert ((after[len(before) :] - drawn).abs() > 1e-4).any(dim=-1).all()
+
+
+def test_where_not_every_linear_layer_can_be_adapted_the_others_are_named() -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 64, "state_size": 4}
+    model = MambaForCausalLM(MambaConfig(**shape))
+    with pytest.raises(UserError, match=r"'out_proj'.* Name the layers"):
+        attach_new_adapter(model, LoRA(4, 8, ["all-linear"]), seed=0)
+    assert attach_new_adapter(model, LoRA(4, 8, ["in_proj"]), seed=0).targeted_module_names
