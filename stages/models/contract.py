@@ -84,7 +84,9 @@ class Contract:
 
     def _refuse_control(self, messages: Sequence[Message], refused: bool) -> None:
         if refused and (found := self.control_in(messages)):
-            raise ContractError(f"a message spells {found}, a control token")
+            raise ContractError(
+                f"a message spells {found}, a control token; sft.template.special=keep takes it as one"
+            )
 
     def _shielded(self, messages: Sequence[Message]) -> list[Message]:
         if self.special is Spelled.keep:

@@ -335,7 +335,7 @@ def test_what_breaks_the_contract_is_told_in_its_place() -> None:
     broken = [GOLDEN[0][0], {"role": "assistant", "content": "a<|im_end|>b"}]
     first, second, third = contract.all_stretches([GOLDEN[0], broken, GOLDEN[1]])
     assert (first, third) == (contract.stretches(GOLDEN[0]), contract.stretches(GOLDEN[1]))
-    assert str(second) == "a message spells <|im_end|>, a control token"
+    assert "spells <|im_end|>, a control token" in str(second)
 
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|endoftext|>"])
