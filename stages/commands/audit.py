@@ -36,7 +36,7 @@ from stages.store.node import Node
 from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.splits import conversation_of, draw_split, prompt_of
 from stages.store.store import Store
-from stages.store.text_units import lower_words
+from stages.store.text_units import count_words, lower_words
 from stages.store.workspace import StageDir
 
 log = logging.getLogger(__name__)
@@ -173,8 +173,8 @@ def audit_source(
     for parsed, split in parsed_rows(audited):
         best, worst = best_and_worst(parsed)
         request = request_of(parsed)
-        audited.lengths["requests"] += [len(request.split())] if request else []
-        audited.lengths["answers"] += [] if best is None else [len(best.split())]
+        audited.lengths["requests"] += [count_words(request)] if request else []
+        audited.lengths["answers"] += [] if best is None else [count_words(best)]
         diversity.note(request, best)
         codes = auditor.findings(parsed, split)
         auditor.remember(parsed, split, audited.report.place)

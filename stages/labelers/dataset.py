@@ -23,7 +23,7 @@ from stages.store.records import (
     prompt_id,
     save,
 )
-from stages.store.text_units import transcript
+from stages.store.text_units import count_words, transcript
 from stages.store.workspace import SCRATCH, StageDir
 
 
@@ -138,7 +138,7 @@ class Dataset(Labeler):
 
 def candidate(prompt: str, turns: list[Message], name: str) -> Candidate:
     """Return an answer as a candidate. The assistant's words are counted, since there is no tokenizer."""
-    count = sum(len(turn["content"].split()) for turn in turns if turn["role"] == "assistant")
+    count = sum(count_words(turn["content"]) for turn in turns if turn["role"] == "assistant")
     answer = Candidate.from_text(prompt, transcript(turns), name, "dataset", count)
     return (
         answer

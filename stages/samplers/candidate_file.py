@@ -11,6 +11,7 @@ from stages.formats.format import ParsedRow
 from stages.formats.readers.row import BadRow
 from stages.formats.source_reading import ReadReport, convert, quarantine, warn_unused_columns
 from stages.store.records import Candidate, Example, prompt_id
+from stages.store.text_units import count_words
 from stages.store.workspace import StageDir
 
 Select = Callable[[Iterable[Example]], list[Example]]
@@ -71,4 +72,4 @@ def read_candidates(
 
 def make_candidate(prompt: str, text: str, name: str) -> Candidate:
     # words, for want of a tokenizer
-    return Candidate.from_text(prompt, text, name, "file", len(text.split()))
+    return Candidate.from_text(prompt, text, name, "file", count_words(text))

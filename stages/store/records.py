@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from stages.store.sealed_json import WRONG_SHAPE, Damaged
 from stages.store.table_schema import Float32, Int32, arrow_type, records_of, schema_of, table_of
+from stages.store.text_units import count_words
 from stages.store.thoughts import answer_behind, never_ends, thought_before
 
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
@@ -173,7 +174,7 @@ class Candidate:
             text=text,
             finish_reason="length" if never_ends(text) else "stop",
             n_tokens=n_tokens,
-            answer_tokens=None if answer == text else len(answer.split()),
+            answer_tokens=None if answer == text else count_words(answer),
             **unknown,
         )
 

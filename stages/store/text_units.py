@@ -11,6 +11,11 @@ VOWELS = r"[\u0900-\u0963\u0966-\u0dff]"  # of Indian scripts: marks, which \w l
 PLAIN_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:{VOWELS}+[^\W_{UNSPACED}]*)*")
 
 
+def count_words(text: str) -> int:
+    """Return the number of words between spaces. In a script without spaces, each character is one."""
+    return len(re.sub(f"([{UNSPACED}])", r" \1 ", text).split())
+
+
 def words(text: str) -> list[str]:
     """Return the words without punctuation around them. `don't` and `well-known` are one word each."""
     return re.findall(r"\w+(?:['’-]\w+)*", text)
