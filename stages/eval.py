@@ -119,10 +119,14 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     results |= {"benchmarks": by_task} if by_task else {}
     results["cautions"] = learnt.cautions(results)
     results["verdict"] = verdict_of(results)
-    save(out / "outcomes.parquet", checked.verdict_table.outcomes(), Outcome)
+    save(out / "outcomes.parquet", checked.outcomes(), Outcome)
     tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
     passes = {measures.PASSES: checked.primary} if checked.primary else {}
-    passes |= {f"{measures.PASSES} of {name}": table for name, table in checked.outside.items()}
+    passes |= {
+        f"{measures.PASSES} of {name}": table
+        for name, table in checked.outside.items()
+        if table is not checked.primary
+    }
     measured += measures.measure_answers(tables, passes, answers["policy"])
     # other held-out pairs are of each run's own samples
     measured += favoured if parts[0] == "learnt" else []

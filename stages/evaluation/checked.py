@@ -9,8 +9,10 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.outcomes import (
     GROUPS,
+    OUTSIDE,
     SIDES,
     Answers,
+    Outcome,
     Table,
     consistency,
     matched,
@@ -19,9 +21,8 @@ from stages.evaluation.outcomes import (
 )
 from stages.store.text_units import find_run, lower_words
 
-# The primary endpoint is the first of these groups that has prompts.
+# The primary endpoint is a labelled set of the user's, or the first of these groups that has prompts.
 ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
-OUTSIDE = "outside: "
 GENERATED = ("tasks", "open")  # sources of prompts that this project generates
 
 
@@ -45,7 +46,8 @@ class Checked:
 
     @property
     def endpoint(self) -> str | None:
-        return next((name for name in ENDPOINTS if name in self.groups), None)
+        named = (f"{OUTSIDE}{name}" for name in self.outside)
+        return next((name for name in (*named, *ENDPOINTS) if name in self.groups), None)
 
     @property
     def primary(self) -> Table | None:
@@ -58,12 +60,18 @@ class Checked:
             e.source not in GENERATED for e in self.primary.prompts
         )
 
+    def outcomes(self) -> list[Outcome]:
+        """Return one row for each prompt and model: of the prompts that a verdict may be about."""
+        tables = [self.verdict_table, *self.outside.values()]
+        return [row for table in tables for row in table.outcomes()]
+
     def results(self, answers: Answers, cfg: Eval) -> dict[str, Any]:
         """Return rates and differences by group, kind and task, and the rates that put them in proportion."""
         by_group = {name: rate_row(table, cfg) for name, table in self.groups.items()}
         for name, row in by_group.items():
             is_outside = name.startswith(OUTSIDE)  # those sets give no reference answers
             row["containing"] = {} if is_outside else containing(self.groups[name], answers, cfg)
+            row["set"] = name.removeprefix(OUTSIDE) * is_outside
         sides = {side: self.verdict_table.group(*names) for side, names in SIDES.items()}
         return {
             "endpoint": self.endpoint,

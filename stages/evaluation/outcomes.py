@@ -40,6 +40,8 @@ ENOUGH_PAIRS = 100  # held-out pairs; with fewer, an interval is wider than ±10
 ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25
 
+OUTSIDE = "outside: "  # before the name of a labelled set of the user's, where groups of prompts are named
+
 Answers = dict[str, dict[str, Candidate]]  # answers by role, then by prompt id
 
 
@@ -191,6 +193,7 @@ def rate_row(table: Table, cfg: Eval) -> dict[str, Any]:
     `tasks_drawn`, else over other prompts of these tasks."""
     count, drawn = len({e.task for e in table.prompts}), speaks_for_other_tasks(table.prompts)
     row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": count, "tasks_drawn": drawn}
+    row["set"] = ""  # the name of a labelled set of the user's
     row |= with_intervals(table, table.passed, cfg)
     row["note"] = "too few tasks to say" if drawn and count < ENOUGH_TASKS else ""
     gain = (
@@ -273,7 +276,8 @@ def verdict(primary: dict[str, Any], titles: dict[str, str], endings: str = "") 
     """Return the verdict by checks: the main difference on the primary endpoint, and the `endings` clause."""
     delta, first = Interval(**primary[main_difference(titles)]), before(titles)
     of_others = delta.word("passes more", "passes less", "does not measurably differ")
-    prompts = f"{primary['prompts']} held-out prompts of {primary['tasks']} tasks"
+    of = primary["set"] or f"{primary['tasks']} tasks"
+    prompts = f"{primary['prompts']} held-out prompts of {of}"
     lead = f"{titles['policy']} {of_others if first == 'other' else effect_word(delta)}"
     if primary.get("note"):
         does = "passes more" if first == "other" else "helped"

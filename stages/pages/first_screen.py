@@ -89,7 +89,9 @@ def new_group(results: Results) -> str | None:
 
 
 def place(results: Results, taught: str) -> list[str]:
-    """Return the names of the prompts that the verdict is about."""
+    """Return the names of the prompts that the verdict is about: in a sentence, as a title, and of a chart."""
+    if own := results["primary"]["set"]:
+        return [own, own, own]
     if taught == "nothing here":
         return PLACES["untaught"]
     return PLACES.get(results["endpoint"], PLACES["other"])

@@ -7,7 +7,7 @@ from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.diagnosis.effects import TEST_PROMPTS
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import ENOUGH_TASKS, arms
+from stages.evaluation.outcomes import ENOUGH_TASKS, OUTSIDE, arms
 from stages.pages.glossary import TEXTS
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
@@ -17,7 +17,6 @@ Results = dict[str, Any]  # of an evaluation
 SCOPES: dict[str, tuple[str, str]] = {
     group: (noun, clause) for group, (noun, clause) in TEXTS["scopes"].items()
 }
-OUTSIDE = "outside: "  # prefix of the groups that are the user's labelled test sets
 BY = {
     "human": "people",
     "judge": "a judge",
@@ -65,7 +64,7 @@ class Headline:
         sentences.append(f"All intervals have {self.level} confidence.")
         if self.seeds == 1:
             sentences.append("One seed tests these two checkpoints, not the recipe.")
-        if "checks" in parts and self.primary["tasks"] < ENOUGH_TASKS:
+        if "checks" in parts and not self.primary["set"] and self.primary["tasks"] < ENOUGH_TASKS:
             sentences.append(f"Fewer than {ENOUGH_TASKS} tasks say nothing about other tasks.")
         return " ".join(sentences)
 
@@ -79,7 +78,7 @@ class Headline:
             else "other prompts of these tasks"
         )
         sentences = [
-            f"On {self.results['endpoint']}: {self.change_clause(self.primary, self.main)}. Only {self.policy} passes "
+            f"On {self.primary['set'] or self.results['endpoint']}: {self.change_clause(self.primary, self.main)}. Only {self.policy} passes "
             f"{self.primary['gained']:,}, only {self.before} {self.primary['lost']:,}. The intervals cover {draws}."
         ]
         names = [
@@ -104,7 +103,8 @@ class Headline:
         return " ".join(sentences)
 
     def outside_sets(self) -> str:
-        names = [name for name in self.groups if name.startswith(OUTSIDE)]
+        endpoint = self.results["endpoint"]
+        names = [n for n in self.groups if n.startswith(OUTSIDE) and n != endpoint]
         return " ".join(
             f"{n.removeprefix(OUTSIDE)}: {self.change_clause(self.groups[n], self.main)}."
             for n in names
@@ -182,6 +182,8 @@ class Headline:
         return f"Answers that contain the reference in any form: {shares}. In the requested form: {passed}."
 
     def scope(self, name: str) -> str:
+        if name.startswith(OUTSIDE):
+            return name.removeprefix(OUTSIDE)
         what, which = SCOPES[name]
         return f"{counted(self.groups[name]['tasks'], what)} {which.format(it=self.trained)}"
 

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stages.config.blocks.evaluation import Eval
+from stages.evaluation.checked import Checked
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import Outcome, average_runs, effect_word, rate_row
 from stages.store.manifest import Manifest
@@ -42,15 +45,18 @@ def summary(
     if len(runs) < 2 or not endpoint:
         return None
     outcomes = [load(inputs[run["role"]] / "outcomes.parquet", Outcome) for run in runs]
-    prompt_ids = {row.prompt_id for row in outcomes[0]}
-    examples = {
-        e.id: e for e in stream(inputs["data"] / "examples.parquet", Example) if e.id in prompt_ids
-    }
+    asked = {row.prompt_id for row in outcomes[0]}
+    data, outside = (
+        {e.id: e for e in stream(inputs[name] / "examples.parquet", Example) if e.id in asked}
+        if name in inputs
+        else {}
+        for name in ("data", "outside")
+    )
+    average = average_runs(outcomes, outside | data)
+    is_own = np.array([e.id not in data for e in average.prompts], bool)
+    checked = Checked(average.where(~is_own), average.where(is_own).by("task"))
     level = Eval(confidence=confidence)
-    groups = {
-        name: rate_row(table, level)
-        for name, table in average_runs(outcomes, examples).views().items()
-    }
+    groups = {name: rate_row(table, level) for name, table in checked.groups.items()}
     delta = Interval(**groups[endpoint][main])
     differences = [Interval(**run["primary"][main]) for run in runs]
     gains = [of_seed.mean for of_seed in differences]

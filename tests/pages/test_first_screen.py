@@ -23,7 +23,7 @@ def results(
     new: tuple[float, float, float],
     over_control: tuple[float, float, float] | None,
 ) -> dict[str, Any]:
-    primary = {"policy-sft": interval(gain), "note": ""}
+    primary = {"policy-sft": interval(gain), "note": "", "set": ""}
     models = {"sft": "SFT", "policy": "DPO"}
     if over_control:
         primary["policy-control"] = interval(over_control)

@@ -23,6 +23,7 @@ def group(
         "note": "too few tasks to say" if tasks < 12 else "",
         "containing": {},
         "tasks_drawn": False,
+        "set": "",
     }
     return {"prompts": prompts, "tasks": tasks, "gained": 98, "lost": 70} | context | rates | {
         "sft-base": share(0.305), "policy-sft": share(*delta)

@@ -297,6 +297,10 @@ def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(
     manifest = json.loads((chain.root / "latest/eval/manifest.json").read_text())
     results = json.loads((chain.root / "latest/eval/results.json").read_text())
     assert results["groups"]["outside: mine.jsonl"]["prompts"] == 2
+    assert results["endpoint"] == "outside: mine.jsonl"
+    assert "2 held-out prompts of mine.jsonl" in results["verdict"]
+    page = (chain.root / "latest/report/report.html").read_text()
+    assert "mine.jsonl" in page
     assert "1 test prompts" in manifest["warnings"][-1]
     assert (chain.root / "latest/data").resolve() == chain.folder("data").resolve()
 
@@ -327,6 +331,7 @@ def test_the_verdict_follows_the_interval(low: float, high: float, word: str) ->
         "policy-sft": {"mean": (low + high) / 2, "low": low, "high": high},
         "prompts": 900,
         "tasks": 20,
+        "set": "",
     }
     assert verdict(primary, titles).startswith(f"DPO {word}: ")
     assert "Fewer" not in verdict(primary, titles)

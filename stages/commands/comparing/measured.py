@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stages.commands.node_settings import Nodes, lineage, lineage_settings
 from stages.config.blocks.training import OBJECTIVES
 from stages.evaluation.intervals import Interval, Means
-from stages.evaluation.outcomes import VIEWS, Outcome, speaks_for_other_tasks
+from stages.evaluation.outcomes import OUTSIDE, VIEWS, Outcome, speaks_for_other_tasks
 from stages.store.manifest import Manifest
 from stages.store.records import Example, content_id, load
 from stages.store.sealed_json import Damaged, load_json, require_keys, warn_once
@@ -96,7 +96,9 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
                 "eval %s is left out, as it has no pass rates of SFT: %s", key[1], result["verdict"]
             )
             continue
-        if not (examples := examples_of(input_key(nodes[key][1], "data"))):
+        sets = [name for name in ("data", "outside") if name in nodes[key][1]["inputs"]]
+        examples = [e for name in sets for e in examples_of(input_key(nodes[key][1], name))]
+        if not examples:
             log.info("eval %s is left out, as its prompts are deleted or damaged.", key[1])
             continue
         for role in (role for role in result["models"] if role not in ("base", "other")):
@@ -172,7 +174,8 @@ def read_passes(
         for row in load(nodes[key][0] / "outcomes.parquet", Outcome)
     }
     prompt_ids, groups = {prompt_id for prompt_id, _ in passed}, VIEWS.get(endpoint, ())
-    examples = [e for e in prompts if e.id in prompt_ids and e.group in groups]
+    own = endpoint.removeprefix(OUTSIDE)  # a labelled set of the user's
+    examples = [e for e in prompts if e.id in prompt_ids and (e.group in groups or e.task == own)]
     roles = {role for _, role in passed}
     return examples, {
         role: np.array([passed[e.id, role] for e in examples], float) for role in roles
