@@ -14,6 +14,7 @@ from stages.formats.format import (
     roles_of,
 )
 from stages.formats.readers.row import BadRow
+from stages.formats.turns import messages, split_system
 from stages.store.records import Message
 
 NAMES = "{0} {0}_response {0}_messages {0}_answer {0}_completion response_{0} answer_{0}"
@@ -54,11 +55,11 @@ class ChosenRejected(Format):
         Raise BadRow unless it begins with those turns."""
         if not isinstance(row.get("prompt"), list):
             return prompt
-        turns = self.read_prompt(row)
-        spoken, shared = ([t for t in side if t["role"] != "system"] for side in (turns, prompt))
-        if shared[: len(spoken)] != spoken:
+        system, spoken = split_system(self.read_prompt(row))
+        shared = [turn for turn in prompt if turn["role"] != "system"]
+        if shared[: len(spoken)] != messages(spoken):
             raise BadRow("prompt", "is not the beginning of chosen")
-        return [turns[0], *prompt] if turns[0]["role"] == "system" != prompt[0]["role"] else prompt
+        return [*messages([system]), *prompt] if system and shared == prompt else prompt
 
     def validate_repeated_prompt(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
         """Raise BadRow unless the prompt and the input of a row with whole conversations are in their turns."""

@@ -14,7 +14,6 @@ from stages.formats.answered import Answered, Continued
 from stages.formats.chat import Chat, Transcribed
 from stages.formats.chosen_rejected import ChosenRejected
 from stages.formats.columns import (
-    ChangesMeaning,
     Path,
     UnreadColumns,
     has_path,
@@ -27,10 +26,10 @@ from stages.formats.format import PROVENANCE, Format, ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
-from stages.formats.readers.row import BadRow
+from stages.formats.readers.row import BadRow, ChangesMeaning
 from stages.formats.scored import Scored, Several
 from stages.formats.texts import Texts
-from stages.formats.turns import is_empty
+from stages.formats.turns import CHANGING, WEIGHTS, is_empty, messages, resolve_turns
 from stages.store.splits import NEED_AN_ANSWER
 
 # Detection takes the first format in this order that fits at least half of the file's first rows.
@@ -159,9 +158,7 @@ class ColumnMapping:
             role: join_values(values.pop(role)) for role in columns.provenance if role in values
         }
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
-        return (parsed._replace(**stated) if stated else parsed), list_unread(
-            row, values, columns.unread
-        )
+        return (parsed._replace(**stated) if stated else parsed), list_unread(row, columns.unread)
 
     def parse(
         self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]
@@ -173,7 +170,7 @@ class ColumnMapping:
                 raise BadRow(column, "is empty" if column in row else "the column is missing")
         try:
             return (
-                ParsedRow(self.format.read_prompt(values), [])
+                ParsedRow(messages(self.format.read_prompt(values)), [])
                 if self.prompts_only
                 else self.format.parse(values)
             )
@@ -185,6 +182,11 @@ class ColumnMapping:
         except ChangesMeaning as error:
             role, dot, key = error.column.partition(".")
             raise ChangesMeaning(f"{paths[role]}{dot}{key}", error.reason) from None
+
+    def unread_turn_keys(self) -> list[str]:
+        """Return the keys of turns that nothing read in the rows so far, as `messages.key` by column."""
+        keys = (name.split(".", 1) for name in self.format.turns.unread_keys)
+        return [f"{self.first_paths.get(role, role)}.{key}" for role, key in keys]
 
     def describe(self) -> str:
         """Return the mapping as `columns` would have it: `{prompt: instruction, completion: output}`."""
@@ -237,7 +239,10 @@ def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
 
 
 def read_values(getters: Getters, row: dict[str, Any]) -> dict[str, Any]:
-    values = ((role, get(row)) for role, get in getters)
+    values = (
+        (role, resolve_turns(get(row)) if role in column_paths.TURN_ROLES else get(row))
+        for role, get in getters
+    )
     return {
         role: v
         for role, v in values
@@ -263,20 +268,10 @@ def unread_columns(
     for column, name in (
         (column, column_paths.normal_name(column)) for column in columns if column not in read
     ):
-        changes = name in column_paths.CHANGING | column_paths.WEIGHTS or bool(
-            column_paths.CHOICE.fullmatch(name)
-        )
+        changes = name in CHANGING | WEIGHTS or bool(column_paths.CHOICE.fullmatch(name))
         changes |= "reasoning" not in paths and bool(column_paths.THOUGHTS.fullmatch(name))
         changes |= texts and not column_paths.TEXT_METADATA & set(name.split("_"))
         changing_by_column[column] = name not in decided_names and changes
-    turn_paths = {
-        role: path for role in column_paths.TURN_ROLES if isinstance(path := paths.get(role), str)
-    }
-    weights = {
-        role: column_paths.WEIGHTS if role in form.weighted_roles else set[str]()
-        for role in turn_paths
-    }
-    turns = {path: (role, {*form.dropped, *weights[role]}) for role, path in turn_paths.items()}
     # others read no bad answers
     names = {} if form.compares or isinstance(form, KTO) else changing_by_column
     bad = {
@@ -284,7 +279,7 @@ def unread_columns(
         for name in names
         if (values := column_paths.BAD.get(column_paths.normal_name(name)))
     }
-    return UnreadColumns(changing_by_column, bad, turns, form.dropped)
+    return UnreadColumns(changing_by_column, bad)
 
 
 def join_values(value: Any) -> str:

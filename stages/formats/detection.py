@@ -20,9 +20,9 @@ from stages.formats.column_mapping import (
     build_mapping,
     format_name,
 )
-from stages.formats.columns import ChangesMeaning, list_unread
+from stages.formats.columns import list_unread
 from stages.formats.readers.files import Table
-from stages.formats.readers.row import validate_columns
+from stages.formats.readers.row import ChangesMeaning, validate_columns
 from stages.formats.texts import Texts
 from stages.formats.turns import is_empty
 
@@ -118,7 +118,7 @@ def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
         return False
     columns = mapping.find_columns(row)
     try:
-        list_unread(row, columns.values(row), columns.unread)
+        list_unread(row, columns.unread)
     except ChangesMeaning:
         # in other formats, `read` raises the error for its row
         return not isinstance(mapping.format, Texts)

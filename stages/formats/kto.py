@@ -17,7 +17,7 @@ from stages.formats.format import (
     roles_of,
 )
 from stages.formats.readers.row import BadRow
-from stages.formats.turns import split_off_answer
+from stages.formats.turns import messages, split_off_answer
 
 SCORES = {"true": 1.0, "good": 1.0, "false": 0.0, "bad": 0.0}
 
@@ -53,13 +53,13 @@ class KTO(Format):
         if (score := self.label_score(row["label"])) is None:
             raise BadRow("label", f"must be true, false, good or bad, is {row['label']!r:.40}")
         if "completion" in row and ("messages" not in row or ends_with_request(row["messages"])):
-            messages = self.read_prompt(row)
+            prompt = self.read_prompt(row)
             answer: str | None = self.read_answer(
-                row["completion"], "completion", messages, row.get("reasoning")
+                row["completion"], "completion", prompt, row.get("reasoning")
             )
         else:
-            messages, answer = split_off_answer(self.read_conversation(row))
+            prompt, answer = split_off_answer(self.turns.order(self.read_conversation(row)))
         if answer is None:
             raise BadRow("", "the conversation has no answer for the label")
         self.values[label_word(row["label"]), score] += 1
-        return ParsedRow(messages, [answer], [score], graded=True)
+        return ParsedRow(messages(prompt), [answer], [score], graded=True)

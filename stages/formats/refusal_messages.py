@@ -211,6 +211,8 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
             if t != OPTIONS_TASK and fits_task(t, Source(), head.columns)
         ]
         ways = [f"{block}.columns={{completion: COLUMN}} to name the answers"]
+        if "messages" in mapping.first_paths:
+            ways = ["data.form.turns=cut to end conversations at their last answer", *ways]
         ways += [
             f"{block}.task={task} to write the rows as instructions" for task in tasks[:1]
         ] + prompts_alone

@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.formats.column_mapping import ColumnMapping, Purpose
-from stages.formats.columns import ChangesMeaning
 from stages.formats.detection import PEEKED, detect_mapping
 from stages.formats.format import ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.readers.files import Table, source_tables
-from stages.formats.readers.row import BadRow, Row, Unwanted
+from stages.formats.readers.row import BadRow, ChangesMeaning, Row, Unwanted
 from stages.formats.refusal_messages import (
     missing_column_error,
     missing_key_error,
@@ -144,6 +143,8 @@ def convert_table(
             report.left_out += 1
         else:
             yield record
+    if mapping:
+        report.unused_columns.update(dict.fromkeys(mapping.unread_turn_keys()))
     if mapping and example:
         notes = [
             f"{report.rows - rows_before:,} rows, read as {mapping.describe()}. {example_line(example)}"
