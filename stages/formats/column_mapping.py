@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 from stages.config.blocks.data import Source
 from stages.formats import columns as column_paths
 from stages.formats.answered import Answered, Continued
 from stages.formats.chat import Chat, Transcribed
-from stages.formats.chosen_rejected import ChosenRejected
+from stages.formats.chosen_rejected import ChosenRejected, Rejected
 from stages.formats.columns import (
     Path,
     UnreadColumns,
@@ -36,7 +36,7 @@ from stages.store.splits import NEED_AN_ANSWER
 EXAMPLES: list[type[Format]] = [
     KTO, Chat, Answered, Continued, ChosenRejected, Compared, Scored, Transcribed, Prompts, Texts,
 ]  # fmt: skip
-PREFERENCES: list[type[Format]] = [ChosenRejected, Compared, Scored, KTO]
+PREFERENCES: list[type[Format]] = [ChosenRejected, Rejected, Compared, Scored, KTO]
 CANDIDATES: list[type[Format]] = [Several, Chat, Answered]
 
 
@@ -157,8 +157,12 @@ class ColumnMapping:
         stated: dict[str, Any] = {
             role: join_values(values.pop(role)) for role in columns.provenance if role in values
         }
+        named = named_columns(row, values)
+        values |= {side: row[column] for side, column in named.items()}
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
-        return (parsed._replace(**stated) if stated else parsed), list_unread(row, columns.unread)
+        # a column that is named has been read
+        unread = list_unread({**row, **dict.fromkeys(named.values())}, columns.unread)
+        return (parsed._replace(**stated) if stated else parsed), unread
 
     def parse(
         self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]
@@ -280,6 +284,13 @@ def unread_columns(
         if (values := column_paths.BAD.get(column_paths.normal_name(name)))
     }
     return UnreadColumns(changing_by_column, bad)
+
+
+def named_columns(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns that `chosen` and `rejected` name, if both hold the name of another column with a text."""
+    named = {side: values.get(side) for side in ("chosen", "rejected")}
+    are_columns = all(isinstance(name, str) and row.get(name) for name in named.values())
+    return cast(dict[str, str], named) if are_columns else {}
 
 
 def join_values(value: Any) -> str:

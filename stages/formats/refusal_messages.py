@@ -22,6 +22,7 @@ from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.texts import Texts
+from stages.formats.turns import role_of
 from stages.store import plugins
 
 TEXTS = read_beside(__file__)
@@ -211,7 +212,7 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
             if t != OPTIONS_TASK and fits_task(t, Source(), head.columns)
         ]
         ways = [f"{block}.columns={{completion: COLUMN}} to name the answers"]
-        if "messages" in mapping.first_paths:
+        if any(has_answer(mapping.first_values(row).get("messages")) for row in head.rows):
             ways = ["data.form.turns=cut to end conversations at their last answer", *ways]
         ways += [
             f"{block}.task={task} to write the rows as instructions" for task in tasks[:1]
@@ -235,6 +236,11 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
         ways += [f"{block}.columns={{{columns}}} to read one answer of each row"]
         problem = f"{head.name}: {mapping.describe()} are preferences, and one answer to each request is needed"
         raise UserError(f"{problem}. Type {', or '.join(ways + prompts_alone)}.")
+
+
+def has_answer(turns: Any) -> bool:
+    """Return True for a list with a turn of the assistant."""
+    return isinstance(turns, list) and any(role_of(turn) == "assistant" for turn in turns)
 
 
 def fits_task(task: str, source: Source, columns: list[str]) -> bool:

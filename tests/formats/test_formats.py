@@ -202,6 +202,18 @@ PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
     ({"conversations": [ASK], "chosen": REPLY, "rejected": {"from": "gpt", "value": "c"}}, [1, 0]),
     ({"instruction": "a", "chosen_response": "b", "rejected_response": "c"}, [1, 0]),
     ({"chosen": HH[0], "rejected": HH[1]}, [1, 0]),
+    (
+        {
+            "prompt": "a",
+            "answer_a": "c",
+            "answer_b": "b",
+            "chosen": "answer_b",
+            "rejected": "answer_a",
+        },
+        [1, 0],
+    ),
+    ({"messages": [ASK, REPLY], "rejected_response": "c"}, [1, 0]),
+    ({"messages": [ASK, REPLY], "rejected_messages": WHOLE[1]}, [1, 0]),
     # two, and which is preferred
     ({"instruction": "a", "output_1": "b", "output_2": "c", "preference": 2}, [0, 1]),
     ({"input": "a", "output_1": "b", "output_2": "c", "label": "1"}, [1, 0]),
@@ -234,6 +246,30 @@ def test_a_preference_is_told_by_its_columns(
     file = lines(tmp_path, [row])
     assert summarize(read(file, Purpose.preferences))[0] == (["a"], ["b", "c"], scores)
     assert summarize(read(file, Purpose.prompts))[0][0] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "chosen": "b", "rejected": ["c", "d"]},
+        {"messages": [ASK, REPLY], "rejected_response": ["c", "d"]},
+    ],
+)
+def test_several_rejected_answers_are_several_pairs(row: dict, tmp_path: Path) -> None:
+    result = read(lines(tmp_path, [row]), Purpose.preferences)
+    assert summarize(result) == [(["a"], ["b", "c", "d"], [1, 0, 0])]
+
+
+@pytest.mark.parametrize(("contradicting", "is_noted"), [(1, False), (2, True)])
+def test_scores_that_contradict_the_choice_are_counted(
+    contradicting: int, is_noted: bool, tmp_path: Path
+) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "score_rejected": 5.0}
+    scores = [1.0] * contradicting + [9.0] * (70 - contradicting)
+    file = lines(tmp_path, [row | {"score_chosen": score} for score in scores])
+    result = read(file, Purpose.preferences)
+    assert any(f"{contradicting} of 70 rows" in note for note in result.notes) == is_noted
+    assert len(result.parsed) == 70 and not result.unused_columns
 
 
 @pytest.mark.parametrize(("row", "scores"), PREFERENCES)
