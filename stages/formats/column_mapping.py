@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any
 
 from stages.config.blocks.data import Source
 from stages.formats import columns as column_paths
@@ -117,6 +117,8 @@ class ColumnMapping:
     placeholders: Placeholders
     prompts_only: bool = False  # the answers are not parsed
     columns_by_keys: dict[tuple[str, ...], RowColumns] = field(default_factory=dict)
+    # the columns that no role reads, of the rows so far
+    unread_columns: dict[str, None] = field(default_factory=dict)
     # (role, path) of the user's, in no row so far
     missing_paths: set[tuple[str, str]] = field(default_factory=set)
 
@@ -143,8 +145,8 @@ class ColumnMapping:
         """Return the values of a row by role, for the roles of the first rows only."""
         return read_values(role_getters(self.first_paths, row), row)
 
-    def read(self, row: Any) -> tuple[ParsedRow, list[str]]:
-        """Return the parsed row, and its columns that are not read.
+    def read(self, row: Any) -> ParsedRow:
+        """Return the parsed row, and note its columns that are not read.
         Raise BadRow if the row cannot be used. ChangesMeaning: for an unread column that changes its meaning."""
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
@@ -157,12 +159,13 @@ class ColumnMapping:
         stated: dict[str, Any] = {
             role: join_values(values.pop(role)) for role in columns.provenance if role in values
         }
-        named = named_columns(row, values)
-        values |= {side: row[column] for side, column in named.items()}
+        if named := named_columns(row, values):
+            values |= {side: row[column] for side, column in named.items()}
+            row = {**row, **dict.fromkeys(named.values())}  # which are read then
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
-        # a column that is named has been read
-        unread = list_unread({**row, **dict.fromkeys(named.values())}, columns.unread)
-        return (parsed._replace(**stated) if stated else parsed), unread
+        for column in list_unread(row, columns.unread):
+            self.unread_columns[column] = None
+        return parsed._replace(**stated) if stated else parsed
 
     def parse(
         self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]
@@ -187,10 +190,11 @@ class ColumnMapping:
             role, dot, key = error.column.partition(".")
             raise ChangesMeaning(f"{paths[role]}{dot}{key}", error.reason) from None
 
-    def unread_turn_keys(self) -> list[str]:
-        """Return the keys of turns that nothing read in the rows so far, as `messages.key` by column."""
+    def unread(self) -> list[str]:
+        """Return the columns that nothing read in the rows so far, and such keys of turns as `messages.key`."""
         keys = (name.split(".", 1) for name in self.format.turns.unread_keys)
-        return [f"{self.first_paths.get(role, role)}.{key}" for role, key in keys]
+        turn_keys = [f"{self.first_paths.get(role, role)}.{key}" for role, key in keys]
+        return [*self.unread_columns, *turn_keys]
 
     def describe(self) -> str:
         """Return the mapping as `columns` would have it: `{prompt: instruction, completion: output}`."""
@@ -288,9 +292,9 @@ def unread_columns(
 
 def named_columns(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:
     """Return the columns that `chosen` and `rejected` name, if both hold the name of another column with a text."""
-    named = {side: values.get(side) for side in ("chosen", "rejected")}
+    named = {side: values[side] for side in ("chosen", "rejected") if side in values}
     are_columns = all(isinstance(name, str) and row.get(name) for name in named.values())
-    return cast(dict[str, str], named) if are_columns else {}
+    return named if are_columns and len(named) == 2 else {}
 
 
 def join_values(value: Any) -> str:

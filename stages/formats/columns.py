@@ -90,16 +90,13 @@ def value_at(value: Any, path: Path) -> Any:
     return value_at(value, tail) if tail and value is not None else value
 
 
-def has_path(value: Any, path: str) -> bool:
+def has_path(row: dict[str, Any], path: str) -> bool:
     """Return True if a path leads to a value, even to an empty one."""
-    if isinstance(value, dict) and path in value:
-        return True
-    head, _, tail = path.partition(".")
-    value = parse_cell(value)
-    if isinstance(value, list) and not head.isdecimal():
-        return any(has_path(item, path) for item in value)
-    items = {str(i): item for i, item in enumerate(value)} if isinstance(value, list) else value
-    return isinstance(items, dict) and head in items and (not tail or has_path(items[head], tail))
+    parent, _, step = path.rpartition(".")
+    value = parse_cell(value_at(row, parent)) if parent else row
+    if isinstance(value, list) and step.isdecimal():
+        return int(step) < len(value)
+    return path in row or step in nested_keys(value)
 
 
 def parse_cell(value: Any) -> Any:

@@ -100,7 +100,7 @@ def best_mapping(
         if 2 * usable >= len(rows):
             break
     if best:
-        best.missing_paths = refusals.nested_user_paths(source)
+        best.missing_paths = refusals.user_paths(source)
     return best
 
 

@@ -103,13 +103,16 @@ class TurnReader:
     ) -> list[Turn]:
         """Return a turn as OpenAI, ShareGPT, LLaMA-Factory, Anthropic or Gemini writes it. Tool results inside a user's
         turn become turns of the tool, and a system message without text becomes none. `thought`: of an answer."""
-        name = first_value(turn, ROLE_KEYS)
+        role_key, content_key = first_key(turn, ROLE_KEYS), first_key(turn, CONTENT_KEYS)
+        name, content = turn.get(role_key), turn.get(content_key)
         role = ROLES.get(name.lower()) if isinstance(name, str) else None
         if role is None:
             keys = "" if name is not None else f" among the keys {', '.join(turn)}"
             raise BadRow(field, f"unknown role {name!r}{keys}; known: {', '.join(ROLES)}")
-        trained = self.read_weights(turn, role, field, weighted)
-        content = next((turn[key] for key in CONTENT_KEYS if not is_blank(turn.get(key))), None)
+        other_keys = {
+            key: value for key, value in turn.items() if key not in (role_key, content_key)
+        }
+        trained = not other_keys or self.read_weights(other_keys, role, field, weighted)
         if role == "system" and content is None:
             return []
         calls = as_list(first_value(turn, CALL_KEYS))
@@ -131,12 +134,12 @@ class TurnReader:
             Turn(role, with_reasoning("\n".join(spoken), reasoning, field, self.strip), trained)
         ]
 
-    def read_weights(self, turn: dict[str, Any], role: str, field: str, weighted: bool) -> bool:
-        """Return False if a weight of the turn is 0, and note the keys that nothing reads.
+    def read_weights(self, keys: dict[str, Any], role: str, field: str, weighted: bool) -> bool:
+        """Return False if a weight among the keys of a turn is 0, and note the keys that nothing reads.
         Raise ChangesMeaning for a key that changes what the turn means, but that is not read."""
-        is_answer, trained, read_keys = role == "assistant", True, find_keys(turn)
-        for key, value in turn.items():
-            if key in read_keys or key in self.read_keys or is_empty(value):
+        is_answer, trained = role == "assistant", True
+        for key, value in keys.items():
+            if key in self.read_keys or is_empty(value):
                 continue
             name, column = str(key).lower(), f"{field}.{key}"
             if name in TURN_WEIGHTS:
@@ -337,18 +340,17 @@ def is_empty(value: Any) -> bool:
     return value.strip() in EMPTY_JSON if isinstance(value, str) else is_blank(value)
 
 
+def first_key(turn: dict[str, Any], keys: tuple[str, ...]) -> str:
+    """Return the first of these keys whose value is not blank; empty if there is none."""
+    for key in keys:
+        if not is_blank(turn.get(key)):
+            return key
+    return ""
+
+
 def first_value(turn: dict[str, Any], keys: tuple[str, ...]) -> Any:
-    """Return the first value of a turn under these keys that is not empty; None if all are."""
-    return next((turn[name] for name in keys if not is_empty(turn.get(name))), None)
-
-
-def find_keys(turn: dict[str, Any]) -> list[str]:
-    """Return the keys with the role and the content of a turn."""
-    found = (
-        next((key for key in keys if not is_empty(turn.get(key))), "")
-        for keys in (ROLE_KEYS, CONTENT_KEYS)
-    )
-    return [*found]
+    """Return the first value of a turn under these keys that is not blank; None if all are."""
+    return turn.get(first_key(turn, keys))
 
 
 def as_list(value: Any) -> list[Any]:

@@ -9,6 +9,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,13 @@ TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 
 
 class Table:
-    """A file of rows, or a hub dataset, that can be read again. `size` is in bytes."""
+    """A file of rows, or a hub dataset, that can be read again. `compared`: read trees of messages as preferences."""
 
-    def __init__(
-        self, name: str, size: int, compared: bool, reading: Callable[["Table"], Iterator[Row]]
-    ):
-        self.name, self.size, self.compared, self.reading = name, size, compared, reading
-        # the bytes read so far; stays 0 where rows are not read in the order of the bytes
-        self.read: Callable[[], int] = lambda: 0
+    def __init__(self, name: str, compared: bool, reading: Callable[[], Iterator[Row]]):
+        self.name, self.compared, self.reading = name, compared, reading
 
     def rows(self) -> Iterator[Row]:
-        return thread_rows(map(with_turns, self.reading(self)), self.compared)
+        return thread_rows(map(with_turns, self.reading()), self.compared)
 
 
 def with_turns(row: Row) -> Row:
@@ -68,18 +65,14 @@ def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[
     """Yield the files of a source, or its hub dataset. `compared`: read trees of messages as preferences."""
     if (local := locate(source.path, key)) is None:
         dataset = load_hub_dataset(source, key)
-        yield Table(source.path, 0, compared, lambda table: hub_rows(table.name, dataset))
+        yield Table(source.path, compared, partial(hub_rows, source.path, dataset))
         return
     files = data_files(local, key)
     if local.is_dir():
         refuse_splits(local, files, key)
     limits = source.limits or DEFAULT_LIMITS
-
-    def reading(table: Table) -> Iterator[Row]:
-        return rows_of(Path(table.name), source.documents, limits, table)
-
     for file in files:
-        yield Table(str(file), file.stat().st_size, compared, reading)
+        yield Table(str(file), compared, partial(rows_of, file, source.documents, limits))
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
@@ -123,9 +116,8 @@ def rows_of(
     file: Path,
     documents: str | None = None,
     limits: ReadLimits = DEFAULT_LIMITS,
-    table: Table | None = None,
 ) -> Iterator[Row]:
-    """Yield the rows of a file. `documents` says how plain text is divided. `table` gets the bytes that are read."""
+    """Yield the rows of a file. `documents` says how plain text is divided."""
     try:
         with io.FileIO(file) as plain:
             start = plain.read(8)
@@ -135,8 +127,6 @@ def rows_of(
             elif start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
                 yield from arrow_rows(file)
             else:
-                if table:
-                    table.read = plain.tell
                 yield from content_rows(Content(file, plain, start, limits), documents)
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
