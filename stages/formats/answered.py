@@ -17,7 +17,7 @@ from stages.formats.format import (
     ParsedRow,
     roles_of,
 )
-from stages.formats.turns import Turn, call_text
+from stages.formats.turns import call_text
 
 # Columns that checkers compare answers with. They need not be answers themselves.
 CHECKED = {"target", "targets", "ground_truth"}
@@ -31,11 +31,9 @@ class Answered(Format):
         return isinstance(row["prompt"], str | list)
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        prompt, completion = self.read_prompt(row), row["completion"]
         if "tools" in row:
-            completion = calls_text(completion) or completion
-        answer = self.read_answer(completion, "completion", prompt, row.get("reasoning"))
-        return self.trained_row(row, [*prompt, Turn("assistant", answer)])
+            row = {**row, "completion": calls_text(row["completion"]) or row["completion"]}
+        return self.trained_row(row)
 
 
 class Continued(Answered):

@@ -24,11 +24,10 @@ class Chat(Format):
         if isinstance(value, list) and all(isinstance(turn, str) for turn in value):
             return len(value) % 2 == 0  # LIMA's texts alternate between user and assistant
         # conversations that end so are for `prompts`
-        return is_turns(value) and (self.turns.shape == "cut" or not ends_with_request(value))
+        return is_turns(value) and (self.turns.cuts_requests() or not ends_with_request(value))
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        turns = self.turns.order(self.read_conversation(row), ends_with_answer=True)
-        return self.trained_row(row, turns)
+        return self.trained_row(row)
 
 
 class Transcribed(Chat):

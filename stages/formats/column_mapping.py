@@ -125,25 +125,13 @@ class ColumnMapping:
     def find_columns(self, row: dict[str, Any]) -> RowColumns:
         """Return the columns of a row: those of the first rows, and roles in columns that only some rows have."""
         if (columns := self.columns_by_keys.get(tuple(row))) is None:
-            form, users, first = self.format, self.user_columns, self.first_paths
-            used = dict.fromkeys(
-                column for path in first.values() for column in column_paths.top_columns(path)
-            )
-            names_by_role = {**form.role_names(row), **PROVENANCE}
-            other_roles = {
-                role: names for role, names in names_by_role.items() if role not in first
-            }
-            paths = first | column_paths.resolve_columns(row, other_roles, {**users, **used})
-            unread = unread_columns(row, paths, form, users)
-            columns = RowColumns(
-                paths, role_getters(paths, row), [*PROVENANCE.keys() & paths], unread
-            )
+            form, users = self.format, self.user_columns
+            names = {**form.role_names(row), **PROVENANCE}
+            paths = column_paths.resolve_columns(row, names, {**users, **self.first_paths})
+            getters, unread = role_getters(paths, row), unread_columns(row, paths, form, users)
+            columns = RowColumns(paths, getters, [*PROVENANCE.keys() & paths], unread)
             self.columns_by_keys[tuple(row)] = columns
         return columns
-
-    def first_values(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the values of a row by role, for the roles of the first rows only."""
-        return read_values(role_getters(self.first_paths, row), row)
 
     def read(self, row: Any) -> ParsedRow:
         """Return the parsed row, and note its columns that are not read.

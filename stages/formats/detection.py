@@ -93,7 +93,9 @@ def best_mapping(
         (each, kind) for each in (known_source, source) for kind in allowed_formats(each, purpose)
     ]
     for candidate, kind in candidates:
-        mapping = build_mapping(kind(candidate), columns, candidate.columns)
+        form = kind(candidate)
+        form.turns.answered = purpose is not Purpose.prompts
+        mapping = build_mapping(form, columns, candidate.columns)
         usable = sum(fits_row(mapping, row) for row in rows)
         if usable > most_rows:
             most_rows, best = usable, mapping
@@ -109,14 +111,14 @@ def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
     unresolved = {
         role for role, path in mapping.user_columns.items() if path is not None
     } - mapping.first_paths.keys()
-    values = mapping.first_values(row)
+    columns = mapping.find_columns(row)
+    values = columns.values(row)
     if (
         unresolved
         or not values.keys() >= {*mapping.format.needs}
         or not mapping.format.fits(values)
     ):
         return False
-    columns = mapping.find_columns(row)
     try:
         list_unread(row, columns.unread)
     except ChangesMeaning:

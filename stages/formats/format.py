@@ -152,13 +152,27 @@ class Format(ABC):
 
     def read_prompt(self, row: Mapping[str, Any]) -> list[Turn]:
         """Return the row's conversation, which must end with a request."""
-        turns = self.turns.order(self.read_conversation(row))
+        return self.require_request(self.read_conversation(row))
+
+    def require_request(self, turns: list[Turn]) -> list[Turn]:
+        """Return a conversation in order; raise BadRow if it does not end with a request."""
+        turns = self.turns.order(turns)
         if turns[-1].role == "assistant":
             raise BadRow("", "the prompt ends with an assistant turn")
         return turns
 
-    def trained_row(self, row: Mapping[str, Any], turns: list[Turn]) -> ParsedRow:
-        """Return the row of a conversation, with the turns that its weights train."""
+    def read_exchange(self, row: Mapping[str, Any]) -> list[Turn]:
+        """Return the row's conversation with its answer, which is in `completion`, or the last turn of `messages`."""
+        turns = self.read_conversation(row)
+        if "completion" not in row or ("messages" in row and turns[-1].role == "assistant"):
+            return self.turns.order(turns, ends_with_answer=True)
+        prompt = self.require_request(turns)
+        answer = self.read_answer(row["completion"], "completion", prompt, row.get("reasoning"))
+        return [*prompt, Turn("assistant", answer)]
+
+    def trained_row(self, row: Mapping[str, Any]) -> ParsedRow:
+        """Return the row of a conversation and its answer, with the turns that its weights train."""
+        turns = self.read_exchange(row)
         if "weight" in row and not is_trained(row["weight"], "weight"):
             turns = [turn._replace(trained=False) for turn in turns]
         parsed = conversation_row(turns)

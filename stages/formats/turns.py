@@ -74,6 +74,7 @@ class TurnReader:
     ):
         self.strip, self.shape = strip, shape or "strict"
         self.read_keys = {*READ_KEYS, *dropped}
+        self.answered = True  # conversations should end with an answer
         self.reshaped = 0
         self.unread_keys = dict[str, None]()
 
@@ -153,12 +154,16 @@ class TurnReader:
                 self.unread_keys[column] = None
         return trained
 
+    def cuts_requests(self) -> bool:
+        """Return True if a last request without an answer is cut off."""
+        return self.shape == "cut" and self.answered
+
     def order(self, turns: list[Turn], ends_with_answer: bool = False) -> list[Turn]:
         """Return a conversation in an order that chat templates render, reshaped as `data.form.turns` says.
         `ends_with_answer`: cut a last request, too. Raise BadRow for another order, with the word that mends it."""
         reason = order_error(turns)
-        cuts_request = ends_with_answer and self.shape == "cut" and turns[-1].role != "assistant"
-        if not reason and not cuts_request:
+        ends_open = turns[-1].role != "assistant" and ends_with_answer and self.cuts_requests()
+        if not reason and not ends_open:
             return turns
         reshaped = SHAPES[self.shape](turns)
         if order_error(reshaped):
