@@ -127,7 +127,9 @@ class TurnReader:
             return turns
         if parts["result"]:
             raise BadRow(field, "an assistant turn contains a tool's result")
-        reasoning = first_value(turn, REASONING_KEYS) or "\n".join(parts["thought"]) or thought
+        reasoning = first_value(turn, REASONING_KEYS)
+        if reasoning is None:
+            reasoning = "\n".join(parts["thought"]) or thought or None
         spoken = [call_text(call, field) for call in read_calls([*calls, *parts["call"]], field)]
         if parts["text"] or not spoken:
             spoken.insert(0, require_text("".join(parts["text"]), field))
@@ -507,7 +509,7 @@ def with_reasoning(answer: str, reasoning: Any, field: str, strip: bool) -> str:
     """Return an answer with its reasoning before it; with `strip`, without any reasoning."""
     if strip:
         return require_text(answer_behind(answer), field)
-    if not reasoning or answer.lstrip().startswith(tuple(MARKS)):
+    if reasoning is None or answer.lstrip().startswith(tuple(MARKS)):
         return answer
     return f"<think>\n{require_text(reasoning, field).strip()}\n</think>\n\n{answer}"
 
