@@ -253,29 +253,27 @@ def unread_columns(
     user_columns: Mapping[str, Path | None],
 ) -> UnreadColumns:
     """Sort out the columns that `paths` do not read; columns that the user leaves out count as read."""
-    read = {
-        column for path in paths.values() for column in column_paths.top_columns(path)
-    } | form.dropped
+    read = {column for path in paths.values() for column in column_paths.top_columns(path)}
     # Names of roles that the user maps: a column of such a name changes nothing.
     decided_names = {name for role in user_columns for name in form.roles.get(role, "").split()}
     # the user may name any column as running text
     texts = isinstance(form, Texts) and "text" not in user_columns
-    changing_by_column = {}
-    for column, name in (
-        (column, column_paths.normal_name(column)) for column in columns if column not in read
-    ):
-        changes = name in CHANGING | WEIGHTS or bool(column_paths.CHOICE.fullmatch(name))
-        changes |= "reasoning" not in paths and bool(column_paths.THOUGHTS.fullmatch(name))
-        changes |= texts and not column_paths.TEXT_METADATA & set(name.split("_"))
-        changing_by_column[column] = name not in decided_names and changes
-    # others read no bad answers
-    names = {} if form.compares or isinstance(form, KTO) else changing_by_column
-    bad = {
-        name: values
-        for name in names
-        if (values := column_paths.BAD.get(column_paths.normal_name(name)))
-    }
-    return UnreadColumns(changing_by_column, bad)
+    reads_bad_answers = form.compares or isinstance(form, KTO)
+    changing, bad = dict[str, bool](), dict[str, Collection[str]]()
+    for column in columns:
+        if column in read or column in form.dropped:
+            continue
+        name = column_paths.normal_name(column)
+        changes = (
+            name in CHANGING | WEIGHTS
+            or column_paths.CHOICE.fullmatch(name)
+            or ("reasoning" not in paths and column_paths.THOUGHTS.fullmatch(name))
+            or (texts and not column_paths.TEXT_METADATA & {*name.split("_")})
+        )
+        changing[column] = bool(changes) and name not in decided_names
+        if name in column_paths.BAD and not reads_bad_answers:
+            bad[column] = column_paths.BAD[name]
+    return UnreadColumns(changing, bad)
 
 
 def named_columns(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:

@@ -25,6 +25,7 @@ Record = TypeVar("Record")
 PROGRESS_EVERY = 1000  # rows
 MAX_NAMED = 20  # columns, in a warning
 MAX_SHOWN = 100  # characters of a turn
+MAX_NOTED = 9  # files of a source whose first row is shown
 
 
 @dataclass
@@ -32,6 +33,7 @@ class ReadReport:
     """The counts and notes of reading a source."""
 
     rows: int = 0
+    files: int = 0  # with usable rows
     position: tuple[str, int] = ("", 0)  # file and line of the last row
     bad_rows: list[Row] = field(default_factory=list)  # rows that cannot be used
     left_out: int = 0  # rows for which the caller has no use
@@ -81,6 +83,8 @@ def convert(
             if mapping:
                 earlier = mapping.missing_paths if missing_paths is None else missing_paths
                 missing_paths = earlier & mapping.missing_paths
+    if report.files > MAX_NOTED:
+        report.notes.append(f"{source.path}: {report.files - MAX_NOTED:,} more files were read")
     if not report.rows:
         raise UserError(f"{key}={source.path}: holds no rows. Type the path of a file with rows.")
     # Any row of JSON lines may be the first with a column, so missing columns are known only now.
@@ -134,8 +138,11 @@ def convert_table(
         report.unused_columns.update(dict.fromkeys(mapping.unread()))
     if mapping and example:
         rows = report.rows - rows_before
-        notes = [f"{rows:,} rows, read as {mapping.describe()}. {example_line(example)}"]
-        notes += mapping.placeholders.remarks()
+        notes = mapping.placeholders.remarks()
+        report.files += 1
+        if report.files <= MAX_NOTED:
+            read_as = f"{rows:,} rows, read as {mapping.describe()}. {example_line(example)}"
+            notes = [read_as, *notes]
         if not mapping.prompts_only:
             notes += mapping.format.remarks()
         report.notes += [f"{table.name}: {note}" for note in notes]

@@ -21,6 +21,7 @@ TEXTS = read_beside(__file__)
 SPEAKERS = ROLES | {
     name: role for role, names in TEXTS["speakers"].items() for name in names.split()
 }
+WRITTEN_LIST = re.compile(r"\s*\[\s*[\"']?\s*\{")  # of objects, or of objects as texts
 SPEAKER_LINE = re.compile(r"\s*(\w+)\s*:\s*(.*)", re.DOTALL)
 TURN_ORDER = ("system", "user", "assistant", "tool")  # of the texts in one object
 ROLE_KEYS = ("role", "from", "author", "speaker", "sender")
@@ -81,14 +82,14 @@ class TurnReader:
     def read(self, value: Any, field: str, weighted: bool = False) -> list[Turn]:
         """Return the turns of a list of objects, a list of texts, or a transcript in one string. `weighted`: weights of
         the turns say which of them are trained. A turn that is a call joins the turn of the assistant before it."""
-        turns, thought = list[Turn](), ""
+        turns, thought = list[Turn](), None
         for item in turn_objects(value, field):
             if not isinstance(item, dict):
                 raise BadRow(field, "a turn must be an object with role and content")
             new_turns = self.read_turn(item, field, weighted, thought)
-            # a turn of its own for the thought before an answer
-            is_thought = item.get("channel") == "analysis"
-            thought = new_turns[0].content if is_thought else ""
+            # the thought before an answer may be a turn of its own
+            is_thought = item.get("channel") == "analysis" and role_of(item) == "assistant"
+            thought = new_turns[0] if is_thought else None
             if is_thought:
                 continue
             is_call = first_value(item, ROLE_KEYS) in CALL_ROLES
@@ -100,7 +101,7 @@ class TurnReader:
         return turns
 
     def read_turn(
-        self, turn: dict[str, Any], field: str, weighted: bool, thought: str
+        self, turn: dict[str, Any], field: str, weighted: bool, thought: Turn | None
     ) -> list[Turn]:
         """Return a turn as OpenAI, ShareGPT, LLaMA-Factory, Anthropic or Gemini writes it. Tool results inside a user's
         turn become turns of the tool, and a system message without text becomes none. `thought`: of an answer."""
@@ -129,7 +130,9 @@ class TurnReader:
             raise BadRow(field, "an assistant turn contains a tool's result")
         reasoning = first_value(turn, REASONING_KEYS)
         if reasoning is None:
-            reasoning = "\n".join(parts["thought"]) or thought or None
+            reasoning = "\n".join(parts["thought"]) or None
+        if reasoning is None and thought:
+            reasoning, trained = thought.content, trained and thought.trained
         spoken = [call_text(call, field) for call in read_calls([*calls, *parts["call"]], field)]
         if parts["text"] or not spoken:
             spoken.insert(0, require_text("".join(parts["text"]), field))
@@ -274,14 +277,12 @@ def turn_objects(value: Any, field: str) -> list[Any]:
 def resolve_turns(value: Any) -> Any:
     """Return turns as a list of objects if they are in JSON or in Python's notation, all together or each of them, as
     maps, as an object of lists, or a single object. Any other value is returned unchanged."""
-    if isinstance(value, dict) and has_role(value):
-        if all(isinstance(cells, list) for cells in value.values()):
-            return [
-                dict(zip(value, cells, strict=False))
-                for cells in zip(*value.values(), strict=False)
-            ]
-        return [value]
-    if isinstance(value, str) and value.lstrip().startswith("["):
+    if has_role(value):
+        columns = [*value.values()]
+        if not all(isinstance(cells, list) and len(cells) == len(columns[0]) for cells in columns):
+            return [value]
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    if isinstance(value, str) and WRITTEN_LIST.match(value):
         parsed = parse_notation(value)
         items = [as_object(item) for item in parsed] if isinstance(parsed, list) else []
         return items if any(is_turn(item) for item in items) else value

@@ -369,6 +369,13 @@ def test_turns_may_be_a_row_and_a_row_a_file(contents: dict[str, str], tmp_path:
     assert summarize(read(tmp_path)) == [(["a"], ["b"], None)] * 2
 
 
+def test_a_folder_of_many_files_has_a_few_notes(tmp_path: Path) -> None:
+    for i in range(30):
+        (tmp_path / f"{i}.json").write_text(json.dumps({"messages": TURNS}))
+    notes = read(tmp_path).notes
+    assert len(notes) == 10 and "21 more files" in notes[-1]
+
+
 def test_the_command_that_replaces_what_is_no_number_does_so_in_lists_too(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"a": NaN, "b": [NaN,1, NaN]}\n')
