@@ -211,7 +211,8 @@ def rows_in(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     if not all(isinstance(column, dict) for column in columns):
         return None
     shared = set(columns[0]).intersection(*columns)
-    if all({*column} == shared for column in columns) and all(key.isdecimal() for key in shared):
+    is_numbered = bool(shared) and all(key.isdecimal() for key in shared)
+    if is_numbered and all({*column} == shared for column in columns):
         return [{name: value[name][number] for name in value} for number in columns[0]]
     are_rows = len(shared) > 1 and not shared & {*ROLE_KEYS}
     return [{"id": key, **row} for key, row in value.items()] if are_rows else None
