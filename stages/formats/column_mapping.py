@@ -14,6 +14,7 @@ from stages.formats.answered import Answered, Continued
 from stages.formats.chat import Chat, Transcribed
 from stages.formats.chosen_rejected import ChosenRejected, Rejected
 from stages.formats.columns import (
+    TURN_ROLES,
     Path,
     UnreadColumns,
     has_path,
@@ -147,7 +148,7 @@ class ColumnMapping:
         stated: dict[str, Any] = {
             role: join_values(values.pop(role)) for role in columns.provenance if role in values
         }
-        if named := named_columns(row, values):
+        if "chosen" in values and (named := named_columns(row, values)):
             values |= {side: row[column] for side, column in named.items()}
             row = {**row, **dict.fromkeys(named.values())}  # which are read then
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
@@ -235,15 +236,15 @@ def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
 
 
 def read_values(getters: Getters, row: dict[str, Any]) -> dict[str, Any]:
-    values = (
-        (role, resolve_turns(get(row)) if role in column_paths.TURN_ROLES else get(row))
-        for role, get in getters
-    )
-    return {
-        role: v
-        for role, v in values
-        if not is_empty(v) or (role in TEXTUAL and str(v or "").strip())
-    }
+    values = dict[str, Any]()
+    for role, get in getters:
+        value = get(row)
+        # a text without a brace is no list of turns
+        if role in TURN_ROLES and (not isinstance(value, str) or "{" in value):
+            value = resolve_turns(value)
+        if not is_empty(value) or (role in TEXTUAL and str(value or "").strip()):
+            values[role] = value
+    return values
 
 
 def unread_columns(

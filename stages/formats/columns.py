@@ -14,7 +14,7 @@ from stages.formats.turns import WEIGHTS, is_empty
 
 NAMES = read_beside(__file__)  # of columns that decide how a row is read
 # roles that may hold turns
-TURN_ROLES = ("messages", "prompt", "completion", "chosen", "rejected", "a", "b")
+TURN_ROLES = {"messages", "prompt", "completion", "chosen", "rejected", "a", "b"}
 
 CHOICE, THOUGHTS = re.compile(NAMES["choice"]), re.compile(NAMES["thoughts"])
 # Columns that rate the answer of their row, with the values that mean a bad answer.

@@ -22,7 +22,6 @@ from stages.formats.turns import (
     parse_notation,
     require_text,
     split_off_answer,
-    split_system,
     with_reasoning,
     with_tools,
 )
@@ -117,36 +116,36 @@ class Format(ABC):
 
     def read_conversation(self, row: Mapping[str, Any]) -> list[Turn]:
         """Return the conversation in `messages`, or else the one that ends with the request in `prompt`."""
-        prompt = only_text(row.get("prompt"), "prompt")
-        dialogue = parse_open_transcript(prompt) or ()
         if "messages" in row:
             turns = self.turns.read(row["messages"], "messages", self.weighted)
-        elif "prompt" not in row:
-            raise BadRow("prompt", "the column is missing, or empty")
-        elif isinstance(prompt, list):
-            turns = self.turns.read(prompt, "prompt")
-        elif any(turn["role"] == "user" for turn in dialogue):
+        elif "prompt" in row:
+            prompt = only_text(row["prompt"], "prompt")
+            dialogue = prompt if isinstance(prompt, list) else parse_open_transcript(prompt)
+            if dialogue is None:
+                return self.with_context(row, [Turn("user", self.read_request(row, prompt))])
             turns = self.turns.read(dialogue, "prompt")
         else:
-            request = require_text(prompt, "prompt")
-            if "input" in row:
-                more = require_text(only_text(row["input"], "input"), "input")
-                request = f"{request}\n\n{more}"
-            return self.with_context(row, [Turn("user", request)])
+            raise BadRow("prompt", "the column is missing, or empty")
         if "input" in row:
             way = "type `columns: {COLUMN: null}` to leave the input out"
             raise BadRow("input", f"the prompt has several turns: {way}")
         return self.with_context(row, turns)
 
+    def read_request(self, row: Mapping[str, Any], prompt: Any) -> str:
+        """Return the request of a row, with its input below."""
+        request = require_text(prompt, "prompt")
+        if "input" not in row:
+            return request
+        return f"{request}\n\n{require_text(only_text(row['input'], 'input'), 'input')}"
+
     def with_context(self, row: Mapping[str, Any], turns: list[Turn]) -> list[Turn]:
         """Return the turns after the row's system message and history, with the row's tools in the system message."""
         before = context_turns(row)
-        system, spoken = split_system(turns)
-        if before and before[0].role == "system" and system:
-            if before[0].content != system.content:
+        if "system" in row and turns[0].role == "system":
+            if before[0].content != turns[0].content:
                 way = "type `columns: {COLUMN: null}` to leave it out"
                 raise BadRow("system", f"differs from the first message: {way}")
-            turns = spoken
+            turns = turns[1:]
         turns = before + turns
         return with_tools(turns, row["tools"]) if "tools" in row else turns
 
@@ -234,7 +233,7 @@ class Format(ABC):
                 raise BadRow(field, "must be one assistant turn, alone or after the prompt")
             return turns[-1].content
         reasoning = only_text(reasoning, "reasoning")
-        if str(reasoning).lower() in SWITCHES:
+        if reasoning is not None and str(reasoning).lower() in SWITCHES:
             reason = f"is {reasoning!r}, which is a switch and not a reasoning text"
             raise ChangesMeaning("reasoning", reason)
         answer = without_end(require_text(value, field))

@@ -101,11 +101,11 @@ def glaive_call(source: str) -> Any:
 
 
 def parse_open_transcript(value: object) -> list[dict[str, Any]] | None:
-    """Return the turns of a transcript that ends where the assistant's answer begins; None if the value is not one.
-    Plain words count as marks only if the last of them, such as `Assistant:`, ends the string."""
+    """Return the turns of a transcript with a request that ends where the assistant's answer begins; None if the value
+    is not one. Plain words count as marks only if the last of them, such as `Assistant:`, ends the string."""
     turns = parse_transcript(value)
     if turns is None and isinstance(value, str) and OPEN.search(value):
         turns = parse_transcript(value, plain=True)
     if turns and turns[-1] == {"role": "assistant", "content": ""}:
         turns.pop()
-    return turns
+    return turns if turns and any(turn["role"] == "user" for turn in turns) else None

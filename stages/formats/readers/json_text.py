@@ -28,6 +28,7 @@ SERIES = (
     re.compile(rf"{SPACE}(?P<end>\Z)?"),
     re.compile(rf"{SPACE},?{SPACE}(?P<end>\Z)?"),
 )
+PART = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')  # a string, or a bracket
 COMMENT = re.compile(r"\s*(//|/\*|#)")
 # Keys under which a single object has its rows, and keys that describe the file as a whole.
 ROW_KEYS, METADATA_KEYS = (
@@ -63,14 +64,25 @@ def parse_value(text: str, position: int) -> tuple[Any, int, BadRow | None]:
         return *STRICT.raw_decode(text, position), None
     except json.JSONDecodeError:
         raise
-    except RecursionError:  # the end of the value is unknown
-        return text[position:], len(text), BadRow("", "broken JSON: nested too deeply")
+    except RecursionError:
+        end = end_of_nested(text, position)
+        return text[position:end], end, BadRow("", "broken JSON: nested too deeply")
     except BadRow as error:
         reason = error
     except ValueError:  # Python refuses integers of more than some thousand digits
         reason = BadRow("", "broken JSON: a number with too many digits")
     _, end = LENIENT.raw_decode(text, position)
     return text[position:end], end, reason
+
+
+def end_of_nested(text: str, position: int) -> int:
+    """Return the position after a value that is nested too deeply to be parsed: after its last bracket."""
+    depth = 0
+    for part in PART.finditer(text, position):
+        depth += (part[0] in "[{") - (part[0] in "]}")
+        if depth == 0:
+            return part.end()
+    raise json.JSONDecodeError("Expecting ',' delimiter", text, len(text))
 
 
 def syntax_message(error: json.JSONDecodeError) -> str:
@@ -143,7 +155,7 @@ def value_rows(content: Content, text: str, marks: Sequence[re.Pattern[str]]) ->
     if not match:
         with suppress(RecursionError):
             LENIENT.decode(text)  # raises the error of the whole text
-        raise json.JSONDecodeError("nested too deeply", text, len(text))
+        raise json.JSONDecodeError("Expecting ',' delimiter", text, len(text))
 
 
 def array_rows(content: Content, raw: bytes) -> Iterator[Row]:
