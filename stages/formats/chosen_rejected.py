@@ -21,9 +21,8 @@ from stages.store.records import Message
 
 NAMES = "{0} {0}_response {0}_messages {0}_answer {0}_completion response_{0} answer_{0}"
 SCORES = "score_{0} {0}_score rating_{0} {0}_rating reward_{0} {0}_reward"
-CONTRADICTING = (
-    0.02  # share of rows whose scores contradict the choice, above which the user is told
-)
+# the share of rows whose scores contradict the choice, above which the user is told
+CONTRADICTING = 0.02
 
 
 class ChosenRejected(Format):

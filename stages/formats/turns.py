@@ -220,16 +220,16 @@ def cut_turns(turns: list[Turn]) -> list[Turn]:
     """Return the conversation from its first user turn on, after the system message, up to the last answer before the
     first turn out of order."""
     users = [i for i, turn in enumerate(turns) if turn.role == "user"]
-    kept = [turn for turn in turns[:1] if turn.role == "system"]
+    cut = [turn for turn in turns[:1] if turn.role == "system"]
     before = None
     for turn in turns[users[0] :] if users else ():
         if turn.role not in NEXT_ROLES[before]:
             break
-        kept.append(turn)
+        cut.append(turn)
         before = turn.role
-    while kept and kept[-1].role != "assistant":
-        kept.pop()
-    return kept
+    while cut and cut[-1].role != "assistant":
+        cut.pop()
+    return cut
 
 
 SHAPES: dict[str, Callable[[list[Turn]], list[Turn]]] = {
@@ -432,9 +432,9 @@ def read_parts(content: Any, field: str) -> dict[str, list[Any]]:
     for part in content:
         kind = str(kind_of(part))
         if kind not in parts:
-            known = ", ".join(KINDS)
+            kinds = ", ".join(KINDS)
             raise BadRow(
-                field, f"a part of type {kind!r} cannot be read; the known types are {known}"
+                field, f"a part of type {kind!r} cannot be read; the known types are {kinds}"
             )
         if "type" not in part:  # Gemini's and Bedrock's are objects under the name of the type
             part = next(

@@ -9,6 +9,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,13 @@ UNSUPPORTED_TEXT: dict[str, str] = read_beside(__file__)["suffixes"]
 TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 
 
+@dataclass
 class Table:
     """A file of rows, or a hub dataset, that can be read again. `compared`: read trees of messages as preferences."""
 
-    def __init__(self, name: str, compared: bool, reading: Callable[[], Iterator[Row]]):
-        self.name, self.compared, self.reading = name, compared, reading
+    name: str
+    compared: bool
+    reading: Callable[[], Iterator[Row]]
 
     def rows(self) -> Iterator[Row]:
         return thread_rows(map(with_turns, self.reading()), self.compared)
