@@ -99,7 +99,8 @@ def examples(
         split = draw_split(conversation, shares)
         needs_answer = split in NEED_AN_ANSWER
         if needs_answer and answer is None:
-            raise BadRow("", "no answer to learn from: it does not end with an assistant turn")
+            way = "type data.form.turns=cut to leave out a last request"
+            raise BadRow("", f"no answer to learn from: {way}")
         if not needs_answer and split is not None and not messages:
             raise BadRow("text", f"plain text has no prompt for the {split} split")
         if source.check and answer is None:

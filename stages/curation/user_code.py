@@ -6,8 +6,8 @@ from typing import Any
 
 from stages.config.blocks.models import Own
 from stages.config.errors import UserError
-from stages.formats.format import ParsedRow, trained_by_weights
-from stages.formats.turns import parse_turn, require_text, split_off_answer
+from stages.formats.format import ParsedRow, conversation_row
+from stages.formats.turns import TURN_WEIGHTS, Turn, TurnReader, require_text
 from stages.store import plugins
 from stages.store.workspace import StageDir
 from stages.tasks.generator import Family, collect_families
@@ -47,14 +47,12 @@ def row_reader(
             )
         if not turns:  # plain text
             return ParsedRow([], [require_text(answer, "")])
-        last = (
-            []
-            if answer is None
-            else [{"role": "assistant", "content": require_text(answer, "answer")}]
-        )
-        whole = [parse_turn(turn, "messages") for turn in turns] + last
-        messages, reply = split_off_answer(whole)
-        trained = trained_by_weights({"messages": [*turns, *last]}, whole, (), answered=False)
-        return ParsedRow(messages, [] if reply is None else [reply], trained=trained)
+        # the function may leave any other key in a turn
+        keys = {key for turn in turns if isinstance(turn, dict) for key in turn}
+        reader = TurnReader(dropped=keys - TURN_WEIGHTS)
+        whole = reader.read(turns, "messages", weighted=True)
+        if answer is not None:
+            whole.append(Turn("assistant", require_text(answer, "answer")))
+        return conversation_row(reader.order(whole))
 
     return read_row

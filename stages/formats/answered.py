@@ -31,11 +31,9 @@ class Answered(Format):
         return isinstance(row["prompt"], str | list)
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        messages, completion = self.read_prompt(row), row["completion"]
         if "tools" in row:
-            completion = calls_text(completion) or completion
-        answer = self.read_answer(completion, "completion", messages, row.get("reasoning"))
-        return self.weighted_row(row, messages, answer)
+            row = {**row, "completion": calls_text(row["completion"]) or row["completion"]}
+        return self.trained_row(row)
 
 
 class Continued(Answered):

@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.formats.format import CONTEXT, TURNS, WEIGHT, Format, ParsedRow, is_turns, roles_of
 from stages.formats.transcripts import parse_transcript
-from stages.formats.turns import role_of, split_off_answer
+from stages.formats.turns import role_of
 
 
 def ends_with_request(value: Any) -> bool:
@@ -17,17 +17,17 @@ def ends_with_request(value: Any) -> bool:
 class Chat(Format):
     roles = roles_of(CONTEXT, WEIGHT, messages=f"{TURNS['messages']} text")
     needs = ("messages",)
-    weighted_roles = ("messages",)
+    weighted = True
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         value = row["messages"]
         if isinstance(value, list) and all(isinstance(turn, str) for turn in value):
             return len(value) % 2 == 0  # LIMA's texts alternate between user and assistant
         # conversations that end so are for `prompts`
-        return is_turns(value) and not ends_with_request(value)
+        return is_turns(value) and (self.turns.cuts_requests() or not ends_with_request(value))
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        return self.weighted_row(row, *split_off_answer(self.read_conversation(row)))
+        return self.trained_row(row)
 
 
 class Transcribed(Chat):

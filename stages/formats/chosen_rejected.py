@@ -1,8 +1,10 @@
-"""Preferences: a chosen and a rejected answer, in the columns of TRL, ShareGPT, Alpaca or Anthropic's HH."""
+"""Preferences: a chosen and a rejected answer, in the columns of TRL, ShareGPT, Alpaca, ms-swift or Anthropic's HH.
+Several rejected answers are as many pairs."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from stages.formats.chat import ends_with_request
 from stages.formats.format import (
     CONTEXT,
     PROMPT,
@@ -14,22 +16,57 @@ from stages.formats.format import (
     roles_of,
 )
 from stages.formats.readers.row import BadRow
+from stages.formats.turns import messages, split_system
 from stages.store.records import Message
 
 NAMES = "{0} {0}_response {0}_messages {0}_answer {0}_completion response_{0} answer_{0}"
+SCORES = "score_{0} {0}_score rating_{0} {0}_rating reward_{0} {0}_reward"
+# the share of rows whose scores contradict the choice, above which the user is told
+CONTRADICTING = 0.02
 
 
 class ChosenRejected(Format):
     roles = roles_of(
-        TURNS, PROMPT, CONTEXT, chosen=NAMES.format("chosen"), rejected=NAMES.format("rejected")
+        TURNS,
+        PROMPT,
+        CONTEXT,
+        chosen=NAMES.format("chosen"),
+        rejected=NAMES.format("rejected"),
+        score_chosen=SCORES.format("chosen"),
+        score_rejected=SCORES.format("rejected"),
     )
-    needs = ("chosen", "rejected")
+    needs: tuple[str, ...] = ("chosen", "rejected")
     compares = True
+    rows = contradicting = 0  # rows, and those whose rejected answer has the higher score
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         return "prompt" in row or "messages" in row or is_turns(row["chosen"])
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
+        rejected = row["rejected"]
+        if not isinstance(rejected, list) or any(isinstance(each, dict) for each in rejected):
+            rejected = [rejected]
+        pairs = [self.parse_pair({**row, "rejected": each}) for each in rejected]
+        if any(pair.messages != pairs[0].messages for pair in pairs):
+            raise BadRow("rejected", "its conversations part from chosen at different turns")
+        self.rows += 1
+        self.contradicting += is_less(row.get("score_chosen"), row.get("score_rejected"))
+        sides = [pair.continuations or [] for pair in pairs]
+        return pairs[0]._replace(
+            answers=[pairs[0].answers[0], *(pair.answers[1] for pair in pairs)],
+            scores=[1.0, *[0.0] * len(pairs)],
+            continuations=[sides[0][0], *(side[1] for side in sides)],
+        )
+
+    def remarks(self) -> list[str]:
+        """Return the note for the user on scores that contradict the choice."""
+        count = f"{self.contradicting:,} of {self.rows:,} rows"
+        note = f"{count} contradict themselves: the rejected answer has the higher score"
+        is_many = self.contradicting > CONTRADICTING * self.rows
+        return super().remarks() + [note] * is_many
+
+    def parse_pair(self, row: Mapping[str, Any]) -> ParsedRow:
+        """Return the parsed row of one chosen and one rejected answer."""
         # If there is a prompt, `messages` repeats the prompt with the chosen answer.
         row = {
             role: value for role, value in row.items() if role != "messages" or "prompt" not in row
@@ -54,11 +91,11 @@ class ChosenRejected(Format):
         Raise BadRow unless it begins with those turns."""
         if not isinstance(row.get("prompt"), list):
             return prompt
-        turns = self.read_prompt(row)
-        spoken, shared = ([t for t in side if t["role"] != "system"] for side in (turns, prompt))
-        if shared[: len(spoken)] != spoken:
+        system, spoken = split_system(self.read_prompt(row))
+        shared = [turn for turn in prompt if turn["role"] != "system"]
+        if shared[: len(spoken)] != messages(spoken):
             raise BadRow("prompt", "is not the beginning of chosen")
-        return [turns[0], *prompt] if turns[0]["role"] == "system" != prompt[0]["role"] else prompt
+        return [*messages([system]), *prompt] if system and shared == prompt else prompt
 
     def validate_repeated_prompt(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
         """Raise BadRow unless the prompt and the input of a row with whole conversations are in their turns."""
@@ -72,3 +109,25 @@ class ChosenRejected(Format):
                 "input",
                 "is not in the turns of chosen: type `columns: {COLUMN: null}` to leave it out",
             )
+
+
+def is_less(first: Any, second: Any) -> bool:
+    numbers = isinstance(first, int | float) and isinstance(second, int | float)
+    return numbers and first < second
+
+
+class Rejected(ChosenRejected):
+    """A conversation whose last answer is the chosen one, and the rejected one (ms-swift)."""
+
+    roles = {  # noqa: RUF012
+        role: names for role, names in ChosenRejected.roles.items() if role != "chosen"
+    }
+    needs = ("messages", "rejected")
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        return is_turns(row["messages"]) and not ends_with_request(row["messages"])
+
+    def parse_pair(self, row: Mapping[str, Any]) -> ParsedRow:
+        turns = self.turns.order(self.read_conversation(row))
+        rejected = self.read_continuation(row, "rejected", turns[:-1])
+        return self.compared_row({"messages": turns, "rejected": rejected}, [1.0, 0.0])

@@ -12,9 +12,9 @@ from stages.config.blocks.data import Source
 from stages.formats import columns as column_paths
 from stages.formats.answered import Answered, Continued
 from stages.formats.chat import Chat, Transcribed
-from stages.formats.chosen_rejected import ChosenRejected
+from stages.formats.chosen_rejected import ChosenRejected, Rejected
 from stages.formats.columns import (
-    ChangesMeaning,
+    TURN_ROLES,
     Path,
     UnreadColumns,
     has_path,
@@ -27,17 +27,17 @@ from stages.formats.format import PROVENANCE, Format, ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
-from stages.formats.readers.row import BadRow
+from stages.formats.readers.row import BadRow, ChangesMeaning
 from stages.formats.scored import Scored, Several
 from stages.formats.texts import Texts
-from stages.formats.turns import is_empty
+from stages.formats.turns import CHANGING, WEIGHTS, is_empty, messages, resolve_turns
 from stages.store.splits import NEED_AN_ANSWER
 
 # Detection takes the first format in this order that fits at least half of the file's first rows.
 EXAMPLES: list[type[Format]] = [
     KTO, Chat, Answered, Continued, ChosenRejected, Compared, Scored, Transcribed, Prompts, Texts,
 ]  # fmt: skip
-PREFERENCES: list[type[Format]] = [ChosenRejected, Compared, Scored, KTO]
+PREFERENCES: list[type[Format]] = [ChosenRejected, Rejected, Compared, Scored, KTO]
 CANDIDATES: list[type[Format]] = [Several, Chat, Answered]
 
 
@@ -118,34 +118,24 @@ class ColumnMapping:
     placeholders: Placeholders
     prompts_only: bool = False  # the answers are not parsed
     columns_by_keys: dict[tuple[str, ...], RowColumns] = field(default_factory=dict)
+    # the columns that no role reads, of the rows so far
+    unread_columns: dict[str, None] = field(default_factory=dict)
     # (role, path) of the user's, in no row so far
     missing_paths: set[tuple[str, str]] = field(default_factory=set)
 
     def find_columns(self, row: dict[str, Any]) -> RowColumns:
         """Return the columns of a row: those of the first rows, and roles in columns that only some rows have."""
         if (columns := self.columns_by_keys.get(tuple(row))) is None:
-            form, users, first = self.format, self.user_columns, self.first_paths
-            used = dict.fromkeys(
-                column for path in first.values() for column in column_paths.top_columns(path)
-            )
-            names_by_role = {**form.role_names(row), **PROVENANCE}
-            other_roles = {
-                role: names for role, names in names_by_role.items() if role not in first
-            }
-            paths = first | column_paths.resolve_columns(row, other_roles, {**users, **used})
-            unread = unread_columns(row, paths, form, users)
-            columns = RowColumns(
-                paths, role_getters(paths, row), [*PROVENANCE.keys() & paths], unread
-            )
+            form, users = self.format, self.user_columns
+            names = {**form.role_names(row), **PROVENANCE}
+            paths = column_paths.resolve_columns(row, names, {**users, **self.first_paths})
+            getters, unread = role_getters(paths, row), unread_columns(row, paths, form, users)
+            columns = RowColumns(paths, getters, [*PROVENANCE.keys() & paths], unread)
             self.columns_by_keys[tuple(row)] = columns
         return columns
 
-    def first_values(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the values of a row by role, for the roles of the first rows only."""
-        return read_values(role_getters(self.first_paths, row), row)
-
-    def read(self, row: Any) -> tuple[ParsedRow, list[str]]:
-        """Return the parsed row, and its columns that are not read.
+    def read(self, row: Any) -> ParsedRow:
+        """Return the parsed row, and note its columns that are not read.
         Raise BadRow if the row cannot be used. ChangesMeaning: for an unread column that changes its meaning."""
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
@@ -158,10 +148,13 @@ class ColumnMapping:
         stated: dict[str, Any] = {
             role: join_values(values.pop(role)) for role in columns.provenance if role in values
         }
+        if "chosen" in values and (named := named_columns(row, values)):
+            values |= {side: row[column] for side, column in named.items()}
+            row = {**row, **dict.fromkeys(named.values())}  # which are read then
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
-        return (parsed._replace(**stated) if stated else parsed), list_unread(
-            row, values, columns.unread
-        )
+        for column in list_unread(row, columns.unread):
+            self.unread_columns[column] = None
+        return parsed._replace(**stated) if stated else parsed
 
     def parse(
         self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]
@@ -173,7 +166,7 @@ class ColumnMapping:
                 raise BadRow(column, "is empty" if column in row else "the column is missing")
         try:
             return (
-                ParsedRow(self.format.read_prompt(values), [])
+                ParsedRow(messages(self.format.read_prompt(values)), [])
                 if self.prompts_only
                 else self.format.parse(values)
             )
@@ -185,6 +178,12 @@ class ColumnMapping:
         except ChangesMeaning as error:
             role, dot, key = error.column.partition(".")
             raise ChangesMeaning(f"{paths[role]}{dot}{key}", error.reason) from None
+
+    def unread(self) -> list[str]:
+        """Return the columns that nothing read in the rows so far, and such keys of turns as `messages.key`."""
+        keys = (name.split(".", 1) for name in self.format.turns.unread_keys)
+        turn_keys = [f"{self.first_paths.get(role, role)}.{key}" for role, key in keys]
+        return [*self.unread_columns, *turn_keys]
 
     def describe(self) -> str:
         """Return the mapping as `columns` would have it: `{prompt: instruction, completion: output}`."""
@@ -237,12 +236,15 @@ def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
 
 
 def read_values(getters: Getters, row: dict[str, Any]) -> dict[str, Any]:
-    values = ((role, get(row)) for role, get in getters)
-    return {
-        role: v
-        for role, v in values
-        if not is_empty(v) or (role in TEXTUAL and str(v or "").strip())
-    }
+    values = dict[str, Any]()
+    for role, get in getters:
+        value = get(row)
+        # a text without a brace is no list of turns
+        if role in TURN_ROLES and (not isinstance(value, str) or "{" in value):
+            value = resolve_turns(value)
+        if not is_empty(value) or (role in TEXTUAL and str(value or "").strip()):
+            values[role] = value
+    return values
 
 
 def unread_columns(
@@ -252,39 +254,34 @@ def unread_columns(
     user_columns: Mapping[str, Path | None],
 ) -> UnreadColumns:
     """Sort out the columns that `paths` do not read; columns that the user leaves out count as read."""
-    read = {
-        column for path in paths.values() for column in column_paths.top_columns(path)
-    } | form.dropped
+    read = {column for path in paths.values() for column in column_paths.top_columns(path)}
     # Names of roles that the user maps: a column of such a name changes nothing.
     decided_names = {name for role in user_columns for name in form.roles.get(role, "").split()}
     # the user may name any column as running text
     texts = isinstance(form, Texts) and "text" not in user_columns
-    changing_by_column = {}
-    for column, name in (
-        (column, column_paths.normal_name(column)) for column in columns if column not in read
-    ):
-        changes = name in column_paths.CHANGING | column_paths.WEIGHTS or bool(
-            column_paths.CHOICE.fullmatch(name)
+    reads_bad_answers = form.compares or isinstance(form, KTO)
+    changing, bad = dict[str, bool](), dict[str, Collection[str]]()
+    for column in columns:
+        if column in read or column in form.dropped:
+            continue
+        name = column_paths.normal_name(column)
+        changes = (
+            name in CHANGING | WEIGHTS
+            or column_paths.CHOICE.fullmatch(name)
+            or ("reasoning" not in paths and column_paths.THOUGHTS.fullmatch(name))
+            or (texts and not column_paths.TEXT_METADATA & {*name.split("_")})
         )
-        changes |= "reasoning" not in paths and bool(column_paths.THOUGHTS.fullmatch(name))
-        changes |= texts and not column_paths.TEXT_METADATA & set(name.split("_"))
-        changing_by_column[column] = name not in decided_names and changes
-    turn_paths = {
-        role: path for role in column_paths.TURN_ROLES if isinstance(path := paths.get(role), str)
-    }
-    weights = {
-        role: column_paths.WEIGHTS if role in form.weighted_roles else set[str]()
-        for role in turn_paths
-    }
-    turns = {path: (role, {*form.dropped, *weights[role]}) for role, path in turn_paths.items()}
-    # others read no bad answers
-    names = {} if form.compares or isinstance(form, KTO) else changing_by_column
-    bad = {
-        name: values
-        for name in names
-        if (values := column_paths.BAD.get(column_paths.normal_name(name)))
-    }
-    return UnreadColumns(changing_by_column, bad, turns, form.dropped)
+        changing[column] = bool(changes) and name not in decided_names
+        if name in column_paths.BAD and not reads_bad_answers:
+            bad[column] = column_paths.BAD[name]
+    return UnreadColumns(changing, bad)
+
+
+def named_columns(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns that `chosen` and `rejected` name, if both hold the name of another column with a text."""
+    named = {side: values[side] for side in ("chosen", "rejected") if side in values}
+    are_columns = all(isinstance(name, str) and row.get(name) for name in named.values())
+    return named if are_columns and len(named) == 2 else {}
 
 
 def join_values(value: Any) -> str:

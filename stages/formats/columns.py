@@ -8,25 +8,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.formats.turns import (
-    CALL_KEYS,
-    CONTENT_KEYS,
-    REASONING_KEYS,
-    ROLE_KEYS,
-    is_empty,
-    role_of,
-)
+from stages.formats.readers.row import ChangesMeaning
+from stages.formats.turns import WEIGHTS, is_empty
 
 NAMES = read_beside(__file__)  # of columns that decide how a row is read
-TURN_KEYS = {*CALL_KEYS, *REASONING_KEYS, "tool_call_id"}
 # roles that may hold turns
-TURN_ROLES = ("messages", "prompt", "completion", "chosen", "rejected", "a", "b")
+TURN_ROLES = {"messages", "prompt", "completion", "chosen", "rejected", "a", "b"}
 
-WEIGHTS = set(NAMES["weights"].split())
-CHANGING = set(" ".join(NAMES["changing"].values()).split())
-SPEAKER_KEYS = {"name"}  # who speaks
 CHOICE, THOUGHTS = re.compile(NAMES["choice"]), re.compile(NAMES["thoughts"])
 # Columns that rate the answer of their row, with the values that mean a bad answer.
 BAD = {
@@ -40,16 +29,6 @@ TEXT_METADATA = set(NAMES["text_metadata"].split())
 Path = str | list[str]
 # the setting `columns` of a source: paths by role; None leaves a column out
 UserColumns = Mapping[str, Path | None]
-
-
-class ChangesMeaning(UserError):
-    """The error for a column that changes what a row means, but that the row's format does not read."""
-
-    def __init__(self, column: str, reason: str = "", role: str = ""):
-        super().__init__(
-            f"the column {column!r} {reason or 'changes what a row means, but nothing reads it'}"
-        )
-        self.column, self.reason, self.role = column, reason, role if reason else "ROLE"
 
 
 def normal_name(name: str) -> str:
@@ -111,16 +90,13 @@ def value_at(value: Any, path: Path) -> Any:
     return value_at(value, tail) if tail and value is not None else value
 
 
-def has_path(value: Any, path: str) -> bool:
+def has_path(row: dict[str, Any], path: str) -> bool:
     """Return True if a path leads to a value, even to an empty one."""
-    if isinstance(value, dict) and path in value:
-        return True
-    head, _, tail = path.partition(".")
-    value = parse_cell(value)
-    if isinstance(value, list) and not head.isdecimal():
-        return any(has_path(item, path) for item in value)
-    items = {str(i): item for i, item in enumerate(value)} if isinstance(value, list) else value
-    return isinstance(items, dict) and head in items and (not tail or has_path(items[head], tail))
+    parent, _, step = path.rpartition(".")
+    value = parse_cell(value_at(row, parent)) if parent else row
+    if isinstance(value, list) and step.isdecimal():
+        return int(step) < len(value)
+    return path in row or step in nested_keys(value)
 
 
 def parse_cell(value: Any) -> Any:
@@ -155,24 +131,20 @@ def label_word(value: Any) -> str:
 class UnreadColumns:
     """The columns that no role reads, for all rows with the same columns.
     `columns`: each column, with True if it changes what a row means. `bad`: for some columns, the values that call the
-    answer bad. `turns`: paths to turns, each with its role and the keys that answers may have there. `dropped`: the
-    columns and keys that the user leaves out."""
+    answer bad."""
 
     columns: Mapping[str, bool]
     bad: Mapping[str, Collection[str]]
-    turns: Mapping[str, tuple[str, Collection[str]]]
-    dropped: Collection[str]
 
 
-def list_unread(
-    row: Mapping[str, Any], values: Mapping[str, Any], unread: UnreadColumns
-) -> list[str]:
-    """Return the columns of a row that hold a value but are not read, and such keys of turns as `messages.key`.
-    `values` are the row's values by role.
-    Raise ChangesMeaning if one of these columns or keys changes what the row means."""
+def list_unread(row: Mapping[str, Any], unread: UnreadColumns) -> list[str]:
+    """Return the columns of a row that hold a value but are not read.
+    Raise ChangesMeaning if one of these columns changes what the row means."""
     columns = []
     for column, changing in unread.columns.items():
-        if has_content(column, row[column], 1):
+        value = row[column]
+        is_default = value == 1 and column.lower() in WEIGHTS
+        if not is_empty(value) and not is_default:
             if changing:
                 raise ChangesMeaning(column)
             columns.append(column)
@@ -182,39 +154,4 @@ def list_unread(
             raise ChangesMeaning(
                 column, f"is {row[column]!r:.40}, which calls the answer of the row bad", role
             )
-    for path, (role, answer_keys) in unread.turns.items():
-        if isinstance(turns := values.get(role), (list, dict)):
-            columns += [
-                f"{path}.{key}"
-                for key in unread_turn_keys(turns, path, unread.dropped, answer_keys)
-            ]
     return columns
-
-
-def unread_turn_keys(
-    turns: Any, column: str, dropped: Collection[str], answer_keys: Collection[str]
-) -> list[str]:
-    """Return the keys of one or several turns that nothing reads. Answers may also have `answer_keys`.
-    Raise ChangesMeaning if one of these keys changes what the turn means."""
-    unread_keys = dict[str, None]()
-    for turn in turns if isinstance(turns, list) else [turns]:
-        if isinstance(turn, dict) and any(key in turn for key in ROLE_KEYS):
-            role = role_of(turn)
-            read_keys = {
-                *TURN_KEYS,
-                *dropped,
-                *{"tool": SPEAKER_KEYS, "assistant": answer_keys}.get(str(role), ()),
-            }
-            for keys in (ROLE_KEYS, CONTENT_KEYS):
-                read_keys.add(next((key for key in keys if not is_empty(turn.get(key))), ""))
-            for key, value in turn.items():
-                if key not in read_keys and has_content(key, value, int(role == "assistant")):
-                    if str(key).lower() in CHANGING | WEIGHTS | SPEAKER_KEYS:
-                        raise ChangesMeaning(f"{column}.{key}")
-                    unread_keys[str(key)] = None
-    return list(unread_keys)
-
-
-def has_content(key: Any, value: Any, default_weight: int) -> bool:
-    """Return True if a value is neither empty nor the default weight under a weight's key."""
-    return not (is_empty(value) or (value == default_weight and str(key).lower() in WEIGHTS))

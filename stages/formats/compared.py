@@ -19,8 +19,7 @@ from stages.formats.format import (
 )
 from stages.formats.readers.row import BadRow
 from stages.formats.scored import parse_number
-from stages.formats.turns import ROLE_KEYS, first_value
-from stages.store.records import Message
+from stages.formats.turns import Turn
 
 ANSWER = re.compile(
     r"(model_|human_)?(output|response|answer|completion|generation|conversation|reply|ref)_?"
@@ -134,7 +133,7 @@ class Compared(Format):
         ]
         return [*super().remarks(), f"{column}: {', '.join(readings)}"]
 
-    def read_conversation(self, row: Mapping[str, Any]) -> list[Message]:
+    def read_conversation(self, row: Mapping[str, Any]) -> list[Turn]:
         if interleave(row.get("prompt"), row.get("a")):
             row = {**row, "prompt": only_text(parse_cell(row["prompt"]), "prompt")}
         return super().read_conversation(row)
@@ -152,8 +151,9 @@ class Compared(Format):
             prompt = self.read_prompt(row)
             sides = {side: self.read_continuation(row, side, prompt) for side in ("a", "b")}
         else:
-            row = {**row, **{side: up_to_turn(row[side], row.get("turn")) for side in ("a", "b")}}
-            sides = {side: self.read_whole(row, side) for side in ("a", "b")}
+            sides = {
+                side: up_to_turn(self.read_whole(row, side), row.get("turn")) for side in ("a", "b")
+            }
             if "turn" in row and sides["a"][:-1] != sides["b"][:-1]:  # this turn alone was compared
                 raise BadRow(
                     "b",
@@ -165,13 +165,11 @@ class Compared(Format):
         return parsed
 
 
-def up_to_turn(turns: Any, last: Any) -> Any:
+def up_to_turn(turns: list[Turn], last: Any) -> list[Turn]:
     """Return a conversation up to the answer that was compared: the first or second, as in MT-bench's judgements."""
-    if not isinstance(last, int) or not isinstance(turns, list):
-        return turns
-    roles = [first_value(turn, ROLE_KEYS) if isinstance(turn, dict) else None for turn in turns]
-    answers = [i for i, role in enumerate(roles) if role == "assistant"]
-    return turns[: answers[last - 1] + 1] if 0 < last < len(answers) else turns
+    answers = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
+    is_earlier = isinstance(last, int) and 0 < last < len(answers)
+    return turns[: answers[last - 1] + 1] if is_earlier else turns
 
 
 def interleave(requests: Any, answers: Any) -> list[Any] | None:

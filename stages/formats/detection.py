@@ -20,9 +20,9 @@ from stages.formats.column_mapping import (
     build_mapping,
     format_name,
 )
-from stages.formats.columns import ChangesMeaning, list_unread
+from stages.formats.columns import list_unread
 from stages.formats.readers.files import Table
-from stages.formats.readers.row import validate_columns
+from stages.formats.readers.row import ChangesMeaning, validate_columns
 from stages.formats.texts import Texts
 from stages.formats.turns import is_empty
 
@@ -93,14 +93,16 @@ def best_mapping(
         (each, kind) for each in (known_source, source) for kind in allowed_formats(each, purpose)
     ]
     for candidate, kind in candidates:
-        mapping = build_mapping(kind(candidate), columns, candidate.columns)
+        form = kind(candidate)
+        form.turns.answered = purpose is not Purpose.prompts
+        mapping = build_mapping(form, columns, candidate.columns)
         usable = sum(fits_row(mapping, row) for row in rows)
         if usable > most_rows:
             most_rows, best = usable, mapping
         if 2 * usable >= len(rows):
             break
     if best:
-        best.missing_paths = refusals.nested_user_paths(source)
+        best.missing_paths = refusals.user_paths(source)
     return best
 
 
@@ -109,16 +111,16 @@ def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
     unresolved = {
         role for role, path in mapping.user_columns.items() if path is not None
     } - mapping.first_paths.keys()
-    values = mapping.first_values(row)
+    columns = mapping.find_columns(row)
+    values = columns.values(row)
     if (
         unresolved
         or not values.keys() >= {*mapping.format.needs}
         or not mapping.format.fits(values)
     ):
         return False
-    columns = mapping.find_columns(row)
     try:
-        list_unread(row, columns.values(row), columns.unread)
+        list_unread(row, columns.unread)
     except ChangesMeaning:
         # in other formats, `read` raises the error for its row
         return not isinstance(mapping.format, Texts)

@@ -8,10 +8,23 @@ from typing import Any, NamedTuple
 
 from stages.config.blocks.data import Source
 from stages.config.installation import read_beside
-from stages.formats import turns as parsing
-from stages.formats.columns import WEIGHTS, ChangesMeaning, Path
-from stages.formats.readers.row import BadRow
+from stages.formats.columns import Path
+from stages.formats.readers.row import BadRow, ChangesMeaning
 from stages.formats.transcripts import parse_open_transcript, parse_transcript, without_end
+from stages.formats.turns import (
+    REASONING_KEYS,
+    Turn,
+    TurnReader,
+    context_turns,
+    is_parts,
+    is_trained,
+    messages,
+    parse_notation,
+    require_text,
+    split_off_answer,
+    with_reasoning,
+    with_tools,
+)
 from stages.store.records import Message
 from stages.store.text_units import count_shared_prefix, transcript
 
@@ -19,12 +32,11 @@ NAMES = read_beside(__file__)
 # Roles that several formats have, each with the column names that are tried for it, in this order.
 CONTEXT, TURNS, PROMPT, WEIGHT = (NAMES[part] for part in ("context", "turns", "prompt", "weight"))
 COMPLETION: str = NAMES["completion"]
-THOUGHT = {"reasoning": f"{' '.join(parsing.REASONING_KEYS)} {NAMES['thought']}"}
+THOUGHT = {"reasoning": f"{' '.join(REASONING_KEYS)} {NAMES['thought']}"}
 # values that turn reasoning on or off, and are not its text
 SWITCHES = {"on", "off", "true", "false", "yes", "no"}
 # roles of every format; only `columns` gives them a column
 PROVENANCE = {"licence": "", "origin": ""}
-FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
 def roles_of(*common: Mapping[str, str], **format_roles: str) -> dict[str, str]:
@@ -69,13 +81,14 @@ class Format(ABC):
     needs: tuple[str, ...] = ()
     compares = False  # True if rows have several answers, and some are better
     learns_all = False  # True if `learn` needs all rows of a file
-    weighted_roles: tuple[str, ...] = ()  # roles whose turns may have weights
+    weighted = False  # True if the turns in `messages` may have weights
 
     def __init__(self, source: Source):
         self.labels = {str(k).lower(): str(v) for k, v in source.labels.items()}
-        self.strip = source.reasoning == "strip"
         self.numbers = source.check == "number"  # answers that are numbers stay as they are
         self.dropped = {column for column, path in source.columns.items() if path is None}
+        self.strip = source.reasoning == "strip"
+        self.turns = TurnReader(self.strip, self.dropped, source.turns)
         self.untrained = 0  # turns, of the rows so far
 
     def role_names(self, columns: Collection[str]) -> Mapping[str, str]:
@@ -94,97 +107,104 @@ class Format(ABC):
 
     def remarks(self) -> list[str]:
         """Return notes for the user on how the file was read."""
-        return (
-            [f"{self.untrained:,} answers have weight 0 and are not trained on"]
-            if self.untrained
-            else []
-        )
+        untrained = [f"{self.untrained:,} answers have weight 0 and are not trained on"]
+        return untrained * bool(self.untrained) + self.turns.remarks()
 
     @abstractmethod
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         """Parse a row's values by role: all in `needs`, none empty. Raise BadRow if the row cannot be used."""
 
-    def parse_turns(self, value: Any, field: str) -> list[Message]:
-        """Parse turns from a list of objects, a list of alternating texts, or a transcript in one string."""
-        if (messages := parse_transcript(value, plain=True)) is not None:
-            return with_texts(messages, field, self.strip)
-        turns = parsing.turn_objects(parsing.require_list(value, field))
-        return [parsing.parse_turn(turn, field, self.strip) for turn in turns]
-
-    def read_conversation(self, row: Mapping[str, Any]) -> list[Message]:
+    def read_conversation(self, row: Mapping[str, Any]) -> list[Turn]:
         """Return the conversation in `messages`, or else the one that ends with the request in `prompt`."""
         if "messages" in row:
-            turns = with_context(row, self.parse_turns(row["messages"], "messages"))
-        elif "prompt" not in row:
-            raise BadRow("prompt", "the column is missing, or empty")
-        elif isinstance(prompt := only_text(row["prompt"], "prompt"), list | dict):
-            turns = with_context(
-                row, self.parse_turns(prompt if isinstance(prompt, list) else [prompt], "prompt")
-            )
-        elif (dialogue := parse_open_transcript(prompt)) and any(
-            turn["role"] == "user" for turn in dialogue
-        ):
-            turns = with_context(row, with_texts(dialogue, "prompt", self.strip))
+            turns = self.turns.read(row["messages"], "messages", self.weighted)
+        elif "prompt" in row:
+            prompt = only_text(row["prompt"], "prompt")
+            dialogue = prompt if isinstance(prompt, list) else parse_open_transcript(prompt)
+            if dialogue is None:
+                return self.with_context(row, [Turn("user", self.read_request(row, prompt))])
+            turns = self.turns.read(dialogue, "prompt")
         else:
-            request = parsing.require_text(prompt, "prompt")
-            if "input" in row:
-                request = f"{request}\n\n{parsing.require_text(only_text(row['input'], 'input'), 'input')}"
-            return self.add_tools(
-                [*parsing.context_turns(row), {"role": "user", "content": request}], row
-            )
+            raise BadRow("prompt", "the column is missing, or empty")
         if "input" in row:
             way = "type `columns: {COLUMN: null}` to leave the input out"
             raise BadRow("input", f"the prompt has several turns: {way}")
-        return self.add_tools(turns, row)
+        return self.with_context(row, turns)
 
-    def add_tools(self, turns: list[Message], row: Mapping[str, Any]) -> list[Message]:
-        """Return the turns, with the row's tools in the system message."""
-        return parsing.with_tools(turns, row["tools"]) if "tools" in row else turns
+    def read_request(self, row: Mapping[str, Any], prompt: Any) -> str:
+        """Return the request of a row, with its input below."""
+        request = require_text(prompt, "prompt")
+        if "input" not in row:
+            return request
+        return f"{request}\n\n{require_text(only_text(row['input'], 'input'), 'input')}"
 
-    def read_prompt(self, row: Mapping[str, Any]) -> list[Message]:
+    def with_context(self, row: Mapping[str, Any], turns: list[Turn]) -> list[Turn]:
+        """Return the turns after the row's system message and history, with the row's tools in the system message."""
+        before = context_turns(row)
+        if "system" in row and turns[0].role == "system":
+            if before[0].content != turns[0].content:
+                way = "type `columns: {COLUMN: null}` to leave it out"
+                raise BadRow("system", f"differs from the first message: {way}")
+            turns = turns[1:]
+        turns = before + turns
+        return with_tools(turns, row["tools"]) if "tools" in row else turns
+
+    def read_prompt(self, row: Mapping[str, Any]) -> list[Turn]:
         """Return the row's conversation, which must end with a request."""
-        messages, answer = parsing.split_off_answer(self.read_conversation(row))
-        if answer is not None:
+        return self.require_request(self.read_conversation(row))
+
+    def require_request(self, turns: list[Turn]) -> list[Turn]:
+        """Return a conversation in order; raise BadRow if it does not end with a request."""
+        turns = self.turns.order(turns)
+        if turns[-1].role == "assistant":
             raise BadRow("", "the prompt ends with an assistant turn")
-        return messages
+        return turns
 
-    def weighted_row(
-        self, row: Mapping[str, Any], messages: list[Message], answer: str | None
-    ) -> ParsedRow:
-        """Return the parsed row of a conversation and its last answer, with the turns that its weights train."""
-        trained = trained_by_weights(row, messages, self.dropped, answer is not None)
-        if trained:
-            self.untrained += trained.count(False)
-        return ParsedRow(messages, [] if answer is None else [answer], trained=trained)
+    def read_exchange(self, row: Mapping[str, Any]) -> list[Turn]:
+        """Return the row's conversation with its answer, which is in `completion`, or the last turn of `messages`."""
+        turns = self.read_conversation(row)
+        if "completion" not in row or ("messages" in row and turns[-1].role == "assistant"):
+            return self.turns.order(turns, ends_with_answer=True)
+        prompt = self.require_request(turns)
+        answer = self.read_answer(row["completion"], "completion", prompt, row.get("reasoning"))
+        return [*prompt, Turn("assistant", answer)]
 
-    def read_whole(self, row: Mapping[str, Any], side: str) -> list[Message]:
+    def trained_row(self, row: Mapping[str, Any]) -> ParsedRow:
+        """Return the row of a conversation and its answer, with the turns that its weights train."""
+        turns = self.read_exchange(row)
+        if "weight" in row and not is_trained(row["weight"], "weight"):
+            turns = [turn._replace(trained=False) for turn in turns]
+        parsed = conversation_row(turns)
+        self.untrained += (parsed.trained or []).count(False)
+        return parsed
+
+    def read_whole(self, row: Mapping[str, Any], side: str) -> list[Turn]:
         """Return the turns of a role such as `chosen` that holds a conversation, or all turns after the prompt."""
-        turns = self.parse_turns(row[side], side)
-        if turns[0]["role"] == "assistant" and {"prompt", "messages"} & row.keys():
+        turns = self.turns.read(row[side], side)
+        if turns[0].role == "assistant" and {"prompt", "messages"} & row.keys():
             return [*self.read_prompt(row), *turns]
-        return self.add_tools(with_context(row, turns), row)
+        return self.with_context(row, turns)
 
     def read_continuation(
-        self, row: Mapping[str, Any], side: str, prompt: list[Message]
-    ) -> list[Message]:
+        self, row: Mapping[str, Any], side: str, prompt: list[Turn]
+    ) -> list[Turn]:
         """Return the prompt with the answer in a role, or with its turns, which may repeat the prompt."""
         if not is_whole(row[side]):
-            return [
-                *prompt,
-                {"role": "assistant", "content": self.read_answer(row[side], side, prompt)},
-            ]
-        turns = self.parse_turns(row[side], side)
+            return [*prompt, Turn("assistant", self.read_answer(row[side], side, prompt))]
+        turns = self.turns.read(row[side], side)
         return turns if turns[: len(prompt)] == prompt else [*prompt, *turns]
 
-    @staticmethod
-    def compared_row(conversations: Mapping[str, list[Message]], scores: list[float]) -> ParsedRow:
+    def compared_row(
+        self, conversations: Mapping[str, list[Turn]], scores: list[float]
+    ) -> ParsedRow:
         """Return the row of two conversations, by the role that holds each. The messages that they share are the
         prompt, up to the last place where an assistant turn follows in both.
         Raise BadRow if they are equal or share no request, or if one is the beginning of the other."""
-        for side, turns in conversations.items():
-            if parsing.split_off_answer(turns)[1] is None:
+        ordered = {side: self.turns.order(turns) for side, turns in conversations.items()}
+        for side, turns in ordered.items():
+            if turns[-1].role != "assistant":
                 raise BadRow(side, "does not end with an assistant turn")
-        (other, first), (side, second) = conversations.items()
+        (other, first), (side, second) = ordered.items()
         place = count_shared_prefix(first, second)
         if first == second:
             raise BadRow(side, f"is the same as {other}")
@@ -192,40 +212,32 @@ class Format(ABC):
             raise BadRow(
                 side, f"goes on where {other} ends, or the reverse: no answer differs from another"
             )
-        while place >= 0 and (first[place]["role"], second[place]["role"]) != (
-            "assistant",
-            "assistant",
-        ):
+        while place >= 0 and {first[place].role, second[place].role} != {"assistant"}:
             place -= 1
         if place < 0:
             raise BadRow(
                 side, f"answers another prompt than {other}: no user turn is the same in both"
             )
-        sides = [first[place:], second[place:]]
-        return ParsedRow(first[:place], [*map(transcript, sides)], scores, continuations=sides)
+        sides = [messages(first[place:]), messages(second[place:])]
+        answers = [*map(transcript, sides)]
+        return ParsedRow(messages(first[:place]), answers, scores, continuations=sides)
 
-    def read_answer(
-        self, value: Any, field: str, prompt: list[Message], reasoning: Any = None
-    ) -> str:
+    def read_answer(self, value: Any, field: str, prompt: list[Turn], reasoning: Any = None) -> str:
         """Return the answer from a string, a turn, or a list of turns that may repeat the prompt."""
         value = only_text(value, field)
         if isinstance(value, (bool, int, float)):
             value = self.answer_word(value, field)
-        if isinstance(value, (list, dict)) and not parsing.is_parts(value):
-            objects = value if isinstance(value, list) else [value]
-            turns = [parsing.parse_turn(turn, field, self.strip) for turn in objects]
-            if turns[:-1] not in ([], prompt) or turns[-1]["role"] != "assistant":
+        if isinstance(value, (list, dict)) and not is_parts(value):
+            turns = self.turns.read(value if isinstance(value, list) else [value], field)
+            if turns[:-1] not in ([], prompt) or turns[-1].role != "assistant":
                 raise BadRow(field, "must be one assistant turn, alone or after the prompt")
-            return turns[-1]["content"]
-        if (
-            reasoning is not None
-            and str(reasoning := only_text(reasoning, "reasoning")).lower() in SWITCHES
-        ):
-            raise ChangesMeaning(
-                "reasoning", f"is {reasoning!r}, which is a switch and not a reasoning text"
-            )
-        answer = without_end(parsing.require_text(value, field))
-        return parsing.with_reasoning(answer, reasoning, field, self.strip)
+            return turns[-1].content
+        reasoning = only_text(reasoning, "reasoning")
+        if reasoning is not None and str(reasoning).lower() in SWITCHES:
+            reason = f"is {reasoning!r}, which is a switch and not a reasoning text"
+            raise ChangesMeaning("reasoning", reason)
+        answer = without_end(require_text(value, field))
+        return with_reasoning(answer, reasoning, field, self.strip)
 
     def answer_word(self, value: Any, field: str) -> str:
         """Return the word from `labels` for an answer that is true, false or a number, or the number for a check."""
@@ -236,31 +248,12 @@ class Format(ABC):
         return word
 
 
-def with_texts(turns: list[Message], field: str, strip: bool) -> list[Message]:
-    """Return a transcript's turns; with `strip`, without reasoning. Raise BadRow if a turn has no text in Unicode."""
-    texts = [parsing.require_text(turn["content"], field) for turn in turns]
-    return [
-        {
-            **turn,
-            "content": parsing.with_reasoning(
-                text, None, field, strip and turn["role"] == "assistant"
-            ),
-        }
-        for turn, text in zip(turns, texts, strict=True)
-    ]
-
-
-def with_context(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:
-    """Return the turns after the row's system message and history."""
-    before = parsing.context_turns(row)
-    if [turn["role"] for turn in (*before[:1], *turns[:1])] != ["system", "system"]:
-        return before + turns
-    if before[0] != turns[0]:
-        raise BadRow(
-            "system",
-            "differs from the first message: type `columns: {COLUMN: null}` to leave it out",
-        )
-    return before + turns[1:]
+def conversation_row(turns: list[Turn]) -> ParsedRow:
+    """Return the row of a conversation, whose last turn is its answer if it is the assistant's."""
+    prompt, answer = split_off_answer(turns)
+    trained = [turn.trained for turn in turns if turn.role == "assistant"]
+    answers = [] if answer is None else [answer]
+    return ParsedRow(messages(prompt), answers, trained=None if all(trained) else trained)
 
 
 def only_text(value: Any, field: str) -> Any:
@@ -282,47 +275,8 @@ def is_whole(value: Any) -> bool:
 
 
 def is_turns(value: Any) -> bool:
-    """Return True for a list of objects, or a string that is a transcript or a list of turns."""
+    """Return True for a list of objects, or a string that is a transcript or should be a list of turns."""
     if isinstance(value, str):
-        return parse_transcript(value) is not None or parsing.is_written_list(value)
+        is_broken_list = value.lstrip().startswith("[{") and parse_notation(value) is None
+        return is_broken_list or parse_transcript(value) is not None
     return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)
-
-
-def is_trained(value: Any, column: str) -> bool:
-    """Return True for weight 1 and False for weight 0; raise ChangesMeaning for any other."""
-    if (flag := FLAGS.get(str(value).lower())) is None:
-        raise ChangesMeaning(column, f"is {value!r:.40}, but a weight must be 0 or 1")
-    return flag
-
-
-def trained_turns(messages: Any, column: str, dropped: Collection[str] = ()) -> list[bool]:
-    """Return a flag for each assistant turn of a list: False if one of its weights is 0. A transcript has no flags."""
-    # Llama 2's begins with "[INST]"
-    is_transcript = parse_transcript(messages, plain=True) is not None
-    is_list = not is_transcript and str(messages).lstrip()[:1] == "["
-    turns = parsing.turn_objects(parsing.require_list(messages, column)) if is_list else []
-    answers = [turn for turn in turns if parsing.role_of(turn) == "assistant"]
-    keys = WEIGHTS - {*dropped}
-    weights = [
-        {k: v for k, v in turn.items() if k in keys and not parsing.is_empty(v)} for turn in answers
-    ]
-    return [
-        all(is_trained(value, f"{column}.{key}") for key, value in each.items()) for each in weights
-    ]
-
-
-def trained_by_weights(
-    row: Mapping[str, Any], turns: list[Message], dropped: Collection[str], answered: bool
-) -> list[bool] | None:
-    """Return a flag for each assistant turn, by the weights of the row and of its messages; None if all are trained.
-    `turns` end with the messages; a history before them is trained. `answered`: one more answer follows the turns."""
-    if "messages" not in row and "weight" not in row:
-        return None
-    count = sum(turn["role"] == "assistant" for turn in turns) + answered
-    message_flags = trained_turns(row["messages"], "messages", dropped) if "messages" in row else []
-    # the messages end with a request then
-    message_flags += [True] * (answered and "completion" in row)
-    flags = [True] * (count - len(message_flags)) + message_flags
-    if "weight" in row and not is_trained(row["weight"], "weight"):
-        flags = [False] * count
-    return None if all(flags) else flags

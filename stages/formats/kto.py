@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stages.formats.chat import ends_with_request
 from stages.formats.columns import Path, label_word
 from stages.formats.format import (
     COMPLETION,
@@ -17,7 +16,7 @@ from stages.formats.format import (
     roles_of,
 )
 from stages.formats.readers.row import BadRow
-from stages.formats.turns import split_off_answer
+from stages.formats.turns import messages, split_off_answer
 
 SCORES = {"true": 1.0, "good": 1.0, "false": 0.0, "bad": 0.0}
 
@@ -52,14 +51,8 @@ class KTO(Format):
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         if (score := self.label_score(row["label"])) is None:
             raise BadRow("label", f"must be true, false, good or bad, is {row['label']!r:.40}")
-        if "completion" in row and ("messages" not in row or ends_with_request(row["messages"])):
-            messages = self.read_prompt(row)
-            answer: str | None = self.read_answer(
-                row["completion"], "completion", messages, row.get("reasoning")
-            )
-        else:
-            messages, answer = split_off_answer(self.read_conversation(row))
+        prompt, answer = split_off_answer(self.read_exchange(row))
         if answer is None:
             raise BadRow("", "the conversation has no answer for the label")
         self.values[label_word(row["label"]), score] += 1
-        return ParsedRow(messages, [answer], [score], graded=True)
+        return ParsedRow(messages(prompt), [answer], [score], graded=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.formats.format import CONTEXT, PROMPT, TURNS, Format, ParsedRow, is_turns, roles_of
+from stages.formats.turns import messages
 
 
 class Prompts(Format):
@@ -13,4 +14,4 @@ class Prompts(Format):
         return isinstance(row.get("prompt"), str | list) or is_turns(row.get("messages"))
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        return ParsedRow(self.read_prompt(row), [])
+        return ParsedRow(messages(self.read_prompt(row)), [])

@@ -22,6 +22,7 @@ from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.texts import Texts
+from stages.formats.turns import role_of
 from stages.store import plugins
 
 TEXTS = read_beside(__file__)
@@ -56,13 +57,13 @@ def unknown_format_error(head: FileHead) -> UserError:
     for role, path in source.columns.items():
         if path is not None and role not in roles:
             return UserError(f"{block}.columns: {role!r} is not a role.{suggest(role, roles)}")
-    if error := missing_column_error(source, block, head.name, columns):
-        return error
-    nested = nested_user_paths(source)
-    if missing := {
-        (role, path) for role, path in nested if not any(has_path(row, path) for row in head.rows)
-    }:
-        return missing_key_error(missing, block, head.name, head.rows)
+    missing = {
+        (role, path)
+        for role, path in user_paths(source)
+        if not any(has_path(row, path) for row in head.rows)
+    }
+    if missing:
+        return missing_path_error(missing, block, head.name, head.rows)
     if source.task:
         needed = "; ".join(f"{role} ({names})" for role, names in Phrased(source).roles.items())
         return UserError(
@@ -152,45 +153,28 @@ def nested_paths_hint(rows: list[dict[str, Any]]) -> str:
     return f" A COLUMN may also be a key inside a column: {shortlist([*nested])}." if nested else ""
 
 
-def missing_column_error(
-    source: Source, block: str, where: str, columns: list[str]
-) -> UserError | None:
-    """Return the error for the first role whose column from the setting `columns` is missing; None if none is."""
-    for role, path in source.columns.items():
-        for column in column_paths.path_parts(path):
-            if not {column, column.partition(".")[0]} & {*columns}:
-                problem = f"{block}.columns={{{role}: {column}}}: {where} has no such column"
-                return UserError(f"{problem}. Type one of its columns: {shortlist(columns)}.")
-    return None
+def user_paths(source: Source) -> set[tuple[str, str]]:
+    """Return (role, path) of every role that the setting `columns` reads."""
+    columns = source.columns.items()
+    return {(role, path) for role, value in columns for path in column_paths.path_parts(value)}
 
 
-def nested_user_paths(source: Source) -> set[tuple[str, str]]:
-    """Return (role, path) of every role that the setting `columns` reads from a key inside a column."""
-    paths = (
-        (role, path)
-        for role, value in source.columns.items()
-        for path in column_paths.path_parts(value)
-    )
-    return {(role, path) for role, path in paths if "." in path}
-
-
-def missing_key_error(
+def missing_path_error(
     missing: Collection[tuple[str, str]], block: str, where: str, rows: list[dict[str, Any]]
 ) -> UserError:
-    """Return the error for a path that is in no row, with the keys at the place where the path ends."""
+    """Return the error for a path of the setting `columns` that is in no row, with the names at the place where the
+    path ends."""
     role, path = min(missing)
-    steps = path.split(".")
-    depth = max(
-        i
-        for i in range(1, len(steps))
-        if i == 1 or any(has_path(row, ".".join(steps[:i])) for row in rows)
-    )
-    parent, step = ".".join(steps[:depth]), steps[depth]
+    problem = f"{block}.columns={{{role}: {path}}}: {where} has no"
+    parent, _, step = path.rpartition(".")
+    while parent and not any(has_path(row, parent) for row in rows):
+        parent, _, step = parent.rpartition(".")
+    if not parent:
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        return UserError(f"{problem} such column. Type one of its columns: {shortlist(columns)}.")
     keys = dict.fromkeys(key for row in rows for key in nested_keys(value_at(row, parent)))
     hint = suggest(step, keys) if keys else f" {parent} has no keys: type {{{role}: {parent}}}."
-    return UserError(
-        f"{block}.columns={{{role}: {path}}}: {where} has no {step!r} in {parent}.{hint}"
-    )
+    return UserError(f"{problem} {step!r} in {parent}.{hint}")
 
 
 def shortlist(names: list[str], most: int = MAX_SHOWN) -> str:
@@ -211,6 +195,10 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
             if t != OPTIONS_TASK and fits_task(t, Source(), head.columns)
         ]
         ways = [f"{block}.columns={{completion: COLUMN}} to name the answers"]
+        if any(
+            has_answer(mapping.find_columns(row).values(row).get("messages")) for row in head.rows
+        ):
+            ways = ["data.form.turns=cut to end conversations at their last answer", *ways]
         ways += [
             f"{block}.task={task} to write the rows as instructions" for task in tasks[:1]
         ] + prompts_alone
@@ -233,6 +221,11 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
         ways += [f"{block}.columns={{{columns}}} to read one answer of each row"]
         problem = f"{head.name}: {mapping.describe()} are preferences, and one answer to each request is needed"
         raise UserError(f"{problem}. Type {', or '.join(ways + prompts_alone)}.")
+
+
+def has_answer(turns: Any) -> bool:
+    """Return True for a list with a turn of the assistant."""
+    return isinstance(turns, list) and any(role_of(turn) == "assistant" for turn in turns)
 
 
 def fits_task(task: str, source: Source, columns: list[str]) -> bool:

@@ -8,7 +8,7 @@ from stages.config.installation import read_beside
 from stages.formats.columns import Path
 from stages.formats.format import CONTEXT, PROMPT, TURNS, Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
-from stages.formats.turns import require_list
+from stages.formats.turns import messages, require_list
 
 NAMES = read_beside(__file__)
 LARGEST = 1e300  # of a rating: differences of larger ones may be infinite
@@ -83,13 +83,13 @@ class Scored(Format):
         if by_rank:  # 1 is the best
             low, high = min(scores), max(scores)
             scores = [(high - rank) / (high - low or 1.0) for rank in scores]
-        messages = self.read_prompt(row)
+        prompt = self.read_prompt(row)
         answers = [
-            self.read_answer(completion, "completions", messages)
+            self.read_answer(completion, "completions", prompt)
             for completion in lists["completions"]
         ]
         # ranks order one row's answers
-        return ParsedRow(messages, answers, scores, graded=not by_rank)
+        return ParsedRow(messages(prompt), answers, scores, graded=not by_rank)
 
 
 def parse_number(value: Any) -> float:
@@ -120,8 +120,6 @@ class Several(Scored):
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         lists = self.split_completions(row["completions"])
-        messages = self.read_prompt(row)
-        return ParsedRow(
-            messages,
-            [self.read_answer(text, "completions", messages) for text in lists["completions"]],
-        )
+        prompt = self.read_prompt(row)
+        answers = [self.read_answer(text, "completions", prompt) for text in lists["completions"]]
+        return ParsedRow(messages(prompt), answers)

@@ -5,22 +5,18 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from typing import Any, TypeVar
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.formats.column_mapping import ColumnMapping, Purpose
-from stages.formats.columns import ChangesMeaning
-from stages.formats.detection import PEEKED, detect_mapping
+from stages.formats.detection import detect_mapping, first_rows
 from stages.formats.format import ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.readers.files import Table, source_tables
-from stages.formats.readers.row import BadRow, Row, Unwanted
+from stages.formats.readers.row import BadRow, ChangesMeaning, Row, Unwanted
 from stages.formats.refusal_messages import (
-    missing_column_error,
-    missing_key_error,
-    nested_user_paths,
+    missing_path_error,
     shortlist,
 )
 from stages.store.workspace import Progress, StageDir
@@ -29,6 +25,7 @@ Record = TypeVar("Record")
 PROGRESS_EVERY = 1000  # rows
 MAX_NAMED = 20  # columns, in a warning
 MAX_SHOWN = 100  # characters of a turn
+MAX_NOTED = 9  # files of a source whose first row is shown
 
 
 @dataclass
@@ -36,6 +33,7 @@ class ReadReport:
     """The counts and notes of reading a source."""
 
     rows: int = 0
+    files: int = 0  # with usable rows
     position: tuple[str, int] = ("", 0)  # file and line of the last row
     bad_rows: list[Row] = field(default_factory=list)  # rows that cannot be used
     left_out: int = 0  # rows for which the caller has no use
@@ -70,33 +68,29 @@ def convert(
     while rows are read.
     Raise UserError if the source has no rows, a file holds something else than `purpose` needs, a column changes what
     a row means, or no row has a column that `columns` names."""
-    files = [*source_tables(source, key, purpose is Purpose.preferences)]
-    columns = dict[str, None]()
-    before, size, missing_paths = 0, sum(table.size for table in files), nested_user_paths(source)
+    tables = [*source_tables(source, key, purpose is Purpose.preferences)]
+    missing_paths: set[tuple[str, str]] | None = (
+        None  # (role, path) of the user's, in no file so far
+    )
     with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:
-        for table in files:
+        for table in tables:
             mapping = detect_mapping(table, source, key, purpose) if user_reader is None else None
-            for record in convert_table(table, mapping, user_reader, convert_row, report, key):
+            read = mapping.read if mapping else user_reader or refuse_row
+            for record in convert_table(table, read, mapping, convert_row, report, key):
                 if report.rows - progress.done >= PROGRESS_EVERY:
-                    if read := table.read():
-                        progress.total = round(report.rows * size / (before + read))
                     progress.update(report.rows - progress.done)
                 yield record
-            before += table.size
             if mapping:
-                columns.update(dict.fromkeys(chain.from_iterable(mapping.columns_by_keys)))
-                missing_paths &= mapping.missing_paths
+                earlier = mapping.missing_paths if missing_paths is None else missing_paths
+                missing_paths = earlier & mapping.missing_paths
+    if report.files > MAX_NOTED:
+        report.notes.append(f"{source.path}: {report.files - MAX_NOTED:,} more files were read")
     if not report.rows:
         raise UserError(f"{key}={source.path}: holds no rows. Type the path of a file with rows.")
     # Any row of JSON lines may be the first with a column, so missing columns are known only now.
-    block = key.rpartition(".")[0]
-    if columns and (error := missing_column_error(source, block, source.path, [*columns])):
-        raise error
-    if columns and missing_paths:
-        first = [
-            row.value for row in islice(files[0].rows(), PEEKED) if isinstance(row.value, dict)
-        ]
-        raise missing_key_error(missing_paths, block, source.path, first)
+    if missing_paths:
+        block = key.rpartition(".")[0]
+        raise missing_path_error(missing_paths, block, source.path, first_rows(tables[0]))
 
 
 def refuse_row(row: Any) -> ParsedRow:
@@ -106,8 +100,8 @@ def refuse_row(row: Any) -> ParsedRow:
 
 def convert_table(
     table: Table,
+    read: Callable[[Any], ParsedRow],
     mapping: ColumnMapping | None,
-    user_reader: Callable[[Any], ParsedRow] | None,
     convert_row: Callable[[ParsedRow], Record | None],
     report: ReadReport,
     key: str,
@@ -120,11 +114,7 @@ def convert_table(
         try:
             if row.error:
                 raise row.error
-            parsed, columns = (
-                mapping.read(row.value) if mapping else ((user_reader or refuse_row)(row.value), [])
-            )
-            if columns:
-                report.unused_columns.update(dict.fromkeys(columns))
+            parsed = read(row.value)
             record = convert_row(parsed)
         except UserError as error:
             hint = column_hint(key, error) if isinstance(error, ChangesMeaning) else ""
@@ -144,13 +134,17 @@ def convert_table(
             report.left_out += 1
         else:
             yield record
+    if mapping:
+        report.unused_columns.update(dict.fromkeys(mapping.unread()))
     if mapping and example:
-        notes = [
-            f"{report.rows - rows_before:,} rows, read as {mapping.describe()}. {example_line(example)}"
-        ]
-        notes += mapping.placeholders.remarks() + (
-            [] if mapping.prompts_only else mapping.format.remarks()
-        )
+        rows = report.rows - rows_before
+        notes = mapping.placeholders.remarks()
+        report.files += 1
+        if report.files <= MAX_NOTED:
+            read_as = f"{rows:,} rows, read as {mapping.describe()}. {example_line(example)}"
+            notes = [read_as, *notes]
+        if not mapping.prompts_only:
+            notes += mapping.format.remarks()
         report.notes += [f"{table.name}: {note}" for note in notes]
 
 

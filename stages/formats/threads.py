@@ -2,6 +2,7 @@
 
 A tree gives one conversation, with the best reply at each turn; as preferences, each request with ranked replies."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -20,53 +21,51 @@ def thread_rows(rows: Iterator[Row], compared: bool) -> Iterator[Row]:
     keys = first.value.keys() if isinstance(first.value, dict) else set()
     rows = chain([first], rows)
     if keys >= FLAT:
-        yield from conversations(build_trees(rows), compared)
+        rows = build_trees(rows)
     elif keys >= TREE and isinstance(first.value["prompt"], dict):
-        yield from conversations((tree_root(row) for row in rows), compared)
+        rows = map(tree_root, rows)
     else:
         yield from rows
+        return
+    for row in rows:
+        if row.error or not isinstance(row.value, dict):
+            yield row
+        elif compared:
+            yield from (replace(row, value=value) for value in ranked_requests(row.value))
+        else:
+            yield replace(row, value=best_conversation(row.value))
 
 
 def tree_root(row: Row) -> Row:
     """Return the row of a tree with the first message as its value."""
     root = row.value.get("prompt") if isinstance(row.value, dict) else None
-    return Row(row.file, row.line, root, row.error) if isinstance(root, dict) else row
+    return replace(row, value=root) if isinstance(root, dict) else row
 
 
 def build_trees(rows: Iterable[Row]) -> Iterator[Row]:
     """Yield the trees of messages: rows whose value is the first message, with its answers in `replies`.
     Broken rows come first. A message whose parent is missing is the root of a tree."""
-    nodes, other_rows, roots = dict[str, Row](), list[Row](), list[Row]()
+    nodes, roots, names_in_trees = dict[str, Row](), list[Row](), set[str]()
     for row in rows:
         if row.error or not isinstance(row.value, dict) or not row.value.keys() >= FLAT:
-            other_rows.append(row)
+            yield row
         elif (name := str(row.value["message_id"])) in nodes:
-            other_rows.append(replace(row, error=BadRow("message_id", "occurs twice")))
+            yield replace(row, error=BadRow("message_id", "occurs twice"))
         else:
-            nodes[name] = Row(row.file, row.line, {**row.value, "replies": []})
+            nodes[name] = replace(row, value={**row.value, "replies": []})
     for row in nodes.values():
         if (parent := nodes.get(str(row.value["parent_id"]))) is not None:
             parent.value["replies"].append(row.value)
         else:
             roots.append(row)
-    pending, in_trees = [row.value for row in roots], set[str]()
+    pending = [row.value for row in roots]
     for node in pending:  # which grows
-        in_trees.add(str(node["message_id"]))
+        names_in_trees.add(str(node["message_id"]))
         pending += node["replies"]
-    own_parents = [row for name, row in nodes.items() if name not in in_trees]
     error = BadRow("parent_id", "leads back to the message itself")
-    yield from other_rows
-    yield from (Row(row.file, row.line, {**row.value, "replies": []}, error) for row in own_parents)
+    for name in [name for name in nodes if name not in names_in_trees]:
+        yield replace(nodes[name], value={**nodes[name].value, "replies": []}, error=error)
     yield from roots
-
-
-def conversations(roots: Iterable[Row], compared: bool) -> Iterator[Row]:
-    for row in roots:
-        if row.error or not isinstance(row.value, dict):
-            yield row
-            continue
-        values = ranked_requests(row.value) if compared else [best_conversation(row.value)]
-        yield from (Row(row.file, row.line, value) for value in values)
 
 
 def best_conversation(node: dict[str, Any]) -> dict[str, Any]:
@@ -103,19 +102,14 @@ def sorted_replies(node: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the replies to a message that are not deleted, the best first and those without a rank last."""
     nodes = [reply for reply in node.get("replies") or [] if isinstance(reply, dict)]
     replies = [reply for reply in nodes if not reply.get("deleted")]
-    return sorted(
-        replies, key=lambda reply: len(replies) if (rank := rank_of(reply)) is None else rank
-    )
+    unranked = len(replies)
+    return sorted(replies, key=lambda reply: rank_of(reply, unranked))
 
 
-def rank_of(reply: dict[str, Any]) -> int | None:
-    """Return the rank of a reply, 0 for the best. pandas writes a column in which ranks are missing as 0.0, 1.0."""
+def rank_of(reply: dict[str, Any], missing: float | None = None) -> Any:
+    """Return the rank of a reply, 0 for the best, or `missing`. pandas writes a missing rank as NaN."""
     rank = reply.get("rank")
-    return (
-        int(rank)
-        if isinstance(rank, int) or (isinstance(rank, float) and rank.is_integer())
-        else None
-    )
+    return rank if isinstance(rank, int | float) and not math.isnan(rank) else missing
 
 
 def as_turn(node: dict[str, Any]) -> dict[str, Any]:

@@ -4,14 +4,14 @@ them, and with plain words as marks (User: …, Assistant: …)."""
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from stages.config.installation import read_beside
 from stages.formats.readers.row import BadRow
-from stages.formats.turns import ROLES, call_text
-from stages.store.records import Message
 
 ADDITION = "more"  # a piece that is appended to the request before it, as Alpaca's input
 MARKED = read_beside(__file__)
+ROLES = {name: role for role, names in MARKED["roles"].items() for name in names.split()}
 SPEAKERS = ROLES | {name: role for role, names in MARKED["speakers"].items() for name in names}
 MARKS = {re.compile(mark): end for mark, end in MARKED["marks"].items()}
 PLAIN_MARKS = {re.compile(mark): "" for mark in MARKED["plain_marks"]}
@@ -29,7 +29,7 @@ SPOKEN = re.compile("|".join(mark.pattern for mark in MARKS))
 OPEN, RENDERED = (re.compile("|".join(MARKED[name]), re.MULTILINE) for name in ("open", "rendered"))
 
 
-def parse_transcript(value: object, plain: bool = False) -> list[Message] | None:
+def parse_transcript(value: object, plain: bool = False) -> list[dict[str, Any]] | None:
     """Return the turns of a transcript, or None for other values. `plain`: words such as `User:` are marks, too."""
     if not isinstance(value, str):
         return None
@@ -40,9 +40,9 @@ def parse_transcript(value: object, plain: bool = False) -> list[Message] | None
     return [{"role": "system", "content": preamble[1]}, *turns] if turns and preamble else turns
 
 
-def best_split(value: str, marks: Mapping[re.Pattern[str], str]) -> list[Message] | None:
+def best_split(value: str, marks: Mapping[re.Pattern[str], str]) -> list[dict[str, Any]] | None:
     """Split a text at the marks that give the most different speakers, the first such marks in a tie."""
-    candidates: list[list[Message]] = []
+    candidates: list[list[dict[str, Any]]] = []
     for mark, end in marks.items():
         if mark.match(value):
             pieces = mark.split(value)[1:]
@@ -58,7 +58,7 @@ def best_split(value: str, marks: Mapping[re.Pattern[str], str]) -> list[Message
     )
 
 
-def as_turn(speaker: str, content: str, end: str) -> Message:
+def as_turn(speaker: str, content: str, end: str) -> dict[str, Any]:
     content = content.strip()
     for mark in (end, *END_MARKS):
         content = content.removesuffix(mark).rstrip()
@@ -73,9 +73,9 @@ def without_end(answer: str) -> str:
     return answer if not text or text == answer.rstrip() else text
 
 
-def merge_turns(turns: list[Message]) -> list[Message]:
+def merge_turns(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the turns with inputs joined to their requests, Llama 2's system message as a turn, and calls as text."""
-    merged: list[Message] = []
+    merged: list[dict[str, Any]] = []
     for turn in turns:
         role, content = turn["role"], turn["content"]
         if role == "user" and not merged and (system := SYSTEM.match(content)):
@@ -84,27 +84,28 @@ def merge_turns(turns: list[Message]) -> list[Message]:
         if role == ADDITION and merged and merged[-1]["role"] == "user":
             merged[-1]["content"] = "\n\n".join(filter(None, (merged[-1]["content"], content)))
             continue
+        turn = {"role": "user" if role == ADDITION else role, "content": content}
         if role == "assistant" and (call := CALL.search(content)):
-            content = content[: call.start()] + glaive_call(call[1])
-        merged.append({"role": "user" if role == ADDITION else role, "content": content})
+            turn |= {"content": content[: call.start()], "tool_calls": [glaive_call(call[1])]}
+        merged.append(turn)
     return merged
 
 
-def glaive_call(source: str) -> str:
-    """Return a call as text from Glaive's notation, which is JSON except for single quotes around the arguments."""
+def glaive_call(source: str) -> Any:
+    """Return a call in Glaive's notation, which is JSON except for single quotes around the arguments."""
     outer = QUOTED.sub(lambda quoted: quoted[1] + json.dumps(quoted[2]) + quoted[3], source)
     try:
-        return call_text(json.loads(outer), "chat")
+        return json.loads(outer)
     except ValueError:
         raise BadRow("messages", "a <functioncall> is not JSON") from None
 
 
-def parse_open_transcript(value: object) -> list[Message] | None:
-    """Return the turns of a transcript that ends where the assistant's answer begins; None if the value is not one.
-    Plain words count as marks only if the last of them, such as `Assistant:`, ends the string."""
+def parse_open_transcript(value: object) -> list[dict[str, Any]] | None:
+    """Return the turns of a transcript with a request that ends where the assistant's answer begins; None if the value
+    is not one. Plain words count as marks only if the last of them, such as `Assistant:`, ends the string."""
     turns = parse_transcript(value)
     if turns is None and isinstance(value, str) and OPEN.search(value):
         turns = parse_transcript(value, plain=True)
     if turns and turns[-1] == {"role": "assistant", "content": ""}:
         turns.pop()
-    return turns
+    return turns if turns and any(turn["role"] == "user" for turn in turns) else None

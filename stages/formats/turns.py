@@ -1,36 +1,34 @@
-"""Parse the turns of a conversation and their typed parts. Tools, their calls and reasoning become text, in the form
-that Hermes and Qwen models were trained on: https://github.com/NousResearch/Hermes-Function-Calling."""
+"""Read the turns of a conversation, however they are written, and put them into an order that chat templates render.
+
+Tools, their calls and reasoning become text, in the form that Hermes and Qwen models were trained on:
+https://github.com/NousResearch/Hermes-Function-Calling."""
 
 import ast
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.config.installation import read_beside
-from stages.formats.readers.row import BadRow
+from stages.formats.readers.row import BadRow, ChangesMeaning
+from stages.formats.transcripts import ROLES, parse_transcript
 from stages.store.records import Message
 from stages.store.thoughts import MARKS, answer_behind
 from stages.store.tool_calls import BEGIN, END, TOOLS
 
 TEXTS = read_beside(__file__)
-ROLES = {name: role for role, names in TEXTS["roles"].items() for name in names.split()}
+# Roles by the key of an object with one text for each role: {"question": …, "answer": …}
+SPEAKERS = ROLES | {
+    name: role for role, names in TEXTS["speakers"].items() for name in names.split()
+}
+WRITTEN_LIST = re.compile(r"\s*\[\s*[\"']?\s*\{")  # of objects, or of objects as texts
+SPEAKER_LINE = re.compile(r"\s*(\w+)\s*:\s*(.*)", re.DOTALL)
+TURN_ORDER = ("system", "user", "assistant", "tool")  # of the texts in one object
 ROLE_KEYS = ("role", "from", "author", "speaker", "sender")
 CONTENT_KEYS = ("content", "value", "parts", "text", "message", "utterance")
-CALL_ROLES = ("function_call", "tool_call")  # roles of turns that are a tool call and nothing else
+CALL_ROLES = ("function_call", "tool_call")  # roles of turns that are tool calls and nothing else
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
-PAIR_KEYS = (
-    "input",
-    "human",
-    "user",
-    "question",
-    "prompt",
-    "output",
-    "assistant",
-    "gpt",
-    "answer",
-    "response",
-)
 CALL_KEYS = ("tool_calls", "function_call")
 # The roles that may follow each role; None is the beginning, after a system message if there is one.
 NEXT_ROLES = {
@@ -39,32 +37,347 @@ NEXT_ROLES = {
     "assistant": {"user", "tool"},
     "tool": {"tool", "assistant"},
 }
-EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
 # The kind of a part, by its `type`, or by its key if it has no type.
 KINDS = {name: kind for kind, names in TEXTS["parts"].items() for name in names.split()}
 VALUE_KEYS = ("text", "value", "thinking", "reasoning")
 ARGUMENT_KEYS = ("arguments", "input", "args")
+EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
+# Columns, and keys of turns, with a weight in the loss, and those that change what a row or a turn means.
+WEIGHTS, CHANGING = ({*" ".join(TEXTS[part].values()).split()} for part in ("weights", "changing"))
+TURN_WEIGHTS = WEIGHTS | {"loss"}  # a column of this name may be a measured loss
+READ_KEYS = {*CALL_KEYS, *REASONING_KEYS, "tool_call_id", "channel"}
+FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+
+
+class Turn(NamedTuple):
+    """A turn with one of the roles system, user, assistant and tool. `trained`: False if its weight is 0."""
+
+    role: str
+    content: str
+    trained: bool = True
+
+    def join(self, other: "Turn", mark: str) -> "Turn":
+        """Return one turn with both contents; it is trained if both are."""
+        return Turn(self.role, self.content + mark + other.content, self.trained and other.trained)
+
+
+def messages(turns: Iterable[Turn]) -> list[Message]:
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+class TurnReader:
+    """Reads the turns of a source's rows. `strip`: without reasoning. `dropped`: keys that the user leaves out.
+    `shape`: the value of `data.form.turns`, for conversations whose turns do not alternate. It counts the conversations
+    that are reshaped, and collects the keys of turns that nothing reads as `field.key`."""
+
+    def __init__(
+        self, strip: bool = False, dropped: Collection[str] = (), shape: str | None = None
+    ):
+        self.strip, self.shape = strip, shape or "strict"
+        self.read_keys = {*READ_KEYS, *dropped}
+        self.answered = True  # conversations should end with an answer
+        self.reshaped = 0
+        self.unread_keys = dict[str, None]()
+
+    def read(self, value: Any, field: str, weighted: bool = False) -> list[Turn]:
+        """Return the turns of a list of objects, a list of texts, or a transcript in one string. `weighted`: weights of
+        the turns say which of them are trained. A turn that is a call joins the turn of the assistant before it."""
+        turns, thought = list[Turn](), None
+        for item in turn_objects(value, field):
+            if not isinstance(item, dict):
+                raise BadRow(field, "a turn must be an object with role and content")
+            new_turns = self.read_turn(item, field, weighted, thought)
+            # the thought before an answer may be a turn of its own
+            is_thought = item.get("channel") == "analysis" and role_of(item) == "assistant"
+            thought = new_turns[0] if is_thought else None
+            if is_thought:
+                continue
+            is_call = first_value(item, ROLE_KEYS) in CALL_ROLES
+            if is_call and turns and turns[-1].role == "assistant":
+                new_turns = [turns.pop().join(new_turns[0], "\n")]
+            turns += new_turns
+        if not turns:
+            raise BadRow(field, "has no turn with text")
+        return turns
+
+    def read_turn(
+        self, turn: dict[str, Any], field: str, weighted: bool, thought: Turn | None
+    ) -> list[Turn]:
+        """Return a turn as OpenAI, ShareGPT, LLaMA-Factory, Anthropic or Gemini writes it. Tool results inside a user's
+        turn become turns of the tool, and a system message without text becomes none. `thought`: of an answer."""
+        role_key, content_key = first_key(turn, ROLE_KEYS), first_key(turn, CONTENT_KEYS)
+        name, content = turn.get(role_key), turn.get(content_key)
+        role = ROLES.get(name.lower()) if isinstance(name, str) else None
+        if role is None:
+            keys = "" if name is not None else f" among the keys {', '.join(turn)}"
+            raise BadRow(field, f"unknown role {name!r}{keys}; known: {', '.join(ROLES)}")
+        other_keys = {
+            key: value for key, value in turn.items() if key not in (role_key, content_key)
+        }
+        trained = not other_keys or self.read_weights(other_keys, role, field, weighted)
+        if role == "system" and content is None:
+            return []
+        calls = as_list(first_value(turn, CALL_KEYS))
+        if str(name).lower() in CALL_ROLES:
+            content, calls = None, [content]
+        parts = read_parts(content, field)
+        if role != "assistant":
+            turns = [Turn("tool", result) for result in parts["result"]]
+            if parts["text"] or not turns:
+                turns.append(Turn(role, only_texts(parts, field)))
+            return turns
+        if parts["result"]:
+            raise BadRow(field, "an assistant turn contains a tool's result")
+        reasoning = first_value(turn, REASONING_KEYS)
+        if reasoning is None:
+            reasoning = "\n".join(parts["thought"]) or None
+        if reasoning is None and thought:
+            reasoning, trained = thought.content, trained and thought.trained
+        spoken = [call_text(call, field) for call in read_calls([*calls, *parts["call"]], field)]
+        if parts["text"] or not spoken:
+            spoken.insert(0, require_text("".join(parts["text"]), field))
+        return [
+            Turn(role, with_reasoning("\n".join(spoken), reasoning, field, self.strip), trained)
+        ]
+
+    def read_weights(self, keys: dict[str, Any], role: str, field: str, weighted: bool) -> bool:
+        """Return False if a weight among the keys of a turn is 0, and note the keys that nothing reads.
+        Raise ChangesMeaning for a key that changes what the turn means, but that is not read."""
+        is_answer, trained = role == "assistant", True
+        for key, value in keys.items():
+            if key in self.read_keys or is_empty(value):
+                continue
+            name, column = str(key).lower(), f"{field}.{key}"
+            if name in TURN_WEIGHTS:
+                is_on = is_trained(value, column)
+                if is_on != is_answer and not (weighted and is_answer):
+                    raise ChangesMeaning(column)
+                trained = trained and is_on
+            elif name in CHANGING or (name == "name" and role != "tool"):
+                raise ChangesMeaning(column)
+            elif name != "name":
+                self.unread_keys[column] = None
+        return trained
+
+    def cuts_requests(self) -> bool:
+        """Return True if a last request without an answer is cut off."""
+        return self.shape == "cut" and self.answered
+
+    def order(self, turns: list[Turn], ends_with_answer: bool = False) -> list[Turn]:
+        """Return a conversation in an order that chat templates render, reshaped as `data.form.turns` says.
+        `ends_with_answer`: cut a last request, too. Raise BadRow for another order, with the word that mends it."""
+        reason = order_error(turns)
+        ends_open = turns[-1].role != "assistant" and ends_with_answer and self.cuts_requests()
+        if not reason and not ends_open:
+            return turns
+        reshaped = SHAPES[self.shape](turns)
+        if order_error(reshaped):
+            ways = [word for word, reshape in SHAPES.items() if not order_error(reshape(turns))]
+            way = f": type data.form.turns={ways[0]}" if ways else ""
+            raise BadRow("", f"{reason or 'no assistant turn'}{way}")
+        self.reshaped += 1
+        return reshaped
+
+    def remarks(self) -> list[str]:
+        """Return the note for the user on conversations that were reshaped; [] if there were none."""
+        note = f"{self.reshaped:,} conversations were reshaped by data.form.turns={self.shape}"
+        return [note] if self.reshaped else []
+
+
+def order_error(turns: list[Turn]) -> str:
+    """Return the error in the order of the turns; empty if there is none."""
+    return role_order_error(tuple([turn.role for turn in turns]))
+
+
+@lru_cache(maxsize=1000)
+def role_order_error(roles: tuple[str, ...]) -> str:
+    if "system" in roles[1:]:
+        return "a system message is not the first message"
+    spoken = roles[1:] if roles[:1] == ("system",) else roles
+    if "user" not in spoken:
+        return "no user turn"
+    steps = zip((None, *spoken), spoken, strict=False)
+    if any(role not in NEXT_ROLES[before] for before, role in steps):
+        return f"user and assistant do not alternate: {', '.join(spoken)}"
+    return ""
+
+
+def merge_turns(turns: list[Turn]) -> list[Turn]:
+    """Return the conversation with the turns of one speaker in a row as one turn, and a later system message as the
+    beginning of the user's turn after it."""
+    merged: list[Turn] = []
+    for turn in turns:
+        if turn.role == "system" and merged:
+            turn = turn._replace(role="user")
+        if merged and merged[-1].role == turn.role != "tool":
+            merged[-1] = merged[-1].join(turn, "\n\n")
+        else:
+            merged.append(turn)
+    return merged
+
+
+def cut_turns(turns: list[Turn]) -> list[Turn]:
+    """Return the conversation from its first user turn on, after the system message, up to the last answer before the
+    first turn out of order."""
+    users = [i for i, turn in enumerate(turns) if turn.role == "user"]
+    cut = [turn for turn in turns[:1] if turn.role == "system"]
+    before = None
+    for turn in turns[users[0] :] if users else ():
+        if turn.role not in NEXT_ROLES[before]:
+            break
+        cut.append(turn)
+        before = turn.role
+    while cut and cut[-1].role != "assistant":
+        cut.pop()
+    return cut
+
+
+SHAPES: dict[str, Callable[[list[Turn]], list[Turn]]] = {
+    "strict": list,
+    "merge": merge_turns,
+    "cut": cut_turns,
+}
+
+
+def split_off_answer(turns: list[Turn]) -> tuple[list[Turn], str | None]:
+    """Return the turns before the last one, and the text of the last one if it is the assistant's; else all and None."""
+    if turns[-1].role == "assistant":
+        return turns[:-1], turns[-1].content
+    return turns, None
+
+
+# How turns may be written
+
+
+def turn_objects(value: Any, field: str) -> list[Any]:
+    """Return turns as objects with a role. Texts alternate between user and assistant, unless each begins with its
+    role. An object with a text for each role gives a turn for each of them."""
+    transcript = parse_transcript(value, plain=True)
+    if transcript is not None:
+        return transcript
+    items = require_list(resolve_turns(value), field)
+    if all(isinstance(item, str) for item in items):
+        lines = [SPEAKER_LINE.fullmatch(item) for item in items]
+        roles = [line[1].lower() if line and line[1].lower() in ROLES else "" for line in lines]
+        if all(roles):
+            items = [line[2] for line in lines if line]
+        else:
+            roles = [("user", "assistant")[i % 2] for i in range(len(items))]
+        return [{"role": role, "content": item} for role, item in zip(roles, items, strict=True)]
+    objects = list[Any]()
+    for item in items:
+        if is_exchange(item):
+            speakers = sorted(item, key=lambda key: TURN_ORDER.index(SPEAKERS[key]))
+            objects += [{"role": SPEAKERS[key], "content": item[key]} for key in speakers]
+        else:
+            objects.append(item)
+    return objects
+
+
+def resolve_turns(value: Any) -> Any:
+    """Return turns as a list of objects if they are in JSON or in Python's notation, all together or each of them, as
+    maps, as an object of lists, or a single object. Any other value is returned unchanged."""
+    if has_role(value):
+        columns = [*value.values()]
+        if not all(isinstance(cells, list) and len(cells) == len(columns[0]) for cells in columns):
+            return [value]
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    if isinstance(value, str) and WRITTEN_LIST.match(value):
+        parsed = parse_notation(value)
+        items = [as_object(item) for item in parsed] if isinstance(parsed, list) else []
+        return items if any(is_turn(item) for item in items) else value
+    if isinstance(value, list) and not all(isinstance(item, dict) for item in value):
+        items = [as_object(item) for item in value]
+        return items if all(is_turn(item) for item in items) else value
+    return value
+
+
+def as_object(item: Any) -> Any:
+    """Return an object that is written as JSON, in Python's notation or as a map; any other value unchanged."""
+    if isinstance(item, str) and item.lstrip().startswith("{"):
+        parsed = parse_notation(item)
+        return parsed if isinstance(parsed, dict) else item
+    if isinstance(item, list) and item and all(isinstance(pair, tuple) for pair in item):
+        return dict(item)
+    return item
+
+
+def parse_notation(text: str) -> Any:
+    """Return the value of a text in JSON or in Python's notation, else None."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
+
+
+def has_role(value: Any) -> bool:
+    return isinstance(value, dict) and not value.keys().isdisjoint(ROLE_KEYS)
+
+
+def is_exchange(value: Any) -> bool:
+    """Return True for an object with a text for each role, such as a request and its answer."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and value.keys() <= SPEAKERS.keys()
+        and all(isinstance(text, str) for text in value.values())
+    )
+
+
+def is_turn(value: Any) -> bool:
+    return has_role(value) or is_exchange(value)
+
+
+def role_of(turn: Any) -> str | None:
+    """Return the role of a turn: system, user, assistant or tool; None if it is not one of these."""
+    return ROLES.get(str(first_value(turn, ROLE_KEYS)).lower()) if isinstance(turn, dict) else None
+
+
+# Values of turns and rows
+
+
+def is_blank(value: Any) -> bool:
+    """Return True for null, white space, and an empty list or object."""
+    return not value.strip() if isinstance(value, str) else value is None or value in ([], {})
 
 
 def is_empty(value: Any) -> bool:
     """Return True for null, white space, and an empty list or object, also as JSON. Zero and false are not empty."""
-    return (
-        value.strip() in EMPTY_JSON
-        if isinstance(value, str)
-        else value is None or value == [] or value == {}
-    )
+    return value.strip() in EMPTY_JSON if isinstance(value, str) else is_blank(value)
+
+
+def first_key(turn: dict[str, Any], keys: tuple[str, ...]) -> str:
+    """Return the first of these keys whose value is not blank; empty if there is none."""
+    for key in keys:
+        if not is_blank(turn.get(key)):
+            return key
+    return ""
+
+
+def first_value(turn: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    """Return the first value of a turn under these keys that is not blank; None if all are."""
+    return turn.get(first_key(turn, keys))
+
+
+def as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def is_trained(value: Any, column: str) -> bool:
+    """Return True for weight 1 and False for weight 0; raise ChangesMeaning for any other."""
+    if (flag := FLAGS.get(str(value).lower())) is None:
+        raise ChangesMeaning(column, f"is {value!r:.40}, but a weight must be 0 or 1")
+    return flag
 
 
 def require_text(value: Any, field: str) -> str:
     """Return a string that is not blank, or the joined texts of typed parts; raise BadRow for any other value."""
     if is_parts(value):
-        parts = split_parts(value, field)
-        texts = parts["text"]
-        value = (
-            "".join(texts)
-            if len(texts) == len(value) and all(isinstance(item, str) for item in texts)
-            else None
-        )
+        return only_texts(read_parts(value, field), field)
     if not isinstance(value, str):
         raise BadRow(field, f"must be text, is {type(value).__name__}")
     if not value.strip():
@@ -79,159 +392,106 @@ def require_text(value: Any, field: str) -> str:
 def require_list(value: Any, field: str) -> list[Any]:
     """Return a list that is not empty, also from a string in JSON or in Python's notation, as in a CSV cell."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = parse_list(value, field)
+        value = parse_notation(value)
+        if value is None:
+            raise BadRow(field, "must be a list, but is not JSON")
     if not isinstance(value, list) or not value:
         raise BadRow(field, f"must be a list that is not empty, is {type(value).__name__}")
     return value
 
 
-def parse_list(value: str, field: str) -> Any:
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(value)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            continue
-    raise BadRow(field, "must be a list, but is not JSON")
+# Parts of a turn's content
 
 
-def first_value(turn: dict[str, Any], keys: tuple[str, ...]) -> Any:
-    """Return the first value of a turn under these keys that is not empty; None if all are."""
-    return next((turn[name] for name in keys if not is_empty(turn.get(name))), None)
+def is_parts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(kind_of(part) for part in value)
 
 
-def is_written_list(text: str) -> bool:
-    """Return True for a text that is a list of objects, unless it is valid and no object has a key of a turn."""
-    if not text.lstrip().startswith("[{"):
-        return False
-    try:
-        objects = parse_list(text, "")
-    except BadRow:
-        return True
-    return any(
-        key in turn
-        for turn in objects
-        if isinstance(turn, dict)
-        for key in (*ROLE_KEYS, *PAIR_KEYS)
-    )
+def kind_of(part: Any) -> str | None:
+    """Return text, thought, call or result; for any other part its type; None if the value is not a part."""
+    if not isinstance(part, dict):
+        return None
+    if "type" in part:
+        return KINDS.get(str(part["type"]), str(part["type"]))
+    if has_role(part):
+        return None
+    if part.get("thought") is True:
+        return "thought"
+    return next((KINDS[key] for key in part if key in KINDS), None)
 
 
-def role_of(turn: Any) -> str | None:
-    """Return the role of a turn: system, user, assistant or tool; None if it is not one of these."""
-    return ROLES.get(str(first_value(turn, ROLE_KEYS)).lower()) if isinstance(turn, dict) else None
+def read_parts(content: Any, field: str) -> dict[str, list[Any]]:
+    """Return the values of a content by kind: text, thought, call or result. A string is one text.
+    Raise BadRow for a part of a kind that cannot become text."""
+    parts: dict[str, list[Any]] = {"text": [], "thought": [], "call": [], "result": []}
+    if content is None:
+        return parts
+    if not is_parts(content):
+        parts["text"].append(require_text(content, field))
+        return parts
+    for part in content:
+        kind = str(kind_of(part))
+        if kind not in parts:
+            kinds = ", ".join(KINDS)
+            raise BadRow(
+                field, f"a part of type {kind!r} cannot be read; the known types are {kinds}"
+            )
+        if "type" not in part:  # Gemini's and Bedrock's are objects under the name of the type
+            part = next(
+                (part[key] for key in part if key in KINDS and isinstance(part[key], dict)), part
+            )
+        value: Any = None
+        if kind == "result":
+            value = result_text(part)
+        elif kind == "call" and "name" in part:
+            arguments: Any = next((part[key] for key in ARGUMENT_KEYS if key in part), {})
+            value = {"name": part["name"], "arguments": arguments}
+        else:
+            value = next((part[key] for key in VALUE_KEYS if key in part), None)
+        if kind != "call" and not isinstance(value, str):
+            raise BadRow(field, f"must be text, is {type(value).__name__}")
+        parts[kind].append(value)
+    return parts
 
 
-def bare_content(turn: dict[str, Any]) -> str | None:
-    """Return the content of a turn that is the string `{}` or `[]`: a tool's result or an answer may be empty JSON."""
-    return next(
-        (
-            value
-            for key in CONTENT_KEYS
-            if isinstance(value := turn.get(key), str) and value.strip()
-        ),
-        None,
-    )
+def only_texts(parts: dict[str, list[Any]], field: str) -> str:
+    """Return the text of a content; raise BadRow if it is blank, or has parts of another kind."""
+    if parts["thought"] or parts["call"]:
+        raise BadRow(field, "must be text, but has a part with a thought or a call")
+    return require_text("".join(parts["text"]), field)
 
 
-def parse_turn(turn: Any, field: str, strip: bool = False) -> Message:
-    """Parse a turn as OpenAI, ShareGPT or LLaMA-Factory writes it. `strip` removes the reasoning of an answer."""
-    if not isinstance(turn, dict):
-        raise BadRow(field, "a turn must be an object with role and content")
-    role = first_value(turn, ROLE_KEYS)
-    if not isinstance(role, str) or role.lower() not in ROLES:
-        keys = "" if role is not None else f" among the keys {', '.join(turn)}"
-        raise BadRow(field, f"unknown role {role!r}{keys}; known: {', '.join(ROLES)}")
-    role = role.lower()
-    if ROLES[role] != "assistant":
-        content = first_value(turn, CONTENT_KEYS) or bare_content(turn)
-        return {"role": ROLES[role], "content": require_text(content, field)}
-    reasoning, content, calls = (
-        first_value(turn, keys) for keys in (REASONING_KEYS, CONTENT_KEYS, CALL_KEYS)
-    )
-    if reasoning is None and calls is None:
-        content = content or bare_content(turn)
-    calls = calls if isinstance(calls, list) else [calls] if calls is not None else []
-    if role in CALL_ROLES:
-        content, calls = None, parse_calls(content, field)
-    elif isinstance(content, list):
-        parts = split_parts(content, field)
-        if parts["result"]:
-            raise BadRow(field, "an assistant turn contains a tool's result")
-        reasoning = (
-            reasoning or "\n".join(require_text(part, field) for part in parts["thought"]) or None
-        )
-        calls += [call for part in parts["call"] for call in parse_calls(part, field)]
-        content = "".join(require_text(part, field) for part in parts["text"]) or None
-    spoken = [call_text(call, field) for call in calls]
-    if content is not None or not spoken:
-        spoken.insert(0, require_text(content, field))
-    return {
-        "role": "assistant",
-        "content": with_reasoning("\n".join(spoken), reasoning, field, strip),
-    }
+def result_text(part: Mapping[str, Any]) -> str:
+    """Return the result of a tool as text."""
+    content = part.get("content", part.get("response", ""))
+    if is_parts(content):
+        return "\n".join(read_parts(content, "content")["text"])
+    return content if isinstance(content, str) else json_text(content, "content")
 
 
-def turn_objects(turns: list[Any]) -> list[Any]:
-    """Return turns as objects with a role. Texts alternate between user and assistant, objects with a request and its
-    answer give two turns, and tool results inside a user's turn give turns of the tool."""
-    if all(isinstance(turn, str) for turn in turns):
-        return [
-            {"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)
-        ]
-    objects: list[Any] = []
-    for turn in turns:
-        pair = (
-            [turn[key] for key in PAIR_KEYS if key in turn]
-            if isinstance(turn, dict) and len(turn) == 2
-            else []
-        )
-        if len(pair) == 2 and all(isinstance(side, str) for side in pair):
-            objects += turn_objects(pair)
-            continue
-        keys = (ROLE_KEYS, CONTENT_KEYS)
-        if not isinstance(turn, dict) or [first_value(turn, names) for names in keys] != [
-            "system",
-            None,
-        ]:
-            objects += split_tool_results(turn)
-    return objects
-
-
-def split_tool_results(turn: Any) -> list[Any]:
-    """Return a turn as a list. Tool results inside a user's turn (Anthropic, Gemini) become turns of the tool."""
-    content = first_value(turn, CONTENT_KEYS) if isinstance(turn, dict) else None
-    results = (
-        [part for part in content or () if kind_of(part) == "result"] if is_parts(content) else []
-    )
-    if not results or role_of(turn) != "user":
-        return [turn]
-    other_parts = [part for part in content or () if part not in results]
-    tool_turns = [
-        {"role": "tool", "content": result} for result in split_parts(results, "content")["result"]
-    ]
-    return tool_turns + ([{"role": "user", "content": other_parts}] if other_parts else [])
-
-
-def parse_calls(value: Any, field: str) -> list[Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise BadRow(field, "a tool call is not JSON") from None
-    return value if isinstance(value, list) else [value]
+def read_calls(values: Iterable[Any], field: str) -> list[Any]:
+    """Return the calls in values that are each a call, several, or these as JSON."""
+    calls = list[Any]()
+    for value in values:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                noun = "the list of tools" if field == "tools" else "a tool call"
+                raise BadRow(field, f"{noun} is not JSON") from None
+        calls += as_list(value)
+    return calls
 
 
 def call_text(call: Any, field: str) -> str:
     """Return a tool call as text; its arguments may be an object, or JSON in a string as OpenAI writes them."""
-    call = call.get("function", call) if isinstance(call, dict) else None
-    if (
-        not isinstance(call, dict)
-        or not isinstance(call.get("name"), str)
-        or "arguments" not in call
-    ):
+    call = call.get("function", call) if isinstance(call, dict) else {}
+    if not isinstance(call.get("name"), str) or "arguments" not in call:
         raise BadRow(field, "a tool call must have a name and arguments")
     arguments = call["arguments"]
     if isinstance(arguments, str):
-        if len(values := list(parse_calls(f"[{arguments.strip() or '{}'}]", field))) != 1:
+        values = read_calls([f"[{arguments.strip() or '{}'}]"], field)
+        if len(values) != 1:
             raise BadRow(field, "the arguments of a tool call must be one JSON value")
         arguments = values[0]
     call_json = json_text({"name": call["name"], "arguments": arguments}, field)
@@ -255,35 +515,41 @@ def with_reasoning(answer: str, reasoning: Any, field: str, strip: bool) -> str:
     return f"<think>\n{require_text(reasoning, field).strip()}\n</think>\n\n{answer}"
 
 
-def with_tools(turns: list[Message], tools: Any) -> list[Message]:
+# The turns of a row besides its messages
+
+
+def with_tools(turns: list[Turn], tools: Any) -> list[Turn]:
     """Return the conversation with its tools in the system message, unless the system message has tools already."""
-    tool_objects = parse_calls(tools, "tools")
+    tool_objects = read_calls([tools], "tools")
     if not all(isinstance(tool, dict) for tool in tool_objects):
         raise BadRow("tools", "must be a list of objects")
-    if turns and turns[0]["role"] == "system" and "<tools>" in turns[0]["content"]:
+    system, spoken = split_system(turns)
+    if system and "<tools>" in system.content:
         return turns
-    lines = (json_text(tool, "tools") for tool in tool_objects)
-    instructions = require_text(TOOLS.format("\n".join(lines)), "tools")
-    if turns and turns[0]["role"] == "system":
-        return [
-            {"role": "system", "content": f"{turns[0]['content']}\n\n{instructions}"},
-            *turns[1:],
-        ]
-    return [{"role": "system", "content": instructions}, *turns]
+    lines = "\n".join(json_text(tool, "tools") for tool in tool_objects)
+    instructions = Turn("system", require_text(TOOLS.format(lines), "tools"))
+    return [system.join(instructions, "\n\n") if system else instructions, *spoken]
 
 
-def context_turns(row: Mapping[str, Any]) -> list[Message]:
+def split_system(turns: list[Turn]) -> tuple[Turn | None, list[Turn]]:
+    """Return the system message, if the first turn is one, and the other turns."""
+    if turns and turns[0].role == "system":
+        return turns[0], turns[1:]
+    return None, turns
+
+
+def context_turns(row: Mapping[str, Any]) -> list[Turn]:
     """Return the turns before the request: the system message, and Alpaca's `history` of requests and answers."""
-    system = [{"role": "system", "content": system_text(row["system"])}] if "system" in row else []
+    turns = [Turn("system", system_text(row["system"]))] if "system" in row else []
     if "history" not in row:
-        return system
+        return turns
     history = require_list(row["history"], "history")
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise BadRow("history", "must be a list of pairs: a request and its answer")
-    spoken = [require_text(turn, "history") for pair in history for turn in pair]
-    return system + [
-        {"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(spoken)
-    ]
+    for request, answer in history:
+        turns.append(Turn("user", require_text(request, "history")))
+        turns.append(Turn("assistant", require_text(answer, "history")))
+    return turns
 
 
 def system_text(value: Any) -> str:
@@ -291,89 +557,3 @@ def system_text(value: Any) -> str:
     if isinstance(value, dict):
         value = first_value(value, CONTENT_KEYS)
     return require_text(require_text(value, "system").removeprefix("SYSTEM: "), "system")
-
-
-def split_off_answer(turns: list[Message]) -> tuple[list[Message], str | None]:
-    """Split off the last assistant turn's text, None if the user is last; raise BadRow for a bad order of roles."""
-    if reason := turn_order_error(tuple([turn["role"] for turn in turns])):
-        raise BadRow("", reason)
-    if turns[-1]["role"] == "assistant":
-        return turns[:-1], turns[-1]["content"]
-    return turns, None
-
-
-@lru_cache(maxsize=1000)
-def turn_order_error(roles: tuple[str, ...]) -> str:
-    """Return the error in an order of roles; empty if there is none."""
-    if "system" in roles[1:]:
-        return "a system message is not the first message"
-    spoken = roles[1:] if roles[:1] == ("system",) else roles
-    if "user" not in spoken:
-        return "no user turn"
-    if any(
-        role not in NEXT_ROLES[before]
-        for before, role in zip((None, *spoken), spoken, strict=False)
-    ):
-        return f"user and assistant do not alternate: {', '.join(spoken)}"
-    return ""
-
-
-def is_parts(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(part, dict) and kind_of(part) for part in value)
-    )
-
-
-def kind_of(part: Mapping[str, Any]) -> str | None:
-    """Return text, thought, call or result; for any other part its type; None if the object is not a part."""
-    if "type" in part:
-        return KINDS.get(str(part["type"]), str(part["type"]))
-    if {"role", "from", "author", "speaker", "sender"} & part.keys():
-        return None
-    return (
-        "thought"
-        if part.get("thought") is True
-        else next((KINDS[key] for key in part if key in KINDS), None)
-    )
-
-
-def split_parts(content: list[Any], field: str) -> dict[str, list[Any]]:
-    """Return the values of parts by kind; raise BadRow for a part of a kind that cannot become text."""
-    values_by_kind: dict[str, list[Any]] = {"text": [], "thought": [], "call": [], "result": []}
-    for part in content:
-        kind = kind_of(part) if isinstance(part, dict) else None
-        if kind not in values_by_kind:
-            raise BadRow(
-                field,
-                f"a part of type {kind!r} cannot be read; the known types are {', '.join(KINDS)}",
-            )
-        nested = (value for key, value in part.items() if key in KINDS and isinstance(value, dict))
-        values_by_kind[kind].append(READERS[kind](part if "type" in part else next(nested, part)))
-    return values_by_kind
-
-
-def part_value(part: Mapping[str, Any]) -> Any:
-    return next((part[key] for key in VALUE_KEYS if key in part), None)
-
-
-def parse_call(part: Mapping[str, Any]) -> Any:
-    """Return a tool call as an object with name and arguments, or its JSON."""
-    arguments: Any = next((part[key] for key in ARGUMENT_KEYS if key in part), {})
-    return {"name": part["name"], "arguments": arguments} if "name" in part else part_value(part)
-
-
-def result_text(part: Mapping[str, Any]) -> str:
-    """Return the result of a tool as text."""
-    content = part.get("content", part.get("response", ""))
-    if isinstance(content, list):
-        texts: list[Any] = [
-            item.get("text") if isinstance(item, dict) else None for item in content
-        ]
-        if all(isinstance(text, str) for text in texts):
-            return "\n".join(texts)
-    return content if isinstance(content, str) else json_text(content, "content")
-
-
-READERS = {"text": part_value, "thought": part_value, "call": parse_call, "result": result_text}

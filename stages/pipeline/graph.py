@@ -30,7 +30,7 @@ from stages.pipeline.evaluation_graph import WAITING, other_model_block, wire_ev
 from stages.pipeline.provenance import target_stage
 from stages.pipeline.subgraphs import (
     MakeNode,
-    set_read_limits,
+    set_reading,
     wire_judged,
     wire_judgements,
     wire_labels,
@@ -42,13 +42,13 @@ from stages.store.node import Built, Graph, Node
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {
     "base": 7,
-    "source": 13,
+    "source": 14,
     "data": 14,
     "select": 10,
     "sft": 18,
-    "sample": 12,
+    "sample": 13,
     "pool": 3,
-    "label": 17,
+    "label": 18,
 }
 VERSIONS |= {
     "pairs": 10,
@@ -105,7 +105,7 @@ def wire_graph(
     that remembers these. `is_built` tells if a node is in the store: the report waits for no judgements of people."""
 
     def make_node(stage: str, block: Any, **inputs: Node) -> Node:
-        block, digests = pin(set_read_limits(block, cfg.data.limits), cache)
+        block, digests = pin(set_reading(block, cfg.data), cache)
         not_neutral = block.not_neutral if isinstance(block, Training) else {}
         return Node(stage, VERSIONS[stage], block, inputs, digests, not_neutral)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.data import Data, OneSource, ReadLimits, Source
+from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.labels import Ensemble, Label, PreferenceFile
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Pool, Sample
@@ -33,15 +33,17 @@ def wire_sources(name: str, block: Data, make_node: MakeNode) -> Graph:
     return {f"{name}_{role}": node for role, node in inputs.items()} | {name: data}
 
 
-def set_read_limits(block: Any, limits: ReadLimits) -> Any:
-    """Return the block with these limits on the size of lines and files that its node reads."""
+def set_reading(block: Any, data: Data) -> Any:
+    """Return the block with the settings of `data` for the files that its node reads: the limits on the size of lines
+    and files, and the shape of conversations."""
+    settings: dict[str, Any] = {"limits": data.limits, "turns": data.form.turns}
     if isinstance(block, PreferenceFile | CandidateFile):
-        return replace(block, limits=limits)
+        return replace(block, **settings)
     if not isinstance(block, OneSource):
         return block
-    against = [replace(source, limits=limits) for source in block.audit.against or []]
+    against = [replace(source, **settings) for source in block.audit.against or []]
     audit = replace(block.audit, against=against or None)
-    return replace(block, source=replace(block.source, limits=limits), audit=audit)
+    return replace(block, source=replace(block.source, **settings), audit=audit)
 
 
 def joined_source(source: Source, pinned: Source) -> Source:

@@ -21,6 +21,7 @@ class ReadResult:
 
     parsed: list[ParsedRow]
     rows: int
+    files: int
     position: tuple[str, int]
     bad_rows: list[Row]
     left_out: int

@@ -72,8 +72,13 @@ CONTENTS = {
     "lists.json": json.dumps(
         {key: [row[key] for row in ROWS] for key in ROWS[0]}, indent=2
     ).encode(),
-    "split.json": json.dumps(
-        {"columns": [*ROWS[0]], "index": [0, 1], "data": [[*r.values()] for r in ROWS]}
+    "server.json": json.dumps(
+        {
+            "features": [{"name": "instruction"}, {"name": "output"}],
+            "rows": [{"row_idx": i, "row": row} for i, row in enumerate(ROWS)],
+            "num_rows_total": 2,
+            "partial": False,
+        }
     ).encode(),
     "bytes.parquet": written(
         lambda rows, sink: pq.write_table(
@@ -148,6 +153,11 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
             "is a tar archive. Unpack it: tar -xf /.*/rows.jsonl",
         ),
         ("rows.csv", "instruction,output\n".encode("utf-16"), "is UTF-16. Save it as UTF-8: iconv"),
+        (
+            "rows.jsonl",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n",
+            "is a pointer of Git LFS, not the file itself.*git lfs pull",
+        ),
         (
             "rows.txt",
             "a\n\nb\nc",
@@ -224,18 +234,6 @@ def test_an_open_quote_loses_no_line_silently(tmp_path: Path) -> None:
     result = read(tmp_path / "rows.csv")
     assert (len(result.parsed), len(result.bad_rows)) == (5, 15)
     assert "from line 7 on" in str(result.bad_rows[-1].error)
-
-
-def test_a_short_row_of_a_split_table_is_told(tmp_path: Path) -> None:
-    table = {"columns": ["prompt", "completion"], "data": [["a", "b"], ["c"], ["d", "e"]]}
-    (tmp_path / "rows.json").write_text(json.dumps(table))
-    result = read(tmp_path / "rows.json")
-    assert [row.messages[0]["content"] for row in result.parsed] == ["a", "d"]
-    (bad,) = result.bad_rows
-    assert bad.line == 2 and "`columns` has 2" in str(bad.error)
-    (tmp_path / "rows.json").write_text(json.dumps({**table, "columns": ["prompt", "prompt"]}))
-    with pytest.raises(UserError, match="'prompt' occurs twice"):
-        read(tmp_path / "rows.json")
 
 
 def test_a_table_is_read_in_groups_of_rows(tmp_path: Path) -> None:
@@ -353,16 +351,29 @@ def test_an_object_may_go_on_behind_its_first_field(tmp_path: Path) -> None:
     assert summarize(read(tmp_path / "rows.json")) == [(["q"], ["a"], None), (["r"], ["b"], None)]
 
 
-def test_columns_of_a_split_table_may_be_numbers_or_have_types(tmp_path: Path) -> None:
-    for names, read_as in (
-        ([0, 1], {"0", "1"}),
-        ([{"name": "a", "type": "text"}, {"name": "b"}], {"a", "b"}),
-    ):
-        (tmp_path / "rows.json").write_text(
-            json.dumps({"columns": names, "data": [["c", "d"]]}, indent=1)
-        )
-        [row] = rows_of(tmp_path / "rows.json")
-        assert isinstance(row.value, dict) and {*row.value} == read_as
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"rows.json": json.dumps([TURNS, TURNS])},
+        {"rows.jsonl": f"{json.dumps(TURNS)}\n{json.dumps(TURNS)}\n"},
+        {f"{i}.json": json.dumps({"messages": TURNS}, indent=2) for i in range(2)},
+    ],
+    ids=["lists in an array", "a list a line", "an object a file"],
+)
+def test_turns_may_be_a_row_and_a_row_a_file(contents: dict[str, str], tmp_path: Path) -> None:
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    assert summarize(read(tmp_path)) == [(["a"], ["b"], None)] * 2
+
+
+def test_a_folder_of_many_files_has_a_few_notes(tmp_path: Path) -> None:
+    for i in range(30):
+        (tmp_path / f"{i}.json").write_text(json.dumps({"messages": TURNS}))
+    notes = read(tmp_path).notes
+    assert len(notes) == 10 and "21 more files" in notes[-1]
 
 
 def test_the_command_that_replaces_what_is_no_number_does_so_in_lists_too(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Each format is detected from the columns of its rows."""
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.formats.readers.row import BadRow
-from stages.formats.turns import TOOLS, parse_turn
+from stages.formats.turns import TOOLS, TurnReader
 from tests.formats.reading import lines, read, summarize
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -138,6 +139,32 @@ EXAMPLES: list[tuple[dict[str, Any], list[str], str]] = [
         ["a", "b", "c"],
         "d",
     ),
+    # turns in other notations
+    ({"messages": [json.dumps(ASK), json.dumps(REPLY)]}, ["a"], "b"),
+    ({"messages": [str(ASK), str(REPLY)]}, ["a"], "b"),
+    ({"messages": {"role": ["user", "assistant"], "content": ["a", "b"]}}, ["a"], "b"),
+    ({"messages": ["user: a", "assistant: b: c"]}, ["a"], "b: c"),
+    ({"messages": [{"system": "s"}, {"user": "a"}, {"assistant": "b"}]}, ["s", "a"], "b"),
+    ({"messages": ["{a", "{b"]}, ["{a"], "{b"),
+    # a thought and calls in turns of their own
+    (
+        {"messages": [ASK, {**REPLY, "content": "so", "channel": "analysis"}, REPLY]},
+        ["a"],
+        "<think>\nso\n</think>\n\nb",
+    ),
+    (
+        {
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {"from": "gpt", "value": "b"},
+                *[{"from": "function_call", "value": json.dumps(CALL["function"])}] * 2,
+                *[{"from": "observation", "value": each} for each in "cd"],
+                {"from": "gpt", "value": "e"},
+            ]
+        },
+        ["a", f"b\n{CALLED}\n{CALLED}", "c", "d"],
+        "e",
+    ),
     (
         {"messages": [{"role": "system", "content": "<tools>"}, ASK, REPLY], "tools": [TOOL]},
         ["<tools>", "a"],
@@ -175,6 +202,18 @@ PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
     ({"conversations": [ASK], "chosen": REPLY, "rejected": {"from": "gpt", "value": "c"}}, [1, 0]),
     ({"instruction": "a", "chosen_response": "b", "rejected_response": "c"}, [1, 0]),
     ({"chosen": HH[0], "rejected": HH[1]}, [1, 0]),
+    (
+        {
+            "prompt": "a",
+            "answer_a": "c",
+            "answer_b": "b",
+            "chosen": "answer_b",
+            "rejected": "answer_a",
+        },
+        [1, 0],
+    ),
+    ({"messages": [ASK, REPLY], "rejected_response": "c"}, [1, 0]),
+    ({"messages": [ASK, REPLY], "rejected_messages": WHOLE[1]}, [1, 0]),
     # two, and which is preferred
     ({"instruction": "a", "output_1": "b", "output_2": "c", "preference": 2}, [0, 1]),
     ({"input": "a", "output_1": "b", "output_2": "c", "label": "1"}, [1, 0]),
@@ -207,6 +246,30 @@ def test_a_preference_is_told_by_its_columns(
     file = lines(tmp_path, [row])
     assert summarize(read(file, Purpose.preferences))[0] == (["a"], ["b", "c"], scores)
     assert summarize(read(file, Purpose.prompts))[0][0] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "chosen": "b", "rejected": ["c", "d"]},
+        {"messages": [ASK, REPLY], "rejected_response": ["c", "d"]},
+    ],
+)
+def test_several_rejected_answers_are_several_pairs(row: dict, tmp_path: Path) -> None:
+    result = read(lines(tmp_path, [row]), Purpose.preferences)
+    assert summarize(result) == [(["a"], ["b", "c", "d"], [1, 0, 0])]
+
+
+@pytest.mark.parametrize(("contradicting", "is_noted"), [(1, False), (2, True)])
+def test_scores_that_contradict_the_choice_are_counted(
+    contradicting: int, is_noted: bool, tmp_path: Path
+) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "score_rejected": 5.0}
+    scores = [1.0] * contradicting + [9.0] * (70 - contradicting)
+    file = lines(tmp_path, [row | {"score_chosen": score} for score in scores])
+    result = read(file, Purpose.preferences)
+    assert any(f"{contradicting} of 70 rows" in note for note in result.notes) == is_noted
+    assert len(result.parsed) == 70 and not result.unused_columns
 
 
 @pytest.mark.parametrize(("row", "scores"), PREFERENCES)
@@ -308,6 +371,45 @@ def test_turns_that_are_no_conversation_say_why(
     assert reason in str(result.bad_rows[0].error)
 
 
+SAY = {"role": "user", "content": "c"}
+LATER = {"role": "system", "content": "s"}
+
+
+@pytest.mark.parametrize(
+    ("turns", "merged", "cut"),
+    [
+        ([ASK, REPLY, LATER, SAY, REPLY], (["a", "b", "s\n\nc"], ["b"]), (["a"], ["b"])),
+        ([ASK, SAY, REPLY, REPLY], (["a\n\nc"], ["b\n\nb"]), None),
+        ([LATER, REPLY, ASK, REPLY, ASK], None, (["s", "a"], ["b"])),
+        ([ASK, REPLY, SAY], (["a", "b", "c"], []), (["a"], ["b"])),
+        ([ASK, {**REPLY, "weight": 0}, REPLY], (["a"], ["b\n\nb"]), (["a"], ["b"])),
+    ],
+)
+def test_turns_out_of_order_are_reshaped_as_the_key_says(
+    turns: list[Any], merged: Any, cut: Any, tmp_path: Path
+) -> None:
+    file = lines(tmp_path, [{"messages": [ASK, REPLY]}, {"messages": turns}])
+    for shape, expected in (("merge", merged), ("cut", cut)):
+        result = read(file, turns=shape)
+        read_as = [(request, answers) for request, answers, _ in summarize(result)[1:]]
+        assert read_as == ([expected] if expected else [])
+    [bad] = read(file).bad_rows or [None]
+    assert bad is None or f"data.form.turns={'merge' if merged else 'cut'}" in str(bad.error)
+
+
+def test_turns_that_are_joined_are_trained_if_each_of_them_is(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"messages": [ASK, {**REPLY, "loss": False}, REPLY]}])
+    assert read(file, turns="merge").parsed[0].trained == [False]
+
+
+def test_a_map_may_be_a_turn(tmp_path: Path) -> None:
+    turns = pa.array(
+        [[[*ASK.items()], [*REPLY.items()]]], pa.list_(pa.map_(pa.string(), pa.string()))
+    )
+    pq.write_table(pa.table({"messages": turns}), tmp_path / "rows.parquet")
+    assert summarize(read(tmp_path / "rows.parquet")) == [(["a"], ["b"], None)]
+
+
 def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
     rows = [
         {"messages": [ASK, {**REPLY, "reasoning_content": "so"}]},
@@ -380,20 +482,19 @@ def test_text_that_was_rendered_for_a_model_is_no_running_text(mark: str, tmp_pa
     assert f"text: holds '{mark}'" in str(result.bad_rows[0].error)
 
 
+def with_arguments(arguments: str) -> dict[str, Any]:
+    call = {**CALL, "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
 def test_a_call_whose_arguments_are_no_json_is_told() -> None:
-    broken = {**CALL, "function": {"name": "f", "arguments": "{x"}}
+    reader = TurnReader()
     with pytest.raises(BadRow, match="a tool call is not JSON"):
-        parse_turn({"role": "assistant", "tool_calls": [broken]}, "messages")
-    blank, two = (
-        {**CALL, "function": {"name": "f", "arguments": each}}
-        for each in (" ", '{"a": 1}, {"b": 2}')
-    )
-    assert (
-        '"arguments": {}'
-        in parse_turn({"role": "assistant", "tool_calls": [blank]}, "messages")["content"]
-    )
+        reader.read([with_arguments("{x")], "messages")
+    [turn] = reader.read([with_arguments(" ")], "messages")
+    assert '"arguments": {}' in turn.content
     with pytest.raises(BadRow, match="must be one JSON value"):
-        parse_turn({"role": "assistant", "tool_calls": [two]}, "messages")
+        reader.read([with_arguments('{"a": 1}, {"b": 2}')], "messages")
 
 
 def called(arguments: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,20 +2,23 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from stages.config.blocks.data import ReadLimits
 from stages.config.errors import UserError
-from stages.formats.readers.json_array import array_rows
-from stages.formats.readers.json_lines import BoundedLines
+from stages.formats.readers.content import Content
+from stages.formats.readers.json_text import array_rows
 from stages.formats.readers.row import Row
 
 FILE = Path("rows.json")
 
 
 def read(content: bytes) -> list[Row]:
-    return list(array_rows(FILE, BoundedLines(io.BytesIO(content), 1, FILE, 64)))
+    with io.FileIO(os.devnull) as nothing:
+        return list(array_rows(Content(FILE, nothing, b"[", ReadLimits()), content))
 
 
 @pytest.mark.parametrize(

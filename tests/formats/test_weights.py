@@ -29,6 +29,8 @@ TALK = {"messages": [ASK, {**REPLY, "weight": 0}, ASK, {**REPLY, "weight": 1}]}
             [True, False],
         ),
         ({"messages": [ASK, REPLY, ASK, {**REPLY, "loss_weight": 0.0}]}, [True, False]),
+        ({"messages": [ASK, {**REPLY, "loss": False}, ASK, REPLY]}, [False, True]),
+        ({"messages": [ASK, {**REPLY, "channel": "analysis", "loss": False}, REPLY]}, [False]),
         ({"conversations": [{"from": "human", "value": "a"}, {**GPT, "weight": "0"}]}, [False]),
         ({"messages": json.dumps(TALK["messages"])}, [False, True]),
         ({**TALK, "system": "s", "history": [["c", "d"]]}, [True, False, True]),

@@ -629,11 +629,11 @@ def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:
 
 def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "chosen": "a", "rejected": r} for r in "bbcd"] + [
-        {"prompt": "p", "chosen": "a", "rejected": "b", "score_chosen": 0.5}
+        {"prompt": "p", "chosen": "a", "rejected": "b", "annotator": 5}
     ]
     out, metrics = dataset(tmp_path, rows)
     assert metrics["judgements"] == 5
-    assert out.warnings == [f"{tmp_path / 'preferences.jsonl'}: columns score_chosen are not used"]
+    assert out.warnings == [f"{tmp_path / 'preferences.jsonl'}: columns annotator are not used"]
     folder = work(tmp_path / "pairs")
     pairs_metrics = pairs.run(block(), {"judged": out.path}, folder)
     assert (

@@ -115,6 +115,7 @@ class Source:
     # times that each row for SFT is used; 0.5: a random half; default: 1
     epochs: float | None = positive(1000, None)
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+    turns: str | None = computed(None)  # set by the pipeline from data.form.turns
 
     @property
     def shares(self) -> dict[str, float]:
@@ -160,6 +161,8 @@ class Form:
     system_prompts: list[str] | None = None
     unicode: str | None = words("NFC", "NFKC", default=None)
     whitespace: str | None = words("trim", default=None)
+    # of conversations whose turns do not alternate: strict, merge or cut
+    turns: str | None = words("strict", "merge", "cut", default=None)
 
 
 @dataclass

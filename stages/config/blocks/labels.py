@@ -98,6 +98,7 @@ class PreferenceFile(Label):
     reasoning: str | None = words("keep", "strip", default=None)
     licence: str | None = None  # of each row that does not state a licence
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+    turns: str | None = computed(None)  # set by the pipeline from data.form.turns
 
     @property
     def source(self) -> Source:

@@ -62,11 +62,12 @@ class CandidateFile:
     max_failed: float | None
     key: str = internal("sample")  # the setting that holds this block
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+    turns: str | None = computed(None)  # set by the pipeline from data.form.turns
 
     @property
     def source(self) -> Source:
         """The file as a source of rows."""
-        return Source(self.file, columns=self.columns, limits=self.limits)
+        return Source(self.file, columns=self.columns, limits=self.limits, turns=self.turns)
 
 
 @dataclass
@@ -112,7 +113,7 @@ class Sample:
         """The block of the file that holds the candidates; None if a sampler draws them."""
         if not self.file:
             return None
-        names = {key.name for key in fields(CandidateFile)} - {"own_prompts", "limits"}
+        names = {key.name for key in fields(CandidateFile)} - {"own_prompts", "limits", "turns"}
         return CandidateFile(
             **{name: getattr(self, name) for name in names}, own_prompts=self.brings_prompts
         )

@@ -4,16 +4,15 @@ The readers know JSON, JSON lines, CSV, TSV, Parquet, Arrow and plain text, also
 Zstandard. They detect the kind from the first bytes, and only CSV, TSV and plain text from the name. A file of another
 kind is refused with the command that converts it."""
 
-import bz2
-import gzip
 import io
 import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
@@ -21,28 +20,14 @@ from stages.config.blocks.data import ReadLimits, Source
 from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.formats.readers.json_array import array_rows
-from stages.formats.readers.json_lines import BLANK, MEGABYTE, BoundedLines, decode_text, line_rows
-from stages.formats.readers.json_object import object_rows
+from stages.formats.readers.content import BLANK, PEEK_BYTES, Content
+from stages.formats.readers.json_text import is_turns, json_rows
 from stages.formats.readers.row import Row
-from stages.formats.readers.tabular import (
-    arrow_rows,
-    csv_rows,
-    decode_bytes,
-    parquet_rows,
-    with_class_names,
-)
+from stages.formats.readers.tabular import GROUP, arrow_rows, batch_rows, csv_rows, parquet_rows
 from stages.formats.threads import thread_rows
 from stages.store.source_files import data_files, locate
 
-PACKED: dict[bytes, Callable[[Any], Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
-    b"\x28\xb5\x2f\xfd": lambda file: pa.input_stream(pa.PythonFile(file), compression="zstd"),
-}
 DEFAULT_LIMITS = ReadLimits()
-PEEK_BYTES = 1 << 16  # the beginning of a file, from which its kind is detected
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
 # The hub names files and folders by split, and the shards of a split like train-00000-of-00002.parquet.
@@ -52,9 +37,6 @@ SPLIT = re.compile(
 SHARD = re.compile(r"-\d{5}-of-\d{5}|\.")
 HELD_OUT = dict.fromkeys(("valid", "val", "dev", "eval"), "validation")
 
-# takes a function that returns how much of a file was read so far
-Watch = Callable[[Callable[[], float]], None]
-
 # Kinds of files that are not read, by their first bytes or the ends of their names, each with a way to convert it.
 UNSUPPORTED = {
     start.encode("latin-1"): kind for start, kind in read_beside(__file__)["first_bytes"].items()
@@ -63,48 +45,51 @@ UNSUPPORTED_TEXT: dict[str, str] = read_beside(__file__)["suffixes"]
 TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 
 
+@dataclass
 class Table:
-    """A file of rows that can be read again. `size`, and what `read()` has read of it, are bytes (hub: rows)."""
+    """A file of rows, or a hub dataset, that can be read again. `compared`: read trees of messages as preferences."""
 
-    def __init__(
-        self, name: str, size: int, compared: bool, reading: Callable[[Watch], Iterator[Row]]
-    ):
-        self.name, self.size, self.compared, self.reading = name, size, compared, reading
-        self.read: Callable[[], float] = lambda: 0.0
+    name: str
+    compared: bool
+    reading: Callable[[], Iterator[Row]]
 
     def rows(self) -> Iterator[Row]:
-        return thread_rows(self.reading(self.watch), self.compared)
+        return thread_rows(map(with_turns, self.reading()), self.compared)
 
-    def watch(self, read: Callable[[], float]) -> None:
-        self.read = read
+
+def with_turns(row: Row) -> Row:
+    """Return a row whose value is a list of turns as an object with `messages`."""
+    if is_turns(row.value):
+        row.value = {"messages": row.value}
+    return row
 
 
 def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
     """Yield the files of a source, or its hub dataset. `compared`: read trees of messages as preferences."""
     if (local := locate(source.path, key)) is None:
         dataset = load_hub_dataset(source, key)
-        yield Table(source.path, len(dataset), compared, partial(hub_rows, source.path, dataset))
+        yield Table(source.path, compared, partial(hub_rows, source.path, dataset))
         return
     files = data_files(local, key)
     if local.is_dir():
         refuse_splits(local, files, key)
+    limits = source.limits or DEFAULT_LIMITS
     for file in files:
-        reading = partial(rows_of, file, source.documents, limits=source.limits or DEFAULT_LIMITS)
-        yield Table(str(file), file.stat().st_size, compared, reading)
+        yield Table(str(file), compared, partial(rows_of, file, source.documents, limits))
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
     """Raise UserError for a folder with several splits: reading all of them would train on held-out rows."""
-    path_by_split = dict[str, str]()
+    path_by_split = dict[str, Path]()
     for file in files:
-        for part in (below := file.relative_to(folder)).parts:
+        place = folder
+        for part in file.relative_to(folder).parts:
             if named := SPLIT.match(part):
-                place = folder / Path(*below.parts[: below.parts.index(part)])
-                shards = f"{SHARD.split(part)[0]}*" if part == below.name else part
-                path_by_split.setdefault(
-                    HELD_OUT.get(split := named[1].lower(), split), str(place / shards)
-                )
+                split = named[1].lower()
+                shards = f"{SHARD.split(part)[0]}*" if place / part == file else part
+                path_by_split.setdefault(HELD_OUT.get(split, split), place / shards)
                 break
+            place /= part
     if len(path_by_split) > 1:
         splits = sorted(path_by_split)
         train_first = sorted(splits, key=lambda name: name != "train")
@@ -125,28 +110,27 @@ def load_hub_dataset(source: Source, key: str) -> Any:
         raise UserError(f"{key}={source.path}: {' '.join(str(error).split())[:300]}") from error
 
 
-def hub_rows(name: str, dataset: Any, watch: Watch) -> Iterator[Row]:
-    from datasets import ClassLabel
-
-    classes = {
-        name: feature.names
-        for name, feature in dataset.features.items()
-        if isinstance(feature, ClassLabel)
-    }
-    watch(lambda: number)
-    for number, value in enumerate(dataset, 1):
-        yield Row(name, number, with_class_names(decode_bytes(value), classes))
+def hub_rows(name: str, dataset: Any) -> Iterator[Row]:
+    tables = dataset.with_format("arrow").iter(GROUP)
+    return batch_rows(name, dataset.features.arrow_schema, tables)
 
 
 def rows_of(
     file: Path,
     documents: str | None = None,
-    watch: Watch = lambda read: None,
     limits: ReadLimits = DEFAULT_LIMITS,
 ) -> Iterator[Row]:
-    """Yield the rows of a file. `documents` says how plain text is divided. `watch` takes a progress function."""
+    """Yield the rows of a file. `documents` says how plain text is divided."""
     try:
-        yield from content_rows(file, documents, watch, limits)
+        with io.FileIO(file) as plain:
+            start = plain.read(8)
+            plain.seek(0)
+            if start.startswith(b"PAR1") or file.suffix == ".parquet":
+                yield from parquet_rows(file)
+            elif start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+                yield from arrow_rows(file)
+            else:
+                yield from content_rows(Content(file, plain, start, limits), documents)
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{file}: {error.strerror}.") from error
@@ -155,84 +139,34 @@ def rows_of(
         ) from error
 
 
-def content_rows(
-    file: Path, documents: str | None, watch: Watch, limits: ReadLimits
-) -> Iterator[Row]:
-    with io.FileIO(file) as plain:
-        magic = plain.read(8)
-        plain.seek(0)
-        if magic.startswith(b"PAR1") or file.suffix == ".parquet":
-            yield from parquet_rows(file, watch)
-            return
-        if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
-            yield from arrow_rows(file)
-            return
-        with open_bounded(file, plain, magic, limits) as stream:
-            yield from stream_rows(file, stream, documents, partial(watch, plain.tell))
-
-
-def stream_rows(
-    file: Path, stream: BoundedLines, documents: str | None, watched: Callable[[], None]
-) -> Iterator[Row]:
-    """Return the rows of a text file. `watched` starts the progress of files that are read row by row."""
-    start = stream.peek(PEEK_BYTES)
-    refuse_unsupported(file, start)
-    kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(BLANK)[:1]
-    if kinds & {".txt", ".text", ".md"} and (documents or first not in (b"{", b"[")):
-        return text_rows(file, stream.read(), documents)
-    watched()
-    if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
-        return csv_rows(file, stream)
-    return {b"[": array_rows, b"{": object_rows}.get(first, line_rows)(file, stream)
+def content_rows(content: Content, documents: str | None) -> Iterator[Row]:
+    """Return the rows of a text file: JSON unless the name says otherwise, and it does not begin like JSON."""
+    start = content.stream.peek(PEEK_BYTES)
+    refuse_unsupported(content.file, start)
+    suffixes = {suffix.lower() for suffix in content.file.suffixes}
+    is_json = start.lstrip(BLANK)[:1] in (b"{", b"[")
+    if suffixes & {".txt", ".text", ".md"} and (documents or not is_json):
+        return text_rows(content.file, content.decode(content.stream.read()), documents)
+    if suffixes & {".csv", ".tsv"} and not is_json:
+        return csv_rows(content)
+    return json_rows(content)
 
 
 def refuse_unsupported(file: Path, start: bytes) -> None:
     """Raise UserError for a file of a kind that is not read, with the command that converts it."""
-    kind = next((kind for magic, kind in UNSUPPORTED.items() if start.startswith(magic)), None)
+    kinds = [kind for magic, kind in UNSUPPORTED.items() if start.startswith(magic)]
     if start[TAR_MAGIC] == b"ustar":
-        kind = "a tar archive. Unpack it: tar -xf {name}"
-    if kind is None and start.lstrip()[:1] not in (b"{", b"["):
-        kind = next(
-            (kind for suffix, kind in UNSUPPORTED_TEXT.items() if suffix in file.suffixes), None
-        )
-    if kind:
-        raise UserError(f"{file}: is {kind.format(name=file, stem=file.stem, suffix=file.suffix)}.")
+        kinds = ["a tar archive. Unpack it: tar -xf {name}"]
+    if start.lstrip()[:1] not in (b"{", b"["):
+        kinds += [kind for suffix, kind in UNSUPPORTED_TEXT.items() if suffix in file.suffixes]
+    if kinds:
+        kind = kinds[0].format(name=file, stem=file.stem, suffix=file.suffix)
+        raise UserError(f"{file}: is {kind}.")
 
 
-def open_bounded(file: Path, plain: io.FileIO, magic: bytes, limits: ReadLimits) -> BoundedLines:
-    """Open a file for reading, unpacked, within limits: a few packed bytes may unpack to endless content."""
-    unpack = next((unpack for head, unpack in PACKED.items() if magic.startswith(head)), None)
-    raw = UnpackedFile(file, unpack(plain), limits.unpacked) if unpack else plain
-    return BoundedLines(raw, PEEK_BYTES, file, limits.line)
-
-
-class UnpackedFile(io.RawIOBase):
-    """The unpacked content of a packed file; more than `most` megabytes of it are a UserError."""
-
-    def __init__(self, file: Path, stream: BinaryIO, most: int):
-        self.file, self.stream, self.most, self.size = file, stream, most, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        content = self.stream.read(len(buffer))
-        self.size += len(content)
-        if self.size > self.most * MEGABYTE:
-            raise UserError(
-                f"{self.file}: unpacks to over {self.most:,} MB. Type data.max_file=MB to allow more."
-            )
-        buffer[: len(content)] = content
-        return len(content)
-
-    def close(self) -> None:
-        self.stream.close()
-        super().close()
-
-
-def text_rows(file: Path, content: bytes, documents: str | None) -> Iterator[Row]:
+def text_rows(file: Path, text: str, documents: str | None) -> Iterator[Row]:
     """Yield the documents of a plain text, each as a row with `text`."""
-    text = decode_text(file, content).replace("\r\n", "\n")
+    text = text.replace("\r\n", "\n")
     if not text.strip():
         return
     divided = {
@@ -244,5 +178,5 @@ def text_rows(file: Path, content: bytes, documents: str | None) -> Iterator[Row
         raise UserError(
             f"{file}: plain text does not say where a document ends. {way_out} {counts}."
         )
-    for i, part in enumerate(divided[documents], 1):
-        yield Row(str(file), i, {"text": part.strip()})
+    for number, part in enumerate(divided[documents], 1):
+        yield Row(str(file), number, {"text": part.strip()})

@@ -26,6 +26,16 @@ class Unwanted(BadRow):
         self.quarantined = quarantined
 
 
+class ChangesMeaning(UserError):
+    """The error for a column that changes what a row means, but that the row's format does not read."""
+
+    def __init__(self, column: str, reason: str = "", role: str = ""):
+        super().__init__(
+            f"the column {column!r} {reason or 'changes what a row means, but nothing reads it'}"
+        )
+        self.column, self.reason, self.role = column, reason, role if reason else "ROLE"
+
+
 @dataclass
 class Row:
     """A row of a file: its value, and an error if it cannot be used."""
