@@ -234,6 +234,14 @@ TEXTS = {
     "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\na<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\nb<|eot_id|>": ["a"],
     "<start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\nb<end_of_turn>\n": ["a"],
+    "<bos><|turn>user\na<turn|>\n<|turn>model\nb<turn|>\n": ["a"],
+    "<｜begin▁of▁sentence｜><｜User｜>a<｜Assistant｜>b<｜end▁of▁sentence｜>": ["a"],
+    "<|begin_of_text|><|header_start|>user<|header_end|>\n\na<|eot|>"
+    "<|header_start|>assistant<|header_end|>\n\nb<|eot|>": ["a"],
+    "<|start_of_role|>user<|end_of_role|>a<|end_of_text|>\n"
+    "<|start_of_role|>assistant<|end_of_role|>b<|end_of_text|>\n": ["a"],
+    "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|>a<|END_OF_TURN_TOKEN|>"
+    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>b<|END_OF_TURN_TOKEN|>": ["a"],
     "<|system|>\ns</s>\n<|user|>\na</s>\n<|assistant|>\nb</s>\n": ["s", "a"],
     "User: a\nAssistant: b": ["a"],
     "A chat between two. USER: a ASSISTANT: b</s>": ["A chat between two.", "a"],
