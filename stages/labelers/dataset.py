@@ -122,10 +122,11 @@ class Dataset(Labeler):
         pairs = combinations(
             ((c.candidate_id, score) for c, score in zip(of, scores, strict=True)), 2
         )
+        is_tie = len({*scores}) == 1  # several answers that are rejected are not compared
         words = (
             (a, b, "tie" if high == low else "ab"[high < low])
             for (a, high), (b, low) in pairs
-            if a != b
+            if a != b and (high != low or is_tie)
         )
         return [Judgement(prompt, self.name, a=a, b=b, preference=word) for a, b, word in words]
 

@@ -872,3 +872,10 @@ def test_chosen_completions_keep_the_rules_where_quality_is_asked_for(tmp_path: 
     assert metrics["prompts_without_pair"] == {
         "no better candidate keeps the rules of pairs.quality": 1
     }
+
+
+def test_answers_that_are_rejected_together_are_not_said_to_be_equal(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "chosen": "a", "rejected": ["b", "c"]}]
+    out, _ = dataset(tmp_path, rows)
+    judged = load(out / "judgements.parquet", Judgement)
+    assert [j.preference for j in judged] == ["a", "a"]
