@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Adapter
-from stages.labelers.labeler import Pool, make_labeler
+from stages.labelers.labeler import Pool, make_labeler, validate_judgement
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
 from stages.objectives import grpo as objective
@@ -31,7 +31,11 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     labeler = make_labeler(label, out)
 
     def judge(prompts: list[Example], rollouts: list[Rollout]) -> Iterator[Judgement]:
-        return labeler.judge_rollouts(Pool(prompts, rollouts))
+        names = {prompt.id for prompt in prompts}
+        for judgement in labeler.judge_rollouts(Pool(prompts, rollouts)):
+            if labeler.own:  # its scores are those that stage=label takes
+                validate_judgement(judgement, names, f"label.own: the labeler {labeler.name}")
+            yield judgement
 
     # Reference and reward model are loaded first, so that the token budget is decided from the memory that they leave.
     if "reward_model" in label.names:

@@ -85,7 +85,10 @@ class Format(ABC):
 
     def __init__(self, source: Source):
         self.labels = {str(k).lower(): str(v) for k, v in source.labels.items()}
-        self.numbers = source.check in ("number", "math")  # answers that are numbers stay as they are
+        self.numbers = source.check in (
+            "number",
+            "math",
+        )  # answers that are numbers stay as they are
         self.dropped = {column for column, path in source.columns.items() if path is None}
         self.strip = source.reasoning == "strip"
         self.turns = TurnReader(self.strip, self.dropped, source.turns)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from stages.config.errors import UserError
 from stages.models import loading
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH
@@ -104,3 +105,21 @@ def test_a_reward_model_is_loaded_before_the_token_budget_is_decided(
     assert math.isfinite(metrics["eval_reward"]) and "eval_pass_rate" not in metrics, (
         "a reward has no bounds"
     )
+
+
+@pytest.mark.parametrize(("score", "problem"), [("7", "the score 7"), ("None", "sets nothing")])
+def test_scores_of_code_of_ones_own_are_those_that_labels_take(
+    score: str, problem: str, chain: Chain, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from stages.labelers.labeler import Labeler\n"
+        "from stages.store.records import Judgement\n"
+        "class Own(Labeler):\n"
+        "    name = 'mine'\n"
+        "    def judge(self, prompt, candidates):\n"
+        f"        return [Judgement(prompt.id, self.name, c.candidate_id, score={score}) for c in candidates]\n"
+    )
+    own = ("label=own", f"label.own={{file: {file}, name: Own}}")
+    with pytest.raises(UserError, match=problem):
+        build(chain.root, *LINE, *own)
