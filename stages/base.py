@@ -62,7 +62,7 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "parameters": parameters,
         "vocabulary": len(tokenizer),
         "architecture": type(model).__name__,
-        "summary": f"{parameters / 1e6:.1f} M parameters, {type(model).__name__}, {len(tokenizer)} tokens",
+        "summary": f"{parameters / 1e6:.1f} M parameters, {type(model).__name__}, a vocabulary of {len(tokenizer):,}",
     }
 
 
