@@ -21,8 +21,6 @@ from stages.store.records import Message
 
 NAMES = "{0} {0}_response {0}_messages {0}_answer {0}_completion response_{0} answer_{0}"
 SCORES = "score_{0} {0}_score rating_{0} {0}_rating reward_{0} {0}_reward"
-# the share of rows whose scores contradict the choice, above which the user is told
-CONTRADICTING = 0.02
 
 
 class ChosenRejected(Format):
@@ -37,7 +35,6 @@ class ChosenRejected(Format):
     )
     needs: tuple[str, ...] = ("chosen", "rejected")
     compares = True
-    rows = contradicting = 0  # rows, and those whose rejected answer has the higher score
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         return "prompt" in row or "messages" in row or is_turns(row["chosen"])
@@ -49,21 +46,13 @@ class ChosenRejected(Format):
         pairs = [self.parse_pair({**row, "rejected": each}) for each in rejected]
         if any(pair.messages != pairs[0].messages for pair in pairs):
             raise BadRow("rejected", "its conversations part from chosen at different turns")
-        self.rows += 1
-        self.contradicting += is_less(row.get("score_chosen"), row.get("score_rejected"))
         sides = [pair.continuations or [] for pair in pairs]
         return pairs[0]._replace(
             answers=[pairs[0].answers[0], *(pair.answers[1] for pair in pairs)],
             scores=[1.0, *[0.0] * len(pairs)],
             continuations=[sides[0][0], *(side[1] for side in sides)],
+            contradicts=is_less(row.get("score_chosen"), row.get("score_rejected")),
         )
-
-    def remarks(self) -> list[str]:
-        """Return the note for the user on scores that contradict the choice."""
-        count = f"{self.contradicting:,} of {self.rows:,} rows"
-        note = f"{count} contradict themselves: the rejected answer has the higher score"
-        is_many = self.contradicting > CONTRADICTING * self.rows
-        return super().remarks() + [note] * is_many
 
     def parse_pair(self, row: Mapping[str, Any]) -> ParsedRow:
         """Return the parsed row of one chosen and one rejected answer."""

@@ -51,7 +51,7 @@ class ParsedRow(NamedTuple):
     `scores`: one for each answer, higher is better. `graded` scores can be compared between rows; other scores only
     order the answers of one row. `trained`: a flag for each assistant turn, with the answer last; None if all are
     trained. `continuations`: the messages of each compared answer, which may be several turns; the answer is their
-    transcript. `licence` and `origin`: as the row states them."""
+    transcript. `licence` and `origin`: as the row states them. `contradicts`: a rejected answer has the higher score."""
 
     messages: list[Message]
     answers: list[str]
@@ -61,6 +61,7 @@ class ParsedRow(NamedTuple):
     licence: str | None = None
     origin: str | None = None
     continuations: list[list[Message]] | None = None
+    contradicts: bool = False
 
     def rewrite_texts(self, write: Callable[[str, str], str]) -> "ParsedRow":
         """Return the row with each text replaced by `write(text, role)`; the role of an answer is `answer`."""

@@ -26,6 +26,8 @@ from stages.store.records import (
 from stages.store.text_units import count_words, transcript
 from stages.store.workspace import SCRATCH, StageDir
 
+TOLD = 0.02  # share of rows that contradict themselves, above which the user is warned
+
 
 class Dataset(Labeler):
     """Reads answers and their judgements from the file: which answer is better, or a score for each."""
@@ -34,6 +36,7 @@ class Dataset(Labeler):
 
     def __init__(self, cfg: PreferenceFile, out: StageDir):
         self.source, self.key, self.out = cfg.source, cfg.key, out
+        self.rule, self.contradicting = cfg.contradicting, 0
         self.judgements_by_prompt = dict[str, list[Judgement]]()
         # all scores of a candidate that has several in the file
         self.votes = dict[str, list[float]]()
@@ -44,7 +47,7 @@ class Dataset(Labeler):
         name, scores, seen_ids = self.source.path.rsplit("/", 1)[-1], array("d"), set[str]()
 
         def candidates() -> Iterator[Candidate]:
-            for row in convert(self.source, self.key, lambda row: row, Purpose.preferences, report):
+            for row in convert(self.source, self.key, self.admit, Purpose.preferences, report):
                 prompt = Example(
                     prompt_id(row.messages), row.messages, None, name, name, "preference"
                 )
@@ -69,6 +72,11 @@ class Dataset(Labeler):
         file = self.out / SCRATCH / "candidates.parquet"
         file.parent.mkdir(exist_ok=True)
         save(file, candidates(), Candidate)
+        if self.contradicting > TOLD * report.rows:
+            self.out.warn(
+                f"{self.key}={self.source.path}: in {self.contradicting:,} of {report.rows:,} rows the rejected answer "
+                f"has the higher score. {self.key.removesuffix('path')}contradicting={self.rule} applies."
+            )
         low, high = min(scores, default=0.0), max(scores, default=0.0)
         if low == high and not 0 <= low <= 1:
             problem = (
@@ -100,6 +108,14 @@ class Dataset(Labeler):
             report.notes,
             report.rows,
         )
+
+    def admit(self, row: ParsedRow) -> ParsedRow | None:
+        """Return a row as it is used, by `contradicting`; None if it is left out."""
+        self.contradicting += row.contradicts
+        if not row.contradicts or self.rule == "keep":
+            return row
+        swapped = row._replace(scores=[1.0 - score for score in row.scores or []])
+        return swapped if self.rule == "swap" else None
 
     def judgements(
         self,

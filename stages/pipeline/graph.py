@@ -48,7 +48,7 @@ VERSIONS = {
     "sft": 18,
     "sample": 13,
     "pool": 3,
-    "label": 18,
+    "label": 19,
 }
 VERSIONS |= {
     "pairs": 10,

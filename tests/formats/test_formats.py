@@ -260,18 +260,6 @@ def test_several_rejected_answers_are_several_pairs(row: dict, tmp_path: Path) -
     assert summarize(result) == [(["a"], ["b", "c", "d"], [1, 0, 0])]
 
 
-@pytest.mark.parametrize(("contradicting", "is_noted"), [(1, False), (2, True)])
-def test_scores_that_contradict_the_choice_are_counted(
-    contradicting: int, is_noted: bool, tmp_path: Path
-) -> None:
-    row = {"prompt": "a", "chosen": "b", "rejected": "c", "score_rejected": 5.0}
-    scores = [1.0] * contradicting + [9.0] * (70 - contradicting)
-    file = lines(tmp_path, [row | {"score_chosen": score} for score in scores])
-    result = read(file, Purpose.preferences)
-    assert any(f"{contradicting} of 70 rows" in note for note in result.notes) == is_noted
-    assert len(result.parsed) == 70 and not result.unused_columns
-
-
 @pytest.mark.parametrize(("row", "scores"), PREFERENCES)
 def test_preferences_are_no_examples(row: dict, scores: list[float], tmp_path: Path) -> None:
     if "messages" in row:

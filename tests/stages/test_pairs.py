@@ -409,11 +409,11 @@ def test_too_many_failed_judgements_stop_the_stage(tmp_path: Path) -> None:
         label.run(settings("recipe=tiny").label, {"pool": folder}, work(tmp_path / "out"))
 
 
-def dataset(tmp_path: Path, rows: list[dict]) -> tuple[StageDir, dict[str, Any]]:
+def dataset(tmp_path: Path, rows: list[dict], *typed: str) -> tuple[StageDir, dict[str, Any]]:
     file = tmp_path / "preferences.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     out = work(tmp_path / "out")
-    return out, label.run(settings("label=dataset", f"label.path={file}").label, {}, out)
+    return out, label.run(settings("label=dataset", f"label.path={file}", *typed).label, {}, out)
 
 
 USER = {"role": "user", "content": "q"}
@@ -879,3 +879,22 @@ def test_answers_that_are_rejected_together_are_not_said_to_be_equal(tmp_path: P
     out, _ = dataset(tmp_path, rows)
     judged = load(out / "judgements.parquet", Judgement)
     assert [j.preference for j in judged] == ["a", "a"]
+
+
+@pytest.mark.parametrize("rule", ["keep", "drop", "swap"])
+@pytest.mark.parametrize(("count", "is_told"), [(1, False), (2, True)])
+def test_rows_whose_scores_contradict_the_choice_are_told_and_used_as_it_is_asked(
+    rule: str, count: int, is_told: bool, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": f"q{i}", "chosen": "a", "rejected": "b", "score_rejected": 5.0}
+        | {"score_chosen": 1.0 if i < count else 9.0}
+        for i in range(70)
+    ]
+    out, _ = dataset(tmp_path, rows, f"label.contradicting={rule}")
+    preferred = [j.preference for j in load(out / "judgements.parquet", Judgement)]
+    assert (len(preferred), preferred.count("b")) == (
+        70 - count * (rule == "drop"),
+        count * (rule == "swap"),
+    )
+    assert any(f"in {count} of 70 rows" in line for line in out.warnings) == is_told
