@@ -335,6 +335,7 @@ def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round(
         "revision": None,
         "random_init": None,
         "config": {},
+        "dtype": None,
         "key": "model.path",
     }
     random = settings("model.random_init.layers=3").model
