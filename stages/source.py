@@ -71,7 +71,7 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
 def warn_large_conversation(continued: Counter[str], rows: int, source: str, out: StageDir) -> None:
     """Warn if many rows continue one conversation: they are all in one split."""
     most = max(continued.values(), default=0)
-    if most > MOST_OF_ONE * rows:
+    if most > max(1, MOST_OF_ONE * rows):
         out.warn(
             f"{source}: {most} of {rows} rows begin with the same system and user turn. They are in one split, so that "
             "splits may have other shares than asked for."

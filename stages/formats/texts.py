@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.formats.format import Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
-from stages.formats.transcripts import RENDERED
+from stages.formats.transcripts import find_mark
 from stages.formats.turns import require_text
 
 
@@ -15,9 +15,9 @@ class Texts(Format):
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         content = require_text(row["text"], "text")
-        if mark := RENDERED.search(content):
+        if mark := find_mark(content):
             raise BadRow(
                 "text",
-                f"holds {mark[0]!r}: this mark of a chat template does not belong in running text",
+                f"holds {mark!r}: this mark of a chat template does not belong in running text",
             )
         return ParsedRow([], [content])

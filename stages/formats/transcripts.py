@@ -28,6 +28,25 @@ QUOTED = re.compile(r"(\"arguments\":\s*)'(.*)'(\s*\}\s*)\Z", re.DOTALL)
 SPOKEN = re.compile("|".join(mark.pattern for mark in MARKS))
 OPEN, RENDERED = (re.compile("|".join(MARKED[name]), re.MULTILINE) for name in ("open", "rendered"))
 
+# A mark of no words before the name of a speaker; tags of HTML are none
+BORDER = re.compile(
+    r"((?!</?[a-z0-9]+>)[<\[\]{}|~#@!:｜][\w<>\[\]{}|~#@!:｜▁-]{1,18}[<>\[\]{}|~#@!:｜])"
+    r"(user|human|assistant|ai|bot)\b",
+    re.IGNORECASE,
+)
+
+
+def find_mark(text: str) -> str | None:
+    """Return a mark of a chat template in running text: a known one, or any that begins the turns of both speakers."""
+    if known := RENDERED.search(text):
+        return known[0]
+    found = BORDER.findall(text)
+    by_user, by_assistant = (
+        {mark for mark, name in found if SPEAKERS[name.lower()] == role}
+        for role in ("user", "assistant")
+    )
+    return next(iter(sorted(by_user & by_assistant)), None)
+
 
 def parse_transcript(value: object, plain: bool = False) -> list[dict[str, Any]] | None:
     """Return the turns of a transcript, or None for other values. `plain`: words such as `User:` are marks, too."""

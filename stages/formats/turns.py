@@ -494,6 +494,10 @@ def call_text(call: Any, field: str) -> str:
         if len(values) != 1:
             raise BadRow(field, "the arguments of a tool call must be one JSON value")
         arguments = values[0]
+    elif isinstance(
+        arguments, dict
+    ):  # Arrow gives each call the arguments of all, those of others as null
+        arguments = {name: value for name, value in arguments.items() if value is not None}
     call_json = json_text({"name": call["name"], "arguments": arguments}, field)
     return f"{BEGIN}\n{require_text(call_json, field)}\n{END}"
 
