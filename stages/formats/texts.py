@@ -18,6 +18,7 @@ class Texts(Format):
         if mark := find_mark(content):
             raise BadRow(
                 "text",
-                f"holds {mark!r}: this mark of a chat template does not belong in running text",
+                f"holds {mark!r}: this mark of a chat template does not belong in running text. Give the turns as "
+                "messages: [{role: user, content: …}, …]",
             )
         return ParsedRow([], [content])
