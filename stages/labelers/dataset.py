@@ -36,7 +36,7 @@ class Dataset(Labeler):
 
     def __init__(self, cfg: PreferenceFile, out: StageDir):
         self.source, self.key, self.out = cfg.source, cfg.key, out
-        self.rule, self.contradicting = cfg.contradicting, 0
+        self.rule, self.contradicting = cfg.contradicting or "keep", 0
         self.judgements_by_prompt = dict[str, list[Judgement]]()
         # all scores of a candidate that has several in the file
         self.votes = dict[str, list[float]]()

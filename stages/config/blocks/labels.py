@@ -96,8 +96,8 @@ class PreferenceFile(Label):
     labels: dict[Any, str] = field(default_factory=dict)
     # keep or strip what answers begin with
     reasoning: str | None = words("keep", "strip", default=None)
-    # rows whose rejected answer has the higher score
-    contradicting: str = words("keep", "drop", "swap", default="keep")
+    # keep (null), drop or swap rows whose rejected answer has the higher score
+    contradicting: str | None = words("keep", "drop", "swap", default=None)
     licence: str | None = None  # of each row that does not state a licence
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
     turns: str | None = computed(None)  # set by the pipeline from data.form.turns
