@@ -248,8 +248,6 @@ class Format(ABC):
         as_typed = str(value) if self.numbers and not isinstance(value, bool) else None
         if (word := self.labels.get(key := str(value).lower(), as_typed)) is None:
             hint = f"type `labels: {{{key}: WORD, …}}` with the text of each answer"
-            if not isinstance(value, bool):
-                hint += ", or `check: number` if the numbers themselves are the answers"
             raise BadRow(field, f"must be text, is {type(value).__name__}: {hint}")
         return word
 
