@@ -10,9 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli.explain import forbidden_keys
 from stages.cli.spelling import recipe_files
+from stages.config.schema import GROUPS
 
 # Blocks of groups that do not have the group's name
-BLOCKS = {"template": ["sft.template"], "eval": ["answer", "benchmark", "eval"]}
+BLOCKS = {group: [block] for block, group in GROUPS.items()}
+BLOCKS |= {"eval": ["answer", "benchmark", "eval"]}
 BLOCKS |= {f"eval/{name}": [f"eval.{name}"] for name in ("judged", "suites")}
 
 

@@ -112,8 +112,8 @@ class Contract:
     def _texts(self, messages: list[Message]) -> list[Text]:
         stops = [str(token) for token in self.tokenizer.convert_ids_to_tokens(self.stop_ids)]
         answers = [turn for turn in messages if turn["role"] == "assistant"]
-        self._refuse_control(answers, self.special is Spelled.split)
-        self._refuse_control(messages, self.special is Spelled.drop)
+        plain = messages if self.special is Spelled.drop else answers
+        self._refuse_control(plain, self.special is not Spelled.keep)
         shielded = self._shielded(messages)
         texts = stretches_of_text(self.render, shielded, stops)
         if lost := left_out(texts, shielded, self.form.tools):

@@ -252,7 +252,7 @@ def with_stop(stretch: Stretch, stop_ids: Sequence[int]) -> Stretch:
     answers = list[Span]()
     for turn, start, end in stretch.answers:
         behind = end if stretch.ids[end - 1] in stop_ids else end + 1
-        if stretch.ids[behind - 1 : behind] not in [[stop] for stop in stop_ids]:
+        if behind > len(stretch.ids) or stretch.ids[behind - 1] not in stop_ids:
             raise ContractError("no end of turn follows an answer")
         answers.append(Span(turn, start, behind))
     return Stretch(stretch.ids, answers)

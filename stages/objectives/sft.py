@@ -99,15 +99,20 @@ def read_rows(
 
 def think(examples: Iterable[Example]) -> bool:
     """Return whether most of the first demonstrations have thoughts."""
-    answers = (e.reference for e in examples if e.reference and e.split == Split.sft)
-    thoughts = [split_thought(answer) is not None for answer in islice(answers, FIRST)]
+    answers = [str(e.reference) for e in first_demonstrations(examples)]
+    thoughts = [split_thought(answer) is not None for answer in answers]
     return 2 * sum(thoughts) > len(thoughts)
+
+
+def first_demonstrations(examples: Iterable[Example]) -> list[Example]:
+    """Return the first FIRST examples that SFT trains on."""
+    return [*islice((e for e in examples if e.reference and e.split == Split.sft), FIRST)]
 
 
 def choose_turns(examples: Iterable[Example], contract: Contract, out: StageDir) -> Turns:
     """Return which answers of a conversation are trained if nobody says it: each, or the last if the template changes
     earlier turns so often that the rows of each answer have more than MOST times the tokens."""
-    demonstrations = islice((e for e in examples if e.reference and e.split == Split.sft), FIRST)
+    demonstrations = first_demonstrations(examples)
     conversations = [e.conversation for e in demonstrations if answers_in(e.messages)]
     each = last = 0
     for stretches in contract.all_stretches(conversations):

@@ -1,6 +1,6 @@
 """The thoughts that a model writes before its answer, in the marks of all families that have any.
 
-What is judged of an answer, by a check, a judge or people, is what stands behind the thought."""
+What is judged of an answer, by a check, a judge, people or a reward model, is what stands behind the thought."""
 
 import re
 from typing import NamedTuple
