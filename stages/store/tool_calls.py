@@ -58,7 +58,10 @@ def tools_apart(messages: Sequence[Message]) -> tuple[list[Turn], list[Turn] | N
     described = DESCRIBED.search(turns[0]["content"]) if turns[0]["role"] == "system" else None
     if described is None:
         return turns, None
-    tools = [json.loads(line) for line in described[1].splitlines()]
+    try:
+        tools = [json.loads(line) for line in described[1].splitlines()]
+    except ValueError:  # somebody has changed the description, which stays text
+        return turns, None
     rest = without_tools(turns[0]["content"]).strip()
     system = [{"role": "system", "content": rest}] if rest else []
     return system + turns[1:], [*map(in_function, tools)]

@@ -287,3 +287,10 @@ def test_a_thought_that_the_prompt_begins_is_begun_once() -> None:
     written = contract.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
     assert written == "Two and two.\n</think>\n\nIt is 4.<|im_end|>"
     assert contract.tokenizer.decode(ids).count("<think>") == 1
+
+
+def test_a_description_of_tools_that_is_no_json_stays_text() -> None:
+    contract = establish("qwen2_5")
+    system: Message = {"role": "system", "content": TOOLS.format("stock: counts an item")}
+    prompt = contract.tokenizer.decode(contract.prompt([system, EPISODE[0]]))
+    assert "stock: counts an item" in prompt
