@@ -28,6 +28,7 @@ from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.readers.row import BadRow, ChangesMeaning
+from stages.formats.references import resolve
 from stages.formats.scored import Scored, Several
 from stages.formats.texts import Texts
 from stages.formats.turns import CHANGING, WEIGHTS, is_empty, messages, resolve_turns
@@ -134,6 +135,13 @@ class ColumnMapping:
             self.columns_by_keys[tuple(row)] = columns
         return columns
 
+    def values(self, row: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return the values of a row by role, with what they refer to, and the columns in which that was found."""
+        columns = self.find_columns(row)
+        values = columns.values(row)
+        meant = resolve(row, values, columns.paths)
+        return values | meant.values, meant.columns
+
     def read(self, row: Any) -> ParsedRow:
         """Return the parsed row, and note its columns that are not read.
         Raise BadRow if the row cannot be used. ChangesMeaning: for an unread column that changes its meaning."""
@@ -144,15 +152,13 @@ class ColumnMapping:
                 (role, path) for role, path in self.missing_paths if not has_path(row, path)
             }
         columns = self.find_columns(row)
-        values = columns.values(row)
+        values, referred = self.values(row)
         stated: dict[str, Any] = {
             role: join_values(values.pop(role)) for role in columns.provenance if role in values
         }
-        if "chosen" in values and (named := named_columns(row, values)):
-            values |= {side: row[column] for side, column in named.items()}
-            row = {**row, **dict.fromkeys(named.values())}  # which are read then
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
-        for column in list_unread(row, columns.unread):
+        others = {**row, **dict.fromkeys(referred)} if referred else row
+        for column in list_unread(others, columns.unread):
             self.unread_columns[column] = None
         return parsed._replace(**stated) if stated else parsed
 
@@ -275,13 +281,6 @@ def unread_columns(
         if name in column_paths.BAD and not reads_bad_answers:
             bad[column] = column_paths.BAD[name]
     return UnreadColumns(changing, bad)
-
-
-def named_columns(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the columns that `chosen` and `rejected` name, if both hold the name of another column with a text."""
-    named = {side: values[side] for side in ("chosen", "rejected") if side in values}
-    are_columns = all(isinstance(name, str) and row.get(name) for name in named.values())
-    return named if are_columns and len(named) == 2 else {}
 
 
 def join_values(value: Any) -> str:

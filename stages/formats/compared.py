@@ -26,9 +26,7 @@ ANSWER = re.compile(
 )
 # ends of the columns' names: the first answer's, and the second's
 SIDES = {"1": "2", "a": "b", "0": "1"}
-PREFERENCE = (
-    "preference preferred winner better better_response_id majority choice verdict label labels"
-)
+PREFERENCE = "preference preferred winner better better_response_id majority choice verdict label labels chosen"
 # columns with a number for each answer, higher is better
 SCORES = "score rating reward winner_model"
 MAX_SHOWN = 9  # values in an error

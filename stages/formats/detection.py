@@ -27,6 +27,7 @@ from stages.formats.texts import Texts
 from stages.formats.turns import is_empty
 
 PEEKED = 200  # rows
+MOST_LABELS = 10  # answers of more different numbers are no labels
 
 
 def detect_mapping(
@@ -112,7 +113,7 @@ def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
         role for role, path in mapping.user_columns.items() if path is not None
     } - mapping.first_paths.keys()
     columns = mapping.find_columns(row)
-    values = columns.values(row)
+    values, _ = mapping.values(row)
     if (
         unresolved
         or not values.keys() >= {*mapping.format.needs}
@@ -132,12 +133,13 @@ def learn_from_rows(
 ) -> None:
     """Let the format look at the first rows, or at all rows, before it parses any."""
     form = mapping.format
+    form.numbers |= has_numbers(mapping, rows)
     seen = (
         (row.value for row in table.rows() if isinstance(row.value, dict))
         if form.learns_all
         else rows
     )
-    values = (mapping.find_columns(row).values(row) for row in seen)
+    values = (mapping.values(row)[0] for row in seen)
     try:
         form.learn(
             (value for value in values if value.keys() >= {*form.needs}),
@@ -146,6 +148,13 @@ def learn_from_rows(
         )
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from error
+
+
+def has_numbers(mapping: ColumnMapping, rows: list[dict[str, Any]]) -> bool:
+    """Return True if the answers are numbers, of more values than labels would have."""
+    answers = [mapping.values(row)[0].get("completion") for row in rows]
+    numbers = {answer for answer in answers if type(answer) in (int, float)}
+    return len(numbers) > MOST_LABELS
 
 
 KNOWN: list[dict[str, Any]] = read_beside(__file__)

@@ -22,6 +22,7 @@ from stages.formats.turns import (
     parse_notation,
     require_text,
     split_off_answer,
+    split_system,
     with_reasoning,
     with_tools,
 )
@@ -33,6 +34,7 @@ NAMES = read_beside(__file__)
 CONTEXT, TURNS, PROMPT, WEIGHT = (NAMES[part] for part in ("context", "turns", "prompt", "weight"))
 COMPLETION: str = NAMES["completion"]
 THOUGHT = {"reasoning": f"{' '.join(REASONING_KEYS)} {NAMES['thought']}"}
+PREFILLED = "the prompt ends with an assistant turn: leave it out, or write it at the beginning of each answer"
 # values that turn reasoning on or off, and are not its text
 SWITCHES = {"on", "off", "true", "false", "yes", "no"}
 # roles of every format; only `columns` gives them a column
@@ -86,10 +88,8 @@ class Format(ABC):
 
     def __init__(self, source: Source):
         self.labels = {str(k).lower(): str(v) for k, v in source.labels.items()}
-        self.numbers = source.check in (
-            "number",
-            "math",
-        )  # answers that are numbers stay as they are
+        # answers that are numbers stay as they are
+        self.numbers = source.check in ("number", "math")
         self.dropped = {column for column, path in source.columns.items() if path is None}
         self.strip = source.reasoning == "strip"
         self.turns = TurnReader(self.strip, self.dropped, source.turns)
@@ -161,7 +161,7 @@ class Format(ABC):
         """Return a conversation in order; raise BadRow if it does not end with a request."""
         turns = self.turns.order(turns)
         if turns[-1].role == "assistant":
-            raise BadRow("", "the prompt ends with an assistant turn")
+            raise BadRow("", PREFILLED)
         return turns
 
     def read_exchange(self, row: Mapping[str, Any]) -> list[Turn]:
@@ -219,9 +219,12 @@ class Format(ABC):
         while place >= 0 and {first[place].role, second[place].role} != {"assistant"}:
             place -= 1
         if place < 0:
-            raise BadRow(
-                side, f"answers another prompt than {other}: no user turn is the same in both"
+            requests = [split_system(turns)[1][:1] for turns in (first, second)]
+            same_request = requests[0] == requests[1]
+            difference = (
+                "the system message differs" if same_request else "no user turn is the same"
             )
+            raise BadRow(side, f"answers another prompt than {other}: {difference}")
         sides = [messages(first[place:]), messages(second[place:])]
         answers = [*map(transcript, sides)]
         return ParsedRow(messages(first[:place]), answers, scores, continuations=sides)

@@ -1,5 +1,6 @@
 """Rows with several answers that have scores or ranks (UltraFeedback, Nectar), or with one answer and its score."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from stages.config.installation import read_beside
 from stages.formats.columns import Path
 from stages.formats.format import CONTEXT, PROMPT, TURNS, Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
-from stages.formats.turns import messages, require_list
+from stages.formats.turns import is_blank, messages, require_list
 
 NAMES = read_beside(__file__)
 LARGEST = 1e300  # of a rating: differences of larger ones may be infinite
@@ -18,6 +19,7 @@ class Scored(Format):
     roles = roles_of(PROMPT, CONTEXT, **NAMES["columns"])
     needs: tuple[str, ...] = ("prompt", "completions")
     compares = True
+    unscored = 0  # answers, of the rows so far
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         answers = row["completions"]
@@ -77,19 +79,40 @@ class Scored(Format):
                 "scores", "the answers have no scores: type `columns: {scores: COLUMN.KEY}`"
             )
         by_rank = "scores" not in lists
-        scores = [parse_number(value) for value in lists["ranks" if by_rank else "scores"]]
-        if len(scores) != len(lists["completions"]):
-            raise BadRow("scores", f"{len(scores)} scores for {len(lists['completions'])} answers")
+        completions, values = self.scored_completions(lists, "ranks" if by_rank else "scores")
+        scores = [parse_number(value) for value in values]
         if by_rank:  # 1 is the best
             low, high = min(scores), max(scores)
             scores = [(high - rank) / (high - low or 1.0) for rank in scores]
         prompt = self.read_prompt(row)
         answers = [
-            self.read_answer(completion, "completions", prompt)
-            for completion in lists["completions"]
+            self.read_answer(completion, "completions", prompt) for completion in completions
         ]
         # ranks order one row's answers
         return ParsedRow(messages(prompt), answers, scores, graded=not by_rank)
+
+    def scored_completions(
+        self, lists: Mapping[str, list[Any]], role: str
+    ) -> tuple[list[Any], list[Any]]:
+        """Return the answers that have a score, or a rank, and these values; count the others."""
+        answers, values = lists["completions"], lists[role]
+        if len(values) != len(answers):
+            raise BadRow("scores", f"{len(values)} scores for {len(answers)} answers")
+        scored = [i for i, value in enumerate(values) if not is_missing(value)]
+        if len(scored) < min(2, len(values)):
+            raise BadRow("scores", f"{len(scored)} of {len(values)} answers have a score")
+        self.unscored += len(values) - len(scored)
+        return [answers[i] for i in scored], [values[i] for i in scored]
+
+    def remarks(self) -> list[str]:
+        """Return the notes for the user, with the number of answers that have no score."""
+        note = f"{self.unscored:,} answers without a score were left out"
+        return [*super().remarks(), *[note] * bool(self.unscored)]
+
+
+def is_missing(value: Any) -> bool:
+    """Return True for a blank, and for the NaN that pandas writes for one."""
+    return is_blank(value) or (isinstance(value, float) and math.isnan(value))
 
 
 def parse_number(value: Any) -> float:

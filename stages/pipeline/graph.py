@@ -42,13 +42,13 @@ from stages.store.node import Built, Graph, Node
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {
     "base": 7,
-    "source": 14,
+    "source": 15,
     "data": 14,
     "select": 10,
     "sft": 18,
     "sample": 13,
     "pool": 3,
-    "label": 19,
+    "label": 20,
 }
 VERSIONS |= {
     "pairs": 10,

@@ -212,6 +212,7 @@ PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
         },
         [1, 0],
     ),
+    ({"prompt": "a", "responses": ["c", "b"], "chosen": 1, "rejected": 0}, [1, 0]),
     ({"messages": [ASK, REPLY], "rejected_response": "c"}, [1, 0]),
     ({"messages": [ASK, REPLY], "rejected_messages": WHOLE[1]}, [1, 0]),
     # two, and which is preferred
@@ -224,6 +225,18 @@ PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
     ({"prompt": "a", "response_a": "b", "response_b": "c", "winner": "model_b"}, [0, 1]),
     ({"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 0}, [1, 0]),
     ({"question": "a", "answer_a": "b", "answer_b": "c", "winner": "tie"}, [0.5, 0.5]),
+    (
+        {
+            "prompt": "a",
+            "response_a": "b",
+            "response_b": "c",
+            "model_a": "m",
+            "model_b": "n",
+            "winner": "n",
+        },
+        [0, 1],
+    ),
+    ({"prompt": "a", "response_a": "b", "response_b": "c", "chosen": "c"}, [0, 1]),
     ({"conversation_a": WHOLE[0], "conversation_b": WHOLE[1], "winner": "model_a"}, [1, 0]),
     # several, with scores or ranks
     ({"instruction": "a", "completions": RATED}, [7.5, 2]),
@@ -258,6 +271,24 @@ def test_a_preference_is_told_by_its_columns(
 def test_several_rejected_answers_are_several_pairs(row: dict, tmp_path: Path) -> None:
     result = read(lines(tmp_path, [row]), Purpose.preferences)
     assert summarize(result) == [(["a"], ["b", "c", "d"], [1, 0, 0])]
+
+
+def test_an_answer_without_a_score_costs_itself_alone(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "completions": ["b", "c", "d"], "scores": scores}
+        for scores in ([4, None, 1], [4, None, None])
+    ]
+    result = read(lines(tmp_path, rows), Purpose.preferences)
+    assert summarize(result) == [(["a"], ["b", "d"], [4, 1])]
+    assert "1 of 3 answers have a score" in str(result.bad_rows[0].error)
+    assert any("1 answers without a score" in note for note in result.notes)
+
+
+def test_answers_of_many_numbers_are_no_labels(tmp_path: Path) -> None:
+    rows = [{"question": "a", "answer": number} for number in range(20)]
+    assert [row.answers for row in read(lines(tmp_path, rows)).parsed[-2:]] == [["18"], ["19"]]
+    few = read(lines(tmp_path, [{"question": "a", "answer": "b"}, *rows[:3]]))
+    assert "must be text, is int" in str(few.bad_rows[0].error)
 
 
 @pytest.mark.parametrize(("row", "scores"), PREFERENCES)
@@ -456,6 +487,9 @@ SIDES = {
 def test_a_system_message_of_the_prompt_stands_before_sides_without_one(tmp_path: Path) -> None:
     result = read(lines(tmp_path, [{"prompt": [SYSTEM, QUESTION], **SIDES}]), Purpose.preferences)
     assert [row.messages for row in result.parsed] == [[SYSTEM, QUESTION]]
+    other = {"chosen": [SYSTEM, *SIDES["chosen"]], "rejected": SIDES["rejected"]}
+    (bad,) = read(lines(tmp_path, [other]), Purpose.preferences).bad_rows
+    assert "the system message differs" in str(bad.error)
     contradicting = {"prompt": [QUESTION | {"content": "other"}], **SIDES}
     result = read(lines(tmp_path, [contradicting]), Purpose.preferences)
     assert [row.error.field for row in result.bad_rows if row.error] == ["prompt"]

@@ -1,0 +1,65 @@
+"""Values that refer to others of their row: the name of a column, a place in a list of answers, or the value of a column
+such as `model_a`."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from stages.formats.columns import Path, normal_name
+
+
+class Resolved(NamedTuple):
+    """The values, by role, that references stand for, and the columns that they were found in."""
+
+    values: dict[str, Any]
+    columns: tuple[str, ...] = ()
+
+
+def resolve(
+    row: Mapping[str, Any], values: Mapping[str, Any], paths: Mapping[str, Path]
+) -> Resolved:
+    """Return what the chosen and the rejected answer, or the preference, of a row refer to."""
+    if {"chosen", "rejected"} <= values.keys():
+        return answers_meant(row, values["chosen"], values["rejected"])
+    if {"a", "b", "preference"} <= values.keys():
+        return side_meant(row, values["preference"], paths["a"], paths["b"])
+    return Resolved({})
+
+
+def answers_meant(row: Mapping[str, Any], chosen: Any, rejected: Any) -> Resolved:
+    """Return the answers if both are names of columns with a text, or both are places in the row's only list of texts."""
+    sides = (chosen, rejected)
+    if all(isinstance(side, str) and row.get(side) for side in sides):
+        return Resolved({"chosen": row[chosen], "rejected": row[rejected]}, sides)
+    if not all(type(side) is int for side in sides):
+        return Resolved({})
+    lists = [column for column, value in row.items() if is_texts(value)]
+    if len(lists) != 1 or not all(0 <= side < len(row[lists[0]]) for side in sides):
+        return Resolved({})
+    answers = row[lists[0]]
+    return Resolved({"chosen": answers[chosen], "rejected": answers[rejected]}, (lists[0],))
+
+
+def is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def side_meant(row: Mapping[str, Any], preference: Any, a: Path, b: Path) -> Resolved:
+    """Return left or right if the preference is the value of a column of that side alone, such as a model's name."""
+    if not isinstance(preference, str) or not isinstance(a, str) or not isinstance(b, str):
+        return Resolved({})
+    left, right = (
+        [column for column in columns if row[column] == preference]
+        for columns in columns_of_sides(tuple(row), normal_name(a), normal_name(b))
+    )
+    if bool(left) == bool(right):
+        return Resolved({})
+    return Resolved({"preference": "left" if left else "right"}, (*left, *right))
+
+
+@lru_cache(maxsize=1000)
+def columns_of_sides(columns: tuple[str, ...], a: str, b: str) -> tuple[list[str], list[str]]:
+    """Return the columns of each of two answers: those whose names end as the names of the answers do."""
+    names = {normal_name(column): column for column in columns}
+    left = [name for name in names if name[-1:] == a[-1:] and name[:-1] + b[-1:] in names]
+    return [names[name] for name in left], [names[name[:-1] + b[-1:]] for name in left]
