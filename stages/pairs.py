@@ -357,7 +357,7 @@ def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> 
         strategy=cfg.strategy,
         chosen_id=better.candidate_id,
         rejected_id=worse.candidate_id,
-        split=draw_side(prompt.id, prompt.messages, cfg.validation_fraction),
+        split=draw_side(prompt, cfg.validation_fraction),
         chosen_token_ids=better.token_ids,
         rejected_token_ids=worse.token_ids,
         chosen_tokenizer=better.tokenizer,

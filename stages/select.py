@@ -142,7 +142,7 @@ def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[B
         if good or repaired:
             answer = max(good or repaired, key=partial(rank, scores))
             source = "selected" if good else "mended"
-            split = draw_side(prompt.id, prompt.messages, cfg.validation_fraction, Split.sft)
+            split = draw_side(prompt, cfg.validation_fraction, Split.sft)
             example = replace(prompt, reference=answer.text.strip(), source=source, split=split)
             yield BestAnswer(**vars(example), good=len(good), limited=prompt.limited_tasks)
 

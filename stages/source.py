@@ -73,8 +73,8 @@ def warn_large_conversation(continued: Counter[str], rows: int, source: str, out
     most = max(continued.values(), default=0)
     if most > max(1, MOST_OF_ONE * rows):
         out.warn(
-            f"{source}: {most} of {rows} rows begin with the same system and user turn. They are in one split, so that "
-            "splits may have other shares than asked for."
+            f"{source}: {most} of {rows} rows are of one group, or begin with the same system and user turn. They are in "
+            "one split, so that splits may have other shares than asked for."
         )
 
 
@@ -95,7 +95,7 @@ def examples(
         row = audit.harmonizer(row)
         messages, answer = row.messages, row.answers[0] if len(row.answers) == 1 else None
         prompt = prompt_of(messages, answer)
-        conversation = conversation_of(prompt, messages)
+        conversation = conversation_of(prompt, messages, row.group)
         split = draw_split(conversation, shares)
         needs_answer = split in NEED_AN_ANSWER
         if needs_answer and answer is None:
@@ -131,6 +131,7 @@ def examples(
         )
         written.licence = licence
         written.origin = row.origin
+        written.together = row.group
         written.file = file
         written.line = line
         return written

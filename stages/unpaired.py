@@ -88,7 +88,7 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
             score=scores.get(c.candidate_id),
             labeler=labeler,
             candidate_id=c.candidate_id,
-            split=draw_side(c.prompt_id, prompts[c.prompt_id].messages, cfg.validation_fraction),
+            split=draw_side(prompts[c.prompt_id], cfg.validation_fraction),
             completion_token_ids=c.token_ids,
             completion_tokenizer=c.tokenizer,
             finish_reason=c.finish_reason,

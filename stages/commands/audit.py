@@ -201,7 +201,8 @@ def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
         parsed = audited.harmonizer(parsed)
         answer = parsed.answers[0] if len(parsed.answers) == 1 else None
         prompt = prompt_of(parsed.messages, answer)
-        split = draw_split(conversation_of(prompt, parsed.messages), audited.source.shares)
+        conversation = conversation_of(prompt, parsed.messages, parsed.group)
+        split = draw_split(conversation, audited.source.shares)
         return (parsed, split) if split else None
 
     return convert(

@@ -23,7 +23,7 @@ from stages.formats.columns import (
     value_at,
 )
 from stages.formats.compared import Compared
-from stages.formats.format import PROVENANCE, Format, ParsedRow
+from stages.formats.format import STATED, Format, ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
@@ -62,11 +62,11 @@ MEDIA = ("image", "video", "audio")
 @dataclass(frozen=True)
 class RowColumns:
     """The columns of all rows with the same keys: `paths` and `getters` by role, the roles that state the row's
-    licence or origin (`provenance`), and the columns that no role reads."""
+    licence, origin or group (`stated`), and the columns that no role reads."""
 
     paths: dict[str, Path]
     getters: Getters
-    provenance: list[str]
+    stated: list[str]
     unread: UnreadColumns
 
     def values(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -128,10 +128,10 @@ class ColumnMapping:
         """Return the columns of a row: those of the first rows, and roles in columns that only some rows have."""
         if (columns := self.columns_by_keys.get(tuple(row))) is None:
             form, users = self.format, self.user_columns
-            names = {**form.role_names(row), **PROVENANCE}
+            names = {**form.role_names(row), **STATED}
             paths = column_paths.resolve_columns(row, names, {**users, **self.first_paths})
             getters, unread = role_getters(paths, row), unread_columns(row, paths, form, users)
-            columns = RowColumns(paths, getters, [*PROVENANCE.keys() & paths], unread)
+            columns = RowColumns(paths, getters, [*STATED.keys() & paths], unread)
             self.columns_by_keys[tuple(row)] = columns
         return columns
 
@@ -154,7 +154,7 @@ class ColumnMapping:
         columns = self.find_columns(row)
         values, referred = self.values(row)
         stated: dict[str, Any] = {
-            role: join_values(values.pop(role)) for role in columns.provenance if role in values
+            role: join_values(values.pop(role)) for role in columns.stated if role in values
         }
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
         others = {**row, **dict.fromkeys(referred)} if referred else row
@@ -227,7 +227,7 @@ TEXTUAL = ("input", "completion")
 def build_mapping(
     format: Format, columns: list[str], user_columns: Mapping[str, Path | None]
 ) -> ColumnMapping:
-    names = {**format.role_names(columns), **PROVENANCE}
+    names = {**format.role_names(columns), **STATED}
     paths = column_paths.resolve_columns(columns, names, user_columns)
     return ColumnMapping(format, paths, user_columns, Placeholders(format.dropped))
 
@@ -284,7 +284,7 @@ def unread_columns(
 
 
 def join_values(value: Any) -> str:
-    """Return a licence or an origin as text; several are joined by commas."""
+    """Return a licence, an origin or a group as text; several are joined by commas."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value).strip()
     return text.encode(errors="replace").decode()  # a file may hold half a surrogate pair
 

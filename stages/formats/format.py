@@ -38,7 +38,7 @@ PREFILLED = "the prompt ends with an assistant turn: leave it out, or write it a
 # values that turn reasoning on or off, and are not its text
 SWITCHES = {"on", "off", "true", "false", "yes", "no"}
 # roles of every format; only `columns` gives them a column
-PROVENANCE = {"licence": "", "origin": ""}
+STATED = {"licence": "", "origin": "", "group": ""}
 
 
 def roles_of(*common: Mapping[str, str], **format_roles: str) -> dict[str, str]:
@@ -53,7 +53,7 @@ class ParsedRow(NamedTuple):
     `scores`: one for each answer, higher is better. `graded` scores can be compared between rows; other scores only
     order the answers of one row. `trained`: a flag for each assistant turn, with the answer last; None if all are
     trained. `continuations`: the messages of each compared answer, which may be several turns; the answer is their
-    transcript. `licence` and `origin`: as the row states them. `contradicts`: a rejected answer has the higher score."""
+    transcript. `licence`, `origin` and `group`: as the row states them. `contradicts`: a rejected answer has the higher score."""
 
     messages: list[Message]
     answers: list[str]
@@ -62,6 +62,7 @@ class ParsedRow(NamedTuple):
     trained: list[bool] | None = None
     licence: str | None = None
     origin: str | None = None
+    group: str | None = None
     continuations: list[list[Message]] | None = None
     contradicts: bool = False
 

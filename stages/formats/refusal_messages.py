@@ -17,7 +17,7 @@ from stages.formats.column_mapping import (
     build_mapping,
 )
 from stages.formats.columns import has_path, label_word, nested_keys, normal_name, value_at
-from stages.formats.format import PROVENANCE, is_whole
+from stages.formats.format import STATED, is_whole
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
@@ -53,7 +53,7 @@ def unknown_format_error(head: FileHead) -> UserError:
     source, block, columns = head.source, head.block, head.columns
     problem = f"{head.name}: no known columns among {shortlist(columns)}"
     kinds = allowed_formats(source, head.purpose)
-    roles = {role for kind in kinds for role in kind(source).roles} | {*PROVENANCE}
+    roles = {role for kind in kinds for role in kind(source).roles} | {*STATED}
     for role, path in source.columns.items():
         if path is not None and role not in roles:
             return UserError(f"{block}.columns: {role!r} is not a role.{suggest(role, roles)}")

@@ -52,6 +52,7 @@ class Dataset(Labeler):
                     prompt_id(row.messages), row.messages, None, name, name, "preference"
                 )
                 prompt.licence, prompt.origin = row.licence or self.source.licence, row.origin
+                prompt.together = row.group
                 prompts[prompt.id] = prompt
                 single_turns = (
                     [{"role": "assistant", "content": answer}] for answer in row.answers

@@ -44,6 +44,7 @@ def read_candidates(
         if prompt not in prompts:
             prompts[prompt] = Example(prompt, row.messages, None, name, name, "preference")
             prompts[prompt].licence, prompts[prompt].origin = row.licence, row.origin
+            prompts[prompt].together = row.group
         rows[prompt] += 1
         answers[prompt].update(row.answers)
     quarantine(report.bad_rows, report.rows, cfg.max_failed or 0.0, out, "sample.max_failed")

@@ -56,7 +56,8 @@ class Example:
     """A conversation up to its last request, with the reference answer if there is one. `group` is the group of a test
     prompt: seen, unseen_phrasings, unseen_tasks or rephrased. Rephrased prompts with the same `request` are phrasings
     of one request. For open requests, `group` is the key of `data.tasks`. `trained` says for each assistant turn
-    whether SFT trains it (None: all). The source or the row states `licence` and `origin`."""
+    whether SFT trains it (None: all). The source or the row states `licence` and `origin`. Rows with the same text in
+    `together` are in one split."""
 
     id: str
     messages: list[Message]
@@ -71,6 +72,7 @@ class Example:
     trained: list[bool] | None = None
     licence: str | None = None
     origin: str | None = None
+    together: str | None = None
 
     @property
     def tasks(self) -> list[str]:

@@ -1,10 +1,11 @@
 """The split of a row. It depends only on how its conversation begins, so that other rows have no influence on it.
 
-All rows, candidates and pairs of one prompt are in the same split, and so are all that continue one conversation."""
+All rows, candidates and pairs of one prompt are in the same split, and so are all that continue one conversation, or
+that state the same group."""
 
 from collections.abc import Mapping
 
-from stages.store.records import Message, content_id, prompt_id
+from stages.store.records import Example, Message, content_id, prompt_id
 
 NEED_AN_ANSWER = ("sft", "validation")
 
@@ -14,8 +15,11 @@ def prompt_of(messages: list[Message], answer: str | None) -> str:
     return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
 
 
-def conversation_of(prompt: str, messages: list[Message]) -> str:
-    """Return the id of how a conversation begins, up to the first turn of the user: the prompt's, if it ends there."""
+def conversation_of(prompt: str, messages: list[Message], group: str | None) -> str:
+    """Return the id of a row's group, if it states one. Else return the id of how its conversation begins, up to the
+    first turn of the user: the prompt's, if it ends there."""
+    if group:
+        return content_id("group", group)
     asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
     begins = messages[: asked[0] + 1] if asked else messages
     return prompt if len(begins) == len(messages) else prompt_id(begins)
@@ -38,7 +42,8 @@ def draw_order(prompt: str) -> str:
     return content_id("drawn", prompt)
 
 
-def draw_side(prompt: str, messages: list[Message], fraction: float, trained: str = "train") -> str:
-    """Return `validation` for this fraction of all conversations, and `trained` for the others. `prompt`: its id."""
-    drawn = int(content_id("held out", conversation_of(prompt, messages))[:8], 16) / 2**32
+def draw_side(prompt: Example, fraction: float, trained: str = "train") -> str:
+    """Return `validation` for this fraction of all conversations, and `trained` for the others."""
+    conversation = conversation_of(prompt.id, prompt.messages, prompt.together)
+    drawn = int(content_id("held out", conversation)[:8], 16) / 2**32
     return "validation" if drawn < fraction else trained

@@ -7,7 +7,7 @@ import re
 
 from stages.config.installation import ROOT
 from stages.formats.column_mapping import FORMATS
-from stages.formats.format import PROVENANCE
+from stages.formats.format import STATED
 
 PAGE = ROOT / "docs" / "reference" / "data-formats.md"
 HEAD = "| role | column names |\n|---|---|\n"
@@ -32,7 +32,7 @@ def table() -> str:
         for role, names in names_by_role().items()
         if "rejected" not in role  # as chosen
     ]
-    only_named = ", ".join(f"`{role}`" for role in PROVENANCE)
+    only_named = ", ".join(f"`{role}`" for role in STATED)
     return "".join([HEAD, *rows, f"| {only_named} | none: `columns` names them |\n"])
 
 

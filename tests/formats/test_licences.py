@@ -14,7 +14,7 @@ from stages.labelers.dataset import Dataset
 from stages.models import model_card
 from stages.pairs import run as run_pairs
 from stages.store.licences import UNKNOWN
-from stages.store.records import Candidate, Example, load, save
+from stages.store.records import Candidate, Example, Pair, load, save
 from stages.store.workspace import StageDir
 from tests.formats.reading import lines, read
 from tests.helpers import Chain, nodes, settings
@@ -82,14 +82,21 @@ def test_a_store_from_before_can_be_read(tmp_path: Path) -> None:
 
 def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
     rows = [
-        {"prompt": f"ask {i}", "chosen": "b", "rejected": "c", **({"by": "mit"} if i else {})}
-        for i in range(3)
+        {
+            "prompt": f"ask {i}",
+            "chosen": "b",
+            "rejected": "c",
+            "page": i // 6,
+            **({"by": "mit"} if i else {}),
+        }
+        for i in range(60)
     ]
     cfg = settings(
         "recipe=tiny",
         "label=dataset",
         f"label.path={lines(tmp_path, rows)}",
-        "label.columns={licence: by}",
+        "label.columns={licence: by, group: page}",
+        "pairs.validation_fraction=0.4",
     )
     dataset = Dataset(cfg.label, StageDir(tmp_path, lambda metrics, step: None))
     pool = dataset.pool({})
@@ -101,7 +108,16 @@ def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
     metrics = run_pairs(
         cfg.pairs, {"judged": tmp_path}, StageDir(tmp_path / "pairs", lambda metrics, step: None)
     )
-    assert metrics["licences"] == {"mit": 2, UNKNOWN: 1}
+    assert metrics["licences"] == {"mit": 59, UNKNOWN: 1}
+    sides = {
+        (pair.prompt[0]["content"], pair.split)
+        for pair in load(tmp_path / "pairs/pairs.parquet", Pair)
+    }
+    held_out = {int(ask.split()[1]) // 6 for ask, split in sides if split == "validation"}
+    assert 0 < len(held_out) < 10
+    assert all(
+        (int(ask.split()[1]) // 6 in held_out) == (split == "validation") for ask, split in sides
+    )
 
 
 def test_a_source_of_labels_may_state_one(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
 from stages.tasks.generator import FAMILIES, generate, known_families
 from stages.tasks.words import ALSO, NOUNS
+from tests.formats.reading import lines
 from tests.helpers import TINY, nodes, refused, settings
 from tests.stages.reading import joined, ran, wired, work
 
@@ -684,3 +685,16 @@ def test_rows_that_continue_one_conversation_are_in_one_split(tmp_path: Path) ->
         assert all(len(each) == 1 for each in found.values())
         assert {split for each in found.values() for split in each} == {"sft", "validation"}
         assert any("begin with the same" in line for line in out.warnings) == is_warned
+
+
+def test_rows_of_one_group_are_in_one_split(tmp_path: Path) -> None:
+    rows = [{"prompt": f"ask {i}", "answer": f"tell {i}", "page": i % 60} for i in range(240)]
+    source = f"{{path: {lines(tmp_path, rows)}, splits: {{sft: 0.6, test: 0.4}}, columns: {{group: page}}}}"
+    out = work(tmp_path / "data")
+    joined(settings("data=file", f"data.sources=[{source}]").data, out)
+    splits_of_page = defaultdict(set)
+    for example in load(out / "examples.parquet", Example):
+        splits_of_page[example.together].add(example.split)
+    assert len(splits_of_page) == 60
+    assert all(len(splits) == 1 for splits in splits_of_page.values())
+    assert set.union(*splits_of_page.values()) == {"sft", "test"}

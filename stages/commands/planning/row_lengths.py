@@ -78,7 +78,7 @@ def row_conversations(file: OneSource | PreferenceFile) -> Iterator[list[list[Me
             return row
         answer = row.answers[0] if len(row.answers) == 1 else None
         prompt = prompt_of(row.messages, answer)
-        split = draw_split(conversation_of(prompt, row.messages), file.source.shares)
+        split = draw_split(conversation_of(prompt, row.messages, row.group), file.source.shares)
         return row if split == Split.sft and answer is not None else None
 
     is_pool = isinstance(file, PreferenceFile)
