@@ -130,6 +130,22 @@ class Means:
         low, high = score_bounds(mean, t * t * k)
         return Interval(mean, low, high)
 
+    def tested_share(self, model: int, confidence: float = 0.95) -> Interval:
+        """The share, with bounds that exclude one half where the exact binomial test does: a score interval with a
+        correction for continuity (Newcombe 1998, Statistics in Medicine 17), for independent draws of equal error."""
+        error, freedom = self.error(self.residuals[:, model])
+        mean, draws = float(self.means[model]), float(len(self.residuals))
+        if error:
+            draws = 1 + mean * (1 - mean) / error**2
+        probability = (1 + confidence) / 2
+        quantile = NormalDist().inv_cdf(probability)
+        if len(self.residuals) < self.prompts:  # few families say less about the error
+            quantile = student_quantile(probability, freedom)
+        step, k = 0.5 / draws, quantile**2 / draws
+        low, _ = score_bounds(max(0.0, mean - step), k)
+        _, high = score_bounds(min(1.0, mean + step), k)
+        return Interval(mean, low, high)
+
     def difference(self, a: int, b: int, confidence: float = 0.95) -> Interval:
         """The mean difference a − b with its interval; with one prompt the bounds are the widest possible."""
         error, freedom = self.error(self.residuals[:, a] - self.residuals[:, b])

@@ -72,7 +72,7 @@ def learnt_results(
 
     def shares(scores: dict[str, Array]) -> dict[str, Any]:
         means = Means(np.stack([*map(right, scores.values())], 1), prompts, drawn=True)
-        row = {name: asdict(means.share(i, cfg.confidence)) for i, name in enumerate(scores)}
+        row = {name: asdict(means.tested_share(i, cfg.confidence)) for i, name in enumerate(scores)}
         names = [*scores]
         for name, other in ((main, before), ("policy-control", "control")):
             if {"policy", other} <= scores.keys():

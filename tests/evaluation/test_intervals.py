@@ -7,6 +7,7 @@ import pytest
 
 from stages.evaluation.intervals import (
     Means,
+    binomial,
     paired,
     prompts_needed,
     student_exceeding,
@@ -203,15 +204,22 @@ def test_a_claim_holds_where_enough_prompts_show_that_nothing_changed() -> None:
     assert holding / 100 == pytest.approx(0.9, abs=0.12)
 
 
-@pytest.mark.parametrize("pairs", [10, 20, 88, 400])
-def test_a_coin_is_seldom_said_to_have_learnt(pairs: int) -> None:
-    """Of 1,000 policies that favour the better of two answers by chance, 2.5% may. Drawn, that is 40 at most in 999 of
-    1,000 draws."""
-    rng = np.random.default_rng(pairs)
-    tables = rng.random((1_000, pairs)) < 0.5
-    prompts = [*map(str, range(pairs))]
-    lows = [
-        Means(table[:, None].astype(float), prompts, drawn=True).share(0, 0.95).low
-        for table in tables
-    ]
+@pytest.mark.parametrize("pairs", [10, 20, 88, 100, 200, 400])
+def test_preferences_are_learnt_where_the_exact_test_says_so(pairs: int) -> None:
+    def low(hits: int) -> float:
+        outcomes = np.arange(pairs)[:, None] < hits
+        return Means(outcomes.astype(float), [*map(str, range(pairs))], True).tested_share(0).low
+
+    counts = range(pairs // 2, pairs + 1)
+    exact = next(hits for hits in counts if 1 - binomial(hits - 1, pairs, 0.5) <= 0.025)
+    assert next(hits for hits in counts if low(hits) > 0.5) == exact
+
+
+def test_pairs_of_one_prompt_are_not_as_many_draws() -> None:
+    """Of 1,000 tables of 25 prompts with four alike pairs each, 2.5% may show what is not there. Drawn, that is 40 at
+    most in 999 of 1,000 draws."""
+    rng, prompts = np.random.default_rng(0), [str(i // 4) for i in range(100)]
+    chances = np.repeat(rng.beta(2, 2, (1_000, 25)), 4, axis=1)
+    tables = (rng.random(chances.shape) < chances).astype(float)
+    lows = [Means(table[:, None], prompts, True).tested_share(0).low for table in tables]
     assert np.mean(np.array(lows) > 0.5) <= 0.040
