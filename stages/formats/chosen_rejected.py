@@ -32,6 +32,7 @@ class ChosenRejected(Format):
         rejected=NAMES.format("rejected"),
         score_chosen=SCORES.format("chosen"),
         score_rejected=SCORES.format("rejected"),
+        margin="margin score_margin preference_margin",
     )
     needs: tuple[str, ...] = ("chosen", "rejected")
     compares = True
@@ -51,7 +52,8 @@ class ChosenRejected(Format):
             answers=[pairs[0].answers[0], *(pair.answers[1] for pair in pairs)],
             scores=[1.0, *[0.0] * len(pairs)],
             continuations=[sides[0][0], *(side[1] for side in sides)],
-            contradicts=is_less(row.get("score_chosen"), row.get("score_rejected")),
+            contradicts=is_less(row.get("score_chosen"), row.get("score_rejected"))
+            or is_less(row.get("margin"), 0),
         )
 
     def parse_pair(self, row: Mapping[str, Any]) -> ParsedRow:
@@ -101,8 +103,11 @@ class ChosenRejected(Format):
 
 
 def is_less(first: Any, second: Any) -> bool:
-    numbers = isinstance(first, int | float) and isinstance(second, int | float)
-    return numbers and first < second
+    """Return True if both are numbers, also as text, and the first is the lower one."""
+    try:
+        return float(first) < float(second)
+    except (TypeError, ValueError):
+        return False
 
 
 class Rejected(ChosenRejected):

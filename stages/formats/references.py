@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from stages.formats.columns import Path, normal_name
 
+SIDES = ("chosen", "rejected")
+
 
 class Resolved(NamedTuple):
     """The values, by role, that references stand for, and the columns that they were found in."""
@@ -19,7 +21,7 @@ def resolve(
     row: Mapping[str, Any], values: Mapping[str, Any], paths: Mapping[str, Path]
 ) -> Resolved:
     """Return what the chosen and the rejected answer, or the preference, of a row refer to."""
-    if {"chosen", "rejected"} <= values.keys():
+    if {*SIDES} <= values.keys():
         return answers_meant(row, values["chosen"], values["rejected"])
     if {"a", "b", "preference"} <= values.keys():
         return side_meant(row, values["preference"], paths["a"], paths["b"])
@@ -31,13 +33,17 @@ def answers_meant(row: Mapping[str, Any], chosen: Any, rejected: Any) -> Resolve
     sides = (chosen, rejected)
     if all(isinstance(side, str) and row.get(side) for side in sides):
         return Resolved({"chosen": row[chosen], "rejected": row[rejected]}, sides)
-    if not all(type(side) is int for side in sides):
+    if not all(type(side) is int or (isinstance(side, str) and side.isdecimal()) for side in sides):
         return Resolved({})
     lists = [column for column, value in row.items() if is_texts(value)]
-    if len(lists) != 1 or not all(0 <= side < len(row[lists[0]]) for side in sides):
+    places = [int(side) for side in sides]
+    if len(lists) != 1 or not all(0 <= place < len(row[lists[0]]) for place in places):
         return Resolved({})
     answers = row[lists[0]]
-    return Resolved({"chosen": answers[chosen], "rejected": answers[rejected]}, (lists[0],))
+    if chosen in answers:  # the texts are numbers
+        return Resolved({})
+    meant = {side: answers[place] for side, place in zip(SIDES, places, strict=True)}
+    return Resolved(meant, (lists[0],))
 
 
 def is_texts(value: Any) -> bool:
@@ -48,13 +54,12 @@ def side_meant(row: Mapping[str, Any], preference: Any, a: Path, b: Path) -> Res
     """Return left or right if the preference is the value of a column of that side alone, such as a model's name."""
     if not isinstance(preference, str) or not isinstance(a, str) or not isinstance(b, str):
         return Resolved({})
-    left, right = (
-        [column for column in columns if row[column] == preference]
-        for columns in columns_of_sides(tuple(row), normal_name(a), normal_name(b))
-    )
-    if bool(left) == bool(right):
+    left, right = columns_of_sides(tuple(row), normal_name(a), normal_name(b))
+    is_left = preference in [row[column] for column in left]
+    is_right = preference in [row[column] for column in right]
+    if is_left == is_right:
         return Resolved({})
-    return Resolved({"preference": "left" if left else "right"}, (*left, *right))
+    return Resolved({"preference": "left" if is_left else "right"}, (*left, *right))
 
 
 @lru_cache(maxsize=1000)

@@ -45,6 +45,7 @@ EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
 # Columns, and keys of turns, with a weight in the loss, and those that change what a row or a turn means.
 WEIGHTS, CHANGING = ({*" ".join(TEXTS[part].values()).split()} for part in ("weights", "changing"))
 TURN_WEIGHTS = WEIGHTS | {"loss"}  # a column of this name may be a measured loss
+FLAGS_OF_TURNS = {*TEXTS["flags"].split()}
 READ_KEYS = {*CALL_KEYS, *REASONING_KEYS, "tool_call_id", "channel"}
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
@@ -153,6 +154,10 @@ class TurnReader:
                 if is_on != is_answer and not (weighted and is_answer):
                     raise ChangesMeaning(column)
                 trained = trained and is_on
+            elif name in FLAGS_OF_TURNS:
+                raise ChangesMeaning(
+                    column, "may say what is trained, but only `train: false` is read"
+                )
             elif name in CHANGING or (name == "name" and role != "tool"):
                 raise ChangesMeaning(column)
             elif name != "name":

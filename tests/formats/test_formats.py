@@ -213,6 +213,7 @@ PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
         [1, 0],
     ),
     ({"prompt": "a", "responses": ["c", "b"], "chosen": 1, "rejected": 0}, [1, 0]),
+    ({"prompt": "a", "responses": ["c", "b"], "chosen": "1", "rejected": "0"}, [1, 0]),
     ({"messages": [ASK, REPLY], "rejected_response": "c"}, [1, 0]),
     ({"messages": [ASK, REPLY], "rejected_messages": WHOLE[1]}, [1, 0]),
     # two, and which is preferred

@@ -86,6 +86,17 @@ def test_weights_can_be_left_out_and_columns_be_given_the_role(tmp_path: Path) -
     ] == [[False]]
 
 
+@pytest.mark.parametrize("key", ["train_on", "masked", "training_detail"])
+def test_other_keys_that_may_mask_a_turn_are_refused(key: str, tmp_path: Path) -> None:
+    row = {"messages": [ASK, {**REPLY, key: False}]}
+    with pytest.raises(
+        UserError, match=f"'messages.{key}' may say what is trained.*`train: false`"
+    ):
+        read(lines(tmp_path, [row]))
+    [parsed] = read(lines(tmp_path, [row]), columns={key: None}).parsed
+    assert parsed.trained is None
+
+
 def test_candidates_and_preferences_have_no_weights(tmp_path: Path) -> None:
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "weight": 0}
     with pytest.raises(UserError, match="'weight' changes "):

@@ -883,12 +883,18 @@ def test_answers_that_are_rejected_together_are_not_said_to_be_equal(tmp_path: P
 
 @pytest.mark.parametrize("rule", ["keep", "drop", "swap"])
 @pytest.mark.parametrize(("count", "is_told"), [(1, False), (2, True)])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        lambda sign: {"score_chosen": str(5 + sign), "score_rejected": "5"},
+        lambda sign: {"margin": sign},
+    ],
+)
 def test_rows_whose_scores_contradict_the_choice_are_told_and_used_as_it_is_asked(
-    rule: str, count: int, is_told: bool, tmp_path: Path
+    rule: str, count: int, is_told: bool, stated: Any, tmp_path: Path
 ) -> None:
     rows = [
-        {"prompt": f"q{i}", "chosen": "a", "rejected": "b", "score_rejected": 5.0}
-        | {"score_chosen": 1.0 if i < count else 9.0}
+        {"prompt": f"q{i}", "chosen": "a", "rejected": "b", **stated(-2 if i < count else 2)}
         for i in range(70)
     ]
     out, _ = dataset(tmp_path, rows, f"label.contradicting={rule}")
