@@ -294,6 +294,8 @@ def test_labels_of_single_answers_that_nobody_knows_are_asked_for(
 
 
 BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
+    ({**ALPACA, "deleted": True}, "deleted"),
+    ({**ALPACA, "status": "rejected"}, "status"),
     ({"prompt": "a", "response": "b", "is_safe": False}, "is_safe"),
     ({"messages": [ASK, REPLY], "is_correct": 0}, "is_correct"),
     ({"messages": [ASK, REPLY], "is_correct": 0.0}, "is_correct"),
