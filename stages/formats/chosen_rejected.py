@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.formats.chat import ends_with_request
+from stages.formats.columns import parse_cell
 from stages.formats.format import (
     CONTEXT,
     PROMPT,
@@ -16,6 +17,7 @@ from stages.formats.format import (
     roles_of,
 )
 from stages.formats.readers.row import BadRow
+from stages.formats.references import is_texts
 from stages.formats.turns import messages, split_system
 from stages.store.records import Message
 
@@ -41,10 +43,7 @@ class ChosenRejected(Format):
         return "prompt" in row or "messages" in row or is_turns(row["chosen"])
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        rejected = row["rejected"]
-        if not isinstance(rejected, list) or any(isinstance(each, dict) for each in rejected):
-            rejected = [rejected]
-        pairs = [self.parse_pair({**row, "rejected": each}) for each in rejected]
+        pairs = [self.parse_pair({**row, "rejected": each}) for each in rejected_answers(row)]
         if any(pair.messages != pairs[0].messages for pair in pairs):
             raise BadRow("rejected", "its conversations part from chosen at different turns")
         sides = [pair.continuations or [] for pair in pairs]
@@ -100,6 +99,16 @@ class ChosenRejected(Format):
                 "input",
                 "is not in the turns of chosen: type `columns: {COLUMN: null}` to leave it out",
             )
+
+
+def rejected_answers(row: Mapping[str, Any]) -> list[Any]:
+    """Return each rejected answer of a row. A list in JSON, as a cell of CSV has it, is several answers, unless the
+    chosen answer is such a list, too."""
+    rejected = row["rejected"]
+    if is_texts(parse_cell(rejected)) and not is_texts(parse_cell(row.get("chosen"))):
+        return list(parse_cell(rejected))
+    is_one = not isinstance(rejected, list) or any(isinstance(each, dict) for each in rejected)
+    return [rejected] if is_one else rejected
 
 
 def is_less(first: Any, second: Any) -> bool:

@@ -21,6 +21,7 @@ from stages.formats.turns import (
     messages,
     parse_notation,
     require_text,
+    require_words,
     split_off_answer,
     split_system,
     with_reasoning,
@@ -140,7 +141,7 @@ class Format(ABC):
 
     def read_request(self, row: Mapping[str, Any], prompt: Any) -> str:
         """Return the request of a row, with its input below."""
-        request = require_text(prompt, "prompt")
+        request = require_words(prompt, "prompt")
         if "input" not in row:
             return request
         text = require_text(only_text(row["input"], "input"), "input")
@@ -247,15 +248,19 @@ class Format(ABC):
         if reasoning is not None and str(reasoning).lower() in SWITCHES:
             reason = f"is {reasoning!r}, which is a switch and not a reasoning text"
             raise ChangesMeaning("reasoning", reason)
-        answer = without_end(require_text(value, field))
+        answer = without_end(require_words(value, field))
         return with_reasoning(answer, reasoning, field, self.strip)
 
     def answer_word(self, value: Any, field: str) -> str:
-        """Return the word from `labels` for an answer that is true, false or a number, or the number for a check."""
+        """Return the word from `labels` for an answer that is true, false or a number, or the number for a check.
+        If rows have a label or a preference, `labels` has the words for it, and none for answers."""
         as_typed = str(value) if self.numbers and not isinstance(value, bool) else None
-        if (word := self.labels.get(key := str(value).lower(), as_typed)) is None:
-            hint = f"type `labels: {{{key}: WORD, …}}` with the text of each answer"
-            raise BadRow(field, f"must be text, is {type(value).__name__}: {hint}")
+        has_labels = not self.roles.keys().isdisjoint(("label", "preference"))
+        words = {} if has_labels else self.labels
+        if (word := words.get(key := str(value).lower(), as_typed)) is None:
+            hint = f": type `labels: {{{key}: WORD, …}}` with the text of each answer"
+            reason = f"must be text, is {type(value).__name__}"
+            raise BadRow(field, reason if has_labels else reason + hint)
         return word
 
 

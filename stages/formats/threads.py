@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from stages.formats.readers.row import BadRow, Row
+from stages.formats.turns import as_list
 
 FLAT = {"message_id", "parent_id", "text", "role"}
 TREE = {"message_tree_id", "prompt"}
@@ -100,7 +101,7 @@ def ranked_requests(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def sorted_replies(node: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the replies to a message that are not deleted, the best first and those without a rank last."""
-    nodes = [reply for reply in node.get("replies") or [] if isinstance(reply, dict)]
+    nodes = [reply for reply in as_list(node.get("replies")) if isinstance(reply, dict)]
     replies = [reply for reply in nodes if not reply.get("deleted")]
     unranked = len(replies)
     return sorted(replies, key=lambda reply: rank_of(reply, unranked))

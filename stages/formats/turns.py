@@ -262,6 +262,7 @@ def turn_objects(value: Any, field: str) -> list[Any]:
         return transcript
     items = require_list(resolve_turns(value), field)
     if all(isinstance(item, str) for item in items):
+        items = [require_words(item, field) for item in items]
         lines = [SPEAKER_LINE.fullmatch(item) for item in items]
         roles = [line[1].lower() if line and line[1].lower() in ROLES else "" for line in lines]
         if all(roles):
@@ -293,7 +294,9 @@ def resolve_turns(value: Any) -> Any:
         return items if any(is_turn(item) for item in items) else value
     if isinstance(value, list) and not all(isinstance(item, dict) for item in value):
         items = [as_object(item) for item in value]
-        return items if all(is_turn(item) for item in items) else value
+        # one turn with a role is enough: the others are broken turns then, and no texts
+        are_turns = any(map(role_of, items)) or all(map(is_turn, items))
+        return items if are_turns else value
     return value
 
 
@@ -315,6 +318,28 @@ def parse_notation(text: str) -> Any:
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
     return None
+
+
+def require_words(value: Any, field: str) -> str:
+    """Return a text, as `require_text`. Raise BadRow for turns that are written as text once too often."""
+    text = require_text(value, field)
+    if holds_turns(text):
+        reason = "holds turns in the text of JSON: write a list of objects with role and content"
+        raise BadRow(field, reason)
+    return text
+
+
+def holds_turns(text: str) -> bool:
+    """Return True for a turn, or a list with a turn, in JSON or in Python's notation, also if it is quoted."""
+    pending: list[Any] = [text]
+    for value in pending:  # which grows
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{", '"', "'"):
+            pending.append(parse_notation(value))
+        elif isinstance(value, list):
+            pending += value
+        elif role_of(value) and first_key(value, CONTENT_KEYS):
+            return True
+    return False
 
 
 def has_role(value: Any) -> bool:
@@ -490,8 +515,12 @@ def read_calls(values: Iterable[Any], field: str) -> list[Any]:
 
 def call_text(call: Any, field: str) -> str:
     """Return a tool call as text; its arguments may be an object, or JSON in a string as OpenAI writes them."""
-    call = call.get("function", call) if isinstance(call, dict) else {}
-    if not isinstance(call.get("name"), str) or "arguments" not in call:
+    call = call.get("function", call) if isinstance(call, dict) else None
+    if (
+        not isinstance(call, dict)
+        or not isinstance(call.get("name"), str)
+        or "arguments" not in call
+    ):
         raise BadRow(field, "a tool call must have a name and arguments")
     arguments = call["arguments"]
     if isinstance(arguments, str):

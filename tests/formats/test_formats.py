@@ -267,6 +267,7 @@ def test_a_preference_is_told_by_its_columns(
     [
         {"prompt": "a", "chosen": "b", "rejected": ["c", "d"]},
         {"messages": [ASK, REPLY], "rejected_response": ["c", "d"]},
+        {"prompt": "a", "chosen": "b", "rejected": '["c", "d"]'},
     ],
 )
 def test_several_rejected_answers_are_several_pairs(row: dict, tmp_path: Path) -> None:
@@ -324,6 +325,39 @@ def test_numbers_are_classes_unless_they_are_said_to_be_flags(tmp_path: Path) ->
     with pytest.raises(UserError, match="the column 'label' changes"):
         read(file)
     assert [each.scores for each in read(file, labels={0: "false", 1: "true"}).parsed] == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [
+        ({"prompt": "a", "completion": 1, "label": 1}, {1: "true", 0: "false"}),
+        (
+            {"prompt": "a", "response_1": 0, "response_2": "c", "preference": 1},
+            {0: "tie", 1: "left"},
+        ),
+    ],
+)
+def test_words_for_labels_are_no_answers(row: dict, labels: dict, tmp_path: Path) -> None:
+    texts = {key: str(value) for key, value in row.items() if key != "preference"}
+    file = lines(tmp_path, [row | texts, row])
+    [bad] = read(file, Purpose.preferences, labels=labels).bad_rows
+    assert bad.line == 2 and "must be text, is int" in str(bad.error)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [json.dumps([ASK, REPLY])]},
+        {"messages": [json.dumps(json.dumps(ASK)), json.dumps(json.dumps(REPLY))]},
+        {"messages": [json.dumps(ASK), "b"]},
+        {"prompt": "a", "completion": json.dumps([[REPLY]])},
+        {"prompt": json.dumps(json.dumps([ASK])), "completion": "b"},
+    ],
+)
+def test_turns_in_the_text_of_json_are_trained_by_no_row(row: dict, tmp_path: Path) -> None:
+    good = {"messages": [ASK, REPLY]} if "messages" in row else {"prompt": "a", "completion": "b"}
+    result = read(lines(tmp_path, [good, row]))
+    assert [row.line for row in result.bad_rows] == [2]
 
 
 def test_words_for_preferences_may_name_the_columns(tmp_path: Path) -> None:
@@ -524,6 +558,8 @@ def test_a_call_whose_arguments_are_no_json_is_told() -> None:
     assert '"arguments": {}' in turn.content
     with pytest.raises(BadRow, match="must be one JSON value"):
         reader.read([with_arguments('{"a": 1}, {"b": 2}')], "messages")
+    with pytest.raises(BadRow, match="must have a name and arguments"):
+        reader.read([{"role": "assistant", "tool_calls": [{"function": []}]}], "messages")
 
 
 def called(arguments: dict[str, Any]) -> list[dict[str, Any]]:
