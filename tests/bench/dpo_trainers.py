@@ -48,7 +48,6 @@ def build_trainer(
 
 def trl_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:
     """TRL's own. Nothing of the project is imported for it: its LM head would be ours then."""
-    from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
     class Given(DPOTrainer):  # type: ignore[misc]
@@ -62,41 +61,74 @@ def trl_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
 
     micro_batch = cfg.micro_batch if arm == "trl" else cfg.tuned_micro_batch
     args = DPOConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=cfg.batch_size // micro_batch,
-        num_train_epochs=cfg.epochs,
-        max_length=cfg.max_length,
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
-        seed=cfg.seed,  # of the order, too
-        bf16=cfg.precision == "bf16",
-        use_cpu=not torch.accelerator.is_available(),
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **TRL_ARMS[arm],
+        max_length=cfg.max_length, **trl_arguments(cfg, micro_batch, folder), **TRL_ARMS[arm]
     )
-    frozen = cfg.adapter == "lora"  # weights that are not trained may be smaller, as ours are
-    dtype = torch.bfloat16 if frozen and args.bf16 else torch.float32
-
-    def load():
-        return AutoModelForCausalLM.from_pretrained(cfg.model, dtype=dtype)
-
-    options: dict[str, Any] = {}
-    if frozen:
-        options["peft_config"] = LoraConfig(
-            r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-    elif arm == "trl":
-        options["ref_model"] = load()
-    trainer = Given(load(), args=args, train_dataset=dataset, processing_class=tokenizer, **options)
+    options = trl_adapter(cfg)
+    if arm == "trl" and not options:
+        options["ref_model"] = trl_model(cfg)
+    trainer = Given(
+        trl_model(cfg), args=args, train_dataset=dataset, processing_class=tokenizer, **options
+    )
     if args.padding_free and not trainer.padding_free:
         raise NotImplementedError(
             "TRL's DPOTrainer warns that padding_free is unavailable, and pads"
         )
     return trainer
+
+
+def trl_sft_trainer(cfg: Any, rows: list[dict[str, Any]], folder: Path) -> Any:
+    """TRL's trainer with its defaults: gradient checkpointing, padded rows."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    args = SFTConfig(
+        max_length=cfg.max_length,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **trl_arguments(cfg, cfg.micro_batch, folder),
+    )
+    return SFTTrainer(
+        trl_model(cfg),
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(cfg.model),
+        **trl_adapter(cfg),
+    )
+
+
+def trl_arguments(cfg: Any, micro_batch: int, folder: Path) -> dict[str, Any]:
+    """The arguments that every trainer of TRL's gets."""
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": cfg.batch_size // micro_batch,
+        "num_train_epochs": cfg.epochs,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "seed": cfg.seed,  # of the order, too
+        "bf16": cfg.precision == "bf16",
+        "use_cpu": not torch.accelerator.is_available(),
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def trl_model(cfg: Any) -> Any:
+    # weights that are not trained may be smaller, as ours are
+    is_small = cfg.adapter == "lora" and cfg.precision == "bf16"
+    dtype = torch.bfloat16 if is_small else torch.float32
+    return AutoModelForCausalLM.from_pretrained(cfg.model, dtype=dtype)
+
+
+def trl_adapter(cfg: Any) -> dict[str, Any]:
+    from peft import LoraConfig
+
+    if cfg.adapter != "lora":
+        return {}
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    return {"peft_config": lora}
 
 
 def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:

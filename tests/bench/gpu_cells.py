@@ -2,16 +2,16 @@
 
 import importlib.util
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from stages.hardware.model_shape import ModelShape
 from tests.bench import mfu
 from tests.helpers import ROOT
 
 VARIANTS = {
-    "sft": ("ours", "ours_liger", "ours_padded"),
+    "sft": ("ours", "ours_liger", "ours_padded", "trl"),
     "dpo": (
         "ours",
         "ours_liger",
@@ -32,10 +32,11 @@ CHAIN_SIZES = ("data.tasks.preference=256", "data.tasks.test=96", "data.tasks.un
 
 @dataclass(frozen=True)
 class Size:
-    """A shape and its work: conversations or pairs per step, in `steps` steps of an epoch; prompts to sample for, and
-    the tokens of an answer; the micro-batch that TRL tries first; overrides of the whole chain."""
+    """A shape and its work: the model's name in MODELS; conversations or pairs per step, in `steps` steps of an epoch;
+    prompts to sample for, and the tokens of an answer; the micro-batch that TRL tries first; overrides of the whole
+    chain."""
 
-    config: dict[str, Any]
+    model: str
     batch_size: int
     steps: int
     prompts: int
@@ -47,10 +48,12 @@ class Size:
     chain: tuple[str, ...] = CHAIN_SIZES
 
     @property
-    def shape(self) -> ModelShape:
-        shape = ModelShape.from_config(self.config)
-        assert shape is not None
-        return shape
+    def config(self) -> dict[str, Any]:
+        return MODELS[self.model]
+
+    @cached_property
+    def widths(self) -> mfu.Widths:
+        return mfu.Widths.of(self.config)
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -82,9 +85,41 @@ def published(name: str) -> dict[str, Any]:
     return config
 
 
-SIZES = {  # the cheapest first
+def gemma(
+    hidden: int, intermediate: int, layers: int, heads: int, key_heads: int
+) -> dict[str, Any]:
+    config = llama(hidden, intermediate, layers, heads, 262208) | {"model_type": "gemma3_text"}
+    return config | {"num_key_value_heads": key_heads, "head_dim": 256, "sliding_window": 1024}
+
+
+def qwen(
+    kind: str, hidden: int, intermediate: int, layers: int, heads: int, key_heads: int, **more: Any
+) -> dict[str, Any]:
+    config = llama(hidden, intermediate, layers, heads, 151936) | {"model_type": kind}
+    return config | {"num_key_value_heads": key_heads, **more}
+
+
+MODELS = {
+    "tiny": llama(64, 128, 2, 4, 1024),
+    "SmolLM2-135M": published("smollm2_135m"),
+    "SmolLM2-1.7B": llama(2048, 8192, 24, 32, 49152),
+    "Llama-3.1-8B": published("llama31_8b"),
+    "Qwen3-8B": qwen("qwen3", 4096, 12288, 36, 32, 8, head_dim=128, tie_word_embeddings=False),
+    "Gemma-3-4B": gemma(2560, 10240, 34, 8, 4),
+    "Qwen3.5-4B": qwen("qwen3_5_text", 2560, 9216, 32, 16, 4, head_dim=256, vocab_size=248320),
+}
+# tokens of a row, with rows per step and the rows of TRL's first micro-batch
+LENGTHS = {"4k": (4096, 16, 4), "16k": (16_384, 4, 1)}
+
+
+def long(model: str, length: str) -> Size:
+    tokens, rows, micro_batch = LENGTHS[length]
+    return Size(model, rows, 2, 64, micro_batch=micro_batch, max_length=tokens, adapter="lora")
+
+
+SIZES = {  # in the order in which they are measured
     "tiny": Size(
-        llama(64, 128, 2, 4, 1024),
+        "tiny",
         4,
         2,
         prompts=4,
@@ -93,9 +128,14 @@ SIZES = {  # the cheapest first
         lengths="20+12",
         chain=("recipe=tiny",),
     ),
-    "0.1B": Size(published("smollm2_135m"), 64, 8, prompts=256),
-    "1.7B": Size(llama(2048, 8192, 24, 32, 49152), 64, 4, prompts=256, micro_batch=16),
-    "8B": Size(published("llama31_8b"), 64, 2, prompts=128, micro_batch=16, adapter="lora"),
+    "0.1B": Size("SmolLM2-135M", 64, 8, prompts=256),
+    "1.7B": Size("SmolLM2-1.7B", 64, 4, prompts=256, micro_batch=16),
+    "8B": Size("Llama-3.1-8B", 64, 2, prompts=128, micro_batch=16, adapter="lora"),
+}
+SIZES |= {
+    f"{model}-{length}": long(model, length)
+    for length in LENGTHS
+    for model in ("Llama-3.1-8B", "Qwen3-8B", "Gemma-3-4B", "Qwen3.5-4B")
 }
 
 

@@ -1,14 +1,15 @@
 """The tables of GPUs: `python -m tests.bench.gpu_chain [KEY=VALUE …]`.
 
 Seconds, tokens per second, MFU (`mfu.py`) and peak memory of every stage as run.py builds it, and of the work of three
-stages alone: SFT and DPO packed and padded, DPO by TRL's trainers (`dpo_trainers.py`), and sampling, by vLLM too. The
-models have random weights in the shapes of SmolLM2-135M, SmolLM2-1.7B and Llama 3.1 8B, the last with LoRA. Ways that
-are compared alternate, each in a process of its own; the first epoch warms up, and the second is timed.
+stages alone: SFT and DPO packed and padded, both by TRL's trainers too (`dpo_trainers.py`), and sampling, by vLLM too. The
+models have random weights in the shapes of published ones. Those from 4B on train a LoRA. Ways that are compared
+ alternate, each in a process of its own; the first epoch warms up, and the second is timed.
 
-    shapes    of tiny, 0.1B, 1.7B and 8B; only tiny is for a CPU
+    shapes    names of SIZES in `gpu_cells.py`; only tiny is for a CPU
     cells     patterns of stage/variant: `dpo/*` or `*/stage`
     rounds    of every cell that is not a whole stage
     minutes   after which no measurement starts
+    price     dollars of an hour of this machine, for the costs of whole chains
     out       the record (`gpu_record.py`), written after each measurement. The same command goes on with it
     against   an earlier record: the command fails if a figure is more than 5% worse
     work      models, pairs and stores, which further commands use again
@@ -34,11 +35,12 @@ PREPARE, WHOLE_CHAIN = "prepare", "chain"  # measurements besides the stages of 
 
 @dataclass
 class Settings:
-    shapes: str = "0.1B 1.7B 8B"
+    shapes: str = "Llama-3.1-8B-4k 1.7B 0.1B 8B"
     cells: str = "*"
     rounds: int = 3
     minutes: float = 1e6
     precision: str = "bf16"
+    price: float = 3.0
     out: str = "outputs/bench/gpu.json"
     against: str = ""
     work: str = "outputs/bench/gpu"
@@ -68,7 +70,7 @@ def start_record(cfg: Settings) -> Record:
     name = device.type if device else "cpu"
     processor = machine.processor_name(name == "cuda")
     shapes = {
-        each: {"weights": mfu.weights(SIZES[each].shape), "adapter": SIZES[each].adapter}
+        each: {"weights": SIZES[each].widths.weights, "adapter": SIZES[each].adapter}
         for each in cfg.shapes.split()
     }
     cells = [
@@ -81,7 +83,7 @@ def start_record(cfg: Settings) -> Record:
         cell.empty = gpu_cells.missing(cell.shape, cell.variant, name != "cpu") or cell.empty
     peak = {"rate": mfu.datasheet_peak(processor, cfg.precision), "source": "datasheet"}
     versions = gpu_record.describe_machine(name, processor)
-    return Record(versions, cfg.precision, peak, shapes, cells, gpu_record.commit())
+    return Record(versions, cfg.precision, peak, shapes, cells, gpu_record.commit(), cfg.price)
 
 
 def plan(cfg: Settings, record: Record) -> Iterator[tuple[list[str], list[Cell]]]:
@@ -126,7 +128,7 @@ def measure_cells(cfg: Settings, record: Record, unit: list[str], cells: list[Ce
             cell.empty = figures["empty"]
         else:
             size = SIZES[shape]
-            cell.add(figures, size.shape, gpu_cells.passes(size, cell.stage), record.peak["rate"])
+            cell.add(figures, size.widths, gpu_cells.passes(size, cell.stage), record.peak["rate"])
         logging.info("%s: %s", cell.name, cell.empty or f"{figures['seconds']:.2f} s")
 
 

@@ -19,13 +19,19 @@ Round = dict[str, float]  # see gpu_record.Cell
 
 
 def prepare(size: Size, work: Path, precision: str, variant: str) -> dict[str, Any]:
-    """Write model and pairs of a shape, if they are missing. Return the rate of this machine's matrix products in the
-    model's layers."""
+    """Write model, pairs and conversations of a shape, if they are missing; shapes of other lengths have the same
+    model. Return the rate of this machine's matrix products in the model's layers."""
     from tests.bench import dpo, flops
 
     if not work.exists():
-        part = work.with_suffix(".part")
-        save_model(size, part / "model")
+        model, part = work.parent / "models" / size.model, Path(f"{work}.part")
+        if not model.exists():
+            save_model(size, Path(f"{model}.part"))
+            Path(f"{model}.part").rename(model)
+        part.mkdir(parents=True)
+        (part / "model").symlink_to(model.resolve())
+        rows, *_ = conversations(size, part, precision, packing=False)
+        (part / "conversations.json").write_text(json.dumps([*rows.train.dataset]))
         (part / "pairs.json").write_text(
             json.dumps(dpo.prepare(dpo_settings(size, part, precision)))
         )
@@ -50,7 +56,9 @@ def save_model(size: Size, folder: Path) -> None:
         gguf = locate(base.DEMO, "model.path")
         assert gguf is not None
         _, tokenizer = describe_gguf(gguf)
-    config = AutoConfig.for_model(**size.config, max_position_embeddings=8192)
+    config = AutoConfig.for_model(
+        **size.config, max_position_embeddings=max(8192, 2 * size.max_length)
+    )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(tokenizer, name))
     torch.manual_seed(0)
@@ -61,25 +69,63 @@ def save_model(size: Size, folder: Path) -> None:
 
 
 def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
-    """The second epoch of SFT on conversations of digits, each of which is a token."""
+    """The second epoch of SFT. TRL's micro-batches are the largest that fit."""
+    if variant == "trl":
+        cfg = dpo_settings(size, work, precision)
+        return largest_that_fits(size, cfg, lambda: trl_sft(cfg, work / "conversations.json"))
     from stages.hardware import allocator, machine
+    from stages.objectives import sft
+    from stages.training.fit import Fit
+    from tests.bench import dpo_trainers
+    from tests.bench.dpo import Clock
+
+    model = work / "model"
+    with tempfile.TemporaryDirectory() as folder, allocator.keep_freed_memory():
+        machine.reset_peak_memory()
+        packing = variant != "ours_padded"
+        rows, contract, block, out = conversations(size, work, precision, packing, Path(folder))
+        block.trainer = dpo_trainers.OURS[variant] | {"save_strategy": "no"}
+        length = sum(rows.train.lengths) / len(rows.train)
+        if packing:
+            block.batch_size //= 4
+            rows.train.pack(block.max_length, block.batch_size)
+        fit = Fit(sft.SupervisedTrainer, block, rows, contract, model, out)
+        trainer = fit.build_trainer(sft.trainable_model(model, contract, fit.cfg, fit.args.device))
+        clock = Clock()
+        trainer.add_callback(clock)
+        trainer.train()
+        tokens = sum(rows.train.lengths[i] for i in fit.schedule.epoch(1))
+    memory = machine.peak_gpu_memory() or machine.peak_memory()
+    return {
+        "seconds": clock.epochs[1],
+        "tokens": tokens,
+        "bytes": memory,
+        "length": length,
+        "loss": last_loss(trainer),
+    }
+
+
+def last_loss(trainer: Any) -> float:
+    return next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry)
+
+
+def conversations(
+    size: Size, work: Path, precision: str, packing: bool, folder: Path | None = None
+) -> tuple[Any, Any, Any, Any]:
+    """Return conversations of digits, each of which is a token, as SFT's rows, with its contract, settings and folder."""
     from stages.models.chat_templates import establish_contract
     from stages.models.loading import count_embedding_rows, load_tokenizer
     from stages.objectives import sft
     from stages.store.records import Example
     from stages.store.workspace import StageDir
-    from stages.training.fit import Fit
-    from tests.bench import dpo_trainers
-    from tests.bench.dpo import Clock
 
     draw, block = (
         random.Random(0),
         settings(f"precision={precision}", *size.overrides, "sft.evaluations=0").sft,
     )
-    block.packing, block.epochs, block.max_length = variant != "ours_padded", 2.0, size.max_length
-    block.trainer = dpo_trainers.OURS[variant] | {"save_strategy": "no"}
+    block.packing, block.epochs, block.max_length = packing, 2.0, size.max_length
     block.runtime.micro_batch = "auto"  # the demo's is for a CPU
-    block.batch_size = size.batch_size // (4 if block.packing else 1)
+    block.batch_size = size.batch_size
 
     def digits():
         return "".join(draw.choices("0123456789", k=round(size.max_length / draw.uniform(6, 16))))
@@ -94,49 +140,58 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
     contract = establish_contract(
         load_tokenizer(model), block.template, True, count_embedding_rows(model)
     )
-    with tempfile.TemporaryDirectory() as folder, allocator.keep_freed_memory():
-        machine.reset_peak_memory()
-        out = StageDir(Path(folder), lambda metrics, step: None)
-        rows = sft.read_rows(examples, contract, block, out)
-        length = sum(rows.train.lengths) / len(rows.train)
-        if block.packing:
-            rows.train.pack(block.max_length, block.batch_size)
-        fit = Fit(sft.SupervisedTrainer, block, rows, contract, model, out)
-        trainer = fit.build_trainer(sft.trainable_model(model, contract, fit.cfg, fit.args.device))
+    out = StageDir(folder or work, lambda metrics, step: None)
+    return sft.read_rows(examples, contract, block, out), contract, block, out
+
+
+def trl_sft(cfg: Any, file: Path) -> Round:
+    """The second epoch of SFTTrainer on these token ids and labels, padded. Nothing of the project's is imported that
+    changes what TRL does."""
+    from tests.bench import dpo_trainers
+    from tests.bench.dpo import Clock
+
+    rows = json.loads(file.read_text())
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = dpo_trainers.trl_sft_trainer(cfg, rows, Path(folder))
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()
-        tokens = sum(rows.train.lengths[i] for i in fit.schedule.epoch(1))
-    memory = machine.peak_gpu_memory() or machine.peak_memory()
-    loss = next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry)
+    from stages.hardware import machine
+
     return {
         "seconds": clock.epochs[1],
         "tokens": tokens,
-        "bytes": memory,
-        "length": length,
-        "loss": loss,
+        "bytes": machine.peak_gpu_memory() or machine.peak_memory(),
+        "length": tokens / len(rows),
+        "loss": last_loss(trainer),
     }
 
 
-def measure_dpo(size: Size, work: Path, precision: str, variant: str) -> Round:
-    """The second epoch of DPO. TRL's micro-batches are the largest that fit."""
+def largest_that_fits(size: Size, cfg: Any, measure: Callable[[], Any]) -> Any:
+    """Return what is measured with TRL's largest micro-batch that fits: half of it again where memory is short."""
     import torch
     from accelerate.utils import release_memory
 
-    from tests.bench import dpo
-
-    cfg = dpo_settings(size, work, precision)
     cfg.micro_batch = min(size.micro_batch, size.batch_size)
     while True:
         cfg.tuned_micro_batch = cfg.micro_batch
         try:
-            figures = dpo.time_epochs(cfg, variant, str(work / "pairs.json"))
-            break
+            return measure()
         except torch.OutOfMemoryError:
             if cfg.micro_batch == 1:
                 raise
         cfg.micro_batch //= 2
         release_memory()
+
+
+def measure_dpo(size: Size, work: Path, precision: str, variant: str) -> Round:
+    """The second epoch of DPO. TRL's micro-batches are the largest that fit."""
+    from tests.bench import dpo
+
+    cfg = dpo_settings(size, work, precision)
+    file = str(work / "pairs.json")
+    figures = largest_that_fits(size, cfg, lambda: dpo.time_epochs(cfg, variant, file))
     figures |= {"length": figures["tokens"] / cfg.pairs, "loss": figures["losses"][-1]}
     names = {
         "seconds": "later",
@@ -167,7 +222,7 @@ def measure_sample(size: Size, work: Path, precision: str, variant: str) -> Roun
     draw, temperatures = random.Random(0), [TEMPERATURE] * CANDIDATES
     length = size.max_length // 4
     prompts = [
-        [draw.randrange(size.shape.vocabulary) for _ in range(length)] for _ in range(size.prompts)
+        [draw.randrange(size.widths.vocabulary) for _ in range(length)] for _ in range(size.prompts)
     ]
     decoding = Decoding(
         temperatures, size.answer, Precision(precision), InferenceRuntime("auto", 512, 64)
@@ -195,7 +250,7 @@ def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[
         "tracker=none",
         *size.chain,
         "model=embedded",
-        f"model.path={work / 'model'}",
+        f"model.path={(work / 'model').resolve()}",
         *size.overrides,
     ]
     overrides += [f"precision={precision}", f"outputs={work / 'outputs'}"]

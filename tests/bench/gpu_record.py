@@ -6,6 +6,7 @@
     precision    bf16 or fp32
     peak         operations per second, and where that number is from
     shapes       N and the adapter of each shape
+    price        dollars of an hour of this machine
     cells        shape, stage, variant, and either `empty`, or `rounds`, `seconds` (the median), `spread` (largest less
                  smallest, over the median), `tokens`, `tokens_per_second`, `mfu`, `attention` and `gib`
 
@@ -21,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.installation import version
-from stages.hardware.model_shape import ModelShape
 from tests.bench import mfu
+from tests.bench.mfu import Widths
 from tests.helpers import ROOT
 
 VERSION = 1
@@ -34,7 +35,7 @@ NOT_MEASURED = "not measured yet"
 @dataclass
 class Cell:
     """`rounds`: of each round seconds, tokens, bytes, the mean length of a sequence in tokens (0: not counted), and in
-    training the last step's loss, which must be equal in all ways."""
+    training the last step's loss, which in DPO must be equal in all ways."""
 
     shape: str
     stage: str
@@ -53,7 +54,7 @@ class Cell:
     def name(self) -> str:
         return f"{self.shape}/{self.stage}/{self.variant}"
 
-    def add(self, measured: dict[str, float], shape: ModelShape, passes: int, peak: float) -> None:
+    def add(self, measured: dict[str, float], widths: Widths, passes: int, peak: float) -> None:
         """Add a round, and compute the figures of all rounds."""
         self.empty = ""
         self.rounds.append(measured)
@@ -63,9 +64,9 @@ class Cell:
         self.gib = max(each["bytes"] for each in self.rounds) / 2**30 or None
         if tokens := int(measured["tokens"]):
             self.tokens, self.tokens_per_second = tokens, tokens / self.seconds
-            self.mfu = mfu.operations(shape, self.tokens_per_second, passes) / peak
+            self.mfu = mfu.operations(widths, self.tokens_per_second, passes) / peak
             self.attention = (
-                mfu.attention_share(shape, measured["length"]) if measured["length"] else None
+                mfu.attention_share(widths, measured["length"]) if measured["length"] else None
             )
 
 
@@ -77,6 +78,7 @@ class Record:
     shapes: dict[str, Any]
     cells: list[Cell]
     commit: str | None = None
+    price: float = 0.0
     version: int = VERSION
 
     @classmethod

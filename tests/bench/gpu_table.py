@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tests.bench.gpu_cells import NODE
 from tests.bench.gpu_record import Cell, Record
 
 COLUMNS = ("stage", "variant", "seconds", "spread", "tokens/s", "MFU", "attention", "GiB")
@@ -23,7 +24,8 @@ def markdown(record: Record) -> str:
         lines += ["", f"**{shape}**: {about['weights'] / 1e6:,.1f} M weights{adapter}", ""]
         lines += [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(['---'] * len(COLUMNS))} |"]
         lines += [row(cell) for cell in record.cells if cell.shape == shape]
-        lines += [] if shape == "tiny" else ["", *goals(shape, record)]
+        lines += ["", *whole_chain(shape, record)]
+        lines += [] if shape == "tiny" else goals(shape, record)
     return "\n".join(lines)
 
 
@@ -45,6 +47,16 @@ def row(cell: Cell) -> str:
         memory,
     ]
     return f"| {' | '.join([cell.stage, cell.variant, *figures])} |"
+
+
+def whole_chain(shape: str, record: Record) -> Iterator[str]:
+    """Yield a line with the time from the data to the verdict, and what it costs, if every stage was built."""
+    stages = [cell for cell in record.cells if cell.shape == shape and cell.variant == NODE]
+    seconds = [cell.seconds for cell in stages if cell.seconds is not None]
+    if stages and len(seconds) == len(stages):
+        hours = sum(seconds) / 3600
+        dollars = f"${record.price * hours:.2f} at ${record.price:.2f} an hour"
+        yield f"- the whole chain: {60 * hours:.1f} min, {dollars}"
 
 
 def goals(shape: str, record: Record) -> Iterator[str]:

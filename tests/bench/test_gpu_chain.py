@@ -32,10 +32,10 @@ def test_operations_of_training_are_those_that_torch_counts() -> None:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(input_ids=ids, labels=ids).loss.backward()
     attention = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
-    of_weights = mfu.operations(size.shape, ROWS * LENGTH, mfu.TRAINING)
+    of_weights = mfu.operations(size.widths, ROWS * LENGTH, mfu.TRAINING)
     assert counter.get_total_flops() - attention == of_weights
     # Torch counts every query with every key, of which a little more than half are masked.
-    share = mfu.attention_share(size.shape, LENGTH)
+    share = mfu.attention_share(size.widths, LENGTH)
     assert attention / of_weights == pytest.approx(share * 2 * LENGTH / (LENGTH + 1))
 
 
@@ -96,7 +96,7 @@ def test_a_run_fills_its_cells_and_says_why_others_are_empty(measured: gpu_chain
     assert {*filled} == {"tiny/dpo/ours", "tiny/sample/hf"}
     for cell in filled.values():
         operations = mfu.operations(
-            SIZES["tiny"].shape, cell.tokens, 1 if cell.stage == "sample" else 3
+            SIZES["tiny"].widths, cell.tokens, 1 if cell.stage == "sample" else 3
         )
         assert cell.mfu == pytest.approx(operations / cell.seconds / record.peak["rate"])
     table = gpu_table.markdown(record)
