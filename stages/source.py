@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.data import OneSource
+from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.curation.audit.auditor import RowFilter
 from stages.curation.user_code import load_user_code
@@ -97,11 +98,12 @@ def examples(
         prompt = prompt_of(messages, answer)
         conversation = conversation_of(prompt, messages, row.group)
         split = draw_split(conversation, shares)
-        needs_answer = split in NEED_AN_ANSWER
+        answered_later = bool(source.answered_later and messages) and split == Split.sft
+        needs_answer = split in NEED_AN_ANSWER and not answered_later
         if needs_answer and answer is None:
             way = "type data.form.turns=cut to leave out a last request"
             raise BadRow("", f"no answer to learn from: {way}")
-        if not needs_answer and split is not None and not messages:
+        if split not in (None, *NEED_AN_ANSWER) and not messages:
             raise BadRow("text", f"plain text has no prompt for the {split} split")
         if source.check and answer is None:
             raise BadRow("", f"no answer for check={source.check} to compare with")
@@ -126,8 +128,18 @@ def examples(
         if conversation != prompt:
             continued[conversation] += 1
         trained, licence = row.trained, row.licence or source.licence
+        # an answer to compare with is no demonstration, where stage=select finds one
+        reference = None if answered_later and source.check else answer
         written = SourceRow(
-            prompt, messages, answer, name, name, split, kind=name, checks=checks, trained=trained
+            prompt,
+            messages,
+            reference,
+            name,
+            name,
+            split,
+            kind=name,
+            checks=checks,
+            trained=trained,
         )
         written.licence = licence
         written.origin = row.origin

@@ -34,6 +34,7 @@ OF_THE_DEMO = {
 # Other keys that name content of the user's, with the keys below them
 OF_THE_USER = (
     "model",
+    "data.path",
     "data.sources",
     "data.own",
     "label.path",
@@ -77,12 +78,20 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
             refuse_mixture(name, recipes[name], typed)
             if is_toy:
                 avoid_bitsandbytes(recipes[name])
+            if is_toy and "data.path" not in typed:
                 read_toy_preferences(recipes[name])
     return recipes
 
 
 def refuse_mixture(name: str, recipe: DictConfig, typed: dict[str, str]) -> None:
     """Raise UserError if an option is typed of a group that names content, and the recipe has keys for another one."""
+    if (
+        "data.path" in typed
+        and "data.sources" not in typed
+        and OmegaConf.select(recipe, "data.sources")
+    ):
+        problem = f"data.path={typed['data.path']}: recipe={name} has data.sources, and would train on both"
+        raise UserError(f"{problem}. Leave out recipe={name}, or type data.sources=[].")
     for group, names in OF_ONE_OPTION.items():
         own = own_option(recipe, group)
         keys = [f"{group}.{key}" for key in names]

@@ -23,7 +23,7 @@ FREE = (
     rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
 )
 FREE += r"|(plan\.tokens|model\.config)[.\w]*|sample\.endpoint(\.extra[.\w]*)?"
-FREE += r"|label\.(columns|labels)[.\w]*|sample\.columns[.\w]*"
+FREE += r"|(label|data\.file)\.(columns|labels|splits)[.\w]*|sample\.columns[.\w]*"
 FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"
 DELETED = re.compile(rf"~(sample\.endpoint$|(?!({FREE}|recipe|scale|hydra/\w+)(=|$)))")
 NOWHERE = re.compile(r"outputs=\s*(['\"]?)\s*\1\s*")

@@ -153,6 +153,7 @@ def of_data(cfg: Config) -> Conditions:
     builds = cfg.stage != Command.audit
     return {
         "local model": cfg.model.path is None or is_local(cfg.model.path, "model.path"),
+        "data's file": not cfg.data.path,
         "form": not (cfg.data.sources or cfg.outside or cfg.eval.judged.source),
         "audit": builds and not cfg.data.sources,
         "thresholds": builds and {*audit.thresholds} - {*audit.actions},

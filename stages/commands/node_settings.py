@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.data import Data
 from stages.pipeline.graph import SEEDED_BLOCKS
 from stages.store.manifest import Manifest
 
@@ -93,12 +94,11 @@ def source_blocks(manifests: list[Manifest]) -> dict[str, str]:
     """Return the keys of data sources (`data.sources[0]`) and of an evaluation's own data, by fingerprint."""
     blocks = dict[str, str]()
     for data in (m for m in manifests if m["stage"] == "data"):
-        list_key = data["config"].get("of")
+        list_key, path = data["config"].get("of"), data["config"].get("path")
         blocks |= {data["fingerprint"]: list_key} if list_key else {}
         for role, source in data["inputs"].items():
-            blocks[source["fingerprint"]] = (
-                f"{list_key or 'data.sources'}[{int(role.removeprefix('source_')) - 1}]"
-            )
+            place = int(role.removeprefix("source_")) - 1
+            blocks[source["fingerprint"]] = Data(path=path, of=list_key).block(place)
     return blocks
 
 

@@ -5,7 +5,7 @@ composed, so `dpo.beta=0.05` means the same for every target. Inside a block, `r
 change the result, so the fingerprint leaves them out. `trainer` goes to TRL under TRL's names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -14,8 +14,15 @@ from omegaconf import MISSING, OmegaConf
 from stages.config import choices
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
-from stages.config.blocks.evaluation import JUDGED, Answer, Benchmark, Compared, Eval
-from stages.config.blocks.labels import LABELS, Judge, Label
+from stages.config.blocks.evaluation import (
+    JUDGED,
+    Answer,
+    Benchmark,
+    Compared,
+    Eval,
+    JudgedByLabel,
+)
+from stages.config.blocks.labels import LABELS, Judge, Label, PreferenceFile
 from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import ChatRuntime
@@ -203,6 +210,16 @@ class Config:
     convert: Convert = field(default_factory=Convert)
     prices: dict[str, Price] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Put the file of `data.path` where it is read, and let the labeler of `eval/judged=label` compare answers."""
+        data, label, judged = self.data, self.label, self.eval.judged
+        if isinstance(label, PreferenceFile) and label.path == data.path:
+            self.data = replace(data, path=None)
+        elif data.path and [source.path for source in data.sources[:1]] != [data.file.path]:
+            self.data = replace(data, sources=[Source(**vars(data.file)), *data.sources])
+        if isinstance(judged, JudgedByLabel):
+            self.eval = replace(self.eval, judged=judged.by(label))
+
     @property
     def planned_gpu(self) -> str | None:
         """The GPU of another machine that the command plans for; None: it is about this machine."""
@@ -281,7 +298,10 @@ class Config:
             "label": self.label,
             "eval.judged": self.eval.judged,
         }
-        return {name: getattr(block, "own", Own()) for name, block in blocks.items()}
+        parts = {name: getattr(block, "own", Own()) for name, block in blocks.items()}
+        if parts["eval.judged"] == parts["label"]:  # eval/judged=label: named once
+            del parts["eval.judged"]
+        return parts
 
     @property
     def own_prompts(self) -> bool:

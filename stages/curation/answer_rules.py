@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from stages.config.choices import SOURCE_CHECKS
 from stages.config.installation import read_beside
 from stages.curation import languages
 from stages.store.judged_pool import TokenCount
@@ -21,7 +22,8 @@ SAME_LINE = 3  # occurrences of one line that make an answer repetitive
 # 40 times the same without a space, except rules and dots
 LOOP = re.compile(r"([^\s\-=_*#|.~]\S{0,19}?)\1{39,}")
 UNUSUAL = 0.05  # share of candidates whose log-prob counts as unusually high or low
-UNFINISHED = "is not finished"
+NOTHING, UNFINISHED = "says nothing", "is not finished"
+REPETITIVE = "says the same again and again"
 OTHER_LANGUAGE = "in_language"  # kind of the check that asks for another language
 
 
@@ -58,9 +60,9 @@ def is_refusal(text: str) -> bool:
 
 # The name of each rule, and a function that returns whether a candidate breaks the rule.
 RULES: dict[str, Callable[[Example, Candidate], bool]] = {
-    "says nothing": lambda prompt, c: not c.answer.strip(),
+    NOTHING: lambda prompt, c: not c.answer.strip(),
     UNFINISHED: lambda prompt, c: c.finish_reason != "stop" or is_cut_short(c.answer),
-    "says the same again and again": lambda prompt, c: is_repetitive(c.answer),
+    REPETITIVE: lambda prompt, c: is_repetitive(c.answer),
     "echoes the request": lambda prompt, c: is_echo(c.answer, prompt.messages[-1]["content"]),
     "refuses": lambda prompt, c: is_refusal(c.answer),
     "is in another language": lambda prompt, c: (
@@ -70,9 +72,15 @@ RULES: dict[str, Callable[[Example, Candidate], bool]] = {
 }
 
 
+# The rules for an answer that is compared with a right one, which may be a word of the request in any language.
+RULES_OF_COMPARED = {name: RULES[name] for name in (NOTHING, UNFINISHED, REPETITIVE)}
+
+
 def find_broken_rule(prompt: Example, candidate: Candidate) -> str | None:
     """Return the name of the first rule that a candidate breaks, or None."""
-    return next((reason for reason, breaks in RULES.items() if breaks(prompt, candidate)), None)
+    compared = any(check.kind in SOURCE_CHECKS for check in prompt.checks)
+    rules = RULES_OF_COMPARED if compared else RULES
+    return next((reason for reason, breaks in rules.items() if breaks(prompt, candidate)), None)
 
 
 def logprob_limits(candidates: Iterable[Candidate | TokenCount]) -> tuple[float, float]:

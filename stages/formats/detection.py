@@ -21,6 +21,7 @@ from stages.formats.column_mapping import (
     format_name,
 )
 from stages.formats.columns import list_unread
+from stages.formats.prompts import Prompts
 from stages.formats.readers.files import Table
 from stages.formats.readers.row import ChangesMeaning, validate_columns
 from stages.formats.texts import Texts
@@ -75,7 +76,8 @@ def recognise_format(
     if mapping is None:
         raise refusals.unknown_format_error(head)
     if purpose is Purpose.answers:
-        refusals.refuse_unanswered(head, mapping)
+        if not (source.answered_later and isinstance(mapping.format, Prompts)):
+            refusals.refuse_unanswered(head, mapping)
         refusals.refuse_judged(head, mapping)
     refusals.refuse_rivals(head, mapping)
     has_prompt = bool({"prompt", "messages"} & {*mapping.first_paths})

@@ -107,7 +107,7 @@ def unclear_labels_error(head: FileHead) -> UserError | None:
 def refuse_judged(head: FileHead, mapping: ColumnMapping) -> None:
     """Raise UserError for training examples with scores that nothing reads, since bad answers would be trained on."""
     form, block = mapping.format, head.block
-    if head.source.task or not block.startswith("data.sources"):
+    if head.source.task or not block.startswith(("data.sources", "data.file")):
         return
     if form.compares or isinstance(form, KTO | Prompts | Texts):
         return
@@ -186,7 +186,7 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
     """Raise UserError for a file without exactly one answer to each request, where training or a check needs one."""
     block, source = head.block, head.source
     # Other blocks are sets of the evaluation: they have no splits, and nothing is trained on their pairs.
-    trained = block.startswith("data.sources")
+    trained = block.startswith(("data.sources", "data.file"))
     prompts_alone = [f"{block}.splits={{preference: 1.0}} to read the prompts alone"] * trained
     if isinstance(mapping.format, Prompts):
         tasks = [

@@ -352,4 +352,4 @@ def next_for_files(nodes: Mapping[str, Manifest]) -> str:
     trained = any(node["stage"] in POLICY_STAGES for node in nodes.values())
     if of_files or labels == "dataset" or not trained:
         return ""
-    return "python run.py recipe=from_preferences label.path=FILE"
+    return "python run.py recipe=from_preferences data.path=FILE"

@@ -44,14 +44,14 @@ VERSIONS = {
     "base": 7,
     "source": 15,
     "data": 14,
-    "select": 10,
+    "select": 11,
     "sft": 18,
     "sample": 13,
     "pool": 3,
     "label": 20,
 }
 VERSIONS |= {
-    "pairs": 10,
+    "pairs": 11,
     "unpaired": 3,
     "reference": 10,
     "dpo": 13,
@@ -111,15 +111,20 @@ def wire_graph(
 
     if cfg.without_model:
         return wire_imported_candidates(cfg, make_node)
-    roots = {"base": make_node("base", cfg.model), **wire_sources("data", cfg.data, make_node)}
+    data = cfg.data
+    if cfg.sft.demonstrations is Demonstrations.selected:
+        data = replace(data, sources=[replace(s, answered_later=True) for s in data.sources])
+    roots = {"base": make_node("base", cfg.model), **wire_sources("data", data, make_node)}
     for name, setting in EVALUATION_SETS.items():  # they change no training
         if listed := attrgetter(setting)(cfg):
             split, form = ("sft", Form()) if name == "retained" else ("test", cfg.data.form)
             sources = [replace(source, splits={split: 1.0}) for source in listed]
-            block = Data(None, sources, max_bad=cfg.data.max_bad, form=form, of=setting)
+            block = Data(
+                tasks=None, sources=sources, max_bad=cfg.data.max_bad, form=form, of=setting
+            )
             roots = {**wire_sources(name, block, make_node), **roots}
     if cfg.eval.suites.names:
-        block = Data(None, max_bad=cfg.data.max_bad, of="eval", suites=cfg.eval.suites)
+        block = Data(tasks=None, max_bad=cfg.data.max_bad, of="eval", suites=cfg.eval.suites)
         roots = {"suites": make_node("data", block), **roots}
     if cfg.selects:  # all seeds share these demonstrations, as they share the base model
         roots |= wire_demonstrations(cfg, make_node, roots["base"], roots["data"])

@@ -21,12 +21,12 @@ MakeNode = Callable[..., Node]  # from stage, block and inputs by role to a node
 
 def wire_sources(name: str, block: Data, make_node: MakeNode) -> Graph:
     """Return the nodes of the block's sources, and under `name` the `data` node that joins them."""
-    setting, row_audit = block.of or "data.sources", block.audit.part(among_rows=False)
+    row_audit = block.audit.part(among_rows=False)
     inputs, joined = Graph(), list[Source]()
     for i, source in enumerate(block.sources):
         # without the keys that the `data` node reads
         rows = replace(source, rows=None, weight=None, epochs=None)
-        one = OneSource(rows, block.max_bad, block.form, row_audit, block.own, f"{setting}[{i}]")
+        one = OneSource(rows, block.max_bad, block.form, row_audit, block.own, block.block(i))
         inputs[f"source_{i + 1}"] = node = make_node("source", one)
         joined.append(joined_source(source, node.config.source))
     data = make_node("data", replace(block, sources=joined), **inputs)

@@ -38,7 +38,7 @@ def validate_data(cfg: Config) -> None:
     """Raise one UserError for all settings of data that cannot work."""
     form = [partial(validate_form, cfg.data.form), partial(validate_audit, cfg)]
     shares = [
-        partial(validate_shares, f"data.sources[{i}].splits", s.splits)
+        partial(validate_shares, f"{cfg.data.block(i)}.splits", s.splits)
         for i, s in enumerate(cfg.data.sources)
     ]
     preferences = [("label", cfg.label)] if isinstance(cfg.label, PreferenceFile) else []
@@ -48,8 +48,8 @@ def validate_data(cfg: Config) -> None:
 
 def run_sources(cfg: Config) -> list[tuple[str, Source | PreferenceFile]]:
     """Return every file source of the configuration with its key, such as `data.sources[0]`."""
+    of_data = [(cfg.data.block(i), source) for i, source in enumerate(cfg.data.sources)]
     lists = {
-        "data.sources": cfg.data.sources,
         "outside": cfg.outside,
         "eval.retention": cfg.eval.retention,
     }
@@ -59,7 +59,7 @@ def run_sources(cfg: Config) -> list[tuple[str, Source | PreferenceFile]]:
         for key, sources in lists.items()
         for i, source in enumerate(sources)
     ]
-    return [*reward.items(), *listed]
+    return [*reward.items(), *of_data, *listed]
 
 
 def validate_form(form: Form) -> None:
@@ -161,7 +161,7 @@ def validate_shares(key: str, splits: dict[str, float]) -> None:
 
 def validate_mixture(cfg: Config) -> None:
     """Raise UserError for weights, caps or quotas without rows for SFT, or a weight that only some sources have."""
-    by_key = {f"data.sources[{i}]": source for i, source in enumerate(cfg.data.sources)}
+    by_key = {cfg.data.block(i): source for i, source in enumerate(cfg.data.sources)}
     to_learn = {key: source for key, source in by_key.items() if source.shares.get(Split.sft)}
     weighed = [key for key, source in to_learn.items() if source.weight]
     for key, source in run_sources(cfg):

@@ -145,7 +145,8 @@ def run_data(
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = Source(str(folder / "rows.jsonl"), splits={"sft": 1.0})
     metrics = joined(
-        Data(None, [source], max_bad=1.0, **settings), StageDir(folder, lambda metrics, step: None)
+        Data(tasks=None, sources=[source], max_bad=1.0, **settings),
+        StageDir(folder, lambda metrics, step: None),
     )
     return load(folder / "examples.parquet", Example), metrics
 

@@ -63,6 +63,7 @@ TYPES: dict[Any, str] = {
     type(None): "null",
 }
 
+AS_SOURCE = re.compile(r"(data\.file|reward\.source)\.(?!path$)")  # said of Source
 AS_LABEL = ("label.judge.", "label.reward_model.", "label.human.")  # of an ensemble
 ALL_OPTIONS = {
     "label": Label,
@@ -407,7 +408,8 @@ def render() -> str:
     element_rows = [
         (f"{name}.{key}", *rest) for name, section in sections.items() for key, *rest in section
     ]
-    said = [*keys(Config, "", values("~recipe"), values())]
+    every = keys(Config, "", values("~recipe"), values())
+    said = [row for row in every if not AS_SOURCE.match(row[0])]
     rows = say_once(element_rows, said)
     blocks = {
         name: kind
@@ -447,7 +449,9 @@ def test_it_names_every_key_option_and_recipe() -> None:
         if not isinstance(value, dict) and spelling.setting_types().get(key)
         if COMPUTED not in spelling.setting_types()[key][1]
     }
-    named = {f"| `{key}` |" for key in typed if not key.startswith(AS_LABEL)}
+    named = {
+        f"| `{key}` |" for key in typed if not key.startswith(AS_LABEL) and not AS_SOURCE.match(key)
+    }
     named -= {
         name
         for name in named

@@ -10,7 +10,16 @@ from omegaconf import MISSING
 
 from stages.config.blocks.models import Own
 from stages.config.choices import DOCUMENTS, OF_ROWS_AMONG_ROWS, SOURCE_CHECKS, SUITES
-from stages.config.limits import between, computed, internal, positive, random_seed, share, words
+from stages.config.limits import (
+    between,
+    computed,
+    internal,
+    neutral,
+    positive,
+    random_seed,
+    share,
+    words,
+)
 
 
 @dataclass
@@ -116,6 +125,8 @@ class Source:
     epochs: float | None = positive(1000, None)
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
     turns: str | None = computed(None)  # set by the pipeline from data.form.turns
+    # set by the pipeline: prompts for sft need no answer, as stage=select finds one
+    answered_later: bool | None = computed(None)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -167,7 +178,7 @@ class Form:
 
 @dataclass
 class OptionalSource(Source):
-    """A source that is not used while its path is null."""
+    """A source with the keys of [Source](#source)."""
 
     path: str | None = None  # type: ignore[assignment]
 
@@ -186,6 +197,8 @@ class Data:
     """The data of a run: prompts and answers that are generated (`tasks`) or read (`sources`). A set that only the
     evaluation reads has no `tasks`; `of` is then the setting that lists its sources."""
 
+    path: str | None = neutral(lambda: None)
+    file: OptionalSource = neutral(OptionalSource)
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
     mixture: Mixture = field(default_factory=Mixture)
@@ -206,7 +219,12 @@ class Data:
 
     def key(self, i: int) -> str:
         """Return the setting that holds the path of source `i`."""
-        return f"{self.of or 'data.sources'}[{i}].path"
+        return f"{self.block(i)}.path"
+
+    def block(self, i: int) -> str:
+        """Return the setting of source `i`, such as `data.sources[0]`. The file of `path` comes before the others."""
+        listed = i - bool(self.path)
+        return "data.file" if listed < 0 else f"{self.of or 'data.sources'}[{listed}]"
 
 
 @dataclass

@@ -150,8 +150,24 @@ class JudgedByEnsemble(Compared, Ensemble):
     labeler: str = computed("ensemble")
 
 
+@dataclass
+class JudgedByLabel(Compared):
+    """The labeler of candidates compares the answers, too. One that can only label candidates compares none."""
+
+    labeler: str = computed("label")
+
+    def by(self, label: Label) -> Judged:
+        """Return the block of the run's labeler, with its keys and this block's."""
+        kind = JUDGED.get(label.labeler, Judged)
+        # an audit and known labels are of candidates
+        own = {"labeler": kind.labeler, "audit": None, "known": None}
+        settings = {**vars(label), **vars(self), **own}
+        return kind(**{key.name: settings[key.name] for key in fields(kind)})
+
+
 JUDGED: dict[str, type[Judged]] = {
     NOBODY: Judged,
+    "label": JudgedByLabel,
     "judge": JudgedByJudge,
     "human": JudgedByPeople,
     "reward_model": JudgedByRewardModel,

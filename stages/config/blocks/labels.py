@@ -84,7 +84,7 @@ class PreferenceFile(Label):
     scores_alone: ClassVar[bool] = False
 
     labeler: str = computed("dataset")
-    path: str = MISSING  # a file, a folder or a hub dataset
+    path: str | None = None  # a file, a folder or a hub dataset; null: data.path
     revision: str | None = None  # of a hub dataset: a branch, tag or commit
     subset: str | None = None  # of a hub dataset
     hub_split: str = "train"  # of a hub dataset
@@ -101,6 +101,11 @@ class PreferenceFile(Label):
     licence: str | None = None  # of each row that does not state a licence
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
     turns: str | None = computed(None)  # set by the pipeline from data.form.turns
+
+    def check(self) -> None:
+        super().check()
+        if not self.path:
+            raise UserError("label=dataset needs a file of preferences. Set data.path=FILE.")
 
     @property
     def source(self) -> Source:

@@ -1,0 +1,252 @@
+"""Runs on a file of prompts of the user's, in three languages: the best of a model's own answers as demonstrations,
+and candidates, labels and DPO. Choices are recomputed from scores that the test computes itself."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from stages.cli import recipes
+from stages.config.errors import UserError
+from stages.curation.answer_rules import find_broken_rule, is_within, logprob_limits
+from stages.store.records import Candidate, Example, Judgement, load
+from tests.endpoints.servers import Model, running
+from tests.helpers import Chain, build, build_node, nodes, refused, settings
+from tests.labelers.judging import judging
+from tests.labelers.test_reward_model import model  # noqa: F401
+
+WORDS = ("tea", "rain", "salt", "wood", "lamp", "ink", "sand", "milk")
+ASKED = (
+    "Is {} good?",
+    "Ist {} gut oder schlecht? Antworte mit einem Wort.",
+    "{}好吗?请用一个词回答。",
+)
+SELECTING = ("recipe=rejection_sampling", "select.max_new_tokens=12")
+Score = Callable[[Example, Candidate], float]  # in [0, 1], of an answer
+LENGTHS = """
+from stages.labelers.labeler import Labeler
+from stages.store.records import Judgement
+
+class Length(Labeler):
+    name = "length"
+
+    def judge(self, prompt, candidates):
+        for c in candidates:
+            yield Judgement(prompt.id, self.name, c.candidate_id, score=min(len(c.text), 20) / 20)
+"""
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """Return a file of prompts, with a right answer that only a check reads."""
+    file = tmp_path / "prompts.jsonl"
+    rows = [
+        {"prompt": question.format(word), "answer": "positive" if i % 2 else "negative"}
+        for question in ASKED
+        for i, word in enumerate(WORDS)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def line(chain: Chain) -> tuple[str, ...]:
+    """Return the command line of a model that can answer in few tokens."""
+    model_path = f"model.path={chain.folder('sft') / 'model'}"
+    return (model_path, "tracker=none", "precision=fp32", "answer.max_new_tokens=12")
+
+
+def alone(prompts: Path) -> Path:
+    """Write the prompts without their answers, and return the file."""
+    file = prompts.with_name("alone.jsonl")
+    rows = map(json.loads, prompts.read_text().splitlines())
+    file.write_text("".join(json.dumps({"prompt": row["prompt"]}) + "\n" for row in rows))
+    return file
+
+
+def require_best(
+    chain: Chain, overrides: tuple[str, ...], score: Score, least: float = 0.5
+) -> dict[str, Example]:
+    """Build the selection, require that each prompt has its best answer by `score`, and return its examples."""
+    build_node(chain.root, "select", *overrides)
+    sampled, selected = (chain.folder(name, *overrides) for name in ("sample_base", "select"))
+    candidates = load(sampled / "candidates.parquet", Candidate)
+    limits = logprob_limits(candidates)
+    questions = {e.id: e for e in load(sampled / "prompts.parquet", Example)}
+    chosen = {
+        e.id: e
+        for e in load(selected / "examples.parquet", Example)
+        if e.split in ("sft", "validation")
+    }
+    for name, question in questions.items():
+        good = dict[str, float]()
+        for c in (c for c in candidates if c.prompt_id == name):
+            usable = not find_broken_rule(question, c) and is_within(c, limits)
+            if usable and (value := score(question, c)) >= least:
+                good[c.text.strip()] = max(value, good.get(c.text.strip(), 0.0))
+        assert bool(good) == (name in chosen)
+        if good:
+            assert good[str(chosen[name].reference)] == max(good.values())
+    assert chosen and chosen.keys() <= questions.keys()
+    return chosen
+
+
+def languages(examples: dict[str, Example]) -> set[str]:
+    """Return the last words of the requests, which tell their language."""
+    return {e.messages[-1]["content"][-3:] for e in examples.values()}
+
+
+def test_a_check_selects_answers_and_its_references_are_no_demonstrations(
+    chain: Chain, prompts: Path, line: tuple[str, ...]
+) -> None:
+    overrides = (
+        *line,
+        *SELECTING,
+        f"data.path={prompts}",
+        "data.file.check=label",
+    )
+    rows = {
+        row["prompt"]: row["answer"] for row in map(json.loads, prompts.read_text().splitlines())
+    }
+
+    def right(question: Example, c: Candidate) -> float:
+        assert question.reference is None
+        return float(c.text.strip().lower() == rows[question.messages[-1]["content"]])
+
+    require_best(chain, overrides, right)
+    data = load(chain.folder("data", *overrides) / "examples.parquet", Example)
+    assert {e.reference is None for e in data if e.split == "sft"} == {True}
+    assert {e.reference for e in data if e.split == "test"} <= {"positive", "negative"}
+    assert {e.task for e in data} == {prompts.name}, "no generated task"
+
+
+def test_an_own_labeler_selects_answers_to_prompts_alone(
+    chain: Chain, prompts: Path, line: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "length.py").write_text(LENGTHS)
+    overrides = (
+        *(*line, *SELECTING, f"data.path={alone(prompts)}", "label=own"),
+        f"label.own={{file: {tmp_path / 'length.py'}, name: Length}}",
+        "select.min_score=0.1",
+    )
+    chosen = require_best(chain, overrides, lambda _, c: min(len(c.text), 20) / 20, 0.1)
+    assert languages(chosen) == {question[-3:] for question in ASKED[1:]} | {"od?"}
+
+
+def test_a_judge_selects_answers_to_prompts_alone(
+    chain: Chain, prompts: Path, line: tuple[str, ...]
+) -> None:
+    def verdict(texts: dict[str, str]) -> int:
+        return 1 + len(texts["ANSWER"]) % 10
+
+    with running(Model(judging(verdict, "score"))) as server:
+        overrides = (
+            *(*line, *SELECTING, f"data.path={alone(prompts)}", "label=judge"),
+            *("label.kind=pointwise", f"label.endpoints=[{{base_url: '{server.url}', model: j}}]"),
+        )
+        require_best(chain, overrides, lambda _, c: len(c.text) % 10 / 9)
+
+
+def test_a_reward_model_selects_answers_to_prompts_alone(
+    chain: Chain,
+    prompts: Path,
+    line: tuple[str, ...],
+    model: Path,  # noqa: F811
+) -> None:
+    overrides = (
+        *(*line, *SELECTING, f"data.path={alone(prompts)}"),
+        *("label=reward_model", f"label.path={model}"),
+    )
+    build_node(chain.root, "label_base", *overrides)
+    judgements = load(chain.folder("label_base", *overrides) / "judgements.parquet", Judgement)
+    rewards = {str(j.candidate_id): float(str(j.raw)) for j in judgements}
+    by_prompt = dict[str, list[float]]()
+    for j in judgements:
+        by_prompt.setdefault(j.prompt_id, []).append(rewards[str(j.candidate_id)])
+    above = {
+        str(j.candidate_id): round(rewards[str(j.candidate_id)] - fmean(by_prompt[j.prompt_id]), 9)
+        for j in judgements
+    }
+
+    def quantile(question: Example, c: Candidate) -> float:
+        others = [*above.values()]
+        lower = sum(each < above[c.candidate_id] for each in others)
+        equal = sum(each == above[c.candidate_id] for each in others)
+        return (lower + equal / 2) / len(others)
+
+    require_best(chain, overrides, quantile)
+
+
+def verdict_of(chain: Chain, *overrides: str) -> str:
+    """Build the report, and return the first sentence of its verdict."""
+    build(chain.root, *overrides)
+    data = load(chain.folder("data", *overrides) / "examples.parquet", Example)
+    assert {e.source for e in data} == {"alone.jsonl"}, "no generated prompt"
+    return str(chain.manifest("eval", *overrides)["metrics"]["summary"])
+
+
+def test_candidates_of_prompts_are_labelled_trained_and_judged(
+    chain: Chain,
+    prompts: Path,
+    line: tuple[str, ...],
+    model: Path,  # noqa: F811
+) -> None:
+    overrides = (
+        *(*line, "recipe=from_prompts", f"data.path={alone(prompts)}", "sample.max_new_tokens=12"),
+        *("label=reward_model", f"label.path={model}", "dpo.batch_size=2"),
+    )
+    verdict = verdict_of(chain, *overrides)
+    data = load(chain.folder("data", *overrides) / "examples.parquet", Example)
+    held_out = sum(e.split == "test" for e in data)
+    assert f" of {held_out} comparisons" in verdict
+    judged = nodes(chain.root, *overrides)["judged_sft"].config
+    assert (judged.labeler, judged.path, judged.block) == (
+        "reward_model",
+        str(model),
+        "eval.judged",
+    )
+
+
+def test_a_reward_of_ones_own_is_learnt_and_told_on_held_out_prompts(
+    chain: Chain, prompts: Path, line: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "length.py").write_text(LENGTHS)
+    overrides = (
+        *(*line, "recipe=own_reward", f"data.path={alone(prompts)}"),
+        f"label.own={{file: {tmp_path / 'length.py'}, name: Length}}",
+        *("grpo.batch_size=2", "grpo.completions=2", "grpo.max_new_tokens=12"),
+    )
+    assert "comparisons" in verdict_of(chain, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (("recipe=from_prompts",), "data.path=FILE"),
+        (("recipe=from_preferences",), "data.path=FILE"),
+        (("data.file.check=label",), "data.path=FILE"),
+    ],
+)
+def test_a_recipe_without_its_file_says_what_to_type(line: tuple[str, ...], message: str) -> None:
+    assert message in refused("tracker=none", *line)
+
+
+def test_the_file_of_a_recipe_for_preferences_is_its_labels() -> None:
+    file = "docs/examples/preferences.jsonl"
+    cfg = settings("recipe=from_preferences", f"data.path={file}")
+    assert (cfg.label.path, cfg.data.sources, cfg.data.path) == (file, [], None)
+    assert settings("recipe=from_preferences", f"label.path={file}").data.sources == []
+    line = ["recipe=from_preferences", "scale=toy"]
+    assert recipes.recipes_under(line)["from_preferences"].label.path == recipes.TOY_PREFERENCES
+    typed = recipes.recipes_under([*line, f"data.path={file}"])
+    assert "label" not in typed["from_preferences"], "what is typed wins"
+
+
+def test_a_file_does_not_join_the_sources_of_a_recipe() -> None:
+    line = ["recipe=zephyr_7b", "data.path=mine.jsonl"]
+    with pytest.raises(UserError, match=r"data\.sources=\[\]"):
+        recipes.register(line)
+    recipes.register([*line, "data.sources=[]"])
+    recipes.register([])
