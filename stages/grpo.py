@@ -6,7 +6,8 @@ from typing import Any
 
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Adapter
-from stages.labelers.labeler import Pool, make_labeler, validate_judgement
+from stages.labelers.labeler import Pool, validate_judgement
+from stages.labelers.making import make_labeler
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
 from stages.objectives import grpo as objective

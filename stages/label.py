@@ -17,12 +17,8 @@ from stages.evaluation import learnt_scores, reliability
 from stages.evaluation.labelling import length_gaps
 from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
-from stages.labelers.labeler import (
-    Pool,
-    make_labeler,
-    require_candidates,
-    validate_judgement,
-)
+from stages.labelers.labeler import Pool, require_candidates, validate_judgement
+from stages.labelers.making import make_labeler
 from stages.store import plugins
 from stages.store.judged_pool import column, sort_on_disk, split_by_prompt
 from stages.store.records import Candidate, Example, Judgement, Records, save
@@ -58,16 +54,16 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     for path, columns in pool.unused.items():
         warn_unused_columns(path, columns, out)
     failed, count, unit = figures.failed, figures.judgements, figures.unit
-    if failed.total() > cfg.max_failed * count:
-        error, times = failed.most_common(1)[0]
-        raise UserError(
-            f"label.max_failed={cfg.max_failed:g}: {failed.total()} of {count} {unit} "
-            f"could not be judged, most often ({times} times) because: {error}. Remove the cause, or raise the limit."
-        )
     if failed:
-        out.warn(
-            f"{failed.total()} of {count} {unit} have no judgement. Reason: {failed.most_common(1)[0][0]}."
-        )
+        [(error, times)] = failed.most_common(1)
+        row = next(p.opening for p in pool.prompts if p.id == figures.first_failed[error])
+        reason = f'{error} (first for the prompt "{row}")'
+        if failed.total() > cfg.max_failed * count:
+            raise UserError(
+                f"label.max_failed={cfg.max_failed:g}: {failed.total()} of {count} {unit} could not be judged, "
+                f"most often ({times} times) because: {reason}. Remove the cause, or raise the limit."
+            )
+        out.warn(f"{failed.total()} of {count} {unit} have no judgement. Reason: {reason}.")
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     stored = Records(out / "judgements.parquet", Judgement)
@@ -166,12 +162,14 @@ def complete_judgements(
 
 class Figures:
     """Figures of any labeler's judgements, counted prompt by prompt: scores, ties, and how often the longer of two
-    answers is preferred. `scores` and `tokens` belong together. `failed` counts errors. `longer` counts comparisons of
-    answers of unequal lengths by whether the longer one is better."""
+    answers is preferred. `scores` and `tokens` belong together. `failed` counts errors, and `first_failed` has the id of
+    the first prompt with each. `longer` counts comparisons of answers of unequal lengths by whether the longer one is
+    better."""
 
     def __init__(self) -> None:
         self.judgements, self.scores, self.tokens = 0, array("d"), array("q")
         self.failed, self.preferences, self.single = Counter[str](), Counter[str](), Counter[bool]()
+        self.first_failed = dict[str, str]()
         self.longer, self.swapped, self.by_score = Counter[bool](), Counter[bool](), Counter[str]()
 
     def count(
@@ -186,7 +184,10 @@ class Figures:
                     self.scores.append(j.score)
                     self.tokens.append(lengths[str(j.candidate_id)])
                     self.by_score[f"{j.score:.2f}"] += 1
-                self.failed.update([j.error or "no reason given"] if j.error is not None else ())
+                if j.error is not None:
+                    reason = j.error or "no reason given"
+                    self.failed[reason] += 1
+                    self.first_failed.setdefault(reason, j.prompt_id)
                 self.preferences.update([j.preference] if j.preference else ())
                 self.swapped.update(
                     [j.order_swapped_agrees] if j.order_swapped_agrees is not None else ()

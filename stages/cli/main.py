@@ -25,7 +25,7 @@ from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import INSTEAD, NEXT, requested_nodes, wire_graph
-from stages.preflight import constraints
+from stages.preflight import building, constraints
 from stages.store import safe_files
 from stages.store.node import Node
 from stages.store.store import Store
@@ -152,6 +152,7 @@ def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[N
 def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     """Build the nodes of the stage, then log their pages and the next command."""
     target_nodes = requested_nodes(cfg, nodes)
+    building.try_own_labelers(cfg, nodes, store)
     page = live_page(cfg, store, nodes, target_nodes)
     if HydraConfig.initialized():
         log.info("%s; page: %s", page.recipe, page.address)

@@ -36,7 +36,7 @@ from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import VERSIONS, requested_nodes
-from stages.preflight import constraints
+from stages.preflight import building, constraints
 from stages.store.node import Node
 from stages.store.sealed_json import write_note
 from stages.store.store import Store
@@ -241,6 +241,7 @@ def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
     cfg, store, nodes = compose.prepare(composed)
     job = HydraConfig.get()
     shared = {name: nodes[name] for name in wave[job.job.num]}
+    building.try_own_labelers(cfg, nodes, store)
     # the sweep may be killed, or wait for a cluster, before its jobs record them
     record_nodes(shared)
     build([*shared.values()], store, cfg, list(job.overrides.task))

@@ -24,7 +24,8 @@ from stages.config.errors import UserError, name_block
 from stages.evaluation.relative_scores import floors_by_prompt, quantiles_over_prompts
 from stages.evaluation.reliability import OWN_VOTE, Key, countable, draw_audit, key_of
 from stages.labelers.human import question_judgements
-from stages.labelers.labeler import Labeler, Pool, make_labeler
+from stages.labelers.labeler import Labeler, Pool
+from stages.labelers.making import make_labeler
 from stages.labelers.people import answer_rows
 from stages.labelers.people.questions import Question, mark_shared, question
 from stages.labelers.people.server import collect_answers

@@ -4,19 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from inspect import signature
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.config.blocks.labels import Label, OwnLabeler
 from stages.config.errors import UserError
 from stages.evaluation.reliability import Key
 from stages.formats.readers.row import Row
-from stages.store import plugins
 from stages.store.judged_pool import TokenCount, column, group_by_prompt
 from stages.store.records import Candidate, Example, Judgement, Records, content_id
-from stages.store.workspace import Progress, StageDir
+from stages.store.workspace import Progress
 
 
 class Pool(NamedTuple):
@@ -117,17 +114,6 @@ class Labeler(ABC):
                     )
                 yield from judgements
                 progress.update()
-
-
-def make_labeler(cfg: Label, out: StageDir) -> Labeler:
-    """Return the labeler that `label` names: one of this folder, or a user-defined one.
-    Raise UserError if the user-defined one cannot be loaded or is not a Labeler."""
-    if isinstance(cfg, OwnLabeler):
-        labeler = plugins.create_instance(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
-        labeler.own = True
-        return labeler
-    kind: Any = plugins.load_class("labelers", cfg.labeler, Labeler)  # type: ignore[type-abstract]
-    return kind(cfg, out) if "cfg" in signature(kind).parameters else kind()  # type: ignore[no-any-return]
 
 
 def require_candidates(

@@ -240,14 +240,13 @@ def read_rows(
 ) -> SplitRows[PreferenceRows]:
     """Return the pairs whose completions fit into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
+    longest, reason_too_long, key = cfg.longest(None)
     for pair, reference in scored_pairs(inputs, contract, cfg, rows.left_out):
         tokens = len(reference.prompt_ids) + max(
             len(reference.chosen_ids), len(reference.rejected_ids)
         )
-        if tokens > cfg.max_length:
-            rows.left_out.add(
-                pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens
-            )
+        if tokens > longest:
+            rows.left_out.add(pair.id, reason_too_long, tokens, key)
             continue
         if not cfg.reference_free:
             require_same_tokens(pair, reference, contract)

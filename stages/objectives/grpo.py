@@ -65,8 +65,9 @@ def read_rows(
 ) -> tuple[SplitRows[PromptRows], dict[str, Example]]:
     """Return the prompts that fit into `max_length` and the context with their completions, as rows, and the examples
     by id. At most HELD_OUT prompts, drawn by id, are held out."""
-    longest, reason_too_long = cfg.longest(context)
+    longest, reason_too_long, key = cfg.longest(context)
     rows, prompts, unchecked = SplitRows(PromptRows, cfg, out), dict[str, Example](), 0
+    rows.left_out.most = context or rows.left_out.most
     for example in sorted(examples, key=lambda e: draw_order(e.id)):
         held_out = example.split == Split.validation
         if not (
@@ -82,7 +83,7 @@ def read_rows(
             rows.left_out.add(example.id, reason)
             continue
         if (tokens := len(ids) + cfg.max_new_tokens) > longest:
-            rows.left_out.add(example.id, reason_too_long, tokens)
+            rows.left_out.add(example.id, reason_too_long, tokens, key)
             continue
         rows.add(example.split, example.id, {"id": example.id, "prompt_ids": ids}, example.messages)
         prompts[example.id] = example

@@ -46,6 +46,7 @@ def read_rows(
     """Return completions within `max_length` and mismatched ones in TRL's columns, and by id which are desirable."""
     rows, labels = SplitRows(PreferenceRows, cfg, out), dict[str, bool]()
     rows.train.noun = "completions"
+    longest, reason_too_long, key = cfg.longest(None)
     scored = {p.id: p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     for pair in mismatched_pairs(
         stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
@@ -54,10 +55,8 @@ def read_rows(
         if not (reference := scored.get(pair.id)):
             rows.left_out.add(pair.id, "not scored by the reference")
             continue
-        if (tokens := len(reference.prompt_ids) + len(reference.chosen_ids)) > cfg.max_length:
-            rows.left_out.add(
-                pair.id, f"longer than kto.max_length={cfg.max_length} tokens", tokens
-            )
+        if (tokens := len(reference.prompt_ids) + len(reference.chosen_ids)) > longest:
+            rows.left_out.add(pair.id, reason_too_long, tokens, key)
             continue
         require_same_tokens(pair, reference, contract)
         rows.add(pair.split, pair.id, trl_row(reference, pair.label, cfg.max_length), pair.prompt)

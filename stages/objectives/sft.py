@@ -162,7 +162,8 @@ def tokenize_examples(
     """Yield every example that the template can render and that fits into `max_length` and `context`: in one row, or in
     one for each stretch of which an answer is trained."""
     examples, copies = tee(examples)
-    longest, reason_too_long = cfg.longest(context)
+    longest, reason_too_long, key = cfg.longest(context)
+    dropped.most = context or dropped.most
     for example, stretches in zip(
         examples, contract.all_stretches(e.conversation for e in copies), strict=True
     ):
@@ -175,7 +176,7 @@ def tokenize_examples(
             continue
         rows = [each for each in stretches if turns & {answer.turn for answer in each.answers}]
         if too_long := [len(each.ids) for each in rows if len(each.ids) > longest]:
-            dropped.add(example.id, reason_too_long, max(too_long))
+            dropped.add(example.id, reason_too_long, max(too_long), key)
             continue
         for each in rows:
             mine = turns & {answer.turn for answer in each.answers}

@@ -174,6 +174,29 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
     errors.raise_all()
 
 
+def try_own_labelers(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
+    """Run the code of user-defined labelers that the command needs, before anything is built. Only commands that build
+    call this, after the check that the user typed the code's place.
+    Raise UserError if a labeler cannot be loaded, or fails on made-up rows."""
+    if cfg.launch.node_rank > 0 or not store.is_writable:
+        return
+    missing = sorted(store.missing(requested_nodes(cfg, nodes)), key=str)
+    blocks = [node.config for node in missing]
+    labels = [block.label if isinstance(block, ScoredGRPO) else block for block in blocks]
+    parts = [part for label in labels if isinstance(label, Label) for part in label.parts]
+    # an ensemble's members are nodes of their own, and its block does not have their files
+    own_parts = {
+        repr(part.own): part for part in parts if isinstance(part, OwnLabeler) and part.own
+    }
+    if not own_parts:
+        return
+    from stages.labelers.own import try_own_labeler
+
+    for part in own_parts.values():
+        with name_block(part.block):
+            try_own_labeler(part.own)
+
+
 def command_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """Return the nodes that the command builds or plans."""
     if cfg.stage == Command.plan:

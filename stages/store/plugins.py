@@ -123,10 +123,19 @@ def run_file(own: Own, key: str, node: Path) -> Any:
 
 def load_subclass(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind]:
     """Return the user's class. Raise UserError unless it is derived from `kind` and has all its methods."""
-    user_class = run_file(own, key, node)
+    return require_subclass(own, key, run_file(own, key, node), kind)
+
+
+def require_subclass(
+    own: Own, key: str, user_class: Any, kind: type[Kind], or_else: str = ""
+) -> type[Kind]:
+    """Return the user's class. Raise UserError unless it is derived from `kind` and has all its methods. `or_else`: what
+    else may have this name."""
     if not isinstance(user_class, type) or not issubclass(user_class, kind):
         base = f"{kind.__module__}.{kind.__name__}"
-        raise UserError(f"{key}.name={own.name}: this must be a class derived from {base}.")
+        raise UserError(
+            f"{key}.name={own.name}: this must be a class derived from {base}{or_else}."
+        )
     if not isinstance(getattr(user_class, "name", None), str):
         raise UserError(
             f'{key}.name={own.name}: the class needs an attribute name = "…", which the records state.'
@@ -140,14 +149,6 @@ def load_subclass(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind
 
 def undefined_error(own: Own, key: str) -> UserError:
     return UserError(f"{key}.name={own.name}: the file does not define this name.")
-
-
-def create_instance(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:
-    """Create an object of the user's class. Raise UserError if it is no `kind` or does not accept the options."""
-    user_class = load_subclass(own, key, node, kind)
-    require_options(own, key, inspect.signature(user_class))
-    with explain_errors(own, key, node):
-        return user_class(**own.options)
 
 
 def require_options(own: Own, key: str, signature: inspect.Signature, *arguments: Any) -> None:

@@ -85,6 +85,12 @@ class Example:
         return [] if self.task == self.source else self.tasks
 
     @property
+    def opening(self) -> str:
+        """The start of the last request on one line, which tells a person which row an error is about; '' of plain text."""
+        requests = [message["content"] for message in self.messages[-1:]]
+        return " ".join(" ".join(requests).split())[:60]
+
+    @property
     def conversation(self) -> list[Message]:
         """The messages with the reference as the last assistant turn."""
         return [*self.messages, {"role": "assistant", "content": self.reference or ""}]

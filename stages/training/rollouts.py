@@ -144,12 +144,14 @@ class Rollouts:
                 rewards_by_prompt[rollout.prompt_id].append(rollout.reward)
             else:
                 rollout.error = (judgement and judgement.error) or "the labeler gave no score"
-        unscored, limit = [r.error for r in ended if r.reward is None], self.cfg.label.max_failed
+        unscored, limit = [r for r in ended if r.reward is None], self.cfg.label.max_failed
         if len(unscored) > limit * len(ended):
             problem = f"{len(unscored)} of {len(ended)} completions of a step have no reward"
             way_out = "Remove the cause; the same command then resumes. A higher limit starts anew."
+            first = unscored[0]
+            row = self.prompts[first.prompt_id].opening
             raise UserError(
-                f"label.max_failed={limit:g}: {problem}, because: {unscored[0]}. {way_out}"
+                f'label.max_failed={limit:g}: {problem}, because: {first.error} (prompt "{row}"). {way_out}'
             )
         floors = floors_by_prompt(rewards_by_prompt, self.relative)
         for rollout in rollouts:

@@ -272,3 +272,49 @@ def test_what_is_wrong_with_it_is_told(
             *own(labeler, **{"sign": 2} if "sign" in before and "minus" in after else {}),
         )
     assert message in str(error.value)
+
+
+WRONG_REWARDS = [
+    ("return [1.0]", "returns 1 rewards for 2 completions"),
+    ("return [float('nan') for _ in completions]", "the reward is nan"),
+    ("return [float('inf') for _ in completions]", "the reward is inf"),
+    ("return ['good' for _ in completions]", "returns the text 'good' as a reward"),
+    ("return [1 / 0 for _ in completions]", "line 2: ZeroDivisionError"),
+    ("return 1.0", "returns 1.0"),
+    ("print('no reward')", "returns None"),
+    ("return [len(each.split()) for each in completions]", "'content': TEXT"),
+    ("raise SystemExit(0)", "line 2: SystemExit"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), WRONG_REWARDS)
+def test_a_wrong_reward_is_told_before_anything_is_built(
+    line: str, message: str, tmp_path: Path
+) -> None:
+    file, outputs = tmp_path / "mine.py", tmp_path / "outputs"
+    file.write_text(f"def Mine(completions, **columns):\n    {line}\n")
+    run = (*TINY, *own(file), f"outputs={outputs}")
+    for stage in (("stage=label",), ("stage=grpo", "align=grpo")):
+        refusal = refused(*run, *stage)
+        assert refusal.startswith("label.own: Mine ")
+        assert message in refusal and "What is 2 and 3?" in refusal
+    assert not [*outputs.glob("*/*/manifest.json")] and not [*outputs.glob("*/*.partial")]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("def Mine(texts): pass", {}, "label.own.name=Mine: missing a required argument: 'texts'"),
+        ("def Mine(completions): pass", {"most": 2}, "unexpected keyword argument 'most'"),
+        ("def Mine(task): pass", {"task": 2}, "multiple values for keyword argument 'task'"),
+        ("class Mine:\n    def __call__(self): pass", {}, "Labeler, or a reward function"),
+        ("Mine = 3", {}, "Labeler, or a reward function"),
+        ("Mine = {}['a']\n", {}, "label.own: line 1: KeyError"),
+    ],
+)
+def test_what_is_no_reward_function_is_told_before_anything_is_built(
+    content: str, options: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    run = (*TINY, *own(tmp_path / "mine.py", **options), f"outputs={tmp_path / 'outputs'}")
+    assert message in refused(*run, "stage=label")

@@ -72,6 +72,22 @@ def test_a_labeler_of_ones_own(chain: Chain, scratch: Path) -> None:
     assert "own.py" in read_manifest(node)["files"]
 
 
+def test_a_reward_function_of_ones_own(chain: Chain, scratch: Path) -> None:
+    line = page_arguments("grpo", "concise.py")
+    run(
+        scratch,
+        chain.root,
+        *(w.replace("stage=grpo", "stage=label") for w in line if "align" not in w),
+    )
+    node = latest(chain.root, "label")
+    prompts = {e.id: e for e in load(node / "prompts.parquet", Example)}
+    candidates = {c.candidate_id: c for c in load(node / "candidates.parquet", Candidate)}
+    for judgement in load(node / "judgements.parquet", Judgement):
+        candidate = candidates[str(judgement.candidate_id)]
+        is_right = str(prompts[candidate.prompt_id].reference) in candidate.text
+        assert float(str(judgement.raw)) == is_right - len(candidate.text) / 1000
+
+
 def test_a_sampler_of_ones_own(chain: Chain, scratch: Path) -> None:
     run(scratch, chain.root, *page_arguments("sample", "sample.own"), by=inside)
     node = latest(chain.root, "sample")

@@ -14,7 +14,8 @@ from stages import label, pairs, select, unpaired
 from stages.config.blocks.labels import Human, Label
 from stages.config.choices import Strategy, Weights
 from stages.labelers.judge import Jury
-from stages.labelers.labeler import Labeler, Pool, make_labeler
+from stages.labelers.labeler import Labeler, Pool
+from stages.labelers.making import make_labeler
 from stages.labelers.people.questions import draw_questions
 from stages.labelers.people.session import Answer
 from stages.models.contract import load_contract

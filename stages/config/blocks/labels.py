@@ -252,7 +252,7 @@ class SourceOrder(Label):
 
 @dataclass
 class OwnLabeler(Label):
-    """A labeler of the user's: a class in a Python file."""
+    """A labeler of the user's: a class or a reward function in a Python file."""
 
     labeler: str = computed("own")
     own: Own = field(default_factory=Own)
@@ -260,7 +260,9 @@ class OwnLabeler(Label):
     def check(self) -> None:
         super().check()
         if not self.own:
-            raise UserError("label=own needs a class: 'label.own={file: FILE, name: NAME}'.")
+            raise UserError(
+                "label=own needs a class or a function: 'label.own={file: FILE, name: NAME}'."
+            )
 
 
 @dataclass

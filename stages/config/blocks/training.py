@@ -102,11 +102,13 @@ class Training:
         """The key of the learning rate."""
         return f"{self.block}.learning_rate"
 
-    def longest(self, context: int | None) -> tuple[int, str]:
-        """Return the most tokens of a row (`max_length`, or the model's context), and the reason to drop longer."""
+    def longest(self, context: int | None) -> tuple[int, str, str]:
+        """Return the most tokens of a row (`max_length`, or the model's context), the reason to drop longer ones, and
+        the setting that keeps them, or '' if it is the context."""
         if context and context < self.max_length:
-            return context, f"longer than the {context:,} tokens that the model reads"
-        return self.max_length, f"longer than {self.block}.max_length={self.max_length} tokens"
+            return context, f"longer than the {context:,} tokens that the model reads", ""
+        key = f"{self.block}.max_length"
+        return self.max_length, f"longer than {key}={self.max_length} tokens", key
 
     @property
     def checkpointings(self) -> list[choices.Checkpointing]:

@@ -1,0 +1,114 @@
+"""Tests of `label=own` with a reward function in the shape that TRL's GRPOTrainer takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.store.records import Candidate, Example, Judgement, load
+from tests.helpers import Chain, build
+
+
+def own(folder: Path, text: str, **options: object) -> tuple[str, str]:
+    """Return the settings for a file with the function `reward`."""
+    (folder / "mine.py").write_text(text)
+    written = ", ".join(f"{key}: {value}" for key, value in options.items())
+    return (
+        "label=own",
+        f"label.own={{file: {folder / 'mine.py'}, name: reward, options: {{{written}}}}}",
+    )
+
+
+LENGTHS = """
+def reward(prompts, completions, answer, task, most=1000, **columns):
+    assert len({len(prompts), len(completions), len(answer), len(task), len(columns["checks"])}) == 1
+    assert {turn["role"] for turn in prompts[0]} <= {"system", "user"}
+    return [len(completion[0]["content"]) / most for completion in completions]
+"""
+
+
+def test_it_scores_every_candidate_with_the_rows_columns(chain: Chain, tmp_path: Path) -> None:
+    line = own(tmp_path, LENGTHS, most=500)
+    build(chain.root, "stage=pairs", *line)
+    node = chain.folder("label", *line)
+    texts = {c.candidate_id: c.text for c in load(node / "candidates.parquet", Candidate)}
+    judgements = load(node / "judgements.parquet", Judgement)
+    assert {j.candidate_id for j in judgements} == texts.keys()
+    for j in judgements:
+        assert (j.labeler, j.score) == ("reward", len(texts[str(j.candidate_id)]) / 500)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "async def reward(completions):\n    return [-len(c[0]['content']) for c in completions]",
+        "import numpy\ndef reward(completions):\n"
+        "    return numpy.float32([-len(c[0]['content']) for c in completions])",
+        "import torch\ndef reward(completions):\n"
+        "    return torch.tensor([-len(c[0]['content']) for c in completions])",
+    ],
+)
+def test_rewards_of_any_size_are_scaled_and_kept(text: str, chain: Chain, tmp_path: Path) -> None:
+    line = own(tmp_path, text)
+    build(chain.root, "stage=label", *line)
+    node = chain.folder("label", *line)
+    texts = {c.candidate_id: c.text for c in load(node / "candidates.parquet", Candidate)}
+    longest, shortest = (pick(map(len, texts.values())) for pick in (max, min))
+    for j in load(node / "judgements.parquet", Judgement):
+        length = len(texts[str(j.candidate_id)])
+        assert float(str(j.raw)) == -length
+        assert j.score == pytest.approx((longest - length) / (longest - shortest))
+
+
+def failing_at(prompt: str, action: str) -> str:
+    """Return a function whose second line is `action` for one prompt; other candidates get 1."""
+    return (
+        f"def reward(prompts, completions):\n"
+        f"    if prompts[0][-1]['content'] == {json.dumps(prompt)}: {action}\n"
+        f"    return [1.0 for _ in completions]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [
+        ("raise KeyError('x')", "line 2: KeyError: 'x'"),
+        ("return [float('nan')] * len(completions)", "the reward is nan"),
+        ("return [None] * len(completions)", "the reward is None"),
+    ],
+)
+def test_a_row_without_a_reward_is_missing_and_named(
+    action: str, reason: str, chain: Chain, tmp_path: Path
+) -> None:
+    prompt = load(chain.folder("sample") / "prompts.parquet", Example)[3]
+    line = own(tmp_path, failing_at(prompt.messages[-1]["content"], action))
+    build(chain.root, "stage=label", *line)
+    node = chain.folder("label", *line)
+    judgements = load(node / "judgements.parquet", Judgement)
+    errors = {j.prompt_id: j.error for j in judgements if j.error}
+    assert errors == {prompt.id: reason}
+    [warning] = chain.manifest("label", *line)["warnings"]
+    assert reason in warning and prompt.opening in warning
+
+
+@pytest.mark.parametrize("stage", [("stage=label",), ("stage=grpo", "align=grpo")])
+def test_a_list_of_the_wrong_length_stops_with_the_row(
+    stage: tuple[str, ...], chain: Chain, tmp_path: Path
+) -> None:
+    text = "def reward(prompts, completions):\n    made_up = prompts[0][-1]['content'].startswith('What is ')\n"
+    text += "    return [1.0] * (len(completions) if made_up else 9)\n"
+    with pytest.raises(UserError, match=r'^label\.own: reward returns 9 rewards .*\(prompt ".+"\)'):
+        build(chain.root, *stage, *own(tmp_path, text))
+
+
+def test_grpo_trains_on_rewards_of_any_size(chain: Chain, tmp_path: Path) -> None:
+    text = "def reward(completions):\n    return [100 + len(c[0]['content']) for c in completions]"
+    line = ("align=grpo", "grpo.temperature=1.5", *own(tmp_path, text))
+    build(chain.root, "stage=grpo", *line)
+    assert chain.manifest("grpo", *line)["metrics"]["reward"] > 0
+    steps = [
+        json.loads(row)
+        for row in (chain.folder("grpo", *line) / "curves.jsonl").read_text().splitlines()
+    ]
+    assert any(step.get("live_groups") for step in steps)
