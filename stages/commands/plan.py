@@ -21,6 +21,7 @@ from stages.commands.planning.peak import uses_gpu
 from stages.config.blocks.data import OneSource
 from stages.config.blocks.evaluation import Versus
 from stages.config.blocks.labels import PreferenceFile
+from stages.config.blocks.training import Training
 from stages.config.errors import visible
 from stages.config.installation import ROOT, checkout_project
 from stages.config.schema import Config
@@ -50,9 +51,11 @@ def warnings_on_lengths(nodes: dict[str, Node], store: Store) -> list[str]:
     """Return the sentences on rows that are too long. Only files of the user's are worth the imports."""
     if not any(isinstance(node.config, OneSource | PreferenceFile) for node in nodes.values()):
         return []
-    from stages.commands.planning.row_lengths import length_warnings
+    from stages.preflight.row_lengths import long_rows
 
-    return length_warnings(nodes, store)
+    trainings = [node for node in nodes.values() if isinstance(node.config, Training)]
+    errors, warnings = long_rows(trainings, nodes, store)
+    return errors + warnings
 
 
 def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:

@@ -2,6 +2,7 @@
 
 Of row files only the first rows are read, except for people's answers and known labels."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,8 @@ def require_readable(file: Path, key: str) -> None:
         raise UserError(f"{key}={file}: {error.strerror}. Name a file that can be read.") from error
 
 
+log = logging.getLogger(__name__)
+
 Check = Callable[[Node, Store], None]
 
 
@@ -195,6 +198,25 @@ def try_own_labelers(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
     for part in own_parts.values():
         with name_block(part.block):
             try_own_labeler(part.own)
+
+
+def require_rows_fit(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
+    """Warn of rows of the user's files that missing trainings would leave out as too long.
+    Raise UserError for trainings that would drop more rows than `max_dropped` allows."""
+    if cfg.launch.node_rank > 0:
+        return
+    missing = sorted(store.missing(requested_nodes(cfg, nodes)), key=str)
+    has_files = any(isinstance(node.config, OneSource | PreferenceFile) for node in nodes.values())
+    trainings = [node for node in missing if isinstance(node.config, Training)]
+    if not trainings or not has_files:
+        return
+    from stages.preflight.row_lengths import long_rows
+
+    errors, warnings = long_rows(trainings, nodes, store)
+    for warning in warnings:
+        log.warning("warning: %s", warning)
+    if errors:
+        raise UserError(*errors)
 
 
 def command_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
