@@ -155,7 +155,8 @@ def unknown_setting_message(key: str, kind: type) -> str:
         return (
             f"{key} is not a setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
         )
-    elsewhere = [other for other in spelling.setting_types() if other.rpartition(".")[2] == name]
+    names = (name, SYNONYMS.get(name))
+    elsewhere = [other for other in spelling.setting_types() if other.rpartition(".")[2] in names]
     if line := other_option_message(key, kind):
         return line
     if elsewhere and SYNONYMS.get(name) not in field_names and not nearest(name, field_names, 0.8):

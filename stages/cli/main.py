@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from stages.cli import compose, recipes, sweep, unread
 from stages.cli.explain import explained
+from stages.cli.last_run import with_last_run
 from stages.cli.recipe_layers import BLOCKS
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError, suggest
@@ -46,7 +47,8 @@ def main() -> None:
     process.prepare(sys.argv[1:])
     try:
         with explained():
-            line = compose.normalise(sys.argv[1:])
+            process.prepare(typed := with_last_run(sys.argv[1:]))
+            line = compose.normalise(typed)
             recipes.register(line)
             if text := option_text(line):
                 sys.stdout.write(f"{text}\n")

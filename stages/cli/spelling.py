@@ -44,6 +44,10 @@ def validate_argument(argument: str) -> None:
     if DELETED.match(argument):
         way_out = "Give it another value, or null if it may have none. To leave out later stages, use stage=NAME"
         raise UserError(f"{argument}: this block or key cannot be deleted. {way_out}.")
+    if (dashed := re.fullmatch(r"--([\w.-]+)(=.*)?", argument, re.DOTALL)) and (
+        (key := dashed[1].replace("-", "_")) in setting_types()
+    ):
+        raise UserError(f"{argument}: settings have no dashes. Type {key}{dashed[2] or '=VALUE'}.")
     if re.match(r"\+*hydra\.sweeper\.params\b", argument):
         problem = f"{argument}: only recipes may set hydra.sweeper.params"
         raise UserError(

@@ -136,6 +136,9 @@ def start(this: Conversion) -> None:
     if checkpointing is not None:
         kind = Checkpointing.full if checkpointing else Checkpointing.none
         this.put("runtime.gradient_checkpointing", str(kind), "gradient_checkpointing")
+    for name in ("project", "entity"):
+        if value := this.take(f"wandb_{name}"):
+            this.overrides[f"tracker.{name}"] = value
     if isinstance(this.settings.get("save_steps"), int):
         this.put("runtime.save_steps", this.take("save_steps"), "save_steps")
 

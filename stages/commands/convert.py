@@ -4,6 +4,7 @@ Settings without a counterpart are listed with the reason. Nothing is built."""
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,8 @@ from stages.commands.conversion import HEADINGS, Conversion, Settings, convert, 
 from stages.config import trl_arguments
 from stages.config.blocks.training import WITH_TRL
 from stages.config.errors import UserError, require_known, visible
+from stages.config.installation import program
 from stages.config.schema import Config
-from stages.pipeline import provenance
 from stages.store.plugins import user_path
 from stages.store.sealed_json import WRONG_SHAPE
 
@@ -47,10 +48,9 @@ def run(cfg: Config, *_: object) -> None:
         problem = f"{where}: a setting is not of the kind that {framework} reads ({type(error).__name__}: {error})"
         raise UserError(f"{problem}. Correct it, or leave it out.") from error
     line = [f"{key}={spell(value)}" for key, value in this.overrides.items()]
+    typed = shlex.join([*program(), f"stage={stage}", *line])
     title = load_table(framework)["title"]
-    sys.stdout.write(
-        f"{cfg.convert.file}: {stage}, by the keys of {title}\n\n{provenance.command(stage, line)}\n"
-    )
+    sys.stdout.write(f"{cfg.convert.file}: {stage}, by the keys of {title}\n\n{typed}\n")
     for kind, heading in HEADINGS.items():
         lines = [
             f"  {': '.join(filter(None, (', '.join(each), why)))}"

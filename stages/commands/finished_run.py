@@ -36,9 +36,13 @@ class FinishedRun:
     evaluation: Node | None
 
     def model(self, role: Role, key: str) -> Node:
-        """Return the model of a role. Raise UserError, naming `key`, if the run has no such model."""
+        """Return the model of a role; for the policy of a run that has none, its only trained model.
+        Raise UserError, naming `key`, if the run has no such model."""
         if role in self.models:
             return self.models[role]
+        trained = [model for model in self.models.values() if model.stage != Target.base]
+        if role == Role.policy and len(trained) == 1:
+            return trained[0]
         if (policy := self.models.get(Role.policy)) and policy.stage == role:
             return policy
         raise UserError(

@@ -71,7 +71,9 @@ class Checked:
         for name, row in by_group.items():
             is_outside = name.startswith(OUTSIDE)  # those sets give no reference answers
             row["containing"] = {} if is_outside else containing(self.groups[name], answers, cfg)
-            row["set"] = name.removeprefix(OUTSIDE) * is_outside
+            files = {e.source for e in self.groups[name].prompts}
+            is_own_file = len(files) == 1 and files.isdisjoint(GENERATED)
+            row["set"] = name.removeprefix(OUTSIDE) if is_outside else "".join(files) * is_own_file
         sides = {side: self.verdict_table.group(*names) for side, names in SIDES.items()}
         return {
             "endpoint": self.endpoint,

@@ -173,6 +173,7 @@ def measure_wins(
 def sentence(row: Mapping[str, Any], policy: str) -> str:
     """Say in one sentence whose answers are better, who judged them, and the win rate. `policy`: its title."""
     labeler_titles = {"human": "People", "judge": "The judge", "reward_model": "The reward model"}
+    labeler_titles["own"] = "Your labeler"
     who = labeler_titles.get(row["labeler"], f"The labeler {row['labeler']}")
     answers = f"{policy}'s answers"
     opposed = REFERENCES if row["title"] == REFERENCES else f"{row['title']}'s answers"

@@ -193,7 +193,7 @@ def rate_row(table: Table, cfg: Eval) -> dict[str, Any]:
     `tasks_drawn`, else over other prompts of these tasks."""
     count, drawn = len({e.task for e in table.prompts}), speaks_for_other_tasks(table.prompts)
     row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": count, "tasks_drawn": drawn}
-    row["set"] = ""  # the name of a labelled set of the user's
+    row["set"] = ""  # the user's file that all prompts are of
     row |= with_intervals(table, table.passed, cfg)
     row["note"] = "too few tasks to say" if drawn and count < ENOUGH_TASKS else ""
     gain = (

@@ -1,5 +1,6 @@
 """KTO's rows: a conversation, and a label that calls its answer good or bad."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,11 +19,16 @@ from stages.formats.format import (
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import messages, split_off_answer
 
-SCORES = {"true": 1.0, "good": 1.0, "false": 0.0, "bad": 0.0}
+# The words of labels, with spaces for - and _, and without a noun for the answer
+GOOD = {"true", "good", "up", "thumb up", "thumbs up", "👍", "like", "liked", "upvote"}
+BAD = {"false", "bad", "down", "thumb down", "thumbs down", "👎", "dislike", "disliked", "downvote"}
+LABEL = "label kto_tag feedback thumbs thumb thumbs_up rating"
+SCORES = dict.fromkeys(GOOD, 1.0) | dict.fromkeys(BAD, 0.0)
+NOUN = re.compile(r" (answer|response|completion|output)$")
 
 
 class KTO(Format):
-    roles = roles_of(TURNS, PROMPT, CONTEXT, THOUGHT, label="label kto_tag", completion=COMPLETION)
+    roles = roles_of(TURNS, PROMPT, CONTEXT, THOUGHT, label=LABEL, completion=COMPLETION)
     needs = ("label",)
 
     def fits(self, row: Mapping[str, Any]) -> bool:
@@ -46,11 +52,14 @@ class KTO(Format):
     def label_score(self, value: Any) -> float | None:
         """Return 1 for a label that means good, 0 for bad, else None: numbers need `labels: {1: true, 0: false}`."""
         word = label_word(value)
-        return SCORES.get(self.labels.get(word, word).lower())
+        word = self.labels.get(word, word).lower().replace("_", " ").replace("-", " ")
+        return SCORES.get(NOUN.sub("", word))
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         if (score := self.label_score(row["label"])) is None:
-            raise BadRow("label", f"must be true, false, good or bad, is {row['label']!r:.40}")
+            raise BadRow(
+                "label", f"must be true or false, good or bad, up or down, is {row['label']!r:.40}"
+            )
         prompt, answer = split_off_answer(self.read_exchange(row))
         if answer is None:
             raise BadRow("", "the conversation has no answer for the label")

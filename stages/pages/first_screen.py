@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from stages.config.blocks.evaluation import REFERENCES
 from stages.config.schema import POLICY_STAGES
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
@@ -23,6 +24,8 @@ NEW = ("unseen tasks", "untrained kinds")
 STEPS: dict[str, list[str]] = TEXTS["steps"]
 CONTROL = "SFT on chosen"  # the title of the control on this page
 NOT_TESTED = "not tested"
+# What a labeler says of the policy's answers, beside those of another model
+EFFECTS: dict[str, str] = TEXTS["effects"]
 STATES = ("better", "worse", "no change")
 MODEL_NUMBERS = re.compile(r" \d+/\d+/\d+$")  # family, model and stepping of a processor
 LONGEST_PROMPT = 220  # characters of a prompt on the first screen
@@ -230,11 +233,11 @@ def judged_clause(results: Results, policy: str) -> str:
     """Return the clause on the first comparison of answers."""
     for judged in results["judged"].values():
         by = BY.get(judged["labeler"], judged["labeler"])
+        title = judged["title"]
+        others = title if title == REFERENCES else f"{title}'s"
         if "waiting" in judged:
             return f"{judged['waiting']:,} comparisons of answers wait for people"
-        return f"by {by}, its answers are {judged['effect']} than {judged['title']}'s".replace(
-            "no measurable difference than", "not measurably different from"
-        )
+        return f"by {by}, {EFFECTS[judged['effect']].format(others=others)}"
     return "whether its answers are better, nobody was asked"
 
 

@@ -22,6 +22,7 @@ BY = {
     "judge": "a judge",
     "reward_model": "a reward model",
     "ensemble": "an ensemble",
+    "own": "your labeler",
 }
 HALF = 0.5  # the share right by chance
 Step = tuple[str, str]  # a sentence, and its command or '' for advice alone

@@ -24,7 +24,8 @@ WORSE_UNFINISHED = RULES["worse_unfinished"]["reason"]
 # Advice to get candidates of different quality: for sampled ones DRAW, and for those of a file GIVE.
 DRAW = "Raise sample.temperatures or sample.candidates_per_prompt"
 GIVE = {
-    "dataset": "The file must have two different answers to a prompt, one of them better",
+    "dataset": "The file must have two different answers to a prompt, one of them better. Single answers with labels are for "
+    "align=kto",
     "file": "sample.file must have two different candidates of a prompt, one of them better",
 }
 LONGER = "Raise sample.max_new_tokens"

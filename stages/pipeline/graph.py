@@ -59,7 +59,7 @@ VERSIONS |= {
     "grpo": 11,
     "reward": 4,
 }
-VERSIONS |= {"answer": 15, "versus": 6, "benchmark": 3, "eval": 33, "report": 30}
+VERSIONS |= {"answer": 15, "versus": 6, "benchmark": 3, "eval": 33, "report": 31}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {

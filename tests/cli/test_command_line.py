@@ -109,6 +109,9 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
     [
         (("stage=dop",), "stage=dop"),
         (("dpo.beta=abc",), "dpo.beta=abc: the value could"),
+        (("--seed=3",), "Type seed=3."),
+        (("sft.max_steps=100",), "'epochs'"),
+        (("wandb_project=mine",), "tracker.project"),
         (("model=tinny",), "Did you mean 'tiny'?"),
         (("sft.trainer.weight_decai=0.1",), "Did you mean 'weight_decay'?"),
         (("sft.trainer.output_dir=x",), "the sft stage sets"),

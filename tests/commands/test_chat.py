@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.cli.last_run import with_last_run
 from stages.commands.chat import SAFE_CONTROLS, SEPARATE, AnswerPrinter, Speaker, talk
 from stages.commands.finished_run import last_run
+from stages.config.choices import Role
 from stages.config.errors import UserError, visible
 from stages.models.contract import Continuation, Contract, load_contract, load_or_derive_contract
 from stages.models.loading import load_model
@@ -128,6 +130,38 @@ def test_a_run_that_trains_no_policy_is_asked(chain: Chain) -> None:
         "stage=chat", f"outputs={chain.root}", "chat.max_new_tokens=8", typed="Name a colour."
     )
     assert (ran.returncode, "last run: eval" in ran.stdout) == (0, True), ran.stderr
+
+
+@pytest.mark.parametrize("stage", ["plan", "report"])
+def test_a_command_without_settings_is_about_the_last_run(
+    stage: str, chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [f"stage={stage}", f"outputs={chain.root}"]
+    assert with_last_run(line) == [*line, "recipe=tiny"]
+    assert f"python run.py {' '.join(line)} recipe=tiny\n" in capsys.readouterr().out
+    others = ([*line, "dpo.beta=0.2"], line[1:], ["stage=dpo", line[1]], [*line, "recipe=demo"])
+    assert [with_last_run(other) for other in others] == [*others]
+    nothing = [line[0], f"outputs={chain.root / 'nothing'}"]
+    assert with_last_run(nothing) == nothing
+
+
+def test_code_of_the_last_run_is_typed_again(chain: Chain) -> None:
+    manifest = chain.root / "latest" / "report" / "manifest.json"
+    command = "python run.py stage=report label=own 'label.own={file: mine.py, name: Mine}'"
+    content = json.loads(manifest.read_text()) | {"command": command}
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="code of yours"):
+        with_last_run(["stage=report", f"outputs={chain.root}"])
+
+
+def test_the_only_trained_model_stands_for_a_policy(chain: Chain) -> None:
+    for stage in ("report", "eval", "dpo"):
+        (chain.root / "latest" / stage).unlink()
+    run = last_run(settings(*TINY, "stage=chat"), Store(chain.root))
+    assert run.models.keys() == {"base", "sft"}
+    assert run.model(Role.policy, "chat.model") == run.models["sft"]
+    with pytest.raises(UserError, match="Use base, sft"):
+        run.model(Role.control, "chat.model")
 
 
 @pytest.mark.extended

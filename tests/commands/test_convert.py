@@ -472,6 +472,11 @@ def test_a_setting_without_a_counterpart_is_listed_with_the_nearest(
     assert way_out in line
 
 
+def test_the_project_of_the_tracker_is_taken_over(folder: Path) -> None:
+    overrides, _ = without("llama3_lora_dpo", {"wandb_project": "mine"}, folder)
+    assert value_of(overrides, "tracker.project") == "mine"
+
+
 def test_an_unknown_key_is_listed_as_unknown(folder: Path) -> None:
     assert without("zephyr_dpo_full", {"leraning_rate": 1}, folder)[1][UNKNOWN] == ["leraning_rate"]
 

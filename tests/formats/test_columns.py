@@ -28,7 +28,7 @@ CHANGING: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{**ASK, "train": True}, REPLY]}, "messages.train"),
     ({"prompt": "a", "completion": {**REPLY, "weight": 0}}, "completion.weight"),
     ({"messages": [{**ASK, "name": "Ada"}, REPLY]}, "messages.name"),
-    ({"messages": [ASK, REPLY], "feedback": "bad"}, "feedback"),
+    ({"messages": [ASK, REPLY], "feedback": "poor"}, "feedback"),
     ({"prompt": "a", "completion": "b", "chat_template_kwargs": {"x": 1}}, "chat_template_kwargs"),
 ]
 

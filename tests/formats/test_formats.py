@@ -320,6 +320,21 @@ def test_an_answer_may_be_called_good_or_bad(row: dict, tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.parametrize(
+    ("column", "good", "bad"),
+    [
+        ("label", "up", "down"),
+        ("feedback", "Thumbs up", "thumbs_down"),
+        ("rating", "good answer", "bad answer"),
+        ("thumbs", "👍", "👎"),
+    ],
+)
+def test_thumbs_are_labels_in_words(column: str, good: str, bad: str, tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "response": "b", column: word} for word in (good, bad)]
+    parsed = read(lines(tmp_path, rows), Purpose.preferences).parsed
+    assert [each.scores for each in parsed] == [[1], [0]]
+
+
 def test_numbers_are_classes_unless_they_are_said_to_be_flags(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "completion": "b", "label": n} for n in (0, 1)])
     with pytest.raises(UserError, match="the column 'label' changes"):

@@ -2,6 +2,7 @@
 and candidates, labels and DPO. Choices are recomputed from scores that the test computes itself."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -106,6 +107,7 @@ def test_a_check_selects_answers_and_its_references_are_no_demonstrations(
         *SELECTING,
         f"data.path={prompts}",
         "data.file.check=label",
+        "sft.batch_size=2",
     )
     rows = {
         row["prompt"]: row["answer"] for row in map(json.loads, prompts.read_text().splitlines())
@@ -120,6 +122,9 @@ def test_a_check_selects_answers_and_its_references_are_no_demonstrations(
     assert {e.reference is None for e in data if e.split == "sft"} == {True}
     assert {e.reference for e in data if e.split == "test"} <= {"positive", "negative"}
     assert {e.task for e in data} == {prompts.name}, "no generated task"
+    build_node(chain.root, "eval", *overrides)
+    verdict = chain.manifest("eval", *overrides)["metrics"]["summary"]
+    assert re.search(rf"on \d+ held-out prompts of {prompts.name}", verdict)
 
 
 def test_an_own_labeler_selects_answers_to_prompts_alone(

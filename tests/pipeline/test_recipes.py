@@ -27,7 +27,7 @@ OF_OWN_PROMPTS = ("from_prompts", "own_reward", "rejection_sampling")
 # What scale=toy may change: sizes, lengths and rates, where models and data come from, and what only a model that has
 # learnt something can keep to.
 SIZES = re.compile(
-    r"precision|.*\.precision|model\..*|data\.(tasks|sources).*|label\.(path|hub_split)|.*\.runtime\..*|"
+    r"precision|.*\.precision|model\..*|data\.(tasks|sources|path).*|label\.(path|hub_split)|.*\.runtime\..*|"
     r"(sft|dpo|kto|grpo|reward)\.(learning_rate|epochs|batch_size|max_length|evaluations)|"
     r"(sample|grpo|answer)\.max_new_tokens|grpo\.completions|pairs\.(min_score|max_(length|rejected)_ratio|quality)|sft\.demonstrations|"
     r"rounds|dpo\.trainer\..*|sample\.(rounds|prompts_per_round|candidates_per_prompt)|eval\.likelihood_prompts"

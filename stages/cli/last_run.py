@@ -1,0 +1,44 @@
+"""The settings of the last run, for a plan or a report that is typed without any."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from stages.cli.spelling import typed_values
+from stages.config.choices import Command
+from stages.config.errors import UserError
+from stages.config.installation import arguments_of
+from stages.config.schema import Target
+from stages.pipeline import provenance
+from stages.store.manifest import manifest_of
+from stages.store.sealed_json import OUTPUTS
+from stages.store.store import Store
+
+OF_LAST_RUN = (Command.plan, Target.report)
+OF_NO_RUN = ("stage", "outputs", "tracker", "upstream", "rebuild", "plan", "report")
+CODE = re.compile(r"\+*[\w.]+\.own[.=]")
+
+
+def with_last_run(line: list[str]) -> list[str]:
+    """Return a line without settings followed by those of the store's last run, and any other line as it is.
+    Raise UserError if the last run has code of the user's, which only a typed line may name."""
+    from stages.commands.finished_run import ENDS, newest_end
+
+    typed = typed_values(line)
+    words = {key.partition(".")[0] for key in typed}
+    if typed.get("stage") not in OF_LAST_RUN or len(typed) < len(line) or not words <= {*OF_NO_RUN}:
+        return line
+    root = typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS, "outputs")
+    store = Store(Path(root))
+    if not (end := newest_end(store, *ENDS, Target.sft)):
+        return line
+    recorded = arguments_of(manifest_of(store.folder(end)).get("command", ""))
+    settings = [word for word in recorded if typed_values([word]).keys().isdisjoint(OF_NO_RUN)]
+    if not settings:  # it was the demo
+        return line
+    command = provenance.command(typed["stage"], [*line, *settings])
+    if any(CODE.match(word) for word in settings):
+        raise UserError(f"{line[0]}: the last run has code of yours. Type its settings: {command}")
+    sys.stdout.write(f"No settings are typed, so these are of the last run ({end}): {command}\n")
+    return [*line, *settings]
