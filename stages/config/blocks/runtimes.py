@@ -51,8 +51,7 @@ class SampledRuntime(TrainRuntime):
 
 @dataclass
 class RolloutRuntime(SampledRuntime):
-    """Devices, memory and checkpoints of GRPO, its sample answers, and the Python and GPU memory of vLLM. They do not
-    change the result: an optimizer step always has `batch_size` prompts, in micro-batches of any size."""
+    """As `sft.runtime`, with the Python and GPU memory of vLLM."""
 
     python: str | None = MISSING
     engine_memory: float = limited(
