@@ -1,6 +1,7 @@
 """Stage `grpo`: group-relative policy optimization (arXiv:2402.03300) on completions that `label` scores."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from stages.store.records import Example, Judgement, stream
 from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.adapters import apply_adapter
 from stages.training.fit import Fit
+from stages.training.rollout_engine import RolloutEngine
 from stages.training.rollouts import Rollout, Rollouts, curve_warnings
 
 
@@ -38,26 +40,30 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
                 validate_judgement(judgement, names, f"label.own: the labeler {labeler.name}")
             yield judgement
 
-    # Reference and reward model are loaded first, so that the token budget is decided from the memory that they leave.
-    if "reward_model" in label.names:
-        [*judge([], [])]
-    device = resolve_device(cfg.runtime.device)
-    # else the reference is the policy without its adapter
-    is_loaded = cfg.beta and cfg.adapter is Adapter.none
-    reference = (
-        objective.load_start(policy, cfg, device).requires_grad_(False) if is_loaded else None
-    )
-    fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
-    trainer = fit.build_trainer(
-        apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg)
-    )
-    if trainer.is_padded:
-        out.warn(
-            "this model's attention cannot be packed, so completions are padded and each reads its prompt again."
+    engine = RolloutEngine(cfg, policy, contract, out) if cfg.sampler == "vllm" else None
+    with engine or nullcontext():
+        # Engine, reward model and reference come first, so that the token budget is decided from the memory that they leave.
+        if "reward_model" in label.names:
+            [*judge([], [])]
+        device = resolve_device(cfg.runtime.device)
+        # else the reference is the policy without its adapter
+        is_loaded = cfg.beta and cfg.adapter is Adapter.none
+        reference = (
+            objective.load_start(policy, cfg, device).requires_grad_(False) if is_loaded else None
         )
-    trainer.reference = reference
-    trainer.rollouts = Rollouts(trainer, cfg, contract, prompts, judge, labeler.relative, out)
-    fit.train()
+        fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
+        trainer = fit.build_trainer(
+            apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg)
+        )
+        if trainer.is_padded:
+            out.warn(
+                "this model's attention cannot be packed, so completions are padded and each reads its prompt again."
+            )
+        trainer.reference = reference
+        trainer.rollouts = Rollouts(
+            trainer, cfg, contract, prompts, judge, labeler.relative, out, engine
+        )
+        fit.train()
     if not out.is_main:
         return {}
     log = trainer.state.log_history
@@ -81,6 +87,8 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
         "dead_steps": dead,
         "held_out": len(by_prompt),
     }
+    if engine:
+        metrics["engine"] = engine.sampler.engine
     completed = (
         sum(entry["completion_tokens"] * entry["groups"] for entry in steps) * cfg.completions
     )

@@ -43,6 +43,8 @@ from stages.training.token_rows import PromptRows, Row
 HELD_OUT = 128  # held-out prompts at most, which are answered at every evaluation
 MOST_DEAD = 10  # steps in a row in which no group teaches
 STD_FLOOR = 1e-4  # added to the standard deviation of a group's rewards, as in TRL
+# nats per token between the log-probs of an engine and the trainer's: a warning, and the end
+WARN_GAP, MOST_GAP = 1e-3, 0.05
 ROW_REWARDS = "row_rewards"  # the key of an evaluation's rewards in the trainer's log
 FLOOR = "eval_floor"  # the key of the reward of truncated answers there, if rewards are relative
 
@@ -169,6 +171,7 @@ class GroupTrainer(MicroBatches):
     arguments: ClassVar = {"remove_unused_columns": False}
     rollouts: Rollouts
     reference: PreTrainedModel | None = None
+    has_warned = False  # of a gap between the log-probs of sampler and trainer
     control: Any  # Trainer sets it
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -222,6 +225,8 @@ class GroupTrainer(MicroBatches):
             # The groups of this process, or an idle row if there are none.
             rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
             loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
+            if self.rollouts.engine:
+                self.validate_engine_gap(self._metrics["train"]["sampler_gap"][0])
         figures = describe_step(groups)
         self._metrics["train"] |= {name: [value] for name, value in figures.items()}
         counts = [
@@ -237,6 +242,21 @@ class GroupTrainer(MicroBatches):
                 ways = f"Only {figures['ended']:.0%} of the last ones end: raise grpo.max_new_tokens. {ways}"
             raise UserError(f"align=grpo: {problem}, so nothing is learnt. {ways}")
         return loss
+
+    def validate_engine_gap(self, gap: float) -> None:
+        """Warn once if the engine's log-probs of the step's tokens are not the trainer's.
+        Raise UserError if they are so far away that the engine had other weights, and forget the step's rollouts."""
+        found = f"the engine's log-probs differ from the trainer's by {gap:.2g} nats per token"
+        if not gap <= MOST_GAP:
+            self.rollouts.forget_step()
+            problem = f"grpo.sampler=vllm: {found}, at most {MOST_GAP:g} is allowed"
+            way_out = "Type the same command again to resume; if it recurs, use grpo.sampler=hf"
+            raise UserError(f"{problem}. Nothing is published. {way_out}.")
+        if gap > WARN_GAP and not self.has_warned:
+            self.has_warned = True
+            self.out.warn(
+                f"{found} at step {self.state.global_step}. Precision alone may explain it."
+            )
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """Divide the groups by the budget, which may have fallen by now, into equally many parts in each process."""
@@ -264,7 +284,7 @@ class GroupTrainer(MicroBatches):
             gaps = self.reference_log_probs(options) - log_probs
             kl = gaps.exp() - gaps - 1
             costs, figures["kl"] = costs + self.cfg.beta * kl, kl.detach()
-        if self.cfg.temperature == 1:  # the sampler's log-probs are at temperature 1
+        if self.cfg.temperature == self.rollouts.logprob_temperature:
             counted = torch.where(shares > 0, old_log_probs, 0).float()
             sums = torch.zeros_like(inputs["sampled"]).index_add_(0, inputs["completion"], counted)
             figures["sampler_gap"] = (sums - inputs["sampled"]).abs()

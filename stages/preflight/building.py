@@ -148,7 +148,7 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     PreferenceFile: (require_preferences,),
     Human: (require_answered, servers.require_page),
     Ensemble: (require_answered, servers.require_page),
-    ScoredGRPO: (require_scorers,),
+    ScoredGRPO: (require_scorers, user_files.require_vllm),
 }
 
 

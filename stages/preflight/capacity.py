@@ -149,6 +149,10 @@ def validate_rollouts(cfg: Config) -> None:
         raise UserError(
             "GRPO samples from whole weights, which no process has. Use launch=ddp or launch=local."
         )
+    if cfg.grpo.sampler == "vllm" and cfg.grpo.runtime.world_size > 1:
+        raise UserError(TEXTS["engines"])
+    if cfg.grpo.sampler == "vllm" and cfg.grpo.adapter is Adapter.qlora:
+        raise UserError(TEXTS["4 bits"])
     if cfg.grpo.max_new_tokens >= cfg.grpo.max_length:
         raise UserError(
             f"grpo.max_length={cfg.grpo.max_length} has no room for a prompt before grpo.max_new_tokens."

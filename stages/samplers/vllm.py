@@ -31,15 +31,18 @@ class VLLMSampler(Sampler):
     """A sampler with a child process that holds the model."""
 
     name = "vllm"
+    engine: dict[str, str]
 
     @classmethod
-    def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "VLLMSampler":
-        """Return a sampler of the model in a folder, when its engine has started.
+    def open(
+        cls, source: Path, stop_ids: list[int], decoding: Decoding, **options: Any
+    ) -> "VLLMSampler":
+        """Return a sampler of the model in a folder, when its engine has started. `options`: further ones of the engine.
         Raise UserError if it does not start, or computes on another device than the one in `runtime`."""
         machine.give_back_gpu_memory()  # of an earlier training in this process
-        return cls(source, stop_ids, decoding)
+        return cls(source, stop_ids, decoding, **options)
 
-    def __init__(self, source: Path, stop_ids: list[int], decoding: Decoding):
+    def __init__(self, source: Path, stop_ids: list[int], decoding: Decoding, **options: Any):
         runtime: Any = decoding.runtime
         self.key, self.python = decoding.runtime_key, runtime.python
         descriptor, log = tempfile.mkstemp(prefix="vllm-", suffix=".log")
@@ -55,6 +58,7 @@ class VLLMSampler(Sampler):
                 "top_p": decoding.top_p,
                 "max_new_tokens": decoding.max_new_tokens,
                 "stop_ids": stop_ids,
+                "options": options,
             }
         )
         self.engine = self.read("vllm", "torch", "transformers", "device", "dtype")
@@ -83,6 +87,12 @@ class VLLMSampler(Sampler):
             except (KeyError, TypeError, ValueError):
                 self.fail(f"it sent what answers no request: {str(message)[:80]}")
             yield request, completions
+
+    def load_weights(self, folder: Path) -> int:
+        """Load the safetensors files of a folder into the running engine. Return the sum of their bits, as the engine
+        read them."""
+        self.child.send({"weights": str(folder.resolve())})
+        return int(self.read("bits")["bits"])
 
     def read(self, *keys: str) -> dict[str, Any]:
         """Return the child's next message, which must have these keys."""

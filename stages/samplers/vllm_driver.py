@@ -1,7 +1,8 @@
 """vLLM's engine as a program for the sampler `vllm`: token ids in and out, as JSON lines over its pipes.
 
 It runs under `sample.runtime.python`, so it imports nothing of this project. Its input is a job, then a request per
-line. Its output is a line with the engine's versions, then a line for each finished request, in any order."""
+line. Its output is a line with the engine's versions, then a line for each finished request, in any order. Between
+requests a line may name a folder with new weights; its answer is the sum of the bits that were loaded."""
 
 import json
 import os
@@ -10,6 +11,8 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 TYPES = {"fp32": "float32", "bf16": "bfloat16"}  # the precision's name in vLLM
@@ -35,6 +38,7 @@ def start_engine(job: dict[str, Any]) -> tuple[Any, dict[str, str]]:
         "enable_prefix_caching": True,  # a prompt is read once for all its candidates
         "enforce_eager": current_platform.is_cpu(),  # compiling takes minutes there
         "enable_chunked_prefill": not current_platform.is_cpu(),  # there it fails with seeds
+        **job["options"],
     }
     engine = vllm.LLM(**options).llm_engine
     versions = {each.__name__: str(each.__version__) for each in (vllm, torch, transformers)}
@@ -53,6 +57,9 @@ def serve(job: dict[str, Any], engine: Any, lines: "queue.Queue[str]", channel: 
     while True:
         while not (unfinished and lines.empty()):
             request = json.loads(lines.get())
+            if "weights" in request:
+                send(channel, {"bits": load_weights(engine, Path(request["weights"]))})
+                continue
             unfinished[request["id"]] = [None] * len(request["draws"])
             for i, (temperature, seed) in enumerate(request["draws"]):
                 drawn = (
@@ -83,6 +90,41 @@ def serve(job: dict[str, Any], engine: Any, lines: "queue.Queue[str]", channel: 
                 of_request[int(i)] = [ids, drawn.finish_reason, sum(logprobs)]
                 if None not in of_request:
                     send(channel, {"id": name, "completions": unfinished.pop(name)})
+
+
+def load_weights(engine: Any, folder: Path) -> int:
+    """Load the safetensors files of a folder into the running engine. Return the sum of the bits of all tensors, each
+    element read as an integer, modulo 2^64."""
+    import torch
+    from safetensors import safe_open
+
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = 0
+
+    def tensors() -> Iterator[tuple[str, Any]]:
+        nonlocal bits
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118  # it has no iterator
+                    tensor = stored.get_tensor(name)
+                    values = tensor.reshape(-1).view(integers[tensor.itemsize])
+                    bits += int(values.sum(dtype=torch.int64))
+                    yield name, tensor
+
+    engine.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors()})
+    engine.apply_model(repack_output_layer)
+    engine.reset_prefix_cache()  # its keys and values are of the earlier weights
+    return bits % 2**64
+
+
+def repack_output_layer(model: Any) -> None:
+    """Pack the weights of the output layer again. vLLM's layers on a CPU read packed copies, and its reload leaves the
+    copy of an output layer that is tied to the embedding as it was. On a GPU this does nothing."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def read_input(lines: "queue.Queue[str]") -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from transformers import Trainer
+from peft import PeftModel
+from transformers import PreTrainedModel, Trainer
 
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError
@@ -26,11 +27,12 @@ from stages.models.loading import sampling_weights, torch_dtype
 from stages.models.packing import has_only_attention
 from stages.samplers.completions import make_candidate
 from stages.samplers.hf import HFSampler, prepack
-from stages.samplers.sampler import Completion, Request
+from stages.samplers.sampler import Completion, Request, Sampler
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from stages.store.sealed_json import Damaged, move_aside
 from stages.store.workspace import SCRATCH, StageDir
-from stages.training.samples import inference_copy
+from stages.training.rollout_engine import RolloutEngine
+from stages.training.samples import inference_copy, merged_copy
 
 ROWS = 256  # completions that are decoded at once, or fewer if memory is short
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per integer
@@ -52,7 +54,8 @@ Judge = Callable[[list[Example], list[Rollout]], Iterable[Judgement]]
 
 class Rollouts:
     """Draws the rollouts of a trainer's steps, or reads them from the shards of an earlier attempt. With several
-    processes, each completes its own prompts, and all of them get all rollouts. `relative`: the labeler's."""
+    processes, each completes its own prompts, and all of them get all rollouts. `relative`: the labeler's. Without
+    an engine this process samples."""
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Rollouts:
         judge: Judge,
         relative: bool,
         out: StageDir,
+        engine: RolloutEngine | None = None,
     ):
         self.trainer, self.cfg, self.contract = trainer, cfg, contract
         self.prompts, self.judge, self.relative = prompts, judge, relative
@@ -70,13 +74,24 @@ class Rollouts:
             name: contract.prompt(example.messages) for name, example in prompts.items()
         }
         self.folder, self.is_main = out / SCRATCH / "rollouts", out.is_main
-        self.dtype = torch_dtype(sampling_weights(cfg.precision))
+        self.dtype, self.engine = torch_dtype(sampling_weights(cfg.precision)), engine
+        # of the log-probs of the rollouts' tokens
+        self.logprob_temperature = cfg.temperature if engine else 1.0
+
+    @property
+    def shard(self) -> Path:
+        """The file with the rollouts of the next step."""
+        return self.folder / f"{self.trainer.state.global_step:06d}.parquet"
+
+    def forget_step(self) -> None:
+        """Remove the rollouts of this step, so that a resumed training draws them again."""
+        if self.is_main:
+            self.shard.unlink(missing_ok=True)
 
     def of_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
         """Return the groups of the next step in all processes. `ids`: the prompts of this process."""
-        step = self.trainer.state.global_step
-        digest = weights_digest(self.trainer.model, self.dtype)
-        policy, shard = f"step {step}, weights {digest}", self.folder / f"{step:06d}.parquet"
+        step, shard = self.trainer.state.global_step, self.shard
+        policy = f"step {step}, weights {weights_digest(self.trainer.model, self.dtype)}"
         [rollouts] = broadcast_object_list([read_shard(shard, policy) if self.is_main else None])
         if not rollouts:
             temperatures = [self.cfg.temperature] * self.cfg.completions
@@ -109,9 +124,7 @@ class Rollouts:
             problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
             result = "Its completions would teach older weights, so nothing is published"
             raise UserError(f"align=grpo: {problem}. {result}. Type the same command again.")
-        if has_only_attention(model):  # Mamba's layers read the weights of others
-            prepack(model, ROWS)
-        sampler = HFSampler.of(model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
+        sampler = self.open_sampler(model)
         requests = [
             Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids
         ]
@@ -128,6 +141,17 @@ class Rollouts:
         return self.add_rewards(
             [self.prompts[i] for i in ids], [Rollout(**vars(each)) for each in candidates]
         )
+
+    def open_sampler(self, model: PreTrainedModel) -> Sampler:
+        """Return a sampler of these weights, which `inference_copy` has returned."""
+        if self.engine:
+            with_adapter = isinstance(policy := self.trainer.model, PeftModel)
+            return self.engine.load(
+                merged_copy(policy, self.cfg.precision) if with_adapter else model
+            )
+        if has_only_attention(model):  # Mamba's layers read the weights of others
+            prepack(model, ROWS)
+        return HFSampler.of(model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
 
     def add_rewards(self, prompts: list[Example], rollouts: list[Rollout]) -> list[Rollout]:
         """Score the rollouts in place, and return them. One without a finite score gets an error and no reward. A

@@ -19,9 +19,9 @@ from transformers import (
 
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import Training
-from stages.config.choices import Precision, Sharding, Weights
+from stages.config.choices import Precision, Sharding
 from stages.models.contract import Contract
-from stages.models.loading import context_length, sampling_weights
+from stages.models.loading import context_length, sampling_weights, torch_dtype
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Request
 from stages.store.records import Message, prompt_id
@@ -110,19 +110,30 @@ def inference_copy(model: PreTrainedModel | PeftModel, precision: Precision) -> 
     has rounded copies of the others. An adapter stays on top of the weights under it.
 
     The original keeps its attention, packed rows, hooks and generation settings: a sampler changes only the copy."""
-    dtype = torch.bfloat16 if sampling_weights(precision) is Weights.bf16 else torch.float32
-    parameters = {id(p): frozen_copy(p, dtype) for p in model.parameters()}
-    inference_model = copy.deepcopy(model, parameters)
-    for module in inference_model.modules():
-        # a trainer's forward refers to the original model's layers, and
-        for name in ("forward", "_original_forward"):
-            # accelerate's to the copy, which it would keep until garbage is collected
-            vars(module).pop(name, None)
+    inference_model = copy_model(model, precision)
     return (
         inference_model.get_base_model()
         if isinstance(inference_model, PeftModel)
         else inference_model
     ).eval()  # type: ignore[no-any-return]
+
+
+def merged_copy(model: PeftModel, precision: Precision) -> PreTrainedModel:
+    """Return a copy as `inference_copy`, with the adapter added to the weights under it. The original's stay."""
+    return copy_model(model, precision).merge_and_unload(safe_merge=True).eval()  # type: ignore[no-any-return]
+
+
+def copy_model(model: Any, precision: Precision) -> Any:
+    """Return a copy of the model with the weights of `inference_copy`, and with the forwards of its classes."""
+    dtype = torch_dtype(sampling_weights(precision))
+    parameters = {id(p): frozen_copy(p, dtype) for p in model.parameters()}
+    copied = copy.deepcopy(model, parameters)
+    for module in copied.modules():
+        # a trainer's forward refers to the original model's layers, and
+        for name in ("forward", "_original_forward"):
+            # accelerate's to the copy, which it would keep until garbage is collected
+            vars(module).pop(name, None)
+    return copied
 
 
 def frozen_copy(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.nn.Parameter:

@@ -91,6 +91,34 @@ def test_every_recipe_is_calculated_for_a_named_gpu(
     assert host * 2**30 > memory.LIBRARIES
 
 
+# Hours of published runs, as in docs/how-to/memory.md. Their DPO computes the reference itself.
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "stages", "hours"),
+    [
+        ("zephyr_7b", 8, ["sft"], 1.56),
+        ("zephyr_7b", 8, ["reference", "dpo"], 1.48),
+        ("tulu3_8b", 32, ["sft"], 6.0),
+        ("tulu3_8b", 8, ["reference", "dpo"], 10.0),
+    ],
+)
+def test_published_runs_took_hours_in_the_range_of_the_plan(
+    recipe: str,
+    gpus: int,
+    stages: list[str],
+    hours: float,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = [f"recipe={recipe}", "launch=fsdp", f"launch.processes={gpus}", "plan.gpu=h100_80gb"]
+    rows = plan(tmp_path, capsys, *line)
+    ranges = [[*map(float, rows[stage][-1].split(" to "))] for stage in stages]
+    shortest, longest = map(sum, zip(*ranges, strict=True))
+    assert shortest < hours < longest < 8 * shortest
+    one_row = [f"{stage}.runtime.micro_batch=1" for stage in ("sft", "dpo")]
+    more = plan(tmp_path, capsys, *line, *one_row, "launch.processes=64")
+    assert {more[stage][-1] for stage in stages} == {"not known"}
+
+
 def test_a_plan_for_another_machine_takes_its_precision_and_leaves_this_one_as_it_is(
     tmp_path: Path,
 ) -> None:

@@ -66,6 +66,7 @@ NAMES = [
     "benchmark.runtime.python",
     "sample.runtime.python",
     "answer.runtime.python",
+    "grpo.runtime.python",
     "chat.runtime.python",
     "store.remote",
     "tracker.entity",

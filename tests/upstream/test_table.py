@@ -57,6 +57,7 @@ DOCUMENTED = {
     "obstore.exceptions",
     "obstore.store",
     "vllm",
+    "vllm.model_executor.layers.vocab_parallel_embedding",
     "vllm.platforms",
     "numpy",
     "safetensors.torch",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from stages.config.choices import DEVICES, Checkpointing, Sharding
-from stages.config.limits import between, positive, words
+from stages.config.limits import Limit, between, limited, positive, words
 
 
 @dataclass
@@ -47,6 +47,16 @@ class SampledRuntime(TrainRuntime):
 
     samples: int = between(0, 100)
     sample_tokens: int = between(1, 65_536)
+
+
+@dataclass
+class RolloutRuntime(SampledRuntime):
+    """As `sft.runtime`, with the Python and GPU memory of vLLM."""
+
+    python: str | None = MISSING
+    engine_memory: float = limited(
+        Limit(0, "must be a share above 0 and below 1", high=1, open=True, below=True)
+    )
 
 
 @dataclass

@@ -10,7 +10,12 @@ from stages.config.blocks.data import OptionalSource
 from stages.config.blocks.labels import Label, Verifier
 from stages.config.blocks.models import Template
 from stages.config.blocks.pairs import Pairs
-from stages.config.blocks.runtimes import SampledRuntime, ScoringRuntime, TrainRuntime
+from stages.config.blocks.runtimes import (
+    RolloutRuntime,
+    SampledRuntime,
+    ScoringRuntime,
+    TrainRuntime,
+)
 from stages.config.installation import read_beside
 from stages.config.limits import between, computed, neutral, positive, random_seed, share, words
 
@@ -236,13 +241,18 @@ class GRPO(Training):
     """Group-relative policy optimization: the model learns from how its answers' scores differ."""
 
     objective = Objective.read("grpo")
+    sampler: str | None = words("hf", "vllm")
     completions: int = between(2, 1024)
     temperature: float = positive(100)
     max_new_tokens: int = between(1, 65_536)
     loss_type: str = words(*choices.GROUP_LOSSES)
     baseline: str = words(*choices.BASELINES)
     beta: float = between(0, 1000)
-    runtime: SampledRuntime = field(default_factory=SampledRuntime)
+    runtime: RolloutRuntime = field(default_factory=RolloutRuntime)
+
+    def __post_init__(self) -> None:
+        # so that typing the default changes no node
+        self.sampler = None if self.sampler == "hf" else self.sampler
 
 
 @dataclass
