@@ -39,7 +39,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out
     )
     mix(cfg, joined, ledger)
-    seed, licences = cfg.tasks.seed if cfg.tasks else 0, Licences()
+    licences = Licences()
 
     def tables() -> Iterator[pa.Table]:
         for example in examples:
@@ -49,7 +49,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             sum(sum(part.counts(ledger).values()) for part in joined), "data", "row"
         ) as progress:
             for part in joined:
-                for table in part.tables(ledger, seed):
+                for table in part.tables(ledger, cfg.seed):
                     licences.update(licence or UNKNOWN for licence in table["licence"].to_pylist())
                     yield table
                     progress.update(len(table))
@@ -64,11 +64,9 @@ def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
         return suites.generate(cfg.suites)
     if not cfg.tasks:
         return []
-    settings = asdict(cfg.tasks)
-    seed = settings.pop("seed")
-    return generate(seed, settings, settings.pop("families"), families) + open_requests.generate(
-        seed, settings
-    )
+    counts = asdict(cfg.tasks)
+    drawn = generate(cfg.seed, counts, counts.pop("families"), families)
+    return drawn + open_requests.generate(cfg.seed, counts)
 
 
 def validate_user_tasks(examples: list[Example]) -> None:

@@ -121,7 +121,7 @@ def test_a_recipe_of_ones_own_and_a_sweep_in_other_processes(repository: Path) -
     ran = plumbline(folder, *stage, "recipe=./mine.yaml")
     assert "Next: plumbline stage=sft recipe=./mine.yaml" in ran.stdout
     assert "cached" in plumbline(folder, "recipe=ours", "tracker=none", "stage=plan").stdout
-    plumbline(folder, *stage, "recipe=ours", "data.tasks.seed=8,9", "hydra/launcher=joblib", "-m")
+    plumbline(folder, *stage, "recipe=ours", "data.seed=8,9", "hydra/launcher=joblib", "-m")
     assert len([*folder.glob("outputs/data/*/manifest.json")]) == 3
 
 

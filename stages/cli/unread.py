@@ -157,7 +157,7 @@ def of_data(cfg: Config) -> Conditions:
         "form": not (cfg.data.sources or cfg.outside or cfg.eval.judged.source),
         "audit": builds and not cfg.data.sources,
         "thresholds": builds and {*audit.thresholds} - {*audit.actions},
-        "families": not any(vars(cfg.data.tasks)[group] for group in groups),
+        "families": cfg.data.generated.keys().isdisjoint(groups),
     }
 
 

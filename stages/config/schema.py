@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from stages.config import choices
-from stages.config.blocks.data import SPLIT_OF_GROUP, Data, Source
+from stages.config.blocks.data import DATA, SPLIT_OF_GROUP, Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import (
     JUDGED,
@@ -55,6 +55,7 @@ Target = StrEnum(
 
 # The groups whose option picks a class, each with its keys: the classes by the option's name
 OPTIONS: dict[str, Mapping[str, type]] = {
+    "data": DATA,
     "label": LABELS,
     "eval/judged": JUDGED,
     "template": TEMPLATES,
@@ -178,7 +179,7 @@ class Config:
     upstream: choices.Upstream = MISSING
     rebuild: Target | None = MISSING
     model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
+    data: Data = MISSING
     outside: list[Source] = field(default_factory=list)
     seeds: list[int] = random_seed()
     sft: SFT = field(default_factory=SFT)
@@ -260,7 +261,7 @@ class Config:
     def selects(self) -> bool:
         """True if SFT also learns from the base model's best answers to prompts without a reference answer."""
         if self.sft.demonstrations is None:
-            return self.sft.train and bool(self.data.tasks and self.data.tasks.open_sft)
+            return self.sft.train and "open_sft" in self.data.generated
         return self.sft.demonstrations is choices.Demonstrations.selected
 
     @property
@@ -318,8 +319,7 @@ class Config:
 
     def generates(self, split: str) -> bool:
         """Return True if the data has generated prompts, which have checks, in a split."""
-        groups = (group for group, of_group in SPLIT_OF_GROUP.items() if of_group == split)
-        return self.data.tasks is not None and any(vars(self.data.tasks)[group] for group in groups)
+        return any(SPLIT_OF_GROUP[group] == split for group in self.data.generated)
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:

@@ -119,12 +119,10 @@ def wire_graph(
         if listed := attrgetter(setting)(cfg):
             split, form = ("sft", Form()) if name == "retained" else ("test", cfg.data.form)
             sources = [replace(source, splits={split: 1.0}) for source in listed]
-            block = Data(
-                tasks=None, sources=sources, max_bad=cfg.data.max_bad, form=form, of=setting
-            )
+            block = Data(seed=0, sources=sources, max_bad=cfg.data.max_bad, form=form, of=setting)
             roots = {**wire_sources(name, block, make_node), **roots}
     if cfg.eval.suites.names:
-        block = Data(tasks=None, max_bad=cfg.data.max_bad, of="eval", suites=cfg.eval.suites)
+        block = Data(seed=0, max_bad=cfg.data.max_bad, of="eval", suites=cfg.eval.suites)
         roots = {"suites": make_node("data", block), **roots}
     if cfg.selects:  # all seeds share these demonstrations, as they share the base model
         roots |= wire_demonstrations(cfg, make_node, roots["base"], roots["data"])

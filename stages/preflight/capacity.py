@@ -164,11 +164,8 @@ def validate_rollouts(cfg: Config) -> None:
 
 def split_rows(cfg: Config, split: str) -> int | None:
     """Return the most rows that a split can have, or None if a source may hold any number."""
-    rows = sum(
-        vars(cfg.data.tasks)[group] or 0
-        for group, of_group in SPLIT_OF_GROUP.items()
-        if of_group == split
-    )
+    generated = cfg.data.generated.items()
+    rows = sum(count for group, count in generated if SPLIT_OF_GROUP[group] == split)
     for source in cfg.data.sources:
         if source.shares.get(split):
             if source.rows is None or source.epochs or source.weight:

@@ -34,10 +34,6 @@ def validate_config(cfg: Config) -> None:
     check_all(
         [partial(limits.validate_block, cfg.launch, "launch."), partial(limits.validate_block, cfg)]
     )
-    if cfg.data.tasks is None:
-        raise UserError(
-            "data.tasks=null is not allowed. For sources without generated tasks, use data=file."
-        )
     checks: list[Callable[[Config], None]] = [
         *(validate_combinations, validate_words, sources.validate_sample),
         *(
@@ -154,14 +150,14 @@ def validate_combinations(cfg: Config) -> None:
 
 def validate_inputs(cfg: Config) -> None:
     """Raise UserError for a model, data or labels that a run cannot start from."""
-    assert cfg.data.tasks is not None  # `validate_config` refuses None first
     reads_data = cfg.sft.train or not cfg.own_prompts  # otherwise no stage reads data
-    has_data = cfg.data.sources or any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP)
+    has_data = cfg.data.sources or cfg.data.generated
     demonstrations, from_file = cfg.sft.demonstrations, cfg.label.brings_pool
     selected = demonstrations is choices.Demonstrations.selected
     conditions: dict[str, object] = {
         "no rows": reads_data and not has_data,
-        "open requests": cfg.data.tasks.open_sft and demonstrations is choices.Demonstrations.given,
+        "open requests": "open_sft" in cfg.data.generated
+        and demonstrations is choices.Demonstrations.given,
         "no single scores": selected and not cfg.label.scores_alone,
         "nothing trained": selected and not cfg.sft.train,
     }
@@ -212,7 +208,7 @@ def untested_message(cfg: Config) -> str:
     groups = {name for name, group_split in SPLIT_OF_GROUP.items() if group_split == split}
     groups -= {"rephrased", "open_plain", "open_lengths"}
     checked = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
-    generated = any(vars(cfg.data.tasks)[group] for group in groups)
+    generated = groups & cfg.data.generated.keys()
     if checked or generated or cfg.holds_out or isinstance(cfg.eval.judged, Compared):
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report

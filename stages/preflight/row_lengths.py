@@ -130,15 +130,10 @@ def has_only(file: File, training: Node) -> bool:
     if isinstance(file, PreferenceFile):
         return True
     splits = splits_read(training.config)
-    generated = [
-        vars(block.tasks)[group]
-        for block in blocks
-        if isinstance(block, Data) and block.tasks
-        for group, split in SPLIT_OF_GROUP.items()
-        if split in splits
-    ]
+    groups = {group for block in blocks if isinstance(block, Data) for group in block.generated}
+    has_generated = any(SPLIT_OF_GROUP[group] in splits for group in groups)
     is_drawn = file.source.rows or file.source.weight or file.source.epochs
-    return len({source.key for source in sources}) == 1 and not any(generated) and not is_drawn
+    return len({source.key for source in sources}) == 1 and not has_generated and not is_drawn
 
 
 def splits_read(training: Training) -> tuple[Split, Split]:

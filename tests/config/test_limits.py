@@ -176,7 +176,7 @@ def choose_option(cfg: Any, key: str) -> None:
         block = next((b for b, of in GROUPS.items() if of == group), group.replace("/", "."))
         if not key.startswith(f"{block}."):
             continue
-        name = key.removeprefix(f"{block}.")
+        name = re.sub(r"^sources\..*", "sources", key.removeprefix(f"{block}."))
         kind = next(k for k in options.values() if name in dict(spelling.settings_below(k, "")))
         holder, _, place = block.rpartition(".")
         chosen = OmegaConf.structured(kind) if isinstance(cfg, DictConfig) else kind()

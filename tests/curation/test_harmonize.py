@@ -145,7 +145,7 @@ def run_data(
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = Source(str(folder / "rows.jsonl"), splits={"sft": 1.0})
     metrics = joined(
-        Data(tasks=None, sources=[source], max_bad=1.0, **settings),
+        Data(seed=0, sources=[source], max_bad=1.0, **settings),
         StageDir(folder, lambda metrics, step: None),
     )
     return load(folder / "examples.parquet", Example), metrics

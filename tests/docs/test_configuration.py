@@ -22,6 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from stages.cli import spelling
+from stages.config.blocks.data import Data
 from stages.config.blocks.evaluation import Compared, Judged
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Template
@@ -66,6 +67,7 @@ TYPES: dict[Any, str] = {
 AS_SOURCE = re.compile(r"(data\.file|reward\.source)\.(?!path$)")  # said of Source
 AS_LABEL = ("label.judge.", "label.reward_model.", "label.human.")  # of an ensemble
 ALL_OPTIONS = {
+    "data": Data,
     "label": Label,
     "eval/judged": Judged,
     "template": Template,
@@ -125,6 +127,7 @@ def said_in_yaml() -> dict[str, str]:
                 comment_by_key |= comments(path, "" if package == "_global_" else f"{package}.")
             elif package != "_global_":
                 comment_by_key = comments(path, f"{package}.") | comment_by_key
+    comment_by_key |= comments(CONF / "rows.yaml", "data.")
     return comment_by_key | comments(CONF / "config.yaml", "")
 
 
@@ -365,8 +368,9 @@ def option_keys(group: str, option: str) -> list[Row]:
     """The rows of the keys that an option of a group has beside those of every option."""
     block = group.replace("/", ".")
     plain = values("~recipe", f"{group}={option}")
+    demo = values() if chosen().get(group) == option else plain
     of_all = {key.name for key in fields(ALL_OPTIONS[group])}
-    rows = [*keys(OPTIONS[group][option], f"{block}.", plain, plain)]
+    rows = [*keys(OPTIONS[group][option], f"{block}.", plain, demo)]
     own = [row for row in rows if row[0].removeprefix(f"{block}.").split(".")[0] not in of_all]
     return [row for row in own if not row[0].startswith(AS_LABEL)]
 
@@ -374,10 +378,11 @@ def option_keys(group: str, option: str) -> list[Row]:
 def option_sections(said: list[Row]) -> list[str]:
     """A section of keys for each option whose class has its own. `said`: rows whose meaning is not repeated."""
     lines = []
-    for option, kind in OPTIONS["label"].items():
-        if rows := option_keys("label", option):
-            shown = say_once(said, rows)
-            lines += [f"### label={option}", "", docstring(kind), "", *key_table(shown)]
+    choices = [("data", "verifiable"), *(("label", option) for option in OPTIONS["label"])]
+    for group, option in choices:
+        if rows := option_keys(group, option):
+            kind, shown = OPTIONS[group][option], say_once(said, rows)
+            lines += [f"### {group}={option}", "", docstring(kind), "", *key_table(shown)]
     plain = values("~recipe", "eval/judged=judge")
     judged = (
         "Its other keys are those of its labeler: `eval.judged.endpoints` is as `label.endpoints`."

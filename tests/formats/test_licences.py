@@ -38,7 +38,7 @@ def read_examples(
     source = {"splits": {"sft": 1.0}, **source}
     read_from = Source(str(lines(folder, rows)), **source)
     metrics = joined(
-        Data(tasks=None, sources=[read_from], max_bad=0.0),
+        Data(seed=0, sources=[read_from], max_bad=0.0),
         StageDir(folder, lambda metrics, step: None),
     )
     return load(folder / "examples.parquet", Example), metrics

@@ -116,7 +116,7 @@ def test_weights_reach_the_examples_and_rows_that_teach_nothing_are_left_out(
     rows = [TALK, {"messages": [{**ASK, "content": "c"}, {**REPLY, "weight": 0}]}]
     source = Source(str(lines(tmp_path, rows)), splits={"sft": 1.0})
     metrics = joined(
-        Data(tasks=None, sources=[source], max_bad=0.0),
+        Data(seed=0, sources=[source], max_bad=0.0),
         StageDir(tmp_path, lambda metrics, step: None),
     )
     [example] = load(tmp_path / "examples.parquet", Example)

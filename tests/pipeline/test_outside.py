@@ -45,7 +45,7 @@ def test_a_preference_file_that_is_swapped_while_another_stage_works_is_refused(
     file = tmp_path / "mine.jsonl"
     file.write_text(preferences("good", "evil"))
     overrides = ("stage=label", "label=dataset", f"label.path={file}")
-    target = (*TINY, f"outputs={chain.root}", "stage=dpo", "data.tasks.seed=7", *overrides[1:])
+    target = (*TINY, f"outputs={chain.root}", "stage=dpo", "data.seed=7", *overrides[1:])
     before = nodes(chain.root, *overrides)["label"].fingerprint
 
     def swap() -> None:

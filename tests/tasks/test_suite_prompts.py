@@ -71,11 +71,12 @@ def test_the_reference_of_another_pair_does_not_pass(examples: list[Example]) ->
 
 
 def test_no_prompt_of_a_suite_is_a_prompt_of_the_demo(examples: list[Example]) -> None:
-    tasks = settings("recipe=demo").data.tasks
+    data = settings("recipe=demo").data
+    tasks = data.tasks
     assert tasks is not None
     counts = {group: vars(tasks)[group] for group in SPLIT_OF_GROUP}
-    generated = generate(tasks.seed, counts, tasks.families) + open_requests.generate(
-        tasks.seed, counts
+    generated = generate(data.seed, counts, tasks.families) + open_requests.generate(
+        data.seed, counts
     )
     assert {e.id for e in examples}.isdisjoint(e.id for e in generated)
 

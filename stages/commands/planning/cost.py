@@ -207,10 +207,9 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
     if (
         node.stage == "sample"
         and split == Split.sft
-        and (tasks := data.config.tasks)
-        and tasks.open_sft
+        and (requests := data.config.generated.get("open_sft"))
     ):
-        return Sizes(tasks.open_sft, *to_tokens(*counts.OPEN))
+        return Sizes(requests, *to_tokens(*counts.OPEN))
     lengths = counts.mean_tokens(counted, split) if counted else to_tokens(*counts.TEXT)
     pairs = labels or (rows_node and rows_node.inputs.get("pairs"))
     if node.stage == "sft" and (selected or not pairs):

@@ -40,9 +40,9 @@ def reads_tokens(stage: str, settings: dict[str, Any]) -> bool:
 
 def generated_rows(data: Node) -> dict[str, float]:
     """Return the expected rows of generated tasks by split."""
-    tasks, rows_by_split = vars(data.config.tasks) if data.config.tasks else {}, dict[str, float]()
-    for group, split in SPLIT_OF_GROUP.items():
-        rows_by_split[split] = rows_by_split.get(split, 0.0) + (tasks.get(group) or 0)
+    rows_by_split = dict.fromkeys(SPLIT_OF_GROUP.values(), 0.0)
+    for group, count in data.config.generated.items():
+        rows_by_split[SPLIT_OF_GROUP[group]] += count
     return rows_by_split
 
 

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import MISSING
 
@@ -27,7 +27,6 @@ class Tasks:
     """Generated instructions whose answers a program can check. Each key is a number of prompts. The groups `unseen_*`
     are test prompts. The groups `open_*`, `unseen_kinds` and `unseen_areas` are open requests with constraints."""
 
-    seed: int = random_seed()
     families: list[str] = MISSING
     sft: int = between(0, 1_000_000)
     preference: int = between(0, 1_000_000)
@@ -194,12 +193,13 @@ class Mixture:
 
 @dataclass
 class Data:
-    """The data of a run: prompts and answers that are generated (`tasks`) or read (`sources`). A set that only the
-    evaluation reads has no `tasks`; `of` is then the setting that lists its sources."""
+    """The data of a run, or of a set that only the evaluation reads: rows of files. Of a set, `of` is the setting that
+    lists its sources."""
 
+    tasks: ClassVar[Tasks | None] = None  # generated prompts and answers
+    seed: int = random_seed()
     path: str | None = neutral(lambda: None)
     file: OptionalSource = neutral(OptionalSource)
-    tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
     mixture: Mixture = field(default_factory=Mixture)
     max_bad: float = share()
@@ -214,6 +214,12 @@ class Data:
     suites: Any = computed(None)  # Suites, set by the pipeline from eval.suites
 
     @property
+    def generated(self) -> dict[str, int]:
+        """The number of generated prompts of each group that has some."""
+        counts = {group: vars(self.tasks)[group] for group in SPLIT_OF_GROUP} if self.tasks else {}
+        return {group: count for group, count in counts.items() if count}
+
+    @property
     def limits(self) -> ReadLimits:
         return ReadLimits(self.max_line or ReadLimits.line, self.max_file or ReadLimits.unpacked)
 
@@ -225,6 +231,22 @@ class Data:
         """Return the setting of source `i`, such as `data.sources[0]`. The file of `path` comes before the others."""
         listed = i - bool(self.path)
         return "data.file" if listed < 0 else f"{self.of or 'data.sources'}[{listed}]"
+
+
+@dataclass
+class Generated(Data):
+    """Generated prompts and answers, and rows of files beside them."""
+
+    tasks: Tasks = field(default_factory=Tasks)  # type: ignore[misc]  # files have none
+
+
+DATA: dict[str, type[Data]] = {
+    "file": Data,
+    "verifiable": Generated,
+    "demonstrations": Generated,
+    "questions": Generated,
+    "tiny": Generated,
+}
 
 
 @dataclass
