@@ -13,10 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli.recipe_layers import group_options, load_recipes
 from stages.cli.spelling import typed_values
+from stages.config.blocks.data import DEFAULT_SHARES
 from stages.config.blocks.labels import LABELS, Label
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
+from stages.config.schema import CONF
 from stages.preflight import servers
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,13 @@ log = logging.getLogger(__name__)
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
 NONE = "none"  # the recipe without a key
 TOY_PREFERENCES = "package:stages/tasks/toy_preferences.jsonl"
+# The most prompts of a group that a toy's recipe generates. A group that the recipe has none of stays empty.
+TOY_TASKS = {
+    **{"sft": 256, "preference": 400, "validation": 16, "test": 24, "rephrased": 2},
+    **{"unseen_phrasings": 8, "unseen_tasks": 8, "unseen_kinds": 8, "unseen_areas": 4},
+    **{"open_sft": 0, "open_preference": 8, "open_validation": 4, "open_test": 8},
+    **{"open_plain": 4, "open_lengths": 4},
+}
 # The options of the groups that name content which recipe=demo is made for
 OF_THE_DEMO = {
     "model": ["embedded"],
@@ -80,6 +89,8 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
                 avoid_bitsandbytes(recipes[name])
             if is_toy and "data.path" not in typed:
                 read_toy_preferences(recipes[name])
+                if "data" not in typed:
+                    shrink_tasks(recipes[name])
     return recipes
 
 
@@ -122,6 +133,32 @@ def read_toy_preferences(recipe: DictConfig) -> None:
     """Replace the preferences of a recipe that reads some."""
     if own_option(recipe, "label") == "dataset":
         recipe["label"] = {"path": TOY_PREFERENCES}
+
+
+def shrink_tasks(recipe: DictConfig) -> None:
+    """Let a recipe generate few prompts. Its sources and the answers that a base model gives to open requests are left
+    out, so tasks are generated in their place."""
+    data = OmegaConf.merge(
+        option_keys("data", own_option(recipe, "data")), recipe.get("data") or OmegaConf.create()
+    )
+    shares = [source.get("splits") or DEFAULT_SHARES for source in data.sources]
+    replaced = {split for each in shares for split in each}
+    replaced |= {"sft"} if data.tasks.open_sft else set()
+    tasks = {
+        group: min(data.tasks[group] or most * (group in replaced), most)
+        for group, most in TOY_TASKS.items()
+    }
+    OmegaConf.update(recipe, "data.tasks", tasks, force_add=True)
+
+
+def option_keys(group: str, option: str) -> DictConfig:
+    """Return the keys of an option of a group, in conf/, with those of the option that it is based on."""
+    keys = OmegaConf.load(CONF / group / f"{option}.yaml")
+    assert isinstance(keys, DictConfig)
+    bases = [entry for entry in keys.pop("defaults", []) if entry != "_self_"]
+    merged = OmegaConf.merge(*(option_keys(group, base) for base in bases), keys)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def chosen_names(typed: dict[str, str]) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from stages.cli import compose, recipe_layers, recipes, starting_values
 from stages.commands import plan
+from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
@@ -251,7 +252,28 @@ def test_a_recipe_on_a_preference_set_takes_all_of_it(name: str) -> None:
 
 def test_a_toy_shrinks_what_is_typed_too() -> None:
     toy = settings("recipe=zephyr_7b", "scale=toy", "data=questions", "sft=default")
-    assert (toy.data.sources, toy.sft.max_length, toy.data.tasks.test) == ([], 64, 480)
+    assert (toy.data.sources, toy.sft.batch_size, toy.data.tasks.test) == ([], 2, 480)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("recipe=from_preferences", "label.path=docs/examples/preferences.jsonl"),
+        ("recipe=demo",),
+        ("data=file", "data.sources=[{path: docs/examples/preferences.jsonl}]"),
+    ],
+)
+def test_a_toy_adds_no_prompts_that_its_recipe_does_not_have(line: tuple[str, ...]) -> None:
+    full, toy = (vars(settings(*line, *scale).data.tasks) for scale in ((), ("scale=toy",)))
+    for group in SPLIT_OF_GROUP:
+        assert (toy[group] or 0) <= (full[group] or 0), group
+
+
+def test_a_toy_generates_tasks_in_place_of_sources() -> None:
+    full, toy = (settings("recipe=zephyr_7b", *scale).data for scale in ((), ("scale=toy",)))
+    assert full.sources and not full.tasks.sft
+    assert toy.tasks.sft and not toy.sources
+    assert not toy.tasks.preference, "its preferences come from a file"
 
 
 JOBLIB = pytest.param(("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), marks=pytest.mark.slow)
