@@ -51,8 +51,9 @@ ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 def normalise(argv: list[str]) -> list[str]:
     """Return the command line as Hydra reads it: `-m` first, and `++` before keys of open dicts (`sft.trainer.x`).
 
-    A typed `model.path` replaces random weights, `model.random_init` replaces a path, `label=dataset` adds `pairs=all`,
-    and content of the user's leaves the default recipe out. Raise UserError for an argument that Hydra cannot read."""
+    A typed `model.path` replaces random weights, `model.random_init` replaces a path, `label=dataset` adds `pairs=all`
+    and leaves generated tests out, and content of the user's leaves the default recipe out.
+    Raise UserError for an argument that Hydra cannot read."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
     argv = [re.sub(r"^(outputs=['\"]?)~(?=/)", rf"\1{Path.home()}", a) for a in argv]
@@ -78,6 +79,8 @@ def normalise(argv: list[str]) -> list[str]:
         implied.append("model=tiny" if random else "model.random_init=null")
     if typed.get("label") == "dataset" and "pairs" not in typed:
         implied.append("pairs=all")
+    if typed.get("label") == "dataset" and typed.keys().isdisjoint(("data", "recipe")):
+        implied.append("data=demonstrations")  # the verdict is about the preferences alone
     implied += recipes.recipe_override(typed_values)
     added = [each for each in [*implied, *unlogged_overrides(argv)] if each not in line]
     place = next(

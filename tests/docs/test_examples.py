@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def test_every_example_has_a_purpose() -> None:
-    assert {path.stem for path in EXAMPLES.iterdir()} == PURPOSES.keys()
+    assert {path.stem for path in EXAMPLES.glob("*.jsonl")} == PURPOSES.keys()
 
 
 @pytest.mark.parametrize("name", PURPOSES)
