@@ -28,7 +28,7 @@ from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.readers.row import BadRow, ChangesMeaning
-from stages.formats.references import resolve
+from stages.formats.references import Resolved, resolve
 from stages.formats.scored import Scored, Several
 from stages.formats.texts import Texts
 from stages.formats.turns import CHANGING, WEIGHTS, is_empty, messages, resolve_turns
@@ -135,12 +135,12 @@ class ColumnMapping:
             self.columns_by_keys[tuple(row)] = columns
         return columns
 
-    def values(self, row: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """Return the values of a row by role, with what they refer to, and the columns in which that was found."""
+    def values(self, row: dict[str, Any]) -> Resolved:
+        """Return the values of a row by role, with what they refer to in place of references."""
         columns = self.find_columns(row)
         values = columns.values(row)
         meant = resolve(row, values, columns.paths)
-        return values | meant.values, meant.columns
+        return meant._replace(values=values | meant.values)
 
     def read(self, row: Any) -> ParsedRow:
         """Return the parsed row, and note its columns that are not read.
@@ -152,7 +152,9 @@ class ColumnMapping:
                 (role, path) for role, path in self.missing_paths if not has_path(row, path)
             }
         columns = self.find_columns(row)
-        values, referred = self.values(row)
+        values, referred, error = self.values(row)
+        if error:
+            raise BadRow("", error)
         stated: dict[str, Any] = {
             role: join_values(values.pop(role)) for role in columns.stated if role in values
         }

@@ -6,15 +6,18 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from stages.formats.columns import Path, normal_name
+from stages.formats.turns import is_empty
 
 SIDES = ("chosen", "rejected")
 
 
 class Resolved(NamedTuple):
-    """The values, by role, that references stand for, and the columns that they were found in."""
+    """The values, by role, that references stand for, the columns that they were found in, and what is wrong with
+    them: a name alone is no answer."""
 
     values: dict[str, Any]
     columns: tuple[str, ...] = ()
+    error: str = ""
 
 
 def resolve(
@@ -29,9 +32,13 @@ def resolve(
 
 
 def answers_meant(row: Mapping[str, Any], chosen: Any, rejected: Any) -> Resolved:
-    """Return the answers if both are names of columns with a text, or both are places in the row's only list of texts."""
+    """Return the answers if both are names of columns, or both are places in the row's only list of texts."""
     sides = (chosen, rejected)
-    if all(isinstance(side, str) and row.get(side) for side in sides):
+    named = [side for side in sides if isinstance(side, str) and side in row]
+    if named and (len(named) == 1 or any(is_empty(row[column]) for column in named)):
+        reason = f"chosen or rejected names the column {named[0]!r}, but both must name a text"
+        return Resolved({}, error=reason)
+    if named:
         return Resolved({"chosen": row[chosen], "rejected": row[rejected]}, sides)
     if not all(type(side) is int or (isinstance(side, str) and side.isdecimal()) for side in sides):
         return Resolved({})

@@ -262,6 +262,15 @@ def test_a_preference_is_told_by_its_columns(
     assert summarize(read(file, Purpose.prompts))[0][0] == ["a"]
 
 
+def test_a_name_of_a_column_is_no_answer(tmp_path: Path) -> None:
+    names = {"chosen": "response_a", "rejected": "response_b"}
+    row = {"prompt": "a", "response_a": "b", "response_b": "c", **names}
+    rows = [row, row | {"response_b": None}, row | {"rejected": "response_c"}]
+    result = read(lines(tmp_path, rows), Purpose.preferences)
+    assert summarize(result) == [(["a"], ["b", "c"], [1, 0])]
+    assert all("both must name a text" in str(bad.error) for bad in result.bad_rows)
+
+
 @pytest.mark.parametrize(
     "row",
     [
