@@ -16,9 +16,9 @@ def prompt_of(messages: list[Message], answer: str | None) -> str:
 
 def conversation_of(prompt: str, messages: list[Message]) -> str:
     """Return the id of how a conversation begins, up to the first turn of the user: the prompt's, if it ends there."""
-    asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    begins = messages[: asked[0] + 1] if asked else messages
-    return prompt if len(begins) == len(messages) else prompt_id(begins)
+    users = (i for i, message in enumerate(messages, 1) if message["role"] == "user")
+    end = next(users, len(messages))
+    return prompt if end == len(messages) else prompt_id(messages[:end])
 
 
 def draw_split(conversation: str, shares: Mapping[str, float]) -> str | None:
