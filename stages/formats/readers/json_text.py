@@ -5,6 +5,7 @@ A row is unusable if it has a key twice, NaN, or a number of some thousand digit
 import io
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -279,19 +280,31 @@ def has_role(value: Any) -> bool:
 
 
 def no_rows_error(file: Path, value: dict[str, Any]) -> UserError:
-    """Return the error for an object without rows, with the jq command that writes its longest list as rows."""
-    keys = [key for key in value if key.isidentifier() and key.lower() not in METADATA_KEYS]
+    """Return the error for an object without rows, with the jq command that writes its longest list as rows. There is
+    no command if one of these rows would have no text."""
+    keys = [key for key in value if key.lower() not in METADATA_KEYS]
     lists = [key for key in keys if is_objects(value[key])]
-    texts = [key for key in keys if is_text(value[key])]
-    path = ".[]"
-    if lists:
-        path = f".{max(lists, key=lambda key: len(value[key]))}[]"
-    if lists and texts:
-        path = f"{{{', '.join(texts)}}} + {path}"
+    texts = [key for key in keys if is_text(value[key])] if lists else []
+    longest = max(lists, key=lambda key: len(value[key]), default=None)
+    rows = [*value.values()] if longest is None else value[longest]
     names = ", ".join([*value][:MAX_SHOWN])
-    command = f"jq -c '{path}' {file} > rows.jsonl"
-    return UserError(
-        f"{file}: one JSON object without rows, with the keys {names}. Write one row a line: {command}"
+    problem = f"{file}: one JSON object without rows, with the keys {names}"
+    if not all(map(holds_text, rows)):
+        return UserError(f"{problem}. Write one row a line: an object with its texts.")
+    path = ".[]" if longest is None else f".{as_json(longest)}[]"
+    program = f"{{{', '.join(map(as_json, texts))}}} + {path}" if texts else path
+    command = f"jq -c {shlex.quote(program)} {shlex.quote(str(file))} > rows.jsonl"
+    return UserError(f"{problem}. Write one row a line: {command}")
+
+
+def as_json(key: str) -> str:
+    return json.dumps(key, ensure_ascii=False)
+
+
+def holds_text(row: Any) -> bool:
+    """Return True for an object with a text or with turns."""
+    return isinstance(row, dict) and any(
+        item and (is_text(item) or is_turns(item)) for item in row.values()
     )
 
 
