@@ -42,16 +42,16 @@ from stages.store.node import Built, Graph, Node
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {
     "base": 7,
-    "source": 14,
+    "source": 15,
     "data": 14,
-    "select": 10,
+    "select": 11,
     "sft": 18,
-    "sample": 13,
+    "sample": 14,
     "pool": 3,
-    "label": 19,
+    "label": 20,
 }
 VERSIONS |= {
-    "pairs": 10,
+    "pairs": 11,
     "unpaired": 3,
     "reference": 10,
     "dpo": 13,
