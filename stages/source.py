@@ -3,6 +3,7 @@ do not matter here: `data` selects the rows, and how often they are used."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,32 @@ from stages.store import plugins
 from stages.store.records import Check, SourceRow, save
 from stages.store.splits import NEED_AN_ANSWER, conversation_of, draw_split, prompt_of
 from stages.store.workspace import StageDir
-from stages.tasks.checks import require_comparable
+from stages.tasks.checks import incomparable
 
 MOST_OF_ONE = 0.02  # share of a source's rows that one conversation may have before a warning
+
+
+@dataclass
+class Counts:
+    """Counts of a source: its examples by split, the rows that continue a conversation by how it begins, and the
+    references by whether the source's check can compare answers with them."""
+
+    splits: Counter[str] = field(default_factory=Counter)
+    continued: Counter[str] = field(default_factory=Counter)
+    references: Counter[bool] = field(default_factory=Counter)
 
 
 def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `examples.parquet`, and `quarantine.jsonl` if rows cannot be used.
     Raise UserError for a source without a usable row, or with more unusable rows than `max_bad` allows."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
-    report, counts, row_filter = ReadReport(), Counter[str](), RowFilter(cfg.audit, cfg.form)
-    continued = Counter[str]()
+    report, counts, row_filter = ReadReport(), Counts(), RowFilter(cfg.audit, cfg.form)
     _, own = load_user_code(cfg.own, out)
 
     with plugins.explain_errors(cfg.own, "data.own", out.path):
-        rows = examples(cfg, own, row_filter, report, counts, continued)
+        rows = examples(cfg, own, row_filter, report, counts)
         save(out / "examples.parquet", rows, SourceRow)
+    report.notes += comparable_share(cfg.source.check, counts.references)
     for line in report.notes:
         out.inform(f"{cfg.of}: {line}")
     quarantine(report.bad_rows, report.rows, cfg.max_bad, out)
@@ -48,7 +59,7 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     if not report.usable:
         reason = "no row can be used, or the source's splits exclude every row"
         raise UserError(f"{cfg.key}={cfg.source.path}: {reason}. Check its columns and splits.")
-    warn_large_conversation(continued, counts.total(), str(cfg.of), out)
+    warn_large_conversation(counts, str(cfg.of), out)
     warn_unused_columns(cfg.source.path, [*report.unused_columns], out)
     if removed := ", ".join(f"{count} {code}" for code, count in report.unwanted.most_common()):
         out.inform(f"{cfg.of}: rows removed by data.audit: {removed}")
@@ -59,19 +70,36 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     }
     return {
         "rows": report.rows,
-        "examples": dict(counts),
+        "examples": dict(counts.splits),
         **{name: count for name, (count, _) in labelled_counts.items()},
         **row_filter.harmonizer.metrics(),
         "read": report.notes,
-        "summary": ", ".join(f"{count} {split}" for split, count in counts.items())
+        "summary": ", ".join(f"{count} {split}" for split, count in counts.splits.items())
         + "".join(f"; {count} {label}" for count, label in labelled_counts.values() if count)
         + (f"; {shaped}" if (shaped := row_filter.harmonizer.describe()) else ""),
     }
 
 
-def warn_large_conversation(continued: Counter[str], rows: int, source: str, out: StageDir) -> None:
+def require_reference(check: str, reference: str | None, references: Counter[bool]) -> None:
+    """Count a row's reference. Raise BadRow if there is none, or if the check cannot compare answers with it."""
+    if reference is None:
+        raise BadRow("", f"no answer for check={check} to compare with")
+    problem = incomparable(check, reference)
+    references[not problem] += 1
+    if problem:
+        raise BadRow("", problem)
+
+
+def comparable_share(check: str | None, references: Counter[bool]) -> list[str]:
+    """Return the note on how many references a check can compare answers with; [] without a check."""
+    note = f"check {check}: {references[True]} of {references.total()} references can be compared"
+    others = "; the others are in quarantine.jsonl" * bool(references[False])
+    return [note + others] if check else []
+
+
+def warn_large_conversation(counts: Counts, source: str, out: StageDir) -> None:
     """Warn if many rows continue one conversation: they are all in one split."""
-    most = max(continued.values(), default=0)
+    most, rows = max(counts.continued.values(), default=0), counts.splits.total()
     if most > max(1, MOST_OF_ONE * rows):
         out.warn(
             f"{source}: {most} of {rows} rows are of one group, or begin with the same system and user turn. They are in "
@@ -84,11 +112,9 @@ def examples(
     own: Callable[[Any], ParsedRow] | None,
     audit: RowFilter,
     report: ReadReport,
-    counts: Counter[str],
-    continued: Counter[str],
+    counts: Counts,
 ) -> Iterator[SourceRow]:
-    """Return the examples of a source that pass the audit. Fill `report`, `counts` of examples by split, and counts of
-    those whose prompt is `continued` by how their conversation begins."""
+    """Return the examples of a source that pass the audit. Fill `report` and `counts`."""
     source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
     unchecked = list[Check]()  # one list for all rows saves the garbage collector many objects
 
@@ -105,16 +131,12 @@ def examples(
             raise BadRow("", f"no answer to learn from: {way}")
         if split not in (None, *NEED_AN_ANSWER) and not messages:
             raise BadRow("text", f"plain text has no prompt for the {split} split")
-        if source.check and answer is None:
-            raise BadRow("", f"no answer for check={source.check} to compare with")
-        try:
-            require_comparable(source.check, str(answer))
-        except ValueError as problem:
-            raise BadRow("", str(problem)) from None
         if row.scores and not row.scores[0]:  # a bad answer: only its prompt is used
             if needs_answer or source.check:
                 return None
             answer = None
+        if source.check:
+            require_reference(source.check, answer, counts.references)
         if split is None or (needs_answer and row.trained and not any(row.trained)):
             return None
         file, line = report.position
@@ -124,9 +146,9 @@ def examples(
             if source.check and answer is not None
             else unchecked
         )
-        counts[split] += 1
+        counts.splits[split] += 1
         if conversation != prompt:
-            continued[conversation] += 1
+            counts.continued[conversation] += 1
         trained, licence = row.trained, row.licence or source.licence
         # an answer to compare with is no demonstration, where stage=select finds one
         reference = None if answered_later and source.check else answer

@@ -141,7 +141,9 @@ def shrink_tasks(recipe: DictConfig) -> None:
     data = OmegaConf.merge(
         option_keys("data", own_option(recipe, "data")), recipe.get("data") or OmegaConf.create()
     )
-    shares = [source.get("splits") or DEFAULT_SHARES for source in data.sources]
+    if "tasks" not in data:  # data=file
+        return
+    shares = [source.get("splits") or DEFAULT_SHARES for source in data.get("sources", [])]
     replaced = {split for each in shares for split in each}
     replaced |= {"sft"} if data.tasks.open_sft else set()
     tasks = {
@@ -155,7 +157,8 @@ def option_keys(group: str, option: str) -> DictConfig:
     """Return the keys of an option of a group, in conf/, with those of the option that it is based on."""
     keys = OmegaConf.load(CONF / group / f"{option}.yaml")
     assert isinstance(keys, DictConfig)
-    bases = [entry for entry in keys.pop("defaults", []) if entry != "_self_"]
+    names = {path.stem for path in (CONF / group).glob("*.yaml")}
+    bases = [entry for entry in keys.pop("defaults", []) if entry in names]
     merged = OmegaConf.merge(*(option_keys(group, base) for base in bases), keys)
     assert isinstance(merged, DictConfig)
     return merged

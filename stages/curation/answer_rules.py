@@ -66,7 +66,7 @@ RULES: dict[str, Callable[[Example, Candidate], bool]] = {
     "echoes the request": lambda prompt, c: is_echo(c.answer, prompt.messages[-1]["content"]),
     "refuses": lambda prompt, c: is_refusal(c.answer),
     "is in another language": lambda prompt, c: (
-        languages.differ(prompt.messages[-1]["content"], c.answer)
+        languages.difference(prompt.messages[-1]["content"], c.answer) is not None
         and all(check.kind != OTHER_LANGUAGE for check in prompt.checks)
     ),
 }

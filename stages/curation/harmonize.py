@@ -105,7 +105,8 @@ class Harmonizer:
         self.rows += 1
         for code in self.fixed:
             row = self.count_change(code, row, FIXES[code](row))
-        if kind := cast(Literal["NFC", "NFKC"] | None, self.form.unicode):
+        if self.form.unicode:
+            kind = cast(Literal["NFC", "NFKC"], self.form.unicode)
             normalised = row.rewrite_texts(lambda text, _: unicodedata.normalize(kind, text))
             row = self.count_change("unicode", row, normalised)
         if self.form.whitespace:

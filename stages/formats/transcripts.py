@@ -87,9 +87,11 @@ def as_turn(speaker: str, content: str, end: str) -> dict[str, Any]:
 def without_end(answer: str) -> str:
     """Return an answer without marks of a chat template at its end, unless it is nothing else."""
     text = answer.rstrip()
-    while mark := next((mark for mark in ENDS if text.endswith(mark)), None):
-        text = text.removesuffix(mark).rstrip()
-    return answer if not text or text == answer.rstrip() else text
+    if not text.endswith(ENDS):
+        return answer
+    while text.endswith(ENDS):
+        text = text.removesuffix(next(filter(text.endswith, ENDS))).rstrip()
+    return text or answer
 
 
 def merge_turns(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -123,7 +125,8 @@ def parse_open_transcript(value: object) -> list[dict[str, Any]] | None:
     """Return the turns of a transcript with a request that ends where the assistant's answer begins; None if the value
     is not one. Plain words count as marks only if the last of them, such as `Assistant:`, ends the string."""
     turns = parse_transcript(value)
-    if turns is None and isinstance(value, str) and OPEN.search(value):
+    text = value.rstrip() if isinstance(value, str) else ""
+    if turns is None and text.endswith(":") and OPEN.search(text):
         turns = parse_transcript(value, plain=True)
     if turns and turns[-1] == {"role": "assistant", "content": ""}:
         turns.pop()

@@ -47,6 +47,7 @@ WEIGHTS, CHANGING = ({*" ".join(TEXTS[part].values()).split()} for part in ("wei
 TURN_WEIGHTS = WEIGHTS | {"loss"}  # a column of this name may be a measured loss
 FLAGS_OF_TURNS = {*TEXTS["flags"].split()}
 READ_KEYS = {*CALL_KEYS, *REASONING_KEYS, "tool_call_id", "channel"}
+QUOTES = ("[", "{", '"', "'")  # of a value in JSON or in Python's notation
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
@@ -323,7 +324,7 @@ def parse_notation(text: str) -> Any:
 def require_words(value: Any, field: str) -> str:
     """Return a text, as `require_text`. Raise BadRow for turns that are written as text once too often."""
     text = require_text(value, field)
-    if holds_turns(text):
+    if text.lstrip()[0] in QUOTES and holds_turns(text):
         reason = "holds turns in the text of JSON: write a list of objects with role and content"
         raise BadRow(field, reason)
     return text
@@ -333,7 +334,7 @@ def holds_turns(text: str) -> bool:
     """Return True for a turn, or a list with a turn, in JSON or in Python's notation, also if it is quoted."""
     pending: list[Any] = [text]
     for value in pending:  # which grows
-        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{", '"', "'"):
+        if isinstance(value, str) and value.lstrip()[:1] in QUOTES:
             pending.append(parse_notation(value))
         elif isinstance(value, list):
             pending += value
@@ -406,9 +407,9 @@ def is_trained(value: Any, column: str) -> bool:
 
 def require_text(value: Any, field: str) -> str:
     """Return a string that is not blank, or the joined texts of typed parts; raise BadRow for any other value."""
-    if is_parts(value):
-        return only_texts(read_parts(value, field), field)
     if not isinstance(value, str):
+        if is_parts(value):
+            return only_texts(read_parts(value, field), field)
         raise BadRow(field, f"must be text, is {type(value).__name__}")
     if not value.strip():
         raise BadRow(field, "is empty")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import LoRA
+from stages.config.errors import UserError
 from stages.store.sealed_json import Damaged, load_json
 
 REQUIRED = (
@@ -28,6 +29,8 @@ POST_NORMS = ("gemma2", "gemma3")
 UNGATED = ("starcoder2", "gpt_neox", "phi", "nemotron")
 LINEAR = ("q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 
+# Files of a model folder that are read, and what a checkout without Git LFS has in their place
+READ, POINTER = (".safetensors", ".json", ".jinja", ".model", ".txt"), b"version https://git-lfs"
 MOST_PER_BYTE = 4  # parameters per byte of weights: a parameter has at least two bits
 
 
@@ -114,12 +117,32 @@ def adapted_layers(lora: LoRA) -> list[str]:
     ]
 
 
+def refuse_pointers(folder: Path) -> None:
+    """Raise UserError if a file that is read of a model folder is a pointer of Git LFS."""
+    for file in sorted(folder.glob("*")):
+        if file.suffix in READ:
+            refuse_pointer(file)
+
+
+def refuse_pointer(file: Path) -> None:
+    """Raise UserError if a file is a pointer of Git LFS."""
+    if not file.is_file():
+        return
+    with file.open("rb") as content:
+        is_pointer = content.read(len(POINTER)) == POINTER
+    if is_pointer:
+        way_out = "Fetch it in its checkout: git lfs pull"
+        raise UserError(f"{file}: is a pointer of Git LFS, not the file itself. {way_out}.")
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a model folder.
 
     Raises:
+        UserError: if a file of the folder is a pointer of Git LFS.
         Damaged: naming the file and the first key with a value that no model has or that does not fit the weights.
         FileNotFoundError: if the folder has no config.json."""
+    refuse_pointers(folder)
     file = folder / "config.json"
     config = load_json(file, validate_config)
     shape = ModelShape.from_config(config)

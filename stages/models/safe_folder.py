@@ -31,7 +31,8 @@ ONLY_SAFETENSORS = (
 
 def validate_folder(folder: Path, adapter: bool = False) -> None:
     """Raise UserError, naming file and key, if the folder of a model or adapter asks for code, or for weights that are
-    not safetensors in the folder, or if config.json has values that no model has."""
+    not safetensors in the folder, if config.json has values that no model has, or if a file is a pointer."""
+    model_shape.refuse_pointers(folder)
     if (folder / "custom_generate").exists():
         raise UserError(
             f"{folder / 'custom_generate'}: the model contains code for generation. {NO_CODE}"

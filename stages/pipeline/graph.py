@@ -46,7 +46,7 @@ VERSIONS = {
     "data": 14,
     "select": 11,
     "sft": 18,
-    "sample": 13,
+    "sample": 14,
     "pool": 3,
     "label": 20,
 }

@@ -39,6 +39,8 @@ def require_model(node: Node, store: Store) -> None:
         require_folder(place, key)
     elif place.suffix != ".gguf" or not place.is_file():
         raise UserError(f"{key}: a single file must be a .gguf. For safetensors, name the folder.")
+    else:
+        model_shape.refuse_pointer(place)
 
 
 def require_reward_model(node: Node, store: Store) -> None:

@@ -20,9 +20,9 @@ def conversation_of(prompt: str, messages: list[Message], group: str | None) -> 
     first turn of the user: the prompt's, if it ends there."""
     if group:
         return content_id("group", group)
-    asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    begins = messages[: asked[0] + 1] if asked else messages
-    return prompt if len(begins) == len(messages) else prompt_id(begins)
+    users = (i for i, message in enumerate(messages, 1) if message["role"] == "user")
+    end = next(users, len(messages))
+    return prompt if end == len(messages) else prompt_id(messages[:end])
 
 
 def draw_split(conversation: str, shares: Mapping[str, float]) -> str | None:

@@ -1,6 +1,9 @@
 """Answer rules, on answers as small models write them."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from stages.curation import languages
 from stages.curation.answer_rules import find_broken_rule, is_repetitive, is_within, logprob_limits
@@ -144,4 +147,40 @@ def test_a_loop_without_spaces_is_a_repetition(text: str, repeats: bool) -> None
 def test_another_language_is_another_than_the_prompts(
     request_text: str, answer: str, differs: bool
 ) -> None:
-    assert languages.differ(request_text, answer) == differs
+    assert (languages.difference(request_text, answer) is not None) == differs
+
+
+ANSWERS = yaml.safe_load(Path(__file__).with_name("answers.yaml").read_text(encoding="utf-8"))
+TIDES = {
+    "German": "Warum gibt es Ebbe und Flut, und wie oft?",
+    "French": "Pourquoi est-ce que la mer monte et descend ?",
+    "Spanish": "¿Por qué hay mareas, y cuándo sube el mar?",
+    "Portuguese": "Explique por que existem marés em uma praia.",
+    "Italian": "Spiega perché esistono le maree, e quando il mare sale.",
+    "Dutch": "Waarom is er eb en vloed, en hoe vaak?",
+    "English": REQUEST,
+}
+
+
+def test_no_good_answer_is_in_another_language() -> None:
+    pairs = [pair for pairs in ANSWERS.values() for pair in pairs]
+    assert len(pairs) > 80
+    assert not [pair for pair in pairs if languages.difference(*pair)]
+
+
+@pytest.mark.parametrize("language", TIDES)
+def test_another_language_is_named(language: str) -> None:
+    others = {name: " ".join(answer for _, answer in ANSWERS[name][:5]) for name in TIDES}
+    for other, answer in others.items():
+        difference = languages.difference(TIDES[language], answer)
+        assert difference == (None if other == language else f"in {other}, and not in {language}")
+
+
+def test_a_request_that_names_a_language_may_be_answered_in_it() -> None:
+    for request in (
+        "Translate it into German.",
+        "Schreibe das bitte auf Englisch.",
+        "Dis-le en anglais.",
+    ):
+        assert languages.difference(request, GOOD) is None
+        assert languages.difference(request, GERMAN) is None

@@ -53,6 +53,11 @@ WRONG = [
     ("broken_promise", "Say it in at most 3 words.", "That is far too many words for it."),
     ("broken_promise", "Reply in JSON.", '{"title": "Tides",}'),
     ("other_language", "Name a tree.", "Дуб, ясень и вяз"),
+    (
+        "other_language",
+        "Warum gibt es Bäume, und wie alt sind sie?",
+        "They are very old, because they grow slowly.",
+    ),
     ("stale", "Who leads the country?", "As of my last update it was Ann."),
     ("control_token", "What ends a turn?", "It is <|im_end|> here."),
     ("placeholder", "Who are you?", "I am {{name}}, made by {{author}}."),

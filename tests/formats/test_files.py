@@ -6,9 +6,11 @@ import gzip
 import io
 import json
 import lzma
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -121,12 +123,12 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
         (
             "rows.json",
             json.dumps({"a": ROWS, "b": ROWS[:1]}, indent=1),
-            r"one JSON object .* jq -c '\.a\[\]'",
+            r"one JSON object .* jq -c '\.\"a\"\[\]'",
         ),
         (
             "rows.json",
             json.dumps({"Definition": ["a"], "Instances": ROWS}),
-            r"jq -c '{Definition} \+ \.Instances\[\]'",
+            r"jq -c '{\"Definition\"} \+ \.\"Instances\"\[\]'",
         ),
         ("rows.json", json.dumps({"1": ROWS[0]}, indent=1), r"one JSON object .* jq -c '\.\[\]'"),
         (
@@ -385,3 +387,39 @@ def test_the_command_that_replaces_what_is_no_number_does_so_in_lists_too(tmp_pa
         f"{command} {file}", shell=True, check=True, capture_output=True, text=True
     ).stdout
     assert json.loads(mended) == {"a": None, "b": [None, 1, None]}
+
+
+ROW = {"prompt": "a", "completion": "b"}
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq")
+@pytest.mark.parametrize(
+    ("value", "rows"),
+    [
+        ({"a": [ROW], "b": [ROW] * 2}, [ROW] * 2),
+        ({"label": "s", "the rows": [ROW]}, [{"label": "s", **ROW}]),
+        ({"it's": [ROW], "def": ["é"]}, [{"def": ["é"], **ROW}]),
+        ({"1": ROW}, [ROW]),
+    ],
+)
+def test_the_advised_command_writes_rows(value: Any, rows: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "the file.json"
+    file.write_text(json.dumps(value, indent=1))
+    with pytest.raises(UserError) as raised:
+        list(rows_of(file))
+    command = "jq" + str(raised.value).partition("jq")[2]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    written = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in written] == rows
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"a": {"valid": 60}, "b": {"lines": {"1": "cut"}}}, {"x": 1, "y": 2}, {"a": [{"n": 1}]}],
+)
+def test_no_command_is_advised_that_writes_no_text(value: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(value, indent=1))
+    with pytest.raises(UserError, match="one JSON object without rows") as raised:
+        list(rows_of(file))
+    assert "jq" not in str(raised.value)

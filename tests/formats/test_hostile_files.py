@@ -69,6 +69,14 @@ def test_a_line_is_as_long_as_the_key_allows(name: str, content: str, tmp_path: 
     assert len([*rows_of(file, limits=ReadLimits(line=4))]) >= 1
 
 
+@pytest.mark.parametrize("rows", [[{"text": LONG[:600_000]}] * 3, {"data": [{"text": LONG}] * 2}])
+def test_a_json_file_may_be_longer_than_a_line(rows: Any, tmp_path: Path) -> None:
+    """An array on one line, and an object over several lines: no value of an array is too long."""
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows, indent=1 if isinstance(rows, dict) else None))
+    assert len([*rows_of(file, limits=LIMITS)]) == (2 if isinstance(rows, dict) else 3)
+
+
 def test_a_field_that_never_closes_is_held_no_longer_than_a_line(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text('instruction,output\na,"' + "b\n" * 1_000_000)

@@ -36,47 +36,15 @@ WRITTEN = re.compile(
     r"</?think>|</?tool_call>|</?tools>|\b(?:user|assistant|tool): |"
     + "|".join(re.escape(line) for line in TOOLS.split("\n") if line.strip() and "{" not in line)
 )
+# Columns that a mutation adds
 COLUMNS = [
-    *(
-        "label",
-        "reasoning",
-        "system",
-        "text",
-        "score",
-        "chosen",
-        "rejected",
-        "input",
-        "output",
-        "id",
-    ),
-    *(
-        "weight",
-        "source",
-        "tools",
-        "history",
-        "messages",
-        "completion",
-        "answer",
-        "response",
-        "loss",
-    ),
-    *("mask", "is_correct", "preference", "images", "lang"),
-]
+    "label", "reasoning", "system", "text", "score", "chosen", "rejected", "input", "output", "weight", "id", "source",
+    "tools", "history", "messages", "completion", "answer", "response", "loss", "mask", "is_correct", "preference",
+    "images", "lang",
+]  # fmt: skip
 MUTATIONS = [
-    *(
-        "drop",
-        "null",
-        "empty",
-        "type",
-        "swap",
-        "nest",
-        "cut",
-        "column",
-        "double",
-        "role",
-        "reverse",
-    ),
-]
+    "drop", "null", "empty", "type", "swap", "nest", "cut", "column", "double", "role", "reverse",
+]  # fmt: skip
 ROLES = ["user", "assistant", "system", "tool", "human", "gpt", "model", "critic", "", None]
 
 

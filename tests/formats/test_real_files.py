@@ -151,7 +151,7 @@ REFUSED: dict[str, str] = {
     "classic/creak_train.jsonl.gz": r"task=TASK .*\bfact_check",
     "classic/rotten_tomatoes_polarity.jsonl.gz": r"task=TASK .*\bsentiment",
     "dirty/alpaca_dirty_pairs.jsonl.gz": r"requests without answers.*columns=\{completion: COLUMN\}",
-    "dirty/malformed/KEY.json": r"one JSON object .* jq -c",
+    "dirty/malformed/KEY.json": "one JSON object without rows.*an object with its texts",
     "dirty/malformed/empty.jsonl": "holds no rows",
     "dirty/malformed/only_blank_lines.jsonl": "holds no rows",
     "dirty/malformed/trailing_comma_array.json": "Mend the array",

@@ -16,7 +16,7 @@ from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models import gguf_file, safe_folder
 from stages.models.loading import load_adapter, load_gguf, load_model
-from tests.helpers import ROOT, TINY, Chain, build, inside
+from tests.helpers import ROOT, TINY, Chain, build, inside, refused
 
 HOSTILE = """
 from pathlib import Path
@@ -168,6 +168,26 @@ def test_weights_that_are_no_safetensors_in_the_folder_are_refused(
     with pytest.raises(UserError) as refused:
         load_model(folder)
     assert f"{folder / file}" in str(refused.value) and reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "a.gguf"],
+)
+def test_a_pointer_of_git_lfs_is_refused_before_anything_is_built(
+    name: str, built: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(next((built / "base").glob("*/model")), folder)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 269060552\n"
+    (folder / "pytorch_model.bin").write_text(pointer)  # which is not read
+    safe_folder.validate_folder(folder)
+    (folder / name).write_text(pointer)
+    path = folder / name if name.endswith(".gguf") else folder
+    line = refused(*of_folder(path, tmp_path))
+    assert f"{folder / name}: is a pointer of Git LFS" in line
+    assert "git lfs pull" in line
+    assert not (tmp_path / "outputs" / "base").exists()
 
 
 @pytest.mark.extended

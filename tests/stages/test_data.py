@@ -208,6 +208,21 @@ def test_what_was_read_as_what_is_said(tmp_path: Path, caplog: pytest.LogCapture
     assert "First row: user: Say 0." in line
 
 
+def test_a_check_says_how_many_references_it_can_compare(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = ["72", "#### 3", "3/4", "12 or 13", "1.5"] * 2
+    rows = [{"prompt": f"{i}", "completion": answer} for i, answer in enumerate(answers)]
+    rows[0] |= {"completion": 72}
+    with caplog.at_level("INFO"):
+        checked = ("data.sources.0.check=number", "data.max_bad=0.5")
+        _, metrics = source(tmp_path, list(map(json.dumps, rows)), *checked)
+    [line] = [message for message in caplog.messages if "check number" in message]
+    assert "6 of 10 references" in line and "quarantine.jsonl" in line
+    assert "6 of 10 references" in metrics["read"][-1]
+    assert metrics["quarantined"] == 4
+
+
 def test_a_set_with_phrasings_is_checked_by_its_labels(tmp_path: Path) -> None:
     file = tmp_path / "reviews.jsonl"
     file.write_text(

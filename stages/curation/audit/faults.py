@@ -107,10 +107,9 @@ def echo(request: str, answer: str) -> str | None:
 
 
 def other_language(request: str, answer: str) -> str | None:
-    """Return the beginning of an answer in another script than its request, which names no language."""
-    if answer.isascii() or PATTERNS["languages"].search(request):
-        return None
-    return answer.strip()[:60] if languages.in_other_script(request, answer) else None
+    """Return how the languages of a request and its answer differ, with the beginning of the answer."""
+    difference = languages.difference(request, answer)
+    return f"{difference}: {answer.strip()[:60]}" if difference else None
 
 
 def secret(text: str) -> str | None:

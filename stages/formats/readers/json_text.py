@@ -5,7 +5,8 @@ A row is unusable if it has a key twice, NaN, or a number of some thousand digit
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.formats.readers.content import BLANK, Content, not_utf8_error
+from stages.formats.readers.content import BLANK, PEEK_BYTES, Content, not_utf8_error
 from stages.formats.readers.row import BadRow, Row, first_repeated
 from stages.formats.turns import ROLE_KEYS
 
 WHITE = " \t\r\n"
+BEFORE = f"\ufeff{WHITE}"  # a value: the byte order mark and white space
 SPACE = f"[{WHITE}]*+"
 # The beginning and the separators of an array, and of values one after another. `end`: no value follows.
 ARRAY = (
@@ -96,18 +98,19 @@ def syntax_message(error: json.JSONDecodeError) -> str:
 
 def json_rows(content: Content) -> Iterator[Row]:
     """Yield the rows of a file. It is read line by line if its first line is a value and another line follows."""
+    if content.stream.peek(PEEK_BYTES).lstrip(BLANK).startswith(b"["):
+        yield from array_rows(content)  # which may be one line, however large the file is
+        return
     lines = content.lines(content.stream)
     head = [*through_next(lines)]
     first = b"".join(head).strip(BLANK)
     if first.endswith(b"}") or parse_line(str(content.file), 1, first).error is None:
         head += through_next(lines)
     is_single = b"".join(head).strip(BLANK) == first
-    if not (is_single and first.startswith((b"[", b"{"))):
-        yield from line_rows(content.file, chain(head, lines))
-    elif first.startswith(b"["):
-        yield from array_rows(content, b"".join([*head, content.stream.read()]))
-    else:
+    if is_single and first.startswith(b"{"):
         yield from object_rows(content, b"".join([*head, content.stream.read()]))
+    else:
+        yield from line_rows(content.file, chain(head, lines))
 
 
 def through_next(lines: Iterator[bytes]) -> Iterator[bytes]:
@@ -129,8 +132,8 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
 def parse_line(name: str, number: int, line: bytes) -> Row:
     """Return the row of a line. A comma may follow it, as in an array without its brackets."""
     try:
-        text = line.decode("utf-8-sig").rstrip("\n")
-        value, end, reason = parse_value(text, len(text) - len(text.lstrip(WHITE)))
+        text = line.decode().rstrip("\n")
+        value, end, reason = parse_value(text, len(text) - len(text.lstrip(BEFORE)))
         if text[end:].strip(WHITE) not in ("", ","):
             raise json.JSONDecodeError("Extra data", text, end)
         return Row(name, number, value, reason)
@@ -141,7 +144,12 @@ def parse_line(name: str, number: int, line: bytes) -> Row:
         return Row(name, number, text, BadRow("", f"broken JSON: {syntax_message(error)}"))
 
 
-def value_rows(content: Content, text: str, marks: Sequence[re.Pattern[str]]) -> Iterator[Row]:
+def value_rows(
+    name: str,
+    text: str,
+    marks: Sequence[re.Pattern[str]],
+    check_length: Callable[[int], None] = lambda length: None,
+) -> Iterator[Row]:
     """Yield the values of a text between `marks` as rows, one in memory at a time. Raise JSONDecodeError where the
     text is not JSON."""
     start, separator = marks
@@ -149,8 +157,8 @@ def value_rows(content: Content, text: str, marks: Sequence[re.Pattern[str]]) ->
     while match and match["end"] is None:
         number += 1
         value, end, reason = parse_value(text, match.end())
-        content.refuse_longer(end - match.end())
-        yield Row(str(content.file), number, value, reason)
+        check_length(end - match.end())
+        yield Row(name, number, value, reason)
         match = separator.match(text, end)
     if not match:
         with suppress(RecursionError):
@@ -158,12 +166,26 @@ def value_rows(content: Content, text: str, marks: Sequence[re.Pattern[str]]) ->
         raise json.JSONDecodeError("Expecting ',' delimiter", text, len(text))
 
 
-def array_rows(content: Content, raw: bytes) -> Iterator[Row]:
-    """Yield the rows of a JSON array. Raise UserError at the first syntax error: no row can be found after it."""
+def has_lines(raw: bytes) -> bool:
+    """Return True if the first line is a value, and another line follows."""
+    first, _, others = raw.lstrip(BLANK).partition(b"\n")
+    is_last = not others or others.isspace()
+    return not is_last and parse_line("", 1, first).error is None
+
+
+def array_rows(content: Content) -> Iterator[Row]:
+    """Yield the rows of a JSON array, or of lines of which the first is an array.
+    Raise UserError at the first syntax error in an array: no row can be found after it."""
+    name, raw = str(content.file), content.stream.read()
+    if has_lines(raw):
+        yield from line_rows(content.file, io.BytesIO(raw))
+        return
+    text = content.decode(raw)
+    del raw  # the file may be large
     try:
-        yield from value_rows(content, content.decode(raw), ARRAY)
+        yield from value_rows(name, text, ARRAY, content.refuse_longer)
     except json.JSONDecodeError as error:
-        problem = f"{content.file}: line {error.lineno}: {syntax_message(error)}"
+        problem = f"{name}: line {error.lineno}: {syntax_message(error)}"
         raise UserError(f"{problem}. Mend the array, or write one JSON object a line.") from error
 
 
@@ -173,7 +195,7 @@ def object_rows(content: Content, raw: bytes) -> Iterator[Row]:
     Raise UserError for one object without rows, or if no line can be read either."""
     file, pretty = content.file, b"\n" in raw.strip(BLANK)
     try:
-        rows = [*value_rows(content, raw.decode("utf-8-sig"), SERIES)]
+        rows = [*value_rows(str(file), raw.decode("utf-8-sig"), SERIES)]
         problem = str(rows[0].error)
     except UnicodeDecodeError:
         rows, problem = [*line_rows(file, io.BytesIO(raw))], "not UTF-8"
@@ -258,19 +280,31 @@ def has_role(value: Any) -> bool:
 
 
 def no_rows_error(file: Path, value: dict[str, Any]) -> UserError:
-    """Return the error for an object without rows, with the jq command that writes its longest list as rows."""
-    keys = [key for key in value if key.isidentifier() and key.lower() not in METADATA_KEYS]
+    """Return the error for an object without rows, with the jq command that writes its longest list as rows. There is
+    no command if one of these rows would have no text."""
+    keys = [key for key in value if key.lower() not in METADATA_KEYS]
     lists = [key for key in keys if is_objects(value[key])]
-    texts = [key for key in keys if is_text(value[key])]
-    path = ".[]"
-    if lists:
-        path = f".{max(lists, key=lambda key: len(value[key]))}[]"
-    if lists and texts:
-        path = f"{{{', '.join(texts)}}} + {path}"
+    texts = [key for key in keys if is_text(value[key])] if lists else []
+    longest = max(lists, key=lambda key: len(value[key]), default=None)
+    rows = [*value.values()] if longest is None else value[longest]
     names = ", ".join([*value][:MAX_SHOWN])
-    command = f"jq -c '{path}' {file} > rows.jsonl"
-    return UserError(
-        f"{file}: one JSON object without rows, with the keys {names}. Write one row a line: {command}"
+    problem = f"{file}: one JSON object without rows, with the keys {names}"
+    if not all(map(holds_text, rows)):
+        return UserError(f"{problem}. Write one row a line: an object with its texts.")
+    path = ".[]" if longest is None else f".{as_json(longest)}[]"
+    program = f"{{{', '.join(map(as_json, texts))}}} + {path}" if texts else path
+    command = f"jq -c {shlex.quote(program)} {shlex.quote(str(file))} > rows.jsonl"
+    return UserError(f"{problem}. Write one row a line: {command}")
+
+
+def as_json(key: str) -> str:
+    return json.dumps(key, ensure_ascii=False)
+
+
+def holds_text(row: Any) -> bool:
+    """Return True for an object with a text or with turns."""
+    return isinstance(row, dict) and any(
+        item and (is_text(item) or is_turns(item)) for item in row.values()
     )
 
 
