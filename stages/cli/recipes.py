@@ -143,7 +143,9 @@ def shrink_tasks(recipe: DictConfig) -> None:
     )
     if "tasks" not in data:  # data=file
         return
-    shares = [source.get("splits") or DEFAULT_SHARES for source in data.get("sources", [])]
+    shares = [
+        source.get("splits") or DEFAULT_SHARES for source in OmegaConf.select(data, "sources") or []
+    ]
     replaced = {split for each in shares for split in each}
     replaced |= {"sft"} if data.tasks.open_sft else set()
     tasks = {

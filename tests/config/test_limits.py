@@ -297,7 +297,7 @@ REFUSED = [
     ("dpo=5", "Known: default."),
     ("label=reward_model label.path=x pairs.min_score=1", "pairs.min_score=1: scores"),
     ("data=null", "Known: demonstrations, file, questions, tiny, verifiable."),
-    ("data.tasks=null", "use data=file"),
+    ("data.tasks=null", "null is not allowed"),
     ("dpo.adapter=lora dpo.lora.rank=65", "width of 64"),
     ("dpo.adapter=lora dpo.lora.target_modules=[q_prj]", "Did you mean 'q_p"),
     (
