@@ -254,7 +254,7 @@ def scores(label: Mapping[str, Any]) -> list[plots.Bar]:
 
 def trained_on_tasks(nodes: dict[str, Manifest], models: Mapping[str, str]) -> str:
     """Return the model trained on tasks like the test's: `it` (the policy), SFT's title, or `nothing here`."""
-    tasks = nodes["data"]["config"]["tasks"] or {}
+    tasks = nodes["data"]["config"].get("tasks") or {}
     by_grpo = any(node["stage"] == "grpo" for node in nodes.values())
     judged = (
         nodes["label"]["inputs"].get("pool", {}).get("fingerprint") if "label" in nodes else None

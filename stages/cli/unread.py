@@ -6,7 +6,6 @@ jobs read the typed key, so the other jobs accept it."""
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from stages.cli.spelling import MULTIRUN, typed_values
-from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.blocks.evaluation import NOBODY
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import OBJECTIVES
@@ -149,7 +148,7 @@ def of_training(cfg: Config) -> Conditions:
 
 def of_data(cfg: Config) -> Conditions:
     """Return the conditions for keys of the base model and the data."""
-    audit, groups = cfg.data.audit, [group for group in SPLIT_OF_GROUP if group not in OPEN_GROUPS]
+    audit = cfg.data.audit
     builds = cfg.stage != Command.audit
     return {
         "local model": cfg.model.path is None or is_local(cfg.model.path, "model.path"),
@@ -157,7 +156,6 @@ def of_data(cfg: Config) -> Conditions:
         "form": not (cfg.data.sources or cfg.outside or cfg.eval.judged.source),
         "audit": builds and not cfg.data.sources,
         "thresholds": builds and {*audit.thresholds} - {*audit.actions},
-        "families": cfg.data.generated.keys().isdisjoint(groups),
     }
 
 

@@ -36,8 +36,6 @@ CONTEXT, TURNS, PROMPT, WEIGHT = (NAMES[part] for part in ("context", "turns", "
 COMPLETION: str = NAMES["completion"]
 THOUGHT = {"reasoning": f"{' '.join(REASONING_KEYS)} {NAMES['thought']}"}
 PREFILLED = "the prompt ends with an assistant turn: leave it out, or write it at the beginning of each answer"
-# an input that says that there is none, as Alpaca's and pandas' files have it
-NO_INPUT = {"<noinput>", "<no input>", "nan", "none", "null"}
 # values that turn reasoning on or off, and are not its text
 SWITCHES = {"on", "off", "true", "false", "yes", "no"}
 # roles of every format; only `columns` gives them a column
@@ -144,8 +142,7 @@ class Format(ABC):
         request = require_words(prompt, "prompt")
         if "input" not in row:
             return request
-        text = require_text(only_text(row["input"], "input"), "input")
-        return request if text.strip().lower() in NO_INPUT else f"{request}\n\n{text}"
+        return f"{request}\n\n{require_text(only_text(row['input'], 'input'), 'input')}"
 
     def with_context(self, row: Mapping[str, Any], turns: list[Turn]) -> list[Turn]:
         """Return the turns after the row's system message and history, with the row's tools in the system message."""

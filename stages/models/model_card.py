@@ -137,7 +137,7 @@ def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path], split:
         return (
             f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else answers} ({counts})"
         )
-    tasks = data["config"]["tasks"]
+    tasks = data["config"].get("tasks")
     sources = (
         ["generated instructions with checks"] if tasks[split] or tasks[f"open_{split}"] else []
     )

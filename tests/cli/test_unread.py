@@ -78,10 +78,6 @@ UNREAD = [
         "data.audit.thresholds={near_duplicate:0.9} data.sources=[{path:README.md}]",
         "data.audit.actions={near_duplicate:drop}",
     ),
-    (
-        "data.tasks.families=[sentiment] stage=data data=file data.sources=[{path:README.md}]",
-        "data=verifiable",
-    ),
     ("tracker.project=mine", "tracker=wandb"),
     ("export.repo=user/name stage=export", "export.format=dataset"),
     ("export.private=false stage=export export.format=dataset", "export.repo=user/name"),

@@ -480,12 +480,6 @@ def test_turns_that_are_joined_are_trained_if_each_of_them_is(tmp_path: Path) ->
     assert read(file, turns="merge").parsed[0].trained == [False]
 
 
-@pytest.mark.parametrize("written", ["<noinput>", "nan", "None"])
-def test_an_input_that_says_there_is_none_is_left_out(written: str, tmp_path: Path) -> None:
-    row = {"instruction": "a", "input": written, "output": written}
-    assert summarize(read(lines(tmp_path, [row]))) == [(["a"], [written], None)]
-
-
 def test_a_map_may_be_a_turn(tmp_path: Path) -> None:
     turns = pa.array(
         [[[*ASK.items()], [*REPLY.items()]]], pa.list_(pa.map_(pa.string(), pa.string()))
