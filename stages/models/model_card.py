@@ -137,10 +137,9 @@ def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path], split:
         return (
             f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else answers} ({counts})"
         )
-    tasks = data["config"].get("tasks")
-    sources = (
-        ["generated instructions with checks"] if tasks[split] or tasks[f"open_{split}"] else []
-    )
+    tasks = data["config"].get("tasks") or {}
+    is_generated = tasks.get(split) or tasks.get(f"open_{split}")
+    sources = ["generated instructions with checks"] if is_generated else []
     return f"{', '.join([*sources, *map(source_name, sources_of(manifests, split))])} ({counts})"
 
 
