@@ -129,7 +129,7 @@ def merged_copy(model: PeftModel, precision: Precision) -> PreTrainedModel:
 
 def copy_skeleton(model: Any) -> Any:
     """Return a copy of the model without values of its weights. Make it before the model is sharded."""
-    return copy.deepcopy(model, {id(p): p.to("meta") for p in model.parameters()})
+    return copy.deepcopy(model, {id(p): p.detach().to("meta") for p in model.parameters()})
 
 
 def copy_model(model: Any, precision: Precision, skeleton: Any = None) -> Any:

@@ -63,7 +63,7 @@ FLOWS = {
     "sft": ("sft",),
     "dpo": ("dpo",),
     "adapter": ("dpo", "dpo.adapter=lora"),
-    "grpo": ("grpo", "align=grpo"),
+    "grpo": ("grpo", "align=grpo", "grpo.beta=0.1"),
     "grpo_adapter": ("grpo", "align=grpo", "grpo.adapter=lora", "grpo.beta=0.1"),
 }
 
