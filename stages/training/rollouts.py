@@ -27,7 +27,7 @@ from stages.hardware import allocator, machine
 from stages.models.contract import Contract
 from stages.models.loading import sampling_weights, torch_dtype
 from stages.models.packing import has_only_attention
-from stages.samplers.completions import make_candidate
+from stages.samplers.completions import make_candidate, validate_completion
 from stages.samplers.hf import HFSampler, prepack
 from stages.samplers.sampler import Completion, Request, Sampler
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
@@ -139,11 +139,19 @@ class Rollouts:
             request.id: (request, completions)
             for request, completions in sampler.complete(requests)
         }
-        candidates = [
-            make_candidate(request, place, completion, self.contract, policy, sampler.name)
+        completed = [
+            (request, place, completion)
             for request, completions in map(drawn.__getitem__, ids)
             for place, completion in enumerate(completions)
             if isinstance(completion, Completion)
+        ]
+        source, stop_ids = f"the sampler {sampler.name}", self.contract.stop_ids
+        vocabulary = model.config.get_text_config().vocab_size
+        for request, _, completion in completed:
+            validate_completion(completion, source, request.id, stop_ids, vocabulary)
+        candidates = [
+            make_candidate(request, place, completion, self.contract, policy, sampler.name)
+            for request, place, completion in completed
         ]
         return self.add_rewards(
             [self.prompts[i] for i in ids], [Rollout(**vars(each)) for each in candidates]
