@@ -246,16 +246,16 @@ class GroupTrainer(MicroBatches):
     def validate_engine_gap(self, gap: float) -> None:
         """Warn once if the engine's log-probs of the step's tokens are not the trainer's.
         Raise UserError if they are so far away that the engine had other weights, and forget the step's rollouts."""
-        found = f"the engine's log-probs differ from the trainer's by {gap:.2g} nats per token"
+        difference = f"the engine's log-probs differ from the trainer's by {gap:.2g} nats per token"
         if not gap <= MOST_GAP:
             self.rollouts.forget_step()
-            problem = f"grpo.sampler=vllm: {found}, at most {MOST_GAP:g} is allowed"
+            problem = f"grpo.sampler=vllm: {difference}, at most {MOST_GAP:g} is allowed"
             way_out = "Type the same command again to resume; if it recurs, use grpo.sampler=hf"
             raise UserError(f"{problem}. Nothing is published. {way_out}.")
         if gap > WARN_GAP and not self.has_warned:
             self.has_warned = True
             self.out.warn(
-                f"{found} at step {self.state.global_step}. Precision alone may explain it."
+                f"{difference} at step {self.state.global_step}. Precision alone may explain it."
             )
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:

@@ -145,9 +145,9 @@ def validate_rollouts(cfg: Config) -> None:
     voters = cfg.label.members if isinstance(cfg.label, Ensemble) else []
     if any(voter.labeler == "reward_model" and voter.veto is not None for voter in voters):
         raise UserError(TEXTS["veto"])
-    if cfg.grpo.runtime.sharding is not Sharding.none:
+    if cfg.grpo.runtime.sharding is Sharding.zero3:
         raise UserError(
-            "GRPO samples from whole weights, which no process has. Use launch=ddp or launch=local."
+            "GRPO samples from whole weights, which launch=zero3 does not gather. Use launch=fsdp."
         )
     if cfg.grpo.sampler == "vllm" and cfg.grpo.runtime.world_size > 1:
         raise UserError(TEXTS["engines"])

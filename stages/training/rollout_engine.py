@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import AbstractContextManager
+from math import gcd
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from stages.samplers.vllm import VLLMSampler
 from stages.store.workspace import SCRATCH, StageDir
 
 ROWS = 256  # completions that are decoded at once
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
 
 
 class RolloutEngine(AbstractContextManager["RolloutEngine"]):
@@ -60,7 +61,7 @@ class RolloutEngine(AbstractContextManager["RolloutEngine"]):
             bits = self.sampler.load_weights(self.folder)
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
-        if bits != sum_bits(model):
+        if bits != sum_weights(model):
             problem = "grpo.sampler=vllm: the engine read other weights than the trainer has"
             raise UserError(
                 f"{problem}, so nothing is published. Type the same command again to resume."
@@ -69,12 +70,17 @@ class RolloutEngine(AbstractContextManager["RolloutEngine"]):
 
 
 @torch.no_grad()
-def sum_bits(model: PreTrainedModel) -> int:
-    """Return the sum of the bits of all weights, each element read as an integer, modulo 2^64. Weights have the same
-    sum when they are split or joined, as those of experts are in a file. They are summed up on the device."""
+def sum_weights(model: PreTrainedModel) -> int:
+    """Return the sum of the bits of all weights, modulo 2^64. It is the same when weights are split or joined, as those
+    of experts are in a file."""
     weights = {weight.data_ptr(): weight for weight in model.state_dict().values()}  # tied: once
-    sums = [
-        weight.reshape(-1).view(INTEGERS[weight.itemsize]).sum(dtype=torch.int64)
-        for weight in weights.values()
-    ]
-    return int(torch.stack(sums).sum()) % 2**64
+    return int(torch.stack([*map(sum_bits, weights.values())]).sum()) % 2**64
+
+
+def sum_bits(weight: torch.Tensor, widest: bool = False) -> torch.Tensor:
+    """Return the sum of a weight's elements, each read as an integer, modulo 2^64, as a tensor on its device. `widest`:
+    several elements are read as one integer of up to 8 bytes."""
+    values = weight.reshape(-1)
+    offset = values.storage_offset() * values.itemsize
+    size = gcd(8, values.nbytes, offset) if widest else values.itemsize
+    return values.view(INTEGERS[size]).sum(dtype=torch.int64)

@@ -6,17 +6,19 @@ are compared with the trainer's: rollouts of older weights would train in a wron
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd, isfinite
+from math import isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object, reduce
 from peft import PeftModel
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer
 
 from stages.config.blocks.training import ScoredGRPO
+from stages.config.choices import Sharding
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.intervals import paired
@@ -25,17 +27,16 @@ from stages.hardware import allocator, machine
 from stages.models.contract import Contract
 from stages.models.loading import sampling_weights, torch_dtype
 from stages.models.packing import has_only_attention
-from stages.samplers.completions import make_candidate
+from stages.samplers.completions import make_candidate, validate_completion
 from stages.samplers.hf import HFSampler, prepack
 from stages.samplers.sampler import Completion, Request, Sampler
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from stages.store.sealed_json import Damaged, move_aside
 from stages.store.workspace import SCRATCH, StageDir
-from stages.training.rollout_engine import RolloutEngine
-from stages.training.samples import inference_copy, merged_copy
+from stages.training.rollout_engine import RolloutEngine, sum_bits
+from stages.training.samples import copy_skeleton, inference_copy, merged_copy
 
 ROWS = 256  # completions that are decoded at once, or fewer if memory is short
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per integer
 LENGTHENED, SHARE, COLLAPSED = 1.5, 0.05, 0.2  # changes from a training's first to its last fifth
 STAY_NEAR = "set grpo.beta=0.04"
 
@@ -75,6 +76,8 @@ class Rollouts:
         }
         self.folder, self.is_main = out / SCRATCH / "rollouts", out.is_main
         self.dtype, self.engine = torch_dtype(sampling_weights(cfg.precision)), engine
+        is_sharded = cfg.runtime.sharding is not Sharding.none
+        self.skeleton = copy_skeleton(trainer.model) if is_sharded else None
         # of the log-probs of the rollouts' tokens
         self.logprob_temperature = cfg.temperature if engine else 1.0
 
@@ -82,6 +85,10 @@ class Rollouts:
     def shard(self) -> Path:
         """The file with the rollouts of the next step."""
         return self.folder / f"{self.trainer.state.global_step:06d}.parquet"
+
+    def digest(self, model: torch.nn.Module) -> str:
+        """Return the digest of the trainer's model, or of a copy of it, in the sampler's precision."""
+        return weights_digest(model, self.dtype, sharded=self.skeleton is not None)
 
     def forget_step(self) -> None:
         """Remove the rollouts of this step, so that a resumed training draws them again."""
@@ -91,7 +98,7 @@ class Rollouts:
     def of_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
         """Return the groups of the next step in all processes. `ids`: the prompts of this process."""
         step, shard = self.trainer.state.global_step, self.shard
-        policy = f"step {step}, weights {weights_digest(self.trainer.model, self.dtype)}"
+        policy = f"step {step}, weights {self.digest(self.trainer.model)}"
         [rollouts] = broadcast_object_list([read_shard(shard, policy) if self.is_main else None])
         if not rollouts:
             temperatures = [self.cfg.temperature] * self.cfg.completions
@@ -105,7 +112,7 @@ class Rollouts:
 
     def held_out(self, ids: Sequence[str]) -> list[Rollout]:
         """Return a greedy answer to each of these prompts, which are the same in every process."""
-        args, digest = self.trainer.args, weights_digest(self.trainer.model, self.dtype)
+        args, digest = self.trainer.args, self.digest(self.trainer.model)
         answers = gather_object(
             self.complete(ids[args.process_index :: args.world_size], [0.0], 0, digest)
         )
@@ -119,8 +126,8 @@ class Rollouts:
         Raise UserError if the sampler's weights are others, or too many completions have no reward."""
         machine.give_back_gpu_memory()
         allocator.return_freed_memory()
-        model = inference_copy(self.trainer.model, self.cfg.precision)
-        if not policy.endswith(digest := weights_digest(model, self.dtype)):
+        model = inference_copy(self.trainer.model, self.cfg.precision, self.skeleton)
+        if not policy.endswith(digest := self.digest(model)):
             problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
             result = "Its completions would teach older weights, so nothing is published"
             raise UserError(f"align=grpo: {problem}. {result}. Type the same command again.")
@@ -132,11 +139,19 @@ class Rollouts:
             request.id: (request, completions)
             for request, completions in sampler.complete(requests)
         }
-        candidates = [
-            make_candidate(request, place, completion, self.contract, policy, sampler.name)
+        completed = [
+            (request, place, completion)
             for request, completions in map(drawn.__getitem__, ids)
             for place, completion in enumerate(completions)
             if isinstance(completion, Completion)
+        ]
+        source, stop_ids = f"the sampler {sampler.name}", self.contract.stop_ids
+        vocabulary = model.config.get_text_config().vocab_size
+        for request, _, completion in completed:
+            validate_completion(completion, source, request.id, stop_ids, vocabulary)
+        candidates = [
+            make_candidate(request, place, completion, self.contract, policy, sampler.name)
+            for request, place, completion in completed
         ]
         return self.add_rewards(
             [self.prompts[i] for i in ids], [Rollout(**vars(each)) for each in candidates]
@@ -195,19 +210,20 @@ def read_shard(shard: Path, policy: str) -> list[Rollout] | None:
 
 
 @torch.no_grad()
-def weights_digest(model: torch.nn.Module, dtype: torch.dtype) -> str:
-    """Return a digest of all weights as they are in this type: of the sums of every parameter's bits, read as the
-    widest integers that fit. An optimizer step changes nearly all sums. They are computed on the device."""
-    sums = []
+def weights_digest(model: torch.nn.Module, dtype: torch.dtype, sharded: bool = False) -> str:
+    """Return a digest of all weights as they are in this type: of the sum of every parameter's bits. An optimizer step
+    changes nearly all sums. They are computed on the device. With `sharded`, a model whose weights are divided among
+    the processes has the digest of the whole one; all processes must call this at once."""
+    sums, is_divided = list[torch.Tensor](), False
     for parameter in model.parameters():
-        values = (
-            (parameter.to(dtype) if parameter.is_floating_point() else parameter)
-            .contiguous()
-            .view(-1)
-        )
-        size = gcd(8, values.nbytes, values.storage_offset() * values.itemsize)
-        sums.append(values.view(BITS[size]).sum(dtype=torch.int64))
-    return content_id(torch.stack(sums).tolist())
+        part: torch.Tensor = parameter
+        if isinstance(part, DTensor):
+            is_divided, part = True, part.to_local()
+        values = part.to(dtype) if part.is_floating_point() else part
+        # The widest integers are summed up fastest, but single elements add up over shards.
+        sums.append(sum_bits(values, widest=not sharded))
+    total = torch.stack(sums)
+    return content_id((reduce(total, "sum") if is_divided else total).tolist())
 
 
 def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.distributed.tensor import DTensor
 from transformers import (
     PreTrainedModel,
     Trainer,
@@ -105,12 +106,15 @@ class FirstPrompts:
         return (self.by_id[name] for name in sorted(self.by_id))
 
 
-def inference_copy(model: PreTrainedModel | PeftModel, precision: Precision) -> PreTrainedModel:
+def inference_copy(
+    model: PreTrainedModel | PeftModel, precision: Precision, skeleton: Any = None
+) -> PreTrainedModel:
     """Return a copy of the model in eval mode. It shares weights that have the precision of training's forwards, and
-    has rounded copies of the others. An adapter stays on top of the weights under it.
+    has rounded copies of the others. An adapter stays on top of the weights under it. Of a model whose weights are
+    sharded, with its `skeleton`, every process gets the whole weights; all must call this at once.
 
     The original keeps its attention, packed rows, hooks and generation settings: a sampler changes only the copy."""
-    inference_model = copy_model(model, precision)
+    inference_model = copy_model(model, precision, skeleton)
     return (
         inference_model.get_base_model()
         if isinstance(inference_model, PeftModel)
@@ -123,11 +127,22 @@ def merged_copy(model: PeftModel, precision: Precision) -> PreTrainedModel:
     return copy_model(model, precision).merge_and_unload(safe_merge=True).eval()  # type: ignore[no-any-return]
 
 
-def copy_model(model: Any, precision: Precision) -> Any:
-    """Return a copy of the model with the weights of `inference_copy`, and with the forwards of its classes."""
+def copy_skeleton(model: Any) -> Any:
+    """Return a copy of the model without values of its weights. Make it before the model is sharded."""
+    return copy.deepcopy(model, {id(p): p.detach().to("meta") for p in model.parameters()})
+
+
+def copy_model(model: Any, precision: Precision, skeleton: Any = None) -> Any:
+    """Return a copy of the model, or of its skeleton, with the weights of `inference_copy`, and with the forwards of
+    its classes."""
     dtype = torch_dtype(sampling_weights(precision))
-    parameters = {id(p): frozen_copy(p, dtype) for p in model.parameters()}
-    copied = copy.deepcopy(model, parameters)
+    weights = {name: frozen_copy(p, dtype) for name, p in model.named_parameters()}
+    skeleton = skeleton or model
+    copied = copy.deepcopy(
+        skeleton, {id(p): weights[name] for name, p in skeleton.named_parameters()}
+    )
+    if skeleton is not model:
+        copied.to(next(iter(weights.values())).device)  # its buffers
     for module in copied.modules():
         # a trainer's forward refers to the original model's layers, and
         for name in ("forward", "_original_forward"):
@@ -137,7 +152,10 @@ def copy_model(model: Any, precision: Precision) -> Any:
 
 
 def frozen_copy(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.nn.Parameter:
-    """Return the same values without a gradient; 4-bit weights unchanged."""
+    """Return the same values, of a sharded weight the whole, without a gradient; 4-bit weights unchanged."""
+    if isinstance(parameter, DTensor):
+        whole: Any = parameter.detach()
+        parameter = whole.full_tensor()
     if not parameter.is_floating_point():
         return parameter
     return torch.nn.Parameter(parameter.detach().to(dtype), requires_grad=False)

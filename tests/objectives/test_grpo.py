@@ -559,7 +559,7 @@ def test_warnings() -> None:
             ("label=ensemble", "label.members=[{labeler: verifier}, {labeler: judge}]"),
             "needs a score of every completion",
         ),
-        (("launch=fsdp", "launch.processes=2"), "whole weights"),
+        (("launch=zero3", "launch.processes=2"), "GRPO samples from whole weights"),
         (("dpo.beta=0.2",), "align=grpo labels no candidates"),
         (("grpo.trainer.num_generations=4",), "does not have this argument"),
     ],

@@ -59,7 +59,13 @@ def first_steps(
     return [torch.load(file) for file in files]
 
 
-FLOWS = {"sft": ("sft",), "dpo": ("dpo",), "adapter": ("dpo", "dpo.adapter=lora")}
+FLOWS = {
+    "sft": ("sft",),
+    "dpo": ("dpo",),
+    "adapter": ("dpo", "dpo.adapter=lora"),
+    "grpo": ("grpo", "align=grpo", "grpo.beta=0.1"),
+    "grpo_adapter": ("grpo", "align=grpo", "grpo.adapter=lora", "grpo.beta=0.1"),
+}
 
 
 def train_twice(chain: Chain, stage: str, *overrides: str) -> list[Path]:
