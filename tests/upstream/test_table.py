@@ -98,6 +98,7 @@ DOCUMENTED = {
     "torch.utils.checkpoint",
     "torch.utils.data",
     "tqdm",
+    "torch.distributed.tensor",
     "transformers",
     "transformers.integrations",
     "transformers.integrations.sdpa_attention",
