@@ -7,6 +7,7 @@ the user's is typed: its values suit its own tasks and its own model."""
 import logging
 from dataclasses import fields
 from importlib.util import find_spec
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -87,10 +88,10 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
             refuse_mixture(name, recipes[name], typed)
             if is_toy:
                 avoid_bitsandbytes(recipes[name])
-            if is_toy and "data.path" not in typed:
-                read_toy_preferences(recipes[name])
                 if "data" not in typed:
                     shrink_tasks(recipes[name])
+                if "data.path" not in typed:
+                    read_toy_preferences(recipes[name])
     return recipes
 
 
@@ -138,18 +139,15 @@ def read_toy_preferences(recipe: DictConfig) -> None:
 def shrink_tasks(recipe: DictConfig) -> None:
     """Let a recipe generate few prompts. Its sources and the answers that a base model gives to open requests are left
     out, so tasks are generated in their place."""
-    data = OmegaConf.merge(
+    data: Any = OmegaConf.merge(
         option_keys("data", own_option(recipe, "data")), recipe.get("data") or OmegaConf.create()
     )
-    if "tasks" not in data:  # data=file
-        return
-    shares = [
-        source.get("splits") or DEFAULT_SHARES for source in OmegaConf.select(data, "sources") or []
-    ]
+    shares = [source.get("splits") or DEFAULT_SHARES for source in data.get("sources") or []]
     replaced = {split for each in shares for split in each}
-    replaced |= {"sft"} if data.tasks.open_sft else set()
+    own = data.get("tasks") or {}  # none of data=file
+    replaced |= {"sft"} if own.get("open_sft") else set()
     tasks = {
-        group: min(data.tasks[group] or most * (group in replaced), most)
+        group: min(own.get(group) or most * (group in replaced), most)
         for group, most in TOY_TASKS.items()
     }
     OmegaConf.update(recipe, "data.tasks", tasks, force_add=True)

@@ -258,6 +258,8 @@ def test_a_toy_shrinks_what_is_typed_too() -> None:
     "line",
     [
         ("recipe=from_preferences", "label.path=docs/examples/preferences.jsonl"),
+        ("recipe=from_preferences", "data.path=docs/examples/preferences.jsonl"),
+        ("recipe=from_prompts", "data.path=docs/examples/prompts.jsonl"),
         ("recipe=demo",),
         ("data=file", "data.sources=[{path: docs/examples/preferences.jsonl}]"),
     ],
