@@ -85,10 +85,10 @@ def pickled_by_hydra(*line: str) -> bytes:
     return pickle.dumps(composed_by_hydra(*line))
 
 
-# Overrides that decide which files are composed: groups, recipes and Hydra's keys
+# Overrides that decide which files are composed, or what recipes say: groups, recipes, a recipe's file, Hydra's keys
 DECISIVE = re.compile(
     rf"~|\+(?!\+)|({'|'.join(path.stem for path in (ROOT / 'conf').iterdir())}|recipe)="
-    r"|(eval/\w+=)|(\+\+)?hydra"
+    r"|(eval/\w+=)|(\+\+)?hydra|data\.path="
 )
 
 

@@ -1,0 +1,127 @@
+"""Files of preferences in the shapes that people have: each comes to a verdict about its own held-out rows in one
+command, or in two if the first is refused with what to type. Terminal, page and card say the same of it."""
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.commands.export import evaluation_section
+from tests.helpers import Chain, build, refused
+
+ROWS = 120
+NOUNS = ("lamp", "chair", "kettle", "ladder", "bucket", "spoon", "garden", "river")
+LANGUAGES = (
+    (
+        "{} beschreiben, Nummer {}.",
+        "Das ist nützlich und sauber.",
+        "Keine Ahnung, frag bitte andere.",
+    ),
+    ("描述{},第{}号。", "它很有用,也很干净。", "我不知道,请问别人。"),
+)
+ENGLISH = (
+    ("Describe the {} number {}.", "It is useful and clean.", "No idea, ask somebody else."),
+)
+
+
+@dataclass
+class File:
+    """A file's name, its rows, what its first command types beside its path, and if that is refused, the words of the
+    refusal and what the second command types."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    typed: tuple[str, ...] = ()
+    refusal: str = ""
+    more: tuple[str, ...] = ()
+
+    def write(self, folder: Path) -> Path:
+        path = folder / self.name
+        if path.suffix != ".csv":
+            path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            return path
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, [*self.rows[0]], delimiter=";")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return path
+
+
+def preferences(
+    row: Callable[[str, str, str], dict[str, Any]], texts: Any = ENGLISH
+) -> list[dict[str, Any]]:
+    """Return rows of a prompt, its better and its worse answer."""
+    rows = []
+    for i in range(ROWS):
+        prompt, better, worse = texts[i % len(texts)]
+        rows.append(row(prompt.format(NOUNS[i % len(NOUNS)], i), better, worse))
+    return rows
+
+
+def in_words(prompt: str, better: str, worse: str) -> dict[str, str]:
+    return {"Frage": prompt, "Gute Antwort": better, "Schlechte Antwort": worse}
+
+
+def by_model(prompt: str, better: str, worse: str) -> dict[str, str]:
+    """A comparison whose winner is a model's name; the better answer is the first or the second."""
+    is_first = len(prompt) % 2 == 0
+    first, second = (better, worse) if is_first else (worse, better)
+    winner = "ours" if is_first else "theirs"
+    return {
+        "prompt": prompt,
+        "response_a": first,
+        "response_b": second,
+        "model_a": "ours",
+        "model_b": "theirs",
+        "winner": winner,
+    }
+
+
+def by_thumb(prompt: str, better: str, worse: str) -> dict[str, str]:
+    """One answer to each prompt, with a thumb."""
+    is_good = len(prompt) % 2 == 0
+    completion = better if is_good else worse
+    return {"prompt": prompt, "completion": completion, "thumbs": "up" if is_good else "down"}
+
+
+COLUMNS = "{prompt: Frage, chosen: Gute Antwort, rejected: Schlechte Antwort}"
+FILES = [
+    File("pairs.jsonl", preferences(lambda p, b, w: {"prompt": p, "chosen": b, "rejected": w})),
+    File("winners.jsonl", preferences(by_model)),
+    File(
+        "words.csv",
+        preferences(in_words),
+        refusal="label.columns={prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}",
+        more=(f"label.columns={COLUMNS}",),
+    ),
+    File(
+        "languages.jsonl",
+        preferences(lambda p, b, w: {"prompt": p, "chosen": b, "rejected": w}, LANGUAGES),
+    ),
+    File("thumbs.jsonl", preferences(by_thumb), refusal="align=kto", more=("align=kto",)),
+]
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_file_of_preferences_comes_to_its_own_verdict(file: File, tmp_path: Path) -> None:
+    path, chain = file.write(tmp_path), Chain(tmp_path / "outputs")
+    typed = ("recipe=from_preferences", "scale=toy", "tracker=none", f"data.path={path}")
+    if file.refusal:
+        assert file.refusal in refused(*typed, f"outputs={chain.root}")
+    typed += (*file.typed, *file.more)
+    build(chain.root, *typed)
+    verdict = chain.manifest("eval", *typed)["metrics"]["summary"]
+    held_out = re.match(
+        r"\w+ learnt the preferences: .* of (\d+) held-out (pairs|completions)", verdict
+    )
+    assert held_out, verdict
+    [headline] = re.findall(r"<h1>(.*?)</h1>", (chain.root / "report.html").read_text(), re.DOTALL)
+    assert f" of {held_out[1]} held-out {held_out[2]}" in headline
+    results = json.loads((chain.folder("eval", *typed) / "results.json").read_text())
+    assert verdict in evaluation_section(results, 0.95)
