@@ -3,7 +3,7 @@ and candidates, labels and DPO. Choices are recomputed from scores that the test
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -42,11 +42,21 @@ class Length(Labeler):
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
     """Return a file of prompts, with a right answer that only a check reads."""
-    file = tmp_path / "prompts.jsonl"
+    return write_prompts(tmp_path, WORDS)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Return a file of 201 such prompts."""
+    return write_prompts(tmp_path, [f"{WORDS[i % len(WORDS)]} {i}" for i in range(67)])
+
+
+def write_prompts(folder: Path, words: Sequence[str]) -> Path:
+    file = folder / "prompts.jsonl"
     rows = [
         {"prompt": question.format(word), "answer": "positive" if i % 2 else "negative"}
         for question in ASKED
-        for i, word in enumerate(WORDS)
+        for i, word in enumerate(words)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
@@ -100,18 +110,16 @@ def languages(examples: dict[str, Example]) -> set[str]:
 
 
 def test_a_check_selects_answers_and_its_references_are_no_demonstrations(
-    chain: Chain, prompts: Path, line: tuple[str, ...]
+    chain: Chain, many: Path, line: tuple[str, ...]
 ) -> None:
     overrides = (
         *line,
         *SELECTING,
-        f"data.path={prompts}",
+        f"data.path={many}",
         "data.file.check=label",
         "sft.batch_size=2",
     )
-    rows = {
-        row["prompt"]: row["answer"] for row in map(json.loads, prompts.read_text().splitlines())
-    }
+    rows = {row["prompt"]: row["answer"] for row in map(json.loads, many.read_text().splitlines())}
 
     def right(question: Example, c: Candidate) -> float:
         assert question.reference is None
@@ -121,18 +129,18 @@ def test_a_check_selects_answers_and_its_references_are_no_demonstrations(
     data = load(chain.folder("data", *overrides) / "examples.parquet", Example)
     assert {e.reference is None for e in data if e.split == "sft"} == {True}
     assert {e.reference for e in data if e.split == "test"} <= {"positive", "negative"}
-    assert {e.task for e in data} == {prompts.name}, "no generated task"
+    assert {e.task for e in data} == {many.name}, "no generated task"
     build_node(chain.root, "eval", *overrides)
     verdict = chain.manifest("eval", *overrides)["metrics"]["summary"]
-    assert re.search(rf"on \d+ held-out prompts of {prompts.name}", verdict)
+    assert re.search(rf"on \d+ held-out prompts of {many.name}", verdict)
 
 
 def test_an_own_labeler_selects_answers_to_prompts_alone(
-    chain: Chain, prompts: Path, line: tuple[str, ...], tmp_path: Path
+    chain: Chain, many: Path, line: tuple[str, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "length.py").write_text(LENGTHS)
     overrides = (
-        *(*line, *SELECTING, f"data.path={alone(prompts)}", "label=own"),
+        *(*line, *SELECTING, f"data.path={alone(many)}", "label=own"),
         f"label.own={{file: {tmp_path / 'length.py'}, name: Length}}",
         "select.min_score=0.1",
     )
@@ -141,14 +149,14 @@ def test_an_own_labeler_selects_answers_to_prompts_alone(
 
 
 def test_a_judge_selects_answers_to_prompts_alone(
-    chain: Chain, prompts: Path, line: tuple[str, ...]
+    chain: Chain, many: Path, line: tuple[str, ...]
 ) -> None:
     def verdict(texts: dict[str, str]) -> int:
         return 1 + len(texts["ANSWER"]) % 10
 
     with running(Model(judging(verdict, "score"))) as server:
         overrides = (
-            *(*line, *SELECTING, f"data.path={alone(prompts)}", "label=judge"),
+            *(*line, *SELECTING, f"data.path={alone(many)}", "label=judge"),
             *("label.kind=pointwise", f"label.endpoints=[{{base_url: '{server.url}', model: j}}]"),
         )
         require_best(chain, overrides, lambda _, c: len(c.text) % 10 / 9)
@@ -156,12 +164,12 @@ def test_a_judge_selects_answers_to_prompts_alone(
 
 def test_a_reward_model_selects_answers_to_prompts_alone(
     chain: Chain,
-    prompts: Path,
+    many: Path,
     line: tuple[str, ...],
     model: Path,  # noqa: F811
 ) -> None:
     overrides = (
-        *(*line, *SELECTING, f"data.path={alone(prompts)}"),
+        *(*line, *SELECTING, f"data.path={alone(many)}"),
         *("label=reward_model", f"label.path={model}"),
     )
     build_node(chain.root, "label_base", *overrides)
