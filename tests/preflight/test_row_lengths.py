@@ -11,11 +11,11 @@ from stages.store.store import Store
 from tests.helpers import TINY, Chain, nodes, refused
 
 LONG = {
-    "dpo": "dpo.max_length=60",
-    "kto": "kto.max_length=60",
-    "grpo": "grpo.max_length=40",
-    "sft": "sft.max_length=60",
-    "reward": "reward.max_length=60",
+    "dpo": (60, 150),
+    "kto": (60, 150),
+    "grpo": (40, 150),
+    "sft": (60, 150),
+    "reward": (60, 150),
 }
 
 
@@ -45,16 +45,19 @@ def long_rows_line(stage: str, folder: Path) -> tuple[str, ...]:
     return alone if stage == "sft" else ("label=dataset", f"label.path={pairs}")
 
 
-@pytest.mark.parametrize("stage", LONG)
+@pytest.mark.parametrize(
+    ("stage", "length"), [(stage, length) for stage in LONG for length in LONG[stage]]
+)
 def test_rows_that_do_not_fit_are_refused_before_a_model_is_loaded(
-    stage: str, chain: Chain, tmp_path: Path
+    stage: str, length: int, chain: Chain, tmp_path: Path
 ) -> None:
     align = {"dpo": (), "kto": ("align=kto",), "grpo": ("align=grpo",)}.get(stage, ())
     line = (*long_rows_line(stage, tmp_path), *align)
     built = chain.count()
     run = (*TINY, f"outputs={chain.root}", f"stage={stage}", *line)
-    refusal = refused(*run, LONG[stage])
-    assert "are longer than " + LONG[stage] in refusal and f"{stage}.max_dropped=0.1" in refusal
+    too_short = f"{stage}.max_length={length}"
+    refusal = refused(*run, too_short)
+    assert f"are longer than {too_short}" in refusal and f"{stage}.max_dropped=0.1" in refusal
     [keeps] = re.findall(rf"({stage}\.max_length=\d+) keeps 100%", refusal)
     assert chain.count() == built
     store, planned = Store(chain.root), nodes(chain.root, *line, keeps)
