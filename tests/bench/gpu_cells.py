@@ -1,6 +1,7 @@
 """The cells of `gpu_chain`: the shapes of models, the work of each, and the ways to do it."""
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ VARIANTS = {
         "trl_padding_free",
     ),
     "sample": ("hf", "generate", "vllm"),
+    "grpo": ("hf", "vllm"),
 }
 # whole nodes
 CHAIN = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval")
@@ -149,5 +151,7 @@ def missing(shape: str, variant: str, has_gpu: bool) -> str:
     """Return why this machine cannot measure a cell, or ''."""
     if not has_gpu and shape != "tiny":
         return "this machine has no GPU"
+    if variant == "vllm" and os.environ.get("PLUMBLINE_VLLM_PYTHON"):
+        return ""
     package = PACKAGES.get(variant, "json")
     return "" if importlib.util.find_spec(package) else f"{package} is not installed"

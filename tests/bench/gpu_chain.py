@@ -1,7 +1,7 @@
 """The tables of GPUs: `python -m tests.bench.gpu_chain [KEY=VALUE …]`.
 
 Seconds, tokens per second, MFU (`mfu.py`) and peak memory of every stage as run.py builds it, and of the work of three
-stages alone: SFT and DPO packed and padded, both by TRL's trainers too (`dpo_trainers.py`), and sampling, by vLLM too. The
+stages alone: SFT and DPO packed and padded, both by TRL's trainers too (`dpo_trainers.py`), sampling and GRPO, by vLLM too. The
 models have random weights in the shapes of published ones. Those from 4B on train a LoRA. Ways that are compared
  alternate, each in a process of its own; the first epoch warms up, and the second is timed.
 

@@ -1,6 +1,7 @@
 """Measurements of `gpu_chain`, each in a process of its own."""
 
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -239,6 +240,33 @@ def measure_sample(size: Size, work: Path, precision: str, variant: str) -> Roun
     }
 
 
+def measure_grpo(size: Size, work: Path, precision: str, variant: str) -> dict[str, Any]:
+    """Four steps of stage=grpo by run.py, whose rollouts a sampler draws, with loading and publishing. The reward is of
+    length, since random weights answer nothing right."""
+    from tests.bench import chains
+
+    reward = work / "reward.py"
+    reward.write_text("def short(completions): return [-len(c[0]['content']) for c in completions]")
+    overrides = [
+        *("tracker=none", *size.chain, "model=embedded", "sft=none", "template=chatml"),
+        f"model.path={(work / 'model').resolve()}",
+        *("align=grpo", "data.tasks.preference=16", "grpo.batch_size=4", "grpo.epochs=1"),
+        *(f"grpo.max_new_tokens={size.answer}", "grpo.evaluations=0", f"grpo.sampler={variant}"),
+        *(f"grpo.adapter={size.adapter}", f"precision={precision}"),
+        *("label=own", f"label.own={{file: {reward}, name: short}}"),
+        f"outputs={work / variant}",
+    ]
+    if variant == "vllm":
+        python = os.environ.get("PLUMBLINE_VLLM_PYTHON", sys.executable)
+        overrides.append(f"grpo.runtime.python={python}")
+    command = [sys.executable, "run.py", "stage=grpo", *overrides, "rebuild=grpo"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        return {"empty": (ran.stderr.strip().splitlines() or ["it was not built"])[-1][:300]}
+    _, store, nodes = chains.prepared(work / variant, overrides)
+    return stage_round([store.find(nodes["grpo"])])
+
+
 def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[str, Any]:
     """Build all stages by run.py. Return a round of each stage, with all its nodes; or why it has none.
 
@@ -311,5 +339,6 @@ MEASURE: dict[str, Callable[..., dict[str, Any]]] = {
     "sft": measure_sft,
     "dpo": measure_dpo,
     "sample": measure_sample,
+    "grpo": measure_grpo,
     "chain": measure_chain,
 }
