@@ -273,6 +273,7 @@ def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[
     Random weights answer nothing right, so DPO has pairs of its own: reference answers over those of other prompts.
     """
     from tests.bench import chains, flops
+    from tests.bench.memory import planned_bytes
 
     overrides = [
         "tracker=none",
@@ -298,6 +299,9 @@ def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[
                 rounds[stage] = stage_round(manifests[stage])
             else:
                 rounds.setdefault(stage, {"empty": reason})
+    for stage in ("sft", "dpo"):
+        if "seconds" in rounds[stage]:
+            rounds[stage]["planned"] = planned_bytes(cfg, store, nodes, stage)
     if "tokens" in rounds["dpo"]:  # the stages' own counts lack prompts, or have them twice
         at = {name: store.folder(nodes[name]) for name in ("pairs", "reference", "dpo")}
         shape = flops.empty(work / "model")

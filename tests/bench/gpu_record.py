@@ -8,7 +8,7 @@
     shapes       N and the adapter of each shape
     price        dollars of an hour of this machine
     cells        shape, stage, variant, and either `empty`, or `rounds`, `seconds` (the median), `spread` (largest less
-                 smallest, over the median), `tokens`, `tokens_per_second`, `mfu`, `attention` and `gib`
+                 smallest, over the median), `tokens`, `tokens_per_second`, `mfu`, `attention`, `gib` and `planned_gib`
 
 `variant` is `stage` for a whole node as run.py builds it, with loading and publishing, and else a way to do its work
 alone. A cell without tokens has no rate.
@@ -49,6 +49,7 @@ class Cell:
     mfu: float | None = None
     attention: float | None = None
     gib: float | None = None
+    planned_gib: float | None = None
 
     @property
     def name(self) -> str:
@@ -62,6 +63,8 @@ class Cell:
         self.seconds = statistics.median(seconds)
         self.spread = (max(seconds) - min(seconds)) / self.seconds if len(seconds) > 1 else None
         self.gib = max(each["bytes"] for each in self.rounds) / 2**30 or None
+        if "planned" in measured:
+            self.planned_gib = measured["planned"] / 2**30
         if tokens := int(measured["tokens"]):
             self.tokens, self.tokens_per_second = tokens, tokens / self.seconds
             self.mfu = mfu.operations(widths, self.tokens_per_second, passes) / peak

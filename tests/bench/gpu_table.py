@@ -5,7 +5,17 @@ from collections.abc import Iterator
 from tests.bench.gpu_cells import NODE
 from tests.bench.gpu_record import Cell, Record
 
-COLUMNS = ("stage", "variant", "seconds", "spread", "tokens/s", "MFU", "attention", "GiB")
+COLUMNS = (
+    "stage",
+    "variant",
+    "seconds",
+    "spread",
+    "tokens/s",
+    "MFU",
+    "attention",
+    "GiB",
+    "planned",
+)
 GOAL_OVER_PADDED = 1.75  # of DPO's tokens per second, over our own padded run's
 GOALS_MFU = {"dpo/ours": 0.40, "sft/ours": 0.45}
 
@@ -37,7 +47,9 @@ def row(cell: Cell) -> str:
         return "" if value is None else f"{100 * value:.1f}%"
 
     rate = "" if cell.tokens_per_second is None else f"{cell.tokens_per_second:,.0f}"
-    memory = "" if cell.gib is None else f"{cell.gib:.1f}"
+    memory, planned = (
+        "" if each is None else f"{each:.1f}" for each in (cell.gib, cell.planned_gib)
+    )
     figures = [
         f"{cell.seconds:.2f}",
         share(cell.spread),
@@ -45,6 +57,7 @@ def row(cell: Cell) -> str:
         share(cell.mfu),
         share(cell.attention),
         memory,
+        planned,
     ]
     return f"| {' | '.join([cell.stage, cell.variant, *figures])} |"
 

@@ -20,6 +20,7 @@ from statistics import mean
 
 from stages.cli.compose import resolve_precision
 from stages.commands.planning.peak import TOKENS_PER_ROW, block_parts
+from stages.config.schema import Config
 from stages.hardware import machine, memory, process
 from stages.hardware.model_shape import ModelShape
 from stages.pipeline.graph import wire_graph
@@ -139,13 +140,8 @@ def compare(name: str, stage: str, overrides: list[str], environment: dict[str, 
         command = [sys.executable, "run.py", f"stage={target.stage}", *overrides, *rebuild]
         subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     manifest = store.find(node)
-    config = model_config(cfg.model, store.folder(nodes["base"]) / "model")
-    assert manifest is not None and config is not None
-    gpu, shape = manifest["peak_gpu_memory"], ModelShape.from_config(config)
-    assert shape is not None
-    expected = sum(
-        block_parts(shape, node.config, row_tokens(node, store), "cuda" if gpu else "cpu")
-    )
+    assert manifest is not None
+    gpu, expected = manifest["peak_gpu_memory"], planned_bytes(cfg, store, nodes, stage)
     measured, libraries = gpu or manifest["peak_memory"], 0.0 if gpu else memory.LIBRARIES
     megabytes = (expected / 2**20, measured / 2**20)
     shares = (
@@ -153,6 +149,18 @@ def compare(name: str, stage: str, overrides: list[str], environment: dict[str, 
         100 * ((expected - libraries) / (measured - libraries) - 1),
     )
     logging.info("%-38s %6.0f MiB %6.0f MiB %+9.0f%% %+9.0f%%", name, *megabytes, *shares)
+
+
+def planned_bytes(cfg: Config, store: Store, nodes: dict[str, Node], stage: str) -> float:
+    """Return what a finished training was expected to take on the device that it ran on."""
+    node = nodes[stage]
+    manifest, base = store.find(node), store.folder(nodes["base"]) / "model"
+    config = model_config(cfg.model, base)
+    assert manifest is not None and config is not None
+    shape = ModelShape.from_config(config)
+    assert shape is not None
+    device = "cuda" if manifest["peak_gpu_memory"] else "cpu"
+    return float(sum(block_parts(shape, node.config, row_tokens(node, store), device)))
 
 
 def row_tokens(node: Node, store: Store) -> float:
