@@ -1,7 +1,7 @@
 """Check that a recipe applies whole or not at all, that what is typed wins, and that nothing else moves."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,24 @@ def recipe_keys(name: str) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if not key.startswith("defaults")}
 
 
-def every_recipe_but(*quick: str) -> list[Any]:
-    """Return all recipes; those that are not quick are for `make test-all`."""
-    return [
-        name if name in quick else pytest.param(name, marks=pytest.mark.extended) for name in NAMES
-    ]
+def every_recipe_but(*quick: str, alike: Collection[str] = ()) -> list[Any]:
+    """Return all recipes. Those that are not quick are for `make test-all`, and those that are `alike` for `make slow`."""
+    marks = {name: pytest.mark.slow if name in alike else pytest.mark.extended for name in NAMES}
+    return [name if name in quick else pytest.param(name, marks=marks[name]) for name in NAMES]
 
 
-@pytest.mark.parametrize("name", every_recipe_but("demo"))
+# Recipes that name the groups of another one: of other models, and of own prompts
+ALIKE = (
+    "smollm2_135m",
+    "smollm2_360m",
+    "qwen3_0p6b_lora",
+    "zephyr_7b",
+    "own_reward",
+    "rejection_sampling",
+)
+
+
+@pytest.mark.parametrize("name", every_recipe_but("demo", alike=ALIKE))
 def test_a_typed_option_changes_nothing_but_its_group(name: str) -> None:
     """Inside the group, the recipe's keys stand on top of the option's. A mixture of contents is refused."""
     plain, stated = keys_of(f"recipe={name}"), recipe_keys(name)
@@ -83,7 +93,7 @@ def test_a_typed_option_changes_nothing_but_its_group(name: str) -> None:
                     assert typed[key] == alone[key], (f"{group}={option}", key)
 
 
-@pytest.mark.parametrize("name", every_recipe_but("demo"))
+@pytest.mark.parametrize("name", every_recipe_but("demo", alike=ALIKE))
 def test_a_key_typed_with_the_recipes_own_value_changes_nothing(name: str) -> None:
     line = f"recipe={name}"
     plain = keys_of(line)
