@@ -215,9 +215,24 @@ def test_an_objective_in_the_house(house: Path, chain: Chain) -> None:
     assert "contrastive preference optimization" in (node / "model" / "README.md").read_text()
 
 
+BRIEF = """
+
+@dataclass
+class BriefLabel(Label):
+    labeler: str = computed("brief")
+
+
+LABELS["brief"] = BriefLabel
+"""
+
+
 @pytest.mark.slow
 def test_the_same_file_in_the_house_is_a_word(house: Path, chain: Chain) -> None:
     text = FILES["brief.py"].replace("most: int):", "most: int = 200):")
     (house / "stages" / "labelers" / "brief.py").write_text(text)
-    in_house(house, f"outputs={chain.root}", "stage=pairs", "label.labeler=brief")
+    blocks = house / "stages" / "config" / "blocks" / "labels.py"
+    blocks.write_text(blocks.read_text() + BRIEF)
+    verifier = (house / "conf" / "label" / "verifier.yaml").read_text()
+    (house / "conf" / "label" / "brief.yaml").write_text(verifier.replace("verifier", "brief"))
+    in_house(house, f"outputs={chain.root}", "stage=pairs", "label=brief")
     assert read_manifest(latest(chain.root, "label"))["metrics"]["labeler"] == "brief"
