@@ -23,12 +23,12 @@ CODE = re.compile(r"\+*[\w.]+\.own[.=]")
 def with_last_run(line: list[str]) -> list[str]:
     """Return a line without settings followed by those of the store's last run, and any other line as it is.
     Raise UserError if the last run has code of the user's, which only a typed line may name."""
-    from stages.commands.finished_run import ENDS, newest_end
-
     typed = typed_values(line)
     words = {key.partition(".")[0] for key in typed}
     if typed.get("stage") not in OF_LAST_RUN or len(typed) < len(line) or not words <= {*OF_NO_RUN}:
         return line
+    from stages.commands.finished_run import ENDS, newest_end
+
     root = typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS, "outputs")
     store = Store(Path(root))
     if not (end := newest_end(store, *ENDS, Target.sft)):

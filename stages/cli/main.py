@@ -154,8 +154,9 @@ def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[N
 def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     """Build the nodes of the stage, then log their pages and the next command."""
     target_nodes = requested_nodes(cfg, nodes)
-    building.try_own_labelers(cfg, nodes, store)
-    building.require_rows_fit(cfg, nodes, store)
+    missing = sorted(store.missing(target_nodes), key=str)
+    building.try_own_labelers(cfg, missing, store)
+    building.require_rows_fit(cfg, missing, nodes, store)
     page = live_page(cfg, store, nodes, target_nodes)
     if HydraConfig.initialized():
         log.info("%s; page: %s", page.recipe, page.address)

@@ -241,7 +241,8 @@ def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
     cfg, store, nodes = compose.prepare(composed)
     job = HydraConfig.get()
     shared = {name: nodes[name] for name in wave[job.job.num]}
-    building.try_own_labelers(cfg, nodes, store)
+    missing = sorted(store.missing(requested_nodes(cfg, nodes)), key=str)
+    building.try_own_labelers(cfg, missing, store)
     # the sweep may be killed, or wait for a cluster, before its jobs record them
     record_nodes(shared)
     build([*shared.values()], store, cfg, list(job.overrides.task))

@@ -34,7 +34,7 @@ from stages.formats.source_reading import ReadReport, as_json, convert
 from stages.store import plugins, safe_files
 from stages.store.node import Node
 from stages.store.sealed_json import read_note, require_keys, write_note
-from stages.store.splits import conversation_of, draw_split, prompt_of
+from stages.store.splits import split_of
 from stages.store.store import Store
 from stages.store.text_units import count_words, lower_words
 from stages.store.workspace import StageDir
@@ -199,10 +199,8 @@ def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
         if audited.purpose is Purpose.preferences:
             return parsed, Split.preference
         parsed = audited.harmonizer(parsed)
-        answer = parsed.answers[0] if len(parsed.answers) == 1 else None
-        prompt = prompt_of(parsed.messages, answer)
-        conversation = conversation_of(prompt, parsed.messages, parsed.group)
-        split = draw_split(conversation, audited.source.shares)
+        shares = audited.source.shares
+        split = split_of(parsed.messages, parsed.answers, parsed.group, shares)
         return (parsed, split) if split else None
 
     return convert(

@@ -69,9 +69,11 @@ class RowColumns:
     stated: list[str]
     unread: UnreadColumns
 
-    def values(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the values of a row by role, without empty values."""
-        return read_values(self.getters, row)
+    def values(self, row: dict[str, Any]) -> Resolved:
+        """Return the values of a row by role, without empty values, with what they refer to in place of references."""
+        values = read_values(self.getters, row)
+        meant = resolve(row, values, self.paths)
+        return meant._replace(values=values | meant.values)
 
 
 class Placeholders:
@@ -135,13 +137,6 @@ class ColumnMapping:
             self.columns_by_keys[tuple(row)] = columns
         return columns
 
-    def values(self, row: dict[str, Any]) -> Resolved:
-        """Return the values of a row by role, with what they refer to in place of references."""
-        columns = self.find_columns(row)
-        values = columns.values(row)
-        meant = resolve(row, values, columns.paths)
-        return meant._replace(values=values | meant.values)
-
     def read(self, row: Any) -> ParsedRow:
         """Return the parsed row, and note its columns that are not read.
         Raise BadRow if the row cannot be used. ChangesMeaning: for an unread column that changes its meaning."""
@@ -152,7 +147,7 @@ class ColumnMapping:
                 (role, path) for role, path in self.missing_paths if not has_path(row, path)
             }
         columns = self.find_columns(row)
-        values, referred, error = self.values(row)
+        values, referred, error = columns.values(row)
         if error:
             raise BadRow("", error)
         stated: dict[str, Any] = {

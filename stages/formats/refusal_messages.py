@@ -196,7 +196,8 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
         ]
         ways = [f"{block}.columns={{completion: COLUMN}} to name the answers"]
         if any(
-            has_answer(mapping.find_columns(row).values(row).get("messages")) for row in head.rows
+            has_answer(mapping.find_columns(row).values(row).values.get("messages"))
+            for row in head.rows
         ):
             ways = ["data.form.turns=cut to end conversations at their last answer", *ways]
         ways += [

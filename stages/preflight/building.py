@@ -3,7 +3,7 @@
 Of row files only the first rows are read, except for people's answers and known labels."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,8 @@ from stages.store import plugins
 from stages.store.node import Node
 from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
+
+log = logging.getLogger(__name__)
 
 
 def require_source(node: Node, store: Store) -> None:
@@ -118,8 +120,6 @@ def require_readable(file: Path, key: str) -> None:
         raise UserError(f"{key}={file}: {error.strerror}. Name a file that can be read.") from error
 
 
-log = logging.getLogger(__name__)
-
 Check = Callable[[Node, Store], None]
 
 
@@ -177,13 +177,12 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
     errors.raise_all()
 
 
-def try_own_labelers(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
-    """Run the code of user-defined labelers that the command needs, before anything is built. Only commands that build
-    call this, after the check that the user typed the code's place.
+def try_own_labelers(cfg: Config, missing: Sequence[Node], store: Store) -> None:
+    """Run the code of user-defined labelers that the missing nodes need, before anything is built. Only commands that
+    build call this, after the check that the user typed the code's place.
     Raise UserError if a labeler cannot be loaded, or fails on made-up rows."""
     if cfg.launch.node_rank > 0 or not store.is_writable:
         return
-    missing = sorted(store.missing(requested_nodes(cfg, nodes)), key=str)
     blocks = [node.config for node in missing]
     labels = [block.label if isinstance(block, ScoredGRPO) else block for block in blocks]
     parts = [part for label in labels if isinstance(label, Label) for part in label.parts]
@@ -200,12 +199,13 @@ def try_own_labelers(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
             try_own_labeler(part.own)
 
 
-def require_rows_fit(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
+def require_rows_fit(
+    cfg: Config, missing: Sequence[Node], nodes: dict[str, Node], store: Store
+) -> None:
     """Warn of rows of the user's files that missing trainings would leave out as too long.
     Raise UserError for trainings that would drop more rows than `max_dropped` allows."""
     if cfg.launch.node_rank > 0:
         return
-    missing = sorted(store.missing(requested_nodes(cfg, nodes)), key=str)
     has_files = any(isinstance(node.config, OneSource | PreferenceFile) for node in nodes.values())
     trainings = [node for node in missing if isinstance(node.config, Training)]
     if not trainings or not has_files:

@@ -29,13 +29,11 @@ from stages.store.dropped import keeping_message
 from stages.store.node import Node
 from stages.store.records import Message
 from stages.store.source_files import locate
-from stages.store.splits import conversation_of, draw_split, prompt_of
+from stages.store.splits import split_of
 from stages.store.store import Store
 
-READ, COUNTED = (
-    20_000,
-    1000,
-)  # rows of a file that are read, and those of them whose tokens are counted
+READ = 20_000  # rows of a file
+COUNTED = 1000  # of them, by their tokens
 CERTAIN = 0.999  # confidence of the share of rows that are too long, if not all are counted
 File = OneSource | PreferenceFile
 
@@ -174,11 +172,9 @@ def row_conversations(training: Training, file: File) -> Iterator[list[list[Mess
     def parsed(row: ParsedRow) -> ParsedRow | None:
         if isinstance(file, PreferenceFile):
             return row
-        answer = row.answers[0] if len(row.answers) == 1 else None
-        prompt = prompt_of(row.messages, answer)
-        conversation = conversation_of(prompt, row.messages, row.group)
-        split = draw_split(conversation, file.source.shares)
-        is_read = split in splits_read(training) and (reads_prompts or answer is not None)
+        split = split_of(row.messages, row.answers, row.group, file.source.shares)
+        has_answer = len(row.answers) == 1
+        is_read = split in splits_read(training) and (reads_prompts or has_answer)
         return row if is_read else None
 
     is_pool = isinstance(file, PreferenceFile)

@@ -3,7 +3,7 @@
 All rows, candidates and pairs of one prompt are in the same split, and so are all that continue one conversation, or
 that state the same group."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from stages.store.records import Example, Message, content_id, prompt_id
 
@@ -23,6 +23,14 @@ def conversation_of(prompt: str, messages: list[Message], group: str | None) -> 
     users = (i for i, message in enumerate(messages, 1) if message["role"] == "user")
     end = next(users, len(messages))
     return prompt if end == len(messages) else prompt_id(messages[:end])
+
+
+def split_of(
+    messages: list[Message], answers: Sequence[str], group: str | None, shares: Mapping[str, float]
+) -> str | None:
+    """Return the split of a row that is read from a file, as `draw_split`."""
+    answer = answers[0] if len(answers) == 1 else None
+    return draw_split(conversation_of(prompt_of(messages, answer), messages, group), shares)
 
 
 def draw_split(conversation: str, shares: Mapping[str, float]) -> str | None:
