@@ -2,12 +2,20 @@
 
 The source is a hub id, a local folder, a GGUF file (dequantised once), or random weights (`model=tiny`)."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.integrations.gguf.reader import read_gguf_metadata
 
 from stages.config.blocks.models import EMBEDDED, Model, RandomInit
@@ -17,6 +25,7 @@ from stages.models.base_licence import KEYS, publish_licence, read_licence
 from stages.models.hub import download_model
 from stages.models.loading import (
     Loaded,
+    load_adapter,
     load_config,
     load_gguf,
     load_model,
@@ -26,6 +35,7 @@ from stages.models.loading import (
     unloaded_tensors,
 )
 from stages.models.rendering import validate_chat_template
+from stages.store.plugins import user_path
 from stages.store.sealed_json import file_digest
 from stages.store.source_files import locate
 from stages.store.workspace import StageDir
@@ -44,6 +54,8 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         place = locate(str(cfg.path), cfg.key) or download_model(str(cfg.path), cfg.revision)
         is_folder = place.is_dir()
         model, tokenizer = read_folder(place, cfg, out) if is_folder else read_gguf(place, cfg)
+    if cfg.adapter:
+        model, tokenizer = merge_adapter(model, tokenizer, cfg, out)
     rows = model.get_input_embeddings().num_embeddings
     if rowless := tokens_without_row(tokenizer, rows):
         problem = f"the embedding has {rows:,} rows, none of them for {len(rowless)} tokens, as"
@@ -58,7 +70,9 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         licence = read_licence(place) if place.is_dir() else read_gguf_licence(place)
         publish_licence(licence, place, out / "model")
     parameters = sum(p.numel() for p in model.parameters())
+    stored = stored_type(place) if place else None
     return {
+        **({"stored": stored} if stored else {}),
         "parameters": parameters,
         "vocabulary": len(tokenizer),
         "architecture": type(model).__name__,
@@ -89,6 +103,24 @@ def read_folder(folder: Path, cfg: Model, out: StageDir) -> Loaded:
     return model, tokenizer
 
 
+def merge_adapter(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cfg: Model, out: StageDir
+) -> Loaded:
+    """Return the model with an adapter merged into its weights, and the tokenizer beside the adapter, if there is one.
+    Publish a copy of the adapter as `adapter/`."""
+    folder = user_path(str(cfg.adapter))
+    if (folder / "tokenizer_config.json").exists():
+        tokenizer = load_tokenizer(folder)
+        validate_chat_template(tokenizer, f"{cfg.key}={cfg.adapter}")
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    merged: Any = load_adapter(model, folder).merge_and_unload()
+    (out / "adapter").mkdir(exist_ok=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(folder / name, out / "adapter" / name)
+    return merged, tokenizer
+
+
 def read_gguf(file: Path, cfg: Model) -> Loaded:
     """Load weights, dequantised to fp32, and tokenizer of a GGUF file."""
     expected = FILE_SHA256.get(str(cfg.path))
@@ -112,6 +144,15 @@ def read_gguf(file: Path, cfg: Model) -> Loaded:
     # The weights are fp32 tensors now, but the config still says quantised, which save_pretrained refuses.
     model.hf_quantizer.remove_quantization_config(model)
     return model, tokenizer
+
+
+def stored_type(place: Path) -> str | None:
+    """Return the type of the weights in a folder's files, that of the first; None for another file."""
+    for file in sorted(place.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # it has no iterator
+                return str(tensors.get_slice(name).get_dtype())
+    return None
 
 
 def unread_scaling(file: Path) -> str | None:

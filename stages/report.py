@@ -75,10 +75,20 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     over_seeds = seeds.summary(runs, inputs, confidence)
     taught = trained_on_tasks(nodes, models)
     headline = Headline(
-        results, len(trained), taught, [run["learnt"] for run in runs], f"{100 * confidence:g}%"
+        results,
+        len(trained),
+        taught,
+        [run["learnt"] for run in runs],
+        f"{100 * confidence:g}%",
+        elsewhere="examine" in inputs,
     )
     answers = side_by_side(inputs, results, cfg.side_by_side)
     reward, lineage = reward_figures(nodes), lineage_rows(nodes)
+    examined = (
+        load_json(inputs["examine"] / "examination.json", require_keys("faults", "facts", "rows"))
+        if "examine" in inputs
+        else {}
+    )
     examples = {"A training example": inputs["sft"] / "token_example.json"}
     for side in ("chosen", "rejected") if "reference" in inputs else ():
         examples[f"A pair of several turns, {side}"] = inputs["reference"] / f"{side}_example.json"
@@ -96,6 +106,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     seconds = sum(node["seconds"] for node in lineage)
     longest = max(lineage, key=lambda node: node["seconds"])
     conclusions = {
+        "examined": examined and f"{examined['sentence']}.",
         "results": headline.checks(),
         "learnt": headline.learnt(),
         "judged": " ".join(map(headline.comparison, results["judged"].values())),
@@ -128,6 +139,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in model_names.items()
     }
     sentence = first_screen.sentence(results, nodes, taught)
+    if examined:
+        sentence = f"{examined['sentence']}. {sentence}"
     html = env.get_template("page.html.jinja").render(
         sentence=sentence,
         rates=first_screen.rates(results, taught),
@@ -164,6 +177,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             title: load_json(path, list) for title, path in examples.items() if path.exists()
         },
         replaced=nodes["sft"]["metrics"].get("template"),
+        examined=examined,
         pairs=pairing,
         pair=pairs[0] if pairs else None,
         reward=reward,
@@ -178,7 +192,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "verdict": results["verdict"],
         "sentence": sentence,
         "bytes": len(html.encode()),
-        "summary": results["verdict"],
+        "summary": f"{examined['sentence']}. " * bool(examined) + results["verdict"],
     }
 
 

@@ -40,6 +40,10 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     else:
         tokenizer, embeddings = load_tokenizer(base), count_embedding_rows(base)
         own = tokenizer.chat_template
+        if (
+            "given" in inputs and not own
+        ):  # of two models that are compared, one may have no template
+            tokenizer.chat_template = load_tokenizer(inputs["given"] / "model").chat_template
         contract = establish_contract(
             tokenizer,
             cfg.template,

@@ -28,6 +28,7 @@ from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import INSTEAD, NEXT, requested_nodes, wire_graph
 from stages.preflight import building, constraints
 from stages.store import safe_files
+from stages.store.manifest import manifest_of
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -169,7 +170,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     with page if cfg.launch.node_rank == 0 else nullcontext():
         build(target_nodes, store, cfg, overrides, page.tell)
     match cfg.stage:
-        case Target.report:
+        case Target.report | Target.examine:
             folder = store.folder(target_nodes[0])
             if (folder / "labels.html").exists():
                 safe_files.write_if_allowed(
@@ -194,6 +195,10 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
                     log.info("The page of the labels: %s", store.root / label_page.PAGE)
             if line := next_command(cfg, nodes, overrides):
                 log.info("Next: %s", line)
+    if cfg.stage == Target.examine and cfg.examine.strict:
+        examination = manifest_of(store.folder(nodes["examine"]))
+        if examination["metrics"]["faults"]:
+            sys.exit(1)
     return sweep.sweep_metric(cfg, nodes, store)
 
 

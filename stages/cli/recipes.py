@@ -19,7 +19,7 @@ from stages.config.blocks.labels import LABELS, Label
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
-from stages.config.schema import CONF
+from stages.config.schema import CONF, Target
 from stages.preflight import servers
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,10 @@ def users_content(typed: dict[str, str]) -> str | None:
 
 
 def recipe_override(typed: dict[str, str]) -> list[str]:
-    """Return the override that leaves the default recipe out, where content of the user's is typed."""
+    """Return the override that leaves the default recipe out, where content of the user's is typed, or that takes the
+    recipe of an examination."""
+    if typed.get("stage") == Target.examine and "recipe" not in typed:
+        return [f"recipe={Target.examine}"]
     return [f"recipe={NONE}"] if "recipe" not in typed and users_content(typed) else []
 
 

@@ -14,7 +14,8 @@ Command = StrEnum("Command", "plan compare gate gc doctor audit chat export sync
 Role = StrEnum("Role", "base sft control control_pairs policy other dpo kto grpo")
 
 # The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers; or none.
-Align = StrEnum("Align", "dpo kto grpo none")
+# `given`: the policy was trained elsewhere, and is examined.
+Align = StrEnum("Align", "dpo kto grpo given none")
 
 # The pairs of a control: another valid contrast of the prompt, at random; or the run's own, the better one by a coin.
 ControlPairs = StrEnum("ControlPairs", "random coin")

@@ -25,7 +25,7 @@ from stages.config.blocks.evaluation import (
 from stages.config.blocks.labels import LABELS, Judge, Label, PreferenceFile
 from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
-from stages.config.blocks.runtimes import ChatRuntime
+from stages.config.blocks.runtimes import ChatRuntime, DeviceRuntime
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import (
     DPO,
@@ -50,7 +50,7 @@ CONF, RECIPES, DOCS = (
 Target = StrEnum(
     "Target",
     "base source data select sft sample pool label pairs unpaired reference dpo kto grpo reward answer versus eval "
-    "benchmark report",
+    "benchmark examine report",
 )
 
 # The groups whose option picks a class, each with its keys: the classes by the option's name
@@ -74,6 +74,18 @@ POLICY_STAGES = (Target.dpo, Target.kto, Target.grpo)  # stages that train the p
 @dataclass
 class Report:
     side_by_side: int = between(0, 1000)
+
+
+@dataclass
+class Examine:
+    """A model that was trained elsewhere, and the model that its training started from."""
+
+    model: str | None = MISSING
+    before: str | None = MISSING
+    rows: int = between(0, 100)
+    strict: bool = MISSING
+    precision: choices.Precision = MISSING
+    runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
 
 
 @dataclass
@@ -199,6 +211,7 @@ class Config:
     answer: Answer = field(default_factory=Answer)
     benchmark: Benchmark = field(default_factory=Benchmark)
     eval: Eval = field(default_factory=Eval)
+    examine: Examine = field(default_factory=Examine)
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)
     launch: Launch = field(default_factory=Launch)
@@ -239,8 +252,8 @@ class Config:
 
     @property
     def by_pairs(self) -> bool:
-        """True if the policy or an arm is trained on preference pairs."""
-        return choices.Align.dpo in self.objectives
+        """True if the policy or an arm is trained on preference pairs, here or elsewhere."""
+        return choices.Align.dpo in self.objectives or self.align is choices.Align.given
 
     @property
     def by_labels(self) -> bool:

@@ -4,7 +4,9 @@ It is a share of pairs or, for KTO, of comparisons of a desirable completion wit
 was learnt of these preferences. Better answers are shown by checks or judges only."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from stages.evaluation.outcomes import main_difference
 from stages.models import scoring
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
+from stages.models.rendering import ContractError
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, content_id
 from stages.store.single_completions import MismatchedPair, stream_pairs
@@ -50,14 +53,17 @@ def learnt_results(
     ]
     if before != "sft" or "policy" not in roles or not (pairs := read_held_out(inputs, out)):
         return {}, []
+    pairs, rows = in_own_forms({role: inputs[role] / "model" for role in roles}, pairs)
+    if not pairs:
+        return {}, []
     labels = np.array([pair.label for pair, _ in pairs if isinstance(pair, MismatchedPair)])
     if len(labels) and labels.all() == labels.any():
         return {}, []
     main = main_difference(cfg.models)
     prompts = [pair.prompt_id for pair, _ in pairs]
     sums = {
-        role: log_probs(cfg, role, inputs[role] / "model", [ids for _, ids in pairs])
-        for role in roles
+        role: log_probs(cfg, role, inputs[role] / "model", of_role)
+        for role, of_role in rows.items()
     }
     masked = np.array(
         [[(m or []).count(False) for m in (p.chosen_mask, p.rejected_mask)] for _, p in pairs]
@@ -113,6 +119,28 @@ def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, Pa
     ]
     dropped.settle(len(pairs), remaining=1)  # no pair left means no result, not an error
     return pairs
+
+
+def in_own_forms(
+    folders: dict[str, Path], pairs: Sequence[tuple[Pair, PairLogProbs]]
+) -> tuple[list[tuple[Pair, PairLogProbs]], dict[str, list[PairLogProbs]]]:
+    """Return the pairs that every model's template can render, and by role each of them as that model reads it: one
+    that was trained elsewhere has a template of its own."""
+    own = load_contract(folders["sft"]).digest
+    rows = dict[str, list[PairLogProbs | None]]()
+    for role, folder in folders.items():
+        contract = load_contract(folder)
+        is_own = contract.digest == own
+        rows[role] = [ids if is_own else in_form(pair, contract) for pair, ids in pairs]
+    rendered = [all(of_pair) for of_pair in zip(*rows.values(), strict=True)]
+    shared = {role: [*filter(None, compress(of_role, rendered))] for role, of_role in rows.items()}
+    return [*compress(pairs, rendered)], shared
+
+
+def in_form(pair: Pair, contract: Contract) -> PairLogProbs | None:
+    with suppress(ContractError):
+        return scoring.tokenize_pair(pair, contract)
+    return None
 
 
 def answer_lengths(

@@ -169,7 +169,9 @@ class Distributions:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for i in range(len(self.rows[name])):
             for log_p, log_q in zip(self.log_probs(name, i), other.log_probs(name, i), strict=True):
-                total += (log_p.exp() * (log_p - log_q)).sum()
+                shared = min(log_p.shape[-1], log_q.shape[-1])  # one of them may have more tokens
+                gaps = log_p[:, :shared] - log_q[:, :shared]
+                total += (log_p[:, :shared].exp() * gaps).sum()
         return float(total)
 
 

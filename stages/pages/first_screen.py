@@ -83,7 +83,7 @@ def has_control(results: Results) -> bool:
 
 def of_pairs(nodes: Mapping[str, Manifest]) -> bool:
     """Return whether the policy was trained on pairs, which plain SFT on their chosen answers can be compared with."""
-    return any(node["stage"] == "dpo" for node in nodes.values())
+    return any(node["stage"] in ("dpo", "examine") for node in nodes.values())
 
 
 def new_group(results: Results) -> str | None:

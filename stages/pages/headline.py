@@ -42,19 +42,23 @@ class Headline:
         trained: str = "it",
         learnt: Any = (),
         level: str = "95%",
+        elsewhere: bool = False,
     ):
         self.results, self.groups, self.models = results, results["groups"], results["models"]
         self.policy, self.before = self.models["policy"], self.models[results["before"]]
         self.main, self.primary = results["main_difference"], results["primary"]
         self.seeds, self.runs_learnt, self.level = seeds, learnt, level
         self.trained = self.policy if trained == "it" else trained
+        self.elsewhere = elsewhere  # the policy was trained elsewhere
 
     def about(self) -> str:
         """Return the verdict's prompts or pairs, the rates behind it, and its limits."""
         sentences, parts = list[str](), self.results["gives_verdict"]
         if "learnt" in parts:
             sentences.append(
-                f"What is held out are preferences that {self.policy} was not trained on."
+                f"Whether {self.policy} was trained on these preferences is not known here."
+                if self.elsewhere
+                else f"What is held out are preferences that {self.policy} was not trained on."
             )
         if "checks" in parts:
             before, after = (

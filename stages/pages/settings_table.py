@@ -28,6 +28,8 @@ def learns(model: Manifest) -> bool:
 def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     """Return a sentence that says what each model was trained on. `models`: title by role."""
     policy, title = nodes[model_nodes(nodes, models)["policy"]], models["policy"]
+    if "examine" in nodes:
+        return f"{title} was trained elsewhere, from {models['sft']}. Neither is trained here."
     if "other" in models:
         return f"{models['other']} and {title} are models without training here."
     before = models.get("sft", title)

@@ -21,7 +21,7 @@ from stages.config.blocks.evaluation import (
 )
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Role, Split
+from stages.config.choices import Align, Role, Split
 from stages.config.installation import engine_version
 from stages.config.schema import Config
 from stages.pipeline.subgraphs import MakeNode, wire_labels
@@ -204,6 +204,10 @@ def other_model_block(cfg: Config, path: str) -> Model:
 def name_models(cfg: Config, models: Graph) -> dict[str, str]:
     """Return the models' titles for the report by role: the role or the objective that trained the model. If the run
     trains nothing, the two compared models are named by their folders."""
+    if cfg.align is Align.given:
+        names = name_folders([str(cfg.model.path), str(cfg.examine.model)])
+        titles = {**TITLES, Role.sft: names[0], Role.policy: names[1]}
+        return {role: titles[role] for role in models}
     if Role.other not in models:
         by_stage = {name: objective.title for name, objective in OBJECTIVES.items()}
         by_stage |= {"dpo": "SimPO"} if cfg.dpo.reference_free else {}

@@ -21,6 +21,7 @@ from stages.config import trl_arguments
 from stages.config.blocks.data import Data, Form, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label, PreferenceFile, Verifier
+from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO, Training
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
@@ -38,6 +39,8 @@ from stages.pipeline.subgraphs import (
 )
 from stages.store import source_files
 from stages.store.node import Built, Graph, Node
+from stages.store.sealed_json import load_json, require_keys
+from stages.store.source_files import locate
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {
@@ -59,7 +62,7 @@ VERSIONS |= {
     "grpo": 11,
     "reward": 4,
 }
-VERSIONS |= {"answer": 15, "versus": 6, "benchmark": 3, "eval": 33, "report": 31}
+VERSIONS |= {"answer": 15, "versus": 6, "benchmark": 3, "eval": 33, "examine": 1, "report": 31}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {
@@ -91,6 +94,7 @@ EVALUATION_SETS = {
     "judged_prompts": "eval.judged.source",
     "retained": "eval.retention",
 }
+ADAPTER = "adapter_config.json"  # of peft, in the folder of an adapter
 SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is the run's seed
 
 # from block and digest cache to pinned block and digests
@@ -114,7 +118,8 @@ def wire_graph(
     data = cfg.data
     if cfg.sft.demonstrations is Demonstrations.selected:
         data = replace(data, sources=[replace(s, answered_later=True) for s in data.sources])
-    roots = {"base": make_node("base", cfg.model), **wire_sources("data", data, make_node)}
+    model = replace(cfg.model, key="examine.before") if cfg.align is Align.given else cfg.model
+    roots = {"base": make_node("base", model), **wire_sources("data", data, make_node)}
     for name, setting in EVALUATION_SETS.items():  # they change no training
         if listed := attrgetter(setting)(cfg):
             split, form = ("sft", Form()) if name == "retained" else ("test", cfg.data.form)
@@ -189,7 +194,8 @@ def wire_chain(
     any, else from `data`, and the evaluation reads `EVALUATION_SETS` and `suites`."""
     demonstrations = Demonstrations.selected if "select" in roots else Demonstrations.given
     block = replace(cfg.sft, demonstrations=demonstrations)
-    sft = make_node("sft", block, base=base, data=roots.get("select", data))
+    given = {"given": make_node("base", given_model(cfg))} if cfg.align is Align.given else {}
+    sft = make_node("sft", block, base=base, data=roots.get("select", data), **given)
     nodes = {"sft": sft}
     sets = {"data": data} | {n: roots[n] for n in roots if n in (*EVALUATION_SETS, "suites")}
     if cfg.reward.source.path:
@@ -205,7 +211,12 @@ def wire_chain(
             models = {Role.other: nodes["other"], Role.policy: sft}
         return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
     scored_by = reward if cfg.label.by_reward else {}
-    wire = {Align.dpo: wire_dpo, Align.kto: wire_kto, Align.grpo: wire_grpo}
+    wire = {
+        Align.dpo: wire_dpo,
+        Align.kto: wire_kto,
+        Align.grpo: wire_grpo,
+        Align.given: wire_given,
+    }
     for align in cfg.objectives:
         nodes |= wire[align](cfg, make_node, base, data, sft, scored_by)
     if cfg.control:
@@ -215,6 +226,8 @@ def wire_chain(
         nodes |= wire_control_pairs(cfg, make_node, base, sft, nodes)
         models[Role.control_pairs] = nodes["control_pairs"]
     models |= {arm: nodes[arm] for arm in cfg.arms} | {Role.policy: nodes[cfg.align]}
+    if cfg.align is Align.given:
+        del models[Role.base]  # its weights are those of the model before
     held_out = {cfg.label_block: nodes[cfg.label_block]} if cfg.by_labels else {}
     lineage = {node.fingerprint: node for model in models.values() for node in model.lineage}
     of_labels = (
@@ -223,9 +236,12 @@ def wire_chain(
         if n.stage in ("pairs", "unpaired") and n not in held_out.values()
     )
     sets |= held_out | {f"{node.stage}_{i}": node for i, node in enumerate(of_labels, 1)}
-    policies = [nodes[f"dpo{suffix}"] for suffix in round_suffixes(cfg)] if cfg.by_pairs else []
+    policies = [nodes[name] for suffix in round_suffixes(cfg) if (name := f"dpo{suffix}") in nodes]
     rounds = [sft, *policies] if len(policies) > 1 else []
-    return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built, *rounds)
+    nodes |= wire_evaluation(cfg, make_node, models, sets, reward, is_built, *rounds)
+    if cfg.align is Align.given:
+        nodes["examine"] = wire_examination(cfg, make_node, nodes)
+    return nodes
 
 
 def wire_dpo(
@@ -338,6 +354,42 @@ def wire_kto(
     return nodes | {"label": judged, "unpaired": unpaired, "reference": reference, "kto": kto}
 
 
+def wire_given(
+    cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph
+) -> Graph:
+    """Return the nodes of a policy that was trained elsewhere, under its own template, and of preferences. All of them
+    are held out, if no control is trained on them."""
+    judged, nodes = wire_judged(
+        cfg, make_node, [], sft, data, {"base": base, "sft": sft}, scored_by
+    )
+    pairs = cfg.pairs if cfg.control else replace(cfg.pairs, validation_fraction=1.0)
+    nodes |= wire_judgements(replace(cfg, pairs=pairs), make_node, judged)
+    found = sft.inputs["given"]
+    given = make_node("sft", replace(cfg.sft, train=False), base=found, data=data, given=base)
+    return nodes | {"found": found, "given": given}
+
+
+def wire_examination(cfg: Config, make_node: MakeNode, nodes: Graph) -> Node:
+    """Return the node that looks for faults in a policy that was trained elsewhere."""
+    block = replace(cfg.examine, strict=False)
+    inputs = {name: nodes[name] for name in ("sft", "given", "pairs", "eval")}
+    return make_node(
+        "examine", block, base=nodes["sft"].inputs["base"], found=nodes["found"], **inputs
+    )
+
+
+def given_model(cfg: Config) -> Model:
+    """Return the block of a model that was trained elsewhere. An adapter stands on the model that it names, if that is
+    on this machine, else on the model before."""
+    path, key = str(cfg.examine.model), "examine.model"
+    place = locate(path, key)
+    if place is None or not (place / ADAPTER).is_file():
+        return Model(path, None, key=key)
+    named = load_json(place / ADAPTER, require_keys()).get("base_model_name_or_path")
+    is_here = named is not None and Path(named).is_dir()
+    return Model(named if is_here else cfg.model.path, None, adapter=path, key=key)
+
+
 def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> Graph:
     """Return the nodes of a reward model trained on `reward.source`, preferences that DPO does not train on."""
     source, label_keys = cfg.reward.source, {key.name for key in fields(PreferenceFile)}
@@ -364,7 +416,9 @@ def with_seed(cfg: Config, seed: int) -> Config:
 def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, without
     demonstrations and compared answers; `stage=sft` not for the control, which is trained after DPO."""
-    of_stage = [node for node in nodes.values() if target_stage(node) == cfg.stage]
+    # the page shows what an examination found
+    stage = Target.report if cfg.stage == Target.examine else cfg.stage
+    of_stage = [node for node in nodes.values() if target_stage(node) == stage]
     requested = [
         node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)
     ]

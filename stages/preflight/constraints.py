@@ -154,7 +154,12 @@ def validate_inputs(cfg: Config) -> None:
     has_data = cfg.data.sources or cfg.data.generated
     demonstrations, from_file = cfg.sft.demonstrations, cfg.label.brings_pool
     selected = demonstrations is choices.Demonstrations.selected
+    given, examine = cfg.align is Align.given, cfg.examine
     conditions: dict[str, object] = {
+        "not examined": cfg.stage == Target.examine and not given,
+        "nothing given": given and not (examine.model and examine.before),
+        "given and trained": given
+        and (cfg.sft.train or not from_file or cfg.model.path != examine.before),
         "no rows": reads_data and not has_data,
         "open requests": "open_sft" in cfg.data.generated
         and demonstrations is choices.Demonstrations.given,

@@ -129,6 +129,11 @@ class Pins:
                 return replace(block, own=replace(block.own, file=own))
         return block
 
+    def pin_model(self, block: Model) -> Any:
+        """Return a block whose model has a revision, after the digest of its adapter."""
+        self.pin_file(block.adapter, f"{block.key} adapter", "folder")
+        return self.pin_source(block, "model", block.key)
+
     def pin_data(self, block: Data | OneSource) -> Any:
         sources = enumerate(block.audit.against or [])
         against = [
@@ -188,7 +193,7 @@ def own_key(block: OwnLabeler | Ensemble | Sample | Data | OneSource) -> str:
 
 OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
     OwnLabeler | Ensemble | Sample | Data | OneSource: Pins.pin_own,
-    Model: lambda pins, block: pins.pin_source(block, "model", block.key),
+    Model: Pins.pin_model,
     Data | OneSource: Pins.pin_data,
     SFT: Pins.pin_template,
     Benchmark: Pins.pin_tasks,

@@ -46,6 +46,8 @@ class Model:
     revision: str | None = MISSING
     dtype: StoredType | None = None
     random_init: RandomInit | None = None
+    # a folder with a LoRA adapter, which is merged into the weights
+    adapter: str | None = None
     # the shape, as in config.json, for a plan without the hub
     config: dict[str, Any] = neutral(dict)
     # the setting that holds the path: the pipeline sets any other

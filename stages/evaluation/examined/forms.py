@@ -1,0 +1,59 @@
+"""Faults of template, tokenizer and stops: what was trained is not what a server will send."""
+
+from stages.config.errors import UserError
+from stages.evaluation.examined.sides import Examined, Side
+from stages.models.contract import load_or_derive_contract
+from stages.models.rendering import ContractError
+from stages.store.records import Message
+from stages.store.text_units import count_shared_prefix
+
+SHOWN = 40  # characters of a difference
+
+
+def template_missing(found: Examined) -> str:
+    if found.after.tokenizer.chat_template:
+        return ""
+    return (
+        "its tokenizer has no chat template: a server will use another form than the training did"
+    )
+
+
+def template_changed(found: Examined) -> str:
+    if not (found.before.tokenizer.chat_template and found.after.tokenizer.chat_template):
+        return ""
+    for conversation in found.conversations:
+        before, after = (rendered(side, conversation) for side in (found.before, found.after))
+        if before is None or after is None or before == after:
+            continue
+        start = count_shared_prefix(before, after)
+        old, new = before[start:][:SHOWN], after[start:][:SHOWN]
+        return f"its template is another: {new!r} stands where {found.before.title} has {old!r}"
+    return ""
+
+
+def rendered(side: Side, conversation: list[Message]) -> str | None:
+    """Return a conversation in the template that came; None if that refuses it."""
+    try:
+        return load_or_derive_contract(side.came).render(conversation)
+    except (ContractError, UserError):
+        return None
+
+
+def tokenizer_changed(found: Examined) -> str:
+    for conversation in found.conversations:
+        for turn in conversation:
+            before, after = (
+                side.tokenizer(turn["content"], add_special_tokens=False).input_ids
+                for side in (found.before, found.after)
+            )
+            if before != after:
+                text = turn["content"][:SHOWN]
+                return f"its tokenizer is another: it reads {text!r} as other tokens than {found.before.title}"
+    return ""
+
+
+def stop_missing(found: Examined) -> str:
+    end, stops = found.after.end_of_turn, found.after.stops
+    if end in stops:
+        return ""
+    return f"its turns end with {end}, and servers stop at {', '.join(stops) or 'nothing'} alone: they will go on"

@@ -1,0 +1,77 @@
+"""The two models of an examination, and what is known of them before a fault is looked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from stages.models.contract import Contract, generation_stops, load_contract
+from stages.models.loading import count_embedding_rows, load_tokenizer
+from stages.models.rendering import GOLDEN
+from stages.store.records import Message, Pair
+
+NONE = "none"
+
+
+@dataclass
+class Side:
+    """One of the two models: its title, its folder as it came, and its folder under the contract of its template.
+    `stored`: the type of its weights in the files that came."""
+
+    title: str
+    came: Path
+    published: Path
+    stored: str
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer as it came."""
+        return load_tokenizer(self.came)
+
+    @cached_property
+    def contract(self) -> Contract:
+        return load_contract(self.published)
+
+    @property
+    def end_of_turn(self) -> str:
+        return str(self.contract.tokenizer.convert_ids_to_tokens(self.contract.stop_ids[0]))
+
+    @property
+    def stops(self) -> list[str]:
+        """The tokens at which servers stop, by the files that came."""
+        ids = generation_stops(self.came, self.tokenizer)
+        return [str(self.tokenizer.convert_ids_to_tokens(i)) for i in ids]
+
+    def facts(self) -> dict[str, str]:
+        """Return what decides how the model is read and stopped, by name."""
+        tokenizer, contract = self.tokenizer, self.contract
+        return {
+            "a prompt": contract.render(GOLDEN[0][:1], to_answer=True),
+            "a turn ends with": self.end_of_turn,
+            "servers stop at": ", ".join(self.stops) or NONE,
+            "pads with": str(tokenizer.pad_token or NONE),
+            "begins with": str(tokenizer.bos_token or NONE),
+            "tokens": f"{len(tokenizer):,}, and {count_embedding_rows(self.came):,} rows",
+            "weights": self.stored or "not known",
+        }
+
+
+@dataclass
+class Examined:
+    """What the faults are looked for in. `ends`: by side, the log-prob of the end of turn after each chosen answer of
+    `pairs`. `adapter`: the folder of the adapter that came, if one did. `results`: those of the evaluation."""
+
+    before: Side
+    after: Side
+    pairs: list[Pair]
+    adapter: Path | None
+    results: dict[str, Any]
+    ends: dict[str, list[float]]
+
+    @property
+    def conversations(self) -> Sequence[list[Message]]:
+        """The conversations that are compared: two of our own, then those of the first pairs."""
+        return [*GOLDEN, *([*pair.prompt, *pair.chosen] for pair in self.pairs[:20])]

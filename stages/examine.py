@@ -1,0 +1,104 @@
+"""Stage `examine`: what is wrong with a model that was trained elsewhere? Beside the model that it started from.
+
+It compares the files of both (template, stops, weights, adapter), shows preferences token by token as either reads
+them, and looks at the evaluation's results. Nothing is trained."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stages.config.errors import UserError
+from stages.config.schema import Examine
+from stages.evaluation.examined.faults import find_faults
+from stages.evaluation.examined.sides import Examined, Side
+from stages.models import scoring
+from stages.models.loading import load_model, resolve_device
+from stages.models.token_rows import TokenRow, row_in_words, token_row
+from stages.store import safe_files
+from stages.store.manifest import manifest_of
+from stages.store.records import Pair, load
+from stages.store.sealed_json import load_json, require_keys
+from stages.store.workspace import StageDir
+
+MOST_ENDS = 200  # pairs whose end of turn is scored
+
+
+def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+    """Publish `examination.json`: faults, facts of both models side by side, and rows token by token."""
+    results = load_json(inputs["eval"] / "results.json", require_keys("models", "learnt"))
+    titles = results["models"]
+    before = read_side(titles["sft"], inputs["base"], inputs["sft"])
+    after = read_side(titles["policy"], inputs["found"], inputs["given"])
+    pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
+    adapter = inputs["found"] / "adapter"
+    found = Examined(
+        before,
+        after,
+        pairs,
+        adapter if adapter.exists() else None,
+        results,
+        {"after": end_log_probs(cfg, after, pairs[:MOST_ENDS])},
+    )
+    faults = find_faults(found)
+    rows = [
+        token_row(f"preference {number}, {side.title}", side.contract, [*pair.prompt, *pair.chosen])
+        for number, pair in enumerate(pairs[: cfg.rows], 1)
+        for side in (before, after)
+    ]
+    sentence = sentence_of(faults, titles)
+    content = {
+        "sentence": sentence,
+        "faults": faults,
+        "facts": side_by_side(before, after),
+        "titles": [before.title, after.title],
+        "rows": [vars(row) for row in rows],
+    }
+    safe_files.write(out / "examination.json", json.dumps(content, indent=1, ensure_ascii=False))
+    say(rows, faults, out)
+    return {"faults": [*faults], "summary": sentence}
+
+
+def read_side(title: str, came: Path, published: Path) -> Side:
+    stored = manifest_of(came)["metrics"].get("stored", "")
+    return Side(title, came / "model", published / "model", stored)
+
+
+def sentence_of(faults: dict[str, str], titles: dict[str, str]) -> str:
+    """Return the first sentence of the page."""
+    name, before = titles["policy"], titles["sft"]
+    if not faults:
+        return f"No fault was found in {name} beside {before}"
+    first = next(iter(faults.values()))
+    more = f" ({len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{name} has a fault{more}: {first}"
+
+
+def side_by_side(before: Side, after: Side) -> dict[str, list[str]]:
+    """Return the facts of both models by name."""
+    old, new = before.facts(), after.facts()
+    return {name: [old[name], new[name]] for name in old}
+
+
+def say(rows: list[TokenRow], faults: dict[str, str], out: StageDir) -> None:
+    """Print the rows and the faults."""
+    for row in rows:
+        out.inform(row_in_words(row))
+    for clause in faults.values():
+        out.warn(clause)
+
+
+def end_log_probs(cfg: Examine, side: Side, pairs: list[Pair]) -> list[float]:
+    """Return the log-prob of the end of turn after each chosen answer, as the model's own template writes it."""
+    try:
+        rows = [scoring.tokenize_pair(pair, side.contract) for pair in pairs]
+    except UserError:  # its template refuses a row
+        return []
+    device = resolve_device(cfg.runtime.device)
+    model = scoring.install_scoring(load_model(side.published, device=device))
+    pad, ends = side.contract.tokenizer.pad_token_id, [0.0] * len(rows)
+    tokens = [2 * (len(r.prompt_ids) + max(len(r.chosen_ids), len(r.rejected_ids))) for r in rows]
+    for batch in scoring.batches_by_length(tokens, None, device):
+        scored = scoring.pair_log_probs(model, [rows[i] for i in batch], pad, cfg.precision)
+        for i, (chosen, _) in zip(batch, scored, strict=True):
+            ends[i] = chosen[-1]
+    return ends

@@ -1,0 +1,54 @@
+"""Rows as they are trained: template, mask and end of turn, token by token, for a page and for a terminal."""
+
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from stages.models.contract import Contract
+from stages.models.rendering import ContractError
+from stages.store.records import Message
+
+KINDS = {"end": "end of turn", "trained": "trained", "context": "context"}
+
+
+@dataclass
+class TokenRow:
+    """A row: its title, its tokens as `Contract.describe_tokens` returns them, and what becomes of it, if not all of
+    it is trained."""
+
+    title: str
+    tokens: list[dict[str, Any]] = field(default_factory=list)
+    note: str = ""
+
+
+def token_row(
+    title: str, contract: Contract, conversation: list[Message], longest: int | None = None
+) -> TokenRow:
+    """Return a conversation as a training reads it. `longest`: the tokens beyond which a row is left out."""
+    try:
+        ids, trained = contract.example(conversation)
+    except ContractError as reason:
+        return TokenRow(title, note=f"left out: {reason}")
+    tokens = contract.describe_tokens(ids, trained)
+    if longest and len(ids) > longest:
+        return TokenRow(
+            title, tokens, f"left out: {len(ids):,} tokens, and at most {longest:,} are read"
+        )
+    return TokenRow(title, tokens)
+
+
+def kind_of(token: dict[str, Any]) -> str:
+    if not token["trained"]:
+        return "context"
+    return "end" if token["end_of_turn"] else "trained"
+
+
+def row_in_words(row: TokenRow) -> str:
+    """Return a row as lines of text: a line for each run of tokens of one kind, with bars between its tokens."""
+    trained = sum(token["trained"] for token in row.tokens)
+    counts = f"{len(row.tokens):,} tokens, {trained:,} trained" if row.tokens else ""
+    lines = [f"{row.title}: {'; '.join(filter(None, (counts, row.note)))}"]
+    for kind, run in groupby(row.tokens, kind_of):
+        text = "|".join(token["text"] for token in run)
+        lines.append(f"  {KINDS[kind]:12}{text!r}")
+    return "\n".join(lines)
