@@ -110,7 +110,7 @@ def merge_adapter(
     Publish a copy of the adapter as `adapter/`."""
     folder = user_path(str(cfg.adapter))
     if (folder / "tokenizer_config.json").exists():
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, adapter=True)
         validate_chat_template(tokenizer, f"{cfg.key}={cfg.adapter}")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))

@@ -20,7 +20,13 @@ from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Means
 from stages.evaluation.outcomes import Answers, differences
 from stages.models.contract import load_contract
-from stages.models.loading import load_model, read_context_length, resolve_device, sampling_weights
+from stages.models.loading import (
+    count_embedding_rows,
+    load_model,
+    read_context_length,
+    resolve_device,
+    sampling_weights,
+)
 from stages.models.rendering import ContractError
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import batches_by_length
@@ -45,6 +51,7 @@ def score(
     if "sft" not in cfg.models or not prompts:
         return {"kl": {}, "references": {}}
     roles = [role for role in cfg.models if role != "base"]
+    tokens_read = count_embedding_rows(inputs["sft"] / "model")
     referenced = readable(prompts, inputs["sft"] / "model", out)
     rows: dict[str, dict[str, Rows]] = {}
     for role in roles:
@@ -56,14 +63,23 @@ def score(
             ],
         }
     del rows["sft"]["sft"]  # SFT's KL from itself is 0
-    compared = {role: rows[role][role] for role in roles if role != "sft"}
+    others = [role for role in roles if role != "sft"]
+    compared = {
+        role: rows[role][role] for role in others if highest_token(rows[role][role]) < tokens_read
+    }
+    for role in others:
+        if role not in compared:  # it has tokens that SFT has not
+            title = cfg.models[role]
+            out.warn(f"{cfg.models['sft']} cannot read the answers of {title}: no KL from it.")
     sft = Distributions(cfg, "sft", inputs["sft"] / "model", rows["sft"] | compared)
     kl, references = dict[str, dict[str, float]](), {"sft": sft.mean_log_probs(REFERENCES)}
-    for role, own in compared.items():
+    for role in others:
         model = Distributions(cfg, role, inputs[role] / "model", rows[role])
         references[role] = model.mean_log_probs(REFERENCES)
+        if role not in compared:
+            continue
         divergence = model.divergence(sft, role)
-        tokens = sum(len(completion) for _, completion in own)
+        tokens = sum(len(completion) for _, completion in compared[role])
         means = {"per_token": divergence / max(1, tokens), "per_answer": divergence / len(prompts)}
         kl[role] = means | {"answers": len(prompts)}
     tasks = [e.task for e in referenced]
@@ -71,6 +87,12 @@ def score(
         "kl": kl,
         "references": compare_references(cfg, references, tasks) if referenced else {},
     }
+
+
+def highest_token(rows: Rows) -> int:
+    return max(
+        (token for prompt, completion in rows for token in (*prompt, *completion)), default=0
+    )
 
 
 def readable(prompts: list[Example], sft: Path, out: StageDir) -> list[Example]:

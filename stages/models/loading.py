@@ -53,9 +53,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextmanager
-def name_folder_in_errors(folder: Path, part: str) -> Iterator[None]:
-    """Around a library that reads a model folder, turn errors, but of memory, into a UserError of folder and part."""
-    safe_folder.validate_folder(folder)
+def name_folder_in_errors(folder: Path, part: str, adapter: bool = False) -> Iterator[None]:
+    """Around a library that reads the folder of a model, or an `adapter`, turn errors, but of memory, into a UserError of
+    folder and part."""
+    safe_folder.validate_folder(folder, adapter)
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
@@ -70,8 +71,9 @@ def load_config(folder: Path) -> transformers.PretrainedConfig:
         return AutoConfig.from_pretrained(folder, **LOCAL_WITHOUT_CODE)  # type: ignore[no-any-return]
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    with name_folder_in_errors(folder, "the tokenizer"):
+def load_tokenizer(folder: Path, adapter: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model, or the one beside an `adapter`."""
+    with name_folder_in_errors(folder, "the tokenizer", adapter):
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL_WITHOUT_CODE)
     if isinstance(tokenizer.chat_template, dict):  # several templates by name
         tokenizer.chat_template = tokenizer.chat_template.get("default")

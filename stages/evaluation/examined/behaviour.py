@@ -1,7 +1,7 @@
 """Faults that show in what the model does: labels reversed, ends not learnt or cut off, loops, far from its start."""
 
 import math
-from statistics import fmean
+from statistics import fmean, median
 
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.examined.sides import Examined
@@ -10,16 +10,18 @@ from stages.store.text_units import transcript
 SELDOM = 0.1  # a probability of the end of turn after a whole answer, as of a model that was not taught to end
 OFTEN = 0.3  # as of one that was
 MORE_LOOPS = 0.1  # a rise of the share of answers that loop
+CHANCE = 0.5
 FEWEST = 12  # pairs for ends by length
 
 
 def labels_reversed(found: Examined) -> str:
-    ratio = (
-        found.results["learnt"].get("ratio", {}).get("policy") if found.results["learnt"] else None
-    )
-    if ratio is None or found.results["learnt"]["note"] or ratio["high"] >= 0.5:
+    learnt = found.results["learnt"]
+    if not found.from_chat or not learnt or learnt["note"]:
         return ""
-    return f"it learnt the opposite of the preferences: the better answer is favoured in {ratio['mean']:.0%} of {found.results['learnt']['of']}"
+    ratio = learnt["ratio"]["policy"]
+    if ratio["high"] >= CHANCE:
+        return ""
+    return f"it learnt the opposite of the preferences: it favours the better answer in {ratio['mean']:.0%} of {learnt['of']}"
 
 
 def end_not_learnt(found: Examined) -> str:
@@ -39,7 +41,7 @@ def long_answers_cut(found: Examined) -> str:
     lengths = [len(transcript(pair.chosen)) for pair in found.pairs[: len(ends)]]
     ordered = [end for _, end in sorted(zip(lengths, ends, strict=True))]
     third = len(ordered) // 3
-    short, long = fmean(ordered[:third]), fmean(ordered[-third:])
+    short, long = median(ordered[:third]), median(ordered[-third:])
     if short < OFTEN or long >= SELDOM:
         return ""
     return f"it ends short answers ({short:.0%}) and not long ones ({long:.0%}): the training cut the ends of long rows"
@@ -54,6 +56,8 @@ def loops(found: Examined) -> str:
 
 def far(found: Examined) -> str:
     nats = found.results["kl"].get("policy", {}).get("per_token", 0.0)
-    if nats <= FAR_KL:
+    if nats <= FAR_KL or not found.from_chat:
         return ""
-    return f"it is {nats:.2g} nats per token from {found.before.title}, more than any sound training is: a learning rate too high"
+    return (
+        f"it is {nats:.2g} nats per token from {found.before.title}: the learning rate was too high"
+    )

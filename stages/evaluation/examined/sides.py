@@ -72,6 +72,11 @@ class Examined:
     ends: dict[str, list[float]]
 
     @property
+    def from_chat(self) -> bool:
+        """True if the training started from a model of chats. SFT moves any other far away, and prefers nothing."""
+        return bool(self.before.tokenizer.chat_template)
+
+    @property
     def conversations(self) -> Sequence[list[Message]]:
         """The conversations that are compared: two of our own, then those of the first pairs."""
         return [*GOLDEN, *([*pair.prompt, *pair.chosen] for pair in self.pairs[:20])]
