@@ -89,6 +89,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         if "examine" in inputs
         else {}
     )
+    faults = f"{examined['sentence']}. " if examined else ""
     examples = {"A training example": inputs["sft"] / "token_example.json"}
     for side in ("chosen", "rejected") if "reference" in inputs else ():
         examples[f"A pair of several turns, {side}"] = inputs["reference"] / f"{side}_example.json"
@@ -106,7 +107,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     seconds = sum(node["seconds"] for node in lineage)
     longest = max(lineage, key=lambda node: node["seconds"])
     conclusions = {
-        "examined": examined and f"{examined['sentence']}.",
+        "examined": faults,
         "results": headline.checks(),
         "learnt": headline.learnt(),
         "judged": " ".join(map(headline.comparison, results["judged"].values())),
@@ -138,9 +139,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     roles = {
         role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in model_names.items()
     }
-    sentence = first_screen.sentence(results, nodes, taught)
-    if examined:
-        sentence = f"{examined['sentence']}. {sentence}"
+    sentence = faults + first_screen.sentence(results, nodes, taught)
     html = env.get_template("page.html.jinja").render(
         sentence=sentence,
         rates=first_screen.rates(results, taught),
@@ -192,7 +191,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "verdict": results["verdict"],
         "sentence": sentence,
         "bytes": len(html.encode()),
-        "summary": f"{examined['sentence']}. " * bool(examined) + results["verdict"],
+        "summary": faults + results["verdict"],
     }
 
 

@@ -95,6 +95,7 @@ def of_judged(cfg: Config) -> Conditions:
         "grpo": Align.grpo not in cfg.objectives,
         # with align=none, it names the other model
         "judged": cfg.eval.judged.labeler == NOBODY and cfg.align is not Align.none,
+        "examine": cfg.align is not Align.given,
         "suites": not cfg.eval.suites.names,
         "benchmark": not cfg.benchmark.tasks,
     }

@@ -46,7 +46,8 @@ def validate_folder(folder: Path, adapter: bool = False) -> None:
     # transformers would load the model that an adapter names, from anywhere.
     if not adapter and (folder / "adapter_config.json").exists():
         raise UserError(
-            f"{folder / 'adapter_config.json'}: the folder is an adapter, not a model. Merge it first."
+            f"{folder / 'adapter_config.json'}: the folder is an adapter, not a model. Name the model below it, and the "
+            "adapter: model.path=BASE model.adapter=FOLDER."
         )
 
 

@@ -282,27 +282,40 @@ def lost_tensors(place: Elsewhere) -> Path:
     return folder
 
 
+def sound(place: Elsewhere) -> Path:
+    return place.dpo("sound")
+
+
+def started(place: Elsewhere) -> Path:
+    return place.start
+
+
+def trained_rows(place: Elsewhere) -> Path:
+    return new_rows(place, trained=True)
+
+
 Make = Callable[[Elsewhere], Path]
-# by the fault that is to be named
-FAULTY: list[tuple[str, Make]] = [
-    ("template_changed", other_template),
-    ("template_missing", no_template),
-    ("tokenizer_changed", other_tokenizer),
-    ("stop_missing", other_stop),
-    ("end_not_learnt", end_of_text),
-    ("end_not_learnt", end_as_padding),
-    ("rows_untrained", new_rows),
-    ("unchanged", not_trained),
-    ("started_elsewhere", other_reference),
-    ("merged_twice", merged_twice),
-    ("labels_reversed", reversed_labels),
-    ("long_answers_cut", cut_answers),
-    ("far", high_rate),
-    ("no tensors", lost_tensors),
+# by the fault that is to be named; True: the training started from the base, not from SFT
+FAULTY: list[tuple[str, Make, bool]] = [
+    ("template_changed", other_template, False),
+    ("template_missing", no_template, False),
+    ("tokenizer_changed", other_tokenizer, False),
+    ("stop_missing", other_stop, False),
+    ("end_not_learnt", end_of_text, True),
+    ("end_not_learnt", end_as_padding, True),
+    ("rows_untrained", new_rows, True),
+    ("unchanged", not_trained, False),
+    ("started_elsewhere", other_reference, False),
+    ("merged_twice", merged_twice, False),
+    ("labels_reversed", reversed_labels, False),
+    ("long_answers_cut", cut_answers, True),
+    ("far", high_rate, False),
+    ("no tensors", lost_tensors, False),
 ]
-SOUND: list[Make] = [
-    lambda place: place.dpo("sound"),
-    lora,
-    lambda place: place.start,
-    lambda place: new_rows(place, trained=True),
+SOUND: list[tuple[str, Make, bool]] = [
+    ("", sound, False),
+    ("", lora, False),
+    ("", started, True),
+    ("", trained_rows, True),
 ]
+LONG = [cut_answers]  # examined on long answers too

@@ -1,0 +1,136 @@
+"""`stage=examine`: the faults of models that were trained elsewhere, and none of sound ones."""
+
+import json
+import shutil
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from stages.store.manifest import manifest_of
+from tests.helpers import Chain, browse, inside, refused
+from tests.stages.trained_elsewhere import (
+    FAULTY,
+    HELD_OUT,
+    LONG,
+    SOUND,
+    Elsewhere,
+    preferences,
+    write_rows,
+)
+
+TOY = "package:stages/tasks/toy_preferences.jsonl"
+
+
+def examine(
+    root: Path, model: Path, before: Path, file: object = TOY, *more: str
+) -> CompletedProcess[str]:
+    """Run the command, whose exit code tells whether a fault was found."""
+    models = f"examine.model={model}", f"examine.before={before}", f"label.path={file}"
+    fixed = "tracker=none", "precision=fp32", "answer.max_new_tokens=24", f"outputs={root}"
+    return inside("stage=examine", *models, *fixed, "examine.strict=true", *more)
+
+
+def found(root: Path) -> dict[str, Any]:
+    """Return what the last examination of a store found."""
+    folder = (root / "latest" / "report").resolve()
+    node = manifest_of(folder)["inputs"]["examine"]["fingerprint"]
+    content: dict[str, Any] = json.loads((root / "examine" / node / "examination.json").read_text())
+    return content
+
+
+def copy_of_sft(chain: Chain, tmp_path: Path, name: str) -> Path:
+    """Return a copy of the chain's SFT model as another program would publish it."""
+    folder = Path(shutil.copytree(chain.folder("sft") / "model", tmp_path / name))
+    (folder / "contract.json").unlink()
+    return folder
+
+
+def test_a_sound_model_has_no_fault_and_its_page_shows_both(chain: Chain, tmp_path: Path) -> None:
+    before = copy_of_sft(chain, tmp_path, "before")
+    root = tmp_path / "examined"
+    ran = examine(root, chain.folder("dpo") / "model", before, TOY, "examine.rows=2")
+    assert ran.returncode == 0, ran.stderr
+    content = found(root)
+    assert content["faults"] == {}
+    assert len(content["rows"]) == 4  # two rows, as either model reads them
+    for row in content["rows"]:
+        trained = [token["text"] for token in row["tokens"] if token["trained"]]
+        assert trained[-1] == "<|im_end|>"
+        assert "<|im_start|>" not in trained
+    assert "<|im_end|>" in ran.stdout  # the rows are printed too
+    page = browse(root / "report.html", tmp_path, "--dump-dom")
+    assert content["sentence"] in page
+
+
+def without_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+
+
+def with_other_template(folder: Path) -> None:
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text().replace("<|im_start|>", "<|im_start|> "))
+
+
+def with_other_stop(folder: Path) -> None:
+    for name, key, value in (
+        ("generation_config.json", "eos_token_id", 0),
+        ("tokenizer_config.json", "eos_token", "<|endoftext|>"),
+    ):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | {key: value}))
+
+
+@pytest.mark.parametrize(
+    ("fault", "change"),
+    [
+        ("template_missing", without_template),
+        ("template_changed", with_other_template),
+        ("stop_missing", with_other_stop),
+    ],
+)
+def test_a_fault_of_the_files_is_named(
+    fault: str, change: Any, chain: Chain, tmp_path: Path
+) -> None:
+    before, after = (copy_of_sft(chain, tmp_path, name) for name in ("before", "after"))
+    change(after)
+    ran = examine(tmp_path / "examined", after, before)
+    assert ran.returncode == 1, ran.stderr
+    faults = found(tmp_path / "examined")["faults"]
+    assert {fault, "unchanged"} <= faults.keys() <= {fault, "unchanged", "end_not_learnt"}
+    assert all(clause in ran.stdout + ran.stderr for clause in faults.values())
+
+
+def test_an_examination_needs_both_models_and_trains_nothing(tmp_path: Path) -> None:
+    alone = refused("stage=examine", "examine.model=gpt2", f"label.path={TOY}")
+    assert "examine.before" in alone
+    trained = ["examine.model=a/b", "examine.before=a/c", f"label.path={TOY}", "sft=default"]
+    assert "recipe=examine" in refused("stage=examine", *trained)
+    assert "recipe=examine" in refused("recipe=tiny", "examine.model=a/b")
+
+
+@pytest.mark.slow
+def test_planted_faults_are_named_and_sound_models_have_none(built: Path, tmp_path: Path) -> None:
+    """By plain TRL: fourteen models with a fault each, and four without."""
+    base = tmp_path / "base"
+    shutil.copytree(Chain(built).folder("base") / "model", base)
+    place = Elsewhere(tmp_path, base)
+    rows = write_rows(preferences()[HELD_OUT], tmp_path / "rows.jsonl")
+    long_rows = write_rows(preferences(long=True)[HELD_OUT], tmp_path / "long.jsonl")
+    named = dict[str, tuple[set[str], str]]()
+    for fault, make, is_from_base in [*FAULTY, *SOUND]:
+        folder = make(place)
+        root, file = tmp_path / "examined", long_rows if make in LONG else rows
+        ran = examine(root, folder, base if is_from_base else place.start, file)
+        refusal = ran.stdout + ran.stderr if ran.returncode and "error:" in ran.stderr else ""
+        faults = set() if refusal else {*found(root)["faults"]}
+        assert (ran.returncode == 1) == bool(faults or refusal)
+        named[folder.name] = faults, refusal
+        if fault == "no tensors":
+            assert "in no file" in refusal
+        elif fault:
+            assert fault in faults, (folder.name, faults, refusal[-500:])
+        else:
+            assert not faults and not refusal, (folder.name, faults, refusal[-500:])
+    assert len(named) == len(FAULTY) + len(SOUND)
