@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -33,11 +33,15 @@ from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, as_json, convert
 from stages.store import plugins, safe_files
 from stages.store.node import Node
+from stages.store.records import Message
 from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.splits import split_of
 from stages.store.store import Store
 from stages.store.text_units import count_words, lower_words
 from stages.store.workspace import StageDir
+
+if TYPE_CHECKING:
+    from stages.models.token_rows import TokenRow
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +83,7 @@ class AuditedSource:
     harmonizer: Harmonizer = field(default_factory=lambda: Harmonizer(Form()))
     read_row: Callable[[Any], ParsedRow] | None = None  # the user's reader, in place of a format
     report: ReadReport = field(default_factory=ReadReport)
+    first: list[list[Message]] = field(default_factory=list)  # conversations of the first rows
     codes: Counter[str] = field(default_factory=Counter)
     flagged: int = 0
     examples: dict[str, list[Case]] = field(default_factory=dict)
@@ -172,6 +177,8 @@ def audit_source(
     """Audit a source, and write every row with a code to `file`. Raise UserError if it cannot be read at all."""
     for parsed, split in parsed_rows(audited):
         best, worst = best_and_worst(parsed)
+        if best is not None and len(audited.first) < EXAMPLES:
+            audited.first.append(conversation_with(parsed, best))
         request = request_of(parsed)
         audited.lengths["requests"] += [count_words(request)] if request else []
         audited.lengths["answers"] += [] if best is None else [count_words(best)]
@@ -190,6 +197,38 @@ def audit_source(
             Case(place, codes, json.dumps(as_json(row.value), ensure_ascii=False), None, None)
         )
         write_row(file, audited, place, codes, {"row": as_json(row.value)})
+
+
+def conversation_with(parsed: ParsedRow, answer: str) -> list[Message]:
+    """Return the conversation of a row up to one of its answers, which may be of several turns."""
+    if parsed.continuations:
+        return [*parsed.messages, *parsed.continuations[parsed.answers.index(answer)]]
+    return [*parsed.messages, {"role": "assistant", "content": answer}]
+
+
+def rows_as_trained(
+    cfg: Config, store: Store, nodes: dict[str, Node], sources: list[AuditedSource]
+) -> list["TokenRow"]:
+    """Print and return the first rows of each source as a training reads them; none if the model is not here."""
+    # imported here, as it loads torch
+    from stages.models.token_rows import row_in_words, token_row
+    from stages.preflight.row_lengths import planned_contract
+
+    if (planned := planned_contract(nodes, store)) is None:
+        log.info("Rows are not shown token by token: the model or its tokenizer is not here.")
+        return []
+    contract, context = planned
+    rows = list["TokenRow"]()
+    for source in sources:
+        training = cfg.dpo if source.purpose is Purpose.preferences else cfg.sft
+        limit, reason, _ = training.longest(context)
+        for number, conversation in enumerate(source.first, 1):
+            row = token_row(f"{source.key}, row {number}", contract, conversation)
+            if len(row.tokens) > limit:
+                row.note = f"left out: {reason}"
+            rows.append(row)
+            log.info("%s", visible(row_in_words(row), keep="\n"))
+    return rows
 
 
 def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
@@ -238,11 +277,18 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> Non
         plugins.explain_errors(data.own, KEY, Path(folder)),
     ):
         _, own = load_user_code(data.own, StageDir(Path(folder), lambda metrics, step: None))
-        audit(data, audited_sources(nodes, own), store)
+        sources = audited_sources(nodes, own)
+        audit(data, sources, store, lambda: rows_as_trained(cfg, store, nodes, sources))
 
 
-def audit(data: Data, sources: list[AuditedSource], store: Store) -> None:
-    """Audit these sources, print the table, and write the rows and the page to the store."""
+def audit(
+    data: Data,
+    sources: list[AuditedSource],
+    store: Store,
+    rows_as_trained: Callable[[], list["TokenRow"]],
+) -> None:
+    """Audit these sources, print the table and the first rows as trained, and write the rows and the page to the
+    store."""
     if not sources:
         raise UserError(
             "stage=audit needs rows: 'data.sources=[{path: FILE}]', or label=dataset label.path=FILE."
@@ -266,8 +312,9 @@ def audit(data: Data, sources: list[AuditedSource], store: Store) -> None:
     if summary := sources[0].harmonizer.describe():
         log.info("data.form and data.audit: %s", summary)
     console = Console(width=None if os.isatty(1) else 120, markup=False)
+    trained = rows_as_trained()
     console.print(summary_sentence(sources), codes_table(sources, previous))
-    safe_files.write(store.root / PAGE, render_page(sources, previous, diversity, data))
+    safe_files.write(store.root / PAGE, render_page(sources, previous, diversity, data, trained))
     write_note(counts, {"sources": paths, "codes": count_codes(sources)})
     log.info("Rows with codes: %s. Page: %s", file, store.root / PAGE)
 
@@ -301,7 +348,11 @@ def codes_table(sources: list[AuditedSource], previous: Counter[str] | None) -> 
 
 
 def render_page(
-    sources: list[AuditedSource], previous: Counter[str] | None, diversity: Diversity, data: Data
+    sources: list[AuditedSource],
+    previous: Counter[str] | None,
+    diversity: Diversity,
+    data: Data,
+    trained: list["TokenRow"],
 ) -> str:
     from stages.pages.environment import environment
 
@@ -328,5 +379,6 @@ def render_page(
             if word_counts
         },
         diversity=diversity.most_frequent(),
+        trained=trained,
         distinct=diversity.distinct_sentence(),
     )

@@ -21,20 +21,13 @@ class TokenRow:
     note: str = ""
 
 
-def token_row(
-    title: str, contract: Contract, conversation: list[Message], longest: int | None = None
-) -> TokenRow:
-    """Return a conversation as a training reads it. `longest`: the tokens beyond which a row is left out."""
+def token_row(title: str, contract: Contract, conversation: list[Message]) -> TokenRow:
+    """Return a conversation as a training reads it, or why it is left out."""
     try:
         ids, trained = contract.example(conversation)
     except ContractError as reason:
         return TokenRow(title, note=f"left out: {reason}")
-    tokens = contract.describe_tokens(ids, trained)
-    if longest and len(ids) > longest:
-        return TokenRow(
-            title, tokens, f"left out: {len(ids):,} tokens, and at most {longest:,} are read"
-        )
-    return TokenRow(title, tokens)
+    return TokenRow(title, contract.describe_tokens(ids, trained))
 
 
 def kind_of(token: dict[str, Any]) -> str:

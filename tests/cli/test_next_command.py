@@ -78,7 +78,11 @@ RARER = {
         "label": "pairs",
         "unpaired": "eval",
     },
-    **{f"recipe={path.stem} scale=toy": {} for path in sorted(RECIPES.glob("*.yaml"))},
+    **{
+        f"recipe={path.stem} scale=toy": {}
+        for path in sorted(RECIPES.glob("*.yaml"))
+        if path.stem != Target.examine  # it needs models of the user's
+    },
 }
 
 

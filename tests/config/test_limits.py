@@ -43,6 +43,9 @@ IN_ROOMS += [
 NAMES = [
     "outputs",
     "model.path",
+    "model.adapter",
+    "examine.model",
+    "examine.before",
     "model.revision",
     "label.path",
     "label.revision",
