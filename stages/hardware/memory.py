@@ -10,7 +10,7 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.training import GRPO, Training
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
 from stages.config.installation import read_beside
 from stages.hardware import machine
@@ -36,6 +36,7 @@ KEPT_AROUND = 12
 RECOMPUTED_FACTOR = 1.3
 
 CACHE_SHARE = 0.5  # of the free memory, for keys and values
+ROLLOUT_ROWS = 256  # completions that GRPO decodes at once, or fewer if memory is short
 # The shares of the free memory that a token budget may use. The rest is for errors and other programs.
 CPU_BUDGET_SHARE, GPU_BUDGET_SHARE = 0.7, 0.85
 BUDGET_STEP = 256  # a token budget is a multiple of it
@@ -245,6 +246,33 @@ def decoded_at_once(
     return max(1, min(most, int(room / (length * cache_bytes(shape, size)))))
 
 
+def rollout_rows(block: GRPO) -> int:
+    """Return how many completions each process of GRPO decodes at once, if memory is not short."""
+    return min(ROLLOUT_ROWS, block.batch_size * block.completions // block.runtime.world_size)
+
+
+def reference_bytes(shape: ModelShape, block: GRPO) -> float:
+    """Return the bytes of the frozen copy that is GRPO's reference. With an adapter it is the policy without that."""
+    needs_copy = block.beta and block.adapter is Adapter.none
+    return weight_bytes(shape, block.start_weights) if needs_copy else 0.0
+
+
+def engine_bytes(block: GRPO, device: str) -> float:
+    """Return the bytes of the GPU that vLLM takes beside GRPO's training. On a CPU it is a process of its own."""
+    on_gpu = block.sampler == "vllm" and device != "cpu"
+    return block.runtime.engine_memory * available_bytes(device) if on_gpu else 0.0
+
+
+def inference_copy_bytes(shape: ModelShape, block: GRPO) -> float:
+    """Return the bytes of the whole weights that a process of GRPO copies while it samples. It copies them if they are
+    sharded, if the sampler has a smaller type, or if vLLM needs the adapter merged."""
+    kind = Weights.bf16 if block.precision is Precision.bf16 else Weights.fp32
+    is_sharded = block.runtime.sharding is not Sharding.none
+    is_rounded = block.start_weights is Weights.fp32 and kind is Weights.bf16
+    is_merged = block.sampler == "vllm" and block.adapter is not Adapter.none
+    return weight_bytes(shape, kind) if is_sharded or is_rounded or is_merged else 0.0
+
+
 def passing_bytes(shape: ModelShape) -> float:
     """Return the bytes of a token's activations in one layer of a forward without gradients."""
     return 12 * shape.hidden + 10 * shape.active * shape.intermediate
@@ -258,10 +286,15 @@ def trained_shape(shape: ModelShape, block: Training) -> ModelShape:
 def micro_batch(
     shape: ModelShape, block: Training, row: float, device: str
 ) -> tuple[float, Checkpointing, bool]:
-    """Return the tokens of a micro-batch, its gradient checkpointing, and True if a step has several micro-batches."""
-    runtime = block.runtime
+    """Return the tokens of a micro-batch, its gradient checkpointing, and True if a step has several micro-batches. No
+    model is loaded yet: what GRPO loads before the token budget is decided is subtracted from the free memory."""
+    runtime, loaded_first = block.runtime, 0.0
+    if isinstance(block, GRPO):
+        loaded_first = reference_bytes(shape, block) + engine_bytes(block, device)
     fits, checkpointing = (
-        (0, Checkpointing.none) if runtime.rows else token_budget(shape, block, device)
+        (0, Checkpointing.none)
+        if runtime.rows
+        else token_budget(shape, block, device, loaded_first)
     )
     tokens = runtime.rows * row if runtime.rows else max(row, runtime.token_budget or fits)
     if runtime.gradient_checkpointing is not Checkpointing.auto:
@@ -280,13 +313,16 @@ def available_bytes(device: str) -> int:
     return first_gpu.free_memory if (first_gpu := machine.gpu()) else 0
 
 
-def token_budget(shape: ModelShape, block: Training, device: str) -> tuple[int, Checkpointing]:
+def token_budget(
+    shape: ModelShape, block: Training, device: str, to_load: float = 0
+) -> tuple[int, Checkpointing]:
     """Return the most tokens of a micro-batch of several rows, and gradient checkpointing: the kind that recomputes
-    least, among those with which the longest row fits. The estimate includes the model: load that afterwards."""
+    least, among those with which the longest row fits. The estimate includes the model: load that afterwards.
+    `to_load`: the bytes of other models that are not loaded yet."""
     shape = trained_shape(shape, block)
     longest = block.max_length * block.objective.sequences
     share = CPU_BUDGET_SHARE / block.runtime.processes if device == "cpu" else GPU_BUDGET_SHARE
-    room = share * available_bytes(device)
+    room = share * (available_bytes(device) - to_load)
     choices = range(BUDGET_STEP, most_tokens(device) + 1, BUDGET_STEP)
     setting = block.runtime.gradient_checkpointing
     for checkpointing in block.checkpointings if setting is Checkpointing.auto else (setting,):

@@ -5,6 +5,7 @@ that divide the items of a stage write shards, until all items are done."""
 
 import ctypes
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ def main(job_file: Path) -> None:
     try:
         with allocator.keep_freed_memory():
             metrics = run_stage(job, out)
+        end_communication()
     except BlocksDone:
         return
     except BaseException as error:
@@ -60,6 +62,16 @@ def main(job_file: Path) -> None:
             if SCRATCH not in product.relative_to(out).parts:
                 sync(product)
         write_note(out / SCRATCH / RESULT, {"metrics": metrics, "warnings": out.warnings})
+
+
+def end_communication() -> None:
+    """Destroy PyTorch's process groups, as PyTorch asks of every process that ends well. A thread of gloo that frees a
+    tensor while Python ends would abort the process. After a failure this could wait for other processes forever."""
+    from torch import distributed  # takes seconds, also of a stage's division
+
+    gc.collect()  # the trainer, a cycle, refers to a group, and gloo's threads end with the last reference
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def save_claimed(

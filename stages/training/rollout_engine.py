@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError
+from stages.hardware.memory import ROLLOUT_ROWS
 from stages.models.contract import Contract
 from stages.models.loading import save_model
 from stages.samplers.completions import validate_engine
@@ -18,7 +19,6 @@ from stages.samplers.sampler import Decoding
 from stages.samplers.vllm import VLLMSampler
 from stages.store.workspace import SCRATCH, StageDir
 
-ROWS = 256  # completions that are decoded at once
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
 
 
@@ -30,7 +30,7 @@ class RolloutEngine(AbstractContextManager["RolloutEngine"]):
         """Raise UserError if the engine does not start, or another engine drew this node's earlier rollouts."""
         runtime = SamplingRuntime(
             device=cfg.runtime.device,
-            batch_size=ROWS,
+            batch_size=ROLLOUT_ROWS,
             shard_size=None,
             python=cfg.runtime.python,
             tensor_parallel=1,

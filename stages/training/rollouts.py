@@ -24,6 +24,7 @@ from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.intervals import paired
 from stages.evaluation.relative_scores import floors_by_prompt
 from stages.hardware import allocator, machine
+from stages.hardware.memory import ROLLOUT_ROWS
 from stages.models.contract import Contract
 from stages.models.loading import sampling_weights, torch_dtype
 from stages.models.packing import has_only_attention
@@ -36,7 +37,6 @@ from stages.store.workspace import SCRATCH, StageDir
 from stages.training.rollout_engine import RolloutEngine, sum_bits
 from stages.training.samples import copy_skeleton, inference_copy, merged_copy
 
-ROWS = 256  # completions that are decoded at once, or fewer if memory is short
 LENGTHENED, SHARE, COLLAPSED = 1.5, 0.05, 0.2  # changes from a training's first to its last fifth
 STAY_NEAR = "set grpo.beta=0.04"
 
@@ -165,8 +165,10 @@ class Rollouts:
                 merged_copy(policy, self.cfg.precision) if with_adapter else model
             )
         if has_only_attention(model):  # Mamba's layers read the weights of others
-            prepack(model, ROWS)
-        return HFSampler.of(model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
+            prepack(model, ROLLOUT_ROWS)
+        return HFSampler.of(
+            model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROLLOUT_ROWS
+        )
 
     def add_rewards(self, prompts: list[Example], rollouts: list[Rollout]) -> list[Rollout]:
         """Score the rollouts in place, and return them. One without a finite score gets an error and no reward. A

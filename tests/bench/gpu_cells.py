@@ -101,6 +101,10 @@ def qwen(
     return config | {"num_key_value_heads": key_heads, **more}
 
 
+# Checked on 2026-11-29 against what others state; the hub's config.json files were not at hand. Llama-3.1-8B, Qwen3-8B
+# and Qwen3.5-4B: scripts/models/ of vllm-project/vime, where of these three only Qwen3.5-4B ties its embeddings.
+# Gemma-3-4B: transformers' convert_gemma3_weights.py; the vocabulary has 64 rows more for images. Qwen3.5-4B's linear
+# attention has the sizes of transformers' defaults.
 MODELS = {
     "tiny": llama(64, 128, 2, 4, 1024),
     "SmolLM2-135M": published("smollm2_135m"),

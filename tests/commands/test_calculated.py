@@ -22,9 +22,9 @@ from stages.cli import compose
 from stages.commands.planning import calculated
 from stages.commands.planning.peak import training_parts
 from stages.config.blocks.models import Model
-from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Sharding
+from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Sharding, Weights
 from stages.config.installation import ROOT
-from stages.config.schema import CONF, RECIPES
+from stages.config.schema import CONF, RECIPES, Config
 from stages.hardware import machine, memory
 from stages.hardware.model_shape import ModelShape
 from stages.preflight import model_files
@@ -276,20 +276,64 @@ def test_the_parts_of_training_are_its_peak() -> None:
     assert sum(training_parts(shape, block, block.max_length, "cuda")) == pytest.approx(expected)
 
 
-def test_a_kl_term_needs_a_second_model() -> None:
-    line = (
-        "model=mistral_7b",
-        "align=grpo",
-        "grpo.precision=bf16",
-        "label=judge",
-        "label.kind=pointwise",
-    )
-    endpoint = "label.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]"
-    shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
+def grpo(*line: str) -> tuple[ModelShape, Config]:
+    """Return the shape of Mistral 7B and the settings of its GRPO."""
+    cfg = settings("model=mistral_7b", "align=grpo", "grpo.precision=bf16", *line)
+    shape = ModelShape.from_config(cfg.model.config)
     assert shape is not None
-    without, kl = (settings(*line, endpoint, f"grpo.beta={beta}").grpo for beta in (0, 0.1))
-    peaks = [sum(training_parts(shape, block, block.max_length, "cpu")) for block in (without, kl)]
-    assert peaks[1] - peaks[0] == pytest.approx(memory.weight_bytes(shape, kl.start_weights))
+    return shape, cfg
+
+
+def grpo_peak(*line: str) -> float:
+    shape, cfg = grpo(*line)
+    return sum(training_parts(shape, cfg.grpo, 500, "cuda"))
+
+
+def test_a_kl_term_needs_a_second_model() -> None:
+    machine.plan_for("h200")
+    one_group = "grpo.runtime.micro_batch=1"
+    without, kl = (grpo_peak(f"grpo.beta={beta}", one_group) for beta in (0, 0.1))
+    assert kl - without == pytest.approx(memory.weight_bytes(grpo()[0], Weights.fp32))
+
+
+def test_vllm_takes_its_share_of_the_gpu_from_grpo() -> None:
+    machine.plan_for("h200")
+    capacity, line = GPUS["h200"][1] * 1e9, ("grpo.sampler=vllm", "grpo.adapter=lora")
+    shares = [
+        grpo_peak(*line, "grpo.runtime.micro_batch=1", f"grpo.runtime.engine_memory={share}")
+        for share in (0.3, 0.5)
+    ]
+    assert shares[1] - shares[0] == pytest.approx(0.2 * capacity)
+    # A budget for many rows leaves vLLM its share.
+    many = (*line, "grpo.batch_size=4096", "grpo.runtime.gradient_checkpointing=none")
+    assert 0.8 * capacity < grpo_peak(*many) < capacity
+    assert grpo_peak(*many, "grpo.runtime.engine_memory=0.5") < capacity
+
+
+@pytest.mark.parametrize(("precision", "size"), [("bf16", 2), ("fp32", 4)])
+def test_every_process_of_sharded_grpo_samples_from_a_whole_copy(precision: str, size: int) -> None:
+    machine.plan_for("h200")
+    line = (f"grpo.precision={precision}", "grpo.runtime.micro_batch=1", "launch=fsdp")
+    shape, cfg = grpo(*line, "launch.processes=8")
+    copied = size * shape.parameters
+    assert memory.inference_copy_bytes(shape, cfg.grpo) == copied
+    # beside it are 1/8 of weights and Adam's moments, keys and values of 16 rows, and one prefill or step
+    state = 12 * shape.parameters / 8
+    peak = sum(training_parts(shape, cfg.grpo, 500, "cuda"))
+    assert state + copied < peak < state + copied + 6 * 2**30
+    more = grpo_peak(*line, "launch.processes=16")
+    assert copied < more < peak
+
+
+def test_one_process_of_grpo_copies_only_weights_of_another_type() -> None:
+    for line, size in (
+        ((), 2),
+        (("grpo.precision=fp32",), 0),
+        (("grpo.adapter=lora",), 0),
+        (("grpo.adapter=lora", "grpo.sampler=vllm"), 2),
+    ):
+        shape, cfg = grpo(*line)
+        assert memory.inference_copy_bytes(shape, cfg.grpo) == size * shape.parameters, line
 
 
 def test_experts_under_keys_that_are_not_read_are_no_dense_model() -> None:
@@ -317,27 +361,18 @@ def test_a_model_without_gates_has_two_maps_in_an_mlp() -> None:
 
 
 def test_grpo_also_takes_the_time_of_its_samples_and_kto_that_of_mismatched_ones() -> None:
-    line = (
-        "model=mistral_7b",
-        "align=grpo",
-        "grpo.precision=bf16",
-        "label=judge",
-        "label.kind=pointwise",
-    )
-    cfg = settings(*line, "label.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]")
-    shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
-    assert shape is not None
+    shape, cfg = grpo()
     machine.plan_for("h100_80gb")
     rows = cfg.grpo.batch_size * cfg.grpo.completions
     drawing = calculated.seconds_per_drawn_token(shape, cfg.grpo, 500, rows, "h100_80gb")
     forward = calculated.seconds_per_token(
         shape, replace(cfg.reference, precision=Precision.bf16), 500, "h100_80gb"
     )
-    grpo, kto, dpo = (
+    group, kto, dpo = (
         calculated.seconds_per_token(
             shape, replace(block, precision=Precision.bf16), 500, "h100_80gb"
         )
         for block in (cfg.grpo, replace(cfg.kto, runtime=cfg.dpo.runtime), cfg.dpo)
     )
-    assert grpo > drawing + 2 * forward
+    assert group > drawing + 2 * forward
     assert kto - dpo == pytest.approx(forward)

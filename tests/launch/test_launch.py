@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import distributed
 
 from stages.config.blocks.labels import LABELS, Label, PreferenceFile
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
-from stages.launch import agent, job_file
+from stages.launch import agent, job_file, worker
 from stages.launch import processes as parent
 from stages.launch.job_file import read_block
 from stages.preflight import constraints
@@ -471,6 +472,23 @@ def test_fsdp_needs_a_pytorch_that_makes_weights_whole_after_an_evaluation(
         pytest.raises(UserError, match=r"PyTorch 2\.13") if is_refused else contextlib.nullcontext()
     ):
         constraints.validate_launch(cfg)
+
+
+def test_a_worker_ends_the_threads_of_gloo(tmp_path: Path) -> None:
+    def gloo_threads() -> list[Path]:
+        names = Path("/proc/self/task").glob("*/comm")
+        return [name for name in names if "gloo" in name.read_text(encoding="utf-8")]
+
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    cycle = [distributed.group.WORLD]  # as a trainer is one
+    cycle.append(cycle)
+    del cycle
+    assert gloo_threads()
+    worker.end_communication()
+    assert not gloo_threads()
+    worker.end_communication()
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,14 @@ def run_two(
     (folder / SCRATCH).mkdir(parents=True)
     launch = {"processes": 2, "nodes": 1, "rendezvous": None}
     job = {
-        "stage": "tests.launch.waiting",
+        "stage": waiting.__name__,
+        "block": [waiting.__name__, waiting.Waiting.__name__],
         "config": asdict(cfg),
         "inputs": {},
         "out": str(folder),
+        "calls": str(folder),
         "launch": launch,
+        "divides": False,
     }
     job_file.write_job(folder / SCRATCH, job)
     command = [

@@ -57,6 +57,10 @@ class Group(ProcessGroup):
     def group_name(self) -> str:
         return self.pg_name
 
+    def shutdown(self) -> None:
+        """End gloo's threads, which its destructor waits for. A device mesh still refers to this group."""
+        del self.gloo
+
     def barrier(self, opts: Any = None) -> Any:
         return self.gloo.barrier()
 

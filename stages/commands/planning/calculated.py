@@ -110,7 +110,7 @@ def remedies(shape: ModelShape, block: object, row: float) -> Iterator[tuple[str
         f"{way}{name}.adapter=lora",
         sum(training_parts(shape, replace(smaller, adapter=Adapter.lora), row, "cuda")),
     )
-    if block.objective.reads is Reads.prompts:  # sampling needs whole weights
+    if isinstance(block, GRPO) and block.sampler == "vllm":  # one process trains beside vLLM
         return
     for count in (
         n for n in range(runtime.world_size, block.batch_size + 1) if block.batch_size % n == 0
@@ -159,9 +159,7 @@ def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) ->
         passes += block.objective.reads is Reads.unpaired
     if isinstance(block, GRPO):
         passes += block.beta > 0  # the reference
-        drawing = seconds_per_drawn_token(
-            shape, block, row, block.batch_size * block.completions, gpu
-        )
+        drawing = seconds_per_drawn_token(shape, block, row, memory.rollout_rows(block), gpu)
     return drawing + passes * forward / (processes * rates[precision is not Precision.bf16] * 1e12)
 
 

@@ -8,7 +8,7 @@ from stages.config.blocks.labels import RewardModel
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import GRPO, OBJECTIVES, SFT, Reference, Training
-from stages.config.choices import Adapter, Precision, Weights
+from stages.config.choices import Precision, Weights
 from stages.hardware import machine, memory
 from stages.hardware.memory import Parts
 from stages.hardware.model_shape import ModelShape
@@ -26,6 +26,8 @@ MEMORY_KEYS = [
     "max_length",
     "max_new_tokens",
     "batch_size",
+    "completions",
+    "sampler",
     "runtime",
     "labeler",
     "path",
@@ -117,17 +119,45 @@ def reward_parts(shape: ModelShape, block: RewardModel, tokens: float) -> Parts:
 def sampling_parts(shape: ModelShape, block: Sample | Answer, length: float, device: str) -> Parts:
     """Return the parts of the peak of generation: weights in the block's precision, keys and values of rows with
     `length` tokens, and the larger of one step's logits and one prefill batch of prompts."""
+    weights = float(shape.parameters * memory.element_bytes(block.precision))
+    generating = generation_bytes(shape, block, block.runtime.batch_size, length, device, weights)
+    return Parts(weights, activations=generating)
+
+
+def generation_bytes(
+    shape: ModelShape,
+    block: Sample | Answer | GRPO,
+    most: int,
+    length: float,
+    device: str,
+    to_load: float,
+) -> float:
+    """Return the bytes beside the weights of decoding at most `most` rows of `length` tokens at once. `to_load`: the
+    bytes of weights and optimizer that are not loaded yet."""
     size = memory.element_bytes(block.precision)
-    weights = float(shape.parameters * size)
-    rows = memory.decoded_at_once(shape, size, block.runtime.batch_size, length, device, weights)
+    rows = memory.decoded_at_once(shape, size, most, length, device, to_load)
     cached = memory.cache_bytes(shape, size)
     prompts = min(PREFILL_TOKENS, rows * length) * (cached + memory.passing_bytes(shape))
     step = max(prompts, rows * shape.vocabulary * size)
-    return Parts(weights, activations=rows * length * cached + step)
+    return rows * length * cached + step
+
+
+def rollout_bytes(shape: ModelShape, block: GRPO, row: float, device: str) -> float:
+    """Return the bytes that a training process holds while completions are drawn: weights and optimizer, since there
+    are no gradients then; a copy of the weights; and without vLLM keys, values and logits."""
+    parts = memory.held_parts(shape, block)
+    loaded = parts.weights + parts.optimizer + memory.inference_copy_bytes(shape, block)
+    if block.sampler == "vllm":
+        return loaded
+    length = min(row + block.max_new_tokens, block.max_length)
+    to_load = loaded + memory.reference_bytes(shape, block)
+    rows = memory.rollout_rows(block)
+    return loaded + generation_bytes(shape, block, rows, length, device, to_load)
 
 
 def training_parts(shape: ModelShape, block: Training, row: float, device: str) -> Parts:
-    """Return the parts of the peak of training. On the CPU an adapter is merged into fp32 weights, which are saved."""
+    """Return the parts of the peak of training. On the CPU an adapter is merged into fp32 weights, which are saved.
+    GRPO's reference is among the weights, and vLLM's share of the GPU among the activations."""
     shape = memory.trained_shape(shape, block)
     needed = memory.training_bytes(
         shape, block, device, *memory.micro_batch(shape, block, row, device)
@@ -137,12 +167,14 @@ def training_parts(shape: ModelShape, block: Training, row: float, device: str) 
             needed,
             memory.weight_bytes(shape, block.start_weights) + memory.merged_bytes(shape, block),
         )
+    if isinstance(block, GRPO):
+        needed = max(needed, rollout_bytes(shape, block, row, device))
     parts = memory.held_parts(shape, block)
     parts = parts._replace(activations=needed - sum(parts))
-    # a frozen copy is the reference
-    if isinstance(block, GRPO) and block.beta and block.adapter is Adapter.none:
+    if isinstance(block, GRPO):
         parts = parts._replace(
-            weights=parts.weights + memory.weight_bytes(shape, block.start_weights)
+            weights=parts.weights + memory.reference_bytes(shape, block),
+            activations=parts.activations + memory.engine_bytes(block, device),
         )
     return parts
 
