@@ -121,12 +121,17 @@ def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path], split:
     if "pairs" in manifests:
         pairs = manifests["pairs"]["metrics"]
         first_pair = next(stream(inputs["pairs"] / "pairs.parquet", Pair))
-        # the pairs' file
-        source = f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""
-        return f"preference pairs{source}, {pairs['summary']}{licences.licences_message(pairs)}"
+        # the pairs' file, or the models that wrote the answers
+        policies = pairs.get("policies", {first_pair.chosen_policy: None})
+        authors = [
+            f"{name} ({uses['chosen']:,} chosen, {uses['rejected']:,} rejected)" if uses else name
+            for name, uses in policies.items()
+        ]
+        source = f" of {', '.join(authors)}" if first_pair.labeler == "dataset" else ""
+        return f"preference pairs{source}, {pairs['summary']}{licences.provenance_message(pairs)}"
     if "unpaired" in manifests:
         return f"single completions, {manifests['unpaired']['metrics']['summary']}"
-    data, stated = manifests["data"], licences.licences_message(manifests["data"]["metrics"])
+    data, stated = manifests["data"], licences.provenance_message(manifests["data"]["metrics"])
     rows, held_out = (
         data["metrics"]["examples"].get(each, 0) for each in (split, Split.validation)
     )
