@@ -1,6 +1,7 @@
 """Folders as libraries of synthetic data write them: their rows keep their models, and failed requests their reason."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 from datasets import Dataset
 
 from stages.config.blocks.labels import PreferenceFile
+from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.labelers.dataset import Dataset as PreferenceLabeler
+from stages.models import model_card
 from stages.samplers.candidate_file import read_candidates
+from stages.store.records import Pair, save
 from stages.store.workspace import StageDir
 from tests.formats.reading import ReadResult, lines, read
 from tests.helpers import settings
@@ -200,6 +204,12 @@ def test_the_model_of_a_column_is_that_of_its_answers(tmp_path: Path) -> None:
     assert read(folder / "parquet-files").parsed[0].models is None
 
 
+def test_a_data_set_from_the_hub_keeps_its_models(tmp_path: Path) -> None:
+    folder = designed(tmp_path)
+    (folder / "parquet-files").rename(folder / "data")
+    assert [row.models for row in read(folder).parsed] == [["large"], ["large"]]
+
+
 def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> None:
     out = StageDir(tmp_path, lambda metrics, step: None)
     folder = distiset(tmp_path / "rated", "license: mit", uf=RATED)
@@ -219,3 +229,28 @@ def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> No
     source = settings("recipe=tiny", "data=file", f"data.path={designed(tmp_path / 'd')}").data
     metrics = joined(source, out)
     assert metrics["origins"] == {"large": 2}
+
+
+def test_the_card_names_the_models_with_their_counts(tmp_path: Path) -> None:
+    sides = [[{"role": "assistant", "content": text}] for text in ("long", "short")]
+    pair = Pair(
+        "i",
+        "p",
+        [{"role": "user", "content": "ask"}],
+        *sides,
+        1.0,
+        "dataset",
+        "all",
+        "a",
+        "b",
+        "train",
+    )
+    save(tmp_path / "pairs.parquet", [replace(pair, chosen_policy="large")], Pair)
+    policies = {
+        "large": {"candidates": 9, "chosen": 7, "rejected": 2},
+        "small": {"candidates": 9, "chosen": 2, "rejected": 7},
+    }
+    metrics = {"summary": "9 pairs", "policies": policies, "origins": {"web": 9}}
+    line = model_card.data_message({"pairs": {"metrics": metrics}}, {"pairs": tmp_path}, Split.sft)
+    assert "large (7 chosen, 2 rejected), small (2 chosen, 7 rejected)" in line
+    assert "origins: web (9 rows)" in line

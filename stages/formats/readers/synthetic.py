@@ -17,7 +17,7 @@ Read = Callable[[Path], Iterator[Row]]
 Readers = Mapping[Path, Callable[[], Iterator[Row]]]
 # the column with the model of a row, or with the models by column
 MODEL = "generation_model"
-DESIGN, DESIGNED_ROWS = "builder_config.json", "parquet-files"
+DESIGN, DESIGNED_ROWS = "builder_config.json", ("parquet-files", "data")  # here, and on the hub
 REQUESTS, RESPONSES, FAILED = "requests_0.jsonl", "responses_*.jsonl", "failed_requests.jsonl"
 ROW_NUMBER = "__original_row_idx"
 # the columns of curator's table without a parse function
@@ -32,7 +32,7 @@ def dataset_folder(folder: Path, key: str) -> Path:
     parts = list[Path]()
     if (folder / CARDS).is_dir():
         names = (CARDS, ARTIFACTS)
-        parts = [part for part in folder.iterdir() if part.is_dir() and part.name not in names]
+        parts = [part for part in folder.glob("[!.]*") if part.is_dir() and part.name not in names]
     elif (folder / "metadata.db").is_file():
         parts = [file.parent for file in folder.glob(f"*/{REQUESTS}")]
     return only_one(parts, folder, key) if parts else folder
@@ -50,10 +50,10 @@ def only_one(parts: list[Path], folder: Path, key: str) -> Path:
 def synthetic_readers(folder: Path, key: str, read: Read) -> Readers:
     """Return a reader for each file with rows in a folder of Data Designer or curator; {} for any other folder.
     `read` reads a file as it is."""
-    if (folder / DESIGN).is_file() and (folder / DESIGNED_ROWS).is_dir():
-        models = read_models(folder / DESIGN, key)
-        files = sorted((folder / DESIGNED_ROWS).glob("*.parquet"))
-        return {file: partial(with_model, read, file, models) for file in files}
+    designed = [file for part in DESIGNED_ROWS for file in sorted(folder.glob(f"{part}/*.parquet"))]
+    if designed and (folder / DESIGN).is_file():
+        models = read_models(folder / DESIGN, key, designed[0].parent)
+        return {file: partial(with_model, read, file, models) for file in designed}
     if not (folder / REQUESTS).is_file():
         return {}
     responses = sorted(folder.glob(RESPONSES))
@@ -69,15 +69,15 @@ def synthetic_readers(folder: Path, key: str, read: Read) -> Readers:
     return readers
 
 
-def read_models(config: Path, key: str) -> dict[str, str]:
-    """Return the model of each column that one wrote, from Data Designer's configuration."""
+def read_models(config: Path, key: str, rows: Path) -> dict[str, str]:
+    """Return the model of each column that one wrote, from Data Designer's configuration. `rows`: their folder."""
     try:
         design = json.loads(config.read_text(encoding="utf-8"))["data_designer"]
         models = {each["alias"]: str(each["model"]) for each in design["model_configs"] or []}
         aliases = {each["name"]: each.get("model_alias") for each in design["columns"]}
         return {name: models[alias] for name, alias in aliases.items() if alias in models}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        way = f"Type {key}={config.parent / DESIGNED_ROWS} to read the rows without their models"
+        way = f"Type {key}={rows} to read the rows without their models"
         raise UserError(
             f"{config}: does not name the columns' models ({error!r}). {way}."
         ) from error
