@@ -46,6 +46,7 @@ def write_card(
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
     split = Split.preference if objective.name == "grpo" else Split.sft
     data_line = data_message(manifests, inputs, split) if trained else "not trained here"
+    data_line = " ".join(data_line.split())  # names from a file begin no line of their own
     template = f". {figures['template']}" if "template" in figures else ""
     steps.append(
         f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {data_line}{template}"

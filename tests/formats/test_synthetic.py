@@ -53,7 +53,7 @@ def distiset(folder: Path, card: str = "tags: [distilabel]", **steps: list[Any])
 
 
 def curated(folder: Path, parsed: bool) -> Path:
-    """Write a run as curator does: the second request failed, and the parse function refused the third's response."""
+    """Write a run as curator does: the first request failed, and the parse function refused the third's response."""
     run = folder / "41a4b147483e2521"
     run.mkdir()
     (folder / "metadata.db").write_bytes(b"SQLite format 3\0")
@@ -69,21 +69,21 @@ def curated(folder: Path, parsed: bool) -> Path:
     responses = [
         {
             "generic_request": request,
-            "response_message": None if i == 1 else f"reply {i}",
-            "response_errors": [API_ERROR] if i == 1 else None,
+            "response_message": f"reply {i}" if i else None,
+            "response_errors": None if i else [API_ERROR],
             "raw_response": None,
         }
         for i, request in enumerate(requests)
     ]
-    files = {"requests_0": requests, "responses_0": responses, "failed_requests": requests[1:]}
+    files = {"requests_0": requests, "responses_0": responses, "failed_requests": requests[::2]}
     for name, rows in files.items():
         (run / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "metadata_0.json").write_text('{"num_jobs": 3}\n')
     (run / "response.json").write_text('{"model_name": "teacher"}')
     columns = (
-        {"question": ["ask 0"], "answer": ["reply 0"]} if parsed else {"response": ["reply 0"]}
+        {"question": ["ask 1"], "answer": ["reply 1"]} if parsed else {"response": ["reply 1"]}
     )
-    table = pa.table({**columns, "__original_row_idx": [0]})
+    table = pa.table({**columns, "__original_row_idx": [1]})
     with pa.ipc.new_stream(run / "fa877bd27e435bb7.arrow", table.schema) as stream:
         stream.write_table(table)
     return folder
@@ -172,14 +172,14 @@ def test_steps_are_not_read_as_one(tmp_path: Path) -> None:
 
 def test_responses_keep_their_model_and_failures_their_reason(tmp_path: Path) -> None:
     result = read(curated(tmp_path, parsed=False))
-    assert contents(result) == [(f"ask {i}", [f"reply {i}"], ["teacher"]) for i in (0, 2)]
+    assert contents(result) == [(f"ask {i}", [f"reply {i}"], ["teacher"]) for i in (1, 2)]
     [failed] = result.bad_rows
     assert failed.error and failed.error.reason == API_ERROR
 
 
 def test_parsed_responses_are_read_in_place_of_raw_ones(tmp_path: Path) -> None:
     result = read(curated(tmp_path, parsed=True))
-    assert contents(result) == [("ask 0", ["reply 0"], ["teacher"])]
+    assert contents(result) == [("ask 1", ["reply 1"], ["teacher"])]
     assert not result.unused_columns
     reasons = [row.error and row.error.reason for row in result.bad_rows]
     assert reasons[0] == API_ERROR and len(reasons) == 2
@@ -254,3 +254,11 @@ def test_the_card_names_the_models_with_their_counts(tmp_path: Path) -> None:
     line = model_card.data_message({"pairs": {"metrics": metrics}}, {"pairs": tmp_path}, Split.sft)
     assert "large (7 chosen, 2 rejected), small (2 chosen, 7 rejected)" in line
     assert "origins: web (9 rows)" in line
+
+
+def test_a_link_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    folder = designed(tmp_path / "d")
+    outside = (folder / "parquet-files/batch_00000.parquet").rename(tmp_path / "o.parquet")
+    (folder / "parquet-files/batch_00000.parquet").symlink_to(outside)
+    with pytest.raises(UserError, match="outside of"):
+        read(folder)

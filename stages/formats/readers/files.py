@@ -72,12 +72,11 @@ def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[
         yield Table(source.path, compared, partial(hub_rows, source.path, dataset))
         return
     read = partial(rows_of, documents=source.documents, limits=source.limits or DEFAULT_LIMITS)
-    readers: Readers = {}
+    files, readers = data_files(local, key), Readers()
     if local.is_dir():
         local = dataset_folder(local, key)
         readers = synthetic_readers(local, key, read)
-    files = [*readers] or data_files(local, key)
-    if local.is_dir():
+        files = [*readers] or [file for file in files if file.is_relative_to(local)]
         refuse_splits(local, files, key)
     for file in files:
         yield Table(str(file), compared, readers.get(file) or partial(read, file))

@@ -4,7 +4,7 @@ A folder is recognised by the files beside its rows: `builder_config.json` of Da
 `distiset_configs` of distilabel. Requests that failed are unusable rows, with the reason that the library kept."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from stages.config.errors import UserError
 from stages.formats.readers.row import BadRow, Row
 
 Read = Callable[[Path], Iterator[Row]]
-Readers = Mapping[Path, Callable[[], Iterator[Row]]]
+Readers = dict[Path, Callable[[], Iterator[Row]]]
 # the column with the model of a row, or with the models by column
 MODEL = "generation_model"
 DESIGN, DESIGNED_ROWS = "builder_config.json", ("parquet-files", "data")  # here, and on the hub
@@ -60,10 +60,11 @@ def synthetic_readers(folder: Path, key: str, read: Read) -> Readers:
     parsed = [*folder.glob("*.arrow")]
     table = only_one(parsed, folder, key) if parsed else None
     first = next(read(table), None) if table else None
-    if not table or not first or {*first.value} <= UNPARSED:
+    if not table or not first or {*(first.value or ())} <= UNPARSED:
         return {file: partial(exchanges, read, file) for file in responses}
-    model = next((row.value.get(MODEL) for row in exchanges(read, responses[0])), None)
-    readers = {table: partial(with_model, read, table, model)}
+    answered = (row for file in responses for row in exchanges(read, file) if not row.error)
+    model = next((row.value[MODEL] for row in answered), None)
+    readers: Readers = {table: partial(with_model, read, table, model)}
     if (failed := folder / FAILED).is_file():
         readers[failed] = partial(failed_rows, read, failed, responses)
     return readers
