@@ -20,7 +20,7 @@ from stages.curation.user_code import KEY, load_user_code
 from stages.formats.readers.row import Unwanted
 from stages.formats.source_reading import write_quarantine
 from stages.store import plugins
-from stages.store.licences import UNKNOWN, Licences
+from stages.store.licences import Provenance
 from stages.store.records import Example, save_tables, to_tables
 from stages.store.workspace import Progress, StageDir
 from stages.tasks import open_requests, suites
@@ -39,23 +39,25 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out
     )
     mix(cfg, joined, ledger)
-    licences = Licences()
+    provenance = Provenance()
 
     def tables() -> Iterator[pa.Table]:
         for example in examples:
-            licences.count(example)
+            provenance.count(example)
         yield from to_tables(examples, Example)
         with Progress(
             sum(sum(part.counts(ledger).values()) for part in joined), "data", "row"
         ) as progress:
             for part in joined:
                 for table in part.tables(ledger, cfg.seed):
-                    licences.update(licence or UNKNOWN for licence in table["licence"].to_pylist())
+                    stated = (table[name].to_pylist() for name in ("licence", "origin"))
+                    for licence, origin in zip(*stated, strict=True):
+                        provenance.add(licence, origin)
                     yield table
                     progress.update(len(table))
 
     save_tables(out / "examples.parquet", tables(), Example)
-    return {**compile_metrics(examples, joined, ledger), **licences.metrics()}
+    return {**compile_metrics(examples, joined, ledger), **provenance.metrics()}
 
 
 def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
@@ -129,7 +131,7 @@ def mix(cfg: Data, joined: list[SourceRows], ledger: SplitLedger) -> None:
 def compile_metrics(
     examples: list[Example], joined: list[SourceRows], ledger: SplitLedger
 ) -> dict[str, Any]:
-    """Return the metrics, except licences."""
+    """Return the metrics, except licences and origins."""
     counts = Counter(e.split for e in examples)
     tasks = {e.task for e in examples if e.checks}
     sources, mixed = list[dict[str, Any]](), list[str]()

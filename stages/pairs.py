@@ -26,7 +26,7 @@ from stages.pairing.strategies import (
 )
 from stages.store import records
 from stages.store.judged_pool import TokenCount, read_judged_prompts
-from stages.store.licences import Licences
+from stages.store.licences import Provenance
 from stages.store.records import Candidate, Example, Judgement, Pair, Records
 from stages.store.splits import draw_side
 from stages.store.text_units import transcript
@@ -156,7 +156,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         **({"expected_accuracy": accuracy} if accuracy else {}),
         **({"part_early": stats.part_early} if stats.part_early else {}),
         **({"thought_on_one_side": one_sided} if one_sided else {}),
-        **stats.licences.metrics(),
+        **stats.provenance.metrics(),
         "summary": f"{result.pairs} pairs ({stats.held_out} held out) from {stats.prompts} prompts"
         + f", {tokens / result.pairs:,.0f} sampled tokens per pair" * bool(tokens)
         + f"; {result.prompts_without_pair.total()} prompts without a pair{note}"
@@ -184,7 +184,7 @@ class PairStats:
     passed_over: int = 0
     chosen: Counter[str | None] = field(default_factory=Counter)
     rejected: Counter[str | None] = field(default_factory=Counter)
-    licences: Licences = field(default_factory=Licences)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def count(self, pair: Pair) -> None:
         self.held_out += pair.split == "validation"
@@ -229,7 +229,7 @@ def generate_pairs(
             stats.passed_over += passed_over
         for contrast in chosen:
             new_pair = make_pair(prompt, contrast, labeler, cfg)
-            stats.licences.count(prompt)
+            stats.provenance.count(prompt)
             stats.count(new_pair)
             stats.thought_on_one_side += contrast.better.has_thought != contrast.worse.has_thought
             yield new_pair

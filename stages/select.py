@@ -15,7 +15,7 @@ from stages.config.errors import UserError
 from stages.curation import answer_rules
 from stages.curation.mend import mend_answer
 from stages.store.judged_pool import TokenCount, read_judged_prompts, sort_on_disk
-from stages.store.licences import Licences
+from stages.store.licences import Provenance
 from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
 from stages.store.splits import draw_side
 from stages.store.table_schema import Int32
@@ -46,11 +46,11 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         data_examples = stream(inputs["data"] / "examples.parquet", Example)
         data_rows = (e for e in data_examples if e.split != Split.sft or e.reference is not None)
         examples = chain(data_rows, [first], demonstrations)
-    licences, counts, sources, tasks = Licences(), Counter[str](), Counter[str](), set[str]()
+    provenance, counts, sources, tasks = Provenance(), Counter[str](), Counter[str](), set[str]()
 
     def count_examples() -> Iterator[Example]:
         for example in examples:
-            licences.count(example)
+            provenance.count(example)
             counts[example.split] += 1
             sources[example.source] += 1
             tasks.update([example.task] if example.source in OWN_SOURCES else [])
@@ -64,7 +64,7 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "mended": by_code,
         "tasks": len(tasks),
         "refused": dict(refused),
-        **licences.metrics(),
+        **provenance.metrics(),
         "summary": f"{selected} answers of {len(tasks)} tasks selected, {by_code} of them mended; "
         + ", ".join(f"{counts[split]} {split}" for split in Split if counts[split]),
     }

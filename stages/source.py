@@ -149,7 +149,6 @@ def examples(
         counts.splits[split] += 1
         if conversation != prompt:
             counts.continued[conversation] += 1
-        trained, licence = row.trained, row.licence or source.licence
         # an answer to compare with is no demonstration, where stage=select finds one
         reference = None if answered_later and source.check else answer
         written = SourceRow(
@@ -161,10 +160,10 @@ def examples(
             split,
             kind=name,
             checks=checks,
-            trained=trained,
+            trained=row.trained,
         )
-        written.licence = licence
-        written.origin = row.origin
+        written.licence = row.licence
+        written.origin = row.origin or (row.models or [None])[0]
         written.together = row.group
         written.file = file
         written.line = line

@@ -37,6 +37,7 @@ class ChosenRejected(Format):
         margin="margin score_margin preference_margin",
     )
     needs: tuple[str, ...] = ("chosen", "rejected")
+    models = "chosen_model+rejected_model model_chosen+model_rejected"
     compares = True
 
     def fits(self, row: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from stages.formats.columns import (
     has_path,
     list_unread,
     nested_keys,
+    path_parts,
     value_at,
 )
 from stages.formats.compared import Compared
@@ -62,7 +63,7 @@ MEDIA = ("image", "video", "audio")
 @dataclass(frozen=True)
 class RowColumns:
     """The columns of all rows with the same keys: `paths` and `getters` by role, the roles that state the row's
-    licence, origin or group (`stated`), and the columns that no role reads."""
+    licence, origin, group or model (`stated`), and the columns that no role reads."""
 
     paths: dict[str, Path]
     getters: Getters
@@ -130,7 +131,7 @@ class ColumnMapping:
         """Return the columns of a row: those of the first rows, and roles in columns that only some rows have."""
         if (columns := self.columns_by_keys.get(tuple(row))) is None:
             form, users = self.format, self.user_columns
-            names = {**form.role_names(row), **STATED}
+            names = column_names(form, row)
             paths = column_paths.resolve_columns(row, names, {**users, **self.first_paths})
             getters, unread = role_getters(paths, row), unread_columns(row, paths, form, users)
             columns = RowColumns(paths, getters, [*STATED.keys() & paths], unread)
@@ -150,10 +151,13 @@ class ColumnMapping:
         values, referred, error = columns.values(row)
         if error:
             raise BadRow("", error)
+        model = values.pop("model", None)
         stated: dict[str, Any] = {
             role: join_values(values.pop(role)) for role in columns.stated if role in values
         }
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
+        if model is not None:
+            stated["models"] = models_by_answer(model, len(parsed.answers), columns.paths)
         others = {**row, **dict.fromkeys(referred)} if referred else row
         for column in list_unread(others, columns.unread):
             self.unread_columns[column] = None
@@ -217,14 +221,40 @@ def format_name(kind: type[Format]) -> str:
     return kind.__module__.rpartition(".")[2]
 
 
+# roles that hold answers
+ANSWERS = ("completion", "completions", "chosen", "rejected", "a", "b")
+JUDGED = {*column_paths.NAMES["judged"].split()}
 # roles of which `[]` and `{}` may be the words: the answer to a request
 TEXTUAL = ("input", "completion")
+
+
+def column_names(form: Format, columns: Collection[str]) -> dict[str, str]:
+    """Return the column names that are tried for each role of a format, and for the roles of every format."""
+    names = {**form.role_names(columns), **STATED, "model": form.models}
+    # beside judgements, `model_name` is the judge
+    if not form.compares and JUDGED.isdisjoint(map(column_paths.normal_name, columns)):
+        names["model"] += " model_name"
+    return names
+
+
+def models_by_answer(
+    model: Any, answers: int, paths: Mapping[str, Path]
+) -> list[str | None] | None:
+    """Return the model of each answer, from one model, a list, or the models by column; None if their numbers differ."""
+    models = column_paths.parse_cell(model)
+    if isinstance(models, dict):
+        answer_paths = [
+            part for role in ANSWERS if role in paths for part in path_parts(paths[role])
+        ]
+        models = [models.get(path.partition(".")[0]) for path in answer_paths]
+    models = models if isinstance(models, list) else [models] * answers
+    return [each and join_values(each) for each in models] if len(models) == answers else None
 
 
 def build_mapping(
     format: Format, columns: list[str], user_columns: Mapping[str, Path | None]
 ) -> ColumnMapping:
-    names = {**format.role_names(columns), **STATED}
+    names = column_names(format, columns)
     paths = column_paths.resolve_columns(columns, names, user_columns)
     return ColumnMapping(format, paths, user_columns, Placeholders(format.dropped))
 

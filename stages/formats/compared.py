@@ -37,6 +37,7 @@ TIES = ("tie", "both", "same", "equal", "tie_bothbad", "both_bad", "neither", "d
 class Compared(Format):
     roles = roles_of(TURNS, PROMPT, CONTEXT, a="", b="", preference=PREFERENCE, turn="turn")
     needs = ("a", "b", "preference")
+    models = "model_a+model_b"
     compares = True
 
     def role_names(self, columns: Collection[str]) -> Mapping[str, str]:

@@ -38,8 +38,8 @@ THOUGHT = {"reasoning": f"{' '.join(REASONING_KEYS)} {NAMES['thought']}"}
 PREFILLED = "the prompt ends with an assistant turn: leave it out, or write it at the beginning of each answer"
 # values that turn reasoning on or off, and are not its text
 SWITCHES = {"on", "off", "true", "false", "yes", "no"}
-# roles of every format; only `columns` gives them a column
-STATED = {"licence": "", "origin": "", "group": ""}
+# roles of every format; apart from `model`, only `columns` gives them a column
+STATED = {"licence": "", "origin": "", "group": "", "model": ""}
 
 
 def roles_of(*common: Mapping[str, str], **format_roles: str) -> dict[str, str]:
@@ -54,7 +54,8 @@ class ParsedRow(NamedTuple):
     `scores`: one for each answer, higher is better. `graded` scores can be compared between rows; other scores only
     order the answers of one row. `trained`: a flag for each assistant turn, with the answer last; None if all are
     trained. `continuations`: the messages of each compared answer, which may be several turns; the answer is their
-    transcript. `licence`, `origin` and `group`: as the row states them. `contradicts`: a rejected answer has the higher score."""
+    transcript. `licence`, `origin` and `group`: as the row states them. `models`: the model that wrote each answer.
+    `contradicts`: a rejected answer has the higher score."""
 
     messages: list[Message]
     answers: list[str]
@@ -66,6 +67,7 @@ class ParsedRow(NamedTuple):
     group: str | None = None
     continuations: list[list[Message]] | None = None
     contradicts: bool = False
+    models: list[str | None] | None = None
 
     def rewrite_texts(self, write: Callable[[str, str], str]) -> "ParsedRow":
         """Return the row with each text replaced by `write(text, role)`; the role of an answer is `answer`."""
@@ -84,6 +86,7 @@ class Format(ABC):
 
     roles: Mapping[str, str]
     needs: tuple[str, ...] = ()
+    models = "generation_model"  # names of the column with the model that wrote an answer
     compares = False  # True if rows have several answers, and some are better
     learns_all = False  # True if `learn` needs all rows of a file
     weighted = False  # True if the turns in `messages` may have weights

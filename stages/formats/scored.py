@@ -18,6 +18,7 @@ LARGEST = 1e300  # of a rating: differences of larger ones may be infinite
 class Scored(Format):
     roles = roles_of(PROMPT, CONTEXT, **NAMES["columns"])
     needs: tuple[str, ...] = ("prompt", "completions")
+    models = NAMES["models"]
     compares = True
     unscored = 0  # answers, of the rows so far
 
@@ -128,7 +129,9 @@ def parse_number(value: Any) -> float:
 class Several(Scored):
     """Rows with a request and several answers without scores: candidates to be labelled."""
 
-    roles = roles_of(TURNS, PROMPT, CONTEXT, completions=Scored.roles["completions"])
+    roles = roles_of(
+        TURNS, PROMPT, CONTEXT, completions=f"{Scored.roles['completions']} generation"
+    )
     needs = ("completions",)
     compares = False
 

@@ -19,6 +19,8 @@ from stages.formats.refusal_messages import (
     missing_path_error,
     shortlist,
 )
+from stages.store import plugins
+from stages.store.licences import data_licence
 from stages.store.workspace import Progress, StageDir
 
 Record = TypeVar("Record")
@@ -65,10 +67,15 @@ def convert(
 ) -> Iterator[Record]:
     """Yield a record for each row of a source: `convert_row` applied to the row as its format, or the user, parses it.
     If `convert_row` returns None, the row is left out. If it raises BadRow, the row is unusable. `report` is filled
-    while rows are read.
+    while rows are read. A row that states no licence has the one of the source, or of the folder's card.
     Raise UserError if the source has no rows, a file holds something else than `purpose` needs, a column changes what
     a row means, or no row has a column that `columns` names."""
     tables = [*source_tables(source, key, purpose is Purpose.preferences)]
+    licence = source.licence or data_licence(plugins.user_path(source.path))
+
+    def convert_licensed(row: ParsedRow) -> Record | None:
+        return convert_row(row._replace(licence=licence) if licence and not row.licence else row)
+
     missing_paths: set[tuple[str, str]] | None = (
         None  # (role, path) of the user's, in no file so far
     )
@@ -76,7 +83,7 @@ def convert(
         for table in tables:
             mapping = detect_mapping(table, source, key, purpose) if user_reader is None else None
             read = mapping.read if mapping else user_reader or refuse_row
-            for record in convert_table(table, read, mapping, convert_row, report, key):
+            for record in convert_table(table, read, mapping, convert_licensed, report, key):
                 if report.rows - progress.done >= PROGRESS_EVERY:
                     progress.update(report.rows - progress.done)
                 yield record

@@ -51,14 +51,16 @@ class Dataset(Labeler):
                 prompt = Example(
                     prompt_id(row.messages), row.messages, None, name, name, "preference"
                 )
-                prompt.licence, prompt.origin = row.licence or self.source.licence, row.origin
+                prompt.licence, prompt.origin = row.licence, row.origin
                 prompt.together = row.group
                 prompts[prompt.id] = prompt
                 single_turns = (
                     [{"role": "assistant", "content": answer}] for answer in row.answers
                 )
+                models = row.models or [None] * len(row.answers)
                 answers = [
-                    candidate(prompt.id, turns, name) for turns in row.continuations or single_turns
+                    candidate(prompt.id, turns, model or name)
+                    for turns, model in zip(row.continuations or single_turns, models, strict=True)
                 ]
                 earlier = self.judgements_by_prompt.setdefault(prompt.id, [])
                 earlier += self.judgements(
@@ -154,10 +156,10 @@ class Dataset(Labeler):
         return self.judgements_by_prompt[prompt.id]
 
 
-def candidate(prompt: str, turns: list[Message], name: str) -> Candidate:
+def candidate(prompt: str, turns: list[Message], policy: str) -> Candidate:
     """Return an answer as a candidate. The assistant's words are counted, since there is no tokenizer."""
     count = sum(count_words(turn["content"]) for turn in turns if turn["role"] == "assistant")
-    answer = Candidate.from_text(prompt, transcript(turns), name, "dataset", count)
+    answer = Candidate.from_text(prompt, transcript(turns), policy, "dataset", count)
     return (
         answer
         if len(turns) == 1

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import metadata_load
 
 from stages.config.errors import visible
 from stages.config.installation import read_beside
 from stages.store import safe_files
+from stages.store.licences import CARD, card_header
 
-CARD = "README.md"
 KEYS = ("license", "license_name", "license_link")  # in the header of a card, as the hub names them
 FILE = re.compile(r"(licen[cs]e|notice|use_policy)[^.]*(\.txt|\.md)?", re.IGNORECASE)
 NOTICE = re.compile(r"notice\b", re.IGNORECASE)
@@ -26,11 +25,7 @@ DUTIES: dict[str, dict[str, str]] = read_beside(__file__)
 
 def read_licence(folder: Path) -> dict[str, Any]:
     """Return the licence that a model folder states: in the header of its card, or else by a file of its own."""
-    card = folder / CARD
-    try:
-        header = (metadata_load(card) if card.is_file() else None) or {}
-    except (ValueError, yaml.YAMLError):  # a header of other words states nothing
-        header = {}
+    header = card_header(folder / CARD)
     if header.get("license"):
         return {key: header[key] for key in KEYS if header.get(key)}
     names = [file.name for file in licence_files(folder)]

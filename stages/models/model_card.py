@@ -46,6 +46,7 @@ def write_card(
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
     split = Split.preference if objective.name == "grpo" else Split.sft
     data_line = data_message(manifests, inputs, split) if trained else "not trained here"
+    data_line = " ".join(data_line.split())  # names from a file begin no line of their own
     template = f". {figures['template']}" if "template" in figures else ""
     steps.append(
         f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {data_line}{template}"
@@ -121,12 +122,17 @@ def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path], split:
     if "pairs" in manifests:
         pairs = manifests["pairs"]["metrics"]
         first_pair = next(stream(inputs["pairs"] / "pairs.parquet", Pair))
-        # the pairs' file
-        source = f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""
-        return f"preference pairs{source}, {pairs['summary']}{licences.licences_message(pairs)}"
+        # the pairs' file, or the models that wrote the answers
+        policies = pairs.get("policies", {first_pair.chosen_policy: None})
+        authors = [
+            f"{name} ({uses['chosen']:,} chosen, {uses['rejected']:,} rejected)" if uses else name
+            for name, uses in policies.items()
+        ]
+        source = f" of {', '.join(authors)}" if first_pair.labeler == "dataset" else ""
+        return f"preference pairs{source}, {pairs['summary']}{licences.provenance_message(pairs)}"
     if "unpaired" in manifests:
         return f"single completions, {manifests['unpaired']['metrics']['summary']}"
-    data, stated = manifests["data"], licences.licences_message(manifests["data"]["metrics"])
+    data, stated = manifests["data"], licences.provenance_message(manifests["data"]["metrics"])
     rows, held_out = (
         data["metrics"]["examples"].get(each, 0) for each in (split, Split.validation)
     )

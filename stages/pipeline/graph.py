@@ -45,13 +45,13 @@ from stages.store.source_files import locate
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {
     "base": 7,
-    "source": 15,
+    "source": 16,
     "data": 14,
     "select": 11,
     "sft": 18,
-    "sample": 14,
+    "sample": 15,
     "pool": 3,
-    "label": 20,
+    "label": 21,
 }
 VERSIONS |= {
     "pairs": 11,

@@ -28,6 +28,7 @@ def read_candidates(
     prompts = {p.id: p for p in data_prompts or ()}
     answers = defaultdict[str, Counter[str]](Counter)
     rows = Counter[str]()
+    models = dict[tuple[str, str], str | None]()  # by prompt and answer
 
     def validate_row(row: ParsedRow) -> ParsedRow:
         if not row.answers:
@@ -47,6 +48,8 @@ def read_candidates(
             prompts[prompt].together = row.group
         rows[prompt] += 1
         answers[prompt].update(row.answers)
+        for answer, model in zip(row.answers, row.models or (), strict=False):
+            models.setdefault((prompt, answer), model)
     quarantine(report.bad_rows, report.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
     warn_unused_columns(cfg.file, [*report.unused_columns], out)
     for line in report.notes:
@@ -67,10 +70,12 @@ def read_candidates(
         if count:
             out.warn(f"{name}: {count} {label}")
     return round_prompts, [
-        make_candidate(prompt, text, name) for prompt, counts in texts.items() for text in counts
+        make_candidate(prompt, text, models.get((prompt, text)) or name)
+        for prompt, counts in texts.items()
+        for text in counts
     ]
 
 
-def make_candidate(prompt: str, text: str, name: str) -> Candidate:
+def make_candidate(prompt: str, text: str, policy: str) -> Candidate:
     # words, for want of a tokenizer
-    return Candidate.from_text(prompt, text, name, "file", count_words(text))
+    return Candidate.from_text(prompt, text, policy, "file", count_words(text))

@@ -1,29 +1,67 @@
-"""The licences of a data set's rows."""
+"""Where the rows of a data set come from: their licences, and their origins or the models that wrote them."""
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from stages.store.records import Example
 
 UNKNOWN = "not stated"
+CARD = "README.md"
+# of a folder: the hub's card, or distilabel's
+DATA_CARDS = (CARD, f"distiset_configs/{CARD}")
+MOST_ORIGINS = 50  # more are addresses or ids, which no card lists
 
 
-class Licences(Counter[str]):
-    """A count of rows by licence. Generated rows have no licence, and are not counted."""
+class Provenance:
+    """Counts of rows by licence and by origin. Generated rows have neither, and are not counted."""
+
+    def __init__(self) -> None:
+        self.licences, self.origins = Counter[str](), Counter[str]()
 
     def count(self, example: Example) -> None:
         if not example.request:
-            self[example.licence or UNKNOWN] += 1
+            self.add(example.licence, example.origin)
+
+    def add(self, licence: str | None, origin: str | None) -> None:
+        self.licences[licence or UNKNOWN] += 1
+        if len(self.origins) <= MOST_ORIGINS:
+            self.origins[origin or UNKNOWN] += 1
 
     def metrics(self) -> dict[str, Any]:
-        """Return the number of rows by licence as the metric `licences`, or {} if no row states a licence."""
-        return {"licences": dict(self.most_common())} if {*self} - {UNKNOWN} else {}
+        """Return the numbers of rows as the metrics `licences` and `origins`, each only if a row states one."""
+        counts = {"licences": self.licences}
+        if len(self.origins) <= MOST_ORIGINS:
+            counts["origins"] = self.origins
+        return {name: dict(c.most_common()) for name, c in counts.items() if {*c} - {UNKNOWN}}
 
 
-def licences_message(metrics: Mapping[str, Any]) -> str:
-    """Return the end of a sentence with the licences in a node's metrics, as `; licences: mit (12 rows)`, or ''."""
-    rows = ", ".join(
-        f"{licence} ({count:,} rows)" for licence, count in metrics.get("licences", {}).items()
+def provenance_message(metrics: Mapping[str, Any]) -> str:
+    """Return the end of a sentence with the licences and origins in a node's metrics, as `; licences: mit (12 rows)`;
+    '' without any."""
+    return "".join(
+        f"; {name}: {', '.join(f'{key} ({count:,} rows)' for key, count in metrics[name].items())}"
+        for name in ("licences", "origins")
+        if name in metrics
     )
-    return f"; licences: {rows}" if rows else ""
+
+
+def card_header(card: Path) -> dict[str, Any]:
+    """Return the header of a model's or a data set's card; {} without one."""
+    from huggingface_hub import metadata_load
+
+    try:
+        return (metadata_load(card) if card.is_file() else None) or {}
+    except (ValueError, yaml.YAMLError):  # a header of other words states nothing
+        return {}
+
+
+def data_licence(folder: Path) -> str | None:
+    """Return the licence that the card of a data set's folder states; None without one."""
+    for header in (card_header(folder / card) for card in DATA_CARDS):
+        if name := header.get("license_name") or header.get("license"):
+            return ", ".join(map(str, name)) if isinstance(name, list) else str(name)
+    return None

@@ -110,10 +110,10 @@ class Pins:
         return source
 
     def pin_file(
-        self, path: str | None, key: str, kind: Literal["file", "folder"] = "file"
+        self, path: str | None, key: str, kind: Literal["file", "folder", "file or folder"] = "file"
     ) -> None:
         local = plugins.user_path(path or "")
-        if path and (local.is_file() if kind == "file" else local.is_dir()):
+        if path and ((local.is_file() and "file" in kind) or (local.is_dir() and "folder" in kind)):
             self.digest_by_path[path] = digest_path(local, self.cache)
         elif path:
             self.errors.add(f"{key}={path}: there is no such {kind}. Type the path of a {kind}.")
@@ -161,7 +161,7 @@ class Pins:
         return block
 
     def pin_candidates(self, block: CandidateFile) -> CandidateFile:
-        self.pin_file(block.file, f"{block.key}.file")
+        self.pin_file(block.file, f"{block.key}.file", "file or folder")
         return block
 
     def pin_known(self, block: Label) -> Label:

@@ -23,6 +23,8 @@ def names_by_role() -> dict[str, list[str]]:
         for kind in kinds:
             for role, columns in kind.roles.items():
                 names.setdefault(role, []).extend(columns.split())
+    models = " ".join(kind.models for kinds in FORMATS.values() for kind in kinds)
+    names["model"] = ["model_name", *(name.replace("+", " with ") for name in models.split())]
     return {role: list(dict.fromkeys(columns)) for role, columns in names.items()}
 
 
@@ -32,7 +34,7 @@ def table() -> str:
         for role, names in names_by_role().items()
         if "rejected" not in role  # as chosen
     ]
-    only_named = ", ".join(f"`{role}`" for role in STATED)
+    only_named = ", ".join(f"`{role}`" for role in STATED if role not in names_by_role())
     return "".join([HEAD, *rows, f"| {only_named} | none: `columns` names them |\n"])
 
 

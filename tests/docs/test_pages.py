@@ -72,9 +72,8 @@ def one_of_each(arguments: list[str]) -> list[str]:
     return [str(line) for line in first]
 
 
-SHOWN = [
-    page for page in PAGES if page.parent.name != "extending"
-]  # test_extending.py runs the commands of the others
+# test_extending.py and test_faults.py run the commands of the others
+SHOWN = [page for page in PAGES if page.parent.name != "extending" and page.name != "faults.md"]
 # Pages with keys of benchmarks and libraries.
 OTHER_KEYS = ("benchmarks.md", "upgrading.md", "private-apis.md", "coming-from-trl.md")
 HOW_TO = sorted((DOCS / "how-to").glob("*.md"))

@@ -129,6 +129,7 @@ def test_a_source_of_labels_may_state_one(tmp_path: Path) -> None:
 def test_the_card_names_the_licences_of_what_was_trained_on(chain: Chain, tmp_path: Path) -> None:
     manifest = chain.manifest("data")
     manifest["metrics"]["licences"] = {"cc-by-4.0": 1200, UNKNOWN: 5}
+    manifest["metrics"]["origins"] = {"teacher\n1. more": 1205}
     data = tmp_path / "data"
     data.mkdir()
     (data / "manifest.json").write_text(json.dumps(manifest))
@@ -137,4 +138,6 @@ def test_the_card_names_the_licences_of_what_was_trained_on(chain: Chain, tmp_pa
     model_card.write_card(model, settings("recipe=tiny").sft, inputs, {})
     assert "licences" not in (model / "README.md").read_text()
     model_card.write_card(model, settings("recipe=tiny").sft, {**inputs, "data": data}, {})
-    assert "licences: cc-by-4.0 (1,200 rows), not" in (model / "README.md").read_text()
+    card = (model / "README.md").read_text()
+    assert "licences: cc-by-4.0 (1,200 rows), not" in card
+    assert "origins: teacher 1. more (1,205 rows)" in card

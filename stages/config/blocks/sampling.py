@@ -30,7 +30,7 @@ class Member:
     # policy (this round's), previous (the round before), sft, base, a folder or a hub id
     model: str | None = None
     endpoint: Endpoint = field(default_factory=Endpoint)  # a model at a server
-    file: str | None = None  # a file with candidates
+    file: str | None = None  # a file or folder with candidates
     columns: dict[str, Any] = field(default_factory=dict)  # {ROLE: COLUMN} of that file
     sampler: str | None = None  # as sample.sampler
     temperature: float | None = between(0, 100, None)

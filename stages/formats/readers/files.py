@@ -23,6 +23,7 @@ from stages.config.installation import read_beside
 from stages.formats.readers.content import BLANK, PEEK_BYTES, Content
 from stages.formats.readers.json_text import is_turns, json_rows
 from stages.formats.readers.row import Row
+from stages.formats.readers.synthetic import Readers, dataset_folder, synthetic_readers
 from stages.formats.readers.tabular import GROUP, arrow_rows, batch_rows, csv_rows, parquet_rows
 from stages.formats.threads import thread_rows
 from stages.store.source_files import data_files, locate
@@ -70,12 +71,15 @@ def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[
         dataset = load_hub_dataset(source, key)
         yield Table(source.path, compared, partial(hub_rows, source.path, dataset))
         return
-    files = data_files(local, key)
+    read = partial(rows_of, documents=source.documents, limits=source.limits or DEFAULT_LIMITS)
+    files, readers = data_files(local, key), Readers()
     if local.is_dir():
+        local = dataset_folder(local, key)
+        readers = synthetic_readers(local, key, read)
+        files = [*readers] or [file for file in files if file.is_relative_to(local)]
         refuse_splits(local, files, key)
-    limits = source.limits or DEFAULT_LIMITS
     for file in files:
-        yield Table(str(file), compared, partial(rows_of, file, source.documents, limits))
+        yield Table(str(file), compared, readers.get(file) or partial(read, file))
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:

@@ -1,0 +1,264 @@
+"""Folders as libraries of synthetic data write them: their rows keep their models, and failed requests their reason."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from stages.config.blocks.labels import PreferenceFile
+from stages.config.choices import Split
+from stages.config.errors import UserError
+from stages.formats.column_mapping import Purpose
+from stages.labelers.dataset import Dataset as PreferenceLabeler
+from stages.models import model_card
+from stages.samplers.candidate_file import read_candidates
+from stages.store.records import Pair, save
+from stages.store.workspace import StageDir
+from tests.formats.reading import ReadResult, lines, read
+from tests.helpers import settings
+from tests.stages.reading import joined
+
+ASKED = [{"instruction": f"ask {i}"} for i in range(4)]
+# as distilabel's GroupColumns joins two text generations
+GROUPED = [
+    {
+        **row,
+        "generations": ["short", f"long {i}"],
+        "generation_models": ["small", "large"],
+        "distilabel_metadata": {"raw_output_text_generation_0": ["short", f"long {i}"]},
+    }
+    for i, row in enumerate(ASKED)
+]
+RATED = [
+    {**row, "ratings": [2, 5], "rationales": ["ok", "good"], "model_name": "judge"}
+    for row in GROUPED
+]
+REQUEST: dict[str, Any] = {"model": "teacher", "response_format": None}
+API_ERROR = "API Error: 400 - content policy"
+
+
+def distiset(folder: Path, card: str = "tags: [distilabel]", **steps: list[Any]) -> Path:
+    """Write tables as distilabel's `Distiset.save_to_disk` does."""
+    for name, rows in steps.items():
+        Dataset.from_list(rows).save_to_disk(folder / name)
+    (folder / "distiset_configs").mkdir(parents=True)
+    (folder / "distiset_configs/README.md").write_text(f"---\n{card}\n---\n# Card\n")
+    (folder / "distiset_configs/pipeline.yaml").write_text("pipeline: {}\n")
+    return folder
+
+
+def curated(folder: Path, parsed: bool) -> Path:
+    """Write a run as curator does: the first request failed, and the parse function refused the third's response."""
+    run = folder / "41a4b147483e2521"
+    run.mkdir()
+    (folder / "metadata.db").write_bytes(b"SQLite format 3\0")
+    requests = [
+        {
+            **REQUEST,
+            "messages": [{"role": "user", "content": f"ask {i}"}],
+            "original_row": {"question": f"ask {i}"},
+            "original_row_idx": i,
+        }
+        for i in range(3)
+    ]
+    responses = [
+        {
+            "generic_request": request,
+            "response_message": f"reply {i}" if i else None,
+            "response_errors": None if i else [API_ERROR],
+            "raw_response": None,
+        }
+        for i, request in enumerate(requests)
+    ]
+    files = {"requests_0": requests, "responses_0": responses, "failed_requests": requests[::2]}
+    for name, rows in files.items():
+        (run / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "metadata_0.json").write_text('{"num_jobs": 3}\n')
+    (run / "response.json").write_text('{"model_name": "teacher"}')
+    columns = (
+        {"question": ["ask 1"], "answer": ["reply 1"]} if parsed else {"response": ["reply 1"]}
+    )
+    table = pa.table({**columns, "__original_row_idx": [1]})
+    with pa.ipc.new_stream(run / "fa877bd27e435bb7.arrow", table.schema) as stream:
+        stream.write_table(table)
+    return folder
+
+
+def designed(folder: Path) -> Path:
+    """Write a data set as Data Designer does: one model asks, the other answers."""
+    (folder / "parquet-files").mkdir(parents=True)
+    for i in range(2):
+        row = {"topic": "tides", "question": f"ask {i}", "answer": f"reply {i}"}
+        pq.write_table(
+            pa.table({k: [v] for k, v in row.items()}),
+            folder / f"parquet-files/batch_0000{i}.parquet",
+        )
+    columns = [
+        {"name": "topic", "column_type": "sampler"},
+        {"name": "question", "column_type": "llm-text", "model_alias": "asker"},
+        {"name": "answer", "column_type": "llm-text", "model_alias": "writer"},
+    ]
+    models = [{"alias": "asker", "model": "small"}, {"alias": "writer", "model": "large"}]
+    config = {"data_designer": {"columns": columns, "model_configs": models}}
+    (folder / "builder_config.json").write_text(json.dumps(config))
+    (folder / "metadata.json").write_text('{"actual_num_records": 2, "target_num_records": 2}')
+    return folder
+
+
+def contents(result: ReadResult) -> list[tuple[str, list[str], list[str | None] | None]]:
+    return [(row.messages[-1]["content"], row.answers, row.models) for row in result.parsed]
+
+
+def test_generations_keep_their_model_and_the_licence_of_the_card(tmp_path: Path) -> None:
+    rows = [{**row, "generation": "reply", "model_name": "teacher"} for row in ASKED]
+    rows[2]["generation"] = None
+    result = read(distiset(tmp_path, "license: cc-by-4.0", default=rows))
+    assert contents(result) == [(f"ask {i}", ["reply"], ["teacher"]) for i in (0, 1, 3)]
+    assert {row.licence for row in result.parsed} == {"cc-by-4.0"}
+    [failed] = result.bad_rows
+    assert failed.line == 3 and failed.error and failed.error.field == "generation"
+
+
+def test_ratings_keep_the_models_and_not_the_judge(tmp_path: Path) -> None:
+    unrated = {**RATED[3], "ratings": [None, None]}
+    result = read(distiset(tmp_path, uf=[*RATED[:3], unrated]), Purpose.preferences)
+    assert contents(result) == [
+        (f"ask {i}", ["short", f"long {i}"], ["small", "large"]) for i in range(3)
+    ]
+    assert [row.scores for row in result.parsed] == [[2.0, 5.0]] * 3
+    assert len(result.bad_rows) == 1
+    judged = [
+        {"instruction": "ask", "generation": "reply", "feedback": "good", "model_name": "judge"}
+    ]
+    assert [row.models for row in read(lines(tmp_path, judged)).parsed] == [None]
+
+
+def test_chosen_and_rejected_keep_each_its_model(tmp_path: Path) -> None:
+    """The models of the generations are in another order."""
+    pairs = [
+        {
+            **row,
+            "prompt": row["instruction"],
+            "chosen": [
+                {"role": "user", "content": row["instruction"]},
+                {"role": "assistant", "content": "better"},
+            ],
+            "chosen_model": "large",
+            "chosen_rating": 5,
+            "rejected": [
+                {"role": "user", "content": row["instruction"]},
+                {"role": "assistant", "content": "worse"},
+            ],
+            "rejected_model": "small",
+            "rejected_rating": 2,
+        }
+        for row in RATED
+    ]
+    result = read(distiset(tmp_path, dpo=pairs), Purpose.preferences)
+    assert contents(result)[0] == ("ask 0", ["better", "worse"], ["large", "small"])
+
+
+def test_steps_are_not_read_as_one(tmp_path: Path) -> None:
+    folder = distiset(tmp_path, text_generation_0=GROUPED, ultrafeedback_0=RATED)
+    with pytest.raises(UserError, match=r"text_generation_0' or .*ultrafeedback_0'"):
+        read(folder, Purpose.preferences)
+    assert len(read(folder / "ultrafeedback_0", Purpose.preferences).parsed) == 4
+
+
+def test_responses_keep_their_model_and_failures_their_reason(tmp_path: Path) -> None:
+    result = read(curated(tmp_path, parsed=False))
+    assert contents(result) == [(f"ask {i}", [f"reply {i}"], ["teacher"]) for i in (1, 2)]
+    [failed] = result.bad_rows
+    assert failed.error and failed.error.reason == API_ERROR
+
+
+def test_parsed_responses_are_read_in_place_of_raw_ones(tmp_path: Path) -> None:
+    result = read(curated(tmp_path, parsed=True))
+    assert contents(result) == [("ask 1", ["reply 1"], ["teacher"])]
+    assert not result.unused_columns
+    reasons = [row.error and row.error.reason for row in result.bad_rows]
+    assert reasons[0] == API_ERROR and len(reasons) == 2
+
+
+def test_two_runs_are_not_read_as_one(tmp_path: Path) -> None:
+    first = curated(tmp_path, parsed=True)
+    (first / "41a4b147483e2521").rename(first / "other")
+    (first / "metadata.db").unlink()
+    with pytest.raises(UserError, match="other"):
+        read(curated(first, parsed=True))
+
+
+def test_the_model_of_a_column_is_that_of_its_answers(tmp_path: Path) -> None:
+    folder = designed(tmp_path)
+    assert contents(read(folder)) == [(f"ask {i}", [f"reply {i}"], ["large"]) for i in range(2)]
+    columns = {"prompt": "topic", "completion": "question"}
+    assert read(folder, columns=columns).parsed[0].models == ["small"]
+    (folder / "builder_config.json").write_text("{}")
+    with pytest.raises(UserError, match="parquet-files"):
+        read(folder)
+    assert read(folder / "parquet-files").parsed[0].models is None
+
+
+def test_a_data_set_from_the_hub_keeps_its_models(tmp_path: Path) -> None:
+    folder = designed(tmp_path)
+    (folder / "parquet-files").rename(folder / "data")
+    assert [row.models for row in read(folder).parsed] == [["large"], ["large"]]
+
+
+def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> None:
+    out = StageDir(tmp_path, lambda metrics, step: None)
+    folder = distiset(tmp_path / "rated", "license: mit", uf=RATED)
+    labeler = PreferenceLabeler(PreferenceFile(path=str(folder)), out)
+    pool = labeler.pool({})
+    assert {(c.text[:5], c.policy) for c in pool.candidates} == {
+        ("short", "small"),
+        ("long ", "large"),
+    }
+    assert {prompt.licence for prompt in pool.prompts} == {"mit"}
+
+    grouped = distiset(tmp_path / "grouped", g=GROUPED)
+    cfg = settings("recipe=tiny", "sample=file", "label=human", f"sample.file={grouped}")
+    _, candidates = read_candidates(cfg.sample.candidate_file, None, list, out)
+    assert {(c.text[:5], c.policy) for c in candidates} == {("short", "small"), ("long ", "large")}
+
+    source = settings("recipe=tiny", "data=file", f"data.path={designed(tmp_path / 'd')}").data
+    metrics = joined(source, out)
+    assert metrics["origins"] == {"large": 2}
+
+
+def test_the_card_names_the_models_with_their_counts(tmp_path: Path) -> None:
+    sides = [[{"role": "assistant", "content": text}] for text in ("long", "short")]
+    pair = Pair(
+        "i",
+        "p",
+        [{"role": "user", "content": "ask"}],
+        *sides,
+        1.0,
+        "dataset",
+        "all",
+        "a",
+        "b",
+        "train",
+    )
+    save(tmp_path / "pairs.parquet", [replace(pair, chosen_policy="large")], Pair)
+    policies = {
+        "large": {"candidates": 9, "chosen": 7, "rejected": 2},
+        "small": {"candidates": 9, "chosen": 2, "rejected": 7},
+    }
+    metrics = {"summary": "9 pairs", "policies": policies, "origins": {"web": 9}}
+    line = model_card.data_message({"pairs": {"metrics": metrics}}, {"pairs": tmp_path}, Split.sft)
+    assert "large (7 chosen, 2 rejected), small (2 chosen, 7 rejected)" in line
+    assert "origins: web (9 rows)" in line
+
+
+def test_a_link_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    folder = designed(tmp_path / "d")
+    outside = (folder / "parquet-files/batch_00000.parquet").rename(tmp_path / "o.parquet")
+    (folder / "parquet-files/batch_00000.parquet").symlink_to(outside)
+    with pytest.raises(UserError, match="outside of"):
+        read(folder)
