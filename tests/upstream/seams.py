@@ -489,14 +489,14 @@ SEAMS = [
 
 
 def table() -> str:
-    """The table as Markdown, by library; places with the same use share a row."""
-    places_by_row = dict[tuple[str, str, str], list[str]]()
+    """The table as Markdown, by library; places with the same use share a row. What breaks stands here alone."""
+    places_by_row = dict[tuple[str, str], list[str]]()
     for seam in SEAMS:
         where, _, how = seam.place.partition(" ")
         files = ", ".join(f"`{file}`" for file in seam.files)
         place = f"`{where.replace(':', '.')}` {how}".rstrip()
-        places_by_row.setdefault((files, seam.use, seam.breaks), []).append(place)
-    lines = ["| place | ours | what for | without it |", "| --- | --- | --- | --- |"]
+        places_by_row.setdefault((files, seam.use), []).append(place)
+    lines = ["| place | ours | what for |", "| --- | --- | --- |"]
     lines += [
         f"| {' | '.join([', '.join(places), *row])} |" for row, places in places_by_row.items()
     ]
