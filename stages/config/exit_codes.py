@@ -1,0 +1,41 @@
+"""The exit codes of commands, and what each means."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command except `stage=gate`."""
+
+    done = 0
+    failed = 1
+    unknown_option = 2
+
+
+class GateCode(IntEnum):
+    """The exit codes of `stage=gate`."""
+
+    passes = 0
+    worse = 1
+    other_prompts = 2
+    cannot_tell = 3
+
+
+# By code: of every command except gate, and of gate
+MEANINGS = {
+    0: ("finished", "no measure is worse by `gate.margin` or more"),
+    1: (
+        "an error, a refusal, an interrupt, or a sweep's job that failed",
+        "a measure is worse, or a task broke",
+    ),
+    2: (
+        "an option that does not exist",
+        "the evaluations have other prompts, checks or settings, or an error",
+    ),
+    3: ("", "too few prompts to tell"),
+}
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a process that ends with this error. A SystemExit has a number, or the line of an error."""
+    code = error.code if isinstance(error, SystemExit) else str(error)
+    return code if isinstance(code, int) else ExitCode.done if code is None else ExitCode.failed
