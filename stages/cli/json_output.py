@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from stages.cli.explain import explain
 from stages.cli.spelling import typed_values
-from stages.commands.result import Result, finite
+from stages.commands.result import Reply, Result, finite
 from stages.config.choices import Command
 from stages.config.errors import UserError
 from stages.config.exit_codes import exit_code
@@ -27,16 +27,6 @@ WITHOUT_RESULT = (
     Command.gc,
     Command.sync,
 )
-
-
-@dataclass
-class Reply:
-    """The object of `--json`. `result`: None after an error that left none."""
-
-    stage: str
-    exit_code: int = 0
-    error: str | None = None
-    result: Result | None = None
 
 
 # the reply that this command fills; None without --json

@@ -19,7 +19,7 @@ from stages.cli import compose, json_output, recipes, sweep, unread
 from stages.cli.explain import explained
 from stages.cli.last_run import with_last_run
 from stages.cli.recipe_layers import BLOCKS
-from stages.cli.run_result import RunResult, built_nodes, page_address, write_labels_page
+from stages.commands.run_result import RunResult, built_nodes, page_address, write_labels_page
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError, suggest
 from stages.config.schema import CONF, DOCS, POLICY_STAGES, Config, Target

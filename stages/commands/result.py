@@ -3,9 +3,10 @@
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass
@@ -19,8 +20,20 @@ class Result:
         """Raise the error or the SystemExit that the command ends with, if its exit code is not 0."""
 
 
-def print_parts(*parts: RenderableType) -> None:
+@dataclass
+class Reply:
+    """The object of `--json`. `error`: what is wrong, and what to type."""
+
+    stage: str
+    exit_code: int = 0
+    error: str | None = None
+    result: Result | None = None
+
+
+def print_parts(*parts: "RenderableType") -> None:
     """Print tables and lines, as wide as the terminal, or 160 columns in a file or a pipe."""
+    from rich.console import Console  # imported here, as help needs none
+
     Console(width=None if os.isatty(1) else 160, markup=False).print(*parts, sep="\n")
 
 

@@ -22,15 +22,9 @@ class GateCode(IntEnum):
 
 # By code: of every command except gate, and of gate
 MEANINGS = {
-    0: ("finished", "no measure is worse by `gate.margin` or more"),
-    1: (
-        "an error, a refusal, an interrupt, or a sweep's job that failed",
-        "a measure is worse, or a task broke",
-    ),
-    2: (
-        "an option that does not exist",
-        "the evaluations have other prompts, checks or settings, or an error",
-    ),
+    0: ("finished", "not worse"),
+    1: ("an error, a refusal, an interrupt, a failed job of a sweep", "worse"),
+    2: ("an option that does not exist", "not comparable, or an error"),
     3: ("", "too few prompts to tell"),
 }
 

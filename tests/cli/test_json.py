@@ -1,5 +1,6 @@
 """`--json`: the real output of every command that has a result fits the dataclasses of the results."""
 
+import importlib
 import json
 import os
 import sys
@@ -13,14 +14,15 @@ from typing import Any
 import pytest
 
 from stages.cli import json_output
-from stages.cli.json_output import WITHOUT_RESULT, Reply
-from stages.cli.run_result import RunResult
+from stages.cli.json_output import WITHOUT_RESULT
+from stages.commands import context
 from stages.commands.compare import CompareResult
 from stages.commands.doctor import DoctorResult
 from stages.commands.gate import GateResult
 from stages.commands.plan import PlanResult
 from stages.commands.planning.calculated import CalculatedPlan
-from stages.commands.result import Result
+from stages.commands.result import Reply, Result
+from stages.commands.run_result import RunResult
 from stages.config.choices import Command
 from stages.config.exit_codes import ExitCode, GateCode
 from tests.helpers import TINY, Chain, command, inside
@@ -102,7 +104,7 @@ def test_a_run_names_its_nodes_pages_and_next_command(chain: Chain) -> None:
     outputs = f"outputs={chain.root}"
     made = result(RunResult, outputs, "stage=pairs", "pairs.max_length_ratio=9")
     states = {node["name"]: node["state"] for node in made["nodes"]}
-    assert states == dict.fromkeys(states, "reused") | {"pairs": "done"}
+    assert states == dict.fromkeys(states, "reused") | {"pairs": "built"}
     pairs = made["nodes"][-1]
     assert (
         json.loads((Path(pairs["folder"]) / "manifest.json").read_text())["metrics"]
@@ -134,6 +136,11 @@ def test_damage_is_a_result_and_an_error(chain: Chain) -> None:
     flip(chain.folder("data") / "examples.parquet")
     [line] = result(DoctorResult, outputs, "stage=doctor", code=ExitCode.failed)["damaged"]
     assert line.endswith("rebuild=data")
+
+
+def test_the_page_for_agents_is_an_object(tmp_path: Path) -> None:
+    page = result(context.ContextResult, "stage=context", f"outputs={tmp_path}")
+    assert page["page"].count("--json") > 5 and len(page["commands"]) <= 12
 
 
 @pytest.mark.parametrize(
@@ -177,13 +184,15 @@ def test_stdout_has_the_object_alone(capfd: pytest.CaptureFixture[str]) -> None:
     assert "a library" in ran.err and "a child" in ran.err
 
 
-def test_the_commands_that_refuse_have_no_result_and_the_others_have_one() -> None:
+def test_every_command_has_a_result_that_the_context_shows_or_refuses() -> None:
+    shown: set[Any] = {context.ContextResult, *context.RESULTS.values()}
     for word in Command:
-        module = __import__(f"stages.commands.{word}", fromlist=["run"])
-        returned = (
-            typing.get_type_hints(module.run).get("return") if hasattr(module, "run") else None
+        module = importlib.import_module(f"stages.commands.{word}")
+        returned = typing.get_type_hints(getattr(module, "run", None) or (lambda: None)).get(
+            "return"
         )
-        assert (returned in (None, type(None))) == (word in WITHOUT_RESULT), word
+        kinds = {*(typing.get_args(returned) or [returned])}
+        assert kinds <= ({None, type(None)} if word in WITHOUT_RESULT else shown), word
 
 
 def test_a_new_process_writes_one_object_and_logs_elsewhere(built: Path) -> None:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class BuiltNode:
-    """A node of a run. `state`: done or reused. `metrics`: its figures, and their `summary` as a sentence."""
+    """A node of a run. `state`: built or reused. `metrics`: its figures, and their `summary` as a sentence."""
 
     name: str
     stage: str
@@ -55,7 +55,8 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
     """Return the nodes of a run that the store has, in the order of building. A reused node's inputs may be deleted."""
     built = list[BuiltNode]()
     for node in page.nodes:
-        folder, state = page.store.folder(node), page.states[node.fingerprint]
+        folder = page.store.folder(node)
+        state = "built" if page.states[node.fingerprint] == "done" else "reused"
         if manifest := read_manifest(folder):
             name, metrics = page.names.get(node.fingerprint, node.stage), manifest["metrics"]
             built.append(BuiltNode(name, node.stage, node.fingerprint, state, folder, metrics))
