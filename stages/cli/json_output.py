@@ -27,8 +27,6 @@ WITHOUT_RESULT = (
     Command.gc,
     Command.sync,
 )
-
-
 # the reply that this command fills; None without --json
 current: ContextVar[Reply | None] = ContextVar("current", default=None)
 
@@ -91,9 +89,7 @@ def require_result(stage: str) -> None:
 def refuse_sweep() -> None:
     """Raise UserError if `--json` is typed for a sweep, which has several jobs."""
     if current.get():
-        way_out = (
-            "Leave it out, then type stage=compare --json with the folder that the sweep names"
-        )
+        way_out = f"Leave it out, then type stage=compare compare.sweep=FOLDER {FLAG}"
         raise UserError(f"{FLAG} is for one run, and a sweep has several jobs. {way_out}.")
 
 

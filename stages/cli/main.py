@@ -44,8 +44,9 @@ LINK, MARKUP = re.compile(r"\[([^]]*)\]\([^)]*\)"), re.compile(r"`|\\(?=\|)")
 
 def main() -> None:
     """Run the command line of this process."""
-    line = [word for word in sys.argv[1:] if word != json_output.FLAG]
-    with json_output.replying(line) if json_output.FLAG in sys.argv[1:] else nullcontext():
+    typed = sys.argv[1:]
+    line = [word for word in typed if word != json_output.FLAG]
+    with nullcontext() if line == typed else json_output.replying(line):
         run_line(line)
 
 

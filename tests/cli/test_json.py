@@ -150,7 +150,7 @@ def test_the_page_for_agents_is_an_object(tmp_path: Path) -> None:
         (("stage=dop",), "stage=dop"),
         (("--help=sft",), "--help=sft prints text"),
         (("--cfg", "job"), "--cfg prints text"),
-        (("stage=plan", "dpo.beta=0.1,0.2", "-m"), "stage=compare --json"),
+        (("stage=plan", "dpo.beta=0.1,0.2", "-m"), "compare.sweep=FOLDER --json"),
         *(((f"stage={word}",), f"stage={word} has no JSON") for word in WITHOUT_RESULT),
     ],
 )
