@@ -81,7 +81,8 @@ def test_it_holds_one_package_with_all_that_a_checkout_has(wheel: Path) -> None:
     files = [str(path.relative_to(ROOT)) for path in files]
     settings = [path for folder in (CONF, RECIPES) for path in folder.rglob("*.yaml")]
     files += [f"stages/{path.relative_to(ROOT)}" for path in settings]
-    assert names == {*files, "stages/docs/reference/configuration.md"}
+    pages = ("configuration", "data-formats", "stages-and-files")
+    assert names == {*files, *(f"stages/docs/reference/{name}.md" for name in pages)}
 
 
 def test_the_whole_chain_runs_from_an_empty_folder_and_is_there_the_second_time(
@@ -135,3 +136,5 @@ def test_what_it_says_of_itself(repository: Path) -> None:
     assert "plumbline stage=plan" in page and "run.py" not in page
     assert "sft.learning_rate" in plumbline(folder, "--help=sft").stdout
     assert not [*folder.iterdir()], "nothing is written"
+    context = plumbline(folder, "stage=context").stdout
+    assert "`plumbline stage=audit" in context and "python run.py" not in context

@@ -205,7 +205,14 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
                 "hydra",
             ]
         )
-    return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc, Command.convert)
+    return stage not in (
+        Command.compare,
+        Command.sync,
+        Command.doctor,
+        Command.gc,
+        Command.convert,
+        Command.context,
+    )
 
 
 def require_typed_code(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:

@@ -15,20 +15,26 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages.cli import compose, recipes, sweep, unread
+from stages.cli import compose, json_output, recipes, sweep, unread
 from stages.cli.explain import explained
 from stages.cli.last_run import with_last_run
 from stages.cli.recipe_layers import BLOCKS
+from stages.commands.run_result import (
+    RunResult,
+    built_nodes,
+    found_faults,
+    page_address,
+    write_labels_page,
+)
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError, suggest
+from stages.config.exit_codes import ExitCode
 from stages.config.schema import CONF, DOCS, POLICY_STAGES, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import INSTEAD, NEXT, requested_nodes, wire_graph
 from stages.preflight import building, constraints
-from stages.store import safe_files
-from stages.store.manifest import manifest_of
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -45,10 +51,19 @@ LINK, MARKUP = re.compile(r"\[([^]]*)\]\([^)]*\)"), re.compile(r"`|\\(?=\|)")
 
 def main() -> None:
     """Run the command line of this process."""
-    process.prepare(sys.argv[1:])
+    typed = sys.argv[1:]
+    line = [word for word in typed if word != json_output.FLAG]
+    with nullcontext() if line == typed else json_output.replying(line):
+        run_line(line)
+
+
+def run_line(line: list[str]) -> None:
+    """Run a command line without `--json`, which has been read."""
+    process.prepare(line)
     try:
         with explained():
-            process.prepare(typed := with_last_run(sys.argv[1:]))
+            json_output.require_json(line)
+            process.prepare(typed := with_last_run(line))
             line = compose.normalise(typed)
             recipes.register(line)
             if text := option_text(line):
@@ -98,6 +113,7 @@ def run(composed: DictConfig) -> float | None:
     # Hydra adds its own line to an exception. For the jobs of a sweep, stages/cli/sweep.py reports errors instead.
     alone = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
     with explained() if alone else nullcontext():
+        json_output.require_result(composed.stage)
         cfg, store, nodes = compose.prepare(composed)
         if nodes and HydraConfig.initialized() and composed.stage in [*Command]:
             log.info("%s", recipes.describe_recipe(compose.typed_in_job(typed_overrides())))
@@ -106,7 +122,8 @@ def run(composed: DictConfig) -> float | None:
         elif composed.stage in [*Command]:
             # late, as some load torch
             command = importlib.import_module(f"stages.commands.{composed.stage}")
-            command.run(cfg, store, nodes, typed_overrides())
+            if result := command.run(cfg, store, nodes, typed_overrides()):
+                json_output.deliver(result)
         else:
             return execute(cfg, store, nodes)
     return None
@@ -153,7 +170,7 @@ def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[N
 
 
 def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
-    """Build the nodes of the stage, then log their pages and the next command."""
+    """Build the nodes of the stage, then deliver what they made, their pages and the next command."""
     target_nodes = requested_nodes(cfg, nodes)
     missing = sorted(store.missing(target_nodes), key=str)
     building.try_own_labelers(cfg, missing, store)
@@ -169,36 +186,13 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
         sweep.record_nodes(nodes)
     with page if cfg.launch.node_rank == 0 else nullcontext():
         build(target_nodes, store, cfg, overrides, page.tell)
-    match cfg.stage:
-        case Target.report | Target.examine:
-            folder = store.folder(target_nodes[0])
-            if (folder / "labels.html").exists():
-                safe_files.write_if_allowed(
-                    store.root / "labels.html", (folder / "labels.html").read_bytes()
-                )
-            log.info(
-                "The report: %s", page.address if store.is_writable else folder / page.address.name
-            )
-        case _:
-            label = target_nodes[-1] if cfg.stage == Target.label else nodes.get("label")
-            if (
-                label
-                and any(label in target.lineage for target in target_nodes)
-                and store.folder(label).exists()
-            ):
-                from stages.pages import label_page
-
-                folder = store.folder(label)
-                if safe_files.write_if_allowed(
-                    store.root / label_page.PAGE, label_page.page(folder)
-                ):
-                    log.info("The page of the labels: %s", store.root / label_page.PAGE)
-            if line := next_command(cfg, nodes, overrides):
-                log.info("Next: %s", line)
-    if cfg.stage == Target.examine and cfg.examine.strict:
-        examination = manifest_of(store.folder(nodes["examine"]))
-        if examination["metrics"]["faults"]:
-            sys.exit(1)
+    pages = page_address(page), write_labels_page(store, nodes, target_nodes)
+    next_line = next_command(cfg, nodes, overrides)
+    built = built_nodes(page)
+    faults = found_faults(built)
+    json_output.deliver(RunResult(built, *pages, next_line, faults))
+    if faults and cfg.examine.strict:
+        sys.exit(ExitCode.failed)
     return sweep.sweep_metric(cfg, nodes, store)
 
 

@@ -27,7 +27,7 @@ from hydra.types import HydraContext, RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from stages.cli import compose
+from stages.cli import compose, json_output
 from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Split, SweepMetric, Upstream
@@ -65,6 +65,7 @@ class Sweep(Callback):
         for settings in Path(config.hydra.sweep.dir).rglob(".hydra"):
             (settings.parent / ERROR).unlink(missing_ok=True)
         with explained():
+            json_output.refuse_sweep()
             if config.stage == Command.gate:
                 raise UserError(
                     "stage=gate has one exit code, so it compares one run. Leave out -m."

@@ -3,19 +3,20 @@
 Evaluations are compared by pass rates. Each set of prompts has a separate table. The best setting's rate is optimistic, as the same prompts chose it: evaluate it once on test."""
 
 import logging
-import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from stages.commands.comparing.groups import Group, group_by_prompts
 from stages.commands.comparing.measured import Key, measured_rows
 from stages.commands.node_settings import Nodes, settings_text
+from stages.commands.result import Result, print_parts
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
+from stages.evaluation.intervals import Interval
 from stages.pipeline.provenance import JOB_NODES
 from stages.store import safe_files
 from stages.store.numbers import points
@@ -27,28 +28,99 @@ log = logging.getLogger(__name__)
 PAGE = "compare.html"  # in the store's root; `stage=gc` keeps the nodes that it shows
 
 
-def run(cfg: Config, store: Store, *_: object) -> None:
-    """Print the best setting and a table per set of prompts; write the page. Raise UserError without anything."""
+@dataclass
+class ComparedSetting:
+    """A model's figures: means over its runs, which differ in seeds. `kl`: nats per token from SFT. `best_at_kl`: no
+    other setting has a higher rate at the same KL or less. `benchmarks`: rates by name."""
+
+    name: str
+    title: str
+    pass_rate: Interval
+    gain_over_sft: Interval | None
+    kl: float
+    best_at_kl: bool
+    mean_tokens: float
+    stop_rate: float
+    seconds: float
+    flops: float
+    evaluations: list[str]
+    benchmarks: dict[str, float]
+
+
+@dataclass
+class ComparedGroup:
+    """Settings measured on the same prompts, the best first. `common_settings`: what most policies share."""
+
+    title: str
+    conclusion: str
+    note: str
+    gain_title: str
+    settings: list[ComparedSetting]
+    common_settings: dict[str, str]
+
+
+@dataclass
+class CompareResult(Result):
+    """`page`: None in a store that is read-only."""
+
+    groups: list[ComparedGroup]
+    page: Path | None
+
+    def show(self) -> None:
+        for group in self.groups:
+            has_benchmarks = any(setting.benchmarks for setting in group.settings)
+            benchmarks = [benchmarks_table(group)] if has_benchmarks else []
+            tables = group_table(group), *benchmarks, settings_table(group)
+            print_parts(visible(group.conclusion), *tables)
+            if group.note:
+                log.info("%s", group.note)
+        if self.page:
+            log.info("Page: %s", self.page)
+        else:
+            log.info("The page is not written, as the store is read-only.")
+
+
+def run(cfg: Config, store: Store, *_: object) -> CompareResult:
+    """Compare the settings of each set of prompts, and write the page. Raise UserError without any evaluation."""
     nodes, is_included = published_nodes(store), sweep_filter(store, cfg.compare.sweep)
     groups = group_by_prompts(measured_rows(store, nodes, is_included))
     if not groups:
         raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
-    console = Console(width=None if os.isatty(1) else 160, markup=False)
-    for group in groups:
-        tables = [
-            group_table(group),
-            *([benchmarks_table(group)] if group.benchmarks else []),
-            settings_table(group),
-        ]
-        caveat = f" {group.caveat.capitalize()}." if group.caveat else ""
-        console.print(visible(group.sentence) + caveat, *tables)
-        if group.note:
-            log.info("%s", group.note)
     page = store.root / PAGE
-    if safe_files.write_if_allowed(page, render_page(groups)):
-        log.info("Page: %s", page)
-    else:
-        log.info("The page is not written, as %s is read-only.", store.root)
+    written = safe_files.write_if_allowed(page, render_page(groups))
+    return CompareResult([*map(compared_group, groups)], page if written else None)
+
+
+def compared_group(group: Group) -> ComparedGroup:
+    """Return the figures of a group."""
+    columns = group.settings, group.rates, group.gains, group.front
+    settings = [
+        ComparedSetting(
+            name=setting.name,
+            title=setting.title,
+            pass_rate=rate,
+            gain_over_sft=gain,
+            kl=setting.kl,
+            best_at_kl=bool(is_best),
+            mean_tokens=setting.mean("mean_tokens"),
+            stop_rate=setting.mean("stop_rate"),
+            seconds=setting.seconds,
+            flops=setting.flops,
+            evaluations=[run.fingerprint for run in setting.runs],
+            benchmarks=setting.benchmarks,
+        )
+        for setting, rate, gain, is_best in zip(*columns, strict=True)
+    ]
+    caveat = f" {group.caveat.capitalize()}." if group.caveat else ""
+    several = sum(each.is_sft for each in group.settings) > 1
+    return ComparedGroup(
+        title=group.title,
+        conclusion=group.sentence + caveat,
+        note=group.note,
+        gain_title="over best SFT" if several else "over SFT",
+        settings=settings,
+        common_settings=group.common_settings,
+    )
 
 
 def published_nodes(store: Store) -> Nodes:
@@ -70,29 +142,28 @@ def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
     return lambda key: key[1] in fingerprints
 
 
-def group_table(group: Group) -> Table:
+def group_table(group: ComparedGroup) -> Table:
     """Return the table of results, 80 columns wide."""
-    over = "over best SFT" if sum(each.is_sft for each in group.settings) > 1 else "over SFT"
-    table = empty_table(group.title, "passes, %", over, "KL", "tokens", "ended")
-    for i, (setting, rate, gain) in enumerate(
-        zip(group.settings, group.rates, group.gains, strict=True)
-    ):
+    table = empty_table(group.title, "passes, %", group.gain_title, "KL", "tokens", "ended")
+    for i, setting in enumerate(group.settings):
+        rate, gain = setting.pass_rate, setting.gain_over_sft
         table.add_row(
-            f"{i + 1}{'*' if group.front[i] else ''}",
+            f"{i + 1}{'*' if setting.best_at_kl else ''}",
             f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})",
             setting.title if gain is None else f"{points(gain.mean)} ({gain.bounds()})",
             f"{setting.kl:.4f}",
-            f"{setting.mean('mean_tokens'):.1f}",
-            f"{setting.mean('stop_rate'):.1%}",
+            f"{setting.mean_tokens:.1f}",
+            f"{setting.stop_rate:.1%}",
         )
     table.caption = "* no other setting has a higher rate at the same KL or less"
     table.caption_justify = "left"
     return table
 
 
-def benchmarks_table(group: Group) -> Table:
+def benchmarks_table(group: ComparedGroup) -> Table:
     """Return the table of benchmark rates in percent. A report has their intervals and paired differences."""
-    table = empty_table("benchmarks, %", *(names := group.benchmarks))
+    names = dict.fromkeys(name for setting in group.settings for name in setting.benchmarks)
+    table = empty_table("benchmarks, %", *names)
     for i, setting in enumerate(group.settings):
         rates = setting.benchmarks
         table.add_row(
@@ -101,12 +172,12 @@ def benchmarks_table(group: Group) -> Table:
     return table
 
 
-def settings_table(group: Group) -> Table:
+def settings_table(group: ComparedGroup) -> Table:
     """Return the table of cost and of the settings that differ, as wide as the terminal."""
     cost = [Column(name, justify="right") for name in ("time", "FLOPs")]
     table = Table("", "eval", *cost, "settings", box=None, header_style="bold", pad_edge=False)
     for i, setting in enumerate(group.settings):
-        runs, flops = " ".join(run.fingerprint for run in setting.runs), f"{setting.flops:.1e}"
+        runs, flops = " ".join(setting.evaluations), f"{setting.flops:.1e}"
         table.add_row(f"{i + 1}", runs, f"{setting.seconds:.0f} s", flops, visible(setting.name))
     if group.common_settings:
         table.add_row("", "most policies", "", "", visible(settings_text(group.common_settings)))

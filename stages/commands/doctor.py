@@ -1,9 +1,11 @@
 """`stage=doctor`: compare every file of every published node with the digest in its manifest."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from stages.commands import gc
+from stages.commands.result import Result
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
 from stages.store.manifest import Manifest, check_files, manifest_of
@@ -16,9 +18,34 @@ log = logging.getLogger(__name__)
 MIB = 2**20
 
 
-def run(cfg: Config, store: Store, *_: object) -> None:
-    """Log each damaged file with the command that rebuilds it, and files in the store that belong to no node.
-    Raise UserError if a file is damaged, or the folder is not a store."""
+@dataclass
+class DoctorResult(Result):
+    """`damaged`: a line for each damaged file, with the command that rebuilds it. `leftovers`: a line for each path that
+    belongs to no node."""
+
+    nodes: int
+    bytes: int
+    damaged: list[str]
+    leftovers: list[str]
+
+    def show(self) -> None:
+        for line in self.damaged:
+            log.error("%s", line)
+        for line in self.leftovers:
+            log.info("%s", line)
+        if not self.damaged:
+            size = self.bytes / 2**30
+            log.info("All files of %d nodes (%.1f GiB) are intact.", self.nodes, size)
+
+    def end(self) -> None:
+        """Raise UserError if a file is damaged."""
+        if self.damaged:
+            count = f"{len(self.damaged)} files of {self.nodes} nodes are damaged"
+            raise UserError(f"{count}. Rebuild them as shown above.")
+
+
+def run(cfg: Config, store: Store, *_: object) -> DoctorResult:
+    """Check every file. Raise UserError if the folder is not a store."""
     gc.require_store(store)
     nodes, problems = dict[Path, Manifest](), list[str]()
     for folder in sorted(store.published_folders()):
@@ -38,15 +65,7 @@ def run(cfg: Config, store: Store, *_: object) -> None:
                 for name, why in damaged
             ]
             progress.update(round(sizes[folder] / MIB))
-    for line in problems:
-        log.error("%s", line)
-    for line in leftover_lines(store):
-        log.info("%s", line)
-    if problems:
-        raise UserError(
-            f"{len(problems)} files of {len(nodes)} nodes are damaged. Rebuild them as shown above."
-        )
-    log.info("All files of %d nodes (%.1f GiB) are intact.", len(nodes), total / 2**30)
+    return DoctorResult(len(nodes), total, problems, leftover_lines(store))
 
 
 def leftover_lines(store: Store) -> list[str]:

@@ -5,7 +5,6 @@ answers, so that nothing can be compared, or an error. `gate.json` and `gate.md`
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,15 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from stages.commands.finished_run import newest_end, require_nodes
+from stages.commands.result import Result, finite, print_parts
 from stages.config.errors import UserError, visible
+from stages.config.exit_codes import GateCode
 from stages.config.schema import Config, Target
 from stages.evaluation import measures
 from stages.evaluation.measures import LENGTH, Measure
-from stages.evaluation.noninferiority import Code, Line, by_measure, compare, outcome
+from stages.evaluation.noninferiority import Line, by_measure, compare, outcome
 from stages.pipeline import provenance
 from stages.store import safe_files
 from stages.store.manifest import manifest_of
@@ -34,7 +34,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-WORDS = dict(zip(Code, ("not worse", "worse", "not comparable", "cannot tell"), strict=True))
+WORDS = dict(zip(GateCode, ("not worse", "worse", "not comparable", "cannot tell"), strict=True))
 COLUMNS = ("measure", "prompts", "before", "after", "difference", "± noise", "outcome")
 
 
@@ -62,8 +62,36 @@ class Side:
         )
 
 
-def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> None:
-    """Print and write the comparison of the run's policy with that of `gate.against`, and end with the exit code.
+@dataclass
+class GateResult(Result):
+    """The comparison of two policies. `code`: the exit code; `before`, `after`: the folders of their evaluations."""
+
+    code: GateCode
+    outcome: str
+    title: str
+    reasons: list[str]
+    lines: list[Line]
+    before: list[Path]
+    after: list[Path]
+
+    def show(self) -> None:
+        table = Table(
+            *COLUMNS, title=self.title, title_justify="left", box=None, header_style="bold"
+        )
+        table.pad_edge = False
+        for line in self.lines:
+            table.add_row(*map(visible, cells(line)))
+        # unclear measures stand in the table
+        below = [] if self.code is GateCode.cannot_tell else self.reasons
+        print_parts(table, *map(visible, below))
+
+    def end(self) -> None:
+        """End the process with the exit code."""
+        sys.exit(self.code)
+
+
+def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> GateResult:
+    """Compare the run's policy with that of `gate.against`, and write the comparison into the store.
     `nodes`: the graph of the typed settings, or empty. Raise UserError if an evaluation is missing."""
     for name in ("gate.json", "gate.md"):
         # none, or another user's: an earlier comparison must not be taken for this one
@@ -89,36 +117,19 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
             f"versions of the checks: {old.version} before, {new.version} now. To make it again: {remade}"
         )
     lines = compare(old.runs, new.runs, cfg.gate.margin, cfg.gate.confidence)
-    code = Code.other_prompts if reasons else outcome(lines)
+    code = GateCode.other_prompts if reasons else outcome(lines)
     reasons += [
         f"{line.measure}: {outcome_text(line)}" for line in lines if line.code is code and code
     ]
     title = f"{new.results['models']['policy']} {new.folders[-1].name} against {old.folders[-1].name}: {WORDS[code]}"
-    table = Table(
-        *COLUMNS, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
-    for line in lines:
-        table.add_row(*map(visible, cells(line)))
-    below = [] if code is Code.cannot_tell else reasons  # unclear measures stand in the table
-    Console(width=None if os.isatty(1) else 160, markup=False).print(
-        table, *map(visible, below), sep="\n"
-    )
-    content = {
-        "code": code,
-        "outcome": WORDS[code],
-        "reasons": reasons,
-        "lines": [asdict(line) for line in lines],
-    }
-    content |= {side: [*map(str, each.folders)] for side, each in (("before", old), ("after", new))}
-    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON has no infinity
-    written = safe_files.write_if_allowed(
-        store.root / "gate.json", json.dumps(finite, indent=1).encode()
-    )
+    result = GateResult(code, WORDS[code], title, reasons, lines, old.folders, new.folders)
+    content = json.dumps(finite(asdict(result)), indent=1).encode()
+    written = safe_files.write_if_allowed(store.root / "gate.json", content)
     if written and safe_files.write_if_allowed(
         store.root / "gate.md", markdown(title, reasons, lines)
     ):
         log.info("Written: %s and gate.md", store.root / "gate.json")
-    sys.exit(int(code))
+    return result
 
 
 def latest_evaluations(store: Store) -> list[Path]:
@@ -176,7 +187,7 @@ def cells(line: Line) -> Iterator[str]:
         else (lambda n: signed(n, "{:+.1%}" if line.measure == LENGTH else "{:+.3f}"))
     )
     yield line.measure
-    if line.code is Code.other_prompts:
+    if line.code is GateCode.other_prompts:
         yield from ("", "", "", "", "", line.note)
         return
     yield f"{line.prompts:,}"
@@ -188,7 +199,7 @@ def cells(line: Line) -> Iterator[str]:
 
 
 def outcome_text(line: Line) -> str:
-    if line.code is Code.cannot_tell:
+    if line.code is GateCode.cannot_tell:
         way = "rose" if line.difference.mean > 0 else "fell"
         return (
             f"cannot tell; about {line.needed:,} prompts would"

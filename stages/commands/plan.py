@@ -7,17 +7,18 @@ none ran on this processor, they are `not measured yet`."""
 import logging
 import math
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from stages.commands.node_settings import named_settings
 from stages.commands.planning import calculated, cost, expected_calls
+from stages.commands.planning.calculated import CalculatedPlan
 from stages.commands.planning.cost import RunHistory
 from stages.commands.planning.expected_calls import ExpectedCalls
 from stages.commands.planning.peak import uses_gpu
+from stages.commands.result import Result, print_parts
 from stages.config.blocks.data import OneSource
 from stages.config.blocks.evaluation import Versus
 from stages.config.blocks.labels import PreferenceFile
@@ -37,14 +38,62 @@ log = logging.getLogger(__name__)
 UNMEASURED = "not measured yet"
 
 
-def run(cfg: Config, store: Store, nodes: dict[str, Node], *_: object) -> None:
-    """Print the plan for this machine, or for the GPUs that `plan.gpu` names."""
-    if cfg.plan.gpu:
-        calculated.show(cfg, nodes, store)
-    else:
-        show(nodes, store, untested_message(cfg))
-    for sentence in warnings_on_lengths(nodes, store):
-        log.warning("warning: %s", sentence)
+@dataclass
+class PlannedNode:
+    """A node with its expected cost: memory, at its peak, and disk in bytes. `processor`: whose memory, GPU or RAM."""
+
+    name: str
+    stage: str
+    fingerprint: str
+    state: str
+    changes: list[str]
+    tokens: int | None
+    memory: float
+    processor: str
+    disk: float
+    seconds: float
+
+
+@dataclass
+class PlannedCalls:
+    """The calls that a node makes to an endpoint. `output_tokens` and `money` are the most that it can use."""
+
+    node: str
+    key: str
+    model: str
+    calls: float
+    input_tokens: float
+    output_tokens: float
+    money: float | None
+
+
+@dataclass
+class PlanResult(Result):
+    """`sentences`: what the figures of all nodes say together, first the time. `warnings`: on rows that are too long."""
+
+    nodes: list[PlannedNode]
+    calls: list[PlannedCalls]
+    sentences: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+    def show(self) -> None:
+        tables = [nodes_table(self.nodes), *([calls_table(self.calls)] if self.calls else [])]
+        print_parts(*tables, *self.sentences)
+        for sentence in self.warnings:
+            log.warning("warning: %s", sentence)
+
+
+def run(
+    cfg: Config, store: Store, nodes: dict[str, Node], *_: object
+) -> PlanResult | CalculatedPlan:
+    """Return the plan for this machine, or for the GPUs that `plan.gpu` names."""
+    planned: PlanResult | CalculatedPlan = (
+        calculated.calculate(cfg, nodes, store)
+        if cfg.plan.gpu
+        else plan_nodes(nodes, store, untested_message(cfg))
+    )
+    planned.warnings = warnings_on_lengths(nodes, store)
+    return planned
 
 
 def warnings_on_lengths(nodes: dict[str, Node], store: Store) -> list[str]:
@@ -58,10 +107,79 @@ def warnings_on_lengths(nodes: dict[str, Node], store: Store) -> list[str]:
     return errors + warnings
 
 
-def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
-    """Print the plan of every node, in build order. The default store also counts for this machine's speed.
+def plan_nodes(nodes: dict[str, Node], store: Store, untested: str = "") -> PlanResult:
+    """Return the plan of every node, in build order. The default store also counts for this machine's speed.
 
     `untested`: why this run cannot be evaluated, so that evaluation is not planned; '' if it can."""
+    default_store = Store(
+        Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs"))
+    )
+    history = RunHistory(
+        store, *([default_store] if default_store.root.resolve() != store.root.resolve() else [])
+    )
+    rows, calls_rows = list[PlannedNode](), list[PlannedCalls]()
+    seconds = dict[str, float]()
+    halvable = 0.0  # bytes of models in float32
+    counted = set[str]()  # seeds may share a node
+    planned = {
+        name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)
+    }
+    for name, node in planned.items():
+        state = store.state(node)
+        costs = cost.expected_cost(node, nodes, store, history)
+        calls = expected_calls.endpoint_calls(node, store, history)
+        if calls or expected_calls.waits_for_people(node):  # the time depends on servers or people
+            costs = replace(costs, seconds=math.nan)
+        if state != "cached" and node.fingerprint not in counted:
+            counted.add(node.fingerprint)
+            seconds[name] = costs.seconds
+            halvable += costs.disk if cost.publishes_float32(node) else 0
+            calls_rows += [planned_calls(name, each) for each in calls]
+        rows.append(
+            PlannedNode(
+                name=name,
+                stage=node.stage,
+                fingerprint=node.fingerprint,
+                state=state,
+                changes=changes(node, state, store),
+                tokens=costs.tokens,
+                memory=costs.memory,
+                processor="GPU" if uses_gpu(node) else "RAM",
+                disk=costs.disk,
+                seconds=0.0 if state == "cached" else costs.seconds,
+            )
+        )
+    sentences = [time_summary(seconds)]
+    for name, node in planned.items():
+        if isinstance(node.config, Versus) and not node.config.constant:
+            sentences.append(comparison_sentence(name, node, store, history))
+    if halvable > 2**33:
+        sentences.append(
+            f"Models to publish take {halvable / 2**30:.0f} GiB; model.dtype=bfloat16 halves that."
+        )
+    if gpus := machine.visible_gpus():
+        names = (f"{gpu.name} ({gpu.free_memory / 2**30:.1f} GiB free)" for gpu in gpus)
+        count = f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
+        sentences.append(f"CUDA shows {count}: {', '.join(names)}.")
+    if untested:
+        sentences.append(f"Not planned: {', '.join(EVALUATING)}. {untested}")
+    return PlanResult(rows, calls_rows, sentences)
+
+
+def planned_calls(node: str, expected: ExpectedCalls) -> PlannedCalls:
+    return PlannedCalls(
+        node=node,
+        key=expected.key,
+        model=str(expected.endpoint.model),
+        calls=expected.calls,
+        input_tokens=expected.input,
+        output_tokens=expected.output,
+        money=expected.money,
+    )
+
+
+def nodes_table(nodes: list[PlannedNode]) -> Table:
+    """Return the table of nodes with their changes and costs."""
     table = Table(
         "node",
         "fingerprint",
@@ -73,65 +191,20 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     )
     for title in ("tokens", "memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)
-    default_store = Store(
-        Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs"))
-    )
-    history = RunHistory(
-        store, *([default_store] if default_store.root.resolve() != store.root.resolve() else [])
-    )
-    seconds, calls_by_node = dict[str, float](), dict[str, list[ExpectedCalls]]()
-    halvable = 0.0  # bytes of models in float32
-    counted = set[str]()  # seeds may share a node
-    planned = {
-        name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)
-    }
-    for name, node in planned.items():
-        state = store.state(node)
-        costs = cost.expected_cost(node, nodes, store, history)
-        notes = changes(node, state, store)
-        calls = expected_calls.endpoint_calls(node, store, history)
-        if calls or expected_calls.waits_for_people(node):  # the time depends on servers or people
-            costs = replace(costs, seconds=math.nan)
-        if state != "cached" and node.fingerprint not in counted:
-            counted.add(node.fingerprint)
-            seconds[name] = costs.seconds
-            halvable += costs.disk if cost.publishes_float32(node) else 0
-            if calls:
-                calls_by_node[name] = calls
-        place = "GPU" if uses_gpu(node) else "RAM"
+    for node in nodes:
+        gib = node.memory / 2**30
+        time = UNMEASURED if math.isnan(node.seconds) else f"{node.seconds:.0f} s"
         table.add_row(
-            name.replace("_", " "),
+            node.name.replace("_", " "),
             node.fingerprint,
-            state,
-            visible("; ".join(notes)),
-            f"{costs.tokens:,}" if costs.tokens else "",
-            "?" if math.isnan(costs.memory) else f"{costs.memory / 2**30:.1f} GiB {place}",
-            f"{costs.disk / 2**30:.1f} GiB" if costs.disk > 2**26 else "",
-            ""
-            if state == "cached"
-            else UNMEASURED
-            if math.isnan(costs.seconds)
-            else f"{costs.seconds:.0f} s",
+            node.state,
+            visible("; ".join(node.changes)),
+            f"{node.tokens:,}" if node.tokens else "",
+            "?" if math.isnan(gib) else f"{gib:.1f} GiB {node.processor}",
+            f"{node.disk / 2**30:.1f} GiB" if node.disk > 2**26 else "",
+            "" if node.state == "cached" else time,
         )
-    console = Console(width=None if os.isatty(1) else 160, markup=False)
-    console.print(table)
-    if calls_by_node:
-        console.print(endpoints_table(calls_by_node))
-    for name, node in planned.items():
-        if isinstance(node.config, Versus) and not node.config.constant:
-            console.print(comparison_sentence(name, node, store, history))
-    console.print(time_summary(seconds))
-    if halvable > 2**33:
-        console.print(
-            f"Models to publish take {halvable / 2**30:.0f} GiB; model.dtype=bfloat16 halves that."
-        )
-    if gpus := machine.visible_gpus():
-        names = (f"{gpu.name} ({gpu.free_memory / 2**30:.1f} GiB free)" for gpu in gpus)
-        console.print(
-            f"CUDA shows {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(names)}."
-        )
-    if untested:
-        console.print(f"Not planned: {', '.join(EVALUATING)}. {untested}")
+    return table
 
 
 def time_summary(seconds: dict[str, float]) -> str:
@@ -156,26 +229,20 @@ def comparison_sentence(name: str, node: Node, store: Store, history: RunHistory
     return f"{title}: {prompts:,.0f} prompts detect a win rate {points:.0f} points from 50% with 80% probability."
 
 
-def endpoints_table(calls_by_node: dict[str, list[ExpectedCalls]]) -> Table:
+def calls_table(planned: list[PlannedCalls]) -> Table:
     """Return the table of expected calls to endpoints, with their tokens and costs."""
     table = Table("asks", "endpoint", "model", box=None, header_style="bold", pad_edge=False)
     for title in ("calls", "tokens in", "out, at most", "money, at most"):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, expected in calls_by_node.items():
-        for calls in expected:
-            amounts = [
-                f"{n:,.0f}" if math.isfinite(n) else "?"
-                for n in (calls.calls, calls.input, calls.output)
-            ]
-            has_price = calls.money is not None and math.isfinite(calls.money)
-            money = f"{calls.money:,.2f}" if has_price else "?"
-            table.add_row(
-                name.replace("_", " "),
-                calls.key,
-                visible(str(calls.endpoint.model)),
-                *amounts,
-                money,
-            )
+    for calls in planned:
+        amounts = [
+            f"{n:,.0f}" if math.isfinite(n) else "?"
+            for n in (calls.calls, calls.input_tokens, calls.output_tokens)
+        ]
+        has_price = calls.money is not None and math.isfinite(calls.money)
+        money = f"{calls.money:,.2f}" if has_price else "?"
+        name = calls.node.replace("_", " ")
+        table.add_row(name, calls.key, visible(calls.model), *amounts, money)
     return table
 
 

@@ -6,7 +6,7 @@ from stages.config.installation import read_beside
 
 TABLES = read_beside(__file__)
 # The values of `stage` that build no node: these commands inspect the store or use its nodes.
-Command = StrEnum("Command", "plan compare gate gc doctor audit chat export sync convert")
+Command = StrEnum("Command", "plan compare gate gc doctor audit chat export sync convert context")
 
 
 # The role of a model in the evaluation: an objective's name is that of its arm. `other` is a model from outside the

@@ -9,20 +9,18 @@ Holm's method corrects for the number of tasks: few prompts of one task move the
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.config.exit_codes import GateCode
 from stages.evaluation.intervals import Interval, Means, binomial, prompts_needed
 from stages.evaluation.measures import FAVOURED, LENGTH, PASSES, Measure
 from stages.evaluation.outcomes import LENGTH_DRIFT
 
 Rows = Mapping[str, Measure]  # the rows of one measure, by unit
 BROKEN = 0.001  # probability that noise alone fails a gate by one of its tasks
-# the exit codes
-Code = IntEnum("Code", [("passes", 0), ("worse", 1), ("other_prompts", 2), ("cannot_tell", 3)])
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Line:
     after: float
     difference: Interval
     margin: float
-    code: Code
+    code: GateCode
     needed: int | None = None
     seeds: tuple[float, float] | None = None
     note: str = ""
@@ -76,7 +74,7 @@ def compare(
             note = "the runs ask other prompts, check or judge them otherwise, or are judged against other answers"
             note = note if name in new[0] else "the new run does not measure this"
             lines.append(
-                Line(name, 0, 0, 0, Interval(0, 0, 0), margin, Code.other_prompts, note=note)
+                Line(name, 0, 0, 0, Interval(0, 0, 0), margin, GateCode.other_prompts, note=note)
             )
             continue
         line = compare_measure(
@@ -101,7 +99,7 @@ def compare_measure(
     # a judge may leave some out
     units = [unit for unit in old if math.isfinite(old[unit].value + new[unit].value)]
     if not units:
-        return Line(name, 0, 0, 0, Interval(0, -1, 1), margin, Code.cannot_tell)
+        return Line(name, 0, 0, 0, Interval(0, -1, 1), margin, GateCode.cannot_tell)
     values = pairs_of(old, new, units)
     before, after = map(float, values.mean(0))
     either_way = name == LENGTH  # a rise by the margin is as bad as a fall
@@ -115,9 +113,9 @@ def compare_measure(
     )
     passes = change.low > -margin and (not either_way or change.high < margin)
     is_worse = max(wider.low, -wider.high) > margin if either_way else wider.high < 0
-    code = Code.passes if passes else Code.worse if is_worse else Code.cannot_tell
+    code = GateCode.passes if passes else GateCode.worse if is_worse else GateCode.cannot_tell
     needed = None
-    if code is Code.cannot_tell:
+    if code is GateCode.cannot_tell:
         room = margin + (-abs(change.mean) if either_way else change.mean)
         needed = prompts_needed(
             float(np.diff(values).var()), room, (1 - confidence) / 2, fall=float(shares)
@@ -143,7 +141,9 @@ def broken_tasks(old: Rows, new: Rows, margin: float, confidence: float) -> list
             f"task {task}", {unit: old[unit] for unit in tasks[task]}, new, margin, confidence
         )
         lines += (
-            [replace(line, code=Code.worse, needed=None)] if line.difference.mean < -margin else []
+            [replace(line, code=GateCode.worse, needed=None)]
+            if line.difference.mean < -margin
+            else []
         )
     return lines
 
@@ -152,10 +152,14 @@ def pairs_of(old: Rows, new: Rows, units: Sequence[str]) -> NDArray[np.float64]:
     return np.array([[old[unit].value, new[unit].value] for unit in units])
 
 
-def outcome(lines: Sequence[Line]) -> Code:
+def outcome(lines: Sequence[Line]) -> GateCode:
     """Return the exit code: 2 if any measure cannot be compared, else 1 if any is worse, else 3 if any is unclear."""
     codes = {line.code for line in lines}
     return next(
-        (code for code in (Code.other_prompts, Code.worse, Code.cannot_tell) if code in codes),
-        Code.passes,
+        (
+            code
+            for code in (GateCode.other_prompts, GateCode.worse, GateCode.cannot_tell)
+            if code in codes
+        ),
+        GateCode.passes,
     )

@@ -13,6 +13,7 @@ from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
 from stages.store import sealed_json
+from stages.store.node import Node
 from tests.helpers import (
     TINY,
     Chain,
@@ -411,9 +412,12 @@ def test_a_recipes_micro_batch_gives_way_to_what_is_typed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     planned = list[int | str]()
-    monkeypatch.setattr(
-        plan, "show", lambda nodes, *_: planned.append(nodes["dpo"].config.runtime.micro_batch)
-    )
+
+    def plan_nodes(nodes: dict[str, Node], *_: object) -> plan.PlanResult:
+        planned.append(nodes["dpo"].config.runtime.micro_batch)
+        return plan.PlanResult([], [], [])
+
+    monkeypatch.setattr(plan, "plan_nodes", plan_nodes)
     ran = inside("stage=plan", "tracker=none", f"outputs={tmp_path}", *typed)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert planned == micro_batches

@@ -46,6 +46,7 @@ def test_words_are_listed_without_importing_a_part() -> None:
     rooms = {module.split(".")[1] for module in ran.stdout.split() if module.count(".") > 1}
     assert rooms == {
         "cli",
+        "commands",
         "config",
         "hardware",
         "launch",
@@ -57,6 +58,10 @@ def test_words_are_listed_without_importing_a_part() -> None:
     }
     assert {m for m in ran.stdout.split() if m.startswith("stages.models.")} == {
         "stages.models.safe_folder"
+    }
+    assert {m for m in ran.stdout.split() if m.startswith("stages.commands.")} == {
+        "stages.commands.result",
+        "stages.commands.run_result",
     }
     assert not {"stages.tracking.wandb"} & set(ran.stdout.split())
 

@@ -63,7 +63,7 @@ def plan(folder: Path, capsys: pytest.CaptureFixture[str], *line: str) -> dict[s
     cfg, store, nodes = compose.prepare(
         composed("stage=plan", f"outputs={folder}", "tracker=none", *line)
     )
-    calculated.show(cfg, nodes, store)
+    calculated.calculate(cfg, nodes, store).show()
     rows = [re.split(r"\s{2,}", row.strip()) for row in capsys.readouterr().out.splitlines()]
     return {row[0]: row[1:] for row in rows if len(row) > 1} | {
         "": [row[0] for row in rows if len(row) == 1]

@@ -223,7 +223,9 @@ def test_several_sfts_have_a_best_one() -> None:
     rows = [*models, measured("c", 0.6, 0.1)]
     for row in rows:
         row.results |= {"mean_tokens": {"policy": 9.0}, "stop_rate": {"policy": 1.0}}
-    assert "over best SFT" in "".join(printed(compare.group_table(Group(rows))))
+    assert "over best SFT" in "".join(
+        printed(compare.group_table(compare.compared_group(Group(rows))))
+    )
 
 
 def test_objectives_have_their_names_and_what_they_share_or_vary() -> None:
@@ -327,7 +329,8 @@ def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path
     )
     assert [len(group.settings) for group in by_prompts] == [6, 2, 2], "other prompts stand apart"
     group = by_prompts[0]
-    lines = printed(compare.group_table(group), compare.settings_table(group))
+    figures = compare.compared_group(group)
+    lines = printed(compare.group_table(figures), compare.settings_table(figures))
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines[: 2 + len(group.settings)]), "no figure is cut off"
     assert {"SFT", "Control", "dpo.beta=0.1", "dpo.beta=0.3", "dpo.beta=0.7"} < {

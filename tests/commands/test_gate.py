@@ -18,6 +18,7 @@ from stages.cli.compose import needs_graph
 from stages.cli.explain import explained
 from stages.commands import gate
 from stages.config.errors import UserError
+from stages.config.exit_codes import GateCode
 from stages.evaluation.measures import (
     ENDINGS,
     FAVOURED,
@@ -28,7 +29,7 @@ from stages.evaluation.measures import (
     Measure,
     measure_answers,
 )
-from stages.evaluation.noninferiority import Code, by_measure, compare, outcome
+from stages.evaluation.noninferiority import by_measure, compare, outcome
 from stages.evaluation.outcomes import tabulate
 from stages.hardware import process
 from stages.store.records import Candidate, Example, save
@@ -79,7 +80,7 @@ def measured(seed: int, fault: Fault = right_or_wrong, ends: bool = True) -> lis
     return measure_answers([table], {PASSES: table}, answers)
 
 
-def code(new: list[Measure], *seeds: list[Measure], old: Sequence[list[Measure]] = ()) -> Code:
+def code(new: list[Measure], *seeds: list[Measure], old: Sequence[list[Measure]] = ()) -> GateCode:
     before = [by_measure(rows) for rows in old or [measured(100)]]
     return outcome(
         compare(before, [by_measure(rows) for rows in (new, *seeds)], MARGIN, CONFIDENCE)
@@ -90,23 +91,23 @@ def code(new: list[Measure], *seeds: list[Measure], old: Sequence[list[Measure]]
     "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))]
 )
 def test_another_seed_of_the_same_passes_and_a_fault_does_not(seed: int) -> None:
-    assert code(measured(seed)) is Code.passes
-    assert code(measured(seed, broken)) is Code.worse
-    assert code(measured(seed, ends=False)) is Code.worse
-    assert code(measured(seed, refuses)) is Code.worse
+    assert code(measured(seed)) is GateCode.passes
+    assert code(measured(seed, broken)) is GateCode.worse
+    assert code(measured(seed, ends=False)) is GateCode.worse
+    assert code(measured(seed, refuses)) is GateCode.worse
 
 
 def test_a_broken_task_is_named_although_the_mean_of_all_tasks_hardly_moves() -> None:
     old, new = by_measure(measured(100)), by_measure(measured(100, broken))
     lines = {line.measure: line for line in compare([old], [new], MARGIN, CONFIDENCE)}
-    assert lines[PASSES].code is Code.passes
-    [task] = [name for name, line in lines.items() if line.code is Code.worse]
+    assert lines[PASSES].code is GateCode.passes
+    [task] = [name for name, line in lines.items() if line.code is GateCode.worse]
     assert task == f"task {prompts()[0].task}"
     assert lines[task].after < lines[task].before - 0.3
 
 
 def test_many_measures_do_not_fail_an_equal_policy_more_often() -> None:
-    draw, ends = np.random.default_rng(0), list[Code]()
+    draw, ends = np.random.default_rng(0), list[GateCode]()
     for _ in range(40):
         before = (draw.random((12, 100)) < RIGHT).astype(float)
         after = np.where(draw.random(before.shape) < NOISE, 1 - before, before)
@@ -121,7 +122,7 @@ def test_many_measures_do_not_fail_an_equal_policy_more_often() -> None:
         ends.append(
             outcome(compare([by_measure(rows[0])], [by_measure(rows[1])], MARGIN, CONFIDENCE))
         )
-    assert ends.count(Code.worse) <= 3, "each measure by itself failed 11 of them"
+    assert ends.count(GateCode.worse) <= 3, "each measure by itself failed 11 of them"
 
 
 def test_few_prompts_cannot_tell_and_enough_of_them_would() -> None:
@@ -129,7 +130,7 @@ def test_few_prompts_cannot_tell_and_enough_of_them_would() -> None:
     few = [*old[PASSES]][:60]
     parts = [{PASSES: {unit: side[PASSES][unit] for unit in few}} for side in (old, new)]
     [line] = compare(parts[:1], parts[1:], MARGIN, CONFIDENCE)
-    assert line.code is Code.cannot_tell
+    assert line.code is GateCode.cannot_tell
     assert line.needed is not None and len(few) < line.needed < len(prompts()), (
         "1,120 of them did tell"
     )
@@ -138,10 +139,10 @@ def test_few_prompts_cannot_tell_and_enough_of_them_would() -> None:
 def test_a_length_may_drift_neither_up_nor_down() -> None:
     old = by_measure(measured(100))
     for factor, expected in (
-        (1.0, Code.passes),
-        (1.2, Code.passes),
-        (1.5, Code.worse),
-        (0.5, Code.worse),
+        (1.0, GateCode.passes),
+        (1.2, GateCode.passes),
+        (1.5, GateCode.worse),
+        (0.5, GateCode.worse),
     ):
         rows = [Measure(LENGTH, m.unit, m.group, m.value * factor) for m in old[LENGTH].values()]
         assert (
@@ -168,7 +169,7 @@ def test_a_length_that_rose_is_not_said_to_fall() -> None:
     ]
     few = {row.unit: old[row.unit] for row in rows}
     [line] = compare([{LENGTH: few}], [by_measure(rows)], MARGIN, CONFIDENCE)
-    assert line.code is Code.cannot_tell and line.difference.mean > 0
+    assert line.code is GateCode.cannot_tell and line.difference.mean > 0
     assert gate.outcome_text(line).endswith("rose")
 
 
@@ -187,24 +188,24 @@ def test_seeds_of_other_units_cannot_be_compared() -> None:
         measured(0),
         [replace(m, unit=f"{m.unit} of another SFT") for m in measured(1)],
     )
-    assert code(rows, differing, old=[rows, differing]) is Code.other_prompts
-    assert code(rows, [*rows[1:], differing[0]]) is Code.other_prompts
+    assert code(rows, differing, old=[rows, differing]) is GateCode.other_prompts
+    assert code(rows, [*rows[1:], differing[0]]) is GateCode.other_prompts
 
 
 def test_a_comparison_without_a_verdict_is_left_out_on_both_sides() -> None:
     old = [Measure("wins", str(i), "judge", i % 2) for i in range(400)]
     new = [replace(old[0], value=math.nan), *old[1:]]
     [line] = compare([by_measure(old)], [by_measure(new)], MARGIN, CONFIDENCE)
-    assert (line.code, line.prompts, line.before) == (Code.passes, 399, line.after)
+    assert (line.code, line.prompts, line.before) == (GateCode.passes, 399, line.after)
 
 
 def test_other_prompts_or_a_measure_less_cannot_be_compared() -> None:
     rows = measured(0)
-    assert code([*filter(lambda m: m.unit != rows[0].unit, rows)]) is Code.other_prompts
-    assert code([m for m in rows if m.measure != LOOPLESS]) is Code.other_prompts
-    assert code(rows, old=[[m for m in measured(100) if m.measure != ENDINGS]]) is Code.passes, (
-        "a new one is welcome"
-    )
+    assert code([*filter(lambda m: m.unit != rows[0].unit, rows)]) is GateCode.other_prompts
+    assert code([m for m in rows if m.measure != LOOPLESS]) is GateCode.other_prompts
+    assert (
+        code(rows, old=[[m for m in measured(100) if m.measure != ENDINGS]]) is GateCode.passes
+    ), "a new one is welcome"
 
 
 def published(built: Path, root: Path, rows: list[Measure], **results: object) -> Path:
@@ -289,7 +290,7 @@ def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_compariso
         f"gate.against={fingerprint}",
         env=imports,
     )
-    assert ran.returncode == Code.cannot_tell, ran.stderr
+    assert ran.returncode == GateCode.cannot_tell, ran.stderr
     assert f"Both sides are the evaluation {chain.folder('eval')}" in ran.stdout + ran.stderr
     assert "stages.evaluation.noninferiority\n" in ran.stderr and "| torch\n" not in ran.stderr, (
         "is slow"
@@ -313,7 +314,7 @@ def test_an_unexpected_error_is_not_the_code_of_a_worse_policy(
     monkeypatch.setattr(process, "read_typed_arguments", lambda: ["stage=gate"])
     with pytest.raises(SystemExit) as end, explained():
         raise ZeroDivisionError("planted")
-    assert end.value.code == Code.other_prompts
+    assert end.value.code == GateCode.other_prompts
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -354,4 +355,4 @@ def test_pairs_of_one_prompt_are_compared_as_one_draw() -> None:
 def test_units_without_any_verdict_cannot_tell() -> None:
     rows = by_measure([Measure("judged", str(i), "", math.nan) for i in range(3)])
     [line] = compare([rows], [rows], MARGIN, CONFIDENCE)
-    assert (line.code, line.prompts) == (Code.cannot_tell, 0)
+    assert (line.code, line.prompts) == (GateCode.cannot_tell, 0)

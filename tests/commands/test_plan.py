@@ -168,7 +168,7 @@ def test_the_total_names_the_nodes_it_leaves_out(
 
     def total(*overrides: str, root: Path = built) -> tuple[float | None, list[str]]:
         """Return the minutes, and the nodes without a time."""
-        plan.show(nodes(root, *overrides), Store(root))
+        plan.plan_nodes(nodes(root, *overrides), Store(root)).show()
         words = capsys.readouterr().out.split("To build: ")[1].split()
         minutes = float(words[words.index("min,") - 1]) if "min," in words else None
         names = words[words.index("yet") + 2 :] if "yet" in words else []
@@ -213,7 +213,7 @@ def test_plan_names_files_and_says_where_only_the_content_differs(
         (tmp_path / name).write_text(content)
         entered = ("label=dataset", f"label.path={tmp_path / name}")
         planned = nodes(chain.root, *entered)
-        plan.show(planned, Store(chain.root))
+        plan.plan_nodes(planned, Store(chain.root)).show()
         return " ".join(capsys.readouterr().out.split())
 
     assert "labeler verifier -> dataset" in plan_text(toys)
@@ -239,7 +239,7 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
 
         def planned() -> list[expected_calls.ExpectedCalls]:
             store, planned_nodes = Store(chain.root), nodes(chain.root, *line)
-            plan.show(planned_nodes, store)
+            plan.plan_nodes(planned_nodes, store).show()
             return expected_calls.endpoint_calls(
                 planned_nodes["label"], store, cost.RunHistory(store)
             )

@@ -10,8 +10,9 @@ import pytest
 from stages.config.blocks.data import Suites
 from stages.config.blocks.evaluation import FORMS
 from stages.config.choices import SUITES
+from stages.config.exit_codes import GateCode
 from stages.evaluation.measures import Measure
-from stages.evaluation.noninferiority import Code, by_measure, compare
+from stages.evaluation.noninferiority import by_measure, compare
 from stages.evaluation.suite_results import OWN, sentence, suite_results
 from stages.store.records import Candidate, Example
 from stages.tasks.suites import generate, read_tables
@@ -151,12 +152,12 @@ def test_a_policy_with_one_bad_habit_is_named_by_its_suite_alone(
 def test_the_gate_names_the_suite_that_got_worse(policy: Policy, suite: str) -> None:
     old, new = (by_measure(outcomes_of(each)[1]) for each in (good, policy))
     lines = compare([old], [new], margin=0.05, confidence=0.95)
-    assert {line.measure for line in lines if line.code is Code.worse} == {
+    assert {line.measure for line in lines if line.code is GateCode.worse} == {
         f"{suite}: score",
         f"{suite}: no fault",
     }
     assert {line.code for line in compare([old], [old], margin=0.05, confidence=0.95)} == {
-        Code.passes
+        GateCode.passes
     }
 
 

@@ -91,7 +91,7 @@ def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(
     before = chain.count()
     with running(Model(judging(better))) as server:
         overrides = line(file, server.url, "seeds=[1]")
-        plan.show(nodes(chain.root, *overrides), Store(chain.root))
+        plan.plan_nodes(nodes(chain.root, *overrides), Store(chain.root)).show()
         build(chain.root, *overrides)
     new_nodes = chain.count() - before
     assert (new_nodes["base"], new_nodes["data"], new_nodes["sample"], new_nodes["label"]) == (

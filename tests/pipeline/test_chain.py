@@ -313,7 +313,7 @@ def test_plan_says_what_a_new_version_builds_again(
     built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(VERSIONS, "dpo", VERSIONS["dpo"] + 1)
-    plan.show(nodes(built), Store(built))
+    plan.plan_nodes(nodes(built), Store(built)).show()
     assert f"version {VERSIONS['dpo'] - 1} -> {VERSIONS['dpo']}" in " ".join(
         capsys.readouterr().out.split()
     )
@@ -365,7 +365,7 @@ from stages.store import store
 from tests.helpers import nodes
 for root, typed in {[(str(root), typed.split()) for root, typed in lines]!r}:
     root = pathlib.Path(root)
-    plan.show(nodes(root, *typed), store.Store(root))
+    plan.plan_nodes(nodes(root, *typed), store.Store(root)).show()
 print("loaded", *{{"torch", "transformers", "numpy", "pyarrow", "datasets", "gguf", "jinja2"}} & set(sys.modules))
 """
     ran = subprocess.run(

@@ -239,7 +239,7 @@ def test_report_has_rates_and_paired_differences_in_a_section(
         assert row["policy-sft"]["low"] < row["policy-sft"]["mean"] < row["policy-sft"]["high"]
     page = (chain.folder("report", *typed) / "report.html").read_text()
     assert 'id="benchmarks"' in page
-    compare.run(settings("recipe=tiny"), Store(chain.root))
+    compare.run(settings("recipe=tiny"), Store(chain.root)).show()
     page = (chain.root / compare.PAGE).read_text()
     for row in rows:
         cells = re.findall(rf'data-label="{row["task"]} {row["metric"]} \(50\)">([\d.]+)%', page)

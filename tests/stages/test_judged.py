@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from stages.config.exit_codes import GateCode
 from stages.evaluation.measures import FILE, Measure
-from stages.evaluation.noninferiority import Code, by_measure, compare
+from stages.evaluation.noninferiority import by_measure, compare
 from stages.models.contract import load_or_derive_contract
 from stages.pipeline.graph import requested_nodes
 from stages.store.records import Candidate, Example, Judgement, load, stream
@@ -174,7 +175,7 @@ def test_the_gate_compares_no_win_rates_of_two_judges(chain: Chain, tmp_path: Pa
             assert judge.instruments == of_another_run.instruments
     [wins] = [name for name in runs[0] if name.startswith("wins")]
     lines = compare(runs[:1], runs[1:], margin=0.05, confidence=0.95)
-    assert {line.measure for line in lines if line.code is Code.other_prompts} == {wins}
+    assert {line.measure for line in lines if line.code is GateCode.other_prompts} == {wins}
 
 
 @pytest.mark.extended

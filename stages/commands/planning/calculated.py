@@ -3,11 +3,11 @@
 Time is arithmetic, or for generated tokens memory traffic, at shares of a GPU's rates. Recomputed layers count as
 arithmetic."""
 
+import logging
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from rich.console import Console
 from rich.table import Table
 
 from stages.commands.planning.cost import RunHistory, expected_sizes, is_answered_by_base
@@ -19,6 +19,7 @@ from stages.commands.planning.peak import (
     training_parts,
     uses_gpu,
 )
+from stages.commands.result import Result, print_parts
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import GRPO, SFT, Reference, Training
@@ -29,23 +30,59 @@ from stages.hardware.model_shape import ModelShape
 from stages.store.node import Node
 from stages.store.store import Store
 
+log = logging.getLogger(__name__)
+
 # Shares of a GPU's rates, between which the hours lie. The first is what training of 1.7B reaches on one H200
 # (docs/explanation/benchmarks.md). The others are below what published runs reached (docs/how-to/memory.md): SFT of
 # Zephyr 7B 38% and of Tülu 3 8B 12%, their DPO, with the reference, 9% and 8%. On more GPUs the runs of 70B reached 7%
 # and 4% on 64, which no share of smaller runs predicts.
 FASTEST, SLOWEST, SLOWEST_TRAINING = 0.4, 0.1, 0.07
 MOST_GPUS = 32
-COLUMNS = ("weights", "gradients", "optimizer", "activations", "peak", "main memory", "hours")
+MEMORY = (*memory.Parts._fields, "peak", "main memory")
 
 
-def show(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
-    """Print, for every node that runs a model, the GiB of each part of its peak per GPU, the main memory of one
-    machine, and the hours; then the settings with which a training that does not fit would fit."""
+@dataclass
+class CalculatedNode:
+    """A node's bytes per GPU, at the peak and by its parts, and in one machine's main memory. `hours`: the least and the
+    most; None if not known."""
+
+    name: str
+    memory: dict[str, float]
+    hours: tuple[float, float] | None
+
+
+@dataclass
+class CalculatedPlan(Result):
+    """`sentences`: on the GPUs, then the settings with which a training that does not fit would fit."""
+
+    nodes: list[CalculatedNode]
+    sentences: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+    def show(self) -> None:
+        table = Table("node", box=None, header_style="bold", pad_edge=False)
+        for title in (*MEMORY, "hours"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for node in self.nodes:
+            gibs = [f"{size / 2**30:.1f}" if size else "" for size in node.memory.values()]
+            table.add_row(node.name.replace("_", " "), *gibs, hours_text(node.hours))
+        print_parts(table, *self.sentences)
+        for sentence in self.warnings:
+            log.warning("warning: %s", sentence)
+
+
+def hours_text(hours: tuple[float, float] | None) -> str:
+    if hours is None:
+        return "not known"
+    least, most = hours
+    return f"{least:.2f} to {most:.2f}" if least * FASTEST >= 0.001 else "under 0.01"
+
+
+def calculate(cfg: Config, nodes: dict[str, Node], store: Store) -> CalculatedPlan:
+    """Return, for every node that runs a model, the parts of its peak per GPU, the main memory of one machine, and
+    the hours; then the settings with which a training that does not fit would fit."""
     name, history = str(cfg.plan.gpu), RunHistory(store)
     _, capacity, bandwidth, *rates = GPUS[name]
-    table = Table("node", box=None, header_style="bold", pad_edge=False)
-    for title in COLUMNS:
-        table.add_column(title, justify="right", no_wrap=True)
     lines = [
         f"{cfg.launch.processes * cfg.launch.nodes} × {name}: {capacity} GB, {rates[0]} TFLOP/s in bf16, "
     ]
@@ -53,6 +90,7 @@ def show(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
         f"{bandwidth} TB/s. GiB per GPU; hours at {FASTEST:.0%} to {SLOWEST:.0%} of these rates, "
         f"or after SFT to {SLOWEST_TRAINING:.0%}; not known for more than {MOST_GPUS} GPUs."
     )
+    planned = list[CalculatedNode]()
     for title, node in nodes.items():
         base = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
         if not uses_gpu(node) or not (shape := model_shape(node, base, store)):
@@ -67,14 +105,9 @@ def show(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
         hours = tokens * seconds_per_token(shape, block, row, name) / 3600
         if cfg.launch.processes * cfg.launch.nodes > MOST_GPUS:
             hours = math.nan
-        span = (
-            " to ".join(f"{hours / share:.2f}" for share in (FASTEST, slowest_share(block)))
-            if hours >= 0.001
-            else "under 0.01"
-        )
-        span = "not known" if math.isnan(hours) else span
-        gibs = [f"{each / 2**30:.1f}" if each else "" for each in (*parts, sum(parts), host)]
-        table.add_row(title.replace("_", " "), *gibs, span)
+        span = None if math.isnan(hours) else (hours / FASTEST, hours / slowest_share(block))
+        sizes = dict(zip(MEMORY, (*parts, sum(parts), host), strict=True))
+        planned.append(CalculatedNode(title, sizes, span))
         if sum(parts) > capacity * 1e9:
             ways = [way for way, peak in remedies(shape, block, row) if peak <= capacity * 1e9]
             way_out = (
@@ -83,9 +116,7 @@ def show(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
                 else "Use a GPU with more memory"
             )
             lines.append(f"{title} does not fit. {way_out}.")
-    console = Console(width=160, markup=False)
-    console.print(table)
-    console.print("\n".join(lines))
+    return CalculatedPlan(planned, lines)
 
 
 def slowest_share(block: object) -> float:

@@ -1,0 +1,102 @@
+"""`--json`: one JSON object on stdout in place of text. Logs, and all that libraries print, go to stderr."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from dataclasses import asdict
+
+from stages.cli.explain import explain
+from stages.cli.spelling import typed_values
+from stages.commands.result import Reply, Result, finite
+from stages.config.choices import Command
+from stages.config.errors import UserError
+from stages.config.exit_codes import exit_code
+from stages.config.schema import Target
+
+FLAG = "--json"
+PRINTS_TEXT = re.compile(r"--(help|version|cfg|info|hydra-help)\b.*|-[hc]")
+WITHOUT_RESULT = (
+    Command.audit,
+    Command.chat,
+    Command.convert,
+    Command.export,
+    Command.gc,
+    Command.sync,
+)
+# the reply that this command fills; None without --json
+current: ContextVar[Reply | None] = ContextVar("current", default=None)
+
+
+@contextmanager
+def replying(line: list[str]) -> Iterator[None]:
+    """Write the reply of the command line when the block ends, however it ends."""
+    reply = Reply(typed_values(line).get("stage", str(Target.report)))
+    token = current.set(reply)
+    try:
+        with stdout_to_stderr():
+            yield
+    except BaseException as error:
+        reply.exit_code = exit_code(error)
+        reply.error = error_text(error) if reply.exit_code else None
+        if reply.exit_code and not (reply.error or reply.result):
+            reply.error = "The reason is on stderr."
+        raise
+    finally:
+        current.reset(token)
+        sys.stdout.write(f"{json.dumps(finite(asdict(reply)), ensure_ascii=False)}\n")
+        sys.stdout.flush()
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send to stderr what this process, its children and its libraries write to stdout."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+def error_text(error: BaseException) -> str | None:
+    """Return the line of an error without `error: `, or None for an exit code alone, which is a result."""
+    if isinstance(error, SystemExit) and isinstance(error.code, str):
+        return error.code.removeprefix("error: ")
+    # Hydra and stage=gate exit with a number because of another error
+    reason = error.__context__ if isinstance(error, SystemExit) else error
+    return None if reason is None else explain(reason) or f"{type(reason).__name__}: {reason}"
+
+
+def require_json(line: list[str]) -> None:
+    """Raise UserError if `--json` is typed with an option that prints text."""
+    if current.get() and (options := [word for word in line if PRINTS_TEXT.fullmatch(word)]):
+        raise UserError(f"{options[0]} prints text. Leave {FLAG} out.")
+
+
+def require_result(stage: str) -> None:
+    """Raise UserError if `--json` is typed for a command that has no result."""
+    if current.get() and stage in WITHOUT_RESULT:
+        raise UserError(f"stage={stage} has no JSON. Leave {FLAG} out.")
+
+
+def refuse_sweep() -> None:
+    """Raise UserError if `--json` is typed for a sweep, which has several jobs."""
+    if current.get():
+        way_out = f"Leave it out, then type stage=compare compare.sweep=FOLDER {FLAG}"
+        raise UserError(f"{FLAG} is for one run, and a sweep has several jobs. {way_out}.")
+
+
+def deliver(result: Result) -> None:
+    """Print a result as text, or keep it for `--json`. Then end the command as the result says."""
+    if reply := current.get():
+        reply.result = result
+    else:
+        result.show()
+    result.end()

@@ -1,0 +1,201 @@
+"""`--json`: the real output of every command that has a result fits the dataclasses of the results."""
+
+import importlib
+import json
+import os
+import sys
+import types
+import typing
+from dataclasses import fields, is_dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.cli import json_output
+from stages.cli.json_output import WITHOUT_RESULT
+from stages.commands import context
+from stages.commands.compare import CompareResult
+from stages.commands.doctor import DoctorResult
+from stages.commands.gate import GateResult
+from stages.commands.plan import PlanResult
+from stages.commands.planning.calculated import CalculatedPlan
+from stages.commands.result import Reply, Result
+from stages.commands.run_result import RunResult
+from stages.config.choices import Command
+from stages.config.exit_codes import ExitCode, GateCode
+from tests.helpers import TINY, Chain, command, inside
+from tests.pipeline.test_damage import flip
+
+
+def misfits(value: Any, hint: Any, place: str = "") -> list[str]:
+    """Return where a parsed JSON value differs from a type. A `float` that is not known is null."""
+    inner, kind = typing.get_args(hint), typing.get_origin(hint) or hint
+    if hint is Any:
+        return []
+    if kind in (types.UnionType, typing.Union):
+        return min((misfits(value, each, place) for each in inner), key=len)
+    if not isinstance(value, json_types(kind)) or (isinstance(value, bool) and kind is not bool):
+        return [f"{place}: {value!r} is not {hint}"]
+    if is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if [*value] != [each.name for each in fields(kind)]:
+            return [f"{place}: the keys {[*value]} are not those of {kind}"]
+        parts = [(value[name], hints[name], name) for name in value]
+    elif kind is dict:
+        parts = [(each, inner[1], key) for key, each in value.items()]
+    else:
+        items = value if kind in (list, tuple) else []
+        parts = [(each, inner[0], "[]") for each in items]
+    return [line for each, of, name in parts for line in misfits(each, of, f"{place}.{name}")]
+
+
+def json_types(kind: type) -> tuple[type, ...]:
+    """Return the types of parsed JSON that a value of this type has."""
+    if kind is float:
+        return (float, int, type(None))
+    if issubclass(kind, IntEnum):
+        return (int,)
+    if is_dataclass(kind):
+        return (dict,)
+    return {Path: (str,), tuple: (list,)}.get(kind, (kind,))
+
+
+def reply(*line: str) -> dict[str, Any]:
+    """Return the one object on stdout of a command with `--json`, which must fit `Reply`."""
+    ran = inside(*TINY, *line, "--json")
+    value = json.loads(ran.stdout)
+    assert value["exit_code"] == ran.returncode
+    assert not misfits(value | {"result": None}, Reply)
+    assert not value["error"] or value["error"] in ran.stderr, "people read it, too"
+    return dict(value)
+
+
+def result(kind: type[Result], *line: str, code: int = ExitCode.done) -> dict[str, Any]:
+    """Return the result in the reply, which must fit its dataclass."""
+    value = reply(*line)
+    assert value["exit_code"] == code, value["error"]
+    assert not misfits(value["result"], kind)
+    return dict(value["result"])
+
+
+def test_a_misfit_is_found() -> None:
+    good = {"nodes": 1, "bytes": 2, "damaged": ["a"], "leftovers": []}
+    assert not misfits(good, DoctorResult)
+    bad: list[dict[str, Any]] = [{"nodes": "1"}, {"bytes": True}, {"damaged": [1]}, {"more": 1}]
+    assert all(misfits(good | each, DoctorResult) for each in bad)
+
+
+def test_a_plan_is_an_object_for_this_machine_and_another(chain: Chain) -> None:
+    outputs = f"outputs={chain.root}"
+    planned = result(PlanResult, outputs, "stage=plan", "dpo.beta=0.7")
+    nodes = {node["name"]: node for node in planned["nodes"]}
+    assert nodes["dpo"]["changes"] == ["beta 0.1 -> 0.7"]
+    assert {name for name, node in nodes.items() if node["state"] == "cached"} >= {"sft", "pairs"}
+    judge = "label.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
+    asked = result(PlanResult, outputs, "stage=plan", "label=judge", judge)
+    assert [calls["node"] for calls in asked["calls"]] == ["label"]
+    other = result(CalculatedPlan, outputs, "stage=plan", "plan.gpu=h200")
+    assert all(node["memory"]["peak"] > 0 for node in other["nodes"])
+
+
+def test_a_run_names_its_nodes_pages_and_next_command(chain: Chain) -> None:
+    outputs = f"outputs={chain.root}"
+    made = result(RunResult, outputs, "stage=pairs", "pairs.max_length_ratio=9")
+    states = {node["name"]: node["state"] for node in made["nodes"]}
+    assert states == dict.fromkeys(states, "reused") | {"pairs": "built"}
+    pairs = made["nodes"][-1]
+    assert (
+        json.loads((Path(pairs["folder"]) / "manifest.json").read_text())["metrics"]
+        == (pairs["metrics"])
+    )
+    assert Path(made["page"]).exists() and Path(made["labels_page"]).exists()
+    assert made["next_command"].startswith("python run.py stage=reference recipe=tiny")
+    report = result(RunResult, outputs, "stage=report")
+    assert report["page"] == str(chain.root / "report.html") and not report["next_command"]
+    assert report["nodes"][-1]["metrics"]["verdict"]
+
+
+def test_compare_and_gate_are_objects_and_a_gates_code_is_no_error(chain: Chain) -> None:
+    outputs = f"outputs={chain.root}"
+    compared = result(CompareResult, outputs, "stage=compare")
+    assert Path(compared["page"]).exists() and compared["groups"][0]["settings"]
+    against = f"gate.against={chain.root}"
+    gate = result(GateResult, outputs, "stage=gate", against, code=GateCode.cannot_tell)
+    written = json.loads((chain.root / "gate.json").read_text())
+    assert written == gate
+    failed = reply(outputs, "stage=gate", "gate.against=ffffffffffff")
+    assert (failed["exit_code"], failed["result"]) == (GateCode.other_prompts, None)
+    assert "gate.against=ffffffffffff" in failed["error"]
+
+
+def test_damage_is_a_result_and_an_error(chain: Chain) -> None:
+    outputs = f"outputs={chain.root}"
+    assert result(DoctorResult, outputs, "stage=doctor")["damaged"] == []
+    flip(chain.folder("data") / "examples.parquet")
+    [line] = result(DoctorResult, outputs, "stage=doctor", code=ExitCode.failed)["damaged"]
+    assert line.endswith("rebuild=data")
+
+
+def test_the_page_for_agents_is_an_object(tmp_path: Path) -> None:
+    page = result(context.ContextResult, "stage=context", f"outputs={tmp_path}")
+    assert page["page"].count("--json") > 5 and len(page["commands"]) <= 12
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (("dpo.bata=1",), "Did you mean 'beta'?"),
+        (("stage=dop",), "stage=dop"),
+        (("--help=sft",), "--help=sft prints text"),
+        (("--cfg", "job"), "--cfg prints text"),
+        (("stage=plan", "dpo.beta=0.1,0.2", "-m"), "compare.sweep=FOLDER --json"),
+        *(((f"stage={word}",), f"stage={word} has no JSON") for word in WITHOUT_RESULT),
+    ],
+)
+def test_a_refusal_is_an_object(line: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    refusal = reply(f"outputs={tmp_path}", *line)
+    assert (refusal["exit_code"], refusal["result"]) == (ExitCode.failed, None)
+    assert words in refusal["error"]
+
+
+def test_an_option_that_does_not_exist_is_an_object() -> None:
+    ran = inside("--nonsense", "--json")
+    assert ran.returncode == ExitCode.unknown_option
+    assert json.loads(ran.stdout)["error"]
+
+
+def test_a_bug_and_an_interrupt_are_objects(capsys: pytest.CaptureFixture[str]) -> None:
+    for error, words in ((ZeroDivisionError("planted"), "planted"), (SystemExit("late"), "late")):
+        with pytest.raises(type(error)), json_output.replying(["stage=sft"]):
+            raise error
+        value = json.loads(capsys.readouterr().out)
+        assert (value["stage"], value["exit_code"]) == ("sft", ExitCode.failed)
+        assert words in value["error"]
+
+
+def test_stdout_has_the_object_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with json_output.replying(["stage=sft"]):
+        sys.stdout.write("a library")
+        os.system("echo a child")
+    ran = capfd.readouterr()
+    assert json.loads(ran.out)["exit_code"] == 0
+    assert "a library" in ran.err and "a child" in ran.err
+
+
+def test_every_command_has_a_result_that_the_context_shows_or_refuses() -> None:
+    shown: set[Any] = {context.ContextResult, *context.RESULTS.values()}
+    for word in Command:
+        module = importlib.import_module(f"stages.commands.{word}")
+        returned = typing.get_type_hints(getattr(module, "run", None) or (lambda: None)).get(
+            "return"
+        )
+        kinds = {*(typing.get_args(returned) or [returned])}
+        assert kinds <= ({None, type(None)} if word in WITHOUT_RESULT else shown), word
+
+
+def test_a_new_process_writes_one_object_and_logs_elsewhere(built: Path) -> None:
+    ran = command(*TINY, "stage=data", f"outputs={built}", "--json")
+    assert len(ran.stdout.splitlines()) == 1
+    assert "reused" in ran.stderr and json.loads(ran.stdout)["result"]["nodes"]

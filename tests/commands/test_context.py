@@ -1,0 +1,79 @@
+"""`stage=context`: its commands work, it names every result and exit code, and it is quick."""
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from stages.cli import unread
+from stages.commands import context
+from stages.config.choices import Command
+from stages.config.exit_codes import MEANINGS, ExitCode, GateCode
+from stages.config.installation import ROOT, arguments_of
+from stages.preflight import constraints
+from tests.budgets import spent, yardstick
+from tests.docs.test_pages import one_of_each
+from tests.helpers import command, inside, settings
+
+FILE = ROOT / "docs" / "examples" / "preferences.jsonl"
+PAGE = context.run()
+LINES = [line.replace("=FILE", f"={FILE}") for line in PAGE.commands]
+PACE = 0.04  # seconds that tests.budgets.yardstick takes on the machine of the limit
+
+
+def arguments(line: str) -> list[str]:
+    return [word for word in arguments_of(line) if word != "--json"]
+
+
+@pytest.mark.parametrize("line", LINES, ids=range(1, len(LINES) + 1))
+def test_its_commands_compose(line: str) -> None:
+    typed = one_of_each(arguments(line))
+    cfg = settings(*typed)
+    constraints.validate_config(cfg)
+    unread.refuse_unread(cfg, typed)
+
+
+def test_its_commands_are_few_and_those_without_json_have_none() -> None:
+    assert len(LINES) == 10
+    with_json = [line for line in LINES if line.endswith("--json")]
+    stages = {settings(*one_of_each(arguments(line))).stage for line in with_json}
+    assert stages == {"plan", "report", "compare", "gate"}
+    assert all(f"`{line}`" in PAGE.page for line in PAGE.commands)
+
+
+def test_it_names_all_words_recipes_codes_and_formats() -> None:
+    assert all(f"`stage={word}`: " in PAGE.page for word in Command)
+    recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    assert all(f"`recipe={name}`: " in PAGE.page for name in recipes)
+    assert MEANINGS.keys() == {*ExitCode} | {*GateCode}
+    reference = (ROOT / "docs" / "reference" / "stages-and-files.md").read_text()
+    assert all(row in reference and row in PAGE.page for row in context.exit_code_table()[1:])
+    assert all(f"| `{name}` |" in PAGE.page for name in ("chosen_rejected", "compared", "scored"))
+
+
+def test_a_recipes_text_is_one_whole_sentence() -> None:
+    lines = [line for line in PAGE.page.splitlines() if line.startswith("- `recipe=")]
+    assert all(re.search(r": \S.{20,}\.$", line) for line in lines)
+
+
+def test_it_is_quick_and_loads_no_torch() -> None:
+    began = spent()
+    ran = command("stage=context", env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
+    seconds = spent() - began
+    assert ran.returncode == 0 and ran.stdout.startswith("# Plumbline\n")
+    assert "stages.pages.glossary\n" in ran.stderr and "| torch\n" not in ran.stderr
+    assert seconds < 1.5 * max(1.0, yardstick() / PACE)
+
+
+@pytest.mark.slow
+def test_its_first_commands_lead_from_a_file_to_a_verdict(tmp_path: Path) -> None:
+    audit, plan, toy = LINES[:3]
+    assert inside(*arguments(audit), f"outputs={tmp_path}").returncode == 0
+    assert inside(*arguments(plan), f"outputs={tmp_path}").returncode == 0
+    line = [word for word in shlex.split(toy)[2:] if not word.startswith("outputs=")]
+    ran = inside(*line, f"outputs={tmp_path}", "tracker=none")
+    last = json.loads(ran.stdout)["result"]["nodes"][-1]
+    assert "held-out pairs" in last["metrics"]["verdict"]
