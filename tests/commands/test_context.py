@@ -40,7 +40,7 @@ def test_its_commands_are_few_and_those_without_json_have_none() -> None:
     assert len(LINES) == 10
     with_json = [line for line in LINES if line.endswith("--json")]
     stages = {settings(*one_of_each(arguments(line))).stage for line in with_json}
-    assert stages == {"plan", "report", "compare", "gate"}
+    assert stages == {"plan", "report", "compare", "gate", "examine"}
     assert all(f"`{line}`" in PAGE.page for line in PAGE.commands)
 
 
