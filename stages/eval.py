@@ -30,6 +30,7 @@ from stages.evaluation.outcomes import Answers, Outcome, Table, tabulate
 from stages.evaluation.suite_results import read_suites
 from stages.models.loading import resolve_device
 from stages.store import safe_files
+from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, Example, Pair, Records, save
 from stages.store.single_completions import UnpairedPreference
 from stages.store.splits import draw_order
@@ -48,6 +49,10 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     `outcomes.parquet` (pass or fail for every answer to a prompt with checks) and `measures.parquet` (for the gate).
     Raise UserError if no prompt and no held-out pair is left to evaluate."""
     titles = cfg.models
+    if "base" in inputs and manifest_of(inputs["base"])["config"]["random_init"]:
+        out.warn(
+            "the base has random weights, as with scale=toy: the verdict says nothing of your data."
+        )
     by_set, left_out = read_shared_answers(cfg, inputs, out)
     prompts = {
         name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()

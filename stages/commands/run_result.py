@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class BuiltNode:
-    """A node of a run. `state`: built or reused. `metrics`: its figures, and their `summary` as a sentence."""
+    """A node of a run. `state`: built or reused. `metrics`: its figures, and their `summary` as a sentence. `warnings`:
+    what limits them."""
 
     name: str
     stage: str
@@ -28,6 +29,7 @@ class BuiltNode:
     state: str
     folder: Path
     metrics: dict[str, Any]
+    warnings: list[str]
 
 
 @dataclass
@@ -60,7 +62,8 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
         state = "built" if page.states[node.fingerprint] == "done" else "reused"
         if manifest := read_manifest(folder):
             name, metrics = page.names.get(node.fingerprint, node.stage), manifest["metrics"]
-            built.append(BuiltNode(name, node.stage, node.fingerprint, state, folder, metrics))
+            figures = metrics, manifest["warnings"]
+            built.append(BuiltNode(name, node.stage, node.fingerprint, state, folder, *figures))
     return built
 
 

@@ -125,7 +125,7 @@ def convert_table(
             record = convert_row(parsed)
         except UserError as error:
             hint = column_hint(key, error) if isinstance(error, ChangesMeaning) else ""
-            raise UserError(f"{row.file}: line {row.line}: {error}{hint}") from error
+            raise UserError(f"{row.place}: {error}{hint}") from error
         except Unwanted as reason:
             row.error = reason
             report.unwanted[reason.field] += 1
@@ -205,7 +205,7 @@ def quarantine(
         return
     write_quarantine(bad, out)
     first = bad[0]
-    first_error = f"{first.file}: line {first.line}: {first.error}"
+    first_error = f"{first.place}: {first.error}"
     if len(bad) > limit * total:
         way_out, few = f"Mend the rows listed in {out / 'quarantine.jsonl'}", len(bad) < total
         allowed = f"more than {key}={limit:g} allows" if few else "so that nothing is left"

@@ -133,7 +133,7 @@ def held_out(cfg: Audit) -> HeldOut:
             prompts.add(request, report.place)
         if report.bad_rows:
             bad_row, path = report.bad_rows[0], f"{key}[{i}].path={source.path}"
-            fault = f"{bad_row.file}: line {bad_row.line}: {bad_row.error}"
+            fault = f"{bad_row.place}: {bad_row.error}"
             raise UserError(f"{path}: a row cannot be read. {fault}. Correct or remove the row.")
     return prompts
 

@@ -183,4 +183,4 @@ def text_rows(file: Path, text: str, documents: str | None) -> Iterator[Row]:
             f"{file}: plain text does not say where a document ends. {way_out} {counts}."
         )
     for number, part in enumerate(divided[documents], 1):
-        yield Row(str(file), number, {"text": part.strip()})
+        yield Row(str(file), number, {"text": part.strip()}, unit="row")

@@ -158,7 +158,7 @@ def value_rows(
         number += 1
         value, end, reason = parse_value(text, match.end())
         check_length(end - match.end())
-        yield Row(name, number, value, reason)
+        yield Row(name, number, value, reason, unit="row")
         match = separator.match(text, end)
     if not match:
         with suppress(RecursionError):
@@ -207,7 +207,8 @@ def object_rows(content: Content, raw: bytes) -> Iterator[Row]:
         raise UserError(f"{file}: {problem}. Correct the object.")
     if len(rows) == 1 and not rows[0].error:
         values = single_object_rows(file, rows[0].value, pretty)
-        rows = [Row(str(file), i, value) for i, value in enumerate(values, 1)]
+        unit = "row" if len(values) > 1 else "line"
+        rows = [Row(str(file), i, value, unit=unit) for i, value in enumerate(values, 1)]
     yield from rows
 
 

@@ -41,9 +41,15 @@ class Row:
     """A row of a file: its value, and an error if it cannot be used."""
 
     file: str
-    line: int  # the line in the file, or the number of the row if the file has no lines; from 1
+    line: int  # the line in the file, or the number of the row if rows are no lines; from 1
     value: Any
     error: BadRow | None = None
+    unit: str = "line"  # or row
+
+    @property
+    def place(self) -> str:
+        """`FILE: line 3`, or `FILE: row 3`."""
+        return f"{self.file}: {self.unit} {self.line}"
 
 
 def first_repeated(names: Collection[str]) -> str | None:

@@ -109,9 +109,9 @@ def batch_rows(
         for value in values:
             number += 1
             if isinstance(value, BadRow):
-                yield Row(name, number, None, value)
+                yield Row(name, number, None, value, unit="row")
             else:
-                yield Row(name, number, with_texts(value, classes))
+                yield Row(name, number, with_texts(value, classes), unit="row")
 
 
 def single_row(batch: pa.RecordBatch | pa.Table) -> Any:
