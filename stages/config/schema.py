@@ -76,13 +76,25 @@ class Report:
     side_by_side: int = between(0, 1000)
 
 
+TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
+
+
 @dataclass
 class Tracker:
-    name: str = MISSING
+    """Who is told of the runs. An option of the group adds its tracker, so `tracker=[wandb,mlflow]` has both."""
+
+    wandb: bool = False
+    tensorboard: bool = False
+    mlflow: bool = False
+    trackio: bool = False
     project: str = MISSING
     entity: str | None = MISSING
     group: str | None = MISSING
     upload: bool = MISSING
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in TRACKERS if vars(self)[name]]
 
 
 @dataclass

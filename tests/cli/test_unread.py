@@ -79,6 +79,7 @@ UNREAD = [
         "data.audit.actions={near_duplicate:drop}",
     ),
     ("tracker.project=mine", "tracker=wandb"),
+    ("tracker.entity=mine tracker=tensorboard", "tracker=wandb"),
     ("export.repo=user/name stage=export", "export.format=dataset"),
     ("export.private=false stage=export export.format=dataset", "export.repo=user/name"),
     ("export.dtype=f16 stage=export export.format=dataset", "export.format=gguf"),

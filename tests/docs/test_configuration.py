@@ -53,7 +53,6 @@ type and meaning. `>0–1` are the numbers from 0 to 1 without 0.
 WORDS = {
     "stage": [*Target, *Command],
     "sample.sampler": plugins.plugin_words("samplers", "Sampler"),
-    "tracker.name": [*plugins.plugin_words("tracking", "Run"), "none"],
 }
 TYPES: dict[Any, str] = {
     Any: "block",
