@@ -81,7 +81,7 @@ TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
 
 @dataclass
 class Tracker:
-    """Who is told of the runs. An option of the group adds its tracker, so `tracker=[wandb,mlflow]` has both."""
+    """Where runs are tracked. Each option adds its own: `tracker=[wandb,mlflow]` is both."""
 
     wandb: bool = False
     tensorboard: bool = False
