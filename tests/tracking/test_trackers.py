@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from stages.commands.sync import run_id
 from stages.config.schema import TRACKERS
 from stages.store.workspace import read_curves
 from stages.tracking.tables import read_tables
@@ -228,7 +229,7 @@ def test_a_stopped_attempt_and_the_next_are_one_group_and_nobody_is_asked(tmp_pa
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "[]"
-    first, second = (path.name for path in tmp_path.glob("cache/tensorboard/plumbline/*/*"))
+    first, second = (run_id(path) for path in tmp_path.glob("cache/wandb/offline-run-*"))
     node = first.rpartition("-")[0]
     for tracker in INSTALLED:
         for run in (first, second):
