@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from stages.config.schema import Tracker
 from stages.tracking.tables import Table
 from stages.tracking.tracker import Attempt, Run, flat, numbers
@@ -31,14 +33,17 @@ class MLflowRun(Run):
         from mlflow.entities import Param
 
         server = os.environ.get("MLFLOW_TRACKING_URI")
-        self.client = MlflowClient(server or f"sqlite:///{files / 'mlflow.db'}")
-        experiment = self.client.get_experiment_by_name(attempt.project)
         place = None if server else (files / "artifacts").as_uri()
-        number = (
-            experiment.experiment_id
-            if experiment
-            else self.client.create_experiment(attempt.project, place)
-        )
+        with FileLock(
+            files / "lock"
+        ):  # two processes that make a database at once make a broken one
+            self.client = MlflowClient(server or f"sqlite:///{files / 'mlflow.db'}")
+            experiment = self.client.get_experiment_by_name(attempt.project)
+            number = (
+                experiment.experiment_id
+                if experiment
+                else self.client.create_experiment(attempt.project, place)
+            )
         tags = {"group": attempt.group, "stage": attempt.stage, "attempt": attempt.id}
         self.id = self.client.create_run(number, tags=tags, run_name=attempt.name).info.run_id
         params = [Param(accepted(k), str(v)) for k, v in flat(attempt.config).items()]
