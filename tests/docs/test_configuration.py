@@ -478,9 +478,8 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
         "behind a field of the schema"
     )
     assert "number, >0–1,000" in line_of("dpo.beta"), "a limit of the schema"
-    assert ", ".join(f"`{word}`" for word in WORDS["tracker.name"]) in line_of("tracker.name"), (
-        "a room's files"
-    )
+    words = ", ".join(f"`{word}`" for word in WORDS["sample.sampler"])
+    assert words in line_of("sample.sampler"), "a room's files"
     assert "needed: the judges" in line_of("label.endpoints"), "in the class of an option"
 
 

@@ -1,5 +1,6 @@
 """Tests of what each tracker keeps of the same runs, read back from its own files."""
 
+import html
 import json
 import math
 import os
@@ -103,9 +104,11 @@ def of_tensorboard(root: Path, run: str) -> Told:
     tables = dict[str, Cells]()
     for name in names["tensors"]:
         (event,) = read.Tensors(name)
-        cells = [text.decode() for text in event.tensor_proto.string_val]
-        width = event.tensor_proto.tensor_shape.dim[1].size
-        tables[name] = [cells[i : i + width] for i in range(width, len(cells), width)]
+        (text,) = event.tensor_proto.string_val
+        lines = [line[2:-2].split(" | ") for line in text.decode().split("\n")]
+        tables[name.removesuffix("/text_summary")] = [
+            [html.unescape(cell) for cell in line] for line in lines[2:]
+        ]
     config, summary = dict(tables.pop("config")), dict(tables.pop("summary", []))
     assert set(figures) <= set(summary)
     return Told(curves, tables, config, figures, folder.parent.name)
