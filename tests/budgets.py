@@ -49,7 +49,7 @@ BUDGETS = {
     "pages": 20.0,
     "bench": 11.0,
     "curation": 10.0,
-    "tracking": 9.0,
+    "tracking": 25.0,
     "tasks": 6.0,
     "pairing": 4.0,
 }

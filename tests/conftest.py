@@ -25,7 +25,7 @@ import pytest  # noqa: E402
 
 from stages.hardware import process  # noqa: E402
 from stages.store.sealed_json import OUTPUTS  # noqa: E402
-from tests.helpers import SECRET, TINY, Chain, command, made_once  # noqa: E402
+from tests.helpers import INSTALLED, SECRET, TINY, Chain, command, made_once  # noqa: E402
 
 pytest_plugins = ["tests.budgets", "tests.store.s3"]
 process.prepare()
@@ -102,7 +102,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the whole chain, tracked offline by W&B without a key. Do not write to it.
+    """A store with the whole chain, tracked offline by W&B without a key, and by every other tracker that is installed.
+    Do not write to it.
 
     The home folder of that command, tracked-home, is next to the store. Its environment held a secret (HF_TOKEN).
     """
@@ -113,7 +114,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         environment = {**os.environ, "HF_TOKEN": SECRET, "HOME": str(home)}
         ran = command(
             "recipe=tiny",
-            "tracker=wandb",
+            f"tracker=[{','.join(INSTALLED)}]",
             f"outputs={root}",
             stdin=subprocess.DEVNULL,
             env=environment,

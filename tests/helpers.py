@@ -40,7 +40,7 @@ from omegaconf import DictConfig, OmegaConf
 from stages.cli import compose, main, recipes
 from stages.cli.explain import explain
 from stages.config.installation import ROOT, install_command
-from stages.config.schema import Config
+from stages.config.schema import TRACKERS, Config
 from stages.pipeline import build as building
 from stages.pipeline.graph import wire_graph
 from stages.store.manifest import digest_of
@@ -51,6 +51,7 @@ from tests.browser import CHROMIUM, FITS, OPTIONS, browser
 
 DATA = ROOT.parent / "shared" / "data"
 recipes.register([])
+INSTALLED = [name for name in TRACKERS if find_spec(name)]  # trackers
 SECRET = "0123456789abcdef" * 2 + "01234567"
 TINY = ("recipe=tiny", "tracker=none")
 # bitsandbytes is heavy, is not part of `dev`, and makes every process that loads peft a second slower.

@@ -159,6 +159,9 @@ def unknown_setting_message(key: str, kind: type) -> str:
     elsewhere = [other for other in spelling.setting_types() if other.rpartition(".")[2] in names]
     if line := other_option_message(key, kind):
         return line
+    block = key.rpartition(".")[0]
+    if name == "name" and (CONF / block).is_dir():
+        return f"{key} is not a setting. Type the option of this group: {block}=NAME."
     if elsewhere and SYNONYMS.get(name) not in field_names and not nearest(name, field_names, 0.8):
         return f"{key} is not a setting. Did you mean {' or '.join(elsewhere)}?"
     return f"{key} is not a setting.{suggest(name, field_names)}"
@@ -223,7 +226,10 @@ def missing_group_message(error: MissingConfigException) -> str:
         if group in ("model", "label")
         else ""
     )
-    options = spelling.recipe_files() if group == "recipe" else error.options or []
+    # Hydra has no options where several are typed: tracker=[wandb,mlflow]
+    options = error.options or [path.stem for path in (CONF / group).glob("*.yaml")]
+    if group == "recipe":
+        options = [*spelling.recipe_files()]
     return f"{group}={name} does not exist.{suggest(name, options)}{path_key}"
 
 

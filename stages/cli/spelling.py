@@ -114,7 +114,7 @@ def quote_word(word: str) -> str:
 def several_values_message(argument: str) -> str:
     """Return the message for values with commas, which may be a sweep, a list or one text."""
     key, _, value = argument.partition("=")
-    a_list = typing.get_origin(type_of(key)) is list
+    a_list = typing.get_origin(type_of(key)) is list or key == "tracker"
     form = f"{key}=[{value}]" if a_list else f'{key}="{value}"'
     way_out = f"for {'a list' if a_list else 'one text'}, write {shlex.quote(form)}"
     return f"{argument}: several values. To try one after the other, add -m; {way_out}"

@@ -162,9 +162,10 @@ def of_data(cfg: Config) -> Conditions:
 
 def of_command(cfg: Config) -> Conditions:
     """Return the conditions for keys of trackers, plan, chat and export."""
-    tracker, exports, form = cfg.tracker.name, cfg.stage == Command.export, cfg.export.format
+    exports, form, syncs = cfg.stage == Command.export, cfg.export.format, cfg.stage == Command.sync
     return {
-        "tracker": tracker == "none" and cfg.stage != Command.sync,
+        "tracker": not cfg.tracker.names and not syncs,
+        "wandb": not cfg.tracker.wandb and not syncs,
         "plan": cfg.stage == Command.plan and not cfg.plan.gpu,
         "chat": cfg.stage == Command.chat and cfg.chat.side_by_side,
         "gguf": exports and form is ExportFormat.gguf,

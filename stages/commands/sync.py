@@ -14,7 +14,7 @@ from stages.store.manifest import read_manifest
 from stages.store.store import Store
 from stages.store.workspace import Progress
 from stages.tracking.tracker import artifact_name
-from stages.tracking.wandb import CUT_OFF, LINKED, has_key, link_run, prepare_folder
+from stages.tracking.wandb import CUT_OFF, LINKED, has_key, link_run, use_folder
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ def run(cfg: Config, store: Store, *_: object) -> None:
         return
     if not has_key():
         raise UserError("stage=sync needs a W&B key. Set WANDB_API_KEY, or run `wandb login`.")
-    files = prepare_folder(store.root)
+    files = (store.root / "cache" / "wandb").resolve()
+    use_folder(files)
     if store.mirror and not any(files.glob("*run-*")):
         return
     import wandb

@@ -76,6 +76,9 @@ class Report:
     side_by_side: int = between(0, 1000)
 
 
+TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
+
+
 @dataclass
 class Examine:
     """A model that was trained elsewhere, and the model that its training started from."""
@@ -90,11 +93,20 @@ class Examine:
 
 @dataclass
 class Tracker:
-    name: str = MISSING
+    """Where runs are tracked. Each option adds its own: `tracker=[wandb,mlflow]` is both."""
+
+    wandb: bool = False
+    tensorboard: bool = False
+    mlflow: bool = False
+    trackio: bool = False
     project: str = MISSING
     entity: str | None = MISSING
     group: str | None = MISSING
     upload: bool = MISSING
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in TRACKERS if vars(self)[name]]
 
 
 @dataclass

@@ -84,16 +84,16 @@ def build_missing(
             # a trainer and its model refer to each other, and would stay beside this node's model
             gc.collect()
             machine.give_back_gpu_memory()
-            with track(cfg.tracker, node, store.root) as run:
+            with track(cfg.tracker, node, store.root) as runs:
                 calls = store.root / "cache" / "calls"
-                out = StageDir(folder, run.log, open_resource=open_resource, call_folder=calls)
-                attempts = provenance.begin_attempt(out, run.id)
+                out = StageDir(folder, runs.log, open_resource=open_resource, call_folder=calls)
+                attempts = provenance.begin_attempt(out, runs.wandb_id)
                 with hold_files_unchanged(node, store.digest_cache, folder):
-                    metrics = processes.execute(cfg.launch, node, stage, inputs, out, run.log)
+                    metrics = processes.execute(cfg.launch, node, stage, inputs, out, runs.log)
                 record = provenance.end_attempt(attempts, node, overrides, metrics, out.warnings)
                 if lengths := text_lengths(node.stage, folder):
                     record["lengths"] = lengths
-                run.published(store.folder(node), store.publish(node, record))
+                runs.published(store.folder(node), store.publish(node, record))
             summary, seconds = metrics["summary"], record["wall_seconds"]
             log.info("%s: built %s in %.1f s: %s", node, store.folder(node), seconds, summary)
             tell(node, "done")

@@ -51,6 +51,7 @@ def validate_config(cfg: Config) -> None:
             validate_outside,
             validate_checks,
             validate_launch,
+            validate_trackers,
             validate_adapters,
             validate_trainers,
             judged.validate_judged,
@@ -61,11 +62,10 @@ def validate_config(cfg: Config) -> None:
 
 
 def validate_words(cfg: Config) -> None:
-    """Raise UserError for unknown words that name files: trackers and task families."""
+    """Raise UserError for unknown words that name files: task families and stages."""
     # With data.own the names of user-defined families are not read yet.
     families = cfg.data.tasks.families if cfg.data.tasks and not cfg.data.own else []
     chosen_words = (
-        ("tracker.name", [cfg.tracker.name], [*plugins.plugin_words("tracking", "Run"), "none"]),
         ("data.tasks.families", families, plugins.family_names()),
         ("plan.tokens", [*cfg.plan.tokens], [*Target]),
     )
@@ -105,10 +105,6 @@ def validate_combinations(cfg: Config) -> None:
     if cfg.sample.rounds != cfg.rounds:
         raise UserError(
             f"sample.rounds={cfg.sample.rounds}: rounds sets it. Type rounds={cfg.sample.rounds} instead."
-        )
-    if cfg.tracker.name == "wandb" and re.search(r"[/\\#?%:]", cfg.tracker.project):
-        raise UserError(
-            f"tracker.project={cfg.tracker.project}: a project is one word. Set tracker.entity."
         )
     if not cfg.sample.temperatures:
         raise UserError(
@@ -283,6 +279,23 @@ def validate_launch(cfg: Config) -> None:
         "no GPU for tasks": launch.address and launch.num_gpus and not machine.may_have_gpu(),
     }
     refuse(conditions, launch=launch, command=install_command("ray"))
+
+
+def validate_trackers(cfg: Config) -> None:
+    """Raise UserError for a tracker whose package is missing, or that cannot take the names of this project or group."""
+    tracker = cfg.tracker
+    for name in tracker.names:
+        packages = ("mlflow", "sqlalchemy", "alembic") if name == "mlflow" else (name,)
+        is_missing = any(find_spec(package) is None for package in packages)
+        folders = [tracker.project, tracker.group or "the node"]
+        conditions = {
+            "team in project": name == "wandb" and re.search(r"[/\\#?%:]", tracker.project),
+            "no folder": name == "tensorboard"
+            and any(re.search(r"[/\\]|^\.", folder) for folder in folders),
+            # The libraries of another machine that is planned for are not known here.
+            "no tracker": cfg.planned_gpu is None and is_missing,
+        }
+        refuse(conditions, name=name, tracker=tracker, command=install_command(name))
 
 
 def validate_adapters(cfg: Config) -> None:

@@ -1,10 +1,12 @@
-"""Experiment tracking: a run per attempt at a node, with its configuration, curves, output and inputs.
+"""Experiment tracking: a run per attempt at a node in every tracker of `tracker=`, with its configuration, curves,
+figures, tables and inputs.
 
 Trackers change no result. They live in the process that builds, never in its children."""
 
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +16,120 @@ from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.sealed_json import warn_once
 from stages.store.store import Store
+from stages.tracking.tables import Table, read_tables
 
 
-def or_warn(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a method of W&B that fails only warn, once in a process, and return None: a tracker stops no training."""
+@dataclass(frozen=True)
+class Attempt:
+    """What every tracker is told when an attempt at a node starts."""
 
-    @wraps(method)
-    def attempt(*values: Any, **named: Any) -> Any:
-        try:
-            return method(*values, **named)
-        except Exception as error:
-            return warn_once(
-                f"W&B failed ({type(error).__name__}: {error}), so it lacks a part of this run."
-            )
-
-    return attempt
+    id: str  # STAGE-FINGERPRINT-NUMBER
+    stage: str
+    name: str  # of the node
+    project: str
+    group: str  # the user's, or else of all attempts at this node: one that is killed is resumed by another
+    config: dict[str, Any]  # of the stage, with the fingerprint and the lineage
 
 
 class Run:
-    """The run of one attempt at a node. This base class (`tracker=none`) ignores all calls, in their order here."""
+    """The run of one attempt in one tracker. The tracker's name is that of the file with the derived class. The methods
+    are called in this order; what a tracker has no place for is left out. They may fail: the run then lacks a part."""
 
-    id: str | None = None  # the id of a W&B run, which the manifest keeps
+    def __init__(self, attempt: Attempt, files: Path, settings: Tracker):
+        """Start the run. `files` is the tracker's own folder in the store, `outputs/cache/NAME`."""
 
-    def log(self, metrics: dict[str, Any], step: int) -> None:
+    def log(self, metrics: dict[str, float], step: int) -> None:
         """Log the metrics of a step, under TRL's names."""
 
-    def published(self, folder: Path, manifest: Manifest) -> None:
-        """Log the published node as an artifact: a new version of `STAGE-FINGERPRINT` with the node's files."""
+    def summarize(self, figures: dict[str, Any]) -> None:
+        """Log the figures that the published node ended with."""
+
+    def show(self, tables: dict[str, Table]) -> None:
+        """Log tables of texts by name."""
+
+    def keep(self, folder: Path, manifest: Manifest) -> None:
+        """Log the published node as an artifact."""
 
     def finish(self, failed: bool) -> None:
         """End the run."""
 
 
-def describe_inputs(node: Node, root: Path) -> dict[str, dict[str, str]]:
-    """Return by role the fingerprint and the artifact's name of each input: the lineage, readable offline."""
+class Runs:
+    """The runs of one attempt, by the tracker's name. A tracker that fails only warns, as it must stop no training."""
+
+    def __init__(self, settings: Tracker, node: Node, root: Path):
+        self.runs = dict[str, Run]()
+        attempt = describe_attempt(settings, node, root)
+        for name in settings.names:
+            with only_warn(name):
+                files = (root / "cache" / name).resolve()
+                files.mkdir(parents=True, exist_ok=True)
+                run_class = plugins.load_class("tracking", name, Run)
+                self.runs[name] = run_class(attempt, files, settings)
+        # the manifest keeps it, for stage=sync
+        self.wandb_id = attempt.id if "wandb" in self.runs else None
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Log the metrics of a step."""
+        self.tell(lambda run: run.log(metrics, step))
+
+    def published(self, folder: Path, manifest: Manifest) -> None:
+        """Log the figures and tables of a published node, and the node itself."""
+        figures = {**manifest["metrics"], "wall_seconds": manifest["wall_seconds"]}
+        self.tell(lambda run: run.summarize(figures))
+        self.tell(lambda run: run.show(read_tables(manifest["stage"], folder)))
+        self.tell(lambda run: run.keep(folder, manifest))
+
+    def finish(self, failed: bool) -> None:
+        """End the runs."""
+        self.tell(lambda run: run.finish(failed))
+
+    def tell(self, call: Callable[[Run], None]) -> None:
+        for name, run in self.runs.items():
+            with only_warn(name):
+                call(run)
+
+
+@contextmanager
+def only_warn(tracker: str) -> Iterator[None]:
+    """Turn an error of a tracker into a warning, once in a process."""
+    try:
+        yield
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+        warn_once(f"tracker={tracker} failed ({failure}), so it lacks a part of this run.")
+
+
+@contextmanager
+def track(settings: Tracker, node: Node, root: Path) -> Iterator[Runs]:
+    """Yield the runs for this attempt. If the stage raises an error, they are marked as failed."""
+    runs = Runs(settings, node, root)
+    try:
+        yield runs
+    except BaseException:
+        runs.finish(failed=True)
+        raise
+    runs.finish(failed=False)
+
+
+def describe_attempt(settings: Tracker, node: Node, root: Path) -> Attempt:
+    """Return what a new attempt at a node is. Its configuration names the inputs: the lineage, readable offline."""
     digests = Store(root).read_input_digests(node)
-    return {
+    inputs = {
         role: {
             "fingerprint": n.fingerprint,
             "artifact": artifact_name(n.stage, n.fingerprint, digests[role]),
         }
         for role, n in node.inputs.items()
     }
+    return Attempt(
+        id=f"{node.stage}-{node.fingerprint}-{secrets.token_hex(4)}",
+        name=str(node),
+        stage=node.stage,
+        project=settings.project,
+        group=settings.group or f"{node.stage}-{node.fingerprint}",
+        config={**asdict(node.config), "fingerprint": node.fingerprint, "inputs": inputs},
+    )
 
 
 def artifact_name(stage: str, fingerprint: str, digest: str) -> str:
@@ -63,20 +137,19 @@ def artifact_name(stage: str, fingerprint: str, digest: str) -> str:
     return f"{stage}-{fingerprint}:{digest[:12]}"
 
 
-@contextmanager
-def track(settings: Tracker, node: Node, root: Path) -> Iterator[Run]:
-    """Yield a tracker's run for this attempt. If the stage raises an error, the run is marked as failed."""
-    run = start(settings, node, root)
-    try:
-        yield run
-    except BaseException:
-        run.finish(failed=True)
-        raise
-    run.finish(failed=False)
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by their keys with dots: `runtime.device`."""
+    found = dict[str, Any]()
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
 
 
-def start(settings: Tracker, node: Node, root: Path) -> Run:
-    if settings.name == "none":
-        return Run()
-    tracker: Callable[..., Run] = plugins.load_class("tracking", settings.name, Run)
-    return or_warn(tracker)(settings, node, root) or Run()
+def numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among nested figures, by their keys with dots after `summary/`, apart from the curves."""
+    return {
+        f"summary/{key}": value
+        for key, value in flat(figures).items()
+        if isinstance(value, int | float)
+    }

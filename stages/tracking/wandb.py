@@ -5,53 +5,42 @@ Without an API key, runs are offline, and W&B does not ask for a key. `stage=syn
 import logging
 import netrc
 import os
-import secrets
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from stages.config.schema import Tracker
 from stages.store.manifest import Manifest
-from stages.store.node import Node
-from stages.store.text_units import transcript
-from stages.store.workspace import read_samples
-from stages.tracking.tracker import Run, describe_inputs, or_warn
+from stages.tracking.tables import Table
+from stages.tracking.tracker import Attempt, Run
 
 log = logging.getLogger(__name__)
 
 # Marker files in the folder of a run: W&B has its inputs; W&B did not answer when it ended.
 LINKED, CUT_OFF = "inputs.told", "cut.off"
-ROWS = 50  # of a table
-
-Table = tuple[list[str], list[list[Any]]]  # columns, rows
 
 
 class WandbRun(Run):
     """A run of W&B. Online, its inputs are linked at the start; offline, only its configuration names them."""
 
-    def __init__(self, settings: Tracker, node: Node, root: Path):
+    def __init__(self, attempt: Attempt, files: Path, settings: Tracker):
         self.upload = settings.upload
-        files, input_entries = prepare_folder(root), describe_inputs(node, root)
+        use_folder(files)
         import wandb
 
         run_mode = choose_mode()
         try:
-            self.run = start(settings, node, files, input_entries, run_mode)
+            self.run = start(attempt, files, settings, run_mode)
         except Exception as error:
             # also of a mode or another variable of W&B that it does not know
             log.warning(
                 "warning: W&B cannot be reached (%s). stage=sync uploads this run later.", error
             )
             run_mode = "offline"
-            self.run = start(settings, node, files, input_entries, run_mode)
-        self.id = self.run.id
+            self.run = start(attempt, files, settings, run_mode)
         if run_mode == "online":
-            artifacts = [entry["artifact"] for entry in input_entries.values()]
+            artifacts = [entry["artifact"] for entry in attempt.config["inputs"].values()]
             try:
                 link_run(wandb.Api(), Path(self.run.dir).parent, self.run.path, artifacts)
             except Exception as error:
@@ -60,21 +49,23 @@ class WandbRun(Run):
                     error,
                 )
 
-    @or_warn
-    def log(self, metrics: dict[str, Any], step: int) -> None:
+    def log(self, metrics: dict[str, float], step: int) -> None:
         self.run.log(metrics, step=step)
 
-    @or_warn
-    def published(self, folder: Path, manifest: Manifest) -> None:
+    def summarize(self, figures: dict[str, Any]) -> None:
+        self.run.log({})  # ends the last step, whose metrics would replace figures of the same name
+        self.run.summary.update(figures)
+
+    def show(self, tables: dict[str, Table]) -> None:
         import wandb
 
-        self.run.summary.update({**manifest["metrics"], "wall_seconds": manifest["wall_seconds"]})
-        for name, (columns, rows) in read_tables(manifest["stage"], folder).items():
+        for name, (columns, rows) in tables.items():
             self.run.log({name: wandb.Table(columns=columns, data=rows)})
+
+    def keep(self, folder: Path, manifest: Manifest) -> None:
         aliases = [manifest["fingerprint"], manifest["digest"][:12], "latest"]
         self.run.log_artifact(artifact(folder, manifest, self.upload), aliases=aliases)
 
-    @or_warn
     def finish(self, failed: bool) -> None:
         try:
             self.run.finish(exit_code=int(failed))
@@ -85,19 +76,17 @@ class WandbRun(Run):
             )
 
 
-def start(
-    settings: Tracker, node: Node, files: Path, input_entries: dict[str, dict[str, str]], mode: str
-) -> Any:
+def start(attempt: Attempt, files: Path, settings: Tracker, mode: str) -> Any:
     import wandb
 
     return wandb.init(
-        id=f"{node.stage}-{node.fingerprint}-{secrets.token_hex(4)}",  # one per attempt
-        project=settings.project,
+        id=attempt.id,
+        project=attempt.project,
         entity=settings.entity,
-        group=settings.group,
-        job_type=node.stage,
-        name=str(node),
-        config={**asdict(node.config), "fingerprint": node.fingerprint, "inputs": input_entries},
+        group=settings.group or os.environ.get("WANDB_RUN_GROUP") or attempt.group,
+        job_type=attempt.stage,
+        name=attempt.name,
+        config=attempt.config,
         dir=str(files.parent),
         mode=mode,  # type: ignore[arg-type]
         reinit="create_new",
@@ -135,13 +124,10 @@ def artifact(folder: Path, manifest: Manifest, upload: bool) -> Any:
     return logged
 
 
-def prepare_folder(root: Path) -> Path:
-    """Create the folder for W&B's files, set it for its caches and logs too, and return it."""
-    files = (root / "cache" / "wandb").resolve()
-    files.mkdir(parents=True, exist_ok=True)
+def use_folder(files: Path) -> None:
+    """Set the folder for W&B's files, for its caches and logs too."""
     for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         os.environ.setdefault(variable, str(files))
-    return files
 
 
 def choose_mode() -> str:
@@ -173,46 +159,3 @@ def link_run(api: Any, run: Path, path: str, artifacts: Iterable[str]) -> list[s
     if not missing:
         (run / LINKED).touch()
     return missing
-
-
-def read_tables(stage: str, folder: Path) -> dict[str, Table]:
-    """Return a node's tables by name: candidates of `label`, pairs of `pairs`, or the samples of a training."""
-    read = {"label": candidates, "pairs": pairs}.get(stage, samples)
-    table = read(folder)
-    return {read.__name__: table} if table[1] else {}
-
-
-def candidates(folder: Path) -> Table:
-    """Return the table of candidates with a score: prompt, completion, score."""
-    scored = pq.read_table(
-        folder / "judgements.parquet", filters=pc.field("score").is_valid()
-    ).slice(0, ROWS)
-    texts = by_id(folder / "candidates.parquet", "candidate_id", "text", scored["candidate_id"])
-    prompts = by_id(folder / "prompts.parquet", "id", "messages", scored["prompt_id"])
-    rows = [
-        [transcript(prompts[j["prompt_id"]]), texts[j["candidate_id"]], j["score"]]
-        for j in scored.to_pylist()
-    ]
-    return ["prompt", "completion", "score"], rows
-
-
-def pairs(folder: Path) -> Table:
-    """Return the table of pairs: prompt, chosen, rejected, margin."""
-    columns = ["prompt", "chosen", "rejected", "margin"]
-    first = pq.read_table(folder / "pairs.parquet", columns=columns).slice(0, ROWS).to_pylist()
-    return columns, [[*(transcript(p[name]) for name in columns[:3]), p["margin"]] for p in first]
-
-
-def samples(folder: Path) -> Table:
-    """Return the table of sample answers: step, prompt, answer before training, answer."""
-    answers = read_samples(folder)
-    before = {sample.id: sample.answer for sample in answers if sample.step == 0}
-    rows = [[s.step, transcript(s.prompt), before.get(s.id, ""), s.answer] for s in answers]
-    return ["step", "prompt", "before training", "answer"], rows
-
-
-def by_id(path: Path, key: str, value: str, ids: Any) -> dict[str, Any]:
-    rows = pq.read_table(
-        path, columns=[key, value], filters=pc.field(key).isin(ids.combine_chunks())
-    )
-    return dict(zip(rows[key].to_pylist(), rows[value].to_pylist(), strict=True))

@@ -112,6 +112,10 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("--seed=3",), "Type seed=3."),
         (("sft.max_steps=100",), "'epochs'"),
         (("wandb_project=mine",), "tracker.project"),
+        (("tracker=[wandb,mlfow]",), "Did you mean 'mlflow'?"),
+        (("tracker.mlfow=true",), "Did you mean 'mlflow'?"),
+        (("tracker=wandb,mlflow",), "write 'tracker=[wandb,mlflow]'"),
+        (("tracker.name=wandb",), "tracker=NAME"),
         (("model=tinny",), "Did you mean 'tiny'?"),
         (("sft.trainer.weight_decai=0.1",), "Did you mean 'weight_decay'?"),
         (("sft.trainer.output_dir=x",), "the sft stage sets"),
@@ -258,6 +262,16 @@ def test_without_the_package_of_4_bit_weights_the_error_names_it(
         f"{stage}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install -e '.[qlora]'."
     )
     assert refused(*TINY, f"{stage}.adapter=qlora") == message
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow", "trackio"])
+def test_without_the_package_of_a_tracker_the_error_names_its_extra(
+    tracker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constraints, "find_spec", lambda package: None)
+    line = refused(*TINY, f"tracker.{tracker}=true")
+    assert line.startswith(f"tracker={tracker} needs ")
+    assert f"pip install -e '.[{tracker}]'" in line
 
 
 def test_a_gpu_without_memory_is_told_with_the_ways_out() -> None:

@@ -79,6 +79,7 @@ UNREAD = [
         "data.audit.actions={near_duplicate:drop}",
     ),
     ("tracker.project=mine", "tracker=wandb"),
+    ("tracker.entity=mine tracker=tensorboard", "tracker=wandb"),
     ("export.repo=user/name stage=export", "export.format=dataset"),
     ("export.private=false stage=export export.format=dataset", "export.repo=user/name"),
     ("export.dtype=f16 stage=export export.format=dataset", "export.format=gguf"),
@@ -206,7 +207,7 @@ def test_every_key_of_a_block_with_choices_is_weighed() -> None:
     """Every key of these blocks is either always read or listed in `unread.py` or `unread.yaml`."""
     always = {
         Sample: "rounds round right_from split key file pool prompts prompts_per_round limits",
-        Tracker: "name",
+        Tracker: "wandb tensorboard mlflow trackio",
         Export: "format",
     }
     source = Path(unread.__file__).read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from hydra.errors import ConfigCompositionException
 from stages.cli.explain import explain
 from stages.config.blocks.models import TEMPLATES
 from stages.config.installation import ROOT
+from stages.config.schema import TRACKERS
 from stages.models import chat_templates
 from stages.store import plugins
 from tests.helpers import composed, refused, settings
@@ -28,7 +29,7 @@ def test_a_rooms_words_are_its_file_names() -> None:
         "verifier",
     ]
     assert plugins.plugin_words("samplers", "Sampler") == ["generate", "hf", "openai", "vllm"]
-    assert plugins.plugin_words("tracking", "Run") == ["wandb"]
+    assert plugins.plugin_words("tracking", "Run") == sorted(TRACKERS)
     templates = {path.stem for path in chat_templates.TEMPLATES.glob("*.jinja")}
     assert templates == TEMPLATES.keys() - {"auto", "own", "file"}
 
@@ -77,7 +78,7 @@ def test_conf_answers_the_rooms() -> None:
             *more,
         }
     trackers = {path.stem for path in (ROOT / "conf" / "tracker").glob("*.yaml")}
-    assert trackers == {*plugins.plugin_words("tracking", "Run"), "none"}
+    assert trackers == {*plugins.plugin_words("tracking", "Run"), "none"} == {*TRACKERS, "none"}
 
 
 @pytest.mark.extended

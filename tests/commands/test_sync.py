@@ -213,5 +213,5 @@ def test_a_server_that_goes_away_costs_a_minute_and_no_run(
     with closing(WandbServer()) as other:
         ran = run(root, other, "stage=sync")
     assert ran.returncode == 0, ran.stderr
-    assert set(other.runs) == {attempt.id}
-    assert b"loss" in other.files[f"{attempt.id}/wandb-summary.json"]
+    assert set(other.runs) == {attempt.wandb_id}
+    assert b"loss" in other.files[f"{attempt.wandb_id}/wandb-summary.json"]

@@ -30,7 +30,6 @@ IN_ROOMS = [
     "stage",
     "sample.sampler",
     "answer.sampler",
-    "tracker.name",
     "data.tasks.families",
 ]
 IN_ROOMS += [
@@ -317,6 +316,8 @@ REFUSED = [
     ),
     ("dpo.trainer.neftune_noise_alpha=5 dpo.runtime.micro_batch=1", "too little noise"),
     ("tracker=wandb tracker.project=team/project", "one word. Set tracker.entity."),
+    ("tracker=tensorboard tracker.project=team/project", "TensorBoard has folders"),
+    ("tracker=tensorboard tracker.group=../other", "TensorBoard has folders"),
     ("dpo.trainer.use_cache=true", "only the dpo stage sets"),
     ("dpo.trainer.lr_scheduler_kwargs={num_cycle:1}", "Did you mean 'num_cycles'?"),
     (

@@ -53,7 +53,6 @@ type and meaning. `>0–1` are the numbers from 0 to 1 without 0.
 WORDS = {
     "stage": [*Target, *Command],
     "sample.sampler": plugins.plugin_words("samplers", "Sampler"),
-    "tracker.name": [*plugins.plugin_words("tracking", "Run"), "none"],
 }
 TYPES: dict[Any, str] = {
     Any: "block",
@@ -479,9 +478,8 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
         "behind a field of the schema"
     )
     assert "number, >0–1,000" in line_of("dpo.beta"), "a limit of the schema"
-    assert ", ".join(f"`{word}`" for word in WORDS["tracker.name"]) in line_of("tracker.name"), (
-        "a room's files"
-    )
+    words = ", ".join(f"`{word}`" for word in WORDS["sample.sampler"])
+    assert words in line_of("sample.sampler"), "a room's files"
     assert "needed: the judges" in line_of("label.endpoints"), "in the class of an option"
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import gguf
+import huggingface_hub
 import numpy as np
 import omegaconf
 import peft.utils.save_and_load
@@ -25,6 +27,7 @@ import wandb
 import wandb.cli.beta_sync
 import yaml
 from accelerate import Accelerator
+from huggingface_hub.errors import OfflineModeIsEnabled
 from hydra import initialize_config_dir
 from hydra._internal import config_repository
 from hydra._internal.callbacks import Callbacks
@@ -1136,7 +1139,23 @@ def omegaconf_reads_with_the_loader_that_stands_there(parts: Parts) -> None:
     assert sizes
 
 
-# W&B
+# trackers
+
+
+@effect(
+    "huggingface_hub.constants:HF_HUB_OFFLINE is read at every request",
+    put(huggingface_hub.constants, "is_offline_mode", lambda: False),
+)
+def the_hub_is_not_asked_while_a_local_run_starts(parts: Parts) -> None:
+    from stages.tracking.trackio import asking_nobody
+
+    nobody = huggingface_hub.HfApi(endpoint="http://127.0.0.1:9")
+    with (
+        mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", False),
+        asking_nobody(),
+        pytest.raises(OfflineModeIsEnabled),
+    ):
+        nobody.whoami(token="hf_nobody")
 
 
 @effect(

@@ -458,7 +458,13 @@ SEAMS = [
         "replaced by libyaml's",
         "every command starts more slowly",
     ),
-    # W&B
+    # trackers
+    Seam(
+        "huggingface_hub.constants:HF_HUB_OFFLINE is read at every request",
+        ("tracking/trackio.py",),
+        "set while a local run starts",
+        "trackio asks the hub whose token it is",
+    ),
     Seam(
         "wandb:Artifact.add_reference hands out entries whose digest can be set",
         ("tracking/wandb.py",),

@@ -1,0 +1,240 @@
+"""Tests of what each tracker keeps of the same runs, read back from its own files."""
+
+import html
+import json
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.commands.sync import run_id
+from stages.config.schema import TRACKERS
+from stages.store.workspace import read_curves
+from stages.tracking.tables import read_tables
+from stages.tracking.tracker import flat
+from tests.helpers import INSTALLED, ROOT, SECRET
+from tests.tracking.test_tracking import records
+
+Curves = dict[str, dict[int, float]]  # the values of a metric by step
+Cells = list[list[str]]
+
+
+@dataclass
+class Told:
+    """What a tracker keeps of a run."""
+
+    curves: Curves
+    tables: dict[str, Cells]
+    config: dict[str, str]  # flat
+    figures: dict[str, Any]
+    group: str
+
+
+def as_cells(rows: Any) -> Cells:
+    return [[str(cell) for cell in row] for row in rows]
+
+
+def as_words(config: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in flat(config).items()}
+
+
+def apart(points: list[tuple[int, str, Any]]) -> tuple[Curves, dict[str, Any]]:
+    """Return the curves among points, and the figures at the end by their own names."""
+    curves, figures = Curves(), dict[str, Any]()
+    for step, name, value in points:
+        if name.startswith("summary/"):
+            figures[name.removeprefix("summary/")] = value
+        else:
+            curves.setdefault(name, {})[step] = value
+    return curves, figures
+
+
+def of_wandb(root: Path, run: str) -> Told:
+    (folder,) = root.glob(f"cache/wandb/offline-run-*-{run}")
+    (file,) = folder.glob("*.wandb")
+    read = records(file)
+    (first,) = [r.run for r in read if r.HasField("run")]
+    config = {item.key: json.loads(item.value_json) for item in first.config.update}
+    items = [
+        (r.history.step.num, item.key or "/".join(item.nested_key), json.loads(item.value_json))
+        for r in read
+        if r.HasField("history")
+        for item in r.history.item
+    ]
+    points = [(step, key, value) for step, key, value in items if isinstance(value, int | float)]
+    named = {
+        ".".join(item.nested_key) or item.key: json.loads(item.value_json)
+        for r in read
+        if r.HasField("summary")
+        for item in r.summary.update
+    }
+    tables = {
+        path.name.partition("_")[0]: as_cells(json.loads(path.read_text())["data"])
+        for path in folder.glob("files/media/table/*.table.json")
+    }
+    curves = {
+        name: of
+        for name, of in apart(points)[0].items()
+        # of W&B itself: times, and the sizes of tables
+        if not name.startswith("_") and name.partition("/")[0] not in tables
+    }
+    return Told(curves, tables, as_words(config), flat(named), first.run_group)
+
+
+def of_tensorboard(root: Path, run: str) -> Told:
+    from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
+
+    (folder,) = root.glob(f"cache/tensorboard/plumbline/*/{run}")
+    read = EventAccumulator(str(folder), size_guidance={TENSORS: 0}).Reload()
+    names = read.Tags()
+    curves, figures = apart(
+        [
+            (point.step, name, point.value)
+            for name in names["scalars"]
+            for point in read.Scalars(name)
+        ]
+    )
+    tables = dict[str, Cells]()
+    for name in names["tensors"]:
+        (event,) = read.Tensors(name)
+        (text,) = event.tensor_proto.string_val
+        lines = [line[2:-2].split(" | ") for line in text.decode().split("\n")]
+        tables[name.removesuffix("/text_summary")] = [
+            [html.unescape(cell) for cell in line] for line in lines[2:]
+        ]
+    config, summary = dict(tables.pop("config")), dict(tables.pop("summary", []))
+    assert set(figures) <= set(summary)
+    return Told(curves, tables, config, figures, folder.parent.name)
+
+
+def of_mlflow(root: Path, run: str) -> Told:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{root / 'cache' / 'mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("plumbline").experiment_id
+    (found,) = client.search_runs([experiment], f"tags.attempt = '{run}'")
+    histories = {
+        name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics
+    }
+    points = [(each.step, name, each.value) for name, of in histories.items() for each in of]
+    curves, figures = apart(points)
+    folder = root / "cache" / "mlflow" / "artifacts" / found.info.run_id / "artifacts"
+    tables = {
+        path.stem: as_cells(json.loads(path.read_text())["data"])
+        for path in folder.glob("*.json")
+        if path.stem != "summary"
+    }
+    return Told(curves, tables, found.data.params, figures, found.data.tags["group"])
+
+
+def of_trackio(root: Path, run: str) -> Told:
+    database = sqlite3.connect(root / "cache" / "trackio" / "plumbline.db")
+    rows = database.execute("select step, metrics from metrics where run_name = ?", [run])
+    items = [(step, *item) for step, of in rows for item in json.loads(of).items()]
+    (config,) = database.execute("select config from configs where run_name = ?", [run]).fetchone()
+    database.close()
+    tables = {
+        name: as_cells(row.values() for row in value["_value"])
+        for _, name, value in items
+        if isinstance(value, dict)
+    }
+    curves, figures = apart([item for item in items if item[1] not in tables])
+    settings = json.loads(config)
+    return Told(curves, tables, as_words(settings), figures, settings["_Group"])
+
+
+READERS: dict[str, Callable[[Path, str], Told]] = {
+    "wandb": of_wandb,
+    "tensorboard": of_tensorboard,
+    "mlflow": of_mlflow,
+    "trackio": of_trackio,
+}
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_every_tracker_has_the_same_curves_tables_and_settings(tracked: Path, tracker: str) -> None:
+    if tracker not in INSTALLED:
+        pytest.skip(f"{tracker} is not installed")
+    for stage in ("sft", "label", "pairs", "dpo"):
+        (folder,) = [path.parent for path in tracked.glob(f"{stage}/*/manifest.json")]
+        manifest = json.loads((folder / "manifest.json").read_text())
+        told = READERS[tracker](tracked, manifest["attempts"][-1]["wandb_run"])
+
+        expected = Curves()
+        for point in read_curves(folder):
+            for name, value in point.items():
+                if name != "step" and value is not None:
+                    expected.setdefault(name, {})[point["step"]] = value
+        assert bool(expected) == (stage in ("sft", "dpo"))
+        assert set(told.curves) == set(expected)
+        for name, values in expected.items():
+            # TensorBoard's numbers have 32 bits
+            assert told.curves[name] == pytest.approx(values, rel=1e-6, abs=1e-9), name
+
+        tables = {name: as_cells(rows) for name, (_, rows) in read_tables(stage, folder).items()}
+        assert told.tables == tables != {}
+
+        settings = as_words({**manifest["config"], "fingerprint": manifest["fingerprint"]})
+        assert settings.items() <= told.config.items()
+        assert told.group == f"{stage}-{manifest['fingerprint']}"
+        for name, value in flat(manifest["metrics"]).items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                assert told.figures[name] == pytest.approx(float(value), rel=1e-6), name
+
+
+ATTEMPTS = """
+import json, socket, sys
+from contextlib import suppress
+from pathlib import Path
+
+asked = []
+def refuse(self, address, *more):
+    if self.family != socket.AF_UNIX and address[0] != "127.0.0.1":
+        asked.append(str(address))
+        raise OSError("no network")
+    return connect(self, address, *more)
+def no_address(host, *more, **named):
+    asked.append(str(host))
+    raise OSError("no network")
+connect, socket.socket.connect, socket.getaddrinfo = socket.socket.connect, refuse, no_address
+
+from stages.store.node import Node
+from stages.tracking.tracker import track
+from tests.helpers import INSTALLED, settings
+
+cfg = settings(f"tracker=[{','.join(INSTALLED)}]")
+for end in (KeyboardInterrupt, None):
+    with suppress(KeyboardInterrupt), track(cfg.tracker, Node("dpo", 1, cfg.dpo), Path(sys.argv[1])) as runs:
+        assert [*runs.runs] == INSTALLED
+        runs.log({"loss": 1.0}, 1)
+        if end:
+            raise end
+sys.stdout.write(json.dumps(asked))
+"""
+
+
+@pytest.mark.extended
+def test_a_stopped_attempt_and_the_next_are_one_group_and_nobody_is_asked(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", ATTEMPTS, str(tmp_path)],
+        cwd=ROOT,
+        # of a user, not of a test, where MLflow would tell nobody either
+        env={"PATH": os.environ["PATH"], "HF_TOKEN": SECRET, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "[]"
+    first, second = (run_id(path) for path in tmp_path.glob("cache/wandb/offline-run-*"))
+    node = first.rpartition("-")[0]
+    for tracker in INSTALLED:
+        for run in (first, second):
+            told = READERS[tracker](tmp_path, run)
+            assert (told.group, told.curves["loss"]) == (node, {1: 1.0}), tracker
