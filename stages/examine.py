@@ -59,8 +59,9 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def read_side(title: str, came: Path, published: Path) -> Side:
-    stored = manifest_of(came)["metrics"].get("stored", "")
-    return Side(title, came / "model", published / "model", stored)
+    manifest = manifest_of(came)
+    stored = manifest["metrics"].get("stored", "")
+    return Side(title, came / "model", published / "model", stored, manifest["warnings"])
 
 
 def sentence_of(faults: dict[str, str], titles: dict[str, str]) -> str:

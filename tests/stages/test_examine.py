@@ -7,6 +7,8 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from stages.store.manifest import manifest_of
 from tests.helpers import Chain, browse, inside, refused
@@ -82,9 +84,17 @@ def with_other_stop(folder: Path) -> None:
         (folder / name).write_text(json.dumps(content | {key: value}))
 
 
+def with_another_part(folder: Path) -> None:
+    """As of a model of images, whose other part the class of its text part has no place for."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["vision.tower.weight"] = torch.zeros(1000, 1000)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("fault", "change"),
     [
+        ("not_whole", with_another_part),
         ("template_missing", without_template),
         ("template_changed", with_other_template),
         ("stop_missing", with_other_stop),

@@ -13,6 +13,7 @@ FAULTS: dict[str, Callable[[Examined], str]] = {
         forms.template_changed,
         forms.tokenizer_changed,
         forms.stop_missing,
+        weights.not_whole,
         weights.unchanged,
         weights.merged_twice,
         weights.started_elsewhere,

@@ -19,12 +19,13 @@ NONE = "none"
 @dataclass
 class Side:
     """One of the two models: its title, its folder as it came, and its folder under the contract of its template.
-    `stored`: the type of its weights in the files that came."""
+    `stored`: the type of its weights in the files that came. `warnings`: what was said when they were loaded."""
 
     title: str
     came: Path
     published: Path
     stored: str
+    warnings: list[str]
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -42,6 +42,12 @@ def shared_matrices(before: Weights, after: Weights) -> Iterator[tuple[torch.Ten
             yield old, new
 
 
+def not_whole(found: Examined) -> str:
+    """Tensors that the model's class has no place for, or tokens without a row."""
+    said = [warning for warning in found.after.warnings if warning not in found.before.warnings]
+    return said[0].rstrip(".") if said else ""
+
+
 def unchanged(found: Examined) -> str:
     pairs = shared_matrices(Weights(found.before.came), Weights(found.after.came))
     if any(not torch.equal(old, new) for old, new in pairs):
