@@ -32,7 +32,7 @@ BUDGETS = {
     "commands": 180.0,
     "launch": 70.0,
     "training": 70.0,
-    "docs": 70.0,
+    "docs": 60.0,
     "objectives": 75.0,
     "pretend": 65.0,
     "labelers": 105.0,

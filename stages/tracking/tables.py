@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from stages.store.text_units import transcript
 from stages.store.workspace import read_samples
 
@@ -23,6 +20,10 @@ def read_tables(stage: str, folder: Path) -> dict[str, Table]:
 
 def candidates(folder: Path) -> Table:
     """Return the table of candidates with a score: prompt, completion, score."""
+    # imported here, as a plan loads this file and reads no table
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
     scored = pq.read_table(
         folder / "judgements.parquet", filters=pc.field("score").is_valid()
     ).slice(0, ROWS)
@@ -37,6 +38,8 @@ def candidates(folder: Path) -> Table:
 
 def pairs(folder: Path) -> Table:
     """Return the table of pairs: prompt, chosen, rejected, margin."""
+    import pyarrow.parquet as pq
+
     columns = ["prompt", "chosen", "rejected", "margin"]
     first = pq.read_table(folder / "pairs.parquet", columns=columns).slice(0, ROWS).to_pylist()
     return columns, [[*(transcript(p[name]) for name in columns[:3]), p["margin"]] for p in first]
@@ -51,6 +54,9 @@ def samples(folder: Path) -> Table:
 
 
 def by_id(path: Path, key: str, value: str, ids: Any) -> dict[str, Any]:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
     rows = pq.read_table(
         path, columns=[key, value], filters=pc.field(key).isin(ids.combine_chunks())
     )

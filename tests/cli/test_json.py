@@ -195,7 +195,7 @@ def test_every_command_has_a_result_that_the_context_shows_or_refuses() -> None:
         assert kinds <= ({None, type(None)} if word in WITHOUT_RESULT else shown), word
 
 
-def test_a_new_process_writes_one_object_and_logs_elsewhere(built: Path) -> None:
-    ran = command(*TINY, "stage=data", f"outputs={built}", "--json")
+def test_a_new_process_writes_one_object_and_logs_elsewhere(tmp_path: Path) -> None:
+    ran = command(*TINY, "stage=data", f"outputs={tmp_path}", "--json")
     assert len(ran.stdout.splitlines()) == 1
     assert "reused" in ran.stderr and json.loads(ran.stdout)["result"]["nodes"]

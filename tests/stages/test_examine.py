@@ -95,9 +95,9 @@ def with_another_part(folder: Path) -> None:
     ("fault", "change"),
     [
         ("not_whole", with_another_part),
-        ("template_missing", without_template),
-        ("template_changed", with_other_template),
-        ("stop_missing", with_other_stop),
+        pytest.param("template_missing", without_template, marks=pytest.mark.extended),
+        pytest.param("template_changed", with_other_template, marks=pytest.mark.extended),
+        pytest.param("stop_missing", with_other_stop, marks=pytest.mark.extended),
     ],
 )
 def test_a_fault_of_the_files_is_named(

@@ -290,6 +290,7 @@ def test_every_stage_of_the_graph_has_a_version() -> None:
         "reward",
         "answer",
         "eval",
+        "examine",
         "report",
     }
 
