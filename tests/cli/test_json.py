@@ -198,4 +198,4 @@ def test_every_command_has_a_result_that_the_context_shows_or_refuses() -> None:
 def test_a_new_process_writes_one_object_and_logs_elsewhere(tmp_path: Path) -> None:
     ran = command(*TINY, "stage=data", f"outputs={tmp_path}", "--json")
     assert len(ran.stdout.splitlines()) == 1
-    assert "reused" in ran.stderr and json.loads(ran.stdout)["result"]["nodes"]
+    assert ": built " in ran.stderr and json.loads(ran.stdout)["result"]["nodes"]
