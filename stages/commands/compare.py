@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -35,13 +34,11 @@ def run(cfg: Config, store: Store, *_: object) -> None:
         raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     for group in groups:
-        tables = [
-            group_table(group),
-            *([benchmarks_table(group)] if group.benchmarks else []),
-            settings_table(group),
-        ]
         caveat = f" {group.caveat.capitalize()}." if group.caveat else ""
-        console.print(visible(group.sentence) + caveat, *tables)
+        console.print(visible(group.sentence) + caveat, group_table(group))
+        if group.benchmarks:
+            console.print(benchmarks_table(group))
+        console.print(settings_table(group))
         if group.note:
             log.info("%s", group.note)
     page = store.root / PAGE
@@ -60,9 +57,8 @@ def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
     """Return the test whether a node belongs to a sweep; without a sweep, every node does."""
     if sweep is None:
         return lambda key: True
-    if not (
-        jobs := [load_json(path, require_keys()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]
-    ):
+    jobs = [load_json(path, require_keys()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]
+    if not jobs:
         raise UserError(
             f"compare.sweep={sweep} is not the folder of a sweep. Sweeps are in {store.root}/multirun/."
         )
@@ -72,17 +68,18 @@ def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
 
 def group_table(group: Group) -> Table:
     """Return the table of results, 80 columns wide."""
-    over = "over best SFT" if sum(each.is_sft for each in group.settings) > 1 else "over SFT"
+    sft_models = [setting for setting in group.settings if setting.is_sft]
+    over = "over best SFT" if len(sft_models) > 1 else "over SFT"
     table = empty_table(group.title, "passes, %", over, "KL", "tokens", "ended")
-    for i, (setting, rate, gain) in enumerate(
-        zip(group.settings, group.rates, group.gains, strict=True)
-    ):
+    for number, setting in enumerate(group.settings, 1):
+        rate = setting.interval
+        gain = setting.gain
         table.add_row(
-            f"{i + 1}{'*' if group.front[i] else ''}",
+            f"{number}{'*' if setting.is_front else ''}",
             f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})",
-            setting.title if gain is None else f"{points(gain.mean)} ({gain.bounds()})",
+            f"{points(gain.mean)} ({gain.bounds()})" if gain else setting.title,
             f"{setting.kl:.4f}",
-            f"{setting.mean('mean_tokens'):.1f}",
+            f"{setting.mean('tokens'):.1f}",
             f"{setting.mean('stop_rate'):.1%}",
         )
     table.caption = "* no other setting has a higher rate at the same KL or less"
@@ -92,12 +89,11 @@ def group_table(group: Group) -> Table:
 
 def benchmarks_table(group: Group) -> Table:
     """Return the table of benchmark rates in percent. A report has their intervals and paired differences."""
-    table = empty_table("benchmarks, %", *(names := group.benchmarks))
-    for i, setting in enumerate(group.settings):
+    table = empty_table("benchmarks, %", *group.benchmarks)
+    for number, setting in enumerate(group.settings, 1):
         rates = setting.benchmarks
-        table.add_row(
-            f"{i + 1}", *(f"{100 * rates[name]:.1f}" if name in rates else "–" for name in names)
-        )
+        cells = [f"{100 * rates[name]:.1f}" if name in rates else "–" for name in group.benchmarks]
+        table.add_row(f"{number}", *cells)
     return table
 
 
@@ -105,9 +101,14 @@ def settings_table(group: Group) -> Table:
     """Return the table of cost and of the settings that differ, as wide as the terminal."""
     cost = [Column(name, justify="right") for name in ("time", "FLOPs")]
     table = Table("", "eval", *cost, "settings", box=None, header_style="bold", pad_edge=False)
-    for i, setting in enumerate(group.settings):
-        runs, flops = " ".join(run.fingerprint for run in setting.runs), f"{setting.flops:.1e}"
-        table.add_row(f"{i + 1}", runs, f"{setting.seconds:.0f} s", flops, visible(setting.name))
+    for number, setting in enumerate(group.settings, 1):
+        table.add_row(
+            f"{number}",
+            " ".join(run.fingerprint for run in setting.runs),
+            f"{setting.mean('seconds'):.0f} s",
+            f"{setting.mean('flops'):.1e}",
+            visible(setting.name),
+        )
     if group.common_settings:
         table.add_row("", "most policies", "", "", visible(settings_text(group.common_settings)))
     return table
@@ -130,15 +131,9 @@ def render_page(groups: list[Group]) -> str:
     from stages.pages.environment import environment
     from stages.pages.plots import Point, frontier
 
-    def plot(group: Group) -> dict[str, Any]:
-        settings = zip(group.settings, group.rates, group.front, strict=True)
-        points = [
-            Point(setting.kl, rate, setting.is_sft, is_best) for setting, rate, is_best in settings
-        ]
-        return frontier(points)
-
+    plots = []
+    for group in groups:
+        points = [Point(s.kl, s.interval, s.is_sft, s.is_front) for s in group.settings]
+        plots.append((group, frontier(points)))
     page = environment().get_template("compare.html.jinja")
-    return page.render(
-        settings_text=settings_text,
-        groups=[(group, plot(group)) for group in groups],
-    )
+    return page.render(settings_text=settings_text, groups=plots)
