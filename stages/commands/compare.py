@@ -4,14 +4,13 @@ Evaluations are compared by pass rates. Each set of prompts has a separate table
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from stages.commands.comparing.groups import Group, group_by_prompts
-from stages.commands.comparing.measured import Key, measured_rows
+from stages.commands.comparing.measured import measured_rows
 from stages.commands.node_settings import Nodes, settings_text
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
@@ -28,8 +27,8 @@ PAGE = "compare.html"  # in the store's root; `stage=gc` keeps the nodes that it
 
 def run(cfg: Config, store: Store, *_: object) -> None:
     """Print the best setting and a table per set of prompts; write the page. Raise UserError without anything."""
-    nodes, is_included = published_nodes(store), sweep_filter(store, cfg.compare.sweep)
-    groups = group_by_prompts(measured_rows(store, nodes, is_included))
+    chosen = nodes_of_sweep(store, cfg.compare.sweep)
+    groups = group_by_prompts(measured_rows(store, published_nodes(store), chosen))
     if not groups:
         raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
     console = Console(width=None if os.isatty(1) else 160, markup=False)
@@ -53,17 +52,18 @@ def published_nodes(store: Store) -> Nodes:
     return {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
 
 
-def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
-    """Return the test whether a node belongs to a sweep; without a sweep, every node does."""
+def nodes_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
+    """Return the fingerprints of a sweep's nodes; None without a sweep."""
     if sweep is None:
-        return lambda key: True
-    jobs = [load_json(path, require_keys()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]
-    if not jobs:
+        return None
+    fingerprints = set[str]()
+    for path in Path(sweep).glob(f"*/{JOB_NODES}"):
+        fingerprints |= {*load_json(path, require_keys()).values()}
+    if not fingerprints:
         raise UserError(
             f"compare.sweep={sweep} is not the folder of a sweep. Sweeps are in {store.root}/multirun/."
         )
-    fingerprints = {fingerprint for job in jobs for fingerprint in job.values()}
-    return lambda key: key[1] in fingerprints
+    return fingerprints
 
 
 def group_table(group: Group) -> Table:

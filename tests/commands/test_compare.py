@@ -65,7 +65,9 @@ def compared(compared_once: Path, tmp_path: Path) -> Chain:
 def groups(chain: Chain, sweep: str | None = None) -> dict[str, Group]:
     """Return the groups of a comparison by split."""
     store = Store(chain.root)
-    rows = measured_rows(store, compare.published_nodes(store), compare.sweep_filter(store, sweep))
+    rows = measured_rows(
+        store, compare.published_nodes(store), compare.nodes_of_sweep(store, sweep)
+    )
     return {group.split: group for group in group_by_prompts(rows)}
 
 
@@ -327,9 +329,7 @@ def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path
     build(compared.root, *VALIDATION, *odd)
     build(compared.root, *VALIDATION, "data.tasks.sft=200", "data.tasks.validation=12")
     store = Store(compared.root)
-    by_prompts = group_by_prompts(
-        measured_rows(store, compare.published_nodes(store), lambda key: True)
-    )
+    by_prompts = group_by_prompts(measured_rows(store, compare.published_nodes(store), None))
     assert [len(group.settings) for group in by_prompts] == [6, 2, 2], "other prompts stand apart"
     group = by_prompts[0]
     lines = printed(compare.group_table(group), compare.settings_table(group))

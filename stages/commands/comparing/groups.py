@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.commands.comparing.measured import Row
 from stages.commands.node_settings import ABSENT, SettingDifferences, without_seeds
@@ -49,11 +50,23 @@ class Setting:
         return self.mean("kl")
 
     @property
+    def passed(self) -> NDArray[Any]:
+        """The share of runs that passed, for each prompt."""
+        return np.mean([run.passed for run in self.runs], 0)
+
+    @property
     def benchmarks(self) -> dict[str, float]:
         """The mean over runs of each benchmark rate that all runs have."""
-        runs = [run.benchmarks for run in self.runs]
-        shared = [name for name in runs[0] if all(name in run for run in runs)]
-        return {name: fmean(run[name] for run in runs) for name in shared}
+        means = {}
+        for name in self.runs[0].benchmarks:
+            rates = [run.benchmarks[name] for run in self.runs if name in run.benchmarks]
+            if len(rates) == len(self.runs):
+                means[name] = fmean(rates)
+        return means
+
+    def place(self) -> tuple[float, float]:
+        """Return by what settings are sorted: the highest rate first, then the lowest KL."""
+        return -self.rate, self.kl
 
     def mean(self, name: str) -> float:
         """Return the mean over runs of one of their figures."""
@@ -71,9 +84,9 @@ class Group:
 
     def __init__(self, rows: list[Row]):
         self.rows = rows
-        settings = sorted(settings_of(rows), key=lambda setting: (-setting.rate, setting.kl))
-        passed = [np.mean([run.passed for run in setting.runs], 0) for setting in settings]
-        comparison = compare_models(np.array(passed).T, rows[0].tasks, rows[0].tasks_drawn)
+        settings = sorted(settings_of(rows), key=Setting.place)
+        passed = np.stack([setting.passed for setting in settings], 1)
+        comparison = compare_models(passed, rows[0].tasks, rows[0].tasks_drawn)
         start = next((i for i, setting in enumerate(settings) if setting.is_sft), None)
         for i, setting in enumerate(settings):
             setting.interval = comparison.means.share(i)
@@ -89,6 +102,9 @@ class Group:
         self.comparison = comparison
         self.best_sft = None if start is None else settings[start]
 
+    def size(self) -> int:
+        return len(self.settings)
+
     @property
     def split(self) -> str:
         return self.rows[0].prompts[0]
@@ -100,7 +116,7 @@ class Group:
     @property
     def title(self) -> str:
         """The recipes that the evaluations' commands name, and the prompts."""
-        words = {word for row in self.rows for word in arguments_of(row.command)}
+        words = set[str]().union(*(arguments_of(row.command) for row in self.rows))
         recipes = sorted(word for word in words if word.startswith("recipe="))
         tasks = self.rows[0].results["primary"]["tasks"]
         run = ", ".join(recipes) or "the default recipe"
@@ -123,7 +139,10 @@ class Group:
     @property
     def benchmarks(self) -> list[str]:
         """The names of the benchmark rates that any setting has."""
-        return [*dict.fromkeys(name for setting in self.settings for name in setting.benchmarks)]
+        names: dict[str, float] = {}
+        for setting in self.settings:
+            names |= setting.benchmarks
+        return [*names]
 
     @property
     def sentence(self) -> str:
@@ -185,9 +204,10 @@ def differences(settings: list[Setting], title: str) -> SettingDifferences:
         values = {row.get(key) for row in own}
         if len(values) > 1 or all(key in row for row in rows):
             names.add(key)
-    return SettingDifferences(
-        [{key: value for key, value in row.items() if key in names} for row in rows]
-    )
+    kept = []
+    for row in rows:
+        kept.append({key: value for key, value in row.items() if key in names})
+    return SettingDifferences(kept)
 
 
 def shortened(name: str) -> str:
@@ -199,5 +219,5 @@ def group_by_prompts(rows: list[Row]) -> list[Group]:
     rows_by_prompts: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         rows_by_prompts.setdefault(row.prompts, []).append(row)
-    groups = map(Group, rows_by_prompts.values())
-    return sorted(groups, key=lambda group: -len(group.settings))
+    groups = [Group(rows) for rows in rows_by_prompts.values()]
+    return sorted(groups, key=Group.size, reverse=True)

@@ -1,9 +1,9 @@
 """Read the evaluations of a store: the settings of every model, its results, and the prompts that it passed."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from operator import attrgetter
 from typing import Any
 
 from numpy.typing import NDArray
@@ -108,12 +108,15 @@ class Row:
         return "–"
 
 
-def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]) -> list[Row]:
-    """Return all models but the base of every included, intact evaluation. Of equal ones the last counts."""
+def measured_rows(store: Store, nodes: Nodes, chosen: set[str] | None) -> list[Row]:
+    """Return all models but the base of every intact evaluation in `chosen`, fingerprints of nodes; None: of every one
+    in the store. Of equal models the last counts."""
     examples_of = cache(partial(read_examples, store, nodes))
     latest_rows = dict[tuple[Any, ...], Row]()
     for key, (folder, manifest) in nodes.items():  # oldest first
-        if key[0] != "eval" or not is_included(key) or not is_intact(store, nodes, key):
+        if key[0] != "eval" or (chosen is not None and key[1] not in chosen):
+            continue
+        if not is_intact(store, nodes, key):
             continue
         results = load_json(folder / "results.json", require_keys("models", "primary"))
         start = "policy" if manifest["inputs"]["policy"]["stage"] == "sft" else "sft"
@@ -121,7 +124,7 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
             verdict = results["verdict"]
             log.info("eval %s is left out, as it has no pass rates of SFT: %s", key[1], verdict)
             continue
-        outcomes = sorted(load(folder / "outcomes.parquet", Outcome), key=lambda o: o.prompt_id)
+        outcomes = sorted(load(folder / "outcomes.parquet", Outcome), key=attrgetter("prompt_id"))
         examples = dict[str, Example]()
         for name in ("data", "outside"):
             if name in manifest["inputs"]:
@@ -165,7 +168,7 @@ def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], table: 
     ancestors = lineage(nodes, input_key(manifest, f"answer_{role}"), model)
     answers = [m for m in lineage(nodes, key) if m["stage"] == "answer"]
     split = answers[0]["settings"]["split"] if answers else "held-out"  # they may be deleted
-    checks = [[e.id, [vars(check) for check in e.checks]] for e in table.prompts]
+    checks = [[e.id, [*map(vars, e.checks)]] for e in table.prompts]
     return Row(
         role=role,
         named=role,
@@ -212,7 +215,8 @@ def training_flops(manifests: list[Manifest]) -> float:
     }
     total = 0.0
     for m in manifests:
-        if per_token := operations(m):
+        per_token = operations(m)
+        if per_token:
             tokens = m["metrics"]["tokens"] + m["metrics"].get("prompt_tokens", 0)
             total += per_token * tokens * parameters.get(m["roots"].get("base", ""), float("nan"))
     return total
