@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import trl_arguments
-from stages.config.blocks.training import OBJECTIVES, WITH_TRL
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import LOSS_TYPES, SIMPO, Adapter
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
@@ -62,6 +62,10 @@ REASONS = {
     "pad_token": END,
     "chat_template_path": "template=file sft.template.path=FILE reads a Jinja file with {% generation %} marks",
     "train_on_prompt": "only the assistant's tokens are trained",
+    "assistant_only_loss": "only the assistant's tokens are trained",
+    "completion_only_loss": "only the assistant's tokens are trained",
+    "dataset_text_field": "a source names it, as columns: {text: NAME}",
+    "packing": "SFT alone packs rows",
     "mask_history": "sft.turns=last trains the last turn alone",
     "ref_model": "dpo.reference is previous or sft",
     "sync_ref_model": "the reference is the model that training starts from",
@@ -83,7 +87,7 @@ class Heading(StrEnum):
 
     defaults = "Defaults of that framework where the file is silent"
     without = "Without a counterpart"
-    unknown = "Unknown to this command, and left out"
+    unknown = "Not known to this command, and left out"
     notes = "By design"
     neutral = "Left out, without effect on the result"
 
@@ -331,6 +335,9 @@ def loss(this: Conversion) -> None:
     if weight:
         losses = [*losses, "sft"]
         weights = [*weights, float(weight)]
+    for name, readers in trl_arguments.READ_BY.items():
+        if {*losses}.isdisjoint(readers):
+            this.refuse(name, this.take(name), f"dpo.loss_type=[{readers[0]}] reads it")
     this.overrides |= {"dpo.beta": this.take("beta"), "dpo.loss_type": losses}
     if {*weights} != {1.0}:
         this.overrides["dpo.loss_weights"] = weights
@@ -368,22 +375,17 @@ def template(this: Conversion) -> None:
 
 
 def pass_through(this: Conversion) -> None:
-    """Pass on what `trainer` takes under TRL's names and something reads, and list the rest with the reasons."""
+    """Pass on what `trainer` takes under TRL's names, and list the rest with the reasons."""
     neutral = {*load_table("trl")["neutral"], *load_table(this.framework)["neutral"]}
     allowed = trl_arguments.allowed_arguments(this.stage) - neutral - REASONS.keys()
-    arguments = {name for stage in WITH_TRL for name in trl_arguments.argument_types(stage)}
-    losses: list[str] = this.overrides.get("dpo.loss_type", [])
     for name, value in [*this.settings.items()]:
-        readers = trl_arguments.READ_BY.get(name, losses)
-        if name in allowed and this.stage == "dpo" and not {*readers} & {*losses}:
-            this.refuse(name, value, f"dpo.loss_type=[{readers[0]}] reads it")
-        elif name in allowed:
+        if name in allowed:
             this.overrides[f"STAGE.trainer.{name}"] = this.take(name)
         elif name not in this.names:
             continue  # a default that this training does not read
         elif name in neutral:
             this.remarks[Heading.neutral].append(f"{this.names[name]}={value}")
-        elif name in REASONS or name in arguments:
-            this.refuse(name, value, REASONS.get(name, "STAGE does not read it, or decides it"))
+        elif name in REASONS:
+            this.refuse(name, value, REASONS[name])
         else:
             this.remarks[Heading.unknown].append(this.names[name])

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.commands.conversion import Conversion, Heading, Settings, convert, load_table
-from stages.config import trl_arguments
 from stages.config.blocks.training import WITH_TRL
 from stages.config.errors import UserError, require_known, visible
 from stages.config.installation import program
@@ -75,9 +74,8 @@ def read_settings(path: Path, where: str) -> Settings:
 
 def detect_framework(settings: Mapping[str, Any], where: str) -> str:
     """Return the first framework of which the file has two typical keys."""
-    trl = [key for name in ("model", *WITH_TRL) for key in trl_arguments.argument_types(name)]
     for name in FRAMEWORKS:
-        if len(settings.keys() & {*load_table(name).get("typical", trl)}) > 1:
+        if len(settings.keys() & {*load_table(name)["typical"]}) > 1:
             return name
     raise UserError(
         f"{where}: this does not configure a training of TRL, axolotl or LLaMA-Factory. Name such a file."
