@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ class SettingDifferences:
 
     rows: list[dict[str, str]]
 
-    @property
+    @cached_property
     def varying(self) -> list[tuple[list[str], tuple[str, ...]]]:
         """The settings that differ, with their values by row. Settings that always change together are joined."""
         keys_by_values: dict[tuple[str, ...], list[str]] = {}
@@ -129,7 +130,7 @@ class SettingDifferences:
                 keys_by_values.setdefault(values, []).append(key)
         return [(keys, values) for values, keys in keys_by_values.items()]
 
-    @property
+    @cached_property
     def common(self) -> dict[str, str]:
         """The value of each differing setting that more than half of the rows share."""
         common = {}
@@ -142,7 +143,6 @@ class SettingDifferences:
     @property
     def lines(self) -> list[str]:
         """The differing settings of each row without the common values: `dpo.beta=0.05, no sample`."""
-        common = self.common
         lines = []
         for i, row in enumerate(self.rows):
             blocks = {key.partition(".")[0] for key in row}
@@ -151,7 +151,7 @@ class SettingDifferences:
             for keys, values in self.varying:
                 name = joint_name(keys)
                 block = keys[0].partition(".")[0]
-                if values[i] == common.get(name):
+                if values[i] == self.common.get(name):
                     continue
                 if block in blocks:
                     present[name] = values[i]

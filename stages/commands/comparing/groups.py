@@ -171,7 +171,7 @@ class Group:
 
 
 def settings_of(rows: list[Row]) -> list[Setting]:
-    """Return the models with their runs and names. Models of one role are named by what differs among them."""
+    """Return the models with their runs and names."""
     rows_by_settings: dict[Any, list[Row]] = {}
     for row in rows:
         key = (row.role == "sft", *sorted(without_seeds(row.settings).items()))
@@ -181,17 +181,25 @@ def settings_of(rows: list[Row]) -> list[Setting]:
         Setting(runs, is_sft=runs[0].role == "sft" and not alone)
         for runs in rows_by_settings.values()
     ]
-    for setting in settings:
-        same_role = [other for other in settings if other.role == setting.role]
-        titles = Counter(other.title for other in same_role)
-        lines = differences(same_role, setting.title).lines
-        setting.line = lines[same_role.index(setting)]
-        setting.name = setting.title
-        if setting.role == "policy" and len(titles) == 1:
-            setting.name = setting.line or setting.title
-        elif setting.line or titles[setting.title] > 1:
-            setting.name = f"{setting.title} ({setting.line or 'as most of its kind'})"
+    for role in dict.fromkeys(setting.role for setting in settings):
+        name_settings([setting for setting in settings if setting.role == role])
     return settings
+
+
+def name_settings(settings: list[Setting]) -> None:
+    """Name the models of one role by what differs among them."""
+    titles = Counter(setting.title for setting in settings)
+    for title, count in titles.items():
+        lines = differences(settings, title).lines
+        for setting, line in zip(settings, lines, strict=True):
+            if setting.title != title:
+                continue
+            setting.line = line
+            setting.name = title
+            if setting.role == "policy" and len(titles) == 1:
+                setting.name = line or title
+            elif line or count > 1:
+                setting.name = f"{title} ({line or 'as most of its kind'})"
 
 
 def differences(settings: list[Setting], title: str) -> SettingDifferences:
