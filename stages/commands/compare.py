@@ -3,15 +3,13 @@
 Evaluations are compared by pass rates. Each set of prompts has a separate table. The best setting's rate is optimistic, as the same prompts chose it: evaluate it once on test."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Column, Table
 
 from stages.commands.comparing.groups import Group, group_by_prompts
-from stages.commands.comparing.measured import Key, measured_rows
+from stages.commands.comparing.measured import measured_rows
 from stages.commands.node_settings import Nodes, settings_text
 from stages.commands.result import Result, print_parts
 from stages.config.errors import UserError, visible
@@ -82,8 +80,8 @@ class CompareResult(Result):
 
 def run(cfg: Config, store: Store, *_: object) -> CompareResult:
     """Compare the settings of each set of prompts, and write the page. Raise UserError without any evaluation."""
-    nodes, is_included = published_nodes(store), sweep_filter(store, cfg.compare.sweep)
-    groups = group_by_prompts(measured_rows(store, nodes, is_included))
+    chosen = nodes_of_sweep(store, cfg.compare.sweep)
+    groups = group_by_prompts(measured_rows(store, published_nodes(store), chosen))
     if not groups:
         raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
     page = store.root / PAGE
@@ -93,23 +91,22 @@ def run(cfg: Config, store: Store, *_: object) -> CompareResult:
 
 def compared_group(group: Group) -> ComparedGroup:
     """Return the figures of a group."""
-    columns = group.settings, group.rates, group.gains, group.front
     settings = [
         ComparedSetting(
             name=setting.name,
             title=setting.title,
-            pass_rate=rate,
-            gain_over_sft=gain,
+            pass_rate=setting.interval,
+            gain_over_sft=setting.gain,
             kl=setting.kl,
-            best_at_kl=bool(is_best),
-            mean_tokens=setting.mean("mean_tokens"),
+            best_at_kl=setting.is_front,
+            mean_tokens=setting.mean("tokens"),
             stop_rate=setting.mean("stop_rate"),
-            seconds=setting.seconds,
-            flops=setting.flops,
+            seconds=setting.mean("seconds"),
+            flops=setting.mean("flops"),
             evaluations=[run.fingerprint for run in setting.runs],
             benchmarks=setting.benchmarks,
         )
-        for setting, rate, gain, is_best in zip(*columns, strict=True)
+        for setting in group.settings
     ]
     caveat = f" {group.caveat.capitalize()}." if group.caveat else ""
     several = sum(each.is_sft for each in group.settings) > 1
@@ -128,18 +125,18 @@ def published_nodes(store: Store) -> Nodes:
     return {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
 
 
-def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
-    """Return the test whether a node belongs to a sweep; without a sweep, every node does."""
+def nodes_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
+    """Return the fingerprints of a sweep's nodes; None without a sweep."""
     if sweep is None:
-        return lambda key: True
-    if not (
-        jobs := [load_json(path, require_keys()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]
-    ):
+        return None
+    fingerprints = set[str]()
+    for path in Path(sweep).glob(f"*/{JOB_NODES}"):
+        fingerprints |= {*load_json(path, require_keys()).values()}
+    if not fingerprints:
         raise UserError(
             f"compare.sweep={sweep} is not the folder of a sweep. Sweeps are in {store.root}/multirun/."
         )
-    fingerprints = {fingerprint for job in jobs for fingerprint in job.values()}
-    return lambda key: key[1] in fingerprints
+    return fingerprints
 
 
 def group_table(group: ComparedGroup) -> Table:
@@ -150,7 +147,7 @@ def group_table(group: ComparedGroup) -> Table:
         table.add_row(
             f"{i + 1}{'*' if setting.best_at_kl else ''}",
             f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})",
-            setting.title if gain is None else f"{points(gain.mean)} ({gain.bounds()})",
+            f"{points(gain.mean)} ({gain.bounds()})" if gain else setting.title,
             f"{setting.kl:.4f}",
             f"{setting.mean_tokens:.1f}",
             f"{setting.stop_rate:.1%}",
@@ -164,11 +161,10 @@ def benchmarks_table(group: ComparedGroup) -> Table:
     """Return the table of benchmark rates in percent. A report has their intervals and paired differences."""
     names = dict.fromkeys(name for setting in group.settings for name in setting.benchmarks)
     table = empty_table("benchmarks, %", *names)
-    for i, setting in enumerate(group.settings):
+    for number, setting in enumerate(group.settings, 1):
         rates = setting.benchmarks
-        table.add_row(
-            f"{i + 1}", *(f"{100 * rates[name]:.1f}" if name in rates else "–" for name in names)
-        )
+        cells = [f"{100 * rates[name]:.1f}" if name in rates else "–" for name in names]
+        table.add_row(f"{number}", *cells)
     return table
 
 
@@ -201,15 +197,9 @@ def render_page(groups: list[Group]) -> str:
     from stages.pages.environment import environment
     from stages.pages.plots import Point, frontier
 
-    def plot(group: Group) -> dict[str, Any]:
-        settings = zip(group.settings, group.rates, group.front, strict=True)
-        points = [
-            Point(setting.kl, rate, setting.is_sft, is_best) for setting, rate, is_best in settings
-        ]
-        return frontier(points)
-
+    plots = []
+    for group in groups:
+        points = [Point(s.kl, s.interval, s.is_sft, s.is_front) for s in group.settings]
+        plots.append((group, frontier(points)))
     page = environment().get_template("compare.html.jinja")
-    return page.render(
-        settings_text=settings_text,
-        groups=[(group, plot(group)) for group in groups],
-    )
+    return page.render(settings_text=settings_text, groups=plots)

@@ -1,177 +1,240 @@
 """Translate another framework's training settings into overrides.
 
-The tables in `frameworks/` name a framework's keys by TRL's, with its defaults; `common.yaml` continues from TRL's."""
+The tables in `frameworks/` name a framework's keys by TRL's, with its defaults. TRL's own table serves the others too."""
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from stages.config import trl_arguments
-from stages.config.blocks.training import DPO, WITH_TRL, Training
-from stages.config.choices import LOSS_TYPES, SIMPO, Adapter, Checkpointing, Sharding
+from stages.config.blocks.training import OBJECTIVES
+from stages.config.choices import LOSS_TYPES, SIMPO, Adapter
+from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.config.schema import group_defaults
 
 Settings = dict[str, Any]
 # values that ask for nothing
 NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})
+HELD_OUT = "held-out rows are a share: of splits in data.sources, or pairs.validation_fraction"
+LORA = "LoRA has no variants here"
+NO_ADAPTER = "nothing reads it without an adapter"
+END = "the template decides the end of turn, the tokenizer the padding"
+# names of DeepSpeed's configurations for ZeRO-3, and its key
+ZERO3 = r"z(ero)?_?3|'stage': 3"
+PRECISIONS = {True: "bf16", False: "fp32", None: "auto"}
+# why a setting has no counterpart, by its name in TRL or, if TRL does not have it, in the framework
+REASONS = {
+    "trust_remote_code": "Plumbline runs no code of a model",
+    "eval_steps": "STAGE.evaluations counts them",
+    "data_seed": "set STAGE.seed",
+    "use_cpu": "set STAGE.runtime.device=cpu",
+    "validation_size": HELD_OUT,
+    "dataset_test_split": HELD_OUT,
+    "eval_dataset": HELD_OUT,
+    "max_steps": "epochs are counted: STAGE.epochs = max_steps × STAGE.batch_size / rows",
+    "max_prompt_length": "STAGE.max_length counts prompt and answer together",
+    "max_completion_length": "STAGE.max_length counts prompt and answer together",
+    "lora_dropout": "adapters have no dropout",
+    "lora_r": NO_ADAPTER,
+    "lora_alpha": NO_ADAPTER,
+    "lora_target_modules": NO_ADAPTER,
+    "load_in_4bit": NO_ADAPTER,
+    "modules_to_save": "adapters train linear layers alone",
+    "lora_modules_to_save": "adapters train linear layers alone",
+    "use_dora": LORA,
+    "use_rslora": LORA,
+    "pissa_init": LORA,
+    "loraplus_lr_ratio": LORA,
+    "load_in_8bit": "8-bit weights are not offered: adapter=qlora has 4 bits, adapter=lora 16",
+    "bnb_4bit_quant_type": "4-bit weights are NF4 with nested quantization",
+    "quantization_method": "4-bit weights are NF4 with nested quantization",
+    "trained_adapter": "merge the adapter into the model, and name the result",
+    "fp16": "bf16 and fp32 are offered",
+    "tf32": "bf16 and fp32 are offered",
+    "dtype": "weights are trained in fp32, under adapters kept in bf16",
+    "special_tokens": END,
+    "eos_token": END,
+    "pad_token": END,
+    "chat_template_path": "template=file sft.template.path=FILE reads a Jinja file with {% generation %} marks",
+    "train_on_prompt": "only the assistant's tokens are trained",
+    "assistant_only_loss": "only the assistant's tokens are trained",
+    "completion_only_loss": "only the assistant's tokens are trained",
+    "dataset_text_field": "a source names it, as columns: {text: NAME}",
+    "packing": "SFT alone packs rows",
+    "mask_history": "sft.turns=last trains the last turn alone",
+    "ref_model": "dpo.reference is previous or sft",
+    "sync_ref_model": "the reference is the model that training starts from",
+    "fsdp_config": "set launch: FSDP2 and ZeRO-3 come with their own settings",
+    "plugins": "plugins are not loaded",
+    "early_stopping_patience": "the best checkpoint is published, and training is not stopped early",
+    "rope_scaling": "the model is used as it is",
+}
+NOTES = [
+    "the batch is a device's rows × accumulated × processes, of which files say nothing: convert.processes=N",
+    "a last smaller batch waits for the next epoch here; transformers trains it",
+    "a warm-up that is a share takes four steps at least",
+    "a template by name may render or end turns otherwise",
+]
+
+
+class Heading(StrEnum):
+    """The kinds of remarks below the command, in the order in which they are printed."""
+
+    defaults = "Defaults of that framework where the file is silent"
+    without = "Without a counterpart"
+    unknown = "Not known to this command, and left out"
+    notes = "By design"
+    neutral = "Left out, without effect on the result"
+
+
+@dataclass
+class Conversion:
+    """The translation of a file. `settings` are those still to be translated, under TRL's names. In keys of
+    `overrides`, STAGE is the stage's name."""
+
+    stage: str
+    framework: str
+    processes: int
+    folder: Path  # of the file
+    settings: Settings = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # the file's key, by TRL's name
+    overrides: Settings = field(default_factory=dict)
+    remarks: dict[Heading, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """Return a setting to translate it, and list it if it is a default of the framework."""
+        if name in self.settings and name not in self.names:
+            self.remarks[Heading.defaults].append(f"{name}={self.settings[name]}")
+        return self.settings.pop(name, default)
+
+    def refuse(self, name: str, value: Any, reason: str) -> None:
+        """List a setting without a counterpart, unless its value asks for nothing."""
+        if value not in NOTHING:
+            text = " ".join(str(value).split())[:60]
+            remark = f"{self.names.get(name, name)}={text}: {reason.replace('STAGE', self.stage)}"
+            self.remarks[Heading.without].append(remark)
 
 
 def load_table(name: str) -> Mapping[str, Any]:
     return read_beside(str(Path(__file__).with_name("frameworks") / name))
 
 
-HEADINGS: Mapping[str, str] = load_table("common")["headings"]  # of remarks, by kind
-
-
-@dataclass
-class Conversion:
-    """The translation of a file. `settings` are those still to be translated, under TRL's names."""
-
-    stage: str
-    framework: str
-    block: Training
-    processes: int
-    file: Path
-    settings: Settings = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)  # the file's key, by TRL's name
-    overrides: Settings = field(default_factory=dict)
-    remarks: dict[str, dict[str, list[str]]] = field(
-        default_factory=lambda: {kind: {} for kind in HEADINGS}
-    )
-
-    def rename(self, file: Mapping[str, Any]) -> None:
-        """Put the file's settings under TRL's names, then the framework's defaults for those that it leaves out."""
-        table, common = load_table(self.framework), load_table("common")
-        # the handbook nests what TRL has at the top level
-        mixture: Settings = file.get("dataset_mixture") or {}
-        for key, value in {**mixture, **file, "dataset_mixture": None}.items():
-            if (meanings := table.get("means", {}).get(key)) is None:
-                implied = (
-                    {table.get("rename", {}).get(key, key): value} if value is not None else {}
-                )
-            elif isinstance(value, list | dict) or (implied := meanings.get(value)) is None:
-                implied = {}
-                self.refuse(key, value, f"converted are {', '.join(map(str, meanings))}")
-            # there it means no limit
-            if key == "max_length" and value is None and self.framework == "trl":
-                self.remark("without", "STAGE.max_length is always a number", setting=f"{key}=null")
-            self.settings |= implied
-            self.names |= dict.fromkeys(implied, key)
-        trl = trl_arguments.argument_defaults("model") | trl_arguments.argument_defaults(self.stage)
-        assumed = {
-            name: trl[name]
-            for name in common["trl_defaults"]
-            if name in trl and self.framework == "trl"
-        }
-        self.settings = assumed | table["defaults"] | self.settings
-
-    @cached_property
-    def group(self) -> DictConfig:
-        return group_defaults(self.stage)
-
-    def take(self, name: str, default: Any = None) -> Any:
-        return self.settings.pop(name, default)
-
-    def put(self, key: str, value: Any, *names: str) -> None:
-        """Set a key of the stage's block. What the file does not set is left out where it is the default here, too."""
-        silent = self.names.keys().isdisjoint(names)
-        if not silent or value != OmegaConf.select(
-            self.group, key, throw_on_resolution_failure=False
-        ):
-            self.overrides[f"{self.stage}.{key}"] = value
-            self.remark("defaults", *[f"{self.stage}.{key}={value}"] * silent)
-
-    def remark(self, kind: str, *texts: str, setting: str = "") -> None:
-        for text in texts:
-            self.remarks[kind].setdefault(text.replace("STAGE", self.stage), []).extend(
-                [setting] if setting else []
-            )
-
-    def refuse(self, name: str, value: Any, reason: str, kind: str = "without") -> None:
-        """List a setting without a counterpart, unless its value asks for nothing."""
-        text = " ".join(str(value).split())
-        if value not in NOTHING:
-            text = text if len(text) <= 60 else f"{text[:57]}…"
-            self.remark(kind, reason, setting=f"{self.names.get(name, name)}={text}")
-
-
-def convert(this: Conversion) -> None:
-    """Translate the renamed settings of a file, and list those without a counterpart."""
-    for note in load_table("common")["notes"] + load_table(this.framework)["notes"]:
-        read = this.stage in note.get("stages", this.stage) and this.settings.get(
-            note.get("if"), True
-        )
-        if read and not any(
-            this.settings.get(name) for name in note.get("unless", []) if name in this.names
-        ):
-            this.remark("notes", note["text"])
-    for part in (start, evaluations, data, batch, loss, adapter, template):
-        part(this)
-    for name, key in load_table("common")["settings"].items():
-        if (value := this.take(name)) is not None:
-            this.put(key, value, name)
-    share = this.take("warmup_ratio")  # TRL 1.16 takes a share as steps
-    is_read = "warmup_ratio" in this.names or "warmup_steps" not in this.names
-    if share and is_read and not this.settings.get("warmup_steps"):
-        this.settings["warmup_steps"] = share
-        this.names |= {"warmup_steps": "warmup_ratio"} if "warmup_ratio" in this.names else {}
-    pass_through(this)
-
-
-def start(this: Conversion) -> None:
-    """Set the model, an SFT checkpoint where no SFT is trained, and the arithmetic."""
-    this.overrides = {"sft": "none", this.stage: "default"}  # in place of what the demo sets
+def convert(this: Conversion, file: Settings, where: str) -> None:
+    """Translate the settings of a file, and list those without a counterpart. Raise UserError for a text where TRL has a
+    number or a switch."""
+    rename(this, file)
+    validate_types(this, where)
+    this.overrides = {"sft": "none", "STAGE": "default"}  # in place of what the demo sets
     this.overrides["model.path"] = this.take("model_name_or_path", "MODEL")
-    if (revision := this.take("model_revision", "main")) != "main":
-        this.overrides["model.revision"] = revision
-    bf16, checkpointing = this.take("bf16"), this.take("gradient_checkpointing")
-    this.put("precision", "auto" if bf16 == "auto" else "bf16" if bf16 else "fp32", "bf16", "fp16")
-    if checkpointing is not None:
-        kind = Checkpointing.full if checkpointing else Checkpointing.none
-        this.put("runtime.gradient_checkpointing", str(kind), "gradient_checkpointing")
-    for name in ("project", "entity"):
-        if value := this.take(f"wandb_{name}"):
-            this.overrides[f"tracker.{name}"] = value
-    if isinstance(this.settings.get("save_steps"), int):
-        this.put("runtime.save_steps", this.take("save_steps"), "save_steps")
+    this.overrides["STAGE.precision"] = PRECISIONS[this.take("bf16")]
+    if "gradient_checkpointing" in this.names:
+        kind = "full" if this.take("gradient_checkpointing") else "none"
+        this.overrides["STAGE.runtime.gradient_checkpointing"] = kind
+    if isinstance(this.settings.get("save_steps"), int):  # else it is a share of the training
+        this.overrides["STAGE.runtime.save_steps"] = this.take("save_steps")
+    for name, key in load_table("trl")["settings"].items():
+        if name in this.settings:
+            this.overrides[key] = this.take(name)
+    warm_up(this)
+    evaluations(this)
+    data(this)
+    batch(this)
+    if this.stage == "sft":
+        this.overrides["sft.packing"] = this.take("packing")
+    if this.stage == "dpo":
+        loss(this)
+    if this.take("use_peft"):
+        adapter(this)
+    template(this)
+    pass_through(this)
+    this.remarks[Heading.notes] += NOTES + load_table(this.framework)["notes"]
+
+
+def rename(this: Conversion, file: Settings) -> None:
+    """Put the file's settings under TRL's names, then the framework's defaults for those that it leaves out."""
+    table = load_table(this.framework)
+    if this.framework == "trl":
+        trl = trl_arguments.argument_defaults("model")
+        trl |= trl_arguments.argument_defaults(this.stage)
+        this.settings = {name: trl[name] for name in table["silent"] if name in trl}
+        if file.get("max_length", 0) is None:  # there it means no limit
+            this.refuse("max_length", "null", "STAGE.max_length is always a number")
+    this.settings |= table["defaults"]
+    mixture = file.pop("dataset_mixture", None) or {}  # nested by the handbook
+    for key, value in {**mixture, **file}.items():
+        if value is None:
+            continue
+        implied = {table["rename"].get(key, key): value}
+        if key in table["means"]:
+            meanings = table["means"][key]
+            implied = meanings.get(str(value).lower())
+            if implied is None:
+                this.refuse(key, value, f"converted are {', '.join(meanings)}")
+                continue
+        this.settings |= implied
+        this.names |= dict.fromkeys(implied, key)
+
+
+def validate_types(this: Conversion, where: str) -> None:
+    """Raise UserError for a text where TRL's source has a number or a switch."""
+    types = trl_arguments.argument_types("model") | trl_arguments.argument_types(this.stage)
+    for name, key in this.names.items():
+        value = this.settings[name]
+        kinds = types.get(name, "").split(" | ")
+        is_typed = not {"int", "float", "bool"}.isdisjoint(kinds)
+        if is_typed and not any(trl_arguments.has_type(value, kind) for kind in kinds):
+            problem = f"the value must be of the type {types[name]}"
+            raise UserError(f"{where}: {key}={value}: {problem}. Correct the file.")
+
+
+def warm_up(this: Conversion) -> None:
+    """Set a share as steps of the warm-up, as TRL 1.16 does."""
+    ratio = this.settings.pop("warmup_ratio", None)
+    if ratio is None or ("warmup_steps" in this.names and this.settings["warmup_steps"]):
+        return
+    this.settings["warmup_steps"] = ratio
+    this.names["warmup_steps"] = "warmup_ratio"
 
 
 def evaluations(this: Conversion) -> None:
     """Set how often held-out rows are read. Steps between evaluations have no counterpart."""
-    names = ("validation_size", "eval_strategy", "evals_per_epoch")
-    size, strategy, per_epoch = (this.settings.get(name) for name in names)
-    this.take("evals_per_epoch")
+    size = this.settings.get("validation_size")
+    strategy = this.settings.get("eval_strategy")
+    times = this.take("evals_per_epoch", int(strategy == "epoch"))
     if size == 0 or (strategy in NOTHING and not size):
         this.settings["validation_size"] = 0
-        this.put("evaluations", 0, *names)
-    elif times := per_epoch or (strategy == "epoch"):
-        this.put("evaluations", max(1, round(times * this.settings["num_train_epochs"])), *names)
+        this.overrides["STAGE.evaluations"] = 0
+    elif times:
+        this.overrides["STAGE.evaluations"] = max(1, round(times * this.overrides["STAGE.epochs"]))
 
 
 def data(this: Conversion) -> None:
     """Set the sources of SFT's rows, or the preference set. Held-out rows come from the same sets, by a share."""
-    sources = [read_source(this, each) for each in data_sets(this)]
-    size = this.settings.get("validation_size")
-    share = this.take("validation_size") if size is not None and size < 1 else None
+    sources = [read_source(this, entry) for entry in data_sets(this)]
+    share = this.settings.get("validation_size", 1)
+    is_share = share < 1  # else it is a number of rows
+    if is_share:
+        del this.settings["validation_size"]
     if this.stage == "sft":
-        splits = {"sft": round(1 - share, 6), "validation": share} if share else {"sft": 1}
-        own = {} if share is None else {"splits": splits}
-        this.overrides |= {"data": "file", "data.sources": [source | own for source in sources]}
+        for source in sources:
+            if is_share:
+                source["splits"] = {"sft": round(1 - share, 6)}
+            if share and is_share:
+                source["splits"]["validation"] = share
+        this.overrides |= {"data": "file", "data.sources": sources}
         return
     this.overrides |= {"label": "dataset", "label.path": "FILE"}
-    this.overrides |= {} if share is None else {"pairs.validation_fraction": share}
-    for key, value in sources[0].items() if sources else ():
-        if key in ("epochs", "rows"):
-            this.refuse(f"datasets.{key}", value, "every preference of the set is read")
-        else:
-            this.overrides[f"label.{key}"] = value
+    if is_share:
+        this.overrides["pairs.validation_fraction"] = share
+    for source in sources[:1]:
+        for name in ("epochs", "rows"):
+            this.refuse(f"datasets.{name}", source.pop(name, None), "every preference is read")
+        this.overrides |= {f"label.{key}": value for key, value in source.items()}
     for source in sources[1:]:
         name = f"{source['path']} {source.get('hub_split', '')}"
         this.refuse("datasets", name, "one preference set is read. Join the others into its file")
@@ -179,192 +242,150 @@ def data(this: Conversion) -> None:
 
 def data_sets(this: Conversion) -> list[Settings]:
     """Return the data sets for training, with the keys of their framework."""
-    sets, mixer = [*(this.take("datasets") or ())], (this.take("dataset_mixer") or {}).items()
-    for split in this.take("dataset_splits") or ["train"]:
+    sets = this.take("datasets", [])
+    mixer = this.take("dataset_mixer", {})  # of older files of the handbook
+    for split in this.take("dataset_splits", ["train"]):
         if "test" in split:
-            this.refuse("dataset_splits", split, "held-out rows are a share of those for training")
-        else:
-            sets += [{"path": path, "weight": weight, "split": split} for path, weight in mixer]
+            this.refuse("dataset_splits", split, HELD_OUT)
+            continue
+        sets += [{"path": path, "weight": share, "split": split} for path, share in mixer.items()]
     if path := this.take("dataset_name"):
-        sets.append(
-            {
-                "path": path,
-                "name": this.take("dataset_config"),
-                "split": this.take("dataset_train_split"),
-            }
-        )
-    names = this.take("dataset", "")
-    inner = this.take("dataset_dir", "data")
+        name = this.take("dataset_config")
+        sets.append({"path": path, "name": name, "split": this.take("dataset_train_split")})
+    names = this.take("dataset", [])
+    if isinstance(names, str):
+        names = names.split(",")
+    folder = this.take("dataset_dir", "data")
     rows = this.take("max_samples")
-    # of LLaMA-Factory, or a copy of it
-    folders = [each / inner for each in (Path(), *this.file.resolve().parents)]
-    file = next(
-        (each for folder in folders if (each := folder / "dataset_info.json").is_file()), None
-    )
-    described = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    for name in filter(
-        None, map(str.strip, names if isinstance(names, list) else names.split(","))
-    ):
-        entry = {"file_name": name} | described.get(name, {})
-        path = entry.pop("hf_hub_url", None) or str(
-            (file.parent if file else Path()) / entry["file_name"]
-        )
-        if name not in described:
-            this.remark(
-                "notes",
-                f"dataset={name} stands in no dataset_info.json here. Type its path in the command",
-            )
-        sets.append({"path": path, "rows": rows} | entry.pop("columns", {}) | entry)
-    return sets
+    return sets + [listed_set(this, name.strip(), folder) | {"rows": rows} for name in names]
+
+
+def listed_set(this: Conversion, name: str, inner: str) -> Settings:
+    """Return the entry of a data set in LLaMA-Factory's list, which is in a folder above the file or in a copy here."""
+    for outer in (Path(), this.folder, *this.folder.parents):
+        file = outer / inner / "dataset_info.json"
+        listed = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if name in listed:
+            entry = listed[name]
+            path = entry.get("hf_hub_url") or str(file.with_name(entry["file_name"]))
+            return {**entry, **entry.get("columns", {}), "path": path}
+    text = f"dataset={name} is in no dataset_info.json here. Type its path in the command"
+    this.remarks[Heading.notes].append(text)
+    return {"path": name}
 
 
 def read_source(this: Conversion, entry: Settings) -> Settings:
     """Return a data set under our keys, without those that only say what its columns tell."""
-    common, source, columns = load_table("common"), Settings(path=None), Settings()
+    table = load_table("trl")
+    source = Settings()
+    columns = {}
     for key, value in entry.items():
-        part, _, role = common["source"].get(key, "").partition(".")
-        if role:
-            columns[role] = value
-        elif part and (part, value) not in (("epochs", 1), ("subset", "default"), (part, None)):
-            source[part] = value
-        elif (
-            not part
-            and (key != "type" or "chat_template" not in value)
-            and key not in common["recognised"]
-        ):
-            this.refuse(
-                f"datasets.{key}",
-                value,
-                "rows are rendered by the chat template, by the roles of columns",
-            )
-    if "[" in (split := source.get("hub_split", "")):
-        this.refuse(
-            "datasets.split",
-            split,
-            "splits are read whole. A source has rows and epochs for a part",
-        )
+        if value is None or [key, value] in table["usual"]:
+            continue
+        if key in table["source"]:
+            source[table["source"][key]] = value
+        elif key in table["columns"]:
+            columns[table["columns"][key]] = value
+        elif key not in table["recognised"] and not str(value).startswith("chat_template"):
+            reason = "rows are rendered by the chat template, by the roles of columns"
+            this.refuse(f"datasets.{key}", value, reason)
+    split = source.get("hub_split", "")
+    if "[" in split:
+        reason = "splits are read whole. A source has rows and epochs for a part"
+        this.refuse("datasets.split", split, reason)
         source["hub_split"] = split.partition("[")[0]
-    return source | ({"columns": columns} if columns else {})
+    if columns:
+        source["columns"] = columns
+    return source
 
 
 def batch(this: Conversion) -> None:
     """Set the rows of a step, which TRL counts by device and accumulation, and how processes share the model."""
-    names = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    (rows, accumulated), processes, sharding = map(this.take, names), this.processes, Sharding.none
-    this.put("batch_size", rows * accumulated * processes, *names)
-    this.put("runtime.micro_batch", rows, *names)
-    counted = f"STAGE.batch_size is {rows} × {accumulated} accumulated × {processes} processes"
-    this.remark("notes", f"{counted}: files do not say how many, convert.processes=N does")
-    for name, kind in (("fsdp", Sharding.fsdp), ("deepspeed", Sharding.zero3)):
-        if chosen := this.take(name):
-            sharding = kind
-            if processes == 1 or (
-                kind is Sharding.zero3 and not re.search(r"z(ero)?_?3|'stage': 3", str(chosen))
-            ):
-                this.refuse(
-                    name, chosen, f"launch={kind} divides weights too, among convert.processes=N"
-                )
-    if processes > 1:
-        this.overrides["launch"] = "ddp" if sharding is Sharding.none else str(sharding)
-        this.overrides["launch.processes"] = processes
+    rows = this.take("per_device_train_batch_size")
+    steps = this.take("gradient_accumulation_steps")
+    this.overrides["STAGE.batch_size"] = rows * steps * this.processes
+    this.overrides["STAGE.runtime.micro_batch"] = rows
+    launch = "ddp"
+    for name, kind in (("fsdp", "fsdp"), ("deepspeed", "zero3")):
+        chosen = this.take(name)
+        if not chosen:
+            continue
+        launch = kind
+        if this.processes == 1 or (kind == "zero3" and not re.search(ZERO3, str(chosen))):
+            reason = f"launch={kind} divides weights too, among convert.processes=N"
+            this.refuse(name, chosen, reason)
+    if this.processes > 1:
+        this.overrides |= {"launch": launch, "launch.processes": this.processes}
 
 
 def loss(this: Conversion) -> None:
-    """Set packing for SFT, and DPO's losses: a weight of SFT's loss on the chosen answers adds a loss."""
-    if this.stage == "sft":
-        this.put("packing", bool(this.take("packing")), "packing")
-    if this.stage != "dpo":
-        return
-    beta = this.take("beta")
-    loss_type = this.take("loss_type", "sigmoid")
+    """Set DPO's losses: a weight of SFT's loss on the chosen answers adds a loss."""
+    losses = this.take("loss_type", "sigmoid")
+    if isinstance(losses, str):
+        losses = [losses]
+    weights = this.take("loss_weights", [1.0] * len(losses))
     weight = this.take("rpo_alpha")
-    losses = [loss_type] if isinstance(loss_type, str) else [*loss_type]
-    weights = this.take("loss_weights") or [1.0] * len(losses)
+    unknown = {*losses} - {*LOSS_TYPES}
     if losses == [SIMPO] and not weight:
-        this.put("simpo_gamma", this.take("simpo_gamma", 0.5), "simpo_gamma")
-    elif unknown := [each for each in losses if each not in LOSS_TYPES]:
-        this.refuse("loss_type", unknown[0], f"losses are {', '.join(LOSS_TYPES)}")
-        losses, weights = ["sigmoid"], [1.0]
+        this.overrides["dpo.simpo_gamma"] = this.take("simpo_gamma", 0.5)
+    elif unknown:
+        this.refuse("loss_type", min(unknown), f"losses are {', '.join(LOSS_TYPES)}")
+        losses = ["sigmoid"]
+        weights = [1.0]
     if weight:
-        losses, weights = [*losses, "sft"], [*weights, float(weight)]
-    this.put("beta", beta, "beta")
-    this.put("loss_type", losses, "loss_type", "rpo_alpha")
+        losses = [*losses, "sft"]
+        weights = [*weights, float(weight)]
+    for name, readers in trl_arguments.READ_BY.items():
+        if {*losses}.isdisjoint(readers):
+            this.refuse(name, this.take(name), f"dpo.loss_type=[{readers[0]}] reads it")
+    this.overrides |= {"dpo.beta": this.take("beta"), "dpo.loss_type": losses}
     if {*weights} != {1.0}:
-        this.put("loss_weights", weights, "loss_weights", "rpo_alpha")
+        this.overrides["dpo.loss_weights"] = weights
 
 
 def adapter(this: Conversion) -> None:
     """Set the adapter. What remains without one is listed as not read."""
-    if not this.take("use_peft"):
-        return
-    kind = Adapter.qlora if this.take("load_in_4bit") else Adapter.lora
-    if kind not in this.block.objective.adapters:
-        this.refuse("load_in_4bit", True, "STAGE.adapter=lora keeps 16-bit weights")
-        kind = Adapter.lora
+    kind = Adapter.lora
+    if this.take("load_in_4bit"):
+        if Adapter.qlora in OBJECTIVES[this.stage].adapters:
+            kind = Adapter.qlora
+        else:
+            this.refuse("load_in_4bit", True, "STAGE.adapter=lora keeps 16-bit weights")
     rank = this.take("lora_r")
-    ratio = this.take("alpha_per_rank", 1)
-    layers = this.take("lora_target_modules")
-    this.overrides[f"{this.stage}.adapter"] = str(kind)
-    this.put("lora.rank", rank, "lora_r")
-    this.put("lora.alpha", this.take("lora_alpha") or rank * ratio, "lora_alpha")
-    if layers:
-        layers = (
-            re.sub("^all$", "all-linear", layers).split(",") if isinstance(layers, str) else layers
-        )
-        this.put("lora.target_modules", [layer.strip() for layer in layers], "lora_target_modules")
-    else:
-        this.remark(
-            "notes",
-            "the file leaves the adapted layers to PEFT. Here all linear layers have an adapter",
-        )
+    alpha = this.take("lora_alpha", 2 * rank)  # LLaMA-Factory's default
+    this.overrides |= {
+        "STAGE.adapter": str(kind),
+        "STAGE.lora.rank": rank,
+        "STAGE.lora.alpha": alpha,
+    }
+    if layers := this.take("lora_target_modules"):
+        if isinstance(layers, str):
+            layers = re.sub("^all$", "all-linear", layers).replace(" ", "").split(",")
+        this.overrides["STAGE.lora.target_modules"] = layers
 
 
 def template(this: Conversion) -> None:
     """Set the chat template: by name, or by the marks in a Jinja text."""
-    text, name = str(this.take("chat_template", "")), this.take("template")
-    chosen = name or next(
-        (each for mark, each in load_table("common")["templates"].items() if mark in text), None
-    )
-    this.refuse(
-        "chat_template", text, f"nearest is template={chosen or 'file sft.template.path=FILE'}"
-    )
-    if chosen:
-        this.overrides["template"] = chosen
-        this.remark("notes", f"template={chosen} may render or end turns otherwise")
+    text = str(this.take("chat_template", ""))
+    for mark, name in load_table("trl")["templates"].items():
+        if mark in text:
+            this.overrides["template"] = name
+    nearest = this.overrides.get("template", "file sft.template.path=FILE")
+    this.refuse("chat_template", text, f"nearest is template={nearest}")
 
 
 def pass_through(this: Conversion) -> None:
-    """Pass on what `trainer` takes under TRL's names and something reads, and list the rest with the reasons."""
-    reasons = {
-        name: (f"set STAGE.{key}", "without") for name, key in trl_arguments.SET_ELSEWHERE.items()
-    }
-    for table in (load_table("common"), load_table(this.framework)):
-        for kind in ("without", "neutral"):
-            reasons |= {
-                key: (reason, kind) for reason, keys in table.get(kind, {}).items() for key in keys
-            }
-    defaults, group = trl_arguments.argument_defaults(this.stage), dict(this.group.trainer)
-    allowed = trl_arguments.allowed_arguments(this.stage) - reasons.keys()
-    arguments = {each for name in WITH_TRL for each in trl_arguments.argument_types(name)}
-    trainer = Settings()
-    for name, value in this.settings.items():
+    """Pass on what `trainer` takes under TRL's names, and list the rest with the reasons."""
+    neutral = {*load_table("trl")["neutral"], *load_table(this.framework)["neutral"]}
+    allowed = trl_arguments.allowed_arguments(this.stage) - neutral - REASONS.keys()
+    for name, value in [*this.settings.items()]:
         if name in allowed:
-            trainer |= (
-                {name: value} if name in this.names or value != (defaults | group).get(name) else {}
-            )
-        elif name in this.names and (name in reasons or name in arguments):
-            this.refuse(name, value, *reasons.get(name, ("STAGE does not read it, or decides it",)))
-        elif name in this.names:
-            this.remark("unknown", this.names[name])
-    losses = {"loss_type": this.overrides.get("dpo.loss_type", ["sigmoid"]), "loss_weights": None}
-    block = replace(this.block, **losses if this.stage == "dpo" else {})
-    while isinstance(block, DPO) and (
-        unread := trl_arguments.unread_argument(replace(block, trainer=trainer))
-    ):
-        this.refuse(
-            unread,
-            trainer.pop(unread),
-            f"dpo.loss_type=[{trl_arguments.READ_BY[unread][0]}] reads it",
-        )
-    for name, value in trainer.items():
-        this.put(f"trainer.{name}", value, name)
+            this.overrides[f"STAGE.trainer.{name}"] = this.take(name)
+        elif name not in this.names:
+            continue  # a default that this training does not read
+        elif name in neutral:
+            this.remarks[Heading.neutral].append(f"{this.names[name]}={value}")
+        elif name in REASONS:
+            this.refuse(name, value, REASONS[name])
+        else:
+            this.remarks[Heading.unknown].append(this.names[name])

@@ -14,8 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.commands.conversion import HEADINGS, Conversion, Settings, convert, load_table
-from stages.config import trl_arguments
+from stages.commands.conversion import Conversion, Heading, Settings, convert, load_table
 from stages.config.blocks.training import WITH_TRL
 from stages.config.errors import UserError, require_known, visible
 from stages.config.installation import program
@@ -35,54 +34,36 @@ def run(cfg: Config, *_: object) -> None:
     where = f"convert.file={cfg.convert.file}"
     if not cfg.convert.file:
         raise UserError(
-            "convert.file=null: there is no file. Type convert.file=FILE, the YAML of a training."
+            f"{where}: there is no file. Type convert.file=FILE, the YAML of a training."
         )
     path = user_path(cfg.convert.file)
     settings = read_settings(path, where)
     framework = detect_framework(settings, where)
     stage = cfg.convert.stage or detect_stage(settings, framework, where)
-    this = Conversion(stage, framework, vars(cfg)[stage], cfg.convert.processes, path)
+    this = Conversion(stage, framework, cfg.convert.processes, path.resolve().parent)
     try:
-        translate(this, settings, where)
+        convert(this, settings, where)
     except WRONG_SHAPE as error:
         problem = f"{where}: a setting is not of the kind that {framework} reads ({type(error).__name__}: {error})"
         raise UserError(f"{problem}. Correct it, or leave it out.") from error
-    line = [f"{key}={spell(value)}" for key, value in this.overrides.items()]
-    typed = shlex.join([*program(), f"stage={stage}", *line])
+    overrides = {key.replace("STAGE", stage): value for key, value in this.overrides.items()}
+    words = [f"{key}={spell(value)}" for key, value in overrides.items()]
+    command = shlex.join([*program(), f"stage={stage}", *words])
     title = load_table(framework)["title"]
-    sys.stdout.write(f"{cfg.convert.file}: {stage}, by the keys of {title}\n\n{typed}\n")
-    for kind, heading in HEADINGS.items():
-        lines = [
-            f"  {': '.join(filter(None, (', '.join(each), why)))}"
-            for why, each in this.remarks[kind].items()
-        ]
-        if lines:
-            sys.stdout.write(visible("\n".join(["", f"{heading}:", *lines, ""]), keep="\n"))
-
-
-def translate(this: Conversion, settings: Settings, where: str) -> None:
-    """Translate the settings of a file. Raise UserError for a value of another type than its key has in TRL."""
-    this.rename(settings)
-    types = trl_arguments.argument_types("model") | trl_arguments.argument_types(this.stage)
-    for name, key in this.names.items():
-        if kind := required_type(types.get(name, ""), this.settings[name]):
-            place = f"{where}: line {line_of(this.file, key)}, {key}={this.settings[name]}"
-            raise UserError(f"{place}: the value must be {kind}. Correct the file.")
-    convert(this)
+    text = f"{cfg.convert.file}: {stage}, by the keys of {title}\n\n{command}\n"
+    for heading in Heading:
+        if heading in this.remarks:
+            text += "\n  ".join([f"\n{heading}:", *this.remarks[heading]]) + "\n"
+    sys.stdout.write(visible(text, keep="\n"))
 
 
 def read_settings(path: Path, where: str) -> Settings:
     """Return the settings in a YAML file. OmegaConf refuses a key that stands twice, and reads 1e-4 as a number."""
     try:
         settings = OmegaConf.create(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "the file is not text in UTF-8"
-        raise UserError(f"{where}: {reason}. Name the YAML of a training.") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or error
-        place = f"line {mark.line + 1}, " if mark else ""
-        raise UserError(f"{where}: {place}not valid YAML: {problem}. Correct the file.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where}: {reason}. Correct the file, or name another.") from error
     if not isinstance(settings, DictConfig):
         raise UserError(
             f"{where}: the file has no KEY: VALUE at its top level. Name the YAML of a training."
@@ -93,9 +74,8 @@ def read_settings(path: Path, where: str) -> Settings:
 
 def detect_framework(settings: Mapping[str, Any], where: str) -> str:
     """Return the first framework of which the file has two typical keys."""
-    trl = [key for name in ("model", *WITH_TRL) for key in trl_arguments.argument_types(name)]
     for name in FRAMEWORKS:
-        if len(settings.keys() & {*load_table(name).get("typical", trl)}) > 1:
+        if len(settings.keys() & {*load_table(name)["typical"]}) > 1:
             return name
     raise UserError(
         f"{where}: this does not configure a training of TRL, axolotl or LLaMA-Factory. Name such a file."
@@ -107,10 +87,10 @@ def detect_stage(settings: Mapping[str, Any], framework: str, where: str) -> str
     if framework != "trl":
         default = "rm" if settings.get("reward_model") is True else "sft"
         method = str(settings.get("rl") or settings.get("stage") or default)
-        require_known(f"{where}: training", [STAGES.get(method, method)], WITH_TRL)
-        return STAGES.get(method, method)
-    marks = {*settings, f"loss_type={settings.get('loss_type')}"}
-    stages = [name for name, keys in load_table("trl")["tells"].items() if marks & {*keys}]
+        stages = [STAGES.get(method, method)]
+    else:
+        marks = {*settings, f"loss_type={settings.get('loss_type')}"}
+        stages = [name for name, keys in load_table("trl")["tells"].items() if marks & {*keys}]
     require_known(f"{where}: training", stages, WITH_TRL)
     if len(stages) != 1:
         raise UserError(
@@ -119,36 +99,13 @@ def detect_stage(settings: Mapping[str, Any], framework: str, where: str) -> str
     return stages[0]
 
 
-def required_type(written: str, value: Any) -> str | None:
-    """Return what a value has to be by its type in TRL's source, if that is a number or a switch and it is not one."""
-    kinds = {*written.replace(" ", "").split("|")} - {"None"}
-    if (
-        kinds <= {"int", "float"}
-        and kinds
-        and (isinstance(value, bool) or not isinstance(value, int | float))
-    ):
-        return "a number"
-    return (
-        "true or false"
-        if kinds == {"bool"} and not isinstance(value, bool) and value != "auto"
-        else None
-    )
-
-
-def line_of(path: Path, key: str) -> int:
-    """Return the number of the line in which a key stands at the top level."""
-    root = yaml.compose(path.read_text(encoding="utf-8"))
-    return next(node.start_mark.line + 1 for node, _ in root.value if node.value == key)
-
-
 def spell(value: Any) -> str:
     """Return a value as Hydra reads it."""
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {spell(each)}' for key, each in value.items())}}}"
+        entries = [f"{key}: {spell(each)}" for key, each in value.items()]
+        return f"{{{', '.join(entries)}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(spell, value))}]"
-    return (
-        str(value)
-        if isinstance(value, str) and PLAIN.fullmatch(value)
-        else json.dumps(value, ensure_ascii=False)
-    )
+    if isinstance(value, str) and PLAIN.fullmatch(value):
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -3,6 +3,7 @@
 import logging
 import re
 from pathlib import Path
+from typing import NoReturn
 
 from stages.commands.compare import PAGE, published_nodes
 from stages.commands.node_settings import lineage
@@ -15,6 +16,10 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
+WORDS = {
+    True: "are removed",
+    False: "are not needed by a report, a sweep, a comparison or a latest link. gc.remove=true removes them",
+}
 LEFT = re.compile(r"([0-9a-f]{12})\.(partial|replaced|pulled)")
 
 
@@ -27,17 +32,12 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     require_store(store)
     if not cfg.gc.remove:
         return list_unreached(store, remove=False)
-    with locks.hold_store_alone(store.root) as free:
-        held_locks = [
-            lock
-            for lock in sorted((store.root / "cache" / "locks").glob("*-*"))
-            if locks.is_held(lock)
-        ]
-        if held_locks or not free:
+    with locks.hold_store_alone(store.root) as is_alone:
+        # a child that survived its parent still builds its node
+        built = [lock.name for lock in store.root.glob("cache/locks/*-*") if locks.is_held(lock)]
+        if built or not is_alone:
             work = (
-                f"{held_locks[0].name.replace('-', ' ', 1)} is being built"
-                if held_locks
-                else "a command uses it"
+                f"{built[0].replace('-', ' ', 1)} is being built" if built else "a command uses it"
             )
             raise UserError(
                 f"gc.remove=true: nothing is removed from {store.root}, as {work}. Try again later."
@@ -48,55 +48,60 @@ def run(cfg: Config, store: Store, *_: object) -> None:
 def list_unreached(store: Store, remove: bool) -> None:
     """List unneeded nodes and leftover folders, and remove them if `remove` is set."""
     nodes = published_nodes(store)
-    if remove and (
-        unread := [folder for folder in store.published_folders() if not read_manifest(folder)]
-    ):
-        problem = f"{unread[0]} cannot be read, so what it needs is unknown"
-        raise UserError(
-            f"gc.remove=true: nothing is removed. {problem}. Build it again, or delete its folder first."
-        )
-    roots = [key for key in nodes if key[0] == "report"]
+    for folder in store.published_folders():
+        if remove and not read_manifest(folder):
+            refuse(f"{folder} cannot be read. Build it again, or delete its folder first")
+    named = names_in_sweeps(store, remove) | names_in_page(store)
+    roots = [key for key in nodes if key[0] == "report" or key[1] in named]
     roots += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
-    compared = (
-        (store.root / PAGE).read_text(encoding="utf-8") if (store.root / PAGE).exists() else ""
-    )
-    named = {*re.findall(rf"\b{sealed_json.NODE.pattern}\b", compared)}
-    for file in store.root.glob(f"multirun/**/{JOB_NODES}"):
-        try:
-            named |= {*sealed_json.load_json(file, sealed_json.require_keys()).values()}
-        except sealed_json.Damaged as error:
-            problem = f"{file} cannot be read, so what its sweep needs is unknown"
-            if remove:
-                way_out = "Type the sweep again, or delete its folder first"
-                raise UserError(
-                    f"gc.remove=true: nothing is removed. {problem}. {way_out}."
-                ) from error
-            log.warning("warning: %s.", problem)
-    roots += [key for key in nodes if key[1] in named]
     reached = {(m["stage"], m["fingerprint"]) for m in lineage(nodes, *roots)}
-    unreached = sorted(
-        folder for key, (folder, _) in nodes.items() if key not in reached and not is_linked(folder)
-    )
+    unreached = [folder for key, (folder, _) in nodes.items() if key not in reached]
+    unreached = sorted(folder for folder in unreached if not is_linked(folder))
     unreached += [folder for folder in leftover_folders(store) if is_ours(store, folder)]
     for folder in unreached:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         log.info("%s  %.1f MiB%s", folder, size / 2**20, "  removed" if remove else "")
         if remove:
-            # under this name, a later gc finds a half-removed node
-            if sealed_json.NODE.fullmatch(folder.name):
-                gone = folder.with_suffix(".replaced")
-                sealed_json.remove(gone)
-                folder = folder.rename(gone)
-            sealed_json.remove(folder)
-    left = "are not needed by a report, a sweep, a comparison or a latest link. gc.remove=true removes them"
-    log.info(
-        "%d nodes kept; %d folders %s.",
-        len(reached),
-        len(unreached),
-        "are removed" if remove else left,
-    )
+            remove_folder(folder)
+    log.info("%d nodes kept; %d folders %s.", len(reached), len(unreached), WORDS[remove])
     if store.mirror:
         store.mirror.collect(reached, remove)
+
+
+def refuse(problem: str) -> NoReturn:
+    raise UserError(
+        f"gc.remove=true: nothing is removed, as what is needed is not known: {problem}."
+    )
+
+
+def names_in_page(store: Store) -> set[str]:
+    """Return the fingerprints that the page of `stage=compare` shows."""
+    page = store.root / PAGE
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    return {*re.findall(rf"\b{sealed_json.NODE.pattern}\b", text)}
+
+
+def names_in_sweeps(store: Store, remove: bool) -> set[str]:
+    """Return the fingerprints of all jobs of sweeps."""
+    names = set[str]()
+    for file in store.root.glob(f"multirun/**/{JOB_NODES}"):
+        try:
+            names |= {*sealed_json.load_json(file, sealed_json.require_keys()).values()}
+        except sealed_json.Damaged:
+            problem = f"{file} cannot be read. Type the sweep again, or delete its folder first"
+            if remove:
+                refuse(problem)
+            log.warning("warning: %s.", problem)
+    return names
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder. Meanwhile a node has a name under which a later gc finds it half-removed."""
+    if sealed_json.NODE.fullmatch(folder.name):
+        gone = folder.with_suffix(".replaced")
+        sealed_json.remove(gone)
+        folder = folder.rename(gone)
+    sealed_json.remove(folder)
 
 
 def require_store(store: Store) -> None:
@@ -109,14 +114,18 @@ def require_store(store: Store) -> None:
 
 def leftover_folders(store: Store) -> list[Path]:
     """Return the folders of nodes that were being built or replaced, and that no command is working on."""
-    named = [(p, match[1]) for p in store.root.glob("*/*.*") if (match := LEFT.fullmatch(p.name))]
-    return sorted(p for p, fingerprint in named if not store.is_locked(p.parent.name, fingerprint))
+    folders = []
+    for folder in sorted(store.root.glob("*/*.*")):
+        match = LEFT.fullmatch(folder.name)
+        if match and not store.is_locked(folder.parent.name, match[1]):
+            folders.append(folder)
+    return folders
 
 
 def is_ours(store: Store, folder: Path) -> bool:
     """Return whether this store created a node's folder: its lock file exists, and no path is a link."""
-    stage, fingerprint = folder.parent.name, folder.name[:12]
-    is_locked_here = store.lock_file(stage, fingerprint).exists()
+    stage = folder.parent.name
+    is_locked_here = store.lock_file(stage, folder.name[:12]).exists()
     return stage in [*Target] and not is_linked(folder) and folder.is_dir() and is_locked_here
 
 

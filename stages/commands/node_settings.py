@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def named_settings(settings: Any, config: Any, key: str = "") -> Iterator[tuple[
 
 
 def format_value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else ABSENT if value is None else str(value)
+    if value is None:
+        return ABSENT
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
@@ -46,45 +49,42 @@ def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
         key = waiting.pop(0)
         if key in nodes and key not in manifests:
             manifests[key] = nodes[key][1]
-            waiting += [
-                (entry["stage"], entry["fingerprint"]) for entry in nodes[key][1]["inputs"].values()
-            ]
+            for entry in manifests[key]["inputs"].values():
+                waiting.append((entry["stage"], entry["fingerprint"]))
     return list(manifests.values())
 
 
 def lineage_settings(manifests: list[Manifest]) -> dict[str, str]:
     """Return the settings of these nodes by key (`dpo.beta`). Of several rounds, the last one counts."""
     settings: dict[str, str] = {}
-    one_of_several = pool_blocks(manifests) | source_blocks(manifests)
+    blocks = pool_blocks(manifests) | source_blocks(manifests)
     for m in manifests:
-        block = one_of_several.get(m["fingerprint"], BLOCKS.get(str(m["stage"]), str(m["stage"])))
-        block = "control" if m["stage"] == "sft" and m["settings"].get("control") else block
+        stage = str(m["stage"])
+        block = blocks.get(m["fingerprint"], BLOCKS.get(stage, stage))
+        if stage == "sft" and m["settings"].get("control"):
+            block = "control"
         version = {"version": m["version"]}
-        named = [*named_settings(version | m["settings"], version | m["config"], block)]
-        # Two files may have the same name, so the first digits of the digest are shown, too.
-        values = {
-            key: name if name == format_value(value) else f"{name} ({value[:6]})"
-            for key, value, name in named
-        }
-        settings = values | settings
+        for key, value, name in named_settings(
+            version | m["settings"], version | m["config"], block
+        ):
+            # Two files may have the same name, so the first digits of the digest are shown, too.
+            is_file = name != format_value(value)
+            settings.setdefault(key, f"{name} ({value[:6]})" if is_file else name)
     return settings
 
 
 def pool_blocks(manifests: list[Manifest]) -> dict[str, str]:
     """Return the keys of a pool's sources (`sample.pool[0]`) and of models that only they use, by fingerprint."""
-    blocks, by_fingerprint = dict[str, str](), {m["fingerprint"]: m for m in manifests}
+    blocks: dict[str, str] = {}
+    inputs_of = {m["fingerprint"]: m["inputs"] for m in manifests}
     trained = {m["inputs"]["base"]["fingerprint"] for m in manifests if m["stage"] == "sft"}
-    for pool in (m for m in manifests if m["stage"] == "pool"):
-        sources = [
-            entry["fingerprint"] for role, entry in pool["inputs"].items() if role != "policy"
-        ]
+    for pool in manifests:
+        if pool["stage"] != "pool":
+            continue
+        sources = [entry for role, entry in pool["inputs"].items() if role != "policy"]
         for i, source in enumerate(sources):
-            blocks.setdefault(source, f"sample.pool[{i}]")
-            model = (
-                by_fingerprint[source]["inputs"].get("policy", {})
-                if source in by_fingerprint
-                else {}
-            )
+            blocks.setdefault(source["fingerprint"], f"sample.pool[{i}]")
+            model = inputs_of.get(source["fingerprint"], {}).get("policy", {})
             if model.get("stage") == "base" and model["fingerprint"] not in trained:
                 blocks.setdefault(model["fingerprint"], f"sample.pool[{i}].model")
     return blocks
@@ -92,22 +92,25 @@ def pool_blocks(manifests: list[Manifest]) -> dict[str, str]:
 
 def source_blocks(manifests: list[Manifest]) -> dict[str, str]:
     """Return the keys of data sources (`data.sources[0]`) and of an evaluation's own data, by fingerprint."""
-    blocks = dict[str, str]()
-    for data in (m for m in manifests if m["stage"] == "data"):
-        list_key, path = data["config"].get("of"), data["config"].get("path")
-        blocks |= {data["fingerprint"]: list_key} if list_key else {}
-        for role, source in data["inputs"].items():
+    blocks: dict[str, str] = {}
+    for m in manifests:
+        if m["stage"] != "data":
+            continue
+        data = Data(path=m["config"].get("path"), of=m["config"].get("of"))
+        if data.of:
+            blocks[m["fingerprint"]] = data.of
+        for role, source in m["inputs"].items():
             place = int(role.removeprefix("source_")) - 1
-            blocks[source["fingerprint"]] = Data(path=path, of=list_key).block(place)
+            blocks[source["fingerprint"]] = data.block(place)
     return blocks
 
 
 def without_seeds(settings: dict[str, str]) -> dict[str, str]:
     blocks = (*SEEDED_BLOCKS, "control")
     return {
-        k: v
-        for k, v in settings.items()
-        if not (k.endswith(".seed") and k.partition(".")[0] in blocks)
+        key: value
+        for key, value in settings.items()
+        if not (key.endswith(".seed") and key.partition(".")[0] in blocks)
     }
 
 
@@ -117,44 +120,45 @@ class SettingDifferences:
 
     rows: list[dict[str, str]]
 
-    @property
+    @cached_property
     def varying(self) -> list[tuple[list[str], tuple[str, ...]]]:
         """The settings that differ, with their values by row. Settings that always change together are joined."""
         keys_by_values: dict[tuple[str, ...], list[str]] = {}
-        for key in sorted({key for row in self.rows for key in row}):
+        for key in sorted(set[str]().union(*self.rows)):
             values = tuple(row.get(key, ABSENT) for row in self.rows)
             if len(set(values)) > 1:
                 keys_by_values.setdefault(values, []).append(key)
         return [(keys, values) for values, keys in keys_by_values.items()]
 
-    @property
+    @cached_property
     def common(self) -> dict[str, str]:
         """The value of each differing setting that more than half of the rows share."""
-        most = {
-            joint_name(keys): Counter(values).most_common(1)[0] for keys, values in self.varying
-        }
-        return {key: value for key, (value, rows) in most.items() if 2 * rows > len(self.rows)}
+        common = {}
+        for keys, values in self.varying:
+            value, rows = Counter(values).most_common(1)[0]
+            if 2 * rows > len(values):
+                common[joint_name(keys)] = value
+        return common
 
     @property
     def lines(self) -> list[str]:
         """The differing settings of each row without the common values: `dpo.beta=0.05, no sample`."""
-        common, lines = self.common, []
+        lines = []
         for i, row in enumerate(self.rows):
             blocks = {key.partition(".")[0] for key in row}
-            row_values = {
-                (keys[0].partition(".")[0], joint_name(keys)): values[i]
-                for keys, values in self.varying
-            }
-            row_values = {
-                key: value for key, value in row_values.items() if value != common.get(key[1])
-            }
-            text = settings_text(
-                {name: value for (stage, name), value in row_values.items() if stage in blocks}
-            )
-            absent = [
-                f"no {stage}" for stage in sorted({stage for stage, _ in row_values} - blocks)
-            ]
-            lines.append(", ".join([*([text] if text else []), *absent]))
+            present = {}
+            absent = set()
+            for keys, values in self.varying:
+                name = joint_name(keys)
+                block = keys[0].partition(".")[0]
+                if values[i] == self.common.get(name):
+                    continue
+                if block in blocks:
+                    present[name] = values[i]
+                else:
+                    absent.add(f"no {block}")
+            texts = [settings_text(present), *sorted(absent)]
+            lines.append(", ".join(filter(None, texts)))
         return lines
 
 
@@ -163,13 +167,15 @@ def joint_name(keys: list[str]) -> str:
     if len(keys) <= 3:
         return ", ".join(keys)
     names = {key.rpartition(".")[2] for key in keys}
-    return names.pop() if len(names) == 1 else f"{keys[0]}, {keys[1]} and {len(keys) - 2} more"
+    if len(names) == 1:
+        return names.pop()
+    return f"{keys[0]}, {keys[1]} and {len(keys) - 2} more"
 
 
 def settings_text(settings: dict[str, str]) -> str:
     """Return settings as `dpo.beta=0.05, dpo.seed=sft.seed=1`."""
-    short = {
-        key: value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
-        for key, value in settings.items()
-    }
-    return ", ".join(f"{key.replace(', ', '=')}={value}" for key, value in short.items())
+    texts = []
+    for key, value in settings.items():
+        short = value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
+        texts.append(f"{key.replace(', ', '=')}={short}")
+    return ", ".join(texts)

@@ -71,27 +71,19 @@ class Contender:
     is_sft: bool = False
 
 
-def conclusion(models: list[Contender], predicate: str, comparison: Comparison | None) -> str:
+def conclusion(models: list[Contender], predicate: str, comparison: Comparison) -> str:
     """Say in one sentence which setting is best, and whether the difference is more than chance. `predicate`: the
     clause that a rate is filled into, as in `passes {} of 320 validation prompts`. `comparison`: of `models` in their
-    order; None if outcomes are not known prompt by prompt."""
+    order."""
     settings = [i for i, model in enumerate(models) if not model.is_sft]
+    starts = [i for i, model in enumerate(models) if model.is_sft]
     best = max(settings, key=lambda i: models[i].rate)
-    start = max(
-        (i for i in range(len(models)) if models[i].is_sft),
-        key=lambda i: models[i].rate,
-        default=None,
-    )
+    start = max(starts, key=lambda i: models[i].rate, default=None)
     parts = [lead_clause(models, len(settings), best, start, predicate)]
-    if comparison is None:
-        parts.append("whether that is chance is not known")
-    if comparison and start is not None:
+    if start is not None:
         parts.append(gain_clause(comparison, best, start, len(settings)))
-    if (
-        comparison
-        and len(settings) > 1
-        and (start is None or models[best].rate > models[start].rate)
-    ):
+    is_better = start is None or models[best].rate > models[start].rate
+    if is_better and len(settings) > 1:
         parts.append(rivals_clause(comparison, best, settings))
     return f"{'; '.join(parts)}."
 

@@ -65,7 +65,9 @@ def compared(compared_once: Path, tmp_path: Path) -> Chain:
 def groups(chain: Chain, sweep: str | None = None) -> dict[str, Group]:
     """Return the groups of a comparison by split."""
     store = Store(chain.root)
-    rows = measured_rows(store, compare.published_nodes(store), compare.sweep_filter(store, sweep))
+    rows = measured_rows(
+        store, compare.published_nodes(store), compare.nodes_of_sweep(store, sweep)
+    )
     return {group.split: group for group in group_by_prompts(rows)}
 
 
@@ -151,7 +153,7 @@ def test_a_model_is_one_setting_in_any_role_and_its_time_is_a_mean_over_runs() -
     results = {k: {**v, "dpo": v["policy"]} for k, v in policy.results.items()}
     arm = replace(policy, role="dpo", named="dpo", seconds=3.0, results=results)
     [setting] = Group([policy, arm]).settings
-    assert (setting.seconds, setting.rate, len(setting.runs)) == (2.0, 0.5, 2)
+    assert (setting.mean("seconds"), setting.rate, len(setting.runs)) == (2.0, 0.5, 2)
 
 
 @pytest.mark.slow
@@ -170,14 +172,15 @@ def test_models_of_sft_alone_are_settings_to_choose_from(chain: Chain) -> None:
         for r in rates
     )
     assert group.sentence.startswith("Of 2 settings, ") and group.settings[0].rate == best
-    assert (group.gains, group.marks, group.sft_index) == ([None] * 2, [""] * 2, None)
+    assert [setting.gain for setting in group.settings] == [None, None]
+    assert group.best_sft is None
     assert group.settings[0].name in (chain.root / compare.PAGE).read_text()
 
 
 def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
     group = groups(compared)["validation"]
     first, sft = (next(s for s in group.settings if s.is_sft is start) for start in (False, True))
-    gain = group.gains[group.settings.index(first)]
+    gain = first.gain
     assert gain.mean == pytest.approx(first.rate - sft.rate)
     assert gain.low <= gain.mean <= gain.high
     assert "of 16 validation prompts" in group.sentence
@@ -192,7 +195,9 @@ def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
     assert ("better than SFT" in group.sentence) == (first.rate <= sft.rate)
     assert group.caveat == "", "trained tasks speak for themselves"
     shutil.rmtree(compared.folder("answer_policy", *VALIDATION))
-    assert groups(compared)["validation"].rates == group.rates, (
+    intervals = [setting.interval for setting in group.settings]
+    again = groups(compared)["validation"].settings
+    assert [setting.interval for setting in again] == intervals, (
         "the evaluation stores every outcome"
     )
     shutil.rmtree(compared.folder("data", *VALIDATION))
@@ -213,7 +218,8 @@ def test_the_best_is_not_trusted_and_the_split_is_named(compared: Chain) -> None
 
 def test_an_estimate_of_kl_below_0_is_not_nearer_to_sft_than_sft() -> None:
     group = Group([replace(measured("a", 0.5, 0.0), role="sft"), measured("b", 0.5, -1e-6)])
-    assert [setting.kl for setting in group.settings] == [0.0, 0.0] and group.front == [True, True]
+    assert [setting.kl for setting in group.settings] == [0.0, 0.0]
+    assert all(setting.is_front for setting in group.settings)
 
 
 def test_several_sfts_have_a_best_one() -> None:
@@ -251,7 +257,7 @@ def test_the_front_holds_settings_that_no_other_beats() -> None:
     models = [("a", 0.5, 0.3), ("b", 0.4, 0.1), ("c", 0.4, 0.2), ("d", 0.3, 0.1), ("e", 0.3, 0.0)]
     group = Group([measured(*one) for one in models])
     assert [setting.runs[0].fingerprint for setting in group.settings] == ["a", "b", "c", "e", "d"]
-    assert group.front == [True, True, False, True, False]
+    assert [setting.is_front for setting in group.settings] == [True, True, False, True, False]
     together = SettingDifferences(
         [{"sft.epochs": n, "dpo.epochs": n, "dpo.beta": "0.1"} for n in ("1", "2")]
     )
@@ -273,7 +279,8 @@ def test_seeds_of_a_setting_are_runs_of_it() -> None:
     ]
     [setting] = Group(seeds).settings
     assert (setting.rate, setting.kl) == (pytest.approx(0.45), pytest.approx(0.2))
-    [rate] = Group(seeds).rates
+    [setting] = Group(seeds).settings
+    rate = setting.interval
     assert rate.low < rate.mean == setting.rate < rate.high
 
 
@@ -324,9 +331,7 @@ def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path
     build(compared.root, *VALIDATION, *odd)
     build(compared.root, *VALIDATION, "data.tasks.sft=200", "data.tasks.validation=12")
     store = Store(compared.root)
-    by_prompts = group_by_prompts(
-        measured_rows(store, compare.published_nodes(store), lambda key: True)
-    )
+    by_prompts = group_by_prompts(measured_rows(store, compare.published_nodes(store), None))
     assert [len(group.settings) for group in by_prompts] == [6, 2, 2], "other prompts stand apart"
     group = by_prompts[0]
     figures = compare.compared_group(group)

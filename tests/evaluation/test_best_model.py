@@ -99,9 +99,3 @@ def test_where_sft_is_above_all_settings_none_is_called_better() -> None:
     level = conclude(np.tile(draw_outcomes(np.random.default_rng(6), 0.5), 2), "SFT", "a")
     assert level.startswith("No setting is better than SFT")
     assert level.count("+0.0 points (−1.3 to +1.3)") == 1
-
-
-def test_without_outcomes_nothing_is_said_of_chance() -> None:
-    models = [Contender("a", 0.5), Contender("b", 0.4), Contender("SFT", 0.3, is_sft=True)]
-    text = "Of 2 settings, a is the best: it passes 50.0% of 300 validation prompts, SFT 30.0%"
-    assert conclusion(models, DOES, None) == f"{text}; whether that is chance is not known."

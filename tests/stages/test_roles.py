@@ -126,7 +126,7 @@ def test_compare_and_cards_read_the_same_list(five: tuple[Path, dict[str, Node]]
     rows = measured.measured_rows(
         store,
         compare.published_nodes(store),
-        lambda key: key[1] == nodes_by_run["eval"].fingerprint,
+        {nodes_by_run["eval"].fingerprint},
     )
     row_by_role = {row.role: row for row in rows}
     assert [*row_by_role] == ["sft", "control", "grpo", "policy"]

@@ -336,9 +336,7 @@ def test_a_comparison_tells_the_controls_settings_from_those_of_sft(controlled: 
     store, fingerprint = Store(controlled.root), controlled.folder("eval", CONTROL).name
     rows = {
         row.role: row
-        for row in measured.measured_rows(
-            store, compare.published_nodes(store), lambda key: key[1] == fingerprint
-        )
+        for row in measured.measured_rows(store, compare.published_nodes(store), {fingerprint})
     }
     control_row = rows["control"]
     cfg = settings(*TINY, CONTROL)

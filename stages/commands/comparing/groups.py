@@ -1,24 +1,24 @@
 """Compare models measured on the same prompts: their settings, their results, and which one is best."""
 
 from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from stages.commands.comparing.measured import Row, mean_over_runs
+from stages.commands.comparing.measured import Row
 from stages.commands.node_settings import ABSENT, SettingDifferences, without_seeds
 from stages.config.installation import arguments_of
-from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
+from stages.evaluation.best_model import Contender, compare_models, conclusion
 from stages.evaluation.intervals import Interval
 from stages.pipeline import provenance
 
 NAMED = 90  # characters; longer settings are cut off in a sentence
 
 
-@dataclass
+@dataclass(eq=False)
 class Setting:
     """One model (policy, control or SFT) under one setting: its runs differ only in their seeds. `is_sft`: others of
     the group start from this model, so it is no setting to choose."""
@@ -27,41 +27,83 @@ class Setting:
     is_sft: bool = False
     name: str = ""  # `dpo.beta=0.1`, `SFT`
     line: str = ""  # the settings that differ from the common ones
-    seconds, flops, rate, kl = map(mean_over_runs, ("seconds", "flops", "rate", "kl"))
+    interval: Interval = field(init=False)  # of the pass rate
+    gain: Interval | None = None  # over the best SFT, with its uncorrected interval; None for SFT
+    mark: str = ""  # `better` or `worse` than the best SFT after correction
+    is_rival: bool = False  # it may be as good as the best
+    is_front: bool = False  # no other has a higher rate at the same KL or less
+
+    @property
+    def role(self) -> str:
+        return self.runs[0].role
 
     @property
     def title(self) -> str:
         return self.runs[0].title
 
     @property
+    def rate(self) -> float:
+        return self.mean("rate")
+
+    @property
+    def kl(self) -> float:
+        return self.mean("kl")
+
+    @property
+    def passed(self) -> NDArray[Any]:
+        """The share of runs that passed, for each prompt."""
+        return np.mean([run.passed for run in self.runs], 0)
+
+    @property
     def benchmarks(self) -> dict[str, float]:
-        """The mean over runs of each benchmark rate that all runs have, by task, metric and number of prompts."""
-        by_run = [
-            {
-                f"{r['task']} {r['metric']} ({r['prompts']})": r[run.named]["mean"]
-                for r in run.results["benchmarks"]
-            }
-            for run in self.runs
-            if "benchmarks" in run.results
-        ]
-        if len(by_run) < len(self.runs):
-            return {}
-        return {
-            name: fmean(rates[name] for rates in by_run)
-            for name in by_run[0]
-            if all(name in r for r in by_run)
-        }
+        """The mean over runs of each benchmark rate that all runs have."""
+        means = {}
+        for name in self.runs[0].benchmarks:
+            rates = [run.benchmarks[name] for run in self.runs if name in run.benchmarks]
+            if len(rates) == len(self.runs):
+                means[name] = fmean(rates)
+        return means
+
+    def place(self) -> tuple[float, float]:
+        """Return by what settings are sorted: the highest rate first, then the lowest KL."""
+        return -self.rate, self.kl
 
     def mean(self, name: str) -> float:
-        """Return the mean over runs of `mean_tokens` or `stop_rate`."""
-        return fmean(run.results[name][run.named] for run in self.runs)
+        """Return the mean over runs of one of their figures."""
+        return fmean(getattr(run, name) for run in self.runs)
+
+    def is_beaten_by(self, other: "Setting") -> bool:
+        """Return whether another setting is better in rate or KL, and not worse in the other."""
+        is_worse = other.rate < self.rate or other.kl > self.kl
+        return not is_worse and (other.rate, other.kl) != (self.rate, self.kl)
 
 
-@dataclass
 class Group:
-    """Models measured on the same prompts."""
+    """Models measured on the same prompts. `settings`: the highest pass rate first; `best_sft`: of SFT models from which
+    others start, None if all are SFT models."""
 
-    rows: list[Row]
+    def __init__(self, rows: list[Row]):
+        self.rows = rows
+        settings = sorted(settings_of(rows), key=Setting.place)
+        passed = np.stack([setting.passed for setting in settings], 1)
+        comparison = compare_models(passed, rows[0].tasks, rows[0].tasks_drawn)
+        start = next((i for i, setting in enumerate(settings) if setting.is_sft), None)
+        for i, setting in enumerate(settings):
+            setting.interval = comparison.means.share(i)
+            setting.is_front = not any(map(setting.is_beaten_by, settings))
+            if start is not None and not setting.is_sft:
+                setting.gain = comparison.uncorrected(start, i)
+                setting.mark = comparison.corrected(start, i).word("better", "worse", "")
+        choices = [i for i, setting in enumerate(settings) if not setting.is_sft]
+        if start is None or choices[0] < start:
+            for i in comparison.rivals(choices[0], choices):
+                settings[i].is_rival = True
+        self.settings = settings
+        self.comparison = comparison
+        self.best_sft = None if start is None else settings[start]
+
+    def size(self) -> int:
+        return len(self.settings)
 
     @property
     def split(self) -> str:
@@ -72,106 +114,35 @@ class Group:
         return f"{self.rows[0].results['primary']['prompts']} {self.split} prompts"
 
     @property
-    def recipes(self) -> str:
-        """The recipes that the evaluations' commands name."""
-        words = [word for row in self.rows for word in arguments_of(row.command)]
-        named = sorted({word for word in words if word.startswith("recipe=")})
-        return ", ".join(named) or "the default recipe"
-
-    @property
     def title(self) -> str:
-        return f"{self.recipes}: {self.prompts} of {self.rows[0].results['primary']['tasks']} tasks ({self.rows[0].prompts[1]})"
+        """The recipes that the evaluations' commands name, and the prompts."""
+        words = set[str]().union(*(arguments_of(row.command) for row in self.rows))
+        recipes = sorted(word for word in words if word.startswith("recipe="))
+        tasks = self.rows[0].results["primary"]["tasks"]
+        run = ", ".join(recipes) or "the default recipe"
+        return f"{run}: {self.prompts} of {tasks} tasks ({self.rows[0].prompts[1]})"
 
     @property
     def caveat(self) -> str:
         """The evaluation's warning that there are too few tasks, or ''."""
         return str(self.rows[0].results["primary"].get("note", ""))
 
-    @cached_property
-    def settings(self) -> list[Setting]:
-        """The settings, the highest pass rate first."""
-        rows_by_settings: dict[Any, list[Row]] = {}
-        for row in self.rows:
-            key = (row.role == "sft", *sorted(without_seeds(row.settings).items()))
-            rows_by_settings.setdefault(key, []).append(row)
-        alone = all(row.role == "sft" for row in self.rows)
-        settings = [
-            Setting(runs, runs[0].role == "sft" and not alone) for runs in rows_by_settings.values()
-        ]
-        for role in {s.runs[0].role for s in settings}:
-            same_role = [s for s in settings if s.runs[0].role == role]
-            titles = Counter(s.title for s in same_role)
-            lines_by_title = {title: differences(same_role, title).lines for title in titles}
-            for i, setting in enumerate(same_role):
-                setting.line, setting.name = lines_by_title[setting.title][i], setting.title
-                if role == "policy" and len(titles) == 1:
-                    setting.name = setting.line or setting.title
-                elif setting.line or titles[setting.title] > 1:
-                    setting.name = f"{setting.title} ({setting.line or 'as most of its kind'})"
-        return sorted(settings, key=lambda s: (-s.rate, s.kl))
-
     @property
     def common_settings(self) -> dict[str, str]:
         """The differing settings with the value that most policies share."""
-        policies = [s for s in self.settings if s.runs[0].role == "policy"]
-        by_title = [
-            differences(policies, title).common
-            for title in dict.fromkeys(s.title for s in policies)
-        ]
-        return {
-            key: value for common in by_title for key, value in common.items() if value != ABSENT
-        }
+        policies = [setting for setting in self.settings if setting.role == "policy"]
+        common: dict[str, str] = {}
+        for title in dict.fromkeys(setting.title for setting in policies):
+            common |= differences(policies, title).common
+        return {key: value for key, value in common.items() if value != ABSENT}
 
     @property
     def benchmarks(self) -> list[str]:
         """The names of the benchmark rates that any setting has."""
-        return [*dict.fromkeys(name for setting in self.settings for name in setting.benchmarks)]
-
-    @property
-    def sft_index(self) -> int | None:
-        """The index of the SFT model with the highest rate, from which others start; None if all are SFT models."""
-        return next((i for i, setting in enumerate(self.settings) if setting.is_sft), None)
-
-    @cached_property
-    def comparison(self) -> Comparison:
-        rows = np.array(
-            [np.mean([run.passed for run in setting.runs], 0) for setting in self.settings]
-        ).T
-        return compare_models(rows, self.rows[0].tasks, self.rows[0].tasks_drawn)
-
-    @property
-    def rates(self) -> list[Interval]:
-        """The pass rate of each setting over its seeds."""
-        return [self.comparison.means.share(i) for i in range(len(self.settings))]
-
-    @property
-    def gains(self) -> list[Interval | None]:
-        """The gain of each setting over the best SFT, with its uncorrected interval; None for SFT."""
-        gain, start = self.comparison.uncorrected, self.sft_index
-        return [
-            None if start is None or s.is_sft else gain(start, i)
-            for i, s in enumerate(self.settings)
-        ]
-
-    @property
-    def marks(self) -> list[str]:
-        """`better` or `worse` for each setting that differs from the best SFT after correction, else ''."""
-        corrected, start = self.comparison.corrected, self.sft_index
-        each = range(len(self.settings))
-        return [
-            "" if start is None else corrected(start, i).word("better", "worse", "") for i in each
-        ]
-
-    @property
-    def rivals(self) -> list[int]:
-        """The indices of settings that may be as good as the best one; empty if SFT is the best."""
-        settings = [i for i, setting in enumerate(self.settings) if not setting.is_sft]
-        start = self.sft_index
-        return (
-            []
-            if start is not None and settings[0] > start
-            else self.comparison.rivals(settings[0], settings)
-        )
+        names: dict[str, float] = {}
+        for setting in self.settings:
+            names |= setting.benchmarks
+        return [*names]
 
     @property
     def sentence(self) -> str:
@@ -179,55 +150,72 @@ class Group:
         return conclusion(models, f"passes {{}} of {self.prompts}", self.comparison)
 
     @property
-    def front(self) -> list[bool]:
-        """True for each setting on the Pareto front: no other has a higher rate at the same KL or less."""
-        places = [(s.rate, s.kl) for s in self.settings]
-        return [
-            not any(r >= rate and k <= kl and (r, k) != (rate, kl) for r, k in places)
-            for rate, kl in places
-        ]
-
-    @property
     def note(self) -> str:
         """The warning that the rate of the best setting is optimistic, with the command that measures it again."""
-        chosen_from = [setting for setting in self.settings if not setting.is_sft]
-        first, count = chosen_from[0], len(chosen_from)
-        if count == 1:
+        choices = [setting for setting in self.settings if not setting.is_sft]
+        if len(choices) == 1:
             return ""
-        overrides = [
-            o for o in arguments_of(first.runs[0].command) if not o.startswith("answer.split=")
-        ]
-        once = provenance.command("report", overrides)
-        note = f"The rate of the best of {count} settings is optimistic, as the same {self.split} prompts chose it. "
+        note = f"The rate of the best of {len(choices)} settings is optimistic, as the same {self.split} prompts chose it."
         if self.split == "test":
-            return (
-                note
-                + "Choose with answer.split=validation, and evaluate the chosen setting on test once."
+            way = (
+                "Choose with answer.split=validation, and evaluate the chosen setting on test once."
             )
+            return f"{note} {way}"
         if self.settings[0].is_sft:
-            return f"{note}Evaluate on test once, if at all."
-        return (
-            f"{note}Evaluate the chosen setting on test once; for {shortened(first.name)}: {once}"
-        )
+            return f"{note} Evaluate on test once, if at all."
+        typed = arguments_of(choices[0].runs[0].command)
+        typed = [word for word in typed if not word.startswith("answer.split=")]
+        once = provenance.command("report", typed)
+        name = shortened(choices[0].name)
+        return f"{note} Evaluate the chosen setting on test once; for {name}: {once}"
+
+
+def settings_of(rows: list[Row]) -> list[Setting]:
+    """Return the models with their runs and names."""
+    rows_by_settings: dict[Any, list[Row]] = {}
+    for row in rows:
+        key = (row.role == "sft", *sorted(without_seeds(row.settings).items()))
+        rows_by_settings.setdefault(key, []).append(row)
+    alone = all(row.role == "sft" for row in rows)
+    settings = [
+        Setting(runs, is_sft=runs[0].role == "sft" and not alone)
+        for runs in rows_by_settings.values()
+    ]
+    for role in dict.fromkeys(setting.role for setting in settings):
+        name_settings([setting for setting in settings if setting.role == role])
+    return settings
+
+
+def name_settings(settings: list[Setting]) -> None:
+    """Name the models of one role by what differs among them."""
+    titles = Counter(setting.title for setting in settings)
+    for title, count in titles.items():
+        lines = differences(settings, title).lines
+        for setting, line in zip(settings, lines, strict=True):
+            if setting.title != title:
+                continue
+            setting.line = line
+            setting.name = title
+            if setting.role == "policy" and len(titles) == 1:
+                setting.name = line or title
+            elif line or count > 1:
+                setting.name = f"{title} ({line or 'as most of its kind'})"
 
 
 def differences(settings: list[Setting], title: str) -> SettingDifferences:
     """Return the differences between settings in what concerns those with this title (`DPO`). A key that only some
     titles have, such as `dpo.beta`, is left out if it has the same value in all of its settings."""
     rows = [without_seeds(setting.runs[0].settings) for setting in settings]
-    keys_by_title: dict[str, set[str]] = {}
-    for setting, row in zip(settings, rows, strict=True):
-        keys_by_title.setdefault(setting.title, set()).update(row)
     own = [row for setting, row in zip(settings, rows, strict=True) if setting.title == title]
-    shared = set.intersection(*keys_by_title.values())
-    names = {
-        key
-        for key in keys_by_title[title]
-        if key in shared or len({row.get(key) for row in own}) > 1
-    }
-    return SettingDifferences(
-        [{key: value for key, value in row.items() if key in names} for row in rows]
-    )
+    names = set[str]()
+    for key in set[str]().union(*own):
+        values = {row.get(key) for row in own}
+        if len(values) > 1 or all(key in row for row in rows):
+            names.add(key)
+    kept = []
+    for row in rows:
+        kept.append({key: value for key, value in row.items() if key in names})
+    return SettingDifferences(kept)
 
 
 def shortened(name: str) -> str:
@@ -235,6 +223,9 @@ def shortened(name: str) -> str:
 
 
 def group_by_prompts(rows: list[Row]) -> list[Group]:
-    prompt_sets = dict.fromkeys(row.prompts for row in rows)
-    groups = [Group([row for row in rows if row.prompts == prompts]) for prompts in prompt_sets]
-    return sorted(groups, key=lambda group: -len(group.settings))
+    """Return the groups, the largest first."""
+    rows_by_prompts: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        rows_by_prompts.setdefault(row.prompts, []).append(row)
+    groups = [Group(rows) for rows in rows_by_prompts.values()]
+    return sorted(groups, key=Group.size, reverse=True)
