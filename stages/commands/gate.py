@@ -76,9 +76,13 @@ class GateResult(Result):
 
     def show(self) -> None:
         table = Table(
-            *COLUMNS, title=self.title, title_justify="left", box=None, header_style="bold"
+            *COLUMNS,
+            title=self.title,
+            title_justify="left",
+            box=None,
+            header_style="bold",
+            pad_edge=False,
         )
-        table.pad_edge = False
         for line in self.lines:
             table.add_row(*map(visible, cells(line)))
         # unclear measures stand in the table

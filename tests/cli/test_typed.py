@@ -370,6 +370,7 @@ def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round(
         "random_init": None,
         "config": {},
         "dtype": None,
+        "adapter": None,
         "key": "model.path",
     }
     random = settings("model.random_init.layers=3").model

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 # and 4% on 64, which no share of smaller runs predicts.
 FASTEST, SLOWEST, SLOWEST_TRAINING = 0.4, 0.1, 0.07
 MOST_GPUS = 32
-MEMORY = (*memory.Parts._fields, "peak", "main memory")
+MEMORY = (*memory.Parts.__annotations__, "peak", "main memory")
 
 
 @dataclass
