@@ -5,18 +5,20 @@ The tables in `frameworks/` name a framework's keys by TRL's, with its defaults;
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import Field, dataclass, field, fields, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import trl
 from omegaconf import DictConfig, OmegaConf
 
-from stages.config import trl_arguments
-from stages.config.blocks.training import DPO, WITH_TRL, Training
+from stages.config.blocks.arguments import DPOArguments
+from stages.config.blocks.training import DPO, OBJECTIVES, WITH_TRL, Training
 from stages.config.choices import LOSS_TYPES, SIMPO, Adapter, Checkpointing, Sharding
 from stages.config.installation import read_beside
 from stages.config.schema import group_defaults
+from stages.config.trainers import READ_BY, SET_BY_STAGE, SET_ELSEWHERE, unread_argument
 
 Settings = dict[str, Any]
 # values that ask for nothing
@@ -25,6 +27,13 @@ NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})
 
 def load_table(name: str) -> Mapping[str, Any]:
     return read_beside(str(Path(__file__).with_name("frameworks") / name))
+
+
+@cache
+def trl_fields(name: str) -> dict[str, Field[Any]]:
+    """Return the fields of an objective's class in TRL, or of its `model`, by name."""
+    kind = trl.ModelConfig if name == "model" else OBJECTIVES[name].arguments_class
+    return {field.name: field for field in fields(kind)}
 
 
 HEADINGS: Mapping[str, str] = load_table("common")["headings"]  # of remarks, by kind
@@ -64,11 +73,11 @@ class Conversion:
                 self.remark("without", "STAGE.max_length is always a number", setting=f"{key}=null")
             self.settings |= implied
             self.names |= dict.fromkeys(implied, key)
-        trl = trl_arguments.argument_defaults("model") | trl_arguments.argument_defaults(self.stage)
+        known = trl_fields("model") | trl_fields(self.stage)
         assumed = {
-            name: trl[name]
+            name: known[name].default
             for name in common["trl_defaults"]
-            if name in trl and self.framework == "trl"
+            if name in known and self.framework == "trl"
         }
         self.settings = assumed | table["defaults"] | self.settings
 
@@ -335,36 +344,41 @@ def template(this: Conversion) -> None:
 
 def pass_through(this: Conversion) -> None:
     """Pass on what `trainer` takes under TRL's names and something reads, and list the rest with the reasons."""
-    reasons = {
-        name: (f"set STAGE.{key}", "without") for name, key in trl_arguments.SET_ELSEWHERE.items()
-    }
+    reasons = {name: (f"set STAGE.{key}", "without") for name, key in SET_ELSEWHERE.items()}
     for table in (load_table("common"), load_table(this.framework)):
         for kind in ("without", "neutral"):
-            reasons |= {
-                key: (reason, kind) for reason, keys in table.get(kind, {}).items() for key in keys
-            }
-    defaults, group = trl_arguments.argument_defaults(this.stage), dict(this.group.trainer)
-    allowed = trl_arguments.allowed_arguments(this.stage) - reasons.keys()
-    arguments = {each for name in WITH_TRL for each in trl_arguments.argument_types(name)}
-    trainer = Settings()
+            for reason, keys in table.get(kind, {}).items():
+                reasons |= dict.fromkeys(keys, (reason, kind))
+    reasons |= {
+        name: ("STAGE decides it", "without") for name in SET_BY_STAGE if name not in reasons
+    }
+    arguments, known = vars(this.block.trainer), trl_fields(this.stage)
+    others = {name for stage in WITH_TRL for name in trl_fields(stage)} - known.keys()
+    named, extra = Settings(), Settings()
     for name, value in this.settings.items():
-        if name in allowed:
-            trainer |= (
-                {name: value} if name in this.names or value != (defaults | group).get(name) else {}
-            )
-        elif name in this.names and (name in reasons or name in arguments):
-            this.refuse(name, value, *reasons.get(name, ("STAGE does not read it, or decides it",)))
-        elif name in this.names:
+        is_set = name in this.names
+        if name in reasons or name in others:
+            if is_set:
+                this.refuse(name, value, *reasons.get(name, ("STAGE does not read it",)))
+        elif name in known and name in arguments:
+            if is_set or value != this.group.trainer.get(name, known[name].default):
+                named[name] = value
+        elif name in known and is_set:
+            extra[name] = value
+        elif is_set:
             this.remark("unknown", this.names[name])
-    losses = {"loss_type": this.overrides.get("dpo.loss_type", ["sigmoid"]), "loss_weights": None}
-    block = replace(this.block, **losses if this.stage == "dpo" else {})
-    while isinstance(block, DPO) and (
-        unread := trl_arguments.unread_argument(replace(block, trainer=trainer))
-    ):
-        this.refuse(
-            unread,
-            trainer.pop(unread),
-            f"dpo.loss_type=[{trl_arguments.READ_BY[unread][0]}] reads it",
-        )
-    for name, value in trainer.items():
+    leave_unread_out(this, named)
+    for name, value in named.items():
         this.put(f"trainer.{name}", value, name)
+    for name, value in extra.items():
+        this.put(f"trainer.extra.{name}", value, name)
+
+
+def leave_unread_out(this: Conversion, named: Settings) -> None:
+    """Take the arguments out that none of DPO's losses reads, and list them with a loss that does."""
+    if not isinstance(this.block, DPO):
+        return
+    losses = this.overrides.get("dpo.loss_type", ["sigmoid"])
+    block = replace(this.block, loss_type=losses, loss_weights=None)
+    while name := unread_argument(replace(block, trainer=DPOArguments(**named))):
+        this.refuse(name, named.pop(name), f"dpo.loss_type=[{READ_BY[name][0]}] reads it")

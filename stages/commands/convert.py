@@ -14,12 +14,19 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.commands.conversion import HEADINGS, Conversion, Settings, convert, load_table
-from stages.config import trl_arguments
+from stages.commands.conversion import (
+    HEADINGS,
+    Conversion,
+    Settings,
+    convert,
+    load_table,
+    trl_fields,
+)
 from stages.config.blocks.training import WITH_TRL
 from stages.config.errors import UserError, require_known, visible
 from stages.config.installation import program
 from stages.config.schema import Config
+from stages.preflight.arguments import required_type
 from stages.store.plugins import user_path
 from stages.store.sealed_json import WRONG_SHAPE
 
@@ -63,9 +70,10 @@ def run(cfg: Config, *_: object) -> None:
 def translate(this: Conversion, settings: Settings, where: str) -> None:
     """Translate the settings of a file. Raise UserError for a value of another type than its key has in TRL."""
     this.rename(settings)
-    types = trl_arguments.argument_types("model") | trl_arguments.argument_types(this.stage)
+    known = trl_fields("model") | trl_fields(this.stage)
     for name, key in this.names.items():
-        if kind := required_type(types.get(name, ""), this.settings[name]):
+        value = this.settings[name]
+        if name in known and value != "auto" and (kind := required_type(known[name].type, value)):
             place = f"{where}: line {line_of(this.file, key)}, {key}={this.settings[name]}"
             raise UserError(f"{place}: the value must be {kind}. Correct the file.")
     convert(this)
@@ -93,7 +101,7 @@ def read_settings(path: Path, where: str) -> Settings:
 
 def detect_framework(settings: Mapping[str, Any], where: str) -> str:
     """Return the first framework of which the file has two typical keys."""
-    trl = [key for name in ("model", *WITH_TRL) for key in trl_arguments.argument_types(name)]
+    trl = [key for name in ("model", *WITH_TRL) for key in trl_fields(name)]
     for name in FRAMEWORKS:
         if len(settings.keys() & {*load_table(name).get("typical", trl)}) > 1:
             return name
@@ -117,22 +125,6 @@ def detect_stage(settings: Mapping[str, Any], framework: str, where: str) -> str
             f"{where}: the file does not tell what it trains. Type convert.stage={'|'.join(WITH_TRL)}."
         )
     return stages[0]
-
-
-def required_type(written: str, value: Any) -> str | None:
-    """Return what a value has to be by its type in TRL's source, if that is a number or a switch and it is not one."""
-    kinds = {*written.replace(" ", "").split("|")} - {"None"}
-    if (
-        kinds <= {"int", "float"}
-        and kinds
-        and (isinstance(value, bool) or not isinstance(value, int | float))
-    ):
-        return "a number"
-    return (
-        "true or false"
-        if kinds == {"bool"} and not isinstance(value, bool) and value != "auto"
-        else None
-    )
 
 
 def line_of(path: Path, key: str) -> int:

@@ -21,8 +21,7 @@ from omegaconf import OmegaConf
 from stages.cli import compose, unread
 from stages.cli.spelling import typed_values
 from stages.commands import convert
-from stages.commands.conversion import HEADINGS
-from stages.config import trl_arguments
+from stages.commands.conversion import HEADINGS, trl_fields
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import Config, Convert
@@ -388,10 +387,10 @@ def test_defaults_of_the_framework_stand_in_where_the_file_is_silent(folder: Pat
         ("lr_scheduler_type", "warmup_ratio", "num_train_epochs", "bf16", "max_length")
     )
     cfg = checked(without("zephyr_dpo_full", silent, folder)[0])
-    trl = trl_arguments.argument_defaults("dpo")
+    trl = {name: field.default for name, field in trl_fields("dpo").items()}
     assert (cfg.dpo.epochs, cfg.dpo.max_length) == (trl["num_train_epochs"], trl["max_length"])
-    assert cfg.dpo.trainer["lr_scheduler_type"] == trl["lr_scheduler_type"] == "linear"
-    assert cfg.dpo.trainer["warmup_steps"] == trl["warmup_steps"] == 0
+    assert cfg.dpo.trainer.lr_scheduler_type == trl["lr_scheduler_type"] == "linear"
+    assert cfg.dpo.trainer.warmup_steps == trl["warmup_steps"] == 0
     overrides, remarks = without(
         "llama3_lora_dpo", {"pref_beta": None, "lora_rank": None, "warmup_ratio": None}, folder
     )
