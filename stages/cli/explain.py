@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.cli import spelling
-from stages.config import trl_arguments
+from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.training import Training
 from stages.config.errors import (
     SYNONYMS,
@@ -37,6 +37,7 @@ from stages.config.errors import (
 from stages.config.installation import read_beside
 from stages.config.limits import COMPUTED
 from stages.config.schema import CONF, OPTIONS, Config
+from stages.config.trainers import elsewhere_message
 from stages.hardware import process
 
 OF_HYDRA = {
@@ -149,9 +150,14 @@ def unknown_setting_message(key: str, kind: type) -> str:
         return "a recipe in the folder of --config-dir has no name here. Type its path: recipe=FILE.yaml."
     if corrected := corrected_top_level(key):
         return f"{key} is not a setting. Did you mean {' '.join(corrected)}?"
-    if issubclass(kind, Training) and name in trl_arguments.allowed_arguments(
-        kind.__name__.lower()
-    ):
+    if issubclass(kind, TrainerArguments):
+        block = key.partition(".")[0]
+        message = elsewhere_message(block, name)
+        if message:
+            return f"{key}: {message}"
+        more = f" Other arguments of TRL go into {block}.trainer.extra."
+        return f"{key} is not a setting.{suggest(name, field_names)}{more}"
+    if issubclass(kind, Training) and name in known_keys(type(kind().trainer)):
         return (
             f"{key} is not a setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
         )

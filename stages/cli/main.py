@@ -26,6 +26,8 @@ from stages.commands.run_result import (
     page_address,
     write_labels_page,
 )
+from stages.config.blocks.arguments import TrainerArguments
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError, suggest
 from stages.config.exit_codes import ExitCode
@@ -87,18 +89,23 @@ def option_text(line: list[str]) -> str | None:
 
 def block_help(name: str) -> str:
     """Return a line per option and key of a group, block or key. Raise UserError if none has this name."""
-    blocks, titles, lines = (name, *BLOCKS.get(name, ())), set[str](), []
+    blocks, titles, lines = [name, *BLOCKS.get(name, ())], set[str](), []
+    if name in OBJECTIVES:
+        blocks.append(TrainerArguments.__name__)
     for title, section in SECTION.findall(
         (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
     ):
-        of_option = "=" in title  # the keys of one option of a group: label=judge
+        # the keys of one option of a group, label=judge, or those of every trainer
+        heading = f"with {title}:" if "=" in title else ""
+        if title == TrainerArguments.__name__:
+            heading = f"in {name}.trainer:"
         for row in ROW.findall(section):
             key, *cells = unescape(MARKUP.sub("", LINK.sub(r"\1", row))).split(" | ")
             titles |= {title, key}
             if title in blocks or any(f"{key}.".startswith(f"{block}.") for block in blocks):
-                if of_option:
-                    lines.append(f"with {title}:")
-                    of_option = False
+                if heading:
+                    lines.append(heading)
+                    heading = ""
                 kind, default, *meaning = cells if len(cells) == 3 else (*cells, "")
                 lines.append(f"{key:40} {default:24} {'; '.join(filter(None, (kind, *meaning)))}")
     if not lines:

@@ -20,7 +20,8 @@ from stages.store.plugins import user_path
 MULTIRUN = {"-m", "--multirun"}
 # Keys inside open dicts, which no dataclass lists.
 FREE = (
-    rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
+    rf"({'|'.join(OBJECTIVES)})\.trainer\.(extra|lr_scheduler_kwargs)[\w.]*"
+    r"|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
 )
 FREE += r"|(plan\.tokens|model\.config)[.\w]*|sample\.endpoint(\.extra[.\w]*)?"
 FREE += r"|(label|data\.file)\.(columns|labels|splits)[.\w]*|sample\.columns[.\w]*"

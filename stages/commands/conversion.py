@@ -6,16 +6,27 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, fields
+from enum import Enum, StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stages.config import trl_arguments
+from stages.config.blocks.arguments import (
+    DPOArguments,
+    RewardArguments,
+    SFTArguments,
+    TrainerArguments,
+)
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import LOSS_TYPES, SIMPO, Adapter
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
+from stages.config.trainers import READ_BY, SET_BY_STAGE, SET_ELSEWHERE
+from stages.preflight.arguments import required_type
+
+# the arguments that are keys of a stage's `trainer`
+TYPED = {"sft": SFTArguments, "dpo": DPOArguments, "reward": RewardArguments}
 
 Settings = dict[str, Any]
 # values that ask for nothing
@@ -124,6 +135,19 @@ def load_table(name: str) -> Mapping[str, Any]:
     return read_beside(str(Path(__file__).with_name("frameworks") / name))
 
 
+@cache
+def trl_fields(name: str) -> dict[str, Any]:
+    """Return the fields of an objective's class in TRL, or of TRL's `model`, by name."""
+    import trl
+
+    kind = trl.ModelConfig if name == "model" else OBJECTIVES[name].arguments_class
+    return {each.name: each for each in fields(kind)}
+
+
+def plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
 def convert(this: Conversion, file: Settings, where: str) -> None:
     """Translate the settings of a file, and list those without a counterpart. Raise UserError for a text where TRL has a
     number or a switch."""
@@ -159,9 +183,9 @@ def rename(this: Conversion, file: Settings) -> None:
     """Put the file's settings under TRL's names, then the framework's defaults for those that it leaves out."""
     table = load_table(this.framework)
     if this.framework == "trl":
-        trl = trl_arguments.argument_defaults("model")
-        trl |= trl_arguments.argument_defaults(this.stage)
-        this.settings = {name: trl[name] for name in table["silent"] if name in trl}
+        known = trl_fields("model") | trl_fields(this.stage)
+        silent = [name for name in table["silent"] if name in known]
+        this.settings = {name: plain(known[name].default) for name in silent}
         if file.get("max_length", 0) is None:  # there it means no limit
             this.refuse("max_length", "null", "STAGE.max_length is always a number")
     this.settings |= table["defaults"]
@@ -181,15 +205,15 @@ def rename(this: Conversion, file: Settings) -> None:
 
 
 def validate_types(this: Conversion, where: str) -> None:
-    """Raise UserError for a text where TRL's source has a number or a switch."""
-    types = trl_arguments.argument_types("model") | trl_arguments.argument_types(this.stage)
+    """Raise UserError for a text where TRL has a number or a switch."""
+    known = trl_fields("model") | trl_fields(this.stage)
     for name, key in this.names.items():
         value = this.settings[name]
-        kinds = types.get(name, "").split(" | ")
-        is_typed = not {"int", "float", "bool"}.isdisjoint(kinds)
-        if is_typed and not any(trl_arguments.has_type(value, kind) for kind in kinds):
-            problem = f"the value must be of the type {types[name]}"
-            raise UserError(f"{where}: {key}={value}: {problem}. Correct the file.")
+        required = required_type(known[name].type, value) if name in known else None
+        if required:
+            raise UserError(
+                f"{where}: {key}={value}: the value must be {required}. Correct the file."
+            )
 
 
 def warm_up(this: Conversion) -> None:
@@ -335,7 +359,7 @@ def loss(this: Conversion) -> None:
     if weight:
         losses = [*losses, "sft"]
         weights = [*weights, float(weight)]
-    for name, readers in trl_arguments.READ_BY.items():
+    for name, readers in READ_BY.items():
         if {*losses}.isdisjoint(readers):
             this.refuse(name, this.take(name), f"dpo.loss_type=[{readers[0]}] reads it")
     this.overrides |= {"dpo.beta": this.take("beta"), "dpo.loss_type": losses}
@@ -377,10 +401,14 @@ def template(this: Conversion) -> None:
 def pass_through(this: Conversion) -> None:
     """Pass on what `trainer` takes under TRL's names, and list the rest with the reasons."""
     neutral = {*load_table("trl")["neutral"], *load_table(this.framework)["neutral"]}
-    allowed = trl_arguments.allowed_arguments(this.stage) - neutral - REASONS.keys()
+    elsewhere = {*neutral, *REASONS, *SET_ELSEWHERE, *SET_BY_STAGE}
+    typed = {each.name for each in fields(TYPED.get(this.stage, TrainerArguments))}
+    others = trl_fields(this.stage).keys() - typed
     for name, value in [*this.settings.items()]:
-        if name in allowed:
+        if name in typed - elsewhere:
             this.overrides[f"STAGE.trainer.{name}"] = this.take(name)
+        elif name in others - elsewhere:
+            this.overrides[f"STAGE.trainer.extra.{name}"] = this.take(name)
         elif name not in this.names:
             continue  # a default that this training does not read
         elif name in neutral:

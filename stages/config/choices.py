@@ -89,6 +89,19 @@ SIMPO = "simpo"
 GROUP_LOSSES = ("grpo", "dr_grpo", "dapo")
 # of an advantage; the latter is RLOO's (arXiv:2402.14740)
 BASELINES = ("group_mean", "leave_one_out")
+# transformers' schedules of the learning rate: those that need an option, and all that follow no evaluation
+SCHEDULES_WITH_OPTIONS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
+SCHEDULES = (
+    "linear",
+    "constant",
+    "constant_with_warmup",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+    *SCHEDULES_WITH_OPTIONS,
+)
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")  # from a reference
 DEVICES = ("auto", "cpu", "cuda")
 # GPUs to plan for: compute capability, GB of memory, TB/s to it, TFLOP/s in bf16 without sparsity, and in fp32.
 GPUS: dict[str, tuple[float, ...]] = {name: (*figures,) for name, figures in TABLES["gpus"].items()}

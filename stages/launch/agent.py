@@ -67,7 +67,8 @@ def main(job_file: Path, node_rank: int) -> int:
             os.environ.setdefault(variable, loopback)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # workers inherit this, until they can answer it
     with tempfile.TemporaryDirectory() as stacks:
-        watch = Watch(Path(stacks), out, job["config"]["trainer"].get("ddp_timeout", WAIT_SECONDS))
+        timeout = job["config"]["trainer"]["ddp_timeout"] or WAIT_SECONDS
+        watch = Watch(Path(stacks), out, timeout)
         code = run_workers(job_file, ranks, common | {"PLUMBLINE_STACKS": stacks}, watch)
     if code and watch.stall:
         write_failure(out / SCRATCH, f"of node {node_rank}", UserError(watch.stall))

@@ -251,7 +251,7 @@ def read_rows(
         if not cfg.reference_free:
             require_same_tokens(pair, reference, contract)
         scored = cut_at_difference(reference) if cfg.first_difference else reference
-        rows.add(pair.split, pair.id, trl_row(scored, cfg.trainer.get("ld_alpha")), pair.prompt)
+        rows.add(pair.split, pair.id, trl_row(scored, cfg.trainer.ld_alpha), pair.prompt)
     rows.settle()
     return rows
 
@@ -301,13 +301,10 @@ def trainable_model(model: PreTrainedModel, adapter: Path, cfg: DPO, out: StageD
 
 def starting_loss(cfg: DPO) -> float | None:
     """Return the loss at log-ratio 0, or None if it has no fixed value (`sft`, WPO weighting, MoE auxiliary loss)."""
-    if (
-        cfg.trainer.get("use_weighting")
-        or cfg.trainer.get("router_aux_loss_coef")
-        or "sft" in cfg.loss_type
-    ):
+    arguments = cfg.trainer
+    if arguments.use_weighting or arguments.router_aux_loss_coef or "sft" in cfg.loss_type:
         return None
-    ln2, beta, epsilon = math.log(2), cfg.beta, cfg.trainer.get("label_smoothing", 0.0)
+    ln2, beta, epsilon = math.log(2), cfg.beta, arguments.label_smoothing or 0.0
     values = dict.fromkeys(("sigmoid", "sigmoid_norm", "robust", "aot", "aot_unpaired"), ln2)
     values |= {
         "hinge": 1.0,

@@ -17,7 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from stages.config import trl_arguments
+from stages.config.blocks.arguments import SFTArguments
 from stages.config.blocks.data import Data, Form, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label, PreferenceFile, Verifier
@@ -310,10 +310,8 @@ def wire_control_pairs(
 def control_block(cfg: Config) -> SFT:
     """Return the block of the control: SFT on the chosen completions alone, with DPO's settings and order of rows."""
     dpo_settings = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
-    arguments = trl_arguments.allowed_arguments("sft")
-    dpo_settings["trainer"] = {
-        key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in arguments
-    }
+    of_sft = vars(SFTArguments()).keys() & vars(cfg.dpo.trainer).keys()
+    dpo_settings["trainer"] = SFTArguments(**{key: vars(cfg.dpo.trainer)[key] for key in of_sft})
     control_settings = {
         "train": True,
         "learning_rate": cfg.control_learning_rate,

@@ -28,6 +28,7 @@ from stages.hardware import machine
 from stages.launch.processes import listen_at
 from stages.pipeline.graph import requested_nodes
 from stages.preflight import model_files, servers, user_files
+from stages.preflight.arguments import require_arguments
 from stages.store import plugins
 from stages.store.node import Node
 from stages.store.source_files import locate, resolve_commit
@@ -164,6 +165,8 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
         block, checks = node.config, [*CHECKS.get(type(node.config), ()), require_device]
         if isinstance(block, Label):
             checks.append(require_known)
+        if isinstance(block, Training):
+            checks.append(require_arguments)
         for check in checks:
             with errors, name_block(block.block if isinstance(block, Label) else "label"):
                 check(node, store)

@@ -65,7 +65,7 @@ def validate_capacity(cfg: Config) -> None:
     for name, block in cfg.trained.items():
         if (
             config
-            and block.trainer.get("router_aux_loss_coef")
+            and block.trainer.given.get("router_aux_loss_coef")
             and not any("expert" in key for key in config)
         ):
             raise UserError(

@@ -7,7 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.config import choices, limits, trl_arguments
+from stages.config import choices, limits, trainers
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.evaluation import Compared
 from stages.config.blocks.labels import People, RewardModel
@@ -81,11 +81,11 @@ def validate_own_parts(cfg: Config) -> None:
 
 def validate_trainers(cfg: Config) -> None:
     """Raise UserError for arguments that TRL's trainers do not take."""
-    trainers = [partial(trl_arguments.validate_trainer, *each) for each in cfg.trained.items()]
+    checks = [partial(trainers.validate_trainer, *each) for each in cfg.trained.items()]
     references = [
         partial(validate_reference, *each, cfg.reference.precision) for each in cfg.trained.items()
     ]
-    check_all(trainers + references)
+    check_all(checks + references)
 
 
 def validate_reference(name: str, block: Training, precision: Precision) -> None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.arguments import TrainerArguments
 from stages.config.limits import NEUTRAL
 from stages.store.manifest import read_manifest
 
@@ -35,6 +36,8 @@ class Node:
         return {**self._content(self.config), **self.fixed}
 
     def _content(self, value: Any) -> Any:
+        if isinstance(value, TrainerArguments):
+            return self._content(value.given)
         if is_dataclass(value):
             hashed_fields = [key for key in fields(value) if not key.metadata.get(NEUTRAL)]
             content = {key.name: self._content(getattr(value, key.name)) for key in hashed_fields}

@@ -3,7 +3,6 @@
 from copy import copy
 from typing import Any
 
-import trl
 from accelerate.utils import enable_fsdp_ram_efficient_loading
 from transformers import TrainingArguments
 
@@ -23,8 +22,8 @@ def training_arguments(
     """Return TRL's arguments for a block, with the objective's own. TRL's batch is all rows of an optimizer step.
     Raise UserError if TRL refuses a key of `trainer`, if this process sees several GPUs, if the number of processes is
     not the one in the config, or if a model should be sharded over CPUs."""
-    runtime, name = cfg.runtime, cfg.objective.trl
-    arguments_class = getattr(trl, name) if name else TrainingArguments
+    runtime, given = cfg.runtime, cfg.trainer.given
+    arguments_class = cfg.objective.arguments_class
     settings = dict(
         output_dir=str(checkpoint_folder(out)),
         learning_rate=cfg.learning_rate,
@@ -52,7 +51,7 @@ def training_arguments(
         **{argument: copy(getattr(cfg, key)) for argument, key in cfg.objective.typed.items()},
         **objective_arguments,
     )
-    if cfg.trainer.get("use_liger_kernel"):  # its fused head replaces the forward that has ours
+    if cfg.trainer.use_liger_kernel:  # its fused head replaces the forward that has ours
         settings["liger_kernel_config"] = {"fused_linear_cross_entropy": False}
     if "max_length" in arguments_class.__dataclass_fields__:
         settings["max_length"] = cfg.max_length
@@ -60,7 +59,7 @@ def training_arguments(
         # The auxiliary loss of a mixture of experts depends on the micro-batches: it is off unless `trainer` sets it.
         settings["router_aux_loss_coef"] = 0.0
     try:
-        args: TrainingArguments = arguments_class(**settings | cfg.trainer)
+        args: TrainingArguments = arguments_class(**settings | given)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"TRL refuses {arguments_class.__name__}: {' '.join(str(error).split())[:300]}"

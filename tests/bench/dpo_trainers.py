@@ -134,6 +134,7 @@ def trl_adapter(cfg: Any) -> dict[str, Any]:
 def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:
     """Build the trainer as stage=dpo does."""
 
+    from stages.config.blocks.arguments import DPOArguments
     from stages.models.loading import load_model, resolve_device
     from stages.objectives.dpo import MASKS, StoredReferenceTrainer, trainable_model
     from stages.store.workspace import StageDir
@@ -156,7 +157,9 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
     overrides += [f"runtime.micro_batch={cfg.our_micro_batch}"]
     overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
-    block.trainer = OURS[arm] | {"lr_scheduler_type": "constant", "save_strategy": "no"}
+    block.trainer = DPOArguments(
+        **OURS[arm], lr_scheduler_type="constant", extra={"save_strategy": "no"}
+    )
     block.seed = cfg.seed
     out = StageDir(folder, lambda metrics, step: None)
     args = training_arguments(block, out, **StoredReferenceTrainer.arguments)

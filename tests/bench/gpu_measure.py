@@ -74,6 +74,7 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
     if variant == "trl":
         cfg = dpo_settings(size, work, precision)
         return largest_that_fits(size, cfg, lambda: trl_sft(cfg, work / "conversations.json"))
+    from stages.config.blocks.arguments import SFTArguments
     from stages.hardware import allocator, machine
     from stages.objectives import sft
     from stages.training.fit import Fit
@@ -85,7 +86,7 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
         machine.reset_peak_memory()
         packing = variant != "ours_padded"
         rows, contract, block, out = conversations(size, work, precision, packing, Path(folder))
-        block.trainer = dpo_trainers.OURS[variant] | {"save_strategy": "no"}
+        block.trainer = SFTArguments(**dpo_trainers.OURS[variant], extra={"save_strategy": "no"})
         length = sum(rows.train.lengths) / len(rows.train)
         if packing:
             block.batch_size //= 4

@@ -21,8 +21,7 @@ from omegaconf import OmegaConf
 from stages.cli import compose, unread
 from stages.cli.spelling import typed_values
 from stages.commands import convert
-from stages.commands.conversion import Heading
-from stages.config import trl_arguments
+from stages.commands.conversion import Heading, trl_fields
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import Config, Convert
@@ -383,10 +382,10 @@ def test_defaults_of_the_framework_stand_in_where_the_file_is_silent(folder: Pat
         ("lr_scheduler_type", "warmup_ratio", "num_train_epochs", "bf16", "max_length")
     )
     cfg = checked(without("zephyr_dpo_full", silent, folder)[0])
-    trl = trl_arguments.argument_defaults("dpo")
+    trl = {name: field.default for name, field in trl_fields("dpo").items()}
     assert (cfg.dpo.epochs, cfg.dpo.max_length) == (trl["num_train_epochs"], trl["max_length"])
-    assert cfg.dpo.trainer["lr_scheduler_type"] == trl["lr_scheduler_type"] == "linear"
-    assert cfg.dpo.trainer["warmup_steps"] == trl["warmup_steps"] == 0
+    assert cfg.dpo.trainer.lr_scheduler_type == trl["lr_scheduler_type"] == "linear"
+    assert cfg.dpo.trainer.warmup_steps == trl["warmup_steps"] == 0
     overrides, remarks = without(
         "llama3_lora_dpo", {"pref_beta": None, "lora_rank": None, "warmup_ratio": None}, folder
     )
@@ -515,11 +514,11 @@ def test_a_list_of_data_sets_is_read_and_a_list_for_a_word_is_told(folder: Path)
         ("name: x\nversion: 2\n", "does not configure a training"),
         (
             "learning_rate: fast\nbeta: 0.1\n",
-            "learning_rate=fast: the value must be of the type float",
+            "learning_rate=fast: the value must be a number",
         ),
         (
             "learning_rate: 1e-5\nbeta: 0.1\nbf16: 3\n",
-            "bf16=3: the value must be of the type bool",
+            "bf16=3: the value must be true or false",
         ),
         ("learning_rate: 1e-5\noutput_dir: x\n", "Type convert.stage=sft|dpo|reward"),
         ("learning_rate: 1e-5\nbeta: 0.1\ndataset_mixture: [a]\n", "Correct it, or leave it out."),

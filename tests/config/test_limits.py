@@ -17,6 +17,7 @@ from stages.cli import main, spelling
 from stages.cli.explain import explain
 from stages.config import limits
 from stages.config.blocks.data import Source
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError
 from stages.config.schema import GROUPS, OPTIONS, Config
 from stages.preflight import capacity, constraints
@@ -114,12 +115,7 @@ NAMES += [f"{block}.{key}" for block in ("label", "eval.judged") for key in OF_L
 MAPPINGS = {  # and who looks into them
     "model.config": "model_shape",
     "plan.tokens": "calculated",
-    "sft.trainer": "trl_arguments",
     "sft.template.arguments": "chat_templates.require_arguments",
-    "dpo.trainer": "trl_arguments",
-    "kto.trainer": "trl_arguments",
-    "grpo.trainer": "trl_arguments",
-    "reward.trainer": "trl_arguments",
     "data.file.splits": "as of data.sources",
     "reward.source.splits": "constraints.rewarded",
     "data.file.columns": "as of data.sources",
@@ -145,6 +141,12 @@ MAPPINGS = {  # and who looks into them
     "sample.columns": "column_mapping",
     "prices": "limits.refuse",
 }
+for objective in OBJECTIVES:
+    NAMES.append(f"{objective}.trainer.optim")
+    MAPPINGS |= {
+        f"{objective}.trainer.lr_scheduler_kwargs": "preflight.arguments",
+        f"{objective}.trainer.extra": "preflight.arguments",
+    }
 # Too much of it is told by the loss.
 UNBOUNDED = (
     "sft.learning_rate",
@@ -319,11 +321,17 @@ REFUSED = [
     ("tracker=tensorboard tracker.project=team/project", "TensorBoard has folders"),
     ("tracker=tensorboard tracker.group=../other", "TensorBoard has folders"),
     ("dpo.trainer.use_cache=true", "only the dpo stage sets"),
-    ("dpo.trainer.lr_scheduler_kwargs={num_cycle:1}", "Did you mean 'num_cycles'?"),
-    (
-        "dpo.trainer.activation_checkpointing_kwargs={reentrant:true}",
-        "Did you mean 'use_reentrant'?",
-    ),
+    ("dpo.trainer.lr_scheduler_kwargs={num_cycle:1}", "keyword argument 'num_cycle'"),
+    ("dpo.trainer.lr_scheduler_kwargs={num_cycles:nan}", "num_cycles=nan: the value must be"),
+    ("dpo.trainer.lr_scheduler_kwargs={num_cycles:many}", "convert string to float: 'many'"),
+    ("dpo.trainer.lr_scheduler_type=cosine_with_min_lr", "One of min_lr or min_lr_rate"),
+    ("dpo.trainer.lr_scheduler_type=greedy", "Known: constant, constant_with_warmup"),
+    ("dpo.trainer.ddp_static_graph=true", "go into dpo.trainer.extra"),
+    ("dpo.trainer.extra.ddp_static_grap=true", "Did you mean 'ddp_static_graph'?"),
+    ("dpo.trainer.extra.ddp_static_graph=yes", "the value must be true or false"),
+    ("dpo.trainer.extra.debug=loud", "loud is not a valid DebugOption"),
+    ("dpo.trainer.extra.seed=1", "Set dpo.seed instead"),
+    ("dpo.trainer.extra.weight_decay=1", "Set dpo.trainer.weight_decay instead"),
     ("precision=bf16 dpo.precision=fp32", "Set reference.precision=fp32."),
     ("align=kto precision=bf16 kto.precision=fp32", "Set reference.precision=fp32."),
     ("align=kto kto.desirable_weight=0 kto.undesirable_weight=0", "both weights are 0"),
@@ -338,25 +346,24 @@ REFUSED = [
     ),
     (
         "align=kto kto.trainer.label_smoothing_factor=0.1",
-        "kto.trainer.label_smoothing_factor: TRL's",
+        "kto.trainer.label_smoothing_factor: only the kto stage sets",
     ),
     ("dpo.trainer.adam_beta1=2", "dpo.trainer.adam_beta1=2: the value must be"),
     ("dpo.trainer.label_smoothing=5", "dpo.trainer.label_smoothing=5: the value must be from"),
     ("dpo.trainer.f_divergence_type=bogus", "Known: alpha_divergence, forward_kl"),
     (
         "dpo.trainer.weight_decay=[1,2]",
-        "dpo.trainer.weight_decay=[1, 2]: the value must be of the type float",
+        "dpo.trainer.weight_decay=[1,2]: the value must be a number or null",
     ),
     ("dpo.trainer.weight_decay=-1", "dpo.trainer.weight_decay=-1: the value must be"),
     ("dpo.trainer.lr_scheduler_type=cosin", "Did you mean 'cosine'?"),
-    ("dpo.trainer.optim=adamw", "Did you mean 'adamw_torch'?"),
-    ("dpo.trainer.optim=lomo", "dpo.trainer.optim=lomo: the package lomo_optim is not installed"),
+    ("dpo.trainer.optim=adamw", "please select one of ['adamw_torch'"),
+    ("dpo.trainer.optim=lomo", "pip install lomo-optim"),
     ("sft.trainer.loss_type=bogus", "Known: dft, nll."),
     (
         "sft.trainer.loss_type=dft sft.trainer.label_smoothing_factor=0.1",
         "the loss dft does not read this",
     ),
-    ("dpo.trainer.dataloader_persistent_workers=true", "set dpo.runtime.loader_workers too"),
     (
         "dpo.trainer.f_divergence_type=forward_kl dpo.loss_type=[apo_zero]",
         "f_divergence_type=forward_kl: the loss apo_zero does not support it",
@@ -455,7 +462,7 @@ def test_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "typed",
     [
-        "~sft.trainer.warmup_steps",  # of a mapping any key can be taken out
+        "sft.trainer.warmup_steps=null",
         "~recipe",
         "sample.candidates_per_prompt=1 stage=label",
         "chat.max_new_tokens=3000",  # the model that is then asked says whether it reads so much

@@ -1,110 +1,116 @@
 """Check that TRL and transformers accept every trainer argument that the configuration accepts."""
 
 import re
-from inspect import signature
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from transformers import SchedulerType, Trainer, get_scheduler
-from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
-from trl import DPOConfig, RewardConfig, SFTConfig
+from transformers.training_args import OptimizerNames
+from trl import DPOConfig, SFTConfig
 
-from stages.config import trl_arguments
+from stages.config import choices
+from stages.config.blocks.training import OBJECTIVES, WITH_TRL
 from stages.config.errors import UserError
-from tests.helpers import TINY, refused
+from stages.config.limits import ONE_OF, validate_block
+from stages.config.trainers import SET_BY_STAGE, SET_ELSEWHERE, validate_trainer
+from stages.preflight.arguments import require_arguments
+from stages.store.store import Store
+from tests.docs.test_configuration import said_in_schema
+from tests.helpers import TINY, nodes, settings
 
-KINDS = {"sft": SFTConfig, "dpo": DPOConfig, "reward": RewardConfig}
-ENUMERATIONS = trl_arguments.enumerations()
-VALUES = (
-    -1,
-    0,
-    0.5,
-    1,
-    7,
-    10**30,
-    1e30,
-    float("nan"),
-    float("inf"),
-    "bogus",
-    True,
-    None,
-    [1, 2],
-    ["a"],
-    {"a": 1},
-)
+VALUES: tuple[Any, ...] = (-1, 0, 0.5, 1, 7, 1e30, float("nan"), float("inf"), "bogus", True, None)
 
 
-def accepted(name: str, key: str, value: Any) -> bool:
-    try:
-        argument_names = trl_arguments.argument_types(name)
-        trl_arguments.validate_values(f"{name}.trainer", {key: value}, argument_names, ENUMERATIONS)
-    except UserError as error:
-        assert str(error).startswith(f"{name}.trainer.{key}"), error
-        return False
-    return True
-
-
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_trl_takes_every_value_that_is_let_through(name: str, tmp_path: Path) -> None:
-    plain = {
-        "output_dir": str(tmp_path),
-        "use_cpu": True,
-        "bf16": False,
-        "dataloader_num_workers": 1,
-    }
-    # Arguments that DPO accepts too are only tried with DPO.
-    keys = trl_arguments.allowed_arguments(name) - (
-        trl_arguments.allowed_arguments("dpo") if name != "dpo" else set()
-    )
+    kind = OBJECTIVES[name].arguments_class
+    plain = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    block = type(vars(settings(*TINY))[name].trainer)
     tried = 0
-    for key in sorted(keys):
-        for value in VALUES:
-            if accepted(name, key, value):
-                KINDS[name](**plain | {key: value})
+    for field in fields(block):
+        for value in (*VALUES, *field.metadata.get(ONE_OF, ())):
+            try:
+                typed = OmegaConf.merge(OmegaConf.structured(block), {field.name: value})
+                arguments: Any = OmegaConf.to_object(typed)
+                validate_block(arguments)
+            except (UserError, OmegaConfBaseException):
+                continue
+            if field.name != "optim":  # see below
+                kind(**plain | arguments.given)
                 tried += 1
-    assert tried or name == "sft", "whose only other argument is a word"
+    assert tried > 20
 
 
-@pytest.mark.parametrize("optim", ENUMERATIONS["OptimizerNames"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_number_that_null_stands_for_is_trls_default(name: str) -> None:
+    block: Any = type(vars(settings(*TINY))[name].trainer)
+    defaults = {field.name: field.default for field in fields(OBJECTIVES[name].arguments_class)}
+    assert block().max_grad_norm == defaults["max_grad_norm"]
+    compared = 0
+    for key, comment in said_in_schema(block).items():
+        said = re.search(r"null: ([\d.e-]+)$", comment)
+        if said and defaults[key] is not None:
+            assert float(said[1]) == defaults[key], key
+            compared += 1
+    assert compared > 3
+
+
+def refusal(*overrides: str) -> str:
+    """Return how the arguments of dpo are refused, or an empty string."""
+    node = nodes(Path("outputs"), *overrides)["dpo"]
+    try:
+        validate_block(node.config, "dpo.")
+        validate_trainer("dpo", node.config)
+        require_arguments(node, Store(Path("outputs")))
+    except UserError as error:
+        assert str(error).startswith("dpo.trainer"), error
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("optim", [name.value for name in OptimizerNames])
 def test_an_optimizer_that_is_let_through_is_there(optim: str, tmp_path: Path) -> None:
-    if accepted("dpo", "optim", optim):
+    if not refusal(f"dpo.trainer.optim={optim}"):
         args = DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, optim=optim)
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(2, 2))
         kind([torch.nn.Parameter(torch.ones(2))], **options)
 
 
-@pytest.mark.parametrize("word", ENUMERATIONS["SchedulerType"])
+@pytest.mark.parametrize("word", [schedule.value for schedule in SchedulerType])
 def test_a_schedule_that_is_let_through_runs(word: str) -> None:
-    options = dict.fromkeys(trl_arguments.SCHEDULES.get(word, ())[-1:], 2)
-    if not accepted("dpo", "lr_scheduler_type", word):
-        message = refused(*TINY, f"dpo.trainer.lr_scheduler_type={word}")
-        assert (
-            word in trl_arguments.METRIC_SCHEDULES
-            or f"needs {' or '.join(trl_arguments.SCHEDULES[word])}" in message
-        )
-        if not options:
-            return
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
-    get_scheduler(word, optimizer, 1, 10, scheduler_specific_kwargs=options)
+    if not refusal(f"dpo.trainer.lr_scheduler_type={word}"):
+        assert word not in choices.SCHEDULES_WITH_OPTIONS
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
+        get_scheduler(word, optimizer, 1, 10)
 
 
-@pytest.mark.parametrize("word", trl_arguments.SCHEDULE_OPTIONS)
-def test_a_schedule_reads_the_options_that_are_let_through(word: str) -> None:
-    parameters = signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(word)]).parameters.keys()
-    of_trainer = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
-    assert parameters - of_trainer == {*trl_arguments.SCHEDULE_OPTIONS[word]}
+@pytest.mark.parametrize(
+    ("schedule", "option"),
+    [("cosine_with_min_lr", "min_lr_rate"), ("warmup_stable_decay", "num_decay_steps")],
+)
+def test_a_schedule_with_its_option_is_let_through(schedule: str, option: str) -> None:
+    chosen = f"dpo.trainer.lr_scheduler_type={schedule}"
+    assert not refusal(chosen, f"dpo.trainer.lr_scheduler_kwargs.{option}=1000")
+    assert refusal(chosen, f"dpo.trainer.lr_scheduler_kwargs.{option}s=1")
 
 
-def test_every_schedule_has_its_options() -> None:
-    assert trl_arguments.SCHEDULE_OPTIONS.keys() | {*trl_arguments.METRIC_SCHEDULES} == {
-        *ENUMERATIONS["SchedulerType"]
-    }
+def test_arguments_that_are_refused_are_trls() -> None:
+    names = {field.name for name in WITH_TRL for field in fields(OBJECTIVES[name].arguments_class)}
+    assert {*SET_ELSEWHERE, *SET_BY_STAGE} <= names
 
 
 def test_the_words_of_trls_texts_are_all_of_them() -> None:
-    for key, kind in {"loss_type": SFTConfig, "f_divergence_type": DPOConfig}.items():
+    for key, kind, name in (
+        ("loss_type", SFTConfig, "sft"),
+        ("f_divergence_type", DPOConfig, "dpo"),
+    ):
         help_text = kind.__dataclass_fields__[key].metadata["help"]
         words = re.findall(r"`'?(\w+)'?`", help_text.partition("Only the loss types")[0])
-        assert set(words) == {*trl_arguments.WORDS[key]}
+        block = vars(settings(*TINY))[name].trainer
+        known = block.__dataclass_fields__[key].metadata[ONE_OF]
+        assert {*words} == {*known}

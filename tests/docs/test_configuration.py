@@ -22,6 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from stages.cli import spelling
+from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.data import Data
 from stages.config.blocks.evaluation import Compared, Judged
 from stages.config.blocks.labels import Label
@@ -45,8 +46,8 @@ keys of the command line.
 
 A default below is what the groups set. Where `recipe=demo`, which runs unless another recipe is named, sets another
 value, that stands beside it. `${precision}` is the value of the key `precision`. Keys under `runtime` do not enter a
-fingerprint ([guarantees](../explanation/guarantees.md)). `trainer` takes every argument of TRL's trainer that no other
-key sets. Blocks that stand in lists, such as `Source`, come last. If the meaning is another key, that key's row has
+fingerprint ([guarantees](../explanation/guarantees.md)). Every `trainer` has the keys of
+[TrainerArguments](#trainerarguments) too. Blocks that stand in lists, such as `Source`, come last. If the meaning is another key, that key's row has
 type and meaning. `>0–1` are the numbers from 0 to 1 without 0.
 """
 # Words that are no enum's: those of targets and commands together, and those that are a room's file names.
@@ -237,7 +238,7 @@ def type_of(hint: Any) -> str:
             names.append("mapping")
         else:
             names.append("block" if is_dataclass(part) else TYPES.get(part, str(part)))
-    return " or ".join(names)
+    return " or ".join(names).replace("integer or number", "number")
 
 
 # The page.
@@ -347,6 +348,8 @@ def elements(kind: type) -> dict[str, type]:
         if inner := nested(hint):
             several = any(typing.get_origin(part) in (list, dict) for part in members(hint))
             blocks |= elements(inner) | ({inner.__name__: inner} if several else {})
+    if kind is Config:
+        blocks["TrainerArguments"] = TrainerArguments
     return dict(sorted(blocks.items()))
 
 
@@ -414,7 +417,11 @@ def render() -> str:
     ]
     every = keys(Config, "", values("~recipe"), values())
     said = [row for row in every if not AS_SOURCE.match(row[0])]
-    rows = say_once(element_rows, said)
+    rows = [
+        (key, *rest)
+        for key, *rest in say_once(element_rows, said)
+        if not is_plain_argument(key, rest, element_rows)
+    ]
     blocks = {
         name: kind
         for name, hint in typing.get_type_hints(Config).items()
@@ -430,6 +437,13 @@ def render() -> str:
     for name, kind in elements(Config).items():
         lines += [f"### {name}", "", docstring(kind), "", *key_table(sections[name])]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def is_plain_argument(key: str, rest: list[str], element_rows: list[Row]) -> bool:
+    """Whether a row only repeats an argument of every trainer, with its default."""
+    name = f"TrainerArguments.{key.rpartition('.')[2]}"
+    defaults = {key: value for key, _, value, _ in element_rows}
+    return rest[2] == f"`{name}`" and rest[1] == defaults[name]
 
 
 def line_of(key: str) -> str:

@@ -200,7 +200,11 @@ def every_key() -> dict[str, set[str]]:
         for key, hint in spelling.settings_below(block, "")
     }
     keys: dict[str, set[str]] = {key: set() for key in types}
-    free = [key for key in types if key.rpartition(".")[2] in ("trainer", "options", "extra")]
+    free = [
+        key
+        for key in types
+        if key.rpartition(".")[2] in ("lr_scheduler_kwargs", "options", "extra")
+    ]
     keys |= {f"{key}.": set() for key in free}
     groups = {folder.name: folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()} | {
         "recipe": RECIPES

@@ -561,7 +561,7 @@ def test_warnings() -> None:
         ),
         (("launch=zero3", "launch.processes=2"), "GRPO samples from whole weights"),
         (("dpo.beta=0.2",), "align=grpo labels no candidates"),
-        (("grpo.trainer.num_generations=4",), "does not have this argument"),
+        (("grpo.trainer.extra.num_generations=4",), "does not have this argument"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], words: str) -> None:

@@ -281,7 +281,7 @@ def test_a_reference_of_other_weights_is_refused(inputs: dict[str, Path], tmp_pa
         (("rounds=2",), "rounds=1"),
         (("dpo.beta=0.2",), "trains on no pairs"),
         (("align=dpo", "kto.beta=0.2"), "align=kto"),
-        (("kto.trainer.loss_type=kto",), "does not have this argument"),
+        (("kto.trainer.extra.loss_type=kto",), "does not have this argument"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], words: str) -> None:

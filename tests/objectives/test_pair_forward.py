@@ -22,6 +22,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer
 
+from stages.config.blocks.arguments import DPOArguments
 from stages.config.blocks.training import LoRA
 from stages.config.choices import LOSS_TYPES, Checkpointing
 from stages.models import packing
@@ -345,7 +346,7 @@ def test_fifty_steps_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Path)
         "pairs": chain.folder("pairs"),
         "reference": chain.folder("reference"),
     }
-    steady = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+    steady = DPOArguments(lr_scheduler_type="constant", warmup_steps=0)
     cfg = block(epochs=25.0, learning_rate=1e-3, batch_size=4, micro=4, trainer=steady)
     plain, stored = plain_and_stored(inputs, cfg, tmp_path)
     assert pack_pairs(stored.model)

@@ -4,7 +4,6 @@ from dataclasses import fields
 
 import pytest
 
-from stages.config import trl_arguments
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.installation import ROOT
 from stages.config.schema import CONF, Target
@@ -25,14 +24,12 @@ def test_an_objective_has_a_stage_a_file_and_a_group(name: str) -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_record_names_keys_and_arguments_that_exist(name: str) -> None:
-    block, objective, arguments = (
-        vars(settings())[name],
-        OBJECTIVES[name],
-        trl_arguments.argument_types(name),
-    )
+    block, objective = vars(settings())[name], OBJECTIVES[name]
+    arguments = [field.name for field in fields(objective.arguments_class)]
     assert block.objective is objective
     assert type(block).__name__.lower() == name
     keys = {field.name for field in fields(block)}
+    assert {*vars(block.trainer)} - {"extra"} <= {*arguments}
     assert {*objective.typed} <= {*arguments} and {*objective.typed.values()} <= keys
     for key in objective.of_loss:
         argument = key.removeprefix("trainer.")

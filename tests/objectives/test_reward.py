@@ -15,6 +15,7 @@ from transformers import (
 )
 from trl import RewardConfig, RewardTrainer
 
+from stages.config.blocks.arguments import RewardArguments
 from stages.config.blocks.training import LoRA
 from stages.config.choices import Checkpointing
 from stages.models import packing
@@ -148,7 +149,9 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)[:12]
     rows = Dataset.from_list([trl_row(tokenize_pair(p, contract), None) for p in pairs])
     cfg = settings("recipe=tiny").reward
-    cfg = replace(cfg, epochs=3.0, trainer={"lr_scheduler_type": "constant", "warmup_steps": 0})
+    cfg = replace(
+        cfg, epochs=3.0, trainer=RewardArguments(lr_scheduler_type="constant", warmup_steps=0)
+    )
     cfg = replace(
         cfg,
         runtime=replace(cfg.runtime, token_budget=90, gradient_checkpointing=Checkpointing.none),

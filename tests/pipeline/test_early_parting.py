@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages import dpo, label, unpaired
+from stages.config.blocks.arguments import DPOArguments
 from stages.config.blocks.training import DPO
 from stages.config.choices import Forward
 from stages.config.errors import UserError
@@ -195,7 +196,7 @@ def train(cfg: DPO, parted: Chain, out: Path) -> tuple[dict[str, torch.Tensor], 
 def test_micro_batch_and_padding_change_no_weight(
     losses: list[str], trl_arguments: dict[str, Any], parted: Chain, tmp_path: Path
 ) -> None:
-    cfg = block(loss_type=losses, trainer=trl_arguments, evaluations=1, micro=4)
+    cfg = block(loss_type=losses, trainer=DPOArguments(**trl_arguments), evaluations=1, micro=4)
     whole, metrics = train(cfg, parted, tmp_path / "4")
     assert (
         distance(whole, load_file(folder(parted, "sft") / "model" / "model.safetensors")) > 1e-4

@@ -264,8 +264,8 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ),
     (
         (
-            "dpo.trainer.log_level=loud",
-            "sft.trainer.gradient_checkpointing_kwargs={reentrant: true}",
+            "dpo.trainer.extra.log_level=loud",
+            "sft.trainer.extra.activation_checkpointing=true",
             "label=judge",
             "sft.adapter=lora",
             "sft.lora.target_modules=[nope.q_proj]",
@@ -277,9 +277,8 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "label.known=x",
         ),
         (
-            "dpo.trainer.log_level=loud: ",
-            "sft.trainer.gradient_checkpointing_kwargs=reentrant: ",
-            "Did you mean 'use_reentrant'?",
+            "dpo.trainer.extra.log_level: ",
+            "Set sft.runtime.gradient_checkpointing instead",
             "sft.lora.target_modules=nope.q_proj is not a linear layer",
             "seeds=[3, 3] and seed=0 must all differ. Name each seed once",
             "label.endpoints[0].extra.n=4: every request sets n itself",
@@ -309,14 +308,13 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ),
     (
         (
-            "dpo.trainer.lr_scheduler_type=cosine",
-            "dpo.trainer.lr_scheduler_kwargs={num_cycles: many}",
+            "dpo.trainer.extra.seed=1",
             "model=tiny",
             "dpo.loss_type=[sigmoid, sigmoid]",
             "dpo.loss_weights=[1, 1]",
         ),
         (
-            "dpo.trainer.lr_scheduler_kwargs.num_cycles=many: the value must",
+            "Set dpo.seed instead",
             "sigmoid is named twice",
         ),
     ),

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from trl import DPOTrainer
 
 from stages import reference
+from stages.config.blocks.arguments import DPOArguments
 from stages.config.blocks.training import DPO
 from stages.config.choices import LOSS_TYPES, Forward, Precision
 from stages.config.errors import UserError
@@ -74,7 +75,7 @@ def trainers(
         cut_at_difference(reference[p.id]) if cfg.first_difference else reference[p.id]
         for p in pairs
     ]
-    rows = Dataset.from_list([trl_row(each, cfg.trainer.get("ld_alpha")) for each in scored])
+    rows = Dataset.from_list([trl_row(each, cfg.trainer.ld_alpha) for each in scored])
     turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, cfg.seed, "dpo")
     trl_trainer = build_trainer(
         DPOTrainer,
@@ -98,7 +99,7 @@ def loss_of(trainer: DPOTrainer, rows: list[dict[str, Any]], shift: float = 0.0)
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"trainer": {"ld_alpha": 0.3}}, {"first_difference": True}]
+    "changes", [{}, {"trainer": DPOArguments(ld_alpha=0.3)}, {"first_difference": True}]
 )
 def test_stored_log_probs_give_the_loss_of_a_reference_model(
     changes: dict[str, Any], inputs: dict[str, Path], tmp_path: Path
@@ -174,7 +175,7 @@ def test_garbage_in_the_store_changes_the_loss(inputs: dict[str, Path], tmp_path
 def test_every_loss_starts_where_it_must(
     loss_type: str, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    trainer = {"label_smoothing": 1e-3} if loss_type == "exo_pair" else {}
+    trainer = DPOArguments(label_smoothing=1e-3 if loss_type == "exo_pair" else None)
     cfg = block(loss_type=[loss_type], trainer=trainer)
     _, our_trainer = trainers(inputs, cfg, tmp_path)
     expected = starting_loss(cfg)
@@ -214,7 +215,7 @@ def test_the_micro_batch_does_not_change_the_weights(
         batch_size=12,
         loss_type=loss_type,
         loss_weights=weights,
-        trainer=trl_arguments,
+        trainer=DPOArguments(**trl_arguments),
         evaluations=1,
     )
     whole, metrics = train(

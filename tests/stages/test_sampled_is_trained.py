@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stages import reference
+from stages.config.blocks.arguments import DPOArguments
 from stages.config.blocks.training import DPO
 from stages.config.choices import Forward
 from stages.config.errors import UserError
@@ -187,7 +188,7 @@ def as_ever(
 
 @pytest.mark.extended
 @pytest.mark.parametrize(
-    "changes", [{"forward": Forward.padded}, {"trainer": {"ld_alpha": 0.5}}, {"micro": 1}]
+    "changes", [{"forward": Forward.padded}, {"trainer": DPOArguments(ld_alpha=0.5)}, {"micro": 1}]
 )
 def test_completions_without_an_end_train_the_same_in_every_form(
     changes: dict[str, Any],

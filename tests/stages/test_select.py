@@ -351,4 +351,4 @@ def test_a_control_takes_only_arguments_that_sft_has() -> None:
         "dpo.trainer.weight_decay=0.1",
     )
     control = nodes(Path("outputs"), CONTROL, *robust)["control"].config
-    assert control.trainer == settings(*TINY).dpo.trainer | {"weight_decay": 0.1}
+    assert control.trainer.given == settings(*TINY).dpo.trainer.given | {"weight_decay": 0.1}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from stages.config.blocks.arguments import SFTArguments
 from stages.config.blocks.models import Template
 from stages.config.blocks.training import SFT
 from stages.config.choices import Precision
@@ -146,7 +147,7 @@ def test_the_best_checkpoint_by_validation_is_published(
 ) -> None:
     """Trained long on few rows, the model forgets how to answer others: the published weights are from before."""
     few_inputs = some_rows(inputs, 16, tmp_path / "data")  # a step an epoch
-    trl = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+    trl = SFTArguments(lr_scheduler_type="constant", warmup_steps=0)
     cfg = block(epochs=60.0, learning_rate=1e-2, evaluations=6, trainer=trl)
     weights, metrics, out = train(cfg, few_inputs, tmp_path / "sft")
     losses = {p["step"]: p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p}
@@ -161,7 +162,11 @@ def test_diverging_training_stops_and_names_the_step(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"diverged at step 2: .* nan\. Lower sft\.learning_rate "):
-        train(block(learning_rate=1e30, trainer={"warmup_steps": 0}), inputs, tmp_path / "sft")
+        train(
+            block(learning_rate=1e30, trainer=SFTArguments(warmup_steps=0)),
+            inputs,
+            tmp_path / "sft",
+        )
     assert not (tmp_path / "sft" / "model").exists()
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import Trainer
 
 from stages import dpo, sft
+from stages.config.blocks.arguments import DPOArguments, SFTArguments
 from stages.config.choices import Adapter, Forward, Precision
 from stages.config.errors import UserError
 from stages.objectives.dpo import reward_margins
@@ -72,7 +73,14 @@ def evaluated(trainer: Trainer) -> tuple[dict[str, Any], int]:
         ("sft", "auto", {"packing": False}),
         ("sft", 2, {"packing": True}),
         ("sft", "auto", {"packing": True, "adapter": Adapter.lora}),
-        ("sft", 2, {"packing": False, "trainer": {"loss_type": "dft", "pad_to_multiple_of": 8}}),
+        (
+            "sft",
+            2,
+            {
+                "packing": False,
+                "trainer": SFTArguments(loss_type="dft", extra={"pad_to_multiple_of": 8}),
+            },
+        ),
         (
             "dpo",
             2,
@@ -85,7 +93,10 @@ def evaluated(trainer: Trainer) -> tuple[dict[str, Any], int]:
         (
             "dpo",
             "auto",
-            {"forward": Forward.padded, "trainer": {"ld_alpha": 0.3, "pad_to_multiple_of": 8}},
+            {
+                "forward": Forward.padded,
+                "trainer": DPOArguments(ld_alpha=0.3, extra={"pad_to_multiple_of": 8}),
+            },
         ),
         (
             "dpo",
@@ -93,7 +104,7 @@ def evaluated(trainer: Trainer) -> tuple[dict[str, Any], int]:
             {
                 "forward": Forward.shared_prefix,
                 "adapter": Adapter.lora,
-                "trainer": {"use_weighting": True},
+                "trainer": DPOArguments(use_weighting=True),
             },
         ),
     ],
@@ -128,7 +139,12 @@ def test_a_loss_that_is_small_for_improbable_tokens_is_not_evaluated(
     for loss in ("nll", "dft"):
         (tmp_path / loss).mkdir()
         trainer = ready(
-            "sft", {"trainer": {"loss_type": loss}}, "auto", chain, tmp_path / loss, monkeypatch
+            "sft",
+            {"trainer": SFTArguments(loss_type=loss)},
+            "auto",
+            chain,
+            tmp_path / loss,
+            monkeypatch,
         )
         losses[loss] = evaluated(trainer)[0]["row_losses"]
         assert trainer.args.loss_type == loss, "training keeps its own"
@@ -139,7 +155,7 @@ def test_losses_that_need_a_forward_of_their_own_get_one(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Label smoothing needs logits, which a forward of many rows does not store."""
-    smoothed = {"trainer": {"label_smoothing_factor": 0.1}}
+    smoothed = {"trainer": SFTArguments(label_smoothing_factor=0.1)}
     together, _ = evaluated(trainer := ready("sft", smoothed, "auto", chain, tmp_path, monkeypatch))
     monkeypatch.delattr(MicroBatches, "prediction_step")
     assert evaluated(trainer)[0] == together

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from stages import dpo, sft
+from stages.config.blocks.arguments import DPOArguments, SFTArguments
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
@@ -39,7 +40,7 @@ STAGES = {"sft": sft, "dpo": dpo}
 PLENTY = 2**40  # bytes
 # Adam's first step divides a gradient by its size plus ε. With ε = 1e-8, the rounding error of a gradient near 0 moved
 # one weight by 1.6e-5 on a processor with AVX-512; with 1e-6, all weights agree within 5e-7.
-EPSILON = {"trainer": {"adam_epsilon": 1e-6}}
+EPSILON = 1e-6
 Under = Callable[[int, SFT | DPO, Any, Path], tuple[list[str], int]]
 
 
@@ -123,7 +124,7 @@ def test_rows_are_divided_once_within_the_budget(
                 "batch_size": 16,
                 "loss_type": ["sigmoid", "sft"],
                 "loss_weights": [1.0, 0.5],
-                **EPSILON,
+                "trainer": DPOArguments(adam_epsilon=EPSILON),
             },
             (250, 1),
         ),
@@ -277,7 +278,9 @@ def same_after_halving(folder: Path, warning: str) -> None:
 def test_out_of_memory_the_step_is_done_again_with_half(inputs: Any, tmp_path: Path) -> None:
     """The second forward fails as the allocator does, when the first part of the step has left its gradients."""
     inputs["sft"] = some_rows(inputs["sft"], 128, tmp_path / "data")
-    cfg = replace(block("sft", token_budget=500), batch_size=64, trainer={"warmup_steps": 1})
+    cfg = replace(
+        block("sft", token_budget=500), batch_size=64, trainer=SFTArguments(warmup_steps=1)
+    )
     train(cfg, inputs, tmp_path / "whole")
     sizes = list[int]()
 
@@ -303,7 +306,9 @@ def test_where_the_allocator_fails_the_step_is_done_again_with_half(
 ) -> None:
     deepen(inputs, tmp_path)
     # Two steps, the first with learning rate 0: with rounding errors alone, Adam would take their sign.
-    whole = replace(block("sft", token_budget=10**6), batch_size=64, trainer={"warmup_steps": 1})
+    whole = replace(
+        block("sft", token_budget=10**6), batch_size=64, trainer=SFTArguments(warmup_steps=1)
+    )
     parts = replace(whole, runtime=replace(whole.runtime, token_budget=200))
     _, most = under(PLENTY, whole, inputs, tmp_path / "whole")
     _, least = under(PLENTY, parts, inputs, tmp_path / "parts")

@@ -16,9 +16,9 @@ from transformers import Trainer
 import stages.training.fit
 import stages.training.trainer
 from stages import dpo, sft
-from stages.config import trl_arguments
 from stages.config.choices import Precision
 from stages.config.errors import UserError
+from stages.config.trainers import validate_trainer
 from stages.models.loading import load_model
 from stages.models.scoring import autocast, install_scoring
 from stages.store.workspace import StageDir
@@ -157,21 +157,21 @@ def test_the_optimizer_is_fused(
     ("override", "way_out"),
     [
         ("tf32=true", "Set {}.precision instead"),
-        ("torch_compile=true", "Leave this argument out"),
-        ("torch_compile_backend=inductor", "Leave this argument out"),
+        ("torch_compile=true", "Leave it out"),
+        ("torch_compile_backend=inductor", "Leave it out"),
         ("liger_kernel_config={fused_linear_cross_entropy: true}", "Leave it out"),
     ],
 )
 def test_kernels_that_are_refused(name: str, override: str, way_out: str) -> None:
-    cfg = settings("recipe=tiny", f"{name}.trainer.{override}")
+    cfg = settings("recipe=tiny", f"{name}.trainer.extra.{override}")
     with pytest.raises(UserError, match=way_out.format(name)):
-        trl_arguments.validate_trainer(name, vars(cfg)[name])
+        validate_trainer(name, vars(cfg)[name])
 
 
 @pytest.mark.parametrize("align", ["dpo", "kto", "grpo"])
 def test_liger_keeps_the_forward_that_has_the_fused_head(align: str, tmp_path: Path) -> None:
     block = vars(settings("recipe=tiny", f"align={align}"))[align]
-    block.trainer = {**block.trainer, "use_liger_kernel": True}
+    block.trainer.use_liger_kernel = True
     args = training_arguments(block, StageDir(tmp_path, lambda metrics, step: None))
     assert args.liger_kernel_config == {"fused_linear_cross_entropy": False}
 
@@ -179,4 +179,4 @@ def test_liger_keeps_the_forward_that_has_the_fused_head(align: str, tmp_path: P
 def test_liger_kernels_need_their_package_and_a_gpu() -> None:
     cfg = settings("recipe=tiny", "dpo.trainer.use_liger_kernel=true", "dpo.runtime.device=cpu")
     with pytest.raises(UserError, match=r"\[liger\]"):
-        trl_arguments.validate_trainer("dpo", cfg.dpo)
+        validate_trainer("dpo", cfg.dpo)

@@ -59,7 +59,6 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 from transformers.quantizers.base import HfQuantizer
-from trl import DPOConfig, SFTConfig
 from trl.kernels import ChunkedLogProbFunction, chunked_logprob
 from trl.trainer import dpo_trainer
 from trl.trainer import utils as trl_utils
@@ -67,9 +66,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from stages import base
 from stages.cli import explain, recipes
-from stages.config import trl_arguments
+from stages.config.blocks.arguments import DPOArguments
 from stages.config.blocks.models import Model
-from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
 from stages.config.installation import ROOT
 from stages.launch import agent
@@ -413,28 +411,6 @@ def the_head_runs_the_backbone_that_stands_there(parts: Parts) -> None:
 # TRL, the rest
 
 
-@effect(
-    "trl.trainer.dpo_config:DPOConfig is written as fields of a class, in a file of this name",
-    put(trl_arguments, "SET_BY_STAGE", {"renamed_since"}),
-)
-def arguments_are_read_from_source(parts: Parts) -> None:
-    read, real = {}, {}
-    for name, config in {"sft": SFTConfig, "dpo": DPOConfig}.items():
-        read[name], real[name] = (
-            trl_arguments.argument_types(name),
-            config.__dataclass_fields__.keys(),
-        )
-        assert real[name] - {"label_smoothing_factor"} <= read[name].keys()
-        assert {*trl_arguments.SET_ELSEWHERE, *OBJECTIVES[name].typed} <= real[name]
-        fields = config.__dataclass_fields__
-        assert {
-            key: fields[key].default for key in trl_arguments.argument_defaults(name)
-        } == trl_arguments.argument_defaults(name)
-    assert read["dpo"]["beta"] == "float"
-    assert trl_arguments.argument_defaults("dpo")["label_smoothing"] == 0.0
-    assert real["sft"] | real["dpo"] >= trl_arguments.SET_BY_STAGE
-
-
 # transformers' Trainer
 
 
@@ -481,7 +457,7 @@ def rows_come_in_turn(parts: Parts) -> None:
 
 @effect("transformers:Trainer().lr_scheduler", deaf(StoredReferenceTrainer, "lr_scheduler", None))
 def a_short_training_begins_above_0(parts: Parts) -> None:
-    trainer = parts.build_trainer(trainer={"warmup_steps": 0.1})
+    trainer = parts.build_trainer(trainer=DPOArguments(warmup_steps=0.1))
     trainer.create_optimizer_and_scheduler(4)
     assert trainer.lr_scheduler.get_last_lr()[0] > 0
 

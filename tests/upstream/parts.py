@@ -136,7 +136,7 @@ class Parts:
 
     def supervised(self, micro: int, **arguments_of_trl: Any) -> SupervisedTrainer:
         """Our SFT trainer over four rows, two of them trained in part."""
-        trainer = self.settings.sft.trainer | arguments_of_trl
+        trainer = replace(self.settings.sft.trainer, **arguments_of_trl)
         cfg = replace(self.settings.sft, batch_size=4, epochs=1.0, trainer=trainer)
         cfg = replace(cfg, runtime=replace(cfg.runtime, device="cpu", micro_batch=micro))
         out = StageDir(self.new_folder(), lambda metrics, step: None)

@@ -153,7 +153,7 @@ def build_trl_trainer(fit: AnyFit, inputs: Inputs, ids: list[str], total: int) -
     on which learning rates depend."""
     block = fit.cfg
     rows = math.gcd(block.batch_size, TRL_ROWS)
-    arguments = block.trainer | {
+    arguments = block.trainer.extra | {
         "per_device_train_batch_size": rows,
         "gradient_accumulation_steps": block.batch_size // rows,
         "max_steps": total,
@@ -169,7 +169,9 @@ def build_trl_trainer(fit: AnyFit, inputs: Inputs, ids: list[str], total: int) -
     if isinstance(block, DPO):
         reference = inputs["reference_model"]
         parts["ref_model"] = load_model(reference, block.start_weights, fit.args.device)
-    args = training_arguments(replace(block, trainer=arguments), fit.out)
+    args = training_arguments(
+        replace(block, trainer=replace(block.trainer, extra=arguments)), fit.out
+    )
     texts = read_texts(block, inputs, {*ids})
     data = Dataset.from_list([texts[name] for name in ids])
     trainer_class = getattr(trl, block.objective.trl.replace("Config", "Trainer"))

@@ -161,12 +161,6 @@ SEAMS = [
         takes="ctx, hidden, weight, bias, targets, temperature, chunk_size, final_logit_softcapping, logit_scale, "
         "outputs",
     ),
-    Seam(
-        "trl.trainer.dpo_config:DPOConfig is written as fields of a class, in a file of this name",
-        ("config/trl_arguments.py",),
-        "its source is read for the names, types and defaults of TRL's arguments: an import takes seconds",
-        "`dpo.trainer.KEY` is refused though TRL has it, or an argument that must not be set is let through",
-    ),
     # transformers
     Seam(
         "transformers:Trainer().current_gradient_accumulation_steps",

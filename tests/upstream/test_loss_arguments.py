@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from stages.config import trl_arguments
+from stages.config.blocks.arguments import DPOArguments
 from stages.config.choices import LOSS_TYPES
 from stages.config.errors import UserError
-from stages.config.trl_arguments import unread_argument
+from stages.config.trainers import unread_argument, validate_trainer
 from tests.helpers import TINY, settings
 from tests.upstream.parts import Parts, loss_of
 
@@ -21,15 +21,18 @@ def test_a_loss_is_another_by_what_it_reads(loss: str, parts: Parts) -> None:
     def value(**changes: Any) -> float | None:
         arguments = {"label_smoothing": 0.05, **changes}
         try:
-            return loss_of(parts.build_trainer(shift=0.7, loss_type=[loss], trainer=arguments))
+            return loss_of(
+                parts.build_trainer(shift=0.7, loss_type=[loss], trainer=DPOArguments(**arguments))
+            )
         except ValueError as error:
-            assert "f_divergence_type" in str(error)  # trl_arguments refuses it
+            assert "f_divergence_type" in str(error)  # validate_trainer refuses it
             return None
 
     plain = value()
     for argument, other in OF_LOSSES.items():
         changed = value(**{argument: other})
-        read = unread_argument(parts.block(loss_type=[loss], trainer={argument: other})) is None
+        block = parts.block(loss_type=[loss], trainer=DPOArguments(**{argument: other}))
+        read = unread_argument(block) is None
         assert read is (changed not in (None, plain)), argument
 
 
@@ -37,10 +40,13 @@ def test_a_loss_of_weight_0_reads_nothing(parts: Parts) -> None:
     def value(smoothing: float, weight: float) -> float:
         changes = {"loss_type": ["sigmoid", "robust"], "loss_weights": [1.0, weight]}
         loss = loss_of(
-            parts.build_trainer(shift=0.7, trainer={"label_smoothing": smoothing}, **changes)
+            parts.build_trainer(
+                shift=0.7, trainer=DPOArguments(label_smoothing=smoothing), **changes
+            )
         )
         assert (
-            unread_argument(parts.block(trainer={"label_smoothing": 0.2}, **changes)) is None
+            unread_argument(parts.block(trainer=DPOArguments(label_smoothing=0.2), **changes))
+            is None
         ) is (weight > 0)
         return loss
 
@@ -65,9 +71,9 @@ def test_an_argument_that_no_loss_reads_is_refused(
     arguments: dict[str, Any], losses: list[str], reason: str | None
 ) -> None:
     cfg = settings(*TINY).dpo
-    block = replace(cfg, trainer=cfg.trainer | arguments, loss_type=losses)
+    block = replace(cfg, trainer=replace(cfg.trainer, **arguments), loss_type=losses)
     if reason is None:
-        trl_arguments.validate_trainer("dpo", block)
+        validate_trainer("dpo", block)
         return
     with pytest.raises(UserError, match=reason):
-        trl_arguments.validate_trainer("dpo", block)
+        validate_trainer("dpo", block)

@@ -1,11 +1,17 @@
 """Blocks of training: the keys of all objectives, and the keys of each one with the record that describes it."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
 from stages.config import choices
+from stages.config.blocks.arguments import (
+    DPOArguments,
+    RewardArguments,
+    SFTArguments,
+    TrainerArguments,
+)
 from stages.config.blocks.data import OptionalSource
 from stages.config.blocks.labels import Label, Verifier
 from stages.config.blocks.models import Template
@@ -18,6 +24,9 @@ from stages.config.blocks.runtimes import (
 )
 from stages.config.installation import read_beside
 from stages.config.limits import between, computed, neutral, positive, random_seed, share, words
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,14 @@ class Objective:
         return cls(name, **keys)
 
     @property
+    def arguments_class(self) -> type["TrainingArguments"]:
+        """TRL's class of arguments, whose import takes seconds."""
+        import transformers
+        import trl
+
+        return getattr(trl, self.trl) if self.trl else transformers.TrainingArguments
+
+    @property
     def unit(self) -> str:
         """The noun for its rows."""
         return {choices.Reads.examples: "rows", choices.Reads.unpaired: "completions"}.get(
@@ -89,7 +106,7 @@ class Training:
     max_dropped: float = share()
     precision: choices.Precision = MISSING
     seed: int = random_seed()
-    trainer: dict[str, Any] = field(default_factory=dict)
+    trainer: TrainerArguments = field(default_factory=TrainerArguments)
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
     @property
@@ -134,7 +151,7 @@ class Training:
     def by_micro_batch(self) -> bool:
         """True if the size of micro-batches changes an optimizer step: dropout and noise are drawn per micro-batch,
         and the auxiliary loss of a mixture of experts is a mean of micro-batch means."""
-        return not self.trainer.keys().isdisjoint(
+        return not self.trainer.given.keys().isdisjoint(
             ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
         )
 
@@ -166,6 +183,7 @@ class SFT(Training):
     control: bool | None = computed(None)  # set by the pipeline: true for the control
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
+    trainer: SFTArguments = field(default_factory=SFTArguments)
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
     @property
@@ -202,6 +220,7 @@ class DPO(Training):
     first_difference: bool = MISSING
     reference: choices.DPOReference = MISSING
     forward: choices.Forward = MISSING
+    trainer: DPOArguments = field(default_factory=DPOArguments)
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
     @property
@@ -272,6 +291,7 @@ class Reward(Training):
     pairs: Pairs = neutral(Pairs)
     margin: bool = MISSING
     forward: choices.Forward = MISSING
+    trainer: RewardArguments = field(default_factory=RewardArguments)
 
 
 OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, KTO, GRPO, Reward)}
