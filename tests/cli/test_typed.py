@@ -67,7 +67,7 @@ ALIKE = (
 )
 
 
-@pytest.mark.parametrize("name", every_recipe_but("demo", alike=ALIKE))
+@pytest.mark.parametrize("name", every_recipe_but(alike=ALIKE))
 def test_a_typed_option_changes_nothing_but_its_group(name: str) -> None:
     """Inside the group, the recipe's keys stand on top of the option's. A mixture of contents is refused."""
     plain, stated = keys_of(f"recipe={name}"), recipe_keys(name)

@@ -9,8 +9,8 @@ from stages.commands import audit
 from stages.commands.audit import Diversity
 from stages.config.errors import UNSEEN
 from tests.browser import page_faults
+from tests.helpers import Chain, refused, settings
 from tests.helpers import inside as run
-from tests.helpers import refused, settings
 
 FILE = ("data=file", "tracker=none", "stage=audit")
 ROWS = [
@@ -51,7 +51,7 @@ def written(file: Path, rows: list[dict]) -> Path:
     return file
 
 
-def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
+def test_every_finding_is_told_with_its_place(built: Path, tmp_path: Path) -> None:
     rows, store = written(tmp_path / "rows.jsonl", ROWS), tmp_path / "outputs"
     pairs, test_set = (
         written(tmp_path / "pairs.jsonl", PAIRS),
@@ -65,9 +65,10 @@ def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
         f"label.path={pairs}",
     )
     typed += (f"data.audit.against=[{{path: {test_set}}}]",)
-    ran = run(*typed)
+    ran = run(*typed, f"model.path={Chain(built).folder('base') / 'model'}")
     assert ran.returncode == 0, ran.stderr
     assert "5 of 7 rows" in ran.stdout
+    assert "end of turn '<|im_end|>'" in ran.stdout, "rows are shown as they are trained"
     lines = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
     codes = {row["place"]: {*row["codes"]} for row in lines}
     assert codes == {

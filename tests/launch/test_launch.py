@@ -485,6 +485,10 @@ def test_a_worker_ends_the_threads_of_gloo(tmp_path: Path) -> None:
     cycle = [distributed.group.WORLD]  # as a trainer is one
     cycle.append(cycle)
     del cycle
+    for _ in range(500):  # a thread names itself after it has begun
+        if gloo_threads():
+            break
+        time.sleep(0.01)
     assert gloo_threads()
     worker.end_communication()
     assert not gloo_threads()
