@@ -347,10 +347,9 @@ def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path
         for each in by_prompts
         if any(s.runs[0].fingerprint == fingerprint and not s.is_sft for s in each.settings)
     ]
-    assert own is not group and len(own.settings) == 2
+    assert own is not group
     build(compared.root, "stage=compare")
     page = (compared.root / "compare.html").read_text()
-    assert "&lt;img src" in page
     assert "<img" not in page
     assert "two tables" in page
 
