@@ -12,7 +12,7 @@ from tests.browser import page_faults
 from tests.helpers import Chain, refused, settings
 from tests.helpers import inside as run
 
-FILE = ("data=file", "tracker=none", "stage=audit")
+FILE = ("data=file", "tracker=none", "stage=audit", "model=tiny")  # whose rows are not shown
 ROWS = [
     {
         "instruction": "Name a tree that grows beside the sea.",
@@ -65,7 +65,8 @@ def test_every_finding_is_told_with_its_place(built: Path, tmp_path: Path) -> No
         f"label.path={pairs}",
     )
     typed += (f"data.audit.against=[{{path: {test_set}}}]",)
-    ran = run(*typed, f"model.path={Chain(built).folder('base') / 'model'}")
+    shown = [word for word in typed if word != "model=tiny"]
+    ran = run(*shown, f"model.path={Chain(built).folder('base') / 'model'}")
     assert ran.returncode == 0, ran.stderr
     assert "5 of 7 rows" in ran.stdout
     assert "end of turn '<|im_end|>'" in ran.stdout, "rows are shown as they are trained"
