@@ -11,8 +11,8 @@ from stages.config.errors import UserError
 from stages.config.schema import Examine
 from stages.evaluation.examined.faults import find_faults
 from stages.evaluation.examined.sides import Examined, Side
+from stages.evaluation.learnt import token_log_probs
 from stages.models import scoring
-from stages.models.loading import load_model, resolve_device
 from stages.models.token_rows import TokenRow, row_in_words, token_row
 from stages.store import safe_files
 from stages.store.manifest import manifest_of
@@ -37,7 +37,7 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         pairs,
         adapter if adapter.exists() else None,
         results,
-        {"after": end_log_probs(cfg, after, pairs[:MOST_ENDS])},
+        end_log_probs(cfg, after, pairs[:MOST_ENDS]),
     )
     faults = find_faults(found)
     rows = [
@@ -94,12 +94,9 @@ def end_log_probs(cfg: Examine, side: Side, pairs: list[Pair]) -> list[float]:
         rows = [scoring.tokenize_pair(pair, side.contract) for pair in pairs]
     except UserError:  # its template refuses a row
         return []
-    device = resolve_device(cfg.runtime.device)
-    model = scoring.install_scoring(load_model(side.published, device=device))
-    pad, ends = side.contract.tokenizer.pad_token_id, [0.0] * len(rows)
-    tokens = [2 * (len(r.prompt_ids) + max(len(r.chosen_ids), len(r.rejected_ids))) for r in rows]
-    for batch in scoring.batches_by_length(tokens, None, device):
-        scored = scoring.pair_log_probs(model, [rows[i] for i in batch], pad, cfg.precision)
-        for i, (chosen, _) in zip(batch, scored, strict=True):
-            ends[i] = chosen[-1]
+    ends = [0.0] * len(rows)
+    title = f"ends of turn {side.title}"
+    scored = token_log_probs(cfg.runtime.device, cfg.precision, title, side.published, rows)
+    for i, chosen, _ in scored:
+        ends[i] = chosen[-1]
     return ends

@@ -3,7 +3,7 @@
 It is a share of pairs or, for KTO, of comparisons of a desirable completion with an undesirable one. It measures what
 was learnt of these preferences. Better answers are shown by checks or judges only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import compress
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
 from stages.config.blocks.training import GRPO
+from stages.config.choices import Precision
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import FAVOURED, Measure
@@ -158,18 +159,32 @@ def answer_lengths(
 
 def log_probs(cfg: Eval, role: str, folder: Path, pairs: list[PairLogProbs]) -> Array:
     """Sum the log-probs of chosen and rejected under a model: (pairs, 2). All models get the same batches."""
-    model = scoring.install_scoring(load_model(folder, device=resolve_device(cfg.runtime.device)))
-    pad, sums = load_contract(folder).tokenizer.pad_token_id, np.zeros((len(pairs), 2))
+    sums = np.zeros((len(pairs), 2))
+    scored = token_log_probs(
+        cfg.runtime.device, cfg.precision, f"held-out pairs {role}", folder, pairs
+    )
+    for i, chosen, rejected in scored:
+        sums[i] = sum(chosen), sum(rejected)
+    return sums
+
+
+def token_log_probs(
+    device: str, precision: Precision, title: str, folder: Path, pairs: list[PairLogProbs]
+) -> Iterator[tuple[int, list[float], list[float]]]:
+    """Yield each pair's place and the log-probs of its chosen and its rejected tokens under a model. `title`: of the
+    progress."""
+    model = scoring.install_scoring(load_model(folder, device=resolve_device(device)))
+    pad = load_contract(folder).tokenizer.pad_token_id
     tokens = [2 * (len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids))) for p in pairs]
     with (
-        Progress(len(pairs), f"held-out pairs {role}", "pair") as progress,
+        Progress(len(pairs), title, "pair") as progress,
         scoring.round_weights_once(model.device),
     ):
         for batch in scoring.batches_by_length(tokens, None, model.device):
-            scored = scoring.pair_log_probs(model, [pairs[i] for i in batch], pad, cfg.precision)
-            sums[batch] = [(sum(chosen), sum(rejected)) for chosen, rejected in scored]
+            scored = scoring.pair_log_probs(model, [pairs[i] for i in batch], pad, precision)
+            for i, (chosen, rejected) in zip(batch, scored, strict=True):
+                yield i, chosen, rejected
             progress.update(len(batch))
-    return sums
 
 
 def placements(scores: Array, desirable: NDArray[np.bool_]) -> Array:

@@ -25,7 +25,7 @@ def labels_reversed(found: Examined) -> str:
 
 
 def end_not_learnt(found: Examined) -> str:
-    ends = [math.exp(each) for each in found.ends["after"]]
+    ends = [math.exp(each) for each in found.ends]
     if not ends or fmean(ends) >= SELDOM:
         return ""
     end, pad = found.after.end_of_turn, found.after.tokenizer.pad_token
@@ -35,7 +35,7 @@ def end_not_learnt(found: Examined) -> str:
 
 def long_answers_cut(found: Examined) -> str:
     """The longest answers of a training that cuts rows never end, while the shorter ones do."""
-    ends = [math.exp(each) for each in found.ends["after"]]
+    ends = [math.exp(each) for each in found.ends]
     if len(ends) < FEWEST:
         return ""
     lengths = [len(transcript(pair.chosen)) for pair in found.pairs[: len(ends)]]

@@ -62,15 +62,15 @@ class Side:
 
 @dataclass
 class Examined:
-    """What the faults are looked for in. `ends`: by side, the log-prob of the end of turn after each chosen answer of
-    `pairs`. `adapter`: the folder of the adapter that came, if one did. `results`: those of the evaluation."""
+    """What the faults are looked for in. `ends`: the log-prob of the end of turn after the chosen answers
+    of the first `pairs`. `adapter`: the folder of the adapter that came, if one did. `results`: those of the evaluation."""
 
     before: Side
     after: Side
     pairs: list[Pair]
     adapter: Path | None
     results: dict[str, Any]
-    ends: dict[str, list[float]]
+    ends: list[float]
 
     @property
     def from_chat(self) -> bool:
