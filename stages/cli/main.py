@@ -35,7 +35,8 @@ from stages.config.schema import CONF, DOCS, POLICY_STAGES, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import INSTEAD, NEXT, requested_nodes, wire_graph
+from stages.pipeline.graph import requested_nodes, wire_graph
+from stages.pipeline.stage_table import STAGES
 from stages.preflight import building, constraints
 from stages.store.node import Node
 from stages.store.store import Store
@@ -209,9 +210,9 @@ def next_command(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> s
         nodes = wire_graph(
             replace(cfg, stage=Target.report), Path(), lambda block, cache: (block, {})
         )
-    stage = NEXT.get(cfg.stage)
+    stage = STAGES[cfg.stage].next
     while stage and not is_allowed(replace(cfg, stage=stage), nodes, overrides):
-        stage = INSTEAD.get(stage) or NEXT.get(stage)
+        stage = STAGES[stage].instead or STAGES[stage].next
     if stage is None and cfg.stage in POLICY_STAGES:  # no prompt evaluates this policy
         stage = Command.chat
     return provenance.command(stage, overrides) if stage else None
