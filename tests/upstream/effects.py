@@ -5,7 +5,6 @@ still exists, but our use of it has no effect.
 """
 
 import contextlib
-import copy
 import json
 import sys
 import warnings
@@ -19,21 +18,17 @@ from unittest import mock
 import gguf
 import huggingface_hub
 import numpy as np
-import omegaconf
 import peft.utils.save_and_load
 import pytest
 import torch
 import wandb
 import wandb.cli.beta_sync
-import yaml
 from accelerate import Accelerator
 from huggingface_hub.errors import OfflineModeIsEnabled
 from hydra import initialize_config_dir
-from hydra._internal import config_repository
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -87,7 +82,7 @@ from stages.training.micro_batches import MicroBatches, StepRows
 from stages.training.saving import Checkpoints, newest_complete
 from stages.training.token_rows import IGNORED
 from stages.training.trainer import ROW_LOSSES, PlumblineTrainer, evaluations_by_step
-from tests.helpers import composed, composed_by_hydra
+from tests.helpers import composed
 from tests.samplers.test_samplers import SHAPE
 from tests.upstream.parts import LN_2, Parts, gradients, largest_difference, loss_of
 
@@ -1050,19 +1045,6 @@ def a_failed_job_can_be_made_one_that_returns_nothing(parts: Parts) -> None:
     assert job.return_value is None
 
 
-@effect(
-    "hydra.core.config_store:ConfigStore is copied deeply whenever a configuration is composed",
-    put(config_repository, "copy", SimpleNamespace(deepcopy=lambda value: value)),
-)
-def the_store_of_configurations_is_copied(parts: Parts) -> None:
-    copies = list[int]()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: (copies.append(1), self)[1])
-        composed_by_hydra("recipe=tiny")  # in earnest, whoever has composed it before
-    assert copies
-    assert copy.deepcopy(ConfigStore.instance()) is ConfigStore.instance()
-
-
 def refusal_of(*overrides: str) -> str:
     """The line that our own explanation makes of a configuration that cannot be composed."""
     with pytest.raises(Exception) as raised:
@@ -1093,26 +1075,6 @@ def a_wrong_value_is_told_with_its_place(parts: Parts) -> None:
 )
 def a_mistyped_value_is_told_in_words(parts: Parts) -> None:
     assert "converted to Float" in refusal_of("dpo.beta=abc")
-
-
-def kept_loader(parts: Parts, patch: pytest.MonkeyPatch) -> None:
-    loader = omegaconf._utils.get_yaml_loader()
-    patch.setattr(omegaconf._utils, "get_yaml_loader", lambda: loader)
-
-
-@effect("yaml:SafeLoader is what OmegaConf derives its loader from", kept_loader)
-def omegaconf_reads_with_the_loader_that_stands_there(parts: Parts) -> None:
-    sizes = list[int]()
-
-    class Loader(yaml.CSafeLoader):
-        def __init__(self, stream: Any) -> None:
-            sizes.append(1)
-            super().__init__(stream)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yaml, "SafeLoader", Loader)
-        assert OmegaConf.load(ROOT / "conf" / "model" / "tiny.yaml").random_init.seed == 0
-    assert sizes
 
 
 # trackers

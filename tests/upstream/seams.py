@@ -429,12 +429,6 @@ SEAMS = [
         "a failed job stops the sweep",
     ),
     Seam(
-        "hydra.core.config_store:ConfigStore is copied deeply whenever a configuration is composed",
-        ("cli/compose.py",),
-        "given a `__deepcopy__` that returns itself",
-        "nothing: without the copies our line can go",
-    ),
-    Seam(
         "hydra.errors:ConfigCompositionException says which override or file was merged",
         ("cli/explain.py",),
         "read from its text",
@@ -445,12 +439,6 @@ SEAMS = [
         ("cli/explain.py",),
         "read from its text",
         "a mistyped value is told with OmegaConf's placeholders",
-    ),
-    Seam(
-        "yaml:SafeLoader is what OmegaConf derives its loader from",
-        ("cli/compose.py",),
-        "replaced by libyaml's",
-        "every command starts more slowly",
     ),
     # trackers
     Seam(
