@@ -33,7 +33,7 @@ def run(cfg: Config, *_: object) -> None:
     Raise UserError if the file is not the YAML of a training."""
     where = f"convert.file={cfg.convert.file}"
     if not cfg.convert.file:
-        raise UserError(f"{where}: type convert.file=FILE, the YAML of a training.")
+        raise UserError(f"{where}: there is none. Type convert.file=FILE, the YAML of a training.")
     path = user_path(cfg.convert.file)
     settings = read_settings(path, where)
     framework = detect_framework(settings, where)
