@@ -34,8 +34,10 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
     if "other" in inputs:
         opposed = {a.prompt_id: a for a in load(inputs["other"] / "answers.parquet", Candidate)}
-    comparable = sorted((e for e in prompts if e.id in opposed), key=lambda e: draw_order(e.id))
-    drawn = ([e for e in comparable if not e.checks] or comparable)[: cfg.prompts]
+    comparable = [e for e in prompts if e.id in opposed]
+    comparable.sort(key=lambda e: draw_order(e.id))
+    without_checks = [e for e in comparable if not e.checks]
+    drawn = (without_checks or comparable)[: cfg.prompts]
     if not drawn:
         raise UserError(
             f"eval.judged: none of {len(prompts)} prompts has answers of both models. Use more prompts."
@@ -53,9 +55,11 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         answers = {e.id: replace(constant, prompt_id=e.id) for e in drawn}
         summary = f"{len(drawn)} prompts, all answered with {constant.text[:SHORT]!r}"
 
-    roles = ((str(Role.policy), answers), (cfg.against, opposed))
+    candidates = list[Candidate]()
+    for example in drawn:
+        candidates.append(side(answers[example.id], str(Role.policy), contract))
+        candidates.append(side(opposed[example.id], cfg.against, contract))
     save(out / "prompts.parquet", drawn, Example)
-    candidates = (side(by_prompt[e.id], role, contract) for e in drawn for role, by_prompt in roles)
     save(out / "candidates.parquet", candidates, Candidate)
     return {"prompts": len(drawn), "of": len(comparable), "alike": identical, "summary": summary}
 
