@@ -117,11 +117,14 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         measured += favoured
     save(out / measures.FILE, [*measured, *measured_by_suite, *wins, *scores], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
+    main = results["primary"]
     names = ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged", "verdict")
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts_left_out": left_out,
-        **main_rates(results),
+        "pass_rate": means(results["primary"], cfg.models),
+        "unseen_tasks": means(results["groups"].get("unseen tasks"), cfg.models),
+        "delta": {name: main[name] for name in results["differences"]} if main else {},
         **{name: results[name] for name in names},
         "summary": rate_clause(results) + results["verdict"],
     }
@@ -175,24 +178,18 @@ def measure_tables(
     return measures.measure_answers(tables, passes, answers["policy"])
 
 
-def main_rates(results: dict[str, Any]) -> dict[str, Any]:
-    """Return the pass rates on the primary endpoint and on unseen tasks, and the differences."""
-    main = results["primary"] or {}
-    unseen = results["groups"].get("unseen tasks", {})
-    return {
-        "pass_rate": {role: main[role]["mean"] for role in results["models"] if main},
-        "unseen_tasks": {role: unseen[role]["mean"] for role in results["models"] if unseen},
-        "delta": {name: main[name] for name in results["differences"] if main},
-    }
+def means(rates: dict[str, Any] | None, roles: Iterable[str]) -> dict[str, float]:
+    """Return each model's mean rate, {} without rates."""
+    return {role: rates[role]["mean"] for role in roles} if rates else {}
 
 
 def rate_clause(results: dict[str, Any]) -> str:
     """Return each model's pass rate as the beginning of a sentence, if the verdict is about pass rates."""
-    main = results["primary"]
-    if not main or "checks" not in results["gives_verdict"]:
+    if not results["primary"] or "checks" not in results["gives_verdict"]:
         return ""
-    rates = [f"{title} {main[role]['mean']:.1%}" for role, title in results["models"].items()]
-    return f"{', '.join(rates)}. "
+    rates = means(results["primary"], results["models"])
+    clauses = [f"{results['models'][role]} {rate:.1%}" for role, rate in rates.items()]
+    return f"{', '.join(clauses)}. "
 
 
 def parts_of_verdict(

@@ -56,14 +56,15 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     stored = Records(out / "judgements.parquet", Judgement)
+    counted = figures.metrics()
+    summary = row_clause(pool) + figures.summary(counted)
     metrics = {
         "labeler": labeler.name,
         "failed": dict(figures.failed),
-        **figures.metrics(),
+        **counted,
         **metrics_of_rows(pool),
         **labeler.figures(),
     }
-    summary = row_clause(pool) + figures.summary()
     if out.endpoint_calls:
         metrics["calls"] = out.endpoint_calls
     if labeler.learnt and figures.judgements:
@@ -266,17 +267,20 @@ class Figures:
             "length_correlation": correlation,
         }
 
-    def summary(self) -> str:
-        scores = np.array(self.scores)
+    def summary(self, metrics: Mapping[str, Any]) -> str:
+        """Return these metrics as a sentence."""
         if self.scores:
-            summary = f"{len(scores)} candidates judged: mean score {scores.mean():.3f}, "
-            summary += f"{(scores == 1).mean():.1%} with the full score 1"
+            summary = (
+                f"{len(self.scores)} candidates judged: mean score {metrics['mean_score']:.3f}, "
+            )
+            summary += f"{metrics['pass_rate']:.1%} with the full score 1"
         else:
             preferred = self.preferences["a"] + self.preferences["b"]
-            ties = self.preferences["tie"]
-            summary = f"{self.judgements} comparisons: {preferred} preferences, {ties} ties"
-        compared = self.longer.total()
-        if compared:
-            share = self.longer[True] / compared
+            summary = (
+                f"{self.judgements} comparisons: {preferred} preferences, {metrics['ties']} ties"
+            )
+        if self.longer:
+            share = metrics["longer_preferred"]
+            compared = self.longer.total()
             summary += f"; the longer answer is preferred in {share:.1%} of {compared} comparisons"
         return summary

@@ -41,7 +41,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if cfg.control:
         return publish_control(cfg, inputs, out)
     pairing = Pairing(cfg, inputs["judged"])
-    records.save(out / "pairs.parquet", pairing.pairs(), Pair)
+    pairing.publish(out / "pairs.parquet")
     if not pairing.result.pairs:
         raise pairing.no_pair_error()
     pairing.warn(out)
@@ -67,7 +67,7 @@ class Pairing:
     """The pairs of a judged pool, and their counts. Every strategy chooses its pairs, so that a user can compare them;
     those of the configured strategy are published.
 
-    `unfinished` counts truncated rejected completions, `part_early` pairs of several turns, `thought_on_one_side` pairs
+    `unfinished` counts pairs with a truncated completion, and contrasts refused because of one, `part_early` pairs of several turns, `thought_on_one_side` pairs
     in which only chosen or only rejected has a thought, and `passed_over` preferences beyond a prompt's limit."""
 
     def __init__(self, cfg: Pairs, pool: Path):
@@ -82,15 +82,11 @@ class Pairing:
         self.result = self.results[cfg.strategy]
         self.audit = PairAudit(pool) if (pool / "audit.jsonl").exists() else None
         self.prompts = 0
-        self.held_out = 0
-        self.unfinished = 0
         self.part_early = 0
         self.thought_on_one_side = 0
         self.passed_over = 0
         self.are_preferences = False
         self.are_scores = False
-        self.chosen_by_policy = Counter[str | None]()
-        self.rejected_by_policy = Counter[str | None]()
         self.provenance = Provenance()
 
     def judged_prompts(self) -> Iterator[JudgedPrompt]:
@@ -138,8 +134,20 @@ class Pairing:
             return admission.WaysOut(admission.DRAW, ending, ending, ending)
         return admission.WaysOut(advice, advice)
 
+    def publish(self, file: Path) -> None:
+        """Write the pairs of the configured strategy, and count them."""
+        records.save(file, self.pairs(), Pair)
+        self.made = Records(file, Pair)
+        self.held_out = [*self.made.column("split")].count("validation")
+        truncated = [*self.made.column("rejected_finish_reason")].count("length")
+        self.unfinished = {
+            "kept as rejected": truncated,
+            "dropped as rejected": self.rules.refused[admission.WORSE_UNFINISHED],
+            "refused as chosen": self.rules.refused[admission.BETTER_UNFINISHED],
+        }
+
     def pairs(self) -> Iterator[Pair]:
-        """Yield the pairs of the configured strategy prompt by prompt, and count them."""
+        """Yield the pairs of the configured strategy prompt by prompt."""
         stored = records.stream(self.pool / "judgements.parquet", Judgement)
         labeler = next((judgement.labeler for judgement in stored), "")
         for judged in self.judged_prompts():
@@ -148,7 +156,10 @@ class Pairing:
             self.are_preferences |= any(j.preference in ("a", "b") for j in judged.judgements)
             for contrast in self.choose(judged):
                 pair = make_pair(judged.prompt, contrast, labeler, self.cfg)
-                self.count(judged.prompt, pair, contrast)
+                has_thought = contrast.better.has_thought
+                self.thought_on_one_side += has_thought != contrast.worse.has_thought
+                self.part_early += pair.parts_early
+                self.provenance.count(judged.prompt)
                 yield pair
 
     def choose(self, judged: JudgedPrompt) -> list[Contrast]:
@@ -169,15 +180,6 @@ class Pairing:
             by_strategy = {strategy: sides_of(contrasts) for strategy, contrasts in chosen.items()}
             self.audit.look_up(judged.prompt, compared, by_strategy)
         return chosen[self.cfg.strategy]
-
-    def count(self, prompt: Example, pair: Pair, contrast: Contrast) -> None:
-        self.held_out += pair.split == "validation"
-        self.unfinished += pair.rejected_finish_reason == "length"
-        self.part_early += pair.parts_early
-        self.thought_on_one_side += contrast.better.has_thought != contrast.worse.has_thought
-        self.chosen_by_policy[pair.chosen_policy] += 1
-        self.rejected_by_policy[pair.rejected_policy] += 1
-        self.provenance.count(prompt)
 
     @property
     def reasons(self) -> str:
@@ -291,15 +293,6 @@ class Pairing:
                 tokens += n
         return tokens
 
-    @property
-    def unfinished_counts(self) -> dict[str, int]:
-        """The numbers of pairs with a truncated completion, and of contrasts refused because of one."""
-        return {
-            "kept as rejected": self.unfinished,
-            "dropped as rejected": self.rules.refused[admission.WORSE_UNFINISHED],
-            "refused as chosen": self.rules.refused[admission.BETTER_UNFINISHED],
-        }
-
     def compare_strategies(self) -> dict[str, dict[str, Any]]:
         """Return the figures of each strategy, with its accuracy if the pool is audited."""
         figures = {str(strategy): result.figures() for strategy, result in self.results.items()}
@@ -310,15 +303,15 @@ class Pairing:
 
     def counts_by_policy(self) -> dict[str, dict[str, int]]:
         """Return the numbers of candidates, chosen and rejected ones by policy; nothing for a single policy."""
-        counts = dict[str, dict[str, int]]()
         drawn = Counter(self.drawn.column("policy"))
-        for policy, n in drawn.items() if len(drawn) > 1 else ():
-            counts[policy] = {
-                "candidates": n,
-                "chosen": self.chosen_by_policy[policy],
-                "rejected": self.rejected_by_policy[policy],
-            }
-        return counts
+        if len(drawn) < 2:
+            return {}
+        chosen = Counter(self.made.column("chosen_policy"))
+        rejected = Counter(self.made.column("rejected_policy"))
+        return {
+            policy: {"candidates": n, "chosen": chosen[policy], "rejected": rejected[policy]}
+            for policy, n in drawn.items()
+        }
 
     def metrics(self, strategies: dict[str, dict[str, Any]]) -> dict[str, Any]:
         used = strategies[self.cfg.strategy]
@@ -333,7 +326,7 @@ class Pairing:
             "held_out": self.held_out,
             "prompts": self.prompts,
             "prompts_without_pair": dict(self.result.prompts_without_pair),
-            "unfinished": self.unfinished_counts,
+            "unfinished": self.unfinished,
             "unfinished_rule": str(self.cfg.unfinished),
             "candidates_ended": self.candidates_ended,
             "comparisons": self.comparisons,
@@ -357,7 +350,7 @@ class Pairing:
         without = f"{self.result.prompts_without_pair.total()} prompts without a pair"
         if self.reasons:
             without += f" ({self.reasons})"
-        unfinished = {f"unfinished {use}": n for use, n in self.unfinished_counts.items()}
+        unfinished = {f"unfinished {use}": n for use, n in self.unfinished.items()}
         clauses = [made, without, *count_clauses(unfinished)]
         if accuracy:
             clauses.append(accuracy_clause(accuracy))

@@ -233,13 +233,12 @@ def is_of_another_seed(item: tuple[str, Path]) -> bool:
 
 def with_plain_title(results: dict[str, Any]) -> dict[str, Any]:
     """Return the results with a title for the control that says what it is."""
-    titles = dict[str, dict[str, str]]()
+    titled = dict(results)
     for part in ("models", "differences"):
-        titles[part] = {
-            key: title.replace("Control", first_screen.CONTROL)
-            for key, title in results[part].items()
-        }
-    return results | titles
+        titled[part] = dict(results[part])
+        for key, title in results[part].items():
+            titled[part][key] = title.replace("Control", first_screen.CONTROL)
+    return titled
 
 
 def warnings(

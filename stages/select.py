@@ -32,59 +32,43 @@ OWN_SOURCES = ("selected", "mended")  # values of column `source` in the example
 def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `examples.parquet`: of `pairs` the chosen completions in the order of the pairs, else the data's examples,
     where unanswered `sft` prompts have their best candidate. Raise UserError if no candidate is good enough."""
-    counts = Counts()
+    refused = Counter[str]()
     if "pairs" in inputs:
         pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
         examples: Iterable[Example] = map(example_of_chosen, pairs)
     else:
-        demonstrations = best_answers(
-            cfg, inputs["judged"], counts.refused, out / SCRATCH / "answers"
-        )
+        demonstrations = best_answers(cfg, inputs["judged"], refused, out / SCRATCH / "answers")
         first = next(demonstrations, None)
         if first is None:
-            raise no_answer_error(cfg, inputs["judged"], counts.refused)
+            raise no_answer_error(cfg, inputs["judged"], refused)
         data = stream(inputs["data"] / "examples.parquet", Example)
         answered = (e for e in data if e.split != Split.sft or e.reference is not None)
         examples = chain(answered, [first], demonstrations)
-    save(out / "examples.parquet", counts.count(examples), Example)
-    return counts.metrics()
-
-
-@dataclass
-class Counts:
-    """Counts of the examples by split and by source, the tasks of those that this stage made, and counts of the
-    candidates that it refused, by reason."""
-
-    splits: Counter[str] = field(default_factory=Counter)
-    sources: Counter[str] = field(default_factory=Counter)
-    tasks: set[str] = field(default_factory=set)
-    refused: Counter[str] = field(default_factory=Counter)
-    provenance: Provenance = field(default_factory=Provenance)
-
-    def count(self, examples: Iterable[Example]) -> Iterator[Example]:
-        """Yield the examples, and count them."""
-        for example in examples:
-            self.provenance.count(example)
-            self.splits[example.split] += 1
-            self.sources[example.source] += 1
-            if example.source in OWN_SOURCES:
-                self.tasks.add(example.task)
-            yield example
-
-    def metrics(self) -> dict[str, Any]:
-        mended = self.sources["mended"]
-        selected = self.sources["selected"] + mended
-        splits = count_clauses({split: self.splits[split] for split in Split})
-        return {
-            "examples": dict(self.splits),
-            "selected": selected,
-            "mended": mended,
-            "tasks": len(self.tasks),
-            "refused": dict(self.refused),
-            **self.provenance.metrics(),
-            "summary": f"{selected} answers of {len(self.tasks)} tasks selected, {mended} of them mended; "
-            + ", ".join(splits),
-        }
+    file = out / "examples.parquet"
+    save(file, examples, Example)
+    columns = Records(file, Example).column
+    splits = Counter(columns("split"))
+    sources = Counter(columns("source"))
+    tasks = set[str]()
+    for source, task in zip(columns("source"), columns("task"), strict=True):
+        if source in OWN_SOURCES:
+            tasks.add(task)
+    provenance = Provenance()
+    for request, *stated in zip(*map(columns, ("request", "licence", "origin")), strict=True):
+        if not request:  # a generated row states neither
+            provenance.add(*stated)
+    selected = sum(sources[source] for source in OWN_SOURCES)
+    clauses = count_clauses({split: splits[split] for split in Split})
+    return {
+        "examples": dict(splits),
+        "selected": selected,
+        "mended": sources["mended"],
+        "tasks": len(tasks),
+        "refused": dict(refused),
+        **provenance.metrics(),
+        "summary": f"{selected} answers of {len(tasks)} tasks selected, {sources['mended']} of them mended; "
+        + ", ".join(clauses),
+    }
 
 
 def no_answer_error(cfg: Select, pool: Path, refused: Counter[str]) -> UserError:
