@@ -1,16 +1,17 @@
 """Read the evaluations of a store: the settings of every model, its results, and the prompts that it passed."""
 
 import logging
+import math
 from dataclasses import dataclass
 from functools import cache, partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from stages.commands.node_settings import Nodes, lineage, lineage_settings
 from stages.config.blocks.training import OBJECTIVES
-from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import (
     OUTSIDE,
     VIEWS,
@@ -35,77 +36,29 @@ ELSEWHERE = "openai"  # the sampler whose model runs on a server
 
 @dataclass
 class Row:
-    """A model in an evaluation, with the settings (`dpo.beta`) of all nodes that it was made from and the seconds that
-    they took. `flops`: what its training took. `passed`: 0 or 1 for each prompt."""
+    """A model in an evaluation. `role`: `sft` of the model that the policy was trained from. `fingerprint`: the
+    evaluation's. `prompts`: the split, the endpoint, and which prompts these are. `settings` (`dpo.beta`) and `seconds`
+    are of all nodes that it was made from, `flops` of its training. `kl`: nats per token from SFT. `retained`: the claims
+    of retention that hold (`2 of 3`). `passed`: 0 or 1 for each prompt."""
 
     role: str
-    named: str  # the role's name in the evaluation: with align=none, SFT is the policy
-    fingerprint: str  # the evaluation's
-    prompts: tuple[str, ...]  # the split, the endpoint, and which prompts these are
-    settings: dict[str, str]
-    results: dict[str, Any]
-    seconds: float
-    flops: float
+    title: str
+    fingerprint: str
     command: str
+    prompts: tuple[str, str, str]
     tasks: list[str]
     tasks_drawn: bool
+    caveat: str
+    settings: dict[str, str]
+    rate: float
+    kl: float
+    tokens: float
+    stop_rate: float
+    benchmarks: dict[str, float]
+    retained: str
+    seconds: float
+    flops: float
     passed: NDArray[Any]
-
-    @property
-    def title(self) -> str:
-        return str(self.results["models"][self.named])
-
-    @property
-    def rate(self) -> float:
-        return float(self.results["primary"][self.named]["mean"])
-
-    @property
-    def tokens(self) -> float:
-        """The mean length of an answer."""
-        return float(self.results["mean_tokens"][self.named])
-
-    @property
-    def stop_rate(self) -> float:
-        return float(self.results["stop_rate"][self.named])
-
-    @property
-    def gain(self) -> Interval | None:
-        """The gain over the SFT model that this model was trained from."""
-        difference = self.results["primary"].get(f"{self.named}-sft")
-        return Interval(**difference) if difference else None
-
-    @property
-    def kl(self) -> float:
-        """The KL divergence from SFT, in nats per token. An estimate may be below 0."""
-        if self.role == "sft":
-            return 0.0
-        return max(0.0, self.results["kl"][self.role]["per_token"])
-
-    @property
-    def benchmarks(self) -> dict[str, float]:
-        """The rate in each benchmark, by task, metric and number of prompts."""
-        rows = self.results.get("benchmarks", [])
-        return {
-            f"{row['task']} {row['metric']} ({row['prompts']})": row[self.named]["mean"]
-            for row in rows
-        }
-
-    @property
-    def retained_claims(self) -> str:
-        """`2 of 3`: the claims of retention that hold for the policy."""
-        retention = self.results.get("retention")
-        if not retention or self.role != "policy":
-            return "–"
-        claims = retention.get("claims", [])
-        return f"{sum(claim['holds'] for claim in claims)} of {len(claims)}"
-
-    @property
-    def seed(self) -> str:
-        """The seed of the training that made this model."""
-        for stage in (self.role, "kto", "grpo", "dpo"):
-            if f"{stage}.seed" in self.settings:
-                return self.settings[f"{stage}.seed"]
-        return "–"
 
 
 def measured_rows(store: Store, nodes: Nodes, chosen: set[str] | None) -> list[Row]:
@@ -114,9 +67,8 @@ def measured_rows(store: Store, nodes: Nodes, chosen: set[str] | None) -> list[R
     examples_of = cache(partial(read_examples, store, nodes))
     latest_rows = dict[tuple[Any, ...], Row]()
     for key, (folder, manifest) in nodes.items():  # oldest first
-        if key[0] != "eval" or (chosen is not None and key[1] not in chosen):
-            continue
-        if not is_intact(store, nodes, key):
+        is_chosen = chosen is None or key[1] in chosen
+        if key[0] != "eval" or not is_chosen or not is_intact(store, nodes, key):
             continue
         results = load_json(folder / "results.json", require_keys("models", "primary"))
         start = "policy" if manifest["inputs"]["policy"]["stage"] == "sft" else "sft"
@@ -124,30 +76,33 @@ def measured_rows(store: Store, nodes: Nodes, chosen: set[str] | None) -> list[R
             verdict = results["verdict"]
             log.info("eval %s is left out, as it has no pass rates of SFT: %s", key[1], verdict)
             continue
-        outcomes = sorted(load(folder / "outcomes.parquet", Outcome), key=attrgetter("prompt_id"))
         examples = dict[str, Example]()
         for name in ("data", "outside"):
             if name in manifest["inputs"]:
                 examples |= examples_of(input_key(manifest, name))
-        if not {outcome.prompt_id for outcome in outcomes} <= examples.keys():
+        table = compared_table(folder, examples, results["endpoint"])
+        if table is None:
             log.info("eval %s is left out, as its prompts are deleted or damaged.", key[1])
             continue
-        table = average_runs([outcomes], examples)
-        endpoint = results["endpoint"]
-        if endpoint in VIEWS:
-            table = table.group(*VIEWS[endpoint])
-        else:  # a labelled set of the user's
-            table = table.by("task")[endpoint.removeprefix(OUTSIDE)]
         for name in results["models"]:
             if name in ("base", "other"):
                 continue
-            row = read_row(nodes, key, name, results, table)
-            if name == start:
-                row.role = "sft"
+            row = read_row(nodes, key, name, name == start, results, table)
             # a model may be the policy here and an arm there
             answers = input_key(manifest, f"answer_{name}")
             latest_rows[row.prompts, row.role == "sft", answers] = row
     return list(latest_rows.values())
+
+
+def compared_table(folder: Path, examples: dict[str, Example], endpoint: str) -> Table | None:
+    """Return an evaluation's outcomes on the prompts of its endpoint; None if the examples lack a prompt."""
+    outcomes = sorted(load(folder / "outcomes.parquet", Outcome), key=attrgetter("prompt_id"))
+    if any(outcome.prompt_id not in examples for outcome in outcomes):
+        return None
+    table = average_runs([outcomes], examples)
+    if endpoint in VIEWS:
+        return table.group(*VIEWS[endpoint])
+    return table.by("task")[endpoint.removeprefix(OUTSIDE)]  # a labelled set of the user's
 
 
 def is_intact(store: Store, nodes: Nodes, key: Key) -> bool:
@@ -162,27 +117,50 @@ def is_intact(store: Store, nodes: Nodes, key: Key) -> bool:
     return True
 
 
-def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], table: Table) -> Row:
+def read_row(
+    nodes: Nodes, key: Key, name: str, is_start: bool, results: dict[str, Any], table: Table
+) -> Row:
+    """Return a model of an evaluation with its figures. `is_start`: the policy was trained from it."""
     manifest = nodes[key][1]
-    model = input_key(manifest, role)
-    ancestors = lineage(nodes, input_key(manifest, f"answer_{role}"), model)
+    model = input_key(manifest, name)
+    ancestors = lineage(nodes, input_key(manifest, f"answer_{name}"), model)
     answers = [m for m in lineage(nodes, key) if m["stage"] == "answer"]
     split = answers[0]["settings"]["split"] if answers else "held-out"  # they may be deleted
-    checks = [[e.id, [*map(vars, e.checks)]] for e in table.prompts]
+    checks = [(e.id, *map(vars, e.checks)) for e in table.prompts]
+    passed = table.passed[:, table.roles.index(name)]
+    benchmarks = dict[str, float]()
+    for row in results.get("benchmarks", []):
+        benchmarks[f"{row['task']} {row['metric']} ({row['prompts']})"] = row[name]["mean"]
     return Row(
-        role=role,
-        named=role,
+        role="sft" if is_start else name,
+        title=str(results["models"][name]),
         fingerprint=key[1],
-        prompts=(split, results["endpoint"], content_id(results["shown_on"], checks)),
-        settings=lineage_settings(ancestors),
-        results=results,
-        seconds=sum(m["wall_seconds"] for m in ancestors),
-        flops=training_flops(lineage(nodes, model)),
         command=manifest["command"],
+        prompts=(split, results["endpoint"], content_id(results["shown_on"], checks)),
         tasks=[e.task for e in table.prompts],
         tasks_drawn=speaks_for_other_tasks(table.prompts),
-        passed=table.passed[:, table.roles.index(role)],
+        caveat=results["primary"].get("note", ""),
+        settings=lineage_settings(ancestors),
+        rate=float(passed.mean()),
+        # an estimate may be below 0
+        kl=0.0 if is_start else max(0.0, results["kl"][name]["per_token"]),
+        tokens=float(results["mean_tokens"][name]),
+        stop_rate=float(results["stop_rate"][name]),
+        benchmarks=benchmarks,
+        retained=retained_claims(results) if name == "policy" else "–",
+        seconds=sum(m["wall_seconds"] for m in ancestors),
+        flops=training_flops(lineage(nodes, model)),
+        passed=passed,
     )
+
+
+def retained_claims(results: dict[str, Any]) -> str:
+    """Return how many claims of retention hold for the policy: `2 of 3`, or `–` without any."""
+    retention = results.get("retention")
+    if not retention:
+        return "–"
+    holds = [claim["holds"] for claim in retention.get("claims", [])]
+    return f"{sum(holds)} of {len(holds)}"
 
 
 def input_key(manifest: Manifest, role: str) -> Key:
@@ -208,17 +186,16 @@ def training_flops(manifests: list[Manifest]) -> float:
     A token costs 2 operations per parameter forward and 4 backward (Kaplan et al. 2020, arXiv:2001.08361, section
     2.1), or 2 backward where only adapters are trained. GRPO also samples the completions that it trains on. Attention
     over earlier tokens, labels by models, and endpoints are not counted. The result is nan if a base is deleted."""
-    parameters = {
-        m["fingerprint"]: float(m["metrics"]["parameters"])
-        for m in manifests
-        if m["stage"] == "base"
-    }
+    parameters = dict[str, float]()
+    for m in manifests:
+        if m["stage"] == "base":
+            parameters[m["fingerprint"]] = float(m["metrics"]["parameters"])
     total = 0.0
     for m in manifests:
         per_token = operations(m)
         if per_token:
             tokens = m["metrics"]["tokens"] + m["metrics"].get("prompt_tokens", 0)
-            total += per_token * tokens * parameters.get(m["roots"].get("base", ""), float("nan"))
+            total += per_token * tokens * parameters.get(m["roots"].get("base", ""), math.nan)
     return total
 
 
