@@ -15,25 +15,31 @@ ABSENT = "–"  # the value of a key that a run does not have
 LONGEST = 40  # characters; longer values are cut off in a line of settings
 
 
-def shown_settings(settings: Any, config: Any, key: str = "") -> dict[str, str]:
+def flat(value: Any, key: str) -> dict[str, Any]:
+    """Return the values of nested dicts, and of lists of dicts, by key (`endpoints[0].model`)."""
+    parts: dict[str, Any] = {}
+    if isinstance(value, dict):
+        parts = {f"{key}.{name}".removeprefix("."): part for name, part in value.items()}
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        parts = {f"{key}[{i}]": part for i, part in enumerate(value)}
+    else:
+        return {key: value}
+    values: dict[str, Any] = {}
+    for name, part in parts.items():
+        values |= flat(part, name)
+    return values
+
+
+def shown_settings(settings: Any, config: Any, block: str = "") -> dict[str, str]:
     """Return each key with its value as text. In `settings`, which the fingerprint is made of, a file is its digest;
     in `config`, which has the same shape, it is its path. The text has the file's name and six digits of the digest."""
-    parts = list[tuple[str, Any, Any]]()
-    if isinstance(settings, dict):
-        for name, value in settings.items():
-            of_part = config.get(name) if isinstance(config, dict) else None
-            parts.append((f"{key}.{name}" if key else name, value, of_part))
-    elif isinstance(settings, list) and any(isinstance(item, dict) for item in settings):
-        for i, value in enumerate(settings):
-            parts.append((f"{key}[{i}]", value, config[i] if isinstance(config, list) else None))
-    elif isinstance(settings, str) and isinstance(config, str) and settings != config:
-        return {key: f"{Path(config).name} ({settings[:6]})"}
-    else:
-        return {key: ABSENT if settings is None else str(settings)}
-    shown = dict[str, str]()
-    for part in parts:
-        name, value, of_part = part
-        shown |= shown_settings(value, of_part, name)
+    paths = flat(config, block)
+    shown = {}
+    for key, value in flat(settings, block).items():
+        path = paths.get(key)
+        shown[key] = ABSENT if value is None else str(value)
+        if isinstance(value, str) and isinstance(path, str) and value != path:
+            shown[key] = f"{Path(path).name} ({value[:6]})"
     return shown
 
 

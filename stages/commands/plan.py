@@ -25,6 +25,7 @@ from stages.config.errors import visible
 from stages.config.schema import Config
 from stages.hardware import machine
 from stages.preflight.constraints import EVALUATING, untested_message
+from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -60,8 +61,10 @@ class PlanResult(Result):
     warnings: list[str] = field(default_factory=list)
 
     def show(self) -> None:
-        calls = [calls_table(self.calls)] if self.calls else []
-        print_parts(nodes_table(self.nodes), *calls, *self.sentences)
+        print_parts(nodes_table(self.nodes))
+        if self.calls:
+            print_parts(calls_table(self.calls))
+        print_parts(*self.sentences)
         for sentence in self.warnings:
             log.warning("warning: %s", sentence)
 
@@ -128,20 +131,34 @@ def plan_node(name: str, node: Node, nodes: dict[str, Node], store: Store) -> Pl
         seconds=0.0,
     )
     manifest = store.find(node)
-    shape = None if manifest else model_shape(node, nodes, store)
     if manifest:
-        planned.memory = float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
-        planned.disk = float(sum(entry["bytes"] for entry in manifest["files"].values()))
-        survived = manifest["metrics"].get("surviving_update")
-        if survived is not None:
-            planned.changes.append(f"{survived:.0%} of the update survives rounding")
-    elif shape:
-        planned.memory = sum(expected_parts(node, nodes, shape))
-        if node.stage in PUBLISHES_WEIGHTS:
-            planned.disk = bytes_per_weight(node) * shape.parameters
+        add_measured(planned, manifest)
+    else:
+        add_calculated(planned, node, nodes, store)
     if planned.state != "cached":
         add_earlier(planned, node, store)
     return planned
+
+
+def add_measured(planned: PlannedNode, manifest: Manifest) -> None:
+    """Add what a finished node took."""
+    planned.memory = float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
+    planned.disk = float(sum(entry["bytes"] for entry in manifest["files"].values()))
+    survived = manifest["metrics"].get("surviving_update")
+    if survived is not None:
+        planned.changes.append(f"{survived:.0%} of the update survives rounding")
+
+
+def add_calculated(planned: PlannedNode, node: Node, nodes: dict[str, Node], store: Store) -> None:
+    """Add what follows from the shape of a node's model. A model is published in the float32 in which it is trained, or
+    in the 16 bits of `model.dtype`."""
+    shape = model_shape(node, nodes, store)
+    if shape is None:
+        return
+    planned.memory = sum(expected_parts(node, nodes, shape))
+    if node.stage in PUBLISHES_WEIGHTS:
+        is_rounded = any(each.stage == "base" and each.config.dtype for each in node.lineage)
+        planned.disk = (2.0 if is_rounded else 4.0) * shape.parameters
 
 
 def add_earlier(planned: PlannedNode, node: Node, store: Store) -> None:
@@ -156,12 +173,6 @@ def add_earlier(planned: PlannedNode, node: Node, store: Store) -> None:
     planned.changes += earlier.differences or same
 
 
-def bytes_per_weight(node: Node) -> float:
-    """Return 4, as a model is published in the float32 in which it is trained, or 2 with `model.dtype`."""
-    bases = [each.config for each in node.lineage if each.stage == "base"]
-    return 2.0 if any(base.dtype for base in bases) else 4.0
-
-
 def nodes_table(nodes: list[PlannedNode]) -> Table:
     """Return the table of nodes with their changes and costs."""
     columns = ("node", "fingerprint", "state", "what changed")
@@ -169,14 +180,17 @@ def nodes_table(nodes: list[PlannedNode]) -> Table:
     for title in ("memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)
     for node in nodes:
-        gib = node.memory / 2**30
-        memory = "?" if math.isnan(gib) else f"{gib:.1f} GiB {node.processor}"
-        disk = f"{node.disk / 2**30:.1f} GiB" if node.disk > 2**26 else ""
+        memory = number(node.memory / 2**30, " GiB", 1)
         time = UNMEASURED if math.isnan(node.seconds) else f"{node.seconds:.0f} s"
-        if node.state == "cached":
-            time = ""
-        name, changes = node.name.replace("_", " "), visible("; ".join(node.changes))
-        table.add_row(name, node.fingerprint, node.state, changes, memory, disk, time)
+        table.add_row(
+            node.name.replace("_", " "),
+            node.fingerprint,
+            node.state,
+            visible("; ".join(node.changes)),
+            f"{memory} {node.processor}",
+            number(node.disk / 2**30, " GiB", 1) if node.disk > 2**26 else "",
+            "" if node.state == "cached" else time,
+        )
     return table
 
 
@@ -184,13 +198,12 @@ def time_summary(planned: list[PlannedNode]) -> str:
     """Return the sentence on the time of the nodes that are still to be built."""
     to_build = {node.fingerprint: node for node in planned if node.state != "cached"}
     unmeasured = [node.name for node in to_build.values() if math.isnan(node.seconds)]
-    measured = [node.seconds for node in to_build.values() if not math.isnan(node.seconds)]
-    sentence = "To build:"
-    if measured or not unmeasured:
-        least = " at least" if unmeasured else ""
-        sentence += f"{least} {sum(measured) / 60:.1f} min, as the nearest finished nodes took on this processor."
+    minutes = sum(node.seconds for node in to_build.values() if node.seconds >= 0) / 60
+    sentence = (
+        f"To build: {len(to_build)} nodes. Their nearest finished nodes took {minutes:.1f} min."
+    )
     if unmeasured:
-        sentence += f" {UNMEASURED} ({len(unmeasured)}): {', '.join(unmeasured)}."
+        sentence += f" {UNMEASURED.capitalize()}: {', '.join(unmeasured)}."
     return sentence
 
 
@@ -212,14 +225,14 @@ def calls_table(planned: list[PlannedCalls]) -> Table:
     for title in ("calls", "tokens in", "out, at most", "money, at most"):
         table.add_column(title, justify="right", no_wrap=True)
     for calls in planned:
-        amounts = [number(n) for n in (calls.calls, calls.input_tokens, calls.output_tokens)]
-        name, money = calls.node.replace("_", " "), number(calls.money, 2)
-        table.add_row(name, calls.key, visible(calls.model), *amounts, money)
+        name, model = calls.node.replace("_", " "), visible(calls.model)
+        amounts = map(number, (calls.calls, calls.input_tokens, calls.output_tokens))
+        table.add_row(name, calls.key, model, *amounts, number(calls.money, digits=2))
     return table
 
 
-def number(value: float | None, digits: int = 0) -> str:
+def number(value: float | None, unit: str = "", digits: int = 0) -> str:
     """Return a number as text, or `?` if it is not known."""
-    if value is None or not math.isfinite(value):
+    if value is None or math.isnan(value):
         return "?"
-    return f"{value:,.{digits}f}"
+    return f"{value:,.{digits}f}{unit}"

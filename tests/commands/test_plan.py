@@ -98,20 +98,18 @@ def test_the_rows_that_settings_and_finished_nodes_tell(chain: Chain, tmp_path: 
 
 
 def test_the_total_names_the_nodes_it_leaves_out(built: Path, tmp_path: Path) -> None:
-    def left_out(*overrides: str, root: Path = built) -> tuple[bool, list[str]]:
-        """Return whether the total has a time, and the nodes without one."""
+    def left_out(*overrides: str, root: Path = built) -> list[str]:
+        """Return the nodes without a time."""
         sentence = plan.plan_nodes(nodes(root, *overrides), Store(root)).sentences[0]
-        names = sentence.partition(f"{plan.UNMEASURED} ")[2].partition(": ")[2]
-        return " min, " in sentence, names.rstrip(".").split(", ") if names else []
+        names = sentence.partition(f"{plan.UNMEASURED.capitalize()}: ")[2]
+        return names.rstrip(".").split(", ")
 
     fresh = tmp_path / "fresh"
-    assert left_out(root=fresh) == (False, list(nodes(fresh)))
-    assert left_out() == (True, [])
-    assert left_out("dpo.beta=0.3") == (True, [])
+    assert left_out(root=fresh) == list(nodes(fresh))
+    assert left_out("dpo.beta=0.3") == [""]
     judge = "label.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
     for labeler in (("label=judge", judge), ("label=human",)):
-        has_time, names = left_out(*labeler)
-        assert has_time and names == ["label"], "it waits for servers or people"
+        assert left_out(*labeler) == ["label"], "it waits for servers or people"
 
 
 def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:
@@ -215,20 +213,18 @@ def test_a_judge_of_candidates_that_are_not_drawn_yet_reads_at_most_their_longes
     line = ("label=judge", f"label.endpoints=[{judge}]")
 
     def calls(root: Path, *more: str) -> PlannedCalls:
-        [each] = planned_calls("label", nodes(root, *line, *more)["label"], Store(root))
+        graph = nodes(root, *line, *more)
+        [each] = planned_calls("label", graph["label"], Store(root))
         return each
 
-    drawn, longest, longer = (
-        calls(chain.root, *more)
-        for more in ((), ("sample.seed=5",), ("sample.seed=5", "sample.max_new_tokens=40"))
-    )
-    assert drawn.calls < longest.calls == longer.calls, "equal candidates are one"
-    assert longer.money is not None and longest.money is not None
-    assert longer.input_tokens - longest.input_tokens == pytest.approx(
-        2 * 28 * (longer.calls - 1), rel=0.01
-    )
+    drawn, later = calls(chain.root), calls(chain.root, "sample.seed=5")
+    assert drawn.calls < later.calls, "equal candidates are one"
+    longer = calls(chain.root, "sample.seed=5", "sample.max_new_tokens=40")
+    added = 2 * (40 - 12) * later.calls
+    assert longer.input_tokens - later.input_tokens == pytest.approx(added)
+    assert later.money == pytest.approx((later.input_tokens + later.output_tokens) / 1e6)
     unread = calls(tmp_path / "fresh")
-    assert unread.calls == longest.calls
+    assert unread.calls == later.calls
     assert unread.money is not None and math.isnan(unread.money), "no prompt is counted yet"
 
 

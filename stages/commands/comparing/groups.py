@@ -6,19 +6,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.commands.comparing.measured import Row
-from stages.commands.node_settings import (
-    ABSENT,
-    most_common,
-    settings_text,
-    varying,
-    without_seeds,
-)
+from stages.commands.node_settings import ABSENT, most_common, settings_text, varying
 from stages.config.installation import arguments_of
 from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
 from stages.evaluation.intervals import Interval
-from stages.pipeline import provenance
 
 NAMED = 90  # characters; longer settings are cut off in a sentence
 Runs = list[Row]  # of one setting: they differ in seeds alone
@@ -34,15 +28,15 @@ class ComparedSetting:
     name: str
     title: str
     pass_rate: Interval
+    evaluations: list[str]
+    retained: list[str]
+    benchmarks: dict[str, float]
+    is_sft: bool
     kl: float
     mean_tokens: float
     stop_rate: float
     seconds: float
     flops: float
-    evaluations: list[str]
-    retained: list[str]
-    benchmarks: dict[str, float]
-    is_sft: bool
     gain_over_sft: Interval | None = None
     mark: str = ""
     is_rival: bool = False
@@ -51,6 +45,12 @@ class ComparedSetting:
     @property
     def short_name(self) -> str:
         return self.name if len(self.name) <= NAMED else f"{self.name[:NAMED]}…"
+
+    def is_beaten_by(self, other: "ComparedSetting") -> bool:
+        """Return whether another setting is better in rate or KL, and not worse in either."""
+        rate, other_rate = self.pass_rate.mean, other.pass_rate.mean
+        is_worse = other_rate < rate or other.kl > self.kl
+        return not is_worse and (other_rate > rate or other.kl < self.kl)
 
 
 @dataclass
@@ -67,6 +67,9 @@ class ComparedGroup:
     settings: list[ComparedSetting]
     common_settings: dict[str, str]
 
+    def size(self) -> int:
+        return len(self.settings)
+
 
 def compare_groups(rows: list[Row]) -> list[ComparedGroup]:
     """Return a comparison for each set of prompts, the one of most settings first."""
@@ -74,15 +77,15 @@ def compare_groups(rows: list[Row]) -> list[ComparedGroup]:
     for row in rows:
         by_prompts.setdefault(row.prompts, []).append(row)
     groups = [compare_group(rows) for rows in by_prompts.values()]
-    return sorted(groups, key=lambda group: len(group.settings), reverse=True)
+    return sorted(groups, key=ComparedGroup.size, reverse=True)
 
 
 def compare_group(rows: list[Row]) -> ComparedGroup:
     """Return the comparison of models on the same prompts."""
     models = models_of(rows)
     first = rows[0]
-    outcomes = [np.mean([row.passed for row in runs], 0) for runs in models]
-    comparison = compare_models(np.stack(outcomes, 1), first.tasks, first.tasks_drawn)
+    outcomes = np.stack([mean_outcomes(runs) for runs in models], 1)
+    comparison = compare_models(outcomes, first.tasks, first.tasks_drawn)
     settings = compared_settings(models, comparison)
     mark_differences(settings, comparison)
     split, endpoint, _ = first.prompts
@@ -94,7 +97,7 @@ def compare_group(rows: list[Row]) -> ComparedGroup:
         title=f"{recipes_of(rows)}: {prompts} of {len({*first.tasks})} tasks ({endpoint})",
         split=split,
         conclusion=conclusion(contenders, f"passes {{}} of {prompts}", comparison) + caveat,
-        note=selection_note(models, settings, split),
+        note=selection_note(settings, split),
         gain_title=("", "over SFT", "over best SFT")[min(starts, 2)],
         tasks_drawn=first.tasks_drawn,
         settings=settings,
@@ -106,13 +109,19 @@ def models_of(rows: list[Row]) -> list[Runs]:
     """Return the runs of each model: the highest pass rate first, then the lowest KL."""
     by_settings: dict[Any, Runs] = {}
     for row in rows:
-        key = (row.role == "sft", *sorted(without_seeds(row.settings).items()))
+        key = (row.role == "sft", *sorted(row.settings.items()))
         by_settings.setdefault(key, []).append(row)
-    return sorted(by_settings.values(), key=lambda runs: (-mean(runs, "rate"), mean(runs, "kl")))
+    return sorted(by_settings.values(), key=place)
 
 
-def mean(runs: Runs, figure: str) -> float:
-    return fmean(getattr(row, figure) for row in runs)
+def mean_outcomes(runs: Runs) -> NDArray[Any]:
+    """Return the share of runs that passed, for each prompt."""
+    return np.mean([row.passed for row in runs], 0)
+
+
+def place(runs: Runs) -> tuple[float, float]:
+    """Return by what models are sorted: the highest pass rate first, then the lowest KL."""
+    return -mean_outcomes(runs).mean(), fmean(row.figures["kl"] for row in runs)
 
 
 def compared_settings(models: list[Runs], comparison: Comparison) -> list[ComparedSetting]:
@@ -121,29 +130,28 @@ def compared_settings(models: list[Runs], comparison: Comparison) -> list[Compar
     only_sft = all(runs[0].role == "sft" for runs in models)
     settings = []
     for i, runs in enumerate(models):
+        figures: dict[str, Any] = mean_figures([row.figures for row in runs])
         setting = ComparedSetting(
             name=names[i],
             title=runs[0].title,
             pass_rate=comparison.means.share(i),
-            kl=mean(runs, "kl"),
-            mean_tokens=mean(runs, "tokens"),
-            stop_rate=mean(runs, "stop_rate"),
-            seconds=mean(runs, "seconds"),
-            flops=mean(runs, "flops"),
             evaluations=[row.fingerprint for row in runs],
             retained=[row.retained for row in runs],
-            benchmarks=mean_benchmarks(runs),
+            benchmarks=mean_figures([row.benchmarks for row in runs]),
             is_sft=runs[0].role == "sft" and not only_sft,
+            **figures,
         )
         settings.append(setting)
     return settings
 
 
-def mean_benchmarks(runs: Runs) -> dict[str, float]:
-    """Return the mean over runs of each benchmark rate that all runs have."""
-    shared = set.intersection(*({*row.benchmarks} for row in runs))
-    names = [name for name in runs[0].benchmarks if name in shared]
-    return {name: fmean(row.benchmarks[name] for row in runs) for name in names}
+def mean_figures(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean over runs of each figure that all runs have."""
+    means = {}
+    for name in runs[0]:
+        if all(name in figures for figures in runs):
+            means[name] = fmean(figures[name] for figures in runs)
+    return means
 
 
 def mark_differences(settings: list[ComparedSetting], comparison: Comparison) -> None:
@@ -158,14 +166,7 @@ def mark_differences(settings: list[ComparedSetting], comparison: Comparison) ->
         for i in comparison.rivals(0, choices):
             settings[i].is_rival = True
     for setting in settings:
-        setting.best_at_kl = not any(beats(other, setting) for other in settings)
-
-
-def beats(one: ComparedSetting, other: ComparedSetting) -> bool:
-    """Return whether a setting is better than another in rate or KL, and not worse in either."""
-    if one.pass_rate.mean < other.pass_rate.mean or one.kl > other.kl:
-        return False
-    return one.pass_rate.mean > other.pass_rate.mean or one.kl < other.kl
+        setting.best_at_kl = not any(map(setting.is_beaten_by, settings))
 
 
 def names_of(models: list[Runs]) -> list[str]:
@@ -196,7 +197,7 @@ def own_settings(runs: Runs, alike: list[Runs]) -> dict[str, str]:
 
 
 def differing_settings(models: list[Runs]) -> dict[str, tuple[str | None, ...]]:
-    return varying([without_seeds(runs[0].settings) for runs in models])
+    return varying([runs[0].settings for runs in models])
 
 
 def common_settings(models: list[Runs]) -> dict[str, str]:
@@ -218,18 +219,12 @@ def recipes_of(rows: list[Row]) -> str:
     return ", ".join(sorted(recipes)) or "the default recipe"
 
 
-def selection_note(models: list[Runs], settings: list[ComparedSetting], split: str) -> str:
-    """Return the warning that the rate of the best setting is optimistic, with the command that measures it again."""
-    choices = [i for i, setting in enumerate(settings) if not setting.is_sft]
+def selection_note(settings: list[ComparedSetting], split: str) -> str:
+    """Return the warning that the rate of the best setting is optimistic, and how to measure it again."""
+    choices = [setting for setting in settings if not setting.is_sft]
     if len(choices) == 1:
         return ""
     note = f"The rate of the best of {len(choices)} settings is optimistic, as the same {split} prompts chose it."
     if split == "test":
         return f"{note} Choose with answer.split=validation, and evaluate that one on test once."
-    if settings[0].is_sft:
-        return f"{note} Evaluate on test once, if at all."
-    typed = arguments_of(models[choices[0]][0].command)
-    typed = [word for word in typed if not word.startswith("answer.split=")]
-    once = provenance.command("report", typed)
-    name = settings[choices[0]].short_name
-    return f"{note} Evaluate the chosen one on test once; for {name}: {once}"
+    return f"{note} Evaluate that one on test once: stage=report with its settings."

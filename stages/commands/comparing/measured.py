@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from stages.commands.node_settings import Nodes, lineage, lineage_settings
+from stages.commands.node_settings import Nodes, lineage, lineage_settings, without_seeds
 from stages.config.blocks.training import OBJECTIVES
 from stages.evaluation.outcomes import (
     OUTSIDE,
@@ -37,9 +37,9 @@ ELSEWHERE = "openai"  # the sampler whose model runs on a server
 @dataclass
 class Row:
     """A model in an evaluation. `role`: `sft` of the model that the policy was trained from. `fingerprint`: the
-    evaluation's. `prompts`: the split, the endpoint, and which prompts these are. `settings` (`dpo.beta`) and `seconds`
-    are of all nodes that it was made from, `flops` of its training. `kl`: nats per token from SFT. `retained`: the claims
-    of retention that hold (`2 of 3`). `passed`: 0 or 1 for each prompt."""
+    evaluation's. `prompts`: the split, the endpoint, and which prompts these are. `settings`: of all nodes that it was
+    made from (`dpo.beta`). `passed`: 0 or 1 for each prompt. `figures`: by their names in a ComparedSetting. `benchmarks`:
+    rates by name. `retained`: the claims of retention that hold (`2 of 3`)."""
 
     role: str
     title: str
@@ -50,15 +50,10 @@ class Row:
     tasks_drawn: bool
     caveat: str
     settings: dict[str, str]
-    rate: float
-    kl: float
-    tokens: float
-    stop_rate: float
+    passed: NDArray[Any]
+    figures: dict[str, float]
     benchmarks: dict[str, float]
     retained: str
-    seconds: float
-    flops: float
-    passed: NDArray[Any]
 
 
 def measured_rows(store: Store, nodes: Nodes, chosen: set[str] | None) -> list[Row]:
@@ -127,7 +122,7 @@ def read_row(
     answers = [m for m in lineage(nodes, key) if m["stage"] == "answer"]
     split = answers[0]["settings"]["split"] if answers else "held-out"  # they may be deleted
     checks = [(e.id, *map(vars, e.checks)) for e in table.prompts]
-    passed = table.passed[:, table.roles.index(name)]
+    kl = 0.0 if is_start else results["kl"][name]["per_token"]
     benchmarks = dict[str, float]()
     for row in results.get("benchmarks", []):
         benchmarks[f"{row['task']} {row['metric']} ({row['prompts']})"] = row[name]["mean"]
@@ -140,17 +135,17 @@ def read_row(
         tasks=[e.task for e in table.prompts],
         tasks_drawn=speaks_for_other_tasks(table.prompts),
         caveat=results["primary"].get("note", ""),
-        settings=lineage_settings(ancestors),
-        rate=float(passed.mean()),
-        # an estimate may be below 0
-        kl=0.0 if is_start else max(0.0, results["kl"][name]["per_token"]),
-        tokens=float(results["mean_tokens"][name]),
-        stop_rate=float(results["stop_rate"][name]),
+        settings=without_seeds(lineage_settings(ancestors)),
+        passed=table.passed[:, table.roles.index(name)],
+        figures={
+            "kl": max(0.0, kl),  # an estimate may be below 0
+            "mean_tokens": results["mean_tokens"][name],
+            "stop_rate": results["stop_rate"][name],
+            "seconds": sum(m["wall_seconds"] for m in ancestors),
+            "flops": training_flops(lineage(nodes, model)),
+        },
         benchmarks=benchmarks,
         retained=retained_claims(results) if name == "policy" else "–",
-        seconds=sum(m["wall_seconds"] for m in ancestors),
-        flops=training_flops(lineage(nodes, model)),
-        passed=passed,
     )
 
 

@@ -75,7 +75,7 @@ def hours_text(hours: tuple[float, float] | None) -> str:
     if hours is None:
         return "not known"
     least, most = hours
-    return f"{least:.2f} to {most:.2f}" if least * FASTEST >= 0.001 else "under 0.01"
+    return f"{least:.2f} to {most:.2f}"
 
 
 def calculate(cfg: Config, nodes: dict[str, Node], store: Store) -> CalculatedPlan:

@@ -1,6 +1,6 @@
 """The calls that nodes make to endpoints, with their tokens and their price, as far as they are known.
 
-A prompt is counted once its data is built, at CHARACTERS a token. An answer that is not sampled yet, and every reply,
+A prompt is counted once its data is built, at CHARACTERS a token. An answer that is not there yet, and every reply,
 counts with its maximum length. Cached replies and repeated calls are not predicted."""
 
 import math
@@ -12,7 +12,7 @@ from stages.commands.planning.rows import (
     candidates_per_prompt,
     expected_prompts,
     expected_rows,
-    pool_sources,
+    sources,
 )
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
@@ -49,8 +49,7 @@ def planned_calls(name: str, node: Node, store: Store) -> list[PlannedCalls]:
         return []
     if isinstance(block, Sample) and block.sampler == "openai":
         calls = expected_rows(node, store) * block.candidates_per_prompt
-        tokens = prompt_tokens(node, store)
-        key = f"{block.key}.endpoint"
+        key, tokens = f"{block.key}.endpoint", prompt_tokens(node, store)
         return [priced(name, key, block.endpoint, calls, tokens, block.max_new_tokens)]
     if isinstance(block, Judge):
         pool = node.inputs["pool"]
@@ -95,13 +94,21 @@ def text_lengths(node: Node, table: str, store: Store) -> dict[str, Any]:
     return lengths
 
 
+def prompt_tokens(node: Node, store: Store) -> float:
+    """Return the mean tokens of the prompts of its data that a node asks; nan before they are counted."""
+    data = node.inputs.get("data")
+    split = node.settings.get("split", "preference")
+    lengths = text_lengths(data, split, store) if data else {}
+    return lengths["prompt"] / CHARACTERS + TURNS if lengths else math.nan
+
+
 def questions(judge: Judge, pool: Node, store: Store) -> float:
     """Return the questions to a judge about a pool: each text, or each pair of texts in both orders. Equal texts of a
     finished pool are one."""
     lengths = text_lengths(pool, "pool", store)
     if not lengths:
-        asked = expected_prompts(pool, store)
-        return asked * questions_per_prompt(judge, candidates_per_prompt(pool))
+        each = questions_per_prompt(judge, candidates_per_prompt(pool))
+        return expected_prompts(pool, store) * each
     total = 0.0
     for texts, prompts in lengths["texts"].items():
         total += prompts * questions_per_prompt(judge, int(texts))
@@ -124,19 +131,7 @@ def question_tokens(judge: Judge, pool: Node, store: Store) -> float:
         prompt = lengths["prompt"] / CHARACTERS + TURNS
         answer = lengths["tokens"]
     else:
-        source = pool.inputs["policy"] if pool.stage == "versus" else pool_sources(pool)[0]
+        source = sources(pool)[0]
         prompt = prompt_tokens(source, store)
         answer = getattr(source.config, "max_new_tokens", math.nan)
-    return (FRAME + len(rubric)) / CHARACTERS + prompt + answers * answer
-
-
-def prompt_tokens(node: Node, store: Store) -> float:
-    """Return the mean tokens of the prompts that a node asks; nan before they are counted."""
-    data = node.inputs.get("data")
-    labels = node.inputs.get("pairs") or node.inputs.get("unpaired")
-    lengths = dict[str, Any]()
-    if data:
-        lengths = text_lengths(data, node.settings.get("split", "preference"), store)
-    elif labels:
-        lengths = text_lengths(labels, "pairs", store)
-    return lengths["prompt"] / CHARACTERS + TURNS if lengths else math.nan
+    return (FRAME + len(rubric)) / CHARACTERS + prompt + answers * float(answer)

@@ -31,23 +31,18 @@ def expected_parts(node: Node, nodes: dict[str, Node], shape: ModelShape) -> Par
     return block_parts(shape, node.config, longest_row(node, nodes), device)
 
 
-def mean_row(node: Node, nodes: dict[str, Node]) -> float:
-    """Return the tokens of a row: typical ones of generated tasks, or a share of `sft.max_length` for files."""
+def longest_row(node: Node, nodes: dict[str, Node]) -> float:
+    """Return the tokens of the longest row in a node's largest micro-batch: from typical rows of generated tasks, or
+    for files from a share of `sft.max_length`."""
+    block = node.config
+    mean = TOKENS_PER_ROW.get(node.stage, 0.0)
     reads_preferences = "label" in nodes and nodes["label"].config.brings_pool
     if nodes["data"].config.sources or reads_preferences:
-        return OF_MAX_LENGTH * float(nodes["sft"].config.max_length)
-    return TOKENS_PER_ROW.get(node.stage, 0)
-
-
-def longest_row(node: Node, nodes: dict[str, Node]) -> float:
-    """Return the tokens of the longest row in a node's largest micro-batch."""
-    block = node.config
-    row = LONGEST * mean_row(node, nodes)
-    if isinstance(block, SFT) and block.packing:
-        return block.max_length
-    if isinstance(block, Training):
-        return min(row, block.max_length)
-    return row
+        mean = OF_MAX_LENGTH * nodes["sft"].config.max_length
+    if not isinstance(block, Training):
+        return LONGEST * mean
+    is_packed = isinstance(block, SFT) and block.packing
+    return block.max_length if is_packed else min(LONGEST * mean, block.max_length)
 
 
 def uses_gpu(node: Node) -> bool:

@@ -65,25 +65,23 @@ def prompts_asked(node: Node, prompts: float) -> float:
 
 def expected_prompts(pool: Node, store: Store) -> float:
     """Return the prompts of a pool."""
-    return expected_rows(pool if pool.stage == "versus" else pool_sources(pool)[0], store)
+    return expected_rows(pool if pool.stage == "versus" else sources(pool)[0], store)
 
 
 def candidates_per_prompt(pool: Node) -> float:
     """Return the candidates of each prompt of a pool; nan with a file, which may have any number."""
     if pool.stage == "versus":
         return 2.0
-    total = 0.0
-    for source in pool_sources(pool):
-        is_file = isinstance(source.config, CandidateFile)
-        total += math.nan if is_file else source.config.candidates_per_prompt
-    return total
+    drawn = [getattr(each.config, "candidates_per_prompt", math.nan) for each in sources(pool)]
+    return sum(drawn)
 
 
-def pool_sources(pool: Node) -> list[Node]:
-    """Return the `sample` nodes of a pool; a pool with one source is that node itself."""
+def sources(pool: Node) -> list[Node]:
+    """Return the nodes whose answers a pool has: of several, the first is of the policy."""
     if pool.stage == "sample":
         return [pool]
-    return [node for role, node in pool.inputs.items() if role != "policy"]
+    roles = [role for role in pool.inputs if pool.stage == "versus" or role != "policy"]
+    return [pool.inputs[role] for role in roles]
 
 
 def repeats(node: Node) -> float:
