@@ -11,7 +11,7 @@ from rich.table import Table
 from stages.commands.comparing.groups import ComparedGroup, ComparedSetting, compare_groups
 from stages.commands.comparing.measured import measured_rows
 from stages.commands.node_settings import Nodes, settings_text
-from stages.commands.result import Result, print_parts
+from stages.commands.result import Result, new_table, print_parts
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
 from stages.pipeline.provenance import JOB_NODES
@@ -83,10 +83,8 @@ def benchmark_names(group: ComparedGroup) -> list[str]:
 
 def figures_table(group: ComparedGroup) -> Table:
     """Return the table of results, 80 columns wide without benchmarks."""
-    table = new_table(group.title)
-    columns = ("passes, %", group.gain_title, "KL", "tokens", "ended")
-    for name in ("", *columns, *benchmark_names(group)):
-        table.add_column(name, justify="right" if name else "left", no_wrap=name in columns)
+    numbers = ("passes, %", group.gain_title, "KL", "tokens", "ended", *benchmark_names(group))
+    table = new_table("", numbers=numbers, title=group.title)
     for number, setting in enumerate(group.settings, 1):
         table.add_row(f"{number}{'*' if setting.best_at_kl else ''}", *cells(group, setting))
     table.caption = "* no other setting has a higher rate at the same KL or less"
@@ -112,19 +110,13 @@ def cells(group: ComparedGroup, setting: ComparedSetting) -> list[str]:
 
 def settings_table(group: ComparedGroup) -> Table:
     """Return the table of cost and of the settings that differ, as wide as the terminal."""
-    table = new_table()
-    for name in ("", "eval", "time", "FLOPs", "settings"):
-        table.add_column(name, justify="right" if name in ("time", "FLOPs") else "left")
+    table = new_table("", "settings", "eval", numbers=("time", "FLOPs"))
     for number, each in enumerate(group.settings, 1):
-        cost = f"{each.seconds:.0f} s", f"{each.flops:.1e}"
-        table.add_row(f"{number}", " ".join(each.evaluations), *cost, visible(each.name))
+        name, runs = visible(each.name), " ".join(each.evaluations)
+        table.add_row(f"{number}", name, runs, f"{each.seconds:.0f} s", f"{each.flops:.1e}")
     if group.common_settings:
-        table.add_row("", "most policies", "", "", visible(settings_text(group.common_settings)))
+        table.add_row("", f"most policies: {visible(settings_text(group.common_settings))}")
     return table
-
-
-def new_table(title: str | None = None) -> Table:
-    return Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
 
 
 def render_page(groups: list[ComparedGroup]) -> str:

@@ -11,10 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from rich.table import Table
-
 from stages.commands.finished_run import newest_end, require_nodes
-from stages.commands.result import Result, finite, print_parts
+from stages.commands.result import Result, finite, new_table, print_parts
 from stages.config.errors import UserError, visible
 from stages.config.exit_codes import GateCode
 from stages.config.schema import Config, Gate, Target
@@ -80,8 +78,7 @@ class GateResult(Result):
     after: list[Path]
 
     def show(self) -> None:
-        table = Table(*COLUMNS, title=self.title, box=None, header_style="bold", pad_edge=False)
-        table.title_justify = "left"
+        table = new_table(*COLUMNS, title=self.title)
         for line in self.lines:
             table.add_row(*map(visible, cells(line)))
         print_parts(table)

@@ -16,7 +16,7 @@ from stages.commands.planning.earlier import nearest_earlier
 from stages.commands.planning.expected_calls import PlannedCalls, planned_calls, waits_for_people
 from stages.commands.planning.peak import expected_parts, model_shape, uses_gpu
 from stages.commands.planning.rows import expected_rows
-from stages.commands.result import Result, print_parts
+from stages.commands.result import Result, new_table, print_parts
 from stages.config.blocks.data import OneSource
 from stages.config.blocks.evaluation import Versus
 from stages.config.blocks.labels import PreferenceFile
@@ -176,9 +176,7 @@ def add_earlier(planned: PlannedNode, node: Node, store: Store) -> None:
 def nodes_table(nodes: list[PlannedNode]) -> Table:
     """Return the table of nodes with their changes and costs."""
     columns = ("node", "fingerprint", "state", "what changed")
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for title in ("memory", "disk", "time"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = new_table(*columns, numbers=("memory", "disk", "time"))
     for node in nodes:
         memory = number(node.memory / 2**30, " GiB", 1)
         time = UNMEASURED if math.isnan(node.seconds) else f"{node.seconds:.0f} s"
@@ -221,9 +219,8 @@ def comparison_sentence(name: str, node: Node, store: Store) -> str:
 
 def calls_table(planned: list[PlannedCalls]) -> Table:
     """Return the table of expected calls to endpoints, with their tokens and costs."""
-    table = Table("asks", "endpoint", "model", box=None, header_style="bold", pad_edge=False)
-    for title in ("calls", "tokens in", "out, at most", "money, at most"):
-        table.add_column(title, justify="right", no_wrap=True)
+    numbers = ("calls", "tokens in", "out, at most", "money, at most")
+    table = new_table("asks", "endpoint", "model", numbers=numbers)
     for calls in planned:
         name, model = calls.node.replace("_", " "), visible(calls.model)
         amounts = map(number, (calls.calls, calls.input_tokens, calls.output_tokens))

@@ -92,13 +92,12 @@ def compare_group(rows: list[Row]) -> ComparedGroup:
     prompts = f"{len(first.tasks)} {split} prompts"
     contenders = [Contender(s.short_name, s.pass_rate.mean, s.is_sft) for s in settings]
     caveat = f" {first.caveat.capitalize()}." if first.caveat else ""
-    starts = sum(setting.is_sft for setting in settings)
     return ComparedGroup(
         title=f"{recipes_of(rows)}: {prompts} of {len({*first.tasks})} tasks ({endpoint})",
         split=split,
         conclusion=conclusion(contenders, f"passes {{}} of {prompts}", comparison) + caveat,
         note=selection_note(settings, split),
-        gain_title=("", "over SFT", "over best SFT")[min(starts, 2)],
+        gain_title=gain_title(settings),
         tasks_drawn=first.tasks_drawn,
         settings=settings,
         common_settings=common_settings(models),
@@ -159,9 +158,10 @@ def mark_differences(settings: list[ComparedSetting], comparison: Comparison) ->
     their KL."""
     choices = [i for i, setting in enumerate(settings) if not setting.is_sft]
     starts = [i for i, setting in enumerate(settings) if setting.is_sft]
-    for i in choices if starts else []:
-        settings[i].gain_over_sft = comparison.uncorrected(starts[0], i)
-        settings[i].mark = comparison.corrected(starts[0], i).word("better", "worse", "")
+    if starts:
+        for i in choices:
+            settings[i].gain_over_sft = comparison.uncorrected(starts[0], i)
+            settings[i].mark = comparison.corrected(starts[0], i).word("better", "worse", "")
     if choices[0] == 0:
         for i in comparison.rivals(0, choices):
             settings[i].is_rival = True
@@ -217,6 +217,13 @@ def recipes_of(rows: list[Row]) -> str:
     for row in rows:
         recipes |= {word for word in arguments_of(row.command) if word.startswith("recipe=")}
     return ", ".join(sorted(recipes)) or "the default recipe"
+
+
+def gain_title(settings: list[ComparedSetting]) -> str:
+    starts = [setting for setting in settings if setting.is_sft]
+    if not starts:
+        return ""
+    return "over SFT" if len(starts) == 1 else "over best SFT"
 
 
 def selection_note(settings: list[ComparedSetting], split: str) -> str:

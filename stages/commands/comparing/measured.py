@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from operator import attrgetter
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from stages.commands.node_settings import Nodes, lineage, lineage_settings, without_seeds
 from stages.config.blocks.training import OBJECTIVES
+from stages.config.errors import UserError
 from stages.evaluation.outcomes import (
     OUTSIDE,
     VIEWS,
@@ -22,7 +24,7 @@ from stages.evaluation.outcomes import (
 )
 from stages.store.manifest import Manifest
 from stages.store.records import Example, content_id, load
-from stages.store.sealed_json import Damaged, load_json, require_keys, warn_once
+from stages.store.sealed_json import load_json, require_keys
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ ADAPTER_BACKWARD = 2
 ELSEWHERE = "openai"  # the sampler whose model runs on a server
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """A model in an evaluation. `role`: `sft` of the model that the policy was trained from. `fingerprint`: the
     evaluation's. `prompts`: the split, the endpoint, and which prompts these are. `settings`: of all nodes that it was
@@ -57,71 +59,75 @@ class Row:
 
 
 def measured_rows(store: Store, nodes: Nodes, chosen: set[str] | None) -> list[Row]:
-    """Return all models but the base of every intact evaluation in `chosen`, fingerprints of nodes; None: of every one
-    in the store. Of equal models the last counts."""
-    examples_of = cache(partial(read_examples, store, nodes))
-    latest_rows = dict[tuple[Any, ...], Row]()
-    for key, (folder, manifest) in nodes.items():  # oldest first
-        is_chosen = chosen is None or key[1] in chosen
-        if key[0] != "eval" or not is_chosen or not is_intact(store, nodes, key):
+    """Return all models but the base of every evaluation in `chosen`, fingerprints of nodes; None: of every one in the
+    store. Of equal models the last counts. What cannot be compared is left out, with its reason in the log."""
+    examples_of = cache(partial(read_examples, store, nodes))  # evaluations share their data
+    latest = dict[tuple[Any, ...], Row]()
+    for (stage, fingerprint), (folder, manifest) in nodes.items():  # oldest first
+        if stage != "eval" or (chosen is not None and fingerprint not in chosen):
             continue
-        results = load_json(folder / "results.json", require_keys("models", "primary"))
-        start = "policy" if manifest["inputs"]["policy"]["stage"] == "sft" else "sft"
-        if not results["primary"] or start not in results["models"]:
-            verdict = results["verdict"]
-            log.info("eval %s is left out, as it has no pass rates of SFT: %s", key[1], verdict)
-            continue
-        examples = dict[str, Example]()
-        for name in ("data", "outside"):
-            if name in manifest["inputs"]:
-                examples |= examples_of(input_key(manifest, name))
-        table = compared_table(folder, examples, results["endpoint"])
-        if table is None:
-            log.info("eval %s is left out, as its prompts are deleted or damaged.", key[1])
+        try:
+            results, table = read_evaluation(store, folder, manifest, examples_of)
+        except UserError as error:
+            log.warning("warning: eval %s is left out: %s", fingerprint, error)
             continue
         for name in results["models"]:
-            if name in ("base", "other"):
-                continue
-            row = read_row(nodes, key, name, name == start, results, table)
-            # a model may be the policy here and an arm there
-            answers = input_key(manifest, f"answer_{name}")
-            latest_rows[row.prompts, row.role == "sft", answers] = row
-    return list(latest_rows.values())
+            if name not in ("base", "other"):
+                row = read_row(nodes, manifest, name, results, table)
+                # a model may be the policy here and an arm there
+                answers = input_key(manifest, f"answer_{name}")
+                latest[row.prompts, row.role == "sft", answers] = row
+    return list(latest.values())
 
 
-def compared_table(folder: Path, examples: dict[str, Example], endpoint: str) -> Table | None:
-    """Return an evaluation's outcomes on the prompts of its endpoint; None if the examples lack a prompt."""
+def start_of(manifest: Manifest) -> str:
+    """Return the name of the model that an evaluation's others start from: with align=none, SFT is the policy."""
+    return "policy" if manifest["inputs"]["policy"]["stage"] == "sft" else "sft"
+
+
+def read_evaluation(
+    store: Store,
+    folder: Path,
+    manifest: Manifest,
+    examples_of: Callable[[Key], dict[str, Example]],
+) -> tuple[dict[str, Any], Table]:
+    """Return the results of an evaluation, and all outcomes on the prompts of its endpoint. Raise UserError if its files
+    or prompts are damaged or deleted, or if it has no pass rates of SFT."""
+    store.verify(folder, weights=False)
+    results = load_json(folder / "results.json", require_keys("models", "primary"))
+    if not results["primary"] or start_of(manifest) not in results["models"]:
+        raise UserError(f"it has no pass rates of SFT: {results['verdict']}")
+    examples = dict[str, Example]()
+    for role in ("data", "outside"):
+        if role in manifest["inputs"]:
+            examples |= examples_of(input_key(manifest, role))
     outcomes = sorted(load(folder / "outcomes.parquet", Outcome), key=attrgetter("prompt_id"))
     if any(outcome.prompt_id not in examples for outcome in outcomes):
-        return None
-    table = average_runs([outcomes], examples)
+        raise UserError("its prompts are not in its data")
+    table, endpoint = average_runs([outcomes], examples), results["endpoint"]
     if endpoint in VIEWS:
-        return table.group(*VIEWS[endpoint])
-    return table.by("task")[endpoint.removeprefix(OUTSIDE)]  # a labelled set of the user's
+        return results, table.group(*VIEWS[endpoint])
+    return results, table.by("task")[endpoint.removeprefix(OUTSIDE)]  # a set of the user's
 
 
-def is_intact(store: Store, nodes: Nodes, key: Key) -> bool:
-    """Return whether a node is in the store with intact files, and warn if they are not."""
+def read_examples(store: Store, nodes: Nodes, key: Key) -> dict[str, Example]:
+    """Return the prompts of a node by id. Raise UserError if they are damaged, deleted or of another version."""
     if key not in nodes:
-        return False
-    try:
-        store.verify(nodes[key][0], weights=False)
-    except Damaged as error:
-        warn_once(f"{nodes[key][0]} is left out: {error}")
-        return False
-    return True
+        raise UserError(f"its prompts, {' '.join(key)}, are deleted")
+    folder, _ = nodes[key]
+    store.verify(folder, weights=False)
+    return {example.id: example for example in load(folder / "examples.parquet", Example)}
 
 
 def read_row(
-    nodes: Nodes, key: Key, name: str, is_start: bool, results: dict[str, Any], table: Table
+    nodes: Nodes, manifest: Manifest, name: str, results: dict[str, Any], table: Table
 ) -> Row:
-    """Return a model of an evaluation with its figures. `is_start`: the policy was trained from it."""
-    manifest = nodes[key][1]
+    """Return a model of an evaluation with its figures."""
+    is_start = name == start_of(manifest)
     model = input_key(manifest, name)
     ancestors = lineage(nodes, input_key(manifest, f"answer_{name}"), model)
-    answers = [m for m in lineage(nodes, key) if m["stage"] == "answer"]
-    split = answers[0]["settings"]["split"] if answers else "held-out"  # they may be deleted
     checks = [(e.id, *map(vars, e.checks)) for e in table.prompts]
+    prompts = content_id(results["shown_on"], checks)
     kl = 0.0 if is_start else results["kl"][name]["per_token"]
     benchmarks = dict[str, float]()
     for row in results.get("benchmarks", []):
@@ -129,9 +135,9 @@ def read_row(
     return Row(
         role="sft" if is_start else name,
         title=str(results["models"][name]),
-        fingerprint=key[1],
+        fingerprint=manifest["fingerprint"],
         command=manifest["command"],
-        prompts=(split, results["endpoint"], content_id(results["shown_on"], checks)),
+        prompts=(split_of(nodes, manifest), results["endpoint"], prompts),
         tasks=[e.task for e in table.prompts],
         tasks_drawn=speaks_for_other_tasks(table.prompts),
         caveat=results["primary"].get("note", ""),
@@ -149,13 +155,13 @@ def read_row(
     )
 
 
-def retained_claims(results: dict[str, Any]) -> str:
-    """Return how many claims of retention hold for the policy: `2 of 3`, or `–` without any."""
-    retention = results.get("retention")
-    if not retention:
-        return "–"
-    holds = [claim["holds"] for claim in retention.get("claims", [])]
-    return f"{sum(holds)} of {len(holds)}"
+def split_of(nodes: Nodes, manifest: Manifest) -> str:
+    """Return the split of an evaluation's prompts."""
+    for role in manifest["inputs"]:
+        answers = nodes.get(input_key(manifest, role))  # they may be deleted
+        if role.startswith("answer_") and answers:
+            return str(answers[1]["settings"]["split"])
+    return "held-out"
 
 
 def input_key(manifest: Manifest, role: str) -> Key:
@@ -163,16 +169,13 @@ def input_key(manifest: Manifest, role: str) -> Key:
     return entry["stage"], entry["fingerprint"]
 
 
-def read_examples(store: Store, nodes: Nodes, key: Key) -> dict[str, Example]:
-    """Return the prompts of a node by id; none if the node is missing, damaged or from another version."""
-    if not is_intact(store, nodes, key):
-        return {}
-    try:
-        examples = load(nodes[key][0] / "examples.parquet", Example)
-    except Damaged as error:
-        log.warning("warning: %s", error)
-        return {}
-    return {example.id: example for example in examples}
+def retained_claims(results: dict[str, Any]) -> str:
+    """Return how many claims of retention hold for the policy: `2 of 3`, or `–` without any."""
+    retention = results.get("retention")
+    if not retention:
+        return "–"
+    holds = [claim["holds"] for claim in retention.get("claims", [])]
+    return f"{sum(holds)} of {len(holds)}"
 
 
 def training_flops(manifests: list[Manifest]) -> float:

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rich.table import Table
-
 from stages.commands.planning.peak import (
     expected_parts,
     longest_row,
@@ -19,7 +17,7 @@ from stages.commands.planning.peak import (
     uses_gpu,
 )
 from stages.commands.planning.rows import expected_rows, repeats
-from stages.commands.result import Result, print_parts
+from stages.commands.result import Result, new_table, print_parts
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import GRPO, SFT, Reference, Training
@@ -60,9 +58,7 @@ class CalculatedPlan(Result):
     warnings: list[str] = field(default_factory=list)
 
     def show(self) -> None:
-        table = Table("node", box=None, header_style="bold", pad_edge=False)
-        for title in (*MEMORY, "hours"):
-            table.add_column(title, justify="right", no_wrap=True)
+        table = new_table("node", numbers=(*MEMORY, "hours"))
         for node in self.nodes:
             gibs = [f"{size / 2**30:.1f}" if size else "" for size in node.memory.values()]
             table.add_row(node.name.replace("_", " "), *gibs, hours_text(node.hours))
