@@ -5,7 +5,6 @@ Of row files only the first rows are read, except for people's answers and known
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.data import Data, OneSource, Source
@@ -97,37 +96,27 @@ def read_first_rows(source: Source, key: str, purpose: str, own_reader: bool) ->
 def require_known(node: Node, store: Store) -> None:
     """Raise UserError if `label.known` has a line that is not a row of audit.jsonl, or no known label."""
     known = node.config.known
-    if not known or not plugins.user_path(known).is_file():
+    if not known or not plugins.user_path(known).is_file():  # else `source_files.pin` reports it
         return
     from stages.evaluation.reliability import read_known_words
 
-    require_readable(plugins.user_path(known), "label.known")
     if not read_known_words(plugins.user_path(known)):
         raise UserError(f"label.known={known}: every `known` in it is empty. Fill some in.")
 
 
 def require_answered(node: Node, store: Store) -> None:
-    """Raise UserError if the file of people's answers has none."""
+    """Raise UserError if the file of people's answers does not exist or has no answers."""
     people = node.config.asks
     if people is None or not people.answered:
         return
     from stages.labelers.people import answer_rows
 
+    setting = f"{people.block}.answered={people.answered}"
     file = plugins.user_path(people.answered)
-    require_readable(file, f"{people.block}.answered")
-    for _, answer in answer_rows.parse_answers(file):
-        if answer:
-            return
-    raise UserError(
-        f"{people.block}.answered={file}: has no answers. Fill in its empty fields, or leave it out."
-    )
-
-
-def require_readable(file: Path, key: str) -> None:
-    try:
-        file.open("rb").close()
-    except OSError as error:
-        raise UserError(f"{key}={file}: {error.strerror}. Name a file that can be read.") from error
+    if not file.is_file():
+        raise UserError(f"{setting}: the file does not exist. Correct the path.")
+    if not any(answer for _, answer in answer_rows.parse_answers(file)):
+        raise UserError(f"{setting}: has no answers. Fill in its empty fields, or leave it out.")
 
 
 Check = Callable[[Node, Store], None]
@@ -217,9 +206,11 @@ def try_own_labelers(cfg: Config, missing: Sequence[Node], store: Store) -> None
             # an ensemble's members are nodes of their own, and its block does not have their files
             if isinstance(part, OwnLabeler) and part.own:
                 own_parts[repr(part.own)] = part
-    for part in own_parts.values():
-        from stages.labelers.own import try_own_labeler
+    if not own_parts:
+        return
+    from stages.labelers.own import try_own_labeler
 
+    for part in own_parts.values():
         with name_block(part.block):
             try_own_labeler(part.own)
 
