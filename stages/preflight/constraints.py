@@ -20,7 +20,6 @@ from stages.preflight import (
     sources,
     user_files,
 )
-from stages.store import plugins
 
 
 def validate_config(cfg: Config) -> None:
@@ -32,7 +31,6 @@ def validate_config(cfg: Config) -> None:
     )
     checks: list[Callable[[Config], None]] = [
         validate_combinations,
-        validate_words,
         sources.validate_sample,
         validate_labels,
         servers.validate_endpoints,
@@ -61,14 +59,6 @@ def validate_config(cfg: Config) -> None:
         capacity.validate_model,
     ]
     check_all(partial(check, cfg) for check in checks)
-
-
-def validate_words(cfg: Config) -> None:
-    """Raise UserError for unknown words that name files: task families and stages."""
-    # With data.own the names of user-defined families are not read yet.
-    if cfg.data.tasks and not cfg.data.own:
-        require_known("data.tasks.families", cfg.data.tasks.families, plugins.family_names())
-    require_known("plan.tokens", cfg.plan.tokens, [*Target])
 
 
 def validate_own_parts(cfg: Config) -> None:

@@ -21,12 +21,10 @@ from stages.config.blocks.training import OBJECTIVES, LoRA
 from stages.config.errors import UserError
 from stages.config.schema import GROUPS, OPTIONS, Config
 from stages.preflight import capacity, constraints
-from stages.store import plugins
-from stages.tasks.generator import known_families
 from tests.helpers import TINY, composed, refused, settings
 
 NUMBERS = {int, float}
-# Words that `constraints.validate_config` checks: they are the names of files in the rooms, or of functions in those.
+# Words that `constraints.validate_config` or the first stage checks: names of files in the packages, or of functions there.
 IN_ROOMS = [
     "stage",
     "sample.sampler",
@@ -369,7 +367,6 @@ REFUSED = [
     ),
     ("data.tasks.sft=0", "Raise data.tasks.sft"),
     ("data.tasks.preference=0", "Raise data.tasks.preference"),
-    ("data.tasks.families=[sentimnt]", "Did you mean 'sentiment'?"),
     ("sample.candidates_per_prompt=1", "sample.candidates_per_prompt=1: a pair needs"),
     ("sample.temperatures=[nan]", "sample.temperatures=nan: the value must be"),
     ("sample.temperatures=[0]", "sample.temperatures=[0.0] is greedy"),
@@ -499,7 +496,3 @@ def test_several_values_are_told_what_they_may_be() -> None:
     assert spelling.several_values_message("label.path=a,b").endswith(
         "for one text, write 'label.path=\"a,b\"'"
     )
-
-
-def test_families_are_listed_without_being_imported() -> None:
-    assert plugins.family_names() == list(known_families())

@@ -24,7 +24,7 @@ from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import GRPO, SFT, Reference, Training
 from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Reads, Sharding
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.hardware import memory
 from stages.hardware.model_shape import ModelShape
 from stages.store.node import Node
@@ -158,7 +158,8 @@ def remedies(shape: ModelShape, block: object, row: float) -> Iterator[tuple[str
 
 def expected_tokens(cfg: Config, node: Node, store: Store, history: RunHistory) -> float:
     """Return the tokens that a node reads or generates: of `plan.tokens`, else by its settings; nan without both."""
-    if named := cfg.plan.tokens.get("dpo" if node.stage == "reference" else node.stage):
+    stage = Target.dpo if node.stage == Target.reference else Target(node.stage)
+    if named := cfg.plan.tokens.get(stage):
         return named * float(getattr(node.config, "epochs", 1))
     if (
         not reads_tokens(node.stage, node.settings)
