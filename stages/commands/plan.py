@@ -24,7 +24,7 @@ from stages.config.blocks.training import OBJECTIVES, Training
 from stages.config.errors import visible
 from stages.config.schema import Config
 from stages.hardware import machine
-from stages.preflight.constraints import EVALUATING, untested_message
+from stages.preflight.evaluation_settings import EVALUATING, untested_message
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store

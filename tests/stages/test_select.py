@@ -241,7 +241,7 @@ def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_
         (["sft.demonstrations=selected", "sft=none"], "sft=none trains nothing"),
         (
             ["control=true", "sft.adapter=lora", "dpo.adapter=continued"],
-            "control=true needs a dpo.adapter other",
+            "control=true needs another dpo.adapter",
         ),
     ],
 )

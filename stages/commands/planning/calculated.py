@@ -22,7 +22,7 @@ from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import GRPO, SFT, Reference, Training
 from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Reads, Sharding
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.hardware import memory
 from stages.hardware.model_shape import ModelShape
 from stages.store.node import Node
@@ -155,7 +155,8 @@ def expected_tokens(cfg: Config, node: Node, store: Store) -> float:
     """Return the tokens that a node reads, of `plan.tokens`, or the most that it generates by its settings; nan without
     both."""
     block = node.config
-    named = cfg.plan.tokens.get("dpo" if node.stage == "reference" else node.stage)
+    stage = Target.dpo if node.stage == Target.reference else Target(node.stage)
+    named = cfg.plan.tokens.get(stage)
     if named:
         return named * float(getattr(block, "epochs", 1))
     if isinstance(block, Sample | Answer):
