@@ -178,7 +178,7 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("eval/judged=reward_model",), "eval.judged.path=FOLDER"),
         (
             ("control=false", "eval/judged=human", "eval.judged.against=[control]"),
-            "eval.judged.against[0]=control: there is no such file or folder",
+            "eval.judged.against[0]=control: not in this run. Use base",
         ),
         (
             (
@@ -190,7 +190,7 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         ),
         (
             ("eval/judged=human", "eval.judged.against=[sft,sft]"),
-            "eval.judged.against[1]=sft: name other models than the policy, each once",
+            "eval.judged.against[1]=sft is named twice",
         ),
         (
             ("eval/judged=human", "eval.judged.against=[policy]"),
