@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
-from stages.config.blocks.evaluation import Compared
-from stages.config.choices import Align
+from stages.config.blocks.evaluation import REFERENCE, Compared
+from stages.config.choices import Align, Role
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
 
@@ -71,7 +71,22 @@ def validate_judged(cfg: Config) -> None:
         raise UserError(
             "eval.judged.members: the compared prompts have no checks. Leave verifier out."
         )
+    roles = compared_roles(cfg)
+    for i, name in enumerate(judged.against):
+        if name in list(Role) and name not in roles:
+            raise UserError(
+                f"eval.judged.against[{i}]={name}: not in this run. Use {', '.join(roles)} or a folder."
+            )
     if not (judged.source or cfg.tested or cfg.holds_out):
         raise UserError(
             "eval.judged has no prompts. Name a file of them: 'eval.judged.source=[{path: FILE}]'."
         )
+
+
+def compared_roles(cfg: Config) -> list[str]:
+    """Return the models of this run with which the policy can be compared, and the reference answers."""
+    if cfg.align is not Align.none:
+        controls = [name for name in (Role.control, Role.control_pairs) if vars(cfg)[name]]
+        return [Role.base, Role.sft, *controls, *cfg.arms, REFERENCE]
+    # else the policy is SFT, or the base model itself
+    return [Role.base, Role.sft, REFERENCE] if cfg.sft.train else [Role.sft, REFERENCE]

@@ -48,12 +48,18 @@ def validate_demonstrations(cfg: Config) -> None:
             f"data.tasks.open_sft={cfg.data.generated['open_sft']}: open requests have no reference answers. Set "
             "sft.demonstrations=null: the base model answers them, and the best answers are kept."
         )
-    if demonstrations is Demonstrations.selected and not cfg.label.scores_alone:
+    if demonstrations is not Demonstrations.selected:
+        return
+    if not cfg.sft.train:
+        raise UserError(
+            "sft.demonstrations=selected: sft=none trains nothing. Set sft.demonstrations=given."
+        )
+    if not cfg.label.scores_alone:
         raise UserError(
             f"sft.demonstrations=selected needs scores of single answers, which label={cfg.label.labeler} does not "
             "give. Use label=verifier, or label=judge label.kind=pointwise."
         )
-    if demonstrations is Demonstrations.selected and cfg.label.by_reward:
+    if cfg.label.by_reward:
         raise UserError(
             "sft.demonstrations=selected needs a labeler before SFT, and this run trains its reward model after SFT. "
             "Name a trained one: label.path=FOLDER."

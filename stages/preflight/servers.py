@@ -89,7 +89,7 @@ def validate_endpoints(cfg: Config) -> None:
 
 def refuse_key(key: str, endpoint: Endpoint) -> None:
     """Raise UserError for a secret in an endpoint's address or requests, also one that another setting or the
-    environment filled in. Of an address, queries and fragments may be one."""
+    environment filled in. A query or a fragment of an address may be one."""
     secret = os.environ.get(endpoint.api_key_env or "", "").strip()
     is_secret = len(secret) >= SHORTEST_KEY
     base_url = str(endpoint.base_url)

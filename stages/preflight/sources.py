@@ -56,6 +56,7 @@ def validate_audit(cfg: Config) -> None:
 def validate_local(key: str, source: Source) -> None:
     """Raise UserError for a file of this machine with keys of a hub dataset."""
     is_of_hub = source.revision or source.subset or source.hub_split != Source.hub_split
+    # of a file of labels, the command line refuses these keys if they are typed
     if is_of_hub and key != "label" and is_local(source.path, f"{key}.path"):
         raise UserError(
             f"{key}.path={source.path} is a local path. Leave revision, subset and hub_split out."

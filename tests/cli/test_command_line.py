@@ -193,6 +193,10 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
             "eval.judged.against[1]=sft is named twice",
         ),
         (
+            ("eval/judged=human", "eval.judged.against=[policy]"),
+            "eval.judged.against[0]=policy: ",
+        ),
+        (
             ("eval/judged=human", "eval.judged.against=[no/such/folder]"),
             "eval.judged.against[0]=no/such/folder",
         ),

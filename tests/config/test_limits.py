@@ -112,10 +112,10 @@ OF_LABELERS += ["human.instructions", "human.reasons", "human.answered", "human.
 NAMES += [f"{block}.{key}" for block in ("label", "eval.judged") for key in OF_LABELERS]
 MAPPINGS = {  # and who looks into them
     "model.config": "model_shape",
-    "plan.tokens": "calculated",
+    "plan.tokens": "its type",
     "sft.template.arguments": "chat_templates.require_arguments",
     "data.file.splits": "as of data.sources",
-    "reward.source.splits": "constraints.rewarded",
+    "reward.source.splits": "run_inputs.validate_reward",
     "data.file.columns": "as of data.sources",
     "reward.source.columns": "column_mapping",
     "data.file.labels": "as of data.sources",
@@ -123,7 +123,7 @@ MAPPINGS = {  # and who looks into them
     "data.own.options": "plugins.fitting",
     "sample.own.options": "plugins.fitting",
     "label.own.options": "plugins.fitting",
-    "data.sources.splits": "sources.validate_shares",
+    "data.sources.splits": "Source.check_keys",
     "data.sources.columns": "column_mapping",
     "data.sources.labels": "formats, as the labels of a file",
     "label.columns": "column_mapping",

@@ -118,10 +118,8 @@ class Compared(Judged):
                 "eval.judged.against is empty. [sft] compares the policy's answers with those of SFT."
             )
         for i, name in enumerate(self.against):
-            if name == Role.policy or name in self.against[:i]:
-                raise UserError(
-                    f"eval.judged.against[{i}]={name}: name other models than the policy, each once."
-                )
+            if name in self.against[:i]:
+                raise UserError(f"eval.judged.against[{i}]={name} is named twice. Name it once.")
         for i, source in enumerate(self.source):
             if source.splits or source.check:
                 raise UserError(
