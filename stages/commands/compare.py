@@ -50,8 +50,9 @@ def run(cfg: Config, store: Store, *_: object) -> CompareResult:
     if not groups:
         raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
     page = store.root / PAGE
-    written = safe_files.write_if_allowed(page, render_page(groups))
-    return CompareResult(groups, page if written else None)
+    if safe_files.write_if_allowed(page, render_page(groups)):
+        return CompareResult(groups, page)
+    return CompareResult(groups, None)
 
 
 def published_nodes(store: Store) -> Nodes:

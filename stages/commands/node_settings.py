@@ -125,7 +125,9 @@ def joint_name(keys: list[str]) -> str:
     if len(keys) <= 3:
         return "=".join(keys)
     names = {key.rpartition(".")[2] for key in keys}
-    return names.pop() if len(names) == 1 else f"{keys[0]} and {len(keys) - 1} more"
+    if len(names) == 1:
+        return names.pop()
+    return f"{keys[0]} and {len(keys) - 1} more"
 
 
 def most_common(values: Column) -> str | None:
@@ -138,6 +140,9 @@ def settings_text(settings: dict[str, str]) -> str:
     """Return settings as `dpo.beta=0.05, dpo.seed=sft.seed=1`."""
     texts = []
     for key, value in settings.items():
-        short = value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
-        texts.append(f"{key}={short}")
+        texts.append(f"{key}={shortened(value, LONGEST)}")
     return ", ".join(texts)
+
+
+def shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -131,7 +131,7 @@ def test_compare_and_cards_read_the_same_list(five: tuple[Path, dict[str, Node]]
     row_by_role = {row.role: row for row in rows}
     assert [*row_by_role] == ["sft", "control", "grpo", "policy"]
     results = json.loads((store.folder(nodes_by_run["eval"]) / "results.json").read_text())
-    assert row_by_role["policy"].rate == results["primary"]["policy"]["mean"]
+    assert row_by_role["policy"].passed.mean() == results["primary"]["policy"]["mean"]
     card = export.evaluation_section(results, 0.9)
     assert "with 90% intervals" in card
     assert "|  | prompts | Base" in card

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.commands.comparing.measured import Row
-from stages.commands.node_settings import ABSENT, most_common, settings_text, varying
+from stages.commands.node_settings import ABSENT, most_common, settings_text, shortened, varying
 from stages.config.installation import arguments_of
 from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
 from stages.evaluation.intervals import Interval
@@ -44,7 +44,7 @@ class ComparedSetting:
 
     @property
     def short_name(self) -> str:
-        return self.name if len(self.name) <= NAMED else f"{self.name[:NAMED]}…"
+        return shortened(self.name, NAMED)
 
     def is_beaten_by(self, other: "ComparedSetting") -> bool:
         """Return whether another setting is better in rate or KL, and not worse in either."""
@@ -91,11 +91,10 @@ def compare_group(rows: list[Row]) -> ComparedGroup:
     split, endpoint, _ = first.prompts
     prompts = f"{len(first.tasks)} {split} prompts"
     contenders = [Contender(s.short_name, s.pass_rate.mean, s.is_sft) for s in settings]
-    caveat = f" {first.caveat.capitalize()}." if first.caveat else ""
     return ComparedGroup(
         title=f"{recipes_of(rows)}: {prompts} of {len({*first.tasks})} tasks ({endpoint})",
         split=split,
-        conclusion=conclusion(contenders, f"passes {{}} of {prompts}", comparison) + caveat,
+        conclusion=conclusion(contenders, f"passes {{}} of {prompts}", comparison) + first.caveat,
         note=selection_note(settings, split),
         gain_title=gain_title(settings),
         tasks_drawn=first.tasks_drawn,
@@ -221,9 +220,9 @@ def recipes_of(rows: list[Row]) -> str:
 
 def gain_title(settings: list[ComparedSetting]) -> str:
     starts = [setting for setting in settings if setting.is_sft]
-    if not starts:
-        return ""
-    return "over SFT" if len(starts) == 1 else "over best SFT"
+    if len(starts) > 1:
+        return "over best SFT"
+    return "over SFT" if starts else ""
 
 
 def selection_note(settings: list[ComparedSetting], split: str) -> str:

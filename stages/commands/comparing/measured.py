@@ -128,7 +128,12 @@ def read_row(
     ancestors = lineage(nodes, input_key(manifest, f"answer_{name}"), model)
     checks = [(e.id, *map(vars, e.checks)) for e in table.prompts]
     prompts = content_id(results["shown_on"], checks)
-    kl = 0.0 if is_start else results["kl"][name]["per_token"]
+    kl = 0.0
+    if not is_start:
+        kl = max(kl, results["kl"][name]["per_token"])  # an estimate may be below 0
+    caveat = results["primary"].get("note", "")
+    if caveat:
+        caveat = f" {caveat.capitalize()}."
     benchmarks = dict[str, float]()
     for row in results.get("benchmarks", []):
         benchmarks[f"{row['task']} {row['metric']} ({row['prompts']})"] = row[name]["mean"]
@@ -140,11 +145,11 @@ def read_row(
         prompts=(split_of(nodes, manifest), results["endpoint"], prompts),
         tasks=[e.task for e in table.prompts],
         tasks_drawn=speaks_for_other_tasks(table.prompts),
-        caveat=results["primary"].get("note", ""),
+        caveat=caveat,
         settings=without_seeds(lineage_settings(ancestors)),
         passed=table.passed[:, table.roles.index(name)],
         figures={
-            "kl": max(0.0, kl),  # an estimate may be below 0
+            "kl": kl,
             "mean_tokens": results["mean_tokens"][name],
             "stop_rate": results["stop_rate"][name],
             "seconds": sum(m["wall_seconds"] for m in ancestors),

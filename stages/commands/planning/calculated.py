@@ -87,7 +87,9 @@ def calculate(cfg: Config, nodes: dict[str, Node], store: Store) -> CalculatedPl
     ]
     planned = list[CalculatedNode]()
     for name, node in nodes.items():
-        shape = model_shape(node, nodes, store) if uses_gpu(node) else None
+        if not uses_gpu(node):
+            continue
+        shape = model_shape(node, nodes, store)
         if shape is None:
             continue
         row = longest_row(node, nodes)
@@ -126,7 +128,9 @@ def way_out(shape: ModelShape, block: object, row: float, capacity: float) -> st
     for way, smaller in smaller_trainings(block):
         if sum(training_parts(shape, smaller, row, "cuda")) <= capacity * 1e9:
             ways.append(way)
-    return f"It would with {' or with '.join(ways[:2])}" if ways else "Use a GPU with more memory"
+    if not ways:
+        return "Use a GPU with more memory"
+    return f"It would with {' or with '.join(ways[:2])}"
 
 
 def smaller_trainings(block: object) -> Iterator[tuple[str, Training]]:

@@ -55,19 +55,17 @@ class Forecast:
             earlier = nearest_earlier(node, self.store)
             self.measured[node.fingerprint] = earlier.seconds if earlier else math.nan
         measured = self.measured[node.fingerprint]
-        return self.unit * self.work(node) if math.isnan(measured) else measured
+        if math.isnan(measured):
+            return self.unit * self.work(node)
+        return measured
 
     def work(self, node: Node) -> float:
         """Return what a node costs in rows that SFT trains; 0 if it runs no model."""
         if node.stage not in COSTS or not getattr(node.config, "train", True):
             return 0.0
         rows = expected_rows(node, self.store)
-        if math.isnan(rows):
-            rows = PAIRS * self.prompts(node)
+        pools = [each for each in node.lineage if each.stage == "sample"]
+        if math.isnan(rows) and pools:  # its pairs are not made yet
+            rows = PAIRS * expected_prompts(pools[-1], self.store)
         start, row = COSTS[node.stage]
         return start + row * rows * repeats(node)
-
-    def prompts(self, node: Node) -> float:
-        """Return the prompts whose candidates become a node's pairs."""
-        pools = [each for each in node.lineage if each.stage == "sample"]
-        return expected_prompts(pools[-1], self.store) if pools else math.nan

@@ -41,8 +41,9 @@ def longest_row(node: Node, nodes: dict[str, Node]) -> float:
         mean = OF_MAX_LENGTH * nodes["sft"].config.max_length
     if not isinstance(block, Training):
         return LONGEST * mean
-    is_packed = isinstance(block, SFT) and block.packing
-    return block.max_length if is_packed else min(LONGEST * mean, block.max_length)
+    if isinstance(block, SFT) and block.packing:
+        return block.max_length
+    return min(LONGEST * mean, block.max_length)
 
 
 def uses_gpu(node: Node) -> bool:
