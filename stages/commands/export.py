@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
-from jinja2 import Environment, PackageLoader
 
+from stages.commands.documents import render
 from stages.config.choices import ExportFormat
 from stages.config.errors import UserError, visible
 from stages.config.schema import Export
@@ -99,15 +99,6 @@ def escape_cell(text: str) -> str:
     return " ".join(re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", text).split())
 
 
-def render(template: str, **values: Any) -> str:
-    """Return the Markdown of a template beside this module."""
-    cards = Environment(
-        loader=PackageLoader("stages", "commands"), trim_blocks=True, keep_trailing_newline=True
-    )
-    functions = {"Interval": Interval, "cell": escape_cell, "signed": signed}
-    return cards.get_template(template).render(values | functions)
-
-
 def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store) -> None:
     """Export a model, or a dataset of several nodes. The card of a pushed model has the results of its evaluation."""
     if cfg.format is ExportFormat.dataset:
@@ -139,7 +130,7 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
 
 def evaluation_section(results: dict[str, Any], level: float) -> str:
     """Return the section of a model card with the results of an evaluation. `level`: of its intervals."""
-    return render("evaluation.md.jinja", level=level, **results)
+    return render("evaluation.md.jinja", level=level, Interval=Interval, **results)
 
 
 def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:
@@ -263,6 +254,8 @@ def dataset_card(
     nodes = {m["fingerprint"]: f"{m['stage']} {m['fingerprint']}" for m in manifests}
     text = render(
         "dataset_card.md.jinja",
+        cell=escape_cell,
+        signed=signed,
         header=header.to_yaml(),
         title=title,
         tables=tables,

@@ -16,10 +16,6 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-WORDS = {
-    True: "are removed",
-    False: "are not needed by a report, a sweep, a comparison or a latest link. gc.remove=true removes them",
-}
 LEFT = re.compile(r"([0-9a-f]{12})\.(partial|replaced|pulled)")
 
 
@@ -33,37 +29,38 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     if not cfg.gc.remove:
         return list_unreached(store, remove=False)
     with locks.hold_store_alone(store.root) as is_alone:
-        # a child that survived its parent still builds its node
-        built = [lock.name for lock in store.root.glob("cache/locks/*-*") if locks.is_held(lock)]
-        if built or not is_alone:
-            work = (
-                f"{built[0].replace('-', ' ', 1)} is being built" if built else "a command uses it"
-            )
-            raise UserError(
-                f"gc.remove=true: nothing is removed from {store.root}, as {work}. Try again later."
-            )
+        work = "" if is_alone else "a command uses it"
+        for lock in store.root.glob("cache/locks/*-*"):
+            if locks.is_held(lock):  # perhaps by a child that survived its parent
+                work = f"{lock.name.replace('-', ' ', 1)} is being built"
+        if work:
+            problem = f"gc.remove=true: nothing is removed from {store.root}, as {work}"
+            raise UserError(f"{problem}. Try again later.")
         list_unreached(store, remove=True)
 
 
 def list_unreached(store: Store, remove: bool) -> None:
     """List unneeded nodes and leftover folders, and remove them if `remove` is set."""
-    nodes = published_nodes(store)
     for folder in store.published_folders():
         if remove and not read_manifest(folder):
             refuse(f"{folder} cannot be read. Build it again, or delete its folder first")
+    nodes = published_nodes(store)
     named = names_in_sweeps(store, remove) | names_in_page(store)
     roots = [key for key in nodes if key[0] == "report" or key[1] in named]
     roots += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
     reached = {(m["stage"], m["fingerprint"]) for m in lineage(nodes, *roots)}
-    unreached = [folder for key, (folder, _) in nodes.items() if key not in reached]
-    unreached = sorted(folder for folder in unreached if not is_linked(folder))
+    unreached = sorted(folder for key, (folder, _) in nodes.items() if key not in reached)
+    unreached = [folder for folder in unreached if not is_linked(folder)]
     unreached += [folder for folder in leftover_folders(store) if is_ours(store, folder)]
+    done = "removed"
+    if not remove:
+        done = "that nothing needs, which gc.remove=true removes"
     for folder in unreached:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        log.info("%s  %.1f MiB%s", folder, size / 2**20, "  removed" if remove else "")
+        log.info("%s  %.1f MiB", folder, size / 2**20)
         if remove:
             remove_folder(folder)
-    log.info("%d nodes kept; %d folders %s.", len(reached), len(unreached), WORDS[remove])
+    log.info("%d nodes kept; %d folders %s.", len(reached), len(unreached), done)
     if store.mirror:
         store.mirror.collect(reached, remove)
 

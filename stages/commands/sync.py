@@ -7,14 +7,17 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.store.manifest import read_manifest
 from stages.store.store import Store
-from stages.store.workspace import Progress
 from stages.tracking.tracker import artifact_name
 from stages.tracking.wandb import CUT_OFF, LINKED, has_key, link_run, use_folder
+
+if TYPE_CHECKING:
+    import wandb
 
 log = logging.getLogger(__name__)
 
@@ -23,24 +26,29 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     """Send the offline runs under `outputs/cache/wandb` to `tracker.project`, then link every run with its inputs.
     Raise UserError without a key or a connection; or after all others were sent, if W&B refused some runs."""
     store.share_all()
-    if store.mirror and not has_key():
+    files = (store.root / "cache" / "wandb").resolve()
+    if store.mirror and not (has_key() and any(files.glob("*run-*"))):
         return
     if not has_key():
         raise UserError("stage=sync needs a W&B key. Set WANDB_API_KEY, or run `wandb login`.")
-    files = (store.root / "cache" / "wandb").resolve()
     use_folder(files)
-    if store.mirror and not any(files.glob("*run-*")):
-        return
     import wandb
 
     try:
-        project = f"{cfg.tracker.entity or wandb.Api().default_entity}/{cfg.tracker.project}"
+        api = wandb.Api()
+        entity = cfg.tracker.entity or api.default_entity
     except wandb.errors.Error as error:
         raise UserError(f"stage=sync: W&B cannot be reached ({error}). Try again later.") from error
-    runs = unsent_runs(store, files)
-    refused = send_runs(runs, project)
-    log.info("%s: %d runs sent.", project, len(runs) - len(refused))
-    refused += link_inputs(store, files, project)
+    unsent = unsent_runs(store, files)
+    if unsent:
+        place = ["--include-online", "--entity", entity, "--project", cfg.tracker.project]
+        # which prints progress and errors
+        line = [sys.executable, "-m", "wandb", "sync", *place, *map(str, unsent)]
+        subprocess.run(line, check=False)
+    refused = [run_id(run) for run in unsent if not is_sent(run)]
+    project = f"{entity}/{cfg.tracker.project}"
+    log.info("%s: %d runs sent.", project, len(unsent) - len(refused))
+    refused += link_inputs(store, files, project, api)
     if refused:
         raise UserError(
             f"stage=sync: W&B refused {len(refused)} runs, {refused[0]} first. Try again."
@@ -50,8 +58,10 @@ def run(cfg: Config, store: Store, *_: object) -> None:
 def unsent_runs(store: Store, files: Path) -> list[Path]:
     """Return the folders of finished runs that are not sent yet, the oldest first."""
     runs = list[Path]()
-    for run in sorted(run for run in files.glob("*run-*") if not is_sent(run)):
+    for run in sorted(files.glob("*run-*")):
         stage, fingerprint, _ = run_id(run).split("-")
+        if is_sent(run):
+            continue
         if store.is_locked(stage, fingerprint):
             log.info("%s %s is being built. Sync its run later.", stage, fingerprint)
         else:
@@ -69,46 +79,26 @@ def is_sent(run: Path) -> bool:
     return online or any(run.glob("*.wandb.synced"))
 
 
-def send_runs(runs: list[Path], project: str) -> list[str]:
-    """Run `wandb sync`, which prints progress and errors, and return the ids of runs that it did not send."""
-    entity, name = project.split("/")
-    place = ["--include-online", "--entity", entity, "--project", name]
-    if runs:
-        subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", *place, *map(str, runs)], check=False
-        )
-    return [run_id(run) for run in runs if not is_sent(run)]
-
-
-def link_inputs(store: Store, files: Path, project: str) -> list[str]:
+def link_inputs(store: Store, files: Path, project: str, api: "wandb.Api") -> list[str]:
     """Link the sent runs of published nodes with their inputs, and return the ids of runs for which that failed."""
     import wandb
 
-    linked, missing, failed = 0, set[str](), list[str]()
-    api = wandb.Api()
-    runs = [
-        run for run in sorted(files.glob("*run-*")) if is_sent(run) and not (run / LINKED).exists()
-    ]
-    with Progress(len(runs), "lineage", "run") as progress:
-        for run in runs:
-            stage, fingerprint, _ = run_id(run).split("-")
-            manifest = read_manifest(store.root / stage / fingerprint)
-            if manifest and run_id(run) in [
-                attempt["wandb_run"] for attempt in manifest["attempts"]
-            ]:
-                inputs = [artifact_name(**entry) for entry in manifest["inputs"].values()]
-                try:
-                    absent = link_run(api, run, f"{project}/{run_id(run)}", inputs)
-                except wandb.errors.Error as error:
-                    log.warning("warning: %s: %s", run_id(run), error)
-                    failed.append(run_id(run))
-                else:
-                    linked += not absent
-                    missing.update(absent)
-            progress.update()
-    log.info("%s: %d runs linked with their inputs.", project, linked)
+    missing = set[str]()
+    failed = list[str]()
+    for run in sorted(files.glob("*run-*")):
+        stage, fingerprint, _ = run_id(run).split("-")
+        manifest = read_manifest(store.root / stage / fingerprint)
+        if manifest is None or not is_sent(run) or (run / LINKED).exists():
+            continue
+        if run_id(run) not in [attempt["wandb_run"] for attempt in manifest["attempts"]]:
+            continue
+        inputs = [artifact_name(**entry) for entry in manifest["inputs"].values()]
+        try:
+            missing.update(link_run(api, run, f"{project}/{run_id(run)}", inputs))
+        except wandb.errors.Error as error:
+            log.warning("warning: %s: %s", run_id(run), error)
+            failed.append(run_id(run))
     if missing:
-        log.info(
-            "These inputs are not there, perhaps built without W&B: %s.", ", ".join(sorted(missing))
-        )
+        names = ", ".join(sorted(missing))
+        log.info("These inputs are not there, perhaps built without W&B: %s.", names)
     return failed

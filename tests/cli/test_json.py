@@ -81,7 +81,7 @@ def result(kind: type[Result], *line: str, code: int = ExitCode.done) -> dict[st
 
 
 def test_a_misfit_is_found() -> None:
-    good = {"nodes": 1, "bytes": 2, "damaged": ["a"], "leftovers": []}
+    good = {"nodes": 1, "bytes": 2, "damaged": ["a"]}
     assert not misfits(good, DoctorResult)
     bad: list[dict[str, Any]] = [{"nodes": "1"}, {"bytes": True}, {"damaged": [1]}, {"more": 1}]
     assert all(misfits(good | each, DoctorResult) for each in bad)

@@ -38,16 +38,6 @@ def test_every_damage_is_named_with_the_command_that_mends_it(chain: Chain) -> N
     assert "Traceback" not in ran.stderr + ran.stdout
 
 
-def test_what_is_no_node_is_told_and_is_no_damage(chain: Chain) -> None:
-    store, node = Store(chain.root), nodes(chain.root)["pairs"]
-    store.folder(node).rename(store.partial(node))
-    (chain.root / "sft" / "notes").mkdir()
-    ran = inside(*TINY, f"outputs={chain.root}", "stage=doctor")
-    assert ran.returncode == 0
-    assert f"{store.partial(node)}: left by a kill" in ran.stdout
-    assert f"{chain.root / 'sft' / 'notes'}: not created" in ran.stdout
-
-
 FOREIGN = (
     "sft/mine.partial",
     "sft/aaaaaaaaaaaa.partial",
