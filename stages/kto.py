@@ -50,7 +50,8 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     figures = {
         **first_step.figures,
-        **{name: vars(cfg)[name] for name in objective.WEIGHTS},
+        "desirable_weight": cfg.desirable_weight,
+        "undesirable_weight": cfg.undesirable_weight,
         **last_values(read_curves(out.path), *CURVES),
     }
     summary = (

@@ -57,13 +57,13 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     save(out / "candidates.parquet", pool.candidates, Candidate)
     stored = Records(out / "judgements.parquet", Judgement)
     counted = figures.metrics()
-    summary = row_clause(pool) + figures.summary(counted)
     metrics = {
         "labeler": labeler.name,
         "failed": dict(figures.failed),
         **counted,
         **metrics_of_rows(pool),
-        **labeler.figures(),
+        "summary": row_clause(pool) + figures.summary(counted),
+        **labeler.figures(),  # some labelers have a sentence of their own
     }
     if out.endpoint_calls:
         metrics["calls"] = out.endpoint_calls
@@ -74,8 +74,8 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         for warning in filter(None, (best_of_warning, length_warning)):
             out.warn(warning)
     if cfg.audit:
-        summary += f"; {audit(cfg, pool, stored, labeler.people_verdicts, out)}"
-    return {**metrics, "summary": summary}
+        metrics["summary"] += f"; {audit(cfg, pool, stored, labeler.people_verdicts, out)}"
+    return metrics
 
 
 def report_rows(cfg: Label, pool: Pool, out: StageDir) -> None:

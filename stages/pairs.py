@@ -4,8 +4,8 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import chain
+from operator import is_not
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ class Pairing:
 
     def __init__(self, cfg: Pairs, pool: Path):
         self.pool = pool
+        self.drawn = Records(pool / "candidates.parquet", Candidate)
         self.candidates_ended = share_ended(pool)
         unfinished = resolve_unfinished(cfg.unfinished, self.candidates_ended)
         self.cfg = replace(cfg, unfinished=unfinished)
@@ -125,7 +126,7 @@ class Pairing:
 
     def ways_out(self) -> admission.WaysOut:
         """Return the advice to get candidates that make pairs. It depends on where these candidates come from."""
-        samplers = {*Records(self.pool / "candidates.parquet", Candidate).column("sampler")}
+        samplers = {*self.drawn.column("sampler")}
         advice = admission.DRAW
         if len(samplers) == 1:
             advice = admission.GIVE.get(samplers.pop(), admission.DRAW)
@@ -135,16 +136,29 @@ class Pairing:
         return admission.WaysOut(advice, advice)
 
     def publish(self, file: Path) -> None:
-        """Write the pairs of the configured strategy, and count them."""
+        """Write the pairs of the configured strategy, and count what became of the candidates."""
         records.save(file, self.pairs(), Pair)
         self.made = Records(file, Pair)
         self.held_out = [*self.made.column("split")].count("validation")
-        truncated = [*self.made.column("rejected_finish_reason")].count("length")
+        refused = self.rules.refused
         self.unfinished = {
-            "kept as rejected": truncated,
-            "dropped as rejected": self.rules.refused[admission.WORSE_UNFINISHED],
-            "refused as chosen": self.rules.refused[admission.BETTER_UNFINISHED],
+            "kept as rejected": [*self.made.column("rejected_finish_reason")].count("length"),
+            "dropped as rejected": refused[admission.WORSE_UNFINISHED],
+            "refused as chosen": refused[admission.BETTER_UNFINISHED],
         }
+        self.left_out = Counter[str]()
+        for reason, count in refused.items():
+            self.left_out[self.rules.refused_names[reason]] += count
+        self.left_out = +(self.left_out + self.result.left_out)
+        self.comparisons = self.result.pairs + self.left_out.total()
+        # preferences, each of which somebody gave; scores make more contrasts than needed
+        self.copies = 0
+        if self.are_preferences:
+            self.copies = refused[admission.COPIES]
+        else:
+            self.passed_over = 0
+        lengths = zip(self.drawn.column("sampler"), self.drawn.column("n_tokens"), strict=True)
+        self.sampled_tokens = sum(n for name, n in lengths if name not in records.FILE_SAMPLERS)
 
     def pairs(self) -> Iterator[Pair]:
         """Yield the pairs of the configured strategy prompt by prompt."""
@@ -201,25 +215,6 @@ class Pairing:
             f"{self.cfg.key}: no pair could be made from {self.prompts} prompts ({self.reasons}).{way_out}"
         )
 
-    @cached_property
-    def left_out(self) -> Counter[str]:
-        """The numbers of contrasts that became no pair, by a phrase that says why."""
-        refused = Counter[str]()
-        for reason, count in self.rules.refused.items():
-            refused[self.rules.refused_names[reason]] = count
-        return +(refused + self.result.left_out)
-
-    @property
-    def copies(self) -> int:
-        """The number of preferences that repeat another one. Equal contrasts of scores are not counted."""
-        return self.rules.refused[admission.COPIES] if self.are_preferences else 0
-
-    @property
-    def preferences_left_out(self) -> int:
-        """The number of preferences beyond a prompt's limit. Somebody gave each of them; scores make more contrasts
-        than needed."""
-        return self.passed_over if self.are_preferences else 0
-
     def warn(self, out: StageDir) -> None:
         """Warn of preferences that are not used, and of settings that have no effect."""
         key = self.cfg.key
@@ -227,7 +222,7 @@ class Pairing:
             out.warn(
                 f"{self.copies} preferences are left out because they repeat another preference with the same two texts"
             )
-        if self.preferences_left_out:
+        if self.passed_over:
             out.warn(self.limit_message())
         if self.cfg.validation_fraction and not self.held_out:
             out.warn(
@@ -253,11 +248,12 @@ class Pairing:
             out.inform(
                 f"{self.result.pairs} of {self.comparisons} comparisons became pairs. Left out: {lost or 'none'}."
             )
-        unranked = [*self.drawn.column("logprob")].count(None)
-        if unranked and self.cfg.strategy is Strategy.likely and +self.result.left_out:
-            out.warn(
-                f"{unranked} candidates have no log-prob, so {key}.strategy=likely draws among them at random."
-            )
+        if self.cfg.strategy is Strategy.likely and +self.result.left_out:
+            unranked = [*self.drawn.column("logprob")].count(None)
+            if unranked:
+                out.warn(
+                    f"{unranked} candidates have no log-prob, so {key}.strategy=likely draws among them at random."
+                )
 
     def limit_message(self) -> str:
         """Return how many preferences are beyond a prompt's limit, and how to use them."""
@@ -270,28 +266,9 @@ class Pairing:
             limits += ", of its best"
             way_out = f"Set {key}.strategy=all and {key}.max_per_prompt={max(16, limit)}"
         return (
-            f"{self.preferences_left_out} preferences are left out, because {limits}. "
+            f"{self.passed_over} preferences are left out, because {limits}. "
             f"{way_out} to use more of them."
         )
-
-    @property
-    def comparisons(self) -> int:
-        return self.result.pairs + self.left_out.total()
-
-    @property
-    def drawn(self) -> Records[Candidate]:
-        return Records(self.pool / "candidates.parquet", Candidate)
-
-    @cached_property
-    def sampled_tokens(self) -> int:
-        """The number of tokens of all candidates that a sampler drew."""
-        tokens = 0
-        for sampler, n in zip(
-            self.drawn.column("sampler"), self.drawn.column("n_tokens"), strict=True
-        ):
-            if sampler not in records.FILE_SAMPLERS:
-                tokens += n
-        return tokens
 
     def compare_strategies(self) -> dict[str, dict[str, Any]]:
         """Return the figures of each strategy, with its accuracy if the pool is audited."""
@@ -332,7 +309,7 @@ class Pairing:
             "comparisons": self.comparisons,
             "left_out": dict(self.left_out),
             "copies_left_out": self.copies,
-            "preferences_left_out": self.preferences_left_out,
+            "preferences_left_out": self.passed_over,
             "sampled_tokens": self.sampled_tokens,
             "tokens_per_pair": self.sampled_tokens / self.result.pairs,
             "chosen_longer_by": used["chosen_longer_by"],
@@ -359,7 +336,7 @@ class Pairing:
                 "part before their last turn": self.part_early,
                 "with a thought on one side only": self.thought_on_one_side,
                 "copies left out": self.copies,
-                "further preferences left out": self.preferences_left_out,
+                "further preferences left out": self.passed_over,
             }
         )
         return "; ".join(clauses)
@@ -370,7 +347,7 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
     run_pairs = records.load(inputs["pairs"] / "pairs.parquet", Pair)
     if cfg.control is ControlPairs.coin:
         pairs = [toss(pair, cfg.seed) for pair in run_pairs]
-        turned = sum(new is not pair for new, pair in zip(pairs, run_pairs, strict=True))
+        turned = sum(map(is_not, pairs, run_pairs))
         how = f"{turned} of them turned around by a coin"
     else:
         pairs = draw_pairs(Pairing(cfg, inputs["judged"]), run_pairs)

@@ -1,7 +1,6 @@
 """Stage `pool`: the candidates of several sources, each a `sample` node, as one pool to be judged. A candidate keeps
 token ids that were drawn under the policy's contract; others have text, and their length in the policy's tokens."""
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     prompts = load(sources[0] / "prompts.parquet", Example)  # all sources answer the same prompts
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates.values(), Candidate)
-    drawn = Counter(c.policy for c in candidates.values())
-    count_by_source = {name: drawn[name] for name in cfg.members}
+    count_by_source = dict.fromkeys(cfg.members, 0)
+    for candidate in candidates.values():
+        count_by_source[candidate.policy] += 1
     counts = ", ".join(f"{count} of {name}" for name, count in count_by_source.items())
     if copies:
         out.warn(

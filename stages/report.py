@@ -3,14 +3,14 @@
 It reads only its input nodes, and escapes text that a model wrote. Empty sections are left out."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from stages.config.schema import POLICY_STAGES, Report
 from stages.evaluation import benchmarks, rounds, suite_results
-from stages.evaluation.diagnosis.diagnose import Diagnosis, diagnose
+from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
 from stages.pages import (
@@ -48,182 +48,187 @@ WARNED_IN = {
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `report.html` and, for the labels of the last round, `labels.html`."""
-    page = Page(cfg, inputs)
-    html = page.env.get_template("page.html.jinja").render(page.values())
+    inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
+    nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
+    results = load_json(inputs["eval"] / "results.json", require_keys("models"))
+    page = read_page(cfg, inputs, nodes, with_plain_title(results))
+    why = page["why"]
+    env = environment()
+    contents = glossary.contents(
+        conclusions(page, nodes, env.filters["duration"]),
+        results["gives_verdict"],
+        helped=why is None or why.helped,
+    )
+    html = env.get_template("page.html.jinja").render(
+        page, contents=contents, warnings=warnings(nodes, [*contents])
+    )
     (out / "report.html").write_text(html, encoding="utf-8")
     if "label" in inputs:
         (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
     return {
-        "verdict": page.results["verdict"],
-        "sentence": page.sentence,
+        "verdict": results["verdict"],
+        "sentence": page["sentence"],
         "bytes": len(html.encode()),
-        "summary": page.faults + page.results["verdict"],
+        "summary": page["faults"] + results["verdict"],
     }
 
 
-class Page:
-    """What the report's page shows. `nodes` are the manifests of the input nodes by name, the report's own seed first;
-    `models` are the titles of the evaluated models by role, and `model_names` the names of their nodes."""
-
-    def __init__(self, cfg: Report, inputs: dict[str, Path]):
-        self.inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
-        self.nodes = {name: manifest_of(folder) for name, folder in self.inputs.items()}
-        self.results = with_plain_title(
-            load_json(inputs["eval"] / "results.json", require_keys("models"))
+def read_page(
+    cfg: Report, inputs: dict[str, Path], nodes: dict[str, Manifest], results: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the values of the page's template by name. `nodes` are the manifests of the input nodes by name."""
+    models = results["models"]
+    names = settings_table.model_nodes(nodes, models)
+    policy = nodes[names["policy"]]
+    pairs = list[Pair]()
+    why = None
+    if "pairs" in policy["inputs"]:
+        pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
+        why = diagnose(gather_evidence(inputs, nodes, results, pairs), models["policy"])
+    confidence = nodes["eval"]["settings"]["confidence"]
+    level = f"{100 * confidence:g}%"
+    seed = policy["settings"]["seed"] if learns(policy) else None
+    runs = seeds.read_runs(inputs, nodes, seed)
+    trained_seeds = [each["seed"] for each in runs if each["seed"] is not None]
+    taught = trained_on_tasks(nodes, models)
+    answers = side_by_side(inputs, results, cfg.side_by_side)
+    lineage = lineage_rows(nodes)
+    seconds = sum(row["seconds"] for row in lineage)
+    examined = dict[str, Any]()
+    faults = ""
+    if "examine" in inputs:
+        examined = load_json(
+            inputs["examine"] / "examination.json", require_keys("faults", "facts", "rows")
         )
-        self.models = self.results["models"]
-        self.model_names = settings_table.model_nodes(self.nodes, self.models)
-        policy = self.nodes[self.model_names["policy"]]
-        self.pairs = list[Pair]()
-        self.why: Diagnosis | None = None
-        if "pairs" in policy["inputs"]:
-            self.pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
-            evidence = gather_evidence(self.inputs, self.nodes, self.results, self.pairs)
-            self.why = diagnose(evidence, self.models["policy"])
-        self.confidence = self.nodes["eval"]["settings"]["confidence"]
-        seed = policy["settings"]["seed"] if learns(policy) else None
-        self.runs = seeds.read_runs(self.inputs, self.nodes, seed)
-        self.over_seeds = seeds.summary(self.runs, self.inputs, self.confidence)
-        self.trained_seeds = [each["seed"] for each in self.runs if each["seed"] is not None]
-        self.taught = trained_on_tasks(self.nodes, self.models)
-        self.headline = Headline(
-            self.results,
-            len(self.trained_seeds),
-            self.taught,
-            [each["learnt"] for each in self.runs],
-            f"{100 * self.confidence:g}%",
+        faults = f"{examined['sentence']}. "
+    return {
+        "results": results,
+        "models": models,
+        "pair": pairs[0] if pairs else None,
+        "why": why,
+        "runs": runs,
+        "answers": answers,
+        "lineage": lineage,
+        "seconds": seconds,
+        "examined": examined,
+        "faults": faults,
+        "level": f"{level} interval",
+        "headline": Headline(
+            results,
+            len(trained_seeds),
+            taught,
+            [each["learnt"] for each in runs],
+            level,
             elsewhere="examine" in inputs,
-        )
-        self.answers = side_by_side(self.inputs, self.results, cfg.side_by_side)
-        self.settings = settings_table.settings(self.nodes, self.models, self.trained_seeds)
-        self.reward = reward_figures(self.nodes)
-        self.lineage = lineage_rows(self.nodes)
-        self.seconds = sum(row["seconds"] for row in self.lineage)
-        self.examined = dict[str, Any]()
-        self.faults = ""
-        if "examine" in inputs:
-            self.examined = load_json(
-                inputs["examine"] / "examination.json", require_keys("faults", "facts", "rows")
-            )
-            self.faults = f"{self.examined['sentence']}. "
-        self.sentence = self.faults + first_screen.sentence(self.results, self.nodes, self.taught)
-        self.env = environment()
+        ),
+        "over_seeds": seeds.summary(runs, inputs, confidence),
+        "sentence": faults + first_screen.sentence(results, nodes, taught),
+        "rates": first_screen.rates(results, taught),
+        "in_any_form": first_screen.rates_in_any_form(results, taught),
+        "lamps": first_screen.lamps(results, nodes, taught, run_command(nodes["eval"])),
+        "example": first_screen.example(answers),
+        "changed_words": changed_words,
+        "chain": first_screen.chain(nodes),
+        "facts": first_screen.facts(results, nodes, seconds, why),
+        "own_file": first_screen.next_for_files(nodes),
+        "lengths": lengths(inputs, models),
+        "scores": scores(metrics_of(nodes, "label")),
+        "primary": results["differences"][results["main_difference"]],
+        "subject": settings_table.subject(nodes, models),
+        "steps": next_steps(results, nodes["eval"], trained_seeds, why),
+        "roles": {
+            role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in names.items()
+        },
+        "glossary": glossary.GLOSSARY,
+        "settings": settings_table.settings(nodes, models, trained_seeds),
+        "differences": shown_differences(results),
+        "charts": {
+            by: charts.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]
+        },
+        "rounds": rounds.table_rows(nodes, results["rounds"]) if "rounds" in results else [],
+        "curves": curves(inputs, nodes, {models[role]: name for role, name in names.items()}),
+        "samples": strips(inputs, nodes, models),
+        "token_examples": token_examples(inputs),
+        "replaced": nodes["sft"]["metrics"].get("template"),
+        "pairs": metrics_of(nodes, "pairs"),
+        "reward": reward_figures(nodes),
+        "origin": nodes["eval"],
+    }
 
-    def metrics(self, name: str) -> dict[str, Any]:
-        """Return the metrics of a node, {} if the run has none of that name."""
-        return self.nodes[name]["metrics"] if name in self.nodes else {}
 
-    def conclusions(self) -> dict[str, Any]:
-        """Return the sentence at the head of each section. A section without one is left out."""
-        results = self.results
-        differences = results["differences"]
-        made_of_labels = self.metrics("pairs") or self.metrics("unpaired")
-        label = self.metrics("label")
-        duration = self.env.filters["duration"]
-        longest = max(self.lineage, key=itemgetter("seconds"))
-        conclusions = {
-            "examined": self.faults,
-            "results": self.headline.checks(),
-            "learnt": self.headline.learnt(),
-            "judged": " ".join(map(self.headline.comparison, results["judged"].values())),
-            "outside": self.headline.outside_sets(),
-            "benchmarks": benchmarks.sentence(
-                results.get("benchmarks", []), results["main_difference"], differences
-            ),
-            "retention": results["retention"].get("sentence"),
-            "seeds": self.over_seeds and self.over_seeds["sentence"],
-            "kinds": results["kinds"] and charts.conclusion(results),
-            "proportion": self.headline.behaviour(),
-            "answers": self.answers and f"{'; '.join(self.answers)}.",
-            "why": self.why and self.why.sentence,
-            "labels": label and f"{label['summary']}. {made_of_labels['summary']}.",
-            "curves": self.training_sentences(),
-            "settings": f"{self.settings['model']}; {self.settings['computed on']}.",
-            "lineage": f"{duration(self.seconds)} of work in {len(self.lineage)} nodes; the longest was "
-            f"{longest['role'].replace('_', ' ')}, {duration(longest['seconds'])}.",
-            "words": "Each model, and SFT, DPO, held out, interval, KL and others, in a sentence each.",
-        }
-        if "suites" in results:
-            conclusions["suites"] = suite_results.sentence(results["suites"], self.models)
-        if self.reward:
-            trained = self.reward.get("trained", {})
-            conclusions["reward"] = f"{trained.get('summary', 'It labelled the candidates')}."
-        return defaultdict(str, conclusions)
+def conclusions(
+    page: dict[str, Any], nodes: dict[str, Manifest], duration: Callable[[float], str]
+) -> dict[str, Any]:
+    """Return the sentence at the head of each section. A section without one is left out."""
+    results = page["results"]
+    headline = page["headline"]
+    settings = page["settings"]
+    label = metrics_of(nodes, "label")
+    made_of_labels = page["pairs"] or metrics_of(nodes, "unpaired")
+    longest = max(page["lineage"], key=itemgetter("seconds"))
+    conclusions = {
+        "examined": page["faults"],
+        "results": headline.checks(),
+        "learnt": headline.learnt(),
+        "judged": " ".join(map(headline.comparison, results["judged"].values())),
+        "outside": headline.outside_sets(),
+        "benchmarks": benchmarks.sentence(
+            results.get("benchmarks", []), results["main_difference"], results["differences"]
+        ),
+        "retention": results["retention"].get("sentence"),
+        "seeds": page["over_seeds"] and page["over_seeds"]["sentence"],
+        "kinds": results["kinds"] and charts.conclusion(results),
+        "proportion": headline.behaviour(),
+        "answers": page["answers"] and f"{'; '.join(page['answers'])}.",
+        "why": page["why"] and page["why"].sentence,
+        "labels": label and f"{label['summary']}. {made_of_labels['summary']}.",
+        "curves": training_sentences(results, nodes),
+        "settings": f"{settings['model']}; {settings['computed on']}.",
+        "lineage": f"{duration(page['seconds'])} of work in {len(page['lineage'])} nodes; the longest was "
+        f"{longest['role'].replace('_', ' ')}, {duration(longest['seconds'])}.",
+        "words": "Each model, and SFT, DPO, held out, interval, KL and others, in a sentence each.",
+    }
+    if "suites" in results:
+        conclusions["suites"] = suite_results.sentence(results["suites"], results["models"])
+    if page["reward"]:
+        trained = page["reward"].get("trained", {})
+        conclusions["reward"] = f"{trained.get('summary', 'It labelled the candidates')}."
+    return defaultdict(str, conclusions)
 
-    def training_sentences(self) -> str:
-        """Return what each round and each training achieved."""
-        sentences = list[str]()
-        if "rounds" in self.results:
-            sentences.append(rounds.sentence(self.results["rounds"]))
-        for role, name in self.model_names.items():
-            if learns(self.nodes[name]):
-                sentences.append(f"{self.models[role]}: {self.metrics(name)['summary']}.")
-        return " ".join(sentences)
 
-    def differences(self) -> dict[str, str]:
-        """Return the titles of the differences in the table: the verdict's own, those of arms, then others."""
-        titles = self.results["differences"]
-        of_arms = [name for name in titles if arms(name.split("-"))]
-        names = [self.results["main_difference"], *of_arms, *SHOWN]
-        shown = [name for name in names if name in titles]
-        return {name: titles[name] for name in shown[:MOST_SHOWN]}
+def metrics_of(nodes: Mapping[str, Manifest], name: str) -> dict[str, Any]:
+    """Return the metrics of a node, {} if the run has none of that name."""
+    return nodes[name]["metrics"] if name in nodes else {}
 
-    def token_examples(self) -> dict[str, Any]:
-        """Return the texts of tokens of a row of each training, and whether they are trained."""
-        files = {"A training example": self.inputs["sft"] / "token_example.json"}
-        if "reference" in self.inputs:
-            folder = self.inputs["reference"]
-            for side in ("chosen", "rejected"):
-                files[f"A pair of several turns, {side}"] = folder / f"{side}_example.json"
-        return {title: load_json(file, list) for title, file in files.items() if file.exists()}
 
-    def values(self) -> dict[str, Any]:
-        """Return the values of the page's template: these attributes, and what is made of them."""
-        inputs = self.inputs
-        nodes = self.nodes
-        results = self.results
-        taught = self.taught
-        contents = glossary.contents(
-            self.conclusions(),
-            results["gives_verdict"],
-            helped=self.why is None or self.why.helped,
-        )
-        by_title = {self.models[role]: name for role, name in self.model_names.items()}
-        roles = {role: model_kind(role, nodes[name]) for role, name in self.model_names.items()}
-        label = self.metrics("label")
-        return {
-            **vars(self),
-            "rates": first_screen.rates(results, taught),
-            "in_any_form": first_screen.rates_in_any_form(results, taught),
-            "lamps": first_screen.lamps(results, nodes, taught, run_command(nodes["eval"])),
-            "example": first_screen.example(self.answers),
-            "changed_words": changed_words,
-            "chain": first_screen.chain(nodes),
-            "facts": first_screen.facts(results, nodes, self.seconds, self.why),
-            "own_file": first_screen.next_for_files(nodes),
-            "lengths": lengths(inputs, self.models),
-            "scores": scores(label),
-            "primary": results["differences"][results["main_difference"]],
-            "subject": settings_table.subject(nodes, self.models),
-            "contents": contents,
-            "steps": next_steps(results, nodes["eval"], self.trained_seeds, self.why),
-            "warnings": warnings(nodes, [*contents]),
-            "roles": {role: glossary.ROLES[kind] for role, kind in roles.items()},
-            "glossary": glossary.GLOSSARY,
-            "level": f"{100 * self.confidence:g}% interval",
-            "differences": self.differences(),
-            "charts": {
-                by: charts.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]
-            },
-            "rounds": rounds.table_rows(nodes, results["rounds"]) if "rounds" in results else [],
-            "curves": curves(inputs, nodes, by_title),
-            "samples": strips(inputs, nodes, self.models),
-            "token_examples": self.token_examples(),
-            "replaced": nodes["sft"]["metrics"].get("template"),
-            "pairs": self.metrics("pairs"),
-            "pair": self.pairs[0] if self.pairs else None,
-            "origin": nodes["eval"],
-        }
+def training_sentences(results: dict[str, Any], nodes: dict[str, Manifest]) -> str:
+    """Return what each round and each training achieved."""
+    sentences = list[str]()
+    if "rounds" in results:
+        sentences.append(rounds.sentence(results["rounds"]))
+    for role, name in settings_table.model_nodes(nodes, results["models"]).items():
+        if learns(nodes[name]):
+            sentences.append(f"{results['models'][role]}: {nodes[name]['metrics']['summary']}.")
+    return " ".join(sentences)
+
+
+def shown_differences(results: dict[str, Any]) -> dict[str, str]:
+    """Return the titles of the differences in the table: the verdict's own, those of arms, then others."""
+    titles = results["differences"]
+    of_arms = [name for name in titles if arms(name.split("-"))]
+    names = [results["main_difference"], *of_arms, *SHOWN]
+    shown = [name for name in names if name in titles]
+    return {name: titles[name] for name in shown[:MOST_SHOWN]}
+
+
+def token_examples(inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the texts of the tokens of a row of each training, and whether they are trained."""
+    files = {"A training example": inputs["sft"] / "token_example.json"}
+    if "reference" in inputs:
+        for side in ("chosen", "rejected"):
+            file = inputs["reference"] / f"{side}_example.json"
+            files[f"A pair of several turns, {side}"] = file
+    return {title: load_json(file, list) for title, file in files.items() if file.exists()}
 
 
 def is_of_another_seed(item: tuple[str, Path]) -> bool:

@@ -1,6 +1,7 @@
 """Stage `sample`: prompts with candidates, which the policy samples or a file provides."""
 
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,8 @@ def load_split(split: Split, data: Path) -> list[Example]:
 
 def make_decoding(cfg: Sample) -> Decoding:
     """Return the decoding settings. Candidates of a prompt use the temperatures in turn."""
-    indices = range(cfg.candidates_per_prompt)
     return Decoding(
-        temperatures=[cfg.temperatures[i % len(cfg.temperatures)] for i in indices],
+        temperatures=[*islice(cycle(cfg.temperatures), cfg.candidates_per_prompt)],
         max_new_tokens=cfg.max_new_tokens,
         precision=cfg.precision,
         runtime=cfg.runtime,

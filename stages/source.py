@@ -29,6 +29,7 @@ from stages.store.splits import NEED_AN_ANSWER, conversation_of, draw_split, pro
 from stages.store.workspace import StageDir
 from stages.tasks.checks import incomparable
 
+NO_ANSWER = "no answer to learn from: type data.form.turns=cut to leave out a last request"
 MOST_OF_ONE = 0.02  # share of a source's rows that one conversation may have before a warning
 
 
@@ -130,7 +131,7 @@ def examples(
     """Return the examples of a source that pass the audit. Fill `report` and `counts`."""
     source = cfg.source
     name = Path(source.path).name
-    shares = source.shares
+    shares = source.shares  # sorted once
     unchecked = list[Check]()  # one list for all rows saves the garbage collector many objects
 
     def example(row: ParsedRow) -> SourceRow | None:
@@ -143,10 +144,7 @@ def examples(
         answered_later = bool(source.answered_later and messages) and split == Split.sft
         needs_answer = split in NEED_AN_ANSWER and not answered_later
         if needs_answer and answer is None:
-            raise BadRow(
-                "",
-                "no answer to learn from: type data.form.turns=cut to leave out a last request",
-            )
+            raise BadRow("", NO_ANSWER)
         if split not in (None, *NEED_AN_ANSWER) and not messages:
             raise BadRow("text", f"plain text has no prompt for the {split} split")
         if row.scores and not row.scores[0]:  # a bad answer: only its prompt is used
@@ -167,7 +165,7 @@ def examples(
             counts.continued[conversation] += 1
         # an answer to compare with is no demonstration, where stage=select finds one
         reference = None if answered_later and source.check else answer
-        written = SourceRow(
+        return SourceRow(
             prompt,
             messages,
             reference,
@@ -177,12 +175,11 @@ def examples(
             kind=name,
             checks=checks,
             trained=row.trained,
+            licence=row.licence,
+            origin=row.origin or (row.models or [None])[0],
+            together=row.group,
+            file=file,
+            line=line,
         )
-        written.licence = row.licence
-        written.origin = row.origin or (row.models or [None])[0]
-        written.together = row.group
-        written.file = file
-        written.line = line
-        return written
 
     return convert(source, cfg.key, example, source_purpose(source), report, own)
