@@ -442,7 +442,7 @@ REFUSED = [
     ("sft.lr=1", "Did you mean 'learning_rate'?"),
     ("sample.n=2", "Did you mean 'candidates_per_prompt'?"),
     ("sft.beta=1", "Did you mean dpo.beta or kto.beta or grpo.beta?"),
-    ("sft.weight_decay=1", "Did you mean 'sft.trainer.weight_decay'?"),
+    ("sft.weight_decay=1", "Did you mean sft.trainer.weight_decay?"),
 ]
 
 
