@@ -127,6 +127,7 @@ def prepare(
         overrides = overrides or hydra.overrides.task
     if overrides is not None:
         fit_micro_batches(cfg, spelling.typed_values([*overrides]))
+    starting_values.resolve_rates(cfg)
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
     typed_arguments = process.read_typed_arguments()

@@ -140,7 +140,7 @@ MAPPINGS = {  # and who looks into them
     "prices": "limits.refuse",
 }
 for objective in OBJECTIVES:
-    NAMES.append(f"{objective}.trainer.optim")
+    NAMES += [f"{objective}.trainer.optim", f"{objective}.learning_rate"]  # a number or auto
     MAPPINGS |= {
         f"{objective}.trainer.lr_scheduler_kwargs": "preflight.arguments",
         f"{objective}.trainer.extra": "preflight.arguments",
