@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from stages.cli import recipes, spelling, starting_values, unread
-from stages.cli.explain import unknown_setting_message
+from stages.cli.explain import unknown_key_message
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
@@ -127,6 +127,7 @@ def prepare(
         overrides = overrides or hydra.overrides.task
     if overrides is not None:
         fit_micro_batches(cfg, spelling.typed_values([*overrides]))
+    starting_values.resolve_rates(cfg)
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
     typed_arguments = process.read_typed_arguments()
@@ -271,7 +272,7 @@ def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:
     field_names = [f.name for f in fields(kind)] if is_dataclass(kind) else None
     for key in composed:
         if field_names is not None and key not in field_names:
-            raise UserError(unknown_setting_message(f"{prefix}{key!s}", kind))  # type: ignore[arg-type]  # a dataclass
+            raise UserError(unknown_key_message(f"{prefix}{key!s}", kind))  # type: ignore[arg-type]  # a dataclass
         if OmegaConf.is_interpolation(composed, key):  # type: ignore[arg-type]  # any key
             continue
         if isinstance(value := composed[key], DictConfig):

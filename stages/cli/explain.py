@@ -1,4 +1,7 @@
-"""Explain errors that the user can mend in one line, with the key, the file and the nearest valid name."""
+"""Translate errors that the user can correct into one line: what is wrong, where, and what to type.
+
+The errors are of three kinds: a key or value that the configuration does not have, an option or file that is missing,
+and an argument that Hydra cannot read."""
 
 import errno
 import os
@@ -20,11 +23,11 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from stages.cli import spelling
+from stages.cli.settings import all_settings
 from stages.config.blocks.arguments import TrainerArguments
-from stages.config.blocks.training import Training
 from stages.config.errors import (
     SYNONYMS,
     UserError,
@@ -34,38 +37,46 @@ from stages.config.errors import (
     suggest,
     visible,
 )
-from stages.config.installation import read_beside
 from stages.config.limits import COMPUTED
 from stages.config.schema import CONF, OPTIONS, Config
 from stages.config.trainers import elsewhere_message
 from stages.hardware import process
 
+# The keys of Hydra that a recipe may set
 OF_HYDRA = {
     "hydra.mode",
-    *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction")),
+    "hydra.sweeper.params",
+    "hydra.sweeper.n_trials",
+    "hydra.sweeper.n_jobs",
+    "hydra.sweeper.direction",
 }
-PLAIN_WORDS: dict[str, str] = read_beside(__file__)  # of OmegaConf's messages, as patterns
-MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
-MENDABLE |= {errno.ENAMETOOLONG, errno.ELOOP}
+# Errors of the file system that another folder mends
+OF_FOLDER = {
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 
 
 def explain(error: BaseException) -> str | None:
-    """Return one line for an error that the user can mend; None for a bug, which needs its traceback."""
-    line = error_message(error)
-    return None if line is None else visible(line)
+    """Return one line for an error that the user can correct; None for a bug, which needs its traceback."""
+    message = error_message(error)
+    return None if message is None else visible(message)
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """End the process with one line if the block raises an error that the user can mend."""
+    """End the process with one line if the block raises an error that the user can correct."""
     try:
         yield
     except Exception as error:
         line = explain(error)
-        if any(
-            re.fullmatch("""\\+*stage=["']?gate["']?""", word)
-            for word in process.read_typed_arguments()
-        ):
+        if is_gate():
             sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
             sys.exit(2)  # 1 is for a worse policy
         if line is None:
@@ -73,120 +84,126 @@ def explained() -> Iterator[None]:
         sys.exit(f"error: {line}")
 
 
+def is_gate() -> bool:
+    """Return whether the command line has stage=gate."""
+    typed = spelling.typed_values(process.read_typed_arguments())
+    return typed.get("stage", "").strip("'\"") == "gate"
+
+
 def error_message(error: BaseException) -> str | None:
-    if line := full_disk_message(error):
-        return line
+    """Return the message of the first error in a chain of causes that has one."""
+    message = full_disk_message(error)
+    if message:
+        return message
     chain = list(causes(error))
-    place = next((prefix for e in chain if (prefix := place_prefix(e))), "")
-    for e in chain:
-        if isinstance(e, UserError):
-            return str(e)
-        if isinstance(e, MissingConfigException):
-            return missing_group_message(e)
-        if isinstance(e, OverrideParseException):
-            return spelling.unreadable_message(e)
-        if ambiguous := re.match(r"Ambiguous value for argument '(.+)'", str(e)):
-            return spelling.several_values_message(ambiguous[1])
-        if type(e).__name__ == "OutOfMemoryError":
-            way_out = "Lower token_budget or batch_size in the runtime of this stage, or set its runtime.device=cpu"
-            return f"{str(e).partition('. ')[0]}. {way_out}. No node is lost."
-    config_errors = [e for e in reversed(chain) if isinstance(e, OmegaConfBaseException)]
+    for cause in chain:
+        message = cause_message(cause)
+        if message:
+            return message
+    config_errors = [cause for cause in chain if isinstance(cause, OmegaConfBaseException)]
+    config_errors.sort(key=has_key)
     if config_errors:  # the innermost error with a key says most
-        return setting_message(
-            next((e for e in config_errors if e.full_key), config_errors[0]), place
-        )
-    name = str(getattr(error, "filename", ""))
-    if isinstance(error, PermissionError) and os.path.exists(name) and not os.access(name, os.R_OK):
-        return f"{error.filename}: {error.strerror}. Its owner can let others read it: chmod -R go+rX FOLDER."
-    # A folder may not be made because something is missing, as under /proc. Any other missing file may be a bug.
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, OSError) and (error.errno in MENDABLE or frames[-1].name == "mkdir"):
-        return f"{error.filename}: {error.strerror}. No node is lost. To use another store, set outputs=FOLDER."
+        place = next(filter(None, map(place_prefix, chain)), "")
+        return setting_message(config_errors[-1], place)
+    if isinstance(error, OSError):
+        return folder_message(error)
     return " ".join(str(error).split()) if isinstance(error, HydraException) else None
+
+
+def has_key(error: OmegaConfBaseException) -> bool:
+    return bool(error.full_key)
+
+
+def cause_message(error: BaseException) -> str | None:
+    """Return the message of an error that needs no other one of its chain; None for any other error."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException):
+        return missing_option_message(error)
+    if isinstance(error, OverrideParseException):
+        return unreadable_message(error.override.lstrip("+"))
+    ambiguous = re.match(r"Ambiguous value for argument '(.+)'", str(error))
+    if ambiguous:
+        return several_values_message(ambiguous[1])
+    if type(error).__name__ == "OutOfMemoryError":
+        what = str(error).partition(". ")[0]
+        return f"{what}. Lower token_budget or batch_size in the runtime of this stage, or set its runtime.device=cpu."
+    return None
+
+
+# Keys and values that the configuration does not have
 
 
 def place_prefix(error: BaseException) -> str:
     """Return the file or override that Hydra was merging, as `"recipes/x.yaml: "` or `"dpo.beta=x: "`, else ''."""
     if not isinstance(error, ConfigCompositionException):
         return ""
-    if override := re.match(r"Error merging override (.+)", str(error)):
-        return f"{override[1].lstrip('+')}: "
-    if override := re.match(r"Could not override '(.+\W.+)'", str(error)):
-        return f"{override[1]}: "
+    override = re.match(r"Error merging override (.+)|Could not override '(.+\W.+)'", str(error))
+    if override:
+        return f"{(override[1] or override[2]).lstrip('+')}: "
     merged_file = re.match(r"In '(\w+)/(.+?)': ", str(error))
-    return f"{option_file(*merged_file.groups())}: " if merged_file else ""
+    return f"{option_file(merged_file[1], merged_file[2])}: " if merged_file else ""
 
 
-def option_file(group: str, name: str) -> str:
-    """Return the path that messages use for the file of a group's option."""
-    folder = "recipes" if group == "recipe" else f"conf/{group}"
-    return name if group == "recipe" and name.endswith(".yaml") else f"{folder}/{name}.yaml"
+def setting_message(error: OmegaConfBaseException, place: str) -> str:
+    """Return the message for an unknown key or a wrong value, after `place`: the file or override."""
+    key = str(error.full_key or error.key or place.partition("=")[0])
+    if is_dataclass(error.object_type) and "not in" in str(error):
+        message = unknown_key_message(key, error.object_type)  # type: ignore[arg-type]  # a class
+        return message if place.startswith(key) else place + message
+    head = "" if key.partition("[")[0] in place else f"{key}: "
+    setting = all_settings().get(re.sub(r"\[\d+\]$", "", key))
+    if setting is None or isinstance(error, InterpolationResolutionError):
+        return f"{place}{head}{str(error).splitlines()[0].removesuffix('.')}."
+    accepted = setting.type_words
+    if spelling.is_list(setting.key):
+        accepted += f", as {setting.key}=[…]"
+    if is_dataclass(setting.kind):
+        accepted = f"its keys, as {key}.{fields(setting.kind)[0].name}=VALUE"
+    return f"{place}{head}this value is not accepted. Accepted: {accepted}."
 
 
-def setting_message(error: OmegaConfBaseException, where: str = "") -> str:
-    """Return the message for an unknown key, a wrong type or a missing value, after `where`: the file or override."""
-    key = str(error.full_key or error.key or "")
-    kind = error.object_type
-    if is_dataclass(kind) and error.key is not None and "not in" in str(error):
-        place = "" if where.startswith(key) else where
-        return place + unknown_setting_message(key, kind)  # type: ignore[arg-type]  # a class, as all types are
-    message = str(error).splitlines()[0].removesuffix(".")
-    for pattern, plainer in PLAIN_WORDS.items():
-        message = re.sub(pattern, plainer, message)
-    form = spelling.correct_form(key, where.partition("=")[2].removesuffix(": "))
-    # in a sweep OmegaConf does not name the key
-    if not key and (expression := re.match(r"\$\{.*\}", message)):
-        key = next(
-            (typed for typed in process.read_typed_arguments() if expression[0] in typed), ""
-        )
-    head = "" if not key or key in message or key.partition("[")[0] in where else f"{key}: "
-    return f"{where}{head}{message}.{form}"
-
-
-def unknown_setting_message(key: str, kind: type) -> str:
-    """Return the message for a key that its block does not have, with the nearest name or the blocks that have it."""
-    name, field_names = key.rpartition(".")[2], known_keys(kind)
-    if key == "recipe":
-        return "a recipe in the folder of --config-dir has no name here. Type its path: recipe=FILE.yaml."
-    if corrected := corrected_top_level(key):
-        return f"{key} is not a setting. Did you mean {' '.join(corrected)}?"
+def unknown_key_message(key: str, kind: type) -> str:
+    """Return the message for a key that its block, of class `kind`, does not have, with the nearest name."""
+    block, _, name = key.rpartition(".")
     if issubclass(kind, TrainerArguments):
-        block = key.partition(".")[0]
-        message = elsewhere_message(block, name)
-        if message:
-            return f"{key}: {message}"
-        more = f" Other arguments of TRL go into {block}.trainer.extra."
-        return f"{key} is not a setting.{suggest(name, field_names)}{more}"
-    if issubclass(kind, Training) and name in known_keys(type(kind().trainer)):
-        return (
-            f"{key} is not a setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
-        )
-    names = (name, SYNONYMS.get(name))
-    elsewhere = [other for other in spelling.setting_types() if other.rpartition(".")[2] in names]
-    if line := other_option_message(key, kind):
-        return line
-    block = key.rpartition(".")[0]
-    if name == "name" and (CONF / block).is_dir():
-        return f"{key} is not a setting. Type the option of this group: {block}=NAME."
-    if elsewhere and SYNONYMS.get(name) not in field_names and not nearest(name, field_names, 0.8):
+        objective = block.partition(".")[0]
+        message = elsewhere_message(objective, name)
+        more = f" Other arguments of TRL go into {block}.extra."
+        return f"{key}: {message}" if message else unknown_key(key, kind) + more
+    return other_option_message(key, kind) or unknown_key(key, kind)
+
+
+def unknown_key(key: str, kind: type) -> str:
+    """Return the message for a key that no option of a group has."""
+    block, _, name = key.rpartition(".")
+    names = known_keys(kind)
+    if kind is Config:
+        names += [path.name for path in CONF.iterdir() if path.is_dir()]
+    elsewhere = keys_called(name, block)
+    is_here = SYNONYMS.get(name) in names or nearest(name, names, 0.8)
+    if 0 < len(elsewhere) <= 3 and not is_here:
         return f"{key} is not a setting. Did you mean {' or '.join(elsewhere)}?"
-    return f"{key} is not a setting.{suggest(name, field_names)}"
+    return f"{key} is not a setting.{suggest(name, names)}"
+
+
+def keys_called(name: str, block: str) -> list[str]:
+    """Return the keys of the configuration with a name, or the name here of what other tools call so: those inside a
+    block, else of all blocks."""
+    names = (name, SYNONYMS.get(name))
+    keys = [key for key in all_settings() if key.rpartition(".")[2] in names]
+    return [key for key in keys if block and key.startswith(f"{block}.")] or keys
 
 
 def other_option_message(key: str, kind: type) -> str | None:
     """Return the message for a key that other options of the group have; None if no option has it."""
-    for group, options in OPTIONS.items():
-        chosen = next((option for option, each in options.items() if each is kind), None)
-        name = key.rpartition(".")[2]
-        if chosen == name:
-            block = key.removesuffix(f".{name}")
-            return f"{key}: the keys of {group}={name} are in {block} itself. Leave {name} out of the key."
-        having = [option for option in options if name in known_keys(options[option])]
+    name = key.rpartition(".")[2]
+    for group, kinds in OPTIONS.items():
+        chosen = [option for option, each in kinds.items() if each is kind]
+        having = [f"{group}={option}" for option in kinds if name in known_keys(kinds[option])]
         if chosen and having:
-            ways = " or ".join(f"{group}={option}" for option in having)
-            return (
-                f"{key}: {group}={chosen} does not have this key. Add {ways}, or leave the key out."
-            )
+            problem = f"{key}: {group}={chosen[0]} does not have this key"
+            return f"{problem}. Add {' or '.join(having)}, or leave the key out."
     return None
 
 
@@ -195,48 +212,44 @@ def known_keys(kind: type) -> list[str]:
     return [key.name for key in fields(kind) if COMPUTED not in key.metadata]
 
 
-def corrected_top_level(key: str) -> list[str]:
-    """Return the typed arguments with the right group or block: `label=judge` for `labels=judge`."""
-    names = [
-        "recipe",
-        *(f.name for f in fields(Config)),
-        *(path.name for path in CONF.iterdir() if path.is_dir()),
-    ]
-    if key in names or "." in key or not (name := nearest(key, names, 0.8)):
-        return []
-    typed = [argument.lstrip("+") for argument in process.read_typed_arguments()]
-    return [
-        shlex.quote(name + argument.removeprefix(key))
-        for argument in typed
-        if re.match(rf"{key}\b", argument)
-    ]
+# Options and files that are missing
 
 
-def missing_group_message(error: MissingConfigException) -> str:
+def missing_option_message(error: MissingConfigException) -> str:
     """Return the message for an option of a group that does not exist, or for a recipe that cannot be read."""
     missing = str(error.missing_cfg_file or "")
-    group, _, name = (
-        missing.rpartition("/")
-        if missing.startswith(("eval/", "hydra/"))
-        else missing.partition("/")
-    )
-    if not group:
-        return str(error).splitlines()[0]
-    if group == "recipe" and (path := spelling.recipe_files(name).get(name)) and path.is_file():
-        if place := yaml_problem(path):
-            return f"{option_file(group, name)} is not valid YAML{place}. Correct the file."
-        keys = ", ".join(forbidden_keys(OmegaConf.load(path)))
-        return f"{option_file(group, name)} sets {keys}. It may only set {', '.join(sorted(OF_HYDRA))} of Hydra."
-    path_key = (
-        f" For a folder or a hub id, type {group}.path={name}."
-        if group in ("model", "label")
-        else ""
-    )
-    # Hydra has no options where several are typed: tracker=[wandb,mlflow]
-    options = error.options or [path.stem for path in (CONF / group).glob("*.yaml")]
+    group, _, name = missing.partition("/")
+    if group in ("eval", "hydra"):  # which have groups inside
+        group, _, name = missing.rpartition("/")
     if group == "recipe":
-        options = [*spelling.recipe_files()]
-    return f"{group}={name} does not exist.{suggest(name, options)}{path_key}"
+        return missing_recipe_message(name)
+    if not name:
+        return str(error).splitlines()[0]
+    options = error.options or [path.stem for path in (CONF / group).glob("*.yaml")]
+    way_out = suggest(name, options)
+    if group in ("model", "label"):
+        way_out += f" For a folder or a hub id, type {group}.path={name}."
+    return f"{group}={name} does not exist.{way_out}"
+
+
+def missing_recipe_message(name: str) -> str:
+    files = spelling.recipe_files(name)
+    path = files.get(name)
+    if path is None or not path.is_file():
+        return f"recipe={name} does not exist.{suggest(name, spelling.recipe_files())}"
+    problem = yaml_problem(path)
+    if problem:
+        return f"{option_file('recipe', name)} is not valid YAML: {problem}. Correct the file."
+    keys = ", ".join(forbidden_keys(OmegaConf.load(path)))
+    allowed = ", ".join(sorted(OF_HYDRA))
+    return f"{option_file('recipe', name)} sets {keys}. It may only set {allowed} of Hydra."
+
+
+def option_file(group: str, name: str) -> str:
+    """Return the path that messages use for the file of a group's option."""
+    if group == "recipe" and name.endswith(".yaml"):
+        return name
+    return f"recipes/{name}.yaml" if group == "recipe" else f"conf/{group}/{name}.yaml"
 
 
 def forbidden_keys(recipe: Any) -> list[str]:
@@ -248,13 +261,59 @@ def forbidden_keys(recipe: Any) -> list[str]:
 
 
 def yaml_problem(path: Path) -> str:
-    """Return where and why a file is not a YAML mapping, or '' if it is one."""
+    """Return why a file is not a YAML mapping, and where, or '' if it is one."""
     try:
         keys = OmegaConf.load(path)
     except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        return f"line {line}, {error.problem}"
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        return " ".join(str(error).split())
+    return "" if isinstance(keys, DictConfig) and keys else "it has no KEY: VALUE"
+
+
+def folder_message(error: OSError) -> str | None:
+    """Return the message for a file or folder that cannot be read or made; None for an error that may be a bug."""
+    name = str(error.filename or "")
+    if isinstance(error, PermissionError) and os.path.exists(name) and not os.access(name, os.R_OK):
+        return f"{name}: {error.strerror}. Its owner can let others read it: chmod -R go+rX FOLDER."
+    # A folder may not be made because something is missing, as under /proc. Any other missing file may be a bug.
+    frames = traceback.extract_tb(error.__traceback__)
+    if error.errno in OF_FOLDER or frames[-1].name == "mkdir":
         return (
-            f": line {error.problem_mark.line + 1}, {error.problem}" if error.problem_mark else ""
+            f"{name}: {error.strerror}. No node is lost. To use another store, set outputs=FOLDER."
         )
-    except (ValueError, OSError) as error:
-        return f": {error}"
-    return "" if isinstance(keys, DictConfig) and keys else ": it has no KEY: VALUE"
+    return None
+
+
+# Arguments that Hydra cannot read
+
+
+def unreadable_message(argument: str) -> str:
+    """Return the message for an argument that Hydra cannot parse."""
+    key, equals, value = argument.partition("=")
+    if not equals:
+        return f"{key}: an argument must be KEY=VALUE."
+    problem = (
+        f"{' '.join(argument.split())}: cannot be read. Close all brackets, and put texts in quotes"
+    )
+    if value.startswith(("[", "{")):
+        return f"{problem}, or write the setting into a file: recipe=FILE.yaml."
+    return f"{problem}: {quoted(key, value)}"
+
+
+def several_values_message(argument: str) -> str:
+    """Return the message for values with commas, which may be a sweep, a list or one text."""
+    key, _, value = argument.partition("=")
+    form = quoted(key, value)
+    if spelling.is_list(key) or key == "tracker":
+        form = shlex.quote(f"{key}=[{value}]")
+    return (
+        f"{argument}: several values. To try one after the other, add -m. As one value, type {form}"
+    )
+
+
+def quoted(key: str, value: str) -> str:
+    """Return an argument whose value is in quotes, as a shell reads it."""
+    text = value.strip("\"'").replace('"', '\\"')
+    return shlex.quote(f'{key}="{text}"')

@@ -62,7 +62,8 @@ def run_line(line: list[str]) -> None:
             if text is not None:
                 sys.stdout.write(f"{text}\n")
                 return
-            recipes.register(line)
+            if "--hydra-help" not in line:  # for which Hydra copies all of it hundreds of times
+                recipes.register(line)
             sys.argv[1:] = line
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)()
     except KeyboardInterrupt:

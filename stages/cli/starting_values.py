@@ -1,12 +1,13 @@
-"""Learning rates and DPO's beta of published runs, by model size: what a command is told that names another model.
+"""Learning rates and DPO's beta of published runs, by model size: for `learning_rate=auto`, and for a warning.
 
-Nothing is changed. A recipe's rates, like the general defaults, suit a model of about 135M parameters or the recipe's
-own."""
+A recipe's rates suit a model of about 135M parameters or the recipe's own. A number is never changed."""
 
+import logging
 from typing import Any
 
 from stages.cli import recipes
 from stages.config.blocks.models import Model
+from stages.config.blocks.training import OBJECTIVES, Training
 from stages.config.choices import GROUP_LOSSES, Adapter
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
@@ -15,21 +16,52 @@ from stages.hardware.model_shape import ModelShape
 from stages.preflight.model_files import model_config
 from stages.store.sealed_json import Damaged, warn_once
 
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
 # Learning rates and beta of published runs, by objective, adapter and number of parameters
 ROWS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)
-STARTED = tuple(ROWS)  # blocks with starting values
 PAIRWISE = {"sigmoid", "sft", *GROUP_LOSSES}  # the losses that the table's betas are of
+
+
+def resolve_rates(cfg: Config) -> None:
+    """Replace `learning_rate=auto` by the table's number, so that fingerprints name the number.
+    Raise UserError for another word, an objective without rows, or a model whose size is not known."""
+    for name in OBJECTIVES:
+        block: Training = vars(cfg)[name]
+        if block.learning_rate != AUTO:
+            block.learning_rate = read_rate(name, block.learning_rate)
+        elif name not in ROWS:
+            raise UserError(f"{name}.learning_rate=auto: no published runs here. Type a number.")
+        elif name in cfg.trained:
+            block.learning_rate = automatic_rate(name, block, cfg.model)
+
+
+def read_rate(name: str, value: float | str) -> float:
+    """Return a learning rate as a number. Raise UserError for a word."""
+    try:
+        return float(value)
+    except ValueError:
+        problem = f"{name}.learning_rate={value}: this value is not accepted"
+        raise UserError(f"{problem}. Accepted: a number, or auto.") from None
+
+
+def automatic_rate(name: str, block: Training, model: Model) -> float:
+    """Return the table's learning rate for an objective, and log it with its source."""
+    key = f"{name}.learning_rate"
+    parameters = count_parameters(model)
+    if parameters is None:
+        raise UserError(f"{key}=auto: the size of the model cannot be read. Type a number.")
+    row = table_row(name, block.adapter, parameters)
+    rate = float(row["learning_rate"])
+    log.info("%s=auto: %g, for %s (%s)", key, rate, size_words(parameters), row["source"])
+    return rate
 
 
 def warn_of_rates(cfg: Config, typed: dict[str, str]) -> None:
     """Warn if another model than the recipe's is typed, and learning rates that are not typed are above those of
     published runs."""
-    typed_models = {key: typed[key] for key in ("model.path", "model") if key in typed}
-    if "model" in typed:  # without one, the recipe is not read again
-        recipe = recipes.recipe_of_job(typed)
-        if typed["model"] == recipes.own_option(recipe, "model"):
-            del typed_models["model"]
-    model = next((f"{key}={value}" for key, value in typed_models.items()), None)
+    model = typed_model(typed)
     parameters = count_parameters(cfg.model) if model else None
     if parameters is None:
         return
@@ -37,16 +69,31 @@ def warn_of_rates(cfg: Config, typed: dict[str, str]) -> None:
         if name not in ROWS or f"{name}.learning_rate" in typed:
             continue
         row = table_row(name, block.adapter, parameters)
-        if block.learning_rate <= row["learning_rate"]:
+        rate = read_rate(name, block.learning_rate)
+        if rate <= row["learning_rate"]:
             continue
-        advice = f"{name}.learning_rate={row['learning_rate']:g}"
-        is_of_loss = {*getattr(block, "loss_type", ())} <= PAIRWISE
-        if "beta" in row and is_of_loss and f"{name}.beta" not in typed:
+        advice = f"{name}.learning_rate=auto"
+        losses = {*getattr(block, "loss_type", ())}
+        if "beta" in row and losses <= PAIRWISE and f"{name}.beta" not in typed:
             advice += f" {name}.beta={row['beta']:g}"
         warn_once(
-            f"{name}.learning_rate={block.learning_rate:g} is high for {model}, which has "
-            f"{parameters / 1e9:.2g}B parameters. Published runs have {advice} ({row['source']})."
+            f"{name}.learning_rate={rate:g} is high for {model}, which has {size_words(parameters)}. "
+            f"Published runs have {row['learning_rate']:g} ({row['source']}): type {advice}."
         )
+
+
+def typed_model(typed: dict[str, str]) -> str | None:
+    """Return the argument that names another model than the recipe's, or None."""
+    if "model.path" in typed:
+        return f"model.path={typed['model.path']}"
+    if "model" not in typed:
+        return None
+    of_recipe = recipes.own_option(recipes.recipe_of_job(typed), "model")
+    return None if typed["model"] == of_recipe else f"model={typed['model']}"
+
+
+def size_words(parameters: int) -> str:
+    return f"{parameters / 1e9:.2g}B parameters"
 
 
 def table_row(objective: str, adapter: str, parameters: int) -> dict[str, Any]:

@@ -7,22 +7,27 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from stages.config.installation import read_beside
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-# Some libraries lose the error's number. safetensors and tokenizers keep the system's words; torch has its own words.
-IN_WORDS = {words: words for words in map(os.strerror, FULL)}
-TORCH = (
+# Words of the system, and of torch, in errors without a number: some libraries lose it
+FULL_WORDS = [
+    *map(os.strerror, FULL),
     "basic_ios::clear: iostream error",
     "PytorchStreamWriter failed writing",
     "inline_container.cc",
-)
-IN_WORDS |= dict.fromkeys(TORCH, "torch could not write a file")
+]
 
-TEXTS = read_beside(__file__)
-PARTS = {name: "".join(parts) for name, parts in TEXTS["unseen"].items()}
-UNSEEN = re.compile(PARTS["pattern"].format(**PARTS))  # invisible characters
+# Characters that hide a text or change how another one reads: controls, which also move a terminal's cursor; marks that
+# turn the direction of text; characters without width; blanks other than spaces; fillers, tags, private code points and
+# half a surrogate pair. A joiner between two characters outside ASCII is visible by its effect, in an emoji or a word of
+# an Arabic or Indic script. So is one U+FE0F behind such a character or in a keycap.
+UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u2800\u3164\ud800-\uf8ff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
+    "\U00013430-\U00013455\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
+    "|(?<![^\x00-\x7f\ufe0f])\ufe0f(?!\u20e3)"
+    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+)
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -86,8 +91,37 @@ def check_all(checks: Iterable[Callable[[], object]]) -> None:
     errors.raise_all()
 
 
-# Names that other tools give to settings, and the names here.
-SYNONYMS = {alias: name for name, aliases in TEXTS["synonyms"].items() for alias in aliases.split()}
+# The names here of settings that other tools call otherwise
+SYNONYMS = {
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "micro_batch_size": "micro_batch",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "max_steps": "epochs",
+    "max_seq_length": "max_length",
+    "seq_len": "max_length",
+    "context": "max_length",
+    "max_tokens": "max_new_tokens",
+    "temp": "temperature",
+    "temperature": "temperatures",
+    "n": "candidates_per_prompt",
+    "num_return_sequences": "candidates_per_prompt",
+    "loss": "loss_type",
+    "r": "rank",
+    "lora_r": "lora",
+    "num_heads": "heads",
+    "num_layers": "layers",
+    "gpus": "processes",
+    "num_processes": "processes",
+    "random_seed": "seed",
+    "adamw": "adamw_torch",
+    "output_dir": "outputs",
+    "wandb_project": "project",
+    "file": "path",
+}
 
 
 def suggest(name: str, names: Iterable[str]) -> str:
@@ -121,11 +155,12 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def full_disk_message(error: BaseException) -> str | None:
     """Return the message for a full disk, a spent quota or a file that is too large. Return None for another error."""
-    for e in causes(error):
-        number = e.errno if isinstance(e, OSError) and e.errno in FULL else None
-        in_words = next((phrase for words, phrase in IN_WORDS.items() if words in str(e)), None)
-        reason = os.strerror(number) if number else in_words
-        if reason:
-            place = f"{e.filename}: " if isinstance(e, OSError) and e.filename else ""
-            return f"{place}{reason}: {TEXTS['full disk']}"
+    for cause in causes(error):
+        text = str(cause)
+        is_full = isinstance(cause, OSError) and cause.errno in FULL
+        if is_full or any(words in text for words in FULL_WORDS):
+            return (
+                f"{text}: the disk is full, or a quota is used up. No finished work is lost. Free some space, and type "
+                "the same command again. For another disk, set outputs=FOLDER."
+            )
     return None

@@ -108,14 +108,14 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
     ("arguments", "message"),
     [
         (("stage=dop",), "stage=dop"),
-        (("dpo.beta=abc",), "dpo.beta=abc: the value could"),
+        (("dpo.beta=abc",), "dpo.beta=abc: this value is not accepted. Accepted: number"),
         (("--seed=3",), "Type seed=3."),
         (("sft.max_steps=100",), "'epochs'"),
         (("wandb_project=mine",), "tracker.project"),
         (("tracker=[wandb,mlfow]",), "Did you mean 'mlflow'?"),
         (("tracker.mlfow=true",), "Did you mean 'mlflow'?"),
-        (("tracker=wandb,mlflow",), "write 'tracker=[wandb,mlflow]'"),
-        (("tracker.name=wandb",), "tracker=NAME"),
+        (("tracker=wandb,mlflow",), "'tracker=[wandb,mlflow]'"),
+        (("tracker.name=wandb",), "tracker.name is not a setting"),
         (("model=tinny",), "Did you mean 'tiny'?"),
         (("sft.trainer.weight_decai=0.1",), "Did you mean 'weight_decay'?"),
         (("sft.trainer.output_dir=x",), "the sft stage sets"),
@@ -210,17 +210,17 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
             ("data=file", "data.sources=[{path: README.md}]", NOTHING_MEASURES[-1]),
             "(data.tasks.test)",
         ),
-        (("data.sources.path=x",), "Write 'data.sources=[{…, path: x}]'"),
+        (("data.sources.path=x",), "'data.sources=[{path: x}]'"),
         (
             ("label=judge", "label.endpoints.model=m"),
-            "Write 'label.endpoints=[{…, model: m}]'",
+            "'label.endpoints=[{model: m}]'",
         ),
-        (("seeds.a=1",), "Write 'seeds=[1]'"),
+        (("seeds.a=1",), "'seeds=[1]'"),
         (("model=someone/a-model",), "type model.path=someone/a-model"),
         (("reward.lr=1e-5",), "Did you mean 'learning_rate'?"),
-        (("dpo.beta=null",), "null is not allowed"),
-        (("label=dataset", "label.path=x", "label.columns=[a]"), "a mapping is needed"),
-        (("arms=[ppo]",), "ppo is unknown"),
+        (("dpo.beta=null",), "dpo.beta=null: this value is not accepted"),
+        (("label=dataset", "label.path=x", "label.columns=[a]"), "Accepted: mapping"),
+        (("arms=[ppo]",), "Accepted: list of dpo, kto, grpo"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(
@@ -235,16 +235,13 @@ def test_a_mistake_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("labels=judge",), "Did you mean label=judge?"),
+        (("labels=judge",), "Did you mean 'label'?"),
         # refused by Hydra while it composes
         (("dpo.bata=1",), "dpo.bata is not a setting. Did you mean 'beta'?"),
         # by our checks; needs no plus sign
         (("dpo.trainer.learning_rate=1",), "Set dpo.learning_rate instead"),
         # refused by OmegaConf while it resolves
-        (("dpo.beta=${x}",), "error: dpo.beta: ${x} is not"),
-        pytest.param(
-            ("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} is not", marks=pytest.mark.slow
-        ),
+        (("dpo.beta=${x}",), "error: dpo.beta: Interpolation key 'x' not found"),
         (("~dpo",), "error: ~dpo: this block"),  # refused before Hydra reads it
         (("seeds=[größe]",), "error: seeds=[größe]:"),  # refused by Hydra's grammar
         (

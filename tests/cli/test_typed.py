@@ -329,22 +329,25 @@ def made_of(chain: Chain) -> list[dict[str, object]]:
         ((OTHER,), []),  # of a size that nobody knows here
         (
             ("recipe=demo", "model=llama31_8b"),
-            ["sft.learning_rate=5e-06", "dpo.learning_rate=5e-07"],
+            ["5e-06 (Tülu", "5e-07 (Zephyr"],
         ),
         (
             ("recipe=demo", "model=llama31_8b", "sft.learning_rate=1e-4"),
-            ["dpo.learning_rate=5e-07"],
+            ["5e-07 (Zephyr"],
         ),
         (
             ("model=llama32_1b",),
-            ["sft.learning_rate=2e-05", "dpo.learning_rate=1e-06 dpo.beta=0.5"],
+            ["type sft.learning_rate=auto.", "type dpo.learning_rate=auto dpo.beta=0.5."],
         ),
-        (("model=llama32_1b", "dpo.loss_type=[ipo]"), ["sft.", "dpo.learning_rate=1e-06 (Smol"]),
+        (
+            ("model=llama32_1b", "dpo.loss_type=[ipo]"),
+            ["sft.", "1e-06 (SmolLM2 1.7B, arXiv:2502.02737): type dpo.learning_rate=auto."],
+        ),
         (
             ("recipe=demo", "model=llama31_8b", "sft.adapter=lora", "dpo.adapter=lora"),
-            ["dpo.learning_rate=5e-06 dpo.beta=0.01"],
+            ["type dpo.learning_rate=auto dpo.beta=0.01."],
         ),
-        (("recipe=tulu3_8b", "model=llama31_70b"), ["sft.learning_rate=2e-06", "dpo."]),
+        (("recipe=tulu3_8b", "model=llama31_70b"), ["2e-06 (Tülu 3 70B", "dpo."]),
         (("recipe=zephyr_7b",), []),
         (("model=embedded",), []),
     ],

@@ -132,20 +132,6 @@ def test_a_recipe_with_a_key_of_another_option_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("typed", "key"),
-    [
-        ("label=judge label.judge.seed=1", "label.judge"),
-        ("label=human label.human.answers=3", "label.human"),
-        ("eval/judged=reward_model eval.judged.reward_model.path=x", "eval.judged.reward_model"),
-    ],
-)
-def test_a_key_as_it_was_called_before_is_told_its_name(typed: str, key: str) -> None:
-    block, _, name = key.rpartition(".")
-    where = f"the keys of {block.replace('.', '/')}={name} are in {block} itself"
-    assert refused("recipe=tiny", *typed.split()).startswith(f"{key}: {where}.")
-
-
-@pytest.mark.parametrize(
     "typed",
     [
         "sample.runtime.batch_size=8 align=grpo sft.demonstrations=selected",

@@ -85,7 +85,7 @@ def test_conf_answers_the_rooms() -> None:
 def test_only_a_stage_of_the_command_is_built_again(tmp_path: Path) -> None:
     with pytest.raises(ConfigCompositionException) as error:
         composed("recipe=tiny", "rebuild=gc")
-    message = "rebuild=gc: Invalid value, expected one of [base, source, data, select, sft"
+    message = "rebuild=gc: this value is not accepted. Accepted: base, source, data, select, sft"
     assert message in str(explain(error.value))
     assert settings("recipe=tiny", "rebuild=sft").rebuild == "sft"
     for typed in (

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.cli import main, spelling
-from stages.cli.explain import explain
+from stages.cli.explain import explain, several_values_message
+from stages.cli.settings import all_settings, settings_of
 from stages.config import limits
 from stages.config.blocks.data import Source
 from stages.config.blocks.training import OBJECTIVES, LoRA
@@ -131,16 +132,13 @@ MAPPINGS = {  # and who looks into them
     "data.audit.actions": "sources.validate_codes",
     "data.audit.thresholds": "sources.validate_codes",
     "data.mixture.quotas": "sources.validate_mixture",
-    "eval.models": "set by the pipeline",
-    "eval.compared": "set by the pipeline",
-    "eval.instruments": "set by the pipeline",
     "eval.judged.own.options": "plugins.fitting",
     "sample.endpoint.extra": "the server",
     "sample.columns": "column_mapping",
     "prices": "limits.refuse",
 }
 for objective in OBJECTIVES:
-    NAMES.append(f"{objective}.trainer.optim")
+    NAMES += [f"{objective}.trainer.optim", f"{objective}.learning_rate"]  # a number or auto
     MAPPINGS |= {
         f"{objective}.trainer.lr_scheduler_kwargs": "preflight.arguments",
         f"{objective}.trainer.extra": "preflight.arguments",
@@ -158,10 +156,8 @@ UNBOUNDED = (
 
 def every_key() -> dict[str, tuple[Any, Any]]:
     """Return the types without None, and the field metadata, of every key of all blocks and of one source."""
-    types_by_key = spelling.setting_types() | {
-        f"data.sources.{key}": hint for key, hint in spelling.settings_below(Source, "")
-    }
-    return {key: (kinds(hint), metadata) for key, (hint, metadata) in types_by_key.items()}
+    by_key = all_settings() | {each.key: each for each in settings_of(Source, "data.sources.")}
+    return {key: (kinds(each.kind), each.field.metadata) for key, each in by_key.items()}
 
 
 def kinds(hint: Any) -> set[Any]:
@@ -179,7 +175,7 @@ def choose_option(cfg: Any, key: str) -> None:
         if not key.startswith(f"{block}."):
             continue
         name = re.sub(r"^sources\..*", "sources", key.removeprefix(f"{block}."))
-        kind = next(k for k in options.values() if name in dict(spelling.settings_below(k, "")))
+        kind = next(k for k in options.values() if name in {each.key for each in settings_of(k)})
         holder, _, place = block.rpartition(".")
         chosen = OmegaConf.structured(kind) if isinstance(cfg, DictConfig) else kind()
         setattr(attrgetter(holder)(cfg) if holder else cfg, place, chosen)
@@ -195,7 +191,7 @@ def with_value(key: str, value: Any) -> Config:
     for part in blocks:
         block = getattr(block, part)
         block = block[0] if isinstance(block, list) else block
-    setattr(block, name, [value] if typing.get_origin(spelling.type_of(key)) is list else value)
+    setattr(block, name, [value] if spelling.is_list(key) else value)
     return cfg
 
 
@@ -269,7 +265,7 @@ def test_no_text_is_empty_and_no_word_unknown() -> None:
 @pytest.mark.extended
 def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
     cfg: DictConfig = composed(*TINY)
-    for key in spelling.setting_types():
+    for key in all_settings():
         choose_option(cfg, key)
         original = copy.deepcopy(OmegaConf.select(cfg, key))
         for value in ("bogus", 1.5, True, None, [[1]], [{"bogus": 1}], {"bogus": 1}):
@@ -291,14 +287,14 @@ REFUSED = [
     ("seed=-1", "seed=-1: the value must be"),
     ("seeds=[-3]", "seeds=-3: the value must be"),
     ("sft.epochs=inf", "sft.epochs=inf: the value must be"),
-    ("eval.likelihood_prompts=2e9", "eval.likelihood_prompts=2e9: the value could"),
+    ("eval.likelihood_prompts=2e9", "eval.likelihood_prompts=2e9: this value is not accepted"),
     ("model.random_init.heads=3", "Use 1, 2, 4, 8, 16, 32."),
     ("model.random_init.hidden_size=63", "Make hidden_size even."),
     ("~dpo.beta", "~dpo.beta: "),
     ("dpo=5", "Known: default."),
     ("label=reward_model label.path=x pairs.min_score=1", "pairs.min_score=1: scores"),
     ("data=null", "Known: demonstrations, file, questions, tiny, verifiable."),
-    ("data.tasks=null", "null is not allowed"),
+    ("data.tasks=null", "data.tasks=null: this value is not accepted"),
     ("dpo.adapter=lora dpo.lora.rank=65", "width of 64"),
     ("dpo.adapter=lora dpo.lora.target_modules=[q_prj]", "dpo.lora.target_modules=['q_prj']: "),
     (
@@ -350,7 +346,7 @@ REFUSED = [
     ("dpo.trainer.f_divergence_type=bogus", "Known: alpha_divergence, forward_kl"),
     (
         "dpo.trainer.weight_decay=[1,2]",
-        "dpo.trainer.weight_decay=[1,2]: the value must be a number or null",
+        "dpo.trainer.weight_decay=[1,2]: this value is not accepted. Accepted: number or null",
     ),
     ("dpo.trainer.weight_decay=-1", "dpo.trainer.weight_decay=-1: the value must be"),
     ("dpo.trainer.lr_scheduler_type=cosin", "Did you mean 'cosine'?"),
@@ -425,23 +421,23 @@ REFUSED = [
     ),
     ("launch=fsdp launch.processes=1", "launch.sharding=fsdp "),
     ("outputs=", "outputs= is empty. Name a folder"),
-    ("dpo.beta=${dpo.bata}", "dpo.beta: ${dpo.bata} is not a key"),
+    ("dpo.beta=${dpo.bata}", "dpo.beta: Interpolation key 'dpo.bata'"),
     ("outputs=größe", "'outputs=\"größe\"'"),
-    ("label.labels={👍:good}", "can only stand in a file: recipe="),
-    ("label.labels={no:schön}", "'label.labels={no:\"schön\"}'"),
+    ("label.labels={👍:good}", "into a file: recipe="),
+    ("label.labels={no:schön}", "put texts in quotes"),
     ("data.sources=[{path:x}", "data.sources=[{path:x}: cannot be read"),
     ("dpo.beta", "dpo.beta: an argument must be KEY=VALUE."),
     ("hydra.sweeper.params={dpo.beta:1}", "only recipes may set hydra.sweeper.params"),
-    ("data.sources=README.md", "Write 'data.sources=[{path: README.md}]'."),
-    ("data.sources=[README.md]", "Write 'data.sources=[{path: README.md}]'."),
-    ("data.sources={path:x}", "Write 'data.sources=[{path:x}]'."),
+    ("data.sources=README.md", "Accepted: list of Source, as data.sources="),
+    ("data.sources=[README.md]", "Accepted: list of Source, as data.sources="),
+    ("data.sources={path:x}", "Accepted: list of Source, as data.sources="),
     ("dpo.loss_type=[simp]", "Did you mean 'simpo'?"),
-    ("seeds=2", "Write 'seeds=[2]'."),
-    ("dpo.lora=5", "dpo.lora.rank, dpo.lora.alpha, dpo.lora.target_modules"),
+    ("seeds=2", "as seeds=["),
+    ("dpo.lora=5", "its keys, as dpo.lora.rank="),
     ("sft.lr=1", "Did you mean 'learning_rate'?"),
     ("sample.n=2", "Did you mean 'candidates_per_prompt'?"),
     ("sft.beta=1", "Did you mean dpo.beta or kto.beta or grpo.beta?"),
-    ("sft.weight_decay=1", "Did you mean 'sft.trainer.weight_decay'?"),
+    ("sft.weight_decay=1", "Did you mean sft.trainer.weight_decay?"),
 ]
 
 
@@ -489,10 +485,6 @@ def test_the_layers_of_any_model_are_known() -> None:
 
 
 def test_several_values_are_told_what_they_may_be() -> None:
-    assert spelling.several_values_message("dpo.beta=0.1,0.2").startswith(
-        "dpo.beta=0.1,0.2: several values. To try one after the other, add -m; "
-    )
-    assert spelling.several_values_message("seeds=1,2").endswith("for a list, write 'seeds=[1,2]'")
-    assert spelling.several_values_message("label.path=a,b").endswith(
-        "for one text, write 'label.path=\"a,b\"'"
-    )
+    assert several_values_message("dpo.beta=0.1,0.2").startswith("dpo.beta=0.1,0.2: several")
+    assert several_values_message("seeds=1,2").endswith("'seeds=[1,2]'")
+    assert several_values_message("label.path=a,b").endswith("'label.path=\"a,b\"'")

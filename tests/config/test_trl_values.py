@@ -13,6 +13,7 @@ from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.training_args import OptimizerNames
 from trl import DPOConfig, SFTConfig
 
+from stages.cli.settings import settings_of
 from stages.config import choices
 from stages.config.blocks.training import OBJECTIVES, WITH_TRL
 from stages.config.errors import UserError
@@ -20,7 +21,6 @@ from stages.config.limits import ONE_OF, validate_block
 from stages.config.trainers import SET_BY_STAGE, SET_ELSEWHERE, validate_trainer
 from stages.preflight.arguments import require_arguments
 from stages.store.store import Store
-from tests.docs.test_configuration import said_in_schema
 from tests.helpers import TINY, nodes, settings
 
 VALUES: tuple[Any, ...] = (-1, 0, 0.5, 1, 7, 1e30, float("nan"), float("inf"), "bogus", True, None)
@@ -52,7 +52,8 @@ def test_a_number_that_null_stands_for_is_trls_default(name: str) -> None:
     defaults = {field.name: field.default for field in fields(OBJECTIVES[name].arguments_class)}
     assert block().max_grad_norm == defaults["max_grad_norm"]
     compared = 0
-    for key, comment in said_in_schema(block).items():
+    comments = {each.field.name: each.comment for each in settings_of(block)}
+    for key, comment in comments.items():
         said = re.search(r"null: ([\d.e-]+)$", comment)
         if said and defaults[key] is not None:
             assert float(said[1]) == defaults[key], key

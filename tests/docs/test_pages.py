@@ -14,7 +14,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
-from stages.cli import spelling, unread
+from stages.cli import unread
+from stages.cli.settings import all_settings, settings_of
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.sampling import Member
 from stages.config.installation import ROOT
@@ -195,11 +196,8 @@ def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -
 def every_key() -> dict[str, set[str]]:
     """Return the keys of the configuration, with the options of groups; the name of a free dict ends in a dot."""
 
-    types = spelling.setting_types() | {
-        key: hint
-        for block in (Endpoint, Member)
-        for key, hint in spelling.settings_below(block, "")
-    }
+    of_listed = [*settings_of(Endpoint), *settings_of(Member)]
+    types = {*all_settings(), *(setting.key for setting in of_listed)}
     keys: dict[str, set[str]] = {key: set() for key in types}
     free = [
         key

@@ -36,7 +36,6 @@ from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from peft import PeftModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
@@ -1067,14 +1066,6 @@ def a_wrong_value_is_told_with_its_place(parts: Parts) -> None:
         recipe.write_text("# @package _global_\ndpo: {bata: 1}\n")
         assert refusal_of(f"recipe={recipe}").startswith(f"{recipe}: dpo.bata ")
     assert refusal_of("recipe=tini").endswith("Did you mean 'tiny'?")
-
-
-@effect(
-    "omegaconf.errors:OmegaConfBaseException says a value's type in a sentence that we shorten",
-    put(OmegaConfBaseException, "__str__", silent),
-)
-def a_mistyped_value_is_told_in_words(parts: Parts) -> None:
-    assert "converted to Float" in refusal_of("dpo.beta=abc")
 
 
 # trackers

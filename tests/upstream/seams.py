@@ -434,12 +434,6 @@ SEAMS = [
         "read from its text",
         "an error in a file is told without the file",
     ),
-    Seam(
-        "omegaconf.errors:OmegaConfBaseException says a value's type in a sentence that we shorten",
-        ("cli/explain.py",),
-        "read from its text",
-        "a mistyped value is told with OmegaConf's placeholders",
-    ),
     # trackers
     Seam(
         "huggingface_hub.constants:HF_HUB_OFFLINE is read at every request",

@@ -97,7 +97,7 @@ class Training:
     objective: ClassVar[Objective]
     adapter: choices.Adapter = MISSING
     lora: LoRA = field(default_factory=LoRA)
-    learning_rate: float = positive()
+    learning_rate: int | float | str = positive()
     epochs: float = positive(10_000)
     batch_size: int = between(1, 1_000_000)
     max_length: int = between(1, 10_000_000)
