@@ -92,9 +92,16 @@ def test_the_rows_that_settings_and_finished_nodes_tell(chain: Chain, tmp_path: 
     assert rows("sample_1", "rounds=2") == prompts / 2
     assert rows("sample_1", "rounds=3", "sample.prompts_per_round=12") == 12
     assert rows("sample", "sample.prompts=12") == 12
+    judged = (
+        "eval/judged=judge",
+        "eval.judged.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]",
+    )
+    assert rows("versus_sft", *judged, "eval.judged.prompts=10") == 10
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "Name a colour.", "completion": "red"}\n')
-    assert math.isnan(rows("sft", "data=file", f"data.sources=[{{path: {file}}}]")), "not read yet"
+    of_file = ("data=file", f"data.sources=[{{path: {file}}}]")
+    assert math.isnan(rows("sft", *of_file)), "not read yet"
+    assert math.isnan(rows("versus_sft", *judged, *of_file))
 
 
 def test_the_total_names_the_nodes_it_leaves_out(built: Path, tmp_path: Path) -> None:
