@@ -107,8 +107,8 @@ class Wiring:
         return {"reward": self.reward} if self.reward and label.by_reward else {}
 
     def judge(self, label: Label, pool: Node, suffix: str) -> Node:
-        """Return the labels of a pool, without a name. An ensemble's member has the same node as in a run in which it
-        labels alone: no judgement is paid for twice. `suffix` ends the names of the members."""
+        """Return the labels of a pool, which the caller names. The members of an ensemble are added, with names that end
+        with `suffix`. A member has the same node as in a run in which it labels alone: no judgement is paid for twice."""
         if not isinstance(label, Ensemble):
             return self.make("label", label, pool=pool, **self.scorer(label))
         members = Graph()
