@@ -24,7 +24,8 @@ from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 from stages.store.plugins import load_class
 from stages.store.records import Message, content_id
 
-NEW, QUIT = "/new", "/quit"
+NEW = "/new"
+QUIT = "/quit"
 SEPARATE = "Side by side, each prompt is a new conversation."
 # Control characters in an answer that neither move the cursor nor begin an escape sequence.
 SAFE_CONTROLS = "".join(c for c in map(chr, range(32)) if c not in "\b\v\f\r\x1b")

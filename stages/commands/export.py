@@ -5,7 +5,7 @@ Every row names its source. Token ids are left out, as they only fit one tokeniz
 
 import logging
 import re
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,9 +185,10 @@ def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tup
             unused += left_out
     tables = Tables()
     for name, of_rounds in parts.items():
-        splits = by_split(pa.concat_tables(of_rounds)) if of_rounds else {}
-        if splits:
-            tables[name] = splits
+        for split in SPLITS:
+            rows = [table.filter(pc.equal(table["split"], split)) for table in of_rounds]
+            if any(map(len, rows)):
+                tables.setdefault(name, {})[split] = pa.concat_tables(rows).drop_columns("split")
     return tables, unused
 
 
@@ -220,15 +221,6 @@ def demonstrations(examples: pa.Table) -> tuple[pa.Table, int]:
     return pa.table(columns | {"split": pa.array(splits, pa.string())}), len(answered) - len(rows)
 
 
-def by_split(table: pa.Table) -> dict[str, pa.Table]:
-    parts = {}
-    for split in SPLITS:
-        part = table.filter(pc.equal(table["split"], split)).drop_columns("split")
-        if len(part):
-            parts[split] = part
-    return parts
-
-
 def dataset_card(
     title: str, tables: Tables, unused: int, manifests: list[Manifest], label_folders: list[Path]
 ) -> str:
@@ -259,7 +251,7 @@ def dataset_card(
         header=header.to_yaml(),
         title=title,
         tables=tables,
-        splits=[split for split in SPLITS if any(split in parts for parts in tables.values())],
+        splits=[split for split in SPLITS if split in ChainMap(*tables.values())],
         trainers=TRAINERS,
         measures=MEASURES,
         unused=unused,

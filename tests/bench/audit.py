@@ -25,11 +25,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from stages.commands.audit import AuditedSource, Diversity, audit_source
-from stages.config.blocks.data import Source
+from stages.config.blocks.data import Form, Source
 from stages.config.choices import AUDIT_CODES
 from stages.curation.audit.auditor import Auditor
 from stages.curation.audit.codes import ALONE
 from stages.curation.audit.overlap import HeldOut, SeenTexts, sketch
+from stages.curation.harmonize import Harmonizer
 from stages.formats.column_mapping import Purpose
 from tests.helpers import DATA
 
@@ -189,11 +190,10 @@ def evaluation() -> Iterator[str]:
 
 
 def speed() -> str:
-    source = AuditedSource(
-        "data.sources[0].path", Source(str(DATA / "sft/alpaca_8k.jsonl.gz")), Purpose.answers
-    )
+    file = Source(str(DATA / "sft/alpaca_8k.jsonl.gz"))
+    source = AuditedSource("data.sources[0].path", file, Purpose.answers, Harmonizer(Form()))
     began = time.process_time()
-    audit_source(source, Auditor(AUDIT_CODES, HeldOut()), Diversity(), None, io.StringIO())
+    audit_source(source, Auditor(AUDIT_CODES, HeldOut()), Diversity(), io.StringIO())
     return (
         f"{source.report.rows / (time.process_time() - began):,.0f} rows per CPU-second, every code"
     )
