@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.training import SFT
+from stages.config.blocks.training import SFT, Untrained
 from stages.models import model_card, rounding
 from stages.models.chat_templates import establish_contract, replaced_message
 from stages.models.contract import Contract, generation_stops, load_contract
@@ -26,7 +26,7 @@ from stages.training.trainer import read_best_losses
 log = logging.getLogger(__name__)
 
 
-def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+def run(cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` with its contract, any `adapter/`, `token_example.json`, and `held_out.json`: each validation
     row's loss.
 
@@ -35,7 +35,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         UserError: for too many dropped rows, packed examples that meet, training that diverged or raised the loss."""
     base, data = inputs["base"] / "model", inputs["data"] / "examples.parquet"
     said = dict[str, Any]()
-    if cfg.control:  # DPO's control run continues the SFT model
+    if isinstance(cfg, SFT) and cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)
     else:
         tokenizer, embeddings = load_tokenizer(base), count_embedding_rows(base)
@@ -53,11 +53,12 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             thinks=cfg.train and objective.think(stream(data, Example)),
             warn=out.warn,
         )
-        objective.require_trained_rows(contract, cfg, embeddings)
+        if isinstance(cfg, SFT):
+            objective.require_trained_rows(contract, cfg, embeddings)
         if replaced := replaced_message(contract, own, cfg.template.kind):
             said["template"] = replaced
             log.info("%s", replaced)
-    if not cfg.train:
+    if isinstance(cfg, Untrained):
         return publish_base(cfg, base, contract, inputs, out, said)
     if cfg.turns is None:
         cfg = replace(cfg, turns=objective.choose_turns(stream(data, Example), contract, out))
@@ -108,7 +109,7 @@ def summary_message(
 
 
 def publish_base(
-    cfg: SFT,
+    cfg: Untrained,
     base: Path,
     contract: Contract,
     inputs: dict[str, Path],

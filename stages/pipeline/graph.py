@@ -19,9 +19,10 @@ from typing import Any
 
 from stages.config.blocks.arguments import SFTArguments
 from stages.config.blocks.data import Data, Form, Source
-from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label, PreferenceFile, Verifier
 from stages.config.blocks.models import Model
+from stages.config.blocks.runtimes import SamplingRuntime
+from stages.config.blocks.sampling import HF, Drawn, OpenAI
 from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO, Training
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
@@ -94,8 +95,12 @@ EVALUATION_SETS = {
     "judged_prompts": "eval.judged.source",
     "retained": "eval.retention",
 }
+# keys of sampling that demonstrations have of their own
+OF_SELECT = ("candidates_per_prompt", "temperatures", "max_new_tokens")
+NOT_OF_SELECT = ("prompts", "prompts_per_round", "pool")
 ADAPTER = "adapter_config.json"  # of peft, in the folder of an adapter
-SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is the run's seed
+
+SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # may have a seed; its default is the run's seed
 
 # from block and digest cache to pinned block and digests
 Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]
@@ -116,7 +121,7 @@ def wire_graph(
     if cfg.without_model:
         return wire_imported_candidates(cfg, make_node)
     data = cfg.data
-    if cfg.sft.demonstrations is Demonstrations.selected:
+    if cfg.selects_by_label:
         data = replace(data, sources=[replace(s, answered_later=True) for s in data.sources])
     model = replace(cfg.model, key="examine.before") if cfg.align is Align.given else cfg.model
     roots = {"base": make_node("base", model), **wire_sources("data", data, make_node)}
@@ -141,7 +146,7 @@ def wire_graph(
     ]
     if len({*policies}) < len(policies):
         own = ", ".join(
-            f"{name}.seed" for name in SEEDED_BLOCKS if vars(cfg)[name].seed != cfg.seed
+            f"{name}.seed" for name, block in seeded_blocks(cfg).items() if block.seed != cfg.seed
         )
         problem = (
             f"two of the runs make one policy, because its stages have seeds of their own: {own}"
@@ -155,7 +160,7 @@ def wire_imported_candidates(cfg: Config, make_node: MakeNode) -> Graph:
     """Return the nodes of a run that reads its candidates, or labelled candidates, from a file. It needs no model."""
     if cfg.label.brings_pool:
         return wire_judgements(cfg, make_node, make_node("label", cfg.label))
-    pool = make_node("sample", cfg.sample.candidate_file)
+    pool = make_node("sample", cfg.sample)
     judged, label_nodes = wire_labels(cfg.label, make_node, pool)
     return {"sample": pool} | label_nodes | wire_judgements(cfg, make_node, judged)
 
@@ -165,25 +170,26 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     the prompts that have no reference answer. A labeler scores its answers, and `select` keeps the best. By default,
     the labeler is the verifier, since generated requests carry checks, and no endpoint is asked. With
     `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
-    label: Label = cfg.label
-    sample = cfg.sample
-    if cfg.sft.demonstrations is None:
-        label = Verifier()
-        if sample.sampler == "openai":
-            sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
-    # that sampler reads candidates from a file and cannot answer other prompts
-    if sample.brings_prompts:
-        sample = replace(sample, sampler="hf")
-    settings = {
-        key: getattr(cfg.select, key)
-        for key in ("candidates_per_prompt", "temperatures", "max_new_tokens")
-    }
-    settings |= dict.fromkeys(("prompts", "prompts_per_round", "file", "pool"))
-    sample = replace(sample, split=Split.sft, rounds=1, **settings)
+    label: Label = cfg.label if cfg.selects_by_label else Verifier(block="select")
+    sample = replace(demonstration_sampler(cfg), split=Split.sft)
+    for key in OF_SELECT:
+        setattr(sample, key, vars(cfg.select)[key])
+    for key in NOT_OF_SELECT:
+        setattr(sample, key, None)
     pool = make_node("sample", sample, policy=base, data=data)
     judged = make_node("label", label, pool=pool)
     select = make_node("select", cfg.select, judged=judged, data=data)
     return {"sample_base": pool, "label_base": judged, "select": select}
+
+
+def demonstration_sampler(cfg: Config) -> Drawn:
+    """Return the block of the sampler that answers the prompts of demonstrations. Those of a file are other prompts."""
+    if not isinstance(cfg.sample, Drawn):
+        runtime = SamplingRuntime(processes=cfg.launch.processes, nodes=cfg.launch.nodes)
+        return HF(precision=cfg.precision, seed=cfg.seed, runtime=runtime)
+    if isinstance(cfg.sample, OpenAI) and not cfg.selects_by_label:
+        return cfg.sample.drawn_as(HF, max_failed=None)
+    return cfg.sample
 
 
 def wire_chain(
@@ -192,8 +198,10 @@ def wire_chain(
     """Return the nodes of one seed: SFT, a reward model, the objectives that train it further, the control and the
     evaluation. `roots` are further data by name: SFT learns from `select`, the selected demonstrations, if there are
     any, else from `data`, and the evaluation reads `EVALUATION_SETS` and `suites`."""
-    demonstrations = Demonstrations.selected if "select" in roots else Demonstrations.given
-    block = replace(cfg.sft, demonstrations=demonstrations)
+    block = cfg.sft
+    if isinstance(block, SFT):
+        demonstrations = Demonstrations.selected if "select" in roots else Demonstrations.given
+        block = replace(block, demonstrations=demonstrations)
     given = {"given": make_node("base", given_model(cfg))} if cfg.align is Align.given else {}
     sft = make_node("sft", block, base=base, data=roots.get("select", data), **given)
     nodes = {"sft": sft}
@@ -309,17 +317,17 @@ def wire_control_pairs(
 
 def control_block(cfg: Config) -> SFT:
     """Return the block of the control: SFT on the chosen completions alone, with DPO's settings and order of rows."""
-    dpo_settings = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
+    block = cfg.sft if isinstance(cfg.sft, SFT) else SFT(template=cfg.sft.template)
+    dpo_settings = {name: vars(cfg.dpo)[name] for name in vars(block) if name in vars(cfg.dpo)}
     of_sft = vars(SFTArguments()).keys() & vars(cfg.dpo.trainer).keys()
     dpo_settings["trainer"] = SFTArguments(**{key: vars(cfg.dpo.trainer)[key] for key in of_sft})
     control_settings = {
-        "train": True,
         "learning_rate": cfg.control_learning_rate,
         "packing": False,
         "control": True,
     }
     # Without evaluations its last step is published, as DPO's is, and not the best by validation.
-    return replace(cfg.sft, **dpo_settings | control_settings | {"evaluations": 0})
+    return replace(block, **dpo_settings | control_settings | {"evaluations": 0})
 
 
 def round_suffixes(cfg: Config) -> list[str]:
@@ -363,7 +371,7 @@ def wire_given(
     pairs = cfg.pairs if cfg.control else replace(cfg.pairs, validation_fraction=1.0)
     nodes |= wire_judgements(replace(cfg, pairs=pairs), make_node, judged)
     found = sft.inputs["given"]
-    given = make_node("sft", replace(cfg.sft, train=False), base=found, data=data, given=base)
+    given = make_node("sft", cfg.sft, base=found, data=data, given=base)
     return nodes | {"found": found, "given": given}
 
 
@@ -405,10 +413,16 @@ def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> Graph:
 
 def with_seed(cfg: Config, seed: int) -> Config:
     """Return the configuration with another seed. A stage whose seed differs from the run's keeps its seed."""
-    blocks = {name: replace(vars(cfg)[name]) for name in SEEDED_BLOCKS}
+    blocks = {name: replace(block) for name, block in seeded_blocks(cfg).items()}
     for block in blocks.values():
         block.seed = seed if block.seed == cfg.seed else block.seed
     return replace(cfg, seed=seed, **blocks)
+
+
+def seeded_blocks(cfg: Config) -> dict[str, Any]:
+    """Return the blocks with a seed of this run."""
+    blocks = {name: vars(cfg)[name] for name in SEEDED_BLOCKS}
+    return {name: block for name, block in blocks.items() if "seed" in vars(block)}
 
 
 def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
@@ -421,12 +435,15 @@ def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
         node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)
     ]
     if not requested:
-        way_out = MISSING_STAGES.get(
-            cfg.stage, f"label={cfg.label.labeler} does not need this stage."
-        )
-        if not cfg.by_pairs and cfg.stage in PREFERENCE_STAGES:
-            way_out = f"align={cfg.align} leaves preferences out. Set align=dpo."
+        way_out = way_to_stage(cfg, cfg.stage)
         raise UserError(
             f"stage={cfg.stage}: this configuration does not have the stage {cfg.stage}. {way_out}"
         )
     return requested
+
+
+def way_to_stage(cfg: Config, stage: str) -> str:
+    """Return the sentence that tells how a run gets a stage that it does not have."""
+    if not cfg.by_pairs and stage in PREFERENCE_STAGES:
+        return f"align={cfg.align} leaves preferences out. Set align=dpo."
+    return MISSING_STAGES.get(stage, f"label={cfg.label.labeler} does not need this stage.")

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from stages.config.blocks.pairs import Pairs
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import SFT
 from stages.config.choices import Split
 from stages.config.installation import DISTRIBUTION, ROOT, output_of, program, version
@@ -57,7 +57,7 @@ def target_stage(node: Node) -> str:
     if node.stage != Target.eval and any(block.control for block in blocks):
         return str(Target.eval)
     pool = node.inputs.get("pool", node)
-    if isinstance(pool.config, Sample) and pool.config.split is Split.sft:
+    if isinstance(pool.config, Drawn) and pool.config.split is Split.sft:
         return str(Target.select)
     return str(Target.versus if pool.stage == Target.versus else node.stage)
 

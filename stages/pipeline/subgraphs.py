@@ -11,7 +11,7 @@ from typing import Any
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.labels import Ensemble, Label, PreferenceFile
 from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import CandidateFile, Pool, Sample
+from stages.config.blocks.sampling import CandidateFile, Drawn, Pool, Sample
 from stages.config.schema import Config
 from stages.store.node import Graph, Node
 from stages.store.numbers import numbered
@@ -96,8 +96,8 @@ def wire_candidates(
     # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
     rounds = 1 if cfg.sample.prompts_per_round else cfg.rounds
     block = replace(cfg.sample, round=len(earlier), rounds=rounds)
-    if not block.pool:
-        pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data)
+    if not isinstance(block, Drawn) or not block.pool:
+        pool = wire_candidate_source(block, make_node, policy, data)
         return pool, {"sample": pool}
     model_nodes, sources = Graph(), Graph()
     models_by_name = {
@@ -123,9 +123,11 @@ def wire_candidates(
 def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data: Node) -> Node:
     """Return the node of candidates that a sampler draws or that a file holds. A node that reads a file has no model
     among its inputs, and no data if the file brings prompts, so errors in the file appear before any training."""
-    if not (file := block.candidate_file):
+    if not isinstance(block, CandidateFile):
         return make_node("sample", block, policy=policy, data=data)
-    return make_node("sample", file) if file.own_prompts else make_node("sample", file, data=data)
+    return (
+        make_node("sample", block) if block.own_prompts else make_node("sample", block, data=data)
+    )
 
 
 def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, Graph]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.labels import Ensemble, OwnLabeler
-from stages.config.blocks.training import OBJECTIVES, LoRA
+from stages.config.blocks.sampling import Drawn
+from stages.config.blocks.training import OBJECTIVES, SFT, LoRA
 from stages.config.choices import Adapter, Align, Command, ControlPairs, Reads, Sharding, Strategy
 from stages.config.errors import UserError, suggest
 from stages.config.installation import read_beside
@@ -50,18 +51,18 @@ def validate_capacity(cfg: Config) -> None:
         validate_pairs(cfg)
     config = base_config(cfg)
     if context := next((config[name] for name in CONTEXT if config.get(name)), None):
-        for name in (
-            "sample",
-            "answer",
-            *(["select"] if cfg.selects else []),
-            *({"grpo"} & {*cfg.trained}),
-        ):
-            if (max_new_tokens := vars(cfg)[name].max_new_tokens) >= context:
-                raise UserError(
-                    TEXTS["context"].format(
-                        name=name, max_new_tokens=max_new_tokens, context=context
-                    )
-                )
+        answering = ["answer"]
+        if isinstance(cfg.sample, Drawn):
+            answering.append("sample")
+        if cfg.selects:
+            answering.append("select")
+        if Target.grpo in cfg.trained:
+            answering.append("grpo")
+        for name in answering:
+            longest = vars(cfg)[name].max_new_tokens
+            if longest >= context:
+                words = {"name": name, "max_new_tokens": longest, "context": context}
+                raise UserError(TEXTS["context"].format(**words))
     for name, block in cfg.trained.items():
         if (
             config
@@ -79,7 +80,7 @@ def validate_rows(cfg: Config) -> None:
     """Raise UserError if SFT has no rows, or fewer than one batch. The rows of a file are not counted yet."""
     row_limit = split_rows(cfg, "sft")
     before_sft = cfg.stage in (Target.base, Target.source, Target.data)
-    if not cfg.sft.train or cfg.without_model or before_sft or row_limit is None:
+    if not isinstance(cfg.sft, SFT) or cfg.without_model or before_sft or row_limit is None:
         return
     if row_limit == 0:
         raise UserError("sft has no rows. Raise data.tasks.sft, or splits.sft of a source.")
@@ -111,6 +112,7 @@ def validate_pairs(cfg: Config) -> None:
         raise UserError(TEXTS["rounds"].format(cfg=cfg, needed=cfg.rounds * own, prompts=prompts))
     if cfg.stage in (Target.sample, Target.pool, Target.label) or candidates is None:
         return
+    assert isinstance(cfg.sample, Drawn)  # a file has any number of candidates
     if candidates < 2:
         setting = "sample.pool draws " if cfg.sample.pool else "sample.candidates_per_prompt="
         raise UserError(

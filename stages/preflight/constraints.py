@@ -11,7 +11,7 @@ from stages.config import choices, limits, trainers
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.evaluation import Compared
 from stages.config.blocks.labels import People, RewardModel
-from stages.config.blocks.training import DPO, KTO, Training
+from stages.config.blocks.training import DPO, KTO, SFT, Training
 from stages.config.choices import Adapter, Align, Command, Precision, Sharding, Strategy
 from stages.config.errors import UserError, check_all, name_block, require_known
 from stages.config.installation import install_command, read_beside, version
@@ -80,12 +80,12 @@ def validate_own_parts(cfg: Config) -> None:
 
 
 def validate_trainers(cfg: Config) -> None:
-    """Raise UserError for arguments that TRL's trainers do not take."""
-    checks = [partial(trainers.validate_trainer, *each) for each in cfg.trained.items()]
-    references = [
-        partial(validate_reference, *each, cfg.reference.precision) for each in cfg.trained.items()
-    ]
-    check_all(checks + references)
+    """Raise UserError for keys of objectives that do not fit together, or arguments that TRL does not take."""
+    checks: list[Callable[[], object]] = [block.check for block in cfg.trained.values()]
+    checks += [partial(trainers.validate_trainer, *each) for each in cfg.trained.items()]
+    for name, block in cfg.trained.items():
+        checks.append(partial(validate_reference, name, block, cfg.reference.precision))
+    check_all(checks)
 
 
 def validate_reference(name: str, block: Training, precision: Precision) -> None:
@@ -101,14 +101,6 @@ def validate_combinations(cfg: Config) -> None:
     if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
         raise UserError(
             f"seeds={cfg.seeds} and seed={cfg.seed} must all differ. Name each seed once."
-        )
-    if cfg.sample.rounds != cfg.rounds:
-        raise UserError(
-            f"sample.rounds={cfg.sample.rounds}: rounds sets it. Type rounds={cfg.sample.rounds} instead."
-        )
-    if not cfg.sample.temperatures:
-        raise UserError(
-            "sample.temperatures is empty. [0.9] samples every candidate at temperature 0.9."
         )
     lists = {
         f"{name}.lora.target_modules": block.lora.target_modules
@@ -148,8 +140,8 @@ def validate_inputs(cfg: Config) -> None:
     """Raise UserError for a model, data or labels that a run cannot start from."""
     reads_data = cfg.sft.train or not cfg.own_prompts  # otherwise no stage reads data
     has_data = cfg.data.sources or cfg.data.generated
-    demonstrations, from_file = cfg.sft.demonstrations, cfg.label.brings_pool
-    selected = demonstrations is choices.Demonstrations.selected
+    from_file = cfg.label.brings_pool
+    only_given = isinstance(cfg.sft, SFT) and cfg.sft.demonstrations is choices.Demonstrations.given
     given, examine = cfg.align is Align.given, cfg.examine
     conditions: dict[str, object] = {
         "not examined": cfg.stage == Target.examine and not given,
@@ -157,10 +149,8 @@ def validate_inputs(cfg: Config) -> None:
         "given and trained": given
         and (cfg.sft.train or not from_file or cfg.model.path != examine.before),
         "no rows": reads_data and not has_data,
-        "open requests": "open_sft" in cfg.data.generated
-        and demonstrations is choices.Demonstrations.given,
-        "no single scores": selected and not cfg.label.scores_alone,
-        "nothing trained": selected and not cfg.sft.train,
+        "open requests": "open_sft" in cfg.data.generated and only_given,
+        "no single scores": cfg.selects_by_label and not cfg.label.scores_alone,
     }
     refuse(conditions, cfg=cfg)
     for i, arm in enumerate(cfg.arms):
@@ -183,7 +173,7 @@ def validate_reward(cfg: Config) -> None:
         with name_block(part.block):
             if part.by_reward and not source.path:
                 raise UserError(TEXTS["no reward model"])
-    if cfg.label.by_reward and cfg.sft.demonstrations is choices.Demonstrations.selected:
+    if cfg.label.by_reward and cfg.selects_by_label:
         raise UserError(TEXTS["late reward model"])
     # strategies that estimate score differences
     ranked = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)
@@ -300,9 +290,8 @@ def validate_trackers(cfg: Config) -> None:
 
 def validate_adapters(cfg: Config) -> None:
     """Raise UserError for adapters that cannot be trained, or have no adapter to continue."""
-    if cfg.dpo.adapter is Adapter.continued and (
-        cfg.sft.adapter is not Adapter.lora or not cfg.sft.train
-    ):
+    has_adapter = isinstance(cfg.sft, SFT) and cfg.sft.adapter is Adapter.lora
+    if cfg.dpo.adapter is Adapter.continued and not has_adapter:
         raise UserError("dpo.adapter=continued continues the adapter of SFT. Set sft.adapter=lora.")
     if cfg.dpo.adapter is Adapter.continued and cfg.rounds > 1:
         raise UserError(
@@ -331,6 +320,8 @@ def validate_adapters(cfg: Config) -> None:
 
 def validate_push(cfg: Config) -> None:
     """Raise UserError for an export to the hub without a repository, a token, or a model trained here."""
+    if cfg.stage == Command.export:
+        cfg.export.check()
     export, to_hub = cfg.export, cfg.export.format is choices.ExportFormat.hub
     pushes = to_hub or (export.format is choices.ExportFormat.dataset and export.repo)
     if cfg.stage == Command.export and pushes:

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from stages.config.blocks.endpoints import LIMITS, SHORTEST_KEY, Endpoint
 from stages.config.blocks.labels import Judge
+from stages.config.blocks.sampling import OpenAI
 from stages.config.choices import Rubrics
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import install_command, read_beside
@@ -174,7 +175,7 @@ def validate_extra(key: str, endpoint: Endpoint) -> None:
 
 def require_sampled(node: Node, store: Store) -> None:
     """Raise UserError if the endpoint for candidates lacks its package or its key."""
-    if node.config.sampler == "openai" and not node.config.own:
+    if isinstance(node.config, OpenAI) and not node.config.own:
         require_askable(f"{node.config.key}.endpoint", node.config.endpoint, store)
 
 

@@ -5,9 +5,8 @@ from functools import partial
 from typing import Any
 
 from stages.config.blocks.data import Audit, Form, Source
-from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import PreferenceFile, SourceOrder
-from stages.config.blocks.sampling import OWN_PROMPTS, Member
+from stages.config.blocks.sampling import Drawn
 from stages.config.choices import (
     AUDIT_ACTIONS,
     AUDIT_CODES,
@@ -30,8 +29,6 @@ LABELLED = [
     *POLICY_STAGES,
     *map(Target, ["label", "pairs", "unpaired", "reference", "eval", "report"]),
 ]
-# keys of a source whose candidates a model samples
-DRAWN = ("sampler", "temperature", "top_p", "n")
 
 
 def validate_data(cfg: Config) -> None:
@@ -77,6 +74,11 @@ def validate_audit(cfg: Config) -> None:
     """Raise UserError for audit settings that cannot work or have no effect."""
     validate_codes(cfg.data.audit)
     audit, contaminated = cfg.data.audit, cfg.data.audit.actions.get("contaminated", "keep")
+    idle = [code for code in audit.thresholds if code not in audit.actions]
+    if idle and cfg.stage != Command.audit:
+        raise UserError(
+            f"data.audit.thresholds.{idle[0]} has no effect alone. Add data.audit.actions={{{idle[0]}: drop}}."
+        )
     if audit.against and "contaminated" not in audit.actions and cfg.stage != Command.audit:
         raise UserError(
             "data.audit.against has no effect alone. Add data.audit.actions={contaminated: drop}."
@@ -215,61 +217,20 @@ def lacks_checks(cfg: Config) -> bool:
 
 def validate_sample(cfg: Config) -> None:
     """Raise UserError for the first setting of `sample` that cannot work."""
-    sample, samplers = cfg.sample, plugins.plugin_words("samplers", "Sampler")
-    require_known("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
-    if sample.brings_prompts and not sample.file:
-        raise UserError(
-            "sample=file needs a file of prompts and completions. Add sample.file=FILE."
-        )
+    sample = cfg.sample
+    sample.check()
     if sample.brings_prompts and "verifier" in cfg.label.names:
-        raise UserError(TEXTS["no checks"])
+        raise UserError(
+            "label=verifier needs prompts with checks, and the prompts of sample=file have none. Use label=judge, "
+            "label=human or label=reward_model. Or set sample.own_prompts=false, if sample.file answers prompts of data."
+        )
     if lacks_checks(cfg):
         raise UserError(TEXTS["no check"])
-    if sample.file and (sample.pool or sample.own):
-        other = "sample.pool" if sample.pool else "sample.own"
-        raise UserError(
-            f"sample.file and {other} exclude each other. Use sample.pool for several sources."
-        )
-    if (sample.file or sample.pool) and cfg.label.brings_pool:
+    if cfg.label.brings_pool and not (isinstance(sample, Drawn) and not sample.pool):
         raise UserError(
             "label=dataset: its file has the candidates. Leave out sample.file and sample.pool."
         )
-    if isinstance(cfg.label, SourceOrder) and len(sample.pool or ()) < 2:
+    if isinstance(cfg.label, SourceOrder) and len(sample.members) < 2:
         raise UserError(TEXTS["one source"])
-    require_known(
-        "answer.sampler",
-        [cfg.answer.sampler or "hf"],
-        [word for word in samplers if word != "openai"],
-    )
-    for i, member in enumerate(sample.pool or ()):
-        key = f"sample.pool[{i}]"
-        if member in (sample.pool or [])[:i]:
-            raise UserError(
-                f"{key} repeats an earlier source, so its candidates would be copies. Leave it out."
-            )
-        if member.sampler:
-            require_known(f"{key}.sampler", [member.sampler], samplers)
-        validate_source(key, member)
-
-
-def validate_source(key: str, member: Member) -> None:
-    """Raise UserError unless a source is one of model, endpoint and file, without keys that only another one reads."""
-    has_endpoint = member.endpoint != Endpoint()
-    kinds = {"model": member.model, "endpoint": has_endpoint, "file": member.file}
-    origins = [name for name, is_set in kinds.items() if is_set]
-    if len(origins) > 1:
-        raise UserError(
-            f"{key} names {' and '.join(origins)}. Make each of them a separate source."
-        )
-    if member.file and (drawn := [name for name in DRAWN if getattr(member, name) is not None]):
-        raise UserError(
-            f"{key}.{drawn[0]} is about sampling, and {key}.file is already sampled. Leave it out."
-        )
-    if member.columns and not member.file:
-        raise UserError(
-            f"{key}.columns describes {key}.file, which is not set. Add the file, or leave columns out."
-        )
-    if has_endpoint and member.sampler not in (None, "openai"):
-        raise UserError(
-            f"{key}.endpoint needs sampler=openai, not {member.sampler}. Leave {key}.sampler out."
-        )
+    samplers = [name for name in plugins.plugin_words("samplers", "Sampler") if name != "openai"]
+    require_known("answer.sampler", [cfg.answer.sampler or "hf"], samplers)

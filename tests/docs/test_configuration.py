@@ -27,11 +27,12 @@ from stages.config.blocks.data import Data
 from stages.config.blocks.evaluation import Compared, Judged
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Template
+from stages.config.blocks.sampling import Drawn, Sample
+from stages.config.blocks.training import FirstModel
 from stages.config.choices import Command
 from stages.config.installation import ROOT
 from stages.config.limits import COMPUTED, LIMIT, Limit
 from stages.config.schema import OPTIONS, RECIPES, Config, Target
-from stages.store import plugins
 from tests.helpers import composed
 
 PAGE = ROOT / "docs" / "reference" / "configuration.md"
@@ -53,7 +54,6 @@ type and meaning. `>0–1` are the numbers from 0 to 1 without 0.
 # Words that are no enum's: those of targets and commands together, and those that are a room's file names.
 WORDS = {
     "stage": [*Target, *Command],
-    "sample.sampler": plugins.plugin_words("samplers", "Sampler"),
 }
 TYPES: dict[Any, str] = {
     Any: "block",
@@ -68,10 +68,14 @@ AS_SOURCE = re.compile(r"(data\.file|reward\.source)\.(?!path$)")  # said of Sou
 AS_LABEL = ("label.judge.", "label.reward_model.", "label.human.")  # of an ensemble
 ALL_OPTIONS = {
     "data": Data,
+    "sample": Sample,
+    "sft": FirstModel,
     "label": Label,
     "eval/judged": Judged,
     "template": Template,
 }  # with the keys that every option has
+
+SAID_BEFORE = {"openai": Drawn}  # with keys of sample=hf
 
 Row = tuple[str, str, str, str]  # key, type, default, meaning
 
@@ -128,6 +132,7 @@ def said_in_yaml() -> dict[str, str]:
             elif package != "_global_":
                 comment_by_key = comments(path, f"{package}.") | comment_by_key
     comment_by_key |= comments(CONF / "rows.yaml", "data.")
+    comment_by_key |= comments(CONF / "drawn.yaml", "sample.")
     return comment_by_key | comments(CONF / "config.yaml", "")
 
 
@@ -371,19 +376,28 @@ def option_keys(group: str, option: str) -> list[Row]:
     block = group.replace("/", ".")
     plain = values("~recipe", f"{group}={option}")
     demo = values() if chosen().get(group) == option else plain
-    of_all = {key.name for key in fields(ALL_OPTIONS[group])}
+    of_all = {key.name for key in fields(SAID_BEFORE.get(option, ALL_OPTIONS[group]))}
     rows = [*keys(OPTIONS[group][option], f"{block}.", plain, demo)]
     own = [row for row in rows if row[0].removeprefix(f"{block}.").split(".")[0] not in of_all]
     return [row for row in own if not row[0].startswith(AS_LABEL)]
 
 
-def option_sections(said: list[Row]) -> list[str]:
-    """A section of keys for each option whose class has its own. `said`: rows whose meaning is not repeated."""
+def option_sections(elements: list[Row], said: list[Row]) -> list[str]:
+    """A section of keys for each option whose class has its own. `elements` and `said`: rows whose meaning is not
+    repeated."""
     lines = []
-    choices = [("data", "verifiable"), *(("label", option) for option in OPTIONS["label"])]
+    choices = [
+        ("data", "verifiable"),
+        ("sft", "default"),
+        ("sample", "hf"),
+        ("sample", "openai"),
+        ("sample", "file"),
+    ]
+    choices += [("label", option) for option in OPTIONS["label"]]
     for group, option in choices:
         if rows := option_keys(group, option):
-            kind, shown = OPTIONS[group][option], say_once(said, rows)
+            kind = OPTIONS[group][option]
+            shown = without_plain(elements, say_once([*elements, *said], rows))
             lines += [f"### {group}={option}", "", docstring(kind), "", *key_table(shown)]
     plain = values("~recipe", "eval/judged=judge")
     judged = (
@@ -417,11 +431,7 @@ def render() -> str:
     ]
     every = keys(Config, "", values("~recipe"), values())
     said = [row for row in every if not AS_SOURCE.match(row[0])]
-    rows = [
-        (key, *rest)
-        for key, *rest in say_once(element_rows, said)
-        if not is_plain_argument(key, rest, element_rows)
-    ]
+    rows = without_plain(element_rows, say_once(element_rows, said))
     blocks = {
         name: kind
         for name, hint in typing.get_type_hints(Config).items()
@@ -433,17 +443,22 @@ def render() -> str:
         about = sentences(said_in_yaml().get(name, ""), docstring(kind), always=True)
         lines += [f"### {name}", "", *([about, ""] if about else [])]
         lines += key_table([row for row in rows if row[0].startswith(f"{name}.")])
-    lines += option_sections(said)
+    lines += option_sections(element_rows, said)
     for name, kind in elements(Config).items():
         lines += [f"### {name}", "", docstring(kind), "", *key_table(sections[name])]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def without_plain(elements: list[Row], rows: list[Row]) -> list[Row]:
+    """The rows without those that only repeat an argument of every trainer."""
+    return [(key, *rest) for key, *rest in rows if not is_plain_argument(key, rest, elements)]
 
 
 def is_plain_argument(key: str, rest: list[str], element_rows: list[Row]) -> bool:
     """Whether a row only repeats an argument of every trainer, with its default."""
     name = f"TrainerArguments.{key.rpartition('.')[2]}"
     defaults = {key: value for key, _, value, _ in element_rows}
-    return rest[2] == f"`{name}`" and rest[1] == defaults[name]
+    return rest[2] == f"`{name}`" and rest[1] == defaults.get(name)
 
 
 def line_of(key: str) -> str:
@@ -492,8 +507,6 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
         "behind a field of the schema"
     )
     assert "number, >0–1,000" in line_of("dpo.beta"), "a limit of the schema"
-    words = ", ".join(f"`{word}`" for word in WORDS["sample.sampler"])
-    assert words in line_of("sample.sampler"), "a room's files"
     assert "needed: the judges" in line_of("label.endpoints"), "in the class of an option"
 
 

@@ -21,7 +21,7 @@ from stages.commands.planning.peak import (
 )
 from stages.commands.result import Result, print_parts
 from stages.config.blocks.evaluation import Answer
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import GRPO, SFT, Reference, Training
 from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Reads, Sharding
 from stages.config.schema import Config
@@ -175,7 +175,7 @@ def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) ->
     """Return the seconds per token at the full rate of all GPUs that work on a node. A forward takes two operations
     per weight and token, and four per feature of a query and position before it; a backward twice as many, or as many
     if only an adapter is trained. A generated token reads its keys and values, and a share of the weights."""
-    if isinstance(block, Sample | Answer):
+    if isinstance(block, Drawn | Answer):
         return seconds_per_drawn_token(
             shape, block, row + block.max_new_tokens, block.runtime.batch_size, gpu
         )
@@ -195,7 +195,7 @@ def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) ->
 
 
 def seconds_per_drawn_token(
-    shape: ModelShape, block: Sample | Answer | GRPO, length: float, rows: int, gpu: str
+    shape: ModelShape, block: Drawn | Answer | GRPO, length: float, rows: int, gpu: str
 ) -> float:
     """Return the seconds per generated token, which reads a share of the weights, and the keys and values before it.
     `length`: tokens of a whole row; `rows`: decoded at once."""

@@ -16,7 +16,7 @@ from stages.commands.planning.counts import (
 )
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import OpenAI
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Reading, Rubrics
 from stages.endpoints.spending import MILLION
@@ -50,7 +50,7 @@ def endpoint_calls(node: Node, store: Store, history: RunHistory) -> list[Expect
     block = node.config
     if store.find(node) or getattr(block, "own", None):
         return []
-    if isinstance(block, Sample) and block.sampler == "openai":
+    if isinstance(block, OpenAI):
         sizes = expected_sizes(node, store, history)
         calls = (sizes.rows or math.nan) * block.candidates_per_prompt
         key = f"{block.key}.endpoint"
