@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
-from stages.cli import recipes, spelling, starting_values, unread
+from stages.cli import recipes, spelling, starting_values
 from stages.cli.explain import unknown_key_message
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
 from stages.config.choices import Command, Precision
@@ -176,7 +176,6 @@ def prepare(
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
     typed_arguments = process.read_typed_arguments()
-    unread.refuse_unread(cfg, typed_arguments)
     starting_values.warn_of_rates(cfg, typed_in_job(overrides or []))
     machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)

@@ -18,7 +18,7 @@ from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import Compared
 from stages.config.blocks.labels import LABELS, Voter
-from stages.config.blocks.sampling import Member
+from stages.config.blocks.sampling import Drawn, Member, OpenAI
 from stages.config.errors import UserError, suggest
 from stages.config.schema import CONF, OPTIONS, Config
 
@@ -33,7 +33,8 @@ LISTED = {
     "Voter": Voter,
 }
 # Options with keys of their own
-OPTIONS_WITH_KEYS = [("data", "verifiable"), ("template", "file")]
+OPTIONS_WITH_KEYS = [("data", "verifiable"), ("template", "file"), ("sft", "default")]
+OPTIONS_WITH_KEYS += [("sample", "hf"), ("sample", "openai"), ("sample", "file")]
 OPTIONS_WITH_KEYS += [("label", option) for option in LABELS]
 # Blocks with the keys of another block, which has their meaning
 LIKE_ANOTHER = re.compile(
@@ -120,6 +121,8 @@ def option_rows(group: str, option: str) -> list[Row]:
     is_default = settings.default_options()[group] == option
     rows = rows_of(kind, prefix, values, demo_values() if is_default else {})
     shared = {setting.key for setting in settings_of(Config)}
+    if kind is OpenAI:  # all else is said of sample=hf
+        shared |= {setting.key for setting in settings_of(Drawn, prefix)}
     return [row for row in rows if row.name not in shared]
 
 

@@ -36,6 +36,11 @@ TOY_TASKS = {
     **{"open_sft": 0, "open_preference": 8, "open_validation": 4, "open_test": 8},
     **{"open_plain": 4, "open_lengths": 4},
 }
+TOY_SFT: dict[str, Any] = {
+    "demonstrations": "given",
+    **{"epochs": 3, "batch_size": 2, "runtime": {"micro_batch": 2}},
+    **{"max_length": 768, "max_dropped": 1.0},
+}
 # The options of the groups that name content which recipe=demo is made for
 OF_THE_DEMO = {
     "model": ["embedded"],
@@ -63,7 +68,7 @@ OF_ONE_OPTION = {
     "model": ["path", "random_init", "config"],
     "data": ["sources", "tasks"],
     "label": sorted(KEYS_OF_LABELERS),
-    "sample": ["file", "pool", "endpoint", "own"],
+    "sample": ["file", "columns", "pool", "endpoint", "own"],
 }
 
 
@@ -107,6 +112,13 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
                     shrink_tasks(recipes[name])
                 if "data.path" not in typed:
                     read_toy_preferences(recipes[name])
+    for recipe in recipes.values():
+        leave_out_keys(recipe, "sample", typed)
+        leave_out_keys(recipe, "sft", typed)
+    if is_toy and TOY in recipes:
+        sft = typed.get("sft") or own_option(recipes.get(chosen[0], recipes[TOY]), "sft")
+        recipes[TOY]["sft"] = {**recipes[TOY].get("sft", {}), **TOY_SFT}
+        leave_out_keys(recipes[TOY], "sft", {"sft": sft})
     return recipes
 
 
@@ -126,6 +138,15 @@ def refuse_mixture(name: str, recipe: DictConfig, typed: dict[str, str]) -> None
             problem = f"{option}: recipe={name} has {', '.join(stated)} for {group}={own}"
             ways = f"Leave out recipe={name}, or {option} and type keys of {group}"
             raise UserError(f"{problem}, and a mixture would be neither. {ways}.")
+
+
+def leave_out_keys(recipe: DictConfig, group: str, typed: dict[str, str]) -> None:
+    """Leave out the recipe's keys of a group that the typed option does not have: how candidates are drawn that are in
+    a file, or how SFT is trained that is not."""
+    kind = OPTIONS[group].get(typed.get(group, ""))
+    if kind and group in recipe and typed[group] != own_option(recipe, group):
+        known = {key.name for key in fields(kind)}
+        recipe[group] = {key: value for key, value in recipe[group].items() if key in known}
 
 
 def avoid_bitsandbytes(recipe: DictConfig) -> None:
@@ -184,8 +205,8 @@ def chosen_names(typed: dict[str, str]) -> list[str]:
 
 
 def own_option(recipe: DictConfig, group: str) -> str:
-    """Return the option that a recipe has of a group that names content."""
-    return group_options(recipe).get(group, OF_THE_DEMO[group][0])
+    """Return the option that a recipe has of a group that names content, or of `sft`."""
+    return group_options(recipe).get(group, OF_THE_DEMO.get(group, ["default"])[0])
 
 
 def recipe_of_job(typed: dict[str, str]) -> DictConfig:

@@ -157,6 +157,7 @@ def comments_in_conf() -> dict[str, str]:
             elif path == chosen:
                 comments |= comments_in_file(path)
     comments |= below("data", comments_in_file(CONF / "rows.yaml"))
+    comments |= below("sample", comments_in_file(CONF / "drawn.yaml"))
     return comments | comments_in_file(CONF / "config.yaml")
 
 

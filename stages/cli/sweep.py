@@ -27,12 +27,13 @@ from hydra.types import HydraContext, RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from stages.cli import compose, json_output
+from stages.cli import compose, json_output, unread
 from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Split, SweepMetric, Upstream
 from stages.config.errors import UserError, require_known, visible
 from stages.config.schema import POLICY_STAGES, Config, Target
+from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import requested_nodes
@@ -150,6 +151,13 @@ def is_grid(config: DictConfig) -> bool:
     return bool(config.hydra.runtime.choices["hydra/sweeper"] == "basic")
 
 
+def is_job_of_grid() -> bool:
+    """Return whether this process runs a job of a sweep whose jobs were known before they started."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return False
+    return HydraConfig.get().runtime.choices["hydra/sweeper"] == "basic"
+
+
 def jobs_of_grid(config: DictConfig) -> list[list[str]]:
     """Return the typed settings of each job of a grid."""
     loader = GlobalHydra.instance().config_loader()
@@ -202,7 +210,8 @@ def job_titles(jobs: list[list[str]]) -> list[str]:
 
 
 def build_shared(config: DictConfig) -> None:
-    """Build the missing nodes that two or more jobs of a grid need, in waves, through the sweep's launcher."""
+    """Build the missing nodes that two or more jobs of a grid need, in waves, through the sweep's launcher.
+    Raise UserError for keys that no job reads."""
     jobs = jobs_of_grid(config)
     for number, wave in enumerate(plan_waves(nodes_of_jobs(config, jobs))):
         wave_names = [names for _, names in wave]
@@ -219,27 +228,37 @@ def build_shared(config: DictConfig) -> None:
 
 def nodes_of_jobs(config: DictConfig, jobs: list[list[str]]) -> Jobs:
     """Return the nodes that each job will build. A job whose configuration cannot work has none: it fails when it runs,
-    and stops no other job. Raise UserError if this is so for all."""
+    and stops no other job. Raise UserError if this is so for all, or for keys that no job reads."""
     loader = GlobalHydra.instance().config_loader()
     needed: Jobs = []
     refused = list[UserError]()
+    unread_by_job = list[dict[str, str]]()
     for job in jobs:
         try:
-            needed.append(nodes_to_build(loader.load_sweep_config(config, job)))
+            cfg, store, nodes = prepare_job(loader.load_sweep_config(config, job))
+            needed.append(nodes_to_build(cfg, store, nodes))
         except UserError as error:
             needed.append({})
             refused.append(error)
+            continue
+        typed = process.read_typed_arguments()
+        unread_by_job.append(unread.unread_keys(cfg, nodes, typed))
     if len(refused) == len(jobs):
         raise refused[0]
+    unread.refuse_unread(unread_by_job)
     return needed
 
 
-def nodes_to_build(composed: DictConfig) -> dict[str, Node]:
-    """Return the nodes that a job will build, by name."""
+def prepare_job(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
+    """Return what `compose.prepare` returns for a job that Hydra does not run yet."""
     with read_write(composed), open_dict(composed):
         overrides = composed.pop("hydra").overrides.task
-    cfg, store, nodes = compose.prepare(composed, overrides)
-    if composed.stage not in STAGES or cfg.upstream is Upstream.require:
+    return compose.prepare(composed, overrides)
+
+
+def nodes_to_build(cfg: Config, store: Store, nodes: dict[str, Node]) -> dict[str, Node]:
+    """Return the nodes that a job will build, by name."""
+    if cfg.stage not in STAGES or cfg.upstream is Upstream.require:
         return {}
     missing_nodes = store.missing(requested_nodes(cfg, nodes))
     return {name: node for name, node in nodes.items() if node in missing_nodes}

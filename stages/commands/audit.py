@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.config.blocks.data import Data, Source
+from stages.config.blocks.training import SFT, Training
 from stages.config.choices import AUDIT_CODES, Split
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
@@ -283,7 +284,9 @@ def rows_as_trained(
     contract, context = planned
     rows = list["TokenRow"]()
     for source in sources:
-        training = cfg.dpo if source.purpose is Purpose.preferences else cfg.sft
+        training: Training = cfg.dpo
+        if source.purpose is not Purpose.preferences and isinstance(cfg.sft, SFT):
+            training = cfg.sft
         limit, reason, _ = training.longest(context)
         for number, conversation in enumerate(source.first, 1):
             row = token_row(f"{source.key}, row {number}", contract, conversation)

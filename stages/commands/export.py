@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from stages.commands.documents import render
-from stages.config.choices import ExportFormat
+from stages.config.choices import ExportFormat, GGUFType
 from stages.config.errors import UserError, visible
 from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
@@ -111,10 +111,11 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
     if cfg.format is ExportFormat.gguf:
         from stages.models import gguf_file  # imported here, as it loads torch, which takes seconds
 
-        file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{cfg.dtype}.gguf"
+        dtype = cfg.dtype or GGUFType.f16
+        file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{dtype}.gguf"
         with store.lock("export", file.stem):  # a second export waits for the first
             name = model_name(node.stage, node.fingerprint, licence)
-            gguf_file.write_gguf(model, file, cfg.dtype, name)
+            gguf_file.write_gguf(model, file, dtype, name)
         log.info("The file: %s (%.1f MiB)", file, file.stat().st_size / 2**20)
         return
     card = (model / "README.md").read_text(encoding="utf-8")

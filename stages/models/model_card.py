@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load
 
-from stages.config.blocks.training import SFT, Training
+from stages.config.blocks.training import Training, Untrained
 from stages.config.choices import Adapter, Split
 from stages.config.errors import visible
 from stages.config.installation import read_beside
@@ -33,11 +33,12 @@ TEXT, LAST_STEP, LICENCE, CHAT, SCORE = (
 
 
 def write_card(
-    model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]
+    model: Path, cfg: Training | Untrained, inputs: dict[str, Path], figures: dict[str, Any]
 ) -> None:
     """Write `README.md` into a model folder that has its contract, and copy the files of the base's licence there.
     `figures` are the stage's measurements."""
-    objective, trained = cfg.objective, not isinstance(cfg, SFT) or cfg.train
+    objective = cfg.objective
+    trained = isinstance(cfg, Training)
     # An SFT model that is not trained has data as an input, but the card does not describe it.
     manifests = {
         role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"
@@ -59,12 +60,12 @@ def write_card(
         "pipeline_tag": "text-classification" if objective.scores else "text-generation",
         "tags": ["plumbline", *(["trl", objective.name] if trained else [])],
     }
-    origin = cfg.card if trained else UNTRAINED
+    origin = cfg.card if isinstance(cfg, Training) else UNTRAINED
     text = TEXT.format(
         title=model_name(objective.name, model.parent.stem, licence),
         origin=origin.format(base=header.get("base_model", "the base below")),
         steps="\n".join(steps),
-        last_step=last_step_text(cfg, figures) if trained else "",
+        last_step=last_step_text(cfg, figures) if isinstance(cfg, Training) else "",
         use=SCORE if objective.scores else CHAT,
         end_of_turn=load_json(model / "contract.json", require_keys("end_of_turn"))["end_of_turn"][
             "token"

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
-from stages.config.blocks.sampling import CandidateFile, Sample
+from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
 from stages.store.records import Example, content_id
 
 
-def select_round(cfg: Sample | CandidateFile, examples: Iterable[Example]) -> list[Example]:
+def select_round(cfg: Sample, examples: Iterable[Example]) -> list[Example]:
     """Return the prompts of a round, at most `sample.prompts` of them: `sample.prompts_per_round` that no other round
     asks, else a fixed share of all prompts. Both go by hashes of the prompts.
     Raise UserError if earlier rounds leave fewer than `sample.prompts_per_round` prompts."""

@@ -24,7 +24,7 @@ def read_candidates(
     may answer; None means the file's own prompts. Rows for prompts of other rounds are skipped with a warning.
     Raise UserError if more rows than `sample.max_failed` cannot be used, or no row answers a prompt of this round."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
-    name, key, report = Path(cfg.file).name, f"{cfg.key}.file", ReadReport()
+    name, key, report = Path(str(cfg.file)).name, f"{cfg.key}.file", ReadReport()
     prompts = {p.id: p for p in data_prompts or ()}
     answers = defaultdict[str, Counter[str]](Counter)
     rows = Counter[str]()
@@ -36,7 +36,7 @@ def read_candidates(
         if row.trained:
             raise BadRow("", "has a weight, which candidates cannot have")
         if data_prompts is not None and prompt_id(row.messages) not in prompts:
-            way_out = "Type sample=file to use the file's own prompts"
+            way_out = "Type sample=file sample.own_prompts=true to use the file's own prompts"
             raise BadRow("prompt", f"is not a sampled prompt of the data. {way_out}")
         return row
 
@@ -51,7 +51,7 @@ def read_candidates(
         for answer, model in zip(row.answers, row.models or (), strict=False):
             models.setdefault((prompt, answer), model)
     quarantine(report.bad_rows, report.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
-    warn_unused_columns(cfg.file, [*report.unused_columns], out)
+    warn_unused_columns(str(cfg.file), [*report.unused_columns], out)
     for line in report.notes:
         out.inform(line)
     round_prompts = select_round(prompts.values())

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import Drawn
 from stages.store.records import Candidate
 from stages.store.truncation import MOST
 from stages.store.workspace import StageDir
@@ -39,7 +39,7 @@ def endings(candidates: Iterable[Candidate]) -> dict[float, Endings]:
     }
 
 
-def report_endings(cfg: Sample, candidates: Iterable[Candidate], out: StageDir) -> dict[str, Any]:
+def report_endings(cfg: Drawn, candidates: Iterable[Candidate], out: StageDir) -> dict[str, Any]:
     """Return the statistics by temperature. Print them for several temperatures, and warn if few candidates end."""
     by_temperature = endings(candidates)
     count = sum(row.candidates for row in by_temperature.values())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import OpenAI
 from stages.endpoints.client import Client, Job, Question, run_jobs
 from stages.endpoints.reply import NoReply
 from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
@@ -23,7 +23,7 @@ class OpenAISampler(Sampler):
     name = "openai"
 
     @classmethod
-    def opener(cls, cfg: Sample, out: StageDir) -> Open:
+    def opener(cls, cfg: OpenAI, out: StageDir) -> Open:
         return partial(cls.open, client=Client(cfg.endpoint, f"{cfg.key}.endpoint", out), out=out)
 
     @classmethod

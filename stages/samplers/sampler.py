@@ -86,7 +86,7 @@ class Missing:
 
 
 class Sampler(ABC):
-    """A way to complete prompts. A file in this folder with one Sampler class is a sampler; `sample.sampler` is the
+    """A way to complete prompts. A file in this folder with one Sampler class is a sampler; `sample=` takes the
     file's name. A user's own (`sample.own`) is opened with its options, and needs `name`, `open` and `complete`."""
 
     name: str  # stored in every candidate

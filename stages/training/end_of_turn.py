@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from stages.config.blocks.training import SFT
+from stages.config.blocks.training import SFT, FirstModel
 from stages.config.choices import Adapter
 from stages.models.contract import Contract
 from stages.models.loading import locate_output_embedding
@@ -52,21 +52,23 @@ def is_untrained(rows: torch.Tensor, token: int) -> bool:
 
 
 def check_end_of_turn(
-    cfg: SFT, base: Path, published: Path, contract: Contract, out: StageDir
+    cfg: FirstModel, base: Path, published: Path, contract: Contract, out: StageDir
 ) -> dict[str, Any]:
     """Return how similar the end of turn's row is to others before and after. Warn of many similar rows after."""
     token = contract.stop_ids[0]
     before, after = measure_similarity(base, token), measure_similarity(published, token)
     if after.get("alike", 0) >= MANY_ALIKE_ROWS:
-        advice = f"A higher {cfg.block}.learning_rate or more {cfg.block}.epochs make the rows differ more."
-        if cfg.adapter is not Adapter.none:
+        advice = ""
+        if isinstance(cfg, SFT):
+            advice = f"A higher {cfg.block}.learning_rate or more {cfg.block}.epochs make the rows differ more."
+        if isinstance(cfg, SFT) and cfg.adapter is not Adapter.none:
             advice = f"{cfg.block}.adapter=none trains this row; an adapter does not."
         out.warn(
             f"the model hardly distinguishes its end of turn {contract.token(token)} from untrained tokens: "
             f"{after['alike']:,} rows of the output embedding have a cosine of at least {ALIKE_COSINE:g} with its row "
             f"(the highest is {after['nearest']:.2f}). Sampling may draw untrained tokens in its place, and DPO may "
             "make the end of turn less likely. Lower sample.temperatures, and set pairs.unfinished=drop. "
-            f"{advice if cfg.train else ''}".strip()
+            f"{advice}".strip()
         )
     return {
         "token": contract.tokenizer.convert_ids_to_tokens(token),

@@ -163,6 +163,8 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
     with running(Model(judging(lambda texts: "A"))) as server:
         judge = f"{{base_url: '{server.url}', model: judge, price: {{input: 2, output: 8}}}}"
         line = (
+            "sample=file",
+            "sample.own_prompts=false",
             f"sample.file={tmp_path / 'mine.jsonl'}",
             "label=judge",
             f"label.endpoints=[{judge}]",
@@ -191,7 +193,7 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
         shown = ["label", calls.key, "judge", f"{calls.calls:,.0f}"]
         assert shown in [line[:4] for line in rows_shown]
         assert asked() == [], "finished nodes expect no calls"
-        line = line[1:]  # candidates of the policy, many of them copies
+        line = line[3:]  # candidates of the policy, many of them copies
         [calls], earlier = asked(), len(server.requests)
         build(chain.root, "stage=label", *line)
         assert calls.calls - 1 == len(server.requests) - earlier, "the reply to the probe is cached"

@@ -28,7 +28,6 @@ NUMBERS = {int, float}
 # Words that `constraints.validate_config` or the first stage checks: names of files in the packages, or of functions there.
 IN_ROOMS = [
     "stage",
-    "sample.sampler",
     "answer.sampler",
     "data.tasks.families",
 ]
@@ -176,6 +175,9 @@ def choose_option(cfg: Any, key: str) -> None:
             continue
         name = re.sub(r"^sources\..*", "sources", key.removeprefix(f"{block}."))
         kind = next(k for k in options.values() if name in {each.key for each in settings_of(k)})
+        chosen = attrgetter(block)(cfg)
+        if kind is (OmegaConf.get_type(chosen) if isinstance(cfg, DictConfig) else type(chosen)):
+            continue
         holder, _, place = block.rpartition(".")
         chosen = OmegaConf.structured(kind) if isinstance(cfg, DictConfig) else kind()
         setattr(attrgetter(holder)(cfg) if holder else cfg, place, chosen)

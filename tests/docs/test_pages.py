@@ -14,14 +14,13 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
-from stages.cli import unread
 from stages.cli.settings import all_settings, settings_of
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.sampling import Member
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
 from stages.preflight import constraints, machine_needs
-from tests.helpers import settings, slow_but
+from tests.helpers import refuse_unread, settings, slow_but
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -190,7 +189,7 @@ def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -
     typed = one_of_each(shlex.split(command))
     cfg = settings(*typed)
     constraints.validate_config(cfg)
-    unread.refuse_unread(cfg, typed)
+    refuse_unread(cfg, typed)
 
 
 def every_key() -> dict[str, set[str]]:

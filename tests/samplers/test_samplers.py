@@ -317,10 +317,10 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
 
 def test_the_configured_sampler_samples(chain: Chain) -> None:
     """Draw the same with `generate` and `hf` in fp32, and store the sampler's name in every candidate."""
-    build(chain.root, "stage=sample", "sample.sampler=generate")
+    build(chain.root, "stage=sample", "sample=generate")
     by_hf, by_generate = (
         load(chain.folder("sample", *chosen) / "candidates.parquet", Candidate)
-        for chosen in ((), ("sample.sampler=generate",))
+        for chosen in ((), ("sample=generate",))
     )
     assert {c.sampler for c in by_hf} == {"hf"}
     assert {c.sampler for c in by_generate} == {"generate"}
