@@ -306,5 +306,6 @@ def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:
             raise UserError(unknown_key_message(f"{prefix}{key!s}", kind))  # type: ignore[arg-type]  # a dataclass
         if OmegaConf.is_interpolation(composed, key):  # type: ignore[arg-type]  # any key
             continue
-        if isinstance(value := composed[key], DictConfig):
+        value = composed[key]
+        if isinstance(value, DictConfig):
             refuse_unknown_keys(value, f"{prefix}{key!s}.")

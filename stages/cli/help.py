@@ -53,11 +53,10 @@ class Row(NamedTuple):
 
 def usage() -> str:
     """Return the text of `--help`."""
-    groups = {
-        group: [path.stem for path in files] for group, files in settings.option_files().items()
-    }
-    groups["recipe"] = sorted([recipes.NONE, *recipe_files()])
-    lines = [f"{group}: {', '.join(groups[group])}" for group in sorted(groups)]
+    names_by_group = {"recipe": sorted([recipes.NONE, *recipe_files()])}
+    for group, files in settings.option_files().items():
+        names_by_group[group] = [path.stem for path in files]
+    lines = [f"{group}: {', '.join(names)}" for group, names in sorted(names_by_group.items())]
     template: str = OmegaConf.load(CONF / "config.yaml").hydra.help.template
     return template.replace("$APP_CONFIG_GROUPS", "\n".join(lines))
 

@@ -56,8 +56,9 @@ def run_line(line: list[str]) -> None:
     try:
         with explained():
             json_output.require_json(line)
-            process.prepare(typed := with_last_run(line))
-            line = compose.normalise(typed)
+            line = with_last_run(line)
+            process.prepare(line)
+            line = compose.normalise(line)
             text = option_text(line)
             if text is not None:
                 sys.stdout.write(f"{text}\n")
@@ -98,7 +99,8 @@ def run(composed: DictConfig) -> float | None:
         elif composed.stage in [*Command]:
             # late, as some load torch
             command = importlib.import_module(f"stages.commands.{composed.stage}")
-            if result := command.run(cfg, store, nodes, typed_overrides()):
+            result = command.run(cfg, store, nodes, typed_overrides())
+            if result:
                 json_output.deliver(result)
         else:
             return execute(cfg, store, nodes)

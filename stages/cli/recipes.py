@@ -240,6 +240,7 @@ def describe_recipe(typed: dict[str, str]) -> str:
     """Return the first line of a run: its recipe, and why there is none."""
     if "recipe" in typed:
         return f"recipe: {typed['recipe']}"
-    if content := users_content(typed):
+    content = users_content(typed)
+    if content:
         return f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"
     return f"recipe: {DEFAULT}"
