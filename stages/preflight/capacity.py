@@ -176,7 +176,9 @@ def base_config(cfg: Config) -> dict[str, Any]:
 def validate_context(cfg: Config, config: dict[str, Any]) -> None:
     """Raise UserError if completions leave no room for a prompt in the model's context."""
     contexts = [config[name] for name in CONTEXT if config.get(name)]
-    blocks = ["sample", "answer"]
+    blocks = ["answer"]
+    if isinstance(cfg.sample, Drawn):
+        blocks.append("sample")
     if cfg.selects:
         blocks.append("select")
     if "grpo" in cfg.trained:
