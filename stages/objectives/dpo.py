@@ -82,16 +82,6 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
             2 * (prompt + max(chosen, rejected)) if self.is_padded else prompt + chosen + rejected
         )
 
-    def count_items(self, metric: str, batch: Batch) -> int:
-        chosen, rejected = completion_tokens(batch)
-        items_by_metric = {
-            "entropy": chosen + rejected,
-            "logits/chosen": chosen,
-            "mean_token_accuracy": chosen,
-        }
-        items_by_metric |= {"logits/rejected": rejected}
-        return items_by_metric.get(metric, len(batch["ref_chosen_logps"]))
-
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
         output = self.score(model, send_batch(self.collate(rows), self.args.device))
         widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
@@ -170,15 +160,11 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
             **logps,
         }
         figures["rewards/accuracies"] = (margins > 0).to(margins)
-        training = self.model.training
         for name, values in figures.items():
-            mean = values.detach().mean()
-            self._metrics["train" if training else "eval"][name].append(
-                mean if training else float(mean)
-            )
-        if training:
-            self._metrics["train"]["entropy"].append(output.entropy.sum().detach() / tokens.sum())
-            self._total_train_tokens += inputs["attention_mask"].sum()
+            self.note(name, values.mean())
+        if self.model.training:
+            self.note("entropy", output.entropy.sum() / tokens.sum())
+            self.note_tokens(inputs["attention_mask"].sum())
         return (loss, {}) if return_outputs else loss
 
 
@@ -193,12 +179,6 @@ def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Ba
                 mask
             ).long()
     return batch
-
-
-def completion_tokens(batch: Batch) -> tuple[int, int]:
-    """Return the number of scored tokens of chosen and of rejected completions; TRL stacks chosen over rejected."""
-    chosen, rejected = batch["completion_mask"][:, 1:].chunk(2)
-    return int(chosen.sum()), int(rejected.sum())
 
 
 def chosen_per_pair(batch: Batch) -> torch.Tensor:

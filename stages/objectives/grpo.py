@@ -176,7 +176,7 @@ class GroupTrainer(MicroBatches):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._metrics = {"train": defaultdict[str, list[Any]](list)}
-        self._total_train_tokens: Any = 0
+        self._total_train_tokens = 0
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = True  # shares are those of the whole step
 
@@ -184,9 +184,6 @@ class GroupTrainer(MicroBatches):
         prompt = len(row["prompt_ids"])
         lengths = [len(completion.token_ids) - 1 for completion in row["completions"]]
         return len(lengths) * (prompt + max(lengths)) if self.is_padded else prompt + sum(lengths)
-
-    def count_items(self, metric: str, batch: Batch) -> int:
-        return int((batch["shares"] > 0).sum())
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Any:
         raise NotImplementedError("held-out prompts are answered, not scored")
@@ -226,7 +223,7 @@ class GroupTrainer(MicroBatches):
             rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
             loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
             if self.rollouts.engine:
-                self.validate_engine_gap(self._metrics["train"]["sampler_gap"][0])
+                self.validate_engine_gap(fmean(self._metrics["train"]["sampler_gap"]))
         figures = describe_step(groups)
         self._metrics["train"] |= {name: [value] for name, value in figures.items()}
         counts = [
@@ -292,8 +289,8 @@ class GroupTrainer(MicroBatches):
             total = (
                 values.sum() if name == "sampler_gap" else torch.where(shares > 0, values, 0).sum()
             )
-            self._metrics["train"][name].append(total / (shares > 0).sum())
-        self._total_train_tokens += inputs["input_ids"].new_tensor(inputs["input_ids"].numel())
+            self.note(name, total / (shares > 0).sum())
+        self.note_tokens(inputs["input_ids"].new_tensor(inputs["input_ids"].numel()))
         return (shares * costs * (log_probs - old_log_probs).exp()).sum() * self.args.world_size
 
     @torch.no_grad()

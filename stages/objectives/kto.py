@@ -106,18 +106,12 @@ class CompletionTrainer(MicroBatches):
 
     def __init__(self, *args: Any, processing_class: Any, **kwargs: Any):
         self._metrics = {mode: defaultdict[str, list[Any]](list) for mode in ("train", "eval")}
-        self._total_train_tokens: Any = 0
+        self._total_train_tokens = 0
         collator = partial(pad_rows, pad_id=processing_class.pad_token_id)
         super().__init__(*args, data_collator=collator, processing_class=processing_class, **kwargs)
 
     def count_tokens(self, row: Row) -> int:
         return len(row["prompt_ids"]) + len(row["completion_ids"])
-
-    def count_items(self, metric: str, batch: Batch) -> int:
-        if metric == "entropy":
-            return int((batch["labels"] >= 0).sum())
-        desirable = batch["label"] > 0
-        return int((desirable if metric.endswith("chosen") else ~desirable).sum())
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
         output = self.score(model, send_batch(self.collate(rows), self.args.device))
@@ -143,17 +137,13 @@ class CompletionTrainer(MicroBatches):
         losses = weights * (
             1 - torch.sigmoid(cfg.beta * torch.where(desirable, ratios - z, z - ratios))
         )
-        metrics = self._metrics["train" if self.model.training else "eval"]
         for kind, chosen in {"chosen": desirable, "rejected": ~desirable}.items():
             for name, values in (("rewards", cfg.beta * ratios), ("logps", log_probs)):
                 # NaN if none is of this kind
-                mean = torch.where(chosen, values, 0).sum() / chosen.sum()
-                metrics[f"{name}/{kind}"].append(
-                    mean.detach() if self.model.training else float(mean)
-                )
+                self.note(f"{name}/{kind}", torch.where(chosen, values, 0).sum() / chosen.sum())
         if self.model.training:
-            metrics["entropy"].append(output.entropy.sum().detach() / (inputs["labels"] >= 0).sum())
-            self._total_train_tokens += inputs["attention_mask"].sum()
+            self.note("entropy", output.entropy.sum() / (inputs["labels"] >= 0).sum())
+            self.note_tokens(inputs["attention_mask"].sum())
         return (losses.mean(), {}) if return_outputs else losses.mean()
 
     def accumulate(self, model: torch.nn.Module, rows: list[Row], items: Any) -> torch.Tensor:

@@ -29,10 +29,9 @@ from stages.store.thoughts import answer_behind, never_ends
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
-from stages.training.micro_batches import Batch, MicroBatches, select_row
+from stages.training.micro_batches import MicroBatches, select_row
 from stages.training.token_rows import PreferenceRows, Row
 
-EXTREMES = ("min_reward", "max_reward")
 # a correlation of reward and length of at least this size causes a warning
 LENGTH_CORRELATION = 0.5
 
@@ -51,9 +50,6 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         # `models/packing.py` shares it
         return len(chosen) + len(rejected) - count_shared_prefix(chosen, rejected)
 
-    def count_items(self, metric: str, batch: Batch) -> int:
-        return len(batch["input_ids"]) // 2
-
     def row_outputs(
         self, model: torch.nn.Module, rows: list[Row]
     ) -> list[SequenceClassifierOutputWithPast]:
@@ -63,13 +59,6 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         }
         output = model(**model_inputs, use_cache=False)
         return [select_row(output, (slice(i, None, len(rows)),)) for i in range(len(rows))]
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """Return TRL's loss, without its metrics of extreme rewards: their mean would depend on the micro-batches."""
-        loss = super().compute_loss(*args, **kwargs)
-        for name in EXTREMES:
-            del self._metrics["train" if self.model.training else "eval"][name]
-        return loss
 
     @torch.no_grad()
     def rewards(self, rows: Sequence[Row]) -> list[tuple[float, float]]:

@@ -34,7 +34,7 @@ from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import SplitRows
-from stages.training.micro_batches import Batch, MicroBatches, select_row
+from stages.training.micro_batches import MicroBatches, select_row
 from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
@@ -213,9 +213,6 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
 
     def count_tokens(self, row: Row) -> int:
         return len(row["input_ids"])
-
-    def count_items(self, metric: str, batch: Batch) -> int:
-        return int((batch["labels"][:, 1:] != -100).sum())
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate by -log π, also with the loss `dft`: it is small for improbable tokens, so it orders no models."""

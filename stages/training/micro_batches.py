@@ -1,15 +1,14 @@
 """Compute an optimizer step in micro-batches that fit into memory, with the result of a single batch.
 
 A trainer gets the rows of a whole step and divides them by a budget of tokens per micro-batch; if memory runs out, by
-a lower one. The division does not change results: gradients add up under the step's normaliser, and metrics are means
-over the step. Evaluations are divided likewise; their losses and metrics are computed row by row."""
+a lower one. The division does not change gradients, which add up under the step's normaliser. A metric of a step is the
+mean of its micro-batches' means. Evaluations are divided likewise; their losses and metrics are computed row by row."""
 
 import contextlib
 import itertools
-import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -17,14 +16,12 @@ import torch
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing, Sharding
 from stages.models import lm_head
 from stages.models.packing import ATTENTION, add_layout, attention_name, send_batch
-from stages.models.run_attention import send_tensor
 from stages.models.scoring import divide_rows
 from stages.store.workspace import StageDir
 from stages.training.budget import enable_checkpointing, out_of_memory_error, write_decision
@@ -59,83 +56,6 @@ def select_row(output: Output, index: tuple[slice, ...]) -> Output:
     )
 
 
-class Unread(torch.Tensor):
-    """Figures that stay on the device: `item` returns a tensor, so a trainer that adds it up waits for nothing."""
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function is torch.Tensor.item:
-            figure = args[0].detach()
-            return figure.double() if figure.is_floating_point() else figure
-        # TRL asks before a division whether a batch has tokens
-        if function is torch.Tensor.__bool__:
-            return True
-        if function is torch.Tensor.__getitem__ and getattr(args[1], "dtype", None) == torch.bool:
-            return torch.where(args[1], args[0], 0)  # TRL adds up what a mask selects
-        return super().__torch_function__(function, types, args, kwargs)  # type: ignore[no-untyped-call]
-
-
-def leave_unread(tensor: Any) -> Any:
-    """Replace accelerate's `gather`, which waits for other processes, and TRL's reading of what was gathered."""
-    return tensor.as_subclass(Unread)
-
-
-def leave_figures_unread(_model: torch.nn.Module, _inputs: Any, output: ModelOutput) -> None:
-    """Leave what TRL adds up without gradients on the device. On a CPU, where nothing waits, sums keep their order."""
-    for name, figures in [*output.items()]:
-        # others are tuples of layers
-        is_figure = isinstance(figures, torch.Tensor) and figures.is_floating_point()
-        if is_figure and not figures.requires_grad and figures.device.type != "cpu":
-            output[name] = leave_unread(figures)
-
-
-@contextlib.contextmanager
-def average_over_step(
-    trainer: Trainer,
-    model: torch.nn.Module,
-    batches: list[Batch],
-    weight: Callable[[str, Batch], int],
-) -> Iterator[None]:
-    """Around a step's micro-batches, replace TRL's metric means by the means over the step in all processes.
-    `weight(name, batch)` is the number of items of a batch over which the metric `name` is a mean.
-
-    TRL gathers each micro-batch's mean from all processes, reads it, and logs the plain mean of these means whatever
-    their sizes. Here no process gathers or reads before its micro-batches are done. Each mean is weighted by its
-    number of pairs or tokens, one reduction over the processes gives the step's means, and they are read together."""
-    accelerator, metrics = trainer.accelerator, trainer._metrics["train"]
-    tokens_before = trainer._total_train_tokens
-    metrics.clear()
-    vars(accelerator).update(gather=leave_unread, gather_for_metrics=leave_unread)
-    hook = model.register_forward_hook(leave_figures_unread)
-    try:
-        yield
-    except BaseException:
-        trainer._total_train_tokens = tokens_before
-        raise
-    finally:
-        hook.remove()
-        del accelerator.gather, accelerator.gather_for_metrics
-    names = [name for name in metrics if name != "num_tokens"]
-    weights = [[weight(name, batch) for name in names] for batch in batches]
-    means = [
-        torch.stack([metrics[name][i] for name in names]).as_subclass(torch.Tensor)
-        for i in range(len(batches))
-    ]
-    counts = send_tensor(torch.tensor(weights, dtype=torch.float64), accelerator.device)
-    sums = torch.zeros_like(counts[0])
-    for mean, count in zip(means, counts, strict=True):
-        sums += torch.where(count > 0, mean * count, 0)  # without tokens, the mean is 0 / 0
-    tokens_here = (trainer._total_train_tokens - tokens_before).as_subclass(torch.Tensor)
-    table = torch.cat([sums, counts.sum(0), tokens_here[None]])
-    *totals, tokens = accelerator.reduce(table, "sum").tolist()
-    step_means = zip(names, totals[: len(names)], totals[len(names) :], strict=True)
-    metrics |= {name: [total / count if count else math.nan] for name, total, count in step_means}
-    trainer._total_train_tokens = tokens_before + int(tokens)
-    metrics["num_tokens"] = [trainer._total_train_tokens]
-
-
 class MicroBatches(PlumblineTrainer, ABC):
     """Mixin before a TRL trainer that computes its steps in micro-batches. `arguments` are TRL arguments for it."""
 
@@ -162,10 +82,6 @@ class MicroBatches(PlumblineTrainer, ABC):
     @abstractmethod
     def count_tokens(self, row: Row) -> int:
         """Return the number of tokens of a row that go through the model."""
-
-    @abstractmethod
-    def count_items(self, metric: str, batch: Batch) -> int:
-        """Return over how many pairs or tokens of a micro-batch TRL's metric of this name is a mean."""
 
     @abstractmethod
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Sequence[ModelOutput]:
@@ -276,26 +192,34 @@ class MicroBatches(PlumblineTrainer, ABC):
         parts = self.micro_batches(rows)
         batches = [self.collate(part) for part in parts]
         loss = torch.zeros((), device=self.args.device)
-        with average_over_step(self, model, batches, self.count_items):
-            for i, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
-                # Trainer divides the loss by this number, so a micro-batch's mean has the weight of its rows.
-                self.current_gradient_accumulation_steps: float = len(rows) / len(part)
-                last = i == len(parts)
-                self.accelerator.sync_gradients = last
-                # Without a reduction, sharded gradients would be whole in every process.
-                reduce = last or self.cfg.runtime.sharding is not Sharding.none
-                try:
-                    with contextlib.nullcontext() if reduce else self.accelerator.no_sync(model):
-                        part_loss = super().training_step(
-                            model, send_batch(batch, self.args.device), items
-                        )
-                        # Trainer reads it, unlike the step's figures
-                        loss += part_loss.as_subclass(torch.Tensor)
-                except RuntimeError as error:
-                    if should_reduce_batch_size(error):
-                        raise OutOfMemory(part) from error
-                    raise
+        for i, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
+            # Trainer divides the loss by this number, so a micro-batch's mean has the weight of its rows.
+            self.current_gradient_accumulation_steps: float = len(rows) / len(part)
+            last = i == len(parts)
+            self.accelerator.sync_gradients = last
+            # Without a reduction, sharded gradients would be whole in every process.
+            reduce = last or self.cfg.runtime.sharding is not Sharding.none
+            try:
+                with contextlib.nullcontext() if reduce else self.accelerator.no_sync(model):
+                    on_device = send_batch(batch, self.args.device)
+                    loss += super().training_step(model, on_device, items)
+            except RuntimeError as error:
+                if should_reduce_batch_size(error):
+                    raise OutOfMemory(part) from error
+                raise
         return loss
+
+    def note(self, metric: str, mean: torch.Tensor) -> None:
+        """Add the mean of a metric over a micro-batch, of all processes, to those that TRL's `log` averages. NaN is the
+        mean of nothing."""
+        mode = "train" if self.model.training else "eval"
+        means = self.accelerator.gather(mean.detach().reshape(1))
+        self._metrics[mode][metric].append(means.nanmean().item())
+
+    def note_tokens(self, count: torch.Tensor) -> None:
+        """Add a micro-batch's tokens of all processes to TRL's metric of how many were trained so far."""
+        self._total_train_tokens += int(self.accelerator.gather(count.reshape(1)).sum())
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
     def is_divisible(self, rows: list[Row]) -> bool:
         """Return whether a micro-batch can be divided into smaller ones."""
