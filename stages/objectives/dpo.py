@@ -10,16 +10,13 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.utils import ModelOutput
 from trl import DPOTrainer
-from trl.trainer import dpo_trainer
-from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import DPO
 from stages.models.contract import Contract
@@ -51,27 +48,21 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
 
     cfg: DPO
     # TRL knows no masks
-    arguments: ClassVar = {"precompute_ref_log_probs": True, "remove_unused_columns": False}
+    arguments: ClassVar = {"remove_unused_columns": False}
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # TRL sets it
-        # Under FSDP, TRL would load the reference as a second model in every process; and it would hash all weights.
-        with patch.multiple(
-            dpo_trainer, create_model_from_path=lambda *_, **__: None, hash_module=lambda _: ""
-        ):
-            super().__init__(*args, **kwargs)
-        if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
-            self.model.delete_adapter("ref")  # TRL copies an adapter before continuing it
+        super().__init__(*args, ref_model=smallest_model(), **kwargs)
+        # the rows have the reference's log-probs, so the model that TRL wants for them goes
+        self.ref_model = None
+        self.precompute_ref_logps = True
+        self.accelerator.free_memory()
         self.data_collator = partial(collate_masked, self.data_collator)
 
     def _prepare_dataset(
         self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str
     ) -> Dataset:
         """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Skip TRL's computation of the reference's log-probs: the rows have them."""
         return dataset
 
     def count_tokens(self, row: Row) -> int:
@@ -82,7 +73,7 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
             2 * (prompt + max(chosen, rejected)) if self.is_padded else prompt + chosen + rejected
         )
 
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
         output = self.score(model, send_batch(self.collate(rows), self.args.device))
         widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
         return [
@@ -166,6 +157,13 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
             self.note("entropy", output.entropy.sum() / tokens.sum())
             self.note_tokens(inputs["attention_mask"].sum())
         return (loss, {}) if return_outputs else loss
+
+
+def smallest_model() -> PreTrainedModel:
+    """Return a model that takes the place of the reference while TRL builds a trainer. Without one, TRL loads or hashes
+    all weights a second time, or copies the adapter."""
+    one = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"), 2)
+    return LlamaForCausalLM(LlamaConfig(**one, num_attention_heads=1, pad_token_id=0))
 
 
 def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
-from trl.trainer.utils import FusedCausalLMOutput
+from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import KTO
 from stages.config.choices import Forward
@@ -113,7 +113,7 @@ class CompletionTrainer(MicroBatches):
     def count_tokens(self, row: Row) -> int:
         return len(row["prompt_ids"]) + len(row["completion_ids"])
 
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
         output = self.score(model, send_batch(self.collate(rows), self.args.device))
         widths = [self.count_tokens(row) - 1 for row in rows]
         return [

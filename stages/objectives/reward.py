@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from trl import RewardTrainer
 
@@ -38,10 +37,6 @@ LENGTH_CORRELATION = 0.5
 
 class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
     """TRL's RewardTrainer on rows of `trl_row`."""
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        """Skip TRL's filter, which drops long rows silently: every row here fits."""
-        return dataset
 
     def count_tokens(self, row: Row) -> int:
         chosen, rejected = row["chosen_ids"], row["rejected_ids"]

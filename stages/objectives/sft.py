@@ -14,8 +14,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.utils import ModelOutput
 from trl import SFTTrainer
-from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Sharding, Split, Turns, Weights
@@ -222,7 +222,7 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
         finally:
             self.args.loss_type = trained
 
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
         output = model(
             **send_batch(self.collate(rows), self.args.device), use_cache=False, fused_lm_head=True
         )

@@ -1,6 +1,7 @@
 """Decide the token budget of a micro-batch and gradient checkpointing, from free memory before the model is loaded. A
 resumed run reuses the decision. `micro_batches` lowers the budget if memory runs out all the same."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,18 +23,12 @@ from stages.store.workspace import SCRATCH, StageDir
 Block = TypeVar("Block", bound=Training)
 FILE = "budget.json"
 
-aten = torch.ops.aten
-# Matrix products and attention take most of a forward's time on every device.
-COSTLY = {
-    aten.mm.default,
-    aten.addmm.default,
-    aten.bmm.default,
-    aten._grouped_mm.default,
-    aten._scaled_dot_product_flash_attention.default,
-    aten._scaled_dot_product_flash_attention_for_cpu.default,
-    aten._scaled_dot_product_efficient_attention.default,
-    aten._scaled_dot_product_cudnn_attention.default,
-}
+# In the names of matrix products and attention, which take most of a forward's time on every device. `torch_attn` is
+# the namespace of `varlen_attn`.
+COSTLY = re.compile(
+    r"aten::(_grouped_mm|addmm|bmm|mm|_scaled_dot_product_\w+_attention(_for_cpu)?)|torch_attn::.*"
+)
+CAST = "aten::_to_copy"
 
 
 def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: StageDir) -> Block:
@@ -112,6 +107,8 @@ def enable_checkpointing(model: PreTrainedModel, checkpointing: Checkpointing) -
 
 def save_costly_outputs(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
     """Return the policy to save outputs of COSTLY operations and autocast's copies of weights."""
-    cast = operation is aten._to_copy.default and isinstance(args[0], torch.nn.Parameter)
-    is_costly = operation in COSTLY or operation.namespace == "torch_attn"  # that of `varlen_attn`
-    return CheckpointPolicy.MUST_SAVE if cast or is_costly else CheckpointPolicy.PREFER_RECOMPUTE
+    name = operation.name()
+    rounds_weight = name == CAST and isinstance(args[0], torch.nn.Parameter)
+    if rounds_weight or COSTLY.fullmatch(name):
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE

@@ -5,7 +5,8 @@ Row losses are in the trainer's log, and so in every checkpoint: a resumed train
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from transformers import Trainer
 from stages.config.blocks.training import Training
 from stages.config.errors import UserError
 from stages.evaluation.intervals import Means, paired
+from stages.models.run_attention import send_tensor
 from stages.models.scoring import round_weights_once
 from stages.store.workspace import StageDir
 from stages.training.batches import EpochSampler, EpochSchedule
@@ -25,6 +27,13 @@ ROW_LOSSES = "row_losses"  # the key in the trainer's log; eval_loss is their me
 MOST_RISE = 0.05
 # steps; a share of few steps would raise the learning rate from 0 to its highest value in one step
 LEAST_WARMUP = 4
+
+Figures = TypeVar("Figures")
+
+
+def keep_here(figures: Figures) -> Figures:
+    """Replace accelerate's `gather`, by which TRL adds up a row's metrics over the rows of all processes."""
+    return figures
 
 
 def disable_dropout(model: torch.nn.Module) -> None:
@@ -77,7 +86,8 @@ class PlumblineTrainer(Trainer):
         return self.lr_scheduler
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        loss, *outputs = super().prediction_step(*args, **kwargs)
+        with patch.multiple(self.accelerator, gather=keep_here, gather_for_metrics=keep_here):
+            loss, *outputs = super().prediction_step(*args, **kwargs)
         self.row_losses.append(loss)  # rows are evaluated one by one
         return loss, *outputs
 
@@ -91,11 +101,28 @@ class PlumblineTrainer(Trainer):
         losses_here = torch.stack(self.row_losses).float()
         losses = self.accelerator.gather(losses_here).view(-1, len(losses_here)).T.flatten()[:rows]
         output.metrics[ROW_LOSSES] = [round(loss, 6) for loss in losses.tolist()]
+        self.average_over_rows(self.count_rows_here(rows))
         return output
 
     def count_rows_here(self, rows: int) -> int:
         """Return how many of the validation rows this process evaluates, those left out that accelerate repeats."""
         return len(range(self.args.process_index, rows, self.args.world_size))
+
+    def average_over_rows(self, rows_here: int) -> None:
+        """Replace the values of TRL's validation metrics, of each row in turn, by their mean over all processes' rows.
+        In this process the first `rows_here` values count. A row that a metric is not about has NaN."""
+        evaluated = self._metrics["eval"]
+        metrics = {
+            name: [v for v in row[:rows_here] if not math.isnan(v)]
+            for name, row in evaluated.items()
+        }
+        here = torch.tensor(
+            [[sum(values), len(values)] for values in metrics.values()], dtype=torch.float64
+        )
+        totals = self.accelerator.reduce(send_tensor(here, self.args.device), "sum").tolist()
+        evaluated |= {
+            name: [s / n if n else math.nan] for name, (s, n) in zip(metrics, totals, strict=True)
+        }
 
 
 def count_warmup_steps(warmup: float, steps: int) -> int:

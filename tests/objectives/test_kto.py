@@ -165,14 +165,13 @@ def test_validation_rows_count_for_their_own_kind(inputs: dict[str, Path], tmp_p
                 trainer.model, send_batch(trainer.collate([row]), trainer.args.device)
             )
     by_name = trainer._metrics["eval"]
+    rewards = by_name["rewards/chosen"], by_name["rewards/rejected"]
     assert [len(values) for values in by_name.values()] == [ROWS] * 4
-    kinds = {"eval_rewards/chosen": True, "eval_rewards/rejected": False}
-    rewards = {name: by_name[name.removeprefix("eval_")][:] for name in kinds}
-    trainer.log({"eval_loss": 0.5})
-    logged = trainer.state.log_history[-1]
-    for name, label in kinds.items():
-        own = [v for v, row in zip(rewards[name], rows, strict=True) if bool(row["label"]) is label]
-        assert logged[name] == pytest.approx(fmean(own))
+    expected = [fmean(v for v in values if v == v) for values in rewards]
+    trainer.average_over_rows(ROWS)
+    assert [by_name["rewards/chosen"], by_name["rewards/rejected"]] == [
+        [pytest.approx(mean)] for mean in expected
+    ]
 
 
 def test_a_step_without_a_kind_has_no_mean_of_it(inputs: dict[str, Path], tmp_path: Path) -> None:
