@@ -51,9 +51,11 @@ class OutOfMemory(Exception):
 def select_row(output: Output, index: tuple[slice, ...]) -> Output:
     """Return one row's part of a batched output: each tensor of tokens or sequences, (sequences, …), at `index`. These
     are slices, as the host would wait for the device to copy a list of indices there."""
-    return type(output)(
-        **{name: figures[index].contiguous() for name, figures in output.items() if figures.dim()}
-    )
+    row = dict[str, torch.Tensor]()
+    for name, figures in output.items():
+        if figures.dim():
+            row[name] = figures[index].contiguous()
+    return type(output)(**row)
 
 
 class MicroBatches(PlumblineTrainer, ABC):
@@ -62,12 +64,15 @@ class MicroBatches(PlumblineTrainer, ABC):
     arguments: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *args: Any, cfg: Training, out: StageDir, **kwargs: Any):
-        self.cfg, self.out = cfg, out
+        self.cfg = cfg
+        self.out = out
         self.token_budget = cfg.runtime.token_budget
         self.checkpointing = cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # TRL sets it
         self.aux_loss_enabled = False  # TRL may set it
-        self.rows_to_score, self.outputs = list[Row](), deque[ModelOutput]()  # in an evaluation
+        # in an evaluation: rows that one forward reads, and the output of each that TRL has not read yet
+        self.rows_to_score = list[Row]()
+        self.outputs = deque[ModelOutput]()
         lm_head.install_cpu_head()
         super().__init__(*args, **kwargs)
         # TRL's arguments set the kinds none and full
@@ -92,7 +97,8 @@ class MicroBatches(PlumblineTrainer, ABC):
         return add_layout(self.model, self.data_collator(rows))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        collator, self.data_collator = self.data_collator, StepRows
+        collator = self.data_collator
+        self.data_collator = StepRows
         try:
             return super().get_train_dataloader()
         finally:
@@ -104,10 +110,10 @@ class MicroBatches(PlumblineTrainer, ABC):
         """Return the rows of a step, and TRL's normaliser of its loss, if any: the trained tokens in all processes."""
         steps = list(itertools.islice(epoch_iterator, num_batches))
         # One process has nothing to gather, and Trainer would wait for the device to copy the number there.
-        place = device if self.args.world_size > 1 else torch.device("cpu")
-        _, items = super().get_batch_samples(
-            (self.data_collator(s.rows) for s in steps), num_batches, place
-        )
+        if self.args.world_size == 1:
+            device = torch.device("cpu")
+        batches = (self.data_collator(step.rows) for step in steps)
+        _, items = super().get_batch_samples(batches, num_batches, device)
         return steps, items
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
@@ -115,8 +121,9 @@ class MicroBatches(PlumblineTrainer, ABC):
         processes. The longest rows come first, to save padding, unless the loss depends on a micro-batch's rows."""
         if not self.cfg.by_micro_batch:
             rows = sorted(rows, key=self.count_tokens, reverse=True)
-        if n := self.cfg.runtime.rows:
-            return [rows[i : i + n] for i in range(0, len(rows), n)]
+        size = self.cfg.runtime.rows
+        if size:
+            return [rows[i : i + size] for i in range(0, len(rows), size)]
         assert self.token_budget is not None
         return self.divide_alike(rows, self.token_budget)
 
@@ -133,16 +140,20 @@ class MicroBatches(PlumblineTrainer, ABC):
         groups = divide_rows(costs, budget, self.is_padded)
         if self.args.world_size > 1:
             count_here = torch.tensor([len(groups)], device=self.accelerator.device)
-            groups = divide_rows(
-                costs, budget, self.is_padded, int(self.accelerator.gather(count_here).max())
-            )
-        return [[rows[i] for i in group] for group in groups]
+            most = int(self.accelerator.gather(count_here).max())
+            groups = divide_rows(costs, budget, self.is_padded, most)
+        parts = list[list[Row]]()
+        for group in groups:
+            parts.append([rows[i] for i in group])
+        return parts
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
         # TRL makes one forward per row if a loss needs more than per-token figures.
         row_by_row = self.aux_loss_enabled or self.label_smoother is not None
         self.outputs.clear()
-        self.rows_to_score = [] if row_by_row else self.evaluated_rows(dataloader)
+        self.rows_to_score.clear()
+        if not row_by_row:
+            self.rows_to_score = self.evaluated_rows(dataloader)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def evaluated_rows(self, dataloader: DataLoader[Any]) -> list[Row]:
@@ -155,16 +166,25 @@ class MicroBatches(PlumblineTrainer, ABC):
     def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Evaluate one row with TRL's code, on its stored output, if any. Loss and metrics equal a single row's."""
         if self.rows_to_score:
-            rows, self.rows_to_score = self.rows_to_score, []
-            outputs = dict[int, ModelOutput]()
-            with torch.no_grad(), self.compute_loss_context_manager():
-                for part in self.evaluation_batches(rows):
-                    outputs |= zip(map(id, part), self.row_outputs(model, part), strict=True)
-            self.outputs.extend(outputs[id(row)] for row in rows)
-        stored_or_model = (
-            (lambda output: lambda **_: output)(self.outputs.popleft()) if self.outputs else model
-        )
-        return super().prediction_step(stored_or_model, *args, **kwargs)
+            self.score_rows(model)
+        if not self.outputs:
+            return super().prediction_step(model, *args, **kwargs)
+        output = self.outputs.popleft()
+
+        def stored(**_: Any) -> ModelOutput:
+            return output
+
+        return super().prediction_step(stored, *args, **kwargs)
+
+    def score_rows(self, model: torch.nn.Module) -> None:
+        """Store the output of every row that is to be scored, from forwards of many rows."""
+        outputs = dict[int, ModelOutput]()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for part in self.evaluation_batches(self.rows_to_score):
+                for row, output in zip(part, self.row_outputs(model, part), strict=True):
+                    outputs[id(row)] = output
+        self.outputs.extend(outputs[id(row)] for row in self.rows_to_score)
+        self.rows_to_score = []
 
     def training_step(
         self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None
@@ -179,12 +199,11 @@ class MicroBatches(PlumblineTrainer, ABC):
                 too_large = error.rows
             # inside `except`, the error would still hold the micro-batch's tensors
             self.make_room(model, too_large)
-        settings = self.token_budget, self.checkpointing
-        if settings != before:
+        if (self.token_budget, self.checkpointing) != before:
             repeated = f"out of memory at step {self.state.global_step + 1}, which was repeated"
-            limit = f"at most {settings[0]} tokens, with gradient checkpointing {settings[1]}"
+            limit = f"at most {self.token_budget} tokens, with gradient checkpointing {self.checkpointing}"
             self.out.warn(f"{repeated}. From this step on, a micro-batch has {limit}.")
-            write_decision(self.out, *settings)
+            write_decision(self.out, self.token_budget, self.checkpointing)
         return loss
 
     def accumulate(self, model: torch.nn.Module, rows: list[Row], items: Any) -> torch.Tensor:
