@@ -37,7 +37,7 @@ from stages.models.loading import (
 from stages.models.rendering import validate_chat_template
 from stages.store.plugins import user_path
 from stages.store.sealed_json import file_digest
-from stages.store.source_files import locate
+from stages.store.source_files import ADAPTER_CONFIG, locate
 from stages.store.workspace import StageDir
 from stages.tasks.generator import generate
 
@@ -116,7 +116,7 @@ def merge_adapter(
         model.resize_token_embeddings(len(tokenizer))
     merged: Any = load_adapter(model, folder).merge_and_unload()
     (out / "adapter").mkdir(exist_ok=True)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in (ADAPTER_CONFIG, "adapter_model.safetensors"):
         shutil.copyfile(folder / name, out / "adapter" / name)
     return merged, tokenizer
 

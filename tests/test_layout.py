@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.installation import ROOT
-from stages.pipeline.graph import VERSIONS
+from stages.pipeline.stage_table import STAGES
 
 HOUSE = ROOT / "stages"
 # The packages that a package may import, and with them their own imports. Imports run one way. Only the worker and
@@ -74,7 +74,7 @@ def is_ours(module: str) -> bool:
 
 
 def test_a_file_directly_in_stages_is_a_stage() -> None:
-    assert {path.stem for path in HOUSE.glob("*.py")} == {*VERSIONS, "__init__"}
+    assert {path.stem for path in HOUSE.glob("*.py")} == {*STAGES, "__init__"}
 
 
 def test_every_room_stands_in_the_table() -> None:
@@ -92,7 +92,7 @@ def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
     assert not astray
 
 
-@pytest.mark.parametrize("stage", sorted(VERSIONS))
+@pytest.mark.parametrize("stage", sorted(STAGES))
 def test_a_stage_imports_parts_and_no_other_stage(stage: str) -> None:
     rooms = {module.split(".")[1] for module in imported(HOUSE / f"{stage}.py")}
     assert rooms <= PARTS

@@ -8,8 +8,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -21,7 +19,7 @@ from stages.cli.explain import unknown_setting_message
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
-from stages.config.schema import OPTIONS, Config
+from stages.config.schema import Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import wire_graph
 from stages.preflight import building, constraints, servers
@@ -37,15 +35,6 @@ CACHES = {
     "HF_DATASETS_CACHE": "datasets",
     "HF_MODULES_CACHE": "modules",
 }
-# here, as it takes a third of a second each time
-ConfigStore.instance().store(name="schema", node=Config)
-for group, options in OPTIONS.items():
-    for option, kind in options.items():
-        ConfigStore.instance().store(name=f"{Path(group).name}_{option}", node=kind)
-# OmegaConf derives its YAML loader from this one, and reads conf/ and recipes/ much faster with libyaml.
-yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Hydra copies this store for every group that --help lists, which takes seconds and is never needed.
-ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 
 def normalise(argv: list[str]) -> list[str]:

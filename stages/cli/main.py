@@ -2,11 +2,9 @@
 
 import importlib
 import logging
-import re
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages.cli import compose, json_output, recipes, sweep, unread
+from stages.cli import compose, help, json_output, recipes, sweep, unread
 from stages.cli.explain import explained
 from stages.cli.last_run import with_last_run
-from stages.cli.recipe_layers import BLOCKS
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
@@ -26,16 +23,15 @@ from stages.commands.run_result import (
     page_address,
     write_labels_page,
 )
-from stages.config.blocks.arguments import TrainerArguments
-from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Upstream
-from stages.config.errors import UserError, suggest
+from stages.config.errors import UserError
 from stages.config.exit_codes import ExitCode
-from stages.config.schema import CONF, DOCS, POLICY_STAGES, Config, Target
+from stages.config.schema import CONF, POLICY_STAGES, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import INSTEAD, NEXT, requested_nodes, wire_graph
+from stages.pipeline.graph import requested_nodes, wire_graph
+from stages.pipeline.stage_table import STAGES
 from stages.preflight import building, constraints
 from stages.store.node import Node
 from stages.store.store import Store
@@ -44,11 +40,6 @@ if TYPE_CHECKING:
     from stages.pages.live import LivePage
 
 log = logging.getLogger(__name__)
-
-# The parts of docs/reference/configuration.md.
-SECTION = re.compile(r"^### (\S+?)=?$(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
-ROW = re.compile(r"^\| (`.*) \|$", re.MULTILINE)
-LINK, MARKUP = re.compile(r"\[([^]]*)\]\([^)]*\)"), re.compile(r"`|\\(?=\|)")
 
 
 def main() -> None:
@@ -67,10 +58,11 @@ def run_line(line: list[str]) -> None:
             json_output.require_json(line)
             process.prepare(typed := with_last_run(line))
             line = compose.normalise(typed)
-            recipes.register(line)
-            if text := option_text(line):
+            text = option_text(line)
+            if text is not None:
                 sys.stdout.write(f"{text}\n")
                 return
+            recipes.register(line)
             sys.argv[1:] = line
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)()
     except KeyboardInterrupt:
@@ -78,41 +70,15 @@ def run_line(line: list[str]) -> None:
 
 
 def option_text(line: list[str]) -> str | None:
-    """Return the text for `--version` or `--help=BLOCK`, or None without these options."""
+    """Return the text for `--version`, `--help` or `--help=NAME`, or None without these options."""
     if "--version" in line:
         return provenance.describe_installation()
-    block = next(
-        (word.removeprefix("--help=") for word in line if word.startswith("--help=")), None
-    )
-    return None if block is None else block_help(block)
-
-
-def block_help(name: str) -> str:
-    """Return a line per option and key of a group, block or key. Raise UserError if none has this name."""
-    blocks, titles, lines = [name, *BLOCKS.get(name, ())], set[str](), []
-    if name in OBJECTIVES:
-        blocks.append(TrainerArguments.__name__)
-    for title, section in SECTION.findall(
-        (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
-    ):
-        # the keys of one option of a group, label=judge, or those of every trainer
-        heading = f"with {title}:" if "=" in title else ""
-        if title == TrainerArguments.__name__:
-            heading = f"in {name}.trainer:"
-        for row in ROW.findall(section):
-            key, *cells = unescape(MARKUP.sub("", LINK.sub(r"\1", row))).split(" | ")
-            titles |= {title, key}
-            if title in blocks or any(f"{key}.".startswith(f"{block}.") for block in blocks):
-                if heading:
-                    lines.append(heading)
-                    heading = ""
-                kind, default, *meaning = cells if len(cells) == 3 else (*cells, "")
-                lines.append(f"{key:40} {default:24} {'; '.join(filter(None, (kind, *meaning)))}")
-    if not lines:
-        raise UserError(
-            f"--help={name}: no group, block or key has this name.{suggest(name, sorted(titles))}"
-        )
-    return "\n".join(lines)
+    if "--help" in line or "-h" in line:
+        return help.usage()
+    for word in line:
+        if word.startswith("--help="):
+            return help.block_help(word.removeprefix("--help="))
+    return None
 
 
 def run(composed: DictConfig) -> float | None:
@@ -209,9 +175,9 @@ def next_command(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> s
         nodes = wire_graph(
             replace(cfg, stage=Target.report), Path(), lambda block, cache: (block, {})
         )
-    stage = NEXT.get(cfg.stage)
+    stage = STAGES[cfg.stage].next
     while stage and not is_allowed(replace(cfg, stage=stage), nodes, overrides):
-        stage = INSTEAD.get(stage) or NEXT.get(stage)
+        stage = STAGES[stage].instead or STAGES[stage].next
     if stage is None and cfg.stage in POLICY_STAGES:  # no prompt evaluates this policy
         stage = Command.chat
     return provenance.command(stage, overrides) if stage else None

@@ -6,7 +6,9 @@ the user's is typed: its values suit its own tasks and its own model."""
 
 import logging
 from dataclasses import fields
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -19,7 +21,7 @@ from stages.config.blocks.labels import LABELS, Label
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
-from stages.config.schema import CONF, Target
+from stages.config.schema import CONF, OPTIONS, Config, Target
 from stages.preflight import servers
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ OF_ONE_OPTION = {
 def register(line: list[str]) -> None:
     """Register the recipes with Hydra, in place of those of an earlier command line: `recipe=NAME` is
     `recipes/NAME.yaml`. Raise UserError if the command line names other content than its recipe."""
+    register_schema()
     ConfigStore.instance().repo.pop("recipe", None)
     for name, recipe in {NONE: OmegaConf.create(), **recipes_under(line)}.items():
         servers.refuse_secret(servers.texts_in(OmegaConf.to_container(recipe), ""))
@@ -74,6 +77,16 @@ def register(line: list[str]) -> None:
         ConfigStore.instance().store(
             group=group, name=file, node=recipe, package="_global_", provider="recipes"
         )
+
+
+@cache
+def register_schema() -> None:
+    """Register the classes of the configuration with Hydra, once in a process."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group, options in OPTIONS.items():
+        for option, kind in options.items():
+            store.store(name=f"{Path(group).name}_{option}", node=kind)
 
 
 def recipes_under(line: list[str]) -> dict[str, DictConfig]:

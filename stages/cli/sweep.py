@@ -35,7 +35,8 @@ from stages.config.errors import UserError, require_known, visible
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build
-from stages.pipeline.graph import VERSIONS, requested_nodes
+from stages.pipeline.graph import requested_nodes
+from stages.pipeline.stage_table import STAGES
 from stages.preflight import building, constraints
 from stages.store.node import Node
 from stages.store.sealed_json import write_note
@@ -164,7 +165,7 @@ def name_of_job() -> tuple[str, str]:
 
 def note_sweep(config: DictConfig, ended: bool = False) -> None:
     """Write the page of a sweep that builds nodes, with the settings by which its jobs differ."""
-    if config.stage not in VERSIONS:
+    if config.stage not in STAGES:
         return
     from stages.pages import runs  # imported here, as a refusal needs no page
 
@@ -212,7 +213,7 @@ def nodes_to_build(composed: DictConfig) -> dict[str, Node]:
     with read_write(composed), open_dict(composed):
         overrides = composed.pop("hydra").overrides.task
     cfg, store, nodes = compose.prepare(composed, overrides)
-    if composed.stage not in VERSIONS or cfg.upstream is Upstream.require:
+    if composed.stage not in STAGES or cfg.upstream is Upstream.require:
         return {}
     missing_nodes = store.missing(requested_nodes(cfg, nodes))
     return {name: node for name, node in nodes.items() if node in missing_nodes}

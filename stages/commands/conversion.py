@@ -1,13 +1,13 @@
 """Translate another framework's training settings into overrides.
 
-The tables in `frameworks/` name a framework's keys by TRL's, with its defaults. TRL's own table serves the others too."""
+The tables in `frameworks/` name a framework's keys by TRL's, with its defaults. TRL's own table names TRL's by ours."""
 
 import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from enum import Enum, StrEnum
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,81 +16,20 @@ from stages.config.blocks.arguments import (
     DPOArguments,
     RewardArguments,
     SFTArguments,
-    TrainerArguments,
 )
-from stages.config.blocks.training import OBJECTIVES
+from stages.config.blocks.training import OBJECTIVES, WITH_TRL
 from stages.config.choices import LOSS_TYPES, SIMPO, Adapter
-from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.config.trainers import READ_BY, SET_BY_STAGE, SET_ELSEWHERE
-from stages.preflight.arguments import required_type
+from stages.config.trainers import READ_BY, elsewhere_message
+
+Settings = dict[str, Any]
 
 # the arguments that are keys of a stage's `trainer`
 TYPED = {"sft": SFTArguments, "dpo": DPOArguments, "reward": RewardArguments}
-
-Settings = dict[str, Any]
 # values that ask for nothing
 NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})
-HELD_OUT = "held-out rows are a share: of splits in data.sources, or pairs.validation_fraction"
-LORA = "LoRA has no variants here"
-NO_ADAPTER = "nothing reads it without an adapter"
-END = "the template decides the end of turn, the tokenizer the padding"
 # names of DeepSpeed's configurations for ZeRO-3, and its key
 ZERO3 = r"z(ero)?_?3|'stage': 3"
-PRECISIONS = {True: "bf16", False: "fp32", None: "auto"}
-# why a setting has no counterpart, by its name in TRL or, if TRL does not have it, in the framework
-REASONS = {
-    "trust_remote_code": "Plumbline runs no code of a model",
-    "eval_steps": "STAGE.evaluations counts them",
-    "data_seed": "set STAGE.seed",
-    "use_cpu": "set STAGE.runtime.device=cpu",
-    "validation_size": HELD_OUT,
-    "dataset_test_split": HELD_OUT,
-    "eval_dataset": HELD_OUT,
-    "max_steps": "epochs are counted: STAGE.epochs = max_steps × STAGE.batch_size / rows",
-    "max_prompt_length": "STAGE.max_length counts prompt and answer together",
-    "max_completion_length": "STAGE.max_length counts prompt and answer together",
-    "lora_dropout": "adapters have no dropout",
-    "lora_r": NO_ADAPTER,
-    "lora_alpha": NO_ADAPTER,
-    "lora_target_modules": NO_ADAPTER,
-    "load_in_4bit": NO_ADAPTER,
-    "modules_to_save": "adapters train linear layers alone",
-    "lora_modules_to_save": "adapters train linear layers alone",
-    "use_dora": LORA,
-    "use_rslora": LORA,
-    "pissa_init": LORA,
-    "loraplus_lr_ratio": LORA,
-    "load_in_8bit": "8-bit weights are not offered: adapter=qlora has 4 bits, adapter=lora 16",
-    "bnb_4bit_quant_type": "4-bit weights are NF4 with nested quantization",
-    "quantization_method": "4-bit weights are NF4 with nested quantization",
-    "trained_adapter": "merge the adapter into the model, and name the result",
-    "fp16": "bf16 and fp32 are offered",
-    "tf32": "bf16 and fp32 are offered",
-    "dtype": "weights are trained in fp32, under adapters kept in bf16",
-    "special_tokens": END,
-    "eos_token": END,
-    "pad_token": END,
-    "chat_template_path": "template=file sft.template.path=FILE reads a Jinja file with {% generation %} marks",
-    "train_on_prompt": "only the assistant's tokens are trained",
-    "assistant_only_loss": "only the assistant's tokens are trained",
-    "completion_only_loss": "only the assistant's tokens are trained",
-    "dataset_text_field": "a source names it, as columns: {text: NAME}",
-    "packing": "SFT alone packs rows",
-    "mask_history": "sft.turns=last trains the last turn alone",
-    "ref_model": "dpo.reference is previous or sft",
-    "sync_ref_model": "the reference is the model that training starts from",
-    "fsdp_config": "set launch: FSDP2 and ZeRO-3 come with their own settings",
-    "plugins": "plugins are not loaded",
-    "early_stopping_patience": "the best checkpoint is published, and training is not stopped early",
-    "rope_scaling": "the model is used as it is",
-}
-NOTES = [
-    "the batch is a device's rows × accumulated × processes, of which files say nothing: convert.processes=N",
-    "a last smaller batch waits for the next epoch here; transformers trains it",
-    "a warm-up that is a share takes four steps at least",
-    "a template by name may render or end turns otherwise",
-]
 
 
 class Heading(StrEnum):
@@ -105,30 +44,28 @@ class Heading(StrEnum):
 
 @dataclass
 class Conversion:
-    """The translation of a file. `settings` are those still to be translated, under TRL's names. In keys of
-    `overrides`, STAGE is the stage's name."""
+    """The translation of a file. In keys of `overrides` and in reasons, STAGE is the stage's name."""
 
     stage: str
     framework: str
     processes: int
     folder: Path  # of the file
+    # still to be translated, under TRL's names: the framework's defaults, then the file's settings
     settings: Settings = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)  # the file's key, by TRL's name
     overrides: Settings = field(default_factory=dict)
     remarks: dict[Heading, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def take(self, name: str, default: Any = None) -> Any:
-        """Return a setting to translate it, and list it if it is a default of the framework."""
-        if name in self.settings and name not in self.names:
-            self.remarks[Heading.defaults].append(f"{name}={self.settings[name]}")
-        return self.settings.pop(name, default)
+    def take(self, name: str, otherwise: Any = None) -> Any:
+        """Return a setting in order to translate it."""
+        return self.settings.pop(name, otherwise)
 
     def refuse(self, name: str, value: Any, reason: str) -> None:
         """List a setting without a counterpart, unless its value asks for nothing."""
         if value not in NOTHING:
             text = " ".join(str(value).split())[:60]
-            remark = f"{self.names.get(name, name)}={text}: {reason.replace('STAGE', self.stage)}"
-            self.remarks[Heading.without].append(remark)
+            reason = reason.replace("STAGE", self.stage)
+            self.remarks[Heading.without].append(f"{self.names.get(name, name)}={text}: {reason}")
 
 
 def load_table(name: str) -> Mapping[str, Any]:
@@ -136,144 +73,98 @@ def load_table(name: str) -> Mapping[str, Any]:
 
 
 @cache
-def trl_fields(name: str) -> dict[str, Any]:
-    """Return the fields of an objective's class in TRL, or of TRL's `model`, by name."""
+def trl_fields(stage: str) -> dict[str, Any]:
+    """Return the fields of TRL's `ModelConfig` and of the objective's class in TRL, by name."""
     import trl
 
-    kind = trl.ModelConfig if name == "model" else OBJECTIVES[name].arguments_class
-    return {each.name: each for each in fields(kind)}
+    kinds = (trl.ModelConfig, OBJECTIVES[stage].arguments_class)
+    return {each.name: each for kind in kinds for each in fields(kind)}
 
 
-def plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
-
-
-def convert(this: Conversion, file: Settings, where: str) -> None:
-    """Translate the settings of a file, and list those without a counterpart. Raise UserError for a text where TRL has a
-    number or a switch."""
+def convert(this: Conversion, file: Settings) -> None:
+    """Translate the settings of a file, and list those without a counterpart."""
+    table = load_table(this.framework)
+    known = trl_fields(this.stage)
+    defaults = table["defaults"] | {
+        name: known[name].default for name in table["silent"] if name in known
+    }
+    this.settings |= defaults
     rename(this, file)
-    validate_types(this, where)
-    this.overrides = {"sft": "none", "STAGE": "default"}  # in place of what the demo sets
-    this.overrides["model.path"] = this.take("model_name_or_path", "MODEL")
-    this.overrides["STAGE.precision"] = PRECISIONS[this.take("bf16")]
-    if "gradient_checkpointing" in this.names:
-        kind = "full" if this.take("gradient_checkpointing") else "none"
-        this.overrides["STAGE.runtime.gradient_checkpointing"] = kind
-    if isinstance(this.settings.get("save_steps"), int):  # else it is a share of the training
-        this.overrides["STAGE.runtime.save_steps"] = this.take("save_steps")
-    for name, key in load_table("trl")["settings"].items():
-        if name in this.settings:
-            this.overrides[key] = this.take(name)
-    warm_up(this)
-    evaluations(this)
-    data(this)
-    batch(this)
+    # in place of what the demo sets
+    this.overrides |= {"sft": "none", this.stage: "default", "model.path": "MODEL"}
+    share = held_out(this)
+    sources = [read_source(this, entry) for entry in data_sets(this)]
     if this.stage == "sft":
-        this.overrides["sft.packing"] = this.take("packing")
+        demonstrations(this, sources, share)
+    else:
+        preference_set(this, sources, share)
+    batch(this)
     if this.stage == "dpo":
         loss(this)
     if this.take("use_peft"):
         adapter(this)
     template(this)
-    pass_through(this)
-    this.remarks[Heading.notes] += NOTES + load_table(this.framework)["notes"]
+    by_name(this)
+    for name, value in defaults.items():
+        if name not in {*this.names, *this.settings}:  # translated above
+            this.remarks[Heading.defaults].append(f"{name}={value}")
+    this.remarks[Heading.notes] += load_table("trl")["notes"] + table["differs"]
 
 
 def rename(this: Conversion, file: Settings) -> None:
-    """Put the file's settings under TRL's names, then the framework's defaults for those that it leaves out."""
+    """Put the file's settings under TRL's names. A key in `means` stands for others, by its value."""
     table = load_table(this.framework)
-    if this.framework == "trl":
-        known = trl_fields("model") | trl_fields(this.stage)
-        silent = [name for name in table["silent"] if name in known]
-        this.settings = {name: plain(known[name].default) for name in silent}
-        if file.get("max_length", 0) is None:  # there it means no limit
-            this.refuse("max_length", "null", "STAGE.max_length is always a number")
-    this.settings |= table["defaults"]
+    means = load_table("trl")["means"] | table["means"]
     mixture = file.pop("dataset_mixture", None) or {}  # nested by the handbook
     for key, value in {**mixture, **file}.items():
+        if key == "max_length" and value is None:  # there it means no limit
+            this.refuse(key, "null", "STAGE.max_length is always a number")
         if value is None:
             continue
         implied = {table["rename"].get(key, key): value}
-        if key in table["means"]:
-            meanings = table["means"][key]
-            implied = meanings.get(str(value).lower())
-            if implied is None:
-                this.refuse(key, value, f"converted are {', '.join(meanings)}")
-                continue
+        if key in means:
+            word = str(value).lower()
+            implied = means[key].get(word, {})
+            if word not in means[key]:
+                this.refuse(key, value, f"converted are {', '.join(means[key])}")
         this.settings |= implied
         this.names |= dict.fromkeys(implied, key)
+    ratio = this.take("warmup_ratio")
+    has_steps = "warmup_steps" in this.names and this.settings["warmup_steps"]
+    if ratio is not None and not has_steps:  # as TRL 1.16 does
+        this.settings["warmup_steps"] = ratio
+        this.names["warmup_steps"] = "warmup_ratio"
 
 
-def validate_types(this: Conversion, where: str) -> None:
-    """Raise UserError for a text where TRL has a number or a switch."""
-    known = trl_fields("model") | trl_fields(this.stage)
-    for name, key in this.names.items():
-        value = this.settings[name]
-        required = required_type(known[name].type, value) if name in known else None
-        if required:
-            raise UserError(
-                f"{where}: {key}={value}: the value must be {required}. Correct the file."
-            )
-
-
-def warm_up(this: Conversion) -> None:
-    """Set a share as steps of the warm-up, as TRL 1.16 does."""
-    ratio = this.settings.pop("warmup_ratio", None)
-    if ratio is None or ("warmup_steps" in this.names and this.settings["warmup_steps"]):
-        return
-    this.settings["warmup_steps"] = ratio
-    this.names["warmup_steps"] = "warmup_ratio"
-
-
-def evaluations(this: Conversion) -> None:
-    """Set how often held-out rows are read. Steps between evaluations have no counterpart."""
+def held_out(this: Conversion) -> float | None:
+    """Set how often held-out rows are read, and return their share; None if the file gives none. Steps between
+    evaluations have no counterpart."""
     size = this.settings.get("validation_size")
     strategy = this.settings.get("eval_strategy")
     times = this.take("evals_per_epoch", int(strategy == "epoch"))
-    if size == 0 or (strategy in NOTHING and not size):
-        this.settings["validation_size"] = 0
+    if size == 0 or (size is None and strategy in NOTHING):
         this.overrides["STAGE.evaluations"] = 0
-    elif times:
-        this.overrides["STAGE.evaluations"] = max(1, round(times * this.overrides["STAGE.epochs"]))
-
-
-def data(this: Conversion) -> None:
-    """Set the sources of SFT's rows, or the preference set. Held-out rows come from the same sets, by a share."""
-    sources = [read_source(this, entry) for entry in data_sets(this)]
-    share = this.settings.get("validation_size", 1)
-    is_share = share < 1  # else it is a number of rows
-    if is_share:
-        del this.settings["validation_size"]
-    if this.stage == "sft":
-        for source in sources:
-            if is_share:
-                source["splits"] = {"sft": round(1 - share, 6)}
-            if share and is_share:
-                source["splits"]["validation"] = share
-        this.overrides |= {"data": "file", "data.sources": sources}
-        return
-    this.overrides |= {"label": "dataset", "label.path": "FILE"}
-    if is_share:
-        this.overrides["pairs.validation_fraction"] = share
-    for source in sources[:1]:
-        for name in ("epochs", "rows"):
-            this.refuse(f"datasets.{name}", source.pop(name, None), "every preference is read")
-        this.overrides |= {f"label.{key}": value for key, value in source.items()}
-    for source in sources[1:]:
-        name = f"{source['path']} {source.get('hub_split', '')}"
-        this.refuse("datasets", name, "one preference set is read. Join the others into its file")
+        return 0
+    if times:
+        epochs = this.settings.get("num_train_epochs")
+        this.overrides["STAGE.evaluations"] = max(1, round(times * epochs))
+    if size is None or size >= 1:  # a number of rows
+        return None
+    return float(this.take("validation_size"))
 
 
 def data_sets(this: Conversion) -> list[Settings]:
     """Return the data sets for training, with the keys of their framework."""
-    sets = this.take("datasets", [])
+    sets = list[Settings](this.take("datasets", []))
     mixer = this.take("dataset_mixer", {})  # of older files of the handbook
     for split in this.take("dataset_splits", ["train"]):
         if "test" in split:
-            this.refuse("dataset_splits", split, HELD_OUT)
+            this.refuse("dataset_splits", split, "held-out rows are a share of the others")
             continue
-        sets += [{"path": path, "weight": share, "split": split} for path, share in mixer.items()]
-    if path := this.take("dataset_name"):
+        for path, share in mixer.items():
+            sets.append({"path": path, "weight": share, "split": split})
+    path = this.take("dataset_name")
+    if path:
         name = this.take("dataset_config")
         sets.append({"path": path, "name": name, "split": this.take("dataset_train_split")})
     names = this.take("dataset", [])
@@ -281,7 +172,9 @@ def data_sets(this: Conversion) -> list[Settings]:
         names = names.split(",")
     folder = this.take("dataset_dir", "data")
     rows = this.take("max_samples")
-    return sets + [listed_set(this, name.strip(), folder) | {"rows": rows} for name in names]
+    for name in names:
+        sets.append(listed_set(this, name.strip(), folder) | {"rows": rows})
+    return sets
 
 
 def listed_set(this: Conversion, name: str, inner: str) -> Settings:
@@ -302,7 +195,7 @@ def read_source(this: Conversion, entry: Settings) -> Settings:
     """Return a data set under our keys, without those that only say what its columns tell."""
     table = load_table("trl")
     source = Settings()
-    columns = {}
+    columns = Settings()
     for key, value in entry.items():
         if value is None or [key, value] in table["usual"]:
             continue
@@ -311,31 +204,55 @@ def read_source(this: Conversion, entry: Settings) -> Settings:
         elif key in table["columns"]:
             columns[table["columns"][key]] = value
         elif key not in table["recognised"] and not str(value).startswith("chat_template"):
-            reason = "rows are rendered by the chat template, by the roles of columns"
+            reason = "the chat template renders rows, by the roles of columns"
             this.refuse(f"datasets.{key}", value, reason)
-    split = source.get("hub_split", "")
-    if "[" in split:
+    split, _, part = str(source.get("hub_split", "")).partition("[")
+    if part:
         reason = "splits are read whole. A source has rows and epochs for a part"
-        this.refuse("datasets.split", split, reason)
-        source["hub_split"] = split.partition("[")[0]
+        this.refuse("datasets.split", source["hub_split"], reason)
+        source["hub_split"] = split
     if columns:
         source["columns"] = columns
     return source
 
 
+def demonstrations(this: Conversion, sources: list[Settings], share: float | None) -> None:
+    """Set the sources of SFT's rows, of which a share is held out."""
+    if share is not None:
+        splits = {"sft": round(1 - share, 6)}
+        if share:
+            splits["validation"] = share
+        sources = [source | {"splits": splits} for source in sources]
+    this.overrides |= {"data": "file", "data.sources": sources}
+
+
+def preference_set(this: Conversion, sources: list[Settings], share: float | None) -> None:
+    """Set the preference set, of which a share is held out."""
+    this.overrides |= {"label": "dataset", "label.path": "FILE"}
+    if share is not None:
+        this.overrides["pairs.validation_fraction"] = share
+    for source in sources[:1]:
+        for name in ("epochs", "rows"):
+            this.refuse(f"datasets.{name}", source.pop(name, None), "every preference is read")
+        this.overrides |= {f"label.{key}": value for key, value in source.items()}
+    for source in sources[1:]:
+        name = f"{source['path']} {source.get('hub_split', '')}"
+        this.refuse("datasets", name, "one preference set is read. Join the others into its file")
+
+
 def batch(this: Conversion) -> None:
     """Set the rows of a step, which TRL counts by device and accumulation, and how processes share the model."""
-    rows = this.take("per_device_train_batch_size")
-    steps = this.take("gradient_accumulation_steps")
+    rows = int(this.take("per_device_train_batch_size"))
+    steps = int(this.take("gradient_accumulation_steps"))
     this.overrides["STAGE.batch_size"] = rows * steps * this.processes
     this.overrides["STAGE.runtime.micro_batch"] = rows
     launch = "ddp"
-    for name, kind in (("fsdp", "fsdp"), ("deepspeed", "zero3")):
+    for name, kind, whole in (("fsdp", "fsdp", ""), ("deepspeed", "zero3", ZERO3)):
         chosen = this.take(name)
         if not chosen:
             continue
         launch = kind
-        if this.processes == 1 or (kind == "zero3" and not re.search(ZERO3, str(chosen))):
+        if this.processes == 1 or not re.search(whole, str(chosen)):
             reason = f"launch={kind} divides weights too, among convert.processes=N"
             this.refuse(name, chosen, reason)
     if this.processes > 1:
@@ -359,12 +276,12 @@ def loss(this: Conversion) -> None:
     if weight:
         losses = [*losses, "sft"]
         weights = [*weights, float(weight)]
+    this.overrides["dpo.loss_type"] = losses
+    if {*weights} != {1.0}:
+        this.overrides["dpo.loss_weights"] = weights
     for name, readers in READ_BY.items():
         if {*losses}.isdisjoint(readers):
             this.refuse(name, this.take(name), f"dpo.loss_type=[{readers[0]}] reads it")
-    this.overrides |= {"dpo.beta": this.take("beta"), "dpo.loss_type": losses}
-    if {*weights} != {1.0}:
-        this.overrides["dpo.loss_weights"] = weights
 
 
 def adapter(this: Conversion) -> None:
@@ -376,44 +293,54 @@ def adapter(this: Conversion) -> None:
         else:
             this.refuse("load_in_4bit", True, "STAGE.adapter=lora keeps 16-bit weights")
     rank = this.take("lora_r")
-    alpha = this.take("lora_alpha", 2 * rank)  # LLaMA-Factory's default
-    this.overrides |= {
-        "STAGE.adapter": str(kind),
-        "STAGE.lora.rank": rank,
-        "STAGE.lora.alpha": alpha,
-    }
-    if layers := this.take("lora_target_modules"):
-        if isinstance(layers, str):
-            layers = re.sub("^all$", "all-linear", layers).replace(" ", "").split(",")
+    this.overrides["STAGE.adapter"] = str(kind)
+    this.overrides["STAGE.lora.rank"] = rank
+    this.overrides["STAGE.lora.alpha"] = this.take("lora_alpha", 2 * rank)  # as LLaMA-Factory
+    layers = this.take("lora_target_modules")
+    if isinstance(layers, str):
+        layers = re.sub("^all$", "all-linear", layers).replace(" ", "").split(",")
+    if layers:
         this.overrides["STAGE.lora.target_modules"] = layers
 
 
 def template(this: Conversion) -> None:
-    """Set the chat template: by name, or by the marks in a Jinja text."""
+    """Set the chat template by the marks in a Jinja text."""
     text = str(this.take("chat_template", ""))
     for mark, name in load_table("trl")["templates"].items():
         if mark in text:
-            this.overrides["template"] = name
-    nearest = this.overrides.get("template", "file sft.template.path=FILE")
+            this.settings["template"] = name
+    nearest = this.settings.get("template") or "file sft.template.path=FILE"
     this.refuse("chat_template", text, f"nearest is template={nearest}")
 
 
-def pass_through(this: Conversion) -> None:
-    """Pass on what `trainer` takes under TRL's names, and list the rest with the reasons."""
-    neutral = {*load_table("trl")["neutral"], *load_table(this.framework)["neutral"]}
-    elsewhere = {*neutral, *REASONS, *SET_ELSEWHERE, *SET_BY_STAGE}
-    typed = {each.name for each in fields(TYPED.get(this.stage, TrainerArguments))}
-    others = trl_fields(this.stage).keys() - typed
-    for name, value in [*this.settings.items()]:
-        if name in typed - elsewhere:
-            this.overrides[f"STAGE.trainer.{name}"] = this.take(name)
-        elif name in others - elsewhere:
-            this.overrides[f"STAGE.trainer.extra.{name}"] = this.take(name)
+def by_name(this: Conversion) -> None:
+    """Set every setting that has a key here or is an argument of TRL's trainer, and list the others."""
+    table = load_table("trl")
+    neutral = table["neutral"] + load_table(this.framework)["neutral"]
+    for name, value in list(this.settings.items()):
+        reason = table["reasons"].get(name) or elsewhere_message(this.stage, name)
+        is_share = name == "save_steps" and isinstance(value, float)  # of the training
+        key = our_key(this.stage, name)
+        if key and not is_share:
+            this.overrides[key] = this.take(name)
         elif name not in this.names:
             continue  # a default that this training does not read
         elif name in neutral:
             this.remarks[Heading.neutral].append(f"{this.names[name]}={value}")
-        elif name in REASONS:
-            this.refuse(name, value, REASONS[name])
+        elif reason:
+            this.refuse(name, value, reason)
+        elif name in trl_fields(this.stage):
+            this.overrides[f"STAGE.trainer.extra.{name}"] = value
         else:
             this.remarks[Heading.unknown].append(this.names[name])
+
+
+def our_key(stage: str, name: str) -> str | None:
+    """Return the key of a setting that the table names or `trainer` types; None if a stage has none."""
+    table = load_table("trl")
+    key = table["settings"].get(name)
+    others = {*WITH_TRL} - {stage}
+    if key and key.partition(".")[0] not in others:
+        return str(key)
+    typed = {each.name for each in fields(TYPED[stage])}
+    return f"STAGE.trainer.{name}" if name in typed - {*table["neutral"]} else None

@@ -30,31 +30,31 @@ PLAIN = re.compile(r"(?!(true|false|null)$)[A-Za-z_./][\w./@+-]*", re.ASCII)
 
 def run(cfg: Config, *_: object) -> None:
     """Print the command for a training file, its defaults that differ from ours, and what has no counterpart.
-    Raise UserError if the file is not the YAML of a training, or a value has the wrong type."""
+    Raise UserError if the file is not the YAML of a training."""
     where = f"convert.file={cfg.convert.file}"
     if not cfg.convert.file:
-        raise UserError(
-            f"{where}: there is no file. Type convert.file=FILE, the YAML of a training."
-        )
+        raise UserError(f"{where}: there is none. Type convert.file=FILE, the YAML of a training.")
     path = user_path(cfg.convert.file)
     settings = read_settings(path, where)
     framework = detect_framework(settings, where)
     stage = cfg.convert.stage or detect_stage(settings, framework, where)
     this = Conversion(stage, framework, cfg.convert.processes, path.resolve().parent)
     try:
-        convert(this, settings, where)
+        convert(this, settings)
     except WRONG_SHAPE as error:
-        problem = f"{where}: a setting is not of the kind that {framework} reads ({type(error).__name__}: {error})"
+        problem = (
+            f"{where}: {framework} reads another kind of value ({type(error).__name__}: {error})"
+        )
         raise UserError(f"{problem}. Correct it, or leave it out.") from error
-    overrides = {key.replace("STAGE", stage): value for key, value in this.overrides.items()}
-    words = [f"{key}={spell(value)}" for key, value in overrides.items()]
-    command = shlex.join([*program(), f"stage={stage}", *words])
+    words = [*program(), f"stage={stage}"]
+    for key, value in this.overrides.items():
+        words.append(f"{key.replace('STAGE', stage)}={spell(value)}")
     title = load_table(framework)["title"]
-    text = f"{cfg.convert.file}: {stage}, by the keys of {title}\n\n{command}\n"
+    lines = [f"{cfg.convert.file}: {stage}, by the keys of {title}", "", shlex.join(words)]
     for heading in Heading:
         if heading in this.remarks:
-            text += "\n  ".join([f"\n{heading}:", *this.remarks[heading]]) + "\n"
-    sys.stdout.write(visible(text, keep="\n"))
+            lines += ["", f"{heading}:", *(f"  {remark}" for remark in this.remarks[heading])]
+    sys.stdout.write(visible("\n".join([*lines, ""]), keep="\n"))
 
 
 def read_settings(path: Path, where: str) -> Settings:
@@ -65,9 +65,7 @@ def read_settings(path: Path, where: str) -> Settings:
         reason = " ".join(str(error).split())
         raise UserError(f"{where}: {reason}. Correct the file, or name another.") from error
     if not isinstance(settings, DictConfig):
-        raise UserError(
-            f"{where}: the file has no KEY: VALUE at its top level. Name the YAML of a training."
-        )
+        raise UserError(f"{where}: there is no KEY: VALUE at its top level. Name another file.")
     container: Settings = OmegaConf.to_container(settings)  # type: ignore[assignment]  # of a mapping
     return {str(key): value for key, value in container.items()}
 
@@ -78,24 +76,24 @@ def detect_framework(settings: Mapping[str, Any], where: str) -> str:
         if len(settings.keys() & {*load_table(name)["typical"]}) > 1:
             return name
     raise UserError(
-        f"{where}: this does not configure a training of TRL, axolotl or LLaMA-Factory. Name such a file."
+        f"{where}: this configures no training of TRL, axolotl or LLaMA-Factory. Name another file."
     )
 
 
 def detect_stage(settings: Mapping[str, Any], framework: str, where: str) -> str:
     """Return the stage: as the file names it, or by the keys that only one of TRL's trainers has."""
-    if framework != "trl":
-        default = "rm" if settings.get("reward_model") is True else "sft"
-        method = str(settings.get("rl") or settings.get("stage") or default)
-        stages = [STAGES.get(method, method)]
-    else:
+    if framework == "trl":
         marks = {*settings, f"loss_type={settings.get('loss_type')}"}
         stages = [name for name, keys in load_table("trl")["tells"].items() if marks & {*keys}]
+    elif settings.get("reward_model") is True:
+        stages = ["reward"]
+    else:
+        method = str(settings.get("rl") or settings.get("stage") or "sft")
+        stages = [STAGES.get(method, method)]
     require_known(f"{where}: training", stages, WITH_TRL)
     if len(stages) != 1:
-        raise UserError(
-            f"{where}: the file does not tell what it trains. Type convert.stage={'|'.join(WITH_TRL)}."
-        )
+        choices = "|".join(WITH_TRL)
+        raise UserError(f"{where}: it is open what this trains. Type convert.stage={choices}.")
     return stages[0]
 
 

@@ -13,7 +13,7 @@ from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.evaluation_graph import TITLES, evaluated_models
-from stages.pipeline.graph import VERSIONS
+from stages.pipeline.stage_table import STAGES
 from stages.store.manifest import manifest_of, read_manifest
 from stages.store.node import Node, PublishedNode, published_node
 from stages.store.sealed_json import rebuild_command
@@ -172,7 +172,7 @@ def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
         rules = {name: config_of(pairs)[name] for name in names}
         single = Node(
             "unpaired",
-            VERSIONS["unpaired"],
+            STAGES["unpaired"].version,
             replace(unpaired, **rules),
             {"judged": pairs.inputs["judged"]},
         )

@@ -11,6 +11,7 @@ from typing import Any
 from stages.config.errors import UserError
 from stages.hardware import model_shape
 from stages.store.sealed_json import read_text
+from stages.store.source_files import ADAPTER_CONFIG
 
 # These JSON files contain no settings, and may be tens of megabytes long.
 WITHOUT_SETTINGS = ("tokenizer.json", "vocab.json")
@@ -44,9 +45,9 @@ def validate_folder(folder: Path, adapter: bool = False) -> None:
     if (folder / "config.json").exists():
         model_shape.read_config(folder)
     # transformers would load the model that an adapter names, from anywhere.
-    if not adapter and (folder / "adapter_config.json").exists():
+    if not adapter and (folder / ADAPTER_CONFIG).exists():
         raise UserError(
-            f"{folder / 'adapter_config.json'}: the folder is an adapter, not a model. Name the model below it, and the "
+            f"{folder / ADAPTER_CONFIG}: the folder is an adapter, not a model. Name the model below it, and the "
             "adapter: model.path=BASE model.adapter=FOLDER."
         )
 

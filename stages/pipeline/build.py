@@ -4,6 +4,7 @@ import gc
 import importlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
@@ -54,50 +55,58 @@ def build_missing(
     tell: Tell,
 ) -> None:
     """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
-    from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
-
     # two nodes may be the same computation
     missing = {node.fingerprint for node in store.missing(targets, pull=True)}
     for node in in_build_order(targets):
-        if node.fingerprint not in missing:
-            if store.folder(node).exists():
-                log.info("%s: reused %s", node, store.folder(node))
-            tell(node, "reused")
-            continue
-        with store.claim(node) as folder:
-            if folder is None:  # another process has built it meanwhile
-                log.info("%s: reused %s", node, store.folder(node))
-                tell(node, "reused")
-                continue
-            tell(node, "running")
-            log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
-            store.verify(
-                *map(store.folder, node.inputs.values()), weights=node.stage != Target.report
-            )
-            # The workers of a training import the stage themselves.
-            workers = isinstance(node.config, Training) and processes.world_size(node) > 1
-            stage = None if workers else importlib.import_module(f"stages.{node.stage}")
-            inputs = {role: store.folder(n) for role, n in node.inputs.items()}
-            # only these stages use an open sampler
-            if not isinstance(node.config, Sample | Answer):
-                open_resource.clear()
-            # a trainer and its model refer to each other, and would stay beside this node's model
-            gc.collect()
-            machine.give_back_gpu_memory()
-            with track(cfg.tracker, node, store.root) as runs:
-                calls = store.root / "cache" / "calls"
-                out = StageDir(folder, runs.log, open_resource=open_resource, call_folder=calls)
-                attempts = provenance.begin_attempt(out, runs.wandb_id)
-                with hold_files_unchanged(node, store.digest_cache, folder):
-                    metrics = processes.execute(cfg.launch, node, stage, inputs, out, runs.log)
-                record = provenance.end_attempt(attempts, node, overrides, metrics, out.warnings)
-                if lengths := text_lengths(node.stage, folder):
-                    record["lengths"] = lengths
-                runs.published(store.folder(node), store.publish(node, record))
-            summary, seconds = metrics["summary"], record["wall_seconds"]
-            log.info("%s: built %s in %.1f s: %s", node, store.folder(node), seconds, summary)
-            tell(node, "done")
+        if node.fingerprint in missing:
+            with store.claim(node) as folder:
+                if folder is not None:  # else another process has built it meanwhile
+                    tell(node, "running")
+                    build_node(node, folder, store, cfg, overrides, open_resource)
+                    tell(node, "done")
+                    continue
+        if store.folder(node).exists():
+            log.info("%s: reused %s", node, store.folder(node))
+        tell(node, "reused")
     store.link_latest(targets)
+
+
+def build_node(
+    node: Node,
+    folder: Path,
+    store: Store,
+    cfg: Config,
+    overrides: list[str],
+    open_resource: OpenResource,
+) -> None:
+    """Run a node's stage in `folder`, and publish the result."""
+    from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
+
+    log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
+    inputs = {role: store.folder(input_node) for role, input_node in node.inputs.items()}
+    store.verify(*inputs.values(), weights=node.stage != Target.report)
+    # The workers of a training import the stage themselves.
+    workers = isinstance(node.config, Training) and processes.world_size(node) > 1
+    stage = None if workers else importlib.import_module(f"stages.{node.stage}")
+    # only these stages use an open sampler
+    if not isinstance(node.config, Sample | Answer):
+        open_resource.clear()
+    # a trainer and its model refer to each other, and would stay beside this node's model
+    gc.collect()
+    machine.give_back_gpu_memory()
+    with track(cfg.tracker, node, store.root) as runs:
+        calls = store.root / "cache" / "calls"
+        out = StageDir(folder, runs.log, open_resource=open_resource, call_folder=calls)
+        attempts = provenance.begin_attempt(out, runs.wandb_id)
+        with hold_files_unchanged(node, store.digest_cache, folder):
+            metrics = processes.execute(cfg.launch, node, stage, inputs, out, runs.log)
+        record = provenance.end_attempt(attempts, node, overrides, metrics, out.warnings)
+        lengths = text_lengths(node.stage, folder)
+        if lengths:
+            record["lengths"] = lengths
+        runs.published(store.folder(node), store.publish(node, record))
+    seconds = record["wall_seconds"]
+    log.info("%s: built %s in %.1f s: %s", node, store.folder(node), seconds, metrics["summary"])
 
 
 def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> None:

@@ -4,8 +4,10 @@ Every model answers every set of prompts (`answer`). With `eval.judged`, each op
 policy's (`versus`), and a labeler judges these pairs of answers (`label`). With `benchmark.tasks`, every model answers
 these (`benchmark`). The node `eval` reads all of them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from stages.config.blocks.data import Suites
@@ -16,16 +18,18 @@ from stages.config.blocks.evaluation import (
     REFERENCES,
     ROUND,
     Answer,
+    Benchmark,
     Compared,
     Versus,
 )
+from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Align, Role, Split
 from stages.config.installation import engine_version
 from stages.config.schema import Config
-from stages.pipeline.subgraphs import MakeNode, wire_labels
-from stages.store.node import Built, Graph, Node
+from stages.pipeline.subgraphs import Wiring
+from stages.store.node import Graph, Node
 
 TITLES = {
     Role.base: "Base",
@@ -40,160 +44,204 @@ CONSTANT_PROMPTS = 50
 WAITING = "waiting_"
 
 
-def wire_evaluation(
-    cfg: Config,
-    make_node: MakeNode,
-    models: Graph,
-    sets: Graph,
-    reward: Graph,
-    is_built: Built,
-    *rounds: Node,
-) -> Graph:
-    """Return the nodes of the evaluation by name. `models`: the evaluated ones, by role. `sets`: nodes with prompts
-    (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`, `suites`), texts (`retained`), and
-    all other labels that were trained on. `reward`: the reward model, if it labels. `rounds`: SFT and each round's."""
-    prompts = prompt_sets(cfg, sets)
-    answers = {
-        f"{name}_{role}": make_node("answer", block, model=model, **source)
+@dataclass
+class PromptSet:
+    """Prompts that the models answer by the block `answer`. `source` is the node that holds them, by role."""
+
+    answer: Answer
+    source: Graph
+
+
+@dataclass
+class Evaluation:
+    """Adds the nodes of an evaluation to those of a chain. `models` are the evaluated models by role. `sets` are nodes
+    with prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`, `suites`), texts
+    (`retained`), and all other labels that were trained on. `rounds` are SFT and the policies of several rounds."""
+
+    chain: Wiring
+    models: Graph
+    sets: Graph
+    rounds: Sequence[Node]
+
+    @property
+    def cfg(self) -> Config:
+        return self.chain.cfg
+
+    def results(self) -> Node:
+        """Return the comparison of all models, which reads their answers and the judgements of these."""
+        answers = self.answers()
+        benchmarks = self.benchmarks()
+        by_round = self.answers_by_round()
+        comparisons = self.comparisons(answers)
+        titles = name_models(self.cfg, self.models)
+        block = replace(
+            self.cfg.eval,
+            models=titles,
+            max_new_tokens=self.cfg.answer.max_new_tokens,
+            compared=name_compared(self.opponents, titles),
+            instruments={name: node.fingerprint for name, node in self.instruments().items()},
+            # other nodes read these texts, and other nodes hold the settings of suites and labeler
+            retention=[],
+            suites=Suites(),
+            judged=self.cfg.eval.judged.of_results,
+        )
+        inputs = {**self.sets, **self.models, **answers, **benchmarks, **by_round, **comparisons}
+        return self.chain.add("eval", "eval", block, **inputs)
+
+    @cached_property
+    def prompt_sets(self) -> dict[str, PromptSet]:
+        """The sets of prompts by the name of their answers. Prompts of held-out pairs are a set if the user's file
+        brought them, or if there are no other prompts."""
+        cfg, sets = self.cfg, self.sets
+        on_test = replace(cfg.answer, split=Split.test)
+        by_name = dict[str, PromptSet]()
+        if "suites" in sets:
+            suites = {"data": sets["suites"]}
+            by_name["answer_suites"] = PromptSet(on_test, suites)
+            if "templates" in (cfg.eval.suites.names or ()):
+                for form in FORMS:
+                    by_name[f"answer_{form}"] = PromptSet(replace(on_test, form=form), suites)
+        if "outside" in sets:
+            by_name["answer_outside"] = PromptSet(on_test, {"data": sets["outside"]})
+        if cfg.tested:
+            by_name["answer"] = PromptSet(cfg.answer, {"data": sets["data"]})
+        if cfg.own_prompts or not cfg.tested:
+            for name in ("pairs", "unpaired"):
+                if name in sets and vars(cfg)[name].validation_fraction:
+                    by_name["answer_held_out"] = PromptSet(cfg.answer, {name: sets[name]})
+                    break
+        if "judged_prompts" in sets:
+            block = replace(on_test, open=self.most_compared)
+            by_name["answer_judged"] = PromptSet(block, {"data": sets["judged_prompts"]})
+        return by_name
+
+    def answers(self) -> Graph:
+        """Return every model's answers to every set of prompts."""
+        answers = Graph()
         # the models are the outer loop, so that each is loaded once
-        for role, model in models.items()
-        for name, (block, source) in prompts.items()
-        if role != Role.base or not block.form  # a base is tied to no chat template
-    }
-    on_validation = replace(cfg.answer, split=Split.validation, open=0)
-    by_round = {
-        f"{ROUND}{number}": make_node("answer", on_validation, model=model, data=sets["data"])
-        for number, model in enumerate(rounds if cfg.generates(Split.validation) else ())
-    }
-    judged = Graph()
-    opponents = name_opponents(cfg, models) if isinstance(cfg.eval.judged, Compared) else {}
-    if opponents:
+        for role, model in self.models.items():
+            for name, prompts in self.prompt_sets.items():
+                if role == Role.base and prompts.answer.form:
+                    continue  # a base is tied to no chat template
+                key = f"{name}_{role}"
+                answers[key] = self.chain.add(
+                    key, "answer", prompts.answer, model=model, **prompts.source
+                )
+        return answers
+
+    def benchmarks(self) -> Graph:
+        """Return every model's answers to the tasks of the harness."""
+        answers = Graph()
+        if self.cfg.benchmark.tasks:
+            for role, model in self.models.items():
+                key = f"benchmark_{role}"
+                answers[key] = self.chain.add(key, "benchmark", self.benchmark, model=model)
+        return answers
+
+    @cached_property
+    def benchmark(self) -> Benchmark:
+        """The block of the tasks, with the version of the harness."""
+        block = self.cfg.benchmark
+        return replace(block, engine=engine_version(block.runtime.python))
+
+    def answers_by_round(self) -> Graph:
+        """Return the answers of each round's policy to validation prompts, if several rounds trained one."""
+        answers = Graph()
+        if not self.cfg.generates(Split.validation):
+            return answers
+        block = replace(self.cfg.answer, split=Split.validation, open=0)
+        for number, model in enumerate(self.rounds):
+            key = f"{ROUND}{number}"
+            answers[key] = self.chain.add(key, "answer", block, model=model, data=self.sets["data"])
+        return answers
+
+    @cached_property
+    def opponents(self) -> dict[str, str]:
+        """The models of `eval.judged.against`: the name of each comparison, and the opponent's role or path."""
+        opponents = dict[str, str]()
+        if not isinstance(self.cfg.eval.judged, Compared):
+            return opponents
+        folders = self.cfg.eval.judged.folders
+        for number, name in enumerate(self.cfg.eval.judged.against, 1):
+            if name == Role.sft and name not in self.models:  # the policy is SFT itself
+                name = str(Role.base) if Role.base in self.models else str(Role.other)
+            key = name
+            if name in folders:
+                is_other = Role.other in self.models and name == folders[0]
+                key = str(Role.other) if is_other else f"model_{number}"
+            opponents[key] = name
+        return opponents
+
+    @property
+    def most_compared(self) -> int:
+        """The most prompts whose answers are compared."""
+        judged = self.cfg.eval.judged
+        return (isinstance(judged, Compared) and judged.prompts) or MAX_PROMPTS
+
+    def comparisons(self, answers: Graph) -> Graph:
+        """Return for each opponent both models' answers side by side, and their labels without those that people
+        still owe."""
+        judged = self.cfg.eval.judged
+        if not isinstance(judged, Compared) or not self.opponents:
+            return {}
         # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
-        name = [*prompts][-1]
-        compared = (name, *prompts[name])
-        judged = wire_comparisons(
-            cfg, make_node, models, opponents, answers, compared, reward, is_built
-        )
-    instruments = Graph()
-    if isinstance(cfg.eval.judged, Compared):
-        label = cfg.eval.judged.label
-        instruments["judge"] = make_node("label", label, **reward if label.by_reward else {})
-    if cfg.benchmark.tasks:
-        tasks = replace(cfg.benchmark, engine=engine_version(cfg.benchmark.runtime.python))
-        answers |= {
-            f"benchmark_{role}": make_node("benchmark", tasks, model=model)
-            for role, model in models.items()
+        name = [*self.prompt_sets][-1]
+        of_opponents = self.answers_of_opponents(name, answers)
+        policy = {
+            **self.prompt_sets[name].source,
+            "model": self.models[Role.policy],
+            "policy": answers[f"{name}_{Role.policy}"],
         }
-        instruments["benchmark"] = make_node("benchmark", tasks)
-    eval_inputs = {
-        name: node for name, node in judged.items() if name.startswith(("versus_", "judged_"))
-    }
-    titles = name_models(cfg, models)
-    block = replace(
-        cfg.eval,
-        models=titles,
-        max_new_tokens=cfg.answer.max_new_tokens,
-        compared=name_compared(opponents, titles),
-        instruments={name: node.fingerprint for name, node in instruments.items()},
-        # other nodes read these texts, and other nodes hold the settings of suites and labeler
-        retention=[],
-        suites=Suites(),
-        judged=cfg.eval.judged.of_results,
-    )
-    inputs = {**sets, **models, **answers, **by_round, **eval_inputs}
-    return answers | by_round | judged | {"eval": make_node("eval", block, **inputs)}
+        blocks = {key: Versus(key, self.most_compared) for key in self.opponents}
+        # a labeler that prefers one constant answer to real ones cannot be trusted: the report says so
+        if not judged.label.asks:
+            first = [*of_opponents, *self.opponents][0]
+            most = min(self.most_compared, CONSTANT_PROMPTS)
+            blocks[CONSTANT] = Versus(first, most, constant=True)
+        comparisons = Graph()
+        for key, block in blocks.items():
+            inputs = dict(policy)
+            if block.against in of_opponents:
+                inputs["other"] = of_opponents[block.against]
+            pool = self.chain.add(f"versus_{key}", "versus", block, **inputs)
+            comparisons[f"versus_{key}"] = pool
+            labels = self.chain.judge(judged.label, pool, suffix=f"_of_{key}")
+            if self.is_owed(judged.label, labels):
+                self.chain.nodes[f"{WAITING}judged_{key}"] = labels
+            else:
+                self.chain.nodes[f"judged_{key}"] = labels
+                comparisons[f"judged_{key}"] = labels
+        return comparisons
 
+    def answers_of_opponents(self, name: str, answers: Graph) -> Graph:
+        """Return the opponents' answers to a set of prompts, whose name is `name`. Models that this run does not
+        evaluate otherwise answer it here."""
+        prompts = self.prompt_sets[name]
+        of_opponents = Graph()
+        for key, path in self.opponents.items():
+            if key in self.models:
+                of_opponents[key] = answers[f"{name}_{key}"]
+            elif key != REFERENCE:
+                model = self.chain.add(key, "base", other_model_block(self.cfg, path))
+                of_opponents[key] = self.chain.add(
+                    f"{name}_{key}", "answer", prompts.answer, model=model, **prompts.source
+                )
+        return of_opponents
 
-def prompt_sets(cfg: Config, sets: Graph) -> dict[str, tuple[Answer, Graph]]:
-    """Return, by the name of the answers, the `answer` block and the node that holds the prompts. Prompts of held-out
-    pairs are a set if the user's file brought them, or if there are no other prompts."""
-    by_name = dict[str, tuple[Answer, Graph]]()
-    if "suites" in sets:
-        forms = FORMS if "templates" in (cfg.eval.suites.names or ()) else ()
-        block, source = replace(cfg.answer, split=Split.test), {"data": sets["suites"]}
-        by_name |= {
-            f"answer_{form or 'suites'}": (replace(block, form=form), source)
-            for form in (None, *forms)
-        }
-    if "outside" in sets:
-        by_name["answer_outside"] = replace(cfg.answer, split=Split.test), {"data": sets["outside"]}
-    if cfg.tested:
-        by_name["answer"] = cfg.answer, {"data": sets["data"]}
-    held_out = next(
-        (n for n in ("pairs", "unpaired") if n in sets and vars(cfg)[n].validation_fraction), None
-    )
-    if held_out and (cfg.own_prompts or not cfg.tested):
-        by_name["answer_held_out"] = cfg.answer, {held_out: sets[held_out]}
-    if "judged_prompts" in sets:
-        assert isinstance(cfg.eval.judged, Compared)  # it names the prompts
-        block = replace(cfg.answer, split=Split.test, open=cfg.eval.judged.prompts or MAX_PROMPTS)
-        by_name["answer_judged"] = block, {"data": sets["judged_prompts"]}
-    return by_name
+    def is_owed(self, label: Label, labels: Node) -> bool:
+        """Return True if people still have to give these labels."""
+        people = label.asks
+        return people is not None and not people.answered and not self.chain.is_built(labels)
 
-
-def name_opponents(cfg: Config, models: Graph) -> dict[str, str]:
-    """Return the models of `eval.judged.against`: the name of each comparison, and the opponent's role or path."""
-    opponents, folders = dict[str, str](), cfg.eval.judged.folders
-    for number, name in enumerate(cfg.eval.judged.against, 1):
-        if name == Role.sft and name not in models:  # the policy is SFT itself
-            name = str(Role.base) if Role.base in models else str(Role.other)
-        key = name
-        if name in folders:
-            key = (
-                str(Role.other)
-                if Role.other in models and name == folders[0]
-                else f"model_{number}"
-            )
-        opponents[key] = name
-    return opponents
-
-
-def wire_comparisons(
-    cfg: Config,
-    make_node: MakeNode,
-    models: Graph,
-    opponents: Mapping[str, str],
-    answers: Graph,
-    compared: tuple[str, Answer, Graph],
-    reward: Graph,
-    is_built: Built,
-) -> Graph:
-    """Return the nodes of `eval.judged` by name: for each opponent, both models' answers side by side, and labels.
-    `answers` are nodes by name. `compared` is the name of the compared answers, their `answer` block and the node of
-    their prompts by role."""
-    name, block, prompts = compared
-    assert isinstance(cfg.eval.judged, Compared)  # else nothing is compared
-    label = cfg.eval.judged.label
-    max_prompts = cfg.eval.judged.prompts or MAX_PROMPTS
-    by_reward = reward if label.by_reward else {}
-    nodes, opponent_answers = Graph(), Graph()
-    for key, path in opponents.items():
-        if key in models:
-            opponent_answers[key] = answers[f"{name}_{key}"]
-        elif key != REFERENCE:
-            nodes[key] = make_node("base", other_model_block(cfg, path))
-            nodes[f"{name}_{key}"] = opponent_answers[key] = make_node(
-                "answer", block, model=nodes[key], **prompts
-            )
-    versus = {key: Versus(key, max_prompts) for key in opponents}
-    # a labeler that prefers one constant answer to real ones cannot be trusted: the report says so
-    if not label.asks:
-        first = [*opponent_answers, *opponents][0]
-        versus[CONSTANT] = Versus(first, min(max_prompts, CONSTANT_PROMPTS), constant=True)
-    policy = {**prompts, "model": models[Role.policy], "policy": answers[f"{name}_{Role.policy}"]}
-    for key, sides in versus.items():
-        other = (
-            {"other": opponent_answers[sides.against]} if sides.against in opponent_answers else {}
-        )
-        nodes[f"versus_{key}"] = pool = make_node("versus", sides, **policy, **other)
-        judgements, members = wire_labels(label, make_node, pool, **by_reward)
-        nodes |= {
-            f"{member}_of_{key}": node for member, node in members.items() if node is not judgements
-        }
-        unanswered = label.asks is not None and not label.asks.answered
-        waits_for_people = unanswered and not is_built(judgements)
-        nodes[f"{WAITING if waits_for_people else ''}judged_{key}"] = judgements
-    return nodes
+    def instruments(self) -> Graph:
+        """Return nodes whose fingerprints name the labeler and the benchmarks, so that results of others differ."""
+        nodes = Graph()
+        if isinstance(self.cfg.eval.judged, Compared):
+            label = self.cfg.eval.judged.label
+            nodes["judge"] = self.chain.make("label", label, **self.chain.scorer(label))
+        if self.cfg.benchmark.tasks:
+            nodes["benchmark"] = self.chain.make("benchmark", self.benchmark)
+        return nodes
 
 
 def other_model_block(cfg: Config, path: str) -> Model:
@@ -205,15 +253,18 @@ def name_models(cfg: Config, models: Graph) -> dict[str, str]:
     """Return the models' titles for the report by role: the role or the objective that trained the model. If the run
     trains nothing, the two compared models are named by their folders."""
     if cfg.align is Align.given:
-        names = name_folders([str(cfg.model.path), str(cfg.examine.model)])
-        titles = {**TITLES, Role.sft: names[0], Role.policy: names[1]}
+        before, after = name_folders([str(cfg.model.path), str(cfg.examine.model)])
+        titles = {**TITLES, Role.sft: before, Role.policy: after}
         return {role: titles[role] for role in models}
-    if Role.other not in models:
-        by_stage = {name: objective.title for name, objective in OBJECTIVES.items()}
-        by_stage |= {"dpo": "SimPO"} if cfg.dpo.reference_free else {}
-        return {role: TITLES.get(role) or by_stage[model.stage] for role, model in models.items()}
-    names = name_folders([cfg.eval.judged.folders[0], cfg.model.path or "random weights"])
-    return dict(zip((Role.other, Role.policy), names, strict=True))
+    if Role.other in models:
+        other, policy = name_folders(
+            [cfg.eval.judged.folders[0], cfg.model.path or "random weights"]
+        )
+        return {Role.other: other, Role.policy: policy}
+    by_stage = {name: objective.title for name, objective in OBJECTIVES.items()}
+    if cfg.dpo.reference_free:
+        by_stage["dpo"] = "SimPO"
+    return {role: TITLES.get(role) or by_stage[model.stage] for role, model in models.items()}
 
 
 def name_compared(opponents: Mapping[str, str], titles: Mapping[str, str]) -> dict[str, str]:
@@ -227,11 +278,12 @@ def name_compared(opponents: Mapping[str, str], titles: Mapping[str, str]) -> di
 def name_folders(folders: Sequence[str]) -> list[str]:
     """Return the names of model folders, or their paths where two have the same name. NODE/model is called NODE."""
     paths = [*map(Path, folders)]
-    names = [path.parent.name if path.name == "model" else path.name for path in paths]
-    return [
-        str(path) if names.count(name) > 1 else name
-        for path, name in zip(paths, names, strict=True)
-    ]
+    counts = Counter(map(folder_name, paths))
+    return [str(path) if counts[folder_name(path)] > 1 else folder_name(path) for path in paths]
+
+
+def folder_name(path: Path) -> str:
+    return path.parent.name if path.name == "model" else path.name
 
 
 def evaluated_models(nodes: Mapping[str, Node]) -> Graph:

@@ -49,17 +49,16 @@ def target_stage(node: Node) -> str:
     """Return the stage to type so that a node is built: the stage that runs in the node, with three exceptions.
     `stage=eval` builds the controls, `stage=versus` the labels of compared answers, and `stage=select` the base model's
     answers for SFT with their labels."""
-    blocks = [
-        each.config
-        for each in (node, node.inputs.get("pairs", node))
-        if isinstance(each.config, SFT | Pairs)
-    ]
-    if node.stage != Target.eval and any(block.control for block in blocks):
-        return str(Target.eval)
+    if node.stage != Target.eval:
+        for each in (node, node.inputs.get("pairs", node)):
+            if isinstance(each.config, SFT | Pairs) and each.config.control:
+                return Target.eval
     pool = node.inputs.get("pool", node)
     if isinstance(pool.config, Sample) and pool.config.split is Split.sft:
-        return str(Target.select)
-    return str(Target.versus if pool.stage == Target.versus else node.stage)
+        return Target.select
+    if pool.stage == Target.versus:
+        return Target.versus
+    return node.stage
 
 
 def begin_attempt(out: StageDir, run_id: str | None) -> list[dict[str, Any]]:
@@ -134,10 +133,9 @@ def read_environment() -> dict[str, Any]:
 def describe_installation() -> str:
     """Return the installation in three lines: this project with its commit, the libraries, the machine."""
     environment = read_environment()
-    (project, *libraries), origin = (
-        map(" ".join, environment["versions"].items()),
-        environment["git"],
-    )
-    if origin["commit"]:
-        project += f" (commit {origin['commit'][:12]}{', with changes' if origin['dirty'] else ''})"
+    project, *libraries = map(" ".join, environment["versions"].items())
+    commit = environment["git"]["commit"]
+    if commit:
+        changes = ", with changes" if environment["git"]["dirty"] else ""
+        project += f" (commit {commit[:12]}{changes})"
     return f"{project}\n{', '.join(libraries)}\n{environment['machine']}"

@@ -1,36 +1,130 @@
-"""Parts of the graph that follow lists of the configuration: a node for each list item, and a node that joins them.
+"""Nodes by name, and the parts of the graph that follow lists of the configuration: a node for each list item, and a
+node that joins them.
 
 The lists are `data.sources`, `sample.pool` and the members of `label.ensemble`. Since each item is a node, a run with
 one more data source reads only that source again. Without `sample.pool`, the policy's samples are the candidates."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.labels import Ensemble, Label, PreferenceFile
 from stages.config.blocks.models import Model
+from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import CandidateFile, Pool, Sample
+from stages.config.blocks.training import Training
 from stages.config.schema import Config
-from stages.store.node import Graph, Node
+from stages.pipeline.stage_table import STAGES
+from stages.store.node import Built, Graph, Node
 from stages.store.numbers import numbered
 
-MakeNode = Callable[..., Node]  # from stage, block and inputs by role to a node
+# from block and digest cache to pinned block and digests
+Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]
 
 
-def wire_sources(name: str, block: Data, make_node: MakeNode) -> Graph:
-    """Return the nodes of the block's sources, and under `name` the `data` node that joins them."""
-    row_audit = block.audit.part(among_rows=False)
-    inputs, joined = Graph(), list[Source]()
-    for i, source in enumerate(block.sources):
-        # without the keys that the `data` node reads
-        rows = replace(source, rows=None, weight=None, epochs=None)
-        one = OneSource(rows, block.max_bad, block.form, row_audit, block.own, block.block(i))
-        inputs[f"source_{i + 1}"] = node = make_node("source", one)
-        joined.append(joined_source(source, node.config.source))
-    data = make_node("data", replace(block, sources=joined), **inputs)
-    return {f"{name}_{role}": node for role, node in inputs.items()} | {name: data}
+@dataclass
+class Wiring:
+    """Makes the nodes of a configuration, and holds them by name. `pin` replaces files and hub revisions in a block by
+    fixed versions, and returns the files' digests; `cache` is the file that remembers these. `is_built` tells if a node
+    is in the store. `reward` is the reward model that this run trains for its labelers, if it does."""
+
+    cfg: Config
+    cache: Path
+    pin: Pin
+    is_built: Built
+    nodes: Graph = field(default_factory=Graph)
+    reward: Node | None = None
+
+    def make(self, stage: str, block: Any, **inputs: Node) -> Node:
+        """Return a node without giving it a name."""
+        block, digests = self.pin(set_reading(block, self.cfg.data), self.cache)
+        not_neutral = block.not_neutral if isinstance(block, Training) else {}
+        return Node(stage, STAGES[stage].version, block, inputs, digests, not_neutral)
+
+    def add(self, name: str, stage: str, block: Any, **inputs: Node) -> Node:
+        """Return a node, and hold it under its name."""
+        node = self.make(stage, block, **inputs)
+        self.nodes[name] = node
+        return node
+
+    def join_sources(self, name: str, block: Data) -> Node:
+        """Return the `data` node that joins the block's sources, each read by a node of its own."""
+        row_audit = block.audit.part(among_rows=False)
+        inputs = Graph()
+        joined = list[Source]()
+        for i, source in enumerate(block.sources):
+            # without the keys that the `data` node reads
+            rows = replace(source, rows=None, weight=None, epochs=None)
+            one = OneSource(rows, block.max_bad, block.form, row_audit, block.own, block.block(i))
+            role = f"source_{i + 1}"
+            inputs[role] = self.add(f"{name}_{role}", "source", one)
+            joined.append(joined_source(source, inputs[role].config.source))
+        return self.add(name, "data", replace(block, sources=joined), **inputs)
+
+    def candidates(
+        self, round_number: int, policy: Node, data: Node, models: Graph, suffix: str
+    ) -> Node:
+        """Return the candidates of a round, of which the first is number 0. `models` are those that a member of
+        `sample.pool` can name; others are folders or hub ids. `suffix` ends the nodes' names."""
+        # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
+        rounds = 1 if self.cfg.sample.prompts_per_round else self.cfg.rounds
+        block = replace(self.cfg.sample, round=round_number, rounds=rounds)
+        if not block.pool:
+            block = replace(block, pool=None)
+            return self.candidate_source(f"sample{suffix}", block, policy, data)
+        previous = policy.inputs.get("policy") or policy.inputs["base"]
+        models_by_name = {**models, "policy": policy, "previous": previous}
+        sources = Graph()
+        names = list[str]()
+        for i, (member, settings) in enumerate(zip(block.pool, block.members, strict=True), 1):
+            # an endpoint samples for the policy, and loads no model here
+            name = member.model or "policy"
+            if name not in models_by_name:
+                model = Model(name, None, key=f"{settings.key}.model")
+                models_by_name[name] = self.add(f"model_{i}{suffix}", "base", model)
+            sources[f"source_{i}"] = self.candidate_source(
+                f"source_{i}{suffix}", settings, models_by_name[name], data
+            )
+            names.append(member.endpoint.model or Path(member.file or name).name)
+        # Candidates and pairs state these names of their sources.
+        pool = Pool(numbered(names))
+        return self.add(f"pool{suffix}", "pool", pool, policy=policy, **sources)
+
+    def candidate_source(self, name: str, block: Sample, policy: Node, data: Node) -> Node:
+        """Return the candidates that a sampler draws or that a file holds. A node that reads a file has no model among
+        its inputs, and no data if the file brings prompts, so errors in the file appear before any training."""
+        file = block.candidate_file
+        if file is None:
+            return self.add(name, "sample", block, policy=policy, data=data)
+        if file.own_prompts:
+            return self.add(name, "sample", file)
+        return self.add(name, "sample", file, data=data)
+
+    def scorer(self, label: Label) -> Graph:
+        """Return by role the run's own reward model, if this labeler scores with it."""
+        return {"reward": self.reward} if self.reward and label.by_reward else {}
+
+    def judge(self, label: Label, pool: Node, suffix: str) -> Node:
+        """Return the labels of a pool, without a name. An ensemble's member has the same node as in a run in which it
+        labels alone: no judgement is paid for twice. `suffix` ends the names of the members."""
+        if not isinstance(label, Ensemble):
+            return self.make("label", label, pool=pool, **self.scorer(label))
+        members = Graph()
+        for name in (voter.labeler for voter in label.members):
+            scorer = self.scorer(label) if name == "reward_model" else {}
+            members[name] = self.add(
+                f"label_{name}{suffix}", "label", label.member(name), pool=pool, **scorer
+            )
+        return self.make("label", label.joined, pool=pool, **members)
+
+    def pairs(self, judged: Node, block: Pairs, suffix: str = "") -> Node:
+        """Return the pairs of judged candidates. Add the labelled single completions of the same candidates, if
+        wanted."""
+        if self.cfg.unpaired_wanted:
+            self.add(f"unpaired{suffix}", "unpaired", self.cfg.unpaired, judged=judged)
+        return self.add(f"pairs{suffix}", "pairs", block, judged=judged)
 
 
 def set_reading(block: Any, data: Data) -> Any:
@@ -56,88 +150,3 @@ def joined_source(source: Source, pinned: Source) -> Source:
     return Source(
         path, pinned.revision, source.subset, source.hub_split, task=task, **mixture_settings
     )
-
-
-def wire_judged(
-    cfg: Config,
-    make_node: MakeNode,
-    earlier: Sequence[Node],
-    policy: Node,
-    data: Node,
-    models: Graph,
-    reward: Graph,
-) -> tuple[Node, Graph]:
-    """Return the node of a round's labels, of a file or of `wire_candidates`, and by name all nodes before it."""
-    if cfg.label.brings_pool:
-        return make_node("label", cfg.label), {}
-    pool, nodes = wire_candidates(cfg, make_node, earlier, policy, data, models)
-    judged, label_nodes = wire_labels(cfg.label, make_node, pool, **reward)
-    return judged, nodes | label_nodes
-
-
-def wire_judgements(cfg: Config, make_node: MakeNode, judged: Node) -> Graph:
-    """Return the node of the judgements, of the pairs made of them and, if wanted, of labelled single completions."""
-    nodes = {"label": judged}
-    if cfg.unpaired_wanted:
-        nodes["unpaired"] = make_node("unpaired", cfg.unpaired, judged=judged)
-    return nodes | {"pairs": make_node("pairs", cfg.pairs, judged=judged)}
-
-
-def wire_candidates(
-    cfg: Config,
-    make_node: MakeNode,
-    earlier: Sequence[Node],
-    policy: Node,
-    data: Node,
-    models: Graph,
-) -> tuple[Node, Graph]:
-    """Return the node of the candidates of a round, and by name all nodes that make them. `earlier` are the labels of
-    the rounds before it. `models` are those that a member of `sample.pool` can name; others are folders or hub ids."""
-    # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
-    rounds = 1 if cfg.sample.prompts_per_round else cfg.rounds
-    block = replace(cfg.sample, round=len(earlier), rounds=rounds)
-    if not block.pool:
-        pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data)
-        return pool, {"sample": pool}
-    model_nodes, sources = Graph(), Graph()
-    models_by_name = {
-        **models,
-        "policy": policy,
-        "previous": policy.inputs.get("policy") or policy.inputs["base"],
-    }
-    for i, (member, settings) in enumerate(zip(block.pool, block.members, strict=True)):
-        # an endpoint samples for the policy, and loads no model here
-        name = member.model or "policy"
-        if name not in models_by_name:
-            model = Model(name, None, key=f"{settings.key}.model")
-            models_by_name[name] = model_nodes[f"model_{i + 1}"] = make_node("base", model)
-        sources[f"source_{i + 1}"] = wire_candidate_source(
-            settings, make_node, models_by_name[name], data
-        )
-    # Candidates and pairs state these names of their sources.
-    names = [str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in block.pool]
-    pool = make_node("pool", Pool(numbered(names)), policy=policy, **sources)
-    return pool, model_nodes | sources | {"pool": pool}
-
-
-def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data: Node) -> Node:
-    """Return the node of candidates that a sampler draws or that a file holds. A node that reads a file has no model
-    among its inputs, and no data if the file brings prompts, so errors in the file appear before any training."""
-    if not (file := block.candidate_file):
-        return make_node("sample", block, policy=policy, data=data)
-    return make_node("sample", file) if file.own_prompts else make_node("sample", file, data=data)
-
-
-def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, Graph]:
-    """Return the node of a pool's labels, and by name all nodes that label the pool. An ensemble's member has the same
-    node as in a run in which it labels alone: no judgement is paid for twice. `reward`: this run's reward model."""
-    if not isinstance(cfg, Ensemble):
-        judged = make_node("label", cfg, pool=pool, **reward)
-        return judged, {"label": judged}
-    inputs_by_labeler = {"reward_model": reward}
-    members = {
-        name: make_node("label", cfg.member(name), pool=pool, **inputs_by_labeler.get(name, {}))
-        for name in (voter.labeler for voter in cfg.members)
-    }
-    judged = make_node("label", cfg.joined, pool=pool, **members)
-    return judged, {f"label_{name}": member for name, member in members.items()} | {"label": judged}

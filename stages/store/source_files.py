@@ -31,7 +31,7 @@ from stages.store import plugins
 from stages.store.digests import Signature, digests, files_of, is_hidden, is_pattern, signature
 from stages.store.manifest import COMMIT
 from stages.store.node import Node
-from stages.store.sealed_json import remove
+from stages.store.sealed_json import load_json, remove, require_keys
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DATA = {
@@ -61,6 +61,7 @@ NO_DATA = {
 }
 FILES = {*DATA, ".gguf", ".safetensors"}
 PACKAGE = "package:"
+ADAPTER_CONFIG = "adapter_config.json"  # of peft, in the folder of an adapter
 RUBRICS = ROOT / "stages" / "labelers" / "rubrics"
 MAX_TEMPLATE_BYTES = 1 << 20  # the longest known templates have a few thousand bytes
 
@@ -227,6 +228,19 @@ def locate(path: str, key: str) -> Path | None:
     if HUB_ID.fullmatch(path) and local.suffix not in FILES:
         return None
     raise UserError(f"{key}={path}: there is no such file or folder. {way_to_name(path, key)}")
+
+
+def trained_elsewhere(path: str, before: str | None) -> Model:
+    """Return the block of `examine.model`. An adapter is merged into the model that it names, if that is on this
+    machine, else into the model `before`."""
+    key = "examine.model"
+    place = locate(path, key)
+    if place is None or not (place / ADAPTER_CONFIG).is_file():
+        return Model(path, None, key=key)
+    below = load_json(place / ADAPTER_CONFIG, require_keys()).get("base_model_name_or_path")
+    if below is None or not Path(below).is_dir():
+        below = before
+    return Model(below, None, adapter=path, key=key)
 
 
 def way_to_name(path: str, key: str) -> str:

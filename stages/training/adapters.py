@@ -17,6 +17,7 @@ from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_adapter
 from stages.store import safe_files
+from stages.store.source_files import ADAPTER_CONFIG
 
 ALL_LINEAR = "all-linear"
 AnyModel: TypeAlias = PreTrainedModel | PeftModel  # without and with an adapter
@@ -141,7 +142,7 @@ def merge_adapter(model: PreTrainedModel, weights: Weights, adapter: Path) -> Pr
 def normalize_adapter_config(adapter: Path, frozen: Path) -> None:
     """Make adapter_config.json equal on every machine: sort the modules, and name the base model by its place in the
     store, STAGE/FINGERPRINT/model, in place of peft's path."""
-    file = adapter / "adapter_config.json"
+    file = adapter / ADAPTER_CONFIG
     content = json.loads(file.read_text(encoding="utf-8")) | {
         "base_model_name_or_path": "/".join(frozen.parts[-3:])
     }

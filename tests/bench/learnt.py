@@ -18,7 +18,8 @@ from stages.config.blocks.labels import RewardModel
 from stages.config.choices import Role
 from stages.config.schema import Config
 from stages.pipeline.build import build
-from stages.pipeline.graph import VERSIONS, wire_graph
+from stages.pipeline.graph import wire_graph
+from stages.pipeline.stage_table import STAGES
 from stages.store.manifest import read_manifest
 from stages.store.node import Node
 from stages.store.store import Store
@@ -80,7 +81,7 @@ def of_other_prompts(cfg: Config, store: Store, nodes: dict[str, Node]) -> Node:
     pairs = replace(nodes["pairs"], config=every, inputs={"judged": judged})
     return Node(
         "reward",
-        VERSIONS["reward"],
+        STAGES["reward"].version,
         cfg.reward,
         {"policy": nodes["sft"], "judged": judged, "pairs": pairs},
     )

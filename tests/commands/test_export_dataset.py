@@ -170,7 +170,7 @@ def test_the_card_is_the_hubs_and_its_code_runs(
     [("MIT", "mit"), ("MIT License", "other"), ("CC BY 4.0", "cc-by-4.0"), ("mine", "other")],
 )
 def test_a_card_has_licences_that_the_hub_knows(licence: str, name: str) -> None:
-    table = pa.table({"prompt": ["q"], "licence": [licence]})
+    table = pa.table({"prompt": ["q"], "source": ["s"], "licence": [licence]})
     text = export.dataset_card("t", {"demonstrations": {"train": table}}, 0, [], [])
     assert DatasetCard(text).data.license == [name]
 

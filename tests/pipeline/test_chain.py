@@ -20,7 +20,8 @@ from stages.config.installation import ROOT
 from stages.hardware import memory
 from stages.models.contract import load_contract
 from stages.pipeline import provenance
-from stages.pipeline.graph import VERSIONS, requested_nodes
+from stages.pipeline.graph import requested_nodes
+from stages.pipeline.stage_table import STAGES
 from stages.sample import select_round
 from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
@@ -29,7 +30,7 @@ from stages.tasks.checks import share_passed
 from tests.budgets import spent
 from tests.helpers import TINY, Chain, build, inside, nodes, refused, settings
 
-STAGES = (
+BUILT = (
     "base",
     "data",
     "sft",
@@ -48,12 +49,12 @@ def test_one_command_makes_the_whole_chain_in_a_minute_of_one_core(built: Path) 
     built_record = json.loads(built.with_name("built.json").read_text())
     assert built_record["cpu_seconds"] < 60
     chain = Chain(built)
-    assert {stage: chain.count()[stage] for stage in STAGES} == {
-        stage: 3 if stage == "answer" else 1 for stage in STAGES
+    assert {stage: chain.count()[stage] for stage in BUILT} == {
+        stage: 3 if stage == "answer" else 1 for stage in BUILT
     }
     assert (built / "report.html").stat().st_size > 10_000
-    assert {p.name for p in (built / "latest").iterdir()} == set(STAGES)
-    for stage in STAGES:
+    assert {p.name for p in (built / "latest").iterdir()} == set(BUILT)
+    for stage in BUILT:
         assert (built / "latest" / stage / "manifest.json").exists()
         assert f"{stage} " in built_record["stdout"]
     assert not list(built.glob("*/*.partial"))
@@ -312,9 +313,10 @@ def test_plan_runs_nothing_and_says_what_changed(chain: Chain) -> None:
 def test_plan_says_what_a_new_version_builds_again(
     built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(VERSIONS, "dpo", VERSIONS["dpo"] + 1)
+    before = STAGES["dpo"]
+    monkeypatch.setitem(STAGES, "dpo", replace(before, version=before.version + 1))
     plan.plan_nodes(nodes(built), Store(built)).show()
-    assert f"version {VERSIONS['dpo'] - 1} -> {VERSIONS['dpo']}" in " ".join(
+    assert f"version {before.version} -> {before.version + 1}" in " ".join(
         capsys.readouterr().out.split()
     )
 

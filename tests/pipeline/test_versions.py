@@ -1,7 +1,7 @@
 """Tests of stage versions: a change in a stage's source must be recorded, with or without a new version.
 
-`python -m tests.pipeline.test_versions` rewrites `versions.json`: run it after raising a stage's number in `VERSIONS`
-(stages/pipeline/graph.py), or to wave a change through that makes the same thing.
+`python -m tests.pipeline.test_versions` rewrites `versions.json`: run it after raising a stage's number in `STAGES`
+(stages/pipeline/stage_table.py), or to wave a change through that makes the same thing.
 """
 
 import ast
@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from stages.config.installation import ROOT
-from stages.pipeline.graph import VERSIONS
+from stages.pipeline.stage_table import STAGES
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 RECORD = Path(__file__).with_name("versions.json")
@@ -113,9 +113,9 @@ def digest(module: str) -> str:
 
 
 def current() -> dict[str, dict[str, object]]:
-    modules = {stage: f"stages.{stage}" for stage in VERSIONS}
+    modules = {stage: f"stages.{stage}" for stage in STAGES}
     return {
-        stage: {"version": VERSIONS[stage], "source": digest(module)}
+        stage: {"version": STAGES[stage].version, "source": digest(module)}
         for stage, module in modules.items()
     }
 
@@ -125,7 +125,7 @@ def test_every_changed_stage_was_raised_or_waved_through() -> None:
     changed = [stage for stage in now if now[stage] != recorded.get(stage)]
     assert not changed, (
         f"the source of {', '.join(changed)} changed. If such a stage makes something else now, raise its number in "
-        "VERSIONS; then, or if it makes the same, run: python -m tests.pipeline.test_versions"
+        "stage_table.py; then, or if it makes the same, run: python -m tests.pipeline.test_versions"
     )
 
 

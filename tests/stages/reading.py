@@ -6,7 +6,8 @@ from typing import Any
 
 from stages import data, source
 from stages.config.blocks.data import Data
-from stages.pipeline.subgraphs import wire_sources
+from stages.config.schema import Config
+from stages.pipeline.subgraphs import Wiring
 from stages.store.node import Node
 from stages.store.source_files import pin
 from stages.store.workspace import StageDir
@@ -21,12 +22,9 @@ def work(folder: Path) -> StageDir:
 
 def wired(cfg: Data, cache: Path) -> list[Node]:
     """A node for every source, and last the one that joins them."""
-
-    def node(stage: str, block: Any, **inputs: Node) -> Node:
-        block, digests = pin(block, cache / "digests.json")
-        return Node(stage, 1, block, inputs, digests)
-
-    return [*wire_sources("data", cfg, node).values()]
+    wiring = Wiring(Config(data=cfg), cache / "digests.json", pin, lambda node: True)
+    wiring.join_sources("data", cfg)
+    return [*wiring.nodes.values()]
 
 
 def joined(cfg: Data, out: StageDir) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.installation import ROOT
-from stages.pipeline.graph import VERSIONS
+from stages.pipeline.stage_table import STAGES
 from stages.store import safe_files, source_files
 from stages.store.node import Node, nearest_by_stage
 from stages.store.store import Store
@@ -270,7 +270,7 @@ def test_the_log_of_curves_is_no_product(tmp_path: Path) -> None:
 
 
 def test_every_stage_of_the_graph_has_a_version() -> None:
-    assert set(VERSIONS) == {
+    assert set(STAGES) == {
         "base",
         "source",
         "versus",

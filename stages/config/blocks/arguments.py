@@ -52,9 +52,8 @@ class TrainerArguments:
 class SFTArguments(TrainerArguments):
     """Arguments of TRL's SFT trainer."""
 
-    loss_type: str | None = words(
-        "nll", "dft", default=None
-    )  # nll, or dft (arXiv:2508.05629); null: nll
+    # nll, or dft (arXiv:2508.05629); null: nll
+    loss_type: str | None = words("nll", "dft", default=None)
     # share of the label that all other tokens get; null: 0
     label_smoothing_factor: int | float | None = mean_decay()
     # weight of the auxiliary loss of a mixture of experts; null: 0

@@ -177,7 +177,7 @@ class Form:
 
 @dataclass
 class OptionalSource(Source):
-    """A source with the keys of [Source](#source)."""
+    """A source with the keys of `Source`."""
 
     path: str | None = None  # type: ignore[assignment]
 
@@ -237,7 +237,7 @@ class Data:
 class Generated(Data):
     """Generated prompts and answers, and rows of files beside them."""
 
-    tasks: Tasks = field(default_factory=Tasks)  # type: ignore[misc]  # files have none
+    tasks: Tasks = field(default_factory=Tasks)  # type: ignore[misc]
 
 
 DATA: dict[str, type[Data]] = {

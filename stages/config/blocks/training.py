@@ -48,7 +48,6 @@ class Objective:
     typed: dict[str, str]  # arguments of TRL that a key of the block sets, with that key
     # keys that define the loss: losses are only comparable if these keys are equal
     of_loss: tuple[str, ...]
-    next: str  # the stage that follows
     adapters: tuple[choices.Adapter, ...] = (
         choices.Adapter.none,
         choices.Adapter.lora,

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from stages.evaluation.examined.sides import Examined
 from stages.models.loading import locate_output_embedding
 from stages.store.sealed_json import load_json, require_keys
+from stages.store.source_files import ADAPTER_CONFIG
 
 COMPARED = 12  # matrices of a model whose directions are compared
 ALIKE = 0.5  # the cosine of a matrix before and after, below which it is no continued training
@@ -87,7 +88,7 @@ def below_adapter(found: Examined) -> tuple[float, float]:
     """Return how far the weights below an adapter are from `before`, and how far from `before` with the adapter merged,
     both by the length of the adapter's own change."""
     assert found.adapter
-    config = load_json(found.adapter / "adapter_config.json", require_keys("r", "lora_alpha"))
+    config = load_json(found.adapter / ADAPTER_CONFIG, require_keys("r", "lora_alpha"))
     before, after, adapter = map(Weights, (found.before.came, found.after.came, found.adapter))
     moved, doubled, own = 0.0, 0.0, 0.0
     for name in [name for name in adapter.files if ".lora_A." in name][:COMPARED]:
