@@ -171,8 +171,8 @@ def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
         check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    assert "Your preferences" in (
-        tmp_path / "site" / "tutorials" / "your-preferences.html"
+    assert "Train on your own preferences" in (
+        tmp_path / "site" / "how-to" / "own-preferences.html"
     ).read_text(encoding="utf-8")
 
 
