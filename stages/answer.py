@@ -30,9 +30,11 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     drawn = {*without[: cfg.open]}
     prompts = [e for e in candidates if e.checks or e.id in drawn]
     if not prompts:
-        whose = HELD_OUT if "data" not in inputs else f"the {cfg.split} split"
-        block = "unpaired" if "unpaired" in inputs else "pairs"
-        key = "answer.open" if candidates or whose != HELD_OUT else f"{block}.validation_fraction"
+        whose = f"the {cfg.split} split" if "data" in inputs else HELD_OUT
+        key = "answer.open"
+        if "data" not in inputs and not candidates:
+            block = "unpaired" if "unpaired" in inputs else "pairs"
+            key = f"{block}.validation_fraction"
         raise UserError(f"answer.open={cfg.open}: {whose} has no prompt with checks. Raise {key}.")
     model = inputs["model"] / "model"
     contract = load_or_derive_contract(model)

@@ -52,31 +52,42 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         model, tokenizer = build_random_model(cfg.random_init)
     else:
         place = locate(str(cfg.path), cfg.key) or download_model(str(cfg.path), cfg.revision)
-        is_folder = place.is_dir()
-        model, tokenizer = read_folder(place, cfg, out) if is_folder else read_gguf(place, cfg)
+        if place.is_dir():
+            model, tokenizer = read_folder(place, cfg, out)
+        else:
+            model, tokenizer = read_gguf(place, cfg)
     if cfg.adapter:
         model, tokenizer = merge_adapter(model, tokenizer, cfg, out)
     rows = model.get_input_embeddings().num_embeddings
-    if rowless := tokens_without_row(tokenizer, rows):
-        problem = f"the embedding has {rows:,} rows, none of them for {len(rowless)} tokens, as"
-        effect = "The base cannot read text with these. SFT adds rows and trains them; with sft.adapter=qlora it is refused"
-        out.warn(f"{cfg.key}={cfg.path}: {problem} {', '.join(rowless[:5])}. {effect}.")
+    rowless = tokens_without_row(tokenizer, rows)
+    if rowless:
+        out.warn(
+            f"{cfg.key}={cfg.path}: the embedding has {rows:,} rows, none of them for {len(rowless)} tokens, as "
+            f"{', '.join(rowless[:5])}. The base cannot read text with these. SFT adds rows and trains them; with "
+            "sft.adapter=qlora it is refused."
+        )
     save_model(model, out / "model")
-    if cfg.dtype and (share := rounding.round_model(out / "model")):
-        problem = f"{share:.1%} of the weights are not exact in {cfg.dtype}, and are rounded"
-        out.warn(f"model.dtype={cfg.dtype}: {problem}. Training starts from the rounded weights.")
+    share = rounding.round_model(out / "model") if cfg.dtype else 0.0
+    if share:
+        out.warn(
+            f"model.dtype={cfg.dtype}: {share:.1%} of the weights are not exact in {cfg.dtype}, and are rounded. "
+            "Training starts from the rounded weights."
+        )
     tokenizer.save_pretrained(out / "model")
+    metrics = dict[str, Any]()
     if place:
         licence = read_licence(place) if place.is_dir() else read_gguf_licence(place)
         publish_licence(licence, place, out / "model")
+        stored = stored_type(place)
+        if stored:
+            metrics["stored"] = stored
     parameters = sum(p.numel() for p in model.parameters())
-    stored = stored_type(place) if place else None
-    return {
-        **({"stored": stored} if stored else {}),
+    name = type(model).__name__
+    return metrics | {
         "parameters": parameters,
         "vocabulary": len(tokenizer),
-        "architecture": type(model).__name__,
-        "summary": f"{parameters / 1e6:.1f} M parameters, {type(model).__name__}, a vocabulary of {len(tokenizer):,}",
+        "architecture": name,
+        "summary": f"{parameters / 1e6:.1f} M parameters, {name}, a vocabulary of {len(tokenizer):,}",
     }
 
 
@@ -91,15 +102,18 @@ def read_folder(folder: Path, cfg: Model, out: StageDir) -> Loaded:
     # loading the weights may take minutes
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
     model = load_model(folder)
-    if lost := unloaded_tensors(folder, model):
-        problem = f"{len(lost)} tensors are not loaded, as {', '.join(lost[:3])}"
-        kind, config = type(model).__name__, load_config(folder)
+    lost = unloaded_tensors(folder, model)
+    if lost:
+        kind = type(model).__name__
+        config = load_config(folder)
+        problem = (
+            f"{cfg.key}={cfg.path}: {len(lost)} tensors are not loaded, as {', '.join(lost[:3])}"
+        )
         if config.get_text_config() is not config:
-            way_out = "Give a checkpoint of text alone"
             raise UserError(
-                f"{cfg.key}={cfg.path}: {problem}, for {kind} is the text part alone. {way_out}."
+                f"{problem}, for {kind} is the text part alone. Give a checkpoint of text alone."
             )
-        out.warn(f"{cfg.key}={cfg.path}: {problem}. They are not published: {kind} has none.")
+        out.warn(f"{problem}. They are not published: {kind} has none.")
     return model, tokenizer
 
 
@@ -124,22 +138,23 @@ def merge_adapter(
 def read_gguf(file: Path, cfg: Model) -> Loaded:
     """Load weights, dequantised to fp32, and tokenizer of a GGUF file."""
     expected = FILE_SHA256.get(str(cfg.path))
-    if expected and (digest := file_digest(file)) != expected:
-        raise UserError(
-            f"{cfg.key}={cfg.path}: its sha256 is {digest}, not {expected}. Install the package again."
-        )
+    if expected:
+        digest = file_digest(file)
+        if digest != expected:
+            raise UserError(
+                f"{cfg.key}={cfg.path}: its sha256 is {digest}, not {expected}. Install the package again."
+            )
     try:
         model, tokenizer = load_gguf(file)
     except Exception as error:  # a damaged or unknown file may raise any exception
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{cfg.key}={cfg.path}: cannot be read as GGUF: {reason}") from error
-    if (scaling := unread_scaling(file)) and model.config.rope_parameters.get(
-        "rope_type"
-    ) == "default":
-        problem = (
-            f"{scaling} scales the rotary positions, which transformers does not read from GGUF"
+    scaling = unread_scaling(file)
+    if scaling and model.config.rope_parameters.get("rope_type") == "default":
+        raise UserError(
+            f"{cfg.key}={cfg.path}: {scaling} scales the rotary positions, which transformers does not read from GGUF. "
+            "Use the model's safetensors."
         )
-        raise UserError(f"{cfg.key}={cfg.path}: {problem}. Use the model's safetensors.")
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
     # The weights are fp32 tensors now, but the config still says quantised, which save_pretrained refuses.
     model.hf_quantizer.remove_quantization_config(model)
@@ -158,13 +173,13 @@ def stored_type(place: Path) -> str | None:
 def unread_scaling(file: Path) -> str | None:
     """Return the first entry by which a GGUF file scales rotary positions, as Llama 3.1's do; None if it has none."""
     metadata, tensor_names = read_gguf_metadata(str(file))
-    scaling = [
-        key
-        for key, kind in metadata.items()
-        if key.endswith("rope.scaling.type") and kind != "none"
-    ]
-    factors = [name for name in tensor_names if name.startswith(("rope_freqs", "rope_factors"))]
-    return next(iter(factors + scaling), None)
+    for name in tensor_names:
+        if name.startswith(("rope_freqs", "rope_factors")):
+            return str(name)
+    for key, kind in metadata.items():
+        if key.endswith("rope.scaling.type") and kind != "none":
+            return str(key)
+    return None
 
 
 def read_gguf_licence(file: Path) -> dict[str, Any]:
@@ -177,9 +192,7 @@ def read_gguf_licence(file: Path) -> dict[str, Any]:
 def build_random_model(cfg: RandomInit) -> Loaded:
     """Return a small Llama with random weights, and a byte-level BPE tokenizer trained on generated instructions."""
     examples = generate(cfg.seed, {"sft": 400}, families=[])
-    corpus = [
-        text for e in examples for text in [*(m["content"] for m in e.messages), e.reference or ""]
-    ]
+    corpus = [message["content"] for e in examples for message in e.conversation]
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -33,27 +34,23 @@ def run(cfg: Benchmark, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     Raise UserError if the engine stops, or the model cannot read too many questions."""
     respondent = Respondent(cfg, inputs["model"] / "model", out)
     tasks = run_engine(cfg, respondent.chat, respondent.answer, out)
-    are_means = {task["task"]: mean_metrics(task) for task in tasks}
-    samples = [
-        s
-        for task in tasks
-        for s in score_samples(task, are_means[task["task"]], respondent.responses)
-    ]
+    samples = list[SampleScore]()
+    not_means = list[str]()
+    for task in tasks:
+        is_mean = mean_metrics(task)
+        samples += score_samples(task, is_mean, respondent.responses)
+        not_means += [f"{task['task']} {name}" for name in is_mean if not is_mean[name]]
     save(out / "responses.parquet", respondent.responses.values(), Response)
     save(out / "samples.parquet", samples, SampleScore)
     scores = defaultdict[str, list[float]](list)
     for sample in samples:
         scores[f"{sample.task} {sample.metric}"].append(sample.score)
     rates = {row: fmean(of_row) for row, of_row in scores.items()}
-    if not_means := [
-        f"{task} {name}"
-        for task, of_task in are_means.items()
-        for name in of_task
-        if not of_task[name]
-    ]:
+    if not_means:
         out.warn(
             f"{', '.join(not_means)}: not a mean of one score from 0 to 1 per prompt, so without an interval."
         )
+    clauses = [f"{row} {rate:.1%}" for row, rate in rates.items()]
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "form": type(respondent.contract).__name__,
@@ -61,7 +58,7 @@ def run(cfg: Benchmark, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         "questions_dropped": dict(respondent.dropped.reasons),
         "rates": rates,
         "figures": {task["task"]: task["figures"] for task in tasks},
-        "summary": f"{len(respondent.responses)} questions; {', '.join(f'{row} {rates[row]:.1%}' for row in rates)}",
+        "summary": f"{len(respondent.responses)} questions; {', '.join(clauses)}",
     }
 
 
@@ -76,17 +73,22 @@ class Respondent:
         self.chat = not isinstance(self.contract, Continuation)
         if not self.chat:
             self.contract = PlainText(self.contract.tokenizer, self.contract.stop_ids)
-        self.context_length, self.responses = read_context_length(model), dict[str, Response]()
+        self.context_length = read_context_length(model)
+        self.responses = dict[str, Response]()
         self.dropped = Dropped(out, "questions", cfg.max_dropped, "benchmark.max_dropped")
 
     def answer(self, contents: dict[str, Any]) -> dict[str, Any]:
         """Return the answers to the engine's questions by key, without those that are dropped."""
-        questions = [
-            question for key, content in contents.items() if (question := self.read(key, content))
-        ]
-        id_of, device = lambda response: response.id, resolve_device(self.cfg.runtime.device).type
+        questions = list[Response]()
+        for key, content in contents.items():
+            question = self.read(key, content)
+            if question:
+                questions.append(question)
+        id_of = attrgetter("id")
+        device = resolve_device(self.cfg.runtime.device).type
         size = choose_shard_size(self.cfg.runtime, len(questions), 1, device)
-        self.dropped.settle(total := len(self.responses) + len(questions), total)
+        total = len(self.responses) + len(questions)
+        self.dropped.settle(total, total)
         work = ShardedWork(questions, id_of, self.respond, Response, id_of, "benchmark", self.out)
         responses = {response.id: response for response in work.in_shards(size)}
         self.responses |= responses
@@ -95,13 +97,15 @@ class Respondent:
     def read(self, key: str, content: dict[str, Any]) -> Response | None:
         """Return a question of the engine with its token ids, or None if it is dropped. In a chat template, a choice
         is the assistant's turn, without white space around it."""
-        prompt, continuation, limit = content["prompt"], content.get("continuation"), 0
-        messages = json.loads(prompt) if self.chat else [{"role": "user", "content": prompt}]
+        continuation = content.get("continuation")
+        limit = 0
+        messages = [{"role": "user", "content": content["prompt"]}]
+        if self.chat:
+            messages = json.loads(content["prompt"])
         try:
             if continuation is None:
-                limit = min(
-                    content["max_new_tokens"], self.cfg.max_new_tokens or content["max_new_tokens"]
-                )
+                limit = content["max_new_tokens"]
+                limit = min(limit, self.cfg.max_new_tokens or limit)
                 question = Response(key, messages, self.contract.prompt(messages), [], "", limit)
             else:
                 choice = continuation.strip() if self.chat else continuation
@@ -120,33 +124,44 @@ class Respondent:
 
     def respond(self, waiting: Sequence[Response]) -> Iterator[tuple[Response, list[Response]]]:
         """Yield each question with its response."""
-        choices = [question for question in waiting if question.is_choice]
+        choices = list[Response]()
+        by_limit = defaultdict[int, list[Response]](list)
+        for question in waiting:
+            group = choices if question.is_choice else by_limit[question.max_new_tokens]
+            group.append(question)
+        if choices:
+            yield from self.score(choices)
+        for limit in sorted(by_limit):
+            yield from self.generate(by_limit[limit], limit)
+
+    def score(self, choices: list[Response]) -> Iterator[tuple[Response, list[Response]]]:
+        """Yield each question about one choice with the log-prob of that choice."""
+        self.out.open_resource.clear()  # one model in memory at a time
+        device = resolve_device(self.cfg.runtime.device)
+        model = load_model(self.model, sampling_weights(self.cfg.precision), device)
+        scorer = install_scoring(model, Forward.padded, outputs=("log_probs", "is_top1"))
         rows = [(question.prompt_ids, question.completion_ids) for question in choices]
-        if rows:
-            self.out.open_resource.clear()  # one model in memory at a time
-            device = resolve_device(self.cfg.runtime.device)
-            model = load_model(self.model, sampling_weights(self.cfg.precision), device)
-            scorer = install_scoring(model, Forward.padded, outputs=("log_probs", "is_top1"))
-            tokens = [len(prompt) + len(completion) for prompt, completion in rows]
-            for batch in batches_by_length(tokens, None, device):
-                for i, scores in zip(
-                    batch, completion_scores(scorer, [rows[i] for i in batch]), strict=True
-                ):
-                    yield choices[i], [replace(choices[i], logprob=scores[0], is_greedy=scores[1])]
-        for limit in sorted(
-            {question.max_new_tokens for question in waiting if not question.is_choice}
-        ):
-            decoding = Decoding(
-                [0.0], limit, self.cfg.precision, self.cfg.runtime, block="benchmark"
+        tokens = [len(prompt) + len(completion) for prompt, completion in rows]
+        for batch in batches_by_length(tokens, None, device):
+            scores = completion_scores(scorer, [rows[i] for i in batch])
+            for i, (logprob, is_greedy) in zip(batch, scores, strict=True):
+                question = choices[i]
+                yield question, [replace(question, logprob=logprob, is_greedy=is_greedy)]
+
+    def generate(
+        self, questions: list[Response], limit: int
+    ) -> Iterator[tuple[Response, list[Response]]]:
+        """Yield each question with an answer of up to `limit` tokens."""
+        decoding = Decoding([0.0], limit, self.cfg.precision, self.cfg.runtime, block="benchmark")
+        sampler: Any = get_sampler(self.model, self.contract, decoding, HFSampler.open, self.out)
+        by_id = {question.id: question for question in questions}
+        requests = [Request(q.id, q.messages, q.prompt_ids, [0.0], 0) for q in questions]
+        for request, [completion] in sampler.complete(requests):
+            question = by_id[request.id]
+            response = replace(
+                question,
+                completion_ids=completion.token_ids,
+                text=self.contract.text(completion.token_ids),
+                logprob=completion.logprob,
             )
-            sampler: Any = get_sampler(
-                self.model, self.contract, decoding, HFSampler.open, self.out
-            )
-            by_id = {
-                question.id: question for question in waiting if question.max_new_tokens == limit
-            }
-            requests = [Request(q.id, q.messages, q.prompt_ids, [0.0], 0) for q in by_id.values()]
-            for request, [completion] in sampler.complete(requests):
-                ids, question = completion.token_ids, by_id[request.id]
-                text, logprob = self.contract.text(ids), completion.logprob
-                yield question, [replace(question, completion_ids=ids, text=text, logprob=logprob)]
+            yield question, [response]

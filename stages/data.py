@@ -21,6 +21,7 @@ from stages.formats.readers.row import Unwanted
 from stages.formats.source_reading import write_quarantine
 from stages.store import plugins
 from stages.store.licences import Provenance
+from stages.store.numbers import count_clauses
 from stages.store.records import Example, save_tables, to_tables
 from stages.store.workspace import Progress, StageDir
 from stages.tasks import open_requests, suites
@@ -45,14 +46,12 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         for example in examples:
             provenance.count(example)
         yield from to_tables(examples, Example)
-        with Progress(
-            sum(sum(part.counts(ledger).values()) for part in joined), "data", "row"
-        ) as progress:
+        rows = sum(sum(part.counts(ledger).values()) for part in joined)
+        with Progress(rows, "data", "row") as progress:
             for part in joined:
                 for table in part.tables(ledger, cfg.seed):
-                    stated = (table[name].to_pylist() for name in ("licence", "origin"))
-                    for licence, origin in zip(*stated, strict=True):
-                        provenance.add(licence, origin)
+                    for row in table.select(["licence", "origin"]).to_pylist():
+                        provenance.add(row["licence"], row["origin"])
                     yield table
                     progress.update(len(table))
 
@@ -74,10 +73,11 @@ def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
 def validate_user_tasks(examples: list[Example]) -> None:
     """Raise UserError for a user-defined task with an unknown check, or whose reference fails its own checks."""
     for e in examples:
-        if unknown := [check.kind for check in e.checks if check.kind not in known_checks()]:
-            raise UserError(
-                f"data.own: {e.task}: {unknown[0]!r} is not a check.{suggest(unknown[0], known_checks())}"
-            )
+        for check in e.checks:
+            if check.kind not in known_checks():
+                raise UserError(
+                    f"data.own: {e.task}: {check.kind!r} is not a check.{suggest(check.kind, known_checks())}"
+                )
         if not e.checks or not e.reference or share_passed(e.checks, e.reference) < 1:
             raise UserError(
                 f"data.own: {e.task}: the reference {e.reference!r:.80} has no checks, or fails one."
@@ -89,14 +89,14 @@ def join(
 ) -> tuple[SplitLedger, list[SourceRows]]:
     """Return the ledger of prompts, and of each source the rows with prompts that nothing before them has."""
     rows = gather_rows(examples, files)
-    ledger, joined = SplitLedger(rows), list[SourceRows]()
+    ledger = SplitLedger(rows)
     ledger.claim(np.arange(len(examples)))
+    joined = list[SourceRows]()
     audit = cfg.audit.part(among_rows=True)
     row_filter = RowFilter(audit, Form()) if audit.actions else None
     for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
-        part = SourceRows.select(
-            source, file, np.arange(len(rows.ids))[rows.slices[i]], ledger, row_filter
-        )
+        indices = np.arange(len(rows.ids))[rows.slices[i]]
+        part = SourceRows.select(source, file, indices, ledger, row_filter)
         flagged = [
             row
             for row in part.unwanted
@@ -104,13 +104,13 @@ def join(
         ]
         write_quarantine(flagged, out)
         if part.copies:
-            hint = (
-                "This source is listed twice. Remove it."
-                if file in files[:i]
-                else "No action is needed."
+            hint = "No action is needed."
+            if file in files[:i]:
+                hint = "This source is listed twice. Remove it."
+            out.warn(
+                f"{cfg.key(i)}={source.path}: {part.copies} of {len(part.rows)} rows were skipped, because earlier rows "
+                f"have their prompts. {hint}"
             )
-            message = f"{part.copies} of {len(part.rows)} rows were skipped, because earlier rows have their prompts"
-            out.warn(f"{cfg.key(i)}={source.path}: {message}. {hint}")
         joined.append(part)
     return ledger, joined
 
@@ -134,11 +134,14 @@ def compile_metrics(
     """Return the metrics, except licences and origins."""
     counts = Counter(e.split for e in examples)
     tasks = {e.task for e in examples if e.checks}
-    sources, mixed = list[dict[str, Any]](), list[str]()
+    sources = list[dict[str, Any]]()
+    mixed = list[str]()
     for part in joined:
-        name, n_sft = Path(part.source.path).name, len(part.sft_rows(ledger))
+        name = Path(part.source.path).name
+        n_sft = len(part.sft_rows(ledger))
         counts.update(part.counts(ledger))
-        tasks.update([name] if part.source.check and len(part.drawn) else [])
+        if part.source.check and len(part.drawn):
+            tasks.add(name)
         sources.append(
             {
                 "source": name,
@@ -152,15 +155,17 @@ def compile_metrics(
         )
         if part.amount.total != n_sft:
             mixed.append(f"{part.amount.total:,} from the {n_sft:,} sft rows of {name}")
-    totals = {name: sum(row[name] for row in sources) for name in ("duplicates", "unwanted")}
-    labels = {"duplicates": "copies skipped", "unwanted": "rows removed by data.audit"}
+    copies = sum(part.copies for part in joined)
+    unwanted = sum(len(part.unwanted) for part in joined)
+    skipped = {"copies skipped": copies, "rows removed by data.audit": unwanted}
+    clauses = [", ".join(f"{counts[split]} {split}" for split in Split), *count_clauses(skipped)]
+    if mixed:
+        clauses.append(f"sft rows after mixing: {', '.join(mixed)}")
     return {
         "examples": dict(counts),
         "tasks": len(tasks),
-        "duplicates_dropped": totals["duplicates"],
-        "unwanted": totals["unwanted"],
+        "duplicates_dropped": copies,
+        "unwanted": unwanted,
         "sources": sources,
-        "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
-        + "".join(f"; {totals[name]} {label}" for name, label in labels.items() if totals[name])
-        + (f"; sft rows after mixing: {', '.join(mixed)}" if mixed else ""),
+        "summary": "; ".join(clauses),
     }

@@ -1,5 +1,6 @@
 """Stage `dpo`: direct preference optimization (arXiv:2305.18290) with a stored reference, or SimPO without one."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from stages.objectives.sft import load_start
 from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.fit import Fit
 from stages.training.trainer import risen_loss_message
+
+MEASURED = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
+CURVES = (*MEASURED, "eval_loss", *(f"eval_{name}" for name in MEASURED))
 
 
 def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -44,17 +48,15 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     held_out_margins = objective.reward_margins(trainer, objective.read_held_out(inputs, held_out))
     if not out.is_main:
         return {}
-    fit.publish(lambda weights: load_frozen(frozen, contract, cfg, weights), held_out_margins)
+    fit.publish(partial(load_frozen, frozen, contract, cfg), held_out_margins)
 
-    names = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
-    figures = checks[0].figures if checks else {}
-    figures |= last_values(
-        read_curves(out.path), *names, "eval_loss", *(f"eval_{name}" for name in names)
-    )
-    warning = "" if cfg.reference_free else displacement(figures, held_out.rows)
-    fit.describe(
-        inputs, figures, warning, risen_loss_message(trainer, cfg, rows.validation_prompts)
-    )
+    figures = last_values(read_curves(out.path), *CURVES)
+    warning = ""
+    if checks:
+        figures = checks[0].figures | figures
+        warning = displacement(figures, held_out.rows)
+    risen = risen_loss_message(trainer, cfg, rows.validation_prompts)
+    fit.describe(inputs, figures, warning, risen)
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if fit.schedule.left_out:
         summary += f", each epoch skips {fit.schedule.left_out} pairs in turn"
@@ -63,15 +65,17 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%} of {len(held_out)}"
         )
     # the shared forward reads a pair's prompt once
-    prompts = ["prompt_ids"] * (1 if cfg.forward is Forward.shared_prefix else 2)
+    prompts = ["prompt_ids"]
+    if cfg.forward is Forward.padded:
+        prompts *= 2
     tokens = rows.train.tokens(*prompts, "chosen_ids", "rejected_ids")
-    dpo_metrics = {
+    return {
+        **fit.metrics(tokens),
         "held_out": len(held_out),
         "displacement": bool(warning),
         **figures,
         "summary": summary,
     }
-    return fit.metrics(tokens) | dpo_metrics
 
 
 def load_frozen(

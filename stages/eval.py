@@ -6,6 +6,7 @@ than SFT does. *Judged*: the policy's win rate by a labeler. With the user's own
 first. All other figures have an interval and no verdict."""
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,6 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `results.json` (models, rates, differences, held-out pairs, judged comparisons, verdict) and
     `outcomes.parquet` (pass or fail for every answer to a prompt with checks) and `measures.parquet` (for the gate).
     Raise UserError if no prompt and no held-out pair is left to evaluate."""
-    titles = cfg.models
     if "base" in inputs and manifest_of(inputs["base"])["config"]["random_init"]:
         out.warn(
             "the base has random weights, as with scale=toy: the verdict says nothing of your data."
@@ -59,118 +59,152 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
     checked = with_checks(cfg, inputs, prompts, by_set, out)
     unchecked = without_checks(prompts, by_set)
-    labelled = not inputs.keys().isdisjoint(("pairs", "unpaired"))
-    pairs, favoured = (
-        learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else ({}, [])
-    )
+    pairs = dict[str, Any]()
+    favoured = list[measures.Measure]()
+    if "pairs" in inputs or "unpaired" in inputs:
+        pairs, favoured = learnt.learnt_results(cfg, inputs, outcomes.before(cfg.models), out)
     comparisons, wins = judged.judged_results(cfg, inputs)
-    own = {e.id for e in prompts.get("answer_judged", [])}
-    if count := len(own & in_run(inputs)) if own else 0:
-        out.warn(
-            f"{count} prompts of eval.judged.source are also in the data or the pairs, and count."
-        )
+    if "answer_judged" in prompts:
+        known = in_run(inputs).intersection(e.id for e in prompts["answer_judged"])
+        if known:
+            out.warn(
+                f"{len(known)} prompts of eval.judged.source are also in the data or the pairs, and count."
+            )
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
-        ids = {
-            e.id
-            for name, examples in prompts.items()
-            if name != "answer_held_out"
-            for e in examples
-        }
-        key = "unpaired" if "unpaired" in inputs else "pairs"
-        raise UserError(
-            f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_on(inputs))} are also in "
-            "the training pairs, the others have no checks or are only rephrased, and no pair is held out. Raise "
-            f"data.tasks.test or {key}.validation_fraction, or add test prompts to data.sources."
-        )
-    answers = {
-        role: {i: a for each in by_set.values() for i, a in each[role].items()} for role in titles
-    }
-    by_checks = checked.primary if parts[0] == "checks" else None
+        raise no_verdict_error(prompts, inputs)
+
+    answers = join_sets(by_set, cfg.models)
     # the answers that the verdict is about
-    table = by_checks or next(iter(unchecked.values()), checked.primary)
-    scored = (checked.verdict_table if by_checks else table or checked.verdict_table).prompts
-    scored = sorted(scored, key=lambda e: draw_order(e.id))[: cfg.likelihood_prompts]
+    table = checked.primary
+    shown_on = checked.endpoint
+    if unchecked and parts[0] != "checks":
+        shown_on, table = next(iter(unchecked.items()))
+    scored = checked.verdict_table if table is None or parts[0] == "checks" else table
+    most_likely = sorted(scored.prompts, key=lambda e: draw_order(e.id))[: cfg.likelihood_prompts]
     retained, measured = retention.claims(cfg, inputs, checked.everything, answers, out)
     results: dict[str, Any] = {
-        "models": titles,
+        **name_models(cfg.models),
         "decoding": {"max_new_tokens": cfg.max_new_tokens},
-        "before": outcomes.before(titles),
-        "main_difference": outcomes.main_difference(titles),
-        "differences": {
-            name: f"{titles[a]} − {titles[b]}"
-            for name, (a, b) in outcomes.differences(titles).items()
-        },
         **checked.results(answers, cfg),
         **measure_form(table, answers, cfg, out),
-        "shown_on": next(
-            (name for name, each in unchecked.items() if each is table), checked.endpoint
-        ),
+        "shown_on": shown_on,
         "open": {
-            name: {"prompts": len(t.prompts), **measure_answers(t, answers)}
-            for name, t in unchecked.items()
+            name: {"prompts": len(each.prompts), **measure_answers(each, answers)}
+            for name, each in unchecked.items()
         },
         "learnt": pairs,
         "judged": comparisons,
         "gives_verdict": parts,
-        **likelihood.score(cfg, inputs, scored, answers, out),
+        **likelihood.score(cfg, inputs, most_likely, answers, out),
         "retention": retained,
     }
-    if by_round := rounds.compare_rounds(inputs, cfg.confidence, trained_on(inputs)):
-        results["rounds"] = by_round
     by_suite, measured_by_suite = read_suites(cfg, inputs, out)
-    results |= {"suites": by_suite} if by_suite else {}
     by_task, scores = benchmarks.benchmark_results(cfg, inputs)
-    results |= {"benchmarks": by_task} if by_task else {}
+    optional = {
+        "rounds": rounds.compare_rounds(inputs, cfg.confidence, trained_on(inputs)),
+        "suites": by_suite,
+        "benchmarks": by_task,
+    }
+    results |= {name: figures for name, figures in optional.items() if figures}
     results["cautions"] = learnt.cautions(results)
     results["verdict"] = verdict_of(results)
+
     save(out / "outcomes.parquet", checked.outcomes(), Outcome)
-    tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
-    passes = {measures.PASSES: checked.primary} if checked.primary else {}
-    passes |= {
-        f"{measures.PASSES} of {name}": table
-        for name, table in checked.outside.items()
-        if table is not checked.primary
-    }
-    measured += measures.measure_answers(tables, passes, answers["policy"])
+    measured += measure_tables(checked, unchecked, answers)
     # other held-out pairs are of each run's own samples
-    measured += favoured if parts[0] == "learnt" else []
+    if parts[0] == "learnt":
+        measured += favoured
     save(out / measures.FILE, [*measured, *measured_by_suite, *wins, *scores], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
-    main, groups = results["primary"], results["groups"]
-    rates = [
-        f"{title} {main[role]['mean']:.1%}"
-        for role, title in titles.items()
-        if main and "checks" in parts
-    ]
+    main = results["primary"]
+    names = ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged", "verdict")
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts_left_out": left_out,
-        "pass_rate": {role: main[role]["mean"] for role in titles} if main else {},
-        "unseen_tasks": {
-            role: groups["unseen tasks"][role]["mean"]
-            for role in titles
-            if "unseen tasks" in groups
-        },
-        "delta": {name: main[name] for name in outcomes.differences(titles)} if main else {},
-        **{
-            name: results[name]
-            for name in ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged")
-        },
-        "verdict": results["verdict"],
-        "summary": f"{', '.join(rates)}. " * bool(rates) + results["verdict"],
+        "pass_rate": means(results["primary"], cfg.models),
+        "unseen_tasks": means(results["groups"].get("unseen tasks"), cfg.models),
+        "delta": {name: main[name] for name in results["differences"]} if main else {},
+        **{name: results[name] for name in names},
+        "summary": rate_clause(results) + results["verdict"],
     }
+
+
+def no_verdict_error(prompts: dict[str, list[Example]], inputs: dict[str, Path]) -> UserError:
+    """Return the error for an evaluation in which nothing shows if training helped."""
+    ids = set[str]()
+    for name, examples in prompts.items():
+        if name != "answer_held_out":
+            ids.update(e.id for e in examples)
+    key = "unpaired" if "unpaired" in inputs else "pairs"
+    return UserError(
+        f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_on(inputs))} are also in "
+        "the training pairs, the others have no checks or are only rephrased, and no pair is held out. Raise "
+        f"data.tasks.test or {key}.validation_fraction, or add test prompts to data.sources."
+    )
+
+
+def join_sets(by_set: dict[str, Answers], roles: Iterable[str]) -> Answers:
+    """Return each model's answers to all prompts."""
+    joined: Answers = {role: {} for role in roles}
+    for answers in by_set.values():
+        for role, of_role in joined.items():
+            of_role |= answers[role]
+    return joined
+
+
+def name_models(titles: dict[str, str]) -> dict[str, Any]:
+    """Return the models and their differences by role, each with its title."""
+    differences = outcomes.differences(titles)
+    return {
+        "models": titles,
+        "before": outcomes.before(titles),
+        "main_difference": outcomes.main_difference(titles),
+        "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences.items()},
+    }
+
+
+def measure_tables(
+    checked: Checked, unchecked: dict[str, Table], answers: Answers
+) -> list[measures.Measure]:
+    """Return the measures of each answer of the policy, by which the gate compares two runs."""
+    passes = dict[str, Table]()
+    if checked.primary:
+        passes[measures.PASSES] = checked.primary
+    for name, table in checked.outside.items():
+        if table is not checked.primary:
+            passes[f"{measures.PASSES} of {name}"] = table
+    tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
+    return measures.measure_answers(tables, passes, answers["policy"])
+
+
+def means(rates: dict[str, Any] | None, roles: Iterable[str]) -> dict[str, float]:
+    """Return each model's mean rate, {} without rates."""
+    return {role: rates[role]["mean"] for role in roles} if rates else {}
+
+
+def rate_clause(results: dict[str, Any]) -> str:
+    """Return each model's pass rate as the beginning of a sentence, if the verdict is about pass rates."""
+    if not results["primary"] or "checks" not in results["gives_verdict"]:
+        return ""
+    rates = means(results["primary"], results["models"])
+    clauses = [f"{results['models'][role]} {rate:.1%}" for role, rate in rates.items()]
+    return f"{', '.join(clauses)}. "
 
 
 def parts_of_verdict(
     checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool
 ) -> list[str]:
     """Return the verdict's parts, the most important first. `own`: preferences of the user, not generated ones."""
-    parts = {"checks": checked.endpoint, "learnt": pairs, "judged": comparisons}
-    if own:
-        order = ["learnt", "judged"] + ["checks"] * checked.is_from_files
+    if own and checked.is_from_files:
+        order = ["learnt", "judged", "checks"]
+    elif own:
+        order = ["learnt", "judged"]
+    elif checked.endpoint or comparisons:
+        order = ["checks", "judged"]
     else:
-        order = ["checks", "judged"] if checked.endpoint or comparisons else ["learnt"]
+        order = ["learnt"]
+    parts = {"checks": checked.endpoint, "learnt": pairs, "judged": comparisons}
     return [name for name in order if parts[name]]
 
 
@@ -178,21 +212,29 @@ def verdict_of(results: dict[str, Any]) -> str:
     """Return one sentence per part of the verdict; the first also names what became worse. Only the first of several
     judged opponents is included; the report has a line for each of them."""
     titles = results["models"]
-    sentence_of = {
-        "checks": lambda: outcomes.verdict(results["primary"], titles, results["endings"]),
-        "learnt": lambda: learnt.sentence(results["learnt"], titles, results["cautions"]),
-        "judged": lambda: judged.sentence(next(iter(results["judged"].values())), titles["policy"]),
-    }
-    return " ".join(sentence_of[name]() for name in results["gives_verdict"])
+    sentences = list[str]()
+    for part in results["gives_verdict"]:
+        match part:
+            case "checks":
+                sentence = outcomes.verdict(results["primary"], titles, results["endings"])
+            case "learnt":
+                sentence = learnt.sentence(results["learnt"], titles, results["cautions"])
+            case "judged":
+                first = next(iter(results["judged"].values()))
+                sentence = judged.sentence(first, titles["policy"])
+        sentences.append(sentence)
+    return " ".join(sentences)
 
 
 def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir) -> dict[str, Any]:
     """Return length and endings of the answers that the verdict is about, and warn if mean lengths differ a lot."""
     if table is None:
         return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
-    titles, form, first = cfg.models, measure_answers(table, answers), outcomes.before(cfg.models)
-    tokens = form["mean_tokens"]
-    if abs(drift := tokens["policy"] / max(1.0, tokens[first]) - 1) > outcomes.LENGTH_DRIFT:
+    titles = cfg.models
+    first = outcomes.before(titles)
+    form = measure_answers(table, answers)
+    drift = form["mean_tokens"]["policy"] / max(1.0, form["mean_tokens"][first]) - 1
+    if abs(drift) > outcomes.LENGTH_DRIFT:
         word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
         out.warn(
             f"{titles['policy']}'s answers are {word} than {titles[first]}'s: a change may be partly length."
@@ -201,49 +243,41 @@ def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir
 
 
 def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
-    """Return by role the mean tokens and the shares of answers that end by themselves and that loop."""
-    looping = [
-        [is_repetitive(answers[role][e.id].answer) for role in table.roles] for e in table.prompts
-    ]
+    """Return by role the mean tokens, the shares of answers that end by themselves and that loop and, if some answers
+    have thoughts, their share and the mean tokens of a thought."""
+    candidates = [answers[role][e.id] for e in table.prompts for role in table.roles]
+    shape = table.tokens.shape
+    loops = np.reshape([is_repetitive(c.answer) for c in candidates], shape)
+    thinks = np.reshape([c.has_thought for c in candidates], shape)
     figures = {
-        "mean_tokens": table.tokens,
-        "stop_rate": table.stopped,
-        "loops": np.array(looping, float),
+        "mean_tokens": table.mean(table.tokens),
+        "stop_rate": table.mean(table.stopped),
+        "loops": table.mean(loops),
     }
-    means = {name: table.mean(values) for name, values in figures.items()}
-    return means | count_thoughts(table, answers)
-
-
-def count_thoughts(table: Table, answers: Answers) -> dict[str, Any]:
-    """Return by role the share of answers after a thought and the mean tokens of a thought; {} if none has one."""
-    candidates = [[answers[role][e.id] for role in table.roles] for e in table.prompts]
-    thinks = np.array([[c.has_thought for c in row] for row in candidates], float)
-    tokens = np.array([[c.n_tokens - c.length for c in row] for row in candidates], float)
-    if not thinks.any():
-        return {}
-    per_thought = tokens.sum(0) / np.maximum(1, thinks.sum(0))
-    return {
-        "thoughts": table.mean(thinks),
-        "thought_tokens": dict(zip(table.roles, map(float, per_thought), strict=True)),
-    }
+    if thinks.any():
+        tokens = np.reshape([c.n_tokens - c.length for c in candidates], shape)
+        per_thought = tokens.sum(0) / np.maximum(1, thinks.sum(0))
+        figures["thoughts"] = table.mean(thinks)
+        figures["thought_tokens"] = dict(zip(table.roles, map(float, per_thought), strict=True))
+    return figures
 
 
 def trained_on(inputs: dict[str, Path]) -> set[str]:
     """Return the prompt ids of all labels that a model was trained on. Those from a file may also be test prompts."""
     kinds: dict[str, Any] = {"pairs": Pair, "unpaired": UnpairedPreference}
-    tables = [
-        Records(inputs[n] / f"{s}.parquet", kinds[s])
-        for n in inputs
-        if (s := n.partition("_")[0]) in kinds
-    ]
-    return {prompt_id for table in tables for prompt_id in table.column("prompt_id")}
+    ids = set[str]()
+    for name, folder in inputs.items():
+        stage = name.partition("_")[0]
+        if stage in kinds:
+            ids.update(Records(folder / f"{stage}.parquet", kinds[stage]).column("prompt_id"))
+    return ids
 
 
 def in_run(inputs: dict[str, Path]) -> set[str]:
     """Return the prompt ids of the data, in any split, and of the preferences."""
-    return trained_on(inputs) | {
-        *Records(inputs["data"] / "examples.parquet", Example).column("id")
-    }
+    return trained_on(inputs).union(
+        Records(inputs["data"] / "examples.parquet", Example).column("id")
+    )
 
 
 def with_checks(
@@ -255,30 +289,28 @@ def with_checks(
 ) -> Checked:
     """Check the answers to prompts with checks that every model answered and nothing was trained on. A prompt of a
     labelled set is also left out if the data contains it, in any split."""
-    names = ("answer", "answer_outside")
     no_answers = {role: dict[str, Candidate]() for role in cfg.models}
-    data, outside = ([e for e in prompts.get(name, []) if e.checks] for name in names)
-    seen = trained_on(inputs)
-    everything = tabulate(unseen(data, seen, out), by_set.get("answer", no_answers))
-    if outside:
-        seen = in_run(inputs)
-    answers = by_set.get("answer_outside", no_answers)
-    return Checked(everything, tabulate(unseen(outside, seen, out), answers).by("task"))
+
+    def checked_table(name: str, seen: Callable[[dict[str, Path]], set[str]]) -> Table:
+        examples = [e for e in prompts.get(name, []) if e.checks]
+        if examples:
+            examples = unseen(examples, seen(inputs), out)
+        return tabulate(examples, by_set.get(name, no_answers))
+
+    everything = checked_table("answer", trained_on)
+    return Checked(everything, checked_table("answer_outside", in_run).by("task"))
 
 
 def without_checks(
     prompts: dict[str, list[Example]], by_set: dict[str, Answers]
 ) -> dict[str, Table]:
     """Tabulate length and endings of the answers to prompts without checks, by the set's title."""
-    plain = {
-        name: [e for e in prompts.get(name, []) if not e.checks]
-        for name in SETS_WITHOUT_CHECKS.values()
-    }
-    return {
-        title: tabulate(plain[name], by_set[name])
-        for title, name in SETS_WITHOUT_CHECKS.items()
-        if plain[name]
-    }
+    tables = dict[str, Table]()
+    for title, name in SETS_WITHOUT_CHECKS.items():
+        plain = [e for e in prompts.get(name, []) if not e.checks]
+        if plain:
+            tables[title] = tabulate(plain, by_set[name])
+    return tables
 
 
 def prompts_in(name: str, inputs: dict[str, Path], answers: dict[str, Candidate]) -> list[Example]:
@@ -301,11 +333,13 @@ def read_shared_answers(
     cfg: Eval, inputs: dict[str, Path], out: StageDir
 ) -> tuple[dict[str, Answers], int]:
     """Read by set the answers to prompts that every model answered. Raise UserError if a set has none left."""
-    by_set, total = dict[str, Answers](), 0
-    for name in (name for name in PROMPT_SOURCES if f"{name}_policy" in inputs):
-        by_set[name], left_out = outcomes.read_answers(
-            {role: inputs[f"{name}_{role}"] for role in cfg.models}
-        )
+    by_set = dict[str, Answers]()
+    total = 0
+    for name in PROMPT_SOURCES:
+        if f"{name}_policy" not in inputs:
+            continue
+        folders = {role: inputs[f"{name}_{role}"] for role in cfg.models}
+        by_set[name], left_out = outcomes.read_answers(folders)
         message = f"{left_out} prompts are too long for one of the models and do not count"
         if not by_set[name]["policy"]:
             raise UserError(f"{message}, so that no prompt is left. Lower answer.max_new_tokens.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     Raise UserError if the sampler does not have the trainer's weights, ten steps in a row teach nothing, too many
     prompts are too long or completions unscored, or training diverged."""
     policy = inputs["policy"] / "model"
-    contract, context = load_contract(policy), read_context_length(policy)
+    contract = load_contract(policy)
+    context = read_context_length(policy)
     examples = stream(inputs["data"] / "examples.parquet", Example)
     rows, prompts = objective.read_rows(examples, contract, cfg, out, context)
     label = cfg.label
@@ -46,15 +48,13 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
         if "reward_model" in label.names:
             [*judge([], [])]
         device = resolve_device(cfg.runtime.device)
-        # else the reference is the policy without its adapter
-        is_loaded = cfg.beta and cfg.adapter is Adapter.none
-        reference = (
-            objective.load_start(policy, cfg, device).requires_grad_(False) if is_loaded else None
-        )
+        reference = None
+        # with an adapter, the reference is the policy without it
+        if cfg.beta and cfg.adapter is Adapter.none:
+            reference = objective.load_start(policy, cfg, device).requires_grad_(False)
         fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
-        trainer = fit.build_trainer(
-            apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg)
-        )
+        model = objective.load_start(policy, cfg, fit.args.device)
+        trainer = fit.build_trainer(apply_adapter(model, fit.cfg))
         if trainer.is_padded:
             out.warn(
                 "this model's attention cannot be packed, so completions are padded and each reads its prompt again."
@@ -68,28 +68,33 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
         return {}
     log = trainer.state.log_history
     held_out = [entry[objective.ROW_REWARDS] for entry in log if objective.ROW_REWARDS in entry]
-    last = zip(rows.validation.ids, held_out[-1], strict=True) if held_out else ()
-    by_prompt = [{"id": name, "reward": reward} for name, reward in last]
-    fit.publish(lambda weights: load_model(policy, weights), by_prompt)
+    by_prompt = list[dict[str, Any]]()
+    if held_out:
+        for name, reward in zip(rows.validation.ids, held_out[-1], strict=True):
+            by_prompt.append({"id": name, "reward": reward})
+    fit.publish(partial(load_model, policy), by_prompt)
 
-    steps, curve = [entry for entry in log if "live_groups" in entry], read_curves(out.path)
+    steps = [entry for entry in log if "live_groups" in entry]
+    curve = read_curves(out.path)
     dead = sum(entry["live_groups"] == 0 for entry in steps)
     names = ("reward", "eval_reward", "eval_pass_rate")
     figures = last_values(curve, *names, "kl", "entropy", "sampler_gap")
     before = last_values(curve[:1], *names)
     fit.describe(inputs, figures, *curve_warnings(steps, held_out))
-    summary = f"{fit.steps} steps of {cfg.batch_size} prompts × {cfg.completions} completions, {dead} of them without "
-    summary += f"a group that teaches; reward {steps[0]['reward']:.3f} → {figures['reward']:.3f}"
+    summary = (
+        f"{fit.steps} steps of {cfg.batch_size} prompts × {cfg.completions} completions, {dead} of them without "
+        f"a group that teaches; reward {steps[0]['reward']:.3f} → {figures['reward']:.3f}"
+    )
     if held_out:
-        rewards = before["eval_reward"], figures["eval_reward"]
-        summary += f", of {len(by_prompt)} held-out prompts {' → '.join(f'{reward:.3f}' for reward in rewards)}"
-    metrics = fit.metrics(rows.train.tokens("prompt_ids")) | {
-        "dead_steps": dead,
-        "held_out": len(by_prompt),
-    }
+        summary += f", of {len(by_prompt)} held-out prompts {before['eval_reward']:.3f} → {figures['eval_reward']:.3f}"
+    metrics = fit.metrics(rows.train.tokens("prompt_ids"))
     if engine:
         metrics["engine"] = engine.sampler.engine
-    completed = (
-        sum(entry["completion_tokens"] * entry["groups"] for entry in steps) * cfg.completions
-    )
-    return metrics | {"tokens": metrics["tokens"] + round(completed), **figures, "summary": summary}
+    completed = sum(entry["completion_tokens"] * entry["groups"] for entry in steps)
+    return metrics | {
+        "tokens": metrics["tokens"] + round(completed * cfg.completions),
+        "dead_steps": dead,
+        "held_out": len(by_prompt),
+        **figures,
+        "summary": summary,
+    }

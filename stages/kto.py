@@ -1,5 +1,6 @@
 """Stage `kto`: Kahneman-Tversky optimization (arXiv:2402.01306) of single completions, with a stored reference."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from stages.training.adapters import apply_adapter
 from stages.training.fit import Fit
 from stages.training.trainer import risen_loss_message
 
+MEASURED = ("rewards/chosen", "rewards/rejected", "rewards/margins", "kl")
+CURVES = (*MEASURED, "eval_loss", *(f"eval_{name}" for name in MEASURED))
+
 
 def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out completion's
@@ -26,7 +30,8 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     contract = load_contract(policy)
     rows, labels = objective.read_rows(inputs, contract, cfg, out)
     desirable = sum(labels[name] for name in rows.train.ids)
-    cfg = objective.with_weights(cfg, desirable, len(rows.train) - desirable)
+    undesirable = len(rows.train) - desirable
+    cfg = objective.with_weights(cfg, desirable, undesirable)
 
     fit = Fit(objective.CompletionTrainer, cfg, rows, contract, policy, out)
     trainer = fit.build_trainer(
@@ -41,24 +46,30 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     held_out = objective.rewards(trainer, read_reference(inputs, rows.validation.ids), labels)
     if not out.is_main:
         return {}
-    fit.publish(lambda weights: load_model(policy, weights), held_out)
+    fit.publish(partial(load_model, policy), held_out)
 
-    names = ("rewards/chosen", "rewards/rejected", "rewards/margins", "kl")
-    counts = {
-        "desirable": desirable,
-        "undesirable": len(rows.train) - desirable,
-        "held_out": len(held_out),
+    figures = {
+        **first_step.figures,
+        **{name: vars(cfg)[name] for name in objective.WEIGHTS},
+        **last_values(read_curves(out.path), *CURVES),
     }
-    curve = read_curves(out.path)
-    figures = first_step.figures | {name: vars(cfg)[name] for name in objective.WEIGHTS}
-    figures |= last_values(curve, *names, "eval_loss", *(f"eval_{name}" for name in names))
-    summary = f"{desirable} desirable and {counts['undesirable']} undesirable completions × {cfg.epochs:g} epochs, "
-    summary += f"{fit.steps} steps"
-    rewards, kinds = (np.array([row[name] for row in held_out]) for name in ("reward", "desirable"))
-    if 0 < kinds.sum() < len(kinds):
-        figures["held_out_order"] = float(placements(rewards, kinds).mean())
-        summary += f"; of {len(kinds)} held-out ones, a desirable one has the higher reward in "
-        summary += f"{figures['held_out_order']:.1%} of comparisons"
+    summary = (
+        f"{desirable} desirable and {undesirable} undesirable completions × {cfg.epochs:g} epochs, "
+        f"{fit.steps} steps"
+    )
+    rewards = np.array([row["reward"] for row in held_out])
+    is_desirable = np.array([row["desirable"] for row in held_out])
+    if 0 < is_desirable.sum() < len(held_out):
+        order = float(placements(rewards, is_desirable).mean())
+        figures["held_out_order"] = order
+        summary += f"; of {len(held_out)} held-out ones, a desirable one has the higher reward in {order:.1%} of comparisons"
     fit.describe(inputs, figures, risen_loss_message(trainer, cfg, rows.validation_prompts))
     tokens = rows.train.tokens("prompt_ids", "completion_ids", "prompt_ids", "KL_completion_ids")
-    return fit.metrics(tokens) | counts | {**figures, "summary": summary}
+    return {
+        **fit.metrics(tokens),
+        "desirable": desirable,
+        "undesirable": undesirable,
+        "held_out": len(held_out),
+        **figures,
+        "summary": summary,
+    }

@@ -40,52 +40,87 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # a killed attempt may have left one
     labeler = make_labeler(cfg, out)
     own = cfg.own if isinstance(cfg, OwnLabeler) else Own()
+    figures = Figures()
     with plugins.explain_errors(own, "label.own", out.path):
         pool = labeler.pool(inputs)
-        figures, judgements = Figures(), labeler.judge_all(pool)
         complete = complete_judgements(
-            judgements, pool, labeler.name, out / SCRATCH / "judgements", labeler.compares
+            labeler.judge_all(pool),
+            pool,
+            labeler.name,
+            out / SCRATCH / "judgements",
+            labeler.compares,
         )
         save(out / "judgements.parquet", figures.count(complete), Judgement)
-    limit = cfg.max_failed if pool.prompts else 0.0
-    for line in pool.notes:
-        out.inform(line)
-    quarantine(list(pool.bad), pool.rows, limit, out, "label.max_failed")
-    for path, columns in pool.unused.items():
-        warn_unused_columns(path, columns, out)
-    failed, count, unit = figures.failed, figures.judgements, figures.unit
-    if failed:
-        [(error, times)] = failed.most_common(1)
-        row = next(p.opening for p in pool.prompts if p.id == figures.first_failed[error])
-        reason = f'{error} (first for the prompt "{row}")'
-        if failed.total() > cfg.max_failed * count:
-            raise UserError(
-                f"label.max_failed={cfg.max_failed:g}: {failed.total()} of {count} {unit} could not be judged, "
-                f"most often ({times} times) because: {reason}. Remove the cause, or raise the limit."
-            )
-        out.warn(f"{failed.total()} of {count} {unit} have no judgement. Reason: {reason}.")
+    report_rows(cfg, pool, out)
+    report_failures(cfg, figures, pool, out)
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     stored = Records(out / "judgements.parquet", Judgement)
-    metrics = {"labeler": labeler.name, "failed": dict(failed), **figures.metrics()}
-    if pool.notes:
-        metrics["read"] = [*pool.notes]
-    if pool.rows:
-        metrics |= {"rows": pool.rows, "unusable": dict(count_reasons(pool.bad))}
-        unusable = f" ({len(pool.bad)} of them unusable)" if pool.bad else ""
-        metrics["summary"] = f"{pool.rows} rows{unusable}: {metrics['summary']}"
+    counted = figures.metrics()
+    summary = row_clause(pool) + figures.summary(counted)
+    metrics = {
+        "labeler": labeler.name,
+        "failed": dict(figures.failed),
+        **counted,
+        **metrics_of_rows(pool),
+        **labeler.figures(),
+    }
     if out.endpoint_calls:
         metrics["calls"] = out.endpoint_calls
-    metrics |= labeler.figures()
-    if labeler.learnt and count:
+    if labeler.learnt and figures.judgements:
         curve, best_of_warning = learnt_scores.best_of_n(stored, pool.prompts, pool.candidates)
         metrics |= curve
         length_warning = learnt_scores.length_warning(metrics.get("length_correlation"))
         for warning in filter(None, (best_of_warning, length_warning)):
             out.warn(warning)
     if cfg.audit:
-        metrics["summary"] += f"; {audit(cfg, pool, stored, labeler.people_verdicts, out)}"
+        summary += f"; {audit(cfg, pool, stored, labeler.people_verdicts, out)}"
+    return {**metrics, "summary": summary}
+
+
+def report_rows(cfg: Label, pool: Pool, out: StageDir) -> None:
+    """Report what was read of a file of preferences. Raise UserError if too many of its rows are unusable."""
+    for line in pool.notes:
+        out.inform(line)
+    limit = cfg.max_failed if pool.prompts else 0.0
+    quarantine(list(pool.bad), pool.rows, limit, out, "label.max_failed")
+    for path, columns in pool.unused.items():
+        warn_unused_columns(path, columns, out)
+
+
+def report_failures(cfg: Label, figures: "Figures", pool: Pool, out: StageDir) -> None:
+    """Warn of missing judgements. Raise UserError if they are more than `max_failed` allows."""
+    if not figures.failed:
+        return
+    count = f"{figures.failed.total()} of {figures.judgements} {figures.unit}"
+    [(error, times)] = figures.failed.most_common(1)
+    row = next(p.opening for p in pool.prompts if p.id == figures.first_failed[error])
+    reason = f'{error} (first for the prompt "{row}")'
+    if figures.failed.total() > cfg.max_failed * figures.judgements:
+        raise UserError(
+            f"label.max_failed={cfg.max_failed:g}: {count} could not be judged, most often ({times} times) because: "
+            f"{reason}. Remove the cause, or raise the limit."
+        )
+    out.warn(f"{count} have no judgement. Reason: {reason}.")
+
+
+def metrics_of_rows(pool: Pool) -> dict[str, Any]:
+    """Return what was read of a file of preferences, and the numbers of its unusable rows by reason."""
+    metrics = dict[str, Any]()
+    if pool.notes:
+        metrics["read"] = [*pool.notes]
+    if pool.rows:
+        metrics["rows"] = pool.rows
+        metrics["unusable"] = dict(count_reasons(pool.bad))
     return metrics
+
+
+def row_clause(pool: Pool) -> str:
+    """Return how many rows a file of preferences has, as the beginning of a sentence."""
+    if not pool.rows:
+        return ""
+    unusable = f" ({len(pool.bad)} of them unusable)" if pool.bad else ""
+    return f"{pool.rows} rows{unusable}: "
 
 
 def audit(
@@ -102,33 +137,28 @@ def audit(
     prompts = {p.id: p for p in pool.prompts}
     candidates = {c.candidate_id: c for c in pool.candidates}
     audited = reliability.draw_audit(reliability.countable(judgements, candidates), cfg.audit or 0)
-    lines = [
-        json.dumps(row, ensure_ascii=False)
-        for row in reliability.audit_rows(audited, prompts, candidates)
-    ]
-    (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in lines), encoding="utf-8")
-    verdicts = (
-        reliability.read_known_words(plugins.user_path(cfg.known))
-        if cfg.known
-        else by_people or None
-    )
-    if verdicts is not None:
-        keys = map(reliability.key_of, audited)
-        lines = [
-            json.dumps({"judged": key, "known": verdicts[key]}) for key in keys if key in verdicts
-        ]
-        (out / reliability.KNOWN_WORDS).write_text(
-            "".join(f"{row}\n" for row in lines), encoding="utf-8"
-        )
-    truth = (
-        reliability.known_by_checks(audited, prompts, candidates) if verdicts is None else verdicts
-    )
-    report = reliability.reliability(judgements, audited, truth, prompts, candidates)
+    write_lines(out / "audit.jsonl", reliability.audit_rows(audited, prompts, candidates))
+    verdicts = by_people
+    if cfg.known:
+        verdicts = reliability.read_known_words(plugins.user_path(cfg.known))
+    if cfg.known or by_people:
+        known = [key for key in map(reliability.key_of, audited) if key in verdicts]
+        rows = [{"judged": key, "known": verdicts[key]} for key in known]
+        write_lines(out / reliability.KNOWN_WORDS, rows)
+    else:
+        verdicts = reliability.known_by_checks(audited, prompts, candidates)
+    report = reliability.reliability(judgements, audited, verdicts, prompts, candidates)
     write_note(out / "reliability.json", report)
     if "accuracy" not in report:
         return f"accuracy unknown: {len(audited)} judgements audited, none with a known verdict"
     mean, low, high = report["accuracy"].values()
     return f"{mean:.0%} ({low:.0%} to {high:.0%}) of {report['known']} audited judgements are right"
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON, one a line."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def complete_judgements(
@@ -146,31 +176,46 @@ def complete_judgements(
     )
     for prompt, lengths, judged in by_prompt:
         require_candidates(judged, prompt, lengths, labeler)
-        judged_ids = set[str]()
-        for j in judged:
-            if j.candidate_id in judged_ids:
-                raise UserError(
-                    f"the labeler {labeler} scores {j.candidate_id} twice. Yield one score per candidate."
-                )
-            judged_ids |= {j.candidate_id} if j.candidate_id else set()
-        judged_ids |= {name for j in judged for name in reliability.key_of(j)}
-        reason = "the labeler gave no judgement"
-        missing = [] if compares else [name for name in lengths if name not in judged_ids]
-        judged += [Judgement(prompt, labeler, name, error=reason) for name in missing]
-        yield lengths, sorted(judged, key=lambda j: [*map([*lengths].index, reliability.key_of(j))])
+        require_one_score(judged, labeler)
+        if not compares:
+            judged_ids = {name for j in judged for name in reliability.key_of(j)}
+            for name in lengths:
+                if name not in judged_ids:
+                    error = "the labeler gave no judgement"
+                    judged.append(Judgement(prompt, labeler, name, error=error))
+        places = {name: i for i, name in enumerate(lengths)}
+        judged.sort(key=lambda j: [places[name] for name in reliability.key_of(j)])
+        yield lengths, judged
+
+
+def require_one_score(judged: list[Judgement], labeler: str) -> None:
+    """Raise UserError if a labeler scores a candidate of a prompt twice."""
+    counts = Counter(j.candidate_id for j in judged if j.candidate_id)
+    for name, count in counts.items():
+        if count > 1:
+            raise UserError(
+                f"the labeler {labeler} scores {name} twice. Yield one score per candidate."
+            )
 
 
 class Figures:
     """Figures of any labeler's judgements, counted prompt by prompt: scores, ties, and how often the longer of two
     answers is preferred. `scores` and `tokens` belong together. `failed` counts errors, and `first_failed` has the id of
     the first prompt with each. `longer` counts comparisons of answers of unequal lengths by whether the longer one is
-    better."""
+    better, `swapped` those judged in both orders by whether the verdicts agree, `single` judgements by whether they are
+    of one candidate."""
 
     def __init__(self) -> None:
-        self.judgements, self.scores, self.tokens = 0, array("d"), array("q")
-        self.failed, self.preferences, self.single = Counter[str](), Counter[str](), Counter[bool]()
+        self.judgements = 0
+        self.scores = array("d")
+        self.tokens = array("q")
+        self.by_score = Counter[str]()
+        self.preferences = Counter[str]()
+        self.failed = Counter[str]()
         self.first_failed = dict[str, str]()
-        self.longer, self.swapped, self.by_score = Counter[bool](), Counter[bool](), Counter[str]()
+        self.single = Counter[bool]()
+        self.longer = Counter[bool]()
+        self.swapped = Counter[bool]()
 
     def count(
         self, by_prompt: Iterable[tuple[dict[str, int], list[Judgement]]]
@@ -179,6 +224,7 @@ class Figures:
         for lengths, judgements in by_prompt:
             self.longer.update(gap > 0 for gap in length_gaps(lengths, judgements) if gap)
             for j in judgements:
+                self.judgements += 1
                 self.single[j.candidate_id is not None] += 1
                 if j.score is not None:
                     self.scores.append(j.score)
@@ -188,48 +234,53 @@ class Figures:
                     reason = j.error or "no reason given"
                     self.failed[reason] += 1
                     self.first_failed.setdefault(reason, j.prompt_id)
-                self.preferences.update([j.preference] if j.preference else ())
-                self.swapped.update(
-                    [j.order_swapped_agrees] if j.order_swapped_agrees is not None else ()
-                )
-            self.judgements += len(judgements)
-            yield from judgements
+                if j.preference:
+                    self.preferences[j.preference] += 1
+                if j.order_swapped_agrees is not None:
+                    self.swapped[j.order_swapped_agrees] += 1
+                yield j
 
     @property
     def unit(self) -> str:
         """The noun for the judged units: candidates, comparisons, or judgements if a labeler mixes both."""
-        return (
-            "judgements"
-            if len(self.single) > 1
-            else "candidates"
-            if self.single[True]
-            else "comparisons"
-        )
+        if len(self.single) > 1:
+            return "judgements"
+        return "candidates" if self.single[True] else "comparisons"
 
     def metrics(self) -> dict[str, Any]:
-        compared = self.longer.total()
-        longer = self.longer[True] / compared if compared else None
-        length_note = (
-            f"; the longer answer is preferred in {longer:.1%} of {compared} comparisons"
-            if compared
-            else ""
-        )
-        metrics: dict[str, Any] = {"judgements": self.judgements, "longer_preferred": longer}
+        metrics: dict[str, Any] = {"judgements": self.judgements, "longer_preferred": None}
+        if self.longer:
+            metrics["longer_preferred"] = self.longer[True] / self.longer.total()
+        if not self.scores:
+            if self.swapped:
+                metrics["order_flips"] = 1 - self.swapped[True] / self.swapped.total()
+            return metrics | {"ties": self.preferences["tie"]}
+        scores = np.array(self.scores)
+        tokens = np.array(self.tokens)
+        correlation = None
+        if scores.std() > 0 and tokens.std() > 0:
+            correlation = float(np.corrcoef(scores, tokens)[0, 1])
+        return metrics | {
+            "pass_rate": float((scores == 1).mean()),
+            "mean_score": float(scores.mean()),
+            "scores": dict(sorted(self.by_score.items())),
+            "length_correlation": correlation,
+        }
+
+    def summary(self, metrics: Mapping[str, Any]) -> str:
+        """Return these metrics as a sentence."""
         if self.scores:
-            scores, tokens = np.array(self.scores), np.array(self.tokens)
-            varied = scores.std() > 0 and tokens.std() > 0
-            return metrics | {
-                "pass_rate": float((scores == 1).mean()),
-                "mean_score": float(scores.mean()),
-                "scores": dict(sorted(self.by_score.items())),
-                "length_correlation": float(np.corrcoef(scores, tokens)[0, 1]) if varied else None,
-                "summary": f"{len(scores)} candidates judged: mean score {scores.mean():.3f}, "
-                f"{(scores == 1).mean():.1%} with the full score 1{length_note}",
-            }
-        if swapped := self.swapped.total():
-            metrics["order_flips"] = 1 - self.swapped[True] / swapped
-        ties, preferences = self.preferences["tie"], self.preferences["a"] + self.preferences["b"]
-        summary = (
-            f"{self.judgements} comparisons: {preferences} preferences, {ties} ties{length_note}"
-        )
-        return metrics | {"ties": ties, "summary": summary}
+            summary = (
+                f"{len(self.scores)} candidates judged: mean score {metrics['mean_score']:.3f}, "
+            )
+            summary += f"{metrics['pass_rate']:.1%} with the full score 1"
+        else:
+            preferred = self.preferences["a"] + self.preferences["b"]
+            summary = (
+                f"{self.judgements} comparisons: {preferred} preferences, {metrics['ties']} ties"
+            )
+        if self.longer:
+            share = metrics["longer_preferred"]
+            compared = self.longer.total()
+            summary += f"; the longer answer is preferred in {share:.1%} of {compared} comparisons"
+        return summary

@@ -2,9 +2,10 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import permutations
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from stages.pairing.strategies import (
 from stages.store import records
 from stages.store.judged_pool import TokenCount, read_judged_prompts
 from stages.store.licences import Provenance
+from stages.store.numbers import count_clauses
 from stages.store.records import Candidate, Example, Judgement, Pair, Records
 from stages.store.splits import draw_side
 from stages.store.text_units import transcript
@@ -38,310 +40,398 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `pairs.parquet`. A prompt's pairs are all of one split. Raise UserError if no prompt gives a pair."""
     if cfg.control:
         return publish_control(cfg, inputs, out)
-    pool = inputs["judged"]
-    ended = share_ended(pool)
-    cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
-    admissions = make_admissions(cfg, pool, ended)
-    results, stats = [StrategyResult(strategy, cfg) for strategy in Strategy], PairStats()
-    audit = PairAudit(pool) if (pool / "audit.jsonl").exists() else None
-    records.save(
-        out / "pairs.parquet", generate_pairs(cfg, pool, admissions, results, stats, audit), Pair
-    )
-    result = next(each for each in results if each.strategy is cfg.strategy)
-    rules = admissions[cfg.strategy in BY_STRENGTH]
-    reasons = result.prompts_without_pair.most_common()
-    note = "; ".join(f"{count}: {reason}" for reason, count in reasons)
-    if not result.pairs:
-        tied = bool(reasons) and reasons[0][0] == admission.TIES
-        ties = records.stream(pool / "judgements.parquet", Judgement) if tied else ()
-        way_out = (
-            f" {admission.order_message(ties) or rules.advice[reasons[0][0]]}." if reasons else ""
-        )
-        raise UserError(
-            f"{cfg.key}: no pair could be made from {stats.prompts} prompts ({note}).{way_out}"
-        )
-    refused = Counter(
-        {rules.refused_names[reason]: count for reason, count in rules.refused.items()}
-    )
-    left_out = +(refused + result.left_out)
-    copies, passed_over = (
-        (rules.refused[admission.COPIES], stats.passed_over) if stats.preferred else (0, 0)
-    )
-    if copies:
-        out.warn(
-            f"{copies} preferences are left out because they repeat another preference with the same two texts"
-        )
-    # warns only for preferences, each of which somebody gave; scores make more contrasts than needed
-    if passed_over:
-        limit = pairs_per_prompt(cfg.strategy, cfg)
-        of_best = cfg.strategy in (Strategy.best_worst, *OF_BEST)
-        every = f"Set {cfg.key}.strategy=all and {cfg.key}.max_per_prompt={max(16, limit)}"
-        more = every if of_best else f"Raise {cfg.key}.max_per_prompt"
-        limits = f"{cfg.key}.strategy={cfg.strategy} makes at most {limit} pairs per prompt{', of its best' * of_best}"
-        out.warn(
-            f"{passed_over} preferences are left out, because {limits}. {more} to use more of them."
-        )
-    if cfg.validation_fraction and not stats.held_out:
-        out.warn(
-            f"No pair is held out for validation. Raise {cfg.key}.validation_fraction to evaluate with some."
-        )
-    if (
-        unread := []
-        if stats.scored
-        else [f"{cfg.key}.{key}" for key in ("min_score", "min_margin") if vars(cfg)[key]]
-    ):
-        out.warn(f"{' and '.join(unread)} leave nothing out, as these preferences have no scores.")
-    # a reward model does not read thoughts
-    if (one_sided := stats.thought_on_one_side) and cfg.key == "pairs":
-        out.warn(
-            f"{one_sided} of {result.pairs} pairs have a thought on one side only, so that they teach whether to think. "
-            "Give both sides a thought or none: label.reasoning=strip leaves out those of a file of preferences."
-        )
-    # the user provided the judgements, all of them to be used
-    if rules.ways_out.texts in admission.GIVE.values():
-        for line in rules.filter_messages():
-            out.warn(line)
-        lost = ", ".join(f"{count} {name}" for name, count in left_out.most_common())
-        comparisons = result.pairs + left_out.total()
-        out.inform(
-            f"{result.pairs} of {comparisons} comparisons became pairs. Left out: {lost or 'none'}."
-        )
-    # numbers of pairs with a truncated completion, and of contrasts refused because of one
-    unfinished = {
-        "kept as rejected": stats.unfinished,
-        "dropped as rejected": rules.refused[admission.WORSE_UNFINISHED],
-        "refused as chosen": rules.refused[admission.BETTER_UNFINISHED],
-    }
-    drawn = Records(pool / "candidates.parquet", Candidate)
-    lengths = zip(drawn.column("sampler"), drawn.column("n_tokens"), strict=True)
-    tokens = sum(length for sampler, length in lengths if sampler not in records.FILE_SAMPLERS)
-    note = f" ({note})" * bool(note) + "".join(
-        f"; {n} unfinished {use}" for use, n in unfinished.items() if n
-    )
-    if (
-        cfg.strategy is Strategy.likely
-        and +result.left_out
-        and (unranked := [*drawn.column("logprob")].count(None))
-    ):
-        out.warn(
-            f"{unranked} candidates have no log-prob, so {cfg.key}.strategy=likely draws among them at random."
-        )
-    strategies = {str(each.strategy): each.figures() for each in results}
-    if audit:
-        strategies = {
-            key: {**value, "accuracy": audit.figures(Strategy(key))}
-            for key, value in strategies.items()
-        }
-    accuracy = strategies[cfg.strategy].get("accuracy")
+    pairing = Pairing(cfg, inputs["judged"])
+    pairing.publish(out / "pairs.parquet")
+    if not pairing.result.pairs:
+        raise pairing.no_pair_error()
+    pairing.warn(out)
+    strategies = pairing.compare_strategies()
     out.inform(
         f"Pairs of each strategy from these judgements (*: the one in use):\n{table(strategies, cfg.strategy)}"
     )
-    return {
-        "pairs": result.pairs,
-        "held_out": stats.held_out,
-        "prompts": stats.prompts,
-        "prompts_without_pair": dict(result.prompts_without_pair),
-        "unfinished": unfinished,
-        "unfinished_rule": str(cfg.unfinished),
-        "candidates_ended": ended,
-        "comparisons": result.pairs + left_out.total(),
-        "left_out": dict(left_out),
-        "copies_left_out": copies,
-        "preferences_left_out": passed_over,
-        "sampled_tokens": tokens,
-        "tokens_per_pair": tokens / result.pairs,
-        "chosen_longer_by": strategies[cfg.strategy]["chosen_longer_by"],
-        "strategies": strategies,
-        **policy_counts(stats, pool),
-        **({"expected_accuracy": accuracy} if accuracy else {}),
-        **({"part_early": stats.part_early} if stats.part_early else {}),
-        **({"thought_on_one_side": one_sided} if one_sided else {}),
-        **stats.provenance.metrics(),
-        "summary": f"{result.pairs} pairs ({stats.held_out} held out) from {stats.prompts} prompts"
-        + f", {tokens / result.pairs:,.0f} sampled tokens per pair" * bool(tokens)
-        + f"; {result.prompts_without_pair.total()} prompts without a pair{note}"
-        + (f"; {accuracy_clause(accuracy)}" if accuracy else "")
-        + (f"; {stats.part_early} part before their last turn" if stats.part_early else "")
-        + (f"; {one_sided} with a thought on one side only" if one_sided else "")
-        + (f"; {copies} copies left out" if copies else "")
-        + (f"; {passed_over} further preferences left out" if passed_over else ""),
-    }
+    return pairing.metrics(strategies)
 
 
 @dataclass
-class PairStats:
-    """Counts of pairs. `unfinished`: with truncated rejected completions. `part_early`: of several turns.
-    `thought_on_one_side`: only chosen or only rejected has a thought. `preferred`, `scored`: by the kind of labels.
-    `passed_over`: beyond a prompt's limit. `chosen`, `rejected`: by policy."""
+class JudgedPrompt:
+    """A prompt with its judgements, and the contrasts that strategies choose from: judged ones, or for strategies by
+    strength (True) those of a ranking. Candidates in `unsound`, by id, must not be chosen."""
 
-    prompts: int = 0
-    held_out: int = 0
-    unfinished: int = 0
-    part_early: int = 0
-    thought_on_one_side: int = 0
-    preferred: bool = False
-    scored: bool = False
-    passed_over: int = 0
-    chosen: Counter[str | None] = field(default_factory=Counter)
-    rejected: Counter[str | None] = field(default_factory=Counter)
-    provenance: Provenance = field(default_factory=Provenance)
-
-    def count(self, pair: Pair) -> None:
-        self.held_out += pair.split == "validation"
-        self.unfinished += pair.rejected_finish_reason == "length"
-        self.part_early += pair.parts_early
-        self.chosen[pair.chosen_policy] += 1
-        self.rejected[pair.rejected_policy] += 1
+    prompt: Example
+    judgements: list[Judgement]
+    contrasts: dict[bool, list[Contrast]]
+    unsound: set[str]
 
 
-def generate_pairs(
-    cfg: Pairs,
-    pool: Path,
-    admissions: Sequence[admission.Admission],
-    results: Sequence[StrategyResult],
-    stats: PairStats,
-    audit: PairAudit | None,
-) -> Iterator[Pair]:
-    """Yield the pairs of the configured strategy, prompt by prompt, and collect the results of all strategies.
-    Strategies in BY_STRENGTH choose from the ranking of a prompt's candidates, the others from judged contrasts."""
-    labeler = next((j.labeler for j in records.stream(pool / "judgements.parquet", Judgement)), "")
-    for prompt, judgements, contrasts, unsound in judged_prompts(cfg, pool):
-        stats.prompts += 1
-        variants = (contrasts, rank_contrasts(contrasts))
-        usable = [
-            rules.admit(variant, unsound)
-            for rules, variant in zip(admissions, variants, strict=True)
-        ]
-        choices = {
-            each.strategy: each.take(prompt, *usable[each.strategy in BY_STRENGTH])
-            for each in results
+class Pairing:
+    """The pairs of a judged pool, and their counts. Every strategy chooses its pairs, so that a user can compare them;
+    those of the configured strategy are published.
+
+    `unfinished` counts pairs with a truncated completion, and contrasts refused because of one, `part_early` pairs of several turns, `thought_on_one_side` pairs
+    in which only chosen or only rejected has a thought, and `passed_over` preferences beyond a prompt's limit."""
+
+    def __init__(self, cfg: Pairs, pool: Path):
+        self.pool = pool
+        self.candidates_ended = share_ended(pool)
+        unfinished = resolve_unfinished(cfg.unfinished, self.candidates_ended)
+        self.cfg = replace(cfg, unfinished=unfinished)
+        self.by_strength = cfg.strategy in BY_STRENGTH
+        self.admissions = self.make_admissions()
+        self.rules = self.admissions[self.by_strength]
+        self.results = {strategy: StrategyResult(strategy, self.cfg) for strategy in Strategy}
+        self.result = self.results[cfg.strategy]
+        self.audit = PairAudit(pool) if (pool / "audit.jsonl").exists() else None
+        self.prompts = 0
+        self.part_early = 0
+        self.thought_on_one_side = 0
+        self.passed_over = 0
+        self.are_preferences = False
+        self.are_scores = False
+        self.provenance = Provenance()
+
+    def judged_prompts(self) -> Iterator[JudgedPrompt]:
+        """Read the prompts of the pool."""
+        limits = None
+        if self.cfg.quality:
+            limits = logprob_limits(Records(self.pool / "candidates.parquet", TokenCount))
+        for prompt, candidates, judgements in read_judged_prompts(self.pool):
+            unsound = set[str]()
+            if limits:
+                unsound = {
+                    candidate.candidate_id
+                    for candidate in candidates
+                    if find_broken_rule(prompt, candidate) or not is_within(candidate, limits)
+                }
+            compared = comparisons(judgements, {c.candidate_id: c for c in candidates})
+            contrasts = {False: compared, True: rank_contrasts(compared)}
+            yield JudgedPrompt(prompt, judgements, contrasts, unsound)
+
+    def make_admissions(self) -> dict[bool, admission.Admission]:
+        """Return the filters of judged contrasts, and (True) of those of a ranking. The quantiles of
+        `pairs.margin_quantiles` are over the margins of all prompts."""
+        ways_out = self.ways_out()
+        rules = {side: admission.Admission(self.cfg, ways_out) for side in (False, True)}
+        if not self.cfg.margin_quantiles:
+            return rules
+        distances = {False: array("d"), True: array("d")}
+        for judged in self.judged_prompts():
+            for side, margins in distances.items():
+                usable, _ = rules[side].admit(judged.contrasts[side], judged.unsound)
+                margins.extend(contrast.distance for contrast in usable)
+        for side, margins in distances.items():
+            limits = admission.quantile_margins(margins, self.cfg.margin_quantiles)
+            rules[side] = admission.Admission(self.cfg, ways_out, limits)
+        return rules
+
+    def ways_out(self) -> admission.WaysOut:
+        """Return the advice to get candidates that make pairs. It depends on where these candidates come from."""
+        samplers = {*Records(self.pool / "candidates.parquet", Candidate).column("sampler")}
+        advice = admission.DRAW
+        if len(samplers) == 1:
+            advice = admission.GIVE.get(samplers.pop(), admission.DRAW)
+        ending = ending_advice(self.candidates_ended)
+        if ending and advice == admission.DRAW:
+            return admission.WaysOut(admission.DRAW, ending, ending, ending)
+        return admission.WaysOut(advice, advice)
+
+    def publish(self, file: Path) -> None:
+        """Write the pairs of the configured strategy, and count them."""
+        records.save(file, self.pairs(), Pair)
+        self.made = Records(file, Pair)
+        self.held_out = [*self.made.column("split")].count("validation")
+        truncated = [*self.made.column("rejected_finish_reason")].count("length")
+        self.unfinished = {
+            "kept as rejected": truncated,
+            "dropped as rejected": self.rules.refused[admission.WORSE_UNFINISHED],
+            "refused as chosen": self.rules.refused[admission.BETTER_UNFINISHED],
         }
-        if audit:
-            sides = {side.candidate_id: side for c in contrasts for side in (c.better, c.worse)}
-            by_strategy = {
-                name: [(c.better, c.worse) for c in pairs] for name, (pairs, _) in choices.items()
-            }
-            audit.look_up(prompt, sides.values(), by_strategy)
-        chosen, passed_over = choices[cfg.strategy]
-        stats.scored |= any(c.score is not None for c in contrasts)
-        stats.preferred |= any(j.preference in ("a", "b") for j in judgements)
-        if cfg.strategy is not Strategy.ranked:  # a ranking uses every preference
-            stats.passed_over += passed_over
-        for contrast in chosen:
-            new_pair = make_pair(prompt, contrast, labeler, cfg)
-            stats.provenance.count(prompt)
-            stats.count(new_pair)
-            stats.thought_on_one_side += contrast.better.has_thought != contrast.worse.has_thought
-            yield new_pair
 
+    def pairs(self) -> Iterator[Pair]:
+        """Yield the pairs of the configured strategy prompt by prompt."""
+        stored = records.stream(self.pool / "judgements.parquet", Judgement)
+        labeler = next((judgement.labeler for judgement in stored), "")
+        for judged in self.judged_prompts():
+            self.prompts += 1
+            self.are_scores |= any(c.score is not None for c in judged.contrasts[False])
+            self.are_preferences |= any(j.preference in ("a", "b") for j in judged.judgements)
+            for contrast in self.choose(judged):
+                pair = make_pair(judged.prompt, contrast, labeler, self.cfg)
+                has_thought = contrast.better.has_thought
+                self.thought_on_one_side += has_thought != contrast.worse.has_thought
+                self.part_early += pair.parts_early
+                self.provenance.count(judged.prompt)
+                yield pair
 
-def judged_prompts(
-    cfg: Pairs, pool: Path
-) -> Iterator[tuple[Example, list[Judgement], list[Contrast], set[str]]]:
-    """Yield each prompt with its judgements, their contrasts, and the ids of candidates that must not be chosen."""
-    limits = (
-        logprob_limits(Records(pool / "candidates.parquet", TokenCount)) if cfg.quality else None
-    )
-    for prompt, candidates, judgements in read_judged_prompts(pool):
-        unsound = {
-            c.candidate_id
-            for c in candidates
-            if limits and (find_broken_rule(prompt, c) or not is_within(c, limits))
+    def choose(self, judged: JudgedPrompt) -> list[Contrast]:
+        """Return the contrasts that the configured strategy chooses, after all strategies have chosen."""
+        usable = {
+            side: rules.admit(judged.contrasts[side], judged.unsound)
+            for side, rules in self.admissions.items()
         }
-        yield (
-            prompt,
-            judgements,
-            comparisons(judgements, {c.candidate_id: c for c in candidates}),
-            unsound,
+        chosen = dict[Strategy, list[Contrast]]()
+        for strategy, result in self.results.items():
+            contrasts, reason = usable[strategy in BY_STRENGTH]
+            chosen[strategy], passed_over = result.take(judged.prompt, contrasts, reason)
+            # a ranking uses every preference
+            if strategy is self.cfg.strategy and strategy is not Strategy.ranked:
+                self.passed_over += passed_over
+        if self.audit:
+            compared = chain.from_iterable(sides_of(judged.contrasts[False]))
+            by_strategy = {strategy: sides_of(contrasts) for strategy, contrasts in chosen.items()}
+            self.audit.look_up(judged.prompt, compared, by_strategy)
+        return chosen[self.cfg.strategy]
+
+    @property
+    def reasons(self) -> str:
+        """The reasons for which prompts have no pair, the most frequent first, with their numbers of prompts."""
+        reasons = self.result.prompts_without_pair.most_common()
+        return "; ".join(f"{count}: {reason}" for reason, count in reasons)
+
+    def no_pair_error(self) -> UserError:
+        """Return the error for a pool without a pair, with advice against the most frequent reason."""
+        way_out = ""
+        if self.reasons:
+            [(reason, _)] = self.result.prompts_without_pair.most_common(1)
+            way_out = self.rules.advice[reason]
+            if reason == admission.TIES:
+                stored = records.stream(self.pool / "judgements.parquet", Judgement)
+                way_out = admission.order_message(stored) or way_out
+            way_out = f" {way_out}."
+        return UserError(
+            f"{self.cfg.key}: no pair could be made from {self.prompts} prompts ({self.reasons}).{way_out}"
         )
 
+    @cached_property
+    def left_out(self) -> Counter[str]:
+        """The numbers of contrasts that became no pair, by a phrase that says why."""
+        refused = Counter[str]()
+        for reason, count in self.rules.refused.items():
+            refused[self.rules.refused_names[reason]] = count
+        return +(refused + self.result.left_out)
 
-def make_admissions(cfg: Pairs, pool: Path, ended: float) -> list[admission.Admission]:
-    """Return two filters of contrasts: for judged contrasts, and for those of a ranking. The quantiles of
-    `cfg.margin_quantiles` are over the margins of all prompts. `ended`: the share of candidates that ended."""
-    samplers = {*Records(pool / "candidates.parquet", Candidate).column("sampler")}
-    way_out = (
-        admission.GIVE.get(samplers.pop(), admission.DRAW) if len(samplers) == 1 else admission.DRAW
-    )
-    ways_out = admission.WaysOut(way_out, way_out)
-    if way_out == admission.DRAW and (advice := ending_advice(ended)):
-        ways_out = admission.WaysOut(admission.DRAW, advice, advice, advice)
-    if not cfg.margin_quantiles:
-        return [admission.Admission(cfg, ways_out), admission.Admission(cfg, ways_out)]
-    distances = array("d"), array("d")
-    for _, _, contrasts, unsound in judged_prompts(cfg, pool):
-        for margins, variant in zip(distances, (contrasts, rank_contrasts(contrasts)), strict=True):
-            margins.extend(
-                c.distance for c in admission.Admission(cfg, ways_out).admit(variant, unsound)[0]
+    @property
+    def copies(self) -> int:
+        """The number of preferences that repeat another one. Equal contrasts of scores are not counted."""
+        return self.rules.refused[admission.COPIES] if self.are_preferences else 0
+
+    @property
+    def preferences_left_out(self) -> int:
+        """The number of preferences beyond a prompt's limit. Somebody gave each of them; scores make more contrasts
+        than needed."""
+        return self.passed_over if self.are_preferences else 0
+
+    def warn(self, out: StageDir) -> None:
+        """Warn of preferences that are not used, and of settings that have no effect."""
+        key = self.cfg.key
+        if self.copies:
+            out.warn(
+                f"{self.copies} preferences are left out because they repeat another preference with the same two texts"
             )
-    intervals = [admission.quantile_margins(margins, cfg.margin_quantiles) for margins in distances]
-    return [admission.Admission(cfg, ways_out, interval) for interval in intervals]
+        if self.preferences_left_out:
+            out.warn(self.limit_message())
+        if self.cfg.validation_fraction and not self.held_out:
+            out.warn(
+                f"No pair is held out for validation. Raise {key}.validation_fraction to evaluate with some."
+            )
+        unread = [f"{key}.{name}" for name in ("min_score", "min_margin") if vars(self.cfg)[name]]
+        if unread and not self.are_scores:
+            out.warn(
+                f"{' and '.join(unread)} leave nothing out, as these preferences have no scores."
+            )
+        # a reward model does not read thoughts
+        if self.thought_on_one_side and key == "pairs":
+            out.warn(
+                f"{self.thought_on_one_side} of {self.result.pairs} pairs have a thought on one side only, so that they "
+                "teach whether to think. Give both sides a thought or none: label.reasoning=strip leaves out those of a "
+                "file of preferences."
+            )
+        # the user provided the judgements, all of them to be used
+        if self.rules.ways_out.texts in admission.GIVE.values():
+            for line in self.rules.filter_messages():
+                out.warn(line)
+            lost = ", ".join(f"{count} {name}" for name, count in self.left_out.most_common())
+            out.inform(
+                f"{self.result.pairs} of {self.comparisons} comparisons became pairs. Left out: {lost or 'none'}."
+            )
+        unranked = [*self.drawn.column("logprob")].count(None)
+        if unranked and self.cfg.strategy is Strategy.likely and +self.result.left_out:
+            out.warn(
+                f"{unranked} candidates have no log-prob, so {key}.strategy=likely draws among them at random."
+            )
 
+    def limit_message(self) -> str:
+        """Return how many preferences are beyond a prompt's limit, and how to use them."""
+        key = self.cfg.key
+        strategy = self.cfg.strategy
+        limit = pairs_per_prompt(strategy, self.cfg)
+        limits = f"{key}.strategy={strategy} makes at most {limit} pairs per prompt"
+        way_out = f"Raise {key}.max_per_prompt"
+        if strategy in (Strategy.best_worst, *OF_BEST):
+            limits += ", of its best"
+            way_out = f"Set {key}.strategy=all and {key}.max_per_prompt={max(16, limit)}"
+        return (
+            f"{self.preferences_left_out} preferences are left out, because {limits}. "
+            f"{way_out} to use more of them."
+        )
 
-def policy_counts(stats: PairStats, pool: Path) -> dict[str, Any]:
-    """Return the numbers of candidates, chosen and rejected ones by policy; nothing for a single policy."""
-    drawn = Counter(Records(pool / "candidates.parquet", Candidate).column("policy"))
-    if len(drawn) < 2:
-        return {}
-    chosen, rejected = stats.chosen, stats.rejected
-    return {
-        "policies": {
-            k: {"candidates": n, "chosen": chosen[k], "rejected": rejected[k]}
-            for k, n in drawn.items()
+    @property
+    def comparisons(self) -> int:
+        return self.result.pairs + self.left_out.total()
+
+    @property
+    def drawn(self) -> Records[Candidate]:
+        return Records(self.pool / "candidates.parquet", Candidate)
+
+    @cached_property
+    def sampled_tokens(self) -> int:
+        """The number of tokens of all candidates that a sampler drew."""
+        tokens = 0
+        for sampler, n in zip(
+            self.drawn.column("sampler"), self.drawn.column("n_tokens"), strict=True
+        ):
+            if sampler not in records.FILE_SAMPLERS:
+                tokens += n
+        return tokens
+
+    def compare_strategies(self) -> dict[str, dict[str, Any]]:
+        """Return the figures of each strategy, with its accuracy if the pool is audited."""
+        figures = {str(strategy): result.figures() for strategy, result in self.results.items()}
+        if self.audit:
+            for strategy in Strategy:
+                figures[strategy]["accuracy"] = self.audit.figures(strategy)
+        return figures
+
+    def counts_by_policy(self) -> dict[str, dict[str, int]]:
+        """Return the numbers of candidates, chosen and rejected ones by policy; nothing for a single policy."""
+        drawn = Counter(self.drawn.column("policy"))
+        if len(drawn) < 2:
+            return {}
+        chosen = Counter(self.made.column("chosen_policy"))
+        rejected = Counter(self.made.column("rejected_policy"))
+        return {
+            policy: {"candidates": n, "chosen": chosen[policy], "rejected": rejected[policy]}
+            for policy, n in drawn.items()
         }
-    }
+
+    def metrics(self, strategies: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        used = strategies[self.cfg.strategy]
+        optional = {
+            "policies": self.counts_by_policy(),
+            "expected_accuracy": used.get("accuracy"),
+            "part_early": self.part_early,
+            "thought_on_one_side": self.thought_on_one_side,
+        }
+        return {
+            "pairs": self.result.pairs,
+            "held_out": self.held_out,
+            "prompts": self.prompts,
+            "prompts_without_pair": dict(self.result.prompts_without_pair),
+            "unfinished": self.unfinished,
+            "unfinished_rule": str(self.cfg.unfinished),
+            "candidates_ended": self.candidates_ended,
+            "comparisons": self.comparisons,
+            "left_out": dict(self.left_out),
+            "copies_left_out": self.copies,
+            "preferences_left_out": self.preferences_left_out,
+            "sampled_tokens": self.sampled_tokens,
+            "tokens_per_pair": self.sampled_tokens / self.result.pairs,
+            "chosen_longer_by": used["chosen_longer_by"],
+            "strategies": strategies,
+            **{name: figure for name, figure in optional.items() if figure},
+            **self.provenance.metrics(),
+            "summary": self.summary(used.get("accuracy")),
+        }
+
+    def summary(self, accuracy: dict[str, Any] | None) -> str:
+        made = f"{self.result.pairs} pairs ({self.held_out} held out) from {self.prompts} prompts"
+        if self.sampled_tokens:
+            per_pair = self.sampled_tokens / self.result.pairs
+            made += f", {per_pair:,.0f} sampled tokens per pair"
+        without = f"{self.result.prompts_without_pair.total()} prompts without a pair"
+        if self.reasons:
+            without += f" ({self.reasons})"
+        unfinished = {f"unfinished {use}": n for use, n in self.unfinished.items()}
+        clauses = [made, without, *count_clauses(unfinished)]
+        if accuracy:
+            clauses.append(accuracy_clause(accuracy))
+        clauses += count_clauses(
+            {
+                "part before their last turn": self.part_early,
+                "with a thought on one side only": self.thought_on_one_side,
+                "copies left out": self.copies,
+                "further preferences left out": self.preferences_left_out,
+            }
+        )
+        return "; ".join(clauses)
 
 
 def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish a control's pairs, of the same pool and prompts as the run's `pairs`, and as many."""
-    run_pairs, pool = records.load(inputs["pairs"] / "pairs.parquet", Pair), inputs["judged"]
+    run_pairs = records.load(inputs["pairs"] / "pairs.parquet", Pair)
     if cfg.control is ControlPairs.coin:
-        pairs = [
-            turn_around(pair) if records.content_id(cfg.seed, pair.id) < "8" else pair
-            for pair in run_pairs
-        ]
+        pairs = [toss(pair, cfg.seed) for pair in run_pairs]
         turned = sum(new is not pair for new, pair in zip(pairs, run_pairs, strict=True))
         how = f"{turned} of them turned around by a coin"
     else:
-        ended, pair_counts = share_ended(pool), Counter(p.prompt_id for p in run_pairs)
-        cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
-        by_strength, pairs, how = cfg.strategy in BY_STRENGTH, [], "valid contrasts at random"
-        rules = make_admissions(cfg, pool, ended)[by_strength]
-        for prompt, _, contrasts, unsound in judged_prompts(cfg, pool):
-            if count := pair_counts[prompt.id]:
-                block = replace(cfg, strategy=Strategy.random, max_per_prompt=count)
-                variant = rank_contrasts(contrasts) if by_strength else contrasts
-                chosen = select_contrasts(
-                    rules.admit(variant, unsound)[0], Strategy.random, block, prompt.id
-                )
-                pairs += [
-                    make_pair(prompt, contrast, run_pairs[0].labeler, block) for contrast in chosen
-                ]
-        if {p.id for p in pairs} == {p.id for p in run_pairs}:
+        pairs = draw_pairs(Pairing(cfg, inputs["judged"]), run_pairs)
+        how = "valid contrasts at random"
+        if {pair.id for pair in pairs} == {pair.id for pair in run_pairs}:
             out.warn(
                 "control_pairs=random: no prompt has another valid pair, so these are the run's. Set it to coin."
             )
     records.save(out / "pairs.parquet", pairs, Pair)
-    summary = f"{len(pairs)} pairs ({how}) of the same candidates as the run's {len(run_pairs)}"
     return {
         "pairs": len(pairs),
-        "held_out": sum(p.split == "validation" for p in pairs),
-        "summary": summary,
+        "held_out": sum(pair.split == "validation" for pair in pairs),
+        "summary": f"{len(pairs)} pairs ({how}) of the same candidates as the run's {len(run_pairs)}",
     }
+
+
+def draw_pairs(pairing: Pairing, run_pairs: list[Pair]) -> list[Pair]:
+    """Return as many random pairs of each prompt as the run has."""
+    counts = Counter(pair.prompt_id for pair in run_pairs)
+    pairs = list[Pair]()
+    for judged in pairing.judged_prompts():
+        prompt = judged.prompt
+        if not counts[prompt.id]:
+            continue
+        cfg = replace(pairing.cfg, strategy=Strategy.random, max_per_prompt=counts[prompt.id])
+        usable, _ = pairing.rules.admit(judged.contrasts[pairing.by_strength], judged.unsound)
+        for contrast in select_contrasts(usable, Strategy.random, cfg, prompt.id):
+            pairs.append(make_pair(prompt, contrast, run_pairs[0].labeler, cfg))
+    return pairs
+
+
+def toss(pair: Pair, seed: int) -> Pair:
+    """Return the pair, turned around by a coin that its content and the seed decide."""
+    heads = records.content_id(seed, pair.id) < "8"
+    return turn_around(pair) if heads else pair
 
 
 def turn_around(pair: Pair) -> Pair:
     """Return the pair with its sides exchanged, or as it is if its rejected one is cut off: a chosen one has ended."""
     if pair.rejected_finish_reason != "stop":
         return pair
-    names = [name.removeprefix("chosen") for name in vars(pair) if name.startswith("chosen")]
-    sides = {
-        f"{a}{name}": vars(pair)[f"{b}{name}"]
-        for name in names
-        for a, b in permutations(("chosen", "rejected"))
-    }
-    new_id = records.content_id(pair.prompt_id, transcript(pair.rejected), transcript(pair.chosen))
-    return replace(pair, **sides, id=new_id, margin=None if pair.margin is None else -pair.margin)
+    return replace(
+        pair,
+        id=records.content_id(pair.prompt_id, transcript(pair.rejected), transcript(pair.chosen)),
+        margin=None if pair.margin is None else -pair.margin,
+        chosen=pair.rejected,
+        chosen_id=pair.rejected_id,
+        chosen_token_ids=pair.rejected_token_ids,
+        chosen_tokenizer=pair.rejected_tokenizer,
+        chosen_policy=pair.rejected_policy,
+        rejected=pair.chosen,
+        rejected_id=pair.chosen_id,
+        rejected_token_ids=pair.chosen_token_ids,
+        rejected_tokenizer=pair.chosen_tokenizer,
+        rejected_policy=pair.chosen_policy,
+    )
+
+
+def sides_of(contrasts: list[Contrast]) -> list[tuple[Candidate, Candidate]]:
+    """Return the better and the worse candidate of each contrast."""
+    return [(contrast.better, contrast.worse) for contrast in contrasts]
 
 
 def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:

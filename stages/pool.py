@@ -16,7 +16,8 @@ def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `prompts.parquet` and `candidates.parquet`, where column `policy` names the source."""
     contract = load_or_derive_contract(inputs["policy"] / "model")
     sources = [folder for role, folder in inputs.items() if role != "policy"]
-    candidates, copies = dict[str, Candidate](), 0
+    candidates = dict[str, Candidate]()
+    copies = 0
     for name, folder in zip(cfg.members, sources, strict=True):
         for candidate in load(folder / "candidates.parquet", Candidate):
             # equal ids mean the same prompt and text or tokens
@@ -25,7 +26,9 @@ def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     prompts = load(sources[0] / "prompts.parquet", Example)  # all sources answer the same prompts
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates.values(), Candidate)
-    count_by_source = Counter(c.policy for c in candidates.values())
+    drawn = Counter(c.policy for c in candidates.values())
+    count_by_source = {name: drawn[name] for name in cfg.members}
+    counts = ", ".join(f"{count} of {name}" for name, count in count_by_source.items())
     if copies:
         out.warn(
             f"{copies} candidates were skipped as copies of an earlier source's. No action is needed."
@@ -33,11 +36,10 @@ def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     return {
         "prompts": len(prompts),
         "candidates": len(candidates),
-        "sources": {name: count_by_source[name] for name in cfg.members},
+        "sources": count_by_source,
         "copies_left_out": copies,
         "tokens_kept": sum(c.token_ids is not None for c in candidates.values()),
-        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts: "
-        + ", ".join(f"{count_by_source[name]} of {name}" for name in cfg.members),
+        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts: {counts}",
     }
 
 

@@ -1,6 +1,7 @@
 """Stage `reward`: train a model that scores completions of a prompt, from the SFT model, with TRL's RewardTrainer."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     with rewards. Raise UserError if too many pairs are dropped, or lack a margin to train on, or training diverges."""
     policy = inputs["policy"] / "model"
     contract = load_contract(policy)
-    pairs, context = stream(inputs["pairs"] / "pairs.parquet", Pair), read_context_length(policy)
-    rows = reward.read_rows(pairs, contract, cfg, out, context)
+    pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
+    rows = reward.read_rows(pairs, contract, cfg, out, read_context_length(policy))
 
     fit = Fit(reward.PairwiseRewardTrainer, cfg, rows, contract, policy, out)
     trainer = fit.build_trainer(
@@ -33,27 +34,28 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     rewards = trainer.rewards(rows.validation.rows)
     if not out.is_main:
         return {}
-    pad, cpu = contract.tokenizer.pad_token_id, torch.device("cpu")
     held_out = reward.score_held_out(inputs, rows.validation, rewards)
-    by_pair = [asdict(pair) for pair in held_out]
-    fit.publish(lambda weights: create_reward_model(policy, weights, cpu, pad, cfg.seed), by_pair)
+    create = partial(
+        create_reward_model,
+        policy,
+        device=torch.device("cpu"),
+        pad=contract.tokenizer.pad_token_id,
+        seed=cfg.seed,
+    )
+    fit.publish(create, [asdict(pair) for pair in held_out])
 
     metrics = learnt_scores.figures(held_out) if held_out else {}
     figures = last_values(read_curves(out.path), "loss", "eval_loss", "eval_margin")
-    warnings = reward.held_out_warnings(
-        metrics, len(held_out), "reward.pairs" if cfg.source.path else "pairs"
-    )
-    accuracy = {"held-out accuracy": metrics["accuracy"]["mean"]} if metrics else {}
-    fit.describe(
-        inputs,
-        figures | accuracy,
-        *warnings,
-        risen_loss_message(trainer, cfg, rows.validation_prompts),
-    )
+    block = "reward.pairs" if cfg.source.path else "pairs"
+    warnings = reward.held_out_warnings(metrics, len(held_out), block)
+    risen = risen_loss_message(trainer, cfg, rows.validation_prompts)
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
+    described = dict(figures)
     if metrics:
         mean, low, high = metrics["accuracy"].values()
+        described["held-out accuracy"] = mean
         summary += f"; {mean:.1%} ({low:.1%} to {high:.1%}) of {len(held_out)} held-out pairs ordered correctly"
+    fit.describe(inputs, described, *warnings, risen)
     tokens = rows.train.tokens("chosen_ids", "rejected_ids")
     return fit.metrics(tokens) | {
         "held_out": len(held_out),

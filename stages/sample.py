@@ -24,7 +24,8 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> 
     if isinstance(cfg, CandidateFile):
         data_prompts = None if cfg.own_prompts else load_split(Split.preference, inputs["data"])
         prompts, candidates = read_candidates(cfg, data_prompts, partial(select_round, cfg), out)
-        figures, source = dict[str, Any](), f"from {Path(cfg.file).name}"
+        figures = dict[str, Any]()
+        source = f"from {Path(cfg.file).name}"
     else:
         prompts, candidates, figures = draw(cfg, inputs, out)
         source = (
@@ -65,11 +66,19 @@ def draw(
     contract = load_or_derive_contract(model)  # a base has no contract yet
     dropped = Dropped(out, "prompts", cfg.max_dropped, "sample.max_dropped")
     with plugins.explain_errors(cfg.own, "sample.own", out.path):
-        opener, decoding = choose_opener(cfg, out), make_decoding(cfg)
         candidates = complete(
-            prompts, contract, model, decoding, "sample", out, dropped, opener, cfg.max_failed
+            prompts,
+            contract,
+            model,
+            make_decoding(cfg),
+            "sample",
+            out,
+            dropped,
+            choose_opener(cfg, out),
+            cfg.max_failed,
         )
-    tokens, answered = sum(c.n_tokens for c in candidates), {c.prompt_id for c in candidates}
+    tokens = sum(c.n_tokens for c in candidates)
+    answered = {c.prompt_id for c in candidates}
     figures = {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts_dropped": dict(dropped.reasons),
@@ -79,8 +88,9 @@ def draw(
         "mean_tokens": tokens / len(candidates),
         **report_endings(cfg, candidates, out),
         **engine_figures(out),
-        **({"calls": out.endpoint_calls} if out.endpoint_calls else {}),
     }
+    if out.endpoint_calls:
+        figures["calls"] = out.endpoint_calls
     return prompts, candidates, figures
 
 

@@ -16,6 +16,7 @@ from stages.curation import answer_rules
 from stages.curation.mend import mend_answer
 from stages.store.judged_pool import TokenCount, read_judged_prompts, sort_on_disk
 from stages.store.licences import Provenance
+from stages.store.numbers import count_clauses
 from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
 from stages.store.splits import draw_side
 from stages.store.table_schema import Int32
@@ -23,51 +24,60 @@ from stages.store.text_units import count_shared_prefix
 from stages.store.truncation import ending_advice, share_ended
 from stages.store.workspace import SCRATCH, StageDir
 
+LOW_SCORE = "scores below select.min_score"
+MENDABLE = (LOW_SCORE, answer_rules.UNFINISHED)  # reasons to refuse a candidate that code may mend
 OWN_SOURCES = ("selected", "mended")  # values of column `source` in the examples of this stage
 
 
 def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `examples.parquet`: of `pairs` the chosen completions in the order of the pairs, else the data's examples,
     where unanswered `sft` prompts have their best candidate. Raise UserError if no candidate is good enough."""
-    examples: Iterable[Example]
     refused = Counter[str]()
     if "pairs" in inputs:
-        examples = map(example_of_chosen, stream(inputs["pairs"] / "pairs.parquet", Pair))
+        pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
+        examples: Iterable[Example] = map(example_of_chosen, pairs)
     else:
         demonstrations = best_answers(cfg, inputs["judged"], refused, out / SCRATCH / "answers")
-        if not (first := next(demonstrations, None)):
-            reasons = "; ".join(f"{count} {reason}" for reason, count in refused.most_common())
-            advice = (
-                ending_advice(share_ended(inputs["judged"]), "select") or "Lower select.min_score"
-            )
-            raise UserError(
-                f"select.min_score={cfg.min_score:g}: no candidate is good enough ({reasons}). {advice}."
-            )
-        data_examples = stream(inputs["data"] / "examples.parquet", Example)
-        data_rows = (e for e in data_examples if e.split != Split.sft or e.reference is not None)
-        examples = chain(data_rows, [first], demonstrations)
-    provenance, counts, sources, tasks = Provenance(), Counter[str](), Counter[str](), set[str]()
-
-    def count_examples() -> Iterator[Example]:
-        for example in examples:
-            provenance.count(example)
-            counts[example.split] += 1
-            sources[example.source] += 1
-            tasks.update([example.task] if example.source in OWN_SOURCES else [])
-            yield example
-
-    save(out / "examples.parquet", count_examples(), Example)
-    selected, by_code = sum(sources[source] for source in OWN_SOURCES), sources["mended"]
+        first = next(demonstrations, None)
+        if first is None:
+            raise no_answer_error(cfg, inputs["judged"], refused)
+        data = stream(inputs["data"] / "examples.parquet", Example)
+        answered = (e for e in data if e.split != Split.sft or e.reference is not None)
+        examples = chain(answered, [first], demonstrations)
+    file = out / "examples.parquet"
+    save(file, examples, Example)
+    columns = Records(file, Example).column
+    splits = Counter(columns("split"))
+    sources = Counter(columns("source"))
+    tasks = set[str]()
+    for source, task in zip(columns("source"), columns("task"), strict=True):
+        if source in OWN_SOURCES:
+            tasks.add(task)
+    provenance = Provenance()
+    for request, *stated in zip(*map(columns, ("request", "licence", "origin")), strict=True):
+        if not request:  # a generated row states neither
+            provenance.add(*stated)
+    selected = sum(sources[source] for source in OWN_SOURCES)
+    clauses = count_clauses({split: splits[split] for split in Split})
     return {
-        "examples": dict(counts),
+        "examples": dict(splits),
         "selected": selected,
-        "mended": by_code,
+        "mended": sources["mended"],
         "tasks": len(tasks),
         "refused": dict(refused),
         **provenance.metrics(),
-        "summary": f"{selected} answers of {len(tasks)} tasks selected, {by_code} of them mended; "
-        + ", ".join(f"{counts[split]} {split}" for split in Split if counts[split]),
+        "summary": f"{selected} answers of {len(tasks)} tasks selected, {sources['mended']} of them mended; "
+        + ", ".join(clauses),
     }
+
+
+def no_answer_error(cfg: Select, pool: Path, refused: Counter[str]) -> UserError:
+    """Return the error for a pool without a good candidate, with advice to get some."""
+    reasons = "; ".join(count_clauses(dict(refused.most_common())))
+    advice = ending_advice(share_ended(pool), "select") or "Lower select.min_score"
+    return UserError(
+        f"select.min_score={cfg.min_score:g}: no candidate is good enough ({reasons}). {advice}."
+    )
 
 
 def example_of_chosen(pair: Pair) -> Example:
@@ -115,36 +125,54 @@ def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[B
     limits = answer_rules.logprob_limits(Records(pool / "candidates.parquet", TokenCount))
     for prompt, candidates, judgements in read_judged_prompts(pool):
         by_id = {c.candidate_id: c for c in candidates}
-        scores, good, repaired = dict[str, float](), list[Candidate](), list[Candidate]()
+        scores = dict[str, float]()
+        good = list[Candidate]()
+        repaired = list[Candidate]()
         for judgement in judgements:
             if judgement.score is None:
                 continue
             candidate = by_id[str(judgement.candidate_id)]
-            low = "scores below select.min_score" if judgement.score < cfg.min_score else None
-            unusual = (
-                None
-                if answer_rules.is_within(candidate, limits)
-                else "is likelier or less likely than others"
-            )
-            reason = low or answer_rules.find_broken_rule(prompt, candidate) or unusual
+            reason = refusal(cfg, prompt, candidate, judgement.score, limits)
             if not reason:
                 good.append(candidate)
                 scores[candidate.candidate_id] = judgement.score
                 continue
             refused[reason] += 1
-            mendable = cfg.max_mended and not unusual and (low or reason == answer_rules.UNFINISHED)
             # code cannot mend a thought
-            mendable = mendable and not candidate.has_thought
-            text = mend_answer(prompt, candidate.text) if mendable else None
-            ended = replace(candidate, text=text, finish_reason="stop") if text else None
-            if ended and not answer_rules.find_broken_rule(prompt, ended):
-                repaired.append(ended)
+            is_mendable = reason in MENDABLE and not candidate.has_thought
+            if cfg.max_mended and is_mendable and answer_rules.is_within(candidate, limits):
+                repaired += mended(prompt, candidate)
         if good or repaired:
             answer = max(good or repaired, key=partial(rank, scores))
             source = "selected" if good else "mended"
             split = draw_side(prompt, cfg.validation_fraction, Split.sft)
             example = replace(prompt, reference=answer.text.strip(), source=source, split=split)
             yield BestAnswer(**vars(example), good=len(good), limited=prompt.limited_tasks)
+
+
+def refusal(
+    cfg: Select,
+    prompt: Example,
+    candidate: Candidate,
+    score: float,
+    limits: tuple[float, float],
+) -> str | None:
+    """Return the reason why a candidate is no demonstration; None if it is a good one."""
+    if score < cfg.min_score:
+        return LOW_SCORE
+    broken = answer_rules.find_broken_rule(prompt, candidate)
+    if broken or answer_rules.is_within(candidate, limits):
+        return broken
+    return "is likelier or less likely than others"
+
+
+def mended(prompt: Example, candidate: Candidate) -> list[Candidate]:
+    """Return a candidate that code has mended, if it breaks no rule then."""
+    text = mend_answer(prompt, candidate.text)
+    if not text:
+        return []
+    ended = replace(candidate, text=text, finish_reason="stop")
+    return [] if answer_rules.find_broken_rule(prompt, ended) else [ended]
 
 
 def rank(scores: Mapping[str, float], candidate: Candidate) -> tuple[float, float, str]:

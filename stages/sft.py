@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +34,17 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     Raises:
         ContractError: if the template breaks the contract.
         UserError: for too many dropped rows, packed examples that meet, training that diverged or raised the loss."""
-    base, data = inputs["base"] / "model", inputs["data"] / "examples.parquet"
-    said = dict[str, Any]()
+    base = inputs["base"] / "model"
+    data = inputs["data"] / "examples.parquet"
+    replaced = None
     if cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)
     else:
-        tokenizer, embeddings = load_tokenizer(base), count_embedding_rows(base)
-        own = tokenizer.chat_template
-        if (
-            "given" in inputs and not own
-        ):  # of two models that are compared, one may have no template
-            tokenizer.chat_template = load_tokenizer(inputs["given"] / "model").chat_template
-        contract = establish_contract(
-            tokenizer,
-            cfg.template,
-            cfg.train,
-            embeddings,
-            generation_stops(base, tokenizer),
-            thinks=cfg.train and objective.think(stream(data, Example)),
-            warn=out.warn,
-        )
-        objective.require_trained_rows(contract, cfg, embeddings)
-        if replaced := replaced_message(contract, own, cfg.template.kind):
-            said["template"] = replaced
-            log.info("%s", replaced)
+        contract, replaced = choose_contract(cfg, inputs, out)
+    # of a template that is not the base's own
+    template = {"template": replaced} if replaced else {}
     if not cfg.train:
-        return publish_base(cfg, base, contract, inputs, out, said)
+        return publish_base(cfg, base, contract, inputs, out, template)
     if cfg.turns is None:
         cfg = replace(cfg, turns=objective.choose_turns(stream(data, Example), contract, out))
     examples = stream(data, Example)
@@ -69,25 +55,59 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     fit = Fit(objective.SupervisedTrainer, cfg, rows, contract, base, out)
     trainer = fit.build_trainer(objective.trainable_model(base, contract, fit.cfg, fit.args.device))
-    best = fit.train_to_best(
-        *([objective.IsolationCheck(trainer, cfg, rows.report_row.ids)] if cfg.packing else [])
-    )
-    losses = read_best_losses(trainer, int(best["step"]), cfg, out) if best else []
+    checks = []
+    if cfg.packing:
+        checks.append(objective.IsolationCheck(trainer, cfg, rows.report_row.ids))
+    best = fit.train_to_best(*checks)
+    by_row = list[dict[str, Any]]()
+    if best:
+        losses = read_best_losses(trainer, int(best["step"]), cfg, out)
+        for row, loss in zip(rows.validation.ids, losses, strict=False):
+            by_row.append({"id": row, "loss": loss})
     if not out.is_main:
         return {}
-    by_row = [
-        {"id": row, "loss": loss} for row, loss in zip(rows.validation.ids, losses, strict=False)
-    ]
-    fit.publish(lambda weights: objective.load_start(base, contract, cfg, weights), by_row)
+    fit.publish(partial(objective.load_start, base, contract, cfg), by_row)
     objective.write_token_example(rows.report_row, contract, out / "token_example.json")
 
-    figures = {"steps": fit.steps, **best, **said}
+    figures = {"steps": fit.steps, **best, **template}
     fit.describe(inputs, figures)
-    trained_tokens = sum(map(rows.train.trained_counts.__getitem__, fit.times_seen))
-    sft_metrics: dict[str, Any] = {"trained": True, "trained_tokens": trained_tokens, **figures}
-    sft_metrics["end_of_turn"] = check_end_of_turn(cfg, base, out / "model", contract, out)
-    sft_metrics["summary"] = summary_message(fit, conversations, trained_tokens, best)
-    return fit.metrics(rows.train.lengths) | sft_metrics
+    trained_tokens = sum(rows.train.trained_counts[i] for i in fit.times_seen)
+    return {
+        **fit.metrics(rows.train.lengths),
+        "trained": True,
+        "trained_tokens": trained_tokens,
+        **figures,
+        "end_of_turn": check_end_of_turn(cfg, base, out / "model", contract, out),
+        "summary": summary_message(fit, conversations, trained_tokens, best),
+    }
+
+
+def choose_contract(
+    cfg: SFT, inputs: dict[str, Path], out: StageDir
+) -> tuple[Contract, str | None]:
+    """Return the contract of the model and, if its template is not the base's own, a message that says so."""
+    base = inputs["base"] / "model"
+    tokenizer = load_tokenizer(base)
+    embeddings = count_embedding_rows(base)
+    own = tokenizer.chat_template
+    # of two models that are compared, one may have no template
+    if "given" in inputs and not own:
+        tokenizer.chat_template = load_tokenizer(inputs["given"] / "model").chat_template
+    examples = stream(inputs["data"] / "examples.parquet", Example)
+    contract = establish_contract(
+        tokenizer,
+        cfg.template,
+        cfg.train,
+        embeddings,
+        generation_stops(base, tokenizer),
+        thinks=cfg.train and objective.think(examples),
+        warn=out.warn,
+    )
+    objective.require_trained_rows(contract, cfg, embeddings)
+    replaced = replaced_message(contract, own, cfg.template.kind)
+    if replaced:
+        log.info("%s", replaced)
+    return contract, replaced
 
 
 def summary_message(
@@ -113,17 +133,17 @@ def publish_base(
     contract: Contract,
     inputs: dict[str, Path],
     out: StageDir,
-    said: dict[str, Any],
+    template: dict[str, Any],
 ) -> dict[str, Any]:
-    """Publish the base model without training, under its own contract. `said`: of a template that is not its own."""
+    """Publish the base model without training, under its contract. `template` says which, if it is not its own."""
     save_model(objective.apply_contract(load_model(base), contract, cfg.seed), out / "model")
     if rounding.is_rounded(base):
         rounding.round_model(out / "model")
     contract.save(out / "model")
-    model_card.write_card(out / "model", cfg, inputs, said)
+    model_card.write_card(out / "model", cfg, inputs, template)
     return {
         "trained": False,
         "end_of_turn": check_end_of_turn(cfg, base, out / "model", contract, out),
-        "summary": f"not trained: the base model is used with {'another' if said else 'its own'} chat template",
-        **said,
+        "summary": f"not trained: the base model is used with {'another' if template else 'its own'} chat template",
+        **template,
     }

@@ -23,6 +23,7 @@ from stages.formats.source_reading import (
     write_quarantine,
 )
 from stages.store import plugins
+from stages.store.numbers import count_clauses
 from stages.store.records import Check, SourceRow, save
 from stages.store.splits import NEED_AN_ANSWER, conversation_of, draw_split, prompt_of
 from stages.store.workspace import StageDir
@@ -45,13 +46,16 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     """Write `examples.parquet`, and `quarantine.jsonl` if rows cannot be used.
     Raise UserError for a source without a usable row, or with more unusable rows than `max_bad` allows."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
-    report, counts, row_filter = ReadReport(), Counts(), RowFilter(cfg.audit, cfg.form)
+    report = ReadReport()
+    counts = Counts()
+    row_filter = RowFilter(cfg.audit, cfg.form)
     _, own = load_user_code(cfg.own, out)
 
     with plugins.explain_errors(cfg.own, "data.own", out.path):
         rows = examples(cfg, own, row_filter, report, counts)
         save(out / "examples.parquet", rows, SourceRow)
-    report.notes += comparable_share(cfg.source.check, counts.references)
+    if cfg.source.check:
+        report.notes.append(comparable_share(cfg.source.check, counts.references))
     for line in report.notes:
         out.inform(f"{cfg.of}: {line}")
     quarantine(report.bad_rows, report.rows, cfg.max_bad, out)
@@ -61,22 +65,29 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         raise UserError(f"{cfg.key}={cfg.source.path}: {reason}. Check its columns and splits.")
     warn_large_conversation(counts, str(cfg.of), out)
     warn_unused_columns(cfg.source.path, [*report.unused_columns], out)
-    if removed := ", ".join(f"{count} {code}" for code, count in report.unwanted.most_common()):
+    if report.unwanted:
+        removed = ", ".join(count_clauses(dict(report.unwanted.most_common())))
         out.inform(f"{cfg.of}: rows removed by data.audit: {removed}")
-    labelled_counts = {
-        "quarantined": (len(report.bad_rows), "rows in quarantine.jsonl"),
-        "left_out": (report.left_out, "rows left out by splits, labels or weights"),
-        "unwanted": (report.unwanted.total(), "rows removed by data.audit"),
+    quarantined = len(report.bad_rows)
+    unwanted = report.unwanted.total()
+    unused = {
+        "rows in quarantine.jsonl": quarantined,
+        "rows left out by splits, labels or weights": report.left_out,
+        "rows removed by data.audit": unwanted,
     }
+    clauses = [", ".join(count_clauses(counts.splits)), *count_clauses(unused)]
+    shaped = row_filter.harmonizer.describe()
+    if shaped:
+        clauses.append(shaped)
     return {
         "rows": report.rows,
         "examples": dict(counts.splits),
-        **{name: count for name, (count, _) in labelled_counts.items()},
+        "quarantined": quarantined,
+        "left_out": report.left_out,
+        "unwanted": unwanted,
         **row_filter.harmonizer.metrics(),
         "read": report.notes,
-        "summary": ", ".join(f"{count} {split}" for split, count in counts.splits.items())
-        + "".join(f"; {count} {label}" for count, label in labelled_counts.values() if count)
-        + (f"; {shaped}" if (shaped := row_filter.harmonizer.describe()) else ""),
+        "summary": "; ".join(clauses),
     }
 
 
@@ -90,16 +101,18 @@ def require_reference(check: str, reference: str | None, references: Counter[boo
         raise BadRow("", problem)
 
 
-def comparable_share(check: str | None, references: Counter[bool]) -> list[str]:
-    """Return the note on how many references a check can compare answers with; [] without a check."""
+def comparable_share(check: str, references: Counter[bool]) -> str:
+    """Return the note on how many references a check can compare answers with."""
     note = f"check {check}: {references[True]} of {references.total()} references can be compared"
-    others = "; the others are in quarantine.jsonl" * bool(references[False])
-    return [note + others] if check else []
+    if references[False]:
+        note += "; the others are in quarantine.jsonl"
+    return note
 
 
 def warn_large_conversation(counts: Counts, source: str, out: StageDir) -> None:
     """Warn if many rows continue one conversation: they are all in one split."""
-    most, rows = max(counts.continued.values(), default=0), counts.splits.total()
+    most = max(counts.continued.values(), default=0)
+    rows = counts.splits.total()
     if most > max(1, MOST_OF_ONE * rows):
         out.warn(
             f"{source}: {most} of {rows} rows are of one group, or begin with the same system and user turn. They are in "
@@ -115,20 +128,25 @@ def examples(
     counts: Counts,
 ) -> Iterator[SourceRow]:
     """Return the examples of a source that pass the audit. Fill `report` and `counts`."""
-    source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
+    source = cfg.source
+    name = Path(source.path).name
+    shares = source.shares
     unchecked = list[Check]()  # one list for all rows saves the garbage collector many objects
 
     def example(row: ParsedRow) -> SourceRow | None:
         row = audit.harmonizer(row)
-        messages, answer = row.messages, row.answers[0] if len(row.answers) == 1 else None
+        messages = row.messages
+        answer = row.answers[0] if len(row.answers) == 1 else None
         prompt = prompt_of(messages, answer)
         conversation = conversation_of(prompt, messages, row.group)
         split = draw_split(conversation, shares)
         answered_later = bool(source.answered_later and messages) and split == Split.sft
         needs_answer = split in NEED_AN_ANSWER and not answered_later
         if needs_answer and answer is None:
-            way = "type data.form.turns=cut to leave out a last request"
-            raise BadRow("", f"no answer to learn from: {way}")
+            raise BadRow(
+                "",
+                "no answer to learn from: type data.form.turns=cut to leave out a last request",
+            )
         if split not in (None, *NEED_AN_ANSWER) and not messages:
             raise BadRow("text", f"plain text has no prompt for the {split} split")
         if row.scores and not row.scores[0]:  # a bad answer: only its prompt is used
@@ -141,11 +159,9 @@ def examples(
             return None
         file, line = report.position
         audit(row, split, file, line)
-        checks = (
-            [Check(source.check, {"text": answer})]
-            if source.check and answer is not None
-            else unchecked
-        )
+        checks = unchecked
+        if source.check and answer is not None:
+            checks = [Check(source.check, {"text": answer})]
         counts.splits[split] += 1
         if conversation != prompt:
             counts.continued[conversation] += 1

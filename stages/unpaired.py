@@ -5,7 +5,7 @@ is desirable, and one that loses more often is undesirable (Copeland, as in `pai
 without a label is left out and counted by reason. The stage does not read pairs, so pair settings change no label."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,6 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     judged = inputs["judged"]
     candidates = Records(judged / "candidates.parquet", Candidate)
     judgements = load(judged / "judgements.parquet", Judgement)
-    labeler = judgements[0].labeler if judgements else ""
-    scores = {j.candidate_id: j.score for j in judgements if j.score is not None}
     ended = share_ended(judged)
     cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
     labels, left_out = label_candidates(judgements, candidates, cfg)
@@ -62,42 +60,13 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
             f"{first.policy}: completions of {SEVERAL_TURNS}, such as {first.text!r:.60}. Set align=dpo."
         )
     desirable = sum(labels.values())
-    note = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
-    if desirable in (0, len(labels)):
-        all_alike = f"all {len(labels)} labelled completions are {'desirable' if desirable else 'undesirable'}"
-        finding = all_alike if labels else "no completion has a label"
-        reason = next((why for why, _ in left_out.most_common(1)), "")
-        order_note = order_message(judgements) if reason == TIED else ""
-        way_out = order_note or label_advice(ended).get(reason, "")
-        if labelled_scores := [scores[name] for name in labels if name in scores]:
-            finding = f"unpaired.threshold={cfg.threshold:g}: {finding}"
-            low, high = min(labelled_scores), max(labelled_scores)
-            way_out = f"Set unpaired.threshold to a value that divides their scores, from {low:g} to {high:g}"
-            if low == high:
-                way_out = f"All their scores are {low:g}, so give completions of other scores"
-        parts = [f"{finding}{note}", "KTO needs desirable and undesirable completions", way_out]
-        raise UserError(". ".join(filter(None, parts)) + ".")
+    undesirable = len(labels) - desirable
+    if not desirable or not undesirable:
+        raise one_sided_error(cfg, judgements, labels, left_out, ended)
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
-    rows = (
-        UnpairedPreference(
-            id=content_id(c.prompt_id, c.text),
-            prompt_id=c.prompt_id,
-            prompt=prompts[c.prompt_id].messages,
-            completion=[{"role": "assistant", "content": c.text}],
-            label=labels[c.candidate_id],
-            score=scores.get(c.candidate_id),
-            labeler=labeler,
-            candidate_id=c.candidate_id,
-            split=draw_side(prompts[c.prompt_id], cfg.validation_fraction),
-            completion_token_ids=c.token_ids,
-            completion_tokenizer=c.tokenizer,
-            finish_reason=c.finish_reason,
-            policy=c.policy,
-        )
-        for c in candidates
-        if c.candidate_id in labels
-    )
-    save(file := out / "unpaired.parquet", rows, UnpairedPreference)
+    rows = label_rows(cfg, candidates, judgements, labels, prompts)
+    file = out / "unpaired.parquet"
+    save(file, rows, UnpairedPreference)
     held_out = [*Records(file, UnpairedPreference).column("split")].count("validation")
     if cfg.validation_fraction and not held_out:
         out.warn(
@@ -107,12 +76,84 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
         "completions": len(labels),
         "prompts": len(prompts),
         "desirable": desirable,
-        "undesirable": len(labels) - desirable,
+        "undesirable": undesirable,
         "held_out": held_out,
         "left_out": dict(left_out),
-        "summary": f"{desirable} desirable and {len(labels) - desirable} undesirable of {len(candidates)} completions "
-        f"({held_out} held out){note}",
+        "summary": f"{desirable} desirable and {undesirable} undesirable of {len(candidates)} completions "
+        f"({held_out} held out){left_out_clauses(left_out)}",
     }
+
+
+def label_rows(
+    cfg: Unpaired,
+    candidates: Iterable[Candidate],
+    judgements: list[Judgement],
+    labels: dict[str, bool],
+    prompts: dict[str, Example],
+) -> Iterator[UnpairedPreference]:
+    """Yield the labelled completions in TRL's columns."""
+    scores = {j.candidate_id: j.score for j in judgements if j.score is not None}
+    for candidate in candidates:
+        if candidate.candidate_id not in labels:
+            continue
+        prompt = prompts[candidate.prompt_id]
+        yield UnpairedPreference(
+            id=content_id(prompt.id, candidate.text),
+            prompt_id=prompt.id,
+            prompt=prompt.messages,
+            completion=[{"role": "assistant", "content": candidate.text}],
+            label=labels[candidate.candidate_id],
+            score=scores.get(candidate.candidate_id),
+            labeler=judgements[0].labeler,
+            candidate_id=candidate.candidate_id,
+            split=draw_side(prompt, cfg.validation_fraction),
+            completion_token_ids=candidate.token_ids,
+            completion_tokenizer=candidate.tokenizer,
+            finish_reason=candidate.finish_reason,
+            policy=candidate.policy,
+        )
+
+
+def one_sided_error(
+    cfg: Unpaired,
+    judgements: list[Judgement],
+    labels: dict[str, bool],
+    left_out: Counter[str],
+    ended: float,
+) -> UserError:
+    """Return the error for labels of which not one, or every one, is desirable. `ended` is the share of candidates
+    that ended their turn."""
+    finding = "no completion has a label"
+    if labels:
+        side = "desirable" if any(labels.values()) else "undesirable"
+        finding = f"all {len(labels)} labelled completions are {side}"
+    way_out = ""
+    if left_out:
+        [(reason, _)] = left_out.most_common(1)
+        way_out = label_advice(ended)[reason]
+        if reason == TIED:
+            way_out = order_message(judgements) or way_out
+    scores = [j.score for j in judgements if j.score is not None and j.candidate_id in labels]
+    if scores:
+        finding = f"unpaired.threshold={cfg.threshold:g}: {finding}"
+        low = min(scores)
+        high = max(scores)
+        way_out = (
+            f"Set unpaired.threshold to a value that divides their scores, from {low:g} to {high:g}"
+        )
+        if low == high:
+            way_out = f"All their scores are {low:g}, so give completions of other scores"
+    sentences = [
+        finding + left_out_clauses(left_out),
+        "KTO needs desirable and undesirable completions",
+        way_out,
+    ]
+    return UserError(". ".join(filter(None, sentences)) + ".")
+
+
+def left_out_clauses(left_out: Counter[str]) -> str:
+    """Return the numbers of candidates without a label by reason, as the end of a sentence."""
+    return "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
 
 
 def label_candidates(
@@ -120,18 +161,23 @@ def label_candidates(
 ) -> tuple[dict[str, bool], Counter[str]]:
     """Return labels by candidate id (True: desirable), and counts of unlabelled candidates by reason. A truncated
     candidate is never desirable, because it would teach endless answers."""
-    scores, balance = dict[str, float](), Counter[str]()
+    scores = dict[str, float]()
+    balance = Counter[str]()
     for j in judgements:
         if j.score is not None:
             scores[str(j.candidate_id)] = j.score
         if j.preference is not None:
             sign = {"a": 1, "b": -1}.get(j.preference, 0)
-            balance.update({str(j.a): sign})
-            balance.update({str(j.b): -sign})
-    label_by_id, left_out, texts = dict[str, bool](), Counter[str](), set[str]()
+            balance[str(j.a)] += sign
+            balance[str(j.b)] -= sign
+    label_by_id = dict[str, bool]()
+    left_out = Counter[str]()
+    texts = set[str]()
     for candidate in candidates:
         name = candidate.candidate_id
-        label = scores[name] >= cfg.threshold if name in scores else balance[name] > 0
+        label = balance[name] > 0
+        if name in scores:
+            label = scores[name] >= cfg.threshold
         text = content_id(candidate.prompt_id, candidate.stripped_text)
         unfinished = candidate.finish_reason != "stop"
         if name not in scores and name not in balance:
@@ -155,6 +201,6 @@ def label_candidates(
 def label_advice(ended: float) -> dict[str, str]:
     """Return advice by reason; `ended` is the share of candidates that ended their turn."""
     advice = ending_advice(ended)
-    return (
-        WAYS_OUT | dict.fromkeys((UNFINISHED_GOOD, UNFINISHED_BAD), advice) if advice else WAYS_OUT
-    )
+    if not advice:
+        return WAYS_OUT
+    return {**WAYS_OUT, UNFINISHED_GOOD: advice, UNFINISHED_BAD: advice}

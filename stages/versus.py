@@ -25,17 +25,16 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     Uses up to `cfg.prompts` prompts that both models answered, drawn by id. Prompts with checks are used only if
     there are no others. Raise UserError if no prompt has two answers."""
     contract = load_or_derive_contract(inputs["model"] / "model")
-    answers = {a.prompt_id: a for a in load(inputs["policy"] / "answers.parquet", Candidate)}
+    answers = read_answers(inputs["policy"])
     prompts = [e for e in read_prompts(inputs) if e.id in answers and e.group != "rephrased"]
-    opposed = {
-        e.id: Candidate.from_text(e.id, e.reference, cfg.against, "file", 0)
-        for e in prompts
-        if e.reference
-    }
     if "other" in inputs:
-        opposed = {a.prompt_id: a for a in load(inputs["other"] / "answers.parquet", Candidate)}
-    comparable = sorted((e for e in prompts if e.id in opposed), key=lambda e: draw_order(e.id))
-    drawn = ([e for e in comparable if not e.checks] or comparable)[: cfg.prompts]
+        opposed = read_answers(inputs["other"])
+    else:
+        opposed = reference_answers(prompts, cfg.against)
+    comparable = [e for e in prompts if e.id in opposed]
+    comparable.sort(key=lambda e: draw_order(e.id))
+    without_checks = [e for e in comparable if not e.checks]
+    drawn = (without_checks or comparable)[: cfg.prompts]
     if not drawn:
         raise UserError(
             f"eval.judged: none of {len(prompts)} prompts has answers of both models. Use more prompts."
@@ -53,11 +52,28 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         answers = {e.id: replace(constant, prompt_id=e.id) for e in drawn}
         summary = f"{len(drawn)} prompts, all answered with {constant.text[:SHORT]!r}"
 
-    roles = ((str(Role.policy), answers), (cfg.against, opposed))
+    candidates = list[Candidate]()
+    for example in drawn:
+        candidates.append(side(answers[example.id], str(Role.policy), contract))
+        candidates.append(side(opposed[example.id], cfg.against, contract))
     save(out / "prompts.parquet", drawn, Example)
-    candidates = (side(by_prompt[e.id], role, contract) for e in drawn for role, by_prompt in roles)
     save(out / "candidates.parquet", candidates, Candidate)
     return {"prompts": len(drawn), "of": len(comparable), "alike": identical, "summary": summary}
+
+
+def read_answers(folder: Path) -> dict[str, Candidate]:
+    """Return a model's answers by prompt id."""
+    return {a.prompt_id: a for a in load(folder / "answers.parquet", Candidate)}
+
+
+def reference_answers(prompts: list[Example], name: str) -> dict[str, Candidate]:
+    """Return the prompts' own answers by prompt id, as those of an opponent."""
+    answers = dict[str, Candidate]()
+    for example in prompts:
+        if example.reference:
+            answer = Candidate.from_text(example.id, example.reference, name, "file", 0)
+            answers[example.id] = answer
+    return answers
 
 
 def side(answer: Candidate, role: str, contract: Contract) -> Candidate:

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "tracking": ("store",),
     "launch": ("hardware",),
     "pipeline": ("launch", "tracking", "hardware"),
-    "preflight": ("pipeline", "formats", "labelers"),  # it reads the first rows of files
+    # it reads the first rows of files, and asks peft about layers
+    "preflight": ("pipeline", "formats", "labelers", "training"),
     "commands": ("preflight", "pages", "samplers", "labelers"),  # a plan counts calls
     "cli": ("commands",),
 }

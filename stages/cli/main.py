@@ -138,7 +138,7 @@ def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[N
     overrides = typed_overrides()
     recipe = recipes.describe_recipe(compose.typed_in_job(overrides))
     command = provenance.command(cfg.stage, overrides)
-    seconds_left = Forecast(nodes, store).seconds_left
+    seconds_left = Forecast(store).seconds_left
     return LivePage(store, nodes, targets, command, recipe, seconds_left, *sweep.name_of_job())
 
 

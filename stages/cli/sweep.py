@@ -37,7 +37,7 @@ from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import requested_nodes
 from stages.pipeline.stage_table import STAGES
-from stages.preflight import building, constraints
+from stages.preflight import building, evaluation_settings
 from stages.store.node import Node
 from stages.store.sealed_json import write_note
 from stages.store.store import Store
@@ -130,7 +130,9 @@ def is_untested(config: DictConfig, validation: bool) -> bool:
         plain.pop("hydra", None)
     cfg: Config = OmegaConf.to_object(plain)  # type: ignore[assignment]
     split = Split.validation if validation else cfg.answer.split
-    return bool(constraints.untested_message(replace(cfg, answer=replace(cfg.answer, split=split))))
+    return bool(
+        evaluation_settings.untested_message(replace(cfg, answer=replace(cfg.answer, split=split)))
+    )
 
 
 def is_grid(config: DictConfig) -> bool:

@@ -4,7 +4,7 @@ Prompts come from the terminal or, one per line, from a pipe. Answers only depen
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -39,34 +39,29 @@ class AnswerPrinter(BaseStreamer):  # type: ignore[no-untyped-call]
     """Prints an answer during generation, as far as its text cannot change any more."""
 
     def __init__(self, contract: Contract):
-        self.contract, self.ids, self.text, self.printed = contract, list[int](), "", 0
-        self.reading = True
+        self.contract = contract
+        self.ids = list[int]()
+        self.printed = ""
 
     def put(self, value: torch.Tensor) -> None:
-        """Print a token. The first call has the prompt, which is not printed."""
-        if not self.reading:
+        """Print tokens. The prompt, which comes first and has two dimensions, is not printed."""
+        if value.dim() == 1:
             self.ids += value.tolist()
-            self.text = self.contract.text(self.ids).strip()
-            if not self.text.endswith(UNDECIDED):
-                self._show()
-        self.reading = False
-
-    def print_whole(self, ids: list[int]) -> None:
-        """Print an answer that is complete."""
-        self.reading = False
-        self.put(torch.tensor(ids))
-        self.end()
-
-    def _show(self) -> None:
-        before = visible(self.text[: self.printed], SAFE_CONTROLS)
-        # a Console turns tabs into spaces
-        terminal.file.write(visible(self.text, SAFE_CONTROLS)[len(before) :])
-        terminal.file.flush()
-        self.printed = len(self.text)
+            text = self.contract.text(self.ids).strip()
+            if not text.endswith(UNDECIDED):
+                self.print(text)
 
     def end(self) -> None:
-        self._show()
+        self.print(self.contract.text(self.ids).strip())
         terminal.out()
+
+    def print(self, text: str) -> None:
+        """Print the end of a text of which the beginning is printed."""
+        shown = visible(text, SAFE_CONTROLS)
+        # a Console turns tabs into spaces
+        terminal.file.write(shown[len(self.printed) :])
+        terminal.file.flush()
+        self.printed = shown
 
 
 class Speaker:
@@ -90,22 +85,23 @@ class Speaker:
 
     def answer(self, messages: list[Message], printer: AnswerPrinter | None = None) -> str:
         """Return the next assistant turn. Raise UserError if conversation and answer do not fit in the context."""
-        prompt, longest = self.contract.prompt(messages), self.context
-        if longest and len(prompt) + self.cfg.max_new_tokens > longest:
+        prompt = self.contract.prompt(messages)
+        if self.context and len(prompt) + self.cfg.max_new_tokens > self.context:
             way_out = f"Type {NEW} to start again, or lower" if len(messages) > 1 else "Lower"
             needed = f"{len(prompt)} tokens and an answer of {self.cfg.max_new_tokens}"
             raise UserError(
-                f"{needed} do not fit in the model's context of {longest}. {way_out} chat.max_new_tokens."
+                f"{needed} do not fit in the context of {self.context}. {way_out} chat.max_new_tokens."
             )
+        if isinstance(self.sampler, GenerateSampler):
+            self.sampler.streamer = printer
         request = Request(
             content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed
         )
-        if isinstance(self.sampler, GenerateSampler):
-            self.sampler.streamer = printer
         [(_, [completion])] = self.sampler.complete([request])
         assert isinstance(completion, Completion) and completion.token_ids is not None
-        if printer and not isinstance(self.sampler, GenerateSampler):
-            printer.print_whole(completion.token_ids)
+        if printer and not printer.ids:  # of another sampler, which ends before it tells
+            printer.put(torch.tensor(completion.token_ids))
+            printer.end()
         return self.contract.text(completion.token_ids).strip()
 
 
@@ -119,45 +115,30 @@ def talk(cfg: Chat, nodes: dict[str, Path]) -> None:
         if sys.stdin.isatty():
             forgets = SEPARATE if cfg.side_by_side else f"{NEW} forgets the conversation."
             terminal.out(f"{forgets} {QUIT} or Ctrl-D ends it.")
-        if cfg.side_by_side:
-            side_by_side(speakers)
-        else:
-            converse(*speakers.values())
+        messages = list[Message]()
+        for prompt in read_prompts():
+            if prompt == NEW:
+                messages = []
+                if cfg.side_by_side:
+                    terminal.out(SEPARATE)
+                continue
+            asked: list[Message] = [*messages, {"role": "user", "content": prompt}]
+            try:
+                if cfg.side_by_side:
+                    answer_side_by_side(speakers, asked)
+                    continue
+                [speaker] = speakers.values()
+                answer = speaker.answer(asked, AnswerPrinter(speaker.contract))
+                messages = [*asked, {"role": "assistant", "content": answer}]
+            except UserError as error:
+                terminal.out(error)
 
 
-def converse(speaker: Speaker) -> None:
-    messages = list[Message]()
-
-    def say(prompt: str) -> None:
-        conversation = [*messages, {"role": "user", "content": prompt}]
-        answer = speaker.answer(conversation, AnswerPrinter(speaker.contract))
-        messages[:] = [*conversation, {"role": "assistant", "content": answer}]
-
-    answer_prompts(say, messages.clear)
-
-
-def side_by_side(speakers: dict[str, Speaker]) -> None:
-    def say(prompt: str) -> None:
-        table = Table(*(Column(name, ratio=1) for name in speakers), expand=True)
-        conversation = [{"role": "user", "content": prompt}]
-        table.add_row(
-            *(
-                Text(visible(speaker.answer(conversation), SAFE_CONTROLS))
-                for speaker in speakers.values()
-            )
-        )
-        terminal.print(table)
-
-    answer_prompts(say, lambda: terminal.out(SEPARATE))
-
-
-def answer_prompts(say: Callable[[str], None], forget: Callable[[], None]) -> None:
-    """Answer every prompt, and print the error of one that cannot be answered."""
-    for prompt in read_prompts():
-        try:
-            forget() if prompt == NEW else say(prompt)
-        except UserError as error:
-            terminal.out(error)
+def answer_side_by_side(speakers: dict[str, Speaker], messages: list[Message]) -> None:
+    table = Table(*(Column(name, ratio=1) for name in speakers), expand=True)
+    answers = [speaker.answer(messages) for speaker in speakers.values()]
+    table.add_row(*(Text(visible(answer, SAFE_CONTROLS)) for answer in answers))
+    terminal.print(table)
 
 
 def read_prompts() -> Iterator[str]:

@@ -36,15 +36,16 @@ class FinishedRun:
     evaluation: Node | None
 
     def model(self, role: Role, key: str) -> Node:
-        """Return the model of a role; for the policy of a run that has none, its only trained model.
-        Raise UserError, naming `key`, if the run has no such model."""
+        """Return the model of a role, or the policy under the name of its objective. In a run without a policy, the only
+        trained model stands for it. Raise UserError, naming `key`, if the run has no such model."""
         if role in self.models:
             return self.models[role]
+        policy = self.models.get(Role.policy)
+        if policy and policy.stage == role:
+            return policy
         trained = [model for model in self.models.values() if model.stage != Target.base]
         if role == Role.policy and len(trained) == 1:
             return trained[0]
-        if (policy := self.models.get(Role.policy)) and policy.stage == role:
-            return policy
         raise UserError(
             f"{key}={role}: {self.name} has no such model. Use {', '.join(self.models)}."
         )
@@ -57,61 +58,62 @@ def find_run(
     settings, empty without any.
     Raise UserError if no run has ended in this store, or a node that the command needs is missing."""
     if nodes:
-        run = FinishedRun(
-            "this run", evaluated_models(nodes), nodes["eval"].config.models, nodes["eval"]
-        )
+        titles = nodes["eval"].config.models
+        run = FinishedRun("this run", evaluated_models(nodes), titles, nodes["eval"])
     else:
         run = last_run(cfg, store)
-    # exports a dataset: builds the tables of pairs and completions, which is fast
     if cfg.unpaired_wanted:
-        dataset = training_tables(run.models, cfg.unpaired)
-        if not nodes:
-            require_nodes(
-                [node for node in dataset if node.stage != Target.unpaired], cfg, store, typed
-            )
-            trained = [
-                n for n in dataset if n.stage == Target.unpaired and isinstance(n, PublishedNode)
-            ]
-            if trained and any(argument.startswith("unpaired.threshold=") for argument in typed):
-                raise UserError(
-                    f"unpaired.threshold: KTO trained on {trained[0]} of {run.name}. Leave the key out."
-                )
-        require_inputs(dataset, store, typed)
-        build(dataset, store, cfg, typed)
-        return run, dataset
-    if cfg.stage == Command.chat and cfg.chat.side_by_side:
+        return run, built_tables(cfg, run, store, typed)
+    if cfg.stage == Command.export:
+        chosen = [run.model(cfg.export.model, "export.model")]
+    elif cfg.chat.side_by_side:
         chosen = [*run.models.values()]
     else:
-        role = cfg.chat.model if cfg.stage == Command.chat else cfg.export.model
-        chosen = [run.model(role, f"{cfg.stage}.model")]
+        chosen = [run.model(cfg.chat.model, "chat.model")]
     require_nodes(chosen, cfg, store, typed)
     return run, chosen
+
+
+def built_tables(cfg: Config, run: FinishedRun, store: Store, typed: list[str]) -> list[Node]:
+    """Build the tables of a dataset, which is fast, and return their nodes. Nothing that they are made of is built."""
+    tables = training_tables(run.models, cfg.unpaired)
+    published: list[Node] = [node for node in tables if isinstance(node, PublishedNode)]
+    require_nodes(published, cfg, store, typed)
+    has_threshold = any(argument.startswith("unpaired.threshold=") for argument in typed)
+    for node in published:
+        if node.stage == Target.unpaired and has_threshold:
+            problem = f"unpaired.threshold: KTO trained on {node} of {run.name}"
+            raise UserError(f"{problem}. Leave the key out.")
+    require_inputs(tables, store, typed)
+    build(tables, store, cfg, typed)
+    return tables
 
 
 def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[str]) -> None:
     """Raise UserError for the first node that is missing or damaged, with the command that builds it."""
     for node in nodes:
-        manifest = read_manifest(store.folder(node))
-        if manifest and (damage := store.damage_message(store.folder(node), manifest)):
-            rebuild = rebuild_command(store.folder(node))
-            raise UserError(
-                f"stage={cfg.stage}: {store.folder(node)} is damaged ({damage}). To rebuild it: {rebuild}"
-            )
+        folder = store.folder(node)
+        manifest = read_manifest(folder)
+        damage = manifest and store.damage_message(folder, manifest)
+        if damage:
+            problem = f"stage={cfg.stage}: {folder} is damaged ({damage})"
+            raise UserError(f"{problem}. To rebuild it: {rebuild_command(folder)}")
         if not store.find(node):
-            build_line = provenance.command(provenance.target_stage(node), overrides)
-            raise UserError(
-                f"stage={cfg.stage}: {node} is not in {store.root}. Build it first: {build_line}"
-            )
+            command = provenance.command(provenance.target_stage(node), overrides)
+            problem = f"stage={cfg.stage}: {node} is not in {store.root}"
+            raise UserError(f"{problem}. Build it first: {command}")
 
 
 def last_run(cfg: Config, store: Store) -> FinishedRun:
     """Return the run of the newest link in `outputs/latest`."""
-    if not (end := newest_end(store, *ENDS) or newest_end(store, Target.sft)):
+    end = newest_end(store, *ENDS) or newest_end(store, Target.sft)
+    if not end:
         demo = provenance.command("report", [])
         other = provenance.command(cfg.stage, ["recipe=NAME"])
-        ways = f"{demo} makes the demo run. For another run, type its settings: {other}."
-        raise UserError(f"stage={cfg.stage}: there is no finished run in {store.root}. {ways}")
-    run, command = run_of(end), manifest_of(store.folder(end)).get("command", "")
+        problem = f"stage={cfg.stage}: there is no finished run in {store.root}"
+        raise UserError(f"{problem}. {demo} makes one. For another, type its settings: {other}.")
+    run = run_of(end)
+    command = manifest_of(store.folder(end)).get("command", "")
     log.info(
         "No settings are typed, so stage=%s uses the last run: %s, %s", cfg.stage, run.name, command
     )
@@ -121,17 +123,16 @@ def last_run(cfg: Config, store: Store) -> FinishedRun:
 def newest_end(store: Store, *stages: Target) -> Node | None:
     """Return the node of these stages, the last ones of a run first, that `outputs/latest` links to since last. If an
     earlier one of them descends from it, it belongs to the same run, and names more roles."""
-    times = {
-        published_node(store.root, link.name, manifest["fingerprint"], {}): link.lstat().st_mtime
-        for link in (store.root / "latest" / stage for stage in stages)
-        if (manifest := read_manifest(link))
-    }
-    if not times:
-        return None
-    newest = max(times, key=times.__getitem__)
-    return next(
-        node for node in times if newest.fingerprint in {n.fingerprint for n in node.lineage}
-    )
+    times = dict[Node, float]()
+    seen = dict[str, Node]()
+    for stage in stages:
+        link = store.root / "latest" / stage
+        manifest = read_manifest(link)
+        if manifest:
+            node = published_node(store.root, stage, manifest["fingerprint"], seen)
+            times[node] = link.lstat().st_mtime
+    newest = max(times, key=times.__getitem__, default=None)
+    return next((node for node in times if newest in node.lineage), None)
 
 
 def config_of(node: Node) -> dict[str, Any]:
@@ -145,45 +146,46 @@ def config_of(node: Node) -> dict[str, Any]:
 
 def run_of(end: Node) -> FinishedRun:
     """Return the run that ends in a report, an evaluation, a policy or an SFT model."""
-    if evaluation := (end if end.stage == Target.eval else end.inputs.get("eval")):
+    evaluation = end if end.stage == Target.eval else end.inputs.get("eval")
+    if evaluation:
         titles = dict(config_of(evaluation)["models"])
         models = {role: evaluation.inputs[role] for role in titles}
-    else:
-        sft = next(node for node in end.lineage if node.stage == Target.sft)
-        models = {str(Role.base): sft.inputs["base"], str(Role.sft): sft}
-        models |= {str(Role.policy): end} if end.stage in POLICY_STAGES else {}
-        titles = {
-            role: TITLES.get(Role(role), model.stage.upper()) for role, model in models.items()
-        }
-    return FinishedRun(str(end), models, titles, evaluation)
+        return FinishedRun(str(end), models, titles, evaluation)
+    sft = next(node for node in end.lineage if node.stage == Target.sft)
+    models = {str(Role.base): sft.inputs["base"], str(Role.sft): sft}
+    if end.stage in POLICY_STAGES:
+        models[str(Role.policy)] = end
+    titles = {role: TITLES.get(Role(role), node.stage.upper()) for role, node in models.items()}
+    return FinishedRun(str(end), models, titles, None)
 
 
 def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
-    """Return the nodes of a dataset: pairs and labels of every round, and SFT's examples. Labels that KTO
-    did not train on have, of a published run, the rules of its pairs."""
-    # an arm may have them
-    of_labels = (models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models)
-    policy = next((m for m in of_labels if m.stage in (Target.dpo, Target.kto)), None)
-    tables = list[Node]()
+    """Return the nodes of a dataset: pairs and labels of every round, and SFT's examples."""
+    roles = (Role.dpo, Role.policy, Role.kto)  # an arm may have labels, too
+    labelled = [models[role] for role in roles if role in models]
+    policy = next((model for model in labelled if model.stage in (Target.dpo, Target.kto)), None)
     kto = next((model for model in models.values() if model.stage == Target.kto), None)
+    tables = list[Node]()
     while policy and policy.stage == Target.dpo:
         pairs = policy.inputs["pairs"]
-        names = ("unfinished", "validation_fraction") if isinstance(pairs, PublishedNode) else ()
-        rules = {name: config_of(pairs)[name] for name in names}
-        single = Node(
-            "unpaired",
-            STAGES["unpaired"].version,
-            replace(unpaired, **rules),
-            {"judged": pairs.inputs["judged"]},
-        )
-        if (
-            kto
-            and kto.inputs["unpaired"].inputs["judged"].fingerprint
-            == pairs.inputs["judged"].fingerprint
-        ):
-            single = kto.inputs["unpaired"]
-        tables = [pairs, single, *tables]
+        tables = [pairs, labels_beside(pairs, kto, unpaired), *tables]
         policy = policy.inputs["policy"]
-    tables = [policy.inputs["unpaired"]] if policy and policy.stage == Target.kto else tables
+    if policy and policy.stage == Target.kto:
+        tables = [policy.inputs["unpaired"]]
     sft = models.get(Role.sft) or models[Role.policy]
-    return tables + ([sft.inputs["data"]] if config_of(sft)["train"] else [])
+    if config_of(sft)["train"]:
+        tables.append(sft.inputs["data"])
+    return tables
+
+
+def labels_beside(pairs: Node, kto: Node | None, unpaired: Unpaired) -> Node:
+    """Return the labels of single completions of which pairs were made: those that KTO trained on, or else new ones, in
+    a published run by the rules of its pairs."""
+    judged = pairs.inputs["judged"]
+    if kto and kto.inputs["unpaired"].inputs["judged"].fingerprint == judged.fingerprint:
+        return kto.inputs["unpaired"]
+    if isinstance(pairs, PublishedNode):
+        config = config_of(pairs)
+        fraction = config["validation_fraction"]
+        unpaired = replace(unpaired, unfinished=config["unfinished"], validation_fraction=fraction)
+    return Node("unpaired", STAGES["unpaired"].version, unpaired, {"judged": judged})

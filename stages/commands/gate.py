@@ -6,19 +6,16 @@ answers, so that nothing can be compared, or an error. `gate.json` and `gate.md`
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
+from typing import Any, Self
 
 from stages.commands.finished_run import newest_end, require_nodes
-from stages.commands.result import Result, finite, print_parts
+from stages.commands.result import Result, finite, new_table, print_parts
 from stages.config.errors import UserError, visible
 from stages.config.exit_codes import GateCode
-from stages.config.schema import Config, Target
+from stages.config.schema import Config, Gate, Target
 from stages.evaluation import measures
 from stages.evaluation.measures import LENGTH, Measure
 from stages.evaluation.noninferiority import Line, by_measure, compare, outcome
@@ -34,31 +31,37 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-WORDS = dict(zip(GateCode, ("not worse", "worse", "not comparable", "cannot tell"), strict=True))
+WORDS = {
+    GateCode.passes: "not worse",
+    GateCode.worse: "worse",
+    GateCode.other_prompts: "not comparable",
+    GateCode.cannot_tell: "cannot tell",
+}
 COLUMNS = ("measure", "prompts", "before", "after", "difference", "± noise", "outcome")
 
 
 @dataclass(frozen=True)
 class Side:
-    """The evaluations of one policy, one per seed: their folders, measures and results. `version`: of `stage=eval`."""
+    """The evaluations of one policy, one per seed: their folders and measures. `version`: of `stage=eval`. `settings`:
+    those of the answers and the verdict."""
 
     folders: list[Path]
     version: int
     runs: list[dict[str, dict[str, Measure]]]
-    results: dict[str, Any]
+    settings: dict[str, Any]
+    policy: str
 
     @classmethod
-    def read(cls, folders: list[Path], store: Store) -> "Side":
+    def read(cls, folders: list[Path], store: Store) -> Self:
         store.verify(*folders)
-        rows = [load(folder / measures.FILE, Measure) for folder in folders]
-        results = load_json(
-            folders[0] / "results.json", require_keys("models", "decoding", "endpoint")
-        )
+        shape = require_keys("models", "decoding", "endpoint")
+        results = load_json(folders[0] / "results.json", shape)
         return cls(
-            folders,
-            manifest_of(folders[0])["version"],
-            [by_measure(each) for each in rows],
-            results,
+            folders=folders,
+            version=manifest_of(folders[0])["version"],
+            runs=[by_measure(load(folder / measures.FILE, Measure)) for folder in folders],
+            settings={key: results[key] for key in ("decoding", "endpoint")},
+            policy=results["models"]["policy"],
         )
 
 
@@ -75,19 +78,12 @@ class GateResult(Result):
     after: list[Path]
 
     def show(self) -> None:
-        table = Table(
-            *COLUMNS,
-            title=self.title,
-            title_justify="left",
-            box=None,
-            header_style="bold",
-            pad_edge=False,
-        )
+        table = new_table(*COLUMNS, title=self.title)
         for line in self.lines:
             table.add_row(*map(visible, cells(line)))
-        # unclear measures stand in the table
-        below = [] if self.code is GateCode.cannot_tell else self.reasons
-        print_parts(table, *map(visible, below))
+        print_parts(table)
+        if self.code is not GateCode.cannot_tell:  # unclear measures stand in the table
+            print_parts(*map(visible, self.reasons))
 
     def end(self) -> None:
         """End the process with the exit code."""
@@ -110,35 +106,51 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
     old = Side.read(earlier_evaluations(store, cfg.gate.against), store)
     new = Side.read([*map(store.folder, typed)] or latest_evaluations(store), store)
     if old.folders == new.folders:
-        log.warning(
-            "Both sides are the evaluation %s, so there is nothing to compare.", old.folders[0]
-        )
-    differing = [key for key in ("decoding", "endpoint") if old.results[key] != new.results[key]]
-    reasons = [f"{key}: {old.results[key]} before, {new.results[key]} now" for key in differing]
+        log.warning("Both sides are the evaluation %s: nothing to compare.", old.folders[0])
+    result = compare_sides(old, new, cfg.gate)
+    write_result(result, store.root)
+    return result
+
+
+def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
+    """Return the comparison of two policies by all measures of the earlier one."""
+    lines = compare(old.runs, new.runs, gate.margin, gate.confidence)
+    reasons = obstacles(old, new)
+    code = GateCode.other_prompts if reasons else outcome(lines)
+    for line in lines:
+        if line.code is code and code:
+            reasons.append(f"{line.measure}: {outcome_text(line)}")
+    title = f"{new.policy} {new.folders[-1].name} against {old.folders[-1].name}: {WORDS[code]}"
+    return GateResult(code, WORDS[code], title, reasons, lines, old.folders, new.folders)
+
+
+def obstacles(old: Side, new: Side) -> list[str]:
+    """Return why two evaluations cannot be compared: other settings of the answers, or other checks."""
+    reasons = []
+    for key, before in old.settings.items():
+        if before != new.settings[key]:
+            reasons.append(f"{key}: {before} before, {new.settings[key]} now")
     if old.version != new.version:
-        remade = rebuild_command(min(old, new, key=lambda side: side.version).folders[0])
+        older = old if old.version < new.version else new
+        remade = rebuild_command(older.folders[0])
         reasons.append(
             f"versions of the checks: {old.version} before, {new.version} now. To make it again: {remade}"
         )
-    lines = compare(old.runs, new.runs, cfg.gate.margin, cfg.gate.confidence)
-    code = GateCode.other_prompts if reasons else outcome(lines)
-    reasons += [
-        f"{line.measure}: {outcome_text(line)}" for line in lines if line.code is code and code
-    ]
-    title = f"{new.results['models']['policy']} {new.folders[-1].name} against {old.folders[-1].name}: {WORDS[code]}"
-    result = GateResult(code, WORDS[code], title, reasons, lines, old.folders, new.folders)
+    return reasons
+
+
+def write_result(result: GateResult, root: Path) -> None:
+    """Write the comparison as `gate.json` and `gate.md`, unless the store is read-only."""
     content = json.dumps(finite(asdict(result)), indent=1).encode()
-    written = safe_files.write_if_allowed(store.root / "gate.json", content)
-    if written and safe_files.write_if_allowed(
-        store.root / "gate.md", markdown(title, reasons, lines)
-    ):
-        log.info("Written: %s and gate.md", store.root / "gate.json")
-    return result
+    if safe_files.write_if_allowed(root / "gate.json", content):
+        safe_files.write_if_allowed(root / "gate.md", markdown(result))
+        log.info("Written: %s and gate.md", root / "gate.json")
 
 
 def latest_evaluations(store: Store) -> list[Path]:
     """Return the evaluations of a store's last run, one per seed. Raise UserError if there is none."""
-    if not (end := newest_end(store, Target.report, Target.eval)):
+    end = newest_end(store, Target.report, Target.eval)
+    if end is None:
         raise UserError(
             f"{store.root} has no evaluation. Make one: {provenance.command('report', [])}"
         )
@@ -153,13 +165,14 @@ def earlier_evaluations(store: Store, against: str) -> list[Path]:
         return latest_evaluations(Store(folder))
     if (folder / "manifest.json").exists():
         return evaluations_of(folder)
-    nodes = [*store.manifests(Target.eval), *store.manifests(Target.report)]
-    policies = {path: m["inputs"].get("policy", {}).get("fingerprint") for path, m in nodes}
-    if not (named := [path for path, m in nodes if against in (m["fingerprint"], policies[path])]):
-        raise UserError(
-            f"gate.against={against}: {store.root} has no such evaluation, report or policy."
-        )
-    return evaluations_of(named[-1])
+    published = [*store.manifests(Target.eval), *store.manifests(Target.report)]
+    for folder, manifest in reversed(published):
+        policy = manifest["inputs"].get("policy", {}).get("fingerprint")
+        if against in (manifest["fingerprint"], policy):
+            return evaluations_of(folder)
+    raise UserError(
+        f"gate.against={against}: {store.root} has no such evaluation, report or policy."
+    )
 
 
 def evaluations_of(folder: Path) -> list[Path]:
@@ -167,54 +180,63 @@ def evaluations_of(folder: Path) -> list[Path]:
     manifest = manifest_of(folder)
     if manifest["stage"] == Target.eval:
         return [folder]
-    evaluations = [
-        entry["fingerprint"]
-        for entry in manifest["inputs"].values()
-        if entry["stage"] == Target.eval
-    ]
+    evaluations = [e for e in manifest["inputs"].values() if e["stage"] == Target.eval]
     if not evaluations:
         raise UserError(
             f"gate.against: {folder} is no evaluation or report. A policy is named by its fingerprint."
         )
-    return [folder.parent.parent / Target.eval / fingerprint for fingerprint in evaluations]
+    return [folder.parent.parent / Target.eval / entry["fingerprint"] for entry in evaluations]
 
 
-def cells(line: Line) -> Iterator[str]:
-    """Yield the cells of a line: shares in percent and points, lengths in characters and percent, others plain."""
-    in_points = (
-        line.measure != LENGTH
-        and 0 <= min(line.before, line.after) <= max(line.before, line.after) <= 1
-    )
-    show = (
-        points
-        if in_points
-        else (lambda n: signed(n, "{:+.1%}" if line.measure == LENGTH else "{:+.3f}"))
-    )
-    yield line.measure
+def cells(line: Line) -> list[str]:
+    """Return the cells of a line: shares in percent and points, lengths in characters and percent, others plain."""
     if line.code is GateCode.other_prompts:
-        yield from ("", "", "", "", "", line.note)
-        return
-    yield f"{line.prompts:,}"
-    yield from (f"{100 * n:.1f}%" if in_points else f"{n:.2f}" for n in (line.before, line.after))
-    seeds = f"; seeds {show(line.seeds[0])} to {show(line.seeds[1])}" if line.seeds else ""
-    yield f"{show(line.difference.mean)} ({show(line.difference.low)} to {show(line.difference.high)}{seeds})"
-    yield show((line.difference.high - line.difference.low) / 2).lstrip("+")
-    yield outcome_text(line)
+        return [line.measure, "", "", "", "", "", line.note]
+    difference = line.difference
+    change = change_text(line, difference.mean)
+    bounds = f"{change_text(line, difference.low)} to {change_text(line, difference.high)}"
+    if line.seeds:
+        lowest, highest = line.seeds
+        bounds += f"; seeds {change_text(line, lowest)} to {change_text(line, highest)}"
+    noise = change_text(line, (difference.high - difference.low) / 2).lstrip("+")
+    return [
+        line.measure,
+        f"{line.prompts:,}",
+        value_text(line, line.before),
+        value_text(line, line.after),
+        f"{change} ({bounds})",
+        noise,
+        outcome_text(line),
+    ]
+
+
+def is_share(line: Line) -> bool:
+    return line.measure != LENGTH and 0 <= line.before <= 1 and 0 <= line.after <= 1
+
+
+def value_text(line: Line, value: float) -> str:
+    return f"{100 * value:.1f}%" if is_share(line) else f"{value:.2f}"
+
+
+def change_text(line: Line, change: float) -> str:
+    if line.measure == LENGTH:
+        return signed(change, "{:+.1%}")
+    return points(change) if is_share(line) else signed(change, "{:+.3f}")
 
 
 def outcome_text(line: Line) -> str:
-    if line.code is GateCode.cannot_tell:
-        way = "rose" if line.difference.mean > 0 else "fell"
-        return (
-            f"cannot tell; about {line.needed:,} prompts would"
-            if line.needed
-            else f"cannot tell, it rather {way}"
-        )
-    return line.note or WORDS[line.code]
+    if line.code is not GateCode.cannot_tell:
+        return line.note or WORDS[line.code]
+    if line.needed:
+        return f"cannot tell; about {line.needed:,} prompts would"
+    return f"cannot tell, it rather {'rose' if line.difference.mean > 0 else 'fell'}"
 
 
-def markdown(title: str, reasons: list[str], lines: list[Line]) -> bytes:
+def markdown(result: GateResult) -> bytes:
     """Return the comparison for the summary of a CI job."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, lines)]
-    table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
-    return "\n\n".join([f"### {title}", *(f"- {reason}" for reason in reasons), table, ""]).encode()
+    parts = [f"### {result.title}", *(f"- {reason}" for reason in result.reasons)]
+    rows = [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
+    for line in result.lines:
+        texts = [text.replace("|", "/") for text in cells(line)]
+        rows.append(f"| {' | '.join(texts)} |")
+    return "\n\n".join([*parts, "\n".join(rows), ""]).encode()

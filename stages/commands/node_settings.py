@@ -1,9 +1,6 @@
-"""The settings of nodes under the keys that users type, as flat dicts, with files shown by name."""
+"""The settings of nodes under the keys that users type, as flat dicts of texts, and in which of them runs differ."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +9,38 @@ from stages.pipeline.graph import SEEDED_BLOCKS
 from stages.store.manifest import Manifest
 
 Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
+Column = tuple[str | None, ...]  # a value of each run
 BLOCKS = {"base": "model"}  # other stages have a block of their name
 ABSENT = "–"  # the value of a key that a run does not have
 LONGEST = 40  # characters; longer values are cut off in a line of settings
 
 
-def named_settings(settings: Any, config: Any, key: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Yield each key with its value and the name to show. In `settings`, which the fingerprint is made of, a file is
-    its digest; in `config`, which has the same shape, it is its path, whose name is shown."""
-    if isinstance(settings, dict):
-        for name, inner in settings.items():
-            inner_config = config.get(name) if isinstance(config, dict) else None
-            yield from named_settings(inner, inner_config, f"{key}.{name}" if key else name)
-    elif isinstance(settings, list) and any(isinstance(item, dict) for item in settings):
-        for i, item in enumerate(settings):
-            yield from named_settings(
-                item, config[i] if isinstance(config, list) else None, f"{key}[{i}]"
-            )
-    elif isinstance(settings, str) and isinstance(config, str) and settings != config:
-        yield key, settings, Path(config).name
+def flat(value: Any, key: str) -> dict[str, Any]:
+    """Return the values of nested dicts, and of lists of dicts, by key (`endpoints[0].model`)."""
+    parts: dict[str, Any] = {}
+    if isinstance(value, dict):
+        parts = {f"{key}.{name}".removeprefix("."): part for name, part in value.items()}
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        parts = {f"{key}[{i}]": part for i, part in enumerate(value)}
     else:
-        yield key, settings, format_value(settings)
+        return {key: value}
+    values: dict[str, Any] = {}
+    for name, part in parts.items():
+        values |= flat(part, name)
+    return values
 
 
-def format_value(value: Any) -> str:
-    if value is None:
-        return ABSENT
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def shown_settings(settings: Any, config: Any, block: str = "") -> dict[str, str]:
+    """Return each key with its value as text. In `settings`, which the fingerprint is made of, a file is its digest;
+    in `config`, which has the same shape, it is its path. The text has the file's name and six digits of the digest."""
+    paths = flat(config, block)
+    shown = {}
+    for key, value in flat(settings, block).items():
+        path = paths.get(key)
+        shown[key] = ABSENT if value is None else str(value)
+        if isinstance(value, str) and isinstance(path, str) and value != path:
+            shown[key] = f"{Path(path).name} ({value[:6]})"
+    return shown
 
 
 def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
@@ -57,119 +59,79 @@ def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
 def lineage_settings(manifests: list[Manifest]) -> dict[str, str]:
     """Return the settings of these nodes by key (`dpo.beta`). Of several rounds, the last one counts."""
     settings: dict[str, str] = {}
-    blocks = pool_blocks(manifests) | source_blocks(manifests)
+    blocks = listed_blocks(manifests)
     for m in manifests:
         stage = str(m["stage"])
         block = blocks.get(m["fingerprint"], BLOCKS.get(stage, stage))
         if stage == "sft" and m["settings"].get("control"):
             block = "control"
-        version = {"version": m["version"]}
-        for key, value, name in named_settings(
-            version | m["settings"], version | m["config"], block
-        ):
-            # Two files may have the same name, so the first digits of the digest are shown, too.
-            is_file = name != format_value(value)
-            settings.setdefault(key, f"{name} ({value[:6]})" if is_file else name)
+        shown = {f"{block}.version": str(m["version"])}
+        settings = shown | shown_settings(m["settings"], m["config"], block) | settings
     return settings
 
 
-def pool_blocks(manifests: list[Manifest]) -> dict[str, str]:
-    """Return the keys of a pool's sources (`sample.pool[0]`) and of models that only they use, by fingerprint."""
+def listed_blocks(manifests: list[Manifest]) -> dict[str, str]:
+    """Return by fingerprint the keys of what a list has: the sources of data (`data.sources[0]`), those of candidates
+    (`sample.pool[0]`), and the models that only these use. Data that an evaluation alone reads has a key, too."""
     blocks: dict[str, str] = {}
     inputs_of = {m["fingerprint"]: m["inputs"] for m in manifests}
-    trained = {m["inputs"]["base"]["fingerprint"] for m in manifests if m["stage"] == "sft"}
-    for pool in manifests:
-        if pool["stage"] != "pool":
-            continue
-        sources = [entry for role, entry in pool["inputs"].items() if role != "policy"]
-        for i, source in enumerate(sources):
-            blocks.setdefault(source["fingerprint"], f"sample.pool[{i}]")
-            model = inputs_of.get(source["fingerprint"], {}).get("policy", {})
-            if model.get("stage") == "base" and model["fingerprint"] not in trained:
-                blocks.setdefault(model["fingerprint"], f"sample.pool[{i}].model")
-    return blocks
-
-
-def source_blocks(manifests: list[Manifest]) -> dict[str, str]:
-    """Return the keys of data sources (`data.sources[0]`) and of an evaluation's own data, by fingerprint."""
-    blocks: dict[str, str] = {}
+    trained = [m["inputs"]["base"]["fingerprint"] for m in manifests if m["stage"] == "sft"]
     for m in manifests:
-        if m["stage"] != "data":
-            continue
         data = Data(path=m["config"].get("path"), of=m["config"].get("of"))
-        if data.of:
+        if m["stage"] == "data" and data.of:
             blocks[m["fingerprint"]] = data.of
         for role, source in m["inputs"].items():
+            if not role.startswith("source_"):
+                continue
             place = int(role.removeprefix("source_")) - 1
-            blocks[source["fingerprint"]] = data.block(place)
+            block = f"sample.pool[{place}]" if m["stage"] == "pool" else data.block(place)
+            blocks.setdefault(source["fingerprint"], block)
+            model = inputs_of.get(source["fingerprint"], {}).get("policy")
+            if model and model["stage"] == "base" and model["fingerprint"] not in trained:
+                blocks.setdefault(model["fingerprint"], f"{block}.model")
     return blocks
 
 
 def without_seeds(settings: dict[str, str]) -> dict[str, str]:
     blocks = (*SEEDED_BLOCKS, "control")
-    return {
-        key: value
-        for key, value in settings.items()
-        if not (key.endswith(".seed") and key.partition(".")[0] in blocks)
-    }
+    others = {}
+    for key, value in settings.items():
+        if not (key.endswith(".seed") and key.partition(".")[0] in blocks):
+            others[key] = value
+    return others
 
 
-@dataclass
-class SettingDifferences:
-    """The differences between several sets of settings."""
+def varying(runs: list[dict[str, str]]) -> dict[str, Column]:
+    """Return the settings that differ between runs, with the value of each run. A run without the key's block has no
+    value, which is no difference. Settings that always change together are one (`dpo.epochs=sft.epochs`)."""
+    keys_by_values: dict[Column, list[str]] = {}
+    for key in sorted(set[str]().union(*runs)):
+        values = tuple(value_of(run, key) for run in runs)
+        if len({*values} - {None}) > 1:
+            keys_by_values.setdefault(values, []).append(key)
+    return {joint_name(keys): values for values, keys in keys_by_values.items()}
 
-    rows: list[dict[str, str]]
 
-    @cached_property
-    def varying(self) -> list[tuple[list[str], tuple[str, ...]]]:
-        """The settings that differ, with their values by row. Settings that always change together are joined."""
-        keys_by_values: dict[tuple[str, ...], list[str]] = {}
-        for key in sorted(set[str]().union(*self.rows)):
-            values = tuple(row.get(key, ABSENT) for row in self.rows)
-            if len(set(values)) > 1:
-                keys_by_values.setdefault(values, []).append(key)
-        return [(keys, values) for values, keys in keys_by_values.items()]
-
-    @cached_property
-    def common(self) -> dict[str, str]:
-        """The value of each differing setting that more than half of the rows share."""
-        common = {}
-        for keys, values in self.varying:
-            value, rows = Counter(values).most_common(1)[0]
-            if 2 * rows > len(values):
-                common[joint_name(keys)] = value
-        return common
-
-    @property
-    def lines(self) -> list[str]:
-        """The differing settings of each row without the common values: `dpo.beta=0.05, no sample`."""
-        lines = []
-        for i, row in enumerate(self.rows):
-            blocks = {key.partition(".")[0] for key in row}
-            present = {}
-            absent = set()
-            for keys, values in self.varying:
-                name = joint_name(keys)
-                block = keys[0].partition(".")[0]
-                if values[i] == self.common.get(name):
-                    continue
-                if block in blocks:
-                    present[name] = values[i]
-                else:
-                    absent.add(f"no {block}")
-            texts = [settings_text(present), *sorted(absent)]
-            lines.append(", ".join(filter(None, texts)))
-        return lines
+def value_of(run: dict[str, str], key: str) -> str | None:
+    """Return a run's value of a key, ABSENT without it; None if the run has no key of its block."""
+    block = key.partition(".")[0]
+    if not any(name.startswith(f"{block}.") for name in run):
+        return None
+    return run.get(key, ABSENT)
 
 
 def joint_name(keys: list[str]) -> str:
     """Return one name for settings that change together: their names, or their common last part (`precision`)."""
     if len(keys) <= 3:
-        return ", ".join(keys)
+        return "=".join(keys)
     names = {key.rpartition(".")[2] for key in keys}
-    if len(names) == 1:
-        return names.pop()
-    return f"{keys[0]}, {keys[1]} and {len(keys) - 2} more"
+    return names.pop() if len(names) == 1 else f"{keys[0]} and {len(keys) - 1} more"
+
+
+def most_common(values: Column) -> str | None:
+    """Return the value that more than half of the runs share."""
+    value, runs = Counter(values).most_common(1)[0]
+    return value if 2 * runs > len(values) else None
 
 
 def settings_text(settings: dict[str, str]) -> str:
@@ -177,5 +139,5 @@ def settings_text(settings: dict[str, str]) -> str:
     texts = []
     for key, value in settings.items():
         short = value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
-        texts.append(f"{key.replace(', ', '=')}={short}")
+        texts.append(f"{key}={short}")
     return ", ".join(texts)

@@ -2,11 +2,13 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 
 @dataclass
@@ -28,6 +30,18 @@ class Reply:
     exit_code: int = 0
     error: str | None = None
     result: Result | None = None
+
+
+def new_table(*columns: str, numbers: Iterable[str] = (), title: str | None = None) -> "Table":
+    """Return a table without lines. The columns of `numbers` come last, and are as wide as their cells."""
+    from rich.table import Table  # imported here, as help needs none
+
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def print_parts(*parts: "RenderableType") -> None:

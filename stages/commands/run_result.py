@@ -43,15 +43,12 @@ class RunResult(Result):
     faults: list[str] | None = None  # of a model that was trained elsewhere, if one is examined
 
     def show(self) -> None:
-        is_report = self.nodes and self.nodes[-1].stage == Target.report
-        lines = {
-            "The report": self.page if is_report else None,
-            "The page of the labels": self.labels_page,
-            "Next": self.next_command,
-        }
-        for title, text in lines.items():
-            if text:
-                log.info("%s: %s", title, text)
+        if self.page and self.nodes[-1].stage == Target.report:
+            log.info("The report: %s", self.page)
+        if self.labels_page:
+            log.info("The page of the labels: %s", self.labels_page)
+        if self.next_command:
+            log.info("Next: %s", self.next_command)
 
 
 def built_nodes(page: "LivePage") -> list[BuiltNode]:
@@ -59,18 +56,28 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
     built = list[BuiltNode]()
     for node in page.nodes:
         folder = page.store.folder(node)
-        state = "built" if page.states[node.fingerprint] == "done" else "reused"
-        if manifest := read_manifest(folder):
-            name, metrics = page.names.get(node.fingerprint, node.stage), manifest["metrics"]
-            figures = metrics, manifest["warnings"]
-            built.append(BuiltNode(name, node.stage, node.fingerprint, state, folder, *figures))
+        manifest = read_manifest(folder)
+        if manifest is None:
+            continue
+        each = BuiltNode(
+            name=page.names.get(node.fingerprint, node.stage),
+            stage=node.stage,
+            fingerprint=node.fingerprint,
+            state="built" if page.states[node.fingerprint] == "done" else "reused",
+            folder=folder,
+            metrics=manifest["metrics"],
+            warnings=manifest["warnings"],
+        )
+        built.append(each)
     return built
 
 
 def found_faults(built: list[BuiltNode]) -> list[str] | None:
     """Return the faults of the model that a run examined; None if it examined none."""
-    found = [node.metrics["faults"] for node in built if node.stage == Target.examine]
-    return found[0] if found else None
+    for node in built:
+        if node.stage == Target.examine:
+            return list(node.metrics["faults"])
+    return None
 
 
 def page_address(page: "LivePage") -> Path | None:
@@ -83,19 +90,27 @@ def page_address(page: "LivePage") -> Path | None:
 
 def write_labels_page(store: Store, nodes: dict[str, Node], targets: list[Node]) -> Path | None:
     """Write `labels.html` into the store's root if the targets are made of labels. Return it, or None without one."""
-    if targets[0].stage == Target.report:
-        file = store.folder(targets[0]) / "labels.html"
-        content = file.read_bytes() if file.exists() else b""
-    else:
-        label = targets[-1] if targets[-1].stage == Target.label else nodes.get("label")
-        is_used = label and any(label in target.lineage for target in targets)
-        content = read_labels(store.folder(label)) if label and is_used else b""
     place = store.root / "labels.html"
-    return place if content and safe_files.write_if_allowed(place, content) else None
+    if targets[0].stage == Target.report:
+        made = store.folder(targets[0]) / place.name
+        content = made.read_bytes() if made.exists() else b""
+    else:
+        content = labels_page(store, nodes, targets)
+    if content and safe_files.write_if_allowed(place, content):
+        return place
+    return None
 
 
-def read_labels(folder: Path) -> bytes:
-    """Return the page of a label node; nothing if the node is deleted."""
+def labels_page(store: Store, nodes: dict[str, Node], targets: list[Node]) -> bytes:
+    """Return the page of the labels that the targets are made of; nothing without any, or if they are deleted."""
+    label = nodes.get("label")
+    if targets[-1].stage == Target.label:
+        label = targets[-1]
+    if label is None or not any(label in target.lineage for target in targets):
+        return b""
+    folder = store.folder(label)
+    if not folder.exists():
+        return b""
     from stages.pages import label_page  # imported here, as few runs label anything
 
-    return label_page.page(folder).encode() if folder.exists() else b""
+    return label_page.page(folder).encode()

@@ -128,7 +128,7 @@ class Plan:
     """The machine that `stage=plan` plans for, and the data until there are any."""
 
     gpu: str | None = words(*choices.GPUS)
-    tokens: dict[str, float] = MISSING
+    tokens: dict[Target, float] = MISSING
 
 
 @dataclass

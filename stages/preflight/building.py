@@ -3,9 +3,9 @@
 Of row files only the first rows are read, except for people's answers and known labels."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.evaluation import Answer, Benchmark
@@ -42,9 +42,8 @@ def require_source(node: Node, store: Store) -> None:
     from stages.formats.column_mapping import source_purpose
 
     block = node.config
-    require_rows(
-        block.source, block.key, source_purpose(block.source).name, own_reader=bool(block.own)
-    )
+    purpose = source_purpose(block.source).name
+    require_rows(block.source, block.key, purpose, own_reader=bool(block.own))
     for i, source in enumerate(block.audit.against or ()):
         require_rows(source, f"data.audit.against[{i}].path", "prompts")
 
@@ -61,64 +60,63 @@ def require_candidates(node: Node, store: Store) -> None:
         require_rows(node.config.source, f"{node.config.key}.file", "candidates")
 
 
-def require_rows(source: Source, key: str, purpose_name: str, own_reader: bool = False) -> None:
+def require_rows(source: Source, key: str, purpose: str, own_reader: bool = False) -> None:
     """Raise UserError if a source has no rows, or the first ones do not fit their purpose. A user-defined reader
     (`own_reader`) may take any row. Hub datasets are checked after their download."""
+    if locate(source.path, key) is None:
+        resolve_commit(source.path, source.revision, "dataset", key)
+        return
+    try:
+        has_rows = read_first_rows(source, key, purpose, own_reader)
+    except UserError as error:
+        block = key.removesuffix(".path").removesuffix(".file")
+        if block in str(error):
+            raise
+        raise UserError(f"{key}: {error}") from error
+    if not has_rows:
+        raise UserError(f"{key}={source.path}: has no rows. Name another file.")
+
+
+def read_first_rows(source: Source, key: str, purpose: str, own_reader: bool) -> bool:
+    """Return whether a source has a row. Raise UserError if the first rows do not fit their purpose."""
     from stages.formats import detection
     from stages.formats.column_mapping import Purpose
     from stages.formats.readers import files
 
-    if locate(source.path, key) is None:
-        resolve_commit(source.path, source.revision, "dataset", key)
-        return
-    purpose = Purpose[purpose_name]
-    try:
-        for table in files.source_tables(source, key, purpose is Purpose.preferences):
-            if next(table.rows(), None):
-                if not own_reader:
-                    detection.recognise_format(
-                        table, detection.first_rows(table), source, key, purpose
-                    )
-                return
-    except UserError as error:
-        block = key.removesuffix(".path").removesuffix(".file")
-        raise UserError(str(error) if block in str(error) else f"{key}: {error}") from error
-    raise UserError(f"{key}={source.path}: has no rows. Name another file.")
+    are_preferences = purpose == "preferences"
+    for table in files.source_tables(source, key, are_preferences):
+        if next(table.rows(), None):
+            if not own_reader:
+                rows = detection.first_rows(table)
+                detection.recognise_format(table, rows, source, key, Purpose[purpose])
+            return True
+    return False
 
 
 def require_known(node: Node, store: Store) -> None:
     """Raise UserError if `label.known` has a line that is not a row of audit.jsonl, or no known label."""
-    if node.config.known and (file := plugins.user_path(node.config.known)).is_file():
-        from stages.evaluation.reliability import read_known_words
+    known = node.config.known
+    if not known or not plugins.user_path(known).is_file():  # else `source_files.pin` reports it
+        return
+    from stages.evaluation.reliability import read_known_words
 
-        require_readable(file, "label.known")
-        if not read_known_words(file):
-            raise UserError(
-                f"label.known={node.config.known}: every `known` in it is empty. Fill some in."
-            )
+    if not read_known_words(plugins.user_path(known)):
+        raise UserError(f"label.known={known}: every `known` in it is empty. Fill some in.")
 
 
 def require_answered(node: Node, store: Store) -> None:
-    """Raise UserError if the file of people's answers has none."""
+    """Raise UserError if the file of people's answers does not exist or has no answers."""
     people = node.config.asks
     if people is None or not people.answered:
         return
     from stages.labelers.people import answer_rows
 
+    setting = f"{people.block}.answered={people.answered}"
     file = plugins.user_path(people.answered)
-    require_readable(file, f"{people.block}.answered")
+    if not file.is_file():
+        raise UserError(f"{setting}: the file does not exist. Correct the path.")
     if not any(answer for _, answer in answer_rows.parse_answers(file)):
-        raise UserError(
-            f"{people.block}.answered={file}: has no answers. Fill in its empty fields, or leave it out."
-        )
-
-
-def require_readable(file: Path, key: str) -> None:
-    try:
-        with open(file, "rb"):
-            return
-    except OSError as error:
-        raise UserError(f"{key}={file}: {error.strerror}. Name a file that can be read.") from error
+        raise UserError(f"{setting}: has no answers. Fill in its empty fields, or leave it out.")
 
 
 Check = Callable[[Node, Store], None]
@@ -155,29 +153,43 @@ CHECKS: dict[type, tuple[Check, ...]] = {
 
 def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
     """Raise one UserError for everything that nodes lack which are not in the store. Only the first machine checks."""
-    errors = Errors()
-    missing = store.missing(command_nodes(cfg, nodes)) if cfg.launch.node_rank == 0 else set[Node]()
-    if cfg.rebuild and missing and cfg.rebuild not in (stages := {node.stage for node in missing}):
+    if cfg.launch.node_rank > 0:
+        return
+    missing = store.missing(command_nodes(cfg, nodes))
+    stages = {node.stage for node in missing}
+    if cfg.rebuild and missing and cfg.rebuild not in stages:
         raise UserError(
             f"rebuild={cfg.rebuild}: not a stage of this command, which has {', '.join(sorted(stages))}."
         )
+    errors = Errors()
     for node in sorted(missing, key=str):
-        block, checks = node.config, [*CHECKS.get(type(node.config), ()), require_device]
-        if isinstance(block, Label):
-            checks.append(require_known)
-        if isinstance(block, Training):
-            checks.append(require_arguments)
-        for check in checks:
+        block = node.config
+        for check in checks_of(block):
             with errors, name_block(block.block if isinstance(block, Label) else "label"):
                 check(node, store)
-    trainings = [node for node in missing if isinstance(node.config, Training)]
-    # The rendezvous must be free, except if other commands train already.
-    if cfg.launch.nodes > 1 and not all(
-        store.is_locked(node.stage, node.fingerprint) for node in trainings
-    ):
-        with errors:
-            listen_at(str(cfg.launch.rendezvous)).close()
+    with errors:
+        require_rendezvous(cfg, missing, store)
     errors.raise_all()
+
+
+def checks_of(block: Any) -> list[Check]:
+    """Return what a node with this block needs."""
+    checks = [*CHECKS.get(type(block), ()), require_device]
+    if isinstance(block, Label):
+        checks.append(require_known)
+    if isinstance(block, Training):
+        checks.append(require_arguments)
+    return checks
+
+
+def require_rendezvous(cfg: Config, missing: Iterable[Node], store: Store) -> None:
+    """Raise UserError if node 0 cannot listen for the others, unless another command trains already."""
+    if cfg.launch.nodes == 1:
+        return
+    for node in missing:
+        if isinstance(node.config, Training) and not store.is_locked(node.stage, node.fingerprint):
+            listen_at(str(cfg.launch.rendezvous)).close()
+            return
 
 
 def try_own_labelers(cfg: Config, missing: Sequence[Node], store: Store) -> None:
@@ -186,13 +198,14 @@ def try_own_labelers(cfg: Config, missing: Sequence[Node], store: Store) -> None
     Raise UserError if a labeler cannot be loaded, or fails on made-up rows."""
     if cfg.launch.node_rank > 0 or not store.is_writable:
         return
-    blocks = [node.config for node in missing]
-    labels = [block.label if isinstance(block, ScoredGRPO) else block for block in blocks]
-    parts = [part for label in labels if isinstance(label, Label) for part in label.parts]
-    # an ensemble's members are nodes of their own, and its block does not have their files
-    own_parts = {
-        repr(part.own): part for part in parts if isinstance(part, OwnLabeler) and part.own
-    }
+    own_parts = dict[str, OwnLabeler]()
+    for node in missing:
+        block = node.config
+        label = block.label if isinstance(block, ScoredGRPO) else block
+        for part in label.parts if isinstance(label, Label) else []:
+            # an ensemble's members are nodes of their own, and its block does not have their files
+            if isinstance(part, OwnLabeler) and part.own:
+                own_parts[repr(part.own)] = part
     if not own_parts:
         return
     from stages.labelers.own import try_own_labeler
@@ -230,20 +243,19 @@ def command_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
 
 
 def require_device(node: Node, store: Store) -> None:
-    """Raise UserError if a block asks for a GPU and this machine shows none."""
-    block, key = node.config, node.stage
+    """Raise UserError if a block asks for more GPUs than this machine shows."""
+    block = node.config
     if isinstance(block, Sample) and block.sampler == "openai":
         return  # the server computes, not this machine
-    runtime = getattr(block, "runtime", None)
-    if getattr(runtime, "device", None) == "cuda" and not machine.may_have_gpu():
-        raise UserError(f"{key}.runtime.device=cuda: this machine shows no GPU. Use auto or cpu.")
-    if (
-        isinstance(block, Training)
-        and block.runtime.device != "cpu"
-        and not machine.planned_gpu.get()
-    ):
-        gpu_count = len(machine.visible_gpus())
-        if 0 < gpu_count < block.runtime.processes:
-            raise UserError(
-                f"launch.processes={block.runtime.processes} needs as many GPUs; CUDA shows {gpu_count}."
-            )
+    device = getattr(getattr(block, "runtime", None), "device", None)
+    if device == "cuda" and not machine.may_have_gpu():
+        raise UserError(
+            f"{node.stage}.runtime.device=cuda: this machine shows no GPU. Use auto or cpu."
+        )
+    if not isinstance(block, Training) or device == "cpu" or machine.planned_gpu.get():
+        return
+    gpu_count = len(machine.visible_gpus())
+    if 0 < gpu_count < block.runtime.processes:
+        raise UserError(
+            f"launch.processes={block.runtime.processes} needs as many GPUs; CUDA shows {gpu_count}."
+        )

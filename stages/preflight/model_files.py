@@ -7,7 +7,6 @@ from safetensors import SafetensorError, safe_open
 
 from stages.config.blocks.models import Model
 from stages.config.errors import UserError
-from stages.config.installation import read_beside
 from stages.hardware import model_shape
 from stages.models import safe_folder
 from stages.store.node import Node
@@ -24,62 +23,66 @@ TOKENIZERS = (
     "vocab.txt",
 )
 
-TEXTS = read_beside(__file__)
-
 
 def require_model(node: Node, store: Store) -> None:
     """Raise UserError if the stage `base` cannot load the model at its path."""
-    cfg = node.config
-    if not cfg.path:
+    model = node.config
+    if not model.path:
         return
-    key = f"{cfg.key}={cfg.path}"
-    if (place := locate(cfg.path, cfg.key)) is None:
-        resolve_commit(cfg.path, cfg.revision, "model", cfg.key)
+    key = f"{model.key}={model.path}"
+    place = locate(model.path, model.key)
+    if place is None:
+        resolve_commit(model.path, model.revision, "model", model.key)
     elif place.is_dir():
         require_folder(place, key)
-    elif place.suffix != ".gguf" or not place.is_file():
-        raise UserError(f"{key}: a single file must be a .gguf. For safetensors, name the folder.")
-    else:
+    elif place.suffix == ".gguf":
         model_shape.refuse_pointer(place)
+    else:
+        raise UserError(f"{key}: a single file must be a .gguf. For safetensors, name the folder.")
 
 
 def require_reward_model(node: Node, store: Store) -> None:
     """Raise UserError if `label.path` is not a model with one score output and a chat template."""
-    cfg, setting = node.config, "label.path"
-    if not cfg.path:
+    label = node.config
+    if not label.path:
         return
-    key = f"{setting}={cfg.path}"
-    if (folder := locate(cfg.path, setting)) is None:
-        resolve_commit(cfg.path, cfg.revision, "model", setting)
-        return
-    if not folder.is_dir():
+    key = f"label.path={label.path}"
+    folder = locate(label.path, "label.path")
+    if folder is None:
+        resolve_commit(label.path, label.revision, "model", "label.path")
+    elif folder.is_dir():
+        require_scores(folder, key)
+    else:
         raise UserError(
             f"{key}: a reward model is a folder of safetensors, not a file. Name the folder."
         )
+
+
+def require_scores(folder: Path, key: str) -> None:
+    """Raise UserError if a model does not give one score, or has no chat template."""
     config = require_folder(folder, key)
-    if not isinstance(listed := config.get("architectures") or [], list):
+    classes = str(config.get("architectures") or "")
+    has_head = any(
+        name.startswith(HEADS)
+        for file in folder.glob("*.safetensors")
+        for name in tensor_names(file, key)
+    )
+    if classes and SCORES not in classes and not has_head:
         raise UserError(
-            f"{key}: `architectures` in its config.json is no list of class names. Copy the file again."
-        )
-    classes = [str(name) for name in listed]
-    tensors = {name for file in folder.glob("*.safetensors") for name in tensor_names(file, key)}
-    if (
-        classes
-        and not any(SCORES in name for name in classes)
-        and not any(name.startswith(HEADS) for name in tensors)
-    ):
-        raise UserError(
-            f"{key}: {classes[0]} gives no scores. Name a …{SCORES} model with one output."
+            f"{key}: {classes} gives no scores. Name a …{SCORES} model with one output."
         )
     labels = config.get("id2label")
-    # 2 in transformers
-    outputs = len(labels) if isinstance(labels, dict) and labels else config.get("num_labels", 2)
+    outputs = config.get("num_labels", 2)  # 2 in transformers
+    if isinstance(labels, dict) and labels:
+        outputs = len(labels)
     if outputs != 1:
         raise UserError(
             f"{key}: its config.json has {outputs} outputs. Name a model with one output."
         )
     if not (folder / "contract.json").exists() and not has_chat_template(folder):
-        raise UserError(TEXTS["no_template"].format(key=key))
+        raise UserError(
+            f"{key}: its tokenizer has no chat template. Save that of its training in tokenizer_config.json."
+        )
 
 
 def require_folder(folder: Path, key: str) -> dict[str, Any]:
@@ -113,10 +116,11 @@ def tensor_names(file: Path, key: str) -> list[str]:
 
 
 def has_chat_template(folder: Path) -> bool:
+    """Return whether a model's tokenizer has a chat template, in a file of its own or among its settings."""
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     file = folder / "tokenizer_config.json"
-    config = safe_folder.read_json(file) if file.is_file() else {}
+    config = safe_folder.read_json(file) if file.is_file() else None
     return isinstance(config, dict) and bool(config.get("chat_template"))
 
 
@@ -130,7 +134,8 @@ def model_config(cfg: Model, published: Path | None = None) -> dict[str, Any] | 
     # else a group's, for its own path
     if cfg.config and cfg.config.get("_name_or_path", cfg.path) == cfg.path:
         return cfg.config
-    if (local := locate(str(cfg.path), cfg.key)) is None:
+    local = locate(str(cfg.path), cfg.key)
+    if local is None:
         return hub_config(str(cfg.path), cfg.revision)
     return model_shape.read_config(local) if local.is_dir() else None
 
@@ -141,8 +146,7 @@ def hub_config(repo: str, revision: str | None) -> dict[str, Any] | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return model_shape.read_config(
-            Path(hf_hub_download(repo, "config.json", revision=revision)).parent
-        )
+        file = hf_hub_download(repo, "config.json", revision=revision)
+        return model_shape.read_config(Path(file).parent)
     except (LocalEntryNotFoundError, HfHubHTTPError):
         return None

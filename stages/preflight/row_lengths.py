@@ -58,24 +58,29 @@ class RowLengths:
     @property
     def exceeds_limit(self) -> bool:
         """True if the training is certain to drop more than the share `max_dropped` of the file's rows, or all."""
-        long, counted = len(self.too_long), len(self.tokens)
+        long = len(self.too_long)
+        counted = len(self.tokens)
         if not long or not self.whole:
             return False
-        least = share(long, counted, CERTAIN).low if counted < self.rows else long / counted
-        return least > self.training.max_dropped or long == self.rows
+        if counted < self.rows:
+            return share(long, counted, CERTAIN).low > self.training.max_dropped
+        return long == counted or long / counted > self.training.max_dropped
 
     @property
     def message(self) -> str:
         """The sentences on the rows that the training leaves out, at least one."""
-        long, counted = self.too_long, len(self.tokens)
+        long = self.too_long
+        counted = len(self.tokens)
         _, reason, key = self.training.longest(self.context)
-        rows = f"{counted} of {self.rows:,} rows" if counted < self.rows else f"{counted} rows"
+        rows = f"{counted} rows"
+        if counted < self.rows:
+            rows = f"{counted} of {self.rows:,} rows"
         place = f"{self.file.key}={self.file.source.path}"
-        problem = f"{place}: {len(long)} of {rows} are {reason}, the longest has {max(long):,}"
-        keeping = (
-            keeping_message(key, counted - len(long), long, self.context or inf) if key else ""
-        )
-        return ". ".join(filter(None, [problem, keeping])) + "."
+        problem = f"{place}: {len(long)} of {rows} are {reason}, the longest has {max(long):,}."
+        keeping = ""
+        if key:
+            keeping = keeping_message(key, counted - len(long), long, self.context or inf)
+        return f"{problem} {keeping}." if keeping else problem
 
 
 def long_rows(
@@ -84,33 +89,38 @@ def long_rows(
     """Return sentences on trainings that leave out rows of a file as too long: errors of those that would drop more
     than `max_dropped` allows and have no other rows, and warnings of the others."""
     read = [(node, file) for node in trainings for file in files_read(node)]
-    if not read or (planned := planned_contract(nodes, store)) is None:
+    planned = planned_contract(nodes, store) if read else None
+    if planned is None:
         return [], []
-    errors, warnings = dict[str, None](), dict[str, None]()
+    errors = list[str]()
+    warnings = list[str]()
     for node, file in read:
         lengths = count_lengths(node.config, file, *planned)
         if lengths.exceeds_limit and has_only(file, node):
-            limit = f"{node.stage}.max_dropped={node.config.max_dropped:g}"
-            way_out = "Set such a length" if " keeps " in lengths.message else "Shorten the rows"
-            errors[f"{lengths.message} {limit} allows fewer. {way_out}."] = None
+            errors.append(refusal(node, lengths))
         elif lengths.too_long:
-            warnings[lengths.message] = None
-    return [*errors], [*warnings]
+            warnings.append(lengths.message)
+    # runs of several seeds read the same rows
+    return [*dict.fromkeys(errors)], [*dict.fromkeys(warnings)]
+
+
+def refusal(training: Node, lengths: RowLengths) -> str:
+    limit = f"{training.stage}.max_dropped={training.config.max_dropped:g}"
+    way_out = "Set such a length" if " keeps " in lengths.message else "Shorten the rows"
+    return f"{lengths.message} {limit} allows fewer. {way_out}."
 
 
 def files_read(training: Node) -> list[File]:
     """Return the local files whose rows a training reads: prompts and demonstrations, or a file of preferences."""
     of_data = training.config.objective.reads in (Reads.examples, Reads.prompts)
     kind = OneSource if of_data else PreferenceFile
-    files = {
-        node.config.key: node.config for node in row_lineage(training) if type(node.config) is kind
-    }
-    return [
-        file
-        for file in files.values()
-        if not (isinstance(file, OneSource) and file.own)
-        and locate(file.source.path, file.key) is not None
-    ]
+    by_key = dict[str, File]()
+    for node in row_lineage(training):
+        file = node.config
+        has_reader = isinstance(file, OneSource) and file.own
+        if type(file) is kind and not has_reader and locate(file.source.path, file.key):
+            by_key[file.key] = file
+    return [*by_key.values()]
 
 
 def row_lineage(node: Node) -> Iterator[Node]:
@@ -123,34 +133,40 @@ def row_lineage(node: Node) -> Iterator[Node]:
 
 def has_only(file: File, training: Node) -> bool:
     """Return whether a training has the rows of this file and no others, generated or of another source."""
-    blocks = [node.config for node in row_lineage(training)]
-    sources = [block for block in blocks if isinstance(block, OneSource)]
     if isinstance(file, PreferenceFile):
         return True
+    if file.source.rows or file.source.weight or file.source.epochs:
+        return False  # of whose rows some are drawn
     splits = splits_read(training.config)
-    groups = {group for block in blocks if isinstance(block, Data) for group in block.generated}
-    has_generated = any(SPLIT_OF_GROUP[group] in splits for group in groups)
-    is_drawn = file.source.rows or file.source.weight or file.source.epochs
-    return len({source.key for source in sources}) == 1 and not has_generated and not is_drawn
+    for node in row_lineage(training):
+        block = node.config
+        if isinstance(block, OneSource) and block.key != file.key:
+            return False
+        if isinstance(block, Data) and any(
+            SPLIT_OF_GROUP[name] in splits for name in block.generated
+        ):
+            return False
+    return True
 
 
 def splits_read(training: Training) -> tuple[Split, Split]:
-    return (
-        Split.preference if training.objective.reads is Reads.prompts else Split.sft,
-        Split.validation,
-    )
+    if training.objective.reads is Reads.prompts:
+        return Split.preference, Split.validation
+    return Split.sft, Split.validation
 
 
 def planned_contract(nodes: dict[str, Node], store: Store) -> tuple[Contract, int | None] | None:
     """Return the contract that SFT will fix, and the tokens that the model reads; None if the model is not on this
     machine, or SFT will refuse it."""
-    base, sft = nodes["base"], nodes["sft"].config
+    base = nodes["base"]
+    sft = nodes["sft"].config
     published = store.folder(base) / "model"
     place = published if published.exists() else model_place(base.config)
     if place is None:
         return None
     if place.is_dir():
-        config, tokenizer = load_config(place), load_tokenizer(place)
+        config = load_config(place)
+        tokenizer = load_tokenizer(place)
     else:
         config, tokenizer = describe_gguf(place)
     with suppress(UserError):
@@ -167,30 +183,32 @@ def model_place(model: Model) -> Path | None:
 def row_conversations(training: Training, file: File) -> Iterator[list[list[Message]]]:
     """Yield the conversations of each row that a training reads: a demonstration, a pair's two, a labelled answer or a
     prompt."""
-    reads_prompts = training.objective.reads is Reads.prompts
+    reads = training.objective.reads
+    is_pool = isinstance(file, PreferenceFile)
 
-    def parsed(row: ParsedRow) -> ParsedRow | None:
-        if isinstance(file, PreferenceFile):
+    def row_if_read(row: ParsedRow) -> ParsedRow | None:
+        if is_pool:
             return row
         split = split_of(row.messages, row.answers, row.group, file.source.shares)
-        has_answer = len(row.answers) == 1
-        is_read = split in splits_read(training) and (reads_prompts or has_answer)
-        return row if is_read else None
+        is_answered = reads is Reads.prompts or len(row.answers) == 1
+        return row if is_answered and split in splits_read(training) else None
 
-    is_pool = isinstance(file, PreferenceFile)
     purpose = Purpose.preferences if is_pool else source_purpose(file.source)
-    for row in convert(file.source, file.key, parsed, purpose, ReadReport()):
-        if reads_prompts:
+    for row in convert(file.source, file.key, row_if_read, purpose, ReadReport()):
+        if reads is Reads.prompts:
             yield [row.messages]
-            continue
-        answers = row.continuations or [
-            [{"role": "assistant", "content": answer}] for answer in row.answers
-        ]
-        conversations = [[*row.messages, *answer] for answer in answers]
-        if training.objective.reads is Reads.unpaired:
-            yield from ([each] for each in conversations)
+        elif reads is Reads.unpaired:
+            for conversation in answered_conversations(row):
+                yield [conversation]
         else:
-            yield conversations
+            yield answered_conversations(row)
+
+
+def answered_conversations(row: ParsedRow) -> list[list[Message]]:
+    """Return the prompt with each of its answers."""
+    if row.continuations:
+        return [[*row.messages, *answer] for answer in row.continuations]
+    return [[*row.messages, {"role": "assistant", "content": text}] for text in row.answers]
 
 
 def count_lengths(
@@ -198,16 +216,13 @@ def count_lengths(
 ) -> RowLengths:
     """Return the tokens of rows of a file: of the longest of a row's conversations. If the file has many rows, those
     that are counted are drawn from all that are read."""
-    generator, drawn, rows = Random(0), list[list[list[Message]]](), 0
-    for rows, conversations in enumerate(islice(row_conversations(training, file), READ), 1):
-        place = len(drawn) if rows <= COUNTED else generator.randrange(rows)
-        if place < COUNTED:
-            drawn[place : place + 1] = [conversations]
+    rows = list(islice(row_conversations(training, file), READ))
+    drawn = Random(0).sample(rows, COUNTED) if len(rows) > COUNTED else rows
     tokens = list[int]()
     for conversations in drawn:
         with suppress(UserError):  # what the template refuses is reported by the stage
             tokens.append(max(count_tokens(each, training, contract) for each in conversations))
-    return RowLengths(training, file, tokens, rows, rows < READ, context)
+    return RowLengths(training, file, tokens, len(rows), len(rows) < READ, context)
 
 
 def count_tokens(conversation: list[Message], training: Training, contract: Contract) -> int:

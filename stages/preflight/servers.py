@@ -1,142 +1,67 @@
-"""Checks of endpoints (address, price, no secret in the configuration) and of the address of the page for people."""
+"""Checks of endpoints (keys, packages, no secret in the configuration) and of the address of the page for people."""
 
-import ipaddress
-import json
 import os
 import re
 import socket
 from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
-from stages.config.blocks.endpoints import LIMITS, SHORTEST_KEY, Endpoint
-from stages.config.blocks.labels import Judge
-from stages.config.choices import Rubrics
-from stages.config.errors import Errors, UserError, name_block
-from stages.config.installation import install_command, read_beside
+from stages.config.blocks.endpoints import SHORTEST_KEY, Endpoint
+from stages.config.errors import Errors, UserError, check_all
+from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.store.node import Node
 from stages.store.store import Store
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # the name of an environment variable
-PORTS = {"http": 80, "https": 443}
-LONGEST = 2000  # characters in an address
-TEXTS = read_beside(__file__)
-IN_ADDRESS = re.compile(
+# The user, the password or the key in an address
+CREDENTIALS = re.compile(
     r"://[^/\s'\"]*@|[?&][\w-]*(key|token|secret|password|sig|signature)=", re.IGNORECASE
 )
-KEY_NAME, KEY = (re.compile(TEXTS[name].replace("\n", "")) for name in ("key_name", "key"))
-REQUEST_FIELDS = {"messages", "model", "stream", "n"}  # fields that every request sets itself
+# Names of settings that hold a key
+KEY_NAME = re.compile(
+    r"(api|access|auth|private|secret|client|bearer|refresh)[-_ ]?(key|token|secret)"
+    r"|authori[sz]ation|passw(or)?d|passphrase|credential|^(x[-_])?(auth|bearer|secret|token)$",
+    re.IGNORECASE,
+)
+# Keys of OpenAI, Hugging Face and others, of Google, JWTs and headers. Names of models and files may begin like the
+# first ones, but do not have twenty letters and digits in a row.
+KEY = re.compile(
+    r"\b(sk|pk|hf|gsk|xai|nvapi|ghp|glpat|r8|csk)[-_]([\w-]*[-_])?[A-Za-z0-9]{20,}"
+    r"|\bAIza[\w-]{30,}|\beyJ[\w-]{8,}\.eyJ|\b(Bearer|Basic) [\w+/=.~-]{20,}"
+)
 
 
 def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
     """Raise UserError for a setting with an API key, or with an address that holds a user, a password or a key. This
-    must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values.
-
-    A path, a model or a project may look like a key, so only URLs and values of free mappings are judged by their
-    look."""
+    must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values."""
     for key, value in texts:
-        is_free = re.search(r"\.(extra|options)\..*(?<!_env)$", key) is not None
-        named = is_free and KEY_NAME.search(key.rpartition(".")[2]) is not None
-        looks_so = (is_free or "://" in value) and KEY.search(value) is not None
-        # of a sweep
-        words = (
-            [word.strip("'\" ") for word in value.split(",")] if key.endswith("api_key_env") else []
-        )
-        is_key = any(not NAME.fullmatch(word) for word in words if word not in ("", "null"))
-        if named or is_key or looks_so or IN_ADDRESS.search(value):
-            setting = (
-                f"{'sample.endpoint.' if key.startswith('sample.endpoint') else ''}api_key_env"
-            )
-            way_out = f"Put it in an environment variable; {setting}=NAME names that of an endpoint"
-            raise UserError(f"{key} holds a key or a password, which would be stored. {way_out}.")
+        if holds_secret(key, value):
+            raise secret_error(key)
 
 
-def validate_endpoints(cfg: Config) -> None:
-    """Raise one UserError for all endpoints and judges that cannot work."""
-    errors = Errors()
-    for judge in (part for label in cfg.labels for part in label.parts):
-        if isinstance(judge, Judge):
-            with errors, name_block(judge.block):
-                validate_judge(cfg, judge)
-    for key, endpoint in cfg.endpoints.items():
-        with errors:
-            validate_address(key, endpoint)
-        with errors:
-            validate_extra(key, endpoint)
-        if endpoint.budget.money and not endpoint.price.is_complete:
-            errors.add(TEXTS["no_price"].format(key=key, endpoint=endpoint))
-        limits = {"max_tokens": True, **endpoint.extra}
-        if (endpoint.budget.money or endpoint.budget.tokens) and not any(
-            limits.get(name) for name in LIMITS
-        ):
-            errors.add(TEXTS["no_limit"].format(key=key))
-    errors.raise_all()
+def secret_error(key: str) -> UserError:
+    return UserError(
+        f"{key} holds a key or a password, which would be stored. Put it in an environment variable, and name this "
+        "with api_key_env=NAME of the endpoint."
+    )
 
 
-def validate_judge(cfg: Config, judge: Judge) -> None:
-    """Raise UserError for repeated judges, or too few comparisons to show every candidate."""
-    if len({(normal_address(e.base_url), e.model) for e in judge.endpoints}) < len(judge.endpoints):
-        raise UserError(
-            "label.endpoints names a model twice, and its votes would count double. Name each once."
-        )
-    drawn = cfg.sample.most if judge.block.startswith("label") else None
-    if (
-        judge.kind is Rubrics.pairwise
-        and judge.comparisons
-        and drawn
-        and 2 * judge.comparisons < drawn
-    ):
-        raise UserError(
-            TEXTS["few_comparisons"].format(judge=judge, drawn=drawn, least=(drawn + 1) // 2)
-        )
-
-
-def validate_address(key: str, endpoint: Endpoint) -> None:
-    """Raise UserError for an address that cannot be used, or a secret in the settings of an endpoint."""
-    if (url := parse_address(endpoint.base_url)) is None:
-        raise UserError(
-            f"{key}.base_url is not an address. Use one such as http://127.0.0.1:8000/v1."
-        )
-    if not endpoint.model:
-        raise UserError(f"{key}.model is missing. Set {key}.model=NAME, a model of this server.")
-    way_out = f"Put the key in an environment variable, and set {key}.api_key_env=NAME."
-    if "@" in url.netloc or url.query or url.fragment or KEY.search(url.path):
-        raise UserError(
-            f"{key}.base_url holds a user, a password, a query or a key, which would be stored. {way_out}"
-        )
-    secret = os.environ.get(endpoint.api_key_env or "", "").strip()
-    secrets = [secret] if len(secret) >= SHORTEST_KEY else []
-    for place, value in texts_in(endpoint.extra, f"{key}.extra"):
-        if (
-            KEY_NAME.search(place.rpartition(".")[2])
-            or KEY.search(value)
-            or any(each in value for each in secrets)
-        ):
-            raise UserError(f"{place} holds an API key, which would be stored. {way_out}")
-
-
-def parse_address(address: str | None) -> SplitResult | None:
-    """Return the parts of an address, or None if it is not an HTTP address."""
-    try:
-        url = urlsplit(address or "")
-        host, port = url.hostname or "", url.port
-        if re.fullmatch(r"[\d.]+", host):
-            ipaddress.ip_address(host)
-        plain = (
-            str(address).isprintable() and " " not in str(address) and len(str(address)) < LONGEST
-        )
-        return url if url.scheme in PORTS and host.encode("idna") and port != 0 and plain else None
-    except ValueError:
-        return None
-
-
-def normal_address(base_url: str | None) -> str:
-    """Return a base_url in one normal form, so that two spellings of the same server and path are equal."""
-    if (url := parse_address(base_url)) is None:
-        return str(base_url)
-    return f"{url.scheme}://{url.hostname}:{url.port or PORTS[url.scheme]}{url.path.rstrip('/')}"
+def holds_secret(key: str, value: str) -> bool:
+    """Return whether a setting holds a secret: in an address, in place of a variable's name, or in a free mapping.
+    Other settings are paths, models and projects, which may look like a key."""
+    name = key.rpartition(".")[2]
+    if CREDENTIALS.search(value):
+        return True
+    if name == "api_key_env":
+        variables = [word.strip("'\" ") for word in value.split(",")]  # several in a sweep
+        return any(word and not NAME.fullmatch(word) for word in variables)
+    is_free = (".extra." in key or ".options." in key) and not name.endswith("_env")
+    if is_free and KEY_NAME.search(name):
+        return True
+    return (is_free or "://" in value) and KEY.search(value) is not None
 
 
 def texts_in(value: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -151,25 +76,35 @@ def texts_in(value: Any, place: str) -> Iterator[tuple[str, str]]:
         yield place, value
 
 
+def validate_endpoints(cfg: Config) -> None:
+    """Raise one UserError for all endpoints that cannot work, or whose settings hold a key."""
+    errors = Errors()
+    for key, endpoint in cfg.endpoints.items():
+        with errors:
+            endpoint.check(key)
+        with errors:
+            refuse_key(key, endpoint)
+    errors.raise_all()
+
+
+def refuse_key(key: str, endpoint: Endpoint) -> None:
+    """Raise UserError for a secret in an endpoint's address or requests, also one that another setting or the
+    environment filled in. Of an address, queries and fragments may be one."""
+    secret = os.environ.get(endpoint.api_key_env or "", "").strip()
+    is_secret = len(secret) >= SHORTEST_KEY
+    base_url = str(endpoint.base_url)
+    for place, value in texts_in({"base_url": base_url, "extra": endpoint.extra}, key):
+        if holds_secret(place, value) or (is_secret and secret in value):
+            raise secret_error(place)
+    if "?" in base_url or "#" in base_url:
+        raise secret_error(f"{key}.base_url")
+
+
 def fill_prices(cfg: Config) -> None:
     """Fill in the price of each endpoint that has none, from `prices` by its model."""
     for endpoint in cfg.endpoints.values():
         if not endpoint.price.is_complete:
             endpoint.price = cfg.prices.get(str(endpoint.model), endpoint.price)
-
-
-def validate_extra(key: str, endpoint: Endpoint) -> None:
-    """Raise UserError for fields in `extra` that every request sets itself, or values that JSON cannot hold."""
-    if repeated := REQUEST_FIELDS & endpoint.extra.keys():
-        name = min(repeated)
-        raise UserError(
-            f"{key}.extra.{name}={endpoint.extra[name]}: every request sets {name} itself. Leave it out."
-        )
-    try:
-        json.dumps(endpoint.extra, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        problem = f"{key}.extra={endpoint.extra}: cannot be sent as JSON ({error})"
-        raise UserError(f"{problem}. Use numbers or text.") from error
 
 
 def require_sampled(node: Node, store: Store) -> None:
@@ -180,8 +115,10 @@ def require_sampled(node: Node, store: Store) -> None:
 
 def require_judges(node: Node, store: Store) -> None:
     """Raise UserError if the endpoint of a judge lacks its package or its key."""
-    for i, endpoint in enumerate(node.config.endpoints):
-        require_askable(f"label.endpoints[{i}]", endpoint, store)
+    check_all(
+        partial(require_askable, f"label.endpoints[{i}]", endpoint, store)
+        for i, endpoint in enumerate(node.config.endpoints)
+    )
 
 
 def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
@@ -190,30 +127,37 @@ def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
     # imported here, as it loads pyarrow, which a plan does not need
     from stages.store.call_cache import Calls
 
-    if Calls(
-        store.root / "cache" / "calls", str(endpoint.base_url), str(endpoint.model)
-    ).path.exists():
+    folder = store.root / "cache" / "calls"
+    if Calls(folder, str(endpoint.base_url), str(endpoint.model)).path.exists():
         return
     if find_spec("openai") is None:
+        raise UserError(f"{key} needs the package openai: {install_command('endpoints')}.")
+    name = endpoint.api_key_env
+    if name and not os.environ.get(name, "").strip():
         raise UserError(
-            f"{key} needs the package openai. Install it: {install_command('endpoints')}."
+            f"{key}.api_key_env={name}: this environment variable is missing or empty. Set it: export {name}=KEY"
         )
-    if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env, "").strip():
-        raise UserError(TEXTS["no_key"].format(key=key, name=endpoint.api_key_env))
 
 
 def require_page(node: Node, store: Store) -> None:
-    """Raise UserError if the page for people cannot listen at its address and no running command serves it."""
+    """Raise UserError if the page for people lacks a package, or cannot listen at its address and no running command
+    serves it."""
     people = node.config.asks
     if people is None or store.is_locked(node.stage, node.fingerprint):
         return
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
+        raise UserError(
+            f"{people.block}: the page for people needs starlette and uvicorn: {install_command('people')}."
+        )
     host, port = people.runtime.host, people.runtime.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the page's server does
             probe.bind((host, port))
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", error)
         raise UserError(
-            TEXTS["no_port"].format(block=people.block, host=host, port=port, reason=reason)
+            f"{people.block}.runtime: cannot listen at {host}, port {port}: {reason}. Use port=0 and host=127.0.0.1 "
+            "for a free port of this machine."
         ) from error

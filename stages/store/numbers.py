@@ -1,7 +1,7 @@
 """Numbers and numbered names for people, in messages, tables and pages."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def signed(number: float, form: str) -> str:
@@ -27,3 +27,8 @@ def numbered(names: Sequence[str]) -> list[str]:
         counts[name] += 1
         result.append(f"{name} {counts[name]}" if totals[name] > 1 else name)
     return result
+
+
+def count_clauses(counts: Mapping[str, int]) -> list[str]:
+    """Return a clause for each count that is not 0: `3 copies left out`. The keys name what is counted."""
+    return [f"{count} {name}" for name, count in counts.items() if count]

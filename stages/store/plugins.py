@@ -34,17 +34,6 @@ def plugin_words(package: str, kind: str) -> list[str]:
     return [path.stem for path in paths if derived.search(path.read_text(encoding="utf-8"))]
 
 
-def family_names() -> list[str]:
-    """Return the names of the task families, for `data.tasks.families`."""
-    decorated = re.compile(r"^@family\(.*?^def (\w+)", re.MULTILINE | re.DOTALL)
-    folder = ROOT / "stages" / "tasks" / "families"
-    return sorted(
-        name
-        for path in folder.glob("*.py")
-        for name in decorated.findall(path.read_text(encoding="utf-8"))
-    )
-
-
 def label_task_names() -> list[str]:
     """Return the names of the tasks that phrase a labelled set as instructions, for `task` of a source."""
     return sorted(path.stem for path in (ROOT / "stages" / "formats" / "tasks").glob("*.yaml"))

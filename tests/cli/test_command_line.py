@@ -19,7 +19,7 @@ from stages.config.choices import Command, Precision
 from stages.config.installation import DISTRIBUTION, ROOT, checkout_project
 from stages.config.limits import COMPUTED, iterate_values
 from stages.config.schema import RECIPES, Target
-from stages.preflight import constraints
+from stages.preflight import constraints, machine_needs
 from tests.budgets import spent
 from tests.helpers import TINY, command, inside, refused, settings
 
@@ -153,7 +153,7 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("sft.runtime.device=tpu",), "tpu is not a known value. Did you mean 'cpu'"),
         (("model=tiny", "model.path=x"), "exclude each other"),
         (("outside=[{path: nowhere.jsonl, check: label}]",), "outside[0].path=nowhere.jsonl"),
-        (("outside=[{path: README.md}]",), "outside[0].check=None: None is not a known value"),
+        (("outside=[{path: README.md}]",), "outside[0].check=null: a test set needs one"),
         (("seeds=[1]", "sft.seed=5", "sample.seed=5", "dpo.seed=5"), "set seeds=[]"),
         (NOTHING_MEASURES, "(data.tasks.test)"),
         (
@@ -268,7 +268,7 @@ def test_without_the_package_of_4_bit_weights_the_error_names_it(
 def test_without_the_package_of_a_tracker_the_error_names_its_extra(
     tracker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constraints, "find_spec", lambda package: None)
+    monkeypatch.setattr(machine_needs, "find_spec", lambda package: None)
     line = refused(*TINY, f"tracker.{tracker}=true")
     assert line.startswith(f"tracker={tracker} needs ")
     assert f"pip install -e '.[{tracker}]'" in line

@@ -12,15 +12,9 @@ from rich.console import Console
 
 from stages.commands import compare
 from stages.commands.compare import published_nodes
-from stages.commands.comparing.groups import Group, group_by_prompts
+from stages.commands.comparing.groups import ComparedGroup, compare_group, compare_groups
 from stages.commands.comparing.measured import Row, measured_rows
-from stages.commands.node_settings import (
-    SettingDifferences,
-    joint_name,
-    lineage,
-    lineage_settings,
-    without_seeds,
-)
+from stages.commands.node_settings import lineage, lineage_settings, varying, without_seeds
 from stages.config.errors import UserError
 from stages.models.contract import load_contract
 from stages.pipeline.graph import with_seed
@@ -61,13 +55,15 @@ def compared(compared_once: Path, tmp_path: Path) -> Chain:
     return Chain(shutil.copytree(compared_once, tmp_path / "outputs", symlinks=True))
 
 
-def groups(chain: Chain, sweep: str | None = None) -> dict[str, Group]:
-    """Return the groups of a comparison by split."""
+def rows_of(chain: Chain, sweep: str | None = None) -> list[Row]:
     store = Store(chain.root)
-    rows = measured_rows(
-        store, compare.published_nodes(store), compare.nodes_of_sweep(store, sweep)
-    )
-    return {group.split: group for group in group_by_prompts(rows)}
+    chosen = compare.nodes_of_sweep(store, sweep)
+    return measured_rows(store, compare.published_nodes(store), chosen)
+
+
+def groups(chain: Chain, sweep: str | None = None) -> dict[str, ComparedGroup]:
+    """Return the groups of a comparison by split."""
+    return {group.split: group for group in compare_groups(rows_of(chain, sweep))}
 
 
 def printed(*renderables: object) -> list[str]:
@@ -77,25 +73,20 @@ def printed(*renderables: object) -> list[str]:
 
 
 def measured(name: str, rate: float, kl: float, **settings: str) -> Row:
-    results = {
-        "models": {"policy": "DPO"},
-        "primary": {"policy": {"mean": rate, "low": rate, "high": rate}, "prompts": 9, "tasks": 3},
-        "kl": {"policy": {"per_token": kl}},
-    }
-    prompts, passed = ("validation", "seen tasks", ""), np.arange(10) < 10 * rate
     return Row(
-        "policy",
-        "policy",
-        name,
-        prompts,
-        {"a.name": name, **settings},
-        results,
-        1.0,
-        1.0,
-        "",
-        [""] * 10,
-        False,
-        passed,
+        role="policy",
+        title="DPO",
+        fingerprint=name,
+        command="",
+        prompts=("validation", "seen tasks", ""),
+        tasks=[""] * 10,
+        tasks_drawn=False,
+        caveat="",
+        settings={"a.name": name, **settings},
+        passed=np.arange(10) < 10 * rate,
+        figures={"kl": kl, "mean_tokens": 9.0, "stop_rate": 1.0, "seconds": 1.0, "flops": 1.0},
+        benchmarks={},
+        retained="–",
     )
 
 
@@ -110,17 +101,18 @@ def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compare
     assert {setting.name for setting in policies} == {"dpo.beta=0.1", "dpo.beta=0.7"}
     for setting in policies:
         overrides = (*VALIDATION, setting.name)
-        manifest, [row] = compared.manifest("eval", *overrides), setting.runs
-        assert row.fingerprint == manifest["fingerprint"]
-        assert row.rate == manifest["metrics"]["pass_rate"]["policy"] == row.passed.mean()
-        assert row.kl == manifest["metrics"]["kl"]["policy"]["per_token"]
+        manifest = compared.manifest("eval", *overrides)
+        metrics = manifest["metrics"]
+        assert setting.evaluations == [manifest["fingerprint"]]
+        assert setting.pass_rate.mean == metrics["pass_rate"]["policy"]
+        assert setting.kl == metrics["kl"]["policy"]["per_token"]
         lineage = nodes(compared.root, *overrides)["answer_policy"].lineage
         spent = [
             read_manifest(Store(compared.root).folder(node))["wall_seconds"] for node in lineage
         ]
-        assert row.seconds == pytest.approx(sum(spent))
-        assert row.flops == pytest.approx(flops_by_hand(compared, overrides))
-    rates = [setting.rate for setting in group.settings]
+        assert setting.seconds == pytest.approx(sum(spent))
+        assert setting.flops == pytest.approx(flops_by_hand(compared, overrides))
+    rates = [setting.pass_rate.mean for setting in group.settings]
     assert rates == sorted(rates, reverse=True)
 
 
@@ -149,10 +141,10 @@ def flops_by_hand(chain: Chain, overrides: tuple[str, ...]) -> float:
 
 def test_a_model_is_one_setting_in_any_role_and_its_time_is_a_mean_over_runs() -> None:
     policy = measured("same", 0.5, 0.1)
-    results = {k: {**v, "dpo": v["policy"]} for k, v in policy.results.items()}
-    arm = replace(policy, role="dpo", named="dpo", seconds=3.0, results=results)
-    [setting] = Group([policy, arm]).settings
-    assert (setting.mean("seconds"), setting.rate, len(setting.runs)) == (2.0, 0.5, 2)
+    arm = replace(policy, role="dpo", figures=policy.figures | {"seconds": 3.0})
+    [setting] = compare_group([policy, arm]).settings
+    assert (setting.seconds, setting.pass_rate.mean) == (2.0, 0.5)
+    assert len(setting.evaluations) == 2
 
 
 @pytest.mark.slow
@@ -170,33 +162,34 @@ def test_models_of_sft_alone_are_settings_to_choose_from(chain: Chain) -> None:
         chain.manifest("eval", *VALIDATION, "align=none", r)["metrics"]["pass_rate"]["policy"]
         for r in rates
     )
-    assert group.sentence.startswith("Of 2 settings, ") and group.settings[0].rate == best
-    assert [setting.gain for setting in group.settings] == [None, None]
-    assert group.best_sft is None
+    assert group.conclusion.startswith("Of 2 settings, ")
+    assert group.settings[0].pass_rate.mean == best
+    assert [setting.gain_over_sft for setting in group.settings] == [None, None]
+    assert group.gain_title == ""
     assert group.settings[0].name in (chain.root / compare.PAGE).read_text()
 
 
 def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
     group = groups(compared)["validation"]
     first, sft = (next(s for s in group.settings if s.is_sft is start) for start in (False, True))
-    gain = first.gain
-    assert gain.mean == pytest.approx(first.rate - sft.rate)
+    gain = first.gain_over_sft
+    assert gain is not None
+    assert gain.mean == pytest.approx(first.pass_rate.mean - sft.pass_rate.mean)
     assert gain.low <= gain.mean <= gain.high
-    assert "of 16 validation prompts" in group.sentence
-    assert f"the difference, {gain.points()}, " in group.sentence
-    assert "is no more than chance" in group.sentence
-    [run] = first.runs
-    results = json.loads((compared.root / "eval" / run.fingerprint / "results.json").read_text())
+    assert "of 16 validation prompts" in group.conclusion
+    assert f"the difference, {gain.points()}, " in group.conclusion
+    assert "is no more than chance" in group.conclusion
+    [evaluation] = first.evaluations
+    results = json.loads((compared.root / "eval" / evaluation / "results.json").read_text())
     expected = pytest.approx(results["primary"]["policy-sft"])
-    assert vars(run.gain) == vars(gain) == expected, (
-        "one difference has one interval, here and in the report"
-    )
-    assert ("better than SFT" in group.sentence) == (first.rate <= sft.rate)
-    assert group.caveat == "", "trained tasks speak for themselves"
+    assert vars(gain) == expected, "one difference has one interval, here and in the report"
+    is_better = first.pass_rate.mean <= sft.pass_rate.mean
+    assert ("better than SFT" in group.conclusion) == is_better
+    assert "Too few" not in group.conclusion, "trained tasks speak for themselves"
     shutil.rmtree(compared.folder("answer_policy", *VALIDATION))
-    intervals = [setting.interval for setting in group.settings]
+    intervals = [setting.pass_rate for setting in group.settings]
     again = groups(compared)["validation"].settings
-    assert [setting.interval for setting in again] == intervals, (
+    assert [setting.pass_rate for setting in again] == intervals, (
         "the evaluation stores every outcome"
     )
     shutil.rmtree(compared.folder("data", *VALIDATION))
@@ -210,15 +203,16 @@ def test_the_best_is_not_trusted_and_the_split_is_named(compared: Chain) -> None
     assert groups(compared)["test"].note == "", "nothing was chosen"
     build(compared.root, "stage=eval", "dpo.beta=0.7")
     assert "Choose with answer.split=validation" in groups(compared)["test"].note
-    group = groups(compared)["validation"]
-    group.settings.sort(key=lambda setting: setting.is_sft)
-    assert f"for {group.settings[0].name}: python run.py stage=report" in group.note
 
 
-def test_an_estimate_of_kl_below_0_is_not_nearer_to_sft_than_sft() -> None:
-    group = Group([replace(measured("a", 0.5, 0.0), role="sft"), measured("b", 0.5, -1e-6)])
-    assert [setting.kl for setting in group.settings] == [0.0, 0.0]
-    assert all(setting.is_front for setting in group.settings)
+def test_an_estimate_of_kl_below_0_is_not_nearer_to_sft_than_sft(compared: Chain) -> None:
+    folder = compared.folder("eval", *VALIDATION)
+    results = json.loads((folder / "results.json").read_text())
+    results["kl"]["policy"]["per_token"] = -1e-6
+    (folder / "results.json").write_text(json.dumps(results))
+    as_published(folder, "results.json")
+    [setting] = [s for s in groups(compared)["validation"].settings if s.name == "dpo.beta=0.1"]
+    assert setting.kl == 0.0
 
 
 def test_several_sfts_have_a_best_one() -> None:
@@ -226,61 +220,61 @@ def test_several_sfts_have_a_best_one() -> None:
         replace(measured(name, rate, 0.0), role="sft") for name, rate in (("a", 0.5), ("b", 0.4))
     ]
     rows = [*models, measured("c", 0.6, 0.1)]
-    for row in rows:
-        row.results |= {"mean_tokens": {"policy": 9.0}, "stop_rate": {"policy": 1.0}}
-    assert "over best SFT" in "".join(
-        printed(compare.group_table(compare.compared_group(Group(rows))))
-    )
+    assert "over best SFT" in "".join(printed(compare.figures_table(compare_group(rows))))
 
 
 def test_objectives_have_their_names_and_what_they_share_or_vary() -> None:
     def trained_by(title: str, rate: float, **settings: str) -> Row:
         row = measured(title, rate, 0.1)
         keys = {name.replace("__", "."): value for name, value in settings.items()}
-        return replace(row, settings=keys, results=row.results | {"models": {"policy": title}})
+        return replace(row, settings=keys, title=title)
 
     shared = {"dpo__epochs": "1", "sft__epochs": "2"}
     dpo = [
         trained_by("DPO", rate, dpo__beta=beta, **shared) for rate, beta in ((0.5, "1"), (0.4, "2"))
     ]
     grpo = trained_by("GRPO", 0.3, grpo__beta="0", sft__epochs="2")
-    names = [setting.name for setting in Group([*dpo, grpo]).settings]
+    names = [setting.name for setting in compare_group([*dpo, grpo]).settings]
     assert names == ["DPO (dpo.beta=1)", "DPO (dpo.beta=2)", "GRPO"]
-    group = Group([*dpo, replace(grpo, settings={"grpo.beta": "0", "sft.epochs": "3"})])
+    group = compare_group([*dpo, replace(grpo, settings={"grpo.beta": "0", "sft.epochs": "3"})])
     assert [setting.name for setting in group.settings] == [*names[:2], "GRPO (sft.epochs=3)"]
     assert group.common_settings == {"sft.epochs": "2"}
-    assert [setting.name for setting in Group(dpo).settings] == ["dpo.beta=1", "dpo.beta=2"]
+    assert [setting.name for setting in compare_group(dpo).settings] == ["dpo.beta=1", "dpo.beta=2"]
 
 
 def test_the_front_holds_settings_that_no_other_beats() -> None:
     models = [("a", 0.5, 0.3), ("b", 0.4, 0.1), ("c", 0.4, 0.2), ("d", 0.3, 0.1), ("e", 0.3, 0.0)]
-    group = Group([measured(*one) for one in models])
-    assert [setting.runs[0].fingerprint for setting in group.settings] == ["a", "b", "c", "e", "d"]
-    assert [setting.is_front for setting in group.settings] == [True, True, False, True, False]
-    together = SettingDifferences(
-        [{"sft.epochs": n, "dpo.epochs": n, "dpo.beta": "0.1"} for n in ("1", "2")]
-    )
-    assert [joint_name(keys) for keys, _ in together.varying] == ["dpo.epochs, sft.epochs"], (
-        "one column"
-    )
+    group = compare_group([measured(*one) for one in models])
+    assert [fingerprint for s in group.settings for fingerprint in s.evaluations] == [
+        "a",
+        "b",
+        "c",
+        "e",
+        "d",
+    ]
+    assert [setting.best_at_kl for setting in group.settings] == [True, True, False, True, False]
+
+
+def test_settings_that_change_together_are_one() -> None:
+    together = [{"sft.epochs": n, "dpo.epochs": n, "dpo.beta": "0.1"} for n in ("1", "2")]
+    assert varying(together) == {"dpo.epochs=sft.epochs": ("1", "2")}
     stages = ("answer", "dpo", "reference", "sft")
-    precise = SettingDifferences(
-        [{f"{stage}.precision": value for stage in stages} for value in ("fp32", "bf16")]
-    )
-    assert precise.lines == ["precision=fp32", "precision=bf16"]
+    precise = [{f"{stage}.precision": value for stage in stages} for value in ("fp32", "bf16")]
+    assert varying(precise) == {"precision": ("fp32", "bf16")}
+    lists = [{"sample.pool[0].n": "1"}, {"sample.pool[0].n": "1", "sample.pool[1].n": "2"}]
+    assert varying(lists) == {"sample.pool[1].n": ("–", "2")}
 
 
 def test_seeds_of_a_setting_are_runs_of_it() -> None:
     one, other = measured("x", 0.5, 0.1), measured("x", 0.4, 0.3)
     seeds = [
-        replace(row, settings={**row.settings, "dpo.seed": n})
+        replace(row, settings=without_seeds({**row.settings, "dpo.seed": n}))
         for row, n in ((one, "0"), (other, "1"))
     ]
-    [setting] = Group(seeds).settings
-    assert (setting.rate, setting.kl) == (pytest.approx(0.45), pytest.approx(0.2))
-    [setting] = Group(seeds).settings
-    rate = setting.interval
-    assert rate.low < rate.mean == setting.rate < rate.high
+    [setting] = compare_group(seeds).settings
+    rate = setting.pass_rate
+    assert (rate.mean, setting.kl) == (pytest.approx(0.45), pytest.approx(0.2))
+    assert rate.low < rate.mean < rate.high
 
 
 @pytest.mark.extended
@@ -329,13 +323,11 @@ def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path
     build(compared.root, *VALIDATION, "dpo.beta=0.3", "control=true")
     build(compared.root, *VALIDATION, *odd)
     build(compared.root, *VALIDATION, "data.tasks.sft=200", "data.tasks.validation=12")
-    store = Store(compared.root)
-    by_prompts = group_by_prompts(measured_rows(store, compare.published_nodes(store), None))
+    by_prompts = compare_groups(rows_of(compared))
     sizes = [len(group.settings) for group in by_prompts]
     assert sizes == [5, 2, 2, 2], "other prompts, and verdicts on other prompts, stand apart"
     group = by_prompts[0]
-    figures = compare.compared_group(group)
-    lines = printed(compare.group_table(figures), compare.settings_table(figures))
+    lines = printed(compare.figures_table(group), compare.settings_table(group))
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines[: 2 + len(group.settings)]), "no figure is cut off"
     assert {"SFT", "Control", "dpo.beta=0.1", "dpo.beta=0.3", "dpo.beta=0.7"} == {
@@ -345,7 +337,7 @@ def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path
     [own] = [
         each
         for each in by_prompts
-        if any(s.runs[0].fingerprint == fingerprint and not s.is_sft for s in each.settings)
+        if any(fingerprint in s.evaluations and not s.is_sft for s in each.settings)
     ]
     assert own is not group
     build(compared.root, "stage=compare")
@@ -360,7 +352,7 @@ def test_a_model_that_two_evaluations_measured_is_told_once(compared: Chain) -> 
     group = groups(compared)["validation"]
     assert len(group.settings) == 3
     [setting] = [setting for setting in group.settings if setting.name == "dpo.beta=0.1"]
-    assert [run.fingerprint for run in setting.runs] == [fingerprint], "by the last"
+    assert setting.evaluations == [fingerprint], "by the last"
 
 
 def test_a_sweep_limits_the_rows_and_another_folder_is_refused(
@@ -371,7 +363,7 @@ def test_a_sweep_limits_the_rows_and_another_folder_is_refused(
     fingerprint = compared.manifest("eval", *VALIDATION)["fingerprint"]
     (job / "nodes.json").write_text(f'{{"eval": "{fingerprint}"}}')
     [group] = groups(compared, str(tmp_path / "sweep")).values()
-    assert {row.fingerprint for row in group.rows} == {fingerprint}
+    assert {each for s in group.settings for each in s.evaluations} == {fingerprint}
     with pytest.raises(UserError, match="the folder of a sweep"):
         groups(compared, str(tmp_path))
     assert "Make one with stage=eval" in inside(f"outputs={tmp_path}", "stage=compare").stderr
@@ -387,9 +379,9 @@ def test_a_prompt_that_one_model_could_not_read_leaves_the_others_comparable(cha
     long = next(a for a in answers if a.prompt_id in seen)
     save(file, [a for a in answers if a is not long], Candidate)
     as_published(file.parent, file.name)
-    before = [row.passed for group in groups(chain).values() for row in group.rows]
+    before = [row.passed for row in rows_of(chain)]
     build(chain.root, "stage=report", "rebuild=eval")
-    after = [row.passed for group in groups(chain).values() for row in group.rows]
+    after = [row.passed for row in rows_of(chain)]
     assert [len(passed) for passed in after] == [len(passed) - 1 for passed in before]
 
 
@@ -421,7 +413,7 @@ def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(
     page = compared.root / "compare.html"
     html = page.read_text()
     assert html.count('aria-label="Pass rate against KL: ') == 2
-    assert all(row.fingerprint in html for group in groups(compared).values() for row in group.rows)
+    assert all(row.fingerprint in html for row in rows_of(compared))
     assert html.count("<th ") == html.count('<th scope="'), "of a row or a column"
-    assert groups(compared)["validation"].sentence in html.replace("<wbr>", "")
+    assert groups(compared)["validation"].conclusion in html.replace("<wbr>", "")
     assert fits(page, width, tmp_path)

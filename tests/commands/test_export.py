@@ -276,7 +276,7 @@ def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
     ("arguments", "token", "message"),
     [
         ((), "hf_x", "needs export.repo=user/name"),
-        (("export.repo=a/b",), None, "Set HF_TOKEN in the environment"),
+        (("export.repo=a/b",), None, "a token that can write: HF_TOKEN"),
         (
             ("export.repo=a/b", "export.model=base"),
             "hf_x",

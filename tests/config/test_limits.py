@@ -17,16 +17,14 @@ from stages.cli import main, spelling
 from stages.cli.explain import explain
 from stages.config import limits
 from stages.config.blocks.data import Source
-from stages.config.blocks.training import OBJECTIVES
+from stages.config.blocks.training import OBJECTIVES, LoRA
 from stages.config.errors import UserError
 from stages.config.schema import GROUPS, OPTIONS, Config
 from stages.preflight import capacity, constraints
-from stages.store import plugins
-from stages.tasks.generator import known_families
 from tests.helpers import TINY, composed, refused, settings
 
 NUMBERS = {int, float}
-# Words that `constraints.validate_config` checks: they are the names of files in the rooms, or of functions in those.
+# Words that `constraints.validate_config` or the first stage checks: names of files in the packages, or of functions there.
 IN_ROOMS = [
     "stage",
     "sample.sampler",
@@ -287,7 +285,6 @@ def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
 
 
 ENDPOINT = "sample=openai sample.endpoint.base_url=http://127.0.0.1:1 sample.endpoint.model=writer"
-JUDGE = "label=judge label.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
 # What was typed, and what is told. Nothing is built first.
 REFUSED = [
     ("sample.max_new_tokens=???", "is required and has no value. Set sample.max_new_tokens="),
@@ -303,12 +300,12 @@ REFUSED = [
     ("data=null", "Known: demonstrations, file, questions, tiny, verifiable."),
     ("data.tasks=null", "null is not allowed"),
     ("dpo.adapter=lora dpo.lora.rank=65", "width of 64"),
-    ("dpo.adapter=lora dpo.lora.target_modules=[q_prj]", "Did you mean 'q_p"),
+    ("dpo.adapter=lora dpo.lora.target_modules=[q_prj]", "dpo.lora.target_modules=['q_prj']: "),
     (
         "sft.adapter=lora sft.lora.target_modules=[]",
         "sft.lora.target_modules is empty. [all-linear]",
     ),
-    ("dpo.adapter=lora dpo.lora.target_modules=[q_proj,lm_head]", "target_modules=lm_head is not"),
+    ("dpo.adapter=lora dpo.lora.target_modules=[q_proj,lm_head]", "output layer cannot be adapted"),
     ("dpo.first_difference=true dpo.loss_type=[ipo]", "Set dpo.first_difference=false."),
     ("dpo.first_difference=true dpo.trainer.ld_alpha=0.3", "Set dpo.first_difference=false."),
     ("dpo.trainer.f_alpha_divergence_coef=0.5", "add f_divergence_type: alpha_divergence"),
@@ -370,7 +367,6 @@ REFUSED = [
     ),
     ("data.tasks.sft=0", "Raise data.tasks.sft"),
     ("data.tasks.preference=0", "Raise data.tasks.preference"),
-    ("data.tasks.families=[sentimnt]", "Did you mean 'sentiment'?"),
     ("sample.candidates_per_prompt=1", "sample.candidates_per_prompt=1: a pair needs"),
     ("sample.temperatures=[nan]", "sample.temperatures=nan: the value must be"),
     ("sample.temperatures=[0]", "sample.temperatures=[0.0] is greedy"),
@@ -402,7 +398,6 @@ REFUSED = [
         "label.endpoints[0].base_url is not an address",
     ),
     ("label=judge label.endpoints=[{bogus:x}]", "bogus is not a setting"),
-    (f"{JUDGE} label.comparisons=1", "Use 2 or more"),
     ("label.known=README.md", "label.audit=200"),
     ("prices={writer:{input:-1,output:1}}", "prices.writer.input=-1.0: the value must be"),
     ("pairs.min_margin=nan", "pairs.min_margin=nan: the value must be a difference"),
@@ -484,6 +479,15 @@ def test_a_model_that_cannot_be_read_is_left_to_its_own_stage(tmp_path: Path) ->
     assert capacity.base_config(settings(*TINY, "model=embedded", f"model.path={broken}")) == {}
 
 
+def test_the_layers_of_any_model_are_known() -> None:
+    """GPT-2 has its projections of query, key and value in one layer."""
+    gpt2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 16}
+    capacity.require_layers("sft", LoRA(4, 8, ["c_attn"]), gpt2)
+    with pytest.raises(UserError, match=r"sft\.lora\.target_modules=\['c_attn', 'q_proj'\]"):
+        capacity.require_layers("sft", LoRA(4, 8, ["c_attn", "q_proj"]), gpt2)
+    capacity.require_layers("sft", LoRA(4, 8, ["q_proj"]), {"model_type": "of the future"})
+
+
 def test_several_values_are_told_what_they_may_be() -> None:
     assert spelling.several_values_message("dpo.beta=0.1,0.2").startswith(
         "dpo.beta=0.1,0.2: several values. To try one after the other, add -m; "
@@ -492,7 +496,3 @@ def test_several_values_are_told_what_they_may_be() -> None:
     assert spelling.several_values_message("label.path=a,b").endswith(
         "for one text, write 'label.path=\"a,b\"'"
     )
-
-
-def test_families_are_listed_without_being_imported() -> None:
-    assert plugins.family_names() == list(known_families())

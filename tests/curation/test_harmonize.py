@@ -183,11 +183,11 @@ def test_the_data_is_in_form_and_says_what_was_changed(tmp_path: Path) -> None:
     [
         (
             "data.form={system: insert}",
-            "data.form.system=insert needs one in data.form.system_prompts",
+            "data.form.system=insert needs 1 in data.form.system_prompts",
         ),
         (
             "data.form={system: vary, system_prompts: [a]}",
-            "data.form.system=vary needs two or more",
+            "data.form.system=vary needs 2",
         ),
         ("data.form={system_prompts: [a]}", "data.form.system=keep needs none"),
         ("data.form.system=inset", "Did you mean 'insert'"),

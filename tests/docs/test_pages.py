@@ -19,7 +19,7 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.sampling import Member
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
-from stages.preflight import constraints
+from stages.preflight import constraints, machine_needs
 from tests.helpers import settings, slow_but
 
 README = ROOT / "README.md"
@@ -184,7 +184,8 @@ def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -
             f"hydra_plugins.hydra_{plugin}_{'sweeper' if 'sweeper=' in command else 'launcher'}"
         )
     # every extra is installed
-    monkeypatch.setattr(constraints, "find_spec", lambda package: package)
+    for module in (constraints, machine_needs):
+        monkeypatch.setattr(module, "find_spec", lambda package: package)
     typed = one_of_each(shlex.split(command))
     cfg = settings(*typed)
     constraints.validate_config(cfg)

@@ -14,7 +14,6 @@ from stages.formats.detection import PEEKED
 from stages.formats.source_reading import ReadReport, convert
 from stages.store.digests import files_of
 from tests.formats.reading import lines, read, summarize
-from tests.helpers import refused
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 ALPACA = {"instruction": "a", "output": "b"}
@@ -198,11 +197,6 @@ def test_a_format_that_cannot_be_is_refused_with_those_that_can(tmp_path: Path) 
         UserError, match=r"sources\[0\].format=several: .*Type one of kto, chat, answered"
     ):
         read(file, format="several")
-    message = refused(
-        "stage=data", f"data.sources=[{{path: {file}, format: phrased}}]", f"outputs={tmp_path}"
-    )
-    assert "data.sources[0].task" in message
-    assert "sentiment" in message
 
 
 def test_the_door_says_what_was_read_as_what(tmp_path: Path) -> None:

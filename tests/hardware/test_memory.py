@@ -359,9 +359,7 @@ def test_a_recipe_for_a_cpu_needs_no_more_memory_than_it_says_however_much_is_fr
     cfg = replace(settings(f"recipe={recipe}", f"precision={precision}"), outputs=str(tmp_path))
     recipe_nodes, store = wire_graph(cfg, tmp_path / "digests.json"), Store(tmp_path)
     needs = {
-        name: sum(
-            expected_parts(node, recipe_nodes, model_shape(node, recipe_nodes["base"], store))
-        )
+        name: sum(expected_parts(node, recipe_nodes, model_shape(node, recipe_nodes, store)))
         for name, node in recipe_nodes.items()
     }
     assert max(needs.values()) < 0.85 * int(promise[1]) * 2**30, needs  # the rest is for the system

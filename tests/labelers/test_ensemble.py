@@ -325,7 +325,7 @@ JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
         (
             "[{labeler: verifier}, {labeler: reward_model, veto: 0.5}]",
             ("label.reward_model.path=reward", "align=grpo"),
-            f"{MEMBERS}: align=grpo",
+            f"{MEMBERS}: ",
             "Take its veto away",
         ),
         (

@@ -24,7 +24,7 @@ from stages.config.installation import ROOT
 from stages.launch import agent, job_file, worker
 from stages.launch import processes as parent
 from stages.launch.job_file import read_block
-from stages.preflight import constraints
+from stages.preflight import constraints, machine_needs
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH, read_samples
 from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused, settings
@@ -466,12 +466,12 @@ def test_what_cannot_be_launched_is_told(
 def test_fsdp_needs_a_pytorch_that_makes_weights_whole_after_an_evaluation(
     version: str, is_refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constraints, "version", lambda package: version)
+    monkeypatch.setattr(machine_needs, "version", lambda package: version)
     cfg = settings(*TINY, "launch=fsdp", "launch.processes=2")
     with (
         pytest.raises(UserError, match=r"PyTorch 2\.13") if is_refused else contextlib.nullcontext()
     ):
-        constraints.validate_launch(cfg)
+        machine_needs.validate_sharding(cfg)
 
 
 def test_a_worker_ends_the_threads_of_gloo(tmp_path: Path) -> None:

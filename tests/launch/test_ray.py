@@ -17,7 +17,7 @@ import pytest
 
 from stages.config.installation import ROOT, install_command
 from stages.hardware import machine
-from stages.preflight import constraints
+from stages.preflight import machine_needs
 from stages.store.sealed_json import file_digest
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH
@@ -239,7 +239,7 @@ def test_without_a_cluster_the_error_is_one_line(cluster: Cluster, chain: Chain)
     [
         ("launch.address=local", "launch.address=local is neither auto nor HOST:PORT"),
         ("launch.nodes=2", "Use launch.nodes=1"),
-        ("launch.num_gpus=1", "set launch.num_gpus=0"),
+        ("launch.num_gpus=1", "launch.num_gpus=0, or"),
         ("launch.num_gpus=2", "launch.num_gpus=2: the value must be from 0 to 1"),
     ],
 )
@@ -247,7 +247,7 @@ def test_what_ray_cannot_do_is_refused(
     override: str, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # every extra is installed
-    monkeypatch.setattr(constraints, "find_spec", lambda package: package)
+    monkeypatch.setattr(machine_needs, "find_spec", lambda package: package)
     monkeypatch.setattr(machine, "may_have_gpu", lambda: False)
     several = ("launch.rendezvous=127.0.0.1:29500",)
     assert pattern in refused(*TINY, "launch=ray", *several, override)
@@ -256,6 +256,6 @@ def test_what_ray_cannot_do_is_refused(
 def test_without_ray_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constraints, "find_spec", lambda package: None)
+    monkeypatch.setattr(machine_needs, "find_spec", lambda package: None)
     assert install_command("ray") in refused(*TINY, "launch=ray", f"outputs={tmp_path}")
     assert not Chain(tmp_path).count(), "before anything is built"

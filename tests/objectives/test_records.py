@@ -7,6 +7,7 @@ import pytest
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.installation import ROOT
 from stages.config.schema import CONF, Target
+from stages.pipeline.stage_table import STAGES
 from tests.helpers import settings
 
 
@@ -19,7 +20,7 @@ def test_an_objective_has_a_stage_a_file_and_a_group(name: str) -> None:
     ):
         assert path.is_file()
     assert name in {*Target}
-    assert OBJECTIVES[name].next in {*Target}
+    assert STAGES[name].next in {*Target}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -26,7 +26,7 @@ COMMAND = "python run.py recipe=tiny"
 
 def live_page(root: Path, *of_sweep: str) -> LivePage:
     planned = nodes(root)
-    left = Forecast(planned, Store(root)).seconds_left
+    left = Forecast(Store(root)).seconds_left
     target = [planned["report"]]
     return LivePage(Store(root), planned, target, COMMAND, "recipe: tiny", left, *of_sweep)
 
@@ -66,7 +66,7 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
         chain.folder("report") / "report.html"
     ).read_bytes()
     planned = nodes(chain.root, "dpo.seed=7")
-    left = Forecast(planned, Store(chain.root)).seconds_left
+    left = Forecast(Store(chain.root)).seconds_left
     target = [planned["dpo"]]
     other = LivePage(Store(chain.root), planned, target, "python run.py", "recipe: tiny", left)
     with other:

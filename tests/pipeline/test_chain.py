@@ -12,8 +12,7 @@ from statistics import fmean
 import pytest
 
 from stages.commands import plan
-from stages.commands.node_settings import named_settings
-from stages.commands.planning import cost
+from stages.commands.node_settings import ABSENT, shown_settings
 from stages.config.blocks.labels import Verifier
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
@@ -325,8 +324,7 @@ def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
     """Check that null keys are left out, so that a new optional key changes no fingerprint."""
     node = nodes(built)["label"]
     assert asdict(node.config)["audit"] is None
-    settings_of_node = named_settings(node.settings, None)
-    assert not [key for key, value, _ in settings_of_node if value is None]
+    assert ABSENT not in shown_settings(node.settings, None).values()
     later = make_dataclass("Later", [("language", str | None, None)], bases=(Verifier,))
     block = later(**vars(node.config))
     assert replace(node, config=block).fingerprint == node.fingerprint
@@ -341,17 +339,15 @@ def test_a_null_among_trls_arguments_has_a_say(built: Path) -> None:
     assert plain.fingerprint != unclipped.fingerprint
 
 
-def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Chain) -> None:
-    store = Store(chain.root)
+def test_plan_measures_the_memory_of_a_finished_node_and_calculates_others(chain: Chain) -> None:
     manifest = chain.folder("dpo") / "manifest.json"
     manifest.write_text(json.dumps(chain.manifest("dpo") | {"peak_memory": 12345}))
 
     def peak(*overrides: str) -> float:
-        planned = nodes(chain.root, *overrides)
-        return cost.expected_cost(planned["dpo"], planned, store, cost.RunHistory(store)).memory
+        planned = plan.plan_nodes(nodes(chain.root, *overrides), Store(chain.root)).nodes
+        return next(node.memory for node in planned if node.name == "dpo")
 
     assert peak() == 12345, "its own"
-    assert peak("dpo.beta=0.3") == 12345
     full = peak("dpo.max_length=512")
     assert full > memory.LIBRARIES
     assert full != peak("dpo.adapter=lora") > memory.LIBRARIES

@@ -9,7 +9,7 @@ import pytest
 
 from stages import data as data_stage
 from stages import source as source_stage
-from stages.commands.node_settings import named_settings
+from stages.commands.node_settings import shown_settings
 from stages.store.source_files import hold_files_unchanged, read_template
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, nodes, refused, slow_but
@@ -130,9 +130,8 @@ def test_a_template_may_be_worked_on_while_sft_trains(tmp_path: Path) -> None:
     with hold_files_unchanged(node, tmp_path / "cache" / "digests.json", tmp_path / "begun"):
         file.write_text("{{ others }}")
     assert read_template(Path(node.config.template.path)) == "{{ messages }}"
-    assert "mine.jinja" in [
-        name for _, _, name in named_settings(node.settings, asdict(node.config))
-    ]
+    shown = shown_settings(node.settings, asdict(node.config))
+    assert shown["template.path"].startswith("mine.jinja (")
     assert nodes(tmp_path, *overrides)["sft"].fingerprint != node.fingerprint
     file.write_text("\ufeff{{ messages }}")  # a byte-order mark is no text
     assert nodes(tmp_path, *overrides)["sft"].fingerprint == node.fingerprint

@@ -15,7 +15,7 @@ from stages.config.choices import Command, Split
 from stages.config.schema import RECIPES, Config, Target
 from stages.labelers.dataset import Dataset
 from stages.pipeline.graph import wire_graph
-from stages.preflight import constraints
+from stages.preflight import constraints, machine_needs
 from stages.store.source_files import HUB_ID
 from stages.store.store import Store
 from stages.store.workspace import StageDir
@@ -64,7 +64,8 @@ def test_its_own_command_composes_for_every_stage(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # whatever extra it asks for is there
-    monkeypatch.setattr(constraints, "find_spec", lambda package: package)
+    for module in (constraints, machine_needs):
+        monkeypatch.setattr(module, "find_spec", lambda package: package)
     cfg = settings(*overrides(name))
     others = {Target.examine} if name != Target.examine else set()
     for stage in [stage for stage in (*Target, *Command) if stage not in others]:

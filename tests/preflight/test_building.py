@@ -165,7 +165,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "label.runtime.device=cuda",
         ),
         (
-            "label.path=DIR/causal: LlamaForCausalLM gives no scores",
+            "label.path=DIR/causal: ['LlamaForCausalLM'] gives no scores",
             "sample.endpoint.api_key_env=X_",
             "sft.runtime.device=cuda: this machine shows no GPU",
             "answer.runtime.device=cuda",
@@ -182,7 +182,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ),
     (
         ("label=reward_model", "label.path=DIR/odd"),
-        ("`architectures` in its config.json is no list",),
+        ("label.path=DIR/odd: 3 gives no scores",),
     ),
     (
         ("label=reward_model", "label.path=DIR/mute"),
@@ -279,10 +279,10 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         (
             "dpo.trainer.extra.log_level: ",
             "Set sft.runtime.gradient_checkpointing instead",
-            "sft.lora.target_modules=nope.q_proj is not a linear layer",
+            "sft.lora.target_modules=['nope.q_proj']: ",
             "seeds=[3, 3] and seed=0 must all differ. Name each seed once",
             "label.endpoints[0].extra.n=4: every request sets n itself",
-            "label.endpoints[1].extra={'x': nan}: cannot be sent as JSON",
+            "label.endpoints[1].extra={'x': nan}: cannot be sent",
             "data.sources[0].path=DIR/chat.jsonl is a local path",
             "data.sources[1].columns={prompt: [1]}: a column must be a name",
             "launch.rendezvous=host:99999 is not HOST:PORT",

@@ -47,11 +47,7 @@ def test_a_key_in_a_setting_is_refused_by_the_settings_name(
     monkeypatch.setenv("A_KEY", SECRET)
     overrides = [typed] if "Bearer" in typed else typed.split(" sample")
     line = refused(*TINY, *SAMPLER, overrides[0], *(f"sample{each}" for each in overrides[1:]))
-    assert (
-        line.startswith(f"{key} holds a")
-        and "sample.endpoint.api_key_env=NAME" in line
-        and SECRET not in line
-    )
+    assert line.startswith(f"{key} holds a") and "api_key_env=NAME" in line and SECRET not in line
 
 
 @pytest.mark.parametrize(
@@ -102,10 +98,14 @@ def test_what_is_no_key_is_taken() -> None:
         "data.sources=[{path: sk-learning-materials-2024.jsonl}]",
         "tracker.project=hf_alignment_experiments_2026",
         "sample.endpoint.api_key_env=my_key",
+        "label.own.options.model=hf-internal-testing/tiny-random-LlamaForCausalLM",
+        "label.own.options.key=answer",
+        "sample.endpoint.extra.note='Basic instructions'",
+        "data.sources=[{path: 'hf://datasets/hf-internal-testing/fixtures-of-tests'}]",
     ],
 )
 def test_a_name_that_looks_like_a_key_is_taken(typed: str) -> None:
-    assert typed in normalise([typed])
+    assert typed in [argument.lstrip("+") for argument in normalise([typed])]
 
 
 @pytest.mark.parametrize("value", ["null", "A_KEY", "'A_KEY'", "A_KEY,B_KEY", ""])

@@ -92,7 +92,7 @@ def test_two_folders_are_models_as_they_came(chain: Chain, tmp_path: Path) -> No
     assert "parameters against two, 0.2 M" in page["settings"]
     assert page_faults(chain.root / "report.html", tmp_path / "browser") == []
     rows = measured_rows(store := Store(chain.root), published_nodes(store), None)
-    assert {"sft", "policy"} <= {row.named for row in rows}, (
+    assert {"sft", "policy"} <= {row.role for row in rows}, (
         "stage=compare reads this store's evaluations"
     )
 

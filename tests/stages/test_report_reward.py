@@ -1,12 +1,10 @@
 """Tests of the report on a reward model that the run trained and that labelled its candidates."""
 
-import math
 from pathlib import Path
 
 import pytest
 
-from stages.commands.planning import cost
-from stages.commands.planning.cost import RunHistory
+from stages.commands.plan import plan_nodes
 from stages.pages.environment import environment
 from stages.report import reward_figures
 from stages.store.manifest import manifest_of
@@ -62,29 +60,12 @@ def test_a_chain_without_one_has_no_section(chain: Chain) -> None:
 
 
 @pytest.mark.extended
-def test_the_plan_expects_of_a_model_that_labels_what_it_took(chain: Chain) -> None:
-    def seconds(*line: str) -> float:
-        planned, store = nodes(chain.root, *LABELS, *line), Store(chain.root)
-        return cost.expected_cost(planned["label"], planned, store, RunHistory(store)).seconds
-
-    assert math.isnan(seconds()), "a verifier labelled here, no model"
-    build(chain.root, "stage=label", *LABELS)
-    assert seconds("label.max_failed=0.5") == pytest.approx(
-        chain.manifest("label", *LABELS)["wall_seconds"], rel=0.01
-    )
-    pool = "sample.pool=[{temperature: 0.5, n: 3}, {temperature: 0.9, n: 5}]"
-    assert seconds(pool) >= seconds("label.max_failed=0.5")
-    assert math.isnan(seconds(f"label.path={chain.folder('sft') / 'model'}"))
-
-
-@pytest.mark.extended
 def test_the_plan_counts_the_memory_of_a_model_that_labels(chain: Chain) -> None:
     """It is the reward model's, whatever an earlier labelling of these candidates took."""
-    store = Store(chain.root)
 
     def memory(*line: str) -> float:
-        planned = nodes(chain.root, *line)
-        return cost.expected_cost(planned["label"], planned, store, RunHistory(store)).memory
+        planned = plan_nodes(nodes(chain.root, *line), Store(chain.root)).nodes
+        return next(node.memory for node in planned if node.name == "label")
 
     wide = ("model.random_init.hidden_size=2048", "model.random_init.vocab_size=20000")
     assert memory(*LINE, "label.runtime.token_budget=32768") > memory(*LINE)

@@ -130,8 +130,9 @@ def test_compare_and_cards_read_the_same_list(five: tuple[Path, dict[str, Node]]
     )
     row_by_role = {row.role: row for row in rows}
     assert [*row_by_role] == ["sft", "control", "grpo", "policy"]
-    assert row_by_role["policy"].rate == row_by_role["policy"].results["primary"]["policy"]["mean"]
-    card = export.evaluation_section(row_by_role["policy"].results, 0.9)
+    results = json.loads((store.folder(nodes_by_run["eval"]) / "results.json").read_text())
+    assert row_by_role["policy"].rate == results["primary"]["policy"]["mean"]
+    card = export.evaluation_section(results, 0.9)
     assert "with 90% intervals" in card
     assert "|  | prompts | Base" in card
     assert " DPO − SFT | DPO" in card

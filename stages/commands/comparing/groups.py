@@ -1,7 +1,7 @@
 """Compare models measured on the same prompts: their settings, their results, and which one is best."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -9,223 +9,229 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.commands.comparing.measured import Row
-from stages.commands.node_settings import ABSENT, SettingDifferences, without_seeds
+from stages.commands.node_settings import ABSENT, most_common, settings_text, varying
 from stages.config.installation import arguments_of
-from stages.evaluation.best_model import Contender, compare_models, conclusion
+from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
 from stages.evaluation.intervals import Interval
-from stages.pipeline import provenance
 
 NAMED = 90  # characters; longer settings are cut off in a sentence
+Runs = list[Row]  # of one setting: they differ in seeds alone
 
 
-@dataclass(eq=False)
-class Setting:
-    """One model (policy, control or SFT) under one setting: its runs differ only in their seeds. `is_sft`: others of
-    the group start from this model, so it is no setting to choose."""
+@dataclass
+class ComparedSetting:
+    """A model (policy, control, arm or SFT) with its settings. Figures are means over its runs, which differ in seeds.
+    `gain_over_sft`: over the best SFT, with the uncorrected interval; None for SFT. `mark`: `better` or `worse` than
+    that when corrected. `is_rival`: it may be as good as the best. `kl`: nats per token from SFT. `best_at_kl`: no other
+    setting has a higher rate at the same KL or less. `benchmarks`: rates by name. `is_sft`: others start from it."""
 
-    runs: list[Row]
-    is_sft: bool = False
-    name: str = ""  # `dpo.beta=0.1`, `SFT`
-    line: str = ""  # the settings that differ from the common ones
-    interval: Interval = field(init=False)  # of the pass rate
-    gain: Interval | None = None  # over the best SFT, with its uncorrected interval; None for SFT
-    mark: str = ""  # `better` or `worse` than the best SFT after correction
-    is_rival: bool = False  # it may be as good as the best
-    is_front: bool = False  # no other has a higher rate at the same KL or less
-
-    @property
-    def role(self) -> str:
-        return self.runs[0].role
-
-    @property
-    def title(self) -> str:
-        return self.runs[0].title
-
-    @property
-    def rate(self) -> float:
-        return self.mean("rate")
+    name: str
+    title: str
+    pass_rate: Interval
+    evaluations: list[str]
+    retained: list[str]
+    benchmarks: dict[str, float]
+    is_sft: bool
+    kl: float
+    mean_tokens: float
+    stop_rate: float
+    seconds: float
+    flops: float
+    gain_over_sft: Interval | None = None
+    mark: str = ""
+    is_rival: bool = False
+    best_at_kl: bool = False
 
     @property
-    def kl(self) -> float:
-        return self.mean("kl")
+    def short_name(self) -> str:
+        return self.name if len(self.name) <= NAMED else f"{self.name[:NAMED]}…"
 
-    @property
-    def passed(self) -> NDArray[Any]:
-        """The share of runs that passed, for each prompt."""
-        return np.mean([run.passed for run in self.runs], 0)
-
-    @property
-    def benchmarks(self) -> dict[str, float]:
-        """The mean over runs of each benchmark rate that all runs have."""
-        means = {}
-        for name in self.runs[0].benchmarks:
-            rates = [run.benchmarks[name] for run in self.runs if name in run.benchmarks]
-            if len(rates) == len(self.runs):
-                means[name] = fmean(rates)
-        return means
-
-    def place(self) -> tuple[float, float]:
-        """Return by what settings are sorted: the highest rate first, then the lowest KL."""
-        return -self.rate, self.kl
-
-    def mean(self, name: str) -> float:
-        """Return the mean over runs of one of their figures."""
-        return fmean(getattr(run, name) for run in self.runs)
-
-    def is_beaten_by(self, other: "Setting") -> bool:
-        """Return whether another setting is better in rate or KL, and not worse in the other."""
-        is_worse = other.rate < self.rate or other.kl > self.kl
-        return not is_worse and (other.rate, other.kl) != (self.rate, self.kl)
+    def is_beaten_by(self, other: "ComparedSetting") -> bool:
+        """Return whether another setting is better in rate or KL, and not worse in either."""
+        rate, other_rate = self.pass_rate.mean, other.pass_rate.mean
+        is_worse = other_rate < rate or other.kl > self.kl
+        return not is_worse and (other_rate > rate or other.kl < self.kl)
 
 
-class Group:
-    """Models measured on the same prompts. `settings`: the highest pass rate first; `best_sft`: of SFT models from which
-    others start, None if all are SFT models."""
+@dataclass
+class ComparedGroup:
+    """Settings measured on the same prompts, the best first. `gain_title`: '' if all are SFT models. `tasks_drawn`: the
+    intervals are about other tasks. `common_settings`: what most policies share."""
 
-    def __init__(self, rows: list[Row]):
-        self.rows = rows
-        settings = sorted(settings_of(rows), key=Setting.place)
-        passed = np.stack([setting.passed for setting in settings], 1)
-        comparison = compare_models(passed, rows[0].tasks, rows[0].tasks_drawn)
-        start = next((i for i, setting in enumerate(settings) if setting.is_sft), None)
-        for i, setting in enumerate(settings):
-            setting.interval = comparison.means.share(i)
-            setting.is_front = not any(map(setting.is_beaten_by, settings))
-            if start is not None and not setting.is_sft:
-                setting.gain = comparison.uncorrected(start, i)
-                setting.mark = comparison.corrected(start, i).word("better", "worse", "")
-        choices = [i for i, setting in enumerate(settings) if not setting.is_sft]
-        if start is None or choices[0] < start:
-            for i in comparison.rivals(choices[0], choices):
-                settings[i].is_rival = True
-        self.settings = settings
-        self.comparison = comparison
-        self.best_sft = None if start is None else settings[start]
+    title: str
+    split: str
+    conclusion: str
+    note: str
+    gain_title: str
+    tasks_drawn: bool
+    settings: list[ComparedSetting]
+    common_settings: dict[str, str]
 
     def size(self) -> int:
         return len(self.settings)
 
-    @property
-    def split(self) -> str:
-        return self.rows[0].prompts[0]
 
-    @property
-    def prompts(self) -> str:
-        return f"{self.rows[0].results['primary']['prompts']} {self.split} prompts"
-
-    @property
-    def title(self) -> str:
-        """The recipes that the evaluations' commands name, and the prompts."""
-        words = set[str]().union(*(arguments_of(row.command) for row in self.rows))
-        recipes = sorted(word for word in words if word.startswith("recipe="))
-        tasks = self.rows[0].results["primary"]["tasks"]
-        run = ", ".join(recipes) or "the default recipe"
-        return f"{run}: {self.prompts} of {tasks} tasks ({self.rows[0].prompts[1]})"
-
-    @property
-    def caveat(self) -> str:
-        """The evaluation's warning that there are too few tasks, or ''."""
-        return str(self.rows[0].results["primary"].get("note", ""))
-
-    @property
-    def common_settings(self) -> dict[str, str]:
-        """The differing settings with the value that most policies share."""
-        policies = [setting for setting in self.settings if setting.role == "policy"]
-        common: dict[str, str] = {}
-        for title in dict.fromkeys(setting.title for setting in policies):
-            common |= differences(policies, title).common
-        return {key: value for key, value in common.items() if value != ABSENT}
-
-    @property
-    def benchmarks(self) -> list[str]:
-        """The names of the benchmark rates that any setting has."""
-        names: dict[str, float] = {}
-        for setting in self.settings:
-            names |= setting.benchmarks
-        return [*names]
-
-    @property
-    def sentence(self) -> str:
-        models = [Contender(shortened(s.name), s.rate, s.is_sft) for s in self.settings]
-        return conclusion(models, f"passes {{}} of {self.prompts}", self.comparison)
-
-    @property
-    def note(self) -> str:
-        """The warning that the rate of the best setting is optimistic, with the command that measures it again."""
-        choices = [setting for setting in self.settings if not setting.is_sft]
-        if len(choices) == 1:
-            return ""
-        note = f"The rate of the best of {len(choices)} settings is optimistic, as the same {self.split} prompts chose it."
-        if self.split == "test":
-            way = (
-                "Choose with answer.split=validation, and evaluate the chosen setting on test once."
-            )
-            return f"{note} {way}"
-        if self.settings[0].is_sft:
-            return f"{note} Evaluate on test once, if at all."
-        typed = arguments_of(choices[0].runs[0].command)
-        typed = [word for word in typed if not word.startswith("answer.split=")]
-        once = provenance.command("report", typed)
-        name = shortened(choices[0].name)
-        return f"{note} Evaluate the chosen setting on test once; for {name}: {once}"
-
-
-def settings_of(rows: list[Row]) -> list[Setting]:
-    """Return the models with their runs and names."""
-    rows_by_settings: dict[Any, list[Row]] = {}
+def compare_groups(rows: list[Row]) -> list[ComparedGroup]:
+    """Return a comparison for each set of prompts, the one of most settings first."""
+    by_prompts: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        key = (row.role == "sft", *sorted(without_seeds(row.settings).items()))
-        rows_by_settings.setdefault(key, []).append(row)
-    alone = all(row.role == "sft" for row in rows)
-    settings = [
-        Setting(runs, is_sft=runs[0].role == "sft" and not alone)
-        for runs in rows_by_settings.values()
-    ]
-    for role in dict.fromkeys(setting.role for setting in settings):
-        name_settings([setting for setting in settings if setting.role == role])
+        by_prompts.setdefault(row.prompts, []).append(row)
+    groups = [compare_group(rows) for rows in by_prompts.values()]
+    return sorted(groups, key=ComparedGroup.size, reverse=True)
+
+
+def compare_group(rows: list[Row]) -> ComparedGroup:
+    """Return the comparison of models on the same prompts."""
+    models = models_of(rows)
+    first = rows[0]
+    outcomes = np.stack([mean_outcomes(runs) for runs in models], 1)
+    comparison = compare_models(outcomes, first.tasks, first.tasks_drawn)
+    settings = compared_settings(models, comparison)
+    mark_differences(settings, comparison)
+    split, endpoint, _ = first.prompts
+    prompts = f"{len(first.tasks)} {split} prompts"
+    contenders = [Contender(s.short_name, s.pass_rate.mean, s.is_sft) for s in settings]
+    caveat = f" {first.caveat.capitalize()}." if first.caveat else ""
+    return ComparedGroup(
+        title=f"{recipes_of(rows)}: {prompts} of {len({*first.tasks})} tasks ({endpoint})",
+        split=split,
+        conclusion=conclusion(contenders, f"passes {{}} of {prompts}", comparison) + caveat,
+        note=selection_note(settings, split),
+        gain_title=gain_title(settings),
+        tasks_drawn=first.tasks_drawn,
+        settings=settings,
+        common_settings=common_settings(models),
+    )
+
+
+def models_of(rows: list[Row]) -> list[Runs]:
+    """Return the runs of each model: the highest pass rate first, then the lowest KL."""
+    by_settings: dict[Any, Runs] = {}
+    for row in rows:
+        key = (row.role == "sft", *sorted(row.settings.items()))
+        by_settings.setdefault(key, []).append(row)
+    return sorted(by_settings.values(), key=place)
+
+
+def mean_outcomes(runs: Runs) -> NDArray[Any]:
+    """Return the share of runs that passed, for each prompt."""
+    return np.mean([row.passed for row in runs], 0)
+
+
+def place(runs: Runs) -> tuple[float, float]:
+    """Return by what models are sorted: the highest pass rate first, then the lowest KL."""
+    return -mean_outcomes(runs).mean(), fmean(row.figures["kl"] for row in runs)
+
+
+def compared_settings(models: list[Runs], comparison: Comparison) -> list[ComparedSetting]:
+    """Return the figures of each model, in the same order."""
+    names = names_of(models)
+    only_sft = all(runs[0].role == "sft" for runs in models)
+    settings = []
+    for i, runs in enumerate(models):
+        figures: dict[str, Any] = mean_figures([row.figures for row in runs])
+        setting = ComparedSetting(
+            name=names[i],
+            title=runs[0].title,
+            pass_rate=comparison.means.share(i),
+            evaluations=[row.fingerprint for row in runs],
+            retained=[row.retained for row in runs],
+            benchmarks=mean_figures([row.benchmarks for row in runs]),
+            is_sft=runs[0].role == "sft" and not only_sft,
+            **figures,
+        )
+        settings.append(setting)
     return settings
 
 
-def name_settings(settings: list[Setting]) -> None:
-    """Name the models of one role by what differs among them."""
-    titles = Counter(setting.title for setting in settings)
-    for title, count in titles.items():
-        lines = differences(settings, title).lines
-        for setting, line in zip(settings, lines, strict=True):
-            if setting.title != title:
-                continue
-            setting.line = line
-            setting.name = title
-            if setting.role == "policy" and len(titles) == 1:
-                setting.name = line or title
-            elif line or count > 1:
-                setting.name = f"{title} ({line or 'as most of its kind'})"
+def mean_figures(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean over runs of each figure that all runs have."""
+    means = {}
+    for name in runs[0]:
+        if all(name in figures for figures in runs):
+            means[name] = fmean(figures[name] for figures in runs)
+    return means
 
 
-def differences(settings: list[Setting], title: str) -> SettingDifferences:
-    """Return the differences between settings in what concerns those with this title (`DPO`). A key that only some
-    titles have, such as `dpo.beta`, is left out if it has the same value in all of its settings."""
-    rows = [without_seeds(setting.runs[0].settings) for setting in settings]
-    own = [row for setting, row in zip(settings, rows, strict=True) if setting.title == title]
-    names = set[str]()
-    for key in set[str]().union(*own):
-        values = {row.get(key) for row in own}
-        if len(values) > 1 or all(key in row for row in rows):
-            names.add(key)
-    kept = []
+def mark_differences(settings: list[ComparedSetting], comparison: Comparison) -> None:
+    """Set what the differences between settings tell: gains over the best SFT, rivals of the best, and the best at
+    their KL."""
+    choices = [i for i, setting in enumerate(settings) if not setting.is_sft]
+    starts = [i for i, setting in enumerate(settings) if setting.is_sft]
+    if starts:
+        for i in choices:
+            settings[i].gain_over_sft = comparison.uncorrected(starts[0], i)
+            settings[i].mark = comparison.corrected(starts[0], i).word("better", "worse", "")
+    if choices[0] == 0:
+        for i in comparison.rivals(0, choices):
+            settings[i].is_rival = True
+    for setting in settings:
+        setting.best_at_kl = not any(map(setting.is_beaten_by, settings))
+
+
+def names_of(models: list[Runs]) -> list[str]:
+    """Return a name for each model: what differs among the models of its role, such as `dpo.beta=0.1`."""
+    names = []
+    for runs in models:
+        alike = [others for others in models if others[0].role == runs[0].role]
+        titles = Counter(others[0].title for others in alike)
+        title = runs[0].title
+        line = settings_text(own_settings(runs, alike))
+        if runs[0].role == "policy" and len(titles) == 1:
+            names.append(line or title)
+        elif line or titles[title] > 1:
+            names.append(f"{title} ({line or 'as most of its kind'})")
+        else:
+            names.append(title)
+    return names
+
+
+def own_settings(runs: Runs, alike: list[Runs]) -> dict[str, str]:
+    """Return the settings of a model that differ among `alike`, without the values that most of these share."""
+    own: dict[str, str] = {}
+    for name, values in differing_settings(alike).items():
+        value = values[alike.index(runs)]
+        if value is not None and value != most_common(values):
+            own[name] = value
+    return own
+
+
+def differing_settings(models: list[Runs]) -> dict[str, tuple[str | None, ...]]:
+    return varying([runs[0].settings for runs in models])
+
+
+def common_settings(models: list[Runs]) -> dict[str, str]:
+    """Return the differing settings of policies with the value that most share."""
+    common: dict[str, str] = {}
+    policies = [runs for runs in models if runs[0].role == "policy"]
+    for name, values in differing_settings(policies).items():
+        value = most_common(values)
+        if value is not None and value != ABSENT:
+            common[name] = value
+    return common
+
+
+def recipes_of(rows: list[Row]) -> str:
+    """Return the recipes that the evaluations' commands name."""
+    recipes = set[str]()
     for row in rows:
-        kept.append({key: value for key, value in row.items() if key in names})
-    return SettingDifferences(kept)
+        recipes |= {word for word in arguments_of(row.command) if word.startswith("recipe=")}
+    return ", ".join(sorted(recipes)) or "the default recipe"
 
 
-def shortened(name: str) -> str:
-    return name if len(name) <= NAMED else f"{name[:NAMED]}…"
+def gain_title(settings: list[ComparedSetting]) -> str:
+    starts = [setting for setting in settings if setting.is_sft]
+    if not starts:
+        return ""
+    return "over SFT" if len(starts) == 1 else "over best SFT"
 
 
-def group_by_prompts(rows: list[Row]) -> list[Group]:
-    """Return the groups, the largest first."""
-    rows_by_prompts: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        rows_by_prompts.setdefault(row.prompts, []).append(row)
-    groups = [Group(rows) for rows in rows_by_prompts.values()]
-    return sorted(groups, key=Group.size, reverse=True)
+def selection_note(settings: list[ComparedSetting], split: str) -> str:
+    """Return the warning that the rate of the best setting is optimistic, and how to measure it again."""
+    choices = [setting for setting in settings if not setting.is_sft]
+    if len(choices) == 1:
+        return ""
+    note = f"The rate of the best of {len(choices)} settings is optimistic, as the same {split} prompts chose it."
+    if split == "test":
+        return f"{note} Choose with answer.split=validation, and evaluate that one on test once."
+    return f"{note} Evaluate that one on test once: stage=report with its settings."

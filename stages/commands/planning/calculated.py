@@ -7,24 +7,22 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from rich.table import Table
-
-from stages.commands.planning.cost import RunHistory, expected_sizes, is_answered_by_base
-from stages.commands.planning.counts import reads_tokens, stage_tokens
 from stages.commands.planning.peak import (
     expected_parts,
-    expected_row,
+    longest_row,
     model_shape,
     training_parts,
     uses_gpu,
 )
-from stages.commands.result import Result, print_parts
+from stages.commands.planning.rows import expected_rows, repeats
+from stages.commands.result import Result, new_table, print_parts
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import GRPO, SFT, Reference, Training
 from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Reads, Sharding
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.hardware import memory
 from stages.hardware.model_shape import ModelShape
 from stages.store.node import Node
@@ -38,7 +36,7 @@ log = logging.getLogger(__name__)
 # and 4% on 64, which no share of smaller runs predicts.
 FASTEST, SLOWEST, SLOWEST_TRAINING = 0.4, 0.1, 0.07
 MOST_GPUS = 32
-MEMORY = (*memory.Parts.__annotations__, "peak", "main memory")
+MEMORY = (*memory.Parts._fields, "peak", "main memory")
 
 
 @dataclass
@@ -60,9 +58,7 @@ class CalculatedPlan(Result):
     warnings: list[str] = field(default_factory=list)
 
     def show(self) -> None:
-        table = Table("node", box=None, header_style="bold", pad_edge=False)
-        for title in (*MEMORY, "hours"):
-            table.add_column(title, justify="right", no_wrap=True)
+        table = new_table("node", numbers=(*MEMORY, "hours"))
         for node in self.nodes:
             gibs = [f"{size / 2**30:.1f}" if size else "" for size in node.memory.values()]
             table.add_row(node.name.replace("_", " "), *gibs, hours_text(node.hours))
@@ -75,123 +71,128 @@ def hours_text(hours: tuple[float, float] | None) -> str:
     if hours is None:
         return "not known"
     least, most = hours
-    return f"{least:.2f} to {most:.2f}" if least * FASTEST >= 0.001 else "under 0.01"
+    return f"{least:.2f} to {most:.2f}"
 
 
 def calculate(cfg: Config, nodes: dict[str, Node], store: Store) -> CalculatedPlan:
     """Return, for every node that runs a model, the parts of its peak per GPU, the main memory of one machine, and
     the hours; then the settings with which a training that does not fit would fit."""
-    name, history = str(cfg.plan.gpu), RunHistory(store)
-    _, capacity, bandwidth, *rates = GPUS[name]
-    lines = [
-        f"{cfg.launch.processes * cfg.launch.nodes} × {name}: {capacity} GB, {rates[0]} TFLOP/s in bf16, "
+    gpu = str(cfg.plan.gpu)
+    _, capacity, bandwidth, bf16, _ = GPUS[gpu]
+    count = cfg.launch.processes * cfg.launch.nodes
+    sentences = [
+        f"{count} × {gpu}: {capacity} GB, {bf16} TFLOP/s in bf16, {bandwidth} TB/s. GiB per GPU; "
+        f"hours at {FASTEST:.0%} to {SLOWEST:.0%} of these rates, or after SFT to "
+        f"{SLOWEST_TRAINING:.0%}; not known for more than {MOST_GPUS} GPUs."
     ]
-    lines[0] += (
-        f"{bandwidth} TB/s. GiB per GPU; hours at {FASTEST:.0%} to {SLOWEST:.0%} of these rates, "
-        f"or after SFT to {SLOWEST_TRAINING:.0%}; not known for more than {MOST_GPUS} GPUs."
-    )
     planned = list[CalculatedNode]()
-    for title, node in nodes.items():
-        base = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
-        if not uses_gpu(node) or not (shape := model_shape(node, base, store)):
+    for name, node in nodes.items():
+        shape = model_shape(node, nodes, store) if uses_gpu(node) else None
+        if shape is None:
             continue
-        parts = expected_parts(node, nodes, shape)
-        row = expected_row(node, nodes)
-        block = node.config
-        host = memory.LIBRARIES + parts.weights
-        if isinstance(block, Training):
-            host = memory.host_bytes(shape, block)
-        tokens = expected_tokens(cfg, node, store, history)
-        hours = tokens * seconds_per_token(shape, block, row, name) / 3600
-        if cfg.launch.processes * cfg.launch.nodes > MOST_GPUS:
-            hours = math.nan
-        span = None if math.isnan(hours) else (hours / FASTEST, hours / slowest_share(block))
-        sizes = dict(zip(MEMORY, (*parts, sum(parts), host), strict=True))
-        planned.append(CalculatedNode(title, sizes, span))
-        if sum(parts) > capacity * 1e9:
-            ways = [way for way, peak in remedies(shape, block, row) if peak <= capacity * 1e9]
-            way_out = (
-                f"It would with {' or with '.join(ways[:2])}"
-                if ways
-                else "Use a GPU with more memory"
-            )
-            lines.append(f"{title} does not fit. {way_out}.")
-    return CalculatedPlan(planned, lines)
+        row = longest_row(node, nodes)
+        memory_by_part = node_memory(node, nodes, shape)
+        hours = None
+        if count <= MOST_GPUS:
+            tokens = expected_tokens(cfg, node, store)
+            hours = hours_range(tokens * seconds_per_token(shape, node.config, row, gpu), node)
+        planned.append(CalculatedNode(name, memory_by_part, hours))
+        if memory_by_part["peak"] > capacity * 1e9:
+            sentences.append(f"{name} does not fit. {way_out(shape, node.config, row, capacity)}.")
+    return CalculatedPlan(planned, sentences)
 
 
-def slowest_share(block: object) -> float:
-    """Return the lowest share of a GPU's rates that hours are given for."""
-    after_sft = isinstance(block, Training | Reference) and not isinstance(block, SFT)
-    return SLOWEST_TRAINING if after_sft else SLOWEST
+def node_memory(node: Node, nodes: dict[str, Node], shape: ModelShape) -> dict[str, float]:
+    """Return the bytes per GPU, by part and at the peak, and those in one machine's main memory."""
+    parts = expected_parts(node, nodes, shape)
+    main_memory = memory.LIBRARIES + parts.weights
+    if isinstance(node.config, Training):
+        main_memory = memory.host_bytes(shape, node.config)
+    return parts._asdict() | {"peak": sum(parts), "main memory": main_memory}
 
 
-def remedies(shape: ModelShape, block: object, row: float) -> Iterator[tuple[str, float]]:
-    """Yield settings with which a training needs less memory per GPU, each with its peak: an adapter, then shares of
+def hours_range(seconds: float, node: Node) -> tuple[float, float] | None:
+    """Return the least and the most hours of a node, from its seconds at the full rates; None if these are nan."""
+    if math.isnan(seconds):
+        return None
+    after_sft = isinstance(node.config, Training | Reference) and not isinstance(node.config, SFT)
+    slowest = SLOWEST_TRAINING if after_sft else SLOWEST
+    return seconds / 3600 / FASTEST, seconds / 3600 / slowest
+
+
+def way_out(shape: ModelShape, block: object, row: float, capacity: float) -> str:
+    """Return the settings with which a node fits into GPUs with `capacity` GB."""
+    ways = list[str]()
+    for way, smaller in smaller_trainings(block):
+        if sum(training_parts(shape, smaller, row, "cuda")) <= capacity * 1e9:
+            ways.append(way)
+    return f"It would with {' or with '.join(ways[:2])}" if ways else "Use a GPU with more memory"
+
+
+def smaller_trainings(block: object) -> Iterator[tuple[str, Training]]:
+    """Yield settings with which a training needs less memory per GPU, each with its block: an adapter, then shares of
     ever more GPUs. Both with the fewest tokens at once."""
     if not isinstance(block, Training):
         return
+    key = block.block
     runtime = replace(block.runtime, gradient_checkpointing=Checkpointing.full, micro_batch=1)
-    smaller, name = replace(block, runtime=runtime), block.block
-    way = (
-        ""
-        if smaller == block
-        else f"{name}.runtime.gradient_checkpointing=full {name}.runtime.micro_batch=1 "
-    )
-    yield (
-        f"{way}{name}.adapter=lora",
-        sum(training_parts(shape, replace(smaller, adapter=Adapter.lora), row, "cuda")),
-    )
+    fewest = replace(block, runtime=runtime)
+    way = f"{key}.runtime.gradient_checkpointing=full {key}.runtime.micro_batch=1 "
+    if fewest == block:
+        way = ""
+    yield f"{way}{key}.adapter=lora", replace(fewest, adapter=Adapter.lora)
     if isinstance(block, GRPO) and block.sampler == "vllm":  # one process trains beside vLLM
         return
-    for count in (
-        n for n in range(runtime.world_size, block.batch_size + 1) if block.batch_size % n == 0
-    ):
-        sharded = replace(
-            runtime,
-            processes=count,
-            nodes=1,
-            sharding=Sharding.fsdp if count > 1 else Sharding.none,
-        )
-        peak = sum(training_parts(shape, replace(block, runtime=sharded), row, "cuda"))
-        yield (f"{way}launch=fsdp and {count} GPUs" if count > 1 else way.strip()), peak
+    if runtime.world_size == 1:
+        yield way.strip(), fewest
+    for count in range(max(2, runtime.world_size), block.batch_size + 1):
+        if block.batch_size % count == 0:
+            shares = replace(runtime, processes=count, nodes=1, sharding=Sharding.fsdp)
+            yield f"{way}launch=fsdp and {count} GPUs", replace(block, runtime=shares)
 
 
-def expected_tokens(cfg: Config, node: Node, store: Store, history: RunHistory) -> float:
-    """Return the tokens that a node reads or generates: of `plan.tokens`, else by its settings; nan without both."""
-    if named := cfg.plan.tokens.get("dpo" if node.stage == "reference" else node.stage):
-        return named * float(getattr(node.config, "epochs", 1))
-    if (
-        not reads_tokens(node.stage, node.settings)
-        or not (sizes := expected_sizes(node, store, history)).rows
-    ):
-        return math.nan
-    from_base = is_answered_by_base(
-        node.settings, {role: each.stage for role, each in node.inputs.items()}
-    )
-    return stage_tokens(node.stage, node.settings, sizes, from_base)
-
-
-def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) -> float:
-    """Return the seconds per token at the full rate of all GPUs that work on a node. A forward takes two operations
-    per weight and token, and four per feature of a query and position before it; a backward twice as many, or as many
-    if only an adapter is trained. A generated token reads its keys and values, and a share of the weights."""
+def expected_tokens(cfg: Config, node: Node, store: Store) -> float:
+    """Return the tokens that a node reads, of `plan.tokens`, or the most that it generates by its settings; nan without
+    both."""
+    block = node.config
+    stage = Target.dpo if node.stage == Target.reference else Target(node.stage)
+    named = cfg.plan.tokens.get(stage)
+    if named:
+        return named * float(getattr(block, "epochs", 1))
     if isinstance(block, Sample | Answer):
-        return seconds_per_drawn_token(
-            shape, block, row + block.max_new_tokens, block.runtime.batch_size, gpu
-        )
-    rates, precision = GPUS[gpu][3:], getattr(block, "precision", Precision.fp32)
+        return expected_rows(node, store) * repeats(node) * block.max_new_tokens
+    return math.nan
+
+
+def seconds_per_token(shape: ModelShape, block: Any, row: float, gpu: str) -> float:
+    """Return the seconds per token at the full rate of all GPUs that work on a node. A forward takes two operations
+    per weight and token, and four per feature of a query and position before it."""
+    if isinstance(block, Sample | Answer):
+        length, rows = row + block.max_new_tokens, block.runtime.batch_size
+        return seconds_per_drawn_token(shape, block, length, rows, gpu)
+    _, _, _, bf16, fp32 = GPUS[gpu]
+    rate = bf16 if getattr(block, "precision", None) is Precision.bf16 else fp32
+    processes = getattr(getattr(block, "runtime", None), "world_size", 1)
     weights = replace(shape, experts=shape.active, tied=True).parameters
     forward = 2 * weights + 2 * shape.layers * shape.query * row
-    passes, drawing, processes = 1, 0.0, getattr(getattr(block, "runtime", None), "world_size", 1)
-    if isinstance(block, Training):
-        _, checkpointing, _ = memory.micro_batch(shape, block, row, "cuda")
-        passes = (3 if block.adapter is Adapter.none else 2) + (checkpointing is Checkpointing.full)
-        # the mismatched completion, without gradients
-        passes += block.objective.reads is Reads.unpaired
+    seconds = forwards(shape, block, row) * forward / (processes * rate * 1e12)
     if isinstance(block, GRPO):
-        passes += block.beta > 0  # the reference
-        drawing = seconds_per_drawn_token(shape, block, row, memory.rollout_rows(block), gpu)
-    return drawing + passes * forward / (processes * rates[precision is not Precision.bf16] * 1e12)
+        rows = memory.rollout_rows(block)
+        seconds += seconds_per_drawn_token(shape, block, row, rows, gpu)
+    return seconds
+
+
+def forwards(shape: ModelShape, block: object, row: float) -> int:
+    """Return the work for a token in forwards. A backward takes as much as two, or as one if only an adapter is trained;
+    layers are recomputed with checkpointing."""
+    if not isinstance(block, Training):
+        return 1
+    _, checkpointing, _ = memory.micro_batch(shape, block, row, "cuda")
+    passes = 3 if block.adapter is Adapter.none else 2
+    passes += checkpointing is Checkpointing.full
+    passes += block.objective.reads is Reads.unpaired  # the mismatched completion
+    passes += isinstance(block, GRPO) and block.beta > 0  # the reference
+    return passes
 
 
 def seconds_per_drawn_token(
@@ -203,6 +204,5 @@ def seconds_per_drawn_token(
     weights = shape.parameters * size
     rows = memory.decoded_at_once(shape, size, rows, length, "cuda", weights)
     processes = 1 if getattr(block, "sampler", "") == "vllm" else block.runtime.world_size
-    return (weights / rows + length * memory.cache_bytes(shape, size)) / (
-        processes * GPUS[gpu][2] * 1e12
-    )
+    read = weights / rows + length * memory.cache_bytes(shape, size)
+    return read / (processes * GPUS[gpu][2] * 1e12)

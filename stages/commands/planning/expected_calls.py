@@ -1,18 +1,18 @@
-"""Predict the calls, tokens and costs of endpoints.
+"""The calls that nodes make to endpoints, with their tokens and their price, as far as they are known.
 
-The tokens of a question follow from its characters, with typical lengths for answers that are not sampled yet. Replies
-count with their maximum length. Cached replies and repeated calls are not predicted."""
+A prompt is counted once its data is built, at CHARACTERS a token. An answer that is not there yet, and every reply,
+counts with its maximum length. Cached replies and repeated calls are not predicted."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from stages.commands.planning.cost import RunHistory, expected_pool_sizes, expected_sizes
-from stages.commands.planning.counts import (
-    CHARACTERS,
+from stages.commands.planning.rows import (
     candidates_per_prompt,
-    pool_lengths,
-    pool_sources,
+    expected_prompts,
+    expected_rows,
+    sources,
 )
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
@@ -24,48 +24,61 @@ from stages.store.node import Node
 from stages.store.store import Store
 
 FRAME = 500  # characters that stages/labelers/rubric.py adds to a rubric
+CHARACTERS = 4.0  # per token of English
+TURNS = 8  # tokens that a chat template adds to a prompt
 
 
 @dataclass
-class ExpectedCalls:
-    """The expected calls of one node to one endpoint. Numbers are nan if the number of candidates is unknown."""
+class PlannedCalls:
+    """The calls that a node makes to an endpoint. `output_tokens` and `money` are the most that it can use. Numbers
+    are nan if they are not known yet; `money` is None without a price."""
 
+    node: str
     key: str
-    endpoint: Endpoint
+    model: str
     calls: float
-    input: float
-    output: float  # at most
-
-    @property
-    def money(self) -> float | None:
-        """The cost of the calls, or None without a price."""
-        price = self.endpoint.price
-        if price.input is None or price.output is None:
-            return None
-        return (self.input * price.input + self.output * price.output) / MILLION
+    input_tokens: float
+    output_tokens: float
+    money: float | None
 
 
-def endpoint_calls(node: Node, store: Store, history: RunHistory) -> list[ExpectedCalls]:
+def planned_calls(name: str, node: Node, store: Store) -> list[PlannedCalls]:
     """Return the expected calls of an unfinished node, one entry per endpoint."""
     block = node.config
     if store.find(node) or getattr(block, "own", None):
         return []
     if isinstance(block, Sample) and block.sampler == "openai":
-        sizes = expected_sizes(node, store, history)
-        calls = (sizes.rows or math.nan) * block.candidates_per_prompt
-        key = f"{block.key}.endpoint"
-        return [
-            ExpectedCalls(
-                key, block.endpoint, calls, calls * sizes.prompt, calls * block.max_new_tokens
-            )
-        ]
+        calls = expected_rows(node, store) * block.candidates_per_prompt
+        key, tokens = f"{block.key}.endpoint", prompt_tokens(node, store)
+        return [priced(name, key, block.endpoint, calls, tokens, block.max_new_tokens)]
     if isinstance(block, Judge):
-        return judge_calls(block, node.inputs["pool"], store, history)
+        pool = node.inputs["pool"]
+        calls = questions(block, pool, store) + (block.reading is Reading.json)  # the probe
+        return to_judges(name, block, calls, question_tokens(block, pool, store))
     # groups of equal rewards ask for no more
     if isinstance(block, ScoredGRPO) and isinstance(block.label, Judge):
-        judges = enumerate(block.label.endpoints)
-        return [ExpectedCalls(f"label.endpoints[{i}]", e, *[math.nan] * 3) for i, e in judges]
+        return to_judges(name, block.label, math.nan, math.nan)
     return []
+
+
+def to_judges(name: str, judge: Judge, calls: float, tokens: float) -> list[PlannedCalls]:
+    """Return the calls to each endpoint of a judge, with `tokens` in each."""
+    planned = []
+    for i, endpoint in enumerate(judge.endpoints):
+        key = f"{judge.block}.endpoints[{i}]"
+        planned.append(priced(name, key, endpoint, calls, tokens, judge.max_tokens))
+    return planned
+
+
+def priced(
+    node: str, key: str, endpoint: Endpoint, calls: float, tokens: float, most: int
+) -> PlannedCalls:
+    """Return calls with `tokens` in and at most `most` tokens out of each, and what they cost."""
+    price = endpoint.price
+    money = None
+    if price.input is not None and price.output is not None:
+        money = calls * (tokens * price.input + most * price.output) / MILLION
+    return PlannedCalls(node, key, str(endpoint.model), calls, calls * tokens, calls * most, money)
 
 
 def waits_for_people(node: Node) -> bool:
@@ -74,30 +87,32 @@ def waits_for_people(node: Node) -> bool:
     return people is not None and not people.answered
 
 
-def judge_calls(judge: Judge, pool: Node, store: Store, history: RunHistory) -> list[ExpectedCalls]:
-    """Return the calls to judges for a pool: each pair of texts in both orders, or each text; and the probe."""
-    manifest = store.find(pool)
-    if manifest and (lengths := manifest.get("lengths", {}).get("pool")):
-        calls = sum(
-            prompts * questions_per_prompt(judge, int(n)) for n, prompts in lengths["texts"].items()
-        )
-        texts = pool_lengths(manifest)
-    else:
-        sizes = expected_pool_sizes(pool, store, history)
-        drawn = (
-            2.0 if pool.stage == "versus" else sum(map(candidates_per_prompt, pool_sources(pool)))
-        )
-        calls = (sizes.rows / drawn if sizes.rows else math.nan) * questions_per_prompt(
-            judge, drawn
-        )
-        texts = sizes.prompt, sizes.answer
-    calls += judge.reading is Reading.json  # the probe
-    input_tokens = calls * question_tokens(judge, *texts)
-    output_tokens = calls * judge.max_tokens
-    return [
-        ExpectedCalls(f"{judge.block}.endpoints[{i}]", e, calls, input_tokens, output_tokens)
-        for i, e in enumerate(judge.endpoints)
-    ]
+def text_lengths(node: Node, table: str, store: Store) -> dict[str, Any]:
+    """Return what the manifest of a finished node says of the texts of a table; {} if it is not finished."""
+    manifest = store.find(node) or {}
+    lengths: dict[str, Any] = manifest.get("lengths", {}).get(table, {})
+    return lengths
+
+
+def prompt_tokens(node: Node, store: Store) -> float:
+    """Return the mean tokens of the prompts of its data that a node asks; nan before they are counted."""
+    data = node.inputs.get("data")
+    split = node.settings.get("split", "preference")
+    lengths = text_lengths(data, split, store) if data else {}
+    return lengths["prompt"] / CHARACTERS + TURNS if lengths else math.nan
+
+
+def questions(judge: Judge, pool: Node, store: Store) -> float:
+    """Return the questions to a judge about a pool: each text, or each pair of texts in both orders. Equal texts of a
+    finished pool are one."""
+    lengths = text_lengths(pool, "pool", store)
+    if not lengths:
+        each = questions_per_prompt(judge, candidates_per_prompt(pool))
+        return expected_prompts(pool, store) * each
+    total = 0.0
+    for texts, prompts in lengths["texts"].items():
+        total += prompts * questions_per_prompt(judge, int(texts))
+    return total
 
 
 def questions_per_prompt(judge: Judge, candidates: float) -> float:
@@ -107,8 +122,16 @@ def questions_per_prompt(judge: Judge, candidates: float) -> float:
     return 2 * min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf)
 
 
-def question_tokens(judge: Judge, prompt: float, answer: float) -> float:
-    """Return the tokens of an average question: the rubric, the request, and one or two answers."""
+def question_tokens(judge: Judge, pool: Node, store: Store) -> float:
+    """Return the tokens of a question: the rubric, the request, and one or two answers."""
     rubric = Path(str(judge.rubric)).read_text(encoding="utf-8")
     answers = 2 if judge.kind is Rubrics.pairwise else 1
-    return (FRAME + len(rubric)) / CHARACTERS + prompt + answers * answer
+    lengths = text_lengths(pool, "pool", store)
+    if lengths:
+        prompt = lengths["prompt"] / CHARACTERS + TURNS
+        answer = lengths["tokens"]
+    else:
+        source = sources(pool)[0]
+        prompt = prompt_tokens(source, store)
+        answer = getattr(source.config, "max_new_tokens", math.nan)
+    return (FRAME + len(rubric)) / CHARACTERS + prompt + answers * float(answer)

@@ -1,4 +1,4 @@
-"""Predict a node's peak memory from the shape of its model (stages/hardware/memory.py), or read the measured one."""
+"""Predict a node's peak memory from the shape of its model (stages/hardware/memory.py)."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,70 +13,36 @@ from stages.hardware import machine, memory
 from stages.hardware.memory import Parts
 from stages.hardware.model_shape import ModelShape
 from stages.preflight.model_files import model_config
-from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
 
-MEMORY_KEYS = [
-    "adapter",
-    "lora",
-    "precision",
-    "weights",
-    "packing",
-    "max_length",
-    "max_new_tokens",
-    "batch_size",
-    "completions",
-    "sampler",
-    "runtime",
-    "labeler",
-    "path",
-]
 OF_MAX_LENGTH = 0.5  # mean tokens of a file's row, as a share of max_length
 # tokens per row of generated tasks
 TOKENS_PER_ROW = {"sample": 20, "reference": 80, "answer": 60, "label": 60}
 TOKENS_PER_ROW |= {name: objective.row_tokens for name, objective in OBJECTIVES.items()}
-CADENCE = ("save_steps", "save_minutes")  # keys of `runtime` that do not affect memory
 PREFILL_TOKENS = 8192  # stages/samplers/hf.py
 LABELLED = 0.6  # share of completion tokens in a pair, which the reference scores
 LONGEST = 1.5  # factor from a mean row to the longest row of the largest micro-batch
 
 
-def memory_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a node that affect its memory."""
-    settings = {key: config.get(key) for key in MEMORY_KEYS}
-    runtime = settings["runtime"] or {}
-    needed = {key: value for key, value in runtime.items() if key not in CADENCE}
-    # above 0, GRPO has a reference
-    return settings | {"runtime": needed, "beta": bool(config.get("beta"))}
-
-
-def measured_peak(manifest: Manifest) -> float:
-    return float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
-
-
 def expected_parts(node: Node, nodes: dict[str, Node], shape: ModelShape) -> Parts:
     """Return the parts of a node's predicted peak."""
-    return block_parts(
-        shape, node.config, expected_row(node, nodes), "cuda" if uses_gpu(node) else "cpu"
-    )
+    device = "cuda" if uses_gpu(node) else "cpu"
+    return block_parts(shape, node.config, longest_row(node, nodes), device)
 
 
-def expected_row(node: Node, nodes: dict[str, Node]) -> float:
-    """Return the tokens of the longest row in a node's largest micro-batch."""
-    block, data = node.config, nodes["data"].config
+def longest_row(node: Node, nodes: dict[str, Node]) -> float:
+    """Return the tokens of the longest row in a node's largest micro-batch: from typical rows of generated tasks, or
+    for files from a share of `sft.max_length`."""
+    block = node.config
+    mean = TOKENS_PER_ROW.get(node.stage, 0.0)
     reads_preferences = "label" in nodes and nodes["label"].config.brings_pool
-    longest = nodes["sft"].config.max_length
-    row = LONGEST * TOKENS_PER_ROW.get(node.stage, 0)
-    if data.sources or reads_preferences:
-        row = LONGEST * OF_MAX_LENGTH * longest
-    if isinstance(block, Training):
-        row = (
-            block.max_length
-            if isinstance(block, SFT) and block.packing
-            else min(row, block.max_length)
-        )
-    return row
+    if nodes["data"].config.sources or reads_preferences:
+        mean = OF_MAX_LENGTH * nodes["sft"].config.max_length
+    if not isinstance(block, Training):
+        return LONGEST * mean
+    is_packed = isinstance(block, SFT) and block.packing
+    return block.max_length if is_packed else min(LONGEST * mean, block.max_length)
 
 
 def uses_gpu(node: Node) -> bool:
@@ -85,12 +51,14 @@ def uses_gpu(node: Node) -> bool:
     return device == "cuda" or (device == "auto" and machine.gpu() is not None)
 
 
-def model_shape(node: Node, base: Node, store: Store) -> ModelShape | None:
+def model_shape(node: Node, nodes: dict[str, Node], store: Store) -> ModelShape | None:
     """Return the shape of the base model, or of a reward model; None if the hub has no config for it."""
     block = node.config
     if isinstance(block, RewardModel) and block.path:
         config = model_config(Model(block.path, block.revision))
     else:
+        bases = [each for each in node.lineage if each.stage == "base"]
+        base = bases[0] if bases else nodes["base"]
         config = model_config(base.config, store.folder(base) / "model")
     return ModelShape.from_config(config) if config else None
 

@@ -9,7 +9,18 @@ from typing import Any, ClassVar, NamedTuple
 from omegaconf import MISSING
 
 from stages.config.blocks.models import Own
-from stages.config.choices import DOCUMENTS, OF_ROWS_AMONG_ROWS, SOURCE_CHECKS, SUITES
+from stages.config.choices import (
+    AUDIT_ACTIONS,
+    AUDIT_CODES,
+    AUDIT_FIXES,
+    AUDIT_THRESHOLDS,
+    DOCUMENTS,
+    OF_ROWS_AMONG_ROWS,
+    SOURCE_CHECKS,
+    SUITES,
+    Split,
+)
+from stages.config.errors import UserError, check_all, require_known
 from stages.config.limits import (
     between,
     computed,
@@ -137,6 +148,24 @@ class Source:
         """The name of these rows in `data.mixture.quotas`: the task, or the file if there is no task."""
         return Path(self.task).stem if self.task else Path(self.path).name
 
+    def check_keys(self, key: str) -> None:
+        """Raise UserError for splits or columns that no reader can take. `key`: the setting of this block."""
+        require_known(f"{key}.splits", self.splits, list(Split))
+        shares = self.splits.values()
+        are_shares = all(0 <= share <= 1 for share in shares)
+        if self.splits and not (are_shares and 0 < sum(shares) <= 1 + 1e-9):
+            raise UserError(
+                f"{key}.splits={self.splits}: each share must be from 0 to 1, and their sum above 0 and at most 1."
+            )
+        for role, column in self.columns.items():
+            names = column if isinstance(column, list) else [column]
+            if column is not None and not all(
+                isinstance(name, str) and name.strip() for name in names
+            ):
+                raise UserError(
+                    f"{key}.columns={{{role}: {column}}}: a column must be a name, a list of names, or null."
+                )
+
 
 @dataclass
 class Audit:
@@ -148,6 +177,27 @@ class Audit:
     thresholds: dict[str, float] = field(default_factory=dict)
     # evaluation sets: a row with one of their prompts has the code contaminated
     against: list[Source] | None = None
+
+    def check(self) -> None:
+        """Raise UserError for codes, actions and thresholds that no audit has, or an action without its test sets."""
+        require_known("data.audit.actions", self.actions, AUDIT_CODES)
+        require_known("data.audit.actions", self.actions.values(), AUDIT_ACTIONS)
+        require_known("data.audit.thresholds", self.thresholds, AUDIT_THRESHOLDS)
+        for code, action in self.actions.items():
+            if action == "fix" and code not in AUDIT_FIXES:
+                raise UserError(
+                    f"data.audit.actions.{code}=fix: fix is only for {', '.join(AUDIT_FIXES)}. Use drop."
+                )
+        for code, threshold in self.thresholds.items():
+            low, high = AUDIT_THRESHOLDS[code]
+            if not low <= threshold <= high:
+                raise UserError(
+                    f"data.audit.thresholds.{code}={threshold:g} must be from {low:g} to {high:g}."
+                )
+        if self.actions.get("contaminated", "keep") != "keep" and not self.against:
+            raise UserError(
+                "data.audit.actions.contaminated needs test sets. Add data.audit.against=[{path: FILE}]."
+            )
 
     def part(self, among_rows: bool) -> "Audit":
         """Return the part for codes that are decided by comparing a row with earlier rows, or by one row alone."""
@@ -173,6 +223,16 @@ class Form:
     whitespace: str | None = words("trim", default=None)
     # of conversations whose turns do not alternate: strict, merge or cut
     turns: str | None = words("strict", "merge", "cut", default=None)
+
+    def check(self) -> None:
+        """Raise UserError if the number of system prompts does not fit `data.form.system`."""
+        policy = self.system or "keep"
+        least, most = {"insert": (1, 1), "vary": (2, 1_000_000)}.get(policy, (0, 0))
+        count = len(self.system_prompts or [])
+        if not least <= count <= most:
+            raise UserError(
+                f"data.form.system={policy} needs {least or 'none'} in data.form.system_prompts, which has {count}."
+            )
 
 
 @dataclass
@@ -222,6 +282,34 @@ class Data:
     @property
     def limits(self) -> ReadLimits:
         return ReadLimits(self.max_line or ReadLimits.line, self.max_file or ReadLimits.unpacked)
+
+    def check(self) -> None:
+        """Raise one UserError for all settings that do not fit together, apart from those of single sources."""
+        check_all([self.form.check, self.audit.check, self.check_mixture])
+
+    def check_mixture(self) -> None:
+        """Raise UserError for caps or quotas without rows for SFT, or a weight that only some sources have."""
+        weights = dict[str, float | None]()
+        tasks = set[str]()
+        for i, source in enumerate(self.sources):
+            if source.shares.get(Split.sft):
+                weights[self.block(i)] = source.weight
+                tasks.add(source.task_name)
+        for key, weight in weights.items():
+            if weight is None and any(weights.values()):
+                raise UserError(
+                    f"{key}.weight is missing. Either every source for sft has one or none."
+                )
+        if self.mixture.cap and not tasks:
+            raise UserError(
+                "data.mixture mixes the data.sources with rows for sft, and there are none. Leave it out."
+            )
+        require_known("data.mixture.quotas", self.mixture.quotas, sorted(tasks))
+        for task, quota in self.mixture.quotas.items():
+            if quota < 1:
+                raise UserError(
+                    f"data.mixture.quotas.{task} must be at least 1. For no row, leave the source out."
+                )
 
     def key(self, i: int) -> str:
         """Return the setting that holds the path of source `i`."""

@@ -1,13 +1,20 @@
 """Blocks of a model at a server: its address, its price, a budget and the rate of calls."""
 
+import ipaddress
+import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
+from stages.config.errors import UserError, check_all
 from stages.config.limits import between, neutral, positive
 
 LIMITS = ("max_tokens", "max_completion_tokens")  # names of the limit on an answer's tokens
 # characters: a shorter API key (EMPTY, ollama) is an ordinary word, not a secret to hide
 SHORTEST_KEY = 8
+PORTS = {"http": 80, "https": 443}
+REQUEST_FIELDS = ("messages", "model", "n", "stream")  # fields that every request sets itself
 
 
 @dataclass
@@ -57,3 +64,70 @@ class Endpoint:
     # added to each request; null removes a field from it
     extra: dict[str, Any] = field(default_factory=dict)
     runtime: EndpointRuntime = field(default_factory=EndpointRuntime)
+
+    @property
+    def address(self) -> str:
+        """The server and the path, in one form for all spellings of the same address."""
+        url = parse_address(self.base_url)
+        if url is None:
+            return str(self.base_url)
+        return (
+            f"{url.scheme}://{url.hostname}:{url.port or PORTS[url.scheme]}{url.path.rstrip('/')}"
+        )
+
+    def check(self, key: str) -> None:
+        """Raise one UserError for all settings that cannot work. `key`: the setting that holds this block."""
+        checks = (self.check_address, self.check_extra, self.check_budget)
+        check_all(partial(check, key) for check in checks)
+
+    def check_address(self, key: str) -> None:
+        """Raise UserError if no server can be at the address, or no model of it is named."""
+        if parse_address(self.base_url) is None:
+            raise UserError(
+                f"{key}.base_url is not an address. Use one such as http://127.0.0.1:8000/v1."
+            )
+        if not self.model:
+            raise UserError(f"{key}.model is missing. Set {key}.model=NAME, a model of the server.")
+
+    def check_extra(self, key: str) -> None:
+        """Raise UserError for fields that every request sets itself, or that cannot be sent."""
+        for name in REQUEST_FIELDS:
+            if name in self.extra:
+                raise UserError(
+                    f"{key}.extra.{name}={self.extra[name]}: every request sets {name} itself. Leave it out."
+                )
+        try:
+            json.dumps(self.extra, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{key}.extra={self.extra}: cannot be sent ({error}). Use numbers or text."
+            ) from error
+
+    def check_budget(self, key: str) -> None:
+        """Raise UserError for a budget that cannot be counted, or that one long answer could exceed."""
+        if self.budget.money and not self.price.is_complete:
+            raise UserError(
+                f"{key}.budget.money={self.budget.money:g}: the price of {self.model} is unknown. Set "
+                f"{key}.price='{{input: 0.4, output: 1.6}}' per million tokens."
+            )
+        is_bounded = self.budget.money or self.budget.tokens
+        fields = {"max_tokens": True, **self.extra}
+        if is_bounded and not any(fields.get(name) for name in LIMITS):
+            raise UserError(
+                f"{key}.extra.max_tokens=null: an answer may exceed the budget. Set "
+                f"{key}.extra.max_completion_tokens."
+            )
+
+
+def parse_address(address: str | None) -> SplitResult | None:
+    """Return the parts of an HTTP address, or None if no server can have it."""
+    text = address or ""
+    try:
+        url = urlsplit(text)
+        host = (url.hostname or "").encode("idna").decode()
+        if host.replace(".", "").isdigit():
+            ipaddress.ip_address(host)
+        is_usable = url.scheme in PORTS and host != "" and url.port != 0
+    except ValueError:  # of a port, a number or a name that cannot be
+        return None
+    return url if is_usable and text.isprintable() and " " not in text else None

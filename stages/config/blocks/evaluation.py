@@ -18,6 +18,7 @@ from stages.config.blocks.labels import (
 )
 from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime, SamplingRuntime
 from stages.config.choices import Precision, Role, Split
+from stages.config.errors import UserError
 from stages.config.limits import Limit, between, computed, internal, limited, share
 
 NOBODY = "none"  # the option of `eval/judged` that turns judged comparisons off
@@ -109,6 +110,23 @@ class Compared(Judged):
         """The block of `stage=label` for a comparison."""
         kind = LABELS[self.labeler]
         return kind(**{key.name: vars(self)[key.name] for key in fields(kind)})
+
+    def check_comparison(self) -> None:
+        """Raise UserError for opponents or prompts that no labeler can compare. `check` is about the labeler."""
+        if not self.against:
+            raise UserError(
+                "eval.judged.against is empty. [sft] compares the policy's answers with those of SFT."
+            )
+        for i, name in enumerate(self.against):
+            if name == Role.policy or name in self.against[:i]:
+                raise UserError(
+                    f"eval.judged.against[{i}]={name}: name other models than the policy, each once."
+                )
+        for i, source in enumerate(self.source):
+            if source.splits or source.check:
+                raise UserError(
+                    f"eval.judged.source[{i}]: judges read every row. Leave splits and check out."
+                )
 
     @property
     def of_results(self) -> "Compared":

@@ -159,6 +159,11 @@ class Judge(Label):
                 f"label.comparisons={self.comparisons}: a pointwise judge does not compare. "
                 "Set label.kind=pairwise, or leave the key out."
             )
+        judges = [(endpoint.address, endpoint.model) for endpoint in self.endpoints]
+        if len({*judges}) < len(judges):
+            raise UserError(
+                "label.endpoints names a model twice, and its votes would count double. Name each once."
+            )
 
 
 @dataclass

@@ -1,0 +1,77 @@
+"""Checks of the evaluation: test sets, models whose answers are compared, and whether anything is measured."""
+
+from pathlib import Path
+
+from stages.config.blocks.data import SPLIT_OF_GROUP
+from stages.config.blocks.evaluation import Compared
+from stages.config.choices import Align
+from stages.config.errors import UserError
+from stages.config.schema import Config, Target
+
+EVALUATING = (Target.answer, Target.versus, Target.eval, Target.report)
+# Groups that measure consistency and retention, not whether training helped
+NOT_OF_TRAINING = ("rephrased", "open_plain", "open_lengths")
+
+
+def validate_outside(cfg: Config) -> None:
+    """Raise UserError for outside test sets of the same name, without a check or with splits."""
+    names = [Path(source.path).name for source in cfg.outside]
+    if len({*names}) < len(names):
+        raise UserError(
+            f"outside names {', '.join(names)}: file names must differ in the results. Rename one."
+        )
+    for i, source in enumerate(cfg.outside):
+        if source.check is None:
+            raise UserError(f"outside[{i}].check=null: a test set needs one, such as check: label.")
+        if source.splits:
+            raise UserError(
+                f"outside[{i}].splits={source.splits}: every outside row is a test. Leave splits out."
+            )
+
+
+def validate_measured(cfg: Config) -> None:
+    """Raise UserError if the target evaluates models, and nothing measures them."""
+    message = untested_message(cfg)
+    if cfg.stage in EVALUATING and message:
+        raise UserError(message)
+
+
+def untested_message(cfg: Config) -> str:
+    """Return why nothing can be evaluated: no prompt with checks, no held-out pair and no judge; else ''."""
+    split = cfg.answer.split
+    for group in cfg.data.generated:
+        if SPLIT_OF_GROUP[group] == split and group not in NOT_OF_TRAINING:
+            return ""
+    for source in cfg.data.sources:
+        if source.check and source.shares.get(split):
+            return ""
+    if cfg.holds_out or isinstance(cfg.eval.judged, Compared):
+        return ""
+    stage = cfg.stage if cfg.stage in EVALUATING else Target.report
+    held_out = f", held-out labels ({cfg.label_block}.validation_fraction)" if cfg.by_labels else ""
+    return (
+        f"stage={stage}: nothing measures whether training helped. Add {split} prompts with checks "
+        f"(data.tasks.{split}){held_out} or a judge (eval/judged=judge)."
+    )
+
+
+def validate_judged(cfg: Config) -> None:
+    """Raise UserError for the first setting of `eval.judged` that cannot work, or if `align=none` compares nothing."""
+    judged = cfg.eval.judged
+    untrained = cfg.align is Align.none and not cfg.sft.train  # the policy is the base model itself
+    if untrained and not judged.folders:
+        raise UserError(
+            "align=none sft=none trains nothing, so there is nothing to compare. Name another model: "
+            "eval.judged.against=[FOLDER]."
+        )
+    if not isinstance(judged, Compared):
+        return
+    judged.check_comparison()
+    if "verifier" in judged.label.names and (judged.source or cfg.own_prompts):
+        raise UserError(
+            "eval.judged.members: the compared prompts have no checks. Leave verifier out."
+        )
+    if not (judged.source or cfg.tested or cfg.holds_out):
+        raise UserError(
+            "eval.judged has no prompts. Name a file of them: 'eval.judged.source=[{path: FILE}]'."
+        )

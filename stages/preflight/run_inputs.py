@@ -1,0 +1,112 @@
+"""Checks of what a run starts from: the models, the rows, the labels, and the objectives that share them."""
+
+from stages.config.choices import Adapter, Align, ControlPairs, Demonstrations, Strategy
+from stages.config.errors import UserError, name_block
+from stages.config.schema import Config, Target
+
+# Keys of a source of prompts, which a source of preferences does not have.
+OF_PROMPTS = ("task", "documents", "rows", "check", "splits", "weight", "epochs")
+
+
+def validate_base(cfg: Config) -> None:
+    """Raise UserError for two base models."""
+    if cfg.model.path and cfg.model.random_init:
+        raise UserError(
+            f"model.path={cfg.model.path} and model.random_init exclude each other. Set one to null."
+        )
+
+
+def validate_examined(cfg: Config) -> None:
+    """Raise UserError for a model to examine that is not named, or if something is trained beside it."""
+    if cfg.align is not Align.given:
+        if cfg.stage == Target.examine:
+            raise UserError(
+                f"stage=examine: this configuration trains align={cfg.align} itself. Take recipe=examine."
+            )
+        return
+    if not (cfg.examine.model and cfg.examine.before):
+        raise UserError(
+            "stage=examine needs the trained model and the one that its training started from. Set "
+            "examine.model=FOLDER and examine.before=FOLDER."
+        )
+    is_start = cfg.model.path == cfg.examine.before
+    if cfg.sft.train or not cfg.label.brings_pool or not is_start:
+        raise UserError(
+            "align=given trains nothing and reads a file of preferences. Take recipe=examine without options of sft, "
+            "model and label."
+        )
+
+
+def validate_demonstrations(cfg: Config) -> None:
+    """Raise UserError if there are no rows, or SFT's answers cannot be chosen among the base model's."""
+    reads_data = cfg.sft.train or not cfg.own_prompts
+    if reads_data and not cfg.data.sources and not cfg.data.generated:
+        raise UserError("data.sources is empty, so there are no rows. Name a file: data.path=FILE.")
+    demonstrations = cfg.sft.demonstrations
+    if demonstrations is Demonstrations.given and "open_sft" in cfg.data.generated:
+        raise UserError(
+            f"data.tasks.open_sft={cfg.data.generated['open_sft']}: open requests have no reference answers. Set "
+            "sft.demonstrations=null: the base model answers them, and the best answers are kept."
+        )
+    if demonstrations is Demonstrations.selected and not cfg.label.scores_alone:
+        raise UserError(
+            f"sft.demonstrations=selected needs scores of single answers, which label={cfg.label.labeler} does not "
+            "give. Use label=verifier, or label=judge label.kind=pointwise."
+        )
+    if demonstrations is Demonstrations.selected and cfg.label.by_reward:
+        raise UserError(
+            "sft.demonstrations=selected needs a labeler before SFT, and this run trains its reward model after SFT. "
+            "Name a trained one: label.path=FOLDER."
+        )
+
+
+def validate_objectives(cfg: Config) -> None:
+    """Raise UserError for arms, rounds or controls that the objective or its labels cannot have."""
+    for i, arm in enumerate(cfg.arms):
+        others = (Align.none, cfg.align, *cfg.arms[:i])
+        if cfg.align is Align.none or arm in others:
+            raise UserError(
+                f"arms[{i}]={arm}: an arm is another objective than align={cfg.align}, and named once. Leave it out."
+            )
+    if cfg.control and cfg.dpo.adapter is Adapter.continued:
+        raise UserError(
+            "control=true needs another dpo.adapter than continued. Or set control=false."
+        )
+    if cfg.label.brings_pool and cfg.rounds > 1:
+        raise UserError(
+            f"rounds={cfg.rounds}: label=dataset has the same pairs in every round. Use rounds=1."
+        )
+    if cfg.control_pairs is ControlPairs.random and cfg.pairs.strategy is Strategy.random:
+        raise UserError(
+            "control_pairs=random: pairs=random are such pairs already. Set control_pairs=coin."
+        )
+    has_controls = cfg.rounds > 1 or cfg.control or cfg.control_pairs
+    if cfg.objectives and not cfg.by_pairs and has_controls:
+        raise UserError(
+            f"align={cfg.align}: rounds and controls are DPO's. Set rounds=1 control=false control_pairs=null."
+        )
+
+
+def validate_reward(cfg: Config) -> None:
+    """Raise UserError for a reward model without training data, or a labeler without a reward model."""
+    source = cfg.reward.source
+    for label in cfg.labels:
+        for part in label.parts:
+            if part.by_reward and not source.path:
+                with name_block(part.block):
+                    raise UserError(
+                        "label=reward_model needs a reward model. Set label.path=FOLDER, or train one on "
+                        "reward.source.path=FILE."
+                    )
+    if cfg.stage == Target.reward and cfg.reward.margin and not source.path:
+        estimates = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)
+        if cfg.label.prefers and not estimates:
+            raise UserError(
+                f"reward.margin=true: label={cfg.label.labeler} gives no score differences. Set reward.margin=false, "
+                "or use pairs=ranked."
+            )
+    for name in OF_PROMPTS:
+        if vars(source)[name]:
+            raise UserError(
+                f"reward.source.{name} is for sources of prompts, not of preferences. Leave it out."
+            )
