@@ -33,7 +33,8 @@ OFF = {("rounds", "1"), ("control", "false"), ("pairs", "all")}
 
 def refuse_unread(jobs: Sequence[Mapping[str, str]]) -> None:
     """Raise one UserError for the keys that no job reads. `jobs`: `unread_keys` of each; a run is one job."""
-    messages = [text for key, text in jobs[0].items() if all(key in job for job in jobs)]
+    unread = set(jobs[0]).intersection(*jobs)
+    messages = [text for key, text in jobs[0].items() if key in unread]
     if messages:
         raise UserError(*messages)
 

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
-from transformers.generation.streamers import BaseStreamer
+from transformers.generation import BaseStreamer
 
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.errors import UserError, visible

@@ -29,7 +29,8 @@ ROWS_AT_ONCE = 8192  # of the embedding that are in memory at once
 def separate_end_of_turn(model: PreTrainedModel, contract: Contract) -> PreTrainedModel:
     """Return the model with other embedding rows of its end of turn, if many rows of the output embedding are similar.
     A model on the meta device stays as it is: another process sends its rows."""
-    head, token = model.get_output_embeddings(), contract.stop_ids[0]
+    head = model.get_output_embeddings()
+    token = contract.stop_ids[0]
     if head is None or head.weight.is_meta or not is_untrained(head.weight, token):
         return model
     trained = next(
@@ -56,7 +57,8 @@ def check_end_of_turn(
 ) -> dict[str, Any]:
     """Return how similar the end of turn's row is to others before and after. Warn of many similar rows after."""
     token = contract.stop_ids[0]
-    before, after = measure_similarity(base, token), measure_similarity(published, token)
+    before = measure_similarity(base, token)
+    after = measure_similarity(published, token)
     if after.get("alike", 0) >= MANY_ALIKE_ROWS:
         advice = ""
         if isinstance(cfg, SFT):
@@ -80,7 +82,8 @@ def check_end_of_turn(
 def measure_similarity(model: Path, token: int) -> dict[str, Any]:
     """Return the highest cosine of a token's output embedding with another row, that row's id, and the number of
     similar rows. Return {} for a model without such a row."""
-    if (location := locate_output_embedding(model)) is None:
+    location = locate_output_embedding(model)
+    if location is None:
         return {}
     file, name = location
     with safe_open(file, framework="pt") as tensors:
