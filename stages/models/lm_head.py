@@ -142,7 +142,7 @@ class FusedHead:
     @staticmethod
     def apply(hidden: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
         if hidden.device.type == "cpu":
-            return CPULogProbFunction.apply(hidden, *arguments)  # type: ignore[no-any-return]
+            return CPULogProbFunction.apply(hidden, *arguments)  # type: ignore[no-any-return,no-untyped-call]
         # imported here, as it may need Triton
         from trl.kernels import ChunkedLogProbFunction
 
