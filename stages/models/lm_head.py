@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
-from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
 # Tokens per matrix product, and tokens whose logits are read together. With a vocabulary of 50,000, the logits of
@@ -142,8 +141,12 @@ class FusedHead:
 
     @staticmethod
     def apply(hidden: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
-        function = CPULogProbFunction if hidden.device.type == "cpu" else ChunkedLogProbFunction
-        return function.apply(hidden, *arguments)  # type: ignore[no-any-return]
+        if hidden.device.type == "cpu":
+            return CPULogProbFunction.apply(hidden, *arguments)  # type: ignore[no-any-return,no-untyped-call]
+        # imported here, as it may need Triton
+        from trl.kernels import ChunkedLogProbFunction
+
+        return ChunkedLogProbFunction.apply(hidden, *arguments)  # type: ignore[no-any-return]
 
 
 def install_cpu_head() -> None:
