@@ -35,14 +35,14 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     contract, context = load_contract(model_folder), read_context_length(model_folder)
     rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = from_other_tokenizer = 0
-    for pair, token_ids, completion_ids in scoring.tokenize_pairs(
-        stream_pairs(inputs), contract, context, dropped
-    ):
+    for pair, token_ids in scoring.tokenize_pairs(stream_pairs(inputs), contract, context, dropped):
         rows.add(pair.id, {name: getattr(token_ids, name) for name in COLUMNS})
         if pair.parts_early and not (out / "rejected_example.json").exists():
             write_token_examples(token_ids, contract, out)
         for stored, usable in zip(
-            (pair.chosen_token_ids, pair.rejected_token_ids), completion_ids, strict=True
+            (pair.chosen_token_ids, pair.rejected_token_ids),
+            scoring.sampled_ids(pair, contract),
+            strict=True,
         ):
             retokenised += usable is None
             from_other_tokenizer += usable is None and stored is not None

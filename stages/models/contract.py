@@ -179,11 +179,12 @@ class Contract:
 
     def describe_tokens(self, ids: list[int], trained: list[bool]) -> list[dict[str, Any]]:
         """Return each token's text, and whether it is trained and ends a turn."""
-        described = list[dict[str, Any]]()
-        for i, mark in zip(ids, trained, strict=True):
-            text = self.tokenizer.decode([i])
-            described.append({"text": text, "trained": mark, "end_of_turn": i == self.stop_ids[0]})
-        return described
+        decode = self.tokenizer.decode
+        end = self.stop_ids[0]
+        return [
+            {"text": decode([i]), "trained": mark, "end_of_turn": i == end}
+            for i, mark in zip(ids, trained, strict=True)
+        ]
 
     def text(self, ids: list[int]) -> str:
         """Return the text of a completion's token ids, without the end of turn and what the template adds to it."""

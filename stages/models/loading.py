@@ -13,6 +13,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from safetensors import safe_open
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -100,14 +101,11 @@ def locate_output_embedding(folder: Path) -> tuple[Path, str] | None:
     if head is None:
         return None
     model.tie_weights()
-    names = set[str]()
-    for name, weight in model.named_parameters(remove_duplicate=False):
-        if weight is head.weight:
-            names.add(name)
-    for file in weight_files(folder):
-        with safe_open(file, framework="pt") as tensors:
-            for name in names.intersection(tensors.keys()):
-                return file, name
+    weights = model.named_parameters(remove_duplicate=False)
+    names = [name for name, weight in weights if weight is head.weight]
+    for name, file in files_by_tensor(folder).items():
+        if name in names:
+            return file, name
     return None
 
 
@@ -175,6 +173,15 @@ def unloaded_tensors(folder: Path, model: PreTrainedModel) -> list[str]:
 
 def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
+
+
+def files_by_tensor(folder: Path) -> dict[str, Path]:
+    """Return the file of each tensor in a folder."""
+    files = dict[str, Path]()
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            files |= dict.fromkeys(tensors.keys(), file)
+    return files
 
 
 def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
@@ -304,7 +311,7 @@ def sampling_weights(precision: Precision) -> Weights:
 
 
 def save_model(
-    model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor] | None = None
+    model: PreTrainedModel, folder: Path, state: dict[str, Tensor] | None = None
 ) -> None:
     """Save weights as safetensors with config and generation config; of a model with an adapter, the adapter alone.
     `state` holds the weights if they were sharded over processes. Raise UserError if a weight is not finite."""
@@ -316,8 +323,8 @@ def save_model(
     model.save_pretrained(folder, **options)
 
 
-def require_finite(weights: dict[str, torch.Tensor]) -> None:
-    floats = dict[str, torch.Tensor]()
+def require_finite(weights: dict[str, Tensor]) -> None:
+    floats = dict[str, Tensor]()
     for name, weight in weights.items():
         if weight.is_floating_point() and weight.numel():
             floats[name] = weight.detach()

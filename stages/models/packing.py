@@ -5,9 +5,8 @@ belong together: a RunLayout divides the row into runs. A run is a whole sequenc
 to the beginning of another one. A pair is two runs: prompt + chosen, and rejected, which also attends to the prompt. A
 group is a prompt with any number of completions: one run each, of which the first also holds the prompt."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from inspect import signature
@@ -260,19 +259,6 @@ def send_batch(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
         if isinstance(value, Tensor):
             sent[name] = send_tensor(value, device)
     return sent
-
-
-@contextmanager
-def allow_left_padding(model: PreTrainedModel) -> Iterator[None]:
-    """Around forwards with rows padded on the left, use transformers' attention: only that gets masks for them."""
-    has_run_attention = attention_name(model) == ATTENTION
-    if has_run_attention:
-        model.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        if has_run_attention:
-            model.set_attn_implementation(ATTENTION)
 
 
 def require_unpacked(model: PreTrainedModel) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from stages.models.loading import load_config, weight_files
+from stages.models.loading import files_by_tensor, load_config, weight_files
 from stages.models.safe_folder import read_json
 from stages.store import safe_files
 
@@ -55,7 +56,7 @@ def round_update(model: Path, start: Path) -> float:
     return surviving / changed
 
 
-def round_weights(model: Path) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def round_weights(model: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Rewrite the weights in a folder file by file, and then its config. Yield the name of each weight, and its values
     before and after. A file may be a hard link: the other links keep the exact weights."""
     size = 0
@@ -77,15 +78,6 @@ def round_weights(model: Path) -> Iterator[tuple[str, torch.Tensor, torch.Tensor
         content = read_json(index)
         content["metadata"]["total_size"] = size
         write_json(index, content)
-
-
-def files_by_tensor(model: Path) -> dict[str, Path]:
-    """Return the file of each tensor in a folder."""
-    files = dict[str, Path]()
-    for file in weight_files(model):
-        with safe_open(file, framework="pt") as tensors:
-            files |= dict.fromkeys(tensors.keys(), file)
-    return files
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

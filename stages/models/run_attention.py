@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 forward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 backward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -47,12 +48,12 @@ class Run(NamedTuple):
     def attended(self) -> int:
         return self.continued + self.length
 
-    def pick(self, states: torch.Tensor) -> torch.Tensor:
+    def pick(self, states: Tensor) -> Tensor:
         """Return the states that the run attends to: those of its prefix, which is earlier in the row, and its own."""
         own = states[:, :, self.own]
         return torch.cat([states[:, :, self.prefix], own], 2) if self.continued else own
 
-    def add(self, whole: torch.Tensor, part: torch.Tensor) -> None:
+    def add(self, whole: Tensor, part: Tensor) -> None:
         """Add gradients of what was picked to those of the row. (+= would also copy a slice to itself.)"""
         if self.continued:
             whole[:, :, self.prefix].add_(part[:, :, : self.continued])
@@ -76,9 +77,7 @@ class RunLayout:
     device: torch.device
     used: bool = field(default=False, init=False)
     windowed: bool = field(default=False, init=False)
-    masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(
-        default_factory=dict, init=False
-    )
+    masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict, init=False)
 
     @classmethod
     def from_lengths(
@@ -93,17 +92,17 @@ class RunLayout:
         return cls(lengths, [*prefixes] or [0] * len(lengths), [*continued] or before, device)
 
     @classmethod
-    def from_positions(cls, position_ids: torch.Tensor) -> "RunLayout":
+    def from_positions(cls, position_ids: Tensor) -> "RunLayout":
         """Return the layout of a packed row from its positions, (1, tokens), which restart at 0 with every example."""
         starts = (position_ids[0] == 0).nonzero()[:, 0].tolist()
         lengths = np.diff(starts, append=position_ids.shape[1]).tolist()
         return cls.from_lengths(lengths, position_ids.device)
 
-    def on_device(self, numbers: NDArray[Any]) -> torch.Tensor:
+    def on_device(self, numbers: NDArray[Any]) -> Tensor:
         return send_tensor(torch.from_numpy(numbers), self.device)
 
     @cached_property
-    def positions(self) -> torch.Tensor:
+    def positions(self) -> Tensor:
         """(1, tokens), every token's position in its sequence."""
         return self.on_device(join_ranges(self.prefixes, self.lengths))[None]
 
@@ -131,21 +130,21 @@ class RunLayout:
         return np.add(self.prefixes, self.lengths)
 
     @cached_property
-    def attended(self) -> torch.Tensor:
+    def attended(self) -> Tensor:
         """(attended tokens,), the places in the row of every run's prefix and own tokens, run after run."""
         starts = np.stack([self.starts[self.continued], self.starts], 1)
         lengths = np.stack([self.prefixes, self.lengths], 1)
         return self.on_device(join_ranges(starts.ravel(), lengths.ravel()))
 
     @cached_property
-    def boundaries(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def boundaries(self) -> tuple[Tensor, Tensor]:
         """(runs + 1,) each, in int32: where the runs begin and end in the row, and in `attended`."""
         own = np.cumsum([0, *self.lengths], dtype=np.int32)
         attended = np.cumsum([0, *self.totals], dtype=np.int32)
         return self.on_device(own), self.on_device(attended)
 
     @cached_property
-    def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def sequences(self) -> tuple[Tensor, Tensor]:
         """Indices from a row to padded sequences and back: (runs, width), the places of each run's prefix and own
         tokens in the row, then its first token; and (tokens,), every token's place in the flattened first tensor. (The
         gradients of padding are added up at one token per run: at the same one, all additions would wait in line.)"""
@@ -156,7 +155,7 @@ class RunLayout:
         own = self.on_device(join_ranges(firsts + self.prefixes, self.lengths))
         return places.view(-1, width), own
 
-    def mask(self, run: Run, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    def mask(self, run: Run, window: int | None, dtype: torch.dtype) -> Tensor:
         """Return a run's mask, (own, attended), 0 for visible tokens, else -inf, cut from that of all runs."""
         if (window, dtype) not in self.masks:
             longest = max(each.attended for each in self.runs)
@@ -165,7 +164,7 @@ class RunLayout:
             self.masks[window, dtype] = mask.masked_fill_(~visible, -math.inf)
         return self.masks[window, dtype][run.continued : run.attended, : run.attended]
 
-    def kernel_mask(self, run: Run, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+    def kernel_mask(self, run: Run, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Return `mask` for a kernel; None if plain causal attention is right: without prefix, and within the window."""
         within = window is None or window >= run.attended
         return None if within and not run.continued else self.mask(run, window, dtype)[None, None]
@@ -179,7 +178,7 @@ def join_ranges(
     return np.arange(ends[-1]) + np.repeat(np.asarray(starts) + lengths - ends, lengths)
 
 
-def send_tensor(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def send_tensor(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor of the CPU to the device. To an accelerator the copy starts from pinned memory, as otherwise the
     CPU would wait for all earlier work of the device."""
     if device.type in ("cpu", "meta"):
@@ -187,7 +186,7 @@ def send_tensor(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def autocast_dtype(states: torch.Tensor) -> torch.dtype:
+def autocast_dtype(states: Tensor) -> torch.dtype:
     """Return autocast's precision if that is on for the tensor's device, else the tensor's own."""
     device = states.device.type
     if torch.is_autocast_enabled(device):
@@ -195,14 +194,14 @@ def autocast_dtype(states: torch.Tensor) -> torch.dtype:
     return states.dtype
 
 
-def visible_tokens(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+def visible_tokens(length: int, window: int | None, device: torch.device) -> Tensor:
     """Return which of `length` tokens each one sees, (length, length): itself and earlier ones, at most `window`."""
     places = torch.arange(length, device=device)
     distance = places[:, None] - places
     return (distance >= 0) & (distance < (window or math.inf))
 
 
-def causal_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+def causal_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
     """Return the attention mask, (1, 1, length, length), or None if plain causal attention needs none."""
     if window is None or window >= length:
         return None
@@ -215,13 +214,13 @@ class RunAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query: torch.Tensor,  # (1, heads, tokens, dim)
-        key: torch.Tensor,  # (1, key heads, tokens, dim)
-        value: torch.Tensor,
+        query: Tensor,  # (1, heads, tokens, dim)
+        key: Tensor,  # (1, key heads, tokens, dim)
+        value: Tensor,
         layout: RunLayout,
         scale: float | None,
         window: int | None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return (1, tokens, heads, dim), in autocast's precision if that is on."""
         ctx.dtypes = query.dtype, key.dtype, value.dtype
         dtype = autocast_dtype(query)
@@ -248,7 +247,7 @@ class RunAttention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, *log_sums = ctx.saved_tensors
         layout = ctx.layout
         by_query, by_key, by_value = (
@@ -260,31 +259,18 @@ class RunAttention(torch.autograd.Function):
         exact = [state.to(kernel_dtype) for state in rounded]
         for run, log_sum in zip(layout.runs, log_sums, strict=True):
             scores = run.length * run.attended
-            if query.dtype is kernel_dtype or scores <= MOST_KERNEL_SCORES:
-                g, q, k, v, o = exact
+            by_kernel = query.dtype is kernel_dtype or scores <= MOST_KERNEL_SCORES
+            g, q, k, v, o = exact if by_kernel else rounded
+            states = g[:, :, run.own], q[:, :, run.own], run.pick(k), run.pick(v)
+            if by_kernel:
                 mask = layout.kernel_mask(run, ctx.window, kernel_dtype)
+                settings = {"attn_mask": mask, "scale": ctx.scale}
                 run_grads = backward_kernel(
-                    g[:, :, run.own],
-                    q[:, :, run.own],
-                    run.pick(k),
-                    run.pick(v),
-                    o[:, :, run.own],
-                    log_sum,
-                    0.0,
-                    mask is None,
-                    attn_mask=mask,
-                    scale=ctx.scale,
+                    *states, o[:, :, run.own], log_sum, 0.0, mask is None, **settings
                 )
             else:
-                g, q, k, v, _ = rounded
-                run_grads = by_products(
-                    g[:, :, run.own],
-                    q[:, :, run.own],
-                    run.pick(k),
-                    run.pick(v),
-                    layout.mask(run, ctx.window, query.dtype),
-                    ctx.scale or query.shape[-1] ** -0.5,
-                )
+                mask = layout.mask(run, ctx.window, query.dtype)
+                run_grads = by_products(*states, mask, ctx.scale or query.shape[-1] ** -0.5)
             by_query[:, :, run.own] = run_grads[0]
             run.add(by_key, run_grads[1])
             run.add(by_value, run_grads[2])
@@ -292,13 +278,13 @@ class RunAttention(torch.autograd.Function):
 
 
 def by_products(
-    grad: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor,
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
     scale: float,
-) -> tuple[torch.Tensor, ...]:
+) -> tuple[Tensor, ...]:
     """Return a run's gradients in fp32, from matrix products: of query, (1, heads, own, dim), and of key and value,
     (1, key heads, attended, dim). Products are summed in fp32; scores and weights are rounded like the states."""
     heads, own, dim = query.shape[1:]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from trl.trainer import add_fused_lm_head
@@ -83,13 +84,12 @@ def ids_if_unchanged(
 
 def tokenize_pairs(
     pairs: Iterable[Pair], contract: Contract, context: int | None, dropped: Dropped
-) -> Iterator[tuple[Pair, PairLogProbs, list[list[int] | None]]]:
-    """Yield each pair with its token ids and its `sampled_ids`. Add pairs that the contract cannot render, or whose
-    longer side exceeds `context` tokens with its prompt, to `dropped`. A mismatched completion is cut to fit."""
+) -> Iterator[tuple[Pair, PairLogProbs]]:
+    """Yield each pair with its token ids. Add pairs that the contract cannot render, or whose longer side exceeds
+    `context` tokens with its prompt, to `dropped`. A mismatched completion is cut to fit."""
     for pair in pairs:
-        completion_ids = sampled_ids(pair, contract)
         try:
-            ids = tokenize_pair(pair, contract, completion_ids)
+            ids = tokenize_pair(pair, contract)
         except ContractError as reason:
             dropped.add(pair.id, reason)
             continue
@@ -99,14 +99,11 @@ def tokenize_pairs(
         if context and tokens > context:
             dropped.add(pair.id, f"longer than the {context:,} tokens that the model reads", tokens)
         else:
-            yield pair, ids, completion_ids
+            yield pair, ids
 
 
-def tokenize_pair(
-    pair: Pair, contract: Contract, sampled: list[list[int] | None] | None = None
-) -> PairLogProbs:
+def tokenize_pair(pair: Pair, contract: Contract) -> PairLogProbs:
     """Return the pair as token ids, without log-probs: the sampled ids, or the tokens of its text under the contract.
-    `sampled` are its `sampled_ids`, if the caller has them.
     Raise ContractError if the text cannot be rendered, or a completion has no token."""
     prompt = contract.prompt(pair.prompt)
     if pair.parts_early:
@@ -116,7 +113,7 @@ def tokenize_pair(
         return PairLogProbs(
             pair.id, prompt, chosen_ids, rejected_ids, [], [], chosen_mask, rejected_mask
         )
-    chosen, rejected = sampled or sampled_ids(pair, contract)
+    chosen, rejected = sampled_ids(pair, contract)
     if chosen is None:
         finished = pair.chosen_finish_reason == "stop"
         _, chosen = contract.completion(pair.prompt, pair.chosen, finished)
@@ -189,12 +186,12 @@ def pair_log_probs(
 
 def pad_completions(
     rows: Sequence[tuple[list[int], list[int], list[bool] | None]], pad_id: int
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """Return prompts with completions as a batch on the CPU, (rows, tokens), padded on the right. `labels` are the
     tokens of completions, or those that a mask marks."""
-    ids = list[torch.Tensor]()
-    ones = list[torch.Tensor]()
-    marks = list[torch.Tensor]()
+    ids = list[Tensor]()
+    ones = list[Tensor]()
+    marks = list[Tensor]()
     for prompt, completion, mask in rows:
         ids.append(torch.tensor(prompt + completion))
         ones.append(torch.ones_like(ids[-1]))

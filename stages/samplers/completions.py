@@ -70,30 +70,30 @@ def complete(
     Raises:
         UserError: if the sampler omits prompts or completions, or returns an invalid completion.
         UserError: if more candidates than a share of `max_failed` are missing, or too many prompts are too long."""
-    round = Round(len(prompts), contract, model, decoding, opener, out, dropped)
+    source = CandidateSource(len(prompts), contract, model, decoding, opener, out, dropped)
     per_prompt = len(decoding.temperatures)
     id_of = attrgetter("id")
     work = ShardedWork(
-        prompts, id_of, round.produce, Candidate, attrgetter("prompt_id"), title, out, per_prompt
+        prompts, id_of, source.produce, Candidate, attrgetter("prompt_id"), title, out, per_prompt
     )
-    if round.is_ours:
+    if source.is_ours:
         device = resolve_device(decoding.runtime.device).type
         size = choose_shard_size(decoding.runtime, len(prompts), per_prompt, device)
-        round.prepare(prompts, read_context_length(model))
-        asked = sorted((e for e in prompts if e.id in round.requests), key=id_of)
+        source.prepare(prompts, read_context_length(model))
+        asked = sorted((e for e in prompts if e.id in source.requests), key=id_of)
         candidates = work.in_blocks(cut_blocks(([e] for e in asked), id_of, size))
     else:  # other samplers have their own engine or server, and want all requests at once
         size = choose_shard_size(decoding.runtime, len(prompts), per_prompt, "cpu")
         candidates = work.in_shards(size)
-    if round.missing:
+    if source.missing:
         expected = (len(prompts) - dropped.reasons.total()) * per_prompt
-        report_missing(round.missing, expected, max_failed or 0.0, out)
+        report_missing(source.missing, expected, max_failed or 0.0, out)
     return candidates
 
 
 @dataclass
-class Round:
-    """The completion of so many `prompts` by one sampler. `requests`: by prompt, for those that can be completed.
+class CandidateSource:
+    """Makes the candidates of so many `prompts` by one sampler. `requests`: by prompt, of those that can be completed.
     `missing`: how often completions are missing for a reason, and whether that is a reply of the server."""
 
     prompts: int
@@ -174,9 +174,9 @@ class Round:
             if isinstance(completion, Missing):
                 self.missing[completion.reason, completion.is_reply] += 1
                 continue
-            source = f"the sampler {sampler.name}"
             stops = self.contract.stop_ids
-            validate_completion(completion, source, request.id, stops, self.vocabulary)
+            name = f"the sampler {sampler.name}"
+            validate_completion(completion, name, request.id, stops, self.vocabulary)
             candidates.append(
                 make_candidate(request, i, completion, self.contract, policy, sampler.name)
             )

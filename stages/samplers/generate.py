@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation import BaseStreamer
 
 from stages.models.loading import load_model, resolve_device, sampling_weights
-from stages.models.packing import allow_left_padding, require_unpacked
+from stages.models.packing import ATTENTION, attention_name, require_unpacked
 from stages.samplers.drawing import Draws
 from stages.samplers.sampler import (
     Completion,
@@ -33,10 +34,10 @@ class ForceDrawn(LogitsProcessor):
     def __init__(self, draws: Draws, top_p: float):
         self.draws = draws
         self.top_p = top_p
-        self.tokens = list[torch.Tensor]()  # of each step
-        self.logprobs = list[torch.Tensor]()
+        self.tokens = list[Tensor]()  # of each step
+        self.logprobs = list[Tensor]()
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         tokens, logprobs = self.draws.choose(scores, self.top_p)
         self.tokens.append(tokens)
         self.logprobs.append(logprobs)
@@ -69,6 +70,8 @@ class GenerateSampler(Sampler):
         rows: int,
     ):
         require_unpacked(model)
+        if attention_name(model) == ATTENTION:  # it gets no masks for padding on the left
+            raise ValueError("`hf` changed this model's attention; load it again for `generate`")
         # The model's own settings (repetition penalty, beams) are ignored, as in `hf`.
         model.generation_config = GenerationConfig()
         self.model = model
@@ -120,17 +123,16 @@ class GenerateSampler(Sampler):
         ones = [torch.ones_like(row) for row in rows]
         mask = pad_sequence(ones, batch_first=True, padding_side="left")
         drawn = ForceDrawn(Draws.start(candidates, self.model.device), self.top_p)
-        with allow_left_padding(self.model):
-            self.model.generate(
-                input_ids=ids.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
-                do_sample=False,
-                max_new_tokens=limit,
-                eos_token_id=self.stops,
-                pad_token_id=self.stops[0],
-                logits_processor=LogitsProcessorList([drawn]),
-                streamer=self.streamer,
-            )
+        self.model.generate(
+            input_ids=ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            do_sample=False,
+            max_new_tokens=limit,
+            eos_token_id=self.stops,
+            pad_token_id=self.stops[0],
+            logits_processor=LogitsProcessorList([drawn]),
+            streamer=self.streamer,
+        )
         tokens_by_row = torch.stack(drawn.tokens, 1).tolist()
         logprobs_by_row = torch.stack(drawn.logprobs, 1).tolist()
         for tokens, logprobs in zip(tokens_by_row, logprobs_by_row, strict=True):
