@@ -18,6 +18,7 @@ from stages.samplers.drawing import Draws
 from stages.samplers.sampler import (
     Completion,
     Decoding,
+    Drawn,
     Request,
     Sampler,
     longest_first,
@@ -85,8 +86,7 @@ class GenerateSampler(Sampler):
         return whole_requests(self._draw(requests))
 
     @torch.inference_mode()
-    def _draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, int, Completion]]:
-        """Yield every candidate as its request, its index there, and its completion."""
+    def _draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
         batch = list[tuple[Request, int]]()
         for request in longest_first(requests):
             candidates = [(request, i) for i in range(len(request.temperatures))]
@@ -97,27 +97,26 @@ class GenerateSampler(Sampler):
         if batch:
             yield from self._complete(batch)
 
-    def _complete(
-        self, candidates: list[tuple[Request, int]]
-    ) -> Iterator[tuple[Request, int, Completion]]:
-        batches = [[each] for each in candidates]
-        if len(candidates) > 1 and self.can_batch:
-            batches = [candidates]
-        for batch in batches:
-            completions = self._batch(batch, self.limit)
-            for candidate, completion in zip(batch, completions, strict=True):
-                yield *candidate, completion
+    def _complete(self, candidates: list[tuple[Request, int]]) -> Iterator[Drawn]:
+        if len(candidates) == 1 or self.can_batch:
+            yield from self._batch(candidates, self.limit)
+        else:
+            for each in candidates:
+                yield from self._batch([each], self.limit)
 
     @cached_property
     def can_batch(self) -> bool:
         """True if a prompt's first draws have the same log-prob in a batch with a longer prompt, unlike RWKV's."""
         short = (Request("short", [], [*range(8)], [0.0], 0), 0)
         longer = (Request("longer", [], [*range(16)], [0.0], 0), 0)
-        [alone] = self._batch([short], 2)
-        together, _ = self._batch([short, longer], 2)
+        [(*_, alone)] = self._batch([short], 2)
+        [(*_, together), _] = self._batch([short, longer], 2)
         return math.isclose(alone.logprob or 0.0, together.logprob or 0.0, abs_tol=ROUNDING)
 
-    def _batch(self, candidates: list[tuple[Request, int]], limit: int) -> Iterator[Completion]:
+    def _batch(
+        self, candidates: list[tuple[Request, int]], limit: int
+    ) -> Iterator[tuple[Request, int, Completion]]:
+        """Complete candidates together, by at most `limit` tokens."""
         rows = [torch.tensor(request.token_ids) for request, _ in candidates]
         ids = pad_sequence(rows, batch_first=True, padding_side="left")
         ones = [torch.ones_like(row) for row in rows]
@@ -135,8 +134,8 @@ class GenerateSampler(Sampler):
         )
         tokens_by_row = torch.stack(drawn.tokens, 1).tolist()
         logprobs_by_row = torch.stack(drawn.logprobs, 1).tolist()
-        for tokens, logprobs in zip(tokens_by_row, logprobs_by_row, strict=True):
-            yield until_stop(tokens, logprobs, self.stops)
+        for i, (request, index) in enumerate(candidates):
+            yield request, index, until_stop(tokens_by_row[i], logprobs_by_row[i], self.stops)
 
 
 def until_stop(tokens: list[int], logprobs: list[float], stops: list[int]) -> Completion:

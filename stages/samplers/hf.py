@@ -28,6 +28,7 @@ from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import (
     Completion,
     Decoding,
+    Drawn,
     Request,
     Sampler,
     longest_first,
@@ -108,8 +109,7 @@ class HFSampler(Sampler):
         return whole_requests(self._draw(requests))
 
     @torch.inference_mode()
-    def _draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, int, Completion]]:
-        """Yield every candidate as its request, its index there, and its completion."""
+    def _draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
         queue = deque[Row]()
         for request in longest_first(requests):
             queue += [Row(request, index) for index in range(len(request.temperatures))]

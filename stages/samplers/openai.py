@@ -12,6 +12,7 @@ from stages.samplers.sampler import (
     REASONS,
     Completion,
     Decoding,
+    Drawn,
     Missing,
     Open,
     Request,
@@ -21,8 +22,6 @@ from stages.samplers.sampler import (
 from stages.store.workspace import StageDir
 
 SEEDS = 2**31  # every server accepts seeds below this number
-
-Asked = tuple[Request, int, Completion | Missing]
 
 
 class OpenAISampler(Sampler):
@@ -55,7 +54,7 @@ class OpenAISampler(Sampler):
         )
         return whole_requests(run_jobs([self.client], jobs, self.out))
 
-    def job(self, request: Request, index: int) -> Job[Asked]:
+    def job(self, request: Request, index: int) -> Job[Drawn]:
         question = Question(
             request.messages,
             self.decoding.max_new_tokens,
@@ -64,7 +63,7 @@ class OpenAISampler(Sampler):
             self.decoding.top_p,
         )
 
-        async def ask() -> Asked:
+        async def ask() -> Drawn:
             try:
                 reply = await self.client.ask(question)
             except NoReply as error:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from stages.config.blocks.runtimes import InferenceRuntime, SamplingRuntime
 from stages.config.choices import Precision
@@ -89,19 +89,17 @@ class Missing:
     is_reply: bool = False
 
 
-Done = TypeVar("Done", Completion, Completion | Missing)
+# a request, a candidate's index there, and its completion
+Drawn = tuple[Request, int, Completion | Missing]
 
 
 def longest_first(requests: Iterable[Request]) -> list[Request]:
     return sorted(requests, key=lambda request: (-len(request.token_ids), request.id))
 
 
-def whole_requests(
-    drawn: Iterable[tuple[Request, int, Done]],
-) -> Iterator[tuple[Request, list[Done]]]:
-    """Yield every request with all its completions, once the last of them is there. `drawn`: each with its request, and
-    its index there."""
-    waiting = defaultdict[str, dict[int, Done]](dict)
+def whole_requests(drawn: Iterable[Drawn]) -> Iterator[tuple[Request, list[Any]]]:
+    """Yield every request with all its completions, once the last of them is there."""
+    waiting = defaultdict[str, dict[int, Any]](dict)
     for request, index, completion in drawn:
         done = waiting[request.id]
         done[index] = completion
