@@ -238,7 +238,7 @@ def scored_pairs(
     pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
     if cfg.reference_free:
         context = read_context_length(inputs["policy"] / "model")
-        for pair, tokens, _ in tokenize_pairs(pairs, contract, context, left_out):
+        for pair, tokens in tokenize_pairs(pairs, contract, context, left_out):
             yield pair, tokens
         return
     log_probs = stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)

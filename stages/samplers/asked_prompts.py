@@ -14,11 +14,12 @@ def select_round(cfg: Sample, examples: Iterable[Example]) -> list[Example]:
     prompts = sorted(examples, key=lambda e: content_id(e.id))
     size = cfg.prompts_per_round
     if size is None:
-        return [e for e in prompts if int(e.id, 16) % cfg.rounds == cfg.round][: cfg.prompts]
-    own = prompts[size * cfg.round : size * (cfg.round + 1)]
-    if len(own) < size:
-        left = f"round {cfg.round + 1} has {len(own)} of {len(prompts)} prompts left"
-        raise UserError(
-            f"sample.prompts_per_round={size}: {left}. Lower it or rounds, or add prompts."
-        )
+        own = [e for e in prompts if int(e.id, 16) % cfg.rounds == cfg.round]
+    else:
+        own = prompts[size * cfg.round : size * (cfg.round + 1)]
+        if len(own) < size:
+            left = f"round {cfg.round + 1} has {len(own)} of {len(prompts)} prompts left"
+            raise UserError(
+                f"sample.prompts_per_round={size}: {left}. Lower it or rounds, or add prompts."
+            )
     return own[: cfg.prompts]

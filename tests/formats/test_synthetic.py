@@ -11,7 +11,6 @@ import pytest
 from datasets import Dataset
 
 from stages.config.blocks.labels import PreferenceFile
-from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.labelers.dataset import Dataset as PreferenceLabeler
@@ -251,7 +250,7 @@ def test_the_card_names_the_models_with_their_counts(tmp_path: Path) -> None:
         "small": {"candidates": 9, "chosen": 2, "rejected": 7},
     }
     metrics = {"summary": "9 pairs", "policies": policies, "origins": {"web": 9}}
-    line = model_card.data_message({"pairs": {"metrics": metrics}}, {"pairs": tmp_path}, Split.sft)
+    line = model_card.pairs_message({"metrics": metrics}, tmp_path)
     assert "large (7 chosen, 2 rejected), small (2 chosen, 7 rejected)" in line
     assert "origins: web (9 rows)" in line
 
