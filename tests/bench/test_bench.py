@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: what they call an operation of the model, and where a step's time went."""
+"""The benchmarks' own arithmetic: what they call an operation of the model."""
 
 import importlib
 from dataclasses import replace
@@ -15,8 +15,7 @@ from stages.models import packing
 from stages.models.loading import load_model
 from stages.models.scoring import install_scoring
 from stages.store.manifest import read_manifest
-from tests.bench import bakeoff, flops, profiling
-from tests.bench.chain import PROFILED, Clock
+from tests.bench import bakeoff, flops
 from tests.bench.flops import Run
 from tests.helpers import ROOT, TINY, Chain, settings
 
@@ -93,34 +92,6 @@ def test_what_the_stages_computed_is_read_from_their_nodes(chain: Chain) -> None
     trained = read_manifest(at["dpo"])["metrics"]["tokens"]
     assert stage_flops[2].tokens == pytest.approx(trained, rel=0.02)
     assert all(work.operations > work.tokens for work in stage_flops)
-
-
-def test_the_profile_accounts_for_all_time(chain: Chain) -> None:
-    model, batch = scored_pair(chain.folder("sft") / "model")
-    profiler = profiling.profiler()
-    with profiler:
-        model(**batch).loss.backward()
-    kernel_groups = profiling.groups(profiler)
-    assert sum(kernel_groups.values()) == pytest.approx(1)
-    assert {
-        "matrix products",
-        "attention",
-        "LM head",
-        "norms, activations, rotary",
-    } <= kernel_groups.keys()
-
-
-def test_the_clock_leaves_out_first_step_evaluations_and_what_is_profiled() -> None:
-    steps = 4
-    plain, profiled = Clock(), Clock(torch.profiler.profile())
-    for clock in (plain, profiled):
-        for number in range(1, PROFILED + 1 + steps):
-            clock.log({"grad_norm": 1.0}, number)
-        clock.log({"eval_loss": 1.0}, number)
-        clock.log({"grad_norm": 1.0}, number + 1)  # the best model may have been saved since
-        clock.log({"grad_norm": 1.0}, number + 2)
-    assert len(plain.seconds) == PROFILED + steps
-    assert len(profiled.seconds) == steps
 
 
 @pytest.mark.parametrize("name", bakeoff.ARMS)

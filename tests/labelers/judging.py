@@ -52,6 +52,14 @@ def better(texts: dict[str, str]) -> str:
     return "A" if a > b else "B" if b > a else "tie"
 
 
+def by_letters(texts: dict[str, str]) -> str:
+    """Return which text is better: the later one in the alphabet; some are ties."""
+    a, b = texts["A"], texts["B"]
+    if (a[:1], len(a) % 4) == (b[:1], len(b) % 4):
+        return "tie"
+    return "A" if a > b else "B"
+
+
 def block(folder: Path, *urls: str, **judge: Any) -> Judge:
     """Return the block of `label=judge` with a judge at each address, as the pipeline passes it to the stage."""
     runtime = "{backoff: 0.01, retries: 20, timeout: 30}"

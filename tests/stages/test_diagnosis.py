@@ -20,12 +20,11 @@ from stages.preflight import constraints
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
 from stages.store.workspace import StageDir
-from tests.bench.diagnosis import named, plants
 from tests.browser import browser, page_faults
-from tests.helpers import CHROMIUM, TINY, Chain, build, composed, nodes, settings
+from tests.helpers import CHROMIUM, TINY, Chain, build, build_node, composed, nodes, settings
 
 # Settings that are not themselves out of range, with pairs enough to tell a coin from checks.
-RIGHT = (*TINY, "dpo.learning_rate=3e-4", "pairs=random", "pairs.max_per_prompt=4")
+RIGHT = ("dpo.learning_rate=3e-4", "pairs=random", "pairs.max_per_prompt=4")
 
 
 def evidence(chain: Chain, *overrides: str) -> Evidence:
@@ -40,20 +39,44 @@ def evidence(chain: Chain, *overrides: str) -> Evidence:
     )
 
 
+def label_by(name: str) -> tuple[str, str]:
+    file = Path(__file__).with_name("planted.py")
+    return "label=own", f"label.own={{file: {file}, name: {name}}}"
+
+
+COIN = "labels that agree with the prompts' checks"
+UNFINISHED = (
+    *label_by("Ended"),
+    "sample.max_new_tokens=2",
+    "pairs.unfinished=keep",
+    "pairs.max_length_ratio=null",
+)
+
+
+def named(chain: Chain, *overrides: str) -> list[str]:
+    """What the report names of a run with these keys, likeliest cause first."""
+    build_node(chain.root, "eval", *RIGHT, *overrides)
+    run = evidence(chain, *RIGHT, *overrides)
+    return [finding.quantity for finding in diagnose(run, "DPO").out_of_range]
+
+
 @pytest.mark.extended
-@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_the_planted_cause_of_six_runs_is_named_first(quick: bool, chain: Chain) -> None:
-    chosen = [
-        plant
-        for plant in plants(settings(*RIGHT), cut=2)
-        if not quick or plant.name == "labels by coin"
-    ]
-    planted = {plant.name: plant.finding for plant in chosen}
-    first = {plant.name: named(chain.root, [*RIGHT, *plant.overrides])[0] for plant in chosen}
-    assert first == planted
-    assert not {*planted.values()} & {*named(chain.root, [*RIGHT])}, (
-        "nor is it named where nothing was planted"
-    )
+@pytest.mark.parametrize(
+    ("cause", "overrides"),
+    [
+        (COIN, label_by("Coin")),
+        pytest.param("learning rate", ("dpo.learning_rate=9e-3",), marks=pytest.mark.slow),
+        pytest.param("learning rate", ("dpo.learning_rate=3e-6",), marks=pytest.mark.slow),
+        pytest.param("chosen longer than rejected", label_by("Longer"), marks=pytest.mark.slow),
+        pytest.param("rejected completions that were cut off", UNFINISHED, marks=pytest.mark.slow),
+        pytest.param("beta", ("dpo.beta=5",), marks=pytest.mark.slow),
+    ],
+)
+def test_the_planted_cause_of_six_runs_is_named_first(
+    cause: str, overrides: tuple[str, ...], chain: Chain
+) -> None:
+    assert named(chain, *overrides)[0] == cause
+    assert cause not in named(chain), "nor is it named where nothing was planted"
 
 
 def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
