@@ -1,8 +1,6 @@
 """Win rates of a judged comparison: no verdict due to length or chance, and intervals with their nominal coverage."""
 
-import gzip
 import json
-from collections import defaultdict
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -27,15 +25,11 @@ from tests.bench.win_rates import (
     audited,
     claims,
     covered,
-    ordered,
     power_of,
-    systems,
     verdicts,
 )
-from tests.helpers import DATA
 from tests.labelers.pools import pool
 
-NEEDS_DATA = pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
 LONGER_WINS = Judge("longer always wins", longer=CERTAIN, ties=0.0)
 
 
@@ -138,11 +132,6 @@ def test_equal_lengths_keep_their_weight_in_the_length_controlled_rate() -> None
     assert matched[1] == pytest.approx(matched[0] / 4, rel=0.05)
     assert together["matched"]["used"] == pytest.approx((3 + alone["matched"]["used"]) / 4)
     assert alone["effect"] == together["effect"] == "better"
-
-
-def test_lengths_that_never_differ_are_no_reason_for_a_preference() -> None:
-    assert results(table(np.repeat([1.0, 0.0], [70, 30])))["effect"] == "better"
-    assert results(table(np.repeat([1.0, 0.0], [30, 70])))["effect"] == "worse"
 
 
 def test_a_preference_that_goes_with_length_is_named_as_such() -> None:
@@ -294,30 +283,3 @@ def test_a_detectable_difference_is_found_in_80_of_100_tables(prompts: int, poin
     for ties in (0.0, 0.3):
         assert power_of(prompts, ties, 1000) == pytest.approx(80, abs=5)
     assert detectable(0) == detectable(1) == 0.5
-
-
-@NEEDS_DATA
-def test_rates_between_real_systems_are_a_plain_count_of_what_people_said() -> None:
-    with gzip.open(
-        DATA / "preferences/pandalm_human_pairs_shared.jsonl.gz", "rt", encoding="utf-8"
-    ) as file:
-        rows = [json.loads(line) for line in file]
-    counts = defaultdict[tuple[str, str], list[float]](list)
-    for row in rows:
-        first, second = row["model_1"], row["model_2"]
-        outcome = {1: 1.0, 2: 0.0, 0: 0.5}[row["majority"]]
-        counts[min(first, second), max(first, second)].append(
-            outcome if first < second else 1 - outcome
-        )
-    tables = systems("majority")
-    assert len(tables) == len(counts) == 10
-    for pair, c in tables.items():
-        assert win_rate(c.won).mean == pytest.approx(sum(counts[pair]) / len(counts[pair]))
-
-
-@NEEDS_DATA
-def test_one_annotator_orders_real_systems_as_the_majority_does_and_length_does_not() -> None:
-    annotator, longer = ordered("annotator1"), ordered("longer wins")
-    assert annotator.clear == longer.clear > 0
-    assert annotator.right == annotator.clear
-    assert annotator.right_and_clear > longer.right_and_clear

@@ -127,24 +127,6 @@ def test_labels_are_words_and_told(tmp_path: Path) -> None:
     assert "2 labels share their first" in result.notes[2]
 
 
-def test_a_task_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
-    task = tmp_path / "capitals.yaml"
-    task.write_text(
-        'columns: {land: country land, city: capital}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n'
-    )
-    file = lines(tmp_path, [{"country": "Norway", "capital": "Oslo"}])
-    [each] = read(file, task=str(task)).parsed
-    assert (each.messages[0]["content"], each.answers) == ("Norway?", ["Oslo"])
-    task.write_text('columns: {land: country}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n')
-    with pytest.raises(UserError, match=r"capitals.yaml: .* 'city'"):
-        read(file, task=str(task))
-    task.write_text("- nothing")
-    with pytest.raises(
-        UserError, match=r"capitals.yaml: a task needs the keys columns, phrasings and answer "
-    ):
-        read(file, task=str(task))
-
-
 def test_columns_that_are_missing_are_told(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"satz": "a", "label": "pos"}])
     with pytest.raises(UserError, match=r"task=sentiment .*columns={ROLE: COLUMN}"):

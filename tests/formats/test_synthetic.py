@@ -1,7 +1,6 @@
 """Folders as libraries of synthetic data write them: their rows keep their models, and failed requests their reason."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,10 @@ import pytest
 from datasets import Dataset
 
 from stages.config.blocks.labels import PreferenceFile
-from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.labelers.dataset import Dataset as PreferenceLabeler
-from stages.models import model_card
 from stages.samplers.candidate_file import read_candidates
-from stages.store.records import Pair, save
 from stages.store.workspace import StageDir
 from tests.formats.reading import ReadResult, lines, read
 from tests.helpers import settings
@@ -138,43 +134,11 @@ def test_ratings_keep_the_models_and_not_the_judge(tmp_path: Path) -> None:
     assert [row.models for row in read(lines(tmp_path, judged)).parsed] == [None]
 
 
-def test_chosen_and_rejected_keep_each_its_model(tmp_path: Path) -> None:
-    """The models of the generations are in another order."""
-    pairs = [
-        {
-            **row,
-            "prompt": row["instruction"],
-            "chosen": [
-                {"role": "user", "content": row["instruction"]},
-                {"role": "assistant", "content": "better"},
-            ],
-            "chosen_model": "large",
-            "chosen_rating": 5,
-            "rejected": [
-                {"role": "user", "content": row["instruction"]},
-                {"role": "assistant", "content": "worse"},
-            ],
-            "rejected_model": "small",
-            "rejected_rating": 2,
-        }
-        for row in RATED
-    ]
-    result = read(distiset(tmp_path, dpo=pairs), Purpose.preferences)
-    assert contents(result)[0] == ("ask 0", ["better", "worse"], ["large", "small"])
-
-
 def test_steps_are_not_read_as_one(tmp_path: Path) -> None:
     folder = distiset(tmp_path, text_generation_0=GROUPED, ultrafeedback_0=RATED)
     with pytest.raises(UserError, match=r"text_generation_0' or .*ultrafeedback_0'"):
         read(folder, Purpose.preferences)
     assert len(read(folder / "ultrafeedback_0", Purpose.preferences).parsed) == 4
-
-
-def test_responses_keep_their_model_and_failures_their_reason(tmp_path: Path) -> None:
-    result = read(curated(tmp_path, parsed=False))
-    assert contents(result) == [(f"ask {i}", [f"reply {i}"], ["teacher"]) for i in (1, 2)]
-    [failed] = result.bad_rows
-    assert failed.error and failed.error.reason == API_ERROR
 
 
 def test_parsed_responses_are_read_in_place_of_raw_ones(tmp_path: Path) -> None:
@@ -191,23 +155,6 @@ def test_two_runs_are_not_read_as_one(tmp_path: Path) -> None:
     (first / "metadata.db").unlink()
     with pytest.raises(UserError, match="other"):
         read(curated(first, parsed=True))
-
-
-def test_the_model_of_a_column_is_that_of_its_answers(tmp_path: Path) -> None:
-    folder = designed(tmp_path)
-    assert contents(read(folder)) == [(f"ask {i}", [f"reply {i}"], ["large"]) for i in range(2)]
-    columns = {"prompt": "topic", "completion": "question"}
-    assert read(folder, columns=columns).parsed[0].models == ["small"]
-    (folder / "builder_config.json").write_text("{}")
-    with pytest.raises(UserError, match="parquet-files"):
-        read(folder)
-    assert read(folder / "parquet-files").parsed[0].models is None
-
-
-def test_a_data_set_from_the_hub_keeps_its_models(tmp_path: Path) -> None:
-    folder = designed(tmp_path)
-    (folder / "parquet-files").rename(folder / "data")
-    assert [row.models for row in read(folder).parsed] == [["large"], ["large"]]
 
 
 def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> None:
@@ -229,36 +176,3 @@ def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> No
     source = settings("recipe=tiny", "data=file", f"data.path={designed(tmp_path / 'd')}").data
     metrics = joined(source, out)
     assert metrics["origins"] == {"large": 2}
-
-
-def test_the_card_names_the_models_with_their_counts(tmp_path: Path) -> None:
-    sides = [[{"role": "assistant", "content": text}] for text in ("long", "short")]
-    pair = Pair(
-        "i",
-        "p",
-        [{"role": "user", "content": "ask"}],
-        *sides,
-        1.0,
-        "dataset",
-        "all",
-        "a",
-        "b",
-        "train",
-    )
-    save(tmp_path / "pairs.parquet", [replace(pair, chosen_policy="large")], Pair)
-    policies = {
-        "large": {"candidates": 9, "chosen": 7, "rejected": 2},
-        "small": {"candidates": 9, "chosen": 2, "rejected": 7},
-    }
-    metrics = {"summary": "9 pairs", "policies": policies, "origins": {"web": 9}}
-    line = model_card.data_message({"pairs": {"metrics": metrics}}, {"pairs": tmp_path}, Split.sft)
-    assert "large (7 chosen, 2 rejected), small (2 chosen, 7 rejected)" in line
-    assert "origins: web (9 rows)" in line
-
-
-def test_a_link_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
-    folder = designed(tmp_path / "d")
-    outside = (folder / "parquet-files/batch_00000.parquet").rename(tmp_path / "o.parquet")
-    (folder / "parquet-files/batch_00000.parquet").symlink_to(outside)
-    with pytest.raises(UserError, match="outside of"):
-        read(folder)

@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.config.blocks.labels import Human, HumanRuntime
+from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
 from stages.labelers.human import People, question_judgements
 from stages.labelers.labeler import Pool
@@ -423,29 +422,6 @@ def test_the_node_is_complete_when_its_questions_are_and_asks_nobody_again(
     build(chain.root, "stage=label", *line, "rebuild=label")
     build(chain.root, "stage=label", *line, "label.overlap=0.0", "label.prompts=3")
     assert len(ports) == 1
-
-
-@pytest.mark.extended
-def test_who_still_looks_at_the_last_question_may_answer_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both see the same question, for there is no other. Bob's answer completes the session."""
-    monkeypatch.setattr(server, "LAST", 20.0)
-
-    def after_bob(question: dict[str, Any]) -> str:
-        bob = Person(ports[0], "bob")
-        assert (
-            bob.next()["question"]["id"] == question["id"]
-            and bob.says(question["id"], "a")[0] == 200
-        )
-        time.sleep(1)
-        return "b"
-
-    human = Human(answers=2, comparisons=1, runtime=HumanRuntime(port=0))
-    with somebody(monkeypatch, after_bob) as ports:
-        judgements = [*People(human, work(tmp_path)).judge_all(pool(["one", "two"]))]
-    assert len(judgements) == 1
-    assert len(kept_of(tmp_path, "ann")) == len(kept_of(tmp_path, "bob")) == 1
 
 
 def test_only_the_questions_change_the_fingerprint(chain: Chain) -> None:

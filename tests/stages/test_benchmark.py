@@ -19,7 +19,7 @@ import torch
 from stages import benchmark
 from stages.commands import compare
 from stages.config.blocks.evaluation import Eval
-from stages.config.installation import ENGINE, engine_version, install_command
+from stages.config.installation import engine_version, install_command
 from stages.evaluation.benchmarks import (
     LESS,
     Response,
@@ -30,12 +30,11 @@ from stages.evaluation.benchmarks import (
     sentence,
 )
 from stages.evaluation.engine import write_splitter
-from stages.evaluation.lm_eval_driver import tasks_of
 from stages.models.contract import PlainText, load_contract, load_or_derive_contract
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, build, nodes, refused, settings, slow_but, stand_in
+from tests.helpers import Chain, build, nodes, settings, slow_but, stand_in
 from tests.pipeline.test_resume import kill_when
 
 ROWS = 80
@@ -275,26 +274,6 @@ def test_a_base_without_a_template_is_asked_in_plain_text(typed: list[str], chai
             )
 
 
-def test_without_tasks_or_engine_it_is_refused_with_the_way_out(tasks: Path) -> None:
-    assert "benchmark.tasks=[NAME]" in refused(*TINY, "stage=benchmark")
-    named = (*TINY, "stage=benchmark", "benchmark.tasks=[told]")
-    message = refused(*named, "benchmark.runtime.python=/no/python")
-    assert message.startswith("benchmark.tasks=[told]")
-    assert f"/no/python -m pip install '{ENGINE}[ifeval]'" in message
-    assert "benchmark.tasks_dir=/no/tasks" in refused(*named, "benchmark.tasks_dir=/no/tasks")
-
-
-@pytest.mark.parametrize("typed", ["small"], indirect=True)
-def test_an_engine_that_stops_is_told_with_its_reason(
-    typed: list[str], tasks: Path, chain: Chain
-) -> None:
-    (tasks / "told.jsonl").write_text("")
-    message = refused(*TINY, f"outputs={chain.root}", "stage=benchmark", *typed)
-    assert message.startswith("benchmark.tasks=[told,claims]")
-    assert "told has no rows" in message
-    assert "engine.log" in message
-
-
 @pytest.mark.parametrize("typed", ["small"], indirect=True)
 def test_task_files_and_engine_are_part_of_the_fingerprint(
     typed: list[str], tasks: Path, small: Path
@@ -311,15 +290,6 @@ def test_task_files_and_engine_are_part_of_the_fingerprint(
     small.write_text("#!/bin/sh\necho 0.0.2\n")
     engine_version.cache_clear()
     assert nodes(root, *typed)["benchmark_sft"].fingerprint != before.fingerprint
-
-
-def test_every_evaluated_model_has_a_node_and_the_evaluation_reads_them(tmp_path: Path) -> None:
-    plain, named = nodes(tmp_path), nodes(tmp_path, "benchmark.tasks=[told]")
-    assert {name for name in named if name not in plain} == {
-        f"benchmark_{role}" for role in ("base", "sft", "policy")
-    }
-    assert {*named["eval"].inputs} - {*plain["eval"].inputs} == {*named} - {*plain}
-    assert named["dpo"].fingerprint == plain["dpo"].fingerprint
 
 
 def test_only_prompts_that_all_models_answered_are_compared(tmp_path: Path) -> None:
@@ -396,16 +366,6 @@ def test_a_group_is_one_benchmark_and_less_is_better_where_the_task_says_so(
     )
     named = {(s.benchmark, s.task, s.metric) for s in scores}
     assert named == {("both", "told", "exact_match"), ("both", "claims", "acc" + LESS)}
-
-
-@pytest.mark.parametrize("form", ["plain", "grouped"])
-def test_the_tasks_of_a_group_are_those_of_its_groups_too(form: str) -> None:
-    parts = (
-        {"mmlu": ["stem", "other"], "stem": ["algebra", "physics"], "algebra": []}
-        if form == "grouped"
-        else {}
-    )
-    assert [*tasks_of("mmlu", parts)] == (["algebra", "physics", "other"] if parts else ["mmlu"])
 
 
 def test_a_metric_is_a_mean_only_if_the_figure_is_that_of_its_scores() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages import label, pairs, unpaired
+from stages import label, pairs
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
@@ -16,7 +16,7 @@ from stages.labelers.labeler import Pool
 from stages.labelers.verifier import Verifier
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.workspace import StageDir
-from tests.helpers import DATA, settings
+from tests.helpers import settings
 
 
 def work(folder: Path) -> StageDir:
@@ -107,25 +107,6 @@ def test_strategies(strategy: Strategy, options: dict, expected: set, tmp_path: 
     assert len(built) == len(expected)
 
 
-def test_of_preferences_the_most_preferred_stands_against_the_least(tmp_path: Path) -> None:
-    """A ranking of four, told two at a time: of equal margins the widest comes first, whatever the seed."""
-    ranked = {"q": [(candidate("q", text), None) for text in "abcd"]}
-    judged = pool(tmp_path / "pool", ranked)
-    ids = [c.candidate_id for c, _ in ranked["q"]]
-    judgements = [
-        Judgement("q", "judge", a=b, b=a, preference="b") for a, b in combinations(ids, 2)
-    ]
-    save(judged / "judgements.parquet", judgements, Judgement)
-    for seed in range(5):
-        assert build_pairs(tmp_path / f"{seed}", block(seed=seed), judged)[0] == [("a", "d")]
-        cfg = block(strategy=Strategy.margin, max_per_prompt=3, seed=seed)
-        assert set(build_pairs(tmp_path / f"{seed}-near", cfg, judged)[0]) == {
-            ("a", "b"),
-            ("b", "c"),
-            ("c", "d"),
-        }
-
-
 def test_random_pairs_are_seeded_and_never_tied(tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", SCORED)
     scores = {"a": 1.0, "b": 0.5, "c": 0.0, "d": 0.5}
@@ -205,33 +186,8 @@ def test_an_unfinished_completion_is_never_chosen_and_rejected_without_an_end(
     assert "unfinished" not in metrics["summary"]
 
 
-def test_pairs_keep_the_ids_that_were_drawn_and_load_as_a_dataset(tmp_path: Path) -> None:
-    from datasets import load_dataset
-
-    sampled = replace(candidate("q", "a"), token_ids=[3, 4], tokenizer="of ours")
-    from_text = replace(candidate("q", "b"), token_ids=None)  # as an endpoint gives it
-    build_pairs(
-        tmp_path / "out",
-        block(),
-        pool(tmp_path / "pool", {"q": [(sampled, 1.0), (from_text, 0.0)]}),
-    )
-    file = str(tmp_path / "out" / "pairs.parquet")
-    [row] = load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path))
-    assert (row["chosen_token_ids"], row["chosen_tokenizer"]) == ([3, 4], "of ours")
-    assert (row["rejected_token_ids"], row["rejected_tokenizer"]) == (None, None)
-
-
-def test_no_pair_at_all_is_an_error_with_the_reasons(tmp_path: Path) -> None:
-    judged = pool(
-        tmp_path / "pool", {"q": [(candidate("q", "a"), 0.0), (candidate("q", "b"), 0.0)]}
-    )
-    with pytest.raises(UserError, match=r"no pair .* \(1: .* same score\)"):
-        build_pairs(tmp_path / "out", block(), judged)
-
-
 LEVELS = (("a", 1.0), ("b", 0.5), ("c", 0.0))
 LOW = {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]}
-CUT = {"q": [(candidate("q", "a", finished=False), 1.0), (candidate("q", "b"), 0.0)]}
 LONG = {"q": [(candidate("q", "a", 30), 1.0), (candidate("q", "b"), 0.0)]}
 
 
@@ -285,45 +241,6 @@ def tied(folder: Path, agrees: list[bool | None], sampler: str = "file") -> Path
     ]
     save(judged / "judgements.parquet", ties, Judgement)
     return judged
-
-
-@pytest.mark.parametrize(
-    ("agrees", "way_out"),
-    [
-        (
-            [False, True, False, None],
-            r"[Ii]n 2 of 3 comparisons .* order .* ties\. Name another judge in label\.endpoints",
-        ),
-        ([True, True], r"sample\.file must have two different candidates"),
-        ([None, None], r"sample\.file must have two different candidates"),
-    ],
-)
-def test_where_all_is_a_tie_the_order_is_named_before_the_file(
-    agrees: list[bool | None], way_out: str, tmp_path: Path
-) -> None:
-    judged = tied(tmp_path / "pool", agrees)
-    with pytest.raises(UserError, match=rf"\(1: [^)]*\)\. .*{way_out}"):
-        build_pairs(tmp_path / "out", block(), judged)
-    with pytest.raises(UserError, match=way_out if False in agrees else "some answers win"):
-        unpaired.run(
-            settings("recipe=tiny").unpaired, {"judged": judged}, work(tmp_path / "unpaired")
-        )
-
-
-@pytest.mark.parametrize("sampler", ["hf", "dataset"])
-def test_who_reads_a_file_is_not_told_to_sample(sampler: str, tmp_path: Path) -> None:
-    answers = [(replace(candidate("q", text), sampler=sampler), 0.5) for text in "ab"]
-    pattern = {
-        "hf": r"Raise sample\.temperatures",
-        "dataset": "The file must have two different answers",
-    }[sampler]
-    with pytest.raises(UserError, match=rf"the same score\)\. {pattern}"):
-        build_pairs(tmp_path / "out", block(), pool(tmp_path / "pool", {"q": answers}))
-
-
-def test_where_the_better_ones_are_cut_off_they_may_be_longer(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"was better\)\. .*raise sample\.max_new_tokens\.$"):
-        build_pairs(tmp_path / "out", block(), pool(tmp_path / "pool", CUT))
 
 
 def test_a_prompt_is_held_out_with_all_its_pairs(tmp_path: Path) -> None:
@@ -419,46 +336,6 @@ def dataset(tmp_path: Path, rows: list[dict], *typed: str) -> tuple[StageDir, di
 USER = {"role": "user", "content": "q"}
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "q", "chosen": "a", "rejected": "b"},
-        {
-            "prompt": [USER],
-            "chosen": [{"role": "assistant", "content": "a"}],
-            "rejected": [{"role": "assistant", "content": "b"}],
-        },
-        {
-            "chosen": [USER, {"role": "assistant", "content": "a"}],
-            "rejected": [USER, {"role": "assistant", "content": "b"}],
-        },
-        {
-            "prompt": "q",
-            "messages": [USER, {"role": "assistant", "content": "a"}],
-            "chosen": [USER, {"role": "assistant", "content": "a"}],
-            "rejected": [USER, {"role": "assistant", "content": "b"}],
-        },
-        {"instruction": "q", "output": "gold", "chosen": "a", "rejected": "b"},
-        {
-            "conversations": [{"from": "human", "value": "q"}],
-            "chosen": {"from": "gpt", "value": "a"},
-            "rejected": {"from": "gpt", "value": "b"},
-        },
-    ],
-)
-def test_preference_formats_become_pairs(row: dict, tmp_path: Path) -> None:
-    out, metrics = dataset(tmp_path, [row])
-    assert metrics["judgements"] == 1
-    pairs_metrics = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
-    assert pairs_metrics["pairs"] == 1
-    pair = load(tmp_path / "pairs" / "pairs.parquet", Pair)[0]
-    assert (pair.prompt, pair.chosen[0]["content"], pair.rejected[0]["content"]) == (
-        [USER],
-        "a",
-        "b",
-    )
-
-
 def test_a_prompt_in_a_column_does_not_hide_the_turns_before_it(tmp_path: Path) -> None:
     earlier = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}, USER]
     whole = {
@@ -522,25 +399,6 @@ def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path
     assert pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 2
 
 
-def test_every_row_of_a_file_is_used_or_counted_with_its_reason(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [
-        {"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(45)
-    ]
-    rows += [{"prompt": "x", "chosen": "a", "rejected": "a"}] * 2 + [
-        {"prompt": "y", "chosen": "", "rejected": "a"}
-    ]
-    rows += [{"prompt": "z", "chosen": n, "rejected": "a"} for n in (1, 2.5)]
-    out, metrics = dataset(tmp_path, rows)
-    assert (metrics["rows"], metrics["judgements"]) == (50, 45)
-    reasons = {"rejected: is the same as chosen": 2, "chosen: is empty": 1}
-    assert metrics["unusable"] == reasons | {
-        "chosen: must be text, is int": 1,
-        "chosen: must be text, is float": 1,
-    }
-    [warning] = out.warnings
-    assert "5 of 50 rows" in warning and "1 (chosen: is empty)" in warning
-
-
 def test_rows_and_not_answers_are_what_too_many_of_are_unusable(tmp_path: Path) -> None:
     """Four answers in each of nine rows are 36 judgements, of which two bad rows are few."""
     rows = [{"prompt": f"{i}", "responses": list("abcd"), "scores": [1, 2, 3, 4]} for i in range(9)]
@@ -555,18 +413,6 @@ def test_a_labelling_says_what_length_alone_would_order_rightly(tmp_path: Path) 
     _, metrics = dataset(tmp_path, rows)
     assert metrics["longer_preferred"] == pytest.approx(2 / 3)
     assert "66.7% of 3 comparisons" in metrics["summary"]
-
-
-def test_length_is_that_of_answers_without_their_thoughts(tmp_path: Path) -> None:
-    long_thought = "<think>one two three four</think>"
-    rows = [
-        {"prompt": "p", "chosen": "a b", "rejected": f"{long_thought}a"},
-        {"prompt": "q", "chosen": f"{long_thought}a", "rejected": "a b"},
-    ]
-    out, metrics = dataset(tmp_path, rows)
-    assert metrics["longer_preferred"] == 1 / 2
-    made = pairs.run(block(max_length_ratio=2.0), {"judged": out.path}, work(tmp_path / "pairs"))
-    assert (made["pairs"], made["chosen_longer_by"]) == (2, 0)
 
 
 def test_pairs_with_a_thought_on_one_side_are_counted(tmp_path: Path) -> None:
@@ -595,23 +441,6 @@ def test_pairs_with_a_thought_on_one_side_are_counted(tmp_path: Path) -> None:
     assert not any("4 of 7 pairs" in warning for warning in silent.warnings)
     of_none, _ = dataset(tmp_path, rows[5:6])
     assert "thought_on_one_side" not in pairs.run(block(), {"judged": of_none.path}, folder)
-
-
-def test_of_scores_too_length_is_held_against_every_two_of_a_prompt(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": "q", "responses": ["a", "a b", "a b c"], "scores": [3, 2, 1]},
-        {"prompt": "p", "responses": ["a", "a b", "b"], "scores": [1, 2, 2]},
-    ]
-    _, metrics = dataset(tmp_path, rows)
-    assert metrics["longer_preferred"] == pytest.approx(1 / 4)
-
-
-@pytest.mark.parametrize("good", [True, False])
-def test_answers_that_are_all_good_are_not_all_bad(good: bool, tmp_path: Path) -> None:
-    _, metrics = dataset(
-        tmp_path, [{"prompt": f"{i}", "completion": "a", "label": good} for i in range(3)]
-    )
-    assert metrics["mean_score"] == good
 
 
 def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:
@@ -647,62 +476,6 @@ def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     )
     assert "1 preferences are left out" in folder.warnings[0]
     assert "pairs.strategy=best_worst makes at most 1" in folder.warnings[1]
-
-
-def test_limits_of_scores_are_told_to_do_nothing_where_there_are_no_scores(tmp_path: Path) -> None:
-    out, _ = dataset(tmp_path, [{"prompt": "q", "chosen": "a", "rejected": "b"}])
-    unscored = work(tmp_path / "pairs")
-    pairs.run(block(min_score=0.0, min_margin=0.5), {"judged": out.path}, unscored)
-    assert any("pairs.min_margin leave nothing out" in line for line in unscored.warnings)
-    scored = work(tmp_path / "scored")
-    pairs.run(
-        block(min_score=0.5, min_margin=0.5), {"judged": pool(tmp_path / "pool", SCORED)}, scored
-    )
-    assert not any("no scores" in line for line in scored.warnings)
-
-
-def test_that_no_pair_is_held_out_is_told(tmp_path: Path) -> None:
-    out, _ = dataset(tmp_path, [{"prompt": "q", "chosen": "a", "rejected": "b"}])
-    for fraction, warned in ((0.0, False), (1e-9, True)):
-        folder = work(tmp_path / f"pairs_{fraction}")
-        assert (
-            pairs.run(replace(block(), validation_fraction=fraction), {"judged": out.path}, folder)[
-                "held_out"
-            ]
-            == 0
-        )
-        assert any("Raise pairs.validation_fraction" in line for line in folder.warnings) == warned
-
-
-def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(
-    tmp_path: Path,
-) -> None:
-    rows = [{"prompt": f"{i}", "chosen": "a b c d", "rejected": "a"} for i in range(4)]
-    rows += [{"prompt": f"{i} even", "chosen": "a b", "rejected": "c d"} for i in range(3)]
-    rows += [{"prompt": "0 even", "chosen": "a b", "rejected": "c d"}]
-    out, _ = dataset(tmp_path, rows)
-    judged = work(tmp_path / "all")
-    every = pairs.run(block(strategy=Strategy.all), {"judged": out.path}, judged)
-    assert (every["pairs"], every["comparisons"], every["left_out"]) == (
-        7,
-        8,
-        {"that repeat another one": 1},
-    )
-    [warning] = judged.warnings
-    assert warning.startswith("1 preferences are left out because they repeat")
-
-    filtered = work(tmp_path / "filtered")
-    metrics = pairs.run(
-        block(strategy=Strategy.all, max_length_ratio=1.5), {"judged": out.path}, filtered
-    )
-    name = "with lengths further apart than pairs.max_length_ratio=1.5"
-    assert (metrics["pairs"], metrics["comparisons"]) == (3, 8)
-    assert metrics["left_out"] == {name: 4, "that repeat another one": 1}
-    message = (
-        f"4 comparisons {name} are left out. Raise pairs.max_length_ratio=1.5 (null: any lengths)."
-    )
-    assert message in filtered.warnings
-    assert "4 prompts without a pair" in metrics["summary"]
 
 
 @pytest.mark.parametrize("strategy", [s for s in Strategy if s is not Strategy.ranked])
@@ -785,20 +558,6 @@ def test_a_preference_file_that_cannot_be_used_is_told(
 ) -> None:
     with pytest.raises(UserError, match=pattern):
         dataset(tmp_path, rows)
-
-
-@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
-def test_real_preferences_are_read(tmp_path: Path) -> None:
-    file = DATA / "formats" / "lf_dpo_en_demo.json.gz"
-    out = work(tmp_path / "out")
-    metrics = label.run(settings("label=dataset", f"label.path={file}").label, {}, out)
-    assert metrics["judgements"] == 300
-    pairs_metrics = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
-    assert (
-        pairs_metrics["pairs"]
-        == len({j.prompt_id for j in load(out / "judgements.parquet", Judgement)})
-        > 290
-    )
 
 
 def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> None:

@@ -9,17 +9,14 @@ from typing import Any
 
 import pytest
 
-from stages import report
 from stages.commands.compare import published_nodes
 from stages.commands.comparing.measured import measured_rows
 from stages.evaluation.measures import FAVOURED, FILE, Measure
-from stages.pages.glossary import NOT_ASKED_FOR
 from stages.store.records import load
 from stages.store.store import Store
-from stages.store.workspace import StageDir
 from tests.browser import page_faults
 from tests.endpoints.servers import Model, running
-from tests.helpers import TINY, Chain, build, nodes, settings
+from tests.helpers import Chain, build, nodes
 from tests.labelers.judging import judging
 
 pytest.importorskip("openai")
@@ -95,22 +92,6 @@ def test_two_folders_are_models_as_they_came(chain: Chain, tmp_path: Path) -> No
     assert {"sft", "policy"} <= {row.role for row in rows}, (
         "stage=compare reads this store's evaluations"
     )
-
-
-@pytest.mark.extended
-def test_comparisons_that_wait_for_people_are_counted_beside_the_checks(chain: Chain) -> None:
-    page, results = reported(chain, "eval/judged=human")
-    waiting = results["judged"]["sft"]["waiting"]
-    assert results["gives_verdict"] == ["checks", "judged"] and waiting
-    assert (
-        f"{waiting} comparisons wait for people." in page["judged"]
-        and "stage=versus" in page["judged"]
-    )
-    assert f"{waiting} comparisons wait for people. To ask them: " in page[""]
-    assert "On seen tasks:" in page["results"] and [*page].index("results") < [*page].index(
-        "judged"
-    )
-    assert "%" not in page["judged"].replace("points from 50%", "")
 
 
 @pytest.mark.extended
@@ -211,48 +192,3 @@ def test_preferences_of_ones_own_are_told_by_held_out_pairs(
     )
     assert [words for words in of_others if words in text] == []
     assert page_faults(chain.root / "report.html", tmp_path) == []
-
-
-def test_seeds_of_preferences_show_each_share(
-    brought: tuple[Chain, tuple[str, ...]], tmp_path: Path
-) -> None:
-    """Use the same evaluation a second time as another seed."""
-    chain, line = brought
-    folder = Store(chain.root).folder
-    inputs = {
-        role: folder(node) for role, node in nodes(chain.root, *line)["report"].inputs.items()
-    }
-    inputs["eval_seed_7"] = inputs["eval"]
-    report.run(settings(*TINY).report, inputs, StageDir(tmp_path, lambda m, s: None))
-    page, results = (
-        sections(tmp_path / "report.html"),
-        json.loads((inputs["eval"] / "results.json").read_text()),
-    )
-    assert f"(other seeds: {results['learnt']['ratio']['policy']['mean']:.1%})" in page["learnt"]
-    assert "Seed 0: " in page[""] and "One seed" not in page[""] and "seeds" not in page
-
-
-@pytest.mark.slow
-def test_generated_tasks_stand_under_their_own_name_where_nothing_was_trained_on_them(
-    chain: Chain,
-) -> None:
-    """Checked with `sft=none` and the user's own preferences, in the report and in the card."""
-    before = (chain.root / "report.html").read_text()
-    model = ("model.random_init=null", f"model.path={chain.folder('sft') / 'model'}")
-    line = ("sft=none", *model, *PREFERENCES)
-    page, results = reported(chain, *line)
-    assert "checks" not in results["gives_verdict"] and results["groups"]
-    assert page["results"].startswith(NOT_ASKED_FOR)
-    assert [*page][1] == "learnt" and [*page].index("results") > 1
-    assert "the verdict comes from its" not in page["results"]
-    html = (chain.root / "report.html").read_text()
-    of_training = (
-        "trained to write the answers",
-        "held-out instances of trained tasks",
-        "Seen: tasks that training",
-    )
-    for phrase in (*of_training, "more data.tasks.preference"):
-        assert phrase in before and phrase not in html, phrase
-    assert "nothing was trained on them" in html and "no SFT was done here" in html
-    card = (chain.folder("dpo", *line) / "model" / "README.md").read_text()
-    assert "instructions with checks" not in card

@@ -11,7 +11,6 @@ from tokenizers import AddedToken
 
 import stages.base
 from stages.config.choices import Unfinished
-from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model, load_tokenizer
 from stages.objectives import sft
@@ -175,18 +174,6 @@ def test_sampling_says_that_few_end_and_how_many_at_each_temperature(
         as_advised["metrics"]["by_temperature"]["0.4"]["ended"] > MOST
         and not as_advised["warnings"]
     )
-
-
-def test_where_few_end_and_no_pair_is_made_more_heat_is_no_way_out(
-    chain: tuple[Chain, tuple[str, ...]],
-) -> None:
-    store, overrides = chain
-    with pytest.raises(UserError, match="no pair could be made") as error:
-        build(store.root, "stage=pairs", *overrides, HOT, "pairs.unfinished=auto")
-    assert "Lower sample.temperatures" in str(
-        error.value
-    ) and "Raise sample.temperatures" not in str(error.value)
-    assert "pairs.unfinished=keep" not in str(error.value)
 
 
 @pytest.mark.extended
