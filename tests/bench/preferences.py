@@ -39,7 +39,7 @@ from stages.store.records import (
 )
 from tests.bench import chains
 from tests.helpers import DATA, ROOT, settings
-from tests.stages.reading import work
+from tests.rows import work
 
 LONG = 1_500  # characters of two answers: those of UltraFeedback are longer than most here
 SIZES = (60_000, 270_000)  # rows of Zephyr's preferences, and of Tülu 3's

@@ -18,7 +18,7 @@ from stages.objectives.sft import read_rows
 from stages.store.records import Example, stream
 from tests.formats.reading import lines
 from tests.helpers import Chain, build, settings
-from tests.stages.reading import work
+from tests.rows import work
 
 Tokens = dict[str, tuple[list[int], list[int]]]  # ids and labels, by the conversation
 

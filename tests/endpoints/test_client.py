@@ -205,15 +205,6 @@ def test_two_clients_of_a_node_share_its_budget(tmp_path: Path) -> None:
         assert len(model.requests) == 5
 
 
-def test_a_client_asks_more_than_once(tmp_path: Path) -> None:
-    """Check a second and third use, as of GRPO's judge in every step."""
-    with running(Model(shout)) as model:
-        out = work(tmp_path / "node")
-        asking = client(model.url, out)
-        for step in range(3):
-            assert len(ask_all(asking, map(question, range(40 * step, 40 * step + 40)), out)) == 40
-
-
 def test_a_server_that_is_down_costs_nothing(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -222,18 +213,6 @@ def test_a_server_that_is_down_costs_nothing(tmp_path: Path) -> None:
     asking = client(url, out, budget=Budget(tokens=900), runtime={"retries": 1})
     assert ask_all(asking, [question(0)], out) == {"question 0": "the connection broke"}
     assert asking.spending.input + asking.spending.output == 0
-
-
-def test_the_reason_of_the_end_comes_before_replies_that_it_leaves_out(tmp_path: Path) -> None:
-    with running(Model(shout)) as model:
-        for attempt in range(8):
-            out = work(tmp_path / str(attempt))
-            with pytest.raises(UserError, match="allows no further call"):
-                asking = client(model.url, out, budget=Budget(calls=3))
-                for _, text in run_jobs(
-                    [asking], [job_of(asking, question(i)) for i in range(100)], out
-                ):
-                    assert text != "the stage ends"
 
 
 SCRIPT = """

@@ -28,7 +28,7 @@ from tests.bench.win_rates import (
     power_of,
     verdicts,
 )
-from tests.labelers.pools import pool
+from tests.rows import pool
 
 LONGER_WINS = Judge("longer always wins", longer=CERTAIN, ties=0.0)
 

@@ -11,9 +11,9 @@ from stages.formats.column_mapping import Purpose
 from stages.models import model_card
 from stages.store.licences import UNKNOWN
 from stages.store.records import Example, load
-from stages.store.workspace import StageDir
 from tests.formats.reading import lines, read
 from tests.helpers import Chain, nodes, settings
+from tests.rows import work
 from tests.stages.reading import joined
 
 ROWS = [
@@ -35,7 +35,7 @@ def read_examples(
     read_from = Source(str(lines(folder, rows)), **source)
     metrics = joined(
         Data(seed=0, sources=[read_from], max_bad=0.0),
-        StageDir(folder, lambda metrics, step: None),
+        work(folder),
     )
     return load(folder / "examples.parquet", Example), metrics
 

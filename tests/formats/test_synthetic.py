@@ -14,9 +14,9 @@ from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.labelers.dataset import Dataset as PreferenceLabeler
 from stages.samplers.candidate_file import read_candidates
-from stages.store.workspace import StageDir
 from tests.formats.reading import ReadResult, lines, read
 from tests.helpers import settings
+from tests.rows import work
 from tests.stages.reading import joined
 
 ASKED = [{"instruction": f"ask {i}"} for i in range(4)]
@@ -158,7 +158,7 @@ def test_two_runs_are_not_read_as_one(tmp_path: Path) -> None:
 
 
 def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> None:
-    out = StageDir(tmp_path, lambda metrics, step: None)
+    out = work(tmp_path)
     folder = distiset(tmp_path / "rated", "license: mit", uf=RATED)
     labeler = PreferenceLabeler(PreferenceFile(path=str(folder)), out)
     pool = labeler.pool({})

@@ -14,7 +14,7 @@ from stages.store.records import Judgement
 from stages.store.source_files import pin
 from tests.endpoints.servers import Request
 from tests.helpers import settings
-from tests.labelers.pools import work
+from tests.rows import work_with_calls
 
 FENCED = re.compile(r"<<(REQUEST|A|B|ANSWER) (\w+)>>\n(.*?)\n<<END \2>>", re.DOTALL)
 PROBE = '{"word": "plumb"}'
@@ -75,4 +75,4 @@ def block(folder: Path, *urls: str, **judge: Any) -> Judge:
 
 
 def judged(folder: Path, candidates: Pool, *urls: str, **judge: Any) -> list[Judgement]:
-    return list(Jury(block(folder, *urls, **judge), work(folder)).judge_all(candidates))
+    return list(Jury(block(folder, *urls, **judge), work_with_calls(folder)).judge_all(candidates))

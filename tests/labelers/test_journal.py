@@ -17,7 +17,7 @@ from stages.labelers.people.questions import draw_questions
 from stages.labelers.people.session import Answer, Journal, Session
 from stages.store.json_log import sealed
 from tests.endpoints.test_client import flipped
-from tests.labelers.pools import pool
+from tests.rows import pool
 
 SAID = [
     Answer(f"question-{i}", "ann", "ab"[i % 2], ("clear",), "why", "ab", 1.5, "2026")

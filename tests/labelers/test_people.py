@@ -24,7 +24,7 @@ from stages.store.records import Pair, load
 from stages.store.workspace import StageDir
 from tests.helpers import Chain, build, nodes, refused
 from tests.labelers.asking import Asking, Person, asking, kept_of, somebody
-from tests.labelers.pools import pool, work
+from tests.rows import pool, work_with_calls
 
 GIVEN = [[f"poor {i}", f"good {i}"] for i in range(10)]
 SHARED = {"overlap": 1.0, "annotators": 2}
@@ -303,7 +303,7 @@ def test_the_earliest_answers_count_where_more_came_than_were_needed(tmp_path: P
     for question_id in session.questions:
         session.save(Answer(question_id, "ann", "a", at="2026-11-26T09:00:01-01:00"))
         session.save(Answer(question_id, "bob", "b", at="2026-11-26T10:00:00+00:00"))
-    answer_rows.write(session, source := work(tmp_path))
+    answer_rows.write(session, source := work_with_calls(tmp_path))
     cfg = Human(answered=str(source / answer_rows.FILE))
     judgements = list(People(cfg, source).judge_all(pool(*GIVEN)))
     assert judgements and {j.preference for j in judgements} == {"b"}
@@ -314,7 +314,7 @@ def test_exported_answers_are_read_back(tmp_path: Path) -> None:
         questions = draw_questions(pool(*GIVEN), Human(overlap=0.5, annotators=2))
         return Session(questions, ["clear", "short"], tmp_path / name)
 
-    source, out = session("theirs"), work(tmp_path)
+    source, out = session("theirs"), work_with_calls(tmp_path)
     for i, question_id in enumerate([*source.questions][:-1]):
         for name in ("ann", "bob")[: 1 + i % 2]:
             reasons = ("clear", "short")[: i % 3]
@@ -370,7 +370,7 @@ def test_exported_answers_are_read_back(tmp_path: Path) -> None:
 def test_a_file_that_somebody_filled_in_is_never_overwritten(tmp_path: Path) -> None:
     session, out = (
         Session(draw_questions(pool(*GIVEN), Human()), [], tmp_path / "people"),
-        work(tmp_path),
+        work_with_calls(tmp_path),
     )
     answer_rows.write(session, out)
     file = out / answer_rows.FILE

@@ -161,18 +161,6 @@ def spoilt(folder: Path, copy: Path) -> Path:
     return copy
 
 
-def test_an_answer_stands_below_its_folded_thought(chain: Chain, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(chain.folder("label"), tmp_path / "label"))
-    candidates = load(folder / "candidates.parquet", Candidate)
-    for c in candidates:
-        c.answer_tokens, c.text = c.n_tokens, f"<think>\nSo: {'x' * ROOM}\n</think>\n\n{c.text}"
-    save(folder / "candidates.parquet", candidates, Candidate)
-    html = label_page.page(folder)
-    cards = html.count('<div class="card">')
-    assert html.count("<summary>thought</summary><pre>So: xx") == cards > 0
-    assert "xx …</pre></details>" in html and "&lt;think&gt;" not in html
-
-
 def test_an_audit_of_all_judgements_leaves_no_rate_of_the_others(
     chain: Chain, tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,6 @@ from stages.evaluation.benchmarks import (
     score_samples,
     sentence,
 )
-from stages.evaluation.engine import write_splitter
 from stages.models.contract import PlainText, load_contract, load_or_derive_contract
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
@@ -345,29 +343,6 @@ def test_where_less_is_better_more_is_worse_for_the_gate(tmp_path: Path) -> None
     assert [m.value for m in measured] == [0.75, 0.75]
 
 
-@NEEDS_HARNESS
-def test_a_group_is_one_benchmark_and_less_is_better_where_the_task_says_so(
-    tasks: Path, chain: Chain
-) -> None:
-    (tasks / "both.yaml").write_text("group: both\ntask: [told, claims]\n")
-    claims = (tasks / "claims.yaml").read_text()
-    (tasks / "claims.yaml").write_text(
-        claims.replace("higher_is_better: true", "higher_is_better: false")
-    )
-    arguments = [
-        "benchmark.tasks=[both]",
-        f"benchmark.tasks_dir={tasks}",
-        f"benchmark.runtime.python={HARNESS}",
-    ]
-    build(chain.root, "stage=benchmark", *arguments, "benchmark.limit=4")
-    scores = load(
-        chain.folder("benchmark_sft", *arguments, "benchmark.limit=4") / "samples.parquet",
-        SampleScore,
-    )
-    named = {(s.benchmark, s.task, s.metric) for s in scores}
-    assert named == {("both", "told", "exact_match"), ("both", "claims", "acc" + LESS)}
-
-
 def test_a_metric_is_a_mean_only_if_the_figure_is_that_of_its_scores() -> None:
     scores = [
         {"acc": 1.0, "perplexity": 12.0, "f1": 0.5, "parts": None},
@@ -378,25 +353,3 @@ def test_a_metric_is_a_mean_only_if_the_figure_is_that_of_its_scores() -> None:
         {"task": "t", "samples": [{"scores": each} for each in scores], "figures": figures}
     )
     assert is_mean == {"acc": True, "perplexity": False, "f1": False, "parts": False}
-
-
-@NEEDS_HARNESS
-def test_instructions_are_scored_without_a_download(tmp_path: Path) -> None:
-    script = """
-import json, socket
-def refuse(*_): raise AssertionError("a connection was tried")
-socket.socket.connect = socket.getaddrinfo = refuse
-from lm_eval.tasks.ifeval.utils import process_results
-doc = {"key": 1, "prompt": "Write two lines about rain, and shout twice.",
-  "instruction_id_list": ["length_constraints:number_sentences", "change_case:capital_word_frequency"],
-  "kwargs": [{"relation": "at least", "num_sentences": 2},
-    {"capital_frequency": 2, "capital_relation": "at least"}]}
-for answer in ("It will RAIN all day. Stay DRY.", "It will rain all day. Stay dry.", "RAIN is DRY"):
-    print(json.dumps(process_results(doc, [answer])["inst_level_strict_acc"]))
-"""
-    environment = os.environ | {"NLTK_DATA": str(write_splitter(tmp_path))}
-    ran = subprocess.run(
-        [HARNESS, "-IB", "-c", script], capture_output=True, text=True, check=True, env=environment
-    )
-    verdicts = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("[")]
-    assert verdicts == [[True, True], [True, False], [False, True]]

@@ -23,7 +23,8 @@ from stages.tasks.generator import FAMILIES, generate, known_families
 from stages.tasks.words import ALSO, NOUNS
 from tests.formats.reading import lines
 from tests.helpers import TINY, nodes, refused, settings
-from tests.stages.reading import joined, ran, wired, work
+from tests.rows import work
+from tests.stages.reading import joined, ran, wired
 
 EXAMPLES = generate(
     7,

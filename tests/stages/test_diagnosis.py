@@ -19,9 +19,9 @@ from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Finding, Norma
 from stages.preflight import constraints
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
-from stages.store.workspace import StageDir
-from tests.browser import browser, page_faults
-from tests.helpers import CHROMIUM, TINY, Chain, build, build_node, composed, nodes, settings
+from tests.browser import page_faults
+from tests.helpers import TINY, Chain, build, build_node, composed, nodes, settings
+from tests.rows import work
 
 # Settings that are not themselves out of range, with pairs enough to tell a coin from checks.
 RIGHT = ("dpo.learning_rate=3e-4", "pairs=random", "pairs.max_per_prompt=4")
@@ -126,17 +126,6 @@ def test_every_range_has_a_cause_for_each_side_on_which_it_ends(chain: Chain) ->
     assert len({f.quantity for f in chain_findings}) == len(chain_findings)
 
 
-def test_where_few_candidates_end_more_heat_is_no_advice(chain: Chain) -> None:
-    run = evidence(chain)
-    cool, hot = (
-        replace(run, pair_metrics=run.pair_metrics | {"candidates_ended": share})
-        for share in (0.2, 0.9)
-    )
-    advice = [str(causes.without_pair(each).above.advice) for each in (cool, hot)]
-    assert "lower sample.temperatures" in advice[0] and "20%" in advice[0]
-    assert "higher sample.temperatures" in advice[1]
-
-
 ALONE, TOGETHER = (
     ("dpo.loss_type=[sigmoid]",),
     ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.2]"),
@@ -217,8 +206,7 @@ def reported(chain: Chain, folder: Path, low: float, high: float) -> str:
     results = json.loads(path.read_text())
     results["primary"]["policy-sft"] |= {"low": low, "high": high}
     path.write_text(json.dumps(results))
-    folder.mkdir()
-    report.run(settings(*TINY).report, inputs, StageDir(folder, lambda m, s: None))
+    report.run(settings(*TINY).report, inputs, work(folder))
     return (folder / "report.html").read_text()
 
 
@@ -235,19 +223,6 @@ def test_it_stands_under_the_headline_unless_the_policy_helped(
     assert "DPO helped. " in helped
     block = helped[helped.index('id="why"') :]
     assert block.index("<details>") < block.index("<table"), "folded"
-
-
-@pytest.mark.extended
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_every_measured_value_is_inside_the_window(chain: Chain, tmp_path: Path) -> None:
-    reported(chain, tmp_path / "page", -0.1, 0.1)
-    cells = "[...document.querySelectorAll('#why td, #why tbody th')]"
-    sees = f"{cells}.every(c => c.getBoundingClientRect().right <= innerWidth)"
-    with browser(tmp_path / "browser") as tab:
-        for width in (390, 1280):
-            tab.open(tmp_path / "page" / "report.html", width)
-            tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-            assert tab.evaluate(sees) and tab.evaluate(f"{cells}.length") > 20, width
 
 
 @pytest.mark.extended
@@ -279,72 +254,3 @@ def test_without_anything_out_of_range_it_says_what_could_be_told(chain: Chain) 
     diagnosis = diagnose(enough, "DPO")
     assert not diagnosis.out_of_range
     assert diagnosis.sentence.startswith("Nothing that was measured")
-
-
-def of_a_file(run: Evidence, ratio: tuple[float, float], **changes: object) -> Evidence:
-    """The same run as if its pairs were somebody's own, its SFT model too, and nothing had been asked."""
-    learnt = {"ratio": {"policy": {"mean": sum(ratio) / 2, "low": ratio[0], "high": ratio[1]}}}
-    learnt |= {"pairs": 150, "prompts": 150, "note": ""}
-    empty = {"primary": None, "kl": {}, "stop_rate": {}, "mean_tokens": {}, "groups": {}}
-    results = run.results | empty | {"learnt": learnt, "gives_verdict": ["learnt"]} | changes
-    bare = {name: replace(e, checks=[], source="mine.jsonl") for name, e in run.prompts.items()}
-    return replace(run, drawn=False, sft_trained=False, prompts=bare, results=results)
-
-
-def test_of_preferences_alone_nothing_is_said_of_checks_or_sampling(chain: Chain) -> None:
-    run = evidence(chain)
-    sure = diagnose(of_a_file(run, (0.7, 0.9)), "DPO")
-    assert sure.helped and sure.sentence.startswith("DPO learnt the preferences")
-    unsure = diagnose(of_a_file(run, (0.4, 0.6)), "DPO")
-    assert not unsure.helped and "held-out pairs" in {
-        finding.quantity for finding in (*unsure.out_of_range, *unsure.in_range)
-    }
-    for finding in (*unsure.out_of_range, *unsure.in_range):
-        texts = [finding.quantity, finding.detail]
-        texts += [
-            text
-            for cause in (finding.below, finding.above)
-            if cause
-            for text in (cause.clause, cause.advice)
-        ]
-        assert not re.search(
-            r"SFT − base|test prompts|checks|sample\.|data\.|sft=|labeler", " ".join(texts)
-        )
-
-
-def test_prompts_without_checks_come_from_where_the_runs_own_do(chain: Chain) -> None:
-    run = replace(of_a_file(evidence(chain), (0.4, 0.6)), drawn=True)
-    advice = [causes.trained_pairs(run), causes.repeated(run), effects.held_out_pairs(run)]
-    assert all("data.sources" in (f.below or f.above).advice for f in advice)
-    assert not any("data.tasks" in (f.below or f.above).advice for f in advice)
-
-
-@pytest.mark.parametrize(
-    ("effect", "helped", "begins"),
-    [
-        ("better", True, "DPO gives the better answers"),
-        ("worse", False, "The likeliest cause"),
-        ("preferred, perhaps for length", False, "The likeliest cause"),
-        ("too few to say", False, "What stands out"),
-        (None, False, "What stands out"),
-    ],
-)
-def test_a_judged_verdict_is_explained_as_it_is(
-    effect: str | None, helped: bool, begins: str, chain: Chain
-) -> None:
-    comparison = {"waiting": 9, "detectable": 0.1} | ({"effect": effect} if effect else {})
-    judged = of_a_file(
-        evidence(chain), (0.4, 0.6), gives_verdict=["judged"], judged={"sft": comparison}
-    )
-    explained = diagnose(judged, "DPO")
-    assert (explained.helped, explained.sentence.startswith(begins)) == (helped, True), (
-        explained.sentence
-    )
-
-
-def test_of_too_few_pairs_no_cause_is_said_to_be_likely(chain: Chain) -> None:
-    run = of_a_file(evidence(chain), (0.8, 1.0))
-    few = run.results["learnt"] | {"pairs": 26, "note": "too few to say"}
-    explained = diagnose(replace(run, results=run.results | {"learnt": few}), "DPO")
-    assert not explained.helped and "cause" not in explained.sentence
-    assert "held-out pairs" in {finding.quantity for finding in explained.out_of_range}

@@ -17,51 +17,7 @@ from stages.labelers.verifier import Verifier
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.workspace import StageDir
 from tests.helpers import settings
-
-
-def work(folder: Path) -> StageDir:
-    folder.mkdir(exist_ok=True)
-    return StageDir(folder, lambda m, s: None)
-
-
-def candidate(prompt: str, text: str, tokens: int = 3, finished: bool = True) -> Candidate:
-    reason = "stop" if finished else "length"
-    return Candidate(
-        prompt,
-        f"{prompt}-{text}-{tokens}-{reason}",
-        "p",
-        "hf",
-        1.0,
-        0,
-        text,
-        [],
-        reason,
-        -1.0,
-        tokens,
-    )
-
-
-def pool(folder: Path, answers: dict[str, list[tuple[Candidate, float | None]]]) -> Path:
-    """A judged pool: per prompt, candidates with their scores; None where judging failed."""
-    folder.mkdir()
-    prompts = [
-        Example(p, [{"role": "user", "content": p}], None, "s", "t", "preference") for p in answers
-    ]
-    save(folder / "prompts.parquet", prompts, Example)
-    save(folder / "candidates.parquet", [c for cs in answers.values() for c, _ in cs], Candidate)
-    judged = [
-        Judgement(
-            p,
-            "verifier",
-            c.candidate_id,
-            score=score,
-            error=None if score is not None else "failed",
-        )
-        for p, cs in answers.items()
-        for c, score in cs
-    ]
-    save(folder / "judgements.parquet", judged, Judgement)
-    return folder
+from tests.rows import candidate, judged_pool, prompt, save_pool, work
 
 
 def block(**changes: Any) -> Pairs:
@@ -101,14 +57,16 @@ SCORED = {
 )
 def test_strategies(strategy: Strategy, options: dict, expected: set, tmp_path: Path) -> None:
     built, _ = build_pairs(
-        tmp_path / "out", block(strategy=strategy, **options), pool(tmp_path / "pool", SCORED)
+        tmp_path / "out",
+        block(strategy=strategy, **options),
+        judged_pool(tmp_path / "pool", SCORED),
     )
     assert set(built) == expected
     assert len(built) == len(expected)
 
 
 def test_random_pairs_are_seeded_and_never_tied(tmp_path: Path) -> None:
-    judged = pool(tmp_path / "pool", SCORED)
+    judged = judged_pool(tmp_path / "pool", SCORED)
     scores = {"a": 1.0, "b": 0.5, "c": 0.0, "d": 0.5}
     seen = set()
     for seed in range(20):
@@ -132,7 +90,7 @@ def test_prompts_without_a_pair_are_counted_by_reason(tmp_path: Path) -> None:
         "cut": [(candidate("cut", "a", finished=False), 1.0), (candidate("cut", "b"), 0.0)],
     }
     built, metrics = build_pairs(
-        tmp_path / "out", block(max_length_ratio=4.0), pool(tmp_path / "pool", answers)
+        tmp_path / "out", block(max_length_ratio=4.0), judged_pool(tmp_path / "pool", answers)
     )
     assert built == [("a", "b")]
     assert metrics["prompts_without_pair"] == {
@@ -159,7 +117,7 @@ HALF = {
 def test_an_unfinished_completion_is_never_chosen_and_rejected_without_an_end(
     tmp_path: Path,
 ) -> None:
-    judged = pool(tmp_path / "pool", HALF)
+    judged = judged_pool(tmp_path / "pool", HALF)
     built, metrics = build_pairs(tmp_path / "kept", block(), judged)
     assert built == [("b", "c"), ("a", "b"), ("a", "c")]
     stored = load(tmp_path / "kept" / "pairs.parquet", Pair)
@@ -182,7 +140,7 @@ def test_an_unfinished_completion_is_never_chosen_and_rejected_without_an_end(
         "refused as chosen": 2,
     }
 
-    _, metrics = build_pairs(tmp_path / "none", block(), pool(tmp_path / "finished", SCORED))
+    _, metrics = build_pairs(tmp_path / "none", block(), judged_pool(tmp_path / "finished", SCORED))
     assert "unfinished" not in metrics["summary"]
 
 
@@ -218,7 +176,7 @@ def test_who_gets_no_pair_is_told_the_rule_that_was_in_the_way_and_no_other(
     answers: Any, keys: dict[str, Any], way_out: str, loosened: dict[str, Any], tmp_path: Path
 ) -> None:
     judged, cfg = (
-        pool(tmp_path / "pool", answers),
+        judged_pool(tmp_path / "pool", answers),
         block(**{"min_score": 0.0, "min_margin": 0.0} | keys),
     )
     with pytest.raises(
@@ -233,7 +191,7 @@ def tied(folder: Path, agrees: list[bool | None], sampler: str = "file") -> Path
     """A pool of one prompt whose every comparison is a tie: of those that were asked in both orders, whether the judge
     agreed with itself."""
     candidates = [replace(candidate("q", text), sampler=sampler) for text in "abcd"]
-    judged = pool(folder, {"q": [(c, None) for c in candidates]})
+    judged = judged_pool(folder, {"q": [(c, None) for c in candidates]})
     ids = [*combinations((c.candidate_id for c in candidates), 2)][: len(agrees)]
     ties = [
         Judgement("q", "judge", a=a, b=b, preference="tie", order_swapped_agrees=agreed)
@@ -250,7 +208,7 @@ def test_a_prompt_is_held_out_with_all_its_pairs(tmp_path: Path) -> None:
     }
     out = work(tmp_path / "out")
     cfg = replace(block(strategy=Strategy.all, max_per_prompt=3), validation_fraction=0.25)
-    metrics = pairs.run(cfg, {"judged": pool(tmp_path / "pool", answers)}, out)
+    metrics = pairs.run(cfg, {"judged": judged_pool(tmp_path / "pool", answers)}, out)
     split: dict[str, set[str]] = {}
     for p in load(out / "pairs.parquet", Pair):
         split.setdefault(p.prompt_id, set()).add(p.split)
@@ -262,7 +220,7 @@ def test_the_verifier_scores_the_share_of_checks_and_fails_where_there_are_none(
     built: Path, tmp_path: Path
 ) -> None:
     checks = [Check("upper"), Check("equals", {"text": "YES"})]
-    example = Example("q", [], None, "s", "t", "preference", checks=checks)
+    example = prompt("q", checks=checks)
     texts = {"YES": 1.0, "NO": 0.5, "yes": 0.0, "": 0.0}
     judgements = Verifier().judge(example, [candidate("q", t) for t in texts])
     assert [j.score for j in judgements] == list(texts.values())
@@ -307,21 +265,14 @@ TWO_LINES = Check("line_count", {"count": 2})
 def test_rollouts_have_no_reward_for_a_form_alone_nor_for_a_topic_without_the_constraints_or_in_a_loop(
     checks: list[Check], answer: str, share: float, reward: float
 ) -> None:
-    prompt, completion = (
-        Example("q", [], None, "s", "t", "preference", checks=checks),
-        candidate("q", answer),
-    )
-    assert [j.score for j in Verifier().judge(prompt, [completion])] == [pytest.approx(share)]
-    assert [j.score for j in Verifier().judge_rollouts(Pool([prompt], [completion]))] == [
-        pytest.approx(reward)
-    ]
+    asked, completion = prompt("q", checks=checks), candidate("q", answer)
+    assert [j.score for j in Verifier().judge(asked, [completion])] == [pytest.approx(share)]
+    [judgement] = Verifier().judge_rollouts(Pool([asked], [completion]))
+    assert judgement.score == pytest.approx(reward)
 
 
 def test_too_many_failed_judgements_stop_the_stage(tmp_path: Path) -> None:
-    folder = tmp_path / "pool"
-    folder.mkdir()
-    save(folder / "prompts.parquet", [Example("q", [], None, "s", "t", "preference")], Example)
-    save(folder / "candidates.parquet", [candidate("q", "a")], Candidate)
+    folder = save_pool(tmp_path / "pool", [prompt("q")], [candidate("q", "a")])
     with pytest.raises(UserError, match=r"1 of 1 candidates .*no checks"):
         label.run(settings("recipe=tiny").label, {"pool": folder}, work(tmp_path / "out"))
 
@@ -500,7 +451,7 @@ def test_comparisons_are_pairs_and_what_was_left_out(
         (candidate("same", t, n), s) for t, n, s in (("a", 3, 1.0), ("a", 4, 0.5), ("b", 3, 0.0))
     ]
     _, metrics = build_pairs(
-        tmp_path / "out", block(strategy=strategy, **keys), pool(tmp_path / "pool", answers)
+        tmp_path / "out", block(strategy=strategy, **keys), judged_pool(tmp_path / "pool", answers)
     )
     assert (
         metrics["comparisons"] == 3 * 6 + 3 == metrics["pairs"] + sum(metrics["left_out"].values())
@@ -562,7 +513,7 @@ def test_a_preference_file_that_cannot_be_used_is_told(
 
 def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> None:
     names = [f"q{i}" for i in range(6)]
-    judged = pool(
+    judged = judged_pool(
         tmp_path / "pool",
         {q: [(candidate(q, "yes"), 1.0), (candidate(q, "no"), 0.0)] for q in names},
     )
@@ -591,7 +542,7 @@ def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> N
 def test_a_task_gives_no_pair_more_than_it_may_where_prompts_give_several(
     most: int, tmp_path: Path
 ) -> None:
-    judged = pool(
+    judged = judged_pool(
         tmp_path / "pool",
         {f"q{i}": [(candidate(f"q{i}", t), s) for t, s in LEVELS] for i in range(4)},
     )
@@ -624,7 +575,7 @@ def test_chosen_completions_keep_the_rules_where_quality_is_asked_for(tmp_path: 
         (candidate("r", "The tides rise twice a day."), 1.0),
         (candidate("r", loop), 0.0),
     ]
-    judged = pool(tmp_path / "pool", scored_candidates)
+    judged = judged_pool(tmp_path / "pool", scored_candidates)
     assert len(build_pairs(tmp_path / "any", block(), judged)[0]) == 2
     built, metrics = build_pairs(tmp_path / "good", block(quality=True), judged)
     assert [chosen for chosen, _ in built] == ["The tides rise twice a day."]

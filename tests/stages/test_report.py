@@ -13,9 +13,9 @@ from stages.config.errors import UNSEEN
 from stages.pages.example_answers import side_by_side
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
-from stages.store.workspace import StageDir
 from tests.browser import browser, page_faults
 from tests.helpers import CHROMIUM, Chain, browse, build, nodes, settings
+from tests.rows import work
 from tests.stages.test_eval import evaluated
 
 DESK, PHONE = 900, 844  # pixels
@@ -37,7 +37,7 @@ def page(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for answer in answers:
         answer.text = HOSTILE
     save(table, answers, Candidate)
-    report.run(settings("recipe=tiny").report, inputs, StageDir(folder, lambda m, s: None))
+    report.run(settings("recipe=tiny").report, inputs, work(folder))
     return folder / "report.html"
 
 
@@ -160,7 +160,7 @@ def test_a_thought_is_shown_folded_above_its_answer(
     thoughtful: tuple[dict[str, Path], dict[str, Any]], built: Path, tmp_path: Path
 ) -> None:
     inputs, _ = thoughtful
-    report.run(settings("recipe=tiny").report, inputs, StageDir(tmp_path, lambda m, s: None))
+    report.run(settings("recipe=tiny").report, inputs, work(tmp_path))
     html = (tmp_path / "report.html").read_text()
     first_screen, rest = html.split("<h2", 1)
     assert "So:" not in first_screen and "think" not in first_screen

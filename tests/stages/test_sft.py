@@ -27,6 +27,7 @@ from stages.training import callbacks, saving
 from stages.training.saving import link_or_copy
 from stages.training.token_rows import IGNORED
 from tests.helpers import settings
+from tests.rows import work
 
 
 @pytest.fixture
@@ -49,8 +50,7 @@ def micro(cfg: SFT, size: int) -> SFT:
 def train(
     cfg: SFT, inputs: dict[str, Path], folder: Path
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], StageDir]:
-    folder.mkdir()
-    out = StageDir(folder, lambda metrics, step: None)
+    out = work(folder)
     metrics = run(cfg, inputs, out)
     return load_file(folder / "model" / "model.safetensors"), metrics, out
 
@@ -72,7 +72,7 @@ def test_only_the_answer_and_its_end_are_trained(
 ) -> None:
     contract = load_contract(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
-    rows = read_rows(examples, contract, block(), StageDir(tmp_path, lambda m, s: None))
+    rows = read_rows(examples, contract, block(), work(tmp_path))
     assert not rows.dropped
     for row, example in zip(rows.train.dataset, examples, strict=True):
         trained = [i for i in row["labels"] if i != IGNORED]
@@ -264,7 +264,7 @@ def test_a_training_that_made_the_model_worse_publishes_nothing(
     for _ in range(2):  # the same command again says the same again
         (tmp_path / "sft").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=pattern):
-            run(cfg, trained, StageDir(tmp_path / "sft", lambda metrics, step: None))
+            run(cfg, trained, work(tmp_path / "sft"))
     assert not (tmp_path / "sft" / "model").exists()
 
 

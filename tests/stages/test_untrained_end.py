@@ -17,7 +17,6 @@ from stages.objectives import sft
 from stages.samplers.endings import Endings, endings
 from stages.store.records import Candidate, Pair, load
 from stages.store.truncation import MOST, ending_advice, resolve_unfinished
-from stages.store.workspace import StageDir
 from stages.training import end_of_turn
 from stages.training.end_of_turn import (
     ALIKE_COSINE,
@@ -26,6 +25,7 @@ from stages.training.end_of_turn import (
     separate_end_of_turn,
 )
 from tests.helpers import Chain, build, settings
+from tests.rows import work
 
 UNUSED, COSINE = 2000, 0.91
 TURNS = ("<|im_start|>", "<|im_end|>")
@@ -53,7 +53,7 @@ COOL, HOT = "sample.temperatures=[0.4]", "sample.temperatures=[0.9]"
 def base_that_never_chatted(folder: Path) -> Path:
     """The tiny base with unused tokens. In its embedding, which is the output's too, rows of these and of the turns'
     tokens share a direction."""
-    stages.base.run(settings("recipe=tiny").model, {}, StageDir(folder, lambda metrics, step: None))
+    stages.base.run(settings("recipe=tiny").model, {}, work(folder))
     tokenizer, model = load_tokenizer(folder / "model"), load_model(folder / "model")
     used = len(tokenizer)
     tokenizer.add_tokens([AddedToken(f"<unused{i}>", special=True) for i in range(UNUSED)])
