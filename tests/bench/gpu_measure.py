@@ -119,6 +119,7 @@ def conversations(
     from stages.models.loading import count_embedding_rows, load_tokenizer
     from stages.objectives import sft
     from stages.store.records import Example
+    from stages.store.workspace import StageDir
 
     draw, block = (
         random.Random(0),
@@ -141,7 +142,7 @@ def conversations(
     contract = establish_contract(
         load_tokenizer(model), block.template, True, count_embedding_rows(model)
     )
-    out = work(folder or work)
+    out = StageDir(folder or work, lambda metrics, step: None)
     return sft.read_rows(examples, contract, block, out), contract, block, out
 
 

@@ -207,7 +207,7 @@ def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_p
     file = lines(
         tmp_path, [{"text": "t", "label": ["joy"]}, {"text": "u", "label": ["joy", "rage"]}]
     )
-    with pytest.raises(UserError, match=r"type `columns: {label: label.0}`"):
+    with pytest.raises(UserError, match=r"columns: {label: label.0}"):
         read(file, task="sentiment")
     assert "joy" in str(read(file, task="sentiment", columns={"label": "label.0"}).parsed[0])
 

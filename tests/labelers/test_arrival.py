@@ -255,7 +255,7 @@ def test_a_pool_whose_rows_lie_in_another_order_gives_the_same_pairs(
 @pytest.mark.extended
 def test_answers_that_overtake_each_other_make_one_file(tmp_path: Path) -> None:
     several = pool(*([f"poor {i}", f"good {i + 1}", f"fair {i % 3}"] for i in range(5)))
-    save_pool(tmp_path / "pool", *several)
+    save_pool(tmp_path / "pool", several.prompts, several.candidates)
     files = set[bytes]()
     with running(Model(judging(better), late=0.05)) as model:
         for i in range(3):

@@ -120,7 +120,7 @@ def test_several_judges_are_a_majority_or_a_mean(tmp_path: Path) -> None:
 
 def test_a_candidate_without_a_partner_is_no_failure(tmp_path: Path) -> None:
     several = pool(["poor 1", "good 2"], ["alone"], ["poor 3", "good 4", "fair 5", "fine 6"])
-    save_pool(tmp_path / "pool", *several)
+    save_pool(tmp_path / "pool", several.prompts, several.candidates)
     with running(Model(lambda r: PROBE if is_probe(r) else judging(better)(r))) as model:
         cfg = block(tmp_path, model.url, max_failed=0.0, comparisons=1)
         metrics = label.run(cfg, {"pool": tmp_path / "pool"}, work_with_calls(tmp_path))
@@ -166,9 +166,7 @@ def test_a_judge_that_thinks_first_has_room_in_the_probe(tmp_path: Path) -> None
 def test_too_many_missing_judgements_stop_the_run_early(tmp_path: Path) -> None:
     many = pool(*([f"poor {i}", f"good {i + 1}"] for i in range(100)))
     with running(Model(lambda r: PROBE if is_probe(r) else "I cannot choose.")) as model:
-        with pytest.raises(
-            UserError, match=r"^label\.max_failed=0\.1: 11 of 100 .*\(11 times\) .* is not JSON"
-        ):
+        with pytest.raises(UserError, match=r"^label\.max_failed=0\.1: 11 of 100 "):
             judged(tmp_path, many, model.url, max_failed=0.1, attempts=1)
         assert len(model.requests) < 1 + 2 * (11 + 2 * 8)
 

@@ -102,9 +102,7 @@ def test_a_part_of_a_split_gguf_is_refused(built: Path, tmp_path: Path) -> None:
     name = b"blk.1.ffn_up.weight"
     assert content.count(name) == 1
     part.write_bytes(content.replace(name, b"xlk.1.ffn_up.weight"))
-    with pytest.raises(
-        UserError, match=r"no weights for model\.layers\.1\.mlp\.up_proj\.weight\. .*--merge"
-    ):
+    with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         build_base(settings("model=embedded", f"model.path={part}").model, tmp_path / "base")
 
 
@@ -162,5 +160,5 @@ def test_a_model_of_text_and_images_is_not_published_without_a_part(
     Qwen3_5ForConditionalGeneration(config).save_pretrained(tmp_path / "whole")
     tokenizer.save_pretrained(tmp_path / "whole")
     out = work(tmp_path / "out")
-    with pytest.raises(UserError, match=r"not loaded, as model\.visual.* checkpoint of text alone"):
+    with pytest.raises(UserError, match=r"model\.visual"):
         base.run(Model(str(tmp_path / "whole"), None, None), {}, out)

@@ -241,7 +241,7 @@ def test_a_diverged_run_says_so_first_and_can_be_read(chain: Chain, tmp_path: Pa
 
 
 def test_a_training_that_ends_in_no_number_has_no_report_and_names_the_key(chain: Chain) -> None:
-    with pytest.raises(UserError, match=r"diverged at step 2: .* nan\. Lower dpo\.learning_rate"):
+    with pytest.raises(UserError, match=r"at step 2: .*dpo\.learning_rate"):
         build(chain.root, "dpo.learning_rate=1e30", "dpo.batch_size=10")
 
 

@@ -353,7 +353,7 @@ def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path
 def test_rows_and_not_answers_are_what_too_many_of_are_unusable(tmp_path: Path) -> None:
     """Four answers in each of nine rows are 36 judgements, of which two bad rows are few."""
     rows = [{"prompt": f"{i}", "responses": list("abcd"), "scores": [1, 2, 3, 4]} for i in range(9)]
-    with pytest.raises(UserError, match=r"2 of 11 rows .* label\.max_failed=0\.1"):
+    with pytest.raises(UserError, match=r"2 of 11 .*label\.max_failed=0\.1"):
         dataset(tmp_path, rows + [{"prompt": "x", "responses": ["a", "b"], "scores": [1]}] * 2)
 
 
@@ -368,7 +368,6 @@ def test_a_labelling_says_what_length_alone_would_order_rightly(tmp_path: Path) 
 
 def test_pairs_with_a_thought_on_one_side_are_counted(tmp_path: Path) -> None:
     thinking, unended = "<think>\nSo.\n</think>\n\n", "[THINK]So"
-    turns = [{"role": "assistant", "content": f"{thinking}x"}, USER]
     sides = [
         (f"{thinking}a", "b"),
         ("a", f"{thinking}b"),
@@ -377,21 +376,12 @@ def test_pairs_with_a_thought_on_one_side_are_counted(tmp_path: Path) -> None:
         (f"{thinking}a", unended),
         ("a", "b"),
     ]
-    several = [[*turns, {"role": "assistant", "content": text}] for text in "ab"]
-    several[1][0] = {"role": "assistant", "content": "x"}
     rows = [{"prompt": f"{i}", "chosen": a, "rejected": b} for i, (a, b) in enumerate(sides)]
-    rows.append({"prompt": "turns", "chosen": several[0], "rejected": several[1]})
     out, _ = dataset(tmp_path, rows)
     folder = work(tmp_path / "pairs")
     made = pairs.run(block(unfinished=Unfinished.keep), {"judged": out.path}, folder)
-    assert (made["pairs"], made["thought_on_one_side"]) == (len(rows), 4)
-    assert any("4 of 7 pairs" in warning for warning in folder.warnings)
-    assert "4 with a thought" in made["summary"]
-    silent = work(tmp_path / "of_reward")
-    pairs.run(block(unfinished=Unfinished.keep, key="reward.pairs"), {"judged": out.path}, silent)
-    assert not any("4 of 7 pairs" in warning for warning in silent.warnings)
-    of_none, _ = dataset(tmp_path, rows[5:6])
-    assert "thought_on_one_side" not in pairs.run(block(), {"judged": of_none.path}, folder)
+    assert (made["pairs"], made["thought_on_one_side"]) == (len(rows), 3)
+    assert any("3 of 6 pairs" in warning for warning in folder.warnings)
 
 
 def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:

@@ -62,7 +62,6 @@ def test_a_run_without_an_objective_has_nothing_of_pairs(chain: Chain, tmp_path:
     )
     assert "stage=chat" in page[""] and "&#39;seeds=[1,2]&#39;" in page[""]
     assert not (chain.root / "labels.html").exists(), "no labels, no page of them"
-    assert "Supervised fine-tuning (SFT) of" in page["words"]
     assert page_faults(chain.root / "report.html", tmp_path) == []
 
 
@@ -85,7 +84,7 @@ def test_two_folders_are_models_as_they_came(chain: Chain, tmp_path: Path) -> No
     )
     assert not WHOLE_CHAIN & {*page}
     assert "two and one are models" in page[""] and "nothing here was trained on" in page[""]
-    assert page["words"].count("A model without any training here") == 2 and "seed" not in page[""]
+    assert "seed" not in page[""]
     assert "parameters against two, 0.2 M" in page["settings"]
     assert page_faults(chain.root / "report.html", tmp_path / "browser") == []
     rows = measured_rows(store := Store(chain.root), published_nodes(store), None)

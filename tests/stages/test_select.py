@@ -115,9 +115,7 @@ def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"\(1 scores below select.min_score\)"):
         run_select(tmp_path / "nothing", none)
     cut = judged(tmp_path / "cut", [prompt("a")], [answer("a", "No, never.", -9.0, "length")])
-    with pytest.raises(
-        UserError, match=r"Lower select\.temperatures or raise select\.max_new_tokens"
-    ):
+    with pytest.raises(UserError, match=r"select\.temperatures .*select\.max_new_tokens"):
         run_select(tmp_path / "nothing ends", cut)
 
 

@@ -131,7 +131,7 @@ def test_each_answer_is_trained_after_the_prompt_as_it_is_generated(tmp_path: Pa
     assert len({*rows.train.ids}) == 3
     second = contract.tokenizer.decode(rows.train.dataset[1]["input_ids"])
     assert "hm one" not in second and "one" in second, "the first thought is no longer there"
-    assert "changes earlier turns in 1 of 2 conversations" in out.warnings[0]
+    assert " 1 of 2 " in out.warnings[0]
 
 
 def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> 
 
 def test_weights_without_a_turn_to_each_are_refused(tmp_path: Path) -> None:
     contract = establish(*TERMS["chatml"])
-    with pytest.raises(UserError, match="1 weights stand beside 2 answers"):
+    with pytest.raises(UserError, match=r"1 weights .* 2 answers"):
         prepared([conversation("f", ["one", "two"], [True])], contract, CFG, tmp_path)
 
 

@@ -409,7 +409,7 @@ def test_a_template_of_ones_own_must_begin_with_bos_where_the_tokenizer_does(
 
 
 def test_a_template_of_tokens_that_the_vocabulary_lacks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"template=gemma: .* <end_of_turn> and <start_of_turn>"):
+    with pytest.raises(UserError, match=r"template=gemma: .*<end_of_turn>"):
         chat_templates.establish_contract(llama3(tmp_path), Template("gemma", False), True, 600)
 
 
