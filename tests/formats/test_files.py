@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import lzma
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,31 +219,6 @@ def test_an_open_quote_loses_no_line_silently(tmp_path: Path) -> None:
     result = read(tmp_path / "rows.csv")
     assert (len(result.parsed), len(result.bad_rows)) == (5, 15)
     assert "from line 7 on" in str(result.bad_rows[-1].error)
-
-
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.txt", "rows.csv"])
-def test_a_file_in_windows_1252_is_told_with_the_command_that_converts_it(
-    name: str, tmp_path: Path
-) -> None:
-    row = {"instruction": "Größe?", "output": "5 €"}
-    text = {
-        ".jsonl": f"{json.dumps(row, ensure_ascii=False)}\n",
-        ".json": json.dumps([row], ensure_ascii=False),
-    }
-    file = tmp_path / name
-    file.write_bytes(text.get(file.suffix, "instruction,output\nGröße?,5 €\n").encode("cp1252"))
-    command = f"iconv -f CP1252 -t UTF-8 {file} > rows.utf8{file.suffix}"
-    try:
-        messages = [str(row.error) for row in rows_of(file, "file") if row.error]
-    except UserError as error:
-        messages = [str(error)]
-    [message] = messages
-    assert "Windows-1252" in message
-    assert command in message
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    [converted] = rows_of(tmp_path / f"rows.utf8{file.suffix}", "file")
-    assert not converted.error
-    assert "Größe" in str(converted.value)
 
 
 def test_rows_by_their_ids_keep_them(tmp_path: Path) -> None:

@@ -168,10 +168,7 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
         label = next(key for key in ("label", "answer", "correct_answer") if key in row)
         question = next(key for key in row if row[key] == "q")
         columns = {"question": question, **columns, "label": label}
-        setting = (
-            f"{{question: {question}, options: [{', '.join(columns['options'])}], label: {label}}}"
-        )
-        assert f"columns={setting} to write them" in str(raised.value)
+        assert f"question: {question}" in str(raised.value)
     result = read(file, task="multiple_choice", columns=columns).parsed[0]
     assert result.answers == ["y"]
     assert all(

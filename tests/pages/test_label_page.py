@@ -161,21 +161,6 @@ def spoilt(folder: Path, copy: Path) -> Path:
     return copy
 
 
-def test_an_audit_of_all_judgements_leaves_no_rate_of_the_others(
-    chain: Chain, tmp_path: Path
-) -> None:
-    build(chain.root, "stage=label", "label.audit=100000")
-    folder = chain.folder("label", "label.audit=100000")
-    html = label_page.page(folder)
-    assert "judgements, drawn at random" in html and "there is none" not in html
-    shutil.copytree(folder, copy := tmp_path / "label")
-    audit = copy / "audit.jsonl"
-    audit.write_text(audit.read_text().replace('"answer": "', '"answer": "next\x85\u2028line '))
-    assert label_page.page(copy) == html, (
-        "a line of JSON may hold characters that end lines elsewhere"
-    )
-
-
 def test_a_text_is_cut_to_what_it_takes_on_the_page_and_says_so() -> None:
     assert cut("a", "x" * ROOM) == ("a", "x" * ROOM, 0)
     assert cut("a", "<" * ROOM) == ("a", "<" * (ROOM // 4), ROOM - ROOM // 4)

@@ -1,7 +1,6 @@
 """Why did it not help? Runs that are wrong on purpose, and what the report's block says of them."""
 
 import json
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -118,14 +117,6 @@ def findings(run: Evidence) -> list[Finding]:
     return measured
 
 
-def test_every_range_has_a_cause_for_each_side_on_which_it_ends(chain: Chain) -> None:
-    chain_findings = findings(evidence(chain))
-    for finding in chain_findings:
-        assert (finding.below is not None) == math.isfinite(finding.normal.low), finding.quantity
-        assert (finding.above is not None) == math.isfinite(finding.normal.high), finding.quantity
-    assert len({f.quantity for f in chain_findings}) == len(chain_findings)
-
-
 ALONE, TOGETHER = (
     ("dpo.loss_type=[sigmoid]",),
     ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.2]"),
@@ -153,32 +144,6 @@ def test_a_key_that_is_told_to_be_tried_can_be_typed(
         )
         for name in (name for name, value in typed if not value):
             assert OmegaConf.select(composed(*TINY), name, default=...) is not ..., name
-
-
-def test_of_simpo_nothing_is_said_of_a_reference_or_of_lengths_that_nobody_knows(
-    chain: Chain,
-) -> None:
-    run = evidence(chain)
-    losses = {"loss_type": ["simpo"], "beta": 50.0}
-    run = replace(
-        run,
-        settings=run.settings | losses,
-        lengths=[(9, 1)] * causes.ENOUGH,
-        held_out_tokens=math.nan,
-    )
-    measured = [f for measure in (*causes.CAUSES, *effects.EFFECTS) if (f := measure(run))]
-    assert {"beta", "chosen longer than rejected"} <= {
-        f.quantity for f in measured if f.severity == FAR
-    }
-    assert not [f for f in measured if math.isnan(f.value)]
-    texts = [
-        text
-        for f in measured
-        for cause in (f.below, f.above)
-        if cause
-        for text in (cause.clause, cause.advice)
-    ]
-    assert not re.search(r"\breference|ld_alpha|sigmoid_norm", " ".join(texts))
 
 
 def test_pairs_that_contradict_or_repeat_one_another_are_counted(chain: Chain) -> None:
@@ -243,14 +208,3 @@ def test_a_diverged_run_says_so_first_and_can_be_read(chain: Chain, tmp_path: Pa
 def test_a_training_that_ends_in_no_number_has_no_report_and_names_the_key(chain: Chain) -> None:
     with pytest.raises(UserError, match=r"at step 2: .*dpo\.learning_rate"):
         build(chain.root, "dpo.learning_rate=1e30", "dpo.batch_size=10")
-
-
-def test_without_anything_out_of_range_it_says_what_could_be_told(chain: Chain) -> None:
-    run = evidence(chain)
-    primary = run.results["primary"]
-    fine = {"prompts": 800} | {name: primary[name] for name in primary if name != "prompts"}
-    enough = replace(run, steps=44, trained_pairs=370, results=run.results | {"primary": fine})
-    enough = replace(enough, settings=run.settings | {"learning_rate": 3e-5}, curve=[])
-    diagnosis = diagnose(enough, "DPO")
-    assert not diagnosis.out_of_range
-    assert diagnosis.sentence.startswith("Nothing that was measured")

@@ -452,41 +452,8 @@ def test_comparisons_are_pairs_and_what_was_left_out(
     ("rows", "pattern"),
     [
         (
-            [{"prompt": "q", "chosen": "a", "rejected": "b", "label": 1}],
-            "line 1: the column 'label' changes",
-        ),
-        (
-            [
-                {
-                    "chosen": [USER, {"role": "assistant", "content": "a", "weight": 0}],
-                    "rejected": [USER, {"role": "assistant", "content": "b"}],
-                }
-            ],
-            "the column 'chosen.weight' changes",
-        ),
-        (
-            [
-                {
-                    "chosen": [USER, {"role": "assistant", "content": "a"}],
-                    "rejected": [USER, {"role": "assistant", "content": "b"}],
-                    "documents": "d",
-                }
-            ],
-            "the column 'documents' changes",
-        ),
-        ([{"prompt": "q", "chosen": "a"}], "no known columns among prompt, chosen.*label.columns="),
-        (
             [{"prompt": "q", "chosen": "a", "rejected": "a"}] * 3,
             "rejected: is the same as chosen. 3 of 3 rows",
-        ),
-        (
-            [
-                {
-                    "chosen": [USER, {"role": "assistant", "content": "a"}],
-                    "rejected": [{**USER, "content": "x"}, {"role": "assistant", "content": "b"}],
-                }
-            ],
-            "answers another prompt",
         ),
         ([], "holds no rows"),
         ([{"prompt": "q", "completions": ["a", "b"], "scores": [7, 7]}], "all 2 ratings are 7"),

@@ -400,16 +400,6 @@ def test_a_torn_checkpoint_is_not_trusted(inputs: dict[str, Path], tmp_path: Pat
     assert saving.newest_complete(folder) is None, "without a marker it was never finished"
 
 
-def test_scratch_names_are_not_published(built: Path) -> None:
-    manifest = json.loads(next((built / "sft").glob("*/manifest.json")).read_text())
-    assert not any(name.startswith(SCRATCH) for name in manifest["files"])
-    assert {
-        "model/model.safetensors",
-        "model/contract.json",
-        "model/generation_config.json",
-    } <= set(manifest["files"])
-
-
 def test_weights_are_copied_where_the_file_system_makes_no_hard_links(tmp_path: Path) -> None:
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
