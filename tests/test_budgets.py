@@ -1,11 +1,8 @@
 """Tests of tests/budgets.py, in real pytest runs over scratch folders of tests."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from tests import budgets
 from tests.helpers import ROOT
@@ -69,56 +66,6 @@ def scratch(folder: Path, *options: str, slowness: int = 1) -> subprocess.Comple
     return subprocess.run(
         line, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-
-
-def table(ran: subprocess.CompletedProcess[str]) -> dict[str, list[float]]:
-    """Return the numbers behind each name in the summary: tests, CPU-seconds and budget."""
-    matches = re.findall(r"^(\w[a-z ]*?) +((?: +\d+[.\d]*)+) *$", ran.stdout, flags=re.MULTILINE)
-    return {name: [float(number) for number in numbers.split()] for name, numbers in matches}
-
-
-@pytest.mark.slow
-def test_a_room_over_its_budget_fails_the_run_though_its_tests_pass(tmp_path: Path) -> None:
-    ran = scratch(tmp_path, "-n", "2", "--budget-factor=1")
-    assert "5 passed" in ran.stdout, ran.stdout
-    assert ran.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "lavish is over its budget" in ran.stdout
-    rows = table(ran)
-    assert rows["lavish"] == [2, pytest.approx(0.65, abs=0.1), 0.4], "its own and its process's"
-    assert rows["slow"] == [1, pytest.approx(0.55, abs=0.1)], "without a budget"
-    assert rows["frugal"][1] < 0.3, "waiting costs nothing"
-    assert rows["other"][1] < 0.3 <= rows["session fixtures"][0], "on no room's account"
-    assert rows["start"][0] > 0.3 and rows["start"][1] == 3 * budgets.BUDGETS[budgets.START], (
-        "of three processes"
-    )
-    used = sum(rows[name][1] for name in ("lavish", "slow", "frugal", "other"))
-    assert rows["all"] == [
-        5,
-        pytest.approx(used + rows["start"][0] + rows["session fixtures"][0], abs=0.5),
-    ]
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize(
-    ("option", "budget", "over"),
-    [pytest.param("--budget-factor=10", 4, False, marks=pytest.mark.slow), ("-q", 0.4, True)],
-)
-def test_a_run_passes_within_its_budgets_or_where_none_is_to_be_kept(
-    option: str, budget: float, over: bool, tmp_path: Path
-) -> None:
-    ran = scratch(tmp_path, "-p", "no:xdist", option, "-m", "not slow")
-    assert ran.returncode == 0, ran.stdout
-    assert ("over its budget" in ran.stdout) is over
-    assert table(ran)["lavish"] == [2, pytest.approx(0.65, abs=0.2), budget]
-
-
-@pytest.mark.slow
-def test_a_slow_machine_has_larger_budgets(tmp_path: Path) -> None:
-    ran = scratch(tmp_path, "-n", "1", "--budget-factor=1", "-m", "not slow", slowness=3)
-    assert ran.returncode == 0, ran.stdout
-    assert table(ran)["lavish"][2] == pytest.approx(1.2)
-    assert "3.00 times as long" in ran.stdout
-    assert budgets.yardstick() > 0
 
 
 def test_the_budgets_together_leave_time_to_spare() -> None:

@@ -6,32 +6,23 @@
 2. Rows that people revised: the share of originals with a code, and of their revisions.
 3. Errors that are planted in clean rows: how many are found, and how many clean rows have the code before.
 4. Evaluation prompts in other text, changed in several ways, and texts with one word changed.
-5. Rows per CPU-second.
 
 Needs the shared data beside the checkout; takes about a minute.
 """
 
 import gzip
 import hashlib
-import io
 import json
 import logging
 import random
 import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stages.commands.audit import AuditedSource, Diversity, audit_source
-from stages.config.blocks.data import Form, Source
-from stages.config.choices import AUDIT_CODES
-from stages.curation.audit.auditor import Auditor
 from stages.curation.audit.codes import ALONE
 from stages.curation.audit.overlap import HeldOut, SeenTexts, sketch
-from stages.curation.harmonize import Harmonizer
-from stages.formats.column_mapping import Purpose
 from tests.helpers import DATA
 
 log = logging.getLogger(__name__)
@@ -189,16 +180,6 @@ def evaluation() -> Iterator[str]:
     yield f"rows, one word changed, near their own  {near} of {len(texts)}"
 
 
-def speed() -> str:
-    file = Source(str(DATA / "sft/alpaca_8k.jsonl.gz"))
-    source = AuditedSource("data.sources[0].path", file, Purpose.answers, Harmonizer(Form()))
-    began = time.process_time()
-    audit_source(source, Auditor(AUDIT_CODES, HeldOut()), Diversity(), io.StringIO())
-    return (
-        f"{source.report.rows / (time.process_time() - began):,.0f} rows per CPU-second, every code"
-    )
-
-
 def main(tuned: bool) -> None:
     log.info(
         "%-26s%-18s%6s%8s%7s%11s%9s",
@@ -221,7 +202,6 @@ def main(tuned: bool) -> None:
     log.info("")
     for line in evaluation():
         log.info("%s", line)
-    log.info("%s", speed())
 
 
 if __name__ == "__main__":

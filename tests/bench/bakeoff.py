@@ -72,7 +72,6 @@ ARMS = {  # those that take longest come first
         PAIR_RATES,
         "dpo",
         ("rounds=4", "sample.prompts_per_round=400"),
-        ("sample.rounds",),  # set by `rounds`
     ),
     "kto": Arm("KTO", "kto.learning_rate", (2e-6, 5e-6, 1e-5), "kto", ("align=kto",)),
     "dpo": Arm("DPO", "dpo.learning_rate", PAIR_RATES),

@@ -19,8 +19,8 @@ from stages.config.schema import Config
 from stages.eval import run as evaluate
 from stages.store.manifest import read_manifest
 from stages.store.records import Pair, PairLogProbs, load, save
-from stages.store.workspace import StageDir
 from tests.helpers import settings
+from tests.rows import work
 
 
 def main(outputs: Path) -> None:
@@ -50,13 +50,11 @@ def tossed(
     """The results of training on such pairs. `inputs`: those of the evaluation of the chain they came from."""
     for name in ("dpo", "answer", "eval"):
         (folder / name).mkdir()
-    dpo.run(
-        cfg.dpo, {"policy": inputs["sft"], **pairs}, StageDir(folder / "dpo", lambda m, s: None)
-    )
+    dpo.run(cfg.dpo, {"policy": inputs["sft"], **pairs}, work(folder / "dpo"))
     answer_inputs = {"model": folder / "dpo", "data": inputs["data"]}
-    answer.run(cfg.answer, answer_inputs, StageDir(folder / "answer", lambda m, s: None))
+    answer.run(cfg.answer, answer_inputs, work(folder / "answer"))
     compared = inputs | {"policy": folder / "dpo", "answer_policy": folder / "answer"}
-    evaluate(cfg.eval, compared, StageDir(folder / "eval", lambda m, s: None))
+    evaluate(cfg.eval, compared, work(folder / "eval"))
     return json.loads((folder / "eval" / "results.json").read_text())
 
 

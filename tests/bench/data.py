@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 from stages import data, source
 from tests.helpers import DATA, settings
-from tests.stages.reading import wired, work
+from tests.rows import work
+from tests.stages.reading import wired
 
 
 class Cost(NamedTuple):

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.rows import work
+
 TOKENS, REFERENCE = (
     ("prompt_ids", "chosen_ids", "rejected_ids"),
     ("ref_chosen_logps", "ref_rejected_logps"),
@@ -136,8 +138,7 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
 
     from stages.config.blocks.arguments import DPOArguments
     from stages.models.loading import load_model, resolve_device
-    from stages.objectives.dpo import MASKS, StoredReferenceTrainer, trainable_model
-    from stages.store.workspace import StageDir
+    from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
     from stages.training import budget
     from stages.training.arguments import training_arguments
     from stages.training.batches import EpochSchedule
@@ -161,10 +162,10 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
         **OURS[arm], lr_scheduler_type="constant", extra={"save_strategy": "no"}
     )
     block.seed = cfg.seed
-    out = StageDir(folder, lambda metrics, step: None)
+    out = work(folder)
     args = training_arguments(block, out, **StoredReferenceTrainer.arguments)
     rows = dataset.select_columns([*TOKENS, *REFERENCE])
-    for name in MASKS:  # every completion token counts
+    for name in ("chosen_mask", "rejected_mask"):  # every completion token counts
         rows = rows.add_column(name, [None] * len(rows))
     model = Path(cfg.model)
     block = budget.decide_open_settings(block, args, model, out)

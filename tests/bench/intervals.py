@@ -1,24 +1,22 @@
-"""Simulate how often intervals hold the truth: `python -m tests.bench.intervals [tables=4000] [bootstrap=400]`.
+"""Simulate how often intervals hold the truth: `python -m tests.bench.intervals [tables=4000]`.
 
 Tables of outcomes are drawn from known truths: families whose effects differ, prompts that one of two models passes
 and the other does not. For every case and both questions (these families, families like these): how wide the interval
 of the difference is in points, how often it holds the truth, how often it says "helped" and "hurt"; and how often a
 rate's interval holds its truth. `seeds`: how often the interval holds what the recipe gains over all seeds, which it
-does not promise. `bootstrap`: of so many tables the same by the two-level bootstrap that evaluations
-before this version printed. Then how often a comparison of several settings calls a difference real, and how often a
-claim of retention holds that is false by exactly its margin.
+does not promise. Then how often a comparison of several settings calls a difference real, and how often a claim of retention
+holds that is false by exactly its margin.
 """
 
 import logging
 import sys
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation.best_model import compare_models
-from stages.evaluation.intervals import Interval, Means, student_quantile
+from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.retention import p_of_shares
 
 Array = NDArray[np.float64]
@@ -80,13 +78,13 @@ CASES = (
 )
 
 
-def main(tables: int = 4000, bootstrap: int = 400) -> None:
-    of_differences(tables, bootstrap)
+def main(tables: int = 4000) -> None:
+    of_differences(tables)
     of_settings(tables // 4)
     of_claims(tables)
 
 
-def of_differences(tables: int, bootstrap: int) -> None:
+def of_differences(tables: int) -> None:
     logging.info(
         "%-44s %-6s %6s %8s %7s %6s %8s", "case", "", "width", "holds", "helped", "hurt", "rate"
     )
@@ -103,12 +101,6 @@ def of_differences(tables: int, bootstrap: int) -> None:
             print_row(case.name, question, intervals, rates / tables)
             if case.seed:
                 print_row(case.name, "seeds", [(interval, case.gain) for interval, _ in intervals])
-        if bootstrap:
-            old = [
-                (two_level(outcomes, families, rng), truths["like"])
-                for outcomes, truths in drawn[:bootstrap]
-            ]
-            print_row(case.name, "before", old)
 
 
 def print_row(
@@ -131,24 +123,6 @@ def print_row(
         100 * hurt,
         rates_cell,
     )
-
-
-def two_level(
-    outcomes: Array, families: list[str], rng: np.random.Generator, samples: int = 400
-) -> Interval:
-    """Families drawn, then prompts of each drawn one, expanded for the number of families (Hesterberg 2015)."""
-    gain = outcomes[:, 1] - outcomes[:, 0]
-    names, of = np.unique(families, return_inverse=True)
-    sizes = np.bincount(of)
-    shares = np.stack([np.bincount(of, gain == value) / sizes for value in (-1, 0, 1)], 1)
-    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
-    counts = rng.multinomial(times * sizes, shares).sum(1)
-    draws = (counts[:, 2] - counts[:, 0]) / counts.sum(1)
-    n = len(names)
-    widened = (n / (n - 1)) ** 0.5 * student_quantile(0.975, n - 1)
-    tail = NormalDist().cdf(-widened)
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(float(gain.mean()), float(low), float(high))
 
 
 @dataclass(frozen=True)

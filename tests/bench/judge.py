@@ -12,6 +12,7 @@ from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.store.source_files import locate, pin
 from stages.store.workspace import StageDir
 from tests.helpers import ROOT, settings
+from tests.rows import candidate
 
 FOLDER = ROOT / "outputs" / "bench" / "judge"
 # of the server; a fixed port, since answers are kept by the address
@@ -56,20 +57,9 @@ def pool(rows: Sequence[tuple[Any, ...]]) -> Pool:
         prompt = content_id(i, messages, answers)
         prompts.append(Example(prompt, messages, None, "", "", "preference"))
         for j, text in enumerate(answers):
+            words, name = len(text.split()), content_id(prompt, j)
             candidates.append(
-                Candidate(
-                    prompt,
-                    content_id(prompt, j),
-                    "",
-                    "",
-                    0.0,
-                    0,
-                    text,
-                    None,
-                    "stop",
-                    None,
-                    len(text.split()),
-                )
+                candidate(prompt, text, words, candidate_id=name, token_ids=None, logprob=None)
             )
     return Pool(prompts, candidates)
 

@@ -2,9 +2,8 @@
 
 Comparisons of AlpacaEval's answers, in the columns of UltraFeedback binarized (prompt, chosen and rejected as turns),
 repeated under other first words: through `label=dataset`, `pairs` and `unpaired`, and what `reference`, `dpo` and
-`reward` do before they load or train a model, with the embedded model's tokenizer. Beside it, as `verifier`, `pairs of
-it` and `select`: as many prompts with checks, four candidates of drawn token ids each. Every stage runs in a process
-of its own, for FEW rows (2,000) and for MANY (8,000). Tells by how many bytes of the largest memory and by how many
+`reward` do before they load or train a model, with the embedded model's tokenizer. Every stage runs in a process of
+its own, for FEW rows (2,000) and for MANY (8,000). Tells by how many bytes of the largest memory and by how many
 CPU-microseconds a row more costs, and what that comes to for 60,000 rows and 270,000. A table is written and read by
 groups of 10,000 records, which are in memory: what grows beyond them shows only where FEW is more than that.
 """
@@ -28,18 +27,14 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from stages.store.records import (
-    Candidate,
-    Check,
-    Example,
     Pair,
     PairLogProbs,
-    content_id,
     save,
     stream,
 )
 from tests.bench import chains
 from tests.helpers import DATA, ROOT, settings
-from tests.stages.reading import work
+from tests.rows import work
 
 LONG = 1_500  # characters of two answers: those of UltraFeedback are longer than most here
 SIZES = (60_000, 270_000)  # rows of Zephyr's preferences, and of Tülu 3's
@@ -98,46 +93,6 @@ def write(file: Path, count: int) -> None:
             lines.write(json.dumps({"prompt": row["prompt"], **sides}) + "\n")
 
 
-def sample(folder: Path, count: int) -> None:
-    """The pool that `label=verifier` judges, as `sample` publishes it."""
-    prompts, ids = folder / "prompts.parquet", list(range(20_000, 20_250))
-    checks = [Check("contains", {"text": "the"}), Check("lacks", {"text": "because"})]
-
-    def prompt(i: int, row: dict[str, Any]) -> Example:
-        messages = [{"role": "user", "content": row["prompt"]}]
-        return Example(
-            content_id(i),
-            messages,
-            None,
-            "generated",
-            f"task {i % 30}",
-            "preference",
-            checks=checks,
-        )
-
-    def candidates() -> Iterator[Candidate]:
-        for i, row in enumerate(repeated(count)):
-            for j in range(4):
-                text, name = f"{j} {row['chosen' if j % 2 else 'rejected']}", content_id(i)
-                drawn = [
-                    "policy",
-                    "hf",
-                    0.9,
-                    j,
-                    text,
-                    [j, *ids],
-                    "stop",
-                    -90.0 - j,
-                    len(ids) + 1,
-                    "digest",
-                ]
-                yield Candidate(name, content_id(name, text), *drawn)
-
-    folder.mkdir(exist_ok=True)
-    save(prompts, (prompt(i, row) for i, row in enumerate(repeated(count))), Example)
-    save(folder / "candidates.parquet", candidates(), Candidate)
-
-
 def policy(folder: Path) -> None:
     """A model of next to no weights under the contract of the embedded one's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -186,11 +141,8 @@ def reference(folder: Path, pairs: Path, model: Path) -> None:
 
 def inputs_of(stage: str, folder: Path) -> dict[str, Path]:
     roles = {
-        "verifier": {"pool": "sample"},
         "pairs": {"judged": "label"},
-        "pairs of it": {"judged": "verifier"},
         "unpaired": {"judged": "label"},
-        "select": {"judged": "verifier", "data": "data"},
         "reference": {"reference": "policy", "pairs": "pairs"},
         "dpo": {"policy": "policy", "pairs": "pairs", "reference": "logprobs"},
         "reward": {"policy": "policy", "pairs": "pairs", "judged": "label"},
@@ -203,16 +155,15 @@ def inputs_of(stage: str, folder: Path) -> dict[str, Path]:
 
 def cost(stage: str, folder: Path) -> Cost:
     """The cost of a stage, run in the folder of its inputs."""
-    name = {"verifier": "label", "pairs of it": "pairs"}.get(stage, stage)
     files = ("label=dataset", f"label.path={folder / 'rows.jsonl'}") if stage == "label" else ()
-    block, module = getattr(settings(*OPTIONS, *files), name), import_module(f"stages.{name}")
+    block, module = getattr(settings(*OPTIONS, *files), stage), import_module(f"stages.{stage}")
     training = import_module("stages.training.fit")
     inputs, out = inputs_of(stage, folder), work(folder / stage)
     until = {
         "reference": (module, "load_model"),
         "dpo": (training, "train_with_callbacks"),
         "reward": (training, "train_with_callbacks"),
-    }.get(name)
+    }.get(stage)
     with mock.patch.object(*until, begun) if until else nullcontext():
         started = time.process_time()
         with suppress(Begun):
@@ -227,27 +178,13 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
         return process.submit(function, *arguments).result()
 
 
-STAGES = (
-    "label",
-    "pairs",
-    "unpaired",
-    "reference",
-    "dpo",
-    "reward",
-    "verifier",
-    "pairs of it",
-    "select",
-)
+STAGES = ("label", "pairs", "unpaired", "reference", "dpo", "reward")
 
 
 def costs(folder: Path, count: int, stages: Sequence[str]) -> dict[str, Cost]:
     """The cost of every stage for this number of rows."""
     folder.mkdir()
     write(folder / "rows.jsonl", count)
-    if "verifier" in stages:
-        alone(sample, folder / "sample", count)
-    (folder / "data").mkdir()
-    save(folder / "data" / "examples.parquet", [], Example)
     costs = dict[str, Cost]()
     for stage in stages:
         if stage == "dpo":

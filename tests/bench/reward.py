@@ -30,6 +30,7 @@ import numpy as np
 from tests.bench import arms
 from tests.budgets import spent
 from tests.helpers import DATA, ROOT
+from tests.rows import work
 
 ARMS = ("trl_tuned", "ours")
 
@@ -103,7 +104,6 @@ def elsewhere(model: Path, rows: int) -> None:
     from stages.evaluation.agreement import share
     from stages.labelers.reward_model import RewardModel
     from stages.store.records import content_id
-    from stages.store.workspace import StageDir
     from tests.bench import judge
     from tests.bench.agreement import SETS, longer
 
@@ -112,9 +112,9 @@ def elsewhere(model: Path, rows: int) -> None:
         drawn = sorted(read_pairs(), key=content_id)[:rows]
         candidate_pool = judge.pool(drawn)
         with tempfile.TemporaryDirectory() as folder:
-            work = StageDir(Path(folder), lambda metrics, step: None)
+            out = work(Path(folder))
             scores = {
-                j.candidate_id: j.score for j in RewardModel(label, work).judge_all(candidate_pool)
+                j.candidate_id: j.score for j in RewardModel(label, out).judge_all(candidate_pool)
             }
         better, worse = (
             [scores[c.candidate_id] for c in candidate_pool.candidates[i::2]] for i in range(2)
@@ -203,7 +203,6 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     from stages.models.loading import create_reward_model, resolve_device
     from stages.models.scoring import tokenize_pair
     from stages.objectives.reward import PairwiseRewardTrainer, trainable_model, trl_row
-    from stages.store.workspace import StageDir
     from stages.training import budget
     from stages.training.arguments import training_arguments
     from stages.training.batches import EpochSchedule
@@ -225,7 +224,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     memory = allocator.keep_freed_memory() if arm == "ours" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
-        out, device = StageDir(Path(folder), lambda metrics, step: None), resolve_device("auto")
+        out, device = work(Path(folder)), resolve_device("auto")
         args = training_arguments(block, out)
         trainer_arguments = {"args": args, "processing_class": contract.tokenizer}
         if arm == "ours":

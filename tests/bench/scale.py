@@ -1,9 +1,7 @@
 """Measure how stages grow with the number of candidates: `python -m tests.bench.scale [COUNT …] [KEY=VALUE …]`.
 
 Made-up nodes of COUNT candidates (100_000), eight a prompt, with one of two short texts and `tokens` ids each (4), go
-through the functions of the stages: `shards` (finished records in shards, read again as one table), `label` (checks),
-`pairs`, `select`; `claims` cuts prompts into blocks, which two processes claim and mark as done, without work;
-`manifest` hashes `files` small files (one for a thousand candidates) and checks their manifest.
+through the stages `label` (checks), `pairs` and `select`.
 Every step runs in a fresh process that may allocate `limit` GiB (16). For each, the seconds and CPU-seconds per
 million candidates, the largest resident memory and the bytes of its files per candidate. `steps=label,pairs` runs only
 these. `folder` keeps the nodes of a count, and makes those that are missing (default: a temporary folder).
@@ -11,36 +9,30 @@ these. `folder` keeps the nodes of a count, and makes those that are missing (de
 
 import json
 import logging
-import multiprocessing
 import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.store import judged_pool
-from stages.store.blocks import Block, claim_blocks, cut_blocks
-from stages.store.manifest import check_files, digest_of
 from stages.store.records import Candidate, Check, Example, save
-from stages.store.sealed_json import file_digests
-from stages.store.shards import ShardedWork
 from tests.budgets import spent
 from tests.helpers import ROOT, settings
-from tests.stages.reading import work
+from tests.rows import work
 
 PER_PROMPT = 8
-SHARD = 256  # prompts, as `sample.runtime.shard_size`
 INPUTS = {
     "label": {"pool": "sample"},
     "pairs": {"judged": "label"},
     "select": {"judged": "label", "data": "data"},
 }
-STEPS = ("shards", *INPUTS, "claims", "manifest")
+STEPS = tuple(INPUTS)
 
 
 class Cost(NamedTuple):
@@ -82,65 +74,11 @@ def make_nodes(folder: Path, count: int, tokens: int) -> None:
     save(folder / "sample" / "candidates.parquet", candidates, Candidate)
 
 
-def write_shards(folder: Path, count: int, tokens: int) -> None:
-    """Save made-up candidates as a sampler does, and read them again as the stage `sample` does."""
-    token_ids = [*range(tokens)]
-
-    def produce(prompts: Sequence[int]) -> Iterator[tuple[int, list[Candidate]]]:
-        return ((i, make_candidates(i, token_ids)) for i in prompts)
-
-    prompts, out = range(count // PER_PROMPT), work(folder / "shards")
-
-    def of_prompt(candidate):
-        return candidate.prompt_id
-
-    table = ShardedWork(
-        prompts, "{:016x}".format, produce, Candidate, of_prompt, "shards", out
-    ).in_shards(SHARD)
-    save(out / "candidates.parquet", table, Candidate)
-
-
-def claim_all(folder: Path, count: int) -> None:
-    """Cut prompts into blocks of SHARD, and let two processes claim them all."""
-    ids = map("{:016x}".format, range(count // PER_PROMPT))
-    blocks = cut_blocks(([prompt_id] for prompt_id in ids), str, SHARD)
-    workers = [
-        multiprocessing.Process(target=claim_each, args=(blocks, folder, rank)) for rank in (0, 1)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert all(block.shard(folder).exists() for block in blocks)
-
-
-def claim_each(blocks: Sequence[Block[str]], folder: Path, rank: int) -> None:
-    for block in claim_blocks(blocks, folder, (rank, 2)):
-        block.shard(folder).touch()
-
-
-def check_manifest(folder: Path, files: int) -> None:
-    """Hash many small files, and check them against their manifest."""
-    paths = [folder / f"{i:06d}.parquet" for i in range(files)]
-    for path in paths:
-        path.write_text(path.name)
-    digests = file_digests(paths)
-    entries = {
-        path.name: {"bytes": 14, "mtime_ns": 0, "sha256": sha}
-        for path, sha in zip(paths, digests, strict=True)
-    }
-    note = folder / "manifest.json"
-    note.write_text(json.dumps({"files": entries, "digest": digest_of(entries)}))
-    manifest = json.loads(note.read_text())
-    assert not any(problem for _, problem in check_files(folder, manifest, manifest["files"]))
-
-
 def run_step(
     step: str,
     folder: Path,
     count: int,
     tokens: int = 4,
-    files: int = 0,
     limit: int = 16,
     part: int = 0,
 ) -> Cost:
@@ -155,15 +93,9 @@ def run_step(
     started, processor = time.perf_counter(), spent()
     if step in INPUTS:
         module.run(block, inputs, stage_dir)
-    elif step == "shards":
-        write_shards(folder, count, tokens)
     elif step == "chain":  # everything that a test needs, in one process
         for each in ("sample", *INPUTS):
-            run_step(each, folder, count, tokens, files, limit, part)
-    elif step == "claims":
-        claim_all(out, count)
-    elif step == "manifest":
-        check_manifest(out, files or count // 1000)
+            run_step(each, folder, count, tokens, limit, part)
     else:
         make_nodes(folder, count, tokens)
     took = time.perf_counter() - started, spent() - processor

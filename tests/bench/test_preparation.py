@@ -1,17 +1,26 @@
 """Compare the tokens that SFT trains with those of TRL's trainer for the same file."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+from trl import SFTConfig, SFTTrainer
+from trl.trainer import sft_trainer
 
+from stages.config.blocks.training import SFT
 from stages.models import chat_templates
+from stages.models.contract import Contract
 from stages.models.loading import count_embedding_rows, load_tokenizer
-from tests.bench.preparation import compare_rows, prepare_by_plumbline, trl
+from stages.objectives.sft import read_rows
+from stages.store.records import Example, stream
 from tests.formats.reading import lines
-from tests.helpers import settings
+from tests.helpers import Chain, build, settings
+from tests.rows import work
+
+Tokens = dict[str, tuple[list[int], list[int]]]  # ids and labels, by the conversation
 
 ALPACA = [
     {
@@ -36,6 +45,67 @@ TALK = [
 ]
 
 
+def by_stages(file: Path, block: SFT, contract: Contract, root: Path) -> Tokens:
+    line = (
+        "stage=data",
+        "data=file",
+        f"data.sources=[{{path: '{file}', splits: {{sft: 1.0}}}}]",
+        "sft.packing=true",
+    )
+    build(root, *line)
+    examples = Chain(root).folder("data", *line) / "examples.parquet"
+    rows = read_rows(stream(examples, Example), contract, block, work(root / "work")).train
+    conversations = {each.id: each.conversation for each in stream(examples, Example)}
+    tokens = Tokens()
+    for name, row in zip(rows.ids, rows.dataset, strict=True):
+        tokens[json.dumps(conversations[name])] = (row["input_ids"], row["labels"])
+    return tokens
+
+
+def by_trl(
+    messages: list[list[dict[str, str]]], block: SFT, contract: Contract, folder: Path
+) -> Tokens:
+    """What SFTTrainer is about to pack."""
+    from datasets import Dataset
+
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(contract.tokenizer),
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+        )
+    )
+    args = SFTConfig(
+        str(folder / "trainer"),
+        packing=True,
+        max_length=block.max_length,
+        assistant_only_loss=True,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+    )
+    rows = Dataset.from_list([{"messages": each} for each in messages])
+    with mock.patch.object(sft_trainer, "pack_dataset", wraps=sft_trainer.pack_dataset) as pack:
+        SFTTrainer(model, args, train_dataset=rows, processing_class=contract.tokenizer)
+    packed = pack.call_args.args[0]
+    tokens = Tokens()
+    for each, ids, labels in zip(messages, packed["input_ids"], packed["labels"], strict=True):
+        tokens[json.dumps(each)] = (ids, labels)
+    return tokens
+
+
+def as_messages(row: dict[str, Any]) -> list[dict[str, str]]:
+    if "messages" in row:
+        return row["messages"]
+    request = "\n\n".join(filter(None, (row["instruction"], row["input"])))
+    return [
+        {"role": "user", "content": request},
+        {"role": "assistant", "content": row["output"]},
+    ]
+
+
 @pytest.mark.parametrize("rows", [ALPACA, TALK], ids=["alpaca", "messages"])
 def test_token_ids_and_labels_are_those_of_trls_trainer(
     rows: list[dict[str, Any]], built: Path, tmp_path: Path
@@ -46,13 +116,10 @@ def test_token_ids_and_labels_are_those_of_trls_trainer(
     contract = chat_templates.establish_contract(
         load_tokenizer(base), block.template, True, count_embedding_rows(base)
     )
-    file = lines(tmp_path, rows)
-    (_, our_rows), (_, trl_rows) = (
-        way(file, block, contract, tmp_path / way.__name__) for way in (prepare_by_plumbline, trl)
-    )
-    assert compare_rows(our_rows, trl_rows) == {"equal up to the last end of turn": len(rows)}
-    assert {contract.tokenizer.decode(row.input_ids[-1:]) for row in trl_rows} == {"\n"}
-    untrained = [replace(row, labels=[-100] * len(row.labels)) for row in our_rows[:1]]
-    assert compare_rows([*our_rows[1:], *untrained], trl_rows)["other labels"] == 1, json.dumps(
-        rows[0]
-    )
+    ours = by_stages(lines(tmp_path, rows), block, contract, tmp_path / "outputs")
+    theirs = by_trl([as_messages(row) for row in rows], block, contract, tmp_path)
+    assert ours.keys() == theirs.keys() and len(ours) == len(rows)
+    for conversation, (ids, labels) in theirs.items():
+        assert ours[conversation] == (ids[:-1], labels[:-1])
+        assert contract.tokenizer.decode(ids[-1:]) == "\n" and labels[-1] == -100
+        assert any(label != -100 for label in labels)

@@ -2,19 +2,14 @@
 
 Prints how often a verdict is given between two models that are equally good (five judges, three numbers of prompts,
 four drifts of the policy's length), how often a better policy is called better, which difference is found in 80 of 100
-tables, how often an interval by people's words and the judge's holds the truth and how wide it is, and how judges
-order the systems of PandaLM's pairs, which need the shared data beside the checkout. Takes about six minutes of one
-core.
+tables, and how often an interval by people's words and the judge's holds the truth and how wide it is. Takes about six
+minutes of one core.
 """
 
-import gzip
-import json
 import logging
 import sys
-from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
-from statistics import fmean
-from typing import Any
+from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +20,8 @@ from stages.evaluation.win_rates import (
     comparison_results,
     detectable,
     people_rate,
-    side_of,
     win_rate,
 )
-from tests.helpers import DATA
 
 Array = NDArray[np.float64]
 SIZES, DRIFTS = (100, 400, 800), (0.0, 0.5, 1.0, 2.0)
@@ -153,79 +146,6 @@ def covered(
     return Covered(*(sums / tables))
 
 
-ANNOTATORS = ("annotator1", "annotator2", "annotator3")
-OUTCOMES = {1: 1.0, 2: 0.0, 0: 0.5}  # of PandaLM's labels, for the first of two systems
-
-
-def systems(judge: str) -> dict[tuple[str, str], Comparisons]:
-    """Return PandaLM's comparisons by pair of systems; lengths are in words.
-
-    `judge`: the column of a label, or "longer wins". People's word is the mean of the other annotators' words.
-    """
-    with gzip.open(
-        DATA / "preferences/pandalm_human_pairs_shared.jsonl.gz", "rt", encoding="utf-8"
-    ) as file:
-        rows = [json.loads(line) for line in file]
-    by_pair = defaultdict[tuple[str, str], list[dict[str, Any]]](list)
-    for row in rows:
-        by_pair[row["model_1"], row["model_2"]].append(row)
-    tables = {}
-    for pair, of_pair in sorted(by_pair.items()):
-        longer_by = np.array(
-            [len(row["response_1"].split()) - len(row["response_2"].split()) for row in of_pair]
-        )
-        won = 0.5 + np.sign(longer_by) / 2
-        if judge != "longer wins":
-            won = np.array([OUTCOMES[row[judge]] for row in of_pair])
-        annotators = [name for name in ANNOTATORS if name != judge]
-        people = np.array([fmean(OUTCOMES[row[name]] for name in annotators) for row in of_pair])
-        nothing = np.zeros(len(of_pair))
-        tables[pair] = Comparisons(won, longer_by, people, nothing, nothing > 0, won)
-    return tables
-
-
-@dataclass
-class Ordered:
-    """Pairs of systems in which people's interval is clear of one half: how many, in how many of them the judge's rate
-    is on people's side, and in how many with an interval clear of one half too."""
-
-    clear: int = 0
-    right: int = 0
-    right_and_clear: int = 0
-
-
-def ordered(judge: str) -> Ordered:
-    counts = Ordered()
-    for c in systems(judge).values():
-        if side := side_of(win_rate(c.people)):
-            rate = win_rate(c.won)
-            counts.clear += 1
-            counts.right += (rate.mean - 0.5) * side > 0
-            counts.right_and_clear += side_of(rate) == side
-    return counts
-
-
-def of_people() -> None:
-    logging.info(
-        "\nPandaLM's pairs of systems: majority of people, longer wins, length-controlled, verdict"
-    )
-    for pair, c in systems("majority").items():
-        figures = comparison_results(replace(c, people=c.people * np.nan), 0.95, 0.9)
-        matched = figures["matched"] and figures["matched"]["win_rate"]
-        rates = figures["win_rate"], figures["nulls"]["longer wins"], matched
-        texts = [
-            "{mean:.3f} ({low:.3f} to {high:.3f})".format(**rate) if rate else "none"
-            for rate in rates
-        ]
-        logging.info(
-            "%s, %s: %d | %s | %s", *pair, len(c.won), " | ".join(texts), figures["effect"]
-        )
-    logging.info("judge: pairs that people order clearly, sign right, right and clear")
-    for judge in (*ANNOTATORS, "longer wins"):
-        counts = ordered(judge)
-        logging.info("%-12s %2d %2d %2d", judge, counts.clear, counts.right, counts.right_and_clear)
-
-
 def main(tables: int = 2000) -> None:
     logging.info("%d tables of equally good models: %% with a verdict, with any effect", tables)
     for alike in (0.0, 0.75):
@@ -283,8 +203,6 @@ def main(tables: int = 2000) -> None:
                     f.width_alone,
                     f.width / f.width_alone,
                 )
-    if DATA.exists():
-        of_people()
 
 
 def power_of(prompts: int, ties: float, tables: int = 2000) -> float:

@@ -1,6 +1,7 @@
 """Answer rules, on answers as small models write them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from stages.curation import languages
 from stages.curation.answer_rules import find_broken_rule, is_repetitive, is_within, logprob_limits
 from stages.store.records import Candidate, Check, Example
+from tests.rows import candidate, prompt
 
 REQUEST = "Explain how tides work to somebody who has never seen the sea."
 GOOD = (
@@ -18,16 +20,13 @@ GOOD = (
 GERMAN = "Der Mond zieht das Wasser zu sich hin, und so steigt das Meer, bis es Stunden danach wieder fällt."
 
 
-def prompt(*checks: Check) -> Example:
-    return Example(
-        "p", [{"role": "user", "content": REQUEST}], None, "open", "t", "sft", checks=list(checks)
-    )
+def request(*checks: Check) -> Example:
+    return prompt("p", REQUEST, checks=[*checks])
 
 
-def candidate(
-    text: str, finish_reason: str = "stop", logprob: float | None = -30.0, n_tokens: int = 30
-) -> Candidate:
-    return Candidate("p", "c", "m", "hf", 0.9, 0, text, None, finish_reason, logprob, n_tokens)
+def answer(text: str, finish_reason: str = "stop", **fields: Any) -> Candidate:
+    drawn = {"logprob": -30.0, "n_tokens": 30, "finish_reason": finish_reason}
+    return candidate("p", text, **drawn | fields)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,7 @@ def candidate(
     ],
 )
 def test_a_plain_answer_breaks_no_rule(text: str) -> None:
-    assert find_broken_rule(prompt(), candidate(text)) is None
+    assert find_broken_rule(request(), answer(text)) is None
 
 
 @pytest.mark.parametrize(
@@ -78,27 +77,27 @@ def test_a_plain_answer_breaks_no_rule(text: str) -> None:
     ],
 )
 def test_a_rule_names_what_is_wrong(text: str, finish_reason: str, reason: str) -> None:
-    assert find_broken_rule(prompt(), candidate(text, finish_reason)) == reason
+    assert find_broken_rule(request(), answer(text, finish_reason)) == reason
 
 
 def test_a_requested_language_is_allowed() -> None:
     spanish = "La luna atrae el agua del mar hacia arriba, y cuando la fuerza cambia baja otra vez durante horas."
     assert (
-        find_broken_rule(prompt(Check("in_language", {"language": "Spanish"})), candidate(spanish))
+        find_broken_rule(request(Check("in_language", {"language": "Spanish"})), answer(spanish))
         is None
     )
 
 
 def test_the_limits_exclude_the_highest_and_lowest_log_probs() -> None:
-    pool = [candidate(GOOD, logprob=-30.0 * i / 100) for i in range(101)]
+    pool = [answer(GOOD, logprob=-30.0 * i / 100) for i in range(101)]
     limits = logprob_limits(pool)
     inside = [c for c in pool if is_within(c, limits)]
     assert inside == pool[2:99], "UNUSUAL leaves out fewer than a twentieth"
     assert all(is_within(c, logprob_limits(pool[:20])) for c in pool[:20]), (
         "few candidates are all inside"
     )
-    assert is_within(candidate(GOOD, logprob=None), limits)
-    assert is_within(pool[0], logprob_limits([candidate(GOOD, logprob=None)]))
+    assert is_within(answer(GOOD, logprob=None), limits)
+    assert is_within(pool[0], logprob_limits([answer(GOOD, logprob=None)]))
 
 
 @pytest.mark.parametrize(

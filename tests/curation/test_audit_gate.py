@@ -3,7 +3,6 @@ prompts inside rows, verbatim and changed."""
 
 import json
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from stages.config.choices import AUDIT_CODES
 from stages.curation.audit import faults, mistakes
 from stages.curation.audit.auditor import Auditor, held_out
 from stages.curation.audit.codes import ALONE, DESCRIPTIONS
-from stages.curation.audit.overlap import FEWEST, HeldOut, SeenTexts, sketch
+from stages.curation.audit.overlap import FEWEST, HeldOut
 from stages.formats.format import ParsedRow
 from stages.tasks.words import NOUNS, VERBS
 
@@ -152,19 +151,6 @@ def test_a_near_copy_in_another_split_is_reported_and_stays() -> None:
     assert not auditor.findings(near, "validation")
 
 
-def test_planted_edits_are_near_and_other_texts_are_not() -> None:
-    rng, seen = random.Random(0), SeenTexts()
-    earlier = [*texts(300, 25)]
-    for text in earlier:
-        assert seen.find_nearest(sketch(text)) is None
-        seen.add(sketch(text), text)
-    twins = [seen.find_nearest(sketch(edited(text, rng))) for text in earlier]
-    right = sum(
-        twin is not None and twin.name == text for twin, text in zip(twins, earlier, strict=True)
-    )
-    assert right >= 0.95 * len(earlier)
-
-
 def test_evaluation_prompts_are_found_changed_and_inside_longer_texts() -> None:
     rng, held_out_prompts = random.Random(0), HeldOut()
     prompts = [*texts(60, 12, seed=1)]
@@ -265,21 +251,6 @@ def test_sums_that_hold_and_sums_that_do_not() -> None:
 )
 def test_algebra_and_code_are_no_sums(text: str) -> None:
     assert mistakes.find_wrong_sum(text) is None
-
-
-@pytest.mark.extended
-def test_a_long_sum_without_a_result_takes_no_time() -> None:
-    """Each further term would double the time if every reading of the earlier ones were tried."""
-    terms, start = [str(i) for i in range(2000)], time.process_time()
-    for text in (
-        " + ".join(terms),
-        " - ".join(terms),
-        "7" * 20_000,
-        f"{'9' * 5000} + 0 = {'9' * 5000}",
-    ):
-        assert mistakes.find_wrong_sum(text) is None
-    assert mistakes.find_wrong_sum(f"{' + '.join(terms)} = 1")
-    assert time.process_time() - start < 5, "20 terms took 10 s, and each further one doubles that"
 
 
 def test_real_addresses_are_personal_data() -> None:

@@ -14,8 +14,8 @@ from stages.curation.harmonize import FIXES, Harmonizer, normalise_whitespace, r
 from stages.formats.format import ParsedRow
 from stages.formats.turns import TOOLS
 from stages.store.records import Example, load
-from stages.store.workspace import StageDir
 from tests.helpers import refused
+from tests.rows import work
 from tests.stages.reading import joined
 
 USER, SYSTEM = {"role": "user", "content": "a"}, {"role": "system", "content": "s"}
@@ -146,7 +146,7 @@ def run_data(
     source = Source(str(folder / "rows.jsonl"), splits={"sft": 1.0})
     metrics = joined(
         Data(seed=0, sources=[source], max_bad=1.0, **settings),
-        StageDir(folder, lambda metrics, step: None),
+        work(folder),
     )
     return load(folder / "examples.parquet", Example), metrics
 

@@ -20,7 +20,7 @@ from stages.store.records import Judgement
 from tests.endpoints.misbehaving import WAYS, Misbehaving
 from tests.endpoints.servers import running
 from tests.labelers.judging import block
-from tests.labelers.pools import pool, work
+from tests.rows import pool, work_with_calls
 
 pytest.importorskip("openai")
 KEY = "sk-0/1+2=abcDEF0123456789"  # characters that every encoding escapes differently
@@ -41,7 +41,7 @@ def judged(url: str, folder: Path) -> tuple[list[Judgement] | UserError, Jury]:
     label = copy.deepcopy(LABEL())
     runtime = EndpointRuntime(timeout=TIMEOUT, retries=0)
     label.endpoints = [Endpoint(url, "judge", "JUDGE_KEY", runtime=runtime)]
-    jury = Jury(label, work(folder))
+    jury = Jury(label, work_with_calls(folder))
     try:
         return sorted(jury.judge_all(pool(["one", "two"], ["three", "four"])), key=str), jury
     except UserError as error:

@@ -8,6 +8,7 @@ import pytest
 
 from stages.evaluation.learnt_scores import best_of_n, curve, length_warning
 from stages.store.records import Candidate, Check, Example, Judgement
+from tests.rows import candidate, prompt
 
 
 def test_the_best_of_n_is_what_all_draws_give() -> None:
@@ -32,13 +33,8 @@ def pool(
     `score`: the candidate's score as a function of that number.
     """
     check = Check("keywords", {})
-    examples = [
-        Example(f"p{i}", [], None, "", "", "preference", checks=[check]) for i in range(prompts)
-    ]
-    answers = [(e.id, k) for e in examples for k in range(8)]
-    candidates = [
-        Candidate(p, f"{p}/{k}", "", "", 0.0, 0, str(k), None, "stop", None, k) for p, k in answers
-    ]
+    examples = [prompt(f"p{i}", checks=[check]) for i in range(prompts)]
+    candidates = [candidate(e.id, str(k), k) for e in examples for k in range(8)]
     judged = [
         Judgement(c.prompt_id, "", c.candidate_id, score=score(int(c.text))) for c in candidates
     ]  # type: ignore[operator]

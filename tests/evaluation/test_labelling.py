@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from stages.evaluation.agreement import share as independent
 from stages.evaluation.intervals import Interval
 from stages.evaluation.labelling import Labelling, share
 from stages.store.records import Judgement
-from tests.labelers.pools import pool
+from tests.rows import pool
 
 LENGTHS = [[random.Random(i * 7 + j).randint(1, 40) for j in range(3)] for i in range(300)]
 POOL = pool(
@@ -63,27 +63,6 @@ def test_what_tells_nothing_apart_is_counted_by_prompts() -> None:
         1,
         1,
     ] and tied.longer() is None
-
-
-def test_the_closest_calls_come_first_and_one_a_prompt() -> None:
-    labelling = labelled(lambda n, _: n / 40, pairwise=False)
-    calls = labelling.calls()
-    gaps = {
-        p: min((abs(a - b) for a in each for b in each if a != b), default=0)
-        for p, each in enumerate(LENGTHS)
-    }
-    assert [round(call.gap * 40) for call in calls] == sorted(gap for gap in gaps.values() if gap)
-    assert all(call.better.n_tokens > call.worse.n_tokens for call in calls)
-    assert len({call.better.prompt_id for call in calls}) == len(calls)
-
-
-def test_missing_judgements_are_part_of_no_share() -> None:
-    whole = labelled(lambda n, _: n / 40, pairwise=True)
-    lost = [replace(j, preference=None, error="cut off") for j in whole.judgements[:90]]
-    partly = Labelling(whole.prompts, whole.candidates, [*lost, *whole.judgements[90:]])
-    assert len(partly.valid) == len(whole.judgements) - 90
-    rest = Labelling(whole.prompts, whole.candidates, whole.judgements[90:])
-    assert partly.longer() == rest.longer() and partly.longer() != whole.longer()
 
 
 def test_a_task_has_the_judgements_of_its_prompts() -> None:

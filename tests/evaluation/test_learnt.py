@@ -21,11 +21,10 @@ from stages.evaluation.learnt import (
     log_probs,
     placements,
     read_held_out,
-    sentence,
 )
 from stages.store.records import Pair, load, save
 from tests.helpers import Chain, build, settings
-from tests.stages.reading import work
+from tests.rows import work
 
 TITLES = {"base": "Base", "sft": "SFT", "policy": "DPO"}
 
@@ -154,28 +153,6 @@ def test_learnable_preferences_are_learnt_and_a_coins_are_not(chain: Chain, tmp_
     rule, coin = (figures[name]["ratio"]["policy"] for name in ("rule", "coin"))
     assert rule["low"] > 0.9
     assert coin["low"] < 0.5 < coin["high"]
-
-
-def figures_of(
-    mean: float, low: float, high: float, pairs: int = 203, note: str = ""
-) -> dict[str, Any]:
-    return {
-        "ratio": {"policy": {"mean": mean, "low": low, "high": high}},
-        "of": f"{pairs} pairs",
-        "note": note,
-    }
-
-
-def test_a_sentence_names_what_was_learnt_and_what_became_worse() -> None:
-    def said_of(*figures):
-        return sentence(figures_of(*figures), TITLES, "; BUT")
-
-    text = said_of(0.852, 0.801, 0.893)
-    assert text.startswith("DPO learnt the preferences") and text.endswith("; BUT.")
-    assert all(part in text for part in ("85.2%", "80.1%", "89.3%", " 203 ", "chance 50%"))
-    assert "the opposite" in said_of(0.2, 0.1, 0.3)
-    assert "did not measurably learn" in said_of(0.5, 0.4, 0.6)
-    assert said_of(0.9, 0.8, 1.0, 26, "too few to say").startswith("Too few to say")
 
 
 def test_cautions_are_what_became_worse_by_more_than_is_usual() -> None:

@@ -13,7 +13,8 @@ from stages import pairs
 from stages.config.choices import Strategy
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.tasks.checks import share_passed
-from tests.stages.test_pairs import block, candidate, pool, work
+from tests.rows import candidate, judged_pool, work
+from tests.stages.test_pairs import block
 
 CHECKS = [Check("upper"), Check("equals", {"text": "YES"})]  # YES passes both, NO one, yes none
 WORDS = {1: "right", -1: "wrong", 0: "neither"}
@@ -26,7 +27,7 @@ def judged(tmp_path: Path) -> Path:
     for i in range(40):
         texts = ["YES", "YES ", "NO", "NAY", "yes", "yea"]
         answers[f"q{i}"] = [(candidate(f"q{i}", text), None) for text in texts]
-    folder = pool(tmp_path / "pool", dict(answers))
+    folder = judged_pool(tmp_path / "pool", dict(answers))
     prompts = load(folder / "prompts.parquet", Example)
     save(folder / "prompts.parquet", [replace(p, checks=CHECKS) for p in prompts], Example)
     judgements = []
@@ -97,7 +98,7 @@ def test_words_on_judgements_count_for_their_pairs_and_copies_and_no_check_besid
     words: list[tuple[tuple[Candidate, ...], str]], expected: dict[str, int], tmp_path: Path
 ) -> None:
     """Both the judge and the checks prefer A to B, A to C, and B to C."""
-    folder = pool(tmp_path / "pool", {"q": [(c, None) for c in (A, COPY, B, C)]})
+    folder = judged_pool(tmp_path / "pool", {"q": [(c, None) for c in (A, COPY, B, C)]})
     [prompt] = load(folder / "prompts.parquet", Example)
     save(folder / "prompts.parquet", [replace(prompt, checks=CHECKS)], Example)
     preferred = [

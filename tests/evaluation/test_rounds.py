@@ -6,6 +6,7 @@ import pytest
 
 from stages.evaluation.rounds import compare_rounds, sentence, table_rows
 from stages.store.records import Candidate, Check, Example, save
+from tests.rows import candidate
 
 PROMPTS = 40
 RIGHT = [10, 16, 36, 20]  # answers of SFT and of three rounds that pass
@@ -36,10 +37,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
             save(folder / "examples.parquet", examples, Example)
             continue
         texts = ["yes" if i < RIGHT[int(name[-1])] else "no" for i in range(PROMPTS)]
-        answers = [
-            Candidate(f"{i}", f"c{i}", name, "x", 0.0, 0, text, None, "stop", None, 1)
-            for i, text in enumerate(texts)
-        ]
+        answers = [candidate(f"{i}", text) for i, text in enumerate(texts)]
         save(folder / "answers.parquet", answers, Candidate)
     return folders
 

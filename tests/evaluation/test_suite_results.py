@@ -10,13 +10,12 @@ import pytest
 from stages.config.blocks.data import Suites
 from stages.config.blocks.evaluation import FORMS
 from stages.config.choices import SUITES
-from stages.config.exit_codes import GateCode
 from stages.evaluation.measures import Measure
-from stages.evaluation.noninferiority import by_measure, compare
 from stages.evaluation.suite_results import OWN, sentence, suite_results
 from stages.store.records import Candidate, Example
 from stages.tasks.suites import generate, read_tables
 from tests.helpers import TINY, settings
+from tests.rows import candidate
 
 TITLES = {"base": "Base", "sft": "SFT", "policy": "DPO"}
 REFUSAL, MADE_UP = "I'm sorry, but I can't help with that.", "It is Anna Miller, with 99 of them."
@@ -79,7 +78,7 @@ def refusing_everything(e: Example, form: str) -> str:
 
 
 def answer(text: str) -> Candidate:
-    return Candidate("p", "c", "m", "hf", 0.0, 0, text, [], "stop", -1.0, len(text.split()))
+    return candidate("p", text, len(text.split()))
 
 
 @cache
@@ -138,27 +137,6 @@ def test_a_policy_with_one_bad_habit_is_named_by_its_suite_alone(
         assert all(
             each["score"]["policy"]["mean"] == 1 for name, each in results.items() if name != suite
         )
-
-
-@pytest.mark.parametrize(
-    ("policy", "suite"),
-    [
-        (over_refusing, "refusal"),
-        (always_unsure, "unknown"),
-        (knowing_one_template, "templates"),
-        (forgetting, "turns"),
-    ],
-)
-def test_the_gate_names_the_suite_that_got_worse(policy: Policy, suite: str) -> None:
-    old, new = (by_measure(outcomes_of(each)[1]) for each in (good, policy))
-    lines = compare([old], [new], margin=0.05, confidence=0.95)
-    assert {line.measure for line in lines if line.code is GateCode.worse} == {
-        f"{suite}: score",
-        f"{suite}: no fault",
-    }
-    assert {line.code for line in compare([old], [old], margin=0.05, confidence=0.95)} == {
-        GateCode.passes
-    }
 
 
 @pytest.mark.parametrize(

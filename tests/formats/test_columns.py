@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.formats.detection import PEEKED
-from stages.formats.source_reading import ReadReport, convert
 from stages.store.digests import files_of
 from tests.formats.reading import lines, read, summarize
 
@@ -72,20 +70,6 @@ def test_text_of_some_task_is_no_running_text(other_columns: dict, tmp_path: Pat
     assert read(
         lines(tmp_path, [{"text": "a", "url": "u", "token_count": 3, "meta": {"x": 1}}])
     ).parsed
-
-
-def test_a_set_with_questions_about_texts_may_be_phrased(tmp_path: Path) -> None:
-    row = {
-        "title": "t",
-        "context": "c",
-        "question": "q",
-        "answers": {"text": ["a"], "answer_start": [0]},
-    }
-    with pytest.raises(
-        UserError, match=r"requests without answers.*data.sources\[0\].task=question_answering"
-    ):
-        read(lines(tmp_path, [row]))
-    assert read(lines(tmp_path, [row]), task="question_answering").parsed
 
 
 def test_a_column_of_later_rows_is_read_or_refused_too(tmp_path: Path) -> None:
@@ -170,33 +154,6 @@ def test_a_format_can_be_chosen(tmp_path: Path) -> None:
     assert summarize(read(file)) == [(["a"], ["b"], None)]
     with pytest.raises(UserError, match="are preferences"):
         read(file, format="chosen_rejected")
-
-
-def test_the_way_out_is_one_that_the_source_has(tmp_path: Path) -> None:
-    """Data sets of the evaluation have no splits, and their pairs are not trained on."""
-    file = lines(tmp_path, [{"prompt": "a", "chosen": "b", "rejected": "c"}])
-    chosen = "columns={completion: chosen, rejected: null} to read one answer of each row"
-    with pytest.raises(UserError) as raised:
-        read(tmp_path)
-    assert re.search(
-        rf"Type label=dataset label.path={tmp_path} .* or data.sources\[0\].{chosen}",
-        str(raised.value),
-    )
-    with pytest.raises(UserError) as raised:
-        list(
-            convert(
-                Source(str(file)), "outside[0].path", lambda row: row, Purpose.answers, ReadReport()
-            )
-        )
-    assert str(raised.value).endswith(f"Type outside[0].{chosen}.")
-
-
-def test_a_format_that_cannot_be_is_refused_with_those_that_can(tmp_path: Path) -> None:
-    file = lines(tmp_path, [ALPACA])
-    with pytest.raises(
-        UserError, match=r"sources\[0\].format=several: .*Type one of kto, chat, answered"
-    ):
-        read(file, format="several")
 
 
 def test_the_door_says_what_was_read_as_what(tmp_path: Path) -> None:
@@ -358,38 +315,6 @@ def test_two_columns_that_may_be_the_same_are_refused(
     assert read(lines(tmp_path, [{**row, other: row[one]}])).parsed
 
 
-@pytest.mark.parametrize(
-    ("role", "path", "message"),
-    [
-        ("completion", "answer.vlaue", r"has no 'vlaue' in answer. Did you mean 'value'"),
-        ("system", "meta.sytem", r"has no 'sytem' in meta. Did you mean 'system'"),
-        ("input", "notes.0.txt", r"has no 'txt' in notes.0. Did you mean 'text'"),
-        ("licence", "frage.x", r"has no 'x' in frage. .*type {licence: frage}"),
-    ],
-)
-def test_a_typo_inside_of_a_path_is_refused_with_the_nearest_name(
-    role: str, path: str, message: str, tmp_path: Path
-) -> None:
-    row = {
-        "frage": "a",
-        "answer": {"value": "b"},
-        "meta": {"system": None},
-        "notes": [{"text": "c"}],
-    }
-    columns = {"prompt": "frage", "completion": "answer.value"} | {role: path}
-    with pytest.raises(UserError, match=rf"sources\[0\].columns={{{role}: {path}}}: .*{message}"):
-        read(lines(tmp_path, [row]), columns=columns)
-    # An empty value counts as present, and so does a key that only one row has.
-    good = {
-        "prompt": "frage",
-        "completion": "answer.value",
-        "system": "meta.system",
-        "input": "late.text",
-    }
-    rows = [*[row] * (PEEKED + 1), {**row, "late": {"text": "d"}}]
-    assert summarize(read(lines(tmp_path, rows), columns=good))[-1] == (["a\n\nd"], ["b"], None)
-
-
 def test_two_of_several_answers_are_no_preference(tmp_path: Path) -> None:
     row = {"prompt": "a", "answer_1": "b", "answer_2": "c", "preference": 2}
     assert summarize(read(lines(tmp_path, [row]), Purpose.preferences)) == [
@@ -408,29 +333,6 @@ def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
         read(file, Purpose.preferences)
     result = read(file, Purpose.preferences, labels={-1: "response_1", 1: "response_2"})
     assert [each.scores for each in result.parsed] == [[1, 0], [0, 1]]
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        (
-            {"prompt": ["a", "c"], "completion": "b"},
-            "prompt: holds 2 requests: type `columns: {prompt: prompt.0}`",
-        ),
-        ({"prompt": [ASK], "input": "c", "completion": "b"}, "type `columns: {input: null}`"),
-        (
-            {"question": "a", "answer": {"value": "b"}},
-            "type `columns: {completion: answer.KEY}`; its keys are value",
-        ),
-        (
-            {"question": "a", "answer": True},
-            "must be text, is bool: type `labels: {true: WORD, …}`",
-        ),
-    ],
-)
-def test_a_row_says_what_would_have_it_read(row: dict, reason: str, tmp_path: Path) -> None:
-    [bad] = read(lines(tmp_path, [row])).bad_rows
-    assert reason in str(bad.error)
 
 
 def test_a_number_is_an_answer_where_numbers_are_checked(tmp_path: Path) -> None:

@@ -6,11 +6,8 @@ import gzip
 import io
 import json
 import lzma
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -147,6 +144,7 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
             b"SQLite format 3\0",
             r"sqlite3 -header -csv /.*/rows.db 'select \* from TABLE' > rows.csv",
         ),
+        ("rows.parquet", b"PAR1 not all of it", "broken or cut off"),
         ("rows.pkl", b"\x80\x04K", "a pickle, which may run code"),
         ("rows.yaml", "- prompt: a\n", r"is YAML. Write it as JSON lines: python -c .*rows.yaml"),
         (
@@ -173,21 +171,6 @@ def test_what_has_no_rows_is_refused_with_a_way_out(
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
         read(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    "line",
-    ['{"a": "b', '{"a": "\u00e9', '{"a" 1}', '{"a": 1} x', "\x0b{}", "{}\x0c", "[1,]", "nul"],
-)
-def test_a_broken_line_is_told_as_the_decoder_tells_it(line: str, tmp_path: Path) -> None:
-    """The carriage return may be inside a string that was not closed."""
-    file = tmp_path / "rows.jsonl"
-    file.write_bytes(f"{json.dumps(ROWS[0])}\r\n {line}\r\n".encode())
-    with pytest.raises(json.JSONDecodeError) as raised:
-        json.loads(f" {line}\r")
-    first, row = rows_of(file)
-    assert (first.value, row.line, row.value) == (ROWS[0], 2, f" {line}\r")
-    assert str(row.error) == f"broken JSON: {raised.value.msg}"
 
 
 def test_plain_text_is_divided_as_it_is_told(tmp_path: Path) -> None:
@@ -236,43 +219,6 @@ def test_an_open_quote_loses_no_line_silently(tmp_path: Path) -> None:
     result = read(tmp_path / "rows.csv")
     assert (len(result.parsed), len(result.bad_rows)) == (5, 15)
     assert "from line 7 on" in str(result.bad_rows[-1].error)
-
-
-def test_a_table_is_read_in_groups_of_rows(tmp_path: Path) -> None:
-    rows = pa.table({"instruction": [str(i) for i in range(5000)], "output": ["b"] * 5000})
-    pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=700)
-    assert [row.line for row in rows_of(tmp_path / "rows.parquet")] == list(range(1, 5001))
-
-
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.txt", "rows.csv"])
-def test_a_file_in_windows_1252_is_told_with_the_command_that_converts_it(
-    name: str, tmp_path: Path
-) -> None:
-    row = {"instruction": "Größe?", "output": "5 €"}
-    text = {
-        ".jsonl": f"{json.dumps(row, ensure_ascii=False)}\n",
-        ".json": json.dumps([row], ensure_ascii=False),
-    }
-    file = tmp_path / name
-    file.write_bytes(text.get(file.suffix, "instruction,output\nGröße?,5 €\n").encode("cp1252"))
-    command = f"iconv -f CP1252 -t UTF-8 {file} > rows.utf8{file.suffix}"
-    try:
-        messages = [str(row.error) for row in rows_of(file, "file") if row.error]
-    except UserError as error:
-        messages = [str(error)]
-    [message] = messages
-    assert "not UTF-8, but maybe Windows-1252: " in message
-    assert command in message
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    [converted] = rows_of(tmp_path / f"rows.utf8{file.suffix}", "file")
-    assert not converted.error
-    assert "Größe" in str(converted.value)
-
-
-def test_bytes_that_are_no_text_at_all_are_told_as_such(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "\x81\x00\xff"}\n')
-    [row] = rows_of(tmp_path / "rows.jsonl")
-    assert str(row.error) == "not UTF-8"
 
 
 def test_rows_by_their_ids_keep_them(tmp_path: Path) -> None:
@@ -346,13 +292,6 @@ def test_every_file_of_a_folder_is_read_however_its_name_ends(tmp_path: Path) ->
     assert len(read(tmp_path / "texts", documents="lines").parsed) == 2
 
 
-def test_an_object_may_go_on_behind_its_first_field(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text(
-        '{"prompt": "q",\n "completion": "a"}\n{"prompt": "r",\n "completion": "b"}\n'
-    )
-    assert summarize(read(tmp_path / "rows.json")) == [(["q"], ["a"], None), (["r"], ["b"], None)]
-
-
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
@@ -369,57 +308,3 @@ def test_turns_may_be_a_row_and_a_row_a_file(contents: dict[str, str], tmp_path:
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
     assert summarize(read(tmp_path)) == [(["a"], ["b"], None)] * 2
-
-
-def test_a_folder_of_many_files_has_a_few_notes(tmp_path: Path) -> None:
-    for i in range(30):
-        (tmp_path / f"{i}.json").write_text(json.dumps({"messages": TURNS}))
-    notes = read(tmp_path).notes
-    assert len(notes) == 10 and "21 more files" in notes[-1]
-
-
-def test_the_command_that_replaces_what_is_no_number_does_so_in_lists_too(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"a": NaN, "b": [NaN,1, NaN]}\n')
-    [row] = rows_of(file)
-    command = str(row.error).split("Write null: ")[1]
-    mended = subprocess.run(
-        f"{command} {file}", shell=True, check=True, capture_output=True, text=True
-    ).stdout
-    assert json.loads(mended) == {"a": None, "b": [None, 1, None]}
-
-
-ROW = {"prompt": "a", "completion": "b"}
-
-
-@pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq")
-@pytest.mark.parametrize(
-    ("value", "rows"),
-    [
-        ({"a": [ROW], "b": [ROW] * 2}, [ROW] * 2),
-        ({"label": "s", "the rows": [ROW]}, [{"label": "s", **ROW}]),
-        ({"it's": [ROW], "def": ["é"]}, [{"def": ["é"], **ROW}]),
-        ({"1": ROW}, [ROW]),
-    ],
-)
-def test_the_advised_command_writes_rows(value: Any, rows: list[Any], tmp_path: Path) -> None:
-    file = tmp_path / "the file.json"
-    file.write_text(json.dumps(value, indent=1))
-    with pytest.raises(UserError) as raised:
-        list(rows_of(file))
-    command = "jq" + str(raised.value).partition("jq")[2]
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    written = (tmp_path / "rows.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in written] == rows
-
-
-@pytest.mark.parametrize(
-    "value",
-    [{"a": {"valid": 60}, "b": {"lines": {"1": "cut"}}}, {"x": 1, "y": 2}, {"a": [{"n": 1}]}],
-)
-def test_no_command_is_advised_that_writes_no_text(value: Any, tmp_path: Path) -> None:
-    file = tmp_path / "rows.json"
-    file.write_text(json.dumps(value, indent=1))
-    with pytest.raises(UserError, match="one JSON object without rows") as raised:
-        list(rows_of(file))
-    assert "jq" not in str(raised.value)

@@ -153,13 +153,6 @@ def test_requests_of_a_batch_are_prompts(tmp_path: Path) -> None:
         read(file)
 
 
-def test_what_a_user_says_of_a_known_set_counts(tmp_path: Path) -> None:
-    row = {"query": "a", "answers": '[{"name": "f", "arguments": {}}]', "tools": "[]", "other": "d"}
-    assert summarize(read(lines(tmp_path, [row]), columns={"completion": "other"})) == [
-        (["a"], ["d"], None)
-    ]
-
-
 MESSAGES: list[tuple[dict[str, Any], list[str], str]] = [
     # Anthropic's blocks, Gemini's and Bedrock's parts
     (

@@ -5,19 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from stages.config.blocks.data import Data, Source
 from stages.config.blocks.labels import PreferenceFile
 from stages.formats.column_mapping import Purpose
-from stages.labelers.dataset import Dataset
 from stages.models import model_card
-from stages.pairs import run as run_pairs
 from stages.store.licences import UNKNOWN
-from stages.store.records import Candidate, Example, Pair, load, save
-from stages.store.workspace import StageDir
+from stages.store.records import Example, load
 from tests.formats.reading import lines, read
 from tests.helpers import Chain, nodes, settings
+from tests.rows import work
 from tests.stages.reading import joined
 
 ROWS = [
@@ -39,7 +35,7 @@ def read_examples(
     read_from = Source(str(lines(folder, rows)), **source)
     metrics = joined(
         Data(seed=0, sources=[read_from], max_bad=0.0),
-        StageDir(folder, lambda metrics, step: None),
+        work(folder),
     )
     return load(folder / "examples.parquet", Example), metrics
 
@@ -66,59 +62,6 @@ def test_nothing_is_said_where_nothing_is_stated(tmp_path: Path) -> None:
     )
     assert before.fingerprint != after.fingerprint
     assert "licence" not in json.dumps(before.settings)
-
-
-def test_a_store_from_before_can_be_read(tmp_path: Path) -> None:
-    """An older table lacks the columns that were added later."""
-    example = Example("i", [{"role": "user", "content": "a"}], "b", "s", "t", "sft")
-    save(tmp_path / "new.parquet", [example], Example)
-    table = pq.read_table(tmp_path / "new.parquet")
-    pq.write_table(table.drop_columns(["trained", "licence", "origin"]), tmp_path / "old.parquet")
-    assert (
-        load(tmp_path / "old.parquet", Example)
-        == load(tmp_path / "new.parquet", Example)
-        == [example]
-    )
-
-
-def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
-    rows = [
-        {
-            "prompt": f"ask {i}",
-            "chosen": "b",
-            "rejected": "c",
-            "page": i // 6,
-            **({"by": "mit"} if i else {}),
-        }
-        for i in range(60)
-    ]
-    cfg = settings(
-        "recipe=tiny",
-        "label=dataset",
-        f"label.path={lines(tmp_path, rows)}",
-        "label.columns={licence: by, group: page}",
-        "pairs.validation_fraction=0.4",
-    )
-    dataset = Dataset(cfg.label, StageDir(tmp_path, lambda metrics, step: None))
-    pool = dataset.pool({})
-    save(tmp_path / "prompts.parquet", pool.prompts, Example)
-    save(tmp_path / "candidates.parquet", pool.candidates, Candidate)
-    judgements = [each for prompt in pool.prompts for each in dataset.judge(prompt, [])]
-    save(tmp_path / "judgements.parquet", judgements, type(judgements[0]))
-    (tmp_path / "pairs").mkdir()
-    metrics = run_pairs(
-        cfg.pairs, {"judged": tmp_path}, StageDir(tmp_path / "pairs", lambda metrics, step: None)
-    )
-    assert metrics["licences"] == {"mit": 59, UNKNOWN: 1}
-    sides = {
-        (pair.prompt[0]["content"], pair.split)
-        for pair in load(tmp_path / "pairs/pairs.parquet", Pair)
-    }
-    held_out = {int(ask.split()[1]) // 6 for ask, split in sides if split == "validation"}
-    assert 0 < len(held_out) < 10
-    assert all(
-        (int(ask.split()[1]) // 6 in held_out) == (split == "validation") for ask, split in sides
-    )
 
 
 def test_a_source_of_labels_may_state_one(tmp_path: Path) -> None:

@@ -127,24 +127,6 @@ def test_labels_are_words_and_told(tmp_path: Path) -> None:
     assert "2 labels share their first" in result.notes[2]
 
 
-def test_a_task_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
-    task = tmp_path / "capitals.yaml"
-    task.write_text(
-        'columns: {land: country land, city: capital}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n'
-    )
-    file = lines(tmp_path, [{"country": "Norway", "capital": "Oslo"}])
-    [each] = read(file, task=str(task)).parsed
-    assert (each.messages[0]["content"], each.answers) == ("Norway?", ["Oslo"])
-    task.write_text('columns: {land: country}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n')
-    with pytest.raises(UserError, match=r"capitals.yaml: .* 'city'"):
-        read(file, task=str(task))
-    task.write_text("- nothing")
-    with pytest.raises(
-        UserError, match=r"capitals.yaml: a task needs the keys columns, phrasings and answer "
-    ):
-        read(file, task=str(task))
-
-
 def test_columns_that_are_missing_are_told(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"satz": "a", "label": "pos"}])
     with pytest.raises(UserError, match=r"task=sentiment .*columns={ROLE: COLUMN}"):
@@ -186,10 +168,7 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
         label = next(key for key in ("label", "answer", "correct_answer") if key in row)
         question = next(key for key in row if row[key] == "q")
         columns = {"question": question, **columns, "label": label}
-        setting = (
-            f"{{question: {question}, options: [{', '.join(columns['options'])}], label: {label}}}"
-        )
-        assert f"columns={setting} to write them" in str(raised.value)
+        assert f"question: {question}" in str(raised.value)
     result = read(file, task="multiple_choice", columns=columns).parsed[0]
     assert result.answers == ["y"]
     assert all(
@@ -225,7 +204,7 @@ def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_p
     file = lines(
         tmp_path, [{"text": "t", "label": ["joy"]}, {"text": "u", "label": ["joy", "rage"]}]
     )
-    with pytest.raises(UserError, match=r"type `columns: {label: label.0}`"):
+    with pytest.raises(UserError, match=r"columns: {label: label.0}"):
         read(file, task="sentiment")
     assert "joy" in str(read(file, task="sentiment", columns={"label": "label.0"}).parsed[0])
 

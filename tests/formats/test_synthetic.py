@@ -17,9 +17,9 @@ from stages.labelers.dataset import Dataset as PreferenceLabeler
 from stages.models import model_card
 from stages.samplers.candidate_file import read_candidates
 from stages.store.records import Pair, save
-from stages.store.workspace import StageDir
 from tests.formats.reading import ReadResult, lines, read
 from tests.helpers import settings
+from tests.rows import work
 from tests.stages.reading import joined
 
 ASKED = [{"instruction": f"ask {i}"} for i in range(4)]
@@ -137,43 +137,11 @@ def test_ratings_keep_the_models_and_not_the_judge(tmp_path: Path) -> None:
     assert [row.models for row in read(lines(tmp_path, judged)).parsed] == [None]
 
 
-def test_chosen_and_rejected_keep_each_its_model(tmp_path: Path) -> None:
-    """The models of the generations are in another order."""
-    pairs = [
-        {
-            **row,
-            "prompt": row["instruction"],
-            "chosen": [
-                {"role": "user", "content": row["instruction"]},
-                {"role": "assistant", "content": "better"},
-            ],
-            "chosen_model": "large",
-            "chosen_rating": 5,
-            "rejected": [
-                {"role": "user", "content": row["instruction"]},
-                {"role": "assistant", "content": "worse"},
-            ],
-            "rejected_model": "small",
-            "rejected_rating": 2,
-        }
-        for row in RATED
-    ]
-    result = read(distiset(tmp_path, dpo=pairs), Purpose.preferences)
-    assert contents(result)[0] == ("ask 0", ["better", "worse"], ["large", "small"])
-
-
 def test_steps_are_not_read_as_one(tmp_path: Path) -> None:
     folder = distiset(tmp_path, text_generation_0=GROUPED, ultrafeedback_0=RATED)
     with pytest.raises(UserError, match=r"text_generation_0' or .*ultrafeedback_0'"):
         read(folder, Purpose.preferences)
     assert len(read(folder / "ultrafeedback_0", Purpose.preferences).parsed) == 4
-
-
-def test_responses_keep_their_model_and_failures_their_reason(tmp_path: Path) -> None:
-    result = read(curated(tmp_path, parsed=False))
-    assert contents(result) == [(f"ask {i}", [f"reply {i}"], ["teacher"]) for i in (1, 2)]
-    [failed] = result.bad_rows
-    assert failed.error and failed.error.reason == API_ERROR
 
 
 def test_parsed_responses_are_read_in_place_of_raw_ones(tmp_path: Path) -> None:
@@ -192,25 +160,8 @@ def test_two_runs_are_not_read_as_one(tmp_path: Path) -> None:
         read(curated(first, parsed=True))
 
 
-def test_the_model_of_a_column_is_that_of_its_answers(tmp_path: Path) -> None:
-    folder = designed(tmp_path)
-    assert contents(read(folder)) == [(f"ask {i}", [f"reply {i}"], ["large"]) for i in range(2)]
-    columns = {"prompt": "topic", "completion": "question"}
-    assert read(folder, columns=columns).parsed[0].models == ["small"]
-    (folder / "builder_config.json").write_text("{}")
-    with pytest.raises(UserError, match="parquet-files"):
-        read(folder)
-    assert read(folder / "parquet-files").parsed[0].models is None
-
-
-def test_a_data_set_from_the_hub_keeps_its_models(tmp_path: Path) -> None:
-    folder = designed(tmp_path)
-    (folder / "parquet-files").rename(folder / "data")
-    assert [row.models for row in read(folder).parsed] == [["large"], ["large"]]
-
-
 def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> None:
-    out = StageDir(tmp_path, lambda metrics, step: None)
+    out = work(tmp_path)
     folder = distiset(tmp_path / "rated", "license: mit", uf=RATED)
     labeler = PreferenceLabeler(PreferenceFile(path=str(folder)), out)
     pool = labeler.pool({})

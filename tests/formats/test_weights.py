@@ -11,8 +11,8 @@ from stages.config.errors import UserError
 from stages.curation.user_code import row_reader
 from stages.formats.column_mapping import Purpose
 from stages.store.records import Example, load
-from stages.store.workspace import StageDir
 from tests.formats.reading import lines, read
+from tests.rows import work
 from tests.stages.reading import joined
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -117,7 +117,7 @@ def test_weights_reach_the_examples_and_rows_that_teach_nothing_are_left_out(
     source = Source(str(lines(tmp_path, rows)), splits={"sft": 1.0})
     metrics = joined(
         Data(seed=0, sources=[source], max_bad=0.0),
-        StageDir(tmp_path, lambda metrics, step: None),
+        work(tmp_path),
     )
     [example] = load(tmp_path / "examples.parquet", Example)
     assert example.trained == [False, True]

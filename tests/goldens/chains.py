@@ -13,10 +13,9 @@ from unittest import mock
 import torch
 
 from stages.store.store import Store
-from tests.bench.judge_kills import by_letters
 from tests.endpoints.servers import Model, running
 from tests.goldens import runs
-from tests.labelers.judging import judging
+from tests.labelers.judging import by_letters, judging
 
 TINY = ["recipe=tiny", "tracker=none", "precision=fp32"]
 INPUTS = "INPUTS"  # stands for the folder of files that this module writes

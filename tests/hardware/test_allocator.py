@@ -1,13 +1,10 @@
 """Tests of the memory that a process keeps when tensors are freed."""
 
-import ctypes
 import platform
-import random
 import re
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -99,70 +96,4 @@ def test_where_addresses_count_as_memory_none_are_reserved(mode: str, tmp_path: 
 def test_memory_of_a_freed_tensor_serves_the_next_and_goes_back_in_the_end() -> None:
     """Use a separate process, because settings of an allocator cannot be undone."""
     code = f"from {__name__} import watch; watch()"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def load_libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.argtypes = [ctypes.c_void_p]
-    return libc
-
-
-def fragment(blocks: int) -> None:
-    """Leave free blocks of many sizes between small used ones, as after a long training."""
-    libc, draw, freed = load_libc(), random.Random(0), []
-    for _ in range(blocks):
-        freed.append(libc.malloc(draw.randrange(150_000, 3_000_000)))
-        libc.malloc(2_000)
-    for block in freed:
-        libc.free(block)
-
-
-def seconds_of_tensors(count: int = 1000) -> float:
-    """Return the processor time of allocating many tensors of many sizes, nine at once, without writing to them."""
-    import torch
-
-    draw, live, before = random.Random(1), list[torch.Tensor](), time.process_time()
-    for _ in range(count):
-        live.append(torch.empty(draw.randrange(200_000, 6_000_000), dtype=torch.uint8))
-        if len(live) > 8:
-            live.pop(draw.randrange(8))
-    return time.process_time() - before
-
-
-def after_another() -> None:
-    allocator.MADV_HUGEPAGE = allocator.MADV_NOHUGEPAGE  # the system makes normal pages faster
-    with allocator.keep_freed_memory():
-        seconds_of_tensors()
-        fragment(4000)
-        slow = seconds_of_tensors()
-    before = resident()
-    with allocator.keep_freed_memory():
-        seconds_of_tensors(50)
-        assert seconds_of_tensors() < slow / 4, (
-            "blocks that the first left are not searched by the second"
-        )
-        assert resident() < before + BYTES, "nor do they take memory again"
-        # a nested stage must not take the memory of the outer one
-        with allocator.keep_freed_memory():
-            assert seconds_of_tensors() < slow / 4
-
-
-def claim_below_other_heaps() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (64 * 2**30,) * 2)
-    libc, before = load_libc(), addresses()
-    allocator.claim_free_blocks(libc, heap=2**47)
-    assert addresses() - before < 2 * max(allocator.BLOCK_SIZES)
-
-
-def test_addresses_between_the_first_heap_and_another_are_not_all_taken() -> None:
-    code = f"from {__name__} import claim_below_other_heaps as claim; claim()"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-@pytest.mark.extended
-@pytest.mark.skipif(allocator.OVERCOMMIT.read_text().strip() == "2", reason="nothing is reserved")
-def test_what_one_stage_leaves_in_pieces_does_not_slow_the_next() -> None:
-    code = f"from {__name__} import after_another; after_another()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

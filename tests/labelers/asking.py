@@ -22,7 +22,7 @@ from stages.config.blocks.labels import Human, HumanRuntime
 from stages.config.installation import ROOT
 from stages.labelers.human import People
 from stages.labelers.people import server
-from tests.labelers.pools import pool, work
+from tests.rows import pool, work_with_calls
 
 ADDRESS = re.compile(r"at http://(\S+):(\d+)/")
 
@@ -147,7 +147,7 @@ def main(folder: Path, keys: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     runtime = HumanRuntime(keys.pop("host", "127.0.0.1"), keys.pop("port"))
     human = Human(**keys, runtime=runtime)
-    out = work(folder)
+    out = work_with_calls(folder)
     people_pool = pool(*json.loads((folder / "texts.json").read_text()))
     judgements = [vars(j) for j in People(human, out).judge_all(people_pool)]
     (folder / "judgements.json").write_text(

@@ -22,9 +22,9 @@ from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, settings
 from tests.labelers.judging import judged as judged_by_server
 from tests.labelers.judging import judging
-from tests.labelers.pools import work
 from tests.labelers.test_reward_model import judged as rewarded
 from tests.labelers.test_reward_model import model  # noqa: F401
+from tests.rows import work_with_calls
 from tests.store.test_thoughts import SPELLINGS
 
 THINKING = (
@@ -138,7 +138,7 @@ def test_a_reward_model_is_trained_on_the_answers(
             make_pair(prompt, Contrast(*sides, 1.0, 1.0), "verifier", settings("recipe=tiny").pairs)
             for prompt, sides in zip(pool.prompts, batched_in_two(pool.candidates), strict=True)
         ]
-        rows = read_rows(pairs, contract, cfg, work(tmp_path))
+        rows = read_rows(pairs, contract, cfg, work_with_calls(tmp_path))
         rows_of_pools.append([*rows.train.rows, *rows.validation.rows])
     assert rows_of_pools[0] == rows_of_pools[1] and len(rows_of_pools[0]) == 6
 

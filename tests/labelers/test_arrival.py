@@ -26,7 +26,7 @@ from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, Proxy, Request, running
 from tests.helpers import TINY, Chain, settings, slow_but
 from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging
-from tests.labelers.pools import pool, work
+from tests.rows import pool, save_pool, work, work_with_calls
 
 pytest.importorskip("openai")
 COPIES = [["poor 1", "good 3", "poor 1", "good 3"], ["good 9", "poor 0"]]
@@ -125,11 +125,7 @@ def sampled(built: Path, tmp_path: Path) -> Path:
         for j, text in enumerate(texts):
             candidate = Candidate.from_text(prompt.id, text, "sft", "hf", len(text.split()))
             candidates.append(replace(candidate, candidate_id=content_id(prompt.id, j)))
-    folder = tmp_path / "sampled"
-    folder.mkdir()
-    save(folder / "prompts.parquet", prompts, Example)
-    save(folder / "candidates.parquet", candidates, Candidate)
-    return folder
+    return save_pool(tmp_path / "sampled", prompts, candidates)
 
 
 def write_journals(cfg: Human, folder: Path, calls: Path, order: int) -> None:
@@ -163,7 +159,7 @@ def followers(judged: Path, root: Path) -> dict[str, dict[str, bytes]]:
 
     def started(name: str) -> StageDir:
         (root / name).mkdir(parents=True)
-        works[name] = StageDir(root / name, lambda metrics, step: None)
+        works[name] = work(root / name)
         return works[name]
 
     for strategy in Strategy:
@@ -259,9 +255,7 @@ def test_a_pool_whose_rows_lie_in_another_order_gives_the_same_pairs(
 @pytest.mark.extended
 def test_answers_that_overtake_each_other_make_one_file(tmp_path: Path) -> None:
     several = pool(*([f"poor {i}", f"good {i + 1}", f"fair {i % 3}"] for i in range(5)))
-    (tmp_path / "pool").mkdir()
-    save(tmp_path / "pool" / "prompts.parquet", several.prompts, Example)
-    save(tmp_path / "pool" / "candidates.parquet", several.candidates, Candidate)
+    save_pool(tmp_path / "pool", several.prompts, several.candidates)
     files = set[bytes]()
     with running(Model(judging(better), late=0.05)) as model:
         for i in range(3):
@@ -285,7 +279,7 @@ def test_equal_requests_are_one_call_in_whatever_order_their_candidates_stand(
 def test_what_was_paid_for_twice_before_is_taken_and_nothing_is_asked(
     kind: str, tmp_path: Path
 ) -> None:
-    out = work(tmp_path)
+    out = work_with_calls(tmp_path)
     labeler = Jury(block(tmp_path, PAID_AT, kind=kind), out)
     labeler.judges[0].calls.path.parent.mkdir(parents=True)
     shutil.copy(PAID, labeler.judges[0].calls.path)
@@ -308,5 +302,5 @@ def test_a_fault_on_the_way_does_not_decide_which_reply_counts(tmp_path: Path) -
     with running(Model(says)) as model, running(Proxy(model, 0.5, 0.0, ("500",))) as proxy:
         cfg = block(tmp_path, proxy.url, kind="pairwise", attempts=9)
         cfg.endpoints[0].runtime.retries = 0
-        judgements = [*Jury(cfg, work(tmp_path)).judge_all(several)]
+        judgements = [*Jury(cfg, work_with_calls(tmp_path)).judge_all(several)]
     assert proxy.failed["500"] > 9 and {j.raw for j in judgements} == {judgements[0].raw}

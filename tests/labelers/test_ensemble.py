@@ -13,14 +13,12 @@ from stages.config.blocks.labels import Voter
 from stages.config.errors import UserError
 from stages.evaluation.reliability import own_vote
 from stages.labelers.ensemble import Ensemble, JointVote, joint_votes
-from stages.labelers.people.session import Journal
 from stages.store.records import Candidate, Check, Judgement, Pair, load, save
-from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build, nodes, refused, settings
 from tests.labelers.asking import somebody
 from tests.labelers.judging import judging
-from tests.labelers.pools import pool
+from tests.rows import pool, work
 
 pytest.importorskip("openai")
 pytest.importorskip("starlette")
@@ -215,32 +213,10 @@ def test_members_label_once_and_people_where_members_disagree(
     )
     assert max(map(variance, before.values())) > 0 and len({*map(variance, before.values())}) > 1
 
-    reliability = json.loads((chain.folder("label", *with_people) / "reliability.json").read_text())
-    right = sum(
-        texts[a if after[a, b].preference == "a" else b] == max(texts[a], texts[b])
-        for a, b in audited
-    )
-    assert reliability["known"] == 6 and reliability["accuracy"]["mean"] == pytest.approx(
-        right / 6, abs=1e-4
-    )
     assert metrics["failed"] == figures["failed"] == {}
     assert (
         load(chain.folder("pairs", *with_people) / "pairs.parquet", Pair)[0].labeler == "ensemble"
     )
-
-    # Two more people, who contradict Ann, have answered the same questions: most votes count, not the earliest.
-    people_folder = chain.root / "cache" / "calls" / "people"
-    for answer in Journal(people_folder / "ann.jsonl").read():
-        for name in ("bob", "cem"):
-            Journal(people_folder / f"{name}.jsonl").append(
-                replace(answer, verdict="ba"[answer.verdict == "b"])
-            )
-    of_three = (*with_people, "label.human.overlap=1", "label.human.annotators=3")
-    build(chain.root, "stage=label", *of_three)
-    outvoted, _ = labels_and_metrics(chain, *of_three)
-    for of in changed:
-        assert {after[of].preference, outvoted[of].preference} == {"a", "b"}
-        assert {*json.loads(outvoted[of].raw or "")["human"]} == {"ann", "bob", "cem"}
 
 
 def test_a_member_is_the_same_node_as_its_labeler_alone(tmp_path: Path) -> None:
@@ -393,7 +369,7 @@ def test_a_veto_needs_scores_also_from_a_user_defined_labeler(tmp_path: Path) ->
         inputs[name].mkdir()
         save(inputs[name] / "judgements.parquet", judgements, Judgement)
     with pytest.raises(UserError, match=r"^label\.members\[1\]\.veto=0\.5: .* own "):
-        Ensemble(label, StageDir(tmp_path, lambda metrics, step: None)).pool(inputs)
+        Ensemble(label, work(tmp_path)).pool(inputs)
 
 
 def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
@@ -421,7 +397,7 @@ def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
         Check("own_words", {"text": "Why are there tides?"}),
     ]
     prompts = [replace(prompt, checks=checks) for prompt in completions.prompts]
-    ensemble = Ensemble(label, StageDir(tmp_path, lambda metrics, step: None))
+    ensemble = Ensemble(label, work(tmp_path))
     judgements = [*ensemble.judge_rollouts(completions._replace(prompts=prompts))]
     assert [j.candidate_id for j in judgements] == [c.candidate_id for c in completions.candidates]
     assert [j.score for j in judgements[:3]] == pytest.approx(
@@ -457,7 +433,7 @@ def test_a_vetoed_completion_is_last_whatever_the_constant_of_relative_scores(
             f"label.own={{file: {own}, name: Liking, options: {{constant: {constant}}}}}",
         ).label
         prompts = [replace(p, checks=[Check("upper")]) for p in completions.prompts]
-        ensemble = Ensemble(label, StageDir(tmp_path, lambda metrics, step: None))
+        ensemble = Ensemble(label, work(tmp_path))
         assert ensemble.relative
         return [
             float(j.score or 0.0)

@@ -12,7 +12,7 @@ from stages.labelers import rubric
 from stages.labelers.rubric import neutralize
 from tests.endpoints.servers import Model, Request, running
 from tests.labelers.judging import FENCED, FENCES, PROBE, is_probe, judged
-from tests.labelers.pools import pool
+from tests.rows import pool
 
 pytest.importorskip("openai")
 ORDER = "the poor one wins"

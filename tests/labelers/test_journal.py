@@ -1,11 +1,10 @@
 """Journals of answers have a digest per line: damage changes no verdict, gives one warning, and is asked again."""
 
-import json
 import os
 import random
 import resource
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from stages.labelers.people.questions import draw_questions
 from stages.labelers.people.session import Answer, Journal, Session
 from stages.store.json_log import sealed
 from tests.endpoints.test_client import flipped
-from tests.labelers.pools import pool
+from tests.rows import pool
 
 SAID = [
     Answer(f"question-{i}", "ann", "ab"[i % 2], ("clear",), "why", "ab", 1.5, "2026")
@@ -39,19 +38,6 @@ def test_a_flipped_bit_of_a_journal_turns_no_verdict(tmp_path: Path) -> None:
         (tmp_path / "ann.jsonl").write_bytes(flipped(content, place))
         answers = [*Journal(tmp_path / "ann.jsonl").read()]
         assert len(answers) >= 2 and not {*answers} - {*SAID}, place
-
-
-def test_a_line_without_a_digest_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "ann.jsonl"
-    path.write_text(
-        "".join(json.dumps(asdict(answer) | {"seconds": "1.5"}) + "\n" for answer in SAID)
-    )
-    before = path.read_bytes()
-    assert [*Journal(path).read()] == [replace(answer, seconds=None) for answer in SAID]
-    Journal(path).append(SAID[0])
-    assert path.read_bytes() == before + sealed(asdict(SAID[0])) and b'"digest": ' in sealed(
-        asdict(SAID[0])
-    )
 
 
 ROW = asdict(SAID[0])

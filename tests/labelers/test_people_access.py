@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 
 from stages.config.blocks.labels import Human
-from stages.config.errors import UserError
 from stages.labelers.people import server
 from stages.labelers.people.access import TOKEN, load_token
 from stages.labelers.people.questions import draw_questions
 from stages.labelers.people.session import Session
 from tests.labelers.asking import Asking, Person, asking
-from tests.labelers.pools import pool
+from tests.rows import pool
 
 GIVEN = [[f"poor {i}", f"good {i}"] for i in range(3)]
 GOOD = "T" * 32
@@ -198,32 +197,6 @@ def test_a_valid_token_stays_and_a_first_one_is_made_without_a_warning(
     assert load_token(tmp_path) == first_token and not caplog.records
     (tmp_path / "token").write_text(f"{GOOD}\n")  # with a final newline, as editors write
     assert load_token(tmp_path) == GOOD and not caplog.records
-
-
-@pytest.mark.parametrize(
-    ("make", "kind"),
-    [
-        (os.mkfifo, "a FIFO"),
-        (os.mkdir, "a folder"),
-        (lambda path: path.symlink_to("/dev/zero"), "a link"),
-        (lambda path: path.symlink_to(path.with_name("nowhere")), "a link"),
-        (lambda path: socket.socket(socket.AF_UNIX).bind(os.fspath(path)), "a socket"),
-    ],
-)
-def test_a_journal_that_is_not_a_file_gives_one_line_of_error(
-    tmp_path: Path, make: Callable[[Path], None], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
-    make(Path("ann.jsonl"))
-    with pytest.raises(UserError, match=f"ann.jsonl is {kind}") as refused:
-        Session(draw_questions(pool(*GIVEN), Human()), [], Path())
-    assert "\n" not in str(refused.value)
-    Path("ann.jsonl").rename("aside")
-    with served(Path(), monkeypatch) as port:
-        bob = Person(port, "bob")
-        question = bob.next()["question"]["id"]
-        make(Path("bob.jsonl"))  # while the page is served
-        assert bob.says(question, "a")[0] == 507
 
 
 @contextmanager

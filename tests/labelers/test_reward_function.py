@@ -98,7 +98,7 @@ def test_a_list_of_the_wrong_length_stops_with_the_row(
 ) -> None:
     text = "def reward(prompts, completions):\n    made_up = prompts[0][-1]['content'].startswith('What is ')\n"
     text += "    return [1.0] * (len(completions) if made_up else 9)\n"
-    with pytest.raises(UserError, match=r'^label\.own: reward returns 9 rewards .*\(prompt ".+"\)'):
+    with pytest.raises(UserError, match=r'^label\.own: .*prompt ".+"'):
         build(chain.root, *stage, *own(tmp_path, text))
 
 

@@ -18,8 +18,8 @@ from stages.labelers.reward_model import RewardModel
 from stages.models.contract import load_contract
 from stages.models.loading import create_reward_model, load_tokenizer, save_model
 from stages.store.records import Candidate, Example, Judgement, load
-from stages.store.workspace import StageDir
 from tests.helpers import Chain, settings
+from tests.rows import work
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def judged(model: Path, pool: Pool, folder: Path, **runtime: int) -> list[Judgem
         "recipe=tiny", "label=reward_model", f"label.path={model}"
     ).label
     block = replace(cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, **runtime))
-    labeler = RewardModel(block, StageDir(folder, lambda m, s: None))
+    labeler = RewardModel(block, work(folder))
     return [*labeler.judge_all(pool)]
 
 

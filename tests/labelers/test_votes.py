@@ -14,7 +14,7 @@ from stages.labelers.verdicts import SCALE, judge_votes
 from stages.store.records import content_id
 from tests.endpoints.servers import Model, Request, running
 from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, shown_texts
-from tests.labelers.pools import pool, work
+from tests.rows import pool, work_with_calls
 
 pytest.importorskip("openai")
 GIVEN = pool(*([f"poor {i}", f"fair {i}", f"good {i}"] for i in range(8)), ["same", "same"])
@@ -60,7 +60,7 @@ def test_two_endpoints_of_one_model_are_two_judges(tmp_path: Path) -> None:
         for endpoint in cfg.endpoints:
             endpoint.model = "judge"
         one_prompt = pool(["poor 1", "good 2"])
-        [judgements] = Jury(cfg, work(tmp_path)).judge_all(one_prompt)
+        [judgements] = Jury(cfg, work_with_calls(tmp_path)).judge_all(one_prompt)
     verdicts = {
         name: voice.word
         for name, voice in judge_votes(judgements, Rubrics.pairwise, Reading.json).items()

@@ -560,7 +560,7 @@ def test_warnings() -> None:
             "needs a score of every completion",
         ),
         (("launch=zero3", "launch.processes=2"), "GRPO samples from whole weights"),
-        (("dpo.beta=0.2",), "align=grpo labels no candidates"),
+        (("dpo.beta=0.2",), "dpo.beta=0.2"),
         (("grpo.trainer.extra.num_generations=4",), "does not have this argument"),
     ],
 )

@@ -94,28 +94,3 @@ def test_a_chart_has_a_line_for_what_was_measured_and_shows_its_last_number() ->
 def test_a_histogram_counts_every_value_once() -> None:
     bars = histogram([0, 1, 2, 3, 3, 90], (0, 2, 4))
     assert [(bar.name, bar.number) for bar in bars] == [("0–1", 2), ("2–3", 3), ("4+", 1)]
-
-
-@pytest.mark.parametrize(
-    ("over_control", "word", "said"),
-    [
-        (UP, "more", "puts 70% in order, fewer"),
-        (DOWN, "less", "puts 70% in order, more"),
-        (SAME, "no clear difference", "which is not measurably different"),
-    ],
-)
-def test_what_plain_sft_learnt_of_preferences_stands_beside_what_the_policy_did(
-    over_control: Any, word: str, said: str
-) -> None:
-    ratio = {
-        "policy": interval((0.76, 0.7, 0.81)),
-        "control": interval((0.7, 0.64, 0.75)),
-        "policy-control": interval(over_control),
-    }
-    found = results(UP, SAME, over_control) | {
-        "gives_verdict": ["learnt"],
-        "learnt": {"ratio": ratio, "of": "300 held-out pairs", "note": ""},
-    }
-    assert said in sentence(found, NODES, "it")
-    [lamp] = [each for each in lamps(found, NODES, "it", "") if "plain SFT" in each.title]
-    assert (lamp.word, lamp.figure) == (word, "76% of pairs for 70%")

@@ -3,8 +3,6 @@
 from typing import Any
 
 from stages.evaluation.diagnosis.diagnose import Diagnosis
-from stages.evaluation.diagnosis.effects import TEST_PROMPTS
-from stages.evaluation.diagnosis.finding import Cause, Finding, Normal
 from stages.pages import charts
 from stages.pages.headline import Headline, next_steps
 
@@ -76,30 +74,6 @@ def test_the_verdict_stands_with_what_it_is_of_and_how_far_it_reaches() -> None:
     )
 
 
-def test_few_tasks_are_too_few_to_say() -> None:
-    line = headline(
-        {"seen tasks": group(HELPED, 32, 2), "unseen tasks": group((0.0, 0.0, 0.0), 8, 1)}
-    )
-    assert "training: too few tasks to" in line.checks()
-    assert "Fewer than 12 tasks " in line.about()
-
-
-def test_open_requests_alone_are_told_by_kinds_of_constraint() -> None:
-    line = headline(
-        {"untrained kinds": group(HELPED, 900, 30), "trained kinds": group(NOTHING, 248, 31)}
-    )
-    assert line.about().startswith(
-        "Of 900 held-out prompts of 30 kinds of constraint that nothing was trained on, "
-    )
-    assert "On 31 kinds of constraint" in line.checks()
-
-
-def test_pairs_of_a_file_train_no_task() -> None:
-    for trained in ("SFT", "nothing here"):
-        line = headline({"seen tasks": group(NOTHING)}, trained=trained)
-        assert f"of 28 tasks that {trained} was trained on, " in line.about()
-
-
 def test_none_or_all_of_many_stands_with_how_many_could_be() -> None:
     none = group(HELPED, sft=share(0, 0, 0.0093), policy=share(1, 0.996, 1))
     assert ", SFT passes 0 (up" in headline({"seen tasks": none}).about()
@@ -116,22 +90,6 @@ def test_a_control_says_what_preferences_gave() -> None:
             f"on the chosen answers alone: {words}"
             in headline({"seen tasks": of}, models=models).checks()
         )
-
-
-def test_answers_that_became_less_likely_are_told_of() -> None:
-    for delta, words in (
-        (share(-0.35, -0.5, -0.2), "in nats −0.35 per token (−0.5 to −0.2)"),
-        (share(-0.1, -0.3), ""),
-    ):
-        line = headline({}, references={"prompts": 64, "policy-sft": delta}).behaviour()
-        assert words in line and bool(words) == bool(line)
-
-
-def test_form_stands_beside_the_strict_rate() -> None:
-    shares = {"base": share(0.31), "sft": share(0.51), "policy": share(0.58)}
-    line = headline({"seen tasks": group(HELPED, containing=shares)})
-    assert ": Base 31.0%, SFT 51.0%," in line.form()
-    assert line.form().endswith(": 1.1%, 31.6%, 40.2%.")
 
 
 def test_held_out_pairs_never_say_that_it_helped() -> None:
@@ -157,32 +115,6 @@ def test_held_out_pairs_never_say_that_it_helped() -> None:
     assert "of 26 held-out pairs, too" in headline({}, learnt=few).learnt()
     seeds = Headline(results({}, learnt=few), 3, learnt=[few, learnt, learnt])
     assert "(other seeds: 53.0%, 53.0%)" in seeds.learnt()
-
-
-def comparison(effect: str, **more: Any) -> dict[str, Any]:
-    rates = {
-        "win_rate": share(0.61, 0.56, 0.66),
-        "matched": None,
-        "people": None,
-        "nulls": {},
-        "detectable": 0.07,
-    }
-    return (
-        {"title": "SFT", "labeler": "judge", "prompts": 400, "judged": 390, "effect": effect}
-        | rates
-        | more
-    )
-
-
-def test_what_was_judged_stands_with_what_could_be_seen() -> None:
-    line = headline({}, judged={}).comparison(
-        comparison("better", matched={"win_rate": share(0.58, 0.51, 0.65)})
-    )
-    rates = "DPO wins 61.0% (56.0% to 66.0%) of 390 comparisons, 58.0% (51.0% to 65.0%) at equal lengths. "
-    assert line.startswith(f"Against SFT, by a judge: better. {rates}")
-    assert line.endswith(" 7.0 points from 50%.")
-    waiting = {"title": "SFT", "labeler": "human", "prompts": 40, "waiting": 31, "detectable": 0.2}
-    assert headline({}).comparison(waiting).startswith("Against SFT, by people: 31 ")
 
 
 def test_the_chart_has_kinds_in_words_from_most_gained_to_most_lost_on_one_scale() -> None:
@@ -216,52 +148,18 @@ def steps(
 
 
 def test_what_to_do_next_is_a_command_of_this_run() -> None:
-    run, checks = (
-        "python run.py recipe=instructions seed=1 dpo.beta=0.2",
-        results({"seen tasks": group(HELPED)}),
-    )
-    assert [command for _, command in steps(checks, helped=True)] == [
-        f"{run} stage=chat",
-        f"{run} 'seeds=[2,3]'",
-    ]
-    assert [command for _, command in steps(checks, True, (1, 2, 3))] == [
-        f"{run} stage=chat",
-        f"{run} stage=export",
-    ]
-    assert [command for _, command in steps(checks, helped=None, seeds=())] == [
-        f"{run} stage=chat",
-        f"{run} stage=export",
-    ]
+    run = "python run.py recipe=instructions seed=1 dpo.beta=0.2"
+    checks = results({"seen tasks": group(HELPED)})
     learnt = results({}, learnt={"pairs": 26, "note": "too few to say"}, gives_verdict=["learnt"])
-    (judge, command), (rows, _) = steps(learnt, helped=False)
-    assert (
-        command.startswith(f"{run} eval/judged=judge 'eval.judged.endpoints=[")
-        and "eval/judged=human" in judge
-    )
-    assert rows.startswith("26 ") and rows.endswith(" raise pairs.validation_fraction.")
-    assert steps(learnt, helped=False, trained_on="unpaired")[1][0].endswith(
-        " raise unpaired.validation_fraction."
-    )
-    causes = results({"seen tasks": group(HELPED)}, cautions="; but it loops")
-    assert [command for _, command in steps(causes, helped=True)] == [f"{run} 'seeds=[2,3]'"]
     waiting = results({}, judged={"sft": {"waiting": 31}}, gives_verdict=["checks", "judged"])
-    reason, command = steps(waiting, helped=False)[0]
-    assert reason.startswith("31 comparisons wait for people.") and command == f"{run} stage=versus"
+    chat, export, seeds = f"{run} stage=chat", f"{run} stage=export", f"{run} 'seeds=[2,3]'"
 
+    def commands(*of: Any) -> list[str]:
+        return [command for _, command in steps(*of)]
 
-def test_too_few_test_prompts_are_a_next_step_after_the_likeliest_cause() -> None:
-    clause = Cause("there are too few", "more data.tasks.test")
-    findings = [
-        Finding(name, 32, Normal(low=800), "{:.0f}", "", below=clause)
-        for name in ("pairs", "beta", TEST_PROMPTS)
-    ]
-    why = Diagnosis(False, "", findings, [], [])
-    evaluation = {"command": "python run.py stage=eval recipe=tiny"}
-    reasons = [
-        reason
-        for reason, _ in next_steps(results({"seen tasks": group(NOTHING)}), evaluation, [0], why)
-    ]
-    assert len(reasons) == 2 and all("data.tasks.test" in reason for reason in reasons)
-    why = Diagnosis(False, "", findings[2:], [], [])
-    [prompts, seeds] = next_steps(results({"seen tasks": group(NOTHING)}), evaluation, [0], why)
-    assert "data.tasks.test" in prompts[0] and "'seeds=[1,2]'" in seeds[1]
+    assert commands(checks, True) == [chat, seeds]
+    assert commands(checks, True, (1, 2, 3)) == commands(checks, None, ()) == [chat, export]
+    assert commands(learnt, False)[0].startswith(f"{run} eval/judged=judge ")
+    assert "pairs.validation_fraction" in steps(learnt, False)[1][0]
+    assert "unpaired.validation_fraction" in steps(learnt, False, trained_on="unpaired")[1][0]
+    assert commands(waiting, False)[0] == f"{run} stage=versus"

@@ -16,8 +16,7 @@ from stages.pages.label_page import ROOM, cut
 from stages.store.records import Candidate, Example, Judgement, load, save
 from tests.browser import page_faults
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, as_published, build
-from tests.labelers.asking import somebody
+from tests.helpers import Chain, build
 from tests.labelers.judging import judging
 
 pytest.importorskip("openai")
@@ -144,21 +143,6 @@ def test_the_page_is_written_wherever_labels_were_made_or_used_on_the_way(
         assert page.read_text() == label_page.page(chain.folder("label"))
 
 
-def test_an_answer_without_a_score_is_none_that_was_scored(chain: Chain, tmp_path: Path) -> None:
-    folder = tmp_path / "label" / "copy"
-    shutil.copytree(chain.folder("label"), folder)
-    judgements = load(folder / "judgements.parquet", Judgement)
-    for judgement in judgements[:5]:
-        judgement.score, judgement.error = None, "failed"
-    save(folder / "judgements.parquet", judgements, Judgement)
-    as_published(folder, "judgements.parquet")
-    text = text_of(label_page.page(folder))
-    assert (
-        f"{len(judgements) - 5} answers to 48 prompts, scored by verifier" in text
-        and "at 1, 5 missing." in text
-    )
-
-
 def spoilt(folder: Path, copy: Path) -> Path:
     """Copy a label node and make every text hostile, and too long to be shown in full."""
     shutil.copytree(folder, copy)
@@ -175,113 +159,6 @@ def spoilt(folder: Path, copy: Path) -> Path:
                     record.raw = record.raw and json.dumps({HOSTILE: {"ab": reply, "ba": reply}})
         save(copy / f"{name}.parquet", records, kind)
     return copy
-
-
-def test_a_verifiers_page_says_nothing_of_judges(chain: Chain) -> None:
-    html = label_page.page(chain.folder("label"))
-    labelling, metrics = Labelling.read(chain.folder("label")), chain.manifest("label")["metrics"]
-    assert sections(html) == ["shares", "scores", "tasks", "cases", "made"]
-    assert f"{metrics['mean_score']:.3f} on average, {metrics['pass_rate']:.1%} at 1" in text_of(
-        html
-    )
-    assert rows(html, "scores") == {score: str(count) for score, count in metrics["scores"].items()}
-    assert sum(int(row.split()[0]) for row in rows(html, "tasks").values()) == len(
-        labelling.judgements
-    )
-    assert "label.audit" not in html, "its labels are what is known"
-
-
-def test_an_answer_stands_below_its_folded_thought(chain: Chain, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(chain.folder("label"), tmp_path / "label"))
-    candidates = load(folder / "candidates.parquet", Candidate)
-    for c in candidates:
-        c.answer_tokens, c.text = c.n_tokens, f"<think>\nSo: {'x' * ROOM}\n</think>\n\n{c.text}"
-    save(folder / "candidates.parquet", candidates, Candidate)
-    html = label_page.page(folder)
-    cards = html.count('<div class="card">')
-    assert html.count("<summary>thought</summary><pre>So: xx") == cards > 0
-    assert "xx …</pre></details>" in html and "&lt;think&gt;" not in html
-
-
-def test_an_audit_of_all_judgements_leaves_no_rate_of_the_others(
-    chain: Chain, tmp_path: Path
-) -> None:
-    build(chain.root, "stage=label", "label.audit=100000")
-    folder = chain.folder("label", "label.audit=100000")
-    html = label_page.page(folder)
-    assert "judgements, drawn at random" in html and "there is none" not in html
-    shutil.copytree(folder, copy := tmp_path / "label")
-    audit = copy / "audit.jsonl"
-    audit.write_text(audit.read_text().replace('"answer": "', '"answer": "next\x85\u2028line '))
-    assert label_page.page(copy) == html, (
-        "a line of JSON may hold characters that end lines elsewhere"
-    )
-
-
-@pytest.mark.slow
-def test_an_ensembles_page_tells_members_vetoes_people_and_where_they_differ(
-    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with running(Model(judging(lambda texts: "A" if texts["A"] < texts["B"] else "B"))) as model:
-        line = ("label=ensemble", f"label.endpoints=[{{base_url: '{model.url}', model: m}}]")
-        line += ("label.members=[{labeler: verifier, veto: 0.5}, {labeler: judge, weight: 2}]",)
-        line += ("label.people=4", "label.audit=5", "label.runtime.port=0")
-        with somebody(monkeypatch, lambda question: "a"):
-            build(chain.root, "stage=label", *line)
-    folder, html = chain.folder("label", *line), (chain.root / "labels.html").read_text()
-    ensemble_text, labelling = text_of(html, "ensemble"), Labelling.read(folder)
-    votes = [json.loads(j.raw or "{}") for j in labelling.judgements]
-    voted = [vote for vote in votes if "judge" in vote]
-    differ = sum(vote["verifier"] != vote["judge"] for vote in voted)
-    assert (
-        0 < differ < len(voted)
-        and f"the members differ on {differ}; a veto decides " in ensemble_text
-    )
-    checks = load(chain.folder("label") / "judgements.parquet", Judgement)
-    low = sum(j.score is not None and j.score < 0.5 for j in checks)
-    table = rows(html, "ensemble")
-    assert table["verifier"].startswith(f"1 {len(voted)} ") and table["verifier"].endswith(
-        f" 0.5 {low:,} answers"
-    )
-    assert table["judge"].startswith(f"2 {len(voted)} ") and table["judge"].endswith("–")
-    assert f"verifier and judge say the same of {1 - differ / len(voted):.1%} (" in ensemble_text
-    assert re.search(
-        r"People were asked about 4 of the \d+ in doubt, .* About 5 more, drawn at random",
-        ensemble_text,
-    )
-    cases = text_of(html, "cases")
-    assert f"Members that disagree: {differ} of " in cases
-    assert re.search(r"verifier: (A better|B better|a tie) judge: (A better|B better|a tie)", cases)
-    assert "<script" not in label_page.page(spoilt(folder, tmp_path / "label" / folder.name))
-    monkeypatch.setattr("stages.pages.label_page.SHOWN", len(votes))
-    assert (
-        len(
-            re.findall(
-                r"people: (?:A better|B better|a tie)", text_of(label_page.page(folder), "cases")
-            )
-        )
-        >= 4
-    )
-    assert page_faults(chain.root / "labels.html", tmp_path / "browser") == []
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_a_files_page_says_whether_the_longer_wins(
-    order: int, chain: Chain, tmp_path: Path
-) -> None:
-    texts = ["short one", "an answer of five words"][::order]
-    ends = [
-        {"prompt": f"request {i}", "chosen": f"{i} {texts[0]}", "rejected": f"{i} {texts[1]}"}
-        for i in range(40)
-    ]
-    file = tmp_path / "preferences.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ends))
-    build(chain.root, "stage=label", "label=dataset", f"label.path={file}")
-    html = (chain.root / "labels.html").read_text()
-    assert sections(html) == ["shares", "made"]
-    beginning = "0 of 40" if order > 0 else "all 40"
-    assert rows(html, "shares")["the longer of two answers is better"].startswith(beginning)
-    assert "label.audit=200" in html, "nobody told how often they are wrong"
 
 
 def test_a_text_is_cut_to_what_it_takes_on_the_page_and_says_so() -> None:

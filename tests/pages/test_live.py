@@ -17,7 +17,6 @@ from stages.config.installation import ROOT
 from stages.pages.live import SILENT, LivePage
 from stages.pages.runs import note_sweep
 from stages.store.store import Store
-from stages.store.workspace import Progress
 from tests.browser import browser, page_faults
 from tests.helpers import CHROMIUM, Chain, nodes
 
@@ -111,29 +110,6 @@ def test_an_error_of_the_page_does_not_stop_the_run(
         page.tell(sft, "running")
     assert "The run goes on without it" in caplog.text
     assert '<li class="running">' in (tmp_path / "report.html").read_text()
-
-
-def test_the_first_measured_steps_forecast_the_whole_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    with live_page(tmp_path) as page:
-        page.tell(nodes(tmp_path)["sft"], "running")
-        with Progress(100, "train", "step") as progress:
-            progress.update(2)
-            page.look_ahead()
-            assert not page.forecast, "two steps measure nothing"
-            progress.started = time.monotonic() - 10
-            progress.update(8)
-            page.look_ahead()
-            minutes, seconds = re.findall(r"About (\d+):(\d\d) left", page.forecast)[0]
-            left = 60 * int(minutes) + int(seconds)
-            assert 90 < left < 900, "90 s of SFT, and the stages after it"
-            page.tell(nodes(tmp_path)["dpo"], "done")
-            page.look_ahead()
-            assert page.forecast not in caplog.text
-    assert f"The whole run: about {minutes}:{seconds} left" in caplog.text
-    assert caplog.text.count("The whole run") == 1, "once in the log, then on the page"
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from stages import pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.pairing.contrasts import Contrast, comparisons
@@ -18,7 +17,8 @@ from stages.pairing.plackett_luce import rank_contrasts, strengths
 from stages.pairing.strategies import ORDERS, select_contrasts
 from stages.store.records import Candidate, Judgement, Pair, load, save
 from tests.helpers import refused
-from tests.stages.test_pairs import block, build_pairs, candidate, pool, work
+from tests.rows import candidate, judged_pool
+from tests.stages.test_pairs import block, build_pairs
 
 RNG = np.random.default_rng(0)
 SCORES = [i / 4 for i in range(5)]
@@ -93,16 +93,6 @@ def test_strengths_explain_the_wins_that_there_were() -> None:
         assert expected == pytest.approx(won.sum(axis=1) + 1, abs=1e-3)
 
 
-def test_strengths_match_the_ones_that_preferences_were_drawn_from() -> None:
-    true = RNG.normal(0, 1, 8)
-    won = np.zeros((8, 8))
-    for i, j in combinations(range(8), 2):
-        won[i, j] = RNG.binomial(4000, 1 / (1 + np.exp(true[j] - true[i])))
-        won[j, i] = 4000 - won[i, j]
-    estimated = strengths(won)
-    assert estimated - estimated.mean() == pytest.approx(true - true.mean(), abs=0.1)
-
-
 def preferred(order: str, *preferences: str) -> list[tuple[str, str, bool]]:
     """Return the ranking's contrasts for preferences `a>b` or `a=b`: better, worse, and False if both rank equal."""
     by_name = {name: candidate("q", name) for name in order}
@@ -140,7 +130,7 @@ def test_a_ranking_orders_uncompared_candidates_and_resolves_contradictions() ->
 def compared(folder: Path, order: str, *preferences: str) -> Path:
     """Write a judged pool of one prompt, with a letter as each candidate's text and preferences `a>b`."""
     ids = {name: candidate("q", name) for name in order}
-    judged = pool(folder, {"q": [(c, None) for c in ids.values()]})
+    judged = judged_pool(folder, {"q": [(c, None) for c in ids.values()]})
     judgements = [
         Judgement("q", "judge", a=ids[a].candidate_id, b=ids[b].candidate_id, preference="a")
         for a, _, b in preferences
@@ -203,7 +193,7 @@ def test_margins_of_preferences_are_differences_of_chances(
 
 def test_pairs_of_a_ranking_keep_the_rules(tmp_path: Path) -> None:
     candidates = [candidate("q", "a", finished=False), candidate("q", "b"), candidate("q", "c")]
-    judged = pool(tmp_path / "pool", {"q": [(c, None) for c in candidates]})
+    judged = judged_pool(tmp_path / "pool", {"q": [(c, None) for c in candidates]})
     a, b, c = (each.candidate_id for each in candidates)
     judgements = [
         Judgement("q", "judge", a=a, b=b, preference="a"),
@@ -220,48 +210,11 @@ def test_pairs_of_a_ranking_keep_the_rules(tmp_path: Path) -> None:
     assert metrics["preferences_left_out"] == 0
 
 
-@pytest.mark.parametrize("strategy", [Strategy.best_worst, Strategy.hard, Strategy.random])
-def test_the_settings_that_a_warning_names_use_every_preference(
-    strategy: Strategy, tmp_path: Path
-) -> None:
-    candidates = [candidate("q", text) for text in "abc"]
-    judged = pool(tmp_path / "pool", {"q": [(c, None) for c in candidates]})
-    preferences = [
-        Judgement("q", "judge", a=a.candidate_id, b=b.candidate_id, preference="a")
-        for a, b in combinations(candidates, 2)
-    ]
-    save(judged / "judgements.parquet", preferences, Judgement)
-    cfg, out = block(strategy=strategy), work(tmp_path / "few")
-    pairs.run(cfg, {"judged": judged}, out)
-    [warning] = [line for line in out.warnings if "left out" in line]
-    typed = dict(re.findall(r"pairs\.(\w+)=(\w+)", warning.split(". ")[-1]))
-    cfg = replace(
-        cfg,
-        strategy=Strategy(typed.get("strategy", strategy)),
-        max_per_prompt=int(typed.get("max_per_prompt", 9)),
-    )
-    assert len(build_pairs(tmp_path / "every", cfg, judged)[0]) == 3
-
-
-@pytest.mark.parametrize("logprob, warned", [(None, True), (-1.0, False)])
-def test_candidates_without_log_probs_are_named_where_likely_ranks_by_these(
-    logprob: float | None, warned: bool, tmp_path: Path
-) -> None:
-    answers = [
-        (replace(candidate("q", text), logprob=logprob), float(text == "a")) for text in "abc"
-    ]
-    out = work(tmp_path / "out")
-    pairs.run(
-        block(strategy=Strategy.likely), {"judged": pool(tmp_path / "pool", {"q": answers})}, out
-    )
-    assert any("3 candidates have no log-prob" in line for line in out.warnings) == warned
-
-
 ANSWERS = {f"q{i}": scored(f"q{i}") for i in range(30)}
 
 
 def test_the_table_says_what_each_strategy_gives(tmp_path: Path) -> None:
-    judged = pool(tmp_path / "pool", dict(ANSWERS))
+    judged = judged_pool(tmp_path / "pool", dict(ANSWERS))
     tables = []
     for strategy in Strategy:
         pairs_made, metrics = build_pairs(
@@ -286,7 +239,7 @@ def test_the_table_says_what_each_strategy_gives(tmp_path: Path) -> None:
 
 
 def test_margins_are_limited_to_quantiles_of_all_margins(tmp_path: Path) -> None:
-    judged = pool(tmp_path / "pool", dict(ANSWERS))
+    judged = judged_pool(tmp_path / "pool", dict(ANSWERS))
     every = replace(MANY, strategy=Strategy.all)
     build_pairs(tmp_path / "all", every, judged)
     margins = [p.margin for p in load(tmp_path / "all" / "pairs.parquet", Pair)]

@@ -12,7 +12,8 @@ import pytest
 from stages.config.installation import ROOT
 from stages.store.records import Example, load
 from tests.helpers import Chain, build, nodes, settings
-from tests.stages.reading import joined, work
+from tests.rows import work
+from tests.stages.reading import joined
 
 
 def written(file: Path, rows: range, answer: str = "Yes") -> Path:
@@ -110,7 +111,7 @@ import json, sys
 from pathlib import Path
 from stages.hardware import machine
 from tests.helpers import settings
-from tests.stages.reading import joined, work
+from tests.stages.reading import joined
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 file, text = folder / f"{count}.jsonl", "many words and some more " * 8
 with open(file, "w") as rows:

@@ -11,13 +11,9 @@ from stages.pipeline.subgraphs import Wiring
 from stages.store.node import Node
 from stages.store.source_files import pin
 from stages.store.workspace import StageDir
+from tests.rows import work
 
 SUMS = ("quarantined", "left_out", "unwanted")
-
-
-def work(folder: Path) -> StageDir:
-    folder.mkdir(exist_ok=True)
-    return StageDir(folder, lambda metrics, step: None)
 
 
 def wired(cfg: Data, cache: Path) -> list[Node]:

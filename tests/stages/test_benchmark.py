@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from stages import benchmark
 from stages.commands import compare
 from stages.config.blocks.evaluation import Eval
-from stages.config.installation import ENGINE, engine_version, install_command
+from stages.config.installation import engine_version, install_command
 from stages.evaluation.benchmarks import (
     LESS,
     Response,
@@ -29,13 +28,11 @@ from stages.evaluation.benchmarks import (
     score_samples,
     sentence,
 )
-from stages.evaluation.engine import write_splitter
-from stages.evaluation.lm_eval_driver import tasks_of
 from stages.models.contract import PlainText, load_contract, load_or_derive_contract
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, build, nodes, refused, settings, slow_but, stand_in
+from tests.helpers import Chain, build, nodes, settings, slow_but, stand_in
 from tests.pipeline.test_resume import kill_when
 
 ROWS = 80
@@ -275,26 +272,6 @@ def test_a_base_without_a_template_is_asked_in_plain_text(typed: list[str], chai
             )
 
 
-def test_without_tasks_or_engine_it_is_refused_with_the_way_out(tasks: Path) -> None:
-    assert "benchmark.tasks=[NAME]" in refused(*TINY, "stage=benchmark")
-    named = (*TINY, "stage=benchmark", "benchmark.tasks=[told]")
-    message = refused(*named, "benchmark.runtime.python=/no/python")
-    assert message.startswith("benchmark.tasks=[told]")
-    assert f"/no/python -m pip install '{ENGINE}[ifeval]'" in message
-    assert "benchmark.tasks_dir=/no/tasks" in refused(*named, "benchmark.tasks_dir=/no/tasks")
-
-
-@pytest.mark.parametrize("typed", ["small"], indirect=True)
-def test_an_engine_that_stops_is_told_with_its_reason(
-    typed: list[str], tasks: Path, chain: Chain
-) -> None:
-    (tasks / "told.jsonl").write_text("")
-    message = refused(*TINY, f"outputs={chain.root}", "stage=benchmark", *typed)
-    assert message.startswith("benchmark.tasks=[told,claims]")
-    assert "told has no rows" in message
-    assert "engine.log" in message
-
-
 @pytest.mark.parametrize("typed", ["small"], indirect=True)
 def test_task_files_and_engine_are_part_of_the_fingerprint(
     typed: list[str], tasks: Path, small: Path
@@ -311,15 +288,6 @@ def test_task_files_and_engine_are_part_of_the_fingerprint(
     small.write_text("#!/bin/sh\necho 0.0.2\n")
     engine_version.cache_clear()
     assert nodes(root, *typed)["benchmark_sft"].fingerprint != before.fingerprint
-
-
-def test_every_evaluated_model_has_a_node_and_the_evaluation_reads_them(tmp_path: Path) -> None:
-    plain, named = nodes(tmp_path), nodes(tmp_path, "benchmark.tasks=[told]")
-    assert {name for name in named if name not in plain} == {
-        f"benchmark_{role}" for role in ("base", "sft", "policy")
-    }
-    assert {*named["eval"].inputs} - {*plain["eval"].inputs} == {*named} - {*plain}
-    assert named["dpo"].fingerprint == plain["dpo"].fingerprint
 
 
 def test_only_prompts_that_all_models_answered_are_compared(tmp_path: Path) -> None:
@@ -375,39 +343,6 @@ def test_where_less_is_better_more_is_worse_for_the_gate(tmp_path: Path) -> None
     assert [m.value for m in measured] == [0.75, 0.75]
 
 
-@NEEDS_HARNESS
-def test_a_group_is_one_benchmark_and_less_is_better_where_the_task_says_so(
-    tasks: Path, chain: Chain
-) -> None:
-    (tasks / "both.yaml").write_text("group: both\ntask: [told, claims]\n")
-    claims = (tasks / "claims.yaml").read_text()
-    (tasks / "claims.yaml").write_text(
-        claims.replace("higher_is_better: true", "higher_is_better: false")
-    )
-    arguments = [
-        "benchmark.tasks=[both]",
-        f"benchmark.tasks_dir={tasks}",
-        f"benchmark.runtime.python={HARNESS}",
-    ]
-    build(chain.root, "stage=benchmark", *arguments, "benchmark.limit=4")
-    scores = load(
-        chain.folder("benchmark_sft", *arguments, "benchmark.limit=4") / "samples.parquet",
-        SampleScore,
-    )
-    named = {(s.benchmark, s.task, s.metric) for s in scores}
-    assert named == {("both", "told", "exact_match"), ("both", "claims", "acc" + LESS)}
-
-
-@pytest.mark.parametrize("form", ["plain", "grouped"])
-def test_the_tasks_of_a_group_are_those_of_its_groups_too(form: str) -> None:
-    parts = (
-        {"mmlu": ["stem", "other"], "stem": ["algebra", "physics"], "algebra": []}
-        if form == "grouped"
-        else {}
-    )
-    assert [*tasks_of("mmlu", parts)] == (["algebra", "physics", "other"] if parts else ["mmlu"])
-
-
 def test_a_metric_is_a_mean_only_if_the_figure_is_that_of_its_scores() -> None:
     scores = [
         {"acc": 1.0, "perplexity": 12.0, "f1": 0.5, "parts": None},
@@ -418,25 +353,3 @@ def test_a_metric_is_a_mean_only_if_the_figure_is_that_of_its_scores() -> None:
         {"task": "t", "samples": [{"scores": each} for each in scores], "figures": figures}
     )
     assert is_mean == {"acc": True, "perplexity": False, "f1": False, "parts": False}
-
-
-@NEEDS_HARNESS
-def test_instructions_are_scored_without_a_download(tmp_path: Path) -> None:
-    script = """
-import json, socket
-def refuse(*_): raise AssertionError("a connection was tried")
-socket.socket.connect = socket.getaddrinfo = refuse
-from lm_eval.tasks.ifeval.utils import process_results
-doc = {"key": 1, "prompt": "Write two lines about rain, and shout twice.",
-  "instruction_id_list": ["length_constraints:number_sentences", "change_case:capital_word_frequency"],
-  "kwargs": [{"relation": "at least", "num_sentences": 2},
-    {"capital_frequency": 2, "capital_relation": "at least"}]}
-for answer in ("It will RAIN all day. Stay DRY.", "It will rain all day. Stay dry.", "RAIN is DRY"):
-    print(json.dumps(process_results(doc, [answer])["inst_level_strict_acc"]))
-"""
-    environment = os.environ | {"NLTK_DATA": str(write_splitter(tmp_path))}
-    ran = subprocess.run(
-        [HARNESS, "-IB", "-c", script], capture_output=True, text=True, check=True, env=environment
-    )
-    verdicts = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("[")]
-    assert verdicts == [[True, True], [True, False], [False, True]]

@@ -18,9 +18,7 @@ from stages.models.contract import load_or_derive_contract
 from stages.models.loading import read_context_length
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, save
 from stages.store.sealed_json import file_digest
-from stages.store.splits import draw_order
 from stages.store.workspace import StageDir
-from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, nodes, refused, settings
 from tests.stages.test_eval import evaluation_inputs
 from tests.stages.test_sft import block, train
@@ -138,27 +136,6 @@ def test_too_many_stop_with_the_key_and_the_way_out(chain: Chain, tmp_path: Path
     )
 
 
-def test_an_endpoint_says_itself_what_its_model_reads(chain: Chain, tmp_path: Path) -> None:
-    """The policy's context binds the policy alone; a server's refusal of a long prompt is told as what it is."""
-    policy = shortened(chain.folder("sft"), tmp_path / "sft", 16)
-
-    def endpoint(url):
-        return replace(CFG.sample.endpoint, base_url=url, model="m")
-
-    with running(Model(lambda request: "so")) as model:
-        changes = {"sampler": "openai", "prompts": 2, "endpoint": endpoint(model.url)}
-        assert sampled(chain, policy, work(tmp_path / "sample"), **changes)["prompts_dropped"] == {}
-    refuses = Model(lambda request: "", status=400)
-    refuses.refusal = "This model's maximum context length is 16 tokens."
-    with (
-        running(refuses) as model,
-        pytest.raises(UserError, match=r"8 times\): the prompt is too long"),
-    ):
-        sampled(
-            chain, policy, work(tmp_path / "refused"), **changes | {"endpoint": endpoint(model.url)}
-        )
-
-
 def test_a_prompt_too_long_for_one_model_counts_for_no_model(chain: Chain, tmp_path: Path) -> None:
     """SFT is asked in more tokens than the base is: one prompt fits the base alone."""
     prompts = [e for e in prompts_of(chain, Split.test) if e.checks]
@@ -217,37 +194,6 @@ def test_what_sft_reads_ends_at_the_context_too(chain: Chain, tmp_path: Path) ->
     assert reason == "longer than the 40 tokens that the model reads" and count > 0
     assert any("sft.runtime.sample_tokens=30" in w and "40 tokens" in w for w in out.warnings)
     assert read_context_length(out.path / "model") == 40
-
-
-def test_a_reference_answer_too_long_is_not_scored_for_any_model(
-    chain: Chain, tmp_path: Path
-) -> None:
-    inputs = evaluation_inputs(chain)
-    cfg = nodes(chain.root)["eval"].config
-    scored = sorted(
-        (e for e in prompts_of(chain, Split.test) if e.group != "rephrased"),
-        key=lambda e: draw_order(e.id),
-    )
-    scored = scored[: cfg.likelihood_prompts]
-    contract = load_or_derive_contract(inputs["sft"] / "model")
-    limit, long = limit_beyond({e.id: len(contract.example(e.conversation)[0]) for e in scored}, 2)
-    inputs["data"] = shutil.copytree(inputs["data"], tmp_path / "data")
-    examples = load(inputs["data"] / "examples.parquet", Example)
-    unreadable = next(e.id for e in scored if e.id not in long)
-    for e in examples:
-        e.reference = (
-            f"{e.reference}{contract.tokenizer.eos_token}" if e.id == unreadable else e.reference
-        )
-    save(inputs["data"] / "examples.parquet", examples, Example)
-    inputs |= {role: shortened(inputs[role], tmp_path / role, limit) for role in ("sft", "policy")}
-    out = work(tmp_path / "eval")
-    stages.eval.run(cfg, inputs, out)
-    results = json.loads((out / "results.json").read_text())
-    assert results["references"]["prompts"] == len(scored) - len(long) - 1
-    assert any(f"1 of {len(scored)} reference answers" in w and "spells" in w for w in out.warnings)
-    assert any(
-        f"{len(long)} of {len(scored)} reference answers are not scored" in w for w in out.warnings
-    )
 
 
 def test_an_answer_that_fills_the_context_is_refused_before_anything_is_built() -> None:

@@ -19,13 +19,12 @@ from stages.dpo import run
 from stages.evaluation.diagnosis.effects import displacement
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.models.scoring import ROUNDING_GAP
 from stages.objectives.dpo import StoredReferenceTrainer, cut_at_difference, starting_loss, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
-from stages.store.workspace import StageDir, read_curves
 from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule
 from tests.helpers import Chain, conversational, settings
+from tests.rows import work
 
 
 @pytest.fixture
@@ -47,8 +46,7 @@ def block(**changes: Any) -> DPO:
 def train(
     cfg: DPO, inputs: dict[str, Path], folder: Path
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    folder.mkdir()
-    metrics = run(cfg, inputs, StageDir(folder, lambda m, s: None))
+    metrics = run(cfg, inputs, work(folder))
     return load_file(folder / "model" / "model.safetensors"), metrics
 
 
@@ -63,7 +61,7 @@ def trainers(
     contract = load_contract(inputs["policy"] / "model")
     pairs = [p for p in load(inputs["pairs"] / "pairs.parquet", Pair) if p.split == "train"][:8]
     reference = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
-    out = StageDir(folder, lambda m, s: None)
+    out = work(folder)
 
     def build_trainer(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
         stored = own.pop("stored", False)
@@ -262,8 +260,7 @@ def test_no_token_budget_changes_the_references_log_probs(
                 seen.append(ids[0].numel())
 
         hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
-        out = StageDir(tmp_path / str(budget), lambda m, s: None)
-        out.path.mkdir()
+        out = work(tmp_path / str(budget))
         block = replace(
             cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, token_budget=budget)
         )
@@ -353,53 +350,3 @@ def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() 
     assert displacement_message(-7.4, -15.0) == "", "less than 0.3 nats per token"
     assert displacement_message(-7.6, -15.0)
     assert displacement({}, []) == ""
-
-
-@pytest.mark.extended
-def test_a_held_out_loss_that_ends_higher_is_told(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """The held-out pairs are the trained ones with chosen and rejected exchanged: what is learnt is wrong of them. At
-    a rate too small to learn anything they stay where they were."""
-    table, scored = inputs["pairs"] / "pairs.parquet", inputs["reference"] / "logprobs.parquet"
-    pairs, log_probs = load(table, Pair), load(scored, PairLogProbs)
-    scored_ids = {p.id for p in log_probs}
-    trained = [replace(p, split="train") for p in pairs if p.id in scored_ids]
-    turned = [
-        replace(
-            p,
-            id=f"-{p.id}",
-            split="validation",
-            chosen=p.rejected,
-            rejected=p.chosen,
-            chosen_token_ids=p.rejected_token_ids,
-            rejected_token_ids=p.chosen_token_ids,
-        )
-        for p in trained
-    ]
-    save(table, [*trained, *turned], Pair)
-    trl_rows = [
-        PairLogProbs(
-            f"-{p.id}", p.prompt_ids, p.rejected_ids, p.chosen_ids, p.rejected_logps, p.chosen_logps
-        )
-        for p in log_probs
-    ]
-    save(scored, [*log_probs, *trl_rows], PairLogProbs)
-    for rate, rises in ((1e-2, True), (1e-12, False)):
-        (tmp_path / f"{rate}").mkdir()
-        out = StageDir(tmp_path / f"{rate}", lambda m, s: None)
-        run(block(learning_rate=rate, epochs=6.0 if rises else 1.0), inputs, out)
-        assert any("held-out loss 0.693 → " in warning for warning in out.warnings) is rises
-
-
-def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
-    points = read_curves(chain.folder("dpo"))
-    names = {name for point in points for name in point}
-    assert {
-        "rewards/accuracies",
-        "rewards/margins",
-        "logps/chosen",
-        "logps/rejected",
-        "loss",
-        "grad_norm",
-    } <= names
-    assert {"eval_rewards/accuracies", "eval_loss"} <= names
-    assert ROUNDING_GAP[Precision.fp32] == 1e-5

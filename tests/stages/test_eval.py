@@ -29,13 +29,12 @@ from stages.models.contract import load_contract, load_or_derive_contract
 from stages.models.loading import load_model
 from stages.samplers.completions import make_candidate
 from stages.samplers.sampler import Completion, Request
-from stages.store.records import Candidate, Check, Example, Pair, load, save
+from stages.store.records import Candidate, Example, Pair, load, save
 from stages.store.splits import draw_order
 from stages.store.store import Store
-from stages.store.workspace import StageDir
-from stages.tasks.checks import share_passed
 from tests.bench.coin import tossed, turned
 from tests.helpers import Chain, build, nodes, settings
+from tests.rows import work
 
 
 def evaluation_inputs(chain: Chain) -> dict[str, Path]:
@@ -48,9 +47,8 @@ def evaluation_inputs(chain: Chain) -> dict[str, Path]:
 
 def evaluated(chain: Chain, policy: Path, answers: Path, folder: Path) -> dict[str, Any]:
     """The results of an evaluation in which `policy` stands where DPO's model does."""
-    folder.mkdir()
     inputs = evaluation_inputs(chain) | {"policy": policy, "answer_policy": answers}
-    run(nodes(chain.root)["eval"].config, inputs, StageDir(folder, lambda m, s: None))
+    run(nodes(chain.root)["eval"].config, inputs, work(folder))
     return json.loads((folder / "results.json").read_text())
 
 
@@ -107,10 +105,10 @@ def test_where_all_test_prompts_are_in_the_pairs_it_is_told(chain: Chain, tmp_pa
         [replace(some, prompt_id=i, split="train") for i in prompt_ids],
         Pair,
     )
-    work = StageDir(tmp_path, lambda metrics, step: None)
+    out = work(tmp_path)
     pattern = f"none of the {len(prompt_ids)} prompts .*: {len(prompt_ids)} are also in "
     with pytest.raises(UserError, match=pattern):
-        run(nodes(chain.root)["eval"].config, inputs | {"pairs": tmp_path / "pairs"}, work)
+        run(nodes(chain.root)["eval"].config, inputs | {"pairs": tmp_path / "pairs"}, out)
 
 
 def test_dpo_on_pairs_that_a_coin_has_turned_never_helps(chain: Chain, tmp_path: Path) -> None:
@@ -176,19 +174,6 @@ def test_the_verdict_says_what_became_of_endings(sft: float, policy: float, clau
     full = endings_clause(answers, TITLES, cfg)
     assert clause in full and bool(full) is bool(clause)
     assert f"tasks{full}." in verdict(rate_row(answers, cfg), TITLES, full)
-
-
-def test_none_of_many_is_not_known_to_be_none() -> None:
-    groups = ["seen"] * 320
-    none = np.zeros((320, 3))
-    intervals = with_intervals(table(groups, none, none, none), none, settings("recipe=tiny").eval)
-    exact = 1 - 0.025 ** (1 / 320)  # Clopper and Pearson's upper limit of none
-    assert intervals["sft"]["high"] == pytest.approx(exact, rel=0.05)
-    assert intervals["policy-sft"]["high"] == pytest.approx(exact, rel=0.05)
-    every = with_intervals(
-        table(groups, none + 1, none, none), none + 1, settings("recipe=tiny").eval
-    )
-    assert every["sft"]["low"] == pytest.approx(1 - exact, rel=0.001)
 
 
 @pytest.mark.parametrize(
@@ -303,22 +288,6 @@ def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(
     assert "mine.jsonl" in page
     assert "1 test prompts" in manifest["warnings"][-1]
     assert (chain.root / "latest/data").resolve() == chain.folder("data").resolve()
-
-
-@pytest.mark.parametrize(
-    ("kind", "answer", "reference", "passes"),
-    [
-        ("label", "Positive.", "positive", True),
-        ("label", "not positive", "positive", False),
-        ("number", "so 1,250 in all.", "25 * 50 = 1250", True),
-        ("number", "none", "4", False),
-        ("number", "4 and 5", "4", False),
-    ],
-)
-def test_answers_to_outside_prompts_are_compared_by_label_or_number(
-    kind: str, answer: str, reference: str, passes: bool
-) -> None:
-    assert (share_passed([Check(kind, {"text": reference})], answer) == 1) == passes
 
 
 @pytest.mark.parametrize(

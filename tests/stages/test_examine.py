@@ -122,7 +122,7 @@ def test_an_examination_needs_both_models_and_trains_nothing(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_planted_faults_are_named_and_sound_models_have_none(built: Path, tmp_path: Path) -> None:
-    """By plain TRL: fourteen models with a fault each, and four without."""
+    """By plain TRL: models with a fault each, and four without."""
     base = tmp_path / "base"
     shutil.copytree(Chain(built).folder("base") / "model", base)
     place = Elsewhere(tmp_path, base)

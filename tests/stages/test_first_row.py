@@ -14,7 +14,8 @@ from stages.store.records import Example, load
 from stages.training.token_rows import IGNORED
 from tests.helpers import settings
 from tests.models.test_contract import CHATML, byte_level, establish
-from tests.stages.reading import joined, work
+from tests.rows import work
+from tests.stages.reading import joined
 
 SFT = settings("recipe=tiny").sft
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"

@@ -79,17 +79,6 @@ def test_what_people_said_of_another_answer_is_not_known_of_this_one(chain: Chai
     )
 
 
-@pytest.mark.extended
-def test_the_compared_prompts_are_limited_for_people_as_a_whole(chain: Chain) -> None:
-    """Answers that are alike count as ties: if all of them stayed, and few others were asked, ties would win."""
-
-    def limit(*overrides: str) -> int:
-        return int(nodes(chain.root, *PEOPLE, *overrides)["versus_sft"].config.prompts)
-
-    assert limit("eval.judged.prompts=7") == 7 < limit()
-    assert limit("eval.judged.prompts=null") > limit(), "null is no limit"
-
-
 def test_the_same_checkpoint_twice_is_even_and_nobody_is_asked(
     chain: Chain, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages import label, pairs, unpaired
+from stages import label, pairs
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
@@ -16,52 +16,8 @@ from stages.labelers.labeler import Pool
 from stages.labelers.verifier import Verifier
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.workspace import StageDir
-from tests.helpers import DATA, settings
-
-
-def work(folder: Path) -> StageDir:
-    folder.mkdir(exist_ok=True)
-    return StageDir(folder, lambda m, s: None)
-
-
-def candidate(prompt: str, text: str, tokens: int = 3, finished: bool = True) -> Candidate:
-    reason = "stop" if finished else "length"
-    return Candidate(
-        prompt,
-        f"{prompt}-{text}-{tokens}-{reason}",
-        "p",
-        "hf",
-        1.0,
-        0,
-        text,
-        [],
-        reason,
-        -1.0,
-        tokens,
-    )
-
-
-def pool(folder: Path, answers: dict[str, list[tuple[Candidate, float | None]]]) -> Path:
-    """A judged pool: per prompt, candidates with their scores; None where judging failed."""
-    folder.mkdir()
-    prompts = [
-        Example(p, [{"role": "user", "content": p}], None, "s", "t", "preference") for p in answers
-    ]
-    save(folder / "prompts.parquet", prompts, Example)
-    save(folder / "candidates.parquet", [c for cs in answers.values() for c, _ in cs], Candidate)
-    judged = [
-        Judgement(
-            p,
-            "verifier",
-            c.candidate_id,
-            score=score,
-            error=None if score is not None else "failed",
-        )
-        for p, cs in answers.items()
-        for c, score in cs
-    ]
-    save(folder / "judgements.parquet", judged, Judgement)
-    return folder
+from tests.helpers import settings
+from tests.rows import candidate, judged_pool, prompt, save_pool, work
 
 
 def block(**changes: Any) -> Pairs:
@@ -101,33 +57,16 @@ SCORED = {
 )
 def test_strategies(strategy: Strategy, options: dict, expected: set, tmp_path: Path) -> None:
     built, _ = build_pairs(
-        tmp_path / "out", block(strategy=strategy, **options), pool(tmp_path / "pool", SCORED)
+        tmp_path / "out",
+        block(strategy=strategy, **options),
+        judged_pool(tmp_path / "pool", SCORED),
     )
     assert set(built) == expected
     assert len(built) == len(expected)
 
 
-def test_of_preferences_the_most_preferred_stands_against_the_least(tmp_path: Path) -> None:
-    """A ranking of four, told two at a time: of equal margins the widest comes first, whatever the seed."""
-    ranked = {"q": [(candidate("q", text), None) for text in "abcd"]}
-    judged = pool(tmp_path / "pool", ranked)
-    ids = [c.candidate_id for c, _ in ranked["q"]]
-    judgements = [
-        Judgement("q", "judge", a=b, b=a, preference="b") for a, b in combinations(ids, 2)
-    ]
-    save(judged / "judgements.parquet", judgements, Judgement)
-    for seed in range(5):
-        assert build_pairs(tmp_path / f"{seed}", block(seed=seed), judged)[0] == [("a", "d")]
-        cfg = block(strategy=Strategy.margin, max_per_prompt=3, seed=seed)
-        assert set(build_pairs(tmp_path / f"{seed}-near", cfg, judged)[0]) == {
-            ("a", "b"),
-            ("b", "c"),
-            ("c", "d"),
-        }
-
-
 def test_random_pairs_are_seeded_and_never_tied(tmp_path: Path) -> None:
-    judged = pool(tmp_path / "pool", SCORED)
+    judged = judged_pool(tmp_path / "pool", SCORED)
     scores = {"a": 1.0, "b": 0.5, "c": 0.0, "d": 0.5}
     seen = set()
     for seed in range(20):
@@ -151,7 +90,7 @@ def test_prompts_without_a_pair_are_counted_by_reason(tmp_path: Path) -> None:
         "cut": [(candidate("cut", "a", finished=False), 1.0), (candidate("cut", "b"), 0.0)],
     }
     built, metrics = build_pairs(
-        tmp_path / "out", block(max_length_ratio=4.0), pool(tmp_path / "pool", answers)
+        tmp_path / "out", block(max_length_ratio=4.0), judged_pool(tmp_path / "pool", answers)
     )
     assert built == [("a", "b")]
     assert metrics["prompts_without_pair"] == {
@@ -178,7 +117,7 @@ HALF = {
 def test_an_unfinished_completion_is_never_chosen_and_rejected_without_an_end(
     tmp_path: Path,
 ) -> None:
-    judged = pool(tmp_path / "pool", HALF)
+    judged = judged_pool(tmp_path / "pool", HALF)
     built, metrics = build_pairs(tmp_path / "kept", block(), judged)
     assert built == [("b", "c"), ("a", "b"), ("a", "c")]
     stored = load(tmp_path / "kept" / "pairs.parquet", Pair)
@@ -201,37 +140,12 @@ def test_an_unfinished_completion_is_never_chosen_and_rejected_without_an_end(
         "refused as chosen": 2,
     }
 
-    _, metrics = build_pairs(tmp_path / "none", block(), pool(tmp_path / "finished", SCORED))
+    _, metrics = build_pairs(tmp_path / "none", block(), judged_pool(tmp_path / "finished", SCORED))
     assert "unfinished" not in metrics["summary"]
-
-
-def test_pairs_keep_the_ids_that_were_drawn_and_load_as_a_dataset(tmp_path: Path) -> None:
-    from datasets import load_dataset
-
-    sampled = replace(candidate("q", "a"), token_ids=[3, 4], tokenizer="of ours")
-    from_text = replace(candidate("q", "b"), token_ids=None)  # as an endpoint gives it
-    build_pairs(
-        tmp_path / "out",
-        block(),
-        pool(tmp_path / "pool", {"q": [(sampled, 1.0), (from_text, 0.0)]}),
-    )
-    file = str(tmp_path / "out" / "pairs.parquet")
-    [row] = load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path))
-    assert (row["chosen_token_ids"], row["chosen_tokenizer"]) == ([3, 4], "of ours")
-    assert (row["rejected_token_ids"], row["rejected_tokenizer"]) == (None, None)
-
-
-def test_no_pair_at_all_is_an_error_with_the_reasons(tmp_path: Path) -> None:
-    judged = pool(
-        tmp_path / "pool", {"q": [(candidate("q", "a"), 0.0), (candidate("q", "b"), 0.0)]}
-    )
-    with pytest.raises(UserError, match=r"no pair .* \(1: .* same score\)"):
-        build_pairs(tmp_path / "out", block(), judged)
 
 
 LEVELS = (("a", 1.0), ("b", 0.5), ("c", 0.0))
 LOW = {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]}
-CUT = {"q": [(candidate("q", "a", finished=False), 1.0), (candidate("q", "b"), 0.0)]}
 LONG = {"q": [(candidate("q", "a", 30), 1.0), (candidate("q", "b"), 0.0)]}
 
 
@@ -262,7 +176,7 @@ def test_who_gets_no_pair_is_told_the_rule_that_was_in_the_way_and_no_other(
     answers: Any, keys: dict[str, Any], way_out: str, loosened: dict[str, Any], tmp_path: Path
 ) -> None:
     judged, cfg = (
-        pool(tmp_path / "pool", answers),
+        judged_pool(tmp_path / "pool", answers),
         block(**{"min_score": 0.0, "min_margin": 0.0} | keys),
     )
     with pytest.raises(
@@ -277,7 +191,7 @@ def tied(folder: Path, agrees: list[bool | None], sampler: str = "file") -> Path
     """A pool of one prompt whose every comparison is a tie: of those that were asked in both orders, whether the judge
     agreed with itself."""
     candidates = [replace(candidate("q", text), sampler=sampler) for text in "abcd"]
-    judged = pool(folder, {"q": [(c, None) for c in candidates]})
+    judged = judged_pool(folder, {"q": [(c, None) for c in candidates]})
     ids = [*combinations((c.candidate_id for c in candidates), 2)][: len(agrees)]
     ties = [
         Judgement("q", "judge", a=a, b=b, preference="tie", order_swapped_agrees=agreed)
@@ -287,45 +201,6 @@ def tied(folder: Path, agrees: list[bool | None], sampler: str = "file") -> Path
     return judged
 
 
-@pytest.mark.parametrize(
-    ("agrees", "way_out"),
-    [
-        (
-            [False, True, False, None],
-            r"[Ii]n 2 of 3 comparisons .* order .* ties\. Name another judge in label\.endpoints",
-        ),
-        ([True, True], r"sample\.file must have two different candidates"),
-        ([None, None], r"sample\.file must have two different candidates"),
-    ],
-)
-def test_where_all_is_a_tie_the_order_is_named_before_the_file(
-    agrees: list[bool | None], way_out: str, tmp_path: Path
-) -> None:
-    judged = tied(tmp_path / "pool", agrees)
-    with pytest.raises(UserError, match=rf"\(1: [^)]*\)\. .*{way_out}"):
-        build_pairs(tmp_path / "out", block(), judged)
-    with pytest.raises(UserError, match=way_out if False in agrees else "some answers win"):
-        unpaired.run(
-            settings("recipe=tiny").unpaired, {"judged": judged}, work(tmp_path / "unpaired")
-        )
-
-
-@pytest.mark.parametrize("sampler", ["hf", "dataset"])
-def test_who_reads_a_file_is_not_told_to_sample(sampler: str, tmp_path: Path) -> None:
-    answers = [(replace(candidate("q", text), sampler=sampler), 0.5) for text in "ab"]
-    pattern = {
-        "hf": r"Raise sample\.temperatures",
-        "dataset": "The file must have two different answers",
-    }[sampler]
-    with pytest.raises(UserError, match=rf"the same score\)\. {pattern}"):
-        build_pairs(tmp_path / "out", block(), pool(tmp_path / "pool", {"q": answers}))
-
-
-def test_where_the_better_ones_are_cut_off_they_may_be_longer(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"was better\)\. .*raise sample\.max_new_tokens\.$"):
-        build_pairs(tmp_path / "out", block(), pool(tmp_path / "pool", CUT))
-
-
 def test_a_prompt_is_held_out_with_all_its_pairs(tmp_path: Path) -> None:
     answers = {
         f"{i:04}": [(candidate(f"{i:04}", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0))]
@@ -333,7 +208,7 @@ def test_a_prompt_is_held_out_with_all_its_pairs(tmp_path: Path) -> None:
     }
     out = work(tmp_path / "out")
     cfg = replace(block(strategy=Strategy.all, max_per_prompt=3), validation_fraction=0.25)
-    metrics = pairs.run(cfg, {"judged": pool(tmp_path / "pool", answers)}, out)
+    metrics = pairs.run(cfg, {"judged": judged_pool(tmp_path / "pool", answers)}, out)
     split: dict[str, set[str]] = {}
     for p in load(out / "pairs.parquet", Pair):
         split.setdefault(p.prompt_id, set()).add(p.split)
@@ -345,7 +220,7 @@ def test_the_verifier_scores_the_share_of_checks_and_fails_where_there_are_none(
     built: Path, tmp_path: Path
 ) -> None:
     checks = [Check("upper"), Check("equals", {"text": "YES"})]
-    example = Example("q", [], None, "s", "t", "preference", checks=checks)
+    example = prompt("q", checks=checks)
     texts = {"YES": 1.0, "NO": 0.5, "yes": 0.0, "": 0.0}
     judgements = Verifier().judge(example, [candidate("q", t) for t in texts])
     assert [j.score for j in judgements] == list(texts.values())
@@ -390,21 +265,14 @@ TWO_LINES = Check("line_count", {"count": 2})
 def test_rollouts_have_no_reward_for_a_form_alone_nor_for_a_topic_without_the_constraints_or_in_a_loop(
     checks: list[Check], answer: str, share: float, reward: float
 ) -> None:
-    prompt, completion = (
-        Example("q", [], None, "s", "t", "preference", checks=checks),
-        candidate("q", answer),
-    )
-    assert [j.score for j in Verifier().judge(prompt, [completion])] == [pytest.approx(share)]
-    assert [j.score for j in Verifier().judge_rollouts(Pool([prompt], [completion]))] == [
-        pytest.approx(reward)
-    ]
+    asked, completion = prompt("q", checks=checks), candidate("q", answer)
+    assert [j.score for j in Verifier().judge(asked, [completion])] == [pytest.approx(share)]
+    [judgement] = Verifier().judge_rollouts(Pool([asked], [completion]))
+    assert judgement.score == pytest.approx(reward)
 
 
 def test_too_many_failed_judgements_stop_the_stage(tmp_path: Path) -> None:
-    folder = tmp_path / "pool"
-    folder.mkdir()
-    save(folder / "prompts.parquet", [Example("q", [], None, "s", "t", "preference")], Example)
-    save(folder / "candidates.parquet", [candidate("q", "a")], Candidate)
+    folder = save_pool(tmp_path / "pool", [prompt("q")], [candidate("q", "a")])
     with pytest.raises(UserError, match=r"1 of 1 candidates .*no checks"):
         label.run(settings("recipe=tiny").label, {"pool": folder}, work(tmp_path / "out"))
 
@@ -417,46 +285,6 @@ def dataset(tmp_path: Path, rows: list[dict], *typed: str) -> tuple[StageDir, di
 
 
 USER = {"role": "user", "content": "q"}
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "q", "chosen": "a", "rejected": "b"},
-        {
-            "prompt": [USER],
-            "chosen": [{"role": "assistant", "content": "a"}],
-            "rejected": [{"role": "assistant", "content": "b"}],
-        },
-        {
-            "chosen": [USER, {"role": "assistant", "content": "a"}],
-            "rejected": [USER, {"role": "assistant", "content": "b"}],
-        },
-        {
-            "prompt": "q",
-            "messages": [USER, {"role": "assistant", "content": "a"}],
-            "chosen": [USER, {"role": "assistant", "content": "a"}],
-            "rejected": [USER, {"role": "assistant", "content": "b"}],
-        },
-        {"instruction": "q", "output": "gold", "chosen": "a", "rejected": "b"},
-        {
-            "conversations": [{"from": "human", "value": "q"}],
-            "chosen": {"from": "gpt", "value": "a"},
-            "rejected": {"from": "gpt", "value": "b"},
-        },
-    ],
-)
-def test_preference_formats_become_pairs(row: dict, tmp_path: Path) -> None:
-    out, metrics = dataset(tmp_path, [row])
-    assert metrics["judgements"] == 1
-    pairs_metrics = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
-    assert pairs_metrics["pairs"] == 1
-    pair = load(tmp_path / "pairs" / "pairs.parquet", Pair)[0]
-    assert (pair.prompt, pair.chosen[0]["content"], pair.rejected[0]["content"]) == (
-        [USER],
-        "a",
-        "b",
-    )
 
 
 def test_a_prompt_in_a_column_does_not_hide_the_turns_before_it(tmp_path: Path) -> None:
@@ -522,29 +350,10 @@ def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path
     assert pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 2
 
 
-def test_every_row_of_a_file_is_used_or_counted_with_its_reason(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [
-        {"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(45)
-    ]
-    rows += [{"prompt": "x", "chosen": "a", "rejected": "a"}] * 2 + [
-        {"prompt": "y", "chosen": "", "rejected": "a"}
-    ]
-    rows += [{"prompt": "z", "chosen": n, "rejected": "a"} for n in (1, 2.5)]
-    out, metrics = dataset(tmp_path, rows)
-    assert (metrics["rows"], metrics["judgements"]) == (50, 45)
-    reasons = {"rejected: is the same as chosen": 2, "chosen: is empty": 1}
-    assert metrics["unusable"] == reasons | {
-        "chosen: must be text, is int": 1,
-        "chosen: must be text, is float": 1,
-    }
-    [warning] = out.warnings
-    assert "5 of 50 rows" in warning and "1 (chosen: is empty)" in warning
-
-
 def test_rows_and_not_answers_are_what_too_many_of_are_unusable(tmp_path: Path) -> None:
     """Four answers in each of nine rows are 36 judgements, of which two bad rows are few."""
     rows = [{"prompt": f"{i}", "responses": list("abcd"), "scores": [1, 2, 3, 4]} for i in range(9)]
-    with pytest.raises(UserError, match=r"2 of 11 rows .* label\.max_failed=0\.1"):
+    with pytest.raises(UserError, match=r"2 of 11 .*label\.max_failed=0\.1"):
         dataset(tmp_path, rows + [{"prompt": "x", "responses": ["a", "b"], "scores": [1]}] * 2)
 
 
@@ -557,21 +366,8 @@ def test_a_labelling_says_what_length_alone_would_order_rightly(tmp_path: Path) 
     assert "66.7% of 3 comparisons" in metrics["summary"]
 
 
-def test_length_is_that_of_answers_without_their_thoughts(tmp_path: Path) -> None:
-    long_thought = "<think>one two three four</think>"
-    rows = [
-        {"prompt": "p", "chosen": "a b", "rejected": f"{long_thought}a"},
-        {"prompt": "q", "chosen": f"{long_thought}a", "rejected": "a b"},
-    ]
-    out, metrics = dataset(tmp_path, rows)
-    assert metrics["longer_preferred"] == 1 / 2
-    made = pairs.run(block(max_length_ratio=2.0), {"judged": out.path}, work(tmp_path / "pairs"))
-    assert (made["pairs"], made["chosen_longer_by"]) == (2, 0)
-
-
 def test_pairs_with_a_thought_on_one_side_are_counted(tmp_path: Path) -> None:
     thinking, unended = "<think>\nSo.\n</think>\n\n", "[THINK]So"
-    turns = [{"role": "assistant", "content": f"{thinking}x"}, USER]
     sides = [
         (f"{thinking}a", "b"),
         ("a", f"{thinking}b"),
@@ -580,38 +376,12 @@ def test_pairs_with_a_thought_on_one_side_are_counted(tmp_path: Path) -> None:
         (f"{thinking}a", unended),
         ("a", "b"),
     ]
-    several = [[*turns, {"role": "assistant", "content": text}] for text in "ab"]
-    several[1][0] = {"role": "assistant", "content": "x"}
     rows = [{"prompt": f"{i}", "chosen": a, "rejected": b} for i, (a, b) in enumerate(sides)]
-    rows.append({"prompt": "turns", "chosen": several[0], "rejected": several[1]})
     out, _ = dataset(tmp_path, rows)
     folder = work(tmp_path / "pairs")
     made = pairs.run(block(unfinished=Unfinished.keep), {"judged": out.path}, folder)
-    assert (made["pairs"], made["thought_on_one_side"]) == (len(rows), 4)
-    assert any("4 of 7 pairs" in warning for warning in folder.warnings)
-    assert "4 with a thought" in made["summary"]
-    silent = work(tmp_path / "of_reward")
-    pairs.run(block(unfinished=Unfinished.keep, key="reward.pairs"), {"judged": out.path}, silent)
-    assert not any("4 of 7 pairs" in warning for warning in silent.warnings)
-    of_none, _ = dataset(tmp_path, rows[5:6])
-    assert "thought_on_one_side" not in pairs.run(block(), {"judged": of_none.path}, folder)
-
-
-def test_of_scores_too_length_is_held_against_every_two_of_a_prompt(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": "q", "responses": ["a", "a b", "a b c"], "scores": [3, 2, 1]},
-        {"prompt": "p", "responses": ["a", "a b", "b"], "scores": [1, 2, 2]},
-    ]
-    _, metrics = dataset(tmp_path, rows)
-    assert metrics["longer_preferred"] == pytest.approx(1 / 4)
-
-
-@pytest.mark.parametrize("good", [True, False])
-def test_answers_that_are_all_good_are_not_all_bad(good: bool, tmp_path: Path) -> None:
-    _, metrics = dataset(
-        tmp_path, [{"prompt": f"{i}", "completion": "a", "label": good} for i in range(3)]
-    )
-    assert metrics["mean_score"] == good
+    assert (made["pairs"], made["thought_on_one_side"]) == (len(rows), 3)
+    assert any("3 of 6 pairs" in warning for warning in folder.warnings)
 
 
 def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:
@@ -649,62 +419,6 @@ def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     assert "pairs.strategy=best_worst makes at most 1" in folder.warnings[1]
 
 
-def test_limits_of_scores_are_told_to_do_nothing_where_there_are_no_scores(tmp_path: Path) -> None:
-    out, _ = dataset(tmp_path, [{"prompt": "q", "chosen": "a", "rejected": "b"}])
-    unscored = work(tmp_path / "pairs")
-    pairs.run(block(min_score=0.0, min_margin=0.5), {"judged": out.path}, unscored)
-    assert any("pairs.min_margin leave nothing out" in line for line in unscored.warnings)
-    scored = work(tmp_path / "scored")
-    pairs.run(
-        block(min_score=0.5, min_margin=0.5), {"judged": pool(tmp_path / "pool", SCORED)}, scored
-    )
-    assert not any("no scores" in line for line in scored.warnings)
-
-
-def test_that_no_pair_is_held_out_is_told(tmp_path: Path) -> None:
-    out, _ = dataset(tmp_path, [{"prompt": "q", "chosen": "a", "rejected": "b"}])
-    for fraction, warned in ((0.0, False), (1e-9, True)):
-        folder = work(tmp_path / f"pairs_{fraction}")
-        assert (
-            pairs.run(replace(block(), validation_fraction=fraction), {"judged": out.path}, folder)[
-                "held_out"
-            ]
-            == 0
-        )
-        assert any("Raise pairs.validation_fraction" in line for line in folder.warnings) == warned
-
-
-def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(
-    tmp_path: Path,
-) -> None:
-    rows = [{"prompt": f"{i}", "chosen": "a b c d", "rejected": "a"} for i in range(4)]
-    rows += [{"prompt": f"{i} even", "chosen": "a b", "rejected": "c d"} for i in range(3)]
-    rows += [{"prompt": "0 even", "chosen": "a b", "rejected": "c d"}]
-    out, _ = dataset(tmp_path, rows)
-    judged = work(tmp_path / "all")
-    every = pairs.run(block(strategy=Strategy.all), {"judged": out.path}, judged)
-    assert (every["pairs"], every["comparisons"], every["left_out"]) == (
-        7,
-        8,
-        {"that repeat another one": 1},
-    )
-    [warning] = judged.warnings
-    assert warning.startswith("1 preferences are left out because they repeat")
-
-    filtered = work(tmp_path / "filtered")
-    metrics = pairs.run(
-        block(strategy=Strategy.all, max_length_ratio=1.5), {"judged": out.path}, filtered
-    )
-    name = "with lengths further apart than pairs.max_length_ratio=1.5"
-    assert (metrics["pairs"], metrics["comparisons"]) == (3, 8)
-    assert metrics["left_out"] == {name: 4, "that repeat another one": 1}
-    message = (
-        f"4 comparisons {name} are left out. Raise pairs.max_length_ratio=1.5 (null: any lengths)."
-    )
-    assert message in filtered.warnings
-    assert "4 prompts without a pair" in metrics["summary"]
-
-
 @pytest.mark.parametrize("strategy", [s for s in Strategy if s is not Strategy.ranked])
 @pytest.mark.parametrize(
     "keys",
@@ -727,7 +441,7 @@ def test_comparisons_are_pairs_and_what_was_left_out(
         (candidate("same", t, n), s) for t, n, s in (("a", 3, 1.0), ("a", 4, 0.5), ("b", 3, 0.0))
     ]
     _, metrics = build_pairs(
-        tmp_path / "out", block(strategy=strategy, **keys), pool(tmp_path / "pool", answers)
+        tmp_path / "out", block(strategy=strategy, **keys), judged_pool(tmp_path / "pool", answers)
     )
     assert (
         metrics["comparisons"] == 3 * 6 + 3 == metrics["pairs"] + sum(metrics["left_out"].values())
@@ -738,41 +452,8 @@ def test_comparisons_are_pairs_and_what_was_left_out(
     ("rows", "pattern"),
     [
         (
-            [{"prompt": "q", "chosen": "a", "rejected": "b", "label": 1}],
-            "line 1: the column 'label' changes",
-        ),
-        (
-            [
-                {
-                    "chosen": [USER, {"role": "assistant", "content": "a", "weight": 0}],
-                    "rejected": [USER, {"role": "assistant", "content": "b"}],
-                }
-            ],
-            "the column 'chosen.weight' changes",
-        ),
-        (
-            [
-                {
-                    "chosen": [USER, {"role": "assistant", "content": "a"}],
-                    "rejected": [USER, {"role": "assistant", "content": "b"}],
-                    "documents": "d",
-                }
-            ],
-            "the column 'documents' changes",
-        ),
-        ([{"prompt": "q", "chosen": "a"}], "no known columns among prompt, chosen.*label.columns="),
-        (
             [{"prompt": "q", "chosen": "a", "rejected": "a"}] * 3,
             "rejected: is the same as chosen. 3 of 3 rows",
-        ),
-        (
-            [
-                {
-                    "chosen": [USER, {"role": "assistant", "content": "a"}],
-                    "rejected": [{**USER, "content": "x"}, {"role": "assistant", "content": "b"}],
-                }
-            ],
-            "answers another prompt",
         ),
         ([], "holds no rows"),
         ([{"prompt": "q", "completions": ["a", "b"], "scores": [7, 7]}], "all 2 ratings are 7"),
@@ -787,23 +468,9 @@ def test_a_preference_file_that_cannot_be_used_is_told(
         dataset(tmp_path, rows)
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
-def test_real_preferences_are_read(tmp_path: Path) -> None:
-    file = DATA / "formats" / "lf_dpo_en_demo.json.gz"
-    out = work(tmp_path / "out")
-    metrics = label.run(settings("label=dataset", f"label.path={file}").label, {}, out)
-    assert metrics["judgements"] == 300
-    pairs_metrics = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
-    assert (
-        pairs_metrics["pairs"]
-        == len({j.prompt_id for j in load(out / "judgements.parquet", Judgement)})
-        > 290
-    )
-
-
 def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> None:
     names = [f"q{i}" for i in range(6)]
-    judged = pool(
+    judged = judged_pool(
         tmp_path / "pool",
         {q: [(candidate(q, "yes"), 1.0), (candidate(q, "no"), 0.0)] for q in names},
     )
@@ -832,7 +499,7 @@ def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> N
 def test_a_task_gives_no_pair_more_than_it_may_where_prompts_give_several(
     most: int, tmp_path: Path
 ) -> None:
-    judged = pool(
+    judged = judged_pool(
         tmp_path / "pool",
         {f"q{i}": [(candidate(f"q{i}", t), s) for t, s in LEVELS] for i in range(4)},
     )
@@ -865,7 +532,7 @@ def test_chosen_completions_keep_the_rules_where_quality_is_asked_for(tmp_path: 
         (candidate("r", "The tides rise twice a day."), 1.0),
         (candidate("r", loop), 0.0),
     ]
-    judged = pool(tmp_path / "pool", scored_candidates)
+    judged = judged_pool(tmp_path / "pool", scored_candidates)
     assert len(build_pairs(tmp_path / "any", block(), judged)[0]) == 2
     built, metrics = build_pairs(tmp_path / "good", block(quality=True), judged)
     assert [chosen for chosen, _ in built] == ["The tides rise twice a day."]

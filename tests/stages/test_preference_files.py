@@ -13,8 +13,8 @@ from stages.config.errors import UserError
 from stages.formats.readers import files
 from stages.pairing.admission import COPIES
 from stages.store.records import Pair, load
-from stages.store.workspace import StageDir
 from tests.helpers import DATA, settings
+from tests.rows import work
 
 TIE = "without a better answer"
 EQUAL = "of equal scores"
@@ -32,9 +32,7 @@ class Read(NamedTuple):
 def used(file: Path, folder: Path, *settings_: str) -> Read:
     """A file through `label` and `pairs`, by the settings of `label=dataset` under the default recipe."""
     cfg = settings("label=dataset", f"label.path={file}", *settings_)
-    outs = [StageDir(folder / stage, lambda metrics, step: None) for stage in ("label", "pairs")]
-    for out in outs:
-        out.path.mkdir()
+    outs = [work(folder / stage) for stage in ("label", "pairs")]
     labelled = label.run(cfg.label, {}, outs[0])
     paired = pairs.run(cfg.pairs, {"judged": outs[0].path}, outs[1])
     messages = [*labelled["read"], *outs[0].warnings, *outs[1].warnings]

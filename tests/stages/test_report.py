@@ -11,12 +11,11 @@ import pytest
 from stages import report
 from stages.config.errors import UNSEEN
 from stages.pages.example_answers import side_by_side
-from stages.pages.settings_table import settings as settings_of
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
-from stages.store.workspace import StageDir
 from tests.browser import browser, page_faults
 from tests.helpers import CHROMIUM, Chain, browse, build, nodes, settings
+from tests.rows import work
 from tests.stages.test_eval import evaluated
 
 DESK, PHONE = 900, 844  # pixels
@@ -38,7 +37,7 @@ def page(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for answer in answers:
         answer.text = HOSTILE
     save(table, answers, Candidate)
-    report.run(settings("recipe=tiny").report, inputs, StageDir(folder, lambda m, s: None))
+    report.run(settings("recipe=tiny").report, inputs, work(folder))
     return folder / "report.html"
 
 
@@ -94,24 +93,6 @@ def bottom_of(tab: Any, selector: str) -> float:
     )
 
 
-def test_warnings_that_do_not_change_the_reading_are_folded_where_they_belong(
-    chain: Chain, tmp_path: Path
-) -> None:
-    def warn(name: str, *warnings: str) -> None:
-        path = chain.folder(name) / "manifest.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"warnings": warnings}))
-
-    warn("eval", "its answers drift", "3 test prompts are in the pairs as well and do not count.")
-    warn("dpo", "steps leave pairs out")
-    inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
-    report.run(settings("recipe=tiny").report, inputs, StageDir(tmp_path, lambda m, s: None))
-    top, *parts = (tmp_path / "report.html").read_text().split('<section id="')
-    assert top.count('<p class="warning">') == 1 and "its answers drift" in top
-    sections = {part.partition('"')[0]: part for part in parts}
-    for name, words in (("answers", "do not count"), ("curves", "steps leave pairs out")):
-        assert "<summary>1 warning</summary>" in sections[name] and words in sections[name]
-
-
 def test_model_text_is_escaped_and_nothing_is_fetched(page: Path) -> None:
     html = page.read_text()
     assert "<script" not in html
@@ -120,47 +101,6 @@ def test_model_text_is_escaped_and_nothing_is_fetched(page: Path) -> None:
     assert {*re.findall(r"""(?:src|href)=["']([^#"'][^"']*)""", html)} == {"labels.html"}, (
         "which lies beside it"
     )
-
-
-def test_it_tells_lineage_with_commands_and_times(page: Path, built: Path) -> None:
-    html = page.read_text()
-    for node in nodes(built)["report"].inputs.values():
-        assert f'id="{node.fingerprint}"' in html
-    assert "python run.py stage=dpo recipe=tiny" in html
-    assert "rebuild=dpo" in html
-
-
-def test_it_tells_what_would_explain_another_result(page: Path) -> None:
-    section = page.read_text().partition('<section id="settings">')[2].partition("</section>")[0]
-    values = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", section))
-    assert values["computed on"].startswith("CPU; ")
-    assert values["SFT"].startswith(
-        "256 demonstrations; adapter=none, learning_rate=0.005, epochs=4, batch_size=16, "
-    )
-    assert values["SFT"].endswith(", precision=fp32")
-    of_loss, rest = values["DPO"].split(" first_difference=False, ")
-    assert (of_loss, rest.split(", batch_size")[0]) == (
-        "loss_type=[sigmoid], beta=0.1,",
-        "adapter=none, learning_rate=0.001, epochs=1",
-    )
-    assert values["candidates"].startswith("candidates_per_prompt=4, temperatures=[0.9], ")
-    assert values["seed"] == "0"
-
-
-def test_below_zero_stands_a_minus_sign_and_no_brackets_stand_in_a_row(page: Path) -> None:
-    page_html = re.sub(
-        r"<(pre|code|style)\b.*?</\1>|<p class=\"tokens\">.*?</p>",
-        "",
-        page.read_text(),
-        flags=re.DOTALL,
-    )
-    page_text = re.sub(r"<[^>]*>", " ", page_html)
-    assert re.search(r"−\d", page_text)
-    assert re.findall(r".{0,20}(?<![\w.])-\d.{0,20}|.{0,20}\)\s*\(.{0,20}", page_text) == []
-
-
-def test_it_is_one_small_file(page: Path) -> None:
-    assert len(page.read_bytes()) <= 400_000
 
 
 def test_it_shows_a_training_example_token_by_token(page: Path, built: Path) -> None:
@@ -220,7 +160,7 @@ def test_a_thought_is_shown_folded_above_its_answer(
     thoughtful: tuple[dict[str, Path], dict[str, Any]], built: Path, tmp_path: Path
 ) -> None:
     inputs, _ = thoughtful
-    report.run(settings("recipe=tiny").report, inputs, StageDir(tmp_path, lambda m, s: None))
+    report.run(settings("recipe=tiny").report, inputs, work(tmp_path))
     html = (tmp_path / "report.html").read_text()
     first_screen, rest = html.split("<h2", 1)
     assert "So:" not in first_screen and "think" not in first_screen
@@ -256,22 +196,4 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     assert page_faults(chain.root / "report.html", tmp_path) == []
     assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), (
         "the first seed's"
-    )
-
-
-def test_settings_say_of_which_round_they_are(chain: Chain) -> None:
-    manifests = {name: chain.manifest(name) for name in nodes(chain.root)}
-    models = {"titles": {"sft": "SFT", "policy": "DPO"}, "seeds": [0]}
-    assert "rounds" not in settings_of(manifests, **models)
-    of_arm = {"unpaired_kto": manifests["pairs"], "kto": manifests["dpo"]}
-    with_arm = settings_of(manifests | {"pairs_1": manifests["pairs"]} | of_arm, **models)
-    assert (
-        "KTO" in with_arm["rounds"]
-        and with_arm["labels"] == manifests["pairs"]["metrics"]["summary"]
-    )
-    values = settings_of(manifests | {"pairs_1": manifests["pairs"]}, **models)
-    assert (
-        values["rounds"].startswith("2; ")
-        and "DPO" in values["rounds"]
-        and "last round" in values["rounds"]
     )

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from stages import report
-from stages.pages.example_answers import strip, strips
+from stages.pages.example_answers import strips
 from stages.store.manifest import manifest_of
-from stages.store.workspace import SAMPLES, Sample, StageDir, append_samples, read_samples
+from stages.store.workspace import SAMPLES, append_samples, read_samples
 from tests.helpers import CHROMIUM, Chain, as_published, browse, fits, nodes, settings
+from tests.rows import work
 
 HOSTILE = "<script>document.title = 'taken over'</script>{{ 7 * 7 }}" + "wide" * 200
 
@@ -23,20 +24,6 @@ def report_inputs(chain: Chain) -> tuple[dict[str, Path], dict[str, Any], dict[s
         {k: manifest_of(v) for k, v in inputs.items()},
         nodes(chain.root)["eval"].config.models,
     )
-
-
-def answered(*answers: tuple[int, str], id: str = "a") -> list[Sample]:
-    return [
-        Sample(step, id, [{"role": "user", "content": "Name a bird."}], text, "stop")
-        for step, text in answers
-    ]
-
-
-def test_an_answer_that_stays_is_shown_once() -> None:
-    answers = strip(answered((0, "A wren."), (4, "A wren."), (8, "A finch."), (12, "A wren.")))
-    assert [(a["first"].step, a["last"], a["first"].answer) for a in answers["answers"]] == [
-        (0, 4, "A wren."), (8, 8, "A finch."), (12, 12, "A wren."),
-    ]  # fmt: skip
 
 
 def test_every_model_that_was_sampled_has_every_prompt_of_it(chain: Chain) -> None:
@@ -67,8 +54,7 @@ def page(chain: Chain, tmp_path: Path) -> Path:
     append_samples(inputs["dpo"], [last])
     as_published(inputs["dpo"], SAMPLES)
     folder = tmp_path / "report"
-    folder.mkdir()
-    report.run(settings("recipe=tiny").report, inputs, StageDir(folder, lambda m, s: None))
+    report.run(settings("recipe=tiny").report, inputs, work(folder))
     return folder / "report.html"
 
 

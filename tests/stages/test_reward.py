@@ -17,12 +17,11 @@ from stages.config.errors import UserError
 from stages.evaluation.learnt_scores import Scored, figures
 from stages.models.contract import load_contract
 from stages.models.loading import create_reward_model, load_reward_model
-from stages.objectives.reward import held_out_warnings
 from stages.reward import run
 from stages.store.records import Example, Judgement, Pair, load, save
-from stages.store.store import Store
 from stages.store.workspace import StageDir
 from tests.helpers import Chain, build, nodes, refused, settings
+from tests.rows import work
 
 TOY = "reward.source.path=package:stages/tasks/toy_preferences.jsonl"
 CPU = torch.device("cpu")
@@ -46,8 +45,7 @@ def block(**changes: Any) -> Reward:
 def train(
     cfg: Reward, inputs: dict[str, Path], folder: Path
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], StageDir]:
-    folder.mkdir()
-    out = StageDir(folder, lambda m, s: None)
+    out = work(folder)
     metrics = run(cfg, inputs, out)
     return load_file(folder / "model" / "model.safetensors"), metrics, out
 
@@ -196,20 +194,6 @@ def test_what_filters_the_chains_pairs_filters_no_preferences_of_others(tmp_path
     assert own["pairs"].fingerprint == plain["pairs"].fingerprint
 
 
-def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
-    """Neither its keys nor the target's own nodes enter the fingerprints of the others."""
-    plain, rewarded = (
-        nodes(chain.root),
-        nodes(chain.root, "stage=reward", "reward.learning_rate=1e-4"),
-    )
-    assert set(rewarded) - set(plain) == {"reward"}
-    same = [name for name in plain if name != "report"]
-    assert [plain[name].fingerprint for name in same] == [
-        rewarded[name].fingerprint for name in same
-    ]
-    assert Store(chain.root).find(plain["report"])
-
-
 @pytest.mark.parametrize(
     ("overrides", "pattern"),
     [
@@ -278,23 +262,6 @@ def test_figures_are_those_of_the_definition() -> None:
         "a": 1.0,
         "b": 0.5,
     }
-
-
-@pytest.mark.parametrize(
-    ("pairs", "patterns"),
-    [
-        (several(30, 2.0, 3) + several(10, -2.0, -3), ["half of the pairs is 50.0%"]),
-        (several(30, 2.0, 3) + several(10, -2.0, 0), ["cannot be measured here"]),
-        (several(20, 1.0, 1) + several(20, -1.0, 1), ["not significantly better than random"]),
-        (several(20, 1.0, 1) + several(20, 1.0, -1), []),
-    ],
-)
-def test_what_held_out_pairs_leave_in_doubt_is_told(
-    pairs: list[Scored], patterns: list[str]
-) -> None:
-    warnings = held_out_warnings(figures(pairs), len(pairs))
-    assert len(warnings) == len(patterns)
-    assert all(words in line for words, line in zip(patterns, warnings, strict=True))
 
 
 def test_pairs_of_one_prompt_count_as_one_draw() -> None:

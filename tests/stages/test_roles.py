@@ -1,7 +1,6 @@
 """Check that everything that shows results reads the list of evaluated models and their titles."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -11,15 +10,11 @@ from stages.commands import compare, export
 from stages.commands.comparing import measured
 from stages.commands.finished_run import FinishedRun, training_tables
 from stages.config.choices import Role
-from stages.evaluation.intervals import Interval
-from stages.pages import settings_table
-from stages.pipeline.evaluation_graph import evaluated_models, name_compared
+from stages.pipeline.evaluation_graph import evaluated_models
 from stages.pipeline.graph import control_block
-from stages.store.manifest import manifest_of
 from stages.store.node import Node, published_node
 from stages.store.store import Store
-from tests.browser import page_faults
-from tests.helpers import CHROMIUM, TINY, Chain, browse, build, inside, nodes, refused, settings
+from tests.helpers import TINY, Chain, build, inside, nodes, refused, settings
 
 LINE = ("control=true", "arms=[grpo]", "grpo.evaluations=0")
 
@@ -85,41 +80,6 @@ def test_a_control_and_an_arm_change_nothing_about_the_other_models(
     assert three["verdict"].split("(")[0] == with_both["verdict"].split("(")[0]
 
 
-@pytest.mark.extended
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
-def test_the_report_shows_five_columns_and_five_answers(
-    five: tuple[Path, dict[str, Node]], tmp_path: Path
-) -> None:
-    root, nodes_by_run = five
-    page = browse(
-        Store(root).folder(nodes_by_run["report"]) / "report.html", tmp_path, "--dump-dom"
-    )
-    heads = re.findall(r"<th scope=\"col\">(?:<span[^>]*>.</span> )?([^<]*)</th>", page)
-    of_control = {"SFT on chosen", "DPO − SFT on chosen"}
-    assert {"Base", "SFT", "DPO", "DPO − SFT"} | of_control <= {*heads}
-    assert {"GRPO", "GRPO − SFT", "DPO − GRPO"} <= {*heads}
-    results = json.loads((Store(root).folder(nodes_by_run["eval"]) / "results.json").read_text())
-    against = Interval(**results["primary"]["policy-control"])
-    assert re.search(rf"Against the control, [^<]*{re.escape(against.bounds())}", page)
-    manifests = {
-        name: manifest_of(Store(root).folder(n))
-        for name, n in nodes_by_run.items()
-        if name != "report"
-    }
-    table = settings_table.settings(manifests, results["models"], [0])
-    assert {"SFT", "pairs", "DPO", "GRPO", "control"} <= table.keys()
-    assert all("learning_rate=" in table[title] for title in ("DPO", "GRPO")), (
-        "whoever compares two reports sees why"
-    )
-    prompt = page[page.index('<div class="prompt">') :]
-    first = prompt[: prompt.index('<div class="prompt">', 1)]
-    assert first.count('<div class="card">') == 5
-    assert (
-        page_faults(Store(root).folder(nodes_by_run["report"]) / "report.html", tmp_path / "axe")
-        == []
-    )
-
-
 def test_compare_and_cards_read_the_same_list(five: tuple[Path, dict[str, Node]]) -> None:
     root, nodes_by_run = five
     store = Store(root)
@@ -181,19 +141,4 @@ def test_a_user_names_the_policy_or_its_objective(
     )
     assert run.model(Role.grpo, "chat.model") is by_name["grpo"]
     ran = inside(*TINY, f"outputs={chain.root}", "stage=chat", "chat.model=control")
-    assert "error: chat.model=control: this run has" in ran.stderr
-
-
-def test_opponents_have_different_titles() -> None:
-    folders = {
-        "model_1": "outputs/dpo/aaaa/model",
-        "model_2": "outputs/dpo/bbbb/model",
-        "sft": "sft",
-    }
-    assert name_compared(folders, {"sft": "SFT"}) == {
-        "model_1": "aaaa",
-        "model_2": "bbbb",
-        "sft": "SFT",
-    }
-    hub = {"model_1": "one/large", "model_2": "two/large"}
-    assert name_compared(hub, {}) == hub
+    assert "error: chat.model=control" in ran.stderr

@@ -23,9 +23,9 @@ from stages.samplers.completions import complete
 from stages.samplers.sampler import Completion, Decoding, Sampler
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, save
-from stages.store.workspace import StageDir
 from stages.training import fit
 from tests.helpers import Chain, build, settings
+from tests.rows import work
 from tests.stages.test_dpo import block, distance, train
 
 # Half of what is rejected is cut off, and half of it is cut up otherwise than it was drawn.
@@ -73,7 +73,7 @@ def rescored(
     for pair in pairs:
         change(pair)
     save(copies["pairs"] / "pairs.parquet", pairs, Pair)
-    out = StageDir(copies["reference"], lambda metrics, step: None)
+    out = work(copies["reference"])
     cfg = settings("recipe=tiny", "precision=fp32").reference
     figures = reference.run(cfg, {"reference": inputs["policy"], "pairs": copies["pairs"]}, out)
     return {**inputs, **copies}, figures, out.warnings
@@ -219,7 +219,7 @@ def test_what_fits_is_measured_without_an_end_that_is_not_there(
         if p.rejected_finish_reason == "length" and len(p.rejected_token_ids) == 4
     )
     cfg: DPO = block(max_length=length[longest], max_dropped=1.0)
-    rows = read_rows(inputs, contract, cfg, StageDir(tmp_path, lambda m, s: None))
+    rows = read_rows(inputs, contract, cfg, work(tmp_path))
     assert longest in {*rows.train.ids, *rows.validation.ids}
 
 
@@ -339,7 +339,7 @@ def test_a_sampler_of_ones_own_draws_under_the_models_tokenizer(
     prompts = load(sampled.folder("sample", *CUT) / "prompts.parquet", Example)[:1]
 
     def completed() -> list[Candidate]:
-        out = StageDir(tmp_path, lambda m, s: None)
+        out = work(tmp_path)
         decoding = Decoding([1.0], 4, cfg.precision, cfg.runtime)
         model = sampled.folder("sft") / "model"
         return complete(

@@ -14,7 +14,7 @@ FEW, MANY = 20_000, 50_000
 MOST_BYTES = 250
 
 
-@pytest.mark.slow  # Python's objects are counted by test_many.py
+@pytest.mark.slow
 def test_memory_hardly_grows_with_candidates(tmp_path: Path) -> None:
     few, many = (
         in_fresh_process("chain", tmp_path / f"{n}", n, part=1_000).memory for n in (FEW, MANY)

@@ -9,18 +9,14 @@ from typing import Any
 import pytest
 
 from stages import select
-from stages.commands import compare
-from stages.commands.comparing import measured
 from stages.config.blocks.pairs import Select
 from stages.config.errors import UserError
 from stages.labelers.verifier import Verifier
-from stages.pages.settings_table import learnt_from
 from stages.pipeline.graph import requested_nodes
 from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
-from stages.store.store import Store
-from stages.store.workspace import StageDir
 from stages.training.batches import EpochSchedule
+from tests import rows
 from tests.helpers import TINY, Chain, build, nodes, refused, settings
 
 CONTROL = "control=true"
@@ -29,44 +25,25 @@ LIKELIER = "The moon pulls on the sea, and so the tides rise and fall in it."
 
 
 def prompt(name: str, task: str = "no_commas", reference: str | None = None) -> Example:
+    request = f"Explain how the tides work, number {name}. Use no commas."
     checks = [Check("no_commas"), Check("on_topic", {"topics": [["tides"]]})]
-    messages = [
-        {"role": "user", "content": f"Explain how the tides work, number {name}. Use no commas."}
-    ]
-    return Example(name, messages, reference, "open", task, "sft", checks=checks)
+    of_task = {"source": "open", "task": task, "split": "sft", "checks": checks}
+    return rows.prompt(name, request, reference=reference, **of_task)
 
 
 def answer(name: str, text: str, logprob: float = -20.0, finish_reason: str = "stop") -> Candidate:
-    return Candidate(
-        name,
-        f"{name}/{text}/{logprob}",
-        "base",
-        "hf",
-        0.9,
-        0,
-        text,
-        None,
-        finish_reason,
-        logprob,
-        20,
-    )
+    drawn = {"logprob": logprob, "finish_reason": finish_reason, "token_ids": None}
+    return rows.candidate(name, text, 20, candidate_id=f"{name}/{text}/{logprob}", **drawn)
 
 
 def judged(folder: Path, prompts: list[Example], candidates: list[Candidate]) -> dict[str, Path]:
     """A pool that the verifier has judged, and the data it comes from."""
-    folder.mkdir()
-    verifier = Verifier()
     judgements: list[Judgement] = []
     for p in prompts:
-        judgements += verifier.judge(p, [c for c in candidates if c.prompt_id == p.id])
-    save(folder / "prompts.parquet", prompts, Example)
-    save(folder / "candidates.parquet", candidates, Candidate)
-    save(folder / "judgements.parquet", judgements, Judgement)
-    other_prompts = [
-        replace(prompt("with"), reference="Given."),
-        replace(prompt("test"), split="test"),
-    ]
-    save(folder / "examples.parquet", [*prompts, *other_prompts], Example)
+        judgements += Verifier().judge(p, [c for c in candidates if c.prompt_id == p.id])
+    rows.save_pool(folder, prompts, candidates, judgements)
+    given, tested = prompt("with", reference="Given."), replace(prompt("test"), split="test")
+    save(folder / "examples.parquet", [*prompts, given, tested], Example)
     return {"judged": folder, "data": folder}
 
 
@@ -74,8 +51,7 @@ def run_select(
     folder: Path, inputs: dict[str, Path], **changes: Any
 ) -> tuple[dict[str, Example], dict[str, Any]]:
     cfg: Select = replace(settings(*TINY).select, validation_fraction=0.0, **changes)
-    folder.mkdir()
-    metrics = select.run(cfg, inputs, StageDir(folder, lambda m, s: None))
+    metrics = select.run(cfg, inputs, rows.work(folder))
     return {e.id: e for e in load(folder / "examples.parquet", Example)}, metrics
 
 
@@ -122,34 +98,6 @@ def test_what_is_right_and_ran_out_of_tokens_ends_with_its_last_whole_sentence(
     assert (selected["a"].reference, selected["a"].source, metrics["mended"]) == (GOOD, "mended", 1)
 
 
-@pytest.mark.parametrize("references", [0, 3])
-def test_the_report_tells_how_many_answers_sft_learnt_from_and_whose(
-    references: int, tmp_path: Path
-) -> None:
-    prompts = [prompt(str(i), task=f"t{i}") for i in range(40)]
-    inputs = judged(tmp_path / "judged", prompts, [answer(p.id, GOOD) for p in prompts])
-    held_out = [replace(prompt(f"aside {i}", reference=GOOD), split="validation") for i in range(5)]
-    with_references = [prompt(f"given {i}", reference=GOOD) for i in range(references)]
-    save(inputs["data"] / "examples.parquet", [*prompts, *held_out, *with_references], Example)
-    cfg = replace(settings(*TINY).select, validation_fraction=0.25)
-    (tmp_path / "node").mkdir()
-    metrics = select.run(cfg, inputs, StageDir(tmp_path / "node", lambda m, s: None))
-    trained = [
-        e
-        for e in load(tmp_path / "node" / "examples.parquet", Example)
-        if e.split == "sft" and e.reference
-    ]
-    own = sum(e.source == "selected" for e in trained)
-    assert own < len(prompts) and len(trained) == own + references
-    data: Any = {
-        "metrics": {"examples": {"sft": len(prompts) + references, "validation": len(held_out)}}
-    }
-    both: Any = {"data": data, "select": {"metrics": metrics}}
-    demonstrations = f"{references} demonstrations, " if references else ""
-    assert learnt_from(both) == f"{demonstrations}{own} answers sampled from the base"
-    assert learnt_from({"data": data}) == f"{len(prompts) + references} demonstrations"
-
-
 def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> None:
     prompts = [prompt(f"p{i}") for i in range(6)] + [prompt("other", task="other")]
     inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
@@ -167,17 +115,8 @@ def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"\(1 scores below select.min_score\)"):
         run_select(tmp_path / "nothing", none)
     cut = judged(tmp_path / "cut", [prompt("a")], [answer("a", "No, never.", -9.0, "length")])
-    with pytest.raises(
-        UserError, match=r"Lower select\.temperatures or raise select\.max_new_tokens"
-    ):
+    with pytest.raises(UserError, match=r"select\.temperatures .*select\.max_new_tokens"):
         run_select(tmp_path / "nothing ends", cut)
-
-
-def test_the_rows_of_a_file_are_of_no_one_task_and_all_selected(tmp_path: Path) -> None:
-    prompts = [replace(prompt(f"p{i}", task="mine.jsonl"), source="mine.jsonl") for i in range(6)]
-    inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
-    _, metrics = run_select(tmp_path / "out", inputs, max_per_task=2)
-    assert (metrics["selected"], metrics["refused"]) == (6, {})
 
 
 def test_some_answers_are_held_out_whatever_else_there_is(tmp_path: Path) -> None:
@@ -330,18 +269,6 @@ def test_where_nothing_passes_form_is_mended_and_marked(tmp_path: Path) -> None:
     assert "b" not in selected
     assert selected["c"].source == "selected"
     assert (metrics["selected"], metrics["mended"]) == (2, 1)
-
-
-def test_a_comparison_tells_the_controls_settings_from_those_of_sft(controlled: Chain) -> None:
-    store, fingerprint = Store(controlled.root), controlled.folder("eval", CONTROL).name
-    rows = {
-        row.role: row
-        for row in measured.measured_rows(store, compare.published_nodes(store), {fingerprint})
-    }
-    control_row = rows["control"]
-    cfg = settings(*TINY, CONTROL)
-    assert control_row.settings["sft.learning_rate"] == str(cfg.sft.learning_rate)
-    assert control_row.settings["control.learning_rate"] == str(cfg.control_learning_rate)
 
 
 def test_a_control_takes_only_arguments_that_sft_has() -> None:

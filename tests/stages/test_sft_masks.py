@@ -22,11 +22,11 @@ from stages.objectives.sft import (
     write_token_example,
 )
 from stages.store.records import Example
-from stages.store.workspace import StageDir
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings
 from tests.models.test_contract import CHATML, byte_level, establish, with_bos
 from tests.models.test_model_templates import establish as of_family
+from tests.rows import work
 
 CFG = settings("recipe=tiny").sft
 LAST = replace(CFG, turns=Turns.last)
@@ -60,7 +60,7 @@ ONLY_LAST = [["three ✓"], [], ["eight"], ["nine"]]  # the last of b has weight
 
 
 def prepared(examples: list[Example], contract: Contract, cfg: SFT, folder: Path) -> Demonstrations:
-    return read_rows(examples, contract, cfg, StageDir(folder, lambda metrics, step: None))
+    return read_rows(examples, contract, cfg, work(folder))
 
 
 def trained_text(contract: Contract, rows: TokenRows, packing: bool) -> list[str]:
@@ -123,7 +123,7 @@ def test_each_answer_is_trained_after_the_prompt_as_it_is_generated(tmp_path: Pa
     )
     answers = ["<think>\nhm one\n</think>\n\none", "<think>\nhm two\n</think>\n\ntwo"]
     thoughts = conversation("t", answers, None)
-    out = StageDir(tmp_path, lambda metrics, step: None)
+    out = work(tmp_path)
     rows = read_rows([thoughts, EXAMPLES[2]], contract := establish(tokenizer, "own"), CFG, out)
     trained = trained_text(contract, rows.train, packing=False)
     end = contract.tokenizer.eos_token
@@ -131,7 +131,7 @@ def test_each_answer_is_trained_after_the_prompt_as_it_is_generated(tmp_path: Pa
     assert len({*rows.train.ids}) == 3
     second = contract.tokenizer.decode(rows.train.dataset[1]["input_ids"])
     assert "hm one" not in second and "one" in second, "the first thought is no longer there"
-    assert "changes earlier turns in 1 of 2 conversations" in out.warnings[0]
+    assert " 1 of 2 " in out.warnings[0]
 
 
 def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> 
 
 def test_weights_without_a_turn_to_each_are_refused(tmp_path: Path) -> None:
     contract = establish(*TERMS["chatml"])
-    with pytest.raises(UserError, match="1 weights stand beside 2 answers"):
+    with pytest.raises(UserError, match=r"1 weights .* 2 answers"):
         prepared([conversation("f", ["one", "two"], [True])], contract, CFG, tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_tokens_without_an_embedding_are_refused_where_their_rows_are_not_traine
 def test_a_template_that_changes_earlier_turns_trains_the_last_where_each_triples_the_tokens(
     tmp_path: Path,
 ) -> None:
-    out = StageDir(tmp_path, lambda metrics, step: None)
+    out = work(tmp_path)
     changing, answers = (
         of_family("qwen3"),
         ["one", "two", "three", "four", "five", "six", "seven", "eight"],

@@ -11,14 +11,12 @@ from tokenizers import AddedToken
 
 import stages.base
 from stages.config.choices import Unfinished
-from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model, load_tokenizer
 from stages.objectives import sft
 from stages.samplers.endings import Endings, endings
 from stages.store.records import Candidate, Pair, load
 from stages.store.truncation import MOST, ending_advice, resolve_unfinished
-from stages.store.workspace import StageDir
 from stages.training import end_of_turn
 from stages.training.end_of_turn import (
     ALIKE_COSINE,
@@ -27,6 +25,7 @@ from stages.training.end_of_turn import (
     separate_end_of_turn,
 )
 from tests.helpers import Chain, build, settings
+from tests.rows import work
 
 UNUSED, COSINE = 2000, 0.91
 TURNS = ("<|im_start|>", "<|im_end|>")
@@ -54,7 +53,7 @@ COOL, HOT = "sample.temperatures=[0.4]", "sample.temperatures=[0.9]"
 def base_that_never_chatted(folder: Path) -> Path:
     """The tiny base with unused tokens. In its embedding, which is the output's too, rows of these and of the turns'
     tokens share a direction."""
-    stages.base.run(settings("recipe=tiny").model, {}, StageDir(folder, lambda metrics, step: None))
+    stages.base.run(settings("recipe=tiny").model, {}, work(folder))
     tokenizer, model = load_tokenizer(folder / "model"), load_model(folder / "model")
     used = len(tokenizer)
     tokenizer.add_tokens([AddedToken(f"<unused{i}>", special=True) for i in range(UNUSED)])
@@ -175,18 +174,6 @@ def test_sampling_says_that_few_end_and_how_many_at_each_temperature(
         as_advised["metrics"]["by_temperature"]["0.4"]["ended"] > MOST
         and not as_advised["warnings"]
     )
-
-
-def test_where_few_end_and_no_pair_is_made_more_heat_is_no_way_out(
-    chain: tuple[Chain, tuple[str, ...]],
-) -> None:
-    store, overrides = chain
-    with pytest.raises(UserError, match="no pair could be made") as error:
-        build(store.root, "stage=pairs", *overrides, HOT, "pairs.unfinished=auto")
-    assert "Lower sample.temperatures" in str(
-        error.value
-    ) and "Raise sample.temperatures" not in str(error.value)
-    assert "pairs.unfinished=keep" not in str(error.value)
 
 
 @pytest.mark.extended

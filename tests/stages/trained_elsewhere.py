@@ -85,11 +85,9 @@ class Elsewhere:
         self.root, self.base = root, base
         self.start = self.sft("start", self.tokenizer())
 
-    def tokenizer(
-        self, template: str = "chatml", end: str = "<|im_end|>"
-    ) -> PreTrainedTokenizerBase:
+    def tokenizer(self, end: str = "<|im_end|>") -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(self.base)
-        tokenizer.chat_template = (TEMPLATES / f"{template}.jinja").read_text()
+        tokenizer.chat_template = (TEMPLATES / "chatml.jinja").read_text()
         tokenizer.eos_token, tokenizer.pad_token = end, "<|pad|>"
         return tokenizer
 
@@ -147,16 +145,6 @@ def lora(place: Elsewhere, name: str = "lora", **more: Any) -> Path:
     return place.dpo(name, peft_config=LORA, **{"learning_rate": 1e-3} | more)
 
 
-def other_template(place: Elsewhere) -> Path:
-    return place.dpo("other_template", place.tokenizer("zephyr"))
-
-
-def no_template(place: Elsewhere) -> Path:
-    folder = place.copy(place.start, "no_template")
-    (folder / "chat_template.jinja").unlink()
-    return folder
-
-
 def other_tokenizer(place: Elsewhere) -> Path:
     """Two words of the vocabulary have changed places."""
     folder = place.copy(place.start, "other_tokenizer")
@@ -164,19 +152,6 @@ def other_tokenizer(place: Elsewhere) -> Path:
     vocabulary = content["model"]["vocab"]
     vocabulary["a"], vocabulary["e"] = vocabulary["e"], vocabulary["a"]
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    return folder
-
-
-def other_stop(place: Elsewhere) -> Path:
-    folder = place.copy(place.start, "other_stop")
-    end = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|endoftext|>")
-    for name, value in (
-        ("generation_config.json", end),
-        ("tokenizer_config.json", "<|endoftext|>"),
-    ):
-        content = json.loads((folder / name).read_text())
-        key = "eos_token_id" if name.startswith("generation") else "eos_token"
-        (folder / name).write_text(json.dumps(content | {key: value}))
     return folder
 
 
@@ -297,10 +272,7 @@ def trained_rows(place: Elsewhere) -> Path:
 Make = Callable[[Elsewhere], Path]
 # by the fault that is to be named; True: the training started from the base, not from SFT
 FAULTY: list[tuple[str, Make, bool]] = [
-    ("template_changed", other_template, False),
-    ("template_missing", no_template, False),
     ("tokenizer_changed", other_tokenizer, False),
-    ("stop_missing", other_stop, False),
     ("end_not_learnt", end_of_text, True),
     ("end_not_learnt", end_as_padding, True),
     ("rows_untrained", new_rows, True),

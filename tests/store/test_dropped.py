@@ -7,7 +7,7 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.store.dropped import Dropped, keeping_message
-from stages.store.workspace import StageDir
+from tests.rows import work
 
 
 @pytest.mark.parametrize("count", [1, 3, 40, 99, 250])
@@ -26,9 +26,7 @@ def test_the_named_lengths_keep_what_they_say(count: int, limit: int) -> None:
 
 
 def test_no_length_is_named_that_the_model_does_not_read(tmp_path: Path) -> None:
-    dropped = Dropped(
-        StageDir(tmp_path, lambda metrics, step: None), "rows", 0.1, "sft.max_dropped"
-    )
+    dropped = Dropped(work(tmp_path), "rows", 0.1, "sft.max_dropped")
     dropped.most = 200
     for tokens in (150, *[180] * 8, 300):
         dropped.add(str(tokens), "longer", tokens, "sft.max_length")

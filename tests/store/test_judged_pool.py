@@ -10,6 +10,7 @@ import pytest
 from stages.store.judged_pool import group_by_prompt
 from stages.store.records import Candidate, PairLogProbs, Records, save
 from stages.store.shards import StreamedTable
+from tests.rows import candidate
 
 PROMPTS = [f"p{i}" for i in range(40)]
 # every fourth prompt has nothing
@@ -17,10 +18,7 @@ OF = [prompt for i, prompt in enumerate(PROMPTS) for _ in range(i % 4)]
 
 
 def candidates(of: list[str]) -> list[Candidate]:
-    return [
-        Candidate(p, f"c{i}", "x", "x", 1.0, 0, f"text {i}", None, "stop", None, 2)
-        for i, p in enumerate(of)
-    ]
+    return [candidate(p, f"text {i}", 2, candidate_id=f"c{i}") for i, p in enumerate(of)]
 
 
 @pytest.mark.parametrize("swaps", [0, 1, 30])

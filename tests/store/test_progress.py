@@ -11,7 +11,7 @@ import termios
 import pytest
 
 from stages.config.installation import ROOT
-from stages.store.workspace import Progress, clock
+from stages.store.workspace import Progress
 
 SCRIPT = """
 import logging, time
@@ -66,22 +66,6 @@ def read(descriptor: int) -> bytes:
         return b""
 
 
-def test_no_time_remaining_is_told_before_it_means_something(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    progress = Progress(4480, "sample", "row")
-    now[0] = 28.0  # the first prompts wait for a whole batch
-    progress.update(4)
-    assert progress.line() == "sample 4/4,480 rows, 0.14/s"
-    now[0] = 40.0
-    progress.update(1116)
-    assert progress.line() == "sample 1,120/4,480 rows, 28/s, 2:00 left"
-    progress.update(3360)
-    assert "left" not in progress.line()
-
-
 def test_a_resume_counts_its_own_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
@@ -89,8 +73,3 @@ def test_a_resume_counts_its_own_rows_alone(monkeypatch: pytest.MonkeyPatch) -> 
     now[0] = 20.0
     progress.update(50)
     assert progress.line() == "sample 950/1,000 rows, 2.5/s, 0:20 left"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (101, "1:41"), (7500, "2:05:00")])
-def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text

@@ -13,7 +13,8 @@ from stages.endpoints.spending import Spending
 from stages.store import locks
 from stages.store.call_cache import Calls
 from stages.store.safe_files import link, open_regular
-from stages.store.workspace import CURVES, StageDir
+from stages.store.workspace import CURVES
+from tests.rows import work
 
 ODD: dict[str, Callable[[Path], object]] = {
     "a FIFO": os.mkfifo,
@@ -42,7 +43,7 @@ OPENED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     ),
     "curves": (
         lambda folder: folder / CURVES,
-        lambda folder: StageDir(folder, lambda metrics, step: None),
+        lambda folder: work(folder),
     ),
     "reading": (lambda folder: folder / "f", lambda folder: open_regular(folder / "f")),
     "appending": (

@@ -8,7 +8,8 @@ import pytest
 from stages.store import shards
 from stages.store.records import Candidate, Records, save
 from stages.store.shards import ShardedWork
-from stages.store.workspace import SCRATCH, StageDir
+from stages.store.workspace import SCRATCH
+from tests.rows import work
 
 PROMPTS = [f"{i:016x}" for i in range(3)]
 
@@ -42,9 +43,9 @@ def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(
         return candidate.prompt_id
 
     for _ in range(2):
-        work = StageDir(tmp_path, lambda metrics, step: None)
+        out = work(tmp_path)
         table = ShardedWork(
-            PROMPTS, str, produce, Candidate, of_prompt, "test", work, rows=2
+            PROMPTS, str, produce, Candidate, of_prompt, "test", out, rows=2
         ).in_shards(1)
         assert [*table] == [c for prompt in PROMPTS for c in candidates_of(prompt, 2)]
         assert len(table) == 6

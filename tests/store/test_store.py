@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from stages.config.installation import ROOT
-from stages.pipeline.stage_table import STAGES
 from stages.store import safe_files, source_files
 from stages.store.node import Node, nearest_by_stage
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH, StageDir, read_curves
 from tests.helpers import nodes, settings
+from tests.rows import work
 
 
 def some_node(**changes: object) -> Node:
@@ -263,36 +263,10 @@ def test_the_log_of_curves_is_no_product(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         with store.claim(node) as folder:
             assert folder is not None
-            StageDir(folder, lambda metrics, step: None).log({"loss": value}, 1)
+            work(folder).log({"loss": value}, 1)
             digests.append(store.publish(node, {"ended": time.time(), "metrics": {}})["digest"])
         store.folder(node).rename(tmp_path / f"aside-{value}")
     assert digests[0] == digests[1]
-
-
-def test_every_stage_of_the_graph_has_a_version() -> None:
-    assert set(STAGES) == {
-        "base",
-        "source",
-        "versus",
-        "benchmark",
-        "data",
-        "select",
-        "sft",
-        "sample",
-        "pool",
-        "label",
-        "pairs",
-        "unpaired",
-        "kto",
-        "reference",
-        "dpo",
-        "grpo",
-        "reward",
-        "answer",
-        "eval",
-        "examine",
-        "report",
-    }
 
 
 def test_keys_of_a_mapping_may_have_several_types(tmp_path: Path) -> None:

@@ -76,9 +76,7 @@ def test_an_error_names_its_line() -> None:
 
 def test_a_template_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates, "SECONDS", 0.2)
-    stopped = pytest.raises(
-        UserError, match=r"^rubric=x: line 2: it computes for longer than 0.2 s. Mend it$"
-    )
+    stopped = pytest.raises(UserError, match=r"^rubric=x: line 2: .* 0.2 s")
     with stopped, guard_template("rubric=x", "Mend it"):
         render("\n" + HOSTILE["nested loops"], {})
     assert render("{{ a }}", {"a": "b"}) == "b"
