@@ -139,11 +139,9 @@ class Roots(Wiring):
         `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
         cfg = self.cfg
         label: Label = cfg.label if cfg.selects_by_label else Verifier(block="select")
-        sample = replace(demonstration_sampler(cfg), split=Split.sft)
-        for key in OF_SELECT:
-            setattr(sample, key, vars(cfg.select)[key])
-        for key in NOT_OF_SELECT:
-            setattr(sample, key, None)
+        settings = {key: vars(cfg.select)[key] for key in OF_SELECT}
+        settings |= dict.fromkeys(NOT_OF_SELECT)
+        sample = replace(demonstration_sampler(cfg), split=Split.sft, **settings)
         pool = self.add("sample_base", "sample", sample, policy=base, data=data)
         judged = self.add("label_base", "label", label, pool=pool)
         return self.add("select", "select", cfg.select, judged=judged, data=data)

@@ -20,7 +20,7 @@ ROW = re.compile(r"^\| `([^`]+)`", re.MULTILINE)
 SOURCES = sorted((ROOT / "stages").rglob("*.py"))
 MOST = 25
 OURS = {"self", "cls", "os", "ctx"}  # `ctx` of an autograd function is there to be given attributes
-DOCUMENTED = {"_replace", "_exit"}  # of a NamedTuple and of `os`
+DOCUMENTED = {"_replace", "_asdict", "_fields", "_exit"}  # of a NamedTuple, and of `os`
 # Attributes of their objects that their documentation says may be set.
 SETTABLE = {
     "activation_checkpointing",
