@@ -138,7 +138,11 @@ def compile_metrics(
     tasks = {e.task for e in examples if e.checks}
     sources = list[dict[str, Any]]()
     mixed = list[str]()
+    copies = 0
+    unwanted = 0
     for part in joined:
+        copies += part.copies
+        unwanted += len(part.unwanted)
         name = Path(part.source.path).name
         n_sft = len(part.sft_rows(ledger))
         counts.update(part.counts(ledger))
@@ -157,8 +161,6 @@ def compile_metrics(
         )
         if part.amount.total != n_sft:
             mixed.append(f"{part.amount.total:,} from the {n_sft:,} sft rows of {name}")
-    copies = sum(part.copies for part in joined)
-    unwanted = sum(len(part.unwanted) for part in joined)
     skipped = {"copies skipped": copies, "rows removed by data.audit": unwanted}
     clauses = [", ".join(f"{counts[split]} {split}" for split in Split), *count_clauses(skipped)]
     if mixed:

@@ -40,14 +40,13 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     dropped = Dropped(out, "pairs")
     retokenised = 0
     from_other_tokenizer = 0
-    for pair, token_ids, completion_ids in scoring.tokenize_pairs(
-        stream_pairs(inputs), contract, context, dropped
-    ):
+    for pair, token_ids in scoring.tokenize_pairs(stream_pairs(inputs), contract, context, dropped):
         rows.add(pair.id, {name: getattr(token_ids, name) for name in COLUMNS})
         if pair.parts_early and not (out / "rejected_example.json").exists():
             write_token_examples(token_ids, contract, out)
         stored = (pair.chosen_token_ids, pair.rejected_token_ids)
-        for stored_ids, usable_ids in zip(stored, completion_ids, strict=True):
+        usable = scoring.sampled_ids(pair, contract)
+        for stored_ids, usable_ids in zip(stored, usable, strict=True):
             if usable_ids is None:
                 retokenised += 1
                 from_other_tokenizer += stored_ids is not None

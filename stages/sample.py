@@ -5,7 +5,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.sampling import CandidateFile, Sample
+from stages.config.blocks.sampling import CandidateFile, Drawn
 from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.samplers.asked_prompts import select_round
@@ -18,7 +18,7 @@ from stages.store.shards import StreamedTable
 from stages.store.workspace import StageDir
 
 
-def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+def run(cfg: Drawn | CandidateFile, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `prompts.parquet` and `candidates.parquet`, where (prompt_id, candidate_id) is unique.
     Raise UserError if no prompt is left to sample, or too many candidates are missing."""
     candidates: list[Candidate] | StreamedTable[Candidate] | Records[Candidate]
@@ -26,7 +26,7 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> 
         data_prompts = None if cfg.own_prompts else load_split(Split.preference, inputs["data"])
         prompts, candidates = read_candidates(cfg, data_prompts, partial(select_round, cfg), out)
         figures = dict[str, Any]()
-        source = f"from {Path(cfg.file).name}"
+        source = f"from {Path(str(cfg.file)).name}"
     else:
         prompts, candidates, figures = draw(cfg, inputs, out)
         source = (
@@ -43,7 +43,7 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> 
 
 
 def draw(
-    cfg: Sample, inputs: dict[str, Path], out: StageDir
+    cfg: Drawn, inputs: dict[str, Path], out: StageDir
 ) -> tuple[
     list[Example], list[Candidate] | StreamedTable[Candidate] | Records[Candidate], dict[str, Any]
 ]:
@@ -99,7 +99,7 @@ def load_split(split: Split, data: Path) -> list[Example]:
     return [e for e in stream(data / "examples.parquet", Example) if e.split == split]
 
 
-def make_decoding(cfg: Sample) -> Decoding:
+def make_decoding(cfg: Drawn) -> Decoding:
     """Return the decoding settings. Candidates of a prompt use the temperatures in turn."""
     return Decoding(
         temperatures=[*islice(cycle(cfg.temperatures), cfg.candidates_per_prompt)],

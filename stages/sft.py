@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.training import SFT
+from stages.config.blocks.training import SFT, Untrained
 from stages.models import model_card, rounding
 from stages.models.chat_templates import establish_contract, replaced_message
 from stages.models.contract import Contract, generation_stops, load_contract
@@ -27,7 +27,7 @@ from stages.training.trainer import read_best_losses
 log = logging.getLogger(__name__)
 
 
-def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+def run(cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` with its contract, any `adapter/`, `token_example.json`, and `held_out.json`: each validation
     row's loss.
 
@@ -37,13 +37,13 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     base = inputs["base"] / "model"
     data = inputs["data"] / "examples.parquet"
     replaced = None
-    if cfg.control:  # DPO's control run continues the SFT model
+    if isinstance(cfg, SFT) and cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)
     else:
         contract, replaced = choose_contract(cfg, inputs, out)
     # of a template that is not the base's own
     template = {"template": replaced} if replaced else {}
-    if not cfg.train:
+    if isinstance(cfg, Untrained):
         return publish_base(cfg, base, contract, inputs, out, template)
     if cfg.turns is None:
         cfg = replace(cfg, turns=objective.choose_turns(stream(data, Example), contract, out))
@@ -83,7 +83,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def choose_contract(
-    cfg: SFT, inputs: dict[str, Path], out: StageDir
+    cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir
 ) -> tuple[Contract, str | None]:
     """Return the contract of the model and, if its template is not the base's own, a message that says so."""
     base = inputs["base"] / "model"
@@ -103,7 +103,8 @@ def choose_contract(
         thinks=cfg.train and objective.think(examples),
         warn=out.warn,
     )
-    objective.require_trained_rows(contract, cfg, embeddings)
+    if isinstance(cfg, SFT):
+        objective.require_trained_rows(contract, cfg, embeddings)
     replaced = replaced_message(contract, own, cfg.template.kind)
     if replaced:
         log.info("%s", replaced)
@@ -128,7 +129,7 @@ def summary_message(
 
 
 def publish_base(
-    cfg: SFT,
+    cfg: Untrained,
     base: Path,
     contract: Contract,
     inputs: dict[str, Path],

@@ -37,8 +37,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
-from stages.cli import compose, main, recipes
+from stages.cli import compose, main, recipes, unread
 from stages.cli.explain import explain
+from stages.config.choices import Align
 from stages.config.installation import ROOT, install_command
 from stages.config.schema import TRACKERS, Config
 from stages.pipeline import build as building
@@ -176,6 +177,15 @@ def refused(*overrides: str) -> str:
         assert "\n" not in line
         return line
     raise AssertionError(f"{' '.join(overrides)} is not refused")
+
+
+def refuse_unread(cfg: Config, typed: Sequence[str]) -> None:
+    """Raise UserError for typed arguments that nothing in the run reads."""
+    nodes = {}
+    # the models of an examination may not be here
+    if compose.needs_graph(cfg.stage, [*typed]) and cfg.align is not Align.given:
+        nodes = wire_graph(cfg, Path(), lambda block, cache: (block, {}))
+    unread.refuse_unread([unread.unread_keys(cfg, nodes, typed)])
 
 
 def nodes(root: Path, *overrides: str) -> dict[str, Node]:

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
-from stages.cli import recipes, spelling, starting_values, unread
+from stages.cli import recipes, spelling, starting_values
 from stages.cli.explain import unknown_key_message
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
 from stages.config.choices import Command, Precision
@@ -31,6 +31,29 @@ from stages.store.store import Store
 
 FREE = re.compile(rf"({spelling.FREE})=")
 HOME = re.compile(r"(?<=[=\[{,: ])~/[^\s,\]}'\"]*")  # Hydra cannot read it without quotes
+# Commands about a finished run, and the keys with which they are about the last one
+OF_FINISHED_RUN = (Command.chat, Command.export, Command.gate)
+OF_NO_RUN = {
+    "stage",
+    "outputs",
+    "chat",
+    "export",
+    "gate",
+    "tracker",
+    "upstream",
+    "store",
+    "launch",
+    "rebuild",
+    "hydra",
+}
+OF_WHOLE_STORE = (
+    Command.compare,
+    Command.sync,
+    Command.doctor,
+    Command.gc,
+    Command.convert,
+    Command.context,
+)
 CACHES = {
     "HF_DATASETS_CACHE": "datasets",
     "HF_MODULES_CACHE": "modules",
@@ -38,45 +61,67 @@ CACHES = {
 
 
 def normalise(argv: list[str]) -> list[str]:
-    """Return the command line as Hydra reads it: `-m` first, and `++` before keys of open dicts (`sft.trainer.x`).
-
-    A typed `model.path` replaces random weights, `model.random_init` replaces a path, `label=dataset` adds `pairs=all`
-    and leaves generated tests out, and content of the user's leaves the default recipe out.
-    Raise UserError for an argument that Hydra cannot read."""
+    """Return the command line as Hydra reads it: `-m` first, `++` before keys of open dicts (`sft.trainer.extra.x`),
+    and the overrides that the typed ones imply.
+    Raise UserError for an argument that Hydra cannot read, or that holds a secret."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
-    argv = [re.sub(r"^(outputs=['\"]?)~(?=/)", rf"\1{Path.home()}", a) for a in argv]
-    argv = [HOME.sub(r'"\g<0>"', argument) for argument in argv]
-    options = [a for a in argv if a in spelling.MULTIRUN]
-    arguments = [a for a in argv if a not in options]
-    if options and any(re.fullmatch("--cfg.*|-c", argument) for argument in arguments):
-        raise UserError(
-            f"--cfg shows one configuration, and {options[0]} composes several. Leave one of both out."
-        )
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        inside = parsed(argument) if re.search(r"\{|\.extra|\.options", argument) else ()
-        texts = [text for each in inside for text in servers.texts_in(each, key)]
-        servers.refuse_secret([*texts, (key.partition(".extra.")[0], value)])
+    argv = [with_home(argument) for argument in argv]
+    options = [argument for argument in argv if argument in spelling.MULTIRUN]
+    line = [argument for argument in argv if argument not in options]
+    if options and any(re.fullmatch("--cfg.*|-c", argument) for argument in line):
+        raise UserError(f"--cfg shows one configuration, and {options[0]} composes several.")
+    for argument in line:
+        refuse_secret(argument)
         spelling.validate_argument(argument)
-    line = [f"++{a}" if FREE.match(a) else a for a in arguments]
-    typed_values = spelling.typed_values(argv)
-    typed = {key: value for key, value in typed_values.items() if value != "null"}
-    path, random = "model.path" in typed, any(key.startswith("model.random_init") for key in typed)
-    implied = []
-    if "model" not in typed and (path or random):
-        implied.append("model=tiny" if random else "model.random_init=null")
-    if typed.get("label") == "dataset" and "pairs" not in typed:
-        implied.append("pairs=all")
-    if typed.get("label") == "dataset" and typed.keys().isdisjoint(("data", "recipe")):
-        implied.append("data=demonstrations")  # the verdict is about the preferences alone
-    implied += recipes.recipe_override(typed_values)
-    added = [each for each in [*implied, *unlogged_overrides(argv)] if each not in line]
-    place = next(
-        (i for i, argument in enumerate(line) if i and argument.startswith("-")), len(line)
-    )
+    added = [*implied_overrides(argv), *unlogged_overrides(argv)]
+    line = [f"++{argument}" if FREE.match(argument) else argument for argument in line]
+    place = first_option(line)
     # overrides stand together, before or behind an option
-    return [*options, *line[:place], *added, *line[place:]]
+    return [*options, *line[:place], *(each for each in added if each not in line), *line[place:]]
+
+
+def with_home(argument: str) -> str:
+    """Return an argument with paths in the home folder as Hydra reads them: `outputs` whole, others in quotes."""
+    argument = re.sub(r"^(outputs=['\"]?)~(?=/)", rf"\1{Path.home()}", argument)
+    return HOME.sub(r'"\g<0>"', argument)
+
+
+def refuse_secret(argument: str) -> None:
+    """Raise UserError if the value of an argument, or a text in it, is a key or a password."""
+    key, _, value = argument.partition("=")
+    texts = [(key.partition(".extra.")[0], value)]
+    if re.search(r"\{|\.extra|\.options", argument):
+        for part in parsed(argument):
+            texts += servers.texts_in(part, key)
+    servers.refuse_secret(texts)
+
+
+def first_option(line: list[str]) -> int:
+    """Return the place of the first option behind an argument, or the length of the line."""
+    for place, argument in enumerate(line):
+        if place and argument.startswith("-"):
+            return place
+    return len(line)
+
+
+def implied_overrides(argv: list[str]) -> list[str]:
+    """Return what typed arguments imply: `model.path` replaces random weights, `model.random_init` replaces a path,
+    `label=dataset` adds `pairs=all` and leaves generated tests out, and content of the user's leaves the default recipe
+    out."""
+    typed = spelling.typed_values(argv)
+    values = {key: value for key, value in typed.items() if value != "null"}
+    implied = list[str]()
+    if "model" not in values:
+        if any(key.startswith("model.random_init") for key in values):
+            implied.append("model=tiny")
+        elif "model.path" in values:
+            implied.append("model.random_init=null")
+    if values.get("label") == "dataset" and "pairs" not in values:
+        implied.append("pairs=all")
+    if values.get("label") == "dataset" and values.keys().isdisjoint(("data", "recipe")):
+        implied.append("data=demonstrations")  # the verdict is about the preferences alone
+    return implied + recipes.recipe_override(typed)
 
 
 def parsed(argument: str) -> Iterator[Any]:
@@ -131,18 +176,15 @@ def prepare(
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
     typed_arguments = process.read_typed_arguments()
-    unread.refuse_unread(cfg, typed_arguments)
     starting_values.warn_of_rates(cfg, typed_in_job(overrides or []))
     machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)
     resolve_template(cfg)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
-    return (
-        cfg,
-        store,
-        checked_graph(cfg, store) if needs_graph(cfg.stage, typed_arguments) else {},
-    )
+    if not needs_graph(cfg.stage, typed_arguments):
+        return cfg, store, {}
+    return cfg, store, checked_graph(cfg, store)
 
 
 def typed_in_job(overrides: Sequence[str]) -> dict[str, str]:
@@ -174,35 +216,11 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
 def needs_graph(stage: str, typed: list[str]) -> bool:
     """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat,
     export and gate only do if typed settings select a run: a dataset of the last run may have another threshold."""
-    if stage in (Command.chat, Command.export, Command.gate):
-        keys = {
-            re.split("[./]", key)[0]
-            for key in spelling.typed_values(typed)
-            if key != "unpaired.threshold"
-        }
-        return not keys.issubset(
-            [
-                "stage",
-                "outputs",
-                "chat",
-                "export",
-                "gate",
-                "tracker",
-                "upstream",
-                "store",
-                "launch",
-                "rebuild",
-                "hydra",
-            ]
-        )
-    return stage not in (
-        Command.compare,
-        Command.sync,
-        Command.doctor,
-        Command.gc,
-        Command.convert,
-        Command.context,
-    )
+    if stage not in OF_FINISHED_RUN:
+        return stage not in OF_WHOLE_STORE
+    keys = spelling.typed_values(typed).keys() - {"unpaired.threshold"}
+    blocks = {re.split("[./]", key)[0] for key in keys}
+    return not blocks <= OF_NO_RUN
 
 
 def require_typed_code(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
@@ -210,25 +228,28 @@ def require_typed_code(cfg: Config, overrides: list[str], swept: Iterable[str]) 
     that a recipe adds. Raise UserError, naming the key that was set elsewhere."""
     for name, own in cfg.own_parts.items():
         pattern = re.compile(rf"\+*{name}\.own[.=]")
-        lines = overrides, process.read_typed_arguments()
-        applied, typed = (
-            [argument for argument in line if pattern.match(argument)] for line in lines
-        )
-        hidden = any(pattern.match(f"{key}=") for key in swept)
-        if not hidden and not applied and own == Own():
+        applied = list(filter(pattern.match, overrides))
+        typed = list(filter(pattern.match, process.read_typed_arguments()))
+        is_swept = any(pattern.match(f"{key}=") for key in swept)
+        if not is_swept and not applied and own == Own():
             continue  # skips the parser, which is slow to create
-        composed = OmegaConf.structured(Own)
-        with open_dict(composed):
-            for override in OverridesParser.create().parse_overrides(applied):
-                key = override.key_or_group.removeprefix(f"{name}.own").lstrip(".")
-                if key:
-                    OmegaConf.update(composed, key, override.value())
-                else:
-                    composed.merge_with(override.value())
-        if hidden or len(applied) > len(typed) or OmegaConf.to_object(composed) != own:
+        if is_swept or len(applied) > len(typed) or composed_code(name, applied) != own:
             raise UserError(
                 f"{name}.own runs code. Type it in the command: {name}.own={{file: FILE, name: NAME}}."
             )
+
+
+def composed_code(name: str, overrides: list[str]) -> Any:
+    """Return the user's code of a block as these overrides alone name it."""
+    composed = OmegaConf.structured(Own)
+    with open_dict(composed):
+        for override in OverridesParser.create().parse_overrides(overrides):
+            key = override.key_or_group.removeprefix(f"{name}.own").lstrip(".")
+            if key:
+                OmegaConf.update(composed, key, override.value())
+            else:
+                composed.merge_with(override.value())
+    return OmegaConf.to_object(composed)
 
 
 def resolve_precision(cfg: Config) -> None:
@@ -253,17 +274,27 @@ def resolve_template(cfg: Config) -> None:
 def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
     """Lower each micro-batch that is not typed to the largest size that divides the rows of a step."""
     for name, block in cfg.trained.items():
-        key, runtime = f"{name}.runtime.micro_batch", block.runtime
-        is_typed = any(
-            key == k or ("micro_batch" in v and key.startswith(f"{k}.")) for k, v in typed.items()
-        )
-        if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
+        runtime = block.runtime
+        is_number = type(runtime.micro_batch) is int
+        if (
+            not is_number
+            or runtime.world_size < 1
+            or is_typed(f"{name}.runtime.micro_batch", typed)
+        ):
             continue
         rows, remainder = divmod(block.batch_size, runtime.world_size)
-        if not remainder:
-            runtime.micro_batch = max(
-                (n for n in range(1, runtime.micro_batch + 1) if rows % n == 0), default=1
-            )
+        if remainder == 0:
+            sizes = range(1, int(runtime.micro_batch) + 1)
+            runtime.micro_batch = max((size for size in sizes if rows % size == 0), default=1)
+
+
+def is_typed(key: str, typed: Mapping[str, str]) -> bool:
+    """Return whether a key is typed, alone or in a mapping of its block."""
+    if key in typed:
+        return True
+    block, _, name = key.rpartition(".")
+    blocks = [block, block.rpartition(".")[0]]
+    return any(name in typed.get(each, "") for each in blocks)
 
 
 def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:
@@ -275,5 +306,6 @@ def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:
             raise UserError(unknown_key_message(f"{prefix}{key!s}", kind))  # type: ignore[arg-type]  # a dataclass
         if OmegaConf.is_interpolation(composed, key):  # type: ignore[arg-type]  # any key
             continue
-        if isinstance(value := composed[key], DictConfig):
+        value = composed[key]
+        if isinstance(value, DictConfig):
             refuse_unknown_keys(value, f"{prefix}{key!s}.")

@@ -18,7 +18,7 @@ from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import Compared
 from stages.config.blocks.labels import LABELS, Voter
-from stages.config.blocks.sampling import Member
+from stages.config.blocks.sampling import Drawn, Member, OpenAI
 from stages.config.errors import UserError, suggest
 from stages.config.schema import CONF, OPTIONS, Config
 
@@ -33,7 +33,8 @@ LISTED = {
     "Voter": Voter,
 }
 # Options with keys of their own
-OPTIONS_WITH_KEYS = [("data", "verifiable"), ("template", "file")]
+OPTIONS_WITH_KEYS = [("data", "verifiable"), ("template", "file"), ("sft", "default")]
+OPTIONS_WITH_KEYS += [("sample", "hf"), ("sample", "openai"), ("sample", "file")]
 OPTIONS_WITH_KEYS += [("label", option) for option in LABELS]
 # Blocks with the keys of another block, which has their meaning
 LIKE_ANOTHER = re.compile(
@@ -52,11 +53,10 @@ class Row(NamedTuple):
 
 def usage() -> str:
     """Return the text of `--help`."""
-    groups = {
-        group: [path.stem for path in files] for group, files in settings.option_files().items()
-    }
-    groups["recipe"] = sorted([recipes.NONE, *recipe_files()])
-    lines = [f"{group}: {', '.join(groups[group])}" for group in sorted(groups)]
+    names_by_group = {"recipe": sorted([recipes.NONE, *recipe_files()])}
+    for group, files in settings.option_files().items():
+        names_by_group[group] = [path.stem for path in files]
+    lines = [f"{group}: {', '.join(names)}" for group, names in sorted(names_by_group.items())]
     template: str = OmegaConf.load(CONF / "config.yaml").hydra.help.template
     return template.replace("$APP_CONFIG_GROUPS", "\n".join(lines))
 
@@ -120,6 +120,8 @@ def option_rows(group: str, option: str) -> list[Row]:
     is_default = settings.default_options()[group] == option
     rows = rows_of(kind, prefix, values, demo_values() if is_default else {})
     shared = {setting.key for setting in settings_of(Config)}
+    if kind is OpenAI:  # all else is said of sample=hf
+        shared |= {setting.key for setting in settings_of(Drawn, prefix)}
     return [row for row in rows if row.name not in shared]
 
 

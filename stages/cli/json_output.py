@@ -76,7 +76,8 @@ def error_text(error: BaseException) -> str | None:
 
 def require_json(line: list[str]) -> None:
     """Raise UserError if `--json` is typed with an option that prints text."""
-    if current.get() and (options := [word for word in line if PRINTS_TEXT.fullmatch(word)]):
+    options = [word for word in line if PRINTS_TEXT.fullmatch(word)]
+    if options and current.get():
         raise UserError(f"{options[0]} prints text. Leave {FLAG} out.")
 
 
@@ -95,7 +96,8 @@ def refuse_sweep() -> None:
 
 def deliver(result: Result) -> None:
     """Print a result as text, or keep it for `--json`. Then end the command as the result says."""
-    if reply := current.get():
+    reply = current.get()
+    if reply:
         reply.result = result
     else:
         result.show()

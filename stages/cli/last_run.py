@@ -31,7 +31,8 @@ def with_last_run(line: list[str]) -> list[str]:
 
     root = typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS, "outputs")
     store = Store(Path(root))
-    if not (end := newest_end(store, *ENDS, Target.sft)):
+    end = newest_end(store, *ENDS, Target.sft)
+    if not end:
         return line
     recorded = arguments_of(manifest_of(store.folder(end)).get("command", ""))
     settings = [word for word in recorded if typed_values([word]).keys().isdisjoint(OF_NO_RUN)]

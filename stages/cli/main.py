@@ -26,7 +26,7 @@ from stages.commands.run_result import (
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError
 from stages.config.exit_codes import ExitCode
-from stages.config.schema import CONF, POLICY_STAGES, Config, Target
+from stages.config.schema import CONF, POLICY_STAGES, Config
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
@@ -56,8 +56,9 @@ def run_line(line: list[str]) -> None:
     try:
         with explained():
             json_output.require_json(line)
-            process.prepare(typed := with_last_run(line))
-            line = compose.normalise(typed)
+            line = with_last_run(line)
+            process.prepare(line)
+            line = compose.normalise(line)
             text = option_text(line)
             if text is not None:
                 sys.stdout.write(f"{text}\n")
@@ -89,6 +90,8 @@ def run(composed: DictConfig) -> float | None:
     with explained() if alone else nullcontext():
         json_output.require_result(composed.stage)
         cfg, store, nodes = compose.prepare(composed)
+        if not sweep.is_job_of_grid():
+            unread.refuse_unread([unread.unread_keys(cfg, nodes, process.read_typed_arguments())])
         if nodes and HydraConfig.initialized() and composed.stage in [*Command]:
             log.info("%s", recipes.describe_recipe(compose.typed_in_job(typed_overrides())))
         if composed.stage in (Command.chat, Command.export):
@@ -96,7 +99,8 @@ def run(composed: DictConfig) -> float | None:
         elif composed.stage in [*Command]:
             # late, as some load torch
             command = importlib.import_module(f"stages.commands.{composed.stage}")
-            if result := command.run(cfg, store, nodes, typed_overrides()):
+            result = command.run(cfg, store, nodes, typed_overrides())
+            if result:
                 json_output.deliver(result)
         else:
             return execute(cfg, store, nodes)
@@ -161,7 +165,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     with page if cfg.launch.node_rank == 0 else nullcontext():
         build(target_nodes, store, cfg, overrides, page.tell)
     pages = page_address(page), write_labels_page(store, nodes, target_nodes)
-    next_line = next_command(cfg, nodes, overrides)
+    next_line = next_command(cfg, overrides)
     built = built_nodes(page)
     faults = found_faults(built)
     json_output.deliver(RunResult(built, *pages, next_line, faults))
@@ -170,24 +174,21 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     return sweep.sweep_metric(cfg, nodes, store)
 
 
-def next_command(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> str | None:
+def next_command(cfg: Config, overrides: list[str]) -> str | None:
     """Return the command for the next stage, or None if these settings allow no stage after `cfg.stage`."""
-    if cfg.without_model:  # these nodes are of a file alone, and those of later stages are not
-        nodes = wire_graph(
-            replace(cfg, stage=Target.report), Path(), lambda block, cache: (block, {})
-        )
     stage = STAGES[cfg.stage].next
-    while stage and not is_allowed(replace(cfg, stage=stage), nodes, overrides):
+    while stage and not is_allowed(replace(cfg, stage=stage), overrides):
         stage = STAGES[stage].instead or STAGES[stage].next
     if stage is None and cfg.stage in POLICY_STAGES:  # no prompt evaluates this policy
         stage = Command.chat
     return provenance.command(stage, overrides) if stage else None
 
 
-def is_allowed(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> bool:
+def is_allowed(cfg: Config, overrides: list[str]) -> bool:
     try:
         constraints.validate_config(cfg)
-        unread.refuse_unread(cfg, overrides)
+        nodes = wire_graph(cfg, Path(), lambda block, cache: (block, {}))
+        unread.refuse_unread([unread.unread_keys(cfg, nodes, overrides)])
         return bool(requested_nodes(cfg, nodes))
     except UserError:
         return False

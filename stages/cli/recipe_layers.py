@@ -1,6 +1,6 @@
 """Read recipe files, each merged with the recipes that it is based on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,73 +22,77 @@ def load_recipes(chosen: Sequence[str], all_names: bool = False) -> dict[str, Di
     """Return the chosen recipes by name, each merged with the recipes that it is based on. With `all_names`, or if a
     chosen one cannot be read or is a pattern (`recipe=glob(*)`), all readable ones are returned."""
     files = recipe_files(*chosen)
-    names = sorted(files) if all_names else [name for name in chosen if name in files]
-    recipes = {name: recipe for name in names if (recipe := read_recipe(name, files)) is not None}
-    return (
-        recipes
-        if all_names or recipes.keys() >= {*chosen}
-        else load_recipes(chosen, all_names=True)
-    )
+    recipes: dict[str, DictConfig] = {}
+    for name in sorted(files) if all_names else chosen:
+        recipe = read_recipe(name, files)
+        if recipe is not None:
+            recipes[name] = recipe
+    if all_names or recipes.keys() >= {*chosen}:
+        return recipes
+    return load_recipes(chosen, all_names=True)
 
 
 def read_recipe(
-    name: str, files: Mapping[str, Path], below: tuple[str, ...] = ()
+    name: str, files: Mapping[str, Path], above: tuple[str, ...] = ()
 ) -> DictConfig | None:
-    """Return a recipe merged with the recipes in its defaults list, in their order; None if it is unreadable."""
+    """Return a recipe merged with the recipes in its defaults list, in their order; None if it is unreadable. `above`:
+    the recipes that are based on it, as no recipe is based on itself."""
     try:
         recipe = OmegaConf.load(files[name])
-    except (OSError, ValueError, yaml.YAMLError):  # deleted since it was listed, or unreadable
+    except (
+        KeyError,
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+    ):  # deleted since it was listed, or unreadable
         return None  # only an error if it is chosen by name (stages/cli/explain.py)
     if not isinstance(recipe, DictConfig) or forbidden_keys(recipe):
         return None
-    entries, above = list(recipe.get("defaults") or []), (*below, name)
-    names = [
-        entry
-        for entry in entries
-        if isinstance(entry, str) and entry in files and entry not in above
-    ]
-    bases = {
-        entry: base for entry in names if (base := read_recipe(entry, files, above)) is not None
-    }
-    if not bases:
-        return recipe
-    recipe["defaults"] = [entry for entry in entries if entry not in (*bases, "_self_")]
-    layers = [
-        recipe if entry == "_self_" else bases[entry]
-        for entry in entries
-        if entry in (*bases, "_self_")
-    ]
-    return reduce(lay_over, layers if "_self_" in entries else [*layers, recipe])
+    entries = list(recipe.get("defaults") or [])
+    layers = list[DictConfig]()
+    groups = list[Any]()
+    for entry in entries:
+        base = None
+        if isinstance(entry, str) and entry not in above and entry != name:
+            base = read_recipe(entry, files, (*above, name))
+        if base is not None:
+            layers.append(base)
+        elif entry == "_self_":
+            layers.append(recipe)
+        else:
+            groups.append(entry)
+    if "_self_" not in entries:
+        layers.append(recipe)
+    if len(layers) > 1:
+        recipe["defaults"] = groups
+    return reduce(lay_over, layers)
 
 
 def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     """Return two recipes merged. A group that the upper one names replaces the lower one's blocks of that group."""
-    below, named = below.copy(), group_options(above)
-    for block in blocks_of(named):
-        take_out(below, block)
-    lower = below.get("defaults") or []
-    entries = [
-        entry for entry in lower if named.keys().isdisjoint(group_options({"defaults": [entry]}))
-    ]
+    below = below.copy()
+    named = group_options(above)
+    for group in named:
+        for block in BLOCKS.get(group, [group]):
+            take_out(below, block)
+    defaults = list[Any]()
+    for entry in below.get("defaults") or []:
+        if named.keys().isdisjoint(group_options({"defaults": [entry]})):
+            defaults.append(entry)
     merged = OmegaConf.merge(below, above)
     assert isinstance(merged, DictConfig)
-    merged["defaults"] = [*entries, *(above.get("defaults") or [])]
+    merged["defaults"] = [*defaults, *(above.get("defaults") or [])]
     return merged
 
 
 def group_options(recipe: Mapping[Any, Any]) -> dict[str, str]:
     """Return the option of each group in a recipe's defaults list."""
-    choices = [entry for entry in recipe.get("defaults") or [] if not isinstance(entry, str)]
-    return {
-        str(key).removeprefix("override ").lstrip("/"): option
-        for each in choices
-        for key, option in each.items()
-    }
-
-
-def blocks_of(groups: Iterable[str]) -> list[str]:
-    """Return the blocks of groups, most of which have the group's name."""
-    return [block for group in groups for block in BLOCKS.get(group, [group])]
+    options: dict[str, str] = {}
+    for entry in recipe.get("defaults") or []:
+        if not isinstance(entry, str):
+            for key, option in entry.items():
+                options[str(key).removeprefix("override ").lstrip("/")] = option
+    return options
 
 
 def take_out(recipe: DictConfig, key: str) -> None:

@@ -36,6 +36,11 @@ TOY_TASKS = {
     **{"open_sft": 0, "open_preference": 8, "open_validation": 4, "open_test": 8},
     **{"open_plain": 4, "open_lengths": 4},
 }
+TOY_SFT: dict[str, Any] = {
+    "demonstrations": "given",
+    **{"epochs": 3, "batch_size": 2, "runtime": {"micro_batch": 2}},
+    **{"max_length": 768, "max_dropped": 1.0},
+}
 # The options of the groups that name content which recipe=demo is made for
 OF_THE_DEMO = {
     "model": ["embedded"],
@@ -54,14 +59,16 @@ OF_THE_USER = (
     "sample.file",
     "sample.own",
 )
-KEYS_OF_LABELERS = {key.name for kind in LABELS.values() for key in fields(kind)}
+KEYS_OF_LABELERS = set[str]()
+for kind in LABELS.values():
+    KEYS_OF_LABELERS |= {key.name for key in fields(kind)}
 KEYS_OF_LABELERS -= {key.name for key in fields(Label)}
 # The keys of a recipe's block that belong to one option of the group, and make a mixture with another option
 OF_ONE_OPTION = {
     "model": ["path", "random_init", "config"],
     "data": ["sources", "tasks"],
     "label": sorted(KEYS_OF_LABELERS),
-    "sample": ["file", "pool", "endpoint", "own"],
+    "sample": ["file", "columns", "pool", "endpoint", "own"],
 }
 
 
@@ -105,29 +112,41 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
                     shrink_tasks(recipes[name])
                 if "data.path" not in typed:
                     read_toy_preferences(recipes[name])
+    for recipe in recipes.values():
+        leave_out_keys(recipe, "sample", typed)
+        leave_out_keys(recipe, "sft", typed)
+    if is_toy and TOY in recipes:
+        sft = typed.get("sft") or own_option(recipes.get(chosen[0], recipes[TOY]), "sft")
+        recipes[TOY]["sft"] = {**recipes[TOY].get("sft", {}), **TOY_SFT}
+        leave_out_keys(recipes[TOY], "sft", {"sft": sft})
     return recipes
 
 
 def refuse_mixture(name: str, recipe: DictConfig, typed: dict[str, str]) -> None:
     """Raise UserError if an option is typed of a group that names content, and the recipe has keys for another one."""
-    if (
-        "data.path" in typed
-        and "data.sources" not in typed
-        and OmegaConf.select(recipe, "data.sources")
-    ):
+    has_sources = OmegaConf.select(recipe, "data.sources")
+    if has_sources and "data.path" in typed and "data.sources" not in typed:
         problem = f"data.path={typed['data.path']}: recipe={name} has data.sources, and would train on both"
         raise UserError(f"{problem}. Leave out recipe={name}, or type data.sources=[].")
     for group, names in OF_ONE_OPTION.items():
         own = own_option(recipe, group)
         keys = [f"{group}.{key}" for key in names]
         stated = [key for key in keys if OmegaConf.select(recipe, key) is not None]
-        for option in typed.get(group, own).split(","):
-            if option != own and stated:
-                problem = (
-                    f"{group}={option}: recipe={name} has {', '.join(stated)} for {group}={own}"
-                )
-                ways = f"Leave out recipe={name}, or {group}={option} and type keys of {group}"
-                raise UserError(f"{problem}, and a mixture would be neither. {ways}.")
+        others = {*typed.get(group, own).split(",")} - {own}
+        if stated and others:
+            option = f"{group}={min(others)}"
+            problem = f"{option}: recipe={name} has {', '.join(stated)} for {group}={own}"
+            ways = f"Leave out recipe={name}, or {option} and type keys of {group}"
+            raise UserError(f"{problem}, and a mixture would be neither. {ways}.")
+
+
+def leave_out_keys(recipe: DictConfig, group: str, typed: dict[str, str]) -> None:
+    """Leave out the recipe's keys of a group that the typed option does not have: how candidates are drawn that are in
+    a file, or how SFT is trained that is not."""
+    kind = OPTIONS[group].get(typed.get(group, ""))
+    if kind and group in recipe and typed[group] != own_option(recipe, group):
+        known = {key.name for key in fields(kind)}
+        recipe[group] = {key: value for key, value in recipe[group].items() if key in known}
 
 
 def avoid_bitsandbytes(recipe: DictConfig) -> None:
@@ -152,17 +171,20 @@ def read_toy_preferences(recipe: DictConfig) -> None:
 def shrink_tasks(recipe: DictConfig) -> None:
     """Let a recipe generate few prompts. Its sources and the answers that a base model gives to open requests are left
     out, so tasks are generated in their place."""
-    data: Any = OmegaConf.merge(
-        option_keys("data", own_option(recipe, "data")), recipe.get("data") or OmegaConf.create()
-    )
-    shares = [source.get("splits") or DEFAULT_SHARES for source in data.get("sources") or []]
-    replaced = {split for each in shares for split in each}
+    of_option = option_keys("data", own_option(recipe, "data"))
+    data: Any = OmegaConf.merge(of_option, recipe.get("data") or OmegaConf.create())
     own = data.get("tasks") or {}  # none of data=file
-    replaced |= {"sft"} if own.get("open_sft") else set()
-    tasks = {
-        group: min(own.get(group) or most * (group in replaced), most)
-        for group, most in TOY_TASKS.items()
-    }
+    replaced = set[str]()
+    for source in data.get("sources") or []:
+        replaced |= {*(source.get("splits") or DEFAULT_SHARES)}
+    if own.get("open_sft"):
+        replaced.add("sft")
+    tasks: dict[str, int] = {}
+    for group, most in TOY_TASKS.items():
+        count = own.get(group) or 0
+        if count == 0 and group in replaced:
+            count = most
+        tasks[group] = min(count, most)
     OmegaConf.update(recipe, "data.tasks", tasks, force_add=True)
 
 
@@ -183,8 +205,8 @@ def chosen_names(typed: dict[str, str]) -> list[str]:
 
 
 def own_option(recipe: DictConfig, group: str) -> str:
-    """Return the option that a recipe has of a group that names content."""
-    return group_options(recipe).get(group, OF_THE_DEMO[group][0])
+    """Return the option that a recipe has of a group that names content, or of `sft`."""
+    return group_options(recipe).get(group, OF_THE_DEMO.get(group, ["default"])[0])
 
 
 def recipe_of_job(typed: dict[str, str]) -> DictConfig:
@@ -198,11 +220,10 @@ def users_content(typed: dict[str, str]) -> str | None:
     for key, value in typed.items():
         if value in ("null", "[]"):
             continue
-        demos_options = OF_THE_DEMO.get(key, [])
-        is_the_demos = all(option in demos_options for option in value.split(","))
-        if key in OF_THE_DEMO and not is_the_demos:
-            return f"{key}={value}"
-        if key not in OF_THE_DEMO and any(f"{key}.".startswith(f"{k}.") for k in OF_THE_USER):
+        if key in OF_THE_DEMO:
+            if not {*value.split(",")} <= {*OF_THE_DEMO[key]}:
+                return f"{key}={value}"
+        elif any(f"{key}.".startswith(f"{block}.") for block in OF_THE_USER):
             return key
     return None
 
@@ -219,6 +240,7 @@ def describe_recipe(typed: dict[str, str]) -> str:
     """Return the first line of a run: its recipe, and why there is none."""
     if "recipe" in typed:
         return f"recipe: {typed['recipe']}"
-    if content := users_content(typed):
+    content = users_content(typed)
+    if content:
         return f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"
     return f"recipe: {DEFAULT}"

@@ -157,6 +157,7 @@ def comments_in_conf() -> dict[str, str]:
             elif path == chosen:
                 comments |= comments_in_file(path)
     comments |= below("data", comments_in_file(CONF / "rows.yaml"))
+    comments |= below("sample", comments_in_file(CONF / "drawn.yaml"))
     return comments | comments_in_file(CONF / "config.yaml")
 
 
@@ -177,7 +178,8 @@ def comments_in_file(path: Path) -> dict[str, str]:
         if line.lstrip().startswith("# "):
             above.append(line.lstrip(" #"))
             continue
-        if named := NAMED_LINE.fullmatch(line):
+        named = NAMED_LINE.fullmatch(line)
+        if named:
             depth = len(named[1])
             names = {place: name for place, name in names.items() if place < depth}
             names[depth] = named[2]

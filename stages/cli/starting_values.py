@@ -28,7 +28,9 @@ def resolve_rates(cfg: Config) -> None:
     """Replace `learning_rate=auto` by the table's number, so that fingerprints name the number.
     Raise UserError for another word, an objective without rows, or a model whose size is not known."""
     for name in OBJECTIVES:
-        block: Training = vars(cfg)[name]
+        block = vars(cfg)[name]
+        if not isinstance(block, Training):  # sft=none
+            continue
         if block.learning_rate != AUTO:
             block.learning_rate = read_rate(name, block.learning_rate)
         elif name not in ROWS:

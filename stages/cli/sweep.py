@@ -27,12 +27,13 @@ from hydra.types import HydraContext, RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from stages.cli import compose, json_output
+from stages.cli import compose, json_output, unread
 from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Split, SweepMetric, Upstream
 from stages.config.errors import UserError, require_known, visible
 from stages.config.schema import POLICY_STAGES, Config, Target
+from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import requested_nodes
@@ -45,6 +46,7 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 ERROR = "error.txt"  # in the folder of a failed job
+SHARED = "shared"  # the folder of builds before the jobs
 # GRPO's held-out prompts have rewards
 WITH_LOSS = tuple(name for name in OBJECTIVES if name != Target.grpo)
 MEASURED_BY = {
@@ -85,7 +87,8 @@ class Sweep(Callback):
         try:
             _ = job_return.return_value
         except Exception as error:
-            if (line := explain(error)) is None:
+            line = explain(error)
+            if line is None:
                 log.exception("An unexpected error, perhaps a bug:")
                 line = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.error("error: %s", line)
@@ -97,30 +100,39 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         note_sweep(config, ended=True)
-        folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
-        if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
-            outputs = [o for o in typed if o.startswith("outputs=")]
-            log.info(
-                "Compare: %s", provenance.command("compare", [*outputs, f"compare.sweep={folder}"])
-            )
-        split = (
-            [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
-        )
-        # Evaluations reuse the trained models.
-        if (
-            is_grid(config)
-            and config.stage in POLICY_STAGES
-            and not is_untested(config, validation=bool(split))
-        ):
-            log.info("To evaluate them: %s -m", provenance.command("eval", [*typed, *split]))
-        jobs = [
-            path.parent
-            for path in sorted(folder.rglob(".hydra"))
-            if folder / "shared" not in path.parents
-        ]
-        if failed := [job / ERROR for job in jobs if (job / ERROR).exists()]:
-            head = f"error: {len(failed)} of {len(jobs)} jobs failed. The others have finished."
-            sys.exit("\n  ".join([head, *(file.read_text(encoding="utf-8") for file in failed)]))
+        for line in next_commands(config):
+            log.info("%s", line)
+        report_failed_jobs(Path(config.hydra.sweep.dir))
+
+
+def next_commands(config: DictConfig) -> list[str]:
+    """Return the lines that name the command that compares the jobs, or the one that evaluates their models."""
+    typed = list(config.hydra.overrides.task)
+    lines = list[str]()
+    if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
+        outputs = [override for override in typed if override.startswith("outputs=")]
+        compared = [*outputs, f"compare.sweep={config.hydra.sweep.dir}"]
+        lines.append(f"Compare: {provenance.command('compare', compared)}")
+    if is_grid(config) and config.stage in POLICY_STAGES:
+        split = list[str]()
+        if not any(override.startswith("answer.split=") for override in typed):
+            split = ["answer.split=validation"]
+        if not is_untested(config, validation=bool(split)):
+            # evaluations reuse the trained models
+            command = provenance.command("eval", [*typed, *split])
+            lines.append(f"To evaluate them: {command} -m")
+    return lines
+
+
+def report_failed_jobs(folder: Path) -> None:
+    """End the command with the errors of the jobs of a sweep's folder that failed, if any did."""
+    settings = [
+        path for path in sorted(folder.rglob(".hydra")) if folder / SHARED not in path.parents
+    ]
+    errors = [path.parent / ERROR for path in settings if (path.parent / ERROR).exists()]
+    if errors:
+        head = f"error: {len(errors)} of {len(settings)} jobs failed. The others have finished."
+        sys.exit("\n  ".join([head, *(file.read_text(encoding="utf-8") for file in errors)]))
 
 
 def is_untested(config: DictConfig, validation: bool) -> bool:
@@ -129,15 +141,21 @@ def is_untested(config: DictConfig, validation: bool) -> bool:
     with read_write(plain), open_dict(plain):
         plain.pop("hydra", None)
     cfg: Config = OmegaConf.to_object(plain)  # type: ignore[assignment]
-    split = Split.validation if validation else cfg.answer.split
-    return bool(
-        evaluation_settings.untested_message(replace(cfg, answer=replace(cfg.answer, split=split)))
-    )
+    if validation:
+        cfg = replace(cfg, answer=replace(cfg.answer, split=Split.validation))
+    return bool(evaluation_settings.untested_message(cfg))
 
 
 def is_grid(config: DictConfig) -> bool:
     """Return whether the jobs are known before they start, which those of Optuna are not."""
     return bool(config.hydra.runtime.choices["hydra/sweeper"] == "basic")
+
+
+def is_job_of_grid() -> bool:
+    """Return whether this process runs a job of a sweep whose jobs were known before they started."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return False
+    return HydraConfig.get().runtime.choices["hydra/sweeper"] == "basic"
 
 
 def jobs_of_grid(config: DictConfig) -> list[list[str]]:
@@ -172,50 +190,75 @@ def note_sweep(config: DictConfig, ended: bool = False) -> None:
     from stages.pages import runs  # imported here, as a refusal needs no page
 
     jobs = jobs_of_grid(config) if is_grid(config) else []
-    common = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set()
-    titles = [visible(" ".join(each for each in job if each not in common)) for job in jobs]
     command = provenance.command(config.stage, ["-m", *config.hydra.overrides.task])
-    root, name = Path(config.outputs), sweep_name(config.hydra.sweep.dir)
-    page = runs.note_sweep(root, name, command, titles, ended)
+    name = sweep_name(config.hydra.sweep.dir)
+    page = runs.note_sweep(Path(config.outputs), name, command, job_titles(jobs), ended)
     if not ended:
         log.info("The jobs: %s", page)
 
 
+def job_titles(jobs: list[list[str]]) -> list[str]:
+    """Return the settings of each job that not all jobs have."""
+    common = set[str]()
+    if len(jobs) > 1:
+        common = set(jobs[0]).intersection(*jobs)
+    titles = list[str]()
+    for job in jobs:
+        own = [setting for setting in job if setting not in common]
+        titles.append(visible(" ".join(own)))
+    return titles
+
+
 def build_shared(config: DictConfig) -> None:
     """Build the missing nodes that two or more jobs of a grid need, in waves, through the sweep's launcher.
-
-    A job whose configuration cannot work is ignored here: it fails when it runs, and stops no other job.
-    Raise UserError if no job has a configuration that can work."""
-    loader, jobs = GlobalHydra.instance().config_loader(), jobs_of_grid(config)
-    needed, refused = [], list[UserError]()
-    for job in jobs:
-        try:
-            needed.append(nodes_to_build(loader.load_sweep_config(config, job)))
-        except UserError as error:
-            needed.append({})
-            refused.append(error)
-    if len(refused) == len(jobs):
-        raise refused[0]
-    for number, wave in enumerate(plan_waves(needed)):
-        builds = [[*jobs[job], f"hydra.sweep.subdir=shared/{number}-{job}"] for job, _ in wave]
+    Raise UserError for keys that no job reads."""
+    jobs = jobs_of_grid(config)
+    for number, wave in enumerate(plan_waves(nodes_of_jobs(config, jobs))):
+        wave_names = [names for _, names in wave]
+        builds = [[*jobs[job], f"hydra.sweep.subdir={SHARED}/{number}-{job}"] for job, _ in wave]
         log.info(
-            "Building the nodes that several jobs need: %s",
-            "; ".join(", ".join(names) for _, names in wave),
+            "Building the nodes that several jobs need: %s", "; ".join(map(", ".join, wave_names))
         )
-        context = HydraContext(loader, Callbacks(config))
-        task = partial(build_nodes, [names for _, names in wave])
+        context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks(config))
         launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=task, config=config
+            hydra_context=context, task_function=partial(build_nodes, wave_names), config=config
         )
         launcher.launch(builds, initial_job_idx=0)
 
 
-def nodes_to_build(composed: DictConfig) -> dict[str, Node]:
-    """Return the nodes that a job will build, by name."""
+def nodes_of_jobs(config: DictConfig, jobs: list[list[str]]) -> Jobs:
+    """Return the nodes that each job will build. A job whose configuration cannot work has none: it fails when it runs,
+    and stops no other job. Raise UserError if this is so for all, or for keys that no job reads."""
+    loader = GlobalHydra.instance().config_loader()
+    needed: Jobs = []
+    refused = list[UserError]()
+    unread_by_job = list[dict[str, str]]()
+    for job in jobs:
+        try:
+            cfg, store, nodes = prepare_job(loader.load_sweep_config(config, job))
+            needed.append(nodes_to_build(cfg, store, nodes))
+        except UserError as error:
+            needed.append({})
+            refused.append(error)
+            continue
+        typed = process.read_typed_arguments()
+        unread_by_job.append(unread.unread_keys(cfg, nodes, typed))
+    if len(refused) == len(jobs):
+        raise refused[0]
+    unread.refuse_unread(unread_by_job)
+    return needed
+
+
+def prepare_job(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
+    """Return what `compose.prepare` returns for a job that Hydra does not run yet."""
     with read_write(composed), open_dict(composed):
         overrides = composed.pop("hydra").overrides.task
-    cfg, store, nodes = compose.prepare(composed, overrides)
-    if composed.stage not in STAGES or cfg.upstream is Upstream.require:
+    return compose.prepare(composed, overrides)
+
+
+def nodes_to_build(cfg: Config, store: Store, nodes: dict[str, Node]) -> dict[str, Node]:
+    """Return the nodes that a job will build, by name."""
+    if cfg.stage not in STAGES or cfg.upstream is Upstream.require:
         return {}
     missing_nodes = store.missing(requested_nodes(cfg, nodes))
     return {name: node for name, node in nodes.items() if node in missing_nodes}
@@ -223,21 +266,20 @@ def nodes_to_build(composed: DictConfig) -> dict[str, Node]:
 
 def plan_waves(jobs: Jobs) -> list[Wave]:
     """Return the waves of builds for nodes that two or more jobs need, those for most jobs first."""
-    users: dict[str, list[int]] = {}
+    jobs_by_fingerprint: dict[str, set[int]] = {}
     for job, nodes in enumerate(jobs):
-        for fingerprint in {node.fingerprint for node in nodes.values()}:
-            users.setdefault(fingerprint, []).append(job)
-    groups: dict[tuple[int, ...], list[str]] = {}
+        for node in nodes.values():
+            jobs_by_fingerprint.setdefault(node.fingerprint, set()).add(job)
+    names_by_jobs: dict[tuple[int, ...], list[str]] = {}
     for job, nodes in enumerate(jobs):
         for name, node in nodes.items():
-            needing = tuple(users[node.fingerprint])
+            needing = tuple(sorted(jobs_by_fingerprint[node.fingerprint]))
             if len(needing) > 1 and needing[0] == job:
-                groups.setdefault(needing, []).append(name)
-    sizes = sorted({len(needing) for needing in groups}, reverse=True)
-    return [
-        [(needing[0], names) for needing, names in groups.items() if len(needing) == size]
-        for size in sizes
-    ]
+                names_by_jobs.setdefault(needing, []).append(name)
+    waves: dict[int, Wave] = {}
+    for needing, names in names_by_jobs.items():
+        waves.setdefault(len(needing), []).append((needing[0], names))
+    return [waves[size] for size in sorted(waves, reverse=True)]
 
 
 def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
@@ -261,54 +303,62 @@ def record_nodes(nodes: dict[str, Node]) -> None:
 def validate_sweep(config: DictConfig) -> None:
     """Raise UserError for an optimising sweeper that would read the test split, optimise a metric that the stage does
     not measure, compare losses with different definitions, or optimise in the wrong direction."""
+    metric = config.sweep_metric
     require_known("stage", [config.stage], [*Target, *Command])
-    stages, direction = MEASURED_BY[config.sweep_metric], DIRECTIONS[config.sweep_metric]
+    stages = MEASURED_BY[metric]
     if config.stage not in stages:
-        measured = f"sweep_metric={config.sweep_metric} is measured by stage={' or '.join(stages)}"
+        measured = f"sweep_metric={metric} is measured by stage={' or '.join(stages)}"
         raise UserError(f"{measured}, not by stage={config.stage}.")
-    if config.sweep_metric is SweepMetric.pass_rate and config.answer.split is Split.test:
+    if metric is SweepMetric.validation_loss:
+        validate_losses(config)
+    elif config.answer.split is Split.test:
         way_out = "Add answer.split=validation, and evaluate the best settings on test once"
         raise UserError(f"answer.split=test must not be optimised. {way_out}.")
-    if config.sweep_metric is SweepMetric.validation_loss:
-        if not config[config.stage].evaluations:
-            raise UserError(
-                f"stage={config.stage} has no validation loss here. Set {config.stage}.evaluations=4."
-            )
-        overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        typed = [override.key_or_group for override in overrides if override.is_sweep_override()]
-        swept = [*typed, *map(str, config.hydra.sweeper.params or {})]
-        loss_keys = {f"{config.stage}.{key}" for key in OBJECTIVES[config.stage].of_loss}
-        if other := [
-            key for key in swept if key in loss_keys or not key.startswith(f"{config.stage}.")
-        ]:
-            changed = (
-                f"the definition of the {config.stage} loss"
-                if other[0] in loss_keys
-                else "its held-out rows"
-            )
-            way_out = "Use stage=eval answer.split=validation sweep_metric=pass_rate"
-            raise UserError(f"{other[0]} changes {changed}, so losses cannot choose it. {way_out}.")
+    direction = DIRECTIONS[metric]
     if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:
-        raise UserError(
-            f"sweep_metric={config.sweep_metric} needs hydra.sweeper.direction={direction}."
-        )
+        raise UserError(f"sweep_metric={metric} needs hydra.sweeper.direction={direction}.")
+
+
+def validate_losses(config: DictConfig) -> None:
+    """Raise UserError if a stage has no validation loss, or if a swept key makes two losses incomparable."""
+    stage = config.stage
+    if not config[stage].evaluations:
+        raise UserError(f"stage={stage} has no validation loss here. Set {stage}.evaluations=4.")
+    loss_keys = {f"{stage}.{key}" for key in OBJECTIVES[stage].of_loss}
+    for key in swept_keys(config):
+        changed = ""
+        if key in loss_keys:
+            changed = f"the definition of the {stage} loss"
+        elif not key.startswith(f"{stage}."):
+            changed = "its held-out rows"
+        if changed:
+            way_out = "Use stage=eval answer.split=validation sweep_metric=pass_rate"
+            raise UserError(f"{key} changes {changed}, so losses cannot choose it. {way_out}.")
+
+
+def swept_keys(config: DictConfig) -> list[str]:
+    """Return the keys with several values, on the command line and in a recipe."""
+    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    typed = [override.key_or_group for override in overrides if override.is_sweep_override()]
+    return [*typed, *map(str, config.hydra.sweeper.params or {})]
 
 
 def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
     """Return the metric for sweepers such as Optuna, the mean over seeds; None if the stage does not measure it."""
     if cfg.stage not in MEASURED_BY[cfg.sweep_metric]:
         return None
-    stage = "eval" if cfg.sweep_metric is SweepMetric.pass_rate else str(cfg.stage)
-    manifests = [
-        store.find(node) for name, node in nodes.items() if name.partition("_seed_")[0] == stage
-    ]
-    metrics = [manifest["metrics"] for manifest in manifests if manifest]
-    if cfg.sweep_metric is SweepMetric.pass_rate:
-        return (
-            fmean(m["pass_rate"]["policy"] for m in metrics)
-            if all(m["pass_rate"] for m in metrics)
-            else None
-        )
-    return (
-        fmean(m["eval_loss"] for m in metrics) if all("eval_loss" in m for m in metrics) else None
-    )
+    by_pass_rate = cfg.sweep_metric is SweepMetric.pass_rate
+    stage = Target.eval if by_pass_rate else cfg.stage
+    values = list[float]()
+    for name, node in nodes.items():
+        manifest = store.find(node) if name.partition("_seed_")[0] == stage else None
+        if manifest is None:
+            continue
+        metrics = manifest["metrics"]
+        value = metrics.get("eval_loss")
+        if by_pass_rate:
+            value = (metrics["pass_rate"] or {}).get("policy")
+        if value is None:
+            return None
+        values.append(value)
+    return fmean(values)

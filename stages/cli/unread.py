@@ -1,175 +1,138 @@
-"""Refuse typed keys that nothing reads under the other settings, such as `label.path` without `label=dataset`.
+"""Refuse typed keys that nothing reads, such as `kto.beta` without `align=kto`, or `dpo.lora` without an adapter.
 
-Keys of a group or a recipe are not refused, as another choice may read them. In a sweep over the deciding key, some
-jobs read the typed key, so the other jobs accept it."""
+Keys of a group or a recipe are not refused, as another choice may read them."""
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from stages.cli.spelling import MULTIRUN, typed_values
-from stages.config.blocks.evaluation import NOBODY
-from stages.config.blocks.runtimes import SampledRuntime
-from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import (
-    Adapter,
-    Align,
-    Command,
-    Demonstrations,
-    ExportFormat,
-    Strategy,
-)
-from stages.config.errors import Errors
-from stages.config.installation import read_beside
-from stages.config.schema import Config
+from stages.cli.spelling import typed_values
+from stages.config.blocks.labels import Label
+from stages.config.blocks.models import Model
+from stages.config.blocks.pairs import Pairs
+from stages.config.blocks.sampling import Drawn, Sample
+from stages.config.blocks.training import OBJECTIVES, ScoredGRPO, Training
+from stages.config.choices import Adapter, Command, Split, Strategy
+from stages.config.errors import UserError
+from stages.config.schema import Config, Target
+from stages.pipeline.graph import NOT_OF_SELECT, OF_SELECT, way_to_stage, wire_graph
 from stages.preflight.sources import is_local
+from stages.store.node import Node
 
-TEXTS: dict[str, dict[str, str]] = read_beside(__file__)
-CHOOSES = {"sample": "sample.sampler"}  # a group, and the key in which its options differ
+# The settings of stages that a run may lack, with the stage to name; inner blocks stand before outer ones
+STAGES = {"reward.source": "reward", "reward.pairs": "reward", "eval.judged": "versus"}
+OF_DPO = ("rounds", "control", "control_pairs")
+STAGES |= dict.fromkeys(OF_DPO, "dpo")
+STAGES |= {"control_learning_rate": "control"}
+STAGES |= {name: name for name in ("select", "sample", "label", "pairs", "unpaired", "reference")}
+STAGES |= {name: name for name in ("dpo", "kto", "grpo", "reward", "benchmark", "examine")}
+OF_MEMBERS = {"candidates_per_prompt": "n", "temperatures": "temperature", "top_p": "top_p"}
 # ways out of other messages, or implied
 OFF = {("rounds", "1"), ("control", "false"), ("pairs", "all")}
-# Whether keys are unread, by the name of their texts in the YAML file, or by that name and the `word` in the texts
-Conditions = dict[tuple[str, str] | str, object]
 
 
-def refuse_unread(cfg: Config, typed: list[str]) -> None:
-    """Raise one UserError for all typed keys that nothing reads."""
-    values = {
-        key: value
-        for key, value in typed_values(typed).items()
-        if value != "null" and (key, value) not in OFF
-    }
-    errors = Errors()
-    for find_conditions in (of_label, of_judged, of_sample, of_training, of_data, of_command):
-        for rule in (rule for rule, is_unread in find_conditions(cfg).items() if is_unread):
-            name, word = (rule, "") if isinstance(rule, str) else rule
-            block = vars(cfg).get(word)
-            texts = {
-                part: text.format(cfg=cfg, word=word, block=block)
-                for part, text in TEXTS[name].items()
-            }
-            names = [
-                ".".join(filter(None, (texts.get("in"), key))) for key in texts["keys"].split()
-            ]
-            unread = [
-                key
-                for key in values
-                if any(f"{CHOOSES.get(key, key)}.".startswith(f"{n}.") for n in names)
-            ]
-            if unread and not is_swept(texts["deciding"].split(), typed):
-                way_out = f"Add {texts['remedy']}, or leave" if "remedy" in texts else "Leave"
-                errors.add(
-                    f"{unread[0]}={values[unread[0]]}: {texts['reason']}. {way_out} the key out."
-                )
-    errors.raise_all()
+def refuse_unread(jobs: Sequence[Mapping[str, str]]) -> None:
+    """Raise one UserError for the keys that no job reads. `jobs`: `unread_keys` of each; a run is one job."""
+    unread = set(jobs[0]).intersection(*jobs)
+    messages = [text for key, text in jobs[0].items() if key in unread]
+    if messages:
+        raise UserError(*messages)
 
 
-def is_swept(keys: list[str], typed: list[str]) -> bool:
-    """Return whether a sweep tries several values of one of these keys."""
-    if MULTIRUN.isdisjoint(typed):
-        return False
-    lines = [
-        f"{key}={value}" for key, value in typed_values(typed).items() if key in (*keys, "recipe")
-    ]
-    return any(
-        override.is_sweep_override() for override in OverridesParser.create().parse_overrides(lines)
-    )
+def unread_keys(cfg: Config, nodes: Mapping[str, Node], typed: Sequence[str]) -> dict[str, str]:
+    """Return the typed keys that nothing reads, each with the message that refuses it. `nodes`: all of the run, or none
+    for a command that needs none."""
+    reasons = unread_by_value(cfg)
+    read = read_by_run(cfg, nodes) if nodes else {*STAGES}
+    unread = dict[str, str]()
+    for key, value in typed_values([*typed]).items():
+        if value == "null" or (key, value) in OFF:
+            continue
+        block = next((name for name in STAGES if is_below(key, name)), None)
+        inner = next((name for name in reasons if is_below(key, name)), None)
+        if inner:
+            unread[key] = f"{key}={value}: {reasons[inner]}, or leave the key out."
+        elif block and not is_read(key, [name for name in read if is_below(name, block)]):
+            way_out = way_to_stage(cfg, STAGES[block])
+            unread[key] = f"{key}={value}: nothing reads it. {way_out} Or leave the key out."
+    return unread
 
 
-def of_label(cfg: Config) -> Conditions:
-    """Return the conditions for a revision of a labeler's file or model, and for thresholds of scores."""
-    path = vars(cfg.label).get("path")
-    return {
-        "local labels": not path or is_local(path, "label.path"),
-        "threshold": cfg.label.prefers,
-    }
+def is_read(key: str, names: Sequence[str]) -> bool:
+    """Return whether a key is one of these settings, or stands in one, or one stands in it."""
+    return any(is_below(key, name) or is_below(name, key) for name in names)
 
 
-def of_judged(cfg: Config) -> Conditions:
-    """Return the conditions for labels and pairs under another objective than DPO, and for parts of the evaluation."""
-    scores = cfg.sft.demonstrations is Demonstrations.selected or Align.grpo in cfg.objectives
-    labels = ("label.audit label.known" if scores else "label") + ("" if cfg.selects else " sample")
-    return {
-        "pairs": not cfg.by_pairs and cfg.by_labels,
-        ("labels and pairs", labels): not cfg.by_pairs and not cfg.by_labels,
-        "unpaired": Align.kto not in cfg.objectives and not cfg.unpaired_wanted,
-        "kto": Align.kto not in cfg.objectives,
-        "grpo": Align.grpo not in cfg.objectives,
-        # with align=none, it names the other model
-        "judged": cfg.eval.judged.labeler == NOBODY and cfg.align is not Align.none,
-        "examine": cfg.align is not Align.given,
-        "suites": not cfg.eval.suites.names,
-        "benchmark": not cfg.benchmark.tasks,
-    }
+def is_below(key: str, block: str) -> bool:
+    """Return whether a key is a block or stands in it."""
+    return f"{key}.".startswith(f"{block}.")
 
 
-def of_sample(cfg: Config) -> Conditions:
-    """Return the conditions for keys of `sample`, if candidates are in a file or come from other sources."""
-    label, sample = cfg.label, cfg.sample
-    from_file = label.brings_pool or all(block.file for block in sample.members)
-    sampler = "" if sample.brings_prompts and not label.brings_pool else "sampler"
-    drawn = [vars(member) for member in sample.pool or () if not member.file]
-    drawn_values = {
-        name: [member[name] for member in drawn] for name in ("n", "temperature", "top_p")
-    }
-    may_fail = any(block.sampler == "openai" or block.own or block.file for block in sample.members)
-    return {
-        "draws": from_file,
-        ("sampler", sampler): from_file and not cfg.selects,
-        "prompts": label.brings_pool,
-        "endpoint": sample.sampler != "openai" or sample.pool,
-        "file's columns": not sample.file,
-        "failures": not may_fail,
-        **{f"pool's {name}": drawn and None not in values for name, values in drawn_values.items()},
-    }
+def read_by_run(cfg: Config, nodes: Mapping[str, Node]) -> set[str]:
+    """Return the blocks and keys that a stage of the run reads, also of those behind a file that needs no model."""
+    read = set[str]().union(*map(read_by_node, nodes.values()))
+    if cfg.without_model:
+        whole = replace(cfg, stage=Target.report)
+        read |= read_by_run(whole, wire_graph(whole, Path(), lambda block, cache: (block, {})))
+    return read
 
 
-def of_training(cfg: Config) -> Conditions:
-    """Return the conditions for keys of the models that are trained, and of their pairs and demonstrations."""
-    of_blocks: Conditions = {}
+def read_by_node(node: Node) -> set[str]:
+    """Return the blocks and keys that a node reads."""
+    match node.config:
+        case Drawn(split=Split.sft) as sample:
+            return {f"sample.{key}" for key in vars(sample).keys() - {*OF_SELECT, *NOT_OF_SELECT}}
+        case Sample() as sample:
+            return {f"sample.{key}" for key in vars(sample)}
+        case ScoredGRPO(label=label):
+            unlabelled = vars(label).keys() - {"audit", "known"}  # both are of a pool
+            return {"grpo", *(f"label.{key}" for key in unlabelled)}
+        case Training(block="dpo", rate_key=rate_key):
+            return {"dpo", *OF_DPO, rate_key}
+        case Training(block=block):
+            return {block}
+        case Label(block=block) | Pairs(key=block):
+            return {block}
+        case Model(key=key):
+            return {key.partition("[")[0]}
+    return {"" if "pairs" in node.inputs and node.stage == "select" else node.stage}
+
+
+def unread_by_value(cfg: Config) -> dict[str, str]:
+    """Return the keys that another key turns off, each with the reason and the way out."""
+    reasons = dict[str, str]()
     for name in OBJECTIVES:
-        block = vars(cfg)[name]
-        of_blocks["adapter", name] = block.adapter not in (Adapter.lora, Adapter.qlora)
-        samples = isinstance(block.runtime, SampledRuntime) and not (
-            block.runtime.samples and block.evaluations
+        adapter = getattr(vars(cfg)[name], "adapter", Adapter.lora)
+        if adapter not in (Adapter.lora, Adapter.qlora):
+            reasons[f"{name}.lora"] = (
+                f"{name}.adapter={adapter} trains none. Add {name}.adapter=lora"
+            )
+    if cfg.label.prefers:
+        without_scores = f"label={cfg.label.labeler} gives no scores. Use another labeler"
+        reasons |= dict.fromkeys(("pairs.min_score", "unpaired.threshold"), without_scores)
+    if cfg.pairs.strategy is Strategy.best_worst:
+        reasons["pairs.max_per_prompt"] = (
+            "pairs=best_worst makes one pair of a prompt. Add pairs=all"
         )
-        of_blocks["samples", name] = samples
-    without_reference, path = cfg.by_pairs and cfg.dpo.reference_free, cfg.reward.source.path
-    return {
-        "sft": not cfg.sft.train,
-        "select": not cfg.selects,
-        **of_blocks,
-        "best_worst": cfg.pairs.strategy is Strategy.best_worst,
-        ("reference", "" if Align.kto in cfg.objectives else "reference"): without_reference,
-        "simpo": not without_reference,
-        "control": not cfg.control,
-        "reward's pairs": not path,
-        "reward's filters": not path,
-        "reward's file": path and is_local(path, "reward.source.path"),
-    }
-
-
-def of_data(cfg: Config) -> Conditions:
-    """Return the conditions for keys of the base model and the data."""
-    audit = cfg.data.audit
-    builds = cfg.stage != Command.audit
-    return {
-        "local model": cfg.model.path is None or is_local(cfg.model.path, "model.path"),
-        "data's file": not cfg.data.path,
-        "form": not (cfg.data.sources or cfg.outside or cfg.eval.judged.source),
-        "audit": builds and not cfg.data.sources,
-        "thresholds": builds and {*audit.thresholds} - {*audit.actions},
-    }
-
-
-def of_command(cfg: Config) -> Conditions:
-    """Return the conditions for keys of trackers, plan, chat and export."""
-    exports, form, syncs = cfg.stage == Command.export, cfg.export.format, cfg.stage == Command.sync
-    return {
-        "tracker": not cfg.tracker.names and not syncs,
-        "wandb": not cfg.tracker.wandb and not syncs,
-        "plan": cfg.stage == Command.plan and not cfg.plan.gpu,
-        "chat": cfg.stage == Command.chat and cfg.chat.side_by_side,
-        "gguf": exports and form is ExportFormat.gguf,
-        "pushed": exports and form is not ExportFormat.gguf,
-        "dataset": exports and form is ExportFormat.dataset,
-        "private": exports and not cfg.export.repo,
-    }
+    if not cfg.eval.suites.names:
+        reason = "no suite is named. Add eval.suites.names=[refusal]"
+        reasons |= dict.fromkeys(("eval.suites.pairs", "eval.suites.seed"), reason)
+    if not cfg.data.path:
+        reasons["data.file"] = "it says how data.path is read. Add data.path=FILE"
+    if not (cfg.data.sources or cfg.outside or cfg.eval.judged.source):
+        reasons["data.form"] = "it is of rows of files. Add data.sources=[{path: FILE}]"
+    if not cfg.data.sources and cfg.stage != Command.audit:
+        reasons["data.audit"] = "it is of rows of files. Add data.sources=[{path: FILE}]"
+    hub = {"model": cfg.model.path, "reward.source": cfg.reward.source.path}
+    for name, path in (hub | {"label": getattr(cfg.label, "path", None)}).items():
+        if not path or is_local(path, f"{name}.path"):
+            reason = f"{name}.path={path or 'null'} is not of the hub. Name a hub id there"
+            keys = (f"{name}.revision", f"{name}.subset", f"{name}.hub_split")
+            reasons |= dict.fromkeys(keys, reason)
+    pool = cfg.sample.pool or [] if isinstance(cfg.sample, Drawn) else []
+    for key, name in OF_MEMBERS.items():
+        if pool and all(member.file or vars(member)[name] is not None for member in pool):
+            reasons[f"sample.{key}"] = (
+                f"every source of sample.pool has its own {name}. Leave one out"
+            )
+    return reasons

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from bisect import bisect
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from stages.config.blocks.data import Data, Form, Source
+from stages.config.blocks.data import Data, Source
+from stages.config.blocks.training import SFT, Training
 from stages.config.choices import AUDIT_CODES, Split
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
@@ -60,7 +61,9 @@ FEWEST = 4  # letters; shorter words are not counted as topics
 RUN = 4  # words in a counted run
 DISTINCT = 3  # words in a run for distinct-3
 MOST_ANSWERS = 2000  # whose runs are counted, so that memory is bounded
-ROWS, PAGE = "audit.jsonl", "audit.html"  # in the store's root
+# in the store's root
+ROWS = "audit.jsonl"
+PAGE = "audit.html"
 COUNTS = "audit.json"  # counts of the last audit, in the store's cache
 
 
@@ -74,6 +77,9 @@ class Case:
     answer: str | None
     rejected: str | None
 
+    def number_of_codes(self) -> int:
+        return len(self.codes)
+
 
 @dataclass
 class AuditedSource:
@@ -82,13 +88,13 @@ class AuditedSource:
     key: str
     source: Source
     purpose: Purpose
-    harmonizer: Harmonizer = field(default_factory=lambda: Harmonizer(Form()))
+    harmonizer: Harmonizer
     read_row: Callable[[Any], ParsedRow] | None = None  # the user's reader, in place of a format
     report: ReadReport = field(default_factory=ReadReport)
     first: list[list[Message]] = field(default_factory=list)  # conversations of the first rows
     codes: Counter[str] = field(default_factory=Counter)
     flagged: int = 0
-    examples: dict[str, list[Case]] = field(default_factory=lambda: defaultdict(list))
+    examples: dict[str, list[Case]] = field(default_factory=dict)
 
     def note(self, case: Case, row: dict[str, Any], file: IO[str]) -> None:
         """Write a row with codes to `file`, and count them. For each code, the rows with the most codes become its
@@ -98,10 +104,10 @@ class AuditedSource:
         self.flagged += 1
         self.codes.update(case.codes.keys())
         for code in case.codes:
-            self.examples[code].append(case)
+            cases = [*self.examples.get(code, []), case]
             # stable, so of equal rows the first stays
-            self.examples[code].sort(key=lambda each: -len(each.codes))
-            del self.examples[code][EXAMPLES:]
+            cases.sort(key=Case.number_of_codes, reverse=True)
+            self.examples[code] = cases[:EXAMPLES]
 
 
 class Diversity:
@@ -173,11 +179,13 @@ def audited_sources(
     harmonizer = Harmonizer(data.form, data.audit)
     sources = list[AuditedSource]()
     for node in nodes["data"].inputs.values():
-        key, source = node.config.key, node.config.source
-        sources.append(AuditedSource(key, source, source_purpose(source), harmonizer, read_row))
+        purpose = source_purpose(node.config.source)
+        sources.append(
+            AuditedSource(node.config.key, node.config.source, purpose, harmonizer, read_row)
+        )
     if "label" in nodes and nodes["label"].config.brings_pool:
-        source = nodes["label"].config.source
-        sources.append(AuditedSource("label.path", source, Purpose.preferences))
+        preferences = nodes["label"].config.source
+        sources.append(AuditedSource("label.path", preferences, Purpose.preferences, harmonizer))
     return sources
 
 
@@ -276,7 +284,9 @@ def rows_as_trained(
     contract, context = planned
     rows = list["TokenRow"]()
     for source in sources:
-        training = cfg.dpo if source.purpose is Purpose.preferences else cfg.sft
+        training: Training = cfg.dpo
+        if source.purpose is not Purpose.preferences and isinstance(cfg.sft, SFT):
+            training = cfg.sft
         limit, reason, _ = training.longest(context)
         for number, conversation in enumerate(source.first, 1):
             row = token_row(f"{source.key}, row {number}", contract, conversation)

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
-from transformers.generation.streamers import BaseStreamer
+from transformers.generation import BaseStreamer
 
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.errors import UserError, visible
@@ -24,7 +24,8 @@ from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 from stages.store.plugins import load_class
 from stages.store.records import Message, content_id
 
-NEW, QUIT = "/new", "/quit"
+NEW = "/new"
+QUIT = "/quit"
 SEPARATE = "Side by side, each prompt is a new conversation."
 # Control characters in an answer that neither move the cursor nor begin an escape sequence.
 SAFE_CONTROLS = "".join(c for c in map(chr, range(32)) if c not in "\b\v\f\r\x1b")

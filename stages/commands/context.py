@@ -98,7 +98,8 @@ def describe(kind: type) -> str:
 
 def outline(hint: Any) -> str:
     """Return the shape of a type's JSON: `{nodes: [{name: text}], page: path or null}`."""
-    inner, kind = typing.get_args(hint), typing.get_origin(hint) or hint
+    inner = typing.get_args(hint)
+    kind = typing.get_origin(hint) or hint
     if kind in (types.UnionType, typing.Union):
         return " or ".join(map(outline, inner))
     if kind is Result:

@@ -24,6 +24,12 @@ from stages.config.trainers import READ_BY, elsewhere_message
 
 Settings = dict[str, Any]
 
+
+def load_table(name: str) -> Mapping[str, Any]:
+    return read_beside(str(Path(__file__).with_name("frameworks") / name))
+
+
+TRL = load_table("trl")
 # the arguments that are keys of a stage's `trainer`
 TYPED = {"sft": SFTArguments, "dpo": DPOArguments, "reward": RewardArguments}
 # values that ask for nothing
@@ -47,7 +53,7 @@ class Conversion:
     """The translation of a file. In keys of `overrides` and in reasons, STAGE is the stage's name."""
 
     stage: str
-    framework: str
+    table: Mapping[str, Any]  # of the framework
     processes: int
     folder: Path  # of the file
     # still to be translated, under TRL's names: the framework's defaults, then the file's settings
@@ -68,10 +74,6 @@ class Conversion:
             self.remarks[Heading.without].append(f"{self.names.get(name, name)}={text}: {reason}")
 
 
-def load_table(name: str) -> Mapping[str, Any]:
-    return read_beside(str(Path(__file__).with_name("frameworks") / name))
-
-
 @cache
 def trl_fields(stage: str) -> dict[str, Any]:
     """Return the fields of TRL's `ModelConfig` and of the objective's class in TRL, by name."""
@@ -83,11 +85,11 @@ def trl_fields(stage: str) -> dict[str, Any]:
 
 def convert(this: Conversion, file: Settings) -> None:
     """Translate the settings of a file, and list those without a counterpart."""
-    table = load_table(this.framework)
     known = trl_fields(this.stage)
-    defaults = table["defaults"] | {
-        name: known[name].default for name in table["silent"] if name in known
-    }
+    defaults = dict(this.table["defaults"])
+    for name in this.table["silent"]:
+        if name in known:
+            defaults[name] = known[name].default
     this.settings |= defaults
     rename(this, file)
     # in place of what the demo sets
@@ -108,20 +110,19 @@ def convert(this: Conversion, file: Settings) -> None:
     for name, value in defaults.items():
         if name not in {*this.names, *this.settings}:  # translated above
             this.remarks[Heading.defaults].append(f"{name}={value}")
-    this.remarks[Heading.notes] += load_table("trl")["notes"] + table["differs"]
+    this.remarks[Heading.notes] += TRL["notes"] + this.table["differs"]
 
 
 def rename(this: Conversion, file: Settings) -> None:
     """Put the file's settings under TRL's names. A key in `means` stands for others, by its value."""
-    table = load_table(this.framework)
-    means = load_table("trl")["means"] | table["means"]
+    means = TRL["means"] | this.table["means"]
     mixture = file.pop("dataset_mixture", None) or {}  # nested by the handbook
     for key, value in {**mixture, **file}.items():
         if key == "max_length" and value is None:  # there it means no limit
             this.refuse(key, "null", "STAGE.max_length is always a number")
         if value is None:
             continue
-        implied = {table["rename"].get(key, key): value}
+        implied = {this.table["rename"].get(key, key): value}
         if key in means:
             word = str(value).lower()
             implied = means[key].get(word, {})
@@ -193,17 +194,16 @@ def listed_set(this: Conversion, name: str, inner: str) -> Settings:
 
 def read_source(this: Conversion, entry: Settings) -> Settings:
     """Return a data set under our keys, without those that only say what its columns tell."""
-    table = load_table("trl")
     source = Settings()
     columns = Settings()
     for key, value in entry.items():
-        if value is None or [key, value] in table["usual"]:
+        if value is None or [key, value] in TRL["usual"]:
             continue
-        if key in table["source"]:
-            source[table["source"][key]] = value
-        elif key in table["columns"]:
-            columns[table["columns"][key]] = value
-        elif key not in table["recognised"] and not str(value).startswith("chat_template"):
+        if key in TRL["source"]:
+            source[TRL["source"][key]] = value
+        elif key in TRL["columns"]:
+            columns[TRL["columns"][key]] = value
+        elif key not in TRL["recognised"] and not str(value).startswith("chat_template"):
             reason = "the chat template renders rows, by the roles of columns"
             this.refuse(f"datasets.{key}", value, reason)
     split, _, part = str(source.get("hub_split", "")).partition("[")
@@ -306,7 +306,7 @@ def adapter(this: Conversion) -> None:
 def template(this: Conversion) -> None:
     """Set the chat template by the marks in a Jinja text."""
     text = str(this.take("chat_template", ""))
-    for mark, name in load_table("trl")["templates"].items():
+    for mark, name in TRL["templates"].items():
         if mark in text:
             this.settings["template"] = name
     nearest = this.settings.get("template") or "file sft.template.path=FILE"
@@ -315,10 +315,9 @@ def template(this: Conversion) -> None:
 
 def by_name(this: Conversion) -> None:
     """Set every setting that has a key here or is an argument of TRL's trainer, and list the others."""
-    table = load_table("trl")
-    neutral = table["neutral"] + load_table(this.framework)["neutral"]
+    neutral = TRL["neutral"] + this.table["neutral"]
     for name, value in list(this.settings.items()):
-        reason = table["reasons"].get(name) or elsewhere_message(this.stage, name)
+        reason = TRL["reasons"].get(name) or elsewhere_message(this.stage, name)
         is_share = name == "save_steps" and isinstance(value, float)  # of the training
         key = our_key(this.stage, name)
         if key and not is_share:
@@ -337,10 +336,9 @@ def by_name(this: Conversion) -> None:
 
 def our_key(stage: str, name: str) -> str | None:
     """Return the key of a setting that the table names or `trainer` types; None if a stage has none."""
-    table = load_table("trl")
-    key = table["settings"].get(name)
+    key = TRL["settings"].get(name)
     others = {*WITH_TRL} - {stage}
     if key and key.partition(".")[0] not in others:
         return str(key)
     typed = {each.name for each in fields(TYPED[stage])}
-    return f"STAGE.trainer.{name}" if name in typed - {*table["neutral"]} else None
+    return f"STAGE.trainer.{name}" if name in typed - {*TRL["neutral"]} else None

@@ -14,7 +14,14 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.commands.conversion import Conversion, Heading, Settings, convert, load_table
+from stages.commands.conversion import (
+    TRL,
+    Conversion,
+    Heading,
+    Settings,
+    convert,
+    load_table,
+)
 from stages.config.blocks.training import WITH_TRL
 from stages.config.errors import UserError, require_known, visible
 from stages.config.installation import program
@@ -38,7 +45,8 @@ def run(cfg: Config, *_: object) -> None:
     settings = read_settings(path, where)
     framework = detect_framework(settings, where)
     stage = cfg.convert.stage or detect_stage(settings, framework, where)
-    this = Conversion(stage, framework, cfg.convert.processes, path.resolve().parent)
+    table = load_table(framework)
+    this = Conversion(stage, table, cfg.convert.processes, path.resolve().parent)
     try:
         convert(this, settings)
     except WRONG_SHAPE as error:
@@ -49,8 +57,7 @@ def run(cfg: Config, *_: object) -> None:
     words = [*program(), f"stage={stage}"]
     for key, value in this.overrides.items():
         words.append(f"{key.replace('STAGE', stage)}={spell(value)}")
-    title = load_table(framework)["title"]
-    lines = [f"{cfg.convert.file}: {stage}, by the keys of {title}", "", shlex.join(words)]
+    lines = [f"{cfg.convert.file}: {stage}, by the keys of {table['title']}", "", shlex.join(words)]
     for heading in Heading:
         if heading in this.remarks:
             lines += ["", f"{heading}:", *(f"  {remark}" for remark in this.remarks[heading])]
@@ -84,7 +91,7 @@ def detect_stage(settings: Mapping[str, Any], framework: str, where: str) -> str
     """Return the stage: as the file names it, or by the keys that only one of TRL's trainers has."""
     if framework == "trl":
         marks = {*settings, f"loss_type={settings.get('loss_type')}"}
-        stages = [name for name, keys in load_table("trl")["tells"].items() if marks & {*keys}]
+        stages = [name for name, keys in TRL["tells"].items() if marks & {*keys}]
     elif settings.get("reward_model") is True:
         stages = ["reward"]
     else:

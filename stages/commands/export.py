@@ -5,7 +5,7 @@ Every row names its source. Token ids are left out, as they only fit one tokeniz
 
 import logging
 import re
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from stages.commands.documents import render
-from stages.config.choices import ExportFormat
+from stages.config.choices import ExportFormat, GGUFType
 from stages.config.errors import UserError, visible
 from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
@@ -104,19 +104,31 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
     if cfg.format is ExportFormat.dataset:
         return publish_dataset(cfg, nodes, store)
     [node] = nodes
-    model = store.folder(node) / "model"
-    licence = read_licence(model)
+    licence = licence_message(read_licence(store.folder(node) / "model"))
     if licence:
-        log.info("%s", licence_message(licence))
+        log.info("%s", licence)
     if cfg.format is ExportFormat.gguf:
-        from stages.models import gguf_file  # imported here, as it loads torch, which takes seconds
+        write_file(cfg, node, store)
+    else:
+        push_model(cfg, node, evaluation, store)
 
-        file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{cfg.dtype}.gguf"
-        with store.lock("export", file.stem):  # a second export waits for the first
-            name = model_name(node.stage, node.fingerprint, licence)
-            gguf_file.write_gguf(model, file, cfg.dtype, name)
-        log.info("The file: %s (%.1f MiB)", file, file.stat().st_size / 2**20)
-        return
+
+def write_file(cfg: Export, node: Node, store: Store) -> None:
+    """Write a GGUF file to `outputs/export/`."""
+    from stages.models import gguf_file  # imported here, as it loads torch, which takes seconds
+
+    model = store.folder(node) / "model"
+    name = model_name(node.stage, node.fingerprint, read_licence(model))
+    dtype = cfg.dtype or GGUFType.f16
+    file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{dtype}.gguf"
+    with store.lock("export", file.stem):  # a second export waits for the first
+        gguf_file.write_gguf(model, file, dtype, name)
+    log.info("The file: %s (%.1f MiB)", file, file.stat().st_size / 2**20)
+
+
+def push_model(cfg: Export, node: Node, evaluation: Node | None, store: Store) -> None:
+    """Push a model's folder to the hub, with the results of its evaluation on the card."""
+    model = store.folder(node) / "model"
     card = (model / "README.md").read_text(encoding="utf-8")
     if evaluation and store.find(evaluation):
         store.verify(store.folder(evaluation))
@@ -185,9 +197,10 @@ def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tup
             unused += left_out
     tables = Tables()
     for name, of_rounds in parts.items():
-        splits = by_split(pa.concat_tables(of_rounds)) if of_rounds else {}
-        if splits:
-            tables[name] = splits
+        for split in SPLITS:
+            rows = [table.filter(pc.equal(table["split"], split)) for table in of_rounds]
+            if any(map(len, rows)):
+                tables.setdefault(name, {})[split] = pa.concat_tables(rows).drop_columns("split")
     return tables, unused
 
 
@@ -220,34 +233,17 @@ def demonstrations(examples: pa.Table) -> tuple[pa.Table, int]:
     return pa.table(columns | {"split": pa.array(splits, pa.string())}), len(answered) - len(rows)
 
 
-def by_split(table: pa.Table) -> dict[str, pa.Table]:
-    parts = {}
-    for split in SPLITS:
-        part = table.filter(pc.equal(table["split"], split)).drop_columns("split")
-        if len(part):
-            parts[split] = part
-    return parts
-
-
 def dataset_card(
     title: str, tables: Tables, unused: int, manifests: list[Manifest], label_folders: list[Path]
 ) -> str:
     """Return the `README.md` of a dataset. `unused`: the number of demonstrations left out; `manifests`: those of all
     nodes that it was made from; `label_folders`: the folders of its labels."""
-    rows = Counter[tuple[str, str, str]]()  # by source, licence and configuration
-    authors = Counter[str]()
-    for name, parts in tables.items():
-        whole = pa.concat_tables(parts.values())
-        origins = zip(whole["source"].to_pylist(), whole["licence"].to_pylist(), strict=True)
-        rows.update((source, licence or UNKNOWN, name) for source, licence in origins)
-        for column in {*POLICIES} & {*whole.column_names}:
-            authors.update(filter(None, whole[column].to_pylist()))
-    licences = {licence for _, licence, _ in rows}
+    rows = rows_by_origin(tables)
     configs: list[dict[str, Any]] = [{"config_name": name, "data_dir": name} for name in tables]
     configs[0]["default"] = True
     header = DatasetCardData(
         configs=configs,
-        license=hub_licences(licences) if licences != {UNKNOWN} else None,
+        license=hub_licences({licence for _, licence, _ in rows}),
         task_categories=["text-generation"],
         tags=["plumbline", "trl", *tables],
     )
@@ -259,7 +255,7 @@ def dataset_card(
         header=header.to_yaml(),
         title=title,
         tables=tables,
-        splits=[split for split in SPLITS if any(split in parts for parts in tables.values())],
+        splits=[split for split in SPLITS if split in ChainMap(*tables.values())],
         trainers=TRAINERS,
         measures=MEASURES,
         unused=unused,
@@ -267,7 +263,7 @@ def dataset_card(
         origins=sorted({origin[:2] for origin in rows}),
         authors=[
             f"{nodes.get(name, escape_cell(name))} ({count})"
-            for name, count in authors.most_common()
+            for name, count in count_authors(tables).most_common()
         ],
         manifests=manifests,
         bases=[source_name(m["config"]) for m in manifests if m["stage"] == "base"],
@@ -276,14 +272,41 @@ def dataset_card(
     return visible(text, "\n\t")
 
 
-def hub_licences(licences: set[str]) -> list[str]:
-    """Return licences by the hub's names; `other` for one of another name."""
+def rows_by_origin(tables: Tables) -> Counter[tuple[str, str, str]]:
+    """Return the number of rows by source, licence and configuration."""
+    rows = Counter[tuple[str, str, str]]()
+    for name, parts in tables.items():
+        for table in parts.values():
+            licences = table["licence"].to_pylist()
+            for source, licence in zip(table["source"].to_pylist(), licences, strict=True):
+                rows[source, licence or UNKNOWN, name] += 1
+    return rows
+
+
+def count_authors(tables: Tables) -> Counter[str]:
+    """Return the number of completions by the node, or the name of a source, that wrote them."""
+    authors = Counter[str]()
+    for parts in tables.values():
+        for table in parts.values():
+            for name in POLICIES:
+                if name in table.column_names:
+                    authors.update(filter(None, table[name].to_pylist()))
+    return authors
+
+
+def hub_licences(licences: set[str]) -> list[str] | None:
+    """Return licences by the hub's names, with `other` for one of another name; None if none is stated."""
+    if licences == {UNKNOWN}:
+        return None
     names = set[str]()
     for licence in licences:
-        if licence == UNKNOWN:
-            licence = "unknown"
         name = licence.strip().lower().replace(" ", "-")
-        names.add(name if name in LICENCES else "other")
+        if licence == UNKNOWN:
+            names.add("unknown")
+        elif name in LICENCES:
+            names.add(name)
+        else:
+            names.add("other")
     return sorted(names)
 
 

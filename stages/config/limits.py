@@ -35,7 +35,10 @@ LIMIT, ONE_OF, COMPUTED, NEUTRAL = "limit", "one of", "computed", "neutral"
 def limited(limit: Limit, default: Any = MISSING, neutral: bool = False) -> Any:
     """Return a field whose numbers must keep a limit. Other values (null, auto) are checked by the field's type.
     `neutral`: it is not part of the fingerprint, such as a bound that only ends a stage with an error."""
-    return field(default=default, metadata={LIMIT: limit, NEUTRAL: neutral})
+    metadata = {LIMIT: limit, NEUTRAL: neutral}
+    if isinstance(default, list):
+        return field(default_factory=lambda: [*default], metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def words(*accepted: str, default: Any = MISSING) -> Any:

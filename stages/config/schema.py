@@ -26,18 +26,21 @@ from stages.config.blocks.labels import LABELS, Judge, Label, PreferenceFile
 from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import ChatRuntime, DeviceRuntime
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import SAMPLES, OpenAI, Sample
 from stages.config.blocks.training import (
     DPO,
     GRPO,
     KTO,
     OBJECTIVES,
     SFT,
+    SFTS,
     WITH_TRL,
+    FirstModel,
     Reference,
     Reward,
     Training,
 )
+from stages.config.errors import UserError
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import Limit, between, limited, positive, random_seed, share, words
 
@@ -56,6 +59,8 @@ Target = StrEnum(
 # The groups whose option picks a class, each with its keys: the classes by the option's name
 OPTIONS: dict[str, Mapping[str, type]] = {
     "data": DATA,
+    "sample": SAMPLES,
+    "sft": SFTS,
     "label": LABELS,
     "eval/judged": JUDGED,
     "template": TEMPLATES,
@@ -175,9 +180,20 @@ class Chat:
 class Export:
     format: choices.ExportFormat = MISSING
     model: choices.Role = MISSING
-    dtype: choices.GGUFType = MISSING
+    dtype: choices.GGUFType | None = MISSING
     repo: str | None = MISSING
     private: bool = MISSING
+
+    def check(self) -> None:
+        """Raise UserError for a key that another format reads."""
+        if self.format is choices.ExportFormat.gguf and self.repo:
+            raise UserError(
+                f"export.repo={self.repo}: export.format=gguf pushes nothing. Add export.format=hub, or leave the key out."
+            )
+        if self.format is not choices.ExportFormat.gguf and self.dtype:
+            raise UserError(
+                f"export.dtype={self.dtype}: only a GGUF file has it. Add export.format=gguf, or leave the key out."
+            )
 
 
 @dataclass
@@ -206,8 +222,8 @@ class Config:
     data: Data = MISSING
     outside: list[Source] = field(default_factory=list)
     seeds: list[int] = random_seed()
-    sft: SFT = field(default_factory=SFT)
-    sample: Sample = field(default_factory=Sample)
+    sft: FirstModel = MISSING
+    sample: Sample = MISSING
     label: Label = MISSING
     select: Select = field(default_factory=Select)
     pairs: Pairs = field(default_factory=Pairs)
@@ -255,7 +271,8 @@ class Config:
     def trained(self) -> dict[str, Training]:
         """The training blocks of this run by name: SFT, `objectives`, the target, a reward model with a source."""
         names = {"sft", *self.objectives, self.stage, "reward" if self.reward.source.path else ""}
-        return {name: vars(self)[name] for name in OBJECTIVES if name in names}
+        blocks = {name: vars(self)[name] for name in OBJECTIVES if name in names}
+        return {name: block for name, block in blocks.items() if isinstance(block, Training)}
 
     @property
     def objectives(self) -> list[choices.Align]:
@@ -285,9 +302,15 @@ class Config:
     @property
     def selects(self) -> bool:
         """True if SFT also learns from the base model's best answers to prompts without a reference answer."""
-        if self.sft.demonstrations is None:
-            return self.sft.train and "open_sft" in self.data.generated
-        return self.sft.demonstrations is choices.Demonstrations.selected
+        if isinstance(self.sft, SFT) and self.sft.demonstrations is None:
+            return "open_sft" in self.data.generated
+        return self.selects_by_label
+
+    @property
+    def selects_by_label(self) -> bool:
+        """True if `label` scores the answers that SFT learns from, also those to prompts of files."""
+        selected = choices.Demonstrations.selected
+        return isinstance(self.sft, SFT) and self.sft.demonstrations is selected
 
     @property
     def without_model(self) -> bool:
@@ -310,8 +333,9 @@ class Config:
     @property
     def labels(self) -> list[Label]:
         """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
-        selected = self.sft.demonstrations is choices.Demonstrations.selected
-        labels = [] if self.align is choices.Align.none and not selected else [self.label]
+        labels = [self.label]
+        if self.align is choices.Align.none and not self.selects_by_label:
+            labels = []
         judged = self.eval.judged
         return [*labels, judged.label] if isinstance(judged, Compared) else labels
 
@@ -355,9 +379,7 @@ class Config:
             for judge in judges
             for i, endpoint in enumerate(judge.endpoints)
         }
-        asking = [
-            block for block in self.sample.members if block.sampler == "openai" and not block.file
-        ]
+        asking = [block for block in self.sample.members if isinstance(block, OpenAI)]
         return endpoints | {f"{block.key}.endpoint": block.endpoint for block in asking}
 
 

@@ -116,7 +116,7 @@ def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, Pa
     held_out_pairs = (pair for pair in stream_pairs(inputs) if pair.split == "validation")
     pairs = [
         (p, ids)
-        for p, ids, _ in scoring.tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)
+        for p, ids in scoring.tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)
     ]
     dropped.settle(len(pairs), remaining=1)  # no pair left means no result, not an error
     return pairs

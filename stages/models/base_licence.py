@@ -28,9 +28,10 @@ def read_licence(folder: Path) -> dict[str, Any]:
     header = card_header(folder / CARD)
     if header.get("license"):
         return {key: header[key] for key in KEYS if header.get(key)}
-    names = [file.name for file in licence_files(folder)]
-    texts = [name for name in names if name.lower().startswith("licen")]
-    return {"license": "other", "license_link": texts[0]} if texts else {}
+    for file in licence_files(folder):
+        if file.name.lower().startswith("licen"):
+            return {"license": "other", "license_link": file.name}
+    return {}
 
 
 def publish_licence(licence: dict[str, Any], source: Path, model: Path) -> None:
@@ -56,12 +57,16 @@ def copy_licence_files(source: Path, model: Path) -> None:
 def duties(licence: Mapping[str, Any]) -> dict[str, str]:
     """Return the duties of a licence about names and notices; {} if none is known."""
     names = [plain(name) for name in licence_names(licence)]
-    return next((each for name, each in DUTIES.items() if plain(name) in names), {})
+    for name, known in DUTIES.items():
+        if plain(name) in names:
+            return known
+    return {}
 
 
 def licence_names(licence: Mapping[str, Any]) -> list[str]:
-    stated = [licence.get(key) for key in ("license_name", "license")]
-    names = [name for value in stated for name in (value if isinstance(value, list) else [value])]
+    names = [licence.get("license_name")]
+    stated = licence.get("license")
+    names += stated if isinstance(stated, list) else [stated]
     return [name for name in names if isinstance(name, str) and name != "other"]
 
 
@@ -74,8 +79,9 @@ def licence_message(licence: Mapping[str, Any]) -> str:
     if not licence:
         return ""
     name = ", ".join(licence_names(licence)) or "other"
-    link = f" ({licence['license_link']})" if "license_link" in licence else ""
-    sentences = [f"The licence of the base, {name}{link}, also binds this model."]
+    if "license_link" in licence:
+        name += f" ({licence['license_link']})"
+    sentences = [f"The licence of the base, {name}, also binds this model."]
     known = duties(licence)
     if "begins" in known:
         sentences.append(f'Its name must begin with "{known["begins"]}".')

@@ -62,15 +62,9 @@ def establish_contract(
     template = undated(choose_template(tokenizer, cfg, train))
     tokenizer.chat_template = template
     form = fit_template(tokenizer, template, cfg, train, thinks, warn)
-    bos, answer = tokenizer.bos_token_id, GOLDEN[0][-1]["content"]
     text = render(tokenizer, GOLDEN[0], form)
-    ids = token_ids(tokenizer, text)
-    if bos is not None and ids[:2] == [bos, bos]:
-        raise ContractError(f"template={cfg.kind}: BOS ({tokenizer.bos_token}) is rendered twice.")
-    if cfg.kind == "file" and adds_bos(tokenizer) and ids[:1] != [bos]:
-        problem = f"this tokenizer puts BOS ({tokenizer.bos_token}) before every text, and the template does not"
-        raise ContractError(f"template=file: {problem}. Begin it with {{{{ bos_token }}}}.")
-    ends = end_after(tokenizer, text, answer)
+    require_one_bos(tokenizer, text, cfg.kind)
+    ends = end_after(tokenizer, text, GOLDEN[0][-1]["content"])
     if not (train and ends):  # GLM's template ends an answer with the beginning of the next turn
         ends += stops
     ends.append(tokenizer.eos_token_id)
@@ -89,6 +83,18 @@ def establish_contract(
     return contract
 
 
+def require_one_bos(tokenizer: PreTrainedTokenizerBase, text: str, kind: str) -> None:
+    """Raise ContractError if a rendered conversation begins with BOS twice, or if a template from a file leaves out the
+    BOS that the tokenizer puts before every text."""
+    bos = tokenizer.bos_token_id
+    ids = token_ids(tokenizer, text)
+    if bos is not None and ids[:2] == [bos, bos]:
+        raise ContractError(f"template={kind}: BOS ({tokenizer.bos_token}) is rendered twice.")
+    if kind == "file" and adds_bos(tokenizer) and ids[:1] != [bos]:
+        problem = f"this tokenizer puts BOS ({tokenizer.bos_token}) before every text, and the template does not"
+        raise ContractError(f"template=file: {problem}. Begin it with {{{{ bos_token }}}}.")
+
+
 def fit_template(
     tokenizer: PreTrainedTokenizerBase,
     template: str,
@@ -100,8 +106,11 @@ def fit_template(
     """Give the tokenizer its template with the arguments and in the form in which an answer can be told from its prompt.
     Raise ContractError with the first reason if there is none; a model that is not trained keeps the template as it is."""
     require_arguments(template, cfg.arguments)
+    tried = [cfg.arguments]
+    if not cfg.arguments and not thinks:
+        tried = NO_THOUGHTS
     reasons = list[str]()
-    for arguments in [cfg.arguments] if cfg.arguments or thinks else NO_THOUGHTS:
+    for arguments in tried:
         tokenizer.chat_template = with_arguments(template, arguments)
         try:
             form = form_to_train(tokenizer, thinks, cfg.merges)
@@ -121,10 +130,12 @@ def fit_template(
 def replaced_message(contract: Contract, own: str | None, kind: str) -> str:
     """Return the sentence that says how a model's own template writes a prompt, and how the one that takes its place
     does; '' if it is kept."""
-    tokenizer, question = contract.tokenizer, GOLDEN[0][:1]
-    if not own or str(tokenizer.chat_template).endswith(undated(own)):
+    tokenizer = contract.tokenizer
+    question = GOLDEN[0][:1]
+    ours = tokenizer.chat_template
+    if not own or str(ours).endswith(undated(own)):
         return ""
-    ours, tokenizer.chat_template = tokenizer.chat_template, undated(own)
+    tokenizer.chat_template = undated(own)
     try:
         before = render(tokenizer, question, to_answer=True)
     except UserError as error:
@@ -152,15 +163,13 @@ def arguments_message(arguments: Mapping[str, Any]) -> str:
 def require_header(contract: Contract, kind: str) -> None:
     """Raise ContractError if the template writes the header of an answer, and not where an answer is to begin."""
     question, answer = GOLDEN[0]
-    silent, prompted = (contract.render([question], begins) for begins in (False, True))
+    prompt = contract.render([question], to_answer=True)
     whole = contract.render([question, answer])
-    header = whole[len(prompted) : whole.rfind(answer["content"])]
-    if silent == prompted and header.strip():
-        problem = (
-            f"the template writes {header!r} before an answer, and not where an answer is to begin"
-        )
+    header = whole[len(prompt) : whole.rfind(answer["content"])]
+    if contract.render([question]) == prompt and header.strip():
         raise ContractError(
-            f"template={kind}: {problem}. Add it where add_generation_prompt is true."
+            f"template={kind}: the template writes {header!r} before an answer, and not where an answer is to "
+            "begin. Add it where add_generation_prompt is true."
         )
 
 
@@ -178,37 +187,41 @@ def choose_padding(contract: Contract, rows: int, resize: bool) -> None:
     added = sorted(tokenizer.added_tokens_decoder.items())
     special = [str(token) for i, token in added if token.special and i not in used]
     unused = [token for token in special if UNUSED.search(token)]
+    padding = [token for token in unused if "pad" in token]
     has_room = resize or len(tokenizer) < rows
     if unused or (special and not has_room):
-        tokenizer.pad_token = min(unused or special, key=lambda token: "pad" not in token)
+        tokenizer.pad_token = (padding or unused or special)[0]
     elif has_room:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     else:
-        used_up = (
-            f"all {rows} rows of the embedding are in use, and {tokenizer.eos_token} ends a turn"
+        raise ContractError(
+            f"no token is free for padding: all {rows} rows of the embedding are in use, and {tokenizer.eos_token} "
+            "ends a turn. Set sft.template.resize=true, which adds a row for <|pad|>."
         )
-        way_out = "Set sft.template.resize=true, which adds a row for <|pad|>."
-        raise ContractError(f"no token is free for padding: {used_up}. {way_out}")
 
 
 def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> str:
     """Return the Jinja source of the template that `template=` names."""
-    vocabulary, kind = set(tokenizer.get_vocab()), cfg.kind
+    kind = cfg.kind
     if kind in ("auto", "own"):
         if tokenizer.chat_template:
             return str(tokenizer.chat_template)
-        problem = "the tokenizer has no chat template"
         if kind == "own":
-            raise ContractError(f"template=own: {problem}. Use template=auto, or name one.")
+            raise ContractError(
+                "template=own: the tokenizer has no chat template. Use template=auto, or name one."
+            )
         if not train:
-            problem += ", so the prompt format of the model's training is not known"
-            way_out = "Name the template: template=chatml, template=plain, or template=file sft.template.path=…."
-            raise ContractError(f"{problem}. {way_out}")
+            raise ContractError(
+                "the tokenizer has no chat template, so the prompt format of the model's training is not known. "
+                "Name it: template=chatml, template=plain, or template=file sft.template.path=…."
+            )
         kind = fitting_template(tokenizer)
     if isinstance(cfg, TemplateFile):
         return read_template(Path(cfg.path))
-    if lacking := " and ".join(sorted(TURN_TOKENS.get(kind, set()) - vocabulary)):
-        raise ContractError(f"template={kind}: the vocabulary lacks {lacking}. Use template=plain.")
+    lacking = TURN_TOKENS.get(kind, set()) - set(tokenizer.get_vocab())
+    if lacking:
+        names = " and ".join(sorted(lacking))
+        raise ContractError(f"template={kind}: the vocabulary lacks {names}. Use template=plain.")
     if kind not in TURN_TOKENS and tokenizer.eos_token is None:
         raise ContractError(
             f"template={kind}: the tokenizer has no EOS token that could end a turn."
@@ -219,7 +232,10 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
 def fitting_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the name of the first template of `templates/` whose special tokens the vocabulary has."""
     vocabulary = set(tokenizer.get_vocab())
-    return next((name for name, tokens in TURN_TOKENS.items() if tokens <= vocabulary), "plain")
+    for name, tokens in TURN_TOKENS.items():
+        if tokens <= vocabulary:
+            return name
+    return "plain"
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -246,14 +262,14 @@ def in_form(contract: Contract, form: str) -> Contract:
 
 def other_form(tokenizer: PreTrainedTokenizerBase, form: str) -> str:
     """Return the form, or INSTEAD if it is the model's own."""
-    return (
-        INSTEAD
-        if form != "text" and template_of(tokenizer, form) == tokenizer.chat_template
-        else form
-    )
+    if form != "text" and template_of(tokenizer, form) == tokenizer.chat_template:
+        return INSTEAD
+    return form
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase, kind: str) -> str:
     """Return a template of `templates/`, which writes BOS where the tokenizer adds it to a text."""
-    bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
-    return bos + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
+    template = (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
+    if adds_bos(tokenizer):
+        return f"{{{{- bos_token -}}}}\n{template}"
+    return template

@@ -38,6 +38,8 @@ from stages.store.thoughts import MARKS, open_thought
 from stages.store.tool_calls import split_calls
 
 Tokens = tuple[list[int], list[bool]]  # token ids, and True for each trained token
+# of a conversation as plain text, for a base model without a template
+SPEAKERS = {"system": "Instruction", "user": "Question", "assistant": "Answer", "tool": "Result"}
 
 
 @dataclass
@@ -55,7 +57,8 @@ class Contract:
     def prompt(self, messages: list[Message]) -> list[int]:
         """Return the token ids of a conversation up to the point where the assistant begins. Raise ContractError if a
         message spells a control token and `special` drops these."""
-        self._refuse_control(messages, self.special is Spelled.drop)
+        if self.special is Spelled.drop:
+            self._refuse_control(messages)
         return token_ids(self.tokenizer, self.render(self._shielded(messages), to_answer=True))
 
     @cached_property
@@ -66,24 +69,26 @@ class Contract:
     @cached_property
     def control(self) -> re.Pattern[str]:
         """What spells a control token: a special token, or one that ends a turn, but no mark of thoughts."""
-        added = self.tokenizer.added_tokens_decoder
-        special = {str(token) for i, token in added.items() if token.special or i in self.stop_ids}
-        marks = (*MARKS, *MARKS.values())
-        control = [
-            token
-            for token in special
-            if token.strip() and not any(mark.startswith(token) for mark in marks)
-        ]
-        tokens = sorted(control, key=len, reverse=True)
+        tokens = list[str]()
+        for i, token in self.tokenizer.added_tokens_decoder.items():
+            text = str(token)
+            is_control = token.special or i in self.stop_ids
+            if is_control and text.strip() and not begins_mark(text):
+                tokens.append(text)
+        tokens.sort(key=len, reverse=True)
         return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
 
     def control_in(self, messages: Sequence[Message]) -> str:
         """Return the first control token that a message spells; '' if none does."""
-        found = (self.control.search(turn["content"]) for turn in messages)
-        return next((each[0] for each in found if each), "")
+        for turn in messages:
+            found = self.control.search(turn["content"])
+            if found:
+                return found[0]
+        return ""
 
-    def _refuse_control(self, messages: Sequence[Message], refused: bool) -> None:
-        if refused and (found := self.control_in(messages)):
+    def _refuse_control(self, messages: Sequence[Message]) -> None:
+        found = self.control_in(messages)
+        if found:
             raise ContractError(
                 f"a message spells {found}, a control token; sft.template.special=keep takes it as one"
             )
@@ -111,18 +116,23 @@ class Contract:
 
     def _texts(self, messages: list[Message]) -> list[Text]:
         stops = [str(token) for token in self.tokenizer.convert_ids_to_tokens(self.stop_ids)]
-        answers = [turn for turn in messages if turn["role"] == "assistant"]
-        plain = messages if self.special is Spelled.drop else answers
-        self._refuse_control(plain, self.special is not Spelled.keep)
+        if self.special is Spelled.drop:
+            self._refuse_control(messages)
+        elif self.special is Spelled.split:  # answers are what the model will write
+            self._refuse_control([turn for turn in messages if turn["role"] == "assistant"])
         shielded = self._shielded(messages)
         texts = stretches_of_text(self.render, shielded, stops)
-        if lost := left_out(texts, shielded, self.form.tools):
+        lost = left_out(texts, shielded, self.form.tools)
+        if lost:
             raise ContractError(f"the template leaves out {lost[:60]!r}")
         for text in texts:
-            last = text.answers[-1]
-            if not text.text.endswith(tuple(stops)):
-                calls = self.form.tools and split_calls(messages[last.turn]["content"])[1]
-                text.end_with(self.call_end if calls else stops[0])
+            if text.text.endswith(tuple(stops)):
+                continue
+            content = messages[text.answers[-1].turn]["content"]
+            if self.form.tools and split_calls(content)[1]:
+                text.end_with(self.call_end)
+            else:
+                text.end_with(stops[0])
         return texts
 
     @cached_property
@@ -143,20 +153,21 @@ class Contract:
         """Return the token ids of a prompt and of its completion, which ends with an end of turn if `finished`."""
         ids, _ = self.example([*prompt, *completion])
         start = self._length_of(prompt, ids)
-        return ids[:start], ids[start:] if finished else ids[start:-1]
+        if not finished:
+            ids = ids[:-1]
+        return ids[:start], ids[start:]
 
-    def continuation(
-        self, prompt: list[Message], turns: list[Message], context: int
-    ) -> tuple[list[int], list[bool]]:
+    def continuation(self, prompt: list[Message], turns: list[Message], context: int) -> Tokens:
         """Return the token ids of the turns after a prompt, and True for each token that the model must write in them,
         except in the first `context` turns.
         Raise ContractError if the tokens before a turn change when others follow."""
-        stretch, first = self.stretches([*prompt, *turns])[-1], len(prompt) + context
+        stretch = self.stretches([*prompt, *turns])[-1]
         start = self._length_of(prompt, stretch.ids)
-        answers = {i for i, turn in enumerate(turns, len(prompt)) if turn["role"] == "assistant"}
-        if not answers <= {answer.turn for answer in stretch.answers}:
-            raise ContractError("the template changes a turn when another follows")
-        trained = stretch.trained({turn for turn in answers if turn >= first})
+        answers = [answer.turn for answer in stretch.answers]
+        for turn, message in enumerate(turns, len(prompt)):
+            if message["role"] == "assistant" and turn not in answers:
+                raise ContractError("the template changes a turn when another follows")
+        trained = stretch.trained(range(len(prompt) + context, len(prompt) + len(turns)))
         return stretch.ids[start:], trained[start:]
 
     def _length_of(self, prompt: list[Message], ids: list[int]) -> int:
@@ -168,15 +179,17 @@ class Contract:
 
     def describe_tokens(self, ids: list[int], trained: list[bool]) -> list[dict[str, Any]]:
         """Return each token's text, and whether it is trained and ends a turn."""
-        decode, tokens = self.tokenizer.decode, zip(ids, trained, strict=True)
+        decode = self.tokenizer.decode
+        end = self.stop_ids[0]
         return [
-            {"text": decode([i]), "trained": mark, "end_of_turn": i == self.stop_ids[0]}
-            for i, mark in tokens
+            {"text": decode([i]), "trained": mark, "end_of_turn": i == end}
+            for i, mark in zip(ids, trained, strict=True)
         ]
 
     def text(self, ids: list[int]) -> str:
         """Return the text of a completion's token ids, without the end of turn and what the template adds to it."""
-        ids = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
+        if ids and ids[-1] in self.stop_ids:
+            ids = ids[:-1]
         header, tail = self.frame
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
         return text.removeprefix(header).removesuffix(tail)
@@ -206,8 +219,10 @@ class Contract:
 
     def with_empty_thought(self, answer: str) -> str:
         """Return an answer behind an empty thought if prompts begin one, else as it is."""
-        begin = next((begin for begin, end in MARKS.items() if end == self.thought_end), "")
-        return f"{begin}\n\n{self.thought_end}\n\n{answer}" if begin else answer
+        for begin, end in MARKS.items():
+            if end == self.thought_end:
+                return f"{begin}\n\n{end}\n\n{answer}"
+        return answer
 
     def measure(self, candidate: Candidate) -> Candidate:
         """Return a candidate of another tokenizer with its lengths in tokens of this one."""
@@ -236,13 +251,11 @@ class Contract:
     def facts(self) -> dict[str, Any]:
         """Return the parts of the contract that can be compared without rendering."""
         tokenizer = self.tokenizer
-        template = str(self.tokenizer.chat_template).encode(errors="surrogatepass")
+        template = str(tokenizer.chat_template).encode(errors="surrogatepass")
+        end = self.stop_ids[0]
         return {
             "chat_template_sha256": hashlib.sha256(template).hexdigest(),
-            "end_of_turn": {
-                "token": tokenizer.convert_ids_to_tokens(self.stop_ids[0]),
-                "id": self.stop_ids[0],
-            },
+            "end_of_turn": {"token": tokenizer.convert_ids_to_tokens(end), "id": end},
             "stop_ids": self.stop_ids,
             "form": asdict(self.form),
             "special": self.special,
@@ -280,8 +293,15 @@ class Contract:
 
 def control_message(prompts: int, special: Spelled) -> str:
     """Return the sentence on prompts that spell control tokens."""
-    read = "as such" if special is Spelled.keep else "as the pieces of their text"
-    return f"{prompts} prompts spell control tokens of the model, which are read {read}."
+    control = f"{prompts} prompts spell control tokens of the model"
+    if special is Spelled.keep:
+        return f"{control}, which are read as such."
+    return f"{control}, which are read as the pieces of their text."
+
+
+def begins_mark(token: str) -> bool:
+    """Return whether a token is the beginning of a thought's mark."""
+    return any(mark.startswith(token) for mark in (*MARKS, *MARKS.values()))
 
 
 def load_contract(model: Path) -> Contract:
@@ -290,7 +310,8 @@ def load_contract(model: Path) -> Contract:
     stored = load_json(
         model / "contract.json", require_keys("stop_ids", "form", "special", "golden")
     )
-    form, special = Form(**stored["form"]), Spelled(stored["special"])
+    form = Form(**stored["form"])
+    special = Spelled(stored["special"])
     contract = Contract(load_tokenizer(model), stored["stop_ids"], form, special)
     for key, value in contract.facts().items():
         if value != stored[key]:
@@ -299,30 +320,26 @@ def load_contract(model: Path) -> Contract:
             )
     for rendered, golden in zip(contract.golden(), stored["golden"], strict=True):
         if rendered != golden:
-            stored_ids, ids = (
-                [*each["stretches"], {"ids": each["prompt"]}][0]["ids"]
-                for each in (golden, rendered)
-            )
-            decode = contract.tokenizer.decode
-            raise ContractError(
-                f"{model}: SFT rendered {decode(stored_ids)!r} ({len(stored_ids)} tokens), "
-                f"this tokenizer renders {decode(ids)!r} ({len(ids)} tokens)."
-            )
+            before = quote_golden(golden, contract.tokenizer)
+            now = quote_golden(rendered, contract.tokenizer)
+            raise ContractError(f"{model}: SFT rendered {before}, this tokenizer renders {now}.")
     return contract
+
+
+def quote_golden(golden: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the first text and number of tokens that `Contract.golden` has of a conversation."""
+    ids = golden["prompt"]
+    if golden["stretches"]:
+        ids = golden["stretches"][0]["ids"]
+    return f"{tokenizer.decode(ids)!r} ({len(ids)} tokens)"
 
 
 class Continuation(Contract):
     """The prompt format for a base model without a chat template: text to continue, up to the first blank line."""
 
     def prompt(self, messages: list[Message]) -> list[int]:
-        names = {
-            "system": "Instruction",
-            "user": "Question",
-            "assistant": "Answer",
-            "tool": "Result",
-        }
-        text = "\n\n".join(f"{names[m['role']]}: {m['content']}" for m in messages)
-        return self.tokenizer(f"{text}\n\nAnswer:").input_ids  # type: ignore[no-any-return]
+        parts = [f"{SPEAKERS[turn['role']]}: {turn['content']}" for turn in messages]
+        return self.tokenizer("\n\n".join([*parts, "Answer:"])).input_ids  # type: ignore[no-any-return]
 
     def text(self, ids: list[int]) -> str:
         return super().text(ids).split("\n\n")[0]
@@ -346,9 +363,11 @@ class PlainText(Contract):
 
 def generation_stops(model: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens that end a completion by a model's tokenizer and generation config, EOS first."""
+    ends = [tokenizer.eos_token_id]
     file = model / "generation_config.json"
-    stops = load_json(file, require_keys()).get("eos_token_id") if file.exists() else None
-    ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]
+    if file.exists():
+        stops = load_json(file, require_keys()).get("eos_token_id")
+        ends += stops if isinstance(stops, list) else [stops]
     return [i for i in dict.fromkeys(ends) if i is not None]
 
 

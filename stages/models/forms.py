@@ -14,13 +14,11 @@ from stages.store.records import Message
 from stages.store.thoughts import split_thought
 from stages.store.tool_calls import BEGIN, END, TOOLS
 
-THOUGHT, DESCRIPTION, NAME, ITEM, RESULT = (
-    "Sky and sea.",
-    "Count an item.",
-    "stock",
-    "tea",
-    "417 left",
-)
+THOUGHT = "Sky and sea."
+DESCRIPTION = "Count an item."
+NAME = "stock"
+ITEM = "tea"
+RESULT = "417 left"
 THINKING = f"<think>\n{THOUGHT}\n</think>\n\n"
 TOOL = f"""{{"type": "function", "function": {{"name": "{NAME}", "description": "{DESCRIPTION}", "parameters": {{"type":
  "object", "properties": {{"item": {{"type": "string", "description": "Its name."}}}}, "required": ["item"]}}}}}}"""
@@ -34,12 +32,14 @@ def golden_answers(thinks: bool, merge: bool) -> list[list[Message]]:
     conversations = GOLDEN
     if thinks:
         conversations = [[*GOLDEN[1][:2], {"role": "assistant", "content": f"{THINKING}Blue."}]]
-    return conversations if merge else [turns[-2:] for turns in conversations]
+    if not merge:
+        conversations = [turns[-2:] for turns in conversations]
+    return conversations
 
 
 def golden_call(thinks: bool) -> list[Message]:
     """Return a conversation with a tool, a call of it, and an answer from its result."""
-    thinking = THINKING if thinks else ""
+    thinking = THINKING * thinks
     return [
         SYSTEM,
         {"role": "user", "content": "How many?"},
@@ -51,22 +51,33 @@ def golden_call(thinks: bool) -> list[Message]:
 
 def forms(thinks: bool, merge: bool) -> list[Form]:
     """Return the forms that are tried, in order. `merge`: also those that lead the user's turn with the system's."""
-    plain = [Form(), Form(leads=True)] if merge else [Form()]
-    both = plain + [replace(form, parts=True) for form in plain]
-    return [replace(form, splits=True) for form in both] * thinks + both
+    tried = [Form()]
+    if merge:
+        tried.append(Form(leads=True))
+    tried += [replace(form, parts=True) for form in tried]
+    if thinks:
+        tried = [replace(form, splits=True) for form in tried] + tried
+    return tried
 
 
 def form_to_train(tokenizer: PreTrainedTokenizerBase, thinks: bool, merge: bool) -> Form:
     """Return the first form in which the tokenizer's template can train answers.
     Raise ContractError with the first reason if there is none."""
-    episode, conversations = golden_call(thinks), golden_answers(thinks, merge)
+    conversations = golden_answers(thinks, merge)
     reasons = list[str]()
     for form in forms(thinks, merge):
         misfits = [misfit(tokenizer, form, conversation) for conversation in conversations]
         if not any(misfits):
-            return with_tools(tokenizer, form, lambda of: not misfit(tokenizer, of, episode), merge)
-        reasons += misfits
-    raise ContractError(next(filter(None, reasons)))
+            fits = partial(trains_calls, tokenizer, golden_call(thinks))
+            return with_tools(tokenizer, form, fits, merge)
+        reasons += filter(None, misfits)
+    raise ContractError(reasons[0])
+
+
+def trains_calls(
+    tokenizer: PreTrainedTokenizerBase, episode: Sequence[Message], form: Form
+) -> bool:
+    return not misfit(tokenizer, form, episode)
 
 
 def misfit(tokenizer: PreTrainedTokenizerBase, form: Form, conversation: Sequence[Message]) -> str:
@@ -78,10 +89,12 @@ def misfit(tokenizer: PreTrainedTokenizerBase, form: Form, conversation: Sequenc
     except UserError as error:
         roles = " and ".join(dict.fromkeys(message["role"] for message in conversation))
         return f"the template cannot render {roles}: {error}"
-    if lost := left_out(texts, conversation, form.tools):
+    lost = left_out(texts, conversation, form.tools)
+    if lost:
         return f"the template leaves out {lost!r}"
     for text, (turn, start, end) in answers_of(texts):
-        content, written = conversation[turn]["content"], text[start:end]
+        content = conversation[turn]["content"]
+        written = text[start:end]
         thinking = split_thought(content)
         behind = answer_parts(content, form.tools)[0]
         if thinking and not 0 <= written.find(thinking.thought) < written.find(behind):
@@ -94,10 +107,12 @@ def with_tools(
 ) -> Form:
     """Return a form with tools, their calls and results: as fields of their own if the template takes these, else as
     text in the turns of their own roles or, with `merge`, of the user."""
-    of_fields, of_user = replace(form, tools=True), replace(form, results=True)
-    if shows_tools(tokenizer, of_fields):
-        return of_fields if fits(of_fields) else form
-    return of_user if merge and not fits(form) and fits(of_user) else form
+    tried = replace(form, tools=True)
+    if not shows_tools(tokenizer, tried):
+        if not merge or fits(form):
+            return form
+        tried = replace(form, results=True)
+    return tried if fits(tried) else form
 
 
 def shows_tools(tokenizer: PreTrainedTokenizerBase, form: Form) -> bool:
@@ -111,8 +126,8 @@ def shows_tools(tokenizer: PreTrainedTokenizerBase, form: Form) -> bool:
 
 def form_of_prompts(tokenizer: PreTrainedTokenizerBase, merge: bool = True) -> Form:
     """Return the first form in which the tokenizer's template renders prompts, of a model that is not trained here."""
-    tried = forms(thinks=False, merge=merge)
-    form = next((form for form in tried if renders_prompts(tokenizer, form)), Form())
+    tried = [form for form in forms(False, merge) if renders_prompts(tokenizer, form)]
+    form = tried[0] if tried else Form()
     return with_tools(tokenizer, form, partial(shows_tools, tokenizer), merge)
 
 
@@ -135,6 +150,8 @@ def end_of_call(
     *called, result, _ = golden_call(thinks=False)
     call = token_ids(tokenizer, render(tokenizer, called, form).rstrip())
     answered = token_ids(tokenizer, render(tokenizer, [*called, result], form))
-    last, following = call[-1], answered[len(call) : len(call) + 1]
-    known = [token for token in (last, *following) if token in stops]
-    return known[:1] or [last] * (last in tokenizer.added_tokens_decoder)
+    last = call[-1]
+    for token in (last, *answered[len(call) : len(call) + 1]):
+        if token in stops:
+            return [token]
+    return [last] * (last in tokenizer.added_tokens_decoder)

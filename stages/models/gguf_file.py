@@ -18,6 +18,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models.base_licence import read_licence
+from stages.models.chat_templates import adds_bos
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
 from stages.models.rendering import GOLDEN, render, token_ids
 
@@ -55,9 +56,10 @@ def write_gguf(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
     Raise UserError if the architecture or the tokenizer is not supported, or reading back gives another model."""
     config = load_config(model)
     if config.model_type not in ARCHITECTURES:
-        problem = f"GGUF files are not written for {config.model_type} models, only for {', '.join(ARCHITECTURES)}"
-        way_out = "llama.cpp's convert_hf_to_gguf.py supports more: run it on the model's folder."
-        raise UserError(f"{problem}. {way_out}")
+        raise UserError(
+            f"GGUF files are not written for {config.model_type} models, only for {', '.join(ARCHITECTURES)}. "
+            "llama.cpp's convert_hf_to_gguf.py supports more: run it on the model's folder."
+        )
     tokenizer = load_tokenizer(model)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft.gguf")
@@ -118,7 +120,9 @@ def add_weights(
         values = tensor.numpy()
         if cfg.model_type == "llama" and re.search(r"\.attn_[qk]\.", name):
             values = interleave(values, head_dim(cfg))
-        block_type = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else dtype
+        block_type = dtype
+        if values.ndim == 1:
+            block_type = gguf.GGMLQuantizationType.F32
         try:
             data = quantize(values, block_type)
         except QuantError:
@@ -141,39 +145,48 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, r
         raise UserError(
             f"GGUF files are written with byte-level BPE tokenizers, not with {backend['model']['type']}."
         )
-    added = tokenizer.added_tokens_decoder
-    tokens, types = [], []
-    for i in range(rows):
-        if i in added:
-            tokens.append(str(added[i]))
-            types.append(
-                gguf.TokenType.CONTROL if added[i].special else gguf.TokenType.USER_DEFINED
-            )
-        else:
-            in_vocabulary = i < len(tokenizer)
-            tokens.append(tokenizer.convert_ids_to_tokens(i) if in_vocabulary else f"[PAD{i}]")
-            types.append(gguf.TokenType.NORMAL if in_vocabulary else gguf.TokenType.UNUSED)
     merges = [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre_tokenizer_name(backend["pre_tokenizer"]))
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
+    add_tokens(writer, tokenizer, rows)
     writer.add_token_merges(merges)
     writer.add_add_space_prefix(False)
-    writer.add_add_bos_token(tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
+    writer.add_add_bos_token(adds_bos(tokenizer))
     for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
-        if (token := getattr(tokenizer, name)) is not None:
+        token = getattr(tokenizer, name)
+        if token is not None:
             getattr(writer, f"add_{name}")(token)
-    if template := tokenizer.chat_template:
+    if tokenizer.chat_template:
         # Only training needs `{% generation %}`, which most readers refuse: it is commented out.
-        writer.add_chat_template(
-            re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{#\1 \2#}", template)
-        )
+        marks = r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}"
+        writer.add_chat_template(re.sub(marks, r"{#\1 \2#}", tokenizer.chat_template))
+
+
+def add_tokens(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Add the token of each row of the embedding, and its type."""
+    added = tokenizer.added_tokens_decoder
+    tokens = list[str]()
+    types = list[gguf.TokenType]()
+    for i in range(rows):
+        if i in added:
+            special = added[i].special
+            tokens.append(str(added[i]))
+            types.append(gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED)
+        elif i < len(tokenizer):
+            tokens.append(tokenizer.convert_ids_to_tokens(i))
+            types.append(gguf.TokenType.NORMAL)
+        else:
+            tokens.append(f"[PAD{i}]")
+            types.append(gguf.TokenType.UNUSED)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
 
 
 def pre_tokenizer_name(definition: dict[str, Any]) -> str:
     """Return llama.cpp's name for the tokenizer's rule to split text before BPE. Raise UserError if it has none."""
-    parts = definition["pretokenizers"] if definition["type"] == "Sequence" else [definition]
+    parts = [definition]
+    if definition["type"] == "Sequence":
+        parts = definition["pretokenizers"]
     kinds = [part["type"] for part in parts]
     if not parts[-1].get("add_prefix_space"):
         if kinds == ["ByteLevel"]:
@@ -192,13 +205,15 @@ def pre_tokenizer_name(definition: dict[str, Any]) -> str:
 def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Read the file with transformers, and raise UserError if its shape or its tokens differ from the folder's."""
     file_config, file_tokenizer = describe_gguf(file)
-    folder_shape, file_shape = config.to_dict(), file_config.to_dict()
+    folder_shape = config.to_dict()
+    file_shape = file_config.to_dict()
     for key in SHAPE:
-        if folder_shape.get(key) != file_shape.get(key):
-            shapes = (
-                f"the model has {folder_shape.get(key)}, the file is read as {file_shape.get(key)}"
+        expected = folder_shape.get(key)
+        found = file_shape.get(key)
+        if expected != found:
+            raise UserError(
+                f"GGUF would lose {key}: the model has {expected}, the file is read as {found}."
             )
-            raise UserError(f"GGUF would lose {key}: {shapes}.")
     if golden_token_ids(file_tokenizer) != golden_token_ids(tokenizer):
         raise UserError(
             "GGUF would change the tokenizer: the one read from the file gives other tokens."

@@ -5,17 +5,20 @@ passes over each tile a dozen times, which is slow on a CPU. `CPULogProbFunction
 products of 1,024 tokens by the whole vocabulary, in the model's precision. It then reads the logits for 32 tokens at a
 time, so that they stay in the cores' caches."""
 
+from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
-from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
+
+from stages.models.run_attention import autocast_dtype
 
 # Tokens per matrix product, and tokens whose logits are read together. With a vocabulary of 50,000, the logits of
 # 1,024 tokens take 100 MB in bf16.
-PRODUCT_TOKENS, READ_TOKENS = 1024, 32
+PRODUCT_TOKENS = 1024
+READ_TOKENS = 32
 # for more tokens, the forward stores no probabilities and the backward recomputes logits
 MOST_KEPT_TOKENS = 2048
 # the derivative of the logits by the head's output; None stands for 1
@@ -40,43 +43,37 @@ class CPULogProbFunction(torch.autograd.Function):
         outputs: tuple[str, ...] = STATISTICS,
     ) -> tuple[Tensor | None, ...]:
         """Return each (tokens,): the target's log-prob, then every one of `STATISTICS`, None if not in `outputs`."""
-        dtype = (
-            torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
-        )
+        dtype = autocast_dtype(hidden)
         exact = torch.promote_types(dtype, torch.float32)
         ctx.settings = dtype, scale, softcap, temperature
         keeps_probabilities = (
             ctx.needs_input_grad[0] and softcap is None and len(hidden) <= MOST_KEPT_TOKENS
         )
-        head, statistics_by_chunk, probabilities = weight.to(dtype), [], []
-        for rows, target in zip(
-            *(torch.split(t, PRODUCT_TOKENS) for t in (hidden, targets)), strict=True
-        ):
+        asked = [name for name in STATISTICS if name in outputs]
+        head = weight.to(dtype)
+        parts = defaultdict[str, list[Tensor]](list)  # of each output, by tile
+        probabilities = list[Tensor]()
+        products = torch.split(hidden, PRODUCT_TOKENS)
+        for rows, target in zip(products, torch.split(targets, PRODUCT_TOKENS), strict=True):
             chunk, slope = compute_logits(rows.to(dtype), head, bias, scale, softcap, temperature)
-            for logits, label in zip(
-                torch.split(chunk, READ_TOKENS), torch.split(target, READ_TOKENS), strict=True
-            ):
+            tiles = torch.split(chunk, READ_TOKENS)
+            for logits, label in zip(tiles, torch.split(target, READ_TOKENS), strict=True):
                 log_p = logits.log_softmax(-1, dtype=exact)
-                p, log_z = log_p.exp(), logits[:, 0] - log_p[:, 0]
+                p = log_p.exp()
                 # log_softmax loses small numbers: with 49,152 tokens, p may sum to 1.00002. Their exact sum mends it.
                 target_log_p = log_p.gather(-1, label[:, None])[:, 0] - p.sum(-1).log()
-                statistics = (
-                    -torch.linalg.vecdot(p, log_p) if "entropy" in outputs else None,
-                    (2 * log_p).logsumexp(-1) if "log_sum_sq_probs" in outputs else None,
-                    log_p.mean(-1) + log_z if "mean_logits" in outputs else None,
-                    log_p.max(-1).indices == label if "is_top1" in outputs else None,
-                )
-                statistics_by_chunk.append((target_log_p, *statistics))
+                parts["log_probs"].append(target_log_p)
+                for name in asked:
+                    parts[name].append(statistic(name, logits, log_p, p, label))
                 if keeps_probabilities:
                     logits.copy_(gradient_by_logits(p, label, target_log_p, slope))
-            probabilities += [chunk] if keeps_probabilities else []
-        results = [
-            None if parts[0] is None else torch.cat(parts)
-            for parts in zip(*statistics_by_chunk, strict=True)
-        ]
-        ctx.save_for_backward(hidden, weight, bias, targets, results[0], *probabilities)
-        ctx.mark_non_differentiable(*(r for r in results[1:] if r is not None))
-        return tuple(results)
+            if keeps_probabilities:
+                probabilities.append(chunk)
+        joined = {name: torch.cat(of_tiles) for name, of_tiles in parts.items()}
+        log_probs = joined.pop("log_probs")
+        ctx.save_for_backward(hidden, weight, bias, targets, log_probs, *probabilities)
+        ctx.mark_non_differentiable(*joined.values())
+        return log_probs, *map(joined.get, STATISTICS)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -87,34 +84,53 @@ class CPULogProbFunction(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = None
         grad_bias = None
-        chunks = (
-            torch.split(t, PRODUCT_TOKENS) for t in (hidden, targets, log_probs, grad, grad_hidden)
-        )
-        for i, (rows, target, log_p, g, out) in enumerate(zip(*chunks, strict=True)):
-            rows = rows.to(dtype)
+        for i, start in enumerate(range(0, max(1, len(hidden)), PRODUCT_TOKENS)):
+            product = slice(start, start + PRODUCT_TOKENS)
+            rows = hidden[product].to(dtype)
+            g = grad[product]
             if probabilities:
                 p = probabilities[i]
             else:
                 logits, slope = compute_logits(rows, head, bias, *settings)
-                p = gradient_by_logits(logits.softmax(-1), target, log_p, slope)
+                p = gradient_by_logits(
+                    logits.softmax(-1), targets[product], log_probs[product], slope
+                )
             # times (tokens, hidden): smaller than p, (tokens, vocabulary)
-            out.copy_((p @ head) * -g[:, None])
+            grad_hidden[product] = (p @ head) * -g[:, None]
             if ctx.needs_input_grad[1]:
                 part = p.t() @ (rows * -g[:, None]).to(dtype)
-                grad_weight = (
-                    part.to(weight.dtype) if grad_weight is None else grad_weight.add_(part)
-                )
+                grad_weight = add_up(grad_weight, part, weight.dtype)
             if ctx.needs_input_grad[2]:
-                part = p.t() @ -g.to(dtype)
-                grad_bias = part.to(weight.dtype) if grad_bias is None else grad_bias.add_(part)
+                grad_bias = add_up(grad_bias, p.t() @ -g.to(dtype), weight.dtype)
         return grad_hidden, grad_weight, grad_bias, *[None] * 6
+
+
+def statistic(name: str, logits: Tensor, log_p: Tensor, p: Tensor, label: Tensor) -> Tensor:
+    """Return one of `STATISTICS`, (tokens,), from logits, log-probs and probabilities, (tokens, vocabulary)."""
+    match name:
+        case "entropy":
+            return -torch.linalg.vecdot(p, log_p)
+        case "log_sum_sq_probs":
+            return (2 * log_p).logsumexp(-1)
+        case "mean_logits":
+            return log_p.mean(-1) + (logits[:, 0] - log_p[:, 0])
+        case "is_top1":
+            return log_p.max(-1).indices == label
+    raise ValueError(f"{name} is none of {', '.join(STATISTICS)}")
+
+
+def add_up(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
+    """Add a part to a total of this type, in place; the first part is the total."""
+    return part.to(dtype) if total is None else total.add_(part)
 
 
 def gradient_by_logits(p: Tensor, target: Tensor, log_p: Tensor, slope: Slope) -> Tensor:
     """Write the gradient of -log p(target) by the logits, (tokens, vocabulary), into `p`, and return it: p, minus 1 at
     the target, computed as expm1(log p), because rounding would lose the digits of p close to 1."""
     p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(p.dtype))
-    return p if slope is None else p.mul_(slope)
+    if slope is not None:
+        p.mul_(slope)
+    return p
 
 
 def compute_logits(
@@ -126,15 +142,16 @@ def compute_logits(
     temperature: float,
 ) -> tuple[Tensor, Slope]:
     """Return the logits, (tokens, vocabulary), scaled, soft-capped and over the temperature, and their derivative."""
-    logits = linear(rows, weight, None if bias is None else bias.to(rows.dtype))
+    if bias is not None:
+        bias = bias.to(rows.dtype)
+    logits = linear(rows, weight, bias)
+    slope = scale / temperature
     if softcap is not None:
         capped = (logits * (scale / softcap)).tanh()
-        return capped * (softcap / temperature), (1 - capped * capped) * (scale / temperature)
-    return (
-        (logits, None)
-        if scale == temperature
-        else (logits * (scale / temperature), scale / temperature)
-    )
+        return capped * (softcap / temperature), (1 - capped * capped) * slope
+    if scale == temperature:
+        return logits, None
+    return logits * slope, slope
 
 
 class FusedHead:
@@ -142,11 +159,20 @@ class FusedHead:
 
     @staticmethod
     def apply(hidden: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
-        function = CPULogProbFunction if hidden.device.type == "cpu" else ChunkedLogProbFunction
-        return function.apply(hidden, *arguments)  # type: ignore[no-any-return]
+        if hidden.device.type == "cpu":
+            return CPULogProbFunction.apply(hidden, *arguments)  # type: ignore[no-any-return,no-untyped-call]
+        # imported here, as it may need Triton
+        from trl.kernels import ChunkedLogProbFunction
+
+        return ChunkedLogProbFunction.apply(hidden, *arguments)  # type: ignore[no-any-return]
+
+
+def score_labelled(device: torch.device) -> bool:
+    """Say that only positions with a label are scored: TRL asks it as `_use_triton`."""
+    return True
 
 
 def install_cpu_head() -> None:
     """Make TRL's fused LM head call `CPULogProbFunction` on a CPU, and score only positions with a label there too."""
     trl_utils._ChunkedLogProbFunction = FusedHead
-    trl_utils._use_triton = lambda device: True
+    trl_utils._use_triton = score_labelled

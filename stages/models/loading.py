@@ -13,6 +13,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from safetensors import safe_open
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 AutoRewardModel = transformers.AutoModelForSequenceClassification  # with one output
-LAYER = re.compile(r"(.*?)\.\d+\.")  # the start of the name of a layer's weight
 # Without trust_remote_code=False, transformers asks on the terminal whether to run a folder's code.
 LOCAL_WITHOUT_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -40,16 +40,16 @@ def resolve_device(name: str) -> torch.device:
     """Return the torch device of a setting: `auto` is the accelerator that torch sees, or the CPU if there is none.
     Apple's does not count: it has no fp64, and its memory is the CPU's."""
     if name == "auto":
+        name = "cpu"
         device = torch.accelerator.current_accelerator(check_available=True)
-        name = device.type if device and device.type != "mps" else "cpu"
+        if device and device.type != "mps":
+            name = device.type
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"runtime.device={name}: torch {torch.__version__} sees no CUDA device.")
+    if name == "cpu":
+        return torch.device(name)
     # A process of a training has its own device, also before Trainer makes that the current one.
-    return (
-        torch.device(name, int(os.environ.get("LOCAL_RANK", 0)))
-        if name != "cpu"
-        else torch.device(name)
-    )
+    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0)))
 
 
 @contextmanager
@@ -97,25 +97,24 @@ def locate_output_embedding(folder: Path) -> tuple[Path, str] | None:
     """Return the safetensors file that holds the output embedding of the model in a folder, and the tensor's name."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(folder), trust_remote_code=False)
-    if (head := model.get_output_embeddings()) is None:
+    head = model.get_output_embeddings()
+    if head is None:
         return None
     model.tie_weights()
-    names = {
-        name
-        for name, weight in model.named_parameters(remove_duplicate=False)
-        if weight is head.weight
-    }
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in names.intersection(tensors.keys()):
-                return file, name
+    weights = model.named_parameters(remove_duplicate=False)
+    names = [name for name, weight in weights if weight is head.weight]
+    for name, file in files_by_tensor(folder).items():
+        if name in names:
+            return file, name
     return None
 
 
 def context_length(config: transformers.PretrainedConfig) -> int | None:
     """Return the most tokens that a model reads, prompt and answer together; None if its config sets no limit."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit and limit > 0 else None
+    if not limit or limit <= 0:
+        return None
+    return int(limit)
 
 
 def read_context_length(folder: Path) -> int | None:
@@ -157,26 +156,32 @@ def load_model(
 
 def unloaded_tensors(folder: Path, model: PreTrainedModel) -> list[str]:
     """Return the names of a folder's tensors of which a model has none, as of a vision tower beside its text part."""
-    weights = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers()),
-    }
-    known = {name.removeprefix("model.") for name in weights}
-    names, elements = list[str](), 0
-    for file in sorted(folder.glob("*.safetensors")):
+    names = list[str]()
+    elements = 0
+    for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # it has no iterator
                 names.append(name)
                 elements += math.prod(tensors.get_slice(name).get_shape())
     if elements <= sum(weight.numel() for weight in {*model.parameters(), *model.buffers()}):
         return []  # perhaps by other names
-    return [name for name in names if not known.intersection(endings(name))]
+    known = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    known += [name for name, _ in model.named_buffers()]
+    ends = tuple(f".{name.removeprefix('model.')}" for name in known)
+    return [name for name in names if not f".{name}".endswith(ends)]
 
 
-def endings(name: str) -> list[str]:
-    """Return the ends of a dotted name: `a.b.c`, `b.c` and `c`."""
-    parts = name.split(".")
-    return [".".join(parts[i:]) for i in range(len(parts))]
+def weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def files_by_tensor(folder: Path) -> dict[str, Path]:
+    """Return the file of each tensor in a folder."""
+    files = dict[str, Path]()
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            files |= dict.fromkeys(tensors.keys(), file)
+    return files
 
 
 def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
@@ -198,18 +203,26 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, l
     for name, stored, described in sorted(report["mismatched_keys"]):
         shapes = f"{[*stored]} in the weights, {[*described]} by config.json"
         raise UserError(f"{folder}: {name} has two shapes: {shapes}. Take both from one model.")
-    stems = {layer[1] for name, _ in model.named_parameters() if (layer := LAYER.match(name))}
+    stacks = {stack_of(name) for name, _ in model.named_parameters()} - {""}
     for name in sorted(report["unexpected_keys"]):
-        if (layer := LAYER.match(name)) and layer[1] in stems:
+        if stack_of(name) in stacks:
             raise UserError(
                 f"{folder}: config.json describes fewer layers than the weights hold, as {name}."
             )
     return model, sorted(report["missing_keys"])
 
 
+def stack_of(weight: str) -> str:
+    """Return the name of the stack of layers that a weight is in, as `model.layers`; '' if it is in none."""
+    layer = re.match(r"(.*?)\.\d+\.", weight)
+    return layer[1] if layer else ""
+
+
 def place_model(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """Return the model on the device; a model that will be sharded stays where it is, as it may not fit there."""
-    return model if is_fsdp_enabled() else model.to(device)  # type: ignore[arg-type]
+    if is_fsdp_enabled():
+        return model
+    return model.to(device)  # type: ignore[arg-type]
 
 
 def torch_dtype(weights: Weights) -> torch.dtype:
@@ -279,7 +292,8 @@ def load_gguf(file: Path) -> Loaded:
             output_loading_info=True,
             **options,
         )
-    if missing := sorted(report["missing_keys"]):
+    missing = sorted(report["missing_keys"])
+    if missing:
         way_out = "If it is one part of a model, join the parts: llama-gguf-split --merge"
         raise UserError(f"no weights for {', '.join(missing[:3])}. {way_out}.")
     model.config.name_or_path = ""
@@ -297,22 +311,27 @@ def sampling_weights(precision: Precision) -> Weights:
 
 
 def save_model(
-    model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor] | None = None
+    model: PreTrainedModel, folder: Path, state: dict[str, Tensor] | None = None
 ) -> None:
     """Save weights as safetensors with config and generation config; of a model with an adapter, the adapter alone.
     `state` holds the weights if they were sharded over processes. Raise UserError if a weight is not finite."""
-    weights = dict(model.named_parameters()) if state is None else state
-    floats = {
-        name: each.detach()
-        for name, each in weights.items()
-        if each.is_floating_point() and each.numel()
-    }
+    require_finite(dict(model.named_parameters()) if state is None else state)
+    options = dict[str, Any](state_dict=state)
+    if not isinstance(model, PreTrainedModel):
+        # peft would save an embedding with new rows, in the type of training: merging would round it.
+        options["save_embedding_layers"] = False
+    model.save_pretrained(folder, **options)
+
+
+def require_finite(weights: dict[str, Tensor]) -> None:
+    floats = dict[str, Tensor]()
+    for name, weight in weights.items():
+        if weight.is_floating_point() and weight.numel():
+            floats[name] = weight.detach()
     # The largest value of all is one read of the device; a read per weight would wait for it hundreds of times.
-    if not bool(torch.nn.utils.get_total_norm(floats.values(), math.inf).isfinite()):
-        name = next(name for name, values in floats.items() if not bool(values.isfinite().all()))
-        raise UserError(
-            f"training diverged: {name} has values that are not finite. Lower the learning rate."
-        )
-    # Beside an adapter, peft would save an embedding with new rows, in the type of training: merging would round it.
-    options = {} if isinstance(model, PreTrainedModel) else {"save_embedding_layers": False}
-    model.save_pretrained(folder, state_dict=state, **options)
+    if torch.nn.utils.get_total_norm(floats.values(), math.inf).isfinite():
+        return
+    broken = [name for name, values in floats.items() if not values.isfinite().all()]
+    raise UserError(
+        f"training diverged: {broken[0]} has values that are not finite. Lower the learning rate."
+    )

@@ -5,9 +5,8 @@ belong together: a RunLayout divides the row into runs. A run is a whole sequenc
 to the beginning of another one. A pair is two runs: prompt + chosen, and rejected, which also attends to the prompt. A
 group is a prompt with any number of completions: one run each, of which the first also holds the prompt."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from inspect import signature
@@ -36,7 +35,9 @@ ATTENTION = "plumbline_packed"
 # costs 18 µs, and one token of padding 10 µs (one core, fp32, 9 heads of 64, runs of 160 tokens).
 RUN_BY_RUN_DEVICES = ("cpu",)
 # not in PyTorch 2.11
-SHARED_HEADS = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+SHARED_HEADS: dict[str, Any] = {}
+if "enable_gqa" in signature(varlen_attn).parameters:
+    SHARED_HEADS["enable_gqa"] = True
 # the largest relative difference of two kernels in bf16; with another mask it is about 0.5
 ROUNDING = 0.05
 
@@ -53,29 +54,29 @@ class PackedPairs:
     @classmethod
     def from_batch(cls, input_ids: Tensor, attention_mask: Tensor) -> "PackedPairs":
         count, width = input_ids.shape
+        device = input_ids.device
         if count % 2:
-            input_ids, attention_mask = (
-                nn.functional.pad(t, (0, 0, 0, 1)) for t in (input_ids, attention_mask)
-            )
-        half = len(input_ids) // 2
-        ends = attention_mask.sum(1)
-        in_both = torch.minimum(ends[:half], ends[half:])[:, None] > torch.arange(
-            width, device=input_ids.device
-        )
-        shared = ((input_ids[:half] == input_ids[half:]) & in_both).cumprod(1).sum(1)
-        table = torch.stack([ends[:half], ends[half:] - shared, torch.zeros_like(shared), shared])
-        # chosen and rejected of each pair in turn
-        lengths, prefixes = table.view(2, 2, half).mT.flatten(1).tolist()
-        return cls(
-            RunLayout.from_lengths(lengths[:count], input_ids.device, prefixes[:count]), width
-        )
+            input_ids = nn.functional.pad(input_ids, (0, 0, 0, 1))
+            attention_mask = nn.functional.pad(attention_mask, (0, 0, 0, 1))
+        chosen, rejected = input_ids.chunk(2)
+        chosen_ends, rejected_ends = attention_mask.sum(1).chunk(2)
+        shorter = torch.minimum(chosen_ends, rejected_ends)
+        in_both = shorter[:, None] > torch.arange(width, device=device)
+        shared = ((chosen == rejected) & in_both).cumprod(1).sum(1)
+        lengths = torch.stack([chosen_ends, rejected_ends - shared], 1)
+        prefixes = torch.stack([torch.zeros_like(shared), shared], 1)
+        # chosen and rejected of each pair in turn; one transfer to the host
+        runs, of_prefixes = torch.stack([lengths, prefixes]).flatten(1)[:, :count].tolist()
+        return cls(RunLayout.from_lengths(runs, device, of_prefixes), width)
 
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
         """Places in the flattened batch: of every token of the row, and of every token that the runs attend to."""
-        runs, layout = np.arange(len(self.layout.lengths)), self.layout
-        # chosen sequences are above rejected ones
-        starts = (runs // 2 + runs % 2 * -(-len(runs) // 2)) * self.width
+        layout = self.layout
+        runs = np.arange(len(layout.lengths))
+        pairs = (len(runs) + 1) // 2
+        rows = runs // 2 + runs % 2 * pairs  # chosen sequences are above rejected ones
+        starts = rows * self.width
         own = join_ranges(starts + layout.prefixes, layout.lengths)
         return layout.on_device(own), layout.on_device(join_ranges(starts, layout.totals))
 
@@ -111,17 +112,17 @@ def attention(
     layout.windowed |= window is not None
     states = [query, key, value]
     # The CPU kernel does not check strides: it gives wrong results unless the elements of a head are contiguous.
-    fits = (
-        query.shape[-1] == value.shape[-1]
-        and all(t.stride(-1) == 1 for t in states)
-        and not kwargs.get("dropout")
-    )
+    contiguous = query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    fits = contiguous and query.shape[-1] == value.shape[-1] and not kwargs.get("dropout")
+    attend = attend_padded
     if fits and query.device.type in RUN_BY_RUN_DEVICES:
-        return attend_by_run(module, states, layout, **kwargs), None
+        attend = attend_by_run
     # A meta tensor comes from `install_run_attention` on a model whose weights another process loads.
-    heads = query.shape[1], key.shape[1], query.shape[-1]
-    works = fits and not query.is_meta and varlen_works(query.device, autocast_dtype(query), *heads)
-    return (attend_varlen if works else attend_padded)(module, states, layout, **kwargs), None
+    elif fits and not query.is_meta:
+        heads = query.shape[1], key.shape[1], query.shape[-1]
+        if varlen_works(query.device, autocast_dtype(query), *heads):
+            attend = attend_varlen
+    return attend(module, states, layout, **kwargs), None
 
 
 def attend_by_run(
@@ -138,15 +139,21 @@ def attend_varlen(
     of a prefix are copied for the run that continues it."""
     query, key, value = (t[0].transpose(0, 1).to(autocast_dtype(states[0])) for t in states)
     if any(layout.prefixes):
-        key, value = (t.index_select(0, layout.attended) for t in (key, value))
-    longest = max(layout.lengths), int(layout.totals.max())
+        key = key.index_select(0, layout.attended)
+        value = value.index_select(0, layout.attended)
     window = (kwargs.get("sliding_window") or 0) - 1  # so many earlier tokens; -1: all
-    options: dict[str, Any] = {
-        "scale": kwargs.get("scaling"),
-        "window_size": (window, 0),
+    output: Any = varlen_attn(
+        query,
+        key,
+        value,
+        *layout.boundaries,
+        max(layout.lengths),
+        int(layout.totals.max()),
+        scale=kwargs.get("scaling"),
+        window_size=(window, 0),
         **SHARED_HEADS,
-    }
-    return varlen_attn(query, key, value, *layout.boundaries, *longest, **options)[None]  # type: ignore[call-overload,no-any-return]
+    )
+    return output[None]  # type: ignore[no-any-return]
 
 
 def attend_padded(
@@ -169,19 +176,20 @@ def varlen_works(
     module: Any = SimpleNamespace(num_key_value_groups=heads // key_heads, is_causal=True)
     layout = RunLayout.from_lengths([7, 3, 0, 4], device, [0, 5, 2, 0], [0, 0, 0, 3])
     draw = torch.Generator().manual_seed(0)
-    tensors = [
-        torch.randn(1, 14, n, dim, generator=draw) for n in (heads, key_heads, key_heads, heads)
-    ]
+    sizes = (heads, key_heads, key_heads, heads)
+    tensors = [torch.randn(1, 14, n, dim, generator=draw) for n in sizes]
 
     def agrees(window: int | None) -> bool:
         *states, weights = (t.to(device, dtype).requires_grad_() for t in tensors)
-        results = []
+        by_head = [state.transpose(1, 2) for state in states]
+        results = list[tuple[Tensor, ...]]()
         for attend in (attend_padded, attend_varlen):
-            output = attend(
-                module, [t.transpose(1, 2) for t in states], layout, sliding_window=window
-            )
-            results.append([output, *torch.autograd.grad(output, states, weights)])
-        return all((b - a).norm() <= ROUNDING * a.norm() for a, b in zip(*results, strict=True))
+            output = attend(module, by_head, layout, sliding_window=window)
+            results.append((output, *torch.autograd.grad(output, states, weights)))
+        for expected, result in zip(*results, strict=True):
+            if (result - expected).norm() > ROUNDING * expected.norm():
+                return False
+        return True
 
     # without this thread's autocast, gradient mode and checkpointing
     with ThreadPoolExecutor(1) as other_thread:
@@ -224,10 +232,10 @@ def install_run_attention(model: PreTrainedModel) -> bool:
         input_ids=layout.positions, position_ids=layout.positions, layout=layout, use_cache=False
     )
     config = model.config.get_text_config().to_dict()
-    has_window = bool(config.get("sliding_window")) and {*(config.get("layer_types") or [])} != {
-        "full_attention"
-    }
-    if not (passes_on := layout.used and layout.windowed >= has_window):
+    kinds = set(config.get("layer_types") or [])
+    needs_window = config.get("sliding_window") and kinds != {"full_attention"}
+    passes_on = layout.used and (layout.windowed or not needs_window)
+    if not passes_on:
         model.set_attn_implementation(original)
     return passes_on
 
@@ -238,28 +246,19 @@ def add_layout(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
     if attention_name(model) != ATTENTION:
         return batch
     if "position_ids" in batch:
-        return batch | {"layout": RunLayout.from_positions(batch["position_ids"])}
-    return batch | {
-        "layout": PackedPairs.from_batch(batch["input_ids"], batch["attention_mask"]).layout
-    }
+        layout = RunLayout.from_positions(batch["position_ids"])
+    else:
+        layout = PackedPairs.from_batch(batch["input_ids"], batch["attention_mask"]).layout
+    return batch | {"layout": layout}
 
 
 def send_batch(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Return a batch with its tensors on the device. (Trainer would wait for the device at each tensor.)"""
-    return {k: send_tensor(v, device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
-@contextmanager
-def allow_left_padding(model: PreTrainedModel) -> Iterator[None]:
-    """Around forwards with rows padded on the left, use transformers' attention: only that gets masks for them."""
-    has_run_attention = attention_name(model) == ATTENTION
-    if has_run_attention:
-        model.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        if has_run_attention:
-            model.set_attn_implementation(ATTENTION)
+    sent = dict(batch)
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            sent[name] = send_tensor(value, device)
+    return sent
 
 
 def require_unpacked(model: PreTrainedModel) -> None:
@@ -273,7 +272,8 @@ def pack_pairs(model: PreTrainedModel) -> bool:
     Return False if `install_run_attention` fails; the model then reads padded batches, as in TRL."""
     if not install_run_attention(model):
         return False
-    backbone, padded_forward = model.base_model, model.base_model.forward
+    backbone = model.base_model
+    padded_forward = backbone.forward
 
     def forward(
         input_ids: Tensor,
@@ -281,10 +281,11 @@ def pack_pairs(model: PreTrainedModel) -> bool:
         layout: RunLayout | None = None,
         **kwargs: Any,
     ) -> Any:
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        layout = replace(
-            layout or PackedPairs.from_batch(input_ids, mask).layout, device=input_ids.device
-        )
+        if layout is None:
+            if attention_mask is None:
+                attention_mask = torch.ones_like(input_ids)
+            layout = PackedPairs.from_batch(input_ids, attention_mask).layout
+        layout = replace(layout, device=input_ids.device)
         pairs = PackedPairs(layout, input_ids.shape[1])
         packed = {
             "input_ids": pairs.pack(input_ids),
@@ -295,10 +296,10 @@ def pack_pairs(model: PreTrainedModel) -> bool:
         output = padded_forward(**kwargs | packed)
         output.last_hidden_state = pairs.spread(output.last_hidden_state)
         # one tensor per layer of a mixture of experts, (tokens, experts)
-        if logits := output.get("router_logits"):
-            output.router_logits = tuple(
-                pairs.spread(layer[None]).flatten(0, 1) for layer in logits
-            )
+        logits = output.get("router_logits")
+        if logits:
+            spread = [pairs.spread(layer[None]).flatten(0, 1) for layer in logits]
+            output.router_logits = tuple(spread)
         return output
 
     backbone.forward = forward
@@ -310,15 +311,15 @@ def pack_segments(model: PreTrainedModel) -> bool:
     `install_run_attention` fails; such a mask then separates the examples, unless a recurrent state exists."""
     if not install_run_attention(model):
         return False
-    backbone, masked_forward = model.base_model, model.base_model.forward
+    backbone = model.base_model
+    masked_forward = backbone.forward
 
     def forward(
         *args: Any, position_ids: Any = None, layout: RunLayout | None = None, **kwargs: Any
     ) -> Any:
         if position_ids is not None:
-            layout = replace(
-                layout or RunLayout.from_positions(position_ids), device=position_ids.device
-            )
+            layout = layout or RunLayout.from_positions(position_ids)
+            layout = replace(layout, device=position_ids.device)
         return masked_forward(*args, position_ids=position_ids, layout=layout, **kwargs)
 
     backbone.forward = forward
@@ -331,23 +332,25 @@ def pack_groups(groups: Iterable[tuple[list[int], list[list[int]]]]) -> dict[str
     completions `shift_labels`, (1, tokens), and `scored`, (tokens,), the place at which each token is predicted."""
     ids, labels, scored, lengths, prefixes, continued = (list[int]() for _ in range(6))
     for prompt, completions in groups:
-        # the group's first run, and its prompt's last place
-        whole, last = len(lengths), len(ids) + len(prompt) - 1
+        first_run = len(lengths)
+        end_of_prompt = len(ids) + len(prompt) - 1
         for completion in completions:
-            own = completion[:-1] if len(lengths) > whole else prompt + completion[:-1]
-            prefixes.append(len(prompt) if len(lengths) > whole else 0)
+            own = completion[:-1]
+            prefix = len(prompt)
+            if len(lengths) == first_run:
+                own = prompt + own
+                prefix = 0
             ids += own
             labels += completion
-            scored += [last, *range(len(ids) - len(completion) + 1, len(ids))]
+            scored += [end_of_prompt, *range(len(ids) - len(completion) + 1, len(ids))]
             lengths.append(len(own))
-            continued.append(whole)
-    layout = RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued)
-    input_ids, shift_labels = torch.tensor([ids]), torch.tensor([labels])
+            prefixes.append(prefix)
+            continued.append(first_run)
     return {
-        "input_ids": input_ids,
-        "shift_labels": shift_labels,
+        "input_ids": torch.tensor([ids]),
+        "shift_labels": torch.tensor([labels]),
         "scored": torch.tensor(scored),
-        "layout": layout,
+        "layout": RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued),
     }
 
 

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -30,7 +28,8 @@ GOLDEN: list[list[Message]] = [
 ]
 # A call for today's date in a template becomes a fixed date, so that every stage renders the same tokens on every day.
 # Llama 3.2's template falls back on this date.
-CLOCK, DATE = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)"""), datetime(2024, 7, 26)
+CLOCK = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)""")
+DATE = datetime(2024, 7, 26)
 PARTS_OF_DATE = "YymdbBaAHIMSpj"  # of strftime
 Encoded = tuple[list[int], list[tuple[int, int]]]
 # Around each control token that a content spells: two code points that Unicode keeps from ever being characters.
@@ -79,8 +78,8 @@ def in_parts(turn: Turn) -> Turn:
 
 def thought_apart(turn: Turn) -> Turn:
     """Return an answer with its thought under the names that templates read."""
-    thinking = split_thought(turn["content"].strip()) if turn["role"] == "assistant" else None
-    if thinking is None:
+    thinking = split_thought(turn["content"].strip())
+    if turn["role"] != "assistant" or thinking is None:
         return {**turn}
     names = dict.fromkeys(("reasoning_content", "thinking"), thinking.thought)
     return {**turn, "content": thinking.answer, **names}
@@ -97,12 +96,16 @@ def lead_with_system(conversation: Sequence[Turn]) -> list[Turn]:
 def results_as_user(conversation: Sequence[Turn]) -> list[Turn]:
     """Return a conversation in which the results of tools that follow each other are one turn of the user."""
     turns = list[Turn]()
-    for role, group in groupby(conversation, itemgetter("role")):
-        if role == "tool":
-            results = [f"<tool_response>\n{turn['content']}\n</tool_response>" for turn in group]
-            turns.append({"role": "user", "content": "\n".join(results)})
+    role = ""
+    for turn in conversation:
+        result = f"<tool_response>\n{turn['content']}\n</tool_response>"
+        if turn["role"] != "tool":
+            turns.append(turn)
+        elif role != "tool":
+            turns.append({"role": "user", "content": result})
         else:
-            turns += group
+            turns[-1]["content"] += f"\n{result}"
+        role = turn["role"]
     return turns
 
 
@@ -125,23 +128,27 @@ def shield(text: str, control: re.Pattern[str]) -> str:
     """Return a content whose control tokens `encode` reads as plain text. Raise ContractError if it holds a SHIELD."""
     if SHIELD in text:
         raise ContractError("a message holds U+FDD0 and U+FDD1, which are no characters")
-    return control.sub(lambda token: SHIELD + token[0] + SHIELD, text)
+    return control.sub(rf"{SHIELD}\g<0>{SHIELD}", text)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
     """Return the token ids of a rendered text, to which the tokenizer adds nothing, and the place of each token. What
     is shielded becomes the pieces of its text, even if it spells a control token."""
-    ids, offsets, place = list[int](), list[tuple[int, int]](), 0
-    for number, part in enumerate(text.split(SHIELD)):
+    ids = list[int]()
+    offsets = list[tuple[int, int]]()
+    place = 0
+    is_shielded = False
+    for part in text.split(SHIELD):
         encoded = tokenizer(
             part,
             add_special_tokens=False,
             return_offsets_mapping=True,
-            split_special_tokens=number % 2 == 1,
+            split_special_tokens=is_shielded,
         )
         ids += encoded.input_ids
         offsets += [(place + start, place + end) for start, end in encoded.offset_mapping]
         place += len(part) + len(SHIELD)
+        is_shielded = not is_shielded
     return ids, offsets
 
 
@@ -164,13 +171,18 @@ def end_after(tokenizer: PreTrainedTokenizerBase, text: str, content: str) -> li
 
 def undated(template: str) -> str:
     """Return a chat template with a fixed date instead of today's, whatever format it asks for."""
-    template = CLOCK.sub(lambda call: repr(DATE.strftime(call[2])), template)
+    template = CLOCK.sub(fix_date, template)
     if "strftime_now" not in template:
         return template
     parts = "".join(f" | replace('%{part}', '{DATE:%{part}}')" for part in PARTS_OF_DATE)
     return (
         f"{{%- macro strftime_now(format) -%}}{{{{ format{parts} }}}}{{%- endmacro -%}}\n{template}"
     )
+
+
+def fix_date(call: re.Match[str]) -> str:
+    """Return the fixed date for a call of CLOCK, as a literal."""
+    return repr(DATE.strftime(call[2]))
 
 
 def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:

@@ -4,15 +4,17 @@ A bfloat16 has eight significant bits: an update below 1/512 of a weight is roun
 float32, so only what is published is rounded, and the next stage starts from exactly that."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from stages.models.loading import load_config
+from stages.models.loading import files_by_tensor, load_config, weight_files
+from stages.models.safe_folder import read_json
 from stages.store import safe_files
 
 INDEX = "model.safetensors.index.json"  # of weights in several files
@@ -49,43 +51,34 @@ def round_update(model: Path, start: Path) -> float:
         differs = exact.flatten()[old] != before
         changed += int(differs.sum())
         surviving += int((differs & (rounded.flatten()[old] != before)).sum())
-    return surviving / changed if changed else 1.0
+    if not changed:
+        return 1.0
+    return surviving / changed
 
 
-def round_weights(model: Path) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def round_weights(model: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Rewrite the weights in a folder file by file, and then its config. Yield the name of each weight, and its values
     before and after. A file may be a hard link: the other links keep the exact weights."""
     size = 0
     for file in weight_files(model):
         exact = load_file(file)
-        rounded = {
-            name: each.bfloat16() if each.is_floating_point() else each
-            for name, each in exact.items()
-        }
-        size += sum(each.nbytes for each in rounded.values())
+        rounded = dict(exact)
+        for name, each in exact.items():
+            if each.is_floating_point():
+                rounded[name] = each.bfloat16()
+            size += rounded[name].nbytes
         with safe_files.draft_of(file) as draft:
             save_file(rounded, draft, {"format": "pt"})
         for name, each in exact.items():
             yield name, each, rounded[name]
-    change_json(model / "config.json", lambda config: config.update(dtype="bfloat16"))
-    if (index := model / INDEX).exists():
-        change_json(index, lambda content: content["metadata"].update(total_size=size))
+    config = read_json(model / "config.json")
+    write_json(model / "config.json", config | {"dtype": "bfloat16"})
+    index = model / INDEX
+    if index.exists():
+        content = read_json(index)
+        content["metadata"]["total_size"] = size
+        write_json(index, content)
 
 
-def weight_files(model: Path) -> list[Path]:
-    return sorted(model.glob("*.safetensors"))
-
-
-def files_by_tensor(model: Path) -> dict[str, Path]:
-    """Return the file of each tensor in a folder."""
-    files = dict[str, Path]()
-    for file in weight_files(model):
-        with safe_open(file, framework="pt") as tensors:
-            files |= dict.fromkeys(tensors.keys(), file)
-    return files
-
-
-def change_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    content = json.loads(file.read_text(encoding="utf-8"))
-    change(content)
+def write_json(file: Path, content: dict[str, Any]) -> None:
     safe_files.write(file, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from trl.trainer import add_fused_lm_head
@@ -64,13 +65,11 @@ def install_scoring(
 def sampled_ids(pair: Pair, contract: Contract) -> list[list[int] | None]:
     """Return the sampled token ids of chosen and of rejected. A side is None if it was not sampled, was sampled under
     another contract, or its text has changed since."""
-    sides = (
-        (pair.chosen, pair.chosen_token_ids, pair.chosen_tokenizer),
-        (pair.rejected, pair.rejected_token_ids, pair.rejected_tokenizer),
-    )
+    chosen = pair.chosen[0]["content"]
+    rejected = pair.rejected[0]["content"]
     return [
-        ids_if_unchanged(ids, digest, messages[0]["content"], contract)
-        for messages, ids, digest in sides
+        ids_if_unchanged(pair.chosen_token_ids, pair.chosen_tokenizer, chosen, contract),
+        ids_if_unchanged(pair.rejected_token_ids, pair.rejected_tokenizer, rejected, contract),
     ]
 
 
@@ -78,22 +77,19 @@ def ids_if_unchanged(
     ids: list[int] | None, digest: str | None, text: str, contract: Contract
 ) -> list[int] | None:
     """Return `ids` if their contract has the same digest as this one, and they still decode to `text`; else None."""
-    return (
-        ids
-        if ids is not None and digest == contract.digest and contract.text(ids) == text
-        else None
-    )
+    if ids is None or digest != contract.digest or contract.text(ids) != text:
+        return None
+    return ids
 
 
 def tokenize_pairs(
     pairs: Iterable[Pair], contract: Contract, context: int | None, dropped: Dropped
-) -> Iterator[tuple[Pair, PairLogProbs, list[list[int] | None]]]:
-    """Yield each pair with its token ids and its `sampled_ids`. Add pairs that the contract cannot render, or whose
-    longer side exceeds `context` tokens with its prompt, to `dropped`. A mismatched completion is cut to fit."""
+) -> Iterator[tuple[Pair, PairLogProbs]]:
+    """Yield each pair with its token ids. Add pairs that the contract cannot render, or whose longer side exceeds
+    `context` tokens with its prompt, to `dropped`. A mismatched completion is cut to fit."""
     for pair in pairs:
-        completion_ids = sampled_ids(pair, contract)
         try:
-            ids = tokenize_pair(pair, contract, completion_ids)
+            ids = tokenize_pair(pair, contract)
         except ContractError as reason:
             dropped.add(pair.id, reason)
             continue
@@ -103,33 +99,27 @@ def tokenize_pairs(
         if context and tokens > context:
             dropped.add(pair.id, f"longer than the {context:,} tokens that the model reads", tokens)
         else:
-            yield pair, ids, completion_ids
+            yield pair, ids
 
 
-def tokenize_pair(
-    pair: Pair, contract: Contract, sampled: list[list[int] | None] | None = None
-) -> PairLogProbs:
+def tokenize_pair(pair: Pair, contract: Contract) -> PairLogProbs:
     """Return the pair as token ids, without log-probs: the sampled ids, or the tokens of its text under the contract.
-    `sampled` are its `sampled_ids`, if the caller has them.
     Raise ContractError if the text cannot be rendered, or a completion has no token."""
     prompt = contract.prompt(pair.prompt)
     if pair.parts_early:
         context = count_shared_prefix(pair.chosen, pair.rejected)  # turns before the two part
-        sides = [
-            contract.continuation(pair.prompt, side, context)
-            for side in (pair.chosen, pair.rejected)
-        ]
-        (chosen_ids, rejected_ids), masks = zip(*sides, strict=True)
-        return PairLogProbs(pair.id, prompt, chosen_ids, rejected_ids, [], [], *masks)
-    chosen, rejected = sampled_ids(pair, contract) if sampled is None else sampled
+        chosen_ids, chosen_mask = contract.continuation(pair.prompt, pair.chosen, context)
+        rejected_ids, rejected_mask = contract.continuation(pair.prompt, pair.rejected, context)
+        return PairLogProbs(
+            pair.id, prompt, chosen_ids, rejected_ids, [], [], chosen_mask, rejected_mask
+        )
+    chosen, rejected = sampled_ids(pair, contract)
     if chosen is None:
-        _, chosen = contract.completion(
-            pair.prompt, pair.chosen, pair.chosen_finish_reason == "stop"
-        )
+        finished = pair.chosen_finish_reason == "stop"
+        _, chosen = contract.completion(pair.prompt, pair.chosen, finished)
     if rejected is None:
-        _, rejected = contract.completion(
-            pair.prompt, pair.rejected, pair.rejected_finish_reason == "stop"
-        )
+        finished = pair.rejected_finish_reason == "stop"
+        _, rejected = contract.completion(pair.prompt, pair.rejected, finished)
     if not (chosen and rejected):
         raise ContractError("a truncated completion has no token")
     return PairLogProbs(pair.id, prompt, chosen, rejected, [], [])
@@ -147,13 +137,15 @@ def divide_rows(
             cost = costs[groups[-1][0]]
         if not groups or cost > room:
             groups.append([])
-            cost, room = costs[i], budget
+            cost = costs[i]
+            room = budget
         groups[-1].append(i)
         room -= cost
     while len(groups) < least_groups:
         largest = max(groups, key=len)
-        i, half = groups.index(largest), len(largest) // 2
-        groups[i : i + 1] = [largest[:half], largest[half:]]
+        place = groups.index(largest)
+        half = len(largest) // 2
+        groups[place : place + 1] = [largest[:half], largest[half:]]
     return groups
 
 
@@ -162,11 +154,14 @@ def batches_by_length(
 ) -> list[list[int]]:
     """Divide rows into padded batches of at most `budget` tokens, by default as many as the device computes well at
     once. Return their indices, the longest rows first. `tokens`: of each row."""
-    order = sorted(range(len(tokens)), key=lambda i: -tokens[i])
-    groups = divide_rows(
-        [tokens[i] for i in order], budget or memory.scored_tokens(device.type), padded=True
-    )
-    return [[order[i] for i in group] for group in groups]
+    order = sorted(range(len(tokens)), key=tokens.__getitem__, reverse=True)
+    costs = [tokens[i] for i in order]
+    batches = list[list[int]]()
+    done = 0
+    for group in divide_rows(costs, budget or memory.scored_tokens(device.type), padded=True):
+        batches.append(order[done : done + len(group)])
+        done += len(group)
+    return batches
 
 
 @torch.no_grad()
@@ -180,28 +175,30 @@ def pair_log_probs(
     sequences = [(p.prompt_ids, p.chosen_ids, p.chosen_mask) for p in pairs]
     sequences += [(p.prompt_ids, p.rejected_ids, p.rejected_mask) for p in pairs]
     padded = pad_completions(sequences, pad_id)
-    batch, marked = send_batch(add_layout(model, padded), model.device), padded["labels"] != IGNORED
+    batch = send_batch(add_layout(model, padded), model.device)
     with autocast(precision, model.device):
         output = model(**batch, use_cache=False, fused_lm_head=True)
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
-    log_probs = [row[marks].tolist() for row, marks in zip(scored, marked[:, 1:], strict=True)]
+    marked = padded["labels"][:, 1:] != IGNORED
+    log_probs = [row[marks].tolist() for row, marks in zip(scored, marked, strict=True)]
     return list(zip(log_probs[: len(pairs)], log_probs[len(pairs) :], strict=True))
 
 
 def pad_completions(
     rows: Sequence[tuple[list[int], list[int], list[bool] | None]], pad_id: int
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """Return prompts with completions as a batch on the CPU, (rows, tokens), padded on the right. `labels` are the
     tokens of completions, or those that a mask marks."""
-    ids = [torch.tensor(prompt + completion) for prompt, completion, _ in rows]
-    marks = [
-        torch.tensor([False] * len(prompt) + (mask or [True] * len(answer)))
-        for prompt, answer, mask in rows
-    ]
+    ids = list[Tensor]()
+    ones = list[Tensor]()
+    marks = list[Tensor]()
+    for prompt, completion, mask in rows:
+        ids.append(torch.tensor(prompt + completion))
+        ones.append(torch.ones_like(ids[-1]))
+        marks.append(torch.tensor([False] * len(prompt) + (mask or [True] * len(completion))))
     padded = pad_sequence(ids, True, pad_id)
-    attention = pad_sequence([torch.ones_like(t) for t in ids], True)
     labels = padded.masked_fill(~pad_sequence(marks, True), IGNORED)
-    return {"input_ids": padded, "attention_mask": attention, "labels": labels}
+    return {"input_ids": padded, "attention_mask": pad_sequence(ones, True), "labels": labels}
 
 
 @torch.no_grad()
@@ -213,8 +210,10 @@ def completion_scores(
     padded = pad_completions([(prompt, completion, None) for prompt, completion in rows], 0)
     del padded["attention_mask"]  # causal attention ignores the padding on the right
     output = model(**send_batch(padded, model.device), use_cache=False, fused_lm_head=True)
-    sums, hits = output.log_probs.float().sum(-1).tolist(), output.is_top1.sum(-1).tolist()
-    return [(total, hit == len(row[1])) for total, hit, row in zip(sums, hits, rows, strict=True)]
+    sums = output.log_probs.float().sum(-1).tolist()
+    hits = output.is_top1.sum(-1).tolist()
+    lengths = [len(completion) for _, completion in rows]
+    return [(total, hit == n) for total, hit, n in zip(sums, hits, lengths, strict=True)]
 
 
 def join_reference(

@@ -33,14 +33,18 @@ def token_row(title: str, contract: Contract, conversation: list[Message]) -> To
 def kind_of(token: dict[str, Any]) -> str:
     if not token["trained"]:
         return "context"
-    return "end" if token["end_of_turn"] else "trained"
+    if token["end_of_turn"]:
+        return "end"
+    return "trained"
 
 
 def row_in_words(row: TokenRow) -> str:
     """Return a row as lines of text: a line for each run of tokens of one kind, with bars between its tokens."""
-    trained = sum(token["trained"] for token in row.tokens)
-    counts = f"{len(row.tokens):,} tokens, {trained:,} trained" if row.tokens else ""
-    lines = [f"{row.title}: {'; '.join(filter(None, (counts, row.note)))}"]
+    notes = [row.note] if row.note else []
+    if row.tokens:
+        trained = sum(token["trained"] for token in row.tokens)
+        notes.insert(0, f"{len(row.tokens):,} tokens, {trained:,} trained")
+    lines = [f"{row.title}: {'; '.join(notes)}"]
     for kind, run in groupby(row.tokens, kind_of):
         text = "|".join(token["text"] for token in run)
         lines.append(f"  {KINDS[kind]:12}{text!r}")

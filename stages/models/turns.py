@@ -7,13 +7,13 @@ begin with an earlier one, a conversation becomes several stretches, and each an
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from stages.models.rendering import ContractError, encode, token_ids
 from stages.store.records import Message
+from stages.store.text_units import count_shared_prefix
 from stages.store.thoughts import (
     MARKS,
     answer_behind,
@@ -79,21 +79,7 @@ def stretches_of_text(
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        whole = render(messages[: turn + 1])
-        prompt = (
-            render(messages[:turn], to_answer=True) if turn else header_of_document(whole, message)
-        )
-        if open_thought(prompt):
-            whole = continue_thought(prompt, whole, message["content"].strip())
-        if not whole.startswith(prompt):
-            whole = behind_header(render, messages[:turn], prompt, whole)
-        if fault := thought_fault(prompt, whole.removeprefix(prompt), message["content"]):
-            raise ContractError(fault)
-        if not whole.startswith(prompt):
-            begun = prompt[shared_length(prompt, whole) :]
-            raise ContractError(
-                f"the template begins an answer with {begun!r}, and writes this one without"
-            )
+        prompt, whole = render_answer(render, messages[:turn], message)
         if turn == len(messages) - 1:  # those before stay as they stand in the next prompt
             whole = with_leading_space(whole, len(prompt), message["content"])
         end = end_of_answer(whole, len(prompt), stops)
@@ -106,9 +92,28 @@ def stretches_of_text(
     return stretches
 
 
-def header_of_document(text: str, message: Message) -> str:
-    """Return what stands before a text that answers no prompt."""
-    return text[: max(0, text.find(message["content"].strip()))]
+def render_answer(render: Render, before: Sequence[Message], answer: Message) -> tuple[str, str]:
+    """Return the prompt of an answer, and the conversation that begins with it and ends with the answer.
+    Raise ContractError if the template writes the answer in another way than the prompt begins it."""
+    whole = render([*before, answer])
+    content = answer["content"]
+    if before:
+        prompt = render(before, to_answer=True)
+    else:  # a text that answers nothing stands behind a header
+        prompt = whole[: max(0, whole.find(content.strip()))]
+    if open_thought(prompt):
+        whole = continue_thought(prompt, whole, content.strip())
+    if not whole.startswith(prompt):
+        whole = behind_header(render, before, prompt, whole)
+    fault = thought_fault(prompt, whole.removeprefix(prompt), content)
+    if fault:
+        raise ContractError(fault)
+    if not whole.startswith(prompt):
+        begun = prompt[count_shared_prefix(prompt, whole) :]
+        raise ContractError(
+            f"the template begins an answer with {begun!r}, and writes this one without"
+        )
+    return prompt, whole
 
 
 def behind_header(render: Render, before: Sequence[Message], prompt: str, whole: str) -> str:
@@ -117,7 +122,7 @@ def behind_header(render: Render, before: Sequence[Message], prompt: str, whole:
     that it shares with another answer; where there is none, `whole` is returned as it is."""
     header = prompt.removeprefix(render(before))
     other = render([*before, {"role": "assistant", "content": OTHER}])
-    place = whole.rfind(header, 0, shared_length(whole, other))
+    place = whole.rfind(header, 0, count_shared_prefix(whole, other))
     if not header or place < max(0, whole.rfind(before[-1]["content"].strip())):
         return whole
     return prompt + whole[place + len(header) :]
@@ -132,17 +137,24 @@ def answers_of(texts: Sequence[Text]) -> Iterator[tuple[str, Span]]:
 
 def answer_parts(content: str, tools: bool) -> list[str]:
     """Return what an answer says behind its thought, and with `tools` the names of those that it calls."""
-    spoken, calls = split_calls(content) if tools else (content, [])
-    parts = [answer_behind(spoken).strip(), *(call["name"] for call in calls)]
-    return [part for part in parts if part] or [""]
+    names = list[str]()
+    if tools:
+        content, calls = split_calls(content)
+        names += [call["name"] for call in calls]
+    spoken = answer_behind(content).strip()
+    return [part for part in (spoken, *names) if part] or [""]
 
 
 def left_out(texts: Sequence[Text], messages: Sequence[Message], tools: bool) -> str:
     """Return the first part of a conversation that the template leaves out, thoughts apart; '' if there is none.
     `tools`: it takes tools and calls as fields of their own."""
-    whole, last = texts[-1].text, texts[-1].answers[-1].turn
-    given = [message["content"] for message in messages[:last] if message["role"] != "assistant"]
-    for content in map(without_tools, given) if tools else given:
+    whole = texts[-1].text
+    for message in messages[: texts[-1].answers[-1].turn]:
+        content = message["content"]
+        if message["role"] == "assistant":
+            continue
+        if tools:
+            content = without_tools(content)
         if content.strip() not in whole and quoted(content) not in whole:
             return content
     for text, (turn, start, end) in answers_of(texts):
@@ -156,21 +168,15 @@ def continue_thought(prompt: str, whole: str, content: str) -> str:
     """Return a conversation whose prompt opens a thought, with the thought of the last turn behind it: the template may
     drop that, or write its opening mark again."""
     thinking = split_thought(content)
-    begun = shared_length(prompt, whole)
-    if thinking is None or (
-        whole.startswith(prompt) and not whole[begun:].lstrip().startswith(tuple(MARKS))
-    ):
+    begun = count_shared_prefix(prompt, whole)
+    begins_twice = whole[begun:].lstrip().startswith(tuple(MARKS))
+    if thinking is None or (whole.startswith(prompt) and not begins_twice):
         return whole
     behind_thought = max(begun, whole.find(thinking.thought, begun) + len(thinking.thought))
-    if (place := whole.find(thinking.answer, behind_thought)) < 0:
+    place = whole.find(thinking.answer, behind_thought)
+    if place < 0:
         return whole
     return prompt + thinking.behind_mark + whole[place + len(thinking.answer) :]
-
-
-def shared_length(text: str, other: str) -> int:
-    """Return the number of characters with which two texts begin alike."""
-    alike = takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False))
-    return sum(1 for _ in alike)
 
 
 def with_leading_space(text: str, start: int, content: str) -> str:
@@ -185,7 +191,11 @@ def with_leading_space(text: str, start: int, content: str) -> str:
 
 def end_of_answer(text: str, start: int, stops: Collection[str]) -> int:
     """Return where an answer ends: behind its first stop, which no content spells, or without one at the end."""
-    ends = [found + len(stop) for stop in stops if (found := text.find(stop, start)) >= 0]
+    ends = list[int]()
+    for stop in stops:
+        found = text.find(stop, start)
+        if found >= 0:
+            ends.append(found + len(stop))
     return min(ends, default=len(text.rstrip()))
 
 
@@ -200,20 +210,17 @@ def tokenize(
     Raise ContractError if an answer alone has another text, or no end of turn."""
     for each in texts:
         ids, offsets = encode(tokenizer, each.text)
-        places = [
-            place_of_answer(tokenizer, each.text[: answer.start], ids, offsets, added)
-            for answer in each.answers
-        ]
-        known = [place for place in places if place is not None]
-        if len(known) < len(places):
+        answers = list[Span]()
+        for turn, start, end in each.answers:
+            place = place_of_answer(tokenizer, each.text[:start], ids, offsets, added)
+            if place is None:
+                break
+            answers.append(Span(turn, place, bisect_left(offsets, (end,))))
+        stretch = Stretch(ids, answers)
+        if len(answers) < len(each.answers):
             stretch = tokenize_apart(tokenizer, each)
             if tokenizer.decode(stretch.ids) != tokenizer.decode(ids):
                 raise ContractError("the tokens of an answer change with the end of its prompt")
-        else:
-            starts = [start for start, _ in offsets]
-            ends = [bisect_left(starts, answer.end) for answer in each.answers]
-            turns = [answer.turn for answer in each.answers]
-            stretch = Stretch(ids, [*map(Span, turns, known, ends)])
         yield with_stop(stretch, stop_ids)
 
 
@@ -227,22 +234,29 @@ def place_of_answer(
     """Return how many of a conversation's tokens are the prompt's; None if the prompt alone has others. Only those
     behind the prompt's last added token can differ, as tokenizers split the text there."""
     place = bisect_left(offsets, (len(prompt), 0))
-    last = next((i for i in range(place - 1, -1, -1) if ids[i] in added), None)
-    if last is not None and offsets[place - 1][1] <= len(prompt):
+    last = place - 1
+    while last >= 0 and ids[last] not in added:
+        last -= 1
+    if last >= 0 and offsets[place - 1][1] <= len(prompt):
         behind = token_ids(tokenizer, prompt[offsets[last][1] :])
         if behind == ids[last + 1 : place]:
             return place
     prompt_ids = token_ids(tokenizer, prompt)
-    return len(prompt_ids) if ids[: len(prompt_ids)] == prompt_ids else None
+    if ids[: len(prompt_ids)] != prompt_ids:
+        return None
+    return len(prompt_ids)
 
 
 def tokenize_apart(tokenizer: PreTrainedTokenizerBase, text: Text) -> Stretch:
-    ids, answers, done = list[int](), list[Span](), 0
+    ids = list[int]()
+    answers = list[Span]()
+    done = 0
     for turn, start, end in text.answers:
         ids += token_ids(tokenizer, text.text[done:start])
-        answer = token_ids(tokenizer, text.text[start:end])
-        answers.append(Span(turn, len(ids), len(ids) + len(answer)))
-        ids, done = ids + answer, end
+        first = len(ids)
+        ids += token_ids(tokenizer, text.text[start:end])
+        answers.append(Span(turn, first, len(ids)))
+        done = end
     return Stretch(ids, answers)
 
 
@@ -251,8 +265,9 @@ def with_stop(stretch: Stretch, stop_ids: Sequence[int]) -> Stretch:
     that begins the next turn is one. Raise ContractError if an answer ends with another token."""
     answers = list[Span]()
     for turn, start, end in stretch.answers:
-        behind = end if stretch.ids[end - 1] in stop_ids else end + 1
-        if behind > len(stretch.ids) or stretch.ids[behind - 1] not in stop_ids:
+        if stretch.ids[end - 1] not in stop_ids:
+            end += 1
+        if end > len(stretch.ids) or stretch.ids[end - 1] not in stop_ids:
             raise ContractError("no end of turn follows an answer")
-        answers.append(Span(turn, start, behind))
+        answers.append(Span(turn, start, end))
     return Stretch(stretch.ids, answers)

@@ -10,16 +10,13 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.utils import ModelOutput
 from trl import DPOTrainer
-from trl.trainer import dpo_trainer
-from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import DPO
 from stages.models.contract import Contract
@@ -43,25 +40,21 @@ from stages.training.fit import SplitRows, pack_if_possible
 from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import PreferenceRows, Row
 
-MASKS = ("chosen_mask", "rejected_mask")  # columns next to TRL's; TRL stacks chosen over rejected
-
 
 class StoredReferenceTrainer(MicroBatches, DPOTrainer):
     """TRL's DPOTrainer on rows of `trl_row`: token ids, with the reference's stored log-probs."""
 
     cfg: DPO
-    # TRL knows no masks
-    arguments: ClassVar = {"precompute_ref_log_probs": True, "remove_unused_columns": False}
+    # TRL does not know the masks of rows
+    arguments: ClassVar = {"remove_unused_columns": False}
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # TRL sets it
-        # Under FSDP, TRL would load the reference as a second model in every process; and it would hash all weights.
-        with patch.multiple(
-            dpo_trainer, create_model_from_path=lambda *_, **__: None, hash_module=lambda _: ""
-        ):
-            super().__init__(*args, **kwargs)
-        if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
-            self.model.delete_adapter("ref")  # TRL copies an adapter before continuing it
+        super().__init__(*args, ref_model=smallest_model(), **kwargs)
+        # the rows have the reference's log-probs, so the model that TRL wants for them goes
+        self.ref_model = None
+        self.precompute_ref_logps = True
+        self.accelerator.free_memory()
         self.data_collator = partial(collate_masked, self.data_collator)
 
     def _prepare_dataset(
@@ -70,29 +63,15 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
         return dataset
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Skip TRL's computation of the reference's log-probs: the rows have them."""
-        return dataset
-
     def count_tokens(self, row: Row) -> int:
-        prompt, chosen, rejected = (
-            len(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected")
-        )
-        return (
-            2 * (prompt + max(chosen, rejected)) if self.is_padded else prompt + chosen + rejected
-        )
+        prompt = len(row["prompt_ids"])
+        chosen = len(row["chosen_ids"])
+        rejected = len(row["rejected_ids"])
+        if self.is_padded:
+            return 2 * (prompt + max(chosen, rejected))
+        return prompt + chosen + rejected
 
-    def count_items(self, metric: str, batch: Batch) -> int:
-        chosen, rejected = completion_tokens(batch)
-        items_by_metric = {
-            "entropy": chosen + rejected,
-            "logits/chosen": chosen,
-            "mean_token_accuracy": chosen,
-        }
-        items_by_metric |= {"logits/rejected": rejected}
-        return items_by_metric.get(metric, len(batch["ref_chosen_logps"]))
-
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
         output = self.score(model, send_batch(self.collate(rows), self.args.device))
         widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
         return [
@@ -119,11 +98,11 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         """Also count the step's chosen completion tokens per pair, which the weight of the `sft` loss needs."""
         steps, items = super().get_batch_samples(*args, **kwargs)
         # there is none to train after the last one
-        for step in steps if "sft" in self.loss_types else ():
-            ratio_here = send_tensor(
-                chosen_per_pair(self.data_collator(step.rows)).float(), self.args.device
-            )
-            self._chosen_per_pair = self.accelerator.gather(ratio_here).mean()
+        if "sft" in self.loss_types and steps:
+            [step] = steps
+            ratio_here = chosen_per_pair(self.data_collator(step.rows)).float()
+            ratios = self.accelerator.gather(send_tensor(ratio_here, self.args.device))
+            self._chosen_per_pair = ratios.mean()
         return steps, items
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -132,12 +111,11 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         The new factor is its tokens per pair over those of the step."""
         if not self.model.training or "sft" not in self.loss_types:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        # a tensor of the device
-        weights, share = self.loss_weights, chosen_per_pair(inputs) / self._chosen_per_pair
-        terms = zip(self.loss_types, weights, strict=True)
-        self.loss_weights = [
-            (weight * share).float() if name == "sft" else weight for name, weight in terms
-        ]
+        weights = self.loss_weights
+        place = self.loss_types.index("sft")
+        factor = chosen_per_pair(inputs) / self._chosen_per_pair  # a tensor of the device
+        self.loss_weights = [*weights]
+        self.loss_weights[place] = (weights[place] * factor).float()
         try:
             return super().compute_loss(model, inputs, *args, **kwargs)
         finally:
@@ -157,54 +135,46 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
         self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any
     ) -> Any:
         """Return the mean loss of some pairs, and add TRL's figures of pairs to the metrics."""
-        output, tokens = self.score(model, inputs), inputs["completion_mask"].sum(-1)
+        output = self.score(model, inputs)
+        tokens = inputs["completion_mask"].sum(-1)
         log_probs = output.log_probs.sum(-1)
         chosen, rejected = (self.cfg.beta * log_probs / tokens).chunk(2)
         margins = chosen - rejected
         loss = -logsigmoid(margins - self.cfg.gamma).mean() * self.loss_weights[0]
-        logps = dict(zip(("logps/chosen", "logps/rejected"), log_probs.chunk(2), strict=True))
-        figures = {
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/margins": margins,
-            **logps,
-        }
-        figures["rewards/accuracies"] = (margins > 0).to(margins)
-        training = self.model.training
-        for name, values in figures.items():
-            mean = values.detach().mean()
-            self._metrics["train" if training else "eval"][name].append(
-                mean if training else float(mean)
-            )
-        if training:
-            self._metrics["train"]["entropy"].append(output.entropy.sum().detach() / tokens.sum())
-            self._total_train_tokens += inputs["attention_mask"].sum()
+        chosen_log_probs, rejected_log_probs = log_probs.chunk(2)
+        self.note("rewards/chosen", chosen.mean())
+        self.note("rewards/rejected", rejected.mean())
+        self.note("rewards/margins", margins.mean())
+        self.note("rewards/accuracies", (margins > 0).to(margins).mean())
+        self.note("logps/chosen", chosen_log_probs.mean())
+        self.note("logps/rejected", rejected_log_probs.mean())
+        if self.model.training:
+            self.note("entropy", output.entropy.sum() / tokens.sum())
+            self.note_tokens(inputs["attention_mask"].sum())
         return (loss, {}) if return_outputs else loss
+
+
+def smallest_model() -> PreTrainedModel:
+    """Return a model that takes the place of the reference while TRL builds a trainer. Without one, TRL loads or hashes
+    all weights a second time, or copies the adapter."""
+    one = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"), 2)
+    return LlamaForCausalLM(LlamaConfig(**one, num_attention_heads=1, pad_token_id=0))
 
 
 def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:
     """Return TRL's batch, in which the masks of rows leave out the completion tokens that are only read."""
     batch = collate(rows)
-    for i, (prompt, mask) in enumerate(
-        (row["prompt_ids"], row[side]) for side in MASKS for row in rows
-    ):
+    prompts = [len(row["prompt_ids"]) for row in rows] * 2
+    masks = [row["chosen_mask"] for row in rows] + [row["rejected_mask"] for row in rows]
+    for i, (start, mask) in enumerate(zip(prompts, masks, strict=True)):
         if mask is not None:
-            batch["completion_mask"][i, len(prompt) : len(prompt) + len(mask)] = torch.tensor(
-                mask
-            ).long()
+            batch["completion_mask"][i, start : start + len(mask)] = torch.tensor(mask).long()
     return batch
 
 
-def completion_tokens(batch: Batch) -> tuple[int, int]:
-    """Return the number of scored tokens of chosen and of rejected completions; TRL stacks chosen over rejected."""
-    chosen, rejected = batch["completion_mask"][:, 1:].chunk(2)
-    return int(chosen.sum()), int(rejected.sum())
-
-
 def chosen_per_pair(batch: Batch) -> torch.Tensor:
-    return batch["completion_mask"][:, 1:].chunk(2)[0].sum().double() / len(
-        batch["ref_chosen_logps"]
-    )
+    chosen, _ = batch["completion_mask"][:, 1:].chunk(2)
+    return chosen.sum().double() / len(chosen)
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
@@ -212,13 +182,18 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
     tokens beyond the shorter completion's length by `ld_alpha`."""
     shorter = min(len(scored.chosen_logps), len(scored.rejected_logps))
     alpha = 1.0 if ld_alpha is None else ld_alpha
+
+    def total(log_probs: list[float]) -> float:
+        return sum(log_probs[:shorter]) + alpha * sum(log_probs[shorter:])
+
     return {
-        name: vars(scored)[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids", *MASKS)
-    } | {
-        "ref_chosen_logps": sum(scored.chosen_logps[:shorter])
-        + alpha * sum(scored.chosen_logps[shorter:]),
-        "ref_rejected_logps": sum(scored.rejected_logps[:shorter])
-        + alpha * sum(scored.rejected_logps[shorter:]),
+        "prompt_ids": scored.prompt_ids,
+        "chosen_ids": scored.chosen_ids,
+        "rejected_ids": scored.rejected_ids,
+        "chosen_mask": scored.chosen_mask,
+        "rejected_mask": scored.rejected_mask,
+        "ref_chosen_logps": total(scored.chosen_logps),
+        "ref_rejected_logps": total(scored.rejected_logps),
     }
 
 
@@ -242,9 +217,8 @@ def read_rows(
     rows = SplitRows(PreferenceRows, cfg, out)
     longest, reason_too_long, key = cfg.longest(None)
     for pair, reference in scored_pairs(inputs, contract, cfg, rows.left_out):
-        tokens = len(reference.prompt_ids) + max(
-            len(reference.chosen_ids), len(reference.rejected_ids)
-        )
+        longer = max(len(reference.chosen_ids), len(reference.rejected_ids))
+        tokens = len(reference.prompt_ids) + longer
         if tokens > longest:
             rows.left_out.add(pair.id, reason_too_long, tokens, key)
             continue
@@ -264,12 +238,11 @@ def scored_pairs(
     pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
     if cfg.reference_free:
         context = read_context_length(inputs["policy"] / "model")
-        for pair, tokens, _ in tokenize_pairs(pairs, contract, context, left_out):
+        for pair, tokens in tokenize_pairs(pairs, contract, context, left_out):
             yield pair, tokens
         return
-    for pair, scored in join_reference(
-        pairs, stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)
-    ):
+    log_probs = stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)
+    for pair, scored in join_reference(pairs, log_probs):
         if scored:
             yield pair, scored
         else:
@@ -288,7 +261,8 @@ def read_held_out(inputs: dict[str, Path], rows: PreferenceRows) -> list[PairLog
             row["rejected_ids"],
             [],
             [],
-            *map(row.get, MASKS),
+            row["chosen_mask"],
+            row["rejected_mask"],
         )
         for name, row in zip(rows.ids, rows.rows, strict=True)
     ]
@@ -304,16 +278,23 @@ def starting_loss(cfg: DPO) -> float | None:
     arguments = cfg.trainer
     if arguments.use_weighting or arguments.router_aux_loss_coef or "sft" in cfg.loss_type:
         return None
-    ln2, beta, epsilon = math.log(2), cfg.beta, arguments.label_smoothing or 0.0
-    values = dict.fromkeys(("sigmoid", "sigmoid_norm", "robust", "aot", "aot_unpaired"), ln2)
-    values |= {
+    ln2 = math.log(2)
+    epsilon = arguments.label_smoothing
+    values = {
+        "sigmoid": ln2,
+        "sigmoid_norm": ln2,
+        "robust": ln2,
+        "aot": ln2,
+        "aot_unpaired": ln2,
         "hinge": 1.0,
         "apo_zero": 1.0,
         "apo_down": 1.0,
         "nca_pair": 2 * ln2,
         "bco_pair": 2 * ln2,
+        "discopop": (1 + ln2) / 2,
+        "ipo": 1 / (4 * cfg.beta**2),
+        "sppo_hard": 1 / (2 * cfg.beta**2),
     }
-    values |= {"discopop": (1 + ln2) / 2, "ipo": 1 / (4 * beta**2), "sppo_hard": 1 / (2 * beta**2)}
     if epsilon:
         values["exo_pair"] = -ln2 - 0.5 * math.log(epsilon * (1 - epsilon))
     weights = cfg.loss_weights or [1.0] * len(cfg.loss_type)
@@ -328,11 +309,9 @@ def reward_margins(
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
         scores = trainer.log_probs(pairs)
-    chosen = [
-        trainer.reward(scored, p.chosen_logps) for p, (scored, _) in zip(pairs, scores, strict=True)
-    ]
-    rejected = [
-        trainer.reward(scored, p.rejected_logps)
-        for p, (_, scored) in zip(pairs, scores, strict=True)
-    ]
-    return [{"id": p.id, "margin": a - b} for p, a, b in zip(pairs, chosen, rejected, strict=True)]
+    margins = list[dict[str, Any]]()
+    for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
+        margin = trainer.reward(chosen, pair.chosen_logps)
+        margin -= trainer.reward(rejected, pair.rejected_logps)
+        margins.append({"id": pair.id, "margin": margin})
+    return margins

@@ -39,7 +39,9 @@ class FirstStepCheck(TrainerCallback):
         ids: list[str],
         start: Callable[[int], float | None],
     ):
-        self.trainer, self.inputs, self.start = trainer, inputs, start
+        self.trainer = trainer
+        self.inputs = inputs
+        self.start = start
         self.scored = read_reference(inputs, ids[:CHECKED])
         self.file = trainer.out / SCRATCH / "first_step.json"
         has_started = bool(list_checkpoints(checkpoint_folder(trainer.out)))
@@ -63,7 +65,8 @@ class FirstStepCheck(TrainerCallback):
         Raise UserError, naming both models, if they differ, or if the loss is not that of log-ratio 0."""
         policy = manifest_of(self.inputs["policy"])
         reference = manifest_of(self.inputs["reference"])
-        model, cfg = reference["inputs"]["reference"], self.trainer.cfg
+        model = reference["inputs"]["reference"]
+        cfg = self.trainer.cfg
         names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({model['fingerprint']})"
         same_weights = policy["digest"] == model["digest"]
         if not same_weights and not (isinstance(cfg, DPO) and cfg.reference is DPOReference.sft):
@@ -76,13 +79,16 @@ class FirstStepCheck(TrainerCallback):
 
     def compare_first_pairs(self, names: str) -> dict[str, float]:
         """Score the first 64 pairs with the policy before training, and compare with the stored log-probs."""
-        trainer, cfg, scored = self.trainer, self.trainer.cfg, self.scored
+        trainer = self.trainer
+        cfg = trainer.cfg
+        scored = self.scored
         was_training = trainer.model.training
         trainer.model.eval()
-        stored = [log_prob for p in scored for log_prob in (*p.chosen_logps, *p.rejected_logps)]
-        now = [
-            log_prob for sides in trainer.log_probs(scored) for side in sides for log_prob in side
-        ]
+        stored = list[float]()
+        now = list[float]()
+        for pair, (chosen, rejected) in zip(scored, trainer.log_probs(scored), strict=True):
+            stored += [*pair.chosen_logps, *pair.rejected_logps]
+            now += [*chosen, *rejected]
         gap = fmean(abs(a - b) for a, b in zip(now, stored, strict=True))
         loss = mean_loss(trainer, len(scored))
         trainer.model.train(was_training)
@@ -93,9 +99,10 @@ class FirstStepCheck(TrainerCallback):
                 f"{cfg.precision}): other weights, template or precision. Build it again: rebuild=reference."
             )
         start = self.start(len(scored))
-        if start is not None and not abs(loss - start) <= LOSS_TOLERANCE[cfg.precision] * max(
-            1.0, abs(start)
-        ):
+        if start is None:
+            return {"step_0_gap": gap, "step_0_loss": loss}
+        tolerance = LOSS_TOLERANCE[cfg.precision] * max(1.0, abs(start))
+        if not abs(loss - start) <= tolerance:
             raise UserError(
                 f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {start:.6g}."
             )
@@ -125,7 +132,8 @@ def score_in_batches(
     trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows: list[Row]
 ) -> list[Scores]:
     """Return `pair_log_probs` of every pair under the policy, in the trainer's batches of the pairs' `rows`."""
-    by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, Scores]()
+    by_id = {p.id: p for p in pairs}
+    scores_by_id = dict[str, Scores]()
     for part in trainer.evaluation_batches(rows):
         batch = [by_id[row["id"]] for row in part]
         scores = pair_log_probs(

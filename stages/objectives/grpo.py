@@ -9,7 +9,6 @@ once per completion if the model's attention cannot be packed."""
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
@@ -43,8 +42,9 @@ from stages.training.token_rows import PromptRows, Row
 HELD_OUT = 128  # held-out prompts at most, which are answered at every evaluation
 MOST_DEAD = 10  # steps in a row in which no group teaches
 STD_FLOOR = 1e-4  # added to the standard deviation of a group's rewards, as in TRL
-# nats per token between the log-probs of an engine and the trainer's: a warning, and the end
-WARN_GAP, MOST_GAP = 1e-3, 0.05
+# nats per token between the log-probs of an engine and the trainer's
+WARN_GAP = 1e-3
+MOST_GAP = 0.05
 ROW_REWARDS = "row_rewards"  # the key of an evaluation's rewards in the trainer's log
 FLOOR = "eval_floor"  # the key of the reward of truncated answers there, if rewards are relative
 
@@ -68,13 +68,13 @@ def read_rows(
     """Return the prompts that fit into `max_length` and the context with their completions, as rows, and the examples
     by id. At most HELD_OUT prompts, drawn by id, are held out."""
     longest, reason_too_long, key = cfg.longest(context)
-    rows, prompts, unchecked = SplitRows(PromptRows, cfg, out), dict[str, Example](), 0
+    rows = SplitRows(PromptRows, cfg, out)
     rows.left_out.most = context or rows.left_out.most
-    for example in sorted(examples, key=lambda e: draw_order(e.id)):
-        held_out = example.split == Split.validation
-        if not (
-            example.split == Split.preference or (held_out and len(rows.validation) < HELD_OUT)
-        ):
+    prompts = dict[str, Example]()
+    unchecked = 0
+    for example in sorted(examples, key=by_draw):
+        is_held_out = example.split == Split.validation and len(rows.validation) < HELD_OUT
+        if example.split != Split.preference and not is_held_out:
             continue
         if cfg.label.names == ["verifier"] and not example.checks:
             unchecked += 1
@@ -84,7 +84,8 @@ def read_rows(
         except ContractError as reason:
             rows.left_out.add(example.id, reason)
             continue
-        if (tokens := len(ids) + cfg.max_new_tokens) > longest:
+        tokens = len(ids) + cfg.max_new_tokens
+        if tokens > longest:
             rows.left_out.add(example.id, reason_too_long, tokens, key)
             continue
         rows.add(example.split, example.id, {"id": example.id, "prompt_ids": ids}, example.messages)
@@ -95,6 +96,11 @@ def read_rows(
             f"{unchecked} prompts are not used: they have no checks, by which label=verifier scores."
         )
     return rows, prompts
+
+
+def by_draw(example: Example) -> Any:
+    """Return the key by which examples are drawn."""
+    return draw_order(example.id)
 
 
 def load_start(policy: Path, cfg: ScoredGRPO, device: torch.device) -> PreTrainedModel:
@@ -108,11 +114,14 @@ def load_start(policy: Path, cfg: ScoredGRPO, device: torch.device) -> PreTraine
 
 def compute_advantages(rewards: Sequence[float], cfg: ScoredGRPO) -> list[float]:
     """Return each reward minus its baseline. grpo and dapo divide differences from a group's mean by its deviation."""
-    mean, count = fmean(rewards), len(rewards)
+    mean = fmean(rewards)
+    count = len(rewards)
     if cfg.baseline == "leave_one_out":
         return [(reward - mean) * count / (count - 1) for reward in rewards]
-    scale = 1.0 if cfg.loss_type == "dr_grpo" else stdev(rewards) + STD_FLOOR
-    return [(reward - mean) / scale for reward in rewards]
+    if cfg.loss_type == "dr_grpo":
+        return [reward - mean for reward in rewards]
+    deviation = stdev(rewards) + STD_FLOOR
+    return [(reward - mean) / deviation for reward in rewards]
 
 
 def group_rows(
@@ -121,34 +130,44 @@ def group_rows(
     """Return the groups that teach something, each as its prompt and its `Scored` completions: groups with different
     rewards and, with a KL term, then all others. Completions without a reward are left out. Shares are those of the
     whole step, which includes groups that teach nothing. `prompts`: token ids by id."""
-    scored = [[r for r in group if r.reward is not None] for group in groups]
-    live = [group for group in scored if len({r.reward for r in group}) > 1]
+    scored = [with_reward(group) for group in groups]
+    live = [group for group in scored if has_difference(group)]
     if live and cfg.beta:
         live = [group for group in scored if len(group) > 1]
-    count, tokens = sum(map(len, scored)), sum(r.n_tokens for group in scored for r in group)
+    count = sum(len(group) for group in scored)
+    tokens = sum(rollout.n_tokens for group in scored for rollout in group)
     rows = list[Row]()
     for group in live:
+        rewards = [rollout.reward or 0.0 for rollout in group]
         completions = list[Scored]()
-        for r, advantage in zip(
-            group, compute_advantages([r.reward or 0.0 for r in group], cfg), strict=True
-        ):
+        for rollout, advantage in zip(group, compute_advantages(rewards, cfg), strict=True):
             divisors = {
-                "grpo": count * r.n_tokens,
+                "grpo": count * rollout.n_tokens,
                 "dr_grpo": count * cfg.max_new_tokens,
                 "dapo": tokens,
             }
-            completions.append(
-                Scored(r.token_ids or [], advantage, 1 / divisors[cfg.loss_type], r.logprob or 0.0)
-            )
+            share = 1 / divisors[cfg.loss_type]
+            ids = rollout.token_ids or []
+            completions.append(Scored(ids, advantage, share, rollout.logprob or 0.0))
         rows.append({"prompt_ids": prompts[group[0].prompt_id], "completions": completions})
     return rows
+
+
+def with_reward(group: list[Rollout]) -> list[Rollout]:
+    return [rollout for rollout in group if rollout.reward is not None]
+
+
+def has_difference(group: list[Rollout]) -> bool:
+    """Return whether the rewards of a group differ, so that it teaches something."""
+    return len({rollout.reward for rollout in group}) > 1
 
 
 def divide_group(row: Row, budget: int | None, is_padded: bool = False) -> list[Row]:
     """Return a group in parts of at most `budget` tokens (None: any number), or of one completion, as all parts are if
     they will be padded. Every part has the prompt. Together they have the group's gradient, as advantages and shares
     are those of the step."""
-    parts, room = list[Row](), 0
+    parts = list[Row]()
+    room = 0
     for completion in row["completions"]:
         if not parts or (budget and (is_padded or len(completion.token_ids) > room)):
             parts.append({**row, "completions": []})
@@ -176,17 +195,16 @@ class GroupTrainer(MicroBatches):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._metrics = {"train": defaultdict[str, list[Any]](list)}
-        self._total_train_tokens: Any = 0
+        self._total_train_tokens = 0
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = True  # shares are those of the whole step
 
     def count_tokens(self, row: Row) -> int:
         prompt = len(row["prompt_ids"])
         lengths = [len(completion.token_ids) - 1 for completion in row["completions"]]
-        return len(lengths) * (prompt + max(lengths)) if self.is_padded else prompt + sum(lengths)
-
-    def count_items(self, metric: str, batch: Batch) -> int:
-        return int((batch["shares"] > 0).sum())
+        if self.is_padded:
+            return len(lengths) * (prompt + max(lengths))
+        return prompt + sum(lengths)
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Any:
         raise NotImplementedError("held-out prompts are answered, not scored")
@@ -194,17 +212,20 @@ class GroupTrainer(MicroBatches):
     def collate(self, rows: list[Row]) -> Batch:
         """Return groups as one row on the CPU, with the advantage and the share of every completion token, the index
         of its completion, and the sampler's log-prob of every completion."""
-        completions = [completion for row in rows for completion in row["completions"]]
-        lengths = torch.tensor([len(completion.token_ids) for completion in completions])
-        return pack_groups(
-            (row["prompt_ids"], [c.token_ids for c in row["completions"]]) for row in rows
-        ) | {
-            "advantages": torch.tensor([c.advantage for c in completions]).repeat_interleave(
-                lengths
-            ),
-            "shares": torch.tensor([c.share for c in completions]).repeat_interleave(lengths),
+        groups = list[tuple[list[int], list[list[int]]]]()
+        completions = list[Scored]()
+        for row in rows:
+            groups.append((row["prompt_ids"], [c.token_ids for c in row["completions"]]))
+            completions += row["completions"]
+        lengths = torch.tensor([len(c.token_ids) for c in completions])
+        advantages = torch.tensor([c.advantage for c in completions])
+        shares = torch.tensor([c.share for c in completions])
+        log_probs = torch.tensor([c.logprob for c in completions])
+        return pack_groups(groups) | {
+            "advantages": advantages.repeat_interleave(lengths),
+            "shares": shares.repeat_interleave(lengths),
             "completion": torch.arange(len(lengths)).repeat_interleave(lengths),
-            "sampled": torch.tensor([c.logprob if c.share else 0.0 for c in completions]),
+            "sampled": torch.where(shares > 0, log_probs, 0.0),
         }
 
     def get_batch_samples(
@@ -226,7 +247,7 @@ class GroupTrainer(MicroBatches):
             rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
             loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
             if self.rollouts.engine:
-                self.validate_engine_gap(self._metrics["train"]["sampler_gap"][0])
+                self.validate_engine_gap(fmean(self._metrics["train"]["sampler_gap"]))
         figures = describe_step(groups)
         self._metrics["train"] |= {name: [value] for name, value in figures.items()}
         counts = [
@@ -260,12 +281,12 @@ class GroupTrainer(MicroBatches):
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """Divide the groups by the budget, which may have fallen by now, into equally many parts in each process."""
-        parts = [
-            part for row in rows for part in divide_group(row, self.token_budget, self.is_padded)
-        ]
-        return super().micro_batches(
-            parts + [idle_row(rows[0])] * (max(gather_object([len(parts)])) - len(parts))
-        )
+        parts = list[Row]()
+        for row in rows:
+            parts += divide_group(row, self.token_budget, self.is_padded)
+        most = max(gather_object([len(parts)]))
+        idle = [idle_row(rows[0])] * (most - len(parts))
+        return super().micro_batches(parts + idle)
 
     def is_divisible(self, rows: list[Row]) -> bool:
         return super().is_divisible(rows) or len(rows[0]["completions"]) > 1
@@ -276,33 +297,33 @@ class GroupTrainer(MicroBatches):
         """Return the loss of some groups, times the number of processes, which average their gradients."""
         options = {name: inputs[name] for name in ("input_ids", "layout", "scored", "shift_labels")}
         options |= {"use_cache": False, "fused_lm_head": True}
-        output, shares = model(**options), inputs["shares"]
+        output = model(**options)
+        shares = inputs["shares"]
+        counts = shares > 0
         log_probs = output.log_probs[0]
-        old_log_probs, figures = log_probs.detach(), {"entropy": output.entropy[0].detach()}
+        old_log_probs = log_probs.detach()
         costs = -inputs["advantages"]
         if self.cfg.beta:
             gaps = self.reference_log_probs(options) - log_probs
             kl = gaps.exp() - gaps - 1
-            costs, figures["kl"] = costs + self.cfg.beta * kl, kl.detach()
+            costs = costs + self.cfg.beta * kl
+            self.note("kl", torch.where(counts, kl, 0).sum() / counts.sum())
         if self.cfg.temperature == self.rollouts.logprob_temperature:
-            counted = torch.where(shares > 0, old_log_probs, 0).float()
+            counted = torch.where(counts, old_log_probs, 0).float()
             sums = torch.zeros_like(inputs["sampled"]).index_add_(0, inputs["completion"], counted)
-            figures["sampler_gap"] = (sums - inputs["sampled"]).abs()
-        for name, values in figures.items():
-            total = (
-                values.sum() if name == "sampler_gap" else torch.where(shares > 0, values, 0).sum()
-            )
-            self._metrics["train"][name].append(total / (shares > 0).sum())
-        self._total_train_tokens += inputs["input_ids"].new_tensor(inputs["input_ids"].numel())
+            self.note("sampler_gap", (sums - inputs["sampled"]).abs().sum() / counts.sum())
+        self.note("entropy", torch.where(counts, output.entropy[0], 0).sum() / counts.sum())
+        self.note_tokens(inputs["input_ids"].new_tensor(inputs["input_ids"].numel()))
         return (shares * costs * (log_probs - old_log_probs).exp()).sum() * self.args.world_size
 
     @torch.no_grad()
     def reference_log_probs(self, options: dict[str, Any]) -> torch.Tensor:
         """Return the log-probs under the SFT model: the frozen copy or, without one, the policy without adapter."""
-        without_adapter = nullcontext() if self.reference else self.model.disable_adapter()
-        with without_adapter, autocast(self.cfg.precision, self.args.device):
-            output = (self.reference or self.model)(**options)
-        return output.log_probs[0]  # type: ignore[no-any-return]
+        with autocast(self.cfg.precision, self.args.device):
+            if self.reference:
+                return self.reference(**options).log_probs[0]  # type: ignore[no-any-return]
+            with self.model.disable_adapter():
+                return self.model(**options).log_probs[0]  # type: ignore[no-any-return]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Answer the held-out prompts greedily. Log the mean reward, and the shares that are truncated, have loops and,
@@ -333,7 +354,9 @@ class GroupTrainer(MicroBatches):
         rewards, for all evaluations. With a floor of its own, an evaluation could gain by truncating bad answers."""
         floors = [entry[FLOOR] for entry in self.state.log_history if FLOOR in entry]
         first = next(filter(math.isfinite, floors), None)
-        return floors_by_prompt({"": scored}, True).get("", math.nan) if first is None else first
+        if first is not None:
+            return first
+        return floors_by_prompt({"": scored}, True).get("", math.nan)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's metrics. A step without live groups has no gradient, so no norm of it."""

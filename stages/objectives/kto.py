@@ -7,15 +7,17 @@ It is computed before the step's first micro-batch, without gradients, so micro-
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
-from trl.trainer.utils import FusedCausalLMOutput
+from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import KTO
 from stages.config.choices import Forward
@@ -37,25 +39,27 @@ from stages.training.fit import SplitRows
 from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import PreferenceRows, Row
 
-WEIGHTS = ("desirable_weight", "undesirable_weight")
+WEIGHTS = ("desirable_weight", "undesirable_weight")  # λ_D and λ_U, as the stage reports them
 
 
 def read_rows(
     inputs: dict[str, Path], contract: Contract, cfg: KTO, out: StageDir
 ) -> tuple[SplitRows[PreferenceRows], dict[str, bool]]:
     """Return completions within `max_length` and mismatched ones in TRL's columns, and by id which are desirable."""
-    rows, labels = SplitRows(PreferenceRows, cfg, out), dict[str, bool]()
+    rows = SplitRows(PreferenceRows, cfg, out)
     rows.train.noun = "completions"
+    labels = dict[str, bool]()
     longest, reason_too_long, key = cfg.longest(None)
     scored = {p.id: p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
-    for pair in mismatched_pairs(
-        stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
-    ):
+    unpaired = stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
+    for pair in mismatched_pairs(unpaired):
         labels[pair.id] = pair.label
-        if not (reference := scored.get(pair.id)):
+        reference = scored.get(pair.id)
+        if reference is None:
             rows.left_out.add(pair.id, "not scored by the reference")
             continue
-        if (tokens := len(reference.prompt_ids) + len(reference.chosen_ids)) > longest:
+        tokens = len(reference.prompt_ids) + len(reference.chosen_ids)
+        if tokens > longest:
             rows.left_out.add(pair.id, reason_too_long, tokens, key)
             continue
         require_same_tokens(pair, reference, contract)
@@ -88,11 +92,25 @@ def load_start(policy: Path, cfg: KTO, device: torch.device, out: StageDir) -> P
 
 def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
     """Return the block with λ_D and λ_U. A null one makes both kinds count alike (Eq. 8); two have a mean of 1."""
-    counts, typed = dict(zip(WEIGHTS, (desirable, undesirable), strict=True)), vars(cfg)
-    totals = (n * (typed[name] or 0.0) for name, n in counts.items())
-    total = next(filter(None, totals), (desirable + undesirable) / 2)
-    balanced: dict[str, Any] = {name: total / max(1, count) for name, count in counts.items()}
-    return KTO(**balanced | {name: value for name, value in typed.items() if value is not None})
+    if cfg.desirable_weight:
+        total = desirable * cfg.desirable_weight
+    elif cfg.undesirable_weight:
+        total = undesirable * cfg.undesirable_weight
+    else:
+        total = (desirable + undesirable) / 2
+    cfg = replace(cfg)
+    if cfg.desirable_weight is None:
+        cfg.desirable_weight = total / max(1, desirable)
+    if cfg.undesirable_weight is None:
+        cfg.undesirable_weight = total / max(1, undesirable)
+    return cfg
+
+
+def kto_losses(ratios: Tensor, z: Tensor, desirable: Tensor, cfg: KTO) -> Tensor:
+    """Return the loss of each completion (Eq. 7) from its log-ratio."""
+    gains = torch.where(desirable, ratios - z, z - ratios)
+    weights = torch.where(desirable, cfg.desirable_weight or 0.0, cfg.undesirable_weight or 0.0)
+    return weights * (1 - torch.sigmoid(cfg.beta * gains))
 
 
 class CompletionTrainer(MicroBatches):
@@ -105,21 +123,15 @@ class CompletionTrainer(MicroBatches):
     loss_is_scaled_for_ga = False
 
     def __init__(self, *args: Any, processing_class: Any, **kwargs: Any):
-        self._metrics = {mode: defaultdict[str, list[Any]](list) for mode in ("train", "eval")}
-        self._total_train_tokens: Any = 0
+        self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._total_train_tokens = 0
         collator = partial(pad_rows, pad_id=processing_class.pad_token_id)
         super().__init__(*args, data_collator=collator, processing_class=processing_class, **kwargs)
 
     def count_tokens(self, row: Row) -> int:
         return len(row["prompt_ids"]) + len(row["completion_ids"])
 
-    def count_items(self, metric: str, batch: Batch) -> int:
-        if metric == "entropy":
-            return int((batch["labels"] >= 0).sum())
-        desirable = batch["label"] > 0
-        return int((desirable if metric.endswith("chosen") else ~desirable).sum())
-
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
         output = self.score(model, send_batch(self.collate(rows), self.args.device))
         widths = [self.count_tokens(row) - 1 for row in rows]
         return [
@@ -128,32 +140,28 @@ class CompletionTrainer(MicroBatches):
 
     def score(self, model: torch.nn.Module, batch: Batch) -> Any:
         names = ("input_ids", "attention_mask", "labels", "layout")
-        return model(
-            **{n: batch[n] for n in names if n in batch}, use_cache=False, fused_lm_head=True
-        )
+        model_inputs = {name: batch[name] for name in names if name in batch}
+        return model(**model_inputs, use_cache=False, fused_lm_head=True)
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any
     ) -> Any:
         """Return the mean loss of some completions (Eq. 7), and add their figures to the metrics."""
-        cfg, desirable, output = self.cfg, inputs["label"] > 0, self.score(model, inputs)
+        output = self.score(model, inputs)
         log_probs = output.log_probs.sum(-1)
-        ratios, z = log_probs - inputs["ref_logps"], self.divergence.clamp(min=0).to(log_probs)
-        weights = torch.where(desirable, cfg.desirable_weight or 0.0, cfg.undesirable_weight or 0.0)
-        losses = weights * (
-            1 - torch.sigmoid(cfg.beta * torch.where(desirable, ratios - z, z - ratios))
-        )
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        ratios = log_probs - inputs["ref_logps"]
+        z = self.divergence.clamp(min=0).to(log_probs)
+        desirable = inputs["label"] > 0
+        losses = kto_losses(ratios, z, desirable, self.cfg)
         for kind, chosen in {"chosen": desirable, "rejected": ~desirable}.items():
-            for name, values in (("rewards", cfg.beta * ratios), ("logps", log_probs)):
-                # NaN if none is of this kind
-                mean = torch.where(chosen, values, 0).sum() / chosen.sum()
-                metrics[f"{name}/{kind}"].append(
-                    mean.detach() if self.model.training else float(mean)
-                )
+            count = chosen.sum()  # if it is 0, the means are NaN
+            self.note(
+                f"rewards/{kind}", torch.where(chosen, self.cfg.beta * ratios, 0).sum() / count
+            )
+            self.note(f"logps/{kind}", torch.where(chosen, log_probs, 0).sum() / count)
         if self.model.training:
-            metrics["entropy"].append(output.entropy.sum().detach() / (inputs["labels"] >= 0).sum())
-            self._total_train_tokens += inputs["attention_mask"].sum()
+            self.note("entropy", output.entropy.sum() / (inputs["labels"] >= 0).sum())
+            self.note_tokens(inputs["attention_mask"].sum())
         return (losses.mean(), {}) if return_outputs else losses.mean()
 
     def accumulate(self, model: torch.nn.Module, rows: list[Row], items: Any) -> torch.Tensor:
@@ -164,11 +172,9 @@ class CompletionTrainer(MicroBatches):
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
         rows_here = self.count_rows_here(len(dataloader.dataset))  # type: ignore[arg-type]
-        rows = [
-            row | {"counts": float(i < rows_here)}
-            for i, row in enumerate(self.evaluated_rows(dataloader))
-        ]
-        self.divergence = self.estimate_divergence(self.model, rows)
+        rows = self.evaluated_rows(dataloader)
+        repeated = [row | {"counts": 0.0} for row in rows[rows_here:]]
+        self.divergence = self.estimate_divergence(self.model, rows[:rows_here] + repeated)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     @torch.no_grad()
@@ -189,20 +195,16 @@ class CompletionTrainer(MicroBatches):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics, with the margin between the mean rewards of both kinds."""
-        training = self.model.training
-        metrics = self._metrics["train" if training else "eval"]
-        measured = {
-            name: [v for v in map(float, values) if not math.isnan(v)]
-            for name, values in metrics.items()
-        }
-        figures = {name: fmean(values) for name, values in measured.items() if values}
-        if {"rewards/chosen", "rewards/rejected"} <= figures.keys():
-            figures["rewards/margins"] = figures["rewards/chosen"] - figures["rewards/rejected"]
-        metrics.clear()
-        prefix = "" if training else "eval_"
-        super().log(
-            logs | {f"{prefix}{name}": value for name, value in figures.items()}, start_time
-        )
+        mode, prefix = ("train", "") if self.model.training else ("eval", "eval_")
+        for name, means in self._metrics[mode].items():
+            measured = [mean for mean in means if not math.isnan(mean)]
+            if measured:
+                logs[f"{prefix}{name}"] = fmean(measured)
+        self._metrics[mode].clear()
+        kinds = (f"{prefix}rewards/chosen", f"{prefix}rewards/rejected")
+        if all(kind in logs for kind in kinds):
+            logs[f"{prefix}rewards/margins"] = logs[kinds[0]] - logs[kinds[1]]
+        super().log(logs, start_time)
 
     def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
         """Return the log-probs of each completion and of its mismatched one under the policy."""
@@ -215,16 +217,19 @@ def pad_rows(rows: Sequence[Row], pad_id: int) -> Batch:
     batch = pad_completions(
         [(row["prompt_ids"], row["completion_ids"], None) for row in rows], pad_id
     )
-    return batch | {
-        name: torch.tensor([row[name] for row in rows]) for name in ("label", "ref_logps")
-    }
+    batch["label"] = torch.tensor([row["label"] for row in rows])
+    batch["ref_logps"] = torch.tensor([row["ref_logps"] for row in rows])
+    return batch
 
 
 def starting_loss(trainer: CompletionTrainer, count: int) -> float:
     """Return the loss of the first rows where all log-ratios and z are 0: half of their mean weight."""
-    labels = [trainer.train_dataset[i]["label"] for i in range(count)]
-    weights = trainer.cfg.undesirable_weight, trainer.cfg.desirable_weight
-    return sum(weights[int(label)] or 0.0 for label in labels) / (2 * count)
+    total = 0.0
+    for i in range(count):
+        is_desirable = trainer.train_dataset[i]["label"]
+        cfg = trainer.cfg
+        total += (cfg.desirable_weight if is_desirable else cfg.undesirable_weight) or 0.0
+    return total / (2 * count)
 
 
 def rewards(

@@ -43,7 +43,8 @@ class Remarks:
                 f"the chat template has no role for the system's or the tools' turns of {self.merged} conversations, "
                 "which are merged into the user's. sft.template.roles=drop drops these."
             )
-        if several := sum(count > 1 for count in self.rows.values()):
+        several = sum(count > 1 for count in self.rows.values())
+        if several:
             yield (
                 f"the chat template changes earlier turns in {several} of {len(self.rows)} conversations. Each answer "
                 f"of these is trained after the prompt as it is generated: {self.rows.total()} rows in all."

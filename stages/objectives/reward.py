@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from trl import RewardTrainer
 
@@ -29,10 +28,9 @@ from stages.store.thoughts import answer_behind, never_ends
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
-from stages.training.micro_batches import Batch, MicroBatches, select_row
+from stages.training.micro_batches import MicroBatches, select_row
 from stages.training.token_rows import PreferenceRows, Row
 
-EXTREMES = ("min_reward", "max_reward")
 # a correlation of reward and length of at least this size causes a warning
 LENGTH_CORRELATION = 0.5
 
@@ -40,19 +38,13 @@ LENGTH_CORRELATION = 0.5
 class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
     """TRL's RewardTrainer on rows of `trl_row`."""
 
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        """Skip TRL's filter, which drops long rows silently: every row here fits."""
-        return dataset
-
     def count_tokens(self, row: Row) -> int:
-        chosen, rejected = row["chosen_ids"], row["rejected_ids"]
+        chosen = row["chosen_ids"]
+        rejected = row["rejected_ids"]
         if self.is_padded:
             return 2 * max(len(chosen), len(rejected))
         # `models/packing.py` shares it
         return len(chosen) + len(rejected) - count_shared_prefix(chosen, rejected)
-
-    def count_items(self, metric: str, batch: Batch) -> int:
-        return len(batch["input_ids"]) // 2
 
     def row_outputs(
         self, model: torch.nn.Module, rows: list[Row]
@@ -64,27 +56,18 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         output = model(**model_inputs, use_cache=False)
         return [select_row(output, (slice(i, None, len(rows)),)) for i in range(len(rows))]
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """Return TRL's loss, without its metrics of extreme rewards: their mean would depend on the micro-batches."""
-        loss = super().compute_loss(*args, **kwargs)
-        for name in EXTREMES:
-            del self._metrics["train" if self.model.training else "eval"][name]
-        return loss
-
     @torch.no_grad()
     def rewards(self, rows: Sequence[Row]) -> list[tuple[float, float]]:
         """Return the rewards of chosen and rejected for every row, computed in batches."""
-        by_row, device = dict[int, tuple[float, float]](), self.args.device
+        by_row = dict[int, tuple[float, float]]()
+        device = self.args.device
         self.model.eval()
         with round_weights_once(device), autocast(self.cfg.precision, device):
             for part in self.evaluation_batches([*rows]):
-                scores = torch.stack(
-                    [output.logits[:, 0] for output in self.row_outputs(self.model, part)]
-                ).tolist()
-                by_row |= {
-                    id(row): (chosen, rejected)
-                    for row, (chosen, rejected) in zip(part, scores, strict=True)
-                }
+                outputs = self.row_outputs(self.model, part)
+                scores = torch.stack([output.logits[:, 0] for output in outputs]).tolist()
+                for row, (chosen, rejected) in zip(part, scores, strict=True):
+                    by_row[id(row)] = (chosen, rejected)
         return [by_row[id(row)] for row in rows]
 
 
@@ -94,7 +77,9 @@ def trl_row(pair: PairLogProbs, margin: float | None) -> Row:
         "chosen_ids": pair.prompt_ids + pair.chosen_ids,
         "rejected_ids": pair.prompt_ids + pair.rejected_ids,
     }
-    return row if margin is None else {**row, "margin": margin}
+    if margin is not None:
+        row["margin"] = margin
+    return row
 
 
 def without_thoughts(pair: Pair, contract: Contract) -> Pair:
@@ -134,7 +119,8 @@ def read_rows(
         except ContractError as reason:
             rows.left_out.add(pair.id, reason)
             continue
-        if (length := max(len(row["chosen_ids"]), len(row["rejected_ids"]))) > longest:
+        length = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+        if length > longest:
             rows.left_out.add(pair.id, reason_too_long, length, key)
             continue
         rows.add(pair.split, pair.id, row, pair.prompt)
@@ -173,7 +159,8 @@ def held_out_warnings(figures: dict[str, Any], pairs: int, key: str = "pairs") -
         return [
             f"no pair is held out, so the reward model's accuracy is unknown. Raise {key}.validation_fraction."
         ]
-    warnings, (mean, low, high) = [], figures["accuracy"].values()
+    warnings = list[str]()
+    mean, low, high = figures["accuracy"].values()
     if low <= 0.5:
         accuracy = f"the reward model is right in {mean:.1%} ({low:.1%} to {high:.1%}) of {pairs} held-out pairs"
         problem = f"{accuracy}, which is not significantly better than random"

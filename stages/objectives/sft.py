@@ -14,8 +14,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.utils import ModelOutput
 from trl import SFTTrainer
-from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Sharding, Split, Turns, Weights
@@ -34,7 +34,7 @@ from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import SplitRows
-from stages.training.micro_batches import Batch, MicroBatches, select_row
+from stages.training.micro_batches import MicroBatches, select_row
 from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
@@ -174,14 +174,18 @@ def tokenize_examples(
         except ContractError as reason:
             dropped.add(example.id, reason)
             continue
-        rows = [each for each in stretches if turns & {answer.turn for answer in each.answers}]
-        if too_long := [len(each.ids) for each in rows if len(each.ids) > longest]:
-            dropped.add(example.id, reason_too_long, max(too_long), key)
-            continue
-        for each in rows:
+        rows = list[Demonstration]()
+        for each in stretches:
             mine = turns & {answer.turn for answer in each.answers}
-            answers = [example.conversation[turn]["content"] for turn in sorted(mine)]
-            yield Demonstration(example, each.ids, each.trained(mine), each.trained(), answers)
+            if mine:
+                answers = [example.conversation[turn]["content"] for turn in sorted(mine)]
+                trained = each.trained(mine)
+                rows.append(Demonstration(example, each.ids, trained, each.trained(), answers))
+        most = max((len(row.ids) for row in rows), default=0)
+        if most > longest:
+            dropped.add(example.id, reason_too_long, most, key)
+            continue
+        yield from rows
 
 
 def trained_turns(example: Example, cfg: SFT) -> set[int]:
@@ -204,8 +208,11 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
     -log π(token | preceding tokens) over the trained tokens of a step."""
 
     arguments: ClassVar = {"eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
-    # Trainer sets what the model says. Some models say no, and then no step's tokens are counted.
-    model_accepts_loss_kwargs = property(lambda _: True, lambda *_: None)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # Trainer sets what the model says. Some models say no, and then no step's tokens are counted.
+        self.model_accepts_loss_kwargs = True
 
     @property
     def is_padded(self) -> bool:
@@ -214,18 +221,16 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
     def count_tokens(self, row: Row) -> int:
         return len(row["input_ids"])
 
-    def count_items(self, metric: str, batch: Batch) -> int:
-        return int((batch["labels"][:, 1:] != -100).sum())
-
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate by -log π, also with the loss `dft`: it is small for improbable tokens, so it orders no models."""
-        trained, self.args.loss_type = self.args.loss_type, "nll"
+        trained = self.args.loss_type
+        self.args.loss_type = "nll"
         try:
             return super().prediction_step(*args, **kwargs)
         finally:
             self.args.loss_type = trained
 
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
         output = model(
             **send_batch(self.collate(rows), self.args.device), use_cache=False, fused_lm_head=True
         )

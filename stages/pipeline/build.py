@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stages.config.blocks.evaluation import Answer
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import Training
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
@@ -89,7 +89,7 @@ def build_node(
     workers = isinstance(node.config, Training) and processes.world_size(node) > 1
     stage = None if workers else importlib.import_module(f"stages.{node.stage}")
     # only these stages use an open sampler
-    if not isinstance(node.config, Sample | Answer):
+    if not isinstance(node.config, Drawn | Answer):
         open_resource.clear()
     # a trainer and its model refer to each other, and would stay beside this node's model
     gc.collect()

@@ -18,8 +18,9 @@ from typing import Any
 
 from stages.config.blocks.arguments import SFTArguments
 from stages.config.blocks.data import Data, Form, Source
-from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label, PreferenceFile, Verifier
+from stages.config.blocks.runtimes import SamplingRuntime
+from stages.config.blocks.sampling import HF, Drawn, OpenAI
 from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
@@ -39,7 +40,10 @@ EVALUATION_SETS = {
     "judged_prompts": "eval.judged.source",
     "outside": "outside",
 }
-SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is the run's seed
+# keys of sampling that demonstrations have of their own, and that they have not
+OF_SELECT = ("candidates_per_prompt", "temperatures", "max_new_tokens")
+NOT_OF_SELECT = ("prompts", "prompts_per_round", "pool")
+SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # may have a seed; its default is the run's seed
 
 
 def wire_graph(
@@ -67,8 +71,8 @@ def require_one_policy_a_seed(cfg: Config, nodes: Graph) -> None:
     evaluations = [node for node in nodes.values() if node.stage == "eval"]
     policies = {node.inputs["policy"].fingerprint for node in evaluations}
     if len(policies) < len(evaluations):
-        blocks = [name for name in SEEDED_BLOCKS if vars(cfg)[name].seed != cfg.seed]
-        own = ", ".join(f"{name}.seed" for name in blocks)
+        blocks = seeded_blocks(cfg).items()
+        own = ", ".join(f"{name}.seed" for name, block in blocks if block.seed != cfg.seed)
         raise UserError(
             f"seeds={cfg.seeds}: two of the runs make one policy, because its stages have seeds of their own: {own}. "
             "Leave one of these out, or set seeds=[]."
@@ -81,7 +85,7 @@ def wire_imported_candidates(wiring: Wiring) -> Graph:
     if cfg.label.brings_pool:
         judged = wiring.make("label", cfg.label)
     else:
-        pool = wiring.add("sample", "sample", cfg.sample.candidate_file)
+        pool = wiring.add("sample", "sample", cfg.sample)
         judged = wiring.judge(cfg.label, pool, suffix="")
     wiring.nodes["label"] = judged
     wiring.pairs(judged, cfg.pairs)
@@ -101,7 +105,7 @@ class Roots(Wiring):
             model = replace(model, key="examine.before")
         base = self.add("base", "base", model)
         block = cfg.data
-        if cfg.sft.demonstrations is Demonstrations.selected:
+        if cfg.selects_by_label:
             sources = [replace(source, answered_later=True) for source in block.sources]
             block = replace(block, sources=sources)
         data = self.join_sources("data", block)
@@ -134,21 +138,12 @@ class Roots(Wiring):
         default, the labeler is the verifier, since generated requests carry checks, and no endpoint is asked. With
         `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
         cfg = self.cfg
-        label: Label = cfg.label
-        sample = cfg.sample
-        if cfg.sft.demonstrations is None:
-            label = Verifier()
-            if sample.sampler == "openai":
-                sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
-        # that sampler reads candidates from a file and cannot answer other prompts
-        if sample.brings_prompts:
-            sample = replace(sample, sampler="hf")
-        settings = {
-            key: getattr(cfg.select, key)
-            for key in ("candidates_per_prompt", "temperatures", "max_new_tokens")
-        }
-        settings |= dict.fromkeys(("prompts", "prompts_per_round", "file", "pool"))
-        sample = replace(sample, split=Split.sft, rounds=1, **settings)
+        label: Label = cfg.label if cfg.selects_by_label else Verifier(block="select")
+        sample = replace(demonstration_sampler(cfg), split=Split.sft)
+        for key in OF_SELECT:
+            setattr(sample, key, vars(cfg.select)[key])
+        for key in NOT_OF_SELECT:
+            setattr(sample, key, None)
         pool = self.add("sample_base", "sample", sample, policy=base, data=data)
         judged = self.add("label_base", "label", label, pool=pool)
         return self.add("select", "select", cfg.select, judged=judged, data=data)
@@ -201,8 +196,11 @@ class Chain(Wiring):
             examine = self.cfg.examine
             given = source_files.trained_elsewhere(str(examine.model), self.cfg.model.path)
             inputs["given"] = self.make("base", given)
-        demonstrations = Demonstrations.selected if "select" in self.roots else Demonstrations.given
-        block = replace(self.cfg.sft, demonstrations=demonstrations)
+        block = self.cfg.sft
+        if isinstance(block, SFT):
+            selected = "select" in self.roots
+            demonstrations = Demonstrations.selected if selected else Demonstrations.given
+            block = replace(block, demonstrations=demonstrations)
         return self.add("sft", "sft", block, **inputs)
 
     def reward_model(self) -> Node:
@@ -296,8 +294,7 @@ class Chain(Wiring):
         self.pairs(self.labels(0, self.sft), pairs)
         found = self.sft.inputs["given"]
         self.nodes["found"] = found
-        block = replace(self.cfg.sft, train=False)
-        self.add("given", "sft", block, base=found, data=self.data, given=self.base)
+        self.add("given", "sft", self.cfg.sft, base=found, data=self.data, given=self.base)
 
     def control(self) -> None:
         """Train SFT's model on the chosen completions of each round's pairs, round by round."""
@@ -365,28 +362,44 @@ class Chain(Wiring):
 
 def control_block(cfg: Config) -> SFT:
     """Return the block of the control: SFT on the chosen completions alone, with DPO's settings and order of rows."""
-    shared_keys = vars(cfg.sft).keys() & vars(cfg.dpo).keys()
+    block = cfg.sft if isinstance(cfg.sft, SFT) else SFT(template=cfg.sft.template)
+    shared_keys = vars(block).keys() & vars(cfg.dpo).keys()
     settings: dict[str, Any] = {key: getattr(cfg.dpo, key) for key in shared_keys}
     of_trainer = vars(SFTArguments()).keys() & vars(cfg.dpo.trainer).keys()
     settings["trainer"] = SFTArguments(**{key: vars(cfg.dpo.trainer)[key] for key in of_trainer})
     settings |= {
-        "train": True,
         "learning_rate": cfg.control_learning_rate,
         "packing": False,
         "control": True,
         # its last step is published, as DPO's is, and not the best by validation
         "evaluations": 0,
     }
-    return replace(cfg.sft, **settings)
+    return replace(block, **settings)
 
 
 def with_seed(cfg: Config, seed: int) -> Config:
     """Return the configuration with another seed. A stage whose seed differs from the run's keeps its seed."""
-    blocks = {name: replace(vars(cfg)[name]) for name in SEEDED_BLOCKS}
+    blocks = {name: replace(block) for name, block in seeded_blocks(cfg).items()}
     for block in blocks.values():
         if block.seed == cfg.seed:
             block.seed = seed
     return replace(cfg, seed=seed, **blocks)
+
+
+def seeded_blocks(cfg: Config) -> dict[str, Any]:
+    """Return the blocks of this run that have a seed."""
+    blocks = {name: vars(cfg)[name] for name in SEEDED_BLOCKS}
+    return {name: block for name, block in blocks.items() if "seed" in vars(block)}
+
+
+def demonstration_sampler(cfg: Config) -> Drawn:
+    """Return the block of the sampler that answers the prompts of demonstrations. Those of a file are other prompts."""
+    if not isinstance(cfg.sample, Drawn):
+        runtime = SamplingRuntime(processes=cfg.launch.processes, nodes=cfg.launch.nodes)
+        return HF(precision=cfg.precision, seed=cfg.seed, runtime=runtime)
+    if isinstance(cfg.sample, OpenAI) and not cfg.selects_by_label:
+        return cfg.sample.drawn_as(HF, max_failed=None)
+    return cfg.sample
 
 
 def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
@@ -400,13 +413,15 @@ def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     ]
     if not requested:
         raise UserError(
-            f"stage={cfg.stage}: this configuration does not have the stage {cfg.stage}. {absent_reason(cfg)}"
+            f"stage={cfg.stage}: this configuration does not have the stage {cfg.stage}. {way_to_stage(cfg, cfg.stage)}"
         )
     return requested
 
 
-def absent_reason(cfg: Config) -> str:
-    """Return why the graph does not have the stage that the command asks for, or which setting adds it."""
-    if not cfg.by_pairs and cfg.stage in PREFERENCE_STAGES:
+def way_to_stage(cfg: Config, stage: str) -> str:
+    """Return the sentence that tells why a run does not have a stage, or which setting adds it."""
+    if stage == Role.control:
+        return "Set control=true."
+    if not cfg.by_pairs and stage in PREFERENCE_STAGES:
         return f"align={cfg.align} leaves preferences out. Set align=dpo."
-    return STAGES[cfg.stage].absent or f"label={cfg.label.labeler} does not need this stage."
+    return STAGES[stage].absent or f"label={cfg.label.labeler} does not need this stage."

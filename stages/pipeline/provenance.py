@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from stages.config.blocks.pairs import Pairs
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import SFT
 from stages.config.choices import Split
 from stages.config.installation import DISTRIBUTION, ROOT, output_of, program, version
@@ -54,7 +54,7 @@ def target_stage(node: Node) -> str:
             if isinstance(each.config, SFT | Pairs) and each.config.control:
                 return Target.eval
     pool = node.inputs.get("pool", node)
-    if isinstance(pool.config, Sample) and pool.config.split is Split.sft:
+    if isinstance(pool.config, Drawn) and pool.config.split is Split.sft:
         return Target.select
     if pool.stage == Target.versus:
         return Target.versus

@@ -22,25 +22,27 @@ STAGES = {
     "select": Stage(
         11,
         next="sft",
-        absent="Set data.tasks.open_sft, sft.demonstrations=selected or control=true.",
+        absent="Set data.tasks.open_sft or sft.demonstrations=selected.",
     ),
-    "sft": Stage(18, next="sample"),
+    "sft": Stage(19, next="sample"),
     "sample": Stage(15, next="label"),
     "pool": Stage(3, next="label", absent="Name further candidates in sample.pool."),
     "label": Stage(21, next="pairs"),
     "pairs": Stage(11, next="reference"),
-    "unpaired": Stage(3, next="kto"),
+    "unpaired": Stage(3, next="kto", absent="Set align=kto or arms=[kto]."),
     "reference": Stage(10, next="dpo", absent="dpo.loss_type=[simpo] needs no reference."),
-    "dpo": Stage(13, next="eval", instead="kto"),
-    "kto": Stage(4, next="eval", instead="grpo", absent="Set align=kto or arms=[kto]."),
-    "grpo": Stage(11, next="eval", absent="Set align=grpo or arms=[grpo]."),
-    "reward": Stage(4, next="report", absent="Set reward.source.path=FILE, or align=dpo."),
+    "dpo": Stage(14, next="eval", instead="kto", absent="Set align=dpo."),
+    "kto": Stage(5, next="eval", instead="grpo", absent="Set align=kto or arms=[kto]."),
+    "grpo": Stage(12, next="eval", absent="Set align=grpo or arms=[grpo]."),
+    "reward": Stage(
+        5, next="report", absent="Set reward.source.path=FILE, or stage=reward with align=dpo."
+    ),
     "answer": Stage(15, next="eval"),
     "versus": Stage(
         6, next="eval", absent="Set eval/judged=judge, reward_model, human or ensemble."
     ),
     "benchmark": Stage(3, next="eval", absent="Name tasks: benchmark.tasks=[NAME]."),
     "eval": Stage(33, next="report"),
-    "examine": Stage(1),
+    "examine": Stage(1, absent="Set recipe=examine."),
     "report": Stage(31),
 }

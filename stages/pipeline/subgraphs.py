@@ -13,7 +13,7 @@ from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.labels import Ensemble, Label, PreferenceFile
 from stages.config.blocks.models import Model
 from stages.config.blocks.pairs import Pairs
-from stages.config.blocks.sampling import CandidateFile, Pool, Sample
+from stages.config.blocks.sampling import CandidateFile, Drawn, Pool, Sample
 from stages.config.blocks.training import Training
 from stages.config.schema import Config
 from stages.pipeline.stage_table import STAGES
@@ -71,8 +71,7 @@ class Wiring:
         # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
         rounds = 1 if self.cfg.sample.prompts_per_round else self.cfg.rounds
         block = replace(self.cfg.sample, round=round_number, rounds=rounds)
-        if not block.pool:
-            block = replace(block, pool=None)
+        if not isinstance(block, Drawn) or not block.pool:
             return self.candidate_source(f"sample{suffix}", block, policy, data)
         previous = policy.inputs.get("policy") or policy.inputs["base"]
         models_by_name = {**models, "policy": policy, "previous": previous}
@@ -95,20 +94,19 @@ class Wiring:
     def candidate_source(self, name: str, block: Sample, policy: Node, data: Node) -> Node:
         """Return the candidates that a sampler draws or that a file holds. A node that reads a file has no model among
         its inputs, and no data if the file brings prompts, so errors in the file appear before any training."""
-        file = block.candidate_file
-        if file is None:
+        if not isinstance(block, CandidateFile):
             return self.add(name, "sample", block, policy=policy, data=data)
-        if file.own_prompts:
-            return self.add(name, "sample", file)
-        return self.add(name, "sample", file, data=data)
+        if block.own_prompts:
+            return self.add(name, "sample", block)
+        return self.add(name, "sample", block, data=data)
 
     def scorer(self, label: Label) -> Graph:
         """Return by role the run's own reward model, if this labeler scores with it."""
         return {"reward": self.reward} if self.reward and label.by_reward else {}
 
     def judge(self, label: Label, pool: Node, suffix: str) -> Node:
-        """Return the labels of a pool, without a name. An ensemble's member has the same node as in a run in which it
-        labels alone: no judgement is paid for twice. `suffix` ends the names of the members."""
+        """Return the labels of a pool, which the caller names. The members of an ensemble are added, with names that end
+        with `suffix`. A member has the same node as in a run in which it labels alone: no judgement is paid for twice."""
         if not isinstance(label, Ensemble):
             return self.make("label", label, pool=pool, **self.scorer(label))
         members = Graph()

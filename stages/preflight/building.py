@@ -19,7 +19,7 @@ from stages.config.blocks.labels import (
     RewardModel,
 )
 from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import CandidateFile, Sample
+from stages.config.blocks.sampling import DRAWING, CandidateFile, OpenAI
 from stages.config.blocks.training import ScoredGRPO, Training
 from stages.config.choices import Command
 from stages.config.errors import Errors, UserError, name_block
@@ -139,9 +139,12 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     Data: (user_files.require_own,),
     Model: (model_files.require_model,),
     OneSource: (user_files.require_own, require_source),
-    Sample: (user_files.require_own, user_files.require_vllm, servers.require_sampled),
     Answer: (user_files.require_vllm,),
     Benchmark: (user_files.require_engine,),
+    **dict.fromkeys(
+        DRAWING.values(),
+        (user_files.require_own, user_files.require_vllm, servers.require_sampled),
+    ),
     CandidateFile: (require_candidates,),
     **SCORERS,
     PreferenceFile: (require_preferences,),
@@ -245,7 +248,7 @@ def command_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
 def require_device(node: Node, store: Store) -> None:
     """Raise UserError if a block asks for more GPUs than this machine shows."""
     block = node.config
-    if isinstance(block, Sample) and block.sampler == "openai":
+    if isinstance(block, OpenAI):
         return  # the server computes, not this machine
     device = getattr(getattr(block, "runtime", None), "device", None)
     if device == "cuda" and not machine.may_have_gpu():

@@ -6,7 +6,8 @@ from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.labels import Ensemble, OwnLabeler
-from stages.config.blocks.training import LoRA, Training
+from stages.config.blocks.sampling import Drawn
+from stages.config.blocks.training import SFT, LoRA, Training
 from stages.config.choices import Adapter, Align, Command, Sharding, Split, Strategy
 from stages.config.errors import UserError, check_all
 from stages.config.schema import Config, Target
@@ -23,7 +24,7 @@ BEFORE_PAIRS = (Target.sample, Target.pool, Target.label)
 
 def validate_rows(cfg: Config) -> None:
     """Raise UserError if SFT has no rows, or fewer than one batch. The rows of a file are not counted yet."""
-    if not cfg.sft.train or cfg.without_model or cfg.stage in BEFORE_SFT:
+    if not isinstance(cfg.sft, SFT) or cfg.without_model or cfg.stage in BEFORE_SFT:
         return
     row_limit = split_rows(cfg, Split.sft)
     if row_limit == 0:
@@ -54,21 +55,22 @@ def validate_pairs(cfg: Config) -> None:
     candidates = cfg.sample.most
     if candidates is None or cfg.stage in BEFORE_PAIRS:
         return
-    validate_candidates(cfg, candidates)
+    assert isinstance(cfg.sample, Drawn)  # a file has any number of candidates
+    validate_candidates(cfg.sample, candidates)
     if prompts is not None:
         validate_batch(cfg, prompts, candidates)
 
 
-def validate_candidates(cfg: Config, candidates: int) -> None:
+def validate_candidates(sample: Drawn, candidates: int) -> None:
     """Raise UserError if the candidates of a prompt cannot differ."""
     if candidates < 2:
-        setting = "sample.pool draws " if cfg.sample.pool else "sample.candidates_per_prompt="
+        setting = "sample.pool draws " if sample.pool else "sample.candidates_per_prompt="
         raise UserError(
             f"{setting}{candidates}: a pair needs two candidates. Use 2 or more, or stop at stage=label."
         )
-    if not cfg.sample.pool and not any(cfg.sample.temperatures[:candidates]):
+    if not sample.pool and not any(sample.temperatures[:candidates]):
         raise UserError(
-            f"sample.temperatures={cfg.sample.temperatures} is greedy, so all candidates of a prompt would be equal. "
+            f"sample.temperatures={sample.temperatures} is greedy, so all candidates of a prompt would be equal. "
             "Use a temperature above 0, such as [0.9]."
         )
 
@@ -174,7 +176,9 @@ def base_config(cfg: Config) -> dict[str, Any]:
 def validate_context(cfg: Config, config: dict[str, Any]) -> None:
     """Raise UserError if completions leave no room for a prompt in the model's context."""
     contexts = [config[name] for name in CONTEXT if config.get(name)]
-    blocks = ["sample", "answer"]
+    blocks = ["answer"]
+    if isinstance(cfg.sample, Drawn):
+        blocks.append("sample")
     if cfg.selects:
         blocks.append("select")
     if "grpo" in cfg.trained:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from stages.config import limits, trainers
 from stages.config.blocks.labels import RewardModel
-from stages.config.blocks.training import DPO, KTO, Training
+from stages.config.blocks.training import DPO, KTO, SFT, Training
 from stages.config.choices import Adapter, Command, Precision, Sharding
 from stages.config.errors import Errors, UserError, check_all, name_block, require_known
 from stages.config.installation import install_command
@@ -69,12 +69,12 @@ def validate_own_parts(cfg: Config) -> None:
 
 
 def validate_trainers(cfg: Config) -> None:
-    """Raise UserError for arguments that TRL's trainers do not take."""
-    checks = [partial(trainers.validate_trainer, *each) for each in cfg.trained.items()]
-    references = [
-        partial(validate_reference, *each, cfg.reference.precision) for each in cfg.trained.items()
-    ]
-    check_all(checks + references)
+    """Raise UserError for keys of objectives that do not fit together, or arguments that TRL does not take."""
+    checks: list[Callable[[], object]] = [block.check for block in cfg.trained.values()]
+    for name, block in cfg.trained.items():
+        checks.append(partial(trainers.validate_trainer, name, block))
+        checks.append(partial(validate_reference, name, block, cfg.reference.precision))
+    check_all(checks)
 
 
 def validate_reference(name: str, block: Training, precision: Precision) -> None:
@@ -90,14 +90,6 @@ def validate_combinations(cfg: Config) -> None:
     if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
         raise UserError(
             f"seeds={cfg.seeds} and seed={cfg.seed} must all differ. Name each seed once."
-        )
-    if cfg.sample.rounds != cfg.rounds:
-        raise UserError(
-            f"sample.rounds={cfg.sample.rounds}: rounds sets it. Type rounds={cfg.sample.rounds} instead."
-        )
-    if not cfg.sample.temperatures:
-        raise UserError(
-            "sample.temperatures is empty. [0.9] samples every candidate at temperature 0.9."
         )
     lists = {
         f"{name}.lora.target_modules": block.lora.target_modules
@@ -147,9 +139,8 @@ def validate_labels(cfg: Config) -> None:
 
 def validate_adapters(cfg: Config) -> None:
     """Raise UserError for adapters that cannot be trained, or have no adapter to continue."""
-    if cfg.dpo.adapter is Adapter.continued and (
-        cfg.sft.adapter is not Adapter.lora or not cfg.sft.train
-    ):
+    has_adapter = isinstance(cfg.sft, SFT) and cfg.sft.adapter is Adapter.lora
+    if cfg.dpo.adapter is Adapter.continued and not has_adapter:
         raise UserError("dpo.adapter=continued continues the adapter of SFT. Set sft.adapter=lora.")
     if cfg.dpo.adapter is Adapter.continued and cfg.rounds > 1:
         raise UserError(

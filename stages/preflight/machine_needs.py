@@ -103,6 +103,8 @@ def validate_checks(cfg: Config) -> None:
 def validate_push(cfg: Config) -> None:
     """Raise UserError for an export to the hub without a repository, a token, or a model trained here."""
     export = cfg.export
+    if cfg.stage == Command.export:
+        export.check()
     to_hub = export.format is ExportFormat.hub
     is_pushed = to_hub or (export.format is ExportFormat.dataset and export.repo)
     if cfg.stage != Command.export or not is_pushed:

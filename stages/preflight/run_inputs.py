@@ -42,7 +42,7 @@ def validate_demonstrations(cfg: Config) -> None:
     reads_data = cfg.sft.train or not cfg.own_prompts
     if reads_data and not cfg.data.sources and not cfg.data.generated:
         raise UserError("data.sources is empty, so there are no rows. Name a file: data.path=FILE.")
-    demonstrations = cfg.sft.demonstrations
+    demonstrations = vars(cfg.sft).get("demonstrations")  # which sft=none has not
     if demonstrations is Demonstrations.given and "open_sft" in cfg.data.generated:
         raise UserError(
             f"data.tasks.open_sft={cfg.data.generated['open_sft']}: open requests have no reference answers. Set "
@@ -50,10 +50,6 @@ def validate_demonstrations(cfg: Config) -> None:
         )
     if demonstrations is not Demonstrations.selected:
         return
-    if not cfg.sft.train:
-        raise UserError(
-            "sft.demonstrations=selected: sft=none trains nothing. Set sft.demonstrations=given."
-        )
     if not cfg.label.scores_alone:
         raise UserError(
             f"sft.demonstrations=selected needs scores of single answers, which label={cfg.label.labeler} does not "

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from stages.config.blocks.endpoints import SHORTEST_KEY, Endpoint
+from stages.config.blocks.sampling import OpenAI
 from stages.config.errors import Errors, UserError, check_all
 from stages.config.installation import install_command
 from stages.config.schema import Config
@@ -109,7 +110,7 @@ def fill_prices(cfg: Config) -> None:
 
 def require_sampled(node: Node, store: Store) -> None:
     """Raise UserError if the endpoint for candidates lacks its package or its key."""
-    if node.config.sampler == "openai" and not node.config.own:
+    if isinstance(node.config, OpenAI) and not node.config.own:
         require_askable(f"{node.config.key}.endpoint", node.config.endpoint, store)
 
 

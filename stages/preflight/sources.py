@@ -4,9 +4,8 @@ from collections.abc import Callable
 from functools import partial
 
 from stages.config.blocks.data import Source
-from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import PreferenceFile, SourceOrder
-from stages.config.blocks.sampling import OWN_PROMPTS, Member
+from stages.config.blocks.sampling import Drawn
 from stages.config.choices import Align, Command
 from stages.config.errors import UserError, check_all, require_known
 from stages.config.schema import POLICY_STAGES, Config, Target
@@ -19,8 +18,6 @@ LABELLED = [
     *POLICY_STAGES,
     *map(Target, ["label", "pairs", "unpaired", "reference", "eval", "report"]),
 ]
-# keys of a source whose candidates a model samples
-DRAWN = ("sampler", "temperature", "top_p", "n")
 
 
 def validate_data(cfg: Config) -> None:
@@ -45,9 +42,16 @@ def run_sources(cfg: Config) -> list[tuple[str, Source]]:
 
 
 def validate_audit(cfg: Config) -> None:
-    """Raise UserError for test sets that an audit is held against, without an action for their prompts."""
+    """Raise UserError for thresholds and test sets of an audit without an action that reads them."""
     audit = cfg.data.audit
-    if audit.against and "contaminated" not in audit.actions and cfg.stage != Command.audit:
+    if cfg.stage == Command.audit:
+        return
+    for code in audit.thresholds:
+        if code not in audit.actions:
+            raise UserError(
+                f"data.audit.thresholds.{code} has no effect alone. Add data.audit.actions={{{code}: drop}}."
+            )
+    if audit.against and "contaminated" not in audit.actions:
         raise UserError(
             "data.audit.against has no effect alone. Add data.audit.actions={contaminated: drop}."
         )
@@ -90,69 +94,26 @@ def lacks_checks(cfg: Config) -> bool:
 
 def validate_sample(cfg: Config) -> None:
     """Raise UserError for the first setting of `sample` that cannot work."""
-    sample, samplers = cfg.sample, plugins.plugin_words("samplers", "Sampler")
-    require_known("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
-    if sample.brings_prompts and not sample.file:
-        raise UserError(
-            "sample=file needs a file of prompts and completions. Add sample.file=FILE."
-        )
+    sample = cfg.sample
+    sample.check()
     if sample.brings_prompts and "verifier" in cfg.label.names:
         raise UserError(
-            "label=verifier needs prompts with checks, and the prompts of sample=file have none. Use another label, or "
-            "leave sample=file out, if sample.file answers prompts of data."
+            "label=verifier needs prompts with checks, and the prompts of sample=file have none. Use another label, or set "
+            "sample.own_prompts=false, if sample.file answers prompts of data."
         )
     if lacks_checks(cfg):
         raise UserError(
             "label=verifier needs prompts with checks. Set check of a source with prompts for preference (data.sources), "
             "or use label=judge (for GRPO with label.kind=pointwise), label=reward_model or, without GRPO, label=human."
         )
-    if sample.file and (sample.pool or sample.own):
-        other = "sample.pool" if sample.pool else "sample.own"
-        raise UserError(
-            f"sample.file and {other} exclude each other. Use sample.pool for several sources."
-        )
-    if (sample.file or sample.pool) and cfg.label.brings_pool:
+    has_candidates = not isinstance(sample, Drawn) or sample.pool
+    if cfg.label.brings_pool and has_candidates:
         raise UserError(
             "label=dataset: its file has the candidates. Leave out sample.file and sample.pool."
         )
-    if isinstance(cfg.label, SourceOrder) and len(sample.pool or ()) < 2:
+    if isinstance(cfg.label, SourceOrder) and len(sample.members) < 2:
         raise UserError(
             "label=source_order needs two sources, the better one first: 'sample.pool=[{model: sft}, {model: base}]'."
         )
-    require_known(
-        "answer.sampler",
-        [cfg.answer.sampler or "hf"],
-        [word for word in samplers if word != "openai"],
-    )
-    for i, member in enumerate(sample.pool or ()):
-        key = f"sample.pool[{i}]"
-        if member in (sample.pool or [])[:i]:
-            raise UserError(
-                f"{key} repeats an earlier source, so its candidates would be copies. Leave it out."
-            )
-        if member.sampler:
-            require_known(f"{key}.sampler", [member.sampler], samplers)
-        validate_source(key, member)
-
-
-def validate_source(key: str, member: Member) -> None:
-    """Raise UserError unless a source is one of model, endpoint and file, without keys that only another one reads."""
-    has_endpoint = member.endpoint != Endpoint()
-    kinds = {"model": member.model, "endpoint": has_endpoint, "file": member.file}
-    origins = [name for name, is_set in kinds.items() if is_set]
-    if len(origins) > 1:
-        raise UserError(
-            f"{key} names {' and '.join(origins)}. Make each of them a separate source."
-        )
-    if member.file and (drawn := [name for name in DRAWN if getattr(member, name) is not None]):
-        raise UserError(
-            f"{key}.{drawn[0]} is about sampling, and {key}.file is already sampled. Leave it out."
-        )
-    if member.columns and not member.file:
-        raise UserError(
-            f"{key}.columns describes {key}.file, which is not set. Add the file, or leave columns out."
-        )
-    if has_endpoint and member.sampler not in (None, "openai"):
-        raise UserError(
-            f"{key}.endpoint needs sampler=openai, not {member.sampler}. Leave {key}.sampler out."
-        )
+    samplers = [name for name in plugins.plugin_words("samplers", "Sampler") if name != "openai"]
+    require_known("answer.sampler", [cfg.answer.sampler or "hf"], samplers)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import TemplateFile
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import Drawn
 from stages.config.choices import RUBRIC_TEXTS
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ENGINE, has_package, install_command
@@ -101,7 +101,7 @@ def require_engine(node: Node, store: Store) -> None:
 def require_vllm(node: Node, store: Store) -> None:
     """Raise UserError if the sampler is vLLM, and the Python of the block's `runtime.python` does not have it."""
     block = node.config
-    is_own = isinstance(block, Sample) and block.own
+    is_own = isinstance(block, Drawn) and block.own
     if block.sampler != "vllm" or is_own or has_package(block.runtime.python, "vllm"):
         return
     key = f"{node.stage}.runtime.python"

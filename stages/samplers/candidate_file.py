@@ -2,6 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from stages.config.blocks.sampling import CandidateFile
@@ -24,58 +26,77 @@ def read_candidates(
     may answer; None means the file's own prompts. Rows for prompts of other rounds are skipped with a warning.
     Raise UserError if more rows than `sample.max_failed` cannot be used, or no row answers a prompt of this round."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
-    name, key, report = Path(cfg.file).name, f"{cfg.key}.file", ReadReport()
-    prompts = {p.id: p for p in data_prompts or ()}
-    answers = defaultdict[str, Counter[str]](Counter)
-    rows = Counter[str]()
-    models = dict[tuple[str, str], str | None]()  # by prompt and answer
-
-    def validate_row(row: ParsedRow) -> ParsedRow:
-        if not row.answers:
-            raise BadRow("", "has no completion")
-        if row.trained:
-            raise BadRow("", "has a weight, which candidates cannot have")
-        if data_prompts is not None and prompt_id(row.messages) not in prompts:
-            way_out = "Type sample=file to use the file's own prompts"
-            raise BadRow("prompt", f"is not a sampled prompt of the data. {way_out}")
-        return row
-
-    for row in convert(cfg.source, key, validate_row, Purpose.candidates, report):
+    name = Path(str(cfg.file)).name
+    report = ReadReport()
+    asked = None if data_prompts is None else {prompt.id for prompt in data_prompts}
+    prompts = {prompt.id: prompt for prompt in data_prompts or ()}
+    answers = defaultdict[str, Answers](Answers)  # by prompt
+    validate = partial(validate_row, asked=asked)
+    for row in convert(cfg.source, f"{cfg.key}.file", validate, Purpose.candidates, report):
         prompt = prompt_id(row.messages)
         if prompt not in prompts:
-            prompts[prompt] = Example(prompt, row.messages, None, name, name, "preference")
-            prompts[prompt].licence, prompts[prompt].origin = row.licence, row.origin
-            prompts[prompt].together = row.group
-        rows[prompt] += 1
-        answers[prompt].update(row.answers)
-        for answer, model in zip(row.answers, row.models or (), strict=False):
-            models.setdefault((prompt, answer), model)
+            prompts[prompt] = example_of(prompt, row, name)
+        answers[prompt].add(row)
     quarantine(report.bad_rows, report.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
-    warn_unused_columns(cfg.file, [*report.unused_columns], out)
+    warn_unused_columns(str(cfg.file), [*report.unused_columns], out)
     for line in report.notes:
         out.inform(line)
+    rows = sum(each.rows for each in answers.values())
     round_prompts = select_round(prompts.values())
-    texts = {p.id: answers[p.id] for p in round_prompts}
-    if not any(texts.values()):
+    candidates = list[Candidate]()
+    skipped = Counter[str]()
+    for example in round_prompts:
+        given = answers[example.id]
+        rows -= given.rows
+        skipped["completions were skipped as copies"] += given.copies
+        skipped["prompts have no candidate in this file"] += not given.models
+        for text, model in given.models.items():
+            words = count_words(text)  # for want of a tokenizer
+            candidates.append(Candidate.from_text(example.id, text, model or name, "file", words))
+    if not candidates:
         raise UserError(
-            f"{key}={cfg.file}: no row answers a prompt of this round. Check the file and sample.columns."
+            f"{cfg.key}.file={cfg.file}: no row answers a prompt of this round. Check the file and sample.columns."
         )
-    other_rounds = rows.total() - sum(rows[prompt] for prompt in texts)
-    copies = sum(counts.total() - len(counts) for counts in texts.values())
-    for count, label in (
-        (other_rounds, "rows were skipped: their prompts are not in this round"),
-        (copies, "completions were skipped as copies"),
-        (sum(not counts for counts in texts.values()), "prompts have no candidate in this file"),
-    ):
+    skipped["rows were skipped: their prompts are not in this round"] = rows
+    for reason, count in skipped.items():
         if count:
-            out.warn(f"{name}: {count} {label}")
-    return round_prompts, [
-        make_candidate(prompt, text, models.get((prompt, text)) or name)
-        for prompt, counts in texts.items()
-        for text in counts
-    ]
+            out.warn(f"{name}: {count} {reason}")
+    return round_prompts, candidates
 
 
-def make_candidate(prompt: str, text: str, policy: str) -> Candidate:
-    # words, for want of a tokenizer
-    return Candidate.from_text(prompt, text, policy, "file", count_words(text))
+@dataclass
+class Answers:
+    """The different answers to a prompt, each with the model that gave it if the file tells; the rows that hold them,
+    and the answers that are copies of another."""
+
+    models: dict[str, str | None] = field(default_factory=dict)
+    rows: int = 0
+    copies: int = 0
+
+    def add(self, row: ParsedRow) -> None:
+        self.rows += 1
+        models = row.models or [None] * len(row.answers)
+        for answer, model in zip(row.answers, models, strict=True):
+            self.copies += answer in self.models
+            self.models.setdefault(answer, model)
+
+
+def validate_row(row: ParsedRow, asked: set[str] | None) -> ParsedRow:
+    """Return a row with a completion. `asked`: the prompts that it may answer; None: any."""
+    if not row.answers:
+        raise BadRow("", "has no completion")
+    if row.trained:
+        raise BadRow("", "has a weight, which candidates cannot have")
+    if asked is not None and prompt_id(row.messages) not in asked:
+        way_out = "Type sample=file sample.own_prompts=true to use the file's own prompts"
+        raise BadRow("prompt", f"is not a sampled prompt of the data. {way_out}")
+    return row
+
+
+def example_of(prompt: str, row: ParsedRow, name: str) -> Example:
+    """Return the prompt of a row, from the file of this name."""
+    example = Example(prompt, row.messages, None, name, name, "preference")
+    example.licence = row.licence
+    example.origin = row.origin
+    example.together = row.group
+    return example

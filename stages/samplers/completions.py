@@ -5,11 +5,13 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import Drawn
 from stages.config.errors import UserError
 from stages.models.contract import Contract, control_message
 from stages.models.loading import count_embedding_rows, read_context_length, resolve_device
@@ -38,8 +40,8 @@ from stages.store.workspace import SCRATCH, StageDir
 ENGINE = "engine.json"  # in the scratch folder: the versions of a sampler's engine
 
 
-def choose_opener(cfg: Sample, out: StageDir) -> Open:
-    """Return the function that opens the sampler of `sample.sampler`, or the user's own sampler.
+def choose_opener(cfg: Drawn, out: StageDir) -> Open:
+    """Return the function that opens the sampler of the group `sample`, or the user's own sampler.
     Raise UserError if the user's own sampler cannot be loaded or is not a Sampler."""
     if not cfg.own:
         return plugins.load_class("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
@@ -68,85 +70,135 @@ def complete(
     Raises:
         UserError: if the sampler omits prompts or completions, or returns an invalid completion.
         UserError: if more candidates than a share of `max_failed` are missing, or too many prompts are too long."""
-    missing, requests = Counter[tuple[str, bool]](), dict[str, Request]()
+    source = CandidateSource(len(prompts), contract, model, decoding, opener, out, dropped)
+    per_prompt = len(decoding.temperatures)
+    id_of = attrgetter("id")
+    work = ShardedWork(
+        prompts, id_of, source.produce, Candidate, attrgetter("prompt_id"), title, out, per_prompt
+    )
+    if source.is_ours:
+        device = resolve_device(decoding.runtime.device).type
+        size = choose_shard_size(decoding.runtime, len(prompts), per_prompt, device)
+        source.prepare(prompts, read_context_length(model))
+        asked = sorted((e for e in prompts if e.id in source.requests), key=id_of)
+        candidates = work.in_blocks(cut_blocks(([e] for e in asked), id_of, size))
+    else:  # other samplers have their own engine or server, and want all requests at once
+        size = choose_shard_size(decoding.runtime, len(prompts), per_prompt, "cpu")
+        candidates = work.in_shards(size)
+    if source.missing:
+        expected = (len(prompts) - dropped.reasons.total()) * per_prompt
+        report_missing(source.missing, expected, max_failed or 0.0, out)
+    return candidates
 
-    def prepare(examples: Sequence[Example], context_length: int | None) -> None:
+
+@dataclass
+class CandidateSource:
+    """Makes the candidates of so many `prompts` by one sampler. `requests`: by prompt, of those that can be completed.
+    `missing`: how often completions are missing for a reason, and whether that is a reply of the server."""
+
+    prompts: int
+    contract: Contract
+    model: Path
+    decoding: Decoding
+    opener: Open
+    out: StageDir
+    dropped: Dropped
+    requests: dict[str, Request] = field(default_factory=dict)
+    missing: Counter[tuple[str, bool]] = field(default_factory=Counter)
+
+    @property
+    def is_ours(self) -> bool:
+        return self.opener == HFSampler.open
+
+    @cached_property
+    def vocabulary(self) -> int:
+        return count_embedding_rows(self.model)
+
+    def prepare(self, examples: Sequence[Example], context_length: int | None) -> None:
         """Add the requests of prompts that the template accepts and that fit into the context. Drop the others."""
+        decoding = self.decoding
+        spelled = 0
         for example in examples:
             try:
-                ids = contract.prompt(example.messages)
+                ids = self.contract.prompt(example.messages)
             except ContractError as error:
-                dropped.add(example.id, error)
+                self.dropped.add(example.id, error)
                 continue
-            if context_length is None or len(ids) + decoding.max_new_tokens <= context_length:
-                requests[example.id] = Request(
-                    example.id, example.messages, ids, decoding.temperatures, decoding.seed
-                )
+            if context_length is not None and len(ids) + decoding.max_new_tokens > context_length:
+                limit = f"{decoding.block}.max_new_tokens={decoding.max_new_tokens}"
+                problem = f"too long for the {context_length:,} tokens that the model reads"
+                self.dropped.add(example.id, f"{problem}, beside {limit}", len(ids))
                 continue
-            limit = f"{decoding.block}.max_new_tokens={decoding.max_new_tokens}"
-            reason = (
-                f"too long for the {context_length:,} tokens that the model reads, beside {limit}"
+            self.requests[example.id] = Request(
+                example.id, example.messages, ids, decoding.temperatures, decoding.seed
             )
-            dropped.add(example.id, reason, len(ids))
-        asked = (example for example in examples if example.id in requests)
-        if spelled := sum(bool(contract.control_in(example.messages)) for example in asked):
-            out.warn(control_message(spelled, contract.special))
+            spelled += bool(self.contract.control_in(example.messages))
+        if spelled:
+            self.out.warn(control_message(spelled, self.contract.special))
+        fitting = self.prompts - len(examples) + len(self.requests)
+        self.dropped.settle(fitting, fitting)
 
-    def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
+    def produce(self, waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
+        """Yield the candidates of each prompt, in the order of completion."""
         if not waiting:
             return
-        sampler = get_sampler(model, contract, decoding, opener, out)
-        if not is_ours:  # only the endpoint knows its model's context, and refuses longer requests
-            prepare(waiting, read_context_length(model) if sampler.policy is None else None)
-            fitting = len(prompts) - len(waiting) + len(requests)
-            dropped.settle(fitting, fitting)
-        pending = {e.id: e for e in waiting if e.id in requests}
-        source = f"the sampler {sampler.name}"
-        for request, completions in sampler.complete([requests[id] for id in pending]):
-            if len(completions) != len(decoding.temperatures):
-                counts = f"{len(completions)} completions instead of {len(decoding.temperatures)}"
-                raise UserError(f"{source} returned {counts} for prompt {request.id}.")
+        sampler = get_sampler(self.model, self.contract, self.decoding, self.opener, self.out)
+        if not self.is_ours:
+            # only the endpoint knows its model's context, and refuses longer requests
+            has_model = sampler.policy is None
+            self.prepare(waiting, read_context_length(self.model) if has_model else None)
+        pending = {e.id: e for e in waiting if e.id in self.requests}
+        for request, completions in sampler.complete([self.requests[id] for id in pending]):
+            if len(completions) != len(request.temperatures):
+                counts = f"{len(completions)} completions instead of {len(request.temperatures)}"
+                raise UserError(
+                    f"the sampler {sampler.name} returned {counts} for prompt {request.id}."
+                )
             if request.id not in pending:
                 raise UserError(
-                    f"{source} returned prompt {request.id} twice or without a request."
+                    f"the sampler {sampler.name} returned prompt {request.id} twice or without a request."
                 )
-            missing.update((c.reason, c.is_reply) for c in completions if isinstance(c, Missing))
-            completed = [(i, c) for i, c in enumerate(completions) if not isinstance(c, Missing)]
-            for _, completion in completed:
-                validate_completion(completion, source, request.id, contract.stop_ids, vocabulary)
-            policy = sampler.policy or model.parent.name
-            candidates = [
-                make_candidate(request, i, c, contract, policy, sampler.name) for i, c in completed
-            ]
-            yield pending.pop(request.id), candidates
+            yield pending.pop(request.id), self.candidates(sampler, request, completions)
         if pending:
-            raise UserError(f"{source} returned no completions for {len(pending)} prompts.")
+            raise UserError(
+                f"the sampler {sampler.name} returned no completions for {len(pending)} prompts."
+            )
 
-    vocabulary, per_prompt = count_embedding_rows(model), len(decoding.temperatures)
-    id_of, prompt_id_of = lambda prompt: prompt.id, lambda candidate: candidate.prompt_id
-    is_ours = opener == HFSampler.open
-    device = resolve_device(decoding.runtime.device).type if is_ours else "cpu"
-    size = choose_shard_size(decoding.runtime, len(prompts), per_prompt, device)
-    work = ShardedWork(prompts, id_of, produce, Candidate, prompt_id_of, title, out, per_prompt)
-    if is_ours:
-        prepare(prompts, read_context_length(model))
-        dropped.settle(len(requests), len(requests))
-        in_turn = sorted((e for e in prompts if e.id in requests), key=id_of)
-        candidates = work.in_blocks(cut_blocks(([e] for e in in_turn), id_of, size))
-    else:  # other samplers have their own engine or server, and want all requests at once
-        candidates = work.in_shards(size)
-    if missing:
-        expected = (len(prompts) - dropped.reasons.total()) * per_prompt
-        [((reason, is_reply), times)] = missing.most_common(1)
-        message = f"{missing.total()} of {expected} candidates are missing; mostly ({times} times): {reason}"
-        if missing.total() > (max_failed or 0.0) * expected or missing.total() == expected:
-            limit = f"sample.max_failed={max_failed or 0:g} allows fewer, and never all"
-            way_out = "Type the same command again to request the missing candidates."
-            if is_reply:
-                way_out = "The same command gets the same replies. Raise it, or ask another model."
-            raise UserError(f"{message}. {limit}. {way_out}")
+    def candidates(
+        self, sampler: Sampler, request: Request, completions: Sequence[Completion | Missing]
+    ) -> list[Candidate]:
+        """Return the candidates of a prompt, and count the missing ones."""
+        policy = sampler.policy or self.model.parent.name
+        candidates = list[Candidate]()
+        for i, completion in enumerate(completions):
+            if isinstance(completion, Missing):
+                self.missing[completion.reason, completion.is_reply] += 1
+                continue
+            stops = self.contract.stop_ids
+            name = f"the sampler {sampler.name}"
+            validate_completion(completion, name, request.id, stops, self.vocabulary)
+            candidates.append(
+                make_candidate(request, i, completion, self.contract, policy, sampler.name)
+            )
+        return candidates
+
+
+def report_missing(
+    missing: Counter[tuple[str, bool]], expected: int, max_failed: float, out: StageDir
+) -> None:
+    """Warn of missing candidates. Raise UserError if they are more than a share of `max_failed` of those expected, or
+    all."""
+    count = missing.total()
+    [((reason, is_reply), times)] = missing.most_common(1)
+    message = f"{count} of {expected} candidates are missing; mostly ({times} times): {reason}"
+    if count <= max_failed * expected and count < expected:
         out.warn(message)
-    return candidates
+        return
+    limit = f"sample.max_failed={max_failed:g} allows fewer, and never all"
+    way_out = "Type the same command again to request the missing candidates."
+    if is_reply:
+        way_out = "The same command gets the same replies. Raise it, or ask another model."
+    raise UserError(f"{message}. {limit}. {way_out}")
 
 
 def make_candidate(
@@ -159,15 +211,29 @@ def make_candidate(
 ) -> Candidate:
     """Return a completion as the candidate at this index of its prompt, by the model named `policy`."""
     ids = completion.token_ids
-    text = str(completion.text) if ids is None else contract.text(ids)
-    # A contract's format may end an answer where the model does not.
-    cut = ids is not None and text != Contract.text(contract, ids)
-    # The prompt that an endpoint's model read is its own.
-    is_open = never_ends(text, None if ids is None else contract.thought_end)
-    ended = (cut or completion.finish_reason == "stop") and not is_open
+    ended = completion.finish_reason == "stop"
+    if ids is None:
+        text = str(completion.text)
+        content: Any = text
+        n_tokens = contract.length(text)
+        tokenizer = None
+        is_open = never_ends(text, None)  # the prompt that an endpoint's model read is its own
+    else:
+        text = contract.text(ids)
+        content = ids
+        n_tokens = len(ids)
+        tokenizer = contract.digest
+        is_open = never_ends(text, contract.thought_end)
+        # A contract's format may end an answer where the model does not.
+        ended |= text != Contract.text(contract, ids)
+    if is_open:
+        ended = False
+        answer_tokens: int | None = 0
+    else:
+        answer_tokens = count_answer(text, contract, ids is not None, ended)
     return Candidate(
         prompt_id=request.id,
-        candidate_id=content_id(request.id, index, text if ids is None else ids),
+        candidate_id=content_id(request.id, index, content),
         policy=policy,
         sampler=sampler,
         temperature=request.temperatures[index],
@@ -176,9 +242,9 @@ def make_candidate(
         token_ids=ids,
         finish_reason="stop" if ended else "length",
         logprob=completion.logprob,
-        n_tokens=contract.length(text) if ids is None else len(ids),
-        tokenizer=None if ids is None else contract.digest,
-        answer_tokens=0 if is_open else count_answer(text, contract, ids is not None, ended),
+        n_tokens=n_tokens,
+        tokenizer=tokenizer,
+        answer_tokens=answer_tokens,
     )
 
 
@@ -188,8 +254,10 @@ def count_answer(text: str, contract: Contract, sampled: bool, ended: bool) -> i
     answer = answer_behind(text)
     if answer == text:
         return None
-    header, tail = contract.frame if sampled else ("", "")
-    return contract.length(header + answer + tail, sampled and ended)
+    if not sampled:
+        return contract.length(answer)
+    header, tail = contract.frame
+    return contract.length(header + answer + tail, ended)
 
 
 def get_sampler(
@@ -225,12 +293,11 @@ def validate_engine(engine: dict[str, str], key: str, out: StageDir) -> None:
     earlier = engine_figures(out).get("engine")
     if earlier and earlier != engine:
         names = [name for name in {**earlier, **engine} if earlier.get(name) != engine.get(name)]
-        before, now = (
-            ", ".join(f"{name} {each.get(name)}" for name in names) for each in (earlier, engine)
-        )
-        problem = f"{key}: this node was begun with {before}, and would go on with {now}"
+        before = ", ".join(f"{name} {earlier.get(name)}" for name in names)
+        now = ", ".join(f"{name} {engine.get(name)}" for name in names)
         raise UserError(
-            f"{problem}. Type the Python of the first engine, or delete {out.path} to begin anew."
+            f"{key}: this node was begun with {before}, and would go on with {now}. "
+            f"Type the Python of the first engine, or delete {out.path} to begin anew."
         )
     write_note(out / SCRATCH / ENGINE, engine)
 
@@ -238,14 +305,17 @@ def validate_engine(engine: dict[str, str], key: str, out: StageDir) -> None:
 def engine_figures(out: StageDir) -> dict[str, Any]:
     """Return the engine that drew this node's shards, and its device; nothing if a sampler in this process drew."""
     engine = read_note(out / SCRATCH / ENGINE, require_keys("device"))
-    return {"device": engine["device"], "engine": engine} if engine else {}
+    if not engine:
+        return {}
+    return {"device": engine["device"], "engine": engine}
 
 
 def validate_completion(
     completion: Completion, sampler: str, prompt_id: str, stop_ids: Collection[int], vocabulary: int
 ) -> None:
     """Raise UserError for an invalid completion. `vocabulary` is the number of tokens in the model's vocabulary."""
-    ids, logprob = completion.token_ids, completion.logprob
+    ids = completion.token_ids
+    logprob = completion.logprob
     if ids is not None and not all(type(i) is int and 0 <= i < vocabulary for i in ids):
         raise UserError(
             f"{sampler} returned token ids outside the model's vocabulary, 0 to {vocabulary - 1}."
@@ -254,15 +324,17 @@ def validate_completion(
         raise UserError(
             f"{sampler} returned a log-prob of {logprob}. Return None if it is unknown."
         )
-    if (ids is None and completion.text is None) or completion.finish_reason not in REASONS:
-        problem = f"{sampler} returned a completion of prompt {prompt_id} without tokens and text"
-        raise UserError(f"{problem}, or with another finish_reason than {' and '.join(REASONS)}.")
-    ends = [i for i, token in enumerate(ids or (), 1) if token in stop_ids]
-    if ids is not None and ends != ([len(ids)] if completion.finish_reason == "stop" else []):
-        problem = (
-            f"{sampler} returned for prompt {prompt_id} finish_reason={completion.finish_reason}"
-        )
-        counts = f"{len(ends)} of its {len(ids)} tokens end a turn"
+    reason = completion.finish_reason
+    if (ids is None and completion.text is None) or reason not in REASONS:
         raise UserError(
-            f"{problem}, and {counts}. With `stop`, only the last token may end the turn."
+            f"{sampler} returned a completion of prompt {prompt_id} without tokens and text, "
+            f"or with another finish_reason than {' and '.join(REASONS)}."
+        )
+    if ids is None:
+        return
+    ends = [i for i, token in enumerate(ids, 1) if token in stop_ids]
+    if ends != [len(ids)] * (reason == "stop"):
+        raise UserError(
+            f"{sampler} returned for prompt {prompt_id} finish_reason={reason}, and {len(ends)} of its {len(ids)} "
+            "tokens end a turn. With `stop`, only the last token may end the turn."
         )

@@ -12,7 +12,9 @@ from stages.samplers.sampler import Request
 BLOCK = 256  # tokens of the vocabulary in a block; blocks share one draw of noise
 CHUNK = 32  # rows whose logits fit a CPU's cache together; another device reads all rows at once
 # SplitMix64's 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB as int64
-GOLDEN_GAMMA, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+GOLDEN_GAMMA = -0x61C8864680B583EB
+FIRST = -0x40A7B892E31B1A47
+SECOND = -0x6B2FB644ECCEEE15
 # random bits of a uniform number: fp64 holds the middles of 2^52 equal parts of (0, 1) exactly
 BITS = 52
 
@@ -30,30 +32,30 @@ class Draws:
     @classmethod
     def start(cls, candidates: Sequence[tuple[Request, int]], device: torch.device) -> "Draws":
         """Return the state before the first step of candidates, each as its request and its index there."""
-        seeds = torch.tensor(
-            [request.seed_of(index) for request, index in candidates], device=device
-        )
+        seeds = [request.seed_of(index) for request, index in candidates]
         temperatures = [request.temperatures[index] for request, index in candidates]
-        return cls(
-            seeds,
-            torch.zeros_like(seeds),
-            torch.tensor(temperatures, device=device),
-            any(temperatures),
-        )
+        first = torch.tensor(seeds, device=device)
+        heat = torch.tensor(temperatures, device=device)
+        return cls(first, torch.zeros_like(first), heat, any(temperatures))
 
     def choose(self, logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
         """Return the next token of every row, and its log-prob at temperature 1, each of shape (rows,), from logits of
         shape (rows, vocabulary). The state moves to the next step. Nothing is transferred to the host."""
-        chosen, state = list[tuple[Tensor, Tensor]](), (self.seeds, self.steps, self.heat)
-        size = CHUNK if logits.device.type == "cpu" else len(logits)
-        for chunk, seeds, steps, heat in zip(
-            *(torch.split(x, size) for x in (logits, *state)), strict=True
-        ):
-            grid = to_blocks(chunk)
-            noise = gumbel(seeds, steps, BLOCK + grid.shape[1]) if self.sampled else None
-            chosen.append(gumbel_max(grid, heat, noise, top_p))
+        size = len(logits)
+        if logits.device.type == "cpu":
+            size = CHUNK
+        tokens = list[Tensor]()
+        logprobs = list[Tensor]()
+        for start in range(0, len(logits), size):
+            rows = slice(start, start + size)
+            grid = to_blocks(logits[rows])
+            noise = None
+            if self.sampled:
+                noise = gumbel(self.seeds[rows], self.steps[rows], BLOCK + grid.shape[1])
+            drawn, logprob = gumbel_max(grid, self.heat[rows], noise, top_p)
+            tokens.append(drawn)
+            logprobs.append(logprob)
         self.steps += 1
-        tokens, logprobs = zip(*chosen, strict=True)
         return torch.cat(tokens), torch.cat(logprobs)
 
 
@@ -68,9 +70,8 @@ def gumbel(seeds: Tensor, steps: Tensor, width: int) -> Tensor:
 def splitmix64(seeds: Tensor, first: Tensor, count: int) -> Tensor:
     """Return 64 bits, as int64, of shape (rows, count): what SplitMix64 draws from each seed after the `first` numbers
     (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195). Sums and products wrap around at 64 bits."""
-    bits = (seeds + first * GOLDEN_GAMMA)[:, None] + torch.arange(
-        1, count + 1, device=seeds.device
-    ) * GOLDEN_GAMMA
+    places = torch.arange(1, count + 1, device=seeds.device)
+    bits = (seeds + first * GOLDEN_GAMMA)[:, None] + places * GOLDEN_GAMMA
     for shift, factor in ((30, FIRST), (27, SECOND)):
         bits = bits.bitwise_xor_((bits >> shift).bitwise_and_((1 << 64 - shift) - 1)).mul_(factor)
     return bits.bitwise_xor_((bits >> 31).bitwise_and_((1 << 33) - 1))
@@ -79,11 +80,9 @@ def splitmix64(seeds: Tensor, first: Tensor, count: int) -> Tensor:
 def to_blocks(logits: Tensor) -> Tensor:
     """Return logits of shape (rows, vocabulary) as (rows, blocks, BLOCK) in fp32, padded with -inf."""
     short = -logits.shape[1] % BLOCK
-    logits = (
-        torch.nn.functional.pad(logits.float(), (0, short), value=-torch.inf)
-        if short
-        else logits.float()
-    )
+    logits = logits.float()
+    if short:
+        logits = torch.nn.functional.pad(logits, (0, short), value=-torch.inf)
     return logits.reshape(len(logits), -1, BLOCK)
 
 
@@ -98,7 +97,8 @@ def gumbel_max(
     top = tops.amax(-1, keepdim=True)
     below = grid - top[..., None]  # at most 0, so that sums of exponentials cannot overflow
     total = below.exp().sum((-2, -1)).log()
-    block, rows = tops.argmax(-1), torch.arange(len(grid), device=grid.device)
+    block = tops.argmax(-1)
+    rows = torch.arange(len(grid), device=grid.device)
     if noise is None:
         inside = grid[rows, block].argmax(-1)
     else:

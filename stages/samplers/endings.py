@@ -4,9 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import Drawn
 from stages.store.records import Candidate
 from stages.store.truncation import MOST
 from stages.store.workspace import StageDir
@@ -24,46 +25,49 @@ class Endings:
 
 def endings(candidates: Iterable[Candidate]) -> dict[float, Endings]:
     """Return the statistics of each temperature. Candidates of the same prompt must be adjacent."""
-    count, ended, prompts, differ = (Counter[float]() for _ in range(4))
-    for _, group in groupby(candidates, lambda c: c.prompt_id):
+    count = Counter[float]()
+    ended = Counter[float]()
+    prompts = Counter[float]()
+    differ = Counter[float]()
+    for _, group in groupby(candidates, attrgetter("prompt_id")):
         texts = defaultdict[float, set[str]](set)
-        for c in group:
-            is_ended = c.finish_reason == "stop"
-            count[c.temperature] += 1
-            ended[c.temperature] += is_ended
-            texts[c.temperature] |= {c.answer.strip()} if is_ended else set()
-        prompts.update(texts.keys())
-        differ.update(temperature for temperature, finished in texts.items() if len(finished) > 1)
+        for candidate in group:
+            finished = texts[candidate.temperature]
+            count[candidate.temperature] += 1
+            if candidate.finish_reason == "stop":
+                ended[candidate.temperature] += 1
+                finished.add(candidate.answer.strip())
+        for temperature, finished in texts.items():
+            prompts[temperature] += 1
+            differ[temperature] += len(finished) > 1
     return {
         t: Endings(count[t], ended[t] / count[t], differ[t] / prompts[t]) for t in sorted(count)
     }
 
 
-def report_endings(cfg: Sample, candidates: Iterable[Candidate], out: StageDir) -> dict[str, Any]:
+def report_endings(cfg: Drawn, candidates: Iterable[Candidate], out: StageDir) -> dict[str, Any]:
     """Return the statistics by temperature. Print them for several temperatures, and warn if few candidates end."""
     by_temperature = endings(candidates)
-    count = sum(row.candidates for row in by_temperature.values())
-    share = sum(row.candidates * row.ended for row in by_temperature.values()) / count
+    lines = ["Candidates by temperature:"]
+    lines.append("temperature  end by themselves  prompts with two different ended ones")
+    figures = dict[str, Any]()
+    count = 0
+    ended = 0.0
+    for temperature, row in by_temperature.items():
+        lines.append(f"{temperature:>11g}  {row.ended:>17.1%}  {row.differ:>36.1%}")
+        figures[f"{temperature:g}"] = asdict(row)
+        count += row.candidates
+        ended += row.candidates * row.ended
     if len(by_temperature) > 1:
-        lines = [
-            f"{t:>11g}  {row.ended:>17.1%}  {row.differ:>36.1%}"
-            for t, row in by_temperature.items()
-        ]
-        lines.insert(0, "temperature  end by themselves  prompts with two different ended ones")
-        out.inform("\n".join(["Candidates by temperature:", *lines]))
-    if share <= MOST:
-        in_pool = cfg.key != "sample"
-        key, form = (
-            (f"{cfg.key}.temperature", "{}")
-            if in_pool
-            else (f"{cfg.drawn_by}.temperatures", "[{}]")
-        )
-        temperatures = form.format(",".join(f"{t:g}" for t in by_temperature))
-        problem = f"only {share:.1%} of {count:,} candidates end by themselves. Truncated candidates are never chosen"
+        out.inform("\n".join(lines))
+    if ended / count <= MOST:
+        temperatures = ",".join(figures)
+        setting = f"{cfg.drawn_by}.temperatures=[{temperatures}]"
+        if cfg.key != "sample":  # one of a pool has one temperature
+            setting = f"{cfg.key}.temperature={temperatures}"
+        problem = f"only {ended / count:.1%} of {count:,} candidates end by themselves"
         way_out = (
             f"Lower the temperature, or raise {cfg.drawn_by}.max_new_tokens={cfg.max_new_tokens}"
         )
-        out.warn(
-            f"{key}={temperatures}: {problem}. {way_out}. Several temperatures show which of them end."
-        )
-    return {"by_temperature": {f"{t:g}": asdict(row) for t, row in by_temperature.items()}}
+        out.warn(f"{setting}: {problem}. Truncated candidates are never chosen. {way_out}.")
+    return {"by_temperature": figures}

@@ -7,14 +7,23 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
-from transformers.generation.streamers import BaseStreamer
+from transformers.generation import BaseStreamer
 
 from stages.models.loading import load_model, resolve_device, sampling_weights
-from stages.models.packing import allow_left_padding, require_unpacked
+from stages.models.packing import ATTENTION, attention_name, require_unpacked
 from stages.samplers.drawing import Draws
-from stages.samplers.sampler import Completion, Decoding, Request, Sampler
+from stages.samplers.sampler import (
+    Completion,
+    Decoding,
+    Drawn,
+    Request,
+    Sampler,
+    longest_first,
+    whole_requests,
+)
 
 # nats that two tokens' log-prob may move with the batch, in bf16; padding that is read moves it by 1
 ROUNDING = 0.2
@@ -26,11 +35,13 @@ class ForceDrawn(LogitsProcessor):
     def __init__(self, draws: Draws, top_p: float):
         self.draws = draws
         self.top_p = top_p
-        self.chosen = list[tuple[torch.Tensor, torch.Tensor]]()
+        self.tokens = list[Tensor]()  # of each step
+        self.logprobs = list[Tensor]()
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         tokens, logprobs = self.draws.choose(scores, self.top_p)
-        self.chosen.append((tokens, logprobs))
+        self.tokens.append(tokens)
+        self.logprobs.append(logprobs)
         return torch.full_like(scores, -torch.inf).scatter(-1, tokens[:, None], 0.0)
 
 
@@ -60,6 +71,8 @@ class GenerateSampler(Sampler):
         rows: int,
     ):
         require_unpacked(model)
+        if attention_name(model) == ATTENTION:  # it gets no masks for padding on the left
+            raise ValueError("`hf` changed this model's attention; load it again for `generate`")
         # The model's own settings (repetition penalty, beams) are ignored, as in `hf`.
         model.generation_config = GenerationConfig()
         self.model = model
@@ -68,55 +81,66 @@ class GenerateSampler(Sampler):
         self.top_p = top_p
         self.rows = rows
 
-    @torch.inference_mode()
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
         """Yield every request with all its completions, in the order of completion."""
-        requests = sorted(requests, key=lambda r: (-len(r.token_ids), r.id))
-        while requests:
-            batch = [requests.pop(0)]
-            while requests and sum(len(r.temperatures) for r in (*batch, requests[0])) <= self.rows:
-                batch.append(requests.pop(0))
-            candidates = [(r, i) for r in batch for i in range(len(r.temperatures))]
-            batches = (
-                [candidates]
-                if len(candidates) == 1 or self.can_batch
-                else [[each] for each in candidates]
-            )
-            completions = (
-                completion for each in batches for completion in self._batch(each, self.limit)
-            )
-            for request in batch:
-                yield request, [next(completions) for _ in request.temperatures]
+        return whole_requests(self._draw(requests))
+
+    @torch.inference_mode()
+    def _draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+        batch = list[tuple[Request, int]]()
+        for request in longest_first(requests):
+            candidates = [(request, i) for i in range(len(request.temperatures))]
+            if batch and len(batch) + len(candidates) > self.rows:
+                yield from self._complete(batch)
+                batch = []
+            batch += candidates
+        if batch:
+            yield from self._complete(batch)
+
+    def _complete(self, candidates: list[tuple[Request, int]]) -> Iterator[Drawn]:
+        if len(candidates) == 1 or self.can_batch:
+            yield from self._batch(candidates, self.limit)
+        else:
+            for each in candidates:
+                yield from self._batch([each], self.limit)
 
     @cached_property
     def can_batch(self) -> bool:
         """True if a prompt's first draws have the same log-prob in a batch with a longer prompt, unlike RWKV's."""
-        short, longer = ((Request(str(n), [], [*range(n)], [0.0], 0), 0) for n in (8, 16))
-        (alone, *_), (together, *_) = (self._batch(rows, 2) for rows in ([short], [short, longer]))
+        short = (Request("short", [], [*range(8)], [0.0], 0), 0)
+        longer = (Request("longer", [], [*range(16)], [0.0], 0), 0)
+        [(*_, alone)] = self._batch([short], 2)
+        [(*_, together), _] = self._batch([short, longer], 2)
         return math.isclose(alone.logprob or 0.0, together.logprob or 0.0, abs_tol=ROUNDING)
 
-    def _batch(self, candidates: list[tuple[Request, int]], limit: int) -> Iterator[Completion]:
+    def _batch(
+        self, candidates: list[tuple[Request, int]], limit: int
+    ) -> Iterator[tuple[Request, int, Completion]]:
+        """Complete candidates together, by at most `limit` tokens."""
         rows = [torch.tensor(request.token_ids) for request, _ in candidates]
         ids = pad_sequence(rows, batch_first=True, padding_side="left")
-        mask = pad_sequence(
-            [torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"
-        )
+        ones = [torch.ones_like(row) for row in rows]
+        mask = pad_sequence(ones, batch_first=True, padding_side="left")
         drawn = ForceDrawn(Draws.start(candidates, self.model.device), self.top_p)
-        with allow_left_padding(self.model):
-            self.model.generate(
-                input_ids=ids.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
-                do_sample=False,
-                max_new_tokens=limit,
-                eos_token_id=self.stops,
-                pad_token_id=self.stops[0],
-                logits_processor=LogitsProcessorList([drawn]),
-                streamer=self.streamer,
-            )
-        tokens_by_row, logprobs_by_row = (
-            torch.stack(steps, 1).tolist() for steps in zip(*drawn.chosen, strict=True)
+        self.model.generate(
+            input_ids=ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            do_sample=False,
+            max_new_tokens=limit,
+            eos_token_id=self.stops,
+            pad_token_id=self.stops[0],
+            logits_processor=LogitsProcessorList([drawn]),
+            streamer=self.streamer,
         )
-        for tokens, logprobs in zip(tokens_by_row, logprobs_by_row, strict=True):
-            ends = [t for t, token in enumerate(tokens) if token in self.stops]
-            length = ends[0] + 1 if ends else len(tokens)
-            yield Completion(tokens[:length], "stop" if ends else "length", sum(logprobs[:length]))
+        tokens_by_row = torch.stack(drawn.tokens, 1).tolist()
+        logprobs_by_row = torch.stack(drawn.logprobs, 1).tolist()
+        for i, (request, index) in enumerate(candidates):
+            yield request, index, until_stop(tokens_by_row[i], logprobs_by_row[i], self.stops)
+
+
+def until_stop(tokens: list[int], logprobs: list[float], stops: list[int]) -> Completion:
+    """Return drawn tokens up to the first stop as a completion."""
+    for length, token in enumerate(tokens, 1):
+        if token in stops:
+            return Completion(tokens[:length], "stop", sum(logprobs[:length]))
+    return Completion(tokens, "length", sum(logprobs))

@@ -25,7 +25,15 @@ from stages.models.packing import (
 from stages.models.run_attention import RunLayout, send_tensor
 from stages.samplers.drawing import Draws
 from stages.samplers.generate import GenerateSampler
-from stages.samplers.sampler import Completion, Decoding, Request, Sampler
+from stages.samplers.sampler import (
+    Completion,
+    Decoding,
+    Drawn,
+    Request,
+    Sampler,
+    longest_first,
+    whole_requests,
+)
 from stages.samplers.slots import Row, Slots, round_up
 from stages.store.text_units import count_shared_prefix
 
@@ -44,7 +52,8 @@ class Pace(NamedTuple):
     tokens: int
 
 
-ON_CPU, ON_ACCELERATOR = Pace(1, 1, 1), Pace(8, 32, 256)
+ON_CPU = Pace(1, 1, 1)
+ON_ACCELERATOR = Pace(8, 32, 256)
 
 
 class HFSampler(Sampler):
@@ -73,8 +82,9 @@ class HFSampler(Sampler):
         rows: int,
     ) -> Sampler:
         """Return a sampler of a model in memory: `generate` if the model's state is more than keys and values."""
-        kind = cls if has_only_attention(model) else GenerateSampler
-        return kind(model, stop_ids, max_new_tokens, top_p, rows)
+        if has_only_attention(model):
+            return cls(model, stop_ids, max_new_tokens, top_p, rows)
+        return GenerateSampler(model, stop_ids, max_new_tokens, top_p, rows)
 
     def __init__(
         self,
@@ -94,51 +104,52 @@ class HFSampler(Sampler):
         self.pace = ON_CPU if model.device.type == "cpu" else ON_ACCELERATOR
         self.packs = install_run_attention(model)  # packed prompts are read without padding
 
-    @torch.inference_mode()
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
         """Yield every request with all its completions, in the order of completion."""
-        requests = sorted(requests, key=lambda r: (-len(r.token_ids), r.id))
-        queue = deque(
-            (request, i) for request in requests for i in range(len(request.temperatures))
-        )
-        finished: dict[str, dict[int, Completion]] = {r.id: {} for r in requests}
-        length = max((len(r.token_ids) for r in requests), default=0) + self.limit
+        return whole_requests(self._draw(requests))
+
+    @torch.inference_mode()
+    def _draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+        queue = deque[Row]()
+        for request in longest_first(requests):
+            queue += [Row(request, index) for index in range(len(request.temperatures))]
+        if not queue:
+            return
+        length = len(queue[0].request.token_ids) + self.limit
         slots = Slots(min(len(queue), self._rows_at_once(length)), length, self.device)
+        enough = max(1, slots.rows // REFILL)
         active: list[Row] = []
         while queue or active:
-            if queue and (not active or slots.rows - len(active) >= max(1, slots.rows // REFILL)):
+            if queue and (not active or slots.rows - len(active) >= enough):
                 self._admit(queue, active, slots)
             self._decode(active, slots)
             for row in self._retire(active, slots):
                 reason = "stop" if row.tokens[-1] in self.stops else "length"
-                done = finished[row.request.id]
-                done[row.index] = Completion(row.tokens, reason, row.logprob)
-                if len(done) == len(row.request.temperatures):
-                    yield row.request, [done[i] for i in range(len(done))]
+                yield row.request, row.index, Completion(row.tokens, reason, row.logprob)
 
     def _rows_at_once(self, length: int) -> int:
         """Return how many rows of `length` tokens are decoded at once, at most those that fit into memory."""
         shape = ModelShape.from_config(self.model.config.to_dict())
-        size, device = self.model.dtype.itemsize, self.device.type
-        return (
-            memory.decoded_at_once(shape, size, self.rows, length, device) if shape else self.rows
-        )
+        if not shape:
+            return self.rows
+        size = self.model.dtype.itemsize
+        return memory.decoded_at_once(shape, size, self.rows, length, self.device.type)
 
-    def _admit(self, queue: deque[tuple[Request, int]], active: list[Row], slots: Slots) -> None:
+    def _admit(self, queue: deque[Row], active: list[Row], slots: Slots) -> None:
         """Move candidates from the queue into free places, and read their prompts once, without the last token."""
         prompts: list[list[int]] = []
         source: list[int] = []
-        first, last = len(active), None
+        first = len(active)
+        last = None
         while queue and len(active) < slots.rows:
-            request, index = queue[0]
+            request = queue[0].request
             if last is not request:
                 if prompts and len(prompts[0]) * (len(prompts) + 1) > PREFILL_TOKENS:
                     break
                 prompts.append(request.token_ids[:-1])
                 last = request
-            queue.popleft()
             source.append(len(prompts) - 1)
-            active.append(Row(request, index))
+            active.append(queue.popleft())
         if prompts[0]:  # the first prompt is the longest
             self._read(prompts, slots)
             slots.fill(first, send_tensor(torch.tensor(source), self.device))
@@ -147,22 +158,21 @@ class HFSampler(Sampler):
         """Store the prompts' keys and values of every layer in `slots.prompt_states`."""
         slots.prompt_states = []
         if self.packs:
-            order, continued, lengths = shared_beginnings(prompts)
-            remainders = [
-                prompts[index][length:] for index, length in zip(order, lengths, strict=True)
-            ]
-            layout = RunLayout.from_lengths(
-                [len(tokens) for tokens in remainders], self.device, lengths, continued
-            )
-            slots.packed_places = layout.sequences[0][
-                send_tensor(torch.tensor(order).argsort(), self.device)
-            ]
-            ids = torch.tensor([[token for tokens in remainders for token in tokens]])
+            order, continued, shared = shared_beginnings(prompts)
+            tokens = list[int]()
+            lengths = list[int]()
+            for index, length in zip(order, shared, strict=True):
+                remainder = prompts[index][length:]
+                tokens += remainder
+                lengths.append(len(remainder))
+            layout = RunLayout.from_lengths(lengths, self.device, shared, continued)
+            places = send_tensor(torch.tensor(order).argsort(), self.device)
+            slots.packed_places = layout.sequences[0][places]
+            ids = torch.tensor([tokens])
             options: dict[str, Any] = {"position_ids": layout.positions, "layout": layout}
         else:
-            ids = pad_sequence(
-                [torch.tensor(prompt, dtype=torch.long) for prompt in prompts], batch_first=True
-            )
+            rows = [torch.tensor(prompt, dtype=torch.long) for prompt in prompts]
+            ids = pad_sequence(rows, batch_first=True)
             positions = torch.arange(ids.shape[1], device=self.device)[None]
             mask = attention_masks(self.model, positions, ids.shape[1])
             options = {"position_ids": positions, "attention_mask": mask}
@@ -171,17 +181,20 @@ class HFSampler(Sampler):
 
     def _decode(self, active: list[Row], slots: Slots) -> None:
         """Append the next tokens to every row: `pace.steps`, or fewer if the row ends."""
-        draws, longest = slots.load(active, self.pace.rows), max(row.length for row in active)
-        chosen = list[tuple[Tensor, Tensor]]()
-        for step in range(
-            min(self.pace.steps, max(self.limit - len(row.tokens) for row in active))
-        ):
+        draws = slots.load(active, self.pace.rows)
+        longest = max(row.length for row in active)
+        most_left = self.limit - min(len(row.tokens) for row in active)
+        tokens_by_step = list[Tensor]()
+        logprobs_by_step = list[Tensor]()
+        for step in range(min(self.pace.steps, most_left)):
             slots.end = round_up(longest + step, self.pace.tokens, slots.length)
-            chosen.append(self._step(slots, draws))
-        tokens, logprobs = (torch.stack(steps, 1).tolist() for steps in zip(*chosen, strict=True))
-        # without padding
-        for row, row_tokens, row_logprobs in zip(active, tokens, logprobs, strict=False):
-            for token, logprob in zip(row_tokens, row_logprobs, strict=True):
+            tokens, logprobs = self._step(slots, draws)
+            tokens_by_step.append(tokens)
+            logprobs_by_step.append(logprobs)
+        tokens_by_row = torch.stack(tokens_by_step, 1).tolist()
+        logprobs_by_row = torch.stack(logprobs_by_step, 1).tolist()
+        for i, row in enumerate(active):  # without the rows that pad the batch
+            for token, logprob in zip(tokens_by_row[i], logprobs_by_row[i], strict=True):
                 if not self._is_finished(row):
                     row.tokens.append(token)
                     row.logprob += logprob
@@ -189,14 +202,14 @@ class HFSampler(Sampler):
     def _step(self, slots: Slots, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return the next token of every row, and its log-prob. The host neither sends nor receives anything."""
         ids, positions = slots.inputs[:2, : slots.active]
-        mask = attention_masks(self.model, positions[:, None], slots.end)
-        options = {
-            "position_ids": positions[:, None],
-            "attention_mask": mask,
-            "past_key_values": slots,
-        }
-        logits = self.model(input_ids=ids[:, None], use_cache=True, **options).logits[:, -1]
-        tokens, logprobs = draws.choose(logits, self.top_p)
+        output = self.model(
+            input_ids=ids[:, None],
+            position_ids=positions[:, None],
+            attention_mask=attention_masks(self.model, positions[:, None], slots.end),
+            past_key_values=slots,
+            use_cache=True,
+        )
+        tokens, logprobs = draws.choose(output.logits[:, -1], self.top_p)
         ids.copy_(tokens)
         positions.add_(1).clamp_(max=slots.length - 1)  # finished rows stay within their places
         return tokens, logprobs
@@ -206,15 +219,21 @@ class HFSampler(Sampler):
 
     def _retire(self, active: list[Row], slots: Slots) -> list[Row]:
         """Remove and return finished rows. Rows behind the new end move into the free places."""
-        done = [self._is_finished(row) for row in active]
-        retired = [row for row, ended in zip(active, done, strict=True) if ended]
-        n_left = len(active) - len(retired)
-        free = [i for i in range(n_left) if done[i]]
-        behind = [i for i in range(n_left, len(active)) if not done[i]]
+        retired = list[Row]()
+        done = list[int]()
+        left = list[int]()
+        for i, row in enumerate(active):
+            if self._is_finished(row):
+                retired.append(row)
+                done.append(i)
+            else:
+                left.append(i)
+        free = [i for i in done if i < len(left)]
+        behind = [i for i in left if i >= len(left)]
         slots.move(behind, free)
         for place, source in zip(free, behind, strict=True):
             active[place] = active[source]
-        del active[n_left:]
+        del active[len(left) :]
         return retired
 
 
@@ -222,39 +241,43 @@ def attention_masks(
     model: PreTrainedModel, positions: Tensor, end: int
 ) -> Tensor | dict[str, Tensor]:
     """Return the mask of tokens to attend to: (rows or 1, 1, tokens, end), by kind of layer if some have a window."""
-    config = model.config.get_text_config()
+    config = model.config.get_text_config().to_dict()
+    kinds = config.get("layer_types") or []
     distance = positions[:, None, :, None] - torch.arange(end, device=positions.device)
-    full = distance >= 0
-    window = config.to_dict().get("sliding_window")
-    kinds = set(config.to_dict().get("layer_types") or [])
-    sliding = full & (distance < window) if window else full
-    if "sliding_attention" in kinds:
-        return {
-            "full_attention": prepare_mask(model, full),
-            "sliding_attention": prepare_mask(model, sliding),
-        }
-    return prepare_mask(model, full if kinds else sliding)
+    visible = distance >= 0
+    within = visible
+    if config.get("sliding_window"):
+        within = visible & (distance < config["sliding_window"])
+    if not kinds:
+        return prepare_mask(model, within)
+    full = prepare_mask(model, visible)
+    if "sliding_attention" not in kinds:
+        return full
+    return {"full_attention": full, "sliding_attention": prepare_mask(model, within)}
 
 
 def prepare_mask(model: PreTrainedModel, mask: Tensor) -> Tensor:
     """Return a mask in the form of the model's attention: eager attention adds it, other kinds read a boolean."""
     if attention_name(model) != "eager":
         return mask
-    return torch.zeros_like(mask, dtype=model.dtype).masked_fill(
-        ~mask, torch.finfo(model.dtype).min
-    )
+    zeros = torch.zeros_like(mask, dtype=model.dtype)
+    return zeros.masked_fill(~mask, torch.finfo(model.dtype).min)
 
 
 def shared_beginnings(prompts: list[list[int]]) -> tuple[list[int], list[int], list[int]]:
     """Return an order of the prompts as indices. For each place in the order, also return the place of the prompt
     whose beginning it continues, and the number of shared tokens: 0 for a prompt that is read whole."""
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
-    continued, lengths = list[int](), list[int]()
+    continued = list[int]()
+    lengths = list[int]()
+    whole = 0  # the place of the last prompt that is read whole
     for place, index in enumerate(order):
-        whole = continued[-1] if place else 0
-        length = count_shared_prefix(prompts[order[whole]], prompts[index]) if place else 0
-        continued.append(whole if length >= SHORTEST_SHARED else place)
-        lengths.append(length if length >= SHORTEST_SHARED else 0)
+        shared = count_shared_prefix(prompts[order[whole]], prompts[index])
+        if place == whole or shared < SHORTEST_SHARED:
+            whole = place
+            shared = 0
+        continued.append(whole)
+        lengths.append(shared)
     return order, continued, lengths
 
 
@@ -279,17 +302,16 @@ def prepack(model: PreTrainedModel, rows: int) -> PreTrainedModel:
     bits) stay. All layers stay if PyTorch has no oneDNN, and bf16 layers if the CPU only emulates bf16."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return model
-    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    dtypes = (torch.float32, torch.bfloat16) if bf16 else (torch.float32,)
-    layer_names = [
-        name
-        for name, layer in model.named_modules(remove_duplicate=False)
-        if type(layer) is torch.nn.Linear
-        and layer.weight.device.type == "cpu"
-        and layer.weight.dtype in dtypes
-        and "lora_" not in name  # peft reads these weights itself where experts are adapted
-    ]
+    dtypes = [torch.float32]
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        dtypes.append(torch.bfloat16)
     # names only: references to the layers would keep their weights in memory
-    for name in layer_names:
-        model.set_submodule(name, Prepacked(model.get_submodule(name), rows))
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    for name in names:
+        layer = model.get_submodule(name)
+        # peft reads its own weights itself where experts are adapted
+        if type(layer) is not torch.nn.Linear or "lora_" in name:
+            continue
+        if layer.weight.device.type == "cpu" and layer.weight.dtype in dtypes:
+            model.set_submodule(name, Prepacked(layer, rows))
     return model

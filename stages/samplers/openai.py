@@ -1,20 +1,27 @@
 """Sampling from a model at an OpenAI-compatible server (`pip install -e '.[endpoints]'`). Each call requests one
 candidate with its own seed, because many servers return one at a time. DPO tokenizes candidates' texts again."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import OpenAI
 from stages.endpoints.client import Client, Job, Question, run_jobs
 from stages.endpoints.reply import NoReply
-from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
+from stages.samplers.sampler import (
+    REASONS,
+    Completion,
+    Decoding,
+    Drawn,
+    Missing,
+    Open,
+    Request,
+    Sampler,
+    whole_requests,
+)
 from stages.store.workspace import StageDir
 
 SEEDS = 2**31  # every server accepts seeds below this number
-
-Done = tuple[Request, int, Completion | Missing]
 
 
 class OpenAISampler(Sampler):
@@ -23,7 +30,7 @@ class OpenAISampler(Sampler):
     name = "openai"
 
     @classmethod
-    def opener(cls, cfg: Sample, out: StageDir) -> Open:
+    def opener(cls, cfg: OpenAI, out: StageDir) -> Open:
         return partial(cls.open, client=Client(cfg.endpoint, f"{cfg.key}.endpoint", out), out=out)
 
     @classmethod
@@ -33,35 +40,30 @@ class OpenAISampler(Sampler):
         return cls(decoding, client, out)
 
     def __init__(self, decoding: Decoding, client: Client, out: StageDir):
-        self.decoding, self.client, self.out = decoding, client, out
+        self.decoding = decoding
+        self.client = client
+        self.out = out
         self.policy = client.endpoint.model
 
     def complete(
         self, requests: Sequence[Request]
     ) -> Iterator[tuple[Request, list[Completion | Missing]]]:
         """Yield every request with all its completions, in the order of completion."""
-        completions_by_id = defaultdict[str, dict[int, Completion | Missing]](dict)
         jobs = (
             self.job(request, i) for request in requests for i in range(len(request.temperatures))
         )
-        for request, i, completion in run_jobs([self.client], jobs, self.out):
-            completions_by_id[request.id][i] = completion
-            if len(completions_by_id[request.id]) == len(request.temperatures):
-                yield (
-                    request,
-                    [
-                        completion
-                        for _, completion in sorted(completions_by_id.pop(request.id).items())
-                    ],
-                )
+        return whole_requests(run_jobs([self.client], jobs, self.out))
 
-    def job(self, request: Request, index: int) -> Job[Done]:
-        max_tokens, seed = self.decoding.max_new_tokens, request.seed_of(index) % SEEDS
+    def job(self, request: Request, index: int) -> Job[Drawn]:
         question = Question(
-            request.messages, max_tokens, request.temperatures[index], seed, self.decoding.top_p
+            request.messages,
+            self.decoding.max_new_tokens,
+            request.temperatures[index],
+            request.seed_of(index) % SEEDS,
+            self.decoding.top_p,
         )
 
-        async def ask() -> Done:
+        async def ask() -> Drawn:
             try:
                 reply = await self.client.ask(question)
             except NoReply as error:

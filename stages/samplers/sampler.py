@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ class Decoding:
     top_p: float = 1.0
     seed: int = 0
     block: str = "sample"
-    first: int = 0  # the first candidate's index among all draws of the prompt
 
     @property
     def runtime_key(self) -> str:
         """The setting with the runtime: demonstrations (`select`) are sampled with that of `sample`."""
-        return "sample.runtime" if self.block == "select" else f"{self.block}.runtime"
+        if self.block == "select":
+            return "sample.runtime"
+        return f"{self.block}.runtime"
 
 
 def choose_shard_size(runtime: InferenceRuntime, prompts: int, per_prompt: int, device: str) -> int:
@@ -42,8 +44,10 @@ def choose_shard_size(runtime: InferenceRuntime, prompts: int, per_prompt: int, 
         return runtime.shard_size
     if device == "cpu":
         return max(1, runtime.batch_size // 2 // per_prompt)
-    processes = runtime.world_size if isinstance(runtime, SamplingRuntime) else 1
-    return max(1, min(4 * runtime.batch_size // per_prompt, math.ceil(prompts / processes)))
+    own = prompts
+    if isinstance(runtime, SamplingRuntime):
+        own = math.ceil(prompts / runtime.world_size)
+    return max(1, min(4 * runtime.batch_size // per_prompt, own))
 
 
 @dataclass
@@ -85,8 +89,27 @@ class Missing:
     is_reply: bool = False
 
 
+# a request, a candidate's index there, and its completion
+Drawn = tuple[Request, int, Completion | Missing]
+
+
+def longest_first(requests: Iterable[Request]) -> list[Request]:
+    return sorted(requests, key=lambda request: (-len(request.token_ids), request.id))
+
+
+def whole_requests(drawn: Iterable[Drawn]) -> Iterator[tuple[Request, list[Any]]]:
+    """Yield every request with all its completions, once the last of them is there."""
+    waiting = defaultdict[str, dict[int, Any]](dict)
+    for request, index, completion in drawn:
+        done = waiting[request.id]
+        done[index] = completion
+        if len(done) == len(request.temperatures):
+            yield request, [done[i] for i in sorted(done)]
+            del waiting[request.id]
+
+
 class Sampler(ABC):
-    """A way to complete prompts. A file in this folder with one Sampler class is a sampler; `sample.sampler` is the
+    """A way to complete prompts. A file in this folder with one Sampler class is a sampler; `sample=` takes the
     file's name. A user's own (`sample.own`) is opened with its options, and needs `name`, `open` and `complete`."""
 
     name: str  # stored in every candidate

@@ -35,7 +35,9 @@ class Slots:
     transformers' `Cache`: attention calls `update` and attends to the returned tensors."""
 
     def __init__(self, rows: int, length: int, device: torch.device):
-        self.rows, self.length, self.device = rows, length, device
+        self.rows = rows
+        self.length = length
+        self.device = device
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.prompt_states: list[tuple[Tensor, Tensor]] | None = None
@@ -48,16 +50,18 @@ class Slots:
 
     def load(self, rows: list[Row], multiple: int) -> Draws:
         """Write the rows' inputs, and return their random state. Rows that pad the batch keep earlier inputs."""
-        ends = [(r.tokens or r.request.token_ids)[-1] for r in rows]
-        seeds = [r.seed for r in rows]
-        temperatures = [r.request.temperatures[r.index] for r in rows]
-        positions, steps = [r.length - 1 for r in rows], [len(r.tokens) for r in rows]
-        self.inputs[:, : len(rows)] = send_tensor(
-            torch.tensor([ends, positions, seeds, steps]), self.device
-        )
-        self.heat[: len(rows)] = send_tensor(torch.tensor(temperatures), self.device)
-        self.active = n = round_up(len(rows), multiple, self.rows)
-        return Draws(self.inputs[2, :n], self.inputs[3, :n], self.heat[:n], any(temperatures))
+        inputs = list[tuple[int, int, int, int]]()
+        temperatures = list[float]()
+        for row in rows:
+            last = (row.tokens or row.request.token_ids)[-1]
+            inputs.append((last, row.length - 1, row.seed, len(row.tokens)))
+            temperatures.append(row.request.temperatures[row.index])
+        n = len(rows)
+        self.inputs[:, :n] = send_tensor(torch.tensor(inputs).T, self.device)
+        self.heat[:n] = send_tensor(torch.tensor(temperatures), self.device)
+        self.active = round_up(n, multiple, self.rows)
+        _, _, seeds, steps = self.inputs[:, : self.active]
+        return Draws(seeds, steps, self.heat[: self.active], any(temperatures))
 
     def update(
         self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
@@ -67,34 +71,34 @@ class Slots:
             self.prompt_states.append((keys, values))
             return keys, values
         self._allocate(layer, keys, values)
-        rows, positions = self.row[: self.active], self.inputs[1, : self.active]
-        self.keys[layer][rows, :, positions] = keys[:, :, 0]
-        self.values[layer][rows, :, positions] = values[:, :, 0]
-        return self.keys[layer][: self.active, :, : self.end], self.values[layer][
-            : self.active, :, : self.end
-        ]
+        rows = self.row[: self.active]
+        positions = self.inputs[1, : self.active]
+        read = list[Tensor]()
+        for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            store[rows, :, positions] = new[:, :, 0]
+            read.append(store[: self.active, :, : self.end])
+        return read[0], read[1]
 
     def fill(self, first: int, source: Tensor) -> None:
         """Copy the prompts' keys and values to rows from `first` on; `source` is the prompt's index for each row."""
         assert self.prompt_states is not None
-        places = None if self.packed_places is None else self.packed_places[source]
+        rows = slice(first, first + len(source))
         for layer, (keys, values) in enumerate(self.prompt_states):
             self._allocate(layer, keys, values)
-            for store, states in ((self.keys, keys), (self.values, values)):
-                selected = (
-                    states[source]
-                    if places is None
-                    else states[0].transpose(0, 1)[places].transpose(1, 2)
-                )
-                store[layer][first : first + len(source), :, : selected.shape[2]] = selected
+            for store, states in ((self.keys[layer], keys), (self.values[layer], values)):
+                if self.packed_places is None:
+                    selected = states[source]
+                else:
+                    places = self.packed_places[source]
+                    selected = states[0].transpose(0, 1)[places].transpose(1, 2)
+                store[rows, :, : selected.shape[2]] = selected
         self.prompt_states = None
 
     def _allocate(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if layer == len(self.keys):
             for store, states in ((self.keys, keys), (self.values, values)):
-                store.append(
-                    states.new_zeros(self.rows, states.shape[1], self.length, states.shape[3])
-                )
+                _, heads, _, dim = states.shape
+                store.append(states.new_zeros(self.rows, heads, self.length, dim))
 
     def get_seq_length(self, *_: Any) -> int:
         """Return 0. Models start positions from this length only if they get no positions, and here they always do."""

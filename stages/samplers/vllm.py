@@ -44,7 +44,8 @@ class VLLMSampler(Sampler):
 
     def __init__(self, source: Path, stop_ids: list[int], decoding: Decoding, **options: Any):
         runtime: Any = decoding.runtime
-        self.key, self.python = decoding.runtime_key, runtime.python
+        self.key = decoding.runtime_key
+        self.python = runtime.python
         descriptor, log = tempfile.mkstemp(prefix="vllm-", suffix=".log")
         os.close(descriptor)
         environment = DEFAULTS | os.environ | ENVIRONMENT
@@ -71,10 +72,8 @@ class VLLMSampler(Sampler):
         """Yield every request with all its completions, in the order of completion."""
         requests_by_id = {request.id: request for request in requests}
         for request in requests:
-            draws = [
-                (temperature, request.seed_of(i))
-                for i, temperature in enumerate(request.temperatures)
-            ]
+            seeds = [request.seed_of(i) for i in range(len(request.temperatures))]
+            draws = [*zip(request.temperatures, seeds, strict=True)]
             self.child.send({"id": request.id, "ids": request.token_ids, "draws": draws})
         while requests_by_id:
             message = self.read("id", "completions")
@@ -105,9 +104,9 @@ class VLLMSampler(Sampler):
 
     def fail(self, reason: str) -> NoReturn:
         self.child.close()
-        problem = f"{self.key}.python={self.python or 'null'}: vLLM failed: {reason[:600]}"
         raise UserError(
-            f"{problem}. Type the same command again to resume. Its log: {self.child.log}."
+            f"{self.key}.python={self.python or 'null'}: vLLM failed: {reason[:600]}. "
+            f"Type the same command again to resume. Its log: {self.child.log}."
         )
 
     def close(self) -> None:

@@ -62,34 +62,36 @@ def serve(job: dict[str, Any], engine: Any, lines: "queue.Queue[str]", channel: 
                 continue
             unfinished[request["id"]] = [None] * len(request["draws"])
             for i, (temperature, seed) in enumerate(request["draws"]):
-                drawn = (
-                    {"temperature": temperature, "top_p": job["top_p"], "seed": seed}
-                    if temperature
-                    else {}
-                )
+                drawing = {"temperature": 0.0}
+                if temperature:
+                    drawing = {"temperature": temperature, "top_p": job["top_p"], "seed": seed}
                 params = SamplingParams(
                     max_tokens=job["max_new_tokens"],
                     stop_token_ids=job["stop_ids"],
                     ignore_eos=True,  # only stop_ids end an answer
                     logprobs=0,  # of the drawn token
                     detokenize=False,
-                    **({"temperature": 0.0} | drawn),
+                    **drawing,
                 )
-                engine.add_request(
-                    f"{request['id']}/{i}", TokensPrompt(prompt_token_ids=request["ids"]), params
-                )
+                prompt = TokensPrompt(prompt_token_ids=request["ids"])
+                engine.add_request(f"{request['id']}/{i}", prompt, params)
         for output in engine.step():
             if output.finished:
                 name, i = output.request_id.rsplit("/", 1)
-                [drawn], of_request = output.outputs, unfinished[name]
-                ids = [*drawn.token_ids]
-                logprobs = [
-                    by_token[token].logprob
-                    for token, by_token in zip(ids, drawn.logprobs, strict=True)
-                ]
-                of_request[int(i)] = [ids, drawn.finish_reason, sum(logprobs)]
+                of_request = unfinished[name]
+                of_request[int(i)] = read_output(output)
                 if None not in of_request:
                     send(channel, {"id": name, "completions": unfinished.pop(name)})
+
+
+def read_output(output: Any) -> tuple[list[int], str, float]:
+    """Return the token ids of a finished output, why it ended, and the sum of the log-probs."""
+    [drawn] = output.outputs
+    ids = [*drawn.token_ids]
+    logprobs = [
+        by_token[token].logprob for token, by_token in zip(ids, drawn.logprobs, strict=True)
+    ]
+    return ids, drawn.finish_reason, sum(logprobs)
 
 
 def load_weights(engine: Any, folder: Path) -> int:

@@ -23,8 +23,8 @@ from stages.config.blocks.labels import (
     RewardModel,
 )
 from stages.config.blocks.models import Model, TemplateFile
-from stages.config.blocks.sampling import CandidateFile, Sample
-from stages.config.blocks.training import SFT, ScoredGRPO
+from stages.config.blocks.sampling import CandidateFile, Drawn
+from stages.config.blocks.training import FirstModel, ScoredGRPO
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ROOT
 from stages.store import plugins
@@ -119,7 +119,7 @@ class Pins:
         elif path:
             self.errors.add(f"{key}={path}: there is no such {kind}. Type the path of a {kind}.")
 
-    def pin_own(self, block: OwnLabeler | Ensemble | Sample | Data | OneSource) -> Any:
+    def pin_own(self, block: OwnLabeler | Ensemble | Drawn | Data | OneSource) -> Any:
         """Return a block whose user-defined class or function is in a copy."""
         if block.own:
             key = own_key(block)
@@ -149,7 +149,7 @@ class Pins:
             block = replace(block, source=source)
         return block
 
-    def pin_template(self, block: SFT) -> SFT:
+    def pin_template(self, block: FirstModel) -> FirstModel:
         if isinstance(block.template, TemplateFile):
             template = plugins.user_path(block.template.path)
             with self.errors:
@@ -185,18 +185,18 @@ class Pins:
         return replace(block, reward_model=model)
 
 
-def own_key(block: OwnLabeler | Ensemble | Sample | Data | OneSource) -> str:
+def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource) -> str:
     """Return the setting that holds the user's own code."""
     if isinstance(block, Label):
         return "label.own"
-    return "sample.own" if isinstance(block, Sample) else "data.own"
+    return "sample.own" if isinstance(block, Drawn) else "data.own"
 
 
 OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
-    OwnLabeler | Ensemble | Sample | Data | OneSource: Pins.pin_own,
+    OwnLabeler | Ensemble | Drawn | Data | OneSource: Pins.pin_own,
     Model: Pins.pin_model,
     Data | OneSource: Pins.pin_data,
-    SFT: Pins.pin_template,
+    FirstModel: Pins.pin_template,
     Benchmark: Pins.pin_tasks,
     CandidateFile: Pins.pin_candidates,
     Label: Pins.pin_known,

@@ -52,8 +52,11 @@ def attach_new_adapter(
     Raise UserError if the model has no layer that `target_modules` names, or if one is an embedding or the output
     layer: the losses read the latter's frozen weights, and both may be one, so the merged model would be another."""
     torch.manual_seed(seed)
-    modules = ALL_LINEAR if cfg.target_modules == [ALL_LINEAR] else list(cfg.target_modules)
-    rows = {name: list(new_tokens) for name in embedding_names(model)} if new_tokens else None
+    all_linear = cfg.target_modules == [ALL_LINEAR]
+    modules = ALL_LINEAR if all_linear else list(cfg.target_modules)
+    rows = None
+    if new_tokens:
+        rows = {name: list(new_tokens) for name in embedding_names(model)}
     has_bias = new_tokens and model.get_output_embeddings().bias is not None
     config = LoraConfig(
         task_type=task,
@@ -69,18 +72,15 @@ def attach_new_adapter(
         raise UserError(
             f"lora.target_modules={cfg.target_modules}: {reason} Name the layers, as [q_proj, v_proj]."
         ) from error
-    if any(
-        hasattr(layer, "base_layer")
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
-    ):
+    if any(hasattr(layer, "base_layer") for layer in embeddings(model)):
         raise UserError(
             f"lora.target_modules={cfg.target_modules}: embedding and output layer cannot be adapted."
         )
-    layers = [f".{name}" for name in adapted.targeted_module_names]
-    absent = [
-        each for each in cfg.target_modules if not any(name.endswith(f".{each}") for name in layers)
-    ]
-    if absent and modules != ALL_LINEAR:  # peft refuses only a list of which no name is there
+    # peft refuses only a list of which no name is there
+    absent = list[str]()
+    if not all_linear:
+        absent = absent_layers(adapted.targeted_module_names, cfg.target_modules)
+    if absent:
         raise UserError(
             f"lora.target_modules={cfg.target_modules}: the model has no layer {' or '.join(absent)}."
         )
@@ -93,6 +93,16 @@ def attach_new_adapter(
     return read_head_of_rows(adapted)  # type: ignore[arg-type]
 
 
+def absent_layers(found: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the names that no layer's ends with."""
+    ends = tuple(f".{layer}" for layer in found)
+    absent = list[str]()
+    for name in names:
+        if not any(end.endswith(f".{name}") for end in ends):
+            absent.append(name)
+    return absent
+
+
 def embeddings(model: PreTrainedModel) -> list[torch.nn.Module]:
     """Return the embedding and the output layer."""
     return [model.get_input_embeddings(), model.get_output_embeddings()]
@@ -103,7 +113,8 @@ def embedding_names(model: PreTrainedModel) -> list[str]:
     layers = embeddings(model)
     if layers[0].weight is layers[1].weight:
         layers = layers[:1]
-    return [name for name, module in model.named_modules() if any(module is e for e in layers)]
+    ids = {id(layer) for layer in layers}
+    return [name for name, module in model.named_modules() if id(module) in ids]
 
 
 def read_head_of_rows(model: PeftModel) -> PeftModel:

@@ -22,7 +22,10 @@ class EpochSchedule:
             raise UserError(
                 f"{key}: {len(ids)} rows do not fill one batch of {batch_size}. Lower {key}.batch_size."
             )
-        self.row_count, self.batch_size, self.seed, self.key = len(ids), batch_size, seed, key
+        self.row_count = len(ids)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.key = key
         self.steps, self.left_out = divmod(len(ids), batch_size)  # per epoch
         hashed = [hashlib.sha256(name.encode()).digest() for name in ids]
         self.order = sorted(range(len(ids)), key=hashed.__getitem__, reverse=True)
@@ -46,7 +49,10 @@ class EpochSchedule:
 
     def unseen_message(self, steps: int, noun: str) -> str:
         """Return a warning if `steps` steps, of an epoch or more, do not contain every row, else ''."""
-        if steps < self.steps or not (unseen := self.row_count - len(self.times_seen(steps))):
+        if steps < self.steps:
+            return ""
+        unseen = self.row_count - len(self.times_seen(steps))
+        if not unseen:
             return ""
         problem = f"training for {steps} steps did not reach {unseen} of {self.row_count} {noun}"
         way_out = f"Set {self.key}.epochs=2, or a batch_size that divides {self.row_count}."
@@ -58,14 +64,17 @@ class EpochSampler(Sampler[int]):
     (Trainer does not end within an epoch when it resumes, and accelerate does not tell the epoch to a sampler.)"""
 
     def __init__(self, schedule: EpochSchedule, steps: Callable[[], tuple[int, int]]):
-        self.schedule, self.steps = schedule, steps
+        self.schedule = schedule
+        self.steps = steps
 
     def __len__(self) -> int:
         return self.schedule.steps * self.schedule.batch_size
 
     def __iter__(self) -> Iterator[int]:
         done, total = self.steps()
-        return iter(() if 0 < total <= done else self.schedule.epoch(done // self.schedule.steps))
+        if 0 < total <= done:
+            return iter(())
+        return iter(self.schedule.epoch(done // self.schedule.steps))
 
 
 def fill_batches(bins: list[list[int]], batch_size: int) -> list[list[int]]:
@@ -87,5 +96,6 @@ def fill_batches(bins: list[list[int]], batch_size: int) -> list[list[int]]:
 def split_packed_row(row: list[int]) -> tuple[list[int], list[int]]:
     """Split a packed row between two conversations into halves with lengths as equal as possible."""
     ends = [*accumulate(row)]
-    first_half = min(range(1, len(ends)), key=lambda i: abs(2 * ends[i - 1] - ends[-1]))
+    differences = [abs(2 * end - ends[-1]) for end in ends[:-1]]  # between the halves
+    first_half = 1 + differences.index(min(differences))
     return row[:first_half], row[first_half:]

@@ -1,6 +1,7 @@
 """Decide the token budget of a micro-batch and gradient checkpointing, from free memory before the model is loaded. A
 resumed run reuses the decision. `micro_batches` lowers the budget if memory runs out all the same."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,38 +23,28 @@ from stages.store.workspace import SCRATCH, StageDir
 Block = TypeVar("Block", bound=Training)
 FILE = "budget.json"
 
-aten = torch.ops.aten
-# Matrix products and attention take most of a forward's time on every device.
-COSTLY = {
-    aten.mm.default,
-    aten.addmm.default,
-    aten.bmm.default,
-    aten._grouped_mm.default,
-    aten._scaled_dot_product_flash_attention.default,
-    aten._scaled_dot_product_flash_attention_for_cpu.default,
-    aten._scaled_dot_product_efficient_attention.default,
-    aten._scaled_dot_product_cudnn_attention.default,
-}
+# In the names of matrix products and attention, which take most of a forward's time on every device. `torch_attn` is
+# the namespace of `varlen_attn`.
+COSTLY = re.compile(
+    r"aten::(_grouped_mm|addmm|bmm|mm|_scaled_dot_product_\w+_attention(_for_cpu)?)|torch_attn::.*"
+)
+CAST = "aten::_to_copy"
 
 
 def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: StageDir) -> Block:
     """Return the block with token budget and gradient checkpointing decided, if `runtime` leaves them open. Set the
     checkpointing in `args` too. Call this before loading the model from the folder `model`: the decision uses the free
     memory. A resumed run takes the last decision of the run before it."""
-    runtime, file = cfg.runtime, out / SCRATCH / FILE
-    tokens: int | None
+    runtime = cfg.runtime
+    decided = read_note(out / SCRATCH / FILE, parse_decision)
     if runtime.rows:
-        tokens, checkpointing = None, Checkpointing.none
-    elif decided := read_note(file, parse_decision):
-        tokens, checkpointing = decided
-    else:
-        shape = ModelShape.from_config(load_json(model / "config.json", require_keys()))
-        device = args.device.type
-        # For a model of unknown shape this is the largest budget, which is halved when memory runs out.
-        most = (memory.most_tokens(device), Checkpointing.none)
-        tokens, checkpointing = memory.token_budget(shape, cfg, device) if shape else most
-        write_decision(out, tokens, checkpointing)
-    tokens = tokens if runtime.token_budget is None else runtime.token_budget
+        decided = (None, Checkpointing.none)
+    elif not decided:
+        decided = fit_memory(cfg, args.device.type, model)
+        write_decision(out, *decided)
+    tokens, checkpointing = decided
+    if runtime.token_budget is not None:
+        tokens = runtime.token_budget
     if runtime.gradient_checkpointing is not Checkpointing.auto:
         checkpointing = runtime.gradient_checkpointing
     # Recomputing a layer gathers its sharded weights again, which needs every process. So all processes use the
@@ -65,6 +56,15 @@ def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: 
     return replace(
         cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing)
     )
+
+
+def fit_memory(cfg: Training, device: str, model: Path) -> tuple[int, Checkpointing]:
+    """Return token budget and gradient checkpointing for the free memory. For a model of unknown shape this is the
+    largest budget, which is halved when memory runs out."""
+    shape = ModelShape.from_config(load_json(model / "config.json", require_keys()))
+    if shape is None:
+        return memory.most_tokens(device), Checkpointing.none
+    return memory.token_budget(shape, cfg, device)
 
 
 def write_decision(out: StageDir, tokens: int | None, checkpointing: Checkpointing) -> None:
@@ -84,7 +84,8 @@ def out_of_memory_error(
     cfg: Training, step: int, rows: int, tokens: int, checkpointing: Checkpointing
 ) -> UserError:
     """Return the error for a micro-batch that does not fit and cannot be divided further; it names the key to set."""
-    name, runtime = cfg.block, cfg.runtime
+    name = cfg.block
+    runtime = cfg.runtime
     if runtime.rows and rows > 1:
         way_out = f"lower {name}.runtime.micro_batch (now {runtime.rows})"
     elif rows > 1:
@@ -93,9 +94,9 @@ def out_of_memory_error(
         way_out = f"set {name}.runtime.gradient_checkpointing=full"
     else:
         way_out = f"lower {name}.max_length (now {cfg.max_length}), or train fewer weights with {name}.adapter=lora"
-    recomputation = (
-        "" if checkpointing is Checkpointing.none else f", {checkpointing} gradient checkpointing"
-    )
+    recomputation = ""
+    if checkpointing is not Checkpointing.none:
+        recomputation = f", {checkpointing} gradient checkpointing"
     size = f"a micro-batch has {rows} rows with {tokens} tokens{recomputation}"
     resumes = "The same command then resumes from the last checkpoint."
     return UserError(f"out of memory at step {step}: {size}: {way_out}. {resumes}")
@@ -112,6 +113,8 @@ def enable_checkpointing(model: PreTrainedModel, checkpointing: Checkpointing) -
 
 def save_costly_outputs(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
     """Return the policy to save outputs of COSTLY operations and autocast's copies of weights."""
-    cast = operation is aten._to_copy.default and isinstance(args[0], torch.nn.Parameter)
-    is_costly = operation in COSTLY or operation.namespace == "torch_attn"  # that of `varlen_attn`
-    return CheckpointPolicy.MUST_SAVE if cast or is_costly else CheckpointPolicy.PREFER_RECOMPUTE
+    name = operation.name()
+    rounds_weight = name == CAST and isinstance(args[0], torch.nn.Parameter)
+    if rounds_weight or COSTLY.fullmatch(name):
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE

@@ -16,19 +16,25 @@ from stages.store.workspace import Progress, StageDir
 EXPLOSION = 1000.0  # a gradient norm above this multiple of the median is an explosion
 AGAIN = 10  # steps in which a second explosion is divergence; one batch may be odd
 # Training has diverged if all its last losses exceed the losses at the start by this factor and by this difference.
-RISE, NATS = 1.5, 1.0
+RISE = 1.5
+NATS = 1.0
 # Steps after which freed memory is returned: these, for trainings of few steps, and then every so many. SFT of
 # SmolLM2-135M on a CPU peaks at 3.8 GiB instead of 4.7; a return after every 4 steps took 4% more CPU time.
-FIRST_RETURNS, RETURN_STEPS = (1, 2, 4, 8), 16
+FIRST_RETURNS = (1, 2, 4, 8)
+RETURN_STEPS = 16
 # steps at the start and at the end; in a short training, half of all steps are recent
-BEGINNING, RECENT = 2, 8
+BEGINNING = 2
+RECENT = 8
 
 
 class EvaluationTimes(TrainerCallback):
     """Evaluate before the first step, then `times` times at even distances, the last at the end. 0 means never."""
 
     def __init__(self, trainer: Trainer, times: int):
-        self.trainer, self.times = trainer, times if trainer.eval_dataset is not None else 0
+        self.trainer = trainer
+        self.times = 0
+        if trainer.eval_dataset is not None:
+            self.times = times
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -51,8 +57,11 @@ class DivergenceCheck(TrainerCallback):
     above the validation loss before the first step."""
 
     def __init__(self, cfg: Training, out: StageDir):
-        self.cfg, self.out = cfg, out
-        self.norms, self.losses, self.start_loss = list[float](), list[float](), -math.inf
+        self.cfg = cfg
+        self.out = out
+        self.norms = list[float]()
+        self.losses = list[float]()
+        self.start_loss = -math.inf
         self.explosion: int | None = None  # the step of the last one
 
     def on_train_begin(
@@ -72,10 +81,13 @@ class DivergenceCheck(TrainerCallback):
         self.record(logs)
         if "grad_norm" not in logs:
             return
-        loss, norm, step = logs["loss"], logs["grad_norm"], state.global_step
+        loss = logs["loss"]
+        norm = logs["grad_norm"]
+        step = state.global_step
         figures = f"at step {step}: loss {loss:.3g}, gradient norm {norm:.3g}"
-        exploded, before = self.has_exploded(), self.explosion
-        is_second = exploded and before is not None and step - before <= AGAIN
+        exploded = self.has_exploded()
+        is_again = self.explosion is not None and step - self.explosion <= AGAIN
+        is_second = exploded and is_again
         if not math.isfinite(loss) or not math.isfinite(norm) or is_second:
             self.stop(figures, ", or lengthen the warm-up")
         if exploded:

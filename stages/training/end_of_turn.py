@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from stages.config.blocks.training import SFT
+from stages.config.blocks.training import SFT, FirstModel
 from stages.config.choices import Adapter
 from stages.models.contract import Contract
 from stages.models.loading import locate_output_embedding
@@ -29,7 +29,8 @@ ROWS_AT_ONCE = 8192  # of the embedding that are in memory at once
 def separate_end_of_turn(model: PreTrainedModel, contract: Contract) -> PreTrainedModel:
     """Return the model with other embedding rows of its end of turn, if many rows of the output embedding are similar.
     A model on the meta device stays as it is: another process sends its rows."""
-    head, token = model.get_output_embeddings(), contract.stop_ids[0]
+    head = model.get_output_embeddings()
+    token = contract.stop_ids[0]
     if head is None or head.weight.is_meta or not is_untrained(head.weight, token):
         return model
     trained = next(
@@ -52,21 +53,24 @@ def is_untrained(rows: torch.Tensor, token: int) -> bool:
 
 
 def check_end_of_turn(
-    cfg: SFT, base: Path, published: Path, contract: Contract, out: StageDir
+    cfg: FirstModel, base: Path, published: Path, contract: Contract, out: StageDir
 ) -> dict[str, Any]:
     """Return how similar the end of turn's row is to others before and after. Warn of many similar rows after."""
     token = contract.stop_ids[0]
-    before, after = measure_similarity(base, token), measure_similarity(published, token)
+    before = measure_similarity(base, token)
+    after = measure_similarity(published, token)
     if after.get("alike", 0) >= MANY_ALIKE_ROWS:
-        advice = f"A higher {cfg.block}.learning_rate or more {cfg.block}.epochs make the rows differ more."
-        if cfg.adapter is not Adapter.none:
+        advice = ""
+        if isinstance(cfg, SFT):
+            advice = f"A higher {cfg.block}.learning_rate or more {cfg.block}.epochs make the rows differ more."
+        if isinstance(cfg, SFT) and cfg.adapter is not Adapter.none:
             advice = f"{cfg.block}.adapter=none trains this row; an adapter does not."
         out.warn(
             f"the model hardly distinguishes its end of turn {contract.token(token)} from untrained tokens: "
             f"{after['alike']:,} rows of the output embedding have a cosine of at least {ALIKE_COSINE:g} with its row "
             f"(the highest is {after['nearest']:.2f}). Sampling may draw untrained tokens in its place, and DPO may "
             "make the end of turn less likely. Lower sample.temperatures, and set pairs.unfinished=drop. "
-            f"{advice if cfg.train else ''}".strip()
+            f"{advice}".strip()
         )
     return {
         "token": contract.tokenizer.convert_ids_to_tokens(token),
@@ -78,7 +82,8 @@ def check_end_of_turn(
 def measure_similarity(model: Path, token: int) -> dict[str, Any]:
     """Return the highest cosine of a token's output embedding with another row, that row's id, and the number of
     similar rows. Return {} for a model without such a row."""
-    if (location := locate_output_embedding(model)) is None:
+    location = locate_output_embedding(model)
+    if location is None:
         return {}
     file, name = location
     with safe_open(file, framework="pt") as tensors:

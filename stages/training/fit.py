@@ -58,14 +58,15 @@ class SplitRows(Generic[Rows]):
     rows left out by reason. Rows are added in one pass, and only a few of them are lists of tokens in memory."""
 
     def __init__(self, rows_class: type[Rows], cfg: Training, out: StageDir):
-        self.train, self.validation = rows_class(), rows_class()
-        self.prompts = FirstPrompts(
-            cfg.runtime.samples if isinstance(cfg.runtime, SampledRuntime) else 0
-        )
+        self.train = rows_class()
+        self.validation = rows_class()
+        samples = getattr(cfg.runtime, "samples", 0)
+        self.prompts = FirstPrompts(samples)
         self.left_out = Dropped(
             out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped"
         )
-        self.dropped, self.validation_prompts = dict[str, int](), list[str]()
+        self.dropped = dict[str, int]()
+        self.validation_prompts = list[str]()
 
     def add(self, split: str, name: str, row: Any, prompt: list[Message]) -> None:
         if split == Split.validation:
@@ -112,6 +113,7 @@ class Fit(Generic[Block, TrainerOf]):
     def build_trainer(self, model: Any) -> TrainerOf:
         """Return the trainer of this model."""
         validation = self.rows.validation
+        held_out = validation.dataset if len(validation) else None
         sharding.replace_meta_parameters(model)
         self.trainer = self.trainer_class(
             model,
@@ -120,7 +122,7 @@ class Fit(Generic[Block, TrainerOf]):
             schedule=self.schedule,
             args=self.args,
             train_dataset=self.rows.train.dataset,
-            eval_dataset=validation.dataset if len(validation) else None,
+            eval_dataset=held_out,
             processing_class=self.contract.tokenizer,
         )
         return self.trainer
@@ -142,13 +144,12 @@ class Fit(Generic[Block, TrainerOf]):
         return best.figures
 
     def _train(self, *callbacks: TrainerCallback) -> None:
-        sampled = isinstance(self.cfg.runtime, SampledRuntime)
-        samples = (
-            [SampleWriter(self.trainer, self.cfg, self.rows.prompts, self.contract, self.out)]
-            if sampled
-            else []
-        )
-        train_with_callbacks(self.trainer, self.cfg, self.out, *callbacks, *samples)
+        if isinstance(self.cfg.runtime, SampledRuntime):
+            writer = SampleWriter(
+                self.trainer, self.cfg, self.rows.prompts, self.contract, self.out
+            )
+            callbacks = (*callbacks, writer)
+        train_with_callbacks(self.trainer, self.cfg, self.out, *callbacks)
 
     def publish(
         self, load: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]
@@ -218,20 +219,20 @@ def train_with_callbacks(
         FreedMemory(),
         Checkpoints(60 * cfg.runtime.save_minutes),
     ]
-    progress = [TrainingProgress()] if out.is_main else []
-    # the last, because it evaluates at once
-    evaluations = EvaluationTimes(trainer, cfg.evaluations)
-    for callback in (*callbacks, *shared_callbacks, *progress, evaluations):
+    for callback in (*callbacks, *shared_callbacks):
         trainer.add_callback(callback)
+    if out.is_main:
+        trainer.add_callback(TrainingProgress())
+    # the last, because it evaluates at once
+    trainer.add_callback(EvaluationTimes(trainer, cfg.evaluations))
     # the main process removes incomplete checkpoints
     with trainer.accelerator.main_process_first():
         resumed = checkpoint_to_resume(out, cfg.runtime.sharding)
-    with (
-        sharding.like_autocast(trainer)
-        if cfg.runtime.sharding is Sharding.fsdp
-        else contextlib.nullcontext()
-    ):
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    checkpoint = str(resumed) if resumed else None
+    with contextlib.ExitStack() as around:
+        if cfg.runtime.sharding is Sharding.fsdp:
+            around.enter_context(sharding.like_autocast(trainer))
+        trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def pack_if_possible(model: PreTrainedModel, cfg: DPO | Reward, out: StageDir) -> PreTrainedModel:

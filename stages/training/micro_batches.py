@@ -1,15 +1,14 @@
 """Compute an optimizer step in micro-batches that fit into memory, with the result of a single batch.
 
 A trainer gets the rows of a whole step and divides them by a budget of tokens per micro-batch; if memory runs out, by
-a lower one. The division does not change results: gradients add up under the step's normaliser, and metrics are means
-over the step. Evaluations are divided likewise; their losses and metrics are computed row by row."""
+a lower one. The division does not change gradients, which add up under the step's normaliser. A metric of a step is the
+mean of its micro-batches' means. Evaluations are divided likewise; their losses and metrics are computed row by row."""
 
 import contextlib
 import itertools
-import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -17,14 +16,12 @@ import torch
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing, Sharding
 from stages.models import lm_head
 from stages.models.packing import ATTENTION, add_layout, attention_name, send_batch
-from stages.models.run_attention import send_tensor
 from stages.models.scoring import divide_rows
 from stages.store.workspace import StageDir
 from stages.training.budget import enable_checkpointing, out_of_memory_error, write_decision
@@ -54,86 +51,11 @@ class OutOfMemory(Exception):
 def select_row(output: Output, index: tuple[slice, ...]) -> Output:
     """Return one row's part of a batched output: each tensor of tokens or sequences, (sequences, …), at `index`. These
     are slices, as the host would wait for the device to copy a list of indices there."""
-    return type(output)(
-        **{name: figures[index].contiguous() for name, figures in output.items() if figures.dim()}
-    )
-
-
-class Unread(torch.Tensor):
-    """Figures that stay on the device: `item` returns a tensor, so a trainer that adds it up waits for nothing."""
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function is torch.Tensor.item:
-            figure = args[0].detach()
-            return figure.double() if figure.is_floating_point() else figure
-        # TRL asks before a division whether a batch has tokens
-        if function is torch.Tensor.__bool__:
-            return True
-        if function is torch.Tensor.__getitem__ and getattr(args[1], "dtype", None) == torch.bool:
-            return torch.where(args[1], args[0], 0)  # TRL adds up what a mask selects
-        return super().__torch_function__(function, types, args, kwargs)  # type: ignore[no-untyped-call]
-
-
-def leave_unread(tensor: Any) -> Any:
-    """Replace accelerate's `gather`, which waits for other processes, and TRL's reading of what was gathered."""
-    return tensor.as_subclass(Unread)
-
-
-def leave_figures_unread(_model: torch.nn.Module, _inputs: Any, output: ModelOutput) -> None:
-    """Leave what TRL adds up without gradients on the device. On a CPU, where nothing waits, sums keep their order."""
-    for name, figures in [*output.items()]:
-        # others are tuples of layers
-        is_figure = isinstance(figures, torch.Tensor) and figures.is_floating_point()
-        if is_figure and not figures.requires_grad and figures.device.type != "cpu":
-            output[name] = leave_unread(figures)
-
-
-@contextlib.contextmanager
-def average_over_step(
-    trainer: Trainer,
-    model: torch.nn.Module,
-    batches: list[Batch],
-    weight: Callable[[str, Batch], int],
-) -> Iterator[None]:
-    """Around a step's micro-batches, replace TRL's metric means by the means over the step in all processes.
-    `weight(name, batch)` is the number of items of a batch over which the metric `name` is a mean.
-
-    TRL gathers each micro-batch's mean from all processes, reads it, and logs the plain mean of these means whatever
-    their sizes. Here no process gathers or reads before its micro-batches are done. Each mean is weighted by its
-    number of pairs or tokens, one reduction over the processes gives the step's means, and they are read together."""
-    accelerator, metrics = trainer.accelerator, trainer._metrics["train"]
-    tokens_before = trainer._total_train_tokens
-    metrics.clear()
-    vars(accelerator).update(gather=leave_unread, gather_for_metrics=leave_unread)
-    hook = model.register_forward_hook(leave_figures_unread)
-    try:
-        yield
-    except BaseException:
-        trainer._total_train_tokens = tokens_before
-        raise
-    finally:
-        hook.remove()
-        del accelerator.gather, accelerator.gather_for_metrics
-    names = [name for name in metrics if name != "num_tokens"]
-    weights = [[weight(name, batch) for name in names] for batch in batches]
-    means = [
-        torch.stack([metrics[name][i] for name in names]).as_subclass(torch.Tensor)
-        for i in range(len(batches))
-    ]
-    counts = send_tensor(torch.tensor(weights, dtype=torch.float64), accelerator.device)
-    sums = torch.zeros_like(counts[0])
-    for mean, count in zip(means, counts, strict=True):
-        sums += torch.where(count > 0, mean * count, 0)  # without tokens, the mean is 0 / 0
-    tokens_here = (trainer._total_train_tokens - tokens_before).as_subclass(torch.Tensor)
-    table = torch.cat([sums, counts.sum(0), tokens_here[None]])
-    *totals, tokens = accelerator.reduce(table, "sum").tolist()
-    step_means = zip(names, totals[: len(names)], totals[len(names) :], strict=True)
-    metrics |= {name: [total / count if count else math.nan] for name, total, count in step_means}
-    trainer._total_train_tokens = tokens_before + int(tokens)
-    metrics["num_tokens"] = [trainer._total_train_tokens]
+    row = dict[str, torch.Tensor]()
+    for name, figures in output.items():
+        if figures.dim():
+            row[name] = figures[index].contiguous()
+    return type(output)(**row)
 
 
 class MicroBatches(PlumblineTrainer, ABC):
@@ -142,12 +64,15 @@ class MicroBatches(PlumblineTrainer, ABC):
     arguments: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *args: Any, cfg: Training, out: StageDir, **kwargs: Any):
-        self.cfg, self.out = cfg, out
+        self.cfg = cfg
+        self.out = out
         self.token_budget = cfg.runtime.token_budget
         self.checkpointing = cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # TRL sets it
         self.aux_loss_enabled = False  # TRL may set it
-        self.rows_to_score, self.outputs = list[Row](), deque[ModelOutput]()  # in an evaluation
+        # in an evaluation: rows that one forward reads, and the output of each that TRL has not read yet
+        self.rows_to_score = list[Row]()
+        self.outputs = deque[ModelOutput]()
         lm_head.install_cpu_head()
         super().__init__(*args, **kwargs)
         # TRL's arguments set the kinds none and full
@@ -164,10 +89,6 @@ class MicroBatches(PlumblineTrainer, ABC):
         """Return the number of tokens of a row that go through the model."""
 
     @abstractmethod
-    def count_items(self, metric: str, batch: Batch) -> int:
-        """Return over how many pairs or tokens of a micro-batch TRL's metric of this name is a mean."""
-
-    @abstractmethod
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Sequence[ModelOutput]:
         """Return for every row the model's output for this row alone, from one forward of all rows."""
 
@@ -176,7 +97,8 @@ class MicroBatches(PlumblineTrainer, ABC):
         return add_layout(self.model, self.data_collator(rows))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        collator, self.data_collator = self.data_collator, StepRows
+        collator = self.data_collator
+        self.data_collator = StepRows
         try:
             return super().get_train_dataloader()
         finally:
@@ -188,10 +110,10 @@ class MicroBatches(PlumblineTrainer, ABC):
         """Return the rows of a step, and TRL's normaliser of its loss, if any: the trained tokens in all processes."""
         steps = list(itertools.islice(epoch_iterator, num_batches))
         # One process has nothing to gather, and Trainer would wait for the device to copy the number there.
-        place = device if self.args.world_size > 1 else torch.device("cpu")
-        _, items = super().get_batch_samples(
-            (self.data_collator(s.rows) for s in steps), num_batches, place
-        )
+        if self.args.world_size == 1:
+            device = torch.device("cpu")
+        batches = (self.data_collator(step.rows) for step in steps)
+        _, items = super().get_batch_samples(batches, num_batches, device)
         return steps, items
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
@@ -199,8 +121,9 @@ class MicroBatches(PlumblineTrainer, ABC):
         processes. The longest rows come first, to save padding, unless the loss depends on a micro-batch's rows."""
         if not self.cfg.by_micro_batch:
             rows = sorted(rows, key=self.count_tokens, reverse=True)
-        if n := self.cfg.runtime.rows:
-            return [rows[i : i + n] for i in range(0, len(rows), n)]
+        size = self.cfg.runtime.rows
+        if size:
+            return [rows[i : i + size] for i in range(0, len(rows), size)]
         assert self.token_budget is not None
         return self.divide_alike(rows, self.token_budget)
 
@@ -217,16 +140,20 @@ class MicroBatches(PlumblineTrainer, ABC):
         groups = divide_rows(costs, budget, self.is_padded)
         if self.args.world_size > 1:
             count_here = torch.tensor([len(groups)], device=self.accelerator.device)
-            groups = divide_rows(
-                costs, budget, self.is_padded, int(self.accelerator.gather(count_here).max())
-            )
-        return [[rows[i] for i in group] for group in groups]
+            most = int(self.accelerator.gather(count_here).max())
+            groups = divide_rows(costs, budget, self.is_padded, most)
+        parts = list[list[Row]]()
+        for group in groups:
+            parts.append([rows[i] for i in group])
+        return parts
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
         # TRL makes one forward per row if a loss needs more than per-token figures.
         row_by_row = self.aux_loss_enabled or self.label_smoother is not None
         self.outputs.clear()
-        self.rows_to_score = [] if row_by_row else self.evaluated_rows(dataloader)
+        self.rows_to_score.clear()
+        if not row_by_row:
+            self.rows_to_score = self.evaluated_rows(dataloader)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def evaluated_rows(self, dataloader: DataLoader[Any]) -> list[Row]:
@@ -239,16 +166,25 @@ class MicroBatches(PlumblineTrainer, ABC):
     def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Evaluate one row with TRL's code, on its stored output, if any. Loss and metrics equal a single row's."""
         if self.rows_to_score:
-            rows, self.rows_to_score = self.rows_to_score, []
-            outputs = dict[int, ModelOutput]()
-            with torch.no_grad(), self.compute_loss_context_manager():
-                for part in self.evaluation_batches(rows):
-                    outputs |= zip(map(id, part), self.row_outputs(model, part), strict=True)
-            self.outputs.extend(outputs[id(row)] for row in rows)
-        stored_or_model = (
-            (lambda output: lambda **_: output)(self.outputs.popleft()) if self.outputs else model
-        )
-        return super().prediction_step(stored_or_model, *args, **kwargs)
+            self.score_rows(model)
+        if not self.outputs:
+            return super().prediction_step(model, *args, **kwargs)
+        output = self.outputs.popleft()
+
+        def stored(**_: Any) -> ModelOutput:
+            return output
+
+        return super().prediction_step(stored, *args, **kwargs)
+
+    def score_rows(self, model: torch.nn.Module) -> None:
+        """Store the output of every row that is to be scored, from forwards of many rows."""
+        outputs = dict[int, ModelOutput]()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for part in self.evaluation_batches(self.rows_to_score):
+                for row, output in zip(part, self.row_outputs(model, part), strict=True):
+                    outputs[id(row)] = output
+        self.outputs.extend(outputs[id(row)] for row in self.rows_to_score)
+        self.rows_to_score = []
 
     def training_step(
         self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None
@@ -263,12 +199,11 @@ class MicroBatches(PlumblineTrainer, ABC):
                 too_large = error.rows
             # inside `except`, the error would still hold the micro-batch's tensors
             self.make_room(model, too_large)
-        settings = self.token_budget, self.checkpointing
-        if settings != before:
+        if (self.token_budget, self.checkpointing) != before:
             repeated = f"out of memory at step {self.state.global_step + 1}, which was repeated"
-            limit = f"at most {settings[0]} tokens, with gradient checkpointing {settings[1]}"
+            limit = f"at most {self.token_budget} tokens, with gradient checkpointing {self.checkpointing}"
             self.out.warn(f"{repeated}. From this step on, a micro-batch has {limit}.")
-            write_decision(self.out, *settings)
+            write_decision(self.out, self.token_budget, self.checkpointing)
         return loss
 
     def accumulate(self, model: torch.nn.Module, rows: list[Row], items: Any) -> torch.Tensor:
@@ -276,26 +211,34 @@ class MicroBatches(PlumblineTrainer, ABC):
         parts = self.micro_batches(rows)
         batches = [self.collate(part) for part in parts]
         loss = torch.zeros((), device=self.args.device)
-        with average_over_step(self, model, batches, self.count_items):
-            for i, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
-                # Trainer divides the loss by this number, so a micro-batch's mean has the weight of its rows.
-                self.current_gradient_accumulation_steps: float = len(rows) / len(part)
-                last = i == len(parts)
-                self.accelerator.sync_gradients = last
-                # Without a reduction, sharded gradients would be whole in every process.
-                reduce = last or self.cfg.runtime.sharding is not Sharding.none
-                try:
-                    with contextlib.nullcontext() if reduce else self.accelerator.no_sync(model):
-                        part_loss = super().training_step(
-                            model, send_batch(batch, self.args.device), items
-                        )
-                        # Trainer reads it, unlike the step's figures
-                        loss += part_loss.as_subclass(torch.Tensor)
-                except RuntimeError as error:
-                    if should_reduce_batch_size(error):
-                        raise OutOfMemory(part) from error
-                    raise
+        for i, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
+            # Trainer divides the loss by this number, so a micro-batch's mean has the weight of its rows.
+            self.current_gradient_accumulation_steps: float = len(rows) / len(part)
+            last = i == len(parts)
+            self.accelerator.sync_gradients = last
+            # Without a reduction, sharded gradients would be whole in every process.
+            reduce = last or self.cfg.runtime.sharding is not Sharding.none
+            try:
+                with contextlib.nullcontext() if reduce else self.accelerator.no_sync(model):
+                    on_device = send_batch(batch, self.args.device)
+                    loss += super().training_step(model, on_device, items)
+            except RuntimeError as error:
+                if should_reduce_batch_size(error):
+                    raise OutOfMemory(part) from error
+                raise
         return loss
+
+    def note(self, metric: str, mean: torch.Tensor) -> None:
+        """Add the mean of a metric over a micro-batch, of all processes, to those that TRL's `log` averages. NaN is the
+        mean of nothing."""
+        mode = "train" if self.model.training else "eval"
+        means = self.accelerator.gather(mean.detach().reshape(1))
+        self._metrics[mode][metric].append(means.nanmean().item())
+
+    def note_tokens(self, count: torch.Tensor) -> None:
+        """Add a micro-batch's tokens of all processes to TRL's metric of how many were trained so far."""
+        self._total_train_tokens += int(self.accelerator.gather(count.reshape(1)).sum())
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
     def is_divisible(self, rows: list[Row]) -> bool:
         """Return whether a micro-batch can be divided into smaller ones."""

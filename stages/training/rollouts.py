@@ -37,7 +37,10 @@ from stages.store.workspace import SCRATCH, StageDir
 from stages.training.rollout_engine import RolloutEngine, sum_bits
 from stages.training.samples import copy_skeleton, inference_copy, merged_copy
 
-LENGTHENED, SHARE, COLLAPSED = 1.5, 0.05, 0.2  # changes from a training's first to its last fifth
+# changes from a training's first to its last fifth
+LENGTHENED = 1.5
+SHARE = 0.05
+COLLAPSED = 0.2
 STAY_NEAR = "set grpo.beta=0.04"
 
 
@@ -69,15 +72,22 @@ class Rollouts:
         out: StageDir,
         engine: RolloutEngine | None = None,
     ):
-        self.trainer, self.cfg, self.contract = trainer, cfg, contract
-        self.prompts, self.judge, self.relative = prompts, judge, relative
+        self.trainer = trainer
+        self.cfg = cfg
+        self.contract = contract
+        self.prompts = prompts
+        self.judge = judge
+        self.relative = relative
+        self.engine = engine
+        self.folder = out / SCRATCH / "rollouts"
+        self.is_main = out.is_main
         self.token_ids = {
             name: contract.prompt(example.messages) for name, example in prompts.items()
         }
-        self.folder, self.is_main = out / SCRATCH / "rollouts", out.is_main
-        self.dtype, self.engine = torch_dtype(sampling_weights(cfg.precision)), engine
-        is_sharded = cfg.runtime.sharding is not Sharding.none
-        self.skeleton = copy_skeleton(trainer.model) if is_sharded else None
+        self.dtype = torch_dtype(sampling_weights(cfg.precision))
+        self.skeleton = None
+        if cfg.runtime.sharding is not Sharding.none:
+            self.skeleton = copy_skeleton(trainer.model)
         # of the log-probs of the rollouts' tokens
         self.logprob_temperature = cfg.temperature if engine else 1.0
 
@@ -97,9 +107,11 @@ class Rollouts:
 
     def of_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
         """Return the groups of the next step in all processes. `ids`: the prompts of this process."""
-        step, shard = self.trainer.state.global_step, self.shard
+        step = self.trainer.state.global_step
+        shard = self.shard
         policy = f"step {step}, weights {self.digest(self.trainer.model)}"
-        [rollouts] = broadcast_object_list([read_shard(shard, policy) if self.is_main else None])
+        found = read_shard(shard, policy) if self.is_main else None
+        [rollouts] = broadcast_object_list([found])
         if not rollouts:
             temperatures = [self.cfg.temperature] * self.cfg.completions
             seed = int(content_id(self.cfg.seed, step), 16)
@@ -112,11 +124,12 @@ class Rollouts:
 
     def held_out(self, ids: Sequence[str]) -> list[Rollout]:
         """Return a greedy answer to each of these prompts, which are the same in every process."""
-        args, digest = self.trainer.args, self.digest(self.trainer.model)
-        answers = gather_object(
-            self.complete(ids[args.process_index :: args.world_size], [0.0], 0, digest)
-        )
-        return sorted(answers, key=lambda answer: ids.index(answer.prompt_id))
+        args = self.trainer.args
+        digest = self.digest(self.trainer.model)
+        ids_here = ids[args.process_index :: args.world_size]
+        answers = gather_object(self.complete(ids_here, [0.0], 0, digest))
+        by_prompt = {answer.prompt_id: answer for answer in answers}
+        return [by_prompt[name] for name in ids if name in by_prompt]
 
     def complete(
         self, ids: Sequence[str], temperatures: list[float], seed: int, policy: str
@@ -127,7 +140,8 @@ class Rollouts:
         machine.give_back_gpu_memory()
         allocator.return_freed_memory()
         model = inference_copy(self.trainer.model, self.cfg.precision, self.skeleton)
-        if not policy.endswith(digest := self.digest(model)):
+        digest = self.digest(model)
+        if not policy.endswith(digest):
             problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
             result = "Its completions would teach older weights, so nothing is published"
             raise UserError(f"align=grpo: {problem}. {result}. Type the same command again.")
@@ -135,35 +149,29 @@ class Rollouts:
         requests = [
             Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids
         ]
-        drawn = {
-            request.id: (request, completions)
-            for request, completions in sampler.complete(requests)
-        }
-        completed = [
-            (request, place, completion)
-            for request, completions in map(drawn.__getitem__, ids)
-            for place, completion in enumerate(completions)
-            if isinstance(completion, Completion)
-        ]
-        source, stop_ids = f"the sampler {sampler.name}", self.contract.stop_ids
+        drawn = {request.id: completions for request, completions in sampler.complete(requests)}
+        source = f"the sampler {sampler.name}"
+        stop_ids = self.contract.stop_ids
         vocabulary = model.config.get_text_config().vocab_size
-        for request, _, completion in completed:
-            validate_completion(completion, source, request.id, stop_ids, vocabulary)
-        candidates = [
-            make_candidate(request, place, completion, self.contract, policy, sampler.name)
-            for request, place, completion in completed
-        ]
-        return self.add_rewards(
-            [self.prompts[i] for i in ids], [Rollout(**vars(each)) for each in candidates]
-        )
+        rollouts = list[Rollout]()
+        for request in requests:
+            for place, completion in enumerate(drawn[request.id]):
+                if not isinstance(completion, Completion):
+                    continue
+                validate_completion(completion, source, request.id, stop_ids, vocabulary)
+                candidate = make_candidate(
+                    request, place, completion, self.contract, policy, sampler.name
+                )
+                rollouts.append(Rollout(**vars(candidate)))
+        return self.add_rewards([self.prompts[i] for i in ids], rollouts)
 
     def open_sampler(self, model: PreTrainedModel) -> Sampler:
         """Return a sampler of these weights, which `inference_copy` has returned."""
+        policy = self.trainer.model
+        if self.engine and isinstance(policy, PeftModel):
+            return self.engine.load(merged_copy(policy, self.cfg.precision))
         if self.engine:
-            with_adapter = isinstance(policy := self.trainer.model, PeftModel)
-            return self.engine.load(
-                merged_copy(policy, self.cfg.precision) if with_adapter else model
-            )
+            return self.engine.load(model)
         if has_only_attention(model):  # Mamba's layers read the weights of others
             prepack(model, ROLLOUT_ROWS)
         return HFSampler.of(
@@ -176,7 +184,9 @@ class Rollouts:
         ended = [r for r in rollouts if r.finish_reason == "stop"]
         to_judge = {r.prompt_id for r in ended}
         pool = [prompt for prompt in prompts if prompt.id in to_judge]
-        judgements = {j.candidate_id: j for j in (self.judge(pool, ended) if ended else ())}
+        judgements = dict[str | None, Judgement]()
+        if ended:
+            judgements = {each.candidate_id: each for each in self.judge(pool, ended)}
         rewards_by_prompt: dict[str, list[float]] = {r.prompt_id: [] for r in rollouts}
         for rollout in ended:
             judgement = judgements.get(rollout.candidate_id)
@@ -185,7 +195,8 @@ class Rollouts:
                 rewards_by_prompt[rollout.prompt_id].append(rollout.reward)
             else:
                 rollout.error = (judgement and judgement.error) or "the labeler gave no score"
-        unscored, limit = [r for r in ended if r.reward is None], self.cfg.label.max_failed
+        unscored = [r for r in ended if r.reward is None]
+        limit = self.cfg.label.max_failed
         if len(unscored) > limit * len(ended):
             problem = f"{len(unscored)} of {len(ended)} completions of a step have no reward"
             way_out = "Remove the cause; the same command then resumes. A higher limit starts anew."
@@ -203,12 +214,16 @@ class Rollouts:
 
 def read_shard(shard: Path, policy: str) -> list[Rollout] | None:
     """Return a step's rollouts if an earlier attempt drew them from the same weights, else None."""
+    if not shard.exists():
+        return None
     try:
-        rollouts = load(shard, Rollout) if shard.exists() else []
+        rollouts = load(shard, Rollout)
     except Damaged as error:
         move_aside(shard, error)
         return None
-    return rollouts if {rollout.policy for rollout in rollouts} == {policy} else None
+    if {rollout.policy for rollout in rollouts} != {policy}:
+        return None
+    return rollouts
 
 
 @torch.no_grad()
@@ -216,28 +231,42 @@ def weights_digest(model: torch.nn.Module, dtype: torch.dtype, sharded: bool = F
     """Return a digest of all weights as they are in this type: of the sum of every parameter's bits. An optimizer step
     changes nearly all sums. They are computed on the device. With `sharded`, a model whose weights are divided among
     the processes has the digest of the whole one; all processes must call this at once."""
-    sums, is_divided = list[torch.Tensor](), False
+    sums = list[torch.Tensor]()
+    is_divided = False
     for parameter in model.parameters():
         part: torch.Tensor = parameter
         if isinstance(part, DTensor):
-            is_divided, part = True, part.to_local()
-        values = part.to(dtype) if part.is_floating_point() else part
+            is_divided = True
+            part = part.to_local()
+        if part.is_floating_point():
+            part = part.to(dtype)
         # The widest integers are summed up fastest, but single elements add up over shards.
-        sums.append(sum_bits(values, widest=not sharded))
+        sums.append(sum_bits(part, widest=not sharded))
     total = torch.stack(sums)
-    return content_id((reduce(total, "sum") if is_divided else total).tolist())
+    if is_divided:
+        total = reduce(total, "sum")
+    return content_id(total.tolist())
 
 
 def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
     """Return the figures of a step's rollouts: mean reward with its standard error over prompts, groups with different
     rewards, mean tokens, shares that ended their turn and that repeat themselves, and completions without a reward."""
-    rewards = [[r.reward for r in group if r.reward is not None] for group in groups]
-    means = [fmean(group) for group in rewards if group]
-    rollouts = [r for group in groups for r in group]
+    means = list[float]()
+    live = 0
+    rollouts = list[Rollout]()
+    for group in groups:
+        rollouts += group
+        rewards = [rollout.reward for rollout in group if rollout.reward is not None]
+        live += len({*rewards}) > 1
+        if rewards:
+            means.append(fmean(rewards))
+    standard_error = 0.0
+    if len(means) > 1:
+        standard_error = stdev(means) / len(means) ** 0.5
     return {
         "reward": fmean(means or [0.0]),
-        "reward_se": stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0,
-        "live_groups": sum(len({*group}) > 1 for group in rewards),
+        "reward_se": standard_error,
+        "live_groups": live,
         "groups": len(groups),
         "completion_tokens": fmean(r.n_tokens for r in rollouts),
         "ended": fmean(r.finish_reason == "stop" for r in rollouts),
@@ -282,5 +311,10 @@ def curve_warnings(
 
 def has_gain(before: Sequence[float | None], after: Sequence[float | None]) -> bool:
     """Return True if the rewards of the same prompts rose by more than noise."""
-    rows = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
-    return len(rows) > 1 and paired([a for a, _ in rows], [b for _, b in rows]).low > 0
+    earlier = list[float]()
+    later = list[float]()
+    for a, b in zip(before, after, strict=True):
+        if a is not None and b is not None:
+            earlier.append(a)
+            later.append(b)
+    return len(earlier) > 1 and paired(earlier, later).low > 0

@@ -54,17 +54,21 @@ class SampleWriter(TrainerCallback):
         self.out = out
         self.sample_tokens = cfg.runtime.sample_tokens
         is_unsharded = cfg.runtime.sharding is Sharding.none
-        asked_here = (
-            [*FirstPrompts(cfg.runtime.samples, prompts)] if is_unsharded and out.is_main else []
-        )
-        requests = [Request(prompt_id(m), m, contract.prompt(m), [0.0], 0) for m in asked_here]
+        asked_here = list[list[Message]]()
+        if is_unsharded and out.is_main:
+            asked_here = [*FirstPrompts(cfg.runtime.samples, prompts)]
         context = context_length(trainer.model.config) or math.inf
-        self.requests = [
-            r for r in requests if len(r.token_ids) + cfg.runtime.sample_tokens <= context
-        ]
-        if long := len(requests) - len(self.requests):
+        self.requests = list[Request]()
+        for messages in asked_here:
+            request = Request(prompt_id(messages), messages, contract.prompt(messages), [0.0], 0)
+            if len(request.token_ids) + cfg.runtime.sample_tokens <= context:
+                self.requests.append(request)
+        long = len(asked_here) - len(self.requests)
+        if long:
             key = f"{cfg.block}.runtime.sample_tokens={cfg.runtime.sample_tokens}"
-            unsampled = f"{long} of {len(requests)} held-out prompts get no samples during training"
+            unsampled = (
+                f"{long} of {len(asked_here)} held-out prompts get no samples during training"
+            )
             out.warn(
                 f"{key}: {unsampled}: with an answer they exceed the {context:,} tokens that the model reads."
             )
@@ -79,21 +83,25 @@ class SampleWriter(TrainerCallback):
 
     def sample_answers(self, step: int) -> list[Sample]:
         """Return the current model's answer to every prompt, in the order of their ids."""
-        model, limit = inference_copy(self.trainer.model, self.precision), self.sample_tokens
-        sampler = HFSampler.of(model, self.contract.stop_ids, limit, 1.0, len(self.requests))
-        by_id = {r.id: c for r, [c] in sampler.complete(self.requests) if isinstance(c, Completion)}
-        answered, text = [(r, by_id[r.id]) for r in self.requests], self.contract.text
-        return [
-            Sample(step, r.id, r.messages, text(c.token_ids or []), c.finish_reason)
-            for r, c in answered
-        ]
+        model = inference_copy(self.trainer.model, self.precision)
+        stop_ids = self.contract.stop_ids
+        sampler = HFSampler.of(model, stop_ids, self.sample_tokens, 1.0, len(self.requests))
+        by_id = dict[str, Sample]()
+        for request, [completion] in sampler.complete(self.requests):
+            assert isinstance(completion, Completion)
+            text = self.contract.text(completion.token_ids or [])
+            by_id[request.id] = Sample(
+                step, request.id, request.messages, text, completion.finish_reason
+            )
+        return [by_id[request.id] for request in self.requests]
 
 
 class FirstPrompts:
     """The `count` prompts with the lowest hashes: the same prompts for the same rows in any order."""
 
     def __init__(self, count: int, prompts: Iterable[list[Message]] = ()):
-        self.count, self.by_id = count, dict[str, list[Message]]()
+        self.count = count
+        self.by_id = dict[str, list[Message]]()
         for prompt in prompts:
             self.add(prompt)
 
@@ -115,11 +123,9 @@ def inference_copy(
 
     The original keeps its attention, packed rows, hooks and generation settings: a sampler changes only the copy."""
     inference_model = copy_model(model, precision, skeleton)
-    return (
-        inference_model.get_base_model()
-        if isinstance(inference_model, PeftModel)
-        else inference_model
-    ).eval()  # type: ignore[no-any-return]
+    if isinstance(inference_model, PeftModel):
+        inference_model = inference_model.get_base_model()
+    return inference_model.eval()  # type: ignore[no-any-return]
 
 
 def merged_copy(model: PeftModel, precision: Precision) -> PreTrainedModel:

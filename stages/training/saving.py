@@ -51,8 +51,10 @@ class Checkpoints(TrainerCallback):
     only then remove earlier ones. The last step's checkpoint omits the optimizer state, two thirds of its size."""
 
     def __init__(self, interval: float):
-        self.interval, self.save_seconds = interval, 0.0
-        self.last_save = self.save_start = time.monotonic()
+        self.interval = interval
+        self.save_seconds = 0.0
+        self.last_save = time.monotonic()
+        self.save_start = self.last_save
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -63,13 +65,11 @@ class Checkpoints(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         # Of sharded weights, Trainer saves only the copy beside the optimizer state.
-        args.save_only_model = state.global_step >= state.max_steps and not (
-            args.fsdp or args.deepspeed
-        )
+        is_last = state.global_step >= state.max_steps
+        args.save_only_model = is_last and not (args.fsdp or args.deepspeed)
         self.save_start = time.monotonic()
-        due = self.save_start - self.last_save >= max(
-            self.interval, SAVE_TIME_FACTOR * self.save_seconds
-        )
+        wait = max(self.interval, SAVE_TIME_FACTOR * self.save_seconds)
+        due = self.save_start - self.last_save >= wait
         # every process takes part in saving, so the clock of the first one decides for all
         if args.world_size > 1:
             due = bool(broadcast(torch.tensor(int(due), device=args.device)))
@@ -98,16 +98,19 @@ class Checkpoints(TrainerCallback):
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders, complete or not, the last first. Folders with other names are ignored."""
-    steps = {
-        path: match[1] for path in folder.glob("*/") if (match := CHECKPOINT.fullmatch(path.name))
-    }
-    return sorted(steps, key=lambda path: int(steps[path]), reverse=True)
+    by_step = dict[int, Path]()
+    for path in folder.glob("*/"):
+        match = CHECKPOINT.fullmatch(path.name)
+        if match:
+            by_step[int(match[1])] = path
+    return [by_step[step] for step in sorted(by_step, reverse=True)]
 
 
 def newest_complete(folder: Path) -> Path | None:
     """Return the last checkpoint whose files have the digests in its marker. Remove later, damaged ones."""
     for checkpoint in list_checkpoints(folder):
-        if not (damage := sealed_json.seal_problem(checkpoint)):
+        damage = sealed_json.seal_problem(checkpoint)
+        if not damage:
             return checkpoint
         log.warning(
             "warning: %s is damaged (%s). It is removed, and training resumes before it.",
@@ -120,12 +123,14 @@ def newest_complete(folder: Path) -> Path | None:
 
 def checkpoint_to_resume(out: StageDir, sharding: Sharding) -> Path | None:
     """Return the last complete checkpoint. Raise UserError if another `launch.sharding` saved it: it is unreadable."""
-    if (checkpoint := newest_complete(checkpoint_folder(out))) is None:
+    checkpoint = newest_complete(checkpoint_folder(out))
+    if checkpoint is None:
         return None
-    patterns = {Sharding.fsdp: "pytorch_model_fsdp*", Sharding.zero3: "global_step*"}
-    saved = next(
-        (kind for kind, pattern in patterns.items() if any(checkpoint.glob(pattern))), Sharding.none
-    )
+    saved = Sharding.none
+    if any(checkpoint.glob("pytorch_model_fsdp*")):
+        saved = Sharding.fsdp
+    if any(checkpoint.glob("global_step*")):
+        saved = Sharding.zero3
     if saved is not sharding:
         way_out = f"Type the command with launch.sharding={saved}, or delete {checkpoint.parent} to start again"
         problem = f"{checkpoint} is of launch.sharding={saved}, and launch.sharding={sharding} cannot read it"
@@ -142,10 +147,12 @@ def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None =
         DistributedType.FSDP,
         DistributedType.DEEPSPEED,
     )
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
+    state = None
+    if is_sharded:  # gathering copies tied weights, which would be saved twice
+        tied = trainer.model.all_tied_weights_keys
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        state = {name: weight for name, weight in (state or {}).items() if name not in tied}
     if trainer.is_world_process_zero():
-        if state:  # gathering copies tied weights, which would be saved twice
-            state = {k: v for k, v in state.items() if k not in trainer.model.all_tied_weights_keys}
         save_model(trainer.model, draft, state)
         sealed_json.write_note(draft / BEST_STEP, best or {})
         sealed_json.seal(draft)
@@ -165,7 +172,8 @@ def publish(
     adapter is merged into its 4-bit weights, a LoRA adapter into fp32 weights. If `start` is in bfloat16, `model/` is
     rounded too: return the share of the update that survives, else None.
     Raise UserError if the files are not those that were saved."""
-    if damage := sealed_json.seal_problem(trained):
+    damage = sealed_json.seal_problem(trained)
+    if damage:
         raise UserError(
             f"{trained}: {damage}. Nothing is published; the same command trains the lost part again."
         )
@@ -180,7 +188,9 @@ def publish(
         allocator.return_freed_memory()
         weights = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
         save_model(adapters.merge_adapter(load(weights), weights, place), out / "model")
-    return rounding.round_update(out / "model", start) if rounding.is_rounded(start) else None
+    if rounding.is_rounded(start):
+        return rounding.round_update(out / "model", start)
+    return None
 
 
 def link_or_copy(source: str, target: str) -> None:
@@ -196,17 +206,20 @@ class BestModel(TrainerCallback):
     Step 0 is never the best: it is only for comparison."""
 
     def __init__(self, trainer: Trainer, folder: Path):
-        self.trainer, self.folder = trainer, folder
+        self.trainer = trainer
+        self.folder = folder
         with trainer.accelerator.main_process_first():
             self.figures = self.read_earlier_best()
 
     def read_earlier_best(self) -> dict[str, float]:
         """Return the best step of an interrupted attempt. If it is damaged, remove it and all checkpoints after it:
         training resumed from them would take a later step as the best."""
-        draft, checkpoints = self.folder.with_suffix(".draft"), self.folder.with_name("checkpoints")
+        draft = self.folder.with_suffix(".draft")
+        checkpoints = self.folder.with_name("checkpoints")
         if not self.folder.exists() and not sealed_json.seal_problem(draft):
             sealed_json.replace_folder(draft, self.folder)  # the attempt ended just before this
-        if not (damage := sealed_json.seal_problem(self.folder)):
+        damage = sealed_json.seal_problem(self.folder)
+        if not damage:
             return sealed_json.load_json(self.folder / BEST_STEP, sealed_json.require_keys())
         later = [
             checkpoint

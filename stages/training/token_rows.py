@@ -27,7 +27,8 @@ class ColumnRows(ABC, Generic[RowValue]):
 
     def __init__(self) -> None:
         self.ids = list[str]()
-        self._pending, self._tables = list[RowValue](), list[pa.Table]()
+        self._pending = list[RowValue]()
+        self._tables = list[pa.Table]()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -3,7 +3,7 @@
 Row losses are in the trainer's log, and so in every checkpoint: a resumed training knows those of its start."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -56,7 +56,8 @@ class PlumblineTrainer(Trainer):
     `disable_dropout` is false, it trains without dropout."""
 
     def __init__(self, *args: Any, schedule: EpochSchedule, **kwargs: Any):
-        self.schedule, self.row_losses = schedule, list[torch.Tensor]()
+        self.schedule = schedule
+        self.row_losses = list[torch.Tensor]()
         self.lr_scheduler: Any  # Trainer sets it
         self.cfg: Training  # MicroBatches sets both
         self.out: StageDir
@@ -66,7 +67,10 @@ class PlumblineTrainer(Trainer):
             disable_dropout(self.model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(self.schedule, lambda: (self.state.global_step, self.state.max_steps))
+        def steps() -> tuple[int, int]:
+            return self.state.global_step, self.state.max_steps
+
+        return EpochSampler(self.schedule, steps)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         warmup = self.args.warmup_steps
@@ -75,9 +79,8 @@ class PlumblineTrainer(Trainer):
             self.out.warn(
                 f"{key}: training ends before, after {num_training_steps} steps, at a low learning rate."
             )
-        if self.lr_scheduler is not None or not (
-            steps := count_warmup_steps(warmup, num_training_steps)
-        ):
+        steps = count_warmup_steps(warmup, num_training_steps)
+        if self.lr_scheduler is not None or not steps:
             return super().create_scheduler(num_training_steps, optimizer)
         self.args.warmup_steps = steps + 1
         longer_schedule = super().create_scheduler(num_training_steps + 1, optimizer)
@@ -112,27 +115,22 @@ class PlumblineTrainer(Trainer):
         """Replace the values of TRL's validation metrics, of each row in turn, by their mean over all processes' rows.
         In this process the first `rows_here` values count. A row that a metric is not about has NaN."""
         evaluated = self._metrics["eval"]
-        metrics = {
-            name: [v for v in row[:rows_here] if not math.isnan(v)]
-            for name, row in evaluated.items()
-        }
-        here = torch.tensor(
-            [[sum(values), len(values)] for values in metrics.values()], dtype=torch.float64
-        )
-        totals = self.accelerator.reduce(send_tensor(here, self.args.device), "sum").tolist()
-        evaluated |= {
-            name: [s / n if n else math.nan] for name, (s, n) in zip(metrics, totals, strict=True)
-        }
+        sums = list[list[float]]()
+        for row in evaluated.values():
+            measured = [value for value in row[:rows_here] if not math.isnan(value)]
+            sums.append([sum(measured), len(measured)])
+        here = send_tensor(torch.tensor(sums, dtype=torch.float64), self.args.device)
+        totals = self.accelerator.reduce(here, "sum").tolist()
+        for name, (total, count) in zip(evaluated, totals, strict=True):
+            evaluated[name] = [total / count if count else math.nan]
 
 
 def count_warmup_steps(warmup: float, steps: int) -> int:
     """Return the steps of a warm-up whose `warmup_steps` is a share of fewer than LEAST_WARMUP steps: LEAST_WARMUP, or
     half of all. Return 0 if `warmup_steps` is used as it is: a number of steps, 0, or a larger share."""
-    return (
-        0
-        if not 0 < warmup < 1 or warmup * steps > LEAST_WARMUP - 1
-        else min(LEAST_WARMUP, math.ceil(steps / 2))
-    )
+    if not 0 < warmup < 1 or warmup * steps > LEAST_WARMUP - 1:
+        return 0
+    return min(LEAST_WARMUP, math.ceil(steps / 2))
 
 
 def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
@@ -142,12 +140,16 @@ def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
     sixteenth by 4.6e-6. A schedule that is not a function of the step (`reduce_lr_on_plateau`) stays as it is."""
     if not isinstance(longer_schedule, torch.optim.lr_scheduler.LambdaLR):
         return longer_schedule
-    factors: list[Any] = [
-        lambda step, factor=rate: (
-            factor(step + 1) * (1 if factor(0) else min(1, (step + 1) / (warmup_steps + 1)))
-        )
-        for rate in longer_schedule.lr_lambdas
-    ]
+
+    def from_second_step(factor: Callable[[int], float]) -> Callable[[int], float]:
+        def later(step: int) -> float:
+            if factor(0):  # no warm-up
+                return factor(step + 1)
+            return factor(step + 1) * min(1, (step + 1) / (warmup_steps + 1))
+
+        return later
+
+    factors = [from_second_step(factor) for factor in longer_schedule.lr_lambdas]
     return torch.optim.lr_scheduler.LambdaLR(longer_schedule.optimizer, factors)
 
 
@@ -163,7 +165,8 @@ def loss_curve(evaluations: dict[int, dict[str, Any]]) -> str:
 def risen_loss_message(trainer: Trainer, cfg: Training, prompts: Sequence[str]) -> str:
     """Return a warning if the held-out pairs' mean loss rose significantly since before the first step, else ''.
     `prompts`: the prompt of each pair; pairs of one prompt count as one draw."""
-    if not (evaluations := evaluations_by_step(trainer)):
+    evaluations = evaluations_by_step(trainer)
+    if not evaluations:
         return ""
     losses = np.array([evaluations[step][ROW_LOSSES] for step in (0, max(evaluations))]).T
     change = Means(losses, prompts, drawn=True, shares=False).difference(1, 0)
@@ -180,8 +183,10 @@ def read_best_losses(trainer: Trainer, step: int, cfg: Training, out: StageDir) 
     Raise UserError if they rose by more than MOST_RISE and by more than noise. A smaller rise only warns: on rows
     sampled from the model itself, the start is hardly to be improved."""
     evaluations = evaluations_by_step(trainer)
-    before, after = list(evaluations[0][ROW_LOSSES]), list(evaluations[step][ROW_LOSSES])
-    change, start_loss = paired(before, after), fmean(before)
+    before = list(evaluations[0][ROW_LOSSES])
+    after = list(evaluations[step][ROW_LOSSES])
+    change = paired(before, after)
+    start_loss = fmean(before)
     if change.mean <= 0:
         return after
     message = f"validation loss {loss_curve(evaluations)}: its lowest value, after step {step}, "

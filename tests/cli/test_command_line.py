@@ -171,7 +171,7 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         ),
         (("align=none", *NO_TESTS), "(eval/judged=judge)"),
         (("align=none", "sft=none"), "eval.judged.against=[FOLDER]"),
-        (("align=none", "label=human"), "align=none labels no candidates"),
+        (("align=none", "label=human"), "align=none leaves preferences out"),
         (("align=none", "stage=label"), "Set align=dpo"),
         (("eval.judged.prompts=9",), "or eval/judged=judge"),
         (("eval/judged=judge",), "eval.judged.endpoints=[{base_url"),

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stages.cli import compose, sweep, unread
+from stages.cli import compose, sweep
 from stages.cli.main import next_command
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.graph import requested_nodes, wire_graph
 from stages.preflight import constraints
-from tests.helpers import TINY, composed, inside, slow_but
+from tests.helpers import TINY, composed, inside, refuse_unread, slow_but
 
 FILE = "stages/tasks/toy_preferences.jsonl"
 JUDGE = "label=judge label.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
@@ -58,7 +58,10 @@ LINES = {
     "recipe=tiny align=kto": {"sft": "sample", "reference": "kto", "kto": "eval"},
     "recipe=tiny align=none": {"sft": "eval", "answer": "eval"},
     "recipe=tiny pairs.validation_fraction=0 NO_TESTS": {"dpo": "chat"},
-    "recipe=tiny sample.file=ROWS": {"sample": "label", "label": "pairs"},
+    "recipe=tiny sample=file sample.own_prompts=false sample.file=ROWS": {
+        "sample": "label",
+        "label": "pairs",
+    },
 }
 RARER = {
     "recipe=demo": {
@@ -103,14 +106,14 @@ def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
             requested_nodes(config, nodes)
         except UserError:
             continue
-        line = next_command(config, nodes, typed)
+        line = next_command(config, typed)
         next_commands[stage] = line
         if line and "stage=chat" not in line:
             [words] = [word for word in shlex.split(line) if word.startswith("stage=")]
             following = replace(cfg, stage=words.removeprefix("stage="))
             constraints.validate_config(following)
-            unread.refuse_unread(following, shlex.split(line)[2:])
-            assert requested_nodes(following, plain)
+            refuse_unread(following, shlex.split(line)[2:])
+            assert requested_nodes(following, wire_graph(following, store.digest_cache))
     return next_commands
 
 
@@ -134,7 +137,7 @@ def test_the_next_command_of_every_stage_is_not_refused(typed: str, tmp_path: Pa
 
 
 def test_a_command_shows_what_comes_next(tmp_path: Path) -> None:
-    line = (*TINY, f"outputs={tmp_path}", "label=dataset", f"label.path={FILE}", "sample.file=null")
+    line = (*TINY, f"outputs={tmp_path}", "label=dataset", f"label.path={FILE}", "sample.pool=null")
     ran = inside(*line, "stage=data")
     assert ran.returncode == 0, ran.stderr
     assert f"Next: {provenance.command('sft', [*line])}" in ran.stdout

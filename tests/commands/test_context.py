@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from stages.cli import unread
 from stages.commands import context
 from stages.config.choices import Command
 from stages.config.exit_codes import MEANINGS, ExitCode, GateCode
@@ -16,7 +15,7 @@ from stages.config.installation import ROOT, arguments_of
 from stages.preflight import constraints
 from tests.budgets import spent, yardstick
 from tests.docs.test_pages import one_of_each
-from tests.helpers import command, inside, settings
+from tests.helpers import command, inside, refuse_unread, settings
 
 FILE = ROOT / "docs" / "examples" / "preferences.jsonl"
 PAGE = context.run()
@@ -33,7 +32,7 @@ def test_its_commands_compose(line: str) -> None:
     typed = one_of_each(arguments(line))
     cfg = settings(*typed)
     constraints.validate_config(cfg)
-    unread.refuse_unread(cfg, typed)
+    refuse_unread(cfg, typed)
 
 
 def test_its_commands_are_few_and_those_without_json_have_none() -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from stages.cli import compose, unread
+from stages.cli import compose
 from stages.cli.spelling import typed_values
 from stages.commands import convert
 from stages.commands.conversion import Heading, trl_fields
@@ -26,7 +26,7 @@ from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import Config, Convert
 from stages.preflight import constraints
-from tests.helpers import inside, refused, settings, slow_but
+from tests.helpers import inside, refuse_unread, refused, settings, slow_but
 
 PUBLISHED = Path(__file__).with_name("published")
 PROCESSES = 8
@@ -291,7 +291,7 @@ def checked(overrides: list[str]) -> Config:
     """Return the configuration of a printed command, checked as if typed except for packages of GPU machines."""
     cfg = settings(*overrides, "tracker=none")
     compose.fit_micro_batches(cfg, typed_values(overrides))
-    unread.refuse_unread(cfg, overrides)
+    refuse_unread(cfg, overrides)
     try:
         constraints.validate_config(cfg)
     except UserError as error:

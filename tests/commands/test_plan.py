@@ -92,9 +92,16 @@ def test_the_rows_that_settings_and_finished_nodes_tell(chain: Chain, tmp_path: 
     assert rows("sample_1", "rounds=2") == prompts / 2
     assert rows("sample_1", "rounds=3", "sample.prompts_per_round=12") == 12
     assert rows("sample", "sample.prompts=12") == 12
+    judged = (
+        "eval/judged=judge",
+        "eval.judged.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]",
+    )
+    assert rows("versus_sft", *judged, "eval.judged.prompts=10") == 10
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "Name a colour.", "completion": "red"}\n')
-    assert math.isnan(rows("sft", "data=file", f"data.sources=[{{path: {file}}}]")), "not read yet"
+    of_file = ("data=file", f"data.sources=[{{path: {file}}}]")
+    assert math.isnan(rows("sft", *of_file)), "not read yet"
+    assert math.isnan(rows("versus_sft", *judged, *of_file))
 
 
 def test_the_total_names_the_nodes_it_leaves_out(built: Path, tmp_path: Path) -> None:
@@ -156,6 +163,8 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
     with running(Model(judging(lambda texts: "A"))) as server:
         judge = f"{{base_url: '{server.url}', model: judge, price: {{input: 2, output: 8}}}}"
         line = (
+            "sample=file",
+            "sample.own_prompts=false",
             f"sample.file={tmp_path / 'mine.jsonl'}",
             "label=judge",
             f"label.endpoints=[{judge}]",
@@ -184,7 +193,7 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
         shown = ["label", calls.key, "judge", f"{calls.calls:,.0f}"]
         assert shown in [line[:4] for line in rows_shown]
         assert asked() == [], "finished nodes expect no calls"
-        line = line[1:]  # candidates of the policy, many of them copies
+        line = line[3:]  # candidates of the policy, many of them copies
         [calls], earlier = asked(), len(server.requests)
         build(chain.root, "stage=label", *line)
         assert calls.calls - 1 == len(server.requests) - earlier, "the reply to the probe is cached"

@@ -28,7 +28,6 @@ NUMBERS = {int, float}
 # Words that `constraints.validate_config` or the first stage checks: names of files in the packages, or of functions there.
 IN_ROOMS = [
     "stage",
-    "sample.sampler",
     "answer.sampler",
     "data.tasks.families",
 ]
@@ -175,7 +174,13 @@ def choose_option(cfg: Any, key: str) -> None:
         if not key.startswith(f"{block}."):
             continue
         name = re.sub(r"^sources\..*", "sources", key.removeprefix(f"{block}."))
-        kind = next(k for k in options.values() if name in {each.key for each in settings_of(k)})
+        having = [k for k in options.values() if name in {each.key for each in settings_of(k)}]
+        if not having:  # a key of an option of a group inside
+            continue
+        kind = having[0]
+        chosen = attrgetter(block)(cfg)
+        if kind is (OmegaConf.get_type(chosen) if isinstance(cfg, DictConfig) else type(chosen)):
+            continue
         holder, _, place = block.rpartition(".")
         chosen = OmegaConf.structured(kind) if isinstance(cfg, DictConfig) else kind()
         setattr(attrgetter(holder)(cfg) if holder else cfg, place, chosen)

@@ -115,7 +115,9 @@ def test_the_keys_reach_every_reader_and_no_fingerprint(tmp_path: Path) -> None:
     candidates = tmp_path / "candidates.jsonl"
     candidates.write_text(json.dumps({"prompt": "a", "completion": LONG}))
     sample = (
+        "sample=file",
         f"sample.file={candidates}",
+        "label=human",
         f"outputs={tmp_path / 'outputs'}",
         "data.max_line=1",
         "stage=plan",

@@ -170,7 +170,7 @@ def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> No
 
     grouped = distiset(tmp_path / "grouped", g=GROUPED)
     cfg = settings("recipe=tiny", "sample=file", "label=human", f"sample.file={grouped}")
-    _, candidates = read_candidates(cfg.sample.candidate_file, None, list, out)
+    _, candidates = read_candidates(cfg.sample, None, list, out)
     assert {(c.text[:5], c.policy) for c in candidates} == {("short", "small"), ("long ", "large")}
 
     source = settings("recipe=tiny", "data=file", f"data.path={designed(tmp_path / 'd')}").data

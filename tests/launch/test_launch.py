@@ -151,7 +151,7 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
         validated = {
             name for name in single_point if name.startswith("eval_") and not name.endswith(SPEEDS)
         }
-        for name in {"loss", "rewards/margins", "entropy", "num_tokens"} | validated:
+        for name in {"loss", "num_tokens"} | validated:
             assert point.get(name) == pytest.approx(single_point.get(name), abs=1e-5), (
                 name,
                 point["step"],

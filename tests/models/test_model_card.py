@@ -209,13 +209,13 @@ def test_the_prompts_of_a_training_are_named_by_their_split(chain: Chain) -> Non
     data["config"]["sources"] = [{"path": "/private/mine.jsonl", "revision": None}]
     data["metrics"]["sources"] = [{"examples": {"preference": 5}}]
     of_split = {
-        split: model_card.data_message({"data": data}, {}, split)
+        split: model_card.data_message({"data": data}, split)
         for split in (Split.sft, Split.preference)
     }
     assert of_split[Split.preference].partition(" (")[0].endswith("with checks, mine.jsonl")
     assert of_split[Split.sft].partition(" (")[0].endswith("with checks")
     data["config"]["tasks"]["open_preference"] = 0
-    assert model_card.data_message({"data": data}, {}, Split.preference).startswith("mine.jsonl (")
+    assert model_card.data_message({"data": data}, Split.preference).startswith("mine.jsonl (")
 
 
 @pytest.mark.extended

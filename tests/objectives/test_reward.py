@@ -23,7 +23,7 @@ from stages.models.contract import load_contract
 from stages.models.loading import create_reward_model
 from stages.models.packing import pack_pairs
 from stages.models.scoring import tokenize_pair
-from stages.objectives.reward import EXTREMES, PairwiseRewardTrainer, trl_row
+from stages.objectives.reward import PairwiseRewardTrainer, trl_row
 from stages.store.records import Pair, load
 from stages.store.text_units import count_shared_prefix
 from stages.store.workspace import StageDir
@@ -180,11 +180,7 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     for trainer in (trl_trainer, pairwise_trainer):
         trainer.train()
         evaluation = trainer.evaluate()
-        steps = [
-            (p["loss"], p["accuracy"], p["margin"])
-            for p in trainer.state.log_history
-            if "grad_norm" in p
-        ]
+        steps = [(p["loss"],) for p in trainer.state.log_history if "grad_norm" in p]
         curves.append(
             [
                 *steps,
@@ -195,9 +191,5 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     for one, other in zip(*curves, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
     assert curves[0][-1][0] < curves[0][0][0], "it learnt"
-    logged = {
-        name.removeprefix("eval_") for point in pairwise_trainer.state.log_history for name in point
-    }
-    assert "mean_reward" in logged and not logged & {*EXTREMES}
     right = [chosen > rejected for chosen, rejected in pairwise_trainer.rewards([*rows])]
     assert sum(right) / len(right) == pytest.approx(curves[1][-1][1])

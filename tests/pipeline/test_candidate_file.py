@@ -66,8 +66,9 @@ def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: 
     )
     root = tmp_path / "outputs"
     typed = (*TINY, f"outputs={root}")
-    foreign = "is not a sampled prompt of the data. Type sample=file to use the file's own prompts"
-    assert foreign in refused(*typed, f"sample.file={wrong}")
+    foreign = "is not a sampled prompt of the data. Type sample=file sample.own_prompts=true"
+    of_data = ("sample=file", "sample.own_prompts=false", f"sample.file={wrong}")
+    assert foreign in refused(*typed, *of_data)
     assert foreign in refused(*typed, f"sample.pool=[{{n: 2}}, {{file: {wrong}}}]")
     own = ("sample=file", f"sample.file={wrong}", "label=human")
     assert "line 2: completions: " in refused(*typed, *own)
@@ -114,11 +115,11 @@ def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(
     ("typed", "pattern"),
     [
         ("sample=file", "Add sample.file=FILE"),
-        ("sample.sampler=file", "Add sample.file=FILE"),
+        ("sample.sampler=file", "only the pipeline sets sample.sampler"),
         ("sample=file sample.file=README.md", "label=verifier needs prompts with checks"),
         (
             "sample=file sample.file=README.md label=human sample.pool=[{n:2}]",
-            "sample.file and sample.pool exclude each other",
+            "sample.pool: sample=file does not have this key. Add sample=hf",
         ),
         (
             "sample=file sample.file=none.jsonl label=human",

@@ -172,7 +172,10 @@ def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
             ("sample.pool=[{file: none.jsonl}, {n: 2}]",),
             "sample.pool[0].file=none.jsonl: there is no such file",
         ),
-        (("sample.file=none.jsonl",), "sample.file=none.jsonl: there is no such file"),
+        (
+            ("sample=file", "sample.file=none.jsonl", "label=human"),
+            "sample.file=none.jsonl: there is no such file",
+        ),
     ],
 )
 def test_what_is_no_source_is_refused_before_anything_is_built(

@@ -20,10 +20,10 @@ CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=1", "sample.runt
 CADENCE += (
     "reference.runtime.shard_size=4",
     "answer.runtime.shard_size=8",
-    "reward.runtime.save_steps=1",
 )
+OF_REWARD = (*CADENCE, "reward.runtime.save_steps=1")  # which other runs do not have
 # the default is 100 steps
-BY_TIME = tuple(f"{name}.runtime.save_minutes=1e-9" for name in ("sft", "dpo", "reward"))
+MINUTES = "runtime.save_minutes=1e-9"
 
 TRAINED, SHARDED = ("sft", "dpo"), ("reference", "sample", "answer_policy")
 AT_ONCE = ("base", "data", "label", "pairs", "eval", "report")
@@ -99,7 +99,8 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
                 >= kill * {"sft": 10, "dpo": 1, "reward": 1}[name]
             )
 
-        kill_when(reached, chain.root, target, at_publish=name in AT_ONCE)
+        cadence = OF_REWARD if name == "reward" else CADENCE
+        kill_when(reached, chain.root, target, at_publish=name in AT_ONCE, cadence=cadence)
         assert store.find(node) is None
         assert not folder.exists()
         (partial / SCRATCH / "here").unlink(missing_ok=True)
@@ -149,7 +150,8 @@ def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: 
     assert before is not None
     store.folder(node).rename(chain.root / "kept")
     scratch = store.partial(node) / SCRATCH
-    kill_when(lambda: bool(checkpoints(scratch)), chain.root, name, False, cadence=BY_TIME)
+    by_time = (f"{name}.{MINUTES}",)
+    kill_when(lambda: bool(checkpoints(scratch)), chain.root, name, False, cadence=by_time)
     saved = max(checkpoints(scratch))
     assert 0 < saved < before["metrics"]["steps"]
     build(chain.root, f"stage={name}")

@@ -36,6 +36,7 @@ BY_FOLDER = {
     "stages.tasks.constraint": "stages/tasks/constraints/*.py",
     "stages.evaluation.engine": "stages/evaluation/lm_eval_driver.py",
     "stages.models.chat_templates": "stages/models/templates/*.jinja",
+    "stages.models.model_card": "stages/models/*.jinja",
     "stages.pages.environment": "stages/pages/*.jinja",
     "stages.formats.phrased": "stages/formats/**/*.yaml",
     "stages.label": "stages/labelers/*.py",

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from stages.config.blocks.sampling import CandidateFile
 from stages.config.errors import UserError
 from stages.samplers.candidate_file import read_candidates
 from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
 from stages.store.workspace import StageDir
-from tests.helpers import nodes, settings
+from tests.helpers import nodes
 
 Rows = list[dict[str, Any]]
 
@@ -34,8 +35,7 @@ def read_both(
 ) -> tuple[list[Example], list[Candidate], StageDir]:
     file = folder / "mine.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    cfg = replace(settings("recipe=tiny").sample, file=str(file), **changes).candidate_file
-    assert cfg is not None
+    cfg = replace(CandidateFile(file=str(file), own_prompts=False), **changes)
     out = StageDir(folder, lambda metrics, step: None)
     allowed, later = (None, None) if cfg.own_prompts else (data_prompts, data_prompts[-1].id)
     prompts, candidates = read_candidates(
@@ -98,7 +98,8 @@ def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(
         ),
         (
             {"prompt": "nobody asks this", "completions": ["a"]},
-            "prompt: is not a sampled prompt of the data. Type sample=file to use the file's own prompts",
+            "prompt: is not a sampled prompt of the data. Type sample=file sample.own_prompts=true to use the "
+            "file's own prompts",
         ),
     ],
 )
@@ -122,7 +123,7 @@ def test_a_files_own_prompts_are_used_once_with_their_licence(tmp_path: Path) ->
         {"prompt": "Say hello.", "completions": ["Hello there."], "terms": "mit"},
         {"prompt": "name a  COLOUR.", "completions": ["green"], "terms": "mit"},
     ]
-    changes = {"sampler": "file", "columns": {"licence": "terms"}}
+    changes = {"own_prompts": True, "columns": {"licence": "terms"}}
     prompts, candidates, out = read_both(tmp_path, [], rows, **changes)
     assert sorted((c.text, c.n_tokens, c.policy) for c in candidates) == [
         ("Hello there.", 2, "mine.jsonl"),

@@ -11,7 +11,7 @@ import pytest
 
 import stages.eval
 from stages import answer, reference, reward, sample
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import HF
 from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.models.contract import load_or_derive_contract
@@ -126,7 +126,7 @@ def test_too_many_stop_with_the_key_and_the_way_out(chain: Chain, tmp_path: Path
     assert sampled(chain, policy, work(tmp_path / "more"), max_dropped=0.5)["prompts_dropped"]
     with pytest.raises(UserError, match="No prompts remain"):
         sampled(chain, policy, work(tmp_path / "none"), max_new_tokens=limit + 12, max_dropped=1.0)
-    demonstrations = Sample(**vars(CFG.sample) | {"split": Split.sft, "max_new_tokens": 12})
+    demonstrations = HF(**vars(CFG.sample) | {"split": Split.sft, "max_new_tokens": 12})
     assert sample.make_decoding(demonstrations).block == "select", (
         "whose candidates become demonstrations has other keys"
     )

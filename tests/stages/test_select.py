@@ -177,7 +177,7 @@ def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_
             ["data.tasks.open_sft=40", "sft.demonstrations=given"],
             "open requests have no reference answers",
         ),
-        (["sft.demonstrations=selected", "sft=none"], "sft=none trains nothing"),
+        (["sft.demonstrations=selected", "sft=none"], "Add sft=default"),
         (
             ["control=true", "sft.adapter=lora", "dpo.adapter=continued"],
             "control=true needs another dpo.adapter",

@@ -1,16 +1,13 @@
-"""Real parts for the checks of seams: a tiny model, its tokenizer, and trainers of TRL's and of ours over it."""
+"""Real parts for tests of trainers: a tiny model, its tokenizer, and trainers of TRL's and of ours over it."""
 
 import copy
 import math
 from dataclasses import replace
 from functools import cached_property
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-import wandb
 from datasets import Dataset
 from transformers import Trainer
 from trl import DPOConfig, DPOTrainer
@@ -27,11 +24,8 @@ from stages.objectives.dpo import StoredReferenceTrainer, trl_row
 from stages.objectives.sft import SupervisedTrainer, apply_contract
 from stages.store.records import Pair, PairLogProbs
 from stages.store.workspace import StageDir
-from stages.training import adapters
 from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule
-from stages.training.fit import train_with_callbacks
-from stages.training.saving import checkpoint_folder
 from stages.training.token_rows import IGNORED
 from tests.helpers import conversational, settings
 
@@ -114,17 +108,15 @@ class Parts:
             cfg, runtime=replace(cfg.runtime, device="cpu", save_steps=1, micro_batch=rows)
         )
 
-    def build_trainer(
-        self, shift: float = 0.0, adapter: bool = False, **changes: Any
-    ) -> StoredReferenceTrainer:
+    def build_trainer(self, shift: float = 0.0, **changes: Any) -> StoredReferenceTrainer:
         """Our DPO trainer, the stored log-probs of chosen completions shifted by so many nats."""
-        cfg, model = self.block(**changes), self.model()
+        cfg = self.block(**changes)
         rows = [trl_row(p, None) for p in self.scored]
         for row in rows:
             row["ref_chosen_logps"] += shift
         out = StageDir(self.new_folder(), lambda metrics, step: None)
         return StoredReferenceTrainer(
-            adapters.attach_new_adapter(model, cfg.lora, 0) if adapter else model,
+            self.model(),
             cfg=cfg,
             out=out,
             schedule=EpochSchedule([p.id for p in self.pairs], cfg.batch_size, cfg.seed, "dpo"),
@@ -152,41 +144,16 @@ class Parts:
             processing_class=self.contract.tokenizer,
         )
 
-    @cached_property
-    def run(self) -> StoredReferenceTrainer:
-        """A training of one step from beginning to end, with an evaluation and a checkpoint. To be looked at only."""
-        trainer = self.build_trainer()
-        train_with_callbacks(trainer, replace(trainer.cfg, epochs=1.0, evaluations=1), trainer.out)
-        return trainer
-
-    @property
-    def checkpoints(self) -> Path:
-        return checkpoint_folder(self.run.out)
-
-    @cached_property
-    def instances(self) -> dict[str, Any]:
-        """An object of the library's own, for what classes do not show. To be looked at only."""
-        args = DPOConfig(
-            str(self.new_folder()), max_steps=1, use_cpu=True, bf16=False, report_to="none"
-        )
-        trl_trainer = DPOTrainer(
+    def trl_trainer(self) -> DPOTrainer:
+        """TRL's own trainer."""
+        args = DPOConfig(str(self.new_folder()), use_cpu=True, bf16=False, report_to="none")
+        return DPOTrainer(
             self.model(),
             ref_model=self.model(),
             args=args,
             train_dataset=conversational(self.pairs),
             processing_class=self.contract.tokenizer,
         )
-        trl_trainer.train()
-        trainers = {
-            "DPOTrainer": trl_trainer,
-            "Trainer": trl_trainer,
-            "PreTrainedModel": trl_trainer.model,
-        }
-        if find_spec("bitsandbytes"):  # an extra, which the slow tests have
-            from bitsandbytes.nn import Linear4bit
-
-            trainers["Linear4bit"] = Linear4bit(4, 4)
-        return {**trainers, "Settings": wandb.Settings()}
 
 
 def loss_of(trainer: Trainer) -> float:
@@ -194,16 +161,3 @@ def loss_of(trainer: Trainer) -> float:
     batch = trainer.data_collator(list(trainer.train_dataset))
     loss, _, _ = trainer.prediction_step(trainer.model.eval(), batch, prediction_loss_only=True)
     return float(loss)
-
-
-def gradients(trainer: Trainer, step: Any) -> dict[str, torch.Tensor]:
-    """Return the gradients of one step over the given rows, by parameter."""
-    trainer.model.zero_grad()
-    trainer.training_step(trainer.model, step)
-    return {
-        name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
-    }
-
-
-def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    return max(float((a[name] - b[name]).abs().max()) for name in a)

@@ -19,7 +19,7 @@ from stages.commands.planning.peak import (
 from stages.commands.planning.rows import expected_rows, repeats
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.blocks.evaluation import Answer
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import GRPO, SFT, Reference, Training
 from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Reads, Sharding
 from stages.config.schema import Config, Target
@@ -163,7 +163,7 @@ def expected_tokens(cfg: Config, node: Node, store: Store) -> float:
     named = cfg.plan.tokens.get(stage)
     if named:
         return named * float(getattr(block, "epochs", 1))
-    if isinstance(block, Sample | Answer):
+    if isinstance(block, Drawn | Answer):
         return expected_rows(node, store) * repeats(node) * block.max_new_tokens
     return math.nan
 
@@ -171,7 +171,7 @@ def expected_tokens(cfg: Config, node: Node, store: Store) -> float:
 def seconds_per_token(shape: ModelShape, block: Any, row: float, gpu: str) -> float:
     """Return the seconds per token at the full rate of all GPUs that work on a node. A forward takes two operations
     per weight and token, and four per feature of a query and position before it."""
-    if isinstance(block, Sample | Answer):
+    if isinstance(block, Drawn | Answer):
         length, rows = row + block.max_new_tokens, block.runtime.batch_size
         return seconds_per_drawn_token(shape, block, length, rows, gpu)
     _, _, _, bf16, fp32 = GPUS[gpu]
@@ -200,7 +200,7 @@ def forwards(shape: ModelShape, block: object, row: float) -> int:
 
 
 def seconds_per_drawn_token(
-    shape: ModelShape, block: Sample | Answer | GRPO, length: float, rows: int, gpu: str
+    shape: ModelShape, block: Drawn | Answer | GRPO, length: float, rows: int, gpu: str
 ) -> float:
     """Return the seconds per generated token, which reads a share of the weights, and the keys and values before it.
     `length`: tokens of a whole row; `rows`: decoded at once."""

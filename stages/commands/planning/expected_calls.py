@@ -16,7 +16,7 @@ from stages.commands.planning.rows import (
 )
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import OpenAI
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Reading, Rubrics
 from stages.endpoints.spending import MILLION
@@ -47,7 +47,7 @@ def planned_calls(name: str, node: Node, store: Store) -> list[PlannedCalls]:
     block = node.config
     if store.find(node) or getattr(block, "own", None):
         return []
-    if isinstance(block, Sample) and block.sampler == "openai":
+    if isinstance(block, OpenAI):
         calls = expected_rows(node, store) * block.candidates_per_prompt
         key, tokens = f"{block.key}.endpoint", prompt_tokens(node, store)
         return [priced(name, key, block.endpoint, calls, tokens, block.max_new_tokens)]

@@ -6,8 +6,8 @@ from typing import Any
 from stages.config.blocks.evaluation import Answer, Eval
 from stages.config.blocks.labels import RewardModel
 from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import GRPO, OBJECTIVES, SFT, Reference, Training
+from stages.config.blocks.sampling import Drawn
+from stages.config.blocks.training import GRPO, OBJECTIVES, SFT, Reference, Training, Untrained
 from stages.config.choices import Precision, Weights
 from stages.hardware import machine, memory
 from stages.hardware.memory import Parts
@@ -22,6 +22,7 @@ TOKENS_PER_ROW = {"sample": 20, "reference": 80, "answer": 60, "label": 60}
 TOKENS_PER_ROW |= {name: objective.row_tokens for name, objective in OBJECTIVES.items()}
 PREFILL_TOKENS = 8192  # stages/samplers/hf.py
 LABELLED = 0.6  # share of completion tokens in a pair, which the reference scores
+MAX_LENGTH = 1024  # tokens of a row where nothing is trained
 LONGEST = 1.5  # factor from a mean row to the longest row of the largest micro-batch
 
 
@@ -33,17 +34,25 @@ def expected_parts(node: Node, nodes: dict[str, Node], shape: ModelShape) -> Par
 
 def longest_row(node: Node, nodes: dict[str, Node]) -> float:
     """Return the tokens of the longest row in a node's largest micro-batch: from typical rows of generated tasks, or
-    for files from a share of `sft.max_length`."""
+    for files from a share of the longest row that is trained."""
     block = node.config
     mean = TOKENS_PER_ROW.get(node.stage, 0.0)
     reads_preferences = "label" in nodes and nodes["label"].config.brings_pool
     if nodes["data"].config.sources or reads_preferences:
-        mean = OF_MAX_LENGTH * nodes["sft"].config.max_length
+        mean = OF_MAX_LENGTH * trained_length(nodes)
     if not isinstance(block, Training):
         return LONGEST * mean
     if isinstance(block, SFT) and block.packing:
         return block.max_length
     return min(LONGEST * mean, block.max_length)
+
+
+def trained_length(nodes: dict[str, Node]) -> int:
+    """Return the most tokens of a row that SFT is trained on, or without SFT a later training."""
+    for node in (nodes["sft"], *nodes.values()):
+        if isinstance(node.config, Training):
+            return node.config.max_length
+    return MAX_LENGTH
 
 
 def uses_gpu(node: Node) -> bool:
@@ -85,7 +94,7 @@ def reward_parts(shape: ModelShape, block: RewardModel, tokens: float) -> Parts:
     return Parts(weights, activations=tokens * memory.passing_bytes(shape))
 
 
-def sampling_parts(shape: ModelShape, block: Sample | Answer, length: float, device: str) -> Parts:
+def sampling_parts(shape: ModelShape, block: Drawn | Answer, length: float, device: str) -> Parts:
     """Return the parts of the peak of generation: weights in the block's precision, keys and values of rows with
     `length` tokens, and the larger of one step's logits and one prefill batch of prompts."""
     weights = float(shape.parameters * memory.element_bytes(block.precision))
@@ -95,7 +104,7 @@ def sampling_parts(shape: ModelShape, block: Sample | Answer, length: float, dev
 
 def generation_bytes(
     shape: ModelShape,
-    block: Sample | Answer | GRPO,
+    block: Drawn | Answer | GRPO,
     most: int,
     length: float,
     device: str,
@@ -151,13 +160,13 @@ def training_parts(shape: ModelShape, block: Training, row: float, device: str) 
 def block_parts(shape: ModelShape, block: Any, row: float, device: str) -> Parts:
     """Return the parts of a node's peak for rows of `row` tokens. A pair's row is its prompt and both completions."""
     match block:
-        case SFT(train=False) | Model():  # weights are copied tensor by tensor
+        case Untrained() | Model():  # weights are copied tensor by tensor
             parts = Parts(memory.weight_bytes(shape, Weights.fp32))
         case Training():
             parts = training_parts(shape, block, row, device)
         case Reference():
             parts = reference_parts(shape, block, scored_tokens(block, row, device), device)
-        case Sample() | Answer() if block.sampler != "openai":
+        case Drawn() | Answer() if block.sampler != "openai":
             parts = sampling_parts(shape, block, row + block.max_new_tokens, device)
         case RewardModel():
             parts = reward_parts(shape, block, scored_tokens(block, row, device))

@@ -20,7 +20,7 @@ def expected_rows(node: Node, store: Store) -> float:
         pool = node.inputs["pool"]
         return expected_prompts(pool, store) * candidates_per_prompt(pool)
     if node.stage == "versus":
-        return min(block.prompts, expected_rows(node.inputs["policy"], store))
+        return min(expected_rows(node.inputs["policy"], store), block.prompts)  # nan stays
     if node.stage == "eval":
         return float(block.likelihood_prompts * len(block.models))
     labels = node.inputs.get("pairs") or node.inputs.get("unpaired")

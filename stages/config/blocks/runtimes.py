@@ -85,14 +85,16 @@ class ScoringRuntime(Processes):
 class InferenceRuntime:
     """The device and batches of a stage that samples from a model. In fp32, they change no result."""
 
-    device: str = words(*DEVICES)
-    batch_size: int = between(1, 1_000_000)
-    shard_size: int | None = between(1, 1_000_000)
+    device: str = words(*DEVICES, default="auto")
+    # candidates decoded at once; fewer where memory is short
+    batch_size: int = between(1, 1_000_000, 512)
+    # prompts of a shard, behind which a killed run resumes; null: by the device
+    shard_size: int | None = between(1, 1_000_000, None)
 
 
 @dataclass
 class SamplingRuntime(InferenceRuntime, Processes):
     """Device, batches and processes of a sampler, and the Python and GPUs of vLLM. In fp32, they change no result."""
 
-    python: str | None = MISSING
-    tensor_parallel: int = between(1, 1024)
+    python: str | None = None  # of vLLM, in an environment of its own; null: this Python
+    tensor_parallel: int = between(1, 1024, 1)  # GPUs that share vLLM's model

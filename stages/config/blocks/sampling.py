@@ -1,7 +1,7 @@
-"""The block `sample`: the sources of candidates, and how a sampler draws them."""
+"""The block `sample`: the sources of candidates. One class per sampler; the group `sample=NAME` picks the class."""
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 from omegaconf import MISSING
 
@@ -10,6 +10,7 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.choices import Precision, Split
+from stages.config.errors import UserError, require_known
 from stages.config.limits import (
     Limit,
     between,
@@ -20,7 +21,69 @@ from stages.config.limits import (
     share,
 )
 
-OWN_PROMPTS = "file"  # the `sample.sampler` that reads candidates and their prompts from a file
+
+@dataclass
+class Sample:
+    """What every source of candidates has: the prompts that are asked."""
+
+    sampler: str = computed(MISSING)  # the group's option
+    prompts: int | None = between(1, 1_000_000_000, None)  # of the preference split; null: all
+    # prompts that each round asks, and no other round; null: all, divided among the rounds
+    prompts_per_round: int | None = between(1, 1_000_000_000, None)
+    rounds: int = computed(1)  # set by the pipeline
+    # set by the pipeline: the round of DPO, which samples its share of the prompts
+    round: int = computed(0)
+    key: str = internal("sample")  # the setting that holds this block: the pipeline sets any other
+
+    @property
+    def brings_prompts(self) -> bool:
+        """True if a file with candidates holds their prompts too, so that the data is not needed."""
+        return False
+
+    @property
+    def members(self) -> "list[Sample]":
+        """The block of each source of the pool; without a pool, this block alone."""
+        return [self]
+
+    @property
+    def most(self) -> int | None:
+        """The most candidates of a prompt; None if a file may hold any number."""
+        return None
+
+    def check(self) -> None:
+        """Raise UserError for keys that do not fit together."""
+
+
+@dataclass
+class CandidateFile(Sample):
+    """Candidates that somebody has already, in a file or folder."""
+
+    # not part of the fingerprint, which `file` tells already
+    sampler: str = internal("file")
+    # needed: rows with prompt or messages, and completion or completions
+    file: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)  # {ROLE: COLUMN}; null leaves one out
+    # false: it answers prompts of the data
+    own_prompts: bool = True
+    # share of rows that may be unusable; null: none
+    max_failed: float | None = share(None)
+    limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+    turns: str | None = computed(None)  # set by the pipeline from data.form.turns
+
+    @property
+    def brings_prompts(self) -> bool:
+        return self.own_prompts
+
+    @property
+    def source(self) -> Source:
+        """The file as a source of rows."""
+        return Source(str(self.file), columns=self.columns, limits=self.limits, turns=self.turns)
+
+    def check(self) -> None:
+        if not self.file:
+            raise UserError(
+                "sample=file needs a file of prompts and completions. Add sample.file=FILE."
+            )
 
 
 @dataclass
@@ -32,12 +95,40 @@ class Member:
     endpoint: Endpoint = field(default_factory=Endpoint)  # a model at a server
     file: str | None = None  # a file or folder with candidates
     columns: dict[str, Any] = field(default_factory=dict)  # {ROLE: COLUMN} of that file
-    sampler: str | None = None  # as sample.sampler
+    sampler: str | None = None  # hf, generate, vllm or openai
     temperature: float | None = between(0, 100, None)
     top_p: float | None = limited(
         Limit(0, "must be positive and at most 1", high=1, open=True), None
     )
     n: int | None = between(1, 10_000, None)  # candidates per prompt
+
+    def check(self, key: str) -> None:
+        """Raise UserError unless it is one of model, endpoint and file, without keys that only another one reads."""
+        has_endpoint = self.endpoint != Endpoint()
+        kinds = {"model": self.model, "endpoint": has_endpoint, "file": self.file}
+        origins = [name for name, is_set in kinds.items() if is_set]
+        if len(origins) > 1:
+            raise UserError(
+                f"{key} names {' and '.join(origins)}. Make each of them a separate source."
+            )
+        drawn = [name for name in OF_DRAWING if vars(self)[name] is not None]
+        if self.file and drawn:
+            raise UserError(
+                f"{key}.{drawn[0]} is about sampling, and {key}.file is already sampled. Leave it out."
+            )
+        if self.columns and not self.file:
+            raise UserError(
+                f"{key}.columns describes {key}.file, which is not set. Add the file, or leave columns out."
+            )
+        if has_endpoint and self.sampler not in (None, "openai"):
+            raise UserError(
+                f"{key}.endpoint needs sampler=openai, not {self.sampler}. Leave {key}.sampler out."
+            )
+        if self.sampler:
+            require_known(f"{key}.sampler", [self.sampler], DRAWING)
+
+
+OF_DRAWING = ("sampler", "temperature", "top_p", "n")  # keys of a member that a model samples for
 
 
 @dataclass
@@ -47,56 +138,35 @@ class Pool:
     members: list[str]
 
 
-@dataclass
-class CandidateFile:
-    """The block of `stage=sample` that reads candidates from a file. It has no key of sampling, so these change no
-    fingerprint. With `own_prompts` the file brings the prompts too; else its candidates answer prompts of the data."""
-
-    file: str
-    columns: dict[str, Any]
-    own_prompts: bool
-    prompts: int | None
-    prompts_per_round: int | None
-    rounds: int
-    round: int
-    max_failed: float | None
-    key: str = internal("sample")  # the setting that holds this block
-    limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
-    turns: str | None = computed(None)  # set by the pipeline from data.form.turns
-
-    @property
-    def source(self) -> Source:
-        """The file as a source of rows."""
-        return Source(self.file, columns=self.columns, limits=self.limits, turns=self.turns)
+Kind = TypeVar("Kind", bound="Drawn")
 
 
 @dataclass
-class Sample:
-    """The candidates for each prompt, and the sampler that draws them or the file that holds them."""
+class Drawn(Sample):
+    """Candidates that are drawn from the policy, or from the sources of `pool`."""
 
-    sampler: str = MISSING
     own: Own = field(default_factory=Own)
-    prompts: int | None = between(1, 1_000_000_000)
-    prompts_per_round: int | None = between(1, 1_000_000_000)
-    candidates_per_prompt: int = between(1, 10_000)
-    temperatures: list[float] = between(0, 100)
-    top_p: float = limited(Limit(0, "must be positive and at most 1", high=1, open=True))
-    max_new_tokens: int = between(1, 65_536)
-    precision: Precision = MISSING
-    seed: int = random_seed()
-    rounds: int = between(1, 100)
-    # set by the pipeline: the round of DPO, which samples its share of the prompts
-    round: int = computed(0)
+    candidates_per_prompt: int = between(1, 10_000, 6)  # completions drawn for each
+    # candidate i uses the i-th, cyclically
+    temperatures: list[float] = between(0, 100, [0.9])
+    # nucleus sampling; 1.0 draws from all tokens
+    top_p: float = limited(Limit(0, "must be positive and at most 1", high=1, open=True), 1.0)
+    # a longer completion is cut off, and never chosen
+    max_new_tokens: int = between(1, 65_536, 64)
+    # share of prompts that may be too long for the model, beside their answer; null: 0.1
+    max_dropped: float | None = share(None)
+    precision: Precision = Precision.auto  # of weights and arithmetic
+    seed: int = random_seed(0)  # with the prompt, it decides what is drawn
     # set by the pipeline: the split of the prompts; null: preference
     split: Split | None = computed(None)
-    endpoint: Endpoint = field(default_factory=Endpoint)
-    file: str | None = None
-    columns: dict[str, Any] = field(default_factory=dict)
+    # several sources in place of the policy: [{n: 4}, {model: FOLDER, n: 2}, {endpoint: {…}}, {file: FILE}]
     pool: list[Member] | None = None
+    # share of candidates that may be missing, where some can: of an endpoint, a file or `own`
     max_failed: float | None = share(None)
-    max_dropped: float | None = share(None)
-    key: str = internal("sample")  # the setting that holds this block: the pipeline sets any other
     runtime: SamplingRuntime = field(default_factory=SamplingRuntime)
+
+    def __post_init__(self) -> None:
+        self.pool = self.pool or None  # an empty pool is none, and changes no node
 
     @property
     def drawn_by(self) -> str:
@@ -104,50 +174,116 @@ class Sample:
         return "select" if self.split is Split.sft else "sample"
 
     @property
-    def brings_prompts(self) -> bool:
-        """True if the file with candidates holds their prompts too, so that the data is not needed."""
-        return self.sampler == OWN_PROMPTS
+    def members(self) -> list[Sample]:
+        if not self.pool:
+            return [self]
+        return [self.member(member, f"sample.pool[{i}]") for i, member in enumerate(self.pool)]
 
-    @property
-    def candidate_file(self) -> CandidateFile | None:
-        """The block of the file that holds the candidates; None if a sampler draws them."""
-        if not self.file:
-            return None
-        names = {key.name for key in fields(CandidateFile)} - {"own_prompts", "limits", "turns"}
-        return CandidateFile(
-            **{name: getattr(self, name) for name in names}, own_prompts=self.brings_prompts
-        )
-
-    @property
-    def members(self) -> list["Sample"]:
-        """The block of each source of the pool; without a pool, this block alone."""
-        return (
-            [self.member(i, member) for i, member in enumerate(self.pool)] if self.pool else [self]
-        )
-
-    def member(self, i: int, member: Member) -> "Sample":
+    def member(self, member: Member, key: str) -> Sample:
+        """Return the block of a source of the pool: that of a run in which it is alone, apart from its key."""
+        if member.file:
+            return CandidateFile(
+                file=member.file,
+                columns=member.columns,
+                own_prompts=False,
+                prompts=self.prompts,
+                prompts_per_round=self.prompts_per_round,
+                rounds=self.rounds,
+                round=self.round,
+                max_failed=self.max_failed,
+                key=key,
+            )
         sampler = member.sampler or ("openai" if member.endpoint != Endpoint() else self.sampler)
-        own = self.own if sampler == self.sampler and not member.file else Own()
-        return replace(
-            self,
-            pool=None,
-            key=f"sample.pool[{i}]",
-            sampler=sampler,
+        own = self.own if sampler == self.sampler else Own()
+        can_fail = own or sampler == "openai"
+        temperatures = [member.temperature] if member.temperature is not None else self.temperatures
+        return self.drawn_as(
+            DRAWING.get(sampler, type(self)),  # `check` refuses an unknown one
             own=own,
-            # no others can fail
-            max_failed=self.max_failed if own or member.file or sampler == "openai" else None,
             candidates_per_prompt=member.n or self.candidates_per_prompt,
-            temperatures=self.temperatures if member.temperature is None else [member.temperature],
+            temperatures=temperatures,
             top_p=member.top_p or self.top_p,
+            pool=None,
             endpoint=member.endpoint,
-            file=member.file,
-            columns=member.columns,
+            max_failed=self.max_failed if can_fail else None,
+            key=key,
         )
+
+    def drawn_as(self, kind: type[Kind], **settings: Any) -> Kind:
+        """Return the block of another sampler with the same settings, apart from those that are given."""
+        values = vars(self) | {"sampler": kind.sampler, **settings}
+        return kind(**{key.name: values[key.name] for key in fields(kind)})
 
     @property
     def most(self) -> int | None:
-        """The most candidates of a prompt; None if a file may hold any number."""
-        blocks = self.members
-        if any(block.file for block in blocks):
+        blocks = [block for block in self.members if isinstance(block, Drawn)]
+        if len(blocks) < len(self.members):
             return None
         return sum(block.candidates_per_prompt for block in blocks)
+
+    def check(self) -> None:
+        if not self.temperatures:
+            raise UserError(
+                "sample.temperatures is empty. [0.9] samples every candidate at temperature 0.9."
+            )
+        for i, member in enumerate(self.pool or ()):
+            key = f"sample.pool[{i}]"
+            if member in (self.pool or [])[:i]:
+                raise UserError(
+                    f"{key} repeats an earlier source, so its candidates would be copies. Leave it out."
+                )
+            member.check(key)
+        can_fail = self.own or any(
+            isinstance(block, OpenAI | CandidateFile) for block in self.members
+        )
+        if self.max_failed is not None and not can_fail:
+            raise UserError(
+                f"sample.max_failed={self.max_failed:g}: only an endpoint, a file or sample.own can fail. Leave the key out."
+            )
+
+
+@dataclass
+class HF(Drawn):
+    """The policy itself, by transformers, with batches that are refilled."""
+
+    sampler: str = computed("hf")
+
+
+@dataclass
+class Generate(Drawn):
+    """The policy itself, by transformers' own `generate`."""
+
+    sampler: str = computed("generate")
+
+
+@dataclass
+class VLLM(Drawn):
+    """The policy itself, by vLLM in a child process."""
+
+    sampler: str = computed("vllm")
+
+
+@dataclass
+class OpenAI(Drawn):
+    """Another model, at an OpenAI-compatible server."""
+
+    sampler: str = computed("openai")
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    # share of candidates that may be missing
+    max_failed: float | None = share(0.1)
+
+    def check(self) -> None:
+        super().check()
+        if self.pool and self.endpoint != Endpoint():
+            raise UserError(
+                "sample.endpoint: the sources of sample.pool have endpoints of their own. Leave the key out."
+            )
+
+
+DRAWING: dict[str, type[Drawn]] = {
+    "hf": HF,
+    "generate": Generate,
+    "vllm": VLLM,
+    "openai": OpenAI,
+}
+SAMPLES: dict[str, type[Sample]] = {**DRAWING, "file": CandidateFile}

@@ -22,6 +22,7 @@ from stages.config.blocks.runtimes import (
     ScoringRuntime,
     TrainRuntime,
 )
+from stages.config.errors import UserError
 from stages.config.installation import read_beside
 from stages.config.limits import between, computed, neutral, positive, random_seed, share, words
 
@@ -108,6 +109,9 @@ class Training:
     trainer: TrainerArguments = field(default_factory=TrainerArguments)
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
+    def check(self) -> None:
+        """Raise UserError for keys that do not fit together."""
+
     @property
     def block(self) -> str:
         """The block of the configuration that holds these keys."""
@@ -172,15 +176,31 @@ class Training:
 
 
 @dataclass
-class SFT(Training):
+class FirstModel:
+    """What every option of `sft` has: the chat template that all later stages use."""
+
+    objective: ClassVar[Objective] = Objective.read("sft")
+    train: bool = computed(MISSING)  # by the group's option
+    seed: int = random_seed()
+    template: Template = field(default_factory=Template)
+
+
+@dataclass
+class Untrained(FirstModel):
+    """The model as it is given. The seed draws rows of embeddings that a template adds."""
+
+    train: bool = computed(False)
+
+
+@dataclass
+class SFT(Training, FirstModel):
     """Supervised fine-tuning on demonstrations."""
 
     objective = Objective.read("sft")
-    train: bool = MISSING
+    train: bool = computed(True)
     demonstrations: choices.Demonstrations | None = None
     turns: choices.Turns | None = None
     control: bool | None = computed(None)  # set by the pipeline: true for the control
-    template: Template = field(default_factory=Template)
     packing: bool = MISSING
     trainer: SFTArguments = field(default_factory=SFTArguments)
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
@@ -221,6 +241,17 @@ class DPO(Training):
     forward: choices.Forward = MISSING
     trainer: DPOArguments = field(default_factory=DPOArguments)
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
+
+    def check(self) -> None:
+        super().check()
+        if self.simpo_gamma is not None and choices.SIMPO not in self.loss_type:
+            raise UserError(
+                f"dpo.simpo_gamma={self.simpo_gamma:g}: no loss is simpo. Add dpo.loss_type=[simpo], or leave the key out."
+            )
+        if self.reference_free and self.reference is not choices.DPOReference.previous:
+            raise UserError(
+                f"dpo.reference={self.reference}: dpo.loss_type=[simpo] needs no reference. Leave the key out."
+            )
 
     @property
     def by_micro_batch(self) -> bool:
@@ -293,6 +324,7 @@ class Reward(Training):
     trainer: RewardArguments = field(default_factory=RewardArguments)
 
 
+SFTS: dict[str, type[FirstModel]] = {"default": SFT, "none": Untrained}
 OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, KTO, GRPO, Reward)}
 # trained by a trainer of TRL
 WITH_TRL = [name for name, objective in OBJECTIVES.items() if objective.trl]

@@ -1,0 +1,59 @@
+"""Try the oldest and the newest version of TRL and of transformers that pyproject.toml allows and the index has.
+
+`python -m tests.upstream.versions` installs each beside the environment, in a folder of its own, and compares the tiny
+chains with their record: weights, log-probs and curves. It exits with 1 if any differs.
+"""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from stages.config.installation import ROOT, checkout_project
+
+LIBRARIES = ("trl", "transformers")
+
+
+def allowed(requirement: Requirement) -> list[Version]:
+    """Return the versions that the index has and that the requirement allows, the oldest first."""
+    command = [sys.executable, "-m", "pip", "index", "versions", requirement.name]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    [listed] = re.findall(r"Available versions: (.*)", told)
+    versions = [Version(each) for each in listed.split(", ")]
+    return sorted(version for version in versions if version in requirement.specifier)
+
+
+def has_equal_chains(library: str, version: Version) -> bool:
+    """Return whether the tiny chains under this version are those of the record."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = f"{library}=={version}"
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder]
+        subprocess.run([*install, place], check=True)
+        check = [sys.executable, "-m", "tests.goldens", "check", "chains"]
+        environment = os.environ | {"PYTHONPATH": folder}
+        return subprocess.run(check, cwd=ROOT, env=environment, check=False).returncode == 0
+
+
+def main() -> int:
+    """Return the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    requirements = [Requirement(each) for each in checkout_project()["dependencies"]]
+    status = 0
+    for requirement in requirements:
+        if requirement.name not in LIBRARIES:
+            continue
+        versions = allowed(requirement)
+        for version in dict.fromkeys((versions[0], versions[-1])):
+            is_equal = has_equal_chains(requirement.name, version)
+            logging.info("%s %s: %s", requirement.name, version, "equal" if is_equal else "OTHER")
+            status = max(status, 0 if is_equal else 1)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
