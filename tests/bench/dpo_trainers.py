@@ -138,7 +138,7 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
 
     from stages.config.blocks.arguments import DPOArguments
     from stages.models.loading import load_model, resolve_device
-    from stages.objectives.dpo import MASKS, StoredReferenceTrainer, trainable_model
+    from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
     from stages.training import budget
     from stages.training.arguments import training_arguments
     from stages.training.batches import EpochSchedule
@@ -165,7 +165,7 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
     out = work(folder)
     args = training_arguments(block, out, **StoredReferenceTrainer.arguments)
     rows = dataset.select_columns([*TOKENS, *REFERENCE])
-    for name in MASKS:  # every completion token counts
+    for name in ("chosen_mask", "rejected_mask"):  # every completion token counts
         rows = rows.add_column(name, [None] * len(rows))
     model = Path(cfg.model)
     block = budget.decide_open_settings(block, args, model, out)
