@@ -49,15 +49,13 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """An objective: its title, the key and values of its learning rate, the name of its model's node, overrides, and
-    the keys besides in which its settings may differ from those of DPO."""
+    """An objective: its title, the key and values of its learning rate, the name of its model's node, and overrides."""
 
     title: str
     key: str
     rates: tuple[float, float, float]
     node: str = "dpo"
     overrides: tuple[str, ...] = ()
-    differs: tuple[str, ...] = ()
 
     def settings(self, rate: float) -> list[str]:
         return [*self.overrides, f"{self.key}={rate}"]
@@ -94,7 +92,7 @@ def undeclared_differences(name: str, *overrides: str) -> set[str]:
     stated = {override.partition("=")[0] for override in arm.settings(0.0)}
     rate = ARMS["dpo"].key
     differing = {key for key in plain.keys() | own.keys() if plain.get(key) != own.get(key)}
-    return differing - stated - {rate, *arm.differs}
+    return differing - stated - {rate}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The benchmarks' own arithmetic: what they call an operation of the model."""
 
 import importlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,18 +17,20 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 from trl.trainer import utils as trl_utils
 
-from stages.commands.planning.peak import expected_parts, model_shape
+from stages.commands.planning.peak import expected_parts, model_shape, reward_parts
 from stages.config.blocks.training import DPO, SFT
-from stages.config.choices import Adapter, Checkpointing, Weights
+from stages.config.choices import Adapter, Checkpointing, Precision, Weights
 from stages.config.schema import RECIPES
 from stages.hardware import machine, memory
 from stages.hardware.model_shape import ModelShape
+from stages.labelers.reward_model import predict_rewards
 from stages.models import lm_head
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, pack_segments
@@ -36,7 +39,7 @@ from stages.pipeline.graph import wire_graph
 from stages.store.store import Store
 from stages.training import adapters
 from stages.training.budget import enable_checkpointing
-from tests.helpers import TINY, settings, slow_but
+from tests.helpers import NEEDS_4_BIT, TINY, settings, slow_but
 
 KINDS = {
     "llama": (LlamaForCausalLM, LlamaConfig),
@@ -102,6 +105,60 @@ def batch_of(block: SFT | DPO, tokens: int) -> dict[str, torch.Tensor]:
     positions = (place % (tokens // 4))[None]
     labels = torch.where(positions < tokens // 8, -100, place % 500)
     return {"input_ids": place[None] % 500, "position_ids": positions, "labels": labels}
+
+
+def forward_bytes(model: Any, block: SFT | DPO, tokens: int) -> tuple[int, int]:
+    """Return the bytes that the layers save for the backward, and those that they allocate and free before it."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved_tensors: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved_tensors[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    batch = batch_of(block, tokens)
+    del batch["labels"]
+    whole = model.get_base_model() if block.adapter is not Adapter.none else model
+    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t)
+    with Live(model) as live, saving, autocast(block.precision, CPU):
+        live.ever = 0
+        whole.base_model(**batch, use_cache=False)
+    saved = sum(
+        t.untyped_storage().nbytes() for place, t in saved_tensors.items() if place not in weights
+    )
+    return saved, live.ever - saved
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("kind", "stage", "adapter"),
+    [
+        ("llama", "sft", "none"),
+        pytest.param("llama", "sft", "qlora", marks=NEEDS_4_BIT),
+        ("llama", "sft", "lora"),
+        ("qwen3", "dpo", "none"),
+        ("gemma3", "sft", "lora"),
+    ],
+)
+def test_a_layer_keeps_what_the_formula_says(
+    kind: str, stage: str, adapter: str, precision: str, tmp_path: Path
+) -> None:
+    block = block_of(stage, f"precision={precision}", f"adapter={adapter}")
+    for widths in SHAPES:
+        slopes, shape = [], ModelShape.from_config(tiny(kind, widths, 1).config.to_dict())
+        # differences give the second layer alone, and only the bytes that grow with tokens
+        for layers in (1, 2):
+            model = as_trained(tiny(kind, widths, layers), block, tmp_path)
+            more, fewer = (
+                np.array(forward_bytes(model, block, 192)),
+                np.array(forward_bytes(model, block, 64)),
+            )
+            slopes.append((more - fewer) / 128)
+        saved, freed = slopes[1] - slopes[0]
+        # SDPA as on a GPU agrees within 4%; over runs, as on a CPU, attention's output is stored once, not twice.
+        assert memory.layer_bytes(shape, block) == pytest.approx(saved, rel=0.06)
+        if kind == "llama" and block.start_weights is not Weights.nf4:
+            assert memory.freed_bytes(shape, block) == pytest.approx(freed, rel=0.02)
 
 
 class Live(TorchDispatchMode):
@@ -187,6 +244,24 @@ def test_live_bytes_of_a_training_step(
     live = step(model, block, 256, kind, micro_batches)
     expected = memory.training_bytes(shape, block, "cpu", 256, kind, micro_batches > 1)
     assert live.peak == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_live_bytes_of_rewards(precision: str) -> None:
+    block = settings(*TINY, "label=reward_model", "label.path=x").label
+    block = replace(block, precision=Precision(precision))
+    config = tiny("llama", WIDE, 3, vocabulary=2048).config
+    config.num_labels = 1
+    torch.manual_seed(0)
+    model = (
+        LlamaForSequenceClassification(config)
+        .to(torch.bfloat16 if precision == "bf16" else torch.float32)
+        .eval()
+    )
+    with Live(model) as live:
+        predict_rewards(model, [[*range(256)]] * 4, 0, block.precision)
+    expected = sum(reward_parts(ModelShape.from_config(config.to_dict()), block, 4 * 256))
+    assert expected == pytest.approx(live.peak, rel=0.3)
 
 
 def test_a_shape_counts_the_parameters() -> None:

@@ -20,6 +20,7 @@ from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, s
 from stages.store.sealed_json import file_digest
 from stages.store.workspace import StageDir
 from tests.helpers import Chain, nodes, refused, settings
+from tests.rows import work
 from tests.stages.test_eval import evaluation_inputs
 from tests.stages.test_sft import block, train
 
@@ -34,11 +35,6 @@ def shortened(folder: Path, copy: Path, most: int) -> Path:
         json.dumps(config | {"max_position_embeddings": most})
     )
     return copy
-
-
-def work(folder: Path) -> StageDir:
-    folder.mkdir(exist_ok=True)
-    return StageDir(folder, lambda metrics, step: None)
 
 
 def lengths(model: Path, prompts: Sequence[Example]) -> dict[str, int]:
