@@ -70,10 +70,11 @@ class RowColumns:
     stated: list[str]
     unread: UnreadColumns
 
-    def values(self, row: dict[str, Any]) -> Resolved:
-        """Return the values of a row by role, without empty values, with what they refer to in place of references."""
+    def values(self, row: dict[str, Any], columns: Collection[str]) -> Resolved:
+        """Return the values of a row by role, without empty values, with what they refer to in place of references.
+        `columns`: of the file."""
         values = read_values(self.getters, row)
-        meant = resolve(row, values, self.paths)
+        meant = resolve(row, values, self.paths, columns)
         return meant._replace(values=values | meant.values)
 
 
@@ -120,6 +121,7 @@ class ColumnMapping:
     first_paths: dict[str, Path]  # the paths of the roles in the first rows
     user_columns: Mapping[str, Path | None]  # the setting `columns` of the source
     placeholders: Placeholders
+    columns: set[str]  # of the first rows, and of all rows so far
     prompts_only: bool = False  # the answers are not parsed
     columns_by_keys: dict[tuple[str, ...], RowColumns] = field(default_factory=dict)
     # the columns that no role reads, of the rows so far
@@ -136,7 +138,12 @@ class ColumnMapping:
             getters, unread = role_getters(paths, row), unread_columns(row, paths, form, users)
             columns = RowColumns(paths, getters, [*STATED.keys() & paths], unread)
             self.columns_by_keys[tuple(row)] = columns
+            self.columns |= row.keys()
         return columns
+
+    def values(self, row: dict[str, Any]) -> Resolved:
+        """Return the values of a row by role, as `RowColumns.values`."""
+        return self.find_columns(row).values(row, self.columns)
 
     def read(self, row: Any) -> ParsedRow:
         """Return the parsed row, and note its columns that are not read.
@@ -148,7 +155,7 @@ class ColumnMapping:
                 (role, path) for role, path in self.missing_paths if not has_path(row, path)
             }
         columns = self.find_columns(row)
-        values, referred, error = columns.values(row)
+        values, referred, error = columns.values(row, self.columns)
         if error:
             raise BadRow("", error)
         model = values.pop("model", None)
@@ -256,7 +263,7 @@ def build_mapping(
 ) -> ColumnMapping:
     names = column_names(format, columns)
     paths = column_paths.resolve_columns(columns, names, user_columns)
-    return ColumnMapping(format, paths, user_columns, Placeholders(format.dropped))
+    return ColumnMapping(format, paths, user_columns, Placeholders(format.dropped), {*columns})
 
 
 def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:

@@ -115,7 +115,7 @@ def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
         role for role, path in mapping.user_columns.items() if path is not None
     } - mapping.first_paths.keys()
     columns = mapping.find_columns(row)
-    values = columns.values(row).values
+    values = mapping.values(row).values
     if (
         unresolved
         or not values.keys() >= {*mapping.format.needs}
@@ -141,7 +141,7 @@ def learn_from_rows(
         if form.learns_all
         else rows
     )
-    values = (mapping.find_columns(row).values(row).values for row in seen)
+    values = (mapping.values(row).values for row in seen)
     try:
         form.learn(
             (value for value in values if value.keys() >= {*form.needs}),
@@ -154,7 +154,7 @@ def learn_from_rows(
 
 def has_numbers(mapping: ColumnMapping, rows: list[dict[str, Any]]) -> bool:
     """Return True if the answers are numbers, of more values than labels would have."""
-    answers = [mapping.find_columns(row).values(row).values.get("completion") for row in rows]
+    answers = [mapping.values(row).values.get("completion") for row in rows]
     numbers = {answer for answer in answers if type(answer) in (int, float)}
     return len(numbers) > MOST_LABELS
 

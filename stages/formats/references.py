@@ -1,7 +1,7 @@
 """Values that refer to others of their row: the name of a column, a place in a list of answers, or the value of a column
 such as `model_a`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,21 +21,27 @@ class Resolved(NamedTuple):
 
 
 def resolve(
-    row: Mapping[str, Any], values: Mapping[str, Any], paths: Mapping[str, Path]
+    row: Mapping[str, Any],
+    values: Mapping[str, Any],
+    paths: Mapping[str, Path],
+    columns: Collection[str],
 ) -> Resolved:
-    """Return what the chosen and the rejected answer, or the preference, of a row refer to."""
+    """Return what the chosen and the rejected answer, or the preference, of a row refer to. `columns`: of the file."""
     if {*SIDES} <= values.keys():
-        return answers_meant(row, values["chosen"], values["rejected"])
+        return answers_meant(row, values["chosen"], values["rejected"], columns)
     if {"a", "b", "preference"} <= values.keys():
         return side_meant(row, values["preference"], paths["a"], paths["b"])
     return Resolved({})
 
 
-def answers_meant(row: Mapping[str, Any], chosen: Any, rejected: Any) -> Resolved:
-    """Return the answers if both are names of columns, or both are places in the row's only list of texts."""
+def answers_meant(
+    row: Mapping[str, Any], chosen: Any, rejected: Any, columns: Collection[str]
+) -> Resolved:
+    """Return the answers if both are names of columns, or both are places in the row's only list of texts. A row may
+    lack a column of its file."""
     sides = (chosen, rejected)
-    named = [side for side in sides if isinstance(side, str) and side in row]
-    if named and (len(named) == 1 or any(is_empty(row[column]) for column in named)):
+    named = [side for side in sides if isinstance(side, str) and side in columns]
+    if named and (len(named) == 1 or any(is_empty(row.get(column)) for column in named)):
         reason = f"chosen or rejected names the column {named[0]!r}, but both must name a text"
         return Resolved({}, error=reason)
     if named:

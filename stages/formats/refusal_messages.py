@@ -195,10 +195,7 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
             if t != OPTIONS_TASK and fits_task(t, Source(), head.columns)
         ]
         ways = [f"{block}.columns={{completion: COLUMN}} to name the answers"]
-        if any(
-            has_answer(mapping.find_columns(row).values(row).values.get("messages"))
-            for row in head.rows
-        ):
+        if any(has_answer(mapping.values(row).values.get("messages")) for row in head.rows):
             ways = ["data.form.turns=cut to end conversations at their last answer", *ways]
         ways += [
             f"{block}.task={task} to write the rows as instructions" for task in tasks[:1]

@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic: what they call an operation of the model."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -347,3 +347,11 @@ def test_an_answer_that_is_a_flag_has_a_word(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"question": "a", "answer": value} for value in (True, False)])
     result = read(file, labels={True: "yes", "false": "no"})
     assert [each.answers for each in result.parsed] == [["yes"], ["no"]]
+
+
+def test_the_name_of_a_column_that_a_row_lacks_is_no_answer(tmp_path: Path) -> None:
+    named = {"prompt": "q", "chosen": "answer_b", "rejected": "answer_a"}
+    whole = {**named, "answer_a": "bad one", "answer_b": "good one"}
+    result = read(lines(tmp_path, [whole, named, whole]), Purpose.preferences)
+    assert [answers for _, answers, _ in summarize(result)] == [["good one", "bad one"]] * 2
+    assert len(result.bad_rows) == 1

@@ -65,7 +65,7 @@ OPTIONS = {"question": "a", "choices": ["b", "c", "d"], "answer": "B"}
 # a row, the purpose of its file, and the settings of the source
 SHAPES: list[tuple[dict[str, Any], Purpose, dict[str, str]]] = [
     *((row, Purpose.answers, {}) for row, *_ in EXAMPLES),
-    *((row, Purpose.preferences, {}) for row, *_ in PREFERENCES if "answer_a" not in row.values()),
+    *((row, Purpose.preferences, {}) for row, *_ in PREFERENCES),
     ({"text": "a", "label": "pos"}, Purpose.answers, {"task": "sentiment"}),
     (OPTIONS, Purpose.answers, {"task": "multiple_choice"}),
 ]
