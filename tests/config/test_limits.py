@@ -333,7 +333,7 @@ REFUSED = [
     ("precision=bf16 dpo.precision=fp32", "Set reference.precision=fp32."),
     ("align=kto precision=bf16 kto.precision=fp32", "Set reference.precision=fp32."),
     ("align=kto kto.desirable_weight=0 kto.undesirable_weight=0", "both weights are 0"),
-    ("stage=reward align=grpo", "Set reward.source.path=FILE, or align=dpo."),
+    ("stage=reward align=grpo", "reward.source.path=FILE"),
     (
         "stage=grpo align=grpo data=file data.sources=[{path:README.md,splits:{preference:1}}]",
         "with checks. Set check",
@@ -372,7 +372,7 @@ REFUSED = [
     ("sample.temperatures=[nan]", "sample.temperatures=nan: the value must be"),
     ("sample.temperatures=[0]", "sample.temperatures=[0.0] is greedy"),
     ("sample.round=1", "sample.round=1: only the pipeline sets"),
-    ("sample.rounds=2", "Type rounds=2 instead"),
+    ("sample.rounds=2", "sample.rounds=2: "),
     ("rounds=3 sample.prompts_per_round=17", "rounds=3 needs 51 prompts, and there are at most 48"),
     (
         "sample.prompts_per_round=2 sample.candidates_per_prompt=2 dpo.batch_size=8",

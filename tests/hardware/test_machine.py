@@ -158,7 +158,7 @@ def test_a_plan_names_the_gpus(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     planned = command(*TINY, f"outputs={tmp_path}", "stage=plan")
-    assert re.search(r"1 GPU: .*L4 \(21.5 GiB", planned.stdout), planned.stderr
+    assert re.search(r"L4 \(21.5 GiB", planned.stdout), planned.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux describes its processors in a file")
