@@ -58,6 +58,8 @@ def every_recipe_but(*quick: str, alike: Collection[str] = ()) -> list[Any]:
 
 # Recipes that name the groups of another one: of other models, and of own prompts
 ALIKE = (
+    "bakeoff",
+    "examine",
     "smollm2_135m",
     "smollm2_360m",
     "qwen3_0p6b_lora",
