@@ -69,11 +69,11 @@ import datasets
 from stages.hardware import machine
 from stages.models.contract import load_contract
 from stages.store.records import Example
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.objectives.sft import read_rows
 from tests.helpers import settings
 contract, text = load_contract(Path(sys.argv[1])), "many words and some more " * 100
-out, cfg = Work(Path(sys.argv[2]), lambda metrics, step: None), settings("recipe=tiny").sft
+out, cfg = StageDir(Path(sys.argv[2]), lambda metrics, step: None), settings("recipe=tiny").sft
 datasets.disable_progress_bars()
 def examples(count):
     for i in range(count):
