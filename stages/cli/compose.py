@@ -21,7 +21,7 @@ from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.hardware import machine, process
-from stages.pipeline.graph import wire_graph
+from stages.pipeline.graph import wire_graph, wire_unpinned
 from stages.preflight import building, constraints, servers
 from stages.store import source_files
 from stages.store.mirror import Mirror
@@ -198,7 +198,7 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
     """Return the nodes of a configuration, after checking that they can be built on this machine.
     Raise UserError for all missing files, and for everything that building the nodes would fail on."""
     if machine.planned_gpu.get():  # a plan for another machine looks for nothing on this one
-        return wire_graph(cfg, store.digest_cache, lambda block, cache: (block, {}))
+        return wire_unpinned(cfg)
     errors, nodes = Errors(), dict[str, Node]()
 
     def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:

@@ -5,7 +5,6 @@ import logging
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -30,7 +29,7 @@ from stages.config.schema import CONF, POLICY_STAGES, Config
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import requested_nodes, wire_graph
+from stages.pipeline.graph import requested_nodes, wire_unpinned
 from stages.pipeline.stage_table import STAGES
 from stages.preflight import building, constraints
 from stages.store.node import Node
@@ -187,7 +186,7 @@ def next_command(cfg: Config, overrides: list[str]) -> str | None:
 def is_allowed(cfg: Config, overrides: list[str]) -> bool:
     try:
         constraints.validate_config(cfg)
-        nodes = wire_graph(cfg, Path(), lambda block, cache: (block, {}))
+        nodes = wire_unpinned(cfg)
         unread.refuse_unread([unread.unread_keys(cfg, nodes, overrides)])
         return bool(requested_nodes(cfg, nodes))
     except UserError:

@@ -4,7 +4,6 @@ Keys of a group or a recipe are not refused, as another choice may read them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from stages.cli.spelling import typed_values
 from stages.config.blocks.labels import Label
@@ -15,7 +14,7 @@ from stages.config.blocks.training import OBJECTIVES, ScoredGRPO, Training
 from stages.config.choices import Adapter, Command, Split, Strategy
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
-from stages.pipeline.graph import NOT_OF_SELECT, OF_SELECT, way_to_stage, wire_graph
+from stages.pipeline.graph import NOT_OF_SELECT, OF_SELECT, way_to_stage, wire_unpinned
 from stages.preflight.sources import is_local
 from stages.store.node import Node
 
@@ -73,7 +72,7 @@ def read_by_run(cfg: Config, nodes: Mapping[str, Node]) -> set[str]:
     read = set[str]().union(*map(read_by_node, nodes.values()))
     if cfg.without_model:
         whole = replace(cfg, stage=Target.report)
-        read |= read_by_run(whole, wire_graph(whole, Path(), lambda block, cache: (block, {})))
+        read |= read_by_run(whole, wire_unpinned(whole))
     return read
 
 

@@ -66,6 +66,12 @@ def wire_graph(
     return nodes | {"report": shared.make("report", cfg.report, **reported)}
 
 
+def wire_unpinned(cfg: Config) -> Graph:
+    """Return all nodes as `wire_graph` does, with files and hub revisions as the configuration names them: none is
+    looked for or read. Such nodes tell what a run would do, and are not to be built."""
+    return wire_graph(cfg, Path(), lambda block, cache: (block, {}))
+
+
 def require_one_policy_a_seed(cfg: Config, nodes: Graph) -> None:
     """Raise UserError if two of `seeds` give the same policy, because its stages have seeds of their own."""
     evaluations = [node for node in nodes.values() if node.stage == "eval"]
