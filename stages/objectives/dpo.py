@@ -15,13 +15,11 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
-from transformers.utils import ModelOutput
 from trl import DPOTrainer
 
 from stages.config.blocks.training import DPO
 from stages.models.contract import Contract
 from stages.models.loading import read_context_length
-from stages.models.packing import send_batch
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import (
     IGNORED,
@@ -37,7 +35,7 @@ from stages.store.text_units import count_shared_prefix
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
-from stages.training.micro_batches import Batch, MicroBatches, select_row
+from stages.training.micro_batches import Batch, MicroBatches
 from stages.training.token_rows import PreferenceRows, Row
 
 
@@ -70,14 +68,6 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         if self.is_padded:
             return 2 * (prompt + max(chosen, rejected))
         return prompt + chosen + rejected
-
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
-        output = self.score(model, send_batch(self.collate(rows), self.args.device))
-        widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
-        return [
-            select_row(output, (slice(i, None, len(rows)), slice(width - 1)))
-            for i, width in enumerate(widths)
-        ]
 
     def score(self, model: torch.nn.Module, batch: Batch) -> Any:
         """Return the output of a forward, with the log-probs of completion tokens, chosen over rejected."""

@@ -206,9 +206,6 @@ class GroupTrainer(MicroBatches):
             return len(lengths) * (prompt + max(lengths))
         return prompt + sum(lengths)
 
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Any:
-        raise NotImplementedError("held-out prompts are answered, not scored")
-
     def collate(self, rows: list[Row]) -> Batch:
         """Return groups as one row on the CPU, with the advantage and the share of every completion token, the index
         of its completion, and the sampler's log-prob of every completion."""

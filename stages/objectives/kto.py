@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import KTO
 from stages.config.choices import Forward
@@ -36,7 +35,7 @@ from stages.store.records import PairLogProbs, stream
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir
 from stages.training.fit import SplitRows
-from stages.training.micro_batches import Batch, MicroBatches, select_row
+from stages.training.micro_batches import Batch, MicroBatches
 from stages.training.token_rows import PreferenceRows, Row
 
 WEIGHTS = ("desirable_weight", "undesirable_weight")  # λ_D and λ_U, as the stage reports them
@@ -123,6 +122,7 @@ class CompletionTrainer(MicroBatches):
     loss_is_scaled_for_ga = False
 
     def __init__(self, *args: Any, processing_class: Any, **kwargs: Any):
+        self._metrics: dict[str, dict[str, list[float]]]
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._total_train_tokens = 0
         collator = partial(pad_rows, pad_id=processing_class.pad_token_id)
@@ -130,13 +130,6 @@ class CompletionTrainer(MicroBatches):
 
     def count_tokens(self, row: Row) -> int:
         return len(row["prompt_ids"]) + len(row["completion_ids"])
-
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
-        output = self.score(model, send_batch(self.collate(rows), self.args.device))
-        widths = [self.count_tokens(row) - 1 for row in rows]
-        return [
-            select_row(output, (slice(i, i + 1), slice(width))) for i, width in enumerate(widths)
-        ]
 
     def score(self, model: torch.nn.Module, batch: Batch) -> Any:
         names = ("input_ids", "attention_mask", "labels", "layout")
@@ -171,25 +164,21 @@ class CompletionTrainer(MicroBatches):
         return loss
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
-        rows_here = self.count_rows_here(len(dataloader.dataset))  # type: ignore[arg-type]
-        rows = self.evaluated_rows(dataloader)
-        repeated = [row | {"counts": 0.0} for row in rows[rows_here:]]
-        self.divergence = self.estimate_divergence(self.model, rows[:rows_here] + repeated)
+        """Evaluate under the divergence of all validation rows, which every process estimates for itself."""
+        self.divergence = self.estimate_divergence(self.model, [*self.eval_dataset])
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     @torch.no_grad()
     def estimate_divergence(self, model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
-        """Return the mean log-ratio of the rows' mismatched completions in all processes, in nats. A row whose
-        `counts` is 0 repeats another one."""
+        """Return the mean log-ratio of the rows' mismatched completions in all processes, in nats."""
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         mismatched = [row | {"completion_ids": row["KL_completion_ids"]} for row in rows]
         with autocast(self.cfg.precision, self.args.device):
             for part in self.evaluation_batches(mismatched):
                 output = self.score(model, send_batch(self.collate(part), self.args.device))
                 log_probs = output.log_probs.double().sum(-1)
-                counts = log_probs.new_tensor([row.get("counts", 1.0) for row in part])
                 ratios = log_probs - log_probs.new_tensor([row["ref_KL_logps"] for row in part])
-                total += torch.stack([(counts * ratios).sum(), counts.sum()])
+                total += torch.stack([ratios.sum(), total.new_tensor(len(part))])
         summed, count = self.accelerator.reduce(total, "sum")
         return summed / count
 

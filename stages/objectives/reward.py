@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from trl import RewardTrainer
 
 from stages.config.blocks.training import Reward
@@ -28,7 +27,7 @@ from stages.store.thoughts import answer_behind, never_ends
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
-from stages.training.micro_batches import MicroBatches, select_row
+from stages.training.micro_batches import MicroBatches
 from stages.training.token_rows import PreferenceRows, Row
 
 # a correlation of reward and length of at least this size causes a warning
@@ -46,16 +45,6 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         # `models/packing.py` shares it
         return len(chosen) + len(rejected) - count_shared_prefix(chosen, rejected)
 
-    def row_outputs(
-        self, model: torch.nn.Module, rows: list[Row]
-    ) -> list[SequenceClassifierOutputWithPast]:
-        batch = send_batch(self.collate(rows), self.args.device)
-        model_inputs = {
-            name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch
-        }
-        output = model(**model_inputs, use_cache=False)
-        return [select_row(output, (slice(i, None, len(rows)),)) for i in range(len(rows))]
-
     @torch.no_grad()
     def rewards(self, rows: Sequence[Row]) -> list[tuple[float, float]]:
         """Return the rewards of chosen and rejected for every row, computed in batches."""
@@ -64,10 +53,11 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         self.model.eval()
         with round_weights_once(device), autocast(self.cfg.precision, device):
             for part in self.evaluation_batches([*rows]):
-                outputs = self.row_outputs(self.model, part)
-                scores = torch.stack([output.logits[:, 0] for output in outputs]).tolist()
-                for row, (chosen, rejected) in zip(part, scores, strict=True):
-                    by_row[id(row)] = (chosen, rejected)
+                batch = send_batch(self.collate(part), device)
+                batch.pop("margin", None)
+                chosen, rejected = self.model(**batch, use_cache=False).logits[:, 0].chunk(2)
+                scores = zip(chosen.tolist(), rejected.tolist(), strict=True)
+                by_row |= zip(map(id, part), scores, strict=True)
         return [by_row[id(row)] for row in rows]
 
 

@@ -24,7 +24,7 @@ from stages.models import model_card
 from stages.models.contract import Contract
 from stages.models.packing import pack_pairs
 from stages.store.dropped import Dropped
-from stages.store.records import Message, prompt_id
+from stages.store.records import Message
 from stages.store.sealed_json import write_note
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters, budget, sharding
@@ -54,8 +54,7 @@ TrainerOf = TypeVar("TrainerOf", bound=MicroBatches)
 
 
 class SplitRows(Generic[Rows]):
-    """The training and validation rows, the ids of the latter's prompts, the first held-out prompts, and the number of
-    rows left out by reason. Rows are added in one pass, and only a few of them are lists of tokens in memory."""
+    """The training and validation rows, the first held-out prompts, and the number of rows left out by reason. Rows are added in one pass, and only a few of them are lists of tokens in memory."""
 
     def __init__(self, rows_class: type[Rows], cfg: Training, out: StageDir):
         self.train = rows_class()
@@ -66,12 +65,10 @@ class SplitRows(Generic[Rows]):
             out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped"
         )
         self.dropped = dict[str, int]()
-        self.validation_prompts = list[str]()
 
     def add(self, split: str, name: str, row: Any, prompt: list[Message]) -> None:
         if split == Split.validation:
             self.validation.add(name, row)
-            self.validation_prompts.append(prompt_id(prompt))
             if prompt:  # a document has none
                 self.prompts.add(prompt)
         else:

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from statistics import fmean
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, load_tokenizer
-from stages.models.packing import send_batch
 from stages.objectives import kto as objective
 from stages.objectives.first_step import read_reference
 from stages.pages.plots import PANELS
@@ -154,26 +152,6 @@ def test_a_step_is_the_same_in_any_micro_batches(
     assert max(float((parts[1][name] - whole[1][name]).abs().max()) for name in whole[1]) <= 1e-7
 
 
-def test_validation_rows_count_for_their_own_kind(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """Rows come one by one, in any order, so every process has the same metrics in the same order."""
-    trainer = trainer_of(block(), inputs, tmp_path / "ours")
-    trainer.model.eval()
-    rows = [trainer.train_dataset[i] for i in range(ROWS)]
-    with torch.no_grad():
-        for row in rows:
-            trainer.compute_loss(
-                trainer.model, send_batch(trainer.collate([row]), trainer.args.device)
-            )
-    by_name = trainer._metrics["eval"]
-    rewards = by_name["rewards/chosen"], by_name["rewards/rejected"]
-    assert [len(values) for values in by_name.values()] == [ROWS] * 4
-    expected = [fmean(v for v in values if v == v) for values in rewards]
-    trainer.average_over_rows(ROWS)
-    assert [by_name["rewards/chosen"], by_name["rewards/rejected"]] == [
-        [pytest.approx(mean)] for mean in expected
-    ]
-
-
 def test_a_step_without_a_kind_has_no_mean_of_it(inputs: dict[str, Path], tmp_path: Path) -> None:
     trainer = trainer_of(block(), inputs, tmp_path / "ours")
     rows = [row for row in trainer.train_dataset if not row["label"]][:4]
@@ -184,16 +162,6 @@ def test_a_step_without_a_kind_has_no_mean_of_it(inputs: dict[str, Path], tmp_pa
     trainer.log({"loss": 0.5})
     logged = trainer.state.log_history[-1].keys()
     assert not {"rewards/chosen", "rewards/margins"} & logged and "rewards/rejected" in logged
-
-
-def test_a_repeated_row_counts_nowhere_in_the_divergence(
-    inputs: dict[str, Path], tmp_path: Path
-) -> None:
-    trainer = trainer_of(block(), inputs, tmp_path / "ours")
-    rows = [trainer.train_dataset[i] for i in range(5)]
-    once = trainer.estimate_divergence(trainer.model, rows)
-    repeated = trainer.estimate_divergence(trainer.model, [*rows, rows[0] | {"counts": 0.0}])
-    assert float(repeated) == pytest.approx(float(once), abs=1e-5)
 
 
 def test_every_row_has_a_fixed_completion_of_another_prompt(inputs: dict[str, Path]) -> None:
