@@ -9,12 +9,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from datasets import Dataset
 from torch.nn.functional import logsigmoid
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from trl import DPOTrainer
 
 from stages.config.blocks.training import DPO
@@ -22,44 +21,31 @@ from stages.models.contract import Contract
 from stages.models.loading import read_context_length
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import (
-    IGNORED,
     join_reference,
     require_same_tokens,
     round_weights_once,
     tokenize_pairs,
 )
-from stages.objectives.first_step import read_reference, score_in_batches
+from stages.objectives.first_step import StoredReference, read_reference, score_in_batches
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.text_units import count_shared_prefix
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
-from stages.training.micro_batches import Batch, MicroBatches
+from stages.training.micro_batches import Batch
 from stages.training.token_rows import PreferenceRows, Row
 
 
-class StoredReferenceTrainer(MicroBatches, DPOTrainer):
+class StoredReferenceTrainer(StoredReference, DPOTrainer):
     """TRL's DPOTrainer on rows of `trl_row`: token ids, with the reference's stored log-probs."""
 
     cfg: DPO
-    # TRL does not know the masks of rows
-    arguments: ClassVar = {"remove_unused_columns": False}
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # TRL sets it
-        super().__init__(*args, ref_model=smallest_model(), **kwargs)
-        # the rows have the reference's log-probs, so the model that TRL wants for them goes
-        self.ref_model = None
-        self.precompute_ref_logps = True
-        self.accelerator.free_memory()
+        super().__init__(*args, **kwargs)
         self.data_collator = partial(collate_masked, self.data_collator)
-
-    def _prepare_dataset(
-        self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str
-    ) -> Dataset:
-        """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
-        return dataset
 
     def count_tokens(self, row: Row) -> int:
         prompt = len(row["prompt_ids"])
@@ -68,14 +54,6 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         if self.is_padded:
             return 2 * (prompt + max(chosen, rejected))
         return prompt + chosen + rejected
-
-    def score(self, model: torch.nn.Module, batch: Batch) -> Any:
-        """Return the output of a forward, with the log-probs of completion tokens, chosen over rejected."""
-        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
-        model_inputs = {
-            name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch
-        }
-        return model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
 
     def reward(self, log_probs: list[float], reference: list[float]) -> float:
         """Return a completion's reward in nats, from its tokens' log-probs."""
@@ -142,13 +120,6 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
             self.note("entropy", output.entropy.sum() / tokens.sum())
             self.note_tokens(inputs["attention_mask"].sum())
         return (loss, {}) if return_outputs else loss
-
-
-def smallest_model() -> PreTrainedModel:
-    """Return a model that takes the place of the reference while TRL builds a trainer. Without one, TRL loads or hashes
-    all weights a second time, or copies the adapter."""
-    one = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"), 2)
-    return LlamaForCausalLM(LlamaConfig(**one, num_attention_heads=1, pad_token_id=0))
 
 
 def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:

@@ -1,22 +1,33 @@
-"""The check before the first step of DPO and KTO: the policy is the model whose log-probs the store has."""
+"""What DPO and KTO share: a trainer whose rows have the reference's log-probs, and the check before its first step that
+the policy is the model whose log-probs the store has."""
 
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+import torch
+from datasets import Dataset
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from stages.config.blocks.training import DPO
 from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
-from stages.models.scoring import allowed_gap, pair_log_probs
+from stages.models.scoring import IGNORED, allowed_gap, pair_log_probs
 from stages.store.manifest import manifest_of
 from stages.store.records import PairLogProbs, stream
 from stages.store.sealed_json import read_note, write_note
 from stages.store.workspace import SCRATCH
-from stages.training.micro_batches import MicroBatches
+from stages.training.micro_batches import Batch, MicroBatches
 from stages.training.saving import checkpoint_folder, list_checkpoints
 from stages.training.token_rows import Row
 
@@ -25,6 +36,39 @@ CHECKED = 64  # rows
 Scores = tuple[list[float], list[float]]
 # The relative distance of the first loss from its value at log-ratio 0 that rounding explains.
 LOSS_TOLERANCE = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
+
+
+class StoredReference(MicroBatches):
+    """Mixin before a TRL trainer with a reference, on rows of token ids with the reference's stored log-probs."""
+
+    # TRL does not know all columns of the rows
+    arguments: ClassVar = {"remove_unused_columns": False}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, ref_model=smallest_model(), **kwargs)
+        # the rows have the reference's log-probs, so the model that TRL wants for them goes
+        self.ref_model = None
+        self.precompute_ref_logps = True
+        self.accelerator.free_memory()
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
+        return dataset
+
+    def score(self, model: torch.nn.Module, batch: Batch) -> Any:
+        """Return the output of a forward, with the log-probs of completion tokens."""
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+        model_inputs = {
+            name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch
+        }
+        return model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
+
+
+def smallest_model() -> PreTrainedModel:
+    """Return a model that takes the place of the reference while TRL builds a trainer. Without one, TRL loads or hashes
+    all weights a second time, or copies the adapter."""
+    one = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"), 2)
+    return LlamaForCausalLM(LlamaConfig(**one, num_attention_heads=1, pad_token_id=0))
 
 
 class FirstStepCheck(TrainerCallback):

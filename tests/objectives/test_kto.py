@@ -1,6 +1,5 @@
 """KTO on the real trainer: TRL's loss on the same mismatches, any micro-batch, mismatched completions, first loss."""
 
-import math
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -157,7 +156,7 @@ def test_a_step_without_a_kind_has_no_mean_of_it(inputs: dict[str, Path], tmp_pa
     rows = [row for row in trainer.train_dataset if not row["label"]][:4]
     trainer.training_step(trainer.model, StepRows(rows))
     metrics = trainer._metrics["train"]
-    assert all(math.isnan(metrics[name][0]) for name in ("rewards/chosen", "logps/chosen"))
+    assert not {"rewards/chosen", "logps/chosen"} & metrics.keys()
     assert metrics["logps/rejected"][0] < 0
     trainer.log({"loss": 0.5})
     logged = trainer.state.log_history[-1].keys()
