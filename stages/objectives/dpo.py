@@ -176,12 +176,10 @@ def read_rows(
 ) -> SplitRows[PreferenceRows]:
     """Return the pairs whose completions fit into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
-    longest, reason_too_long, key = cfg.longest(None)
     for pair, reference in scored_pairs(inputs, contract, cfg, rows.left_out):
         longer = max(len(reference.chosen_ids), len(reference.rejected_ids))
         tokens = len(reference.prompt_ids) + longer
-        if tokens > longest:
-            rows.left_out.add(pair.id, reason_too_long, tokens, key)
+        if not rows.fits(pair.id, tokens):
             continue
         if not cfg.reference_free:
             require_same_tokens(pair, reference, contract)

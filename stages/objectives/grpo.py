@@ -67,9 +67,7 @@ def read_rows(
 ) -> tuple[SplitRows[PromptRows], dict[str, Example]]:
     """Return the prompts that fit into `max_length` and the context with their completions, as rows, and the examples
     by id. At most HELD_OUT prompts, drawn by id, are held out."""
-    longest, reason_too_long, key = cfg.longest(context)
-    rows = SplitRows(PromptRows, cfg, out)
-    rows.left_out.most = context or rows.left_out.most
+    rows = SplitRows(PromptRows, cfg, out, context)
     prompts = dict[str, Example]()
     unchecked = 0
     for example in sorted(examples, key=by_draw):
@@ -84,9 +82,7 @@ def read_rows(
         except ContractError as reason:
             rows.left_out.add(example.id, reason)
             continue
-        tokens = len(ids) + cfg.max_new_tokens
-        if tokens > longest:
-            rows.left_out.add(example.id, reason_too_long, tokens, key)
+        if not rows.fits(example.id, len(ids) + cfg.max_new_tokens):
             continue
         rows.add(example.split, example.id, {"id": example.id, "prompt_ids": ids}, example.messages)
         prompts[example.id] = example

@@ -40,7 +40,6 @@ def read_rows(
     rows = SplitRows(PreferenceRows, cfg, out)
     rows.train.noun = "completions"
     labels = dict[str, bool]()
-    longest, reason_too_long, key = cfg.longest(None)
     scored = {p.id: p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     unpaired = stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
     for pair in mismatched_pairs(unpaired):
@@ -50,8 +49,7 @@ def read_rows(
             rows.left_out.add(pair.id, "not scored by the reference")
             continue
         tokens = len(reference.prompt_ids) + len(reference.chosen_ids)
-        if tokens > longest:
-            rows.left_out.add(pair.id, reason_too_long, tokens, key)
+        if not rows.fits(pair.id, tokens):
             continue
         require_same_tokens(pair, reference, contract)
         rows.add(pair.split, pair.id, trl_row(reference, pair.label, cfg.max_length), pair.prompt)

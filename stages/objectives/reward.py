@@ -96,9 +96,7 @@ def read_rows(
     context: int | None = None,
 ) -> SplitRows[PreferenceRows]:
     """Tokenise the pairs that fit into `max_length` and the model's context, as rows of `trl_row`."""
-    longest, reason_too_long, key = cfg.longest(context)
-    rows = SplitRows(PreferenceRows, cfg, out)
-    rows.left_out.most = context or rows.left_out.most
+    rows = SplitRows(PreferenceRows, cfg, out, context)
     for pair in pairs:
         if cfg.margin and pair.margin is None:
             problem = f"pair {pair.id} has no margin, because {pair.labeler} gives no strength of its preferences"
@@ -110,10 +108,8 @@ def read_rows(
             rows.left_out.add(pair.id, reason)
             continue
         length = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-        if length > longest:
-            rows.left_out.add(pair.id, reason_too_long, length, key)
-            continue
-        rows.add(pair.split, pair.id, row, pair.prompt)
+        if rows.fits(pair.id, length):
+            rows.add(pair.split, pair.id, row, pair.prompt)
     rows.settle()
     return rows
 

@@ -56,7 +56,10 @@ TrainerOf = TypeVar("TrainerOf", bound=MicroBatches)
 class SplitRows(Generic[Rows]):
     """The training and validation rows, the first held-out prompts, and the number of rows left out by reason. Rows are added in one pass, and only a few of them are lists of tokens in memory."""
 
-    def __init__(self, rows_class: type[Rows], cfg: Training, out: StageDir):
+    def __init__(
+        self, rows_class: type[Rows], cfg: Training, out: StageDir, context: int | None = None
+    ):
+        """`context`: the number of tokens that the model reads."""
         self.train = rows_class()
         self.validation = rows_class()
         samples = getattr(cfg.runtime, "samples", 0)
@@ -64,7 +67,16 @@ class SplitRows(Generic[Rows]):
         self.left_out = Dropped(
             out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped"
         )
+        self.longest, self.too_long, self.key = cfg.longest(context)
+        self.left_out.most = context or self.left_out.most
         self.dropped = dict[str, int]()
+
+    def fits(self, name: str, tokens: int) -> bool:
+        """Return whether a row of so many tokens is short enough, or count it as left out."""
+        is_short = tokens <= self.longest
+        if not is_short:
+            self.left_out.add(name, self.too_long, tokens, self.key)
+        return is_short
 
     def add(self, split: str, name: str, row: Any, prompt: list[Message]) -> None:
         if split == Split.validation:
@@ -211,7 +223,7 @@ def train_with_callbacks(
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
     shared_callbacks = [
-        DivergenceCheck(cfg, out),
+        DivergenceCheck(cfg),
         CurveLog(out),
         FreedMemory(),
         Checkpoints(60 * cfg.runtime.save_minutes),

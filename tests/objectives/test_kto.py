@@ -241,8 +241,6 @@ def test_a_reference_of_other_weights_is_refused(inputs: dict[str, Path], tmp_pa
     ("overrides", "words"),
     [
         (("rounds=2",), "rounds=1"),
-        (("dpo.beta=0.2",), "dpo.beta=0.2"),
-        (("align=dpo", "kto.beta=0.2"), "align=kto"),
         (("kto.trainer.extra.loss_type=kto",), "does not have this argument"),
     ],
 )

@@ -138,14 +138,9 @@ def test_a_chain_without_a_reference(chain: Chain) -> None:
     ("typed", "message"),
     [
         ("dpo.loss_type=[simpo,sigmoid]", "simpo needs no reference, and the other losses do"),
-        ("dpo.loss_type=[simpo] stage=reference", "dpo.loss_type=[simpo] needs no reference"),
         ("dpo.loss_type=[simpo] dpo.reference=sft", "dpo.loss_type=[simpo] needs no reference"),
         ("dpo.simpo_gamma=1", "Add dpo.loss_type=[simpo], or leave the key out"),
         ("dpo.loss_type=[simpo] +dpo.trainer.ld_alpha=0.5", "the loss simpo does not read this"),
-        (
-            "dpo.loss_type=[simpo] +dpo.trainer.use_weighting=true",
-            "the loss simpo does not read this",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused(typed: str, message: str, chain: Chain) -> None:

@@ -55,25 +55,6 @@ def test_two_epochs_that_follow_each_other_see_every_row(
     assert turns.epoch(epoch) == first
 
 
-def test_what_an_epoch_leaves_out_is_chosen_by_content() -> None:
-    ids = [str(i) for i in range(21)]
-    turns, reverse = EpochSchedule(ids, 8, 0, "sft"), EpochSchedule(ids[::-1], 8, 0, "sft")
-    for epoch in range(3):
-        assert {ids[i] for i in turns.epoch(epoch)} == {ids[::-1][i] for i in reverse.epoch(epoch)}
-        assert turns.epoch(epoch) != [*range(21)], "shuffled"
-
-
-@given(st.integers(2, 60), st.integers(1, 9), st.integers(0, 40))
-def test_what_was_seen_is_counted_to_the_step(rows: int, batch_size: int, steps: int) -> None:
-    turns = EpochSchedule([str(i) for i in range(max(rows, batch_size))], batch_size, 0, "sft")
-    seen = turns.times_seen(steps)
-    assert seen.total() == steps * batch_size
-    assert len(seen) == turns.row_count or steps < 2 * turns.steps
-    # fewer epochs than one are meant
-    is_quiet = len(seen) == turns.row_count or steps < turns.steps
-    assert (turns.unseen_message(steps, "rows") == "") == is_quiet
-
-
 @given(
     st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=12),
     st.integers(1, 20),

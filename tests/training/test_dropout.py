@@ -11,10 +11,8 @@ from tests.upstream.parts import Parts
 
 WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 4096}
 OF_MODELS = {
-    "opt": WIDTH | {"ffn_dim": 64, "dropout": 0.5, "word_embed_proj_dim": 32},
     "starcoder2": WIDTH
     | {"residual_dropout": 0.5, "intermediate_size": 64, "num_key_value_heads": 2},
-    "phi": WIDTH | {"resid_pdrop": 0.5, "intermediate_size": 64, "attention_dropout": 0.5},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 4096, "resid_pdrop": 0.5},
     "llama": WIDTH | {"attention_dropout": 0.5, "intermediate_size": 64},
 }

@@ -1,9 +1,6 @@
 """Tests of arithmetic: no TF32, a fused optimizer, and no kernels that silently replace layers."""
 
 import contextlib
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from stages.models.loading import load_model
 from stages.models.scoring import autocast, install_scoring
 from stages.store.workspace import StageDir
 from stages.training.arguments import training_arguments
-from tests.helpers import ROOT, Chain, settings
+from tests.helpers import Chain, settings
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 
@@ -106,47 +103,6 @@ def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
     [(times, once, each)] = precisions
     assert times == 1
     assert once["eval_loss"] == each["eval_loss"]
-
-
-@pytest.mark.slow
-def test_no_tf32_whatever_the_environment_says() -> None:
-    printing = "import torch; print(torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32)"
-    environment = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "PYTHONPATH": str(ROOT)}
-    for before, expected in (
-        ("", ["high", "True"]),
-        ("from stages.hardware import process; process.prepare(); ", None),
-    ):
-        code = [sys.executable, "-c", before + printing]
-        ran = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
-        assert ran.stdout.split() == (expected or ["highest", "False"])
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_the_optimizer_is_fused(
-    name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, optimizers = stages.training.fit.train_with_callbacks, []
-
-    def watched(trainer: Trainer, *rest: Any) -> None:
-        train(trainer, *rest)
-        optimizers.append(trainer.optimizer)
-
-    monkeypatch.setattr(stages.training.fit, "train_with_callbacks", watched)
-    cfg = vars(settings("recipe=tiny", "sft.epochs=1"))[name]
-    inputs = {
-        "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
-        "dpo": {
-            "policy": chain.folder("sft"),
-            "pairs": chain.folder("pairs"),
-            "reference": chain.folder("reference"),
-        },
-    }
-    {"sft": sft, "dpo": dpo}[name].run(
-        cfg, inputs[name], StageDir(tmp_path, lambda metrics, step: None)
-    )
-    [optimizer] = optimizers
-    assert all(group["fused"] for group in optimizer.param_groups)
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo"])
