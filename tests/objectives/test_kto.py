@@ -1,10 +1,8 @@
 """KTO on the real trainer: TRL's loss on the same mismatches, any micro-batch, mismatched completions, first loss."""
 
 import shutil
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -22,7 +20,7 @@ from stages.models.loading import load_model, load_tokenizer
 from stages.objectives import kto as objective
 from stages.objectives.first_step import read_reference
 from stages.pages.plots import PANELS
-from stages.store.records import PairLogProbs, load, save
+from stages.store.records import load
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir, read_curves
 from stages.training.fit import Fit
@@ -151,34 +149,14 @@ def test_a_step_is_the_same_in_any_micro_batches(
     assert max(float((parts[1][name] - whole[1][name]).abs().max()) for name in whole[1]) <= 1e-7
 
 
-def test_a_step_without_a_kind_has_no_mean_of_it(inputs: dict[str, Path], tmp_path: Path) -> None:
-    trainer = trainer_of(block(), inputs, tmp_path / "ours")
-    rows = [row for row in trainer.train_dataset if not row["label"]][:4]
-    trainer.training_step(trainer.model, StepRows(rows))
-    metrics = trainer._metrics["train"]
-    assert not {"rewards/chosen", "logps/chosen"} & metrics.keys()
-    assert metrics["logps/rejected"][0] < 0
-    trainer.log({"loss": 0.5})
-    logged = trainer.state.log_history[-1].keys()
-    assert not {"rewards/chosen", "rewards/margins"} & logged and "rewards/rejected" in logged
-
-
 def test_every_row_has_a_fixed_completion_of_another_prompt(inputs: dict[str, Path]) -> None:
     rows = load(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
-    pairs = {pair.id: pair for pair in mismatched_pairs(rows)}
-    shuffled = Random(0).sample(rows, len(rows))
-    assert {pair.id: pair.rejected_id for pair in mismatched_pairs(shuffled)} == {
-        name: pair.rejected_id for name, pair in pairs.items()
-    }
+    others = {pair.id: pair.rejected_id for pair in mismatched_pairs(rows)}
+    assert others == {pair.id: pair.rejected_id for pair in mismatched_pairs(reversed(rows))}
     by_candidate = {row.candidate_id: row for row in rows}
-    assert [*pairs] != [] and {*pairs} == {row.id for row in rows}
     for row in rows:
-        other = by_candidate[pairs[row.id].rejected_id]
+        other = by_candidate[others[row.id]]
         assert other.prompt_id != row.prompt_id and other.split == row.split
-    uses = Counter(pair.rejected_id for pair in pairs.values())
-    assert max(uses.values()) <= 1 + max(Counter(row.prompt_id for row in rows).values())
-    scored = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
-    assert {*scored} == {*pairs}, "the reference scored these completions and mismatches"
     one_prompt = [row for row in rows if row.prompt_id == rows[0].prompt_id]
     with pytest.raises(UserError, match="two prompts"):
         list(mismatched_pairs(one_prompt))
@@ -222,19 +200,6 @@ def test_a_weight_that_is_left_out_makes_both_kinds_count_alike(typed: dict[str,
     weighted = objective.with_weights(block(**typed), 100, 900)
     assert 100 * weighted.desirable_weight == pytest.approx(900 * weighted.undesirable_weight)
     assert {name: vars(weighted)[name] for name in typed} == typed
-
-
-def test_a_reference_of_other_weights_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
-    lines = load(inputs["reference"] / "logprobs.parquet", PairLogProbs)
-    shifted = [
-        replace(line, chosen_logps=[value - 1 for value in line.chosen_logps]) for line in lines
-    ]
-    wrong_inputs = inputs | {
-        "reference": Path(shutil.copytree(inputs["reference"], tmp_path / "reference"))
-    }
-    save(wrong_inputs["reference"] / "logprobs.parquet", shifted, PairLogProbs)
-    with pytest.raises(UserError, match="rebuild=reference"):
-        kto.run(block(), wrong_inputs, StageDir(tmp_path, lambda metrics, step: None))
 
 
 @pytest.mark.parametrize(

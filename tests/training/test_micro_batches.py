@@ -21,7 +21,7 @@ from stages.config.errors import UserError
 from stages.models.scoring import divide_rows
 from stages.store.workspace import StageDir, read_curves
 from stages.training.arguments import training_arguments
-from stages.training.budget import decide_open_settings, out_of_memory_error, write_decision
+from stages.training.budget import decide_open_settings, write_decision
 from tests.helpers import settings
 from tests.stages.test_sft import some_rows
 from tests.upstream.parts import Parts
@@ -206,20 +206,6 @@ def test_a_single_row_out_of_memory_recomputes_more_until_nothing_helps(tmp_path
         assert trainer.checkpointing is kind
     with pytest.raises(UserError, match=r"1 rows with \d+ tokens.*: lower sft.max_length"):
         trainer.make_room(trainer.model, [row])
-
-
-@pytest.mark.parametrize(
-    ("runtime", "rows", "way_out"),
-    [
-        ({"micro_batch": 4}, 4, "lower dpo.runtime.micro_batch (now 4)"),
-        ({"micro_batch": 1}, 1, "set dpo.runtime.gradient_checkpointing=full"),
-        ({"processes": 2}, 4, "set dpo.runtime.token_budget=450"),
-    ],
-)
-def test_the_way_out_of_memory_is_told(runtime: dict[str, Any], rows: int, way_out: str) -> None:
-    assert way_out in str(
-        out_of_memory_error(block("dpo", **runtime), 3, rows, 900, Checkpointing.none)
-    )
 
 
 @pytest.mark.slow

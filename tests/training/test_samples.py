@@ -18,7 +18,7 @@ from stages.models.packing import attention_name, pack_pairs
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
 from stages.store.records import prompt_id
-from stages.store.workspace import SAMPLES, Sample, StageDir, append_samples, read_samples
+from stages.store.workspace import SAMPLES, StageDir, read_samples
 from stages.training.samples import FirstPrompts, inference_copy
 from tests.helpers import Chain, nodes, settings
 
@@ -183,17 +183,3 @@ def test_nothing_of_a_model_in_training_is_touched(precision: Precision, adapter
         [request]
     )
     assert later.token_ids != first.token_ids
-
-
-def test_a_step_that_is_answered_again_counts_once_and_a_torn_line_never(tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "Name a bird."}]
-    first, later = (Sample(4, "a", messages, answer, "stop") for answer in ("A wren.", "A finch."))
-    other = Sample(0, "b", messages, "A line\nof \u2028 two", "length")
-    for sample in (first, other):
-        append_samples(tmp_path, [sample])
-    with open(tmp_path / SAMPLES, "a") as file:
-        file.write('{"step": 8, "id": "a", "pro')
-    assert read_samples(tmp_path) == [other, first]
-    StageDir(tmp_path, lambda metrics, step: None)  # creating a StageDir begins a resume
-    append_samples(tmp_path, [later])
-    assert read_samples(tmp_path) == [other, later]

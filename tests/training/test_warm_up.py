@@ -75,10 +75,3 @@ def test_a_warm_up_that_outlasts_the_training_is_told(parts: Parts) -> None:
         assert [
             f"training ends before, after {steps} steps" in each for each in trainer.out.warnings
         ] == [True] * warnings
-
-
-def test_a_schedule_that_looks_at_the_loss_is_left_alone(parts: Parts) -> None:
-    trainer = parts.supervised(4)
-    trainer.args.lr_scheduler_type, trainer.args.warmup_steps = "reduce_lr_on_plateau", 0.1
-    trainer.create_optimizer_and_scheduler(4)
-    assert isinstance(trainer.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
