@@ -4,7 +4,7 @@ The reference's log-probs come from the store, and the loss does not depend on t
 rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7)."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,9 +58,6 @@ class StoredReferenceTrainer(StoredReference, DPOTrainer):
     def reward(self, log_probs: list[float], reference: list[float]) -> float:
         """Return a completion's reward in nats, from its tokens' log-probs."""
         return self.cfg.beta * (sum(log_probs) - sum(reference))
-
-    def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
-        return score_in_batches(self, pairs, [vars(p) for p in pairs])
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Also count the step's chosen completion tokens per pair, which the weight of the `sft` loss needs."""
@@ -267,7 +264,7 @@ def reward_margins(
     π(y_l|x)/π_ref(y_l|x), or SimPO's. TRL's rewards/margins is its mean, with `first_difference` of cut ones."""
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
-        scores = trainer.log_probs(pairs)
+        scores = score_in_batches(trainer, pairs)
     margins = list[dict[str, Any]]()
     for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
         margin = trainer.reward(chosen, pair.chosen_logps)

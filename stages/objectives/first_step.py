@@ -22,14 +22,13 @@ from transformers import (
 from stages.config.blocks.training import DPO
 from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
-from stages.models.scoring import IGNORED, allowed_gap, pair_log_probs
+from stages.models.scoring import IGNORED, allowed_gap, batches_by_length, pair_log_probs
 from stages.store.manifest import manifest_of
 from stages.store.records import PairLogProbs, stream
 from stages.store.sealed_json import read_note, write_note
 from stages.store.workspace import SCRATCH
 from stages.training.micro_batches import Batch, MicroBatches
 from stages.training.saving import checkpoint_folder, list_checkpoints
-from stages.training.token_rows import Row
 
 CHECKED = 64  # rows
 # the log-probs of each token of a chosen and of a rejected completion
@@ -130,7 +129,7 @@ class FirstStepCheck(TrainerCallback):
         trainer.model.eval()
         stored = list[float]()
         now = list[float]()
-        for pair, (chosen, rejected) in zip(scored, trainer.log_probs(scored), strict=True):
+        for pair, (chosen, rejected) in zip(scored, score_in_batches(trainer, scored), strict=True):
             stored += [*pair.chosen_logps, *pair.rejected_logps]
             now += [*chosen, *rejected]
         gap = fmean(abs(a - b) for a, b in zip(now, stored, strict=True))
@@ -172,19 +171,19 @@ def mean_loss(trainer: MicroBatches, pairs: int) -> float:
     return total / pairs
 
 
-def score_in_batches(
-    trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows: list[Row]
-) -> list[Scores]:
-    """Return `pair_log_probs` of every pair under the policy, in the trainer's batches of the pairs' `rows`."""
-    by_id = {p.id: p for p in pairs}
-    scores_by_id = dict[str, Scores]()
-    for part in trainer.evaluation_batches(rows):
-        batch = [by_id[row["id"]] for row in part]
-        scores = pair_log_probs(
-            trainer.model, batch, trainer.processing_class.pad_token_id, trainer.cfg.precision
-        )
-        scores_by_id |= zip([p.id for p in batch], scores, strict=True)
-    return [scores_by_id[p.id] for p in pairs]
+def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs]) -> list[Scores]:
+    """Return `pair_log_probs` of every pair under the policy."""
+    lengths = list[int]()
+    for pair in pairs:
+        longer = max(len(pair.chosen_ids), len(pair.rejected_ids))
+        lengths.append(2 * (len(pair.prompt_ids) + longer))
+    pad_id = trainer.processing_class.pad_token_id
+    scores = dict[int, Scores]()
+    for places in batches_by_length(lengths, trainer.token_budget, trainer.args.device):
+        batch = [pairs[i] for i in places]
+        scored = pair_log_probs(trainer.model, batch, pad_id, trainer.cfg.precision)
+        scores |= zip(places, scored, strict=True)
+    return [scores[i] for i in range(len(pairs))]
 
 
 def read_reference(inputs: dict[str, Path], pair_ids: Collection[str]) -> list[PairLogProbs]:

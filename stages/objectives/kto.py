@@ -135,7 +135,7 @@ class CompletionTrainer(StoredReference, KTOTrainer):
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         mismatched = [row | {"completion_ids": row["KL_completion_ids"]} for row in rows]
         with autocast(self.cfg.precision, self.args.device):
-            for part in self.evaluation_batches(mismatched):
+            for part in self.micro_batches(mismatched):
                 output = self.score(model, send_batch(self.collate(part), self.args.device))
                 log_probs = output.log_probs.double().sum(-1)
                 ratios = log_probs - log_probs.new_tensor([row["ref_KL_logps"] for row in part])
@@ -150,11 +150,6 @@ class CompletionTrainer(StoredReference, KTOTrainer):
             margin = fmean(metrics["rewards/chosen"]) - fmean(metrics["rewards/rejected"])
             metrics["rewards/margins"] = [margin]
         super().log(logs, start_time)
-
-    def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
-        """Return the log-probs of each completion and of its mismatched one under the policy."""
-        rows = [vars(p) | {"completion_ids": p.chosen_ids + p.rejected_ids} for p in pairs]
-        return score_in_batches(self, pairs, rows)
 
 
 def collate_completions(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:
@@ -179,7 +174,7 @@ def rewards(
     """Return the trained policy's reward of every completion, β log π(y|x)/π_ref(y|x), in nats, and its label."""
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
-        scored = zip(pairs, trainer.log_probs(pairs), strict=True)
+        scored = zip(pairs, score_in_batches(trainer, pairs), strict=True)
     return [
         {
             "id": p.id,

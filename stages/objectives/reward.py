@@ -19,7 +19,12 @@ from stages.models.contract import Contract
 from stages.models.loading import create_reward_model
 from stages.models.packing import send_batch
 from stages.models.rendering import ContractError
-from stages.models.scoring import autocast, round_weights_once, tokenize_pair
+from stages.models.scoring import (
+    autocast,
+    batches_by_length,
+    round_weights_once,
+    tokenize_pair,
+)
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, PairLogProbs, stream
 from stages.store.text_units import count_shared_prefix
@@ -48,17 +53,18 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
     @torch.no_grad()
     def rewards(self, rows: Sequence[Row]) -> list[tuple[float, float]]:
         """Return the rewards of chosen and rejected for every row, computed in batches."""
-        by_row = dict[int, tuple[float, float]]()
         device = self.args.device
+        lengths = [self.count_tokens(row) for row in rows]
+        scores = dict[int, tuple[float, float]]()
         self.model.eval()
         with round_weights_once(device), autocast(self.cfg.precision, device):
-            for part in self.evaluation_batches([*rows]):
-                batch = send_batch(self.collate(part), device)
+            for places in batches_by_length(lengths, self.token_budget, device):
+                batch = send_batch(self.collate([rows[i] for i in places]), device)
                 batch.pop("margin", None)
                 chosen, rejected = self.model(**batch, use_cache=False).logits[:, 0].chunk(2)
-                scores = zip(chosen.tolist(), rejected.tolist(), strict=True)
-                by_row |= zip(map(id, part), scores, strict=True)
-        return [by_row[id(row)] for row in rows]
+                pairs = zip(chosen.tolist(), rejected.tolist(), strict=True)
+                scores |= zip(places, pairs, strict=True)
+        return [scores[i] for i in range(len(rows))]
 
 
 def trl_row(pair: PairLogProbs, margin: float | None) -> Row:

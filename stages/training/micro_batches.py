@@ -109,13 +109,6 @@ class MicroBatches(PlumblineTrainer, ABC):
         assert self.token_budget is not None
         return self.divide_alike(rows, self.token_budget)
 
-    def evaluation_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """Return rows in batches for forwards without gradients, the longest first, within a micro-batch's tokens."""
-        if not rows:
-            return []
-        budget = self.token_budget or (self.cfg.runtime.rows or 1) * self.cfg.max_length
-        return self.divide_alike(sorted(rows, key=self.count_tokens, reverse=True), budget)
-
     def divide_alike(self, rows: list[Row], budget: int) -> list[list[Row]]:
         """Return the rows in micro-batches of at most `budget` tokens, equally many in every process."""
         costs = [self.count_tokens(row) for row in rows]

@@ -1,6 +1,5 @@
 """Tests of LoRA and QLoRA in the real chain: the trained model is published, and DPO's reference is the SFT model."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -22,10 +21,8 @@ from stages import dpo
 from stages.config.blocks.training import LoRA
 from stages.config.choices import Forward, Weights
 from stages.config.errors import UserError
-from stages.models.contract import load_contract
-from stages.models.loading import load_model, load_tokenizer, save_model
+from stages.models.loading import load_model, save_model
 from stages.models.scoring import install_scoring
-from stages.objectives.sft import load_start
 from stages.store.workspace import StageDir
 from stages.training.adapters import attach_new_adapter, embeddings, merge_adapter
 from tests.helpers import QLORA, Chain, build, settings
@@ -169,29 +166,3 @@ def test_new_rows_are_trained_in_embedding_and_output_layer(tied: bool, tmp_path
     for old, new in zip(embeddings(before), embeddings(after), strict=True):
         changed = (old.weight != new.weight).any(dim=-1).nonzero().flatten().tolist()
         assert changed == NEW
-
-
-def test_sft_trains_the_rows_of_new_tokens_and_leaves_the_others_exact(
-    built: Path, tmp_path: Path
-) -> None:
-    """In bf16 the frozen embedding is rounded while an adapter is trained, and must not be published so."""
-    start = shutil.copytree(next((built / "base").glob("*/model")), tmp_path / "start")
-    tokenizer = load_tokenizer(start)
-    tokenizer.add_tokens(["<tool>", "</tool>"])
-    tokenizer.save_pretrained(start)
-    rows = [{"prompt": f"Say {i}.", "completion": f"<tool>{i}</tool>"} for i in range(32)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = f"data.sources=[{{path: {tmp_path / 'rows.jsonl'}, splits: {{sft: 1.0}}}}]"
-    keys = ("model.random_init=null", f"model.path={start}", source, "precision=bf16")
-    keys += ("sft.adapter=lora",)
-    build(tmp_path, "stage=sft", *keys)
-    sft = Chain(tmp_path).folder("sft", *keys) / "model"
-    before, after = (
-        load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
-        for folder in (start, sft)
-    )
-    assert torch.equal(after[: len(before)], before) and len(after) == len(before) + 2
-    contract = load_contract(sft)
-    untrained = load_start(start, contract, settings("recipe=tiny").sft, Weights.fp32)
-    drawn = untrained.get_input_embeddings().weight[len(before) :]
-    assert ((after[len(before) :] - drawn).abs() > 1e-4).any(dim=-1).all()
