@@ -96,9 +96,7 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
     def reward(self, log_probs: list[float], _reference: list[float]) -> float:
         return self.cfg.beta * fmean(log_probs)
 
-    def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: Batch, **_: Any) -> Any:
         """Return the mean loss of some pairs, and add TRL's figures of pairs to the metrics."""
         output = self.score(model, inputs)
         tokens = inputs["completion_mask"].sum(-1)
@@ -116,7 +114,7 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
         if self.model.training:
             self.note("entropy", output.entropy.sum() / tokens.sum())
             self.note_tokens(inputs["attention_mask"].sum())
-        return (loss, {}) if return_outputs else loss
+        return loss
 
 
 def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:
@@ -139,10 +137,11 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
     """Return token ids, masks, and the sums of log-probs in nats under TRL's names. LD-DPO (arXiv:2409.06411) weights
     tokens beyond the shorter completion's length by `ld_alpha`."""
     shorter = min(len(scored.chosen_logps), len(scored.rejected_logps))
-    alpha = 1.0 if ld_alpha is None else ld_alpha
 
     def total(log_probs: list[float]) -> float:
-        return sum(log_probs[:shorter]) + alpha * sum(log_probs[shorter:])
+        if ld_alpha is None:
+            return sum(log_probs)
+        return sum(log_probs[:shorter]) + ld_alpha * sum(log_probs[shorter:])
 
     return {
         "prompt_ids": scored.prompt_ids,

@@ -284,9 +284,7 @@ class GroupTrainer(MicroBatches):
     def is_divisible(self, rows: list[Row]) -> bool:
         return super().is_divisible(rows) or len(rows[0]["completions"]) > 1
 
-    def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: Batch, **_: Any) -> Any:
         """Return the loss of some groups, times the number of processes, which average their gradients."""
         options = {name: inputs[name] for name in ("input_ids", "layout", "scored", "shift_labels")}
         options |= {"use_cache": False, "fused_lm_head": True}

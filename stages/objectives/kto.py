@@ -154,8 +154,12 @@ class CompletionTrainer(StoredReference, KTOTrainer):
 
 def collate_completions(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:
     """Return TRL's batch of completions alone. Of the trainer's `divergence`, TRL then subtracts 0."""
-    names = ("prompt_ids", "completion_ids", "label", "ref_logps")
-    return collate([{name: row[name] for name in names} | {"ref_KL_logps": 0.0} for row in rows])
+    completions = list[Row]()
+    for row in rows:
+        completion = row | {"ref_KL_logps": 0.0}
+        del completion["KL_completion_ids"]
+        completions.append(completion)
+    return collate(completions)
 
 
 def starting_loss(trainer: CompletionTrainer, count: int) -> float:
@@ -164,7 +168,10 @@ def starting_loss(trainer: CompletionTrainer, count: int) -> float:
     for i in range(count):
         is_desirable = trainer.train_dataset[i]["label"]
         cfg = trainer.cfg
-        total += (cfg.desirable_weight if is_desirable else cfg.undesirable_weight) or 0.0
+        weight = cfg.undesirable_weight
+        if is_desirable:
+            weight = cfg.desirable_weight
+        total += weight or 0.0
     return total / (2 * count)
 
 

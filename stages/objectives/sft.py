@@ -238,7 +238,9 @@ class IsolationCheck(TrainerCallback):
     ignore any of these. So the model itself is measured, and no list of implementations is trusted."""
 
     def __init__(self, trainer: SFTTrainer, cfg: SFT, example: list[int]):
-        self.trainer, self.cfg, self.ids = trainer, cfg, example[:CHECKED_TOKENS]
+        self.trainer = trainer
+        self.cfg = cfg
+        self.ids = example[:CHECKED_TOKENS]
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -266,13 +268,11 @@ class IsolationCheck(TrainerCallback):
             self.trainer.args.device,
         )
         with autocast(self.cfg.precision, self.trainer.args.device):
-            scored = (
-                self.trainer.model(**batch, use_cache=False, fused_lm_head=True)
-                .log_probs[0]
-                .float()
-            )
+            output = self.trainer.model(**batch, use_cache=False, fused_lm_head=True)
+        scored = output.log_probs[0].float()
         # The position before the copy's first token is left out, and so is padding.
-        first, copy = scored[: count - 1], scored[count : 2 * count - 1]
+        first = scored[: count - 1]
+        copy = scored[count : 2 * count - 1]
         return float((copy - first).abs().mean()), float(first.abs().mean())
 
 

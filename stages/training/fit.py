@@ -122,7 +122,9 @@ class Fit(Generic[Block, TrainerOf]):
     def build_trainer(self, model: Any) -> TrainerOf:
         """Return the trainer of this model."""
         validation = self.rows.validation
-        held_out = validation.dataset if len(validation) else None
+        held_out = None
+        if len(validation):
+            held_out = validation.dataset
         sharding.replace_meta_parameters(model)
         self.trainer = self.trainer_class(
             model,
@@ -195,7 +197,9 @@ class Fit(Generic[Block, TrainerOf]):
     @property
     def rounding(self) -> dict[str, float]:
         """The share of the update that survives rounding, as a metric; {} if the published weights are not rounded."""
-        return {} if self.surviving is None else {"surviving_update": self.surviving}
+        if self.surviving is None:
+            return {}
+        return {"surviving_update": self.surviving}
 
     def lost_update_message(self) -> str:
         """Return the warning that rounding undid the update of most weights; '' if it did not."""
@@ -237,7 +241,9 @@ def train_with_callbacks(
     # the main process removes incomplete checkpoints
     with trainer.accelerator.main_process_first():
         resumed = checkpoint_to_resume(out, cfg.runtime.sharding)
-    checkpoint = str(resumed) if resumed else None
+    checkpoint = None
+    if resumed:
+        checkpoint = str(resumed)
     with contextlib.ExitStack() as around:
         if cfg.runtime.sharding is Sharding.fsdp:
             around.enter_context(sharding.like_autocast(trainer))

@@ -106,7 +106,11 @@ def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
 
 def evaluated_losses(trainer: Trainer) -> list[float]:
     """Return the held-out loss of every evaluation; the first is before the first step."""
-    return [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    losses = list[float]()
+    for entry in trainer.state.log_history:
+        if "eval_loss" in entry:
+            losses.append(entry["eval_loss"])
+    return losses
 
 
 def has_risen(before: float, after: float) -> bool:
