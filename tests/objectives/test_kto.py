@@ -195,13 +195,6 @@ def test_a_training_starts_at_half_the_mean_weight_and_learns(
     assert len(read_reference(inputs, [row.id for row in held_out])) == len(held_out)
 
 
-@pytest.mark.parametrize("typed", [{}, {"desirable_weight": 1.0}, {"undesirable_weight": 0.5}])
-def test_a_weight_that_is_left_out_makes_both_kinds_count_alike(typed: dict[str, float]) -> None:
-    weighted = objective.with_weights(block(**typed), 100, 900)
-    assert 100 * weighted.desirable_weight == pytest.approx(900 * weighted.undesirable_weight)
-    assert {name: vars(weighted)[name] for name in typed} == typed
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
