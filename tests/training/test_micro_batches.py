@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
@@ -18,7 +16,6 @@ from stages.config.blocks.arguments import DPOArguments, SFTArguments
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
-from stages.models.scoring import divide_rows
 from stages.store.workspace import StageDir, read_curves
 from stages.training.arguments import training_arguments
 from stages.training.budget import decide_open_settings, write_decision
@@ -80,24 +77,6 @@ def alike(curves: list[dict[str, float]], other_curves: list[dict[str, float]]) 
         assert {name: a[name] for name in names} == pytest.approx(
             {name: b[name] for name in names}, abs=1e-4, rel=1e-4
         )
-
-
-@given(
-    st.lists(st.integers(1, 99), min_size=1, max_size=40),
-    st.integers(1, 200),
-    st.booleans(),
-    st.integers(1, 40),
-)
-def test_rows_are_divided_once_within_the_budget(
-    lengths: list[int], budget: int, padded: bool, least: int
-) -> None:
-    costs, least = sorted(lengths, reverse=True), min(least, len(lengths))
-    groups = divide_rows(costs, budget, padded, least)
-    assert [i for group in groups for i in group] == [*range(len(costs))]
-    assert len(groups) >= least
-    for group in groups:
-        cost = len(group) * costs[group[0]] if padded else sum(costs[i] for i in group)
-        assert cost <= budget or len(group) == 1
 
 
 @pytest.mark.extended
