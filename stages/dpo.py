@@ -55,7 +55,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if checks:
         figures = checks[0].figures | figures
         warning = displacement(figures, held_out.rows)
-    risen = risen_loss_message(trainer, cfg, rows.validation_prompts)
+    risen = risen_loss_message(trainer, cfg)
     fit.describe(inputs, figures, warning, risen)
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if fit.schedule.left_out:

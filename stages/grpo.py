@@ -18,7 +18,7 @@ from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.adapters import apply_adapter
 from stages.training.fit import Fit
 from stages.training.rollout_engine import RolloutEngine
-from stages.training.rollouts import Rollout, Rollouts, curve_warnings
+from stages.training.rollouts import Rollout, Rollouts, reward_message
 
 
 def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     names = ("reward", "eval_reward", "eval_pass_rate")
     figures = last_values(curve, *names, "kl", "entropy", "sampler_gap")
     before = last_values(curve[:1], *names)
-    fit.describe(inputs, figures, *curve_warnings(steps, held_out))
+    fit.describe(inputs, figures, reward_message(steps, held_out))
     summary = (
         f"{fit.steps} steps of {cfg.batch_size} prompts × {cfg.completions} completions, {dead} of them without "
         f"a group that teaches; reward {steps[0]['reward']:.3f} → {figures['reward']:.3f}"

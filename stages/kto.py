@@ -64,7 +64,7 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         order = float(placements(rewards, is_desirable).mean())
         figures["held_out_order"] = order
         summary += f"; of {len(held_out)} held-out ones, a desirable one has the higher reward in {order:.1%} of comparisons"
-    fit.describe(inputs, figures, risen_loss_message(trainer, cfg, rows.validation_prompts))
+    fit.describe(inputs, figures, risen_loss_message(trainer, cfg))
     tokens = rows.train.tokens("prompt_ids", "completion_ids", "prompt_ids", "KL_completion_ids")
     return {
         **fit.metrics(tokens),

@@ -48,7 +48,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     figures = last_values(read_curves(out.path), "loss", "eval_loss", "eval_margin")
     block = "reward.pairs" if cfg.source.path else "pairs"
     warnings = reward.held_out_warnings(metrics, len(held_out), block)
-    risen = risen_loss_message(trainer, cfg, rows.validation_prompts)
+    risen = risen_loss_message(trainer, cfg)
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     described = dict(figures)
     if metrics:

@@ -22,14 +22,14 @@ from stages.store.records import Example, stream
 from stages.store.workspace import StageDir
 from stages.training.end_of_turn import check_end_of_turn
 from stages.training.fit import Fit
-from stages.training.trainer import read_best_losses
+from stages.training.trainer import validate_best_loss
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `model/` with its contract, any `adapter/`, `token_example.json`, and `held_out.json`: each validation
-    row's loss.
+    """Publish `model/` with its contract, any `adapter/`, `token_example.json`, and `held_out.json`: the
+    validation rows.
 
     Raises:
         ContractError: if the template breaks the contract.
@@ -59,14 +59,12 @@ def run(cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir) -> dict[st
     if cfg.packing:
         checks.append(objective.IsolationCheck(trainer, cfg, rows.report_row.ids))
     best = fit.train_to_best(*checks)
-    by_row = list[dict[str, Any]]()
     if best:
-        losses = read_best_losses(trainer, int(best["step"]), cfg, out)
-        for row, loss in zip(rows.validation.ids, losses, strict=False):
-            by_row.append({"id": row, "loss": loss})
+        validate_best_loss(trainer, best, cfg, out)
     if not out.is_main:
         return {}
-    fit.publish(partial(objective.load_start, base, contract, cfg), by_row)
+    held_out = [{"id": name} for name in rows.validation.ids]
+    fit.publish(partial(objective.load_start, base, contract, cfg), held_out)
     objective.write_token_example(rows.report_row, contract, out / "token_example.json")
 
     figures = {"steps": fit.steps, **best, **template}

@@ -4,64 +4,48 @@ The reference's log-probs come from the store, and the loss does not depend on t
 rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7)."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from datasets import Dataset
 from torch.nn.functional import logsigmoid
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import PreTrainedModel
 from trl import DPOTrainer
 
 from stages.config.blocks.training import DPO
 from stages.models.contract import Contract
 from stages.models.loading import read_context_length
-from stages.models.packing import send_batch
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import (
-    IGNORED,
     join_reference,
     require_same_tokens,
     round_weights_once,
     tokenize_pairs,
 )
-from stages.objectives.first_step import read_reference, score_in_batches
+from stages.objectives.first_step import StoredReference, read_reference, score_in_batches
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.text_units import count_shared_prefix
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
-from stages.training.micro_batches import Batch, MicroBatches, select_row
+from stages.training.micro_batches import Batch
 from stages.training.token_rows import PreferenceRows, Row
 
 
-class StoredReferenceTrainer(MicroBatches, DPOTrainer):
+class StoredReferenceTrainer(StoredReference, DPOTrainer):
     """TRL's DPOTrainer on rows of `trl_row`: token ids, with the reference's stored log-probs."""
 
     cfg: DPO
-    # TRL does not know the masks of rows
-    arguments: ClassVar = {"remove_unused_columns": False}
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # TRL sets it
-        super().__init__(*args, ref_model=smallest_model(), **kwargs)
-        # the rows have the reference's log-probs, so the model that TRL wants for them goes
-        self.ref_model = None
-        self.precompute_ref_logps = True
-        self.accelerator.free_memory()
+        super().__init__(*args, **kwargs)
         self.data_collator = partial(collate_masked, self.data_collator)
-
-    def _prepare_dataset(
-        self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str
-    ) -> Dataset:
-        """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
-        return dataset
 
     def count_tokens(self, row: Row) -> int:
         prompt = len(row["prompt_ids"])
@@ -71,28 +55,9 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
             return 2 * (prompt + max(chosen, rejected))
         return prompt + chosen + rejected
 
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
-        output = self.score(model, send_batch(self.collate(rows), self.args.device))
-        widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
-        return [
-            select_row(output, (slice(i, None, len(rows)), slice(width - 1)))
-            for i, width in enumerate(widths)
-        ]
-
-    def score(self, model: torch.nn.Module, batch: Batch) -> Any:
-        """Return the output of a forward, with the log-probs of completion tokens, chosen over rejected."""
-        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
-        model_inputs = {
-            name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch
-        }
-        return model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
-
     def reward(self, log_probs: list[float], reference: list[float]) -> float:
         """Return a completion's reward in nats, from its tokens' log-probs."""
         return self.cfg.beta * (sum(log_probs) - sum(reference))
-
-    def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
-        return score_in_batches(self, pairs, [vars(p) for p in pairs])
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Also count the step's chosen completion tokens per pair, which the weight of the `sft` loss needs."""
@@ -131,9 +96,7 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
     def reward(self, log_probs: list[float], _reference: list[float]) -> float:
         return self.cfg.beta * fmean(log_probs)
 
-    def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: Batch, **_: Any) -> Any:
         """Return the mean loss of some pairs, and add TRL's figures of pairs to the metrics."""
         output = self.score(model, inputs)
         tokens = inputs["completion_mask"].sum(-1)
@@ -151,14 +114,7 @@ class ReferenceFreeTrainer(StoredReferenceTrainer):
         if self.model.training:
             self.note("entropy", output.entropy.sum() / tokens.sum())
             self.note_tokens(inputs["attention_mask"].sum())
-        return (loss, {}) if return_outputs else loss
-
-
-def smallest_model() -> PreTrainedModel:
-    """Return a model that takes the place of the reference while TRL builds a trainer. Without one, TRL loads or hashes
-    all weights a second time, or copies the adapter."""
-    one = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"), 2)
-    return LlamaForCausalLM(LlamaConfig(**one, num_attention_heads=1, pad_token_id=0))
+        return loss
 
 
 def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:
@@ -181,10 +137,11 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
     """Return token ids, masks, and the sums of log-probs in nats under TRL's names. LD-DPO (arXiv:2409.06411) weights
     tokens beyond the shorter completion's length by `ld_alpha`."""
     shorter = min(len(scored.chosen_logps), len(scored.rejected_logps))
-    alpha = 1.0 if ld_alpha is None else ld_alpha
 
     def total(log_probs: list[float]) -> float:
-        return sum(log_probs[:shorter]) + alpha * sum(log_probs[shorter:])
+        if ld_alpha is None:
+            return sum(log_probs)
+        return sum(log_probs[:shorter]) + ld_alpha * sum(log_probs[shorter:])
 
     return {
         "prompt_ids": scored.prompt_ids,
@@ -215,12 +172,10 @@ def read_rows(
 ) -> SplitRows[PreferenceRows]:
     """Return the pairs whose completions fit into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
-    longest, reason_too_long, key = cfg.longest(None)
     for pair, reference in scored_pairs(inputs, contract, cfg, rows.left_out):
         longer = max(len(reference.chosen_ids), len(reference.rejected_ids))
         tokens = len(reference.prompt_ids) + longer
-        if tokens > longest:
-            rows.left_out.add(pair.id, reason_too_long, tokens, key)
+        if not rows.fits(pair.id, tokens):
             continue
         if not cfg.reference_free:
             require_same_tokens(pair, reference, contract)
@@ -308,7 +263,7 @@ def reward_margins(
     π(y_l|x)/π_ref(y_l|x), or SimPO's. TRL's rewards/margins is its mean, with `first_difference` of cut ones."""
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
-        scores = trainer.log_probs(pairs)
+        scores = score_in_batches(trainer, pairs)
     margins = list[dict[str, Any]]()
     for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
         margin = trainer.reward(chosen, pair.chosen_logps)

@@ -1,30 +1,73 @@
-"""The check before the first step of DPO and KTO: the policy is the model whose log-probs the store has."""
+"""What DPO and KTO share: a trainer whose rows have the reference's log-probs, and the check before its first step that
+the policy is the model whose log-probs the store has."""
 
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+import torch
+from datasets import Dataset
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from stages.config.blocks.training import DPO
 from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
-from stages.models.scoring import allowed_gap, pair_log_probs
+from stages.models.scoring import IGNORED, allowed_gap, batches_by_length, pair_log_probs
 from stages.store.manifest import manifest_of
 from stages.store.records import PairLogProbs, stream
 from stages.store.sealed_json import read_note, write_note
 from stages.store.workspace import SCRATCH
-from stages.training.micro_batches import MicroBatches
+from stages.training.micro_batches import Batch, MicroBatches
 from stages.training.saving import checkpoint_folder, list_checkpoints
-from stages.training.token_rows import Row
 
 CHECKED = 64  # rows
 # the log-probs of each token of a chosen and of a rejected completion
 Scores = tuple[list[float], list[float]]
 # The relative distance of the first loss from its value at log-ratio 0 that rounding explains.
 LOSS_TOLERANCE = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
+
+
+class StoredReference(MicroBatches):
+    """Mixin before a TRL trainer with a reference, on rows of token ids with the reference's stored log-probs."""
+
+    # TRL does not know all columns of the rows
+    arguments: ClassVar = {"remove_unused_columns": False}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, ref_model=smallest_model(), **kwargs)
+        # the rows have the reference's log-probs, so the model that TRL wants for them goes
+        self.ref_model = None
+        self.precompute_ref_logps = True
+        self.accelerator.free_memory()
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
+        return dataset
+
+    def score(self, model: torch.nn.Module, batch: Batch) -> Any:
+        """Return the output of a forward, with the log-probs of completion tokens."""
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+        model_inputs = {
+            name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch
+        }
+        return model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
+
+
+def smallest_model() -> PreTrainedModel:
+    """Return a model that takes the place of the reference while TRL builds a trainer. Without one, TRL loads or hashes
+    all weights a second time, or copies the adapter."""
+    one = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"), 2)
+    return LlamaForCausalLM(LlamaConfig(**one, num_attention_heads=1, pad_token_id=0))
 
 
 class FirstStepCheck(TrainerCallback):
@@ -86,7 +129,7 @@ class FirstStepCheck(TrainerCallback):
         trainer.model.eval()
         stored = list[float]()
         now = list[float]()
-        for pair, (chosen, rejected) in zip(scored, trainer.log_probs(scored), strict=True):
+        for pair, (chosen, rejected) in zip(scored, score_in_batches(trainer, scored), strict=True):
             stored += [*pair.chosen_logps, *pair.rejected_logps]
             now += [*chosen, *rejected]
         gap = fmean(abs(a - b) for a, b in zip(now, stored, strict=True))
@@ -128,19 +171,19 @@ def mean_loss(trainer: MicroBatches, pairs: int) -> float:
     return total / pairs
 
 
-def score_in_batches(
-    trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows: list[Row]
-) -> list[Scores]:
-    """Return `pair_log_probs` of every pair under the policy, in the trainer's batches of the pairs' `rows`."""
-    by_id = {p.id: p for p in pairs}
-    scores_by_id = dict[str, Scores]()
-    for part in trainer.evaluation_batches(rows):
-        batch = [by_id[row["id"]] for row in part]
-        scores = pair_log_probs(
-            trainer.model, batch, trainer.processing_class.pad_token_id, trainer.cfg.precision
-        )
-        scores_by_id |= zip([p.id for p in batch], scores, strict=True)
-    return [scores_by_id[p.id] for p in pairs]
+def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs]) -> list[Scores]:
+    """Return `pair_log_probs` of every pair under the policy."""
+    lengths = list[int]()
+    for pair in pairs:
+        longer = max(len(pair.chosen_ids), len(pair.rejected_ids))
+        lengths.append(2 * (len(pair.prompt_ids) + longer))
+    pad_id = trainer.processing_class.pad_token_id
+    scores = dict[int, Scores]()
+    for places in batches_by_length(lengths, trainer.token_budget, trainer.args.device):
+        batch = [pairs[i] for i in places]
+        scored = pair_log_probs(trainer.model, batch, pad_id, trainer.cfg.precision)
+        scores |= zip(places, scored, strict=True)
+    return [scores[i] for i in range(len(pairs))]
 
 
 def read_reference(inputs: dict[str, Path], pair_ids: Collection[str]) -> list[PairLogProbs]:

@@ -42,9 +42,7 @@ from stages.training.token_rows import PromptRows, Row
 HELD_OUT = 128  # held-out prompts at most, which are answered at every evaluation
 MOST_DEAD = 10  # steps in a row in which no group teaches
 STD_FLOOR = 1e-4  # added to the standard deviation of a group's rewards, as in TRL
-# nats per token between the log-probs of an engine and the trainer's
-WARN_GAP = 1e-3
-MOST_GAP = 0.05
+MOST_GAP = 0.05  # nats per token between the log-probs of an engine and the trainer's
 ROW_REWARDS = "row_rewards"  # the key of an evaluation's rewards in the trainer's log
 FLOOR = "eval_floor"  # the key of the reward of truncated answers there, if rewards are relative
 
@@ -67,9 +65,7 @@ def read_rows(
 ) -> tuple[SplitRows[PromptRows], dict[str, Example]]:
     """Return the prompts that fit into `max_length` and the context with their completions, as rows, and the examples
     by id. At most HELD_OUT prompts, drawn by id, are held out."""
-    longest, reason_too_long, key = cfg.longest(context)
-    rows = SplitRows(PromptRows, cfg, out)
-    rows.left_out.most = context or rows.left_out.most
+    rows = SplitRows(PromptRows, cfg, out, context)
     prompts = dict[str, Example]()
     unchecked = 0
     for example in sorted(examples, key=by_draw):
@@ -84,9 +80,7 @@ def read_rows(
         except ContractError as reason:
             rows.left_out.add(example.id, reason)
             continue
-        tokens = len(ids) + cfg.max_new_tokens
-        if tokens > longest:
-            rows.left_out.add(example.id, reason_too_long, tokens, key)
+        if not rows.fits(example.id, len(ids) + cfg.max_new_tokens):
             continue
         rows.add(example.split, example.id, {"id": example.id, "prompt_ids": ids}, example.messages)
         prompts[example.id] = example
@@ -190,7 +184,6 @@ class GroupTrainer(MicroBatches):
     arguments: ClassVar = {"remove_unused_columns": False}
     rollouts: Rollouts
     reference: PreTrainedModel | None = None
-    has_warned = False  # of a gap between the log-probs of sampler and trainer
     control: Any  # Trainer sets it
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -205,9 +198,6 @@ class GroupTrainer(MicroBatches):
         if self.is_padded:
             return len(lengths) * (prompt + max(lengths))
         return prompt + sum(lengths)
-
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Any:
-        raise NotImplementedError("held-out prompts are answered, not scored")
 
     def collate(self, rows: list[Row]) -> Batch:
         """Return groups as one row on the CPU, with the advantage and the share of every completion token, the index
@@ -265,19 +255,16 @@ class GroupTrainer(MicroBatches):
         return loss
 
     def validate_engine_gap(self, gap: float) -> None:
-        """Warn once if the engine's log-probs of the step's tokens are not the trainer's.
-        Raise UserError if they are so far away that the engine had other weights, and forget the step's rollouts."""
-        difference = f"the engine's log-probs differ from the trainer's by {gap:.2g} nats per token"
-        if not gap <= MOST_GAP:
-            self.rollouts.forget_step()
-            problem = f"grpo.sampler=vllm: {difference}, at most {MOST_GAP:g} is allowed"
-            way_out = "Type the same command again to resume; if it recurs, use grpo.sampler=hf"
-            raise UserError(f"{problem}. Nothing is published. {way_out}.")
-        if gap > WARN_GAP and not self.has_warned:
-            self.has_warned = True
-            self.out.warn(
-                f"{difference} at step {self.state.global_step}. Precision alone may explain it."
-            )
+        """Raise UserError if the engine's log-probs of the step's tokens are so far from the trainer's that the engine
+        had other weights, and forget the step's rollouts."""
+        if gap <= MOST_GAP:  # a gap that is not a number is not
+            return
+        self.rollouts.forget_step()
+        problem = f"the engine's log-probs differ from the trainer's by {gap:.2g} nats per token"
+        raise UserError(
+            f"grpo.sampler=vllm: {problem}, at most {MOST_GAP:g} is allowed. Nothing is published. "
+            "Type the same command again to resume; if it recurs, use grpo.sampler=hf."
+        )
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """Divide the groups by the budget, which may have fallen by now, into equally many parts in each process."""
@@ -291,9 +278,7 @@ class GroupTrainer(MicroBatches):
     def is_divisible(self, rows: list[Row]) -> bool:
         return super().is_divisible(rows) or len(rows[0]["completions"]) > 1
 
-    def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: Batch, **_: Any) -> Any:
         """Return the loss of some groups, times the number of processes, which average their gradients."""
         options = {name: inputs[name] for name in ("input_ids", "layout", "scored", "shift_labels")}
         options |= {"use_cache": False, "fused_lm_head": True}

@@ -4,39 +4,30 @@ With r = log π(y|x)/π_ref(y|x), a desirable completion has the loss λ_D (1 - 
 λ_U (1 - σ(β (z - r))) (Eq. 7). z is the mean log-ratio of the step's mismatched completions, or 0 if that is negative.
 It is computed before the step's first micro-batch, without gradients, so micro-batches do not change it."""
 
-import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from trl import KTOConfig, KTOTrainer
 
 from stages.config.blocks.training import KTO
-from stages.config.choices import Forward
+from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, send_batch
-from stages.models.scoring import (
-    autocast,
-    install_scoring,
-    pad_completions,
-    require_same_tokens,
-    round_weights_once,
-)
-from stages.objectives.first_step import score_in_batches
+from stages.models.scoring import autocast, require_same_tokens, round_weights_once
+from stages.objectives.first_step import StoredReference, score_in_batches
 from stages.store.records import PairLogProbs, stream
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir
 from stages.training.fit import SplitRows
-from stages.training.micro_batches import Batch, MicroBatches, select_row
+from stages.training.micro_batches import Batch
 from stages.training.token_rows import PreferenceRows, Row
 
 WEIGHTS = ("desirable_weight", "undesirable_weight")  # λ_D and λ_U, as the stage reports them
@@ -49,7 +40,6 @@ def read_rows(
     rows = SplitRows(PreferenceRows, cfg, out)
     rows.train.noun = "completions"
     labels = dict[str, bool]()
-    longest, reason_too_long, key = cfg.longest(None)
     scored = {p.id: p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     unpaired = stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
     for pair in mismatched_pairs(unpaired):
@@ -59,8 +49,7 @@ def read_rows(
             rows.left_out.add(pair.id, "not scored by the reference")
             continue
         tokens = len(reference.prompt_ids) + len(reference.chosen_ids)
-        if tokens > longest:
-            rows.left_out.add(pair.id, reason_too_long, tokens, key)
+        if not rows.fits(pair.id, tokens):
             continue
         require_same_tokens(pair, reference, contract)
         rows.add(pair.split, pair.id, trl_row(reference, pair.label, cfg.max_length), pair.prompt)
@@ -87,7 +76,7 @@ def load_start(policy: Path, cfg: KTO, device: torch.device, out: StageDir) -> P
     model = load_model(policy, cfg.start_weights, device)
     if not pack_pairs(model):
         out.warn("this model's attention cannot be packed, so completions are padded.")
-    return install_scoring(model, Forward.padded, ("log_probs", "entropy"))
+    return model
 
 
 def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
@@ -106,120 +95,71 @@ def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
     return cfg
 
 
-def kto_losses(ratios: Tensor, z: Tensor, desirable: Tensor, cfg: KTO) -> Tensor:
-    """Return the loss of each completion (Eq. 7) from its log-ratio."""
-    gains = torch.where(desirable, ratios - z, z - ratios)
-    weights = torch.where(desirable, cfg.desirable_weight or 0.0, cfg.undesirable_weight or 0.0)
-    return weights * (1 - torch.sigmoid(cfg.beta * gains))
-
-
-class CompletionTrainer(MicroBatches):
-    """A trainer on rows of `trl_row`, with a model of `load_start`."""
+class CompletionTrainer(StoredReference, KTOTrainer):
+    """TRL's KTOTrainer on rows of `trl_row`. Its divergence is that of a whole step, or of all validation rows."""
 
     cfg: KTO
-    arguments: ClassVar = {"remove_unused_columns": False, "label_names": ["label"]}
-    divergence = torch.zeros(())  # z before the clamp: of a step, or of the validation rows
-    # a micro-batch's loss is its rows' mean, which Trainer must weight by their number
-    loss_is_scaled_for_ga = False
+    arguments_class = KTOConfig
+    divergence = torch.zeros(())
 
-    def __init__(self, *args: Any, processing_class: Any, **kwargs: Any):
-        self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
-        self._total_train_tokens = 0
-        collator = partial(pad_rows, pad_id=processing_class.pad_token_id)
-        super().__init__(*args, data_collator=collator, processing_class=processing_class, **kwargs)
+    def __init__(self, *args: Any, cfg: KTO, **kwargs: Any):
+        self._metrics: dict[str, dict[str, list[float]]]  # TRL sets it
+        if cfg.batch_size // cfg.runtime.world_size < 2:
+            raise UserError(
+                f"kto.batch_size={cfg.batch_size}: TRL's KTO needs two completions in every process. Raise it."
+            )
+        super().__init__(*args, cfg=cfg, **kwargs)
+        self.beta = cfg.beta
+        self.desirable_weight = cfg.desirable_weight
+        self.undesirable_weight = cfg.undesirable_weight
+        self.data_collator = partial(collate_completions, self.data_collator)
 
     def count_tokens(self, row: Row) -> int:
         return len(row["prompt_ids"]) + len(row["completion_ids"])
 
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
-        output = self.score(model, send_batch(self.collate(rows), self.args.device))
-        widths = [self.count_tokens(row) - 1 for row in rows]
-        return [
-            select_row(output, (slice(i, i + 1), slice(width))) for i, width in enumerate(widths)
-        ]
-
-    def score(self, model: torch.nn.Module, batch: Batch) -> Any:
-        names = ("input_ids", "attention_mask", "labels", "layout")
-        model_inputs = {name: batch[name] for name in names if name in batch}
-        return model(**model_inputs, use_cache=False, fused_lm_head=True)
-
-    def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any
-    ) -> Any:
-        """Return the mean loss of some completions (Eq. 7), and add their figures to the metrics."""
-        output = self.score(model, inputs)
-        log_probs = output.log_probs.sum(-1)
-        ratios = log_probs - inputs["ref_logps"]
-        z = self.divergence.clamp(min=0).to(log_probs)
-        desirable = inputs["label"] > 0
-        losses = kto_losses(ratios, z, desirable, self.cfg)
-        for kind, chosen in {"chosen": desirable, "rejected": ~desirable}.items():
-            count = chosen.sum()  # if it is 0, the means are NaN
-            self.note(
-                f"rewards/{kind}", torch.where(chosen, self.cfg.beta * ratios, 0).sum() / count
-            )
-            self.note(f"logps/{kind}", torch.where(chosen, log_probs, 0).sum() / count)
-        if self.model.training:
-            self.note("entropy", output.entropy.sum() / (inputs["labels"] >= 0).sum())
-            self.note_tokens(inputs["attention_mask"].sum())
-        return (losses.mean(), {}) if return_outputs else losses.mean()
+    def _compute_kl_logps(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return self.divergence.to(batch["ref_KL_logps"])
 
     def accumulate(self, model: torch.nn.Module, rows: list[Row], items: Any) -> torch.Tensor:
         self.divergence = self.estimate_divergence(model, rows)
-        loss = super().accumulate(model, rows, items)
-        self._metrics["train"]["kl"] = [max(0.0, float(self.divergence))]
-        return loss
+        return super().accumulate(model, rows, items)
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
-        rows_here = self.count_rows_here(len(dataloader.dataset))  # type: ignore[arg-type]
-        rows = self.evaluated_rows(dataloader)
-        repeated = [row | {"counts": 0.0} for row in rows[rows_here:]]
-        self.divergence = self.estimate_divergence(self.model, rows[:rows_here] + repeated)
+        """Evaluate under the divergence of all validation rows, which every process estimates for itself."""
+        self.divergence = self.estimate_divergence(self.model, [*self.eval_dataset])
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     @torch.no_grad()
     def estimate_divergence(self, model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
-        """Return the mean log-ratio of the rows' mismatched completions in all processes, in nats. A row whose
-        `counts` is 0 repeats another one."""
+        """Return the mean log-ratio of the rows' mismatched completions in all processes, in nats."""
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         mismatched = [row | {"completion_ids": row["KL_completion_ids"]} for row in rows]
         with autocast(self.cfg.precision, self.args.device):
-            for part in self.evaluation_batches(mismatched):
+            for part in self.micro_batches(mismatched):
                 output = self.score(model, send_batch(self.collate(part), self.args.device))
                 log_probs = output.log_probs.double().sum(-1)
-                counts = log_probs.new_tensor([row.get("counts", 1.0) for row in part])
                 ratios = log_probs - log_probs.new_tensor([row["ref_KL_logps"] for row in part])
-                total += torch.stack([(counts * ratios).sum(), counts.sum()])
+                total += torch.stack([ratios.sum(), total.new_tensor(len(part))])
         summed, count = self.accelerator.reduce(total, "sum")
         return summed / count
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the metrics, with the margin between the mean rewards of both kinds."""
-        mode, prefix = ("train", "") if self.model.training else ("eval", "eval_")
-        for name, means in self._metrics[mode].items():
-            measured = [mean for mean in means if not math.isnan(mean)]
-            if measured:
-                logs[f"{prefix}{name}"] = fmean(measured)
-        self._metrics[mode].clear()
-        kinds = (f"{prefix}rewards/chosen", f"{prefix}rewards/rejected")
-        if all(kind in logs for kind in kinds):
-            logs[f"{prefix}rewards/margins"] = logs[kinds[0]] - logs[kinds[1]]
+        """Log TRL's metrics. The margin is between the mean rewards of both kinds, as a micro-batch may lack one."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        if "rewards/chosen" in metrics and "rewards/rejected" in metrics:
+            margin = fmean(metrics["rewards/chosen"]) - fmean(metrics["rewards/rejected"])
+            metrics["rewards/margins"] = [margin]
         super().log(logs, start_time)
 
-    def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
-        """Return the log-probs of each completion and of its mismatched one under the policy."""
-        rows = [vars(p) | {"completion_ids": p.chosen_ids + p.rejected_ids} for p in pairs]
-        return score_in_batches(self, pairs, rows)
 
-
-def pad_rows(rows: Sequence[Row], pad_id: int) -> Batch:
-    """Return rows as a batch on the CPU, padded on the right; `labels`, (rows, tokens), are those of completions."""
-    batch = pad_completions(
-        [(row["prompt_ids"], row["completion_ids"], None) for row in rows], pad_id
-    )
-    batch["label"] = torch.tensor([row["label"] for row in rows])
-    batch["ref_logps"] = torch.tensor([row["ref_logps"] for row in rows])
-    return batch
+def collate_completions(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:
+    """Return TRL's batch of completions alone. Of the trainer's `divergence`, TRL then subtracts 0."""
+    completions = list[Row]()
+    for row in rows:
+        completion = row | {"ref_KL_logps": 0.0}
+        del completion["KL_completion_ids"]
+        completions.append(completion)
+    return collate(completions)
 
 
 def starting_loss(trainer: CompletionTrainer, count: int) -> float:
@@ -228,7 +168,10 @@ def starting_loss(trainer: CompletionTrainer, count: int) -> float:
     for i in range(count):
         is_desirable = trainer.train_dataset[i]["label"]
         cfg = trainer.cfg
-        total += (cfg.desirable_weight if is_desirable else cfg.undesirable_weight) or 0.0
+        weight = cfg.undesirable_weight
+        if is_desirable:
+            weight = cfg.desirable_weight
+        total += weight or 0.0
     return total / (2 * count)
 
 
@@ -238,7 +181,7 @@ def rewards(
     """Return the trained policy's reward of every completion, β log π(y|x)/π_ref(y|x), in nats, and its label."""
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
-        scored = zip(pairs, trainer.log_probs(pairs), strict=True)
+        scored = zip(pairs, score_in_batches(trainer, pairs), strict=True)
     return [
         {
             "id": p.id,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from trl import RewardTrainer
 
 from stages.config.blocks.training import Reward
@@ -20,7 +19,12 @@ from stages.models.contract import Contract
 from stages.models.loading import create_reward_model
 from stages.models.packing import send_batch
 from stages.models.rendering import ContractError
-from stages.models.scoring import autocast, round_weights_once, tokenize_pair
+from stages.models.scoring import (
+    autocast,
+    batches_by_length,
+    round_weights_once,
+    tokenize_pair,
+)
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, PairLogProbs, stream
 from stages.store.text_units import count_shared_prefix
@@ -28,7 +32,7 @@ from stages.store.thoughts import answer_behind, never_ends
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
-from stages.training.micro_batches import MicroBatches, select_row
+from stages.training.micro_batches import MicroBatches
 from stages.training.token_rows import PreferenceRows, Row
 
 # a correlation of reward and length of at least this size causes a warning
@@ -46,29 +50,21 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         # `models/packing.py` shares it
         return len(chosen) + len(rejected) - count_shared_prefix(chosen, rejected)
 
-    def row_outputs(
-        self, model: torch.nn.Module, rows: list[Row]
-    ) -> list[SequenceClassifierOutputWithPast]:
-        batch = send_batch(self.collate(rows), self.args.device)
-        model_inputs = {
-            name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch
-        }
-        output = model(**model_inputs, use_cache=False)
-        return [select_row(output, (slice(i, None, len(rows)),)) for i in range(len(rows))]
-
     @torch.no_grad()
     def rewards(self, rows: Sequence[Row]) -> list[tuple[float, float]]:
         """Return the rewards of chosen and rejected for every row, computed in batches."""
-        by_row = dict[int, tuple[float, float]]()
         device = self.args.device
+        lengths = [self.count_tokens(row) for row in rows]
+        scores = dict[int, tuple[float, float]]()
         self.model.eval()
         with round_weights_once(device), autocast(self.cfg.precision, device):
-            for part in self.evaluation_batches([*rows]):
-                outputs = self.row_outputs(self.model, part)
-                scores = torch.stack([output.logits[:, 0] for output in outputs]).tolist()
-                for row, (chosen, rejected) in zip(part, scores, strict=True):
-                    by_row[id(row)] = (chosen, rejected)
-        return [by_row[id(row)] for row in rows]
+            for places in batches_by_length(lengths, self.token_budget, device):
+                batch = send_batch(self.collate([rows[i] for i in places]), device)
+                batch.pop("margin", None)
+                chosen, rejected = self.model(**batch, use_cache=False).logits[:, 0].chunk(2)
+                pairs = zip(chosen.tolist(), rejected.tolist(), strict=True)
+                scores |= zip(places, pairs, strict=True)
+        return [scores[i] for i in range(len(rows))]
 
 
 def trl_row(pair: PairLogProbs, margin: float | None) -> Row:
@@ -106,9 +102,7 @@ def read_rows(
     context: int | None = None,
 ) -> SplitRows[PreferenceRows]:
     """Tokenise the pairs that fit into `max_length` and the model's context, as rows of `trl_row`."""
-    longest, reason_too_long, key = cfg.longest(context)
-    rows = SplitRows(PreferenceRows, cfg, out)
-    rows.left_out.most = context or rows.left_out.most
+    rows = SplitRows(PreferenceRows, cfg, out, context)
     for pair in pairs:
         if cfg.margin and pair.margin is None:
             problem = f"pair {pair.id} has no margin, because {pair.labeler} gives no strength of its preferences"
@@ -120,10 +114,8 @@ def read_rows(
             rows.left_out.add(pair.id, reason)
             continue
         length = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-        if length > longest:
-            rows.left_out.add(pair.id, reason_too_long, length, key)
-            continue
-        rows.add(pair.split, pair.id, row, pair.prompt)
+        if rows.fits(pair.id, length):
+            rows.add(pair.split, pair.id, row, pair.prompt)
     rows.settle()
     return rows
 

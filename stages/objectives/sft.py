@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, islice, tee
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.utils import ModelOutput
 from trl import SFTTrainer
 
 from stages.config.blocks.training import SFT, Training
@@ -34,7 +33,7 @@ from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import SplitRows
-from stages.training.micro_batches import MicroBatches, select_row
+from stages.training.micro_batches import MicroBatches
 from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
@@ -230,18 +229,6 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
         finally:
             self.args.loss_type = trained
 
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[ModelOutput]:
-        output = model(
-            **send_batch(self.collate(rows), self.args.device), use_cache=False, fused_lm_head=True
-        )
-        lengths = [len(row["input_ids"]) for row in rows]
-        if self.is_padded:
-            return [
-                select_row(output, (slice(i, i + 1), slice(n - 1))) for i, n in enumerate(lengths)
-            ]
-        ends = zip(lengths, accumulate(lengths), strict=True)
-        return [select_row(output, (slice(1), slice(end - n, end - 1))) for n, end in ends]
-
 
 class IsolationCheck(TrainerCallback):
     """Before the first step on packed rows, check that an example does not attend to the one before it. The model
@@ -251,7 +238,9 @@ class IsolationCheck(TrainerCallback):
     ignore any of these. So the model itself is measured, and no list of implementations is trusted."""
 
     def __init__(self, trainer: SFTTrainer, cfg: SFT, example: list[int]):
-        self.trainer, self.cfg, self.ids = trainer, cfg, example[:CHECKED_TOKENS]
+        self.trainer = trainer
+        self.cfg = cfg
+        self.ids = example[:CHECKED_TOKENS]
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -279,13 +268,11 @@ class IsolationCheck(TrainerCallback):
             self.trainer.args.device,
         )
         with autocast(self.cfg.precision, self.trainer.args.device):
-            scored = (
-                self.trainer.model(**batch, use_cache=False, fused_lm_head=True)
-                .log_probs[0]
-                .float()
-            )
+            output = self.trainer.model(**batch, use_cache=False, fused_lm_head=True)
+        scored = output.log_probs[0].float()
         # The position before the copy's first token is left out, and so is padding.
-        first, copy = scored[: count - 1], scored[count : 2 * count - 1]
+        first = scored[: count - 1]
+        copy = scored[count : 2 * count - 1]
         return float((copy - first).abs().mean()), float(first.abs().mean())
 
 

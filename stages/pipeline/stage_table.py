@@ -24,18 +24,18 @@ STAGES = {
         next="sft",
         absent="Set data.tasks.open_sft or sft.demonstrations=selected.",
     ),
-    "sft": Stage(19, next="sample"),
+    "sft": Stage(20, next="sample"),
     "sample": Stage(15, next="label"),
     "pool": Stage(3, next="label", absent="Name further candidates in sample.pool."),
     "label": Stage(22, next="pairs"),
     "pairs": Stage(11, next="reference"),
     "unpaired": Stage(3, next="kto", absent="Set align=kto or arms=[kto]."),
     "reference": Stage(10, next="dpo", absent="dpo.loss_type=[simpo] needs no reference."),
-    "dpo": Stage(14, next="eval", instead="kto", absent="Set align=dpo."),
-    "kto": Stage(5, next="eval", instead="grpo", absent="Set align=kto or arms=[kto]."),
+    "dpo": Stage(15, next="eval", instead="kto", absent="Set align=dpo."),
+    "kto": Stage(6, next="eval", instead="grpo", absent="Set align=kto or arms=[kto]."),
     "grpo": Stage(12, next="eval", absent="Set align=grpo or arms=[grpo]."),
     "reward": Stage(
-        5, next="report", absent="Set reward.source.path=FILE, or stage=reward with align=dpo."
+        6, next="report", absent="Set reward.source.path=FILE, or stage=reward with align=dpo."
     ),
     "answer": Stage(15, next="eval"),
     "versus": Stage(

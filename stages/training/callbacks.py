@@ -1,7 +1,6 @@
 """Callbacks of every training stage: times of evaluation, divergence, memory, curves and a progress bar."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -13,8 +12,6 @@ from stages.hardware import allocator
 from stages.store.numbers import signed
 from stages.store.workspace import Progress, StageDir
 
-EXPLOSION = 1000.0  # a gradient norm above this multiple of the median is an explosion
-AGAIN = 10  # steps in which a second explosion is divergence; one batch may be odd
 # Training has diverged if all its last losses exceed the losses at the start by this factor and by this difference.
 RISE = 1.5
 NATS = 1.0
@@ -50,28 +47,22 @@ class EvaluationTimes(TrainerCallback):
 
 
 class DivergenceCheck(TrainerCallback):
-    """Stop training when it diverges, before a checkpoint is saved: at a loss or gradient that is not finite, at a
-    second exploding gradient within few steps, and at a loss far above its start.
+    """Stop training when it diverges, before a checkpoint is saved: at a loss or gradient that is not finite, and at a
+    loss far above its start.
 
     A single batch may have any loss. So the last check needs several consecutive losses, each above the first two and
     above the validation loss before the first step."""
 
-    def __init__(self, cfg: Training, out: StageDir):
+    def __init__(self, cfg: Training):
         self.cfg = cfg
-        self.out = out
-        self.norms = list[float]()
         self.losses = list[float]()
         self.start_loss = -math.inf
-        self.explosion: int | None = None  # the step of the last one
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         for logs in state.log_history:  # a resumed training has logs already
             self.record(logs)
-            is_recent = logs["step"] > state.global_step - AGAIN
-            if is_recent and "grad_norm" in logs and self.has_exploded():
-                self.explosion = logs["step"]
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
@@ -83,16 +74,9 @@ class DivergenceCheck(TrainerCallback):
             return
         loss = logs["loss"]
         norm = logs["grad_norm"]
-        step = state.global_step
-        figures = f"at step {step}: loss {loss:.3g}, gradient norm {norm:.3g}"
-        exploded = self.has_exploded()
-        is_again = self.explosion is not None and step - self.explosion <= AGAIN
-        is_second = exploded and is_again
-        if not math.isfinite(loss) or not math.isfinite(norm) or is_second:
-            self.stop(figures, ", or lengthen the warm-up")
-        if exploded:
-            self.explosion = step
-            self.out.warn(f"{figures}, over {EXPLOSION:g} times the median. Its batch is odd.")
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            figures = f"loss {loss:.3g}, gradient norm {norm:.3g}"
+            self.stop(f"at step {state.global_step}: {figures}", ", or lengthen the warm-up")
         if self.has_climbed(state.max_steps):
             self.stop(f"by step {state.global_step}: the loss rose, {format_losses(self.losses)}")
 
@@ -102,17 +86,8 @@ class DivergenceCheck(TrainerCallback):
     def record(self, logs: dict[str, Any]) -> None:
         if "grad_norm" in logs:
             self.losses.append(logs["loss"])
-            self.norms.append(logs["grad_norm"])
         elif not self.losses:
             self.start_loss = logs.get("eval_loss", self.start_loss)
-
-    def has_exploded(self) -> bool:
-        """Return whether the last gradient norm is far above the others."""
-        if len(self.norms) <= 8:
-            return False
-        *earlier, norm = self.norms
-        # a pair that hinge is done with has 0
-        return norm > EXPLOSION * statistics.median([*filter(None, earlier)] or [norm])
 
     def has_climbed(self, steps: int) -> bool:
         recent = max(2, min(RECENT, steps // 2))

@@ -24,7 +24,7 @@ from stages.models import model_card
 from stages.models.contract import Contract
 from stages.models.packing import pack_pairs
 from stages.store.dropped import Dropped
-from stages.store.records import Message, prompt_id
+from stages.store.records import Message
 from stages.store.sealed_json import write_note
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters, budget, sharding
@@ -54,10 +54,12 @@ TrainerOf = TypeVar("TrainerOf", bound=MicroBatches)
 
 
 class SplitRows(Generic[Rows]):
-    """The training and validation rows, the ids of the latter's prompts, the first held-out prompts, and the number of
-    rows left out by reason. Rows are added in one pass, and only a few of them are lists of tokens in memory."""
+    """The training and validation rows, the first held-out prompts, and the number of rows left out by reason. Rows are added in one pass, and only a few of them are lists of tokens in memory."""
 
-    def __init__(self, rows_class: type[Rows], cfg: Training, out: StageDir):
+    def __init__(
+        self, rows_class: type[Rows], cfg: Training, out: StageDir, context: int | None = None
+    ):
+        """`context`: the number of tokens that the model reads."""
         self.train = rows_class()
         self.validation = rows_class()
         samples = getattr(cfg.runtime, "samples", 0)
@@ -65,13 +67,20 @@ class SplitRows(Generic[Rows]):
         self.left_out = Dropped(
             out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped"
         )
+        self.longest, self.too_long, self.key = cfg.longest(context)
+        self.left_out.most = context or self.left_out.most
         self.dropped = dict[str, int]()
-        self.validation_prompts = list[str]()
+
+    def fits(self, name: str, tokens: int) -> bool:
+        """Return whether a row of so many tokens is short enough, or count it as left out."""
+        is_short = tokens <= self.longest
+        if not is_short:
+            self.left_out.add(name, self.too_long, tokens, self.key)
+        return is_short
 
     def add(self, split: str, name: str, row: Any, prompt: list[Message]) -> None:
         if split == Split.validation:
             self.validation.add(name, row)
-            self.validation_prompts.append(prompt_id(prompt))
             if prompt:  # a document has none
                 self.prompts.add(prompt)
         else:
@@ -107,13 +116,15 @@ class Fit(Generic[Block, TrainerOf]):
         self.start = start
         self.out = out
         self.schedule = EpochSchedule(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
-        self.args = training_arguments(cfg, out, **kind.arguments)
+        self.args = training_arguments(cfg, out, kind.arguments_class, **kind.arguments)
         self.cfg = budget.decide_open_settings(cfg, self.args, start, out)
 
     def build_trainer(self, model: Any) -> TrainerOf:
         """Return the trainer of this model."""
         validation = self.rows.validation
-        held_out = validation.dataset if len(validation) else None
+        held_out = None
+        if len(validation):
+            held_out = validation.dataset
         sharding.replace_meta_parameters(model)
         self.trainer = self.trainer_class(
             model,
@@ -186,7 +197,9 @@ class Fit(Generic[Block, TrainerOf]):
     @property
     def rounding(self) -> dict[str, float]:
         """The share of the update that survives rounding, as a metric; {} if the published weights are not rounded."""
-        return {} if self.surviving is None else {"surviving_update": self.surviving}
+        if self.surviving is None:
+            return {}
+        return {"surviving_update": self.surviving}
 
     def lost_update_message(self) -> str:
         """Return the warning that rounding undid the update of most weights; '' if it did not."""
@@ -214,7 +227,7 @@ def train_with_callbacks(
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
     shared_callbacks = [
-        DivergenceCheck(cfg, out),
+        DivergenceCheck(cfg),
         CurveLog(out),
         FreedMemory(),
         Checkpoints(60 * cfg.runtime.save_minutes),
@@ -228,7 +241,9 @@ def train_with_callbacks(
     # the main process removes incomplete checkpoints
     with trainer.accelerator.main_process_first():
         resumed = checkpoint_to_resume(out, cfg.runtime.sharding)
-    checkpoint = str(resumed) if resumed else None
+    checkpoint = None
+    if resumed:
+        checkpoint = str(resumed)
     with contextlib.ExitStack() as around:
         if cfg.runtime.sharding is Sharding.fsdp:
             around.enter_context(sharding.like_autocast(trainer))

@@ -2,21 +2,20 @@
 
 A trainer gets the rows of a whole step and divides them by a budget of tokens per micro-batch; if memory runs out, by
 a lower one. The division does not change gradients, which add up under the step's normaliser. A metric of a step is the
-mean of its micro-batches' means. Evaluations are divided likewise; their losses and metrics are computed row by row."""
+mean of its micro-batches' means. TRL evaluates row by row."""
 
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
-from transformers.utils import ModelOutput
+from transformers import TrainingArguments
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing, Sharding
@@ -29,7 +28,6 @@ from stages.training.token_rows import Row
 from stages.training.trainer import PlumblineTrainer
 
 Batch = dict[str, Any]  # tensors, and in packed batches `layout`
-Output = TypeVar("Output", bound=ModelOutput)
 
 
 @dataclass
@@ -48,20 +46,12 @@ class OutOfMemory(Exception):
         self.rows = rows
 
 
-def select_row(output: Output, index: tuple[slice, ...]) -> Output:
-    """Return one row's part of a batched output: each tensor of tokens or sequences, (sequences, …), at `index`. These
-    are slices, as the host would wait for the device to copy a list of indices there."""
-    row = dict[str, torch.Tensor]()
-    for name, figures in output.items():
-        if figures.dim():
-            row[name] = figures[index].contiguous()
-    return type(output)(**row)
-
-
 class MicroBatches(PlumblineTrainer, ABC):
-    """Mixin before a TRL trainer that computes its steps in micro-batches. `arguments` are TRL arguments for it."""
+    """Mixin before a TRL trainer that computes its steps in micro-batches. `arguments` are TRL arguments for it, of the
+    class `arguments_class` if that is not the objective's."""
 
     arguments: ClassVar[dict[str, Any]] = {}
+    arguments_class: ClassVar[type[TrainingArguments] | None] = None
 
     def __init__(self, *args: Any, cfg: Training, out: StageDir, **kwargs: Any):
         self.cfg = cfg
@@ -69,10 +59,6 @@ class MicroBatches(PlumblineTrainer, ABC):
         self.token_budget = cfg.runtime.token_budget
         self.checkpointing = cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # TRL sets it
-        self.aux_loss_enabled = False  # TRL may set it
-        # in an evaluation: rows that one forward reads, and the output of each that TRL has not read yet
-        self.rows_to_score = list[Row]()
-        self.outputs = deque[ModelOutput]()
         lm_head.install_cpu_head()
         super().__init__(*args, **kwargs)
         # TRL's arguments set the kinds none and full
@@ -87,10 +73,6 @@ class MicroBatches(PlumblineTrainer, ABC):
     @abstractmethod
     def count_tokens(self, row: Row) -> int:
         """Return the number of tokens of a row that go through the model."""
-
-    @abstractmethod
-    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Sequence[ModelOutput]:
-        """Return for every row the model's output for this row alone, from one forward of all rows."""
 
     def collate(self, rows: list[Row]) -> Batch:
         """Return rows as a batch on the CPU, with the layout of its runs if the model reads packed rows."""
@@ -127,13 +109,6 @@ class MicroBatches(PlumblineTrainer, ABC):
         assert self.token_budget is not None
         return self.divide_alike(rows, self.token_budget)
 
-    def evaluation_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """Return rows in batches for forwards without gradients, the longest first, within a micro-batch's tokens."""
-        if not rows:
-            return []
-        budget = self.token_budget or (self.cfg.runtime.rows or 1) * self.cfg.max_length
-        return self.divide_alike(sorted(rows, key=self.count_tokens, reverse=True), budget)
-
     def divide_alike(self, rows: list[Row], budget: int) -> list[list[Row]]:
         """Return the rows in micro-batches of at most `budget` tokens, equally many in every process."""
         costs = [self.count_tokens(row) for row in rows]
@@ -146,45 +121,6 @@ class MicroBatches(PlumblineTrainer, ABC):
         for group in groups:
             parts.append([rows[i] for i in group])
         return parts
-
-    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
-        # TRL makes one forward per row if a loss needs more than per-token figures.
-        row_by_row = self.aux_loss_enabled or self.label_smoother is not None
-        self.outputs.clear()
-        self.rows_to_score.clear()
-        if not row_by_row:
-            self.rows_to_score = self.evaluated_rows(dataloader)
-        return super().evaluation_loop(dataloader, *args, **kwargs)
-
-    def evaluated_rows(self, dataloader: DataLoader[Any]) -> list[Row]:
-        """Return the rows that this process evaluates, equally many in every process: accelerate repeats some."""
-        return [
-            dataloader.dataset[i]
-            for i in itertools.chain.from_iterable(dataloader.batch_sampler or ())
-        ]
-
-    def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate one row with TRL's code, on its stored output, if any. Loss and metrics equal a single row's."""
-        if self.rows_to_score:
-            self.score_rows(model)
-        if not self.outputs:
-            return super().prediction_step(model, *args, **kwargs)
-        output = self.outputs.popleft()
-
-        def stored(**_: Any) -> ModelOutput:
-            return output
-
-        return super().prediction_step(stored, *args, **kwargs)
-
-    def score_rows(self, model: torch.nn.Module) -> None:
-        """Store the output of every row that is to be scored, from forwards of many rows."""
-        outputs = dict[int, ModelOutput]()
-        with torch.no_grad(), self.compute_loss_context_manager():
-            for part in self.evaluation_batches(self.rows_to_score):
-                for row, output in zip(part, self.row_outputs(model, part), strict=True):
-                    outputs[id(row)] = output
-        self.outputs.extend(outputs[id(row)] for row in self.rows_to_score)
-        self.rows_to_score = []
 
     def training_step(
         self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None

@@ -4,7 +4,7 @@ The noise depends on prompt, candidate, seed and step alone. Each step's rollout
 weights that wrote them, so a resumed training reads them and draws none again. Before every step the sampler's weights
 are compared with the trainer's: rollouts of older weights would train in a wrong direction."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -36,12 +36,6 @@ from stages.store.sealed_json import Damaged, move_aside
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training.rollout_engine import RolloutEngine, sum_bits
 from stages.training.samples import copy_skeleton, inference_copy, merged_copy
-
-# changes from a training's first to its last fifth
-LENGTHENED = 1.5
-SHARE = 0.05
-COLLAPSED = 0.2
-STAY_NEAR = "set grpo.beta=0.04"
 
 
 @dataclass
@@ -275,38 +269,23 @@ def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
     }
 
 
-def curve_warnings(
-    steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]]
-) -> Iterator[str]:
-    """Yield warnings about the log of a training: a reward that rises without a gain on held-out prompts, longer
-    completions, fewer that end, more loops, and completions that became alike. `held_out`: rewards by evaluation."""
-    fifth = max(1, len(steps) // 5)
-
-    def ends(name: str) -> tuple[list[float], list[float]]:
-        """Return a figure's values in the first and in the last fifth of the steps."""
-        values = [step[name] for step in steps if name in step] or [0.0]
-        return values[:fifth], values[-fifth:]
-
+def reward_message(steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]]) -> str:
+    """Return a warning if the reward rose from the first to the last fifth of the steps, but no gain on held-out prompts
+    is shown; else ''. `held_out`: rewards by evaluation."""
     if not held_out:
-        yield "no held-out prompt was asked, so a gain is not shown. Set grpo.evaluations, or add validation prompts."
-    elif paired(*ends("reward")).low > 0 and not has_gain(held_out[0], held_out[-1]):
-        first, last = map(fmean, ends("reward"))
-        gain = f"the reward rose from {first:.3f} to {last:.3f}, but on {len(held_out[0])} held-out prompts no gain is"
-        cause = "The model may know its prompts by heart, or what the labeler overrates"
-        yield f"{gain} shown. {cause}: add prompts, or {STAY_NEAR}."
-    first, last = map(fmean, ends("completion_tokens"))
-    if last > LENGTHENED * first:
-        yield f"completions grew from {first:.0f} to {last:.0f} tokens. The labeler may reward length."
-    first, last = map(fmean, ends("ended"))
-    if last < first - SHARE:
-        yield f"the share of completions that end fell from {first:.1%} to {last:.1%}. To stay near SFT, {STAY_NEAR}."
-    first, last = map(fmean, ends("loops"))
-    if last > first + SHARE:
-        yield f"the share of completions with loops rose from {first:.1%} to {last:.1%}. The labeler may not see them."
-    first, last = map(fmean, ends("entropy"))
-    if last < COLLAPSED * first:
-        fall = f"the entropy fell from {first:.2g} to {last:.2g} nats per token"
-        yield f"{fall}, so the completions of a prompt are nearly alike. Lower grpo.learning_rate, or {STAY_NEAR}."
+        return "no held-out prompt was asked, so a gain is not shown. Set grpo.evaluations, or add validation prompts."
+    fifth = max(1, len(steps) // 5)
+    rewards = [step["reward"] for step in steps]
+    first = rewards[:fifth]
+    last = rewards[-fifth:]
+    if not paired(first, last).low > 0 or has_gain(held_out[0], held_out[-1]):
+        return ""
+    rise = f"the reward rose from {fmean(first):.3f} to {fmean(last):.3f}"
+    cause = "The model may know its prompts by heart, or what the labeler overrates"
+    way_out = "add prompts, or set grpo.beta=0.04"
+    return (
+        f"{rise}, but on {len(held_out[0])} held-out prompts no gain is shown. {cause}: {way_out}."
+    )
 
 
 def has_gain(before: Sequence[float | None], after: Sequence[float | None]) -> bool:

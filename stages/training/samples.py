@@ -1,7 +1,6 @@
 """Sample from a model during training: at every evaluation it answers the same few held-out prompts, greedily."""
 
 import copy
-import logging
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,8 +27,6 @@ from stages.samplers.sampler import Completion, Request
 from stages.store.records import Message, prompt_id
 from stages.store.workspace import Sample, StageDir, append_samples
 
-log = logging.getLogger(__name__)
-
 
 class SampleWriter(TrainerCallback):
     """Write the answers to the node's `samples.jsonl`. Answers before the first step are the start model's: in DPO the
@@ -37,7 +34,8 @@ class SampleWriter(TrainerCallback):
 
     An inference copy answers, without dropout and without random numbers, so training continues exactly as without
     samples. With several processes the first one samples, and the others wait at the next step. If weights are
-    sharded, no process has them all, and nothing is sampled."""
+    sharded, no process has them all, and nothing is sampled. A prompt is left out if the model's context has no room for
+    its answer."""
 
     def __init__(
         self,
@@ -53,27 +51,14 @@ class SampleWriter(TrainerCallback):
         self.contract = contract
         self.out = out
         self.sample_tokens = cfg.runtime.sample_tokens
-        is_unsharded = cfg.runtime.sharding is Sharding.none
-        asked_here = list[list[Message]]()
-        if is_unsharded and out.is_main:
-            asked_here = [*FirstPrompts(cfg.runtime.samples, prompts)]
         context = context_length(trainer.model.config) or math.inf
         self.requests = list[Request]()
-        for messages in asked_here:
+        if cfg.runtime.sharding is not Sharding.none or not out.is_main:
+            return
+        for messages in prompts:
             request = Request(prompt_id(messages), messages, contract.prompt(messages), [0.0], 0)
             if len(request.token_ids) + cfg.runtime.sample_tokens <= context:
                 self.requests.append(request)
-        long = len(asked_here) - len(self.requests)
-        if long:
-            key = f"{cfg.block}.runtime.sample_tokens={cfg.runtime.sample_tokens}"
-            unsampled = (
-                f"{long} of {len(asked_here)} held-out prompts get no samples during training"
-            )
-            out.warn(
-                f"{key}: {unsampled}: with an answer they exceed the {context:,} tokens that the model reads."
-            )
-        if not is_unsharded and out.is_main and cfg.runtime.samples:
-            log.info("no samples during training, because the weights are sharded.")
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -99,11 +84,9 @@ class SampleWriter(TrainerCallback):
 class FirstPrompts:
     """The `count` prompts with the lowest hashes: the same prompts for the same rows in any order."""
 
-    def __init__(self, count: int, prompts: Iterable[list[Message]] = ()):
+    def __init__(self, count: int):
         self.count = count
         self.by_id = dict[str, list[Message]]()
-        for prompt in prompts:
-            self.add(prompt)
 
     def add(self, prompt: list[Message]) -> None:
         self.by_id[prompt_id(prompt)] = prompt

@@ -221,11 +221,10 @@ class BestModel(TrainerCallback):
         damage = sealed_json.seal_problem(self.folder)
         if not damage:
             return sealed_json.load_json(self.folder / BEST_STEP, sealed_json.require_keys())
-        later = [
-            checkpoint
-            for checkpoint in list_checkpoints(checkpoints)
-            if (checkpoint / BEST_STEP).exists()
-        ]
+        later = list[Path]()
+        for checkpoint in list_checkpoints(checkpoints):
+            if (checkpoint / BEST_STEP).exists():
+                later.append(checkpoint)
         if later or self.folder.exists():
             log.warning(
                 "warning: %s: %s. The folder is removed and trained again.", self.folder, damage

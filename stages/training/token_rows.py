@@ -120,7 +120,8 @@ class PreferenceRows(ColumnRows[Row]):
 
     def table(self, rows: list[Row]) -> pa.Table:
         kinds = {name: KINDS.get(name.rpartition("_")[2], pa.float64()) for name in rows[0]}
-        kinds |= {"id": pa.string()} if "id" in rows[0] else {}
+        if "id" in kinds:
+            kinds["id"] = pa.string()
         return pa.Table.from_pylist(rows, pa.schema(kinds))
 
     @property

@@ -1,39 +1,24 @@
-"""A TRL trainer of any objective that chooses its rows, warms up short trainings and stores each row's loss.
-
-Row losses are in the trainer's log, and so in every checkpoint: a resumed training knows those of its start."""
+"""A TRL trainer of any objective that chooses its rows and warms up short trainings, and what its losses say."""
 
 import math
-from collections.abc import Callable, Sequence
-from statistics import fmean
-from typing import Any, TypeVar
-from unittest.mock import patch
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from stages.config.blocks.training import Training
 from stages.config.errors import UserError
-from stages.evaluation.intervals import Means, paired
-from stages.models.run_attention import send_tensor
 from stages.models.scoring import round_weights_once
 from stages.store.workspace import StageDir
 from stages.training.batches import EpochSampler, EpochSchedule
 from stages.training.callbacks import format_losses, lower_rate_advice
 
-ROW_LOSSES = "row_losses"  # the key in the trainer's log; eval_loss is their mean
-# after a larger relative rise of the validation loss, beyond noise, nothing is published
+# after a larger relative rise of the validation loss nothing is published
 MOST_RISE = 0.05
 # steps; a share of few steps would raise the learning rate from 0 to its highest value in one step
 LEAST_WARMUP = 4
-
-Figures = TypeVar("Figures")
-
-
-def keep_here(figures: Figures) -> Figures:
-    """Replace accelerate's `gather`, by which TRL adds up a row's metrics over the rows of all processes."""
-    return figures
 
 
 def disable_dropout(model: torch.nn.Module) -> None:
@@ -57,11 +42,9 @@ class PlumblineTrainer(Trainer):
 
     def __init__(self, *args: Any, schedule: EpochSchedule, **kwargs: Any):
         self.schedule = schedule
-        self.row_losses = list[torch.Tensor]()
         self.lr_scheduler: Any  # Trainer sets it
         self.cfg: Training  # MicroBatches sets both
         self.out: StageDir
-        self._metrics: dict[str, dict[str, list[float]]]  # TRL sets it
         super().__init__(*args, **kwargs)
         if getattr(self.args, "disable_dropout", True):
             disable_dropout(self.model)
@@ -88,41 +71,9 @@ class PlumblineTrainer(Trainer):
         self.lr_scheduler = skip_first_step(longer_schedule, steps)
         return self.lr_scheduler
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        with patch.multiple(self.accelerator, gather=keep_here, gather_for_metrics=keep_here):
-            loss, *outputs = super().prediction_step(*args, **kwargs)
-        self.row_losses.append(loss)  # rows are evaluated one by one
-        return loss, *outputs
-
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
-        """Evaluate every row once: row i in process i modulo their number. accelerate repeats the first rows, so that
-        all processes have equally many; repeated rows count nowhere."""
-        self.row_losses.clear()
         with round_weights_once(self.args.device):
-            output = super().evaluation_loop(dataloader, *args, **kwargs)
-        rows: int = len(dataloader.dataset)  # type: ignore[arg-type]
-        losses_here = torch.stack(self.row_losses).float()
-        losses = self.accelerator.gather(losses_here).view(-1, len(losses_here)).T.flatten()[:rows]
-        output.metrics[ROW_LOSSES] = [round(loss, 6) for loss in losses.tolist()]
-        self.average_over_rows(self.count_rows_here(rows))
-        return output
-
-    def count_rows_here(self, rows: int) -> int:
-        """Return how many of the validation rows this process evaluates, those left out that accelerate repeats."""
-        return len(range(self.args.process_index, rows, self.args.world_size))
-
-    def average_over_rows(self, rows_here: int) -> None:
-        """Replace the values of TRL's validation metrics, of each row in turn, by their mean over all processes' rows.
-        In this process the first `rows_here` values count. A row that a metric is not about has NaN."""
-        evaluated = self._metrics["eval"]
-        sums = list[list[float]]()
-        for row in evaluated.values():
-            measured = [value for value in row[:rows_here] if not math.isnan(value)]
-            sums.append([sum(measured), len(measured)])
-        here = send_tensor(torch.tensor(sums, dtype=torch.float64), self.args.device)
-        totals = self.accelerator.reduce(here, "sum").tolist()
-        for name, (total, count) in zip(evaluated, totals, strict=True):
-            evaluated[name] = [total / count if count else math.nan]
+            return super().evaluation_loop(dataloader, *args, **kwargs)
 
 
 def count_warmup_steps(warmup: float, steps: int) -> int:
@@ -153,47 +104,45 @@ def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
     return torch.optim.lr_scheduler.LambdaLR(longer_schedule.optimizer, factors)
 
 
-def evaluations_by_step(trainer: Trainer) -> dict[int, dict[str, Any]]:
-    """Return the entries of a training's log with every held-out row's loss; the first is before the first step."""
-    return {entry["step"]: entry for entry in trainer.state.log_history if ROW_LOSSES in entry}
+def evaluated_losses(trainer: Trainer) -> list[float]:
+    """Return the held-out loss of every evaluation; the first is before the first step."""
+    losses = list[float]()
+    for entry in trainer.state.log_history:
+        if "eval_loss" in entry:
+            losses.append(entry["eval_loss"])
+    return losses
 
 
-def loss_curve(evaluations: dict[int, dict[str, Any]]) -> str:
-    return format_losses([evaluation["eval_loss"] for evaluation in evaluations.values()])
+def has_risen(before: float, after: float) -> bool:
+    return after - before > MOST_RISE * abs(before)
 
 
-def risen_loss_message(trainer: Trainer, cfg: Training, prompts: Sequence[str]) -> str:
-    """Return a warning if the held-out pairs' mean loss rose significantly since before the first step, else ''.
-    `prompts`: the prompt of each pair; pairs of one prompt count as one draw."""
-    evaluations = evaluations_by_step(trainer)
-    if not evaluations:
+def risen_loss_message(trainer: Trainer, cfg: Training) -> str:
+    """Return a warning if the held-out loss rose by more than MOST_RISE since before the first step, else ''."""
+    losses = evaluated_losses(trainer)
+    if not losses or not has_risen(losses[0], losses[-1]):
         return ""
-    losses = np.array([evaluations[step][ROW_LOSSES] for step in (0, max(evaluations))]).T
-    change = Means(losses, prompts, drawn=True, shares=False).difference(1, 0)
-    if not change.low > 0:
-        return ""
-    rise = (
-        f"held-out loss {loss_curve(evaluations)}: it rose during training by {change.per('pair')}"
-    )
+    rise = f"held-out loss {format_losses(losses)}: it rose during training"
     return f"{rise}. {lower_rate_advice(cfg)}, or lower {cfg.block}.epochs."
 
 
-def read_best_losses(trainer: Trainer, step: int, cfg: Training, out: StageDir) -> list[float]:
-    """Return the validation rows' losses at the published step, and compare them with those before the first step.
-    Raise UserError if they rose by more than MOST_RISE and by more than noise. A smaller rise only warns: on rows
-    sampled from the model itself, the start is hardly to be improved."""
-    evaluations = evaluations_by_step(trainer)
-    before = list(evaluations[0][ROW_LOSSES])
-    after = list(evaluations[step][ROW_LOSSES])
-    change = paired(before, after)
-    start_loss = fmean(before)
-    if change.mean <= 0:
-        return after
-    message = f"validation loss {loss_curve(evaluations)}: its lowest value, after step {step}, "
-    message += f"is higher than before the first step, by {change.per('row')}"
-    if change.mean > MOST_RISE * start_loss and change.low > 0:
+def validate_best_loss(
+    trainer: Trainer, best: dict[str, float], cfg: Training, out: StageDir
+) -> None:
+    """Compare the lowest validation loss with the one before the first step. Raise UserError if it is higher by more
+    than MOST_RISE. A smaller rise only warns: on rows sampled from the model itself, the start is hardly to be
+    improved."""
+    losses = evaluated_losses(trainer)
+    start = losses[0]
+    lowest = best["eval_loss"]
+    if lowest <= start:
+        return
+    message = (
+        f"validation loss {format_losses(losses)}: its lowest value, after step {best['step']}, "
+    )
+    message += f"is higher than before the first step, by {lowest - start:.3g}"
+    if has_risen(start, lowest):
         raise UserError(
             f"{message}. Training made it worse, and nothing is published. {lower_rate_advice(cfg)}."
         )
     out.warn(f"{message}. {lower_rate_advice(cfg)}, unless the model itself wrote these rows.")
-    return after

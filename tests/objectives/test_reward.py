@@ -16,7 +16,6 @@ from transformers import (
 from trl import RewardConfig, RewardTrainer
 
 from stages.config.blocks.arguments import RewardArguments
-from stages.config.blocks.training import LoRA
 from stages.config.choices import Checkpointing
 from stages.models import packing
 from stages.models.contract import load_contract
@@ -27,7 +26,6 @@ from stages.objectives.reward import PairwiseRewardTrainer, trl_row
 from stages.store.records import Pair, load
 from stages.store.text_units import count_shared_prefix
 from stages.store.workspace import StageDir
-from stages.training import adapters
 from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule
 from tests.equality import DTYPES, assert_equal, step
@@ -68,16 +66,12 @@ def trainers(
     folder: Path,
     family: str,
     dtype: torch.dtype,
-    adapted: bool = False,
 ) -> list[RewardTrainer]:
     """Return TRL's trainer on a padded and on a packed model."""
     trainers = []
     for packed in (False, True):
         model = scorer(family, len(tokenizer))
         assert not packed or pack_pairs(model)
-        if adapted:
-            lora = LoRA(rank=4, alpha=8, target_modules=["all-linear"])
-            model = adapters.attach_new_adapter(model, lora, 0, "SEQ_CLS")
         args = RewardConfig(
             str(folder), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
             center_rewards_coefficient=0.01,
@@ -127,17 +121,6 @@ def test_pairs_read_once_are_rewarded_and_learnt_as_trls(
     assert read == [2 * len(ROWS) * max(len(ids) for r in ROWS for ids in r.values()), once]
     assert step(packed, ROWS)["loss"] != packed_step["loss"], (
         "TRL takes the margin where it stands in a row"
-    )
-
-
-def test_an_adapter_and_its_head_learn_the_same(
-    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
-    padded, packed = trainers(tokenizer, tmp_path, "llama", torch.float64, adapted=True)
-    padded_step, packed_step = step(padded, ROWS), step(packed, ROWS)
-    assert_equal(padded_step, packed_step)
-    assert any("lora_B" in name for name in packed_step) and any(
-        "score" in name for name in packed_step
     )
 
 

@@ -1,7 +1,6 @@
 """Runs of single stages on the inputs of a built chain, in this process."""
 
 import importlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +34,11 @@ def train_steps(
     root: Path,
     folder: Path,
     *overrides: str,
-    before_step: Callable[[], None] = lambda: None,
 ) -> list[list[torch.Tensor]]:
-    """Run a training stage for some optimizer steps. Return the gradients before each, in the optimizer's order.
-
-    `before_step` is called before each of them.
-    """
+    """Run a training stage for some optimizer steps. Return the gradients before each, in the optimizer's order."""
     gradients: list[list[torch.Tensor]] = []
 
     def keep(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        before_step()
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         gradients.append([weight.grad.detach().clone() for weight in weights])
         if len(gradients) == steps:
@@ -58,19 +52,3 @@ def train_steps(
     finally:
         hook.remove()
     raise AssertionError(f"{name} made fewer than {steps} steps")
-
-
-def flow(name: str, root: Path, folder: Path) -> None:
-    """Run a short part of the product: a stage that reads a model, or a first step of training."""
-    if name not in TRAININGS:
-        run_stage(name, root, folder)
-        return
-    stage, *overrides = TRAININGS[name]
-    train_steps(1, stage, root, folder, *overrides)
-
-
-TRAININGS = {
-    "sft": ("sft",),
-    "packed sft": ("sft", "sft.packing=true", "sft.max_length=128"),
-    "dpo": ("dpo",),
-}

@@ -66,13 +66,6 @@ def test_tensors_on_two_devices_are_refused(pretend: ModuleType) -> None:
     assert (torch.zeros(2, device="pretend") + torch.tensor(1.0)).tolist() == [1.0, 1.0]
 
 
-def test_only_strict_refuses_an_index_on_the_cpu(pretend: ModuleType) -> None:
-    values, index = torch.arange(4, device="pretend"), torch.tensor([2, 0])
-    assert values[index].tolist() == [2, 0]
-    with pretend.strict(), pytest.raises(RuntimeError, match="argument indices"):
-        values[index]
-
-
 def test_a_process_has_its_device_before_anything_makes_it_the_current_one(
     pretend: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,19 +73,3 @@ def test_a_process_has_its_device_before_anything_makes_it_the_current_one(
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert resolve_device("auto") == torch.device("pretend", 1)
     assert resolve_device("cpu") == torch.device("cpu")
-
-
-def test_the_device_is_found_only_while_it_is_available(pretend: ModuleType) -> None:
-    assert torch.accelerator.current_accelerator(check_available=True) == torch.device("pretend")
-    pretend.make_available(False)
-    assert torch.accelerator.current_accelerator(check_available=True) is None
-
-
-def test_memory_is_counted(pretend: ModuleType) -> None:
-    module = torch.get_device_module("pretend")
-    module.reset_peak_memory_stats()
-    before = module.memory_allocated()
-    values = torch.zeros(1000, device="pretend")
-    del values
-    assert module.memory_allocated() == before
-    assert module.max_memory_allocated() == before + 4000

@@ -1,62 +1,19 @@
-"""A model sharded over two pretended accelerators trains what one trains, and holds half of it."""
+"""A model sharded over two pretended accelerators trains what one trains."""
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import ROOT, TINY, Chain, command
+from tests.helpers import TINY, Chain, command
 from tests.pretend import device
 
 pytestmark = pytest.mark.slow  # two processes that load TRL
 
 SHARDED = ("launch=fsdp", "launch.processes=2")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def first_steps(
-    processes: int, stage: str, root: Path, folder: Path, *overrides: str
-) -> list[dict[str, Any]]:
-    """Return what each process of a training finds at the first optimizer step (`first_step.py`)."""
-    folder.mkdir()
-    files = [folder / f"{rank}.pt" for rank in range(processes)]
-    common = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(processes),
-    }
-    workers = []
-    for rank, file in enumerate(files):
-        place = common | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": str(processes),
-        }
-        variables = device.environment(**(place if processes > 1 else {}))
-        arguments = [
-            sys.executable,
-            "-m",
-            "tests.pretend.first_step",
-            stage,
-            root,
-            file,
-            *overrides,
-        ]
-        workers.append(subprocess.Popen(arguments, cwd=ROOT, env=variables))
-    assert [worker.wait(300) for worker in workers] == [0] * processes
-    return [torch.load(file) for file in files]
 
 
 FLOWS = {
@@ -107,14 +64,3 @@ def test_sharding_keeps_autocasts_bf16(server: None, chain: Chain) -> None:
     )
     for figure in ("loss", "grad_norm"):
         assert two[figure] == pytest.approx(one[figure], rel=1e-4), figure
-
-
-def test_a_sharded_process_holds_half(server: None, chain: Chain, tmp_path: Path) -> None:
-    """Only the first process reads weights, and between micro-batches each holds its half of the gradients."""
-    options = ["sft.runtime.micro_batch=1", *SHARDED]
-    first, second = first_steps(2, "sft", chain.root, tmp_path / "two", *options)
-    whole = sum(gradient.nbytes for gradient in first["gradients"])
-    assert (first["read"], second["read"]) == (whole, 0)
-    for process in (first, second):
-        # Half of the weights and, after a micro-batch, half of the gradients; the rows are a few bytes.
-        assert whole <= process["before_forward"][1] < 1.1 * whole

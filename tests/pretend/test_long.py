@@ -8,8 +8,7 @@ from types import ModuleType
 import pytest
 
 from stages.store.records import Judgement, load
-from tests.helpers import TINY, Chain, build, command, inside
-from tests.pretend.test_chain import weight_gap
+from tests.helpers import Chain, build
 from tests.stages.test_judged import TOY
 
 pytestmark = pytest.mark.slow
@@ -65,39 +64,3 @@ def test_a_reward_model_labels_and_compares_as_on_the_cpu(
     rows = [each["judged"]["sft"] for each in results]
     assert rows[0]["win_rate"] == rows[1]["win_rate"]
     assert rows[0]["judged"] > 0
-
-
-def test_a_chat_answers_as_on_the_cpu(pretend: ModuleType, chain: Chain) -> None:
-    typed = "Name a colour.\nName another one.\n/new\nName a colour.\n"
-    for options in ((), ("chat.side_by_side=true",)):
-        line, outputs = (
-            (*TINY, f"outputs={chain.root}", "stage=chat", "chat.max_new_tokens=12", *options),
-            [],
-        )
-        for is_pretended in (True, False):
-            with pretend.available(is_pretended), pretend.strict():
-                ran = inside(*line, typed=typed)
-            assert ran.returncode == 0, ran.stderr
-            outputs.append(ran.stdout[ran.stdout.index("> ") :])
-        assert outputs[0] == outputs[1]
-
-
-@pytest.mark.parametrize(
-    ("stage", "overrides"),
-    [("sft", ()), ("dpo", ()), ("dpo", ("sft.adapter=lora", "dpo.adapter=lora"))],
-)
-def test_two_processes_train_what_one_does(
-    stage: str, overrides: tuple[str, ...], pretend: ModuleType, tmp_path: Path
-) -> None:
-    """The pretended devices of the processes have their own collectives, over gloo. With sharding: test_fsdp.py."""
-    root, options = tmp_path / "outputs", {"env": pretend.environment(), "timeout": 600}
-    line = (*TINY, f"outputs={root}", f"stage={stage}", *overrides)
-    one_process = command(*line, **options)
-    assert one_process.returncode == 0, one_process.stderr
-    folder = Chain(root).folder(stage, *overrides)
-    folder.rename(tmp_path / "alone")
-    two = command(*line, "launch=ddp", "launch.processes=2", **options)
-    assert two.returncode == 0, two.stderr
-    together = Chain(root).manifest(stage, *overrides)["metrics"]
-    assert (together["processes"], together["device"]) == (2, "pretend:0")
-    assert weight_gap(tmp_path / "alone", folder) < 1e-5

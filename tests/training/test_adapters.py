@@ -1,6 +1,5 @@
 """Tests of LoRA and QLoRA in the real chain: the trained model is published, and DPO's reference is the SFT model."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,24 +8,21 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import (
+    AutoModelForCausalLM,
     GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
-    MambaForCausalLM,
     PhiConfig,
-    PhiForCausalLM,
+    PretrainedConfig,
 )
 
 from stages import dpo
 from stages.config.blocks.training import LoRA
 from stages.config.choices import Forward, Weights
 from stages.config.errors import UserError
-from stages.models.contract import load_contract
-from stages.models.loading import load_model, load_tokenizer, save_model
+from stages.models.loading import load_model, save_model
 from stages.models.scoring import install_scoring
-from stages.objectives.sft import load_start
 from stages.store.workspace import StageDir
 from stages.training.adapters import attach_new_adapter, embeddings, merge_adapter
 from tests.helpers import QLORA, Chain, build, settings
@@ -74,23 +70,8 @@ def test_what_is_published_is_the_frozen_weights_with_the_adapter(
         # Two matrix products replace one, which changes fp32 logits of about 10 by rounding.
         assert torch.allclose(published, with_adapter, atol=1e-4)
         assert not torch.allclose(published, before, atol=1e-2), "the adapter has learnt something"
-
-
-def test_the_policy_stops_and_pads_as_the_sft_model(trained: tuple[Chain, str]) -> None:
-    chain, kind = trained
-    sft, policy = (
-        (chain.folder(stage, *overrides(kind)) / "model" / "generation_config.json").read_text()
-        for stage in ("sft", "dpo")
-    )
-    assert sft == policy
-
-
-@pytest.mark.parametrize("layer", ["wte", "lm_head"])
-def test_an_embedding_or_output_layer_is_not_adapted(layer: str) -> None:
-    """The losses read the output layer's frozen weights, and in this model both layers are one."""
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1))
-    with pytest.raises(UserError, match="cannot be adapted"):
-        attach_new_adapter(model, LoRA(4, 8, ["c_attn", layer]), seed=0)
+        config = (folder / "adapter" / "adapter_config.json").read_text()
+        assert str(chain.root) not in config, "it names no path of this machine"
 
 
 def test_every_factor_was_trained_and_nothing_else(trained: tuple[Chain, str]) -> None:
@@ -133,32 +114,30 @@ def test_the_reference_is_the_sft_model_and_the_raw_base_is_refused(
         dpo.run(cfg, {**inputs, "policy": raw}, StageDir(out, lambda m, s: None))
 
 
-def test_full_training_and_lora_share_the_reference_in_fp32(built: Path) -> None:
-    chain = Chain(built)
-    assert chain.folder("reference") == chain.folder("reference", "dpo.adapter=lora")
-    assert chain.folder("reference") != chain.folder("reference", "dpo.adapter=qlora")
-    assert chain.folder("reference") != chain.folder(
-        "reference", "dpo.adapter=lora", "precision=bf16"
-    )
-
-
-def test_an_adapter_names_no_path_of_this_machine(trained: tuple[Chain, str]) -> None:
-    chain, kind = trained
-    for stage in ("sft", "dpo"):
-        config = (
-            chain.folder(stage, *overrides(kind)) / "adapter" / "adapter_config.json"
-        ).read_text()
-        assert str(chain.root) not in config
-
-
-def test_a_layer_that_the_model_lacks_is_told() -> None:
-    """peft refuses only a list of which nothing is there."""
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1))
-    with pytest.raises(UserError, match="has no layer gate_proj"):
-        attach_new_adapter(model, LoRA(4, 8, ["c_attn", "gate_proj"]), seed=0)
-
-
 NEW = [101, 103]  # tokens that get rows
+GPT2 = GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1)
+PHI = PhiConfig(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=104
+)
+MAMBA = MambaConfig(hidden_size=8, num_hidden_layers=1, vocab_size=64, state_size=4)
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "new_tokens", "message"),
+    [
+        (GPT2, ["c_attn", "wte"], [], "cannot be adapted"),
+        (GPT2, ["c_attn", "lm_head"], [], "cannot be adapted"),
+        (GPT2, ["c_attn", "gate_proj"], [], "has no layer gate_proj"),
+        (PHI, ["all-linear"], NEW, "adapter=none"),
+        (MAMBA, ["all-linear"], [], r"'out_proj'.* Name the layers"),
+    ],
+)
+def test_layers_that_no_adapter_can_train_are_refused(
+    config: PretrainedConfig, layers: list[str], new_tokens: list[int], message: str
+) -> None:
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UserError, match=message):
+        attach_new_adapter(model, LoRA(4, 8, layers), seed=0, new_tokens=new_tokens)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -187,44 +166,3 @@ def test_new_rows_are_trained_in_embedding_and_output_layer(tied: bool, tmp_path
     for old, new in zip(embeddings(before), embeddings(after), strict=True):
         changed = (old.weight != new.weight).any(dim=-1).nonzero().flatten().tolist()
         assert changed == NEW
-
-
-def test_an_output_layer_with_a_bias_gets_no_new_rows_by_an_adapter() -> None:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-    model = PhiForCausalLM(PhiConfig(**sizes, num_attention_heads=2, vocab_size=104))
-    with pytest.raises(UserError, match="adapter=none"):
-        attach_new_adapter(model, LORA, 0, new_tokens=NEW)
-
-
-def test_sft_trains_the_rows_of_new_tokens_and_leaves_the_others_exact(
-    built: Path, tmp_path: Path
-) -> None:
-    """In bf16 the frozen embedding is rounded while an adapter is trained, and must not be published so."""
-    start = shutil.copytree(next((built / "base").glob("*/model")), tmp_path / "start")
-    tokenizer = load_tokenizer(start)
-    tokenizer.add_tokens(["<tool>", "</tool>"])
-    tokenizer.save_pretrained(start)
-    rows = [{"prompt": f"Say {i}.", "completion": f"<tool>{i}</tool>"} for i in range(32)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = f"data.sources=[{{path: {tmp_path / 'rows.jsonl'}, splits: {{sft: 1.0}}}}]"
-    keys = ("model.random_init=null", f"model.path={start}", source, "precision=bf16")
-    keys += ("sft.adapter=lora",)
-    build(tmp_path, "stage=sft", *keys)
-    sft = Chain(tmp_path).folder("sft", *keys) / "model"
-    before, after = (
-        load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
-        for folder in (start, sft)
-    )
-    assert torch.equal(after[: len(before)], before) and len(after) == len(before) + 2
-    contract = load_contract(sft)
-    untrained = load_start(start, contract, settings("recipe=tiny").sft, Weights.fp32)
-    drawn = untrained.get_input_embeddings().weight[len(before) :]
-    assert ((after[len(before) :] - drawn).abs() > 1e-4).any(dim=-1).all()
-
-
-def test_where_not_every_linear_layer_can_be_adapted_the_others_are_named() -> None:
-    shape = {"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 64, "state_size": 4}
-    model = MambaForCausalLM(MambaConfig(**shape))
-    with pytest.raises(UserError, match=r"'out_proj'.* Name the layers"):
-        attach_new_adapter(model, LoRA(4, 8, ["all-linear"]), seed=0)
-    assert attach_new_adapter(model, LoRA(4, 8, ["in_proj"]), seed=0).targeted_module_names

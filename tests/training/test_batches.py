@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
-from stages import dpo, sft
-from stages.config.blocks.training import DPO, SFT
+from stages import dpo
+from stages.config.blocks.training import DPO
 from stages.config.errors import UserError
 from stages.models.contract import load_contract
 from stages.objectives.sft import read_rows
@@ -24,10 +24,8 @@ from stages.store.workspace import SCRATCH, StageDir, read_curves
 from stages.training.batches import EpochSchedule, fill_batches
 from stages.training.saving import Checkpoints
 from stages.training.token_rows import IGNORED, TokenRows
-from tests.helpers import settings, slow_but
+from tests.helpers import Chain, settings
 from tests.stages.test_sft import block, some_rows, train
-
-STAGES = {"sft": sft, "dpo": dpo}
 
 
 @pytest.fixture
@@ -38,40 +36,20 @@ def inputs(built: Path) -> dict[str, Path]:
     }
 
 
-@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5), st.integers(0, 99))
-def test_two_epochs_that_follow_each_other_see_every_row(
-    rows: int, batch_size: int, epoch: int, seed: int
-) -> None:
-    ids = [f"row {i}" for i in range(rows)]
-    if rows < batch_size:
-        with pytest.raises(UserError, match=r"sft\.batch_size"):
-            EpochSchedule(ids, batch_size, seed, "sft")
-        return
-    turns = EpochSchedule(ids, batch_size, seed, "sft")
-    first, second = turns.epoch(epoch), turns.epoch(epoch + 1)
-    for seen in (first, second):
-        assert len(seen) == len(set(seen)) == rows - rows % batch_size
-    assert {*first, *second} == {*range(rows)}
-    assert turns.epoch(epoch) == first
+@pytest.mark.parametrize(("rows", "batch_size"), [(1, 1), (16, 8), (21, 8), (15, 8), (60, 7)])
+def test_two_epochs_that_follow_each_other_see_every_row(rows: int, batch_size: int) -> None:
+    schedule = EpochSchedule([f"row {i}" for i in range(rows)], batch_size, 0, "sft")
+    for number in range(4):
+        first = schedule.epoch(number)
+        second = schedule.epoch(number + 1)
+        assert len(first) == len({*first}) == rows - rows % batch_size
+        assert {*first, *second} == {*range(rows)}
+        assert schedule.epoch(number) == first
 
 
-def test_what_an_epoch_leaves_out_is_chosen_by_content() -> None:
-    ids = [str(i) for i in range(21)]
-    turns, reverse = EpochSchedule(ids, 8, 0, "sft"), EpochSchedule(ids[::-1], 8, 0, "sft")
-    for epoch in range(3):
-        assert {ids[i] for i in turns.epoch(epoch)} == {ids[::-1][i] for i in reverse.epoch(epoch)}
-        assert turns.epoch(epoch) != [*range(21)], "shuffled"
-
-
-@given(st.integers(2, 60), st.integers(1, 9), st.integers(0, 40))
-def test_what_was_seen_is_counted_to_the_step(rows: int, batch_size: int, steps: int) -> None:
-    turns = EpochSchedule([str(i) for i in range(max(rows, batch_size))], batch_size, 0, "sft")
-    seen = turns.times_seen(steps)
-    assert seen.total() == steps * batch_size
-    assert len(seen) == turns.row_count or steps < 2 * turns.steps
-    # fewer epochs than one are meant
-    is_quiet = len(seen) == turns.row_count or steps < turns.steps
-    assert (turns.unseen_message(steps, "rows") == "") == is_quiet
+def test_rows_that_fill_no_batch_are_refused() -> None:
+    with pytest.raises(UserError, match=r"sft\.batch_size"):
+        EpochSchedule(["row"], 2, 0, "sft")
 
 
 @given(
@@ -88,10 +66,6 @@ def test_packed_rows_are_split_between_conversations(
     assert all(rows)
     enough = sum(map(len, bins)) >= math.ceil(len(bins) / batch_size) * batch_size
     assert len(rows) == (math.ceil(len(bins) / batch_size) * batch_size if enough else len(bins))
-
-
-def test_the_fullest_packed_rows_are_split_the_first_of_them_first() -> None:
-    assert fill_batches([[9], [3, 3], [2, 2, 2], [1]], 3) == [[9], [3], [3], [2], [2, 2], [1]]
 
 
 class Reached:
@@ -189,41 +163,33 @@ class Stopped(BaseException):
     pass
 
 
-def given_to(name: str, built: Path, folder: Path) -> tuple[SFT | DPO, dict[str, Path]]:
-    """Return a stage of the tiny chain with rows to skip, for three epochs."""
-    node = {
-        stage: next((built / stage).glob("*/manifest.json")).parent
-        for stage in ("base", "data", "sft", "pairs")
-    }
-    node["reference"] = next((built / "reference").glob("*/manifest.json")).parent
-    if name == "sft":
-        return block(batch_size=8, epochs=3.0), some_rows(
-            {"base": node["base"]} | node, 45, folder / "data"
-        )
-    cfg, pairs = settings("recipe=tiny").dpo, load(node["pairs"] / "pairs.parquet", Pair)
+def pairs_to_skip(built: Path) -> tuple[DPO, dict[str, Path]]:
+    """Return DPO's block and inputs, for three epochs of which each skips some pairs."""
+    roles = {"policy": "sft", "pairs": "pairs", "reference": "reference"}
+    inputs = {role: Chain(built).folder(stage) for role, stage in roles.items()}
+    pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     count = sum(p.split == "train" for p in pairs)
-    size = next(size for size in (5, 6, 7) if count % size)  # some rows do not fill a batch
-    return replace(cfg, batch_size=size, epochs=3.0), {"policy": node["sft"], **node}
+    size = next(size for size in (5, 6, 7) if count % size)
+    return replace(settings("recipe=tiny").dpo, batch_size=size, epochs=3.0), inputs
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("name", slow_but(["sft", "dpo"], "sft"))
 def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
-    name: str, built: Path, tmp_path: Path, monkeypatch: Any
+    built: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """Compare bit by bit: remaining rows, the learning rate of a short warm-up, and validation before the first
     step."""
-    cfg, inputs = given_to(name, built, tmp_path)
+    cfg, inputs = pairs_to_skip(built)
     cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=7))
 
     def run(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], StageDir]:
         folder.mkdir(exist_ok=True)
         out = StageDir(folder, lambda metrics, step: None)
-        metrics = STAGES[name].run(cfg, inputs, out)
+        metrics = dpo.run(cfg, inputs, out)
         return load_file(folder / "model" / "model.safetensors"), metrics, out
 
     whole, metrics, whole_out = run(tmp_path / "whole")
-    assert metrics["rows_cut" if name == "sft" else "pairs_cut"] > 0
+    assert metrics["pairs_cut"] > 0
     assert 7 % (metrics["steps"] // 3) != 0, "within an epoch"
     with monkeypatch.context() as patch:
         saved = Checkpoints.on_save

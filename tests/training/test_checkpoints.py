@@ -14,7 +14,6 @@ from accelerate import PartialState
 from transformers import TrainerControl, TrainerState
 
 from stages.training.saving import Checkpoints
-from tests.helpers import nodes
 
 
 def due(saving: Checkpoints, folder: Path) -> bool:
@@ -103,17 +102,3 @@ def test_the_first_process_decides_for_all(first: bool) -> None:
     for worker in workers:
         worker.join()
     assert decisions == {0: first, 1: first}
-
-
-def test_saving_changes_no_fingerprint_and_a_control_saves_as_dpo_does(tmp_path: Path) -> None:
-    minutes = [f"{name}.runtime.save_minutes=0.5" for name in ("sft", "dpo", "reward")]
-    rarely, often = (
-        nodes(tmp_path, "control=true", "stage=reward", *more) for more in ((), minutes)
-    )
-    assert {name: node.fingerprint for name, node in rarely.items()} == {
-        n: node.fingerprint for n, node in often.items()
-    }
-    saved = {
-        often[name].config.runtime.save_minutes for name in ("sft", "control", "dpo", "reward")
-    }
-    assert saved == {0.5} != {rarely["sft"].config.runtime.save_minutes}

@@ -1,29 +1,17 @@
 """Tests of arithmetic: no TF32, a fused optimizer, and no kernels that silently replace layers."""
 
-import contextlib
-import os
-import subprocess
-import sys
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Trainer
 
-import stages.training.fit
-import stages.training.trainer
-from stages import dpo, sft
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.config.trainers import validate_trainer
 from stages.models.loading import load_model
 from stages.models.scoring import autocast, install_scoring
-from stages.store.workspace import StageDir
-from stages.training.arguments import training_arguments
-from tests.helpers import ROOT, Chain, settings
+from tests.helpers import Chain, settings
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 
@@ -60,98 +48,6 @@ def test_bf16_leaves_no_product_in_fp32(
     assert products.dtypes == {dtype}
 
 
-class Rounded(TorchDispatchMode):
-    """Count how often each layer's weights are rounded to bf16; the head rounds its own."""
-
-    def __init__(self, model: torch.nn.Module):
-        super().__init__()
-        self.times = Counter[int]()
-        self.weights = {p.data_ptr() for name, p in model.named_parameters() if "proj" in name}
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if op.overloadpacket.__name__ == "_to_copy" and args[0].data_ptr() in self.weights:
-            self.times[args[0].data_ptr()] += 1
-        return op(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
-    name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Evaluate row by row."""
-    precisions: list[tuple[int, Any, Any]] = []
-
-    def evaluated(trainer: Trainer, *_: Any) -> None:
-        with Rounded(trainer.model) as rounded:
-            once = trainer.evaluate()
-        monkeypatch.setattr(
-            stages.training.trainer, "round_weights_once", lambda device: contextlib.nullcontext()
-        )
-        precisions.append((max(rounded.times.values()), once, trainer.evaluate()))
-        raise UserError("enough")
-
-    module = {"sft": sft, "dpo": dpo}[name]
-    monkeypatch.setattr(stages.training.fit, "train_with_callbacks", evaluated)
-    inputs = {
-        "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
-        "dpo": {
-            "policy": chain.folder("sft"),
-            "pairs": chain.folder("pairs"),
-            "reference": chain.folder("reference"),
-        },
-    }
-    cfg = vars(settings("recipe=tiny", "precision=bf16"))[name]
-    with pytest.raises(UserError, match="enough"):
-        module.run(cfg, inputs[name], StageDir(tmp_path, lambda metrics, step: None))
-    [(times, once, each)] = precisions
-    assert times == 1
-    assert len(once["row_losses"]) > 1
-    assert {k: v for k, v in once.items() if "loss" in k} == {
-        k: v for k, v in each.items() if "loss" in k
-    }
-
-
-@pytest.mark.slow
-def test_no_tf32_whatever_the_environment_says() -> None:
-    printing = "import torch; print(torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32)"
-    environment = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "PYTHONPATH": str(ROOT)}
-    for before, expected in (
-        ("", ["high", "True"]),
-        ("from stages.hardware import process; process.prepare(); ", None),
-    ):
-        code = [sys.executable, "-c", before + printing]
-        ran = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
-        assert ran.stdout.split() == (expected or ["highest", "False"])
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_the_optimizer_is_fused(
-    name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, optimizers = stages.training.fit.train_with_callbacks, []
-
-    def watched(trainer: Trainer, *rest: Any) -> None:
-        train(trainer, *rest)
-        optimizers.append(trainer.optimizer)
-
-    monkeypatch.setattr(stages.training.fit, "train_with_callbacks", watched)
-    cfg = vars(settings("recipe=tiny", "sft.epochs=1"))[name]
-    inputs = {
-        "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
-        "dpo": {
-            "policy": chain.folder("sft"),
-            "pairs": chain.folder("pairs"),
-            "reference": chain.folder("reference"),
-        },
-    }
-    {"sft": sft, "dpo": dpo}[name].run(
-        cfg, inputs[name], StageDir(tmp_path, lambda metrics, step: None)
-    )
-    [optimizer] = optimizers
-    assert all(group["fused"] for group in optimizer.param_groups)
-
-
 @pytest.mark.parametrize("name", ["sft", "dpo"])
 @pytest.mark.parametrize(
     ("override", "way_out"),
@@ -166,17 +62,3 @@ def test_kernels_that_are_refused(name: str, override: str, way_out: str) -> Non
     cfg = settings("recipe=tiny", f"{name}.trainer.extra.{override}")
     with pytest.raises(UserError, match=way_out.format(name)):
         validate_trainer(name, vars(cfg)[name])
-
-
-@pytest.mark.parametrize("align", ["dpo", "kto", "grpo"])
-def test_liger_keeps_the_forward_that_has_the_fused_head(align: str, tmp_path: Path) -> None:
-    block = vars(settings("recipe=tiny", f"align={align}"))[align]
-    block.trainer.use_liger_kernel = True
-    args = training_arguments(block, StageDir(tmp_path, lambda metrics, step: None))
-    assert args.liger_kernel_config == {"fused_linear_cross_entropy": False}
-
-
-def test_liger_kernels_need_their_package_and_a_gpu() -> None:
-    cfg = settings("recipe=tiny", "dpo.trainer.use_liger_kernel=true", "dpo.runtime.device=cpu")
-    with pytest.raises(UserError, match=r"\[liger\]"):
-        validate_trainer("dpo", cfg.dpo)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from stages.models.loading import save_model
 from stages.store.workspace import SCRATCH, read_curves
 from stages.training import rollout_engine
-from tests.helpers import TINY, Chain, build, nodes, refused, stand_in
+from tests.helpers import TINY, Chain, build, refused, stand_in
 from tests.samplers.test_vllm import NEEDS_VLLM, REAL, SMALL, is_dead
 
 HOT = ["grpo.learning_rate=1e-2", "grpo.temperature=1.3"]  # a step changes what is drawn
@@ -103,23 +103,6 @@ def test_the_weights_of_another_step_in_the_file_end_the_training(
     monkeypatch.setattr(rollout_engine, "save_model", save_first)
     assert "other weights" in stopped(chain, line)
     assert len(earlier) > 1, "after an optimizer step"
-
-
-def test_what_no_engine_can_have_is_refused_before_anything_is_built(
-    chain: Chain, line: list[str]
-) -> None:
-    def plan(*changes: str) -> str:
-        return refused(*TINY, f"outputs={chain.root}", *line, "stage=plan", *changes)
-
-    assert "make vllm-cpu" in plan("grpo.runtime.python=/no/python")
-    assert "launch=local" in plan("launch.processes=2")
-    assert "grpo.adapter=lora" in plan("grpo.adapter=qlora")
-    assert plan("grpo.runtime.engine_memory=1").startswith("grpo.runtime.engine_memory=1")
-    by_sampler = {
-        sampler: nodes(chain.root, "align=grpo", *sampler)["grpo"].fingerprint
-        for sampler in ((), ("grpo.sampler=hf",), ("grpo.sampler=vllm",))
-    }
-    assert by_sampler[()] == by_sampler["grpo.sampler=hf",] != by_sampler["grpo.sampler=vllm",]
 
 
 @NEEDS_VLLM

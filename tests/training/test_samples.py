@@ -1,10 +1,8 @@
 """Tests of samples during training: they change nothing, come from the published model, and survive a resume."""
 
 import json
-import weakref
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,17 +11,15 @@ from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from stages import dpo, sft
-from stages.config.choices import Adapter, Checkpointing, Forward, Precision, Sharding
+from stages.config.choices import Adapter, Checkpointing, Precision
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.models.packing import attention_name, pack_pairs
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
-from stages.store.manifest import digest_of
 from stages.store.records import prompt_id
-from stages.store.store import Store
-from stages.store.workspace import SAMPLES, Sample, StageDir, append_samples, read_samples
-from stages.training.samples import FirstPrompts, SampleWriter, inference_copy
+from stages.store.workspace import SAMPLES, StageDir, read_samples
+from stages.training.samples import FirstPrompts, inference_copy
 from tests.helpers import Chain, nodes, settings
 
 STAGES = {"sft": sft, "dpo": dpo}
@@ -66,24 +62,14 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        pytest.param("sft", {}, marks=pytest.mark.slow),
         pytest.param(
             "sft",
             {"packing": True, "max_length": 128, "batch_size": 4, "precision": Precision.bf16},
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            "sft",
-            {"adapter": Adapter.lora, "runtime": {"gradient_checkpointing": Checkpointing.full}},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("dpo", {}, marks=pytest.mark.slow),
-        pytest.param(
             "dpo",
-            {
-                "forward": Forward.padded,
-                "runtime": {"gradient_checkpointing": Checkpointing.selective},
-            },
+            {"runtime": {"gradient_checkpointing": Checkpointing.selective}},
             marks=pytest.mark.slow,
         ),
         ("dpo", {"adapter": Adapter.lora, "precision": Precision.bf16}),
@@ -106,26 +92,6 @@ def test_a_model_is_the_same_to_the_bit_whether_it_was_sampled_or_not(
     steps = {point["step"] for point in figures(with_samples) if "eval_loss" in point}
     assert {sample.step for sample in read_samples(with_samples)} == steps
     assert len(steps) == 3, "before the first step, and twice after"
-
-
-@pytest.mark.extended
-def test_no_copy_of_the_model_outlives_its_answers(
-    inputs: dict[str, dict[str, Path]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    no_collector: None,
-) -> None:
-    """In bf16 accelerate has a reference from the model to itself. Without garbage collection every copy stayed."""
-    copies, alive = list[weakref.ref[torch.nn.Module]](), list[int]()
-
-    def watched(*arguments: Any) -> torch.nn.Module:
-        alive.append(sum(ref() is not None for ref in copies))
-        copies.append(weakref.ref(model := inference_copy(*arguments)))
-        return model
-
-    monkeypatch.setattr("stages.training.samples.inference_copy", watched)
-    trained("sft", tmp_path / "node", inputs["sft"], 5, precision=Precision.bf16)
-    assert alive == [0, 0, 0]
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo"])
@@ -160,35 +126,11 @@ def test_the_first_answers_are_the_starts_and_the_last_the_published_models(
 
 def test_of_the_same_rows_the_same_prompts_are_asked() -> None:
     rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
-    chosen = [*FirstPrompts(5, rows)]
-    assert chosen == sorted(rows, key=prompt_id)[:5]
-    assert [*FirstPrompts(5, reversed([*rows, *rows]))] == chosen
-    assert [*FirstPrompts(5, rows[:3])] == sorted(rows[:3], key=prompt_id)
-    assert not [*FirstPrompts(0, rows)]
-
-
-@pytest.mark.parametrize(
-    ("sharding", "main", "sample_count"), [("none", True, 5), ("none", False, 0), ("fsdp", True, 0)]
-)
-def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
-    sharding: str,
-    main: bool,
-    sample_count: int,
-    built: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level("INFO")
-    cfg = settings("recipe=tiny").dpo
-    cfg = replace(cfg, runtime=replace(cfg.runtime, sharding=Sharding(sharding)))
-    folder = Chain(built).folder("sft") / "model"
-    contract, trainer = load_contract(folder), SimpleNamespace(model=load_model(folder))
-    rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
-    samples = SampleWriter(
-        trainer, cfg, rows, contract, StageDir(tmp_path, lambda metrics, step: None, is_main=main)
-    )
-    assert len(samples.requests) == sample_count
-    assert ("no samples during training" in caplog.text) is (sharding == "fsdp")
+    for order in (rows, [*reversed(rows), *rows]):
+        first = FirstPrompts(5)
+        for row in order:
+            first.add(row)
+        assert [*first] == sorted(rows, key=prompt_id)[:5]
 
 
 def state(model: LlamaForCausalLM) -> dict[str, Any]:
@@ -241,33 +183,3 @@ def test_nothing_of_a_model_in_training_is_touched(precision: Precision, adapter
         [request]
     )
     assert later.token_ids != first.token_ids
-
-
-def test_a_sampled_node_holds_what_one_without_samples_does(chain: Chain) -> None:
-    """The node has the same fingerprint with any `samples`, so later nodes are not built again."""
-    assert nodes(chain.root, "sft.runtime.samples=0", "dpo.runtime.sample_tokens=3")[
-        "dpo"
-    ].fingerprint == (nodes(chain.root)["dpo"].fingerprint)
-    manifest = chain.manifest("sft")
-    assert SAMPLES in manifest["files"]
-    without = {name: entry for name, entry in manifest["files"].items() if name != SAMPLES}
-    assert digest_of(without) == manifest["digest"]
-    with open(chain.folder("sft") / SAMPLES, "a") as file:
-        file.write("edited")
-    assert Store(chain.root).find(nodes(chain.root)["sft"]) is None, (
-        "it is hashed like every file of the node"
-    )
-
-
-def test_a_step_that_is_answered_again_counts_once_and_a_torn_line_never(tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "Name a bird."}]
-    first, later = (Sample(4, "a", messages, answer, "stop") for answer in ("A wren.", "A finch."))
-    other = Sample(0, "b", messages, "A line\nof \u2028 two", "length")
-    for sample in (first, other):
-        append_samples(tmp_path, [sample])
-    with open(tmp_path / SAMPLES, "a") as file:
-        file.write('{"step": 8, "id": "a", "pro')
-    assert read_samples(tmp_path) == [other, first]
-    StageDir(tmp_path, lambda metrics, step: None)  # creating a StageDir begins a resume
-    append_samples(tmp_path, [later])
-    assert read_samples(tmp_path) == [other, later]

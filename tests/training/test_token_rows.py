@@ -12,7 +12,7 @@ from trl import pack_dataset
 
 from stages.config.installation import ROOT
 from stages.store.records import content_id
-from stages.training.token_rows import IGNORED, ROWS_PER_TABLE, TokenRows
+from stages.training.token_rows import IGNORED, ROWS_PER_TABLE, PreferenceRows, TokenRows
 from tests.helpers import Chain
 
 LENGTH, BIN = 64, 256  # the most tokens of a row, and of a packed row
@@ -60,6 +60,17 @@ def test_columns_are_packed_as_trl_packs_lists() -> None:
     assert [t for row in repeated.dataset for t in row["input_ids"]] == [
         t for row in expected for t in row["input_ids"]
     ]
+
+
+def test_pairs_come_back_as_they_were_added() -> None:
+    rows = PreferenceRows()
+    added_rows = list[dict[str, object]]()
+    for i in range(2 * ROWS_PER_TABLE + 7):
+        prompt = [*range(i, i + 9)]
+        added_rows.append({"prompt_ids": prompt, "chosen_ids": prompt[: 1 + i % 9], "ref": -i / 3})
+        rows.add(f"pair {i}", added_rows[-1])
+    assert rows.rows == [*rows.dataset] == added_rows
+    assert rows.tokens("chosen_ids", "prompt_ids") == [10 + i % 9 for i in range(len(rows))]
 
 
 MEASURE = """

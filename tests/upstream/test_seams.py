@@ -132,10 +132,13 @@ def overridden() -> set[str]:
     """Return the private methods of other libraries that classes of ours override."""
     names = set[str]()
     for kind in inherited():
-        theirs = [base for base in kind.__mro__ if not base.__module__.startswith("stages.")]
-        for name, value in vars(kind).items():
-            if inspect.isfunction(value) and private(name) and any(name in vars(b) for b in theirs):
-                names.add(name)
+        ours = [base for base in kind.__mro__ if base.__module__.startswith("stages.")]
+        theirs = [base for base in kind.__mro__ if base not in ours]
+        for base in ours:  # a mixin overrides what a class beside it has
+            for name, value in vars(base).items():
+                is_method = inspect.isfunction(value) and private(name)
+                if is_method and any(name in vars(other) for other in theirs):
+                    names.add(name)
     return names
 
 
