@@ -69,17 +69,14 @@ def test_a_reward_model_labels_and_compares_as_on_the_cpu(
 
 def test_a_chat_answers_as_on_the_cpu(pretend: ModuleType, chain: Chain) -> None:
     typed = "Name a colour.\nName another one.\n/new\nName a colour.\n"
-    for options in ((), ("chat.side_by_side=true",)):
-        line, outputs = (
-            (*TINY, f"outputs={chain.root}", "stage=chat", "chat.max_new_tokens=12", *options),
-            [],
-        )
-        for is_pretended in (True, False):
-            with pretend.available(is_pretended), pretend.strict():
-                ran = inside(*line, typed=typed)
-            assert ran.returncode == 0, ran.stderr
-            outputs.append(ran.stdout[ran.stdout.index("> ") :])
-        assert outputs[0] == outputs[1]
+    line = (*TINY, f"outputs={chain.root}", "stage=chat", "chat.max_new_tokens=12")
+    outputs = []
+    for is_pretended in (True, False):
+        with pretend.available(is_pretended), pretend.strict():
+            ran = inside(*line, typed=typed)
+        assert ran.returncode == 0, ran.stderr
+        outputs.append(ran.stdout[ran.stdout.index("> ") :])
+    assert outputs[0] == outputs[1]
 
 
 @pytest.mark.parametrize(
