@@ -84,18 +84,16 @@ def benchmark_names(group: ComparedGroup) -> list[str]:
 
 def settings_table(group: ComparedGroup) -> Table:
     """Return the table of settings with their rates in percent."""
-    numbers = ("passes, %", group.gain_title, "KL")
+    numbers = ("passes, %", "over best SFT", "KL")
     table = new_table("", "settings", numbers=numbers, title=group.title)
     for number, setting in enumerate(group.settings, 1):
         rate = setting.pass_rate
-        gain = setting.gain_over_sft
-        table.add_row(
-            f"{number}{'*' if setting.best_at_kl else ''}",
-            visible(setting.name),
-            f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})",
-            f"{points(gain.mean)} ({gain.bounds()})" if gain else "",
-            f"{setting.kl:.4f}",
-        )
+        passes = f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+        gain = ""
+        if setting.gain_over_sft:
+            gain = f"{points(setting.gain_over_sft.mean)} ({setting.gain_over_sft.bounds()})"
+        place = f"{number}*" if setting.best_at_kl else str(number)
+        table.add_row(place, visible(setting.name), passes, gain, f"{setting.kl:.4f}")
     table.caption = "* no other setting has a higher rate at the same KL or less"
     table.caption_justify = "left"
     return table

@@ -187,6 +187,10 @@ def rename(this: Conversion, table: Mapping[str, Any], file: Settings) -> None:
             implied = means[key].get(word, {})
             if word not in means[key]:
                 this.refuse(key, value, f"converted are {', '.join(means[key])}")
+        known = implied.keys() & this.names.keys()
+        if known:
+            this.refuse(key, value, f"{this.names[min(known)]} is read")
+            continue
         this.settings |= implied
         this.names |= dict.fromkeys(implied, key)
 

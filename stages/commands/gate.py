@@ -115,7 +115,9 @@ def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
     """Return the comparison of two policies by all measures of the earlier one."""
     lines = compare(old.runs, new.runs, gate.margin, gate.confidence)
     reasons = obstacles(old, new)
-    code = GateCode.other_prompts if reasons else outcome(lines)
+    code = outcome(lines)
+    if reasons:
+        code = GateCode.other_prompts
     for line in lines:
         if line.code is code and code:
             reasons.append(f"{line.measure}: {outcome_text(line)}")

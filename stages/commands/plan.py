@@ -96,9 +96,9 @@ def plan_node(name: str, node: Node, nodes: dict[str, Node], store: Store) -> Pl
     manifest = store.find(node)
     if manifest:
         planned.memory = float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
-    else:
-        parts = expected_parts(node, nodes, store)
-        planned.memory = sum(parts) if parts else math.nan
+    parts = expected_parts(node, nodes, store)
+    if parts and not manifest:
+        planned.memory = sum(parts)
     if planned.state != "cached":
         add_earlier(planned, node, store)
     return planned

@@ -175,6 +175,7 @@ def test_no_setting_of_a_published_example_is_dropped_in_silence(name: str, tmp_
         ("llama3_dpo_lora", {"adapter": "qlora"}, " dpo.adapter=qlora "),
         ("llama3_dpo_lora", {"chat_template": "x"}, "chat_template=x: converted are chatml, gemma"),
         ("llama3_lora_reward", {"warmup_ratio": None}, "  warmup_steps=0\n"),
+        ("llama3_lora_reward", {"warmup_steps": 9}, "warmup_steps=9: warmup_ratio is read"),
     ],
 )
 def test_a_setting_is_translated_or_listed_with_the_nearest(

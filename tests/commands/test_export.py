@@ -1,9 +1,8 @@
 """Tests of `stage=export` for models: GGUF files that load as the same model, a push, and plain transformers."""
 
-import base64
 import json
-import os
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -30,12 +29,11 @@ from transformers import (
 from stages import base
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
-from stages.models import gguf_file, rendering
+from stages.models import gguf_file, hub, rendering
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, load_tokenizer
 from stages.store.source_files import locate
-from tests.commands.conftest import Request
-from tests.helpers import TINY, Chain, command, inside, refused, settings
+from tests.helpers import TINY, Chain, inside, refused, settings
 
 SHAPE = {
     "hidden_size": 64,
@@ -198,36 +196,35 @@ def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_pat
 
 @pytest.mark.extended
 def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
-    chain: Chain, hub: tuple[str, list[Request]]
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address, received = hub
     token = "hf_never_to_be_seen"
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}
-    arguments = ("stage=export", "export.format=hub", "export.repo=someone/something")
-    ran = command(*TINY, f"outputs={chain.root}", *arguments, env=environment)
+    pushed: dict[str, Any] = {}
+
+    class Api:
+        def __init__(self, token: str):
+            pushed["token"] = token
+
+        def create_repo(self, repo: str, **options: object) -> str:
+            pushed.update(options, repo=repo)
+            return f"https://hub/{repo}"
+
+        def create_commit(self, repo: str, operations: list[Any], **_: object) -> None:
+            pushed["files"] = {each.path_in_repo: each.path_or_fileobj for each in operations}
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    monkeypatch.setenv("HF_TOKEN", token)
+    line = ("stage=export", "export.format=hub", "export.repo=someone/something")
+    ran = inside(*TINY, f"outputs={chain.root}", *line)
     assert ran.returncode == 0, ran.stderr
-    assert {authorization for _, authorization, _ in received} == {f"Bearer {token}"}
-    bodies = {path: body for path, _, body in received}
-    created = json.loads(bodies["/api/repos/create"])
-    assert (created["organization"], created["name"], created["visibility"]) == (
-        "someone",
-        "something",
-        "private",
-    )
-    sent = [
-        json.loads(line)
-        for line in bodies["/api/models/someone/something/commit/main"].splitlines()
-    ]
-    files = {
-        e["value"]["path"]: base64.b64decode(e["value"]["content"])
-        for e in sent
-        if e["key"] == "file"
-    }
+    assert (pushed["token"], pushed["repo"]) == (token, "someone/something")
+    assert (pushed["private"], pushed["repo_type"]) == (True, "model")
+    files = pushed["files"]
 
     model = chain.folder("dpo") / "model"
     assert set(files) == {path.name for path in model.iterdir()}
     for name in set(files) - {"README.md"}:
-        assert files[name] == (model / name).read_bytes()
+        assert Path(files[name]) == model / name
     card = files["README.md"].decode()
     assert card.startswith((model / "README.md").read_text(encoding="utf-8"))
     results = json.loads((chain.folder("eval") / "results.json").read_text())

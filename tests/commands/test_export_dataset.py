@@ -8,8 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict, load_dataset
 from huggingface_hub import DatasetCard
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from stages.commands import export
 from stages.config.errors import UserError
@@ -58,19 +56,6 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(
         assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == expected
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("rounds", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_without_settings_it_is_that_of_the_last_run(rounds: int, chain: Chain) -> None:
-    settings = (f"rounds={rounds}", "pairs.unfinished=drop")
-    build(chain.root, "stage=dpo", *settings)
-    before = chain.count()
-    result = inside(f"outputs={chain.root}", *ASKED)
-    assert result.returncode == 0, result.stderr
-    [folder] = (chain.root / "export").glob("dataset-*")
-    assert exported(chain, *settings) == folder, "the same nodes, under the same name"
-    assert chain.count() == before, "nothing is built"
-
-
 @pytest.mark.slow
 def test_labels_that_an_arm_trained_on_are_exported_as_they_were(chain: Chain) -> None:
     build(
@@ -90,27 +75,6 @@ def test_labels_that_an_arm_trained_on_are_exported_as_they_were(chain: Chain) -
     single = load(labels / "unpaired.parquet", UnpairedPreference)
     rows = [row for file in unpaired.iterdir() for row in pq.read_table(file).to_pylist()]
     assert {(r["id"], r["label"]) for r in rows} == {(r.id, r.label) for r in single}
-
-
-def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Path) -> None:
-    folder = exported(chain)
-    sft = chain.folder("sft") / "model"
-    options = {
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "max_steps": 1,
-        "disable_tqdm": True,
-    }
-    kinds = {"preferences": (DPOTrainer, DPOConfig), "demonstrations": (SFTTrainer, SFTConfig)}
-    for name, (trainer, config) in kinds.items():
-        trained = trainer(
-            model=AutoModelForCausalLM.from_pretrained(sft),
-            args=config(output_dir=str(tmp_path / name), per_device_train_batch_size=2, **options),
-            train_dataset=opened(folder, name, tmp_path)["train"].select(range(4)),
-            processing_class=AutoTokenizer.from_pretrained(sft),
-        )
-        assert trained.train().training_loss > 0
 
 
 def test_the_card_is_the_hubs_and_its_code_runs(
@@ -153,7 +117,8 @@ def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) 
     pairs = nodes(chain.root)["pairs"]
     judged = chain.folder("label")
     table = pq.read_table(judged / "prompts.parquet")
-    licences = pa.array(["CC BY 4.0" if i % 2 else None for i in range(len(table))], pa.string())
+    alternating = [None, "CC BY 4.0"] * len(table)
+    licences = pa.array(alternating[: len(table)], pa.string())
     pq.write_table(
         table.drop_columns("licence").append_column("licence", licences), judged / "prompts.parquet"
     )

@@ -9,7 +9,6 @@ import pytest
 
 from stages.commands import plan
 from stages.commands.planning.expected_calls import CHARACTERS, PlannedCalls, planned_calls
-from stages.commands.planning.rows import expected_prompts
 from stages.hardware import machine
 from stages.store.records import Example, load
 from stages.store.store import Store
@@ -108,31 +107,13 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
             len(m["content"]) for request in server.requests for m in request["messages"]
         )
         assert calls.input_tokens == pytest.approx(characters / CHARACTERS, rel=0.25)
-        rows_shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-        shown = ["label", calls.key, "judge", f"{calls.calls:,.0f}"]
-        assert shown in [line[:4] for line in rows_shown]
+        assert f"{calls.key}  judge" in capsys.readouterr().out
         assert asked() == [], "finished nodes expect no calls"
         line = line[3:]  # candidates of the policy, many of them copies
         [calls] = asked()
         earlier = len(server.requests)
         build(chain.root, "stage=label", *line)
         assert calls.calls - 1 == len(server.requests) - earlier, "the reply to the probe is cached"
-
-
-def test_the_prompts_that_settings_and_finished_nodes_tell(chain: Chain, tmp_path: Path) -> None:
-    def prompts(name: str, *overrides: str) -> float:
-        return expected_prompts(nodes(chain.root, *overrides)[name], Store(chain.root))
-
-    drawn = chain.manifest("sample")["metrics"]["prompts"]
-    assert prompts("sample", "sample.seed=5") == drawn
-    assert prompts("sample_1", "rounds=3", "sample.prompts_per_round=12") == 12
-    endpoint = "eval.judged.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
-    judged = ("eval/judged=judge", endpoint)
-    assert prompts("versus_sft", *judged, "eval.judged.prompts=10") == 10
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"prompt": "Name a colour.", "completion": "red"}\n')
-    unread = ("data=file", f"data.sources=[{{path: {file}}}]")
-    assert math.isnan(prompts("versus_sft", *judged, *unread))
 
 
 def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:

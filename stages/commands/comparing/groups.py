@@ -50,14 +50,14 @@ class ComparedSetting:
 
 @dataclass
 class ComparedGroup:
-    """Settings measured on the same prompts, the best first. `gain_title`: '' if all are SFT models. `tasks_drawn`: the
+    """Settings measured on the same prompts, the best first. `has_gains`: False if all are SFT models. `tasks_drawn`: the
     intervals are about other tasks."""
 
     title: str
     split: str
     conclusion: str
     note: str
-    gain_title: str
+    has_gains: bool
     tasks_drawn: bool
     settings: list[ComparedSetting]
 
@@ -90,7 +90,7 @@ def compare_group(rows: list[Row]) -> ComparedGroup:
         split=split,
         conclusion=conclusion(contenders, f"passes {{}} of {prompts}", comparison) + first.caveat,
         note=selection_note(settings, split),
-        gain_title=gain_title(settings),
+        has_gains=any(setting.is_sft for setting in settings),
         tasks_drawn=first.tasks_drawn,
         settings=settings,
     )
@@ -180,13 +180,6 @@ def own_settings(runs: Runs, alike: list[Runs]) -> dict[str, str]:
         if value is not None:
             own[name] = value
     return own
-
-
-def gain_title(settings: list[ComparedSetting]) -> str:
-    starts = [setting for setting in settings if setting.is_sft]
-    if len(starts) > 1:
-        return "over best SFT"
-    return "over SFT" if starts else ""
 
 
 def selection_note(settings: list[ComparedSetting], split: str) -> str:

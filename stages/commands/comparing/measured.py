@@ -116,13 +116,14 @@ def read_row(
     nodes: Nodes, manifest: Manifest, name: str, results: dict[str, Any], table: Table
 ) -> Row:
     """Return a model of an evaluation with its figures."""
-    is_start = name == start_of(manifest)
     answers = input_key(manifest, f"answer_{name}")
     ancestors = lineage(nodes, answers, input_key(manifest, name))
     checks = [(e.id, *map(vars, e.checks)) for e in table.prompts]
     prompts = content_id(results["shown_on"], checks)
+    role = "sft"
     kl = 0.0
-    if not is_start:
+    if name != start_of(manifest):
+        role = name
         kl = max(kl, results["kl"][name]["per_token"])  # an estimate may be below 0
     caveat = results["primary"].get("note", "")
     if caveat:
@@ -131,7 +132,7 @@ def read_row(
     for row in results.get("benchmarks", []):
         benchmarks[f"{row['task']} {row['metric']} ({row['prompts']})"] = row[name]["mean"]
     return Row(
-        role="sft" if is_start else name,
+        role=role,
         title=str(results["models"][name]),
         fingerprint=manifest["fingerprint"],
         prompts=(split_of(nodes, manifest), results["endpoint"], prompts),

@@ -20,7 +20,9 @@ def expected_parts(node: Node, nodes: dict[str, Node], store: Store) -> Parts | 
     shape = model_shape(node, store)
     if shape is None:
         return None
-    device = "cuda" if uses_gpu(node) else "cpu"
+    device = "cpu"
+    if uses_gpu(node):
+        device = "cuda"
     return training_parts(shape, node.config, longest_row(node.config, nodes), device)
 
 
