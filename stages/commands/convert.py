@@ -189,7 +189,7 @@ def rename(this: Conversion, table: Mapping[str, Any], file: Settings) -> None:
                 this.refuse(key, value, f"converted are {', '.join(means[key])}")
         known = implied.keys() & this.names.keys()
         if known:
-            this.refuse(key, value, f"{this.names[min(known)]} is read")
+            this.left_out.append(f"{key}={value}: {this.names[min(known)]} is read")
             continue
         this.settings |= implied
         this.names |= dict.fromkeys(implied, key)
