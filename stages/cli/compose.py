@@ -215,11 +215,10 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
 
 def needs_graph(stage: str, typed: list[str]) -> bool:
     """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat,
-    export and gate only do if typed settings select a run: a dataset of the last run may have another threshold."""
+    export and gate only do if typed settings select a run."""
     if stage not in OF_FINISHED_RUN:
         return stage not in OF_WHOLE_STORE
-    keys = spelling.typed_values(typed).keys() - {"unpaired.threshold"}
-    blocks = {re.split("[./]", key)[0] for key in keys}
+    blocks = {re.split("[./]", key)[0] for key in spelling.typed_values(typed)}
     return not blocks <= OF_NO_RUN
 
 

@@ -107,7 +107,7 @@ def run(composed: DictConfig) -> float | None:
 
 
 def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
-    """Chat with models of a finished run, or export a model or the data that it was trained on."""
+    """Chat with a model of a finished run, or export a model or the data that it was trained on."""
     from stages.commands import finished_run
 
     process.warn_of_versions()
@@ -119,14 +119,7 @@ def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
         return export.write(cfg.export, chosen, run.evaluation, store)
     from stages.commands import chat
 
-    chat.talk(
-        cfg.chat,
-        {
-            run.titles[role]: store.folder(node)
-            for role, node in run.models.items()
-            if node in chosen
-        },
-    )
+    chat.talk(cfg.chat, store.folder(chosen[0]))
 
 
 def typed_overrides() -> list[str]:

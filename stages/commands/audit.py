@@ -6,9 +6,7 @@ every row with a code, and `audit.html` shows the counts and examples."""
 import json
 import logging
 import os
-import re
 import tempfile
-from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,9 +23,7 @@ from stages.config.errors import UserError, visible
 from stages.config.schema import Config
 from stages.curation.audit.auditor import Auditor, best_and_worst, held_out, request_of
 from stages.curation.audit.codes import DESCRIPTIONS
-from stages.curation.audit.overlap import word_runs
 from stages.curation.harmonize import Harmonizer
-from stages.curation.languages import FUNCTION_WORDS
 from stages.curation.user_code import KEY, load_user_code
 from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow
@@ -35,10 +31,8 @@ from stages.formats.source_reading import ReadReport, as_json, convert
 from stages.store import plugins, safe_files
 from stages.store.node import Node
 from stages.store.records import Message
-from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.splits import split_of
 from stages.store.store import Store
-from stages.store.text_units import count_words, lower_words
 from stages.store.workspace import StageDir
 
 if TYPE_CHECKING:
@@ -49,22 +43,9 @@ log = logging.getLogger(__name__)
 UNUSABLE = "unusable"  # the code of a row that no stage can use
 MEANINGS = {UNUSABLE: "no stage can use the row, for the reason in the report"} | DESCRIPTIONS
 EXAMPLES = 3  # per code
-# the lengths of texts in words: the least of each range but the first, and the names of all ranges
-FEWEST_WORDS = (5, 10, 20, 50, 100, 200, 500)
-RANGES = ("0–4", "5–9", "10–19", "20–49", "50–99", "100–199", "200–499", "500 or more")
-MOST_SHOWN = 12  # words or runs in each table
-POLITE = re.compile(
-    r"\A\W*((please|kindly|can you|could you|would you|i want you to|i would like you to)\W+)*",
-    re.I,
-)
-FEWEST = 4  # letters; shorter words are not counted as topics
-RUN = 4  # words in a counted run
-DISTINCT = 3  # words in a run for distinct-3
-MOST_ANSWERS = 2000  # whose runs are counted, so that memory is bounded
 # in the store's root
 ROWS = "audit.jsonl"
 PAGE = "audit.html"
-COUNTS = "audit.json"  # counts of the last audit, in the store's cache
 
 
 @dataclass
@@ -76,9 +57,6 @@ class Case:
     request: str
     answer: str | None
     rejected: str | None
-
-    def number_of_codes(self) -> int:
-        return len(self.codes)
 
 
 @dataclass
@@ -97,78 +75,15 @@ class AuditedSource:
     examples: dict[str, list[Case]] = field(default_factory=dict)
 
     def note(self, case: Case, row: dict[str, Any], file: IO[str]) -> None:
-        """Write a row with codes to `file`, and count them. For each code, the rows with the most codes become its
-        examples."""
+        """Write a row with codes to `file`, and count them. The first rows of each code become its examples."""
         line = {"source": self.key, "place": case.place, "codes": case.codes, **row}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.flagged += 1
         self.codes.update(case.codes.keys())
         for code in case.codes:
-            cases = [*self.examples.get(code, []), case]
-            # stable, so of equal rows the first stays
-            cases.sort(key=Case.number_of_codes, reverse=True)
-            self.examples[code] = cases[:EXAMPLES]
-
-
-class Diversity:
-    """Counts of lengths and of words by rows: a word that occurs twice in one row counts once. Runs of words are counted
-    in the first answers alone."""
-
-    def __init__(self) -> None:
-        self.lengths = {"requests": Counter[int](), "answers": Counter[int]()}
-        self.verbs = Counter[str]()
-        self.topics = Counter[str]()
-        self.runs = Counter[tuple[str, ...]]()
-        self.distinct = set[tuple[str, ...]]()
-        self.answers = 0  # whose runs are counted
-        self.seen = 0  # runs of DISTINCT words
-
-    def note(self, request: str, answer: str | None) -> None:
-        if request:
-            self.lengths["requests"][bisect(FEWEST_WORDS, count_words(request))] += 1
-            verb, *others = lower_words(POLITE.sub("", request)) or [""]
-            self.verbs[verb] += 1
-            for word in dict.fromkeys(others):
-                if len(word) >= FEWEST and word.isalpha() and word not in FUNCTION_WORDS:
-                    self.topics[word] += 1
-        if answer is not None:
-            self.lengths["answers"][bisect(FEWEST_WORDS, count_words(answer))] += 1
-        if answer and self.answers < MOST_ANSWERS:
-            self.answers += 1
-            words = lower_words(answer)
-            # in order, which decides between ties
-            self.runs.update(dict.fromkeys(word_runs(words, RUN), 1))
-            triples = list(word_runs(words, DISTINCT))
-            self.seen += len(triples)
-            self.distinct.update(triples)
-
-    def distributions(self) -> dict[str, list[tuple[str, int]]]:
-        """Return how many requests and answers have a length in each range."""
-        rows = {}
-        for kind, counts in self.lengths.items():
-            if counts:
-                rows[kind] = [(name, counts[i]) for i, name in enumerate(RANGES)]
-        return rows
-
-    def most_frequent(self) -> dict[str, tuple[list[tuple[str, int]], int]]:
-        """Return the most frequent words and runs with their counts, and the number of rows, by heading."""
-        requests = self.lengths["requests"].total()
-        frequent = {}
-        if self.verbs:
-            frequent["First word of requests"] = self.verbs.most_common(MOST_SHOWN), requests
-        if self.topics:
-            frequent["Words of requests"] = self.topics.most_common(MOST_SHOWN), requests
-        if self.runs:
-            runs = [(" ".join(run), count) for run, count in self.runs.most_common(MOST_SHOWN)]
-            frequent["Runs of four words in answers"] = runs, self.answers
-        return frequent
-
-    def distinct_sentence(self) -> str:
-        """Return the sentence on the share of distinct three-word runs (distinct-3: arXiv:1510.03055)."""
-        if not self.seen:
-            return ""
-        share = len(self.distinct) / self.seen
-        return f"{share:.0%} of the first {self.seen:,} three-word runs in answers are distinct (distinct-3)."
+            cases = self.examples.setdefault(code, [])
+            if len(cases) < EXAMPLES:
+                cases.append(case)
 
 
 def audited_sources(
@@ -189,14 +104,11 @@ def audited_sources(
     return sources
 
 
-def audit_source(
-    audited: AuditedSource, auditor: Auditor, diversity: Diversity, file: IO[str]
-) -> None:
+def audit_source(audited: AuditedSource, auditor: Auditor, file: IO[str]) -> None:
     """Audit a source, and write every row with a code to `file`. Raise UserError if it cannot be read at all."""
     for parsed, split in parsed_rows(audited):
         request = request_of(parsed)
         best, worst = best_and_worst(parsed)
-        diversity.note(request, best)
         if best is not None and len(audited.first) < EXAMPLES:
             audited.first.append(conversation_with(parsed, best))
         place = audited.report.place
@@ -240,7 +152,6 @@ def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
 def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> None:
     """Audit every source, print counts, write rows and page. Raise UserError without a source that can be read."""
     data: Data = nodes["data"].config
-    diversity = Diversity()
     with (
         tempfile.TemporaryDirectory() as folder,
         plugins.explain_errors(data.own, KEY, Path(folder)),
@@ -258,7 +169,7 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> Non
             open(draft, "w", encoding="utf-8", errors="backslashreplace") as file,
         ):
             for source in sources:
-                audit_source(source, auditor, diversity, file)
+                audit_source(source, auditor, file)
     for source in sources:
         for line in source.report.notes:
             log.info("%s", visible(f"{source.key}: {line}"))
@@ -266,7 +177,7 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> Non
     if summary:
         log.info("data.form and data.audit: %s", summary)
     trained = rows_as_trained(cfg, store, nodes, sources)
-    show(sources, diversity, trained, data, store)
+    show(sources, trained, data, store)
 
 
 def rows_as_trained(
@@ -297,27 +208,14 @@ def rows_as_trained(
     return rows
 
 
-def show(
-    sources: list[AuditedSource],
-    diversity: Diversity,
-    trained: list["TokenRow"],
-    data: Data,
-    store: Store,
-) -> None:
-    """Print the counts beside those of the last audit of the same files, and write the page."""
+def show(sources: list[AuditedSource], trained: list["TokenRow"], data: Data, store: Store) -> None:
+    """Print the counts, and write the page."""
     from stages.pages.environment import environment
 
-    paths = [source.source.path for source in sources]
     counts = sum((source.codes for source in sources), Counter[str]())
-    note = store.root / "cache" / COUNTS
-    note.parent.mkdir(parents=True, exist_ok=True)
-    last = read_note(note, require_keys("sources", "codes"))
-    previous = Counter[str](last["codes"]) if last and last["sources"] == paths else None
-    write_note(note, {"sources": paths, "codes": counts})
     sentence = summary_sentence(sources)
     console = Console(width=None if os.isatty(1) else 120, markup=False)
     console.print(sentence, codes_table(counts))
-    gone = [code for code in previous or {} if code not in counts]
     examples = {code: list[Case]() for code in counts}
     for source in sources:
         for code, cases in source.examples.items():
@@ -326,16 +224,12 @@ def show(
     html = page.render(
         sentence=sentence,
         sources=sources,
-        codes=counts.most_common() + [(code, 0) for code in gone],
+        codes=counts.most_common(),
         meanings=MEANINGS,
-        previous=previous,
         rows=sum(source.report.rows for source in sources),
         actions=data.audit.actions,
         examples=examples,
-        distributions=diversity.distributions(),
-        diversity=diversity.most_frequent(),
         trained=trained,
-        distinct=diversity.distinct_sentence(),
     )
     safe_files.write(store.root / PAGE, html)
     log.info("Rows with codes: %s. Page: %s", store.root / ROWS, store.root / PAGE)

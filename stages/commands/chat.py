@@ -1,17 +1,15 @@
-"""`stage=chat`: talk to one model in the terminal, or compare the answers of all models side by side.
+"""`stage=chat`: talk to a model in the terminal.
 
 Prompts come from the terminal or, one per line, from a pipe. Answers only depend on the conversation and the seed."""
 
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 from transformers.generation import BaseStreamer
 
 from stages.config.blocks.runtimes import SamplingRuntime
@@ -26,7 +24,6 @@ from stages.store.records import Message, content_id
 
 NEW = "/new"
 QUIT = "/quit"
-SEPARATE = "Side by side, each prompt is a new conversation."
 # Control characters in an answer that neither move the cursor nor begin an escape sequence.
 SAFE_CONTROLS = "".join(c for c in map(chr, range(32)) if c not in "\b\v\f\r\x1b")
 
@@ -84,8 +81,8 @@ class Speaker:
         opener = load_class("samplers", cfg.sampler, Sampler).open  # type: ignore[type-abstract]
         self.sampler = opener(model, self.contract.stop_ids, decoding)
 
-    def answer(self, messages: list[Message], printer: AnswerPrinter | None = None) -> str:
-        """Return the next assistant turn. Raise UserError if conversation and answer do not fit in the context."""
+    def answer(self, messages: list[Message]) -> str:
+        """Print and return the next assistant turn. Raise UserError if conversation and answer do not fit in the context."""
         prompt = self.contract.prompt(messages)
         if self.context and len(prompt) + self.cfg.max_new_tokens > self.context:
             way_out = f"Type {NEW} to start again, or lower" if len(messages) > 1 else "Lower"
@@ -93,6 +90,7 @@ class Speaker:
             raise UserError(
                 f"{needed} do not fit in the context of {self.context}. {way_out} chat.max_new_tokens."
             )
+        printer = AnswerPrinter(self.contract)
         if isinstance(self.sampler, GenerateSampler):
             self.sampler.streamer = printer
         request = Request(
@@ -100,53 +98,37 @@ class Speaker:
         )
         [(_, [completion])] = self.sampler.complete([request])
         assert isinstance(completion, Completion) and completion.token_ids is not None
-        if printer and not printer.ids:  # of another sampler, which ends before it tells
+        if not printer.ids:  # of another sampler, which ends before it tells
             printer.put(torch.tensor(completion.token_ids))
             printer.end()
         return self.contract.text(completion.token_ids).strip()
 
 
-def talk(cfg: Chat, nodes: dict[str, Path]) -> None:
-    """Answer prompts until the input ends: one model in conversation, or several models side by side."""
-    with ExitStack() as open_samplers:
-        speakers = dict[str, Speaker]()
-        for name, folder in nodes.items():
-            speakers[name] = Speaker(folder / "model", cfg)
-            open_samplers.enter_context(closing(speakers[name].sampler))
+def talk(cfg: Chat, node: Path) -> None:
+    """Answer prompts in one conversation until the input ends."""
+    speaker = Speaker(node / "model", cfg)
+    with closing(speaker.sampler):
         if sys.stdin.isatty():
-            forgets = SEPARATE if cfg.side_by_side else f"{NEW} forgets the conversation."
-            terminal.out(f"{forgets} {QUIT} or Ctrl-D ends it.")
+            terminal.out(f"{NEW} forgets the conversation. {QUIT} or Ctrl-D ends it.")
         messages = list[Message]()
         for prompt in read_prompts():
             if prompt == NEW:
                 messages = []
-                if cfg.side_by_side:
-                    terminal.out(SEPARATE)
                 continue
             asked: list[Message] = [*messages, {"role": "user", "content": prompt}]
             try:
-                if cfg.side_by_side:
-                    answer_side_by_side(speakers, asked)
-                    continue
-                [speaker] = speakers.values()
-                answer = speaker.answer(asked, AnswerPrinter(speaker.contract))
-                messages = [*asked, {"role": "assistant", "content": answer}]
+                answer = speaker.answer(asked)
             except UserError as error:
                 terminal.out(error)
-
-
-def answer_side_by_side(speakers: dict[str, Speaker], messages: list[Message]) -> None:
-    table = Table(*(Column(name, ratio=1) for name in speakers), expand=True)
-    answers = [speaker.answer(messages) for speaker in speakers.values()]
-    table.add_row(*(Text(visible(answer, SAFE_CONTROLS)) for answer in answers))
-    terminal.print(table)
+                continue
+            messages = [*asked, {"role": "assistant", "content": answer}]
 
 
 def read_prompts() -> Iterator[str]:
-    """Yield the prompts up to `/quit` or the end of input. Lines of a pipe are printed, and skipped if not UTF-8."""
+    """Yield the prompts up to `/quit` or the end of input. Lines of a pipe are printed."""
     is_terminal = sys.stdin.isatty()
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     while True:
         try:
             line = input("> " if is_terminal else "").strip()
@@ -156,7 +138,5 @@ def read_prompts() -> Iterator[str]:
             return
         if line and not is_terminal:
             terminal.out(f"> {visible(line)}")
-        if any("\udc80" <= character <= "\udcff" for character in line):
-            terminal.out("error: this line is not UTF-8 and is skipped.")
-        elif line:
+        if line:
             yield line

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from stages.commands.comparing.groups import ComparedGroup, ComparedSetting, compare_groups
+from stages.commands.comparing.groups import ComparedGroup, compare_groups
 from stages.commands.comparing.measured import measured_rows
-from stages.commands.node_settings import Nodes, settings_text
+from stages.commands.node_settings import Nodes
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
@@ -34,7 +34,7 @@ class CompareResult(Result):
 
     def show(self) -> None:
         for group in self.groups:
-            print_parts(visible(group.conclusion), figures_table(group), settings_table(group))
+            print_parts(visible(group.conclusion), settings_table(group))
             if group.note:
                 log.info("%s", group.note)
         if self.page:
@@ -82,41 +82,20 @@ def benchmark_names(group: ComparedGroup) -> list[str]:
     return [*names]
 
 
-def figures_table(group: ComparedGroup) -> Table:
-    """Return the table of results, 80 columns wide without benchmarks."""
-    numbers = ("passes, %", group.gain_title, "KL", "tokens", "ended", *benchmark_names(group))
-    table = new_table("", numbers=numbers, title=group.title)
+def settings_table(group: ComparedGroup) -> Table:
+    """Return the table of settings with their rates in percent."""
+    numbers = ("passes, %", "over best SFT", "KL")
+    table = new_table("", "settings", numbers=numbers, title=group.title)
     for number, setting in enumerate(group.settings, 1):
-        table.add_row(f"{number}{'*' if setting.best_at_kl else ''}", *cells(group, setting))
+        rate = setting.pass_rate
+        passes = f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+        gain = ""
+        if setting.gain_over_sft:
+            gain = f"{points(setting.gain_over_sft.mean)} ({setting.gain_over_sft.bounds()})"
+        place = f"{number}*" if setting.best_at_kl else str(number)
+        table.add_row(place, visible(setting.name), passes, gain, f"{setting.kl:.4f}")
     table.caption = "* no other setting has a higher rate at the same KL or less"
     table.caption_justify = "left"
-    return table
-
-
-def cells(group: ComparedGroup, setting: ComparedSetting) -> list[str]:
-    """Return the figures of a setting, with benchmark rates in percent."""
-    rate, gain = setting.pass_rate, setting.gain_over_sft
-    texts = [
-        f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})",
-        f"{points(gain.mean)} ({gain.bounds()})" if gain else setting.title,
-        f"{setting.kl:.4f}",
-        f"{setting.mean_tokens:.1f}",
-        f"{setting.stop_rate:.1%}",
-    ]
-    for name in benchmark_names(group):
-        has_rate = name in setting.benchmarks
-        texts.append(f"{100 * setting.benchmarks[name]:.1f}" if has_rate else "–")
-    return texts
-
-
-def settings_table(group: ComparedGroup) -> Table:
-    """Return the table of cost and of the settings that differ, as wide as the terminal."""
-    table = new_table("", "settings", "eval", numbers=("time", "FLOPs"))
-    for number, each in enumerate(group.settings, 1):
-        name, runs = visible(each.name), " ".join(each.evaluations)
-        table.add_row(f"{number}", name, runs, f"{each.seconds:.0f} s", f"{each.flops:.1e}")
-    if group.common_settings:
-        table.add_row("", f"most policies: {visible(settings_text(group.common_settings))}")
     return table
 
 
@@ -129,4 +108,4 @@ def render_page(groups: list[ComparedGroup]) -> str:
         points = [Point(s.kl, s.pass_rate, s.is_sft, s.best_at_kl) for s in group.settings]
         plots.append((group, frontier(points), benchmark_names(group)))
     page = environment().get_template("compare.html.jinja")
-    return page.render(settings_text=settings_text, groups=plots)
+    return page.render(groups=plots)

@@ -26,7 +26,6 @@ from stages.models.model_card import model_name, source_name
 from stages.store.licences import UNKNOWN
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.node import Node, in_build_order
-from stages.store.numbers import signed
 from stages.store.records import MESSAGES, content_id
 from stages.store.sealed_json import load_json, remove, replace_folder, require_keys
 from stages.store.store import Store
@@ -42,21 +41,10 @@ PREFERENCES = ["id", "prompt_id", "prompt", "chosen", "rejected", "labeler", "st
 PREFERENCES += ["chosen_policy", "rejected_policy", "rejected_finish_reason", "margin", "split"]
 UNPAIRED = ["id", "prompt_id", "prompt", "completion", "label", "score", "labeler", "policy"]
 UNPAIRED += ["finish_reason", "split"]
-POLICIES = ("chosen_policy", "rejected_policy", "policy")  # columns with authors of completions
 TRAINERS = {
     "preferences": "TRL's DPOTrainer and RewardTrainer",
     "unpaired": "TRL's KTOTrainer",
     "demonstrations": "TRL's SFTTrainer",
-}
-MEASURES = {  # of an audit
-    "accuracy": "labels that agree with known labels",
-    "pair_accuracy": "preferences that are correct",
-    "pair_wrong": "preferences that are reversed",
-    "pair_neither": "preferences between two equally good answers",
-    "sensitivity": "positives that are labelled positive",
-    "specificity": "negatives that are labelled negative",
-    "kappa": "Cohen's κ",
-    "alpha": "Krippendorff's α",
 }
 # The hub's names of licences that data sets have; it accepts no other words than its own.
 LICENCES = [
@@ -172,10 +160,7 @@ def write_folder(folder: Path, name: str, nodes: Sequence[Node], store: Store) -
             pq.write_table(table, draft / configuration / f"{split}.parquet")
     lineage = [store.folder(node) for node in in_build_order([*nodes])]
     manifests = [manifest_of(made) for made in lineage if made.exists()]
-    labels = {
-        store.folder(node.inputs["judged"]): None for node in nodes if "judged" in node.inputs
-    }
-    card = dataset_card(f"Plumbline {name}", tables, unused, manifests, [*labels])
+    card = dataset_card(f"Plumbline {name}", tables, unused, manifests)
     (draft / "README.md").write_text(card, encoding="utf-8")
     replace_folder(draft, folder)
 
@@ -233,11 +218,9 @@ def demonstrations(examples: pa.Table) -> tuple[pa.Table, int]:
     return pa.table(columns | {"split": pa.array(splits, pa.string())}), len(answered) - len(rows)
 
 
-def dataset_card(
-    title: str, tables: Tables, unused: int, manifests: list[Manifest], label_folders: list[Path]
-) -> str:
+def dataset_card(title: str, tables: Tables, unused: int, manifests: list[Manifest]) -> str:
     """Return the `README.md` of a dataset. `unused`: the number of demonstrations left out; `manifests`: those of all
-    nodes that it was made from; `label_folders`: the folders of its labels."""
+    nodes that it was made from."""
     rows = rows_by_origin(tables)
     configs: list[dict[str, Any]] = [{"config_name": name, "data_dir": name} for name in tables]
     configs[0]["default"] = True
@@ -247,27 +230,19 @@ def dataset_card(
         task_categories=["text-generation"],
         tags=["plumbline", "trl", *tables],
     )
-    nodes = {m["fingerprint"]: f"{m['stage']} {m['fingerprint']}" for m in manifests}
     text = render(
         "dataset_card.md.jinja",
         cell=escape_cell,
-        signed=signed,
         header=header.to_yaml(),
         title=title,
         tables=tables,
         splits=[split for split in SPLITS if split in ChainMap(*tables.values())],
         trainers=TRAINERS,
-        measures=MEASURES,
         unused=unused,
         rows=rows,
         origins=sorted({origin[:2] for origin in rows}),
-        authors=[
-            f"{nodes.get(name, escape_cell(name))} ({count})"
-            for name, count in count_authors(tables).most_common()
-        ],
         manifests=manifests,
         bases=[source_name(m["config"]) for m in manifests if m["stage"] == "base"],
-        labels=[label_facts(folder) for folder in label_folders],
     )
     return visible(text, "\n\t")
 
@@ -281,17 +256,6 @@ def rows_by_origin(tables: Tables) -> Counter[tuple[str, str, str]]:
             for source, licence in zip(table["source"].to_pylist(), licences, strict=True):
                 rows[source, licence or UNKNOWN, name] += 1
     return rows
-
-
-def count_authors(tables: Tables) -> Counter[str]:
-    """Return the number of completions by the node, or the name of a source, that wrote them."""
-    authors = Counter[str]()
-    for parts in tables.values():
-        for table in parts.values():
-            for name in POLICIES:
-                if name in table.column_names:
-                    authors.update(filter(None, table[name].to_pylist()))
-    return authors
 
 
 def hub_licences(licences: set[str]) -> list[str] | None:
@@ -308,14 +272,3 @@ def hub_licences(licences: set[str]) -> list[str] | None:
         else:
             names.add("other")
     return sorted(names)
-
-
-def label_facts(folder: Path) -> dict[str, Any]:
-    """Return what a card says of labels: their node, their judges, and the results of their audit if there was one."""
-    manifest = manifest_of(folder)
-    audited = folder / "reliability.json"
-    return {
-        "manifest": manifest,
-        "judges": [str(each["model"]) for each in manifest["config"].get("endpoints") or []],
-        "reliability": audited.exists() and load_json(audited, require_keys("audited", "known")),
-    }

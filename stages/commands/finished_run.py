@@ -3,17 +3,14 @@
 Neither command trains anything. Without typed settings, models and roles come from the last run's manifests alone."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from stages.config.blocks.pairs import Unpaired
-from stages.config.choices import Command, Role
+from stages.config.choices import Command, ExportFormat, Role
 from stages.config.errors import UserError
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
-from stages.pipeline.build import build, require_inputs
-from stages.pipeline.evaluation_graph import TITLES, evaluated_models
-from stages.pipeline.stage_table import STAGES
+from stages.pipeline.evaluation_graph import evaluated_models
 from stages.store.manifest import manifest_of, read_manifest
 from stages.store.node import Node, PublishedNode, published_node
 from stages.store.sealed_json import rebuild_command
@@ -27,12 +24,11 @@ ENDS = (Target.report, Target.eval, *POLICY_STAGES)
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run in the store: models and titles by role, in the order of the evaluation, and the evaluation, if any.
-    `name` stands for the run in messages."""
+    """A run in the store: models by role, in the order of the evaluation, and the evaluation, if any. `name` stands for
+    the run in messages."""
 
     name: str
     models: dict[str, Node]
-    titles: dict[str, str]
     evaluation: Node | None
 
     def model(self, role: Role, key: str) -> Node:
@@ -58,35 +54,19 @@ def find_run(
     settings, empty without any.
     Raise UserError if no run has ended in this store, or a node that the command needs is missing."""
     if nodes:
-        titles = nodes["eval"].config.models
-        run = FinishedRun("this run", evaluated_models(nodes), titles, nodes["eval"])
+        run = FinishedRun("this run", evaluated_models(nodes), nodes["eval"])
     else:
         run = last_run(cfg, store)
-    if cfg.unpaired_wanted:
-        return run, built_tables(cfg, run, store, typed)
-    if cfg.stage == Command.export:
-        chosen = [run.model(cfg.export.model, "export.model")]
-    elif cfg.chat.side_by_side:
-        chosen = [*run.models.values()]
-    else:
+    if cfg.stage == Command.chat:
         chosen = [run.model(cfg.chat.model, "chat.model")]
+    elif cfg.export.format is ExportFormat.dataset:
+        chosen = training_tables(run.models)
+        judged = [node.inputs["judged"] for node in chosen if "judged" in node.inputs]
+        require_nodes(judged, cfg, store, typed)  # which say where a prompt is from
+    else:
+        chosen = [run.model(cfg.export.model, "export.model")]
     require_nodes(chosen, cfg, store, typed)
     return run, chosen
-
-
-def built_tables(cfg: Config, run: FinishedRun, store: Store, typed: list[str]) -> list[Node]:
-    """Build the tables of a dataset, which is fast, and return their nodes. Nothing that they are made of is built."""
-    tables = training_tables(run.models, cfg.unpaired)
-    published: list[Node] = [node for node in tables if isinstance(node, PublishedNode)]
-    require_nodes(published, cfg, store, typed)
-    has_threshold = any(argument.startswith("unpaired.threshold=") for argument in typed)
-    for node in published:
-        if node.stage == Target.unpaired and has_threshold:
-            problem = f"unpaired.threshold: KTO trained on {node} of {run.name}"
-            raise UserError(f"{problem}. Leave the key out.")
-    require_inputs(tables, store, typed)
-    build(tables, store, cfg, typed)
-    return tables
 
 
 def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[str]) -> None:
@@ -148,44 +128,29 @@ def run_of(end: Node) -> FinishedRun:
     """Return the run that ends in a report, an evaluation, a policy or an SFT model."""
     evaluation = end if end.stage == Target.eval else end.inputs.get("eval")
     if evaluation:
-        titles = dict(config_of(evaluation)["models"])
-        models = {role: evaluation.inputs[role] for role in titles}
-        return FinishedRun(str(end), models, titles, evaluation)
+        models = {role: evaluation.inputs[role] for role in config_of(evaluation)["models"]}
+        return FinishedRun(str(end), models, evaluation)
     sft = next(node for node in end.lineage if node.stage == Target.sft)
     models = {str(Role.base): sft.inputs["base"], str(Role.sft): sft}
     if end.stage in POLICY_STAGES:
         models[str(Role.policy)] = end
-    titles = {role: TITLES.get(Role(role), node.stage.upper()) for role, node in models.items()}
-    return FinishedRun(str(end), models, titles, None)
+    return FinishedRun(str(end), models, None)
 
 
-def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
-    """Return the nodes of a dataset: pairs and labels of every round, and SFT's examples."""
-    roles = (Role.dpo, Role.policy, Role.kto)  # an arm may have labels, too
-    labelled = [models[role] for role in roles if role in models]
-    policy = next((model for model in labelled if model.stage in (Target.dpo, Target.kto)), None)
-    kto = next((model for model in models.values() if model.stage == Target.kto), None)
-    tables = list[Node]()
-    while policy and policy.stage == Target.dpo:
-        pairs = policy.inputs["pairs"]
-        tables = [pairs, labels_beside(pairs, kto, unpaired), *tables]
-        policy = policy.inputs["policy"]
-    if policy and policy.stage == Target.kto:
-        tables = [policy.inputs["unpaired"]]
+def training_tables(models: dict[str, Node]) -> list[Node]:
+    """Return the nodes that models were trained on: pairs of every round, labelled completions, and SFT's examples."""
+    trained = [models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models]
+    pairs = list[Node]()
+    labels = list[Node]()
+    for model in trained:  # an arm may have labels, too
+        if model.stage == Target.kto and model.inputs["unpaired"] not in labels:
+            labels.append(model.inputs["unpaired"])
+        while model.stage == Target.dpo:
+            if model.inputs["pairs"] not in pairs:
+                pairs.insert(0, model.inputs["pairs"])
+            model = model.inputs["policy"]
+    tables = [*pairs, *labels]
     sft = models.get(Role.sft) or models[Role.policy]
     if config_of(sft)["train"]:
         tables.append(sft.inputs["data"])
     return tables
-
-
-def labels_beside(pairs: Node, kto: Node | None, unpaired: Unpaired) -> Node:
-    """Return the labels of single completions of which pairs were made: those that KTO trained on, or else new ones, in
-    a published run by the rules of its pairs."""
-    judged = pairs.inputs["judged"]
-    if kto and kto.inputs["unpaired"].inputs["judged"].fingerprint == judged.fingerprint:
-        return kto.inputs["unpaired"]
-    if isinstance(pairs, PublishedNode):
-        config = config_of(pairs)
-        fraction = config["validation_fraction"]
-        unpaired = replace(unpaired, unfinished=config["unfinished"], validation_fraction=fraction)
-    return Node("unpaired", STAGES["unpaired"].version, unpaired, {"judged": judged})

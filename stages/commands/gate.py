@@ -1,7 +1,7 @@
 """`stage=gate`: end with an exit code that says whether a policy is worse than an earlier one. Nothing is built.
 
 The codes are 0: not worse by `gate.margin`, 1: worse, 3: too few prompts to tell, 2: other prompts or settings of the
-answers, so that nothing can be compared, or an error. `gate.json` and `gate.md` in the store give the reasons."""
+answers, so that nothing can be compared, or an error. `gate.json` in the store gives the reasons."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ WORDS = {
     GateCode.other_prompts: "not comparable",
     GateCode.cannot_tell: "cannot tell",
 }
-COLUMNS = ("measure", "prompts", "before", "after", "difference", "± noise", "outcome")
+COLUMNS = ("measure", "prompts", "before", "after", "difference", "outcome")
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,9 @@ class GateResult(Result):
 def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> GateResult:
     """Compare the run's policy with that of `gate.against`, and write the comparison into the store.
     `nodes`: the graph of the typed settings, or empty. Raise UserError if an evaluation is missing."""
-    for name in ("gate.json", "gate.md"):
-        # none, or another user's: an earlier comparison must not be taken for this one
-        with suppress(OSError):
-            (store.root / name).unlink()
+    # none, or another user's: an earlier comparison must not be taken for this one
+    with suppress(OSError):
+        (store.root / "gate.json").unlink()
     if not cfg.gate.against:
         raise UserError(
             "gate.against=null: name an evaluation or report by its fingerprint, or a folder with one."
@@ -116,7 +115,9 @@ def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
     """Return the comparison of two policies by all measures of the earlier one."""
     lines = compare(old.runs, new.runs, gate.margin, gate.confidence)
     reasons = obstacles(old, new)
-    code = GateCode.other_prompts if reasons else outcome(lines)
+    code = outcome(lines)
+    if reasons:
+        code = GateCode.other_prompts
     for line in lines:
         if line.code is code and code:
             reasons.append(f"{line.measure}: {outcome_text(line)}")
@@ -140,11 +141,10 @@ def obstacles(old: Side, new: Side) -> list[str]:
 
 
 def write_result(result: GateResult, root: Path) -> None:
-    """Write the comparison as `gate.json` and `gate.md`, unless the store is read-only."""
+    """Write the comparison as `gate.json`, unless the store is read-only."""
     content = json.dumps(finite(asdict(result)), indent=1).encode()
     if safe_files.write_if_allowed(root / "gate.json", content):
-        safe_files.write_if_allowed(root / "gate.md", markdown(result))
-        log.info("Written: %s and gate.md", root / "gate.json")
+        log.info("Written: %s", root / "gate.json")
 
 
 def latest_evaluations(store: Store) -> list[Path]:
@@ -191,21 +191,19 @@ def evaluations_of(folder: Path) -> list[Path]:
 def cells(line: Line) -> list[str]:
     """Return the cells of a line: shares in percent and points, lengths in characters and percent, others plain."""
     if line.code is GateCode.other_prompts:
-        return [line.measure, "", "", "", "", "", line.note]
+        return [line.measure, "", "", "", "", line.note]
     difference = line.difference
     change = change_text(line, difference.mean)
     bounds = f"{change_text(line, difference.low)} to {change_text(line, difference.high)}"
     if line.seeds:
         lowest, highest = line.seeds
         bounds += f"; seeds {change_text(line, lowest)} to {change_text(line, highest)}"
-    noise = change_text(line, (difference.high - difference.low) / 2).lstrip("+")
     return [
         line.measure,
         f"{line.prompts:,}",
         value_text(line, line.before),
         value_text(line, line.after),
         f"{change} ({bounds})",
-        noise,
         outcome_text(line),
     ]
 
@@ -230,13 +228,3 @@ def outcome_text(line: Line) -> str:
     if line.needed:
         return f"cannot tell; about {line.needed:,} prompts would"
     return f"cannot tell, it rather {'rose' if line.difference.mean > 0 else 'fell'}"
-
-
-def markdown(result: GateResult) -> bytes:
-    """Return the comparison for the summary of a CI job."""
-    parts = [f"### {result.title}", *(f"- {reason}" for reason in result.reasons)]
-    rows = [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
-    for line in result.lines:
-        texts = [text.replace("|", "/") for text in cells(line)]
-        rows.append(f"| {' | '.join(texts)} |")
-    return "\n\n".join([*parts, "\n".join(rows), ""]).encode()

@@ -1,6 +1,5 @@
 """The settings of nodes under the keys that users type, as flat dicts of texts, and in which of them runs differ."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +102,13 @@ def without_seeds(settings: dict[str, str]) -> dict[str, str]:
 
 def varying(runs: list[dict[str, str]]) -> dict[str, Column]:
     """Return the settings that differ between runs, with the value of each run. A run without the key's block has no
-    value, which is no difference. Settings that always change together are one (`dpo.epochs=sft.epochs`)."""
-    keys_by_values: dict[Column, list[str]] = {}
+    value, which is no difference."""
+    columns: dict[str, Column] = {}
     for key in sorted(set[str]().union(*runs)):
         values = tuple(value_of(run, key) for run in runs)
         if len({*values} - {None}) > 1:
-            keys_by_values.setdefault(values, []).append(key)
-    return {joint_name(keys): values for values, keys in keys_by_values.items()}
+            columns[key] = values
+    return columns
 
 
 def value_of(run: dict[str, str], key: str) -> str | None:
@@ -120,24 +119,8 @@ def value_of(run: dict[str, str], key: str) -> str | None:
     return run.get(key, ABSENT)
 
 
-def joint_name(keys: list[str]) -> str:
-    """Return one name for settings that change together: their names, or their common last part (`precision`)."""
-    if len(keys) <= 3:
-        return "=".join(keys)
-    names = {key.rpartition(".")[2] for key in keys}
-    if len(names) == 1:
-        return names.pop()
-    return f"{keys[0]} and {len(keys) - 1} more"
-
-
-def most_common(values: Column) -> str | None:
-    """Return the value that more than half of the runs share."""
-    value, runs = Counter(values).most_common(1)[0]
-    return value if 2 * runs > len(values) else None
-
-
 def settings_text(settings: dict[str, str]) -> str:
-    """Return settings as `dpo.beta=0.05, dpo.seed=sft.seed=1`."""
+    """Return settings as `dpo.beta=0.05, sft.epochs=1`."""
     texts = []
     for key, value in settings.items():
         texts.append(f"{key}={shortened(value, LONGEST)}")

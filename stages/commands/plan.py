@@ -1,11 +1,10 @@
 """`stage=plan`: show every node with its state, what changed since the nearest finished node, and what it costs.
 
-Nothing runs. Memory is the peak that is allocated on a GPU, else the resident peak: measured of a finished node, else
-calculated. Time is what the nearest finished node took."""
+Nothing runs. Memory is the peak that is allocated on a GPU, else the resident peak: measured of a finished node,
+calculated of a training. Time is what the nearest finished node took."""
 
-import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 from rich.table import Table
@@ -14,31 +13,21 @@ from stages.commands.planning import calculated
 from stages.commands.planning.calculated import CalculatedPlan
 from stages.commands.planning.earlier import nearest_earlier
 from stages.commands.planning.expected_calls import PlannedCalls, planned_calls, waits_for_people
-from stages.commands.planning.peak import expected_parts, model_shape, uses_gpu
-from stages.commands.planning.rows import expected_rows
+from stages.commands.planning.peak import expected_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
-from stages.config.blocks.data import OneSource
-from stages.config.blocks.evaluation import Versus
-from stages.config.blocks.labels import PreferenceFile
-from stages.config.blocks.training import OBJECTIVES, Training
 from stages.config.errors import visible
 from stages.config.schema import Config
-from stages.hardware import machine
 from stages.preflight.evaluation_settings import EVALUATING, untested_message
-from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
 
-log = logging.getLogger(__name__)
-
-PUBLISHES_WEIGHTS = ("base", *OBJECTIVES)
 UNMEASURED = "not measured yet"
 
 
 @dataclass
 class PlannedNode:
-    """A node with its expected cost: memory, at its peak, and disk in bytes. `processor`: whose memory, GPU or RAM.
-    Numbers are nan if they are not known."""
+    """A node with its expected cost: the bytes of memory at its peak, and seconds; nan if they are not known.
+    `processor`: whose memory, GPU or RAM."""
 
     name: str
     stage: str
@@ -47,50 +36,31 @@ class PlannedNode:
     changes: list[str]
     memory: float
     processor: str
-    disk: float
     seconds: float
 
 
 @dataclass
 class PlanResult(Result):
-    """`sentences`: what the figures of all nodes say together, first the time. `warnings`: on rows that are too long."""
+    """`sentences`: the time of all nodes, and the stages that are not planned."""
 
     nodes: list[PlannedNode]
     calls: list[PlannedCalls]
     sentences: list[str]
-    warnings: list[str] = field(default_factory=list)
 
     def show(self) -> None:
         print_parts(nodes_table(self.nodes))
         if self.calls:
             print_parts(calls_table(self.calls))
         print_parts(*self.sentences)
-        for sentence in self.warnings:
-            log.warning("warning: %s", sentence)
 
 
 def run(
     cfg: Config, store: Store, nodes: dict[str, Node], *_: object
 ) -> PlanResult | CalculatedPlan:
     """Return the plan for this machine, or for the GPUs that `plan.gpu` names."""
-    planned: PlanResult | CalculatedPlan
     if cfg.plan.gpu:
-        planned = calculated.calculate(cfg, nodes, store)
-    else:
-        planned = plan_nodes(nodes, store, untested_message(cfg))
-    planned.warnings = warnings_on_lengths(nodes, store)
-    return planned
-
-
-def warnings_on_lengths(nodes: dict[str, Node], store: Store) -> list[str]:
-    """Return the sentences on rows that are too long. Only files of the user's are worth the imports."""
-    if not any(isinstance(node.config, OneSource | PreferenceFile) for node in nodes.values()):
-        return []
-    from stages.preflight.row_lengths import long_rows
-
-    trainings = [node for node in nodes.values() if isinstance(node.config, Training)]
-    errors, warnings = long_rows(trainings, nodes, store)
-    return errors + warnings
+        return calculated.calculate(cfg, nodes, store)
+    return plan_nodes(nodes, store, untested_message(cfg))
 
 
 def plan_nodes(nodes: dict[str, Node], store: Store, untested: str = "") -> PlanResult:
@@ -98,7 +68,6 @@ def plan_nodes(nodes: dict[str, Node], store: Store, untested: str = "") -> Plan
     is not planned; '' if it can."""
     planned = list[PlannedNode]()
     calls = dict[str, list[PlannedCalls]]()  # by fingerprint: seeds may share a node
-    notes = list[str]()
     for name, node in nodes.items():
         if untested and node.stage in EVALUATING:
             continue
@@ -106,19 +75,14 @@ def plan_nodes(nodes: dict[str, Node], store: Store, untested: str = "") -> Plan
         calls[node.fingerprint] = planned_calls(name, node, store)
         if calls[node.fingerprint] or waits_for_people(node):
             planned[-1].seconds = math.nan  # it depends on servers or people
-        if isinstance(node.config, Versus) and not node.config.constant:
-            notes.append(comparison_sentence(name, node, store))
-    gpus = machine.visible_gpus()
-    if gpus:
-        free = [f"{gpu.name} ({gpu.free_memory / 2**30:.1f} GiB free)" for gpu in gpus]
-        notes.append(f"GPUs that CUDA shows: {', '.join(free)}.")
+    sentences = [time_summary(planned)]
     if untested:
-        notes.append(f"Not planned: {', '.join(EVALUATING)}. {untested}")
-    return PlanResult(planned, [*chain(*calls.values())], [time_summary(planned), *notes])
+        sentences.append(f"Not planned: {', '.join(EVALUATING)}. {untested}")
+    return PlanResult(planned, [*chain(*calls.values())], sentences)
 
 
 def plan_node(name: str, node: Node, nodes: dict[str, Node], store: Store) -> PlannedNode:
-    """Return a node with its costs: measured if it is finished, else calculated from the shape of its model."""
+    """Return a node with its costs: measured if it is finished, else calculated or those of an earlier node."""
     planned = PlannedNode(
         name=name,
         stage=node.stage,
@@ -127,38 +91,17 @@ def plan_node(name: str, node: Node, nodes: dict[str, Node], store: Store) -> Pl
         changes=[f"{key}={value} changes the results here" for key, value in node.fixed.items()],
         memory=math.nan,
         processor="GPU" if uses_gpu(node) else "RAM",
-        disk=0.0,
         seconds=0.0,
     )
     manifest = store.find(node)
     if manifest:
-        add_measured(planned, manifest)
-    else:
-        add_calculated(planned, node, nodes, store)
+        planned.memory = float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
+    parts = expected_parts(node, nodes, store)
+    if parts and not manifest:
+        planned.memory = sum(parts)
     if planned.state != "cached":
         add_earlier(planned, node, store)
     return planned
-
-
-def add_measured(planned: PlannedNode, manifest: Manifest) -> None:
-    """Add what a finished node took."""
-    planned.memory = float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
-    planned.disk = float(sum(entry["bytes"] for entry in manifest["files"].values()))
-    survived = manifest["metrics"].get("surviving_update")
-    if survived is not None:
-        planned.changes.append(f"{survived:.0%} of the update survives rounding")
-
-
-def add_calculated(planned: PlannedNode, node: Node, nodes: dict[str, Node], store: Store) -> None:
-    """Add what follows from the shape of a node's model. A model is published in the float32 in which it is trained, or
-    in the 16 bits of `model.dtype`."""
-    shape = model_shape(node, nodes, store)
-    if shape is None:
-        return
-    planned.memory = sum(expected_parts(node, nodes, shape))
-    if node.stage in PUBLISHES_WEIGHTS:
-        is_rounded = any(each.stage == "base" and each.config.dtype for each in node.lineage)
-        planned.disk = (2.0 if is_rounded else 4.0) * shape.parameters
 
 
 def add_earlier(planned: PlannedNode, node: Node, store: Store) -> None:
@@ -176,17 +119,16 @@ def add_earlier(planned: PlannedNode, node: Node, store: Store) -> None:
 def nodes_table(nodes: list[PlannedNode]) -> Table:
     """Return the table of nodes with their changes and costs."""
     columns = ("node", "fingerprint", "state", "what changed")
-    table = new_table(*columns, numbers=("memory", "disk", "time"))
+    table = new_table(*columns, numbers=("memory", "time"))
     for node in nodes:
-        memory = number(node.memory / 2**30, " GiB", 1)
+        memory = f"{node.memory / 2**30:.1f} GiB {node.processor}"
         time = UNMEASURED if math.isnan(node.seconds) else f"{node.seconds:.0f} s"
         table.add_row(
             node.name.replace("_", " "),
             node.fingerprint,
             node.state,
             visible("; ".join(node.changes)),
-            f"{memory} {node.processor}",
-            number(node.disk / 2**30, " GiB", 1) if node.disk > 2**26 else "",
+            "" if math.isnan(node.memory) else memory,
             "" if node.state == "cached" else time,
         )
     return table
@@ -205,31 +147,20 @@ def time_summary(planned: list[PlannedNode]) -> str:
     return sentence
 
 
-def comparison_sentence(name: str, node: Node, store: Store) -> str:
-    """Return the sentence on the smallest difference that a comparison can detect with its number of prompts."""
-    from stages.evaluation.win_rates import detectable  # imported here, as it loads numpy
-
-    prompts = expected_rows(node, store)
-    title = name.replace("_", " ")
-    if math.isnan(prompts):
-        return f"{title}: the number of compared prompts is not known yet."
-    points = 100 * detectable(int(prompts))
-    return f"{title}: {prompts:,.0f} prompts detect a win rate {points:.0f} points from 50% with 80% probability."
-
-
 def calls_table(planned: list[PlannedCalls]) -> Table:
     """Return the table of expected calls to endpoints, with their tokens and costs."""
     numbers = ("calls", "tokens in", "out, at most", "money, at most")
     table = new_table("asks", "endpoint", "model", numbers=numbers)
     for calls in planned:
-        name, model = calls.node.replace("_", " "), visible(calls.model)
+        name = calls.node.replace("_", " ")
+        model = visible(calls.model)
         amounts = map(number, (calls.calls, calls.input_tokens, calls.output_tokens))
         table.add_row(name, calls.key, model, *amounts, number(calls.money, digits=2))
     return table
 
 
-def number(value: float | None, unit: str = "", digits: int = 0) -> str:
+def number(value: float | None, digits: int = 0) -> str:
     """Return a number as text, or `?` if it is not known."""
     if value is None or math.isnan(value):
         return "?"
-    return f"{value:,.{digits}f}{unit}"
+    return f"{value:,.{digits}f}"

@@ -1,30 +1,24 @@
-"""`stage=sync`: send runs that were tracked offline to W&B, and link each run with its inputs there. With
-`store.remote`, first send the nodes that the remote lacks.
+"""`stage=sync`: send runs that were tracked offline to W&B by `wandb sync`. With `store.remote`, first send the nodes that
+the remote lacks.
 
-It can be stopped and repeated at any point: files in a run's folder mark that it was sent and linked."""
+It can be stopped and repeated at any point: a file in a run's folder marks that it was sent."""
 
 import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.store.manifest import read_manifest
 from stages.store.store import Store
-from stages.tracking.tracker import artifact_name
-from stages.tracking.wandb import CUT_OFF, LINKED, has_key, link_run, use_folder
-
-if TYPE_CHECKING:
-    import wandb
+from stages.tracking.wandb import CUT_OFF, has_key, use_folder
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: Config, store: Store, *_: object) -> None:
-    """Send the offline runs under `outputs/cache/wandb` to `tracker.project`, then link every run with its inputs.
-    Raise UserError without a key or a connection; or after all others were sent, if W&B refused some runs."""
+    """Send the offline runs under `outputs/cache/wandb` to `tracker.project`. Raise UserError without a key or a
+    connection; or after all others were sent, if W&B refused some runs."""
     store.share_all()
     files = (store.root / "cache" / "wandb").resolve()
     if store.mirror and not (has_key() and any(files.glob("*run-*"))):
@@ -35,8 +29,7 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     import wandb
 
     try:
-        api = wandb.Api()
-        entity = cfg.tracker.entity or api.default_entity
+        entity = cfg.tracker.entity or wandb.Api().default_entity
     except wandb.errors.Error as error:
         raise UserError(f"stage=sync: W&B cannot be reached ({error}). Try again later.") from error
     unsent = unsent_runs(store, files)
@@ -46,9 +39,8 @@ def run(cfg: Config, store: Store, *_: object) -> None:
         line = [sys.executable, "-m", "wandb", "sync", *place, *map(str, unsent)]
         subprocess.run(line, check=False)
     refused = [run_id(run) for run in unsent if not is_sent(run)]
-    project = f"{entity}/{cfg.tracker.project}"
-    log.info("%s: %d runs sent.", project, len(unsent) - len(refused))
-    refused += link_inputs(store, files, project, api)
+    sent = len(unsent) - len(refused)
+    log.info("%s/%s: %d runs sent.", entity, cfg.tracker.project, sent)
     if refused:
         raise UserError(
             f"stage=sync: W&B refused {len(refused)} runs, {refused[0]} first. Try again."
@@ -77,28 +69,3 @@ def run_id(run: Path) -> str:
 def is_sent(run: Path) -> bool:
     online = not run.name.startswith("offline-") and not (run / CUT_OFF).exists()
     return online or any(run.glob("*.wandb.synced"))
-
-
-def link_inputs(store: Store, files: Path, project: str, api: "wandb.Api") -> list[str]:
-    """Link the sent runs of published nodes with their inputs, and return the ids of runs for which that failed."""
-    import wandb
-
-    missing = set[str]()
-    failed = list[str]()
-    for run in sorted(files.glob("*run-*")):
-        stage, fingerprint, _ = run_id(run).split("-")
-        manifest = read_manifest(store.root / stage / fingerprint)
-        if manifest is None or not is_sent(run) or (run / LINKED).exists():
-            continue
-        if run_id(run) not in [attempt["wandb_run"] for attempt in manifest["attempts"]]:
-            continue
-        inputs = [artifact_name(**entry) for entry in manifest["inputs"].values()]
-        try:
-            missing.update(link_run(api, run, f"{project}/{run_id(run)}", inputs))
-        except wandb.errors.Error as error:
-            log.warning("warning: %s: %s", run_id(run), error)
-            failed.append(run_id(run))
-    if missing:
-        names = ", ".join(sorted(missing))
-        log.info("These inputs are not there, perhaps built without W&B: %s.", names)
-    return failed

@@ -130,10 +130,9 @@ class Launch:
 
 @dataclass
 class Plan:
-    """The machine that `stage=plan` plans for, and the data until there are any."""
+    """The machine that `stage=plan` plans for."""
 
     gpu: str | None = words(*choices.GPUS)
-    tokens: dict[Target, float] = MISSING
 
 
 @dataclass
@@ -167,7 +166,6 @@ class GC:
 @dataclass
 class Chat:
     model: choices.Role = MISSING
-    side_by_side: bool = MISSING
     temperature: float = between(0, 100)
     max_new_tokens: int = between(1, 65_536)
     precision: choices.Precision = MISSING
@@ -324,11 +322,7 @@ class Config:
     @property
     def unpaired_wanted(self) -> bool:
         """True if the run needs labels of single completions, beside KTO, which trains on them."""
-        published = (
-            self.stage == choices.Command.export
-            and self.export.format is choices.ExportFormat.dataset
-        )
-        return self.stage == Target.unpaired or published
+        return self.stage == Target.unpaired
 
     @property
     def labels(self) -> list[Label]:

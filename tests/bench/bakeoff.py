@@ -11,6 +11,7 @@ as many comparisons as there are arms), tokens, endings, loops, KL, operations a
 
 import json
 import logging
+import math
 import multiprocessing
 from collections import defaultdict
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -18,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stages.commands.comparing.measured import training_flops
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.schema import Config
 from stages.curation.answer_rules import is_repetitive
@@ -33,6 +33,9 @@ from stages.store.store import Store
 from tests.bench import chains
 from tests.helpers import composed, settings_by_key
 
+FORWARD = 2  # operations per parameter and token
+BACKWARD = 4
+ADAPTER_BACKWARD = 2
 SETTINGS = ["recipe=bakeoff", "tracker=none", "arms=[]", "control=false", "control_pairs=null"]
 SETTINGS += [
     "answer.max_new_tokens=128",
@@ -285,6 +288,43 @@ def tell_view(
         share = f"{100 * table.passed[:, column].mean():.1f}% ({rates})"
         form = f"{table.tokens[:, column].mean():.1f} tokens, {100 * table.stopped[:, column].mean():.1f}% end"
         logging.info("    %-13s %s  %s  %s", role, share, delta, form)
+
+
+def training_flops(manifests: list[Manifest]) -> float:
+    """Return the operations of the trainings, samples and stored log-probs among the nodes that a model came from.
+
+    A token costs 2 operations per parameter forward and 4 backward (Kaplan et al. 2020, arXiv:2001.08361, section
+    2.1), or 2 backward where only adapters are trained. GRPO also samples the completions that it trains on. Attention
+    over earlier tokens, labels by models, and endpoints are not counted. The result is nan if a base is deleted."""
+    parameters = dict[str, float]()
+    for m in manifests:
+        if m["stage"] == "base":
+            parameters[m["fingerprint"]] = float(m["metrics"]["parameters"])
+    total = 0.0
+    for m in manifests:
+        per_token = operations(m)
+        if per_token:
+            tokens = m["metrics"]["tokens"] + m["metrics"].get("prompt_tokens", 0)
+            total += per_token * tokens * parameters.get(m["roots"].get("base", ""), math.nan)
+    return total
+
+
+def operations(m: Manifest) -> int:
+    """Return the operations per parameter and token of a node; 0 if it runs no model here."""
+    stage = m["stage"]
+    if "tokens" not in m["metrics"] or m["settings"].get("sampler") == "openai":
+        return 0
+    if stage in ("sample", "reference"):
+        return FORWARD
+    if stage not in OBJECTIVES:
+        return 0
+    trains_all = m["settings"].get("adapter", "none") == "none"
+    backward = BACKWARD if trains_all else ADAPTER_BACKWARD
+    if stage == "kto":  # half of its tokens are of mismatched completions, which are only read
+        backward //= 2
+    if stage == "grpo":
+        return 2 * FORWARD + backward
+    return FORWARD + backward
 
 
 def cost_of(store: Store, model: Node, sft: Node) -> tuple[float, float]:

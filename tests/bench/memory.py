@@ -1,8 +1,8 @@
-"""Compare the expected memory of nodes with the memory they used: `python -m tests.bench.memory [pretend] [only=REGEX]
+"""Compare the expected memory of trainings with the memory they used: `python -m tests.bench.memory [pretend] [only=REGEX]
 [KEY=VALUE …]`.
 
-SFT, DPO, the reference, answers and the evaluation on a few rows of random words: all weights and an
-adapter, packed rows, gradient checkpointing, one process and two. Each node is built in a process of its own. The last
+SFT and DPO on a few rows of random words: all weights and an adapter, packed rows, gradient checkpointing, one process
+and two. Each node is built in a process of its own. The last
 column leaves out the libraries, which are a large part of a small model's process. With `pretend`, nodes run on the
 pretended accelerator, which counts the bytes of its tensors, as the allocator of a GPU does; without it, on the CPU.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 
 from stages.cli.compose import resolve_precision
-from stages.commands.planning.peak import TOKENS_PER_ROW, block_parts
+from stages.commands.planning.peak import training_parts
 from stages.config.schema import Config
 from stages.hardware import machine, memory, process
 from stages.hardware.model_shape import ModelShape
@@ -56,9 +56,6 @@ CASES = {
     "sft, checkpointing, sharded over two": ("sft", FULL + SHARDED),
     "dpo, lora": ("dpo", LORA),
     "dpo, sharded over two": ("dpo", SHARDED),
-    "reference": ("reference", []),
-    "answers": ("answer_base", []),
-    "eval": ("eval", []),
 }
 # Model and rows on the pretended accelerator. SFT is packed, because padded rows have no flash attention there.
 PRETENDED = ["model=tiny", "model.random_init.hidden_size=256", "model.random_init.layers=8"]
@@ -160,18 +157,16 @@ def planned_bytes(cfg: Config, store: Store, nodes: dict[str, Node], stage: str)
     shape = ModelShape.from_config(config)
     assert shape is not None
     device = "cuda" if manifest["peak_gpu_memory"] else "cpu"
-    return float(sum(block_parts(shape, node.config, row_tokens(node, store), device)))
+    return float(sum(training_parts(shape, node.config, row_tokens(node, store), device)))
 
 
 def row_tokens(node: Node, store: Store) -> float:
-    """The tokens of an example, of a full packed row, of a pair whose prompt is read once, or of a prompt."""
+    """The tokens of an example, of a full packed row, or of a pair whose prompt is read once."""
     if node.stage == "sft" and node.config.packing:
         return float(node.config.max_length)
     if node.stage == "sft":
         metrics = store.manifests("sft")[-1][1]["metrics"]
         return float(metrics["tokens"] / metrics["rows"] / node.config.epochs)
-    if node.stage in ("answer", "eval"):
-        return TOKENS_PER_ROW["answer"]
     reference = next(
         (each for each in (node, *node.inputs.values()) if each.stage == "reference"), None
     )

@@ -184,8 +184,9 @@ def test_stdout_has_the_object_alone(capfd: pytest.CaptureFixture[str]) -> None:
     assert "a library" in ran.err and "a child" in ran.err
 
 
-def test_every_command_has_a_result_that_the_context_shows_or_refuses() -> None:
-    shown: set[Any] = {context.ContextResult, *context.RESULTS.values()}
+def test_every_command_has_a_known_result_or_none() -> None:
+    shown: set[Any] = {context.ContextResult, PlanResult, CalculatedPlan}
+    shown |= {CompareResult, GateResult, DoctorResult}
     for word in Command:
         module = importlib.import_module(f"stages.commands.{word}")
         returned = typing.get_type_hints(getattr(module, "run", None) or (lambda: None)).get(

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands import audit
-from stages.commands.audit import Diversity
 from stages.config.errors import UNSEEN
 from tests.browser import page_faults
-from tests.helpers import Chain, refused, settings
+from tests.helpers import Chain, refused
 from tests.helpers import inside as run
 
 FILE = ("data=file", "tracker=none", "stage=audit", "model=tiny")  # whose rows are not shown
@@ -52,11 +50,10 @@ def written(file: Path, rows: list[dict]) -> Path:
 
 
 def test_every_finding_is_told_with_its_place(built: Path, tmp_path: Path) -> None:
-    rows, store = written(tmp_path / "rows.jsonl", ROWS), tmp_path / "outputs"
-    pairs, test_set = (
-        written(tmp_path / "pairs.jsonl", PAIRS),
-        written(tmp_path / "asked.jsonl", [{"prompt": "name a fish"}]),
-    )
+    rows = written(tmp_path / "rows.jsonl", ROWS)
+    store = tmp_path / "outputs"
+    pairs = written(tmp_path / "pairs.jsonl", PAIRS)
+    test_set = written(tmp_path / "asked.jsonl", [{"prompt": "name a fish"}])
     typed = (
         *FILE,
         f"outputs={store}",
@@ -85,25 +82,12 @@ def test_every_finding_is_told_with_its_place(built: Path, tmp_path: Path) -> No
         page.read_text().replace("\n", "")
     )
     assert "2 + 2 = 5" in page.read_text()
-    assert "Runs of four words in" in page.read_text()
-    assert "distinct-3" in page.read_text()
-
-    written(rows, ROWS[:-2])  # without the wrong sum
-    repeated = run(*typed)
-    assert repeated.returncode == 0, repeated.stderr
-    [line] = [line for line in repeated.stdout.splitlines() if line.startswith("duplicate")]
-    assert line.split()[-1] == "1"
-    [line] = [
-        line
-        for line in page.read_text().split("<tr>")
-        if "wrong<wbr>" in line or "wrong_<wbr>sum" in line
-    ]
-    assert 'data-label="rows">0' in line and 'data-label="last time">1' in line
 
 
 @pytest.mark.extended
 def test_the_page_fits_and_is_accessible(tmp_path: Path) -> None:
-    rows, store = written(tmp_path / "rows.jsonl", ROWS), tmp_path / "outputs"
+    rows = written(tmp_path / "rows.jsonl", ROWS)
+    store = tmp_path / "outputs"
     ran = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]")
     assert ran.returncode == 0, ran.stderr
     assert page_faults(store / "audit.html", tmp_path / "browser") == []
@@ -123,7 +107,8 @@ def test_rows_that_a_function_of_the_users_reads_are_audited(tmp_path: Path) -> 
         {"ask": "What is 2 + 2", "reply": "2 + 2 = 5"},
         {"ask": "Name a tree", "reply": "Oaks are trees."},
     ]
-    file, store = written(tmp_path / "rows.jsonl", rows), tmp_path / "outputs"
+    file = written(tmp_path / "rows.jsonl", rows)
+    store = tmp_path / "outputs"
     (tmp_path / "own.py").write_text(OWN)
     own = f"data.own={{file: {tmp_path / 'own.py'}, name: read, options: {{shout: '!'}}}}"
     ran = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {file}}}]", own)
@@ -151,48 +136,17 @@ def test_what_is_mended_is_audited_as_it_will_be(tmp_path: Path) -> None:
     assert "1 mended (damaged)" in ran.stdout + ran.stderr
 
 
-def test_diversity_counts_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    varied = Diversity()
-    for i in range(50):
-        varied.note(
-            f"Please list rivers of country{i}", f"Here are some rivers: the {i} and the {i}"
-        )
-    varied.note("Can you list rivers?", None)
-    tables = varied.most_frequent()
-    assert tables["First word of requests"] == ([("list", 51)], 51)
-    assert tables["Words of requests"][0][0] == ("rivers", 51)
-    assert tables["Runs of four words in answers"][0][:2] == [
-        ("here are some rivers", 50),
-        ("are some rivers the", 50),
-    ]
-    alike, different = Diversity(), Diversity()
-    for i in range(20):
-        alike.note("a", "the same five words here")
-        different.note("a", f"{i} other five words {i} here {i}")
-    assert "(distinct-3)" in alike.distinct_sentence()
-    assert len(alike.distinct) / alike.seen == 3 / 60
-    assert len(different.distinct) / different.seen > 0.8
-    monkeypatch.setattr(audit, "MOST_ANSWERS", 20)
-    alike.note("a", "other words that count no more")
-    runs, answers = alike.most_frequent()["Runs of four words in answers"]
-    assert (runs, answers) == ([("the same five words", 20), ("same five words here", 20)], 20)
-
-
 @pytest.mark.extended
 def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
     assert "stage=audit needs rows" in refused("stage=audit", f"outputs={tmp_path}")
     rows = written(tmp_path / "rows.jsonl", ROWS)
     broken = written(tmp_path / "broken.jsonl", [{"prompt": "Name a fish."}, {"prompt": ""}])
-    typed = ("stage=data", "data=file", f"data.sources=[{{path: {rows}}}]", f"outputs={tmp_path}")
-    assert "Did you mean 'echo'" in refused(*typed, "data.audit.actions={eco: drop}")
-    assert "Did you mean 'drop'" in refused(*typed, "data.audit.actions={echo: drp}")
-    assert "contaminated: drop" in refused(*typed, f"data.audit.against=[{{path: {rows}}}]")
-    assert "data.audit.against" in refused(*typed, "data.audit.actions={contaminated: drop}")
-    against = (
-        "data.audit.actions={contaminated: drop}",
-        f"data.audit.against=[{{path: {broken}}}]",
-    )
-    assert "broken.jsonl: line 2" in refused("stage=audit", *typed[1:], *against)
-    assert settings(*typed, "data.audit.actions={echo: drop}").data.audit.actions == {
-        "echo": "drop"
-    }
+    typed = (*FILE, f"data.sources=[{{path: {rows}}}]", f"outputs={tmp_path}")
+    against = f"data.audit.against=[{{path: {broken}}}]"
+    for wrong, message in (
+        (("data.audit.actions={eco: drop}",), "Did you mean 'echo'"),
+        (("data.audit.actions={echo: drp}",), "Did you mean 'drop'"),
+        (("data.audit.actions={contaminated: drop}",), "data.audit.against"),
+        (("data.audit.actions={contaminated: drop}", against), "broken.jsonl: line 2"),
+    ):
+        assert message in refused(*typed, *wrong)

@@ -1,8 +1,5 @@
 """Tests of `export.format=dataset`: `load_dataset` opens it, TRL's trainers learn from it, and its card is right."""
 
-import base64
-import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict, load_dataset
 from huggingface_hub import DatasetCard
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from stages.commands import export
 from stages.config.errors import UserError
@@ -20,8 +15,7 @@ from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, load, save
 from stages.store.store import Store
 from stages.unpaired import UnpairedPreference
-from tests.commands.conftest import Request
-from tests.helpers import TINY, Chain, build, command, inside, nodes, refused
+from tests.helpers import Chain, build, inside, nodes
 
 ASKED = ("stage=export", "export.format=dataset")
 
@@ -42,7 +36,6 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(
 ) -> None:
     folder = exported(chain)
     pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)
-    single = load(chain.folder("unpaired", *ASKED) / "unpaired.parquet", UnpairedPreference)
     examples = load(chain.folder("data") / "examples.parquet", Example)
 
     preferences = opened(folder, None, tmp_path)  # the first configuration is the default
@@ -56,42 +49,11 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(
         sources = {example.id: example.source for example in examples}
         assert list(rows["source"]) == [sources[i] for i in rows["prompt_id"]]
 
-    unpaired = opened(folder, "unpaired", tmp_path)
-    for split, rows in unpaired.items():
-        expected = [(row.id, row.completion, row.label) for row in single if row.split == split]
-        assert [*zip(rows["id"], rows["completion"], rows["label"], strict=True)] == expected
-    assert sum(map(len, unpaired.values())) == len(single)
-
     demonstrations = opened(folder, "demonstrations", tmp_path)
     for of_data, split in export.SFT_SPLITS.items():
         rows = demonstrations[split]
         expected = [(e.messages, e.reference) for e in examples if e.split == of_data]
         assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == expected
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize("rounds", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_without_settings_it_is_that_of_the_last_run(rounds: int, chain: Chain) -> None:
-    """Also for several rounds, whose unpaired labels are then made as with the settings."""
-    settings = (f"rounds={rounds}", "pairs.unfinished=drop")
-    build(chain.root, "stage=dpo", *settings)
-    before = chain.count()
-    result = inside(f"outputs={chain.root}", *ASKED)
-    assert result.returncode == 0, result.stderr
-    [folder] = (chain.root / "export").glob("dataset-*")
-    assert chain.count() - before == {"unpaired": rounds}
-    assert exported(chain, *settings) == folder, "the same nodes, under the same name"
-    assert chain.count() - before == {"unpaired": rounds}
-
-
-def test_a_typed_threshold_labels_the_candidates_of_the_last_run(chain: Chain) -> None:
-    """Scores of an own labeler may all lie below the default threshold; the error then asks for another one."""
-    result = inside(f"outputs={chain.root}", *ASKED, "unpaired.threshold=0.4")
-    assert result.returncode == 0, result.stderr
-    manifests = [manifest_of(folder) for folder in (chain.root / "unpaired").glob("*/")]
-    [built] = [manifest for manifest in manifests if manifest["config"]["threshold"] == 0.4]
-    assert built["inputs"]["judged"]["fingerprint"] == chain.folder("label").name
-    assert [*(chain.root / "export").glob("dataset-*/unpaired")]
 
 
 @pytest.mark.slow
@@ -107,59 +69,33 @@ def test_labels_that_an_arm_trained_on_are_exported_as_they_were(chain: Chain) -
     result = inside(f"outputs={chain.root}", *ASKED)
     assert result.returncode == 0, result.stderr
     assert not chain.count() - before, "no other labels are made"
-    result = inside(f"outputs={chain.root}", *ASKED, "unpaired.threshold=0.4")
-    assert result.returncode and "KTO trained on unpaired" in result.stderr
-
-
-def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Path) -> None:
-    folder, sft = exported(chain), chain.folder("sft") / "model"
-    options = {
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "max_steps": 1,
-        "disable_tqdm": True,
-    }
-    kinds = {"preferences": (DPOTrainer, DPOConfig), "demonstrations": (SFTTrainer, SFTConfig)}
-    for name, (trainer, config) in kinds.items():
-        trained = trainer(
-            model=AutoModelForCausalLM.from_pretrained(sft),
-            args=config(output_dir=str(tmp_path / name), per_device_train_batch_size=2, **options),
-            train_dataset=opened(folder, name, tmp_path)["train"].select(range(4)),
-            processing_class=AutoTokenizer.from_pretrained(sft),
-        )
-        assert trained.train().training_loss > 0
+    [unpaired] = (chain.root / "export").glob("dataset-*/unpaired")
+    arm = nodes(chain.root, "arms=[kto]", "unpaired.threshold=0.5", "pairs.validation_fraction=0.3")
+    labels = chain.root / "unpaired" / arm["kto"].inputs["unpaired"].fingerprint
+    single = load(labels / "unpaired.parquet", UnpairedPreference)
+    rows = [row for file in unpaired.iterdir() for row in pq.read_table(file).to_pylist()]
+    assert {(r["id"], r["label"]) for r in rows} == {(r.id, r.label) for r in single}
 
 
 def test_the_card_is_the_hubs_and_its_code_runs(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    assert "needs label" in refused(*TINY, f"outputs={chain.root}", *ASKED, "label.audit=12"), (
-        "an export labels nothing"
-    )
-    build(chain.root, "stage=label", "label.audit=12")
-    folder = exported(chain, "label.audit=12")
+    folder = exported(chain)
     text = (folder / "README.md").read_text()
     card = DatasetCard(text)
     assert [c["config_name"] for c in card.data.to_dict()["configs"]] == [
         "preferences",
-        "unpaired",
         "demonstrations",
     ]
     [code] = text.split("```python\n")[1:]
     namespace: dict[str, DatasetDict] = {}
     exec(code.split("```")[0].replace("FOLDER", str(folder)), namespace)
-    for name in export.TRAINERS:
+    for name in ("preferences", "demonstrations"):
         counts = " | ".join(str(len(rows)) for rows in namespace[name].values())
         assert f"| `{name}` | {export.TRAINERS[name]} | {counts} |" in text
-    audited = json.loads((chain.folder("label", "label.audit=12") / "reliability.json").read_text())
-    accuracy = audited["accuracy"]
-    assert f"| {accuracy['mean']:.3f} | {accuracy['low']:.3f} to {accuracy['high']:.3f} |" in text
-    for node in ("pairs", "unpaired"):
-        metrics = chain.manifest(node, *ASKED, "label.audit=12")["metrics"]
-        for reason, count in metrics.get("prompts_without_pair", metrics.get("left_out")).items():
-            assert f"{reason} ({count})" in text
+    for reason, count in chain.manifest("pairs")["metrics"]["prompts_without_pair"].items():
+        assert f"{reason} ({count})" in text
     assert "licence" in text and "license" not in card.data.to_dict(), (
         "the card has no licence that no source states"
     )
@@ -171,16 +107,18 @@ def test_the_card_is_the_hubs_and_its_code_runs(
 )
 def test_a_card_has_licences_that_the_hub_knows(licence: str, name: str) -> None:
     table = pa.table({"prompt": ["q"], "source": ["s"], "licence": [licence]})
-    text = export.dataset_card("t", {"demonstrations": {"train": table}}, 0, [], [])
+    text = export.dataset_card("t", {"demonstrations": {"train": table}}, 0, [])
     assert DatasetCard(text).data.license == [name]
 
 
 def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) -> None:
     """The table of prompts has a column `licence`."""
     exported(chain)
-    pairs, judged = nodes(chain.root)["pairs"], chain.folder("label")
+    pairs = nodes(chain.root)["pairs"]
+    judged = chain.folder("label")
     table = pq.read_table(judged / "prompts.parquet")
-    licences = pa.array(["CC BY 4.0" if i % 2 else None for i in range(len(table))], pa.string())
+    alternating = [None, "CC BY 4.0"] * len(table)
+    licences = pa.array(alternating[: len(table)], pa.string())
     pq.write_table(
         table.drop_columns("licence").append_column("licence", licences), judged / "prompts.parquet"
     )
@@ -188,16 +126,9 @@ def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) 
     rows = tables["preferences"]["train"]
     licence_by_id = dict(zip(table["id"].to_pylist(), licences.to_pylist(), strict=True))
     assert rows["licence"].to_pylist() == [licence_by_id[i] for i in rows["prompt_id"].to_pylist()]
-    text = export.dataset_card(
-        "t\x1b\u202e", tables, plain, [manifest_of(judged), chain.manifest("pairs")], [judged]
-    )
-    assert DatasetCard(text).data.license == ["cc-by-4.0", "unknown"] and r"# t\x1b\u202e" in text
-    both = [
-        *rows["licence"].to_pylist(),
-        *tables["preferences"]["validation"]["licence"].to_pylist(),
-    ]
-    for name, spelled in (("CC BY 4.0", "CC BY 4.0"), (None, export.UNKNOWN)):
-        assert f"| tasks | {spelled} | {both.count(name)} |" in text
+    card = export.dataset_card("t\x1b\u202e", tables, plain, [manifest_of(judged)])
+    assert DatasetCard(card).data.license == ["cc-by-4.0", "unknown"] and r"# t\x1b\u202e" in card
+    assert "| tasks | CC BY 4.0 |" in card
 
 
 def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
@@ -214,7 +145,7 @@ def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
         [{"role": "assistant", "content": "a"}]
     ]
     assert plain == 4
-    assert "4 demonstrations are left out" in export.dataset_card("t", tables, plain, [], [])
+    assert "4 demonstrations are left out" in export.dataset_card("t", tables, plain, [])
 
 
 def test_a_run_without_a_table_has_nothing_to_export(chain: Chain) -> None:
@@ -224,47 +155,3 @@ def test_a_run_without_a_table_has_nothing_to_export(chain: Chain) -> None:
         export.write_folder(
             chain.root / "folder", "run", [nodes(chain.root)["data"]], Store(chain.root)
         )
-
-
-@pytest.mark.slow
-def test_a_push_sends_the_folder_to_a_dataset_repository(
-    chain: Chain, hub: tuple[str, list[Request]]
-) -> None:
-    address, received = hub
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": address,
-        "HF_TOKEN": "hf_never_to_be_seen",
-        "HF_HUB_OFFLINE": "0",
-    }
-    arguments = (*TINY, f"outputs={chain.root}", *ASKED, "export.repo=someone/something")
-    ran = command(*arguments, env=environment)
-    assert ran.returncode == 0, ran.stderr
-    [folder] = (chain.root / "export").glob("dataset-*")
-    bodies = {path: body for path, _, body in received}
-    created = json.loads(bodies["/api/repos/create"])
-    assert (created["type"], created["name"], created["visibility"]) == (
-        "dataset",
-        "something",
-        "private",
-    )
-    sent = [
-        json.loads(line)
-        for line in bodies["/api/datasets/someone/something/commit/main"].splitlines()
-    ]
-    files = {
-        e["value"]["path"]: base64.b64decode(e["value"]["content"])
-        for e in sent
-        if e["key"] == "file"
-    }
-    assert files == {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-    }
-
-
-def test_a_push_without_a_token_is_refused_before_anything_is_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    message = refused(*TINY, f"outputs={tmp_path}", *ASKED, "export.repo=a/b")
-    assert message.startswith("export.format=dataset ")

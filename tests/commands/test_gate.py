@@ -1,27 +1,21 @@
 """`stage=gate`: policies whose answers are the reference answers of generated prompts, with known faults."""
 
 import json
-import math
-import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from stages.cli.compose import needs_graph
 from stages.cli.explain import explained
 from stages.commands import gate
 from stages.config.errors import UserError
 from stages.config.exit_codes import GateCode
 from stages.evaluation.measures import (
     ENDINGS,
-    FAVOURED,
     FILE,
     LENGTH,
     LOOPLESS,
@@ -35,12 +29,14 @@ from stages.hardware import process
 from stages.store.records import Candidate, Example, save
 from stages.store.store import Store
 from stages.tasks.generator import generate
-from tests.helpers import TINY, Chain, as_published, command, inside, settings
+from tests.helpers import TINY, Chain, as_published, inside, settings
 
 # the share of prompts that a policy passes, and of those that a seed answers otherwise
-RIGHT, NOISE = 0.6, 0.05
+RIGHT = 0.6
+NOISE = 0.05
 WRONG = "I think that this is a good question."
-MARGIN, CONFIDENCE = 0.05, 0.95
+MARGIN = 0.05
+CONFIDENCE = 0.95
 Fault = Callable[[Example, str], str]
 
 
@@ -67,10 +63,8 @@ def measured(seed: int, fault: Fault = right_or_wrong, ends: bool = True) -> lis
     """Return the measures of a policy that answers a fixed part of the prompts rightly, but for the seed's noise."""
     answers = {}
     for e in prompts():
-        knows, differs = (
-            random.Random(e.id).random() < RIGHT,
-            random.Random(f"{e.id}/{seed}").random() < NOISE,
-        )
+        knows = random.Random(e.id).random() < RIGHT
+        differs = random.Random(f"{e.id}/{seed}").random() < NOISE
         answer = Candidate.from_text(
             e.id, fault(e, e.reference or "" if knows != differs else WRONG), "p", "hf", 12
         )
@@ -88,7 +82,7 @@ def code(new: list[Measure], *seeds: list[Measure], old: Sequence[list[Measure]]
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))]
 )
 def test_another_seed_of_the_same_passes_and_a_fault_does_not(seed: int) -> None:
     assert code(measured(seed)) is GateCode.passes
@@ -98,7 +92,8 @@ def test_another_seed_of_the_same_passes_and_a_fault_does_not(seed: int) -> None
 
 
 def test_a_broken_task_is_named_although_the_mean_of_all_tasks_hardly_moves() -> None:
-    old, new = by_measure(measured(100)), by_measure(measured(100, broken))
+    old = by_measure(measured(100))
+    new = by_measure(measured(100, broken))
     lines = {line.measure: line for line in compare([old], [new], MARGIN, CONFIDENCE)}
     assert lines[PASSES].code is GateCode.passes
     [task] = [name for name, line in lines.items() if line.code is GateCode.worse]
@@ -107,7 +102,8 @@ def test_a_broken_task_is_named_although_the_mean_of_all_tasks_hardly_moves() ->
 
 
 def test_many_measures_do_not_fail_an_equal_policy_more_often() -> None:
-    draw, ends = np.random.default_rng(0), list[GateCode]()
+    draw = np.random.default_rng(0)
+    ends = list[GateCode]()
     for _ in range(40):
         before = (draw.random((12, 100)) < RIGHT).astype(float)
         after = np.where(draw.random(before.shape) < NOISE, 1 - before, before)
@@ -126,10 +122,12 @@ def test_many_measures_do_not_fail_an_equal_policy_more_often() -> None:
 
 
 def test_few_prompts_cannot_tell_and_enough_of_them_would() -> None:
-    old, new = by_measure(measured(100)), by_measure(measured(1))
+    old = by_measure(measured(100))
+    new = by_measure(measured(1))
     few = [*old[PASSES]][:60]
-    parts = [{PASSES: {unit: side[PASSES][unit] for unit in few}} for side in (old, new)]
-    [line] = compare(parts[:1], parts[1:], MARGIN, CONFIDENCE)
+    before = {PASSES: {unit: old[PASSES][unit] for unit in few}}
+    after = {PASSES: {unit: new[PASSES][unit] for unit in few}}
+    [line] = compare([before], [after], MARGIN, CONFIDENCE)
     assert line.code is GateCode.cannot_tell
     assert line.needed is not None and len(few) < line.needed < len(prompts()), (
         "1,120 of them did tell"
@@ -151,28 +149,6 @@ def test_a_length_may_drift_neither_up_nor_down() -> None:
         )
 
 
-def test_answers_that_all_ended_at_the_limit_have_a_length_as_others() -> None:
-    sides = [
-        [Measure(LENGTH, str(i), "task", tokens) for i in range(40)] for tokens in (48.0, 45.0)
-    ]
-    [line] = compare([by_measure(sides[0])], [by_measure(sides[1])], MARGIN, CONFIDENCE)
-    assert line.difference.low == pytest.approx(-3 / 48), (
-        "no share of prompts, which could be 0 for unseen ones"
-    )
-
-
-def test_a_length_that_rose_is_not_said_to_fall() -> None:
-    old = by_measure(measured(100))[LENGTH]
-    rows = [
-        Measure(LENGTH, m.unit, m.group, m.value * factor)
-        for m, factor in zip(old.values(), (1, 1, 9), strict=False)
-    ]
-    few = {row.unit: old[row.unit] for row in rows}
-    [line] = compare([{LENGTH: few}], [by_measure(rows)], MARGIN, CONFIDENCE)
-    assert line.code is GateCode.cannot_tell and line.difference.mean > 0
-    assert gate.outcome_text(line).endswith("rose")
-
-
 def test_seeds_are_averaged_and_their_range_is_told() -> None:
     seeds = [by_measure(measured(seed)) for seed in range(3)]
     lines = compare([by_measure(measured(100))], seeds, MARGIN, CONFIDENCE)
@@ -182,26 +158,10 @@ def test_seeds_are_averaged_and_their_range_is_told() -> None:
     assert line.difference.mean == pytest.approx(line.after - line.before)
 
 
-def test_seeds_of_other_units_cannot_be_compared() -> None:
-    """Each seed has its own SFT, so answers are judged against other ones."""
-    rows, differing = (
-        measured(0),
-        [replace(m, unit=f"{m.unit} of another SFT") for m in measured(1)],
-    )
-    assert code(rows, differing, old=[rows, differing]) is GateCode.other_prompts
-    assert code(rows, [*rows[1:], differing[0]]) is GateCode.other_prompts
-
-
-def test_a_comparison_without_a_verdict_is_left_out_on_both_sides() -> None:
-    old = [Measure("wins", str(i), "judge", i % 2) for i in range(400)]
-    new = [replace(old[0], value=math.nan), *old[1:]]
-    [line] = compare([by_measure(old)], [by_measure(new)], MARGIN, CONFIDENCE)
-    assert (line.code, line.prompts, line.before) == (GateCode.passes, 399, line.after)
-
-
 def test_other_prompts_or_a_measure_less_cannot_be_compared() -> None:
     rows = measured(0)
-    assert code([*filter(lambda m: m.unit != rows[0].unit, rows)]) is GateCode.other_prompts
+    fewer = [m for m in rows if m.unit != rows[0].unit]
+    assert code(fewer) is GateCode.other_prompts
     assert code([m for m in rows if m.measure != LOOPLESS]) is GateCode.other_prompts
     assert (
         code(rows, old=[[m for m in measured(100) if m.measure != ENDINGS]]) is GateCode.passes
@@ -234,12 +194,7 @@ def test_the_command_ends_with_the_code_and_writes_the_reasons(built: Path, tmp_
         content = json.loads((tmp_path / name / "gate.json").read_text())
         assert content["code"] == expected
         assert bool(content["reasons"]) == bool(expected)
-        summary = (tmp_path / name / "gate.md").read_text()
-        assert all(f"- {reason}" in summary for reason in content["reasons"])
-        assert len([line for line in summary.splitlines() if line.startswith("|")]) == 2 + len(
-            content["lines"]
-        )
-    assert f"task {prompts()[0].task}" in (tmp_path / "worse" / "gate.md").read_text()
+        assert all(line["measure"].split()[0] in ran.stdout for line in content["lines"])
     (old / FILE).write_bytes(b"another content")
     damaged = inside("stage=gate", f"outputs={tmp_path / 'same'}", f"gate.against={old}")
     assert (damaged.returncode, FILE in damaged.stderr) == (2, True)
@@ -258,17 +213,6 @@ def test_evaluations_of_two_versions_are_not_compared(built: Path, tmp_path: Pat
     )
 
 
-def test_a_sweep_has_no_exit_code_of_a_gate(chain: Chain) -> None:
-    ran = inside(
-        "-m",
-        "stage=gate",
-        "recipe=tiny",
-        f"outputs={chain.root}",
-        f"gate.against={chain.root},other",
-    )
-    assert (ran.returncode, "Leave out -m" in ran.stderr) == (2, True)
-
-
 @pytest.mark.extended
 def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_comparison(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -282,30 +226,17 @@ def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_compariso
     assert named == [[chain.folder("eval")]] * 3
     monkeypatch.setenv("HOME", str(chain.root.parent))
     assert gate.earlier_evaluations(Store(chain.root), f"~/{chain.root.name}")
-    imports = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
-    ran = command(
-        "stage=gate",
-        "recipe=tiny",
-        f"outputs={chain.root}",
-        f"gate.against={fingerprint}",
-        env=imports,
-    )
+    ran = inside("stage=gate", f"outputs={chain.root}", f"gate.against={fingerprint}")
     assert ran.returncode == GateCode.cannot_tell, ran.stderr
     assert f"Both sides are the evaluation {chain.folder('eval')}" in ran.stdout + ran.stderr
-    assert "stages.evaluation.noninferiority\n" in ran.stderr and "| torch\n" not in ran.stderr, (
-        "is slow"
-    )
     lines = json.loads((chain.root / "gate.json").read_text())["lines"]
     assert {line["difference"]["mean"] for line in lines} == {0.0}
     missing = inside("stage=gate", f"outputs={chain.root}", "gate.against=ffffffffffff")
     assert (missing.returncode, "gate.against=ffffffffffff" in missing.stderr) == (2, True)
-    with pytest.raises(UserError, match=r"gate\.against"):
-        gate.run(settings(*TINY), Store(tmp_path), {}, [])
-
-
-def test_a_model_that_is_no_policy_is_no_evaluation(chain: Chain) -> None:
     with pytest.raises(UserError, match="is no evaluation or report"):
         gate.earlier_evaluations(Store(chain.root), str(chain.folder("sft")))
+    with pytest.raises(UserError, match=r"gate\.against"):
+        gate.run(settings(*TINY), Store(tmp_path), {}, [])
 
 
 def test_an_unexpected_error_is_not_the_code_of_a_worse_policy(
@@ -316,43 +247,3 @@ def test_an_unexpected_error_is_not_the_code_of_a_worse_policy(
         raise ZeroDivisionError("planted")
     assert end.value.code == GateCode.other_prompts
     assert "Traceback" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "neutral", ["store.remote=folder", "launch.processes=1", "hydra/job_logging=none"]
-)
-def test_what_selects_no_run_leaves_the_last_run(neutral: str) -> None:
-    assert not needs_graph("gate", ["stage=gate", neutral])
-    assert needs_graph("gate", ["stage=gate", neutral, "eval/judged=none"])
-
-
-def test_an_unbuilt_run_names_the_command_that_builds_it(chain: Chain) -> None:
-    against = f"gate.against={chain.root}"
-    ran = inside("stage=gate", "recipe=tiny", f"outputs={chain.root}", "dpo.beta=0.9", against)
-    assert (ran.returncode, "dpo.beta=0.9" in ran.stderr) == (2, True)
-
-
-def test_pairs_of_one_prompt_are_compared_as_one_draw() -> None:
-    draw = np.random.default_rng(0)
-    before, after = draw.integers(0, 2, (2, 40)).astype(float)
-
-    def rows(values: NDArray[np.float64], copies: int) -> list[Measure]:
-        return [
-            Measure(FAVOURED, f"{i}/{c}", str(i), v)
-            for i, v in enumerate(values.tolist())
-            for c in range(copies)
-        ]
-
-    once, eight = (
-        compare([by_measure(rows(before, n))], [by_measure(rows(after, n))], MARGIN, CONFIDENCE)[
-            0
-        ].difference
-        for n in (1, 8)
-    )
-    assert (eight.low, eight.high) == pytest.approx((once.low, once.high))
-
-
-def test_units_without_any_verdict_cannot_tell() -> None:
-    rows = by_measure([Measure("judged", str(i), "", math.nan) for i in range(3)])
-    [line] = compare([rows], [rows], MARGIN, CONFIDENCE)
-    assert (line.code, line.prompts) == (GateCode.cannot_tell, 0)

@@ -1,6 +1,5 @@
 """Tests of `stage=gc` while another process builds in the same store."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -90,39 +89,19 @@ def test_a_node_in_the_making_is_named(chain: Chain) -> None:
 
 
 @pytest.mark.extended
-def test_nothing_is_removed_while_a_manifest_cannot_be_read(chain: Chain, idle: Path) -> None:
+def test_nothing_is_removed_while_a_manifest_or_a_sweep_cannot_be_read(
+    chain: Chain, idle: Path
+) -> None:
     manifest = chain.folder("report") / "manifest.json"
     text = manifest.read_bytes()
     manifest.write_bytes(text[:100])
-    ran = removing(chain)
+    assert f"{manifest.parent} cannot be read" in removing(chain).stderr
     manifest.write_bytes(text)
-    assert (ran.returncode, f"{manifest.parent} cannot be read" in ran.stderr) == (1, True)
-    assert idle.exists() and chain.folder("label").exists()
-
-
-@pytest.mark.extended
-def test_nothing_is_removed_while_the_list_of_a_sweep_cannot_be_read(
-    chain: Chain, idle: Path
-) -> None:
     listed = chain.root / "multirun" / "sweep" / "0" / "nodes.json"
     listed.parent.mkdir(parents=True)
     listed.write_text('{"label": "')
-    ran = removing(chain)
-    assert (ran.returncode, f"{listed} cannot be read" in ran.stderr) == (1, True)
-    listing = inside(*TINY, f"outputs={chain.root}", "stage=gc")
-    assert listing.returncode == 0 and idle.exists() and listed.exists()
-    shutil.rmtree(listed.parents[1])
-
-
-@pytest.mark.extended
-def test_nodes_behind_a_link_stay(chain: Chain, idle: Path, tmp_path: Path) -> None:
-    """A folder of the store may be a link to another disk, or to a colleague's store."""
-    moved = idle.parent.rename(tmp_path / "elsewhere")
-    idle.parent.symlink_to(moved)
-    ran = removing(chain)
-    idle.parent.unlink()
-    moved.rename(idle.parent)
-    assert ran.returncode == 0 and idle.exists(), ran.stderr
+    assert f"{listed} cannot be read" in removing(chain).stderr
+    assert idle.exists() and chain.folder("label").exists()
 
 
 @pytest.mark.slow

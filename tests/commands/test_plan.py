@@ -2,18 +2,13 @@
 
 import json
 import math
-import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stages.commands import plan
 from stages.commands.planning.expected_calls import CHARACTERS, PlannedCalls, planned_calls
-from stages.commands.planning.rows import expected_rows
-from stages.config.installation import ROOT
 from stages.hardware import machine
 from stages.store.records import Example, load
 from stages.store.store import Store
@@ -28,25 +23,7 @@ def planned(root: Path, name: str, *overrides: str) -> plan.PlannedNode:
     return next(node for node in result.nodes if node.name == name)
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a node's manifest."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def test_a_manifest_says_what_its_node_ran_on(chain: Chain) -> None:
-    processors = {manifest["processor"] for _, manifest in Store(chain.root).manifests()}
-    assert processors == {machine.processor_name(False)}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and "model name" in cpuinfo.read_text():
-        name = next(
-            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        )
-        assert name.partition(":")[2].strip() in processors.pop()
-
-
-def test_a_node_is_planned_with_the_time_of_its_nearest_earlier_one(chain: Chain) -> None:
+def test_time_is_that_of_the_nearest_earlier_node_on_this_machine(chain: Chain) -> None:
     build(chain.root, "stage=sft", "sft.seed=7", "sft.epochs=1")
     for line, nearest in (
         (("sft.seed=8",), ()),
@@ -55,53 +32,16 @@ def test_a_node_is_planned_with_the_time_of_its_nearest_earlier_one(chain: Chain
         node = planned(chain.root, "sft", *line)
         assert node.seconds == chain.manifest("sft", *nearest)["wall_seconds"]
         assert len(node.changes) == 1, "the seed"
-
-
-@pytest.mark.parametrize(
-    "other", ["data.tasks.sft=200", "model.random_init.hidden_size=128", "data.seed=7"]
-)
-def test_time_on_other_data_or_by_another_model_is_not_measured(other: str, built: Path) -> None:
-    assert math.isnan(planned(built, "sft", other).seconds)
-
-
-def test_a_stage_that_never_ran_is_not_measured(chain: Chain) -> None:
+    for other in ("data.tasks.sft=200", "model.random_init.hidden_size=128", "data.seed=7"):
+        assert math.isnan(planned(chain.root, "sft", other).seconds), other
     shutil.rmtree(chain.root / "dpo")
-    node = planned(chain.root, "dpo")
-    assert math.isnan(node.seconds) and node.memory > 0
-    assert node.changes == ["no earlier node to compare with"]
-
-
-def test_plan_takes_no_other_machines_time(chain: Chain) -> None:
-    for folder, _ in Store(chain.root).manifests():
-        edit(folder, lambda manifest: manifest.update(processor="64 x another"))
+    never = planned(chain.root, "dpo")
+    assert math.isnan(never.seconds) and never.memory > 0
+    assert never.changes == ["no earlier node to compare with"]
+    for folder, manifest in Store(chain.root).manifests():
+        assert manifest["processor"] == machine.processor_name(False)
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"processor": "another"}))
     assert math.isnan(planned(chain.root, "sft", "sft.seed=7").seconds)
-
-
-def test_the_rows_that_settings_and_finished_nodes_tell(chain: Chain, tmp_path: Path) -> None:
-    store = Store(chain.root)
-
-    def rows(name: str, *overrides: str) -> float:
-        return expected_rows(nodes(chain.root, *overrides)[name], store)
-
-    build(chain.root, "stage=pairs", "pairs=all")
-    metrics = chain.manifest("pairs", "pairs=all")["metrics"]
-    assert rows("dpo", "pairs=all") == metrics["pairs"] - metrics["held_out"]
-    assert math.isnan(rows("dpo", "pairs=all", "sample.seed=5")), "these pairs are not built"
-    prompts = chain.manifest("sample")["metrics"]["prompts"]
-    assert rows("sample", "sample.seed=5") == prompts
-    assert rows("sample_1", "rounds=2") == prompts / 2
-    assert rows("sample_1", "rounds=3", "sample.prompts_per_round=12") == 12
-    assert rows("sample", "sample.prompts=12") == 12
-    judged = (
-        "eval/judged=judge",
-        "eval.judged.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]",
-    )
-    assert rows("versus_sft", *judged, "eval.judged.prompts=10") == 10
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"prompt": "Name a colour.", "completion": "red"}\n')
-    of_file = ("data=file", f"data.sources=[{{path: {file}}}]")
-    assert math.isnan(rows("sft", *of_file)), "not read yet"
-    assert math.isnan(rows("versus_sft", *judged, *of_file))
 
 
 def test_the_total_names_the_nodes_it_leaves_out(built: Path, tmp_path: Path) -> None:
@@ -129,28 +69,6 @@ def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:
     assert {line.split()[0] for line in ran.stdout.splitlines() if "to build" in line} == {
         *("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo")
     }
-
-
-def test_plan_names_files_and_says_where_only_the_content_differs(
-    chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "mine.jsonl"
-    toys = (ROOT / "stages/tasks/toy_preferences.jsonl").read_text()
-
-    def plan_text(content: str, name: str = "mine.jsonl") -> str:
-        (tmp_path / name).write_text(content)
-        entered = ("label=dataset", f"label.path={tmp_path / name}")
-        planned = nodes(chain.root, *entered)
-        plan.plan_nodes(planned, Store(chain.root)).show()
-        return " ".join(capsys.readouterr().out.split())
-
-    assert "labeler verifier -> dataset" in plan_text(toys)
-    build(chain.root, "stage=label", "label=dataset", f"label.path={file}")
-    changed = re.search(
-        r"path mine\.jsonl \((\w+)\) -> mine\.jsonl \((\w+)\)", plan_text(toys.replace("a", "b", 1))
-    )
-    assert changed is not None and changed[1] != changed[2], "its content"
-    assert re.search(r"path mine\.jsonl .* -> other\.jsonl", plan_text(toys + "\n", "other.jsonl"))
 
 
 def test_a_plan_counts_the_calls_that_a_judge_then_gets(
@@ -189,12 +107,11 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
             len(m["content"]) for request in server.requests for m in request["messages"]
         )
         assert calls.input_tokens == pytest.approx(characters / CHARACTERS, rel=0.25)
-        rows_shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-        shown = ["label", calls.key, "judge", f"{calls.calls:,.0f}"]
-        assert shown in [line[:4] for line in rows_shown]
+        assert f"{calls.key}  judge" in capsys.readouterr().out
         assert asked() == [], "finished nodes expect no calls"
         line = line[3:]  # candidates of the policy, many of them copies
-        [calls], earlier = asked(), len(server.requests)
+        [calls] = asked()
+        earlier = len(server.requests)
         build(chain.root, "stage=label", *line)
         assert calls.calls - 1 == len(server.requests) - earlier, "the reply to the probe is cached"
 
@@ -205,7 +122,8 @@ def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:
         "sample.endpoint.base_url=http://127.0.0.1:1/v1",
         "sample.endpoint.model=writer",
     )
-    store, graph = Store(chain.root), nodes(chain.root, *line, "rounds=2", "sample.prompts=20")
+    store = Store(chain.root)
+    graph = nodes(chain.root, *line, "rounds=2", "sample.prompts=20")
     for name in ("sample", "sample_1"):
         [calls] = planned_calls(name, graph[name], store)
         block = graph[name].config
@@ -226,7 +144,8 @@ def test_a_judge_of_candidates_that_are_not_drawn_yet_reads_at_most_their_longes
         [each] = planned_calls("label", graph["label"], Store(root))
         return each
 
-    drawn, later = calls(chain.root), calls(chain.root, "sample.seed=5")
+    drawn = calls(chain.root)
+    later = calls(chain.root, "sample.seed=5")
     assert drawn.calls < later.calls, "equal candidates are one"
     longer = calls(chain.root, "sample.seed=5", "sample.max_new_tokens=40")
     added = 2 * (40 - 12) * later.calls
@@ -235,46 +154,3 @@ def test_a_judge_of_candidates_that_are_not_drawn_yet_reads_at_most_their_longes
     unread = calls(tmp_path / "fresh")
     assert unread.calls == later.calls
     assert unread.money is not None and math.isnan(unread.money), "no prompt is counted yet"
-
-
-def of_words(count: int) -> str:
-    return " ".join(["river"] * count)
-
-
-def planned_warnings(root: Path, *overrides: str) -> list[str]:
-    return plan.warnings_on_lengths(nodes(root, *overrides), Store(root))
-
-
-def test_a_plan_says_which_demonstrations_are_too_long(chain: Chain, tmp_path: Path) -> None:
-    rows = [{"prompt": f"Question {i}", "completion": of_words(10 * i)} for i in range(1, 11)]
-    file = tmp_path / "mine.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
-    line = (f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]", "sft.max_dropped=1.0")
-    [warning] = planned_warnings(chain.root, *line, "sft.max_length=100")
-    build(chain.root, "stage=sft", *line, "sft.max_length=100")
-    dropped = chain.manifest("sft", *line, "sft.max_length=100")["metrics"]["rows_dropped"]
-    count = dropped["longer than sft.max_length=100 tokens"]
-    assert 0 < count < 10
-    assert warning.startswith(f"data.sources[0].path={file}: {count} of 10 rows are longer than")
-    assert not planned_warnings(chain.root, *line, "sft.max_length=1024")
-
-
-def test_a_plan_says_which_preferences_are_too_long(chain: Chain, tmp_path: Path) -> None:
-    rows = [
-        {"prompt": f"Question {i}", "chosen": "Short.", "rejected": of_words(2 * i)}
-        for i in range(1, 41)
-    ]
-    file = tmp_path / "mine.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
-    line = (
-        "label=dataset",
-        f"label.path={file}",
-        "dpo.max_dropped=1.0",
-        "pairs.validation_fraction=0",
-    )
-    [warning] = planned_warnings(chain.root, *line, "dpo.max_length=100")
-    build(chain.root, "stage=dpo", *line, "dpo.max_length=100")
-    dropped = chain.manifest("dpo", *line, "dpo.max_length=100")["metrics"]["pairs_dropped"]
-    count = dropped["longer than dpo.max_length=100 tokens"]
-    assert 0 < count < 40
-    assert warning.startswith(f"label.path={file}: {count} of 40 rows are longer than")

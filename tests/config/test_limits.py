@@ -112,7 +112,6 @@ OF_LABELERS += ["human.instructions", "human.reasons", "human.answered", "human.
 NAMES += [f"{block}.{key}" for block in ("label", "eval.judged") for key in OF_LABELERS]
 MAPPINGS = {  # and who looks into them
     "model.config": "model_shape",
-    "plan.tokens": "its type",
     "sft.template.arguments": "chat_templates.require_arguments",
     "data.file.splits": "as of data.sources",
     "reward.source.splits": "run_inputs.validate_reward",

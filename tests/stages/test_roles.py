@@ -119,7 +119,7 @@ def test_the_objectives_may_change_places(five: tuple[Path, dict[str, Node]]) ->
         role: published_node(root, name, by_dpo[name].fingerprint, {})
         for role, name in roles.items()
     }
-    tables = training_tables(read, settings("recipe=tiny").unpaired)
+    tables = training_tables(read)
     assert by_dpo["pairs"].fingerprint in {table.fingerprint for table in tables}, (
         "an arm's pairs are exported, too"
     )
@@ -135,7 +135,7 @@ def test_a_user_names_the_policy_or_its_objective(
     chain: Chain, five: tuple[Path, dict[str, Node]]
 ) -> None:
     _, by_name = five
-    run = FinishedRun("this run", evaluated_models(by_name), {}, None)
+    run = FinishedRun("this run", evaluated_models(by_name), None)
     assert (
         run.model(Role.dpo, "chat.model") is run.model(Role.policy, "chat.model") is by_name["dpo"]
     )

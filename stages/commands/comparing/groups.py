@@ -1,6 +1,5 @@
 """Compare models measured on the same prompts: their settings, their results, and which one is best."""
 
-from collections import Counter
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -9,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.commands.comparing.measured import Row
-from stages.commands.node_settings import ABSENT, most_common, settings_text, shortened, varying
-from stages.config.installation import arguments_of
+from stages.commands.node_settings import settings_text, shortened, varying
 from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
 from stages.evaluation.intervals import Interval
 
@@ -22,24 +20,20 @@ Runs = list[Row]  # of one setting: they differ in seeds alone
 class ComparedSetting:
     """A model (policy, control, arm or SFT) with its settings. Figures are means over its runs, which differ in seeds.
     `gain_over_sft`: over the best SFT, with the uncorrected interval; None for SFT. `mark`: `better` or `worse` than
-    that when corrected. `is_rival`: it may be as good as the best. `kl`: nats per token from SFT. `best_at_kl`: no other
+    that when corrected. `kl`: nats per token from SFT. `best_at_kl`: no other
     setting has a higher rate at the same KL or less. `benchmarks`: rates by name. `is_sft`: others start from it."""
 
     name: str
     title: str
     pass_rate: Interval
     evaluations: list[str]
-    retained: list[str]
     benchmarks: dict[str, float]
     is_sft: bool
     kl: float
     mean_tokens: float
     stop_rate: float
-    seconds: float
-    flops: float
     gain_over_sft: Interval | None = None
     mark: str = ""
-    is_rival: bool = False
     best_at_kl: bool = False
 
     @property
@@ -48,24 +42,24 @@ class ComparedSetting:
 
     def is_beaten_by(self, other: "ComparedSetting") -> bool:
         """Return whether another setting is better in rate or KL, and not worse in either."""
-        rate, other_rate = self.pass_rate.mean, other.pass_rate.mean
+        rate = self.pass_rate.mean
+        other_rate = other.pass_rate.mean
         is_worse = other_rate < rate or other.kl > self.kl
         return not is_worse and (other_rate > rate or other.kl < self.kl)
 
 
 @dataclass
 class ComparedGroup:
-    """Settings measured on the same prompts, the best first. `gain_title`: '' if all are SFT models. `tasks_drawn`: the
-    intervals are about other tasks. `common_settings`: what most policies share."""
+    """Settings measured on the same prompts, the best first. `has_gains`: False if all are SFT models. `tasks_drawn`: the
+    intervals are about other tasks."""
 
     title: str
     split: str
     conclusion: str
     note: str
-    gain_title: str
+    has_gains: bool
     tasks_drawn: bool
     settings: list[ComparedSetting]
-    common_settings: dict[str, str]
 
     def size(self) -> int:
         return len(self.settings)
@@ -92,14 +86,13 @@ def compare_group(rows: list[Row]) -> ComparedGroup:
     prompts = f"{len(first.tasks)} {split} prompts"
     contenders = [Contender(s.short_name, s.pass_rate.mean, s.is_sft) for s in settings]
     return ComparedGroup(
-        title=f"{recipes_of(rows)}: {prompts} of {len({*first.tasks})} tasks ({endpoint})",
+        title=f"{prompts} of {len({*first.tasks})} tasks ({endpoint})",
         split=split,
         conclusion=conclusion(contenders, f"passes {{}} of {prompts}", comparison) + first.caveat,
         note=selection_note(settings, split),
-        gain_title=gain_title(settings),
+        has_gains=any(setting.is_sft for setting in settings),
         tasks_drawn=first.tasks_drawn,
         settings=settings,
-        common_settings=common_settings(models),
     )
 
 
@@ -134,7 +127,6 @@ def compared_settings(models: list[Runs], comparison: Comparison) -> list[Compar
             title=runs[0].title,
             pass_rate=comparison.means.share(i),
             evaluations=[row.fingerprint for row in runs],
-            retained=[row.retained for row in runs],
             benchmarks=mean_figures([row.benchmarks for row in runs]),
             is_sft=runs[0].role == "sft" and not only_sft,
             **figures,
@@ -153,17 +145,13 @@ def mean_figures(runs: list[dict[str, float]]) -> dict[str, float]:
 
 
 def mark_differences(settings: list[ComparedSetting], comparison: Comparison) -> None:
-    """Set what the differences between settings tell: gains over the best SFT, rivals of the best, and the best at
-    their KL."""
+    """Set what the differences between settings tell: gains over the best SFT, and the best at their KL."""
     choices = [i for i, setting in enumerate(settings) if not setting.is_sft]
     starts = [i for i, setting in enumerate(settings) if setting.is_sft]
     if starts:
         for i in choices:
             settings[i].gain_over_sft = comparison.uncorrected(starts[0], i)
             settings[i].mark = comparison.corrected(starts[0], i).word("better", "worse", "")
-    if choices[0] == 0:
-        for i in comparison.rivals(0, choices):
-            settings[i].is_rival = True
     for setting in settings:
         setting.best_at_kl = not any(map(setting.is_beaten_by, settings))
 
@@ -173,56 +161,25 @@ def names_of(models: list[Runs]) -> list[str]:
     names = []
     for runs in models:
         alike = [others for others in models if others[0].role == runs[0].role]
-        titles = Counter(others[0].title for others in alike)
         title = runs[0].title
         line = settings_text(own_settings(runs, alike))
-        if runs[0].role == "policy" and len(titles) == 1:
+        if runs[0].role == "policy":
             names.append(line or title)
-        elif line or titles[title] > 1:
-            names.append(f"{title} ({line or 'as most of its kind'})")
+        elif line:
+            names.append(f"{title} ({line})")
         else:
             names.append(title)
     return names
 
 
 def own_settings(runs: Runs, alike: list[Runs]) -> dict[str, str]:
-    """Return the settings of a model that differ among `alike`, without the values that most of these share."""
+    """Return the settings of a model that differ among `alike`."""
     own: dict[str, str] = {}
-    for name, values in differing_settings(alike).items():
+    for name, values in varying([others[0].settings for others in alike]).items():
         value = values[alike.index(runs)]
-        if value is not None and value != most_common(values):
+        if value is not None:
             own[name] = value
     return own
-
-
-def differing_settings(models: list[Runs]) -> dict[str, tuple[str | None, ...]]:
-    return varying([runs[0].settings for runs in models])
-
-
-def common_settings(models: list[Runs]) -> dict[str, str]:
-    """Return the differing settings of policies with the value that most share."""
-    common: dict[str, str] = {}
-    policies = [runs for runs in models if runs[0].role == "policy"]
-    for name, values in differing_settings(policies).items():
-        value = most_common(values)
-        if value is not None and value != ABSENT:
-            common[name] = value
-    return common
-
-
-def recipes_of(rows: list[Row]) -> str:
-    """Return the recipes that the evaluations' commands name."""
-    recipes = set[str]()
-    for row in rows:
-        recipes |= {word for word in arguments_of(row.command) if word.startswith("recipe=")}
-    return ", ".join(sorted(recipes)) or "the default recipe"
-
-
-def gain_title(settings: list[ComparedSetting]) -> str:
-    starts = [setting for setting in settings if setting.is_sft]
-    if len(starts) > 1:
-        return "over best SFT"
-    return "over SFT" if starts else ""
 
 
 def selection_note(settings: list[ComparedSetting], split: str) -> str:

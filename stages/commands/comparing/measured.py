@@ -1,7 +1,6 @@
 """Read the evaluations of a store: the settings of every model, its results, and the prompts that it passed."""
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -12,7 +11,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from stages.commands.node_settings import Nodes, lineage, lineage_settings, without_seeds
-from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError
 from stages.evaluation.outcomes import (
     OUTSIDE,
@@ -30,10 +28,6 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # stage, fingerprint
-FORWARD = 2  # operations per parameter and token
-BACKWARD = 4
-ADAPTER_BACKWARD = 2
-ELSEWHERE = "openai"  # the sampler whose model runs on a server
 
 
 @dataclass(eq=False)
@@ -41,12 +35,11 @@ class Row:
     """A model in an evaluation. `role`: `sft` of the model that the policy was trained from. `fingerprint`: the
     evaluation's. `prompts`: the split, the endpoint, and which prompts these are. `settings`: of all nodes that it was
     made from (`dpo.beta`). `passed`: 0 or 1 for each prompt. `figures`: by their names in a ComparedSetting. `benchmarks`:
-    rates by name. `retained`: the claims of retention that hold (`2 of 3`)."""
+    rates by name."""
 
     role: str
     title: str
     fingerprint: str
-    command: str
     prompts: tuple[str, str, str]
     tasks: list[str]
     tasks_drawn: bool
@@ -55,7 +48,6 @@ class Row:
     passed: NDArray[Any]
     figures: dict[str, float]
     benchmarks: dict[str, float]
-    retained: str
 
 
 def measured_rows(store: Store, nodes: Nodes, chosen: set[str] | None) -> list[Row]:
@@ -104,7 +96,8 @@ def read_evaluation(
     outcomes = sorted(load(folder / "outcomes.parquet", Outcome), key=attrgetter("prompt_id"))
     if any(outcome.prompt_id not in examples for outcome in outcomes):
         raise UserError("its prompts are not in its data")
-    table, endpoint = average_runs([outcomes], examples), results["endpoint"]
+    table = average_runs([outcomes], examples)
+    endpoint = results["endpoint"]
     if endpoint in VIEWS:
         return results, table.group(*VIEWS[endpoint])
     return results, table.by("task")[endpoint.removeprefix(OUTSIDE)]  # a set of the user's
@@ -123,13 +116,14 @@ def read_row(
     nodes: Nodes, manifest: Manifest, name: str, results: dict[str, Any], table: Table
 ) -> Row:
     """Return a model of an evaluation with its figures."""
-    is_start = name == start_of(manifest)
-    model = input_key(manifest, name)
-    ancestors = lineage(nodes, input_key(manifest, f"answer_{name}"), model)
+    answers = input_key(manifest, f"answer_{name}")
+    ancestors = lineage(nodes, answers, input_key(manifest, name))
     checks = [(e.id, *map(vars, e.checks)) for e in table.prompts]
     prompts = content_id(results["shown_on"], checks)
+    role = "sft"
     kl = 0.0
-    if not is_start:
+    if name != start_of(manifest):
+        role = name
         kl = max(kl, results["kl"][name]["per_token"])  # an estimate may be below 0
     caveat = results["primary"].get("note", "")
     if caveat:
@@ -138,10 +132,9 @@ def read_row(
     for row in results.get("benchmarks", []):
         benchmarks[f"{row['task']} {row['metric']} ({row['prompts']})"] = row[name]["mean"]
     return Row(
-        role="sft" if is_start else name,
+        role=role,
         title=str(results["models"][name]),
         fingerprint=manifest["fingerprint"],
-        command=manifest["command"],
         prompts=(split_of(nodes, manifest), results["endpoint"], prompts),
         tasks=[e.task for e in table.prompts],
         tasks_drawn=speaks_for_other_tasks(table.prompts),
@@ -152,11 +145,8 @@ def read_row(
             "kl": kl,
             "mean_tokens": results["mean_tokens"][name],
             "stop_rate": results["stop_rate"][name],
-            "seconds": sum(m["wall_seconds"] for m in ancestors),
-            "flops": training_flops(lineage(nodes, model)),
         },
         benchmarks=benchmarks,
-        retained=retained_claims(results) if name == "policy" else "–",
     )
 
 
@@ -172,49 +162,3 @@ def split_of(nodes: Nodes, manifest: Manifest) -> str:
 def input_key(manifest: Manifest, role: str) -> Key:
     entry = manifest["inputs"][role]
     return entry["stage"], entry["fingerprint"]
-
-
-def retained_claims(results: dict[str, Any]) -> str:
-    """Return how many claims of retention hold for the policy: `2 of 3`, or `–` without any."""
-    retention = results.get("retention")
-    if not retention:
-        return "–"
-    holds = [claim["holds"] for claim in retention.get("claims", [])]
-    return f"{sum(holds)} of {len(holds)}"
-
-
-def training_flops(manifests: list[Manifest]) -> float:
-    """Return the operations of the trainings, samples and stored log-probs among the nodes that a model came from.
-
-    A token costs 2 operations per parameter forward and 4 backward (Kaplan et al. 2020, arXiv:2001.08361, section
-    2.1), or 2 backward where only adapters are trained. GRPO also samples the completions that it trains on. Attention
-    over earlier tokens, labels by models, and endpoints are not counted. The result is nan if a base is deleted."""
-    parameters = dict[str, float]()
-    for m in manifests:
-        if m["stage"] == "base":
-            parameters[m["fingerprint"]] = float(m["metrics"]["parameters"])
-    total = 0.0
-    for m in manifests:
-        per_token = operations(m)
-        if per_token:
-            tokens = m["metrics"]["tokens"] + m["metrics"].get("prompt_tokens", 0)
-            total += per_token * tokens * parameters.get(m["roots"].get("base", ""), math.nan)
-    return total
-
-
-def operations(m: Manifest) -> int:
-    """Return the operations per parameter and token of a node; 0 if it runs no model here."""
-    stage = m["stage"]
-    if "tokens" not in m["metrics"] or m["settings"].get("sampler") == ELSEWHERE:
-        return 0
-    if stage in ("sample", "reference"):
-        return FORWARD
-    if stage not in OBJECTIVES:
-        return 0
-    trains_all = m["settings"].get("adapter", "none") == "none"
-    backward = BACKWARD if trains_all else ADAPTER_BACKWARD
-    if stage == "kto":  # half of its tokens are of mismatched completions, which are only read
-        backward //= 2
-    if stage == "grpo":
-        return 2 * FORWARD + backward
-    return FORWARD + backward

@@ -11,7 +11,6 @@ from typing import Any
 from stages.commands.planning.rows import (
     candidates_per_prompt,
     expected_prompts,
-    expected_rows,
     sources,
 )
 from stages.config.blocks.endpoints import Endpoint
@@ -48,8 +47,9 @@ def planned_calls(name: str, node: Node, store: Store) -> list[PlannedCalls]:
     if store.find(node) or getattr(block, "own", None):
         return []
     if isinstance(block, OpenAI):
-        calls = expected_rows(node, store) * block.candidates_per_prompt
-        key, tokens = f"{block.key}.endpoint", prompt_tokens(node, store)
+        calls = expected_prompts(node, store) * block.candidates_per_prompt
+        key = f"{block.key}.endpoint"
+        tokens = prompt_tokens(node, store)
         return [priced(name, key, block.endpoint, calls, tokens, block.max_new_tokens)]
     if isinstance(block, Judge):
         pool = node.inputs["pool"]
