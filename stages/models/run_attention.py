@@ -29,20 +29,12 @@ PRODUCT_QUERIES = 256
 
 
 class Run(NamedTuple):
-    """Slices of the row: the prefix that a run continues, which may be empty, and its own tokens."""
+    """Slices of the row: the prefix that a run continues, which may be empty, and its own tokens; their lengths."""
 
     prefix: slice
     own: slice
-
-    @property
-    def length(self) -> int:
-        """The number of own tokens."""
-        return int(self.own.stop - self.own.start)
-
-    @property
-    def continued(self) -> int:
-        """The number of tokens of the prefix."""
-        return int(self.prefix.stop - self.prefix.start)
+    continued: int
+    length: int
 
     @property
     def attended(self) -> int:
@@ -116,7 +108,8 @@ class RunLayout:
         ):
             if length:
                 begin = starts[whole]
-                runs.append(Run(slice(begin, begin + prefix), slice(start, start + length)))
+                own = slice(start, start + length)
+                runs.append(Run(slice(begin, begin + prefix), own, prefix, length))
         return runs
 
     @cached_property
