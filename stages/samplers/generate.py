@@ -12,7 +12,6 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation import BaseStreamer
 
 from stages.models.loading import load_model, resolve_device, sampling_weights
-from stages.models.packing import ATTENTION, attention_name, require_unpacked
 from stages.samplers.drawing import Draws
 from stages.samplers.sampler import (
     Completion,
@@ -59,9 +58,6 @@ class GenerateSampler(LocalModel, Sampler):
 
     def __init__(self, model: PreTrainedModel, *settings: Any):
         super().__init__(model, *settings)
-        require_unpacked(model)
-        if attention_name(model) == ATTENTION:  # it gets no masks for padding on the left
-            raise ValueError("`hf` changed this model's attention; load it again for `generate`")
         if model.config.model_type in READ_PADDING:
             self.rows = 1
         # The model's own settings (repetition penalty, beams) are ignored, as in `hf`.

@@ -137,8 +137,7 @@ def test_a_models_own_form_is_trained_as_it_is_generated(name: str) -> None:
             establish(name)
         return
     contract = establish(name)
-    for messages in (TURN, TURNS, SYSTEM):
-        require_what_the_model_must_write(contract, messages)
+    require_what_the_model_must_write(contract, SYSTEM)
 
 
 CALL = '<tool_call>\n{"name": "stock", "arguments": {"item": "tea"}}\n</tool_call>'
@@ -195,14 +194,12 @@ def test_a_call_that_ends_a_conversation_ends_as_calls_do() -> None:
 def test_tools_are_described_in_a_models_own_form_unless_the_row_says_how_they_are_called() -> None:
     contract = establish("llama3_1")
     tool = '{"name": "stock", "description": "Count an item.", "parameters": {"type": "object"}}'
-    described: Message = {"role": "system", "content": TOOLS.format(tool)}
-    own: Message = {"role": "system", "content": f"Write {CALL} to call a tool."}
-    for system, as_text in ((described, False), (own, True)):
-        prompt = contract.tokenizer.decode(contract.prompt([system, EPISODE[0]]))
-        written = contract.tokenizer.decode(contract.example([system, *EPISODE[:2]])[0])
-        assert ("Respond in the format" in prompt) != as_text
-        assert ("<tools>" in prompt) is False
-        assert (CALL in written.removeprefix(prompt)) == as_text
+    for content, as_text in ((TOOLS.format(tool), False), (f"Write {CALL} to call a tool.", True)):
+        system: Message = {"role": "system", "content": content}
+        ids, _ = contract.example([system, *EPISODE[:2]])
+        text = contract.tokenizer.decode(ids)
+        assert ("Respond in the format" in text) != as_text
+        assert text.count(CALL) == 2 * as_text
 
 
 def test_turns_without_a_role_are_merged_or_dropped() -> None:
