@@ -167,9 +167,10 @@ def add_tokens(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows
     types = list[gguf.TokenType]()
     for i in range(rows):
         if i in added:
-            special = added[i].special
             tokens.append(str(added[i]))
-            types.append(gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED)
+            types.append(gguf.TokenType.USER_DEFINED)
+            if added[i].special:
+                types[-1] = gguf.TokenType.CONTROL
         elif i < len(tokenizer):
             tokens.append(tokenizer.convert_ids_to_tokens(i))
             types.append(gguf.TokenType.NORMAL)

@@ -115,12 +115,16 @@ def gradient_by_logits(p: Tensor, target: Tensor, log_p: Tensor, scale: float) -
     """Write the gradient of -log p(target) by the head's output, (tokens, vocabulary), into `p`, and return it: p, minus
     1 at the target, computed as expm1(log p), because rounding would lose the digits of p close to 1; times `scale`."""
     p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(p.dtype))
-    return p if scale == 1 else p.mul_(scale)
+    if scale != 1:
+        p.mul_(scale)
+    return p
 
 
 def compute_logits(rows: Tensor, weight: Tensor, scale: float) -> Tensor:
     logits = linear(rows, weight)
-    return logits if scale == 1 else logits * scale
+    if scale != 1:
+        logits = logits * scale
+    return logits
 
 
 class FusedHead:

@@ -69,7 +69,9 @@ def read_earlier_steps(
     """Return header and steps of the policy's card, or of the base."""
     base = manifests.get("base")
     if base and base["stage"] == "base":
-        header = {"base_model": base["config"]["path"]} if is_pinned(base["config"]) else {}
+        header = dict[str, Any]()
+        if is_pinned(base["config"]):
+            header["base_model"] = base["config"]["path"]
         datasets = [source["path"] for source in sources_of(manifests, split) if is_pinned(source)]
         if datasets:
             header["datasets"] = datasets
@@ -104,7 +106,7 @@ def data_message(manifests: dict[str, Manifest], split: Split) -> str:
         if role in manifests:
             metrics = manifests[role]["metrics"]
             break
-    parts = [source_name(source) for source in sources_of(manifests, split)]
+    parts = [*map(source_name, sources_of(manifests, split))]
     for author, uses in metrics.get("policies", {}).items():
         parts.append(f"{author} ({uses['chosen']:,} chosen, {uses['rejected']:,} rejected)")
     return ", ".join([*parts, metrics["summary"]]) + licences.provenance_message(metrics)
@@ -130,4 +132,6 @@ def source_name(source: dict[str, Any]) -> str:
     """Return a hub id in full, the last part of a local path, or "random weights"."""
     if source["path"] is None:
         return "random weights"
-    return str(source["path"]) if is_pinned(source) else Path(source["path"]).name
+    if is_pinned(source):
+        return str(source["path"])
+    return Path(source["path"]).name

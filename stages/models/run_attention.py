@@ -43,7 +43,9 @@ class Run(NamedTuple):
     def pick(self, states: Tensor) -> Tensor:
         """Return the states that the run attends to: those of its prefix, which is earlier in the row, and its own."""
         own = states[:, :, self.own]
-        return torch.cat([states[:, :, self.prefix], own], 2) if self.continued else own
+        if self.continued:
+            return torch.cat([states[:, :, self.prefix], own], 2)
+        return own
 
     def add(self, whole: Tensor, part: Tensor) -> None:
         """Add gradients of what was picked to those of the row. (+= would also copy a slice to itself.)"""
@@ -160,7 +162,9 @@ class RunLayout:
     def kernel_mask(self, run: Run, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Return `mask` for a kernel; None if plain causal attention is right: without prefix, and within the window."""
         within = window is None or window >= run.attended
-        return None if within and not run.continued else self.mask(run, window, dtype)[None, None]
+        if within and not run.continued:
+            return None
+        return self.mask(run, window, dtype)[None, None]
 
 
 def join_ranges(

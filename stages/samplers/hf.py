@@ -97,7 +97,9 @@ class HFSampler(LocalModel, Sampler):
                 self._admit(queue, active, slots)
             self._decode(active, slots)
             for row in self._retire(active, slots):
-                reason = "stop" if row.tokens[-1] in self.stops else "length"
+                reason = "length"
+                if row.tokens[-1] in self.stops:
+                    reason = "stop"
                 yield row.request, row.index, Completion(row.tokens, reason, row.logprob)
 
     def _rows_at_once(self, length: int) -> int:

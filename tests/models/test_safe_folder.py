@@ -39,7 +39,10 @@ CLIMBING = (
 
 
 def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | changes))
+    content = dict[str, Any]()
+    if file.exists():
+        content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | changes))
 
 
 def of_config(folder: Path) -> None:

@@ -70,7 +70,9 @@ def chatml(turns: list[Message]) -> str:
     """Return a conversation up to its last end of turn."""
     text = ""
     for turn in turns:
-        content = turn["content"].rstrip() if turn["role"] == "assistant" else turn["content"]
+        content = turn["content"]
+        if turn["role"] == "assistant":
+            content = content.rstrip()
         text += f"<|im_start|>{turn['role']}\n{content}<|im_end|>\n"
     return text.removesuffix("\n")
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -48,29 +50,37 @@ SHAPE = {
     "vocab_size": 600,
     "max_position_embeddings": 256,
 }
+
+
+def build_model(
+    model: type[PreTrainedModel], config: type[PreTrainedConfig], **options: Any
+) -> PreTrainedModel:
+    return model(config(**SHAPE | options))
+
+
 ARCHITECTURES = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=8, **SHAPE)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(sliding_window=6, **SHAPE)),
-    "gemma3": lambda: Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            head_dim=8,
-            sliding_window=6,
-            layer_types=["sliding_attention", "full_attention"],
-            **SHAPE,
-        )
+    "llama": partial(build_model, LlamaForCausalLM, LlamaConfig),
+    "qwen3": partial(build_model, Qwen3ForCausalLM, Qwen3Config, head_dim=8),
+    "mistral": partial(build_model, MistralForCausalLM, MistralConfig, sliding_window=6),
+    "gemma3": partial(
+        build_model,
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        head_dim=8,
+        sliding_window=6,
+        layer_types=["sliding_attention", "full_attention"],
     ),
     # Soft-capped logits and attention, which needs eager attention; scaled logits.
-    "gemma2": lambda: Gemma2ForCausalLM(
-        Gemma2Config(
-            head_dim=8,
-            sliding_window=6,
-            final_logit_softcapping=0.1,
-            attn_implementation="eager",
-            **SHAPE,
-        )
+    "gemma2": partial(
+        build_model,
+        Gemma2ForCausalLM,
+        Gemma2Config,
+        head_dim=8,
+        sliding_window=6,
+        final_logit_softcapping=0.1,
+        attn_implementation="eager",
     ),
-    "granite": lambda: GraniteForCausalLM(GraniteConfig(logits_scaling=0.2, **SHAPE)),
+    "granite": partial(build_model, GraniteForCausalLM, GraniteConfig, logits_scaling=0.2),
 }
 
 
