@@ -45,20 +45,15 @@ def copy_licence_files(source: Path, model: Path) -> None:
         shutil.copyfile(file, model / file.name)
 
 
-def licence_names(licence: dict[str, Any]) -> list[str]:
-    names = [licence.get("license_name")]
-    stated = licence.get("license")
-    names += stated if isinstance(stated, list) else [stated]
-    return [name for name in names if isinstance(name, str) and name != "other"]
-
-
 def licence_message(licence: dict[str, Any]) -> str:
     """Return the line on the licence of a model's base; '' if it states none."""
     if not licence:
         return ""
-    name = ", ".join(licence_names(licence)) or "other"
+    name = licence.get("license_name") or licence["license"]
+    if isinstance(name, list):
+        name = ", ".join(map(str, name))
     if "license_link" in licence:
-        name += f" ({licence['license_link']})"
+        name = f"{name} ({licence['license_link']})"
     return visible(
         f"The licence of the base, {name}, also binds this model. It may demand a name, a notice or a sentence."
     )
