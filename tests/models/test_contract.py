@@ -20,6 +20,7 @@ from stages.models.contract import (
 )
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import GOLDEN, ContractError
+from stages.store.records import Message
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -85,11 +86,10 @@ def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
 ) -> None:
     contract = establish(tokenizer, kind)
     for messages in GOLDEN:
-        ids, trained = contract.example(messages)
-        words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
         answers = "".join(m["content"] + end for m in messages if m["role"] == "assistant")
-        assert words == answers, "exactly the assistant's words and its end of turn are trained"
-        assert ids[: len(contract.prompt(messages[:-1]))] == contract.prompt(messages[:-1])
+        assert trained_text(contract, messages) == answers, "the words and their end of turn"
+        prompt = contract.prompt(messages[:-1])
+        assert contract.example(messages)[0][: len(prompt)] == prompt
     assert tokenizer.pad_token_id not in contract.stop_ids
     assert tokenizer.eos_token == end
     contract.save(tmp_path)
@@ -108,9 +108,7 @@ def test_an_eos_after_the_whole_conversation_is_no_end_of_turn(train: bool) -> N
     tokenizer.chat_template = (TRL / f"phi3{'_training' * train}.jinja").read_text()
     contract = establish(tokenizer, "auto", train=train)
     assert [tokenizer.decode([i]) for i in contract.stop_ids] == ["<|end|>", "<|endoftext|>"]
-    ids, trained = contract.example([*GOLDEN[0], *GOLDEN[0]])
-    words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
-    assert words == "Blue.<|end|>" * 2
+    assert trained_text(contract, [*GOLDEN[0], *GOLDEN[0]]) == "Blue.<|end|>" * 2
 
 
 def test_who_has_a_template_that_cannot_be_used_is_told_one_that_fits() -> None:
@@ -181,9 +179,7 @@ def test_the_models_own_template_is_kept_without_any_marks(train: bool, tmp_path
     tokenizer.chat_template = OWN
     contract = establish(tokenizer, "auto", train=train)
     assert contract.tokenizer.chat_template == OWN
-    ids, trained = contract.example(GOLDEN[1])
-    words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
-    assert words == "4<|im_end|>- ja, 日本<|im_end|>"
+    assert trained_text(contract, GOLDEN[1]) == "4<|im_end|>- ja, 日本<|im_end|>"
     contract.save(tmp_path)
     assert load_contract(tmp_path).prompt(GOLDEN[0][:1]) == contract.prompt(GOLDEN[0][:1])
 
@@ -203,42 +199,36 @@ def test_a_base_ends_its_turns_as_its_template_does_and_never_knows_the_day(tmp_
     assert text == ("26 Jul 2024<|im_start|>user: Brief.\n\n2?<|im_end|>\n<|im_start|>assistant: ")
 
 
+def trained_text(contract: Contract, messages: list[Message]) -> str:
+    ids, trained = contract.example(messages)
+    return contract.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+
+
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|endoftext|>"])
 def test_a_control_token_that_a_text_spells_is_text(token: str) -> None:
-    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    contract = establish(tokenizer, "chatml")
-    asked = {"role": "user", "content": f"What is {token}?"}
+    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
+    asked: Message = {"role": "user", "content": f"What is {token}?"}
     prompt = contract.prompt([asked])
-    plain = contract.prompt([{**asked, "content": "What is it?"}])
-    controls = [i for i in prompt if i in tokenizer.added_tokens_decoder]
-    assert controls == [i for i in plain if i in tokenizer.added_tokens_decoder]
-    assert (
-        tokenizer.decode(prompt)
-        == f"<|im_start|>user\nWhat is {token}?<|im_end|>\n<|im_start|>assistant\n"
-    )
-    ids, trained = contract.example([asked, GOLDEN[0][1]])
-    assert ids[: len(prompt)] == prompt
-    assert (
-        tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t]) == "Blue.<|im_end|>"
-    )
+    written = f"<|im_start|>user\nWhat is {token}?<|im_end|>\n<|im_start|>assistant\n"
+    assert contract.tokenizer.decode(prompt) == written
+    assert sum(i in contract.added for i in prompt) == 3
+    assert trained_text(contract, [asked, GOLDEN[0][1]]) == "Blue.<|im_end|>"
     with pytest.raises(ContractError, match="a control token"):
         contract.example([GOLDEN[0][0], {"role": "assistant", "content": f"It is {token}."}])
 
 
 def test_a_control_token_that_a_text_spells_is_dropped_or_kept_where_it_is_asked() -> None:
-    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    asked = {"role": "user", "content": "What is <|im_start|>?"}
-    dropping, keeping = (
-        replace(establish(tokenizer, "chatml"), special=Spelled(word)) for word in ("drop", "keep")
-    )
-    for rendered in (dropping.prompt, lambda turns: dropping.example([*turns, GOLDEN[0][1]])):
-        with pytest.raises(ContractError, match=r"spells .*im_start"):
-            rendered([asked])
-    begin = tokenizer.convert_tokens_to_ids("<|im_start|>")
-    assert keeping.prompt([asked]).count(begin) == 3
-    answer = {"role": "assistant", "content": "It is <|im_start|>."}
-    ids, trained = keeping.example([GOLDEN[0][0], answer])
-    assert begin in [i for i, mark in zip(ids, trained, strict=True) if mark]
+    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
+    asked: Message = {"role": "user", "content": "What is <|im_start|>?"}
+    dropping = replace(contract, special=Spelled.drop)
+    with pytest.raises(ContractError, match=r"spells .*im_start"):
+        dropping.prompt([asked])
+    with pytest.raises(ContractError, match=r"spells .*im_start"):
+        dropping.example([asked, GOLDEN[0][1]])
+    keeping = replace(contract, special=Spelled.keep)
+    assert sum(i in contract.added for i in keeping.prompt([asked])) == 4
+    answer: Message = {"role": "assistant", "content": "It is <|im_start|>."}
+    assert trained_text(keeping, [asked, answer]) == "It is <|im_start|>.<|im_end|>"
 
 
 def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:
