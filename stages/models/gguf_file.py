@@ -72,7 +72,7 @@ def write_gguf(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
         writer.add_file_type(TYPES[dtype][1])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         add_shape(writer, config)
-        add_tokenizer(writer, tokenizer, config.vocab_size)
+        add_tokenizer(writer, model, tokenizer, config.vocab_size)
         add_weights(writer, model, config, TYPES[dtype][0])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -138,28 +138,26 @@ def interleave(values: NDArray[Any], head: int) -> NDArray[Any]:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+def add_tokenizer(
+    writer: gguf.GGUFWriter, model: Path, tokenizer: PreTrainedTokenizerBase, rows: int
+) -> None:
     """Add tokens with types, merges, special ids and template. Embeddings beyond the vocabulary get unused tokens."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if backend["model"]["type"] != "BPE":
         raise UserError(
             f"GGUF files are written with byte-level BPE tokenizers, not with {backend['model']['type']}."
         )
-    merges = [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre_tokenizer_name(backend["pre_tokenizer"]))
     add_tokens(writer, tokenizer, rows)
-    writer.add_token_merges(merges)
     writer.add_add_space_prefix(False)
-    writer.add_add_bos_token(adds_bos(tokenizer))
-    for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
-        token = getattr(tokenizer, name)
-        if token is not None:
-            getattr(writer, f"add_{name}")(token)
+    special = gguf.SpecialVocab(model, load_merges=True, n_vocab=rows)
+    special.add_special_token["bos"] = adds_bos(tokenizer)
     if tokenizer.chat_template:
         # Only training needs `{% generation %}`, which most readers refuse: it is commented out.
         marks = r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}"
-        writer.add_chat_template(re.sub(marks, r"{#\1 \2#}", tokenizer.chat_template))
+        special.chat_template = re.sub(marks, r"{#\1 \2#}", tokenizer.chat_template)
+    special.add_to_gguf(writer, quiet=True)
 
 
 def add_tokens(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
@@ -169,9 +167,10 @@ def add_tokens(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows
     types = list[gguf.TokenType]()
     for i in range(rows):
         if i in added:
-            special = added[i].special
             tokens.append(str(added[i]))
-            types.append(gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED)
+            types.append(gguf.TokenType.USER_DEFINED)
+            if added[i].special:
+                types[-1] = gguf.TokenType.CONTROL
         elif i < len(tokenizer):
             tokens.append(tokenizer.convert_ids_to_tokens(i))
             types.append(gguf.TokenType.NORMAL)
@@ -207,17 +206,11 @@ def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokeniz
     file_config, file_tokenizer = describe_gguf(file)
     folder_shape = config.to_dict()
     file_shape = file_config.to_dict()
-    for key in SHAPE:
-        expected = folder_shape.get(key)
-        found = file_shape.get(key)
-        if expected != found:
-            raise UserError(
-                f"GGUF would lose {key}: the model has {expected}, the file is read as {found}."
-            )
+    lost = [key for key in SHAPE if folder_shape.get(key) != file_shape.get(key)]
     if golden_token_ids(file_tokenizer) != golden_token_ids(tokenizer):
-        raise UserError(
-            "GGUF would change the tokenizer: the one read from the file gives other tokens."
-        )
+        lost.append("tokenizer")
+    if lost:
+        raise UserError(f"GGUF would lose {', '.join(lost)}: export.format=hub does not.")
 
 
 def golden_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -21,41 +21,36 @@ PRODUCT_TOKENS = 1024
 READ_TOKENS = 32
 # for more tokens, the forward stores no probabilities and the backward recomputes logits
 MOST_KEPT_TOKENS = 2048
-# the derivative of the logits by the head's output; None stands for 1
-Slope = Tensor | float | None
 STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
 class CPULogProbFunction(torch.autograd.Function):
-    """TRL's ChunkedLogProbFunction, with its arguments and outputs. Gradients flow through the log-probs alone."""
+    """TRL's ChunkedLogProbFunction for a head without bias and soft cap, with its outputs. Gradients flow through the
+    log-probs alone."""
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,  # (tokens, hidden)
         weight: Tensor,  # (vocabulary, hidden)
-        bias: Tensor | None,
         targets: Tensor,  # (tokens,)
-        temperature: float,
-        chunk_size: int,
-        softcap: float | None = None,
-        scale: float = 1.0,
-        outputs: tuple[str, ...] = STATISTICS,
+        scale: float,
+        outputs: tuple[str, ...],
     ) -> tuple[Tensor | None, ...]:
-        """Return each (tokens,): the target's log-prob, then every one of `STATISTICS`, None if not in `outputs`."""
+        """Return each (tokens,): the target's log-prob, then every one of `STATISTICS`, None if not in `outputs`. Logits
+        are multiplied by `scale`."""
         dtype = autocast_dtype(hidden)
         exact = torch.promote_types(dtype, torch.float32)
-        ctx.settings = dtype, scale, softcap, temperature
-        keeps_probabilities = (
-            ctx.needs_input_grad[0] and softcap is None and len(hidden) <= MOST_KEPT_TOKENS
-        )
+        ctx.dtype = dtype
+        ctx.scale = scale
+        keeps_probabilities = ctx.needs_input_grad[0] and len(hidden) <= MOST_KEPT_TOKENS
         asked = [name for name in STATISTICS if name in outputs]
         head = weight.to(dtype)
         parts = defaultdict[str, list[Tensor]](list)  # of each output, by tile
         probabilities = list[Tensor]()
         products = torch.split(hidden, PRODUCT_TOKENS)
         for rows, target in zip(products, torch.split(targets, PRODUCT_TOKENS), strict=True):
-            chunk, slope = compute_logits(rows.to(dtype), head, bias, scale, softcap, temperature)
+            chunk = compute_logits(rows.to(dtype), head, scale)
             tiles = torch.split(chunk, READ_TOKENS)
             for logits, label in zip(tiles, torch.split(target, READ_TOKENS), strict=True):
                 log_p = logits.log_softmax(-1, dtype=exact)
@@ -66,43 +61,40 @@ class CPULogProbFunction(torch.autograd.Function):
                 for name in asked:
                     parts[name].append(statistic(name, logits, log_p, p, label))
                 if keeps_probabilities:
-                    logits.copy_(gradient_by_logits(p, label, target_log_p, slope))
+                    logits.copy_(gradient_by_logits(p, label, target_log_p, scale))
             if keeps_probabilities:
                 probabilities.append(chunk)
         joined = {name: torch.cat(of_tiles) for name, of_tiles in parts.items()}
         log_probs = joined.pop("log_probs")
-        ctx.save_for_backward(hidden, weight, bias, targets, log_probs, *probabilities)
+        ctx.save_for_backward(hidden, weight, targets, log_probs, *probabilities)
         ctx.mark_non_differentiable(*joined.values())
         return log_probs, *map(joined.get, STATISTICS)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """Return the gradients of hidden states and head, from stored probabilities or from recomputed logits."""
-        dtype, *settings = ctx.settings
-        hidden, weight, bias, targets, log_probs, *probabilities = ctx.saved_tensors
-        head = weight.to(dtype)
+        hidden, weight, targets, log_probs, *probabilities = ctx.saved_tensors
+        head = weight.to(ctx.dtype)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = None
-        grad_bias = None
         for i, start in enumerate(range(0, max(1, len(hidden)), PRODUCT_TOKENS)):
             product = slice(start, start + PRODUCT_TOKENS)
-            rows = hidden[product].to(dtype)
+            rows = hidden[product].to(ctx.dtype)
             g = grad[product]
             if probabilities:
                 p = probabilities[i]
             else:
-                logits, slope = compute_logits(rows, head, bias, *settings)
-                p = gradient_by_logits(
-                    logits.softmax(-1), targets[product], log_probs[product], slope
-                )
+                p = compute_logits(rows, head, ctx.scale).softmax(-1)
+                p = gradient_by_logits(p, targets[product], log_probs[product], ctx.scale)
             # times (tokens, hidden): smaller than p, (tokens, vocabulary)
             grad_hidden[product] = (p @ head) * -g[:, None]
             if ctx.needs_input_grad[1]:
-                part = p.t() @ (rows * -g[:, None]).to(dtype)
-                grad_weight = add_up(grad_weight, part, weight.dtype)
-            if ctx.needs_input_grad[2]:
-                grad_bias = add_up(grad_bias, p.t() @ -g.to(dtype), weight.dtype)
-        return grad_hidden, grad_weight, grad_bias, *[None] * 6
+                part = p.t() @ (rows * -g[:, None]).to(ctx.dtype)
+                if grad_weight is None:
+                    grad_weight = part.to(weight.dtype)
+                else:
+                    grad_weight.add_(part)
+        return grad_hidden, grad_weight, None, None, None
 
 
 def statistic(name: str, logits: Tensor, log_p: Tensor, p: Tensor, label: Tensor) -> Tensor:
@@ -119,52 +111,46 @@ def statistic(name: str, logits: Tensor, log_p: Tensor, p: Tensor, label: Tensor
     raise ValueError(f"{name} is none of {', '.join(STATISTICS)}")
 
 
-def add_up(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Add a part to a total of this type, in place; the first part is the total."""
-    return part.to(dtype) if total is None else total.add_(part)
-
-
-def gradient_by_logits(p: Tensor, target: Tensor, log_p: Tensor, slope: Slope) -> Tensor:
-    """Write the gradient of -log p(target) by the logits, (tokens, vocabulary), into `p`, and return it: p, minus 1 at
-    the target, computed as expm1(log p), because rounding would lose the digits of p close to 1."""
+def gradient_by_logits(p: Tensor, target: Tensor, log_p: Tensor, scale: float) -> Tensor:
+    """Write the gradient of -log p(target) by the head's output, (tokens, vocabulary), into `p`, and return it: p, minus
+    1 at the target, computed as expm1(log p), because rounding would lose the digits of p close to 1; times `scale`."""
     p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(p.dtype))
-    if slope is not None:
-        p.mul_(slope)
+    if scale != 1:
+        p.mul_(scale)
     return p
 
 
-def compute_logits(
-    rows: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    temperature: float,
-) -> tuple[Tensor, Slope]:
-    """Return the logits, (tokens, vocabulary), scaled, soft-capped and over the temperature, and their derivative."""
-    if bias is not None:
-        bias = bias.to(rows.dtype)
-    logits = linear(rows, weight, bias)
-    slope = scale / temperature
-    if softcap is not None:
-        capped = (logits * (scale / softcap)).tanh()
-        return capped * (softcap / temperature), (1 - capped * capped) * slope
-    if scale == temperature:
-        return logits, None
-    return logits * slope, slope
+def compute_logits(rows: Tensor, weight: Tensor, scale: float) -> Tensor:
+    logits = linear(rows, weight)
+    if scale != 1:
+        logits = logits * scale
+    return logits
 
 
 class FusedHead:
-    """The function that TRL's fused LM head calls: ours on a CPU, TRL's on other devices."""
+    """The function that TRL's fused LM head calls: ours on a CPU, TRL's on other devices, and for a bias or a soft cap."""
 
     @staticmethod
-    def apply(hidden: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
-        if hidden.device.type == "cpu":
-            return CPULogProbFunction.apply(hidden, *arguments)  # type: ignore[no-any-return,no-untyped-call]
+    def apply(
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        chunk_size: int,
+        softcap: float | None,
+        scale: float,
+        outputs: tuple[str, ...],
+    ) -> tuple[Tensor | None, ...]:
+        if hidden.device.type == "cpu" and bias is None and softcap is None:
+            factor = scale / temperature
+            return CPULogProbFunction.apply(hidden, weight, targets, factor, outputs)  # type: ignore[no-any-return,no-untyped-call]
         # imported here, as it may need Triton
         from trl.kernels import ChunkedLogProbFunction
 
-        return ChunkedLogProbFunction.apply(hidden, *arguments)  # type: ignore[no-any-return]
+        return ChunkedLogProbFunction.apply(  # type: ignore[no-any-return]
+            hidden, weight, bias, targets, temperature, chunk_size, softcap, scale, outputs
+        )
 
 
 def score_labelled(device: torch.device) -> bool:

@@ -14,14 +14,12 @@ from stages.config.choices import Split
 from stages.config.errors import visible
 from stages.models.base_licence import (
     copy_licence_files,
-    duties,
     licence_message,
     read_licence,
 )
 from stages.store import licences
 from stages.store.manifest import COMMIT, Manifest, manifest_of
 from stages.store.numbers import signed
-from stages.store.records import Pair, stream
 from stages.store.sealed_json import load_json, require_keys
 
 CARD = Path(__file__).with_name("model_card.md.jinja")
@@ -37,7 +35,7 @@ def write_card(
     is_trained = isinstance(cfg, Training)
     if not is_trained:  # its data was read, but nothing learnt from it
         manifests = {"base": manifests["base"]}
-    header, steps = read_earlier_steps(manifests, inputs)
+    header, steps = read_earlier_steps(manifests, inputs, trained_split(cfg))
     start = inputs["base" if "base" in manifests else "policy"] / "model"
     copy_licence_files(start, model)
     licence = read_licence(start)
@@ -51,8 +49,8 @@ def write_card(
     card = Template(CARD.read_text(encoding="utf-8"), trim_blocks=True).render(
         header=yaml.safe_dump(header),
         base=header.get("base_model", "the base below"),
-        title=model_name(objective.name, model.parent.stem, licence),
-        steps=[*steps, describe_step(model.parent.stem, cfg, manifests, inputs, figures)],
+        title=f"Plumbline {objective.name} {model.parent.stem}",
+        steps=[*steps, describe_step(model.parent.stem, cfg, manifests)],
         cfg=cfg,
         settings=vars(cfg),
         is_trained=is_trained,
@@ -65,20 +63,16 @@ def write_card(
     (model / "README.md").write_text(visible(card, "\n\t"), encoding="utf-8")
 
 
-def model_name(stage: str, fingerprint: str, licence: dict[str, Any]) -> str:
-    """Return the name of a published model, which begins as the licence of its base demands."""
-    begins = duties(licence).get("begins", "")
-    return f"{begins} Plumbline {stage} {fingerprint}".strip()
-
-
 def read_earlier_steps(
-    manifests: dict[str, Manifest], inputs: dict[str, Path]
+    manifests: dict[str, Manifest], inputs: dict[str, Path], split: Split
 ) -> tuple[dict[str, Any], list[str]]:
     """Return header and steps of the policy's card, or of the base."""
     base = manifests.get("base")
     if base and base["stage"] == "base":
-        header = {"base_model": base["config"]["path"]} if is_pinned(base["config"]) else {}
-        datasets = [source["path"] for source in sources_of(manifests) if is_pinned(source)]
+        header = dict[str, Any]()
+        if is_pinned(base["config"]):
+            header["base_model"] = base["config"]["path"]
+        datasets = [source["path"] for source in sources_of(manifests, split) if is_pinned(source)]
         if datasets:
             header["datasets"] = datasets
         name = source_name(base["config"])
@@ -91,70 +85,34 @@ def read_earlier_steps(
 
 
 def describe_step(
-    fingerprint: str,
-    cfg: Training | Untrained,
-    manifests: dict[str, Manifest],
-    inputs: dict[str, Path],
-    figures: dict[str, Any],
+    fingerprint: str, cfg: Training | Untrained, manifests: dict[str, Manifest]
 ) -> str:
     """Return the line on a training: its node, those that it was made from, and its data."""
-    objective = cfg.objective.name
-    split = Split.preference if objective == "grpo" else Split.sft
-    if isinstance(cfg, Untrained):
-        data = "not trained here"
-    elif "pairs" in manifests:
-        data = pairs_message(manifests["pairs"], inputs["pairs"])
-    elif "unpaired" in manifests:
-        data = f"single completions, {manifests['unpaired']['metrics']['summary']}"
-    else:
-        data = data_message(manifests, split)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
-    data = " ".join(data.split())  # names from a file begin no line of their own
-    step = f"{STEP}`{objective} {fingerprint}` <- {made_from}: {data}"
-    if "template" in figures:
-        step += f". {figures['template']}"
-    return step
+    step = f"{STEP}`{cfg.objective.name} {fingerprint}` <- {made_from}"
+    if isinstance(cfg, Untrained):
+        return f"{step}: not trained here"
+    data = data_message(manifests, trained_split(cfg))
+    return f"{step}: {' '.join(data.split())}"  # names from a file begin no line of their own
 
 
-def pairs_message(manifest: Manifest, folder: Path) -> str:
-    """Describe pairs in one line. `folder`: of the node that made them."""
-    pairs = manifest["metrics"]
-    source = ""
-    first_pair = next(stream(folder / "pairs.parquet", Pair))
-    if first_pair.labeler == "dataset":
-        # the pairs' file, or the models that wrote the answers
-        source = f" of {first_pair.chosen_policy}"
-        if "policies" in pairs:
-            authors = [
-                f"{name} ({uses['chosen']:,} chosen, {uses['rejected']:,} rejected)"
-                for name, uses in pairs["policies"].items()
-            ]
-            source = f" of {', '.join(authors)}"
-    return f"preference pairs{source}, {pairs['summary']}{licences.provenance_message(pairs)}"
+def trained_split(cfg: Training | Untrained) -> Split:
+    return Split.preference if cfg.objective.name == "grpo" else Split.sft
 
 
 def data_message(manifests: dict[str, Manifest], split: Split) -> str:
-    """Describe the training data in one line. `split`: the one of `data` that was trained on."""
-    data = manifests["data"]
-    metrics = data["metrics"]
-    rows = metrics["examples"].get(split, 0)
-    held_out = metrics["examples"].get(Split.validation, 0)
-    stated = licences.provenance_message(metrics)
-    sources = list[str]()
-    tasks = data["config"].get("tasks") or {}
-    if data["stage"] == "select" and "pairs" in data["inputs"]:
-        sources.append("chosen completions of pairs")
-    elif data["stage"] == "select":
-        mended = f"{metrics['mended']:,} of them mended"
-        sources.append(f"{metrics['selected']:,} of a model's own answers, {mended}")
-    else:
-        if tasks.get(split) or tasks.get(f"open_{split}"):
-            sources.append("generated instructions with checks")
-        sources += map(source_name, sources_of(manifests, split))
-    return f"{', '.join(sources)} ({rows:,} examples, {held_out:,} more held out{stated})"
+    """Describe the training data in one line: pairs, completions, or the sources of a `split` of the data."""
+    for role in ("pairs", "unpaired", "data"):
+        if role in manifests:
+            metrics = manifests[role]["metrics"]
+            break
+    parts = [*map(source_name, sources_of(manifests, split))]
+    for author, uses in metrics.get("policies", {}).items():
+        parts.append(f"{author} ({uses['chosen']:,} chosen, {uses['rejected']:,} rejected)")
+    return ", ".join([*parts, metrics["summary"]]) + licences.provenance_message(metrics)
 
 
-def sources_of(manifests: dict[str, Manifest], split: Split = Split.sft) -> list[dict[str, Any]]:
+def sources_of(manifests: dict[str, Manifest], split: Split) -> list[dict[str, Any]]:
     """Return the sources that contribute rows to a split."""
     if "data" not in manifests:
         return []
@@ -174,4 +132,6 @@ def source_name(source: dict[str, Any]) -> str:
     """Return a hub id in full, the last part of a local path, or "random weights"."""
     if source["path"] is None:
         return "random weights"
-    return str(source["path"]) if is_pinned(source) else Path(source["path"]).name
+    if is_pinned(source):
+        return str(source["path"])
+    return Path(source["path"]).name

@@ -26,9 +26,8 @@ GOLDEN: list[list[Message]] = [
         {"role": "assistant", "content": "- ja, 日本"},
     ],
 ]
-# A call for today's date in a template becomes a fixed date, so that every stage renders the same tokens on every day.
-# Llama 3.2's template falls back on this date.
-CLOCK = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)""")
+# In a template, today is this date, so that every stage renders the same tokens on every day. Llama 3.2's template
+# falls back on it.
 DATE = datetime(2024, 7, 26)
 PARTS_OF_DATE = "YymdbBaAHIMSpj"  # of strftime
 Encoded = tuple[list[int], list[tuple[int, int]]]
@@ -171,18 +170,12 @@ def end_after(tokenizer: PreTrainedTokenizerBase, text: str, content: str) -> li
 
 def undated(template: str) -> str:
     """Return a chat template with a fixed date instead of today's, whatever format it asks for."""
-    template = CLOCK.sub(fix_date, template)
     if "strftime_now" not in template:
         return template
     parts = "".join(f" | replace('%{part}', '{DATE:%{part}}')" for part in PARTS_OF_DATE)
     return (
         f"{{%- macro strftime_now(format) -%}}{{{{ format{parts} }}}}{{%- endmacro -%}}\n{template}"
     )
-
-
-def fix_date(call: re.Match[str]) -> str:
-    """Return the fixed date for a call of CLOCK, as a literal."""
-    return repr(DATE.strftime(call[2]))
 
 
 def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:

@@ -29,20 +29,12 @@ PRODUCT_QUERIES = 256
 
 
 class Run(NamedTuple):
-    """Slices of the row: the prefix that a run continues, which may be empty, and its own tokens."""
+    """Slices of the row: the prefix that a run continues, which may be empty, and its own tokens; their lengths."""
 
     prefix: slice
     own: slice
-
-    @property
-    def length(self) -> int:
-        """The number of own tokens."""
-        return int(self.own.stop - self.own.start)
-
-    @property
-    def continued(self) -> int:
-        """The number of tokens of the prefix."""
-        return int(self.prefix.stop - self.prefix.start)
+    continued: int
+    length: int
 
     @property
     def attended(self) -> int:
@@ -51,7 +43,9 @@ class Run(NamedTuple):
     def pick(self, states: Tensor) -> Tensor:
         """Return the states that the run attends to: those of its prefix, which is earlier in the row, and its own."""
         own = states[:, :, self.own]
-        return torch.cat([states[:, :, self.prefix], own], 2) if self.continued else own
+        if self.continued:
+            return torch.cat([states[:, :, self.prefix], own], 2)
+        return own
 
     def add(self, whole: Tensor, part: Tensor) -> None:
         """Add gradients of what was picked to those of the row. (+= would also copy a slice to itself.)"""
@@ -116,7 +110,8 @@ class RunLayout:
         ):
             if length:
                 begin = starts[whole]
-                runs.append(Run(slice(begin, begin + prefix), slice(start, start + length)))
+                own = slice(start, start + length)
+                runs.append(Run(slice(begin, begin + prefix), own, prefix, length))
         return runs
 
     @cached_property
@@ -167,7 +162,9 @@ class RunLayout:
     def kernel_mask(self, run: Run, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Return `mask` for a kernel; None if plain causal attention is right: without prefix, and within the window."""
         within = window is None or window >= run.attended
-        return None if within and not run.continued else self.mask(run, window, dtype)[None, None]
+        if within and not run.continued:
+            return None
+        return self.mask(run, window, dtype)[None, None]
 
 
 def join_ranges(

@@ -157,10 +157,8 @@ def batches_by_length(
     order = sorted(range(len(tokens)), key=tokens.__getitem__, reverse=True)
     costs = [tokens[i] for i in order]
     batches = list[list[int]]()
-    done = 0
     for group in divide_rows(costs, budget or memory.scored_tokens(device.type), padded=True):
-        batches.append(order[done : done + len(group)])
-        done += len(group)
+        batches.append([order[i] for i in group])
     return batches
 
 

@@ -11,7 +11,7 @@ def select_round(cfg: Sample, examples: Iterable[Example]) -> list[Example]:
     """Return the prompts of a round, at most `sample.prompts` of them: `sample.prompts_per_round` that no other round
     asks, else a fixed share of all prompts. Both go by hashes of the prompts.
     Raise UserError if earlier rounds leave fewer than `sample.prompts_per_round` prompts."""
-    prompts = sorted(examples, key=lambda e: content_id(e.id))
+    prompts = sorted(examples, key=hash_of)
     size = cfg.prompts_per_round
     if size is None:
         own = [e for e in prompts if int(e.id, 16) % cfg.rounds == cfg.round]
@@ -23,3 +23,7 @@ def select_round(cfg: Sample, examples: Iterable[Example]) -> list[Example]:
                 f"sample.prompts_per_round={size}: {left}. Lower it or rounds, or add prompts."
             )
     return own[: cfg.prompts]
+
+
+def hash_of(example: Example) -> str:
+    return content_id(example.id)

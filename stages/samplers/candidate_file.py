@@ -1,6 +1,6 @@
 """Candidates from a file of completions, for the data's prompts or for the file's own prompts."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,14 +42,15 @@ def read_candidates(
     for line in report.notes:
         out.inform(line)
     rows = sum(each.rows for each in answers.values())
+    copies = 0
+    unanswered = 0
     round_prompts = select_round(prompts.values())
     candidates = list[Candidate]()
-    skipped = Counter[str]()
     for example in round_prompts:
         given = answers[example.id]
         rows -= given.rows
-        skipped["completions were skipped as copies"] += given.copies
-        skipped["prompts have no candidate in this file"] += not given.models
+        copies += given.copies
+        unanswered += not given.models
         for text, model in given.models.items():
             words = count_words(text)  # for want of a tokenizer
             candidates.append(Candidate.from_text(example.id, text, model or name, "file", words))
@@ -57,11 +58,15 @@ def read_candidates(
         raise UserError(
             f"{cfg.key}.file={cfg.file}: no row answers a prompt of this round. Check the file and sample.columns."
         )
-    skipped["rows were skipped: their prompts are not in this round"] = rows
-    for reason, count in skipped.items():
-        if count:
-            out.warn(f"{name}: {count} {reason}")
+    warn_left_out(out, name, copies, "completions were skipped as copies")
+    warn_left_out(out, name, unanswered, "prompts have no candidate in this file")
+    warn_left_out(out, name, rows, "rows were skipped: their prompts are not in this round")
     return round_prompts, candidates
+
+
+def warn_left_out(out: StageDir, file: str, count: int, what: str) -> None:
+    if count:
+        out.warn(f"{file}: {count} {what}")
 
 
 @dataclass

@@ -148,21 +148,16 @@ class CandidateSource:
             has_model = sampler.policy is None
             self.prepare(waiting, read_context_length(self.model) if has_model else None)
         pending = {e.id: e for e in waiting if e.id in self.requests}
+        source = f"the sampler {sampler.name} returned"
         for request, completions in sampler.complete([self.requests[id] for id in pending]):
+            if request.id not in pending:
+                raise UserError(f"{source} prompt {request.id} twice or without a request.")
             if len(completions) != len(request.temperatures):
                 counts = f"{len(completions)} completions instead of {len(request.temperatures)}"
-                raise UserError(
-                    f"the sampler {sampler.name} returned {counts} for prompt {request.id}."
-                )
-            if request.id not in pending:
-                raise UserError(
-                    f"the sampler {sampler.name} returned prompt {request.id} twice or without a request."
-                )
+                raise UserError(f"{source} {counts} for prompt {request.id}.")
             yield pending.pop(request.id), self.candidates(sampler, request, completions)
         if pending:
-            raise UserError(
-                f"the sampler {sampler.name} returned no completions for {len(pending)} prompts."
-            )
+            raise UserError(f"{source} no completions for {len(pending)} prompts.")
 
     def candidates(
         self, sampler: Sampler, request: Request, completions: Sequence[Completion | Missing]
@@ -194,11 +189,12 @@ def report_missing(
     if count <= max_failed * expected and count < expected:
         out.warn(message)
         return
-    limit = f"sample.max_failed={max_failed:g} allows fewer, and never all"
-    way_out = "Type the same command again to request the missing candidates."
+    way_out = "Type the same command again to request them."
     if is_reply:
         way_out = "The same command gets the same replies. Raise it, or ask another model."
-    raise UserError(f"{message}. {limit}. {way_out}")
+    raise UserError(
+        f"{message}. sample.max_failed={max_failed:g} allows fewer, and never all. {way_out}"
+    )
 
 
 def make_candidate(
@@ -283,27 +279,17 @@ def get_sampler(
 
     sampler: Sampler = out.open_resource.get(key, open_new)
     if sampler.engine:
-        validate_engine(sampler.engine, f"{decoding.runtime_key}.python", out)
+        note_engine(sampler.engine, out)
     return sampler
 
 
-def validate_engine(engine: dict[str, str], key: str, out: StageDir) -> None:
-    """Store the engine's versions beside the shards.
-    Raise UserError if another engine drew those that are there: a node has draws of only one."""
-    earlier = engine_figures(out).get("engine")
-    if earlier and earlier != engine:
-        names = [name for name in {**earlier, **engine} if earlier.get(name) != engine.get(name)]
-        before = ", ".join(f"{name} {earlier.get(name)}" for name in names)
-        now = ", ".join(f"{name} {engine.get(name)}" for name in names)
-        raise UserError(
-            f"{key}: this node was begun with {before}, and would go on with {now}. "
-            f"Type the Python of the first engine, or delete {out.path} to begin anew."
-        )
+def note_engine(engine: dict[str, str], out: StageDir) -> None:
+    """Store the engine's versions beside the shards."""
     write_note(out / SCRATCH / ENGINE, engine)
 
 
 def engine_figures(out: StageDir) -> dict[str, Any]:
-    """Return the engine that drew this node's shards, and its device; nothing if a sampler in this process drew."""
+    """Return the last engine that drew shards of this node, and its device; nothing if a sampler in this process drew."""
     engine = read_note(out / SCRATCH / ENGINE, require_keys("device"))
     if not engine:
         return {}
@@ -314,27 +300,26 @@ def validate_completion(
     completion: Completion, sampler: str, prompt_id: str, stop_ids: Collection[int], vocabulary: int
 ) -> None:
     """Raise UserError for an invalid completion. `vocabulary` is the number of tokens in the model's vocabulary."""
+    fault = completion_fault(completion, stop_ids, vocabulary)
+    if fault:
+        raise UserError(f"{sampler} returned for prompt {prompt_id} {fault}.")
+
+
+def completion_fault(completion: Completion, stop_ids: Collection[int], vocabulary: int) -> str:
+    """Return what is wrong with a completion; '' if nothing is."""
     ids = completion.token_ids
-    logprob = completion.logprob
-    if ids is not None and not all(type(i) is int and 0 <= i < vocabulary for i in ids):
-        raise UserError(
-            f"{sampler} returned token ids outside the model's vocabulary, 0 to {vocabulary - 1}."
-        )
-    if logprob is not None and not math.isfinite(logprob):
-        raise UserError(
-            f"{sampler} returned a log-prob of {logprob}. Return None if it is unknown."
-        )
     reason = completion.finish_reason
-    if (ids is None and completion.text is None) or reason not in REASONS:
-        raise UserError(
-            f"{sampler} returned a completion of prompt {prompt_id} without tokens and text, "
-            f"or with another finish_reason than {' and '.join(REASONS)}."
-        )
+    if reason not in REASONS:
+        return f"another finish_reason than {' and '.join(REASONS)}"
+    if completion.logprob is not None and not math.isfinite(completion.logprob):
+        return f"a log-prob of {completion.logprob}. Return None if it is unknown"
+    if ids is None and completion.text is None:
+        return "a completion without tokens and text"
     if ids is None:
-        return
-    ends = [i for i, token in enumerate(ids, 1) if token in stop_ids]
+        return ""
+    if not all(type(i) is int and 0 <= i < vocabulary for i in ids):
+        return f"token ids outside the model's vocabulary, 0 to {vocabulary - 1}"
+    ends = [place for place, token in enumerate(ids, 1) if token in stop_ids]
     if ends != [len(ids)] * (reason == "stop"):
-        raise UserError(
-            f"{sampler} returned for prompt {prompt_id} finish_reason={reason}, and {len(ends)} of its {len(ids)} "
-            "tokens end a turn. With `stop`, only the last token may end the turn."
-        )
+        return f"finish_reason={reason}, and {len(ends)} of {len(ids)} tokens end a turn: `stop` needs one, the last"
+    return ""

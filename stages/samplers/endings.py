@@ -50,24 +50,19 @@ def report_endings(cfg: Drawn, candidates: Iterable[Candidate], out: StageDir) -
     by_temperature = endings(candidates)
     lines = ["Candidates by temperature:"]
     lines.append("temperature  end by themselves  prompts with two different ended ones")
-    figures = dict[str, Any]()
     count = 0
     ended = 0.0
     for temperature, row in by_temperature.items():
         lines.append(f"{temperature:>11g}  {row.ended:>17.1%}  {row.differ:>36.1%}")
-        figures[f"{temperature:g}"] = asdict(row)
         count += row.candidates
         ended += row.candidates * row.ended
     if len(by_temperature) > 1:
         out.inform("\n".join(lines))
+    figures = {f"{temperature:g}": asdict(row) for temperature, row in by_temperature.items()}
     if ended / count <= MOST:
-        temperatures = ",".join(figures)
-        setting = f"{cfg.drawn_by}.temperatures=[{temperatures}]"
-        if cfg.key != "sample":  # one of a pool has one temperature
-            setting = f"{cfg.key}.temperature={temperatures}"
-        problem = f"only {ended / count:.1%} of {count:,} candidates end by themselves"
-        way_out = (
-            f"Lower the temperature, or raise {cfg.drawn_by}.max_new_tokens={cfg.max_new_tokens}"
+        setting = f"{cfg.drawn_by}.temperatures=[{','.join(figures)}]"
+        out.warn(
+            f"{setting}: only {ended / count:.1%} of {count:,} candidates end by themselves. Truncated candidates are "
+            f"never chosen. Lower the temperature, or raise {cfg.drawn_by}.max_new_tokens={cfg.max_new_tokens}."
         )
-        out.warn(f"{setting}: {problem}. Truncated candidates are never chosen. {way_out}.")
     return {"by_temperature": figures}

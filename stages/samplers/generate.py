@@ -1,10 +1,9 @@
 """Sampling by transformers' `generate`, for models whose state is more than keys and values, such as recurrent models.
 It is slower than `hf`, as it pads batches, and each waits for its longest completion. Its noise is the same."""
 
-import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,20 +12,18 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation import BaseStreamer
 
 from stages.models.loading import load_model, resolve_device, sampling_weights
-from stages.models.packing import ATTENTION, attention_name, require_unpacked
 from stages.samplers.drawing import Draws
 from stages.samplers.sampler import (
     Completion,
     Decoding,
     Drawn,
+    LocalModel,
     Request,
     Sampler,
     longest_first,
-    whole_requests,
 )
 
-# nats that two tokens' log-prob may move with the batch, in bf16; padding that is read moves it by 1
-ROUNDING = 0.2
+READ_PADDING = ("rwkv", "xlstm")  # types of models that have no mask for padding
 
 
 class ForceDrawn(LogitsProcessor):
@@ -45,7 +42,7 @@ class ForceDrawn(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, tokens[:, None], 0.0)
 
 
-class GenerateSampler(Sampler):
+class GenerateSampler(LocalModel, Sampler):
     """A sampler with left-padded batches of at most `rows` candidates, or of one prompt with more candidates."""
 
     name = "generate"
@@ -55,38 +52,19 @@ class GenerateSampler(Sampler):
     @classmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "GenerateSampler":
         """Return a sampler of the model in a folder."""
-        model = load_model(
-            source, sampling_weights(decoding.precision), resolve_device(decoding.runtime.device)
-        )
-        return cls(
-            model, stop_ids, decoding.max_new_tokens, decoding.top_p, decoding.runtime.batch_size
-        )
+        model = open_model(source, decoding)
+        rows = decoding.runtime.batch_size
+        return cls(model, stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        stop_ids: list[int],
-        max_new_tokens: int,
-        top_p: float,
-        rows: int,
-    ):
-        require_unpacked(model)
-        if attention_name(model) == ATTENTION:  # it gets no masks for padding on the left
-            raise ValueError("`hf` changed this model's attention; load it again for `generate`")
+    def __init__(self, model: PreTrainedModel, *settings: Any):
+        super().__init__(model, *settings)
+        if model.config.model_type in READ_PADDING:
+            self.rows = 1
         # The model's own settings (repetition penalty, beams) are ignored, as in `hf`.
         model.generation_config = GenerationConfig()
-        self.model = model
-        self.stops = stop_ids
-        self.limit = max_new_tokens
-        self.top_p = top_p
-        self.rows = rows
-
-    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
-        """Yield every request with all its completions, in the order of completion."""
-        return whole_requests(self._draw(requests))
 
     @torch.inference_mode()
-    def _draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+    def draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
         batch = list[tuple[Request, int]]()
         for request in longest_first(requests):
             candidates = [(request, i) for i in range(len(request.temperatures))]
@@ -98,25 +76,7 @@ class GenerateSampler(Sampler):
             yield from self._complete(batch)
 
     def _complete(self, candidates: list[tuple[Request, int]]) -> Iterator[Drawn]:
-        if len(candidates) == 1 or self.can_batch:
-            yield from self._batch(candidates, self.limit)
-        else:
-            for each in candidates:
-                yield from self._batch([each], self.limit)
-
-    @cached_property
-    def can_batch(self) -> bool:
-        """True if a prompt's first draws have the same log-prob in a batch with a longer prompt, unlike RWKV's."""
-        short = (Request("short", [], [*range(8)], [0.0], 0), 0)
-        longer = (Request("longer", [], [*range(16)], [0.0], 0), 0)
-        [(*_, alone)] = self._batch([short], 2)
-        [(*_, together), _] = self._batch([short, longer], 2)
-        return math.isclose(alone.logprob or 0.0, together.logprob or 0.0, abs_tol=ROUNDING)
-
-    def _batch(
-        self, candidates: list[tuple[Request, int]], limit: int
-    ) -> Iterator[tuple[Request, int, Completion]]:
-        """Complete candidates together, by at most `limit` tokens."""
+        """Complete candidates together."""
         rows = [torch.tensor(request.token_ids) for request, _ in candidates]
         ids = pad_sequence(rows, batch_first=True, padding_side="left")
         ones = [torch.ones_like(row) for row in rows]
@@ -126,9 +86,9 @@ class GenerateSampler(Sampler):
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
             do_sample=False,
-            max_new_tokens=limit,
-            eos_token_id=self.stops,
-            pad_token_id=self.stops[0],
+            max_new_tokens=self.limit,
+            eos_token_id=[*self.stops],
+            pad_token_id=min(self.stops),
             logits_processor=LogitsProcessorList([drawn]),
             streamer=self.streamer,
         )
@@ -138,7 +98,13 @@ class GenerateSampler(Sampler):
             yield request, index, until_stop(tokens_by_row[i], logprobs_by_row[i], self.stops)
 
 
-def until_stop(tokens: list[int], logprobs: list[float], stops: list[int]) -> Completion:
+def open_model(source: Path, decoding: Decoding) -> PreTrainedModel:
+    """Load the model in a folder, in the precision and on the device of a sampler."""
+    device = resolve_device(decoding.runtime.device)
+    return load_model(source, sampling_weights(decoding.precision), device)
+
+
+def until_stop(tokens: list[int], logprobs: list[float], stops: set[int]) -> Completion:
     """Return drawn tokens up to the first stop as a completion."""
     for length, token in enumerate(tokens, 1):
         if token in stops:

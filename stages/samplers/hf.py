@@ -10,29 +10,26 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from stages.hardware import memory
 from stages.hardware.model_shape import ModelShape
-from stages.models.loading import load_model, resolve_device, sampling_weights
 from stages.models.packing import (
-    attention_name,
     has_only_attention,
     install_run_attention,
     require_unpacked,
 )
 from stages.models.run_attention import RunLayout, send_tensor
 from stages.samplers.drawing import Draws
-from stages.samplers.generate import GenerateSampler
+from stages.samplers.generate import GenerateSampler, open_model
 from stages.samplers.sampler import (
     Completion,
     Decoding,
     Drawn,
+    LocalModel,
     Request,
     Sampler,
     longest_first,
-    whole_requests,
 )
 from stages.samplers.slots import Row, Slots, round_up
 from stages.store.text_units import count_shared_prefix
@@ -56,60 +53,36 @@ ON_CPU = Pace(1, 1, 1)
 ON_ACCELERATOR = Pace(8, 32, 256)
 
 
-class HFSampler(Sampler):
-    """A sampler with a model on its device. It decodes `rows` candidates at once, or fewer if memory is short."""
+class HFSampler(LocalModel, Sampler):
+    """A sampler that decodes `rows` candidates at once, or fewer if memory is short."""
 
     name = "hf"
 
     @classmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> Sampler:
-        """Return a sampler of the model in a folder: `generate` if the model's state is more than keys and values."""
-        model = load_model(
-            source, sampling_weights(decoding.precision), resolve_device(decoding.runtime.device)
-        )
+        """Return a sampler of the model in a folder, as `of` does."""
+        model = open_model(source, decoding)
         rows = decoding.runtime.batch_size
         if has_only_attention(model):
             prepack(model, rows)
         return cls.of(model, stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
 
     @classmethod
-    def of(
-        cls,
-        model: PreTrainedModel,
-        stop_ids: list[int],
-        max_new_tokens: int,
-        top_p: float,
-        rows: int,
-    ) -> Sampler:
-        """Return a sampler of a model in memory: `generate` if the model's state is more than keys and values."""
-        if has_only_attention(model):
-            return cls(model, stop_ids, max_new_tokens, top_p, rows)
-        return GenerateSampler(model, stop_ids, max_new_tokens, top_p, rows)
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        stop_ids: list[int],
-        max_new_tokens: int,
-        top_p: float,
-        rows: int,
-    ):
+    def of(cls, model: PreTrainedModel, *settings: Any) -> Sampler:
+        """Return a sampler of a model in memory: `generate` if the model's state is more than keys and values, or its
+        layers cannot read packed prompts."""
         require_unpacked(model)
-        self.model = model
-        self.stops = set(stop_ids)
-        self.limit = max_new_tokens
-        self.top_p = top_p
-        self.rows = rows
+        if install_run_attention(model):
+            return cls(model, *settings)
+        return GenerateSampler(model, *settings)
+
+    def __init__(self, model: PreTrainedModel, *settings: Any):
+        super().__init__(model, *settings)
         self.device = model.device
         self.pace = ON_CPU if model.device.type == "cpu" else ON_ACCELERATOR
-        self.packs = install_run_attention(model)  # packed prompts are read without padding
-
-    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
-        """Yield every request with all its completions, in the order of completion."""
-        return whole_requests(self._draw(requests))
 
     @torch.inference_mode()
-    def _draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+    def draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
         queue = deque[Row]()
         for request in longest_first(requests):
             queue += [Row(request, index) for index in range(len(request.temperatures))]
@@ -124,7 +97,9 @@ class HFSampler(Sampler):
                 self._admit(queue, active, slots)
             self._decode(active, slots)
             for row in self._retire(active, slots):
-                reason = "stop" if row.tokens[-1] in self.stops else "length"
+                reason = "length"
+                if row.tokens[-1] in self.stops:
+                    reason = "stop"
                 yield row.request, row.index, Completion(row.tokens, reason, row.logprob)
 
     def _rows_at_once(self, length: int) -> int:
@@ -139,7 +114,7 @@ class HFSampler(Sampler):
         """Move candidates from the queue into free places, and read their prompts once, without the last token."""
         prompts: list[list[int]] = []
         source: list[int] = []
-        first = len(active)
+        slots.first = len(active)
         last = None
         while queue and len(active) < slots.rows:
             request = queue[0].request
@@ -151,33 +126,29 @@ class HFSampler(Sampler):
             source.append(len(prompts) - 1)
             active.append(queue.popleft())
         if prompts[0]:  # the first prompt is the longest
-            self._read(prompts, slots)
-            slots.fill(first, send_tensor(torch.tensor(source), self.device))
+            self._read(prompts, source, slots)
 
-    def _read(self, prompts: list[list[int]], slots: Slots) -> None:
-        """Store the prompts' keys and values of every layer in `slots.prompt_states`."""
-        slots.prompt_states = []
-        if self.packs:
-            order, continued, shared = shared_beginnings(prompts)
-            tokens = list[int]()
-            lengths = list[int]()
-            for index, length in zip(order, shared, strict=True):
-                remainder = prompts[index][length:]
-                tokens += remainder
-                lengths.append(len(remainder))
-            layout = RunLayout.from_lengths(lengths, self.device, shared, continued)
-            places = send_tensor(torch.tensor(order).argsort(), self.device)
-            slots.packed_places = layout.sequences[0][places]
-            ids = torch.tensor([tokens])
-            options: dict[str, Any] = {"position_ids": layout.positions, "layout": layout}
-        else:
-            rows = [torch.tensor(prompt, dtype=torch.long) for prompt in prompts]
-            ids = pad_sequence(rows, batch_first=True)
-            positions = torch.arange(ids.shape[1], device=self.device)[None]
-            mask = attention_masks(self.model, positions, ids.shape[1])
-            options = {"position_ids": positions, "attention_mask": mask}
-        options |= {"past_key_values": slots, "use_cache": True}
-        self.model.base_model(input_ids=send_tensor(ids, self.device), **options)
+    def _read(self, prompts: list[list[int]], source: list[int], slots: Slots) -> None:
+        """Read the prompts, and store their keys and values in the rows from `slots.first` on. `source`: the index of
+        each row's prompt."""
+        order, continued, shared = shared_beginnings(prompts)
+        tokens = list[int]()
+        lengths = list[int]()
+        for index, length in zip(order, shared, strict=True):
+            remainder = prompts[index][length:]
+            tokens += remainder
+            lengths.append(len(remainder))
+        layout = RunLayout.from_lengths(lengths, self.device, shared, continued)
+        places = torch.tensor(order).argsort()[source]
+        slots.prompt_places = layout.sequences[0][send_tensor(places, self.device)]
+        self.model.base_model(
+            input_ids=send_tensor(torch.tensor([tokens]), self.device),
+            position_ids=layout.positions,
+            layout=layout,
+            past_key_values=slots,
+            use_cache=True,
+        )
+        slots.prompt_places = None
 
     def _decode(self, active: list[Row], slots: Slots) -> None:
         """Append the next tokens to every row: `pace.steps`, or fewer if the row ends."""
@@ -249,19 +220,10 @@ def attention_masks(
     if config.get("sliding_window"):
         within = visible & (distance < config["sliding_window"])
     if not kinds:
-        return prepare_mask(model, within)
-    full = prepare_mask(model, visible)
+        return within
     if "sliding_attention" not in kinds:
-        return full
-    return {"full_attention": full, "sliding_attention": prepare_mask(model, within)}
-
-
-def prepare_mask(model: PreTrainedModel, mask: Tensor) -> Tensor:
-    """Return a mask in the form of the model's attention: eager attention adds it, other kinds read a boolean."""
-    if attention_name(model) != "eager":
-        return mask
-    zeros = torch.zeros_like(mask, dtype=model.dtype)
-    return zeros.masked_fill(~mask, torch.finfo(model.dtype).min)
+        return visible
+    return {"full_attention": visible, "sliding_attention": within}
 
 
 def shared_beginnings(prompts: list[list[int]]) -> tuple[list[int], list[int], list[int]]:

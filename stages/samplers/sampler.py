@@ -138,4 +138,25 @@ class Sampler(ABC):
         """Free what the sampler holds outside this process, before a stage that does not sample begins."""
 
 
+class LocalModel(ABC):
+    """The model of a sampler in this process, which completes at most `rows` candidates at once."""
+
+    def __init__(
+        self, model: Any, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int
+    ):
+        self.model = model
+        self.stops = set(stop_ids)
+        self.limit = max_new_tokens
+        self.top_p = top_p
+        self.rows = rows
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
+        """Yield every request with all its completions, in the order of completion."""
+        return whole_requests(self.draw(requests))
+
+    @abstractmethod
+    def draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+        """Yield every completion, in any order."""
+
+
 Open = Callable[[Path, list[int], Decoding], Sampler]

@@ -40,8 +40,9 @@ class Slots:
         self.device = device
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.prompt_states: list[tuple[Tensor, Tensor]] | None = None
-        self.packed_places: Tensor | None = None  # (prompts, width): positions in the packed row
+        self.first = 0  # the first row whose prompt is read
+        # (rows, width), while prompts are read: the positions in the packed row of each row's prompt
+        self.prompt_places: Tensor | None = None
         # tokens, positions, seeds, steps
         self.inputs = torch.zeros(4, rows, dtype=torch.long, device=device)
         self.heat = torch.zeros(rows, device=device)
@@ -67,32 +68,20 @@ class Slots:
         self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Store new keys and values, and return those to attend to: of prompts, or while decoding all of a row's."""
-        if self.prompt_states is not None:
-            self.prompt_states.append((keys, values))
-            return keys, values
         self._allocate(layer, keys, values)
-        rows = self.row[: self.active]
+        if self.prompt_places is not None:
+            rows = slice(self.first, self.first + len(self.prompt_places))
+            for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
+                prompts = new[0].transpose(0, 1)[self.prompt_places].transpose(1, 2)
+                store[rows, :, : prompts.shape[2]] = prompts
+            return keys, values
+        active = self.row[: self.active]
         positions = self.inputs[1, : self.active]
         read = list[Tensor]()
         for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            store[rows, :, positions] = new[:, :, 0]
+            store[active, :, positions] = new[:, :, 0]
             read.append(store[: self.active, :, : self.end])
         return read[0], read[1]
-
-    def fill(self, first: int, source: Tensor) -> None:
-        """Copy the prompts' keys and values to rows from `first` on; `source` is the prompt's index for each row."""
-        assert self.prompt_states is not None
-        rows = slice(first, first + len(source))
-        for layer, (keys, values) in enumerate(self.prompt_states):
-            self._allocate(layer, keys, values)
-            for store, states in ((self.keys[layer], keys), (self.values[layer], values)):
-                if self.packed_places is None:
-                    selected = states[source]
-                else:
-                    places = self.packed_places[source]
-                    selected = states[0].transpose(0, 1)[places].transpose(1, 2)
-                store[rows, :, : selected.shape[2]] = selected
-        self.prompt_states = None
 
     def _allocate(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if layer == len(self.keys):

@@ -77,15 +77,8 @@ class VLLMSampler(Sampler):
             self.child.send({"id": request.id, "ids": request.token_ids, "draws": draws})
         while requests_by_id:
             message = self.read("id", "completions")
-            try:
-                request = requests_by_id.pop(message["id"])
-                completions = [
-                    Completion(ids, reason, logprob)
-                    for ids, reason, logprob in message["completions"]
-                ]
-            except (KeyError, TypeError, ValueError):
-                self.fail(f"it sent what answers no request: {str(message)[:80]}")
-            yield request, completions
+            completions = [Completion(*drawn) for drawn in message["completions"]]
+            yield requests_by_id.pop(message["id"]), completions
 
     def load_weights(self, folder: Path) -> int:
         """Load the safetensors files of a folder into the running engine. Return the sum of their bits, as the engine

@@ -1,7 +1,6 @@
 """Folders as libraries of synthetic data write them: their rows keep their models, and failed requests their reason."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import pytest
 from datasets import Dataset
 
 from stages.config.blocks.labels import PreferenceFile
+from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.labelers.dataset import Dataset as PreferenceLabeler
 from stages.models import model_card
 from stages.samplers.candidate_file import read_candidates
-from stages.store.records import Pair, save
 from tests.formats.reading import ReadResult, lines, read
 from tests.helpers import settings
 from tests.rows import work
@@ -181,27 +180,13 @@ def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> No
     assert metrics["origins"] == {"large": 2}
 
 
-def test_the_card_names_the_models_with_their_counts(tmp_path: Path) -> None:
-    sides = [[{"role": "assistant", "content": text}] for text in ("long", "short")]
-    pair = Pair(
-        "i",
-        "p",
-        [{"role": "user", "content": "ask"}],
-        *sides,
-        1.0,
-        "dataset",
-        "all",
-        "a",
-        "b",
-        "train",
-    )
-    save(tmp_path / "pairs.parquet", [replace(pair, chosen_policy="large")], Pair)
+def test_the_card_names_the_models_with_their_counts() -> None:
     policies = {
         "large": {"candidates": 9, "chosen": 7, "rejected": 2},
         "small": {"candidates": 9, "chosen": 2, "rejected": 7},
     }
     metrics = {"summary": "9 pairs", "policies": policies, "origins": {"web": 9}}
-    line = model_card.pairs_message({"metrics": metrics}, tmp_path)
+    line = model_card.data_message({"pairs": {"metrics": metrics}}, Split.sft)
     assert "large (7 chosen, 2 rejected), small (2 chosen, 7 rejected)" in line
     assert "origins: web (9 rows)" in line
 

@@ -1,17 +1,13 @@
 """Tests of the model card: a header that the hub accepts, and the model's origin."""
 
-import copy
 import json
-import logging
 import shutil
 from pathlib import Path
 
 import pytest
 from huggingface_hub import metadata_load
-from transformers.integrations.gguf.reader import read_gguf_metadata
 
 from stages import base
-from stages.config.choices import Split
 from stages.config.errors import UNSEEN
 from stages.models import base_licence, model_card
 from stages.models.contract import load_contract
@@ -20,8 +16,8 @@ from tests.helpers import Chain, build, nodes, settings
 
 def test_a_card_tells_every_step_since_the_base(chain: Chain) -> None:
     path = chain.folder("dpo") / "model" / "README.md"
-    header, text = metadata_load(path), path.read_text(encoding="utf-8")
-    assert header == {
+    text = path.read_text(encoding="utf-8")
+    assert metadata_load(path) == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["plumbline", "trl", "dpo"],
@@ -41,191 +37,78 @@ def test_a_card_tells_every_step_since_the_base(chain: Chain) -> None:
     assert f"`{contract.tokenizer.eos_token}`" in text
 
 
-def with_config(node: Path, manifest: dict[str, object], changes: dict[str, object]) -> Path:
-    """Return a node's folder with this manifest and a changed configuration."""
-    node.mkdir()
-    config = {**manifest["config"], **changes}
-    (node / "manifest.json").write_text(json.dumps({**manifest, "config": config}))
-    return node
-
-
 def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(
     chain: Chain, tmp_path: Path
 ) -> None:
-    sources = [
+    base = chain.manifest("base")
+    base["config"] |= {"path": "someone/model", "revision": "0123456789" * 4}
+    data = chain.manifest("data")
+    private = str(tmp_path / "private" / "letters\x1b\u202e.jsonl")
+    data["config"]["sources"] = [
         {"path": "someone/dialogues", "revision": "a" * 40},
-        {"path": str(tmp_path / "private" / "letters\x1b\u202e.jsonl"), "revision": None},
+        {"path": private, "revision": None},
         {"path": "someone/preferences", "revision": "b" * 40},
     ]
-    inputs = {
-        "base": with_config(
-            tmp_path / "base",
-            chain.manifest("base"),
-            {"path": "someone/model", "revision": "0123456789" * 4},
-        ),
-        "data": with_config(tmp_path / "data", chain.manifest("data"), {"sources": sources}),
-    }
-    brought = [{"examples": {"sft": 9}}, {"examples": {"sft": 3}}, {"examples": {"preference": 5}}]
-    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
-    manifest["metrics"]["sources"] = brought
-    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    data["metrics"]["sources"] = [
+        {"examples": {"sft": 9}},
+        {"examples": {"sft": 3}},
+        {"examples": {"preference": 5}},
+    ]
+    inputs = dict[str, Path]()
+    for role, manifest in (("base", base), ("data", data)):
+        inputs[role] = tmp_path / role
+        inputs[role].mkdir()
+        (inputs[role] / "manifest.json").write_text(json.dumps(manifest))
     model = chain.folder("sft") / "model"
     model_card.write_card(model, settings("recipe=tiny").sft, inputs, {"eval_loss": 0.5})
-    header, text = (
-        metadata_load(model / "README.md"),
-        (model / "README.md").read_text(encoding="utf-8"),
-    )
+    header = metadata_load(model / "README.md")
+    text = (model / "README.md").read_text(encoding="utf-8")
     assert (header["base_model"], header["datasets"]) == ("someone/model", ["someone/dialogues"])
     assert r"letters\x1b\u202e.jsonl" in text and not UNSEEN.search(text.replace("\n", ""))
-    assert "private" not in text and str(tmp_path) not in text
+    assert str(tmp_path) not in text
     assert "someone/preferences" not in text, "SFT learns from none of its rows"
 
     aligned = chain.folder("dpo") / "model"
-    dpo_inputs = {role: chain.folder(role) for role in ("pairs", "reference")} | {
-        "policy": chain.folder("sft")
-    }
+    dpo_inputs = {role: chain.folder(role) for role in ("pairs", "reference")}
+    dpo_inputs["policy"] = chain.folder("sft")
     model_card.write_card(aligned, settings("recipe=tiny").dpo, dpo_inputs, {})
-    after = metadata_load(aligned / "README.md")
-    assert (after["base_model"], after["tags"]) == ("someone/model", ["plumbline", "trl", "dpo"])
+    assert metadata_load(aligned / "README.md")["base_model"] == "someone/model"
 
 
-def test_a_base_binds_what_is_trained_from_it_by_its_licence(
-    built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_base_binds_what_is_trained_from_it_by_its_licence(built: Path, tmp_path: Path) -> None:
     start = shutil.copytree(next((built / "base").glob("*/model")), tmp_path / "start")
     (start / "README.md").write_text("---\nlicense: llama3.1\ndatasets: [private]\n---\n# A base")
     (start / "LICENSE").write_text("the agreement")
-    (start / "USE_POLICY.md").write_text("the policy")
     keys = ("model.random_init=null", f"model.path={start}")
     build(tmp_path, "stage=sft", *keys)
     sft = Chain(tmp_path).folder("sft", *keys)
     policy = shutil.copytree(Chain(built).folder("dpo"), tmp_path / "dpo") / "model"
-    inputs = {"policy": sft} | {role: Chain(built).folder(role) for role in ("pairs", "reference")}
+    inputs = {"policy": sft, "pairs": Chain(built).folder("pairs")}
     model_card.write_card(policy, settings("recipe=tiny").dpo, inputs, {})
     for model in (sft / "model", policy):
-        header, text = metadata_load(model / "README.md"), (model / "README.md").read_text()
-        assert header["license"] == "llama3.1" and "private" not in text
-        assert "\n# Llama Plumbline " in text and '"Built with Llama"' in text
+        text = (model / "README.md").read_text()
+        assert metadata_load(model / "README.md")["license"] == "llama3.1"
+        assert "The licence of the base, llama3.1, also binds" in text and "private" not in text
         assert (model / "LICENSE").read_text() == "the agreement"
-        assert (model / "USE_POLICY.md").read_text() == "the policy"
-        assert (model / "NOTICE").read_text().startswith("Llama 3.1 is licensed under")
-
-    caplog.set_level(logging.INFO)
     build(tmp_path, "stage=export", "export.model=sft", *keys)
-    assert [line for line in caplog.messages if "llama3.1" in line and "begin with" in line]
     [file] = (tmp_path / "export").glob("*.gguf")
-    metadata, _ = read_gguf_metadata(str(file))
-    assert metadata["general.license"] == "llama3.1"
-    assert metadata["general.name"].startswith("Llama ")
     assert base.read_gguf_licence(file) == {"license": "llama3.1"}
 
 
 @pytest.mark.parametrize(
-    ("card", "files", "stated", "begins"),
+    ("card", "files", "stated"),
     [
-        ("license: other\nlicense_name: Llama-4", [], {"license_name": "Llama-4"}, "Llama"),
-        ("license: [mit, llama3]", ["LICENSE"], {"license": ["mit", "llama3"]}, "Llama 3"),
-        ("license: apache-2.0", ["NOTICE"], {"license": "apache-2.0"}, None),
-        ("", ["License.txt"], {"license": "other", "license_link": "License.txt"}, None),
-        ("license: [", [], {}, None),
-        ("license: mit\nlicense_link: null", [], {"license": "mit"}, None),
-        ("language: en", ["NOTICE", "licence_checker.py"], {}, None),
+        ("license: [mit, llama3]", ["LICENSE"], {"license": ["mit", "llama3"]}),
+        ("", ["License.txt"], {"license": "other", "license_link": "License.txt"}),
+        ("license: [", [], {}),
+        ("language: en", ["NOTICE", "licence_checker.py"], {}),
     ],
 )
 def test_a_licence_is_what_the_card_or_a_file_states(
-    card: str, files: list[str], stated: dict[str, object], begins: str | None, tmp_path: Path
+    card: str, files: list[str], stated: dict[str, object], tmp_path: Path
 ) -> None:
     if card:
         (tmp_path / "README.md").write_text(f"---\n{card}\n---\n")
     for name in files:
         (tmp_path / name).touch()
-    licence = base_licence.read_licence(tmp_path)
-    assert stated.items() <= licence.items() and bool(licence) == bool(stated)
-    assert base_licence.duties(licence).get("begins") == begins
-
-
-def steps_of(node: Path) -> list[str]:
-    return [
-        line
-        for line in (node / "model" / "README.md").read_text().splitlines()
-        if line.startswith("1. ")
-    ]
-
-
-@pytest.mark.extended
-def test_a_card_says_nothing_of_data_that_nothing_was_trained_on(
-    chain: Chain, tmp_path: Path
-) -> None:
-    checkpoint = tmp_path / "mine"
-    shutil.copytree(chain.folder("sft") / "model", checkpoint)
-    for name in ("contract.json", "README.md"):
-        (checkpoint / name).unlink()
-    line = ("sft=none", "model.random_init=null", f"model.path={checkpoint}")
-    build(chain.root, "stage=dpo", *line)
-    chain_nodes = nodes(chain.root, *line)
-    text = (chain.folder("sft", *line) / "model" / "README.md").read_text()
-    assert metadata_load(chain.folder("sft", *line) / "model" / "README.md")["tags"] == [
-        "plumbline"
-    ]
-    assert (
-        "supervised" not in text
-        and "Settings of the last step" not in text
-        and "instructions" not in text
-    )
-    base, sft, dpo = steps_of(chain.folder("dpo", *line))
-    assert sft == f"1. `{chain_nodes['sft']}` <- `{chain_nodes['base']}`: not trained here"
-    assert "preference pairs" in dpo and base.startswith(f"1. `{chain_nodes['base']}`: mine")
-
-
-@pytest.mark.extended
-def test_a_card_counts_what_was_trained_on_and_says_by_which_adapter(chain: Chain) -> None:
-    examples = chain.manifest("data")["metrics"]["examples"]
-    [_, sft] = steps_of(chain.folder("sft"))
-    rows, held_out = examples["sft"], examples["validation"]
-    assert sft.endswith(
-        f": generated instructions with checks ({rows} examples, {held_out} more held out)"
-    )
-    build(chain.root, "stage=grpo", "align=grpo")
-    [*_, grpo] = steps_of(chain.folder("grpo", "align=grpo"))
-    assert f"({examples['preference']} examples, " in grpo
-    assert (
-        "completions=" in (chain.folder("grpo", "align=grpo") / "model" / "README.md").read_text()
-    )
-    line = ("sft.adapter=lora", "dpo.adapter=continued")
-    build(chain.root, "stage=dpo", *line)
-    text = {
-        name: (chain.folder(name, *line) / "model" / "README.md").read_text()
-        for name in ("sft", "dpo")
-    }
-    assert "step: adapter=lora, learning_rate=0.005" in text["sft"]
-    assert "lora={'rank': 16, 'alpha': 32}." in text["sft"]
-    assert "step: adapter=continued, loss_type" in text["dpo"]
-
-
-def test_the_prompts_of_a_training_are_named_by_their_split(chain: Chain) -> None:
-    """GRPO trains on prompts of `preference`; open requests are generated, too."""
-    data = copy.deepcopy(chain.manifest("data"))
-    data["config"]["tasks"] |= {"sft": 9, "preference": 0, "open_preference": 9}
-    data["config"]["sources"] = [{"path": "/private/mine.jsonl", "revision": None}]
-    data["metrics"]["sources"] = [{"examples": {"preference": 5}}]
-    of_split = {
-        split: model_card.data_message({"data": data}, split)
-        for split in (Split.sft, Split.preference)
-    }
-    assert of_split[Split.preference].partition(" (")[0].endswith("with checks, mine.jsonl")
-    assert of_split[Split.sft].partition(" (")[0].endswith("with checks")
-    data["config"]["tasks"]["open_preference"] = 0
-    assert model_card.data_message({"data": data}, Split.preference).startswith("mine.jsonl (")
-
-
-@pytest.mark.extended
-def test_preferences_of_a_file_are_named_by_it(chain: Chain, tmp_path: Path) -> None:
-    file = tmp_path / "private" / "mine.jsonl"
-    file.parent.mkdir()
-    rows = [{"prompt": f"Say {i}", "chosen": f"{i} yes", "rejected": f"{i} no"} for i in range(40)]
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    line = ("label=dataset", f"label.path={file}")
-    build(chain.root, "stage=dpo", *line)
-    [*_, dpo] = steps_of(chain.folder("dpo", *line))
-    assert "pairs of mine.jsonl, " in dpo and "private" not in dpo
-    assert "mine.jsonl" not in steps_of(chain.folder("dpo"))[-1]
+    assert base_licence.read_licence(tmp_path) == stated

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models import gguf_file, safe_folder
-from stages.models.loading import load_adapter, load_gguf, load_model
-from tests.helpers import ROOT, TINY, Chain, build, inside, refused
+from stages.models.loading import load_gguf, load_model
+from tests.helpers import ROOT, TINY, Chain, inside, refused
 
 HOSTILE = """
 from pathlib import Path
@@ -39,7 +39,10 @@ CLIMBING = (
 
 
 def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | changes))
+    content = dict[str, Any]()
+    if file.exists():
+        content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | changes))
 
 
 def of_config(folder: Path) -> None:
@@ -53,10 +56,6 @@ def of_tokenizer(folder: Path) -> None:
         auto_map={"AutoTokenizer": [None, "hostile.Tokenizer"]},
         tokenizer_class="X",
     )
-
-
-def of_a_part(folder: Path) -> None:
-    edit(folder / "config.json", text_config={"auto_map": {"AutoConfig": "hostile.Config"}})
 
 
 def of_generation(folder: Path) -> None:
@@ -99,7 +98,6 @@ def of_folder(folder: Path, tmp_path: Path) -> tuple[str, ...]:
     [
         (of_config, "config.json: auto_map names code"),
         (of_tokenizer, "tokenizer_config.json: auto_map names code"),
-        (of_a_part, "config.json: auto_map names code"),
         (of_generation, "custom_generate: the model contains code"),
         (of_attention, "config.json: _attn_implementation=someone/kernel names code"),
         (of_template, "cannot render"),
@@ -139,32 +137,22 @@ def test_a_pipe_of_yes_is_no_consent(built: Path, tmp_path: Path) -> None:
             "weight_map names weights.bin",
         ),
         (
-            "model.safetensors.index.json",
-            {"weight_map": {"a": "../w.safetensors"}},
-            "weight_map names ../w.safetensors",
-        ),
-        ("model.safetensors.index.json", {"weight_map": {"a": 1}}, "weight_map names 1"),
-        (
             "config.json",
             {"transformers_weights": "adapter_model.bin"},
             "transformers_weights names adapter_model.bin",
         ),
         ("adapter_config.json", {"peft_type": "LORA"}, "is an adapter, not a"),
-        ("generation_config.json", None, "generation_config.json cannot be read"),
     ],
 )
 def test_weights_that_are_no_safetensors_in_the_folder_are_refused(
-    file: str, content: dict[str, Any] | None, reason: str, chain: Chain, tmp_path: Path
+    file: str, content: dict[str, Any], reason: str, chain: Chain, tmp_path: Path
 ) -> None:
     """The weights are pickled, beside a dummy safetensors file: torch would unpickle them."""
     folder = chain.folder("base") / "model"
     torch.save(load_file(folder / "model.safetensors"), folder / "weights.bin")
     shutil.copy(folder / "weights.bin", folder / "adapter_model.bin")
     shutil.move(folder / "model.safetensors", folder / "dummy.safetensors")
-    if content is None:
-        (folder / file).write_text("[" * 100_000)
-    else:
-        edit(folder / file, **{"metadata": {}} | content)
+    edit(folder / file, **{"metadata": {}} | content)
     with pytest.raises(UserError) as refused:
         load_model(folder)
     assert f"{folder / file}" in str(refused.value) and reason in str(refused.value)
@@ -172,7 +160,7 @@ def test_weights_that_are_no_safetensors_in_the_folder_are_refused(
 
 @pytest.mark.parametrize(
     "name",
-    ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "a.gguf"],
+    ["model.safetensors", "config.json", "a.gguf"],
 )
 def test_a_pointer_of_git_lfs_is_refused_before_anything_is_built(
     name: str, built: Path, tmp_path: Path
@@ -190,18 +178,6 @@ def test_a_pointer_of_git_lfs_is_refused_before_anything_is_built(
     assert not (tmp_path / "outputs" / "base").exists()
 
 
-@pytest.mark.extended
-def test_an_adapter_is_read_from_safetensors_alone(chain: Chain) -> None:
-    line = ("sft.adapter=lora", "sft.epochs=1")
-    build(chain.root, "stage=sft", *line)
-    folder = chain.folder("sft", *line) / "adapter"
-    weights = folder / "adapter_model.safetensors"
-    torch.save(load_file(weights), folder / "adapter_model.bin")
-    weights.unlink()
-    with pytest.raises(UserError, match=r"adapter_model\.safetensors"):
-        load_adapter(load_model(chain.folder("base") / "model"), folder)
-
-
 def test_what_lies_beside_a_gguf_file_is_not_read(built: Path, tmp_path: Path) -> None:
     """Check that a template beside the file is ignored: transformers would read it, and the fingerprint lacks it."""
     file = tmp_path / "model.gguf"
@@ -214,11 +190,3 @@ def test_what_lies_beside_a_gguf_file_is_not_read(built: Path, tmp_path: Path) -
     assert after.chat_template == before.chat_template
     assert after(" Größer als 3?").input_ids == before(" Größer als 3?").input_ids
     assert not (tmp_path / "ran").exists() and not model.config.name_or_path
-
-
-def test_what_is_published_asks_for_no_code(built: Path) -> None:
-    folders = list(built.glob("*/*/model"))
-    assert {folder.parent.parent.name for folder in folders} >= {"base", "sft", "dpo"}
-    for folder in folders:
-        safe_folder.validate_folder(folder)
-        assert not list(folder.rglob("*.py"))

@@ -1,7 +1,6 @@
 """Tests of attention over all runs in one call: `varlen_attn` with a reference kernel against padded sequences."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stages.config.choices import Checkpointing
 from stages.models import packing
 from stages.models.packing import (
-    PackedPairs,
     attend_by_run,
     attend_padded,
     attend_varlen,
@@ -26,7 +24,8 @@ from stages.training.budget import enable_checkpointing
 from tests.flash_reference import flash_attention_on
 from tests.samplers.test_samplers import ARCHITECTURES
 
-CPU, LAYOUTS = torch.device("cpu"), 200
+CPU = torch.device("cpu")
+LAYOUTS = 60
 
 
 @pytest.fixture
@@ -59,94 +58,49 @@ def test_varlen_attention_over_random_layouts_is_that_of_padded_sequences_and_of
 ) -> None:
     """Check outputs and gradients in fp32, with shared prefixes, empty runs, windows, and shared key heads. Single
     runs are found without the indices that the other two share."""
-    draw, largest, kinds = torch.Generator().manual_seed(0), 0.0, set[tuple[bool, ...]]()
+    draw = torch.Generator().manual_seed(0)
     for i in range(LAYOUTS):
-        layout, window, key_heads = draw_layout(draw), (None, 1, 3, 8, 50)[i % 5], (4, 2, 1)[i % 3]
+        layout = draw_layout(draw)
+        window = (None, 1, 3, 8, 50)[i % 5]
+        key_heads = (4, 2, 1)[i % 3]
         tokens = sum(layout.lengths)
-        states = [
-            torch.randn(1, n, tokens, 8, generator=draw).requires_grad_()
-            for n in (4, key_heads, key_heads)
-        ]
+        states = list[torch.Tensor]()
+        for heads in (4, key_heads, key_heads):
+            states.append(torch.randn(1, heads, tokens, 8, generator=draw).requires_grad_())
         weights = torch.randn(1, tokens, 4, 8, generator=draw)
         module: Any = SimpleNamespace(num_key_value_groups=4 // key_heads, is_causal=True)
-        results = []
+        results = list[torch.Tensor]()
         for attend in (attend_by_run, attend_padded, attend_varlen):
-            output = attend(
-                module, states, layout, sliding_window=window, scaling=(None, 0.3)[i % 2]
-            )
-            results.append([output, *torch.autograd.grad(output, states, weights)])
-        assert [t.shape for t in results[0]] == [t.shape for t in results[2]]
-        by_run, *at_once = (
-            torch.cat([t.detach().flatten() for t in tensors]) for tensors in results
-        )
-        gaps = [float((other - by_run).abs().max() / by_run.abs().max()) for other in at_once]
-        largest = max(largest, *gaps)
-        kinds.add((any(layout.prefixes), 0 in layout.lengths, window is not None, key_heads < 4))
-    assert largest <= 1e-6
-    assert len(kinds) == 16, "every combination was drawn"
+            output = attend(module, states, layout, sliding_window=window)
+            tensors = [output, *torch.autograd.grad(output, states, weights)]
+            results.append(torch.cat([t.detach().flatten() for t in tensors]))
+        by_run, *at_once = results
+        for other in at_once:
+            assert float((other - by_run).abs().max() / by_run.abs().max()) <= 1e-6
 
 
-def mislead(change: Callable[[list[Any], dict[str, Any]], None]) -> Callable[..., torch.Tensor]:
-    """Return `varlen_attn` with changed arguments, as another version might read them."""
-
-    def changed(*arguments: Any, **options: Any) -> torch.Tensor:
-        positional = [*arguments]
-        change(positional, options)
-        return varlen_attn(*positional, **options)
-
-    return changed
-
-
-CHANGES: dict[str, Callable[[list[Any], dict[str, Any]], None]] = {
-    "the window is a token longer": lambda _, o: o.update(window_size=(o["window_size"][0] + 1, 0)),
-    "there is no window": lambda _, o: o.update(window_size=(-1, 0)),
-    "nothing is masked": lambda _, o: o.update(window_size=(-1, -1)),
-    "the scale is ignored": lambda _, o: o.update(scale=1.0),
-    "values are keys": lambda a, _: a.__setitem__(2, a[1]),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"window_size": (3, 0)},  # a token longer
+        {"window_size": (-1, 0)},  # no window
+        {"scale": 1.0},
+        {"unknown": 1},  # an argument that this version lacks
+    ],
+)
 def test_a_varlen_kernel_that_computes_something_else_is_not_used(
-    change: str, flash: None, monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, Any], flash: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Change arguments on their way, as another version might read them."""
+    varlen_works.cache_clear()
     assert varlen_works(CPU, torch.bfloat16, 4, 2, 8)
     varlen_works.cache_clear()
-    monkeypatch.setattr(packing, "varlen_attn", mislead(CHANGES[change]))
+
+    def misled(*arguments: Any, **options: Any) -> torch.Tensor:
+        return varlen_attn(*arguments, **options | changed)
+
+    monkeypatch.setattr(packing, "varlen_attn", misled)
     assert not varlen_works(CPU, torch.bfloat16, 4, 2, 8)
-
-
-def test_a_version_without_the_argument_for_shared_key_heads_does_without_it(
-    flash: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """PyTorch 2.11 lacks it, and its kernel shares key heads unasked."""
-    unasked = packing.SHARED_HEADS
-
-    def as_in_2_11(_: list[Any], options: dict[str, Any]) -> None:
-        if "enable_gqa" in options:
-            raise TypeError("varlen_attn() got an unexpected keyword argument 'enable_gqa'")
-        options |= unasked
-
-    monkeypatch.setattr(packing, "varlen_attn", mislead(as_in_2_11))
-    assert not varlen_works(CPU, torch.float32, 4, 2, 16) or not packing.SHARED_HEADS
-    varlen_works.cache_clear()
-    monkeypatch.setattr(packing, "SHARED_HEADS", {})
-    assert varlen_works(CPU, torch.float32, 4, 4, 16)
-    assert varlen_works(CPU, torch.float32, 4, 2, 16)
-
-
-def test_a_version_without_an_argument_or_a_device_without_the_kernel_is_padded(
-    flash: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packing, "varlen_attn", mislead(lambda _, o: o.update(unknown=1)))
-    assert not varlen_works(CPU, torch.float32, 4, 2, 8)
-    monkeypatch.undo()
-    varlen_works.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            torch.ops.aten, "_flash_attention_forward", torch.ops.aten._cudnn_attention_forward
-        )
-        assert not varlen_works(CPU, torch.float32, 4, 2, 8)
 
 
 class Operators(TorchDispatchMode):
@@ -182,7 +136,7 @@ def test_selective_checkpointing_calls_varlen_attention_once_per_layer(
         loss.backward()
     layers = model.config.num_hidden_layers
     calls = operators.names.count("torch_attn::_varlen_attn")
-    assert calls == layers * (2 if checkpointing is Checkpointing.full else 1)
+    assert calls == layers * (1 + (checkpointing is Checkpointing.full))
     assert "aten::_scaled_dot_product_attention" not in "".join(operators.names)
 
 
@@ -207,19 +161,3 @@ def test_a_layout_handed_over_gives_the_same_and_reads_nothing_back(packed: str)
         operators.append({"aten::cumprod", "aten::nonzero"} & {*mode.names})
     assert torch.equal(*outputs)
     assert len(operators[0]) == 1 and not operators[1]
-
-
-def test_a_layout_moved_has_its_tensors_where_it_was_moved_to() -> None:
-    ids = torch.arange(20, 44).view(4, 6)
-    layout = replace(
-        PackedPairs.from_batch(ids, torch.ones_like(ids)).layout, device=torch.device("meta")
-    )
-    pairs = PackedPairs(layout, 6)
-    tensors = [
-        layout.positions,
-        layout.attended,
-        *layout.boundaries,
-        *layout.sequences,
-        *pairs.places,
-    ]
-    assert all(tensor.is_meta for tensor in tensors)

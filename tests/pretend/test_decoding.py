@@ -1,6 +1,7 @@
 """Decoding on the pretended accelerator: the CPU's tokens, and few waits for the device."""
 
 import copy
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import ON_ACCELERATOR, HFSampler
-from stages.samplers.sampler import Completion, Request
+from stages.samplers.sampler import Completion, Request, Sampler
 from tests.pretend.test_device import tiny_model
 
 pytestmark = pytest.mark.extended
@@ -21,7 +22,7 @@ def complete(
     model: torch.nn.Module,
     rows: int,
     stops: list[int],
-    sampler: type[HFSampler | GenerateSampler] = HFSampler,
+    sampler: Callable[..., Sampler] = HFSampler.of,
 ) -> list[list[Completion]]:
     prompts = torch.randint(
         0, 100, (rows // 4, 6), generator=torch.Generator().manual_seed(1)
@@ -66,10 +67,10 @@ def test_rows_that_stop_between_transfers_lose_later_tokens(pretend: ModuleType)
 
 
 @pytest.mark.parametrize(
-    ("sampler", "attention"), [(GenerateSampler, "sdpa"), (HFSampler, "eager")]
+    ("sampler", "attention"), [(GenerateSampler, "sdpa"), (HFSampler.of, "eager")]
 )
 def test_models_that_read_no_packed_prompts_draw_the_cpus_tokens(
-    pretend: ModuleType, sampler: type[HFSampler | GenerateSampler], attention: str
+    pretend: ModuleType, sampler: Callable[..., Sampler], attention: str
 ) -> None:
     model = tiny_model(attn_implementation=attention).eval()
     expected = complete(copy.deepcopy(model), 8, [2], sampler)

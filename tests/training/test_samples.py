@@ -110,7 +110,7 @@ def test_the_first_answers_are_the_starts_and_the_last_the_published_models(
     for step, model in ((0, start), (published, folder / "model")):
         samples_at_step = [sample for sample in samples if sample.step == step]
         assert samples_at_step
-        sampler = HFSampler(load_model(model), contract.stop_ids, limit, 1.0, 4)
+        sampler = HFSampler.of(load_model(model), contract.stop_ids, limit, 1.0, 4)
         requests = [
             Request(s.id, s.prompt, contract.prompt(s.prompt), [0.0], 0) for s in samples_at_step
         ]
