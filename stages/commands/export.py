@@ -22,7 +22,7 @@ from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
 from stages.models import hub
 from stages.models.base_licence import licence_message, read_licence
-from stages.models.model_card import source_name
+from stages.models.model_card import model_name, source_name
 from stages.store.licences import UNKNOWN
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.node import Node, in_build_order
@@ -106,7 +106,7 @@ def write_file(cfg: Export, node: Node, store: Store) -> None:
     from stages.models import gguf_file  # imported here, as it loads torch, which takes seconds
 
     model = store.folder(node) / "model"
-    name = f"Plumbline {node.stage} {node.fingerprint}"
+    name = model_name(node.stage, node.fingerprint, read_licence(model))
     dtype = cfg.dtype or GGUFType.f16
     file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{dtype}.gguf"
     with store.lock("export", file.stem):  # a second export waits for the first

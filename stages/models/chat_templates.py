@@ -6,12 +6,14 @@ the vocabulary has, or a file."""
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.blocks.models import Template, TemplateFile
+from stages.config.errors import UserError
 from stages.models.contract import Continuation, Contract
 from stages.models.forms import end_of_call, form_of_prompts, form_to_train, golden_answers
 from stages.models.rendering import (
@@ -36,8 +38,8 @@ TURN_TOKENS = {
     "llama3": {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
     "gemma": {"<start_of_turn>", "<end_of_turn>"},
 }
-# special tokens that mean nothing inside a text
-UNUSED = re.compile("pad"), re.compile("unk|unused|reserved|extra_id|endoftext|end_of_text")
+# Special tokens that mean nothing inside a text
+UNUSED = re.compile("pad|unk|unused|reserved|extra_id|endoftext|end_of_text")
 # A template that thinks unless told otherwise is told so: what its prompt then begins, no row without a thought goes on.
 NO_THOUGHTS: list[dict[str, Any]] = [{}, {"enable_thinking": False}]
 
@@ -77,6 +79,7 @@ def establish_contract(
     if train:
         for conversation in golden_answers(thinks, cfg.merges):
             contract.stretches(conversation)
+    require_header(contract, cfg.kind)
     return contract
 
 
@@ -125,11 +128,22 @@ def fit_template(
 
 
 def replaced_message(contract: Contract, own: str | None, kind: str) -> str:
-    """Return the sentence on a template that takes the place of a model's `own`; '' if that is kept."""
-    if not own or str(contract.tokenizer.chat_template).endswith(undated(own)):
+    """Return the sentence that says how a model's own template writes a prompt, and how the one that takes its place
+    does; '' if it is kept."""
+    tokenizer = contract.tokenizer
+    question = GOLDEN[0][:1]
+    ours = tokenizer.chat_template
+    if not own or str(ours).endswith(undated(own)):
         return ""
-    prompt = contract.render(GOLDEN[0][:1], to_answer=True)
-    return f"template={kind} takes the place of the model's own. A prompt becomes {prompt!r}"
+    tokenizer.chat_template = undated(own)
+    try:
+        before = render(tokenizer, question, to_answer=True)
+    except UserError as error:
+        before = f"an error: {error}"
+    finally:
+        tokenizer.chat_template = ours
+    after = contract.render(question, to_answer=True)
+    return f"template={kind} takes the place of the model's own: {before!r} becomes {after!r}"
 
 
 def require_arguments(template: str, arguments: Mapping[str, Any]) -> None:
@@ -146,24 +160,44 @@ def arguments_message(arguments: Mapping[str, Any]) -> str:
     return f"sft.template.arguments={{{typed}}} is set: {reason}."
 
 
+def require_header(contract: Contract, kind: str) -> None:
+    """Raise ContractError if the template writes the header of an answer, and not where an answer is to begin."""
+    question, answer = GOLDEN[0]
+    prompt = contract.render([question], to_answer=True)
+    whole = contract.render([question, answer])
+    header = whole[len(prompt) : whole.rfind(answer["content"])]
+    if contract.render([question]) == prompt and header.strip():
+        raise ContractError(
+            f"template={kind}: the template writes {header!r} before an answer, and not where an answer is to "
+            "begin. Add it where add_generation_prompt is true."
+        )
+
+
 def choose_padding(contract: Contract, rows: int, resize: bool) -> None:
     """Choose a pad token that is neither BOS nor an end of turn: the tokenizer's, a special token that means nothing
-    inside a text, or a new one in a spare row of the embedding, which `resize` adds. Raise ContractError if none is."""
+    inside a text, a new one in a spare row of the embedding, which `resize` adds, or another special token that the
+    template does not use. Raise ContractError if none is."""
     tokenizer = contract.tokenizer
     used = {*contract.stop_ids, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return
-    for unused in UNUSED:
-        for i, token in sorted(tokenizer.added_tokens_decoder.items()):
-            if token.special and i not in used and unused.search(str(token)):
-                tokenizer.pad_token = str(token)
-                return
-    if not resize and len(tokenizer) >= rows:
+    for conversation in GOLDEN:
+        with suppress(ContractError):  # a template need not have system turns
+            used |= {*token_ids(tokenizer, contract.render(conversation))}
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    special = [str(token) for i, token in added if token.special and i not in used]
+    unused = [token for token in special if UNUSED.search(token)]
+    padding = [token for token in unused if "pad" in token]
+    has_room = resize or len(tokenizer) < rows
+    if unused or (special and not has_room):
+        tokenizer.pad_token = (padding or unused or special)[0]
+    elif has_room:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    else:
         raise ContractError(
-            f"no token is free for padding: all {rows} rows of the embedding are in use. "
-            "Set sft.template.resize=true, which adds a row for <|pad|>."
+            f"no token is free for padding: all {rows} rows of the embedding are in use, and {tokenizer.eos_token} "
+            "ends a turn. Set sft.template.resize=true, which adds a row for <|pad|>."
         )
-    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
 
 
 def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> str:

@@ -14,6 +14,7 @@ from stages.config.choices import Split
 from stages.config.errors import visible
 from stages.models.base_licence import (
     copy_licence_files,
+    duties,
     licence_message,
     read_licence,
 )
@@ -49,7 +50,7 @@ def write_card(
     card = Template(CARD.read_text(encoding="utf-8"), trim_blocks=True).render(
         header=yaml.safe_dump(header),
         base=header.get("base_model", "the base below"),
-        title=f"Plumbline {objective.name} {model.parent.stem}",
+        title=model_name(objective.name, model.parent.stem, licence),
         steps=[*steps, describe_step(model.parent.stem, cfg, manifests)],
         cfg=cfg,
         settings=vars(cfg),
@@ -61,6 +62,12 @@ def write_card(
         licence=licence_message(licence),
     )
     (model / "README.md").write_text(visible(card, "\n\t"), encoding="utf-8")
+
+
+def model_name(stage: str, fingerprint: str, licence: dict[str, Any]) -> str:
+    """Return the name of a published model, which begins as the licence of its base demands."""
+    begins = duties(licence).get("begins", "")
+    return f"{begins} Plumbline {stage} {fingerprint}".strip()
 
 
 def read_earlier_steps(

@@ -23,6 +23,8 @@ from stages.store.thoughts import (
 )
 from stages.store.tool_calls import quoted, split_calls, without_tools
 
+OTHER = "Something else."
+
 
 class Render(Protocol):
     """Returns the text of a conversation; `to_answer`: up to where the assistant begins the next turn."""
@@ -78,6 +80,8 @@ def stretches_of_text(
         if message["role"] != "assistant":
             continue
         prompt, whole = render_answer(render, messages[:turn], message)
+        if turn == len(messages) - 1:  # those before stay as they stand in the next prompt
+            whole = with_leading_space(whole, len(prompt), message["content"])
         end = end_of_answer(whole, len(prompt), stops)
         if not prompt.startswith(stretches[-1].text):
             stretches.append(Text())
@@ -99,6 +103,8 @@ def render_answer(render: Render, before: Sequence[Message], answer: Message) ->
         prompt = whole[: max(0, whole.find(content.strip()))]
     if open_thought(prompt):
         whole = continue_thought(prompt, whole, content.strip())
+    if not whole.startswith(prompt):
+        whole = behind_header(render, before, prompt, whole)
     fault = thought_fault(prompt, whole.removeprefix(prompt), content)
     if fault:
         raise ContractError(fault)
@@ -108,6 +114,18 @@ def render_answer(render: Render, before: Sequence[Message], answer: Message) ->
             f"the template begins an answer with {begun!r}, and writes this one without"
         )
     return prompt, whole
+
+
+def behind_header(render: Render, before: Sequence[Message], prompt: str, whole: str) -> str:
+    """Return a conversation with its last answer behind the prompt as it is generated. The template may change turns
+    `before` once the answer stands there: gpt-oss' drops the thought of a call. The answer stands behind the last header
+    that it shares with another answer; where there is none, `whole` is returned as it is."""
+    header = prompt.removeprefix(render(before))
+    other = render([*before, {"role": "assistant", "content": OTHER}])
+    place = whole.rfind(header, 0, count_shared_prefix(whole, other))
+    if not header or place < max(0, whole.rfind(before[-1]["content"].strip())):
+        return whole
+    return prompt + whole[place + len(header) :]
 
 
 def answers_of(texts: Sequence[Text]) -> Iterator[tuple[str, Span]]:
@@ -159,6 +177,16 @@ def continue_thought(prompt: str, whole: str, content: str) -> str:
     if place < 0:
         return whole
     return prompt + thinking.behind_mark + whole[place + len(thinking.answer) :]
+
+
+def with_leading_space(text: str, start: int, content: str) -> str:
+    """Return a conversation whose last answer begins with the white space that its content has, which templates trim:
+    the first line of code has an indentation."""
+    space = content[: len(content) - len(content.lstrip())]
+    place = text.find(content.strip(), start)
+    if not space or place < 0 or text[start:place].strip() or text[start:place].endswith(space):
+        return text
+    return text[:place] + space + text[place:]
 
 
 def end_of_answer(text: str, start: int, stops: Collection[str]) -> int:

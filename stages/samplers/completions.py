@@ -279,17 +279,27 @@ def get_sampler(
 
     sampler: Sampler = out.open_resource.get(key, open_new)
     if sampler.engine:
-        note_engine(sampler.engine, out)
+        validate_engine(sampler.engine, f"{decoding.runtime_key}.python", out)
     return sampler
 
 
-def note_engine(engine: dict[str, str], out: StageDir) -> None:
-    """Store the engine's versions beside the shards."""
+def validate_engine(engine: dict[str, str], key: str, out: StageDir) -> None:
+    """Store the engine's versions beside the shards.
+    Raise UserError if another engine drew those that are there: a node has draws of only one."""
+    earlier = engine_figures(out).get("engine")
+    if earlier and earlier != engine:
+        names = [name for name in {**earlier, **engine} if earlier.get(name) != engine.get(name)]
+        before = ", ".join(f"{name} {earlier.get(name)}" for name in names)
+        now = ", ".join(f"{name} {engine.get(name)}" for name in names)
+        raise UserError(
+            f"{key}: this node was begun with {before}, and would go on with {now}. "
+            f"Type the Python of the first engine, or delete {out.path} to begin anew."
+        )
     write_note(out / SCRATCH / ENGINE, engine)
 
 
 def engine_figures(out: StageDir) -> dict[str, Any]:
-    """Return the last engine that drew shards of this node, and its device; nothing if a sampler in this process drew."""
+    """Return the engine that drew this node's shards, and its device; nothing if a sampler in this process drew."""
     engine = read_note(out / SCRATCH / ENGINE, require_keys("device"))
     if not engine:
         return {}

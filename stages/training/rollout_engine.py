@@ -14,7 +14,7 @@ from stages.config.errors import UserError
 from stages.hardware.memory import ROLLOUT_ROWS
 from stages.models.contract import Contract
 from stages.models.loading import save_model
-from stages.samplers.completions import note_engine
+from stages.samplers.completions import validate_engine
 from stages.samplers.sampler import Decoding
 from stages.samplers.vllm import VLLMSampler
 from stages.store.workspace import SCRATCH, StageDir
@@ -27,7 +27,7 @@ class RolloutEngine(AbstractContextManager["RolloutEngine"]):
     temperature. It starts with the weights in the folder `start`, and before it completes it needs `load`."""
 
     def __init__(self, cfg: ScoredGRPO, start: Path, contract: Contract, out: StageDir):
-        """Raise UserError if the engine does not start."""
+        """Raise UserError if the engine does not start, or another engine drew this node's earlier rollouts."""
         runtime = SamplingRuntime(
             device=cfg.runtime.device,
             batch_size=ROLLOUT_ROWS,
@@ -44,7 +44,11 @@ class RolloutEngine(AbstractContextManager["RolloutEngine"]):
             gpu_memory_utilization=cfg.runtime.engine_memory,
             logprobs_mode="processed_logprobs",  # at the temperature of the draw, as the trainer's
         )
-        note_engine(self.sampler.engine, out)
+        try:
+            validate_engine(self.sampler.engine, f"{decoding.runtime_key}.python", out)
+        except UserError:
+            self.sampler.close()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.sampler.close()

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages.config.blocks.models import Template, TemplateFile
 from stages.config.choices import Spelled
+from stages.config.errors import UserError
 from stages.models import chat_templates
 from stages.models.contract import (
     Contract,
@@ -20,7 +21,7 @@ from stages.models.contract import (
 )
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import GOLDEN, ContractError
-from stages.store.records import Message
+from tests.helpers import refused
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -86,10 +87,11 @@ def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
 ) -> None:
     contract = establish(tokenizer, kind)
     for messages in GOLDEN:
+        ids, trained = contract.example(messages)
+        words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
         answers = "".join(m["content"] + end for m in messages if m["role"] == "assistant")
-        assert trained_text(contract, messages) == answers, "the words and their end of turn"
-        prompt = contract.prompt(messages[:-1])
-        assert contract.example(messages)[0][: len(prompt)] == prompt
+        assert words == answers, "exactly the assistant's words and its end of turn are trained"
+        assert ids[: len(contract.prompt(messages[:-1]))] == contract.prompt(messages[:-1])
     assert tokenizer.pad_token_id not in contract.stop_ids
     assert tokenizer.eos_token == end
     contract.save(tmp_path)
@@ -108,7 +110,41 @@ def test_an_eos_after_the_whole_conversation_is_no_end_of_turn(train: bool) -> N
     tokenizer.chat_template = (TRL / f"phi3{'_training' * train}.jinja").read_text()
     contract = establish(tokenizer, "auto", train=train)
     assert [tokenizer.decode([i]) for i in contract.stop_ids] == ["<|end|>", "<|endoftext|>"]
-    assert trained_text(contract, [*GOLDEN[0], *GOLDEN[0]]) == "Blue.<|end|>" * 2
+    question, answer = GOLDEN[0]
+    with pytest.raises(ContractError, match=r"spells <\|endoftext\|>, a control"):
+        contract.example([question, {**answer, "content": "a <|endoftext|> b"}])
+    assert contract.text(contract.completion([question], [answer])[1]) == answer["content"]
+    ids, trained = contract.example([question, answer, *GOLDEN[0]])
+    words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+    assert words == (answer["content"] + "<|end|>") * 2
+
+
+def test_no_answer_is_trained_with_the_end_of_its_header() -> None:
+    """TRL's template for Qwen 2.5 marks a line feed before each answer."""
+    tokenizer = byte_level(CHATML, eos_token="<|im_end|>")
+    tokenizer.chat_template = (TRL / "qwen2_5_training.jinja").read_text()
+    contract = establish(tokenizer, "auto")
+    ids, trained = contract.example([*GOLDEN[0], *GOLDEN[1][1:]])
+    words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+    assert words == "Blue.<|im_end|>4<|im_end|>- ja, 日本<|im_end|>"
+
+
+def test_a_date_in_a_template_is_the_same_on_every_day() -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    form = "{% set form = '%d %b %Y' %}"
+    for today in ("strftime_now('%d %b %Y')", 'strftime_now ( "%d %b %Y" )', "strftime_now(form)"):
+        tokenizer.chat_template = f"{form}{{{{ {today} }}}}{OWN}"
+        contract = establish(tokenizer, "auto", train=False)
+        assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith(
+            "26 Jul 2024<|im_start|>"
+        )
+
+
+def test_of_several_templates_the_default_is_used(tmp_path: Path) -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    tokenizer.chat_template = {"default": OWN, "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).chat_template == OWN
 
 
 def test_who_has_a_template_that_cannot_be_used_is_told_one_that_fits() -> None:
@@ -116,6 +152,14 @@ def test_who_has_a_template_that_cannot_be_used_is_told_one_that_fits() -> None:
     tokenizer.chat_template = "{{ raise_exception('not today') }}"
     with pytest.raises(ContractError, match=r"not today.* One that fits: template=gemma"):
         establish(tokenizer, "auto")
+
+
+def test_where_system_turns_are_refused_their_text_leads_the_users() -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|im_end|>")
+    refusal = "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{refusal}<|im_start|>{{{{ m", 1)
+    text = tokenizer.decode(establish(tokenizer, "auto").prompt(GOLDEN[1][:2]))
+    assert text.startswith("<|im_start|>user: Be brief.\n\n2 + 2?")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +185,32 @@ def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
     assert ids[0] == contract.tokenizer.bos_token_id
 
 
+@pytest.mark.parametrize(("spare", "resize"), [(1, False), (0, True)])
+def test_a_tokenizer_without_a_free_special_token_gets_a_new_one(spare: int, resize: bool) -> None:
+    tokenizer = byte_level(["</s>"], eos_token="</s>")
+    before = len(tokenizer)
+    chat_templates.establish_contract(tokenizer, Template("plain", resize), True, before + spare)
+    assert len(tokenizer) == before + 1
+    assert tokenizer.pad_token_id == before
+
+
+def test_an_embedding_without_a_row_to_spare_is_resized_on_request_only() -> None:
+    tokenizer = byte_level(["</s>"], eos_token="</s>")
+    with pytest.raises(ContractError, match=r"sft.template.resize=true"):
+        chat_templates.establish_contract(tokenizer, Template("plain", False), True, len(tokenizer))
+
+
+@pytest.mark.parametrize("template", ["", OWN.replace("m['content']", "m['content'] | trim")])
+def test_white_space_before_an_answer_is_trained_and_behind_it_is_not(template: str) -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    tokenizer.chat_template = template or None
+    contract = establish(tokenizer, "auto")
+    prompt = [{"role": "user", "content": "x"}]
+    ids, answer = contract.completion(prompt, [{"role": "assistant", "content": "    yes \n"}])
+    assert ids == contract.prompt(prompt)
+    assert contract.text(answer).rstrip() == "    yes"
+
+
 @pytest.mark.parametrize(
     ("jinja", "reason"),
     [
@@ -151,6 +221,10 @@ def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
             "begins an answer with",
         ),
         ("{% for m in messages %}{{ m['role'] + '<|im_end|>' }}{% endfor %}", "leaves out"),
+        (
+            "{% for m in messages %}<|im_start|>{{ m['role'] + ' ' + m['content'] + '<|im_end|>' }}{% endfor %}",
+            "where add_generation_prompt is true",
+        ),
         (
             "<|im_start|><|im_start|>{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}",
             "BOS (.*) is rendered twice",
@@ -167,10 +241,30 @@ def test_a_template_that_breaks_the_contract_is_refused(
         establish(tokenizer, "file", file)
 
 
-def test_a_tokenizer_without_a_template_is_told_to_take_one() -> None:
-    for kind, train in (("own", True), ("auto", False)):
-        with pytest.raises(ContractError, match="has no chat template"):
-            establish(byte_level(CHATML, eos_token="<|endoftext|>"), kind, train=train)
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"{{ '\xe4' }}", "byte 4 is not UTF-8"), (b"x" * (2 << 20), "too many for a template")],
+)
+def test_a_file_that_is_no_template_is_told_before_work(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_bytes(content)
+    line = refused(
+        "recipe=tiny",
+        "template=file",
+        f"sft.template.path={path}",
+        f"outputs={tmp_path / 'outputs'}",
+    )
+    assert line.startswith(f"sft.template.path={path}")
+    assert reason in line
+    with pytest.raises(UserError, match=reason):
+        establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
+
+
+def test_own_needs_a_template() -> None:
+    with pytest.raises(ContractError, match="has no chat template"):
+        establish(byte_level(CHATML, eos_token="<|endoftext|>"), "own")
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -179,56 +273,107 @@ def test_the_models_own_template_is_kept_without_any_marks(train: bool, tmp_path
     tokenizer.chat_template = OWN
     contract = establish(tokenizer, "auto", train=train)
     assert contract.tokenizer.chat_template == OWN
-    assert trained_text(contract, GOLDEN[1]) == "4<|im_end|>- ja, 日本<|im_end|>"
+    ids, trained = contract.example(GOLDEN[1])
+    words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+    assert words == "4<|im_end|>- ja, 日本<|im_end|>"
     contract.save(tmp_path)
     assert load_contract(tmp_path).prompt(GOLDEN[0][:1]) == contract.prompt(GOLDEN[0][:1])
 
 
-def test_a_base_ends_its_turns_as_its_template_does_and_never_knows_the_day(tmp_path: Path) -> None:
-    """Qwen2.5-Base has the template of its sibling, and another EOS. A system turn that the template refuses leads the
-    user's."""
+@pytest.mark.parametrize(
+    ("jinja", "reason"),
+    [
+        (None, "the tokenizer has no chat template"),
+        (OWN.replace("assistant: ", "assistant, please: "), "begins an answer with"),
+    ],
+)
+def test_a_model_that_breaks_the_contract_is_refused(jinja: str | None, reason: str) -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    refusal = "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    own = OWN.replace("<|im_start|>{{ m", f"{refusal}<|im_start|>{{{{ m", 1)
-    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + own
+    tokenizer.chat_template = jinja
+    with pytest.raises(ContractError, match=reason):
+        establish(tokenizer, "auto", train=jinja is not None)
+
+
+def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    refusal = "{% if m['content'] == 'Two?' %}{{ raise_exception('no numbers') }}{% endif %}"
+    tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{refusal}<|im_start|>{{{{ m", 1)
+    contract = establish(tokenizer, "auto", train=False)
+    asked = [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Yes."}]
+    with pytest.raises(ContractError, match="line 1: no numbers"):
+        contract.example(asked)
+
+
+def test_a_base_ends_its_turns_as_its_template_does_and_never_knows_the_day(tmp_path: Path) -> None:
+    """Qwen2.5-Base has the template of its sibling, and another EOS."""
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + OWN
     tokenizer.save_pretrained(tmp_path)
     contract = load_or_derive_contract(tmp_path)
     assert tokenizer.convert_ids_to_tokens(contract.stop_ids) == ["<|im_end|>", "<|endoftext|>"]
+    assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith("26 Jul 2024<|im_start|>")
+
+
+def test_a_base_whose_template_refuses_system_turns_is_asked_without_one(tmp_path: Path) -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|im_end|>")
+    refusal = "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{refusal}<|im_start|>{{{{ m", 1)
+    tokenizer.save_pretrained(tmp_path)
+    contract = load_or_derive_contract(tmp_path)
     messages = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "2?"}]
     text = tokenizer.decode(contract.prompt(messages))
-    assert text == ("26 Jul 2024<|im_start|>user: Brief.\n\n2?<|im_end|>\n<|im_start|>assistant: ")
+    assert text == "<|im_start|>user: Brief.\n\n2?<|im_end|>\n<|im_start|>assistant: "
+    tokenizer.chat_template = OWN
+    tokenizer.save_pretrained(tmp_path)
+    assert "<|im_start|>system: Brief." in tokenizer.decode(
+        load_or_derive_contract(tmp_path).prompt(messages)
+    )
 
 
-def trained_text(contract: Contract, messages: list[Message]) -> str:
-    ids, trained = contract.example(messages)
-    return contract.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+def test_what_breaks_the_contract_is_told_in_its_place() -> None:
+    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "auto")
+    broken = [GOLDEN[0][0], {"role": "assistant", "content": "a<|im_end|>b"}]
+    first, second, third = contract.all_stretches([GOLDEN[0], broken, GOLDEN[1]])
+    assert (first, third) == (contract.stretches(GOLDEN[0]), contract.stretches(GOLDEN[1]))
+    assert "spells <|im_end|>, a control token" in str(second)
 
 
-@pytest.mark.parametrize("token", ["<|im_end|>", "<|endoftext|>"])
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|endoftext|>"])
 def test_a_control_token_that_a_text_spells_is_text(token: str) -> None:
-    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
-    asked: Message = {"role": "user", "content": f"What is {token}?"}
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    contract = establish(tokenizer, "chatml")
+    asked = {"role": "user", "content": f"What is {token}?"}
     prompt = contract.prompt([asked])
-    written = f"<|im_start|>user\nWhat is {token}?<|im_end|>\n<|im_start|>assistant\n"
-    assert contract.tokenizer.decode(prompt) == written
-    assert sum(i in contract.added for i in prompt) == 3
-    assert trained_text(contract, [asked, GOLDEN[0][1]]) == "Blue.<|im_end|>"
+    plain = contract.prompt([{**asked, "content": "What is it?"}])
+    controls = [i for i in prompt if i in tokenizer.added_tokens_decoder]
+    assert controls == [i for i in plain if i in tokenizer.added_tokens_decoder]
+    assert (
+        tokenizer.decode(prompt)
+        == f"<|im_start|>user\nWhat is {token}?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    ids, trained = contract.example([asked, GOLDEN[0][1]])
+    assert ids[: len(prompt)] == prompt
+    assert (
+        tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t]) == "Blue.<|im_end|>"
+    )
     with pytest.raises(ContractError, match="a control token"):
         contract.example([GOLDEN[0][0], {"role": "assistant", "content": f"It is {token}."}])
 
 
 def test_a_control_token_that_a_text_spells_is_dropped_or_kept_where_it_is_asked() -> None:
-    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
-    asked: Message = {"role": "user", "content": "What is <|im_start|>?"}
-    dropping = replace(contract, special=Spelled.drop)
-    with pytest.raises(ContractError, match=r"spells .*im_start"):
-        dropping.prompt([asked])
-    with pytest.raises(ContractError, match=r"spells .*im_start"):
-        dropping.example([asked, GOLDEN[0][1]])
-    keeping = replace(contract, special=Spelled.keep)
-    assert sum(i in contract.added for i in keeping.prompt([asked])) == 4
-    answer: Message = {"role": "assistant", "content": "It is <|im_start|>."}
-    assert trained_text(keeping, [asked, answer]) == "It is <|im_start|>.<|im_end|>"
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    asked = {"role": "user", "content": "What is <|im_start|>?"}
+    dropping, keeping = (
+        replace(establish(tokenizer, "chatml"), special=Spelled(word)) for word in ("drop", "keep")
+    )
+    for rendered in (dropping.prompt, lambda turns: dropping.example([*turns, GOLDEN[0][1]])):
+        with pytest.raises(ContractError, match=r"spells .*im_start"):
+            rendered([asked])
+    begin = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert keeping.prompt([asked]).count(begin) == 3
+    answer = {"role": "assistant", "content": "It is <|im_start|>."}
+    ids, trained = keeping.example([GOLDEN[0][0], answer])
+    assert begin in [i for i, mark in zip(ids, trained, strict=True) if mark]
 
 
 def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:
@@ -249,25 +394,29 @@ def test_changed_merges_are_refused_naming_both_sides(model: Path) -> None:
         load_contract(model)
 
 
+def test_a_private_character_of_a_text_changes_no_control_token() -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    contract = establish(tokenizer, "chatml")
+    plain, icon = (
+        [i for i in contract.prompt([{"role": "user", "content": text}]) if i in contract.added]
+        for text in ("an icon", "an icon \ue000")
+    )
+    assert plain == icon
+
+
 @pytest.mark.parametrize(
-    ("special", "spare", "resize", "expected"),
+    ("special", "spare", "expected"),
     [
-        (["<fim_prefix>", "<reserved_1>", "<my_pad>"], 0, False, "<my_pad>"),
-        (["<fim_prefix>", "<reserved_1>"], 8, False, "<reserved_1>"),
-        (["<fim_prefix>"], 8, False, "<|pad|>"),
-        (["<fim_prefix>"], 0, True, "<|pad|>"),
+        (["<fim_prefix>", "<reserved_1>", "<my_pad>"], 0, "<my_pad>"),
+        (["<fim_prefix>", "<reserved_1>"], 8, "<reserved_1>"),
+        (["<fim_prefix>"], 8, "<|pad|>"),
+        (["<fim_prefix>"], 0, "<fim_prefix>"),
     ],
 )
 def test_padding_is_a_token_without_a_meaning(
-    special: list[str], spare: int, resize: bool, expected: str
+    special: list[str], spare: int, expected: str
 ) -> None:
     tokenizer = byte_level(["</s>", *special], eos_token="</s>")
-    rows = len(tokenizer) + spare
-    chat_templates.establish_contract(tokenizer, Template("plain", resize), True, rows)
+    cfg, rows = Template("plain", False), len(tokenizer) + spare
+    chat_templates.establish_contract(tokenizer, cfg, True, rows)
     assert tokenizer.pad_token == expected
-
-
-def test_an_embedding_without_a_row_to_spare_is_resized_on_request_only() -> None:
-    tokenizer = byte_level(["</s>"], eos_token="</s>")
-    with pytest.raises(ContractError, match=r"sft.template.resize=true"):
-        chat_templates.establish_contract(tokenizer, Template("plain", False), True, len(tokenizer))

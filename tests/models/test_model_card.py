@@ -1,11 +1,13 @@
 """Tests of the model card: a header that the hub accepts, and the model's origin."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
 from huggingface_hub import metadata_load
+from transformers.integrations.gguf.reader import read_gguf_metadata
 
 from stages import base
 from stages.config.errors import UNSEEN
@@ -75,40 +77,56 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(
     assert metadata_load(aligned / "README.md")["base_model"] == "someone/model"
 
 
-def test_a_base_binds_what_is_trained_from_it_by_its_licence(built: Path, tmp_path: Path) -> None:
+def test_a_base_binds_what_is_trained_from_it_by_its_licence(
+    built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     start = shutil.copytree(next((built / "base").glob("*/model")), tmp_path / "start")
     (start / "README.md").write_text("---\nlicense: llama3.1\ndatasets: [private]\n---\n# A base")
     (start / "LICENSE").write_text("the agreement")
+    (start / "USE_POLICY.md").write_text("the policy")
     keys = ("model.random_init=null", f"model.path={start}")
     build(tmp_path, "stage=sft", *keys)
     sft = Chain(tmp_path).folder("sft", *keys)
     policy = shutil.copytree(Chain(built).folder("dpo"), tmp_path / "dpo") / "model"
-    inputs = {"policy": sft, "pairs": Chain(built).folder("pairs")}
+    inputs = {"policy": sft} | {role: Chain(built).folder(role) for role in ("pairs", "reference")}
     model_card.write_card(policy, settings("recipe=tiny").dpo, inputs, {})
     for model in (sft / "model", policy):
-        text = (model / "README.md").read_text()
-        assert metadata_load(model / "README.md")["license"] == "llama3.1"
-        assert "The licence of the base, llama3.1, also binds" in text and "private" not in text
+        header, text = metadata_load(model / "README.md"), (model / "README.md").read_text()
+        assert header["license"] == "llama3.1" and "private" not in text
+        assert "\n# Llama Plumbline " in text and '"Built with Llama"' in text
         assert (model / "LICENSE").read_text() == "the agreement"
+        assert (model / "USE_POLICY.md").read_text() == "the policy"
+        assert (model / "NOTICE").read_text().startswith("Llama 3.1 is licensed under")
+
+    caplog.set_level(logging.INFO)
     build(tmp_path, "stage=export", "export.model=sft", *keys)
+    assert [line for line in caplog.messages if "llama3.1" in line and "begin with" in line]
     [file] = (tmp_path / "export").glob("*.gguf")
+    metadata, _ = read_gguf_metadata(str(file))
+    assert metadata["general.license"] == "llama3.1"
+    assert metadata["general.name"].startswith("Llama ")
     assert base.read_gguf_licence(file) == {"license": "llama3.1"}
 
 
 @pytest.mark.parametrize(
-    ("card", "files", "stated"),
+    ("card", "files", "stated", "begins"),
     [
-        ("license: [mit, llama3]", ["LICENSE"], {"license": ["mit", "llama3"]}),
-        ("", ["License.txt"], {"license": "other", "license_link": "License.txt"}),
-        ("license: [", [], {}),
-        ("language: en", ["NOTICE", "licence_checker.py"], {}),
+        ("license: other\nlicense_name: Llama-4", [], {"license_name": "Llama-4"}, "Llama"),
+        ("license: [mit, llama3]", ["LICENSE"], {"license": ["mit", "llama3"]}, "Llama 3"),
+        ("license: apache-2.0", ["NOTICE"], {"license": "apache-2.0"}, None),
+        ("", ["License.txt"], {"license": "other", "license_link": "License.txt"}, None),
+        ("license: [", [], {}, None),
+        ("license: mit\nlicense_link: null", [], {"license": "mit"}, None),
+        ("language: en", ["NOTICE", "licence_checker.py"], {}, None),
     ],
 )
 def test_a_licence_is_what_the_card_or_a_file_states(
-    card: str, files: list[str], stated: dict[str, object], tmp_path: Path
+    card: str, files: list[str], stated: dict[str, object], begins: str | None, tmp_path: Path
 ) -> None:
     if card:
         (tmp_path / "README.md").write_text(f"---\n{card}\n---\n")
     for name in files:
         (tmp_path / name).touch()
-    assert base_licence.read_licence(tmp_path) == stated
+    licence = base_licence.read_licence(tmp_path)
+    assert stated.items() <= licence.items() and bool(licence) == bool(stated)
+    assert base_licence.duties(licence).get("begins") == begins

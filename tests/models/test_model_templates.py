@@ -1,5 +1,5 @@
-"""The templates that models bring: those that TRL ships, of each family one, with conversations of five kinds. The
-model's own form is kept, and what is trained is what the model must write after the prompt as it is generated then."""
+"""The templates that models bring: all that TRL ships, each with conversations of five kinds. The model's own form is
+kept, and what is trained is what the model must write after the prompt as it is generated then."""
 
 import re
 from importlib.resources import files
@@ -18,28 +18,10 @@ from stages.store.records import Message
 from stages.store.tool_calls import TOOLS
 
 SHIPPED = Path(str(files("trl"))) / "chat_templates"
-NAMES = [
-    "cohere2",
-    "deepseekv3",
-    "gemma",
-    "gemma4_v5",
-    "glm4moe",
-    "gptoss",
-    "idefics3",
-    "lfm2_2_5",
-    "llama3_1",
-    "llava_next",
-    "muse_glimmer",
-    "nemotron_3_nano",
-    "phi3",
-    "qwen2_5",
-    "qwen3",
-    "qwen3_5_nothink",
-    "qwen3_6",
-]
-ALWAYS_THINK = {"deepseekv3"}  # its prompt begins a thought, whatever it is told
-# The first writes an empty thought before every answer, the second drops the thought of a call.
-NEVER_THINK = {"qwen3_5_nothink", "gptoss"}
+NAMES = sorted(path.stem for path in SHIPPED.glob("*.jinja") if not path.stem.endswith("_training"))
+# Their prompt begins a thought, whatever it is told.
+ALWAYS_THINK = {"deepseek_r1_distill", "deepseekv3"}
+NEVER_THINK = {"qwen3_5_nothink"}  # it writes an empty thought before every answer
 ENDS = [
     "<|return|>",
     "<|im_end|>",
@@ -137,13 +119,23 @@ def test_a_models_own_form_is_trained_as_it_is_generated(name: str) -> None:
             establish(name)
         return
     contract = establish(name)
-    require_what_the_model_must_write(contract, SYSTEM)
+    for messages in (TURN, TURNS, SYSTEM):
+        require_what_the_model_must_write(contract, messages)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_is_not_trained_here_keeps_its_form(name: str) -> None:
+    contract = establish(name, train=False)
+    prompt = contract.tokenizer.decode(contract.prompt(TURN[:1]))
+    assert TURN[0]["content"] in prompt
+    assert contract.golden()[0]["prompt"]
 
 
 CALL = '<tool_call>\n{"name": "stock", "arguments": {"item": "tea"}}\n</tool_call>'
 RESULT: Message = {"role": "tool", "content": "417 left"}
 EPISODE = [user("How many?"), assistant(CALL), RESULT, assistant("Seven.")]
 FURTHER = [*EPISODE, user("And now?"), assistant("Eight.")]
+NO_THOUGHTS_BEFORE_ANSWERS = {"gemma4", "gemma4_v3", "gemma4_v4"}  # before calls alone
 
 
 def with_thoughts(messages: list[Message], thinks: bool) -> list[Message]:
@@ -157,7 +149,8 @@ def with_thoughts(messages: list[Message], thinks: bool) -> list[Message]:
 @pytest.mark.parametrize("thinks", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_calls_and_results_of_tools_go_through_a_models_own_form(name: str, thinks: bool) -> None:
-    if name in ALWAYS_THINK or (thinks and name in NEVER_THINK):
+    refused = ALWAYS_THINK | (NEVER_THINK | NO_THOUGHTS_BEFORE_ANSWERS if thinks else set())
+    if name in refused:
         with pytest.raises(ContractError, match=r"template"):
             establish(name, thinks=thinks).stretches(with_thoughts(EPISODE, thinks))
         return
@@ -194,12 +187,14 @@ def test_a_call_that_ends_a_conversation_ends_as_calls_do() -> None:
 def test_tools_are_described_in_a_models_own_form_unless_the_row_says_how_they_are_called() -> None:
     contract = establish("llama3_1")
     tool = '{"name": "stock", "description": "Count an item.", "parameters": {"type": "object"}}'
-    for content, as_text in ((TOOLS.format(tool), False), (f"Write {CALL} to call a tool.", True)):
-        system: Message = {"role": "system", "content": content}
-        ids, _ = contract.example([system, *EPISODE[:2]])
-        text = contract.tokenizer.decode(ids)
-        assert ("Respond in the format" in text) != as_text
-        assert text.count(CALL) == 2 * as_text
+    described: Message = {"role": "system", "content": TOOLS.format(tool)}
+    own: Message = {"role": "system", "content": f"Write {CALL} to call a tool."}
+    for system, as_text in ((described, False), (own, True)):
+        prompt = contract.tokenizer.decode(contract.prompt([system, EPISODE[0]]))
+        written = contract.tokenizer.decode(contract.example([system, *EPISODE[:2]])[0])
+        assert ("Respond in the format" in prompt) != as_text
+        assert ("<tools>" in prompt) is False
+        assert (CALL in written.removeprefix(prompt)) == as_text
 
 
 def test_turns_without_a_role_are_merged_or_dropped() -> None:
@@ -215,9 +210,20 @@ def test_turns_without_a_role_are_merged_or_dropped() -> None:
         strict.example(SYSTEM)
 
 
+def test_a_turn_that_a_template_leaves_out_costs_the_row() -> None:
+    template = (SHIPPED / "phi3.jinja").read_text()
+    tokenizer = tokenizer_of(template)
+    cfg = Template("auto", True, roles="drop")
+    contract = establish_contract(tokenizer, cfg, True, len(tokenizer) + 64)
+    with pytest.raises(ContractError, match="leaves out '417 left'"):
+        contract.example(EPISODE)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_thoughts_are_trained_where_the_data_has_them(name: str) -> None:
     if name in NEVER_THINK:
+        with pytest.raises(ContractError, match=r"template=\w+"):
+            establish(name, thinks=True)
         return
     contract = establish(name, thinks=True)
     [stretch] = contract.stretches(THOUGHT)
@@ -245,11 +251,46 @@ def test_an_argument_that_is_typed_is_kept_and_one_that_no_template_reads_is_ref
         establish_contract(tokenizer_of(template), cfg, True, 1000)
 
 
-def test_a_template_that_is_replaced_is_told() -> None:
+def test_a_template_that_is_replaced_is_told_with_both_forms() -> None:
     own = (SHIPPED / "qwen2_5.jinja").read_text()
-    for kind, replaced in (("plain", True), ("auto", False)):
+    for kind, both in (("plain", True), ("auto", False)):
         tokenizer = tokenizer_of(own)
         cfg = Template(kind, True)
         contract = establish_contract(tokenizer, cfg, True, len(tokenizer) + 64)
         sentence = replaced_message(contract, own, kind)
-        assert ("### User:" in sentence) == replaced == bool(sentence)
+        assert (
+            ("<|im_start|>user" in sentence and "### User:" in sentence) == both == bool(sentence)
+        )
+
+
+def test_a_thought_in_the_marks_of_the_models_own_tokens_is_no_control_token() -> None:
+    contract = establish("gemma4_v5", thinks=True)
+    thought = "<|channel>thought\nTwo and two.\n<channel|>It is 4."
+    ids, trained = contract.example([THOUGHT[0], assistant(thought)])
+    written = contract.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+    assert written == f"{thought}<turn|>"
+
+
+def test_a_thought_that_the_prompt_begins_is_begun_once() -> None:
+    """A template of one's own that opens a thought before every answer, and knows nothing of its marks."""
+    tokenizer = tokenizer_of((SHIPPED / "qwen2_5.jinja").read_text())
+    begin = "<|im_start|>assistant\n<think>\n"
+    tokenizer.chat_template = (
+        f"{{%- set begin = '{begin}' -%}}"
+        "{%- for m in messages -%}{%- if m.role == 'assistant' -%}{{ begin ~ m.content ~ '<|im_end|>\n' }}"
+        "{%- else -%}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>\n' }}{%- endif -%}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ begin }}{%- endif -%}"
+    )
+    template = Template("auto", True)
+    contract = establish_contract(tokenizer, template, True, len(tokenizer) + 64, thinks=True)
+    ids, trained = contract.example(THOUGHT)
+    written = contract.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+    assert written == "Two and two.\n</think>\n\nIt is 4.<|im_end|>"
+    assert contract.tokenizer.decode(ids).count("<think>") == 1
+
+
+def test_a_description_of_tools_that_is_no_json_stays_text() -> None:
+    contract = establish("qwen2_5")
+    system: Message = {"role": "system", "content": TOOLS.format("stock: counts an item")}
+    prompt = contract.tokenizer.decode(contract.prompt([system, EPISODE[0]]))
+    assert "stock: counts an item" in prompt

@@ -1,7 +1,7 @@
 """An engine with vLLM's interface in a few lines. The real driver runs on it, for tests without vLLM.
 
 SMALL_VLLM in the environment is JSON: `fault` happens before the engine finishes its completion `at` (the sixth), or when it
-gets weights, `device` is the engine's, and `pids` is a file to which every engine adds its process id. With
+gets weights, `version` and `device` are the engine's, and `pids` is a file to which every engine adds its process id. With
 `model` the engine has the model of the job's folder, in fp32."""
 
 import json
@@ -122,7 +122,7 @@ def main() -> None:
         *(() if has_model else ("torch", "transformers")),
     ):
         sys.modules[name] = ModuleType(name)
-        vars(sys.modules[name])["__version__"] = "0.0.1"
+        vars(sys.modules[name])["__version__"] = SETTINGS.get("version", "0.0.1")
     vars(sys.modules[HEADS])["ParallelLMHead"] = type("ParallelLMHead", (), {})
     platform = SimpleNamespace(is_cpu=lambda: True, device_type=SETTINGS.get("device", "cpu"))
     vars(sys.modules["vllm.platforms"])["current_platform"] = platform

@@ -250,3 +250,17 @@ def test_the_whole_chain_runs_with_vllm(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").exists()
     [table] = tmp_path.glob("sample/*/candidates.parquet")
     assert {c.sampler for c in load(table, Candidate)} == {"vllm"}
+
+
+def test_a_resume_with_another_engine_is_refused(
+    chain: Chain, line: list[str], behave: Callable[..., None]
+) -> None:
+    behave(fault="dies")
+    sample(chain, line)
+    behave(version="0.0.2")
+    message = sample(chain, line)
+    assert "vllm 0.0.1, torch 0.0.1" in message and "vllm 0.0.2, torch 0.0.2" in message
+    [partial] = chain.root.glob("sample/*.partial")
+    assert f"delete {partial}" in message
+    behave()
+    build(chain.root, "stage=sample", *line)
