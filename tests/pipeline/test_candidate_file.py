@@ -9,8 +9,8 @@ from stages.commands import plan
 from stages.store.records import Example, Pair, load
 from stages.store.store import Store
 from tests.endpoints.servers import Model, running
-from tests.helpers import TINY, Chain, build, inside, nodes, refused
-from tests.labelers.judging import better, judging, quality
+from tests.helpers import TINY, Chain, build, nodes, refused
+from tests.labelers.judging import better, judging
 
 pytest.importorskip("openai")
 
@@ -45,18 +45,6 @@ def test_candidates_and_a_judge_need_no_model_and_no_data(tmp_path: Path) -> Non
     }
     assert {p.chosen_policy for p in pairs} == {"mine.jsonl"}
     assert "judge" in (root / "labels.html").read_text()
-
-
-def test_scores_of_candidates_are_labels_of_single_ones(tmp_path: Path) -> None:
-    file, root = written(tmp_path / "mine.jsonl"), tmp_path / "outputs"
-    with running(
-        Model(judging(lambda texts: 10 if quality(texts["ANSWER"]) > 3 else 1, "score"))
-    ) as server:
-        overrides = line(file, server.url, "label.kind=pointwise")
-        build(root, "stage=unpaired", *overrides)
-        metrics = Chain(root).manifest("unpaired", "stage=unpaired", *overrides)["metrics"]
-    assert (metrics["desirable"], metrics["undesirable"]) == (24, 24)
-    assert Chain(root).count() == {"sample": 1, "label": 1, "unpaired": 1}
 
 
 def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: Path) -> None:
@@ -133,13 +121,3 @@ def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(
 )
 def test_what_cannot_be_is_refused_at_composition(typed: str, pattern: str, tmp_path: Path) -> None:
     assert pattern in refused(*TINY, f"outputs={tmp_path}", *typed.split())
-
-
-@pytest.mark.extended
-def test_the_command_line_says_where_the_labels_are(tmp_path: Path) -> None:
-    file, root = written(tmp_path / "mine.jsonl", 3), tmp_path / "outputs"
-    with running(Model(judging(better))) as server:
-        ran = inside("tracker=none", f"outputs={root}", "stage=label", *line(file, server.url))
-    assert ran.returncode == 0, ran.stderr
-    assert f"The page of the labels: {root / 'labels.html'}" in ran.stdout
-    assert Chain(root).count() == {"sample": 1, "label": 1}

@@ -16,15 +16,12 @@ from stages.commands.node_settings import ABSENT, shown_settings
 from stages.config.blocks.labels import Verifier
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
-from stages.hardware import memory
 from stages.models.contract import load_contract
 from stages.pipeline import provenance
 from stages.pipeline.graph import requested_nodes
 from stages.pipeline.stage_table import STAGES
-from stages.sample import select_round
 from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
-from stages.store.text_lengths import text_lengths
 from stages.tasks.checks import share_passed
 from tests.budgets import spent
 from tests.helpers import TINY, Chain, build, inside, nodes, refused, settings
@@ -208,20 +205,6 @@ def test_the_report_compares_the_rounds_on_validation_prompts(two_rounds: Chain)
     assert f"over {steps} steps of" in page, "the diagnosis counts the steps of every round"
 
 
-def test_a_round_without_enough_prompts_of_its_own_is_refused(chain: Chain) -> None:
-    """The rows of a file are not counted before the run: the stage refuses what composition cannot."""
-    block = settings("rounds=3", "sample.prompts_per_round=20").sample
-    prompts = [
-        e
-        for e in load(chain.folder("data") / "examples.parquet", Example)
-        if e.split == "preference"
-    ]
-    first, second = (select_round(replace(block, round=number), prompts) for number in (0, 1))
-    assert (len(first), len(second)) == (20, 20)
-    with pytest.raises(UserError, match="has 8 of 48 prompts"):
-        select_round(replace(block, round=2), prompts)
-
-
 @pytest.mark.extended
 def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:
     chain = Chain(built)
@@ -255,22 +238,6 @@ def test_a_command_that_is_shown_requests_its_node(typed: str, tmp_path: Path) -
         assert node.fingerprint in {
             n.fingerprint for target in requested for n in target.lineage
         }, name
-
-
-def test_seeds_that_make_the_same_policy_are_refused(tmp_path: Path) -> None:
-    """An arm with a seed of the run's does not make two runs of it."""
-    own = ("sft.seed=5", "sample.seed=5", "dpo.seed=5")
-    message = refused(*TINY, f"outputs={tmp_path}", "seeds=[1]", "arms=[grpo]", *own)
-    assert "make one policy" in message and "sample.seed, sft.seed, dpo.seed" in message
-
-
-def test_no_stage_but_its_own_requests_the_labels_of_demonstrations(tmp_path: Path) -> None:
-    graph = nodes(tmp_path, "data.tasks.open_sft=4")
-    for stage in ("sample", "label"):
-        requested = requested_nodes(
-            settings(*TINY, "data.tasks.open_sft=4", f"stage={stage}"), graph
-        )
-        assert requested == [graph[stage]]
 
 
 def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_begun_is_dropped(
@@ -331,29 +298,6 @@ def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
     assert replace(node, config=replace(block, language="de")).fingerprint != node.fingerprint
 
 
-def test_a_null_among_trls_arguments_has_a_say(built: Path) -> None:
-    """Check that a null inside `trainer` counts: `max_grad_norm=null` turns clipping off."""
-    plain, unclipped = (
-        nodes(built, *more)["sft"] for more in ((), ("sft.trainer.max_grad_norm=null",))
-    )
-    assert plain.fingerprint != unclipped.fingerprint
-
-
-def test_plan_measures_the_memory_of_a_finished_node_and_calculates_others(chain: Chain) -> None:
-    manifest = chain.folder("dpo") / "manifest.json"
-    manifest.write_text(json.dumps(chain.manifest("dpo") | {"peak_memory": 12345}))
-
-    def peak(*overrides: str) -> float:
-        planned = plan.plan_nodes(nodes(chain.root, *overrides), Store(chain.root)).nodes
-        return next(node.memory for node in planned if node.name == "dpo")
-
-    assert peak() == 12345, "its own"
-    full = peak("dpo.max_length=512")
-    assert full > memory.LIBRARIES
-    assert full != peak("dpo.adapter=lora") > memory.LIBRARIES
-    assert full > peak("dpo.runtime.gradient_checkpointing=full")
-
-
 def loaded_by_a_plan(*lines: tuple[Path, str]) -> str:
     """Return which slow modules are loaded after planning these stores and overrides in one process."""
     code = f"""
@@ -383,25 +327,6 @@ def test_plan_imports_nothing_heavy(built: Path, tmp_path: Path) -> None:
     )
 
 
-def test_lengths_in_manifests_are_those_of_the_tables(built: Path) -> None:
-    store = Store(built)
-    for node in nodes(built).values():
-        folder = store.find(node)
-        assert folder is not None and folder.get("lengths", {}) == text_lengths(
-            node.stage, store.folder(node)
-        )
-    splits = store.find(nodes(built)["data"])["lengths"]
-    examples = [
-        e
-        for e in load(Chain(built).folder("data") / "examples.parquet", Example)
-        if e.split == "sft"
-    ]
-    assert splits["sft"]["prompt"] == fmean(
-        sum(len(m["content"]) for m in e.messages) for e in examples
-    )
-    assert splits["sft"]["answer"] == fmean(len(str(e.reference)) for e in examples)
-
-
 @pytest.mark.extended
 def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:
     build(chain.root, "stage=pairs", "pairs.min_margin=0.7")
@@ -415,25 +340,6 @@ def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:
     assert not idle.exists()
     assert chain.count()["report"] == 1
     assert Store(chain.root).find(nodes(chain.root)["report"]) is not None
-
-
-def test_gc_that_was_killed_leaves_nothing_that_the_next_does_not_find(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build(chain.root, "stage=pairs", "pairs.min_margin=0.7")
-    idle = chain.folder("pairs", "pairs.min_margin=0.7")
-    build(chain.root, "stage=pairs")
-
-    def killed(folder: Path, **_: object) -> None:
-        if folder.exists():
-            (folder / "manifest.json").unlink()
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(shutil, "rmtree", killed)
-        build(chain.root, "stage=gc", "gc.remove=true")
-    build(chain.root, "stage=gc", "gc.remove=true")
-    assert not list(idle.parent.glob(f"{idle.name}*"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tensor"])

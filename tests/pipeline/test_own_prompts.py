@@ -252,9 +252,7 @@ def test_the_file_of_a_recipe_for_preferences_is_its_labels() -> None:
     assert (cfg.label.path, cfg.data.sources, cfg.data.path) == (file, [], None)
     assert settings("recipe=from_preferences", f"label.path={file}").data.sources == []
     line = ["recipe=from_preferences", "scale=toy"]
-    assert recipes.recipes_under(line)["from_preferences"].label.path == recipes.TOY_PREFERENCES
-    typed = recipes.recipes_under([*line, f"data.path={file}"])
-    assert "label" not in typed["from_preferences"], "what is typed wins"
+    assert settings(*line, f"data.path={file}").label.path == file, "what is typed wins"
 
 
 def test_a_file_does_not_join_the_sources_of_a_recipe() -> None:
