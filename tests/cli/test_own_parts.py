@@ -52,21 +52,6 @@ def test_a_plan_reads_it_and_runs_nothing_of_it(labeler: Path, chain: Chain) -> 
     assert (labeler.parent / "was run").exists()
 
 
-@pytest.mark.extended
-def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(
-    labeler: Path, chain: Chain
-) -> None:
-    def fingerprint(file: Path, **options: object) -> str:
-        return nodes(chain.root, *own(file, **options))["label"].fingerprint
-
-    first = fingerprint(labeler)
-    moved = labeler.rename(labeler.with_name("moved.py"))
-    assert fingerprint(moved) == first
-    assert fingerprint(moved, sign=-1) != first
-    moved.write_text(moved.read_text() + "\n")
-    assert fingerprint(moved) != first
-
-
 def test_what_is_run_are_the_bytes_that_were_hashed(labeler: Path, chain: Chain) -> None:
     node = nodes(chain.root, *own(labeler))["label"]
     text = labeler.read_text()

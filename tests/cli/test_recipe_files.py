@@ -38,15 +38,6 @@ def test_the_command_that_comes_next_has_the_path(folder: Path) -> None:
     assert not (folder / "run.py").exists()
 
 
-@pytest.mark.extended
-def test_several_files_are_a_sweep(folder: Path) -> None:
-    (folder / "other.yaml").write_text(OWN.replace("0.7", "0.3"))
-    line = ("stage=plan", "recipe=./mine.yaml,./other.yaml", "tracker=none", "-m")
-    ran = inside(*line, f"outputs={folder / 'outputs'}", cwd=folder)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("dpo") >= 2
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

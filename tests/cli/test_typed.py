@@ -10,20 +10,16 @@ from hydra.errors import HydraException
 
 from stages.cli import compose, recipe_layers, recipes, starting_values
 from stages.cli.explain import explain
-from stages.commands import plan
+from stages.cli.spelling import typed_values
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
 from stages.store import sealed_json
-from stages.store.node import Node
 from tests.helpers import (
-    TINY,
-    Chain,
     as_typed,
     composed,
     composed_by_hydra,
     forget_compositions,
-    inside,
     refused,
     settings,
     settings_by_key,
@@ -125,7 +121,7 @@ def test_a_key_typed_with_the_recipes_own_value_changes_nothing(name: str) -> No
 def test_the_demo_is_left_out_where_content_of_the_users_is_typed(
     line: tuple[str, ...], content: str | None
 ) -> None:
-    typed = recipes.typed_values([*line])
+    typed = typed_values(line)
     assert recipes.users_content(typed) == content
     assert ("recipe=none" in compose.normalise([*line])) == (content is not None)
     said = recipes.describe_recipe(typed)
@@ -158,19 +154,6 @@ def test_a_job_of_a_sweep_is_told_of_its_own_recipe_and_model(
         job = compose.typed_in_job()
     assert job == {"recipe": "tiny", "model": "tiny", "stage": "plan"}
     assert recipes.describe_recipe(job) == "recipe: tiny"
-
-
-def test_the_first_line_names_the_recipe(chain: Chain) -> None:
-    for line, expected in (
-        ((), "recipe: tiny"),
-        (("recipe=none", "label=dataset"), "recipe: none"),
-    ):
-        typed = [each for each in TINY if not (line and each.startswith("recipe"))]
-        model = f"model.path={chain.folder('sft') / 'model'}" if line else "dpo.beta=0.2"
-        label = ["label.path=docs/examples/preferences.jsonl"] if line else []
-        ran = inside(*typed, *line, *label, model, f"outputs={chain.root}", "stage=plan")
-        assert ran.returncode == 0, ran.stderr
-        assert ran.stdout.splitlines()[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -210,22 +193,6 @@ def own_recipes() -> Iterator[Callable[[str, str], None]]:
     for recipe in written:
         recipe.unlink()
     forget_compositions()
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize(("start", "group"), [("demo", "pairs"), ("instructions", "data")])
-def test_a_group_in_a_recipe_takes_the_place_of_its_bases_block(
-    start: str, group: str, own_recipes: Callable[[str, str], None]
-) -> None:
-    name = OPTIONS[group][0]
-    own_recipes("given", f"defaults: [{start}, {{override /{group}: {name}}}]\n")
-    own_recipes("further", "defaults: [given]\n")
-    template = "sft.template."  # of a group of its own
-    plain = keys_of("recipe=none", f"{group}={name}")
-    in_group = [k for k in plain if k.startswith(f"{group}.") and not k.startswith(template)]
-    for recipe in ("given", "further"):
-        made = keys_of(f"recipe={recipe}")
-        assert {key: made[key] for key in in_group} == {key: plain[key] for key in in_group}
 
 
 @pytest.mark.extended
@@ -286,7 +253,7 @@ def test_rates_stay_and_those_of_published_runs_are_named(
     warnings = list[str]()
     monkeypatch.setattr(starting_values, "warn_once", warnings.append)
     cfg, plain = settings(*line), settings(*line[:1])
-    starting_values.warn_of_rates(cfg, recipes.typed_values([*line]))
+    starting_values.warn_of_rates(cfg, typed_values(line))
     assert len(warnings) == len(advice)
     assert all(text in warning for text, warning in zip(advice, warnings, strict=True))
     assert cfg.dpo.learning_rate == plain.dpo.learning_rate
@@ -313,41 +280,17 @@ def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round(
     ]
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize(
-    ("typed", "micro_batches"),
+    ("typed", "micro_batch"),
     [
-        (("recipe=short_tasks", "dpo.batch_size=12,14", "-m"), [6, 7]),  # its own is 8
-        (("dpo.batch_size=16", "dpo.runtime.micro_batch=16"), [16]),
+        (("dpo.batch_size=12",), 6),  # the recipe has 8
+        (("dpo.batch_size=12", "dpo.runtime.micro_batch=5"), 5),
+        (("dpo.batch_size=12", "dpo.runtime.micro_batch=auto"), "auto"),
     ],
 )
 def test_a_recipes_micro_batch_gives_way_to_what_is_typed(
-    typed: tuple[str, ...],
-    micro_batches: list[int | str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    typed: tuple[str, ...], micro_batch: int | str
 ) -> None:
-    planned = list[int | str]()
-
-    def plan_nodes(nodes: dict[str, Node], *_: object) -> plan.PlanResult:
-        planned.append(nodes["dpo"].config.runtime.micro_batch)
-        return plan.PlanResult([], [], [])
-
-    monkeypatch.setattr(plan, "plan_nodes", plan_nodes)
-    ran = inside("stage=plan", "tracker=none", f"outputs={tmp_path}", *typed)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert planned == micro_batches
-
-
-def test_the_settings_of_an_endpoint_may_be_one_mapping() -> None:
-    typed = "sample.endpoint={base_url: 'http://127.0.0.1:1/v1', model: m, extra: {top_k: 5}}"
-    keys = ("base_url=http://127.0.0.1:1/v1", "model=m", "extra={top_k: 5}")
-    whole = settings(*TINY, "sample=openai", typed).sample.endpoint
-    assert (
-        whole
-        == settings(
-            *TINY, "sample=openai", *(f"sample.endpoint.{each}" for each in keys)
-        ).sample.endpoint
-    )
-    assert whole.extra == {"top_k": 5}
-    assert "'base_url'" in refused(*TINY, "sample=openai", "sample.endpoint={base_ul: x}")
+    cfg = settings("recipe=short_tasks", *typed)
+    compose.fit_micro_batches(cfg, typed_values(typed))
+    assert cfg.dpo.runtime.micro_batch == micro_batch

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import Untrained
 from stages.config.errors import UserError
-from stages.config.schema import RECIPES
 from tests.helpers import TINY, composed, inside, refuse_unread, refused, settings
 
 FILE = "stages/tasks/toy_preferences.jsonl"
@@ -136,20 +135,13 @@ def test_kto_reads_the_reference_that_simpo_beside_it_does_not() -> None:
 
 
 @pytest.mark.extended
-def test_what_a_group_or_a_recipe_says_may_wait_unread() -> None:
+def test_what_sets_nothing_may_wait_unread() -> None:
     """Null, one round and no control set nothing."""
     reads("model.revision=null")
     reads("align=grpo", "rounds=1", "control=false", "control_pairs=null")
     reads("align=kto", "rounds=1", "control=false")
     # which label=dataset implies
     reads("align=kto", "label=dataset", f"label.path={FILE}", "pairs=all")
-    recipe = RECIPES / "waiting.yaml"
-    recipe.write_text("defaults: [tiny]\nsft: {lora: {rank: 4}}\n")
-    try:
-        ran = inside("recipe=waiting", "tracker=none", "stage=plan")
-    finally:
-        recipe.unlink()
-    assert ran.returncode == 0, ran.stderr
 
 
 def test_a_job_of_a_sweep_warns_of_what_another_job_may_read(tmp_path: Path) -> None:

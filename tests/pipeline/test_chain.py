@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import asdict, make_dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
 import pytest
 
@@ -20,9 +19,8 @@ from stages.models.contract import load_contract
 from stages.pipeline import provenance
 from stages.pipeline.graph import requested_nodes
 from stages.pipeline.stage_table import STAGES
-from stages.store.records import Candidate, Example, load
+from stages.store.records import Candidate, load
 from stages.store.store import Store
-from stages.tasks.checks import share_passed
 from tests.budgets import spent
 from tests.helpers import TINY, Chain, build, inside, nodes, refused, settings
 
@@ -130,17 +128,8 @@ def test_a_user_enters_with_an_sft_checkpoint_of_their_own(chain: Chain, tmp_pat
     )
 
 
-@pytest.fixture(scope="module")
-def two_rounds(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    chain = Chain(
-        shutil.copytree(built, tmp_path_factory.mktemp("rounds") / "outputs", symlinks=True)
-    )
-    build(chain.root, "rounds=2")
-    return chain
-
-
-def test_two_rounds_divide_the_prompts(two_rounds: Chain) -> None:
-    chain = two_rounds
+def test_two_rounds_divide_the_prompts(chain: Chain) -> None:
+    build(chain.root, "rounds=2", "stage=dpo")
     pools = [m for _, m in Store(chain.root).manifests("sample") if m["config"]["rounds"] == 2]
     assert sorted(m["config"]["round"] for m in pools) == [0, 1]
     assert (
@@ -156,66 +145,13 @@ def test_two_rounds_divide_the_prompts(two_rounds: Chain) -> None:
     assert last["inputs"]["policy"]["stage"] == "dpo"
 
 
-@pytest.mark.extended
-def test_prompts_of_their_own_let_a_run_with_more_rounds_reuse_every_node(chain: Chain) -> None:
-    """In two and three rounds: the first two are the same nodes, and no prompt is asked in two rounds."""
+def test_prompts_of_their_own_let_a_run_with_more_rounds_reuse_every_node(tmp_path: Path) -> None:
     own = ("stage=dpo", "sample.prompts_per_round=16", "dpo.batch_size=1")
-    build(chain.root, *own, "rounds=2")
-    before = chain.count()
-    build(chain.root, *own, "rounds=3")
-    assert chain.count() - before == dict.fromkeys(
-        ("sample", "label", "pairs", "reference", "dpo"), 1
-    ), "the third"
-    two, three = nodes(chain.root, *own, "rounds=2"), nodes(chain.root, *own, "rounds=3")
+    two = nodes(tmp_path, *own, "rounds=2")
+    three = nodes(tmp_path, *own, "rounds=3")
     for stage in ("sample", "label", "pairs", "reference", "dpo"):
-        for shorter, longer in ((f"{stage}_1", f"{stage}_1"), (stage, f"{stage}_2")):
-            assert two[shorter].fingerprint == three[longer].fingerprint
-    ids_by_round = [
-        [
-            prompt.id
-            for prompt in load(chain.folder(name, *own, "rounds=3") / "prompts.parquet", Example)
-        ]
-        for name in ("sample_1", "sample_2", "sample")
-    ]
-    assert [len(ids) for ids in ids_by_round] == [16, 16, 16]
-    assert len({prompt for ids in ids_by_round for prompt in ids}) == 48, (
-        "every prompt of the data once"
-    )
-
-
-def test_the_report_compares_the_rounds_on_validation_prompts(two_rounds: Chain) -> None:
-    chain = two_rounds
-    results = json.loads((chain.folder("eval", "rounds=2") / "results.json").read_text())
-    examples = {e.id: e for e in load(chain.folder("data") / "examples.parquet", Example)}
-    wired, rates = nodes(chain.root, "rounds=2"), list[float]()
-    for number, model in enumerate(("sft", "dpo_1", "dpo")):
-        node = wired[f"round_{number}"]
-        assert node.inputs["model"].fingerprint == wired[model].fingerprint
-        answers = load(Store(chain.root).folder(node) / "answers.parquet", Candidate)
-        assert {examples[a.prompt_id].split for a in answers} == {"validation"}
-        rates.append(
-            fmean(share_passed(examples[a.prompt_id].checks, a.text) == 1 for a in answers)
-        )
-    assert [rate["mean"] for rate in results["rounds"]["rates"]] == pytest.approx(rates)
-    page = (chain.folder("report", "rounds=2") / "report.html").read_text()
-    assert (
-        page.partition("Round by round")[2].partition("</table>")[0].count('<th scope="row">') == 2
-    )
-    steps = sum(chain.manifest(name, "rounds=2")["metrics"]["steps"] for name in ("dpo_1", "dpo"))
-    assert f"over {steps} steps of" in page, "the diagnosis counts the steps of every round"
-
-
-@pytest.mark.extended
-def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:
-    chain = Chain(built)
-    for name, node in nodes(chain.root).items():
-        words = shlex.split(chain.manifest(name)["command"])
-        assert words[:2] == ["python", "run.py"]
-        cfg = settings(*words[2:], f"rebuild={node.stage}")
-        target_nodes = requested_nodes(cfg, nodes(chain.root, *words[2:]))
-        assert node.fingerprint in {
-            n.fingerprint for target in target_nodes for n in target.lineage
-        }
+        assert two[f"{stage}_1"].fingerprint == three[f"{stage}_1"].fingerprint
+        assert two[stage].fingerprint == three[f"{stage}_2"].fingerprint
 
 
 @pytest.mark.extended
@@ -320,35 +256,17 @@ def test_plan_imports_nothing_heavy(built: Path, tmp_path: Path) -> None:
     """Check that a plan of an empty store or a full one reads only manifests, whoever judges."""
     judge = "label=judge label.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
     source = "data.sources=[{path:stages/tasks/toy_preferences.jsonl,columns:{prompt:prompt}}]"
-    lines = ("", "dpo.beta=0.3", "sft.seed=5 sample.seed=6", judge, source, "pairs=all")
+    lines = ("dpo.beta=0.3", judge, source)
     assert (
         loaded_by_a_plan((tmp_path, "model=embedded"), *((built, line) for line in lines))
         == "loaded"
     )
 
 
-@pytest.mark.extended
-def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:
-    build(chain.root, "stage=pairs", "pairs.min_margin=0.7")
-    idle = chain.folder("pairs", "pairs.min_margin=0.7")
-    build(chain.root)
-    listed = inside(*TINY, f"outputs={chain.root}", "stage=gc")
-    assert str(idle) in listed.stdout
-    assert listed.stdout.count(str(chain.root)) == 1
-    assert idle.exists()
-    assert inside(*TINY, f"outputs={chain.root}", "stage=gc", "gc.remove=true").returncode == 0
-    assert not idle.exists()
-    assert chain.count()["report"] == 1
-    assert Store(chain.root).find(nodes(chain.root)["report"]) is not None
-
-
-@pytest.mark.parametrize("content", [b"", b"not a tensor"])
-def test_truncated_weights_are_told_in_one_line(
-    content: bytes, chain: Chain, tmp_path: Path
-) -> None:
+def test_truncated_weights_are_told_in_one_line(chain: Chain, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     shutil.copytree(chain.folder("base") / "model", folder)
     weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000] + content)
+    weights.write_bytes(weights.read_bytes()[:-1000])
     own = ("model.random_init=null", f"model.path={folder}")
     assert "cannot be loaded" in refused(*TINY, f"outputs={chain.root}", "stage=sft", *own)

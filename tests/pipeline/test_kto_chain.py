@@ -1,47 +1,10 @@
 """KTO in whole runs: a file of thumbs, an arm beside DPO, a killed training, and two processes."""
 
 import json
-from pathlib import Path
 
-import pytest
-from safetensors.torch import load_file
-
-from stages.store.records import Candidate, load
-from stages.store.single_completions import UnpairedPreference
-from stages.store.store import Store
-from stages.store.workspace import SCRATCH, read_curves
-from tests.helpers import TINY, Chain, build, command, nodes
-from tests.pipeline.test_resume import checkpoints, kill_when
+from tests.helpers import Chain, build, nodes
 
 LINE = ("stage=kto", "align=kto", "kto.batch_size=8")
-
-
-@pytest.mark.extended
-def test_a_thumbs_file_trains_every_row_and_its_prompts_are_asked(
-    chain: Chain, tmp_path: Path
-) -> None:
-    file, count = tmp_path / "thumbs.jsonl", 60
-    rows = [
-        {"prompt": f"Add {i} and 1.", "completion": str(i + 1 + i % 2), "label": i % 2 == 0}
-        for i in range(count)
-    ]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    line = ("align=kto", "label=dataset", f"label.path={file}", "unpaired.validation_fraction=0.3")
-    build(chain.root, "stage=report", *line)
-    metrics = chain.manifest("kto", *line)["metrics"]
-    assert metrics["completions"] + metrics["held_out"] == count
-    assert metrics["completions_dropped"] == {}
-    results = json.loads((chain.folder("eval", *line) / "results.json").read_text())
-    assert (
-        results["gives_verdict"][0] == "learnt"
-        and results["learnt"]["pairs"] == metrics["held_out"]
-    )
-    unpaired = load(chain.folder("unpaired", *line) / "unpaired.parquet", UnpairedPreference)
-    held_out = {row.prompt_id for row in unpaired if row.split == "validation"}
-    node = nodes(chain.root, *line)["answer_held_out_policy"]
-    assert {
-        a.prompt_id for a in load(Store(chain.root).folder(node) / "answers.parquet", Candidate)
-    } == held_out
 
 
 def test_an_arm_shares_the_candidates_and_labels_of_dpo(chain: Chain) -> None:
@@ -52,48 +15,3 @@ def test_an_arm_shares_the_candidates_and_labels_of_dpo(chain: Chain) -> None:
     build(chain.root, "stage=report", "arms=[kto]")
     results = json.loads((chain.folder("eval", "arms=[kto]") / "results.json").read_text())
     assert {"kto", "policy"} <= results["models"].keys() and "kto-sft" in results["differences"]
-
-
-@pytest.fixture
-def trained(chain: Chain) -> tuple[Chain, Path]:
-    """A chain without its KTO node, and the node's folder of an undisturbed training by one process."""
-    build(chain.root, *LINE)
-    alone = chain.root / "alone"
-    chain.folder("kto", *LINE).rename(alone)
-    return chain, alone
-
-
-@pytest.mark.slow
-def test_a_killed_training_ends_with_the_same_weights(trained: tuple[Chain, Path]) -> None:
-    chain, alone = trained
-    node, store = nodes(chain.root, *LINE)["kto"], Store(chain.root)
-    scratch = store.partial(node) / SCRATCH
-
-    def reached():
-        return max(checkpoints(scratch), default=0) >= 4
-
-    kill_when(reached, chain.root, "kto", False, *LINE[1:], cadence=("kto.runtime.save_steps=2",))
-    build(chain.root, *LINE)
-    after = store.find(node)
-    assert after is not None and len(after["attempts"]) == 2
-    assert after["digest"] == json.loads((alone / "manifest.json").read_text())["digest"]
-
-
-@pytest.mark.slow
-def test_two_processes_train_what_one_does(trained: tuple[Chain, Path]) -> None:
-    chain, alone = trained
-    ran = command(*TINY, f"outputs={chain.root}", *LINE, "launch=ddp", "launch.processes=2")
-    assert ran.returncode == 0, ran.stderr
-    folders = alone, chain.folder("kto", *LINE)
-    weights, together = (load_file(folder / "model" / "model.safetensors") for folder in folders)
-    assert max(float((weights[name] - together[name]).abs().max()) for name in weights) <= 1e-5
-    before, after = (
-        json.loads((folder / "manifest.json").read_text())["metrics"] for folder in folders
-    )
-    for name in ("rewards/chosen", "rewards/rejected", "kl", "eval_loss"):
-        assert after[name] == pytest.approx(before[name], abs=1e-5), name
-    points, points_together = (read_curves(folder) for folder in folders)
-    assert points[0].keys() >= {"eval_rewards/chosen", "eval_rewards/rejected"}
-    for point, other in zip(points, points_together, strict=True):
-        for name in (name for name in point if name.startswith("eval_rewards")):
-            assert other[name] == pytest.approx(point[name], abs=1e-5), name

@@ -166,35 +166,6 @@ def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: 
     )
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("dpo", ("dpo.epochs=1.5",)),
-        pytest.param("sft", ("sft.epochs=1.5",), marks=pytest.mark.slow),
-        *(pytest.param(name, (), marks=pytest.mark.slow) for name in TRAINED),
-    ],
-)
-def test_killed_after_its_last_step_a_training_takes_no_step_again(
-    name: str, line: tuple[str, ...], chain: Chain
-) -> None:
-    build(chain.root, f"stage={name}", *line)
-    node, store = nodes(chain.root, *line)[name], Store(chain.root)
-    before = chain.manifest(name, *line)
-    store.folder(node).rename(chain.root / "kept")
-    scratch = store.partial(node) / SCRATCH
-    kill_when((scratch / "here").exists, chain.root, name, True, *line)
-    [last] = scratch.glob("checkpoints/checkpoint-*")
-    assert (last / "model.safetensors").exists()
-    assert not (last / "optimizer.pt").exists(), "nothing is trained after it"
-    steps = (store.partial(node) / "curves.jsonl").read_bytes().count(b'"grad_norm"')
-    build(chain.root, f"stage={name}", *CADENCE, *line)
-    assert chain.manifest(name, *line)["digest"] == before["digest"]
-    assert (
-        (chain.folder(name, *line) / "curves.jsonl").read_bytes().count(b'"grad_norm"') == steps > 0
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED + SHARDED + AT_ONCE)
 def test_a_stage_survives_three_kills(name: str, chain: Chain) -> None:

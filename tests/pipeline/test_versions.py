@@ -152,27 +152,5 @@ def test_a_part_counts_as_source_of_the_stages_that_use_it() -> None:
     assert "chatml.jinja" in {path.name for path in sources("stages.sft")}
 
 
-def test_a_digest_knows_no_format_and_no_docstring(tmp_path: Path) -> None:
-    plain = write(tmp_path / "plain.py", "def f(x):\n    return [x, 'a' 'b']\n")
-    formatted = write(
-        tmp_path / "formatted.py",
-        'def f(x):\n    """Return both."""\n    return [\n        x,\n        "ab",\n    ]\n',
-    )
-    assert file_digest(plain) == file_digest(formatted)
-
-
-def test_a_digest_knows_every_value(tmp_path: Path) -> None:
-    values = ("0", "False", "None", "''", "1", "[]")
-    digests = {
-        file_digest(write(tmp_path / f"{i}.py", f"x = {value}\n")) for i, value in enumerate(values)
-    }
-    assert len(digests) == len(values)
-
-
-def write(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path
-
-
 if __name__ == "__main__":
     RECORD.write_text(json.dumps(current(), indent=1) + "\n")
