@@ -73,11 +73,13 @@ def normalise(argv: list[str]) -> list[str]:
     for argument in line:
         refuse_secret(argument)
         spelling.validate_argument(argument)
-    added = [*implied_overrides(argv), *unlogged_overrides(argv)]
     line = [f"++{argument}" if spelling.is_open(argument) else argument for argument in line]
-    place = first_option(line)
-    # overrides stand together, before or behind an option
-    return [*options, *line[:place], *(each for each in added if each not in line), *line[place:]]
+    added = [*implied_overrides(argv), *unlogged_overrides(argv)]
+    added = [override for override in added if override not in line]
+    # overrides stand together, before or behind an option such as `--cfg job`
+    if line and line[0].startswith("-"):
+        return [*options, *line, *added]
+    return [*options, *added, *line]
 
 
 def with_home(argument: str) -> str:
@@ -94,14 +96,6 @@ def refuse_secret(argument: str) -> None:
         for part in parsed(argument):
             texts += servers.texts_in(part, key)
     servers.refuse_secret(texts)
-
-
-def first_option(line: list[str]) -> int:
-    """Return the place of the first option behind an argument, or the length of the line."""
-    for place, argument in enumerate(line):
-        if place and argument.startswith("-"):
-            return place
-    return len(line)
 
 
 def implied_overrides(argv: list[str]) -> list[str]:
