@@ -62,10 +62,8 @@ def test_help_lists_stages_groups_and_recipes() -> None:
 
 @pytest.mark.extended
 def test_an_option_may_stand_before_or_behind_what_implies_an_override() -> None:
-    overrides, option = (
-        ["label=dataset", f"label.path={ROOT / 'docs/examples/preferences.jsonl'}"],
-        ["--cfg", "job"],
-    )
+    overrides = ["label=dataset", f"label.path={ROOT / 'docs/examples/preferences.jsonl'}"]
+    option = ["--cfg", "job"]
     for line in ([*overrides, *option], [*option, *overrides]):
         ran = inside(*line)
         assert ran.returncode == 0, ran.stderr

@@ -155,7 +155,8 @@ WRONG_REWARDS = [
 def test_a_wrong_reward_is_told_before_anything_is_built(
     line: str, message: str, tmp_path: Path
 ) -> None:
-    file, outputs = tmp_path / "mine.py", tmp_path / "outputs"
+    file = tmp_path / "mine.py"
+    outputs = tmp_path / "outputs"
     file.write_text(f"def Mine(completions, **columns):\n    {line}\n")
     run = (*TINY, *own(file), f"outputs={outputs}")
     for stage in (("stage=label",), ("stage=grpo", "align=grpo")):

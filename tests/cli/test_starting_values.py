@@ -12,7 +12,8 @@ from tests.helpers import refused, settings
 def test_every_size_has_a_row_with_a_source_and_larger_models_lower_rates(objective: str) -> None:
     assert [*ROWS[objective]] == ["none", "lora"]
     for rows in ROWS[objective].values():
-        bounds, rates = [row["below"] for row in rows], [row["learning_rate"] for row in rows]
+        bounds = [row["below"] for row in rows]
+        rates = [row["learning_rate"] for row in rows]
         assert bounds == sorted({*bounds}) and bounds[-1] == inf
         assert rates == sorted({*rates}, reverse=True)
         assert all(

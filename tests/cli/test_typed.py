@@ -68,7 +68,8 @@ ALIKE = (
 @pytest.mark.parametrize("name", every_recipe_but(alike=ALIKE))
 def test_a_typed_option_changes_nothing_but_its_group(name: str) -> None:
     """Inside the group, the recipe's keys stand on top of the option's. A mixture of contents is refused."""
-    plain, stated = keys_of(f"recipe={name}"), recipe_keys(name)
+    plain = keys_of(f"recipe={name}")
+    stated = recipe_keys(name)
     for group, options in OPTIONS.items():
         blocks = recipe_layers.BLOCKS.get(group, [group])
         for option in options:
@@ -133,7 +134,8 @@ def test_the_demo_is_left_out_where_content_of_the_users_is_typed(
 
 def test_plain_defaults_suit_a_file_of_the_users() -> None:
     """All of a file's preferences become pairs, and DPO is evaluated while it trains."""
-    own, demo = settings("label=dataset", "label.path=x"), settings()
+    own = settings("label=dataset", "label.path=x")
+    demo = settings()
     assert (own.pairs.min_score, own.pairs.strategy, own.dpo.first_difference) == (
         0.0,
         "all",
@@ -171,7 +173,8 @@ def test_contents_are_not_mixed(recipe: str, typed: str, key: str) -> None:
 
 
 def test_what_is_not_typed_stays_the_recipes_and_typed_keys_win() -> None:
-    demo, other = settings(), settings("pairs=all", "pairs.min_score=0.5", "dpo.beta=0.3")
+    demo = settings()
+    other = settings("pairs=all", "pairs.min_score=0.5", "dpo.beta=0.3")
     assert (other.pairs.strategy, other.pairs.min_score) == ("all", 0.5)
     assert other.pairs.max_per_prompt == demo.pairs.max_per_prompt == 1
     assert (other.sft, other.sample) == (demo.sft, demo.sample)
@@ -204,7 +207,8 @@ def test_a_recipe_has_the_say_over_what_it_starts_from(
     )
     own_recipes("top", "defaults: [above]\npairs: {min_margin: 0.5}\n")
     own_recipes("under", "defaults: [_self_, demo]\ndpo: {epochs: 7, beta: 0.7}\n")
-    pairs, below = settings("recipe=top").pairs, settings("recipe=under")
+    pairs = settings("recipe=top").pairs
+    below = settings("recipe=under")
     assert (pairs.strategy, pairs.max_per_prompt, pairs.min_margin, pairs.min_score) == (
         "margin",
         9,
@@ -252,7 +256,8 @@ def test_rates_stay_and_those_of_published_runs_are_named(
 ) -> None:
     warnings = list[str]()
     monkeypatch.setattr(starting_values, "warn_once", warnings.append)
-    cfg, plain = settings(*line), settings(*line[:1])
+    cfg = settings(*line)
+    plain = settings(*line[:1])
     starting_values.warn_of_rates(cfg, typed_values(line))
     assert len(warnings) == len(advice)
     assert all(text in warning for text, warning in zip(advice, warnings, strict=True))

@@ -53,7 +53,8 @@ def reads(*typed: str) -> None:
 def test_it_is_refused_with_its_key_and_read_beside_what_reads_it(typed: str, added: str) -> None:
     with pytest.raises(UserError) as error:
         reads(*typed.split())
-    line, first = str(error.value), typed.split()[0]
+    line = str(error.value)
+    first = typed.split()[0]
     assert line.startswith(f"{first}: ") and line.endswith(" leave the key out."), line
     assert any(key.partition("=")[0] in line for key in added.split()), line
     replaced = {key.partition("=")[0] for key in added.split()}

@@ -29,7 +29,8 @@ def line(file: Path, url: str, *more: str) -> tuple[str, ...]:
 
 @pytest.mark.extended
 def test_candidates_and_a_judge_need_no_model_and_no_data(tmp_path: Path) -> None:
-    file, root = written(tmp_path / "mine.jsonl"), tmp_path / "outputs"
+    file = written(tmp_path / "mine.jsonl")
+    root = tmp_path / "outputs"
     with running(Model(judging(better))) as server:
         overrides = line(file, server.url)
         for stage in ("label", "pairs", "unpaired"):

@@ -179,7 +179,8 @@ def test_a_command_that_is_shown_requests_its_node(typed: str, tmp_path: Path) -
 def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_begun_is_dropped(
     chain: Chain,
 ) -> None:
-    store, node = Store(chain.root), nodes(chain.root)["pairs"]
+    store = Store(chain.root)
+    node = nodes(chain.root)["pairs"]
     shutil.rmtree(store.folder(node))
     manifest = store.folder(node.inputs["judged"]) / "manifest.json"
     with store.claim(node) as folder:

@@ -40,12 +40,11 @@ def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(root: Path) -> None:
         shutil.copytree(built, root, symlinks=True)
-        store, node_by_name = Store(root), nodes(root)
+        store = Store(root)
+        node_by_name = nodes(root)
         for name in ("sft", "reference", "dpo"):
-            folder, scratch = (
-                store.folder(node_by_name[name]),
-                store.partial(node_by_name[name]) / SCRATCH,
-            )
+            folder = store.folder(node_by_name[name])
+            scratch = store.partial(node_by_name[name]) / SCRATCH
             folder.rename(root / f"kept-{name}")
 
             def reached(scratch: Path = scratch, name: str = name) -> bool:
@@ -71,7 +70,8 @@ def begun(killed: Path, tmp_path: Path) -> Callable[[str], Chain]:
     def of(name: str) -> Chain:
         root = tmp_path / "outputs"
         shutil.copytree(killed, root, symlinks=True)
-        node, store = nodes(root)[name], Store(root)
+        node = nodes(root)[name]
+        store = Store(root)
         shutil.rmtree(store.folder(node))
         shutil.move(root / f"begun-{name}", store.partial(node))
         return Chain(root)
@@ -179,7 +179,8 @@ def test_what_was_saved_is_checked_once_more_before_it_is_published(
     from stages.training import fit
 
     shutil.rmtree(chain.folder("dpo"))
-    saved, wrong = fit.save_trained, []
+    saved = fit.save_trained
+    wrong = []
 
     def edited(trainer: object, folder: Path) -> None:
         saved(trainer, folder)
@@ -247,7 +248,8 @@ ODD: list[Callable[[Path], object]] = [
 def test_an_odd_manifest_is_one_line_and_its_node_is_built_again(
     chain: Chain, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store, node = Store(chain.root), nodes(chain.root)["pairs"]
+    store = Store(chain.root)
+    node = nodes(chain.root)["pairs"]
     manifest = store.folder(node) / "manifest.json"
     content = manifest.read_bytes()
     for odd in ODD:
@@ -272,7 +274,8 @@ def test_an_odd_manifest_is_one_line_and_its_node_is_built_again(
 
 def flip(path: Path) -> None:
     """Flip one bit at the same size and time, as a failing disk does."""
-    stat, content = path.stat(), bytearray(path.read_bytes())
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -280,7 +283,8 @@ def flip(path: Path) -> None:
 
 @pytest.mark.extended
 def test_training_hashes_what_it_reads(chain: Chain) -> None:
-    digest, shorter = chain.manifest("data")["digest"], "sft.epochs=1"
+    digest = chain.manifest("data")["digest"]
+    shorter = "sft.epochs=1"
     flip(chain.folder("data") / "examples.parquet")
     message = refused(*TINY, f"outputs={chain.root}", "stage=sft", shorter)
     assert f"{chain.folder('data') / 'examples.parquet'} is damaged" in message
@@ -305,7 +309,8 @@ READERS = {
 
 def test_no_stage_uses_a_file_of_another_node_in_which_a_bit_flipped(chain: Chain) -> None:
     """Change each file at the same size and time. A report does not read weights."""
-    stages, tried = {name: node.stage for name, node in nodes(chain.root).items()}, 0
+    stages = {name: node.stage for name, node in nodes(chain.root).items()}
+    tried = 0
     for reader, sources in READERS.items():
         away = chain.folder(reader).rename(chain.root / "away")
         for source in sources:
@@ -332,7 +337,9 @@ def test_a_command_hashes_each_file_once_and_none_that_it_wrote(
 ) -> None:
     for name in ("answer_sft", "sample", "label", "pairs", "eval"):
         shutil.rmtree(chain.folder(name))
-    file_digest, threads, read = sealed_json.file_digest, set[str](), list[Path]()
+    file_digest = sealed_json.file_digest
+    threads = set[str]()
+    read = list[Path]()
 
     def counted(path: Path) -> str:
         read.append(path)

@@ -30,10 +30,8 @@ def assistant(text: str) -> dict[str, str]:
 
 def row(i: int) -> dict[str, Any]:
     """Return a row that parts at the first answer, at the user's second turn, or with other numbers of turns."""
-    start, answer = (
-        user(f"Is number {i} a fruit, a tool or an animal?"),
-        assistant(f"It is one of the {i}."),
-    )
+    start = user(f"Is number {i} a fruit, a tool or an animal?")
+    answer = assistant(f"It is one of the {i}.")
     match i % 3:
         case 0:
             chosen = [start, answer, user("Which?"), assistant("a tool")]
@@ -110,6 +108,8 @@ def test_every_row_becomes_a_pair_and_starts_at_log_ratio_0(parted: Chain) -> No
     margins = held_out(parted)
     assert margins.keys() == {p.id for p in pairs if p.split == "validation"}
     assert 0 < len(margins) < ROWS
+    results = json.loads((folder(parted, "eval") / "results.json").read_text())
+    assert results["learnt"]["pairs"] == len(margins)
     assert all(math.isfinite(margin) and margin != 0 for margin in margins.values())
 
 
@@ -122,7 +122,8 @@ def log_prob(model: Any, ids: list[int], marks: list[bool]) -> float:
 
 
 def marked(scored: PairLogProbs, side: str) -> tuple[list[int], list[bool]]:
-    ids, mask = getattr(scored, f"{side}_ids"), getattr(scored, f"{side}_mask")
+    ids = getattr(scored, f"{side}_ids")
+    mask = getattr(scored, f"{side}_mask")
     return scored.prompt_ids + ids, [False] * len(scored.prompt_ids) + mask
 
 
@@ -167,11 +168,6 @@ def test_the_trainers_loss_is_the_one_computed_by_hand(parted: Chain) -> None:
             losses.append(math.log1p(math.exp(-margin)))
     metrics = json.loads((folder(parted, "dpo") / "manifest.json").read_text())["metrics"]
     assert metrics["eval_loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-3)
-
-
-def test_the_evaluation_compares_the_models_on_the_held_out_pairs(parted: Chain) -> None:
-    results = json.loads((folder(parted, "eval") / "results.json").read_text())
-    assert results["learnt"]["pairs"] == len(held_out(parted))
 
 
 def test_kto_leaves_out_completions_of_several_turns(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def trained(chain: Chain) -> tuple[Chain, Path]:
 @pytest.mark.slow
 def test_a_killed_training_goes_on_with_the_same_rollouts(trained: tuple[Chain, Path]) -> None:
     chain, alone = trained
-    node, store = nodes(chain.root, *LINE)["grpo"], Store(chain.root)
+    node = nodes(chain.root, *LINE)["grpo"]
+    store = Store(chain.root)
     shards = store.partial(node) / SCRATCH / "rollouts"
 
     def reached() -> bool:
@@ -50,7 +51,8 @@ def test_a_killed_training_goes_on_with_the_same_rollouts(trained: tuple[Chain, 
 def test_two_processes_train_what_one_does(changes: tuple[str, ...], chain: Chain) -> None:
     line = (*LINE, *changes)
     build(chain.root, *line)
-    one, manifest = chain.folder("grpo", *line), chain.manifest("grpo", *line)
+    one = chain.folder("grpo", *line)
+    manifest = chain.manifest("grpo", *line)
     one = one.rename(chain.root / "alone")
     two = ("launch=ddp", "launch.processes=2", "grpo.runtime.token_budget=60")
     ran = command(*TINY, f"outputs={chain.root}", *line, *two)

@@ -23,8 +23,10 @@ class Watch:
     """A record of the models that each stage loads, and of the number of earlier models alive when a stage starts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self.now, self.loads = "", Counter[str]()
-        self.models, self.alive = list[weakref.ref[Any]](), dict[str, int]()
+        self.now = ""
+        self.loads = Counter[str]()
+        self.models = list[weakref.ref[Any]]()
+        self.alive = dict[str, int]()
         for name in (*SAMPLING, *OTHERS):
             module = importlib.import_module(f"stages.{name}")
             monkeypatch.setattr(module, "run", self.entering(name, module.run))

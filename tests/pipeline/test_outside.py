@@ -74,7 +74,8 @@ def test_a_file_that_changes_while_its_stage_reads_it_is_published_by_no_name(
     row = '{"instruction": "Say a.", "output": "a"}\n'
     file.write_text(row)
     source = f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]"
-    node, store = nodes(chain.root, source)["data_source_1"], Store(chain.root)
+    node = nodes(chain.root, source)["data_source_1"]
+    store = Store(chain.root)
 
     def swap() -> None:
         file.write_text(row.replace('"a"', '"b"'))

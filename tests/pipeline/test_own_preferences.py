@@ -80,7 +80,8 @@ FILES = [
 @pytest.mark.extended
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_a_file_of_preferences_comes_to_its_own_verdict(file: File, tmp_path: Path) -> None:
-    path, chain = file.write(tmp_path), Chain(tmp_path / "outputs")
+    path = file.write(tmp_path)
+    chain = Chain(tmp_path / "outputs")
     typed = ("recipe=from_preferences", "scale=toy", "tracker=none", f"data.path={path}")
     if file.refusal:
         assert file.refusal in refused(*typed, f"outputs={chain.root}")

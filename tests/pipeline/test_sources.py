@@ -22,7 +22,8 @@ def overrides_of(*sources: str) -> tuple[str, ...]:
 
 
 def test_one_more_source_reads_itself_alone(tmp_path: Path) -> None:
-    chain, shares = Chain(tmp_path / "store"), "splits: {sft: 0.6, validation: 0.2, test: 0.2}"
+    chain = Chain(tmp_path / "store")
+    shares = "splits: {sft: 0.6, validation: 0.2, test: 0.2}"
     a = f"{{path: {written(tmp_path / 'a.jsonl', range(300))}, {shares}}}"
     b = f"{{path: {written(tmp_path / 'b.jsonl', range(200, 500), 'No')}, splits: {{sft: 0.5, preference: 0.5}}}}"
     build(chain.root, *overrides_of(a))

@@ -122,7 +122,8 @@ def current() -> dict[str, dict[str, object]]:
 
 
 def test_every_changed_stage_was_raised_or_waved_through() -> None:
-    recorded, now = json.loads(RECORD.read_text()), current()
+    recorded = json.loads(RECORD.read_text())
+    now = current()
     changed = [stage for stage in now if now[stage] != recorded.get(stage)]
     assert not changed, (
         f"the source of {', '.join(changed)} changed. If such a stage makes something else now, raise its number in "
