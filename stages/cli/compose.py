@@ -16,6 +16,7 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 
 from stages.cli import recipes, spelling, starting_values
 from stages.cli.explain import unknown_key_message
+from stages.cli.last_run import selects_run
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
@@ -30,21 +31,8 @@ from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 HOME = re.compile(r"(?<=[=\[{,: ])~/[^\s,\]}'\"]*")  # Hydra cannot read it without quotes
-# Commands about a finished run, and the keys with which they are about the last one
+# Commands about a finished run, which is the last one unless typed settings select another
 OF_FINISHED_RUN = (Command.chat, Command.export, Command.gate)
-OF_NO_RUN = {
-    "stage",
-    "outputs",
-    "chat",
-    "export",
-    "gate",
-    "tracker",
-    "upstream",
-    "store",
-    "launch",
-    "rebuild",
-    "hydra",
-}
 OF_WHOLE_STORE = (
     Command.compare,
     Command.sync,
@@ -209,9 +197,7 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
     export and gate only do if typed settings select a run: a dataset of the last run may have another threshold."""
     if stage not in OF_FINISHED_RUN:
         return stage not in OF_WHOLE_STORE
-    keys = spelling.typed_values(typed).keys() - {"unpaired.threshold"}
-    blocks = {re.split("[./]", key)[0] for key in keys}
-    return not blocks <= OF_NO_RUN
+    return selects_run(spelling.typed_values(typed).keys() - {"unpaired.threshold"})
 
 
 def require_typed_code(cfg: Config, typed: Mapping[str, str]) -> None:

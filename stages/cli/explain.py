@@ -15,7 +15,6 @@ from pathlib import Path
 
 import yaml
 from hydra.errors import (
-    ConfigCompositionException,
     HydraException,
     MissingConfigException,
     OverrideParseException,
@@ -106,29 +105,23 @@ def setting_message(chain: list[BaseException]) -> str | None:
         return None
     errors.sort(key=lambda each: bool(each.full_key))
     error = errors[-1]  # the innermost error with a key says most
-    file = next(filter(None, map(merged_file, chain)), "")
-    argument = next(filter(None, map(merged_argument, chain)), "")
-    key = str(error.full_key or error.key or argument.partition("=")[0])
+    file = ""
+    key = str(error.full_key or error.key)
+    where = key
+    for each in chain:  # Hydra names the file or the argument that it was merging
+        option = re.match(r"In '(\w+)/(.+?)': ", str(each))
+        argument = re.match(r"Error merging override \+*(.+)", str(each))
+        if option:
+            file = f"{option_file(option[1], option[2])}: "
+        elif argument and key.partition("[")[0] in argument[1]:
+            where = argument[1]
     if is_dataclass(error.object_type) and "not in" in str(error):
         return file + unknown_key_message(key, error.object_type)  # type: ignore[arg-type]  # a class
-    where = argument if key.partition("[")[0] in argument else key
     setting = all_settings().get(re.sub(r"\[\d+\]$", "", key))
     if setting is None or isinstance(error, InterpolationResolutionError):
         return f"{file}{where}: {str(error).splitlines()[0].removesuffix('.')}."
-    return f"{file}{where}: this value is not accepted. Accepted: {setting.type_words}."
-
-
-def merged_file(error: BaseException) -> str:
-    """Return the file that Hydra was merging, as `"recipes/x.yaml: "`, else ''."""
-    place = re.match(r"In '(\w+)/(.+?)': ", str(error))
-    return f"{option_file(place[1], place[2])}: " if place else ""
-
-
-def merged_argument(error: BaseException) -> str:
-    """Return the argument that Hydra was merging, else ''."""
-    place = re.match(r"Error merging override (.+)", str(error))
-    is_merging = place and isinstance(error, ConfigCompositionException)
-    return place[1].lstrip("+") if place and is_merging else ""
+    accepted = f"Accepted: {setting.type_words}. See --help={setting.key}."
+    return f"{file}{where}: this value is not accepted. {accepted}"
 
 
 def unknown_key_message(key: str, kind: type) -> str:
@@ -148,7 +141,7 @@ def unknown_key_message(key: str, kind: type) -> str:
             return f"{problem}. Add {' or '.join(having)}, or leave the key out."
     names = known_keys(kind)
     if kind is Config:
-        names += option_files()
+        names = [*{*names, *option_files()}]
     elsewhere = keys_called(name, block)
     is_here = SYNONYMS.get(name) in names or nearest(name, names, 0.8)
     if 0 < len(elsewhere) <= 3 and not is_here:
