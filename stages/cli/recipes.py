@@ -109,12 +109,14 @@ def refuse_mixture(name: str, recipe: DictConfig, typed: Mapping[str, str]) -> N
         present = [key for key in content_keys if OmegaConf.select(recipe, key)]
         argument = f"{group}={min(typed_options - {option}, default=option)}"
         is_mixture = typed_options != {option}
+        way_out = f"Leave out recipe={name}"
         if group == "data" and "data.path" in typed and "data.sources" not in typed:
             argument = f"data.path={typed['data.path']}"
             is_mixture = "data.sources" in present
+            way_out += ", or type data.sources=[]"
         if present and is_mixture:
             problem = f"{argument}: recipe={name} has {', '.join(present)} for {group}={option}"
-            raise UserError(f"{problem}, and a mixture would be neither. Leave out recipe={name}.")
+            raise UserError(f"{problem}, and a mixture would be neither. {way_out}.")
 
 
 def fit_to_typed(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
