@@ -64,10 +64,9 @@ def normalise(argv: list[str]) -> list[str]:
     line = [f"++{argument}" if spelling.is_open(argument) else argument for argument in line]
     added = [*implied_overrides(argv), *unlogged_overrides(argv)]
     added = [override for override in added if override not in line]
+    place = first_option(line)
     # overrides stand together, before or behind an option such as `--cfg job`
-    if line and line[0].startswith("-"):
-        return [*options, *line, *added]
-    return [*options, *added, *line]
+    return [*options, *line[:place], *added, *line[place:]]
 
 
 def with_home(argument: str) -> str:
@@ -84,6 +83,14 @@ def refuse_secret(argument: str) -> None:
         for part in parsed(argument):
             texts += servers.texts_in(part, key)
     servers.refuse_secret(texts)
+
+
+def first_option(line: list[str]) -> int:
+    """Return the place of the first option behind an argument, or the length of the line."""
+    for place, argument in enumerate(line):
+        if place and argument.startswith("-"):
+            return place
+    return len(line)
 
 
 def implied_overrides(argv: list[str]) -> list[str]:
