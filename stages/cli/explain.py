@@ -24,7 +24,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from stages.cli.recipe_layers import OF_HYDRA, forbidden_keys, recipe_files
 from stages.cli.settings import all_settings, option_files
-from stages.cli.spelling import typed_values
+from stages.cli.spelling import is_list, typed_values
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.errors import (
     SYNONYMS,
@@ -120,8 +120,13 @@ def setting_message(chain: list[BaseException]) -> str | None:
     setting = all_settings().get(re.sub(r"\[\d+\]$", "", key))
     if setting is None or isinstance(error, InterpolationResolutionError):
         return f"{file}{where}: {str(error).splitlines()[0].removesuffix('.')}."
-    accepted = f"Accepted: {setting.type_words}. See --help={setting.key}."
-    return f"{file}{where}: this value is not accepted. {accepted}"
+    accepted = setting.type_words
+    if is_list(setting.key):
+        accepted += f", as {setting.key}=[…]"
+    if is_dataclass(setting.kind):
+        accepted = f"its keys, as {setting.key}.{known_keys(setting.kind)[0]}=VALUE"  # type: ignore[arg-type]  # a class
+    way_out = f"Accepted: {accepted}. See --help={setting.key}."
+    return f"{file}{where}: this value is not accepted. {way_out}"
 
 
 def unknown_key_message(key: str, kind: type) -> str:
@@ -221,6 +226,9 @@ def unreadable_message(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if not equals:
         return f"{key}: an argument must be KEY=VALUE."
+    problem = f"{argument}: cannot be read. Close all brackets, and put texts in quotes"
+    if value.startswith(("[", "{")):
+        return f"{problem}, or write the setting into a file: recipe=FILE.yaml."
     text = value.strip("\"'").replace('"', '\\"')
     form = shlex.quote(f'{key}="{text}"')
-    return f"{argument}: cannot be read. Close all brackets, and put a text in quotes: {form}"
+    return f"{problem}: {form}"

@@ -4,8 +4,9 @@ import re
 import typing
 from collections.abc import Sequence
 
+from stages.cli.recipe_layers import recipe_files
 from stages.cli.settings import all_settings, option_files
-from stages.config.errors import UserError
+from stages.config.errors import UserError, suggest
 
 MULTIRUN = {"-m", "--multirun"}
 WORDLESS = re.compile(r"-?\d[\w.+-]*|true|false|null", re.IGNORECASE)
@@ -29,8 +30,13 @@ def validate_argument(argument: str) -> None:
         raise UserError(f"{argument}: nothing can be deleted. Type another value, or null.")
     if key == "outputs" and not value.strip("'\" "):
         raise UserError("outputs= is empty. Name a folder for the store: outputs=FOLDER.")
+    if key.startswith("hydra.sweeper.params"):
+        raise UserError(
+            f"{argument}: only recipes may set hydra.sweeper.params. Type values and -m: dpo.beta=0.05,0.1 -m"
+        )
     if key in (*option_files(), "recipe") and WORDLESS.fullmatch(value):
-        raise UserError(f"{argument}: the options of {key} are words. See --help={key}.")
+        options = [path.stem for path in option_files().get(key, ())]
+        raise UserError(f"{argument} does not exist.{suggest(value, options or recipe_files())}")
     if is_list(block):
         raise UserError(f"{argument}: {block} is a list. Type all of it: '{block}=[…]'.")
 

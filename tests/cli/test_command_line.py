@@ -90,7 +90,7 @@ def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None
         (("tracker=[wandb,mlfow]",), "Did you mean 'mlflow'?"),
         (("tracker=wandb,mlflow",), "key=[value1,value2]"),
         (("model=tinny",), "Did you mean 'tiny'?"),
-        (("model=3",), "See --help=model"),
+        (("model=3",), "model=3 does not exist"),
         (("sft.trainer.weight_decai=0.1",), "Did you mean 'weight_decay'?"),
         (("sft.trainer.output_dir=x",), "the sft stage sets"),
         (("dpo.batch_size=10", "dpo.runtime.micro_batch=4"), "dpo.batch_size=10: "),
