@@ -40,6 +40,7 @@ from omegaconf import DictConfig, OmegaConf
 from stages.cli import compose, main, recipes, unread
 from stages.cli.explain import explain
 from stages.config.choices import Align
+from stages.config.errors import UserError
 from stages.config.installation import ROOT, install_command
 from stages.config.schema import TRACKERS, Config
 from stages.pipeline import build as building
@@ -185,7 +186,9 @@ def refuse_unread(cfg: Config, typed: Sequence[str]) -> None:
     # the models of an examination may not be here
     if compose.needs_graph(cfg.stage, [*typed]) and cfg.align is not Align.given:
         nodes = wire_graph(cfg, Path(), lambda block, cache: (block, {}))
-    unread.refuse_unread([unread.unread_keys(cfg, nodes, typed)])
+    messages = unread.unread_messages(cfg, nodes, typed)
+    if messages:
+        raise UserError(*messages)
 
 
 def nodes(root: Path, *overrides: str) -> dict[str, Node]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 
 from stages.cli import recipes, spelling, starting_values
 from stages.cli.explain import unknown_key_message
+from stages.cli.last_run import selects_run
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
@@ -29,23 +30,9 @@ from stages.store.node import Node
 from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
-FREE = re.compile(rf"({spelling.FREE})=")
 HOME = re.compile(r"(?<=[=\[{,: ])~/[^\s,\]}'\"]*")  # Hydra cannot read it without quotes
-# Commands about a finished run, and the keys with which they are about the last one
+# Commands about a finished run, which is the last one unless typed settings select another
 OF_FINISHED_RUN = (Command.chat, Command.export, Command.gate)
-OF_NO_RUN = {
-    "stage",
-    "outputs",
-    "chat",
-    "export",
-    "gate",
-    "tracker",
-    "upstream",
-    "store",
-    "launch",
-    "rebuild",
-    "hydra",
-}
 OF_WHOLE_STORE = (
     Command.compare,
     Command.sync,
@@ -74,11 +61,12 @@ def normalise(argv: list[str]) -> list[str]:
     for argument in line:
         refuse_secret(argument)
         spelling.validate_argument(argument)
+    line = [f"++{argument}" if spelling.is_open(argument) else argument for argument in line]
     added = [*implied_overrides(argv), *unlogged_overrides(argv)]
-    line = [f"++{argument}" if FREE.match(argument) else argument for argument in line]
+    added = [override for override in added if override not in line]
     place = first_option(line)
-    # overrides stand together, before or behind an option
-    return [*options, *line[:place], *(each for each in added if each not in line), *line[place:]]
+    # overrides stand together, before or behind an option such as `--cfg job`
+    return [*options, *line[:place], *added, *line[place:]]
 
 
 def with_home(argument: str) -> str:
@@ -152,11 +140,8 @@ def set_cache_folders(root: Path) -> None:
         os.environ.setdefault(variable, str(cache / name))
 
 
-def prepare(
-    composed: DictConfig, overrides: Sequence[str] | None = None
-) -> tuple[Config, Store, dict[str, Node]]:
-    """Return a composed configuration as a checked Config, its artifact store, and its nodes by name. `overrides`: the
-    overrides of this job, if Hydra does not run it yet.
+def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
+    """Return a composed configuration as a checked Config, its artifact store, and its nodes by name.
     Raise UserError for settings that are missing or unknown, or cannot work."""
     process.prepare()  # a sweep may run each job in a separate process
     try:
@@ -166,31 +151,32 @@ def prepare(
         missing = min(OmegaConf.missing_keys(composed))
         raise UserError(f"{missing} is required and has no value. Set {missing}=VALUE.") from error
     set_cache_folders(Path(cfg.outputs))
-    if HydraConfig.initialized():
-        hydra = HydraConfig.get()
-        require_typed_code(cfg, list(hydra.overrides.task), hydra.sweeper.get("params") or {})
-        overrides = overrides or hydra.overrides.task
-    if overrides is not None:
-        fit_micro_batches(cfg, spelling.typed_values([*overrides]))
+    typed = typed_in_job()
+    require_typed_code(cfg, typed)
+    fit_micro_batches(cfg, typed)
     starting_values.resolve_rates(cfg)
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
-    typed_arguments = process.read_typed_arguments()
-    starting_values.warn_of_rates(cfg, typed_in_job(overrides or []))
+    starting_values.warn_of_rates(cfg, typed)
     machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)
     resolve_template(cfg)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
-    if not needs_graph(cfg.stage, typed_arguments):
+    if not needs_graph(cfg.stage, process.read_typed_arguments()):
         return cfg, store, {}
     return cfg, store, checked_graph(cfg, store)
 
 
-def typed_in_job(overrides: Sequence[str]) -> dict[str, str]:
-    """Return the typed keys and groups, each with the value that it has in the job with these overrides."""
+def job_overrides() -> list[str]:
+    """Return the overrides of this job, as Hydra applies them; none outside Hydra."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def typed_in_job() -> dict[str, str]:
+    """Return the typed keys and groups, each with the value that it has in this job."""
     typed = spelling.typed_values(process.read_typed_arguments())
-    of_job = spelling.typed_values([*overrides])
+    of_job = spelling.typed_values(job_overrides())
     return {key: of_job.get(key, value) for key, value in typed.items()}
 
 
@@ -218,37 +204,31 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
     export and gate only do if typed settings select a run."""
     if stage not in OF_FINISHED_RUN:
         return stage not in OF_WHOLE_STORE
-    blocks = {re.split("[./]", key)[0] for key in spelling.typed_values(typed)}
-    return not blocks <= OF_NO_RUN
+    return selects_run(spelling.typed_values(typed))
 
 
-def require_typed_code(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
-    """Require that only the command line names code to run: no recipe, no value that a recipe sweeps, and no override
-    that a recipe adds. Raise UserError, naming the key that was set elsewhere."""
+def require_typed_code(cfg: Config, typed: Mapping[str, str]) -> None:
+    """Require that only the command line names code to run, and no recipe. Raise UserError, naming the block."""
     for name, own in cfg.own_parts.items():
-        pattern = re.compile(rf"\+*{name}\.own[.=]")
-        applied = list(filter(pattern.match, overrides))
-        typed = list(filter(pattern.match, process.read_typed_arguments()))
-        is_swept = any(pattern.match(f"{key}=") for key in swept)
-        if not is_swept and not applied and own == Own():
-            continue  # skips the parser, which is slow to create
-        if is_swept or len(applied) > len(typed) or composed_code(name, applied) != own:
-            raise UserError(
-                f"{name}.own runs code. Type it in the command: {name}.own={{file: FILE, name: NAME}}."
-            )
+        if own not in (Own(), typed_code(f"{name}.own", typed)):
+            way_out = f"Type it in the command: {name}.own={{file: FILE, name: NAME}}"
+            raise UserError(f"{name}.own runs code. {way_out}.")
 
 
-def composed_code(name: str, overrides: list[str]) -> Any:
-    """Return the user's code of a block as these overrides alone name it."""
-    composed = OmegaConf.structured(Own)
+def typed_code(block: str, typed: Mapping[str, str]) -> Any:
+    """Return the user's code of a block as the typed arguments alone name it."""
+    arguments = [f"{key}={value}" for key, value in typed.items() if is_inside(key, block)]
+    composed = OmegaConf.structured({"own": Own})
     with open_dict(composed):
-        for override in OverridesParser.create().parse_overrides(overrides):
-            key = override.key_or_group.removeprefix(f"{name}.own").lstrip(".")
-            if key:
-                OmegaConf.update(composed, key, override.value())
-            else:
-                composed.merge_with(override.value())
-    return OmegaConf.to_object(composed)
+        for override in OverridesParser.create().parse_overrides(arguments):
+            key = override.key_or_group.replace(block, "own", 1)
+            OmegaConf.update(composed, key, override.value())
+    return OmegaConf.to_object(composed.own)
+
+
+def is_inside(key: str, block: str) -> bool:
+    """Return whether a key is a block or one of its keys."""
+    return key == block or key.startswith(f"{block}.")
 
 
 def resolve_precision(cfg: Config) -> None:
@@ -274,26 +254,12 @@ def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
     """Lower each micro-batch that is not typed to the largest size that divides the rows of a step."""
     for name, block in cfg.trained.items():
         runtime = block.runtime
-        is_number = type(runtime.micro_batch) is int
-        if (
-            not is_number
-            or runtime.world_size < 1
-            or is_typed(f"{name}.runtime.micro_batch", typed)
-        ):
+        is_typed = f"{name}.runtime.micro_batch" in typed or f"{name}.runtime" in typed
+        if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
             continue
         rows, remainder = divmod(block.batch_size, runtime.world_size)
-        if remainder == 0:
-            sizes = range(1, int(runtime.micro_batch) + 1)
-            runtime.micro_batch = max((size for size in sizes if rows % size == 0), default=1)
-
-
-def is_typed(key: str, typed: Mapping[str, str]) -> bool:
-    """Return whether a key is typed, alone or in a mapping of its block."""
-    if key in typed:
-        return True
-    block, _, name = key.rpartition(".")
-    blocks = [block, block.rpartition(".")[0]]
-    return any(name in typed.get(each, "") for each in blocks)
+        while remainder == 0 and rows % runtime.micro_batch:
+            runtime.micro_batch -= 1
 
 
 def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:

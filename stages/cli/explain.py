@@ -4,7 +4,6 @@ The errors are of three kinds: a key or value that the configuration does not ha
 and an argument that Hydra cannot read."""
 
 import errno
-import os
 import re
 import shlex
 import sys
@@ -13,11 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hydra.errors import (
-    ConfigCompositionException,
     HydraException,
     MissingConfigException,
     OverrideParseException,
@@ -25,8 +22,9 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from stages.cli import spelling
-from stages.cli.settings import all_settings
+from stages.cli.recipe_layers import OF_HYDRA, forbidden_keys, recipe_files
+from stages.cli.settings import all_settings, option_files
+from stages.cli.spelling import is_list, typed_values
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.errors import (
     SYNONYMS,
@@ -38,18 +36,10 @@ from stages.config.errors import (
     visible,
 )
 from stages.config.limits import COMPUTED
-from stages.config.schema import CONF, OPTIONS, Config
+from stages.config.schema import OPTIONS, Config
 from stages.config.trainers import elsewhere_message
 from stages.hardware import process
 
-# The keys of Hydra that a recipe may set
-OF_HYDRA = {
-    "hydra.mode",
-    "hydra.sweeper.params",
-    "hydra.sweeper.n_trials",
-    "hydra.sweeper.n_jobs",
-    "hydra.sweeper.direction",
-}
 # Errors of the file system that another folder mends
 OF_FOLDER = {
     errno.EROFS,
@@ -59,14 +49,7 @@ OF_FOLDER = {
     errno.EISDIR,
     errno.EEXIST,
     errno.ENAMETOOLONG,
-    errno.ELOOP,
 }
-
-
-def explain(error: BaseException) -> str | None:
-    """Return one line for an error that the user can correct; None for a bug, which needs its traceback."""
-    message = error_message(error)
-    return None if message is None else visible(message)
 
 
 @contextmanager
@@ -76,7 +59,8 @@ def explained() -> Iterator[None]:
         yield
     except Exception as error:
         line = explain(error)
-        if is_gate():
+        typed = typed_values(process.read_typed_arguments())
+        if typed.get("stage", "").strip("'\"") == "gate":
             sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
             sys.exit(2)  # 1 is for a worse policy
         if line is None:
@@ -84,34 +68,15 @@ def explained() -> Iterator[None]:
         sys.exit(f"error: {line}")
 
 
-def is_gate() -> bool:
-    """Return whether the command line has stage=gate."""
-    typed = spelling.typed_values(process.read_typed_arguments())
-    return typed.get("stage", "").strip("'\"") == "gate"
-
-
-def error_message(error: BaseException) -> str | None:
-    """Return the message of the first error in a chain of causes that has one."""
+def explain(error: BaseException) -> str | None:
+    """Return one line for an error that the user can correct; None for a bug, which needs its traceback."""
     message = full_disk_message(error)
-    if message:
-        return message
-    chain = list(causes(error))
-    for cause in chain:
-        message = cause_message(cause)
-        if message:
-            return message
-    config_errors = [cause for cause in chain if isinstance(cause, OmegaConfBaseException)]
-    config_errors.sort(key=has_key)
-    if config_errors:  # the innermost error with a key says most
-        place = next(filter(None, map(place_prefix, chain)), "")
-        return setting_message(config_errors[-1], place)
-    if isinstance(error, OSError):
-        return folder_message(error)
-    return " ".join(str(error).split()) if isinstance(error, HydraException) else None
-
-
-def has_key(error: OmegaConfBaseException) -> bool:
-    return bool(error.full_key)
+    for cause in causes(error):
+        message = message or cause_message(cause)
+    message = message or setting_message([*causes(error)])
+    if message is None and isinstance(error, HydraException):
+        message = " ".join(str(error).split())
+    return None if message is None else visible(message)
 
 
 def cause_message(error: BaseException) -> str | None:
@@ -122,9 +87,8 @@ def cause_message(error: BaseException) -> str | None:
         return missing_option_message(error)
     if isinstance(error, OverrideParseException):
         return unreadable_message(error.override.lstrip("+"))
-    ambiguous = re.match(r"Ambiguous value for argument '(.+)'", str(error))
-    if ambiguous:
-        return several_values_message(ambiguous[1])
+    if isinstance(error, OSError) and error.errno in OF_FOLDER:
+        return f"{error.filename}: {error.strerror}. No node is lost. To use another store, set outputs=FOLDER."
     if type(error).__name__ == "OutOfMemoryError":
         what = str(error).partition(". ")[0]
         return f"{what}. Lower token_budget or batch_size in the runtime of this stage, or set its runtime.device=cpu."
@@ -134,57 +98,60 @@ def cause_message(error: BaseException) -> str | None:
 # Keys and values that the configuration does not have
 
 
-def place_prefix(error: BaseException) -> str:
-    """Return the file or override that Hydra was merging, as `"recipes/x.yaml: "` or `"dpo.beta=x: "`, else ''."""
-    if not isinstance(error, ConfigCompositionException):
-        return ""
-    override = re.match(r"Error merging override (.+)|Could not override '(.+\W.+)'", str(error))
-    if override:
-        return f"{(override[1] or override[2]).lstrip('+')}: "
-    merged_file = re.match(r"In '(\w+)/(.+?)': ", str(error))
-    return f"{option_file(merged_file[1], merged_file[2])}: " if merged_file else ""
-
-
-def setting_message(error: OmegaConfBaseException, place: str) -> str:
-    """Return the message for an unknown key or a wrong value, after `place`: the file or override."""
-    key = str(error.full_key or error.key or place.partition("=")[0])
+def setting_message(chain: list[BaseException]) -> str | None:
+    """Return the message for an unknown key or a wrong value, behind the file that has it; None for other errors."""
+    errors = [error for error in chain if isinstance(error, OmegaConfBaseException)]
+    if not errors:
+        return None
+    errors.sort(key=lambda each: bool(each.full_key))
+    error = errors[-1]  # the innermost error with a key says most
+    file = ""
+    key = str(error.full_key or error.key)
+    where = key
+    for each in chain:  # Hydra names the file or the argument that it was merging
+        option = re.match(r"In '(\w+)/(.+?)': ", str(each))
+        argument = re.match(r"Error merging override \+*(.+)", str(each))
+        if option:
+            file = f"{option_file(option[1], option[2])}: "
+        elif argument and key.partition("[")[0] in argument[1]:
+            where = argument[1]
     if is_dataclass(error.object_type) and "not in" in str(error):
-        message = unknown_key_message(key, error.object_type)  # type: ignore[arg-type]  # a class
-        return message if place.startswith(key) else place + message
-    head = "" if key.partition("[")[0] in place else f"{key}: "
+        return file + unknown_key_message(key, error.object_type)  # type: ignore[arg-type]  # a class
     setting = all_settings().get(re.sub(r"\[\d+\]$", "", key))
     if setting is None or isinstance(error, InterpolationResolutionError):
-        return f"{place}{head}{str(error).splitlines()[0].removesuffix('.')}."
+        return f"{file}{where}: {str(error).splitlines()[0].removesuffix('.')}."
     accepted = setting.type_words
-    if spelling.is_list(setting.key):
+    if is_list(setting.key):
         accepted += f", as {setting.key}=[…]"
     if is_dataclass(setting.kind):
-        accepted = f"its keys, as {key}.{fields(setting.kind)[0].name}=VALUE"
-    return f"{place}{head}this value is not accepted. Accepted: {accepted}."
+        accepted = f"its keys, as {setting.key}.{known_keys(setting.kind)[0]}=VALUE"  # type: ignore[arg-type]  # a class
+    way_out = f"Accepted: {accepted}. See --help={setting.key}."
+    return f"{file}{where}: this value is not accepted. {way_out}"
 
 
 def unknown_key_message(key: str, kind: type) -> str:
     """Return the message for a key that its block, of class `kind`, does not have, with the nearest name."""
     block, _, name = key.rpartition(".")
+    more = ""
     if issubclass(kind, TrainerArguments):
-        objective = block.partition(".")[0]
-        message = elsewhere_message(objective, name)
+        message = elsewhere_message(block.partition(".")[0], name)
+        if message:
+            return f"{key}: {message}"
         more = f" Other arguments of TRL go into {block}.extra."
-        return f"{key}: {message}" if message else unknown_key(key, kind) + more
-    return other_option_message(key, kind) or unknown_key(key, kind)
-
-
-def unknown_key(key: str, kind: type) -> str:
-    """Return the message for a key that no option of a group has."""
-    block, _, name = key.rpartition(".")
+    for group, kinds in OPTIONS.items():
+        chosen = [option for option, each in kinds.items() if each is kind]
+        having = [f"{group}={option}" for option in kinds if name in known_keys(kinds[option])]
+        if chosen and having:
+            problem = f"{key}: {group}={chosen[0]} does not have this key"
+            return f"{problem}. Add {' or '.join(having)}, or leave the key out."
     names = known_keys(kind)
     if kind is Config:
-        names += [path.name for path in CONF.iterdir() if path.is_dir()]
+        names = [*{*names, *option_files()}]
     elsewhere = keys_called(name, block)
     is_here = SYNONYMS.get(name) in names or nearest(name, names, 0.8)
     if 0 < len(elsewhere) <= 3 and not is_here:
         return f"{key} is not a setting. Did you mean {' or '.join(elsewhere)}?"
-    return f"{key} is not a setting.{suggest(name, names)}"
+    return f"{key} is not a setting.{suggest(name, names)}{more}"
 
 
 def keys_called(name: str, block: str) -> list[str]:
@@ -193,18 +160,6 @@ def keys_called(name: str, block: str) -> list[str]:
     names = (name, SYNONYMS.get(name))
     keys = [key for key in all_settings() if key.rpartition(".")[2] in names]
     return [key for key in keys if block and key.startswith(f"{block}.")] or keys
-
-
-def other_option_message(key: str, kind: type) -> str | None:
-    """Return the message for a key that other options of the group have; None if no option has it."""
-    name = key.rpartition(".")[2]
-    for group, kinds in OPTIONS.items():
-        chosen = [option for option, each in kinds.items() if each is kind]
-        having = [f"{group}={option}" for option in kinds if name in known_keys(kinds[option])]
-        if chosen and having:
-            problem = f"{key}: {group}={chosen[0]} does not have this key"
-            return f"{problem}. Add {' or '.join(having)}, or leave the key out."
-    return None
 
 
 def known_keys(kind: type) -> list[str]:
@@ -218,46 +173,37 @@ def known_keys(kind: type) -> list[str]:
 def missing_option_message(error: MissingConfigException) -> str:
     """Return the message for an option of a group that does not exist, or for a recipe that cannot be read."""
     missing = str(error.missing_cfg_file or "")
-    group, _, name = missing.partition("/")
-    if group in ("eval", "hydra"):  # which have groups inside
-        group, _, name = missing.rpartition("/")
+    groups = [group for group in (*option_files(), "recipe") if missing.startswith(f"{group}/")]
+    if not groups:
+        return str(error).splitlines()[0]
+    group = max(groups, key=len)
+    name = missing.removeprefix(f"{group}/")
     if group == "recipe":
         return missing_recipe_message(name)
-    if not name:
-        return str(error).splitlines()[0]
-    options = error.options or [path.stem for path in (CONF / group).glob("*.yaml")]
-    way_out = suggest(name, options)
+    way_out = suggest(name, [path.stem for path in option_files()[group]])
     if group in ("model", "label"):
         way_out += f" For a folder or a hub id, type {group}.path={name}."
     return f"{group}={name} does not exist.{way_out}"
 
 
 def missing_recipe_message(name: str) -> str:
-    files = spelling.recipe_files(name)
-    path = files.get(name)
-    if path is None or not path.is_file():
-        return f"recipe={name} does not exist.{suggest(name, spelling.recipe_files())}"
-    problem = yaml_problem(path)
+    """Return the message for a recipe that does not exist, is not a mapping, or sets what no recipe may set."""
+    files = recipe_files(name)
+    if name not in files or not files[name].is_file():
+        return f"recipe={name} does not exist.{suggest(name, recipe_files())}"
+    file = option_file("recipe", name)
+    problem = yaml_problem(files[name])
     if problem:
-        return f"{option_file('recipe', name)} is not valid YAML: {problem}. Correct the file."
-    keys = ", ".join(forbidden_keys(OmegaConf.load(path)))
-    allowed = ", ".join(sorted(OF_HYDRA))
-    return f"{option_file('recipe', name)} sets {keys}. It may only set {allowed} of Hydra."
+        return f"{file} is not valid YAML: {problem}. Correct the file."
+    keys = ", ".join(forbidden_keys(OmegaConf.load(files[name])))
+    return f"{file} sets {keys}. It may only set {', '.join(sorted(OF_HYDRA))} of Hydra."
 
 
 def option_file(group: str, name: str) -> str:
     """Return the path that messages use for the file of a group's option."""
-    if group == "recipe" and name.endswith(".yaml"):
-        return name
-    return f"recipes/{name}.yaml" if group == "recipe" else f"conf/{group}/{name}.yaml"
-
-
-def forbidden_keys(recipe: Any) -> list[str]:
-    """Return the keys of Hydra that a recipe sets but must not: some name code, which Hydra imports even to plan."""
-    hydra = (recipe or {}).get("hydra") or {}
-    keys = [f"hydra.{key}" for key in hydra if key != "sweeper"]
-    keys += [f"hydra.sweeper.{key}" for key in hydra.get("sweeper") or {}]
-    return [key for key in keys if key not in OF_HYDRA]
+    if group != "recipe":
+        return f"conf/{group}/{name}.yaml"
+    return name if name.endswith(".yaml") else f"recipes/{name}.yaml"
 
 
 def yaml_problem(path: Path) -> str:
@@ -272,20 +218,6 @@ def yaml_problem(path: Path) -> str:
     return "" if isinstance(keys, DictConfig) and keys else "it has no KEY: VALUE"
 
 
-def folder_message(error: OSError) -> str | None:
-    """Return the message for a file or folder that cannot be read or made; None for an error that may be a bug."""
-    name = str(error.filename or "")
-    if isinstance(error, PermissionError) and os.path.exists(name) and not os.access(name, os.R_OK):
-        return f"{name}: {error.strerror}. Its owner can let others read it: chmod -R go+rX FOLDER."
-    # A folder may not be made because something is missing, as under /proc. Any other missing file may be a bug.
-    frames = traceback.extract_tb(error.__traceback__)
-    if error.errno in OF_FOLDER or frames[-1].name == "mkdir":
-        return (
-            f"{name}: {error.strerror}. No node is lost. To use another store, set outputs=FOLDER."
-        )
-    return None
-
-
 # Arguments that Hydra cannot read
 
 
@@ -294,26 +226,9 @@ def unreadable_message(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if not equals:
         return f"{key}: an argument must be KEY=VALUE."
-    problem = (
-        f"{' '.join(argument.split())}: cannot be read. Close all brackets, and put texts in quotes"
-    )
+    problem = f"{argument}: cannot be read. Close all brackets, and put texts in quotes"
     if value.startswith(("[", "{")):
         return f"{problem}, or write the setting into a file: recipe=FILE.yaml."
-    return f"{problem}: {quoted(key, value)}"
-
-
-def several_values_message(argument: str) -> str:
-    """Return the message for values with commas, which may be a sweep, a list or one text."""
-    key, _, value = argument.partition("=")
-    form = quoted(key, value)
-    if spelling.is_list(key) or key == "tracker":
-        form = shlex.quote(f"{key}=[{value}]")
-    return (
-        f"{argument}: several values. To try one after the other, add -m. As one value, type {form}"
-    )
-
-
-def quoted(key: str, value: str) -> str:
-    """Return an argument whose value is in quotes, as a shell reads it."""
     text = value.strip("\"'").replace('"', '\\"')
-    return shlex.quote(f'{key}="{text}"')
+    form = shlex.quote(f'{key}="{text}"')
+    return f"{problem}: {form}"

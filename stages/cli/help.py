@@ -10,9 +10,8 @@ import hydra
 from omegaconf import OmegaConf
 
 from stages.cli import recipes, settings
-from stages.cli.recipe_layers import BLOCKS, load_recipes
+from stages.cli.recipe_layers import BLOCKS, load_recipes, recipe_files
 from stages.cli.settings import settings_of, value_words
-from stages.cli.spelling import recipe_files
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint, Price
@@ -68,10 +67,10 @@ def block_help(name: str) -> str:
     lines = list[str]()
     for title, rows in sections():
         names |= {title, *(row.name for row in rows)}
-        shown = [row for row in rows if title == name or blocks & {*row_blocks(row)}]
-        if shown and "=" in title:
+        rows_of_name = [row for row in rows if title == name or blocks & {*row_blocks(row)}]
+        if rows_of_name and "=" in title:
             lines.append(f"with {title}:")
-        for row in shown:
+        for row in rows_of_name:
             text = "; ".join(filter(None, (row.kind, row.meaning)))
             lines.append(f"{row.name:40} {row.default:24} {text}")
     if not lines:
@@ -119,10 +118,10 @@ def option_rows(group: str, option: str) -> list[Row]:
     values = flat(OmegaConf.merge(OmegaConf.structured(kind), keys), prefix)
     is_default = settings.default_options()[group] == option
     rows = rows_of(kind, prefix, values, demo_values() if is_default else {})
-    shared = {setting.key for setting in settings_of(Config)}
+    keys_elsewhere = {setting.key for setting in settings_of(Config)}
     if kind is OpenAI:  # all else is said of sample=hf
-        shared |= {setting.key for setting in settings_of(Drawn, prefix)}
-    return [row for row in rows if row.name not in shared]
+        keys_elsewhere |= {setting.key for setting in settings_of(Drawn, prefix)}
+    return [row for row in rows if row.name not in keys_elsewhere]
 
 
 def rows_of(kind: Any, prefix: str, values: dict[str, Any], demo: dict[str, Any]) -> list[Row]:
@@ -144,7 +143,7 @@ def rows_of(kind: Any, prefix: str, values: dict[str, Any], demo: dict[str, Any]
 @cache
 def demo_values() -> dict[str, Any]:
     """Return the values of the keys that the default recipe sets."""
-    return flat(load_recipes([recipes.DEFAULT])[recipes.DEFAULT])
+    return flat(load_recipes(recipes.DEFAULT)[recipes.DEFAULT])
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -18,7 +17,6 @@ from stages.config.exit_codes import exit_code
 from stages.config.schema import Target
 
 FLAG = "--json"
-PRINTS_TEXT = re.compile(r"--(help|version|cfg|info|hydra-help)\b.*|-[hc]")
 WITHOUT_RESULT = (
     Command.audit,
     Command.chat,
@@ -41,9 +39,10 @@ def replying(line: list[str]) -> Iterator[None]:
             yield
     except BaseException as error:
         reply.exit_code = exit_code(error)
-        reply.error = error_text(error) if reply.exit_code else None
-        if reply.exit_code and not (reply.error or reply.result):
-            reply.error = "The reason is on stderr."
+        if reply.exit_code:
+            reply.error = error_text(error)
+            if not (reply.error or reply.result):
+                reply.error = "The reason is on stderr."
         raise
     finally:
         current.reset(token)
@@ -67,18 +66,16 @@ def stdout_to_stderr() -> Iterator[None]:
 
 def error_text(error: BaseException) -> str | None:
     """Return the line of an error without `error: `, or None for an exit code alone, which is a result."""
-    if isinstance(error, SystemExit) and isinstance(error.code, str):
-        return error.code.removeprefix("error: ")
-    # Hydra and stage=gate exit with a number because of another error
-    reason = error.__context__ if isinstance(error, SystemExit) else error
-    return None if reason is None else explain(reason) or f"{type(reason).__name__}: {reason}"
-
-
-def require_json(line: list[str]) -> None:
-    """Raise UserError if `--json` is typed with an option that prints text."""
-    options = [word for word in line if PRINTS_TEXT.fullmatch(word)]
-    if options and current.get():
-        raise UserError(f"{options[0]} prints text. Leave {FLAG} out.")
+    reason: BaseException | None = error
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, str):
+            return error.code.removeprefix("error: ")
+        reason = (
+            error.__context__
+        )  # Hydra and stage=gate exit with a number because of another error
+    if reason is None:
+        return None
+    return explain(reason) or f"{type(reason).__name__}: {reason}"
 
 
 def require_result(stage: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from stages.cli.spelling import typed_values
@@ -16,16 +17,26 @@ from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 OF_LAST_RUN = (Command.plan, Target.report)
-OF_NO_RUN = ("stage", "outputs", "tracker", "upstream", "rebuild", "plan", "report")
+# Keys and blocks that say nothing of which run a command is about
+OF_NO_RUN = {
+    *("stage", "outputs", "tracker", "upstream", "rebuild", "store", "launch", "hydra"),
+    *("plan", "report", "chat", "export", "gate"),
+}
 CODE = re.compile(r"\+*[\w.]+\.own[.=]")
+
+
+def selects_run(keys: Iterable[str]) -> bool:
+    """Return whether one of these typed keys says which run a command is about."""
+    blocks = {re.split("[./]", key)[0] for key in keys}
+    return not blocks <= OF_NO_RUN
 
 
 def with_last_run(line: list[str]) -> list[str]:
     """Return a line without settings followed by those of the store's last run, and any other line as it is.
     Raise UserError if the last run has code of the user's, which only a typed line may name."""
     typed = typed_values(line)
-    words = {key.partition(".")[0] for key in typed}
-    if typed.get("stage") not in OF_LAST_RUN or len(typed) < len(line) or not words <= {*OF_NO_RUN}:
+    has_option = len(typed) < len(line)
+    if typed.get("stage") not in OF_LAST_RUN or has_option or selects_run(typed):
         return line
     from stages.commands.finished_run import ENDS, newest_end
 
@@ -35,7 +46,7 @@ def with_last_run(line: list[str]) -> list[str]:
     if not end:
         return line
     recorded = arguments_of(manifest_of(store.folder(end)).get("command", ""))
-    settings = [word for word in recorded if typed_values([word]).keys().isdisjoint(OF_NO_RUN)]
+    settings = [word for word in recorded if selects_run(typed_values([word]))]
     if not settings:  # it was the demo
         return line
     command = provenance.command(typed["stage"], [*line, *settings])

@@ -43,9 +43,11 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the command line of this process."""
-    typed = sys.argv[1:]
-    line = [word for word in typed if word != json_output.FLAG]
-    with nullcontext() if line == typed else json_output.replying(line):
+    line = [word for word in sys.argv[1:] if word != json_output.FLAG]
+    if json_output.FLAG not in sys.argv:
+        run_line(line)
+        return
+    with json_output.replying(line):
         run_line(line)
 
 
@@ -54,7 +56,6 @@ def run_line(line: list[str]) -> None:
     process.prepare(line)
     try:
         with explained():
-            json_output.require_json(line)
             line = with_last_run(line)
             process.prepare(line)
             line = compose.normalise(line)
@@ -62,8 +63,7 @@ def run_line(line: list[str]) -> None:
             if text is not None:
                 sys.stdout.write(f"{text}\n")
                 return
-            if "--hydra-help" not in line:  # for which Hydra copies all of it hundreds of times
-                recipes.register(line)
+            recipes.register(line)
             sys.argv[1:] = line
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)()
     except KeyboardInterrupt:
@@ -89,16 +89,15 @@ def run(composed: DictConfig) -> float | None:
     with explained() if alone else nullcontext():
         json_output.require_result(composed.stage)
         cfg, store, nodes = compose.prepare(composed)
-        if not sweep.is_job_of_grid():
-            unread.refuse_unread([unread.unread_keys(cfg, nodes, process.read_typed_arguments())])
+        refuse_unread(cfg, nodes)
         if nodes and HydraConfig.initialized() and composed.stage in [*Command]:
-            log.info("%s", recipes.describe_recipe(compose.typed_in_job(typed_overrides())))
+            log.info("%s", recipes.describe_recipe(compose.typed_in_job()))
         if composed.stage in (Command.chat, Command.export):
             use_finished_run(cfg, store, nodes)
         elif composed.stage in [*Command]:
             # late, as some load torch
             command = importlib.import_module(f"stages.commands.{composed.stage}")
-            result = command.run(cfg, store, nodes, typed_overrides())
+            result = command.run(cfg, store, nodes, compose.job_overrides())
             if result:
                 json_output.deliver(result)
         else:
@@ -106,12 +105,21 @@ def run(composed: DictConfig) -> float | None:
     return None
 
 
+def refuse_unread(cfg: Config, nodes: dict[str, Node]) -> None:
+    """Raise UserError for typed keys that nothing reads. In a sweep another job may read them: there, warn."""
+    messages = unread.unread_messages(cfg, nodes, process.read_typed_arguments())
+    if not sweep.is_job() and messages:
+        raise UserError(*messages)
+    for message in messages:
+        log.warning("warning: %s", message)
+
+
 def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
     """Chat with a model of a finished run, or export a model or the data that it was trained on."""
     from stages.commands import finished_run
 
     process.warn_of_versions()
-    run, chosen = finished_run.find_run(cfg, nodes, store, typed_overrides())
+    run, chosen = finished_run.find_run(cfg, nodes, store, compose.job_overrides())
     store.verify(*map(store.folder, chosen))
     if cfg.stage == Command.export:
         from stages.commands import export
@@ -122,18 +130,14 @@ def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
     chat.talk(cfg.chat, store.folder(chosen[0]))
 
 
-def typed_overrides() -> list[str]:
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-
-
 def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[Node]) -> "LivePage":
     """Return the page of this run, which is there from its first second."""
     # imported here, as a refusal needs no page
     from stages.commands.planning.forecast import Forecast
     from stages.pages.live import LivePage
 
-    overrides = typed_overrides()
-    recipe = recipes.describe_recipe(compose.typed_in_job(overrides))
+    overrides = compose.job_overrides()
+    recipe = recipes.describe_recipe(compose.typed_in_job())
     command = provenance.command(cfg.stage, overrides)
     seconds_left = Forecast(store).seconds_left
     return LivePage(store, nodes, targets, command, recipe, seconds_left, *sweep.name_of_job())
@@ -149,7 +153,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     if HydraConfig.initialized():
         log.info("%s; page: %s", page.recipe, page.address)
     process.warn_of_versions()
-    overrides = typed_overrides()
+    overrides = compose.job_overrides()
     if cfg.upstream is Upstream.require:
         require_inputs(target_nodes, store, overrides)
     if HydraConfig.initialized() and store.is_writable:
@@ -180,7 +184,7 @@ def is_allowed(cfg: Config, overrides: list[str]) -> bool:
     try:
         constraints.validate_config(cfg)
         nodes = wire_unpinned(cfg)
-        unread.refuse_unread([unread.unread_keys(cfg, nodes, overrides)])
-        return bool(requested_nodes(cfg, nodes))
+        requested_nodes(cfg, nodes)
     except UserError:
         return False
+    return not unread.unread_messages(cfg, nodes, overrides)

@@ -1,71 +1,106 @@
 """Read recipe files, each merged with the recipes that it is based on."""
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from stages.cli.explain import forbidden_keys
-from stages.cli.spelling import recipe_files
-from stages.config.schema import GROUPS
+from stages.config.errors import UserError
+from stages.config.schema import GROUPS, RECIPES
+from stages.store.plugins import user_path
 
 # Blocks of groups that do not have the group's name
 BLOCKS = {group: [block] for block, group in GROUPS.items()}
 BLOCKS |= {"eval": ["answer", "benchmark", "eval"]}
 BLOCKS |= {f"eval/{name}": [f"eval.{name}"] for name in ("judged", "suites")}
+# The keys of Hydra that a recipe may set
+OF_HYDRA = {
+    "hydra.mode",
+    "hydra.sweeper.params",
+    "hydra.sweeper.n_trials",
+    "hydra.sweeper.n_jobs",
+    "hydra.sweeper.direction",
+}
 
 
-def load_recipes(chosen: Sequence[str], all_names: bool = False) -> dict[str, DictConfig]:
-    """Return the chosen recipes by name, each merged with the recipes that it is based on. With `all_names`, or if a
-    chosen one cannot be read or is a pattern (`recipe=glob(*)`), all readable ones are returned."""
+def recipe_files(*chosen: str) -> dict[str, Path]:
+    """Return the recipe files by name: built-in ones, those in recipes/ of the working directory, and the paths in
+    `chosen` (`recipe=FILE.yaml`).
+    Raise UserError if a chosen name is both a built-in recipe and a different one in recipes/."""
+    own = {path.stem: path for path in Path("recipes").glob("*.yaml")}
+    built_in = {path.stem: path for path in RECIPES.glob("*.yaml")}
+    for name in {*chosen} & {*own} & {*built_in}:
+        if own[name].read_bytes() != built_in[name].read_bytes():
+            problem = f"recipe={name}: a built-in recipe has the name of {own[name]}"
+            raise UserError(f"{problem}. Rename the file, or type its path: recipe=./{own[name]}")
+    files = own | built_in
+    for name in chosen:
+        if name.endswith(".yaml"):
+            files[name] = user_path(name)
+    return files
+
+
+def load_recipes(*chosen: str) -> dict[str, DictConfig]:
+    """Return the chosen recipes by name, each merged with the recipes that it is based on. If one cannot be read, or is
+    a pattern (`recipe=glob(*)`), return all readable ones."""
     files = recipe_files(*chosen)
+    recipes = read_recipes(chosen, files)
+    if len(recipes) < len({*chosen}):
+        recipes = read_recipes(sorted(files), files)
+    return recipes
+
+
+def read_recipes(names: Iterable[str], files: Mapping[str, Path]) -> dict[str, DictConfig]:
+    """Return the readable recipes of these names."""
     recipes: dict[str, DictConfig] = {}
-    for name in sorted(files) if all_names else chosen:
+    for name in names:
         recipe = read_recipe(name, files)
         if recipe is not None:
             recipes[name] = recipe
-    if all_names or recipes.keys() >= {*chosen}:
-        return recipes
-    return load_recipes(chosen, all_names=True)
+    return recipes
 
 
 def read_recipe(
     name: str, files: Mapping[str, Path], above: tuple[str, ...] = ()
 ) -> DictConfig | None:
-    """Return a recipe merged with the recipes in its defaults list, in their order; None if it is unreadable. `above`:
-    the recipes that are based on it, as no recipe is based on itself."""
+    """Return a recipe merged with the recipes in its defaults list, in their order; None if it is unreadable, which is
+    only an error if it is chosen. `above`: the recipes that are based on it, as no recipe is based on itself."""
     try:
         recipe = OmegaConf.load(files[name])
-    except (
-        KeyError,
-        OSError,
-        ValueError,
-        yaml.YAMLError,
-    ):  # deleted since it was listed, or unreadable
-        return None  # only an error if it is chosen by name (stages/cli/explain.py)
+    except (KeyError, OSError, ValueError, yaml.YAMLError):
+        return None
     if not isinstance(recipe, DictConfig) or forbidden_keys(recipe):
         return None
-    entries = list(recipe.get("defaults") or [])
+    entries = recipe.pop("defaults", None) or []
+    if "_self_" not in entries:
+        entries = [*entries, "_self_"]
     layers = list[DictConfig]()
     groups = list[Any]()
     for entry in entries:
         base = None
-        if isinstance(entry, str) and entry not in above and entry != name:
+        if entry == "_self_":
+            base = recipe
+        elif isinstance(entry, str) and entry not in (*above, name):
             base = read_recipe(entry, files, (*above, name))
-        if base is not None:
-            layers.append(base)
-        elif entry == "_self_":
-            layers.append(recipe)
-        else:
+        if base is None:
             groups.append(entry)
-    if "_self_" not in entries:
-        layers.append(recipe)
-    if len(layers) > 1:
-        recipe["defaults"] = groups
-    return reduce(lay_over, layers)
+        else:
+            layers.append(base)
+    recipe["defaults"] = groups
+    merged, *upper = layers
+    for layer in upper:
+        merged = lay_over(merged, layer)
+    return merged
+
+
+def forbidden_keys(recipe: Any) -> list[str]:
+    """Return the keys of Hydra that a recipe sets but must not: some name code, which Hydra imports even to plan."""
+    hydra = (recipe or {}).get("hydra") or {}
+    keys = [f"hydra.{key}" for key in hydra if key != "sweeper"]
+    keys += [f"hydra.sweeper.{key}" for key in hydra.get("sweeper") or {}]
+    return [key for key in keys if key not in OF_HYDRA]
 
 
 def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
@@ -74,7 +109,10 @@ def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     named = group_options(above)
     for group in named:
         for block in BLOCKS.get(group, [group]):
-            take_out(below, block)
+            place, _, name = block.rpartition(".")
+            holder = OmegaConf.select(below, place) if place else below
+            if isinstance(holder, DictConfig):
+                holder.pop(name, None)
     defaults = list[Any]()
     for entry in below.get("defaults") or []:
         if named.keys().isdisjoint(group_options({"defaults": [entry]})):
@@ -93,11 +131,3 @@ def group_options(recipe: Mapping[Any, Any]) -> dict[str, str]:
             for key, option in entry.items():
                 options[str(key).removeprefix("override ").lstrip("/")] = option
     return options
-
-
-def take_out(recipe: DictConfig, key: str) -> None:
-    """Remove a key or block from a recipe, if it is there."""
-    place, _, name = key.rpartition(".")
-    holder = OmegaConf.select(recipe, place) if place else recipe
-    if isinstance(holder, DictConfig):
-        holder.pop(name, None)

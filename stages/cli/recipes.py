@@ -4,43 +4,24 @@ A recipe applies whole or not at all; what is typed wins, and nothing else moves
 groups, so its keys stand on top of a typed group's option. Without `recipe=`, recipe=demo applies, unless content of
 the user's is typed: its values suit its own tasks and its own model."""
 
-import logging
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from stages.cli.recipe_layers import group_options, load_recipes
+from stages.cli.recipe_layers import group_options, lay_over, load_recipes
+from stages.cli.settings import default_options
 from stages.cli.spelling import typed_values
-from stages.config.blocks.data import DEFAULT_SHARES
-from stages.config.blocks.labels import LABELS, Label
-from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Adapter
 from stages.config.errors import UserError
 from stages.config.schema import CONF, OPTIONS, Config, Target
 from stages.preflight import servers
 
-log = logging.getLogger(__name__)
-
-DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
+DEFAULT = "demo"  # the recipe of conf/config.yaml
 NONE = "none"  # the recipe without a key
-TOY_PREFERENCES = "package:stages/tasks/toy_preferences.jsonl"
-# The most prompts of a group that a toy's recipe generates. A group that the recipe has none of stays empty.
-TOY_TASKS = {
-    **{"sft": 256, "preference": 400, "validation": 16, "test": 24, "rephrased": 2},
-    **{"unseen_phrasings": 8, "unseen_tasks": 8, "unseen_kinds": 8, "unseen_areas": 4},
-    **{"open_sft": 0, "open_preference": 8, "open_validation": 4, "open_test": 8},
-    **{"open_plain": 4, "open_lengths": 4},
-}
-TOY_SFT: dict[str, Any] = {
-    "demonstrations": "given",
-    **{"epochs": 3, "batch_size": 2, "runtime": {"micro_batch": 2}},
-    **{"max_length": 768, "max_dropped": 1.0},
-}
 # The options of the groups that name content which recipe=demo is made for
 OF_THE_DEMO = {
     "model": ["embedded"],
@@ -59,16 +40,28 @@ OF_THE_USER = (
     "sample.file",
     "sample.own",
 )
-KEYS_OF_LABELERS = set[str]()
-for kind in LABELS.values():
-    KEYS_OF_LABELERS |= {key.name for key in fields(kind)}
-KEYS_OF_LABELERS -= {key.name for key in fields(Label)}
-# The keys of a recipe's block that belong to one option of the group, and make a mixture with another option
+# The keys of a recipe that name content of one option of the group, and make a mixture with another option
 OF_ONE_OPTION = {
-    "model": ["path", "random_init", "config"],
-    "data": ["sources", "tasks"],
-    "label": sorted(KEYS_OF_LABELERS),
-    "sample": ["file", "columns", "pool", "endpoint", "own"],
+    "model": ["model.path", "model.random_init", "model.config"],
+    "data": ["data.sources", "data.tasks"],
+    "label": ["label.path"],
+    "sample": ["sample.file", "sample.pool", "sample.endpoint"],
+}
+# scale=toy: what depends on the recipe, beside conf/scale/toy.yaml
+TOY: dict[str, Any] = {
+    "sft": {
+        **{"demonstrations": "given", "learning_rate": 5e-3, "epochs": 3, "evaluations": 2},
+        **{"batch_size": 2, "runtime": {"micro_batch": 2}, "max_length": 768, "max_dropped": 1.0},
+    },
+    "sample": {"candidates_per_prompt": 4, "max_new_tokens": 12},
+    "label": {"path": "package:stages/tasks/toy_preferences.jsonl", "hub_split": "train"},
+}
+# The most prompts of a group that a toy's recipe generates. A group that the recipe has none of stays empty.
+TOY_TASKS = {
+    **{"sft": 256, "preference": 400, "validation": 16, "test": 24, "rephrased": 2},
+    **{"unseen_phrasings": 8, "unseen_tasks": 8, "unseen_kinds": 8, "unseen_areas": 4},
+    **{"open_sft": 0, "open_preference": 8, "open_validation": 4, "open_test": 8},
+    **{"open_plain": 4, "open_lengths": 4},
 }
 
 
@@ -76,14 +69,12 @@ def register(line: list[str]) -> None:
     """Register the recipes with Hydra, in place of those of an earlier command line: `recipe=NAME` is
     `recipes/NAME.yaml`. Raise UserError if the command line names other content than its recipe."""
     register_schema()
-    ConfigStore.instance().repo.pop("recipe", None)
+    store = ConfigStore.instance()
+    store.repo.pop("recipe", None)
     for name, recipe in {NONE: OmegaConf.create(), **recipes_under(line)}.items():
         servers.refuse_secret(servers.texts_in(OmegaConf.to_container(recipe), ""))
-        *folders, file = (part for part in f"recipe/{name}".split("/") if part)
-        group = "/".join(folders)
-        ConfigStore.instance().store(
-            group=group, name=file, node=recipe, package="_global_", provider="recipes"
-        )
+        *folders, file = filter(None, f"recipe/{name}".split("/"))
+        store.store(group="/".join(folders), name=file, node=recipe, package="_global_")
 
 
 @cache
@@ -99,93 +90,82 @@ def register_schema() -> None:
 def recipes_under(line: list[str]) -> dict[str, DictConfig]:
     """Return the recipes by name that this command line may compose."""
     typed = typed_values(line)
-    chosen = chosen_names(typed)
-    is_toy = typed.get("scale") == "toy"
-    names = [name for name in ([TOY, *chosen] if is_toy else chosen) if name != NONE]
-    recipes = load_recipes(names, all_names=any(word.startswith("-") for word in line))
-    for name in chosen:
-        if name in recipes:
-            refuse_mixture(name, recipes[name], typed)
-            if is_toy:
-                avoid_bitsandbytes(recipes[name])
-                if "data" not in typed:
-                    shrink_tasks(recipes[name])
-                if "data.path" not in typed:
-                    read_toy_preferences(recipes[name])
-    for recipe in recipes.values():
-        leave_out_keys(recipe, "sample", typed)
-        leave_out_keys(recipe, "sft", typed)
-    if is_toy and TOY in recipes:
-        sft = typed.get("sft") or own_option(recipes.get(chosen[0], recipes[TOY]), "sft")
-        recipes[TOY]["sft"] = {**recipes[TOY].get("sft", {}), **TOY_SFT}
-        leave_out_keys(recipes[TOY], "sft", {"sft": sft})
+    names = [name for name in chosen_names(typed) if name != NONE]
+    recipes = load_recipes(*names)
+    for name, recipe in recipes.items():
+        if name in names:
+            refuse_mixture(name, recipe, typed)
+        if typed.get("scale") == "toy":
+            recipe = lay_over(recipe, toy_layer(recipe, typed))
+        recipes[name] = fit_to_typed(recipe, typed)
     return recipes
 
 
-def refuse_mixture(name: str, recipe: DictConfig, typed: dict[str, str]) -> None:
-    """Raise UserError if an option is typed of a group that names content, and the recipe has keys for another one."""
-    has_sources = OmegaConf.select(recipe, "data.sources")
-    if has_sources and "data.path" in typed and "data.sources" not in typed:
-        problem = f"data.path={typed['data.path']}: recipe={name} has data.sources, and would train on both"
-        raise UserError(f"{problem}. Leave out recipe={name}, or type data.sources=[].")
-    for group, names in OF_ONE_OPTION.items():
-        own = own_option(recipe, group)
-        keys = [f"{group}.{key}" for key in names]
-        stated = [key for key in keys if OmegaConf.select(recipe, key) is not None]
-        others = {*typed.get(group, own).split(",")} - {own}
-        if stated and others:
-            option = f"{group}={min(others)}"
-            problem = f"{option}: recipe={name} has {', '.join(stated)} for {group}={own}"
-            ways = f"Leave out recipe={name}, or {option} and type keys of {group}"
-            raise UserError(f"{problem}, and a mixture would be neither. {ways}.")
+def refuse_mixture(name: str, recipe: DictConfig, typed: Mapping[str, str]) -> None:
+    """Raise UserError if content is typed, and the recipe has keys for other content."""
+    for group, content_keys in OF_ONE_OPTION.items():
+        option = own_option(recipe, group)
+        typed_options = {*typed.get(group, option).split(",")}
+        present = [key for key in content_keys if OmegaConf.select(recipe, key)]
+        argument = f"{group}={min(typed_options - {option}, default=option)}"
+        is_mixture = typed_options != {option}
+        way_out = f"Leave out recipe={name}"
+        if group == "data" and "data.path" in typed and "data.sources" not in typed:
+            argument = f"data.path={typed['data.path']}"
+            is_mixture = "data.sources" in present
+            way_out += ", or type data.sources=[]"
+        if present and is_mixture:
+            problem = f"{argument}: recipe={name} has {', '.join(present)} for {group}={option}"
+            raise UserError(f"{problem}, and a mixture would be neither. {way_out}.")
 
 
-def leave_out_keys(recipe: DictConfig, group: str, typed: dict[str, str]) -> None:
-    """Leave out the recipe's keys of a group that the typed option does not have: how candidates are drawn that are in
-    a file, or how SFT is trained that is not."""
-    kind = OPTIONS[group].get(typed.get(group, ""))
-    if kind and group in recipe and typed[group] != own_option(recipe, group):
-        known = {key.name for key in fields(kind)}
-        recipe[group] = {key: value for key, value in recipe[group].items() if key in known}
+def fit_to_typed(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
+    """Return the recipe without the keys that a typed option does not have: how candidates are drawn that are in a
+    file, or how SFT is trained that is not."""
+    fitted = recipe.copy()
+    for group in ("sample", "sft"):
+        option = typed_option(recipe, group, typed)
+        if group in recipe and option != own_option(recipe, group):
+            fitted[group] = keys_of_option(recipe[group], group, option)
+    return fitted
 
 
-def avoid_bitsandbytes(recipe: DictConfig) -> None:
-    """Replace a toy's 4-bit adapters, which need bitsandbytes, by LoRA where it is not installed."""
-    if find_spec("bitsandbytes") is not None:
-        return
-    for block in OBJECTIVES:
-        if OmegaConf.select(recipe, f"{block}.adapter") == Adapter.qlora:
-            recipe[block].adapter = str(Adapter.lora)
-            log.warning(
-                "warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.",
-                block,
-            )
+def typed_option(recipe: DictConfig, group: str, typed: Mapping[str, str]) -> str:
+    """Return the option of a group that is typed, or the recipe's own: for several in a sweep, or an unknown one."""
+    option = typed.get(group, "")
+    return option if option in OPTIONS[group] else own_option(recipe, group)
 
 
-def read_toy_preferences(recipe: DictConfig) -> None:
-    """Replace the preferences of a recipe that reads some."""
-    if own_option(recipe, "label") == "dataset":
-        recipe["label"] = {"path": TOY_PREFERENCES}
+def keys_of_option(block: Mapping[Any, Any], group: str, option: str) -> dict[Any, Any]:
+    """Return the keys of a block that an option of its group has."""
+    names = {field.name for field in fields(OPTIONS[group][option])}
+    return {key: value for key, value in block.items() if key in names}
 
 
-def shrink_tasks(recipe: DictConfig) -> None:
-    """Let a recipe generate few prompts. Its sources and the answers that a base model gives to open requests are left
-    out, so tasks are generated in their place."""
+def toy_layer(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
+    """Return what scale=toy lays over a recipe: small sizes of SFT and sampling, preferences of the package in place of
+    the recipe's own, and few generated tasks, unless other data are typed."""
+    layer: dict[str, Any] = {}
+    for group in ("sft", "sample"):
+        option = typed_option(recipe, group, typed)
+        layer[group] = keys_of_option(TOY[group], group, option)
+    if OmegaConf.select(recipe, "label.path"):
+        layer["label"] = TOY["label"]
+    if "data" not in typed:
+        layer["data"] = {"tasks": toy_tasks(recipe)}
+    return OmegaConf.create(layer)
+
+
+def toy_tasks(recipe: DictConfig) -> dict[str, int]:
+    """Return the numbers of generated prompts by group. Tasks take the place of sources, and of the answers that a base
+    model gives to open requests."""
     of_option = option_keys("data", own_option(recipe, "data"))
-    data: Any = OmegaConf.merge(of_option, recipe.get("data") or OmegaConf.create())
-    own = data.get("tasks") or {}  # none of data=file
-    replaced = set[str]()
-    for source in data.get("sources") or []:
-        replaced |= {*(source.get("splits") or DEFAULT_SHARES)}
-    if own.get("open_sft"):
-        replaced.add("sft")
-    tasks: dict[str, int] = {}
-    for group, most in TOY_TASKS.items():
-        count = own.get(group) or 0
-        if count == 0 and group in replaced:
-            count = most
-        tasks[group] = min(count, most)
-    OmegaConf.update(recipe, "data.tasks", tasks, force_add=True)
+    data: Any = OmegaConf.merge(of_option, recipe.get("data") or {})
+    counts = data.get("tasks") or {}  # none of data=file
+    tasks = {group: min(counts.get(group) or 0, most) for group, most in TOY_TASKS.items()}
+    if data.get("sources") or counts.get("open_sft"):
+        tasks |= {group: TOY_TASKS[group] for group in ("sft", "validation")}
+    return tasks
 
 
 def option_keys(group: str, option: str) -> DictConfig:
@@ -199,23 +179,23 @@ def option_keys(group: str, option: str) -> DictConfig:
     return merged
 
 
-def chosen_names(typed: dict[str, str]) -> list[str]:
+def chosen_names(typed: Mapping[str, str]) -> list[str]:
     """Return the names of the recipes of a command line: several in a sweep."""
     return [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
 
 
 def own_option(recipe: DictConfig, group: str) -> str:
-    """Return the option that a recipe has of a group that names content, or of `sft`."""
-    return group_options(recipe).get(group, OF_THE_DEMO.get(group, ["default"])[0])
+    """Return the option that a recipe has of a group."""
+    return group_options(recipe).get(group, default_options()[group])
 
 
-def recipe_of_job(typed: dict[str, str]) -> DictConfig:
+def recipe_of_job(typed: Mapping[str, str]) -> DictConfig:
     """Return the one recipe of a job: an empty one for `recipe=none`."""
     [name] = chosen_names(typed)
-    return OmegaConf.create() if name == NONE else load_recipes([name])[name]
+    return OmegaConf.create() if name == NONE else load_recipes(name)[name]
 
 
-def users_content(typed: dict[str, str]) -> str | None:
+def users_content(typed: Mapping[str, str]) -> str | None:
     """Return the first typed key or option that names content of the user's: data, labels or a model."""
     for key, value in typed.items():
         if value in ("null", "[]"):
@@ -228,15 +208,17 @@ def users_content(typed: dict[str, str]) -> str | None:
     return None
 
 
-def recipe_override(typed: dict[str, str]) -> list[str]:
+def recipe_override(typed: Mapping[str, str]) -> list[str]:
     """Return the override that leaves the default recipe out, where content of the user's is typed, or that takes the
     recipe of an examination."""
-    if typed.get("stage") == Target.examine and "recipe" not in typed:
+    if "recipe" in typed:
+        return []
+    if typed.get("stage") == Target.examine:
         return [f"recipe={Target.examine}"]
-    return [f"recipe={NONE}"] if "recipe" not in typed and users_content(typed) else []
+    return [f"recipe={NONE}"] if users_content(typed) else []
 
 
-def describe_recipe(typed: dict[str, str]) -> str:
+def describe_recipe(typed: Mapping[str, str]) -> str:
     """Return the first line of a run: its recipe, and why there is none."""
     if "recipe" in typed:
         return f"recipe: {typed['recipe']}"

@@ -196,6 +196,7 @@ def head_lines(lines: list[str]) -> list[str]:
     return lines[:code]
 
 
+@cache
 def option_files() -> dict[str, list[Path]]:
     """Return the files of each group's options, by the group."""
     files: dict[str, list[Path]] = {}
@@ -204,6 +205,7 @@ def option_files() -> dict[str, list[Path]]:
     return files
 
 
+@cache
 def default_options() -> dict[str, str]:
     """Return the option that each group has by default."""
     options: dict[str, str] = {}

@@ -72,26 +72,23 @@ def warn_of_rates(cfg: Config, typed: dict[str, str]) -> None:
             continue
         row = table_row(name, block.adapter, parameters)
         rate = read_rate(name, block.learning_rate)
-        if rate <= row["learning_rate"]:
-            continue
         advice = f"{name}.learning_rate=auto"
         losses = {*getattr(block, "loss_type", ())}
         if "beta" in row and losses <= PAIRWISE and f"{name}.beta" not in typed:
             advice += f" {name}.beta={row['beta']:g}"
-        warn_once(
-            f"{name}.learning_rate={rate:g} is high for {model}, which has {size_words(parameters)}. "
-            f"Published runs have {row['learning_rate']:g} ({row['source']}): type {advice}."
-        )
+        if rate > row["learning_rate"]:
+            warn_once(
+                f"{name}.learning_rate={rate:g} is high for {model}, which has {size_words(parameters)}. "
+                f"Published runs have {row['learning_rate']:g} ({row['source']}): type {advice}."
+            )
 
 
 def typed_model(typed: dict[str, str]) -> str | None:
     """Return the argument that names another model than the recipe's, or None."""
-    if "model.path" in typed:
-        return f"model.path={typed['model.path']}"
-    if "model" not in typed:
-        return None
-    of_recipe = recipes.own_option(recipes.recipe_of_job(typed), "model")
-    return None if typed["model"] == of_recipe else f"model={typed['model']}"
+    for key in ("model.path", "model"):
+        if key in typed and typed[key] != recipes.own_option(recipes.recipe_of_job(typed), "model"):
+            return f"{key}={typed[key]}"
+    return None
 
 
 def size_words(parameters: int) -> str:

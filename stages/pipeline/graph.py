@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.arguments import SFTArguments
-from stages.config.blocks.data import Data, Form, Source
+from stages.config.blocks.data import Data, Form
 from stages.config.blocks.labels import Label, PreferenceFile, Verifier
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.blocks.sampling import HF, Drawn, OpenAI
@@ -77,11 +77,9 @@ def require_one_policy_a_seed(cfg: Config, nodes: Graph) -> None:
     evaluations = [node for node in nodes.values() if node.stage == "eval"]
     policies = {node.inputs["policy"].fingerprint for node in evaluations}
     if len(policies) < len(evaluations):
-        blocks = seeded_blocks(cfg).items()
-        own = ", ".join(f"{name}.seed" for name, block in blocks if block.seed != cfg.seed)
         raise UserError(
-            f"seeds={cfg.seeds}: two of the runs make one policy, because its stages have seeds of their own: {own}. "
-            "Leave one of these out, or set seeds=[]."
+            f"seeds={cfg.seeds}: two of the runs make one policy, because its stages have seeds of their own, as by "
+            "dpo.seed. Leave one of these out, or set seeds=[]."
         )
 
 
@@ -210,14 +208,11 @@ class Chain(Wiring):
     def reward_model(self) -> Node:
         """Return the reward model of `reward.source`, preferences that DPO does not train on."""
         source = self.cfg.reward.source
-        shared_keys = {key.name for key in fields(PreferenceFile)} & {
-            key.name for key in fields(Source)
-        }
-        block = PreferenceFile(
-            max_failed=self.cfg.label.max_failed,
-            block="reward.source",
-            **{key: getattr(source, key) for key in shared_keys},
-        )
+        keys_of_file = {key.name for key in fields(PreferenceFile)}
+        shared_keys = vars(source).keys() & keys_of_file
+        settings = {key: getattr(source, key) for key in shared_keys}
+        max_failed = self.cfg.label.max_failed
+        block = PreferenceFile(max_failed=max_failed, block="reward.source", **settings)
         judged = self.add("label_reward", "label", block)
         pairs_block = replace(self.cfg.reward.pairs, key="reward.pairs")
         pairs = self.add("pairs_reward", "pairs", pairs_block, judged=judged)
@@ -314,14 +309,9 @@ class Chain(Wiring):
         policy = self.sft
         block = replace(self.cfg.pairs, control=self.cfg.control_pairs)
         for suffix in self.suffixes:
-            inputs = {name: self.nodes[f"{name}{suffix}"] for name in ("label", "pairs")}
-            pairs = self.add(
-                f"pairs_control{suffix}",
-                "pairs",
-                block,
-                judged=inputs["label"],
-                pairs=inputs["pairs"],
-            )
+            judged = self.nodes[f"label{suffix}"]
+            pairs = self.nodes[f"pairs{suffix}"]
+            pairs = self.add(f"pairs_control{suffix}", "pairs", block, judged=judged, pairs=pairs)
             policy = self.learn_pairs(
                 f"control_pairs{suffix}", f"reference_control{suffix}", policy, pairs
             )
@@ -412,13 +402,14 @@ def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     # the page shows what an examination found
     stage = Target.report if cfg.stage == Target.examine else cfg.stage
     of_stage = [node for node in nodes.values() if target_stage(node) == stage]
-    requested = [
-        node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)
-    ]
+    requested = list[Node]()
+    for node in of_stage:
+        is_control = isinstance(node.config, SFT) and node.config.control
+        if not is_control:
+            requested.append(node)
     if not requested:
-        raise UserError(
-            f"stage={cfg.stage}: this configuration does not have the stage {cfg.stage}. {way_to_stage(cfg, cfg.stage)}"
-        )
+        problem = f"stage={cfg.stage}: this configuration does not have the stage {cfg.stage}"
+        raise UserError(f"{problem}. {way_to_stage(cfg, cfg.stage)}")
     return requested
 
 

@@ -1,20 +1,10 @@
 """Check that the words of a setting are the file names of its package, found without importing the files."""
 
-import re
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
-from hydra.errors import ConfigCompositionException
-
-from stages.cli.explain import explain
 from stages.config.blocks.models import TEMPLATES
 from stages.config.installation import ROOT
 from stages.config.schema import TRACKERS
 from stages.models import chat_templates
 from stages.store import plugins
-from tests.helpers import composed, refused, settings
 
 
 def test_a_rooms_words_are_its_file_names() -> None:
@@ -34,39 +24,6 @@ def test_a_rooms_words_are_its_file_names() -> None:
     assert templates == TEMPLATES.keys() - {"auto", "own", "file"}
 
 
-@pytest.mark.extended
-def test_words_are_listed_without_importing_a_part() -> None:
-    code = (
-        "import sys; from stages.preflight import constraints; from tests.helpers import settings; "
-    )
-    code += "constraints.validate_config(settings('recipe=tiny')); "
-    code += "print(*(m for m in sys.modules if m.startswith('stages.')))"
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    rooms = {module.split(".")[1] for module in ran.stdout.split() if module.count(".") > 1}
-    assert rooms == {
-        "cli",
-        "commands",
-        "config",
-        "hardware",
-        "launch",
-        "models",
-        "pipeline",
-        "preflight",
-        "store",
-        "tracking",
-    }
-    assert {m for m in ran.stdout.split() if m.startswith("stages.models.")} == {
-        "stages.models.safe_folder"
-    }
-    assert {m for m in ran.stdout.split() if m.startswith("stages.commands.")} == {
-        "stages.commands.result",
-        "stages.commands.run_result",
-    }
-    assert not {"stages.tracking.wandb"} & set(ran.stdout.split())
-
-
 def test_conf_answers_the_rooms() -> None:
     """Every word of these packages has an option in conf/ under its name."""
     for group, room, kind, more in (
@@ -79,19 +36,3 @@ def test_conf_answers_the_rooms() -> None:
         }
     trackers = {path.stem for path in (ROOT / "conf" / "tracker").glob("*.yaml")}
     assert trackers == {*plugins.plugin_words("tracking", "Run"), "none"} == {*TRACKERS, "none"}
-
-
-@pytest.mark.extended
-def test_only_a_stage_of_the_command_is_built_again(tmp_path: Path) -> None:
-    with pytest.raises(ConfigCompositionException) as error:
-        composed("recipe=tiny", "rebuild=gc")
-    message = "rebuild=gc: this value is not accepted. Accepted: base, source, data, select, sft"
-    assert message in str(explain(error.value))
-    assert settings("recipe=tiny", "rebuild=sft").rebuild == "sft"
-    for typed in (
-        ("rebuild=kto",),
-        ("stage=sft", "rebuild=dpo"),
-        ("stage=plan", "align=none", "rebuild=pairs"),
-    ):
-        message = f"{typed[-1]}: not a stage of this command, which has .*data"
-        assert re.match(message, refused("recipe=tiny", f"outputs={tmp_path}", *typed))

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.cli import main, spelling
-from stages.cli.explain import explain, several_values_message
+from stages.cli.explain import explain
 from stages.cli.settings import all_settings, settings_of
 from stages.config import limits
 from stages.config.blocks.data import Source
@@ -486,9 +486,3 @@ def test_the_layers_of_any_model_are_known() -> None:
     with pytest.raises(UserError, match=r"sft\.lora\.target_modules=\['c_attn', 'q_proj'\]"):
         capacity.require_layers("sft", LoRA(4, 8, ["c_attn", "q_proj"]), gpt2)
     capacity.require_layers("sft", LoRA(4, 8, ["q_proj"]), {"model_type": "of the future"})
-
-
-def test_several_values_are_told_what_they_may_be() -> None:
-    assert several_values_message("dpo.beta=0.1,0.2").startswith("dpo.beta=0.1,0.2: several")
-    assert several_values_message("seeds=1,2").endswith("'seeds=[1,2]'")
-    assert several_values_message("label.path=a,b").endswith("'label.path=\"a,b\"'")

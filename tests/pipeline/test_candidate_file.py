@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands import plan
-from stages.store.records import Example, Pair, load
-from stages.store.store import Store
+from stages.store.records import Pair, load
 from tests.endpoints.servers import Model, running
-from tests.helpers import TINY, Chain, build, inside, nodes, refused
-from tests.labelers.judging import better, judging, quality
+from tests.helpers import TINY, Chain, build, refused
+from tests.labelers.judging import better, judging
 
 pytest.importorskip("openai")
 
@@ -31,7 +29,8 @@ def line(file: Path, url: str, *more: str) -> tuple[str, ...]:
 
 @pytest.mark.extended
 def test_candidates_and_a_judge_need_no_model_and_no_data(tmp_path: Path) -> None:
-    file, root = written(tmp_path / "mine.jsonl"), tmp_path / "outputs"
+    file = written(tmp_path / "mine.jsonl")
+    root = tmp_path / "outputs"
     with running(Model(judging(better))) as server:
         overrides = line(file, server.url)
         for stage in ("label", "pairs", "unpaired"):
@@ -45,18 +44,6 @@ def test_candidates_and_a_judge_need_no_model_and_no_data(tmp_path: Path) -> Non
     }
     assert {p.chosen_policy for p in pairs} == {"mine.jsonl"}
     assert "judge" in (root / "labels.html").read_text()
-
-
-def test_scores_of_candidates_are_labels_of_single_ones(tmp_path: Path) -> None:
-    file, root = written(tmp_path / "mine.jsonl"), tmp_path / "outputs"
-    with running(
-        Model(judging(lambda texts: 10 if quality(texts["ANSWER"]) > 3 else 1, "score"))
-    ) as server:
-        overrides = line(file, server.url, "label.kind=pointwise")
-        build(root, "stage=unpaired", *overrides)
-        metrics = Chain(root).manifest("unpaired", "stage=unpaired", *overrides)["metrics"]
-    assert (metrics["desirable"], metrics["undesirable"]) == (24, 24)
-    assert Chain(root).count() == {"sample": 1, "label": 1, "unpaired": 1}
 
 
 def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: Path) -> None:
@@ -75,56 +62,11 @@ def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: 
     assert Chain(root).count() == {"data": 1}
 
 
-@pytest.mark.slow
-def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(
-    chain: Chain, tmp_path: Path
-) -> None:
-    """Check that prompts of the file which are also test prompts are not evaluated."""
-    file = written(tmp_path / "mine.jsonl")
-    tests = [
-        e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "test"
-    ]
-    test = next(e for e in tests if e.group == "seen")
-    with open(file, "a", encoding="utf-8") as rows:
-        rows.write(
-            "\n" + json.dumps({"messages": test.messages, "completions": ["fair 1", "good 4"]})
-        )
-    before = chain.count()
-    with running(Model(judging(better))) as server:
-        overrides = line(file, server.url, "seeds=[1]")
-        plan.plan_nodes(nodes(chain.root, *overrides), Store(chain.root)).show()
-        build(chain.root, *overrides)
-    new_nodes = chain.count() - before
-    assert (new_nodes["base"], new_nodes["data"], new_nodes["sample"], new_nodes["label"]) == (
-        0,
-        0,
-        1,
-        1,
-    ), "seeds draw nothing here"
-    assert new_nodes["dpo"] == 2 and new_nodes["sft"] == 1
-    page = (chain.root / "report.html").read_text()
-    assert "mine.jsonl" in page
-    results = json.loads((chain.folder("eval", *overrides) / "results.json").read_text())
-    plain = json.loads((chain.folder("eval") / "results.json").read_text())
-    assert (
-        results["groups"]["seen tasks"]["prompts"] == plain["groups"]["seen tasks"]["prompts"] - 1
-    )
-
-
 @pytest.mark.parametrize(
     ("typed", "pattern"),
     [
         ("sample=file", "Add sample.file=FILE"),
-        ("sample.sampler=file", "only the pipeline sets sample.sampler"),
         ("sample=file sample.file=README.md", "label=verifier needs prompts with checks"),
-        (
-            "sample=file sample.file=README.md label=human sample.pool=[{n:2}]",
-            "sample.pool: sample=file does not have this key. Add sample=hf",
-        ),
-        (
-            "sample=file sample.file=none.jsonl label=human",
-            "sample.file=none.jsonl: there is no such file",
-        ),
         (
             "sample=file sample.file=README.md label=dataset label.path=README.md",
             "Leave out sample.file and sample.pool",
@@ -133,13 +75,3 @@ def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(
 )
 def test_what_cannot_be_is_refused_at_composition(typed: str, pattern: str, tmp_path: Path) -> None:
     assert pattern in refused(*TINY, f"outputs={tmp_path}", *typed.split())
-
-
-@pytest.mark.extended
-def test_the_command_line_says_where_the_labels_are(tmp_path: Path) -> None:
-    file, root = written(tmp_path / "mine.jsonl", 3), tmp_path / "outputs"
-    with running(Model(judging(better))) as server:
-        ran = inside("tracker=none", f"outputs={root}", "stage=label", *line(file, server.url))
-    assert ran.returncode == 0, ran.stderr
-    assert f"The page of the labels: {root / 'labels.html'}" in ran.stdout
-    assert Chain(root).count() == {"sample": 1, "label": 1}

@@ -4,29 +4,20 @@ evaluation and report."""
 import json
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from stages import dpo, label, unpaired
-from stages.config.blocks.arguments import DPOArguments
-from stages.config.blocks.training import DPO
-from stages.config.choices import Forward
-from stages.config.errors import UserError
+from stages import label, unpaired
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.objectives.dpo import StoredReferenceTrainer
 from stages.store.records import Candidate, Pair, PairLogProbs, load
 from stages.store.workspace import StageDir
-from tests.helpers import Chain, build, made_once, nodes, settings
-from tests.stages.test_dpo import block, distance
+from tests.helpers import Chain, build, made_once, settings
 
 ROWS = 12
-ROLES = {"policy": "sft", "pairs": "pairs", "reference": "reference"}  # inputs of dpo
 
 
 def user(text: str) -> dict[str, str]:
@@ -39,10 +30,8 @@ def assistant(text: str) -> dict[str, str]:
 
 def row(i: int) -> dict[str, Any]:
     """Return a row that parts at the first answer, at the user's second turn, or with other numbers of turns."""
-    start, answer = (
-        user(f"Is number {i} a fruit, a tool or an animal?"),
-        assistant(f"It is one of the {i}."),
-    )
+    start = user(f"Is number {i} a fruit, a tool or an animal?")
+    answer = assistant(f"It is one of the {i}.")
     match i % 3:
         case 0:
             chosen = [start, answer, user("Which?"), assistant("a tool")]
@@ -101,10 +90,6 @@ def held_out(parted: Chain) -> dict[str, float]:
     }
 
 
-def inputs(parted: Chain) -> dict[str, Path]:
-    return {role: folder(parted, name) for role, name in ROLES.items()}
-
-
 @pytest.mark.extended
 def test_every_row_becomes_a_pair_and_starts_at_log_ratio_0(parted: Chain) -> None:
     pairs = load(folder(parted, "pairs") / "pairs.parquet", Pair)
@@ -123,6 +108,8 @@ def test_every_row_becomes_a_pair_and_starts_at_log_ratio_0(parted: Chain) -> No
     margins = held_out(parted)
     assert margins.keys() == {p.id for p in pairs if p.split == "validation"}
     assert 0 < len(margins) < ROWS
+    results = json.loads((folder(parted, "eval") / "results.json").read_text())
+    assert results["learnt"]["pairs"] == len(margins)
     assert all(math.isfinite(margin) and margin != 0 for margin in margins.values())
 
 
@@ -135,7 +122,8 @@ def log_prob(model: Any, ids: list[int], marks: list[bool]) -> float:
 
 
 def marked(scored: PairLogProbs, side: str) -> tuple[list[int], list[bool]]:
-    ids, mask = getattr(scored, f"{side}_ids"), getattr(scored, f"{side}_mask")
+    ids = getattr(scored, f"{side}_ids")
+    mask = getattr(scored, f"{side}_mask")
     return scored.prompt_ids + ids, [False] * len(scored.prompt_ids) + mask
 
 
@@ -180,76 +168,6 @@ def test_the_trainers_loss_is_the_one_computed_by_hand(parted: Chain) -> None:
             losses.append(math.log1p(math.exp(-margin)))
     metrics = json.loads((folder(parted, "dpo") / "manifest.json").read_text())["metrics"]
     assert metrics["eval_loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-3)
-
-
-def train(cfg: DPO, parted: Chain, out: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    out.mkdir()
-    metrics = dpo.run(cfg, inputs(parted), StageDir(out, lambda m, s: None))
-    return load_file(out / "model" / "model.safetensors"), metrics
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize(
-    ("losses", "trl_arguments"),
-    [(["sigmoid"], {"ld_alpha": 0.5}), pytest.param(["ipo", "sft"], {}, marks=pytest.mark.slow)],
-)
-def test_micro_batch_and_padding_change_no_weight(
-    losses: list[str], trl_arguments: dict[str, Any], parted: Chain, tmp_path: Path
-) -> None:
-    cfg = block(loss_type=losses, trainer=DPOArguments(**trl_arguments), evaluations=1, micro=4)
-    whole, metrics = train(cfg, parted, tmp_path / "4")
-    assert (
-        distance(whole, load_file(folder(parted, "sft") / "model" / "model.safetensors")) > 1e-4
-    ), "it trained"
-    variants = {
-        "1": replace(cfg, runtime=replace(cfg.runtime, micro_batch=1)),
-        "padded": replace(cfg, forward=Forward.padded),
-    }
-    for name, variant in variants.items():
-        weights, other_metrics = train(variant, parted, tmp_path / name)
-        assert distance(whole, weights) < 1e-5, name
-        assert other_metrics["eval_loss"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
-
-
-def test_trls_own_mask_would_score_the_users_turns(parted: Chain, tmp_path: Path) -> None:
-    """The check before the first step refuses it, because the reference did not score these tokens."""
-
-    class Unmasked(StoredReferenceTrainer):
-        def __init__(self, *args: Any, **kwargs: Any):
-            super().__init__(*args, **kwargs)
-            self.data_collator = self.data_collator.args[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dpo.objective, "StoredReferenceTrainer", Unmasked)
-        with pytest.raises(UserError, match="at log-ratio 0 it is"):
-            train(block(), parted, tmp_path / "unmasked")
-
-
-def test_the_report_shows_the_trained_tokens_of_both_sides(parted: Chain) -> None:
-    html = (folder(parted, "report") / "report.html").read_text()
-    tokens = json.loads((folder(parted, "sft") / "token_example.json").read_text())
-    for side in ("chosen", "rejected"):
-        assert f"A pair of several turns, {side}, token by token" in html
-        tokens += json.loads((folder(parted, "reference") / f"{side}_example.json").read_text())
-    assert html.count('<span class="trained') == sum(token["trained"] for token in tokens)
-
-
-def test_the_evaluation_compares_the_models_on_the_held_out_pairs(parted: Chain) -> None:
-    results = json.loads((folder(parted, "eval") / "results.json").read_text())
-    assert results["learnt"]["pairs"] == len(held_out(parted))
-
-
-@pytest.mark.extended
-def test_the_control_and_the_reward_model_are_trained(parted: Chain, tmp_path: Path) -> None:
-    file = parted.root / "early.jsonl"
-    added = (*overrides(file), "control=true")
-    build(parted.root, "stage=reward", *overrides(file))
-    [reward] = parted.root.glob("reward/*/manifest.json")
-    assert json.loads(reward.read_text())["metrics"]["pairs"] + len(held_out(parted)) == ROWS
-    control = nodes(parted.root, *added)["control"]
-    build(parted.root, "stage=eval", *added)
-    assert control.stage == "sft"
-    assert parted.manifest("control", *added)["metrics"]["trained_tokens"] > 0
 
 
 def test_kto_leaves_out_completions_of_several_turns(tmp_path: Path) -> None:

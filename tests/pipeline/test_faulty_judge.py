@@ -14,7 +14,8 @@ from tests.pipeline.test_resume import CADENCE, kill_when
 
 pytest.importorskip("openai")
 
-SHARE, HANG = 1 / 3, 1.0  # of calls that fail; seconds of a hang
+SHARE = 1 / 3  # of calls that fail
+HANG = 1.0  # seconds of a hang
 
 
 def asking(url: str) -> tuple[str, ...]:
@@ -44,7 +45,8 @@ def test_killed_amid_faults_a_judges_chain_ends_as_nobody_disturbed_it(
     ):
         line = asking(proxy.url)
         build(chain.root, "stage=dpo", *CADENCE, *line)
-        calls, proxy.share = len(model.requests), SHARE
+        calls = len(model.requests)
+        proxy.share = SHARE
         for share in (0.3, 0.5):
             until = len(model.requests) + share * calls
             kill_when(lambda until=until: len(model.requests) >= until, root, "dpo", False, *line)

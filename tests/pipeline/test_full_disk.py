@@ -40,7 +40,8 @@ def limited(root: Path, stage: str, size: int, connection: Connection) -> None:
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     stage: str, size: float, chain: Chain
 ) -> None:
-    node, store = nodes(chain.root)[stage], Store(chain.root)
+    node = nodes(chain.root)[stage]
+    store = Store(chain.root)
     weights = (chain.folder("base") / "model" / "model.safetensors").stat().st_size
     before = chain.manifest(stage)["digest"]
     shutil.rmtree(store.folder(node))

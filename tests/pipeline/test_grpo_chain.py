@@ -1,18 +1,13 @@
 """GRPO in real processes: a killed training ends with the same weights, and two processes train what one does."""
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from stages.config.errors import UserError
-from stages.models import loading
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH
-from stages.training.fit import Fit
 from tests.helpers import TINY, Chain, build, command, nodes
 from tests.pipeline.test_resume import checkpoints, kill_when
 
@@ -31,7 +26,8 @@ def trained(chain: Chain) -> tuple[Chain, Path]:
 @pytest.mark.slow
 def test_a_killed_training_goes_on_with_the_same_rollouts(trained: tuple[Chain, Path]) -> None:
     chain, alone = trained
-    node, store = nodes(chain.root, *LINE)["grpo"], Store(chain.root)
+    node = nodes(chain.root, *LINE)["grpo"]
+    store = Store(chain.root)
     shards = store.partial(node) / SCRATCH / "rollouts"
 
     def reached() -> bool:
@@ -55,7 +51,8 @@ def test_a_killed_training_goes_on_with_the_same_rollouts(trained: tuple[Chain, 
 def test_two_processes_train_what_one_does(changes: tuple[str, ...], chain: Chain) -> None:
     line = (*LINE, *changes)
     build(chain.root, *line)
-    one, manifest = chain.folder("grpo", *line), chain.manifest("grpo", *line)
+    one = chain.folder("grpo", *line)
+    manifest = chain.manifest("grpo", *line)
     one = one.rename(chain.root / "alone")
     two = ("launch=ddp", "launch.processes=2", "grpo.runtime.token_budget=60")
     ran = command(*TINY, f"outputs={chain.root}", *line, *two)
@@ -81,45 +78,3 @@ def test_an_audit_of_labels_trains_nothing_again(tmp_path: Path) -> None:
         nodes(tmp_path, "align=grpo", *more)["grpo"] for more in ((), ("label.audit=20",))
     )
     assert plain.fingerprint == audited.fingerprint
-
-
-def test_a_reward_model_is_loaded_before_the_token_budget_is_decided(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events, load, prepare = list[str](), loading.load_reward_model, Fit.__init__
-
-    def load_noted(*args: Any) -> Any:
-        events.append("reward model")
-        return load(*args)
-
-    def prepare_noted(self: Any, *args: Any) -> None:
-        events.append("fit")
-        prepare(self, *args)
-
-    monkeypatch.setattr(loading, "load_reward_model", load_noted)
-    monkeypatch.setattr(Fit, "__init__", prepare_noted)
-    line = (*LINE, "label=reward_model", "reward.source.path=stages/tasks/toy_preferences.jsonl")
-    build(chain.root, *line)
-    assert events == ["fit", "reward model", "fit"], "first the reward model is trained"
-    metrics = chain.manifest("grpo", *line)["metrics"]
-    assert math.isfinite(metrics["eval_reward"]) and "eval_pass_rate" not in metrics, (
-        "a reward has no bounds"
-    )
-
-
-@pytest.mark.parametrize(("score", "problem"), [("7", "the score 7"), ("None", "sets nothing")])
-def test_scores_of_code_of_ones_own_are_those_that_labels_take(
-    score: str, problem: str, chain: Chain, tmp_path: Path
-) -> None:
-    file = tmp_path / "own.py"
-    file.write_text(
-        "from stages.labelers.labeler import Labeler\n"
-        "from stages.store.records import Judgement\n"
-        "class Own(Labeler):\n"
-        "    name = 'mine'\n"
-        "    def judge(self, prompt, candidates):\n"
-        f"        return [Judgement(prompt.id, self.name, c.candidate_id, score={score}) for c in candidates]\n"
-    )
-    own = ("label=own", f"label.own={{file: {file}, name: Own}}")
-    with pytest.raises(UserError, match=problem):
-        build(chain.root, *LINE, *own)

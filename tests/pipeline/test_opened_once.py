@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -24,8 +23,10 @@ class Watch:
     """A record of the models that each stage loads, and of the number of earlier models alive when a stage starts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self.now, self.loads = "", Counter[str]()
-        self.models, self.alive = list[weakref.ref[Any]](), dict[str, int]()
+        self.now = ""
+        self.loads = Counter[str]()
+        self.models = list[weakref.ref[Any]]()
+        self.alive = dict[str, int]()
         for name in (*SAMPLING, *OTHERS):
             module = importlib.import_module(f"stages.{name}")
             monkeypatch.setattr(module, "run", self.entering(name, module.run))
@@ -78,32 +79,3 @@ def test_a_model_that_answers_two_sets_is_loaded_once_and_answers_as_it_does_alo
     together = load(second, Candidate)
     build(chain.root, "stage=answer", override, "rebuild=answer")
     assert load(second, Candidate) == together
-
-
-def test_no_model_is_left_in_memory_by_the_stage_before(chain: Chain, watch: Watch) -> None:
-    build(chain.root, "stage=eval", "sample.seed=5")
-    assert watch.loads["sample"] == 1 and watch.loads["answer"] == 1, (
-        "of the DPO model alone: the others had answered"
-    )
-    assert watch.alive == dict.fromkeys(OTHERS, 0)
-
-
-def test_a_model_whose_files_were_replaced_is_loaded_again(
-    chain: Chain, watch: Watch, outside: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Let another process replace the weights between two sets: the open model must not be used again."""
-    folder = chain.folder("base") / "model"
-    answer = importlib.import_module("stages.answer")
-    run = answer.run
-
-    def replaced_after(cfg: Any, inputs: dict[str, Path], out: Any) -> Any:
-        metrics = run(cfg, inputs, out)
-        if inputs["model"].parent.name == "base":
-            weights = folder / "model.safetensors"
-            (folder / "copy").write_bytes(weights.read_bytes())
-            os.replace(folder / "copy", weights)
-        return metrics
-
-    monkeypatch.setattr(answer, "run", replaced_after)
-    build(chain.root, "stage=answer", outside, "answer.max_new_tokens=11")
-    assert watch.loads["answer"] == 4

@@ -2,15 +2,12 @@
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from stages import data as data_stage
 from stages import source as source_stage
-from stages.commands.node_settings import shown_settings
-from stages.store.source_files import hold_files_unchanged, read_template
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, nodes, refused, slow_but
 
@@ -77,7 +74,8 @@ def test_a_file_that_changes_while_its_stage_reads_it_is_published_by_no_name(
     row = '{"instruction": "Say a.", "output": "a"}\n'
     file.write_text(row)
     source = f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]"
-    node, store = nodes(chain.root, source)["data_source_1"], Store(chain.root)
+    node = nodes(chain.root, source)["data_source_1"]
+    store = Store(chain.root)
 
     def swap() -> None:
         file.write_text(row.replace('"a"', '"b"'))
@@ -95,43 +93,3 @@ def test_a_file_that_changes_while_its_stage_reads_it_is_published_by_no_name(
     )
     build(chain.root, "stage=data", source)
     assert store.find(node)
-
-
-def test_a_folder_of_files_is_held_to_every_one_of_them(
-    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "rows"
-    folder.mkdir()
-    (folder / "1.jsonl").write_text('{"instruction": "Say a.", "output": "a"}\n')
-    source = f"data.sources=[{{path: {folder}, splits: {{sft: 1.0}}}}]"
-    swap_while(source_stage, monkeypatch, (folder / "2.jsonl").touch)
-    assert f"{folder} changed while it was read" in refused(
-        *TINY, f"outputs={chain.root}", "stage=data", source
-    )
-
-
-def test_an_edit_at_the_same_size_and_time_is_seen_at_once(tmp_path: Path) -> None:
-    """Check that a restored mtime hides no change, since the file system also keeps a ctime."""
-    file = tmp_path / "data.jsonl"
-    file.write_text('{"instruction": "Say a.", "output": "a"}')
-    source = f"data.sources=[{{path: {file}}}]"
-    before, stat = nodes(tmp_path, source)["data"].fingerprint, file.stat()
-    file.write_text('{"instruction": "Say b.", "output": "b"}')
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert nodes(tmp_path, source)["data"].fingerprint != before
-
-
-def test_a_template_may_be_worked_on_while_sft_trains(tmp_path: Path) -> None:
-    """Check that a template may change during a training, which reads it at the start."""
-    file = tmp_path / "mine.jinja"
-    file.write_text("{{ messages }}")
-    overrides = ("template=file", f"sft.template.path={file}")
-    node = nodes(tmp_path, *overrides)["sft"]
-    with hold_files_unchanged(node, tmp_path / "cache" / "digests.json", tmp_path / "begun"):
-        file.write_text("{{ others }}")
-    assert read_template(Path(node.config.template.path)) == "{{ messages }}"
-    shown = shown_settings(node.settings, asdict(node.config))
-    assert shown["template.path"].startswith("mine.jinja (")
-    assert nodes(tmp_path, *overrides)["sft"].fingerprint != node.fingerprint
-    file.write_text("\ufeff{{ messages }}")  # a byte-order mark is no text
-    assert nodes(tmp_path, *overrides)["sft"].fingerprint == node.fingerprint

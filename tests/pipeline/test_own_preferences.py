@@ -16,14 +16,6 @@ from tests.helpers import Chain, build, refused
 
 ROWS = 120
 NOUNS = ("lamp", "chair", "kettle", "ladder", "bucket", "spoon", "garden", "river")
-LANGUAGES = (
-    (
-        "{} beschreiben, Nummer {}.",
-        "Das ist nützlich und sauber.",
-        "Keine Ahnung, frag bitte andere.",
-    ),
-    ("描述{},第{}号。", "它很有用,也很干净。", "我不知道,请问别人。"),
-)
 ENGLISH = (
     ("Describe the {} number {}.", "It is useful and clean.", "No idea, ask somebody else."),
 )
@@ -52,34 +44,17 @@ class File:
         return path
 
 
-def preferences(
-    row: Callable[[str, str, str], dict[str, Any]], texts: Any = ENGLISH
-) -> list[dict[str, Any]]:
+def preferences(row: Callable[[str, str, str], dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows of a prompt, its better and its worse answer."""
     rows = []
     for i in range(ROWS):
-        prompt, better, worse = texts[i % len(texts)]
-        rows.append(row(prompt.format(NOUNS[i % len(NOUNS)], i), better, worse))
+        prompt = f"Describe the {NOUNS[i % len(NOUNS)]} number {i}."
+        rows.append(row(prompt, "It is useful and clean.", "No idea, ask somebody else."))
     return rows
 
 
 def in_words(prompt: str, better: str, worse: str) -> dict[str, str]:
     return {"Frage": prompt, "Gute Antwort": better, "Schlechte Antwort": worse}
-
-
-def by_model(prompt: str, better: str, worse: str) -> dict[str, str]:
-    """A comparison whose winner is a model's name; the better answer is the first or the second."""
-    is_first = len(prompt) % 2 == 0
-    first, second = (better, worse) if is_first else (worse, better)
-    winner = "ours" if is_first else "theirs"
-    return {
-        "prompt": prompt,
-        "response_a": first,
-        "response_b": second,
-        "model_a": "ours",
-        "model_b": "theirs",
-        "winner": winner,
-    }
 
 
 def by_thumb(prompt: str, better: str, worse: str) -> dict[str, str]:
@@ -92,16 +67,11 @@ def by_thumb(prompt: str, better: str, worse: str) -> dict[str, str]:
 COLUMNS = "{prompt: Frage, chosen: Gute Antwort, rejected: Schlechte Antwort}"
 FILES = [
     File("pairs.jsonl", preferences(lambda p, b, w: {"prompt": p, "chosen": b, "rejected": w})),
-    File("winners.jsonl", preferences(by_model)),
     File(
         "words.csv",
         preferences(in_words),
         refusal="label.columns={prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}",
         more=(f"label.columns={COLUMNS}",),
-    ),
-    File(
-        "languages.jsonl",
-        preferences(lambda p, b, w: {"prompt": p, "chosen": b, "rejected": w}, LANGUAGES),
     ),
     File("thumbs.jsonl", preferences(by_thumb), refusal="align=kto", more=("align=kto",)),
 ]
@@ -110,7 +80,8 @@ FILES = [
 @pytest.mark.extended
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_a_file_of_preferences_comes_to_its_own_verdict(file: File, tmp_path: Path) -> None:
-    path, chain = file.write(tmp_path), Chain(tmp_path / "outputs")
+    path = file.write(tmp_path)
+    chain = Chain(tmp_path / "outputs")
     typed = ("recipe=from_preferences", "scale=toy", "tracker=none", f"data.path={path}")
     if file.refusal:
         assert file.refusal in refused(*typed, f"outputs={chain.root}")

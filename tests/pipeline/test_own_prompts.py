@@ -1,21 +1,17 @@
 """Runs on a file of prompts of the user's, in three languages: the best of a model's own answers as demonstrations,
-and candidates, labels and DPO. Choices are recomputed from scores that the test computes itself."""
+and candidates, labels and DPO."""
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
 import pytest
 
 from stages.cli import recipes
 from stages.config.errors import UserError
-from stages.curation.answer_rules import find_broken_rule, is_within, logprob_limits
-from stages.store.records import Candidate, Example, Judgement, load
-from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, build, build_node, nodes, refused, settings
-from tests.labelers.judging import judging
+from stages.store.records import Example, load
+from tests.helpers import Chain, build, build_node, nodes, settings
 from tests.labelers.test_reward_model import model  # noqa: F401
 
 WORDS = ("tea", "rain", "salt", "wood", "lamp", "ink", "sand", "milk")
@@ -25,7 +21,6 @@ ASKED = (
     "{}好吗?请用一个词回答。",
 )
 SELECTING = ("recipe=rejection_sampling", "select.max_new_tokens=12")
-Score = Callable[[Example, Candidate], float]  # in [0, 1], of an answer
 LENGTHS = """
 from stages.labelers.labeler import Labeler
 from stages.store.records import Judgement
@@ -77,38 +72,6 @@ def alone(prompts: Path) -> Path:
     return file
 
 
-def require_best(
-    chain: Chain, overrides: tuple[str, ...], score: Score, least: float = 0.5
-) -> dict[str, Example]:
-    """Build the selection, require that each prompt has its best answer by `score`, and return its examples."""
-    build_node(chain.root, "select", *overrides)
-    sampled, selected = (chain.folder(name, *overrides) for name in ("sample_base", "select"))
-    candidates = load(sampled / "candidates.parquet", Candidate)
-    limits = logprob_limits(candidates)
-    questions = {e.id: e for e in load(sampled / "prompts.parquet", Example)}
-    chosen = {
-        e.id: e
-        for e in load(selected / "examples.parquet", Example)
-        if e.split in ("sft", "validation")
-    }
-    for name, question in questions.items():
-        good = dict[str, float]()
-        for c in (c for c in candidates if c.prompt_id == name):
-            usable = not find_broken_rule(question, c) and is_within(c, limits)
-            if usable and (value := score(question, c)) >= least:
-                good[c.text.strip()] = max(value, good.get(c.text.strip(), 0.0))
-        assert bool(good) == (name in chosen)
-        if good:
-            assert good[str(chosen[name].reference)] == max(good.values())
-    assert chosen and chosen.keys() <= questions.keys()
-    return chosen
-
-
-def languages(examples: dict[str, Example]) -> set[str]:
-    """Return the last words of the requests, which tell their language."""
-    return {e.messages[-1]["content"][-3:] for e in examples.values()}
-
-
 def test_a_check_selects_answers_and_its_references_are_no_demonstrations(
     chain: Chain, many: Path, line: tuple[str, ...]
 ) -> None:
@@ -121,75 +84,18 @@ def test_a_check_selects_answers_and_its_references_are_no_demonstrations(
     )
     rows = {row["prompt"]: row["answer"] for row in map(json.loads, many.read_text().splitlines())}
 
-    def right(question: Example, c: Candidate) -> float:
-        assert question.reference is None
-        return float(c.text.strip().lower() == rows[question.messages[-1]["content"]])
-
-    require_best(chain, overrides, right)
+    build_node(chain.root, "eval", *overrides)
+    selected = load(chain.folder("select", *overrides) / "examples.parquet", Example)
+    chosen = [e for e in selected if e.split in ("sft", "validation")]
+    assert chosen
+    for example in chosen:
+        assert str(example.reference).strip().lower() == rows[example.messages[-1]["content"]]
     data = load(chain.folder("data", *overrides) / "examples.parquet", Example)
     assert {e.reference is None for e in data if e.split == "sft"} == {True}
     assert {e.reference for e in data if e.split == "test"} <= {"positive", "negative"}
     assert {e.task for e in data} == {many.name}, "no generated task"
-    build_node(chain.root, "eval", *overrides)
     verdict = chain.manifest("eval", *overrides)["metrics"]["summary"]
     assert re.search(rf"on \d+ held-out prompts of {many.name}", verdict)
-
-
-def test_an_own_labeler_selects_answers_to_prompts_alone(
-    chain: Chain, many: Path, line: tuple[str, ...], tmp_path: Path
-) -> None:
-    (tmp_path / "length.py").write_text(LENGTHS)
-    overrides = (
-        *(*line, *SELECTING, f"data.path={alone(many)}", "label=own"),
-        f"label.own={{file: {tmp_path / 'length.py'}, name: Length}}",
-        "select.min_score=0.1",
-    )
-    chosen = require_best(chain, overrides, lambda _, c: min(len(c.text), 20) / 20, 0.1)
-    assert languages(chosen) == {question[-3:] for question in ASKED[1:]} | {"od?"}
-
-
-def test_a_judge_selects_answers_to_prompts_alone(
-    chain: Chain, many: Path, line: tuple[str, ...]
-) -> None:
-    def verdict(texts: dict[str, str]) -> int:
-        return 1 + len(texts["ANSWER"]) % 10
-
-    with running(Model(judging(verdict, "score"))) as server:
-        overrides = (
-            *(*line, *SELECTING, f"data.path={alone(many)}", "label=judge"),
-            *("label.kind=pointwise", f"label.endpoints=[{{base_url: '{server.url}', model: j}}]"),
-        )
-        require_best(chain, overrides, lambda _, c: len(c.text) % 10 / 9)
-
-
-def test_a_reward_model_selects_answers_to_prompts_alone(
-    chain: Chain,
-    many: Path,
-    line: tuple[str, ...],
-    model: Path,  # noqa: F811
-) -> None:
-    overrides = (
-        *(*line, *SELECTING, f"data.path={alone(many)}"),
-        *("label=reward_model", f"label.path={model}"),
-    )
-    build_node(chain.root, "label_base", *overrides)
-    judgements = load(chain.folder("label_base", *overrides) / "judgements.parquet", Judgement)
-    rewards = {str(j.candidate_id): float(str(j.raw)) for j in judgements}
-    by_prompt = dict[str, list[float]]()
-    for j in judgements:
-        by_prompt.setdefault(j.prompt_id, []).append(rewards[str(j.candidate_id)])
-    above = {
-        str(j.candidate_id): round(rewards[str(j.candidate_id)] - fmean(by_prompt[j.prompt_id]), 9)
-        for j in judgements
-    }
-
-    def quantile(question: Example, c: Candidate) -> float:
-        others = [*above.values()]
-        lower = sum(each < above[c.candidate_id] for each in others)
-        equal = sum(each == above[c.candidate_id] for each in others)
-        return (lower + equal / 2) / len(others)
-
-    require_best(chain, overrides, quantile)
 
 
 def verdict_of(chain: Chain, *overrides: str) -> str:
@@ -234,27 +140,13 @@ def test_a_reward_of_ones_own_is_learnt_and_told_on_held_out_prompts(
     assert "comparisons" in verdict_of(chain, *overrides)
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        (("recipe=from_prompts",), "data.path=FILE"),
-        (("recipe=from_preferences",), "data.path=FILE"),
-        (("data.file.check=label",), "data.path=FILE"),
-    ],
-)
-def test_a_recipe_without_its_file_says_what_to_type(line: tuple[str, ...], message: str) -> None:
-    assert message in refused("tracker=none", *line)
-
-
 def test_the_file_of_a_recipe_for_preferences_is_its_labels() -> None:
     file = "docs/examples/preferences.jsonl"
     cfg = settings("recipe=from_preferences", f"data.path={file}")
     assert (cfg.label.path, cfg.data.sources, cfg.data.path) == (file, [], None)
     assert settings("recipe=from_preferences", f"label.path={file}").data.sources == []
     line = ["recipe=from_preferences", "scale=toy"]
-    assert recipes.recipes_under(line)["from_preferences"].label.path == recipes.TOY_PREFERENCES
-    typed = recipes.recipes_under([*line, f"data.path={file}"])
-    assert "label" not in typed["from_preferences"], "what is typed wins"
+    assert settings(*line, f"data.path={file}").label.path == file, "what is typed wins"
 
 
 def test_a_file_does_not_join_the_sources_of_a_recipe() -> None:

@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands import compare
-from stages.commands.node_settings import lineage, lineage_settings, without_seeds
 from stages.models.contract import load_contract
 from stages.store.records import Candidate, Example, Pair, load
-from stages.store.store import Store
 from tests.endpoints.servers import Model, Request, running
 from tests.helpers import Chain, build, nodes, refused
 
@@ -87,22 +84,6 @@ def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(
         == sum(each["rejected"] for each in won.values())
     )
 
-    published = compare.published_nodes(Store(chain.root))
-    settings_by_key = lineage_settings(
-        lineage(published, ("pairs", chain.manifest("pairs", *line)["fingerprint"]))
-    )
-    counts = [settings_by_key.get(f"sample.pool[{i}].candidates_per_prompt") for i in range(4)]
-    assert counts == ["2", "1", "1", "1"] and "sample.candidates_per_prompt" not in settings_by_key
-    assert settings_by_key["sample.pool[1].temperatures"] == "[0.5]"
-    assert settings_by_key["sample.pool[4].file"].startswith("mine.jsonl (")
-    assert settings_by_key["sample.pool[1].model.path"].startswith("model (")
-    assert "sample.pool[2].model.path" not in settings_by_key, "it is the one that is trained"
-    assert not [
-        key
-        for key in without_seeds(settings_by_key)
-        if key.startswith("sample.") and key.endswith(".seed")
-    ]
-
 
 def test_a_source_is_what_it_holds_and_the_others_stay(chain: Chain, tmp_path: Path) -> None:
     file = written(tmp_path / "mine.jsonl", [{"prompt": "p", "completion": "a"}])
@@ -151,18 +132,9 @@ def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
         (("sample.pool=[{n: 2}, {n: 2}]",), "sample.pool[1] repeats an earlier source"),
         (("sample.pool=[{file: f.jsonl, n: 2}]",), "sample.pool[0].n is about sampling"),
         (
-            ("sample.pool=[{sampler: hff}]",),
-            "sample.pool[0].sampler=hff: hff is not a known value. Did",
-        ),
-        (
-            ("sample.pool=[{sampler: openai}]",),
-            "sample.pool[0].endpoint.base_url is not an address",
-        ),
-        (
             ("sample.pool=[{endpoint: {model: writer}}]",),
             "sample.pool[0].endpoint.base_url is not an address",
         ),
-        (("sample.pool=[{n: 0}]",), "sample.pool[0].n=0: the value must be from 1"),
         (("sample.pool=[{n: 1}]", "stage=pairs"), "sample.pool draws 1: a"),
         (
             ("sample.pool=[{model: /no/such/folder}]",),
@@ -172,28 +144,9 @@ def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
             ("sample.pool=[{file: none.jsonl}, {n: 2}]",),
             "sample.pool[0].file=none.jsonl: there is no such file",
         ),
-        (
-            ("sample=file", "sample.file=none.jsonl", "label=human"),
-            "sample.file=none.jsonl: there is no such file",
-        ),
     ],
 )
 def test_what_is_no_source_is_refused_before_anything_is_built(
     overrides: tuple[str, ...], pattern: str
 ) -> None:
     assert refused("recipe=tiny", *overrides).startswith(pattern)
-
-
-def test_a_limit_for_sources_that_fail_draws_no_other_candidates_again(tmp_path: Path) -> None:
-    pool = "sample.pool=[{n: 2}, {endpoint: {base_url: 'http://127.0.0.1:9', model: m}, n: 1}]"
-    sources = [
-        nodes(tmp_path, pool, *more)["pool"].inputs for more in ((), ("sample.max_failed=0.1",))
-    ]
-    changed = {
-        role
-        for role, node in sources[0].items()
-        if node.fingerprint != sources[1][role].fingerprint
-    }
-    assert len(changed) == 1 and len({node.stage for node in sources[0].values()}) > 1
-    [role] = changed
-    assert sources[0][role].config.sampler == "openai"

@@ -3,7 +3,6 @@
 import re
 import shlex
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,12 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
     }
 
 
+def each_but(*quick: str) -> list[Any]:
+    """Return all recipes. Those that are not quick are for `make test-all`."""
+    others = [pytest.param(name, marks=pytest.mark.extended) for name in NAMES if name not in quick]
+    return [*quick, *others]
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("name", NAMES)
 def test_its_own_command_composes_for_every_stage(
@@ -87,16 +92,10 @@ def test_its_head_says_what_it_costs_and_what_to_expect(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each_but("zephyr_7b", "from_prompts", "instructions"))
 def test_toy_scale_changes_sizes_and_places_alone(name: str) -> None:
     full, toy = (flat(asdict(settings(*overrides(name), *scale))) for scale in ((), ("scale=toy",)))
     changed = {key for key in {*full, *toy} if full.get(key) != toy.get(key)}
-    if find_spec("bitsandbytes") is None:  # 4-bit weights need it, and a toy runs anywhere
-        changed -= {
-            key
-            for key in ("sft.adapter", "dpo.adapter")
-            if (full.get(key), toy.get(key)) == ("qlora", "lora")
-        }
     assert [key for key in sorted(changed) if not SIZES.fullmatch(key)] == []
 
 
@@ -112,6 +111,10 @@ def test_it_runs_to_its_report_at_toy_scale(
     name: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = (f"recipe={name}", "scale=toy", "tracker=none", f"outputs={store.root}")
+    if name == "from_preferences":
+        overrides += ("data.path=docs/examples/preferences.jsonl",)
+    if name == "llama32_1b_qlora":  # 4-bit weights need bitsandbytes
+        overrides += ("sft.adapter=lora", "dpo.adapter=lora")
     main.run(composed(*overrides, "stage=plan"))
     assert "report" in capsys.readouterr().out
     main.run(composed(*overrides))

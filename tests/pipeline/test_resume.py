@@ -25,7 +25,8 @@ OF_REWARD = (*CADENCE, "reward.runtime.save_steps=1")  # which other runs do not
 # the default is 100 steps
 MINUTES = "runtime.save_minutes=1e-9"
 
-TRAINED, SHARDED = ("sft", "dpo"), ("reference", "sample", "answer_policy")
+TRAINED = ("sft", "dpo")
+SHARDED = ("reference", "sample", "answer_policy")
 AT_ONCE = ("base", "data", "label", "pairs", "eval", "report")
 
 
@@ -83,7 +84,8 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
     target = name.split("_")[0]
     node = nodes(chain.root, f"stage={target}")[name]
     store = Store(chain.root)
-    folder, partial = store.folder(node), store.partial(node)
+    folder = store.folder(node)
+    partial = store.partial(node)
     before = json.loads((folder / "manifest.json").read_text())
     undisturbed = chain.root / "kept"
     folder.rename(undisturbed)
@@ -145,7 +147,8 @@ def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: 
     """Check checkpoints by time: there are fewer steps than `save_steps`, so the clock makes them."""
     if name == "reward":
         build(chain.root, "stage=reward")
-    node, store = nodes(chain.root, f"stage={name}")[name], Store(chain.root)
+    node = nodes(chain.root, f"stage={name}")[name]
+    store = Store(chain.root)
     before = store.find(node)
     assert before is not None
     store.folder(node).rename(chain.root / "kept")
@@ -166,35 +169,6 @@ def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: 
     )
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("dpo", ("dpo.epochs=1.5",)),
-        pytest.param("sft", ("sft.epochs=1.5",), marks=pytest.mark.slow),
-        *(pytest.param(name, (), marks=pytest.mark.slow) for name in TRAINED),
-    ],
-)
-def test_killed_after_its_last_step_a_training_takes_no_step_again(
-    name: str, line: tuple[str, ...], chain: Chain
-) -> None:
-    build(chain.root, f"stage={name}", *line)
-    node, store = nodes(chain.root, *line)[name], Store(chain.root)
-    before = chain.manifest(name, *line)
-    store.folder(node).rename(chain.root / "kept")
-    scratch = store.partial(node) / SCRATCH
-    kill_when((scratch / "here").exists, chain.root, name, True, *line)
-    [last] = scratch.glob("checkpoints/checkpoint-*")
-    assert (last / "model.safetensors").exists()
-    assert not (last / "optimizer.pt").exists(), "nothing is trained after it"
-    steps = (store.partial(node) / "curves.jsonl").read_bytes().count(b'"grad_norm"')
-    build(chain.root, f"stage={name}", *CADENCE, *line)
-    assert chain.manifest(name, *line)["digest"] == before["digest"]
-    assert (
-        (chain.folder(name, *line) / "curves.jsonl").read_bytes().count(b'"grad_norm"') == steps > 0
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED + SHARDED + AT_ONCE)
 def test_a_stage_survives_three_kills(name: str, chain: Chain) -> None:
@@ -208,7 +182,8 @@ def test_a_resume_with_another_runtime_gives_the_same(chain: Chain) -> None:
         ("sample", "sample.runtime.shard_size=5"),
         ("sft", "sft.runtime.micro_batch=16"),
     ):
-        node, store = nodes(chain.root)[name], Store(chain.root)
+        node = nodes(chain.root)[name]
+        store = Store(chain.root)
         before = store.find(node)
         assert before is not None
         copy = chain.root / f"kept-{name}"

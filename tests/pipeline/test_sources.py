@@ -1,19 +1,11 @@
 """Tests of source nodes: the work that a further source causes, stable splits, and the memory of reading."""
 
-import gc
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
-from stages.config.installation import ROOT
 from stages.store.records import Example, load
-from tests.helpers import Chain, build, nodes, settings
-from tests.rows import work
-from tests.stages.reading import joined
+from tests.helpers import Chain, build, nodes
 
 
 def written(file: Path, rows: range, answer: str = "Yes") -> Path:
@@ -30,7 +22,8 @@ def overrides_of(*sources: str) -> tuple[str, ...]:
 
 
 def test_one_more_source_reads_itself_alone(tmp_path: Path) -> None:
-    chain, shares = Chain(tmp_path / "store"), "splits: {sft: 0.6, validation: 0.2, test: 0.2}"
+    chain = Chain(tmp_path / "store")
+    shares = "splits: {sft: 0.6, validation: 0.2, test: 0.2}"
     a = f"{{path: {written(tmp_path / 'a.jsonl', range(300))}, {shares}}}"
     b = f"{{path: {written(tmp_path / 'b.jsonl', range(200, 500), 'No')}, splits: {{sft: 0.5, preference: 0.5}}}}"
     build(chain.root, *overrides_of(a))
@@ -82,80 +75,3 @@ def test_what_a_source_is_does_not_depend_on_its_place_or_its_mixture(tmp_path: 
         == one["data_source_2"].fingerprint
         != alone["data_source_1"].fingerprint
     )
-
-
-def test_a_mixture_is_told_in_the_manifest(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "store")
-    a = f"{{path: {written(tmp_path / 'a.jsonl', range(400))}, splits: {{sft: 1.0}}}}"
-    b = f"{{path: {written(tmp_path / 'b.jsonl', range(400, 440))}, epochs: 2.5, splits: {{sft: 0.9, test: 0.1}}}}"
-    line = (*overrides_of(a, b), "data.mixture.cap=100")
-    build(chain.root, *line)
-    data_metrics = chain.manifest("data", *line)["metrics"]
-    own = data_metrics["sources"][1]["for_sft"]
-    examples = load(chain.folder("data", *line) / "examples.parquet", Example)
-    counted = Counter(e.source for e in examples if e.split == "sft")
-    assert counted == {"a.jsonl": 100, "b.jsonl": round(2.5 * own)}
-    assert (
-        f"100 from the 400 sft rows of a.jsonl, {round(2.5 * own)} from the {own} sft rows of b.jsonl"
-        in data_metrics["summary"]
-    )
-    times = Counter(
-        e.messages[0]["content"] for e in examples if e.source == "b.jsonl" and e.split == "sft"
-    )
-    assert set(times.values()) == {2, 3}
-    assert len({e.id for e in examples}) == len(examples)
-
-
-MEASURE = """
-import json, sys
-from pathlib import Path
-from stages.hardware import machine
-from tests.helpers import settings
-from tests.stages.reading import joined
-folder, count = Path(sys.argv[1]), int(sys.argv[2])
-file, text = folder / f"{count}.jsonl", "many words and some more " * 8
-with open(file, "w") as rows:
-    for i in range(count):
-        rows.write(json.dumps({"instruction": f"Tell me of {i}.", "input": text, "output": f"{i}: {text}"}) + "\\n")
-joined(settings("data=file", f"data.sources=[{{path: {file}}}]").data, work(folder / str(count)))
-print(machine.peak_memory())  # resource tells what the parent had before it, too
-"""
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    """A million rows stay below one GiB: what 20,000 take, two of the groups that a table is written in, and the slope
-    from there. Rows that are held take three times as much."""
-
-    def peak(count: int) -> int:
-        ran = subprocess.run(
-            [sys.executable, "-c", MEASURE, str(tmp_path), str(count)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return int(ran.stdout.splitlines()[-1])
-
-    few, many = peak(20_000), peak(60_000)
-    assert few + 980_000 * (many - few) / 40_000 < 2**30
-
-
-def test_the_garbage_collector_has_nothing_to_walk_through(tmp_path: Path) -> None:
-    """It runs whenever 700 more objects stay: of a piece of rows fewer do. With one object more of each row it ran 33
-    times, and reading took a fifth longer."""
-
-    def collections(count: int) -> int:
-        file, before = (
-            written(tmp_path / f"{count}.jsonl", range(count)),
-            gc.get_stats()[0]["collections"],
-        )
-        joined(
-            settings("data=file", f"data.sources=[{{path: {file}}}]").data,
-            work(tmp_path / str(count)),
-        )
-        return gc.get_stats()[0]["collections"] - before
-
-    collections(10)  # which imports what reading takes
-    few, many = collections(1_000), collections(9_000)
-    assert many - few < 8
