@@ -310,13 +310,3 @@ def test_any_mark_that_begins_the_turns_of_both_speakers_is_no_running_text(
 ) -> None:
     result = read(lines(tmp_path, [{"text": text}]))
     assert [len(result.bad_rows), len(result.parsed)] == [is_rendered, not is_rendered]
-
-
-def test_null_arguments_of_a_call_are_those_of_other_tools(tmp_path: Path) -> None:
-    call = {"name": "stock", "arguments": {"item": "lamp", "city": None}}
-    turns = [
-        {"role": "user", "content": "How many?"},
-        {"role": "assistant", "content": None, "tool_calls": [{"function": call}]},
-    ]
-    [parsed] = read(lines(tmp_path, [{"messages": turns}])).parsed
-    assert "lamp" in parsed.answers[0] and "city" not in parsed.answers[0]

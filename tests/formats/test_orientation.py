@@ -8,36 +8,28 @@ import pytest
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.formats.detection import PEEKED
-from tests.formats.reading import ReadResult, lines, read, summarize
+from tests.formats.reading import ReadResult, lines, read
 
 A, B, TIE = [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]
 # Columns of two answers, values of the preference, and the scores of each value. A number means the answer whose
 # column has that number.
 READ: list[tuple[str, str, list[Any], list[list[float]]]] = [
     ("response_1", "response_2", [1, 2], [A, B]),
-    ("response 1", "response 2", ["1", "2"], [A, B]),
     ("response1", "response2", [1.0, 1.5, 2.0], [A, TIE, B]),
     ("response_0", "response_1", [0, 1], [A, B]),
     ("response_a", "response_b", ["A", "B", "tie"], [A, B, TIE]),
     ("answer_a", "answer_b", ["model_a", "model_b", "tie (bothbad)"], [A, B, TIE]),
     ("output_1", "output_2", ["output_1", "output_2", "both"], [A, B, TIE]),
-    ("output_1", "output_2", ["left", "right", "neither"], [A, B, TIE]),
 ]
 # Ambiguous values: 0 is the first answer in some data sets, a tie in others, and a bad answer in yet others.
 ASKED: list[tuple[str, str, list[Any]]] = [
-    ("response 1", "response 2", [0, 1, 2]),
     ("response_1", "response_2", [0, 1]),
-    ("response_1", "response_2", [0, 2]),
     ("response_1", "response_2", [0.0, 1.0, 2.0]),
-    ("response_1", "response_2", [-1, 1]),
     ("response_1", "response_2", [-1, 0, 1]),
-    ("response_1", "response_2", [1, 2, 3]),
     ("response_1", "response_2", [True, False]),
     ("response_1", "response_2", ["A", "B"]),
     ("response_0", "response_1", [1, 2]),
-    ("response_0", "response_1", [0, 1, 2]),
     ("response_a", "response_b", [0, 1]),
-    ("response_a", "response_b", [1, 2]),
 ]
 
 
@@ -62,22 +54,10 @@ def test_numbers_that_name_no_column_are_asked_for(
 ) -> None:
     with pytest.raises(UserError) as raised:
         compared(tmp_path, a, b, values)
-    values_shown = sorted({str(value).lower().removesuffix(".0") for value in values})
-    assert f"label holds {', '.join(values_shown)}," in str(raised.value)
-    assert f".labels={{{', '.join(f'{value}: WORD' for value in values_shown)}}}" in str(
-        raised.value
-    )
-    result = compared(
-        tmp_path,
-        a,
-        b,
-        values,
-        labels=dict(zip(values_shown, ("right", "left", "tie"), strict=False)),
-    )
-    by_value = dict(zip(values_shown, (B, A, TIE), strict=False))
-    assert [each.scores for each in result.parsed] == [
-        by_value[str(v).lower().removesuffix(".0")] for v in values
-    ]
+    shown = sorted({str(value).lower().removesuffix(".0") for value in values})
+    assert f"label holds {', '.join(shown)}," in str(raised.value)
+    asked_for = ", ".join(f"{value}: WORD" for value in shown)
+    assert f".labels={{{asked_for}}}" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -106,16 +86,6 @@ def test_a_word_that_comes_late_costs_its_row(tmp_path: Path) -> None:
     result = compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + ["unsure"])
     assert [str(row.error) for row in result.bad_rows] == [
         "label: names neither answer nor a tie: 'unsure'"
-    ]
-
-
-@pytest.mark.parametrize("late", [[1], [1, 2, 3]])
-def test_a_list_that_comes_late_and_is_no_score_of_each_answer_costs_its_row(
-    late: list[int], tmp_path: Path
-) -> None:
-    result = compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + [late])
-    assert [str(row.error) for row in result.bad_rows] == [
-        f"label: has {len(late)} values for two answers: {late!r}"
     ]
 
 
@@ -154,20 +124,11 @@ def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
 
 
 def test_a_column_that_is_named_is_read_by_the_same_rule(tmp_path: Path) -> None:
-    rows = [{"q": "a", "first": "b", "second": "c", "who": n} for n in (1, 2)]
+    row = {"q": "a", "first": "b", "second": "c"}
     columns = {"prompt": "q", "a": "first", "b": "second", "preference": "who"}
-    assert [
-        scores
-        for *_, scores in summarize(
-            read(lines(tmp_path, rows), Purpose.preferences, columns=columns)
-        )
-    ] == [
-        A,
-        B,
-    ]
+    file = lines(tmp_path, [{**row, "who": n} for n in (1, 2)])
+    result = read(file, Purpose.preferences, columns=columns)
+    assert [each.scores for each in result.parsed] == [A, B]
+    file = lines(tmp_path, [{**row, "who": n} for n in (0, 1)])
     with pytest.raises(UserError, match=r"who holds 0, 1, "):
-        read(
-            lines(tmp_path, [{**rows[0], "who": n} for n in (0, 1)]),
-            Purpose.preferences,
-            columns=columns,
-        )
+        read(file, Purpose.preferences, columns=columns)

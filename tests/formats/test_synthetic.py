@@ -1,7 +1,6 @@
 """Folders as libraries of synthetic data write them: their rows keep their models, and failed requests their reason."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from stages.config.blocks.labels import PreferenceFile
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.labelers.dataset import Dataset as PreferenceLabeler
-from stages.models import model_card
 from stages.samplers.candidate_file import read_candidates
-from stages.store.records import Pair, save
 from tests.formats.reading import ReadResult, lines, read
 from tests.helpers import settings
 from tests.rows import work
@@ -152,14 +149,6 @@ def test_parsed_responses_are_read_in_place_of_raw_ones(tmp_path: Path) -> None:
     assert reasons[0] == API_ERROR and len(reasons) == 2
 
 
-def test_two_runs_are_not_read_as_one(tmp_path: Path) -> None:
-    first = curated(tmp_path, parsed=True)
-    (first / "41a4b147483e2521").rename(first / "other")
-    (first / "metadata.db").unlink()
-    with pytest.raises(UserError, match="other"):
-        read(curated(first, parsed=True))
-
-
 def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> None:
     out = work(tmp_path)
     folder = distiset(tmp_path / "rated", "license: mit", uf=RATED)
@@ -179,36 +168,3 @@ def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> No
     source = settings("recipe=tiny", "data=file", f"data.path={designed(tmp_path / 'd')}").data
     metrics = joined(source, out)
     assert metrics["origins"] == {"large": 2}
-
-
-def test_the_card_names_the_models_with_their_counts(tmp_path: Path) -> None:
-    sides = [[{"role": "assistant", "content": text}] for text in ("long", "short")]
-    pair = Pair(
-        "i",
-        "p",
-        [{"role": "user", "content": "ask"}],
-        *sides,
-        1.0,
-        "dataset",
-        "all",
-        "a",
-        "b",
-        "train",
-    )
-    save(tmp_path / "pairs.parquet", [replace(pair, chosen_policy="large")], Pair)
-    policies = {
-        "large": {"candidates": 9, "chosen": 7, "rejected": 2},
-        "small": {"candidates": 9, "chosen": 2, "rejected": 7},
-    }
-    metrics = {"summary": "9 pairs", "policies": policies, "origins": {"web": 9}}
-    line = model_card.pairs_message({"metrics": metrics}, tmp_path)
-    assert "large (7 chosen, 2 rejected), small (2 chosen, 7 rejected)" in line
-    assert "origins: web (9 rows)" in line
-
-
-def test_a_link_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
-    folder = designed(tmp_path / "d")
-    outside = (folder / "parquet-files/batch_00000.parquet").rename(tmp_path / "o.parquet")
-    (folder / "parquet-files/batch_00000.parquet").symlink_to(outside)
-    with pytest.raises(UserError, match="outside of"):
-        read(folder)

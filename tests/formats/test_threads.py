@@ -41,9 +41,6 @@ def tree(message: dict[str, Any]) -> dict[str, Any]:
 FILES = {
     "a message a row": FLAT,
     "in any order": FLAT[::-1],
-    "as pandas writes ranks": [
-        {**row, "rank": None if row["rank"] is None else float(row["rank"])} for row in FLAT
-    ],
     "a tree a row": [{"message_tree_id": "q", "prompt": tree(FLAT[0])}],
 }
 
@@ -82,11 +79,3 @@ def test_rows_that_are_no_messages_keep_their_reasons(tmp_path: Path) -> None:
     result = read(file)
     assert len(result.parsed) == 1
     assert [row.line for row in result.bad_rows] == [8, 9]
-
-
-@pytest.mark.parametrize("replies", [True, 1, "no", {"role": "assistant"}])
-def test_replies_that_are_no_list_cost_their_row(replies: Any, tmp_path: Path) -> None:
-    trees = [{"message_tree_id": "q", "prompt": tree(FLAT[0])}] * 2
-    broken = {"message_tree_id": "q", "prompt": FLAT[0] | {"replies": replies}}
-    result = read(lines(tmp_path, [*trees, broken]), Purpose.preferences)
-    assert len(result.parsed) == 2
