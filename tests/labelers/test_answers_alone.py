@@ -16,7 +16,7 @@ from stages.pairing.contrasts import Contrast
 from stages.pairs import make_pair
 from stages.samplers.completions import make_candidate
 from stages.samplers.sampler import Completion, Request
-from stages.store.records import Candidate, Example, Message, load
+from stages.store.records import Candidate, Example, load
 from stages.training.token_rows import Row
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, settings
@@ -141,15 +141,6 @@ def test_a_reward_model_is_trained_on_the_answers(
         rows = read_rows(pairs, contract, cfg, work_with_calls(tmp_path))
         rows_of_pools.append([*rows.train.rows, *rows.validation.rows])
     assert rows_of_pools[0] == rows_of_pools[1] and len(rows_of_pools[0]) == 6
-
-
-def test_a_reward_model_reads_an_answer_alone_where_prompts_begin_a_thought(
-    thinking: Contract,
-) -> None:
-    prompt: list[Message] = [{"role": "user", "content": "Hammer?"}]
-    answer = thinking.with_empty_thought("tool")
-    _, ids = thinking.completion(prompt, [{"role": "assistant", "content": answer}])
-    assert thinking.text(ids).strip() == "</think>\n\ntool"
 
 
 def batched_in_two(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Candidate]]:

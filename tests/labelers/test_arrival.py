@@ -8,18 +8,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from stages import label, pairs, select, unpaired
 from stages.config.blocks.labels import Human, Label
-from stages.config.choices import Strategy, Weights
+from stages.config.choices import Strategy
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.making import make_labeler
 from stages.labelers.people.questions import draw_questions
 from stages.labelers.people.session import Answer
-from stages.models.contract import load_contract
-from stages.models.loading import create_reward_model, save_model
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from stages.store.source_files import pin
 from stages.store.workspace import StageDir
@@ -33,7 +30,7 @@ COPIES = [["poor 1", "good 3", "poor 1", "good 3"], ["good 9", "poor 0"]]
 # replies on COPIES from when equal requests were two calls
 PAID = Path(__file__).with_name("paid_before.jsonl")
 PAID_AT = "http://127.0.0.1:1009/v1"  # an address without a server
-LABELERS = ("verifier", "dataset", "judge", "pointwise", "reward_model", "human", "ensemble", "own")
+LABELERS = ("verifier", "judge", "human", "ensemble", "own")
 OWN = """
 from stages.labelers.labeler import Labeler
 from stages.store.records import Judgement
@@ -57,52 +54,23 @@ def by_length(texts: dict[str, str]) -> str:
 
 @pytest.fixture
 def judge() -> Iterator[Model]:
-    """Serve a judge of two texts, or of one, whose verdict is a function of the texts."""
-    two, one = (
-        judging(by_length),
-        judging(lambda texts: 1 + 3 * (len(texts["ANSWER"]) % 4), "score"),
-    )
-    with running(
-        Model(lambda r: (one if "<<ANSWER" in r["messages"][-1]["content"] else two)(r))
-    ) as model:
+    """Serve a judge whose verdict is a function of the texts."""
+    with running(Model(judging(by_length))) as model:
         yield model
 
 
-def typed(name: str, built: Path, judge: Model, folder: Path) -> tuple[str, ...]:
+def typed(name: str, judge: Model, folder: Path) -> tuple[str, ...]:
     """Return the command line of a labeler, and write the files that it names."""
     asking = f"label.endpoints=[{{base_url: '{judge.url}', model: judge}}]"
     match name:
-        case "dataset":
-            rows = [
-                {"prompt": f"p{i % 7}", "chosen": f"{i % 5} {i}", "rejected": f"{i % 4} x"}
-                for i in range(70)
-            ]
-            (folder / "preferences.jsonl").write_text(
-                "".join(json.dumps(row) + "\n" for row in rows)
-            )
-            return "label=dataset", f"label.path={folder / 'preferences.jsonl'}"
-        case "reward_model":
-            sft = Chain(built).folder("sft") / "model"
-            contract = load_contract(sft)
-            begun = create_reward_model(
-                sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0
-            )
-            save_model(begun, folder / "model")
-            contract.save(folder / "model")
-            return "label=reward_model", f"label.path={folder / 'model'}"
         case "own":
             (folder / "mine.py").write_text(OWN)
-            return (
-                "label=own",
-                f"label.own={{file: {folder / 'mine.py'}, name: Mine}}",
-            )
+            return "label=own", f"label.own={{file: {folder / 'mine.py'}, name: Mine}}"
         case "ensemble":
             members = "label.members=[{labeler: verifier}, {labeler: judge, weight: 2}]"
             return "label=ensemble", asking.replace("label.", "label.judge."), members
         case "human":
             return "label=human", "label.answers=3", "label.overlap=0.5"
-        case "pointwise":
-            return "label=judge", asking, "label.kind=pointwise"
         case "judge":
             return "label=judge", asking
     return ("label=verifier",)
@@ -185,11 +153,11 @@ def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    overrides = (*typed(name, built, judge, tmp_path), "label.audit=20", "precision=fp32")
+    overrides = (*typed(name, judge, tmp_path), "label.audit=20", "precision=fp32")
     cfg = pin(settings(*TINY, *overrides).label, tmp_path / "digests.json")[0]
     inputs = {"pool": sampled}
     for member in ("verifier", "judge") if name == "ensemble" else ():
-        inputs[member] = labelled(typed(member, built, judge, tmp_path), sampled, tmp_path / member)
+        inputs[member] = labelled(typed(member, judge, tmp_path), sampled, tmp_path / member)
     outcomes = list[dict[str, dict[str, bytes]]]()
     for order in (1, 2):
 
@@ -239,7 +207,7 @@ def test_a_pool_whose_rows_lie_in_another_order_gives_the_same_pairs(
 ) -> None:
     """Earlier versions wrote judgements as they arrived."""
     first, second = (
-        labelled(typed(name, built, judge, tmp_path), sampled, tmp_path / "label"),
+        labelled(typed(name, judge, tmp_path), sampled, tmp_path / "label"),
         tmp_path / "mixed",
     )
     shutil.copytree(first, second)

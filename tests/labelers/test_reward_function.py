@@ -43,8 +43,6 @@ def test_it_scores_every_candidate_with_the_rows_columns(chain: Chain, tmp_path:
     "text",
     [
         "async def reward(completions):\n    return [-len(c[0]['content']) for c in completions]",
-        "import numpy\ndef reward(completions):\n"
-        "    return numpy.float32([-len(c[0]['content']) for c in completions])",
         "import torch\ndef reward(completions):\n"
         "    return torch.tensor([-len(c[0]['content']) for c in completions])",
     ],
@@ -75,7 +73,6 @@ def failing_at(prompt: str, action: str) -> str:
     [
         ("raise KeyError('x')", "line 2: KeyError: 'x'"),
         ("return [float('nan')] * len(completions)", "the reward is nan"),
-        ("return [None] * len(completions)", "the reward is None"),
     ],
 )
 def test_a_row_without_a_reward_is_missing_and_named(

@@ -18,11 +18,9 @@ def test_an_earlier_source_is_better_than_a_later_one(chain: Chain) -> None:
     assert {*source_of.values()} == {*names} and len(names) == 3
     judgements = load(judged / "judgements.parquet", Judgement)
     assert {j.candidate_id for j in judgements} == source_of.keys()
+    score_of = dict(zip(names, (1.0, 0.5, 0.0), strict=True))
     for j in judgements:
-        assert (
-            j.score
-            == {names[0]: 1.0, names[1]: 0.5, names[2]: 0.0}[source_of[str(j.candidate_id)] or ""]
-        )
+        assert j.score == score_of[str(source_of[str(j.candidate_id)])]
     pairs = load(chain.folder("pairs", *TYPED) / "pairs.parquet", Pair)
     places = [
         (names.index(p.chosen_policy or ""), names.index(p.rejected_policy or "")) for p in pairs
