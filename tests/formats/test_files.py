@@ -50,21 +50,15 @@ CONTENTS = {
     "lines.jsonl": LINES.encode(),
     "lines.json": ("\ufeff" + LINES.replace("\n", "\r\n")).encode(),
     "lines.txt": LINES.encode(),
-    "lines": LINES.encode(),
-    "array.jsonl": json.dumps(ROWS, indent=2).encode(),
     "array.json": ("\ufeff" + json.dumps(ROWS)).encode(),
     "table.csv": table(","),
-    "bom.csv": b"\xef\xbb\xbf" + table(","),
     "semicolons.csv": table(";"),
     "table.tsv": table("\t"),
     "table.parquet": written(pq.write_table),
-    "parquet.bin": written(pq.write_table),
     "stream.arrow": written(stream),
     "file.arrow": written(file),
     "excel.csv": b"sep=;\r\n" + table(";"),
-    "commas.jsonl": LINES.replace("}\n", "},\n").encode(),
     "pretty.json": "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
-    "beside.jsonl": LINES.replace("\n", "").encode(),
     "wrapped.json": json.dumps({"version": "1", "data": ROWS}, indent=1).encode(),
     "columns.json": json.dumps(
         {key: {str(i): row[key] for i, row in enumerate(ROWS)} for key in ROWS[0]}
@@ -222,17 +216,6 @@ def test_a_folder_with_a_split_that_is_held_out_is_refused(
         read(tmp_path)
     assert f"data.sources[0].path='{tmp_path / train}'" in str(raised.value)
     assert len(read(tmp_path / train).parsed) == 2 * sum("train" in name.lower() for name in names)
-
-
-def test_every_file_of_a_folder_is_read_however_its_name_ends(tmp_path: Path) -> None:
-    (tmp_path / "A.JSONL").write_text(LINES)
-    (tmp_path / "trainer-evaluated.jsonl").write_text(LINES)
-    assert len(read(tmp_path).parsed) == 4
-    (tmp_path / "texts").mkdir()
-    for name in ("a.md", "b.txt"):
-        (tmp_path / "texts" / name).write_text("[Verse 1] A tide rises.")
-    (tmp_path / "texts" / "README.md").write_text("About these texts.")
-    assert len(read(tmp_path / "texts", documents="lines").parsed) == 2
 
 
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

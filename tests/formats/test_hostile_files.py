@@ -18,7 +18,6 @@ from stages.config.blocks.data import ReadLimits
 from stages.config.errors import UserError
 from stages.formats.readers.files import rows_of
 from tests.formats.reading import lines, read
-from tests.helpers import TINY, nodes, refused
 
 ROW = {"instruction": "Say a.", "output": "a"}
 LIMITS = ReadLimits(line=1, unpacked=3)
@@ -72,18 +71,6 @@ def test_a_line_of_gigabytes_takes_no_more_memory_than_the_key_allows(tmp_path: 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "data.max_line" in refusal(file, ReadLimits())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
-
-
-@pytest.mark.extended
-def test_the_keys_reach_every_reader_and_no_fingerprint(tmp_path: Path) -> None:
-    sources = (f"data.sources=[{{path: {lines(tmp_path, [ROW])}}}]", "data.audit.against=null")
-    plain, bounded = nodes(tmp_path, *sources), nodes(tmp_path, *sources, "data.max_line=2")
-    assert bounded["data_source_1"].config.source.limits.line == 2
-    assert plain["report"].fingerprint == bounded["report"].fingerprint
-    long = tmp_path / "long.jsonl"
-    long.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": LONG}))
-    label = ("label=dataset", f"label.path={long}", "data.max_line=1", "stage=label")
-    assert "Type data.max_line=MB" in refused(*TINY, *label, f"outputs={tmp_path / 'outputs'}")
 
 
 @pytest.mark.extended

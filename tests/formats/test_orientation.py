@@ -60,41 +60,12 @@ def test_numbers_that_name_no_column_are_asked_for(
     assert f".labels={{{asked_for}}}" in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("labels", "scores"),
-    [
-        ({0: "left", 1: "right", 2: "tie"}, [A, B, TIE]),
-        ({0: "tie", 1: "left", 2: "right"}, [TIE, A, B]),
-    ],
-)
-def test_the_words_of_a_user_say_what_numbers_mean(
-    labels: dict[int, str], scores: list[list[float]], tmp_path: Path
-) -> None:
-    result = compared(tmp_path, "response 1", "response 2", [0, 1, 2], labels=labels)
-    assert [each.scores for each in result.parsed] == scores
-
-
 def test_a_number_that_comes_late_is_asked_for_too(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=rf"line {PEEKED + 1}: label holds 0, 1, 2, .*\.labels={{0: WORD"
     ) as raised:
         compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + [0])
     assert "rows.jsonl: line" in str(raised.value)
-
-
-def test_a_word_that_comes_late_costs_its_row(tmp_path: Path) -> None:
-    result = compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + ["unsure"])
-    assert [str(row.error) for row in result.bad_rows] == [
-        "label: names neither answer nor a tie: 'unsure'"
-    ]
-
-
-def test_the_example_is_one_in_which_an_answer_is_better(tmp_path: Path) -> None:
-    result = compared(tmp_path, "response_a", "response_b", ["tie", "tie", "B"])
-    assert result.notes[0].endswith("For example: user: 2 | better: c c | worse: b")
-    assert "label: b was read as" in result.notes[1]
-    tied = compared(tmp_path, "response_a", "response_b", ["tie"])
-    assert tied.notes[0].endswith("For example: user: 0 | equally good: b | equally good: c c")
 
 
 def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
@@ -121,14 +92,3 @@ def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
         result = read(lines(tmp_path, [row]), Purpose.preferences)
         assert result.notes[0].endswith(example)
         assert remark in "".join(result.notes[1:])
-
-
-def test_a_column_that_is_named_is_read_by_the_same_rule(tmp_path: Path) -> None:
-    row = {"q": "a", "first": "b", "second": "c"}
-    columns = {"prompt": "q", "a": "first", "b": "second", "preference": "who"}
-    file = lines(tmp_path, [{**row, "who": n} for n in (1, 2)])
-    result = read(file, Purpose.preferences, columns=columns)
-    assert [each.scores for each in result.parsed] == [A, B]
-    file = lines(tmp_path, [{**row, "who": n} for n in (0, 1)])
-    with pytest.raises(UserError, match=r"who holds 0, 1, "):
-        read(file, Purpose.preferences, columns=columns)

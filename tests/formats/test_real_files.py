@@ -37,50 +37,6 @@ BY_PATH: dict[str, str] = {
     "sft/alpaca_8k.jsonl.gz": ALPACA,
     "sft/dolly_filtered_3k.jsonl.gz": ALPACA,
 }
-# The columns of the answers, the better first, and further settings.
-PREFERENCES: dict[str, tuple[str, dict[str, Any]]] = {
-    "formats/lf_dpo_en_demo.json.gz": ("chosen rejected", {}),
-    "formats/lf_v1_dpo_demo.jsonl": ("chosen_messages rejected_messages", {}),
-    "preferences/hh_helpful_base_test.jsonl.gz": ("chosen rejected", {}),
-    "preferences/llmbar_natural_neighbor.jsonl.gz": ("output_1 output_2", {}),
-    "preferences/pandalm_human_pairs_shared.jsonl.gz": ("response_2 response_1", {}),
-    "preferences/rasbt_instruction_preference.json.gz": ("chosen rejected", {}),
-    "dirty/alpaca_dirty_pairs.jsonl.gz": (
-        "output_cleaned output_original",
-        {"columns": {"chosen": "output_cleaned", "rejected": "output_original"}},
-    ),
-}
-# A file that needs one more setting, and the beginnings of the last request and the answer in its first row.
-WITH_A_LINE: list[tuple[str, Purpose, dict[str, Any], str, str]] = [
-    (
-        "benchmarks/mt_bench_question.jsonl",
-        Q,
-        {"columns": {"prompt": "turns.0"}},
-        "Compose an engaging travel",
-        "",
-    ),
-    (
-        "preferences/hh_helpful_base_test.jsonl.gz",
-        A,
-        {"columns": {"messages": "chosen", "rejected": None}},
-        "Do you know why turkeys",
-        "To be honest",
-    ),
-    (
-        "sft/self_instruct_seed_tasks.jsonl",
-        A,
-        {"columns": {"input": "instances.0.input", "completion": "instances.0.output"}},
-        "Is there anything I can eat for a breakfast",
-        "Yes, you can have 1 oatmeal",
-    ),
-    (
-        "pretrain/state_union.txt.gz",
-        A,
-        {"documents": "sections"},
-        "",
-        "PRESIDENT HARRY S. TRUMAN'S",
-    ),
-]
 # Files that are refused by their path alone, with a pattern of the setting in the message.
 REFUSED: dict[str, str] = {
     "benchmarks/mt_bench_question.jsonl": r"columns=\{prompt: COLUMN",
@@ -142,29 +98,6 @@ def test_a_file_is_read_rightly_by_its_path_alone(name: str) -> None:
     assert len(result.bad_rows) <= 0.01 * result.rows or "dirty" in name
 
 
-@pytest.mark.parametrize("name", PREFERENCES)
-def test_preferences_are_read_rightly(name: str) -> None:
-    columns, more = PREFERENCES[name]
-    result, row = read(DATA / name, P, **more), first(DATA / name)
-    each = result.parsed[0]
-    best_first = sorted(zip(each.scores or [], each.answers, strict=True), reverse=True)
-    assert [answer.strip() for _, answer in best_first] == [
-        spoken(row[column]) for column in columns.split()
-    ]
-    assert len(result.bad_rows) <= 0.1 * result.rows
-
-
-@pytest.mark.parametrize(("name", "purpose", "more", "prompt", "answer"), WITH_A_LINE)
-def test_one_line_more_is_enough(
-    name: str, purpose: Purpose, more: dict, prompt: str, answer: str
-) -> None:
-    result = read(DATA / name, purpose, **more)
-    first_row = result.parsed[0]
-    assert prompt in " ".join(turn["content"] for turn in first_row.messages)
-    assert "".join(first_row.answers).startswith(answer)
-    assert len(result.bad_rows) <= 0.01 * result.rows
-
-
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_understood_is_refused_with_a_way_out(name: str) -> None:
     with pytest.raises(UserError, match=REFUSED[name]):
@@ -176,9 +109,3 @@ def test_damaged_rows_are_found_and_no_others(name: str) -> None:
     result = read(DATA / "dirty/malformed" / name)
     assert [row.line for row in result.bad_rows] == BAD_LINES[name]
     assert result.rows == len(result.parsed) + len(result.bad_rows)
-
-
-def test_a_bad_answer_is_nothing_to_learn_from() -> None:
-    scores = [each.scores for each in read(DATA / "formats/lf_kto_en_demo.json.gz").parsed]
-    labels = [row.value["label"] for row in files.rows_of(DATA / "formats/lf_kto_en_demo.json.gz")]
-    assert scores == [[float(label)] for label in labels]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
@@ -34,7 +33,6 @@ RATED = [
     {**row, "ratings": [2, 5], "rationales": ["ok", "good"], "model_name": "judge"}
     for row in GROUPED
 ]
-REQUEST: dict[str, Any] = {"model": "teacher", "response_format": None}
 API_ERROR = "API Error: 400 - content policy"
 
 
@@ -48,38 +46,25 @@ def distiset(folder: Path, card: str = "tags: [distilabel]", **steps: list[Any])
     return folder
 
 
-def curated(folder: Path, parsed: bool) -> Path:
+def curated(folder: Path) -> Path:
     """Write a run as curator does: the first request failed, and the parse function refused the third's response."""
     run = folder / "41a4b147483e2521"
     run.mkdir()
     (folder / "metadata.db").write_bytes(b"SQLite format 3\0")
-    requests = [
-        {
-            **REQUEST,
-            "messages": [{"role": "user", "content": f"ask {i}"}],
-            "original_row": {"question": f"ask {i}"},
-            "original_row_idx": i,
-        }
-        for i in range(3)
-    ]
-    responses = [
-        {
-            "generic_request": request,
-            "response_message": f"reply {i}" if i else None,
-            "response_errors": None if i else [API_ERROR],
-            "raw_response": None,
-        }
-        for i, request in enumerate(requests)
-    ]
+    requests, responses = list[Any](), list[Any]()
+    for i in range(3):
+        messages = [{"role": "user", "content": f"ask {i}"}]
+        row = {"original_row": {"question": f"ask {i}"}, "original_row_idx": i}
+        requests.append({"model": "teacher", "response_format": None, "messages": messages} | row)
+        said = {"response_message": f"reply {i}", "response_errors": None, "raw_response": None}
+        responses.append({"generic_request": requests[i]} | said)
+    responses[0] |= {"response_message": None, "response_errors": [API_ERROR]}
     files = {"requests_0": requests, "responses_0": responses, "failed_requests": requests[::2]}
     for name, rows in files.items():
-        (run / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        lines(run, rows).rename(run / f"{name}.jsonl")
     (run / "metadata_0.json").write_text('{"num_jobs": 3}\n')
     (run / "response.json").write_text('{"model_name": "teacher"}')
-    columns = (
-        {"question": ["ask 1"], "answer": ["reply 1"]} if parsed else {"response": ["reply 1"]}
-    )
-    table = pa.table({**columns, "__original_row_idx": [1]})
+    table = pa.table({"question": ["ask 1"], "answer": ["reply 1"], "__original_row_idx": [1]})
     with pa.ipc.new_stream(run / "fa877bd27e435bb7.arrow", table.schema) as stream:
         stream.write_table(table)
     return folder
@@ -89,11 +74,8 @@ def designed(folder: Path) -> Path:
     """Write a data set as Data Designer does: one model asks, the other answers."""
     (folder / "parquet-files").mkdir(parents=True)
     for i in range(2):
-        row = {"topic": "tides", "question": f"ask {i}", "answer": f"reply {i}"}
-        pq.write_table(
-            pa.table({k: [v] for k, v in row.items()}),
-            folder / f"parquet-files/batch_0000{i}.parquet",
-        )
+        rows = [{"topic": "tides", "question": f"ask {i}", "answer": f"reply {i}"}]
+        Dataset.from_list(rows).to_parquet(folder / f"parquet-files/batch_0000{i}.parquet")
     columns = [
         {"name": "topic", "column_type": "sampler"},
         {"name": "question", "column_type": "llm-text", "model_alias": "asker"},
@@ -142,7 +124,7 @@ def test_steps_are_not_read_as_one(tmp_path: Path) -> None:
 
 
 def test_parsed_responses_are_read_in_place_of_raw_ones(tmp_path: Path) -> None:
-    result = read(curated(tmp_path, parsed=True))
+    result = read(curated(tmp_path))
     assert contents(result) == [("ask 1", ["reply 1"], ["teacher"])]
     assert not result.unused_columns
     reasons = [row.error and row.error.reason for row in result.bad_rows]

@@ -66,16 +66,6 @@ def test_a_weight_in_between_is_refused_with_the_way_out(
     assert parsed.trained is None
 
 
-def test_weights_can_be_left_out_and_columns_be_given_the_role(tmp_path: Path) -> None:
-    assert [
-        each.trained for each in read(lines(tmp_path, [TALK]), columns={"weight": None}).parsed
-    ] == [None]
-    row = {"instruction": "a", "output": "b", "keep": 0}
-    assert [
-        each.trained for each in read(lines(tmp_path, [row]), columns={"weight": "keep"}).parsed
-    ] == [[False]]
-
-
 def test_weights_reach_the_examples_and_rows_that_teach_nothing_are_left_out(
     tmp_path: Path,
 ) -> None:
