@@ -81,7 +81,8 @@ def audit_rows(
     prompts = HeldOut()
     for prompt in against:
         prompts.add(prompt, "eval.jsonl:1")
-    auditor, codes = Auditor(AUDIT_CODES, prompts), []
+    auditor = Auditor(AUDIT_CODES, prompts)
+    codes = []
     for i, row in enumerate(rows):
         codes.append({*auditor.findings(row, split)})
         auditor.remember(row, split, f"file:{i}")
@@ -140,7 +141,8 @@ def test_a_near_copy_in_another_split_is_reported_and_stays() -> None:
 
 
 def test_evaluation_prompts_are_found_changed_and_inside_longer_texts() -> None:
-    rng, held_out_prompts = random.Random(0), HeldOut()
+    rng = random.Random(0)
+    held_out_prompts = HeldOut()
     prompts = [*texts(60, 12, seed=1)]
     for prompt in prompts:
         held_out_prompts.add(prompt, prompt)
@@ -236,7 +238,8 @@ def test_texts_of_other_scripts_are_compared_by_their_own_words() -> None:
 
 
 def test_numbers_are_personal_data_only_with_right_check_digits() -> None:
-    card, account = "4539 1488 0343 6467", "DE89 3704 0044 0532 0130 00"
+    card = "4539 1488 0343 6467"
+    account = "DE89 3704 0044 0532 0130 00"
     for number in (card, account):
         assert faults.personal(f"Take {number}, please.") == number
         assert faults.personal(f"Take {number[:-1]}{(int(number[-1]) + 1) % 10}, please.") is None

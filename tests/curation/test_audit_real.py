@@ -1,4 +1,4 @@
-"""Audit results on real files: all planted copies, evaluation prompts in a training set, and no false alarm."""
+"""Audit results on real files: evaluation prompts in a training set, and no false alarm."""
 
 import gzip
 import json

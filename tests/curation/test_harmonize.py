@@ -19,7 +19,8 @@ from tests.helpers import refused
 from tests.rows import work
 from tests.stages.reading import joined
 
-USER, SYSTEM = {"role": "user", "content": "a"}, {"role": "system", "content": "s"}
+USER = {"role": "user", "content": "a"}
+SYSTEM = {"role": "system", "content": "s"}
 TOOL = {"role": "system", "content": TOOLS.format("{}")}
 # Letters of every length in UTF-8, quotation marks and dashes of Windows-1252, and both forms of à.
 TEXTS = [

@@ -1,4 +1,4 @@
-"""Joined sources: no prompt in two splits, no answer twice, and the number of uses of each row."""
+"""Joined sources: a prompt belongs to one split, and each row is used as often as its source says."""
 
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,8 @@ def row(prompt: int, answer: int, split: str) -> Example:
 
 def test_a_drawn_second_answer_takes_its_prompt(tmp_path: Path) -> None:
     """Claim the prompt of a drawn row for its split, if the source may contribute only one of two rows."""
-    both, later = [row(1, 0, "sft"), row(1, 1, "sft")], [row(1, 2, "validation")]
+    both = [row(1, 0, "sft"), row(1, 1, "sft")]
+    later = [row(1, 2, "validation")]
     for file, rows in (("a", both), ("b", later)):
         save(tmp_path / file, [SourceRow(**vars(e)) for e in rows], SourceRow)
     rows = gather_rows([], [tmp_path / "a", tmp_path / "b"])
@@ -51,7 +52,8 @@ def test_rows_are_drawn_as_often_as_configured_and_stay_drawn() -> None:
     ids = np.random.default_rng(0).integers(0, 2**63, 1000).astype(np.uint64)
     [half] = plan_amounts([Source("a", epochs=0.5)], Mixture(), [1000])
     [more] = plan_amounts([Source("a", epochs=1.3)], Mixture(), [1000])
-    few, many = draw_counts(ids, half, 0), draw_counts(ids, more, 0)
+    few = draw_counts(ids, half, 0)
+    many = draw_counts(ids, more, 0)
     assert Counter(few.tolist()) == {0: 500, 1: 500}
     assert Counter(many.tolist()) == {1: 700, 2: 300}
     assert few[many == 2].all(), "a row that was drawn stays drawn"

@@ -11,7 +11,8 @@ from stages.formats.column_mapping import Purpose
 from stages.formats.detection import PEEKED
 from tests.formats.reading import lines, read, summarize
 
-ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+ASK = {"role": "user", "content": "a"}
+REPLY = {"role": "assistant", "content": "b"}
 ALPACA = {"instruction": "a", "output": "b"}
 
 CHANGING: list[tuple[dict[str, Any], str]] = [
@@ -99,7 +100,8 @@ def test_an_optional_column_that_no_row_has_is_refused_and_one_that_some_have_is
     tmp_path: Path,
 ) -> None:
     """A column may first occur far below the rows from which a format is detected, or in one file of a folder."""
-    named, rows = {"input": "kontext"}, [ALPACA] * (PEEKED + 1)
+    named = {"input": "kontext"}
+    rows = [ALPACA] * (PEEKED + 1)
     with pytest.raises(UserError, match=r"columns={input: kontext}: .*: instruction, output"):
         read(lines(tmp_path, rows), columns=named)
     file = lines(tmp_path, [*rows, {**ALPACA, "kontext": "c"}])

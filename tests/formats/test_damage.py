@@ -12,7 +12,8 @@ from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from tests.formats.reading import read
 
-ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+ASK = {"role": "user", "content": "a"}
+REPLY = {"role": "assistant", "content": "b"}
 KINDS: dict[str, dict[str, Any]] = {
     "alpaca": {"instruction": "a", "input": "", "output": "b", "history": []},
     "chat": {"messages": [ASK, REPLY, ASK, REPLY]},

@@ -13,7 +13,8 @@ from stages.formats.column_mapping import Purpose
 from stages.formats.turns import TOOLS
 from tests.formats.reading import lines, read, summarize
 
-ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+ASK = {"role": "user", "content": "a"}
+REPLY = {"role": "assistant", "content": "b"}
 THINKING = {**REPLY, "content": "<think>\nso\n</think>\n\nb"}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 CALLED = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
@@ -329,7 +330,8 @@ def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
         {"messages": [ASK, THINKING]},
     ]
     file = lines(tmp_path, rows)
-    kept, stripped = read(file).parsed, read(file, reasoning="strip").parsed
+    kept = read(file).parsed
+    stripped = read(file, reasoning="strip").parsed
     assert [each.answers for each in kept] == [[THINKING["content"]]] * 2
     assert [each.answers for each in stripped] == [["b"]] * 2
 
@@ -346,10 +348,8 @@ def test_an_answer_that_is_a_json_array_stays_text(tmp_path: Path) -> None:
     assert read(file, Purpose.preferences).parsed[0].answers == ["b", "c"]
 
 
-SYSTEM, QUESTION = (
-    {"role": "system", "content": "Answer in French."},
-    {"role": "user", "content": "q"},
-)
+SYSTEM = {"role": "system", "content": "Answer in French."}
+QUESTION = {"role": "user", "content": "q"}
 SIDES = {
     name: [QUESTION, {"role": "assistant", "content": name}] for name in ("chosen", "rejected")
 }

@@ -40,7 +40,8 @@ def refusal(file: Path, limits: ReadLimits = LIMITS) -> str:
 @pytest.mark.parametrize("kind", PACKERS)
 def test_a_packed_file_is_unpacked_as_far_as_the_key_allows(kind: str, tmp_path: Path) -> None:
     row = b'{"text": "' + b"a" * 1387 + b'"}\n'
-    file, content = tmp_path / f"rows.jsonl.{kind}", row * 2_500
+    file = tmp_path / f"rows.jsonl.{kind}"
+    content = row * 2_500
     file.write_bytes(PACKERS[kind](content))
     assert re.fullmatch(rf"{file}: .* 3 MB\. Type data\.max_file=MB .*", refusal(file))
     file.write_bytes(PACKERS[kind](row * 2_000))
@@ -77,7 +78,8 @@ def test_a_line_of_gigabytes_takes_no_more_memory_than_the_key_allows(tmp_path: 
 def test_a_table_of_too_many_columns_is_refused_at_once(tmp_path: Path) -> None:
     began = time.process_time()
     names = [f"c{i}" for i in range(300_000)]
-    table, rows = tmp_path / "rows.csv", tmp_path / "rows.jsonl"
+    table = tmp_path / "rows.csv"
+    rows = tmp_path / "rows.jsonl"
     table.write_text(",".join(names) + "\n" + ",".join("a" * len(names)) + "\n")
     rows.write_text(json.dumps(dict.fromkeys(names, "a")) + "\n")
     for file in (table, rows):
@@ -87,7 +89,8 @@ def test_a_table_of_too_many_columns_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
-    folder, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    folder = tmp_path / "set"
+    elsewhere = tmp_path / "elsewhere"
     folder.mkdir()
     elsewhere.mkdir()
     lines(folder, [ROW])
@@ -105,10 +108,8 @@ def test_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_of_the_hubs_cache_is_a_folder_of_links(tmp_path: Path) -> None:
-    snapshot, blobs = (
-        tmp_path / "datasets--a--b" / "snapshots" / "0f",
-        tmp_path / "datasets--a--b" / "blobs",
-    )
+    snapshot = tmp_path / "datasets--a--b" / "snapshots" / "0f"
+    blobs = tmp_path / "datasets--a--b" / "blobs"
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
     lines(blobs, [ROW]).rename(blobs / "c0ffee")

@@ -10,7 +10,8 @@ from stages.formats.column_mapping import Purpose
 from stages.formats.detection import KNOWN
 from tests.formats.reading import lines, read, summarize
 
-ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+ASK = {"role": "user", "content": "a"}
+REPLY = {"role": "assistant", "content": "b"}
 PARTS = [{"type": "text", "text": "b"}]
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 

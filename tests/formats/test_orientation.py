@@ -10,7 +10,9 @@ from stages.formats.column_mapping import Purpose
 from stages.formats.detection import PEEKED
 from tests.formats.reading import ReadResult, lines, read
 
-A, B, TIE = [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]
+A = [1.0, 0.0]
+B = [0.0, 1.0]
+TIE = [0.5, 0.5]
 # Columns of two answers, values of the preference, and the scores of each value. A number means the answer whose
 # column has that number.
 READ: list[tuple[str, str, list[Any], list[list[float]]]] = [

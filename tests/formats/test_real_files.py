@@ -1,4 +1,4 @@
-"""Each file of the shared data is read correctly by its path, or with one more setting that its error names."""
+"""Files of the shared data are read correctly by their paths, or refused with the setting that reads them."""
 
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,9 @@ FIRST = 200  # rows of a file
 
 # The columns of the last request and of the answer in the first row.
 ALPACA = "instruction input -> output"
-A, P, Q = Purpose.answers, Purpose.preferences, Purpose.prompts
+A = Purpose.answers
+P = Purpose.preferences
+Q = Purpose.prompts
 BY_PATH: dict[str, str] = {
     "benchmarks/gsm8k_train.jsonl.gz": "question -> answer",
     "dirty/alpaca_dirty_classes.jsonl.gz": ALPACA,
@@ -81,7 +83,8 @@ def spoken(value: Any) -> str:
 
 @pytest.mark.parametrize("name", BY_PATH)
 def test_a_file_is_read_rightly_by_its_path_alone(name: str) -> None:
-    result, row = read(DATA / name), first(DATA / name)
+    result = read(DATA / name)
+    row = first(DATA / name)
     request, _, answered = BY_PATH[name].partition("->")
     each = result.parsed[0]
     if answered:

@@ -51,7 +51,8 @@ def curated(folder: Path) -> Path:
     run = folder / "41a4b147483e2521"
     run.mkdir()
     (folder / "metadata.db").write_bytes(b"SQLite format 3\0")
-    requests, responses = list[Any](), list[Any]()
+    requests = list[Any]()
+    responses = list[Any]()
     for i in range(3):
         messages = [{"role": "user", "content": f"ask {i}"}]
         row = {"original_row": {"question": f"ask {i}"}, "original_row_idx": i}

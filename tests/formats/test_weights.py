@@ -11,7 +11,8 @@ from tests.formats.reading import lines, read
 from tests.rows import work
 from tests.stages.reading import joined
 
-ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+ASK = {"role": "user", "content": "a"}
+REPLY = {"role": "assistant", "content": "b"}
 GPT = {"from": "gpt", "value": "b"}
 TALK = {"messages": [ASK, {**REPLY, "weight": 0}, ASK, {**REPLY, "weight": 1}]}
 
