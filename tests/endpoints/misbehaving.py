@@ -10,7 +10,8 @@ from typing import Any
 
 from tests.endpoints.servers import Quiet, Server
 
-BLOCK, GIGABYTE = bytes(1 << 16), 1 << 30
+BLOCK = bytes(1 << 16)
+GIGABYTE = 1 << 30
 VERDICT = "Both help.\nVerdict: A"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -20,7 +21,9 @@ class Misbehaving(Server):
 
     def __init__(self, way: "Way"):
         super().__init__(Answering)
-        self.way, self.n_requests, self.sent = way, 0, 0
+        self.way = way
+        self.n_requests = 0
+        self.sent = 0
 
 
 class Answering(Quiet):
@@ -100,10 +103,8 @@ def chunk(content: bytes) -> bytes:
 def bomb(wbits: int = 31) -> bytes:
     """Return 1 MB that inflates to 1 GiB."""
     packer = zlib.compressobj(9, wbits=wbits)
-    head, block = (
-        packer.flush(zlib.Z_FULL_FLUSH),
-        packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH),
-    )
+    head = packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)
     return head + block * 64
 
 
@@ -129,8 +130,11 @@ def escaped(key: str) -> Iterator[bytes]:
 
 
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-LONG, BROKE, WRONG = "no answer in 2 s", "the connection broke", "the body is no chat completion"
-LARGE, PACKED = "the reply has more than", "the reply is compressed"
+LONG = "no answer in 2 s"
+BROKE = "the connection broke"
+WRONG = "the body is no chat completion"
+LARGE = "the reply has more than"
+PACKED = "the reply is compressed"
 PRESENT = None  # a judgement is present, so there is no reason
 WAYS: dict[str, tuple[Way, Any]] = {
     # Replies of 1 GiB unless the client stops reading.

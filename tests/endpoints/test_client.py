@@ -91,7 +91,8 @@ def test_every_answer_comes_and_none_is_wrong_whatever_fails_on_the_way(tmp_path
 
 def test_a_refused_request_is_missing_with_the_reason_of_the_server(tmp_path: Path) -> None:
     with running(Model(shout, status=400)) as model:
-        model.refusal, out = "Unsupported parameter: 'max_tokens'", work(tmp_path / "node")
+        model.refusal = "Unsupported parameter: 'max_tokens'"
+        out = work(tmp_path / "node")
         [reason] = ask_all(client(model.url, out), [question(0)], out).values()
         assert reason.startswith("HTTP 400: ") and model.refusal in reason
         model.status = 402
@@ -219,7 +220,8 @@ def test_a_flipped_bit_of_a_kept_answer_turns_no_answer(tmp_path: Path) -> None:
         out = work(tmp_path / "node")
         ask_all(client(model.url, out), map(question, range(2)), out)
         [journal] = (tmp_path / "calls").glob("*.jsonl")
-        content, draw = journal.read_bytes(), random.Random(0)
+        content = journal.read_bytes()
+        draw = random.Random(0)
         for _ in range(200):
             place = draw.randrange(8 * len(content))
             journal.write_bytes(flipped(content, place))
@@ -283,7 +285,8 @@ def test_what_the_environment_holds_for_openai_goes_to_no_server_and_stays_in_th
 @pytest.mark.extended
 def test_the_rate_limit_and_retry_after_are_respected(tmp_path: Path) -> None:
     with running(Model(shout)) as model:
-        out, began = work(tmp_path / "node"), time.monotonic()
+        out = work(tmp_path / "node")
+        began = time.monotonic()
         limited = client(model.url, out, runtime={"requests_per_minute": 1200})
         ask_all(limited, map(question, range(8)), out)
         assert time.monotonic() - began >= 7 * 0.05

@@ -80,7 +80,8 @@ def test_judgements_are_there_or_missing_with_a_reason_in_time_and_memory_and_th
             assert len(judgements) == 2
             for judgement in judgements:
                 assert re.search(expected or "^None$", str(judgement.error))
-        spent, n_requests = jury.judges[0].spending, server.n_requests
+        spent = jury.judges[0].spending
+        n_requests = server.n_requests
         most = jury.cfg.max_tokens or 0
         assert n_requests <= spent.calls <= CALLS
         assert 0 <= spent.input <= spent.calls * 10_000, "a token has at least one byte"

@@ -1,4 +1,4 @@
-"""Tests of prompt ids: they never change, since existing nodes depend on them, and convert to numbers without loss."""
+"""Tests of prompt ids: they never change, since existing nodes depend on them."""
 
 import pytest
 

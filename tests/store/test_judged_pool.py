@@ -20,7 +20,8 @@ def candidates(of: list[str]) -> list[Candidate]:
 
 @pytest.mark.parametrize("swaps", [0, 1, 30])
 def test_every_prompt_has_its_records_in_their_order(swaps: int, tmp_path: Path) -> None:
-    draw, of = random.Random(swaps), [*OF]
+    draw = random.Random(swaps)
+    of = [*OF]
     for _ in range(swaps):
         i, j = draw.sample(range(len(of)), 2)
         of[i], of[j] = of[j], of[i]

@@ -58,7 +58,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.extended
 def test_a_second_machine_builds_nothing(url: str, tmp_path: Path) -> None:
-    nodes, first, second = some_nodes(3), machine(tmp_path / "a", url), machine(tmp_path / "b", url)
+    nodes = some_nodes(3)
+    first = machine(tmp_path / "a", url)
+    second = machine(tmp_path / "b", url)
     assert build_nodes(first, nodes) == [1, 2, 3]
     assert build_nodes(second, nodes) == []
     assert contents(first, nodes) == contents(second, nodes)
@@ -70,7 +72,8 @@ def test_a_second_machine_builds_nothing(url: str, tmp_path: Path) -> None:
 @pytest.mark.extended
 def test_faults_of_the_server_change_nothing(s3: S3, tmp_path: Path) -> None:
     nodes = some_nodes(10)
-    first, second = machine(tmp_path / "a", s3.url), machine(tmp_path / "b", s3.url)
+    first = machine(tmp_path / "a", s3.url)
+    second = machine(tmp_path / "b", s3.url)
     s3.faults(*FAULTS, share=0.05)
     assert build_nodes(first, nodes) == [*range(1, 11)]
     assert build_nodes(second, nodes) == []
@@ -83,7 +86,8 @@ def test_faults_of_the_server_change_nothing(s3: S3, tmp_path: Path) -> None:
 def test_a_push_that_fails_is_a_warning_and_is_repeated(
     s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nodes, store = some_nodes(1), machine(tmp_path / "a", s3.url)
+    nodes = some_nodes(1)
+    store = machine(tmp_path / "a", s3.url)
     remote = store.mirror.remote
     retries = {"max_retries": 0}
     from obstore.store import from_url
@@ -102,8 +106,10 @@ def test_a_push_that_fails_is_a_warning_and_is_repeated(
 
 @pytest.mark.extended
 def test_kills_of_push_and_pull_lose_nothing(s3: S3, tmp_path: Path) -> None:
-    draw, count = random.Random(3), 6
-    nodes, reference = some_nodes(count), Store(tmp_path / "reference")
+    draw = random.Random(3)
+    count = 6
+    nodes = some_nodes(count)
+    reference = Store(tmp_path / "reference")
     build_nodes(reference, nodes)
     machines = (tmp_path / "pushes", tmp_path / "pulls")
     for root in (*machines, machines[0]):
@@ -137,7 +143,8 @@ def test_of_two_machines_one_builds_and_the_lease_of_a_killed_one_expires(
 
 
 def spoil(kind: str, store: Store, node: Node, tmp_path: Path) -> None:
-    remote, name = store.mirror.remote, name_of(node)
+    remote = store.mirror.remote
+    name = name_of(node)
     if kind == "content":
         other = tmp_path / "other"
         other.write_bytes(b"y" * 3000)
@@ -151,8 +158,10 @@ def spoil(kind: str, store: Store, node: Node, tmp_path: Path) -> None:
 def test_a_spoiled_node_is_refused_and_replaced(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url, nodes = str(tmp_path / "shared"), some_nodes(1)
-    first, second = machine(tmp_path / "a", url), machine(tmp_path / "in" / "b", url)
+    url = str(tmp_path / "shared")
+    nodes = some_nodes(1)
+    first = machine(tmp_path / "a", url)
+    second = machine(tmp_path / "in" / "b", url)
     build_nodes(first, nodes)
     spoil(kind, first, nodes[0], tmp_path)
     assert build_nodes(second, nodes) == [1]
@@ -163,7 +172,8 @@ def test_a_spoiled_node_is_refused_and_replaced(
 
 def test_the_first_publisher_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url, [node] = str(tmp_path / "shared"), some_nodes(1)
-    first, alone = machine(tmp_path / "a", url), Store(tmp_path / "b")
+    first = machine(tmp_path / "a", url)
+    alone = Store(tmp_path / "b")
     build_nodes(first, [node])
     with alone.claim(node) as folder:
         (folder / "product").write_text("another result")
@@ -176,7 +186,8 @@ def test_the_first_publisher_wins(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 def test_calls_and_journals_are_exchanged(url: str, tmp_path: Path) -> None:
     lines = [json_log.sealed({"number": number}) for number in range(4)]
-    first, second = machine(tmp_path / "a", url), machine(tmp_path / "b", url)
+    first = machine(tmp_path / "a", url)
+    second = machine(tmp_path / "b", url)
     for store, own in ((first, lines[:2]), (second, lines[2:])):
         for name in ("calls/model.jsonl", "calls/people/ann.jsonl"):
             file = store.root / "cache" / name
@@ -209,10 +220,12 @@ def test_a_remote_that_cannot_be_reached_is_one_line(s3: S3) -> None:
 
 
 def test_gc_removes_what_no_report_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url, nodes = str(tmp_path / "shared"), some_nodes(3)
+    url = str(tmp_path / "shared")
+    nodes = some_nodes(3)
     store = machine(tmp_path / "a", url)
     build_nodes(store, nodes)
-    mirror, needed = store.mirror, {("pairs", nodes[0].fingerprint)}
+    mirror = store.mirror
+    needed = {("pairs", nodes[0].fingerprint)}
     mirror.collect(needed, remove=True)
     assert len(mirror.remote.list("nodes")) == 3  # they are young
     monkeypatch.setattr("stages.store.mirror.KEPT_SECONDS", -1.0)

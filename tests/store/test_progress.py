@@ -1,4 +1,4 @@
-"""Tests of progress: no time left before it can be estimated, at most 80 columns, and no bar in a log."""
+"""Tests of progress: lines and no bar in a log, and an estimate from a resume's own rows."""
 
 import subprocess
 import sys

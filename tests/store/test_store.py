@@ -44,7 +44,8 @@ def test_runtime_does_not_change_a_fingerprint(tmp_path: Path) -> None:
 
 
 def test_a_setting_changes_its_node_and_what_follows_and_nothing_else(tmp_path: Path) -> None:
-    plain, other = nodes(tmp_path), nodes(tmp_path, "dpo.beta=0.5")
+    plain = nodes(tmp_path)
+    other = nodes(tmp_path, "dpo.beta=0.5")
     changed = {name for name in plain if plain[name].fingerprint != other[name].fingerprint}
     assert changed == {"dpo", "answer_policy", "eval", "report"}
 
@@ -78,7 +79,8 @@ def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
 
 
 def test_publishing_leaves_a_whole_node_and_no_scratch(tmp_path: Path) -> None:
-    store, node = Store(tmp_path), some_node()
+    store = Store(tmp_path)
+    node = some_node()
     with store.claim(node) as folder:
         assert folder is not None
         (folder / SCRATCH / "checkpoint").write_text("big")
@@ -94,7 +96,8 @@ def test_publishing_leaves_a_whole_node_and_no_scratch(tmp_path: Path) -> None:
 
 
 def test_a_folder_killed_just_before_its_rename_is_published_by_the_next(tmp_path: Path) -> None:
-    store, node = Store(tmp_path), some_node()
+    store = Store(tmp_path)
+    node = some_node()
     publish(store, node)
     store.folder(node).rename(store.partial(node))
     with store.claim(node) as folder:
@@ -103,7 +106,8 @@ def test_a_folder_killed_just_before_its_rename_is_published_by_the_next(tmp_pat
 
 
 def test_a_damaged_node_counts_as_missing(tmp_path: Path) -> None:
-    store, node = Store(tmp_path), some_node()
+    store = Store(tmp_path)
+    node = some_node()
     publish(store, node, "product")
     (store.folder(node) / "product").write_text("pro")
     assert store.find(node) is None
@@ -133,7 +137,8 @@ def test_a_node_is_stale_once_an_input_holds_something_else(tmp_path: Path) -> N
 
 def test_rebuild_asks_no_clock(tmp_path: Path) -> None:
     """Check that `rebuild` does not depend on clocks, and that all processes of a command share its new nodes."""
-    store, node = Store(tmp_path), some_node()
+    store = Store(tmp_path)
+    node = some_node()
     with store.claim(node) as folder:
         assert folder is not None
         store.publish(node, {"ended": time.time() + 1e6, "metrics": {}})
@@ -171,7 +176,8 @@ def test_a_killed_builder_frees_its_node_unless_a_child_lives_on(
     child: bool, tmp_path: Path
 ) -> None:
     [node] = some_nodes(1)
-    store, ended = Store(tmp_path), tmp_path / "child-ended"
+    store = Store(tmp_path)
+    ended = tmp_path / "child-ended"
     line = [sys.executable, "-c", HOLDER, str(tmp_path), *([str(ended)] if child else [])]
     holder = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert holder.stdout is not None
