@@ -19,7 +19,9 @@ from tests.rows import pool, work
 
 pytest.importorskip("openai")
 pytest.importorskip("starlette")
-SIGNS = {"a": 1, "tie": 0, "b": -1}
+JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
+CHECKS = "{labeler: verifier}"
+CHECKS_AND_JUDGE = "{labeler: verifier}, {labeler: judge}"
 
 
 def scores(candidates: list[Candidate], *values: float | None) -> list[Judgement]:
@@ -93,21 +95,6 @@ def test_a_vetoed_candidate_is_never_preferred(
     assert joint.vetoed == vetoed
 
 
-def test_a_pair_is_used_if_every_member_with_preferences_compared_it() -> None:
-    four = pool(["one", "two", "three", "one"]).candidates
-    first, second, third, copy = four
-    scored = {"s": scores(four, 0.1, 0.2, 0.3, 0.4)}
-    joints = [*joint_votes([Voter("s")], scored, four)]
-    assert len(joints) == 6
-    ids = {first.candidate_id, copy.candidate_id}
-    [equal] = [joint for joint in joints if {*joint.ids} == ids]
-    assert equal.preference == "tie", "equal texts are a tie, whatever their scores"
-    compared = {"j": [prefers(first, second, "b"), prefers(third, second, None)]}
-    joints = [*joint_votes([Voter("s"), Voter("j")], scored | compared, four)]
-    assert len(joints) == 2
-    assert all(second.candidate_id in joint.ids for joint in joints)
-
-
 def labels(chain: Chain, *line: str) -> dict[tuple[str, str], Judgement]:
     judgements = load(chain.folder("label", *line) / "judgements.parquet", Judgement)
     return {(str(j.a), str(j.b)): j for j in judgements}
@@ -141,7 +128,8 @@ def test_members_label_once_and_people_where_members_disagree(
         assert len(ports) == 1, "nobody gets a question twice"
         assert len(model.requests) == calls, "the judge's node is that of label=judge"
 
-    before, after = labels(chain, *alone), labels(chain, *with_people)
+    before = labels(chain, *alone)
+    after = labels(chain, *with_people)
     folder = chain.folder("label", *with_people)
     candidates = load(folder / "candidates.parquet", Candidate)
     texts = {c.candidate_id: c.text for c in candidates}
@@ -165,28 +153,17 @@ def test_members_label_once_and_people_where_members_disagree(
 
 
 def test_a_member_is_the_same_node_as_its_labeler_alone(tmp_path: Path) -> None:
-    judge = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
     reward = "reward.source.path=stages/tasks/toy_preferences.jsonl"
-    members = (
-        "[{labeler: verifier, veto: 1.0}, {labeler: judge}, {labeler: reward_model, weight: 0.5}]"
-    )
-    line = ("label=ensemble", judge, reward, f"label.members={members}")
+    members = f"label.members=[{CHECKS_AND_JUDGE}, {{labeler: reward_model, weight: 0.5}}]"
+    line = ("label=ensemble", JUDGE, reward, members)
     planned = nodes(tmp_path, *line)
-    assert planned["label"].inputs.keys() == {"pool", "verifier", "judge", "reward_model"}
-    alone = judge.replace("label.judge.", "label.")
-    for name, keys in {"verifier": (), "judge": (alone,), "reward_model": (reward,)}.items():
-        assert (
-            planned[f"label_{name}"].fingerprint
-            == nodes(tmp_path, f"label={name}", *keys)["label"].fingerprint
-        )
-    other = nodes(tmp_path, *line, "label.judge.seed=1")
-    assert other["label"].fingerprint != planned["label"].fingerprint
-    assert other["label_verifier"].fingerprint == planned["label_verifier"].fingerprint
-    assert nodes(tmp_path, *line, "rounds=2")["label_judge_1"].stage == "label"
-
-
-JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
-CHECKS, CHECKS_AND_JUDGE = "{labeler: verifier}", "{labeler: verifier}, {labeler: judge}"
+    alone = {"verifier": (), "judge": (JUDGE.replace("label.judge.", "label."),)}
+    for name, keys in (alone | {"reward_model": (reward,)}).items():
+        node = nodes(tmp_path, f"label={name}", *keys)["label"]
+        assert planned["label"].inputs[name].fingerprint == node.fingerprint
+    other = nodes(tmp_path, *line, "label.judge.seed=1")["label"]
+    assert other.fingerprint != planned["label"].fingerprint
+    assert other.inputs["verifier"].fingerprint == planned["label"].inputs["verifier"].fingerprint
 
 
 @pytest.mark.parametrize(
@@ -210,62 +187,40 @@ def test_an_invalid_ensemble_is_refused_before_the_run(
     assert refused(*line).startswith(key)
 
 
-def own_labeler(folder: Path, name: str, score: str) -> str:
-    """Return the setting of a labeler with this expression as the score of a candidate `c`."""
-    code = (
-        "from stages.labelers.labeler import Labeler\nfrom stages.store.records import Judgement\n\n\n"
-        f"class Mine(Labeler):\n    name, relative = '{name}', {name == 'liking'}\n\n"
-        "    def judge(self, prompt, candidates):\n        for c in candidates:\n"
-        f"            yield Judgement(prompt.id, self.name, c.candidate_id, score={score})\n"
-    )
-    own = folder / hashlib.sha256(code.encode()).hexdigest() / "mine.py"  # as the store copies it
-    own.parent.mkdir()
-    own.write_text(code)
-    return f"label.own={{file: {own}, name: Mine}}"
+OWN = """
+from stages.labelers.labeler import Labeler
+from stages.store.records import Judgement
+
+class Brief(Labeler):
+    name = "brief"
+
+    def judge(self, prompt, candidates):
+        for c in candidates:
+            score = None if c.text == "lost" else 1 / len(c.text.split())
+            yield Judgement(prompt.id, self.name, c.candidate_id, score=score)
+"""
 
 
-def rollout_scores(
-    folder: Path, own: str, members: str, checks: list[Check], *texts: str
-) -> list[float | None]:
-    line = ("recipe=tiny", "label=ensemble", f"label.members=[{members}]", own)
-    completions = pool([*texts])
-    for prompt in completions.prompts:
-        prompt.checks = checks
-    judgements = Ensemble(settings(*line).label, work(folder)).judge_rollouts(completions)
-    return [j.score for j in judgements]
-
-
-def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("veto", "expected"),
+    [(0.3, [1.0, (1 / 3 + 3 * 0.5) / 4, (1 / 3 + 3 * 1.0) / 4]), (0.6, [1.0, 0.0, 0.0])],
+)
+def test_a_reward_is_the_members_mean_score(
+    veto: float, expected: list[float], tmp_path: Path
+) -> None:
     """For GRPO: the verifier's reward of open requests and the user's own score, with a veto and a missing score."""
-    own = own_labeler(tmp_path, "brief", "None if c.text == 'lost' else 1 / len(c.text.split())")
-    checks = [
+    own = tmp_path / hashlib.sha256(OWN.encode()).hexdigest() / "mine.py"  # as the store copies it
+    own.parent.mkdir()
+    own.write_text(OWN)
+    members = f"[{{labeler: verifier, veto: {veto}}}, {{labeler: own, weight: 3}}]"
+    line = (f"label.members={members}", f"label.own={{file: {own}, name: Brief}}")
+    completions = pool(["YES", "YES INDEED", "no", "lost"])
+    completions.prompts[0].checks = [
         Check("upper"),
         Check("word_count", {"count": 1}),
         Check("own_words", {"text": "Why are there tides?"}),
     ]
-    texts = ("YES", "YES INDEED", "no", "lost")
-    lenient = "{labeler: verifier, veto: 0.3}, {labeler: own, weight: 3}"
-    rewards = rollout_scores(tmp_path, own, lenient, checks, *texts)
-    assert rewards[:3] == pytest.approx([1.0, (1 / 3 + 3 * 0.5) / 4, (1 / 3 + 3 * 1.0) / 4])
-    assert rewards[3] is None
-    strict = lenient.replace("0.3", "0.6")
-    vetoed = rollout_scores(tmp_path, own, strict, checks, *texts)
-    assert vetoed[:3] == pytest.approx([1.0, 0.0, 0.0])
-
-
-def test_a_vetoed_completion_is_last_whatever_the_constant_of_relative_scores(
-    tmp_path: Path,
-) -> None:
-    members, checks = "{labeler: verifier, veto: 0.6}, {labeler: own}", [Check("upper")]
-    rewards = list[list[float]]()
-    for constant in (0.0, -20.0, 20.0):
-        own = own_labeler(tmp_path, "liking", f"{constant} + len(c.text)")
-        scored = rollout_scores(
-            tmp_path, own, members, checks, "A", "ABC", "a longer answer, vetoed"
-        )
-        rewards.append([float(score or 0.0) for score in scored])
-    plain = rewards[0]
-    assert plain[2] == min(plain) < plain[0] < plain[1]
-    for moved in rewards[1:]:
-        shift = moved[0] - plain[0]
-        assert moved == pytest.approx([reward + shift for reward in plain])
+    cfg = settings("recipe=tiny", "label=ensemble", *line).label
+    judgements = [*Ensemble(cfg, work(tmp_path)).judge_rollouts(completions)]
+    assert [j.score for j in judgements[:3]] == pytest.approx(expected)
+    assert judgements[3].score is None

@@ -1,19 +1,15 @@
-"""Journals of answers have a digest per line: damage changes no verdict, gives one warning, and is asked again."""
+"""Journals of answers have a digest per line: damage changes no verdict and gives one warning."""
 
 import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from stages.config.blocks.labels import Human
-from stages.labelers.people.questions import draw_questions
-from stages.labelers.people.session import Answer, Journal, Session
+from stages.labelers.people.session import Answer, Journal
 from stages.store.json_log import sealed
 from tests.endpoints.test_client import flipped
-from tests.rows import pool
 
 SAID = [
     Answer(f"question-{i}", "ann", "ab"[i % 2], ("clear",), "why", "ab", 1.5, "2026")
@@ -30,7 +26,8 @@ def journal(folder: Path) -> Journal:
 
 
 def test_a_flipped_bit_of_a_journal_turns_no_verdict(tmp_path: Path) -> None:
-    content, draw = journal(tmp_path).path.read_bytes(), random.Random(0)
+    content = journal(tmp_path).path.read_bytes()
+    draw = random.Random(0)
     for place in (draw.randrange(8 * len(content)) for _ in range(150)):
         (tmp_path / "ann.jsonl").write_bytes(flipped(content, place))
         answers = [*Journal(tmp_path / "ann.jsonl").read()]
@@ -59,19 +56,3 @@ def test_an_odd_line_is_set_aside_in_one_line_and_the_others_count(
         assert [*Journal(path).read()] == SAID[1:]
     assert (tmp_path / "ann.jsonl.unreadable").read_bytes() == odd(first)
     assert len(caplog.records) == 1 and f"{path}: 1 of 4 lines" in caplog.text
-
-
-def session(folder: Path, **keys: Any) -> Session:
-    return Session(draw_questions(pool(["good 1", "poor 2"]), Human(answers=2, **keys)), [], folder)
-
-
-def test_the_question_of_a_damaged_line_is_asked_again(tmp_path: Path) -> None:
-    first = session(tmp_path)
-    [question] = first.questions.values()
-    first.save(Answer(question.id, "ann", "a", order="ab"))
-    path = tmp_path / "ann.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"verdict": "a"', b'"verdict": "b"'))
-    second = session(tmp_path)
-    assert not second.complete and second.next("ann") == question
-    second.save(Answer(question.id, "ann", "a", order="ab"))
-    assert session(tmp_path).complete

@@ -32,7 +32,8 @@ class Someone:
     """A person at a keyboard who prefers the good answers."""
 
     def __init__(self, tab: Tab, server: Asking, name: str):
-        self.tab, self.name = tab, name
+        self.tab = tab
+        self.name = name
         self.judged = list[str]()
         tab.tell("Network.enable")
         tab.open(f"http://127.0.0.1:{server.port}/#name={name}", 1440)
@@ -67,9 +68,11 @@ def tab(tmp_path: Path) -> Iterator[Tab]:
 
 @pytest.mark.extended
 def test_two_people_by_keyboard_over_reloads_and_a_kill(tab: Tab, tmp_path: Path) -> None:
-    count, keys = 8, {"overlap": 1.0, "annotators": 2, "reasons": ["correct", "clear"]}
+    count = 8
+    keys = {"overlap": 1.0, "annotators": 2, "reasons": ["correct", "clear"]}
     with asking(tmp_path, *texts(count), **keys) as server:
-        ann, bob = Someone(tab, server, "ann"), Someone(Tab(tab.pipe), server, "bob")
+        ann = Someone(tab, server, "ann")
+        bob = Someone(Tab(tab.pipe), server, "bob")
         for _ in range(count // 2):
             assert ann.judges() and bob.judges()
         before = ann.settle()["question"]["id"]

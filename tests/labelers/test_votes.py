@@ -1,6 +1,5 @@
 """Judges' votes, parsed again from a judgement's `raw`, give the same judgement."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -51,21 +50,6 @@ def test_preferences_are_the_majority_of_what_is_read_again(tmp_path: Path) -> N
             ]
         )
     assert seen["turned"] and seen["not"] and seen["2 of 3"] and seen["0 of 0"] == 1
-
-
-def test_a_stored_reply_has_its_finish_reason_and_parses_to_the_same_verdict(
-    tmp_path: Path,
-) -> None:
-    """A refusal or a truncated reply does not count, even if it contains a verdict."""
-    refuses = Model(lambda request: "", refusal="Verdict: A")
-    keys = {"reading": "text", "max_failed": 1, "attempts": 1}
-    with running(refuses) as model:
-        [judgement] = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, **keys)
-    assert judgement.error == "the judge's reply is a refusal"
-    reply = {"text": "Verdict: A", "finish_reason": "refusal"}
-    assert json.loads(judgement.raw) == {"judge-0": {"ab": reply, "ba": reply}}
-    [voice] = judge_votes(judgement, Rubrics.pairwise, Reading.text).values()
-    assert voice.word is None
 
 
 def sentence(request: Request) -> str:
