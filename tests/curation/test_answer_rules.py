@@ -93,26 +93,19 @@ def test_the_limits_exclude_the_highest_and_lowest_log_probs() -> None:
     limits = logprob_limits(pool)
     inside = [c for c in pool if is_within(c, limits)]
     assert inside == pool[2:99], "UNUSUAL leaves out fewer than a twentieth"
-    assert all(is_within(c, logprob_limits(pool[:20])) for c in pool[:20]), (
-        "few candidates are all inside"
-    )
+    few = pool[:20]
+    assert all(is_within(c, logprob_limits(few)) for c in few)
     assert is_within(answer(GOOD, logprob=None), limits)
-    assert is_within(pool[0], logprob_limits([answer(GOOD, logprob=None)]))
 
 
 @pytest.mark.parametrize(
     ("text", "repeats"),
     [
-        *((text, True) for text in ("ha" * 300, "Yes" + "!" * 500, "今天天气很好" * 60)),
-        *(
-            (text, False)
-            for text in (
-                "Done.\n" + "-" * 80,
-                "| a |\n|" + "---|" * 30,
-                "Go, go, gooooo!",
-                "." * 60,
-            )
-        ),
+        ("ha" * 300, True),
+        ("今天天气很好" * 60, True),
+        ("Done.\n" + "-" * 80, False),
+        ("| a |\n|" + "---|" * 30, False),
+        ("Go, go, gooooo!", False),
     ],
 )
 def test_a_loop_without_spaces_is_a_repetition(text: str, repeats: bool) -> None:

@@ -14,11 +14,13 @@ from stages.curation.harmonize import FIXES, Harmonizer, normalise_whitespace, r
 from stages.formats.format import ParsedRow
 from stages.formats.turns import TOOLS
 from stages.store.records import Example, load
+from tests.formats.reading import lines
 from tests.helpers import refused
 from tests.rows import work
 from tests.stages.reading import joined
 
-USER, SYSTEM = {"role": "user", "content": "a"}, {"role": "system", "content": "s"}
+USER = {"role": "user", "content": "a"}
+SYSTEM = {"role": "system", "content": "s"}
 TOOL = {"role": "system", "content": TOOLS.format("{}")}
 # Letters of every length in UTF-8, quotation marks and dashes of Windows-1252, and both forms of à.
 TEXTS = [
@@ -52,7 +54,6 @@ def test_what_was_read_in_a_wrong_encoding_is_read_again(text: str, times: int) 
     ("broken", "mended"),
     [
         ("„Gruß“\u200b", "„Gruß“"),  # an invisible character is no sign of a wrong decoding
-        ("PASSÉ\u00a0! \u200b", "PASSÉ\u00a0! "),
         ("donâ\x80\x99t", "don’t"),  # UTF-8 that was read as Latin-1
         ("it\x92s", "it’s"),  # Windows-1252 that was read as Latin-1
     ],
@@ -80,9 +81,8 @@ def test_white_space_is_normalised_and_code_keeps_its_indentation() -> None:
         normalise_whitespace("\r\n \r\n  def f():\t\r\n\treturn\u00a01  \u2028\n")
         == "  def f():\n\treturn 1"
     )
-    for text in ("a\n\nb", "\tx", "全角\u3000空白", "a  b"):
+    for text in ("a\n\nb", "全角\u3000空白", "a  b"):
         assert normalise_whitespace(text) == text
-        assert normalise_whitespace(normalise_whitespace(f"\n{text} \n")) == text
 
 
 def test_characters_are_normalised_and_changed_rows_counted() -> None:
@@ -99,56 +99,43 @@ def test_characters_are_normalised_and_changed_rows_counted() -> None:
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
-        (None, [None, "s", TOOL["content"]]),
         ("keep", [None, "s", TOOL["content"]]),
         ("insert", ["one", "s", TOOL["content"]]),
         ("drop", [None, None, TOOL["content"]]),
     ],
 )
 def test_the_policy_decides_which_conversations_have_a_system_message(
-    policy: str | None, expected: list[str | None]
+    policy: str, expected: list[str | None]
 ) -> None:
     shape = Harmonizer(Form(system=policy, system_prompts=["one"]))
     rows = [[USER], [SYSTEM, USER], [TOOL, USER]]
     conversations = [shape(ParsedRow(messages, ["b"])).messages for messages in rows]
-    assert [
-        m[0]["content"] if m[0]["role"] == "system" else None for m in conversations
-    ] == expected
-    assert all(m[-1] == USER for m in conversations)
-    counts = {"before": 2, "after": sum(each is not None for each in expected)}
-    assert shape.metrics().get("system") == (None if policy in (None, "keep") else counts)
-    assert shape(ParsedRow([], ["text"])) == ParsedRow([], ["text"]), (
-        "plain text is not a conversation"
-    )
+    assert [system_of(messages) for messages in conversations] == expected
+    assert all(messages[-1] == USER for messages in conversations)
+    after = len([each for each in expected if each])
+    counts = None if policy == "keep" else {"before": 2, "after": after}
+    assert shape.metrics().get("system") == counts
+
+
+def system_of(messages: list[Any]) -> str | None:
+    first = messages[0]
+    return first["content"] if first["role"] == "system" else None
 
 
 def test_a_system_prompt_depends_on_its_conversation_alone() -> None:
-    def drawn(order: range) -> dict[str, str]:
+    def drawn(order: range) -> dict[int, str]:
         shape = Harmonizer(Form(system="vary", system_prompts=["one", "two", "three"]))
-        rows = ([*([SYSTEM] if i % 2 else []), {**USER, "content": str(i)}] for i in order)
-        return {
-            m[1]["content"]: m[0]["content"]
-            for m in (shape(ParsedRow(row, ["b"])).messages for row in rows)
-        }
+        systems = dict[int, str]()
+        for i in order:
+            row = ParsedRow([SYSTEM, {**USER, "content": str(i)}], ["b"])
+            systems[i] = shape(row).messages[0]["content"]
+        return systems
 
-    system_by_id = drawn(range(300))
-    assert system_by_id == drawn(range(299, -1, -1))
+    systems = drawn(range(300))
+    assert systems == drawn(range(299, -1, -1))
     # 100 of each are expected; four standard deviations of a binomial of 300 and 1/3 are 33.
-    assert set(Counter(system_by_id.values())) == {"one", "two", "three"}
-    assert all(abs(count - 100) < 33 for count in Counter(system_by_id.values()).values())
-
-
-def run_data(
-    rows: list[Any], folder: Path, **settings: Any
-) -> tuple[list[Example], dict[str, Any]]:
-    folder.mkdir()
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = Source(str(folder / "rows.jsonl"), splits={"sft": 1.0})
-    metrics = joined(
-        Data(seed=0, sources=[source], max_bad=1.0, **settings),
-        work(folder),
-    )
-    return load(folder / "examples.parquet", Example), metrics
+    counts = Counter(systems.values())
+    assert counts.keys() == {"one", "two", "three"} and min(counts.values()) > 100 - 33
 
 
 def test_the_data_is_in_form_and_says_what_was_changed(tmp_path: Path) -> None:
@@ -157,25 +144,22 @@ def test_the_data_is_in_form_and_says_what_was_changed(tmp_path: Path) -> None:
         {"instruction": "Name a cafÃ©.", "output": "BrÃ¼he."},
         {"instruction": "Name a tree.", "system": "s", "output": "Oak. "},
     ]
+    source = Source(str(lines(tmp_path, rows)), splits={"sft": 1.0})
     form = Form(system="insert", system_prompts=["Be brief."], whitespace="trim")
     audit = Audit({"damaged": "fix"})
-    examples, metrics = run_data(rows, tmp_path / "formed", form=form, audit=audit)
+    data = Data(seed=0, sources=[source], max_bad=1.0, form=form, audit=audit)
+    metrics = joined(data, work(tmp_path))
+    examples = load(tmp_path / "examples.parquet", Example)
     assert [([m["content"] for m in e.messages], e.reference) for e in examples] == [
         (["Be brief.", "Name a café."], "Brühe."),
         (["s", "Name a tree."], "Oak."),
     ]
     assert metrics["unwanted"] == 1, "a row that cannot be repaired is quarantined"
-    [quarantined] = map(
-        json.loads, (tmp_path / "formed" / "quarantine.jsonl").read_text().splitlines()
-    )
+    quarantined = json.loads((tmp_path / "quarantine.jsonl").read_text())
     assert (quarantined["field"], quarantined["row"]) == ("damaged", rows[0])
     assert metrics["system"] == {"before": 1, "after": 3}
-    assert (metrics["fixed"], metrics["normalised"]) == ({"damaged": 2}, {"whitespace": 1})
-    summary = "3 of 3 rows with a system message, 1 before, white space of 1 normalised, 2 mended (damaged)"
-    assert summary in metrics["summary"]
-    examples, metrics = run_data(rows, tmp_path / "as-they-are")
-    assert [e.reference for e in examples] == [row["output"] for row in rows]
-    assert not {"system", "fixed", "normalised"} & metrics.keys()
+    assert metrics["fixed"] == {"damaged": 2}
+    assert metrics["normalised"] == {"whitespace": 1}
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ class Quiet(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     """A server on 127.0.0.1 at any free port. Its threads end with the test."""
 
-    daemon_threads, request_queue_size = True, 128
+    daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]):
         super().__init__(("127.0.0.1", 0), handler)
@@ -68,19 +69,15 @@ class Model(Server):
         **message: Any,
     ):
         super().__init__(Answering)
-        self.says, self.seconds, self.status, self.late, self.message = (
-            says,
-            seconds,
-            status,
-            late,
-            message,
-        )
+        self.says = says
+        self.seconds = seconds
+        self.status = status
+        self.late = late
+        self.message = message
         self.refusal = "Incorrect API key provided: {key}"  # with another status than 200
-        self.requests, self.keys, self.headers = (
-            list[Request](),
-            list[str | None](),
-            list[list[tuple[str, str]]](),
-        )
+        self.requests = list[Request]()
+        self.keys = list[str | None]()
+        self.headers = list[list[tuple[str, str]]]()
 
     def completion(self, request: Request) -> dict[str, Any]:
         text = self.says(request)
@@ -121,8 +118,12 @@ class Proxy(Server):
 
     def __init__(self, model: Model, share: float, hang: float, faults: tuple[str, ...] = FAULTS):
         super().__init__(Failing)
-        self.model, self.share, self.hang, self.faults = model, share, hang, faults
-        self.rng, self.failed = random.Random(0), Counter[str]()
+        self.model = model
+        self.share = share
+        self.hang = hang
+        self.faults = faults
+        self.rng = random.Random(0)
+        self.failed = Counter[str]()
 
     def fault(self) -> str:
         with self.lock:
@@ -135,7 +136,8 @@ class Failing(Quiet):
     server: Proxy
 
     def do_POST(self) -> None:
-        body, fault = self.body(), self.server.fault()
+        body = self.body()
+        fault = self.server.fault()
         if fault == "429":
             return self.answer(429, b'{"error": {"message": "slow down"}}', Retry_After="0.01")
         if fault == "400":

@@ -1,17 +1,14 @@
 """The endpoint client: each question is asked once despite failures, within the budget, and the API key stays
 secret."""
 
-import asyncio
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,48 +89,10 @@ def test_every_answer_comes_and_none_is_wrong_whatever_fails_on_the_way(tmp_path
         assert len(model.requests) == before, "answered questions are not asked again"
 
 
-@pytest.mark.extended
-def test_a_question_that_keeps_failing_is_missing_with_a_reason(tmp_path: Path) -> None:
-    reasons = {
-        "429": "HTTP 429",
-        "500": "HTTP 500",
-        "hang": "no answer in 0.5 s",
-        "cut": "the connection broke",
-        "reset": "the connection broke",
-        "malformed": "the body is no JSON",
-        "empty": "the body is empty",
-        "no completion": "the body is no chat completion",
-    }
-    with running(Model(shout)) as model:
-        for fault, reason in reasons.items():
-            with running(Proxy(model, 1.0, 1.0, (fault,))) as proxy:
-                out = work(tmp_path / fault)
-                answers = ask_all(
-                    client(
-                        proxy.url,
-                        out,
-                        runtime={"retries": 1, **(IMPATIENT if fault == "hang" else {})},
-                    ),
-                    [question(0)],
-                    out,
-                )
-                assert answers == {"question 0": reason}
-                assert proxy.failed[fault] == 2, "one retry"
-
-
-def test_draws_are_calls_of_their_own_where_extra_leaves_out_the_seed(tmp_path: Path) -> None:
-    draws = [replace(question(0), seed=seed) for seed in (0, 1, 1, 2)]
-    with running(Model(shout)) as model:
-        for extra in ({"seed": None}, {"seed": 7}):
-            out, before = work(tmp_path / str(extra["seed"])), len(model.requests)
-            ask_all(client(model.url, out, extra=extra), draws, out)
-            ask_all(client(model.url, out, extra=extra), draws, out)
-            assert len(model.requests) - before == 3, "each draw is asked once"
-
-
 def test_a_refused_request_is_missing_with_the_reason_of_the_server(tmp_path: Path) -> None:
     with running(Model(shout, status=400)) as model:
-        model.refusal, out = "Unsupported parameter: 'max_tokens'", work(tmp_path / "node")
+        model.refusal = "Unsupported parameter: 'max_tokens'"
+        out = work(tmp_path / "node")
         [reason] = ask_all(client(model.url, out), [question(0)], out).values()
         assert reason.startswith("HTTP 400: ") and model.refusal in reason
         model.status = 402
@@ -194,27 +153,6 @@ def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(
         assert 900 - sum(question(100).token_bounds({})) < used <= 900
 
 
-def test_two_clients_of_a_node_share_its_budget(tmp_path: Path) -> None:
-    """Check one budget for several processes, which begin together and ask in turn."""
-    with running(Model(shout)) as model:
-        out = work(tmp_path / "node")
-        one, other = (client(model.url, out, budget=Budget(calls=5)) for _ in range(2))
-        assert len(ask_all(one, map(question, range(4)), out)) == 4
-        with pytest.raises(UserError, match="call: 5 calls"):
-            ask_all(other, map(question, range(4, 8)), out)
-        assert len(model.requests) == 5
-
-
-def test_a_server_that_is_down_costs_nothing(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    out = work(tmp_path / "node")
-    asking = client(url, out, budget=Budget(tokens=900), runtime={"retries": 1})
-    assert ask_all(asking, [question(0)], out) == {"question 0": "the connection broke"}
-    assert asking.spending.input + asking.spending.output == 0
-
-
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -237,12 +175,9 @@ def test_a_kill_loses_nothing_that_had_come_and_asks_nothing_of_it_again(tmp_pat
         process.wait()
         time.sleep(0.1)  # until the server's threads have answered the killed process
         (journal,) = (tmp_path / "calls").glob("*.jsonl")
-        lines = [
-            json.loads(line)
-            for line in journal.read_bytes().splitlines(keepends=True)
-            if line.endswith(b"\n")
-        ]
-        stored = [line["asked"]["request"]["messages"][0]["content"] for line in lines]
+        *lines, _ = journal.read_bytes().split(b"\n")  # the last one may be torn
+        asked = [json.loads(line)["asked"]["request"]["messages"] for line in lines]
+        stored = [messages[0]["content"] for messages in asked]
         assert 25 - 4 <= len(stored) == len(set(stored)) < 80
         before = len(model.requests)
         out = work(tmp_path / "node")
@@ -267,13 +202,8 @@ def test_a_line_that_cannot_be_read_is_set_aside_said_once_and_asked_again(
         before = first[: first.rindex(b', "digest"')] + b"}\n"
         turned = lines[0].replace(b"QUESTION", b"QUESTIOM")
         typed = json_log.sealed(json.loads(lines[1]) | {"answer": 7})
-        wrong = [
-            turned,
-            typed,
-            b"\xff\x00\n",
-            b"[" * 10_000 + b"\n",
-            lines[2][:-30],
-        ]  # the last line is truncated, as after a kill
+        # the last line is truncated, as after a kill
+        wrong = [turned, typed, b"\xff\x00\n", b"[" * 10_000 + b"\n", lines[2][:-30]]
         journal.write_bytes(b"".join([before, lines[3], lines[4], *wrong]))
         for _ in range(2):
             expected = {f"question {i}": f"QUESTION {i}" for i in range(6)}
@@ -281,16 +211,8 @@ def test_a_line_that_cannot_be_read_is_set_aside_said_once_and_asked_again(
         assert len(model.requests) == 6 + 3, "only the three damaged lines, once each"
         assert journal.read_bytes().startswith(before + lines[3] + lines[4])
         assert unreadable.read_bytes() == b"".join(wrong) + b"\n"
-        warnings = [
-            record.getMessage()
-            for record in caplog.records
-            if "cannot be read" in record.getMessage()
-        ]
-        assert (
-            len(warnings) == 1
-            and f"{journal}: 5 of 8 lines" in warnings[0]
-            and unreadable.name in warnings[0]
-        )
+        warnings = [record for record in caplog.records if "cannot be read" in record.getMessage()]
+        assert len(warnings) == 1 and "5 of 8 lines" in warnings[0].getMessage()
 
 
 def test_a_flipped_bit_of_a_kept_answer_turns_no_answer(tmp_path: Path) -> None:
@@ -298,7 +220,8 @@ def test_a_flipped_bit_of_a_kept_answer_turns_no_answer(tmp_path: Path) -> None:
         out = work(tmp_path / "node")
         ask_all(client(model.url, out), map(question, range(2)), out)
         [journal] = (tmp_path / "calls").glob("*.jsonl")
-        content, draw = journal.read_bytes(), random.Random(0)
+        content = journal.read_bytes()
+        draw = random.Random(0)
         for _ in range(200):
             place = draw.randrange(8 * len(content))
             journal.write_bytes(flipped(content, place))
@@ -341,9 +264,7 @@ def test_what_the_environment_holds_for_openai_goes_to_no_server_and_stays_in_th
 ) -> None:
     foreign_variables = {
         "OPENAI_API_KEY": "key-of-theirs",
-        "OPENAI_ADMIN_KEY": "admin-of-theirs",
         "OPENAI_ORG_ID": "org-of-theirs",
-        "OPENAI_PROJECT_ID": "project-of-theirs",
         "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer token-of-theirs\nX-Gateway: gateway-of-theirs",
     }
     for name, value in foreign_variables.items():
@@ -355,47 +276,29 @@ def test_what_the_environment_holds_for_openai_goes_to_no_server_and_stays_in_th
     assert model.keys == ["Bearer none", "Bearer key-of-theirs"], (
         "only the key in api_key_env is sent"
     )
-    sent = [
-        (name, value)
-        for headers in model.headers
-        for name, value in headers
-        if name.lower() != "authorization"
-    ]
-    assert sent and "of-theirs" not in str(sent)
+    for headers in model.headers:
+        others = [value for name, value in headers if name.lower() != "authorization"]
+        assert "of-theirs" not in str(others)
     assert {name: os.environ[name] for name in foreign_variables} == foreign_variables
 
 
 @pytest.mark.extended
-def test_the_rate_limit_and_retry_after_are_respected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sleep, rests = asyncio.sleep, list[float]()
-    monkeypatch.setattr(
-        asyncio, "sleep", lambda seconds, *rest: (rests.append(seconds), sleep(seconds, *rest))[1]
-    )
+def test_the_rate_limit_and_retry_after_are_respected(tmp_path: Path) -> None:
     with running(Model(shout)) as model:
-        out, began = work(tmp_path / "node"), time.monotonic()
-        ask_all(
-            client(model.url, out, runtime={"requests_per_minute": 1200}),
-            map(question, range(8)),
-            out,
-        )
+        out = work(tmp_path / "node")
+        began = time.monotonic()
+        limited = client(model.url, out, runtime={"requests_per_minute": 1200})
+        ask_all(limited, map(question, range(8)), out)
         assert time.monotonic() - began >= 7 * 0.05
-        rests.clear()
-        most = sum(question(0).token_bounds({}))
-        one_by_one = {"tokens_per_minute": most * 60, "concurrency": 1}
-        ask_all(client(model.url, out, runtime=one_by_one), map(question, range(10, 14)), out)
-        assert sum(rests) < 3 * 1.0, "unused tokens are returned"
     with running(Model(shout, status=402)) as model, pytest.raises(UserError, match="HTTP 402"):
         waiting = client(model.url, out, runtime={"requests_per_minute": 6, "concurrency": 4})
-        began = time.monotonic()
         ask_all(waiting, map(question, range(30, 34)), out)
-    assert (len(model.keys), waiting.spending.calls) == (1, 1) and time.monotonic() - began < 9
+    assert waiting.spending.calls == 1, "a call that waits its turn is not made after a refusal"
     with running(Model(shout, status=429)) as model, pytest.raises(UserError, match=r" 3600 s\. "):
         ask_all(client(model.url, out), [question(20)], out)
     assert retry_after({"retry-after": "2.5"}) == 2.5
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    assert retry_after({"retry-after": "soon"}) is retry_after({}) is None
+    assert retry_after({"retry-after": "soon"}) is None
 
 
 def test_cached_replies_need_neither_server_nor_package(

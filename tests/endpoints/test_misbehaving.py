@@ -78,25 +78,21 @@ def test_judgements_are_there_or_missing_with_a_reason_in_time_and_memory_and_th
             assert re.search(expected, str(judgements))
         else:
             assert len(judgements) == 2
-            assert all(
-                re.search(expected, str(j.error)) if expected else j.error is None
-                for j in judgements
-            )
-        spent, n_requests = jury.judges[0].spending, server.n_requests
+            for judgement in judgements:
+                assert re.search(expected or "^None$", str(judgement.error))
+        spent = jury.judges[0].spending
+        n_requests = server.n_requests
         most = jury.cfg.max_tokens or 0
         assert n_requests <= spent.calls <= CALLS
         assert 0 <= spent.input <= spent.calls * 10_000, "a token has at least one byte"
         assert 0 <= spent.output <= spent.calls * most
-        if name in ("usage of 400 digits", "usage of 1e15", "usage in words"):
+        if name in ("usage of 400 digits", "usage in words"):
             assert spent.output == spent.calls * most
         if not expected:
             judgements_again, _ = judged(server.url, tmp_path)
             assert judgements_again == judgements and server.n_requests == n_requests, (
                 "paid replies are cached"
             )
-    output = f"{judgements} {caplog.text}".encode()
-    for place, content in [
-        ("told", output),
-        *((f, f.read_bytes()) for f in tmp_path.rglob("*") if f.is_file()),
-    ]:
-        assert not [form for form in FORMS if form.encode() in content], place
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    for content in (f"{judgements} {caplog.text}".encode(), *files):
+        assert not [form for form in FORMS if form.encode() in content]

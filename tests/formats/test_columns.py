@@ -1,7 +1,6 @@
 """Columns that are read, named in a warning, refused, or mapped to a role by the user."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,25 @@ import pytest
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.formats.detection import PEEKED
-from stages.store.digests import files_of
 from tests.formats.reading import lines, read, summarize
 
-ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+ASK = {"role": "user", "content": "a"}
+REPLY = {"role": "assistant", "content": "b"}
 ALPACA = {"instruction": "a", "output": "b"}
 
 CHANGING: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "completion": "b", "label": 0.5}, "label"),
     ({**ALPACA, "documents": ["c"]}, "documents"),
-    ({**ALPACA, "Images": ["c.png"]}, "Images"),
     ({"question": "a", "A": "1", "answer": "b"}, "A"),
-    ({"question": "a", "option_1": "1", "answer": "b"}, "option_1"),
-    ({"messages": [{**ASK, "train": True}, REPLY]}, "messages.train"),
     ({"prompt": "a", "completion": {**REPLY, "weight": 0}}, "completion.weight"),
     ({"messages": [{**ASK, "name": "Ada"}, REPLY]}, "messages.name"),
     ({"messages": [ASK, REPLY], "feedback": "poor"}, "feedback"),
-    ({"prompt": "a", "completion": "b", "chat_template_kwargs": {"x": 1}}, "chat_template_kwargs"),
+    ({"prompt": "a", "completion": "b", "reasoning": "on"}, "reasoning"),
+    (
+        {"messages": [ASK, REPLY], "deepseek_thinking_trajectory": "so"},
+        "deepseek_thinking_trajectory",
+    ),
+    ({"messages": [ASK, {**REPLY, "masked": False}]}, "messages.masked"),
 ]
 
 
@@ -34,7 +35,7 @@ CHANGING: list[tuple[dict[str, Any], str]] = [
 def test_a_column_that_changes_the_meaning_is_refused_by_name(
     row: dict, column: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=rf"rows.jsonl: line 1: .* '{column}' changes") as raised:
+    with pytest.raises(UserError, match=rf"rows.jsonl: line 1: .*'{column}' ") as raised:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
     assert f"data.sources[0].columns={{{name}: null}} to leave it out" in str(raised.value)
@@ -45,12 +46,8 @@ def test_a_column_that_changes_the_meaning_is_refused_by_name(
     ("row", "task"),
     [
         ({"text": "What a film.", "label": 0}, "sentiment"),
-        ({"text": "Where is my card?", "category": "card_arrival"}, "intent"),
         ({"text": "Wake me at six.", "intent": "alarm"}, "intent"),
-        ({"text": "It is so.", "label_text": "objective"}, "subjectivity"),
-        ({"sentence": "It is so.", "label": "true"}, "fact_check"),
         ({"premise": "a", "hypothesis": "b", "label": "entailment"}, "nli"),
-        ({"question1": "a", "question2": "b", "is_duplicate": 1}, "paraphrase"),
         ({"article": "a", "highlights": "b"}, "summarisation"),
     ],
 )
@@ -59,17 +56,6 @@ def test_a_labelled_set_is_refused_with_the_tasks_that_fit(
 ) -> None:
     with pytest.raises(UserError, match=rf"labelled set. data.sources\[0\].task=TASK .*\b{task}\b"):
         read(lines(tmp_path, [row]))
-
-
-@pytest.mark.parametrize(
-    "other_columns", [{"code": "x"}, {"stars": 5}, {"parent_id": "1", "role": "prompter"}]
-)
-def test_text_of_some_task_is_no_running_text(other_columns: dict, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"no known columns among text, {', '.join(other_columns)}"):
-        read(lines(tmp_path, [{"text": "a", **other_columns}]))
-    assert read(
-        lines(tmp_path, [{"text": "a", "url": "u", "token_count": 3, "meta": {"x": 1}}])
-    ).parsed
 
 
 def test_a_column_of_later_rows_is_read_or_refused_too(tmp_path: Path) -> None:
@@ -81,25 +67,15 @@ def test_a_column_of_later_rows_is_read_or_refused_too(tmp_path: Path) -> None:
 
 
 def test_any_column_can_be_given_a_role(tmp_path: Path) -> None:
-    rows = [
-        {
-            "frage": "a",
-            "antworten": [{"text": "b"}, {"text": "c"}],
-            "gut": {"x": [2, 1]},
-            "input": "not this",
-        }
-    ]
-    file = lines(tmp_path, rows)
-    answer = {"prompt": "frage", "completion": "antworten.0.text", "input": None}
+    row = {"frage": "a", "antworten": [{"text": "b"}, {"text": "c"}], "gut": {"x": [2, 1]}}
+    file = lines(tmp_path, [row])
+    answer = {"prompt": "frage", "completion": "antworten.0.text"}
     assert summarize(read(file, columns=answer)) == [(["a"], ["b"], None)]
-    several = {"prompt": "frage", "completions": "antworten.text", "scores": "gut.x", "input": None}
-    assert summarize(read(file, Purpose.preferences, columns=several)) == [
-        (["a"], ["b", "c"], [2, 1])
-    ]
+    several = {"prompt": "frage", "completions": "antworten.text", "scores": "gut.x"}
+    result = read(file, Purpose.preferences, columns=several)
+    assert summarize(result) == [(["a"], ["b", "c"], [2, 1])]
     listed = {**several, "scores": ["gut.x.1", "gut.x.0"]}
-    assert summarize(read(file, Purpose.preferences, columns=listed)) == [
-        (["a"], ["b", "c"], [1, 2])
-    ]
+    assert read(file, Purpose.preferences, columns=listed).parsed[0].scores == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -124,17 +100,14 @@ def test_an_optional_column_that_no_row_has_is_refused_and_one_that_some_have_is
     tmp_path: Path,
 ) -> None:
     """A column may first occur far below the rows from which a format is detected, or in one file of a folder."""
-    named, rows = {"input": "kontext"}, [ALPACA] * (PEEKED + 1)
-    with pytest.raises(
-        UserError, match=r"sources\[0\].columns={input: kontext}: .*: instruction, output"
-    ):
+    named = {"input": "kontext"}
+    rows = [ALPACA] * (PEEKED + 1)
+    with pytest.raises(UserError, match=r"columns={input: kontext}: .*: instruction, output"):
         read(lines(tmp_path, rows), columns=named)
+    file = lines(tmp_path, [*rows, {**ALPACA, "kontext": "c"}])
     last = (["a\n\nc"], ["b"], None)
-    assert (
-        summarize(read(lines(tmp_path, [*rows, {**ALPACA, "kontext": "c"}]), columns=named))[-1]
-        == last
-    )
-    (tmp_path / "rows.jsonl").rename(tmp_path / "other.jsonl")
+    assert summarize(read(file, columns=named))[-1] == last
+    file.rename(tmp_path / "other.jsonl")
     lines(tmp_path, rows)
     assert last in summarize(read(tmp_path, columns=named))
 
@@ -169,20 +142,14 @@ def test_rows_of_every_file_have_a_layout_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "two.jsonl").write_text(json.dumps({"messages": [ASK, REPLY]}))
     (tmp_path / "README.md").write_text("# Files that are not data")
     (tmp_path / "dataset_info.json").write_text("{}")
-    (note := tmp_path / ".cache" / "huggingface" / "two.jsonl.metadata").parent.mkdir(parents=True)
-    note.write_text("of the hub's client")
     assert summarize(read(tmp_path)) == [(["a"], ["b"], None)] * 2
-    assert note not in files_of(tmp_path), "nor does it change the folder's digest"
     assert summarize(read(tmp_path / "t*.jsonl")) == [(["a"], ["b"], None)]
 
 
 JUDGED: list[tuple[str, list[Any], str]] = [
     ("quality", ["good", "bad"], "quality"),
     ("helpfulness", [4, 1], "helpfulness"),
-    ("helpfulness", [4.0, 1.0], "helpfulness"),
     ("scores", [{"helpfulness": 4}, {"helpfulness": 1}], "scores.helpfulness"),
-    ("scores", ['{"gpt": 4, "n": 2}', '{"gpt": 1, "n": 2}'], "scores.gpt"),
-    ("meta", [{"quality": "good"}, {"quality": "bad"}], "meta.quality"),
 ]
 
 
@@ -190,22 +157,12 @@ JUDGED: list[tuple[str, list[Any], str]] = [
 def test_what_says_how_good_an_answer_is_is_asked_about(
     column: str, values: list[Any], path: str, tmp_path: Path
 ) -> None:
-    file = lines(
-        tmp_path,
-        [
-            {"prompt": "a", "response": text, column: v}
-            for text, v in zip("bc", values, strict=True)
-        ],
-    )
-    with pytest.raises(UserError) as raised:
+    file = lines(tmp_path, [{"prompt": "a", "response": "b", column: value} for value in values])
+    with pytest.raises(UserError, match=rf"\.columns={{label: {path}}}") as raised:
         read(file)
-    message = str(raised.value)
-    assert f".columns={{{column}: null}}" in message and f".columns={{label: {path}}}" in message
-    words = re.search(r"\.labels={(.*?)}", message)
-    assert words is not None
-    first, second = (pair.removesuffix(": WORD") for pair in sorted(words[1].split(", ")))
-    bad, good = (first, second)  # 1 and 4, or bad and good
-    assert [each.answers for each in read(file, columns={column: None}).parsed] == [["b"], ["c"]]
+    assert f".columns={{{column}: null}}" in str(raised.value)
+    assert len(read(file, columns={column: None}).parsed) == 2
+    good, bad = ("good", "bad") if column == "quality" else ("4", "1")
     result = read(file, columns={"label": path}, labels={good: "true", bad: "false"})
     assert [each.scores for each in result.parsed] == [[1], [0]]
 
@@ -213,45 +170,21 @@ def test_what_says_how_good_an_answer_is_is_asked_about(
 def test_a_score_that_never_varies_says_nothing(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "response": "b", "score": 5}] * 2)
     assert [*read(file).unused_columns] == ["score"]
-    assert read(lines(tmp_path, [{"text": t, "score": n} for n, t in enumerate("ab")])).parsed, (
-        "of running text"
-    )
-    assert read(
-        lines(tmp_path, [{"prompt": t, "score": n} for n, t in enumerate("ab")]), Purpose.prompts
-    ).parsed
 
 
-def test_a_bad_answer_that_comes_late_is_found(tmp_path: Path) -> None:
-    rows = [{"prompt": "a", "response": "b", "quality": "good"}] * PEEKED
-    with pytest.raises(
-        UserError,
-        match=rf"line {PEEKED + 1}: the column 'quality' is 'bad'.*columns={{label: quality}}",
-    ):
-        read(lines(tmp_path, [*rows, {**rows[0], "quality": "bad"}]))
-
-
-@pytest.mark.parametrize("values", [[0, 1], [-1, 1], ["no", "yes"]])
-def test_labels_of_single_answers_that_nobody_knows_are_asked_for(
-    values: list[Any], tmp_path: Path
-) -> None:
-    file = lines(tmp_path, [{"prompt": "a", "completion": "b", "label": value} for value in values])
-    bad, good = map(str, values)
-    with pytest.raises(
-        UserError, match=rf"label holds {bad}, {good}, .*\.labels={{{bad}: WORD, {good}: WORD}}"
-    ):
+def test_labels_of_single_answers_that_nobody_knows_are_asked_for(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"prompt": "a", "completion": "b", "label": n} for n in (0, 1)])
+    with pytest.raises(UserError, match=r"label holds 0, 1, .*\.labels={0: WORD, 1: WORD}"):
         read(file, Purpose.preferences)
-    result = read(file, Purpose.preferences, labels={good: "true", bad: "false"})
+    result = read(file, Purpose.preferences, labels={1: "true", 0: "false"})
     assert [each.scores for each in result.parsed] == [[0], [1]]
 
 
 BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
-    ({**ALPACA, "deleted": True}, "deleted"),
     ({**ALPACA, "status": "rejected"}, "status"),
     ({"prompt": "a", "response": "b", "is_safe": False}, "is_safe"),
     ({"messages": [ASK, REPLY], "is_correct": 0}, "is_correct"),
-    ({"messages": [ASK, REPLY], "is_correct": 0.0}, "is_correct"),
     ({**ALPACA, "is_harmful": True}, "is_harmful"),
-    ({**ALPACA, "passed": False}, "passed"),
 ]
 
 
@@ -265,33 +198,6 @@ def test_a_column_that_calls_an_answer_a_bad_one_is_refused(
         read(file)
     assert f"columns={{{column}: null}} to leave it out" in str(raised.value)
     assert len(read(file, columns={column: None}).parsed) == 2
-    if not row[column]:
-        assert f"columns={{label: {column}}} to read it" in str(raised.value)
-        labels = {1: "true", 0: "false"} if isinstance(row[column], int | float) else {}
-        result = read(file, columns={"label": column}, labels=labels)
-        assert [each.scores for each in result.parsed] == [[1], [0]]
-
-
-@pytest.mark.parametrize(
-    ("row", "column"),
-    [
-        ({"prompt": "a", "completion": "b", "reasoning": "on"}, "reasoning"),
-        (
-            {"messages": [ASK, REPLY], "deepseek_thinking_trajectory": "so"},
-            "deepseek_thinking_trajectory",
-        ),
-        ({"dialogue": ["a", "b"], "speakers": ["Ada", "Bob"]}, "speakers"),
-    ],
-)
-def test_a_switch_thoughts_of_another_name_and_speakers_are_refused(
-    row: dict, column: str, tmp_path: Path
-) -> None:
-    file = lines(tmp_path, [row])
-    with pytest.raises(
-        UserError, match=rf"the column '{column}' .*columns={{{column}: null}} to leave it out"
-    ):
-        read(file)
-    assert summarize(read(file, columns={column: None})) == [(["a"], ["b"], None)]
 
 
 RIVALS: list[tuple[dict[str, Any], str, str]] = [
@@ -304,54 +210,10 @@ RIVALS: list[tuple[dict[str, Any], str, str]] = [
 def test_two_columns_that_may_be_the_same_are_refused(
     row: dict, one: str, other: str, tmp_path: Path
 ) -> None:
-    file = lines(tmp_path, [row])
     role = "completion" if "problem" in row else "prompt"
-    with pytest.raises(UserError, match=f"both {one} and {other} may be the {role}") as raised:
-        read(file)
+    with pytest.raises(UserError, match=f"both {one} and {other} may be the {role}"):
+        read(lines(tmp_path, [row]))
     for column in (one, other):
-        assert f"data.sources[0].columns={{{role}: {column}}}" in str(raised.value)
-        [(messages, answers, _)] = summarize(read(file, columns={role: column}))
-        assert row[column] == (answers if role == "completion" else messages)[0]
+        [parsed] = read(lines(tmp_path, [row]), columns={role: column}).parsed
+        assert row[column] in [parsed.messages[0]["content"], *parsed.answers]
     assert read(lines(tmp_path, [{**row, other: row[one]}])).parsed
-
-
-def test_two_of_several_answers_are_no_preference(tmp_path: Path) -> None:
-    row = {"prompt": "a", "answer_1": "b", "answer_2": "c", "preference": 2}
-    assert summarize(read(lines(tmp_path, [row]), Purpose.preferences)) == [
-        (["a"], ["b", "c"], [0, 1])
-    ]
-    with pytest.raises(UserError, match="no known columns"):
-        read(lines(tmp_path, [{**row, "answer_3": "d"}]), Purpose.preferences)
-
-
-def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
-    file = lines(
-        tmp_path,
-        [{"prompt": "a", "response_1": "b", "response_2": "c", "preference": n} for n in (-1, 1)],
-    )
-    with pytest.raises(UserError, match=r" -1, 1, .*\.labels={-1: WORD, 1: WORD}"):
-        read(file, Purpose.preferences)
-    result = read(file, Purpose.preferences, labels={-1: "response_1", 1: "response_2"})
-    assert [each.scores for each in result.parsed] == [[1, 0], [0, 1]]
-
-
-def test_a_number_is_an_answer_where_numbers_are_checked(tmp_path: Path) -> None:
-    file = lines(tmp_path, [{"question": "a", "answer": value} for value in (7, -0.5, True)])
-    result = read(file, check="number")
-    assert [each.answers for each in result.parsed] == [["7"], ["-0.5"]]
-    assert "must be text, is bool" in str(result.bad_rows[0].error)
-    assert len(read(file).bad_rows) == 3, "as they may be the names of classes"
-
-
-def test_an_answer_that_is_a_flag_has_a_word(tmp_path: Path) -> None:
-    file = lines(tmp_path, [{"question": "a", "answer": value} for value in (True, False)])
-    result = read(file, labels={True: "yes", "false": "no"})
-    assert [each.answers for each in result.parsed] == [["yes"], ["no"]]
-
-
-def test_the_name_of_a_column_that_a_row_lacks_is_no_answer(tmp_path: Path) -> None:
-    named = {"prompt": "q", "chosen": "answer_b", "rejected": "answer_a"}
-    whole = {**named, "answer_a": "bad one", "answer_b": "good one"}
-    result = read(lines(tmp_path, [whole, named, whole]), Purpose.preferences)
-    assert [answers for _, answers, _ in summarize(result)] == [["good one", "bad one"]] * 2
-    assert len(result.bad_rows) == 1

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.data import Data, Source
-from stages.config.blocks.labels import PreferenceFile
-from stages.formats.column_mapping import Purpose
 from stages.models import model_card
 from stages.store.licences import UNKNOWN
 from stages.store.records import Example, load
@@ -51,22 +49,10 @@ def test_nothing_is_said_where_nothing_is_stated(tmp_path: Path) -> None:
     examples, metrics = read_examples(tmp_path, ROWS)
     assert {(e.licence, e.origin) for e in examples} == {(None, None)}
     assert "licences" not in metrics
-    result = read(lines(tmp_path, ROWS))
-    assert {*result.unused_columns} == {"license", "meta"}, (
-        "they are named as columns that nothing reads"
-    )
-    options = ("data=file", "data.sources=[{path: README.md}]")
-    before, after = (
-        nodes(tmp_path, *options[:1], line)["data"]
-        for line in (options[1], options[1].replace("}", ", licence: mit}"))
-    )
-    assert before.fingerprint != after.fingerprint
-    assert "licence" not in json.dumps(before.settings)
-
-
-def test_a_source_of_labels_may_state_one(tmp_path: Path) -> None:
-    assert read(lines(tmp_path, ROWS), Purpose.answers, columns=COLUMNS).parsed[0].licence == "mit"
-    assert PreferenceFile(path="x", licence="mit").source.licence == "mit"
+    unused = read(lines(tmp_path, ROWS)).unused_columns
+    assert {*unused} == {"license", "meta"}, "they are named as columns that nothing reads"
+    node = nodes(tmp_path, "data=file", "data.sources=[{path: README.md}]")["data"]
+    assert "licence" not in json.dumps(node.settings)
 
 
 def test_the_card_names_the_licences_of_what_was_trained_on(chain: Chain, tmp_path: Path) -> None:

@@ -1,21 +1,18 @@
 """Weights of 0 and 1 select the answers that are trained; any other weight is refused by its column."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stages.config.blocks.data import Data, Source
 from stages.config.errors import UserError
-from stages.curation.user_code import row_reader
-from stages.formats.column_mapping import Purpose
 from stages.store.records import Example, load
 from tests.formats.reading import lines, read
 from tests.rows import work
 from tests.stages.reading import joined
 
-ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+ASK = {"role": "user", "content": "a"}
+REPLY = {"role": "assistant", "content": "b"}
 GPT = {"from": "gpt", "value": "b"}
 TALK = {"messages": [ASK, {**REPLY, "weight": 0}, ASK, {**REPLY, "weight": 1}]}
 
@@ -29,17 +26,12 @@ TALK = {"messages": [ASK, {**REPLY, "weight": 0}, ASK, {**REPLY, "weight": 1}]}
             [True, False],
         ),
         ({"messages": [ASK, REPLY, ASK, {**REPLY, "loss_weight": 0.0}]}, [True, False]),
-        ({"messages": [ASK, {**REPLY, "loss": False}, ASK, REPLY]}, [False, True]),
         ({"messages": [ASK, {**REPLY, "channel": "analysis", "loss": False}, REPLY]}, [False]),
         ({"conversations": [{"from": "human", "value": "a"}, {**GPT, "weight": "0"}]}, [False]),
-        ({"messages": json.dumps(TALK["messages"])}, [False, True]),
         ({**TALK, "system": "s", "history": [["c", "d"]]}, [True, False, True]),
         ({**TALK, "weight": 0}, [False, False]),
         ({"messages": [{**ASK, "weight": 0}, {**REPLY, "weight": 1}], "weight": 1.0}, None),
         ({"instruction": "a", "output": "b", "loss_weight": 0}, [False]),
-        ({"instruction": "a", "output": "b", "train": "true"}, None),
-        ({"messages": "### Human: a\n### Assistant: b", "sample_weight": 0}, [False]),
-        ({"messages": "[INST] a [/INST] b"}, None),
     ],
 )
 def test_a_weight_says_which_answers_are_trained(
@@ -55,7 +47,6 @@ def test_a_weight_says_which_answers_are_trained(
     ("row", "column"),
     [
         ({"instruction": "a", "output": "b", "loss_weight": 0.5}, "loss_weight"),
-        ({"instruction": "a", "output": "b", "weight": 73}, "weight"),
         (
             {"conversations": [{"from": "human", "value": "a"}, {**GPT, "weight": 0.3}]},
             "conversations.weight",
@@ -74,40 +65,6 @@ def test_a_weight_in_between_is_refused_with_the_way_out(
     assert str(raised.value).endswith(f"data.sources[0].columns={{{name}: null}} to leave it out.")
     [parsed] = read(lines(tmp_path, [row]), columns={name: None}).parsed
     assert parsed.trained is None
-
-
-def test_weights_can_be_left_out_and_columns_be_given_the_role(tmp_path: Path) -> None:
-    assert [
-        each.trained for each in read(lines(tmp_path, [TALK]), columns={"weight": None}).parsed
-    ] == [None]
-    row = {"instruction": "a", "output": "b", "keep": 0}
-    assert [
-        each.trained for each in read(lines(tmp_path, [row]), columns={"weight": "keep"}).parsed
-    ] == [[False]]
-
-
-@pytest.mark.parametrize("key", ["train_on", "masked", "training_detail"])
-def test_other_keys_that_may_mask_a_turn_are_refused(key: str, tmp_path: Path) -> None:
-    row = {"messages": [ASK, {**REPLY, key: False}]}
-    with pytest.raises(
-        UserError, match=f"'messages.{key}' may say what is trained.*`train: false`"
-    ):
-        read(lines(tmp_path, [row]))
-    [parsed] = read(lines(tmp_path, [row]), columns={key: None}).parsed
-    assert parsed.trained is None
-
-
-def test_candidates_and_preferences_have_no_weights(tmp_path: Path) -> None:
-    row = {"prompt": "a", "chosen": "b", "rejected": "c", "weight": 0}
-    with pytest.raises(UserError, match="'weight' changes "):
-        read(lines(tmp_path, [row]), Purpose.preferences)
-
-
-def test_a_function_of_the_users_may_weigh_too() -> None:
-    def function(row: Any) -> Any:
-        return row["messages"], None
-
-    assert row_reader(function, {}, "function")(TALK).trained == [False, True]
 
 
 def test_weights_reach_the_examples_and_rows_that_teach_nothing_are_left_out(

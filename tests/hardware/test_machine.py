@@ -1,7 +1,6 @@
 """Tests of the GPUs that a machine describes. A script with nvidia-smi's output formats stands in for the driver."""
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -47,21 +46,14 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     script = tmp_path / "nvidia-smi"
     script.write_text(DRIVER.format(python=sys.executable))
     script.chmod(0o755)
-    cards, listed = [], list[str]()
+    cards = []
+    listed = list[str]()
     for index, (name, capability, free) in KINDS.items():
-        divided = index == "2"
         card = {"index": index, "uuid": UUIDS[index], "name": name, "compute_cap": capability}
-        card |= {"memory.free": "[N/A]" if divided else str(free)}
-        cards.append(
-            card
-            | {
-                "mig.mode.current": "Enabled"
-                if divided
-                else "Disabled"
-                if index == "0"
-                else "[N/A]"
-            }
-        )
+        card |= {"memory.free": str(free), "mig.mode.current": "Disabled"}
+        if index == "2":
+            card |= {"memory.free": "[N/A]", "mig.mode.current": "Enabled"}
+        cards.append(card)
         listed.append(f"GPU {index}: {name} (UUID: {UUIDS[index]})")
     for number, (uuid, profile) in enumerate(INSTANCES.items()):
         listed.append(f"  MIG {profile:<12} Device  {number}: (UUID: {uuid})")
@@ -73,7 +65,8 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     machine.driver_gpus.cache_clear()
 
 
-FIRST, SECOND = UUIDS["0"], UUIDS["1"]
+FIRST = UUIDS["0"]
+SECOND = UUIDS["1"]
 LARGER, SMALLER = INSTANCES
 
 
@@ -82,21 +75,13 @@ LARGER, SMALLER = INSTANCES
     [
         ("0", [FIRST]),
         ("1,0", [SECOND, FIRST]),
-        (" 1", [SECOND]),
         ("1,7,0", [SECOND]),  # an invalid entry ends the list
-        ("0,-1,1", [FIRST]),
-        ("1,,0", [SECOND]),
         ("-1", []),
-        ("", []),
-        ("none", []),
         ("1,1", []),  # a repeated one empties it
-        (SECOND, [SECOND]),
         ("GPU-5d5ba0d6-0,GPU-5d5ba0d6-d", [SECOND, FIRST]),
-        ("GPU-5d5ba0d6", []),  # the beginning of two UUIDs
         (SMALLER, [SMALLER]),
         (f"{SMALLER},{LARGER}", [SMALLER]),  # of several instances CUDA shows one
         ("2", [LARGER]),
-        (UUIDS["2"], [LARGER]),
         ("0,2", [LARGER]),  # and no other GPU beside it
         (None, [LARGER]),
     ],
@@ -118,26 +103,6 @@ def test_a_gpu_and_an_instance_have_their_own_memory(driver: Path) -> None:
         assert gpus[index] == (name, float(capability), free * 2**20, UUIDS[index])
     assert [gpus[uuid].free_memory for uuid in INSTANCES] == [20 * 10**9, 5 * 10**9]
     assert {gpus[uuid].compute_capability for uuid in INSTANCES} == {float(KINDS["2"][1])}
-
-
-def test_a_gpu_without_memory_of_its_own_has_the_machines(driver: Path) -> None:
-    answers = json.loads((file := driver.with_suffix(".json")).read_text())
-    answers["cards"][1]["memory.free"] = "[N/A]"
-    file.write_text(json.dumps(answers))
-    assert (
-        0
-        < machine.driver_gpus()["1"].free_memory
-        <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    )
-
-
-def test_without_a_divided_gpu_the_driver_is_asked_once(
-    driver: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = json.loads(driver.with_suffix(".json").read_text())
-    answers = {"cards": answers["cards"][:2], "listed": None}  # a list would not be printed
-    driver.with_suffix(".json").write_text(json.dumps(answers))
-    assert [gpu.uuid for gpu in machine.visible_gpus()] == [FIRST, SECOND]
 
 
 def test_more_processes_than_gpus_are_refused(
@@ -166,7 +131,6 @@ def test_a_plan_names_the_gpus(
     ("vendor", "flags", "faster"),
     [
         ("GenuineIntel", "avx512f avx512_bf16 amx_bf16", True),
-        ("AuthenticAMD", "avx512f avx512_bf16", True),
         ("GenuineIntel", "avx512f avx512_bf16", False),
         ("AuthenticAMD", "avx2", False),
     ],

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +31,25 @@ class Person:
     """A person who answers by HTTP requests, without a browser."""
 
     def __init__(self, port: int, name: str, token: str = ""):
-        self.port, self.name, self.token = port, name, token
+        self.port = port
+        self.name = name
+        self.token = token
 
     def send(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
         """Send a request, and return the status and the JSON of the response."""
+        headers = {
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {self.token}",
+        } | headers
+        content = body
+        if not isinstance(body, bytes):
+            content = json.dumps({"annotator": self.name} | body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        headers_sent = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
-        content = (
-            body
-            if isinstance(body, bytes)
-            else json.dumps({"annotator": self.name} | body).encode()
-        )
-        try:
-            connection.request("POST", path, content, headers_sent | headers)
+        with closing(connection):
+            connection.request("POST", path, content, headers)
             answer = connection.getresponse()
-            content_received = answer.read()
-        finally:
-            connection.close()
-        return answer.status, json.loads(content_received) if content_received.startswith(
-            b"{"
-        ) else {}
+            received = answer.read()
+        return answer.status, json.loads(received) if received.startswith(b"{") else {}
 
     def next(self) -> dict[str, Any]:
         """Return the page's state, with the shown `text` of each answer."""
@@ -88,7 +87,8 @@ class Asking:
             command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        self.log, self.port = "", 0
+        self.log = ""
+        self.port = 0
         for line in self.process.stdout or ():
             self.log += line
             if match := ADDRESS.search(line):
@@ -121,7 +121,8 @@ def somebody(
     monkeypatch: pytest.MonkeyPatch, choose: Callable[[dict[str, Any]], str]
 ) -> Iterator[list[int]]:
     """Let Ann answer all questions of the page that this process will serve, by `choose`. Yield the server's ports."""
-    ports, create = list[int](), server.socket.create_server
+    ports = list[int]()
+    create = server.socket.create_server
 
     def listening(*args: Any, **options: Any) -> Any:
         listener = create(*args, **options)

@@ -48,13 +48,15 @@ def quality(text: str) -> int:
 
 
 def better(texts: dict[str, str]) -> str:
-    a, b = quality(texts["A"]), quality(texts["B"])
+    a = quality(texts["A"])
+    b = quality(texts["B"])
     return "A" if a > b else "B" if b > a else "tie"
 
 
 def by_letters(texts: dict[str, str]) -> str:
     """Return which text is better: the later one in the alphabet; some are ties."""
-    a, b = texts["A"], texts["B"]
+    a = texts["A"]
+    b = texts["B"]
     if (a[:1], len(a) % 4) == (b[:1], len(b) % 4):
         return "tie"
     return "A" if a > b else "B"

@@ -1,6 +1,5 @@
 """Verifier, judge, reward model and lengths are equal on the same answers with and without thoughts."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain as joined
 from pathlib import Path
@@ -11,20 +10,15 @@ from transformers import PreTrainedTokenizerBase
 from stages.labelers.labeler import Pool
 from stages.labelers.verifier import Verifier
 from stages.models.contract import Contract, load_contract
-from stages.objectives.reward import read_rows
-from stages.pairing.contrasts import Contrast
-from stages.pairs import make_pair
 from stages.samplers.completions import make_candidate
 from stages.samplers.sampler import Completion, Request
-from stages.store.records import Candidate, Example, Message, load
-from stages.training.token_rows import Row
+from stages.store.records import Candidate, Example, load
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, settings
+from tests.helpers import Chain
 from tests.labelers.judging import judged as judged_by_server
 from tests.labelers.judging import judging
 from tests.labelers.test_reward_model import judged as rewarded
 from tests.labelers.test_reward_model import model  # noqa: F401
-from tests.rows import work_with_calls
 from tests.store.test_thoughts import SPELLINGS
 
 THINKING = (
@@ -62,7 +56,8 @@ def pools(chain: Chain, contract: Contract) -> tuple[Pool, Pool]:
     prompts = load(folder / "prompts.parquet", Example)[:6]
     answers = {e.id: [f"{e.reference}", f"No {e.reference}, \n\n or what?"] for e in prompts}
     spellings = iter(SPELLINGS * 2)
-    plain, thoughtful = list[Candidate](), list[Candidate]()
+    plain = list[Candidate]()
+    thoughtful = list[Candidate]()
     for prompt, text in joined.from_iterable([(p, t) for t in ts] for p, ts in answers.items()):
         plain.append(drawn(text, contract, prompt))
         spelled = drawn(next(spellings).replace("tool", text), contract, prompt)
@@ -73,11 +68,6 @@ def pools(chain: Chain, contract: Contract) -> tuple[Pool, Pool]:
 def test_lengths_are_those_of_the_answers(pools: tuple[Pool, Pool]) -> None:
     plain, thoughtful = pools
     assert [*plain.lengths_by_prompt()] == [*thoughtful.lengths_by_prompt()]
-    shown, again = (
-        [(c.text, c.n_tokens) for _, candidates in pool.by_prompt() for c in candidates]
-        for pool in pools
-    )
-    assert shown == again
     for alone, other in zip(plain.candidates, thoughtful.candidates, strict=True):
         assert (other.answer, other.length) == (alone.text, alone.n_tokens)
         assert other.n_tokens > other.length and other.finish_reason == "stop"
@@ -126,32 +116,3 @@ def test_a_thought_that_the_prompt_begins_has_no_mark_of_its_own(thinking: Contr
     never_ended = drawn("A thing.", thinking)
     assert (never_ended.answer, never_ended.thought) == ("", "A thing.")
     assert never_ended.finish_reason == "length" and never_ended.length == 0
-
-
-def test_a_reward_model_is_trained_on_the_answers(
-    pools: tuple[Pool, Pool], contract: Contract, tmp_path: Path
-) -> None:
-    cfg = settings("recipe=tiny", "label=reward_model").reward
-    rows_of_pools = list[list[Row]]()
-    for pool in pools:
-        pairs = [
-            make_pair(prompt, Contrast(*sides, 1.0, 1.0), "verifier", settings("recipe=tiny").pairs)
-            for prompt, sides in zip(pool.prompts, batched_in_two(pool.candidates), strict=True)
-        ]
-        rows = read_rows(pairs, contract, cfg, work_with_calls(tmp_path))
-        rows_of_pools.append([*rows.train.rows, *rows.validation.rows])
-    assert rows_of_pools[0] == rows_of_pools[1] and len(rows_of_pools[0]) == 6
-
-
-def test_a_reward_model_reads_an_answer_alone_where_prompts_begin_a_thought(
-    thinking: Contract,
-) -> None:
-    prompt: list[Message] = [{"role": "user", "content": "Hammer?"}]
-    answer = thinking.with_empty_thought("tool")
-    _, ids = thinking.completion(prompt, [{"role": "assistant", "content": answer}])
-    assert thinking.text(ids).strip() == "</think>\n\ntool"
-
-
-def batched_in_two(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Candidate]]:
-    each = iter(candidates)
-    return zip(each, each, strict=True)

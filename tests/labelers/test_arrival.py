@@ -4,27 +4,18 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from stages import label, pairs, select, unpaired
-from stages.config.blocks.labels import Human, Label
-from stages.config.choices import Strategy, Weights
+from stages.config.choices import Strategy
 from stages.labelers.judge import Jury
-from stages.labelers.labeler import Labeler, Pool
-from stages.labelers.making import make_labeler
-from stages.labelers.people.questions import draw_questions
-from stages.labelers.people.session import Answer
-from stages.models.contract import load_contract
-from stages.models.loading import create_reward_model, save_model
+from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
-from stages.store.source_files import pin
-from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, Proxy, Request, running
-from tests.helpers import TINY, Chain, settings, slow_but
+from tests.helpers import TINY, Chain, settings
 from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging
 from tests.rows import pool, save_pool, work, work_with_calls
 
@@ -33,79 +24,20 @@ COPIES = [["poor 1", "good 3", "poor 1", "good 3"], ["good 9", "poor 0"]]
 # replies on COPIES from when equal requests were two calls
 PAID = Path(__file__).with_name("paid_before.jsonl")
 PAID_AT = "http://127.0.0.1:1009/v1"  # an address without a server
-LABELERS = ("verifier", "dataset", "judge", "pointwise", "reward_model", "human", "ensemble", "own")
-OWN = """
-from stages.labelers.labeler import Labeler
-from stages.store.records import Judgement
-
-class Mine(Labeler):
-    name = "mine"
-
-    def judge(self, prompt, candidates):
-        for i, a in enumerate(candidates):
-            for b in candidates[:i]:
-                word = "a" if len(a.text) > len(b.text) else "b" if len(a.text) < len(b.text) else "tie"
-                yield Judgement(prompt.id, self.name, a=a.candidate_id, b=b.candidate_id, preference=word)
-"""
 
 
 def by_length(texts: dict[str, str]) -> str:
     """Return the better text by its length modulo 3; many are equally good."""
-    a, b = len(texts["A"]) % 3, len(texts["B"]) % 3
+    a = len(texts["A"]) % 3
+    b = len(texts["B"]) % 3
     return "A" if a > b else "B" if b > a else "tie"
 
 
 @pytest.fixture
 def judge() -> Iterator[Model]:
-    """Serve a judge of two texts, or of one, whose verdict is a function of the texts."""
-    two, one = (
-        judging(by_length),
-        judging(lambda texts: 1 + 3 * (len(texts["ANSWER"]) % 4), "score"),
-    )
-    with running(
-        Model(lambda r: (one if "<<ANSWER" in r["messages"][-1]["content"] else two)(r))
-    ) as model:
+    """Serve a judge whose verdict is a function of the texts."""
+    with running(Model(judging(by_length))) as model:
         yield model
-
-
-def typed(name: str, built: Path, judge: Model, folder: Path) -> tuple[str, ...]:
-    """Return the command line of a labeler, and write the files that it names."""
-    asking = f"label.endpoints=[{{base_url: '{judge.url}', model: judge}}]"
-    match name:
-        case "dataset":
-            rows = [
-                {"prompt": f"p{i % 7}", "chosen": f"{i % 5} {i}", "rejected": f"{i % 4} x"}
-                for i in range(70)
-            ]
-            (folder / "preferences.jsonl").write_text(
-                "".join(json.dumps(row) + "\n" for row in rows)
-            )
-            return "label=dataset", f"label.path={folder / 'preferences.jsonl'}"
-        case "reward_model":
-            sft = Chain(built).folder("sft") / "model"
-            contract = load_contract(sft)
-            begun = create_reward_model(
-                sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0
-            )
-            save_model(begun, folder / "model")
-            contract.save(folder / "model")
-            return "label=reward_model", f"label.path={folder / 'model'}"
-        case "own":
-            (folder / "mine.py").write_text(OWN)
-            return (
-                "label=own",
-                f"label.own={{file: {folder / 'mine.py'}, name: Mine}}",
-            )
-        case "ensemble":
-            members = "label.members=[{labeler: verifier}, {labeler: judge, weight: 2}]"
-            return "label=ensemble", asking.replace("label.", "label.judge."), members
-        case "human":
-            return "label=human", "label.answers=3", "label.overlap=0.5"
-        case "pointwise":
-            return "label=judge", asking, "label.kind=pointwise"
-        case "judge":
-            return "label=judge", asking
-    return ("label=verifier",)
 
 
 @pytest.fixture
@@ -115,36 +47,11 @@ def sampled(built: Path, tmp_path: Path) -> Path:
     candidates = []
     for i, prompt in enumerate(prompts):
         ships = f"The sea has {i} ships."
-        texts = [
-            str(prompt.reference),
-            ships,
-            ships,
-            f"{i} ships sail the sea.",
-            f"The tides rise {i} times.",
-        ]
+        texts = [str(prompt.reference), ships, ships, f"The tides rise {i} times."]
         for j, text in enumerate(texts):
             candidate = Candidate.from_text(prompt.id, text, "sft", "hf", len(text.split()))
             candidates.append(replace(candidate, candidate_id=content_id(prompt.id, j)))
     return save_pool(tmp_path / "sampled", prompts, candidates)
-
-
-def write_journals(cfg: Human, folder: Path, calls: Path, order: int) -> None:
-    """Write two people's answers to all questions, shuffled by the seed `order`."""
-    candidates = Pool(
-        load(folder / "prompts.parquet", Example), load(folder / "candidates.parquet", Candidate)
-    )
-    answers = [
-        Answer(
-            question.id, name, question.words[int(question.id, 16) % 3], order=question.order(name)
-        )
-        for question in draw_questions(candidates, cfg)
-        for name in ("ann", "bob")
-    ]
-    (calls / "people").mkdir(parents=True)
-    random.Random(order).shuffle(answers)
-    for answer in answers:
-        with open(calls / "people" / f"{answer.annotator}.jsonl", "a") as journal:
-            journal.write(json.dumps(asdict(answer)) + "\n")
 
 
 def published(folder: Path) -> dict[str, bytes]:
@@ -155,101 +62,59 @@ def published(folder: Path) -> dict[str, bytes]:
 
 def followers(judged: Path, root: Path) -> dict[str, dict[str, bytes]]:
     """Return the files that every later stage makes of a judged pool."""
-    cfg, works = settings(*TINY), dict[str, StageDir]()
-
-    def started(name: str) -> StageDir:
-        (root / name).mkdir(parents=True)
-        works[name] = work(root / name)
-        return works[name]
-
+    cfg = settings(*TINY)
+    every = replace(cfg.pairs, max_per_prompt=2, min_margin=0.0, max_length_ratio=None)
     for strategy in Strategy:
-        block = replace(
-            cfg.pairs, strategy=strategy, max_per_prompt=2, min_margin=0.0, max_length_ratio=None
-        )
-        pairs.run(block, {"judged": judged}, started(strategy))
-    unpaired.run(replace(cfg.unpaired, threshold=0.5), {"judged": judged}, started("unpaired"))
+        pairs.run(replace(every, strategy=strategy), {"judged": judged}, work(root / strategy))
+    unpaired.run(replace(cfg.unpaired, threshold=0.5), {"judged": judged}, work(root / "unpaired"))
     if any(j.score is not None for j in load(judged / "judgements.parquet", Judgement)):
         block = replace(cfg.select, min_score=0.0, max_per_task=1000)
         save(root / "examples.parquet", [], Example)
-        select.run(block, {"judged": judged, "data": root}, started("select"))
-    return {name: published(work.path) for name, work in works.items()}
+        select.run(block, {"judged": judged, "data": root}, work(root / "select"))
+    return {folder.name: published(folder) for folder in root.iterdir() if folder.is_dir()}
+
+
+def labelled(judge: Model, candidates: Path, folder: Path) -> Path:
+    """Return the folder of the labels that the judge gives a pool."""
+    out = work_with_calls(folder)
+    label.run(block(folder, judge.url, audit=20), {"pool": candidates}, out)
+    return out.path
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("name", slow_but(LABELERS, "judge", "ensemble", "own"))
 def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
-    name: str,
-    built: Path,
-    sampled: Path,
-    judge: Model,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    sampled: Path, judge: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = (*typed(name, built, judge, tmp_path), "label.audit=20", "precision=fp32")
-    cfg = pin(settings(*TINY, *overrides).label, tmp_path / "digests.json")[0]
-    inputs = {"pool": sampled}
-    for member in ("verifier", "judge") if name == "ensemble" else ():
-        inputs[member] = labelled(typed(member, built, judge, tmp_path), sampled, tmp_path / member)
     outcomes = list[dict[str, dict[str, bytes]]]()
-    for order in (1, 2):
+    judge_all = Jury.judge_all
+    for seed in (1, 2):
 
-        def arriving(cfg: Label, out: StageDir, order: int = order) -> Labeler:
-            labeler = make_labeler(cfg, out)
-            judgements = labeler.judge_all
-            labeler.judge_all = lambda pool: mixed([*judgements(pool)], order)  # type: ignore[method-assign]
-            return labeler
+        def arriving(jury: Jury, candidates: Pool, seed: int = seed) -> list[Judgement]:
+            judgements = [*judge_all(jury, candidates)]
+            random.Random(seed).shuffle(judgements)
+            return judgements
 
-        root = tmp_path / f"{order}"
-        (root / "label").mkdir(parents=True)
-        if name == "human":
-            write_journals(cfg, inputs["pool"], root / "calls", order)
-        monkeypatch.setattr(label, "make_labeler", arriving)
-        label.run(
-            cfg,
-            inputs,
-            StageDir(root / "label", lambda metrics, step: None, call_folder=root / "calls"),
-        )
-        outcomes.append(
-            {"label": published(root / "label"), **followers(root / "label", root / "made")}
-        )
-    for stage, files in outcomes[0].items():
-        assert files == outcomes[1][stage], stage
+        monkeypatch.setattr(Jury, "judge_all", arriving)
+        folder = labelled(judge, sampled, tmp_path / f"{seed}")
+        files = followers(folder, tmp_path / f"{seed}-made")
+        outcomes.append({"label": published(folder)} | files)
+    assert outcomes[0] == outcomes[1]
 
 
-def labelled(line: tuple[str, ...], candidates: Path, folder: Path) -> Path:
-    """Return the folder of the labels that a command line makes of a pool."""
-    folder.mkdir()
-    cfg = pin(settings(*TINY, *line).label, folder.with_suffix(".json"))[0]
-    label.run(
-        cfg,
-        {"pool": candidates},
-        StageDir(folder, lambda metrics, step: None, call_folder=folder.with_name("calls")),
-    )
-    return folder
-
-
-def mixed(judgements: list[Judgement], seed: int) -> list[Judgement]:
-    random.Random(seed).shuffle(judgements)
-    return judgements
-
-
-@pytest.mark.parametrize("name", ["verifier", "judge"])
 def test_a_pool_whose_rows_lie_in_another_order_gives_the_same_pairs(
-    name: str, built: Path, sampled: Path, judge: Model, tmp_path: Path
+    sampled: Path, judge: Model, tmp_path: Path
 ) -> None:
     """Earlier versions wrote judgements as they arrived."""
-    first, second = (
-        labelled(typed(name, built, judge, tmp_path), sampled, tmp_path / "label"),
-        tmp_path / "mixed",
-    )
-    shutil.copytree(first, second)
+    first = labelled(judge, sampled, tmp_path / "label")
+    second = Path(shutil.copytree(first, tmp_path / "mixed"))
     for file, kind in (("judgements", Judgement), ("candidates", Candidate)):
         rows = load(first / f"{file}.parquet", kind)
         random.Random(1).shuffle(rows)
         save(second / f"{file}.parquet", rows, kind)
-    files = [followers(folder, folder.with_suffix(".made")) for folder in (first, second)]
-    for stage in {*files[0]} - {"unpaired"}:  # its rows have the order of the pool's rows
-        assert files[0][stage] == files[1][stage], stage
+    expected = followers(first, tmp_path / "label.made")
+    files = followers(second, tmp_path / "mixed.made")
+    for stage in expected.keys() - {"unpaired"}:  # its rows have the order of the pool's rows
+        assert files[stage] == expected[stage], stage
 
 
 @pytest.mark.extended
@@ -258,11 +123,11 @@ def test_answers_that_overtake_each_other_make_one_file(tmp_path: Path) -> None:
     save_pool(tmp_path / "pool", several.prompts, several.candidates)
     files = set[bytes]()
     with running(Model(judging(better), late=0.05)) as model:
-        for i in range(3):
-            out = StageDir(tmp_path, lambda metrics, step: None, call_folder=tmp_path / f"{i}")
-            label.run(block(tmp_path, model.url), {"pool": tmp_path / "pool"}, out)
-            files.add((tmp_path / "judgements.parquet").read_bytes())
-        assert len(model.requests) == 3 * (1 + 5 * 6), "each run asks all questions"
+        for folder in (tmp_path / "one", tmp_path / "two"):  # each run asks all questions
+            out = work_with_calls(folder)
+            label.run(block(folder, model.url), {"pool": tmp_path / "pool"}, out)
+            files.add((out / "judgements.parquet").read_bytes())
+        assert len(model.requests) == 2 * (1 + 5 * 6)
     assert len(files) == 1
 
 
@@ -284,11 +149,9 @@ def test_what_was_paid_for_twice_before_is_taken_and_nothing_is_asked(
     labeler.judges[0].calls.path.parent.mkdir(parents=True)
     shutil.copy(PAID, labeler.judges[0].calls.path)
     judgements = [*labeler.judge_all(pool(*COPIES))]
-    assert len(judgements) == (7 if kind == "pairwise" else 6) and not any(
-        j.error for j in judgements
-    )
+    assert not any(j.error for j in judgements)
     figures = out.endpoint_calls["label.endpoints[0]"]
-    assert figures["made"] == 0 and figures["kept"] == (1 + 2 + 2 if kind == "pairwise" else 1 + 4)
+    assert figures["made"] == 0 and figures["kept"] == 5
     assert labeler.judges[0].calls.path.read_bytes() == PAID.read_bytes()
 
 

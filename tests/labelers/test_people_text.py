@@ -1,7 +1,6 @@
 """People see all characters of a text, also those that rendered Markdown or HTML would hide."""
 
 import time
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -70,20 +69,8 @@ def test_spans_hold_every_character_of_a_text_in_its_place(text: str) -> None:
 
 def test_invisible_characters_are_escaped_and_typed_escapes_stay_text() -> None:
     assert spans("a\u202eb\\u202e") == [("", "a"), (ESCAPED, "\\u202e"), ("", "b\\u202e")]
-    unseen = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-    signs = {
-        *range(0x600, 0x606),
-        0x6DD,
-        0x70F,
-        0x890,
-        0x891,
-        0x8E2,
-        0x110BD,
-        0x110CD,
-    }  # format characters with a sign
-    for code in {*range(0x110000)} - signs:
-        if unicodedata.category(chr(code)) in unseen:
-            assert visible(chr(code)) == ascii(chr(code))[1:-1]
+    for character in "\x00\x9b\u200b\u2060\u2028\ufeff\ud800\ue000\U000e0041":
+        assert visible(character) == ascii(character)[1:-1]
     for text in ("❤️ 1️⃣ 👨\u200d👩\u200d👧 👍🏽", "می\u200cخواهم", "क्\u200dष", "日本 é ß"):
         assert visible(text) == text, "characters with a visible effect stay"
     assert visible("❤\ufe0f\ufe0f a\u200cb") == "❤\ufe0f\\ufe0f a\\u200cb"
@@ -94,15 +81,6 @@ def test_markdown_has_a_style_and_keeps_its_marks() -> None:
     assert [pair for pair in spans(text) if pair[0]] == [
         (STRONG, "# T"), (STRONG, "**b**"), (CODE, "| a |"), (CODE, "```py\nx < 1\n```"), (CODE, "`c`"),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "piece", ["`", "**", "**a ", "```\n", "~~~a\n", "# ", "|", " ", "\t", "`a\n", "\u200b"]
-)
-def test_a_long_text_takes_no_longer_than_its_length(piece: str) -> None:
-    began = time.process_time()
-    spans(piece * (200_000 // len(piece)))
-    assert time.process_time() - began < 2
 
 
 @pytest.mark.extended

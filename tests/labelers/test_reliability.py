@@ -2,7 +2,7 @@
 
 import json
 import random
-from itertools import combinations
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from stages.evaluation.reliability import (
 )
 from stages.store.records import Judgement
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, build, nodes
+from tests.formats.reading import lines
+from tests.helpers import Chain, build
 from tests.labelers.judging import judging
 from tests.rows import pool
 
@@ -28,26 +29,17 @@ PROMPTS = {p.id: p for p in MANY.prompts}
 CANDIDATES = {c.candidate_id: c for c in MANY.candidates}
 
 
-def labelled(right: float, ties: float = 0.0) -> tuple[list[Judgement], dict[tuple[str, ...], str]]:
+def labelled(right: float) -> tuple[list[Judgement], dict[tuple[str, ...], str]]:
     """Return preferences of a judge whose accuracy is `right`, and the true preferences by pair."""
-    rng, judgements, truth_by_pair = (
-        random.Random(0),
-        list[Judgement](),
-        dict[tuple[str, ...], str](),
-    )
+    rng = random.Random(0)
+    judgements = list[Judgement]()
+    truth_by_pair = dict[tuple[str, ...], str]()
     for prompt, (poor, good) in MANY.by_prompt():
         a, b = rng.sample([poor, good], 2)
-        truth = "a" if a is good else "b"
-        word = (
-            "tie"
-            if rng.random() < ties
-            else truth
-            if rng.random() < right
-            else {"a": "b", "b": "a"}[truth]
-        )
-        judgements.append(
-            Judgement(prompt.id, "judge", a=a.candidate_id, b=b.candidate_id, preference=word)
-        )
+        truth, wrong = ("a", "b") if a is good else ("b", "a")
+        word = truth if rng.random() < right else wrong
+        of = {"a": a.candidate_id, "b": b.candidate_id}
+        judgements.append(Judgement(prompt.id, "judge", **of, preference=word))
         truth_by_pair[a.candidate_id, b.candidate_id] = truth
     return judgements, truth_by_pair
 
@@ -60,16 +52,9 @@ def test_error_rates_are_estimated_and_correct_the_positive_rate() -> None:
         assert report[name]["low"] <= 0.8 <= report[name]["high"], name
         assert report[name]["high"] - report[name]["low"] < 0.15
     assert report["kappa"]["low"] <= 0.6 <= report["kappa"]["high"]
-    assert report["alpha"]["mean"] == pytest.approx(report["kappa"]["mean"], abs=0.01)
-    assert report["length"]["known"] == 1 and 0.7 < report["length"]["judge"] < 0.9, (
-        "the good answers are one word longer"
-    )
     truth = sum(word == "a" for word in truth_by_pair.values()) / len(truth_by_pair)
-    assert (
-        report["positive_rate"]["corrected"]["low"]
-        <= truth
-        <= report["positive_rate"]["corrected"]["high"]
-    )
+    corrected = report["positive_rate"]["corrected"]
+    assert corrected["low"] <= truth <= corrected["high"]
     assert report["by_topic"]["t"]["n"] == 400
 
 
@@ -82,98 +67,33 @@ def test_a_verifier_is_as_good_as_its_checks() -> None:
     assert word_of(Judgement("q", "reward_model", "b", score=2 / 3)) == "good"
 
 
-def test_a_random_judge_has_no_corrected_rate_and_a_tie_is_not_a_pair() -> None:
-    judgements, truth_by_pair = labelled(0.5, ties=0.3)
-    report = reliability(
-        judgements, draw_audit(judgements, 1500), truth_by_pair, PROMPTS, CANDIDATES
-    )
-    assert report["positive_rate"]["corrected"] is None
-    assert report["kappa"]["low"] < 0.05
-    assert report["accuracy"]["mean"] < 0.4 and report["pair_accuracy"]["mean"] == pytest.approx(
-        0.5, abs=0.05
-    )
-
-
-def test_a_preference_between_equally_good_answers_is_neither_right_nor_wrong() -> None:
-    judgements, truth = labelled(0.9)
-    truth |= dict.fromkeys([*truth][::4], "tie")
-    figures = reliability(judgements, judgements, truth, PROMPTS, CANDIDATES)
-    rates = [figures[f"pair_{name}"] for name in ("accuracy", "wrong", "neither")]
-    assert sum(rate["mean"] for rate in rates) == pytest.approx(1)
-    for rate, expected in zip(rates, (0.75 * 0.9, 0.75 * 0.1, 0.25), strict=True):
-        assert rate["low"] <= expected <= rate["high"]
-
-
 def test_what_is_audited_is_drawn_without_a_look_at_the_verdict() -> None:
     judgements, _ = labelled(0.8)
-    turned = [
-        Judgement(j.prompt_id, "judge", a=j.a, b=j.b, preference="tie")
-        for j in reversed(judgements)
-    ]
-    assert [key_of(j) for j in draw_audit(judgements, 50)] == [
-        key_of(j) for j in draw_audit(turned, 50)
-    ]
-    failed = [
-        Judgement(j.prompt_id, "judge", a=j.a, b=j.b, error="no JSON") for j in judgements[:5]
-    ]
-    left = countable([*failed, *judgements[5:]], CANDIDATES)
-    assert len(left) == len(judgements) - 5 and not {key_of(j) for j in failed} & {
-        key_of(j) for j in left
-    }
-    assert reliability(failed + judgements[5:], [], {}, PROMPTS, CANDIDATES)["missing"] == {
-        "no JSON": 5
-    }
-
-
-def test_copies_are_audited_once_and_earlier_audits_keep_their_rows() -> None:
-    copies = pool(*([f"one {i}", f"two {i}", f" one {i}", f"two {i}"] for i in range(30)))
-    candidates = {c.candidate_id: c for c in copies.candidates}
-    pairs = [two for _, several in copies.by_prompt() for two in combinations(several, 2)]
-    preferred = [
-        Judgement(a.prompt_id, "judge", a=a.candidate_id, b=b.candidate_id, preference="a")
-        for a, b in pairs
-    ]
-    audit = draw_audit(countable(preferred, candidates), 60)
-    assert len(audit) == len({j.prompt_id for j in audit}) == 30
-    backwards = countable(preferred[::-1], candidates)
-    assert {key_of(j) for j in backwards} == {key_of(j) for j in audit}, "the order does not matter"
-    every = [
-        j
-        for j in preferred
-        if candidates[str(j.a)].stripped_text != candidates[str(j.b)].stripped_text
-    ]
-    first = {j.prompt_id: key_of(j) for j in reversed(draw_audit(every, len(every)))}
-    assert {j.prompt_id: key_of(j) for j in audit} == first
+    turned = [replace(j, preference="tie") for j in reversed(judgements)]
+    audit = draw_audit(judgements, 50)
+    other = draw_audit(turned, 50)
+    assert [key_of(j) for j in audit] == [key_of(j) for j in other]
+    failed = [replace(j, preference=None, error="no JSON") for j in judgements[:5]]
+    assert countable([*failed, *judgements[5:]], CANDIDATES) == countable(
+        judgements[5:], CANDIDATES
+    )
+    report = reliability(failed + judgements[5:], [], {}, PROMPTS, CANDIDATES)
+    assert report["missing"] == {"no JSON": 5}
 
 
 def test_a_completed_audit_is_read_in_both_orders_and_bad_lines_are_reported(
     tmp_path: Path,
 ) -> None:
-    file = tmp_path / "audit.jsonl"
     rows = [
         {"judged": ["x", "y"], "known": "a"},
         {"judged": ["z"], "known": "bad"},
         {"judged": ["w"], "known": None},
     ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = lines(tmp_path, rows)
     assert read_known_words(file) == {("x", "y"): "a", ("y", "x"): "b", ("z",): "bad"}
-    for wrong in ('{"judged": ["z"], "known": "a"}', "no JSON", '{"known": "a"}', '"\ud800"'):
-        file.write_bytes(
-            json.dumps(rows[0]).encode() + b"\n" + wrong.encode("utf-8", "surrogatepass") + b"\n"
-        )
+    for wrong in ({"judged": ["z"], "known": "a"}, {"known": "a"}, "no object"):
         with pytest.raises(UserError, match=r"^label\.known=.*line 2 "):
-            read_known_words(file)
-
-
-def test_the_fingerprint_depends_on_known_labels_and_not_on_their_path(tmp_path: Path) -> None:
-    def label(file: Path, verdict: str) -> str:
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"judged": ["x"], "known": verdict}))
-        return nodes(tmp_path, "label.audit=1", f"label.known={file}")["label"].fingerprint
-
-    first = label(tmp_path / "one" / "known.jsonl", "good")
-    assert label(tmp_path / "two" / "known.jsonl", "good") == first
-    assert label(tmp_path / "one" / "known.jsonl", "bad") != first
+            read_known_words(lines(tmp_path, [rows[0], wrong]))
 
 
 @pytest.mark.extended
@@ -184,30 +104,27 @@ def test_an_audit_by_checks_and_then_by_a_person_asks_no_judge_again(
         return 10 if len(texts["ANSWER"]) > 40 else 1
 
     with running(Model(judging(longer, "score"))) as model:
-        line = (
+        typed = (
             "label=judge",
             f"label.endpoints=[{{base_url: '{model.url}', model: judge}}]",
             "label.kind=pointwise",
             "label.audit=40",
         )
-        build(chain.root, "stage=label", *line)
-        folder, before = chain.folder("label", *line), len(model.requests)
+        build(chain.root, "stage=label", *typed)
+        folder = chain.folder("label", *typed)
+        before = len(model.requests)
         report = json.loads((folder / "reliability.json").read_text())
         assert report["audited"] == report["known"] == 40, "every prompt has checks"
-        rows = [json.loads(row) for row in (folder / "audit.jsonl").read_text().splitlines()]
-        assert len(rows) == 40 and not any("verdict" in row or "score" in row for row in rows)
         filled = tmp_path / "filled.jsonl"
-        filled.write_text(
-            "".join(
-                json.dumps(row | {"known": "good" if len(row["answer"]) > 40 else "bad"}) + "\n"
-                for row in rows
-            )
-        )
-        build(chain.root, "stage=label", *line, f"label.known={filled}")
-        report = json.loads(
-            (chain.folder("label", *line, f"label.known={filled}") / "reliability.json").read_text()
-        )
+        with open(filled, "w") as sink:
+            for line in (folder / "audit.jsonl").read_text().splitlines():
+                row = json.loads(line)
+                assert not {"verdict", "score"} & row.keys()
+                row["known"] = "good" if len(row["answer"]) > 40 else "bad"
+                sink.write(json.dumps(row) + "\n")
+        known = (*typed, f"label.known={filled}")
+        build(chain.root, "stage=label", *known)
+        report = json.loads((chain.folder("label", *known) / "reliability.json").read_text())
         assert report["accuracy"]["mean"] == 1
         assert len(model.requests) == before
-    assert "audited" in chain.manifest("label", *line)["metrics"]["summary"]
-    assert word_of(Judgement("p", "judge", "c", score=0.4)) == "bad"
+    assert "audited" in chain.manifest("label", *typed)["metrics"]["summary"]

@@ -29,11 +29,7 @@ def reward(prompts, completions, answer, task, most=1000, **columns):
 
 
 def test_it_scores_every_candidate_with_the_rows_columns(chain: Chain, tmp_path: Path) -> None:
-    line = own(tmp_path, LENGTHS, most=500)
-    build(chain.root, "stage=pairs", *line)
-    node = chain.folder("label", *line)
-    texts = {c.candidate_id: c.text for c in load(node / "candidates.parquet", Candidate)}
-    judgements = load(node / "judgements.parquet", Judgement)
+    texts, judgements = labels(chain, own(tmp_path, LENGTHS, most=500))
     assert {j.candidate_id for j in judgements} == texts.keys()
     for j in judgements:
         assert (j.labeler, j.score) == ("reward", len(texts[str(j.candidate_id)]) / 500)
@@ -43,22 +39,28 @@ def test_it_scores_every_candidate_with_the_rows_columns(chain: Chain, tmp_path:
     "text",
     [
         "async def reward(completions):\n    return [-len(c[0]['content']) for c in completions]",
-        "import numpy\ndef reward(completions):\n"
-        "    return numpy.float32([-len(c[0]['content']) for c in completions])",
         "import torch\ndef reward(completions):\n"
         "    return torch.tensor([-len(c[0]['content']) for c in completions])",
     ],
 )
 def test_rewards_of_any_size_are_scaled_and_kept(text: str, chain: Chain, tmp_path: Path) -> None:
-    line = own(tmp_path, text)
-    build(chain.root, "stage=label", *line)
-    node = chain.folder("label", *line)
-    texts = {c.candidate_id: c.text for c in load(node / "candidates.parquet", Candidate)}
-    longest, shortest = (pick(map(len, texts.values())) for pick in (max, min))
-    for j in load(node / "judgements.parquet", Judgement):
-        length = len(texts[str(j.candidate_id)])
+    texts, judgements = labels(chain, own(tmp_path, text))
+    lengths = {name: len(text) for name, text in texts.items()}
+    longest = max(lengths.values())
+    shortest = min(lengths.values())
+    for j in judgements:
+        length = lengths[str(j.candidate_id)]
         assert float(str(j.raw)) == -length
         assert j.score == pytest.approx((longest - length) / (longest - shortest))
+
+
+def labels(chain: Chain, line: tuple[str, str]) -> tuple[dict[str, str], list[Judgement]]:
+    """Build the labels; return the candidates' texts and the judgements."""
+    build(chain.root, "stage=label", *line)
+    node = chain.folder("label", *line)
+    candidates = load(node / "candidates.parquet", Candidate)
+    judgements = load(node / "judgements.parquet", Judgement)
+    return {c.candidate_id: c.text for c in candidates}, judgements
 
 
 def failing_at(prompt: str, action: str) -> str:
@@ -75,7 +77,6 @@ def failing_at(prompt: str, action: str) -> str:
     [
         ("raise KeyError('x')", "line 2: KeyError: 'x'"),
         ("return [float('nan')] * len(completions)", "the reward is nan"),
-        ("return [None] * len(completions)", "the reward is None"),
     ],
 )
 def test_a_row_without_a_reward_is_missing_and_named(
@@ -83,9 +84,7 @@ def test_a_row_without_a_reward_is_missing_and_named(
 ) -> None:
     prompt = load(chain.folder("sample") / "prompts.parquet", Example)[3]
     line = own(tmp_path, failing_at(prompt.messages[-1]["content"], action))
-    build(chain.root, "stage=label", *line)
-    node = chain.folder("label", *line)
-    judgements = load(node / "judgements.parquet", Judgement)
+    _, judgements = labels(chain, line)
     errors = {j.prompt_id: j.error for j in judgements if j.error}
     assert errors == {prompt.id: reason}
     [warning] = chain.manifest("label", *line)["warnings"]
@@ -100,15 +99,3 @@ def test_a_list_of_the_wrong_length_stops_with_the_row(
     text += "    return [1.0] * (len(completions) if made_up else 9)\n"
     with pytest.raises(UserError, match=r'^label\.own: .*prompt ".+"'):
         build(chain.root, *stage, *own(tmp_path, text))
-
-
-def test_grpo_trains_on_rewards_of_any_size(chain: Chain, tmp_path: Path) -> None:
-    text = "def reward(completions):\n    return [100 + len(c[0]['content']) for c in completions]"
-    line = ("align=grpo", "grpo.temperature=1.5", *own(tmp_path, text))
-    build(chain.root, "stage=grpo", *line)
-    assert chain.manifest("grpo", *line)["metrics"]["reward"] > 0
-    steps = [
-        json.loads(row)
-        for row in (chain.folder("grpo", *line) / "curves.jsonl").read_text().splitlines()
-    ]
-    assert any(step.get("live_groups") for step in steps)

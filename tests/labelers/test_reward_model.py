@@ -25,7 +25,8 @@ from tests.rows import work
 @pytest.fixture
 def model(chain: Chain, tmp_path: Path) -> Path:
     """Make an untrained reward model with the chain's contract."""
-    sft, folder = chain.folder("sft") / "model", tmp_path / "model"
+    sft = chain.folder("sft") / "model"
+    folder = tmp_path / "model"
     contract = load_contract(sft)
     begun = create_reward_model(
         sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0
@@ -56,24 +57,12 @@ def judged(model: Path, pool: Pool, folder: Path, **runtime: int) -> list[Judgem
     return [*labeler.judge_all(pool)]
 
 
-def test_any_model_with_a_chat_template_scores_independently_of_batches(
-    model: Path, pool: Pool, tmp_path: Path
-) -> None:
-    """A model with a contract reads sampled token ids, and another one the text by its tokenizer's template."""
+def test_scores_do_not_depend_on_batches(model: Path, pool: Pool, tmp_path: Path) -> None:
     judgements = judged(model, pool, tmp_path / "all")
     alone = judged(model, pool, tmp_path / "alone", token_budget=1)
-    assert [float(j.raw or "") for j in alone] == pytest.approx(
-        [float(j.raw or "") for j in judgements], abs=1e-5
-    )
-    (model / "contract.json").unlink()
-    expected = judged(model, pool, tmp_path / "theirs")
-    assert len({j.raw for j in expected}) > 1 and not [j.error for j in expected if j.error]
-    tokenizer = load_tokenizer(model)
-    tokenizer.chat_template = None
-    (model / "chat_template.jinja").unlink(missing_ok=True)
-    tokenizer.save_pretrained(model)
-    with pytest.raises(UserError, match=r"^label\.path=.* chat template"):
-        judged(model, pool, tmp_path / "none")
+    rewards = [float(str(j.raw)) for j in judgements]
+    assert [float(str(j.raw)) for j in alone] == pytest.approx(rewards, abs=1e-5)
+    assert len({*rewards}) > 1
 
 
 def test_a_model_without_padding_reads_the_whole_answer(
@@ -126,27 +115,9 @@ def test_scores_from_before_a_kill_are_reused(model: Path, pool: Pool, tmp_path:
 def test_a_candidate_that_is_too_long_is_missing_with_its_reason(
     model: Path, pool: Pool, tmp_path: Path
 ) -> None:
-    pool.candidates[0].text, pool.candidates[0].token_ids = "word " * 3000, None
+    pool.candidates[0].text = "word " * 3000
+    pool.candidates[0].token_ids = None
     judgements = judged(model, pool, tmp_path / "label")
     missing = [j for j in judgements if j.error]
     assert [j.candidate_id for j in missing] == [pool.candidates[0].candidate_id]
     assert "2048 tokens" in str(missing[0].error)
-
-
-@pytest.mark.parametrize("constant", [-20.0, 5.0])
-def test_a_constant_of_a_prompt_changes_no_score(
-    constant: float, model: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A reward model's constant is arbitrary for every prompt (Bradley & Terry 1952)."""
-    plain = judged(model, pool, tmp_path / "plain")
-    rewards_of = RewardModel.rewards
-    places = {prompt.id: place for place, prompt in enumerate(pool.prompts)}
-
-    def shifted(self: RewardModel, readable: Any) -> Any:
-        for candidate, reward in rewards_of(self, readable):
-            yield candidate, reward + constant * (1 + places[candidate.prompt_id])
-
-    monkeypatch.setattr(RewardModel, "rewards", shifted)
-    moved = judged(model, pool, tmp_path / "moved")
-    assert [j.score for j in moved] == [j.score for j in plain]
-    assert {j.raw for j in moved}.isdisjoint({j.raw for j in plain})

@@ -1,6 +1,5 @@
 """Judges' votes, parsed again from a judgement's `raw`, give the same judgement."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -9,12 +8,11 @@ from typing import Any
 import pytest
 
 from stages.config.choices import Reading, Rubrics
-from stages.labelers.judge import Jury
 from stages.labelers.verdicts import SCALE, judge_votes
 from stages.store.records import content_id
 from tests.endpoints.servers import Model, Request, running
-from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, shown_texts
-from tests.rows import pool, work_with_calls
+from tests.labelers.judging import PROBE, is_probe, judged, judging, shown_texts
+from tests.rows import pool
 
 pytest.importorskip("openai")
 GIVEN = pool(*([f"poor {i}", f"fair {i}", f"good {i}"] for i in range(8)), ["same", "same"])
@@ -52,47 +50,6 @@ def test_preferences_are_the_majority_of_what_is_read_again(tmp_path: Path) -> N
             ]
         )
     assert seen["turned"] and seen["not"] and seen["2 of 3"] and seen["0 of 0"] == 1
-
-
-def test_two_endpoints_of_one_model_are_two_judges(tmp_path: Path) -> None:
-    with running(Model(judging(lambda texts: "A"))) as one, running(Model(judging(better))) as two:
-        cfg = block(tmp_path, one.url, two.url)
-        for endpoint in cfg.endpoints:
-            endpoint.model = "judge"
-        one_prompt = pool(["poor 1", "good 2"])
-        [judgements] = Jury(cfg, work_with_calls(tmp_path)).judge_all(one_prompt)
-    verdicts = {
-        name: voice.word
-        for name, voice in judge_votes(judgements, Rubrics.pairwise, Reading.json).items()
-    }
-    good = next(c.candidate_id for c in one_prompt.candidates if c.text == "good 2")
-    assert verdicts == {"judge 1": "tie", "judge 2": "a" if judgements.a == good else "b"}
-
-
-def test_a_stored_reply_has_its_finish_reason_and_parses_to_the_same_verdict(
-    tmp_path: Path,
-) -> None:
-    """A refusal or a truncated reply does not count, even if it contains a verdict."""
-    refuses = Model(lambda request: "", refusal="Verdict: A")
-    with running(refuses) as model:
-        [judgement] = judged(
-            tmp_path,
-            pool(["poor 1", "good 2"]),
-            model.url,
-            reading="text",
-            max_failed=1,
-            attempts=1,
-        )
-    assert judgement.error == "the judge's reply is a refusal"
-    reply = {"text": "Verdict: A", "finish_reason": "refusal"}
-    assert json.loads(judgement.raw) == {"judge-0": {"ab": reply, "ba": reply}}
-    [voice] = judge_votes(judgement, Rubrics.pairwise, Reading.text).values()
-    assert voice.word is None
-    judgement.raw = json.dumps(
-        {"judge-0": {"ab": {"text": "Verdict: A", "finish_reason": "stop"}, "ba": None}}
-    )
-    [half] = judge_votes(judgement, Rubrics.pairwise, Reading.text).values()
-    assert half.verdicts == {"ab": "A", "ba": None}
 
 
 def sentence(request: Request) -> str:

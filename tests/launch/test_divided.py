@@ -4,7 +4,6 @@ kill, no block written twice, and an error that names the block that ends its pr
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,14 +12,10 @@ from pathlib import Path
 
 import pytest
 import submitit
-import torch
 
-from stages.config.choices import Weights
 from stages.config.installation import ROOT
-from stages.models.contract import load_contract
-from stages.models.loading import create_reward_model, save_model
 from stages.store import blocks
-from stages.store.records import Candidate, Example, Judgement, PairLogProbs, load
+from stages.store.records import Candidate, PairLogProbs, load
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH
 from tests.helpers import TINY, Chain, build, command, nodes
@@ -78,34 +73,13 @@ def saved_blocks(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_processes_sample_what_one_does_although_one_is_killed(
-    processes: int, chain: Chain, tmp_path: Path
-) -> None:
-    shutil.rmtree(chain.folder("sample"))
-    build(chain.root, "stage=sample", *SMALL)
-    alone = load(chain.folder("sample") / "candidates.parquet", Candidate)
-    shutil.rmtree(chain.folder("sample"))
-    ran = run(chain.root, "sample", processes, killing(tmp_path / "notes"))
-    assert ran.returncode == 0, ran.stderr
-    assert load(chain.folder("sample") / "candidates.parquet", Candidate) == alone, (
-        "ids and log-probs, to the bit"
-    )
-    prompts = load(chain.folder("sample") / "prompts.parquet", Example)
-    assert (
-        len([*(tmp_path / "notes").glob("death-*")]) == 1
-        and "is started again" in ran.stderr + ran.stdout
-    )
-    saved = saved_blocks(tmp_path / "notes")
-    assert len(saved) == len({*saved}) == -(-len(prompts) // 8), (
-        "no block is saved twice, none by the parent"
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize(
     ("stage", "file", "kind"),
-    [("reference", "logprobs", PairLogProbs), ("answer", "answers", Candidate)],
+    [
+        ("sample", "candidates", Candidate),
+        ("reference", "logprobs", PairLogProbs),
+        ("answer", "answers", Candidate),
+    ],
 )
 def test_processes_compute_what_one_does(
     stage: str, file: str, kind: type, processes: int, chain: Chain, tmp_path: Path
@@ -118,41 +92,6 @@ def test_processes_compute_what_one_does(
     ran = run(chain.root, stage, processes, killing(tmp_path / "notes"))
     assert ran.returncode == 0, ran.stderr
     assert load(chain.folder(node) / f"{file}.parquet", kind) == alone
-    saved = saved_blocks(tmp_path / "notes")
-    assert len(saved) == len({*saved}) > 1
-    assert len([*(tmp_path / "notes").glob("death-*")]) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_give_the_rewards_of_one(processes: int, chain: Chain, tmp_path: Path) -> None:
-    sft, model, labelled = chain.folder("sft") / "model", tmp_path / "reward", chain.root / "label"
-    contract = load_contract(sft)
-    save_model(
-        create_reward_model(
-            sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0
-        ),
-        model,
-    )
-    contract.save(model)
-    line = (
-        *TINY,
-        f"outputs={chain.root}",
-        "stage=label",
-        "label=reward_model",
-        f"label.path={model}",
-    )
-    line += ("label.runtime.shard_size=32",)
-    before = {*labelled.iterdir()}
-    assert command(*line).returncode == 0
-    [node] = {*labelled.glob("*/")} - before
-    alone = load(node / "judgements.parquet", Judgement)
-    assert len({judgement.raw for judgement in alone}) > 1
-    shutil.rmtree(node)
-    several = f"label.runtime.processes={processes}"
-    ran = command(*line, several, env=killing(tmp_path / "notes"))
-    assert ran.returncode == 0, ran.stderr
-    assert load(node / "judgements.parquet", Judgement) == alone
     saved = saved_blocks(tmp_path / "notes")
     assert len(saved) == len({*saved}) > 1
     assert len([*(tmp_path / "notes").glob("death-*")]) == 1
@@ -206,35 +145,6 @@ def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(
     assert len([*(tmp_path / "notes").glob("death-*")]) == 2 and len(saved_shards) >= 2
     build(chain.root, "stage=sample", *SMALL)  # the same command resumes
     assert len(saved_blocks(tmp_path / "notes")) == len(saved_shards)
-
-
-@pytest.mark.slow
-def test_workers_of_a_killed_parent_finish_and_the_next_command_publishes(
-    chain: Chain, tmp_path: Path
-) -> None:
-    node, store = nodes(chain.root)["sample"], Store(chain.root)
-    shutil.rmtree(chain.folder("sample"))
-    line = [
-        *TINY,
-        f"outputs={chain.root}",
-        "stage=sample",
-        *SMALL,
-        "launch=ddp",
-        "launch.processes=2",
-    ]
-    env = killing(tmp_path / "notes", deaths=0)
-    shards = store.partial(node) / SCRATCH / "shards"
-    parent = subprocess.Popen(
-        [sys.executable, "run.py", *line], cwd=ROOT, env=env, stderr=subprocess.DEVNULL
-    )
-    wait_for(lambda: [*shards.glob("block-*.lock")])
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    assert store.is_locked("sample", node.fingerprint), "the workers go on"
-    ran = command(*line, env=env)
-    assert ran.returncode == 0, ran.stderr
-    saved = saved_blocks(tmp_path / "notes")
-    assert len(saved) == len({*saved}) > 1, "nothing is computed again"
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -1,6 +1,5 @@
 """Tests of what the agent says about processes that wait for each other."""
 
-import json
 import os
 import re
 import subprocess
@@ -76,18 +75,6 @@ def test_a_stall_names_the_places_and_ends_with_them(stopped: bool, tmp_path: Pa
     assert str(error) == message[0]
     settings = {(tmp_path / f"allocator-{rank}").read_text() for rank in (0, 1)}
     assert settings == {os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")}
-
-
-@pytest.mark.slow
-def test_processes_that_move_on_are_not_told_of(tmp_path: Path) -> None:
-    """One waits for the other, for less than a tenth of the limit. A user's allocator setting reaches both."""
-    cfg = waiting.Waiting(seconds=1.0, trainer={"ddp_timeout": 600})
-    ran = run_two(tmp_path, cfg, PYTORCH_ALLOC_CONF="max_split_size_mb:64")
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert {(tmp_path / f"allocator-{rank}").read_text() for rank in (0, 1)} == {
-        "max_split_size_mb:64"
-    }
-    assert json.loads((tmp_path / "curves.jsonl").read_text().splitlines()[-1])["step"] == 3
 
 
 def test_a_place_is_the_innermost_line_of_every_library() -> None:

@@ -20,7 +20,9 @@ class Proxy:
     """Forwards each request to the server, or breaks it."""
 
     def __init__(self, port: int, faults: Path):
-        self.port, self.faults, self.random = port, faults, random.Random(0)
+        self.port = port
+        self.faults = faults
+        self.random = random.Random(0)
         self.counts = dict[str, int]()
 
     def draw_fault(self) -> str:

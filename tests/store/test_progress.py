@@ -1,12 +1,7 @@
-"""Tests of progress: no time left before it can be estimated, at most 80 columns, and no bar in a log."""
+"""Tests of progress: lines and no bar in a log, and an estimate from a resume's own rows."""
 
-import fcntl
-import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 
 import pytest
 
@@ -39,31 +34,6 @@ def test_a_log_file_gets_a_line_now_and_then_without_carriage_returns() -> None:
     lines = ran.stderr.splitlines()
     assert 2 <= len(lines) <= 6, "every 0.4 of 2 seconds, and not every update"
     assert all(line.startswith("likelihood of a policy ") for line in lines)
-
-
-@pytest.mark.extended
-def test_a_terminal_shows_one_line_of_at_most_80_columns() -> None:
-    leader, follower = pty.openpty()
-    # rows and columns
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
-    process = subprocess.Popen(arguments(), cwd=ROOT, stdout=follower, stderr=follower)
-    os.close(follower)
-    printed = b""
-    while chunk := read(leader):
-        printed += chunk
-    assert process.wait() == 0
-    lines = [line for line in printed.decode().replace("\n", "\r").split("\r") if line.strip()]
-    assert len(lines) > 5
-    assert max(map(len, lines)) <= 80
-    assert "left" not in lines[0]
-    assert any(" left" in line for line in lines)
-
-
-def read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 65536)
-    except OSError:  # how Linux says that the other end is closed
-        return b""
 
 
 def test_a_resume_counts_its_own_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,6 @@ from stages.endpoints.spending import Spending
 from stages.store import locks
 from stages.store.call_cache import Calls
 from stages.store.safe_files import link, open_regular
-from stages.store.workspace import CURVES
-from tests.rows import work
 
 ODD: dict[str, Callable[[Path], object]] = {
     "a FIFO": os.mkfifo,
@@ -35,15 +33,10 @@ def keep_calls(folder: Path) -> None:
 
 OPENED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "calls": (votes_folder, keep_calls),
-    "calls' lock": (lambda folder: votes_folder(folder).with_suffix(".lock"), keep_calls),
     "a lock": (lambda folder: folder / "x.lock", lambda folder: locks.open_lock(folder / "x.lock")),
     "spending": (
         lambda folder: folder / "s.jsonl",
         lambda f: Spending(f / "s.jsonl", Budget(), Price(), "key"),
-    ),
-    "curves": (
-        lambda folder: folder / CURVES,
-        lambda folder: work(folder),
     ),
     "reading": (lambda folder: folder / "f", lambda folder: open_regular(folder / "f")),
     "appending": (
@@ -66,12 +59,6 @@ def test_what_is_no_file_is_one_line(
         use(Path())
     assert "\n" not in str(error.value) and place(Path()).name in str(error.value)
     assert (tmp_path / "elsewhere").read_text() == "kept\n"
-
-
-def test_a_device_is_no_file_and_a_file_is_opened() -> None:
-    with pytest.raises(UserError, match="is a device"):
-        open_regular(Path("/dev/zero"))
-    os.close(open_regular(Path(__file__)))
 
 
 def test_a_link_is_replaced_and_a_folder_is_kept(

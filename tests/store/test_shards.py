@@ -27,11 +27,8 @@ def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(
     folder = tmp_path / SCRATCH / "shards"
     folder.mkdir(parents=True)
     other = candidates_of("f" * 16, 2)  # of a prompt that is asked no longer
-    save(
-        folder / "000000.parquet",
-        candidates_of(PROMPTS[0], 2) + candidates_of(PROMPTS[1], 1) + other,
-        Candidate,
-    )
+    older = [*candidates_of(PROMPTS[0], 2), *candidates_of(PROMPTS[1], 1), *other]
+    save(folder / "000000.parquet", older, Candidate)
     shard_calls = list[list[str]]()
 
     def produce(waiting: Sequence[str]) -> Iterator[tuple[str, list[Candidate]]]:

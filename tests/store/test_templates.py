@@ -14,12 +14,9 @@ from tests.helpers import refused
 
 HOSTILE = {
     "nested loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "range": "{% for i in range(10 ** 9) %}x{% endfor %}",
     "recursion": "{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}",
     "include": "{% include 'itself' %}",
-    "deep": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "climbing": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "division": "{{ 1 // 0 }}",
     "syntax": "{% if %}",
 }
 

@@ -1,7 +1,6 @@
-"""Every kind of constraint, against handwritten answers and against texts that are no answer."""
+"""Every kind of constraint, against handwritten answers."""
 
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +16,10 @@ EACH = 6  # smallest number of good answers, and of near misses
 
 CONSTRAINTS = known_constraints()
 KINDS = sorted(CONSTRAINTS)
-MOST = 150  # above every count in a handwritten answer
-NAMED = {
-    "word",
-    "words",
-    "phrase",
-    "sentence",
-    "name",
-    "marker",
-    "tag",
-    "labels",
-    "keys",
-    "text",
-    "one",
-}
-NO_WORD = "zyxgloop"
-FORBID = ("avoid_words",)
-LONG = 3_000
-ODD = [mark * LONG for mark in ("\n", "a, ", "* ", "[", '"', "<<", "1. ", "```", "word. ")] + [
-    "١٢٣ ﷽ 🏳️‍🌈 ﬁ"
-]
-SLOW = 1.0  # CPU-seconds for all of them
 
 
 def drawn(kind: str) -> dict[str, Any]:
     return CONSTRAINTS[kind].draw(random.Random(0), "Describe a lighthouse.")
-
-
-COUNTING = [kind for kind in KINDS if "count" in drawn(kind)]
-NAMING = [kind for kind in KINDS if NAMED & drawn(kind).keys()]
 
 
 ANSWERS: dict[str, dict[str, Any]] = {
@@ -60,17 +34,15 @@ ANSWERS: dict[str, dict[str, Any]] = {
 def test_a_checker_separates_good_answers_from_near_misses() -> None:
     wrong = []
     for kind in KINDS:
-        answers, holds = ANSWERS[kind], CONSTRAINTS[kind].holds
+        answers = ANSWERS[kind]
+        holds = CONSTRAINTS[kind].holds
         params = answers.get("params", {})
         for sort in ("good", "near_miss"):
             if len({*answers[sort]}) < EACH:
                 wrong.append(f"{kind}: fewer than {EACH} {sort}")
-            decided = [holds(answer.strip(), **params) for answer in answers[sort]]
-            wrong += [
-                f"{kind}: {sort} {i + 1}"
-                for i, holds_it in enumerate(decided)
-                if holds_it != (sort == "good")
-            ]
+            for i, answer in enumerate(answers[sort], 1):
+                if holds(answer.strip(), **params) != (sort == "good"):
+                    wrong.append(f"{kind}: {sort} {i}")
     assert not wrong
 
 
@@ -109,55 +81,12 @@ def test_a_label_is_found_but_not_in_an_empty_answer(text: str) -> None:
 def test_every_wording_has_its_parameters() -> None:
     wrong = []
     for kind in KINDS:
-        constraint, params = CONSTRAINTS[kind], drawn(kind)
+        constraint = CONSTRAINTS[kind]
+        params = drawn(kind)
         if params.keys() != ANSWERS[kind].get("params", {}).keys():
             wrong.append(f"{kind}: other parameters than {[*params]}")
         if len(constraint.wordings) < 4 or kind in CHECKS:
             wrong.append(f"{kind}: few wordings, or the name of a check")
         wordings = {constraint.word(random.Random(i), params) for i in range(20)}
         wrong += [f"{kind}: {wording}" for wording in wordings if "{" in wording]
-    assert not wrong
-
-
-def test_a_count_decides_as_the_wording_says() -> None:
-    """For `exactly`, one count holds. For `at least` and `at most`, counts hold up to a limit, or from a limit on."""
-    wrong = []
-    for kind in COUNTING:
-        params, holds = ANSWERS[kind]["params"], CONSTRAINTS[kind].holds
-        for answer in ANSWERS[kind]["good"]:
-            by_count = [holds(answer.strip(), **params | {"count": count}) for count in range(MOST)]
-            ordered = by_count in (sorted(by_count), sorted(by_count, reverse=True))
-            if sum(by_count) != 1 and not (ordered and (not all(by_count) or "at_most" in kind)):
-                wrong.append(f"{kind}: {answer}")
-    assert not wrong
-
-
-def test_parameters_in_a_wording_are_those_of_the_check() -> None:
-    wrong = []
-    for kind in NAMING:
-        params, holds = ANSWERS[kind]["params"], CONSTRAINTS[kind].holds
-        name = min(NAMED & params.keys())
-        other: Any = [NO_WORD] if isinstance(params[name], list) else NO_WORD
-        answers = [answer.strip() for answer in ANSWERS[kind]["good"]]
-        wrong += [
-            f"{kind}: {answer}"
-            for answer in answers
-            if holds(answer, **params | {name: other}) != (kind in FORBID)
-        ]
-    assert not wrong
-
-
-def test_no_text_makes_a_checker_raise_or_run_long() -> None:
-    wrong = []
-    for kind in KINDS:
-        params, started = ANSWERS[kind].get("params", {}), time.process_time()
-        for text in ODD:
-            try:
-                decided = CONSTRAINTS[kind].is_satisfied(text.strip(), **params)
-            except Exception as error:
-                wrong.append(f"{kind}: {text[:9]!r}: {error!r}")
-            else:
-                wrong += [f"{kind}: {decided!r}"] if decided not in (True, False) else []
-        if time.process_time() - started > SLOW or CONSTRAINTS[kind].is_satisfied("", **params):
-            wrong.append(f"{kind}: lingers, or takes an empty answer")
     assert not wrong
