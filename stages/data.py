@@ -106,12 +106,9 @@ def join(
         ]
         write_quarantine(flagged, out)
         if part.copies:
-            hint = "No action is needed."
-            if file in files[:i]:
-                hint = "This source is listed twice. Remove it."
             out.warn(
                 f"{cfg.key(i)}={source.path}: {part.copies} of {len(part.rows)} rows were skipped, because earlier rows "
-                f"have their prompts. {hint}"
+                "have their prompts"
             )
         joined.append(part)
     return ledger, joined
@@ -135,41 +132,30 @@ def compile_metrics(
 ) -> dict[str, Any]:
     """Return the metrics, except licences and origins."""
     counts = Counter(e.split for e in examples)
-    tasks = {e.task for e in examples if e.checks}
     sources = list[dict[str, Any]]()
-    mixed = list[str]()
-    copies = 0
-    unwanted = 0
     for part in joined:
-        copies += part.copies
-        unwanted += len(part.unwanted)
-        name = Path(part.source.path).name
-        n_sft = len(part.sft_rows(ledger))
         counts.update(part.counts(ledger))
-        if part.source.check and len(part.drawn):
-            tasks.add(name)
         sources.append(
             {
-                "source": name,
+                "source": Path(part.source.path).name,
                 "rows": len(part.rows),
                 "unwanted": len(part.unwanted),
                 "duplicates": part.copies,
                 "left_over": part.left_over,
-                "for_sft": n_sft,
+                "for_sft": len(part.sft_rows(ledger)),
                 "examples": part.counts(ledger),
             }
         )
-        if part.amount.total != n_sft:
-            mixed.append(f"{part.amount.total:,} from the {n_sft:,} sft rows of {name}")
-    skipped = {"copies skipped": copies, "rows removed by data.audit": unwanted}
-    clauses = [", ".join(f"{counts[split]} {split}" for split in Split), *count_clauses(skipped)]
-    if mixed:
-        clauses.append(f"sft rows after mixing: {', '.join(mixed)}")
+    copies = sum(part.copies for part in joined)
+    unwanted = sum(len(part.unwanted) for part in joined)
+    clauses = count_clauses(
+        {split: counts[split] for split in Split}
+        | {"copies skipped": copies, "rows removed by data.audit": unwanted}
+    )
     return {
         "examples": dict(counts),
-        "tasks": len(tasks),
         "duplicates_dropped": copies,
         "unwanted": unwanted,
         "sources": sources,
-        "summary": "; ".join(clauses),
+        "summary": ", ".join(clauses),
     }

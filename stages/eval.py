@@ -6,7 +6,8 @@ than SFT does. *Judged*: the policy's win rate by a labeler. With the user's own
 first. All other figures have an interval and no verdict."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,16 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     scored = checked.verdict_table if table is None or parts[0] == "checks" else table
     most_likely = sorted(scored.prompts, key=lambda e: draw_order(e.id))[: cfg.likelihood_prompts]
     retained, measured = retention.claims(cfg, inputs, checked.everything, answers, out)
+    titles = cfg.models
+    differences = outcomes.differences(titles)
     results: dict[str, Any] = {
-        **name_models(cfg.models),
+        "models": titles,
+        "before": outcomes.before(titles),
+        "main_difference": outcomes.main_difference(titles),
+        "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences.items()},
         "decoding": {"max_new_tokens": cfg.max_new_tokens},
         **checked.results(answers, cfg),
-        **measure_form(table, answers, cfg, out),
+        **measure_form(table, answers, cfg),
         "shown_on": shown_on,
         "open": {
             name: {"prompts": len(each.prompts), **measure_answers(each, answers)}
@@ -118,24 +124,23 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     save(out / measures.FILE, [*measured, *measured_by_suite, *wins, *scores], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main = results["primary"]
+    rates: dict[str, Any] = {"pass_rate": {}, "delta": {}}
+    if main:
+        rates["pass_rate"] = {role: main[role]["mean"] for role in titles}
+        rates["delta"] = {name: main[name] for name in differences}
     names = ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged", "verdict")
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts_left_out": left_out,
-        "pass_rate": means(results["primary"], cfg.models),
-        "unseen_tasks": means(results["groups"].get("unseen tasks"), cfg.models),
-        "delta": {name: main[name] for name in results["differences"]} if main else {},
+        **rates,
         **{name: results[name] for name in names},
-        "summary": rate_clause(results) + results["verdict"],
+        "summary": results["verdict"],
     }
 
 
 def no_verdict_error(prompts: dict[str, list[Example]], inputs: dict[str, Path]) -> UserError:
     """Return the error for an evaluation in which nothing shows if training helped."""
-    ids = set[str]()
-    for name, examples in prompts.items():
-        if name != "answer_held_out":
-            ids.update(e.id for e in examples)
+    ids = {e.id for e in chain.from_iterable(prompts.values())}
     key = "unpaired" if "unpaired" in inputs else "pairs"
     return UserError(
         f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_on(inputs))} are also in "
@@ -153,17 +158,6 @@ def join_sets(by_set: dict[str, Answers], roles: Iterable[str]) -> Answers:
     return joined
 
 
-def name_models(titles: dict[str, str]) -> dict[str, Any]:
-    """Return the models and their differences by role, each with its title."""
-    differences = outcomes.differences(titles)
-    return {
-        "models": titles,
-        "before": outcomes.before(titles),
-        "main_difference": outcomes.main_difference(titles),
-        "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences.items()},
-    }
-
-
 def measure_tables(
     checked: Checked, unchecked: dict[str, Table], answers: Answers
 ) -> list[measures.Measure]:
@@ -176,20 +170,6 @@ def measure_tables(
             passes[f"{measures.PASSES} of {name}"] = table
     tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
     return measures.measure_answers(tables, passes, answers["policy"])
-
-
-def means(rates: dict[str, Any] | None, roles: Iterable[str]) -> dict[str, float]:
-    """Return each model's mean rate, {} without rates."""
-    return {role: rates[role]["mean"] for role in roles} if rates else {}
-
-
-def rate_clause(results: dict[str, Any]) -> str:
-    """Return each model's pass rate as the beginning of a sentence, if the verdict is about pass rates."""
-    if not results["primary"] or "checks" not in results["gives_verdict"]:
-        return ""
-    rates = means(results["primary"], results["models"])
-    clauses = [f"{results['models'][role]} {rate:.1%}" for role, rate in rates.items()]
-    return f"{', '.join(clauses)}. "
 
 
 def parts_of_verdict(
@@ -226,20 +206,12 @@ def verdict_of(results: dict[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir) -> dict[str, Any]:
-    """Return length and endings of the answers that the verdict is about, and warn if mean lengths differ a lot."""
+def measure_form(table: Table | None, answers: Answers, cfg: Eval) -> dict[str, Any]:
+    """Return length and endings of the answers that the verdict is about."""
     if table is None:
         return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
-    titles = cfg.models
-    first = outcomes.before(titles)
-    form = measure_answers(table, answers)
-    drift = form["mean_tokens"]["policy"] / max(1.0, form["mean_tokens"][first]) - 1
-    if abs(drift) > outcomes.LENGTH_DRIFT:
-        word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
-        out.warn(
-            f"{titles['policy']}'s answers are {word} than {titles[first]}'s: a change may be partly length."
-        )
-    return form | {"endings": outcomes.endings_clause(table, titles, cfg)}
+    endings = outcomes.endings_clause(table, cfg.models, cfg)
+    return measure_answers(table, answers) | {"endings": endings}
 
 
 def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
@@ -290,15 +262,13 @@ def with_checks(
     """Check the answers to prompts with checks that every model answered and nothing was trained on. A prompt of a
     labelled set is also left out if the data contains it, in any split."""
     no_answers = {role: dict[str, Candidate]() for role in cfg.models}
-
-    def checked_table(name: str, seen: Callable[[dict[str, Path]], set[str]]) -> Table:
+    tables = dict[str, Table]()
+    for name, find_known in (("answer", trained_on), ("answer_outside", in_run)):
         examples = [e for e in prompts.get(name, []) if e.checks]
         if examples:
-            examples = unseen(examples, seen(inputs), out)
-        return tabulate(examples, by_set.get(name, no_answers))
-
-    everything = checked_table("answer", trained_on)
-    return Checked(everything, checked_table("answer_outside", in_run).by("task"))
+            examples = unseen(examples, find_known(inputs), out)
+        tables[name] = tabulate(examples, by_set.get(name, no_answers))
+    return Checked(tables["answer"], tables["answer_outside"].by("task"))
 
 
 def without_checks(

@@ -26,7 +26,6 @@ from stages.store.workspace import SCRATCH, StageDir
 
 LOW_SCORE = "scores below select.min_score"
 MENDABLE = (LOW_SCORE, answer_rules.UNFINISHED)  # reasons to refuse a candidate that code may mend
-OWN_SOURCES = ("selected", "mended")  # values of column `source` in the examples of this stage
 
 
 def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -49,25 +48,18 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     columns = Records(file, Example).column
     splits = Counter(columns("split"))
     sources = Counter(columns("source"))
-    tasks = set[str]()
-    for source, task in zip(columns("source"), columns("task"), strict=True):
-        if source in OWN_SOURCES:
-            tasks.add(task)
     provenance = Provenance()
     for request, *stated in zip(*map(columns, ("request", "licence", "origin")), strict=True):
         if not request:  # a generated row states neither
             provenance.add(*stated)
-    selected = sum(sources[source] for source in OWN_SOURCES)
-    clauses = count_clauses({split: splits[split] for split in Split})
+    selected = sources["selected"] + sources["mended"]
     return {
         "examples": dict(splits),
         "selected": selected,
         "mended": sources["mended"],
-        "tasks": len(tasks),
         "refused": dict(refused),
         **provenance.metrics(),
-        "summary": f"{selected} answers of {len(tasks)} tasks selected, {sources['mended']} of them mended; "
-        + ", ".join(clauses),
+        "summary": f"{selected} answers selected, {sources['mended']} of them mended",
     }
 
 
