@@ -1,4 +1,4 @@
-"""Whole tiny chains on architectures with their own chat templates: SFT, DPO, GRPO, and DPO without SFT."""
+"""Whole tiny chains on architectures with their own chat templates: SFT, DPO and GRPO."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,6 @@ from transformers import (
     Qwen3Config,
 )
 
-from stages.config.installation import ROOT
 from stages.store.records import Pair, PairLogProbs, load
 from stages.store.workspace import read_curves
 from tests.helpers import build
@@ -125,12 +124,3 @@ def test_a_checkpoint_goes_through_every_objective(name: str, tmp_path: Path) ->
     assert steps and max(step["sampler_gap"] for step in steps) < 1e-5
     padded = [any("padded" in text for text in warnings(only(root, s))) for s in ("dpo", "grpo")]
     assert padded == [name in PADDED] * 2
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_checkpoint_is_aligned_without_sft(name: str, tmp_path: Path) -> None:
-    root, model = tmp_path / "outputs", f"model.path={checkpoint(name, tmp_path / name)}"
-    pairs = ("label=dataset", f"label.path={ROOT / 'docs/examples/preferences.jsonl'}")
-    build(root, "stage=dpo", "sft=none", model, *pairs, "dpo.batch_size=2")
-    assert len(require_a_first_step_from_the_reference(root)) == 20
