@@ -49,7 +49,6 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts": len(answers),
         "prompts_dropped": dict(dropped.reasons),
-        "without_checks": {"asked": len(drawn), "of": len(without)},
         "tokens": tokens,
         "stop_rate": stopped,
         "form": cfg.form or type(contract).__name__,

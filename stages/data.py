@@ -20,7 +20,7 @@ from stages.curation.user_code import KEY, load_user_code
 from stages.formats.readers.row import Unwanted
 from stages.formats.source_reading import write_quarantine
 from stages.store import plugins
-from stages.store.licences import Provenance
+from stages.store.licences import provenance_of
 from stages.store.numbers import count_clauses
 from stages.store.records import Example, save_tables, to_tables
 from stages.store.workspace import Progress, StageDir
@@ -40,23 +40,19 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out
     )
     mix(cfg, joined, ledger)
-    provenance = Provenance()
 
     def tables() -> Iterator[pa.Table]:
-        for example in examples:
-            provenance.count(example)
         yield from to_tables(examples, Example)
         rows = sum(sum(part.counts(ledger).values()) for part in joined)
         with Progress(rows, "data", "row") as progress:
             for part in joined:
                 for table in part.tables(ledger, cfg.seed):
-                    for row in table.select(["licence", "origin"]).to_pylist():
-                        provenance.add(row["licence"], row["origin"])
                     yield table
                     progress.update(len(table))
 
-    save_tables(out / "examples.parquet", tables(), Example)
-    return {**compile_metrics(examples, joined, ledger), **provenance.metrics()}
+    file = out / "examples.parquet"
+    save_tables(file, tables(), Example)
+    return compile_metrics(examples, joined, ledger) | provenance_of(file)
 
 
 def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:

@@ -33,7 +33,6 @@ def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "candidates": len(candidates),
         "sources": count_by_source,
         "copies_left_out": copies,
-        "tokens_kept": sum(c.token_ids is not None for c in candidates.values()),
         "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {copies} copies left out",
     }
 

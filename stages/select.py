@@ -15,7 +15,7 @@ from stages.config.errors import UserError
 from stages.curation import answer_rules
 from stages.curation.mend import mend_answer
 from stages.store.judged_pool import TokenCount, read_judged_prompts, sort_on_disk
-from stages.store.licences import Provenance
+from stages.store.licences import provenance_of
 from stages.store.numbers import count_clauses
 from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
 from stages.store.splits import draw_side
@@ -45,20 +45,15 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         examples = chain(answered, [first], demonstrations)
     file = out / "examples.parquet"
     save(file, examples, Example)
-    columns = Records(file, Example).column
-    splits = Counter(columns("split"))
-    sources = Counter(columns("source"))
-    provenance = Provenance()
-    for request, *stated in zip(*map(columns, ("request", "licence", "origin")), strict=True):
-        if not request:  # a generated row states neither
-            provenance.add(*stated)
+    written = Records(file, Example)
+    sources = Counter(written.column("source"))
     selected = sources["selected"] + sources["mended"]
     return {
-        "examples": dict(splits),
+        "examples": dict(Counter(written.column("split"))),
         "selected": selected,
         "mended": sources["mended"],
         "refused": dict(refused),
-        **provenance.metrics(),
+        **provenance_of(file),
         "summary": f"{selected} answers selected, {sources['mended']} of them mended",
     }
 

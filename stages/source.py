@@ -74,16 +74,6 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     }
 
 
-def require_reference(check: str, reference: str | None, references: Counter[bool]) -> None:
-    """Count a row's reference. Raise BadRow if there is none, or if the check cannot compare answers with it."""
-    if reference is None:
-        raise BadRow("", f"no answer for check={check} to compare with")
-    problem = incomparable(check, reference)
-    references[not problem] += 1
-    if problem:
-        raise BadRow("", problem)
-
-
 def examples(
     cfg: OneSource,
     own: Callable[[Any], ParsedRow] | None,
@@ -116,7 +106,12 @@ def examples(
                 return None
             answer = None
         if source.check:
-            require_reference(source.check, answer, references)
+            if answer is None:
+                raise BadRow("", f"no answer for check={source.check} to compare with")
+            problem = incomparable(source.check, answer)
+            references[not problem] += 1
+            if problem:
+                raise BadRow("", problem)
         if split is None or (needs_answer and row.trained and not any(row.trained)):
             return None
         file, line = report.position

@@ -15,7 +15,6 @@ from transformers import (
     LlamaConfig,
     MambaConfig,
     NemotronHConfig,
-    Phi3Config,
     Qwen3_5TextConfig,
     Qwen3Config,
 )
@@ -69,7 +68,6 @@ FAMILIES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "nemotron_h": ("nemotron_3_nano", NemotronHConfig, HEAD | RECURRENT | ROUTED),
     "glm4": ("glm4moe", Glm4MoeConfig, LAYERS | HEAD | ROUTED | {"first_k_dense_replace": 1}),
     "gptoss": ("gptoss", GptOssConfig, {**LAYERS, **HEAD, **WINDOW, "num_local_experts": 4}),
-    "phi3": ("phi3", Phi3Config, LAYERS),
     "mamba": ("qwen2_5", MambaConfig, {"num_hidden_layers": 1, "state_size": 4}),
 }
 PADDED = {"qwen3_5", "nemotron_h", "gptoss", "mamba"}  # their attention cannot be packed

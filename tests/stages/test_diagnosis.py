@@ -9,7 +9,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from stages import report
-from stages.config.errors import UserError
 from stages.evaluation.diagnosis import diagnose as causes
 from stages.evaluation.diagnosis import effects
 from stages.evaluation.diagnosis.diagnose import diagnose
@@ -18,7 +17,7 @@ from stages.evaluation.diagnosis.finding import FAR, OUT, Finding, Normal
 from stages.preflight import constraints
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
-from tests.helpers import TINY, Chain, build, build_node, composed, nodes, settings
+from tests.helpers import TINY, Chain, build_node, composed, nodes, settings
 from tests.rows import work
 
 # Settings that are not themselves out of range, with pairs enough to tell a coin from checks.
@@ -138,8 +137,3 @@ def test_it_stands_under_the_headline_unless_the_policy_helped(
     assert helped.index('id="why"') > helped.index('id="answers"')
     assert all(page.count('id="why"') == 1 for page in (without, helped))
     assert "DPO helped. " in helped
-
-
-def test_a_training_that_ends_in_no_number_has_no_report_and_names_the_key(chain: Chain) -> None:
-    with pytest.raises(UserError, match=r"at step 2: .*dpo\.learning_rate"):
-        build(chain.root, "dpo.learning_rate=1e30", "dpo.batch_size=10")

@@ -103,7 +103,6 @@ def test_an_examination_needs_both_models_and_trains_nothing(tmp_path: Path) -> 
     assert "examine.before" in alone
     trained = ["examine.model=a/b", "examine.before=a/c", f"label.path={TOY}", "sft=default"]
     assert "recipe=examine" in refused("stage=examine", *trained)
-    assert "recipe=examine" in refused("recipe=tiny", "examine.model=a/b")
 
 
 @pytest.mark.slow

@@ -1,11 +1,9 @@
-"""Reports of runs that are not the whole chain: no objective, two folders, judged answers, the user's preferences. A
-part that a run lacks has no section, and no sentence of a page is untrue of the run."""
+"""Reports of runs that are not the whole chain: no objective, or the user's preferences. A part that a run lacks has no
+section."""
 
 import json
 import re
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -36,44 +34,17 @@ def sections(page: Path) -> dict[str, str]:
     }
 
 
-def reported(chain: Chain, *line: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """Build the report of a command line, and return its sections and the results of the evaluation."""
-    build(chain.root, *line)
-    results = json.loads((chain.root / "latest/eval/results.json").read_text())
-    return sections(chain.root / "report.html"), results
-
-
 @pytest.mark.extended
 def test_a_run_without_an_objective_has_nothing_of_pairs(chain: Chain, tmp_path: Path) -> None:
     (chain.root / "labels.html").unlink()
-    page, results = reported(chain, "align=none")
+    build(chain.root, "align=none")
+    results = json.loads((chain.root / "latest/eval/results.json").read_text())
+    page = sections(chain.root / "report.html")
     assert results["models"] == {"base": "Base", "policy": "SFT"}
     assert WHOLE_CHAIN & {*page} == {"curves"}
     assert results["verdict"] in page[""] and "trained on 256 demonstrations" in page[""]
     assert not (chain.root / "labels.html").exists()
     assert page_faults(chain.root / "report.html", tmp_path) == []
-
-
-@pytest.mark.extended
-def test_two_folders_are_models_as_they_came(chain: Chain, tmp_path: Path) -> None:
-    one, two = (tmp_path / name for name in ("one", "two"))
-    for name, folder in (("sft", one), ("dpo", two)):
-        shutil.copytree(chain.folder(name) / "model", folder)
-    line = (
-        "sft=none",
-        "align=none",
-        "model.random_init=null",
-        f"model.path={one}",
-        f"eval.judged.against=[{two}]",
-    )
-    page, results = reported(chain, *line)
-    assert (
-        results["models"] == {"other": "two", "policy": "one"}
-        and results["main_difference"] == "policy-other"
-    )
-    assert not WHOLE_CHAIN & {*page}
-    assert "two and one are models" in page[""] and "nothing here was trained on" in page[""]
-    assert page_faults(chain.root / "report.html", tmp_path / "browser") == []
 
 
 @pytest.mark.extended

@@ -50,5 +50,3 @@ def test_a_form_that_is_the_models_own_is_replaced(chain: Chain) -> None:
 
 def test_an_unknown_suite_is_refused() -> None:
     assert "eval.suites.names" in refused("eval.suites.names=[refusals]")
-    assert "eval.suites.pairs=5" in refused("eval/suites=all", "eval.suites.pairs=5")
-    assert "data.suites" in refused("data.suites={names: [refusal]}")
