@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from stages.config.blocks.data import Data, Form, plan_amounts
-from stages.config.choices import Split
 from stages.config.errors import UserError, suggest
 from stages.curation.audit.auditor import RowFilter
 from stages.curation.joining import SourceRows, SplitLedger, gather_rows
@@ -144,10 +143,8 @@ def compile_metrics(
         )
     copies = sum(part.copies for part in joined)
     unwanted = sum(len(part.unwanted) for part in joined)
-    clauses = count_clauses(
-        {split: counts[split] for split in Split}
-        | {"copies skipped": copies, "rows removed by data.audit": unwanted}
-    )
+    lost = {"copies skipped": copies, "rows removed by data.audit": unwanted}
+    clauses = [*count_clauses(counts), *count_clauses(lost)]
     return {
         "examples": dict(counts),
         "duplicates_dropped": copies,

@@ -41,10 +41,12 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     policy = objective.trainable_model(model, inputs["policy"] / "adapter", fit.cfg, out)
     trainer = fit.build_trainer(policy)
 
+    def start(_: int) -> float | None:
+        return objective.starting_loss(cfg)
+
     checks = []
     if not cfg.reference_free:
-        start = objective.starting_loss(cfg)
-        checks.append(FirstStepCheck(trainer, inputs, rows.train.ids, lambda rows: start))
+        checks.append(FirstStepCheck(trainer, inputs, rows.train.ids, start))
     fit.train(*checks)
     margins = objective.reward_margins(trainer, objective.read_held_out(inputs, held_out))
     if not out.is_main:

@@ -131,8 +131,10 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     main = results["primary"]
     rates: dict[str, Any] = {"pass_rate": {}, "delta": {}}
     if main:
-        rates["pass_rate"] = {role: main[role]["mean"] for role in titles}
-        rates["delta"] = {name: main[name] for name in differences}
+        for role in titles:
+            rates["pass_rate"][role] = main[role]["mean"]
+        for name in differences:
+            rates["delta"][name] = main[name]
     names = ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged", "verdict")
     return {
         "device": str(resolve_device(cfg.runtime.device)),
@@ -145,7 +147,9 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 def no_verdict_error(sets: dict[str, AnsweredSet], inputs: dict[str, Path]) -> UserError:
     """Return the error for an evaluation in which nothing shows if training helped."""
-    ids = {e.id for answered in sets.values() for e in answered.prompts}
+    ids = set[str]()
+    for answered in sets.values():
+        ids.update(e.id for e in answered.prompts)
     key = "unpaired" if "unpaired" in inputs else "pairs"
     return UserError(
         f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_on(inputs))} are also in "

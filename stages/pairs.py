@@ -44,11 +44,10 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 @dataclass
 class JudgedPrompt:
-    """A prompt with its judgements, and the contrasts that strategies choose from: judged ones, or for strategies by
-    strength (True) those of a ranking. Candidates in `unsound`, by id, must not be chosen."""
+    """A prompt with the contrasts that strategies choose from: judged ones, or for strategies by strength (True) those
+    of a ranking. Candidates in `unsound`, by id, must not be chosen."""
 
     prompt: Example
-    judgements: list[Judgement]
     contrasts: dict[bool, list[Contrast]]
     unsound: set[str]
 
@@ -88,7 +87,7 @@ class Pairing:
                         unsound.add(candidate.candidate_id)
             compared = comparisons(judgements, {c.candidate_id: c for c in candidates})
             contrasts = {False: compared, True: rank_contrasts(compared)}
-            yield JudgedPrompt(prompt, judgements, contrasts, unsound)
+            yield JudgedPrompt(prompt, contrasts, unsound)
 
     def make_admissions(self) -> dict[bool, admission.Admission]:
         """Return the filters of judged contrasts, and (True) of those of a ranking. The quantiles of
@@ -193,9 +192,10 @@ class Pairing:
         for reason, count in refused.items():
             left_out[self.rules.refused_names[reason]] += count
         left_out = +left_out
-        strategies = {str(strategy): result.figures() for strategy, result in self.results.items()}
-        if self.audit:
-            for strategy in Strategy:
+        strategies = dict[str, dict[str, Any]]()
+        for strategy, result in self.results.items():
+            strategies[str(strategy)] = result.figures()
+            if self.audit:
                 strategies[strategy]["accuracy"] = self.audit.figures(strategy)
         used = strategies[self.cfg.strategy]
         optional = {

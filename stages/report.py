@@ -45,8 +45,7 @@ WARNED_IN = {
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `report.html` and, for the labels of the last round, `labels.html`."""
-    # nodes of other seeds come last
-    inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))
+    inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
     nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", require_keys("models"))
     page = read_page(cfg, inputs, nodes, results)
@@ -69,6 +68,11 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "bytes": len(html.encode()),
         "summary": page["faults"] + results["verdict"],
     }
+
+
+def is_of_another_seed(item: tuple[str, Path]) -> bool:
+    """Return True if an input is of another seed than the report's own."""
+    return "_seed_" in item[0]
 
 
 def read_page(

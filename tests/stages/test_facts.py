@@ -23,9 +23,8 @@ NO_TASKS = tuple(f"data.tasks.{group}=0" for group in SPLITS)
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a text or a page, each on one line."""
-    visible = re.sub(r"<style.*?</style>|<[^>]+>", " ", text, flags=re.DOTALL)
-    lines = (" ".join(line.split()) for line in visible.splitlines())
+    """Return the sentences of a text, each on one line."""
+    lines = (" ".join(line.split()) for line in text.splitlines())
     return [part for line in lines for part in re.split(r"(?<=[.!?;:]) +", line) if part]
 
 
@@ -42,7 +41,8 @@ def statements_of(root: Path, *line: str) -> list[tuple[str, str]]:
         card = store.folder(node) / "model" / "README.md"
         if card.exists():
             texts[f"{name}: card"] = card.read_text(encoding="utf-8")
-    texts["report"] = (root / "report.html").read_text(encoding="utf-8")
+    page = (root / "report.html").read_text(encoding="utf-8")
+    texts["report"] = re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)
     return [(place, sentence) for place, text in texts.items() for sentence in sentences(text)]
 
 

@@ -21,8 +21,9 @@ PEOPLE = ["eval/judged=human", "eval.judged.runtime.port=0"]
 
 
 def longer(texts: dict[str, str]) -> str:
-    a, b = len(texts["A"]), len(texts["B"])
-    return "A" if a > b else "B" if b > a else "tie"
+    if len(texts["A"]) == len(texts["B"]):
+        return "tie"
+    return max("AB", key=lambda side: len(texts[side]))
 
 
 def judge_at(url: str) -> list[str]:
@@ -32,9 +33,8 @@ def judge_at(url: str) -> list[str]:
 def results(chain: Chain, *overrides: str) -> dict[str, Any]:
     """Build the evaluation under these overrides, and return its results."""
     build(chain.root, "stage=eval", *overrides)
-    content: dict[str, Any] = json.loads(
-        (chain.folder("eval", *overrides) / "results.json").read_text()
-    )
+    file = chain.root / "latest/eval/results.json"
+    content: dict[str, Any] = json.loads(file.read_text())
     return content
 
 
