@@ -153,7 +153,7 @@ def no_verdict_error(sets: dict[str, AnsweredSet], inputs: dict[str, Path]) -> U
     key = "unpaired" if "unpaired" in inputs else "pairs"
     return UserError(
         f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_on(inputs))} are also in "
-        "the training pairs, the others have no checks or are only rephrased, and no pair is held out. Raise "
+        "the training pairs, the others have no checks, and no pair is held out. Raise "
         f"data.tasks.test or {key}.validation_fraction, or add test prompts to data.sources."
     )
 

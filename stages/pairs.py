@@ -172,8 +172,8 @@ class Pairing:
         # a reward model does not read thoughts
         if self.thought_on_one_side and self.cfg.key == "pairs":
             out.warn(
-                f"{self.thought_on_one_side} of {self.result.pairs} pairs have a thought on one side only, so they teach "
-                "whether to think. label.reasoning=strip leaves out the thoughts of a file."
+                f"{self.thought_on_one_side} of {self.result.pairs} pairs have a thought on one side only. "
+                "label.reasoning=strip leaves out the thoughts of a file."
             )
         if self.rules.ways_out.texts in admission.GIVE.values():
             for line in self.rules.filter_messages():
