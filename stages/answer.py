@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.errors import UserError
-from stages.evaluation.asked import HELD_OUT, read_prompts
+from stages.evaluation.asked import read_prompts
 from stages.models.chat_templates import in_form
 from stages.models.contract import load_or_derive_contract
 from stages.models.loading import resolve_device
@@ -30,12 +30,10 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     drawn = {*without[: cfg.open]}
     prompts = [e for e in candidates if e.checks or e.id in drawn]
     if not prompts:
-        whose = f"the {cfg.split} split" if "data" in inputs else HELD_OUT
-        key = "answer.open"
-        if "data" not in inputs and not candidates:
-            block = "unpaired" if "unpaired" in inputs else "pairs"
-            key = f"{block}.validation_fraction"
-        raise UserError(f"answer.open={cfg.open}: {whose} has no prompt with checks. Raise {key}.")
+        raise UserError(
+            f"answer.open={cfg.open}: none of {len(candidates)} prompts has checks. Raise it, or hold out "
+            "more prompts (validation_fraction)."
+        )
     model = inputs["model"] / "model"
     contract = load_or_derive_contract(model)
     if cfg.form:
@@ -47,17 +45,13 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     save(out / "answers.parquet", answers, Candidate)
     tokens = sum(a.n_tokens for a in answers)
     stopped = sum(a.finish_reason == "stop" for a in answers) / len(answers)
-    summary = f"{len(answers)} prompts answered with {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended"
-    if without:
-        summary += f"; {len(drawn)} of {len(without)} prompts without checks were asked"
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts": len(answers),
         "prompts_dropped": dict(dropped.reasons),
-        "without_checks": {"asked": len(drawn), "of": len(without)},
         "tokens": tokens,
         "stop_rate": stopped,
         "form": cfg.form or type(contract).__name__,
         **engine_figures(out),
-        "summary": summary,
+        "summary": f"{len(answers)} prompts answered with {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended",
     }

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.integrations.gguf.reader import read_gguf_metadata
 
-from stages.config.blocks.models import EMBEDDED, Model, RandomInit
+from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError
 from stages.models import rounding
 from stages.models.base_licence import KEYS, publish_licence, read_licence
@@ -36,13 +36,9 @@ from stages.models.loading import (
 )
 from stages.models.rendering import validate_chat_template
 from stages.store.plugins import user_path
-from stages.store.sealed_json import file_digest
 from stages.store.source_files import ADAPTER_CONFIG, locate
 from stages.store.workspace import StageDir
 from stages.tasks.generator import generate
-
-# Model files in Python packages have a known sha256, because another release may contain another model.
-FILE_SHA256 = {EMBEDDED: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 
 
 def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -58,37 +54,32 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             model, tokenizer = read_gguf(place, cfg)
     if cfg.adapter:
         model, tokenizer = merge_adapter(model, tokenizer, cfg, out)
-    rows = model.get_input_embeddings().num_embeddings
-    rowless = tokens_without_row(tokenizer, rows)
+    rowless = tokens_without_row(tokenizer, model.get_input_embeddings().num_embeddings)
     if rowless:
         out.warn(
-            f"{cfg.key}={cfg.path}: the embedding has {rows:,} rows, none of them for {len(rowless)} tokens, as "
-            f"{', '.join(rowless[:5])}. The base cannot read text with these. SFT adds rows and trains them; with "
-            "sft.adapter=qlora it is refused."
+            f"{cfg.key}={cfg.path}: the embedding has no row for {len(rowless)} tokens, as {', '.join(rowless[:5])}. SFT "
+            "adds rows and trains them."
         )
     save_model(model, out / "model")
     share = rounding.round_model(out / "model") if cfg.dtype else 0.0
     if share:
         out.warn(
-            f"model.dtype={cfg.dtype}: {share:.1%} of the weights are not exact in {cfg.dtype}, and are rounded. "
-            "Training starts from the rounded weights."
+            f"model.dtype={cfg.dtype}: {share:.1%} of the weights are not exact, and are rounded."
         )
     tokenizer.save_pretrained(out / "model")
-    metrics = dict[str, Any]()
-    if place:
-        licence = read_licence(place) if place.is_dir() else read_gguf_licence(place)
-        publish_licence(licence, place, out / "model")
-        stored = stored_type(place)
-        if stored:
-            metrics["stored"] = stored
     parameters = sum(p.numel() for p in model.parameters())
     name = type(model).__name__
-    return metrics | {
+    metrics = {
         "parameters": parameters,
         "vocabulary": len(tokenizer),
         "architecture": name,
-        "summary": f"{parameters / 1e6:.1f} M parameters, {name}, a vocabulary of {len(tokenizer):,}",
+        "summary": f"{parameters / 1e6:.1f} M parameters, {name}",
     }
+    if place:
+        licence = read_licence(place) if place.is_dir() else read_gguf_licence(place)
+        publish_licence(licence, place, out / "model")
+        metrics |= stored_type(place)
+    return metrics
 
 
 def read_folder(folder: Path, cfg: Model, out: StageDir) -> Loaded:
@@ -96,7 +87,7 @@ def read_folder(folder: Path, cfg: Model, out: StageDir) -> Loaded:
     Raise UserError for a model of text and images whose text part alone can be trained."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"{cfg.key}={cfg.path}: {folder} has no *.safetensors. Convert the weights to safetensors."
+            f"{cfg.key}={cfg.path}: {folder} has no *.safetensors. Convert the weights."
         )
     tokenizer = load_tokenizer(folder)
     # loading the weights may take minutes
@@ -104,16 +95,13 @@ def read_folder(folder: Path, cfg: Model, out: StageDir) -> Loaded:
     model = load_model(folder)
     lost = unloaded_tensors(folder, model)
     if lost:
-        kind = type(model).__name__
-        config = load_config(folder)
         problem = (
             f"{cfg.key}={cfg.path}: {len(lost)} tensors are not loaded, as {', '.join(lost[:3])}"
         )
+        config = load_config(folder)
         if config.get_text_config() is not config:
-            raise UserError(
-                f"{problem}, for {kind} is the text part alone. Give a checkpoint of text alone."
-            )
-        out.warn(f"{problem}. They are not published: {kind} has none.")
+            raise UserError(f"{problem}. Give a checkpoint of text alone.")
+        out.warn(f"{problem}, and not published.")
     return model, tokenizer
 
 
@@ -137,13 +125,6 @@ def merge_adapter(
 
 def read_gguf(file: Path, cfg: Model) -> Loaded:
     """Load weights, dequantised to fp32, and tokenizer of a GGUF file."""
-    expected = FILE_SHA256.get(str(cfg.path))
-    if expected:
-        digest = file_digest(file)
-        if digest != expected:
-            raise UserError(
-                f"{cfg.key}={cfg.path}: its sha256 is {digest}, not {expected}. Install the package again."
-            )
     try:
         model, tokenizer = load_gguf(file)
     except Exception as error:  # a damaged or unknown file may raise any exception
@@ -152,8 +133,7 @@ def read_gguf(file: Path, cfg: Model) -> Loaded:
     scaling = unread_scaling(file)
     if scaling and model.config.rope_parameters.get("rope_type") == "default":
         raise UserError(
-            f"{cfg.key}={cfg.path}: {scaling} scales the rotary positions, which transformers does not read from GGUF. "
-            "Use the model's safetensors."
+            f"{cfg.key}={cfg.path}: {scaling} scales the rotary positions, which is not read. Use safetensors."
         )
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
     # The weights are fp32 tensors now, but the config still says quantised, which save_pretrained refuses.
@@ -161,13 +141,13 @@ def read_gguf(file: Path, cfg: Model) -> Loaded:
     return model, tokenizer
 
 
-def stored_type(place: Path) -> str | None:
-    """Return the type of the weights in a folder's files, that of the first; None for another file."""
+def stored_type(place: Path) -> dict[str, str]:
+    """Return the type of the weights in a folder's files as a metric, that of the first; {} for another file."""
     for file in sorted(place.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # it has no iterator
-                return str(tensors.get_slice(name).get_dtype())
-    return None
+                return {"stored": str(tensors.get_slice(name).get_dtype())}
+    return {}
 
 
 def unread_scaling(file: Path) -> str | None:

@@ -35,22 +35,24 @@ def run(cfg: Benchmark, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     respondent = Respondent(cfg, inputs["model"] / "model", out)
     tasks = run_engine(cfg, respondent.chat, respondent.answer, out)
     samples = list[SampleScore]()
-    not_means = list[str]()
     for task in tasks:
         is_mean = mean_metrics(task)
         samples += score_samples(task, is_mean, respondent.responses)
-        not_means += [f"{task['task']} {name}" for name in is_mean if not is_mean[name]]
+        for name in is_mean:
+            if not is_mean[name]:
+                out.warn(
+                    f"{task['task']} {name}: not a mean of scores from 0 to 1, so without an interval."
+                )
     save(out / "responses.parquet", respondent.responses.values(), Response)
     save(out / "samples.parquet", samples, SampleScore)
     scores = defaultdict[str, list[float]](list)
     for sample in samples:
         scores[f"{sample.task} {sample.metric}"].append(sample.score)
-    rates = {row: fmean(of_row) for row, of_row in scores.items()}
-    if not_means:
-        out.warn(
-            f"{', '.join(not_means)}: not a mean of one score from 0 to 1 per prompt, so without an interval."
-        )
-    clauses = [f"{row} {rate:.1%}" for row, rate in rates.items()]
+    summary = f"{len(respondent.responses)} questions"
+    rates = dict[str, float]()
+    for row, of_row in scores.items():
+        rates[row] = fmean(of_row)
+        summary += f", {row} {rates[row]:.1%}"
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "form": type(respondent.contract).__name__,
@@ -58,7 +60,7 @@ def run(cfg: Benchmark, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         "questions_dropped": dict(respondent.dropped.reasons),
         "rates": rates,
         "figures": {task["task"]: task["figures"] for task in tasks},
-        "summary": f"{len(respondent.responses)} questions; {', '.join(clauses)}",
+        "summary": summary,
     }
 
 

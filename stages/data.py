@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from stages.config.blocks.data import Data, Form, plan_amounts
-from stages.config.choices import Split
 from stages.config.errors import UserError, suggest
 from stages.curation.audit.auditor import RowFilter
 from stages.curation.joining import SourceRows, SplitLedger, gather_rows
@@ -20,7 +19,7 @@ from stages.curation.user_code import KEY, load_user_code
 from stages.formats.readers.row import Unwanted
 from stages.formats.source_reading import write_quarantine
 from stages.store import plugins
-from stages.store.licences import Provenance
+from stages.store.licences import provenance_of
 from stages.store.numbers import count_clauses
 from stages.store.records import Example, save_tables, to_tables
 from stages.store.workspace import Progress, StageDir
@@ -40,23 +39,19 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out
     )
     mix(cfg, joined, ledger)
-    provenance = Provenance()
 
     def tables() -> Iterator[pa.Table]:
-        for example in examples:
-            provenance.count(example)
         yield from to_tables(examples, Example)
         rows = sum(sum(part.counts(ledger).values()) for part in joined)
         with Progress(rows, "data", "row") as progress:
             for part in joined:
                 for table in part.tables(ledger, cfg.seed):
-                    for row in table.select(["licence", "origin"]).to_pylist():
-                        provenance.add(row["licence"], row["origin"])
                     yield table
                     progress.update(len(table))
 
-    save_tables(out / "examples.parquet", tables(), Example)
-    return {**compile_metrics(examples, joined, ledger), **provenance.metrics()}
+    file = out / "examples.parquet"
+    save_tables(file, tables(), Example)
+    return compile_metrics(examples, joined, ledger) | provenance_of(file)
 
 
 def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
@@ -106,12 +101,9 @@ def join(
         ]
         write_quarantine(flagged, out)
         if part.copies:
-            hint = "No action is needed."
-            if file in files[:i]:
-                hint = "This source is listed twice. Remove it."
             out.warn(
                 f"{cfg.key(i)}={source.path}: {part.copies} of {len(part.rows)} rows were skipped, because earlier rows "
-                f"have their prompts. {hint}"
+                "have their prompts"
             )
         joined.append(part)
     return ledger, joined
@@ -135,41 +127,28 @@ def compile_metrics(
 ) -> dict[str, Any]:
     """Return the metrics, except licences and origins."""
     counts = Counter(e.split for e in examples)
-    tasks = {e.task for e in examples if e.checks}
     sources = list[dict[str, Any]]()
-    mixed = list[str]()
-    copies = 0
-    unwanted = 0
     for part in joined:
-        copies += part.copies
-        unwanted += len(part.unwanted)
-        name = Path(part.source.path).name
-        n_sft = len(part.sft_rows(ledger))
         counts.update(part.counts(ledger))
-        if part.source.check and len(part.drawn):
-            tasks.add(name)
         sources.append(
             {
-                "source": name,
+                "source": Path(part.source.path).name,
                 "rows": len(part.rows),
                 "unwanted": len(part.unwanted),
                 "duplicates": part.copies,
                 "left_over": part.left_over,
-                "for_sft": n_sft,
+                "for_sft": len(part.sft_rows(ledger)),
                 "examples": part.counts(ledger),
             }
         )
-        if part.amount.total != n_sft:
-            mixed.append(f"{part.amount.total:,} from the {n_sft:,} sft rows of {name}")
-    skipped = {"copies skipped": copies, "rows removed by data.audit": unwanted}
-    clauses = [", ".join(f"{counts[split]} {split}" for split in Split), *count_clauses(skipped)]
-    if mixed:
-        clauses.append(f"sft rows after mixing: {', '.join(mixed)}")
+    copies = sum(part.copies for part in joined)
+    unwanted = sum(len(part.unwanted) for part in joined)
+    lost = {"copies skipped": copies, "rows removed by data.audit": unwanted}
+    clauses = [*count_clauses(counts), *count_clauses(lost)]
     return {
         "examples": dict(counts),
-        "tasks": len(tasks),
         "duplicates_dropped": copies,
         "unwanted": unwanted,
         "sources": sources,
-        "summary": "; ".join(clauses),
+        "summary": ", ".join(clauses),
     }

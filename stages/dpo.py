@@ -36,46 +36,37 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     frozen = inputs.get("frozen", inputs["policy"]) / "model"
     kind = ReferenceFreeTrainer if cfg.reference_free else objective.StoredReferenceTrainer
     fit = Fit(kind, cfg, rows, contract, frozen, out)
-    model = load_frozen(frozen, contract, cfg, cfg.start_weights, fit.args.device)
+    load = partial(load_frozen, frozen, contract, cfg)
+    model = load(cfg.start_weights, fit.args.device)
     policy = objective.trainable_model(model, inputs["policy"] / "adapter", fit.cfg, out)
     trainer = fit.build_trainer(policy)
 
     def start(_: int) -> float | None:
         return objective.starting_loss(cfg)
 
-    checks = [] if cfg.reference_free else [FirstStepCheck(trainer, inputs, rows.train.ids, start)]
+    checks = []
+    if not cfg.reference_free:
+        checks.append(FirstStepCheck(trainer, inputs, rows.train.ids, start))
     fit.train(*checks)
-    held_out_margins = objective.reward_margins(trainer, objective.read_held_out(inputs, held_out))
+    margins = objective.reward_margins(trainer, objective.read_held_out(inputs, held_out))
     if not out.is_main:
         return {}
-    fit.publish(partial(load_frozen, frozen, contract, cfg), held_out_margins)
+    fit.publish(load, margins)
 
     figures = last_values(read_curves(out.path), *CURVES)
     warning = ""
     if checks:
         figures = checks[0].figures | figures
         warning = displacement(figures, held_out.rows)
-    risen = risen_loss_message(trainer, cfg)
-    fit.describe(inputs, figures, warning, risen)
-    summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
-    if fit.schedule.left_out:
-        summary += f", each epoch skips {fit.schedule.left_out} pairs in turn"
-    if "eval_rewards/accuracies" in figures:
-        summary += (
-            f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%} of {len(held_out)}"
-        )
+    fit.describe(inputs, figures, warning, risen_loss_message(trainer, cfg))
     # the shared forward reads a pair's prompt once
     prompts = ["prompt_ids"]
     if cfg.forward is Forward.padded:
         prompts *= 2
-    tokens = rows.train.tokens(*prompts, "chosen_ids", "rejected_ids")
-    return {
-        **fit.metrics(tokens),
-        "held_out": len(held_out),
-        "displacement": bool(warning),
-        **figures,
-        "summary": summary,
-    }
+    metrics = fit.metrics(rows.train.tokens(*prompts, "chosen_ids", "rejected_ids"))
+    if "eval_rewards/accuracies" in figures:
+        metrics["summary"] += f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%}"
+    return metrics | {"held_out": len(held_out), "displacement": bool(warning), **figures}
 
 
 def load_frozen(

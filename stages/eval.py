@@ -6,9 +6,8 @@ than SFT does. *Judged*: the policy's win rate by a labeler. With the user's own
 first. All other figures have an interval and no verdict."""
 
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from stages.evaluation.suite_results import read_suites
 from stages.models.loading import resolve_device
 from stages.store import safe_files
 from stages.store.manifest import manifest_of
-from stages.store.records import Candidate, Example, Pair, Records, save
+from stages.store.records import Example, Pair, Records, save
 from stages.store.single_completions import UnpairedPreference
 from stages.store.splits import draw_order
 from stages.store.workspace import StageDir
@@ -45,6 +44,13 @@ SETS_WITHOUT_CHECKS = {
 }
 
 
+class AnsweredSet(NamedTuple):
+    """A set of prompts with the answers of every model to each of them."""
+
+    prompts: list[Example]
+    answers: Answers
+
+
 def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `results.json` (models, rates, differences, held-out pairs, judged comparisons, verdict) and
     `outcomes.parquet` (pass or fail for every answer to a prompt with checks) and `measures.parquet` (for the gate).
@@ -53,28 +59,28 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         out.warn(
             "the base has random weights, as with scale=toy: the verdict says nothing of your data."
         )
-    by_set, left_out = read_shared_answers(cfg, inputs, out)
-    prompts = {
-        name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()
-    }
-    checked = with_checks(cfg, inputs, prompts, by_set, out)
-    unchecked = without_checks(prompts, by_set)
+    sets, left_out = read_answered_sets(cfg, inputs, out)
+    checked = with_checks(cfg, inputs, sets, out)
+    unchecked = without_checks(sets)
     pairs = dict[str, Any]()
     favoured = list[measures.Measure]()
     if "pairs" in inputs or "unpaired" in inputs:
         pairs, favoured = learnt.learnt_results(cfg, inputs, outcomes.before(cfg.models), out)
     comparisons, wins = judged.judged_results(cfg, inputs)
-    if "answer_judged" in prompts:
-        known = in_run(inputs).intersection(e.id for e in prompts["answer_judged"])
+    if "answer_judged" in sets:
+        known = in_run(inputs).intersection(e.id for e in sets["answer_judged"].prompts)
         if known:
             out.warn(
                 f"{len(known)} prompts of eval.judged.source are also in the data or the pairs, and count."
             )
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
-        raise no_verdict_error(prompts, inputs)
+        raise no_verdict_error(sets, inputs)
 
-    answers = join_sets(by_set, cfg.models)
+    answers: Answers = {role: {} for role in cfg.models}
+    for answered in sets.values():
+        for role, of_role in answered.answers.items():
+            answers[role] |= of_role
     # the answers that the verdict is about
     table = checked.primary
     shown_on = checked.endpoint
@@ -83,11 +89,16 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     scored = checked.verdict_table if table is None or parts[0] == "checks" else table
     most_likely = sorted(scored.prompts, key=lambda e: draw_order(e.id))[: cfg.likelihood_prompts]
     retained, measured = retention.claims(cfg, inputs, checked.everything, answers, out)
+    titles = cfg.models
+    differences = outcomes.differences(titles)
     results: dict[str, Any] = {
-        **name_models(cfg.models),
+        "models": titles,
+        "before": outcomes.before(titles),
+        "main_difference": outcomes.main_difference(titles),
+        "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences.items()},
         "decoding": {"max_new_tokens": cfg.max_new_tokens},
         **checked.results(answers, cfg),
-        **measure_form(table, answers, cfg, out),
+        **measure_form(table, answers, cfg),
         "shown_on": shown_on,
         "open": {
             name: {"prompts": len(each.prompts), **measure_answers(each, answers)}
@@ -118,50 +129,33 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     save(out / measures.FILE, [*measured, *measured_by_suite, *wins, *scores], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main = results["primary"]
+    rates: dict[str, Any] = {"pass_rate": {}, "delta": {}}
+    if main:
+        for role in titles:
+            rates["pass_rate"][role] = main[role]["mean"]
+        for name in differences:
+            rates["delta"][name] = main[name]
     names = ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged", "verdict")
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts_left_out": left_out,
-        "pass_rate": means(results["primary"], cfg.models),
-        "unseen_tasks": means(results["groups"].get("unseen tasks"), cfg.models),
-        "delta": {name: main[name] for name in results["differences"]} if main else {},
+        **rates,
         **{name: results[name] for name in names},
-        "summary": rate_clause(results) + results["verdict"],
+        "summary": results["verdict"],
     }
 
 
-def no_verdict_error(prompts: dict[str, list[Example]], inputs: dict[str, Path]) -> UserError:
+def no_verdict_error(sets: dict[str, AnsweredSet], inputs: dict[str, Path]) -> UserError:
     """Return the error for an evaluation in which nothing shows if training helped."""
     ids = set[str]()
-    for name, examples in prompts.items():
-        if name != "answer_held_out":
-            ids.update(e.id for e in examples)
+    for answered in sets.values():
+        ids.update(e.id for e in answered.prompts)
     key = "unpaired" if "unpaired" in inputs else "pairs"
     return UserError(
         f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_on(inputs))} are also in "
-        "the training pairs, the others have no checks or are only rephrased, and no pair is held out. Raise "
+        "the training pairs, the others have no checks, and no pair is held out. Raise "
         f"data.tasks.test or {key}.validation_fraction, or add test prompts to data.sources."
     )
-
-
-def join_sets(by_set: dict[str, Answers], roles: Iterable[str]) -> Answers:
-    """Return each model's answers to all prompts."""
-    joined: Answers = {role: {} for role in roles}
-    for answers in by_set.values():
-        for role, of_role in joined.items():
-            of_role |= answers[role]
-    return joined
-
-
-def name_models(titles: dict[str, str]) -> dict[str, Any]:
-    """Return the models and their differences by role, each with its title."""
-    differences = outcomes.differences(titles)
-    return {
-        "models": titles,
-        "before": outcomes.before(titles),
-        "main_difference": outcomes.main_difference(titles),
-        "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences.items()},
-    }
 
 
 def measure_tables(
@@ -176,20 +170,6 @@ def measure_tables(
             passes[f"{measures.PASSES} of {name}"] = table
     tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
     return measures.measure_answers(tables, passes, answers["policy"])
-
-
-def means(rates: dict[str, Any] | None, roles: Iterable[str]) -> dict[str, float]:
-    """Return each model's mean rate, {} without rates."""
-    return {role: rates[role]["mean"] for role in roles} if rates else {}
-
-
-def rate_clause(results: dict[str, Any]) -> str:
-    """Return each model's pass rate as the beginning of a sentence, if the verdict is about pass rates."""
-    if not results["primary"] or "checks" not in results["gives_verdict"]:
-        return ""
-    rates = means(results["primary"], results["models"])
-    clauses = [f"{results['models'][role]} {rate:.1%}" for role, rate in rates.items()]
-    return f"{', '.join(clauses)}. "
 
 
 def parts_of_verdict(
@@ -226,20 +206,12 @@ def verdict_of(results: dict[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir) -> dict[str, Any]:
-    """Return length and endings of the answers that the verdict is about, and warn if mean lengths differ a lot."""
+def measure_form(table: Table | None, answers: Answers, cfg: Eval) -> dict[str, Any]:
+    """Return length and endings of the answers that the verdict is about."""
     if table is None:
         return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
-    titles = cfg.models
-    first = outcomes.before(titles)
-    form = measure_answers(table, answers)
-    drift = form["mean_tokens"]["policy"] / max(1.0, form["mean_tokens"][first]) - 1
-    if abs(drift) > outcomes.LENGTH_DRIFT:
-        word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
-        out.warn(
-            f"{titles['policy']}'s answers are {word} than {titles[first]}'s: a change may be partly length."
-        )
-    return form | {"endings": outcomes.endings_clause(table, titles, cfg)}
+    endings = outcomes.endings_clause(table, cfg.models, cfg)
+    return measure_answers(table, answers) | {"endings": endings}
 
 
 def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
@@ -281,69 +253,54 @@ def in_run(inputs: dict[str, Path]) -> set[str]:
 
 
 def with_checks(
-    cfg: Eval,
-    inputs: dict[str, Path],
-    prompts: dict[str, list[Example]],
-    by_set: dict[str, Answers],
-    out: StageDir,
+    cfg: Eval, inputs: dict[str, Path], sets: dict[str, AnsweredSet], out: StageDir
 ) -> Checked:
     """Check the answers to prompts with checks that every model answered and nothing was trained on. A prompt of a
     labelled set is also left out if the data contains it, in any split."""
-    no_answers = {role: dict[str, Candidate]() for role in cfg.models}
+    nothing = AnsweredSet([], {role: {} for role in cfg.models})
+    tables = dict[str, Table]()
+    for name, find_known in (("answer", trained_on), ("answer_outside", in_run)):
+        answered = sets.get(name, nothing)
+        known = find_known(inputs) if answered.prompts else set()
+        prompts = [e for e in answered.prompts if e.checks]
+        unseen = [e for e in prompts if e.id not in known]
+        if len(unseen) < len(prompts):
+            out.warn(
+                f"{len(prompts) - len(unseen)} test prompts do not count: they are also in the data or the pairs."
+            )
+        tables[name] = tabulate(unseen, answered.answers)
+    return Checked(tables["answer"], tables["answer_outside"].by("task"))
 
-    def checked_table(name: str, seen: Callable[[dict[str, Path]], set[str]]) -> Table:
-        examples = [e for e in prompts.get(name, []) if e.checks]
-        if examples:
-            examples = unseen(examples, seen(inputs), out)
-        return tabulate(examples, by_set.get(name, no_answers))
 
-    everything = checked_table("answer", trained_on)
-    return Checked(everything, checked_table("answer_outside", in_run).by("task"))
-
-
-def without_checks(
-    prompts: dict[str, list[Example]], by_set: dict[str, Answers]
-) -> dict[str, Table]:
+def without_checks(sets: dict[str, AnsweredSet]) -> dict[str, Table]:
     """Tabulate length and endings of the answers to prompts without checks, by the set's title."""
     tables = dict[str, Table]()
     for title, name in SETS_WITHOUT_CHECKS.items():
-        plain = [e for e in prompts.get(name, []) if not e.checks]
-        if plain:
-            tables[title] = tabulate(plain, by_set[name])
+        if name in sets:
+            plain = [e for e in sets[name].prompts if not e.checks]
+            if plain:
+                tables[title] = tabulate(plain, sets[name].answers)
     return tables
 
 
-def prompts_in(name: str, inputs: dict[str, Path], answers: dict[str, Candidate]) -> list[Example]:
-    """Read the prompts of a set that every model answered, in the order of the answers."""
-    by_id = {e.id: e for e in prompts_of_set(name, inputs) if e.id in answers}
-    return [by_id[prompt_id] for prompt_id in answers]
-
-
-def unseen(prompts: list[Example], trained_ids: set[str], out: StageDir) -> list[Example]:
-    """Return the prompts that nothing was trained on, and warn about the others."""
-    untrained = [e for e in prompts if e.id not in trained_ids]
-    if len(untrained) < len(prompts):
-        out.warn(
-            f"{len(prompts) - len(untrained)} test prompts do not count: they are also in the data or the pairs."
-        )
-    return untrained
-
-
-def read_shared_answers(
+def read_answered_sets(
     cfg: Eval, inputs: dict[str, Path], out: StageDir
-) -> tuple[dict[str, Answers], int]:
-    """Read by set the answers to prompts that every model answered. Raise UserError if a set has none left."""
-    by_set = dict[str, Answers]()
+) -> tuple[dict[str, AnsweredSet], int]:
+    """Read by name the sets of prompts that every model answered, and count the other prompts. Raise UserError if a
+    set has none left."""
+    sets = dict[str, AnsweredSet]()
     total = 0
     for name in PROMPT_SOURCES:
         if f"{name}_policy" not in inputs:
             continue
         folders = {role: inputs[f"{name}_{role}"] for role in cfg.models}
-        by_set[name], left_out = outcomes.read_answers(folders)
+        answers, left_out = outcomes.read_answers(folders)
         message = f"{left_out} prompts are too long for one of the models and do not count"
-        if not by_set[name]["policy"]:
+        if not answers["policy"]:
             raise UserError(f"{message}, so that no prompt is left. Lower answer.max_new_tokens.")
         if left_out:
-            out.warn(f"{message}: all models are compared on the same prompts.")
+            out.warn(f"{message}.")
         total += left_out
-    return by_set, total
+        by_id = {e.id: e for e in prompts_of_set(name, inputs)}
+        sets[name] = AnsweredSet([by_id[prompt_id] for prompt_id in answers["policy"]], answers)
+    return sets, total

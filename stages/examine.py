@@ -40,21 +40,27 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         end_log_probs(cfg, after, pairs[:MOST_ENDS]),
     )
     faults = find_faults(found)
-    rows = [
-        token_row(f"preference {number}, {side.title}", side.contract, [*pair.prompt, *pair.chosen])
-        for number, pair in enumerate(pairs[: cfg.rows], 1)
-        for side in (before, after)
-    ]
-    sentence = sentence_of(faults, titles)
+    rows = list[TokenRow]()
+    for number, pair in enumerate(pairs[: cfg.rows], 1):
+        for side in (before, after):
+            title = f"preference {number}, {side.title}"
+            rows.append(token_row(title, side.contract, [*pair.prompt, *pair.chosen]))
+    sentence = f"No fault was found in {after.title} beside {before.title}"
+    if faults:
+        sentence = f"{len(faults)} of the checks found a fault in {after.title}: {next(iter(faults.values()))}"
+    facts = after.facts()
     content = {
         "sentence": sentence,
         "faults": faults,
-        "facts": side_by_side(before, after),
+        "facts": {name: [fact, facts[name]] for name, fact in before.facts().items()},
         "titles": [before.title, after.title],
         "rows": [vars(row) for row in rows],
     }
     safe_files.write(out / "examination.json", json.dumps(content, indent=1, ensure_ascii=False))
-    say(rows, faults, out)
+    for row in rows:
+        out.inform(row_in_words(row))
+    for clause in faults.values():
+        out.warn(clause)
     return {"faults": [*faults], "summary": sentence}
 
 
@@ -62,30 +68,6 @@ def read_side(title: str, came: Path, published: Path) -> Side:
     manifest = manifest_of(came)
     stored = manifest["metrics"].get("stored", "")
     return Side(title, came / "model", published / "model", stored, manifest["warnings"])
-
-
-def sentence_of(faults: dict[str, str], titles: dict[str, str]) -> str:
-    """Return the first sentence of the page."""
-    name, before = titles["policy"], titles["sft"]
-    if not faults:
-        return f"No fault was found in {name} beside {before}"
-    first = next(iter(faults.values()))
-    more = f" ({len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{name} has a fault{more}: {first}"
-
-
-def side_by_side(before: Side, after: Side) -> dict[str, list[str]]:
-    """Return the facts of both models by name."""
-    old, new = before.facts(), after.facts()
-    return {name: [old[name], new[name]] for name in old}
-
-
-def say(rows: list[TokenRow], faults: dict[str, str], out: StageDir) -> None:
-    """Print the rows and the faults."""
-    for row in rows:
-        out.inform(row_in_words(row))
-    for clause in faults.values():
-        out.warn(clause)
 
 
 def end_log_probs(cfg: Examine, side: Side, pairs: list[Pair]) -> list[float]:

@@ -20,6 +20,8 @@ from stages.training.fit import Fit
 from stages.training.rollout_engine import RolloutEngine
 from stages.training.rollouts import Rollout, Rollouts, reward_message
 
+CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_gap")
+
 
 def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out reward.
@@ -76,25 +78,19 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
 
     steps = [entry for entry in log if "live_groups" in entry]
     curve = read_curves(out.path)
-    dead = sum(entry["live_groups"] == 0 for entry in steps)
-    names = ("reward", "eval_reward", "eval_pass_rate")
-    figures = last_values(curve, *names, "kl", "entropy", "sampler_gap")
-    before = last_values(curve[:1], *names)
+    figures = last_values(curve, *CURVES)
     fit.describe(inputs, figures, reward_message(steps, held_out))
-    summary = (
-        f"{fit.steps} steps of {cfg.batch_size} prompts × {cfg.completions} completions, {dead} of them without "
-        f"a group that teaches; reward {steps[0]['reward']:.3f} → {figures['reward']:.3f}"
-    )
-    if held_out:
-        summary += f", of {len(by_prompt)} held-out prompts {before['eval_reward']:.3f} → {figures['eval_reward']:.3f}"
     metrics = fit.metrics(rows.train.tokens("prompt_ids"))
+    first = steps[0] | last_values(curve[:1], "eval_reward")
+    for name in ("reward", "eval_reward"):
+        if name in figures:
+            metrics["summary"] += f"; {name} {first[name]:.3f} → {figures[name]:.3f}"
     if engine:
         metrics["engine"] = engine.sampler.engine
     completed = sum(entry["completion_tokens"] * entry["groups"] for entry in steps)
     return metrics | {
         "tokens": metrics["tokens"] + round(completed * cfg.completions),
-        "dead_steps": dead,
+        "dead_steps": sum(entry["live_groups"] == 0 for entry in steps),
         "held_out": len(by_prompt),
         **figures,
-        "summary": summary,
     }

@@ -34,13 +34,9 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     cfg = objective.with_weights(cfg, desirable, undesirable)
 
     fit = Fit(objective.CompletionTrainer, cfg, rows, contract, policy, out)
-    trainer = fit.build_trainer(
-        apply_adapter(objective.load_start(policy, cfg, fit.args.device, out), fit.cfg)
-    )
-
-    def start(count: int) -> float:
-        return objective.starting_loss(trainer, count)
-
+    model = objective.load_start(policy, cfg, fit.args.device, out)
+    trainer = fit.build_trainer(apply_adapter(model, fit.cfg))
+    start = partial(objective.starting_loss, trainer)
     first_step = FirstStepCheck(trainer, inputs, rows.train.ids, start)
     fit.train(first_step)
     held_out = objective.rewards(trainer, read_reference(inputs, rows.validation.ids), labels)
@@ -54,23 +50,18 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "undesirable_weight": cfg.undesirable_weight,
         **last_values(read_curves(out.path), *CURVES),
     }
-    summary = (
-        f"{desirable} desirable and {undesirable} undesirable completions × {cfg.epochs:g} epochs, "
-        f"{fit.steps} steps"
-    )
+    tokens = rows.train.tokens("prompt_ids", "completion_ids", "prompt_ids", "KL_completion_ids")
+    metrics = fit.metrics(tokens)
+    metrics["summary"] += f"; {desirable} of the completions are desirable"
     rewards = np.array([row["reward"] for row in held_out])
     is_desirable = np.array([row["desirable"] for row in held_out])
     if 0 < is_desirable.sum() < len(held_out):
-        order = float(placements(rewards, is_desirable).mean())
-        figures["held_out_order"] = order
-        summary += f"; of {len(held_out)} held-out ones, a desirable one has the higher reward in {order:.1%} of comparisons"
+        figures["held_out_order"] = float(placements(rewards, is_desirable).mean())
+        metrics["summary"] += f"; held-out order {figures['held_out_order']:.1%} right"
     fit.describe(inputs, figures, risen_loss_message(trainer, cfg))
-    tokens = rows.train.tokens("prompt_ids", "completion_ids", "prompt_ids", "KL_completion_ids")
-    return {
-        **fit.metrics(tokens),
+    return metrics | {
         "desirable": desirable,
         "undesirable": undesirable,
         "held_out": len(held_out),
         **figures,
-        "summary": summary,
     }

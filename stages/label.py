@@ -52,19 +52,15 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         )
         save(out / "judgements.parquet", figures.count(complete), Judgement)
     report_rows(cfg, pool, out)
-    report_failures(cfg, figures, pool, out)
+    report_failures(cfg, figures, out)
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     stored = Records(out / "judgements.parquet", Judgement)
-    counted = figures.metrics()
-    metrics = {
-        "labeler": labeler.name,
-        "failed": dict(figures.failed),
-        **counted,
-        **metrics_of_rows(pool),
-        "summary": row_clause(pool) + figures.summary(counted),
-        **labeler.figures(),  # some labelers have a sentence of their own
-    }
+    metrics = {"labeler": labeler.name, **figures.metrics(), **labeler.figures()}
+    if pool.rows:
+        metrics["read"] = [*pool.notes]
+        metrics["rows"] = pool.rows
+        metrics["unusable"] = dict(count_reasons(pool.bad))
     if out.endpoint_calls:
         metrics["calls"] = out.endpoint_calls
     if labeler.learnt and figures.judgements:
@@ -88,39 +84,18 @@ def report_rows(cfg: Label, pool: Pool, out: StageDir) -> None:
         warn_unused_columns(path, columns, out)
 
 
-def report_failures(cfg: Label, figures: "Figures", pool: Pool, out: StageDir) -> None:
+def report_failures(cfg: Label, figures: "Figures", out: StageDir) -> None:
     """Warn of missing judgements. Raise UserError if they are more than `max_failed` allows."""
-    if not figures.failed:
+    failed = figures.failed.total()
+    if not failed:
         return
-    count = f"{figures.failed.total()} of {figures.judgements} {figures.unit}"
     [(error, times)] = figures.failed.most_common(1)
-    row = next(p.opening for p in pool.prompts if p.id == figures.first_failed[error])
-    reason = f'{error} (first for the prompt "{row}")'
-    if figures.failed.total() > cfg.max_failed * figures.judgements:
+    problem = f"{failed} of {figures.judgements} could not be judged, most often ({times} times) because: {error}"
+    if failed > cfg.max_failed * figures.judgements:
         raise UserError(
-            f"label.max_failed={cfg.max_failed:g}: {count} could not be judged, most often ({times} times) because: "
-            f"{reason}. Remove the cause, or raise the limit."
+            f"label.max_failed={cfg.max_failed:g}: {problem}. Remove the cause, or raise the limit."
         )
-    out.warn(f"{count} have no judgement. Reason: {reason}.")
-
-
-def metrics_of_rows(pool: Pool) -> dict[str, Any]:
-    """Return what was read of a file of preferences, and the numbers of its unusable rows by reason."""
-    metrics = dict[str, Any]()
-    if pool.notes:
-        metrics["read"] = [*pool.notes]
-    if pool.rows:
-        metrics["rows"] = pool.rows
-        metrics["unusable"] = dict(count_reasons(pool.bad))
-    return metrics
-
-
-def row_clause(pool: Pool) -> str:
-    """Return how many rows a file of preferences has, as the beginning of a sentence."""
-    if not pool.rows:
-        return ""
-    unusable = f" ({len(pool.bad)} of them unusable)" if pool.bad else ""
-    return f"{pool.rows} rows{unusable}: "
+    out.warn(f"{problem}.")
 
 
 def audit(
@@ -150,9 +125,9 @@ def audit(
     report = reliability.reliability(judgements, audited, verdicts, prompts, candidates)
     write_note(out / "reliability.json", report)
     if "accuracy" not in report:
-        return f"accuracy unknown: {len(audited)} judgements audited, none with a known verdict"
-    mean, low, high = report["accuracy"].values()
-    return f"{mean:.0%} ({low:.0%} to {high:.0%}) of {report['known']} audited judgements are right"
+        return f"{len(audited)} judgements audited, none with a known verdict"
+    accuracy = report["accuracy"]["mean"]
+    return f"{accuracy:.0%} of {report['known']} audited judgements are right"
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -200,20 +175,17 @@ def require_one_score(judged: list[Judgement], labeler: str) -> None:
 
 class Figures:
     """Figures of any labeler's judgements, counted prompt by prompt: scores, ties, and how often the longer of two
-    answers is preferred. `scores` and `tokens` belong together. `failed` counts errors, and `first_failed` has the id of
-    the first prompt with each. `longer` counts comparisons of answers of unequal lengths by whether the longer one is
-    better, `swapped` those judged in both orders by whether the verdicts agree, `single` judgements by whether they are
-    of one candidate."""
+    answers is preferred. `scores` and `tokens` belong together. `failed` counts errors, `longer` comparisons of answers
+    of unequal lengths by whether the longer one is better, and `swapped` those judged in both orders by whether the
+    verdicts agree."""
 
     def __init__(self) -> None:
         self.judgements = 0
+        self.ties = 0
         self.scores = array("d")
         self.tokens = array("q")
         self.by_score = Counter[str]()
-        self.preferences = Counter[str]()
         self.failed = Counter[str]()
-        self.first_failed = dict[str, str]()
-        self.single = Counter[bool]()
         self.longer = Counter[bool]()
         self.swapped = Counter[bool]()
 
@@ -225,62 +197,51 @@ class Figures:
             self.longer.update(gap > 0 for gap in length_gaps(lengths, judgements) if gap)
             for j in judgements:
                 self.judgements += 1
-                self.single[j.candidate_id is not None] += 1
+                self.ties += j.preference == "tie"
                 if j.score is not None:
                     self.scores.append(j.score)
                     self.tokens.append(lengths[str(j.candidate_id)])
                     self.by_score[f"{j.score:.2f}"] += 1
                 if j.error is not None:
-                    reason = j.error or "no reason given"
-                    self.failed[reason] += 1
-                    self.first_failed.setdefault(reason, j.prompt_id)
-                if j.preference:
-                    self.preferences[j.preference] += 1
+                    self.failed[j.error or "no reason given"] += 1
                 if j.order_swapped_agrees is not None:
                     self.swapped[j.order_swapped_agrees] += 1
                 yield j
 
-    @property
-    def unit(self) -> str:
-        """The noun for the judged units: candidates, comparisons, or judgements if a labeler mixes both."""
-        if len(self.single) > 1:
-            return "judgements"
-        return "candidates" if self.single[True] else "comparisons"
-
     def metrics(self) -> dict[str, Any]:
-        metrics: dict[str, Any] = {"judgements": self.judgements, "longer_preferred": None}
-        if self.longer:
-            metrics["longer_preferred"] = self.longer[True] / self.longer.total()
-        if not self.scores:
-            if self.swapped:
-                metrics["order_flips"] = 1 - self.swapped[True] / self.swapped.total()
-            return metrics | {"ties": self.preferences["tie"]}
-        scores = np.array(self.scores)
-        tokens = np.array(self.tokens)
-        correlation = None
-        if scores.std() > 0 and tokens.std() > 0:
-            correlation = float(np.corrcoef(scores, tokens)[0, 1])
-        return metrics | {
-            "pass_rate": float((scores == 1).mean()),
-            "mean_score": float(scores.mean()),
-            "scores": dict(sorted(self.by_score.items())),
-            "length_correlation": correlation,
+        """Return the figures, and a summary of them."""
+        metrics: dict[str, Any] = {
+            "failed": dict(self.failed),
+            "judgements": self.judgements,
+            "longer_preferred": None,
         }
-
-    def summary(self, metrics: Mapping[str, Any]) -> str:
-        """Return these metrics as a sentence."""
         if self.scores:
+            metrics |= self.score_metrics()
             summary = (
                 f"{len(self.scores)} candidates judged: mean score {metrics['mean_score']:.3f}, "
             )
             summary += f"{metrics['pass_rate']:.1%} with the full score 1"
         else:
-            preferred = self.preferences["a"] + self.preferences["b"]
-            summary = (
-                f"{self.judgements} comparisons: {preferred} preferences, {metrics['ties']} ties"
-            )
+            metrics["ties"] = self.ties
+            summary = f"{self.judgements} comparisons, {self.ties} of them ties"
+            if self.swapped:
+                metrics["order_flips"] = self.swapped[False] / self.swapped.total()
         if self.longer:
-            share = metrics["longer_preferred"]
             compared = self.longer.total()
+            share = self.longer[True] / compared
+            metrics["longer_preferred"] = share
             summary += f"; the longer answer is preferred in {share:.1%} of {compared} comparisons"
-        return summary
+        return metrics | {"summary": summary}
+
+    def score_metrics(self) -> dict[str, Any]:
+        scores = np.array(self.scores)
+        tokens = np.array(self.tokens)
+        correlation = None
+        if scores.std() > 0 and tokens.std() > 0:
+            correlation = float(np.corrcoef(scores, tokens)[0, 1])
+        return {
+            "pass_rate": float((scores == 1).mean()),
+            "mean_score": float(scores.mean()),
+            "scores": dict(sorted(self.by_score.items())),
+            "length_correlation": correlation,
+        }

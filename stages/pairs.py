@@ -17,18 +17,10 @@ from stages.evaluation.pair_accuracy import PairAudit, accuracy_clause
 from stages.pairing import admission
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.plackett_luce import rank_contrasts
-from stages.pairing.strategies import (
-    BY_STRENGTH,
-    OF_BEST,
-    StrategyResult,
-    pairs_per_prompt,
-    select_contrasts,
-    table,
-)
+from stages.pairing.strategies import BY_STRENGTH, StrategyResult, select_contrasts, table
 from stages.store import records
 from stages.store.judged_pool import TokenCount, read_judged_prompts
 from stages.store.licences import Provenance
-from stages.store.numbers import count_clauses
 from stages.store.records import Candidate, Example, Judgement, Pair, Records
 from stages.store.splits import draw_side
 from stages.store.text_units import transcript
@@ -41,34 +33,29 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if cfg.control:
         return publish_control(cfg, inputs, out)
     pairing = Pairing(cfg, inputs["judged"])
-    pairing.publish(out / "pairs.parquet")
+    file = out / "pairs.parquet"
+    records.save(file, pairing.pairs(), Pair)
     if not pairing.result.pairs:
         raise pairing.no_pair_error()
-    pairing.warn(out)
-    strategies = pairing.compare_strategies()
-    out.inform(
-        f"Pairs of each strategy from these judgements (*: the one in use):\n{table(strategies, cfg.strategy)}"
-    )
-    return pairing.metrics(strategies)
+    metrics = pairing.metrics(Records(file, Pair))
+    pairing.report(metrics, out)
+    return metrics
 
 
 @dataclass
 class JudgedPrompt:
-    """A prompt with its judgements, and the contrasts that strategies choose from: judged ones, or for strategies by
-    strength (True) those of a ranking. Candidates in `unsound`, by id, must not be chosen."""
+    """A prompt with the contrasts that strategies choose from: judged ones, or for strategies by strength (True) those
+    of a ranking. Candidates in `unsound`, by id, must not be chosen."""
 
     prompt: Example
-    judgements: list[Judgement]
     contrasts: dict[bool, list[Contrast]]
     unsound: set[str]
 
 
 class Pairing:
     """The pairs of a judged pool, and their counts. Every strategy chooses its pairs, so that a user can compare them;
-    those of the configured strategy are published.
-
-    `unfinished` counts pairs with a truncated completion, and contrasts refused because of one, `part_early` pairs of several turns, `thought_on_one_side` pairs
-    in which only chosen or only rejected has a thought, and `passed_over` preferences beyond a prompt's limit."""
+    those of the configured strategy are published. `part_early` counts pairs of several turns, and
+    `thought_on_one_side` pairs in which only chosen or only rejected has a thought."""
 
     def __init__(self, cfg: Pairs, pool: Path):
         self.pool = pool
@@ -85,9 +72,6 @@ class Pairing:
         self.prompts = 0
         self.part_early = 0
         self.thought_on_one_side = 0
-        self.passed_over = 0
-        self.are_preferences = False
-        self.are_scores = False
         self.provenance = Provenance()
 
     def judged_prompts(self) -> Iterator[JudgedPrompt]:
@@ -98,14 +82,12 @@ class Pairing:
         for prompt, candidates, judgements in read_judged_prompts(self.pool):
             unsound = set[str]()
             if limits:
-                unsound = {
-                    candidate.candidate_id
-                    for candidate in candidates
-                    if find_broken_rule(prompt, candidate) or not is_within(candidate, limits)
-                }
+                for candidate in candidates:
+                    if find_broken_rule(prompt, candidate) or not is_within(candidate, limits):
+                        unsound.add(candidate.candidate_id)
             compared = comparisons(judgements, {c.candidate_id: c for c in candidates})
             contrasts = {False: compared, True: rank_contrasts(compared)}
-            yield JudgedPrompt(prompt, judgements, contrasts, unsound)
+            yield JudgedPrompt(prompt, contrasts, unsound)
 
     def make_admissions(self) -> dict[bool, admission.Admission]:
         """Return the filters of judged contrasts, and (True) of those of a ranking. The quantiles of
@@ -135,39 +117,12 @@ class Pairing:
             return admission.WaysOut(admission.DRAW, ending, ending, ending)
         return admission.WaysOut(advice, advice)
 
-    def publish(self, file: Path) -> None:
-        """Write the pairs of the configured strategy, and count what became of the candidates."""
-        records.save(file, self.pairs(), Pair)
-        self.made = Records(file, Pair)
-        self.held_out = [*self.made.column("split")].count("validation")
-        refused = self.rules.refused
-        self.unfinished = {
-            "kept as rejected": [*self.made.column("rejected_finish_reason")].count("length"),
-            "dropped as rejected": refused[admission.WORSE_UNFINISHED],
-            "refused as chosen": refused[admission.BETTER_UNFINISHED],
-        }
-        self.left_out = Counter[str]()
-        for reason, count in refused.items():
-            self.left_out[self.rules.refused_names[reason]] += count
-        self.left_out = +(self.left_out + self.result.left_out)
-        self.comparisons = self.result.pairs + self.left_out.total()
-        # preferences, each of which somebody gave; scores make more contrasts than needed
-        self.copies = 0
-        if self.are_preferences:
-            self.copies = refused[admission.COPIES]
-        else:
-            self.passed_over = 0
-        lengths = zip(self.drawn.column("sampler"), self.drawn.column("n_tokens"), strict=True)
-        self.sampled_tokens = sum(n for name, n in lengths if name not in records.FILE_SAMPLERS)
-
     def pairs(self) -> Iterator[Pair]:
         """Yield the pairs of the configured strategy prompt by prompt."""
         stored = records.stream(self.pool / "judgements.parquet", Judgement)
         labeler = next((judgement.labeler for judgement in stored), "")
         for judged in self.judged_prompts():
             self.prompts += 1
-            self.are_scores |= any(c.score is not None for c in judged.contrasts[False])
-            self.are_preferences |= any(j.preference in ("a", "b") for j in judged.judgements)
             for contrast in self.choose(judged):
                 pair = make_pair(judged.prompt, contrast, labeler, self.cfg)
                 has_thought = contrast.better.has_thought
@@ -185,10 +140,7 @@ class Pairing:
         chosen = dict[Strategy, list[Contrast]]()
         for strategy, result in self.results.items():
             contrasts, reason = usable[strategy in BY_STRENGTH]
-            chosen[strategy], passed_over = result.take(judged.prompt, contrasts, reason)
-            # a ranking uses every preference
-            if strategy is self.cfg.strategy and strategy is not Strategy.ranked:
-                self.passed_over += passed_over
+            chosen[strategy] = result.take(judged.prompt, contrasts, reason)
         if self.audit:
             compared = chain.from_iterable(sides_of(judged.contrasts[False]))
             by_strategy = {strategy: sides_of(contrasts) for strategy, contrasts in chosen.items()}
@@ -215,131 +167,81 @@ class Pairing:
             f"{self.cfg.key}: no pair could be made from {self.prompts} prompts ({self.reasons}).{way_out}"
         )
 
-    def warn(self, out: StageDir) -> None:
-        """Warn of preferences that are not used, and of settings that have no effect."""
-        key = self.cfg.key
-        if self.copies:
-            out.warn(
-                f"{self.copies} preferences are left out because they repeat another preference with the same two texts"
-            )
-        if self.passed_over:
-            out.warn(self.limit_message())
-        if self.cfg.validation_fraction and not self.held_out:
-            out.warn(
-                f"No pair is held out for validation. Raise {key}.validation_fraction to evaluate with some."
-            )
-        unread = [f"{key}.{name}" for name in ("min_score", "min_margin") if vars(self.cfg)[name]]
-        if unread and not self.are_scores:
-            out.warn(
-                f"{' and '.join(unread)} leave nothing out, as these preferences have no scores."
-            )
+    def report(self, metrics: dict[str, Any], out: StageDir) -> None:
+        """Show what each strategy makes of the judgements, and warn of judgements that the user gave for nothing."""
         # a reward model does not read thoughts
-        if self.thought_on_one_side and key == "pairs":
+        if self.thought_on_one_side and self.cfg.key == "pairs":
             out.warn(
-                f"{self.thought_on_one_side} of {self.result.pairs} pairs have a thought on one side only, so that they "
-                "teach whether to think. Give both sides a thought or none: label.reasoning=strip leaves out those of a "
-                "file of preferences."
+                f"{self.thought_on_one_side} of {self.result.pairs} pairs have a thought on one side only. "
+                "label.reasoning=strip leaves out the thoughts of a file."
             )
-        # the user provided the judgements, all of them to be used
         if self.rules.ways_out.texts in admission.GIVE.values():
             for line in self.rules.filter_messages():
                 out.warn(line)
-            lost = ", ".join(f"{count} {name}" for name, count in self.left_out.most_common())
+            lost = ", ".join(f"{count} {name}" for name, count in metrics["left_out"].items())
             out.inform(
-                f"{self.result.pairs} of {self.comparisons} comparisons became pairs. Left out: {lost or 'none'}."
+                f"{self.result.pairs} of {metrics['comparisons']} comparisons became pairs. Left out: {lost or 'none'}."
             )
-        if self.cfg.strategy is Strategy.likely and +self.result.left_out:
-            unranked = [*self.drawn.column("logprob")].count(None)
-            if unranked:
-                out.warn(
-                    f"{unranked} candidates have no log-prob, so {key}.strategy=likely draws among them at random."
-                )
+        strategies = table(metrics["strategies"], self.cfg.strategy)
+        out.inform(f"Pairs of each strategy (*: the one in use):\n{strategies}")
 
-    def limit_message(self) -> str:
-        """Return how many preferences are beyond a prompt's limit, and how to use them."""
-        key = self.cfg.key
-        strategy = self.cfg.strategy
-        limit = pairs_per_prompt(strategy, self.cfg)
-        limits = f"{key}.strategy={strategy} makes at most {limit} pairs per prompt"
-        way_out = f"Raise {key}.max_per_prompt"
-        if strategy in (Strategy.best_worst, *OF_BEST):
-            limits += ", of its best"
-            way_out = f"Set {key}.strategy=all and {key}.max_per_prompt={max(16, limit)}"
-        return (
-            f"{self.passed_over} preferences are left out, because {limits}. "
-            f"{way_out} to use more of them."
-        )
-
-    def compare_strategies(self) -> dict[str, dict[str, Any]]:
-        """Return the figures of each strategy, with its accuracy if the pool is audited."""
-        figures = {str(strategy): result.figures() for strategy, result in self.results.items()}
-        if self.audit:
-            for strategy in Strategy:
-                figures[strategy]["accuracy"] = self.audit.figures(strategy)
-        return figures
-
-    def counts_by_policy(self) -> dict[str, dict[str, int]]:
-        """Return the numbers of candidates, chosen and rejected ones by policy; nothing for a single policy."""
-        drawn = Counter(self.drawn.column("policy"))
-        if len(drawn) < 2:
-            return {}
-        chosen = Counter(self.made.column("chosen_policy"))
-        rejected = Counter(self.made.column("rejected_policy"))
-        return {
-            policy: {"candidates": n, "chosen": chosen[policy], "rejected": rejected[policy]}
-            for policy, n in drawn.items()
-        }
-
-    def metrics(self, strategies: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def metrics(self, made: Records[Pair]) -> dict[str, Any]:
+        """Return the counts of the published pairs, and what became of the other comparisons."""
+        refused = self.rules.refused
+        left_out = self.result.left_out.copy()
+        for reason, count in refused.items():
+            left_out[self.rules.refused_names[reason]] += count
+        left_out = +left_out
+        strategies = dict[str, dict[str, Any]]()
+        for strategy, result in self.results.items():
+            strategies[str(strategy)] = result.figures()
+            if self.audit:
+                strategies[strategy]["accuracy"] = self.audit.figures(strategy)
         used = strategies[self.cfg.strategy]
         optional = {
-            "policies": self.counts_by_policy(),
+            "policies": self.counts_by_policy(made),
             "expected_accuracy": used.get("accuracy"),
             "part_early": self.part_early,
             "thought_on_one_side": self.thought_on_one_side,
         }
+        held_out = [*made.column("split")].count("validation")
+        summary = f"{self.result.pairs} pairs ({held_out} held out) from {self.prompts} prompts"
+        if self.reasons:
+            summary += f"; no pair from {self.reasons}"
+        if optional["expected_accuracy"]:
+            summary += f"; {accuracy_clause(used['accuracy'])}"
         return {
             "pairs": self.result.pairs,
-            "held_out": self.held_out,
+            "held_out": held_out,
             "prompts": self.prompts,
             "prompts_without_pair": dict(self.result.prompts_without_pair),
-            "unfinished": self.unfinished,
+            "unfinished": {
+                "kept as rejected": [*made.column("rejected_finish_reason")].count("length"),
+                "dropped as rejected": refused[admission.WORSE_UNFINISHED],
+                "refused as chosen": refused[admission.BETTER_UNFINISHED],
+            },
             "unfinished_rule": str(self.cfg.unfinished),
             "candidates_ended": self.candidates_ended,
-            "comparisons": self.comparisons,
-            "left_out": dict(self.left_out),
-            "copies_left_out": self.copies,
-            "preferences_left_out": self.passed_over,
-            "sampled_tokens": self.sampled_tokens,
-            "tokens_per_pair": self.sampled_tokens / self.result.pairs,
+            "comparisons": self.result.pairs + left_out.total(),
+            "left_out": dict(left_out.most_common()),
             "chosen_longer_by": used["chosen_longer_by"],
             "strategies": strategies,
             **{name: figure for name, figure in optional.items() if figure},
             **self.provenance.metrics(),
-            "summary": self.summary(used.get("accuracy")),
+            "summary": summary,
         }
 
-    def summary(self, accuracy: dict[str, Any] | None) -> str:
-        made = f"{self.result.pairs} pairs ({self.held_out} held out) from {self.prompts} prompts"
-        if self.sampled_tokens:
-            per_pair = self.sampled_tokens / self.result.pairs
-            made += f", {per_pair:,.0f} sampled tokens per pair"
-        without = f"{self.result.prompts_without_pair.total()} prompts without a pair"
-        if self.reasons:
-            without += f" ({self.reasons})"
-        unfinished = {f"unfinished {use}": n for use, n in self.unfinished.items()}
-        clauses = [made, without, *count_clauses(unfinished)]
-        if accuracy:
-            clauses.append(accuracy_clause(accuracy))
-        clauses += count_clauses(
-            {
-                "part before their last turn": self.part_early,
-                "with a thought on one side only": self.thought_on_one_side,
-                "copies left out": self.copies,
-                "further preferences left out": self.passed_over,
-            }
-        )
-        return "; ".join(clauses)
+    def counts_by_policy(self, made: Records[Pair]) -> dict[str, dict[str, int]]:
+        """Return the numbers of candidates, chosen and rejected ones by policy; nothing for a single policy."""
+        drawn = Counter(self.drawn.column("policy"))
+        if len(drawn) < 2:
+            return {}
+        chosen = Counter(made.column("chosen_policy"))
+        rejected = Counter(made.column("rejected_policy"))
+        return {
+            policy: {"candidates": n, "chosen": chosen[policy], "rejected": rejected[policy]}
+            for policy, n in drawn.items()
+        }
 
 
 def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -351,7 +253,7 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
         how = f"{turned} of them turned around by a coin"
     else:
         pairs = draw_pairs(Pairing(cfg, inputs["judged"]), run_pairs)
-        how = "valid contrasts at random"
+        how = "at random"
         if {pair.id for pair in pairs} == {pair.id for pair in run_pairs}:
             out.warn(
                 "control_pairs=random: no prompt has another valid pair, so these are the run's. Set it to coin."
@@ -360,7 +262,7 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
     return {
         "pairs": len(pairs),
         "held_out": sum(pair.split == "validation" for pair in pairs),
-        "summary": f"{len(pairs)} pairs ({how}) of the same candidates as the run's {len(run_pairs)}",
+        "summary": f"{len(pairs)} pairs ({how}), as many as the run's",
     }
 
 

@@ -28,18 +28,12 @@ def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     count_by_source = dict.fromkeys(cfg.members, 0)
     for candidate in candidates.values():
         count_by_source[candidate.policy] += 1
-    counts = ", ".join(f"{count} of {name}" for name, count in count_by_source.items())
-    if copies:
-        out.warn(
-            f"{copies} candidates were skipped as copies of an earlier source's. No action is needed."
-        )
     return {
         "prompts": len(prompts),
         "candidates": len(candidates),
         "sources": count_by_source,
         "copies_left_out": copies,
-        "tokens_kept": sum(c.token_ids is not None for c in candidates.values()),
-        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts: {counts}",
+        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {copies} copies left out",
     }
 
 

@@ -2,22 +2,19 @@
 
 They are stored per token: `dpo` sums them as its loss needs, and runs with other β, losses and lengths share them."""
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import Reference
 from stages.models import scoring
-from stages.models.contract import Contract, load_contract
+from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
-from stages.store import safe_files
 from stages.store.blocks import cut_blocks
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
-from stages.store.records import PairLogProbs, save
+from stages.store.records import PairLogProbs, save, stream
 from stages.store.shards import ShardedWork
 from stages.store.single_completions import stream_pairs
 from stages.store.workspace import StageDir
@@ -42,8 +39,6 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     from_other_tokenizer = 0
     for pair, token_ids in scoring.tokenize_pairs(stream_pairs(inputs), contract, context, dropped):
         rows.add(pair.id, {name: getattr(token_ids, name) for name in COLUMNS})
-        if pair.parts_early and not (out / "rejected_example.json").exists():
-            write_token_examples(token_ids, contract, out)
         stored = (pair.chosen_token_ids, pair.rejected_token_ids)
         usable = scoring.sampled_ids(pair, contract)
         for stored_ids, usable_ids in zip(stored, usable, strict=True):
@@ -53,8 +48,8 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     refused = dropped.settle(len(rows), len(rows))
     if from_other_tokenizer:
         out.warn(
-            f"{from_other_tokenizer} of {2 * len(rows)} completions have token ids of another tokenizer or text. "
-            "They are tokenised from their text, which may give other tokens than were sampled."
+            f"{from_other_tokenizer} of {2 * len(rows)} completions have token ids of another tokenizer or text, and are "
+            "tokenised from their text."
         )
 
     device = resolve_device(cfg.runtime.device)
@@ -98,59 +93,27 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     id_of = attrgetter("id")
     blocks = cut_blocks(map(ids_of, batches), str, cfg.runtime.shard_size)
     work = ShardedWork(rows.ids, str, score, PairLogProbs, id_of, "reference", out)
-    sums = Sums()
-    save(out / "logprobs.parquet", sums.count(work.in_blocks(blocks)), PairLogProbs)
-    ordered = sums.ordered / sums.pairs
-    mean = sums.logps / sums.tokens
-    clauses = [
-        f"{sums.pairs} completions, each with a mismatched one",
-        f"{sums.tokens} completion tokens",
-        f"{signed(mean, '{:z.3f}')} nats per token",
-    ]
-    if "pairs" in inputs:
-        clauses[0] = f"{sums.pairs} pairs"
-        clauses[-1] += f"; the chosen one is already likelier in {ordered:.0%}"
-    if retokenised:
-        clauses[-1] += f"; {retokenised} of {2 * sums.pairs} completions tokenised from their text"
+    file = out / "logprobs.parquet"
+    save(file, work.in_blocks(blocks), PairLogProbs)
+    tokens = 0
+    total = 0.0
+    ordered = 0
+    for scored in stream(file, PairLogProbs):
+        chosen = sum(scored.chosen_logps)
+        rejected = sum(scored.rejected_logps)
+        tokens += len(scored.chosen_logps) + len(scored.rejected_logps)
+        total += chosen
+        total += rejected
+        ordered += chosen > rejected
+    mean = total / tokens
     return {
         "device": str(device),
-        "pairs": sums.pairs,
+        "pairs": len(rows),
         "refused": sum(refused.values()),
         "retokenised": retokenised,
-        "tokens": sums.tokens,
+        "tokens": tokens,
         "prompt_tokens": sum(rows.tokens("prompt_ids")),
         "mean_logp": mean,
-        "ordered": ordered,
-        "summary": ", ".join(clauses),
+        "ordered": ordered / len(rows),
+        "summary": f"{len(rows)} pairs, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token",
     }
-
-
-@dataclass
-class Sums:
-    """Sums over scored pairs. `ordered` counts those whose chosen completion is the likelier one."""
-
-    pairs: int = 0
-    tokens: int = 0
-    logps: float = 0.0
-    ordered: int = 0
-
-    def count(self, pairs: Iterable[PairLogProbs]) -> Iterator[PairLogProbs]:
-        """Yield the pairs, and count them."""
-        for pair in pairs:
-            chosen = sum(pair.chosen_logps)
-            rejected = sum(pair.rejected_logps)
-            self.pairs += 1
-            self.tokens += len(pair.chosen_logps) + len(pair.rejected_logps)
-            self.logps += chosen
-            self.logps += rejected
-            self.ordered += chosen > rejected
-            yield pair
-
-
-def write_token_examples(pair: PairLogProbs, contract: Contract, out: StageDir) -> None:
-    """Write both sides of a pair of several turns for the report: each token's text, and whether it is trained."""
-    for side in ("chosen", "rejected"):
-        ids = pair.prompt_ids + getattr(pair, f"{side}_ids")
-        mask = [False] * len(pair.prompt_ids) + getattr(pair, f"{side}_mask")
-        tokens = contract.describe_tokens(ids, mask)
-        safe_files.write(out / f"{side}_example.json", json.dumps(tokens, ensure_ascii=False))

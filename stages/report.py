@@ -4,7 +4,6 @@ It reads only its input nodes, and escapes text that a model wrote. Empty sectio
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,6 @@ from stages.store.records import Candidate, Pair, load
 from stages.store.sealed_json import load_json, require_keys
 from stages.store.workspace import StageDir, read_curves
 
-# in the evaluation's warnings about prompts that it left out
-NOT_COUNTED = ("do not count", "count for none")
 # differences shown after the verdict's own and those of arms
 SHOWN = ("policy-control", "control-sft", "sft-base")
 MOST_SHOWN = 4  # differences: more make a table that is wider than a page
@@ -51,7 +48,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
     nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", require_keys("models"))
-    page = read_page(cfg, inputs, nodes, with_plain_title(results))
+    page = read_page(cfg, inputs, nodes, results)
     why = page["why"]
     env = environment()
     contents = glossary.contents(
@@ -73,6 +70,11 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
 
 
+def is_of_another_seed(item: tuple[str, Path]) -> bool:
+    """Return True if an input is of another seed than the report's own."""
+    return "_seed_" in item[0]
+
+
 def read_page(
     cfg: Report, inputs: dict[str, Path], nodes: dict[str, Manifest], results: dict[str, Any]
 ) -> dict[str, Any]:
@@ -92,6 +94,11 @@ def read_page(
     trained_seeds = [each["seed"] for each in runs if each["seed"] is not None]
     taught = trained_on_tasks(nodes, models)
     answers = side_by_side(inputs, results, cfg.side_by_side)
+    token_examples = dict[str, Any]()
+    example = inputs["sft"] / "token_example.json"
+    if example.exists():
+        token_examples["A training example"] = load_json(example, list)
+    scores = metrics_of(nodes, "label").get("scores") or {}
     lineage = lineage_rows(nodes)
     seconds = sum(row["seconds"] for row in lineage)
     examined = dict[str, Any]()
@@ -101,6 +108,14 @@ def read_page(
             inputs["examine"] / "examination.json", require_keys("faults", "facts", "rows")
         )
         faults = f"{examined['sentence']}. "
+    headline = Headline(
+        results,
+        len(trained_seeds),
+        taught,
+        [each["learnt"] for each in runs],
+        level,
+        elsewhere="examine" in inputs,
+    )
     return {
         "results": results,
         "models": models,
@@ -113,14 +128,7 @@ def read_page(
         "examined": examined,
         "faults": faults,
         "level": f"{level} interval",
-        "headline": Headline(
-            results,
-            len(trained_seeds),
-            taught,
-            [each["learnt"] for each in runs],
-            level,
-            elsewhere="examine" in inputs,
-        ),
+        "headline": headline,
         "over_seeds": seeds.summary(runs, inputs, confidence),
         "sentence": faults + first_screen.sentence(results, nodes, taught),
         "rates": first_screen.rates(results, taught),
@@ -132,7 +140,7 @@ def read_page(
         "facts": first_screen.facts(results, nodes, seconds, why),
         "own_file": first_screen.next_for_files(nodes),
         "lengths": lengths(inputs, models),
-        "scores": scores(metrics_of(nodes, "label")),
+        "scores": plots.bars([*scores], [*scores.values()]),
         "primary": results["differences"][results["main_difference"]],
         "subject": settings_table.subject(nodes, models),
         "steps": next_steps(results, nodes["eval"], trained_seeds, why),
@@ -148,7 +156,7 @@ def read_page(
         "rounds": rounds.table_rows(nodes, results["rounds"]) if "rounds" in results else [],
         "curves": curves(inputs, nodes, {models[role]: name for role, name in names.items()}),
         "samples": strips(inputs, nodes, models),
-        "token_examples": token_examples(inputs),
+        "token_examples": token_examples,
         "replaced": nodes["sft"]["metrics"].get("template"),
         "pairs": metrics_of(nodes, "pairs"),
         "reward": reward_figures(nodes),
@@ -165,7 +173,6 @@ def conclusions(
     settings = page["settings"]
     label = metrics_of(nodes, "label")
     made_of_labels = page["pairs"] or metrics_of(nodes, "unpaired")
-    longest = max(page["lineage"], key=itemgetter("seconds"))
     conclusions = {
         "examined": page["faults"],
         "results": headline.checks(),
@@ -184,15 +191,13 @@ def conclusions(
         "labels": label and f"{label['summary']}. {made_of_labels['summary']}.",
         "curves": training_sentences(results, nodes),
         "settings": f"{settings['model']}; {settings['computed on']}.",
-        "lineage": f"{duration(page['seconds'])} of work in {len(page['lineage'])} nodes; the longest was "
-        f"{longest['role'].replace('_', ' ')}, {duration(longest['seconds'])}.",
-        "words": "Each model, and SFT, DPO, held out, interval, KL and others, in a sentence each.",
+        "lineage": f"{duration(page['seconds'])} of work in {len(page['lineage'])} nodes.",
+        "words": "Each model, and the terms of this page.",
     }
     if "suites" in results:
         conclusions["suites"] = suite_results.sentence(results["suites"], results["models"])
     if page["reward"]:
-        trained = page["reward"].get("trained", {})
-        conclusions["reward"] = f"{trained.get('summary', 'It labelled the candidates')}."
+        conclusions["reward"] = f"{metrics_of(nodes, 'reward').get('summary', 'It labelled')}."
     return defaultdict(str, conclusions)
 
 
@@ -221,46 +226,18 @@ def shown_differences(results: dict[str, Any]) -> dict[str, str]:
     return {name: titles[name] for name in shown[:MOST_SHOWN]}
 
 
-def token_examples(inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the texts of the tokens of a row of each training, and whether they are trained."""
-    files = {"A training example": inputs["sft"] / "token_example.json"}
-    if "reference" in inputs:
-        for side in ("chosen", "rejected"):
-            file = inputs["reference"] / f"{side}_example.json"
-            files[f"A pair of several turns, {side}"] = file
-    return {title: load_json(file, list) for title, file in files.items() if file.exists()}
-
-
-def is_of_another_seed(item: tuple[str, Path]) -> bool:
-    """Return True if an input is of another seed than the report's own."""
-    return "_seed_" in item[0]
-
-
-def with_plain_title(results: dict[str, Any]) -> dict[str, Any]:
-    """Return the results with a title for the control that says what it is."""
-    titled = dict(results)
-    for part in ("models", "differences"):
-        titled[part] = dict(results[part])
-        for key, title in results[part].items():
-            titled[part][key] = title.replace("Control", first_screen.CONTROL)
-    return titled
-
-
 def warnings(
     nodes: Mapping[str, Manifest], sections: list[str]
 ) -> dict[str, list[tuple[str, str]]]:
     """Group (node, warning) by the section that shows them; '' is the top of the page."""
     by_section = defaultdict[str, list[tuple[str, str]]](list)
     for name, manifest in nodes.items():
-        for warning in manifest["warnings"]:
-            section = WARNED_IN.get(manifest["stage"], "lineage")
-            if name.startswith("judged_"):
-                section = "judged"
-            if name == "eval":
-                section = "answers" if any(words in warning for words in NOT_COUNTED) else ""
-            if section and section not in sections:
-                section = "lineage"
-            by_section[section].append((name, warning))
+        section = WARNED_IN.get(manifest["stage"], "lineage")
+        if section not in sections:
+            section = "lineage"
+        if name == "eval":
+            section = ""
+        by_section[section] += [(name, warning) for warning in manifest["warnings"]]
     return by_section
 
 
@@ -295,23 +272,14 @@ def lengths(inputs: Mapping[str, Path], models: Mapping[str, str]) -> dict[str, 
     return bars
 
 
-def scores(label: Mapping[str, Any]) -> list[plots.Bar]:
-    """Return the bars of how many candidates have which score."""
-    counts = label.get("scores") or {}
-    return plots.bars([*counts], [*counts.values()])
-
-
 def trained_on_tasks(nodes: dict[str, Manifest], models: Mapping[str, str]) -> str:
     """Return the model trained on tasks like the test's: `it` (the policy), SFT's title, or `nothing here`."""
     tasks = nodes["data"]["config"].get("tasks") or {}
     if tasks.get("preference") or tasks.get("open_preference"):
-        pool = None
-        if "label" in nodes:
-            pool = nodes["label"]["inputs"].get("pool", {}).get("fingerprint")
-        for node in nodes.values():
-            is_pool_of_data = node["fingerprint"] == pool and "data" in node["roots"]
-            if is_pool_of_data or node["stage"] == "grpo":
-                return "it"
+        label = nodes.get("label")
+        is_of_data = label and "pool" in label["inputs"] and "data" in label["roots"]
+        if is_of_data or any(node["stage"] == "grpo" for node in nodes.values()):
+            return "it"
     if learns(nodes["sft"]) and (tasks.get("sft") or tasks.get("open_sft")):
         return models.get("sft", "it")
     return "nothing here"
@@ -322,10 +290,10 @@ def reward_figures(nodes: Mapping[str, Manifest]) -> dict[str, Any]:
     the checks passed by the best of n by score, if it labelled prompts with checks."""
     figures = dict[str, Any]()
     for name in ("label", "label_reward_model"):
-        metrics = nodes[name]["metrics"] if name in nodes else {}
+        metrics = metrics_of(nodes, name)
         if metrics.get("labeler") == "reward_model" and "best_of" in metrics:
             figures["scored"] = metrics
-    if "reward" in nodes and "accuracy" in nodes["reward"]["metrics"]:
+    if "accuracy" in metrics_of(nodes, "reward"):
         figures["trained"] = nodes["reward"]["metrics"]
     return figures
 

@@ -44,22 +44,16 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     )
     fit.publish(create, [asdict(pair) for pair in held_out])
 
-    metrics = learnt_scores.figures(held_out) if held_out else {}
+    learnt = learnt_scores.figures(held_out) if held_out else {}
     figures = last_values(read_curves(out.path), "loss", "eval_loss", "eval_margin")
     block = "reward.pairs" if cfg.source.path else "pairs"
-    warnings = reward.held_out_warnings(metrics, len(held_out), block)
-    risen = risen_loss_message(trainer, cfg)
-    summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
+    warnings = reward.held_out_warnings(learnt, len(held_out), block)
+    warnings.append(risen_loss_message(trainer, cfg))
+    metrics = fit.metrics(rows.train.tokens("chosen_ids", "rejected_ids"))
     described = dict(figures)
-    if metrics:
-        mean, low, high = metrics["accuracy"].values()
-        described["held-out accuracy"] = mean
-        summary += f"; {mean:.1%} ({low:.1%} to {high:.1%}) of {len(held_out)} held-out pairs ordered correctly"
-    fit.describe(inputs, described, *warnings, risen)
-    tokens = rows.train.tokens("chosen_ids", "rejected_ids")
-    return fit.metrics(tokens) | {
-        "held_out": len(held_out),
-        **figures,
-        **metrics,
-        "summary": summary,
-    }
+    if learnt:
+        accuracy = learnt["accuracy"]["mean"]
+        described["held-out accuracy"] = accuracy
+        metrics["summary"] += f"; {accuracy:.1%} of {len(held_out)} held-out pairs right"
+    fit.describe(inputs, described, *warnings)
+    return metrics | {"held_out": len(held_out), **figures, **learnt}

@@ -26,19 +26,18 @@ def run(cfg: Drawn | CandidateFile, inputs: dict[str, Path], out: StageDir) -> d
         data_prompts = None if cfg.own_prompts else load_split(Split.preference, inputs["data"])
         prompts, candidates = read_candidates(cfg, data_prompts, partial(select_round, cfg), out)
         figures = dict[str, Any]()
-        source = f"from {Path(str(cfg.file)).name}"
     else:
         prompts, candidates, figures = draw(cfg, inputs, out)
-        source = (
-            f"{figures['tokens']} tokens, {figures['stop_rate']:.1%} of the candidates complete"
-        )
+    summary = f"{len(candidates)} candidates for {len(prompts)} prompts"
+    if figures:
+        summary += f", {figures['stop_rate']:.1%} of them complete"
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     return {
         "prompts": len(prompts),
         "candidates": len(candidates),
         **figures,
-        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {source}",
+        "summary": summary,
     }
 
 

@@ -15,7 +15,7 @@ from stages.config.errors import UserError
 from stages.curation import answer_rules
 from stages.curation.mend import mend_answer
 from stages.store.judged_pool import TokenCount, read_judged_prompts, sort_on_disk
-from stages.store.licences import Provenance
+from stages.store.licences import provenance_of
 from stages.store.numbers import count_clauses
 from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
 from stages.store.splits import draw_side
@@ -26,7 +26,6 @@ from stages.store.workspace import SCRATCH, StageDir
 
 LOW_SCORE = "scores below select.min_score"
 MENDABLE = (LOW_SCORE, answer_rules.UNFINISHED)  # reasons to refuse a candidate that code may mend
-OWN_SOURCES = ("selected", "mended")  # values of column `source` in the examples of this stage
 
 
 def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -46,28 +45,16 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         examples = chain(answered, [first], demonstrations)
     file = out / "examples.parquet"
     save(file, examples, Example)
-    columns = Records(file, Example).column
-    splits = Counter(columns("split"))
-    sources = Counter(columns("source"))
-    tasks = set[str]()
-    for source, task in zip(columns("source"), columns("task"), strict=True):
-        if source in OWN_SOURCES:
-            tasks.add(task)
-    provenance = Provenance()
-    for request, *stated in zip(*map(columns, ("request", "licence", "origin")), strict=True):
-        if not request:  # a generated row states neither
-            provenance.add(*stated)
-    selected = sum(sources[source] for source in OWN_SOURCES)
-    clauses = count_clauses({split: splits[split] for split in Split})
+    written = Records(file, Example)
+    sources = Counter(written.column("source"))
+    selected = sources["selected"] + sources["mended"]
     return {
-        "examples": dict(splits),
+        "examples": dict(Counter(written.column("split"))),
         "selected": selected,
         "mended": sources["mended"],
-        "tasks": len(tasks),
         "refused": dict(refused),
-        **provenance.metrics(),
-        "summary": f"{selected} answers of {len(tasks)} tasks selected, {sources['mended']} of them mended; "
-        + ", ".join(clauses),
+        **provenance_of(file),
+        "summary": f"{selected} answers selected, {sources['mended']} of them mended",
     }
 
 

@@ -49,7 +49,6 @@ def run(cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir) -> dict[st
         cfg = replace(cfg, turns=objective.choose_turns(stream(data, Example), contract, out))
     examples = stream(data, Example)
     rows = objective.read_rows(examples, contract, cfg, out, read_context_length(base))
-    conversations = len(rows.train)
     if cfg.packing:
         rows.train.pack(cfg.max_length, cfg.batch_size)
 
@@ -69,14 +68,14 @@ def run(cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir) -> dict[st
 
     figures = {"steps": fit.steps, **best, **template}
     fit.describe(inputs, figures)
-    trained_tokens = sum(rows.train.trained_counts[i] for i in fit.times_seen)
-    return {
-        **fit.metrics(rows.train.lengths),
+    metrics = fit.metrics(rows.train.lengths)
+    if best:
+        metrics["summary"] += f"; validation loss {best['eval_loss']:.3f} at step {best['step']}"
+    return metrics | {
         "trained": True,
-        "trained_tokens": trained_tokens,
+        "trained_tokens": sum(rows.train.trained_counts[i] for i in fit.times_seen),
         **figures,
         "end_of_turn": check_end_of_turn(cfg, base, out / "model", contract, out),
-        "summary": summary_message(fit, conversations, trained_tokens, best),
     }
 
 
@@ -109,23 +108,6 @@ def choose_contract(
     return contract, replaced
 
 
-def summary_message(
-    fit: Fit[SFT, Any], rows: int, trained_tokens: int, best: dict[str, float]
-) -> str:
-    """Return rows, trained tokens and validation loss in one line."""
-    packed = f" in {fit.schedule.row_count} packed ones" if fit.cfg.packing else ""
-    message = f"{rows} rows{packed}, {trained_tokens} trained tokens"
-    if fit.schedule.left_out:
-        message += (
-            f", each epoch skips {fit.schedule.left_out} of {fit.schedule.row_count} rows in turn"
-        )
-    if best:
-        message += (
-            f"; validation loss {best['eval_loss']:.3f} at step {best['step']} of {fit.steps}"
-        )
-    return message
-
-
 def publish_base(
     cfg: Untrained,
     base: Path,
@@ -143,6 +125,6 @@ def publish_base(
     return {
         "trained": False,
         "end_of_turn": check_end_of_turn(cfg, base, out / "model", contract, out),
-        "summary": f"not trained: the base model is used with {'another' if template else 'its own'} chat template",
+        "summary": "not trained",
         **template,
     }

@@ -37,12 +37,12 @@ UNFINISHED_GOOD = "desirable and unfinished"
 UNFINISHED_BAD = "undesirable and unfinished"
 # Advice to get labels, by the reason why completions have none.
 WAYS_OUT = {
-    UNJUDGED: "The summary of the label stage says why judgements are missing",
-    COPY: "Raise sample.temperatures, because most completions are copies",
-    TIED: "Use preferences in which some answers win more often than they lose, and others lose",
+    UNJUDGED: "The warnings of stage=label say why",
+    COPY: "Raise sample.temperatures",
+    TIED: "Use preferences in which some answers win more often than they lose",
     SEVERAL_TURNS: "Set align=dpo",
     UNFINISHED_GOOD: "Raise sample.max_new_tokens",
-    UNFINISHED_BAD: "Raise sample.max_new_tokens, or set unpaired.unfinished=keep",
+    UNFINISHED_BAD: "Set unpaired.unfinished=keep",
 }
 
 
@@ -56,9 +56,7 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     labels, left_out = label_candidates(judgements, candidates, cfg)
     if left_out[SEVERAL_TURNS]:
         first = next(c for c in candidates if c.continuation)
-        out.warn(
-            f"{first.policy}: completions of {SEVERAL_TURNS}, such as {first.text!r:.60}. Set align=dpo."
-        )
+        out.warn(f"{first.policy}: completions of {SEVERAL_TURNS}. {WAYS_OUT[SEVERAL_TURNS]}.")
     desirable = sum(labels.values())
     undesirable = len(labels) - desirable
     if not desirable or not undesirable:
@@ -68,10 +66,6 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     file = out / "unpaired.parquet"
     save(file, rows, UnpairedPreference)
     held_out = [*Records(file, UnpairedPreference).column("split")].count("validation")
-    if cfg.validation_fraction and not held_out:
-        out.warn(
-            "No completion is held out for validation. Raise unpaired.validation_fraction to evaluate with some."
-        )
     return {
         "completions": len(labels),
         "prompts": len(prompts),
@@ -79,8 +73,7 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
         "undesirable": undesirable,
         "held_out": held_out,
         "left_out": dict(left_out),
-        "summary": f"{desirable} desirable and {undesirable} undesirable of {len(candidates)} completions "
-        f"({held_out} held out){left_out_clauses(left_out)}",
+        "summary": f"{desirable} desirable and {undesirable} undesirable of {len(candidates)} completions",
     }
 
 
@@ -127,33 +120,20 @@ def one_sided_error(
     if labels:
         side = "desirable" if any(labels.values()) else "undesirable"
         finding = f"all {len(labels)} labelled completions are {side}"
-    way_out = ""
-    if left_out:
-        [(reason, _)] = left_out.most_common(1)
-        way_out = label_advice(ended)[reason]
-        if reason == TIED:
-            way_out = order_message(judgements) or way_out
+    [(reason, _)] = left_out.most_common(1) or [(UNJUDGED, 0)]
+    way_out = WAYS_OUT[reason]
+    if reason in (UNFINISHED_GOOD, UNFINISHED_BAD):
+        way_out = ending_advice(ended) or way_out
+    if reason == TIED:
+        way_out = order_message(judgements) or way_out
     scores = [j.score for j in judgements if j.score is not None and j.candidate_id in labels]
     if scores:
         finding = f"unpaired.threshold={cfg.threshold:g}: {finding}"
-        low = min(scores)
-        high = max(scores)
-        way_out = (
-            f"Set unpaired.threshold to a value that divides their scores, from {low:g} to {high:g}"
-        )
-        if low == high:
-            way_out = f"All their scores are {low:g}, so give completions of other scores"
-    sentences = [
-        finding + left_out_clauses(left_out),
-        "KTO needs desirable and undesirable completions",
-        way_out,
-    ]
-    return UserError(". ".join(filter(None, sentences)) + ".")
-
-
-def left_out_clauses(left_out: Counter[str]) -> str:
-    """Return the numbers of candidates without a label by reason, as the end of a sentence."""
-    return "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
+        way_out = f"Set unpaired.threshold to a value that divides their scores, from {min(scores):g} to {max(scores):g}"
+    reasons = "".join(f"; {count} left out: {name}" for name, count in left_out.most_common())
+    return UserError(
+        f"{finding}{reasons}. KTO needs desirable and undesirable completions. {way_out}."
+    )
 
 
 def label_candidates(
@@ -196,11 +176,3 @@ def label_candidates(
             label_by_id[name] = label
             texts.add(text)
     return label_by_id, left_out
-
-
-def label_advice(ended: float) -> dict[str, str]:
-    """Return advice by reason; `ended` is the share of candidates that ended their turn."""
-    advice = ending_advice(ended)
-    if not advice:
-        return WAYS_OUT
-    return {**WAYS_OUT, UNFINISHED_GOOD: advice, UNFINISHED_BAD: advice}

@@ -11,13 +11,10 @@ from stages.config.blocks.evaluation import Versus
 from stages.config.choices import Role
 from stages.config.errors import UserError
 from stages.evaluation.asked import read_prompts
-from stages.evaluation.win_rates import detectable
 from stages.models.contract import Contract, load_or_derive_contract
 from stages.store.records import Candidate, Example, content_id, load, save
 from stages.store.splits import draw_order
 from stages.store.workspace import StageDir
-
-SHORT = 80  # characters of the constant answer that the summary quotes
 
 
 def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -40,17 +37,12 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             f"eval.judged: none of {len(prompts)} prompts has answers of both models. Use more prompts."
         )
     identical = sum(answers[e.id].answer.strip() == opposed[e.id].answer.strip() for e in drawn)
-    summary = (
-        f"{len(drawn)} of {len(comparable)} prompts with two answers, {identical} of them identical; the smallest "
-        f"detectable difference of a win rate from 50% is {100 * detectable(len(drawn)):.0f} points"
-    )
     if cfg.constant:
         # a real answer to the first prompt, used for all other prompts
         constant = answers[drawn[0].id]
         # if all answers are identical, nothing needs a judge
         drawn = drawn[1:] if identical < len(drawn) else []
         answers = {e.id: replace(constant, prompt_id=e.id) for e in drawn}
-        summary = f"{len(drawn)} prompts, all answered with {constant.text[:SHORT]!r}"
 
     candidates = list[Candidate]()
     for example in drawn:
@@ -58,7 +50,12 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         candidates.append(side(opposed[example.id], cfg.against, contract))
     save(out / "prompts.parquet", drawn, Example)
     save(out / "candidates.parquet", candidates, Candidate)
-    return {"prompts": len(drawn), "of": len(comparable), "alike": identical, "summary": summary}
+    return {
+        "prompts": len(drawn),
+        "of": len(comparable),
+        "alike": identical,
+        "summary": f"{len(drawn)} of {len(comparable)} prompts with two answers, {identical} of them identical",
+    }
 
 
 def read_answers(folder: Path) -> dict[str, Candidate]:

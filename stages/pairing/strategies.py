@@ -77,11 +77,9 @@ class StrategyResult:
         self.prompts_without_pair, self.pairs_by_task = Counter[str](), Counter[str]()
         self.left_out = Counter[str]()
 
-    def take(
-        self, prompt: Example, usable: list[Contrast], reason: str
-    ) -> tuple[list[Contrast], int]:
-        """Return the contrasts that the strategy chooses from a prompt's usable ones, and the number of further usable
-        preferences that a labeler gave. `reason`: explains an empty `usable`."""
+    def take(self, prompt: Example, usable: list[Contrast], reason: str) -> list[Contrast]:
+        """Return the contrasts that the strategy chooses from a prompt's usable ones. `reason`: explains an empty
+        `usable`."""
         task_limit, tasks, key = self.cfg.max_per_task, prompt.limited_tasks, self.cfg.key
         selected = select_contrasts(usable, self.strategy, self.cfg, prompt.id)
         room = (
@@ -106,7 +104,7 @@ class StrategyResult:
         self.prompts += bool(chosen)
         self.margins.extend(c.margin for c in chosen if c.margin is not None)
         self.longer_by.extend(c.longer_by for c in chosen)
-        return chosen, sum(c.compared for c in usable) - len(selected) if chosen else 0
+        return chosen
 
     def figures(self) -> dict[str, Any]:
         """Return the figures that compare strategies. Lengths are in tokens; a figure without data is None."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from stages.store.records import Example
+from stages.store.records import Example, Records
 
 UNKNOWN = "not stated"
 CARD = "README.md"
@@ -37,6 +37,17 @@ class Provenance:
         if len(self.origins) <= MOST_ORIGINS:
             counts["origins"] = self.origins
         return {name: dict(c.most_common()) for name, c in counts.items() if {*c} - {UNKNOWN}}
+
+
+def provenance_of(file: Path) -> dict[str, Any]:
+    """Return the metrics of a table of examples."""
+    provenance = Provenance()
+    column = Records(file, Example).column
+    rows = zip(column("request"), column("licence"), column("origin"), strict=True)
+    for request, licence, origin in rows:
+        if not request:
+            provenance.add(licence, origin)
+    return provenance.metrics()
 
 
 def provenance_message(metrics: Mapping[str, Any]) -> str:

@@ -180,7 +180,8 @@ class Fit(Generic[Block, TrainerOf]):
         model_card.write_card(self.out / "model", self.cfg, inputs, figures | self.rounding)
 
     def metrics(self, tokens: Sequence[int]) -> dict[str, Any]:
-        """Return device, steps, and the numbers of trained rows and tokens (`tokens`: each row's) and other rows."""
+        """Return device, steps, and the numbers of trained rows and tokens (`tokens`: each row's) and other rows, with
+        the first clause of the summary."""
         unit = self.cfg.objective.unit
         return {
             "device": str(self.args.device),
@@ -191,6 +192,7 @@ class Fit(Generic[Block, TrainerOf]):
             f"{unit}_dropped": self.rows.dropped,
             "steps": self.steps,
             "tokens": sum(times * tokens[i] for i, times in self.times_seen.items()),
+            "summary": f"{len(self.rows.train)} {unit} × {self.cfg.epochs:g} epochs, {self.steps} steps",
             **self.rounding,
         }
 

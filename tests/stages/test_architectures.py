@@ -1,4 +1,4 @@
-"""Whole tiny chains on architectures with their own chat templates: SFT, DPO, GRPO, and DPO without SFT."""
+"""Whole tiny chains on architectures with their own chat templates: SFT, DPO and GRPO."""
 
 import json
 from pathlib import Path
@@ -15,12 +15,10 @@ from transformers import (
     LlamaConfig,
     MambaConfig,
     NemotronHConfig,
-    Phi3Config,
     Qwen3_5TextConfig,
     Qwen3Config,
 )
 
-from stages.config.installation import ROOT
 from stages.store.records import Pair, PairLogProbs, load
 from stages.store.workspace import read_curves
 from tests.helpers import build
@@ -70,7 +68,6 @@ FAMILIES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "nemotron_h": ("nemotron_3_nano", NemotronHConfig, HEAD | RECURRENT | ROUTED),
     "glm4": ("glm4moe", Glm4MoeConfig, LAYERS | HEAD | ROUTED | {"first_k_dense_replace": 1}),
     "gptoss": ("gptoss", GptOssConfig, {**LAYERS, **HEAD, **WINDOW, "num_local_experts": 4}),
-    "phi3": ("phi3", Phi3Config, LAYERS),
     "mamba": ("qwen2_5", MambaConfig, {"num_hidden_layers": 1, "state_size": 4}),
 }
 PADDED = {"qwen3_5", "nemotron_h", "gptoss", "mamba"}  # their attention cannot be packed
@@ -125,12 +122,3 @@ def test_a_checkpoint_goes_through_every_objective(name: str, tmp_path: Path) ->
     assert steps and max(step["sampler_gap"] for step in steps) < 1e-5
     padded = [any("padded" in text for text in warnings(only(root, s))) for s in ("dpo", "grpo")]
     assert padded == [name in PADDED] * 2
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_checkpoint_is_aligned_without_sft(name: str, tmp_path: Path) -> None:
-    root, model = tmp_path / "outputs", f"model.path={checkpoint(name, tmp_path / name)}"
-    pairs = ("label=dataset", f"label.path={ROOT / 'docs/examples/preferences.jsonl'}")
-    build(root, "stage=dpo", "sft=none", model, *pairs, "dpo.batch_size=2")
-    assert len(require_a_first_step_from_the_reference(root)) == 20

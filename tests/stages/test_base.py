@@ -1,6 +1,7 @@
 """The base: real weights from the embedded package, a local folder, the hub's cache, and a random tiny one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,6 @@ def test_the_embedded_model_speaks(tmp_path: Path) -> None:
     )
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(134.5e6, rel=0.01)
-    assert [tokenizer.decode([i]) for i in tokenizer("In 1234").input_ids] == [
-        "In",
-        " ",
-        "1",
-        "2",
-        "3",
-        "4",
-    ]
     ids = torch.tensor([tokenizer("The capital of France is").input_ids])
     with torch.no_grad():
         best = int(model(ids).logits[0, -1].argmax())
@@ -58,52 +51,24 @@ def test_a_tiny_model_is_a_function_of_its_seed(built: Path, tmp_path: Path) -> 
     assert all(torch.equal(first[name], rebuilt[name]) for name in first)
 
 
-def test_another_file_does_not_pass_for_the_embedded_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    cfg = settings("model=embedded").model
-    monkeypatch.setitem(base.FILE_SHA256, str(cfg.path), "0" * 64)
-    with pytest.raises(UserError, match=r"sha256 is [0-9a-f]{64}, not 0000"):
-        build_base(cfg, tmp_path / "base")
-
-
 @pytest.mark.extended
 def test_a_gguf_that_scales_rotary_positions_is_refused(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refuse what transformers would read as another model."""
-    add, folder = gguf_file.add_shape, next((built / "base").glob("*/model"))
+    add = gguf_file.add_shape
+    folder = next((built / "base").glob("*/model"))
 
     def add_scaling(writer: GGUFWriter, config: PretrainedConfig) -> None:
         add(writer, config)
         writer.add_rope_scaling_type(RopeScalingType.YARN)
 
-    gguf_file.write_gguf(folder, tmp_path / "plain.gguf", GGUFType.f32, "a model")
-    build_base(
-        settings("model=embedded", f"model.path={tmp_path / 'plain.gguf'}").model, tmp_path / "base"
-    )
     monkeypatch.setattr(gguf_file, "add_shape", add_scaling)
     gguf_file.write_gguf(folder, tmp_path / "scaled.gguf", GGUFType.f32, "a model")
     with pytest.raises(UserError, match=r"scaled.gguf: llama.rope.scaling.type scales"):
         build_base(
-            settings("model=embedded", f"model.path={tmp_path / 'scaled.gguf'}").model,
-            tmp_path / "scaled",
+            settings("model=embedded", f"model.path={tmp_path / 'scaled.gguf'}").model, tmp_path
         )
-
-
-def test_a_part_of_a_split_gguf_is_refused(built: Path, tmp_path: Path) -> None:
-    folder, whole, part = (
-        next((built / "base").glob("*/model")),
-        tmp_path / "whole.gguf",
-        tmp_path / "part.gguf",
-    )
-    gguf_file.write_gguf(folder, whole, GGUFType.f32, "a model")
-    content = whole.read_bytes()
-    name = b"blk.1.ffn_up.weight"
-    assert content.count(name) == 1
-    part.write_bytes(content.replace(name, b"xlk.1.ffn_up.weight"))
-    with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
-        build_base(settings("model=embedded", f"model.path={part}").model, tmp_path / "base")
 
 
 def test_a_broken_gguf_is_told(tmp_path: Path) -> None:
@@ -138,11 +103,9 @@ def test_a_hub_id_is_pinned_to_the_commit_in_the_cache(
     cfg = settings("model=smollm2_135m", "model.path=someone/something").model
     pinned, _ = source_files.pin(cfg, tmp_path / "digests.json")
     assert pinned.revision == commit
+    unknown = replace(cfg, path="someone/else")
     with pytest.raises(UserError, match="nor in the hub's cache"):
-        source_files.pin(
-            settings("model=smollm2_135m", "model.path=someone/else").model,
-            tmp_path / "digests.json",
-        )
+        source_files.pin(unknown, tmp_path / "digests.json")
 
 
 def test_a_model_of_text_and_images_is_not_published_without_a_part(

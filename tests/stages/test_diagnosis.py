@@ -9,17 +9,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from stages import report
-from stages.config.errors import UserError
 from stages.evaluation.diagnosis import diagnose as causes
 from stages.evaluation.diagnosis import effects
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import Evidence, gather_evidence
-from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Finding, Normal, write_number
+from stages.evaluation.diagnosis.finding import FAR, OUT, Finding, Normal
 from stages.preflight import constraints
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
-from tests.browser import page_faults
-from tests.helpers import TINY, Chain, build, build_node, composed, nodes, settings
+from tests.helpers import TINY, Chain, build_node, composed, nodes, settings
 from tests.rows import work
 
 # Settings that are not themselves out of range, with pairs enough to tell a coin from checks.
@@ -82,23 +80,7 @@ def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
     normal = Normal.times(1.0, 8.0, 2.0)
     severities = {0.5: FAR, 0.7: OUT, 1.0: 0, 8.0: 0, 9.0: OUT, 16.0: FAR}
     assert {value: normal.severity(value) for value in severities} == severities
-    forms = {5.2e-5: "5.2e-5", 0.0025: "0.0025", -1894.6: "−1,895", 1e38: "1e38"}
-    assert {number: write_number(NUMBER, number) for number in forms} == forms
     assert Normal(high=0.1).severity(0.9) == OUT, "no value of this is a cause by itself"
-
-
-def test_an_sft_that_passes_less_by_chance_is_no_cause(chain: Chain) -> None:
-    run = evidence(chain)
-
-    def severity(mean: float) -> int:
-        gain = {"mean": mean, "low": mean - 0.03, "high": mean + 0.03}
-        finding = causes.sft_gain(
-            replace(run, results=run.results | {"primary": {"sft-base": gain}})
-        )
-        assert finding
-        return finding.severity
-
-    assert [severity(mean) for mean in (0.1, -0.001, -0.04, -0.2)] == [0, 0, OUT, FAR]
 
 
 def findings(run: Evidence) -> list[Finding]:
@@ -117,51 +99,21 @@ def findings(run: Evidence) -> list[Finding]:
     return measured
 
 
-ALONE, TOGETHER = (
-    ("dpo.loss_type=[sigmoid]",),
-    ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.2]"),
-)
-
-
 @pytest.mark.extended
-@pytest.mark.parametrize("mixture", [pytest.param(ALONE, marks=pytest.mark.slow), TOGETHER])
-def test_a_key_that_is_told_to_be_tried_can_be_typed(
-    mixture: tuple[str, ...], chain: Chain
-) -> None:
-    run = evidence(chain)
-    run = replace(
-        run, settings=run.settings | {"loss_type": settings(*TINY, *mixture).dpo.loss_type}
-    )
-    advice_texts = [cause.advice for f in findings(run) for cause in (f.below, f.above) if cause]
+def test_a_key_that_is_told_to_be_tried_can_be_typed(chain: Chain) -> None:
     key = re.compile(
         r"\b((?:data|sft|sample|label|pairs|dpo)\.(?!parquet)[a-z_.]+)(=(?:\[[a-z_,]+\]|[^\s;]*[^\s;,.]))?"
     )
-    assert len({*key.findall(" ; ".join(advice_texts))}) > 15
-    for advice in advice_texts:
-        typed = key.findall(advice)
-        constraints.validate_config(
-            settings(*TINY, *mixture, *(name + value for name, value in typed if value))
-        )
-        for name in (name for name, value in typed if not value):
-            assert OmegaConf.select(composed(*TINY), name, default=...) is not ..., name
-
-
-def test_pairs_that_contradict_or_repeat_one_another_are_counted(chain: Chain) -> None:
-    run = evidence(chain)
-    turned = [replace(p, id=f"{p.id}-", chosen=p.rejected, rejected=p.chosen) for p in run.pairs]
-    assert causes.contradictory(replace(run, pairs=run.pairs)).value == 0
-    assert causes.contradictory(replace(run, pairs=[*run.pairs, *turned])).value == 1
-    assert causes.repeated(run).value == 0
-    assert causes.repeated(replace(run, pairs=[*run.pairs, *run.pairs])).value == 0.5
-
-
-def test_labels_are_held_against_checks_where_there_are_some(chain: Chain) -> None:
-    run = evidence(chain)
-    agreement = causes.agreement(run)
-    assert agreement is not None
-    assert agreement.value == 1, "here the checks are the labeler"
-    bare = {name: replace(e, checks=[]) for name, e in run.prompts.items()}
-    assert causes.agreement(replace(run, prompts=bare)) is None
+    known = set[str]()
+    for finding in findings(evidence(chain)):
+        for cause in (finding.below, finding.above):
+            typed = key.findall(cause.advice) if cause else []
+            line = [name + value for name, value in typed if value]
+            constraints.validate_config(settings(*TINY, *line))
+            known.update(name for name, value in typed if not value)
+    assert len(known) > 10
+    for name in known:
+        assert OmegaConf.select(composed(*TINY), name, default=...) is not ..., name
 
 
 def reported(chain: Chain, folder: Path, low: float, high: float) -> str:
@@ -184,27 +136,4 @@ def test_it_stands_under_the_headline_unless_the_policy_helped(
     helped = reported(chain, tmp_path / "helped", 0.05, 0.1)
     assert helped.index('id="why"') > helped.index('id="answers"')
     assert all(page.count('id="why"') == 1 for page in (without, helped))
-    assert "too few optimizer steps" in without
     assert "DPO helped. " in helped
-    block = helped[helped.index('id="why"') :]
-    assert block.index("<details>") < block.index("<table"), "folded"
-
-
-@pytest.mark.extended
-def test_a_diverged_run_says_so_first_and_can_be_read(chain: Chain, tmp_path: Path) -> None:
-    """Two steps at a rate that tears the policy apart: too few losses to stop it by, and it still counts."""
-    build(chain.root, "dpo.learning_rate=30", "dpo.batch_size=10")
-    page = chain.root / "report.html"
-    html = page.read_text()
-    assert "learning rate is too high" in html
-    assert html.index('id="why"') < html.index('id="kinds"')
-    block = html.partition('id="why"')[2].partition("</section>")[0]
-    numbers = re.findall(r'data-label="(?:measured|normal)">(?:<span[^>]*>)?([^<]*)', block)
-    assert len(numbers) > 20
-    assert not [number for number in numbers if re.search(r"(?i)\bnan\b|\binf\b|e[+]\d|^-", number)]
-    assert page_faults(page, tmp_path / "browser") == []
-
-
-def test_a_training_that_ends_in_no_number_has_no_report_and_names_the_key(chain: Chain) -> None:
-    with pytest.raises(UserError, match=r"at step 2: .*dpo\.learning_rate"):
-        build(chain.root, "dpo.learning_rate=1e30", "dpo.batch_size=10")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.store.manifest import manifest_of
-from tests.helpers import Chain, browse, inside, refused
+from tests.helpers import Chain, inside, refused
 from tests.stages.trained_elsewhere import (
     FAULTY,
     HELD_OUT,
@@ -62,17 +62,7 @@ def test_a_sound_model_has_no_fault_and_its_page_shows_both(chain: Chain, tmp_pa
         assert trained[-1] == "<|im_end|>"
         assert "<|im_start|>" not in trained
     assert "<|im_end|>" in ran.stdout  # the rows are printed too
-    page = browse(root / "report.html", tmp_path, "--dump-dom")
-    assert content["sentence"] in page
-
-
-def without_template(folder: Path) -> None:
-    (folder / "chat_template.jinja").unlink()
-
-
-def with_other_template(folder: Path) -> None:
-    file = folder / "chat_template.jinja"
-    file.write_text(file.read_text().replace("<|im_start|>", "<|im_start|> "))
+    assert content["sentence"] in (root / "report.html").read_text()
 
 
 def with_other_stop(folder: Path) -> None:
@@ -91,19 +81,15 @@ def with_another_part(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
-    ("fault", "change"),
-    [
-        ("not_whole", with_another_part),
-        pytest.param("template_missing", without_template, marks=pytest.mark.extended),
-        pytest.param("template_changed", with_other_template, marks=pytest.mark.extended),
-        pytest.param("stop_missing", with_other_stop, marks=pytest.mark.extended),
-    ],
+    ("fault", "change"), [("not_whole", with_another_part), ("stop_missing", with_other_stop)]
 )
 def test_a_fault_of_the_files_is_named(
     fault: str, change: Any, chain: Chain, tmp_path: Path
 ) -> None:
-    before, after = (copy_of_sft(chain, tmp_path, name) for name in ("before", "after"))
+    before = copy_of_sft(chain, tmp_path, "before")
+    after = copy_of_sft(chain, tmp_path, "after")
     change(after)
     ran = examine(tmp_path / "examined", after, before)
     assert ran.returncode == 1, ran.stderr
@@ -117,7 +103,6 @@ def test_an_examination_needs_both_models_and_trains_nothing(tmp_path: Path) -> 
     assert "examine.before" in alone
     trained = ["examine.model=a/b", "examine.before=a/c", f"label.path={TOY}", "sft=default"]
     assert "recipe=examine" in refused("stage=examine", *trained)
-    assert "recipe=examine" in refused("recipe=tiny", "examine.model=a/b")
 
 
 @pytest.mark.slow
@@ -128,19 +113,15 @@ def test_planted_faults_are_named_and_sound_models_have_none(built: Path, tmp_pa
     place = Elsewhere(tmp_path, base)
     rows = write_rows(preferences()[HELD_OUT], tmp_path / "rows.jsonl")
     long_rows = write_rows(preferences(long=True)[HELD_OUT], tmp_path / "long.jsonl")
-    named = dict[str, tuple[set[str], str]]()
+    root = tmp_path / "examined"
     for fault, make, is_from_base in [*FAULTY, *SOUND]:
         folder = make(place)
-        root, file = tmp_path / "examined", long_rows if make in LONG else rows
-        ran = examine(root, folder, base if is_from_base else place.start, file)
-        refusal = ran.stdout + ran.stderr if ran.returncode and "error:" in ran.stderr else ""
-        faults = set() if refusal else {*found(root)["faults"]}
-        assert (ran.returncode == 1) == bool(faults or refusal)
-        named[folder.name] = faults, refusal
+        before = base if is_from_base else place.start
+        ran = examine(root, folder, before, long_rows if make in LONG else rows)
         if fault == "no tensors":
-            assert "in no file" in refusal
-        elif fault:
-            assert fault in faults, (folder.name, faults, refusal[-500:])
-        else:
-            assert not faults and not refusal, (folder.name, faults, refusal[-500:])
-    assert len(named) == len(FAULTY) + len(SOUND)
+            assert "in no file" in ran.stdout + ran.stderr
+            continue
+        faults = found(root)["faults"]
+        assert ran.returncode == bool(fault), (folder.name, faults, ran.stderr[-500:])
+        assert not fault or fault in faults
+        assert fault or not faults

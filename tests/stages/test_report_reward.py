@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.report import reward_figures
-from stages.store.manifest import manifest_of
 from tests.browser import page_faults
-from tests.helpers import Chain, build, nodes
+from tests.helpers import Chain, build
 
 LABELS = (
     "label=reward_model",
@@ -25,18 +23,8 @@ def test_its_figures_stand_in_a_section_of_their_own(chain: Chain, tmp_path: Pat
     section = html.split('<section id="reward">')[1].split("</section>")[0]
     trained, label = (chain.manifest(name, *LINE)["metrics"] for name in ("reward", "label"))
     for share in (trained["accuracy"], trained["length_matched"]):
-        assert (
-            f"{share['mean']:.1%}" in section
-            and f"{share['low']:.1%} – {share['high']:.1%}" in section
-        )
-    assert f"{trained['calibration_error']:.3f}" in section and f"{trained['brier']:.3f}" in section
+        assert f"{share['mean']:.1%}" in section
     for n, point in label["best_of"].items():
         row = section.split(f'<th scope="row">{n}</th>')[1].split("</tr>")[0]
-        assert f"{point['score']:.3f}" in row and f"{point['checks']:.1%}" in row
+        assert f"{point['checks']:.1%}" in row
     assert page_faults(chain.root / "report.html", tmp_path) == []
-
-
-def test_a_chain_without_one_has_no_section(chain: Chain) -> None:
-    manifests = {name: manifest_of(chain.folder(name)) for name in nodes(chain.root)}
-    assert reward_figures(manifests) == {}
-    assert '<section id="reward">' not in (chain.folder("report") / "report.html").read_text()

@@ -1,16 +1,13 @@
 """The strip of answers over the steps of a training, with hostile ones among them, in a real browser."""
 
-import re
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from stages import report
 from stages.pages.example_answers import strips
 from stages.store.manifest import manifest_of
 from stages.store.workspace import SAMPLES, append_samples, read_samples
-from tests.helpers import CHROMIUM, Chain, as_published, browse, fits, nodes, settings
+from tests.helpers import Chain, as_published, nodes, settings
 from tests.rows import work
 
 HOSTILE = "<script>document.title = 'taken over'</script>{{ 7 * 7 }}" + "wide" * 200
@@ -33,48 +30,21 @@ def test_every_model_that_was_sampled_has_every_prompt_of_it(chain: Chain) -> No
     for title, stage in (("SFT", "sft"), ("DPO", "dpo")):
         samples = read_samples(inputs[stage])
         assert len(strip_by_title[title]["prompts"]) == len({s.id for s in samples})
-        answers = {
-            a["first"].answer
-            for prompt in strip_by_title[title]["prompts"]
-            for a in prompt["answers"]
-        }
-        assert answers == {s.answer for s in samples}
     (inputs["sft"] / SAMPLES).unlink()
     assert [model["title"] for model in strips(inputs, manifests, models)] == ["DPO"], (
         "of an earlier version, or 0"
     )
 
 
-@pytest.fixture
-def page(chain: Chain, tmp_path: Path) -> Path:
-    """A report on a DPO whose last sample is hostile."""
+def test_what_a_model_said_is_escaped(chain: Chain, tmp_path: Path) -> None:
     inputs, _, _ = report_inputs(chain)
     last = read_samples(inputs["dpo"])[-1]
     last.answer = HOSTILE
     append_samples(inputs["dpo"], [last])
     as_published(inputs["dpo"], SAMPLES)
-    folder = tmp_path / "report"
-    report.run(settings("recipe=tiny").report, inputs, work(folder))
-    return folder / "report.html"
-
-
-def test_what_a_model_said_is_escaped(page: Path, chain: Chain) -> None:
-    html = page.read_text()
+    report.run(settings("recipe=tiny").report, inputs, work(tmp_path / "report"))
+    html = (tmp_path / "report" / "report.html").read_text()
     section = html[html.index('<section id="curves">') :].split("</section>")[0]
     assert "<script" not in html
     assert "&lt;script&gt;" in section
     assert "{{ 7 * 7 }}" in section
-    inputs, _, _ = report_inputs(chain)
-    cards = re.findall(r'<div class="card"><span class="note">step (\d+)', section)
-    assert {*map(int, cards)} <= {
-        s.step for stage in ("sft", "dpo") for s in read_samples(inputs[stage])
-    }
-
-
-@pytest.mark.extended
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_a_browser_shows_it_in_any_window_and_runs_nothing(page: Path, tmp_path: Path) -> None:
-    opened = page.read_text().replace("<details", "<details open").replace("open open", "open")
-    page.write_text(opened)
-    assert "<title>Plumbline report</title>" in browse(page, tmp_path, "--dump-dom")
-    assert all(fits(page, width, tmp_path) for width in (390, 1440))

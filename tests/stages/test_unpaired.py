@@ -9,7 +9,7 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import KTOConfig, KTOTrainer
 
-from stages import answer, unpaired
+from stages import unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.store.records import Judgement, Pair, load, save
@@ -90,11 +90,6 @@ def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
         build_unpaired(tmp_path / "high", judged, threshold=0.0)
     labels, _ = build_unpaired(tmp_path / "as_told", judged, threshold=0.5)
     assert labels == {"a": True, "b": False}
-    alike = judged_pool(
-        tmp_path / "alike", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.5)]}
-    )
-    with pytest.raises(UserError, match=r"scores are 0\.5, so"):
-        build_unpaired(tmp_path / "out", alike, threshold=0.7)
 
 
 def test_trls_kto_learns_from_the_tables_rows(chain: Chain, tmp_path: Path) -> None:
@@ -149,15 +144,3 @@ def test_no_other_node_knows_of_it(chain: Chain) -> None:
         chain.root, "stage=unpaired", "unpaired.threshold=0.5", "pairs.max_per_prompt=3"
     )
     assert more_pairs["unpaired"].fingerprint == with_threshold["unpaired"].fingerprint
-
-
-def test_who_evaluates_without_a_held_out_completion_is_told_how_to_get_some(
-    tmp_path: Path,
-) -> None:
-    judged, out = judged_pool(tmp_path / "pool", SCORED), work(tmp_path / "out")
-    cfg = replace(settings("recipe=tiny", "align=kto").unpaired, validation_fraction=1e-9)
-    assert unpaired.run(cfg, {"judged": judged}, out)["held_out"] == 0
-    assert any("Raise unpaired.validation_fraction" in line for line in out.warnings)
-    inputs = {"unpaired": out.path, "model": tmp_path}
-    with pytest.raises(UserError, match=r"unpaired\.validation_fraction"):
-        answer.run(settings("recipe=tiny").answer, inputs, work(tmp_path / "answers"))
