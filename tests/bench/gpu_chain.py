@@ -9,15 +9,12 @@ models have random weights in the shapes of published ones. Those from 4B on tra
     cells     patterns of stage/variant: `dpo/*` or `*/stage`
     rounds    of every cell that is not a whole stage
     minutes   after which no measurement starts
-    price     dollars of an hour of this machine, for the costs of whole chains
     out       the record (`gpu_record.py`), written after each measurement. The same command goes on with it
-    against   an earlier record: the command fails if a figure is more than 5% worse
     work      models, pairs and stores, which further commands use again
 """
 
 import logging
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,9 +37,7 @@ class Settings:
     rounds: int = 3
     minutes: float = 1e6
     precision: str = "bf16"
-    price: float = 3.0
     out: str = "outputs/bench/gpu.json"
-    against: str = ""
     work: str = "outputs/bench/gpu"
 
 
@@ -58,8 +53,6 @@ def main(cfg: Settings) -> None:
         measure_cells(cfg, record, unit, cells)
         record.write(file)
     logging.info("%s", gpu_table.markdown(record))
-    if cfg.against and (sentences := gpu_record.worse(Record.read(ROOT / cfg.against), record)):
-        sys.exit("\n".join(sentences))
 
 
 def start_record(cfg: Settings) -> Record:
@@ -83,7 +76,7 @@ def start_record(cfg: Settings) -> Record:
         cell.empty = gpu_cells.missing(cell.shape, cell.variant, name != "cpu") or cell.empty
     peak = {"rate": mfu.datasheet_peak(processor, cfg.precision), "source": "datasheet"}
     versions = gpu_record.describe_machine(name, processor)
-    return Record(versions, cfg.precision, peak, shapes, cells, gpu_record.commit(), cfg.price)
+    return Record(versions, cfg.precision, peak, shapes, cells, gpu_record.commit())
 
 
 def plan(cfg: Settings, record: Record) -> Iterator[tuple[list[str], list[Cell]]]:

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,9 @@ Round = dict[str, float]  # see gpu_record.Cell
 def prepare(size: Size, work: Path, precision: str, variant: str) -> dict[str, Any]:
     """Write model, pairs and conversations of a shape, if they are missing; shapes of other lengths have the same
     model. Return the rate of this machine's matrix products in the model's layers."""
-    from tests.bench import dpo, flops
+    from transformers import AutoConfig
+
+    from tests.bench import dpo, mfu
 
     if not work.exists():
         model, part = work.parent / "models" / size.model, Path(f"{work}.part")
@@ -37,8 +38,8 @@ def prepare(size: Size, work: Path, precision: str, variant: str) -> dict[str, A
             json.dumps(dpo.prepare(dpo_settings(size, part, precision)))
         )
         part.rename(work)
-    rates = flops.peaks(flops.empty(work / "model"))[precision]
-    return {"rate": statistics.median(rates), "source": "measured matrix products"}
+    rate = mfu.measured_peak(AutoConfig.from_pretrained(work / "model"), precision)
+    return {"rate": rate, "source": "measured matrix products"}
 
 
 def save_model(size: Size, folder: Path) -> None:
@@ -194,15 +195,13 @@ def measure_dpo(size: Size, work: Path, precision: str, variant: str) -> Round:
     cfg = dpo_settings(size, work, precision)
     file = str(work / "pairs.json")
     figures = largest_that_fits(size, cfg, lambda: dpo.time_epochs(cfg, variant, file))
-    figures |= {"length": figures["tokens"] / cfg.pairs, "loss": figures["losses"][-1]}
-    names = {
-        "seconds": "later",
-        "bytes": "memory",
-        "tokens": "tokens",
-        "length": "length",
-        "loss": "loss",
+    return {
+        "seconds": figures["seconds"],
+        "tokens": figures["tokens"],
+        "bytes": figures["memory"],
+        "length": figures["tokens"] / cfg.pairs,
+        "loss": figures["losses"][-1],
     }
-    return {name: figures[source] for name, source in names.items()}
 
 
 def dpo_settings(size: Size, work: Path, precision: str) -> Any:
@@ -273,7 +272,8 @@ def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[
 
     Random weights answer nothing right, so DPO has pairs of its own: reference answers over those of other prompts.
     """
-    from tests.bench import chains, flops
+    from stages.store.records import PairLogProbs, load
+    from tests.bench import chains
     from tests.bench.memory import planned_bytes
 
     overrides = [
@@ -304,10 +304,11 @@ def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[
         if "seconds" in rounds[stage]:
             rounds[stage]["planned"] = planned_bytes(cfg, store, nodes, stage)
     if "tokens" in rounds["dpo"]:  # the stages' own counts lack prompts, or have them twice
-        at = {name: store.folder(nodes[name]) for name in ("pairs", "reference", "dpo")}
-        shape = flops.empty(work / "model")
-        rounds["reference"]["tokens"] = flops.of_reference(shape, at).tokens
-        rounds["dpo"]["tokens"] = flops.of_dpo(shape, cfg.dpo, at).tokens
+        scored = load(store.folder(nodes["reference"]) / "logprobs.parquet", PairLogProbs)
+        trained = store.find(nodes["dpo"])["metrics"]["steps"] * cfg.dpo.batch_size
+        tokens = sum(len(p.prompt_ids + p.chosen_ids + p.rejected_ids) for p in scored)
+        rounds["reference"]["tokens"] = tokens
+        rounds["dpo"]["tokens"] = round(tokens * trained / len(scored))
     return rounds
 
 

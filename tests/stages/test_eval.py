@@ -32,9 +32,9 @@ from stages.samplers.sampler import Completion, Request
 from stages.store.records import Candidate, Example, Pair, load, save
 from stages.store.splits import draw_order
 from stages.store.store import Store
-from tests.bench.coin import tossed, turned
 from tests.helpers import Chain, build, nodes, settings
 from tests.rows import work
+from tests.stages.coin import tossed, turned
 
 
 def evaluation_inputs(chain: Chain) -> dict[str, Path]:
