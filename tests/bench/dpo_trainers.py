@@ -135,7 +135,6 @@ def trl_adapter(cfg: Any) -> dict[str, Any]:
 
 def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:
     """Build the trainer as stage=dpo does."""
-
     from stages.config.blocks.arguments import DPOArguments
     from stages.models.loading import load_model, resolve_device
     from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
@@ -144,40 +143,32 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
     from stages.training.batches import EpochSchedule
     from tests.helpers import settings
 
-    overrides = [
-        f"{key}={getattr(cfg, key)}"
-        for key in ("batch_size", "max_length", "precision", "adapter", "epochs")
-    ]
-    forward = "padded" if arm == "ours_padded" else "shared_prefix"
-    overrides += [
-        f"learning_rate={LEARNING_RATE}",
-        f"forward={forward}",
-        "loss_type=[sigmoid]",
-        "loss_weights=null",
-    ]
-    overrides += [f"runtime.micro_batch={cfg.our_micro_batch}"]
-    overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
-    block = settings(*(f"dpo.{override}" for override in overrides)).dpo
+    shared = ("batch_size", "max_length", "precision", "adapter", "epochs", "seed")
+    block = settings(
+        *(f"dpo.{key}={getattr(cfg, key)}" for key in shared),
+        f"dpo.learning_rate={LEARNING_RATE}",
+        f"dpo.forward={'padded' if arm == 'ours_padded' else 'shared_prefix'}",
+        "dpo.loss_type=[sigmoid]",
+        "dpo.loss_weights=null",
+        f"dpo.runtime.micro_batch={cfg.our_micro_batch}",
+        f"dpo.runtime.gradient_checkpointing={cfg.our_checkpointing}",
+    ).dpo
     block.trainer = DPOArguments(
         **OURS[arm], lr_scheduler_type="constant", extra={"save_strategy": "no"}
     )
-    block.seed = cfg.seed
-    out = work(folder)
+    out, model = work(folder), Path(cfg.model)
     args = training_arguments(block, out, **StoredReferenceTrainer.arguments)
     rows = dataset.select_columns([*TOKENS, *REFERENCE])
     for name in ("chosen_mask", "rejected_mask"):  # every completion token counts
         rows = rows.add_column(name, [None] * len(rows))
-    model = Path(cfg.model)
     block = budget.decide_open_settings(block, args, model, out)
+    policy = load_model(model, block.start_weights, resolve_device("auto"))
+    ids = [str(i) for i in range(len(rows))]
     return StoredReferenceTrainer(
-        trainable_model(
-            load_model(model, block.start_weights, resolve_device("auto")), Path(), block, out
-        ),
+        trainable_model(policy, Path(), block, out),
         cfg=block,
         out=out,
-        schedule=EpochSchedule(
-            [str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"
-        ),
+        schedule=EpochSchedule(ids, block.batch_size, block.seed, "dpo"),
         args=args,
         train_dataset=rows,
         processing_class=tokenizer,

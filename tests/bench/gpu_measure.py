@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,18 +99,16 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
         trainer.add_callback(clock)
         trainer.train()
         tokens = sum(rows.train.lengths[i] for i in fit.schedule.epoch(1))
+    return round_of(trainer, clock, tokens, length)
+
+
+def round_of(trainer: Any, clock: Any, tokens: int, length: float) -> Round:
+    from stages.hardware import machine
+
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     memory = machine.peak_gpu_memory() or machine.peak_memory()
-    return {
-        "seconds": clock.epochs[1],
-        "tokens": tokens,
-        "bytes": memory,
-        "length": length,
-        "loss": last_loss(trainer),
-    }
-
-
-def last_loss(trainer: Any) -> float:
-    return next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry)
+    figures = {"seconds": clock.epochs[1], "tokens": tokens, "bytes": memory}
+    return figures | {"length": length, "loss": losses[-1]}
 
 
 def conversations(
@@ -133,12 +132,10 @@ def conversations(
     def digits():
         return "".join(draw.choices("0123456789", k=round(size.max_length / draw.uniform(6, 16))))
 
-    examples = [
-        Example(
-            f"{i:016x}", [{"role": "user", "content": digits()}], digits(), "bench", "bench", "sft"
-        )
-        for i in range(size.batch_size * size.steps)
-    ]
+    examples = list[Example]()
+    for i in range(size.batch_size * size.steps):
+        messages = [{"role": "user", "content": digits()}]
+        examples.append(Example(f"{i:016x}", messages, digits(), "bench", "bench", "sft"))
     model = work / "model"
     contract = establish_contract(
         load_tokenizer(model), block.template, True, count_embedding_rows(model)
@@ -160,15 +157,7 @@ def trl_sft(cfg: Any, file: Path) -> Round:
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()
-    from stages.hardware import machine
-
-    return {
-        "seconds": clock.epochs[1],
-        "tokens": tokens,
-        "bytes": machine.peak_gpu_memory() or machine.peak_memory(),
-        "length": tokens / len(rows),
-        "loss": last_loss(trainer),
-    }
+    return round_of(trainer, clock, tokens, tokens / len(rows))
 
 
 def largest_that_fits(size: Size, cfg: Any, measure: Callable[[], Any]) -> Any:
@@ -330,13 +319,12 @@ def write_preferences(file: Path) -> Path:
     """Write generated prompts with the reference answer over another prompt's."""
     from stages.tasks.generator import generate
 
-    examples = generate(0, {"preference": 256}, families=[])
-    shifted = [examples[-1], *examples[:-1]]
-    rows = [
-        {"prompt": e.messages, "chosen": e.conversation[-1:], "rejected": other.conversation[-1:]}
-        for e, other in zip(examples, shifted, strict=True)
-    ]
-    file.write_text(json.dumps([row for row in rows if row["chosen"] != row["rejected"]]))
+    rows = list[dict[str, Any]]()
+    for better, worse in pairwise(generate(0, {"preference": 256}, families=[])):
+        chosen, rejected = better.conversation[-1:], worse.conversation[-1:]
+        if chosen != rejected:
+            rows.append({"prompt": better.messages, "chosen": chosen, "rejected": rejected})
+    file.write_text(json.dumps(rows))
     return file
 
 

@@ -45,22 +45,19 @@ class Cost(NamedTuple):
 
 
 def make_prompt(i: int) -> Example:
-    messages, checks = (
-        [{"role": "user", "content": f"Name number {i}."}],
-        [Check("contains", {"text": "one"})],
-    )
+    messages = [{"role": "user", "content": f"Name number {i}."}]
+    checks = [Check("contains", {"text": "one"})]
     return Example(f"{i:016x}", messages, None, "made up", "made up", "preference", checks=checks)
 
 
 def make_candidates(i: int, token_ids: list[int]) -> list[Candidate]:
     """Return a prompt's candidates. The checks accept every second one."""
-    drawn = ("policy", "hf", 1.0, 0), (token_ids, "stop", -1.5, len(token_ids))
-    names = (f"{i * PER_PROMPT + j:016x}" for j in range(PER_PROMPT))
-    texts = ("It is one.", "It is two.") * (PER_PROMPT // 2)
-    return [
-        Candidate(f"{i:016x}", name, *drawn[0], text, *drawn[1])
-        for name, text in zip(names, texts, strict=True)
-    ]
+    candidates = list[Candidate]()
+    for j in range(PER_PROMPT):
+        name, text = f"{i * PER_PROMPT + j:016x}", "It is two." if j % 2 else "It is one."
+        drawn = ("policy", "hf", 1.0, 0, text, token_ids, "stop", -1.5, len(token_ids))
+        candidates.append(Candidate(f"{i:016x}", name, *drawn))
+    return candidates
 
 
 def make_nodes(folder: Path, count: int, tokens: int) -> None:

@@ -80,11 +80,6 @@ def test_each_group_has_phrasings_of_its_own() -> None:
         assert not {*FAMILIES[name].phrasings_of("unseen_phrasings")} & (trained | validated)
 
 
-def test_an_unknown_family_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="Did you mean 'sentiment'"):
-        generate(0, {"sft": 1}, ["sentimnt"])
-
-
 def test_a_column_that_nothing_reads_is_named_once(tmp_path: Path) -> None:
     unread = {"id": 1, "score_rejected": 0.5, "empty": None}
     rows = [json.dumps({"instruction": f"{i}", "output": "b", **unread}) for i in range(9)]
@@ -100,15 +95,6 @@ def test_bad_answers_are_left_out_and_counted(tmp_path: Path) -> None:
     examples = load(out / "examples.parquet", Example)
     assert {e.messages[0]["content"] for e in examples} == {text for text in labels if labels[text]}
     assert (metrics["left_out"], metrics["quarantined"]) == (10, 0)
-
-
-def test_a_check_says_how_many_references_it_can_compare(tmp_path: Path) -> None:
-    answers = ["72", "#### 3", "3/4", "12 or 13", "1.5"] * 2
-    rows = [{"prompt": f"{i}", "completion": answer} for i, answer in enumerate(answers)]
-    checked = ("data.sources.0.check=number", "data.max_bad=0.5")
-    _, metrics = source(tmp_path, list(map(json.dumps, rows)), *checked)
-    assert "6 of 10 references" in metrics["read"][-1]
-    assert metrics["quarantined"] == 4
 
 
 def test_a_task_of_ones_own_is_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -163,20 +149,6 @@ def test_a_row_that_json_cannot_hold_costs_that_row(reason: str, tmp_path: Path)
     [row] = quarantined(out)
     assert reason in row["reason"]
     assert (row["line"], row["row"]) == (10, UNUSABLE[reason])
-
-
-def test_rows_of_a_csv_file_that_do_not_fit_are_kept_apart(tmp_path: Path) -> None:
-    lines = ["instruction,output", "b, c, d", "e", '"f" g,h', "ä,i", '"j\nk",l']
-    file = tmp_path / "rows.csv"
-    file.write_bytes("\n".join(lines).encode().replace("ä".encode(), b"\xe4"))
-    out = work(tmp_path / "out")
-    joined(source_settings(file, "splits: {sft: 1.0}", "data.max_bad=0.9"), out)
-    [example] = load(out / "examples.parquet", Example)
-    assert example.reference == "l"
-    rows = quarantined(out)
-    assert [row["line"] for row in rows] == [2, 3, 4, 5]
-    assert "3 fields" in rows[0]["reason"]
-    assert "iconv -f CP1252" in rows[3]["reason"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "bomb"])

@@ -60,17 +60,6 @@ def test_strategies(options: dict, expected: set, tmp_path: Path) -> None:
     assert len(built) == len(expected)
 
 
-def test_random_pairs_are_seeded_and_never_tied(tmp_path: Path) -> None:
-    judged = judged_pool(tmp_path / "pool", SCORED)
-    seen = set[tuple[str, str]]()
-    for seed in range(12):
-        cfg = block(strategy=Strategy.random, max_per_prompt=2, seed=seed)
-        built, _ = build_pairs(tmp_path / f"{seed}", cfg, judged)
-        assert len(built) == 2
-        seen |= set(built)
-    assert seen == {("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("d", "c")}
-
-
 def test_prompts_without_a_pair_are_counted_by_reason(tmp_path: Path) -> None:
     answers = {
         "good": [(candidate("good", "a"), 1.0), (candidate("good", "b"), 0.0)],
@@ -218,16 +207,6 @@ def test_scores_of_several_answers_become_judgements_between_0_and_1(tmp_path: P
     assert (pair.chosen[0]["content"], pair.rejected[0]["content"], pair.margin) == ("a", "c", 1.0)
 
 
-def test_of_several_thumbs_the_majority_counts(tmp_path: Path) -> None:
-    thumbs = {"a": [True, False, False], "b": [False, True, True], "c": [True, False], "d": [True]}
-    rows = list[dict]()
-    for text, labels in thumbs.items():
-        rows += [{"prompt": "p", "completion": text, "label": up} for up in labels]
-    out, _ = dataset(tmp_path, rows)
-    scores = [j.score for j in load(out / "judgements.parquet", Judgement)]
-    assert scores == [0.0, 1.0, 0.5, 1.0]
-
-
 def test_a_labelling_says_what_length_alone_would_order_rightly(tmp_path: Path) -> None:
     # of equal length: no comparison
     better_first = [("a b", "a"), ("a b c", "a"), ("a", "a b"), ("a b", "b c")]
@@ -261,27 +240,6 @@ def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     assert metrics["pairs"] == 2
     assert (metrics["copies_left_out"], metrics["preferences_left_out"]) == (1, 2)
     assert "pairs.strategy=best_worst" in folder.warnings[1]
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"strategy": Strategy.best_worst},
-        {"strategy": Strategy.all, "min_score": 1.0},
-        {"strategy": Strategy.hard, "min_margin": 0.5},
-        {"strategy": Strategy.random, "max_per_task": 2},
-        {"strategy": Strategy.margin, "margin_quantiles": [0.2, 0.8]},
-    ],
-)
-def test_comparisons_are_pairs_and_what_was_left_out(keys: dict[str, Any], tmp_path: Path) -> None:
-    answers = {
-        name: [(candidate(name, "a"), 1.0), (candidate(name, "b"), 0.5), (candidate(name, "c"), 0)]
-        for name in "pqr"
-    }
-    judged = judged_pool(tmp_path / "pool", answers)
-    _, metrics = build_pairs(tmp_path / "out", block(**keys), judged)
-    assert metrics["comparisons"] == 9
-    assert metrics["comparisons"] == metrics["pairs"] + sum(metrics["left_out"].values())
 
 
 @pytest.mark.parametrize(

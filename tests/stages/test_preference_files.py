@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from stages import label, pairs
-from stages.config.errors import UserError
 from stages.formats.readers import files
 from stages.pairing.admission import COPIES
 from stages.store.records import Pair, load
@@ -186,45 +185,6 @@ LONG, SHORT = (
     [turn("2 yes"), MORE, turn("2 so")],
     [turn("1 no"), turn("how?", "user"), turn("1 or")],
 )
-# Conversations that part before the last turn: a row, chosen and rejected.
-EARLY: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
-    "TRL": ({"chosen": [ASK, *LONG], "rejected": [ASK, *SHORT]}, LONG, SHORT),
-    "a prompt as text": (
-        {"prompt": "q", "chosen": [ASK, *LONG], "rejected": [ASK, turn("1")]},
-        LONG,
-        [turn("1")],
-    ),
-    "HH": (
-        {
-            "chosen": "\n\nHuman: q\n\nAssistant: 2 yes\n\nHuman: and?\n\nAssistant: 2 so",
-            "rejected": "\n\nHuman: q\n\nAssistant: 1 no\n\nHuman: how?\n\nAssistant: 1 or",
-        },
-        LONG,
-        SHORT,
-    ),
-    "two conversations": (
-        {"conversation_a": [ASK, *SHORT], "conversation_b": [ASK, *LONG], "winner": "model_b"},
-        LONG,
-        SHORT,
-    ),
-    "at a tool's result": (
-        {
-            "chosen": [ASK, turn("call"), turn("a", "tool"), turn("2")],
-            "rejected": [ASK, turn("call"), turn("b", "tool"), turn("1")],
-        },
-        [turn("call"), turn("a", "tool"), turn("2")],
-        [turn("call"), turn("b", "tool"), turn("1")],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", EARLY)
-def test_conversations_that_part_early_become_a_pair(name: str, tmp_path: Path) -> None:
-    row, chosen, rejected = EARLY[name]
-    usage = used(written(tmp_path, [row]), tmp_path)
-    [pair] = usage.built
-    assert (pair.prompt, pair.chosen, pair.rejected) == ([ASK], chosen, rejected)
-    assert usage.pairs["part_early"] == 1
 
 
 REFUSED = {
@@ -243,12 +203,6 @@ def test_rows_that_share_no_request_are_quarantined_with_line_and_reason(tmp_pat
     assert len(usage.built) == 1
     quarantine = (tmp_path / "label" / "quarantine.jsonl").read_text()
     assert [json.loads(line)["line"] for line in quarantine.splitlines()] == [1, 2, 3, 4]
-
-
-def test_numbers_alone_are_asked_for(tmp_path: Path) -> None:
-    rows = FILES["0, 1, 2 without a name"][0]
-    with pytest.raises(UserError, match=r"label\.labels={.*: WORD"):
-        used(written(tmp_path, rows), tmp_path)
 
 
 # Real files whose columns are chosen and rejected, and: rows, unusable ones, pairs, copies.

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.config.blocks.arguments import SFTArguments
-from stages.config.blocks.models import Template
-from stages.config.blocks.training import SFT, Untrained
+from stages.config.blocks.training import SFT
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models.contract import load_contract
@@ -21,7 +20,7 @@ from stages.objectives.sft import read_rows
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
 from stages.store.workspace import SCRATCH, StageDir, read_curves
-from stages.training import callbacks, saving
+from stages.training import callbacks
 from stages.training.token_rows import IGNORED
 from tests.helpers import settings
 from tests.rows import work
@@ -153,13 +152,6 @@ def test_one_exploding_gradient_is_told_and_a_second_one_soon_after_stops() -> N
             watched(norms)
 
 
-def test_a_loss_that_is_mostly_at_its_floor_does_not_explode() -> None:
-    """Hinge has no gradient where every pair of a batch keeps its margin."""
-    rare = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3]
-    assert watched(rare) == []
-    assert len(watched([*rare, 5000.0])) == 1
-
-
 def test_a_short_wrecked_training_stops_before_its_last_checkpoint(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -182,26 +174,13 @@ def trained(built: Path, inputs: dict[str, Path], tmp_path: Path) -> dict[str, P
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("interrupted", [False, True])
 def test_a_training_that_made_the_model_worse_publishes_nothing(
-    interrupted: bool, trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: dict[str, Path], tmp_path: Path
 ) -> None:
-    """It ends with a lower loss than the worst, far above what it began with. After a kill that is known as well."""
-    cfg = block(learning_rate=0.05)
-    if interrupted:
-        cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=9))
-        saved = saving.Checkpoints.on_save
-
-        def stop(*args: Any, **kwargs: Any) -> None:
-            saved(*args, **kwargs)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(saving.Checkpoints, "on_save", stop)
-            train(cfg, trained, tmp_path / "sft")
+    """It ends with a lower loss than the worst, far above what it began with."""
     for _ in range(2):  # the same command again says the same again
         with pytest.raises(UserError, match=r"nothing is published.* sft\.learning_rate"):
-            run(cfg, trained, work(tmp_path / "sft"))
+            run(block(learning_rate=0.05), trained, work(tmp_path / "sft"))
     assert not (tmp_path / "sft" / "model").exists()
 
 
@@ -219,8 +198,7 @@ def test_rows_that_the_model_itself_wrote_are_trained_on(
     data = shutil.copytree(trained["data"], tmp_path / "data")
     save(data / "examples.parquet", rows, Example)
     cfg = block(batch_size=16, learning_rate=3e-4, epochs=2.0)
-    weights, metrics, out = train(cfg, {**trained, "data": data}, tmp_path / "sft")
-    assert distance(weights, load_file(trained["base"] / "model" / "model.safetensors")) > 1e-4
+    _, metrics, out = train(cfg, {**trained, "data": data}, tmp_path / "sft")
     first_loss = next(p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p)
     assert first_loss < 1, "near the optimum"
     is_warned = any("lowest value" in warning for warning in out.warnings)
@@ -242,18 +220,6 @@ def test_a_row_too_long_is_dropped_whole_and_named_and_too_many_stop(
     assert {row["reason"] for row in dropped} == {reason}
     longest = max(row["tokens"] for row in dropped)
     assert f"sft.max_length={longest} keeps 100%" in out.warnings[0]
-
-
-def test_no_training_keeps_the_weights_and_fixes_the_contract(
-    inputs: dict[str, Path], tmp_path: Path
-) -> None:
-    weights, metrics, out = train(
-        Untrained(seed=0, template=Template("chatml")), inputs, tmp_path / "sft"
-    )
-    before = load_file(inputs["base"] / "model" / "model.safetensors")
-    assert metrics["trained"] is False
-    assert all(torch.equal(weights[name], before[name]) for name in before)
-    load_contract(out / "model")
 
 
 def test_the_published_folder_loads_as_it_is(built: Path) -> None:

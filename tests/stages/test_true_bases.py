@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -40,9 +39,7 @@ from trl.chat_template_utils import gemma3_chat_template
 from stages.config.blocks.models import Template
 from stages.models import chat_templates
 from stages.models.contract import Contract, load_contract, load_or_derive_contract
-from stages.models.loading import load_model, save_model
 from stages.models.rendering import GOLDEN
-from stages.objectives.sft import apply_contract
 from stages.store.records import Message
 from stages.tasks.generator import generate
 from tests.helpers import build, slow_but
@@ -288,17 +285,3 @@ def test_a_line_feed_behind_gemmas_end_of_turn_is_no_end_of_turn(
     assert trained_words(contract, GOLDEN[1]) == "4<end_of_turn>- ja, 日本<end_of_turn>"
     assert contract.example(GOLDEN[1])[0][-1] == contract.stop_ids[0]
     assert (more in contract.stop_ids) == (not train)
-
-
-def test_a_base_with_a_sampling_config_that_transformers_refuses_is_saved_after_training(
-    built: Path, tmp_path: Path
-) -> None:
-    """Vicuna's has a temperature and no `do_sample`: transformers saves such a file only unchanged."""
-    folder = shutil.copytree(next((built / "base").glob("*/model")), tmp_path / "base")
-    config = {"bos_token_id": 1, "temperature": 0.9}
-    (folder / "generation_config.json").write_text(json.dumps(config))
-    contract = load_contract(next((built / "sft").glob("*/model")))
-    save_model(apply_contract(load_model(folder), contract, 0), tmp_path / "trained")
-    saved = json.loads((tmp_path / "trained" / "generation_config.json").read_text())
-    assert saved["eos_token_id"] == contract.stop_ids
-    assert "temperature" not in saved
