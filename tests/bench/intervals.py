@@ -140,7 +140,8 @@ def of_settings(tables: int) -> None:
         families = [str(i) for i in range(sweep.families) for _ in range(sweep.prompts)]
         for _ in range(tables):
             comparison = compare_models(sweep.table(rng), families)
-            better = [comparison.is_better(i, 0) for i in range(1, len(sweep.gains) + 1)]
+            settings = range(1, len(sweep.gains) + 1)
+            better = [comparison.corrected(0, i).low > 0 for i in settings]
             any_one, first = any_one + any(better), first + better[0]
         logging.info(
             "%-44s %5.1f%% %13.1f%%", sweep.name, 100 * any_one / tables, 100 * first / tables
