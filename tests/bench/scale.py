@@ -2,15 +2,13 @@
 
 Made-up nodes of COUNT candidates (100_000), eight a prompt, with one of two short texts and `tokens` ids each (4), go
 through the stages `label` (checks), `pairs` and `select`.
-Every step runs in a fresh process that may allocate `limit` GiB (16). For each, the seconds and CPU-seconds per
-million candidates, the largest resident memory and the bytes of its files per candidate. `steps=label,pairs` runs only
-these. `folder` keeps the nodes of a count, and makes those that are missing (default: a temporary folder).
+Every step runs in a fresh process. For each, the seconds and CPU-seconds per million candidates, the largest resident
+memory and the bytes of its files per candidate.
 """
 
 import json
 import logging
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,7 +30,6 @@ INPUTS = {
     "pairs": {"judged": "label"},
     "select": {"judged": "label", "data": "data"},
 }
-STEPS = tuple(INPUTS)
 
 
 class Cost(NamedTuple):
@@ -71,31 +68,22 @@ def make_nodes(folder: Path, count: int, tokens: int) -> None:
     save(folder / "sample" / "candidates.parquet", candidates, Candidate)
 
 
-def run_step(
-    step: str,
-    folder: Path,
-    count: int,
-    tokens: int = 4,
-    limit: int = 16,
-    part: int = 0,
-) -> Cost:
-    """Run a step in this process, which must be a fresh one: its largest memory counts from the start. `part` records
-    are sorted together, as if there were many more (0: as many as always)."""
+def run_step(step: str, folder: Path, count: int, tokens: int = 4, part: int = 0) -> Cost:
+    """Run a step in this process, which must be a fresh one: its largest memory counts from the start. `chain` is all
+    of them. `part` records are sorted together, as if there were many more (0: as many as always)."""
     judged_pool.ROWS_PER_PART = part or judged_pool.ROWS_PER_PART
-    resource.setrlimit(resource.RLIMIT_DATA, (limit << 30, limit << 30))
-    (out := folder / step).mkdir(parents=True, exist_ok=True)
-    if step in INPUTS:
-        module, block = import_module(f"stages.{step}"), getattr(settings("recipe=tiny"), step)
-        inputs, stage_dir = {role: folder / name for role, name in INPUTS[step].items()}, work(out)
-    started, processor = time.perf_counter(), spent()
-    if step in INPUTS:
-        module.run(block, inputs, stage_dir)
-    elif step == "chain":  # everything that a test needs, in one process
+    started, processor, out = time.perf_counter(), spent(), folder / step
+    if step == "chain":
         for each in ("sample", *INPUTS):
-            run_step(each, folder, count, tokens, limit, part)
-    else:
+            run_step(each, folder, count, tokens, part)
+    elif step == "sample":
         make_nodes(folder, count, tokens)
-    took = time.perf_counter() - started, spent() - processor
+    else:
+        module, block = import_module(f"stages.{step}"), getattr(settings("recipe=tiny"), step)
+        inputs = {role: folder / name for role, name in INPUTS[step].items()}
+        started, processor = time.perf_counter(), spent()
+        module.run(block, inputs, work(out))
+    took = (time.perf_counter() - started, spent() - processor)
     return Cost(*took, peak(), sum(path.stat().st_size for path in out.glob("*") if path.is_file()))
 
 
@@ -116,41 +104,24 @@ def in_fresh_process(step: str, folder: Path, count: int, **options: int) -> Cos
     return Cost(*json.loads(done.stdout.splitlines()[-1]))
 
 
-def main(counts: Sequence[int], steps: Sequence[str], folder: Path, **options: int) -> None:
-    logging.info(
-        "%-10s %10s %12s %12s %10s %12s",
-        "candidates",
-        "step",
-        "s/million",
-        "CPU-s/m.",
-        "peak MiB",
-        "B/candidate",
-    )
-    for count in counts:
-        nodes = folder / str(count)
-        to_make = [] if (nodes / "sample" / "candidates.parquet").exists() else ["sample"]
-        for step in (*to_make, *steps):
-            cost = in_fresh_process(step, nodes, count, **options)
-            each = (
-                cost.wall * 1e6 / count,
-                cost.processor * 1e6 / count,
-                cost.memory >> 20,
-                cost.written / count,
-            )
-            logging.info("%-10d %10s %12.1f %12.1f %10d %12.1f", count, step, *each)
+def main(counts: Sequence[int], **options: int) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        for count in counts:
+            for step in ("sample", *INPUTS):
+                cost = in_fresh_process(step, Path(temporary, str(count)), count, **options)
+                per_million = (cost.wall * 1e6 / count, cost.processor * 1e6 / count)
+                logging.info("%d %s: %.1f s and %.1f CPU-s a million", count, step, *per_million)
+                sizes = (cost.memory >> 20, cost.written / count)
+                logging.info("    %d MiB at most, %.1f bytes a candidate", *sizes)
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if sys.argv[1:] and sys.argv[1].startswith("{"):
-        step_arguments: dict[str, Any] = json.loads(sys.argv[1])
-        sys.stdout.write(
-            json.dumps(run_step(**{**step_arguments, "folder": Path(step_arguments["folder"])}))
-        )
+        arguments: dict[str, Any] = json.loads(sys.argv[1])
+        arguments["folder"] = Path(arguments["folder"])
+        sys.stdout.write(json.dumps(run_step(**arguments)))
     else:
-        named = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-        counts = [int(argument) for argument in sys.argv[1:] if "=" not in argument] or [100_000]
-        chosen_steps = named.pop("steps", ",".join(STEPS)).split(",")
-        with tempfile.TemporaryDirectory() as temporary:
-            place = Path(named.pop("folder", temporary))
-            main(counts, chosen_steps, place, **{key: int(value) for key, value in named.items()})
+        named = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+        numbers = [int(word) for word in sys.argv[1:] if "=" not in word]
+        main(numbers or [100_000], **{key: int(value) for key, value in named.items()})
