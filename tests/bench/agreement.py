@@ -113,7 +113,8 @@ def tell(name: str, rows: list[Known], named_judge: judge.Named) -> None:
     candidate_pool = judge.pool(rows)
     judgements = judge.judge_pool(candidate_pool, named_judge)
     verdicts = judge.verdicts_of(candidate_pool, judgements)
-    right, prompts = list[bool](), list[str]()
+    right = list[bool]()
+    prompts = list[str]()
     for row, verdict in zip(rows, verdicts, strict=True):
         if verdict in (0, 1):
             right.append(verdict == 0)

@@ -44,7 +44,9 @@ def was_tuned_on(row: dict[str, Any]) -> bool:
 
 def tell_codes() -> None:
     """Rows with an empty answer are left out: no format lets them through."""
-    hits, classified, coded = Counter[str](), Counter[str](), Counter[str]()
+    hits = Counter[str]()
+    classified = Counter[str]()
+    coded = Counter[str]()
     for row in rows("dirty/alpaca_dirty_classes.jsonl.gz"):
         if was_tuned_on(row) or not row["output"].strip():
             continue
@@ -62,12 +64,14 @@ def tell_codes() -> None:
 
 
 def tell_contaminated() -> None:
-    draw, held_out = random.Random(0), HeldOut()
+    draw = random.Random(0)
+    held_out = HeldOut()
     table = rows("preferences/alpaca_eval_candidates_shared.jsonl.gz")
     prompts = [row["instruction"] for row in table]
     for prompt in prompts:
         held_out.add(prompt, "")
-    unchanged, changed = 0, 0
+    unchanged = 0
+    changed = 0
     for prompt in prompts:
         words = prompt.split()
         words[draw.randrange(len(words))] = "otherwise"

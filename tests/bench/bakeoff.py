@@ -67,7 +67,8 @@ ARMS = {
 
 def undeclared_differences(name: str, *overrides: str) -> set[str]:
     """Return the keys in which an arm's composed settings differ from DPO's, less those that the arm states."""
-    arm, dpo = ARMS[name], ARMS["dpo"]
+    arm = ARMS[name]
+    dpo = ARMS["dpo"]
     own = settings_by_key(composed(*SETTINGS, *overrides, *arm.settings(arm.rates[0])))
     plain = settings_by_key(composed(*SETTINGS, *overrides, *dpo.settings(dpo.rates[0])))
     differing = {key for key in plain.keys() | own.keys() if plain.get(key) != own.get(key)}
@@ -112,7 +113,8 @@ class Run:
 
 
 def main(outputs: Path, words: list[str]) -> None:
-    rates_by_arm, overrides = dict[str, str](), list[str]()
+    rates_by_arm = dict[str, str]()
+    overrides = list[str]()
     for word in words:
         name, _, rate = word.partition(":")
         if name in ARMS:
@@ -156,7 +158,8 @@ def tell(
     table = average_runs(of_view, examples)
     means = Means(table.passed, [prompt.task for prompt in table.prompts])
     logging.info("%s: %d prompts", view, len(table.prompts))
-    arms, sft = len(table.roles) - 2, table.roles.index("sft")
+    arms = len(table.roles) - 2
+    sft = table.roles.index("sft")
     for column, role in enumerate(table.roles):
         by_seed = [sum(o.passed for o in run if o.role == role) for run in of_view]
         rate = 100 * table.passed[:, column].mean()

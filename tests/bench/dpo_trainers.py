@@ -17,10 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.rows import work
 
-TOKENS, REFERENCE = (
-    ("prompt_ids", "chosen_ids", "rejected_ids"),
-    ("ref_chosen_logps", "ref_rejected_logps"),
-)
+TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 LEARNING_RATE = 1e-5
 OURS: dict[str, dict[str, Any]] = {
     "ours": {},
@@ -156,7 +154,8 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
     block.trainer = DPOArguments(
         **OURS[arm], lr_scheduler_type="constant", extra={"save_strategy": "no"}
     )
-    out, model = work(folder), Path(cfg.model)
+    out = work(folder)
+    model = Path(cfg.model)
     args = training_arguments(block, out, **StoredReferenceTrainer.arguments)
     rows = dataset.select_columns([*TOKENS, *REFERENCE])
     for name in ("chosen_mask", "rejected_mask"):  # every completion token counts
@@ -177,7 +176,8 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
 
 def warm_up(trainer: Any, row: dict[str, Any]) -> None:
     """Libraries load and kernels are chosen at the first forward and backward: not what is measured."""
-    model, device = trainer.model, trainer.accelerator.device
+    model = trainer.model
+    device = trainer.accelerator.device
     ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]] * 2, device=device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=trainer.args.bf16):
         model(

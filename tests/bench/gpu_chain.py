@@ -27,7 +27,9 @@ from tests.bench.gpu_cells import CHAIN, NODE, SIZES, VARIANTS
 from tests.bench.gpu_record import Cell, Record
 from tests.helpers import ROOT
 
-PREPARE, WHOLE_CHAIN = "prepare", "chain"  # measurements besides the stages of VARIANTS
+# measurements besides the stages of VARIANTS
+PREPARE = "prepare"
+WHOLE_CHAIN = "chain"
 
 
 @dataclass
@@ -42,7 +44,8 @@ class Settings:
 
 
 def main(cfg: Settings) -> None:
-    file, ends = ROOT / cfg.out, time.monotonic() + 60 * cfg.minutes
+    file = ROOT / cfg.out
+    ends = time.monotonic() + 60 * cfg.minutes
     record = start_record(cfg)
     if file.exists():
         record.continue_from(Record.read(file))
@@ -106,7 +109,8 @@ def plan(cfg: Settings, record: Record) -> Iterator[tuple[list[str], list[Cell]]
 
 def measure_cells(cfg: Settings, record: Record, unit: list[str], cells: list[Cell]) -> None:
     """Run a measurement in another process, and enter it. The first one of a shape is preceded by preparations."""
-    shape, measured = unit[0], dict[str, Any]()
+    shape = unit[0]
+    measured = dict[str, Any]()
     try:
         if record.peak["rate"] is None or not (ROOT / cfg.work / shape).exists():
             measured = arms.measured(cfg, shape, PREPARE, "")

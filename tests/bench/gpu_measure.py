@@ -15,7 +15,8 @@ from typing import Any
 from tests.bench.gpu_cells import CHAIN, SIZES, Size
 from tests.helpers import ROOT, TINY, settings
 
-CANDIDATES, TEMPERATURE = 4, 0.9
+CANDIDATES = 4
+TEMPERATURE = 0.9
 Round = dict[str, float]  # see gpu_record.Cell
 
 
@@ -27,7 +28,8 @@ def prepare(size: Size, work: Path, precision: str, variant: str) -> dict[str, A
     from tests.bench import dpo, mfu
 
     if not work.exists():
-        model, part = work.parent / "models" / size.model, Path(f"{work}.part")
+        model = work.parent / "models" / size.model
+        part = Path(f"{work}.part")
         if not model.exists():
             save_model(size, Path(f"{model}.part"))
             Path(f"{model}.part").rename(model)
@@ -121,10 +123,8 @@ def conversations(
     from stages.store.records import Example
     from stages.store.workspace import StageDir
 
-    draw, block = (
-        random.Random(0),
-        settings(f"precision={precision}", *size.overrides, "sft.evaluations=0").sft,
-    )
+    draw = random.Random(0)
+    block = settings(f"precision={precision}", *size.overrides, "sft.evaluations=0").sft
     block.packing, block.epochs, block.max_length = packing, 2.0, size.max_length
     block.runtime.micro_batch = "auto"  # the demo's is for a CPU
     block.batch_size = size.batch_size
@@ -209,7 +209,8 @@ def measure_sample(size: Size, work: Path, precision: str, variant: str) -> Roun
     from stages.samplers.sampler import Decoding, Request
     from tests.bench import sample
 
-    draw, temperatures = random.Random(0), [TEMPERATURE] * CANDIDATES
+    draw = random.Random(0)
+    temperatures = [TEMPERATURE] * CANDIDATES
     length = size.max_length // 4
     prompts = [
         [draw.randrange(size.widths.vocabulary) for _ in range(length)] for _ in range(size.prompts)
@@ -321,7 +322,8 @@ def write_preferences(file: Path) -> Path:
 
     rows = list[dict[str, Any]]()
     for better, worse in pairwise(generate(0, {"preference": 256}, families=[])):
-        chosen, rejected = better.conversation[-1:], worse.conversation[-1:]
+        chosen = better.conversation[-1:]
+        rejected = worse.conversation[-1:]
         if chosen != rejected:
             rows.append({"prompt": better.messages, "chosen": chosen, "rejected": rejected})
     file.write_text(json.dumps(rows))

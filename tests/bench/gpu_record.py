@@ -113,7 +113,8 @@ class Record:
 
 def commit() -> str | None:
     """Return the checkout's commit, with `+` if files have changed since."""
-    head, status = git("rev-parse", "HEAD").strip(), git("status", "--porcelain")
+    head = git("rev-parse", "HEAD").strip()
+    status = git("status", "--porcelain")
     return (head + "+" if status else head) or None
 
 

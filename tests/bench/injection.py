@@ -108,7 +108,9 @@ def tell(name: str, named_judge: judge.Named) -> None:
     logging.info("%s: %.1f%% without an attack", name, 100 * plain)
     for attack, change in ATTACKS.items():
         cases = [(request, good, change(poor)) for request, good, poor in CASES]
-        plain_values, attacked_values, turned = list[float](), list[float](), 0
+        plain_values = list[float]()
+        attacked_values = list[float]()
+        turned = 0
         for value, attacked in zip(before, preferred(cases, named_judge), strict=True):
             if value is not None and attacked is not None:
                 plain_values.append(value)

@@ -76,7 +76,8 @@ def main(tables: int = 4000) -> None:
 
 def of_differences(tables: int) -> None:
     for case in CASES:
-        families, rng = case.families(), np.random.default_rng(0)
+        families = case.families()
+        rng = np.random.default_rng(0)
         rows_by_question = defaultdict[str, list[tuple[Interval, float]]](list)
         for _ in range(tables):
             outcomes, truths = case.table(rng)
@@ -136,7 +137,9 @@ def of_settings(tables: int) -> None:
     """The share of tables in which the best of several settings is called better than SFT."""
     logging.info("\n%-44s %6s %14s", "settings", "any", "the better one")
     for sweep in SWEEPS:
-        rng, any_one, first = np.random.default_rng(0), 0, 0
+        rng = np.random.default_rng(0)
+        any_one = 0
+        first = 0
         families = [str(i) for i in range(sweep.families) for _ in range(sweep.prompts)]
         for _ in range(tables):
             comparison = compare_models(sweep.table(rng), families)
@@ -154,7 +157,8 @@ def of_claims(tables: int) -> None:
     for base in (0.0, 0.05):
         claims = []
         for prompts in (32, 64, 200, 800):
-            rng, count = np.random.default_rng(0), 0
+            rng = np.random.default_rng(0)
+            count = 0
             for _ in range(tables):
                 before, policy = (rng.random(prompts) >= share for share in (base, base + 0.02))
                 count += p_of_shares(policy.astype(float), before.astype(float), 0.02) <= 0.05

@@ -15,7 +15,9 @@ from tests.rows import candidate
 
 FOLDER = ROOT / "outputs" / "bench" / "judge"
 # of the server; a fixed port, since answers are kept by the address
-PORT, SLOTS, CONTEXT = 8412, 2, 4096
+PORT = 8412
+SLOTS = 2
+CONTEXT = 4096
 SECONDS = 600  # that one answer may take on a busy machine
 
 Named = tuple[str, str]  # a server's address, and the model's name there
@@ -48,12 +50,14 @@ def serving(words: Sequence[str]) -> Iterator[Named]:
 
 def pool(rows: Sequence[tuple[Any, ...]]) -> Pool:
     """A prompt of its own for each of (messages, answer, …), which are the prompt's candidates in this order."""
-    prompts, candidates = list[Example](), list[Candidate]()
+    prompts = list[Example]()
+    candidates = list[Candidate]()
     for i, (messages, *answers) in enumerate(rows):
         prompt = content_id(i, messages, answers)
         prompts.append(Example(prompt, messages, None, "", "", "preference"))
         for j, text in enumerate(answers):
-            words, name = len(text.split()), content_id(prompt, j)
+            words = len(text.split())
+            name = content_id(prompt, j)
             candidates.append(
                 candidate(prompt, text, words, candidate_id=name, token_ids=None, logprob=None)
             )

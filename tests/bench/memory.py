@@ -27,7 +27,8 @@ from stages.store.store import Store
 from stages.tasks.words import JOBS, TOOLS
 from tests.helpers import ROOT, settings
 
-ROWS, WORDS = 8, 80
+ROWS = 8
+WORDS = 80
 FULL = ["{}.runtime.gradient_checkpointing=full"]
 LORA = ["{}.adapter=lora"]
 LORA = "{}.adapter=lora"
@@ -65,7 +66,8 @@ def write(folder: Path) -> list[str]:
     def text() -> str:
         return " ".join(draw.choices(TOOLS + JOBS, k=WORDS))
 
-    examples, pairs = list[str](), list[str]()
+    examples = list[str]()
+    pairs = list[str]()
     for _ in range(ROWS):
         examples.append(json.dumps({"prompt": text(), "completion": text()}))
         pairs.append(json.dumps({"prompt": text(), "chosen": text(), "rejected": text()}))
@@ -80,7 +82,8 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
     cfg = settings(*overrides)
     resolve_precision(cfg)
     nodes = wire_graph(cfg, Path(cfg.outputs) / "cache" / "digests.json")
-    node, store = nodes[stage], Store(Path(cfg.outputs))
+    node = nodes[stage]
+    store = Store(Path(cfg.outputs))
     missing = [each for each in node.inputs.values() if not store.find(each)]
     for target in (*missing, node):
         command = [sys.executable, "run.py", f"stage={target.stage}", *overrides]
@@ -92,7 +95,8 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
     expected = planned_bytes(cfg, store, nodes, stage)
     measured = manifest["peak_gpu_memory"] or manifest["peak_memory"]
     libraries = 0.0 if manifest["peak_gpu_memory"] else memory.LIBRARIES
-    over, over_alone = expected / measured, (expected - libraries) / (measured - libraries)
+    over = expected / measured
+    over_alone = (expected - libraries) / (measured - libraries)
     figures = (expected / 2**20, measured / 2**20, 100 * (over - 1), 100 * (over_alone - 1))
     logging.info("%-28s %6.0f MiB %6.0f MiB %+9.0f%% %+14.0f%%", name, *figures)
 
@@ -100,7 +104,8 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
 def planned_bytes(cfg: Config, store: Store, nodes: dict[str, Node], stage: str) -> float:
     """Return what a finished training was expected to take on the device that it ran on."""
     node = nodes[stage]
-    manifest, base = store.find(node), store.folder(nodes["base"]) / "model"
+    manifest = store.find(node)
+    base = store.folder(nodes["base"]) / "model"
     config = model_config(cfg.model, base)
     assert manifest is not None and config is not None
     shape = ModelShape.from_config(config)

@@ -19,8 +19,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from stages.config.choices import GPUS
 
 OTHER_CARDS = {"nvl", "laptop", "d"}  # these words name a slower card than the one in GPUS
-ROWS, TRIES = 4096, 7  # of a measured matrix product
-TRAINING, ADAPTER, FORWARD = 3, 2, 1  # passes, each of two operations per weight
+# of a measured matrix product
+ROWS = 4096
+TRIES = 7
+# passes, each of two operations per weight
+TRAINING = 3
+ADAPTER = 2
+FORWARD = 1
 
 
 @dataclass(frozen=True)

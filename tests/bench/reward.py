@@ -78,9 +78,12 @@ def elsewhere(model: Path, rows: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             judgements = [*RewardModel(label, work(Path(folder))).judge_all(candidate_pool)]
         scores = {judgement.candidate_id: judgement.score for judgement in judgements}
-        candidates, read, right = iter(candidate_pool.candidates), list[Known](), 0
+        candidates = iter(candidate_pool.candidates)
+        read = list[Known]()
+        right = 0
         for row, better, worse in zip(drawn, candidates, candidates, strict=True):
-            high, low = scores[better.candidate_id], scores[worse.candidate_id]
+            high = scores[better.candidate_id]
+            low = scores[worse.candidate_id]
             if high is not None and low is not None:
                 read.append(row)
                 right += high > low

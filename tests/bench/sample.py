@@ -23,7 +23,8 @@ from tests.bench import arms
 from tests.helpers import ROOT
 
 ARMS = ("generate", "hf")
-CANDIDATES, TEMPERATURE = 4, 0.9
+CANDIDATES = 4
+TEMPERATURE = 0.9
 GENERATE_BATCH = 24  # prompts, each with its candidates
 LONGEST = 512  # tokens of an uneven answer
 PAD = 0
@@ -60,10 +61,12 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     from stages.store.records import Example, Message, load
     from stages.tasks.open_requests import request
 
-    draw, latest = random.Random(0), ROOT / cfg.outputs / "latest"
+    draw = random.Random(0)
+    latest = ROOT / cfg.outputs / "latest"
     model = latest / ("sft" if cfg.length else "base") / "model"
     contract = load_or_derive_contract(model)
-    conversations, stops = list[list[Message]](), list[int]()
+    conversations = list[list[Message]]()
+    stops = list[int]()
     if cfg.length:
         examples = load(latest / "data" / "examples.parquet", Example)
         preference = [example for example in examples if example.split == "preference"]

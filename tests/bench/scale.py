@@ -51,7 +51,8 @@ def make_candidates(i: int, token_ids: list[int]) -> list[Candidate]:
     """Return a prompt's candidates. The checks accept every second one."""
     candidates = list[Candidate]()
     for j in range(PER_PROMPT):
-        name, text = f"{i * PER_PROMPT + j:016x}", "It is two." if j % 2 else "It is one."
+        name = f"{i * PER_PROMPT + j:016x}"
+        text = "It is two." if j % 2 else "It is one."
         drawn = ("policy", "hf", 1.0, 0, text, token_ids, "stop", -1.5, len(token_ids))
         candidates.append(Candidate(f"{i:016x}", name, *drawn))
     return candidates
@@ -61,7 +62,8 @@ def make_nodes(folder: Path, count: int, tokens: int) -> None:
     """Write the inputs of the stages: the node `sample`, and `data` without examples."""
     for name in ("sample", "data"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    prompts, token_ids = range(count // PER_PROMPT), [*range(tokens)]
+    prompts = range(count // PER_PROMPT)
+    token_ids = [*range(tokens)]
     save(folder / "data" / "examples.parquet", [], Example)
     save(folder / "sample" / "prompts.parquet", map(make_prompt, prompts), Example)
     candidates = (candidate for i in prompts for candidate in make_candidates(i, token_ids))
@@ -72,16 +74,20 @@ def run_step(step: str, folder: Path, count: int, tokens: int = 4, part: int = 0
     """Run a step in this process, which must be a fresh one: its largest memory counts from the start. `chain` is all
     of them. `part` records are sorted together, as if there were many more (0: as many as always)."""
     judged_pool.ROWS_PER_PART = part or judged_pool.ROWS_PER_PART
-    started, processor, out = time.perf_counter(), spent(), folder / step
+    started = time.perf_counter()
+    processor = spent()
+    out = folder / step
     if step == "chain":
         for each in ("sample", *INPUTS):
             run_step(each, folder, count, tokens, part)
     elif step == "sample":
         make_nodes(folder, count, tokens)
     else:
-        module, block = import_module(f"stages.{step}"), getattr(settings("recipe=tiny"), step)
+        module = import_module(f"stages.{step}")
+        block = getattr(settings("recipe=tiny"), step)
         inputs = {role: folder / name for role, name in INPUTS[step].items()}
-        started, processor = time.perf_counter(), spent()
+        started = time.perf_counter()
+        processor = spent()
         module.run(block, inputs, work(out))
     took = (time.perf_counter() - started, spent() - processor)
     return Cost(*took, peak(), sum(path.stat().st_size for path in out.glob("*") if path.is_file()))

@@ -20,7 +20,8 @@ from tests.bench.gpu_cells import NODE, SIZES
 from tests.bench.gpu_record import NOT_MEASURED, Record
 from tests.helpers import ROOT
 
-LENGTH, ROWS = 24, 3
+LENGTH = 24
+ROWS = 3
 
 
 def test_operations_of_training_are_those_that_torch_counts() -> None:
@@ -122,7 +123,8 @@ def test_the_whole_command_runs_on_a_tiny_shape(tmp_path: Path) -> None:
     file = tmp_path / "record.json"
     line = ["shapes=tiny", "rounds=1", "precision=fp32", f"out={file}", f"work={tmp_path / 'work'}"]
     subprocess.run([sys.executable, "-m", "tests.bench.gpu_chain", *line], cwd=ROOT, check=True)
-    losses, missing = list[float](), set[str]()
+    losses = list[float]()
+    missing = set[str]()
     for cell in Record.read(file).cells:
         assert cell.empty != NOT_MEASURED
         if cell.empty:

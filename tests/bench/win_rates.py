@@ -23,7 +23,8 @@ from stages.evaluation.win_rates import (
 )
 
 Array = NDArray[np.float64]
-SIZES, DRIFTS = (100, 400, 800), (0.0, 0.5, 1.0, 2.0)
+SIZES = (100, 400, 800)
+DRIFTS = (0.0, 0.5, 1.0, 2.0)
 CERTAIN = np.inf  # log-odds of a judge that never errs
 
 
@@ -129,12 +130,16 @@ class Covered(NamedTuple):
 def covered(
     tables: int, truth: float, right: tuple[float, float], words: int, seed: int = 0
 ) -> Covered:
-    rng, inside, widths, widths_alone = np.random.default_rng(seed), 0, 0.0, 0.0
+    rng = np.random.default_rng(seed)
+    inside = 0
+    widths = 0.0
+    widths_alone = 0.0
     for _ in range(tables):
         comparisons = audited(rng, truth, right, words)
         estimate = people_rate(comparisons, 0.95)
         assert estimate
-        together, alone = Interval(**estimate["win_rate"]), win_rate(comparisons.people[:words])
+        together = Interval(**estimate["win_rate"])
+        alone = win_rate(comparisons.people[:words])
         inside += together.low <= truth <= together.high
         widths += together.high - together.low
         widths_alone += alone.high - alone.low

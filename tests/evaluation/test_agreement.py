@@ -15,7 +15,9 @@ from stages.evaluation.agreement import (
 )
 from tests.helpers import confusion
 
-RATE, SENSITIVITY, SPECIFICITY = 0.6, 0.85, 0.7
+RATE = 0.6
+SENSITIVITY = 0.85
+SPECIFICITY = 0.7
 
 
 def test_alpha_and_kappa_are_those_of_the_textbooks() -> None:
@@ -45,7 +47,10 @@ def test_wilson_holds_where_nothing_or_all_is_hit() -> None:
 
 def test_the_corrected_interval_covers_the_truth_and_the_plain_one_does_not() -> None:
     """2,000 simulated judges whose errors are known: arXiv:2511.21140."""
-    rng, runs, audited, judged = np.random.default_rng(1), 2000, 300, 1000
+    rng = np.random.default_rng(1)
+    runs = 2000
+    audited = 300
+    judged = 1000
     positive = RATE * SENSITIVITY + (1 - RATE) * (1 - SPECIFICITY)
     seen = rng.binomial(judged, positive, runs) / judged
     positives = rng.binomial(audited, RATE, runs)
@@ -60,7 +65,8 @@ def test_the_corrected_interval_covers_the_truth_and_the_plain_one_does_not() ->
 
 
 def test_a_judge_that_knows_nothing_corrects_nothing() -> None:
-    rng, discriminating = np.random.default_rng(0), 0
+    rng = np.random.default_rng(0)
+    discriminating = 0
     for _ in range(400):
         discriminating += discriminates(rng.binomial(60, 0.5), 60, rng.binomial(60, 0.5), 60)
     assert discriminating < 20

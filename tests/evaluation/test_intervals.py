@@ -33,8 +33,10 @@ FEW = 4 * (0.05 * 0.95 / TABLES) ** 0.5  # four standard errors of a 95% coverag
 def test_an_interval_holds_the_truth_in_95_of_100_tables(name: str, helped: float) -> None:
     """The earlier two-level bootstrap covered 98 to 100 of 100, and found +3 points in half as many tables."""
     [case] = [case for case in CASES if case.name == name]
-    families, rng = case.families(), np.random.default_rng(3)
-    covering, detected = np.zeros(2), np.zeros(2)
+    families = case.families()
+    rng = np.random.default_rng(3)
+    covering = np.zeros(2)
+    detected = np.zeros(2)
     for _ in range(TABLES):
         outcomes, truths = case.table(rng)
         for i, question in enumerate(("these", "like")):
@@ -48,7 +50,8 @@ def test_an_interval_holds_the_truth_in_95_of_100_tables(name: str, helped: floa
 
 
 def test_families_that_differ_widen_what_is_said_of_others_alone() -> None:
-    case, rng = Case("", (28,) * 28, 0.05, 0.10), np.random.default_rng(0)
+    case = Case("", (28,) * 28, 0.05, 0.10)
+    rng = np.random.default_rng(0)
     widths = {True: 0.0, False: 0.0}
     for _ in range(20):
         outcomes, _ = case.table(rng)
@@ -69,7 +72,8 @@ def test_models_that_answer_alike_differ_by_as_little_as_so_many_prompts_tell() 
 
 def test_tasks_that_all_fail_alike_are_so_many_draws_of_other_tasks() -> None:
     """Not as many as they have prompts: twelve tasks at 0% leave room for one in six."""
-    families, outcomes = [str(i % 12) for i in range(240)], np.zeros((240, 1))
+    families = [str(i % 12) for i in range(240)]
+    outcomes = np.zeros((240, 1))
     of_tasks = Means(outcomes, families, drawn=True).share(0)
     assert of_tasks == Means(outcomes[:12], families[:12], drawn=True).share(0)
     assert 0.15 < of_tasks.high - of_tasks.low < 0.3
@@ -110,7 +114,8 @@ def test_that_nothing_got_worse_among_few_proves_little(prompts: int) -> None:
 
 @pytest.mark.parametrize("base", [0.0, 0.05])
 def test_a_claim_that_is_false_by_its_margin_holds_in_one_of_twenty(base: float) -> None:
-    rng, holding = np.random.default_rng(6), 0
+    rng = np.random.default_rng(6)
+    holding = 0
     for _ in range(TABLES):
         before = (rng.random(200) >= base).astype(float)
         policy = (rng.random(200) >= base + 0.02).astype(float)
@@ -122,10 +127,12 @@ def test_a_claim_holds_where_enough_prompts_show_that_nothing_changed() -> None:
     """With 15 of 100 answers that differ, half of them each way, so many prompts show it nine times in ten."""
     assert prompts_needed(0.15, 0.02, 0.05) == 3212
     assert prompts_needed(0.15, 0.05, 0.05) == 514
-    rng, holding = np.random.default_rng(8), 0
+    rng = np.random.default_rng(8)
+    holding = 0
     for _ in range(100):
         luck = rng.random(514)
-        policy, before = luck >= 0.075, (luck < 0.075) | (luck >= 0.15)
+        policy = luck >= 0.075
+        before = (luck < 0.075) | (luck >= 0.15)
         holding += p_of_shares(policy.astype(float), before.astype(float), 0.05) <= 0.05
     assert holding / 100 == pytest.approx(0.9, abs=0.12)
 

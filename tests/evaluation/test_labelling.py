@@ -21,7 +21,8 @@ POOL = pool(
 
 def labelled(score: Callable[[int, random.Random], float], pairwise: bool) -> Labelling:
     """Label every candidate with a score of its length in words, or with the preferences that follow from scores."""
-    rng, judgements = random.Random(0), list[Judgement]()
+    rng = random.Random(0)
+    judgements = list[Judgement]()
     for prompt, candidates in POOL.by_prompt():
         scores = {c.candidate_id: score(c.n_tokens, rng) for c in candidates}
         if not pairwise:
@@ -66,8 +67,10 @@ def test_a_task_has_the_judgements_of_its_prompts() -> None:
 
 
 def test_outcomes_of_one_prompt_are_one_draw() -> None:
-    hits, prompts = [i % 3 == 0 for i in range(100)], [str(i) for i in range(100)]
-    once, often = share(hits, prompts), share(hits * 20, prompts * 20)
+    hits = [i % 3 == 0 for i in range(100)]
+    prompts = [str(i) for i in range(100)]
+    once = share(hits, prompts)
+    often = share(hits * 20, prompts * 20)
     assert once and often
     assert astuple(often.rate) == pytest.approx(astuple(once.rate))
     assert often.total == 2000
@@ -76,12 +79,16 @@ def test_outcomes_of_one_prompt_are_one_draw() -> None:
 @pytest.mark.parametrize("truth", [0.6, 0.9])
 def test_the_interval_covers_the_truth_and_one_that_forgets_prompts_does_not(truth: float) -> None:
     """A prompt's eight outcomes share a probability (beta-binomial)."""
-    rng, runs, inside, inside_plain = np.random.default_rng(0), 400, 0, 0
+    rng = np.random.default_rng(0)
+    runs = 400
+    inside = 0
+    inside_plain = 0
     prompts = [str(i // 8) for i in range(480)]
     for _ in range(runs):
         chances = rng.beta(2 * truth, 2 * (1 - truth), 60)
         hits = (rng.random(480) < np.repeat(chances, 8)).tolist()
-        with_prompts, plain = share(hits, prompts), independent(sum(hits), 480)
+        with_prompts = share(hits, prompts)
+        plain = independent(sum(hits), 480)
         assert with_prompts is not None
         inside += with_prompts.rate.low <= truth <= with_prompts.rate.high
         inside_plain += plain.low <= truth <= plain.high

@@ -39,7 +39,9 @@ def inputs_of(chain: Chain, *overrides: str) -> dict[str, Path]:
 def test_the_shares_are_those_of_the_margins_that_the_training_measured(
     chain: Chain, tmp_path: Path
 ) -> None:
-    inputs, cfg, out = inputs_of(chain), evaluation(), work(tmp_path)
+    inputs = inputs_of(chain)
+    cfg = evaluation()
+    out = work(tmp_path)
     held_out = json.loads((inputs["policy"] / "held_out.json").read_text())
     margins = {row["id"]: row["margin"] for row in held_out}
     rows = [ids for _, ids in read_held_out(inputs, out)]
@@ -81,7 +83,8 @@ def test_what_the_context_does_not_hold_is_left_out_and_counted(
 
 @pytest.mark.slow
 def test_learnable_preferences_are_learnt_and_a_coins_are_not(chain: Chain, tmp_path: Path) -> None:
-    words, draw = ("alpha beta", "gamma delta"), random.Random(0)
+    words = ("alpha beta", "gamma delta")
+    draw = random.Random(0)
     intervals = dict[str, Any]()
     for name, choices in {"rule": (0,), "coin": (0, 1)}.items():
         rows = list[str]()
@@ -113,8 +116,12 @@ def test_cautions_are_what_became_worse_by_more_than_is_usual() -> None:
 
 def test_single_completions_have_the_share_of_comparisons_with_an_interval_that_covers_it() -> None:
     """Mann and Whitney's share; for scores one standard deviation apart it is Φ(1/√2)."""
-    true_share, draw, covered, tables = 0.5 * (1 + math.erf(0.5)), np.random.default_rng(0), 0, 200
-    desirable, names = np.arange(90) < 40, [str(i) for i in range(90)]
+    true_share = 0.5 * (1 + math.erf(0.5))
+    draw = np.random.default_rng(0)
+    covered = 0
+    tables = 200
+    desirable = np.arange(90) < 40
+    names = [str(i) for i in range(90)]
     for _ in range(tables):
         scores = draw.normal(size=90) + desirable
         values = placements(scores, desirable)

@@ -23,7 +23,8 @@ WORDS = {1: "right", -1: "wrong", 0: "neither"}
 @pytest.fixture
 def judged(tmp_path: Path) -> Path:
     """Forty prompts with six candidates, labelled by a judge that is right in 80% of comparisons and gives no ties."""
-    draw, judgements = random.Random(0), list[Judgement]()
+    draw = random.Random(0)
+    judgements = list[Judgement]()
     texts = ("YES", "YES ", "NO", "NAY", "yes", "yea")
     answers = {f"q{i}": [(candidate(f"q{i}", text), None) for text in texts] for i in range(40)}
     for name, candidates in answers.items():
@@ -62,7 +63,8 @@ def test_the_checks_say_of_every_strategys_own_pairs_what_they_are(
     for strategy in Strategy:
         cfg = block(strategy=strategy, max_per_prompt=2)
         metrics = pairs.run(cfg, {"judged": judged}, work(tmp_path / strategy))
-        verdicts, accuracy = counted(tmp_path / strategy), metrics["expected_accuracy"]
+        verdicts = counted(tmp_path / strategy)
+        accuracy = metrics["expected_accuracy"]
         assert accuracy == metrics["strategies"][strategy]["accuracy"]
         assert accuracy["pairs"] == verdicts.total() == metrics["pairs"]
         for word in WORDS.values():

@@ -23,7 +23,8 @@ def test_a_relative_floor_moves_with_its_prompt(constant: float) -> None:
     plain = rewards(0)
     floors = floors_by_prompt(plain, relative=True)
     assert all(floors[name] < min(scores) for name, scores in plain.items())
-    moved, expected = dict[str, list[float]](), dict[str, float]()
+    moved = dict[str, list[float]]()
+    expected = dict[str, float]()
     for i, (name, scores) in enumerate(plain.items()):
         shift = constant + 3.0 * i
         moved[name] = [score + shift for score in scores]
@@ -45,7 +46,9 @@ def test_an_absolute_floor_is_0_or_the_lowest() -> None:
 
 @pytest.mark.parametrize("constant", [-20.0, 0.1])
 def test_quantiles_know_no_constant_of_a_prompt(constant: float) -> None:
-    scores, moved, prompt_of = dict[str, float](), dict[str, float](), dict[str, str]()
+    scores = dict[str, float]()
+    moved = dict[str, float]()
+    prompt_of = dict[str, str]()
     for i, (prompt, rewards_of_prompt) in enumerate(rewards(1).items()):
         for j, score in enumerate(rewards_of_prompt):
             name = f"{prompt}/{j}"

@@ -16,7 +16,8 @@ RIGHT = [10, 16, 36, 20]  # answers of SFT and of three rounds that pass
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, Path]:
     """The answers of four models to validation prompts, beside a test prompt that no round may be judged by."""
-    check, examples = Check("equals", {"text": "yes"}), list[Example]()
+    check = Check("equals", {"text": "yes"})
+    examples = list[Example]()
     for i in range(PROMPTS + 1):
         fields = {"reference": "yes", "task": f"task {i % 2}", "checks": [check]}
         split = "validation" if i < PROMPTS else "test"

@@ -17,7 +17,8 @@ from tests.helpers import TINY, settings
 from tests.rows import candidate
 
 TITLES = {"base": "Base", "sft": "SFT", "policy": "DPO"}
-REFUSAL, MADE_UP = "I'm sorry, but I can't help with that.", "It is Anna Miller, with 99 of them."
+REFUSAL = "I'm sorry, but I can't help with that."
+MADE_UP = "It is Anna Miller, with 99 of them."
 # from a prompt and the form that it is asked in to an answer
 Policy = Callable[[Example, str], str]
 

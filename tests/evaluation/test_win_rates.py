@@ -35,7 +35,8 @@ LONGER_WINS = Judge("longer always wins", longer=CERTAIN, ties=0.0)
 def table(won: Any, longer_by: Any = 0, **columns: Any) -> Comparisons:
     """Return comparisons with these outcomes; by default people were not asked and no two answers are alike."""
     won = np.array(won, float)
-    nobody, nothing = np.full(len(won), np.nan), np.zeros(len(won))
+    nobody = np.full(len(won), np.nan)
+    nothing = np.zeros(len(won))
     filled = {
         "people": nobody,
         "shown_first": nothing,

@@ -11,7 +11,9 @@ NODES: dict[str, Any] = {
     "dpo": {"stage": "dpo"},
     "label": {"stage": "label", "settings": {"labeler": "verifier"}},
 }
-UP, DOWN, SAME = ((0.06, 0.03, 0.09), (-0.06, -0.09, -0.03), (0.01, -0.02, 0.03))
+UP = (0.06, 0.03, 0.09)
+DOWN = (-0.06, -0.09, -0.03)
+SAME = (0.01, -0.02, 0.03)
 
 
 def interval(numbers: tuple[float, float, float]) -> dict[str, float]:

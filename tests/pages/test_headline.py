@@ -35,7 +35,9 @@ def headline(groups: dict[str, Any], seeds: int = 1, trained: str = "it", **more
     return Headline(results(groups, **more), seeds, trained)
 
 
-HELPED, NOTHING, HURT = (0.086, 0.026, 0.158), (-0.017, -0.071, 0.034), (-0.1, -0.15, -0.05)
+HELPED = (0.086, 0.026, 0.158)
+NOTHING = (-0.017, -0.071, 0.034)
+HURT = (-0.1, -0.15, -0.05)
 
 
 def test_the_verdict_stands_with_what_it_is_of_and_how_far_it_reaches() -> None:
@@ -99,7 +101,9 @@ def test_what_to_do_next_is_a_command_of_this_run() -> None:
     checks = results({"seen tasks": group(HELPED)})
     learnt = results({}, learnt={"pairs": 26, "note": "too few to say"}, gives_verdict=["learnt"])
     waiting = results({}, judged={"sft": {"waiting": 31}}, gives_verdict=["checks", "judged"])
-    chat, export, seeds = f"{RUN} stage=chat", f"{RUN} stage=export", f"{RUN} 'seeds=[2,3]'"
+    chat = f"{RUN} stage=chat"
+    export = f"{RUN} stage=export"
+    seeds = f"{RUN} 'seeds=[2,3]'"
     assert commands(checks, True) == [chat, seeds]
     assert commands(checks, True, (1, 2, 3)) == commands(checks, None, ()) == [chat, export]
     assert commands(learnt, False)[0].startswith(f"{RUN} eval/judged=judge ")

@@ -72,7 +72,8 @@ def judged(chain: Chain) -> tuple[Chain, Path, str]:
     ):
         line = asking(one, two, first)
         build(chain.root, *line)
-        question_count, page = len(one.requests), chain.root / "labels.html"
+        question_count = len(one.requests)
+        page = chain.root / "labels.html"
         html = page.read_text()
         page.unlink()
         build(chain.root, *line, "stage=label")
@@ -91,7 +92,8 @@ def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_w
     assert sections(html) == ["known", "shares", "judges", "tasks", "cases", "made"]
     words = Counter(j.preference for j in Labelling.read(folder).judgements)
     assert f"{words['a'] + words['b']} preferences, {words['tie']} ties." in text_of(html)
-    judge_rows, count = rows(html, "judges"), len(Labelling.read(folder).preferences)
+    judge_rows = rows(html, "judges")
+    count = len(Labelling.read(folder).preferences)
     assert re.match(rf"{count} 0 50\.0% .* 0 of {count} ", judge_rows["judge-0"])
     assert re.match(rf"{count} 0 all {2 * count} .* all {count} ", judge_rows["judge-2"])
     assert "judge-0 and judge-1 say the same of 100.0%" in text_of(html, "judges")

@@ -79,7 +79,8 @@ def test_strengths_explain_the_wins_that_there_were() -> None:
 
 def judgements_of(order: str, *preferences: str) -> list[Judgement]:
     """Return a judgement for each preference `a>b` or `a=b` between candidates whose texts are letters."""
-    words, judgements = {">": "a", "=": "tie"}, list[Judgement]()
+    words = {">": "a", "=": "tie"}
+    judgements = list[Judgement]()
     ids = {name: candidate("q", name).candidate_id for name in order}
     for a, sign, b in preferences:
         judgements.append(Judgement("q", "judge", a=ids[a], b=ids[b], preference=words[sign]))
@@ -150,7 +151,8 @@ def test_the_table_says_what_each_strategy_gives(tmp_path: Path) -> None:
     tokens = {c.candidate_id: c.n_tokens for c in load(judged / "candidates.parquet", Candidate)}
     tables = list[dict[str, Any]]()
     for strategy in Strategy:
-        cfg, out = replace(MANY, strategy=strategy, max_per_prompt=2), tmp_path / strategy
+        cfg = replace(MANY, strategy=strategy, max_per_prompt=2)
+        out = tmp_path / strategy
         _, metrics = build_pairs(out, cfg, judged)
         pairs = load(out / "pairs.parquet", Pair)
         gaps = [tokens[p.chosen_id] - tokens[p.rejected_id] for p in pairs]

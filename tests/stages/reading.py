@@ -32,7 +32,9 @@ def ran(nodes: list[Node], out: StageDir) -> dict[str, Any]:
     """Merge the metrics and messages of several `source` stages; `out` collects examples, warnings and quarantine."""
     *sources, last = nodes
     merged = dict[str, Any]()
-    counts, messages, summaries = Counter[str](), list[str](), list[str]()
+    counts = Counter[str]()
+    messages = list[str]()
+    summaries = list[str]()
     for node in sources:
         own = work(out.path / node.fingerprint)
         try:

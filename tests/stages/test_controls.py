@@ -13,7 +13,8 @@ from stages.store.records import Candidate, Example, Pair, load
 from stages.store.sealed_json import load_json
 from tests.helpers import TINY, Chain, build, nodes, refused, settings
 
-CONTROL, RANDOM = "control=true", "control_pairs=random"
+CONTROL = "control=true"
+RANDOM = "control_pairs=random"
 BOTH = (CONTROL, "control_pairs=coin")
 
 
@@ -32,7 +33,8 @@ def controlled(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
 def test_a_coin_turns_about_half_of_the_same_pairs_around(controlled: Chain) -> None:
     candidates = load(controlled.folder("sample") / "candidates.parquet", Candidate)
     by_id = {c.candidate_id: c for c in candidates}
-    pairs, turned = pairs_of(controlled, "pairs"), 0
+    pairs = pairs_of(controlled, "pairs")
+    turned = 0
     for before, after in zip(pairs, pairs_of(controlled, "pairs_control"), strict=True):
         assert {after.chosen_id, after.rejected_id} == {before.chosen_id, before.rejected_id}
         assert after.split == before.split
@@ -50,7 +52,8 @@ def test_it_is_evaluated_beside_the_policy_and_is_no_target_of_stage_pairs(
     assert {"policy-control_pairs", "control_pairs-sft"} <= {*results["differences"]}
     manifest = controlled.manifest("control_pairs", *BOTH)
     assert model_kind("control_pairs", manifest) == "control_pairs"
-    graph, plain = nodes(controlled.root, *BOTH), nodes(controlled.root)
+    graph = nodes(controlled.root, *BOTH)
+    plain = nodes(controlled.root)
     for stage in ("pairs", "reference", "dpo"):
         requested = requested_nodes(settings(*TINY, *BOTH, f"stage={stage}"), graph)
         assert [node.fingerprint for node in requested] == [plain[stage].fingerprint]
@@ -90,7 +93,8 @@ def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) 
     examples = load(controlled.folder("select_control", *BOTH) / "examples.parquet", Example)
     trained = [(e.id, e.reference) for e in examples if e.split == "sft"]
     assert trained == [(p.id, p.chosen[0]["content"]) for p in pairs]
-    control, dpo = controlled.manifest("control", *BOTH), controlled.manifest("dpo", *BOTH)
+    control = controlled.manifest("control", *BOTH)
+    dpo = controlled.manifest("dpo", *BOTH)
     assert control["metrics"]["steps"] == dpo["metrics"]["steps"]
     assert control["inputs"]["base"]["fingerprint"] == dpo["inputs"]["policy"]["fingerprint"]
     for key in ("batch_size", "seed"):  # what decides the order
@@ -108,7 +112,8 @@ def test_a_control_keeps_the_contract_and_stands_in_every_table(controlled: Chai
 
 def test_a_control_of_several_rounds_follows_them_one_by_one(tmp_path: Path) -> None:
     graph = nodes(tmp_path, CONTROL, "rounds=2")
-    first, last = graph["control_1"], graph["control"]
+    first = graph["control_1"]
+    last = graph["control"]
     assert (first.inputs["base"], last.inputs["base"]) == (graph["sft"], first)
     assert first.inputs["data"].inputs["pairs"] == graph["pairs_1"]
     assert last.inputs["data"].inputs["pairs"] == graph["pairs"]

@@ -98,7 +98,8 @@ def test_bad_answers_are_left_out_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_task_of_ones_own_is_part_of_the_fingerprint(tmp_path: Path) -> None:
-    file, task = lines(tmp_path, [{"a": "1", "b": "2"}]), tmp_path / "own.yaml"
+    file = lines(tmp_path, [{"a": "1", "b": "2"}])
+    task = tmp_path / "own.yaml"
     fingerprints = set[str]()
     for ask in ("{{ a }}?", "What comes after {{ a }}?"):
         task.write_text(f'columns: {{a: a, b: b}}\nanswer: "{{{{ b }}}}"\nphrasings: ["{ask}"]\n')

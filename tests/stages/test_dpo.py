@@ -75,7 +75,8 @@ def train_pairs(inputs: dict[str, Path]) -> list[Pair]:
 
 
 def stored_trainer(inputs: dict[str, Path], cfg: DPO, folder: Path) -> StoredReferenceTrainer:
-    policy, out = inputs["policy"] / "model", work(folder)
+    policy = inputs["policy"] / "model"
+    out = work(folder)
     scored = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     ids = [pair.id for pair in train_pairs(inputs)]
     rows = [scored[name] for name in ids]
@@ -177,7 +178,8 @@ def test_no_token_budget_changes_the_references_log_probs(
     budget: int, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     """The pairs come in the order of their table."""
-    cfg, out = settings("recipe=tiny", "precision=fp32").reference, work(tmp_path)
+    cfg = settings("recipe=tiny", "precision=fp32").reference
+    out = work(tmp_path)
     cfg = replace(cfg, runtime=replace(cfg.runtime, token_budget=budget))
     reference.run(cfg, {"pairs": inputs["pairs"], "reference": inputs["policy"]}, out)
     stored = load(inputs["reference"] / "logprobs.parquet", PairLogProbs)

@@ -173,7 +173,8 @@ def test_rollouts_have_no_reward_for_a_form_alone_nor_for_a_topic_without_the_co
         Check("on_topic", {"topics": [["tide"]]}),
         Check("own_words", {"text": "Explain how the tides work."}),
     ]
-    example, completion = prompt("q", checks=checks), candidate("q", answer)
+    example = prompt("q", checks=checks)
+    completion = candidate("q", answer)
     [judgement] = Verifier().judge(example, [completion])
     [reward_judgement] = Verifier().judge_rollouts(Pool([example], [completion]))
     assert judgement.score == pytest.approx(share)
@@ -273,7 +274,8 @@ def test_a_task_gives_no_pair_more_than_it_may_where_prompts_give_several(
 
 
 def test_chosen_completions_keep_the_rules_where_quality_is_asked_for(tmp_path: Path) -> None:
-    loop, good = "The sea is wide. " * 6, "The tides rise twice a day."
+    loop = "The sea is wide. " * 6
+    good = "The tides rise twice a day."
     answers = {
         "q": [(candidate("q", loop), 1.0), (candidate("q", good), 0.5)],
         "r": [(candidate("r", good), 1.0), (candidate("r", loop), 0.0)],

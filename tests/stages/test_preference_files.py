@@ -180,11 +180,10 @@ def test_every_row_is_a_pair_the_right_way_round_or_counted_by_its_reason(
         assert pair.chosen[0]["content"] > pair.rejected[0]["content"]
 
 
-ASK, MORE = turn("q", "user"), turn("and?", "user")
-LONG, SHORT = (
-    [turn("2 yes"), MORE, turn("2 so")],
-    [turn("1 no"), turn("how?", "user"), turn("1 or")],
-)
+ASK = turn("q", "user")
+MORE = turn("and?", "user")
+LONG = [turn("2 yes"), MORE, turn("2 so")]
+SHORT = [turn("1 no"), turn("how?", "user"), turn("1 or")]
 
 
 REFUSED = {

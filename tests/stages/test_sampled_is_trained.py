@@ -92,7 +92,8 @@ def test_every_pair_trains_the_ids_that_were_drawn(
     expected = set[tuple[tuple[int, ...], int]]()
     reasons = set[str]()
     for pair in pairs_of(inputs):
-        prompt, reference = contract.prompt(pair.prompt), scored[pair.id]
+        prompt = contract.prompt(pair.prompt)
+        reference = scored[pair.id]
         chosen = drawn[pair.prompt_id, pair.chosen_id]
         rejected = drawn[pair.prompt_id, pair.rejected_id]
         assert (reference.prompt_ids, reference.chosen_ids) == (prompt, chosen.token_ids)
@@ -113,7 +114,8 @@ def test_every_pair_trains_the_ids_that_were_drawn(
             return
         columns = (batch["input_ids"], batch["attention_mask"], batch["labels"])
         for ids, mask, labels in zip(*columns, strict=True):
-            sequence, trained = ids[mask.bool()].tolist(), labels[labels != -100].tolist()
+            sequence = ids[mask.bool()].tolist()
+            trained = labels[labels != -100].tolist()
             assert sequence[-len(trained) :] == trained
             seen.add((tuple(sequence), len(trained)))
 
@@ -139,7 +141,8 @@ def test_a_rejected_completion_that_was_cut_off_does_not_teach_not_to_stop(
 
     def stops(folder: Path) -> float:
         """Mean log-prob of the end of turn after a rejected completion that was cut off."""
-        model, total = load_model(folder / "model"), 0.0
+        model = load_model(folder / "model")
+        total = 0.0
         for s in cut:
             with torch.no_grad():
                 logits = model(torch.tensor([s.prompt_ids + s.rejected_ids])).logits[0, -1]
@@ -169,7 +172,8 @@ def test_ids_of_another_tokenizer_or_text_are_tokenised_anew_counted_and_told(
     changed, metrics, [warning] = rescored(inputs, tmp_path / "changed", change)
     assert metrics["retokenised"] == 3
     assert warning.startswith("3 of ")
-    before, after = scored_of(inputs), scored_of(changed)
+    before = scored_of(inputs)
+    after = scored_of(changed)
     assert {i for i in before if before[i].chosen_ids != after[i].chosen_ids} <= {foreign, edited}
     assert contract.text(after[edited].chosen_ids).endswith(" indeed")
 
@@ -220,12 +224,11 @@ def test_a_sampler_of_ones_own_draws_under_the_models_tokenizer(
     """Its ids are trained as they are, so they must end a turn where it says that they do, and nowhere else."""
     token_ids = [contract.stop_ids[0] if i == "end" else i for i in ids]
     sampler = type("Fixed", (FixedSampler,), {"completion": Completion(token_ids, reason)})
-    cfg, out = settings("recipe=tiny").sample, work(tmp_path)
+    cfg = settings("recipe=tiny").sample
+    out = work(tmp_path)
     prompts = load(sampled.folder("sample", *CUT) / "prompts.parquet", Example)[:1]
-    model, decoding = (
-        sampled.folder("sft") / "model",
-        Decoding([1.0], 4, cfg.precision, cfg.runtime),
-    )
+    model = sampled.folder("sft") / "model"
+    decoding = Decoding([1.0], 4, cfg.precision, cfg.runtime)
     arguments = (prompts, contract, model, decoding, "sample", out, Dropped(out, "prompts"))
     if ends is not None:
         with pytest.raises(UserError, match=f"{ends} of its {len(ids)} tokens end a turn"):

@@ -36,7 +36,8 @@ def judged(folder: Path, prompts: list[Example], candidates: list[Candidate]) ->
     """A pool that the verifier has judged, and the data it comes from."""
     judgements = Verifier().judge_all(Pool(prompts, candidates))
     rows.save_pool(folder, prompts, candidates, [*judgements])
-    answered, tested = prompt("with", reference="Given."), replace(prompt("test"), split="test")
+    answered = prompt("with", reference="Given.")
+    tested = replace(prompt("test"), split="test")
     save(folder / "examples.parquet", [*prompts, answered, tested], Example)
     return {"judged": folder, "data": folder}
 

@@ -98,7 +98,8 @@ def test_each_answer_is_trained_after_the_prompt_as_it_is_generated(tmp_path: Pa
     assert content in template
     tokenizer.chat_template = template.replace(content, last_thought)
     answers = ["<think>\nhm one\n</think>\n\none", "<think>\nhm two\n</think>\n\ntwo"]
-    contract, out = establish(tokenizer, "own"), work(tmp_path)
+    contract = establish(tokenizer, "own")
+    out = work(tmp_path)
     rows = read_rows([conversation("t", answers, None)], contract, CFG, out).train
     end = contract.tokenizer.eos_token
     assert trained_text(contract, rows, packing=False) == [answer + end for answer in answers]

@@ -81,7 +81,8 @@ def byte_level(special: list[str]) -> Tokenizer:
 
 def llama3(folder: Path) -> PreTrainedTokenizerBase:
     """BOS before every text, turn tokens, no pad token."""
-    bos, eos = "<|begin_of_text|>", "<|end_of_text|>"
+    bos = "<|begin_of_text|>"
+    eos = "<|end_of_text|>"
     turns = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     backend = byte_level([bos, eos, "<|reserved_special_token_0|>", *turns])
     backend.post_processor = processors.TemplateProcessing(
@@ -229,7 +230,8 @@ def only(root: Path, stage: str) -> Path:
 
 @pytest.mark.parametrize("name", slow_but(FAMILIES, "llama3"))
 def test_a_true_base_of_every_family_goes_through_the_pipeline(name: str, tmp_path: Path) -> None:
-    family, root = FAMILIES[name], tmp_path / "outputs"
+    family = FAMILIES[name]
+    root = tmp_path / "outputs"
     base = base_folder(family, tmp_path / name)
     target = "stage=sample" if name == "llama3" else "stage=dpo"
     rates = ("sft.learning_rate=5e-3", "dpo.learning_rate=1e-3")

@@ -20,7 +20,8 @@ def build_unpaired(
     folder: Path, judged: Path, **keys: Any
 ) -> tuple[dict[str, bool], dict[str, Any]]:
     """The label of each text, and the metrics."""
-    out, cfg = work(folder), replace(settings("recipe=tiny").unpaired, **keys)
+    out = work(folder)
+    cfg = replace(settings("recipe=tiny").unpaired, **keys)
     metrics = unpaired.run(cfg, {"judged": judged}, out)
     rows = load(out / "unpaired.parquet", UnpairedPreference)
     assert [row.prompt[-1]["content"] for row in rows] == [row.prompt_id for row in rows]
@@ -104,7 +105,8 @@ def test_no_other_node_knows_of_it(tmp_path: Path) -> None:
 def test_who_evaluates_without_a_held_out_completion_is_told_how_to_get_some(
     tmp_path: Path,
 ) -> None:
-    judged, out = judged_pool(tmp_path / "pool", SCORED), work(tmp_path / "out")
+    judged = judged_pool(tmp_path / "pool", SCORED)
+    out = work(tmp_path / "out")
     cfg = replace(settings("recipe=tiny", "align=kto").unpaired, validation_fraction=1e-9)
     assert unpaired.run(cfg, {"judged": judged}, out)["held_out"] == 0
     assert any("Raise unpaired.validation_fraction" in line for line in out.warnings)

@@ -20,7 +20,8 @@ from stages.training.end_of_turn import (
 from tests.helpers import Chain, build, settings
 from tests.rows import work
 
-UNUSED, COSINE = 2000, 0.91
+UNUSED = 2000
+COSINE = 0.91
 TURNS = ("<|im_start|>", "<|im_end|>")
 SIZES = (
     "template=chatml",
@@ -32,14 +33,16 @@ SIZES = (
     "data.tasks.sft=96",
     "data.tasks.preference=32",
 )
-COOL, HOT = "sample.temperatures=[0.4]", "sample.temperatures=[0.9]"
+COOL = "sample.temperatures=[0.4]"
+HOT = "sample.temperatures=[0.9]"
 
 
 def base_that_never_chatted(folder: Path) -> Path:
     """The tiny base with unused tokens. In its embedding, which is the output's too, rows of these and of the turns'
     tokens share a direction."""
     stages.base.run(settings("recipe=tiny").model, {}, work(folder))
-    tokenizer, model = load_tokenizer(folder / "model"), load_model(folder / "model")
+    tokenizer = load_tokenizer(folder / "model")
+    model = load_model(folder / "model")
     used = len(tokenizer)
     tokenizer.add_tokens([AddedToken(f"<unused{i}>", special=True) for i in range(UNUSED)])
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -91,7 +94,8 @@ def test_with_a_row_of_its_own_the_end_of_turn_is_learnt_and_kept(
 def test_the_new_row_is_that_of_the_end_of_sequence_unless_that_is_untrained_too(
     base: Path, tied: bool
 ) -> None:
-    model, tokenizer = load_model(base), load_tokenizer(base)
+    model = load_model(base)
+    tokenizer = load_tokenizer(base)
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     rows = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)

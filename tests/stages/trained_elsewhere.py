@@ -62,7 +62,8 @@ def preferences(long: bool = False) -> list[Row]:
     return rows
 
 
-TRAINED, HELD_OUT = slice(0, 120), slice(120, None)
+TRAINED = slice(0, 120)
+HELD_OUT = slice(120, None)
 
 
 def write_rows(rows: Sequence[Row], file: Path) -> Path:
