@@ -1,5 +1,5 @@
 """Measure how far a judge, and length alone, agree with people: `python -m tests.bench.agreement [URL MODEL]
-[rows=100] [sets=PandaLM,…] [threads=1]`.
+[rows=100] [sets=PandaLM,…]`.
 
 Pairs of PandaLM's annotators, of LLMBar, of HH's raters and of AlpacaEval (whose labels are GPT-4's), so many of each,
 drawn by content. Without a server the judge is the embedded 135M model (`tests/bench/judge.py`); its answers are kept.
@@ -10,10 +10,10 @@ import gzip
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from statistics import fmean
 from typing import Any, NamedTuple
 
-from stages.evaluation.agreement import share as independent
 from stages.evaluation.labelling import share
 from stages.formats.transcripts import parse_transcript
 from stages.store.records import Message, content_id
@@ -99,59 +99,46 @@ SETS = {
 
 def longer(rows: list[Known]) -> float:
     """The share of pairs whose better answer is the longer one, in characters; equal lengths count half."""
-    return sum(
-        (len(r.better) > len(r.worse)) + (len(r.better) == len(r.worse)) / 2 for r in rows
-    ) / len(rows)
+    return fmean(length_order(len(row.better), len(row.worse)) for row in rows)
 
 
-def measure_agreement(rows: list[Known], named_judge: judge.Named) -> Mapping[str, str]:
-    """Judge the rows and return the figures as text. A hash of the content decides which answer comes first."""
+def length_order(better: int, worse: int) -> float:
+    if better == worse:
+        return 0.5
+    return float(better > worse)
+
+
+def tell(name: str, rows: list[Known], named_judge: judge.Named) -> None:
+    """Judge the rows and tell the figures. A hash of the content decides which answer comes first."""
     candidate_pool = judge.pool(rows)
     judgements = judge.judge_pool(candidate_pool, named_judge)
     verdicts = judge.verdicts_of(candidate_pool, judgements)
-    decided = [
-        (answer == 0, content_id(row.messages))
-        for answer, row in zip(verdicts, rows, strict=True)
-        if answer in (0, 1)
-    ]
-    right = share([hit for hit, _ in decided], [prompt for _, prompt in decided])
-    flips = [not j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
-    hits = sum(hit for hit, _ in decided) + verdicts.count("tie") / 2
-    turned = independent(sum(flips), len(flips)) if flips else None
-    return {
-        "missing": str(verdicts.count(None)),
-        "order changes it": f"{turned.mean:.0%} ({turned.low:.0%} to {turned.high:.0%})"
-        if turned
-        else "-",
-        "decides": str(len(decided)),
-        "right of these": f"{right.rate.mean:.1%} ({right.rate.low:.1%} to {right.rate.high:.1%})"
-        if right
-        else "-",
-        "right, ties half": f"{hits / max(1, len(verdicts)):.1%}",
-    }
+    right = list[bool]()
+    prompts = list[str]()
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if verdict in (0, 1):
+            right.append(verdict == 0)
+            prompts.append(content_id(row.messages))
+    logging.info("%s: %d pairs, the longer wins %.1f%%", name, len(rows), 100 * longer(rows))
+    rate = share(right, prompts)
+    if rate:
+        bounds = f"{rate.rate.mean:.1%} ({rate.rate.low:.1%} to {rate.rate.high:.1%})"
+        logging.info("    right in %s of %d that it decides", bounds, len(right))
+    turned = [not j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
+    logging.info("    another order changes %d of %d", sum(turned), len(turned))
+    logging.info("    %d ties, %d missing", verdicts.count("tie"), verdicts.count(None))
 
 
-def main(words: list[str], rows: int, names: list[str], threads: int) -> None:
-    with judge.serving(words, threads) as named_judge:
+def main(words: list[str], rows: int, names: list[str]) -> None:
+    with judge.serving(words) as named_judge:
         for name in names:
-            whole = SETS[name]()
-            drawn = sorted(whole, key=content_id)[:rows]
-            cells = measure_agreement(drawn, named_judge)
-            logging.info(
-                "%-16s %4d of %4d  the longer wins %.1f%% (of all %.1f%%)  %s",
-                name,
-                len(drawn),
-                len(whole),
-                100 * longer(drawn),
-                100 * longer(whole),
-                "  ".join(f"{what} {figure}" for what, figure in cells.items()),
-            )
+            tell(name, sorted(SETS[name](), key=content_id)[:rows], named_judge)
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    arguments = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-    set_names = arguments.get("sets", ",".join(SETS)).split(",")
-    served = [word for word in sys.argv[1:] if "=" not in word]
-    main(served, int(arguments.get("rows", ROWS)), set_names, int(arguments.get("threads", 1)))
+    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    set_names = options.get("sets", ",".join(SETS)).split(",")
+    server = [word for word in sys.argv[1:] if "=" not in word]
+    main(server, int(options.get("rows", ROWS)), set_names)

@@ -14,10 +14,14 @@ MEASURE = "--measure"
 Settings = TypeVar("Settings", bound=Any)
 
 
+def no_measure(cfg: Any) -> dict[str, Any]:
+    raise NotImplementedError
+
+
 def run(
     kind: type[Settings],
     compare: Callable[[Settings], None],
-    measure: Callable[..., dict[str, Any]],
+    measure: Callable[..., dict[str, Any]] = no_measure,
 ) -> None:
     """Compare under the settings that the command line gives; or, in a process that `measured` started, measure."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")

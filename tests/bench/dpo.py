@@ -6,11 +6,10 @@ Three ways to train a few epochs, alternating, each time in a process of its own
     trl_tuned  without checkpointing, the reference's log-probs given, at the micro-batch that suits it best
     ours       what stage=dpo does
 
-Same model, pairs, order, effective batch and precision. The first epoch is told apart: it gets its memory from the
-system, page by page, which later ones have already. Prints medians of an epoch with their spread, pairs and true
-tokens (every prompt and completion once) per second, the model's operations (`flops.py`) as a share of what this
-machine's matrix products reach, peak memory, and how far the losses are apart; writes all of it as JSON. For sequences
-of 200 tokens: `lengths=100+100 arms=ours`.
+Same model, pairs, order, effective batch and precision. The first epoch is not timed: it gets its memory from the
+system, page by page, which later ones have already. Prints medians of an epoch with their spread, true tokens (every
+prompt and completion once) per second, peak memory, and losses. For sequences of 200 tokens: `lengths=100+100
+arms=ours`.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from tests.bench.dpo_trainers import TOKENS
 from tests.helpers import DATA, ROOT
 
 ARMS = ("trl", "trl_tuned", "ours")
+MEANS = (425, 312, 341)  # tokens of prompt, chosen and rejected in the real set
 
 
 @dataclass
@@ -56,7 +56,6 @@ class Settings:
     repeats: int = 5
     arms: str = " ".join(ARMS)
     seed: int = 0
-    out: str = "outputs/bench/dpo.json"
 
 
 def main(cfg: Settings) -> None:
@@ -69,43 +68,17 @@ def main(cfg: Settings) -> None:
 
 
 def tell(cfg: Settings, rounds_by_arm: dict[str, list[dict[str, Any]]]) -> None:
-    """The table, and the JSON beside it."""
-    medians = {
-        epoch: {
-            arm: statistics.median(r[epoch] for r in results)
-            for arm, results in rounds_by_arm.items()
-        }
-        for epoch in ("later", "first")
-    }
     for arm, results in rounds_by_arm.items():
-        tokens, losses = (
-            results[0]["tokens"],
-            " ".join(f"{loss:.5f}" for loss in results[0]["losses"]),
+        seconds = [result["seconds"] for result in results]
+        median = statistics.median(seconds)
+        memory = max(result["memory"] for result in results) / 2**30
+        losses = " ".join(f"{loss:.5f}" for loss in results[0]["losses"])
+        logging.info(
+            "%-10s %6.1f s an epoch (%.1f to %.1f)", arm, median, min(seconds), max(seconds)
         )
         logging.info(
-            "%-10s %5.1f GiB  %4.1f%% of peak  losses %s",
-            arm,
-            max(r["memory"] for r in results) / 2**30,
-            100 * statistics.median(r["share_of_peak"] for r in results),
-            losses,
+            "    %.1f tokens/s, %.1f GiB, losses %s", results[0]["tokens"] / median, memory, losses
         )
-        for epoch, of_arms in medians.items():
-            seconds, median = [r[epoch] for r in results], of_arms[arm]
-            logging.info(
-                "    %s: %6.1f s (%.1f to %.1f)  %6.3f pairs/s %7.0f tokens/s  %s",
-                epoch,
-                median,
-                min(seconds),
-                max(seconds),
-                cfg.pairs / median,
-                tokens / median,
-                "  ".join(
-                    f"{of_arms[other] / median:4.2f}x {other}" for other in of_arms if other != arm
-                ),
-            )
-    out = ROOT / cfg.out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"settings": asdict(cfg), "results": rounds_by_arm}, indent=2))
 
 
 def embedded() -> str:
@@ -122,24 +95,15 @@ def prepare(cfg: Settings) -> list[dict[str, Any]]:
     from stages.store.records import PairLogProbs
 
     tokenizer = load_tokenizer(Path(cfg.model))
-    scored = [PairLogProbs(str(i), *ids, [], []) for i, ids in enumerate(lengths(cfg, tokenizer))]
-    device = resolve_device("auto")
-    model = install_scoring(load_model(Path(cfg.model), device=device))
-    rows = []
-    for pair in scored:
+    model = install_scoring(load_model(Path(cfg.model), device=resolve_device("auto")))
+    rows = list[dict[str, Any]]()
+    for i, ids in enumerate(lengths(cfg, tokenizer)):
+        pair = PairLogProbs(str(i), *ids, [], [])
         [(chosen, rejected)] = pair_log_probs(
             model, [pair], tokenizer.pad_token_id, Precision(cfg.precision)
         )
-        rows.append(
-            {
-                "id": pair.id,
-                "prompt_ids": pair.prompt_ids,
-                "chosen_ids": pair.chosen_ids,
-                "rejected_ids": pair.rejected_ids,
-                "ref_chosen_logps": sum(chosen),
-                "ref_rejected_logps": sum(rejected),
-            }
-        )
+        log_probs = {"ref_chosen_logps": sum(chosen), "ref_rejected_logps": sum(rejected)}
+        rows.append({"id": str(i), **dict(zip(TOKENS, ids, strict=True)), **log_probs})
     return rows
 
 
@@ -148,21 +112,23 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
     draw = random.Random(cfg.seed)
     file = DATA / "formats" / "lf_dpo_en_demo.json.gz"
     if cfg.lengths == "real" and file.exists():
-        pairs = list(real(file, cfg.max_length, tokenizer))
-        return draw.sample(pairs, cfg.pairs)
+        return draw.sample([*real(file, cfg.max_length, tokenizer)], cfg.pairs)
+    pairs = list[tuple[list[int], list[int], list[int]]]()
+    for _ in range(cfg.pairs):
+        if cfg.lengths in ("real", "drawn"):
+            sizes = [drawn_length(mean, cfg.max_length, draw) for mean in MEANS]
+        else:
+            prompt, completion = map(int, cfg.lengths.split("+"))
+            sizes = [prompt, completion, completion]
+        vocabulary = range(1000, len(tokenizer))
+        prompt_ids, chosen, rejected = (draw.choices(vocabulary, k=size) for size in sizes)
+        pairs.append((prompt_ids, chosen, rejected))
+    return pairs
 
-    def word(n):
-        return [draw.randrange(1000, len(tokenizer)) for _ in range(n)]
 
-    if cfg.lengths not in ("real", "drawn"):
-        prompt, completion = map(int, cfg.lengths.split("+"))
-        return [(word(prompt), word(completion), word(completion)) for _ in range(cfg.pairs)]
-
-    # Log-normal, with the means of the real set: prompt 425, chosen 312, rejected 341 tokens.
-    def length(mean):
-        return min(max(8, round(draw.lognormvariate(0, 0.6) * mean / 1.2)), cfg.max_length // 2)
-
-    return [(word(length(425)), word(length(312)), word(length(341))) for _ in range(cfg.pairs)]
+def drawn_length(mean: float, max_length: int, draw: random.Random) -> int:
+    """Log-normal, as the lengths of the real set."""
+    return min(max(8, round(draw.lognormvariate(0, 0.6) * mean / 1.2)), max_length // 2)
 
 
 def real(file: Path, max_length: int, tokenizer: Any) -> Any:
@@ -185,46 +151,41 @@ def real(file: Path, max_length: int, tokenizer: Any) -> Any:
 
 
 class Clock(TrainerCallback):
-    """Seconds of every epoch's steps, by the wall's clock and of computing."""
+    """Seconds of every epoch's steps."""
 
     def __init__(self) -> None:
-        self.epochs, self.computed = list[float](), list[float]()
+        self.epochs = list[float]()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.epochs.append(0.0)
-        self.computed.append(0.0)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.began, self.had_computed = time.perf_counter(), time.process_time()
+        self.began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
         self.epochs[-1] += time.perf_counter() - self.began
-        self.computed[-1] += time.process_time() - self.had_computed
 
 
 def time_epochs(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
-    """Seconds of the first epoch over the rows in a file and of a later one, losses, and the peak of memory."""
+    """Seconds of an epoch after the first over the rows in a file, losses, and the peak of memory."""
     rows: list[dict[str, Any]] = json.loads(Path(file).read_text())
     from stages.hardware import allocator, machine
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.model)
-    is_ours = arm.startswith("ours")
     # as every stage is run
-    memory = allocator.keep_freed_memory() if is_ours else contextlib.nullcontext()
+    memory = allocator.keep_freed_memory() if arm.startswith("ours") else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
         trainer = dpo_trainers.build_trainer(arm, cfg, rows, tokenizer, Path(folder))
-        dpo_trainers.warm_up(
-            trainer, min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"]))
-        )
+        shortest = min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"]))
+        dpo_trainers.warm_up(trainer, shortest)
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()
     return {
-        "first": clock.epochs[0],
-        "later": statistics.mean(clock.epochs[1:]),
+        "seconds": statistics.mean(clock.epochs[1:]),
         "tokens": sum(len(row[name]) for row in rows for name in TOKENS),
         "losses": [point["loss"] for point in trainer.state.log_history if "loss" in point],
         "memory": machine.peak_gpu_memory() or machine.peak_memory(),
@@ -232,19 +193,11 @@ def time_epochs(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
 
 
 def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
-    """Figures of an arm, with its share of the machine's peak rate; or `prepare`, which writes the rows."""
+    """Figures of an arm; or `prepare`, which writes the rows."""
     if arm == "prepare":
         Path(file).write_text(json.dumps(prepare(cfg)))
         return {}
-    figures = time_epochs(cfg, arm, file)
-    from stages.store.records import PairLogProbs
-    from tests.bench import flops
-
-    rows, shape = json.loads(Path(file).read_text()), flops.empty(Path(cfg.model))
-    scored = [PairLogProbs(str(r["id"]), *(r[name] for name in TOKENS), [], []) for r in rows]
-    peak = statistics.median(flops.peaks(shape)[cfg.precision])
-    share = 3 * flops.forward(shape, flops.of_pairs(scored)) / figures["later"] / peak
-    return figures | {"share_of_peak": share}
+    return time_epochs(cfg, arm, file)
 
 
 if __name__ == "__main__":

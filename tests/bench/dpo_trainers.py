@@ -17,10 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.rows import work
 
-TOKENS, REFERENCE = (
-    ("prompt_ids", "chosen_ids", "rejected_ids"),
-    ("ref_chosen_logps", "ref_rejected_logps"),
-)
+TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 LEARNING_RATE = 1e-5
 OURS: dict[str, dict[str, Any]] = {
     "ours": {},
@@ -135,7 +133,6 @@ def trl_adapter(cfg: Any) -> dict[str, Any]:
 
 def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:
     """Build the trainer as stage=dpo does."""
-
     from stages.config.blocks.arguments import DPOArguments
     from stages.models.loading import load_model, resolve_device
     from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
@@ -144,40 +141,33 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
     from stages.training.batches import EpochSchedule
     from tests.helpers import settings
 
-    overrides = [
-        f"{key}={getattr(cfg, key)}"
-        for key in ("batch_size", "max_length", "precision", "adapter", "epochs")
-    ]
-    forward = "padded" if arm == "ours_padded" else "shared_prefix"
-    overrides += [
-        f"learning_rate={LEARNING_RATE}",
-        f"forward={forward}",
-        "loss_type=[sigmoid]",
-        "loss_weights=null",
-    ]
-    overrides += [f"runtime.micro_batch={cfg.our_micro_batch}"]
-    overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
-    block = settings(*(f"dpo.{override}" for override in overrides)).dpo
+    shared = ("batch_size", "max_length", "precision", "adapter", "epochs", "seed")
+    block = settings(
+        *(f"dpo.{key}={getattr(cfg, key)}" for key in shared),
+        f"dpo.learning_rate={LEARNING_RATE}",
+        f"dpo.forward={'padded' if arm == 'ours_padded' else 'shared_prefix'}",
+        "dpo.loss_type=[sigmoid]",
+        "dpo.loss_weights=null",
+        f"dpo.runtime.micro_batch={cfg.our_micro_batch}",
+        f"dpo.runtime.gradient_checkpointing={cfg.our_checkpointing}",
+    ).dpo
     block.trainer = DPOArguments(
         **OURS[arm], lr_scheduler_type="constant", extra={"save_strategy": "no"}
     )
-    block.seed = cfg.seed
     out = work(folder)
+    model = Path(cfg.model)
     args = training_arguments(block, out, **StoredReferenceTrainer.arguments)
     rows = dataset.select_columns([*TOKENS, *REFERENCE])
     for name in ("chosen_mask", "rejected_mask"):  # every completion token counts
         rows = rows.add_column(name, [None] * len(rows))
-    model = Path(cfg.model)
     block = budget.decide_open_settings(block, args, model, out)
+    policy = load_model(model, block.start_weights, resolve_device("auto"))
+    ids = [str(i) for i in range(len(rows))]
     return StoredReferenceTrainer(
-        trainable_model(
-            load_model(model, block.start_weights, resolve_device("auto")), Path(), block, out
-        ),
+        trainable_model(policy, Path(), block, out),
         cfg=block,
         out=out,
-        schedule=EpochSchedule(
-            [str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"
-        ),
+        schedule=EpochSchedule(ids, block.batch_size, block.seed, "dpo"),
         args=args,
         train_dataset=rows,
         processing_class=tokenizer,
@@ -186,7 +176,8 @@ def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
 
 def warm_up(trainer: Any, row: dict[str, Any]) -> None:
     """Libraries load and kernels are chosen at the first forward and backward: not what is measured."""
-    model, device = trainer.model, trainer.accelerator.device
+    model = trainer.model
+    device = trainer.accelerator.device
     ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]] * 2, device=device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=trainer.args.bf16):
         model(

@@ -66,15 +66,13 @@ class Size:
 def llama(
     hidden: int, intermediate: int, layers: int, heads: int, vocabulary: int
 ) -> dict[str, Any]:
-    config = {
+    return {
         "model_type": "llama",
         "hidden_size": hidden,
         "intermediate_size": intermediate,
-        "vocab_size": vocabulary,
-    }
-    return config | {
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
+        "vocab_size": vocabulary,
         "tie_word_embeddings": True,
     }
 
@@ -87,61 +85,25 @@ def published(name: str) -> dict[str, Any]:
     return config
 
 
-def gemma(
-    hidden: int, intermediate: int, layers: int, heads: int, key_heads: int
-) -> dict[str, Any]:
-    config = llama(hidden, intermediate, layers, heads, 262208) | {"model_type": "gemma3_text"}
-    return config | {"num_key_value_heads": key_heads, "head_dim": 256, "sliding_window": 1024}
-
-
-def qwen(
-    kind: str, hidden: int, intermediate: int, layers: int, heads: int, key_heads: int, **more: Any
-) -> dict[str, Any]:
-    config = llama(hidden, intermediate, layers, heads, 151936) | {"model_type": kind}
-    return config | {"num_key_value_heads": key_heads, **more}
-
-
-# Checked on 2026-11-29 against what others state; the hub's config.json files were not at hand. Llama-3.1-8B, Qwen3-8B
-# and Qwen3.5-4B: scripts/models/ of vllm-project/vime, where of these three only Qwen3.5-4B ties its embeddings.
-# Gemma-3-4B: transformers' convert_gemma3_weights.py; the vocabulary has 64 rows more for images. Qwen3.5-4B's linear
-# attention has the sizes of transformers' defaults.
 MODELS = {
     "tiny": llama(64, 128, 2, 4, 1024),
     "SmolLM2-135M": published("smollm2_135m"),
     "SmolLM2-1.7B": llama(2048, 8192, 24, 32, 49152),
     "Llama-3.1-8B": published("llama31_8b"),
-    "Qwen3-8B": qwen("qwen3", 4096, 12288, 36, 32, 8, head_dim=128, tie_word_embeddings=False),
-    "Gemma-3-4B": gemma(2560, 10240, 34, 8, 4),
-    "Qwen3.5-4B": qwen("qwen3_5_text", 2560, 9216, 32, 16, 4, head_dim=256, vocab_size=248320),
 }
-# tokens of a row, with rows per step and the rows of TRL's first micro-batch
-LENGTHS = {"4k": (4096, 16, 4), "16k": (16_384, 4, 1)}
-
-
-def long(model: str, length: str) -> Size:
-    tokens, rows, micro_batch = LENGTHS[length]
-    return Size(model, rows, 2, 64, micro_batch=micro_batch, max_length=tokens, adapter="lora")
-
-
+TINY: dict[str, Any] = {
+    "answer": 8,
+    "max_length": 128,
+    "lengths": "20+12",
+    "chain": ("recipe=tiny",),
+}
+LONG: dict[str, Any] = {"micro_batch": 4, "max_length": 4096, "adapter": "lora"}
 SIZES = {  # in the order in which they are measured
-    "tiny": Size(
-        "tiny",
-        4,
-        2,
-        prompts=4,
-        answer=8,
-        max_length=128,
-        lengths="20+12",
-        chain=("recipe=tiny",),
-    ),
+    "tiny": Size("tiny", 4, 2, prompts=4, **TINY),
     "0.1B": Size("SmolLM2-135M", 64, 8, prompts=256),
     "1.7B": Size("SmolLM2-1.7B", 64, 4, prompts=256, micro_batch=16),
     "8B": Size("Llama-3.1-8B", 64, 2, prompts=128, micro_batch=16, adapter="lora"),
-}
-SIZES |= {
-    f"{model}-{length}": long(model, length)
-    for length in LENGTHS
-    for model in ("Llama-3.1-8B", "Qwen3-8B", "Gemma-3-4B", "Qwen3.5-4B")
+    "Llama-3.1-8B-4k": Size("Llama-3.1-8B", 16, 2, prompts=64, **LONG),
 }
 
 

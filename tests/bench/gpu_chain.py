@@ -9,15 +9,12 @@ models have random weights in the shapes of published ones. Those from 4B on tra
     cells     patterns of stage/variant: `dpo/*` or `*/stage`
     rounds    of every cell that is not a whole stage
     minutes   after which no measurement starts
-    price     dollars of an hour of this machine, for the costs of whole chains
     out       the record (`gpu_record.py`), written after each measurement. The same command goes on with it
-    against   an earlier record: the command fails if a figure is more than 5% worse
     work      models, pairs and stores, which further commands use again
 """
 
 import logging
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +27,9 @@ from tests.bench.gpu_cells import CHAIN, NODE, SIZES, VARIANTS
 from tests.bench.gpu_record import Cell, Record
 from tests.helpers import ROOT
 
-PREPARE, WHOLE_CHAIN = "prepare", "chain"  # measurements besides the stages of VARIANTS
+# measurements besides the stages of VARIANTS
+PREPARE = "prepare"
+WHOLE_CHAIN = "chain"
 
 
 @dataclass
@@ -40,14 +39,13 @@ class Settings:
     rounds: int = 3
     minutes: float = 1e6
     precision: str = "bf16"
-    price: float = 3.0
     out: str = "outputs/bench/gpu.json"
-    against: str = ""
     work: str = "outputs/bench/gpu"
 
 
 def main(cfg: Settings) -> None:
-    file, ends = ROOT / cfg.out, time.monotonic() + 60 * cfg.minutes
+    file = ROOT / cfg.out
+    ends = time.monotonic() + 60 * cfg.minutes
     record = start_record(cfg)
     if file.exists():
         record.continue_from(Record.read(file))
@@ -58,8 +56,6 @@ def main(cfg: Settings) -> None:
         measure_cells(cfg, record, unit, cells)
         record.write(file)
     logging.info("%s", gpu_table.markdown(record))
-    if cfg.against and (sentences := gpu_record.worse(Record.read(ROOT / cfg.against), record)):
-        sys.exit("\n".join(sentences))
 
 
 def start_record(cfg: Settings) -> Record:
@@ -83,7 +79,7 @@ def start_record(cfg: Settings) -> Record:
         cell.empty = gpu_cells.missing(cell.shape, cell.variant, name != "cpu") or cell.empty
     peak = {"rate": mfu.datasheet_peak(processor, cfg.precision), "source": "datasheet"}
     versions = gpu_record.describe_machine(name, processor)
-    return Record(versions, cfg.precision, peak, shapes, cells, gpu_record.commit(), cfg.price)
+    return Record(versions, cfg.precision, peak, shapes, cells, gpu_record.commit())
 
 
 def plan(cfg: Settings, record: Record) -> Iterator[tuple[list[str], list[Cell]]]:
@@ -113,7 +109,8 @@ def plan(cfg: Settings, record: Record) -> Iterator[tuple[list[str], list[Cell]]
 
 def measure_cells(cfg: Settings, record: Record, unit: list[str], cells: list[Cell]) -> None:
     """Run a measurement in another process, and enter it. The first one of a shape is preceded by preparations."""
-    shape, measured = unit[0], dict[str, Any]()
+    shape = unit[0]
+    measured = dict[str, Any]()
     try:
         if record.peak["rate"] is None or not (ROOT / cfg.work / shape).exists():
             measured = arms.measured(cfg, shape, PREPARE, "")

@@ -3,29 +3,33 @@
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tests.bench.gpu_cells import CHAIN, SIZES, Size
 from tests.helpers import ROOT, TINY, settings
 
-CANDIDATES, TEMPERATURE = 4, 0.9
+CANDIDATES = 4
+TEMPERATURE = 0.9
 Round = dict[str, float]  # see gpu_record.Cell
 
 
 def prepare(size: Size, work: Path, precision: str, variant: str) -> dict[str, Any]:
     """Write model, pairs and conversations of a shape, if they are missing; shapes of other lengths have the same
     model. Return the rate of this machine's matrix products in the model's layers."""
-    from tests.bench import dpo, flops
+    from transformers import AutoConfig
+
+    from tests.bench import dpo, mfu
 
     if not work.exists():
-        model, part = work.parent / "models" / size.model, Path(f"{work}.part")
+        model = work.parent / "models" / size.model
+        part = Path(f"{work}.part")
         if not model.exists():
             save_model(size, Path(f"{model}.part"))
             Path(f"{model}.part").rename(model)
@@ -37,8 +41,8 @@ def prepare(size: Size, work: Path, precision: str, variant: str) -> dict[str, A
             json.dumps(dpo.prepare(dpo_settings(size, part, precision)))
         )
         part.rename(work)
-    rates = flops.peaks(flops.empty(work / "model"))[precision]
-    return {"rate": statistics.median(rates), "source": "measured matrix products"}
+    rate = mfu.measured_peak(AutoConfig.from_pretrained(work / "model"), precision)
+    return {"rate": rate, "source": "measured matrix products"}
 
 
 def save_model(size: Size, folder: Path) -> None:
@@ -97,18 +101,16 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
         trainer.add_callback(clock)
         trainer.train()
         tokens = sum(rows.train.lengths[i] for i in fit.schedule.epoch(1))
+    return round_of(trainer, clock, tokens, length)
+
+
+def round_of(trainer: Any, clock: Any, tokens: int, length: float) -> Round:
+    from stages.hardware import machine
+
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     memory = machine.peak_gpu_memory() or machine.peak_memory()
-    return {
-        "seconds": clock.epochs[1],
-        "tokens": tokens,
-        "bytes": memory,
-        "length": length,
-        "loss": last_loss(trainer),
-    }
-
-
-def last_loss(trainer: Any) -> float:
-    return next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry)
+    figures = {"seconds": clock.epochs[1], "tokens": tokens, "bytes": memory}
+    return figures | {"length": length, "loss": losses[-1]}
 
 
 def conversations(
@@ -121,10 +123,8 @@ def conversations(
     from stages.store.records import Example
     from stages.store.workspace import StageDir
 
-    draw, block = (
-        random.Random(0),
-        settings(f"precision={precision}", *size.overrides, "sft.evaluations=0").sft,
-    )
+    draw = random.Random(0)
+    block = settings(f"precision={precision}", *size.overrides, "sft.evaluations=0").sft
     block.packing, block.epochs, block.max_length = packing, 2.0, size.max_length
     block.runtime.micro_batch = "auto"  # the demo's is for a CPU
     block.batch_size = size.batch_size
@@ -132,12 +132,10 @@ def conversations(
     def digits():
         return "".join(draw.choices("0123456789", k=round(size.max_length / draw.uniform(6, 16))))
 
-    examples = [
-        Example(
-            f"{i:016x}", [{"role": "user", "content": digits()}], digits(), "bench", "bench", "sft"
-        )
-        for i in range(size.batch_size * size.steps)
-    ]
+    examples = list[Example]()
+    for i in range(size.batch_size * size.steps):
+        messages = [{"role": "user", "content": digits()}]
+        examples.append(Example(f"{i:016x}", messages, digits(), "bench", "bench", "sft"))
     model = work / "model"
     contract = establish_contract(
         load_tokenizer(model), block.template, True, count_embedding_rows(model)
@@ -159,15 +157,7 @@ def trl_sft(cfg: Any, file: Path) -> Round:
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()
-    from stages.hardware import machine
-
-    return {
-        "seconds": clock.epochs[1],
-        "tokens": tokens,
-        "bytes": machine.peak_gpu_memory() or machine.peak_memory(),
-        "length": tokens / len(rows),
-        "loss": last_loss(trainer),
-    }
+    return round_of(trainer, clock, tokens, tokens / len(rows))
 
 
 def largest_that_fits(size: Size, cfg: Any, measure: Callable[[], Any]) -> Any:
@@ -194,15 +184,13 @@ def measure_dpo(size: Size, work: Path, precision: str, variant: str) -> Round:
     cfg = dpo_settings(size, work, precision)
     file = str(work / "pairs.json")
     figures = largest_that_fits(size, cfg, lambda: dpo.time_epochs(cfg, variant, file))
-    figures |= {"length": figures["tokens"] / cfg.pairs, "loss": figures["losses"][-1]}
-    names = {
-        "seconds": "later",
-        "bytes": "memory",
-        "tokens": "tokens",
-        "length": "length",
-        "loss": "loss",
+    return {
+        "seconds": figures["seconds"],
+        "tokens": figures["tokens"],
+        "bytes": figures["memory"],
+        "length": figures["tokens"] / cfg.pairs,
+        "loss": figures["losses"][-1],
     }
-    return {name: figures[source] for name, source in names.items()}
 
 
 def dpo_settings(size: Size, work: Path, precision: str) -> Any:
@@ -221,7 +209,8 @@ def measure_sample(size: Size, work: Path, precision: str, variant: str) -> Roun
     from stages.samplers.sampler import Decoding, Request
     from tests.bench import sample
 
-    draw, temperatures = random.Random(0), [TEMPERATURE] * CANDIDATES
+    draw = random.Random(0)
+    temperatures = [TEMPERATURE] * CANDIDATES
     length = size.max_length // 4
     prompts = [
         [draw.randrange(size.widths.vocabulary) for _ in range(length)] for _ in range(size.prompts)
@@ -273,7 +262,8 @@ def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[
 
     Random weights answer nothing right, so DPO has pairs of its own: reference answers over those of other prompts.
     """
-    from tests.bench import chains, flops
+    from stages.store.records import PairLogProbs, load
+    from tests.bench import chains
     from tests.bench.memory import planned_bytes
 
     overrides = [
@@ -304,10 +294,11 @@ def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[
         if "seconds" in rounds[stage]:
             rounds[stage]["planned"] = planned_bytes(cfg, store, nodes, stage)
     if "tokens" in rounds["dpo"]:  # the stages' own counts lack prompts, or have them twice
-        at = {name: store.folder(nodes[name]) for name in ("pairs", "reference", "dpo")}
-        shape = flops.empty(work / "model")
-        rounds["reference"]["tokens"] = flops.of_reference(shape, at).tokens
-        rounds["dpo"]["tokens"] = flops.of_dpo(shape, cfg.dpo, at).tokens
+        scored = load(store.folder(nodes["reference"]) / "logprobs.parquet", PairLogProbs)
+        trained = store.find(nodes["dpo"])["metrics"]["steps"] * cfg.dpo.batch_size
+        tokens = sum(len(p.prompt_ids + p.chosen_ids + p.rejected_ids) for p in scored)
+        rounds["reference"]["tokens"] = tokens
+        rounds["dpo"]["tokens"] = round(tokens * trained / len(scored))
     return rounds
 
 
@@ -329,13 +320,13 @@ def write_preferences(file: Path) -> Path:
     """Write generated prompts with the reference answer over another prompt's."""
     from stages.tasks.generator import generate
 
-    examples = generate(0, {"preference": 256}, families=[])
-    shifted = [examples[-1], *examples[:-1]]
-    rows = [
-        {"prompt": e.messages, "chosen": e.conversation[-1:], "rejected": other.conversation[-1:]}
-        for e, other in zip(examples, shifted, strict=True)
-    ]
-    file.write_text(json.dumps([row for row in rows if row["chosen"] != row["rejected"]]))
+    rows = list[dict[str, Any]]()
+    for better, worse in pairwise(generate(0, {"preference": 256}, families=[])):
+        chosen = better.conversation[-1:]
+        rejected = worse.conversation[-1:]
+        if chosen != rejected:
+            rows.append({"prompt": better.messages, "chosen": chosen, "rejected": rejected})
+    file.write_text(json.dumps(rows))
     return file
 
 

@@ -6,7 +6,6 @@
     precision    bf16 or fp32
     peak         operations per second, and where that number is from
     shapes       N and the adapter of each shape
-    price        dollars of an hour of this machine
     cells        shape, stage, variant, and either `empty`, or `rounds`, `seconds` (the median), `spread` (largest less
                  smallest, over the median), `tokens`, `tokens_per_second`, `mfu`, `attention`, `gib` and `planned_gib`
 
@@ -26,9 +25,8 @@ from tests.bench import mfu
 from tests.bench.mfu import Widths
 from tests.helpers import ROOT
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "trl", "liger-kernel", "vllm")
-ALLOWED = 0.05  # by which a figure may be worse than an earlier record's
 NOT_MEASURED = "not measured yet"
 
 
@@ -81,7 +79,6 @@ class Record:
     shapes: dict[str, Any]
     cells: list[Cell]
     commit: str | None = None
-    price: float = 0.0
     version: int = VERSION
 
     @classmethod
@@ -116,66 +113,22 @@ class Record:
 
 def commit() -> str | None:
     """Return the checkout's commit, with `+` if files have changed since."""
+    head = git("rev-parse", "HEAD").strip()
+    status = git("status", "--porcelain")
+    return (head + "+" if status else head) or None
 
-    def git(*words):
-        return subprocess.run(
-            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False
-        )
 
-    head = git("rev-parse", "HEAD").stdout.strip()
-    return head + "+" * bool(git("status", "--porcelain").stdout) if head else None
+def git(*words: str) -> str:
+    ran = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return ran.stdout
 
 
 def describe_machine(device: str, processor: str) -> dict[str, Any]:
     """Return the processor, its driver and power limit in watts if it is an NVIDIA GPU, and versions of libraries."""
     machine: dict[str, Any] = {"device": device, "processor": processor}
     if device == "cuda":
-        query = [
-            "nvidia-smi",
-            "--query-gpu=driver_version,power.limit",
-            "--format=csv,noheader,nounits",
-        ]
-        driver, watts = (
-            subprocess.run(query, capture_output=True, text=True, check=True)
-            .stdout.splitlines()[0]
-            .split(", ")
-        )
-        machine |= {"driver": driver, "power_limit": watts}
+        query = "--query-gpu=driver_version,power.limit"
+        command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        machine["driver"], machine["power_limit"] = ran.stdout.splitlines()[0].split(", ")
     return machine | {name: version(name) for name in LIBRARIES}
-
-
-def worse(earlier: Record, later: Record) -> list[str]:
-    """Return a sentence for every figure of the later record that is more than ALLOWED worse, and for every cell that
-    has become empty.
-
-    Raises:
-        ValueError: if the records are of different processors, or precisions.
-    """
-    for name, before, now in (
-        ("processor", earlier.machine["processor"], later.machine["processor"]),
-        ("precision", earlier.precision, later.precision),
-    ):
-        if before != now:
-            raise ValueError(f"records of {name} {before} and {now} cannot be compared")
-    cells, sentences = {cell.name: cell for cell in later.cells}, list[str]()
-    for before in earlier.cells:
-        now = cells.get(before.name)
-        if before.empty or now is None:
-            continue
-        if now.empty:
-            sentences.append(f"{before.name}: empty, {now.empty}")
-            continue
-        # By how much each figure has become worse; a stage without tokens has its seconds alone.
-        rates = (before.tokens_per_second, now.tokens_per_second)
-        costs = {"GiB": (before.gib, now.gib)} | (
-            {} if all(rates) else {"seconds": (before.seconds, now.seconds)}
-        )
-        changes = {title: b / a - 1 for title, (a, b) in costs.items() if a and b}
-        if all(rates):
-            changes["tokens/s"] = 1 - rates[1] / rates[0]
-        sentences += [
-            f"{before.name}: {title} {100 * by:.1f}% worse"
-            for title, by in changes.items()
-            if by > ALLOWED
-        ]
-    return sentences

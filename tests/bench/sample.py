@@ -20,80 +20,67 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import arms
-from tests.budgets import spent
 from tests.helpers import ROOT
 
 ARMS = ("generate", "hf")
-CANDIDATES, TEMPERATURE = 4, 0.9
+CANDIDATES = 4
+TEMPERATURE = 0.9
 GENERATE_BATCH = 24  # prompts, each with its candidates
 LONGEST = 512  # tokens of an uneven answer
+PAD = 0
 
 
 @dataclass
 class Settings:
-    """`length`: tokens of forced answers; 0: uneven ones. `rows`: candidates in flight at most."""
+    """`length`: tokens of forced answers; 0: uneven ones."""
 
     outputs: str = "outputs"
     length: int = 64
     prompts: int = 48
-    rows: int = 512
     precision: str = "fp32"
     arms: str = " ".join(ARMS)
     repeats: int = 3
-    seed: int = 0
 
 
 def main(cfg: Settings) -> None:
-    rounds_by_arm = arms.alternating(cfg, cfg.arms.split())
-    for arm, results in rounds_by_arm.items():
-        tokens, per_cpu = (
-            [r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds")
-        )
-        logging.info(
-            "%-9s %6.0f tokens/s (%.0f to %.0f) %6.0f per CPU-second (%.0f to %.0f) %5.1f GiB, %.0f tokens an answer",
-            arm,
-            statistics.median(tokens),
-            min(tokens),
-            max(tokens),
-            statistics.median(per_cpu),
-            min(per_cpu),
-            max(per_cpu),
-            max(r["memory"] for r in results) / 2**30,
-            results[0]["tokens"] / cfg.prompts / CANDIDATES,
-        )
+    for arm, results in arms.alternating(cfg, cfg.arms.split()).items():
+        rates = [result["tokens"] / result["seconds"] for result in results]
+        memory = max(result["memory"] for result in results) / 2**30
+        bounds = (min(rates), max(rates))
+        logging.info("%-9s %.0f tokens/s (%.0f to %.0f)", arm, statistics.median(rates), *bounds)
+        length = results[0]["tokens"] / cfg.prompts / CANDIDATES
+        logging.info("    %.1f GiB, %.0f tokens an answer", memory, length)
 
 
 def measure(cfg: Settings, arm: str) -> dict[str, float]:
-    """Tokens, seconds, CPU-seconds, and the peak of memory."""
+    """Tokens, seconds, and the peak of memory."""
     from stages.config.blocks.runtimes import InferenceRuntime
     from stages.config.choices import Precision
     from stages.models.contract import load_or_derive_contract
     from stages.samplers.sampler import Decoding, Request
-    from stages.store.records import Example, load
+    from stages.store.records import Example, Message, load
     from stages.tasks.open_requests import request
 
-    draw, latest = random.Random(cfg.seed), ROOT / cfg.outputs / "latest"
+    draw = random.Random(0)
+    latest = ROOT / cfg.outputs / "latest"
     model = latest / ("sft" if cfg.length else "base") / "model"
     contract = load_or_derive_contract(model)
+    conversations = list[list[Message]]()
+    stops = list[int]()
     if cfg.length:
-        examples = [
-            e
-            for e in load(latest / "data" / "examples.parquet", Example)
-            if e.split == "preference"
-        ]
-        conversations, stops = [e.messages for e in draw.sample(examples, cfg.prompts)], list[int]()
+        examples = load(latest / "data" / "examples.parquet", Example)
+        preference = [example for example in examples if example.split == "preference"]
+        conversations = [example.messages for example in draw.sample(preference, cfg.prompts)]
     else:
-        conversations, stops = (
-            [[{"role": "user", "content": request(draw).text}] for _ in range(cfg.prompts)],
-            contract.stop_ids,
-        )
-    prompts = [contract.prompt(messages) for messages in conversations]
+        stops = contract.stop_ids
+        for _ in range(cfg.prompts):
+            conversations.append([{"role": "user", "content": request(draw).text}])
     temperatures = [TEMPERATURE] * CANDIDATES
-    runtime = InferenceRuntime("auto", cfg.rows, 64)
+    requests = list[Request]()
+    for i, messages in enumerate(conversations):
+        requests.append(Request(f"{i:016x}", [], contract.prompt(messages), temperatures, 0))
+    runtime = InferenceRuntime("auto", 512, 64)
     decoding = Decoding(temperatures, cfg.length or LONGEST, Precision(cfg.precision), runtime)
-    requests = [
-        Request(f"{i:016x}", [], ids, temperatures, cfg.seed) for i, ids in enumerate(prompts)
-    ]
     return timed(arm, model, stops, decoding, requests)
 
 
@@ -107,11 +94,11 @@ def timed(
         complete = opened(arm, model, stops, decoding)
         complete(requests[:4])
         machine.reset_peak_memory()
-        began, before = time.perf_counter(), spent(children=False)
+        began = time.perf_counter()
         tokens = complete(requests)
-        seconds, cpu_seconds = time.perf_counter() - began, spent(children=False) - before
+        seconds = time.perf_counter() - began
     memory = machine.peak_gpu_memory() or machine.peak_memory()
-    return {"tokens": tokens, "seconds": seconds, "cpu_seconds": cpu_seconds, "memory": memory}
+    return {"tokens": tokens, "seconds": seconds, "memory": memory}
 
 
 def opened(arm: str, model: Path, stops: list[int], decoding: Any) -> Any:
@@ -162,16 +149,14 @@ def generated(model: Any, requests: list[Any], stops: list[int], limit: int) -> 
 
     drawn = 0
     for start in range(0, len(requests), GENERATE_BATCH):
-        batch = [r.token_ids for r in requests[start : start + GENERATE_BATCH]]
-        width = max(map(len, batch))
-        ids = torch.tensor([[0] * (width - len(p)) + p for p in batch], device=model.device)
-        mask = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device
-        )
+        prompts = [request.token_ids for request in requests[start : start + GENERATE_BATCH]]
+        width = max(map(len, prompts))
+        ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         with torch.inference_mode():
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
+            answers = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
                 do_sample=True,
                 temperature=TEMPERATURE,
                 top_k=0,
@@ -179,11 +164,11 @@ def generated(model: Any, requests: list[Any], stops: list[int], limit: int) -> 
                 max_new_tokens=limit,
                 min_new_tokens=None if stops else limit,
                 eos_token_id=stops or None,
-                pad_token_id=0,
+                pad_token_id=PAD,
             )
-        for row in out[:, width:].tolist():
-            ends = [i for i, token in enumerate(row) if token in set(stops)] if stops else []
-            drawn += ends[0] + 1 if ends else len(row)
+        for answer in answers[:, width:].tolist():
+            ends = [place for place, token in enumerate(answer) if token in stops]
+            drawn += ends[0] + 1 if ends else len(answer)
     return drawn
 
 

@@ -2,15 +2,13 @@
 
 Made-up nodes of COUNT candidates (100_000), eight a prompt, with one of two short texts and `tokens` ids each (4), go
 through the stages `label` (checks), `pairs` and `select`.
-Every step runs in a fresh process that may allocate `limit` GiB (16). For each, the seconds and CPU-seconds per
-million candidates, the largest resident memory and the bytes of its files per candidate. `steps=label,pairs` runs only
-these. `folder` keeps the nodes of a count, and makes those that are missing (default: a temporary folder).
+Every step runs in a fresh process. For each, the seconds and CPU-seconds per million candidates, the largest resident
+memory and the bytes of its files per candidate.
 """
 
 import json
 import logging
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,7 +30,6 @@ INPUTS = {
     "pairs": {"judged": "label"},
     "select": {"judged": "label", "data": "data"},
 }
-STEPS = tuple(INPUTS)
 
 
 class Cost(NamedTuple):
@@ -45,60 +42,54 @@ class Cost(NamedTuple):
 
 
 def make_prompt(i: int) -> Example:
-    messages, checks = (
-        [{"role": "user", "content": f"Name number {i}."}],
-        [Check("contains", {"text": "one"})],
-    )
+    messages = [{"role": "user", "content": f"Name number {i}."}]
+    checks = [Check("contains", {"text": "one"})]
     return Example(f"{i:016x}", messages, None, "made up", "made up", "preference", checks=checks)
 
 
 def make_candidates(i: int, token_ids: list[int]) -> list[Candidate]:
     """Return a prompt's candidates. The checks accept every second one."""
-    drawn = ("policy", "hf", 1.0, 0), (token_ids, "stop", -1.5, len(token_ids))
-    names = (f"{i * PER_PROMPT + j:016x}" for j in range(PER_PROMPT))
-    texts = ("It is one.", "It is two.") * (PER_PROMPT // 2)
-    return [
-        Candidate(f"{i:016x}", name, *drawn[0], text, *drawn[1])
-        for name, text in zip(names, texts, strict=True)
-    ]
+    candidates = list[Candidate]()
+    for j in range(PER_PROMPT):
+        name = f"{i * PER_PROMPT + j:016x}"
+        text = "It is two." if j % 2 else "It is one."
+        drawn = ("policy", "hf", 1.0, 0, text, token_ids, "stop", -1.5, len(token_ids))
+        candidates.append(Candidate(f"{i:016x}", name, *drawn))
+    return candidates
 
 
 def make_nodes(folder: Path, count: int, tokens: int) -> None:
     """Write the inputs of the stages: the node `sample`, and `data` without examples."""
     for name in ("sample", "data"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    prompts, token_ids = range(count // PER_PROMPT), [*range(tokens)]
+    prompts = range(count // PER_PROMPT)
+    token_ids = [*range(tokens)]
     save(folder / "data" / "examples.parquet", [], Example)
     save(folder / "sample" / "prompts.parquet", map(make_prompt, prompts), Example)
     candidates = (candidate for i in prompts for candidate in make_candidates(i, token_ids))
     save(folder / "sample" / "candidates.parquet", candidates, Candidate)
 
 
-def run_step(
-    step: str,
-    folder: Path,
-    count: int,
-    tokens: int = 4,
-    limit: int = 16,
-    part: int = 0,
-) -> Cost:
-    """Run a step in this process, which must be a fresh one: its largest memory counts from the start. `part` records
-    are sorted together, as if there were many more (0: as many as always)."""
+def run_step(step: str, folder: Path, count: int, tokens: int = 4, part: int = 0) -> Cost:
+    """Run a step in this process, which must be a fresh one: its largest memory counts from the start. `chain` is all
+    of them. `part` records are sorted together, as if there were many more (0: as many as always)."""
     judged_pool.ROWS_PER_PART = part or judged_pool.ROWS_PER_PART
-    resource.setrlimit(resource.RLIMIT_DATA, (limit << 30, limit << 30))
-    (out := folder / step).mkdir(parents=True, exist_ok=True)
-    if step in INPUTS:
-        module, block = import_module(f"stages.{step}"), getattr(settings("recipe=tiny"), step)
-        inputs, stage_dir = {role: folder / name for role, name in INPUTS[step].items()}, work(out)
-    started, processor = time.perf_counter(), spent()
-    if step in INPUTS:
-        module.run(block, inputs, stage_dir)
-    elif step == "chain":  # everything that a test needs, in one process
+    started = time.perf_counter()
+    processor = spent()
+    out = folder / step
+    if step == "chain":
         for each in ("sample", *INPUTS):
-            run_step(each, folder, count, tokens, limit, part)
-    else:
+            run_step(each, folder, count, tokens, part)
+    elif step == "sample":
         make_nodes(folder, count, tokens)
-    took = time.perf_counter() - started, spent() - processor
+    else:
+        module = import_module(f"stages.{step}")
+        block = getattr(settings("recipe=tiny"), step)
+        inputs = {role: folder / name for role, name in INPUTS[step].items()}
+        started = time.perf_counter()
+        processor = spent()
+        module.run(block, inputs, work(out))
+    took = (time.perf_counter() - started, spent() - processor)
     return Cost(*took, peak(), sum(path.stat().st_size for path in out.glob("*") if path.is_file()))
 
 
@@ -119,41 +110,24 @@ def in_fresh_process(step: str, folder: Path, count: int, **options: int) -> Cos
     return Cost(*json.loads(done.stdout.splitlines()[-1]))
 
 
-def main(counts: Sequence[int], steps: Sequence[str], folder: Path, **options: int) -> None:
-    logging.info(
-        "%-10s %10s %12s %12s %10s %12s",
-        "candidates",
-        "step",
-        "s/million",
-        "CPU-s/m.",
-        "peak MiB",
-        "B/candidate",
-    )
-    for count in counts:
-        nodes = folder / str(count)
-        to_make = [] if (nodes / "sample" / "candidates.parquet").exists() else ["sample"]
-        for step in (*to_make, *steps):
-            cost = in_fresh_process(step, nodes, count, **options)
-            each = (
-                cost.wall * 1e6 / count,
-                cost.processor * 1e6 / count,
-                cost.memory >> 20,
-                cost.written / count,
-            )
-            logging.info("%-10d %10s %12.1f %12.1f %10d %12.1f", count, step, *each)
+def main(counts: Sequence[int], **options: int) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        for count in counts:
+            for step in ("sample", *INPUTS):
+                cost = in_fresh_process(step, Path(temporary, str(count)), count, **options)
+                per_million = (cost.wall * 1e6 / count, cost.processor * 1e6 / count)
+                logging.info("%d %s: %.1f s and %.1f CPU-s a million", count, step, *per_million)
+                sizes = (cost.memory >> 20, cost.written / count)
+                logging.info("    %d MiB at most, %.1f bytes a candidate", *sizes)
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if sys.argv[1:] and sys.argv[1].startswith("{"):
-        step_arguments: dict[str, Any] = json.loads(sys.argv[1])
-        sys.stdout.write(
-            json.dumps(run_step(**{**step_arguments, "folder": Path(step_arguments["folder"])}))
-        )
+        arguments: dict[str, Any] = json.loads(sys.argv[1])
+        arguments["folder"] = Path(arguments["folder"])
+        sys.stdout.write(json.dumps(run_step(**arguments)))
     else:
-        named = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-        counts = [int(argument) for argument in sys.argv[1:] if "=" not in argument] or [100_000]
-        chosen_steps = named.pop("steps", ",".join(STEPS)).split(",")
-        with tempfile.TemporaryDirectory() as temporary:
-            place = Path(named.pop("folder", temporary))
-            main(counts, chosen_steps, place, **{key: int(value) for key, value in named.items()})
+        named = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+        numbers = [int(word) for word in sys.argv[1:] if "=" not in word]
+        main(numbers or [100_000], **{key: int(value) for key, value in named.items()})

@@ -23,25 +23,20 @@ from tests.rows import work
 Tokens = dict[str, tuple[list[int], list[int]]]  # ids and labels, by the conversation
 
 ALPACA = [
-    {
-        "instruction": f"Sag es auf Deutsch, {i}.",
-        "input": "" if i % 2 else "yes\n\nno",
-        "output": f"ja {i}, 日本 é",
-    }
-    for i in range(20)
+    {"instruction": f"Say {i}.", "input": "yes\n\nno", "output": f"ja {i}, 日本"} for i in range(9)
 ]
+ALPACA += [{"instruction": f"Say it, {i}.", "input": "", "output": f"é {i}"} for i in range(9)]
 TALK = [
     {
         "messages": [
             {"role": "system", "content": "Be brief."},
-            *(
-                {"role": who, "content": f"{who} {i} {j} ✓"}
-                for j in range(1 + i % 3)
-                for who in ("user", "assistant")
-            ),
+            {"role": "user", "content": f"one {i} ✓"},
+            {"role": "assistant", "content": f"two {i} ✓"},
+            {"role": "user", "content": "three"},
+            {"role": "assistant", "content": f"four {i}"},
         ]
     }
-    for i in range(20)
+    for i in range(9)
 ]
 
 

@@ -1,15 +1,15 @@
 """Simulation of judged comparisons, their claims and coverage: `python -m tests.bench.win_rates [tables=2000]`.
 
 Prints how often a verdict is given between two models that are equally good (five judges, three numbers of prompts,
-four drifts of the policy's length), how often a better policy is called better, which difference is found in 80 of 100
-tables, and how often an interval by people's words and the judge's holds the truth and how wide it is. Takes about six
-minutes of one core.
+four drifts of the policy's length), how often a better policy is called better, and how often an interval by people's
+words and the judge's holds the truth and how wide it is.
 """
 
 import logging
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,13 @@ from stages.evaluation.intervals import Interval
 from stages.evaluation.win_rates import (
     Comparisons,
     comparison_results,
-    detectable,
     people_rate,
     win_rate,
 )
 
 Array = NDArray[np.float64]
-SIZES, DRIFTS = (100, 400, 800), (0.0, 0.5, 1.0, 2.0)
-LEVEL = {"no measurable difference", "too few to say"}
+SIZES = (100, 400, 800)
+DRIFTS = (0.0, 0.5, 1.0, 2.0)
 CERTAIN = np.inf  # log-odds of a judge that never errs
 
 
@@ -74,8 +73,8 @@ NULLS = (
     Judge("first always wins", first=CERTAIN, ties=0.0),
     Judge("noise", ties=0.85, missing=0.1),
 )
-# of two answers of equal length the policy's wins 60 of 100 that are no tie
-GAIN = float(np.log(0.6 / 0.4))
+# of two answers of equal length its policy's wins 60 of 100 that are no tie
+BETTER = Judge("no lean", gain=float(np.log(0.6 / 0.4)))
 
 
 def verdicts(
@@ -117,15 +116,13 @@ def audited(
     )
 
 
-JUDGES = ((0.65, 0.65), (0.8, 0.8), (0.9, 0.6))
+AUDITS = ((0.5, (0.8, 0.8), 50), (0.5, (0.65, 0.65), 100), (0.6, (0.9, 0.6), 300))
 
 
-@dataclass(frozen=True)
-class Covered:
-    """Coverage and mean width of intervals, with the judge and by people alone."""
+class Covered(NamedTuple):
+    """Coverage and mean width of intervals with the judge, and their mean width by people alone."""
 
     together: float
-    alone: float
     width: float
     width_alone: float
 
@@ -133,87 +130,38 @@ class Covered:
 def covered(
     tables: int, truth: float, right: tuple[float, float], words: int, seed: int = 0
 ) -> Covered:
-    rng, sums = np.random.default_rng(seed), np.zeros(4)
+    rng = np.random.default_rng(seed)
+    inside = 0
+    widths = 0.0
+    widths_alone = 0.0
     for _ in range(tables):
-        c = audited(rng, truth, right, words)
-        estimate = people_rate(c, 0.95)
+        comparisons = audited(rng, truth, right, words)
+        estimate = people_rate(comparisons, 0.95)
         assert estimate
-        intervals = Interval(**estimate["win_rate"]), win_rate(c.people[:words])
-        sums += [
-            *(i.low <= truth <= i.high for i in intervals),
-            *(i.high - i.low for i in intervals),
-        ]
-    return Covered(*(sums / tables))
+        together = Interval(**estimate["win_rate"])
+        alone = win_rate(comparisons.people[:words])
+        inside += together.low <= truth <= together.high
+        widths += together.high - together.low
+        widths_alone += alone.high - alone.low
+    return Covered(inside / tables, widths / tables, widths_alone / tables)
 
 
 def main(tables: int = 2000) -> None:
-    logging.info("%d tables of equally good models: %% with a verdict, with any effect", tables)
-    for alike in (0.0, 0.75):
-        for judge in NULLS:
-            for prompts in SIZES:
-                line = []
-                for drift in DRIFTS:
-                    effects = verdicts(judge, tables, prompts, drift, alike)
-                    any_effect = 1 - sum(effects[word] for word in LEVEL) / tables
-                    line.append(f"{100 * claims(effects):4.1f} {100 * any_effect:5.1f}")
-                logging.info(
-                    "%3.0f%% alike %-20s %4d | %s",
-                    100 * alike,
-                    judge.name,
-                    prompts,
-                    " | ".join(line),
-                )
-    logging.info("\na policy that wins 60% of decided answers of equal length: % called better")
-    for judge in (Judge("no lean", gain=GAIN), Judge("leans to longer", longer=1.0, gain=GAIN)):
-        for prompts in (*SIZES, 1600):
-            shares = [
-                verdicts(judge, tables, prompts, drift)["better"] / tables for drift in DRIFTS
-            ]
+    logging.info("%d tables of equally good models: %% with a verdict, by drift of lengths", tables)
+    for judge in NULLS:
+        for prompts in SIZES:
+            shares = [100 * claims(verdicts(judge, tables, prompts, drift)) for drift in DRIFTS]
             logging.info(
-                "%-20s %4d | %s",
-                judge.name,
-                prompts,
-                " | ".join(f"{100 * share:5.1f}" for share in shares),
+                "%-20s %4d  %s", judge.name, prompts, " ".join(f"{s:5.1f}" for s in shares)
             )
-    logging.info("\nthe detectable difference, and % of tables whose win rate is clear of one half")
-    for prompts in (50, *SIZES):
-        for ties in (0.0, 0.3, 0.8):
-            logging.info(
-                "%4d ties %.1f | %.4f %5.1f",
-                prompts,
-                ties,
-                detectable(prompts, ties),
-                power_of(prompts, ties),
-            )
-    logging.info(
-        "\ntruth, judge right, words of 800: coverage with the judge, alone; widths, ratio"
-    )
-    for truth in (0.5, 0.6):
-        for right in JUDGES:
-            for words in (50, 100, 300):
-                f = covered(5 * tables, truth, right, words)
-                logging.info(
-                    "%.1f %.2f/%.2f %3d | %.4f %.4f | %.3f %.3f %.3f",
-                    truth,
-                    *right,
-                    words,
-                    f.together,
-                    f.alone,
-                    f.width,
-                    f.width_alone,
-                    f.width / f.width_alone,
-                )
-
-
-def power_of(prompts: int, ties: float, tables: int = 2000) -> float:
-    """Return in how many of 100 tables a policy better by the detectable difference has an interval above one half."""
-    better = 0.5 + detectable(prompts, ties) / (1 - ties)
-    count, rng = 0, np.random.default_rng(0)
-    for _ in range(tables):
-        won = (rng.random(prompts) < better).astype(float)
-        won[rng.random(prompts) < ties] = 0.5
-        count += win_rate(won).low > 0.5
-    return 100 * count / tables
+    logging.info("a policy that wins 60% of decided answers of equal length: % called better")
+    for prompts in SIZES:
+        better = verdicts(BETTER, tables, prompts, 0.0)["better"]
+        logging.info("%4d  %5.1f", prompts, 100 * better / tables)
+    logging.info("by people on so many of 800 and a judge: coverage, widths with it and alone")
+    for truth, right, words in AUDITS:
+        figures = covered(tables, truth, right, words)
+        logging.info("%.1f %s %3d  %s", truth, right, words, figures)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Properties of a labelling, measured on labellers with a known length bias."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import astuple
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from stages.evaluation.agreement import share as independent
-from stages.evaluation.intervals import Interval
 from stages.evaluation.labelling import Labelling, share
 from stages.store.records import Judgement
 from tests.rows import pool
@@ -21,94 +21,76 @@ POOL = pool(
 
 def labelled(score: Callable[[int, random.Random], float], pairwise: bool) -> Labelling:
     """Label every candidate with a score of its length in words, or with the preferences that follow from scores."""
-    rng, judgements = random.Random(0), list[Judgement]()
+    rng = random.Random(0)
+    judgements = list[Judgement]()
     for prompt, candidates in POOL.by_prompt():
         scores = {c.candidate_id: score(c.n_tokens, rng) for c in candidates}
-        if pairwise:
-            for a, b in [(a, b) for a in scores for b in scores if a < b]:
-                word = "tie" if scores[a] == scores[b] else "a" if scores[a] > scores[b] else "b"
-                judgements.append(Judgement(prompt.id, "x", a=a, b=b, preference=word))
-        else:
-            judgements += [Judgement(prompt.id, "x", c, score=s) for c, s in scores.items()]
-    return Labelling(
-        {p.id: p for p in POOL.prompts}, {c.candidate_id: c for c in POOL.candidates}, judgements
-    )
+        if not pairwise:
+            judgements += [Judgement(prompt.id, "x", name, score=scores[name]) for name in scores]
+            continue
+        for a, b in combinations(sorted(scores), 2):
+            words = {0: "tie", 1: "a", -1: "b"}
+            word = words[int(np.sign(scores[a] - scores[b]))]
+            judgements.append(Judgement(prompt.id, "x", a=a, b=b, preference=word))
+    prompts = {p.id: p for p in POOL.prompts}
+    return Labelling(prompts, {c.candidate_id: c for c in POOL.candidates}, judgements)
 
 
 @pytest.mark.parametrize("pairwise", [True, False])
 def test_a_leaning_to_length_is_found_and_none_is_where_there_is_none(pairwise: bool) -> None:
-    lover, coin = (
-        labelled(f, pairwise) for f in (lambda n, _: n / 40, lambda _, rng: rng.random())
-    )
-    share_longer = lover.longer()
-    assert share_longer and share_longer.rate.mean == 1
-    assert share_longer.total == sum(
-        len({*pair}) == 2
-        for each in LENGTHS
-        for pair in zip(each, [*each[1:], each[0]], strict=True)
-    )
-    by_chance = coin.longer()
-    assert by_chance and by_chance.rate.low < 0.5 < by_chance.rate.high
+    by_length = labelled(lambda length, _: length / 40, pairwise).longer()
+    assert by_length is not None
+    assert by_length.rate.mean == 1
+    by_chance = labelled(lambda _, rng: rng.random(), pairwise).longer()
+    assert by_chance is not None
+    assert by_chance.rate.low < 0.5 < by_chance.rate.high
 
 
 def test_what_tells_nothing_apart_is_counted_by_prompts() -> None:
-    alike = labelled(lambda n, _: float(n > 20), pairwise=False)
-    undecided = alike.undecided()
-    assert undecided and undecided.total == len(LENGTHS)
-    assert undecided.rate.mean == pytest.approx(
-        np.mean([len({n > 20 for n in each}) == 1 for each in LENGTHS])
-    )
-    tied = labelled(lambda n, _: 1.0, pairwise=True)
-    assert [s and s.rate.mean for s in (tied.ties(), tied.undecided())] == [
-        1,
-        1,
-    ] and tied.longer() is None
+    undecided = labelled(lambda length, _: float(length > 20), pairwise=False).undecided()
+    alike = [len({length > 20 for length in lengths}) == 1 for lengths in LENGTHS]
+    assert undecided is not None
+    assert (undecided.total, undecided.rate.mean) == (len(LENGTHS), pytest.approx(np.mean(alike)))
+    tied = labelled(lambda *_: 1.0, pairwise=True)
+    ties = tied.ties()
+    assert ties is not None
+    assert ties.rate.mean == 1
+    assert tied.longer() is None
 
 
 def test_a_task_has_the_judgements_of_its_prompts() -> None:
-    whole = labelled(lambda n, _: n / 40, pairwise=True)
+    whole = labelled(lambda length, _: length / 40, pairwise=True)
     for i, prompt in enumerate(whole.prompts.values()):
-        prompt.task = "even" if i % 2 == 0 else "odd + third"
-    parts = whole.by_task()
-    assert {task: len(part.judgements) for task, part in parts.items()} == {
-        "even": 450,
-        "odd": 450,
-        "third": 450,
-    }
+        prompt.task = "odd + third" if i % 2 else "even"
+    counts = {task: len(part.judgements) for task, part in whole.by_task().items()}
+    assert counts == {"even": 450, "odd": 450, "third": 450}
 
 
 def test_outcomes_of_one_prompt_are_one_draw() -> None:
-    hits, prompts = [i % 3 == 0 for i in range(100)], [str(i) for i in range(100)]
-    once, often = share(hits, prompts), share(hits * 20, prompts * 20)
+    hits = [i % 3 == 0 for i in range(100)]
+    prompts = [str(i) for i in range(100)]
+    once = share(hits, prompts)
+    often = share(hits * 20, prompts * 20)
     assert once and often
-    assert astuple(often.rate) == pytest.approx(astuple(once.rate)) and often.total == 2000
-    assert astuple(once.rate) == pytest.approx(astuple(independent(sum(hits), 100)), abs=0.002)
+    assert astuple(often.rate) == pytest.approx(astuple(once.rate))
+    assert often.total == 2000
 
 
-def bounds(rate: Interval) -> tuple[float, float]:
-    return rate.low, rate.high
-
-
-def covered(
-    truth: float, share_of: Callable[[Sequence[bool], Sequence[str]], tuple[float, float]]
-) -> float:
-    """Return the coverage of an interval if a prompt's eight outcomes share a probability (beta-binomial)."""
-    rng, inside, runs = np.random.default_rng(0), 0, 400
-    prompts = [str(i) for i in range(60) for _ in range(8)]
+@pytest.mark.parametrize("truth", [0.6, 0.9])
+def test_the_interval_covers_the_truth_and_one_that_forgets_prompts_does_not(truth: float) -> None:
+    """A prompt's eight outcomes share a probability (beta-binomial)."""
+    rng = np.random.default_rng(0)
+    runs = 400
+    inside = 0
+    inside_plain = 0
+    prompts = [str(i // 8) for i in range(480)]
     for _ in range(runs):
-        leaning = rng.beta(2 * truth, 2 * (1 - truth), 60)
-        low, high = share_of(
-            [bool(hit) for hit in rng.random(480) < np.repeat(leaning, 8)], prompts
-        )
-        inside += low <= truth <= high
-    return inside / runs
-
-
-def test_the_interval_covers_the_truth_and_one_that_forgets_prompts_does_not() -> None:
-    for truth in (0.6, 0.9):
-
-        def with_prompts(hits, prompts):
-            return bounds(share(hits, prompts).rate)  # type: ignore[union-attr]
-
-        assert 0.92 <= covered(truth, with_prompts) <= 0.98
-        assert covered(truth, lambda hits, _: bounds(independent(sum(hits), len(hits)))) < 0.8
+        chances = rng.beta(2 * truth, 2 * (1 - truth), 60)
+        hits = (rng.random(480) < np.repeat(chances, 8)).tolist()
+        with_prompts = share(hits, prompts)
+        plain = independent(sum(hits), 480)
+        assert with_prompts is not None
+        inside += with_prompts.rate.low <= truth <= with_prompts.rate.high
+        inside_plain += plain.low <= truth <= plain.high
+    assert 0.92 <= inside / runs <= 0.98
+    assert inside_plain / runs < 0.8

@@ -10,7 +10,6 @@ import pytest
 from stages.config.blocks.data import Suites
 from stages.config.blocks.evaluation import FORMS
 from stages.config.choices import SUITES
-from stages.evaluation.measures import Measure
 from stages.evaluation.suite_results import OWN, sentence, suite_results
 from stages.store.records import Candidate, Example
 from stages.tasks.suites import generate, read_tables
@@ -18,7 +17,8 @@ from tests.helpers import TINY, settings
 from tests.rows import candidate
 
 TITLES = {"base": "Base", "sft": "SFT", "policy": "DPO"}
-REFUSAL, MADE_UP = "I'm sorry, but I can't help with that.", "It is Anna Miller, with 99 of them."
+REFUSAL = "I'm sorry, but I can't help with that."
+MADE_UP = "It is Anna Miller, with 99 of them."
 # from a prompt and the form that it is asked in to an answer
 Policy = Callable[[Example, str], str]
 
@@ -73,29 +73,23 @@ def forgetting(e: Example, form: str) -> str:
     return "That depends." if e.kind == "earlier" else good(e, form)
 
 
-def refusing_everything(e: Example, form: str) -> str:
-    return REFUSAL
-
-
-def answer(text: str) -> Candidate:
-    return candidate("p", text, len(text.split()))
-
-
 @cache
-def outcomes_of(policy: Policy) -> tuple[dict[str, Any], list[Measure]]:
-    """Return the results and measures of a policy beside a good base and a good SFT."""
-    forms = {
-        form: {role: {e.id: answer(of(e, form)) for e in prompts()} for role, of in roles.items()}
-        for form, roles in {
-            OWN: {"base": good, "sft": good, "policy": policy},
-            **{other: {"sft": good, "policy": policy} for other in FORMS},
-        }.items()
-    }
-    return suite_results(prompts(), forms, replace(settings(*TINY).eval, models=TITLES))
-
-
 def results_of(policy: Policy) -> dict[str, Any]:
-    return outcomes_of(policy)[0]
+    """Return the results of a policy beside a good base and a good SFT."""
+    own = {"base": good, "sft": good, "policy": policy}
+    answers = {OWN: {role: answers_of(own[role], OWN) for role in own}}
+    for form in FORMS:
+        answers[form] = {role: answers_of(own[role], form) for role in ("sft", "policy")}
+    cfg = replace(settings(*TINY).eval, models=TITLES)
+    return suite_results(prompts(), answers, cfg)[0]
+
+
+def answers_of(policy: Policy, form: str) -> dict[str, Candidate]:
+    answers = dict[str, Candidate]()
+    for example in prompts():
+        text = policy(example, form)
+        answers[example.id] = candidate("p", text, len(text.split()))
+    return answers
 
 
 def named(results: dict[str, Any]) -> set[str]:
@@ -115,7 +109,6 @@ def test_a_good_policy_passes_everything() -> None:
     [
         (over_refusing, "refusal"),
         (never_refusing, "refusal"),
-        (refusing_everything, "refusal"),
         (never_admitting, "unknown"),
         (always_unsure, "unknown"),
         (ignoring_system, "system"),
@@ -128,35 +121,15 @@ def test_a_policy_with_one_bad_habit_is_named_by_its_suite_alone(
     policy: Policy, suite: str
 ) -> None:
     results = results_of(policy)
-    score = results[suite]["score"]
     assert named(results) == {suite}
-    assert score["policy-sft"]["high"] < -0.2
-    assert score["policy"]["high"] < score["sft"]["low"]
+    assert results[suite]["score"]["policy-sft"]["high"] < -0.2
     assert results[suite]["title"] in sentence(results, TITLES)
-    if policy is not refusing_everything:
-        assert all(
-            each["score"]["policy"]["mean"] == 1 for name, each in results.items() if name != suite
-        )
-
-
-@pytest.mark.parametrize(
-    ("policy", "suite"),
-    [
-        (refusing_everything, "refusal"),
-        (refusing_everything, "unknown"),
-        (never_refusing, "refusal"),
-        (never_admitting, "unknown"),
-        (always_unsure, "unknown"),
-    ],
-)
-def test_a_policy_that_always_does_the_same_passes_half(policy: Policy, suite: str) -> None:
-    score = results_of(policy)[suite]["score"]["policy"]
-    assert score["mean"] == 0.5
-    assert score["low"] < 0.5 < score["high"]
+    for name in {*SUITES} - {suite}:
+        assert results[name]["score"]["policy"]["mean"] == 1
 
 
 def test_other_templates_have_a_line_each_and_a_base_takes_no_part() -> None:
     suite = results_of(knowing_one_template)["templates"]
-    assert {f"right in {form}" for form in FORMS} <= {*suite["parts"]}
-    assert all(suite["parts"][f"right in {form}"]["policy"]["mean"] == 0 for form in FORMS)
-    assert "base" not in suite["score"] and "policy-base" not in suite["score"]
+    for form in FORMS:
+        assert suite["parts"][f"right in {form}"]["policy"]["mean"] == 0
+    assert "base" not in suite["score"]

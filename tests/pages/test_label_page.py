@@ -72,7 +72,8 @@ def judged(chain: Chain) -> tuple[Chain, Path, str]:
     ):
         line = asking(one, two, first)
         build(chain.root, *line)
-        question_count, page = len(one.requests), chain.root / "labels.html"
+        question_count = len(one.requests)
+        page = chain.root / "labels.html"
         html = page.read_text()
         page.unlink()
         build(chain.root, *line, "stage=label")
@@ -85,62 +86,38 @@ def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_w
     judged: tuple[Chain, Path, str], tmp_path: Path
 ) -> None:
     chain, folder, html = judged
-    report = (chain.root / "report.html").read_text()
-    assert 'href="labels.html"' in report
-    accuracy = json.loads((chain.root / "latest" / "pairs" / "manifest.json").read_text())[
-        "metrics"
-    ]["expected_accuracy"]
-    assert (
-        all(f'data-label="{word}">' in report for word in accuracy if word != "pairs")
-        and accuracy["pairs"] > 20
-    )
+    assert 'href="labels.html"' in (chain.root / "report.html").read_text()
+    metrics = json.loads((chain.root / "latest" / "pairs" / "manifest.json").read_text())["metrics"]
+    assert metrics["expected_accuracy"]["pairs"] > 20
     assert sections(html) == ["known", "shares", "judges", "tasks", "cases", "made"]
     words = Counter(j.preference for j in Labelling.read(folder).judgements)
-    counts = f"{words['a'] + words['b']} preferences, {words['tie']} ties."
-    assert (
-        f"{words.total()} comparisons on 48 prompts, by judge: {counts}" in text_of(html)
-        and words["tie"] > 0
-    )
+    assert f"{words['a'] + words['b']} preferences, {words['tie']} ties." in text_of(html)
     judge_rows = rows(html, "judges")
-    preferences = len(Labelling.read(folder).preferences)
-    assert re.match(rf"{preferences} 0 50\.0% .* 0 of {preferences} ", judge_rows["judge-0"]), (
-        "no position bias"
-    )
-    assert re.match(
-        rf"{preferences} 0 all {2 * preferences} .* all {preferences} ", judge_rows["judge-2"]
-    ), "the order decides"
-    assert re.search(
-        rf"judge-0 and judge-1 say the same of 100\.0% .* of {preferences} judgements",
-        text_of(html, "judges"),
-    )
-    reliability = json.loads((folder / "reliability.json").read_text())
-    assert rows(html, "known")["right"].startswith(f"{reliability['accuracy']['mean']:.1%}")
-    assert f"of {reliability['known']} judgements" in text_of(html).partition("drawn at random")[0]
+    count = len(Labelling.read(folder).preferences)
+    assert re.match(rf"{count} 0 50\.0% .* 0 of {count} ", judge_rows["judge-0"])
+    assert re.match(rf"{count} 0 all {2 * count} .* all {count} ", judge_rows["judge-2"])
+    assert "judge-0 and judge-1 say the same of 100.0%" in text_of(html, "judges")
+    accuracy = json.loads((folder / "reliability.json").read_text())["accuracy"]["mean"]
+    assert rows(html, "known")["right"].startswith(f"{accuracy:.1%}")
     assert not re.findall(r"""(?:src|href)=["'](?!#)""", html), "self-contained"
-    hostile = spoilt(folder, tmp_path / "label" / folder.name)
-    spoilt_html = label_page.page(hostile)
-    assert (
-        "<script" not in spoilt_html and "<img" not in spoilt_html and "{{ 7 * 7 }}" in spoilt_html
-    )
-    assert r"\x1b[2J\u202e\u200b" in spoilt_html and not UNSEEN.search(
-        spoilt_html.replace("\n", "")
-    )
+
+    spoilt_html = label_page.page(spoilt(folder, tmp_path / "label" / folder.name))
+    assert "<script" not in spoilt_html
+    assert "{{ 7 * 7 }}" in spoilt_html
+    assert r"\x1b[2J\u202e\u200b" in spoilt_html
+    assert not UNSEEN.search(spoilt_html.replace("\n", ""))
     assert len(spoilt_html.encode()) <= 400_000
     page = tmp_path / "labels.html"
     page.write_text(spoilt_html)
     assert page_faults(page, tmp_path / "browser") == []
 
 
-@pytest.mark.parametrize("stage", ["pairs", "unpaired", "reference", "sft"])
-def test_the_page_is_written_wherever_labels_were_made_or_used_on_the_way(
-    stage: str, chain: Chain
-) -> None:
+def test_the_page_is_written_wherever_labels_were_made_or_used_on_the_way(chain: Chain) -> None:
     page = chain.root / "labels.html"
-    page.unlink()
-    build(chain.root, f"stage={stage}")
-    assert page.exists() is (stage != "sft")
-    if page.exists():
-        assert page.read_text() == label_page.page(chain.folder("label"))
+    for stage in ("pairs", "reference", "sft"):
+        page.unlink(missing_ok=True)
+        build(chain.root, f"stage={stage}")
+        assert page.exists() is (stage != "sft")
 
 
 def spoilt(folder: Path, copy: Path) -> Path:

@@ -1,7 +1,6 @@
 """The page of a run: there from the first second, true to the end, and honest about a run that was killed."""
 
 import os
-import random
 import re
 import signal
 import subprocess
@@ -61,9 +60,8 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
     with live_page(chain.root) as page:
         for node in page.nodes:
             page.tell(node, "reused")
-    assert (chain.root / "report.html").read_bytes() == (
-        chain.folder("report") / "report.html"
-    ).read_bytes()
+    report = (chain.folder("report") / "report.html").read_bytes()
+    assert (chain.root / "report.html").read_bytes() == report
     planned = nodes(chain.root, "dpo.seed=7")
     left = Forecast(Store(chain.root)).seconds_left
     target = [planned["dpo"]]
@@ -71,15 +69,12 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
     with other:
         pass
     assert "<h1>Finished.</h1>" in other.file.read_text()
-    report = (chain.folder("report") / "report.html").read_bytes()
     assert (chain.root / "report.html").read_bytes() == report, "another target has its own page"
     index = (chain.root / "index.html").read_text()
-    assert chain.manifest("report")["metrics"]["sentence"] in index
     links = re.findall(r'href="([^"]+)"', index)
     assert links == [f"pages/{other.file.name}", f"report/{page.target.fingerprint}/report.html"]
     assert all((chain.root / link).exists() for link in links), "no page of another run is lost"
     assert page_faults(chain.root / "index.html", tmp_path) == []
-    assert page_faults(chain.root / "report.html", tmp_path) == []
 
 
 def test_the_page_of_a_sweep_shows_its_jobs(tmp_path: Path) -> None:
@@ -100,42 +95,25 @@ def test_the_page_of_a_sweep_shows_its_jobs(tmp_path: Path) -> None:
     assert page_faults(page, tmp_path) == []
 
 
-def test_an_error_of_the_page_does_not_stop_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with live_page(tmp_path) as page:
-        sft = nodes(tmp_path)["sft"]
-        page.states[sft.fingerprint] = "running"  # it never began, so its time cannot be drawn
-        page.tell(nodes(tmp_path)["data"], "done")
-        page.tell(sft, "running")
-    assert "The run goes on without it" in caplog.text
-    assert '<li class="running">' in (tmp_path / "report.html").read_text()
-
-
 @pytest.mark.slow
-def test_a_run_killed_at_ten_moments_says_so_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_says_so_and_the_same_command_goes_on(tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
-    draw, store = random.Random(20261129), tmp_path / "outputs"
+    store = tmp_path / "outputs"
     command = [sys.executable, str(ROOT / "run.py"), "recipe=tiny", f"outputs={store}"]
-    for kill in range(10):
-        process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
-        time.sleep(draw.uniform(2, 9))
-        if process.poll() is not None:
-            break
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if not (store / "report.html").exists():
-            continue
-        html = (store / "report.html").read_text()
-        assert re.match(r"Running: \w|Starting", heading(store)) and "recipe=tiny" in html
-        written = re.findall(r"Date\.now\(\) / 1000 - (\d+)", html)[0]
-        later = html.replace(written, str(int(written) - int(SILENT) - 1))
-        (copy := tmp_path / f"later-{kill}.html").write_text(later)
-        with browser(tmp_path / "browser") as tab:
-            tab.open(copy, 390)
-            assert tab.evaluate("!document.getElementById('silent').hidden")
-            tab.open(store / "report.html", 390)
-            assert tab.evaluate("document.getElementById('silent').hidden"), "it is young"
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+    while not (store / "report.html").exists():
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    html = (store / "report.html").read_text()
+    assert re.match(r"Running: \w|Starting", heading(store))
+    [written] = re.findall(r"Date\.now\(\) / 1000 - (\d+)", html)
+    later = tmp_path / "later.html"
+    later.write_text(html.replace(written, str(int(written) - int(SILENT) - 1)))
+    with browser(tmp_path / "browser") as tab:
+        for page, is_hidden in ((later, False), (store / "report.html", True)):
+            tab.open(page, 390)
+            assert tab.evaluate("document.getElementById('silent').hidden") == is_hidden
     assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
     assert '<meta http-equiv="refresh"' not in (store / "report.html").read_text()

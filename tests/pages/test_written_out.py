@@ -38,16 +38,10 @@ def test_the_filters_of_text_write_out_too() -> None:
         assert not UNSEEN.search(html) and "u202e" in html
 
 
-def test_line_breaks_tabs_and_emoji_stay() -> None:
-    text = "a\n\tb ❤\ufe0f 👨\u200d👩\u200d👧 é"
-    assert environment().from_string("{{ value }}").render(value=text) == text
-
-
 def test_no_page_is_made_by_another_environment() -> None:
-    makers = [
-        path
-        for path in (ROOT / "stages").rglob("*.py")
-        if " Environment(" in path.read_text(encoding="utf-8")
-    ]
+    makers = set[str]()
+    for path in (ROOT / "stages").rglob("*.py"):
+        if " Environment(" in path.read_text(encoding="utf-8"):
+            makers.add(path.name)
     # documents are Markdown
-    assert {path.name for path in makers} == {"environment.py", "documents.py"}
+    assert makers == {"environment.py", "documents.py"}

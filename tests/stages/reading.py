@@ -30,37 +30,37 @@ def joined(cfg: Data, out: StageDir) -> dict[str, Any]:
 
 def ran(nodes: list[Node], out: StageDir) -> dict[str, Any]:
     """Merge the metrics and messages of several `source` stages; `out` collects examples, warnings and quarantine."""
-    *read, last = nodes
-    sums, lines, summaries, other_metrics = (
-        Counter[str](),
-        list[str](),
-        list[str](),
-        dict[str, Any](),
-    )
-    for each in read:
-        own = work(out.path / each.fingerprint)
+    *sources, last = nodes
+    merged = dict[str, Any]()
+    counts = Counter[str]()
+    messages = list[str]()
+    summaries = list[str]()
+    for node in sources:
+        own = work(out.path / node.fingerprint)
         try:
-            metrics = source.run(each.config, {}, own)
+            metrics = source.run(node.config, {}, own)
         finally:
             gather(own, out)
-        sums.update({name: metrics[name] for name in SUMS})
-        lines += metrics["read"]
-        other_metrics |= metrics
+        merged |= metrics
+        counts.update({name: metrics[name] for name in SUMS})
+        messages += metrics["read"]
         summaries.append(metrics["summary"])
-    quarantine = out / "quarantine.jsonl"
-    before = quarantine.read_text() if quarantine.exists() else ""
-    metrics = data.run(
-        last.config, {role: out.path / each.fingerprint for role, each in last.inputs.items()}, out
-    )
-    if before:
-        quarantine.write_text(before + (quarantine.read_text() if quarantine.exists() else ""))
-    sums.update({"unwanted": metrics["unwanted"]})
-    report = {"read": lines, "summary": "; ".join([*summaries, metrics["summary"]])}
-    return other_metrics | metrics | {name: sums[name] for name in SUMS} | report
+    inputs = {role: out.path / node.fingerprint for role, node in last.inputs.items()}
+    rows_of_sources = quarantine_of(out)
+    metrics = data.run(last.config, inputs, out)
+    if rows_of_sources:
+        (out / "quarantine.jsonl").write_text(rows_of_sources + quarantine_of(out))
+    counts["unwanted"] += metrics["unwanted"]
+    summaries.append(metrics["summary"])
+    return merged | metrics | counts | {"read": messages, "summary": "; ".join(summaries)}
+
+
+def quarantine_of(out: StageDir) -> str:
+    file = out / "quarantine.jsonl"
+    return file.read_text() if file.exists() else ""
 
 
 def gather(own: StageDir, out: StageDir) -> None:
     out.warnings += own.warnings
-    if (own / "quarantine.jsonl").exists():
-        with open(out / "quarantine.jsonl", "a") as quarantine:
-            quarantine.write((own / "quarantine.jsonl").read_text())
+    with open(out / "quarantine.jsonl", "a") as quarantine:
+        quarantine.write(quarantine_of(own))

@@ -25,9 +25,9 @@ from stages.models.loading import load_model
 from stages.store.records import Candidate, Example, Pair, load, save
 from stages.store.splits import draw_order
 from stages.store.store import Store
-from tests.bench.coin import tossed, turned
 from tests.helpers import Chain, build, nodes, settings
 from tests.rows import work
+from tests.stages.coin import tossed, turned
 
 
 def evaluation_inputs(chain: Chain) -> dict[str, Path]:

@@ -3,28 +3,24 @@
 import json
 import math
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from stages.config.blocks.arguments import SFTArguments
-from stages.config.blocks.models import Template
-from stages.config.blocks.training import SFT, Untrained
+from stages.config.blocks.training import SFT
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models.contract import load_contract
-from stages.models.loading import load_model
 from stages.objectives.sft import read_rows
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
 from stages.store.workspace import SCRATCH, StageDir, read_curves
-from stages.training import callbacks, saving
-from stages.training.saving import link_or_copy
+from stages.training import callbacks
 from stages.training.token_rows import IGNORED
 from tests.helpers import settings
 from tests.rows import work
@@ -73,72 +69,32 @@ def test_only_the_answer_and_its_end_are_trained(
     contract = load_contract(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
     rows = read_rows(examples, contract, block(), work(tmp_path))
-    assert not rows.dropped
     for row, example in zip(rows.train.dataset, examples, strict=True):
         trained = [i for i in row["labels"] if i != IGNORED]
         assert contract.tokenizer.decode(trained) == f"{example.reference}<|im_end|>"
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize(("packing", "sizes"), [(False, (8, 1)), (True, (4, 2))])
+@pytest.mark.parametrize(("packing", "size"), [(False, 8), (True, 4)])
 def test_the_micro_batch_does_not_change_the_weights(
-    packing: bool, sizes: tuple[int, ...], inputs: dict[str, Path], tmp_path: Path
+    packing: bool, size: int, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     """Rows that are no multiple of the batch are cut, the normaliser is the step's: equal to 1e-5 in fp32."""
-    cfg = block(batch_size=sizes[0], packing=packing, max_length=128 if packing else 1024)
+    cfg = block(batch_size=size, packing=packing, max_length=128 if packing else 1024)
     few_inputs = some_rows(inputs, 45, tmp_path / "data")
-    reference, metrics, _ = train(micro(cfg, sizes[0]), few_inputs, tmp_path / "whole")
+    whole, metrics, _ = train(micro(cfg, size), few_inputs, tmp_path / "whole")
     assert (metrics["rows_cut"] > 0) is not packing, "packed rows fill their batches"
-    for size in sizes[1:]:
-        weights, _, _ = train(micro(cfg, size), few_inputs, tmp_path / f"micro-{size}")
-        assert distance(weights, reference) < 1e-5
-
-
-def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: Path) -> None:
-    """The loss of a packed row is that of its examples alone."""
-    contract = load_contract(next((built / "sft").glob("*/model")))
-    examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][
-        :12
-    ]
-    tokenised = read_rows(
-        examples, contract, block(), StageDir(Path("."), lambda m, s: None, is_main=False)
-    ).train
-    rows = list(tokenised.dataset)
-    tokenised.pack(128, 1)
-    bins = list(tokenised.dataset)
-    assert 1 < len(bins) < len(rows)
-    assert sorted(n for b in bins for n in b["seq_lengths"]) == sorted(
-        len(r["input_ids"]) for r in rows
-    )
-    model = load_model(next((built / "sft").glob("*/model")))
-
-    def nll(ids: list[int], labels: list[int], positions: list[int]) -> float:
-        with torch.no_grad():
-            logits = model(
-                torch.tensor([ids]), position_ids=torch.tensor([positions]), use_cache=False
-            ).logits[0, :-1]
-        target = torch.tensor(labels[1:])
-        return float(
-            torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
-        )
-
-    alone = sum(nll(r["input_ids"], r["labels"], list(range(len(r["input_ids"])))) for r in rows)
-    packed = sum(
-        nll(b["input_ids"], b["labels"], [i for n in b["seq_lengths"] for i in range(n)])
-        for b in bins
-    )
-    # Sums of about 30 tokens' fp32 losses
-    assert packed == pytest.approx(alone, abs=1e-3)
+    single, _, _ = train(micro(cfg, 1), few_inputs, tmp_path / "single")
+    assert distance(whole, single) < 1e-5
 
 
 def some_rows(inputs: dict[str, Path], count: int, folder: Path) -> dict[str, Path]:
     """The inputs with only so many rows to train on."""
     examples = load(inputs["data"] / "examples.parquet", Example)
+    trained = [e for e in examples if e.split == "sft"][:count]
+    validated = [e for e in examples if e.split == "validation"]
     shutil.copytree(inputs["data"], folder)
-    rows = [e for e in examples if e.split == "sft"][:count] + [
-        e for e in examples if e.split == "validation"
-    ]
-    save(folder / "examples.parquet", rows, Example)
+    save(folder / "examples.parquet", [*trained, *validated], Example)
     return {**inputs, "data": folder}
 
 
@@ -148,12 +104,12 @@ def test_the_best_checkpoint_by_validation_is_published(
     """Trained long on few rows, the model forgets how to answer others: the published weights are from before."""
     few_inputs = some_rows(inputs, 16, tmp_path / "data")  # a step an epoch
     trl = SFTArguments(lr_scheduler_type="constant", warmup_steps=0)
-    cfg = block(epochs=60.0, learning_rate=1e-2, evaluations=6, trainer=trl)
+    cfg = block(epochs=24.0, learning_rate=1e-2, evaluations=6, trainer=trl)
     weights, metrics, out = train(cfg, few_inputs, tmp_path / "sft")
     losses = {p["step"]: p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p}
-    assert metrics["step"] == min(losses, key=losses.__getitem__) < metrics["steps"]
-    assert metrics["eval_loss"] == min(losses.values())
     assert len(losses) == 1 + 6, "one before the first step"
+    assert metrics["eval_loss"] == min(losses.values())
+    assert metrics["step"] == min(losses, key=losses.__getitem__) < metrics["steps"]
     shorter = replace(cfg, epochs=float(metrics["step"]), evaluations=1)
     assert distance(weights, train(shorter, few_inputs, tmp_path / "shorter")[0]) < 1e-5
 
@@ -170,18 +126,30 @@ def test_diverging_training_stops_and_names_the_step(
     assert not (tmp_path / "sft" / "model").exists()
 
 
-def test_a_base_without_numbers_is_told_by_its_first_validation(
-    inputs: dict[str, Path], tmp_path: Path
-) -> None:
-    base = Path(shutil.copytree(inputs["base"], tmp_path / "base"))
-    weights = load_file(file := base / "model" / "model.safetensors")
-    save_file(
-        {name: tensor.float() * math.nan for name, tensor in weights.items()},
-        file,
-        {"format": "pt"},
-    )
-    with pytest.raises(UserError, match=r"the validation loss is nan"):
-        train(block(), inputs | {"base": base}, tmp_path / "sft")
+class Warnings(list[str]):
+    """What a stage's folder is told."""
+
+    warn = list.append
+
+
+def watched(norms: list[float]) -> list[str]:
+    """Return the warnings of a check that sees these gradient norms, one a step."""
+    warnings = Warnings()
+    watch = callbacks.DivergenceCheck(block(), warnings)  # type: ignore[arg-type]
+    for step, norm in enumerate(norms, 1):
+        state = type("State", (), {"global_step": step, "max_steps": 100})
+        watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": norm})
+    return warnings
+
+
+def test_one_exploding_gradient_is_told_and_a_second_one_soon_after_stops() -> None:
+    usual = [1.0, 3.0, 0.5, 20.0, 1.0, 2.0, 1.0, 1.0]
+    assert watched([*usual, 900.0]) == []
+    [warning] = watched([*usual, 5000.0, *usual])
+    assert "at step 9" in warning
+    for norms in ([*usual, 5000.0, *usual, 1.0, 5000.0], [*usual, math.nan]):
+        with pytest.raises(UserError, match=f"diverged at step {len(norms)}"):
+            watched(norms)
 
 
 def test_a_short_wrecked_training_stops_before_its_last_checkpoint(
@@ -206,168 +174,63 @@ def trained(built: Path, inputs: dict[str, Path], tmp_path: Path) -> dict[str, P
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("interrupted", [False, True])
 def test_a_training_that_made_the_model_worse_publishes_nothing(
-    interrupted: bool, trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: dict[str, Path], tmp_path: Path
 ) -> None:
-    """It ends with a lower loss than the worst, far above what it began with. After a kill that is known as well."""
-    cfg = block(learning_rate=0.05)
-    pattern = r"validation loss [\d.]+ → [\d.]+ → [\d.]+: .*higher than .*nothing is published. Lower sft.learning_rate"
-    if interrupted:
-        cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=9))
-        saved = saving.Checkpoints.on_save
-
-        def stop(*args: Any, **kwargs: Any) -> None:
-            saved(*args, **kwargs)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(saving.Checkpoints, "on_save", stop)
-            train(cfg, trained, tmp_path / "sft")
+    """It ends with a lower loss than the worst, far above what it began with."""
     for _ in range(2):  # the same command again says the same again
-        (tmp_path / "sft").mkdir(exist_ok=True)
-        with pytest.raises(UserError, match=pattern):
-            run(cfg, trained, work(tmp_path / "sft"))
+        with pytest.raises(UserError, match=r"nothing is published.* sft\.learning_rate"):
+            run(block(learning_rate=0.05), trained, work(tmp_path / "sft"))
     assert not (tmp_path / "sft" / "model").exists()
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("packing", [False, True])
 def test_rows_that_the_model_itself_wrote_are_trained_on(
-    packing: bool, trained: dict[str, Path], built: Path, tmp_path: Path
+    trained: dict[str, Path], built: Path, tmp_path: Path
 ) -> None:
     """They start where the loss can hardly fall: as far as it rises, that is told, and the model published."""
     prompts = {e.id: e for e in load(trained["data"] / "examples.parquet", Example)}
-    wrote = load(next((built / "sample").glob("*/candidates.parquet")), Candidate)
-    rows = [
-        replace(
-            prompts[c.prompt_id],
-            id=f"{i:04}",
-            reference=c.text,
-            split="validation" if i % 4 == 0 else "sft",
-        )
-        for i, c in enumerate(wrote)
-    ]
+    candidates = load(next((built / "sample").glob("*/candidates.parquet")), Candidate)
+    rows = list[Example]()
+    for i, c in enumerate(candidates):
+        split = "sft" if i % 4 else "validation"
+        rows.append(replace(prompts[c.prompt_id], id=f"{i:04}", reference=c.text, split=split))
     data = shutil.copytree(trained["data"], tmp_path / "data")
     save(data / "examples.parquet", rows, Example)
-    cfg = block(
-        packing=packing,
-        max_length=512,
-        batch_size=1 if packing else 16,
-        learning_rate=3e-4,
-        epochs=2.0,
-    )
-    weights, metrics, out = train(cfg, {**trained, "data": data}, tmp_path / "sft")
-    assert distance(weights, load_file(trained["base"] / "model" / "model.safetensors")) > 1e-4, (
-        "it trained"
-    )
-    assert 0 < metrics["step"] <= metrics["steps"]
-    losses = [p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p]
-    assert losses[0] < 1, "near the optimum"
-    assert ["lowest value" in warning for warning in out.warnings] == [True] * (
-        metrics["eval_loss"] > losses[0]
-    )
-
-
-def test_a_training_as_it_should_be_is_not_watched_to_death(built: Path) -> None:
-    """The tiny chain's losses, and those of its DPO, all together far from where one is stopped."""
-    for stage in ("sft", "dpo"):
-        watch, points = (
-            callbacks.DivergenceCheck(block()),
-            read_curves(next((built / stage).glob("*/curves.jsonl")).parent),
-        )
-        assert sum("grad_norm" in point for point in points) > callbacks.BEGINNING
-        for point in points:
-            watch.record(point)
-            assert not watch.has_climbed(len(points))
-        began = max(watch.start_loss, *watch.losses[: callbacks.BEGINNING])
-        watch.losses += [
-            1.01 * max(callbacks.RISE * began, began + callbacks.NATS)
-        ] * callbacks.RECENT
-        assert watch.has_climbed(len(points))
+    cfg = block(batch_size=16, learning_rate=3e-4, epochs=2.0)
+    _, metrics, out = train(cfg, {**trained, "data": data}, tmp_path / "sft")
+    first_loss = next(p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p)
+    assert first_loss < 1, "near the optimum"
+    is_warned = any("lowest value" in warning for warning in out.warnings)
+    assert is_warned == (metrics["eval_loss"] > first_loss)
 
 
 def test_a_row_too_long_is_dropped_whole_and_named_and_too_many_stop(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    answered = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.reference]
-    ids = {e.id for e in answered if e.split in ("sft", "validation")}
-    with pytest.raises(UserError, match=rf"{len(ids)} longer than sft.max_length=8 "):
-        train(block(max_length=8), inputs, tmp_path / "none")
+    examples = load(inputs["data"] / "examples.parquet", Example)
+    ids = {e.id for e in examples if e.reference and e.split in ("sft", "validation")}
     with pytest.raises(UserError, match=r"sft\.max_dropped=0"):
         train(block(max_length=30, max_dropped=0.0), inputs, tmp_path / "strict")
     _, metrics, out = train(block(max_length=30, max_dropped=1.0), inputs, tmp_path / "some")
-    ((reason, count),) = metrics["rows_dropped"].items()
-    named = [json.loads(line) for line in (out / "dropped.jsonl").read_text().splitlines()]
+    [(reason, count)] = metrics["rows_dropped"].items()
+    dropped = [json.loads(line) for line in (out / "dropped.jsonl").read_text().splitlines()]
     assert 0 < count < len(ids)
-    assert len({row["id"] for row in named} & ids) == len(named) == count
-    assert all(row["reason"] == reason == "longer than sft.max_length=30 tokens" for row in named)
-    longest = max(row["tokens"] for row in named)
-    dropped = (
-        f"{count} of {len(ids)} rows are dropped: {count} {reason} (the longest has {longest})."
-    )
-    assert out.warnings[0].startswith(dropped)
-    assert f"sft.max_length={longest} keeps 100%. dropped.jsonl lists them." in out.warnings[0]
-
-
-def test_no_training_keeps_the_weights_and_fixes_the_contract(
-    inputs: dict[str, Path], tmp_path: Path
-) -> None:
-    weights, metrics, out = train(
-        Untrained(seed=0, template=Template("chatml")), inputs, tmp_path / "sft"
-    )
-    before = load_file(inputs["base"] / "model" / "model.safetensors")
-    assert metrics["trained"] is False
-    assert all(torch.equal(weights[name], before[name]) for name in before)
-    load_contract(out / "model")
+    assert len({row["id"] for row in dropped} & ids) == len(dropped) == count
+    assert {row["reason"] for row in dropped} == {reason}
+    longest = max(row["tokens"] for row in dropped)
+    assert f"sft.max_length={longest} keeps 100%" in out.warnings[0]
 
 
 def test_the_published_folder_loads_as_it_is(built: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = next((built / "sft").glob("*/model"))
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder),
-    )
-    chat = [
-        {
-            "role": "user",
-            "content": "Is this review positive or negative? Answer with one word: I love the hat.",
-        }
-    ]
-    ids = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    answer = model.generate(**ids, max_new_tokens=8)[0, ids["input_ids"].shape[1] :]
-    assert answer[-1] == tokenizer.eos_token_id, (
-        "generation stops by the folder's own generation config"
-    )
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    question = "Is this review positive or negative? Answer with one word: I love the hat."
+    chat = [{"role": "user", "content": question}]
+    options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+    answer = model.generate(**tokenizer.apply_chat_template(chat, **options), max_new_tokens=8)
+    assert answer[0, -1] == tokenizer.eos_token_id, "by the folder's own generation config"
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
-
-
-def test_a_torn_checkpoint_is_not_trusted(inputs: dict[str, Path], tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
-    for step in (5, 10):
-        checkpoint = folder / f"checkpoint-{step}"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "optimizer.pt").write_text("state")
-        state = type("State", (), {"global_step": step})
-        checkpoints = list(folder.glob("checkpoint-*"))
-        saving.Checkpoints(300).on_save(type("Args", (), {"output_dir": str(folder)}), state, None)
-        assert [p.name for p in folder.glob("checkpoint-*")] == [checkpoint.name], checkpoints
-    assert saving.newest_complete(folder) == folder / "checkpoint-10"
-    (folder / "checkpoint-10" / "optimizer.pt").write_text("stat\0")
-    assert saving.newest_complete(folder) is None
-    (folder / "checkpoint-12").mkdir()
-    assert saving.newest_complete(folder) is None, "without a marker it was never finished"
-
-
-def test_weights_are_copied_where_the_file_system_makes_no_hard_links(tmp_path: Path) -> None:
-    memory = Path("/dev/shm")
-    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no second file system to link from")
-    with tempfile.NamedTemporaryFile(dir=memory) as source:
-        Path(source.name).write_text("weights")
-        link_or_copy(source.name, str(tmp_path / "copy"))
-    assert (tmp_path / "copy").read_text() == "weights"

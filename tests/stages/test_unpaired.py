@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import KTOConfig, KTOTrainer
 
-from stages import unpaired
+from stages import answer, unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.store.records import Judgement, Pair, load, save
@@ -23,7 +20,8 @@ def build_unpaired(
     folder: Path, judged: Path, **keys: Any
 ) -> tuple[dict[str, bool], dict[str, Any]]:
     """The label of each text, and the metrics."""
-    out, cfg = work(folder), replace(settings("recipe=tiny").unpaired, **keys)
+    out = work(folder)
+    cfg = replace(settings("recipe=tiny").unpaired, **keys)
     metrics = unpaired.run(cfg, {"judged": judged}, out)
     rows = load(out / "unpaired.parquet", UnpairedPreference)
     assert [row.prompt[-1]["content"] for row in rows] == [row.prompt_id for row in rows]
@@ -54,93 +52,64 @@ def test_what_has_no_label_is_left_out_and_counted(tmp_path: Path) -> None:
         ]
     }
     judged = judged_pool(tmp_path / "pool", answers)
-    labels, metrics = build_unpaired(tmp_path / "kept", judged)
+    labels, metrics = build_unpaired(tmp_path / "out", judged)
     assert labels == {"good": True, "bad": False, "off and off": False}
-    why = {"no judgement": 1, "the text of another one": 1, "desirable and unfinished": 1}
-    assert metrics["left_out"] == why
-    labels, metrics = build_unpaired(tmp_path / "dropped", judged, unfinished=Unfinished.drop)
+    reasons = {"no judgement", "the text of another one", "desirable and unfinished"}
+    assert metrics["left_out"] == dict.fromkeys(reasons, 1)
+    labels, _ = build_unpaired(tmp_path / "dropped", judged, unfinished=Unfinished.drop)
     assert labels == {"good": True, "bad": False}
-    assert metrics["left_out"] == why | {"undesirable and unfinished": 1}
 
 
 def test_of_preferences_what_wins_more_than_it_loses_is_desirable(tmp_path: Path) -> None:
-    judged = judged_pool(
-        tmp_path / "pool", {"q": [(candidate("q", text), None) for text in "abcd"]}
-    )
-    [a, b, c, _] = (candidate("q", text).candidate_id for text in "abcd")
-    votes = [("a", a, b), ("b", c, a), ("a", b, c), ("tie", b, c)]
-    save(
-        judged / "judgements.parquet",
-        [Judgement("q", "x", a=i, b=j, preference=p) for p, i, j in votes],
-        Judgement,
-    )
+    candidates = {text: candidate("q", text) for text in "abcd"}
+    judged = judged_pool(tmp_path / "pool", {"q": [(c, None) for c in candidates.values()]})
+    votes = list[Judgement]()
+    for preferred, a, b in (("a", "a", "b"), ("b", "c", "a"), ("a", "b", "c"), ("tie", "b", "c")):
+        ids = {"a": candidates[a].candidate_id, "b": candidates[b].candidate_id}
+        votes.append(Judgement("q", "x", preference=preferred, **ids))
+    save(judged / "judgements.parquet", votes, Judgement)
     labels, metrics = build_unpaired(tmp_path / "out", judged, threshold=0.99)
     assert labels == {"a": True, "c": False}
     assert metrics["left_out"] == {"as many preferences for it as against it": 1, "no judgement": 1}
 
 
 def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
-    judged = judged_pool(
-        tmp_path / "pool", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]}
-    )
-    pattern = r"^unpaired\.threshold=0\.7: all 2 .* are undesirable\. .* from 0 to 0\.5\.$"
-    with pytest.raises(UserError, match=pattern):
-        build_unpaired(tmp_path / "low", judged, threshold=0.7)
-    with pytest.raises(UserError, match=r"0 to 0\.5"):
-        build_unpaired(tmp_path / "high", judged, threshold=0.0)
+    answers = {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]}
+    judged = judged_pool(tmp_path / "pool", answers)
+    for threshold in (0.7, 0.0):
+        with pytest.raises(UserError, match=r"^unpaired\.threshold=.* 0 to 0\.5"):
+            build_unpaired(tmp_path / "alike", judged, threshold=threshold)
     labels, _ = build_unpaired(tmp_path / "as_told", judged, threshold=0.5)
     assert labels == {"a": True, "b": False}
 
 
-def test_trls_kto_learns_from_the_tables_rows(chain: Chain, tmp_path: Path) -> None:
-    """Check that the stored completions equal the judged ones and share the prompts of DPO's pairs."""
+def test_prompts_are_held_out_as_dpos_are(chain: Chain) -> None:
     build(chain.root, "stage=unpaired")
-    overrides = ("stage=unpaired",)
-    file = chain.folder("unpaired", *overrides) / "unpaired.parquet"
-    rows = load_dataset(
-        "parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    held_out = {row["prompt_id"] for row in rows if row["split"] == "validation"}
+    rows = load(chain.folder("unpaired", "stage=unpaired") / "unpaired.parquet", UnpairedPreference)
+    held_out = {row.prompt_id for row in rows if row.split == "validation"}
     pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)
     assert held_out & {pair.prompt_id for pair in pairs}
     assert all((pair.split == "validation") == (pair.prompt_id in held_out) for pair in pairs)
 
-    sft, trained = (
-        chain.folder("sft") / "model",
-        rows.filter(lambda row: row["split"] == "train").select(range(8)),
-    )
-    options = {
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "max_steps": 2,
-        "disable_tqdm": True,
-    }
-    trainer = KTOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(sft),
-        args=KTOConfig(output_dir=str(tmp_path / "kto"), per_device_train_batch_size=4, **options),
-        train_dataset=trained,
-        processing_class=AutoTokenizer.from_pretrained(sft),
-    )
-    assert trainer.train().training_loss > 0
-    read = [trainer.processing_class.decode(row["completion_ids"]) for row in trainer.train_dataset]
-    assert len(read) == len(trained)
-    assert all(
-        row["completion"][0]["content"] in text for row, text in zip(trained, read, strict=True)
-    )
-    assert [row["label"] for row in trainer.train_dataset] == trained["label"]
+
+def test_no_other_node_knows_of_it(tmp_path: Path) -> None:
+    plain = nodes(tmp_path)
+    labelled = nodes(tmp_path, "stage=unpaired", "unpaired.threshold=0.5")
+    assert set(labelled) - set(plain) == {"unpaired"}
+    for name in set(plain) - {"report"}:
+        assert labelled[name].fingerprint == plain[name].fingerprint
+    other_pairs = ("stage=unpaired", "unpaired.threshold=0.5", "pairs.max_per_prompt=3")
+    assert nodes(tmp_path, *other_pairs)["unpaired"].fingerprint == labelled["unpaired"].fingerprint
 
 
-def test_no_other_node_knows_of_it(chain: Chain) -> None:
-    plain = nodes(chain.root)
-    with_threshold = nodes(chain.root, "stage=unpaired", "unpaired.threshold=0.5")
-    assert set(with_threshold) - set(plain) == {"unpaired"}
-    assert all(
-        node.fingerprint == with_threshold[name].fingerprint
-        for name, node in plain.items()
-        if name != "report"
-    )
-    more_pairs = nodes(
-        chain.root, "stage=unpaired", "unpaired.threshold=0.5", "pairs.max_per_prompt=3"
-    )
-    assert more_pairs["unpaired"].fingerprint == with_threshold["unpaired"].fingerprint
+def test_who_evaluates_without_a_held_out_completion_is_told_how_to_get_some(
+    tmp_path: Path,
+) -> None:
+    judged = judged_pool(tmp_path / "pool", SCORED)
+    out = work(tmp_path / "out")
+    cfg = replace(settings("recipe=tiny", "align=kto").unpaired, validation_fraction=1e-9)
+    assert unpaired.run(cfg, {"judged": judged}, out)["held_out"] == 0
+    assert any("Raise unpaired.validation_fraction" in line for line in out.warnings)
+    inputs = {"unpaired": out.path, "model": tmp_path}
+    with pytest.raises(UserError, match=r"unpaired\.validation_fraction"):
+        answer.run(settings("recipe=tiny").answer, inputs, work(tmp_path / "answers"))

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    DataCollatorForLanguageModeling,
     PreTrainedTokenizerBase,
 )
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -32,11 +32,11 @@ def turn(role: str, content: str) -> list[dict[str, str]]:
 
 def prompts() -> list[tuple[str, str, str]]:
     """All requests to say two words, in an order of their own."""
-    asked = [
-        (f"Say {a} and {b} {n}.", a, b) for n in range(3) for a in WORDS for b in WORDS if a != b
-    ]
-    random.Random(0).shuffle(asked)
-    return asked
+    requests = list[tuple[str, str, str]]()
+    for number, (a, b) in product(range(3), permutations(WORDS, 2)):
+        requests.append((f"Say {a} and {b} {number}.", a, b))
+    random.Random(0).shuffle(requests)
+    return requests
 
 
 def demonstrations(long: bool = False) -> list[Row]:
@@ -52,19 +52,18 @@ def demonstrations(long: bool = False) -> list[Row]:
 
 def preferences(long: bool = False) -> list[Row]:
     """Preferences for the two words in order; `long`: chosen answers to requests with a 2 are long."""
-    return [
-        {
-            "prompt": turn("user", prompt),
-            "chosen": turn(
-                "assistant", " ".join([a, b] * 8) if long and prompt.endswith("2.") else f"{a} {b}"
-            ),
-            "rejected": turn("assistant", f"{b} {b} {a} {b}"),
-        }
-        for prompt, a, b in prompts()[200:]
-    ]
+    rows = list[Row]()
+    for prompt, a, b in prompts()[200:]:
+        answer = f"{a} {b}"
+        if long and prompt.endswith("2."):
+            answer = " ".join([a, b] * 8)
+        row = {"prompt": turn("user", prompt), "chosen": turn("assistant", answer)}
+        rows.append(row | {"rejected": turn("assistant", f"{b} {b} {a} {b}")})
+    return rows
 
 
-TRAINED, HELD_OUT = slice(0, 120), slice(120, None)
+TRAINED = slice(0, 120)
+HELD_OUT = slice(120, None)
 
 
 def write_rows(rows: Sequence[Row], file: Path) -> Path:
@@ -98,7 +97,6 @@ class Elsewhere:
         rows: Sequence[Any] | None = None,
         model: Any = None,
         peft_config: LoraConfig | None = None,
-        collator: Any = None,
         **more: Any,
     ) -> Path:
         settings = {"num_train_epochs": 10, "learning_rate": 5e-3} | more
@@ -108,7 +106,6 @@ class Elsewhere:
             train_dataset=Dataset.from_list([*(rows or demonstrations())]),
             processing_class=tokenizer,
             peft_config=peft_config,
-            data_collator=collator,
         )
         return self.trained(name, trainer)
 
@@ -158,32 +155,13 @@ def other_tokenizer(place: Elsewhere) -> Path:
 def end_of_text(place: Elsewhere) -> Path:
     """Texts that were rendered before, to which TRL adds another end than the turn's."""
     tokenizer = place.tokenizer(end="<|endoftext|>")
-    rows = [
-        {
-            "prompt": tokenizer.apply_chat_template(
-                row["prompt"], tokenize=False, add_generation_prompt=True
-            ),
-            "completion": row["completion"][0]["content"],
-        }
-        for row in demonstrations()
-    ]
+    rows = list[dict[str, str]]()
+    for row in demonstrations():
+        text = tokenizer.apply_chat_template(
+            row["prompt"], tokenize=False, add_generation_prompt=True
+        )
+        rows.append({"prompt": text, "completion": row["completion"][0]["content"]})
     return place.sft("end_of_text", tokenizer, rows)
-
-
-def end_as_padding(place: Elsewhere) -> Path:
-    """The end of a turn pads, and a collator that masks what pads masks it."""
-    tokenizer = place.tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token
-    texts = [
-        {"text": tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)}
-        for row in demonstrations()
-    ]
-    collate = DataCollatorForLanguageModeling(tokenizer, mlm=False)
-
-    def collator(rows: list[dict[str, Any]]) -> Any:
-        return collate([{"input_ids": row["input_ids"]} for row in rows])
-
-    return place.sft("end_as_padding", tokenizer, texts, collator=collator)
 
 
 def with_turns(place: Elsewhere) -> tuple[PreTrainedTokenizerBase, Any]:
@@ -274,7 +252,6 @@ Make = Callable[[Elsewhere], Path]
 FAULTY: list[tuple[str, Make, bool]] = [
     ("tokenizer_changed", other_tokenizer, False),
     ("end_not_learnt", end_of_text, True),
-    ("end_not_learnt", end_as_padding, True),
     ("rows_untrained", new_rows, True),
     ("unchanged", not_trained, False),
     ("started_elsewhere", other_reference, False),
