@@ -317,7 +317,9 @@ def by_name(this: Conversion) -> None:
     """Set every setting that has a key here or is an argument of TRL's trainer, and list the others."""
     neutral = TRL["neutral"] + this.table["neutral"]
     for name, value in list(this.settings.items()):
-        reason = TRL["reasons"].get(name) or elsewhere_message(this.stage, name)
+        reason = TRL["reasons"].get(name)
+        if reason is None and name in trl_fields(this.stage):
+            reason = elsewhere_message(this.stage, name)
         is_share = name == "save_steps" and isinstance(value, float)  # of the training
         key = our_key(this.stage, name)
         if key and not is_share:

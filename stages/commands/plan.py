@@ -89,8 +89,7 @@ def warnings_on_lengths(nodes: dict[str, Node], store: Store) -> list[str]:
     from stages.preflight.row_lengths import long_rows
 
     trainings = [node for node in nodes.values() if isinstance(node.config, Training)]
-    errors, warnings = long_rows(trainings, nodes, store)
-    return errors + warnings
+    return long_rows(trainings, nodes, store)
 
 
 def plan_nodes(nodes: dict[str, Node], store: Store, untested: str = "") -> PlanResult:

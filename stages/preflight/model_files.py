@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from stages.config.blocks.models import Model
 from stages.config.errors import UserError
 from stages.hardware import model_shape
@@ -14,7 +12,6 @@ from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
 
 SCORES = "ForSequenceClassification"  # in the class names of transformers' models with a score head
-HEADS = ("score.", "classifier.", "classification_head.")  # prefixes of a score head's tensor names
 TOKENIZERS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -53,36 +50,23 @@ def require_reward_model(node: Node, store: Store) -> None:
     elif folder.is_dir():
         require_scores(folder, key)
     else:
-        raise UserError(
-            f"{key}: a reward model is a folder of safetensors, not a file. Name the folder."
-        )
+        raise UserError(f"{key}: a reward model is a folder of safetensors. Name the folder.")
 
 
 def require_scores(folder: Path, key: str) -> None:
     """Raise UserError if a model does not give one score, or has no chat template."""
     config = require_folder(folder, key)
     classes = str(config.get("architectures") or "")
-    has_head = any(
-        name.startswith(HEADS)
-        for file in folder.glob("*.safetensors")
-        for name in tensor_names(file, key)
-    )
-    if classes and SCORES not in classes and not has_head:
-        raise UserError(
-            f"{key}: {classes} gives no scores. Name a …{SCORES} model with one output."
-        )
+    if classes and SCORES not in classes:
+        raise UserError(f"{key}: {classes} gives no scores. Name a …{SCORES} model.")
     labels = config.get("id2label")
     outputs = config.get("num_labels", 2)  # 2 in transformers
     if isinstance(labels, dict) and labels:
         outputs = len(labels)
     if outputs != 1:
-        raise UserError(
-            f"{key}: its config.json has {outputs} outputs. Name a model with one output."
-        )
+        raise UserError(f"{key}: its config.json has {outputs} outputs. Name a model with one.")
     if not (folder / "contract.json").exists() and not has_chat_template(folder):
-        raise UserError(
-            f"{key}: its tokenizer has no chat template. Save that of its training in tokenizer_config.json."
-        )
+        raise UserError(f"{key}: its tokenizer has no chat template. Save that of its training.")
 
 
 def require_folder(folder: Path, key: str) -> dict[str, Any]:
@@ -102,17 +86,6 @@ def require_folder(folder: Path, key: str) -> dict[str, Any]:
             f"{key}: the folder has no tokenizer. Save the model's tokenizer.json there."
         )
     return model_shape.read_config(folder)
-
-
-def tensor_names(file: Path, key: str) -> list[str]:
-    """Return the tensor names in the header of a safetensors file."""
-    try:
-        with safe_open(file, "numpy") as content:
-            return list(content.keys())
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{key}: {file.name} cannot be read as safetensors: {error}. Copy it again."
-        ) from error
 
 
 def has_chat_template(folder: Path) -> bool:

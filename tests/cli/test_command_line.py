@@ -189,20 +189,12 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
             "have no checks. Leave verifier out",
         ),
         (
-            ("eval/judged=human", "eval.judged.against=[sft,sft]"),
-            "eval.judged.against[1]=sft is named twice",
-        ),
-        (
             ("eval/judged=human", "eval.judged.against=[policy]"),
             "eval.judged.against[0]=policy: ",
         ),
         (
             ("eval/judged=human", "eval.judged.against=[no/such/folder]"),
             "eval.judged.against[0]=no/such/folder",
-        ),
-        (
-            ("eval/judged=human", "eval.judged.source=[{path: README.md, check: label}]"),
-            "Leave splits and check out",
         ),
         (("eval.judged.labeler=dataset",), "eval.judged.labeler=dataset: "),
         (("seeds=[0]",), "seeds=[0] and seed=0"),

@@ -155,10 +155,6 @@ OF_VALUES = [
     ("dpo.reference=sft dpo.loss_type=[simpo]", "needs no reference"),
     ("export.repo=user/name stage=export", "export.format=hub"),
     ("export.dtype=f16 stage=export export.format=dataset", "export.format=gguf"),
-    (
-        "data.audit.thresholds={near_duplicate:0.9} data.sources=[{path:README.md}]",
-        "data.audit.actions={near_duplicate: drop}",
-    ),
 ]
 
 

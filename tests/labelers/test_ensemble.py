@@ -265,13 +265,13 @@ JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
             "[{labeler: verifier}, {labeler: human}]",
             (),
             f"{MEMBERS}[1].labeler=human",
-            "label.people=200",
+            "not a known value",
         ),
         (
             "[{labeler: dataset}, {labeler: verifier}]",
             (),
             f"{MEMBERS}[0].labeler=dataset",
-            "cannot be a member",
+            "not a known value",
         ),
         (
             "[{labeler: verifier}, {labeler: verifier}]",
@@ -284,7 +284,7 @@ JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
             "[{labeler: verifier, weight: -1}, {labeler: judge}]",
             (),
             f"{MEMBERS}[0].weight",
-            "from 0 to 1,000,000",
+            "from 0",
         ),
         (
             "[{labeler: verifier, veto: 2}, {labeler: judge}]",

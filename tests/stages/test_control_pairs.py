@@ -120,7 +120,6 @@ def pair(chosen: list[Message], rejected: list[Message]) -> Pair:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("control_pairs=random pairs=random", "pairs=random are such pairs already"),
         ("control_pairs=coin align=kto", "align=kto: rounds and controls are DPO's"),
         ("control_pairs=con", "random, coin"),
     ],
