@@ -22,7 +22,7 @@ from stages.config.blocks.evaluation import (
     JudgedByLabel,
 )
 from stages.config.blocks.labels import LABELS, Judge, Label, PreferenceFile
-from stages.config.blocks.models import TEMPLATES, Model
+from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import ChatRuntime, DeviceRuntime
 from stages.config.blocks.sampling import SAMPLES, OpenAI, Sample
@@ -336,6 +336,20 @@ class Config:
             labels = []
         judged = self.eval.judged
         return [*labels, judged.label] if isinstance(judged, Compared) else labels
+
+    @property
+    def own_parts(self) -> dict[str, Own]:
+        """The user's own code, by the block that names it."""
+        blocks = {
+            "data": self.data,
+            "sample": self.sample,
+            "label": self.label,
+            "eval.judged": self.eval.judged,
+        }
+        parts = {name: getattr(block, "own", Own()) for name, block in blocks.items()}
+        if parts["eval.judged"] == parts["label"]:  # eval/judged=label: named once
+            del parts["eval.judged"]
+        return parts
 
     @property
     def own_prompts(self) -> bool:
