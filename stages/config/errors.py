@@ -53,8 +53,11 @@ def name_block(block: str) -> Iterator[None]:
         yield
     except UserError as error:
         group = "eval/judged" if block.startswith("eval.judged") else "label"
-        messages = [re.sub(r"\blabel\.", f"{block}.", each) for each in error.messages]
-        raise UserError(*(re.sub(r"\blabel=", f"{group}=", each) for each in messages)) from error
+        messages = list[str]()
+        for each in error.messages:
+            by_key = re.sub(r"\blabel\.", f"{block}.", each)
+            messages.append(re.sub(r"\blabel=", f"{group}=", by_key))
+        raise UserError(*messages) from error
 
 
 class Errors:
@@ -127,10 +130,12 @@ def suggest(name: str, names: Iterable[str]) -> str:
 
 def nearest(name: str, names: Sequence[str], similarity: float = 0.5) -> str | None:
     """Return the name most like `name`, or None if none has this similarity, from 0 to 1."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=similarity)
-    return next(
-        (each for each in names if name and each.startswith(f"{name}_")), next(iter(close), None)
-    )
+    for each in names:
+        if name and each.startswith(f"{name}_"):
+            return each
+    for each in difflib.get_close_matches(name, names, n=1, cutoff=similarity):
+        return each
+    return None
 
 
 def require_known(key: str, values: Iterable[str], names: Iterable[str]) -> None:

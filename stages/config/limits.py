@@ -25,10 +25,14 @@ class Limit:
         return math.isfinite(value) and self.low <= value <= self.high and not is_excluded
 
     def __str__(self) -> str:
-        text = f"above {self.low:,}" if self.open else f"from {self.low:,}"
+        text = f"from {self.low:,}"
+        if self.open:
+            text = f"above {self.low:,}"
+        if self.below:
+            return f"{text} to below {self.high:,}"
         if math.isinf(self.high):
-            return f"{text} on"
-        return f"{text} to {'below ' if self.below else ''}{self.high:,}"
+            return text
+        return f"{text} to {self.high:,}"
 
 
 AMOUNT = Limit(0)  # of numbers whose field has none
@@ -41,7 +45,7 @@ def limited(limit: Limit, default: Any = MISSING, neutral: bool = False) -> Any:
     `neutral`: it is not part of the fingerprint, such as a bound that only ends a stage with an error."""
     metadata = {LIMIT: limit, NEUTRAL: neutral}
     if isinstance(default, list):
-        return field(default_factory=lambda: [*default], metadata=metadata)
+        return field(default_factory=partial(list, default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -53,7 +57,7 @@ def words(*accepted: str, default: Any = MISSING) -> Any:
 def computed(default: Any) -> Any:
     """Return a field that the pipeline fills in. If a user sets it, the value is refused."""
     if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={COMPUTED: default})
+        return field(default_factory=partial(dict, default), metadata={COMPUTED: default})
     return field(default=default, metadata={COMPUTED: default})
 
 

@@ -151,10 +151,13 @@ def try_own_labelers(cfg: Config, missing: Sequence[Node], store: Store) -> None
     Raise UserError if a labeler cannot be loaded, or fails on made-up rows."""
     if cfg.launch.node_rank > 0 or not store.is_writable:
         return
-    labels = [node.config for node in missing if isinstance(node.config, Label)]
-    labels += [node.config.label for node in missing if isinstance(node.config, ScoredGRPO)]
     own_parts = dict[str, OwnLabeler]()
-    for label in labels:
+    for node in missing:
+        label = node.config
+        if isinstance(label, ScoredGRPO):
+            label = label.label
+        if not isinstance(label, Label):
+            continue
         for part in label.parts:
             # an ensemble's members are nodes of their own, and its block does not have their files
             if isinstance(part, OwnLabeler) and part.own:

@@ -286,7 +286,7 @@ REFUSED = [
     (f"{ENDPOINT} sample.endpoint.api_key_env=sk-1234", "sample.endpoint.api_key_env holds a key"),
     (f"{ENDPOINT} sample.endpoint.budget.money=2", "budget.money=2: the price of"),
     (f"{ENDPOINT} sample.endpoint.price.input=-1", "sample.endpoint.price.input=-1.0: "),
-    ("label=judge", "label.endpoints is empty"),
+    ("label=judge", "label.endpoints: no judge"),
     ("label=judge label.endpoints=[{bogus:x}]", "bogus is not a setting"),
     ("label.known=README.md", "label.audit=200"),
     ("prices={writer:{input:-1,output:1}}", "prices.writer.input=-1.0: the value must be"),

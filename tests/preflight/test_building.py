@@ -278,7 +278,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "dpo.trainer.extra.log_level: ",
             "Set sft.runtime.gradient_checkpointing instead",
             "sft.lora.target_modules=['nope.q_proj']: ",
-            "label.endpoints[0].extra.n=4: every request sets n itself",
+            "label.endpoints[0].extra.n=4: ",
             "data.sources[1].columns={prompt: [1]}: a column must be a name",
             "launch.rendezvous=host:99999 is not HOST:PORT",
             "label.known needs judgements to compare with. Add label.audit",
@@ -298,7 +298,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "sample.top_p=nan: the value must be",
             "eval.confidence=inf: the value must be",
             "sft.epochs=-1.0: the value must be",
-            "leave label.instructions out",
+            "label.instructions= : the value is empty",
         ),
     ),
 ]

@@ -81,9 +81,7 @@ class Endpoint:
     def check_address(self, key: str) -> None:
         """Raise UserError if no server can be at the address, or no model of it is named."""
         if parse_address(self.base_url) is None:
-            raise UserError(
-                f"{key}.base_url is not an address. Use one such as http://127.0.0.1:8000/v1."
-            )
+            raise UserError(f"{key}.base_url is not an address, as http://127.0.0.1:8000/v1.")
         if not self.model:
             raise UserError(f"{key}.model is missing. Set {key}.model=NAME, a model of the server.")
 
@@ -91,9 +89,7 @@ class Endpoint:
         """Raise UserError for fields that every request sets itself."""
         for name in REQUEST_FIELDS:
             if name in self.extra:
-                raise UserError(
-                    f"{key}.extra.{name}={self.extra[name]}: every request sets this. Leave it out."
-                )
+                raise UserError(f"{key}.extra.{name}={self.extra[name]}: every request sets this.")
 
     def check_budget(self, key: str) -> None:
         """Raise UserError for a budget that cannot be counted, or that one long answer could exceed."""

@@ -159,7 +159,7 @@ class Judge(Label):
         super().check()
         if not self.endpoints:
             raise UserError(
-                "label.endpoints is empty. Set 'label.endpoints=[{base_url: ADDRESS, model: NAME}]'."
+                "label.endpoints: no judge is named. Set 'label.endpoints=[{base_url: ADDRESS, model: NAME}]'."
             )
         judges = [(endpoint.address, endpoint.model) for endpoint in self.endpoints]
         if len({*judges}) < len(judges):

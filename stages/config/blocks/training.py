@@ -350,7 +350,13 @@ class Reward(Training):
 
 
 SFTS: dict[str, type[FirstModel]] = {"default": SFT, "none": Untrained}
-BLOCKS = {block.objective.name: block for block in (SFT, DPO, KTO, GRPO, Reward)}
+BLOCKS: dict[str, type[Training]] = {
+    "sft": SFT,
+    "dpo": DPO,
+    "kto": KTO,
+    "grpo": GRPO,
+    "reward": Reward,
+}
 OBJECTIVES = {name: block.objective for name, block in BLOCKS.items()}
 # trained by a trainer of TRL
 WITH_TRL = [name for name, objective in OBJECTIVES.items() if objective.trl]
