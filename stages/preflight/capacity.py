@@ -42,8 +42,9 @@ def validate_pairs(cfg: Config) -> None:
             f"pairs.min_score={cfg.pairs.min_score:g}: scores of a reward model are below 1. Set pairs.min_score=0."
         )
     if candidates < 2:
+        setting = "sample.pool draws " if cfg.sample.pool else "sample.candidates_per_prompt="
         raise UserError(
-            f"sample.candidates_per_prompt={candidates}: a pair needs 2 candidates. Use more, or stop at stage=label."
+            f"{setting}{candidates}: a pair needs two candidates. Use more, or stop at stage=label."
         )
     if not cfg.sample.pool and not any(cfg.sample.temperatures[:candidates]):
         raise UserError(

@@ -227,10 +227,13 @@ class Form:
 
     def check(self) -> None:
         """Raise UserError if the system prompts do not fit `data.form.system`."""
-        needs_prompts = self.system in ("insert", "vary")
-        if needs_prompts is not bool(self.system_prompts):
+        policy = self.system or "keep"
+        needed = {"insert": "1", "vary": "2 or more"}.get(policy, "none")
+        count = len(self.system_prompts or [])
+        fits = {"1": count == 1, "2 or more": count > 1, "none": count == 0}
+        if not fits[needed]:
             raise UserError(
-                f"data.form.system={self.system or 'keep'}: only insert and vary need data.form.system_prompts."
+                f"data.form.system={policy} needs {needed} in data.form.system_prompts."
             )
 
 
