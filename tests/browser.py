@@ -1,7 +1,6 @@
 """A real browser, controlled over a pipe in the DevTools protocol (chromedevtools.github.io/devtools-protocol), with a
 window of any width, light or dark. Chromium's own windows are never narrower than 500 pixels."""
 
-import base64
 import json
 import os
 import select
@@ -146,11 +145,6 @@ class Tab:
         assert source is not None
         self.evaluate(f"{source}; 0")
         return list(self.evaluate(AXE))
-
-    def picture(self, path: Path) -> None:
-        """Save the whole page as a PNG."""
-        answer = self.tell("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(answer["data"]))
 
 
 def page_faults(page: Path, folder: Path) -> list[str]:

@@ -46,26 +46,6 @@ def texts() -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "foreign"),
-    [
-        (f"pip install '{FOREIGN}[people]'", True),
-        (f"extras: `{FOREIGN}[sweep,ray]`", True),
-        (f'"{FOREIGN}>=0.1"', True),
-        (f"python -m pip install -U {FOREIGN}", True),
-        (f"uv add {FOREIGN}", True),
-        (f'metadata.version("{FOREIGN}")', True),
-        (f"pip install '{DISTRIBUTION}[people]'", False),
-        ("pip install -e '.[people]'", False),
-        (f"pip install ./{FOREIGN}", False),
-        (f"Install the packages of {FOREIGN}", False),
-        (f"cd {FOREIGN} && pip install -e .", False),
-    ],
-)
-def test_the_search_knows_the_foreign_package(text: str, foreign: bool) -> None:
-    assert bool(NAMED.search(text)) is foreign
-
-
 def test_no_text_names_the_foreign_package_as_something_to_install() -> None:
     files = {
         name: text

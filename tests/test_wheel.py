@@ -111,30 +111,3 @@ def test_the_whole_chain_runs_from_an_empty_folder_and_is_there_the_second_time(
     assert "not measured yet (" not in elsewhere, (
         "the folder's own store tells how fast this machine is"
     )
-
-
-def test_a_recipe_of_ones_own_and_a_sweep_in_other_processes(repository: Path) -> None:
-    folder = repository / "own"
-    (folder / "recipes").mkdir(parents=True)
-    for file in ("mine.yaml", "recipes/ours.yaml"):
-        (folder / file).write_text("defaults: [tiny]\ndata: {tasks: {seed: 7}}\n")
-    stage = ("stage=data", "tracker=none")
-    ran = plumbline(folder, *stage, "recipe=./mine.yaml")
-    assert "Next: plumbline stage=sft recipe=./mine.yaml" in ran.stdout
-    assert "cached" in plumbline(folder, "recipe=ours", "tracker=none", "stage=plan").stdout
-    plumbline(folder, *stage, "recipe=ours", "data.seed=8,9", "hydra/launcher=joblib", "-m")
-    assert len([*folder.glob("outputs/data/*/manifest.json")]) == 3
-
-
-def test_what_it_says_of_itself(repository: Path) -> None:
-    folder = repository / "asking"
-    assert (
-        plumbline(folder, "--version").stdout.splitlines()[0]
-        == f"{DISTRIBUTION} {checkout_project()['version']}"
-    )
-    page = plumbline(folder, "--help").stdout
-    assert "plumbline stage=plan" in page and "run.py" not in page
-    assert "sft.learning_rate" in plumbline(folder, "--help=sft").stdout
-    assert not [*folder.iterdir()], "nothing is written"
-    context = plumbline(folder, "stage=context").stdout
-    assert "`plumbline stage=audit" in context and "python run.py" not in context

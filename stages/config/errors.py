@@ -53,8 +53,11 @@ def name_block(block: str) -> Iterator[None]:
         yield
     except UserError as error:
         group = "eval/judged" if block.startswith("eval.judged") else "label"
-        messages = [re.sub(r"\blabel\.", f"{block}.", each) for each in error.messages]
-        raise UserError(*(re.sub(r"\blabel=", f"{group}=", each) for each in messages)) from error
+        messages = list[str]()
+        for each in error.messages:
+            by_key = re.sub(r"\blabel\.", f"{block}.", each)
+            messages.append(re.sub(r"\blabel=", f"{group}=", by_key))
+        raise UserError(*messages) from error
 
 
 class Errors:
@@ -94,33 +97,25 @@ def check_all(checks: Iterable[Callable[[], object]]) -> None:
 # The names here of settings that other tools call otherwise
 SYNONYMS = {
     "lr": "learning_rate",
-    "bs": "batch_size",
     "train_batch_size": "batch_size",
     "per_device_train_batch_size": "batch_size",
-    "micro_batch_size": "micro_batch",
+    "gradient_accumulation_steps": "batch_size",
     "num_epochs": "epochs",
     "num_train_epochs": "epochs",
     "max_steps": "epochs",
     "max_seq_length": "max_length",
-    "seq_len": "max_length",
-    "context": "max_length",
     "max_tokens": "max_new_tokens",
-    "temp": "temperature",
     "temperature": "temperatures",
     "n": "candidates_per_prompt",
-    "num_return_sequences": "candidates_per_prompt",
     "loss": "loss_type",
-    "r": "rank",
-    "lora_r": "lora",
-    "num_heads": "heads",
-    "num_layers": "layers",
+    "eval_steps": "evaluations",
+    "activation_checkpointing": "gradient_checkpointing",
+    "bf16": "precision",
+    "fp16": "precision",
+    "tf32": "precision",
     "gpus": "processes",
-    "num_processes": "processes",
-    "random_seed": "seed",
-    "adamw": "adamw_torch",
     "output_dir": "outputs",
     "wandb_project": "project",
-    "file": "path",
 }
 
 
@@ -135,10 +130,12 @@ def suggest(name: str, names: Iterable[str]) -> str:
 
 def nearest(name: str, names: Sequence[str], similarity: float = 0.5) -> str | None:
     """Return the name most like `name`, or None if none has this similarity, from 0 to 1."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=similarity)
-    return next(
-        (each for each in names if name and each.startswith(f"{name}_")), next(iter(close), None)
-    )
+    for each in names:
+        if name and each.startswith(f"{name}_"):
+            return each
+    for each in difflib.get_close_matches(name, names, n=1, cutoff=similarity):
+        return each
+    return None
 
 
 def require_known(key: str, values: Iterable[str], names: Iterable[str]) -> None:

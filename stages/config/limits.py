@@ -13,21 +13,29 @@ from stages.config.errors import UserError, check_all, require_known
 
 @dataclass(frozen=True)
 class Limit:
-    """The finite numbers from `low` to `high`. `open` excludes `low`, and `below` excludes `high`. `requirement` is
-    the limit in words, for errors: "must be from 0 to 1"."""
+    """The finite numbers from `low` to `high`. `open` excludes `low`, and `below` excludes `high`."""
 
     low: float
-    requirement: str
-    high: float = float("inf")
+    high: float = math.inf
     open: bool = False
     below: bool = False
 
     def holds(self, value: float) -> bool:
-        enough = value > self.low if self.open else value >= self.low
-        not_too_much = value < self.high if self.below else value <= self.high
-        return math.isfinite(value) and enough and not_too_much
+        is_excluded = (self.open and value == self.low) or (self.below and value == self.high)
+        return math.isfinite(value) and self.low <= value <= self.high and not is_excluded
+
+    def __str__(self) -> str:
+        text = f"from {self.low:,}"
+        if self.open:
+            text = f"above {self.low:,}"
+        if self.below:
+            return f"{text} to below {self.high:,}"
+        if math.isinf(self.high):
+            return text
+        return f"{text} to {self.high:,}"
 
 
+AMOUNT = Limit(0)  # of numbers whose field has none
 # keys of a dataclass field's metadata
 LIMIT, ONE_OF, COMPUTED, NEUTRAL = "limit", "one of", "computed", "neutral"
 
@@ -37,7 +45,7 @@ def limited(limit: Limit, default: Any = MISSING, neutral: bool = False) -> Any:
     `neutral`: it is not part of the fingerprint, such as a bound that only ends a stage with an error."""
     metadata = {LIMIT: limit, NEUTRAL: neutral}
     if isinstance(default, list):
-        return field(default_factory=lambda: [*default], metadata=metadata)
+        return field(default_factory=partial(list, default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -49,7 +57,7 @@ def words(*accepted: str, default: Any = MISSING) -> Any:
 def computed(default: Any) -> Any:
     """Return a field that the pipeline fills in. If a user sets it, the value is refused."""
     if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={COMPUTED: default})
+        return field(default_factory=partial(dict, default), metadata={COMPUTED: default})
     return field(default=default, metadata={COMPUTED: default})
 
 
@@ -63,23 +71,30 @@ def internal(default: Any = None) -> Any:
     return field(default=default, metadata={COMPUTED: default, NEUTRAL: True})
 
 
-def positive(high: float = float("inf"), default: Any = MISSING) -> Any:
-    most = "finite" if math.isinf(high) else f"at most {high:,}"
-    return limited(Limit(0, f"must be positive and {most}", high, open=True), default)
+def at_least(low: float, default: Any = MISSING, neutral: bool = False) -> Any:
+    return limited(Limit(low), default, neutral)
 
 
-def between(low: float, high: float, default: Any = MISSING, neutral: bool = False) -> Any:
-    """Return a number field with a wide range. A number outside it is a typing error that would fill the memory."""
-    return limited(Limit(low, f"must be from {low:,} to {high:,}", high), default, neutral)
+def between(low: float, high: float, default: Any = MISSING) -> Any:
+    return limited(Limit(low, high), default)
+
+
+def positive(default: Any = MISSING) -> Any:
+    return limited(Limit(0, open=True), default)
+
+
+def share(default: Any = MISSING) -> Any:
+    return between(0, 1, default)
+
+
+def partial_share(default: Any = MISSING) -> Any:
+    """Return a field for a share that is never the whole."""
+    return limited(Limit(0, 1, below=True), default)
 
 
 def random_seed(default: Any = MISSING) -> Any:
     """Return a field for a seed, in the range that both NumPy and torch accept."""
-    return limited(Limit(0, "must be from 0 to 4294967295", 2**32 - 1), default)
-
-
-def share(default: Any = MISSING) -> Any:
-    return limited(Limit(0, "must be a share from 0 to 1", high=1), default)
+    return between(0, 2**32 - 1, default)
 
 
 def validate_block(block: Any, prefix: str = "") -> None:
@@ -89,18 +104,16 @@ def validate_block(block: Any, prefix: str = "") -> None:
 
 
 def validate_value(name: str, key: Field[Any], value: Any) -> None:
-    limit: Limit | None = key.metadata.get(LIMIT)
+    limit: Limit = key.metadata.get(LIMIT, AMOUNT)
     if COMPUTED in key.metadata and value != key.metadata[COMPUTED]:
         raise UserError(f"{name}={value}: only the pipeline sets {name}. Leave it out.")
     if isinstance(value, str):
         if not value.strip():
-            raise UserError(
-                f"{name}={value}: the value is empty. Type a value, or leave {name} out."
-            )
+            raise UserError(f"{name}={value}: the value is empty. Leave {name} out.")
         if accepted := key.metadata.get(ONE_OF):
             require_known(name, [value], accepted)
-    elif limit and isinstance(value, int | float) and not limit.holds(value):
-        raise UserError(f"{name}={value}: the value {limit.requirement}.")
+    elif isinstance(value, int | float) and not limit.holds(value):
+        raise UserError(f"{name}={value}: the value must be {limit}.")
 
 
 def iterate_values(block: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:

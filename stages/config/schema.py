@@ -7,9 +7,8 @@ change the result, so the fingerprint leaves them out. `trainer` goes to TRL und
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from stages.config import choices
 from stages.config.blocks.data import DATA, SPLIT_OF_GROUP, Data, Source
@@ -42,7 +41,16 @@ from stages.config.blocks.training import (
 )
 from stages.config.errors import UserError
 from stages.config.installation import PACKAGE, ROOT
-from stages.config.limits import Limit, between, limited, positive, random_seed, share, words
+from stages.config.limits import (
+    Limit,
+    at_least,
+    between,
+    limited,
+    positive,
+    random_seed,
+    share,
+    words,
+)
 
 # A wheel holds these folders inside the package, a checkout next to it.
 CONF, RECIPES, DOCS = (
@@ -68,17 +76,12 @@ OPTIONS: dict[str, Mapping[str, type]] = {
 GROUPS = {"sft.template": "template"}  # of a block that is not called like its group
 
 
-def options_of(block: str) -> Mapping[str, type]:
-    """Return the classes of a block by the options of its group; none if it has one class."""
-    return OPTIONS.get(GROUPS.get(block, block.replace(".", "/")), {})
-
-
 POLICY_STAGES = (Target.dpo, Target.kto, Target.grpo)  # stages that train the policy
 
 
 @dataclass
 class Report:
-    side_by_side: int = between(0, 1000)
+    side_by_side: int = MISSING
 
 
 TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
@@ -90,7 +93,7 @@ class Examine:
 
     model: str | None = MISSING
     before: str | None = MISSING
-    rows: int = between(0, 100)
+    rows: int = MISSING
     strict: bool = MISSING
     precision: choices.Precision = MISSING
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
@@ -118,14 +121,14 @@ class Tracker:
 class Launch:
     """The processes that train, sample and score. Several machines share the store; node 0 publishes the result."""
 
-    processes: int = between(1, 1024)
-    nodes: int = between(1, 10_000)
-    node_rank: int = between(0, 9_999)
+    processes: int = at_least(1)
+    nodes: int = at_least(1)
+    node_rank: int = MISSING
     rendezvous: str | None = MISSING
     sharding: choices.Sharding = MISSING
     address: str | None = MISSING
     num_gpus: int | None = between(0, 1)
-    max_retries: int = between(0, 1000)
+    max_retries: int = MISSING
 
 
 @dataclass
@@ -146,9 +149,7 @@ class Gate:
 
     against: str | None = MISSING
     margin: float = share()
-    confidence: float = limited(
-        Limit(0.5, "must be from 0.5 to below 1, as 0.95", high=1, below=True)
-    )
+    confidence: float = limited(Limit(0.5, 1, below=True))
 
 
 @dataclass
@@ -166,8 +167,8 @@ class GC:
 @dataclass
 class Chat:
     model: choices.Role = MISSING
-    temperature: float = between(0, 100)
-    max_new_tokens: int = between(1, 65_536)
+    temperature: float = MISSING
+    max_new_tokens: int = at_least(1)
     precision: choices.Precision = MISSING
     seed: int = random_seed()
     sampler: str = words("generate", "vllm")
@@ -184,21 +185,18 @@ class Export:
 
     def check(self) -> None:
         """Raise UserError for a key that another format reads."""
-        if self.format is choices.ExportFormat.gguf and self.repo:
-            raise UserError(
-                f"export.repo={self.repo}: export.format=gguf pushes nothing. Add export.format=hub, or leave the key out."
-            )
-        if self.format is not choices.ExportFormat.gguf and self.dtype:
-            raise UserError(
-                f"export.dtype={self.dtype}: only a GGUF file has it. Add export.format=gguf, or leave the key out."
-            )
+        is_gguf = self.format is choices.ExportFormat.gguf
+        if is_gguf and self.repo:
+            raise UserError(f"export.repo={self.repo}: nothing is pushed. Add export.format=hub.")
+        if self.dtype and not is_gguf:
+            raise UserError(f"export.dtype={self.dtype}: add export.format=gguf, or leave it out.")
 
 
 @dataclass
 class Convert:
     file: str | None = MISSING
     stage: str | None = words(*WITH_TRL)
-    processes: int = between(1, 10_000)
+    processes: int = at_least(1)
 
 
 @dataclass
@@ -212,7 +210,7 @@ class Config:
     precision: choices.Precision = MISSING
     align: choices.Align = MISSING
     arms: list[choices.Align] = field(default_factory=list)
-    rounds: int = between(1, 100)
+    rounds: int = at_least(1)
     sweep_metric: choices.SweepMetric = MISSING
     upstream: choices.Upstream = MISSING
     rebuild: Target | None = MISSING
@@ -375,8 +373,3 @@ class Config:
         }
         asking = [block for block in self.sample.members if isinstance(block, OpenAI)]
         return endpoints | {f"{block.key}.endpoint": block.endpoint for block in asking}
-
-
-def group_defaults(block: str) -> Any:
-    """Return the default values of an objective's block, without those of the recipe."""
-    return OmegaConf.load(CONF / block / "default.yaml")

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
-from typing import Any, get_args
 
 from stages.config.choices import SCHEDULES_WITH_OPTIONS
-from stages.config.errors import UserError, suggest
+from stages.config.errors import UserError
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -16,15 +14,14 @@ PLAIN = {"output_dir": "", "use_cpu": True, "bf16": False, "activation_checkpoin
 
 
 def require_arguments(node: Node, store: Store) -> None:
-    """Raise UserError for arguments that TRL's class, transformers' optimizer or the schedule refuses. TRL takes
-    seconds to import, so it is only asked about what the types of `trainer` leave open."""
+    """Raise UserError for arguments that TRL's class or transformers' schedule refuses. TRL takes seconds to import, so it
+    is only asked about what the types of `trainer` leave open."""
     trainer = node.config.trainer
     is_open = trainer.extra or trainer.optim or trainer.lr_scheduler_kwargs
     if not is_open and trainer.lr_scheduler_type not in SCHEDULES_WITH_OPTIONS:
         return
     key = f"{node.config.block}.trainer"
     kind = node.config.objective.arguments_class
-    validate_extra(f"{key}.extra", trainer.extra, kind)
     import torch
     from transformers import Trainer, get_scheduler
 
@@ -32,7 +29,6 @@ def require_arguments(node: Node, store: Store) -> None:
     optimizer = torch.optim.SGD(layer.parameters(), lr=node.config.learning_rate)
     with refused_by_transformers(key):
         arguments = kind(**PLAIN | trainer.given)
-    with refused_by_transformers(f"{key}.optim"):
         Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
     with refused_by_transformers(f"{key}.lr_scheduler_kwargs"):
         get_scheduler(
@@ -52,27 +48,3 @@ def refused_by_transformers(key: str) -> Iterator[None]:
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{key}: transformers refuses this: {reason}") from error
-
-
-def validate_extra(key: str, extra: dict[str, Any], kind: type) -> None:
-    """Raise UserError for arguments that TRL's class does not have, or values of another kind than theirs."""
-    types = {field.name: field.type for field in fields(kind)}
-    for name, value in extra.items():
-        if name not in types:
-            problem = f"{key}.{name}: TRL's trainer does not have this argument"
-            raise UserError(f"{problem}.{suggest(name, types)}")
-        required = required_type(types[name], value)
-        if required:
-            raise UserError(f"{key}.{name}={value}: the value must be {required}.")
-
-
-def required_type(written: Any, value: Any) -> str | None:
-    """Return what a value has to be by its type in TRL, if that is a number or a switch and it is not one."""
-    kinds = {*(get_args(written) or [written])} - {type(None)}
-    is_switch = isinstance(value, bool)
-    if value is None:
-        return None
-    if kinds == {bool} and not is_switch:
-        return "true or false"
-    is_number = isinstance(value, int | float) and not is_switch
-    return "a number" if kinds <= {int, float} and not is_number else None

@@ -2,10 +2,8 @@
 
 Of row files only the first rows are read, except for people's answers and known labels."""
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.evaluation import Answer, Benchmark
@@ -18,8 +16,8 @@ from stages.config.blocks.labels import (
     PreferenceFile,
     RewardModel,
 )
-from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import DRAWING, CandidateFile, OpenAI
+from stages.config.blocks.models import Model, Own
+from stages.config.blocks.sampling import CandidateFile, Drawn, OpenAI
 from stages.config.blocks.training import ScoredGRPO, Training
 from stages.config.choices import Command
 from stages.config.errors import Errors, UserError, name_block
@@ -34,40 +32,33 @@ from stages.store.node import Node
 from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
 
-log = logging.getLogger(__name__)
 
-
-def require_source(node: Node, store: Store) -> None:
-    """Raise UserError if a data source lacks rows for its splits, or an audit's test set has no prompts."""
+def require_file(node: Node, store: Store) -> None:
+    """Raise UserError if a file has no rows for its purpose, or an audit's test set has no prompts."""
     from stages.formats.column_mapping import source_purpose
 
     block = node.config
-    purpose = source_purpose(block.source).name
-    require_rows(block.source, block.key, purpose, own_reader=bool(block.own))
+    if isinstance(block, CandidateFile):
+        # otherwise `source_files.pin` reports the missing file
+        if block.file and plugins.user_path(block.file).is_file():
+            require_rows(block.source, f"{block.key}.file", "candidates")
+        return
+    if isinstance(block, PreferenceFile):
+        require_rows(block.source, block.key, "preferences")
+        return
+    require_rows(block.source, block.key, source_purpose(block.source).name, block.own)
     for i, source in enumerate(block.audit.against or ()):
         require_rows(source, f"data.audit.against[{i}].path", "prompts")
 
 
-def require_preferences(node: Node, store: Store) -> None:
-    """Raise UserError if the preference file of `label=dataset` has no preferences."""
-    require_rows(node.config.source, node.config.key, "preferences")
-
-
-def require_candidates(node: Node, store: Store) -> None:
-    """Raise UserError if the file of candidates has no candidates."""
-    # otherwise `source_files.pin` reports the missing file
-    if plugins.user_path(node.config.file).is_file():
-        require_rows(node.config.source, f"{node.config.key}.file", "candidates")
-
-
-def require_rows(source: Source, key: str, purpose: str, own_reader: bool = False) -> None:
+def require_rows(source: Source, key: str, purpose: str, own: Own | None = None) -> None:
     """Raise UserError if a source has no rows, or the first ones do not fit their purpose. A user-defined reader
-    (`own_reader`) may take any row. Hub datasets are checked after their download."""
+    (`own`) may take any row. Hub datasets are checked after their download."""
     if locate(source.path, key) is None:
         resolve_commit(source.path, source.revision, "dataset", key)
         return
     try:
-        has_rows = read_first_rows(source, key, purpose, own_reader)
+        has_rows = read_first_rows(source, key, purpose, bool(own))
     except UserError as error:
         block = key.removesuffix(".path").removesuffix(".file")
         if block in str(error):
@@ -119,41 +110,6 @@ def require_answered(node: Node, store: Store) -> None:
         raise UserError(f"{setting}: has no answers. Fill in its empty fields, or leave it out.")
 
 
-Check = Callable[[Node, Store], None]
-
-
-def require_scorers(node: Node, store: Store) -> None:
-    """Raise UserError for what the labelers of GRPO's completions lack."""
-    for part in node.config.label.parts:
-        for check in SCORERS.get(type(part), ()):
-            with name_block(part.block):
-                check(replace(node, config=part), store)
-
-
-SCORERS: dict[type, tuple[Check, ...]] = {
-    OwnLabeler: (user_files.require_own,),
-    RewardModel: (model_files.require_reward_model,),
-    Judge: (servers.require_judges,),
-}
-CHECKS: dict[type, tuple[Check, ...]] = {
-    Data: (user_files.require_own,),
-    Model: (model_files.require_model,),
-    OneSource: (user_files.require_own, require_source),
-    Answer: (user_files.require_vllm,),
-    Benchmark: (user_files.require_engine,),
-    **dict.fromkeys(
-        DRAWING.values(),
-        (user_files.require_own, user_files.require_vllm, servers.require_sampled),
-    ),
-    CandidateFile: (require_candidates,),
-    **SCORERS,
-    PreferenceFile: (require_preferences,),
-    Human: (require_answered, servers.require_page),
-    Ensemble: (require_answered, servers.require_page),
-    ScoredGRPO: (require_scorers, user_files.require_vllm),
-}
-
-
 def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
     """Raise one UserError for everything that nodes lack which are not in the store. Only the first machine checks."""
     if cfg.launch.node_rank > 0:
@@ -166,26 +122,20 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
         )
     errors = Errors()
     for node in sorted(missing, key=str):
-        block = node.config
-        for check in checks_of(block):
-            with errors, name_block(block.block if isinstance(block, Label) else "label"):
-                check(node, store)
+        blocks = [node.config]
+        if isinstance(node.config, ScoredGRPO):
+            blocks += node.config.label.parts  # which score its completions
+        for block in blocks:
+            for check, kinds in CHECKS.items():
+                if isinstance(block, kinds):
+                    with errors, name_block(block.block if isinstance(block, Label) else "label"):
+                        check(replace(node, config=block), store)
     with errors:
         require_rendezvous(cfg, missing, store)
     errors.raise_all()
 
 
-def checks_of(block: Any) -> list[Check]:
-    """Return what a node with this block needs."""
-    checks = [*CHECKS.get(type(block), ()), require_device]
-    if isinstance(block, Label):
-        checks.append(require_known)
-    if isinstance(block, Training):
-        checks.append(require_arguments)
-    return checks
-
-
-def require_rendezvous(cfg: Config, missing: Iterable[Node], store: Store) -> None:
+def require_rendezvous(cfg: Config, missing: set[Node], store: Store) -> None:
     """Raise UserError if node 0 cannot listen for the others, unless another command trains already."""
     if cfg.launch.nodes == 1:
         return
@@ -203,9 +153,12 @@ def try_own_labelers(cfg: Config, missing: Sequence[Node], store: Store) -> None
         return
     own_parts = dict[str, OwnLabeler]()
     for node in missing:
-        block = node.config
-        label = block.label if isinstance(block, ScoredGRPO) else block
-        for part in label.parts if isinstance(label, Label) else []:
+        label = node.config
+        if isinstance(label, ScoredGRPO):
+            label = label.label
+        if not isinstance(label, Label):
+            continue
+        for part in label.parts:
             # an ensemble's members are nodes of their own, and its block does not have their files
             if isinstance(part, OwnLabeler) and part.own:
                 own_parts[repr(part.own)] = part
@@ -221,8 +174,7 @@ def try_own_labelers(cfg: Config, missing: Sequence[Node], store: Store) -> None
 def require_rows_fit(
     cfg: Config, missing: Sequence[Node], nodes: dict[str, Node], store: Store
 ) -> None:
-    """Warn of rows of the user's files that missing trainings would leave out as too long.
-    Raise UserError for trainings that would drop more rows than `max_dropped` allows."""
+    """Raise UserError for trainings that would drop more rows of the user's files as too long than they allow."""
     if cfg.launch.node_rank > 0:
         return
     has_files = any(isinstance(node.config, OneSource | PreferenceFile) for node in nodes.values())
@@ -231,11 +183,9 @@ def require_rows_fit(
         return
     from stages.preflight.row_lengths import long_rows
 
-    errors, warnings = long_rows(trainings, nodes, store)
-    for warning in warnings:
-        log.warning("warning: %s", warning)
-    if errors:
-        raise UserError(*errors)
+    messages = long_rows(trainings, nodes, store)
+    if messages:
+        raise UserError(*messages)
 
 
 def command_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
@@ -248,10 +198,9 @@ def command_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
 def require_device(node: Node, store: Store) -> None:
     """Raise UserError if a block asks for more GPUs than this machine shows."""
     block = node.config
-    if isinstance(block, OpenAI):
-        return  # the server computes, not this machine
     device = getattr(getattr(block, "runtime", None), "device", None)
-    if device == "cuda" and not machine.may_have_gpu():
+    # of an endpoint the server computes, not this machine
+    if device == "cuda" and not isinstance(block, OpenAI) and not machine.may_have_gpu():
         raise UserError(
             f"{node.stage}.runtime.device=cuda: this machine shows no GPU. Use auto or cpu."
         )
@@ -262,3 +211,20 @@ def require_device(node: Node, store: Store) -> None:
         raise UserError(
             f"launch.processes={block.runtime.processes} needs as many GPUs; CUDA shows {gpu_count}."
         )
+
+
+# By check: the blocks whose nodes need it
+CHECKS: dict[Callable[[Node, Store], None], tuple[type, ...]] = {
+    user_files.require_own: (Data, OneSource, Drawn, OwnLabeler),
+    user_files.require_vllm: (Answer, Drawn, ScoredGRPO),
+    user_files.require_engine: (Benchmark,),
+    model_files.require_model: (Model,),
+    model_files.require_reward_model: (RewardModel,),
+    servers.require_endpoints: (OpenAI, Judge),
+    servers.require_page: (Human, Ensemble),
+    require_file: (OneSource, PreferenceFile, CandidateFile),
+    require_answered: (Human, Ensemble),
+    require_known: (Label,),
+    require_arguments: (Training,),
+    require_device: (object,),
+}

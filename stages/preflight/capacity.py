@@ -1,15 +1,14 @@
 """Checks of amounts, as far as data and model are known before anything is built: batches larger than the data,
-answers longer than the context, adapters wider than the model."""
+answers longer than the context, adapters of layers that the model lacks."""
 
-from functools import partial
 from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
-from stages.config.blocks.labels import Ensemble, OwnLabeler
+from stages.config.blocks.labels import Ensemble, RewardModel
 from stages.config.blocks.sampling import Drawn
-from stages.config.blocks.training import SFT, LoRA, Training
-from stages.config.choices import Adapter, Align, Command, Sharding, Split, Strategy
-from stages.config.errors import UserError, check_all
+from stages.config.blocks.training import LoRA
+from stages.config.choices import Adapter, Align, Command, Split, Strategy
+from stages.config.errors import UserError
 from stages.config.schema import Config, Target
 from stages.preflight.model_files import model_config
 from stages.store.sealed_json import Damaged
@@ -17,22 +16,8 @@ from stages.store.source_files import locate
 
 ALL_LINEAR = "all-linear"
 CONTEXT = ("max_position_embeddings", "n_positions")
-BEFORE_SFT = (Target.base, Target.source, Target.data)
-BEFORE_CANDIDATES = (Command.audit, *BEFORE_SFT, Target.sft)
+BEFORE_CANDIDATES = (Command.audit, Target.base, Target.source, Target.data, Target.sft)
 BEFORE_PAIRS = (Target.sample, Target.pool, Target.label)
-
-
-def validate_rows(cfg: Config) -> None:
-    """Raise UserError if SFT has no rows, or fewer than one batch. The rows of a file are not counted yet."""
-    if not isinstance(cfg.sft, SFT) or cfg.without_model or cfg.stage in BEFORE_SFT:
-        return
-    row_limit = split_rows(cfg, Split.sft)
-    if row_limit == 0:
-        raise UserError("sft has no rows. Raise data.tasks.sft, or splits.sft of a source.")
-    if row_limit is not None and cfg.sft.batch_size > row_limit:
-        raise UserError(
-            f"sft.batch_size={cfg.sft.batch_size}: sft has at most {row_limit} rows. Lower it."
-        )
 
 
 def validate_pairs(cfg: Config) -> None:
@@ -42,96 +27,69 @@ def validate_pairs(cfg: Config) -> None:
     if not cfg.by_pairs or has_own_pairs or trains_on_file or cfg.stage in BEFORE_CANDIDATES:
         return
     prompts = split_rows(cfg, Split.preference)
-    if prompts == 0:
-        raise UserError(
-            "sample has no prompts. Raise data.tasks.preference, or splits.preference of a source."
-        )
-    needed = cfg.rounds * (cfg.sample.prompts_per_round or 0)
+    needed = cfg.rounds * (cfg.sample.prompts_per_round or 1)
     if prompts is not None and prompts < needed:
         raise UserError(
-            f"sample.prompts_per_round={cfg.sample.prompts_per_round}: rounds={cfg.rounds} needs {needed} prompts, and "
-            f"there are at most {prompts}. Lower one of the two, or raise data.tasks.preference."
+            f"data.tasks.preference: sample needs {needed} prompts, and there are at most {prompts}. Raise it, or "
+            "splits.preference of a source."
         )
     candidates = cfg.sample.most
     if candidates is None or cfg.stage in BEFORE_PAIRS:
         return
     assert isinstance(cfg.sample, Drawn)  # a file has any number of candidates
-    validate_candidates(cfg.sample, candidates)
+    if isinstance(cfg.label, RewardModel) and cfg.pairs.min_score >= 1:
+        raise UserError(
+            f"pairs.min_score={cfg.pairs.min_score:g}: scores of a reward model are below 1. Set pairs.min_score=0."
+        )
+    if candidates < 2:
+        setting = "sample.pool draws " if cfg.sample.pool else "sample.candidates_per_prompt="
+        raise UserError(
+            f"{setting}{candidates}: a pair needs two candidates. Use more, or stop at stage=label."
+        )
+    if not cfg.sample.pool and not any(cfg.sample.temperatures[:candidates]):
+        raise UserError(
+            f"sample.temperatures={cfg.sample.temperatures}: all candidates of a prompt would be equal. Use [0.9]."
+        )
     if prompts is not None:
         validate_batch(cfg, prompts, candidates)
-
-
-def validate_candidates(sample: Drawn, candidates: int) -> None:
-    """Raise UserError if the candidates of a prompt cannot differ."""
-    if candidates < 2:
-        setting = "sample.pool draws " if sample.pool else "sample.candidates_per_prompt="
-        raise UserError(
-            f"{setting}{candidates}: a pair needs two candidates. Use 2 or more, or stop at stage=label."
-        )
-    if not sample.pool and not any(sample.temperatures[:candidates]):
-        raise UserError(
-            f"sample.temperatures={sample.temperatures} is greedy, so all candidates of a prompt would be equal. "
-            "Use a temperature above 0, such as [0.9]."
-        )
 
 
 def validate_batch(cfg: Config, prompts: int, candidates: int) -> None:
     """Raise UserError if the pairs of all prompts are fewer than one batch."""
     limits = (prompts, cfg.sample.prompts, cfg.sample.prompts_per_round)
     sampled = min(limit for limit in limits if limit)
-    contrasts = candidates * (candidates - 1)
-    if not isinstance(cfg.label, OwnLabeler):  # which may prefer each of two in turn
-        contrasts //= 2
-    best_worst = cfg.pairs.strategy is Strategy.best_worst
-    per_prompt = 1 if best_worst else cfg.pairs.max_per_prompt
-    pairs = sampled * min(per_prompt, contrasts)
+    # a labeler of the user's may prefer each of two in turn
+    per_prompt = candidates * (candidates - 1)
+    if cfg.pairs.strategy is Strategy.best_worst:
+        per_prompt = 1
+    pairs = sampled * min(per_prompt, cfg.pairs.max_per_prompt)
     name = "reward" if cfg.stage == Target.reward else "dpo"
     batch_size = vars(cfg)[name].batch_size
     if batch_size > pairs:
         raise UserError(
-            f"{name}.batch_size={batch_size}: there are at most {pairs} pairs, from {sampled} prompts with {candidates} "
-            f"candidates and {per_prompt} pairs each. Lower it, or add prompts."
+            f"{name}.batch_size={batch_size}: {sampled} prompts make at most {pairs} pairs. Lower it, or add prompts."
         )
 
 
 def validate_rollouts(cfg: Config) -> None:
-    """Raise UserError for settings with which GRPO cannot sample, cannot score, or has fewer prompts than one step."""
+    """Raise UserError for labels that give no scores for GRPO, or fewer prompts than one step."""
     if Align.grpo not in cfg.objectives:
         return
-    grpo = cfg.grpo
     if cfg.label.asks or not all(part.scores_alone for part in cfg.label.parts):
         raise UserError(
             f"GRPO needs a score of every completion, which label={cfg.label.labeler} does not give. Use label=verifier, "
-            "label=reward_model, label=judge with label.kind=pointwise, or an ensemble of these."
+            "label=reward_model or label=judge with label.kind=pointwise."
         )
     for voter in cfg.label.members if isinstance(cfg.label, Ensemble) else []:
         if voter.labeler == "reward_model" and voter.veto is not None:
             raise UserError(
-                "label.members: GRPO reads the reward model's own rewards, which have no fixed scale for a veto. Take "
-                "its veto away."
+                "label.members: rewards of GRPO have no fixed scale for a veto. Take its veto away."
             )
-    if grpo.runtime.sharding is Sharding.zero3:
-        raise UserError(
-            "GRPO samples from whole weights, which launch=zero3 does not gather. Use launch=fsdp."
-        )
-    if grpo.sampler == "vllm" and grpo.runtime.world_size > 1:
-        raise UserError(
-            "grpo.sampler=vllm: the engine gets the weights of one process. Use launch=local, or grpo.sampler=hf."
-        )
-    if grpo.sampler == "vllm" and grpo.adapter is Adapter.qlora:
-        raise UserError(
-            "grpo.sampler=vllm: the engine gets the adapter merged, which grpo.adapter=qlora is not. Use "
-            "grpo.adapter=lora, or grpo.sampler=hf."
-        )
-    if grpo.max_new_tokens >= grpo.max_length:
-        raise UserError(
-            f"grpo.max_length={grpo.max_length} has no room for a prompt before grpo.max_new_tokens."
-        )
     prompts = split_rows(cfg, Split.preference)
-    if prompts is not None and prompts < grpo.batch_size:
+    if prompts is not None and prompts < cfg.grpo.batch_size:
         raise UserError(
-            f"grpo.batch_size={grpo.batch_size}: there are at most {prompts} prompts, and a step uses none twice. Lower "
-            "it, or raise data.tasks.preference."
+            f"grpo.batch_size={cfg.grpo.batch_size}: there are at most {prompts} prompts. Lower it, or raise "
+            "data.tasks.preference."
         )
 
 
@@ -150,12 +108,27 @@ def split_rows(cfg: Config, split: Split) -> int | None:
 
 
 def validate_model(cfg: Config) -> None:
-    """Raise one UserError for all lengths, adapters and losses that the base model cannot have."""
+    """Raise UserError for completions that leave no room for a prompt in the base model's context, or for adapters of
+    layers that it does not have."""
     config = base_config(cfg)
-    checks = [partial(validate_context, cfg, config)]
+    contexts = [config[name] for name in CONTEXT if config.get(name)]
+    generating = ["answer"]
+    if isinstance(cfg.sample, Drawn):
+        generating.append("sample")
+    if cfg.selects:
+        generating.append("select")
+    if "grpo" in cfg.trained:
+        generating.append("grpo")
+    for name in generating:
+        max_new_tokens = vars(cfg)[name].max_new_tokens
+        if contexts and max_new_tokens >= contexts[0]:
+            raise UserError(
+                f"{name}.max_new_tokens={max_new_tokens}: the model's context has {contexts[0]} tokens. Lower it."
+            )
     for name, block in cfg.trained.items():
-        checks.append(partial(validate_training, name, block, config))
-    check_all(checks)
+        has_new_adapter = block.adapter in (Adapter.lora, Adapter.qlora)
+        if config and has_new_adapter and block.lora.target_modules != [ALL_LINEAR]:
+            require_layers(name, block.lora, config)
 
 
 def base_config(cfg: Config) -> dict[str, Any]:
@@ -171,47 +144,6 @@ def base_config(cfg: Config) -> dict[str, Any]:
     except (OSError, ValueError, UserError):
         return {}
     return config.get("text_config") or config
-
-
-def validate_context(cfg: Config, config: dict[str, Any]) -> None:
-    """Raise UserError if completions leave no room for a prompt in the model's context."""
-    contexts = [config[name] for name in CONTEXT if config.get(name)]
-    blocks = ["answer"]
-    if isinstance(cfg.sample, Drawn):
-        blocks.append("sample")
-    if cfg.selects:
-        blocks.append("select")
-    if "grpo" in cfg.trained:
-        blocks.append("grpo")
-    for name in blocks:
-        max_new_tokens = vars(cfg)[name].max_new_tokens
-        if contexts and max_new_tokens >= contexts[0]:
-            raise UserError(
-                f"{name}.max_new_tokens={max_new_tokens} leaves no room for a prompt: the context has {contexts[0]} "
-                "tokens. Lower it."
-            )
-
-
-def validate_training(name: str, block: Training, config: dict[str, Any]) -> None:
-    """Raise UserError for a loss or an adapter that does not fit the model."""
-    has_experts = any("expert" in key for key in config)
-    if config and not has_experts and block.trainer.given.get("router_aux_loss_coef"):
-        raise UserError(
-            f"{name}.trainer.router_aux_loss_coef: the model has no experts. Leave it out."
-        )
-    if block.adapter not in (Adapter.lora, Adapter.qlora):
-        return
-    lora, width = block.lora, config.get("hidden_size")
-    if width and lora.rank > width:
-        raise UserError(
-            f"{name}.lora.rank={lora.rank} is more than the model's width of {width}. Lower it."
-        )
-    if not lora.target_modules:
-        raise UserError(
-            f"{name}.lora.target_modules is empty. [{ALL_LINEAR}] adapts every linear layer."
-        )
-    if config and lora.target_modules != [ALL_LINEAR]:
-        require_layers(name, lora, config)
 
 
 def require_layers(name: str, lora: LoRA, config: dict[str, Any]) -> None:

@@ -17,9 +17,7 @@ def validate_outside(cfg: Config) -> None:
     """Raise UserError for outside test sets of the same name, without a check or with splits."""
     names = [Path(source.path).name for source in cfg.outside]
     if len({*names}) < len(names):
-        raise UserError(
-            f"outside names {', '.join(names)}: file names must differ in the results. Rename one."
-        )
+        raise UserError(f"outside names {', '.join(names)}: file names must differ. Rename one.")
     for i, source in enumerate(cfg.outside):
         if source.check is None:
             raise UserError(f"outside[{i}].check=null: a test set needs one, such as check: label.")
@@ -50,8 +48,8 @@ def untested_message(cfg: Config) -> str:
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
     held_out = f", held-out labels ({cfg.label_block}.validation_fraction)" if cfg.by_labels else ""
     return (
-        f"stage={stage}: nothing measures whether training helped. Add {split} prompts with checks "
-        f"(data.tasks.{split}){held_out} or a judge (eval/judged=judge)."
+        f"stage={stage}: nothing measures whether training helped. Add prompts with checks (data.tasks.{split})"
+        f"{held_out} or a judge (eval/judged=judge)."
     )
 
 
@@ -61,8 +59,7 @@ def validate_judged(cfg: Config) -> None:
     untrained = cfg.align is Align.none and not cfg.sft.train  # the policy is the base model itself
     if untrained and not judged.folders:
         raise UserError(
-            "align=none sft=none trains nothing, so there is nothing to compare. Name another model: "
-            "eval.judged.against=[FOLDER]."
+            "align=none sft=none trains nothing. Name a model to compare: eval.judged.against=[FOLDER]."
         )
     if not isinstance(judged, Compared):
         return
@@ -78,9 +75,7 @@ def validate_judged(cfg: Config) -> None:
                 f"eval.judged.against[{i}]={name}: not in this run. Use {', '.join(roles)} or a folder."
             )
     if not (judged.source or cfg.tested or cfg.holds_out):
-        raise UserError(
-            "eval.judged has no prompts. Name a file of them: 'eval.judged.source=[{path: FILE}]'."
-        )
+        raise UserError("eval.judged has no prompts. Set 'eval.judged.source=[{path: FILE}]'.")
 
 
 def compared_roles(cfg: Config) -> list[str]:

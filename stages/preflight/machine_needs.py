@@ -15,13 +15,9 @@ def validate_nodes(cfg: Config) -> None:
     """Raise UserError for processes on several machines that cannot find each other."""
     launch = cfg.launch
     if launch.nodes > 1 and not launch.rendezvous:
-        raise UserError(
-            f"launch.nodes={launch.nodes} needs launch.rendezvous=HOST:PORT, a free port of node 0."
-        )
+        raise UserError(f"launch.nodes={launch.nodes} needs launch.rendezvous=HOST:PORT of node 0.")
     if launch.rendezvous and not is_address(launch.rendezvous):
-        raise UserError(
-            f"launch.rendezvous={launch.rendezvous} is not HOST:PORT, a free port of node 0."
-        )
+        raise UserError(f"launch.rendezvous={launch.rendezvous} is not HOST:PORT of node 0.")
     if launch.node_rank >= launch.nodes:
         raise UserError(
             f"launch.node_rank={launch.node_rank} must be below launch.nodes={launch.nodes}."
@@ -40,9 +36,7 @@ def validate_sharding(cfg: Config) -> None:
     if launch.sharding is Sharding.none:
         return
     if launch.processes * launch.nodes == 1:
-        raise UserError(
-            f"launch.sharding={launch.sharding} needs launch.processes=2 or more. Or use launch=local."
-        )
+        raise UserError(f"launch.sharding={launch.sharding} needs launch.processes=2 or more.")
     if launch.sharding is Sharding.zero3 and find_spec("deepspeed") is None:
         raise UserError("launch=zero3 needs DeepSpeed: pip install deepspeed. Or use launch=fsdp.")
     torch_version = [int(number) for number in str(version("torch")).split(".")[:2]]
@@ -55,42 +49,30 @@ def validate_sharding(cfg: Config) -> None:
 def validate_ray(cfg: Config) -> None:
     """Raise UserError for a Ray cluster that cannot be reached, or cannot compute what this machine would."""
     launch = cfg.launch
-    address = launch.address
-    if not address:
+    if not launch.address:
         return
     if find_spec("ray") is None:
-        raise UserError(f"launch.address={address} needs Ray: {install_command('ray')}.")
-    if address != "auto" and not is_address(address):
-        raise UserError(f"launch.address={address} is neither auto nor HOST:PORT of Ray's head.")
+        raise UserError(f"launch.address={launch.address} needs Ray: {install_command('ray')}.")
+    if launch.address != "auto" and not is_address(launch.address):
+        raise UserError(f"launch.address={launch.address} is neither auto nor HOST:PORT.")
     if launch.nodes > 1:
-        raise UserError(
-            f"launch.nodes={launch.nodes}: Ray's cluster has the nodes. Use launch.nodes=1."
-        )
+        raise UserError(f"launch.nodes={launch.nodes}: Ray has the nodes. Use launch.nodes=1.")
     if launch.num_gpus and not machine.may_have_gpu():
         raise UserError(
-            f"launch.num_gpus={launch.num_gpus}: tasks use this machine's kind of device, and it shows no GPU. Set "
-            "launch.num_gpus=0, or run the command on a node with one."
+            f"launch.num_gpus={launch.num_gpus}: this machine shows no GPU, and tasks use its kind of device. Use 0."
         )
 
 
 def validate_trackers(cfg: Config) -> None:
-    """Raise UserError for a tracker that is not installed, or cannot take the names of the project or the group."""
+    """Raise UserError for a tracker that is not installed, or a project or group that is not one word."""
     project, group = cfg.tracker.project, cfg.tracker.group
     for name in cfg.tracker.names:
-        packages = ("mlflow", "sqlalchemy", "alembic") if name == "mlflow" else (name,)
-        is_missing = any(find_spec(package) is None for package in packages)
-        if is_missing and cfg.planned_gpu is None:
+        if find_spec(name) is None and cfg.planned_gpu is None:
             raise UserError(f"tracker={name} needs a package: {install_command(name)}.")
-        if name == "wandb" and re.search(r"[/\\#?%:]", project):
-            raise UserError(
-                f"tracker.project={project}: a project is one word. Set tracker.entity."
-            )
-        is_path = any(re.search(r"[/\\]|^\.", folder or "") for folder in (project, group))
-        if name == "tensorboard" and is_path:
-            raise UserError(
-                f"tracker.project={project}, tracker.group={group}: TensorBoard has folders of these names, so they "
-                "need words without /."
-            )
+    if cfg.tracker.names and re.search(r"[/\\#?%:]|^\.", f"{project}{group or ''}"):
+        raise UserError(
+            f"tracker.project={project}, tracker.group={group}: each must be one word. wandb has tracker.entity."
+        )
 
 
 def validate_checks(cfg: Config) -> None:
@@ -103,15 +85,13 @@ def validate_checks(cfg: Config) -> None:
 def validate_push(cfg: Config) -> None:
     """Raise UserError for an export to the hub without a repository, a token, or a model trained here."""
     export = cfg.export
-    if cfg.stage == Command.export:
-        export.check()
-    to_hub = export.format is ExportFormat.hub
-    is_pushed = to_hub or (export.format is ExportFormat.dataset and export.repo)
-    if cfg.stage != Command.export or not is_pushed:
+    if cfg.stage != Command.export:
         return
-    if not export.repo:
+    export.check()
+    to_hub = export.format is ExportFormat.hub
+    if to_hub and not export.repo:
         raise UserError("export.format=hub needs export.repo=user/name.")
     if to_hub and export.model is Role.base:
         raise UserError("export.model=base was not trained here, so it is not pushed.")
-    if not os.environ.get("HF_TOKEN"):
+    if export.repo and not os.environ.get("HF_TOKEN"):
         raise UserError(f"export.format={export.format} needs a token that can write: HF_TOKEN.")

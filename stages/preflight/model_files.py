@@ -53,9 +53,7 @@ def require_reward_model(node: Node, store: Store) -> None:
     elif folder.is_dir():
         require_scores(folder, key)
     else:
-        raise UserError(
-            f"{key}: a reward model is a folder of safetensors, not a file. Name the folder."
-        )
+        raise UserError(f"{key}: a reward model is a folder of safetensors. Name the folder.")
 
 
 def require_scores(folder: Path, key: str) -> None:
@@ -68,21 +66,15 @@ def require_scores(folder: Path, key: str) -> None:
         for name in tensor_names(file, key)
     )
     if classes and SCORES not in classes and not has_head:
-        raise UserError(
-            f"{key}: {classes} gives no scores. Name a …{SCORES} model with one output."
-        )
+        raise UserError(f"{key}: {classes} gives no scores. Name a …{SCORES} model.")
     labels = config.get("id2label")
     outputs = config.get("num_labels", 2)  # 2 in transformers
     if isinstance(labels, dict) and labels:
         outputs = len(labels)
     if outputs != 1:
-        raise UserError(
-            f"{key}: its config.json has {outputs} outputs. Name a model with one output."
-        )
+        raise UserError(f"{key}: its config.json has {outputs} outputs. Name a model with one.")
     if not (folder / "contract.json").exists() and not has_chat_template(folder):
-        raise UserError(
-            f"{key}: its tokenizer has no chat template. Save that of its training in tokenizer_config.json."
-        )
+        raise UserError(f"{key}: its tokenizer has no chat template. Save that of its training.")
 
 
 def require_folder(folder: Path, key: str) -> dict[str, Any]:

@@ -6,19 +6,14 @@ tokenizer is not on this machine yet: the training then counts its rows before i
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from math import inf
-from pathlib import Path
-from random import Random
 
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data, OneSource
 from stages.config.blocks.labels import PreferenceFile
-from stages.config.blocks.models import Model
-from stages.config.blocks.training import ScoredGRPO, Training
+from stages.config.blocks.training import Training
 from stages.config.choices import Reads, Split
 from stages.config.errors import UserError
-from stages.evaluation.agreement import share
 from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, convert
@@ -32,87 +27,49 @@ from stages.store.source_files import locate
 from stages.store.splits import split_of
 from stages.store.store import Store
 
-READ = 20_000  # rows of a file
-COUNTED = 1000  # of them, by their tokens
-CERTAIN = 0.999  # confidence of the share of rows that are too long, if not all are counted
+COUNTED = 2000  # rows of a file, from its start
+SFT_SPLITS = (Split.sft, Split.validation)
+SFT_GROUPS = {group for group, split in SPLIT_OF_GROUP.items() if split in SFT_SPLITS}
 File = OneSource | PreferenceFile
 
 
-@dataclass
-class RowLengths:
-    """The tokens of each counted row of a file, as a training reads it. Of the file `rows` were read; `whole`: all.
-    `context`: the tokens that the model reads, if known."""
-
-    training: Training
-    file: File
-    tokens: list[int]
-    rows: int
-    whole: bool
-    context: int | None
-
-    @property
-    def too_long(self) -> list[int]:
-        limit, _, _ = self.training.longest(self.context)
-        return [length for length in self.tokens if length > limit]
-
-    @property
-    def exceeds_limit(self) -> bool:
-        """True if the training is certain to drop more than the share `max_dropped` of the file's rows, or all."""
-        long = len(self.too_long)
-        counted = len(self.tokens)
-        if not long or not self.whole:
-            return False
-        if counted < self.rows:
-            return share(long, counted, CERTAIN).low > self.training.max_dropped
-        return long == counted or long / counted > self.training.max_dropped
-
-    @property
-    def message(self) -> str:
-        """The sentences on the rows that the training leaves out, at least one."""
-        long = self.too_long
-        counted = len(self.tokens)
-        _, reason, key = self.training.longest(self.context)
-        rows = f"{counted} rows"
-        if counted < self.rows:
-            rows = f"{counted} of {self.rows:,} rows"
-        place = f"{self.file.key}={self.file.source.path}"
-        problem = f"{place}: {len(long)} of {rows} are {reason}, the longest has {max(long):,}."
-        keeping = ""
-        if key:
-            keeping = keeping_message(key, counted - len(long), long, self.context or inf)
-        return f"{problem} {keeping}." if keeping else problem
-
-
-def long_rows(
-    trainings: Sequence[Node], nodes: dict[str, Node], store: Store
-) -> tuple[list[str], list[str]]:
-    """Return sentences on trainings that leave out rows of a file as too long: errors of those that would drop more
-    than `max_dropped` allows and have no other rows, and warnings of the others."""
-    read = [(node, file) for node in trainings for file in files_read(node)]
+def long_rows(trainings: Sequence[Node], nodes: dict[str, Node], store: Store) -> list[str]:
+    """Return a sentence for each training that would drop more of its rows as too long than `max_dropped` allows. Of a
+    training with rows of several files, and of a file with more than COUNTED rows, the training itself tells it."""
+    read = [(node, file) for node in trainings for file in files_read(node) if has_only(file, node)]
     planned = planned_contract(nodes, store) if read else None
     if planned is None:
-        return [], []
-    errors = list[str]()
-    warnings = list[str]()
+        return []
+    contract, context = planned
+    messages = list[str]()
     for node, file in read:
-        lengths = count_lengths(node.config, file, *planned)
-        if lengths.exceeds_limit and has_only(file, node):
-            errors.append(refusal(node, lengths))
-        elif lengths.too_long:
-            warnings.append(lengths.message)
-    # runs of several seeds read the same rows
-    return [*dict.fromkeys(errors)], [*dict.fromkeys(warnings)]
+        tokens = count_lengths(node.config, file, contract)
+        limit, _, _ = node.config.longest(context)
+        too_long = [length for length in tokens if length > limit]
+        share = len(too_long) / max(1, len(tokens))
+        is_whole = 0 < len(tokens) < COUNTED
+        if is_whole and (share > node.config.max_dropped or share == 1):
+            messages.append(long_rows_message(node, file, len(tokens), too_long, context))
+    return [*dict.fromkeys(messages)]  # runs of several seeds read the same rows
 
 
-def refusal(training: Node, lengths: RowLengths) -> str:
-    limit = f"{training.stage}.max_dropped={training.config.max_dropped:g}"
-    way_out = "Set such a length" if " keeps " in lengths.message else "Shorten the rows"
-    return f"{lengths.message} {limit} allows fewer. {way_out}."
+def long_rows_message(
+    training: Node, file: File, counted: int, too_long: list[int], context: int | None
+) -> str:
+    _, reason, key = training.config.longest(context)
+    keeping = ""
+    if key:
+        keeping = keeping_message(key, counted - len(too_long), too_long, context or inf)
+    return (
+        f"{file.key}={file.source.path}: {len(too_long)} of {counted} rows are {reason}, the longest has "
+        f"{max(too_long):,}. {training.stage}.max_dropped={training.config.max_dropped:g} allows fewer. "
+        f"{keeping or 'Shorten the rows'}."
+    )
 
 
 def files_read(training: Node) -> list[File]:
-    """Return the local files whose rows a training reads: prompts and demonstrations, or a file of preferences."""
-    of_data = training.config.objective.reads in (Reads.examples, Reads.prompts)
+    """Return the local files whose rows a training reads: demonstrations, or a file of preferences."""
+    of_data = training.config.objective.reads is Reads.examples
     kind = OneSource if of_data else PreferenceFile
     by_key = dict[str, File]()
     for node in row_lineage(training):
@@ -137,22 +94,13 @@ def has_only(file: File, training: Node) -> bool:
         return True
     if file.source.rows or file.source.weight or file.source.epochs:
         return False  # of whose rows some are drawn
-    splits = splits_read(training.config)
     for node in row_lineage(training):
         block = node.config
-        if isinstance(block, OneSource) and block.key != file.key:
-            return False
-        if isinstance(block, Data) and any(
-            SPLIT_OF_GROUP[name] in splits for name in block.generated
-        ):
+        is_other = isinstance(block, OneSource) and block.key != file.key
+        is_generated = isinstance(block, Data) and not SFT_GROUPS.isdisjoint(block.generated)
+        if is_other or is_generated:
             return False
     return True
-
-
-def splits_read(training: Training) -> tuple[Split, Split]:
-    if training.objective.reads is Reads.prompts:
-        return Split.preference, Split.validation
-    return Split.sft, Split.validation
 
 
 def planned_contract(nodes: dict[str, Node], store: Store) -> tuple[Contract, int | None] | None:
@@ -161,7 +109,9 @@ def planned_contract(nodes: dict[str, Node], store: Store) -> tuple[Contract, in
     base = nodes["base"]
     sft = nodes["sft"].config
     published = store.folder(base) / "model"
-    place = published if published.exists() else model_place(base.config)
+    place = published if published.exists() else None
+    if place is None and base.config.path:
+        place = locate(base.config.path, base.config.key)
     if place is None:
         return None
     if place.is_dir():
@@ -175,33 +125,24 @@ def planned_contract(nodes: dict[str, Node], store: Store) -> tuple[Contract, in
     return None
 
 
-def model_place(model: Model) -> Path | None:
-    """Return the folder or GGUF file of a model; None for one of the hub, or with random weights."""
-    return locate(model.path, model.key) if model.path else None
-
-
 def row_conversations(training: Training, file: File) -> Iterator[list[list[Message]]]:
-    """Yield the conversations of each row that a training reads: a demonstration, a pair's two, a labelled answer or a
-    prompt."""
-    reads = training.objective.reads
+    """Yield the conversations of each row that a training reads: a demonstration, a pair's two, or a labelled answer."""
     is_pool = isinstance(file, PreferenceFile)
 
     def row_if_read(row: ParsedRow) -> ParsedRow | None:
         if is_pool:
             return row
         split = split_of(row.messages, row.answers, row.group, file.source.shares)
-        is_answered = reads is Reads.prompts or len(row.answers) == 1
-        return row if is_answered and split in splits_read(training) else None
+        return row if len(row.answers) == 1 and split in SFT_SPLITS else None
 
     purpose = Purpose.preferences if is_pool else source_purpose(file.source)
     for row in convert(file.source, file.key, row_if_read, purpose, ReadReport()):
-        if reads is Reads.prompts:
-            yield [row.messages]
-        elif reads is Reads.unpaired:
-            for conversation in answered_conversations(row):
+        conversations = answered_conversations(row)
+        if training.objective.reads is Reads.unpaired:
+            for conversation in conversations:
                 yield [conversation]
         else:
-            yield answered_conversations(row)
+            yield conversations
 
 
 def answered_conversations(row: ParsedRow) -> list[list[Message]]:
@@ -211,22 +152,11 @@ def answered_conversations(row: ParsedRow) -> list[list[Message]]:
     return [[*row.messages, {"role": "assistant", "content": text}] for text in row.answers]
 
 
-def count_lengths(
-    training: Training, file: File, contract: Contract, context: int | None
-) -> RowLengths:
-    """Return the tokens of rows of a file: of the longest of a row's conversations. If the file has many rows, those
-    that are counted are drawn from all that are read."""
-    rows = list(islice(row_conversations(training, file), READ))
-    drawn = Random(0).sample(rows, COUNTED) if len(rows) > COUNTED else rows
+def count_lengths(training: Training, file: File, contract: Contract) -> list[int]:
+    """Return the tokens of the first rows of a file: of the longest of a row's conversations."""
     tokens = list[int]()
-    for conversations in drawn:
+    for conversations in islice(row_conversations(training, file), COUNTED):
         with suppress(UserError):  # what the template refuses is reported by the stage
-            tokens.append(max(count_tokens(each, training, contract) for each in conversations))
-    return RowLengths(training, file, tokens, len(rows), len(rows) < READ, context)
-
-
-def count_tokens(conversation: list[Message], training: Training, contract: Contract) -> int:
-    """Return the tokens that count for `max_length`: of a prompt, with those of its completions."""
-    if isinstance(training, ScoredGRPO):
-        return len(contract.prompt(conversation)) + training.max_new_tokens
-    return max(len(stretch.ids) for stretch in contract.stretches(conversation))
+            stretches = [part for each in conversations for part in contract.stretches(each)]
+            tokens.append(max(len(stretch.ids) for stretch in stretches))
+    return tokens

@@ -1,11 +1,8 @@
 """Checks of what a run starts from: the models, the rows, the labels, and the objectives that share them."""
 
-from stages.config.choices import Adapter, Align, ControlPairs, Demonstrations, Strategy
+from stages.config.choices import Align, Demonstrations, Strategy
 from stages.config.errors import UserError, name_block
 from stages.config.schema import Config, Target
-
-# Keys of a source of prompts, which a source of preferences does not have.
-OF_PROMPTS = ("task", "documents", "rows", "check", "splits", "weight", "epochs")
 
 
 def validate_base(cfg: Config) -> None:
@@ -26,14 +23,13 @@ def validate_examined(cfg: Config) -> None:
         return
     if not (cfg.examine.model and cfg.examine.before):
         raise UserError(
-            "stage=examine needs the trained model and the one that its training started from. Set "
-            "examine.model=FOLDER and examine.before=FOLDER."
+            "stage=examine needs the trained model and the one before its training: examine.model=FOLDER "
+            "examine.before=FOLDER."
         )
     is_start = cfg.model.path == cfg.examine.before
     if cfg.sft.train or not cfg.label.brings_pool or not is_start:
         raise UserError(
-            "align=given trains nothing and reads a file of preferences. Take recipe=examine without options of sft, "
-            "model and label."
+            "align=given trains nothing and reads preferences. Take recipe=examine without sft, model and label."
         )
 
 
@@ -46,19 +42,18 @@ def validate_demonstrations(cfg: Config) -> None:
     if demonstrations is Demonstrations.given and "open_sft" in cfg.data.generated:
         raise UserError(
             f"data.tasks.open_sft={cfg.data.generated['open_sft']}: open requests have no reference answers. Set "
-            "sft.demonstrations=null: the base model answers them, and the best answers are kept."
+            "sft.demonstrations=null, which keeps the base model's best answers."
         )
     if demonstrations is not Demonstrations.selected:
         return
     if not cfg.label.scores_alone:
         raise UserError(
-            f"sft.demonstrations=selected needs scores of single answers, which label={cfg.label.labeler} does not "
-            "give. Use label=verifier, or label=judge label.kind=pointwise."
+            f"sft.demonstrations=selected needs scores of single answers, which label={cfg.label.labeler} does not give. Use "
+            "label=verifier, or label=judge label.kind=pointwise."
         )
     if cfg.label.by_reward:
         raise UserError(
-            "sft.demonstrations=selected needs a labeler before SFT, and this run trains its reward model after SFT. "
-            "Name a trained one: label.path=FOLDER."
+            "sft.demonstrations=selected needs a labeler before SFT. Name a trained one: label.path=FOLDER."
         )
 
 
@@ -68,19 +63,11 @@ def validate_objectives(cfg: Config) -> None:
         others = (Align.none, cfg.align, *cfg.arms[:i])
         if cfg.align is Align.none or arm in others:
             raise UserError(
-                f"arms[{i}]={arm}: an arm is another objective than align={cfg.align}, and named once. Leave it out."
+                f"arms[{i}]={arm}: name an objective other than align={cfg.align}, once. Leave it out."
             )
-    if cfg.control and cfg.dpo.adapter is Adapter.continued:
-        raise UserError(
-            "control=true needs another dpo.adapter than continued. Or set control=false."
-        )
     if cfg.label.brings_pool and cfg.rounds > 1:
         raise UserError(
             f"rounds={cfg.rounds}: label=dataset has the same pairs in every round. Use rounds=1."
-        )
-    if cfg.control_pairs is ControlPairs.random and cfg.pairs.strategy is Strategy.random:
-        raise UserError(
-            "control_pairs=random: pairs=random are such pairs already. Set control_pairs=coin."
         )
     has_controls = cfg.rounds > 1 or cfg.control or cfg.control_pairs
     if cfg.objectives and not cfg.by_pairs and has_controls:
@@ -106,9 +93,4 @@ def validate_reward(cfg: Config) -> None:
             raise UserError(
                 f"reward.margin=true: label={cfg.label.labeler} gives no score differences. Set reward.margin=false, "
                 "or use pairs=ranked."
-            )
-    for name in OF_PROMPTS:
-        if vars(source)[name]:
-            raise UserError(
-                f"reward.source.{name} is for sources of prompts, not of preferences. Leave it out."
             )

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from stages.config.blocks.endpoints import SHORTEST_KEY, Endpoint
+from stages.config.blocks.labels import Judge
 from stages.config.blocks.sampling import OpenAI
 from stages.config.errors import Errors, UserError, check_all
 from stages.config.installation import install_command
@@ -45,8 +46,7 @@ def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
 
 def secret_error(key: str) -> UserError:
     return UserError(
-        f"{key} holds a key or a password, which would be stored. Put it in an environment variable, and name this "
-        "with api_key_env=NAME of the endpoint."
+        f"{key} holds a key or a password, which would be stored. Name an environment variable: api_key_env=NAME."
     )
 
 
@@ -108,18 +108,15 @@ def fill_prices(cfg: Config) -> None:
             endpoint.price = cfg.prices.get(str(endpoint.model), endpoint.price)
 
 
-def require_sampled(node: Node, store: Store) -> None:
-    """Raise UserError if the endpoint for candidates lacks its package or its key."""
-    if isinstance(node.config, OpenAI) and not node.config.own:
-        require_askable(f"{node.config.key}.endpoint", node.config.endpoint, store)
-
-
-def require_judges(node: Node, store: Store) -> None:
-    """Raise UserError if the endpoint of a judge lacks its package or its key."""
-    check_all(
-        partial(require_askable, f"label.endpoints[{i}]", endpoint, store)
-        for i, endpoint in enumerate(node.config.endpoints)
-    )
+def require_endpoints(node: Node, store: Store) -> None:
+    """Raise UserError if an endpoint for candidates, or of a judge, lacks its package or its key."""
+    block = node.config
+    endpoints = dict[str, Endpoint]()
+    if isinstance(block, Judge):
+        endpoints = {f"label.endpoints[{i}]": each for i, each in enumerate(block.endpoints)}
+    elif isinstance(block, OpenAI) and not block.own:
+        endpoints = {f"{block.key}.endpoint": block.endpoint}
+    check_all(partial(require_askable, key, each, store) for key, each in endpoints.items())
 
 
 def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
@@ -159,6 +156,5 @@ def require_page(node: Node, store: Store) -> None:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", error)
         raise UserError(
-            f"{people.block}.runtime: cannot listen at {host}, port {port}: {reason}. Use port=0 and host=127.0.0.1 "
-            "for a free port of this machine."
+            f"{people.block}.runtime: cannot listen at {host}, port {port}: {reason}. Use port=0 and host=127.0.0.1."
         ) from error

@@ -22,10 +22,9 @@ LABELLED = [
 
 def validate_data(cfg: Config) -> None:
     """Raise one UserError for all settings of data that cannot work."""
-    checks: list[Callable[[], None]] = [cfg.data.check, partial(validate_audit, cfg)]
+    checks: list[Callable[[], None]] = [cfg.data.check]
     for key, source in run_sources(cfg):
         checks.append(partial(source.check_keys, key))
-        checks.append(partial(validate_local, key, source))
     check_all(checks)
 
 
@@ -41,32 +40,6 @@ def run_sources(cfg: Config) -> list[tuple[str, Source]]:
     return sources
 
 
-def validate_audit(cfg: Config) -> None:
-    """Raise UserError for thresholds and test sets of an audit without an action that reads them."""
-    audit = cfg.data.audit
-    if cfg.stage == Command.audit:
-        return
-    for code in audit.thresholds:
-        if code not in audit.actions:
-            raise UserError(
-                f"data.audit.thresholds.{code} has no effect alone. Add data.audit.actions={{{code}: drop}}."
-            )
-    if audit.against and "contaminated" not in audit.actions:
-        raise UserError(
-            "data.audit.against has no effect alone. Add data.audit.actions={contaminated: drop}."
-        )
-
-
-def validate_local(key: str, source: Source) -> None:
-    """Raise UserError for a file of this machine with keys of a hub dataset."""
-    is_of_hub = source.revision or source.subset or source.hub_split != Source.hub_split
-    # of a file of labels, the command line refuses these keys if they are typed
-    if is_of_hub and key != "label" and is_local(source.path, f"{key}.path"):
-        raise UserError(
-            f"{key}.path={source.path} is a local path. Leave revision, subset and hub_split out."
-        )
-
-
 def is_local(path: str | None, key: str) -> bool:
     """Return whether a path exists on this machine. If it exists nowhere, the stage that reads it reports that."""
     try:
@@ -77,19 +50,11 @@ def is_local(path: str | None, key: str) -> bool:
 
 def lacks_checks(cfg: Config) -> bool:
     """Return True if label=verifier would score only prompts without checks, after hours of training perhaps."""
-    if (
-        cfg.label.names != ["verifier"]
-        or cfg.stage not in LABELLED
-        or cfg.sample.brings_prompts
-        or cfg.data.own
-    ):
+    if cfg.label.names != ["verifier"] or cfg.stage not in LABELLED or cfg.data.own:
         return False
     checked = any(source.check and source.shares.get("preference") for source in cfg.data.sources)
-    return (
-        (cfg.by_labels or Align.grpo in cfg.objectives)
-        and not checked
-        and not cfg.generates("preference")
-    )
+    by_labels = cfg.by_labels or Align.grpo in cfg.objectives
+    return by_labels and not checked and not cfg.generates("preference")
 
 
 def validate_sample(cfg: Config) -> None:
@@ -98,19 +63,17 @@ def validate_sample(cfg: Config) -> None:
     sample.check()
     if sample.brings_prompts and "verifier" in cfg.label.names:
         raise UserError(
-            "label=verifier needs prompts with checks, and the prompts of sample=file have none. Use another label, or set "
-            "sample.own_prompts=false, if sample.file answers prompts of data."
+            "label=verifier needs prompts with checks, and those of sample=file have none. Use another label, or "
+            "sample.own_prompts=false."
         )
     if lacks_checks(cfg):
         raise UserError(
             "label=verifier needs prompts with checks. Set check of a source with prompts for preference (data.sources), "
-            "or use label=judge (for GRPO with label.kind=pointwise), label=reward_model or, without GRPO, label=human."
+            "or use label=judge (for GRPO with label.kind=pointwise) or label=reward_model."
         )
     has_candidates = not isinstance(sample, Drawn) or sample.pool
     if cfg.label.brings_pool and has_candidates:
-        raise UserError(
-            "label=dataset: its file has the candidates. Leave out sample.file and sample.pool."
-        )
+        raise UserError("label=dataset has the candidates. Leave out sample.file and sample.pool.")
     if isinstance(cfg.label, SourceOrder) and len(sample.members) < 2:
         raise UserError(
             "label=source_order needs two sources, the better one first: 'sample.pool=[{model: sft}, {model: base}]'."

@@ -109,8 +109,8 @@ def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None
         (("eval.judged.prompts=9",), "or eval/judged=judge"),
         (("eval/judged=judge",), "eval.judged.endpoints=[{base_url"),
         (
-            ("eval/judged=human", "eval.judged.against=[sft,sft]"),
-            "eval.judged.against[1]=sft is named twice",
+            ("eval/judged=human", "eval.judged.against=[policy]"),
+            "eval.judged.against[0]=policy: ",
         ),
         (
             ("eval/judged=human", "eval.judged.against=[no/such/folder]"),

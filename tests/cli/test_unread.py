@@ -102,10 +102,7 @@ OF_VALUES = [
     ("dpo.simpo_gamma=1", "dpo.loss_type=[simpo]"),
     ("dpo.reference=sft dpo.loss_type=[simpo]", "needs no reference"),
     ("export.repo=user/name stage=export", "export.format=hub"),
-    (
-        "data.audit.thresholds={near_duplicate:0.9} data.sources=[{path:README.md}]",
-        "data.audit.actions={near_duplicate: drop}",
-    ),
+    ("export.dtype=f16 stage=export export.format=dataset", "export.format=gguf"),
 ]
 
 

@@ -11,14 +11,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.training_args import OptimizerNames
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig
 
 from stages.cli.settings import settings_of
 from stages.config import choices
-from stages.config.blocks.training import OBJECTIVES, WITH_TRL
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError
 from stages.config.limits import ONE_OF, validate_block
-from stages.config.trainers import SET_BY_STAGE, SET_ELSEWHERE, validate_trainer
+from stages.config.trainers import validate_trainer
 from stages.preflight.arguments import require_arguments
 from stages.store.store import Store
 from tests.helpers import TINY, nodes, settings
@@ -88,30 +88,3 @@ def test_a_schedule_that_is_let_through_runs(word: str) -> None:
         assert word not in choices.SCHEDULES_WITH_OPTIONS
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
         get_scheduler(word, optimizer, 1, 10)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "option"),
-    [("cosine_with_min_lr", "min_lr_rate"), ("warmup_stable_decay", "num_decay_steps")],
-)
-def test_a_schedule_with_its_option_is_let_through(schedule: str, option: str) -> None:
-    chosen = f"dpo.trainer.lr_scheduler_type={schedule}"
-    assert not refusal(chosen, f"dpo.trainer.lr_scheduler_kwargs.{option}=1000")
-    assert refusal(chosen, f"dpo.trainer.lr_scheduler_kwargs.{option}s=1")
-
-
-def test_arguments_that_are_refused_are_trls() -> None:
-    names = {field.name for name in WITH_TRL for field in fields(OBJECTIVES[name].arguments_class)}
-    assert {*SET_ELSEWHERE, *SET_BY_STAGE} <= names
-
-
-def test_the_words_of_trls_texts_are_all_of_them() -> None:
-    for key, kind, name in (
-        ("loss_type", SFTConfig, "sft"),
-        ("f_divergence_type", DPOConfig, "dpo"),
-    ):
-        help_text = kind.__dataclass_fields__[key].metadata["help"]
-        words = re.findall(r"`'?(\w+)'?`", help_text.partition("Only the loss types")[0])
-        block = vars(settings(*TINY))[name].trainer
-        known = block.__dataclass_fields__[key].metadata[ONE_OF]
-        assert {*words} == {*known}

@@ -5,14 +5,10 @@
 
 import re
 
-import pytest
-
 from stages.cli import help, settings
 from stages.cli.help import Row
-from stages.config.blocks.labels import LABELS
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
-from tests.helpers import composed, settings_by_key
 
 PAGE = ROOT / "docs" / "reference" / "configuration.md"
 HEAD = """# Configuration
@@ -115,47 +111,11 @@ def render() -> str:
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
-def line_of(key: str) -> str:
-    (line,) = [line for line in render().splitlines() if line.startswith(f"| `{key}` |")]
-    return line
-
-
 def test_the_page_is_true() -> None:
     assert PAGE.read_text(encoding="utf-8") == render(), (
         "docs/reference/configuration.md is not what the schema, conf/ and recipes/ say: run "
         "python -m tests.docs.test_configuration"
     )
-
-
-def test_it_names_every_key_option_and_recipe() -> None:
-    page = render()
-    named = {
-        f"| `{key}` |"
-        for option in LABELS
-        for key in settings_by_key(composed("recipe=none", f"label={option}"), resolve=False)
-        if key in settings.all_settings() and not help.LIKE_ANOTHER.match(key)
-        if not re.match(r"(sft|dpo|kto|grpo|reward)\.trainer\.", key)
-    }
-    named |= {
-        f"| `{group}={path.stem}`"
-        for group, files in settings.option_files().items()
-        for path in files
-    }
-    named |= {f"`recipe={path.stem}`" for path in RECIPES.glob("*.yaml")}
-    assert sorted(name for name in named if name not in page) == []
-
-
-@pytest.mark.extended
-def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
-    assert "best_worst, all, random, margin" in line_of("pairs.strategy")
-    assert "`1e-05`; demo: `2.5e-05`" in line_of("dpo.learning_rate")
-    assert "longer pairs are dropped" in line_of("dpo.max_length"), "behind a key in conf/"
-    assert "the commit it stands for" in line_of("model.revision"), (
-        "in another option than the default one"
-    )
-    assert "of twins" in line_of("eval.suites.pairs"), "in a group inside a group"
-    assert "number, >0–1,000" in line_of("dpo.beta"), "a limit of the schema"
-    assert "needed: the judges" in line_of("label.endpoints"), "in the class of an option"
 
 
 if __name__ == "__main__":

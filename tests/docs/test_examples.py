@@ -1,7 +1,5 @@
 """Read every file of docs/examples with the project's own readers, and run the command that the pages begin with."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +7,6 @@ import pytest
 from stages.config.installation import ROOT
 from stages.formats.column_mapping import Purpose
 from tests.formats.reading import read
-from tests.helpers import TINY, inside
 
 EXAMPLES = ROOT / "docs" / "examples"
 ROWS = 20
@@ -44,19 +41,3 @@ def test_every_row_of_an_example_is_usable(name: str) -> None:
         0,
     )
     assert not report.unused_columns
-
-
-@pytest.mark.extended
-def test_the_preferences_become_pairs(tmp_path: Path) -> None:
-    path = "docs/examples/preferences.jsonl"
-    outcome = inside(
-        *TINY,
-        "label=dataset",
-        f"label.path={path}",
-        "stage=pairs",
-        f"outputs={tmp_path / 'outputs'}",
-    )
-    assert outcome.returncode == 0, outcome.stderr
-    (manifest,) = (tmp_path / "outputs" / "pairs").glob("*/manifest.json")
-    assert json.loads(manifest.read_text())["metrics"]["pairs"] == ROWS
-    assert not [*(tmp_path / "outputs").rglob("quarantine.jsonl")]

@@ -127,19 +127,6 @@ def test_a_task_family_of_ones_own_joins_the_others(chain: Chain, scratch: Path)
     assert tasks == {"sentiment", "odd_one_out", "backwards"}
 
 
-@pytest.mark.slow
-def test_all_of_them_go_through_the_whole_chain(scratch: Path, tmp_path: Path) -> None:
-    own = [
-        *page_arguments("pairs", "label.own"),
-        *page_arguments("sample", "sample.own"),
-        *page_arguments("data", "trivia.py"),
-    ]
-    run(scratch, tmp_path / "outputs", *(o for o in own if not o.startswith("stage=")), by=inside)
-    assert (tmp_path / "outputs" / "report.html").exists()
-    metrics = read_manifest(latest(tmp_path / "outputs", "dpo"))["metrics"]
-    assert metrics["steps"] > 0
-
-
 def changed(house: Path, changes: str) -> list[str]:
     """Apply changes of the page, and return the names of the files: what a hunk shows unmarked or with a minus stands
     in the file once, and is replaced by the rest."""
@@ -213,26 +200,3 @@ def test_an_objective_in_the_house(house: Path, chain: Chain) -> None:
     metrics = read_manifest(node)["metrics"]
     assert metrics["steps"] == metrics["pairs"] // 4
     assert "contrastive preference optimization" in (node / "model" / "README.md").read_text()
-
-
-BRIEF = """
-
-@dataclass
-class BriefLabel(Label):
-    labeler: str = computed("brief")
-
-
-LABELS["brief"] = BriefLabel
-"""
-
-
-@pytest.mark.slow
-def test_the_same_file_in_the_house_is_a_word(house: Path, chain: Chain) -> None:
-    text = FILES["brief.py"].replace("most: int):", "most: int = 200):")
-    (house / "stages" / "labelers" / "brief.py").write_text(text)
-    blocks = house / "stages" / "config" / "blocks" / "labels.py"
-    blocks.write_text(blocks.read_text() + BRIEF)
-    verifier = (house / "conf" / "label" / "verifier.yaml").read_text()
-    (house / "conf" / "label" / "brief.yaml").write_text(verifier.replace("verifier", "brief"))
-    in_house(house, f"outputs={chain.root}", "stage=pairs", "label=brief")
-    assert read_manifest(latest(chain.root, "label"))["metrics"]["labeler"] == "brief"

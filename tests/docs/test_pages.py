@@ -14,18 +14,13 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
-from stages.cli.settings import all_settings, settings_of
-from stages.config.blocks.endpoints import Endpoint
-from stages.config.blocks.sampling import Member
 from stages.config.installation import ROOT
-from stages.config.schema import RECIPES
 from stages.preflight import constraints, machine_needs
 from tests.helpers import refuse_unread, settings, slow_but
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 LINK = re.compile(r"\[[^]]*\]\((?!https?:)([^)\s]+)\)")
 
 
@@ -74,11 +69,6 @@ def one_of_each(arguments: list[str]) -> list[str]:
 
 # test_extending.py and test_faults.py run the commands of the others
 SHOWN = [page for page in PAGES if page.parent.name != "extending" and page.name != "faults.md"]
-# Pages with keys of benchmarks and libraries.
-OTHER_KEYS = ("benchmarks.md", "upgrading.md", "private-apis.md", "coming-from-trl.md")
-HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
-MOST_WORDS = 27_500  # in all pages of docs/
-CONFIGURATION = [*sorted((ROOT / "conf").rglob("*.yaml")), *sorted(RECIPES.glob("*.yaml"))]
 BY_PAGE = [
     [
         shlex.join(words)
@@ -97,10 +87,6 @@ MODULES = sorted(
         if words[0].startswith("tests")
     }
 )
-
-
-def test_the_readme_is_short() -> None:
-    assert len(README.read_text(encoding="utf-8").split()) <= 900
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -123,34 +109,6 @@ def test_every_place_that_the_readme_names_is_there() -> None:
     ]
     assert len(places) > 15
     assert [place for place in places if not [*ROOT.glob(place)]] == []
-
-
-def test_the_documentation_stays_short() -> None:
-    assert (
-        sum(
-            len(re.findall(r"[^\W_][^\s|]*", page.read_text(encoding="utf-8")))
-            for page in DOCS.rglob("*.md")
-        )
-        <= MOST_WORDS
-    )
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.parent.parent == DOCS], ids=name_of
-)
-def test_a_page_begins_with_its_command(page: Path) -> None:
-    if page.parent.name in ("how-to", "tutorials", "extending"):
-        lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line]
-        assert any(line.startswith(("```sh", "```bash")) for line in lines[1:4])
-
-
-@pytest.mark.parametrize("page", HOW_TO, ids=name_of)
-def test_a_paragraph_is_short(page: Path) -> None:
-    text = re.sub(
-        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-    )
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=[-|#] ?)", text)]
-    assert [part for part in paragraphs if len(part.split()) > 80] == []
 
 
 def test_every_page_has_a_place_in_the_site() -> None:
@@ -192,66 +150,6 @@ def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -
     refuse_unread(cfg, typed)
 
 
-def every_key() -> dict[str, set[str]]:
-    """Return the keys of the configuration, with the options of groups; the name of a free dict ends in a dot."""
-
-    of_listed = [*settings_of(Endpoint), *settings_of(Member)]
-    types = {*all_settings(), *(setting.key for setting in of_listed)}
-    keys: dict[str, set[str]] = {key: set() for key in types}
-    free = [
-        key
-        for key in types
-        if key.rpartition(".")[2] in ("lr_scheduler_kwargs", "options", "extra")
-    ]
-    keys |= {f"{key}.": set() for key in free}
-    groups = {folder.name: folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()} | {
-        "recipe": RECIPES
-    }
-    return keys | {
-        name: {path.stem for path in folder.glob("*.yaml")} for name, folder in groups.items()
-    }
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in [*SHOWN, *CONFIGURATION] if page.name not in OTHER_KEYS], ids=name_of
-)
-def test_every_key_that_is_named_exists(page: Path) -> None:
-    """`sft=none`, `dpo.beta=…`, `launch.node_rank`: in prose and in code, in the comments of conf/ and of recipes."""
-    keys = every_key()
-    ends = {key.rpartition(".")[2] for key in keys if "." in key} - {""}
-    text = page.read_text(encoding="utf-8")
-    lines = (
-        [line.partition("#")[2] for line in text.splitlines()]
-        if page.suffix == ".yaml"
-        else code(page)
-    )
-    wrong = []
-    for line in lines:
-        for key, equals, value in re.findall(
-            r"(?<![\w./~-])\+*([a-z_]+(?:\.[a-z_0-9]+)*)(=?)([\w]*)", line
-        ):
-            free = any(key.startswith(prefix) for prefix in keys if prefix.endswith("."))
-            named = equals or ("." in key and key.rpartition(".")[2] in ends)
-            if not named or free or key.startswith("hydra"):
-                continue
-            if key not in keys or (value and keys[key] and value not in keys[key]):
-                wrong.append(f"{key}{equals}{value}")
-    assert wrong == []
-
-
-def test_commands_are_found_and_a_sweep_stands_for_its_first_job() -> None:
-    assert one_of_each(["dpo.beta=0.05,0.1", "dpo.loss_type=[sigmoid,sft]", "-m"]) == [
-        "dpo.beta=0.05",
-        "dpo.loss_type=[sigmoid,sft]",
-    ]
-    assert one_of_each(["dpo.beta=tag(log,interval(0.03,0.5))"]) == ["dpo.beta=0.03"]
-    assert "stage=dpo dpo.beta=0.05" in RUNS
-    assert any(
-        command.startswith("stage=eval answer.split=validation hydra/sweeper=optuna")
-        for command in RUNS
-    )
-
-
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_that_is_to_be_run_is_there(module: str) -> None:
     assert importlib.util.find_spec(module)
@@ -266,28 +164,6 @@ def test_make_knows_what_it_is_asked_for(page: Path) -> None:
     assert {
         target for words in commands(page, "make") for target in words if "=" not in target
     } <= make_targets()
-
-
-@pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
-def test_a_workflow_runs_what_a_developer_runs(path: Path) -> None:
-    workflow = yaml.safe_load(path.read_text())
-    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
-    ran = [line for step in steps for line in step.get("run", "").splitlines()]
-    named = {target for line in ran for target in re.findall(r"(?:^|&& )make ([a-z]+)", line)}
-    assert named and named <= make_targets()
-    assert all((ROOT / script).exists() for line in ran for script in re.findall(r"\.ci/\w+", line))
-
-
-def test_the_tests_run_on_every_python_that_is_promised() -> None:
-    matrices = [
-        job.get("strategy", {}).get("matrix", {}) for path in WORKFLOWS for job in jobs(path)
-    ]
-    tested = {version for matrix in matrices for version in matrix.get("python", [])}
-    assert tested == {"3.11", "3.12", "3.13"}
-
-
-def jobs(path: Path) -> list[dict[str, dict[str, dict[str, list[str]]]]]:
-    return [*yaml.safe_load(path.read_text())["jobs"].values()]
 
 
 PROMISED_TEST = re.compile(r"`(\w+/test_\w+\.py)::(\w+)`")

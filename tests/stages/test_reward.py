@@ -164,7 +164,6 @@ def test_what_filters_the_chains_pairs_filters_no_preferences_of_others(tmp_path
         ),
         (("stage=reward", "reward.batch_size=4000"), "reward.batch_size=4000: there are at most"),
         (("stage=reward", "reward.trainer.max_length=4"), "reward.trainer.max_length: "),
-        ((TOY, "reward.source.rows=4"), "reward.source.rows is for sources of prompts"),
         (
             ("stage=reward", "reward.source.path=nowhere.jsonl"),
             "reward.source.path=nowhere.jsonl: ",

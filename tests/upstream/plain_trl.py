@@ -16,7 +16,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from trl.trainer import utils as trl_utils
 
 from stages.config.blocks.runtimes import SampledRuntime
-from stages.config.blocks.training import DPO, SFT
+from stages.config.blocks.training import SFT
 from stages.config.choices import Forward
 from stages.models.chat_templates import establish_contract
 from stages.models.contract import load_contract
@@ -26,7 +26,7 @@ from stages.models.loading import (
     load_tokenizer,
     read_context_length,
 )
-from stages.objectives import dpo, reward, sft
+from stages.objectives import dpo, sft
 from stages.store.records import Example, Pair, stream
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel
@@ -115,13 +115,8 @@ def prepare_fit(cfg: Any, inputs: Inputs, out: StageDir) -> AnyFit:
         rows: Any = sft.read_rows(examples, contract, cfg, out, read_context_length(base))
         return Fit(sft.SupervisedTrainer, cfg, rows, contract, base, out)
     policy, contract = inputs["policy"] / "model", load_contract(inputs["policy"] / "model")
-    if isinstance(cfg, DPO):
-        rows = dpo.read_rows(inputs, contract, cfg, out)
-        frozen = inputs.get("frozen", inputs["policy"]) / "model"
-        return Fit(dpo.StoredReferenceTrainer, cfg, rows, contract, frozen, out)
-    pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
-    rows = reward.read_rows(pairs, contract, cfg, out, read_context_length(policy))
-    return Fit(reward.PairwiseRewardTrainer, cfg, rows, contract, policy, out)
+    rows = dpo.read_rows(inputs, contract, cfg, out)
+    return Fit(dpo.StoredReferenceTrainer, cfg, rows, contract, policy, out)
 
 
 def load_start(fit: AnyFit, inputs: Inputs, **forward: Forward) -> AnyModel:
@@ -129,10 +124,8 @@ def load_start(fit: AnyFit, inputs: Inputs, **forward: Forward) -> AnyModel:
     block, device = replace(fit.cfg, **forward), fit.args.device
     if isinstance(block, SFT):
         return sft.trainable_model(fit.start, fit.contract, block, device)
-    if isinstance(block, DPO):
-        frozen = load_model(fit.start, block.start_weights, device)
-        return dpo.trainable_model(frozen, inputs["policy"] / "adapter", block, fit.out)
-    return reward.trainable_model(fit.start, fit.contract, block, device, fit.out)
+    frozen = load_model(fit.start, block.start_weights, device)
+    return dpo.trainable_model(frozen, inputs["policy"] / "adapter", block, fit.out)
 
 
 def train_ours(fit: AnyFit, inputs: Inputs, limit: int) -> tuple[FirstSteps, list[str], Dataset]:
@@ -166,7 +159,6 @@ def build_trl_trainer(fit: AnyFit, inputs: Inputs, ids: list[str], total: int) -
         parts["model"] = load_start(fit, inputs)
     else:
         parts["model"] = load_start(fit, inputs, forward=Forward.padded)
-    if isinstance(block, DPO):
         reference = inputs["reference_model"]
         parts["ref_model"] = load_model(reference, block.start_weights, fit.args.device)
     args = training_arguments(
@@ -184,7 +176,7 @@ def read_texts(cfg: Any, inputs: Inputs, ids: set[str]) -> dict[str, Row]:
     if isinstance(cfg, SFT):
         examples = stream(inputs["data"] / "examples.parquet", Example)
         return {e.id: {"messages": e.conversation} for e in examples if e.id in ids}
-    names = ["prompt", "chosen", "rejected"] + (["margin"] if getattr(cfg, "margin", False) else [])
+    names = ("prompt", "chosen", "rejected")
     pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
     return {
         pair.id: {name: getattr(pair, name) for name in names} for pair in pairs if pair.id in ids

@@ -1,10 +1,7 @@
 """The line at the start where an installed library lies outside the ranges of pyproject.toml; on real metadata."""
 
-import importlib
 import logging
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,18 +9,7 @@ import pytest
 from stages.config import installation
 from stages.config.installation import DISTRIBUTION, checkout_project
 from stages.hardware import process
-from tests.helpers import ROOT, TINY, inside
-
-LOADED_SLOWLY = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "wandb",
-    "gguf",
-)
+from tests.helpers import TINY, inside
 
 
 def installed(folder: Path, name: str, version: str, *needs: str) -> None:
@@ -78,14 +64,6 @@ def test_every_library_outside_its_range_is_named_in_one_line_once(
         assert bound in line, "the range is that of pyproject.toml"
 
 
-def test_a_checkout_goes_by_its_own_ranges_whatever_is_installed(site: Path) -> None:
-    installed(site, "trl", "9.9.9")
-    # an installation of before, and another project's
-    for name in (DISTRIBUTION, DISTRIBUTION.split("-")[0]):
-        installed(site, name, "0.1.0", "trl>=9")
-    assert "trl 9.9.9" in " ".join(process.untested_libraries())
-
-
 @pytest.mark.parametrize(
     ("version", "supported"),
     [
@@ -113,20 +91,6 @@ def test_a_version_counts_as_pip_counts_it(version: str, supported: bool, wheel_
     )
 
 
-def test_without_metadata_of_its_own_a_wheel_says_nothing(
-    wheel_site: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # of the packages that are hidden now, this project among them
-    importlib.import_module("packaging.requirements")
-    monkeypatch.setattr(sys, "path", [str(wheel_site)])
-    installed(wheel_site, "trl", "9.9.9")
-    installed(wheel_site, DISTRIBUTION.split("-")[0], "0.0.6", "trl<1")  # another project's
-    (wheel_site / "pyproject.toml").write_text(
-        '[project]\nname = "another"\ndependencies = ["trl<1"]\n'
-    )
-    assert process.untested_libraries() == []
-
-
 @pytest.mark.extended
 def test_a_command_that_builds_says_it_and_one_that_does_not_stays_silent(
     site: Path, tmp_path: Path
@@ -140,13 +104,3 @@ def test_a_command_that_builds_says_it_and_one_that_does_not_stays_silent(
     assert built.returncode == planned.returncode == 0
     assert (built.stdout + built.stderr).count("trl 9.9.9 (known: ") == 1
     assert "9.9.9" not in planned.stdout + planned.stderr
-
-
-def test_looking_loads_none_of_the_libraries() -> None:
-    code = "import sys; from stages.hardware import process; process.warn_of_versions(); "
-    code += f"print({{*{LOADED_SLOWLY}}} & {{*sys.modules}})"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert ran.stdout.strip() == "set()"

@@ -36,35 +36,16 @@ def test_a_loss_is_another_by_what_it_reads(loss: str, parts: Parts) -> None:
         assert read is (changed not in (None, plain)), argument
 
 
-def test_a_loss_of_weight_0_reads_nothing(parts: Parts) -> None:
-    def value(smoothing: float, weight: float) -> float:
-        changes = {"loss_type": ["sigmoid", "robust"], "loss_weights": [1.0, weight]}
-        loss = loss_of(
-            parts.build_trainer(
-                shift=0.7, trainer=DPOArguments(label_smoothing=smoothing), **changes
-            )
-        )
-        assert (
-            unread_argument(parts.block(trainer=DPOArguments(label_smoothing=0.2), **changes))
-            is None
-        ) is (weight > 0)
-        return loss
-
-    assert value(0.0, 0.0) == value(0.2, 0.0)
-    assert value(0.0, 0.5) != value(0.2, 0.5)
-
-
 @pytest.mark.parametrize(
     ("arguments", "losses", "reason"),
     [
         (
             {"label_smoothing": 0.1},
             ["sigmoid", "sft"],
-            "dpo.trainer.label_smoothing: .* robust, exo_pair, aot",
+            "dpo.trainer.label_smoothing: .* sigmoid or sft",
         ),
         ({"label_smoothing": 0.1}, ["robust", "sft"], None),
-        ({"label_smoothing": 0.0}, ["sigmoid"], None),  # TRL's default changes nothing
-        ({"f_divergence_type": "forward_kl"}, ["sft"], "dpo.trainer.f_divergence_type: .* sigmoid"),
+        ({"f_divergence_type": "forward_kl"}, ["sft"], "dpo.trainer.f_divergence_type: .* sft"),
     ],
 )
 def test_an_argument_that_no_loss_reads_is_refused(

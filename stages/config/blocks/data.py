@@ -22,6 +22,7 @@ from stages.config.choices import (
 )
 from stages.config.errors import UserError, check_all, require_known
 from stages.config.limits import (
+    at_least,
     between,
     computed,
     internal,
@@ -39,21 +40,21 @@ class Tasks:
     are test prompts. The groups `open_*`, `unseen_kinds` and `unseen_areas` are open requests with constraints."""
 
     families: list[str] = MISSING
-    sft: int = between(0, 1_000_000)
-    preference: int = between(0, 1_000_000)
-    validation: int = between(0, 1_000_000)
-    test: int = between(0, 1_000_000)
-    unseen_phrasings: int = between(0, 1_000_000)
-    unseen_tasks: int = between(0, 1_000_000)
-    rephrased: int = between(0, 1_000_000)
-    open_sft: int = between(0, 1_000_000)
-    open_preference: int = between(0, 1_000_000)
-    open_validation: int = between(0, 1_000_000)
-    open_test: int = between(0, 1_000_000)
-    unseen_kinds: int = between(0, 1_000_000)
-    unseen_areas: int = between(0, 1_000_000)
-    open_plain: int = between(0, 1_000_000)
-    open_lengths: int | None = between(0, 1_000_000, None)
+    sft: int = MISSING
+    preference: int = MISSING
+    validation: int = MISSING
+    test: int = MISSING
+    unseen_phrasings: int = MISSING
+    unseen_tasks: int = MISSING
+    rephrased: int = MISSING
+    open_sft: int = MISSING
+    open_preference: int = MISSING
+    open_validation: int = MISSING
+    open_test: int = MISSING
+    unseen_kinds: int = MISSING
+    unseen_areas: int = MISSING
+    open_plain: int = MISSING
+    open_lengths: int | None = None
 
 
 @dataclass
@@ -124,15 +125,15 @@ class Source:
     documents: str | None = words(*DOCUMENTS, default=None)
     licence: str | None = None  # of each row that does not state a licence
     # rows to use, drawn by their content; null: all rows
-    rows: int | None = between(1, 1_000_000_000, None)
+    rows: int | None = at_least(1, None)
     # an answer passes if its words (last number, expression) are equal
     check: str | None = words(*SOURCE_CHECKS, default=None)
     # {SPLIT: SHARE}; default: {sft: 0.95, validation: 0.05}
     splits: dict[str, float] = field(default_factory=dict)
     # share of SFT's rows, relative to the other sources' weights
-    weight: float | None = positive(1_000_000, None)
+    weight: float | None = positive(None)
     # times that each row for SFT is used; 0.5: a random half; default: 1
-    epochs: float | None = positive(1000, None)
+    epochs: float | None = positive(None)
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
     turns: str | None = computed(None)  # set by the pipeline from data.form.turns
     # set by the pipeline: prompts for sft need no answer, as stage=select finds one
@@ -155,7 +156,7 @@ class Source:
         are_shares = all(0 <= share <= 1 for share in shares)
         if self.splits and not (are_shares and 0 < sum(shares) <= 1 + 1e-9):
             raise UserError(
-                f"{key}.splits={self.splits}: each share must be from 0 to 1, and their sum above 0 and at most 1."
+                f"{key}.splits={self.splits}: each share must be from 0 to 1, and their sum above 0 to 1."
             )
         for role, column in self.columns.items():
             names = column if isinstance(column, list) else [column]
@@ -163,7 +164,7 @@ class Source:
                 isinstance(name, str) and name.strip() for name in names
             ):
                 raise UserError(
-                    f"{key}.columns={{{role}: {column}}}: a column must be a name, a list of names, or null."
+                    f"{key}.columns={{{role}: {column}}}: a column must be a name, names, or null."
                 )
 
 
@@ -225,13 +226,14 @@ class Form:
     turns: str | None = words("strict", "merge", "cut", default=None)
 
     def check(self) -> None:
-        """Raise UserError if the number of system prompts does not fit `data.form.system`."""
+        """Raise UserError if the system prompts do not fit `data.form.system`."""
         policy = self.system or "keep"
-        least, most = {"insert": (1, 1), "vary": (2, 1_000_000)}.get(policy, (0, 0))
+        needed = {"insert": "1", "vary": "2 or more"}.get(policy, "none")
         count = len(self.system_prompts or [])
-        if not least <= count <= most:
+        fits = {"1": count == 1, "2 or more": count > 1, "none": count == 0}
+        if not fits[needed]:
             raise UserError(
-                f"data.form.system={policy} needs {least or 'none'} in data.form.system_prompts, which has {count}."
+                f"data.form.system={policy} needs {needed} in data.form.system_prompts."
             )
 
 
@@ -247,7 +249,7 @@ class Mixture:
     """The numbers of SFT's rows from each source. `cap` limits a large source, so that small ones are not drowned
     (examples-proportional mixing, arXiv:1910.10683, section 3.5.2). `quotas` limits all sources of a task together."""
 
-    cap: int | None = between(1, 1_000_000_000, None)
+    cap: int | None = at_least(1, None)
     quotas: dict[str, int] = field(default_factory=dict)
 
 
@@ -267,9 +269,9 @@ class Data:
     audit: Audit = field(default_factory=Audit)
     own: Own = field(default_factory=Own)
     # megabytes of a line in any data file; null: 64
-    max_line: int | None = between(1, 100_000, None, neutral=True)
+    max_line: int | None = at_least(1, None, neutral=True)
     # MB of an unpacked file; null: 16,000
-    max_file: int | None = between(1, 100_000_000, None, neutral=True)
+    max_file: int | None = at_least(1, None, neutral=True)
     of: str | None = computed(None)  # set by the pipeline
     suites: Any = computed(None)  # Suites, set by the pipeline from eval.suites
 
@@ -297,19 +299,8 @@ class Data:
                 tasks.add(source.task_name)
         for key, weight in weights.items():
             if weight is None and any(weights.values()):
-                raise UserError(
-                    f"{key}.weight is missing. Either every source for sft has one or none."
-                )
-        if self.mixture.cap and not tasks:
-            raise UserError(
-                "data.mixture mixes the data.sources with rows for sft, and there are none. Leave it out."
-            )
+                raise UserError(f"{key}.weight is missing: every source for sft has one, or none.")
         require_known("data.mixture.quotas", self.mixture.quotas, sorted(tasks))
-        for task, quota in self.mixture.quotas.items():
-            if quota < 1:
-                raise UserError(
-                    f"data.mixture.quotas.{task} must be at least 1. For no row, leave the source out."
-                )
 
     def key(self, i: int) -> str:
         """Return the setting that holds the path of source `i`."""

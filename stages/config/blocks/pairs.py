@@ -5,22 +5,29 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from stages.config.choices import ControlPairs, Strategy, Unfinished
-from stages.config.limits import Limit, between, computed, internal, limited, random_seed, share
+from stages.config.errors import UserError
+from stages.config.limits import (
+    at_least,
+    between,
+    computed,
+    internal,
+    partial_share,
+    random_seed,
+    share,
+)
 
 
 @dataclass
 class Select:
     """Demonstrations for SFT, selected from judged candidates of the base model, and the keys of their sampling."""
 
-    candidates_per_prompt: int = between(1, 10_000)
-    temperatures: list[float] = between(0, 100)
-    max_new_tokens: int = between(1, 65_536)
+    candidates_per_prompt: int = at_least(1)
+    temperatures: list[float] = MISSING
+    max_new_tokens: int = at_least(1)
     min_score: float = share()
-    max_per_task: int = between(1, 1_000_000)
-    max_mended: int = between(0, 1_000_000)
-    validation_fraction: float = limited(
-        Limit(0, "must be a share from 0 to below 1", high=1, below=True)
-    )
+    max_per_task: int = at_least(1)
+    max_mended: int = MISSING
+    validation_fraction: float = partial_share()
 
 
 @dataclass
@@ -29,23 +36,27 @@ class Pairs:
 
     strategy: Strategy = MISSING
     min_score: float = share()
-    min_margin: float = limited(
-        Limit(0, "must be a difference of two scores, from 0 to below 1", high=1, below=True)
-    )
+    min_margin: float = partial_share()
     margin_quantiles: list[float] | None = between(0, 1, None)
-    max_length_ratio: float | None = between(1, 1_000_000)
-    max_length_difference: int | None = between(0, 1_000_000)
-    max_per_prompt: int = between(1, 1_000_000)
-    max_per_task: int | None = between(1, 1_000_000)
+    max_length_ratio: float | None = at_least(1)
+    max_length_difference: int | None = MISSING
+    max_per_prompt: int = at_least(1)
+    max_per_task: int | None = at_least(1)
     quality: bool = MISSING
     unfinished: Unfinished = MISSING
-    validation_fraction: float = limited(
-        Limit(0, "must be a share from 0 to below 1", high=1, below=True)
-    )
+    validation_fraction: float = partial_share()
     seed: int = random_seed()
     key: str = internal("pairs")  # the setting that holds this block: the pipeline sets any other
     # set by the pipeline: for the pairs of `control_pairs`
     control: ControlPairs | None = computed(None)
+
+    def check(self, key: str) -> None:
+        """Raise UserError for quantiles that are no range. `key`: the setting that holds this block."""
+        band = self.margin_quantiles
+        if band is not None and (len(band) != 2 or band[0] >= band[1]):
+            raise UserError(
+                f"{key}.margin_quantiles={band}: give two quantiles in order, as [0.25, 0.75]."
+            )
 
 
 @dataclass
@@ -54,6 +65,4 @@ class Unpaired:
 
     threshold: float = share()
     unfinished: Unfinished = MISSING
-    validation_fraction: float = limited(
-        Limit(0, "must be a share from 0 to below 1", high=1, below=True)
-    )
+    validation_fraction: float = partial_share()

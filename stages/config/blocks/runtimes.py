@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from stages.config.choices import DEVICES, Checkpointing, Sharding
-from stages.config.limits import Limit, between, limited, positive, words
+from stages.config.limits import Limit, at_least, limited, positive, words
 
 
 @dataclass
 class Processes:
     """The processes that work on a stage, on each of several nodes."""
 
-    processes: int = between(1, 1024, 1)
-    nodes: int = between(1, 10_000, 1)
+    processes: int = at_least(1, 1)
+    nodes: int = at_least(1, 1)
 
     @property
     def world_size(self) -> int:
@@ -27,12 +27,12 @@ class TrainRuntime(Processes):
 
     device: str = words(*DEVICES)
     sharding: Sharding = MISSING
-    micro_batch: int | str = between(1, 1_000_000)
-    token_budget: int | None = between(1, 1_000_000_000)
+    micro_batch: int | str = at_least(1)
+    token_budget: int | None = at_least(1)
     gradient_checkpointing: Checkpointing = MISSING
-    loader_workers: int = between(0, 1024)
-    save_steps: int = between(1, 1_000_000_000)
-    save_minutes: float = positive(1_000_000)
+    loader_workers: int = MISSING
+    save_steps: int = at_least(1)
+    save_minutes: float = positive()
 
     @property
     def rows(self) -> int | None:
@@ -45,8 +45,8 @@ class SampledRuntime(TrainRuntime):
     """Devices, memory and checkpoints of a training stage, and the sample answers during training. They do not change
     the result: an optimizer step always has `batch_size` rows, in micro-batches of any size."""
 
-    samples: int = between(0, 100)
-    sample_tokens: int = between(1, 65_536)
+    samples: int = MISSING
+    sample_tokens: int = at_least(1)
 
 
 @dataclass
@@ -54,9 +54,7 @@ class RolloutRuntime(SampledRuntime):
     """As `sft.runtime`, with the Python and GPU memory of vLLM."""
 
     python: str | None = MISSING
-    engine_memory: float = limited(
-        Limit(0, "must be a share above 0 and below 1", high=1, open=True, below=True)
-    )
+    engine_memory: float = limited(Limit(0, 1, open=True, below=True))
 
 
 @dataclass
@@ -69,7 +67,7 @@ class ChatRuntime(DeviceRuntime):
     """The device of a chat, and the Python and GPUs of vLLM."""
 
     python: str | None = MISSING
-    tensor_parallel: int = between(1, 1024)
+    tensor_parallel: int = at_least(1)
 
 
 @dataclass
@@ -77,8 +75,8 @@ class ScoringRuntime(Processes):
     """The device, batches and processes of a stage that scores texts with a model. In fp32, they change no result."""
 
     device: str = words(*DEVICES)
-    token_budget: int | None = between(1, 1_000_000_000)
-    shard_size: int = between(1, 1_000_000)
+    token_budget: int | None = at_least(1)
+    shard_size: int = at_least(1)
 
 
 @dataclass
@@ -87,9 +85,9 @@ class InferenceRuntime:
 
     device: str = words(*DEVICES, default="auto")
     # candidates decoded at once; fewer where memory is short
-    batch_size: int = between(1, 1_000_000, 512)
+    batch_size: int = at_least(1, 512)
     # prompts of a shard, behind which a killed run resumes; null: by the device
-    shard_size: int | None = between(1, 1_000_000, None)
+    shard_size: int | None = at_least(1, None)
 
 
 @dataclass
@@ -97,4 +95,4 @@ class SamplingRuntime(InferenceRuntime, Processes):
     """Device, batches and processes of a sampler, and the Python and GPUs of vLLM. In fp32, they change no result."""
 
     python: str | None = None  # of vLLM, in an environment of its own; null: this Python
-    tensor_parallel: int = between(1, 1024, 1)  # GPUs that share vLLM's model
+    tensor_parallel: int = at_least(1, 1)  # GPUs that share vLLM's model

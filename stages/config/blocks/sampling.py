@@ -11,15 +11,7 @@ from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.choices import Precision, Split
 from stages.config.errors import UserError, require_known
-from stages.config.limits import (
-    Limit,
-    between,
-    computed,
-    internal,
-    limited,
-    random_seed,
-    share,
-)
+from stages.config.limits import Limit, at_least, computed, internal, limited, random_seed, share
 
 
 @dataclass
@@ -27,9 +19,9 @@ class Sample:
     """What every source of candidates has: the prompts that are asked."""
 
     sampler: str = computed(MISSING)  # the group's option
-    prompts: int | None = between(1, 1_000_000_000, None)  # of the preference split; null: all
+    prompts: int | None = at_least(1, None)  # of the preference split; null: all
     # prompts that each round asks, and no other round; null: all, divided among the rounds
-    prompts_per_round: int | None = between(1, 1_000_000_000, None)
+    prompts_per_round: int | None = at_least(1, None)
     rounds: int = computed(1)  # set by the pipeline
     # set by the pipeline: the round of DPO, which samples its share of the prompts
     round: int = computed(0)
@@ -96,11 +88,9 @@ class Member:
     file: str | None = None  # a file or folder with candidates
     columns: dict[str, Any] = field(default_factory=dict)  # {ROLE: COLUMN} of that file
     sampler: str | None = None  # hf, generate, vllm or openai
-    temperature: float | None = between(0, 100, None)
-    top_p: float | None = limited(
-        Limit(0, "must be positive and at most 1", high=1, open=True), None
-    )
-    n: int | None = between(1, 10_000, None)  # candidates per prompt
+    temperature: float | None = None
+    top_p: float | None = limited(Limit(0, 1, open=True), None)
+    n: int | None = at_least(1, None)  # candidates per prompt
 
     def check(self, key: str) -> None:
         """Raise UserError unless it is one of model, endpoint and file, without keys that only another one reads."""
@@ -108,21 +98,11 @@ class Member:
         kinds = {"model": self.model, "endpoint": has_endpoint, "file": self.file}
         origins = [name for name, is_set in kinds.items() if is_set]
         if len(origins) > 1:
-            raise UserError(
-                f"{key} names {' and '.join(origins)}. Make each of them a separate source."
-            )
+            raise UserError(f"{key} names {' and '.join(origins)}. Make each a source.")
         drawn = [name for name in OF_DRAWING if vars(self)[name] is not None]
         if self.file and drawn:
             raise UserError(
-                f"{key}.{drawn[0]} is about sampling, and {key}.file is already sampled. Leave it out."
-            )
-        if self.columns and not self.file:
-            raise UserError(
-                f"{key}.columns describes {key}.file, which is not set. Add the file, or leave columns out."
-            )
-        if has_endpoint and self.sampler not in (None, "openai"):
-            raise UserError(
-                f"{key}.endpoint needs sampler=openai, not {self.sampler}. Leave {key}.sampler out."
+                f"{key}.{drawn[0]} is about sampling, and {key}.file is sampled. Leave it out."
             )
         if self.sampler:
             require_known(f"{key}.sampler", [self.sampler], DRAWING)
@@ -146,13 +126,13 @@ class Drawn(Sample):
     """Candidates that are drawn from the policy, or from the sources of `pool`."""
 
     own: Own = field(default_factory=Own)
-    candidates_per_prompt: int = between(1, 10_000, 6)  # completions drawn for each
+    candidates_per_prompt: int = at_least(1, 6)  # completions drawn for each
     # candidate i uses the i-th, cyclically
-    temperatures: list[float] = between(0, 100, [0.9])
+    temperatures: list[float] = at_least(0, [0.9])
     # nucleus sampling; 1.0 draws from all tokens
-    top_p: float = limited(Limit(0, "must be positive and at most 1", high=1, open=True), 1.0)
+    top_p: float = limited(Limit(0, 1, open=True), 1.0)
     # a longer completion is cut off, and never chosen
-    max_new_tokens: int = between(1, 65_536, 64)
+    max_new_tokens: int = at_least(1, 64)
     # share of prompts that may be too long for the model, beside their answer; null: 0.1
     max_dropped: float | None = share(None)
     precision: Precision = Precision.auto  # of weights and arithmetic
@@ -223,22 +203,18 @@ class Drawn(Sample):
 
     def check(self) -> None:
         if not self.temperatures:
-            raise UserError(
-                "sample.temperatures is empty. [0.9] samples every candidate at temperature 0.9."
-            )
+            raise UserError("sample.temperatures is empty. Use [0.9].")
         for i, member in enumerate(self.pool or ()):
             key = f"sample.pool[{i}]"
             if member in (self.pool or [])[:i]:
-                raise UserError(
-                    f"{key} repeats an earlier source, so its candidates would be copies. Leave it out."
-                )
+                raise UserError(f"{key} repeats an earlier source. Leave it out.")
             member.check(key)
         can_fail = self.own or any(
             isinstance(block, OpenAI | CandidateFile) for block in self.members
         )
         if self.max_failed is not None and not can_fail:
             raise UserError(
-                f"sample.max_failed={self.max_failed:g}: only an endpoint, a file or sample.own can fail. Leave the key out."
+                f"sample.max_failed={self.max_failed:g}: only an endpoint, a file or sample.own can fail. Leave it out."
             )
 
 
@@ -276,7 +252,7 @@ class OpenAI(Drawn):
         super().check()
         if self.pool and self.endpoint != Endpoint():
             raise UserError(
-                "sample.endpoint: the sources of sample.pool have endpoints of their own. Leave the key out."
+                "sample.endpoint: the sources of sample.pool have their own. Leave it out."
             )
 
 

@@ -24,7 +24,7 @@ from stages.config.blocks.runtimes import (
 )
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.config.limits import between, computed, neutral, positive, random_seed, share, words
+from stages.config.limits import at_least, computed, neutral, positive, random_seed, share, words
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -86,8 +86,8 @@ class Objective:
 class LoRA:
     """A low-rank adapter (arXiv:2106.09685)."""
 
-    rank: int = between(1, 65_536)
-    alpha: int = between(1, 65_536)  # the adapter's output is scaled by alpha / rank
+    rank: int = at_least(1)
+    alpha: int = at_least(1)  # the adapter's output is scaled by alpha / rank
     target_modules: list[str] = MISSING  # names of linear layers; [all-linear]: all except the head
 
 
@@ -99,10 +99,10 @@ class Training:
     adapter: choices.Adapter = MISSING
     lora: LoRA = field(default_factory=LoRA)
     learning_rate: int | float | str = positive()
-    epochs: float = positive(10_000)
-    batch_size: int = between(1, 1_000_000)
-    max_length: int = between(1, 10_000_000)
-    evaluations: int = between(0, 1000)
+    epochs: float = positive()
+    batch_size: int = at_least(1)
+    max_length: int = at_least(1)
+    evaluations: int = MISSING
     max_dropped: float = share()
     precision: choices.Precision = MISSING
     seed: int = random_seed()
@@ -205,6 +205,12 @@ class SFT(Training, FirstModel):
     trainer: SFTArguments = field(default_factory=SFTArguments)
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
+    def check(self) -> None:
+        if self.trainer.loss_type == "dft" and self.trainer.label_smoothing_factor:
+            raise UserError(
+                "sft.trainer.label_smoothing_factor: the loss dft does not read this. Leave it out."
+            )
+
     @property
     def block(self) -> str:
         """The block that holds these keys. A control is trained by the keys of `dpo`."""
@@ -232,10 +238,10 @@ class DPO(Training):
     """Direct preference optimization on pairs (arXiv:2305.18290)."""
 
     objective = Objective.read("dpo")
-    beta: float = positive(1000)
+    beta: float = positive()
     loss_type: list[str] = words(*choices.LOSS_TYPES, choices.SIMPO)
-    loss_weights: list[float] | None = between(0, 1_000_000)
-    simpo_gamma: float | None = between(0, 1000, None)
+    loss_weights: list[float] | None = MISSING
+    simpo_gamma: float | None = None
     first_difference: bool = MISSING
     reference: choices.DPOReference = MISSING
     forward: choices.Forward = MISSING
@@ -243,14 +249,13 @@ class DPO(Training):
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
     def check(self) -> None:
-        super().check()
         if self.simpo_gamma is not None and choices.SIMPO not in self.loss_type:
             raise UserError(
                 f"dpo.simpo_gamma={self.simpo_gamma:g}: no loss is simpo. Add dpo.loss_type=[simpo], or leave the key out."
             )
         if self.reference_free and self.reference is not choices.DPOReference.previous:
             raise UserError(
-                f"dpo.reference={self.reference}: dpo.loss_type=[simpo] needs no reference. Leave the key out."
+                f"dpo.reference={self.reference}: dpo.loss_type=[simpo] needs no reference. Leave it out."
             )
 
     @property
@@ -279,10 +284,14 @@ class KTO(Training):
     """Kahneman-Tversky optimization on single completions (arXiv:2402.01306)."""
 
     objective = Objective.read("kto")
-    beta: float = positive(1000)
-    desirable_weight: float | None = between(0, 1_000_000)
-    undesirable_weight: float | None = between(0, 1_000_000)
+    beta: float = positive()
+    desirable_weight: float | None = MISSING
+    undesirable_weight: float | None = MISSING
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
+
+    def check(self) -> None:
+        if (self.desirable_weight, self.undesirable_weight) == (0, 0):
+            raise UserError("kto.desirable_weight=0: both weights are 0. Leave them out.")
 
 
 @dataclass
@@ -291,17 +300,33 @@ class GRPO(Training):
 
     objective = Objective.read("grpo")
     sampler: str | None = words("hf", "vllm")
-    completions: int = between(2, 1024)
-    temperature: float = positive(100)
-    max_new_tokens: int = between(1, 65_536)
+    completions: int = at_least(2)
+    temperature: float = positive()
+    max_new_tokens: int = at_least(1)
     loss_type: str = words(*choices.GROUP_LOSSES)
     baseline: str = words(*choices.BASELINES)
-    beta: float = between(0, 1000)
+    beta: float = MISSING
     runtime: RolloutRuntime = field(default_factory=RolloutRuntime)
 
     def __post_init__(self) -> None:
         # so that typing the default changes no node
         self.sampler = None if self.sampler == "hf" else self.sampler
+
+    def check(self) -> None:
+        if self.runtime.sharding is choices.Sharding.zero3:
+            raise UserError(
+                "GRPO samples from whole weights, which launch=zero3 does not gather. Use fsdp."
+            )
+        qlora = self.adapter is choices.Adapter.qlora
+        if self.sampler == "vllm" and (qlora or self.runtime.world_size > 1):
+            raise UserError(
+                "grpo.sampler=vllm: the engine gets whole weights of one process, so neither launch=ddp nor "
+                "grpo.adapter=qlora work. Use grpo.sampler=hf."
+            )
+        if self.max_new_tokens >= self.max_length:
+            raise UserError(
+                f"grpo.max_length={self.max_length} has no room for a prompt before grpo.max_new_tokens."
+            )
 
 
 @dataclass
@@ -325,6 +350,13 @@ class Reward(Training):
 
 
 SFTS: dict[str, type[FirstModel]] = {"default": SFT, "none": Untrained}
-OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, KTO, GRPO, Reward)}
+BLOCKS: dict[str, type[Training]] = {
+    "sft": SFT,
+    "dpo": DPO,
+    "kto": KTO,
+    "grpo": GRPO,
+    "reward": Reward,
+}
+OBJECTIVES = {name: block.objective for name, block in BLOCKS.items()}
 # trained by a trainer of TRL
 WITH_TRL = [name for name, objective in OBJECTIVES.items() if objective.trl]
