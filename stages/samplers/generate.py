@@ -92,7 +92,9 @@ class GenerateSampler(LocalModel, Sampler):
         [(*_, together), _] = self._batch([short, longer], 2)
         return math.isclose(alone.logprob or 0.0, together.logprob or 0.0, abs_tol=ROUNDING)
 
-    def _batch(self, candidates: list[tuple[Request, int]], limit: int) -> Iterator[Drawn]:
+    def _batch(
+        self, candidates: list[tuple[Request, int]], limit: int
+    ) -> Iterator[tuple[Request, int, Completion]]:
         """Complete candidates together, by at most `limit` tokens."""
         rows = [torch.tensor(request.token_ids) for request, _ in candidates]
         ids = pad_sequence(rows, batch_first=True, padding_side="left")
