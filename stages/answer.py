@@ -30,9 +30,12 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     drawn = {*without[: cfg.open]}
     prompts = [e for e in candidates if e.checks or e.id in drawn]
     if not prompts:
+        key = "answer.open"
+        if not candidates and "data" not in inputs:
+            block = "unpaired" if "unpaired" in inputs else "pairs"
+            key = f"{block}.validation_fraction"
         raise UserError(
-            f"answer.open={cfg.open}: none of {len(candidates)} prompts has checks. Raise it, or hold out "
-            "more prompts (validation_fraction)."
+            f"answer.open={cfg.open}: none of {len(candidates)} prompts has checks. Raise {key}."
         )
     model = inputs["model"] / "model"
     contract = load_or_derive_contract(model)

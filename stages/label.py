@@ -52,7 +52,7 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         )
         save(out / "judgements.parquet", figures.count(complete), Judgement)
     report_rows(cfg, pool, out)
-    report_failures(cfg, figures, out)
+    report_failures(cfg, figures, pool, out)
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     stored = Records(out / "judgements.parquet", Judgement)
@@ -84,13 +84,17 @@ def report_rows(cfg: Label, pool: Pool, out: StageDir) -> None:
         warn_unused_columns(path, columns, out)
 
 
-def report_failures(cfg: Label, figures: "Figures", out: StageDir) -> None:
+def report_failures(cfg: Label, figures: "Figures", pool: Pool, out: StageDir) -> None:
     """Warn of missing judgements. Raise UserError if they are more than `max_failed` allows."""
     failed = figures.failed.total()
     if not failed:
         return
     [(error, times)] = figures.failed.most_common(1)
-    problem = f"{failed} of {figures.judgements} could not be judged, most often ({times} times) because: {error}"
+    first = next(p.opening for p in pool.prompts if p.id == figures.first_failed[error])
+    problem = (
+        f"{failed} of {figures.judgements} could not be judged, most often ({times} times) because: {error} "
+        f'(first for the prompt "{first}")'
+    )
     if failed > cfg.max_failed * figures.judgements:
         raise UserError(
             f"label.max_failed={cfg.max_failed:g}: {problem}. Remove the cause, or raise the limit."
@@ -175,7 +179,8 @@ def require_one_score(judged: list[Judgement], labeler: str) -> None:
 
 class Figures:
     """Figures of any labeler's judgements, counted prompt by prompt: scores, ties, and how often the longer of two
-    answers is preferred. `scores` and `tokens` belong together. `failed` counts errors, `longer` comparisons of answers
+    answers is preferred. `scores` and `tokens` belong together. `failed` counts errors, and
+    `first_failed` has the id of the first prompt with each. `longer` comparisons of answers
     of unequal lengths by whether the longer one is better, and `swapped` those judged in both orders by whether the
     verdicts agree."""
 
@@ -186,6 +191,7 @@ class Figures:
         self.tokens = array("q")
         self.by_score = Counter[str]()
         self.failed = Counter[str]()
+        self.first_failed = dict[str, str]()
         self.longer = Counter[bool]()
         self.swapped = Counter[bool]()
 
@@ -203,7 +209,9 @@ class Figures:
                     self.tokens.append(lengths[str(j.candidate_id)])
                     self.by_score[f"{j.score:.2f}"] += 1
                 if j.error is not None:
-                    self.failed[j.error or "no reason given"] += 1
+                    reason = j.error or "no reason given"
+                    self.failed[reason] += 1
+                    self.first_failed.setdefault(reason, j.prompt_id)
                 if j.order_swapped_agrees is not None:
                     self.swapped[j.order_swapped_agrees] += 1
                 yield j

@@ -21,7 +21,6 @@ from stages.config.blocks.training import OBJECTIVES, WITH_TRL
 from stages.config.errors import UserError, require_known, visible
 from stages.config.installation import program, read_beside
 from stages.config.schema import Config
-from stages.config.trainers import elsewhere_message
 from stages.store.plugins import user_path
 from stages.store.sealed_json import WRONG_SHAPE
 
@@ -263,7 +262,7 @@ def by_name(this: Conversion) -> None:
     """Set every setting that has a key here or is an argument of TRL's trainer, and list the others."""
     for name, value in list(this.settings.items()):
         key = our_key(this.stage, name)
-        reason = TRL["reasons"].get(name) or elsewhere_message(this.stage, name)
+        reason = TRL["reasons"].get(name)
         if key:
             this.overrides[key] = this.take(name)
         elif name in this.names:  # or else a default that this training does not read

@@ -1,6 +1,6 @@
 """Checks of what a run starts from: the models, the rows, the labels, and the objectives that share them."""
 
-from stages.config.choices import Align, Demonstrations, Strategy
+from stages.config.choices import Align, ControlPairs, Demonstrations, Strategy
 from stages.config.errors import UserError, name_block
 from stages.config.schema import Config, Target
 
@@ -68,6 +68,10 @@ def validate_objectives(cfg: Config) -> None:
     if cfg.label.brings_pool and cfg.rounds > 1:
         raise UserError(
             f"rounds={cfg.rounds}: label=dataset has the same pairs in every round. Use rounds=1."
+        )
+    if cfg.control_pairs is ControlPairs.random and cfg.pairs.strategy is Strategy.random:
+        raise UserError(
+            "control_pairs=random: pairs=random are such pairs already. Set control_pairs=coin."
         )
     has_controls = cfg.rounds > 1 or cfg.control or cfg.control_pairs
     if cfg.objectives and not cfg.by_pairs and has_controls:

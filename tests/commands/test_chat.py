@@ -46,7 +46,7 @@ def chat(root: Path, lines: list[str], *overrides: str) -> str:
 def greedy(model: Path) -> Callable[[list[str]], str]:
     """Return a function that gives the next turn of a conversation by the batch sampler of `answer`."""
     contract = load_contract(model)
-    sampler = HFSampler(load_model(model), contract.stop_ids, 24, 1.0, rows=1)
+    sampler = HFSampler.of(load_model(model), contract.stop_ids, 24, 1.0, 1)
 
     def next_turn(conversation: list[str]) -> str:
         roles = ["user", "assistant"] * len(conversation)

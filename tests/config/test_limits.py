@@ -328,7 +328,6 @@ def test_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "typed",
     [
-        "~recipe",
         "sample.candidates_per_prompt=1 stage=label",
         "chat.max_new_tokens=3000",  # the model that is then asked says whether it reads so much
         # peft's names may begin anywhere

@@ -79,4 +79,3 @@ def test_a_quota_needs_an_existing_task() -> None:
     message = refused("recipe=tiny", source, "data.mixture.quotas={sentimnt: 5}")
     assert "data.mixture.quotas" in message
     assert "Did you mean 'sentiment'" in message
-    assert "at least 1" in refused("recipe=tiny", source, "data.mixture.quotas={sentiment: 0}")

@@ -207,7 +207,7 @@ def test_a_node_is_killed_and_the_others_compute_its_blocks(cluster: Cluster, ch
     [
         ("launch.address=local", "launch.address=local is neither auto nor HOST:PORT"),
         ("launch.nodes=2", "Use launch.nodes=1"),
-        ("launch.num_gpus=1", "launch.num_gpus=0, or"),
+        ("launch.num_gpus=1", "launch.num_gpus=1: "),
     ],
 )
 def test_what_ray_cannot_do_is_refused(

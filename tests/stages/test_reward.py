@@ -162,7 +162,10 @@ def test_what_filters_the_chains_pairs_filters_no_preferences_of_others(tmp_path
             ("reward.pairs.margin_quantiles=[0.5]",),
             "reward.pairs.margin_quantiles=[0.5]: give two quantiles in order",
         ),
-        (("stage=reward", "reward.batch_size=4000"), "reward.batch_size=4000: there are at most"),
+        (
+            ("stage=reward", "reward.batch_size=4000"),
+            "reward.batch_size=4000: 48 prompts make at most 48 pairs",
+        ),
         (("stage=reward", "reward.trainer.max_length=4"), "reward.trainer.max_length: "),
         (
             ("stage=reward", "reward.source.path=nowhere.jsonl"),

@@ -231,7 +231,7 @@ def test_a_sampler_of_ones_own_draws_under_the_models_tokenizer(
     decoding = Decoding([1.0], 4, cfg.precision, cfg.runtime)
     arguments = (prompts, contract, model, decoding, "sample", out, Dropped(out, "prompts"))
     if ends is not None:
-        with pytest.raises(UserError, match=f"{ends} of its {len(ids)} tokens end a turn"):
+        with pytest.raises(UserError, match=f"{ends} of {len(ids)} tokens end a turn"):
             complete(*arguments, sampler.open)
         return
     [completion] = complete(*arguments, sampler.open)

@@ -1,7 +1,6 @@
 """SFT on real trainers: what is trained, what runtime may not change, and when it stops."""
 
 import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from stages.objectives.sft import read_rows
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
 from stages.store.workspace import SCRATCH, StageDir, read_curves
-from stages.training import callbacks
 from stages.training.token_rows import IGNORED
 from tests.helpers import settings
 from tests.rows import work
@@ -124,32 +122,6 @@ def test_diverging_training_stops_and_names_the_step(
             tmp_path / "sft",
         )
     assert not (tmp_path / "sft" / "model").exists()
-
-
-class Warnings(list[str]):
-    """What a stage's folder is told."""
-
-    warn = list.append
-
-
-def watched(norms: list[float]) -> list[str]:
-    """Return the warnings of a check that sees these gradient norms, one a step."""
-    warnings = Warnings()
-    watch = callbacks.DivergenceCheck(block(), warnings)  # type: ignore[arg-type]
-    for step, norm in enumerate(norms, 1):
-        state = type("State", (), {"global_step": step, "max_steps": 100})
-        watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": norm})
-    return warnings
-
-
-def test_one_exploding_gradient_is_told_and_a_second_one_soon_after_stops() -> None:
-    usual = [1.0, 3.0, 0.5, 20.0, 1.0, 2.0, 1.0, 1.0]
-    assert watched([*usual, 900.0]) == []
-    [warning] = watched([*usual, 5000.0, *usual])
-    assert "at step 9" in warning
-    for norms in ([*usual, 5000.0, *usual, 1.0, 5000.0], [*usual, math.nan]):
-        with pytest.raises(UserError, match=f"diverged at step {len(norms)}"):
-            watched(norms)
 
 
 def test_a_short_wrecked_training_stops_before_its_last_checkpoint(
