@@ -8,12 +8,11 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.config.blocks.training import DPO
-from stages.config.choices import Adapter, Forward, Weights
+from stages.config.choices import Adapter, Weights
 from stages.evaluation.diagnosis.effects import displacement
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model
 from stages.objectives import dpo as objective
-from stages.objectives.dpo import ReferenceFreeTrainer
 from stages.objectives.first_step import FirstStepCheck
 from stages.objectives.sft import load_start
 from stages.store.workspace import StageDir, last_values, read_curves
@@ -27,14 +26,18 @@ CURVES = (*MEASURED, "eval_loss", *(f"eval_{name}" for name in MEASURED))
 def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` with the policy's contract, any `adapter/`, and `held_out.json`: each held-out pair's margin.
     Raise UserError if policy or token ids differ from those that the reference scored, the first loss is not that of
-    log-ratio 0, too many pairs are too long, or training diverged."""
+    log-ratio 0 (both on the first pairs, and not in later rounds of `dpo.reference=sft`), too many pairs are too
+    long, or training diverged."""
     contract = load_contract(inputs["policy"] / "model")
     rows = objective.read_rows(inputs, contract, cfg, out)
     held_out = rows.validation
 
     # the weights under a continued adapter
     frozen = inputs.get("frozen", inputs["policy"]) / "model"
-    kind = ReferenceFreeTrainer if cfg.reference_free else objective.StoredReferenceTrainer
+    kind = (
+        objective.ReferenceFreeTrainer if cfg.reference_free else objective.StoredReferenceTrainer
+    )
+    # first, as it measures the memory that is free
     fit = Fit(kind, cfg, rows, contract, frozen, out)
     load = partial(load_frozen, frozen, contract, cfg)
     model = load(cfg.start_weights, fit.args.device)
@@ -61,7 +64,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     fit.describe(inputs, figures, warning, risen_loss_message(trainer, cfg))
     # the shared forward reads a pair's prompt once
     prompts = ["prompt_ids"]
-    if cfg.forward is Forward.padded:
+    if trainer.is_padded:
         prompts *= 2
     metrics = fit.metrics(rows.train.tokens(*prompts, "chosen_ids", "rejected_ids"))
     if "eval_rewards/accuracies" in figures:

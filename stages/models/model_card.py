@@ -21,6 +21,7 @@ from stages.models.base_licence import (
 from stages.store import licences
 from stages.store.manifest import COMMIT, Manifest, manifest_of
 from stages.store.numbers import signed
+from stages.store.records import Pair, stream
 from stages.store.sealed_json import load_json, require_keys
 
 CARD = Path(__file__).with_name("model_card.md.jinja")
@@ -51,7 +52,7 @@ def write_card(
         header=yaml.safe_dump(header),
         base=header.get("base_model", "the base below"),
         title=model_name(objective.name, model.parent.stem, licence),
-        steps=[*steps, describe_step(model.parent.stem, cfg, manifests)],
+        steps=[*steps, describe_step(model.parent.stem, cfg, manifests, inputs)],
         cfg=cfg,
         settings=vars(cfg),
         is_trained=is_trained,
@@ -92,7 +93,10 @@ def read_earlier_steps(
 
 
 def describe_step(
-    fingerprint: str, cfg: Training | Untrained, manifests: dict[str, Manifest]
+    fingerprint: str,
+    cfg: Training | Untrained,
+    manifests: dict[str, Manifest],
+    inputs: dict[str, Path],
 ) -> str:
     """Return the line on a training: its node, those that it was made from, and its data."""
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
@@ -100,7 +104,15 @@ def describe_step(
     if isinstance(cfg, Untrained):
         return f"{step}: not trained here"
     data = data_message(manifests, trained_split(cfg))
+    if "pairs" in inputs:
+        data = f"preference pairs{file_of_pairs(inputs['pairs'])}, {data}"
     return f"{step}: {' '.join(data.split())}"  # names from a file begin no line of their own
+
+
+def file_of_pairs(folder: Path) -> str:
+    """Return " of FILE" if the pairs in a node's folder were read from a file, or with the model that wrote them."""
+    first = next(stream(folder / "pairs.parquet", Pair))
+    return f" of {first.chosen_policy}" if first.labeler == "dataset" else ""
 
 
 def trained_split(cfg: Training | Untrained) -> Split:

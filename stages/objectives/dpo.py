@@ -1,9 +1,10 @@
 """DPO (arXiv:2305.18290): rows, TRL's DPOTrainer, the policy, the check before the first step, and figures.
 
-The reference's log-probs come from the store, and the loss does not depend on the micro-batches. With chosen y_w and
+The reference's log-probs come from the store. The loss does not depend on the micro-batches, unless `by_micro_batch`. With chosen y_w and
 rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7)."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -37,8 +38,8 @@ from stages.training.micro_batches import Batch
 from stages.training.token_rows import PreferenceRows, Row
 
 
-class StoredReferenceTrainer(StoredReference, DPOTrainer):
-    """TRL's DPOTrainer on rows of `trl_row`: token ids, with the reference's stored log-probs."""
+class PairTrainer(StoredReference, DPOTrainer):
+    """TRL's DPOTrainer on rows of `trl_row`, without a reference model."""
 
     cfg: DPO
 
@@ -55,14 +56,22 @@ class StoredReferenceTrainer(StoredReference, DPOTrainer):
             return 2 * (prompt + max(chosen, rejected))
         return prompt + chosen + rejected
 
+    @abstractmethod
     def reward(self, log_probs: list[float], reference: list[float]) -> float:
         """Return a completion's reward in nats, from its tokens' log-probs."""
+
+
+class StoredReferenceTrainer(PairTrainer):
+    """DPO. TRL computes Eq. 7 from the policy's log-probs and the columns `ref_chosen_logps` and `ref_rejected_logps`,
+    which `StoredReference` makes it read. Only the weight of the `sft` term is ours."""
+
+    def reward(self, log_probs: list[float], reference: list[float]) -> float:
         return self.cfg.beta * (sum(log_probs) - sum(reference))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Also count the step's chosen completion tokens per pair, which the weight of the `sft` loss needs."""
         steps, items = super().get_batch_samples(*args, **kwargs)
-        # there is none to train after the last one
+        # the last call of an epoch may bring no step
         if "sft" in self.loss_types and steps:
             [step] = steps
             ratio_here = chosen_per_pair(self.data_collator(step.rows)).float()
@@ -78,7 +87,7 @@ class StoredReferenceTrainer(StoredReference, DPOTrainer):
             return super().compute_loss(model, inputs, *args, **kwargs)
         weights = self.loss_weights
         place = self.loss_types.index("sft")
-        factor = chosen_per_pair(inputs) / self._chosen_per_pair  # a tensor of the device
+        factor = chosen_per_pair(inputs) / self._chosen_per_pair
         self.loss_weights = [*weights]
         self.loss_weights[place] = (weights[place] * factor).float()
         try:
@@ -87,7 +96,7 @@ class StoredReferenceTrainer(StoredReference, DPOTrainer):
             self.loss_weights = weights
 
 
-class ReferenceFreeTrainer(StoredReferenceTrainer):
+class ReferenceFreeTrainer(PairTrainer):
     """SimPO (arXiv:2405.14734), on rows of `trl_row`, of which it reads the token ids.
 
     A completion's reward is β times the mean log-prob of its tokens, and the loss of a pair is
@@ -256,11 +265,9 @@ def starting_loss(cfg: DPO) -> float | None:
     return sum(w * values[t] for t, w in zip(cfg.loss_type, weights, strict=True))
 
 
-def reward_margins(
-    trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]
-) -> list[dict[str, Any]]:
+def reward_margins(trainer: PairTrainer, pairs: list[PairLogProbs]) -> list[dict[str, Any]]:
     """Return the trained policy's reward margin of every pair, in nats: β log π(y_w|x)/π_ref(y_w|x) - β log
-    π(y_l|x)/π_ref(y_l|x), or SimPO's. TRL's rewards/margins is its mean, with `first_difference` of cut ones."""
+    π(y_l|x)/π_ref(y_l|x), or SimPO's. TRL's rewards/margins is its mean, but for `first_difference` and `ld_alpha`."""
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
         scores = score_in_batches(trainer, pairs)

@@ -10,6 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import Trainer
+from trl import DPOConfig, DPOTrainer
 
 from stages import base
 from stages.config.blocks.training import DPO
@@ -26,7 +27,7 @@ from stages.store.workspace import StageDir
 from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule
 from stages.training.token_rows import IGNORED
-from tests.helpers import settings
+from tests.helpers import conversational, settings
 
 ANSWERS = (
     "It is a tool.",
@@ -140,6 +141,17 @@ class Parts:
             schedule=EpochSchedule([p.id for p in self.scored], cfg.batch_size, cfg.seed, "sft"),
             args=training_arguments(cfg, out, dataset_kwargs={"skip_prepare_dataset": True}),
             train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
+            processing_class=self.contract.tokenizer,
+        )
+
+    def trl_trainer(self) -> DPOTrainer:
+        """TRL's own trainer."""
+        args = DPOConfig(str(self.new_folder()), use_cpu=True, bf16=False, report_to="none")
+        return DPOTrainer(
+            self.model(),
+            ref_model=self.model(),
+            args=args,
+            train_dataset=conversational(self.pairs),
             processing_class=self.contract.tokenizer,
         )
 
