@@ -74,11 +74,6 @@ NAMES = [
     "gate.against",
     "export.repo",
     "convert.file",
-    "sft.lora.target_modules",
-    "kto.lora.target_modules",
-    "grpo.lora.target_modules",
-    "dpo.lora.target_modules",
-    "reward.lora.target_modules",
     "data.file.path",
     "reward.source.path",
     "data.file.revision",
@@ -107,7 +102,8 @@ OF_LABELERS += ["reward_model.known", "reward_model.path", "reward_model.revisio
 OF_LABELERS += ["human.instructions", "human.reasons", "human.answered", "human.runtime.host"]
 NAMES += [f"{block}.{key}" for block in ("label", "eval.judged") for key in OF_LABELERS]
 for objective in OBJECTIVES:
-    NAMES += [f"{objective}.trainer.optim", f"{objective}.learning_rate"]  # a number or auto
+    NAMES += [f"{objective}.trainer.optim", f"{objective}.lora.target_modules"]
+    NAMES += [f"{objective}.learning_rate", f"{objective}.runtime.micro_batch"]  # a number or auto
 
 
 def every_key() -> dict[str, tuple[Any, Any]]:
@@ -197,9 +193,7 @@ def test_every_number_has_bounds_of_sense() -> None:
 
 def test_every_text_has_words_or_is_free_on_purpose() -> None:
     texts = {key for key, metadata in TEXTS.items() if limits.ONE_OF not in metadata}
-    assert texts == {*IN_ROOMS, *NAMES} | {
-        f"{name}.runtime.micro_batch" for name in ("sft", "dpo", "kto", "grpo", "reward")
-    }
+    assert texts == {*IN_ROOMS, *NAMES}
 
 
 def test_no_text_is_empty_and_no_word_unknown() -> None:
