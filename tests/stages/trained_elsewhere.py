@@ -189,10 +189,6 @@ def new_rows(place: Elsewhere, trained: bool = False) -> Path:
     return place.root / "new_rows"
 
 
-def not_trained(place: Elsewhere) -> Path:
-    return place.dpo("not_trained", learning_rate=0.0)
-
-
 def other_reference(place: Elsewhere) -> Path:
     """The adapter, and with it the reference, is the base's and not that of SFT."""
     return place.dpo("other_reference", start=place.base, peft_config=LORA, learning_rate=2e-3)
@@ -253,7 +249,6 @@ FAULTY: list[tuple[str, Make, bool]] = [
     ("tokenizer_changed", other_tokenizer, False),
     ("end_not_learnt", end_of_text, True),
     ("rows_untrained", new_rows, True),
-    ("unchanged", not_trained, False),
     ("started_elsewhere", other_reference, False),
     ("merged_twice", merged_twice, False),
     ("labels_reversed", reversed_labels, False),
