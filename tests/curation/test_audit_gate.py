@@ -3,6 +3,7 @@ prompts inside rows, verbatim and changed."""
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from itertools import cycle
 
 import pytest
@@ -150,7 +151,7 @@ def test_evaluation_prompts_are_found_changed_and_inside_longer_texts() -> None:
         str,
         str.upper,
         lambda text: f"Please, answer this: {text} Say why.",
-        lambda t: edited(t, rng),
+        partial(edited, rng=rng),
     ):
         matches = [held_out_prompts.find_in(change(prompt)) for prompt in prompts]
         assert [match and match.name for match in matches] == prompts

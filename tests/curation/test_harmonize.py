@@ -97,9 +97,10 @@ def test_the_policy_decides_which_conversations_have_a_system_message(
 ) -> None:
     shape = Harmonizer(Form(system=policy, system_prompts=["one"]))
     rows = [[USER], [SYSTEM, USER], [TOOL, USER]]
-    conversations = [shape(ParsedRow(messages, ["b"])).messages for messages in rows]
-    assert [system_of(messages) for messages in conversations] == expected
-    assert all(messages[-1] == USER for messages in conversations)
+    for messages, system in zip(rows, expected, strict=True):
+        shaped = shape(ParsedRow(messages, ["b"])).messages
+        assert system_of(shaped) == system
+        assert shaped[-1] == USER
 
 
 def system_of(messages: list[Any]) -> str | None:

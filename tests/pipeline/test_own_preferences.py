@@ -42,6 +42,10 @@ def preferences(row: Callable[[str, str, str], dict[str, Any]]) -> list[dict[str
     return rows
 
 
+def by_choice(prompt: str, better: str, worse: str) -> dict[str, str]:
+    return {"prompt": prompt, "chosen": better, "rejected": worse}
+
+
 def in_words(prompt: str, better: str, worse: str) -> dict[str, str]:
     return {"Frage": prompt, "Gute Antwort": better, "Schlechte Antwort": worse}
 
@@ -55,7 +59,7 @@ def by_thumb(prompt: str, better: str, worse: str) -> dict[str, str]:
 
 COLUMNS = "{prompt: Frage, chosen: Gute Antwort, rejected: Schlechte Antwort}"
 FILES = [
-    File("pairs.jsonl", preferences(lambda p, b, w: {"prompt": p, "chosen": b, "rejected": w})),
+    File("pairs.jsonl", preferences(by_choice)),
     File(
         "words.jsonl",
         preferences(in_words),

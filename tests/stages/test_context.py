@@ -81,11 +81,11 @@ def test_a_prompt_too_long_for_one_model_counts_for_no_model(chain: Chain, tmp_p
     limit, long = limit_beyond(tokens, 1)
     assert max(lengths(chain.folder("base") / "model", prompts).values()) <= limit
     inputs = evaluation_inputs(chain)
-    for role in ("base", "sft", "policy"):
+    for role, refused in (("base", 0), ("sft", len(long)), ("policy", len(long))):
         out = work(tmp_path / f"answer_{role}")
         model = shortened(inputs[role], tmp_path / role, limit + CFG.answer.max_new_tokens)
         metrics = answer.run(CFG.answer, {"model": model, "data": chain.folder("data")}, out)
-        assert sum(metrics["prompts_dropped"].values()) == (0 if role == "base" else len(long))
+        assert sum(metrics["prompts_dropped"].values()) == refused
         inputs |= {role: model, f"answer_{role}": out.path}
     out = work(tmp_path / "eval")
     metrics = stages.eval.run(nodes(chain.root)["eval"].config, inputs, out)

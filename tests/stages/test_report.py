@@ -18,7 +18,8 @@ from tests.helpers import CHROMIUM, Chain, as_published, build, nodes, settings
 from tests.rows import work
 from tests.stages.test_eval import evaluated
 
-DESK, PHONE = 900, 844  # pixels
+DESK = 900  # pixels
+PHONE = 844
 MOST_WORDS = 90
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"

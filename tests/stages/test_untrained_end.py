@@ -82,7 +82,8 @@ def test_the_new_row_is_that_of_the_end_of_sequence_unless_that_is_untrained_too
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     rows = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-    end, unused, trained = *tokenizer.convert_tokens_to_ids([TURNS[1], "<unused7>"]), 5
+    end, unused = tokenizer.convert_tokens_to_ids([TURNS[1], "<unused7>"])
+    trained = 5
     for stops in ([unused, trained], [unused]):
         before = [weight.detach().clone() for weight in rows]
         separate_end_of_turn(model, Contract(tokenizer, [end, *stops]))
