@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 os.environ |= {
@@ -47,14 +46,6 @@ def pytest_runtest_teardown() -> None:
     """Do so again after a test that loaded another library."""
     if len(sys.modules) > frozen_modules + 100:
         pytest_collection_finish()
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Let cycles stay in memory: in a process with many objects Python may not collect them for hours."""
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from stages.curation import languages
-from stages.curation.answer_rules import find_broken_rule, is_repetitive, is_within, logprob_limits
+from stages.curation.answer_rules import find_broken_rule, is_within, logprob_limits
 from stages.store.records import Candidate, Check, Example
 from tests.rows import candidate, prompt
 
@@ -96,50 +96,6 @@ def test_the_limits_exclude_the_highest_and_lowest_log_probs() -> None:
     few = pool[:20]
     assert all(is_within(c, logprob_limits(few)) for c in few)
     assert is_within(answer(GOOD, logprob=None), limits)
-
-
-@pytest.mark.parametrize(
-    ("text", "repeats"),
-    [
-        ("ha" * 300, True),
-        ("今天天气很好" * 60, True),
-        ("Done.\n" + "-" * 80, False),
-        ("| a |\n|" + "---|" * 30, False),
-        ("Go, go, gooooo!", False),
-    ],
-)
-def test_a_loop_without_spaces_is_a_repetition(text: str, repeats: bool) -> None:
-    assert is_repetitive(text) is repeats
-
-
-@pytest.mark.parametrize(
-    ("request_text", "answer", "differs"),
-    [
-        ("Warum gibt es Ebbe und Flut?", GERMAN, False),
-        (
-            "Erkläre in einfachen Worten, warum das Wasser am Meer zweimal am Tag steigt.",
-            GERMAN,
-            False,
-        ),
-        (
-            "Erkläre in einfachen Worten, warum das Wasser am Meer zweimal am Tag steigt.",
-            GOOD,
-            True,
-        ),
-        ("Explain the tides.", GERMAN, True),
-        ("为什么会有潮汐？", "潮汐是由月球的引力引起的，海水每天涨落两次。", False),
-        ("为什么会有潮汐？", GOOD, True),
-        ("哪家公司生产 iPhone？", "Apple", False),
-        ("なぜ潮が満ちますか？", "月の引力が海の水をひっぱるからです。", False),
-        ("Почему бывают приливы?", "Луна притягивает воду: F = GMm/r.", False),
-        ("Explain the tides.", "Луна притягивает воду.", True),
-        ("Write café in capitals.", "CAFÉ", False),
-    ],
-)
-def test_another_language_is_another_than_the_prompts(
-    request_text: str, answer: str, differs: bool
-) -> None:
-    assert (languages.difference(request_text, answer) is not None) == differs
 
 
 ANSWERS = yaml.safe_load(Path(__file__).with_name("answers.yaml").read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@ prompts inside rows, verbatim and changed."""
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from itertools import cycle
 
 import pytest
@@ -150,7 +151,7 @@ def test_evaluation_prompts_are_found_changed_and_inside_longer_texts() -> None:
         str,
         str.upper,
         lambda text: f"Please, answer this: {text} Say why.",
-        lambda t: edited(t, rng),
+        partial(edited, rng=rng),
     ):
         matches = [held_out_prompts.find_in(change(prompt)) for prompt in prompts]
         assert [match and match.name for match in matches] == prompts
@@ -207,11 +208,6 @@ def test_sums_that_hold_and_sums_that_do_not() -> None:
     assert mistakes.find_wrong_sum("So 1 / 3 = 0.33 or 1/3 = 33%.") is None
 
 
-@pytest.mark.parametrize("text", ["x = 3 + 4", "5x + 3 = 7", "1/2 = 2/4", "9 / 0 = 1"])
-def test_algebra_and_code_are_no_sums(text: str) -> None:
-    assert mistakes.find_wrong_sum(text) is None
-
-
 def test_real_addresses_are_personal_data() -> None:
     for address in ("ivan.petrov@mail.ru", "j.smith@mail.utoronto.ca", "212-736-5000"):
         assert faults.personal(f"Write to {address}.") == address
@@ -235,11 +231,3 @@ def test_texts_of_other_scripts_are_compared_by_their_own_words() -> None:
     hindi.add("मोर कहाँ है", "eval.jsonl:1")
     assert hindi.find_in("मोर कहाँ है") and not hindi.find_in("मीर कहीं हो"), "vowel signs are letters"
     assert audit_rows(row("🙂🙂", "🎉🎉"), row("😭", "💔!")) == [set(), set()]
-
-
-def test_numbers_are_personal_data_only_with_right_check_digits() -> None:
-    card = "4539 1488 0343 6467"
-    account = "DE89 3704 0044 0532 0130 00"
-    for number in (card, account):
-        assert faults.personal(f"Take {number}, please.") == number
-        assert faults.personal(f"Take {number[:-1]}{(int(number[-1]) + 1) % 10}, please.") is None

@@ -50,18 +50,6 @@ def test_what_was_read_in_a_wrong_encoding_is_read_again(text: str, times: int) 
     assert repair_encoding(broken) == f"café {text}"
 
 
-@pytest.mark.parametrize(
-    ("broken", "mended"),
-    [
-        ("„Gruß“\u200b", "„Gruß“"),  # an invisible character is no sign of a wrong decoding
-        ("donâ\x80\x99t", "don’t"),  # UTF-8 that was read as Latin-1
-        ("it\x92s", "it’s"),  # Windows-1252 that was read as Latin-1
-    ],
-)
-def test_each_kind_of_damage_is_mended_by_its_own_repair(broken: str, mended: str) -> None:
-    assert damaged(broken) and repair_encoding(broken) == mended
-
-
 @pytest.mark.parametrize("text", ["a\ufffdb", "\x1b[0mred", "\ue000 item"])
 def test_what_could_mean_several_things_is_not_mended(text: str) -> None:
     assert repair_encoding(text) == text
@@ -109,12 +97,10 @@ def test_the_policy_decides_which_conversations_have_a_system_message(
 ) -> None:
     shape = Harmonizer(Form(system=policy, system_prompts=["one"]))
     rows = [[USER], [SYSTEM, USER], [TOOL, USER]]
-    conversations = [shape(ParsedRow(messages, ["b"])).messages for messages in rows]
-    assert [system_of(messages) for messages in conversations] == expected
-    assert all(messages[-1] == USER for messages in conversations)
-    after = len([each for each in expected if each])
-    counts = None if policy == "keep" else {"before": 2, "after": after}
-    assert shape.metrics().get("system") == counts
+    for messages, system in zip(rows, expected, strict=True):
+        shaped = shape(ParsedRow(messages, ["b"])).messages
+        assert system_of(shaped) == system
+        assert shaped[-1] == USER
 
 
 def system_of(messages: list[Any]) -> str | None:

@@ -1,14 +1,13 @@
 """Joined sources: a prompt belongs to one split, and each row is used as often as its source says."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stages.config.blocks.data import Mixture, Source, plan_amounts
-from stages.curation.joining import SplitLedger, draw_counts, gather_rows, shuffled
-from stages.store.records import Example, SourceRow, content_id, save
+from stages.curation.joining import draw_counts, shuffled
+from stages.store.records import Example, content_id
 from tests.helpers import refused
 
 SOURCES = [Source(path) for path in ("a", "b", "c")]
@@ -16,20 +15,6 @@ SOURCES = [Source(path) for path in ("a", "b", "c")]
 
 def row(prompt: int, answer: int, split: str) -> Example:
     return Example(content_id(prompt), [], str(answer), "s", "t", split)
-
-
-def test_a_drawn_second_answer_takes_its_prompt(tmp_path: Path) -> None:
-    """Claim the prompt of a drawn row for its split, if the source may contribute only one of two rows."""
-    both = [row(1, 0, "sft"), row(1, 1, "sft")]
-    later = [row(1, 2, "validation")]
-    for file, rows in (("a", both), ("b", later)):
-        save(tmp_path / file, [SourceRow(**vars(e)) for e in rows], SourceRow)
-    rows = gather_rows([], [tmp_path / "a", tmp_path / "b"])
-    ledger = SplitLedger(rows)
-    drawn = ledger.draw(ledger.new_rows(np.arange(2)), 1)
-    ledger.claim(drawn)
-    assert len(drawn) == 1
-    assert len(ledger.new_rows(np.arange(2, 3))) == 0
 
 
 def total(sources: list[Source], rows: list[int], **mixture: object) -> list[int]:

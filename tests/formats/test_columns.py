@@ -8,7 +8,6 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
-from stages.formats.detection import PEEKED
 from tests.formats.reading import lines, read, summarize
 
 ASK = {"role": "user", "content": "a"}
@@ -96,22 +95,6 @@ def test_unknown_columns_are_told_with_those_that_there_are(
         read(lines(tmp_path, [{"frage": "a", "antwort": "b"}]), columns=columns)
 
 
-def test_an_optional_column_that_no_row_has_is_refused_and_one_that_some_have_is_not(
-    tmp_path: Path,
-) -> None:
-    """A column may first occur far below the rows from which a format is detected, or in one file of a folder."""
-    named = {"input": "kontext"}
-    rows = [ALPACA] * (PEEKED + 1)
-    with pytest.raises(UserError, match=r"columns={input: kontext}: .*: instruction, output"):
-        read(lines(tmp_path, rows), columns=named)
-    file = lines(tmp_path, [*rows, {**ALPACA, "kontext": "c"}])
-    last = (["a\n\nc"], ["b"], None)
-    assert summarize(read(file, columns=named))[-1] == last
-    file.rename(tmp_path / "other.jsonl")
-    lines(tmp_path, rows)
-    assert last in summarize(read(tmp_path, columns=named))
-
-
 def test_requests_without_answers_are_refused_where_answers_are_needed(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "reply": "b"}])
     with pytest.raises(UserError, match=r"columns are prompt, reply") as raised:
@@ -165,19 +148,6 @@ def test_what_says_how_good_an_answer_is_is_asked_about(
     good, bad = ("good", "bad") if column == "quality" else ("4", "1")
     result = read(file, columns={"label": path}, labels={good: "true", bad: "false"})
     assert [each.scores for each in result.parsed] == [[1], [0]]
-
-
-def test_a_score_that_never_varies_says_nothing(tmp_path: Path) -> None:
-    file = lines(tmp_path, [{"prompt": "a", "response": "b", "score": 5}] * 2)
-    assert [*read(file).unused_columns] == ["score"]
-
-
-def test_labels_of_single_answers_that_nobody_knows_are_asked_for(tmp_path: Path) -> None:
-    file = lines(tmp_path, [{"prompt": "a", "completion": "b", "label": n} for n in (0, 1)])
-    with pytest.raises(UserError, match=r"label holds 0, 1, .*\.labels={0: WORD, 1: WORD}"):
-        read(file, Purpose.preferences)
-    result = read(file, Purpose.preferences, labels={1: "true", 0: "false"})
-    assert [each.scores for each in result.parsed] == [[0], [1]]
 
 
 BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [

@@ -136,7 +136,6 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
             b"rows.jsonl" + b"\0" * 247 + b"ustar",
             "is a tar archive. Unpack it: tar -xf /.*/rows.jsonl",
         ),
-        ("rows.csv", "instruction,output\n".encode("utf-16"), "is UTF-16. Save it as UTF-8: iconv"),
         (
             "rows.jsonl",
             "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n",

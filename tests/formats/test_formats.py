@@ -203,18 +203,6 @@ def test_a_preference_is_told_by_its_columns(
     assert summarize(read(file, Purpose.prompts))[0][0] == ["a"]
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "a", "chosen": "b", "rejected": ["c", "d"]},
-        {"messages": [ASK, REPLY], "rejected_response": ["c", "d"]},
-    ],
-)
-def test_several_rejected_answers_are_several_pairs(row: dict, tmp_path: Path) -> None:
-    result = read(lines(tmp_path, [row]), Purpose.preferences)
-    assert summarize(result) == [(["a"], ["b", "c", "d"], [1, 0, 0])]
-
-
 def test_an_answer_without_a_score_costs_itself_alone(tmp_path: Path) -> None:
     rows = [
         {"prompt": "a", "completions": ["b", "c", "d"], "scores": scores}
@@ -238,9 +226,7 @@ def test_preferences_are_no_examples(row: dict, scores: list[float], tmp_path: P
     ("row", "column", "words"),
     [
         ({"prompt": "a", "completion": "b"}, "label", (True, False)),
-        ({"prompt": [ASK], "completion": [REPLY]}, "label", ("True", "False")),
         ({"messages": [ASK, REPLY]}, "label", (True, False)),
-        ({"instruction": "a", "output": "b"}, "kto_tag", (True, False)),
         ({"prompt": "a", "response": "b"}, "label", ("up", "down")),
         ({"prompt": "a", "response": "b"}, "thumbs", ("👍", "👎")),
     ],

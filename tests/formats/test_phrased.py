@@ -144,23 +144,6 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
     assert {"q", "x", "y"} <= {*re.findall(r"\w+", parsed.messages[0]["content"])}
 
 
-@pytest.mark.parametrize(
-    ("choices", "answer", "right"),
-    [
-        (["8", "2", "24", "120"], 2, "24"),
-        (["A", "B", "AB", "O"], "B", "B"),
-        (["3", "5"], 5, "5"),
-    ],
-)
-def test_a_number_is_the_place_of_an_option_before_its_text(
-    choices: list[str], answer: int | str, right: str, tmp_path: Path
-) -> None:
-    first = {"question": "r", "choices": ["x", "y"], "answer": 0}
-    row = {"question": "q", "choices": choices, "answer": answer}
-    [_, parsed] = read(lines(tmp_path, [first, row]), task="multiple_choice").parsed
-    assert parsed.answers == [right]
-
-
 def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_path: Path) -> None:
     rows = [{"premise": f"p {i}", "hypothesis": "h", "label": i % 4 - 1} for i in range(12)]
     labels = {0: "yes", 1: "no", 2: "maybe"}

@@ -93,16 +93,6 @@ def contents(result: ReadResult) -> list[tuple[str, list[str], list[str | None] 
     return [(row.messages[-1]["content"], row.answers, row.models) for row in result.parsed]
 
 
-def test_generations_keep_their_model_and_the_licence_of_the_card(tmp_path: Path) -> None:
-    rows = [{**row, "generation": "reply", "model_name": "teacher"} for row in ASKED]
-    rows[2]["generation"] = None
-    result = read(distiset(tmp_path, "license: cc-by-4.0", default=rows))
-    assert contents(result) == [(f"ask {i}", ["reply"], ["teacher"]) for i in (0, 1, 3)]
-    assert {row.licence for row in result.parsed} == {"cc-by-4.0"}
-    [failed] = result.bad_rows
-    assert failed.line == 3 and failed.error and failed.error.field == "generation"
-
-
 def test_ratings_keep_the_models_and_not_the_judge(tmp_path: Path) -> None:
     unrated = {**RATED[3], "ratings": [None, None]}
     result = read(distiset(tmp_path, uf=[*RATED[:3], unrated]), Purpose.preferences)

@@ -25,7 +25,6 @@ TALK = {"messages": [ASK, {**REPLY, "weight": 0}, ASK, {**REPLY, "weight": 1}]}
             {"messages": [ASK, {**REPLY, "train": True}, ASK, {**REPLY, "train": False}]},
             [True, False],
         ),
-        ({"messages": [ASK, REPLY, ASK, {**REPLY, "loss_weight": 0.0}]}, [True, False]),
         ({"messages": [ASK, {**REPLY, "channel": "analysis", "loss": False}, REPLY]}, [False]),
         ({"conversations": [{"from": "human", "value": "a"}, {**GPT, "weight": "0"}]}, [False]),
         ({**TALK, "system": "s", "history": [["c", "d"]]}, [True, False, True]),

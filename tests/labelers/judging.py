@@ -47,10 +47,15 @@ def quality(text: str) -> int:
     return int(text.split()[-1])
 
 
+def greater(a: Any, b: Any) -> str:
+    """Return the verdict that prefers the greater of two values."""
+    if a == b:
+        return "tie"
+    return "A" if a > b else "B"
+
+
 def better(texts: dict[str, str]) -> str:
-    a = quality(texts["A"])
-    b = quality(texts["B"])
-    return "A" if a > b else "B" if b > a else "tie"
+    return greater(quality(texts["A"]), quality(texts["B"]))
 
 
 def by_letters(texts: dict[str, str]) -> str:
@@ -59,7 +64,7 @@ def by_letters(texts: dict[str, str]) -> str:
     b = texts["B"]
     if (a[:1], len(a) % 4) == (b[:1], len(b) % 4):
         return "tie"
-    return "A" if a > b else "B"
+    return greater(a, b)
 
 
 def block(folder: Path, *urls: str, **judge: Any) -> Judge:

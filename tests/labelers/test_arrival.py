@@ -16,7 +16,7 @@ from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from tests.endpoints.servers import Model, Proxy, Request, running
 from tests.helpers import TINY, Chain, settings
-from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging
+from tests.labelers.judging import PROBE, better, block, greater, is_probe, judged, judging
 from tests.rows import pool, save_pool, work, work_with_calls
 
 pytest.importorskip("openai")
@@ -28,9 +28,7 @@ PAID_AT = "http://127.0.0.1:1009/v1"  # an address without a server
 
 def by_length(texts: dict[str, str]) -> str:
     """Return the better text by its length modulo 3; many are equally good."""
-    a = len(texts["A"]) % 3
-    b = len(texts["B"]) % 3
-    return "A" if a > b else "B" if b > a else "tie"
+    return greater(len(texts["A"]) % 3, len(texts["B"]) % 3)
 
 
 @pytest.fixture

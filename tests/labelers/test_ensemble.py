@@ -12,7 +12,7 @@ from stages.evaluation.reliability import own_vote
 from stages.labelers.ensemble import Ensemble, JointVote, joint_votes
 from stages.store.records import Candidate, Check, Judgement, Pair, load
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, build, nodes, refused, settings
+from tests.helpers import Chain, build, refused, settings
 from tests.labelers.asking import somebody
 from tests.labelers.judging import judging
 from tests.rows import pool, work
@@ -152,27 +152,10 @@ def test_members_label_once_and_people_where_members_disagree(
     assert pairs[0].labeler == "ensemble"
 
 
-def test_a_member_is_the_same_node_as_its_labeler_alone(tmp_path: Path) -> None:
-    reward = "reward.source.path=stages/tasks/toy_preferences.jsonl"
-    members = f"label.members=[{CHECKS_AND_JUDGE}, {{labeler: reward_model, weight: 0.5}}]"
-    line = ("label=ensemble", JUDGE, reward, members)
-    planned = nodes(tmp_path, *line)
-    alone = {"verifier": (), "judge": (JUDGE.replace("label.judge.", "label."),)}
-    for name, keys in (alone | {"reward_model": (reward,)}).items():
-        node = nodes(tmp_path, f"label={name}", *keys)["label"]
-        assert planned["label"].inputs[name].fingerprint == node.fingerprint
-    other = nodes(tmp_path, *line, "label.judge.seed=1")["label"]
-    assert other.fingerprint != planned["label"].fingerprint
-    assert other.inputs["verifier"].fingerprint == planned["label"].inputs["verifier"].fingerprint
-
-
 @pytest.mark.parametrize(
     ("members", "more", "key"),
     [
-        (CHECKS, (), "label=ensemble"),
         (f"{CHECKS}, {{labeler: verifyer}}", (), "label.members[1].labeler=verifyer"),
-        (f"{CHECKS}, {{labeler: human}}", (), "label.members[1].labeler=human"),
-        (f"{CHECKS}, {CHECKS}", (), "label.members[1].labeler=verifier"),
         (f"{CHECKS}, {{labeler: judge, weight: -1}}", (), "label.members[1].weight"),
         (f"{CHECKS}, {{labeler: judge, veto: 0.5}}", (JUDGE,), "label.members[1].veto"),
         (CHECKS_AND_JUDGE, (), "label.judge.endpoints"),

@@ -9,7 +9,6 @@ from unittest import mock
 import pytest
 
 from stages.labelers import rubric
-from stages.labelers.rubric import neutralize
 from tests.endpoints.servers import Model, Request, running
 from tests.labelers.judging import FENCED, FENCES, PROBE, is_probe, judged
 from tests.rows import pool
@@ -61,15 +60,3 @@ def turned(folder: Path, fence: Callable[[str, str, str], str]) -> float:
 def test_orders_in_a_candidate_turn_no_verdict_and_without_the_fence_all_do(tmp_path: Path) -> None:
     shares = {name: turned(tmp_path / name, fence) for name, fence in FENCES.items()}
     assert shares == {"held down": 0, "marks alone": 0.5, "nothing": 1}
-
-
-def test_template_tokens_are_split_and_invisible_characters_escaped() -> None:
-    assert (
-        neutralize("<|im_end|> </s> [INST] <b> a|b [x] <<SYS>>")
-        == "< |im_end| > < /s> [ INST] <b> a|b [x] << SYS>>"
-    )
-    assert (
-        neutralize("a\u202eb\u200b\U000e0041\ud800\U000e0100")
-        == r"a\u{202e}b\u{200b}\u{e0041}\u{d800}\u{e0100}"
-    )
-    assert neutralize("größer 10 €, 日本語 👍\n\t") == "größer 10 €, 日本語 👍\n\t"

@@ -17,6 +17,7 @@ from tests.helpers import TINY, Chain, build, nodes, refused
 from tests.labelers.judging import (
     PROBE,
     better,
+    greater,
     is_probe,
     judged,
     judging,
@@ -158,10 +159,10 @@ def asking(url: str, *overrides: str) -> tuple[str, ...]:
 
 
 def test_judgements_become_pairs_and_another_strategy_asks_nothing(chain: Chain) -> None:
-    def longest(texts):
-        return "A" if texts["A"] > texts["B"] else "B" if texts["B"] > texts["A"] else "tie"
+    def last_letter(texts: dict[str, str]) -> str:
+        return greater(texts["A"], texts["B"])
 
-    with running(Model(judging(longest))) as model:
+    with running(Model(judging(last_letter))) as model:
         line = asking(model.url)
         build(chain.root, "stage=pairs", *line)
         before = len(model.requests)

@@ -13,7 +13,6 @@ import pytest
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
 from stages.labelers.human import question_judgements
-from stages.labelers.labeler import Pool
 from stages.labelers.people import answer_rows, server
 from stages.labelers.people.questions import draw_questions
 from stages.labelers.people.session import Answer, Session
@@ -168,17 +167,6 @@ def test_the_page_loads_nothing_and_holds_nothing_of_the_session(tmp_path: Path)
     [question, _] = session.questions.values()
     orders = Counter(question.order(f"person-{i}") for i in range(400))
     assert min(orders["ab"], orders["ba"]) > 150, "either answer may come first"
-
-
-def test_questions_are_the_same_for_a_reduced_pool_and_some_are_shared() -> None:
-    several = pool(["a", "b", "c", "d", "e"], ["same", "same"], ["x", "y", "x"], ["z"])
-    block = Human(answers=2, comparisons=None, overlap=0.5, annotators=3)
-    questions = draw_questions(several, block)
-    ids = {c.candidate_id for question in questions for c in question.candidates}
-    smaller = [c for c in several.candidates if c.candidate_id in ids]
-    assert draw_questions(Pool(several.prompts, smaller), block) == questions
-    half = round(len(questions) / 2)
-    assert Counter(q.needed for q in questions) == {3: half, 1: len(questions) - half}
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def of_another_user(path: Path) -> None:
         pytest.param(written(GOOD.encode(), 0o644), id="readable by others"),
         pytest.param(of_another_user, id="of another user"),
         pytest.param(lambda path: link_to(path, path.with_name("elsewhere")), id="a link"),
-        pytest.param(lambda path: path.mkdir(), id="a folder"),
+        pytest.param(Path.mkdir, id="a folder"),
         pytest.param(lambda path: os.mkfifo(path, 0o600), id="a FIFO"),
     ],
 )

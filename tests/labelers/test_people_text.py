@@ -76,13 +76,6 @@ def test_invisible_characters_are_escaped_and_typed_escapes_stay_text() -> None:
     assert visible("❤\ufe0f\ufe0f a\u200cb") == "❤\ufe0f\\ufe0f a\\u200cb"
 
 
-def test_markdown_has_a_style_and_keeps_its_marks() -> None:
-    text = "# T\n**b** [x](http://y)\n| a |\n```py\nx < 1\n```\nend `c`"
-    assert [pair for pair in spans(text) if pair[0]] == [
-        (STRONG, "# T"), (STRONG, "**b**"), (CODE, "| a |"), (CODE, "```py\nx < 1\n```"), (CODE, "`c`"),
-    ]  # fmt: skip
-
-
 @pytest.mark.extended
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_every_character_of_both_answers_is_painted(tmp_path: Path) -> None:

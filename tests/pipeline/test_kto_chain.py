@@ -9,9 +9,7 @@ from safetensors.torch import load_file
 from stages.store.records import Candidate, load
 from stages.store.single_completions import UnpairedPreference
 from stages.store.store import Store
-from stages.store.workspace import SCRATCH
 from tests.helpers import TINY, Chain, build, command, nodes
-from tests.pipeline.test_resume import checkpoints, kill_when
 
 LINE = ("stage=kto", "align=kto", "kto.batch_size=8")
 
@@ -61,22 +59,6 @@ def trained(chain: Chain) -> tuple[Chain, Path]:
     alone = chain.root / "alone"
     chain.folder("kto", *LINE).rename(alone)
     return chain, alone
-
-
-@pytest.mark.slow
-def test_a_killed_training_ends_with_the_same_weights(trained: tuple[Chain, Path]) -> None:
-    chain, alone = trained
-    node, store = nodes(chain.root, *LINE)["kto"], Store(chain.root)
-    scratch = store.partial(node) / SCRATCH
-
-    def reached():
-        return max(checkpoints(scratch), default=0) >= 4
-
-    kill_when(reached, chain.root, "kto", False, *LINE[1:], cadence=("kto.runtime.save_steps=2",))
-    build(chain.root, *LINE)
-    after = store.find(node)
-    assert after is not None and len(after["attempts"]) == 2
-    assert after["digest"] == json.loads((alone / "manifest.json").read_text())["digest"]
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Files of preferences in the shapes that people have: each comes to a verdict about its own held-out rows in one
 command, or in two if the first is refused with what to type. Terminal, page and card say the same of it."""
 
-import csv
 import json
 import re
 from collections.abc import Callable
@@ -16,31 +15,21 @@ from tests.helpers import Chain, build, refused
 
 ROWS = 120
 NOUNS = ("lamp", "chair", "kettle", "ladder", "bucket", "spoon", "garden", "river")
-ENGLISH = (
-    ("Describe the {} number {}.", "It is useful and clean.", "No idea, ask somebody else."),
-)
 
 
 @dataclass
 class File:
-    """A file's name, its rows, what its first command types beside its path, and if that is refused, the words of the
-    refusal and what the second command types."""
+    """A file's name, its rows, and if the first command is refused, the words of the refusal and what the second
+    types."""
 
     name: str
     rows: list[dict[str, Any]]
-    typed: tuple[str, ...] = ()
     refusal: str = ""
     more: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> Path:
         path = folder / self.name
-        if path.suffix != ".csv":
-            path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-            return path
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [*self.rows[0]], delimiter=";")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         return path
 
 
@@ -51,6 +40,10 @@ def preferences(row: Callable[[str, str, str], dict[str, Any]]) -> list[dict[str
         prompt = f"Describe the {NOUNS[i % len(NOUNS)]} number {i}."
         rows.append(row(prompt, "It is useful and clean.", "No idea, ask somebody else."))
     return rows
+
+
+def by_choice(prompt: str, better: str, worse: str) -> dict[str, str]:
+    return {"prompt": prompt, "chosen": better, "rejected": worse}
 
 
 def in_words(prompt: str, better: str, worse: str) -> dict[str, str]:
@@ -66,9 +59,9 @@ def by_thumb(prompt: str, better: str, worse: str) -> dict[str, str]:
 
 COLUMNS = "{prompt: Frage, chosen: Gute Antwort, rejected: Schlechte Antwort}"
 FILES = [
-    File("pairs.jsonl", preferences(lambda p, b, w: {"prompt": p, "chosen": b, "rejected": w})),
+    File("pairs.jsonl", preferences(by_choice)),
     File(
-        "words.csv",
+        "words.jsonl",
         preferences(in_words),
         refusal="label.columns={prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}",
         more=(f"label.columns={COLUMNS}",),
@@ -85,7 +78,7 @@ def test_a_file_of_preferences_comes_to_its_own_verdict(file: File, tmp_path: Pa
     typed = ("recipe=from_preferences", "scale=toy", "tracker=none", f"data.path={path}")
     if file.refusal:
         assert file.refusal in refused(*typed, f"outputs={chain.root}")
-    typed += (*file.typed, *file.more)
+    typed += file.more
     build(chain.root, *typed)
     verdict = chain.manifest("eval", *typed)["metrics"]["summary"]
     held_out = re.match(

@@ -49,10 +49,7 @@ def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(
         assert len(server.requests) == len(prompts)
     pool = chain.folder("pool", *line)
     candidates = load(pool / "candidates.parquet", Candidate)
-    metrics = chain.manifest("pool", *line)["metrics"]
     counted = Counter(c.policy for c in candidates)
-    assert counted == metrics["sources"]
-    assert metrics["copies_left_out"] == sum((2, 1, 1, 1)) * len(prompts) + 60 - len(candidates)
     assert counted["mine.jsonl"] == 60 and counted["writer"] == len(prompts)
     # The checkpoint is a copy of the SFT model, so it has the policy's tokens. A base model has no tokenizer contract.
     assert {c.policy for c in candidates if c.token_ids is not None} == {"policy", "model"}
@@ -74,15 +71,7 @@ def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(
         (by_id[p.chosen_id], by_id[p.rejected_id]) == (p.chosen_policy, p.rejected_policy)
         for p in pairs
     )
-    won = chain.manifest("pairs", *line)["metrics"]["policies"]
-    assert {name: each["candidates"] for name, each in won.items()} == counted
-    assert sum(won[name]["chosen"] for name in ("mine.jsonl", "policy", "model")) >= 30
-    assert won["mine.jsonl"]["chosen"] > 0
-    assert (
-        sum(each["chosen"] for each in won.values())
-        == len(pairs)
-        == sum(each["rejected"] for each in won.values())
-    )
+    assert "mine.jsonl" in {p.chosen_policy for p in pairs}
 
 
 def test_a_source_is_what_it_holds_and_the_others_stay(chain: Chain, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import stages.eval
-from stages import answer, reference, sample
+from stages import answer, sample
 from stages.config.choices import Split
 from stages.models.contract import load_or_derive_contract
-from stages.store.records import Candidate, Example, PairLogProbs, load
+from stages.store.records import Candidate, Example, load
 from stages.store.workspace import StageDir
 from tests.helpers import Chain, nodes, settings
 from tests.rows import work
@@ -81,11 +81,11 @@ def test_a_prompt_too_long_for_one_model_counts_for_no_model(chain: Chain, tmp_p
     limit, long = limit_beyond(tokens, 1)
     assert max(lengths(chain.folder("base") / "model", prompts).values()) <= limit
     inputs = evaluation_inputs(chain)
-    for role in ("base", "sft", "policy"):
+    for role, refused in (("base", 0), ("sft", len(long)), ("policy", len(long))):
         out = work(tmp_path / f"answer_{role}")
         model = shortened(inputs[role], tmp_path / role, limit + CFG.answer.max_new_tokens)
         metrics = answer.run(CFG.answer, {"model": model, "data": chain.folder("data")}, out)
-        assert sum(metrics["prompts_dropped"].values()) == (0 if role == "base" else len(long))
+        assert sum(metrics["prompts_dropped"].values()) == refused
         inputs |= {role: model, f"answer_{role}": out.path}
     out = work(tmp_path / "eval")
     metrics = stages.eval.run(nodes(chain.root)["eval"].config, inputs, out)
@@ -94,16 +94,3 @@ def test_a_prompt_too_long_for_one_model_counts_for_no_model(chain: Chain, tmp_p
     counts = {name: group["prompts"] for name, group in results["groups"].items()}
     asked = [e for e in prompts if e.group != "rephrased" and e.id not in long]
     assert counts["seen tasks"] + counts["unseen tasks"] == len(asked)
-
-
-def test_a_pair_too_long_for_the_reference_is_not_scored(chain: Chain, tmp_path: Path) -> None:
-    scored = load(chain.folder("reference") / "logprobs.parquet", PairLogProbs)
-    tokens = {p.id: len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in scored}
-    limit, long = limit_beyond(tokens, 2)
-    folder = shortened(chain.folder("sft"), tmp_path / "sft", limit)
-    out = work(tmp_path / "reference")
-    metrics = reference.run(
-        CFG.reference, {"reference": folder, "pairs": chain.folder("pairs")}, out
-    )
-    assert {p.id for p in load(out / "logprobs.parquet", PairLogProbs)} == {*tokens} - long
-    assert metrics["refused"] == len(long) and named(out) == long

@@ -1,12 +1,10 @@
 """Controls beside the policy: SFT on the chosen completions, and DPO on pairs that a coin has turned."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stages.pairs import turn_around
 from stages.pipeline.graph import requested_nodes
 from stages.report import model_kind
 from stages.store.records import Candidate, Example, Pair, load
@@ -66,16 +64,6 @@ def test_rounds_train_the_control_round_by_round(tmp_path: Path) -> None:
     assert graph["reference_control"].inputs["reference"] is graph["control_pairs_1"]
 
 
-def test_a_turned_pair_of_several_turns_has_an_id_of_its_own() -> None:
-    """The two pairs share their first answer."""
-    start = [{"role": "assistant", "content": "A"}, {"role": "user", "content": "?"}]
-    b, c, d = ([*start, {"role": "assistant", "content": answer}] for answer in "BCD")
-    pair = Pair("x", "p", [], b, c, None, "dataset", "all", "a", "b", "preference")
-    turned = [turn_around(pair), turn_around(replace(pair, rejected=d))]
-    assert turned[0].id != turned[1].id
-    assert [each.rejected for each in turned] == [b, b]
-
-
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
@@ -99,15 +87,6 @@ def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) 
     assert control["inputs"]["base"]["fingerprint"] == dpo["inputs"]["policy"]["fingerprint"]
     for key in ("batch_size", "seed"):  # what decides the order
         assert control["config"][key] == dpo["config"][key]
-
-
-def test_a_control_keeps_the_contract_and_stands_in_every_table(controlled: Chain) -> None:
-    sft = controlled.folder("sft", *BOTH) / "model" / "contract.json"
-    control = controlled.folder("control", *BOTH) / "model" / "contract.json"
-    assert sft.read_bytes() == control.read_bytes()
-    metrics = controlled.manifest("eval", *BOTH)["metrics"]
-    assert metrics["pass_rate"].keys() == {"base", "sft", "control", "control_pairs", "policy"}
-    assert {"control-sft", "policy-control"} <= metrics["delta"].keys()
 
 
 def test_a_control_of_several_rounds_follows_them_one_by_one(tmp_path: Path) -> None:

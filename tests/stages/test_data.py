@@ -68,18 +68,6 @@ def test_splits_share_no_prompt_and_tests_are_held_out() -> None:
     assert not trained & {e.task for e in EXAMPLES if e.group == "unseen_tasks"}
 
 
-def test_each_group_has_phrasings_of_its_own() -> None:
-    """Validation and test have one each that nothing trains on."""
-    for name, family in known_families().items():
-        if family.unseen:
-            continue
-        trained = {*FAMILIES[name].phrasings_of("preference")}
-        validated = {*FAMILIES[name].phrasings_of("validation")}
-        assert {*FAMILIES[name].phrasings_of("sft")} < trained
-        assert len(validated - trained) == 1
-        assert not {*FAMILIES[name].phrasings_of("unseen_phrasings")} & (trained | validated)
-
-
 def test_a_column_that_nothing_reads_is_named_once(tmp_path: Path) -> None:
     unread = {"id": 1, "score_rejected": 0.5, "empty": None}
     rows = [json.dumps({"instruction": f"{i}", "output": "b", **unread}) for i in range(9)]

@@ -1,23 +1,16 @@
 """Why did it not help? Runs that are wrong on purpose, and what the report's block says of them."""
 
 import json
-import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from stages import report
-from stages.evaluation.diagnosis import diagnose as causes
-from stages.evaluation.diagnosis import effects
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import Evidence, gather_evidence
-from stages.evaluation.diagnosis.finding import FAR, OUT, Finding, Normal
-from stages.preflight import constraints
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
-from tests.helpers import TINY, Chain, build_node, composed, nodes, settings
+from tests.helpers import TINY, Chain, build_node, nodes, settings
 from tests.rows import work
 
 # Settings that are not themselves out of range, with pairs enough to tell a coin from checks.
@@ -74,46 +67,6 @@ def test_the_planted_cause_of_six_runs_is_named_first(
 ) -> None:
     assert named(chain, *overrides)[0] == cause
     assert cause not in named(chain), "nor is it named where nothing was planted"
-
-
-def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
-    normal = Normal.times(1.0, 8.0, 2.0)
-    severities = {0.5: FAR, 0.7: OUT, 1.0: 0, 8.0: 0, 9.0: OUT, 16.0: FAR}
-    assert {value: normal.severity(value) for value in severities} == severities
-    assert Normal(high=0.1).severity(0.9) == OUT, "no value of this is a cause by itself"
-
-
-def findings(run: Evidence) -> list[Finding]:
-    """All of them, as if there were enough pairs, some held out, the policy had learnt them, and a verdict of all
-    parts."""
-    results = run.results | {"gives_verdict": ["checks", "learnt"]}
-    lengths = run.lengths * causes.ENOUGH
-    run = replace(
-        run, dpo_metrics=run.dpo_metrics | {"held_out": 50}, results=results, lengths=lengths
-    )
-    run = replace(
-        run, curve=[*run.curve, *[{"rewards/accuracies": effects.LEARNT}] * len(run.curve)]
-    )
-    measured = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS, *effects.EVALUATION)]
-    assert None not in measured
-    return measured
-
-
-@pytest.mark.extended
-def test_a_key_that_is_told_to_be_tried_can_be_typed(chain: Chain) -> None:
-    key = re.compile(
-        r"\b((?:data|sft|sample|label|pairs|dpo)\.(?!parquet)[a-z_.]+)(=(?:\[[a-z_,]+\]|[^\s;]*[^\s;,.]))?"
-    )
-    known = set[str]()
-    for finding in findings(evidence(chain)):
-        for cause in (finding.below, finding.above):
-            typed = key.findall(cause.advice) if cause else []
-            line = [name + value for name, value in typed if value]
-            constraints.validate_config(settings(*TINY, *line))
-            known.update(name for name, value in typed if not value)
-    assert len(known) > 10
-    for name in known:
-        assert OmegaConf.select(composed(*TINY), name, default=...) is not ..., name
 
 
 def reported(chain: Chain, folder: Path, low: float, high: float) -> str:

@@ -1,7 +1,6 @@
 """The evaluation cannot flatter: intervals know of families, and the verdict of nothing but the primary endpoint."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from stages.config.errors import UserError
 from stages.eval import run
 from stages.evaluation.checked import contains_words
 from stages.evaluation.outcomes import (
@@ -22,7 +20,7 @@ from stages.evaluation.outcomes import (
 )
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.store.records import Candidate, Example, Pair, load, save
+from stages.store.records import Candidate, Example, load
 from stages.store.splits import draw_order
 from stages.store.store import Store
 from tests.helpers import Chain, build, nodes, settings
@@ -57,18 +55,6 @@ def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path:
     assert results["references"]["policy-sft"] == {"mean": 0, "low": 0, "high": 0}
     assert results["kl"]["policy"]["per_token"] == results["matched"]["gain"] == 0
     assert results["verdict"].startswith("DPO made no measurable change: ")
-
-
-def test_where_all_test_prompts_are_in_the_pairs_it_is_told(chain: Chain, tmp_path: Path) -> None:
-    inputs = evaluation_inputs(chain)
-    answers = load(inputs["answer_sft"] / "answers.parquet", Candidate)
-    prompt_ids = {answer.prompt_id for answer in answers}
-    pair = load(chain.folder("pairs") / "pairs.parquet", Pair)[0]
-    pairs = [replace(pair, prompt_id=i, split="train") for i in prompt_ids]
-    save(tmp_path / "pairs.parquet", pairs, Pair)
-    pattern = f"none of the {len(prompt_ids)} prompts .*: {len(prompt_ids)} are also in "
-    with pytest.raises(UserError, match=pattern):
-        run(nodes(chain.root)["eval"].config, inputs | {"pairs": tmp_path}, work(tmp_path))
 
 
 def test_dpo_on_pairs_that_a_coin_has_turned_never_helps(chain: Chain, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from stages.store.records import Candidate, Example, Judgement, load, stream
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build
 from tests.labelers.asking import somebody
-from tests.labelers.judging import is_probe, judging, shown_texts
+from tests.labelers.judging import greater, is_probe, judging, shown_texts
 
 TOY = "stages/tasks/toy_preferences.jsonl"
 NO_TESTS = [
@@ -21,9 +21,7 @@ PEOPLE = ["eval/judged=human", "eval.judged.runtime.port=0"]
 
 
 def longer(texts: dict[str, str]) -> str:
-    if len(texts["A"]) == len(texts["B"]):
-        return "tie"
-    return max("AB", key=lambda side: len(texts[side]))
+    return greater(len(texts["A"]), len(texts["B"]))
 
 
 def judge_at(url: str) -> list[str]:

@@ -50,23 +50,19 @@ def hh(i: int, chosen: str, rejected: str) -> dict[str, Any]:
     return {"chosen": f"{start} {chosen}", "rejected": f"{start} {rejected}"}
 
 
-def numbered(
-    a: str, b: str, of: str, first: Any, second: Any, tie: Any = None, **more: Any
-) -> list[dict[str, Any]]:
+def numbered(a: str, b: str, of: str, first: Any, second: Any, tie: Any) -> list[dict[str, Any]]:
     """Four rows in which the first answer is the better, three with the second, two ties, and a copy of the first row.
     `first`, `second` and `tie` are what the column `of` says then."""
     rows = list[dict[str, Any]]()
     for i in range(4):
-        rows.append({"prompt": f"q{i}", a: f"2 yes {i}", b: f"1 no {i}", of: first, **more})
+        rows.append({"prompt": f"q{i}", a: f"2 yes {i}", b: f"1 no {i}", of: first})
     for i in range(4, 7):
-        rows.append({"prompt": f"q{i}", a: f"1 no {i}", b: f"2 yes {i}", of: second, **more})
-    if tie is not None:
-        for i in (7, 8):
-            rows.append({"prompt": f"q{i}", a: f"2 or {i}", b: f"2 so {i}", of: tie, **more})
+        rows.append({"prompt": f"q{i}", a: f"1 no {i}", b: f"2 yes {i}", of: second})
+    for i in (7, 8):
+        rows.append({"prompt": f"q{i}", a: f"2 or {i}", b: f"2 so {i}", of: tie})
     return [*rows, rows[0]]
 
 
-PANDA = {f"annotator{i}": 1 for i in (1, 2, 3)}
 SCORED = [
     {"model": "m", "response": text, "overall_score": int(text[0])}
     for text in ("3 a", "1 b", "2 c", "2 d")
@@ -81,43 +77,8 @@ FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int
         {},
         {"rejected: is the same as chosen": 1, "chosen: is empty": 1},
     ),
-    "LLaMA-Factory, DPO": (
-        [
-            {
-                "conversations": [{"from": "human", "value": f"q{i}"}],
-                "chosen": {"from": "gpt", "value": f"2 yes {i}"},
-                "rejected": {"from": "gpt", "value": f"1 no {i}"},
-            }
-            for i in (0, 1, 2, 2)
-        ],
-        (),
-        3,
-        {COPIES: 1},
-        {},
-    ),
-    "TRL": (
-        [{"chosen": [turn("q", "user"), turn("2")], "rejected": [turn("q", "user"), turn(t)]} for t in ("1 b", "1 c")],
-        (),
-        2,
-        {},
-        {},
-    ),
     "several rejected": ([{"prompt": "q", "chosen": "2", "rejected": ["1 b", "1 c"]}], (), 2, {}, {}),
     "UltraFeedback": ([{"instruction": f"q{i}", "completions": SCORED} for i in range(3)], (), 15, {EQUAL: 3}, {}),
-    "ranks with an answer twice": (
-        [{"prompt": "q", "completions": ["9 a", "9 a", "8 b"], "ranks": [1, 2, 3]}],
-        (),
-        1,
-        {COPIES: 1},
-        {},
-    ),
-    "rated, one a row as text": (
-        [{"prompt": "q", "response": words, "score": words[0]} for words in ("3 a", "1 b", "2 c")],
-        ("label.columns={completions: response, scores: score}",),
-        3,
-        {},
-        {},
-    ),
     "KTO": (
         [
             {"prompt": f"q{i}", "completion": text, "label": text[0] == "2"}
@@ -129,40 +90,13 @@ FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int
         {},
         {},
     ),
-    "PandaLM, 0 is a tie": (numbered("response_1", "response_2", "majority", 1, 2, 0, **PANDA), (), *ALL_NINE, {}),
-    "Auto-J, 2 is a tie": (
-        numbered("response 1", "response 2", "label", 0, 1, 2, scenario="planning"),
-        (),
-        *ALL_NINE,
-        {},
-    ),
     "0, 1, 2 without a name": (
         numbered("response 1", "response 2", "label", 0, 1, 2),
         ("label.labels={0: left, 1: right, 2: tie}",),
         *ALL_NINE,
         {},
     ),
-    "HelpSteer2, -3 to 3": (
-        numbered("response_1", "response_2", "preference_strength", -2, 3, 0),
-        (),
-        *ALL_NINE,
-        {},
-    ),
-    "SafeRLHF, the number of a column": (
-        numbered("response_0", "response_1", "better_response_id", 0, 1),
-        (),
-        7,
-        {COPIES: 1},
-        {},
-    ),
     "arena": (numbered("answer_a", "answer_b", "winner", "model_a", "model_b", "tie (bothbad)"), (), *ALL_NINE, {}),
-    "a score each": (
-        [{"prompt": "q", "response_a": f"{i} a", "response_b": "3 b", "score_a": i, "score_b": 3} for i in range(6)],
-        (),
-        5,
-        {TIE: 1},
-        {},
-    ),
 }  # fmt: skip
 
 

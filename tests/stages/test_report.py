@@ -12,12 +12,14 @@ from stages import report
 from stages.config.errors import UNSEEN
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
+from stages.store.workspace import SAMPLES, append_samples, read_samples
 from tests.browser import browser, page_faults
-from tests.helpers import CHROMIUM, Chain, build, nodes, settings
+from tests.helpers import CHROMIUM, Chain, as_published, build, nodes, settings
 from tests.rows import work
 from tests.stages.test_eval import evaluated
 
-DESK, PHONE = 900, 844  # pixels
+DESK = 900  # pixels
+PHONE = 844
 MOST_WORDS = 90
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
@@ -27,7 +29,8 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def page(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report in which every answer of the policy is hostile. Do not write to it."""
+    """A report in which every answer of the policy is hostile, and one that was sampled during its training. Do not
+    write to it."""
     folder = tmp_path_factory.mktemp("report")
     inputs = {role: Chain(built).folder(role) for role in nodes(built)["report"].inputs}
     inputs["answer_policy"] = Path(shutil.copytree(inputs["answer_policy"], folder / "answers"))
@@ -36,6 +39,11 @@ def page(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for answer in answers:
         answer.text = HOSTILE
     save(table, answers, Candidate)
+    inputs["dpo"] = Path(shutil.copytree(inputs["dpo"], folder / "dpo"))
+    sample = read_samples(inputs["dpo"])[-1]
+    sample.answer = HOSTILE
+    append_samples(inputs["dpo"], [sample])
+    as_published(inputs["dpo"], SAMPLES)
     report.run(settings("recipe=tiny").report, inputs, work(folder))
     return folder / "report.html"
 
@@ -74,7 +82,9 @@ def test_model_text_is_escaped_and_nothing_is_fetched(page: Path, built: Path) -
     tokens = json.loads((Chain(built).folder("sft") / "token_example.json").read_text())
     assert html.count('<span class="trained') == sum(t["trained"] for t in tokens)
     assert "<script" not in html
-    assert "&lt;script&gt;" in html
+    curves = html.split('<section id="curves">')[1].split("</section>")[0]
+    assert "&lt;script&gt;" in curves
+    assert "&lt;script&gt;" in html.replace(curves, "")
     assert r"\x1b[2J\x9b31m\x00\r\u202eright" in html
     assert not UNSEEN.search(html.replace("\n", "").replace("\t", ""))
     assert {*re.findall(r"""(?:src|href)=["']([^#"'][^"']*)""", html)} == {"labels.html"}, (

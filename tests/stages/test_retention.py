@@ -1,27 +1,17 @@
 """Retention: claims that hold where nothing was lost, and do not where something was."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from stages.config.blocks.evaluation import Eval
-from stages.evaluation.outcomes import tabulate
 from stages.evaluation.retention import (
-    claims,
     variety,
     within_length,
 )
-from stages.store.records import Candidate, Check, Example, save
-from tests.helpers import TINY, Chain, build, settings
-from tests.rows import candidate, work
-
-
-def block(**changes: Any) -> Eval:
-    return replace(settings(*TINY).eval, **changes)
+from stages.store.records import Candidate, Check, Example
+from tests.helpers import Chain, build
+from tests.rows import candidate
 
 
 def answer(text: str) -> Candidate:
@@ -37,26 +27,6 @@ def test_what_is_measured_of_an_answer() -> None:
     assert within_length(prompt("words_at_most", count=8), ten) == pytest.approx(0.75)
     assert within_length(prompt("words_at_least", count=20), ten) == pytest.approx(0.5)
     assert within_length(prompt("words_between", low=4, high=5), ten) == 0
-
-
-def test_a_text_of_one_token_does_not_make_every_claim_hold(built: Path, tmp_path: Path) -> None:
-    """Its mean log-prob is of no token."""
-    roles = ("base", "sft", "policy")
-    cfg = block(models={role: role for role in roles})
-    file = tmp_path / "texts" / "examples.parquet"
-    file.parent.mkdir()
-    texts = ["The bench stood in the garden.", "a", "The bench stood."]
-    save(
-        file, [Example(str(i), [], text, "t", "t", "sft") for i, text in enumerate(texts)], Example
-    )
-    inputs = {role: Chain(built).folder("sft") for role in roles} | {"retained": file.parent}
-    none: dict[str, dict[str, Candidate]] = {role: {} for role in roles}
-    nothing = tabulate([], none)
-    out = work(tmp_path)
-    retention_claims, measured = claims(cfg, inputs, nothing, none, out)
-    assert all(np.isfinite([c["policy"], c["other"]]).all() for c in retention_claims["claims"])
-    assert [np.isfinite(m.value) for m in measured] == [True, True]
-    assert "1 of 3 texts" in out.warnings[0]
 
 
 @pytest.mark.extended

@@ -135,38 +135,18 @@ def test_preferences_of_its_own_train_it_and_it_labels_the_chain(chain: Chain) -
     assert [j.score for j in by_path_judgements] == [j.score for j in judgements]
 
 
-def test_what_filters_the_chains_pairs_filters_no_preferences_of_others(tmp_path: Path) -> None:
-    """And its own filter changes the pairs that it learns from, by which the model has another fingerprint."""
-    plain = nodes(tmp_path, TOY)
-    chains = nodes(tmp_path, TOY, "pairs.max_length_ratio=1.5")
-    own = nodes(tmp_path, TOY, "reward.pairs.max_length_ratio=1.5")
-    assert plain["pairs"].fingerprint != chains["pairs"].fingerprint
-    for name in ("pairs_reward", "reward"):
-        assert plain[name].fingerprint == chains[name].fingerprint != own[name].fingerprint
-    assert own["pairs"].fingerprint == plain["pairs"].fingerprint
-
-
 @pytest.mark.parametrize(
     ("overrides", "pattern"),
     [
         (("label=reward_model",), "label=reward_model needs a reward model. Set"),
         (
-            ("label.precision=fp32",),
-            "label.precision: label=verifier does not have this key. Add label=reward_model",
-        ),
-        (
             ("stage=reward", "reward.adapter=qlora"),
             "reward.adapter=qlora: a reward model can only use none, lora",
-        ),
-        (
-            ("reward.pairs.margin_quantiles=[0.5]",),
-            "reward.pairs.margin_quantiles=[0.5]: give two quantiles in order",
         ),
         (
             ("stage=reward", "reward.batch_size=4000"),
             "reward.batch_size=4000: 48 prompts make at most 48 pairs",
         ),
-        (("stage=reward", "reward.trainer.max_length=4"), "reward.trainer.max_length: "),
         (
             ("stage=reward", "reward.source.path=nowhere.jsonl"),
             "reward.source.path=nowhere.jsonl: ",

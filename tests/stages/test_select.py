@@ -1,6 +1,5 @@
 """Judged candidates become examples."""
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from stages.labelers.labeler import Pool
 from stages.labelers.verifier import Verifier
 from stages.store.records import Candidate, Check, Example, load, save
 from tests import rows
-from tests.helpers import TINY, nodes, refused, settings
+from tests.helpers import TINY, refused, settings
 
 GOOD = "Tides rise and fall because the moon pulls on the water of the sea."
 LIKELIER = "The moon pulls on the sea, and so the tides rise and fall in it."
@@ -83,29 +82,6 @@ def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> N
     none = judged(tmp_path / "none", [prompt("a")], [answer("a", "No, never.")])
     with pytest.raises(UserError, match=r"select.min_score"):
         run_select(tmp_path / "nothing", none)
-
-
-def test_some_answers_are_held_out_whatever_else_there_is(tmp_path: Path) -> None:
-    prompts = [prompt(f"p{i}") for i in range(60)]
-    cfg: Select = replace(settings(*TINY).select, max_per_task=60, validation_fraction=0.3)
-
-    def splits(count: int) -> dict[str, str]:
-        answers = [answer(p.id, GOOD) for p in prompts[:count]]
-        pool = judged(tmp_path / f"{count}", prompts[:count], answers)["judged"]
-        best = select.best_answers(cfg, pool, Counter(), tmp_path / "sorted")
-        return {e.id: e.split for e in best}
-
-    everything = splits(60)
-    assert 8 < [*everything.values()].count("validation") < 28
-    assert splits(20).items() <= everything.items()
-
-
-def test_the_graph_asks_the_base_once_for_all_seeds(tmp_path: Path) -> None:
-    graph = nodes(tmp_path, "sft.demonstrations=selected", "data.tasks.open_sft=40", "seeds=[1]")
-    assert graph["sft"].inputs["data"] is graph["select"]
-    assert graph["sample_base"].inputs["policy"] is graph["base"]
-    assert graph["sft_seed_1"].inputs["data"].fingerprint == graph["select"].fingerprint
-    assert graph["answer_sft"].inputs["data"] is graph["data"]
 
 
 @pytest.mark.parametrize(

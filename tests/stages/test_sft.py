@@ -53,14 +53,6 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-def test_every_parameter_moves(inputs: dict[str, Path], tmp_path: Path) -> None:
-    trained, metrics, _ = train(block(), inputs, tmp_path / "sft")
-    before = load_file(inputs["base"] / "model" / "model.safetensors")
-    assert all(not torch.equal(trained[name], before[name]) for name in before)
-    assert metrics["rows"] == 256
-    assert metrics["steps"] == 16
-
-
 def test_only_the_answer_and_its_end_are_trained(
     inputs: dict[str, Path], built: Path, tmp_path: Path
 ) -> None:
@@ -73,12 +65,12 @@ def test_only_the_answer_and_its_end_are_trained(
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize(("packing", "size"), [(False, 8), (True, 4)])
+@pytest.mark.parametrize(("packing", "size", "length"), [(False, 8, 1024), (True, 4, 128)])
 def test_the_micro_batch_does_not_change_the_weights(
-    packing: bool, size: int, inputs: dict[str, Path], tmp_path: Path
+    packing: bool, size: int, length: int, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     """Rows that are no multiple of the batch are cut, the normaliser is the step's: equal to 1e-5 in fp32."""
-    cfg = block(batch_size=size, packing=packing, max_length=128 if packing else 1024)
+    cfg = block(batch_size=size, packing=packing, max_length=length)
     few_inputs = some_rows(inputs, 45, tmp_path / "data")
     whole, metrics, _ = train(micro(cfg, size), few_inputs, tmp_path / "whole")
     assert (metrics["rows_cut"] > 0) is not packing, "packed rows fill their batches"

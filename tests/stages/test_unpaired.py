@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from stages import answer, unpaired
+from stages import unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.store.records import Judgement, Pair, load, save
 from stages.unpaired import UnpairedPreference
-from tests.helpers import Chain, build, nodes, settings
+from tests.helpers import Chain, build, settings
 from tests.rows import candidate, judged_pool, work
 from tests.stages.test_pairs import SCORED
 
@@ -90,25 +90,3 @@ def test_prompts_are_held_out_as_dpos_are(chain: Chain) -> None:
     pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)
     assert held_out & {pair.prompt_id for pair in pairs}
     assert all((pair.split == "validation") == (pair.prompt_id in held_out) for pair in pairs)
-
-
-def test_no_other_node_knows_of_it(tmp_path: Path) -> None:
-    plain = nodes(tmp_path)
-    labelled = nodes(tmp_path, "stage=unpaired", "unpaired.threshold=0.5")
-    assert set(labelled) - set(plain) == {"unpaired"}
-    for name in set(plain) - {"report"}:
-        assert labelled[name].fingerprint == plain[name].fingerprint
-    other_pairs = ("stage=unpaired", "unpaired.threshold=0.5", "pairs.max_per_prompt=3")
-    assert nodes(tmp_path, *other_pairs)["unpaired"].fingerprint == labelled["unpaired"].fingerprint
-
-
-def test_who_evaluates_without_a_held_out_completion_is_told_how_to_get_some(
-    tmp_path: Path,
-) -> None:
-    judged = judged_pool(tmp_path / "pool", SCORED)
-    out = work(tmp_path / "out")
-    cfg = replace(settings("recipe=tiny", "align=kto").unpaired, validation_fraction=1e-9)
-    assert unpaired.run(cfg, {"judged": judged}, out)["held_out"] == 0
-    inputs = {"unpaired": out.path, "model": tmp_path}
-    with pytest.raises(UserError, match=r"unpaired\.validation_fraction"):
-        answer.run(settings("recipe=tiny").answer, inputs, work(tmp_path / "answers"))

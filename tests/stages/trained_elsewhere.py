@@ -81,13 +81,15 @@ class Elsewhere:
     """A place where models are trained by TRL. `base`: a folder of a model that has seen no chat."""
 
     def __init__(self, root: Path, base: Path):
-        self.root, self.base = root, base
+        self.root = root
+        self.base = base
         self.start = self.sft("start", self.tokenizer())
 
     def tokenizer(self, end: str = "<|im_end|>") -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(self.base)
         tokenizer.chat_template = (TEMPLATES / "chatml.jinja").read_text()
-        tokenizer.eos_token, tokenizer.pad_token = end, "<|pad|>"
+        tokenizer.eos_token = end
+        tokenizer.pad_token = "<|pad|>"
         return tokenizer
 
     def sft(
@@ -171,7 +173,8 @@ def with_turns(place: Elsewhere) -> tuple[PreTrainedTokenizerBase, Any]:
     template = str(tokenizer.chat_template)
     for old, new in (("<|im_start|>", "<|turn|>"), ("<|im_end|>", "<|over|>")):
         template = template.replace(old, new)
-    tokenizer.chat_template, tokenizer.eos_token = template, "<|over|>"
+    tokenizer.chat_template = template
+    tokenizer.eos_token = "<|over|>"
     model = AutoModelForCausalLM.from_pretrained(place.base)
     model.resize_token_embeddings(len(tokenizer))
     return tokenizer, model
@@ -187,10 +190,6 @@ def new_rows(place: Elsewhere, trained: bool = False) -> Path:
     merged.save_pretrained(place.root / "new_rows")
     tokenizer.save_pretrained(place.root / "new_rows")
     return place.root / "new_rows"
-
-
-def not_trained(place: Elsewhere) -> Path:
-    return place.dpo("not_trained", learning_rate=0.0)
 
 
 def other_reference(place: Elsewhere) -> Path:
@@ -253,7 +252,6 @@ FAULTY: list[tuple[str, Make, bool]] = [
     ("tokenizer_changed", other_tokenizer, False),
     ("end_not_learnt", end_of_text, True),
     ("rows_untrained", new_rows, True),
-    ("unchanged", not_trained, False),
     ("started_elsewhere", other_reference, False),
     ("merged_twice", merged_twice, False),
     ("labels_reversed", reversed_labels, False),
