@@ -12,7 +12,6 @@ import pytest
 import submitit
 
 from stages.config.installation import ROOT
-from stages.store import blocks
 from stages.store.records import Candidate, PairLogProbs, load
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH
@@ -143,16 +142,3 @@ def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(
     assert len([*(tmp_path / "notes").glob("death-*")]) == 2 and len(saved_shards) >= 2
     build(chain.root, "stage=sample", *SMALL)  # the same command resumes
     assert len(saved_blocks(tmp_path / "notes")) == len(saved_shards)
-
-
-def ten_ids_in_blocks() -> list[blocks.Block[str]]:
-    ids = [f"{i:016x}" for i in range(10)]
-    return blocks.cut_blocks(([i] for i in ids), str, 3)
-
-
-def test_blocks_depend_on_content_alone() -> None:
-    cut = ten_ids_in_blocks()
-    assert [len(block.items) for block in cut] == [3, 3, 3, 1]
-    assert [block.name for block in cut] == [block.name for block in ten_ids_in_blocks()]
-    whole_batches = blocks.cut_blocks([["a", "b"], ["c", "d"], ["e"]], str, 3)
-    assert [[*block.items] for block in whole_batches] == [["a", "b", "c", "d"], ["e"]]
