@@ -1,44 +1,27 @@
-"""Measure how stages grow with the number of candidates: `python -m tests.bench.scale [COUNT …] [KEY=VALUE …]`.
+"""The memory of stages by the number of candidates: `python -m tests.bench.scale FOLDER COUNT PART` prints bytes.
 
-Made-up nodes of COUNT candidates (100_000), eight a prompt, with one of two short texts and `tokens` ids each (4), go
-through the stages `label` (checks), `pairs` and `select`.
-Every step runs in a fresh process. For each, the seconds and CPU-seconds per million candidates, the largest resident
-memory and the bytes of its files per candidate.
+Made-up nodes of COUNT candidates, eight a prompt, with one of two short texts each, go through the stages `label`
+(checks), `pairs` and `select`.
 """
 
-import json
-import logging
 import re
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from stages.store import judged_pool
 from stages.store.records import Candidate, Check, Example, save
-from tests.budgets import spent
 from tests.helpers import ROOT, settings
 from tests.rows import work
 
 PER_PROMPT = 8
+TOKEN_IDS = [0, 1, 2, 3]
 INPUTS = {
     "label": {"pool": "sample"},
     "pairs": {"judged": "label"},
     "select": {"judged": "label", "data": "data"},
 }
-
-
-class Cost(NamedTuple):
-    """The cost of a step: seconds, CPU-seconds, the largest resident memory and the files' size in bytes."""
-
-    wall: float
-    processor: float
-    memory: int
-    written: int
 
 
 def make_prompt(i: int) -> Example:
@@ -47,50 +30,36 @@ def make_prompt(i: int) -> Example:
     return Example(f"{i:016x}", messages, None, "made up", "made up", "preference", checks=checks)
 
 
-def make_candidates(i: int, token_ids: list[int]) -> list[Candidate]:
+def make_candidates(i: int) -> list[Candidate]:
     """Return a prompt's candidates. The checks accept every second one."""
     candidates = list[Candidate]()
     for j in range(PER_PROMPT):
         name = f"{i * PER_PROMPT + j:016x}"
         text = "It is two." if j % 2 else "It is one."
-        drawn = ("policy", "hf", 1.0, 0, text, token_ids, "stop", -1.5, len(token_ids))
+        drawn = ("policy", "hf", 1.0, 0, text, TOKEN_IDS, "stop", -1.5, 4)
         candidates.append(Candidate(f"{i:016x}", name, *drawn))
     return candidates
 
 
-def make_nodes(folder: Path, count: int, tokens: int) -> None:
+def make_nodes(folder: Path, count: int) -> None:
     """Write the inputs of the stages: the node `sample`, and `data` without examples."""
     for name in ("sample", "data"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     prompts = range(count // PER_PROMPT)
-    token_ids = [*range(tokens)]
     save(folder / "data" / "examples.parquet", [], Example)
     save(folder / "sample" / "prompts.parquet", map(make_prompt, prompts), Example)
-    candidates = (candidate for i in prompts for candidate in make_candidates(i, token_ids))
+    candidates = (candidate for i in prompts for candidate in make_candidates(i))
     save(folder / "sample" / "candidates.parquet", candidates, Candidate)
 
 
-def run_step(step: str, folder: Path, count: int, tokens: int = 4, part: int = 0) -> Cost:
-    """Run a step in this process, which must be a fresh one: its largest memory counts from the start. `chain` is all
-    of them. `part` records are sorted together, as if there were many more (0: as many as always)."""
-    judged_pool.ROWS_PER_PART = part or judged_pool.ROWS_PER_PART
-    started = time.perf_counter()
-    processor = spent()
-    out = folder / step
-    if step == "chain":
-        for each in ("sample", *INPUTS):
-            run_step(each, folder, count, tokens, part)
-    elif step == "sample":
-        make_nodes(folder, count, tokens)
-    else:
-        module = import_module(f"stages.{step}")
-        block = getattr(settings("recipe=tiny"), step)
-        inputs = {role: folder / name for role, name in INPUTS[step].items()}
-        started = time.perf_counter()
-        processor = spent()
-        module.run(block, inputs, work(out))
-    took = (time.perf_counter() - started, spent() - processor)
-    return Cost(*took, peak(), sum(path.stat().st_size for path in out.glob("*") if path.is_file()))
+def run_chain(folder: Path, count: int, part: int) -> None:
+    """Run all stages in this process. `part` records are sorted together, as if there were many more."""
+    judged_pool.ROWS_PER_PART = part
+    make_nodes(folder, count)
+    cfg = settings("recipe=tiny")
+    for step, names in INPUTS.items():
+        inputs = {role: folder / name for role, name in names.items()}
+        import_module(f"stages.{step}").run(getattr(cfg, step), inputs, work(folder / step))
 
 
 def peak() -> int:
@@ -100,34 +69,14 @@ def peak() -> int:
     return int(match[1]) << 10
 
 
-def in_fresh_process(step: str, folder: Path, count: int, **options: int) -> Cost:
-    """Return the cost of a step that runs in a process of its own."""
-    arguments = json.dumps({"step": step, "folder": str(folder), "count": count, **options})
-    command = [sys.executable, "-m", "tests.bench.scale", arguments]
+def memory_of_chain(folder: Path, count: int, part: int) -> int:
+    """Return the largest resident memory of a process of its own that runs the chain, in bytes."""
+    command = [sys.executable, "-m", "tests.bench.scale", str(folder), str(count), str(part)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{step} failed: {done.stderr[-2000:]}")
-    return Cost(*json.loads(done.stdout.splitlines()[-1]))
-
-
-def main(counts: Sequence[int], **options: int) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        for count in counts:
-            for step in ("sample", *INPUTS):
-                cost = in_fresh_process(step, Path(temporary, str(count)), count, **options)
-                per_million = (cost.wall * 1e6 / count, cost.processor * 1e6 / count)
-                logging.info("%d %s: %.1f s and %.1f CPU-s a million", count, step, *per_million)
-                sizes = (cost.memory >> 20, cost.written / count)
-                logging.info("    %d MiB at most, %.1f bytes a candidate", *sizes)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if sys.argv[1:] and sys.argv[1].startswith("{"):
-        arguments: dict[str, Any] = json.loads(sys.argv[1])
-        arguments["folder"] = Path(arguments["folder"])
-        sys.stdout.write(json.dumps(run_step(**arguments)))
-    else:
-        named = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-        numbers = [int(word) for word in sys.argv[1:] if "=" not in word]
-        main(numbers or [100_000], **{key: int(value) for key, value in named.items()})
+    run_chain(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    sys.stdout.write(f"{peak()}\n")

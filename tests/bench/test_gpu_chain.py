@@ -105,19 +105,6 @@ def test_a_second_run_goes_on(measured: gpu_chain.Settings, tmp_path: Path) -> N
     assert len(after["tiny/dpo/ours"]) == 2
 
 
-def test_a_record_is_not_continued_on_another_machine(measured: gpu_chain.Settings) -> None:
-    record = Record.read(Path(measured.out))
-    with pytest.raises(ValueError, match="precision"):
-        replace(record, precision="bf16").continue_from(record)
-
-
-def test_without_a_gpu_every_cell_of_a_large_shape_says_so(
-    measured: gpu_chain.Settings, tmp_path: Path
-) -> None:
-    record = run(replace(measured, out=str(tmp_path / "record.json"), shapes="1.7B 8B", cells="*"))
-    assert {cell.empty for cell in record.cells} == {"this machine has no GPU"}
-
-
 @pytest.mark.slow
 def test_the_whole_command_runs_on_a_tiny_shape(tmp_path: Path) -> None:
     file = tmp_path / "record.json"

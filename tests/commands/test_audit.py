@@ -93,35 +93,6 @@ def test_the_page_fits_and_is_accessible(tmp_path: Path) -> None:
     assert page_faults(store / "audit.html", tmp_path / "browser") == []
 
 
-OWN = """
-def read(row, shout):
-    if row["ask"] == "?":
-        raise ValueError("no request")
-    return [{"role": "user", "content": row["ask"] + shout}], row["reply"]
-"""
-
-
-@pytest.mark.extended
-def test_rows_that_a_function_of_the_users_reads_are_audited(tmp_path: Path) -> None:
-    rows = [
-        {"ask": "What is 2 + 2", "reply": "2 + 2 = 5"},
-        {"ask": "Name a tree", "reply": "Oaks are trees."},
-    ]
-    file = written(tmp_path / "rows.jsonl", rows)
-    store = tmp_path / "outputs"
-    (tmp_path / "own.py").write_text(OWN)
-    own = f"data.own={{file: {tmp_path / 'own.py'}, name: read, options: {{shout: '!'}}}}"
-    ran = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {file}}}]", own)
-    assert ran.returncode == 0, ran.stderr
-    [audited] = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
-    assert {*audited["codes"]} == {"wrong_sum"}
-    assert audited["messages"][0]["content"] == "What is 2 + 2!"
-    written(file, [*rows, {"ask": "?", "reply": "a"}])
-    failed = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {file}}}]", own)
-    assert failed.returncode == 1
-    assert "data.own: line 4: ValueError: " in failed.stderr
-
-
 @pytest.mark.extended
 def test_what_is_mended_is_audited_as_it_will_be(tmp_path: Path) -> None:
     rows = [{"instruction": "Name a cafÃ©.", "output": "Oaks are no cafés at all."}]

@@ -29,7 +29,6 @@ from tests.helpers import (
     Chain,
     build,
     inside,
-    nodes,
     refused,
     settings,
     stand_in,
@@ -108,25 +107,6 @@ def test_the_only_trained_model_stands_for_a_policy(chain: Chain) -> None:
     assert run.model(Role.policy, "chat.model") == run.models["sft"]
     with pytest.raises(UserError, match="Use base, sft"):
         run.model(Role.control, "chat.model")
-
-
-@pytest.mark.extended
-def test_the_last_run_is_the_one_that_was_used_last(chain: Chain) -> None:
-    cfg = settings("stage=chat")
-    store = Store(chain.root)
-    chain_nodes = nodes(chain.root)
-    report = chain_nodes["report"]
-    other = nodes(chain.root, "dpo.beta=0.7")["dpo"]
-    build(chain.root, "stage=dpo", "dpo.beta=0.7")
-    run = last_run(cfg, store)
-    assert (run.name, run.evaluation) == (str(other), None)
-    assert [run.models[role].fingerprint for role in ("base", "sft", "policy")] == [
-        *(chain_nodes[role].fingerprint for role in ("base", "sft")),
-        other.fingerprint,
-    ]
-    build(chain.root, "stage=dpo")  # the finished run that has the report
-    run = last_run(cfg, store)
-    assert (run.name, str(run.evaluation)) == (str(report), str(chain_nodes["eval"]))
 
 
 def test_a_run_without_its_evaluation_is_told(chain: Chain) -> None:

@@ -10,12 +10,10 @@ from datasets import DatasetDict, load_dataset
 from huggingface_hub import DatasetCard
 
 from stages.commands import export
-from stages.config.errors import UserError
 from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, load, save
 from stages.store.store import Store
-from stages.unpaired import UnpairedPreference
-from tests.helpers import Chain, build, inside, nodes
+from tests.helpers import Chain, build, nodes
 
 ASKED = ("stage=export", "export.format=dataset")
 
@@ -56,27 +54,6 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(
         assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == expected
 
 
-@pytest.mark.slow
-def test_labels_that_an_arm_trained_on_are_exported_as_they_were(chain: Chain) -> None:
-    build(
-        chain.root,
-        "stage=eval",
-        "arms=[kto]",
-        "unpaired.threshold=0.5",
-        "pairs.validation_fraction=0.3",
-    )
-    before = chain.count()
-    result = inside(f"outputs={chain.root}", *ASKED)
-    assert result.returncode == 0, result.stderr
-    assert not chain.count() - before, "no other labels are made"
-    [unpaired] = (chain.root / "export").glob("dataset-*/unpaired")
-    arm = nodes(chain.root, "arms=[kto]", "unpaired.threshold=0.5", "pairs.validation_fraction=0.3")
-    labels = chain.root / "unpaired" / arm["kto"].inputs["unpaired"].fingerprint
-    single = load(labels / "unpaired.parquet", UnpairedPreference)
-    rows = [row for file in unpaired.iterdir() for row in pq.read_table(file).to_pylist()]
-    assert {(r["id"], r["label"]) for r in rows} == {(r.id, r.label) for r in single}
-
-
 def test_the_card_is_the_hubs_and_its_code_runs(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,16 +76,6 @@ def test_the_card_is_the_hubs_and_its_code_runs(
     assert "licence" in text and "license" not in card.data.to_dict(), (
         "the card has no licence that no source states"
     )
-
-
-@pytest.mark.parametrize(
-    ("licence", "name"),
-    [("MIT", "mit"), ("MIT License", "other"), ("CC BY 4.0", "cc-by-4.0"), ("mine", "other")],
-)
-def test_a_card_has_licences_that_the_hub_knows(licence: str, name: str) -> None:
-    table = pa.table({"prompt": ["q"], "source": ["s"], "licence": [licence]})
-    text = export.dataset_card("t", {"demonstrations": {"train": table}}, 0, [])
-    assert DatasetCard(text).data.license == [name]
 
 
 def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) -> None:
@@ -146,12 +113,3 @@ def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
     ]
     assert plain == 4
     assert "4 demonstrations are left out" in export.dataset_card("t", tables, plain, [])
-
-
-def test_a_run_without_a_table_has_nothing_to_export(chain: Chain) -> None:
-    rows = [Example("0", [], "plain", "s", "t", "sft")]
-    save(chain.folder("data") / "examples.parquet", rows, Example)
-    with pytest.raises(UserError, match="no pairs, labels or demonstrations"):
-        export.write_folder(
-            chain.root / "folder", "run", [nodes(chain.root)["data"]], Store(chain.root)
-        )

@@ -131,26 +131,3 @@ def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:
         assert (calls.key, calls.calls, calls.money) == ("sample.endpoint", expected, None)
         assert calls.output_tokens == block.max_new_tokens * calls.calls
     assert planned_calls("label", graph["label"], store) == [], "the verifier makes no calls"
-
-
-def test_a_judge_of_candidates_that_are_not_drawn_yet_reads_at_most_their_longest(
-    chain: Chain, tmp_path: Path
-) -> None:
-    judge = "{base_url: 'http://127.0.0.1:1', model: x, price: {input: 1, output: 1}}"
-    line = ("label=judge", f"label.endpoints=[{judge}]")
-
-    def calls(root: Path, *more: str) -> PlannedCalls:
-        graph = nodes(root, *line, *more)
-        [each] = planned_calls("label", graph["label"], Store(root))
-        return each
-
-    drawn = calls(chain.root)
-    later = calls(chain.root, "sample.seed=5")
-    assert drawn.calls < later.calls, "equal candidates are one"
-    longer = calls(chain.root, "sample.seed=5", "sample.max_new_tokens=40")
-    added = 2 * (40 - 12) * later.calls
-    assert longer.input_tokens - later.input_tokens == pytest.approx(added)
-    assert later.money == pytest.approx((later.input_tokens + later.output_tokens) / 1e6)
-    unread = calls(tmp_path / "fresh")
-    assert unread.calls == later.calls
-    assert unread.money is not None and math.isnan(unread.money), "no prompt is counted yet"

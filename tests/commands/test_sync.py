@@ -6,7 +6,6 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 import pytest
 
 from stages.store.store import Store
-from stages.tracking.tracker import track
-from tests.helpers import Chain, command, nodes, settings
+from tests.helpers import command
 from tests.tracking.wandb_server import ENTITY, WandbServer
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -128,39 +126,3 @@ def test_a_server_that_does_not_answer_is_told_in_one_line(root: Path) -> None:
     assert "error: stage=sync: W&B cannot be" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not list(root.rglob("*.synced"))
-
-
-@pytest.mark.slow
-def test_runs_online_use_what_others_logged_and_do_without_what_none_did(
-    chain: Chain, server: WandbServer
-) -> None:
-    """The chain was built without W&B; labels and pairs are rebuilt with it, as they need no torch."""
-    root = chain.root
-    for stage in ("label", "pairs"):
-        shutil.rmtree(chain.folder(stage))
-    ran = run(root, server, "stage=pairs")
-    assert ran.returncode == 0, ran.stderr
-    assert {m["stage"] for m in manifests(root).values()} == {"label", "pairs"}
-    assert set(server.runs) == set(manifests(root))
-    assert len(server.used) == 1, "the pairs used the labels; no run logged the samples"
-
-
-@pytest.mark.slow
-def test_a_server_that_goes_away_costs_a_minute_and_no_run(
-    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "outputs"
-    for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(variable, str(root / "cache" / "wandb"))
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    data = nodes(root)["data"]
-    with track(settings("recipe=tiny", "tracker=wandb").tracker, data, root) as attempt:
-        server.close()
-        attempt.log({"loss": 1.0}, step=1)
-
-    with closing(WandbServer()) as other:
-        ran = run(root, other, "stage=sync")
-    assert ran.returncode == 0, ran.stderr
-    assert set(other.runs) == {attempt.wandb_id}
-    assert b"loss" in other.files[f"{attempt.wandb_id}/wandb-summary.json"]

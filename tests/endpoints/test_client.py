@@ -301,18 +301,6 @@ def test_the_rate_limit_and_retry_after_are_respected(tmp_path: Path) -> None:
     assert retry_after({"retry-after": "soon"}) is None
 
 
-def test_cached_replies_need_neither_server_nor_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = work(tmp_path / "node")
-    with running(Model(shout)) as model:
-        ask_all(client(model.url, out), [question(0)], out)
-    monkeypatch.setitem(sys.modules, "openai", None)
-    assert ask_all(client(model.url, out), [question(0)], out) == {"question 0": "QUESTION 0"}
-    with pytest.raises(UserError, match=r"pip install -e '\.\[endpoints\]'"):
-        ask_all(client(model.url, out), [question(1)], out)
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
@@ -339,9 +327,3 @@ def test_any_body_is_a_reply_or_a_reason(body: str) -> None:
     message = json.loads(body)["choices"][0]["message"]
     assert isinstance(reply, Reply)
     assert reply.text in ("", message.get("refusal"), message.get("content"))
-
-
-def test_a_model_that_thinks_up_to_its_limit_has_an_empty_answer_that_is_kept() -> None:
-    """Otherwise every retry would pay for it again."""
-    choice = {"message": {"content": None, "reasoning_content": "Hm"}, "finish_reason": "length"}
-    assert parse_reply(json.dumps({"choices": [choice]})) == Reply("", "length", None, None)

@@ -1,7 +1,5 @@
 """Agreement against published examples, and the corrected rate against judges whose errors are known."""
 
-from dataclasses import astuple
-
 import numpy as np
 import pytest
 
@@ -38,11 +36,6 @@ def test_alpha_of_any_number_of_labellers_is_that_of_the_textbook() -> None:
         if len(labels) > 1:
             units.append(labels)
     assert float(alpha(coincidences(units, 5))) == pytest.approx(0.743, abs=5e-4)
-
-
-def test_wilson_holds_where_nothing_or_all_is_hit() -> None:
-    assert astuple(share(0, 10)) == pytest.approx((0, 0, 0.2775), abs=1e-4)
-    assert astuple(share(10, 10)) == pytest.approx((1, 0.7225, 1), abs=1e-4)
 
 
 def test_the_corrected_interval_covers_the_truth_and_the_plain_one_does_not() -> None:

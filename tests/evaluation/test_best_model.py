@@ -5,7 +5,7 @@ import pytest
 
 from stages.evaluation.best_model import Contender, compare_models, conclusion
 from stages.evaluation.intervals import Means
-from tests.bench.intervals import Sweep
+from tests.evaluation.simulated import Sweep
 
 PROMPTS = 300
 TASKS = 30
@@ -56,7 +56,7 @@ def test_the_best_of_many_that_are_alike_is_no_more_than_chance() -> None:
 @pytest.mark.extended
 def test_a_better_setting_among_seven_is_found_more_often_than_not() -> None:
     """One of 7 settings is +8 points better on 28 tasks of 11 prompts; resampling prompts twice found 22 to 34%."""
-    sweep = Sweep("", 28, 11, (0.08, *(0.0,) * 6))
+    sweep = Sweep(28, 11, (0.08, *(0.0,) * 6))
     rng = np.random.default_rng(7)
     families = [str(i // 11) for i in range(28 * 11)]
     better = 0

@@ -8,7 +8,7 @@ from statistics import fmean
 
 import pytest
 
-from stages.evaluation.learnt_scores import best_of_n, curve, length_warning
+from stages.evaluation.learnt_scores import best_of_n, curve
 from stages.store.records import Candidate, Check, Example, Judgement
 from tests.rows import candidate, prompt
 
@@ -21,10 +21,6 @@ def test_the_best_of_n_is_what_all_draws_give() -> None:
     for n, point in points.items():
         best = [max(draw) for draw in combinations(graded, n)]
         assert point == pytest.approx((fmean(s for s, _ in best), fmean(c for _, c in best)))
-
-
-def test_equal_scores_share_their_checks() -> None:
-    assert curve([(1.0, 0.0), (1.0, 1.0)])[2] == (1.0, 0.5)
 
 
 def pool(score: Callable[[int], float]) -> tuple[list[Judgement], list[Example], list[Candidate]]:
@@ -64,8 +60,3 @@ def test_without_checks_nothing_is_watched() -> None:
     judgements, examples, candidates = pool(lambda k: k / 8)
     bare = [replace(example, checks=[]) for example in examples]
     assert best_of_n(judgements, bare, candidates) == ({}, "")
-
-
-def test_scores_that_go_with_length_are_told() -> None:
-    assert length_warning(None) == length_warning(0.3) == ""
-    assert "shorter answers are preferred" in length_warning(-0.6)

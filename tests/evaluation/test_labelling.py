@@ -58,14 +58,6 @@ def test_what_tells_nothing_apart_is_counted_by_prompts() -> None:
     assert tied.longer() is None
 
 
-def test_a_task_has_the_judgements_of_its_prompts() -> None:
-    whole = labelled(lambda length, _: length / 40, pairwise=True)
-    for i, prompt in enumerate(whole.prompts.values()):
-        prompt.task = "odd + third" if i % 2 else "even"
-    counts = {task: len(part.judgements) for task, part in whole.by_task().items()}
-    assert counts == {"even": 450, "odd": 450, "third": 450}
-
-
 def test_outcomes_of_one_prompt_are_one_draw() -> None:
     hits = [i % 3 == 0 for i in range(100)]
     prompts = [str(i) for i in range(100)]

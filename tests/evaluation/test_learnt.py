@@ -2,10 +2,8 @@
 
 import json
 import math
-import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +12,13 @@ from stages.config.blocks.evaluation import Eval
 from stages.evaluation import learnt as scoring
 from stages.evaluation.intervals import Means
 from stages.evaluation.learnt import (
-    FEWEST,
     cautions,
     learnt_results,
     log_probs,
     placements,
     read_held_out,
 )
-from tests.helpers import Chain, build, settings
+from tests.helpers import Chain, settings
 from tests.rows import work
 
 TITLES = {"base": "Base", "sft": "SFT", "policy": "DPO"}
@@ -79,30 +76,6 @@ def test_what_the_context_does_not_hold_is_left_out_and_counted(
     assert f"{longest} of {len(before)} held-out pairs" in warning
     monkeypatch.setattr(scoring, "read_context_length", lambda model: 1)
     assert learnt_results(evaluation(), inputs, "sft", work(tmp_path / "none")) == ({}, [])
-
-
-@pytest.mark.slow
-def test_learnable_preferences_are_learnt_and_a_coins_are_not(chain: Chain, tmp_path: Path) -> None:
-    words = ("alpha beta", "gamma delta")
-    draw = random.Random(0)
-    intervals = dict[str, Any]()
-    for name, choices in {"rule": (0,), "coin": (0, 1)}.items():
-        rows = list[str]()
-        for i in range(240):
-            chosen = draw.choice(choices)
-            row = {"prompt": f"Say {i}", "chosen": words[chosen], "rejected": words[1 - chosen]}
-            rows.append(json.dumps(row))
-        file = tmp_path / f"{name}.jsonl"
-        file.write_text("\n".join(rows))
-        line = ("label=dataset", f"label.path={file}", "pairs=all", "dpo.batch_size=8")
-        line += ("pairs.validation_fraction=0.5",)
-        build(chain.root, "stage=dpo", *line)
-        out = work(tmp_path / name)
-        figures, _ = learnt_results(evaluation(), inputs_of(chain, *line), "sft", out)
-        assert figures["pairs"] >= FEWEST
-        intervals[name] = figures["ratio"]["policy"]
-    assert intervals["rule"]["low"] > 0.9
-    assert intervals["coin"]["low"] < 0.5 < intervals["coin"]["high"]
 
 
 def test_cautions_are_what_became_worse_by_more_than_is_usual() -> None:

@@ -6,8 +6,6 @@ import pytest
 
 from stages.evaluation.relative_scores import (
     floors_by_prompt,
-    pooled_deviation,
-    quantile,
     quantiles_over_prompts,
 )
 
@@ -32,12 +30,6 @@ def test_a_relative_floor_moves_with_its_prompt(constant: float) -> None:
     assert floors_by_prompt(moved, relative=True) == pytest.approx(expected)
 
 
-def test_right_answers_beside_one_without_a_score_still_teach() -> None:
-    """All have one score, so the deviation is 0, and the floor lies 1 below."""
-    assert pooled_deviation([[0.7] * 7]) == 1.0
-    assert floors_by_prompt({"p": [0.7] * 7}, relative=True) == {"p": pytest.approx(-0.3)}
-
-
 def test_an_absolute_floor_is_0_or_the_lowest() -> None:
     scores = {"right": [1.0, 0.5], "below": [-3.0, 2.0], "none": []}
     assert floors_by_prompt(scores, relative=False) == {"right": 0.0, "below": -3.0, "none": 0.0}
@@ -57,7 +49,3 @@ def test_quantiles_know_no_constant_of_a_prompt(constant: float) -> None:
     quantiles = quantiles_over_prompts(scores, prompt_of)
     assert quantiles_over_prompts(moved, prompt_of) == quantiles
     assert all(0 < each < 1 for each in quantiles.values())
-
-
-def test_quantiles_split_ties_and_exclude_0_and_1() -> None:
-    assert [quantile(x, [1.0, 2.0, 2.0, 5.0]) for x in (1.0, 2.0, 5.0)] == [0.125, 0.5, 0.875]

@@ -1,11 +1,10 @@
 """Rounds are compared on validation prompts, and the best one is named."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from stages.evaluation.rounds import compare_rounds, sentence, table_rows
+from stages.evaluation.rounds import compare_rounds, sentence
 from stages.store.records import Candidate, Check, Example, save
 from tests.rows import candidate, prompt
 
@@ -58,14 +57,6 @@ def test_a_lead_within_noise_is_called_so_and_the_last_round_may_be_the_best(
     assert "rounds=" not in sentence(rising)
 
 
-def test_the_best_of_many_rounds_needs_a_larger_lead(inputs: dict[str, Path]) -> None:
-    of_three = compare_rounds(inputs, 0.95, set())["over_last"]
-    inputs["round_1"], inputs["round_2"] = inputs["round_2"], inputs.pop("round_3")
-    of_two = compare_rounds(inputs, 0.95, set())["over_last"]
-    assert of_three["mean"] == of_two["mean"]
-    assert of_three["low"] < of_two["low"]
-
-
 def test_prompts_that_were_trained_on_choose_no_round(inputs: dict[str, Path]) -> None:
     """Nothing but the first answers is right, and of these only the last one of round 2 was not trained on."""
     trained = {str(i) for i in range(RIGHT[2] - 1)}
@@ -73,13 +64,3 @@ def test_prompts_that_were_trained_on_choose_no_round(inputs: dict[str, Path]) -
     assert by_round["prompts"] == PROMPTS - len(trained)
     assert [rate["mean"] > 0 for rate in by_round["rates"]] == [False, False, True, False]
     assert compare_rounds(inputs, 0.95, {str(i) for i in range(PROMPTS)}) == {}
-
-
-def test_the_share_of_right_candidates_is_known_of_checks_alone(inputs: dict[str, Path]) -> None:
-    nodes = dict[str, Any]()
-    for name, rate in {"_1": 0.3, "_2": 0.6, "": 0.4}.items():
-        labeler = "judge" if name == "_2" else "verifier"  # whose best score is no pass of checks
-        nodes[f"label{name}"] = {"metrics": {"labeler": labeler, "pass_rate": rate}}
-        nodes[f"dpo{name}"] = {"metrics": {}}
-    rows = table_rows(nodes, compare_rounds(inputs, 0.95, set()))
-    assert [row["right"] for row in rows] == [0.3, None, 0.4]

@@ -1,33 +1,114 @@
 """Win rates of a judged comparison: no verdict due to length or chance, and intervals with their nominal coverage."""
 
 import json
-from dataclasses import asdict, replace
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from stages.evaluation.intervals import Interval
 from stages.evaluation.judged import Comparison
 from stages.evaluation.win_rates import (
     Comparisons,
     comparison_results,
-    detectable,
     people_rate,
     win_rate,
 )
-from stages.store.records import Judgement
-from tests.bench.win_rates import (
-    AUDITS,
-    BETTER,
-    CERTAIN,
-    NULLS,
-    Judge,
-    audited,
-    claims,
-    covered,
-    verdicts,
-)
 from tests.rows import pool
+
+Array = NDArray[np.float64]
+
+
+CERTAIN = np.inf  # log-odds of a judge that never errs
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge that prefers the longer answer with these log-odds at a difference of one sd, the answer that it sees
+    first with those, and the policy's with `gain`; a share of its words are ties, and a share is missing."""
+
+    name: str
+    longer: float = 0.0
+    first: float = 0.0
+    gain: float = 0.0
+    ties: float = 0.3
+    missing: float = 0.0
+
+    def table(self, rng: np.random.Generator, prompts: int, drift: float) -> Comparisons:
+        """Differences of lengths are normal around `drift`, in tokens of which 60 are one sd."""
+        of_length = rng.normal(drift, 1, prompts)
+        shown_first = rng.random(prompts) < 0.5
+        odds = self.gain + leaning(
+            self.longer, np.sign(of_length) * np.minimum(np.abs(of_length), 1.5)
+        )
+        odds = odds + leaning(self.first, np.where(shown_first, 1.0, -1.0))
+        won = (rng.random(prompts) < 1 / (1 + np.exp(-odds))).astype(float)
+        won[rng.random(prompts) < self.ties] = 0.5
+        won[rng.random(prompts) < self.missing] = np.nan
+        tokens = away_from_zero(60 * of_length)
+        nobody = np.full(prompts, np.nan)
+        return Comparisons(won, tokens, nobody, shown_first, np.full(prompts, False), won)
+
+
+def leaning(odds: float, toward: Array) -> Array:
+    return 50 * np.sign(toward) if odds == CERTAIN else odds * toward
+
+
+def away_from_zero(tokens: Array) -> NDArray[np.int64]:
+    return (np.sign(tokens) * np.ceil(np.abs(tokens))).astype(int)
+
+
+NULLS = (
+    Judge("no lean"),
+    Judge("leans to longer", longer=1.0),
+    Judge("longer always wins", longer=CERTAIN, ties=0.0),
+    Judge("first always wins", first=CERTAIN, ties=0.0),
+    Judge("noise", ties=0.85, missing=0.1),
+)
+
+
+BETTER = Judge("no lean", gain=float(np.log(0.6 / 0.4)))
+
+
+def verdicts(judge: Judge, tables: int, prompts: int, drift: float) -> Counter[str]:
+    rng = np.random.default_rng(0)
+    return Counter(results(judge.table(rng, prompts, drift))["effect"] for _ in range(tables))
+
+
+def claims(effects: Counter[str]) -> float:
+    """The share of tables that call the policy better or worse."""
+    return (effects["better"] + effects["worse"]) / effects.total()
+
+
+def audited(
+    rng: np.random.Generator,
+    truth: float,
+    right: tuple[float, float],
+    words: int,
+) -> Comparisons:
+    """Comparisons of which people know the first `words`. `right`: how often the judge is where the policy's answer is
+    better, and where it is not."""
+    prompts = 800
+    people = (rng.random(prompts) < truth).astype(float)
+    won = np.where(
+        people == 1, rng.random(prompts) < right[0], rng.random(prompts) >= right[1]
+    ).astype(float)
+    nothing = np.zeros(prompts)
+    return Comparisons(
+        won,
+        nothing,
+        np.where(np.arange(prompts) < words, people, np.nan),
+        nothing,
+        nothing > 0,
+        won,
+    )
+
+
+AUDITS = ((0.5, (0.8, 0.8), 50), (0.5, (0.65, 0.65), 100), (0.6, (0.9, 0.6), 300))
+
 
 LONGER_WINS = Judge("longer always wins", longer=CERTAIN, ties=0.0)
 
@@ -101,10 +182,22 @@ def test_the_interval_by_people_and_judge_holds_the_truth(
     truth: float, right: tuple[float, float], words: int
 ) -> None:
     """Allow four standard errors around 95%."""
+    rng = np.random.default_rng(0)
     tables = 300
-    figures = covered(tables, truth, right, words)
-    assert figures.together == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / tables) ** 0.5)
-    assert figures.width <= 1.02 * figures.width_alone
+    inside = 0
+    widths = 0.0
+    widths_alone = 0.0
+    for _ in range(tables):
+        comparisons = audited(rng, truth, right, words)
+        estimate = people_rate(comparisons, 0.95)
+        assert estimate
+        together = Interval(**estimate["win_rate"])
+        alone = win_rate(comparisons.people[:words])
+        inside += together.low <= truth <= together.high
+        widths += together.high - together.low
+        widths_alone += alone.high - alone.low
+    assert inside / tables == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / tables) ** 0.5)
+    assert widths <= 1.02 * widths_alone
 
 
 def test_few_words_of_people_stand_alone_and_fewer_say_nothing() -> None:
@@ -132,17 +225,3 @@ def test_every_comparison_without_a_verdict_has_one_reason() -> None:
     figures = Comparison(sides, {}, {c.candidate_id: 1.0 for c in sides[3]}, errors, {}).figures
     assert (figures["judged"], figures["ties"]) == (2, 2)
     assert figures["missing"] == {"too long": 1, "no reason given": 1}
-
-
-@pytest.mark.parametrize(("labeler", "first"), [("human", 0.5), ("ensemble", 0.5), ("mine", 1.0)])
-def test_who_sees_an_order_of_its_own_has_no_first_answer(labeler: str, first: float) -> None:
-    policy, other = pool(["a", "b"]).candidates
-    sides = {"a": policy.candidate_id, "b": other.candidate_id}
-    judgement = Judgement("p0", labeler, preference="a", **sides)
-    comparison = Comparison([(policy, other)], {"p0": judgement}, {}, {}, {})
-    assert comparison.shown_first(policy) == first
-
-
-def test_a_detectable_difference_shrinks_with_the_prompts() -> None:
-    points = [round(100 * detectable(prompts)) for prompts in (0, 1, 100, 400, 800)]
-    assert points == [50, 50, 12, 6, 4]

@@ -6,15 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import submitit
 
 from stages.config.installation import ROOT
-from stages.store import blocks
 from stages.store.records import Candidate, PairLogProbs, load
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH
@@ -145,49 +142,3 @@ def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(
     assert len([*(tmp_path / "notes").glob("death-*")]) == 2 and len(saved_shards) >= 2
     build(chain.root, "stage=sample", *SMALL)  # the same command resumes
     assert len(saved_blocks(tmp_path / "notes")) == len(saved_shards)
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def ten_ids_in_blocks() -> list[blocks.Block[str]]:
-    ids = [f"{i:016x}" for i in range(10)]
-    return blocks.cut_blocks(([i] for i in ids), str, 3)
-
-
-def test_blocks_depend_on_content_alone() -> None:
-    cut = ten_ids_in_blocks()
-    assert [len(block.items) for block in cut] == [3, 3, 3, 1]
-    assert [block.name for block in cut] == [block.name for block in ten_ids_in_blocks()]
-    whole_batches = blocks.cut_blocks([["a", "b"], ["c", "d"], ["e"]], str, 3)
-    assert [[*block.items] for block in whole_batches] == [["a", "b", "c", "d"], ["e"]]
-
-
-def test_a_process_works_on_its_own_blocks_first_and_then_on_free_ones(tmp_path: Path) -> None:
-    cut = ten_ids_in_blocks()
-    claimed = blocks.claim_blocks(cut, tmp_path, (1, 2))
-    order = list[int]()
-    with blocks.claim(tmp_path / f"{cut[0].name}.lock"):  # another process holds it
-        for _ in range(3):
-            block = next(claimed)
-            order.append(cut.index(block))
-            block.shard(tmp_path).touch()
-    for block in claimed:
-        order.append(cut.index(block))
-        block.shard(tmp_path).touch()
-    assert order == [1, 3, 2, 0]
-
-
-def test_without_locks_blocks_go_by_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert blocks.locks_hold(tmp_path)
-    # a file system that grants every lock
-    monkeypatch.setattr(blocks.filelock, "lock_descriptor", lambda descriptor, blocking: True)
-    assert not blocks.locks_hold(tmp_path)
-    cut = ten_ids_in_blocks()
-    claims = [blocks.claim_blocks(cut, tmp_path, (rank, 2)) for rank in (0, 1)]
-    orders = [[next(claim).name for _ in range(2)] for claim in claims]
-    assert orders == [[cut[0].name, cut[2].name], [cut[1].name, cut[3].name]]

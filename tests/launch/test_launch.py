@@ -1,6 +1,5 @@
 """Tests of training in several real processes: the same result as in one, readable errors, and locks."""
 
-import json
 import os
 import shutil
 import signal
@@ -8,24 +7,20 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.config.blocks.labels import LABELS, Label, PreferenceFile
-from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.launch import agent
 from stages.launch import processes as parent
-from stages.launch.job_file import read_block
 from stages.preflight import constraints
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH, read_curves, read_samples
-from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused, settings
+from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused
 
 # Budgets by which the processes would not have as many micro-batches as each other.
 TWO = (
@@ -257,14 +252,6 @@ def test_a_node_that_follows_does_not_wait_for_ever(
         build(chain.root, "stage=dpo", *FOLLOWS, "dpo.runtime.micro_batch=1")
 
 
-def test_a_node_that_follows_needs_no_training_that_node_0_does_not_need(chain: Chain) -> None:
-    """Node 0 leaves out what lies before a target that it got from `store.remote`."""
-    without(chain, "sft")
-    micro_batches = ("sft.runtime.micro_batch=1", "dpo.runtime.micro_batch=1")
-    build(chain.root, "stage=dpo", *FOLLOWS, *micro_batches)
-    assert not chain.folder("sft").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
@@ -281,13 +268,3 @@ def test_what_cannot_be_launched_is_told(
     monkeypatch.setattr(constraints, "find_spec", lambda package: package)
     assert pattern in refused(*TINY, f"outputs={tmp_path}", *TWO, *arguments)
     assert not Chain(tmp_path).count(), "before anything is built"
-
-
-@pytest.mark.parametrize(
-    "label", [kind() for kind in LABELS.values() if kind is not PreferenceFile]
-)
-def test_another_process_reads_the_label_of_grpo_with_the_class_of_its_labeler(
-    label: Label,
-) -> None:
-    block = ScoredGRPO(**vars(settings(*TINY).grpo), label=label)
-    assert read_block(ScoredGRPO, json.loads(json.dumps(asdict(block)))) == block

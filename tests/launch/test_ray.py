@@ -19,7 +19,8 @@ from stages.hardware import machine
 from stages.preflight import machine_needs
 from stages.store.sealed_json import file_digest
 from tests.helpers import TINY, Chain, build, nodes, refused
-from tests.launch.test_divided import SMALL, wait_for
+from tests.launch.test_divided import SMALL
+from tests.launch.test_launch import wait_for
 
 NAMESPACE = ("unshare", "-rnpf", "--mount-proc", "--kill-child")
 REWARDS = (

@@ -11,7 +11,6 @@ import pytest
 
 from stages.config.installation import ROOT
 from stages.launch import job_file
-from stages.launch.agent import place_of
 from stages.store.workspace import SCRATCH
 from tests.launch import waiting
 
@@ -75,23 +74,3 @@ def test_a_stall_names_the_places_and_ends_with_them(stopped: bool, tmp_path: Pa
     assert str(error) == message[0]
     settings = {(tmp_path / f"allocator-{rank}").read_text() for rank in (0, 1)}
     assert settings == {os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")}
-
-
-def test_a_place_is_the_innermost_line_of_every_library() -> None:
-    lines = [
-        ("/x/site-packages/torch/a.py", 1, "wait"),
-        ("/x/site-packages/torch/b.py", 2, "reduce"),
-        ("/x/site-packages/accelerate/c.py", 3, "gather"),
-        ("/home/user/own.py", 4, "rows"),
-        (f"{ROOT}/stages/training/trainer.py", 5, "evaluate"),
-        (f"{ROOT}/stages/training/fit.py", 6, "train"),
-    ]
-    stack = "Stack (most recent call first):\n" + "".join(
-        f'  File "{f}", line {n} in {name}\n' for f, n, name in lines
-    )
-    assert place_of(stack).split(" in ") == [
-        "wait (torch/a.py:1)",
-        "gather (accelerate/c.py:3)",
-        "rows (/home/user/own.py:4)",
-        "evaluate (stages/training/trainer.py:5)",
-    ]

@@ -1,4 +1,4 @@
-"""KTO on the real trainer: TRL's loss on the same mismatches, any micro-batch, mismatched completions, first loss."""
+"""KTO on the real trainer: TRL's loss on the same mismatches, mismatched completions, first loss."""
 
 import shutil
 from dataclasses import replace
@@ -132,21 +132,6 @@ def test_a_step_has_trls_loss_and_gradients(inputs: dict[str, Path], tmp_path: P
         assert metrics[name] == pytest.approx(float(plain._metrics["train"][name][0]), abs=1e-4), (
             name
         )
-
-
-@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 5])
-def test_a_step_is_the_same_in_any_micro_batches(
-    rows: int, inputs: dict[str, Path], tmp_path: Path
-) -> None:
-    runtime = block().runtime
-    whole = step_of(
-        trainer_of(block(runtime=replace(runtime, micro_batch=ROWS)), inputs, tmp_path / "whole")
-    )
-    parts = step_of(
-        trainer_of(block(runtime=replace(runtime, micro_batch=rows)), inputs, tmp_path / "parts")
-    )
-    assert parts[0] == pytest.approx(whole[0], abs=1e-7)
-    assert max(float((parts[1][name] - whole[1][name]).abs().max()) for name in whole[1]) <= 1e-7
 
 
 def test_every_row_has_a_fixed_completion_of_another_prompt(inputs: dict[str, Path]) -> None:

@@ -196,20 +196,6 @@ def test_every_family_of_models_reads_each_token_once_and_learns_the_same(
     assert read == [2 * len(rows) * width, sum(len(ids) for r in rows for ids in r.values())]
 
 
-def test_pairs_of_every_shape(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """Pairs with the same prompt, equal completions, one that begins the other, and one cut at the end."""
-    prompt = [*range(4, 24)]
-    rows = [
-        row(prompt, [5, 6, 7], [8, 9]),
-        row(prompt, [9, 5], [6, 5, 8]),
-        row([4, 5, 6], [7, 8, 9], [7, 8, 9]),
-        row([4, 5, 6], [7, 8], [7, 8, 9, 10]),
-        row(prompt, [*range(20, 30)], [30]),
-    ]
-    padded, packed = trainers(tokenizer, tmp_path, "gemma3", max_length=25, **MIXTURE)
-    assert_equal(step(padded, rows), step(packed, rows))
-
-
 @pytest.mark.parametrize("kind", [Checkpointing.selective, Checkpointing.full])
 def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
     kind: Checkpointing, tokenizer: PreTrainedTokenizerBase, tmp_path: Path

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from stages.pages.first_screen import lamps, sentence
-from stages.pages.plots import Axis, histogram
 
 NODES: dict[str, Any] = {
     "dpo": {"stage": "dpo"},
@@ -68,15 +67,3 @@ def test_a_lamp_for_each_question_says_what_it_compares_or_how_to_ask() -> None:
     untested = lamps(results(UP, SAME, None), NODES, "it", "python run.py")[-1]
     assert (untested.state, untested.command) == ("off", "python run.py control=true")
     assert len(lamps(results(UP, SAME, None), {}, "it", "")) == 2, "GRPO has no chosen answers"
-
-
-@pytest.mark.parametrize("values", [[0.013, 0.87], [-3.2e-9, 5e-10], [7, 7], [-120.0, 44.0]])
-def test_an_axis_holds_every_value(values: list[float]) -> None:
-    axis = Axis.over(values)
-    assert axis.low <= min(values) <= max(values) <= axis.high
-    assert 2 <= len(axis.ticks) <= 7
-
-
-def test_a_histogram_counts_every_value_once() -> None:
-    bars = histogram([0, 1, 2, 3, 3, 90], (0, 2, 4))
-    assert [(bar.name, bar.number) for bar in bars] == [("0–1", 2), ("2–3", 3), ("4+", 1)]

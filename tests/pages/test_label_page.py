@@ -12,7 +12,6 @@ import pytest
 from stages.config.errors import UNSEEN
 from stages.evaluation.labelling import Labelling
 from stages.pages import label_page
-from stages.pages.label_page import ROOM, cut
 from stages.store.records import Candidate, Example, Judgement, load, save
 from tests.browser import page_faults
 from tests.endpoints.servers import Model, running
@@ -136,9 +135,3 @@ def spoilt(folder: Path, copy: Path) -> Path:
                     record.raw = record.raw and json.dumps({HOSTILE: {"ab": reply, "ba": reply}})
         save(copy / f"{name}.parquet", records, kind)
     return copy
-
-
-def test_a_text_is_cut_to_what_it_takes_on_the_page_and_says_so() -> None:
-    assert cut("a", "x" * ROOM) == ("a", "x" * ROOM, 0)
-    assert cut("a", "<" * ROOM) == ("a", "<" * (ROOM // 4), ROOM - ROOM // 4)
-    assert cut("a", "🙂" * ROOM).more == ROOM - ROOM // 4

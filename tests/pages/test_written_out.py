@@ -32,12 +32,6 @@ def test_whatever_a_template_shows_is_written_out(value: object, template: str) 
     assert isinstance(value, Markup) or "<b>" not in html
 
 
-def test_the_filters_of_text_write_out_too() -> None:
-    for name in ("breakable", "line_ends", "in_words"):
-        html = environment().from_string(f"{{{{ value | {name} }}}}").render(value=f"a_{RED}")
-        assert not UNSEEN.search(html) and "u202e" in html
-
-
 def test_no_page_is_made_by_another_environment() -> None:
     makers = set[str]()
     for path in (ROOT / "stages").rglob("*.py"):

@@ -110,11 +110,3 @@ def test_a_files_own_prompts_are_used_once_with_their_licence(tmp_path: Path) ->
         ("Say hello.", "mit", "mine.jsonl", "preference"),
     }
     assert not out.warnings
-
-
-def test_a_file_without_candidates_is_reported(
-    sampled_prompts: list[Example], tmp_path: Path
-) -> None:
-    rows: Rows = [{"prompt": request(sampled_prompts[-1]), "completion": "a"}]
-    with pytest.raises(UserError, match=r"sample\.file=.*no row answers a prompt of this round"):
-        read(tmp_path, sampled_prompts, rows)

@@ -11,7 +11,7 @@ from stages.models.loading import load_model
 from stages.samplers.hf import HFSampler, Prepacked, prepack
 from stages.samplers.sampler import Request
 from stages.training import adapters
-from tests.helpers import NEEDS_4_BIT, settings
+from tests.helpers import settings
 from tests.samplers.test_samplers import SHAPE, prompts
 
 pytestmark = pytest.mark.skipif(
@@ -53,17 +53,6 @@ def test_prepacked_logits_equal_the_plain_models(dtype: torch.dtype, tolerance: 
     assert float((logits - expected).norm() / expected.norm()) < tolerance
 
 
-def test_layers_that_onednn_cannot_multiply_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check another device, another precision, a CPU that emulates bf16, and PyTorch without oneDNN."""
-    count = len(linears(make_model()))
-    assert len(linears(prepack(make_model().to("meta"), 7))) == count
-    assert len(linears(prepack(make_model(torch.float16), 7))) == count
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    assert len(linears(prepack(make_model(torch.bfloat16), 7))) == count
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert len(linears(prepack(make_model(), 7))) == count
-
-
 @torch.inference_mode()
 def test_a_model_under_an_adapter_has_the_same_logits() -> None:
     """Keep the adapter's layers, and prepack the plain layers inside them."""
@@ -76,14 +65,6 @@ def test_a_model_under_an_adapter_has_the_same_logits() -> None:
     expected = model(ids).logits
     assert torch.allclose(prepack(model, 7)(ids).logits, expected, atol=1e-5)
     assert any(isinstance(layer, Prepacked) for layer in model.modules())
-
-
-@pytest.mark.parametrize("_", [pytest.param(None, marks=NEEDS_4_BIT)], ids=["nf4"])
-def test_layers_in_4_bits_are_left_alone(_: None) -> None:
-    from bitsandbytes.nn import Linear4bit
-
-    model = torch.nn.Sequential(Linear4bit(64, 64), torch.nn.Linear(64, 64))
-    assert [type(layer) for layer in prepack(model, 7)] == [Linear4bit, Prepacked]
 
 
 def test_an_opened_sampler_generates_what_transformers_generates(tmp_path: Path) -> None:

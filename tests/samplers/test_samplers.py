@@ -1,7 +1,6 @@
 """The sampler `hf`: equal to transformers' generation where both are defined, and independent of batch and order."""
 
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,14 +31,13 @@ from transformers import (
 from stages.hardware import machine, memory
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.models.packing import pack_pairs
 from stages.samplers.drawing import nucleus
 from stages.samplers.generate import GenerateSampler
-from stages.samplers.hf import ON_ACCELERATOR, HFSampler, Pace
-from stages.samplers.sampler import Completion, Request, choose_shard_size
+from stages.samplers.hf import HFSampler
+from stages.samplers.sampler import Completion, Request
 from stages.samplers.slots import Slots
 from stages.store.records import Candidate, Example, load
-from tests.helpers import Chain, build, settings
+from tests.helpers import Chain, build
 
 SHAPE = {
     "hidden_size": 32,
@@ -168,34 +166,6 @@ def test_short_memory_decodes_fewer_rows_at_once_with_the_same_result(
     assert places == {3}
 
 
-@pytest.mark.parametrize("pace", [ON_ACCELERATOR, Pace(3, 2, 5)], ids=str)
-def test_the_pace_of_a_device_changes_no_result(pace: Pace) -> None:
-    """Transfer tokens every few steps, and pad rows and lengths, with rows that end early, at the limit or enter
-    late."""
-    requests = requests_of(12, 1.0, 0.0, 0.7)
-    sampler = HFSampler.of(make("gemma3"), [*range(100)], 12, 1.0, 10)
-    expected = dict[str, list[Completion]]()
-    for request, completions in sampler.complete(requests):
-        expected[request.id] = completions
-    sampler.pace = pace
-    assert {c.finish_reason for drawn in expected.values() for c in drawn} == {"stop", "length"}
-    for request, completions in sampler.complete(requests):
-        assert_same({request.id: completions}, expected)
-
-
-@pytest.mark.parametrize(
-    ("device", "prompts", "processes", "expected"),
-    [("cpu", 5000, 8, 64), ("cuda", 5000, 1, 512), ("cuda", 500, 4, 125)],
-)
-def test_shards_are_large_on_an_accelerator(
-    device: str, prompts: int, processes: int, expected: int
-) -> None:
-    """A batch of 512 candidates, four of each prompt. Every process has a shard."""
-    runtime = replace(settings("recipe=tiny").sample.runtime, batch_size=512, processes=processes)
-    assert choose_shard_size(replace(runtime, shard_size=None), prompts, 4, device) == expected
-    assert choose_shard_size(replace(runtime, shard_size=7), prompts, 4, device) == 7
-
-
 def test_samples_do_not_depend_on_batch_order_or_company(built: Path) -> None:
     folder = next((built / "sft").glob("*/model"))
     model = load_model(folder)
@@ -230,13 +200,6 @@ def test_generate_draws_the_same_from_a_model_with_settings_of_its_own() -> None
     model = make("gemma3")
     model.generation_config.repetition_penalty = 5.0
     assert_same(complete(model, requests, 5, kind=GenerateSampler), by_hf)
-
-
-def test_a_model_that_reads_packed_rows_completes_no_prompts() -> None:
-    model = make("llama")
-    assert pack_pairs(model)
-    with pytest.raises(ValueError, match="reads packed rows"):
-        HFSampler.of(model, [2], 12, 1.0, 1)
 
 
 def test_a_recurrent_model_is_sampled_by_generate() -> None:

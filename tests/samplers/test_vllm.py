@@ -9,12 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from stages import label
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.choices import Precision
 from stages.models.contract import load_contract
@@ -103,26 +101,6 @@ def test_an_engine_that_fails_loses_nothing(
     behave()
     build(chain.root, "stage=sample", *line, "rebuild=sample")
     assert (chain.folder("sample", *line) / "candidates.parquet").read_bytes() == expected
-
-
-def test_the_engine_ends_before_another_stage_begins(
-    chain: Chain,
-    line: list[str],
-    behave: Callable[..., None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    behave(pids=str(tmp_path / "pids"))
-    alive, run = list[bool](), label.run
-
-    def watched(*arguments: Any) -> Any:
-        [pid] = (tmp_path / "pids").read_text().split()
-        alive.append(Path(f"/proc/{pid}").exists())
-        return run(*arguments)
-
-    monkeypatch.setattr(label, "run", watched)
-    build(chain.root, "stage=label", *line)
-    assert alive == [False]
 
 
 @pytest.mark.slow
@@ -239,17 +217,6 @@ def tokens_and_logprobs(
     for request, completions in sampler.complete(requests):
         drawn[request.id] = [(c.token_ids, c.logprob) for c in completions]
     return drawn
-
-
-@NEEDS_VLLM
-@pytest.mark.slow
-def test_the_whole_chain_runs_with_vllm(tmp_path: Path) -> None:
-    runtimes = [f"{block}.runtime.python={REAL}" for block in ("sample", "answer")]
-    sizes = ["model.random_init.heads=1", "sample.prompts=24", "sample.candidates_per_prompt=4"]
-    build(tmp_path, "stage=report", "sample=vllm", "answer.sampler=vllm", *runtimes, *sizes)
-    assert (tmp_path / "report.html").exists()
-    [table] = tmp_path.glob("sample/*/candidates.parquet")
-    assert {c.sampler for c in load(table, Candidate)} == {"vllm"}
 
 
 def test_a_resume_with_another_engine_is_refused(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.store.numbers import bound, points, signed
+from stages.store.numbers import bound, signed
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,6 @@ from stages.store.numbers import bound, points, signed
 )
 def test_below_zero_stands_a_minus_sign_and_no_hyphen(number: float, form: str, text: str) -> None:
     assert signed(number, form) == text
-
-
-def test_points_of_a_difference() -> None:
-    assert (points(0.086), points(-0.017), points(-0.0001)) == ("+8.6", "−1.7", "+0.0")
 
 
 def test_a_bound_is_told_on_its_side_of_zero() -> None:

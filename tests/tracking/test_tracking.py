@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from wandb.proto import wandb_internal_pb2
 
 from stages.store.node import Node
-from stages.tracking.tracker import artifact_name, track
-from tests.helpers import SECRET, command, settings
+from stages.tracking.tracker import track
+from tests.helpers import SECRET, settings
 
 
 def records(file: Path) -> list[Any]:
@@ -95,38 +94,12 @@ def test_every_run_logs_its_node_by_reference_without_reading_it_again(tracked: 
             assert entry.ref == (folder / entry.path).as_uri()
 
 
-def test_the_configurations_of_the_runs_hold_the_lineage(tracked: Path) -> None:
-    all_runs = runs(tracked)
-    logged = {f"{a.name}:{alias}" for run in all_runs for a in run.artifacts for alias in a.aliases}
-    for run in all_runs:
-        inputs = run.manifest["inputs"]
-        named = {
-            role: (i["fingerprint"], i["artifact"]) for role, i in run.config["inputs"].items()
-        }
-        assert named == {role: (i["fingerprint"], artifact_name(**i)) for role, i in inputs.items()}
-        assert {artifact for _, artifact in named.values()} <= logged
-
-
 def test_a_tracker_that_cannot_start_stops_no_stage(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "wandb").touch()  # where W&B's folder belongs
     with track(settings("tracker=wandb").tracker, Node("dpo", 1, settings().dpo), tmp_path) as run:
         run.log({"loss": 1.0}, 0)
     assert run.wandb_id is None
-
-
-@pytest.mark.extended
-def test_upload_puts_the_files_themselves_into_the_artifact(tmp_path: Path) -> None:
-    ran = command("recipe=tiny", "stage=data", "tracker.upload=true", f"outputs={tmp_path}")
-    assert ran.returncode == 0, ran.stderr
-    (run,) = runs(tmp_path)
-    (artifact,) = run.artifacts
-    assert {entry.path for entry in artifact.manifest.contents} == set(run.manifest["files"])
-    for entry in artifact.manifest.contents:
-        assert not entry.ref
-        assert Path(entry.local_path).samefile(
-            tmp_path / "data" / run.manifest["fingerprint"] / entry.path
-        )
 
 
 def test_no_secret_and_no_code_is_kept(tracked: Path) -> None:

@@ -3,14 +3,12 @@
 import math
 from collections import Counter
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
@@ -21,7 +19,7 @@ from stages.models.contract import load_contract
 from stages.objectives.sft import read_rows
 from stages.store.records import Example, Pair, load
 from stages.store.workspace import SCRATCH, StageDir, read_curves
-from stages.training.batches import EpochSchedule, fill_batches
+from stages.training.batches import EpochSchedule
 from stages.training.saving import Checkpoints
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import Chain, settings
@@ -50,22 +48,6 @@ def test_two_epochs_that_follow_each_other_see_every_row(rows: int, batch_size: 
 def test_rows_that_fill_no_batch_are_refused() -> None:
     with pytest.raises(UserError, match=r"sft\.batch_size"):
         EpochSchedule(["row"], 2, 0, "sft")
-
-
-@given(
-    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=12),
-    st.integers(1, 20),
-)
-def test_packed_rows_are_split_between_conversations(
-    bins: list[list[int]], batch_size: int
-) -> None:
-    rows = fill_batches(bins, batch_size)
-    assert [*chain.from_iterable(rows)] == [*chain.from_iterable(bins)], (
-        "all of them, in their order"
-    )
-    assert all(rows)
-    enough = sum(map(len, bins)) >= math.ceil(len(bins) / batch_size) * batch_size
-    assert len(rows) == (math.ceil(len(bins) / batch_size) * batch_size if enough else len(bins))
 
 
 class Reached:

@@ -17,8 +17,6 @@ from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
 from stages.store.workspace import StageDir, read_curves
-from stages.training.arguments import training_arguments
-from stages.training.budget import decide_open_settings, write_decision
 from tests.helpers import settings
 from tests.stages.test_sft import some_rows
 from tests.upstream.parts import Parts
@@ -185,27 +183,3 @@ def test_a_single_row_out_of_memory_recomputes_more_until_nothing_helps(tmp_path
         assert trainer.checkpointing is kind
     with pytest.raises(UserError, match=r"1 rows with \d+ tokens.*: lower sft.max_length"):
         trainer.make_room(trainer.model, [row])
-
-
-@pytest.mark.slow
-def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) -> None:
-    out, model = StageDir(tmp_path, lambda metrics, step: None), inputs["sft"]["base"] / "model"
-
-    def decided(**runtime: Any) -> tuple[int | None, Checkpointing]:
-        cfg = block("dpo", **runtime)
-        args = training_arguments(cfg, out)
-        runtime_settings = decide_open_settings(cfg, args, model, out).runtime
-        assert args.gradient_checkpointing == (
-            runtime_settings.gradient_checkpointing is Checkpointing.full
-        )
-        return runtime_settings.token_budget, runtime_settings.gradient_checkpointing
-
-    first = decided()
-    assert json.loads((tmp_path / "scratch" / "budget.json").read_text()) == [*first]
-    write_decision(out, 300, Checkpointing.full)
-    assert decided() == (300, Checkpointing.full)
-    assert decided(token_budget=200, gradient_checkpointing=Checkpointing.none) == (
-        200,
-        Checkpointing.none,
-    )
-    assert decided(micro_batch=2) == (None, Checkpointing.none)

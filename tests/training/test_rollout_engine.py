@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from stages.models.loading import save_model
 from stages.store.workspace import SCRATCH, read_curves
-from stages.training import rollout_engine
 from tests.helpers import TINY, Chain, build, refused, stand_in
 from tests.samplers.test_vllm import NEEDS_VLLM, REAL, SMALL, is_dead
 
@@ -89,20 +87,6 @@ def test_a_wrong_or_dead_engine_ends_the_training_and_a_resume_is_as_one_run(
     resumed = published_weights(chain, line)
     build(chain.root, *line, "rebuild=grpo")
     assert resumed == published_weights(chain, line)
-
-
-def test_the_weights_of_another_step_in_the_file_end_the_training(
-    chain: Chain, line: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    earlier = list[Any]()
-
-    def save_first(model: Any, folder: Path) -> None:
-        earlier.append({name: each.clone() for name, each in model.named_parameters()})
-        save_model(model, folder, earlier[0])
-
-    monkeypatch.setattr(rollout_engine, "save_model", save_first)
-    assert "other weights" in stopped(chain, line)
-    assert len(earlier) > 1, "after an optimizer step"
 
 
 @NEEDS_VLLM

@@ -17,9 +17,8 @@ from stages.models.loading import load_model
 from stages.models.packing import attention_name, pack_pairs
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
-from stages.store.records import prompt_id
 from stages.store.workspace import SAMPLES, StageDir, read_samples
-from stages.training.samples import FirstPrompts, inference_copy
+from stages.training.samples import inference_copy
 from tests.helpers import Chain, nodes, settings
 
 STAGES = {"sft": sft, "dpo": dpo}
@@ -122,15 +121,6 @@ def test_the_first_answers_are_the_starts_and_the_last_the_published_models(
             for name, completion in completions.items()
         }
     assert len({sample.id for sample in samples}) == (5 if name == "sft" else metrics["held_out"])
-
-
-def test_of_the_same_rows_the_same_prompts_are_asked() -> None:
-    rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
-    for order in (rows, [*reversed(rows), *rows]):
-        first = FirstPrompts(5)
-        for row in order:
-            first.add(row)
-        assert [*first] == sorted(rows, key=prompt_id)[:5]
 
 
 def state(model: LlamaForCausalLM) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tests of rows as columns: rows come back as added, TRL packs them like lists, and they take little memory."""
+"""Tests of rows as columns: TRL packs them like lists, and they take little memory."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from trl import pack_dataset
 
 from stages.config.installation import ROOT
 from stages.store.records import content_id
-from stages.training.token_rows import IGNORED, ROWS_PER_TABLE, PreferenceRows, TokenRows
+from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import Chain
 
 LENGTH, BIN = 64, 256  # the most tokens of a row, and of a packed row
@@ -28,16 +28,6 @@ def added(count: int) -> tuple[TokenRows, list[dict[str, object]]]:
         labels = [token if each else IGNORED for token, each in zip(ids, trained, strict=True)]
         lists.append({"id": content_id(i), "input_ids": ids, "labels": labels})
     return rows, lists
-
-
-def test_rows_come_back_as_they_were_added() -> None:
-    rows, lists = added(2 * ROWS_PER_TABLE + 7)
-    assert [{"id": name, **row} for name, row in zip(rows.ids, rows.dataset, strict=True)] == lists
-    assert rows.lengths == [len(row["labels"]) for row in lists]
-    assert rows.trained_counts == [
-        sum(label != IGNORED for label in row["labels"]) for row in lists
-    ]
-    assert len(rows) == len(lists)
 
 
 def test_columns_are_packed_as_trl_packs_lists() -> None:
@@ -60,17 +50,6 @@ def test_columns_are_packed_as_trl_packs_lists() -> None:
     assert [t for row in repeated.dataset for t in row["input_ids"]] == [
         t for row in expected for t in row["input_ids"]
     ]
-
-
-def test_pairs_come_back_as_they_were_added() -> None:
-    rows = PreferenceRows()
-    added_rows = list[dict[str, object]]()
-    for i in range(2 * ROWS_PER_TABLE + 7):
-        prompt = [*range(i, i + 9)]
-        added_rows.append({"prompt_ids": prompt, "chosen_ids": prompt[: 1 + i % 9], "ref": -i / 3})
-        rows.add(f"pair {i}", added_rows[-1])
-    assert rows.rows == [*rows.dataset] == added_rows
-    assert rows.tokens("chosen_ids", "prompt_ids") == [10 + i % 9 for i in range(len(rows))]
 
 
 MEASURE = """

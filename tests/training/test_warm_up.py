@@ -1,11 +1,9 @@
-"""Tests of the learning rate in short trainings, on a real trainer: warm-up, and settings in steps."""
+"""Tests of the learning rate in short trainings, on a real trainer."""
 
 import math
 from typing import Any
 
 import pytest
-import torch
-from transformers import get_scheduler
 
 from stages.training.trainer import LEAST_WARMUP
 from tests.upstream.parts import Parts
@@ -30,17 +28,6 @@ def rates(parts: Parts, steps: int, **trl: Any) -> list[float]:
     return rates_by_step
 
 
-def transformers_rates(steps: int, warm_up: int, kind: str = "cosine") -> list[float]:
-    """Return the learning rates of transformers' schedule."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler, factors = get_scheduler(kind, optimizer, warm_up, steps), []
-    for _ in range(steps):
-        factors.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    return factors
-
-
 @pytest.mark.parametrize("kind", ["cosine", "constant_with_warmup"])
 @pytest.mark.parametrize("steps", [1, 2, 5, 30])
 def test_a_short_training_climbs_to_its_rate(kind: str, steps: int, parts: Parts) -> None:
@@ -53,18 +40,6 @@ def test_a_short_training_climbs_to_its_rate(kind: str, steps: int, parts: Parts
     if steps > climbing:
         assert factors[climbing] == max(factors) == pytest.approx(1.0)
     assert factors[climbing:] == sorted(factors[climbing:], reverse=True)
-
-
-@pytest.mark.parametrize(
-    ("steps", "warmup_setting", "warm_up"),
-    [(31, 0.1, 4), (44, 0.1, 5), (4, 3, 3), (4, 0, 0)],
-)
-def test_longer_trainings_and_numbers_of_steps_are_as_transformers_has_them(
-    steps: int, warmup_setting: float, warm_up: int, parts: Parts
-) -> None:
-    assert rates(parts, steps, warmup_steps=warmup_setting) == pytest.approx(
-        transformers_rates(steps, warm_up), rel=1e-12
-    )
 
 
 def test_a_warm_up_that_outlasts_the_training_is_told(parts: Parts) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config import installation
-from stages.config.installation import DISTRIBUTION, checkout_project
+from stages.config.installation import checkout_project
 from stages.hardware import process
 from tests.helpers import TINY, inside
 
@@ -37,13 +36,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture
-def wheel_site(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same place for an installed wheel, which has no checkout around it."""
-    monkeypatch.setattr(installation, "ROOT", site)
-    return site
-
-
 def test_every_library_outside_its_range_is_named_in_one_line_once(
     site: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -62,33 +54,6 @@ def test_every_library_outside_its_range_is_named_in_one_line_once(
     assert "docs/reference/upgrading.md" in line
     for bound in ranges["trl"].removeprefix("trl").split(","):
         assert bound in line, "the range is that of pyproject.toml"
-
-
-@pytest.mark.parametrize(
-    ("version", "supported"),
-    [
-        ("1.16.0", True),
-        ("1.16.3.dev0", True),
-        ("1.16.0+cpu", True),
-        ("1.17.0.dev0", False),
-        ("1.17.0", False),
-        ("1.15.9", False),
-    ],
-)
-def test_a_version_counts_as_pip_counts_it(version: str, supported: bool, wheel_site: Path) -> None:
-    installed(
-        wheel_site,
-        DISTRIBUTION,
-        "0.1.0",
-        "trl<1.17,>=1.16",
-        "absent<2",
-        'ray<2.61,>=2.60; extra == "ray"',
-    )
-    installed(wheel_site, "trl", version)
-    installed(wheel_site, "ray", "1.0")  # of an extra that nobody asked for
-    assert process.untested_libraries() == (
-        [] if supported else [f"trl {version} (known: >=1.16,<1.17)"]
-    )
 
 
 @pytest.mark.extended
