@@ -138,7 +138,7 @@ def note_sweep(config: DictConfig, ended: bool = False) -> None:
 
     command = provenance.command(config.stage, ["-m", *config.hydra.overrides.task])
     name = sweep_name(config.hydra.sweep.dir)
-    page = runs.note_sweep(Path(config.outputs), name, command, [], ended)
+    page = runs.note_sweep(Path(config.outputs), name, command, ended)
     if not ended:
         log.info("The jobs: %s", page)
 

@@ -11,7 +11,7 @@ from stages.store.sealed_json import read_note, require_keys, write_note
 
 PAGES, INDEX = "pages", "index.html"
 ENTRY = ("page", "recipe", "command", "started", "sentence", "running", "sweep", "job")
-SWEEP = ("sweep", "command", "jobs", "ended")
+SWEEP = ("sweep", "command", "ended")
 
 
 def write_entry(root: Path, file: Path, entry: dict[str, Any]) -> None:
@@ -23,23 +23,20 @@ def write_entry(root: Path, file: Path, entry: dict[str, Any]) -> None:
         write_sweep(root, entry["sweep"], entries)
 
 
-def note_sweep(root: Path, sweep: str, command: str, jobs: list[str], ended: bool) -> Path:
-    """Note a sweep and the settings of its jobs, as far as they are known, and return the file of its page."""
-    values = {"sweep": sweep, "command": command, "jobs": jobs, "ended": ended}
+def note_sweep(root: Path, sweep: str, command: str, ended: bool) -> Path:
+    """Note a sweep, and return the file of its page."""
+    values = {"sweep": sweep, "command": command, "ended": ended}
     safe_files.write_if_allowed(root / PAGES / f"{sweep}.sweep", json.dumps(values))
     return write_sweep(root, sweep, runs(root))
 
 
 def write_sweep(root: Path, sweep: str, entries: list[dict[str, Any]]) -> Path:
-    """Write the page of a sweep: its jobs in their order, those that have not begun too."""
+    """Write the page of a sweep: its jobs that have begun, in their order, each once."""
     file = root / PAGES / f"{sweep}.html"
-    begun = {run["job"]: run for run in reversed(entries) if run["sweep"] == sweep}
-    if note := read_note(file.with_suffix(".sweep"), require_keys(*SWEEP)):
-        waiting = {"page": "", "date": "", "command": "", "sentence": "Waiting"}
-        jobs = {f"job {number}": waiting for number in range(len(note["jobs"]))} | begun
-        for (job, run), settings in zip(jobs.items(), note["jobs"], strict=False):
-            jobs[job] = run | {"command": settings}
-        listed = [run | {"job": job} for job, run in jobs.items()]
+    note = read_note(file.with_suffix(".sweep"), require_keys(*SWEEP))
+    if note:
+        begun = {run["job"]: run for run in reversed(entries) if run["sweep"] == sweep}
+        listed = [*begun.values()]
         write_list(file, listed, up="../", command=note["command"], running=not note["ended"])
     return file
 

@@ -18,7 +18,7 @@ from stages.tracking.tracker import Attempt, Run
 log = logging.getLogger(__name__)
 
 # Marker files in the folder of a run: W&B has its inputs; W&B did not answer when it ended.
-LINKED, CUT_OFF = "inputs.told", "cut.off"
+CUT_OFF = "cut.off"
 
 
 class WandbRun(Run):
@@ -42,10 +42,10 @@ class WandbRun(Run):
         if run_mode == "online":
             artifacts = [entry["artifact"] for entry in attempt.config["inputs"].values()]
             try:
-                link_run(wandb.Api(), Path(self.run.dir).parent, self.run.path, artifacts)
+                link_run(wandb.Api(), self.run.path, artifacts)
             except Exception as error:
                 log.warning(
-                    "warning: W&B did not accept this run's inputs (%s). stage=sync tries again.",
+                    "warning: W&B did not accept this run's inputs (%s)..",
                     error,
                 )
 
@@ -146,16 +146,11 @@ def has_key() -> bool:
         return False
 
 
-def link_run(api: Any, run: Path, path: str, artifacts: Iterable[str]) -> list[str]:
-    """Link a run to the artifacts that it used, mark its folder, and return the artifacts that W&B does not have.
-    `path` is entity/project/id. The public API accepts links for a finished run without resuming it."""
+def link_run(api: Any, path: str, artifacts: Iterable[str]) -> None:
+    """Link a run to the artifacts that it used and that W&B has. `path` is entity/project/id. The public API accepts
+    links for a finished run without resuming it."""
     user = api.run(path)
-    missing = list[str]()
     for name in artifacts:
-        if api.artifact_exists(place := f"{path.rpartition('/')[0]}/{name}"):
+        place = f"{path.rpartition('/')[0]}/{name}"
+        if api.artifact_exists(place):
             user.use_artifact(api.artifact(place))
-        else:
-            missing.append(name)
-    if not missing:
-        (run / LINKED).touch()
-    return missing

@@ -72,8 +72,7 @@ def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(chain: Cha
 
     compared = inside(*words)
     assert compared.returncode == 0, compared.stderr
-    for _, manifest in Store(chain.root).manifests("eval"):
-        assert manifest["fingerprint"] in compared.stdout
+    assert "Of 4 settings" in compared.stdout
 
 
 @pytest.mark.extended
