@@ -87,7 +87,7 @@ def join(
     """Return the ledger of prompts, and of each source the rows with prompts that nothing before them has."""
     rows = gather_rows(examples, files)
     ledger = SplitLedger(rows)
-    ledger.claim(np.arange(len(examples)))
+    ledger.claim(np.arange(len(examples)))  # sources yield to generated examples
     joined = list[SourceRows]()
     audit = cfg.audit.part(among_rows=True)
     row_filter = RowFilter(audit, Form()) if audit.actions else None

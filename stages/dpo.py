@@ -37,19 +37,19 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     kind = (
         objective.ReferenceFreeTrainer if cfg.reference_free else objective.StoredReferenceTrainer
     )
-    # first, as it measures the memory that is free
+    # before the model is loaded, as it measures the memory that is free
     fit = Fit(kind, cfg, rows, contract, frozen, out)
     load = partial(load_frozen, frozen, contract, cfg)
     model = load(cfg.start_weights, fit.args.device)
     policy = objective.trainable_model(model, inputs["policy"] / "adapter", fit.cfg, out)
     trainer = fit.build_trainer(policy)
 
-    def start(_: int) -> float | None:
+    def starting_loss(_pairs: int) -> float | None:
         return objective.starting_loss(cfg)
 
     checks = []
     if not cfg.reference_free:
-        checks.append(FirstStepCheck(trainer, inputs, rows.train.ids, start))
+        checks.append(FirstStepCheck(trainer, inputs, rows.train.ids, starting_loss))
     fit.train(*checks)
     margins = objective.reward_margins(trainer, objective.read_held_out(inputs, held_out))
     if not out.is_main:

@@ -37,9 +37,9 @@ def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
 
 
-def relabel(candidate: Candidate, name: str, contract: Contract) -> Candidate:
+def relabel(candidate: Candidate, source: str, contract: Contract) -> Candidate:
     """Return a candidate with its source as policy. A log-prob belongs to token ids, and is dropped with them."""
     if candidate.token_ids is not None and candidate.tokenizer == contract.digest:
-        return replace(candidate, policy=name)
+        return replace(candidate, policy=source)
     measured = contract.measure(candidate)
-    return replace(measured, policy=name, token_ids=None, tokenizer=None, logprob=None)
+    return replace(measured, policy=source, token_ids=None, tokenizer=None, logprob=None)

@@ -112,21 +112,21 @@ def one_sided_error(
     judgements: list[Judgement],
     labels: dict[str, bool],
     left_out: Counter[str],
-    ended: float,
+    ended_share: float,
 ) -> UserError:
-    """Return the error for labels of which not one, or every one, is desirable. `ended` is the share of candidates
-    that ended their turn."""
+    """Return the error for labels of which not one, or every one, is desirable. `ended_share` is that of candidates
+    which ended their turn."""
     finding = "no completion has a label"
     if labels:
         side = "desirable" if any(labels.values()) else "undesirable"
         finding = f"all {len(labels)} labelled completions are {side}"
-    [(reason, _)] = left_out.most_common(1) or [(UNJUDGED, 0)]
+    reason = max(left_out, key=left_out.__getitem__, default=UNJUDGED)
     way_out = WAYS_OUT[reason]
-    if reason in (UNFINISHED_GOOD, UNFINISHED_BAD):
-        way_out = ending_advice(ended) or way_out
-    if reason == TIED:
-        way_out = order_message(judgements) or way_out
     scores = [j.score for j in judgements if j.score is not None and j.candidate_id in labels]
+    if reason in (UNFINISHED_GOOD, UNFINISHED_BAD):
+        way_out = ending_advice(ended_share) or way_out
+    elif reason == TIED:
+        way_out = order_message(judgements) or way_out
     if scores:
         finding = f"unpaired.threshold={cfg.threshold:g}: {finding}"
         way_out = f"Set unpaired.threshold to a value that divides their scores, from {min(scores):g} to {max(scores):g}"
@@ -152,13 +152,13 @@ def label_candidates(
             balance[str(j.b)] -= sign
     label_by_id = dict[str, bool]()
     left_out = Counter[str]()
-    texts = set[str]()
+    seen = set[str]()  # prompts with texts
     for candidate in candidates:
         name = candidate.candidate_id
         label = balance[name] > 0
         if name in scores:
             label = scores[name] >= cfg.threshold
-        text = content_id(candidate.prompt_id, candidate.stripped_text)
+        content = content_id(candidate.prompt_id, candidate.stripped_text)
         unfinished = candidate.finish_reason != "stop"
         if name not in scores and name not in balance:
             left_out[UNJUDGED] += 1
@@ -170,9 +170,9 @@ def label_candidates(
             left_out[UNFINISHED_GOOD] += 1
         elif unfinished and cfg.unfinished is Unfinished.drop:
             left_out[UNFINISHED_BAD] += 1
-        elif text in texts:
+        elif content in seen:
             left_out[COPY] += 1
         else:
             label_by_id[name] = label
-            texts.add(text)
+            seen.add(content)
     return label_by_id, left_out

@@ -103,13 +103,12 @@ def write_labels_page(store: Store, nodes: dict[str, Node], targets: list[Node])
 
 def labels_page(store: Store, nodes: dict[str, Node], targets: list[Node]) -> bytes:
     """Return the page of the labels that the targets are made of; nothing without any, or if they are deleted."""
-    label = nodes.get("label")
-    if targets[-1].stage == Target.label:
-        label = targets[-1]
+    last = targets[-1]
+    label = last if last.stage == Target.label else nodes.get("label")
     if label is None or not any(label in target.lineage for target in targets):
         return b""
     folder = store.folder(label)
-    if not folder.exists():
+    if not folder.exists():  # deleted since
         return b""
     from stages.pages import label_page  # imported here, as few runs label anything
 

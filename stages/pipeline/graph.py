@@ -60,7 +60,8 @@ def wire_graph(
     for seed in cfg.seeds:
         chain = Chain(with_seed(cfg, seed), roots).wire()
         nodes |= {f"{name}_seed_{seed}": node for name, node in chain.items()}
-    nodes |= roots.nodes | Chain(cfg, roots).wire()
+    nodes |= roots.nodes
+    nodes |= Chain(cfg, roots).wire()  # of the run's own seed
     require_one_policy_a_seed(cfg, nodes)
     reported = {name: node for name, node in nodes.items() if not name.startswith(WAITING)}
     return nodes | {"report": shared.make("report", cfg.report, **reported)}

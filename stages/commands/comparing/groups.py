@@ -44,8 +44,8 @@ class ComparedSetting:
         """Return whether another setting is better in rate or KL, and not worse in either."""
         rate = self.pass_rate.mean
         other_rate = other.pass_rate.mean
-        is_worse = other_rate < rate or other.kl > self.kl
-        return not is_worse and (other_rate > rate or other.kl < self.kl)
+        other_is_worse = other_rate < rate or other.kl > self.kl
+        return not other_is_worse and (other_rate > rate or other.kl < self.kl)
 
 
 @dataclass

@@ -71,14 +71,15 @@ def to_judges(name: str, judge: Judge, calls: float, tokens: float) -> list[Plan
 
 
 def priced(
-    node: str, key: str, endpoint: Endpoint, calls: float, tokens: float, most: int
+    node: str, key: str, endpoint: Endpoint, calls: float, tokens_in: float, most_out: int
 ) -> PlannedCalls:
-    """Return calls with `tokens` in and at most `most` tokens out of each, and what they cost."""
+    """Return calls with so many tokens into each and at most so many out, and what they cost."""
     price = endpoint.price
     money = None
     if price.input is not None and price.output is not None:
-        money = calls * (tokens * price.input + most * price.output) / MILLION
-    return PlannedCalls(node, key, str(endpoint.model), calls, calls * tokens, calls * most, money)
+        money = calls * (tokens_in * price.input + most_out * price.output) / MILLION
+    model = str(endpoint.model)
+    return PlannedCalls(node, key, model, calls, calls * tokens_in, calls * most_out, money)
 
 
 def waits_for_people(node: Node) -> bool:

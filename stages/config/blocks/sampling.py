@@ -204,9 +204,10 @@ class Drawn(Sample):
     def check(self) -> None:
         if not self.temperatures:
             raise UserError("sample.temperatures is empty. Use [0.9].")
-        for i, member in enumerate(self.pool or ()):
+        pool = self.pool or []
+        for i, member in enumerate(pool):
             key = f"sample.pool[{i}]"
-            if member in (self.pool or [])[:i]:
+            if member in pool[:i]:
                 raise UserError(f"{key} repeats an earlier source. Leave it out.")
             member.check(key)
         can_fail = self.own or any(
