@@ -110,13 +110,17 @@ def setting_message(chain: list[BaseException]) -> str | None:
     where = key
     for each in chain:  # Hydra names the file or the argument that it was merging
         option = re.match(r"In '(\w+)/(.+?)': ", str(each))
-        argument = re.match(r"Error merging override \+*(.+)", str(each))
+        argument = re.match(
+            r"(?:Error merging override|Could not override .+\nTo append .+ use) \+*(.+)", str(each)
+        )
         if option:
             file = f"{option_file(option[1], option[2])}: "
         elif argument and key.partition("[")[0] in argument[1]:
             where = argument[1]
     if is_dataclass(error.object_type) and "not in" in str(error):
-        return file + unknown_key_message(key, error.object_type)  # type: ignore[arg-type]  # a class
+        message = unknown_key_message(key, error.object_type)  # type: ignore[arg-type]  # a class
+        is_nested = not where.startswith(key)  # in a list that was typed as a whole
+        return f"{file}{where}: {message}" if is_nested else file + message
     setting = all_settings().get(re.sub(r"\[\d+\]$", "", key))
     if setting is None or isinstance(error, InterpolationResolutionError):
         return f"{file}{where}: {str(error).splitlines()[0].removesuffix('.')}."

@@ -100,7 +100,7 @@ def validate_losses(cfg: DPO) -> None:
         raise UserError("dpo.loss_type=[] is empty. Type dpo.loss_type=[sigmoid].")
     if weights is not None and (len(weights) != len(losses) or not any(weights)):
         raise UserError(
-            f"dpo.loss_weights has {len(weights)} numbers for {len(losses)} losses, and not all may be 0. "
+            f"dpo.loss_weights={weights}: {len(losses)} losses need as many weights, not all 0. "
             "Type dpo.loss_weights=null for equal weights."
         )
     if SIMPO in losses and len(losses) > 1:
