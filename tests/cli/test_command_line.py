@@ -100,7 +100,7 @@ def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None
         (("data.sources=[{pth: x}]",), "Did you mean 'path'?"),
         (("model.path=some/model-1.5B",), "nor in the hub's"),
         (("+dpo.bata=1",), "Did you mean 'beta'?"),
-        (("dpo.loss_type=[exo_pair]",), "dpo.loss_weights has 2 numbers"),
+        (("dpo.loss_type=[exo_pair]",), "dpo.loss_weights=[1.0, 1.0]: 1 losses"),
         (("model=tiny", "model.path=x"), "exclude each other"),
         (("outside=[{path: README.md}]",), "outside[0].check=null: a test set needs one"),
         (("recipe=tiny", *NOTHING_MEASURES, "data.tasks.rephrased=9"), "(data.tasks.test)"),
