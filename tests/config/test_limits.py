@@ -286,7 +286,7 @@ REFUSED = [
     ("prices={writer:{input:-1,output:1}}", "prices.writer.input=-1.0: the value must be"),
     ("dpo.batch_size=100000", "at most 48 pairs"),
     ("dpo.loss_type=[hinge] +dpo.trainer.use_weighting=true", "hinge and sft cannot weight"),
-    ("dpo.loss_weights=[0.0]", "dpo.loss_weights has 1 numbers"),
+    ("dpo.loss_weights=[0.0]", "dpo.loss_weights=null"),
     ("data.sources=[{path:README.md,splits:{train:1}}]", "data.sources[0].splits=train: "),
     ("data.sources=[{path:README.md,splits:{sft:0}}]", "data.sources[0].splits="),
     ("data.sources=[{path:README.md,rows:-1}]", "data.sources[0].rows=-1: the value must be"),
