@@ -54,7 +54,8 @@ TrainerOf = TypeVar("TrainerOf", bound=MicroBatches)
 
 
 class SplitRows(Generic[Rows]):
-    """The training and validation rows, the first held-out prompts, and the number of rows left out by reason. Rows are added in one pass, and only a few of them are lists of tokens in memory."""
+    """The training and validation rows, the first held-out prompts, and the number of rows left out by reason. Rows are
+    added in one pass, and only a few of them are lists of tokens in memory."""
 
     def __init__(
         self, rows_class: type[Rows], cfg: Training, out: StageDir, context: int | None = None
