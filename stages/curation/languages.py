@@ -10,7 +10,6 @@ from stages.config.installation import read_beside
 from stages.store.text_units import lower_words, words
 
 TEXTS = read_beside(__file__)
-FUNCTION_WORDS = frozenset(TEXTS["function_words"].split())
 SENTENCES = {language: {*listed.split()} for language, listed in TEXTS["sentences"].items()}
 WORDS = {
     language: SENTENCES[language] | {*names.split()} for language, names in TEXTS["names"].items()

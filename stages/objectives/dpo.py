@@ -1,7 +1,7 @@
 """DPO (arXiv:2305.18290): rows, TRL's DPOTrainer, the policy, the check before the first step, and figures.
 
-The reference's log-probs come from the store. The loss does not depend on the micro-batches, unless `by_micro_batch`. With chosen y_w and
-rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7)."""
+The reference's log-probs come from the store. The loss does not depend on the micro-batches, unless `by_micro_batch`.
+With chosen y_w and rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7)."""
 
 import math
 from abc import abstractmethod

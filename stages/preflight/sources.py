@@ -10,7 +10,6 @@ from stages.config.choices import Align, Command
 from stages.config.errors import UserError, check_all, require_known
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.store import plugins
-from stages.store.source_files import locate
 
 # Targets that are made of labelled candidates or rollouts
 LABELLED = [
@@ -38,14 +37,6 @@ def run_sources(cfg: Config) -> list[tuple[str, Source]]:
     sources += [(f"outside[{i}]", source) for i, source in enumerate(cfg.outside)]
     sources += [(f"eval.retention[{i}]", source) for i, source in enumerate(cfg.eval.retention)]
     return sources
-
-
-def is_local(path: str | None, key: str) -> bool:
-    """Return whether a path exists on this machine. If it exists nowhere, the stage that reads it reports that."""
-    try:
-        return path is not None and locate(path, key) is not None
-    except UserError:
-        return False
 
 
 def lacks_checks(cfg: Config) -> bool:

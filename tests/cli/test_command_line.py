@@ -25,7 +25,6 @@ from tests.helpers import TINY, inside, refused, settings
 
 NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")
 NOTHING_MEASURES = (*NO_TESTS, "pairs.validation_fraction=0")
-ENSEMBLE = "eval.judged.members=[{labeler: verifier}, {labeler: reward_model}]"
 
 
 def one_line(*arguments: str, run: Callable[..., CompletedProcess[str]] = inside) -> str:

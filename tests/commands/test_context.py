@@ -16,7 +16,6 @@ from tests.helpers import inside, refuse_unread, settings
 FILE = ROOT / "docs" / "examples" / "preferences.jsonl"
 PAGE = context.run()
 LINES = [line.replace("=FILE", f"={FILE}") for line in PAGE.commands]
-PACE = 0.04  # seconds that tests.budgets.yardstick takes on the machine of the limit
 
 
 def arguments(line: str) -> list[str]:

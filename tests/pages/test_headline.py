@@ -37,7 +37,6 @@ def headline(groups: dict[str, Any], seeds: int = 1, trained: str = "it", **more
 
 HELPED = (0.086, 0.026, 0.158)
 NOTHING = (-0.017, -0.071, 0.034)
-HURT = (-0.1, -0.15, -0.05)
 
 
 def test_the_verdict_stands_with_what_it_is_of_and_how_far_it_reaches() -> None:

@@ -90,7 +90,6 @@ FILES: dict[str, str | bytes] = {
 SERVER = "base_url: 'http://127.0.0.1:9/v1', model: m"
 JUDGE = ("label=judge", f"label.endpoints=[{{{SERVER}, api_key_env: NO_SUCH_KEY}}]")
 NAMED = f"sample.endpoint={{{SERVER}}}"
-OF_HUB = "0123456789" * 4
 
 # Wrong settings of one command line, and the texts that its one error line must have. DIR is a folder with FILES.
 TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [

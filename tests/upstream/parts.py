@@ -1,7 +1,6 @@
 """Real parts for tests of trainers: a tiny model, its tokenizer, and trainers of TRL's and of ours over it."""
 
 import copy
-import math
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -36,7 +35,6 @@ ANSWERS = (
     "No, or is it?",
     "Yes.",
 )
-LN_2 = math.log(2)
 
 
 class Parts:
