@@ -330,7 +330,7 @@ def amount_in_words(amount: Any, unit: str) -> str:
 def facts(
     results: Results, nodes: Mapping[str, Manifest], seconds: float, why: Diagnosis | None
 ) -> list[str]:
-    """Return the facts in one line: time, machine, money, endings, lengths, and what is out of its range."""
+    """Return the facts in one line: time, machine, money, endings, and findings out of their range."""
     spent = [
         calls["money"]
         for node in nodes.values()
@@ -344,7 +344,7 @@ def facts(
         shown.append(f"{results['stop_rate']['policy']:.1%} ended")
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
-        shown.append(f"{odd}/{count} out of range")
+        shown.append(f"{odd}/{count} findings")
     return shown
 
 
