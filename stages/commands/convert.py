@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.config.blocks.arguments import DPOArguments, RewardArguments, SFTArguments
-from stages.config.blocks.training import OBJECTIVES, WITH_TRL
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError, require_known, visible
 from stages.config.installation import program, read_beside
 from stages.config.schema import Config
@@ -129,7 +129,7 @@ def detect_framework(settings: Settings, where: str) -> str:
 def detect_stage(settings: Settings, framework: str, where: str) -> str:
     """Return the stage that a file of axolotl or LLaMA-Factory names."""
     if framework == "trl":  # the script says it there, not the file
-        choices = "|".join(WITH_TRL)
+        choices = "|".join(TYPED)
         raise UserError(
             f"{where}: TRL's files do not say what they train. Type convert.stage={choices}."
         )
@@ -137,7 +137,7 @@ def detect_stage(settings: Settings, framework: str, where: str) -> str:
     if settings.get("reward_model") is True:
         method = "reward"
     stage = STAGES.get(method, method)
-    require_known(f"{where}: training", [stage], WITH_TRL)
+    require_known(f"{where}: training", [stage], TYPED)
     return stage
 
 
@@ -272,7 +272,7 @@ def by_name(this: Conversion) -> None:
 def our_key(stage: str, name: str) -> str | None:
     """Return the key of a setting that the table names or `trainer` types; None if a stage has none."""
     key = TRL["settings"].get(name)
-    others = {*WITH_TRL} - {stage}
+    others = {*TYPED} - {stage}
     if key and key.partition(".")[0] not in others:
         return str(key)
     typed = {each.name for each in fields(TYPED[stage])}

@@ -33,7 +33,6 @@ from stages.config.blocks.training import (
     OBJECTIVES,
     SFT,
     SFTS,
-    WITH_TRL,
     FirstModel,
     Reference,
     Reward,
@@ -195,7 +194,7 @@ class Export:
 @dataclass
 class Convert:
     file: str | None = MISSING
-    stage: str | None = words(*WITH_TRL)
+    stage: str | None = words("sft", "dpo", "reward")
     processes: int = at_least(1)
 
 

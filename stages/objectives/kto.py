@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
-from trl import KTOConfig, KTOTrainer
+from trl import KTOTrainer
 
 from stages.config.blocks.training import KTO
 from stages.config.errors import UserError
@@ -99,7 +99,6 @@ class CompletionTrainer(StoredReference, KTOTrainer):
     """TRL's KTOTrainer on rows of `trl_row`. Its divergence is that of a whole step, or of all validation rows."""
 
     cfg: KTO
-    arguments_class = KTOConfig
     divergence = torch.zeros(())
 
     def __init__(self, *args: Any, cfg: KTO, **kwargs: Any):
@@ -109,9 +108,6 @@ class CompletionTrainer(StoredReference, KTOTrainer):
                 f"kto.batch_size={cfg.batch_size}: TRL's KTO needs two completions in every process. Raise it."
             )
         super().__init__(*args, cfg=cfg, **kwargs)
-        self.beta = cfg.beta
-        self.desirable_weight = cfg.desirable_weight
-        self.undesirable_weight = cfg.undesirable_weight
         self.data_collator = partial(collate_completions, self.data_collator)
 
     def count_tokens(self, row: Row) -> int:

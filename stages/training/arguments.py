@@ -17,17 +17,13 @@ from stages.training.saving import checkpoint_folder
 
 
 def training_arguments(
-    cfg: Training,
-    out: StageDir,
-    arguments_class: type[TrainingArguments] | None = None,
-    **objective_arguments: Any,
+    cfg: Training, out: StageDir, **objective_arguments: Any
 ) -> TrainingArguments:
     """Return TRL's arguments for a block, with the objective's own. TRL's batch is all rows of an optimizer step.
-    `arguments_class`: of the trainer, if it is not the objective's.
     Raise UserError if TRL refuses a key of `trainer`, if this process sees several GPUs, if the number of processes is
     not the one in the config, or if a model should be sharded over CPUs."""
     runtime = cfg.runtime
-    arguments_class = arguments_class or cfg.objective.arguments_class
+    arguments_class = cfg.objective.arguments_class
     settings = dict(
         output_dir=str(checkpoint_folder(out)),
         learning_rate=cfg.learning_rate,

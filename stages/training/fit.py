@@ -117,7 +117,7 @@ class Fit(Generic[Block, TrainerOf]):
         self.start = start
         self.out = out
         self.schedule = EpochSchedule(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
-        self.args = training_arguments(cfg, out, kind.arguments_class, **kind.arguments)
+        self.args = training_arguments(cfg, out, **kind.arguments)
         self.cfg = budget.decide_open_settings(cfg, self.args, start, out)
 
     def build_trainer(self, model: Any) -> TrainerOf:

@@ -15,7 +15,6 @@ import torch
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
-from transformers import TrainingArguments
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing, Sharding
@@ -47,11 +46,9 @@ class OutOfMemory(Exception):
 
 
 class MicroBatches(PlumblineTrainer, ABC):
-    """Mixin before a TRL trainer that computes its steps in micro-batches. `arguments` are TRL arguments for it, of the
-    class `arguments_class` if that is not the objective's."""
+    """Mixin before a TRL trainer that computes its steps in micro-batches. `arguments` are TRL arguments for it."""
 
     arguments: ClassVar[dict[str, Any]] = {}
-    arguments_class: ClassVar[type[TrainingArguments] | None] = None
 
     def __init__(self, *args: Any, cfg: Training, out: StageDir, **kwargs: Any):
         self.cfg = cfg

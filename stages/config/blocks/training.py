@@ -358,5 +358,3 @@ BLOCKS: dict[str, type[Training]] = {
     "reward": Reward,
 }
 OBJECTIVES = {name: block.objective for name, block in BLOCKS.items()}
-# trained by a trainer of TRL
-WITH_TRL = [name for name, objective in OBJECTIVES.items() if objective.trl]
