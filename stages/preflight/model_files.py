@@ -14,13 +14,9 @@ from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
 
 SCORING_CLASS = (
-    "ForSequenceClassification"  # in the class names of transformers' models with a score head
+    "ForSequenceClassification"  # in class names of transformers' models with a score head
 )
-SCORE_HEADS = (
-    "score.",
-    "classifier.",
-    "classification_head.",
-)  # prefixes of a score head's tensor names
+SCORE_HEADS = ("score.", "classifier.", "classification_head.")  # prefixes of its tensors' names
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",

@@ -82,12 +82,8 @@ def local_files_read(training: Node) -> list[File]:
     by_key = dict[str, File]()
     for node in nodes_of_rows(training):
         file = node.config
-        is_read_by_user_code = isinstance(file, OneSource) and file.own
-        if (
-            type(file) is file_type
-            and not is_read_by_user_code
-            and locate(file.source.path, file.key)
-        ):
+        has_user_reader = isinstance(file, OneSource) and file.own
+        if type(file) is file_type and not has_user_reader and locate(file.source.path, file.key):
             by_key[file.key] = file
     return [*by_key.values()]
 

@@ -36,6 +36,7 @@ API_KEY = re.compile(
 )
 
 
+# called before Hydra, which writes all settings into the folder of the run
 def refuse_secret(settings: Iterable[tuple[str, str]]) -> None:
     """Raise UserError for the first of the settings, keys and values, that holds a secret."""
     for key, value in settings:
