@@ -89,8 +89,8 @@ class Respondent:
         id_of = attrgetter("id")
         device = resolve_device(self.cfg.runtime.device).type
         shard_size = choose_shard_size(self.cfg.runtime, len(questions), 1, device)
-        total = len(self.responses) + len(questions)
-        self.dropped.settle(total, total)
+        questions_so_far = len(self.responses) + len(questions)
+        self.dropped.settle(questions_so_far, questions_so_far)
         work = ShardedWork(questions, id_of, self.respond, Response, id_of, "benchmark", self.out)
         responses = {response.id: response for response in work.in_shards(shard_size)}
         self.responses |= responses

@@ -61,8 +61,8 @@ def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
     if not cfg.tasks:
         return []
     counts = asdict(cfg.tasks)
-    drawn = generate(cfg.seed, counts, counts.pop("families"), families)
-    return drawn + open_requests.generate(cfg.seed, counts)
+    of_tasks = generate(cfg.seed, counts, counts.pop("families"), families)
+    return of_tasks + open_requests.generate(cfg.seed, counts)
 
 
 def validate_user_tasks(examples: list[Example], families: dict[str, Family]) -> None:
@@ -115,14 +115,16 @@ def claim_new_rows(
 
 def set_sft_amounts(cfg: Data, claimed: list[SourceRows], ledger: SplitLedger) -> None:
     """Set how many sft rows each source contributes. Raise UserError if a source has a weight but no rows for sft."""
-    rows = [len(part.sft_rows(ledger)) for part in claimed]
+    sft_row_counts = [len(part.sft_rows(ledger)) for part in claimed]
     for i, part in enumerate(claimed):
-        if part.source.weight and not rows[i]:
+        if part.source.weight and not sft_row_counts[i]:
             key = cfg.key(i).removesuffix(".path")
             raise UserError(
                 f"{key}.weight={part.source.weight:g}: the source has no sft rows. Remove the weight."
             )
-    for part, amount in zip(claimed, plan_amounts(cfg.sources, cfg.mixture, rows), strict=True):
+    for part, amount in zip(
+        claimed, plan_amounts(cfg.sources, cfg.mixture, sft_row_counts), strict=True
+    ):
         part.amount = amount
 
 

@@ -237,10 +237,10 @@ def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
         "loops": table.mean(loops),
     }
     if thinks.any():
-        tokens = np.reshape(
+        thought_tokens = np.reshape(
             [candidate.n_tokens - candidate.length for candidate in candidates], shape
         )
-        per_thought = tokens.sum(0) / np.maximum(1, thinks.sum(0))
+        per_thought = thought_tokens.sum(0) / np.maximum(1, thinks.sum(0))
         figures["thoughts"] = table.mean(thinks)
         figures["thought_tokens"] = dict(zip(table.roles, map(float, per_thought), strict=True))
     return figures
@@ -248,12 +248,12 @@ def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
 
 def trained_prompt_ids(inputs: dict[str, Path]) -> set[str]:
     """Return the prompt ids of all pairs or unpaired labels that the models were trained on."""
-    kinds: dict[str, Any] = {"pairs": Pair, "unpaired": UnpairedPreference}
+    label_types: dict[str, Any] = {"pairs": Pair, "unpaired": UnpairedPreference}
     ids = set[str]()
-    for name, folder in inputs.items():
-        stage = name.partition("_")[0]
-        if stage in kinds:
-            ids.update(Records(folder / f"{stage}.parquet", kinds[stage]).column("prompt_id"))
+    for input_name, folder in inputs.items():
+        stage = input_name.partition("_")[0]
+        if stage in label_types:
+            ids.update(Records(folder / f"{stage}.parquet", label_types[stage]).column("prompt_id"))
     return ids
 
 

@@ -97,7 +97,7 @@ def require_known_labels(node: Node, store: Store) -> None:
         raise UserError(f"label.known={known}: every `known` in it is empty. Fill some in.")
 
 
-def require_answers(node: Node, store: Store) -> None:
+def require_answers_of_people(node: Node, store: Store) -> None:
     """Raise UserError if the file of people's answers does not exist or has no answers."""
     people = node.config.asks
     if people is None or not people.answered:
@@ -227,7 +227,7 @@ CHECKS: dict[Callable[[Node, Store], None], tuple[type, ...]] = {
     servers.require_endpoints: (OpenAI, Judge),
     servers.require_page_for_people: (Human, Ensemble),
     require_rows_of_files: (OneSource, PreferenceFile, CandidateFile),
-    require_answers: (Human, Ensemble),
+    require_answers_of_people: (Human, Ensemble),
     require_known_labels: (Label,),
     require_accepted_arguments: (Training,),
     require_device: (object,),

@@ -102,7 +102,7 @@ def most_rows_of_split(cfg: Config, split: Split) -> int | None:
     for source in cfg.data.sources:
         if source.shares.get(split):
             if source.rows is None or source.epochs or source.weight:
-                return None
+                return None  # it may hold any number
             rows += source.rows
     return rows
 
@@ -137,7 +137,8 @@ def local_base_config(cfg: Config) -> dict[str, Any]:
     if cfg.without_model:
         return {}
     try:
-        if cfg.model.path and locate(cfg.model.path, "model.path") is None:
+        is_on_hub = cfg.model.path and locate(cfg.model.path, "model.path") is None
+        if is_on_hub:
             return {}
         config = model_config(cfg.model) or {}
     except Damaged:  # its values are those of no model

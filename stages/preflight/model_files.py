@@ -27,7 +27,7 @@ TOKENIZER_FILES = (
 
 
 def require_base_model(node: Node, store: Store) -> None:
-    """Raise UserError if the stage `base` cannot load the model at its path."""
+    """Raise UserError if a base model's path is neither a model of the hub, a complete folder nor a GGUF file."""
     model = node.config
     if not model.path:
         return
@@ -53,12 +53,12 @@ def require_reward_model(node: Node, store: Store) -> None:
     if folder is None:
         resolve_commit(label.path, label.revision, "model", "label.path")
     elif folder.is_dir():
-        require_single_score(folder, key)
+        require_score_and_template(folder, key)
     else:
         raise UserError(f"{key}: a reward model is a folder of safetensors. Name the folder.")
 
 
-def require_single_score(folder: Path, key: str) -> None:
+def require_score_and_template(folder: Path, key: str) -> None:
     """Raise UserError if a model does not give one score, or has no chat template."""
     config = require_model_folder(folder, key)
     class_names = str(config.get("architectures") or "")

@@ -166,6 +166,10 @@ def count_row_lengths(training: Training, file: File, contract: Contract) -> lis
     row_lengths = list[int]()
     for conversations in islice(conversations_by_row(training, file), MOST_COUNTED):
         with suppress(UserError):  # what the template refuses is reported by the stage
-            stretches = [part for each in conversations for part in contract.stretches(each)]
+            stretches = [
+                stretch
+                for conversation in conversations
+                for stretch in contract.stretches(conversation)
+            ]
             row_lengths.append(max(len(stretch.ids) for stretch in stretches))
     return row_lengths

@@ -91,11 +91,11 @@ def validate_endpoints(cfg: Config) -> None:
 def refuse_secret_of_endpoint(key: str, endpoint: Endpoint) -> None:
     """Raise UserError for a secret in an endpoint's address or requests, also the key that the environment holds. A query
     or a fragment of an address counts as one."""
-    key_of_environment = os.environ.get(endpoint.api_key_env or "", "").strip()
-    is_long_enough = len(key_of_environment) >= SHORTEST_KEY
+    api_key = os.environ.get(endpoint.api_key_env or "", "").strip()
+    is_long_enough = len(api_key) >= SHORTEST_KEY
     base_url = str(endpoint.base_url)
     for setting, value in nested_texts({"base_url": base_url, "extra": endpoint.extra}, key):
-        if holds_secret(setting, value) or (is_long_enough and key_of_environment in value):
+        if holds_secret(setting, value) or (is_long_enough and api_key in value):
             raise secret_error(setting)
     has_query_or_fragment = "?" in base_url or "#" in base_url
     if has_query_or_fragment:
