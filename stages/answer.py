@@ -23,38 +23,42 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     All prompts with checks are asked, and `open` of the others, drawn by their ids.
     Raise UserError if there is no prompt, or too many are longer than the model's context."""
-    candidates = [
-        e for e in read_prompts(inputs, cfg.split) if not cfg.form or e.task == "templates"
+    available_prompts = [
+        prompt
+        for prompt in read_prompts(inputs, cfg.split)
+        if not cfg.form or prompt.task == "templates"
     ]
-    without = sorted((e.id for e in candidates if not e.checks), key=draw_order)
-    drawn = {*without[: cfg.open]}
-    prompts = [e for e in candidates if e.checks or e.id in drawn]
+    ids_without_checks = sorted(
+        (prompt.id for prompt in available_prompts if not prompt.checks), key=draw_order
+    )
+    drawn_ids = {*ids_without_checks[: cfg.open]}
+    prompts = [prompt for prompt in available_prompts if prompt.checks or prompt.id in drawn_ids]
     if not prompts:
         key = "answer.open"
-        if not candidates and "data" not in inputs:
+        if not available_prompts and "data" not in inputs:
             block = "unpaired" if "unpaired" in inputs else "pairs"
             key = f"{block}.validation_fraction"
         raise UserError(
-            f"answer.open={cfg.open}: none of {len(candidates)} prompts has checks. Raise {key}."
+            f"answer.open={cfg.open}: none of {len(available_prompts)} prompts has checks. Raise {key}."
         )
     model = inputs["model"] / "model"
     contract = load_or_derive_contract(model)
     if cfg.form:
         contract = in_form(contract, cfg.form)
-    decoding = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime, block="answer")
+    greedy = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime, block="answer")
     dropped = Dropped(out, "prompts", cfg.max_dropped, "answer.max_dropped")
-    opener = plugins.load_class("samplers", cfg.sampler or "hf", Sampler).open  # type: ignore[type-abstract]
-    answers = complete(prompts, contract, model, decoding, "answer", out, dropped, opener)
+    open_sampler = plugins.load_class("samplers", cfg.sampler or "hf", Sampler).open  # type: ignore[type-abstract]
+    answers = complete(prompts, contract, model, greedy, "answer", out, dropped, open_sampler)
     save(out / "answers.parquet", answers, Candidate)
-    tokens = sum(a.n_tokens for a in answers)
-    stopped = sum(a.finish_reason == "stop" for a in answers) / len(answers)
+    tokens = sum(answer.n_tokens for answer in answers)
+    stop_rate = sum(answer.finish_reason == "stop" for answer in answers) / len(answers)
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts": len(answers),
         "prompts_dropped": dict(dropped.reasons),
         "tokens": tokens,
-        "stop_rate": stopped,
+        "stop_rate": stop_rate,
         "form": cfg.form or type(contract).__name__,
         **engine_figures(out),
-        "summary": f"{len(answers)} prompts answered with {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended",
+        "summary": f"{len(answers)} prompts answered with {tokens / len(answers):.1f} tokens each, {stop_rate:.1%} ended",
     }

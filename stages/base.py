@@ -42,7 +42,7 @@ from stages.tasks.generator import generate
 
 
 def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `model/`. Raise UserError if the weights cannot be loaded, or are not those of `model.path`."""
+    """Publish `model/`: random weights, or those of a folder, a GGUF file or the hub, with any adapter merged."""
     place = None
     if cfg.random_init:
         model, tokenizer = build_random_model(cfg.random_init)
@@ -54,37 +54,37 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             model, tokenizer = read_gguf(place, cfg)
     if cfg.adapter:
         model, tokenizer = merge_adapter(model, tokenizer, cfg, out)
-    rowless = tokens_without_row(tokenizer, model.get_input_embeddings().num_embeddings)
-    if rowless:
+    rowless_tokens = tokens_without_row(tokenizer, model.get_input_embeddings().num_embeddings)
+    if rowless_tokens:
         out.warn(
-            f"{cfg.key}={cfg.path}: the embedding has no row for {len(rowless)} tokens, as {', '.join(rowless[:5])}. SFT "
+            f"{cfg.key}={cfg.path}: the embedding has no row for {len(rowless_tokens)} tokens, as {', '.join(rowless_tokens[:5])}. SFT "
             "adds rows and trains them."
         )
     save_model(model, out / "model")
-    share = rounding.round_model(out / "model") if cfg.dtype else 0.0
-    if share:
+    rounded_share = rounding.round_model(out / "model") if cfg.dtype else 0.0
+    if rounded_share:
         out.warn(
-            f"model.dtype={cfg.dtype}: {share:.1%} of the weights are not exact, and are rounded."
+            f"model.dtype={cfg.dtype}: {rounded_share:.1%} of the weights are not exact, and are rounded."
         )
     tokenizer.save_pretrained(out / "model")
-    parameters = sum(p.numel() for p in model.parameters())
-    name = type(model).__name__
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    architecture = type(model).__name__
     metrics = {
         "parameters": parameters,
         "vocabulary": len(tokenizer),
-        "architecture": name,
-        "summary": f"{parameters / 1e6:.1f} M parameters, {name}",
+        "architecture": architecture,
+        "summary": f"{parameters / 1e6:.1f} M parameters, {architecture}",
     }
     if place:
         licence = read_licence(place) if place.is_dir() else read_gguf_licence(place)
         publish_licence(licence, place, out / "model")
-        metrics |= stored_type(place)
+        metrics |= stored_weight_type(place)
     return metrics
 
 
 def read_folder(folder: Path, cfg: Model, out: StageDir) -> Loaded:
-    """Load model and tokenizer from a Hugging Face folder; never from pickled weights.
-    Raise UserError for a model of text and images whose text part alone can be trained."""
+    """Load model and tokenizer from a Hugging Face folder of safetensors.
+    Raise UserError if tensors of other parts than text would be lost."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(
             f"{cfg.key}={cfg.path}: {folder} has no *.safetensors. Convert the weights."
@@ -93,13 +93,12 @@ def read_folder(folder: Path, cfg: Model, out: StageDir) -> Loaded:
     # loading the weights may take minutes
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
     model = load_model(folder)
-    lost = unloaded_tensors(folder, model)
-    if lost:
-        problem = (
-            f"{cfg.key}={cfg.path}: {len(lost)} tensors are not loaded, as {', '.join(lost[:3])}"
-        )
+    unloaded = unloaded_tensors(folder, model)
+    if unloaded:
+        problem = f"{cfg.key}={cfg.path}: {len(unloaded)} tensors are not loaded, as {', '.join(unloaded[:3])}"
         config = load_config(folder)
-        if config.get_text_config() is not config:
+        has_other_parts = config.get_text_config() is not config
+        if has_other_parts:
             raise UserError(f"{problem}. Give a checkpoint of text alone.")
         out.warn(f"{problem}, and not published.")
     return model, tokenizer
@@ -124,16 +123,17 @@ def merge_adapter(
 
 
 def read_gguf(file: Path, cfg: Model) -> Loaded:
-    """Load weights, dequantised to fp32, and tokenizer of a GGUF file."""
+    """Load weights, dequantised to fp32, and tokenizer of a GGUF file. Raise UserError if it cannot be read, or scales
+    the rotary positions in a way that is not read."""
     try:
         model, tokenizer = load_gguf(file)
     except Exception as error:  # a damaged or unknown file may raise any exception
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{cfg.key}={cfg.path}: cannot be read as GGUF: {reason}") from error
-    scaling = unread_scaling(file)
-    if scaling and model.config.rope_parameters.get("rope_type") == "default":
+    scaling_entry = rope_scaling_entry(file)
+    if scaling_entry and model.config.rope_parameters.get("rope_type") == "default":
         raise UserError(
-            f"{cfg.key}={cfg.path}: {scaling} scales the rotary positions, which is not read. Use safetensors."
+            f"{cfg.key}={cfg.path}: {scaling_entry} scales the rotary positions, which is not read. Use safetensors."
         )
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
     # The weights are fp32 tensors now, but the config still says quantised, which save_pretrained refuses.
@@ -141,23 +141,23 @@ def read_gguf(file: Path, cfg: Model) -> Loaded:
     return model, tokenizer
 
 
-def stored_type(place: Path) -> dict[str, str]:
-    """Return the type of the weights in a folder's files as a metric, that of the first; {} for another file."""
+def stored_weight_type(place: Path) -> dict[str, str]:
+    """Return, as a metric, the type of the first tensor in a folder's safetensors; {} for a single file."""
     for file in sorted(place.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  # it has no iterator
-                return {"stored": str(tensors.get_slice(name).get_dtype())}
+            for tensor_name in tensors.keys():  # noqa: SIM118  # it has no iterator
+                return {"stored": str(tensors.get_slice(tensor_name).get_dtype())}
     return {}
 
 
-def unread_scaling(file: Path) -> str | None:
-    """Return the first entry by which a GGUF file scales rotary positions, as Llama 3.1's do; None if it has none."""
+def rope_scaling_entry(file: Path) -> str | None:
+    """Return the first tensor or key by which a GGUF file scales rotary positions; None if it has none."""
     metadata, tensor_names = read_gguf_metadata(str(file))
-    for name in tensor_names:
-        if name.startswith(("rope_freqs", "rope_factors")):
-            return str(name)
-    for key, kind in metadata.items():
-        if key.endswith("rope.scaling.type") and kind != "none":
+    for tensor_name in tensor_names:
+        if tensor_name.startswith(("rope_freqs", "rope_factors")):
+            return str(tensor_name)
+    for key, value in metadata.items():
+        if key.endswith("rope.scaling.type") and value != "none":
             return str(key)
     return None
 
@@ -165,18 +165,22 @@ def unread_scaling(file: Path) -> str | None:
 def read_gguf_licence(file: Path) -> dict[str, Any]:
     """Return the licence in the metadata of a GGUF file, under the keys of a card."""
     metadata, _ = read_gguf_metadata(str(file))
-    keys = {key: f"general.{key.replace('_', '.')}" for key in KEYS}
-    return {key: metadata[stored] for key, stored in keys.items() if stored in metadata}
+    stored_keys = {key: f"general.{key.replace('_', '.')}" for key in KEYS}
+    return {
+        key: metadata[stored_key]
+        for key, stored_key in stored_keys.items()
+        if stored_key in metadata
+    }
 
 
 def build_random_model(cfg: RandomInit) -> Loaded:
     """Return a small Llama with random weights, and a byte-level BPE tokenizer trained on generated instructions."""
     examples = generate(cfg.seed, {"sft": 400}, families=[])
-    corpus = [message["content"] for e in examples for message in e.conversation]
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.train_from_iterator(
+    corpus = [message["content"] for example in examples for message in example.conversation]
+    byte_level_bpe = Tokenizer(models.BPE())
+    byte_level_bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level_bpe.decoder = decoders.ByteLevel()
+    byte_level_bpe.train_from_iterator(
         corpus,
         trainers.BpeTrainer(
             vocab_size=cfg.vocab_size,
@@ -185,7 +189,7 @@ def build_random_model(cfg: RandomInit) -> Loaded:
             show_progress=False,
         ),
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level_bpe, eos_token="<|endoftext|>")
     torch.manual_seed(cfg.seed)
     config = LlamaConfig(
         **cfg.shape | {"vocab_size": len(tokenizer)},

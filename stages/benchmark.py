@@ -33,7 +33,7 @@ def run(cfg: Benchmark, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     """Publish `responses.parquet`, a response to each question, and `samples.parquet`, a score per prompt and metric.
     Raise UserError if the engine stops, or the model cannot read too many questions."""
     respondent = Respondent(cfg, inputs["model"] / "model", out)
-    tasks = run_engine(cfg, respondent.chat, respondent.answer, out)
+    tasks = run_engine(cfg, respondent.in_chat_template, respondent.answer, out)
     samples = list[SampleScore]()
     for task in tasks:
         is_mean = mean_metrics(task)
@@ -50,9 +50,9 @@ def run(cfg: Benchmark, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         scores[f"{sample.task} {sample.metric}"].append(sample.score)
     summary = f"{len(respondent.responses)} questions"
     rates = dict[str, float]()
-    for row, of_row in scores.items():
-        rates[row] = fmean(of_row)
-        summary += f", {row} {rates[row]:.1%}"
+    for task_and_metric, of_metric in scores.items():
+        rates[task_and_metric] = fmean(of_metric)
+        summary += f", {task_and_metric} {rates[task_and_metric]:.1%}"
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "form": type(respondent.contract).__name__,
@@ -72,54 +72,58 @@ class Respondent:
         self.model = model
         self.out = out
         self.contract = load_or_derive_contract(model)
-        self.chat = not isinstance(self.contract, Continuation)
-        if not self.chat:
+        self.in_chat_template = not isinstance(self.contract, Continuation)
+        if not self.in_chat_template:
             self.contract = PlainText(self.contract.tokenizer, self.contract.stop_ids)
         self.context_length = read_context_length(model)
         self.responses = dict[str, Response]()
         self.dropped = Dropped(out, "questions", cfg.max_dropped, "benchmark.max_dropped")
 
-    def answer(self, contents: dict[str, Any]) -> dict[str, Any]:
-        """Return the answers to the engine's questions by key, without those that are dropped."""
+    def answer(self, engine_questions: dict[str, Any]) -> dict[str, Any]:
+        """Return the answers to the engine's questions by their ids, without those that are dropped."""
         questions = list[Response]()
-        for key, content in contents.items():
-            question = self.read(key, content)
+        for question_id, engine_question in engine_questions.items():
+            question = self.tokenise(question_id, engine_question)
             if question:
                 questions.append(question)
         id_of = attrgetter("id")
         device = resolve_device(self.cfg.runtime.device).type
-        size = choose_shard_size(self.cfg.runtime, len(questions), 1, device)
-        total = len(self.responses) + len(questions)
-        self.dropped.settle(total, total)
+        shard_size = choose_shard_size(self.cfg.runtime, len(questions), 1, device)
+        questions_so_far = len(self.responses) + len(questions)
+        self.dropped.settle(questions_so_far, questions_so_far)
         work = ShardedWork(questions, id_of, self.respond, Response, id_of, "benchmark", self.out)
-        responses = {response.id: response for response in work.in_shards(size)}
+        responses = {response.id: response for response in work.in_shards(shard_size)}
         self.responses |= responses
-        return {key: response.answer for key, response in responses.items()}
+        return {question_id: response.answer for question_id, response in responses.items()}
 
-    def read(self, key: str, content: dict[str, Any]) -> Response | None:
+    def tokenise(self, question_id: str, engine_question: dict[str, Any]) -> Response | None:
         """Return a question of the engine with its token ids, or None if it is dropped. In a chat template, a choice
         is the assistant's turn, without white space around it."""
-        continuation = content.get("continuation")
-        limit = 0
-        messages = [{"role": "user", "content": content["prompt"]}]
-        if self.chat:
-            messages = json.loads(content["prompt"])
+        continuation = engine_question.get("continuation")
+        token_limit = 0
+        messages = [{"role": "user", "content": engine_question["prompt"]}]
+        if self.in_chat_template:
+            messages = json.loads(engine_question["prompt"])
         try:
             if continuation is None:
-                limit = content["max_new_tokens"]
-                limit = min(limit, self.cfg.max_new_tokens or limit)
-                question = Response(key, messages, self.contract.prompt(messages), [], "", limit)
+                token_limit = engine_question["max_new_tokens"]
+                token_limit = min(token_limit, self.cfg.max_new_tokens or token_limit)
+                question = Response(
+                    question_id, messages, self.contract.prompt(messages), [], "", token_limit
+                )
             else:
-                choice = continuation.strip() if self.chat else continuation
+                choice = continuation.strip() if self.in_chat_template else continuation
                 ids = self.contract.completion(messages, [{"role": "assistant", "content": choice}])
-                question = Response(key, messages, *ids, choice, limit)
+                question = Response(question_id, messages, *ids, choice, token_limit)
         except ContractError as error:
-            self.dropped.add(key, error)
+            self.dropped.add(question_id, error)
             return None
-        tokens = len(question.prompt_ids) + len(question.completion_ids) + limit
-        if self.context_length and tokens > self.context_length:
+        most_tokens = len(question.prompt_ids) + len(question.completion_ids) + token_limit
+        if self.context_length and most_tokens > self.context_length:
             self.dropped.add(
-                key, f"longer than the {self.context_length:,} tokens that the model reads", tokens
+                question_id,
+                f"longer than the {self.context_length:,} tokens that the model reads",
+                most_tokens,
             )
             return None
         return question
@@ -129,14 +133,14 @@ class Respondent:
         choices = list[Response]()
         by_limit = defaultdict[int, list[Response]](list)
         for question in waiting:
-            group = choices if question.is_choice else by_limit[question.max_new_tokens]
-            group.append(question)
+            of_same_kind = choices if question.is_choice else by_limit[question.max_new_tokens]
+            of_same_kind.append(question)
         if choices:
-            yield from self.score(choices)
+            yield from self.score_choices(choices)
         for limit in sorted(by_limit):
-            yield from self.generate(by_limit[limit], limit)
+            yield from self.generate_texts(by_limit[limit], limit)
 
-    def score(self, choices: list[Response]) -> Iterator[tuple[Response, list[Response]]]:
+    def score_choices(self, choices: list[Response]) -> Iterator[tuple[Response, list[Response]]]:
         """Yield each question about one choice with the log-prob of that choice."""
         self.out.open_resource.clear()  # one model in memory at a time
         device = resolve_device(self.cfg.runtime.device)
@@ -150,14 +154,19 @@ class Respondent:
                 question = choices[i]
                 yield question, [replace(question, logprob=logprob, is_greedy=is_greedy)]
 
-    def generate(
-        self, questions: list[Response], limit: int
+    def generate_texts(
+        self, questions: list[Response], max_new_tokens: int
     ) -> Iterator[tuple[Response, list[Response]]]:
-        """Yield each question with an answer of up to `limit` tokens."""
-        decoding = Decoding([0.0], limit, self.cfg.precision, self.cfg.runtime, block="benchmark")
+        """Yield each question with an answer of up to `max_new_tokens` tokens."""
+        decoding = Decoding(
+            [0.0], max_new_tokens, self.cfg.precision, self.cfg.runtime, block="benchmark"
+        )
         sampler: Any = get_sampler(self.model, self.contract, decoding, HFSampler.open, self.out)
         by_id = {question.id: question for question in questions}
-        requests = [Request(q.id, q.messages, q.prompt_ids, [0.0], 0) for q in questions]
+        requests = [
+            Request(question.id, question.messages, question.prompt_ids, [0.0], 0)
+            for question in questions
+        ]
         for request, [completion] in sampler.complete(requests):
             question = by_id[request.id]
             response = replace(

@@ -35,23 +35,23 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     with plugins.explain_errors(cfg.own, KEY, out.path):
         examples = generate_examples(cfg, families)
         validate_user_tasks(examples, families)
-    ledger, joined = join(
+    ledger, claimed = claim_new_rows(
         cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out
     )
-    mix(cfg, joined, ledger)
+    set_sft_amounts(cfg, claimed, ledger)
 
     def tables() -> Iterator[pa.Table]:
         yield from to_tables(examples, Example)
-        rows = sum(sum(part.counts(ledger).values()) for part in joined)
+        rows = sum(sum(part.counts(ledger).values()) for part in claimed)
         with Progress(rows, "data", "row") as progress:
-            for part in joined:
+            for part in claimed:
                 for table in part.tables(ledger, cfg.seed):
                     yield table
                     progress.update(len(table))
 
     file = out / "examples.parquet"
     save_tables(file, tables(), Example)
-    return compile_metrics(examples, joined, ledger) | provenance_of(file)
+    return compile_metrics(examples, claimed, ledger) | provenance_of(file)
 
 
 def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
@@ -61,74 +61,80 @@ def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
     if not cfg.tasks:
         return []
     counts = asdict(cfg.tasks)
-    drawn = generate(cfg.seed, counts, counts.pop("families"), families)
-    return drawn + open_requests.generate(cfg.seed, counts)
+    of_tasks = generate(cfg.seed, counts, counts.pop("families"), families)
+    return of_tasks + open_requests.generate(cfg.seed, counts)
 
 
 def validate_user_tasks(examples: list[Example], families: dict[str, Family]) -> None:
-    """Raise UserError for a user-defined task with an unknown check, or whose reference fails its own checks."""
-    for e in examples:
-        if e.task not in families:
+    """Raise UserError for a user-defined task with an unknown check or without checks, or whose reference fails them."""
+    for example in examples:
+        if example.task not in families:
             continue
-        for check in e.checks:
+        for check in example.checks:
             if check.kind not in known_checks():
                 raise UserError(
-                    f"data.own: {e.task}: {check.kind!r} is not a check.{suggest(check.kind, known_checks())}"
+                    f"data.own: {example.task}: {check.kind!r} is not a check.{suggest(check.kind, known_checks())}"
                 )
-        if not e.checks or not e.reference or share_passed(e.checks, e.reference) < 1:
+        if (
+            not example.checks
+            or not example.reference
+            or share_passed(example.checks, example.reference) < 1
+        ):
             raise UserError(
-                f"data.own: {e.task}: the reference {e.reference!r:.80} has no checks, or fails one."
+                f"data.own: {example.task}: the reference {example.reference!r:.80} has no checks, or fails one."
             )
 
 
-def join(
+def claim_new_rows(
     cfg: Data, examples: list[Example], files: list[Path], out: StageDir
 ) -> tuple[SplitLedger, list[SourceRows]]:
-    """Return the ledger of prompts, and of each source the rows with prompts that nothing before them has."""
-    rows = gather_rows(examples, files)
-    ledger = SplitLedger(rows)
+    """Return the ledger of prompts, and of each source the rows whose prompts no earlier row has claimed."""
+    all_rows = gather_rows(examples, files)
+    ledger = SplitLedger(all_rows)
     ledger.claim(np.arange(len(examples)))  # sources yield to generated examples
-    joined = list[SourceRows]()
+    claimed = list[SourceRows]()
     audit = cfg.audit.part(among_rows=True)
     row_filter = RowFilter(audit, Form()) if audit.actions else None
     for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
-        indices = np.arange(len(rows.ids))[rows.slices[i]]
-        part = SourceRows.select(source, file, indices, ledger, row_filter)
-        flagged = [
+        row_indexes = np.arange(len(all_rows.ids))[all_rows.slices[i]]
+        source_rows = SourceRows.select(source, file, row_indexes, ledger, row_filter)
+        quarantined = [
             row
-            for row in part.unwanted
+            for row in source_rows.unwanted
             if isinstance(row.error, Unwanted) and row.error.quarantined
         ]
-        write_quarantine(flagged, out)
-        if part.copies:
+        write_quarantine(quarantined, out)
+        if source_rows.copies:
             out.warn(
-                f"{cfg.key(i)}={source.path}: {part.copies} of {len(part.rows)} rows were skipped, because earlier rows "
+                f"{cfg.key(i)}={source.path}: {source_rows.copies} of {len(source_rows.rows)} rows were skipped, because earlier rows "
                 "have their prompts"
             )
-        joined.append(part)
-    return ledger, joined
+        claimed.append(source_rows)
+    return ledger, claimed
 
 
-def mix(cfg: Data, joined: list[SourceRows], ledger: SplitLedger) -> None:
+def set_sft_amounts(cfg: Data, claimed: list[SourceRows], ledger: SplitLedger) -> None:
     """Set how many sft rows each source contributes. Raise UserError if a source has a weight but no rows for sft."""
-    rows = [len(part.sft_rows(ledger)) for part in joined]
-    for i, part in enumerate(joined):
-        if part.source.weight and not rows[i]:
+    sft_row_counts = [len(part.sft_rows(ledger)) for part in claimed]
+    for i, part in enumerate(claimed):
+        if part.source.weight and not sft_row_counts[i]:
             key = cfg.key(i).removesuffix(".path")
             raise UserError(
                 f"{key}.weight={part.source.weight:g}: the source has no sft rows. Remove the weight."
             )
-    for part, amount in zip(joined, plan_amounts(cfg.sources, cfg.mixture, rows), strict=True):
+    for part, amount in zip(
+        claimed, plan_amounts(cfg.sources, cfg.mixture, sft_row_counts), strict=True
+    ):
         part.amount = amount
 
 
 def compile_metrics(
-    examples: list[Example], joined: list[SourceRows], ledger: SplitLedger
+    examples: list[Example], claimed: list[SourceRows], ledger: SplitLedger
 ) -> dict[str, Any]:
-    """Return the metrics, except licences and origins."""
-    counts = Counter(e.split for e in examples)
+    """Return the numbers of examples by split and of rows by source, with the summary."""
+    counts = Counter(example.split for example in examples)
     sources = list[dict[str, Any]]()
-    for part in joined:
+    for part in claimed:
         counts.update(part.counts(ledger))
         sources.append(
             {
@@ -141,10 +147,10 @@ def compile_metrics(
                 "examples": part.counts(ledger),
             }
         )
-    copies = sum(part.copies for part in joined)
-    unwanted = sum(len(part.unwanted) for part in joined)
-    lost = {"copies skipped": copies, "rows removed by data.audit": unwanted}
-    clauses = [*count_clauses(counts), *count_clauses(lost)]
+    copies = sum(part.copies for part in claimed)
+    unwanted = sum(len(part.unwanted) for part in claimed)
+    left_out = {"copies skipped": copies, "rows removed by data.audit": unwanted}
+    clauses = [*count_clauses(counts), *count_clauses(left_out)]
     return {
         "examples": dict(counts),
         "duplicates_dropped": copies,

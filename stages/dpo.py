@@ -25,57 +25,60 @@ CURVES = (*MEASURED, "eval_loss", *(f"eval_{name}" for name in MEASURED))
 
 def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` with the policy's contract, any `adapter/`, and `held_out.json`: each held-out pair's margin.
-    Raise UserError if policy or token ids differ from those that the reference scored, the first loss is not that of
-    log-ratio 0 (both on the first pairs, and not in later rounds of `dpo.reference=sft`), too many pairs are too
-    long, or training diverged."""
+    Raise UserError if the first step does not agree with the stored reference, too many pairs are too long, or training
+    diverged."""
     contract = load_contract(inputs["policy"] / "model")
     rows = objective.read_rows(inputs, contract, cfg, out)
     held_out = rows.validation
 
     # the weights under a continued adapter
     frozen = inputs.get("frozen", inputs["policy"]) / "model"
-    kind = (
+    trainer_class = (
         objective.ReferenceFreeTrainer if cfg.reference_free else objective.StoredReferenceTrainer
     )
     # before the model is loaded, as it measures the memory that is free
-    fit = Fit(kind, cfg, rows, contract, frozen, out)
-    load = partial(load_frozen, frozen, contract, cfg)
-    model = load(cfg.start_weights, fit.args.device)
+    fit = Fit(trainer_class, cfg, rows, contract, frozen, out)
+    load_frozen = partial(load_frozen_weights, frozen, contract, cfg)
+    model = load_frozen(cfg.start_weights, fit.args.device)
     policy = objective.trainable_model(model, inputs["policy"] / "adapter", fit.cfg, out)
     trainer = fit.build_trainer(policy)
 
     def starting_loss(_pairs: int) -> float | None:
         return objective.starting_loss(cfg)
 
-    checks = []
+    first_step_checks = []
     if not cfg.reference_free:
-        checks.append(FirstStepCheck(trainer, inputs, rows.train.ids, starting_loss))
-    fit.train(*checks)
+        first_step_checks.append(FirstStepCheck(trainer, inputs, rows.train.ids, starting_loss))
+    fit.train(*first_step_checks)
     margins = objective.reward_margins(trainer, objective.read_held_out(inputs, held_out))
     if not out.is_main:
         return {}
-    fit.publish(load, margins)
+    fit.publish(load_frozen, margins)
 
     figures = last_values(read_curves(out.path), *CURVES)
-    warning = ""
-    if checks:
-        figures = checks[0].figures | figures
-        warning = displacement(figures, held_out.rows)
-    fit.describe(inputs, figures, warning, risen_loss_message(trainer, cfg))
+    displacement_warning = ""
+    if first_step_checks:
+        figures = first_step_checks[0].figures | figures
+        displacement_warning = displacement(figures, held_out.rows)
+    fit.describe(inputs, figures, displacement_warning, risen_loss_message(trainer, cfg))
     # the shared forward reads a pair's prompt once
-    prompts = ["prompt_ids"]
+    prompt_columns = ["prompt_ids"]
     if trainer.is_padded:
-        prompts *= 2
-    metrics = fit.metrics(rows.train.tokens(*prompts, "chosen_ids", "rejected_ids"))
+        prompt_columns *= 2
+    metrics = fit.metrics(rows.train.tokens(*prompt_columns, "chosen_ids", "rejected_ids"))
     if "eval_rewards/accuracies" in figures:
         metrics["summary"] += f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%}"
-    return metrics | {"held_out": len(held_out), "displacement": bool(warning), **figures}
+    return metrics | {
+        "held_out": len(held_out),
+        "displacement": bool(displacement_warning),
+        **figures,
+    }
 
 
-def load_frozen(
+def load_frozen_weights(
     folder: Path, contract: Contract, cfg: DPO, weights: Weights, device: torch.device | None = None
 ) -> PreTrainedModel:
-    """Return the policy, or the base of a continued adapter with the rows and stop tokens that SFT gave it."""
+    """Return the policy, or under a continued adapter the base model as SFT started from it."""
     if cfg.adapter is Adapter.continued:
         return load_start(folder, contract, cfg, weights, device)
     return load_model(folder, weights, device)

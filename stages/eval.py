@@ -60,20 +60,24 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             "the base has random weights, as with scale=toy: the verdict says nothing of your data."
         )
     sets, left_out = read_answered_sets(cfg, inputs, out)
-    checked = with_checks(cfg, inputs, sets, out)
-    unchecked = without_checks(sets)
+    checked = check_unseen_answers(cfg, inputs, sets, out)
+    unchecked = tabulate_without_checks(sets)
     pairs = dict[str, Any]()
-    favoured = list[measures.Measure]()
+    pair_measures = list[measures.Measure]()
     if "pairs" in inputs or "unpaired" in inputs:
-        pairs, favoured = learnt.learnt_results(cfg, inputs, outcomes.before(cfg.models), out)
-    comparisons, wins = judged.judged_results(cfg, inputs)
+        pairs, pair_measures = learnt.learnt_results(cfg, inputs, outcomes.before(cfg.models), out)
+    comparisons, win_measures = judged.judged_results(cfg, inputs)
     if "answer_judged" in sets:
-        known = in_run(inputs).intersection(e.id for e in sets["answer_judged"].prompts)
-        if known:
+        seen_ids = prompt_ids_of_run(inputs).intersection(
+            prompt.id for prompt in sets["answer_judged"].prompts
+        )
+        if seen_ids:
             out.warn(
-                f"{len(known)} prompts of eval.judged.source are also in the data or the pairs, and count."
+                f"{len(seen_ids)} prompts of eval.judged.source are also in the data or the pairs, and count."
             )
-    parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
+    parts = parts_of_verdict(
+        checked, pairs, comparisons, own_preferences="answer_held_out_policy" in inputs
+    )
     if not parts:
         raise no_verdict_error(sets, inputs)
 
@@ -82,13 +86,16 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         for role, of_role in answered.answers.items():
             answers[role] |= of_role
     # the answers that the verdict is about
-    table = checked.primary
+    shown_table = checked.primary
     shown_on = checked.endpoint
     if unchecked and parts[0] != "checks":
-        shown_on, table = next(iter(unchecked.items()))
-    scored = checked.verdict_table if table is None or parts[0] == "checks" else table
-    most_likely = sorted(scored.prompts, key=lambda e: draw_order(e.id))[: cfg.likelihood_prompts]
-    retained, measured = retention.claims(cfg, inputs, checked.everything, answers, out)
+        shown_on, shown_table = next(iter(unchecked.items()))
+    likelihood_table = (
+        checked.verdict_table if shown_table is None or parts[0] == "checks" else shown_table
+    )
+    in_draw_order = sorted(likelihood_table.prompts, key=lambda prompt: draw_order(prompt.id))
+    likelihood_prompts = in_draw_order[: cfg.likelihood_prompts]
+    retained, gate_measures = retention.claims(cfg, inputs, checked.everything, answers, out)
     titles = cfg.models
     differences = outcomes.differences(titles)
     results: dict[str, Any] = {
@@ -98,22 +105,22 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences.items()},
         "decoding": {"max_new_tokens": cfg.max_new_tokens},
         **checked.results(answers, cfg),
-        **measure_form(table, answers, cfg),
+        **measure_shown_answers(shown_table, answers, cfg),
         "shown_on": shown_on,
         "open": {
-            name: {"prompts": len(each.prompts), **measure_answers(each, answers)}
-            for name, each in unchecked.items()
+            name: {"prompts": len(table.prompts), **measure_answers(table, answers)}
+            for name, table in unchecked.items()
         },
         "learnt": pairs,
         "judged": comparisons,
         "gives_verdict": parts,
-        **likelihood.score(cfg, inputs, most_likely, answers, out),
+        **likelihood.score(cfg, inputs, likelihood_prompts, answers, out),
         "retention": retained,
     }
     by_suite, measured_by_suite = read_suites(cfg, inputs, out)
-    by_task, scores = benchmarks.benchmark_results(cfg, inputs)
+    by_task, benchmark_measures = benchmarks.benchmark_results(cfg, inputs)
     optional = {
-        "rounds": rounds.compare_rounds(inputs, cfg.confidence, trained_on(inputs)),
+        "rounds": rounds.compare_rounds(inputs, cfg.confidence, trained_prompt_ids(inputs)),
         "suites": by_suite,
         "benchmarks": by_task,
     }
@@ -122,19 +129,23 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     results["verdict"] = verdict_of(results)
 
     save(out / "outcomes.parquet", checked.outcomes(), Outcome)
-    measured += measure_tables(checked, unchecked, answers)
+    gate_measures += policy_measures(checked, unchecked, answers)
     # other held-out pairs are of each run's own samples
     if parts[0] == "learnt":
-        measured += favoured
-    save(out / measures.FILE, [*measured, *measured_by_suite, *wins, *scores], measures.Measure)
+        gate_measures += pair_measures
+    save(
+        out / measures.FILE,
+        [*gate_measures, *measured_by_suite, *win_measures, *benchmark_measures],
+        measures.Measure,
+    )
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
-    main = results["primary"]
+    primary = results["primary"]
     rates: dict[str, Any] = {"pass_rate": {}, "delta": {}}
-    if main:
+    if primary:
         for role in titles:
-            rates["pass_rate"][role] = main[role]["mean"]
+            rates["pass_rate"][role] = primary[role]["mean"]
         for name in differences:
-            rates["delta"][name] = main[name]
+            rates["delta"][name] = primary[name]
     names = ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged", "verdict")
     return {
         "device": str(resolve_device(cfg.runtime.device)),
@@ -149,16 +160,16 @@ def no_verdict_error(sets: dict[str, AnsweredSet], inputs: dict[str, Path]) -> U
     """Return the error for an evaluation in which nothing shows if training helped."""
     ids = set[str]()
     for answered in sets.values():
-        ids.update(e.id for e in answered.prompts)
+        ids.update(prompt.id for prompt in answered.prompts)
     key = "unpaired" if "unpaired" in inputs else "pairs"
     return UserError(
-        f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_on(inputs))} are also in "
+        f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_prompt_ids(inputs))} are also in "
         "the training pairs, the others have no checks, and no pair is held out. Raise "
         f"data.tasks.test or {key}.validation_fraction, or add test prompts to data.sources."
     )
 
 
-def measure_tables(
+def policy_measures(
     checked: Checked, unchecked: dict[str, Table], answers: Answers
 ) -> list[measures.Measure]:
     """Return the measures of each answer of the policy, by which the gate compares two runs."""
@@ -173,24 +184,23 @@ def measure_tables(
 
 
 def parts_of_verdict(
-    checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool
+    checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own_preferences: bool
 ) -> list[str]:
-    """Return the verdict's parts, the most important first. `own`: preferences of the user, not generated ones."""
-    if own and checked.is_from_files:
-        order = ["learnt", "judged", "checks"]
-    elif own:
-        order = ["learnt", "judged"]
+    """Return the verdict's parts, the most important first: what is about the user's own preferences, if there are any."""
+    if own_preferences and checked.is_from_files:
+        by_importance = ["learnt", "judged", "checks"]
+    elif own_preferences:
+        by_importance = ["learnt", "judged"]
     elif checked.endpoint or comparisons:
-        order = ["checks", "judged"]
+        by_importance = ["checks", "judged"]
     else:
-        order = ["learnt"]
+        by_importance = ["learnt"]
     parts = {"checks": checked.endpoint, "learnt": pairs, "judged": comparisons}
-    return [name for name in order if parts[name]]
+    return [name for name in by_importance if parts[name]]
 
 
 def verdict_of(results: dict[str, Any]) -> str:
-    """Return one sentence per part of the verdict; the first also names what became worse. Only the first of several
-    judged opponents is included; the report has a line for each of them."""
+    """Return one sentence per part of the verdict. Only the first of several judged opponents is included."""
     titles = results["models"]
     sentences = list[str]()
     for part in results["gives_verdict"]:
@@ -200,13 +210,13 @@ def verdict_of(results: dict[str, Any]) -> str:
             case "learnt":
                 sentence = learnt.sentence(results["learnt"], titles, results["cautions"])
             case "judged":
-                first = next(iter(results["judged"].values()))
-                sentence = judged.sentence(first, titles["policy"])
+                first_opponent = next(iter(results["judged"].values()))
+                sentence = judged.sentence(first_opponent, titles["policy"])
         sentences.append(sentence)
     return " ".join(sentences)
 
 
-def measure_form(table: Table | None, answers: Answers, cfg: Eval) -> dict[str, Any]:
+def measure_shown_answers(table: Table | None, answers: Answers, cfg: Eval) -> dict[str, Any]:
     """Return length and endings of the answers that the verdict is about."""
     if table is None:
         return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
@@ -217,69 +227,74 @@ def measure_form(table: Table | None, answers: Answers, cfg: Eval) -> dict[str, 
 def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
     """Return by role the mean tokens, the shares of answers that end by themselves and that loop and, if some answers
     have thoughts, their share and the mean tokens of a thought."""
-    candidates = [answers[role][e.id] for e in table.prompts for role in table.roles]
+    candidates = [answers[role][prompt.id] for prompt in table.prompts for role in table.roles]
     shape = table.tokens.shape
-    loops = np.reshape([is_repetitive(c.answer) for c in candidates], shape)
-    thinks = np.reshape([c.has_thought for c in candidates], shape)
+    loops = np.reshape([is_repetitive(candidate.answer) for candidate in candidates], shape)
+    thinks = np.reshape([candidate.has_thought for candidate in candidates], shape)
     figures = {
         "mean_tokens": table.mean(table.tokens),
         "stop_rate": table.mean(table.stopped),
         "loops": table.mean(loops),
     }
     if thinks.any():
-        tokens = np.reshape([c.n_tokens - c.length for c in candidates], shape)
-        per_thought = tokens.sum(0) / np.maximum(1, thinks.sum(0))
+        thought_tokens = np.reshape(
+            [candidate.n_tokens - candidate.length for candidate in candidates], shape
+        )
+        per_thought = thought_tokens.sum(0) / np.maximum(1, thinks.sum(0))
         figures["thoughts"] = table.mean(thinks)
         figures["thought_tokens"] = dict(zip(table.roles, map(float, per_thought), strict=True))
     return figures
 
 
-def trained_on(inputs: dict[str, Path]) -> set[str]:
-    """Return the prompt ids of all labels that a model was trained on. Those from a file may also be test prompts."""
-    kinds: dict[str, Any] = {"pairs": Pair, "unpaired": UnpairedPreference}
+def trained_prompt_ids(inputs: dict[str, Path]) -> set[str]:
+    """Return the prompt ids of all pairs or unpaired labels that the models were trained on."""
+    label_types: dict[str, Any] = {"pairs": Pair, "unpaired": UnpairedPreference}
     ids = set[str]()
-    for name, folder in inputs.items():
-        stage = name.partition("_")[0]
-        if stage in kinds:
-            ids.update(Records(folder / f"{stage}.parquet", kinds[stage]).column("prompt_id"))
+    for input_name, folder in inputs.items():
+        stage = input_name.partition("_")[0]
+        if stage in label_types:
+            ids.update(Records(folder / f"{stage}.parquet", label_types[stage]).column("prompt_id"))
     return ids
 
 
-def in_run(inputs: dict[str, Path]) -> set[str]:
+def prompt_ids_of_run(inputs: dict[str, Path]) -> set[str]:
     """Return the prompt ids of the data, in any split, and of the preferences."""
-    return trained_on(inputs).union(
+    return trained_prompt_ids(inputs).union(
         Records(inputs["data"] / "examples.parquet", Example).column("id")
     )
 
 
-def with_checks(
+def check_unseen_answers(
     cfg: Eval, inputs: dict[str, Path], sets: dict[str, AnsweredSet], out: StageDir
 ) -> Checked:
     """Check the answers to prompts with checks that every model answered and nothing was trained on. A prompt of a
     labelled set is also left out if the data contains it, in any split."""
-    nothing = AnsweredSet([], {role: {} for role in cfg.models})
+    no_answers = AnsweredSet([], {role: {} for role in cfg.models})
     tables = dict[str, Table]()
-    for name, find_known in (("answer", trained_on), ("answer_outside", in_run)):
-        answered = sets.get(name, nothing)
-        known = find_known(inputs) if answered.prompts else set()
-        prompts = [e for e in answered.prompts if e.checks]
-        unseen = [e for e in prompts if e.id not in known]
-        if len(unseen) < len(prompts):
+    for name, find_seen_ids in (
+        ("answer", trained_prompt_ids),
+        ("answer_outside", prompt_ids_of_run),
+    ):
+        answered = sets.get(name, no_answers)
+        seen_ids = find_seen_ids(inputs) if answered.prompts else set()
+        checked_prompts = [prompt for prompt in answered.prompts if prompt.checks]
+        unseen = [prompt for prompt in checked_prompts if prompt.id not in seen_ids]
+        if len(unseen) < len(checked_prompts):
             out.warn(
-                f"{len(prompts) - len(unseen)} test prompts do not count: they are also in the data or the pairs."
+                f"{len(checked_prompts) - len(unseen)} test prompts do not count: they are also in the data or the pairs."
             )
         tables[name] = tabulate(unseen, answered.answers)
     return Checked(tables["answer"], tables["answer_outside"].by("task"))
 
 
-def without_checks(sets: dict[str, AnsweredSet]) -> dict[str, Table]:
+def tabulate_without_checks(sets: dict[str, AnsweredSet]) -> dict[str, Table]:
     """Tabulate length and endings of the answers to prompts without checks, by the set's title."""
     tables = dict[str, Table]()
     for title, name in SETS_WITHOUT_CHECKS.items():
         if name in sets:
-            plain = [e for e in sets[name].prompts if not e.checks]
-            if plain:
-                tables[title] = tabulate(plain, sets[name].answers)
+            without_checks = [prompt for prompt in sets[name].prompts if not prompt.checks]
+            if without_checks:
+                tables[title] = tabulate(without_checks, sets[name].answers)
     return tables
 
 
@@ -289,7 +304,7 @@ def read_answered_sets(
     """Read by name the sets of prompts that every model answered, and count the other prompts. Raise UserError if a
     set has none left."""
     sets = dict[str, AnsweredSet]()
-    total = 0
+    total_left_out = 0
     for name in PROMPT_SOURCES:
         if f"{name}_policy" not in inputs:
             continue
@@ -300,7 +315,7 @@ def read_answered_sets(
             raise UserError(f"{message}, so that no prompt is left. Lower answer.max_new_tokens.")
         if left_out:
             out.warn(f"{message}.")
-        total += left_out
-        by_id = {e.id: e for e in prompts_of_set(name, inputs)}
+        total_left_out += left_out
+        by_id = {prompt.id: prompt for prompt in prompts_of_set(name, inputs)}
         sets[name] = AnsweredSet([by_id[prompt_id] for prompt_id in answers["policy"]], answers)
-    return sets, total
+    return sets, total_left_out

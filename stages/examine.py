@@ -37,14 +37,14 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         pairs,
         adapter if adapter.exists() else None,
         results,
-        end_log_probs(cfg, after, pairs[:MOST_ENDS]),
+        end_of_turn_log_probs(cfg, after, pairs[:MOST_ENDS]),
     )
     faults = find_faults(found)
     rows = list[TokenRow]()
     for number, pair in enumerate(pairs[: cfg.rows], 1):
         for side in (before, after):
-            title = f"preference {number}, {side.title}"
-            rows.append(token_row(title, side.contract, [*pair.prompt, *pair.chosen]))
+            row_title = f"preference {number}, {side.title}"
+            rows.append(token_row(row_title, side.contract, [*pair.prompt, *pair.chosen]))
     sentence = f"No fault was found in {after.title} beside {before.title}"
     if faults:
         sentence = f"{len(faults)} of the checks found a fault in {after.title}: {next(iter(faults.values()))}"
@@ -70,15 +70,16 @@ def read_side(title: str, came: Path, published: Path) -> Side:
     return Side(title, came / "model", published / "model", stored, manifest["warnings"])
 
 
-def end_log_probs(cfg: Examine, side: Side, pairs: list[Pair]) -> list[float]:
-    """Return the log-prob of the end of turn after each chosen answer, as the model's own template writes it."""
+def end_of_turn_log_probs(cfg: Examine, side: Side, pairs: list[Pair]) -> list[float]:
+    """Return the log-prob of the end of turn after each chosen answer, as the model's own template writes it; [] if the
+    template refuses a row."""
     try:
         rows = [scoring.tokenize_pair(pair, side.contract) for pair in pairs]
     except UserError:  # its template refuses a row
         return []
-    ends = [0.0] * len(rows)
+    end_log_probs = [0.0] * len(rows)
     title = f"ends of turn {side.title}"
     scored = token_log_probs(cfg.runtime.device, cfg.precision, title, side.published, rows)
-    for i, chosen, _ in scored:
-        ends[i] = chosen[-1]
-    return ends
+    for number, chosen_log_probs, _ in scored:
+        end_log_probs[number] = chosen_log_probs[-1]
+    return end_log_probs

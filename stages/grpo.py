@@ -25,8 +25,8 @@ CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_g
 
 def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out reward.
-    Raise UserError if the sampler does not have the trainer's weights, ten steps in a row teach nothing, too many
-    prompts are too long or completions unscored, or training diverged."""
+    Raise UserError if too many prompts are too long or completions unscored, or training teaches
+    nothing or diverged."""
     policy = inputs["policy"] / "model"
     contract = load_contract(policy)
     context = read_context_length(policy)
@@ -38,10 +38,10 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     labeler = make_labeler(label, out)
 
     def judge(prompts: list[Example], rollouts: list[Rollout]) -> Iterator[Judgement]:
-        names = {prompt.id for prompt in prompts}
+        prompt_ids = {prompt.id for prompt in prompts}
         for judgement in labeler.judge_rollouts(Pool(prompts, rollouts)):
             if labeler.own:  # its scores are those that stage=label takes
-                validate_judgement(judgement, names, f"label.own: the labeler {labeler.name}")
+                validate_judgement(judgement, prompt_ids, f"label.own: the labeler {labeler.name}")
             yield judgement
 
     engine = RolloutEngine(cfg, policy, contract, out) if cfg.sampler == "vllm" else None
@@ -69,28 +69,30 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     if not out.is_main:
         return {}
     log = trainer.state.log_history
-    held_out = [entry[objective.ROW_REWARDS] for entry in log if objective.ROW_REWARDS in entry]
-    by_prompt = list[dict[str, Any]]()
-    if held_out:
-        for name, reward in zip(rows.validation.ids, held_out[-1], strict=True):
-            by_prompt.append({"id": name, "reward": reward})
-    fit.publish(partial(load_model, policy), by_prompt)
+    held_out_rewards = [
+        entry[objective.ROW_REWARDS] for entry in log if objective.ROW_REWARDS in entry
+    ]
+    reward_by_prompt = list[dict[str, Any]]()
+    if held_out_rewards:
+        for name, reward in zip(rows.validation.ids, held_out_rewards[-1], strict=True):
+            reward_by_prompt.append({"id": name, "reward": reward})
+    fit.publish(partial(load_model, policy), reward_by_prompt)
 
-    steps = [entry for entry in log if "live_groups" in entry]
-    curve = read_curves(out.path)
-    figures = last_values(curve, *CURVES)
-    fit.describe(inputs, figures, reward_message(steps, held_out))
+    step_entries = [entry for entry in log if "live_groups" in entry]
+    curves = read_curves(out.path)
+    figures = last_values(curves, *CURVES)
+    fit.describe(inputs, figures, reward_message(step_entries, held_out_rewards))
     metrics = fit.metrics(rows.train.tokens("prompt_ids"))
-    first = steps[0] | last_values(curve[:1], "eval_reward")
+    first_figures = step_entries[0] | last_values(curves[:1], "eval_reward")
     for name in ("reward", "eval_reward"):
         if name in figures:
-            metrics["summary"] += f"; {name} {first[name]:.3f} → {figures[name]:.3f}"
+            metrics["summary"] += f"; {name} {first_figures[name]:.3f} → {figures[name]:.3f}"
     if engine:
         metrics["engine"] = engine.sampler.engine
-    completed = sum(entry["completion_tokens"] * entry["groups"] for entry in steps)
+    completion_tokens = sum(entry["completion_tokens"] * entry["groups"] for entry in step_entries)
     return metrics | {
-        "tokens": metrics["tokens"] + round(completed * cfg.completions),
-        "dead_steps": sum(entry["live_groups"] == 0 for entry in steps),
-        "held_out": len(by_prompt),
+        "tokens": metrics["tokens"] + round(completion_tokens * cfg.completions),
+        "dead_steps": sum(entry["live_groups"] == 0 for entry in step_entries),
+        "held_out": len(reward_by_prompt),
         **figures,
     }

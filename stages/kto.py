@@ -24,8 +24,8 @@ CURVES = (*MEASURED, "eval_loss", *(f"eval_{name}" for name in MEASURED))
 def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out completion's
     reward and label.
-    Raise UserError if policy or token ids differ from those that the reference scored, the first loss is not that of
-    log-ratio 0, too many completions are too long, or training diverged."""
+    Raise UserError if the first step does not agree with the stored reference, too many completions are too long, or
+    training diverged."""
     policy = inputs["policy"] / "model"
     contract = load_contract(policy)
     rows, labels = objective.read_rows(inputs, contract, cfg, out)
@@ -36,8 +36,8 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     fit = Fit(objective.CompletionTrainer, cfg, rows, contract, policy, out)
     model = objective.load_start(policy, cfg, fit.args.device, out)
     trainer = fit.build_trainer(apply_adapter(model, fit.cfg))
-    start = partial(objective.starting_loss, trainer)
-    first_step = FirstStepCheck(trainer, inputs, rows.train.ids, start)
+    starting_loss = partial(objective.starting_loss, trainer)
+    first_step = FirstStepCheck(trainer, inputs, rows.train.ids, starting_loss)
     fit.train(first_step)
     held_out = objective.rewards(trainer, read_reference(inputs, rows.validation.ids), labels)
     if not out.is_main:

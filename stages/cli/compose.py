@@ -81,7 +81,7 @@ def refuse_secret(argument: str) -> None:
     texts = [(key.partition(".extra.")[0], value)]
     if re.search(r"\{|\.extra|\.options", argument):
         for part in parsed(argument):
-            texts += servers.texts_in(part, key)
+            texts += servers.nested_texts(part, key)
     servers.refuse_secret(texts)
 
 

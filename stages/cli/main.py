@@ -148,7 +148,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     target_nodes = requested_nodes(cfg, nodes)
     missing = sorted(store.missing(target_nodes), key=str)
     building.try_own_labelers(cfg, missing, store)
-    building.require_rows_fit(cfg, missing, nodes, store)
+    building.require_rows_within_length(cfg, missing, nodes, store)
     page = live_page(cfg, store, nodes, target_nodes)
     if HydraConfig.initialized():
         log.info("%s; page: %s", page.recipe, page.address)

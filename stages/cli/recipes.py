@@ -72,7 +72,7 @@ def register(line: list[str]) -> None:
     store = ConfigStore.instance()
     store.repo.pop("recipe", None)
     for name, recipe in {NONE: OmegaConf.create(), **recipes_under(line)}.items():
-        servers.refuse_secret(servers.texts_in(OmegaConf.to_container(recipe), ""))
+        servers.refuse_secret(servers.nested_texts(OmegaConf.to_container(recipe), ""))
         *folders, file = filter(None, f"recipe/{name}".split("/"))
         store.store(group="/".join(folders), name=file, node=recipe, package="_global_")
 

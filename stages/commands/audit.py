@@ -186,9 +186,9 @@ def rows_as_trained(
     """Print and return the first rows of each source as a training reads them; none if the model is not here."""
     # imported here, as it loads torch
     from stages.models.token_rows import row_in_words, token_row
-    from stages.preflight.row_lengths import planned_contract
+    from stages.preflight.row_lengths import contract_after_sft
 
-    planned = planned_contract(nodes, store)
+    planned = contract_after_sft(nodes, store)
     if planned is None:
         log.info("Rows are not shown token by token: the model or its tokenizer is not here.")
         return []

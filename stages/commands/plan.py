@@ -17,7 +17,7 @@ from stages.commands.planning.peak import expected_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.errors import visible
 from stages.config.schema import Config
-from stages.preflight.evaluation_settings import EVALUATING, untested_message
+from stages.preflight.evaluation_settings import EVALUATING, nothing_measured_message
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -60,7 +60,7 @@ def run(
     """Return the plan for this machine, or for the GPUs that `plan.gpu` names."""
     if cfg.plan.gpu:
         return calculated.calculate(cfg, nodes, store)
-    return plan_nodes(nodes, store, untested_message(cfg))
+    return plan_nodes(nodes, store, nothing_measured_message(cfg))
 
 
 def plan_nodes(nodes: dict[str, Node], store: Store, untested: str = "") -> PlanResult:

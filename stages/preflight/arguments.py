@@ -8,40 +8,45 @@ from stages.config.errors import UserError
 from stages.store.node import Node
 from stages.store.store import Store
 
-STEPS = 1_000_000  # of a training that is long enough for every schedule
-# a training on any machine, without a warning
-PLAIN = {"output_dir": "", "use_cpu": True, "bf16": False, "activation_checkpointing": False}
+MANY_STEPS = 1_000_000  # of a training that is long enough for every schedule
+# of a training on any machine, without a warning
+PLAIN_ARGUMENTS = {
+    "output_dir": "",
+    "use_cpu": True,
+    "bf16": False,
+    "activation_checkpointing": False,
+}
 
 
-def require_arguments(node: Node, store: Store) -> None:
-    """Raise UserError for arguments that TRL's class or transformers' schedule refuses. TRL takes seconds to import, so it
-    is only asked about what the types of `trainer` leave open."""
-    trainer = node.config.trainer
-    is_open = trainer.extra or trainer.optim or trainer.lr_scheduler_kwargs
-    if not is_open and trainer.lr_scheduler_type not in SCHEDULES_WITH_OPTIONS:
-        return
-    key = f"{node.config.block}.trainer"
-    kind = node.config.objective.arguments_class
+def require_accepted_arguments(training: Node, store: Store) -> None:
+    """Raise UserError for arguments that TRL's class or transformers' schedule refuses. TRL is only asked about what the
+    types of `trainer` leave open."""
+    trainer = training.config.trainer
+    types_leave_open = trainer.extra or trainer.optim or trainer.lr_scheduler_kwargs
+    if not types_leave_open and trainer.lr_scheduler_type not in SCHEDULES_WITH_OPTIONS:
+        return  # TRL takes seconds to import
+    key = f"{training.config.block}.trainer"
+    arguments_class = training.config.objective.arguments_class
     import torch
     from transformers import Trainer, get_scheduler
 
     layer = torch.nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=node.config.learning_rate)
-    with refused_by_transformers(key):
-        arguments = kind(**PLAIN | trainer.given)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=training.config.learning_rate)
+    with refusals_as_user_errors(key):
+        arguments = arguments_class(**PLAIN_ARGUMENTS | trainer.given)
         Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
-    with refused_by_transformers(f"{key}.lr_scheduler_kwargs"):
+    with refusals_as_user_errors(f"{key}.lr_scheduler_kwargs"):
         get_scheduler(
             arguments.lr_scheduler_type,
             optimizer,
             num_warmup_steps=0,
-            num_training_steps=STEPS,
+            num_training_steps=MANY_STEPS,
             scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
         )
 
 
 @contextmanager
-def refused_by_transformers(key: str) -> Iterator[None]:
+def refusals_as_user_errors(key: str) -> Iterator[None]:
     """Raise UserError with the key for an error of transformers that is raised inside."""
     try:
         yield

@@ -26,20 +26,20 @@ from stages.hardware import machine
 from stages.launch.processes import listen_at
 from stages.pipeline.graph import requested_nodes
 from stages.preflight import model_files, servers, user_files
-from stages.preflight.arguments import require_arguments
+from stages.preflight.arguments import require_accepted_arguments
 from stages.store import plugins
 from stages.store.node import Node
 from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
 
 
-def require_file(node: Node, store: Store) -> None:
+def require_rows_of_files(node: Node, store: Store) -> None:
     """Raise UserError if a file has no rows for its purpose, or an audit's test set has no prompts."""
     from stages.formats.column_mapping import source_purpose
 
     block = node.config
     if isinstance(block, CandidateFile):
-        # otherwise `source_files.pin` reports the missing file
+        # `source_files.pin` reports a missing file
         if block.file and plugins.user_path(block.file).is_file():
             require_rows(block.source, f"{block.key}.file", "candidates")
         return
@@ -47,47 +47,49 @@ def require_file(node: Node, store: Store) -> None:
         require_rows(block.source, block.key, "preferences")
         return
     require_rows(block.source, block.key, source_purpose(block.source).name, block.own)
-    for i, source in enumerate(block.audit.against or ()):
-        require_rows(source, f"data.audit.against[{i}].path", "prompts")
+    for i, test_set in enumerate(block.audit.against or ()):
+        require_rows(test_set, f"data.audit.against[{i}].path", "prompts")
 
 
-def require_rows(source: Source, key: str, purpose: str, own: Own | None = None) -> None:
+def require_rows(source: Source, key: str, purpose: str, user_reader: Own | None = None) -> None:
     """Raise UserError if a source has no rows, or the first ones do not fit their purpose. A user-defined reader
-    (`own`) may take any row. Hub datasets are checked after their download."""
+    may take any row. Hub datasets are checked after their download."""
     if locate(source.path, key) is None:
         resolve_commit(source.path, source.revision, "dataset", key)
-        return
+        return  # the rows of a hub dataset are checked after its download
     try:
-        has_rows = read_first_rows(source, key, purpose, bool(own))
+        has_rows = recognise_first_rows(source, key, purpose, bool(user_reader))
     except UserError as error:
-        block = key.removesuffix(".path").removesuffix(".file")
-        if block in str(error):
+        setting = key.removesuffix(".path").removesuffix(".file")
+        if setting in str(error):
             raise
         raise UserError(f"{key}: {error}") from error
     if not has_rows:
         raise UserError(f"{key}={source.path}: has no rows. Name another file.")
 
 
-def read_first_rows(source: Source, key: str, purpose: str, own_reader: bool) -> bool:
+def recognise_first_rows(source: Source, key: str, purpose: str, by_user_reader: bool) -> bool:
     """Return whether a source has a row. Raise UserError if the first rows do not fit their purpose."""
     from stages.formats import detection
     from stages.formats.column_mapping import Purpose
     from stages.formats.readers import files
 
-    are_preferences = purpose == "preferences"
-    for table in files.source_tables(source, key, are_preferences):
+    of_preferences = purpose == "preferences"
+    for table in files.source_tables(source, key, of_preferences):
         if next(table.rows(), None):
-            if not own_reader:
-                rows = detection.first_rows(table)
-                detection.recognise_format(table, rows, source, key, Purpose[purpose])
+            if not by_user_reader:
+                first_rows = detection.first_rows(table)
+                detection.recognise_format(table, first_rows, source, key, Purpose[purpose])
             return True
     return False
 
 
-def require_known(node: Node, store: Store) -> None:
-    """Raise UserError if `label.known` has a line that is not a row of audit.jsonl, or no known label."""
+def require_known_labels(node: Node, store: Store) -> None:
+    """Raise UserError if every `known` in the file `label.known` is empty."""
     known = node.config.known
-    if not known or not plugins.user_path(known).is_file():  # else `source_files.pin` reports it
+    if (
+        not known or not plugins.user_path(known).is_file()
+    ):  # `source_files.pin` reports a missing file
         return
     from stages.evaluation.reliability import read_known_words
 
@@ -95,7 +97,7 @@ def require_known(node: Node, store: Store) -> None:
         raise UserError(f"label.known={known}: every `known` in it is empty. Fill some in.")
 
 
-def require_answered(node: Node, store: Store) -> None:
+def require_answers_of_people(node: Node, store: Store) -> None:
     """Raise UserError if the file of people's answers does not exist or has no answers."""
     people = node.config.asks
     if people is None or not people.answered:
@@ -114,76 +116,78 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
     """Raise one UserError for everything that nodes lack which are not in the store. Only the first machine checks."""
     if cfg.launch.node_rank > 0:
         return
-    missing = store.missing(command_nodes(cfg, nodes))
-    stages = {node.stage for node in missing}
-    if cfg.rebuild and missing and cfg.rebuild not in stages:
+    missing_nodes = store.missing(command_nodes(cfg, nodes))
+    stages = {node.stage for node in missing_nodes}
+    if cfg.rebuild and missing_nodes and cfg.rebuild not in stages:
         raise UserError(
             f"rebuild={cfg.rebuild}: not a stage of this command, which has {', '.join(sorted(stages))}."
         )
     errors = Errors()
-    for node in sorted(missing, key=str):
+    for node in sorted(missing_nodes, key=str):
         blocks = [node.config]
         if isinstance(node.config, ScoredGRPO):
             blocks += node.config.label.parts  # which score its completions
         for block in blocks:
-            for check, kinds in CHECKS.items():
-                if isinstance(block, kinds):
+            for check, block_types in CHECKS.items():
+                if isinstance(block, block_types):
                     with errors, name_block(block.block if isinstance(block, Label) else "label"):
                         check(replace(node, config=block), store)
     with errors:
-        require_rendezvous(cfg, missing, store)
+        require_free_rendezvous(cfg, missing_nodes, store)
     errors.raise_all()
 
 
-def require_rendezvous(cfg: Config, missing: set[Node], store: Store) -> None:
+def require_free_rendezvous(cfg: Config, missing_nodes: set[Node], store: Store) -> None:
     """Raise UserError if node 0 cannot listen for the others, unless another command trains already."""
     if cfg.launch.nodes == 1:
         return
-    for node in missing:
+    for node in missing_nodes:
+        # the command that holds the lock listens already
         if isinstance(node.config, Training) and not store.is_locked(node.stage, node.fingerprint):
             listen_at(str(cfg.launch.rendezvous)).close()
             return
 
 
-def try_own_labelers(cfg: Config, missing: Sequence[Node], store: Store) -> None:
-    """Run the code of user-defined labelers that the missing nodes need, before anything is built. Only commands that
-    build call this, after the check that the user typed the code's place.
-    Raise UserError if a labeler cannot be loaded, or fails on made-up rows."""
+def try_own_labelers(cfg: Config, missing_nodes: Sequence[Node], store: Store) -> None:
+    """Try the user-defined labelers that the missing nodes need, before anything is built. Raise UserError if one fails."""
     if cfg.launch.node_rank > 0 or not store.is_writable:
         return
-    own_parts = dict[str, OwnLabeler]()
-    for node in missing:
+    labelers_by_code = dict[str, OwnLabeler]()
+    for node in missing_nodes:
         label = node.config
         if isinstance(label, ScoredGRPO):
             label = label.label
         if not isinstance(label, Label):
             continue
-        for part in label.parts:
+        for labeler in label.parts:
             # an ensemble's members are nodes of their own, and its block does not have their files
-            if isinstance(part, OwnLabeler) and part.own:
-                own_parts[repr(part.own)] = part
-    if not own_parts:
+            if isinstance(labeler, OwnLabeler) and labeler.own:
+                labelers_by_code[repr(labeler.own)] = labeler
+    if not labelers_by_code:
         return
+    # runs the user's code, so only commands that build come here
     from stages.labelers.own import try_own_labeler
 
-    for part in own_parts.values():
-        with name_block(part.block):
-            try_own_labeler(part.own)
+    for labeler in labelers_by_code.values():
+        with name_block(labeler.block):
+            try_own_labeler(labeler.own)
 
 
-def require_rows_fit(
-    cfg: Config, missing: Sequence[Node], nodes: dict[str, Node], store: Store
+def require_rows_within_length(
+    cfg: Config, missing_nodes: Sequence[Node], nodes: dict[str, Node], store: Store
 ) -> None:
-    """Raise UserError for trainings that would drop more rows of the user's files as too long than they allow."""
+    """Raise UserError for trainings that would drop more rows of the user's files as too long than `max_dropped`."""
     if cfg.launch.node_rank > 0:
         return
-    has_files = any(isinstance(node.config, OneSource | PreferenceFile) for node in nodes.values())
-    trainings = [node for node in missing if isinstance(node.config, Training)]
-    if not trainings or not has_files:
+    has_user_files = any(
+        isinstance(node.config, OneSource | PreferenceFile) for node in nodes.values()
+    )
+    trainings = [node for node in missing_nodes if isinstance(node.config, Training)]
+    if not trainings or not has_user_files:
         return
-    from stages.preflight.row_lengths import long_rows
+    from stages.preflight.row_lengths import messages_of_long_rows
 
-    messages = long_rows(trainings, nodes, store)
+    messages = messages_of_long_rows(trainings, nodes, store)
     if messages:
         raise UserError(*messages)
 
@@ -215,16 +219,16 @@ def require_device(node: Node, store: Store) -> None:
 
 # By check: the blocks whose nodes need it
 CHECKS: dict[Callable[[Node, Store], None], tuple[type, ...]] = {
-    user_files.require_own: (Data, OneSource, Drawn, OwnLabeler),
+    user_files.require_user_code: (Data, OneSource, Drawn, OwnLabeler),
     user_files.require_vllm: (Answer, Drawn, ScoredGRPO),
-    user_files.require_engine: (Benchmark,),
-    model_files.require_model: (Model,),
+    user_files.require_benchmark_engine: (Benchmark,),
+    model_files.require_base_model: (Model,),
     model_files.require_reward_model: (RewardModel,),
     servers.require_endpoints: (OpenAI, Judge),
-    servers.require_page: (Human, Ensemble),
-    require_file: (OneSource, PreferenceFile, CandidateFile),
-    require_answered: (Human, Ensemble),
-    require_known: (Label,),
-    require_arguments: (Training,),
+    servers.require_page_for_people: (Human, Ensemble),
+    require_rows_of_files: (OneSource, PreferenceFile, CandidateFile),
+    require_answers_of_people: (Human, Ensemble),
+    require_known_labels: (Label,),
+    require_accepted_arguments: (Training,),
     require_device: (object,),
 }

@@ -15,7 +15,7 @@ from stages.store.sealed_json import Damaged
 from stages.store.source_files import locate
 
 ALL_LINEAR = "all-linear"
-CONTEXT = ("max_position_embeddings", "n_positions")
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
 BEFORE_CANDIDATES = (Command.audit, Target.base, Target.source, Target.data, Target.sft)
 BEFORE_PAIRS = (Target.sample, Target.pool, Target.label)
 
@@ -26,48 +26,48 @@ def validate_pairs(cfg: Config) -> None:
     trains_on_file = cfg.stage == Target.reward and cfg.reward.source.path
     if not cfg.by_pairs or has_own_pairs or trains_on_file or cfg.stage in BEFORE_CANDIDATES:
         return
-    prompts = split_rows(cfg, Split.preference)
-    needed = cfg.rounds * (cfg.sample.prompts_per_round or 1)
-    if prompts is not None and prompts < needed:
+    most_prompts = most_rows_of_split(cfg, Split.preference)
+    needed_prompts = cfg.rounds * (cfg.sample.prompts_per_round or 1)
+    if most_prompts is not None and most_prompts < needed_prompts:
         raise UserError(
-            f"data.tasks.preference: sample needs {needed} prompts, and there are at most {prompts}. Raise it, or "
+            f"data.tasks.preference: sample needs {needed_prompts} prompts, and there are at most {most_prompts}. Raise it, or "
             "splits.preference of a source."
         )
-    candidates = cfg.sample.most
-    if candidates is None or cfg.stage in BEFORE_PAIRS:
+    most_candidates = cfg.sample.most
+    if most_candidates is None or cfg.stage in BEFORE_PAIRS:
         return
     assert isinstance(cfg.sample, Drawn)  # a file has any number of candidates
     if isinstance(cfg.label, RewardModel) and cfg.pairs.min_score >= 1:
         raise UserError(
             f"pairs.min_score={cfg.pairs.min_score:g}: scores of a reward model are below 1. Set pairs.min_score=0."
         )
-    if candidates < 2:
+    if most_candidates < 2:
         setting = "sample.pool draws " if cfg.sample.pool else "sample.candidates_per_prompt="
         raise UserError(
-            f"{setting}{candidates}: a pair needs two candidates. Use more, or stop at stage=label."
+            f"{setting}{most_candidates}: a pair needs two candidates. Use more, or stop at stage=label."
         )
-    if not cfg.sample.pool and not any(cfg.sample.temperatures[:candidates]):
+    if not cfg.sample.pool and not any(cfg.sample.temperatures[:most_candidates]):
         raise UserError(
             f"sample.temperatures={cfg.sample.temperatures}: all candidates of a prompt would be equal. Use [0.9]."
         )
-    if prompts is not None:
-        validate_batch(cfg, prompts, candidates)
+    if most_prompts is not None:
+        validate_pairs_fill_batch(cfg, most_prompts, most_candidates)
 
 
-def validate_batch(cfg: Config, prompts: int, candidates: int) -> None:
-    """Raise UserError if the pairs of all prompts are fewer than one batch."""
-    limits = (prompts, cfg.sample.prompts, cfg.sample.prompts_per_round)
-    sampled = min(limit for limit in limits if limit)
+def validate_pairs_fill_batch(cfg: Config, most_prompts: int, most_candidates: int) -> None:
+    """Raise UserError if the most pairs that the prompts can make are fewer than one batch."""
+    limits = (most_prompts, cfg.sample.prompts, cfg.sample.prompts_per_round)
+    sampled_prompts = min(limit for limit in limits if limit)
     # a labeler of the user's may prefer each of two in turn
-    per_prompt = candidates * (candidates - 1)
+    pairs_per_prompt = most_candidates * (most_candidates - 1)
     if cfg.pairs.strategy is Strategy.best_worst:
-        per_prompt = 1
-    pairs = sampled * min(per_prompt, cfg.pairs.max_per_prompt)
-    name = "reward" if cfg.stage == Target.reward else "dpo"
-    batch_size = vars(cfg)[name].batch_size
-    if batch_size > pairs:
+        pairs_per_prompt = 1
+    most_pairs = sampled_prompts * min(pairs_per_prompt, cfg.pairs.max_per_prompt)
+    training = "reward" if cfg.stage == Target.reward else "dpo"
+    batch_size = vars(cfg)[training].batch_size
+    if batch_size > most_pairs:
         raise UserError(
-            f"{name}.batch_size={batch_size}: {sampled} prompts make at most {pairs} pairs. Lower it, or add prompts."
+            f"{training}.batch_size={batch_size}: {sampled_prompts} prompts make at most {most_pairs} pairs. Lower it, or add prompts."
         )
 
 
@@ -85,15 +85,15 @@ def validate_rollouts(cfg: Config) -> None:
             raise UserError(
                 "label.members: rewards of GRPO have no fixed scale for a veto. Take its veto away."
             )
-    prompts = split_rows(cfg, Split.preference)
-    if prompts is not None and prompts < cfg.grpo.batch_size:
+    most_prompts = most_rows_of_split(cfg, Split.preference)
+    if most_prompts is not None and most_prompts < cfg.grpo.batch_size:
         raise UserError(
-            f"grpo.batch_size={cfg.grpo.batch_size}: there are at most {prompts} prompts. Lower it, or raise "
+            f"grpo.batch_size={cfg.grpo.batch_size}: there are at most {most_prompts} prompts. Lower it, or raise "
             "data.tasks.preference."
         )
 
 
-def split_rows(cfg: Config, split: Split) -> int | None:
+def most_rows_of_split(cfg: Config, split: Split) -> int | None:
     """Return the most rows that a split can have, or None if a source may hold any number."""
     rows = 0
     for group, count in cfg.data.generated.items():
@@ -102,53 +102,55 @@ def split_rows(cfg: Config, split: Split) -> int | None:
     for source in cfg.data.sources:
         if source.shares.get(split):
             if source.rows is None or source.epochs or source.weight:
-                return None
+                return None  # it may hold any number
             rows += source.rows
     return rows
 
 
-def validate_model(cfg: Config) -> None:
+def validate_context_and_layers(cfg: Config) -> None:
     """Raise UserError for completions that leave no room for a prompt in the base model's context, or for adapters of
     layers that it does not have."""
-    config = base_config(cfg)
-    contexts = [config[name] for name in CONTEXT if config.get(name)]
-    generating = ["answer"]
+    base_config = local_base_config(cfg)
+    context_lengths = [base_config[key] for key in CONTEXT_KEYS if base_config.get(key)]
+    generating_blocks = ["answer"]
     if isinstance(cfg.sample, Drawn):
-        generating.append("sample")
+        generating_blocks.append("sample")
     if cfg.selects:
-        generating.append("select")
+        generating_blocks.append("select")
     if "grpo" in cfg.trained:
-        generating.append("grpo")
-    for name in generating:
-        max_new_tokens = vars(cfg)[name].max_new_tokens
-        if contexts and max_new_tokens >= contexts[0]:
+        generating_blocks.append("grpo")
+    for block_name in generating_blocks:
+        max_new_tokens = vars(cfg)[block_name].max_new_tokens
+        if context_lengths and max_new_tokens >= context_lengths[0]:
             raise UserError(
-                f"{name}.max_new_tokens={max_new_tokens}: the model's context has {contexts[0]} tokens. Lower it."
+                f"{block_name}.max_new_tokens={max_new_tokens}: the model's context has {context_lengths[0]} tokens. Lower it."
             )
-    for name, block in cfg.trained.items():
+    for block_name, block in cfg.trained.items():
         has_new_adapter = block.adapter in (Adapter.lora, Adapter.qlora)
-        if config and has_new_adapter and block.lora.target_modules != [ALL_LINEAR]:
-            require_layers(name, block.lora, config)
+        if base_config and has_new_adapter and block.lora.target_modules != [ALL_LINEAR]:
+            require_layers(block_name, block.lora, base_config)
 
 
-def base_config(cfg: Config) -> dict[str, Any]:
-    """Return the base's config.json, or {} if it is elsewhere. Raise Damaged for values that no model can have."""
+def local_base_config(cfg: Config) -> dict[str, Any]:
+    """Return the base model's config.json, or {} if it is on the hub or cannot be read. Raise Damaged for values that no
+    model can have."""
     if cfg.without_model:
         return {}
     try:
-        if cfg.model.path and locate(cfg.model.path, "model.path") is None:
+        is_on_hub = cfg.model.path and locate(cfg.model.path, "model.path") is None
+        if is_on_hub:
             return {}
         config = model_config(cfg.model) or {}
-    except Damaged:
+    except Damaged:  # its values are those of no model
         raise
     except (OSError, ValueError, UserError):
         return {}
     return config.get("text_config") or config
 
 
-def require_layers(name: str, lora: LoRA, config: dict[str, Any]) -> None:
+def require_layers(block_name: str, lora: LoRA, shape: dict[str, Any]) -> None:
     """Raise UserError if peft does not find the layers in a model of this shape without weights."""
-    # here, as they take seconds
+    # imported here, as they take seconds
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -156,10 +158,10 @@ def require_layers(name: str, lora: LoRA, config: dict[str, Any]) -> None:
 
     with torch.device("meta"):
         try:
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+            weightless_model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape))
         except (KeyError, TypeError, ValueError):
             return  # the stage `base` says why the model cannot be loaded
         try:
-            attach_new_adapter(model, lora, seed=0)
+            attach_new_adapter(weightless_model, lora, seed=0)
         except UserError as error:
-            raise UserError(f"{name}.{error}") from error
+            raise UserError(f"{block_name}.{error}") from error

@@ -28,38 +28,38 @@ def validate_config(cfg: Config) -> None:
     check_all(
         [partial(limits.validate_block, cfg.launch, "launch."), partial(limits.validate_block, cfg)]
     )
-    checks: list[Callable[[Config], None]] = [
-        validate_blocks,
+    checks_of_combinations: list[Callable[[Config], None]] = [
+        validate_seeds_pairs_and_base,
         sources.validate_sample,
         validate_labels,
         servers.validate_endpoints,
-        run_inputs.validate_base,
+        run_inputs.validate_single_base,
         run_inputs.validate_examined,
-        run_inputs.validate_demonstrations,
+        run_inputs.validate_rows_and_demonstrations,
         run_inputs.validate_objectives,
         run_inputs.validate_reward,
         sources.validate_data,
         user_files.validate_user_files,
-        evaluation_settings.validate_outside,
+        evaluation_settings.validate_outside_test_sets,
         evaluation_settings.validate_judged,
         evaluation_settings.validate_measured,
-        machine_needs.validate_checks,
+        machine_needs.validate_check_packages,
         machine_needs.validate_nodes,
         machine_needs.validate_sharding,
         machine_needs.validate_ray,
         machine_needs.validate_trackers,
-        machine_needs.validate_push,
+        machine_needs.validate_export,
         validate_adapters,
-        validate_trainers,
+        validate_trainings,
         capacity.validate_pairs,
         capacity.validate_rollouts,
-        capacity.validate_model,
+        capacity.validate_context_and_layers,
     ]
-    check_all(partial(check, cfg) for check in checks)
+    check_all(partial(check, cfg) for check in checks_of_combinations)
 
 
-def validate_trainers(cfg: Config) -> None:
-    """Raise UserError for keys of objectives that do not fit together, or arguments that TRL does not take."""
+def validate_trainings(cfg: Config) -> None:
+    """Raise one UserError for all trainings with settings that their trainer or their reference cannot use."""
     checks = list[Callable[[], object]]()
     for name, block in cfg.trained.items():
         checks.append(partial(trainers.validate_trainer, name, block))
@@ -67,17 +67,22 @@ def validate_trainers(cfg: Config) -> None:
     check_all(checks)
 
 
-def validate_reference(name: str, block: Training, precision: Precision) -> None:
+def validate_reference(training_name: str, block: Training, reference_precision: Precision) -> None:
     """Raise UserError if the reference's stored log-probs would be too coarse for the first-step check."""
-    compared = isinstance(block, KTO) or (isinstance(block, DPO) and not block.reference_free)
-    if compared and (block.precision, precision) == (Precision.fp32, Precision.bf16):
+    is_checked_at_first_step = isinstance(block, KTO) or (
+        isinstance(block, DPO) and not block.reference_free
+    )
+    if is_checked_at_first_step and (block.precision, reference_precision) == (
+        Precision.fp32,
+        Precision.bf16,
+    ):
         raise UserError(
-            f"{name}.precision=fp32: a reference in bf16 is too coarse. Set reference.precision=fp32."
+            f"{training_name}.precision=fp32: a reference in bf16 is too coarse. Set reference.precision=fp32."
         )
 
 
-def validate_blocks(cfg: Config) -> None:
-    """Raise UserError for seeds, a base model or quantiles of pairs whose settings do not fit together."""
+def validate_seeds_pairs_and_base(cfg: Config) -> None:
+    """Raise UserError for seeds, pairs or a base model whose settings do not fit together."""
     if cfg.seed in cfg.seeds:
         raise UserError(f"seeds={cfg.seeds} and seed={cfg.seed} must all differ. Leave it out.")
     checks: list[Callable[[], None]] = [
@@ -111,17 +116,17 @@ def validate_adapters(cfg: Config) -> None:
             raise UserError(
                 f"model.dtype={cfg.model.dtype}: dpo.adapter=continued needs exact weights. Use dpo.adapter=lora."
             )
-    for name, block in cfg.trained.items():
+    for training_name, block in cfg.trained.items():
         if block.adapter not in block.objective.adapters:
             raise UserError(
-                f"{name}.adapter={block.adapter}: {block.objective.title} can only use {', '.join(block.objective.adapters)}."
+                f"{training_name}.adapter={block.adapter}: {block.objective.title} can only use {', '.join(block.objective.adapters)}."
             )
         if block.adapter is not Adapter.qlora:
             continue
         # The libraries of another machine that is planned for are not known here.
         if cfg.planned_gpu is None and find_spec("bitsandbytes") is None:
             raise UserError(
-                f"{name}.adapter=qlora needs bitsandbytes for 4-bit weights: {install_command('qlora')}."
+                f"{training_name}.adapter=qlora needs bitsandbytes for 4-bit weights: {install_command('qlora')}."
             )
         if block.runtime.sharding is not Sharding.none:
-            raise UserError(f"{name}.adapter=qlora cannot be sharded. Use launch=ddp.")
+            raise UserError(f"{training_name}.adapter=qlora cannot be sharded. Use launch=ddp.")

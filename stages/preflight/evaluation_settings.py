@@ -13,42 +13,44 @@ EVALUATING = (Target.answer, Target.versus, Target.eval, Target.report)
 NOT_OF_TRAINING = ("rephrased", "open_plain", "open_lengths")
 
 
-def validate_outside(cfg: Config) -> None:
+def validate_outside_test_sets(cfg: Config) -> None:
     """Raise UserError for outside test sets of the same name, without a check or with splits."""
-    names = [Path(source.path).name for source in cfg.outside]
-    if len({*names}) < len(names):
-        raise UserError(f"outside names {', '.join(names)}: file names must differ. Rename one.")
-    for i, source in enumerate(cfg.outside):
-        if source.check is None:
+    file_names = [Path(test_set.path).name for test_set in cfg.outside]
+    if len({*file_names}) < len(file_names):
+        raise UserError(
+            f"outside names {', '.join(file_names)}: file names must differ. Rename one."
+        )
+    for i, test_set in enumerate(cfg.outside):
+        if test_set.check is None:
             raise UserError(f"outside[{i}].check=null: a test set needs one, such as check: label.")
-        if source.splits:
+        if test_set.splits:
             raise UserError(
-                f"outside[{i}].splits={source.splits}: every outside row is a test. Leave splits out."
+                f"outside[{i}].splits={test_set.splits}: every outside row is a test. Leave splits out."
             )
 
 
 def validate_measured(cfg: Config) -> None:
     """Raise UserError if the target evaluates models, and nothing measures them."""
-    message = untested_message(cfg)
+    message = nothing_measured_message(cfg)
     if cfg.stage in EVALUATING and message:
         raise UserError(message)
 
 
-def untested_message(cfg: Config) -> str:
+def nothing_measured_message(cfg: Config) -> str:
     """Return why nothing can be evaluated: no prompt with checks, no held-out pair and no judge; else ''."""
-    split = cfg.answer.split
+    test_split = cfg.answer.split
     for group in cfg.data.generated:
-        if SPLIT_OF_GROUP[group] == split and group not in NOT_OF_TRAINING:
+        if SPLIT_OF_GROUP[group] == test_split and group not in NOT_OF_TRAINING:
             return ""
     for source in cfg.data.sources:
-        if source.check and source.shares.get(split):
+        if source.check and source.shares.get(test_split):
             return ""
     if cfg.holds_out or isinstance(cfg.eval.judged, Compared):
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
     held_out = f", held-out labels ({cfg.label_block}.validation_fraction)" if cfg.by_labels else ""
     return (
-        f"stage={stage}: nothing measures whether training helped. Add prompts with checks (data.tasks.{split})"
+        f"stage={stage}: nothing measures whether training helped. Add prompts with checks (data.tasks.{test_split})"
         f"{held_out} or a judge (eval/judged=judge)."
     )
 
@@ -56,8 +58,8 @@ def untested_message(cfg: Config) -> str:
 def validate_judged(cfg: Config) -> None:
     """Raise UserError for the first setting of `eval.judged` that cannot work, or if `align=none` compares nothing."""
     judged = cfg.eval.judged
-    untrained = cfg.align is Align.none and not cfg.sft.train  # the policy is the base model itself
-    if untrained and not judged.folders:
+    is_policy_the_base = cfg.align is Align.none and not cfg.sft.train
+    if is_policy_the_base and not judged.folders:
         raise UserError(
             "align=none sft=none trains nothing. Name a model to compare: eval.judged.against=[FOLDER]."
         )
@@ -68,7 +70,7 @@ def validate_judged(cfg: Config) -> None:
         raise UserError(
             "eval.judged.members: the compared prompts have no checks. Leave verifier out."
         )
-    roles = compared_roles(cfg)
+    roles = comparable_roles(cfg)
     for i, name in enumerate(judged.against):
         if name in list(Role) and name not in roles:
             raise UserError(
@@ -78,7 +80,7 @@ def validate_judged(cfg: Config) -> None:
         raise UserError("eval.judged has no prompts. Set 'eval.judged.source=[{path: FILE}]'.")
 
 
-def compared_roles(cfg: Config) -> list[str]:
+def comparable_roles(cfg: Config) -> list[str]:
     """Return the models of this run with which the policy can be compared, and the reference answers."""
     if cfg.align is not Align.none:
         controls = [name for name in (Role.control, Role.control_pairs) if vars(cfg)[name]]

@@ -16,7 +16,7 @@ def validate_nodes(cfg: Config) -> None:
     launch = cfg.launch
     if launch.nodes > 1 and not launch.rendezvous:
         raise UserError(f"launch.nodes={launch.nodes} needs launch.rendezvous=HOST:PORT of node 0.")
-    if launch.rendezvous and not is_address(launch.rendezvous):
+    if launch.rendezvous and not is_host_and_port(launch.rendezvous):
         raise UserError(f"launch.rendezvous={launch.rendezvous} is not HOST:PORT of node 0.")
     if launch.node_rank >= launch.nodes:
         raise UserError(
@@ -24,7 +24,7 @@ def validate_nodes(cfg: Config) -> None:
         )
 
 
-def is_address(text: str) -> bool:
+def is_host_and_port(text: str) -> bool:
     """Return whether a text is HOST:PORT."""
     match = re.fullmatch(r"[^\s/]+:(\d{1,5})", text)
     return match is not None and 0 < int(match[1]) < 2**16
@@ -47,13 +47,14 @@ def validate_sharding(cfg: Config) -> None:
 
 
 def validate_ray(cfg: Config) -> None:
-    """Raise UserError for a Ray cluster that cannot be reached, or cannot compute what this machine would."""
+    """Raise UserError if Ray is missing, its address is wrong, or it would need several nodes or a GPU that this machine
+    lacks."""
     launch = cfg.launch
     if not launch.address:
         return
     if find_spec("ray") is None:
         raise UserError(f"launch.address={launch.address} needs Ray: {install_command('ray')}.")
-    if launch.address != "auto" and not is_address(launch.address):
+    if launch.address != "auto" and not is_host_and_port(launch.address):
         raise UserError(f"launch.address={launch.address} is neither auto nor HOST:PORT.")
     if launch.nodes > 1:
         raise UserError(f"launch.nodes={launch.nodes}: Ray has the nodes. Use launch.nodes=1.")
@@ -75,14 +76,14 @@ def validate_trackers(cfg: Config) -> None:
         )
 
 
-def validate_checks(cfg: Config) -> None:
+def validate_check_packages(cfg: Config) -> None:
     """Raise UserError if a source's check needs a package that is missing."""
     for source in (*cfg.data.sources, *cfg.outside):
         if source.check == "math" and find_spec("math_verify") is None:
             raise UserError(f"check: math needs math-verify: {install_command('math')}.")
 
 
-def validate_push(cfg: Config) -> None:
+def validate_export(cfg: Config) -> None:
     """Raise UserError for an export to the hub without a repository, a token, or a model trained here."""
     export = cfg.export
     if cfg.stage != Command.export:

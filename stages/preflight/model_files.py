@@ -13,9 +13,11 @@ from stages.store.node import Node
 from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
 
-SCORES = "ForSequenceClassification"  # in the class names of transformers' models with a score head
-HEADS = ("score.", "classifier.", "classification_head.")  # prefixes of a score head's tensor names
-TOKENIZERS = (
+SCORING_CLASS = (
+    "ForSequenceClassification"  # in class names of transformers' models with a score head
+)
+SCORE_HEADS = ("score.", "classifier.", "classification_head.")  # prefixes of its tensors' names
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -24,19 +26,19 @@ TOKENIZERS = (
 )
 
 
-def require_model(node: Node, store: Store) -> None:
-    """Raise UserError if the stage `base` cannot load the model at its path."""
+def require_base_model(node: Node, store: Store) -> None:
+    """Raise UserError if a base model's path is neither a model of the hub, a complete folder nor a GGUF file."""
     model = node.config
     if not model.path:
         return
     key = f"{model.key}={model.path}"
-    place = locate(model.path, model.key)
-    if place is None:
+    local = locate(model.path, model.key)
+    if local is None:
         resolve_commit(model.path, model.revision, "model", model.key)
-    elif place.is_dir():
-        require_folder(place, key)
-    elif place.suffix == ".gguf":
-        model_shape.refuse_pointer(place)
+    elif local.is_dir():
+        require_model_folder(local, key)
+    elif local.suffix == ".gguf":
+        model_shape.refuse_pointer(local)
     else:
         raise UserError(f"{key}: a single file must be a .gguf. For safetensors, name the folder.")
 
@@ -51,33 +53,33 @@ def require_reward_model(node: Node, store: Store) -> None:
     if folder is None:
         resolve_commit(label.path, label.revision, "model", "label.path")
     elif folder.is_dir():
-        require_scores(folder, key)
+        require_score_and_template(folder, key)
     else:
         raise UserError(f"{key}: a reward model is a folder of safetensors. Name the folder.")
 
 
-def require_scores(folder: Path, key: str) -> None:
+def require_score_and_template(folder: Path, key: str) -> None:
     """Raise UserError if a model does not give one score, or has no chat template."""
-    config = require_folder(folder, key)
-    classes = str(config.get("architectures") or "")
-    has_head = any(
-        name.startswith(HEADS)
+    config = require_model_folder(folder, key)
+    class_names = str(config.get("architectures") or "")
+    has_score_head = any(
+        name.startswith(SCORE_HEADS)
         for file in folder.glob("*.safetensors")
         for name in tensor_names(file, key)
     )
-    if classes and SCORES not in classes and not has_head:
-        raise UserError(f"{key}: {classes} gives no scores. Name a …{SCORES} model.")
-    labels = config.get("id2label")
+    if class_names and SCORING_CLASS not in class_names and not has_score_head:
+        raise UserError(f"{key}: {class_names} gives no scores. Name a …{SCORING_CLASS} model.")
+    output_names = config.get("id2label")
     outputs = config.get("num_labels", 2)  # 2 in transformers
-    if isinstance(labels, dict) and labels:
-        outputs = len(labels)
+    if isinstance(output_names, dict) and output_names:
+        outputs = len(output_names)
     if outputs != 1:
         raise UserError(f"{key}: its config.json has {outputs} outputs. Name a model with one.")
     if not (folder / "contract.json").exists() and not has_chat_template(folder):
         raise UserError(f"{key}: its tokenizer has no chat template. Save that of its training.")
 
 
-def require_folder(folder: Path, key: str) -> dict[str, Any]:
+def require_model_folder(folder: Path, key: str) -> dict[str, Any]:
     """Return a model folder's config.json. Raise UserError, naming `key`, for a missing part or unsafe files."""
     try:
         safe_folder.validate_folder(folder)
@@ -89,7 +91,7 @@ def require_folder(folder: Path, key: str) -> dict[str, Any]:
         raise UserError(
             f"{key}: {folder} has no *.safetensors. Convert the weights to safetensors."
         )
-    if not any((folder / name).is_file() for name in TOKENIZERS):
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
             f"{key}: the folder has no tokenizer. Save the model's tokenizer.json there."
         )
@@ -112,24 +114,25 @@ def has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     file = folder / "tokenizer_config.json"
-    config = safe_folder.read_json(file) if file.is_file() else None
-    return isinstance(config, dict) and bool(config.get("chat_template"))
+    settings = safe_folder.read_json(file) if file.is_file() else None
+    return isinstance(settings, dict) and bool(settings.get("chat_template"))
 
 
-def model_config(cfg: Model, published: Path | None = None) -> dict[str, Any] | None:
-    """Return a base model's config.json from its node's `published` folder, else what `model.config` says of it, else
-    from its path in `cfg`; None if the hub cannot be reached, or for a GGUF file until it is published."""
-    if published and (published / "config.json").exists():
-        return model_shape.read_config(published)
-    if cfg.random_init:
-        return cfg.random_init.shape
-    # else a group's, for its own path
-    if cfg.config and cfg.config.get("_name_or_path", cfg.path) == cfg.path:
-        return cfg.config
-    local = locate(str(cfg.path), cfg.key)
+def model_config(model: Model, published_folder: Path | None = None) -> dict[str, Any] | None:
+    """Return a base model's config.json from the folder that its node published, else the shape of random weights or
+    what `model.config` says of this path, else from the path; None if the hub has none, or for an unpublished GGUF file."""
+    if published_folder and (published_folder / "config.json").exists():
+        return model_shape.read_config(published_folder)
+    if model.random_init:
+        return model.random_init.shape
+    # a group's may be of another path
+    if model.config and model.config.get("_name_or_path", model.path) == model.path:
+        return model.config
+    local = locate(str(model.path), model.key)
     if local is None:
-        return hub_config(str(cfg.path), cfg.revision)
-    return model_shape.read_config(local) if local.is_dir() else None
+        return hub_config(str(model.path), model.revision)
+    is_gguf = not local.is_dir()
+    return None if is_gguf else model_shape.read_config(local)
 
 
 def hub_config(repo: str, revision: str | None) -> dict[str, Any] | None:

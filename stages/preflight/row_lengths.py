@@ -27,29 +27,37 @@ from stages.store.source_files import locate
 from stages.store.splits import split_of
 from stages.store.store import Store
 
-COUNTED = 2000  # rows of a file, from its start
+MOST_COUNTED = 2000  # rows of a file, from its start
 SFT_SPLITS = (Split.sft, Split.validation)
 SFT_GROUPS = {group for group, split in SPLIT_OF_GROUP.items() if split in SFT_SPLITS}
 File = OneSource | PreferenceFile
 
 
-def long_rows(trainings: Sequence[Node], nodes: dict[str, Node], store: Store) -> list[str]:
-    """Return a sentence for each training that would drop more of its rows as too long than `max_dropped` allows. Of a
-    training with rows of several files, and of a file with more than COUNTED rows, the training itself tells it."""
-    read = [(node, file) for node in trainings for file in files_read(node) if has_only(file, node)]
-    planned = planned_contract(nodes, store) if read else None
+def messages_of_long_rows(
+    trainings: Sequence[Node], nodes: dict[str, Node], store: Store
+) -> list[str]:
+    """Return a sentence for each training that would drop more of its rows as too long than `max_dropped` allows. It is
+    not about trainings that read several files or only some rows, or files with MOST_COUNTED rows or more."""
+    read_alone = [
+        (training, file)
+        for training in trainings
+        for file in local_files_read(training)
+        if trains_on_exactly(file, training)
+    ]
+    planned = contract_after_sft(nodes, store) if read_alone else None
     if planned is None:
         return []
     contract, context = planned
     messages = list[str]()
-    for node, file in read:
-        tokens = count_lengths(node.config, file, contract)
-        limit, _, _ = node.config.longest(context)
-        too_long = [length for length in tokens if length > limit]
-        share = len(too_long) / max(1, len(tokens))
-        is_whole = 0 < len(tokens) < COUNTED
-        if is_whole and (share > node.config.max_dropped or share == 1):
-            messages.append(long_rows_message(node, file, len(tokens), too_long, context))
+    for training, file in read_alone:
+        row_lengths = count_row_lengths(training.config, file, contract)
+        limit, _, _ = training.config.longest(context)
+        too_long = [length for length in row_lengths if length > limit]
+        share = len(too_long) / max(1, len(row_lengths))
+        is_counted_whole = 0 < len(row_lengths) < MOST_COUNTED
+        drops_too_many = share > training.config.max_dropped or share == 1
+        if is_counted_whole and drops_too_many:
+            messages.append(long_rows_message(training, file, len(row_lengths), too_long, context))
     return [*dict.fromkeys(messages)]  # runs of several seeds read the same rows
 
 
@@ -67,34 +75,35 @@ def long_rows_message(
     )
 
 
-def files_read(training: Node) -> list[File]:
+def local_files_read(training: Node) -> list[File]:
     """Return the local files whose rows a training reads: demonstrations, or a file of preferences."""
-    of_data = training.config.objective.reads is Reads.examples
-    kind = OneSource if of_data else PreferenceFile
+    reads_examples = training.config.objective.reads is Reads.examples
+    file_type = OneSource if reads_examples else PreferenceFile
     by_key = dict[str, File]()
-    for node in row_lineage(training):
+    for node in nodes_of_rows(training):
         file = node.config
-        has_reader = isinstance(file, OneSource) and file.own
-        if type(file) is kind and not has_reader and locate(file.source.path, file.key):
+        has_user_reader = isinstance(file, OneSource) and file.own
+        if type(file) is file_type and not has_user_reader and locate(file.source.path, file.key):
             by_key[file.key] = file
     return [*by_key.values()]
 
 
-def row_lineage(node: Node) -> Iterator[Node]:
+def nodes_of_rows(node: Node) -> Iterator[Node]:
     """Yield the nodes that a training's rows come from; not those of another training, such as its start's."""
-    for source in node.inputs.values():
-        if not isinstance(source.config, Training):
-            yield source
-            yield from row_lineage(source)
+    for source_node in node.inputs.values():
+        if not isinstance(source_node.config, Training):
+            yield source_node
+            yield from nodes_of_rows(source_node)
 
 
-def has_only(file: File, training: Node) -> bool:
-    """Return whether a training has the rows of this file and no others, generated or of another source."""
+def trains_on_exactly(file: File, training: Node) -> bool:
+    """Return whether a training has all rows of this file and no others, generated or of another source."""
     if isinstance(file, PreferenceFile):
         return True
-    if file.source.rows or file.source.weight or file.source.epochs:
-        return False  # of whose rows some are drawn
-    for node in row_lineage(training):
+    draws_some_rows = file.source.rows or file.source.weight or file.source.epochs
+    if draws_some_rows:
+        return False
+    for node in nodes_of_rows(training):
         block = node.config
         is_other = isinstance(block, OneSource) and block.key != file.key
         is_generated = isinstance(block, Data) and not SFT_GROUPS.isdisjoint(block.generated)
@@ -103,41 +112,41 @@ def has_only(file: File, training: Node) -> bool:
     return True
 
 
-def planned_contract(nodes: dict[str, Node], store: Store) -> tuple[Contract, int | None] | None:
+def contract_after_sft(nodes: dict[str, Node], store: Store) -> tuple[Contract, int | None] | None:
     """Return the contract that SFT will fix, and the tokens that the model reads; None if the model is not on this
     machine, or SFT will refuse it."""
     base = nodes["base"]
     sft = nodes["sft"].config
     published = store.folder(base) / "model"
-    place = published if published.exists() else None
-    if place is None and base.config.path:
-        place = locate(base.config.path, base.config.key)
-    if place is None:
+    model_path = published if published.exists() else None
+    if model_path is None and base.config.path:
+        model_path = locate(base.config.path, base.config.key)
+    if model_path is None:
         return None
-    if place.is_dir():
-        config = load_config(place)
-        tokenizer = load_tokenizer(place)
+    if model_path.is_dir():
+        config = load_config(model_path)
+        tokenizer = load_tokenizer(model_path)
     else:
-        config, tokenizer = describe_gguf(place)
-    with suppress(UserError):
+        config, tokenizer = describe_gguf(model_path)
+    with suppress(UserError):  # SFT will raise it
         contract = establish_contract(tokenizer, sft.template, sft.train, rows=sys.maxsize)
         return contract, context_length(config)
     return None
 
 
-def row_conversations(training: Training, file: File) -> Iterator[list[list[Message]]]:
+def conversations_by_row(training: Training, file: File) -> Iterator[list[list[Message]]]:
     """Yield the conversations of each row that a training reads: a demonstration, a pair's two, or a labelled answer."""
-    is_pool = isinstance(file, PreferenceFile)
+    are_preferences = isinstance(file, PreferenceFile)
 
     def row_if_read(row: ParsedRow) -> ParsedRow | None:
-        if is_pool:
+        if are_preferences:
             return row
         split = split_of(row.messages, row.answers, row.group, file.source.shares)
         return row if len(row.answers) == 1 and split in SFT_SPLITS else None
 
-    purpose = Purpose.preferences if is_pool else source_purpose(file.source)
+    purpose = Purpose.preferences if are_preferences else source_purpose(file.source)
     for row in convert(file.source, file.key, row_if_read, purpose, ReadReport()):
-        conversations = answered_conversations(row)
+        conversations = prompt_with_each_answer(row)
         if training.objective.reads is Reads.unpaired:
             for conversation in conversations:
                 yield [conversation]
@@ -145,18 +154,22 @@ def row_conversations(training: Training, file: File) -> Iterator[list[list[Mess
             yield conversations
 
 
-def answered_conversations(row: ParsedRow) -> list[list[Message]]:
-    """Return the prompt with each of its answers."""
+def prompt_with_each_answer(row: ParsedRow) -> list[list[Message]]:
+    """Return a row's prompt with each of its answers."""
     if row.continuations:
         return [[*row.messages, *answer] for answer in row.continuations]
     return [[*row.messages, {"role": "assistant", "content": text}] for text in row.answers]
 
 
-def count_lengths(training: Training, file: File, contract: Contract) -> list[int]:
-    """Return the tokens of the first rows of a file: of the longest of a row's conversations."""
-    tokens = list[int]()
-    for conversations in islice(row_conversations(training, file), COUNTED):
+def count_row_lengths(training: Training, file: File, contract: Contract) -> list[int]:
+    """Return the tokens of each of a file's first rows: of the longest stretch of its conversations."""
+    row_lengths = list[int]()
+    for conversations in islice(conversations_by_row(training, file), MOST_COUNTED):
         with suppress(UserError):  # what the template refuses is reported by the stage
-            stretches = [part for each in conversations for part in contract.stretches(each)]
-            tokens.append(max(len(stretch.ids) for stretch in stretches))
-    return tokens
+            stretches = [
+                stretch
+                for conversation in conversations
+                for stretch in contract.stretches(conversation)
+            ]
+            row_lengths.append(max(len(stretch.ids) for stretch in stretches))
+    return row_lengths

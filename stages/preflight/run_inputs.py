@@ -5,7 +5,7 @@ from stages.config.errors import UserError, name_block
 from stages.config.schema import Config, Target
 
 
-def validate_base(cfg: Config) -> None:
+def validate_single_base(cfg: Config) -> None:
     """Raise UserError for two base models."""
     if cfg.model.path and cfg.model.random_init:
         raise UserError(
@@ -26,15 +26,15 @@ def validate_examined(cfg: Config) -> None:
             "stage=examine needs the trained model and the one before its training: examine.model=FOLDER "
             "examine.before=FOLDER."
         )
-    is_start = cfg.model.path == cfg.examine.before
-    if cfg.sft.train or not cfg.label.brings_pool or not is_start:
+    starts_from_before = cfg.model.path == cfg.examine.before
+    if cfg.sft.train or not cfg.label.brings_pool or not starts_from_before:
         raise UserError(
             "align=given trains nothing and reads preferences. Take recipe=examine without sft, model and label."
         )
 
 
-def validate_demonstrations(cfg: Config) -> None:
-    """Raise UserError if there are no rows, or SFT's answers cannot be chosen among the base model's."""
+def validate_rows_and_demonstrations(cfg: Config) -> None:
+    """Raise UserError if there are no rows, or SFT's demonstrations are not given or cannot be selected."""
     reads_data = cfg.sft.train or not cfg.own_prompts
     if reads_data and not cfg.data.sources and not cfg.data.generated:
         raise UserError("data.sources is empty, so there are no rows. Name a file: data.path=FILE.")
@@ -81,7 +81,7 @@ def validate_objectives(cfg: Config) -> None:
 
 
 def validate_reward(cfg: Config) -> None:
-    """Raise UserError for a reward model without training data, or a labeler without a reward model."""
+    """Raise UserError for a labeler without a reward model, or a reward margin without score differences."""
     source = cfg.reward.source
     for label in cfg.labels:
         for part in label.parts:
@@ -92,8 +92,8 @@ def validate_reward(cfg: Config) -> None:
                         "reward.source.path=FILE."
                     )
     if cfg.stage == Target.reward and cfg.reward.margin and not source.path:
-        estimates = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)
-        if cfg.label.prefers and not estimates:
+        estimates_differences = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)
+        if cfg.label.prefers and not estimates_differences:
             raise UserError(
                 f"reward.margin=true: label={cfg.label.labeler} gives no score differences. Set reward.margin=false, "
                 "or use pairs=ranked."

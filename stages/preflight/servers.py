@@ -17,29 +17,29 @@ from stages.config.schema import Config
 from stages.store.node import Node
 from stages.store.store import Store
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # the name of an environment variable
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # of the environment
 # The user, the password or the key in an address
 CREDENTIALS = re.compile(
     r"://[^/\s'\"]*@|[?&][\w-]*(key|token|secret|password|sig|signature)=", re.IGNORECASE
 )
 # Names of settings that hold a key
-KEY_NAME = re.compile(
+SECRET_NAME = re.compile(
     r"(api|access|auth|private|secret|client|bearer|refresh)[-_ ]?(key|token|secret)"
     r"|authori[sz]ation|passw(or)?d|passphrase|credential|^(x[-_])?(auth|bearer|secret|token)$",
     re.IGNORECASE,
 )
 # Keys of OpenAI, Hugging Face and others, of Google, JWTs and headers. Names of models and files may begin like the
 # first ones, but do not have twenty letters and digits in a row.
-KEY = re.compile(
+API_KEY = re.compile(
     r"\b(sk|pk|hf|gsk|xai|nvapi|ghp|glpat|r8|csk)[-_]([\w-]*[-_])?[A-Za-z0-9]{20,}"
     r"|\bAIza[\w-]{30,}|\beyJ[\w-]{8,}\.eyJ|\b(Bearer|Basic) [\w+/=.~-]{20,}"
 )
 
 
-def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
-    """Raise UserError for a setting with an API key, or with an address that holds a user, a password or a key. This
-    must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values."""
-    for key, value in texts:
+# called before Hydra, which writes all settings into the folder of the run
+def refuse_secret(settings: Iterable[tuple[str, str]]) -> None:
+    """Raise UserError for the first of the settings, keys and values, that holds a secret."""
+    for key, value in settings:
         if holds_secret(key, value):
             raise secret_error(key)
 
@@ -51,30 +51,30 @@ def secret_error(key: str) -> UserError:
 
 
 def holds_secret(key: str, value: str) -> bool:
-    """Return whether a setting holds a secret: in an address, in place of a variable's name, or in a free mapping.
-    Other settings are paths, models and projects, which may look like a key."""
+    """Return whether a setting holds a secret: in an address, in place of a variable's name, or in a free mapping."""
     name = key.rpartition(".")[2]
     if CREDENTIALS.search(value):
         return True
     if name == "api_key_env":
-        variables = [word.strip("'\" ") for word in value.split(",")]  # several in a sweep
-        return any(word and not NAME.fullmatch(word) for word in variables)
-    is_free = (".extra." in key or ".options." in key) and not name.endswith("_env")
-    if is_free and KEY_NAME.search(name):
+        variable_names = [word.strip("'\" ") for word in value.split(",")]  # several in a sweep
+        return any(word and not VARIABLE_NAME.fullmatch(word) for word in variable_names)
+    is_in_free_mapping = (".extra." in key or ".options." in key) and not name.endswith("_env")
+    if is_in_free_mapping and SECRET_NAME.search(name):
         return True
-    return (is_free or "://" in value) and KEY.search(value) is not None
+    # the values of other settings, such as paths and models, may look like a key
+    return (is_in_free_mapping or "://" in value) and API_KEY.search(value) is not None
 
 
-def texts_in(value: Any, place: str) -> Iterator[tuple[str, str]]:
+def nested_texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
     """Yield the key and the value of every text inside a setting."""
     if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from texts_in(inner, f"{place}.{name}".lstrip("."))
+        for name, inner_value in value.items():
+            yield from nested_texts(inner_value, f"{key}.{name}".lstrip("."))
     elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            yield from texts_in(inner, f"{place}[{i}]")
+        for i, inner_value in enumerate(value):
+            yield from nested_texts(inner_value, f"{key}[{i}]")
     elif isinstance(value, str) and value:
-        yield place, value
+        yield key, value
 
 
 def validate_endpoints(cfg: Config) -> None:
@@ -84,20 +84,21 @@ def validate_endpoints(cfg: Config) -> None:
         with errors:
             endpoint.check(key)
         with errors:
-            refuse_key(key, endpoint)
+            refuse_secret_of_endpoint(key, endpoint)
     errors.raise_all()
 
 
-def refuse_key(key: str, endpoint: Endpoint) -> None:
-    """Raise UserError for a secret in an endpoint's address or requests, also one that another setting or the
-    environment filled in. A query or a fragment of an address may be one."""
-    secret = os.environ.get(endpoint.api_key_env or "", "").strip()
-    is_secret = len(secret) >= SHORTEST_KEY
+def refuse_secret_of_endpoint(key: str, endpoint: Endpoint) -> None:
+    """Raise UserError for a secret in an endpoint's address or requests, also the key that the environment holds. A query
+    or a fragment of an address counts as one."""
+    api_key = os.environ.get(endpoint.api_key_env or "", "").strip()
+    is_long_enough = len(api_key) >= SHORTEST_KEY
     base_url = str(endpoint.base_url)
-    for place, value in texts_in({"base_url": base_url, "extra": endpoint.extra}, key):
-        if holds_secret(place, value) or (is_secret and secret in value):
-            raise secret_error(place)
-    if "?" in base_url or "#" in base_url:
+    for setting, value in nested_texts({"base_url": base_url, "extra": endpoint.extra}, key):
+        if holds_secret(setting, value) or (is_long_enough and api_key in value):
+            raise secret_error(setting)
+    has_query_or_fragment = "?" in base_url or "#" in base_url
+    if has_query_or_fragment:
         raise secret_error(f"{key}.base_url")
 
 
@@ -120,29 +121,28 @@ def require_endpoints(node: Node, store: Store) -> None:
 
 
 def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
-    """Raise UserError if the package openai or the API key is missing. With cached replies of this model in the store,
-    the stage may need neither, so it reports them itself."""
+    """Raise UserError if the package openai or the API key is missing, unless the store has cached replies of this model."""
     # imported here, as it loads pyarrow, which a plan does not need
     from stages.store.call_cache import Calls
 
     folder = store.root / "cache" / "calls"
     if Calls(folder, str(endpoint.base_url), str(endpoint.model)).path.exists():
-        return
+        return  # cached replies may be all that the stage needs
     if find_spec("openai") is None:
         raise UserError(f"{key} needs the package openai: {install_command('endpoints')}.")
-    name = endpoint.api_key_env
-    if name and not os.environ.get(name, "").strip():
+    variable = endpoint.api_key_env
+    if variable and not os.environ.get(variable, "").strip():
         raise UserError(
-            f"{key}.api_key_env={name}: this environment variable is missing or empty. Set it: export {name}=KEY"
+            f"{key}.api_key_env={variable}: this environment variable is missing or empty. Set it: export {variable}=KEY"
         )
 
 
-def require_page(node: Node, store: Store) -> None:
+def require_page_for_people(node: Node, store: Store) -> None:
     """Raise UserError if the page for people lacks a package, or cannot listen at its address and no running command
     serves it."""
     people = node.config.asks
     if people is None or store.is_locked(node.stage, node.fingerprint):
-        return
+        return  # a locked node is served by a running command
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
         raise UserError(
             f"{people.block}: the page for people needs starlette and uvicorn: {install_command('people')}."

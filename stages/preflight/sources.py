@@ -22,12 +22,12 @@ LABELLED = [
 def validate_data(cfg: Config) -> None:
     """Raise one UserError for all settings of data that cannot work."""
     checks: list[Callable[[], None]] = [cfg.data.check]
-    for key, source in run_sources(cfg):
+    for key, source in keyed_sources(cfg):
         checks.append(partial(source.check_keys, key))
     check_all(checks)
 
 
-def run_sources(cfg: Config) -> list[tuple[str, Source]]:
+def keyed_sources(cfg: Config) -> list[tuple[str, Source]]:
     """Return every file source of the configuration with its key, such as `data.sources[0]`."""
     sources = [(cfg.data.block(i), source) for i, source in enumerate(cfg.data.sources)]
     if cfg.reward.source.path:
@@ -39,17 +39,20 @@ def run_sources(cfg: Config) -> list[tuple[str, Source]]:
     return sources
 
 
-def lacks_checks(cfg: Config) -> bool:
-    """Return True if label=verifier would score only prompts without checks, after hours of training perhaps."""
+def verifier_lacks_checks(cfg: Config) -> bool:
+    """Return whether label=verifier would score only prompts without checks."""
     if cfg.label.names != ["verifier"] or cfg.stage not in LABELLED or cfg.data.own:
         return False
-    checked = any(source.check and source.shares.get("preference") for source in cfg.data.sources)
-    by_labels = cfg.by_labels or Align.grpo in cfg.objectives
-    return by_labels and not checked and not cfg.generates("preference")
+    has_checked_source = any(
+        source.check and source.shares.get("preference") for source in cfg.data.sources
+    )
+    needs_labels = cfg.by_labels or Align.grpo in cfg.objectives
+    return needs_labels and not has_checked_source and not cfg.generates("preference")
 
 
 def validate_sample(cfg: Config) -> None:
-    """Raise UserError for the first setting of `sample` that cannot work."""
+    """Raise UserError for the first setting of `sample` that cannot work, alone or with the labeler, or for an unknown
+    sampler of answers."""
     sample = cfg.sample
     sample.check()
     if sample.brings_prompts and "verifier" in cfg.label.names:
@@ -57,17 +60,19 @@ def validate_sample(cfg: Config) -> None:
             "label=verifier needs prompts with checks, and those of sample=file have none. Use another label, or "
             "sample.own_prompts=false."
         )
-    if lacks_checks(cfg):
+    if verifier_lacks_checks(cfg):
         raise UserError(
             "label=verifier needs prompts with checks. Set check of a source with prompts for preference (data.sources), "
             "or use label=judge (for GRPO with label.kind=pointwise) or label=reward_model."
         )
-    has_candidates = not isinstance(sample, Drawn) or sample.pool
-    if cfg.label.brings_pool and has_candidates:
+    names_candidates = not isinstance(sample, Drawn) or sample.pool
+    if cfg.label.brings_pool and names_candidates:
         raise UserError("label=dataset has the candidates. Leave out sample.file and sample.pool.")
     if isinstance(cfg.label, SourceOrder) and len(sample.members) < 2:
         raise UserError(
             "label=source_order needs two sources, the better one first: 'sample.pool=[{model: sft}, {model: base}]'."
         )
-    samplers = [name for name in plugins.plugin_words("samplers", "Sampler") if name != "openai"]
-    require_known("answer.sampler", [cfg.answer.sampler or "hf"], samplers)
+    local_samplers = [
+        name for name in plugins.plugin_words("samplers", "Sampler") if name != "openai"
+    ]
+    require_known("answer.sampler", [cfg.answer.sampler or "hf"], local_samplers)

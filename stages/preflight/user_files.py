@@ -34,7 +34,7 @@ def validate_user_files(cfg: Config) -> None:
     if isinstance(cfg.sft.template, TemplateFile):
         with errors:
             validate_chat_template(plugins.user_path(cfg.sft.template.path))
-    for key, source in sources.run_sources(cfg):
+    for key, source in sources.keyed_sources(cfg):
         if source.task:
             with errors:
                 validate_task(f"{key}.task", source.task)
@@ -44,11 +44,11 @@ def validate_user_files(cfg: Config) -> None:
 def validate_rubric(judge: Judge, file: Path) -> None:
     """Raise UserError for a rubric that cannot be rendered, or does not show the judge all texts."""
     setting = f"label.rubric={file}"
-    source = read_template(file, "label.rubric")
-    texts = RUBRIC_TEXTS[judge.kind]
-    with guard_template(setting, f"It may read {', '.join(texts)} and reply"):
-        prompt = render(source, {name: f"<{name}>" for name in (*texts, "reply")})
-    for name in texts:
+    template = read_template(file, "label.rubric")
+    needed_texts = RUBRIC_TEXTS[judge.kind]
+    with guard_template(setting, f"It may read {', '.join(needed_texts)} and reply"):
+        prompt = render(template, {name: f"<{name}>" for name in (*needed_texts, "reply")})
+    for name in needed_texts:
         if f"<{name}>" not in prompt:
             raise UserError(f"{setting}: {name} is missing from the text. Add {{{{ {name} }}}}.")
 
@@ -65,14 +65,14 @@ def validate_chat_template(file: Path) -> None:
     tokenizer.chat_template = read_template(file)
     with (
         guard_template(f"sft.template.path={file}", "Correct it, or leave it out: template=auto"),
-        suppress(Refusal),
+        suppress(Refusal),  # a template may refuse a conversation
     ):
         for conversation in GOLDEN:
             render(tokenizer, conversation)
 
 
 def validate_task(key: str, name: str) -> None:
-    """Raise UserError for an unknown task, or a file that is incomplete or has a phrasing that cannot be rendered."""
+    """Raise UserError, with the setting, for a task that is unknown or cannot be read."""
     from stages.formats.phrased import read_task
 
     try:
@@ -81,7 +81,7 @@ def validate_task(key: str, name: str) -> None:
         raise UserError(f"{key}={name}: {error}") from error
 
 
-def require_engine(node: Node, store: Store) -> None:
+def require_benchmark_engine(node: Node, store: Store) -> None:
     """Raise UserError if the Python of `benchmark.runtime.python` does not have the engine of benchmarks."""
     block = node.config
     if block.engine:
@@ -110,15 +110,15 @@ def require_vllm(node: Node, store: Store) -> None:
     )
 
 
-def require_own(node: Node, store: Store) -> None:
+def require_user_code(node: Node, store: Store) -> None:
     """Raise UserError if the file of a user-defined part imports a missing package, or does not define the name."""
-    own = node.config.own
-    if not own:
+    user_part = node.config.own
+    if not user_part:
         return
     key = own_key(node.config)
-    text = plugins.read_python(own, key).decode(errors="replace")
-    for package in re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE):
+    code = plugins.read_python(user_part, key).decode(errors="replace")
+    for package in re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE):
         if package not in sys.modules and find_spec(package) is None:
             raise UserError(f"{key}: no module {package!r}. Install it.")
-    if not re.search(rf"\b{re.escape(str(own.name))}\b|import \*", text):
-        raise plugins.undefined_error(own, key)
+    if not re.search(rf"\b{re.escape(str(user_part.name))}\b|import \*", code):
+        raise plugins.undefined_error(user_part, key)

@@ -19,7 +19,7 @@ from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError
 from stages.config.limits import ONE_OF, validate_block
 from stages.config.trainers import validate_trainer
-from stages.preflight.arguments import require_arguments
+from stages.preflight.arguments import require_accepted_arguments
 from stages.store.store import Store
 from tests.helpers import TINY, nodes, settings
 
@@ -67,7 +67,7 @@ def refusal(*overrides: str) -> str:
     try:
         validate_block(node.config, "dpo.")
         validate_trainer("dpo", node.config)
-        require_arguments(node, Store(Path("outputs")))
+        require_accepted_arguments(node, Store(Path("outputs")))
     except UserError as error:
         assert str(error).startswith("dpo.trainer"), error
         return str(error)

@@ -47,15 +47,15 @@ def test_rows_that_do_not_fit_are_refused_before_a_model_is_loaded(
     [keeps] = re.findall(rf"({stage}\.max_length=\d+) keeps 100%", refusal)
     store = Store(chain.root)
     planned = nodes(chain.root, *line, keeps)
-    assert row_lengths.long_rows([planned[stage]], planned, store) == []
-    monkeypatch.setattr(row_lengths, "COUNTED", 8)  # a longer file is not read to its end
+    assert row_lengths.messages_of_long_rows([planned[stage]], planned, store) == []
+    monkeypatch.setattr(row_lengths, "MOST_COUNTED", 8)  # a longer file is not read to its end
     planned = nodes(chain.root, *line, too_short)
-    assert row_lengths.long_rows([planned[stage]], planned, store) == []
+    assert row_lengths.messages_of_long_rows([planned[stage]], planned, store) == []
 
 
 def test_no_length_beyond_the_models_context_is_named(chain: Chain, tmp_path: Path) -> None:
     node = nodes(chain.root, *long_rows_line("dpo", tmp_path), "dpo.max_length=500")["dpo"]
-    [file] = row_lengths.files_read(node)
+    [file] = row_lengths.local_files_read(node)
     message = row_lengths.long_rows_message(node, file, 3, [150, 200], 100)
     assert "2 of 3 rows are longer than the 100 tokens that the model reads" in message
     assert " keeps " not in message
