@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from stages.cli.explain import explain
 from stages.cli.spelling import typed_values
-from stages.commands.result import Reply, Result, finite
+from stages.commands.result import Reply, Result, null_for_nan
 from stages.config.choices import Command
 from stages.config.errors import UserError
 from stages.config.exit_codes import exit_code
@@ -46,7 +46,7 @@ def replying(line: list[str]) -> Iterator[None]:
         raise
     finally:
         current.reset(token)
-        sys.stdout.write(f"{json.dumps(finite(asdict(reply)), ensure_ascii=False)}\n")
+        sys.stdout.write(f"{json.dumps(null_for_nan(asdict(reply)), ensure_ascii=False)}\n")
         sys.stdout.flush()
 
 
@@ -98,4 +98,4 @@ def deliver(result: Result) -> None:
         reply.result = result
     else:
         result.show()
-    result.end()
+    result.end_with_exit_code()

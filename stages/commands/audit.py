@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 UNUSABLE = "unusable"  # the code of a row that no stage can use
 MEANINGS = {UNUSABLE: "no stage can use the row, for the reason in the report"} | DESCRIPTIONS
-EXAMPLES = 3  # per code
+MOST_EXAMPLES = 3  # of a code, and of a source's rows as a training reads them
 # in the store's root
 ROWS = "audit.jsonl"
 PAGE = "audit.html"
@@ -74,7 +74,7 @@ class AuditedSource:
     flagged: int = 0
     examples: dict[str, list[Case]] = field(default_factory=dict)
 
-    def note(self, case: Case, row: dict[str, Any], file: IO[str]) -> None:
+    def record(self, case: Case, row: dict[str, Any], file: IO[str]) -> None:
         """Write a row with codes to `file`, and count them. The first rows of each code become its examples."""
         line = {"source": self.key, "place": case.place, "codes": case.codes, **row}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -82,7 +82,7 @@ class AuditedSource:
         self.codes.update(case.codes.keys())
         for code in case.codes:
             cases = self.examples.setdefault(code, [])
-            if len(cases) < EXAMPLES:
+            if len(cases) < MOST_EXAMPLES:
                 cases.append(case)
 
 
@@ -98,18 +98,18 @@ def audited_sources(
         sources.append(
             AuditedSource(node.config.key, node.config.source, purpose, harmonizer, read_row)
         )
-    if "label" in nodes and nodes["label"].config.brings_pool:
+    label_is_dataset = "label" in nodes and nodes["label"].config.brings_pool
+    if label_is_dataset:
         preferences = nodes["label"].config.source
         sources.append(AuditedSource("label.path", preferences, Purpose.preferences, harmonizer))
     return sources
 
 
 def audit_source(audited: AuditedSource, auditor: Auditor, file: IO[str]) -> None:
-    """Audit a source, and write every row with a code to `file`. Raise UserError if it cannot be read at all."""
+    """Audit a source, and write every row with a code to `file`, those that cannot be used too."""
     for parsed, split in parsed_rows(audited):
-        request = request_of(parsed)
         best, worst = best_and_worst(parsed)
-        if best is not None and len(audited.first) < EXAMPLES:
+        if best is not None and len(audited.first) < MOST_EXAMPLES:
             audited.first.append(conversation_with(parsed, best))
         place = audited.report.place
         codes = auditor.findings(parsed, split)
@@ -118,46 +118,54 @@ def audit_source(audited: AuditedSource, auditor: Auditor, file: IO[str]) -> Non
         if parsed.scores:
             row["scores"] = parsed.scores
         if codes:
-            audited.note(Case(place, codes, request, best, worst), row, file)
+            audited.record(Case(place, codes, request_of(parsed), best, worst), row, file)
     for bad in audited.report.bad_rows:
         value = as_json(bad.value)
         text = json.dumps(value, ensure_ascii=False)
         case = Case(f"{bad.file}:{bad.line}", {UNUSABLE: str(bad.error)}, text, None, None)
-        audited.note(case, {"row": value}, file)
+        audited.record(case, {"row": value}, file)
 
 
 def conversation_with(parsed: ParsedRow, answer: str) -> list[Message]:
     """Return the conversation of a row up to one of its answers, which may be of several turns."""
     if parsed.continuations:
-        return [*parsed.messages, *parsed.continuations[parsed.answers.index(answer)]]
+        turns = parsed.continuations[parsed.answers.index(answer)]
+        return [*parsed.messages, *turns]
     return [*parsed.messages, {"role": "assistant", "content": answer}]
 
 
 def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
     """Yield the parsed rows of a source with their splits, without rows that belong to no split."""
 
-    def with_split(parsed: ParsedRow) -> tuple[ParsedRow, str] | None:
+    def with_split_if_any(parsed: ParsedRow) -> tuple[ParsedRow, str] | None:
         if audited.purpose is Purpose.preferences:
             return parsed, Split.preference
         parsed = audited.harmonizer(parsed)
         shares = audited.source.shares
         split = split_of(parsed.messages, parsed.answers, parsed.group, shares)
-        return (parsed, split) if split else None
+        return (parsed, split) if split else None  # None: left out
 
     return convert(
-        audited.source, audited.key, with_split, audited.purpose, audited.report, audited.read_row
+        audited.source,
+        audited.key,
+        with_split_if_any,
+        audited.purpose,
+        audited.report,
+        audited.read_row,
     )
 
 
 def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> None:
-    """Audit every source, print counts, write rows and page. Raise UserError without a source that can be read."""
+    """Audit every source, print counts, write rows and page. Raise UserError without any source."""
     data: Data = nodes["data"].config
     with (
         tempfile.TemporaryDirectory() as folder,
         plugins.explain_errors(data.own, KEY, Path(folder)),
     ):
-        _, own = load_user_code(data.own, StageDir(Path(folder), lambda metrics, step: None))
-        sources = audited_sources(nodes, own)
+        _, users_reader = load_user_code(
+            data.own, StageDir(Path(folder), lambda metrics, step: None)
+        )
+        sources = audited_sources(nodes, users_reader)
         if not sources:
             raise UserError(
                 "stage=audit needs rows: 'data.sources=[{path: FILE}]', or label=dataset label.path=FILE."
@@ -177,7 +185,7 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> Non
     if summary:
         log.info("data.form and data.audit: %s", summary)
     trained = rows_as_trained(cfg, store, nodes, sources)
-    show(sources, trained, data, store)
+    print_counts_and_write_page(sources, trained, data, store)
 
 
 def rows_as_trained(
@@ -188,11 +196,11 @@ def rows_as_trained(
     from stages.models.token_rows import row_in_words, token_row
     from stages.preflight.row_lengths import contract_after_sft
 
-    planned = contract_after_sft(nodes, store)
-    if planned is None:
+    contract_and_context = contract_after_sft(nodes, store)
+    if contract_and_context is None:
         log.info("Rows are not shown token by token: the model or its tokenizer is not here.")
         return []
-    contract, context = planned
+    contract, context = contract_and_context
     rows = list["TokenRow"]()
     for source in sources:
         training: Training = cfg.dpo
@@ -208,7 +216,9 @@ def rows_as_trained(
     return rows
 
 
-def show(sources: list[AuditedSource], trained: list["TokenRow"], data: Data, store: Store) -> None:
+def print_counts_and_write_page(
+    sources: list[AuditedSource], trained: list["TokenRow"], data: Data, store: Store
+) -> None:
     """Print the counts, and write the page."""
     from stages.pages.environment import environment
 
@@ -236,7 +246,7 @@ def show(sources: list[AuditedSource], trained: list["TokenRow"], data: Data, st
 
 
 def summary_sentence(sources: list[AuditedSource]) -> str:
-    """Return the sentence that sums up the audit."""
+    """Return the sentence that says how many rows have a code."""
     rows = sum(source.report.rows for source in sources)
     flagged = sum(source.flagged for source in sources)
     if not flagged:

@@ -28,7 +28,7 @@ QUIT = "/quit"
 SAFE_CONTROLS = "".join(c for c in map(chr, range(32)) if c not in "\b\v\f\r\x1b")
 
 # Incomplete characters and joiners: they cannot be printed before the next token.
-UNDECIDED = ("\ufffd", "\u200c", "\u200d", "\ufe0f")
+UNDECIDED_ENDS = ("\ufffd", "\u200c", "\u200d", "\ufe0f")
 
 terminal = Console(highlight=False)  # no colours in a pipe
 
@@ -43,17 +43,18 @@ class AnswerPrinter(BaseStreamer):  # type: ignore[no-untyped-call]
 
     def put(self, value: torch.Tensor) -> None:
         """Print tokens. The prompt, which comes first and has two dimensions, is not printed."""
-        if value.dim() == 1:
+        is_prompt = value.dim() > 1
+        if not is_prompt:
             self.ids += value.tolist()
             text = self.contract.text(self.ids).strip()
-            if not text.endswith(UNDECIDED):
-                self.print(text)
+            if not text.endswith(UNDECIDED_ENDS):
+                self.print_rest_of(text)
 
     def end(self) -> None:
-        self.print(self.contract.text(self.ids).strip())
+        self.print_rest_of(self.contract.text(self.ids).strip())
         terminal.out()
 
-    def print(self, text: str) -> None:
+    def print_rest_of(self, text: str) -> None:
         """Print the end of a text of which the beginning is printed."""
         shown = visible(text, SAFE_CONTROLS)
         # a Console turns tabs into spaces
@@ -98,7 +99,7 @@ class Speaker:
         )
         [(_, [completion])] = self.sampler.complete([request])
         assert isinstance(completion, Completion) and completion.token_ids is not None
-        if not printer.ids:  # of another sampler, which ends before it tells
+        if not printer.ids:  # the sampler is another, which returns whole answers
             printer.put(torch.tensor(completion.token_ids))
             printer.end()
         return self.contract.text(completion.token_ids).strip()
@@ -136,7 +137,7 @@ def read_prompts() -> Iterator[str]:
             return
         if line == QUIT:
             return
-        if line and not is_terminal:
-            terminal.out(f"> {visible(line)}")
         if line:
+            if not is_terminal:
+                terminal.out(f"> {visible(line)}")
             yield line

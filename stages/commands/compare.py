@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from stages.commands.comparing.groups import ComparedGroup, compare_groups
-from stages.commands.comparing.measured import measured_rows
+from stages.commands.comparing.measured import measured_models
 from stages.commands.node_settings import Nodes
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.errors import UserError, visible
@@ -22,7 +22,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-PAGE = "compare.html"  # in the store's root; `stage=gc` keeps the nodes that it shows
+COMPARE_PAGE = "compare.html"  # in the store's root; `stage=gc` keeps the nodes that it shows
 
 
 @dataclass
@@ -45,23 +45,23 @@ class CompareResult(Result):
 
 def run(cfg: Config, store: Store, *_: object) -> CompareResult:
     """Compare the settings of each set of prompts, and write the page. Raise UserError without any evaluation."""
-    chosen = nodes_of_sweep(store, cfg.compare.sweep)
-    groups = compare_groups(measured_rows(store, published_nodes(store), chosen))
+    chosen = fingerprints_of_sweep(store, cfg.compare.sweep)
+    groups = compare_groups(measured_models(store, nodes_oldest_first(store), chosen))
     if not groups:
         raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
-    page = store.root / PAGE
+    page = store.root / COMPARE_PAGE
     if safe_files.write_if_allowed(page, render_page(groups)):
         return CompareResult(groups, page)
     return CompareResult(groups, None)
 
 
-def published_nodes(store: Store) -> Nodes:
+def nodes_oldest_first(store: Store) -> Nodes:
     """Return the folders and manifests of all published nodes, the oldest first."""
     return {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
 
 
-def nodes_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
-    """Return the fingerprints of a sweep's nodes; None without a sweep."""
+def fingerprints_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
+    """Return the fingerprints of a sweep's nodes; None without a sweep. Raise UserError if the folder has none."""
     if sweep is None:
         return None
     fingerprints = set[str]()
@@ -76,10 +76,10 @@ def nodes_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
 
 def benchmark_names(group: ComparedGroup) -> list[str]:
     """Return the names of the benchmarks that any setting has."""
-    names: dict[str, float] = {}
+    benchmarks: dict[str, float] = {}
     for setting in group.settings:
-        names |= setting.benchmarks
-    return [*names]
+        benchmarks |= setting.benchmarks
+    return list(benchmarks)
 
 
 def settings_table(group: ComparedGroup) -> Table:

@@ -14,7 +14,7 @@ from stages.config.schema import DOCS, Config, Target
 from stages.pages.glossary import GLOSSARY
 
 COMMAND = re.compile(r"^\d+\. `(.*)`$", re.MULTILINE)
-LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
+MARKDOWN_LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
 
 
 @dataclass
@@ -36,17 +36,18 @@ def run(*_: object) -> ContextResult:
     page = render(
         "context.md.jinja",
         program=" ".join(program()),
-        formats=table("data-formats.md", "| format |"),
+        formats=reference_table("data-formats.md", "| format |"),
         glossary=GLOSSARY,
         exit_codes=MEANINGS,
-        stages=table("stages-and-files.md", "| stage |"),
+        stages=reference_table("stages-and-files.md", "| stage |"),
         blocks=blocks,
     )
     return ContextResult(page, COMMAND.findall(page))
 
 
-def table(page: str, head: str) -> str:
-    """Return the table in a page of docs/reference/ that begins with `head`, without links."""
+def reference_table(page: str, beginning: str) -> str:
+    """Return the table in a page of docs/reference/ that begins with `beginning`, without links."""
     text = (DOCS / "reference" / page).read_text(encoding="utf-8")
-    rest = text[text.index(f"\n{head}") + 1 :]
-    return LINK.sub(r"\1", rest.partition("\n\n")[0])
+    table_and_rest = text[text.index(f"\n{beginning}") + 1 :]
+    table, _, _ = table_and_rest.partition("\n\n")
+    return MARKDOWN_LINK.sub(r"\1", table)

@@ -27,13 +27,11 @@ from stages.store.sealed_json import WRONG_SHAPE
 Settings = dict[str, Any]
 
 FRAMEWORKS = ("axolotl", "llama_factory", "trl")  # TRL last: its keys are in the others' files, too
-STAGES = {"rm": "reward", "ipo": "dpo"}  # words of others for a stage
+STAGE_OF_METHOD = {"rm": "reward", "ipo": "dpo"}  # others have our name
 # the arguments that are keys of a stage's `trainer`
-TYPED = {"sft": SFTArguments, "dpo": DPOArguments, "reward": RewardArguments}
-# values that ask for nothing
-NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})
-# text that needs no quotes
-PLAIN = re.compile(r"(?!(true|false|null)$)[A-Za-z_./][\w./@+-]*", re.ASCII)
+TRAINER_KEYS = {"sft": SFTArguments, "dpo": DPOArguments, "reward": RewardArguments}
+ASKING_FOR_NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})
+NEEDS_NO_QUOTES = re.compile(r"(?!(true|false|null)$)[A-Za-z_./][\w./@+-]*", re.ASCII)
 DIFFERENCES = "What differs by design: docs/how-to/coming-from-trl.md"
 
 
@@ -50,29 +48,29 @@ class Conversion:
 
     stage: str
     processes: int
-    # still to be translated, under TRL's names: the framework's defaults, then the file's settings
-    settings: Settings
-    names: dict[str, str] = field(default_factory=dict)  # the file's key, by TRL's name
+    # under TRL's names: the framework's defaults, then the file's settings
+    untranslated: Settings
+    file_keys: dict[str, str] = field(default_factory=dict)  # by TRL's names
     overrides: Settings = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)  # settings without a counterpart
 
     def take(self, name: str, otherwise: Any = None) -> Any:
-        """Return a setting in order to translate it."""
-        return self.settings.pop(name, otherwise)
+        """Return a setting in order to translate it; `otherwise` without it."""
+        return self.untranslated.pop(name, otherwise)
 
-    def refuse(self, name: str, value: Any, reason: str | None = None) -> None:
+    def leave_out(self, name: str, value: Any, reason: str | None = None) -> None:
         """List a setting without a counterpart, unless its value asks for nothing."""
-        if value in NOTHING:
+        if value in ASKING_FOR_NOTHING:
             return
         text = " ".join(str(value).split())[:60]
-        line = f"{self.names.get(name, name)}={text}"
+        line = f"{self.file_keys.get(name, name)}={text}"
         if reason:
             line += f": {reason.replace('STAGE', self.stage)}"
         self.left_out.append(line)
 
 
 def run(cfg: Config, *_: object) -> None:
-    """Print the command for a training file, its defaults that differ from ours, and what has no counterpart.
+    """Print the command for a training file, the framework's defaults that it relies on, and what has no counterpart.
     Raise UserError if the file is not the YAML of a training."""
     where = f"convert.file={cfg.convert.file}"
     if not cfg.convert.file:
@@ -81,7 +79,7 @@ def run(cfg: Config, *_: object) -> None:
     framework = detect_framework(settings, where)
     stage = cfg.convert.stage or detect_stage(settings, framework, where)
     table = load_table(framework)
-    defaults = defaults_of(table, stage)
+    defaults = framework_defaults(table, stage)
     this = Conversion(stage, cfg.convert.processes, dict(defaults))
     try:
         convert(this, table, settings)
@@ -90,13 +88,13 @@ def run(cfg: Config, *_: object) -> None:
         raise UserError(f"{where}: {problem}. Correct it, or leave it out.") from error
     words = [*program(), f"stage={stage}"]
     for key, value in this.overrides.items():
-        words.append(f"{key.replace('STAGE', stage)}={spell(value)}")
+        words.append(f"{key.replace('STAGE', stage)}={hydra_text(value)}")
     lines = [f"{cfg.convert.file}: {stage}, by the keys of {table['title']}", "", shlex.join(words)]
-    # a default that is still there has no reader in this training
-    silent = defaults.keys() - this.names - this.settings.keys()
-    if silent:
+    # a default that is still untranslated has no reader in this training
+    used_defaults = defaults.keys() - this.file_keys - this.untranslated.keys()
+    if used_defaults:
         lines += ["", f"Defaults of {table['title']} where the file is silent:"]
-        lines += [f"  {name}={defaults[name]}" for name in sorted(silent)]
+        lines += [f"  {name}={defaults[name]}" for name in sorted(used_defaults)]
     if this.left_out:
         lines += ["", "Not converted:", *(f"  {line}" for line in this.left_out)]
     lines += ["", DIFFERENCES, ""]
@@ -104,7 +102,8 @@ def run(cfg: Config, *_: object) -> None:
 
 
 def read_settings(path: Path, where: str) -> Settings:
-    """Return the settings in a YAML file. OmegaConf refuses a key that stands twice, and reads 1e-4 as a number."""
+    """Return the settings in a YAML file. Raise UserError if it has none."""
+    # unlike yaml.safe_load, OmegaConf refuses a key that stands twice, and reads 1e-4 as a number
     try:
         settings = OmegaConf.create(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
@@ -129,72 +128,74 @@ def detect_framework(settings: Settings, where: str) -> str:
 def detect_stage(settings: Settings, framework: str, where: str) -> str:
     """Return the stage that a file of axolotl or LLaMA-Factory names."""
     if framework == "trl":  # the script says it there, not the file
-        choices = "|".join(TYPED)
+        choices = "|".join(TRAINER_KEYS)
         raise UserError(
             f"{where}: TRL's files do not say what they train. Type convert.stage={choices}."
         )
+    # axolotl's key, then LLaMA-Factory's
     method = str(settings.get("rl") or settings.get("stage") or "sft")
     if settings.get("reward_model") is True:
         method = "reward"
-    stage = STAGES.get(method, method)
-    require_known(f"{where}: training", [stage], TYPED)
+    stage = STAGE_OF_METHOD.get(method, method)
+    require_known(f"{where}: training", [stage], TRAINER_KEYS)
     return stage
 
 
-def defaults_of(table: Mapping[str, Any], stage: str) -> Settings:
-    """Return what silence means in a framework, by TRL's names."""
+def framework_defaults(table: Mapping[str, Any], stage: str) -> Settings:
+    """Return the defaults that a framework's table lists, by TRL's names."""
     defaults = Settings()
     for argument in fields(OBJECTIVES[stage].arguments_class):
-        if argument.name in table["silent"]:
+        is_as_in_trl = argument.name in table["silent"]
+        if is_as_in_trl:
             defaults[argument.name] = argument.default
     return defaults | table["defaults"]
 
 
 def convert(this: Conversion, table: Mapping[str, Any], file: Settings) -> None:
     """Translate the settings of a file, and list those without a counterpart."""
-    rename(this, table, file)
+    put_under_trl_names(this, table, file)
     # in place of what the demo sets
     this.overrides |= {"sft": "none", this.stage: "default", "model.path": "MODEL"}
-    sources = [read_source(this, entry) for entry in data_sets(this)]
+    sources = [under_our_keys(this, entry) for entry in take_data_sets(this)]
     if this.stage == "sft":
         this.overrides |= {"data": "file", "data.sources": sources}
     else:
-        preference_set(this, sources)
+        set_preference_set(this, sources)
     rows = int(this.take("per_device_train_batch_size"))
     steps = int(this.take("gradient_accumulation_steps"))
     this.overrides["STAGE.batch_size"] = rows * steps * this.processes
     this.overrides["STAGE.runtime.micro_batch"] = rows
     if this.processes > 1:
         this.overrides |= {"launch": "ddp", "launch.processes": this.processes}
-    adapter(this)
-    losses = this.settings.get("loss_type")
+    set_adapter(this)
+    losses = this.untranslated.get("loss_type")
     if isinstance(losses, str) and this.stage == "dpo":
-        this.settings["loss_type"] = [losses]
-    by_name(this)
+        this.untranslated["loss_type"] = [losses]
+    set_or_list_the_others(this)
 
 
-def rename(this: Conversion, table: Mapping[str, Any], file: Settings) -> None:
+def put_under_trl_names(this: Conversion, table: Mapping[str, Any], file: Settings) -> None:
     """Put the file's settings under TRL's names. A key in `means` stands for others, by its value."""
     means = TRL["means"] | table["means"]
     mixture = file.pop("dataset_mixture", None) or {}
     for key, value in {**mixture, **file}.items():
         if value is None:
             continue
-        implied = {table["rename"].get(key, key): value}
+        by_trl_name = {table["rename"].get(key, key): value}
         if key in means:
             word = str(value).lower()
-            implied = means[key].get(word, {})
+            by_trl_name = means[key].get(word, {})
             if word not in means[key]:
-                this.refuse(key, value, f"converted are {', '.join(means[key])}")
-        known = implied.keys() & this.names.keys()
+                this.leave_out(key, value, f"converted are {', '.join(means[key])}")
+        known = by_trl_name.keys() & this.file_keys.keys()
         if known:
-            this.left_out.append(f"{key}={value}: {this.names[min(known)]} is read")
+            this.left_out.append(f"{key}={value}: {this.file_keys[min(known)]} is read")
             continue
-        this.settings |= implied
-        this.names |= dict.fromkeys(implied, key)
+        this.untranslated |= by_trl_name
+        this.file_keys |= dict.fromkeys(by_trl_name, key)
 
 
-def data_sets(this: Conversion) -> list[Settings]:
+def take_data_sets(this: Conversion) -> list[Settings]:
     """Return the data sets for training, with the keys of their framework."""
     sets = list[Settings](this.take("datasets", []))
     path = this.take("dataset_name")
@@ -202,7 +203,7 @@ def data_sets(this: Conversion) -> list[Settings]:
         name = this.take("dataset_config")
         sets.append({"path": path, "name": name, "split": this.take("dataset_train_split")})
     names = this.take("dataset", [])  # LLaMA-Factory's
-    this.refuse("dataset", names, TRL["reasons"]["dataset"])
+    this.leave_out("dataset", names, TRL["reasons"]["dataset"])
     if isinstance(names, str):
         names = names.split(",")
     rows = this.take("max_samples")
@@ -211,15 +212,15 @@ def data_sets(this: Conversion) -> list[Settings]:
     return sets
 
 
-def read_source(this: Conversion, entry: Settings) -> Settings:
+def under_our_keys(this: Conversion, data_set: Settings) -> Settings:
     """Return a data set under our keys."""
     source = Settings()
     columns = Settings()
-    for key, value in entry.items():
+    for key, value in data_set.items():
         if key in TRL["columns"]:
             columns[TRL["columns"][key]] = value
         elif key not in TRL["source"]:
-            this.refuse(f"datasets.{key}", value, "columns and roles are recognised")
+            this.leave_out(f"datasets.{key}", value, "columns and roles are recognised")
         elif value is not None:
             source[TRL["source"][key]] = value
     if columns:
@@ -227,25 +228,26 @@ def read_source(this: Conversion, entry: Settings) -> Settings:
     return source
 
 
-def preference_set(this: Conversion, sources: list[Settings]) -> None:
+def set_preference_set(this: Conversion, sources: list[Settings]) -> None:
     """Set the preference set, which is the first data set."""
     this.overrides |= {"label": "dataset", "label.path": "FILE"}
     for source in sources[1:]:
-        reason = "one preference set is read. Join the others into its file"
-        this.refuse("datasets", source["path"], reason)
+        this.leave_out(
+            "datasets", source["path"], "one preference set is read. Join the others into its file"
+        )
     for source in sources[:1]:
         for key, value in source.items():
             if key in ("epochs", "rows"):
-                this.refuse(f"datasets.{key}", value, "every preference is read")
+                this.leave_out(f"datasets.{key}", value, "every preference is read")
             else:
                 this.overrides[f"label.{key}"] = value
 
 
-def adapter(this: Conversion) -> None:
+def set_adapter(this: Conversion) -> None:
     """Set the adapter. Without one, its settings are listed."""
     kind = this.take("adapter")
     has_four_bits = this.take("load_in_4bit")
-    if not kind:
+    if not kind:  # the adapter's settings are left, and will be listed
         return
     rank = this.take("lora_r")
     layers = this.take("lora_target_modules")
@@ -258,34 +260,34 @@ def adapter(this: Conversion) -> None:
         this.overrides["STAGE.lora.target_modules"] = layers
 
 
-def by_name(this: Conversion) -> None:
+def set_or_list_the_others(this: Conversion) -> None:
     """Set every setting that has a key here or is an argument of TRL's trainer, and list the others."""
-    for name, value in list(this.settings.items()):
+    for name, value in list(this.untranslated.items()):
         key = our_key(this.stage, name)
         reason = TRL["reasons"].get(name)
         if key:
             this.overrides[key] = this.take(name)
-        elif name in this.names:  # or else a default that this training does not read
-            this.refuse(name, value, reason)
+        elif name in this.file_keys:  # or else a default that this training does not read
+            this.leave_out(name, value, reason)
 
 
 def our_key(stage: str, name: str) -> str | None:
-    """Return the key of a setting that the table names or `trainer` types; None if a stage has none."""
+    """Return the key of a setting, by TRL's table or as an argument in `trainer`; None if the stage has none."""
     key = TRL["settings"].get(name)
-    others = {*TYPED} - {stage}
-    if key and key.partition(".")[0] not in others:
+    other_stages = {*TRAINER_KEYS} - {stage}
+    if key and key.partition(".")[0] not in other_stages:
         return str(key)
-    typed = {each.name for each in fields(TYPED[stage])}
-    return f"STAGE.trainer.{name}" if name in typed else None
+    trainer_keys = {each.name for each in fields(TRAINER_KEYS[stage])}
+    return f"STAGE.trainer.{name}" if name in trainer_keys else None
 
 
-def spell(value: Any) -> str:
-    """Return a value as Hydra reads it."""
+def hydra_text(value: Any) -> str:
+    """Return a value as Hydra reads it in a command."""
     if isinstance(value, Mapping):
-        entries = [f"{key}: {spell(each)}" for key, each in value.items()]
+        entries = [f"{key}: {hydra_text(each)}" for key, each in value.items()]
         return f"{{{', '.join(entries)}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(spell, value))}]"
-    if isinstance(value, str) and PLAIN.fullmatch(value):
+        return f"[{', '.join(map(hydra_text, value))}]"
+    if isinstance(value, str) and NEEDS_NO_QUOTES.fullmatch(value):
         return value
     return json.dumps(value, ensure_ascii=False)

@@ -27,18 +27,18 @@ class DoctorResult(Result):
         for line in self.damaged:
             log.error("%s", line)
         if not self.damaged:
-            size = self.bytes / 2**30
-            log.info("All files of %d nodes (%.1f GiB) are intact.", self.nodes, size)
+            log.info("All files of %d nodes (%.1f GiB) are intact.", self.nodes, self.bytes / 2**30)
 
-    def end(self) -> None:
+    def end_with_exit_code(self) -> None:
         """Raise UserError if a file is damaged."""
         if self.damaged:
-            count = f"{len(self.damaged)} files of {self.nodes} nodes are damaged"
-            raise UserError(f"{count}. Rebuild them as shown above.")
+            raise UserError(
+                f"{len(self.damaged)} files of {self.nodes} nodes are damaged. Rebuild them as shown above."
+            )
 
 
 def run(cfg: Config, store: Store, *_: object) -> DoctorResult:
-    """Check every file. Raise UserError if the folder is not a store."""
+    """Check every file of every published node. Raise UserError if the folder is not a store."""
     gc.require_store(store)
     folders = sorted(store.published_folders())
     result = DoctorResult(len(folders), 0, [])
@@ -51,7 +51,7 @@ def run(cfg: Config, store: Store, *_: object) -> DoctorResult:
                 result.damaged.append(str(error))
                 continue
             for name, why in check_files(folder, manifest, manifest["files"]):
-                rebuild = rebuild_command(folder)
-                result.damaged.append(f"{folder / name}: {why}. To rebuild it: {rebuild}")
+                line = f"{folder / name}: {why}. To rebuild it: {rebuild_command(folder)}"
+                result.damaged.append(line)
             result.bytes += sum(entry["bytes"] for entry in manifest["files"].values())
     return result

@@ -33,21 +33,36 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 Tables = dict[str, dict[str, pa.Table]]  # by configuration, then by split; no table is empty
-ORIGIN = ("source", "task", "licence")  # columns on the origin of a prompt
+ORIGIN_COLUMNS = ("source", "task", "licence")  # of a prompt
 SPLITS = ("train", "validation")
 # The data's splits that SFT reads, with their names in the dataset.
 SFT_SPLITS = {"sft": "train", "validation": "validation"}
-PREFERENCES = ["id", "prompt_id", "prompt", "chosen", "rejected", "labeler", "strategy"]
-PREFERENCES += ["chosen_policy", "rejected_policy", "rejected_finish_reason", "margin", "split"]
-UNPAIRED = ["id", "prompt_id", "prompt", "completion", "label", "score", "labeler", "policy"]
-UNPAIRED += ["finish_reason", "split"]
+PREFERENCE_COLUMNS = ["id", "prompt_id", "prompt", "chosen", "rejected", "labeler", "strategy"]
+PREFERENCE_COLUMNS += [
+    "chosen_policy",
+    "rejected_policy",
+    "rejected_finish_reason",
+    "margin",
+    "split",
+]
+UNPAIRED_COLUMNS = [
+    "id",
+    "prompt_id",
+    "prompt",
+    "completion",
+    "label",
+    "score",
+    "labeler",
+    "policy",
+]
+UNPAIRED_COLUMNS += ["finish_reason", "split"]
 TRAINERS = {
     "preferences": "TRL's DPOTrainer and RewardTrainer",
     "unpaired": "TRL's KTOTrainer",
     "demonstrations": "TRL's SFTTrainer",
 }
-# The hub's names of licences that data sets have; it accepts no other words than its own.
-LICENCES = [
+# names of licences that data sets have: the hub accepts no other words than its own
+HUB_LICENCES = [
     "apache-2.0",
     "mit",
     "bsd-3-clause",
@@ -96,12 +111,12 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
     if licence:
         log.info("%s", licence)
     if cfg.format is ExportFormat.gguf:
-        write_file(cfg, node, store)
+        write_gguf_file(cfg, node, store)
     else:
         push_model(cfg, node, evaluation, store)
 
 
-def write_file(cfg: Export, node: Node, store: Store) -> None:
+def write_gguf_file(cfg: Export, node: Node, store: Store) -> None:
     """Write a GGUF file to `outputs/export/`."""
     from stages.models import gguf_file  # imported here, as it loads torch, which takes seconds
 
@@ -128,9 +143,9 @@ def push_model(cfg: Export, node: Node, evaluation: Node | None, store: Store) -
     log.info("Pushed to %s", address)
 
 
-def evaluation_section(results: dict[str, Any], level: float) -> str:
-    """Return the section of a model card with the results of an evaluation. `level`: of its intervals."""
-    return render("evaluation.md.jinja", level=level, Interval=Interval, **results)
+def evaluation_section(results: dict[str, Any], confidence: float) -> str:
+    """Return the section of a model card with the results of an evaluation. `confidence`: of its intervals."""
+    return render("evaluation.md.jinja", level=confidence, Interval=Interval, **results)
 
 
 def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:
@@ -138,7 +153,7 @@ def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:
     name = f"dataset-{content_id([node.fingerprint for node in nodes])[:12]}"
     folder = store.root / "export" / name
     with store.lock("export", name):  # a second export waits for the first
-        write_folder(folder, name, nodes, store)
+        write_dataset_folder(folder, name, nodes, store)
     log.info("The dataset: %s", folder)
     if cfg.repo:
         message = f"Plumbline {name}"
@@ -146,8 +161,8 @@ def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:
         log.info("Pushed to %s", address)
 
 
-def write_folder(folder: Path, name: str, nodes: Sequence[Node], store: Store) -> None:
-    tables, unused = collect_tables(nodes, store.folder)
+def write_dataset_folder(folder: Path, name: str, nodes: Sequence[Node], store: Store) -> None:
+    tables, unused_demonstrations = collect_tables(nodes, store.folder)
     if not tables:
         raise UserError(
             "export.format=dataset: this run has no pairs, labels or demonstrations to export."
@@ -160,42 +175,44 @@ def write_folder(folder: Path, name: str, nodes: Sequence[Node], store: Store) -
             pq.write_table(table, draft / configuration / f"{split}.parquet")
     lineage = [store.folder(node) for node in in_build_order([*nodes])]
     manifests = [manifest_of(made) for made in lineage if made.exists()]
-    card = dataset_card(f"Plumbline {name}", tables, unused, manifests)
+    card = dataset_card(f"Plumbline {name}", tables, unused_demonstrations, manifests)
     (draft / "README.md").write_text(card, encoding="utf-8")
     replace_folder(draft, folder)
 
 
-def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tuple[Tables, int]:
+def collect_tables(nodes: Sequence[Node], folder_of: Callable[[Node], Path]) -> tuple[Tables, int]:
     """Return the tables by configuration and split, and the number of demonstrations that are left out."""
-    parts: dict[str, list[pa.Table]] = {name: [] for name in TRAINERS}
-    unused = 0
+    by_configuration: dict[str, list[pa.Table]] = {name: [] for name in TRAINERS}
+    unused_demonstrations = 0
     for node in nodes:
         if node.stage == "pairs":
-            pairs = with_origin(folder, node, PREFERENCES)
+            pairs = with_origins(folder_of, node, PREFERENCE_COLUMNS)
             # TRL's trainers would use a column called `margin`
-            parts["preferences"].append(pairs.rename_columns({"margin": "score_difference"}))
+            by_configuration["preferences"].append(
+                pairs.rename_columns({"margin": "score_difference"})
+            )
         elif node.stage == "unpaired":
-            parts["unpaired"].append(with_origin(folder, node, UNPAIRED))
+            by_configuration["unpaired"].append(with_origins(folder_of, node, UNPAIRED_COLUMNS))
         else:
-            table, left_out = demonstrations(pq.read_table(folder(node) / "examples.parquet"))
-            parts["demonstrations"].append(table)
-            unused += left_out
+            table, unused = demonstrations(pq.read_table(folder_of(node) / "examples.parquet"))
+            by_configuration["demonstrations"].append(table)
+            unused_demonstrations += unused
     tables = Tables()
-    for name, of_rounds in parts.items():
+    for name, of_rounds in by_configuration.items():
         for split in SPLITS:
             rows = [table.filter(pc.equal(table["split"], split)) for table in of_rounds]
             if any(map(len, rows)):
                 tables.setdefault(name, {})[split] = pa.concat_tables(rows).drop_columns("split")
-    return tables, unused
+    return tables, unused_demonstrations
 
 
-def with_origin(folder: Callable[[Node], Path], node: Node, columns: list[str]) -> pa.Table:
+def with_origins(folder_of: Callable[[Node], Path], node: Node, columns: list[str]) -> pa.Table:
     """Return columns of a table of judged completions, and the origins of its prompts."""
-    table = pq.read_table(folder(node) / f"{node.stage}.parquet", columns=columns)
-    prompts = pq.read_table(folder(node.inputs["judged"]) / "prompts.parquet")
-    rows = pc.index_in(table["prompt_id"], value_set=prompts["id"].combine_chunks())
-    for name in ORIGIN:
-        table = table.append_column(name, prompts[name].take(rows))
+    table = pq.read_table(folder_of(node) / f"{node.stage}.parquet", columns=columns)
+    prompts = pq.read_table(folder_of(node.inputs["judged"]) / "prompts.parquet")
+    row_of_prompt = pc.index_in(table["prompt_id"], value_set=prompts["id"].combine_chunks())
+    for name in ORIGIN_COLUMNS:
+        table = table.append_column(name, prompts[name].take(row_of_prompt))
     return table
 
 
@@ -204,9 +221,11 @@ def demonstrations(examples: pa.Table) -> tuple[pa.Table, int]:
     text, or an untrained last answer. TRL trains on every completion."""
     is_sft_split = pc.is_in(examples["split"], value_set=pa.array([*SFT_SPLITS]))
     answered = examples.filter(pc.and_(is_sft_split, pc.is_valid(examples["reference"])))
-    is_trained = [not turns or turns[-1] for turns in answered["trained"].to_pylist()]
-    trained = answered.filter(pa.array(is_trained, pa.bool_()))
-    rows = trained.filter(pc.greater(pc.list_value_length(trained["messages"]), 0))
+    # TRL trains on every completion, so one that is not trained cannot be among them
+    is_last_answer_trained = [not turns or turns[-1] for turns in answered["trained"].to_pylist()]
+    trained = answered.filter(pa.array(is_last_answer_trained, pa.bool_()))
+    has_prompt = pc.greater(pc.list_value_length(trained["messages"]), 0)  # plain text has none
+    rows = trained.filter(has_prompt)
     answers = [[{"role": "assistant", "content": text}] for text in rows["reference"].to_pylist()]
     splits = [SFT_SPLITS[split] for split in rows["split"].to_pylist()]
     columns = {
@@ -214,19 +233,23 @@ def demonstrations(examples: pa.Table) -> tuple[pa.Table, int]:
         "prompt": rows["messages"],
         "completion": pa.array(answers, MESSAGES),
     }
-    columns |= {name: rows[name] for name in ORIGIN}
-    return pa.table(columns | {"split": pa.array(splits, pa.string())}), len(answered) - len(rows)
+    columns |= {name: rows[name] for name in ORIGIN_COLUMNS}
+    columns["split"] = pa.array(splits, pa.string())
+    unused = len(answered) - len(rows)
+    return pa.table(columns), unused
 
 
-def dataset_card(title: str, tables: Tables, unused: int, manifests: list[Manifest]) -> str:
-    """Return the `README.md` of a dataset. `unused`: the number of demonstrations left out; `manifests`: those of all
-    nodes that it was made from."""
-    rows = rows_by_origin(tables)
+def dataset_card(
+    title: str, tables: Tables, unused_demonstrations: int, lineage: list[Manifest]
+) -> str:
+    """Return the `README.md` of a dataset. `unused_demonstrations`: the number of those that are left out; `lineage`: the
+    manifests of all nodes that it was made from."""
+    rows = count_rows_by_origin(tables)
     configs: list[dict[str, Any]] = [{"config_name": name, "data_dir": name} for name in tables]
     configs[0]["default"] = True
     header = DatasetCardData(
         configs=configs,
-        license=hub_licences({licence for _, licence, _ in rows}),
+        license=hub_names_of_licences({licence for _, licence, _ in rows}),
         task_categories=["text-generation"],
         tags=["plumbline", "trl", *tables],
     )
@@ -238,16 +261,16 @@ def dataset_card(title: str, tables: Tables, unused: int, manifests: list[Manife
         tables=tables,
         splits=[split for split in SPLITS if split in ChainMap(*tables.values())],
         trainers=TRAINERS,
-        unused=unused,
+        unused=unused_demonstrations,
         rows=rows,
         origins=sorted({origin[:2] for origin in rows}),
-        manifests=manifests,
-        bases=[source_name(m["config"]) for m in manifests if m["stage"] == "base"],
+        manifests=lineage,
+        bases=[source_name(m["config"]) for m in lineage if m["stage"] == "base"],
     )
     return visible(text, "\n\t")
 
 
-def rows_by_origin(tables: Tables) -> Counter[tuple[str, str, str]]:
+def count_rows_by_origin(tables: Tables) -> Counter[tuple[str, str, str]]:
     """Return the number of rows by source, licence and configuration."""
     rows = Counter[tuple[str, str, str]]()
     for name, parts in tables.items():
@@ -258,7 +281,7 @@ def rows_by_origin(tables: Tables) -> Counter[tuple[str, str, str]]:
     return rows
 
 
-def hub_licences(licences: set[str]) -> list[str] | None:
+def hub_names_of_licences(licences: set[str]) -> list[str] | None:
     """Return licences by the hub's names, with `other` for one of another name; None if none is stated."""
     if licences == {UNKNOWN}:
         return None
@@ -267,7 +290,7 @@ def hub_licences(licences: set[str]) -> list[str] | None:
         name = licence.strip().lower().replace(" ", "-")
         if licence == UNKNOWN:
             names.add("unknown")
-        elif name in LICENCES:
+        elif name in HUB_LICENCES:
             names.add(name)
         else:
             names.add("other")

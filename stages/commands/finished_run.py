@@ -37,7 +37,7 @@ class FinishedRun:
         if role in self.models:
             return self.models[role]
         policy = self.models.get(Role.policy)
-        if policy and policy.stage == role:
+        if policy and role == policy.stage:  # the role is its objective
             return policy
         trained = [model for model in self.models.values() if model.stage != Target.base]
         if role == Role.policy and len(trained) == 1:
@@ -48,25 +48,25 @@ class FinishedRun:
 
 
 def find_run(
-    cfg: Config, nodes: dict[str, Node], store: Store, typed: list[str]
+    cfg: Config, typed_graph: dict[str, Node], store: Store, overrides: list[str]
 ) -> tuple[FinishedRun, list[Node]]:
-    """Return a run and the nodes that the command uses, all of them in the store. `nodes`: the graph of the typed
+    """Return a run and the nodes that the command uses, all of them in the store. `typed_graph`: the graph of the typed
     settings, empty without any.
     Raise UserError if no run has ended in this store, or a node that the command needs is missing."""
-    if nodes:
-        run = FinishedRun("this run", evaluated_models(nodes), nodes["eval"])
+    if typed_graph:
+        run = FinishedRun("this run", evaluated_models(typed_graph), typed_graph["eval"])
     else:
         run = last_run(cfg, store)
     if cfg.stage == Command.chat:
-        chosen = [run.model(cfg.chat.model, "chat.model")]
+        used = [run.model(cfg.chat.model, "chat.model")]
     elif cfg.export.format is ExportFormat.dataset:
-        chosen = training_tables(run.models)
-        judged = [node.inputs["judged"] for node in chosen if "judged" in node.inputs]
-        require_nodes(judged, cfg, store, typed)  # which say where a prompt is from
+        used = nodes_trained_on(run.models)
+        judged = [node.inputs["judged"] for node in used if "judged" in node.inputs]
+        require_nodes(judged, cfg, store, overrides)  # which say where a prompt is from
     else:
-        chosen = [run.model(cfg.export.model, "export.model")]
-    require_nodes(chosen, cfg, store, typed)
-    return run, chosen
+        used = [run.model(cfg.export.model, "export.model")]
+    require_nodes(used, cfg, store, overrides)
+    return run, used
 
 
 def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[str]) -> None:
@@ -85,7 +85,8 @@ def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[
 
 
 def last_run(cfg: Config, store: Store) -> FinishedRun:
-    """Return the run of the newest link in `outputs/latest`."""
+    """Return the run of the newest link in `outputs/latest`, one with a policy if there is any. Raise UserError without
+    a link."""
     end = newest_end(store, *ENDS) or newest_end(store, Target.sft)
     if not end:
         demo = provenance.command("report", [])
@@ -100,23 +101,24 @@ def last_run(cfg: Config, store: Store) -> FinishedRun:
     return run
 
 
-def newest_end(store: Store, *stages: Target) -> Node | None:
-    """Return the node of these stages, the last ones of a run first, that `outputs/latest` links to since last. If an
-    earlier one of them descends from it, it belongs to the same run, and names more roles."""
-    times = dict[Node, float]()
+def newest_end(store: Store, *last_to_first: Target) -> Node | None:
+    """Return the node of these stages whose link in `outputs/latest` is the newest, or the last linked node that
+    descends from it: it belongs to the same run. None without links."""
+    linked_at = dict[Node, float]()
     seen = dict[str, Node]()
-    for stage in stages:
+    for stage in last_to_first:
         link = store.root / "latest" / stage
         manifest = read_manifest(link)
         if manifest:
             node = published_node(store.root, stage, manifest["fingerprint"], seen)
-            times[node] = link.lstat().st_mtime
-    newest = max(times, key=times.__getitem__, default=None)
-    return next((node for node in times if newest in node.lineage), None)
+            linked_at[node] = link.lstat().st_mtime
+    newest = max(linked_at, key=linked_at.__getitem__, default=None)
+    # a node that descends from the newest belongs to the same run, and names more roles
+    return next((node for node in linked_at if newest in node.lineage), None)
 
 
 def config_of(node: Node) -> dict[str, Any]:
-    """Return the settings of a node. Raise UserError if it was published, and is no longer in the store."""
+    """Return the settings of a node. Raise UserError if it was deleted."""
     if not node.config:
         raise UserError(
             f"{node} is not in this store, so its run is not known. Type the run's settings."
@@ -137,7 +139,7 @@ def run_of(end: Node) -> FinishedRun:
     return FinishedRun(str(end), models, None)
 
 
-def training_tables(models: dict[str, Node]) -> list[Node]:
+def nodes_trained_on(models: dict[str, Node]) -> list[Node]:
     """Return the nodes that models were trained on: pairs of every round, labelled completions, and SFT's examples."""
     trained = [models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models]
     pairs = list[Node]()
@@ -148,7 +150,7 @@ def training_tables(models: dict[str, Node]) -> list[Node]:
         while model.stage == Target.dpo:
             if model.inputs["pairs"] not in pairs:
                 pairs.insert(0, model.inputs["pairs"])
-            model = model.inputs["policy"]
+            model = model.inputs["policy"]  # of the round before
     tables = [*pairs, *labels]
     sft = models.get(Role.sft) or models[Role.policy]
     if config_of(sft)["train"]:

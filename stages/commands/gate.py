@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from stages.commands.finished_run import newest_end, require_nodes
-from stages.commands.result import Result, finite, new_table, print_parts
+from stages.commands.result import Result, new_table, null_for_nan, print_parts
 from stages.config.errors import UserError, visible
 from stages.config.exit_codes import GateCode
 from stages.config.schema import Config, Gate, Target
@@ -42,12 +42,12 @@ COLUMNS = ("measure", "prompts", "before", "after", "difference", "outcome")
 
 @dataclass(frozen=True)
 class Side:
-    """The evaluations of one policy, one per seed: their folders and measures. `version`: of `stage=eval`. `settings`:
-    those of the answers and the verdict."""
+    """The evaluations of one policy, one per seed, the first seed last: folders and measures. `checks_version`: of
+    `stage=eval`. `settings`: those of the answers and the verdict."""
 
     folders: list[Path]
-    version: int
-    runs: list[dict[str, dict[str, Measure]]]
+    checks_version: int
+    measures_by_seed: list[dict[str, dict[str, Measure]]]
     settings: dict[str, Any]
     policy: str
 
@@ -58,8 +58,10 @@ class Side:
         results = load_json(folders[0] / "results.json", shape)
         return cls(
             folders=folders,
-            version=manifest_of(folders[0])["version"],
-            runs=[by_measure(load(folder / measures.FILE, Measure)) for folder in folders],
+            checks_version=manifest_of(folders[0])["version"],
+            measures_by_seed=[
+                by_measure(load(folder / measures.FILE, Measure)) for folder in folders
+            ],
             settings={key: results[key] for key in ("decoding", "endpoint")},
             policy=results["models"]["policy"],
         )
@@ -85,14 +87,16 @@ class GateResult(Result):
         if self.code is not GateCode.cannot_tell:  # unclear measures stand in the table
             print_parts(*map(visible, self.reasons))
 
-    def end(self) -> None:
+    def end_with_exit_code(self) -> None:
         """End the process with the exit code."""
         sys.exit(self.code)
 
 
-def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> GateResult:
+def run(
+    cfg: Config, store: Store, typed_graph: dict[str, Node], overrides: list[str]
+) -> GateResult:
     """Compare the run's policy with that of `gate.against`, and write the comparison into the store.
-    `nodes`: the graph of the typed settings, or empty. Raise UserError if an evaluation is missing."""
+    `typed_graph`: the graph of the typed settings, or empty. Raise UserError if an evaluation is missing."""
     # none, or another user's: an earlier comparison must not be taken for this one
     with suppress(OSError):
         (store.root / "gate.json").unlink()
@@ -100,7 +104,7 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
         raise UserError(
             "gate.against=null: name an evaluation or report by its fingerprint, or a folder with one."
         )
-    typed = [node for node in nodes.values() if node.stage == Target.eval]
+    typed = [node for node in typed_graph.values() if node.stage == Target.eval]
     require_nodes(typed, cfg, store, overrides)
     old = Side.read(earlier_evaluations(store, cfg.gate.against), store)
     new = Side.read([*map(store.folder, typed)] or latest_evaluations(store), store)
@@ -112,37 +116,37 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
 
 
 def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
-    """Return the comparison of two policies by all measures of the earlier one."""
-    lines = compare(old.runs, new.runs, gate.margin, gate.confidence)
-    reasons = obstacles(old, new)
+    """Return the comparison of two policies, with the measures that decide it as reasons, or why there is none."""
+    lines = compare(old.measures_by_seed, new.measures_by_seed, gate.margin, gate.confidence)
+    reasons = reasons_not_to_compare(old, new)
     code = outcome(lines)
     if reasons:
         code = GateCode.other_prompts
     for line in lines:
-        if line.code is code and code:
+        if line.code is code and code is not GateCode.passes:
             reasons.append(f"{line.measure}: {outcome_text(line)}")
     title = f"{new.policy} {new.folders[-1].name} against {old.folders[-1].name}: {WORDS[code]}"
     return GateResult(code, WORDS[code], title, reasons, lines, old.folders, new.folders)
 
 
-def obstacles(old: Side, new: Side) -> list[str]:
+def reasons_not_to_compare(old: Side, new: Side) -> list[str]:
     """Return why two evaluations cannot be compared: other settings of the answers, or other checks."""
     reasons = []
     for key, before in old.settings.items():
         if before != new.settings[key]:
             reasons.append(f"{key}: {before} before, {new.settings[key]} now")
-    if old.version != new.version:
-        older = old if old.version < new.version else new
+    if old.checks_version != new.checks_version:
+        older = old if old.checks_version < new.checks_version else new
         remade = rebuild_command(older.folders[0])
         reasons.append(
-            f"versions of the checks: {old.version} before, {new.version} now. To make it again: {remade}"
+            f"versions of the checks: {old.checks_version} before, {new.checks_version} now. To make it again: {remade}"
         )
     return reasons
 
 
 def write_result(result: GateResult, root: Path) -> None:
     """Write the comparison as `gate.json`, unless the store is read-only."""
-    content = json.dumps(finite(asdict(result)), indent=1).encode()
+    content = json.dumps(null_for_nan(asdict(result)), indent=1).encode()
     if safe_files.write_if_allowed(root / "gate.json", content):
         log.info("Written: %s", root / "gate.json")
 
@@ -161,9 +165,11 @@ def earlier_evaluations(store: Store, against: str) -> list[Path]:
     """Return the evaluations that `gate.against` names: the folder of an evaluation, of a report or of a store, or the
     fingerprint of an evaluation, a report or a policy in this store."""
     folder = user_path(against)
-    if (folder / "latest").is_dir():
+    is_store = (folder / "latest").is_dir()
+    if is_store:
         return latest_evaluations(Store(folder))
-    if (folder / "manifest.json").exists():
+    is_node = (folder / "manifest.json").exists()
+    if is_node:
         return evaluations_of(folder)
     published = [*store.manifests(Target.eval), *store.manifests(Target.report)]
     for folder, manifest in reversed(published):
@@ -176,7 +182,8 @@ def earlier_evaluations(store: Store, against: str) -> list[Path]:
 
 
 def evaluations_of(folder: Path) -> list[Path]:
-    """Return a node of an evaluation itself, and the evaluations that a report shows, the first seed last."""
+    """Return the folder of an evaluation itself, and for a report the evaluations that it shows. Raise UserError for
+    any other node."""
     manifest = manifest_of(folder)
     if manifest["stage"] == Target.eval:
         return [folder]
@@ -189,7 +196,7 @@ def evaluations_of(folder: Path) -> list[Path]:
 
 
 def cells(line: Line) -> list[str]:
-    """Return the cells of a line: shares in percent and points, lengths in characters and percent, others plain."""
+    """Return the cells of a line; of a measure that cannot be compared only the reason."""
     if line.code is GateCode.other_prompts:
         return [line.measure, "", "", "", "", line.note]
     difference = line.difference
@@ -213,10 +220,12 @@ def is_share(line: Line) -> bool:
 
 
 def value_text(line: Line, value: float) -> str:
+    """Return a mean as text: a share in percent, others plain."""
     return f"{100 * value:.1f}%" if is_share(line) else f"{value:.2f}"
 
 
 def change_text(line: Line, change: float) -> str:
+    """Return a difference as text: of lengths in percent, of shares in points, of others plain."""
     if line.measure == LENGTH:
         return signed(change, "{:+.1%}")
     return points(change) if is_share(line) else signed(change, "{:+.3f}")

@@ -11,10 +11,10 @@ Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
 Column = tuple[str | None, ...]  # a value of each run
 BLOCKS = {"base": "model"}  # other stages have a block of their name
 ABSENT = "–"  # the value of a key that a run does not have
-LONGEST = 40  # characters; longer values are cut off in a line of settings
+LONGEST_VALUE = 40  # characters; longer values are cut off in a line of settings
 
 
-def flat(value: Any, key: str) -> dict[str, Any]:
+def values_by_key(value: Any, key: str) -> dict[str, Any]:
     """Return the values of nested dicts, and of lists of dicts, by key (`endpoints[0].model`)."""
     parts: dict[str, Any] = {}
     if isinstance(value, dict):
@@ -25,16 +25,16 @@ def flat(value: Any, key: str) -> dict[str, Any]:
         return {key: value}
     values: dict[str, Any] = {}
     for name, part in parts.items():
-        values |= flat(part, name)
+        values |= values_by_key(part, name)
     return values
 
 
-def shown_settings(settings: Any, config: Any, block: str = "") -> dict[str, str]:
-    """Return each key with its value as text. In `settings`, which the fingerprint is made of, a file is its digest;
-    in `config`, which has the same shape, it is its path. The text has the file's name and six digits of the digest."""
-    paths = flat(config, block)
+def shown_settings(with_digests: Any, with_paths: Any, block: str = "") -> dict[str, str]:
+    """Return each key with its value as text. Of a file, `with_digests` has the digest, as the fingerprint has it, and
+    `with_paths` the path. The text has the file's name and six digits of the digest."""
+    paths = values_by_key(with_paths, block)
     shown = {}
-    for key, value in flat(settings, block).items():
+    for key, value in values_by_key(with_digests, block).items():
         path = paths.get(key)
         shown[key] = ABSENT if value is None else str(value)
         if isinstance(value, str) and isinstance(path, str) and value != path:
@@ -44,58 +44,63 @@ def shown_settings(settings: Any, config: Any, block: str = "") -> dict[str, str
 
 def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
     """Return the manifests of these nodes and of their ancestors in the store, the nearest first."""
-    manifests: dict[tuple[str, str], Manifest] = {}
+    nearest_first: dict[tuple[str, str], Manifest] = {}
     waiting = list(starts)
     while waiting:
         key = waiting.pop(0)
-        if key in nodes and key not in manifests:
-            manifests[key] = nodes[key][1]
-            for entry in manifests[key]["inputs"].values():
+        if key in nodes and key not in nearest_first:
+            nearest_first[key] = nodes[key][1]
+            for entry in nearest_first[key]["inputs"].values():
                 waiting.append((entry["stage"], entry["fingerprint"]))
-    return list(manifests.values())
+    return list(nearest_first.values())
 
 
-def lineage_settings(manifests: list[Manifest]) -> dict[str, str]:
+def lineage_settings(nearest_first: list[Manifest]) -> dict[str, str]:
     """Return the settings of these nodes by key (`dpo.beta`). Of several rounds, the last one counts."""
     settings: dict[str, str] = {}
-    blocks = listed_blocks(manifests)
-    for m in manifests:
+    blocks = blocks_of_list_entries(nearest_first)
+    for m in nearest_first:
         stage = str(m["stage"])
         block = blocks.get(m["fingerprint"], BLOCKS.get(stage, stage))
         if stage == "sft" and m["settings"].get("control"):
             block = "control"
         shown = {f"{block}.version": str(m["version"])}
-        settings = shown | shown_settings(m["settings"], m["config"], block) | settings
+        shown |= shown_settings(m["settings"], m["config"], block)
+        settings = shown | settings  # of several rounds the last one counts
     return settings
 
 
-def listed_blocks(manifests: list[Manifest]) -> dict[str, str]:
+def blocks_of_list_entries(manifests: list[Manifest]) -> dict[str, str]:
     """Return by fingerprint the keys of what a list has: the sources of data (`data.sources[0]`), those of candidates
     (`sample.pool[0]`), and the models that only these use. Data that an evaluation alone reads has a key, too."""
     blocks: dict[str, str] = {}
     inputs_of = {m["fingerprint"]: m["inputs"] for m in manifests}
-    trained = [m["inputs"]["base"]["fingerprint"] for m in manifests if m["stage"] == "sft"]
+    trained_bases = [m["inputs"]["base"]["fingerprint"] for m in manifests if m["stage"] == "sft"]
     for m in manifests:
         data = Data(path=m["config"].get("path"), of=m["config"].get("of"))
-        if m["stage"] == "data" and data.of:
+        if m["stage"] == "data" and data.of:  # only an evaluation reads it
             blocks[m["fingerprint"]] = data.of
         for role, source in m["inputs"].items():
             if not role.startswith("source_"):
                 continue
-            place = int(role.removeprefix("source_")) - 1
-            block = f"sample.pool[{place}]" if m["stage"] == "pool" else data.block(place)
+            i = int(role.removeprefix("source_")) - 1
+            block = f"sample.pool[{i}]" if m["stage"] == "pool" else data.block(i)
             blocks.setdefault(source["fingerprint"], block)
-            model = inputs_of.get(source["fingerprint"], {}).get("policy")
-            if model and model["stage"] == "base" and model["fingerprint"] not in trained:
-                blocks.setdefault(model["fingerprint"], f"{block}.model")
+            sampled = inputs_of.get(source["fingerprint"], {}).get("policy")
+            if (
+                sampled
+                and sampled["stage"] == "base"
+                and sampled["fingerprint"] not in trained_bases
+            ):
+                blocks.setdefault(sampled["fingerprint"], f"{block}.model")
     return blocks
 
 
 def without_seeds(settings: dict[str, str]) -> dict[str, str]:
-    blocks = (*SEEDED_BLOCKS, "control")
+    seeded = (*SEEDED_BLOCKS, "control")
     others = {}
     for key, value in settings.items():
-        if not (key.endswith(".seed") and key.partition(".")[0] in blocks):
+        if not (key.endswith(".seed") and key.partition(".")[0] in seeded):
             others[key] = value
     return others
 
@@ -105,16 +110,18 @@ def varying(runs: list[dict[str, str]]) -> dict[str, Column]:
     value, which is no difference."""
     columns: dict[str, Column] = {}
     for key in sorted(set[str]().union(*runs)):
-        values = tuple(value_of(run, key) for run in runs)
-        if len({*values} - {None}) > 1:
+        values = tuple(value_in_block(run, key) for run in runs)
+        values_of_runs_with_block = {*values} - {None}
+        if len(values_of_runs_with_block) > 1:
             columns[key] = values
     return columns
 
 
-def value_of(run: dict[str, str], key: str) -> str | None:
+def value_in_block(run: dict[str, str], key: str) -> str | None:
     """Return a run's value of a key, ABSENT without it; None if the run has no key of its block."""
     block = key.partition(".")[0]
-    if not any(name.startswith(f"{block}.") for name in run):
+    has_block = any(name.startswith(f"{block}.") for name in run)
+    if not has_block:
         return None
     return run.get(key, ABSENT)
 
@@ -123,7 +130,7 @@ def settings_text(settings: dict[str, str]) -> str:
     """Return settings as `dpo.beta=0.05, sft.epochs=1`."""
     texts = []
     for key, value in settings.items():
-        texts.append(f"{key}={shortened(value, LONGEST)}")
+        texts.append(f"{key}={shortened(value, LONGEST_VALUE)}")
     return ", ".join(texts)
 
 

@@ -13,7 +13,7 @@ from stages.commands.planning import calculated
 from stages.commands.planning.calculated import CalculatedPlan
 from stages.commands.planning.earlier import nearest_earlier
 from stages.commands.planning.expected_calls import PlannedCalls, planned_calls, waits_for_people
-from stages.commands.planning.peak import expected_parts, uses_gpu
+from stages.commands.planning.peak import predicted_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.errors import visible
 from stages.config.schema import Config
@@ -60,24 +60,24 @@ def run(
     """Return the plan for this machine, or for the GPUs that `plan.gpu` names."""
     if cfg.plan.gpu:
         return calculated.calculate(cfg, nodes, store)
-    return plan_nodes(nodes, store, nothing_measured_message(cfg))
+    return plan_nodes(nodes, store, why_no_evaluation=nothing_measured_message(cfg))
 
 
-def plan_nodes(nodes: dict[str, Node], store: Store, untested: str = "") -> PlanResult:
-    """Return the plan of every node, in build order. `untested`: why this run cannot be evaluated, so that evaluation
-    is not planned; '' if it can."""
+def plan_nodes(nodes: dict[str, Node], store: Store, why_no_evaluation: str = "") -> PlanResult:
+    """Return the plan of every node in the graph. `why_no_evaluation`: why this run cannot be evaluated, so that
+    evaluation is not planned; '' if it can."""
     planned = list[PlannedNode]()
     calls = dict[str, list[PlannedCalls]]()  # by fingerprint: seeds may share a node
     for name, node in nodes.items():
-        if untested and node.stage in EVALUATING:
+        if why_no_evaluation and node.stage in EVALUATING:
             continue
         planned.append(plan_node(name, node, nodes, store))
         calls[node.fingerprint] = planned_calls(name, node, store)
         if calls[node.fingerprint] or waits_for_people(node):
             planned[-1].seconds = math.nan  # it depends on servers or people
     sentences = [time_summary(planned)]
-    if untested:
-        sentences.append(f"Not planned: {', '.join(EVALUATING)}. {untested}")
+    if why_no_evaluation:
+        sentences.append(f"Not planned: {', '.join(EVALUATING)}. {why_no_evaluation}")
     return PlanResult(planned, [*chain(*calls.values())], sentences)
 
 
@@ -94,17 +94,17 @@ def plan_node(name: str, node: Node, nodes: dict[str, Node], store: Store) -> Pl
         seconds=0.0,
     )
     manifest = store.find(node)
+    calculated_parts = predicted_parts(node, nodes, store)
     if manifest:
         planned.memory = float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
-    parts = expected_parts(node, nodes, store)
-    if parts and not manifest:
-        planned.memory = sum(parts)
+    elif calculated_parts:
+        planned.memory = sum(calculated_parts)
     if planned.state != "cached":
-        add_earlier(planned, node, store)
+        add_changes_and_time(planned, node, store)
     return planned
 
 
-def add_earlier(planned: PlannedNode, node: Node, store: Store) -> None:
+def add_changes_and_time(planned: PlannedNode, node: Node, store: Store) -> None:
     """Add what changed since the nearest finished node, and the time that this took."""
     earlier = nearest_earlier(node, store)
     if earlier is None:
@@ -154,12 +154,12 @@ def calls_table(planned: list[PlannedCalls]) -> Table:
     for calls in planned:
         name = calls.node.replace("_", " ")
         model = visible(calls.model)
-        amounts = map(number, (calls.calls, calls.input_tokens, calls.output_tokens))
-        table.add_row(name, calls.key, model, *amounts, number(calls.money, digits=2))
+        amounts = map(number_text, (calls.calls, calls.input_tokens, calls.output_tokens))
+        table.add_row(name, calls.key, model, *amounts, number_text(calls.money, digits=2))
     return table
 
 
-def number(value: float | None, digits: int = 0) -> str:
+def number_text(value: float | None, digits: int = 0) -> str:
     """Return a number as text, or `?` if it is not known."""
     if value is None or math.isnan(value):
         return "?"

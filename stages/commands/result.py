@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+WIDTH_IN_FILES = 160  # columns of what is printed to a file or a pipe
+
 
 @dataclass
 class Result:
@@ -18,8 +20,8 @@ class Result:
     def show(self) -> None:
         """Print the result as text."""
 
-    def end(self) -> None:
-        """Raise the error or the SystemExit that the command ends with, if its exit code is not 0."""
+    def end_with_exit_code(self) -> None:
+        """End the command with its exit code, by an error or a SystemExit. Without either, it is 0."""
 
 
 @dataclass
@@ -32,12 +34,12 @@ class Reply:
     result: Result | None = None
 
 
-def new_table(*columns: str, numbers: Iterable[str] = (), title: str | None = None) -> "Table":
+def new_table(*text_columns: str, numbers: Iterable[str] = (), title: str | None = None) -> "Table":
     """Return a table without lines. The columns of `numbers` come last, and are as wide as their cells."""
     from rich.table import Table  # imported here, as help needs none
 
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for name in columns:
+    for name in text_columns:
         table.add_column(name)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
@@ -48,9 +50,11 @@ def print_parts(*parts: "RenderableType") -> None:
     """Print tables and lines, as wide as the terminal, or 160 columns in a file or a pipe."""
     from rich.console import Console  # imported here, as help needs none
 
-    Console(width=None if os.isatty(1) else 160, markup=False).print(*parts, sep="\n")
+    is_terminal = os.isatty(1)
+    Console(width=None if is_terminal else WIDTH_IN_FILES, markup=False).print(*parts, sep="\n")
 
 
-def finite(value: Any) -> Any:
-    """Return a value as JSON can hold it: with null for numbers that are not finite."""
-    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+def null_for_nan(value: Any) -> Any:
+    """Return a value as JSON can hold it: with None for numbers that are not finite, and texts for other objects."""
+    text = json.dumps(value, default=str)
+    return json.loads(text, parse_constant=lambda nan_or_infinity: None)

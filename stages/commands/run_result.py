@@ -52,12 +52,12 @@ class RunResult(Result):
 
 
 def built_nodes(page: "LivePage") -> list[BuiltNode]:
-    """Return the nodes of a run that the store has, in the order of building. A reused node's inputs may be deleted."""
-    built = list[BuiltNode]()
+    """Return the nodes of a run that the store has: a reused node's inputs may be deleted."""
+    present = list[BuiltNode]()
     for node in page.nodes:
         folder = page.store.folder(node)
         manifest = read_manifest(folder)
-        if manifest is None:
+        if manifest is None:  # deleted, as only a reused node had read it
             continue
         each = BuiltNode(
             name=page.names.get(node.fingerprint, node.stage),
@@ -68,8 +68,8 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
             metrics=manifest["metrics"],
             warnings=manifest["warnings"],
         )
-        built.append(each)
-    return built
+        present.append(each)
+    return present
 
 
 def found_faults(built: list[BuiltNode]) -> list[str] | None:
@@ -81,33 +81,33 @@ def found_faults(built: list[BuiltNode]) -> list[str] | None:
 
 
 def page_address(page: "LivePage") -> Path | None:
-    """Return the page of a run. Of a report in a read-only store it is in the node's folder."""
+    """Return the page of a run. In a read-only store it is in the folder of a report, or there is none."""
     if page.store.is_writable:
         return page.address
-    report = page.store.folder(page.target) / page.address.name
-    return report if report.exists() else None
+    page_in_report = page.store.folder(page.target) / page.address.name
+    return page_in_report if page_in_report.exists() else None
 
 
 def write_labels_page(store: Store, nodes: dict[str, Node], targets: list[Node]) -> Path | None:
     """Write `labels.html` into the store's root if the targets are made of labels. Return it, or None without one."""
-    place = store.root / "labels.html"
+    labels_html = store.root / "labels.html"
     if targets[0].stage == Target.report:
-        made = store.folder(targets[0]) / place.name
-        content = made.read_bytes() if made.exists() else b""
+        page_in_report = store.folder(targets[0]) / labels_html.name
+        content = page_in_report.read_bytes() if page_in_report.exists() else b""
     else:
-        content = labels_page(store, nodes, targets)
-    if content and safe_files.write_if_allowed(place, content):
-        return place
+        content = page_of_labels_below(store, nodes, targets)
+    if content and safe_files.write_if_allowed(labels_html, content):
+        return labels_html
     return None
 
 
-def labels_page(store: Store, nodes: dict[str, Node], targets: list[Node]) -> bytes:
+def page_of_labels_below(store: Store, nodes: dict[str, Node], targets: list[Node]) -> bytes:
     """Return the page of the labels that the targets are made of; nothing without any, or if they are deleted."""
     last = targets[-1]
-    label = last if last.stage == Target.label else nodes.get("label")
-    if label is None or not any(label in target.lineage for target in targets):
+    labels = last if last.stage == Target.label else nodes.get("label")
+    if labels is None or not any(labels in target.lineage for target in targets):
         return b""
-    folder = store.folder(label)
+    folder = store.folder(labels)
     if not folder.exists():  # deleted since
         return b""
     from stages.pages import label_page  # imported here, as few runs label anything

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stages.commands import compare
 from stages.commands.comparing.groups import ComparedGroup, compare_group, compare_groups
-from stages.commands.comparing.measured import Row, measured_rows
+from stages.commands.comparing.measured import MeasuredModel, measured_models
 from stages.commands.node_settings import without_seeds
 from stages.config.errors import UserError
 from stages.store.store import Store
@@ -47,10 +47,10 @@ def compared(compared_once: Path, tmp_path: Path) -> Chain:
     return Chain(shutil.copytree(compared_once, tmp_path / "outputs", symlinks=True))
 
 
-def rows_of(chain: Chain, sweep: str | None = None) -> list[Row]:
+def rows_of(chain: Chain, sweep: str | None = None) -> list[MeasuredModel]:
     store = Store(chain.root)
-    chosen = compare.nodes_of_sweep(store, sweep)
-    return measured_rows(store, compare.published_nodes(store), chosen)
+    chosen = compare.fingerprints_of_sweep(store, sweep)
+    return measured_models(store, compare.nodes_oldest_first(store), chosen)
 
 
 def groups(chain: Chain, sweep: str | None = None) -> dict[str, ComparedGroup]:
@@ -64,8 +64,8 @@ def printed(*renderables: object) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def measured(name: str, rate: float, kl: float, **settings: str) -> Row:
-    return Row(
+def measured(name: str, rate: float, kl: float, **settings: str) -> MeasuredModel:
+    return MeasuredModel(
         role="policy",
         title="DPO",
         fingerprint=name,
@@ -148,7 +148,7 @@ def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
 
 
 def test_objectives_have_their_names_and_what_they_share_or_vary() -> None:
-    def trained_by(title: str, rate: float, **settings: str) -> Row:
+    def trained_by(title: str, rate: float, **settings: str) -> MeasuredModel:
         row = measured(title, rate, 0.1)
         keys = {name.replace("__", "."): value for name, value in settings.items()}
         return replace(row, settings=keys, title=title)

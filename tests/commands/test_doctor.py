@@ -67,7 +67,7 @@ def test_gc_follows_no_link_to_another_disk(chain: Chain, tmp_path: Path) -> Non
     (chain.root / "sft").rename(tmp_path / "sft")
     (chain.root / "sft").symlink_to(tmp_path / "sft")
     assert gc.leftover_folders(store) == [store.partial(node)]
-    assert not gc.is_ours(store, store.partial(node))
+    assert not gc.is_created_here(store, store.partial(node))
 
 
 @pytest.mark.parametrize("command", [("stage=gc", "gc.remove=true"), ("stage=doctor",)])

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from stages.commands import plan
-from stages.commands.planning.expected_calls import CHARACTERS, PlannedCalls, planned_calls
+from stages.commands.planning.expected_calls import (
+    CHARACTERS_PER_TOKEN,
+    PlannedCalls,
+    planned_calls,
+)
 from stages.hardware import machine
 from stages.store.records import Example, load
 from stages.store.store import Store
@@ -106,7 +110,7 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
         characters = sum(
             len(m["content"]) for request in server.requests for m in request["messages"]
         )
-        assert calls.input_tokens == pytest.approx(characters / CHARACTERS, rel=0.25)
+        assert calls.input_tokens == pytest.approx(characters / CHARACTERS_PER_TOKEN, rel=0.25)
         assert f"{calls.key}  judge" in capsys.readouterr().out
         assert asked() == [], "finished nodes expect no calls"
         line = line[3:]  # candidates of the policy, many of them copies

@@ -21,7 +21,7 @@ from transformers import (
 )
 from trl.trainer import utils as trl_utils
 
-from stages.commands.planning.peak import expected_parts
+from stages.commands.planning.peak import predicted_parts
 from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter, Checkpointing, Weights
 from stages.config.schema import RECIPES
@@ -235,7 +235,7 @@ def test_a_recipe_for_a_cpu_needs_no_more_memory_than_it_says_however_much_is_fr
     recipe_nodes = wire_graph(cfg, tmp_path / "digests.json")
     store = Store(tmp_path)
     needs = {
-        name: sum(expected_parts(node, recipe_nodes, store) or [0.0])
+        name: sum(predicted_parts(node, recipe_nodes, store) or [0.0])
         for name, node in recipe_nodes.items()
     }
     assert max(needs.values()) < 0.85 * int(promise[1]) * 2**30, needs  # the rest is for the system

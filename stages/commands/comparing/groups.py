@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.commands.comparing.measured import Row
+from stages.commands.comparing.measured import MeasuredModel
 from stages.commands.node_settings import settings_text, shortened, varying
 from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
 from stages.evaluation.intervals import Interval
 
 NAMED = 90  # characters; longer settings are cut off in a sentence
-Runs = list[Row]  # of one setting: they differ in seeds alone
+Runs = list[MeasuredModel]  # of one setting: they differ in seeds alone
 
 
 @dataclass
@@ -65,20 +65,20 @@ class ComparedGroup:
         return len(self.settings)
 
 
-def compare_groups(rows: list[Row]) -> list[ComparedGroup]:
+def compare_groups(rows: list[MeasuredModel]) -> list[ComparedGroup]:
     """Return a comparison for each set of prompts, the one of most settings first."""
-    by_prompts: dict[tuple[str, ...], list[Row]] = {}
+    by_prompts: dict[tuple[str, ...], list[MeasuredModel]] = {}
     for row in rows:
         by_prompts.setdefault(row.prompts, []).append(row)
     groups = [compare_group(rows) for rows in by_prompts.values()]
     return sorted(groups, key=ComparedGroup.size, reverse=True)
 
 
-def compare_group(rows: list[Row]) -> ComparedGroup:
+def compare_group(rows: list[MeasuredModel]) -> ComparedGroup:
     """Return the comparison of models on the same prompts."""
-    models = models_of(rows)
+    models = runs_of_models(rows)
     first = rows[0]
-    outcomes = np.stack([mean_outcomes(runs) for runs in models], 1)
+    outcomes = np.stack([pass_shares(runs) for runs in models], 1)
     comparison = compare_models(outcomes, first.tasks, first.tasks_drawn)
     settings = compared_settings(models, comparison)
     mark_differences(settings, comparison)
@@ -96,23 +96,23 @@ def compare_group(rows: list[Row]) -> ComparedGroup:
     )
 
 
-def models_of(rows: list[Row]) -> list[Runs]:
+def runs_of_models(rows: list[MeasuredModel]) -> list[Runs]:
     """Return the runs of each model: the highest pass rate first, then the lowest KL."""
     by_settings: dict[Any, Runs] = {}
     for row in rows:
         key = (row.role == "sft", *sorted(row.settings.items()))
         by_settings.setdefault(key, []).append(row)
-    return sorted(by_settings.values(), key=place)
+    return sorted(by_settings.values(), key=highest_rate_then_lowest_kl)
 
 
-def mean_outcomes(runs: Runs) -> NDArray[Any]:
+def pass_shares(runs: Runs) -> NDArray[Any]:
     """Return the share of runs that passed, for each prompt."""
     return np.mean([row.passed for row in runs], 0)
 
 
-def place(runs: Runs) -> tuple[float, float]:
+def highest_rate_then_lowest_kl(runs: Runs) -> tuple[float, float]:
     """Return by what models are sorted: the highest pass rate first, then the lowest KL."""
-    return -mean_outcomes(runs).mean(), fmean(row.figures["kl"] for row in runs)
+    return -pass_shares(runs).mean(), fmean(row.figures["kl"] for row in runs)
 
 
 def compared_settings(models: list[Runs], comparison: Comparison) -> list[ComparedSetting]:
@@ -144,25 +144,26 @@ def mean_figures(runs: list[dict[str, float]]) -> dict[str, float]:
     return means
 
 
-def mark_differences(settings: list[ComparedSetting], comparison: Comparison) -> None:
+def mark_differences(best_first: list[ComparedSetting], comparison: Comparison) -> None:
     """Set what the differences between settings tell: gains over the best SFT, and the best at their KL."""
-    choices = [i for i, setting in enumerate(settings) if not setting.is_sft]
-    starts = [i for i, setting in enumerate(settings) if setting.is_sft]
-    if starts:
-        for i in choices:
-            settings[i].gain_over_sft = comparison.uncorrected(starts[0], i)
-            settings[i].mark = comparison.corrected(starts[0], i).word("better", "worse", "")
-    for setting in settings:
-        setting.best_at_kl = not any(map(setting.is_beaten_by, settings))
+    others = [i for i, setting in enumerate(best_first) if not setting.is_sft]
+    sft_models = [i for i, setting in enumerate(best_first) if setting.is_sft]
+    if sft_models:
+        best_sft = sft_models[0]
+        for i in others:
+            best_first[i].gain_over_sft = comparison.uncorrected(best_sft, i)
+            best_first[i].mark = comparison.corrected(best_sft, i).word("better", "worse", "")
+    for setting in best_first:
+        setting.best_at_kl = not any(map(setting.is_beaten_by, best_first))
 
 
 def names_of(models: list[Runs]) -> list[str]:
     """Return a name for each model: what differs among the models of its role, such as `dpo.beta=0.1`."""
     names = []
     for runs in models:
-        alike = [others for others in models if others[0].role == runs[0].role]
+        of_same_role = [others for others in models if others[0].role == runs[0].role]
         title = runs[0].title
-        line = settings_text(own_settings(runs, alike))
+        line = settings_text(settings_that_differ(runs, of_same_role))
         if runs[0].role == "policy":
             names.append(line or title)
         elif line:
@@ -172,18 +173,18 @@ def names_of(models: list[Runs]) -> list[str]:
     return names
 
 
-def own_settings(runs: Runs, alike: list[Runs]) -> dict[str, str]:
-    """Return the settings of a model that differ among `alike`."""
+def settings_that_differ(runs: Runs, models: list[Runs]) -> dict[str, str]:
+    """Return a model's own values of the settings that differ among `models`, of which it is one."""
     own: dict[str, str] = {}
-    for name, values in varying([others[0].settings for others in alike]).items():
-        value = values[alike.index(runs)]
+    for name, values in varying([others[0].settings for others in models]).items():
+        value = values[models.index(runs)]
         if value is not None:
             own[name] = value
     return own
 
 
 def selection_note(settings: list[ComparedSetting], split: str) -> str:
-    """Return the warning that the rate of the best setting is optimistic, and how to measure it again."""
+    """Return the warning that the rate of the best of several settings is optimistic, and how to measure it again."""
     choices = [setting for setting in settings if not setting.is_sft]
     if len(choices) == 1:
         return ""

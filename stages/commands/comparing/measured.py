@@ -28,10 +28,11 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # stage, fingerprint
+NOT_COMPARED = ("base", "other")
 
 
 @dataclass(eq=False)
-class Row:
+class MeasuredModel:
     """A model in an evaluation. `role`: `sft` of the model that the policy was trained from. `fingerprint`: the
     evaluation's. `prompts`: the split, the endpoint, and which prompts these are. `settings`: of all nodes that it was
     made from (`dpo.beta`). `passed`: 0 or 1 for each prompt. `figures`: by their names in a ComparedSetting. `benchmarks`:
@@ -50,12 +51,14 @@ class Row:
     benchmarks: dict[str, float]
 
 
-def measured_rows(store: Store, nodes: Nodes, chosen: set[str] | None) -> list[Row]:
-    """Return all models but the base of every evaluation in `chosen`, fingerprints of nodes; None: of every one in the
-    store. Of equal models the last counts. What cannot be compared is left out, with its reason in the log."""
-    examples_of = cache(partial(read_examples, store, nodes))  # evaluations share their data
-    latest = dict[tuple[Any, ...], Row]()
-    for (stage, fingerprint), (folder, manifest) in nodes.items():  # oldest first
+def measured_models(
+    store: Store, oldest_first: Nodes, chosen: set[str] | None
+) -> list[MeasuredModel]:
+    """Return all models but `base` and `other` of every evaluation in `chosen`, fingerprints of nodes; None: of every
+    one in the store. Of equal models the last counts. What cannot be compared is left out, with its reason in the log."""
+    examples_of = cache(partial(read_examples, store, oldest_first))  # evaluations share their data
+    latest = dict[tuple[Any, ...], MeasuredModel]()
+    for (stage, fingerprint), (folder, manifest) in oldest_first.items():
         if stage != "eval" or (chosen is not None and fingerprint not in chosen):
             continue
         try:
@@ -64,16 +67,16 @@ def measured_rows(store: Store, nodes: Nodes, chosen: set[str] | None) -> list[R
             log.warning("warning: eval %s is left out: %s", fingerprint, error)
             continue
         for name in results["models"]:
-            if name not in ("base", "other"):
-                row = read_row(nodes, manifest, name, results, table)
+            if name not in NOT_COMPARED:
+                row = read_model(oldest_first, manifest, name, results, table)
                 # a model may be the policy here and an arm there
                 answers = input_key(manifest, f"answer_{name}")
                 latest[row.prompts, row.role == "sft", answers] = row
     return list(latest.values())
 
 
-def start_of(manifest: Manifest) -> str:
-    """Return the name of the model that an evaluation's others start from: with align=none, SFT is the policy."""
+def name_of_sft(manifest: Manifest) -> str:
+    """Return the name that an evaluation has for SFT: with align=none, it is the policy."""
     return "policy" if manifest["inputs"]["policy"]["stage"] == "sft" else "sft"
 
 
@@ -87,7 +90,7 @@ def read_evaluation(
     or prompts are damaged or deleted, or if it has no pass rates of SFT."""
     store.verify(folder, weights=False)
     results = load_json(folder / "results.json", require_keys("models", "primary"))
-    if not results["primary"] or start_of(manifest) not in results["models"]:
+    if not results["primary"] or name_of_sft(manifest) not in results["models"]:
         raise UserError(f"it has no pass rates of SFT: {results['verdict']}")
     examples = dict[str, Example]()
     for role in ("data", "outside"):
@@ -103,18 +106,18 @@ def read_evaluation(
     return results, table.by("task")[endpoint.removeprefix(OUTSIDE)]  # a set of the user's
 
 
-def read_examples(store: Store, nodes: Nodes, key: Key) -> dict[str, Example]:
-    """Return the prompts of a node by id. Raise UserError if they are damaged, deleted or of another version."""
-    if key not in nodes:
-        raise UserError(f"its prompts, {' '.join(key)}, are deleted")
-    folder, _ = nodes[key]
+def read_examples(store: Store, nodes: Nodes, node: Key) -> dict[str, Example]:
+    """Return the prompts of a node by id. Raise UserError if they are damaged or deleted."""
+    if node not in nodes:
+        raise UserError(f"its prompts, {' '.join(node)}, are deleted")
+    folder, _ = nodes[node]
     store.verify(folder, weights=False)
     return {example.id: example for example in load(folder / "examples.parquet", Example)}
 
 
-def read_row(
+def read_model(
     nodes: Nodes, manifest: Manifest, name: str, results: dict[str, Any], table: Table
-) -> Row:
+) -> MeasuredModel:
     """Return a model of an evaluation with its figures."""
     answers = input_key(manifest, f"answer_{name}")
     ancestors = lineage(nodes, answers, input_key(manifest, name))
@@ -122,7 +125,7 @@ def read_row(
     prompts = content_id(results["shown_on"], checks)
     role = "sft"
     kl = 0.0
-    if name != start_of(manifest):
+    if name != name_of_sft(manifest):
         role = name
         kl = max(kl, results["kl"][name]["per_token"])  # an estimate may be below 0
     caveat = results["primary"].get("note", "")
@@ -131,7 +134,7 @@ def read_row(
     benchmarks = dict[str, float]()
     for row in results.get("benchmarks", []):
         benchmarks[f"{row['task']} {row['metric']} ({row['prompts']})"] = row[name]["mean"]
-    return Row(
+    return MeasuredModel(
         role=role,
         title=str(results["models"][name]),
         fingerprint=manifest["fingerprint"],
@@ -151,12 +154,12 @@ def read_row(
 
 
 def split_of(nodes: Nodes, manifest: Manifest) -> str:
-    """Return the split of an evaluation's prompts."""
+    """Return the split of an evaluation's prompts, by its answers; "held-out" if they are deleted."""
     for role in manifest["inputs"]:
-        answers = nodes.get(input_key(manifest, role))  # they may be deleted
+        answers = nodes.get(input_key(manifest, role))
         if role.startswith("answer_") and answers:
             return str(answers[1]["settings"]["split"])
-    return "held-out"
+    return "held-out"  # all answers are deleted
 
 
 def input_key(manifest: Manifest, role: str) -> Key:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stages.commands.planning.peak import longest_row, model_shape, training_parts, uses_gpu
+from stages.commands.planning.peak import longest_row_tokens, model_shape, training_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.blocks.training import Training
 from stages.config.choices import GPUS
@@ -40,9 +40,9 @@ class CalculatedPlan(Result):
 def calculate(cfg: Config, nodes: dict[str, Node], store: Store) -> CalculatedPlan:
     """Return, for every training, the parts of its peak per GPU and the main memory of one machine."""
     gpu = str(cfg.plan.gpu)
-    capacity = GPUS[gpu][1]
-    count = cfg.launch.processes * cfg.launch.nodes
-    sentences = [f"{count} × {gpu} of {capacity} GB. The table shows GiB per GPU."]
+    gigabytes = GPUS[gpu][1]
+    gpu_count = cfg.launch.processes * cfg.launch.nodes
+    sentences = [f"{gpu_count} × {gpu} of {gigabytes} GB. The table shows GiB per GPU."]
     planned = list[CalculatedNode]()
     for name, node in nodes.items():
         if not isinstance(node.config, Training) or not uses_gpu(node):
@@ -50,11 +50,11 @@ def calculate(cfg: Config, nodes: dict[str, Node], store: Store) -> CalculatedPl
         shape = model_shape(node, store)
         if shape is None:
             continue
-        parts = training_parts(shape, node.config, longest_row(node.config, nodes), "cuda")
+        parts = training_parts(shape, node.config, longest_row_tokens(node.config, nodes), "cuda")
         peak = sum(parts)
         main_memory = memory.host_bytes(shape, node.config)
         bytes_by_part = parts._asdict() | {"peak": peak, "main memory": main_memory}
         planned.append(CalculatedNode(name, bytes_by_part))
-        if peak > capacity * 1e9:
+        if peak > gigabytes * 1e9:
             sentences.append(f"{name} does not fit.")
     return CalculatedPlan(planned, sentences)

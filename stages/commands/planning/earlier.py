@@ -27,12 +27,13 @@ def nearest_earlier(node: Node, store: Store) -> Earlier | None:
     """Return the nearest finished node of the same stage, the newest of equally near ones; None without any. Those
     with the same model, data and processor are nearer than all others; then the fewest differences count."""
     processor = machine.processor_name(uses_gpu(node))
-    earlier = list[Earlier]()
+    oldest_first = list[Earlier]()
     for _, manifest in store.manifests(node.stage):
-        is_alike = manifest["roots"] == node.roots and manifest.get("processor") == processor
+        same_model_and_data = manifest["roots"] == node.roots
+        is_alike = same_model_and_data and manifest.get("processor") == processor
         seconds = manifest["wall_seconds"] if is_alike else math.nan
-        earlier.append(Earlier(node_differences(node, manifest), seconds))
-    return min(reversed(earlier), key=Earlier.distance, default=None)
+        oldest_first.append(Earlier(node_differences(node, manifest), seconds))
+    return min(reversed(oldest_first), key=Earlier.distance, default=None)
 
 
 def node_differences(node: Node, manifest: Manifest) -> list[str]:

@@ -9,7 +9,7 @@ from stages.store.node import Node
 from stages.store.store import Store
 from stages.store.workspace import Progress
 
-MEASURED_STEPS = 3  # the first steps of a training count only together
+FEWEST_STEPS = 3  # the first steps of a training count only together
 
 
 class Forecast:
@@ -20,20 +20,23 @@ class Forecast:
         self.measured = dict[str, float]()  # seconds of earlier runs, by fingerprint
 
     def seconds_left(self, running: Node, progress: Progress, waiting: list[Node]) -> float:
-        """Return the seconds; nan if a node that waits was never measured, or waits for servers or people."""
-        steps = progress.done - progress.first_row
-        if steps < MEASURED_STEPS:
+        """Return the seconds; nan after too few steps, or if a node that waits was never measured, or waits for servers
+        or people."""
+        steps_done = progress.done - progress.first_row
+        if steps_done < FEWEST_STEPS:
             return math.nan
-        per_step = (time.monotonic() - progress.started) / steps
-        return per_step * (progress.total - progress.done) + sum(map(self.seconds, waiting))
+        seconds_per_step = (time.monotonic() - progress.started) / steps_done
+        steps_left = progress.total - progress.done
+        return seconds_per_step * steps_left + sum(map(self.earlier_seconds, waiting))
 
-    def seconds(self, node: Node) -> float:
-        """Return the seconds that the nearest earlier node took on this processor; nan without one."""
+    def earlier_seconds(self, node: Node) -> float:
+        """Return the seconds that the nearest earlier node took; nan if it is not known."""
         if node.fingerprint not in self.measured:
-            self.measured[node.fingerprint] = self.measure(node)
+            self.measured[node.fingerprint] = self.find_earlier_seconds(node)
         return self.measured[node.fingerprint]
 
-    def measure(self, node: Node) -> float:
+    def find_earlier_seconds(self, node: Node) -> float:
+        """Return the seconds of the nearest earlier node; nan without one, or if the node waits for servers or people."""
         earlier = nearest_earlier(node, self.store)
         waits = waits_for_people(node) or bool(planned_calls("", node, self.store))
         if earlier is None or waits:

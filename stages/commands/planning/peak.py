@@ -8,12 +8,12 @@ from stages.preflight.model_files import model_config
 from stages.store.node import Node
 from stages.store.store import Store
 
-OF_MAX_LENGTH = 0.5  # mean tokens of a file's row, as a share of max_length
-LONGEST = 1.5  # factor from a mean row to the longest row of the largest micro-batch
+MEAN_SHARE_OF_MAX_LENGTH = 0.5  # of the tokens of a file's row
+LONGEST_TO_MEAN = 1.5  # of the rows: the longest one is that of the largest micro-batch
 PREFILL_TOKENS = 8192  # stages/samplers/hf.py
 
 
-def expected_parts(node: Node, nodes: dict[str, Node], store: Store) -> Parts | None:
+def predicted_parts(node: Node, nodes: dict[str, Node], store: Store) -> Parts | None:
     """Return the parts of a training's predicted peak; None for other nodes, or if the hub has no config of the model."""
     if not isinstance(node.config, Training):
         return None
@@ -23,19 +23,19 @@ def expected_parts(node: Node, nodes: dict[str, Node], store: Store) -> Parts | 
     device = "cpu"
     if uses_gpu(node):
         device = "cuda"
-    return training_parts(shape, node.config, longest_row(node.config, nodes), device)
+    return training_parts(shape, node.config, longest_row_tokens(node.config, nodes), device)
 
 
-def longest_row(block: Training, nodes: dict[str, Node]) -> float:
-    """Return the tokens of the longest row in a training's largest micro-batch: from typical rows of generated tasks, or
-    for files from a share of the longest row that is trained."""
+def longest_row_tokens(block: Training, nodes: dict[str, Node]) -> float:
+    """Return the tokens of the longest row of a training: from the objective's typical rows, or for files from a share
+    of max_length."""
     if isinstance(block, SFT) and block.packing:
         return block.max_length
     mean = float(block.objective.row_tokens)
-    reads_preferences = "label" in nodes and nodes["label"].config.brings_pool
-    if nodes["data"].config.sources or reads_preferences:
-        mean = OF_MAX_LENGTH * block.max_length
-    return min(LONGEST * mean, block.max_length)
+    reads_preference_file = "label" in nodes and nodes["label"].config.brings_pool
+    if nodes["data"].config.sources or reads_preference_file:
+        mean = MEAN_SHARE_OF_MAX_LENGTH * block.max_length
+    return min(LONGEST_TO_MEAN * mean, block.max_length)
 
 
 def uses_gpu(node: Node) -> bool:
@@ -51,21 +51,20 @@ def model_shape(node: Node, store: Store) -> ModelShape | None:
     return ModelShape.from_config(config) if config else None
 
 
-def training_parts(shape: ModelShape, block: Training, row: float, device: str) -> Parts:
-    """Return the parts of the peak for rows of `row` tokens; a pair's row is its prompt and both completions. On the CPU
-    an adapter is merged into fp32 weights, which are saved, and the libraries count as activations. GRPO's reference is
-    among the weights, and vLLM's share of the GPU among the activations."""
+def training_parts(shape: ModelShape, block: Training, row_tokens: float, device: str) -> Parts:
+    """Return the parts of the peak for rows of `row_tokens`. On the CPU an adapter is merged in the end, and the libraries
+    count as activations. GRPO's reference is among the weights, and vLLM's share of the GPU among the activations."""
     shape = memory.trained_shape(shape, block)
-    micro_batch = memory.micro_batch(shape, block, row, device)
-    needed = memory.training_bytes(shape, block, device, *micro_batch)
-    if device == "cpu":
-        start = memory.weight_bytes(shape, block.start_weights)
-        needed = max(needed, start + memory.merged_bytes(shape, block))
+    micro_batch = memory.micro_batch(shape, block, row_tokens, device)
+    peak = memory.training_bytes(shape, block, device, *micro_batch)
+    if device == "cpu":  # where an adapter is merged in the end
+        unmerged = memory.weight_bytes(shape, block.start_weights)
+        peak = max(peak, unmerged + memory.merged_bytes(shape, block))
     if isinstance(block, GRPO):
-        needed = max(needed, rollout_bytes(shape, block, row, device))
+        peak = max(peak, rollout_bytes(shape, block, row_tokens, device))
     parts = memory.held_parts(shape, block)
     weights = parts.weights
-    activations = needed - sum(parts)
+    activations = peak - sum(parts)
     if device == "cpu":
         activations += memory.LIBRARIES
     if isinstance(block, GRPO):
@@ -74,20 +73,22 @@ def training_parts(shape: ModelShape, block: Training, row: float, device: str) 
     return parts._replace(weights=weights, activations=activations)
 
 
-def rollout_bytes(shape: ModelShape, block: GRPO, row: float, device: str) -> float:
+def rollout_bytes(shape: ModelShape, block: GRPO, row_tokens: float, device: str) -> float:
     """Return the bytes that a training process holds while completions are drawn: weights and optimizer, since there
     are no gradients then; a copy of the weights; and without vLLM keys, values, and the larger of one step's logits and
     one prefill batch of prompts."""
     parts = memory.held_parts(shape, block)
+    # there are no gradients then
     loaded = parts.weights + parts.optimizer + memory.inference_copy_bytes(shape, block)
     if block.sampler == "vllm":
         return loaded
-    size = memory.element_bytes(block.precision)
-    length = min(row + block.max_new_tokens, block.max_length)
+    element = memory.element_bytes(block.precision)
+    length = min(row_tokens + block.max_new_tokens, block.max_length)
     to_load = loaded + memory.reference_bytes(shape, block)
-    most = memory.rollout_rows(block)
-    rows = memory.decoded_at_once(shape, size, most, length, device, to_load)
-    cached = memory.cache_bytes(shape, size)
-    prompts = min(PREFILL_TOKENS, rows * length) * (cached + memory.passing_bytes(shape))
-    step = max(prompts, rows * shape.vocabulary * size)
-    return loaded + rows * length * cached + step
+    most_rows = memory.rollout_rows(block)
+    rows = memory.decoded_at_once(shape, element, most_rows, length, device, to_load)
+    keys_and_values = memory.cache_bytes(shape, element)  # of a token
+    prefill_tokens = min(PREFILL_TOKENS, rows * length)
+    prefill = prefill_tokens * (keys_and_values + memory.passing_bytes(shape))
+    logits_of_step = rows * shape.vocabulary * element
+    return loaded + rows * length * keys_and_values + max(prefill, logits_of_step)

@@ -17,10 +17,10 @@ def expected_prompts(node: Node, store: Store) -> float:
     if node.stage == "versus":
         return min(expected_prompts(node.inputs["policy"], store), block.prompts)  # nan stays
     if node.stage == "pool":
-        return expected_prompts(sources(node)[0], store)
-    labels = node.inputs.get("pairs") or node.inputs.get("unpaired")
-    if labels:  # the prompts of held-out preferences
-        manifest = store.find(labels)
+        return expected_prompts(sources_of_answers(node)[0], store)
+    preferences = node.inputs.get("pairs") or node.inputs.get("unpaired")
+    if preferences:  # the prompts of those that are held out
+        manifest = store.find(preferences)
         if manifest is None:
             return math.nan
         return min(manifest["metrics"]["held_out"], block.open)
@@ -43,20 +43,22 @@ def expected_examples(node: Node, store: Store) -> float:
     manifest = store.find(data)
     if manifest:
         return float(manifest["metrics"]["examples"].get(split, 0)) or math.nan
-    counts = [count for group, count in generated.items() if SPLIT_OF_GROUP[group] == split]
-    return float(sum(counts)) or math.nan
+    planned = [count for group, count in generated.items() if SPLIT_OF_GROUP[group] == split]
+    return float(sum(planned)) or math.nan
 
 
 def candidates_per_prompt(pool: Node) -> float:
     """Return the candidates of each prompt of a pool; nan with a file, which may have any number."""
     if pool.stage == "versus":
         return 2.0
-    drawn = [getattr(each.config, "candidates_per_prompt", math.nan) for each in sources(pool)]
+    drawn = [
+        getattr(each.config, "candidates_per_prompt", math.nan) for each in sources_of_answers(pool)
+    ]
     return sum(drawn)
 
 
-def sources(pool: Node) -> list[Node]:
-    """Return the nodes whose answers a pool has: of several, the first is of the policy."""
+def sources_of_answers(pool: Node) -> list[Node]:
+    """Return the nodes whose answers a pool has."""
     if pool.stage == "sample":
         return [pool]
     roles = [role for role in pool.inputs if pool.stage == "versus" or role != "policy"]
