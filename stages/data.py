@@ -89,7 +89,7 @@ def join(
     ledger = SplitLedger(rows)
     ledger.claim(np.arange(len(examples)))  # sources yield to generated examples
     joined = list[SourceRows]()
-    audit = cfg.audit.part(among_rows=True)
+    audit = cfg.audit.for_codes(from_comparing_rows=True)
     row_filter = RowFilter(audit, Form()) if audit.actions else None
     for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
         indices = np.arange(len(rows.ids))[rows.slices[i]]
@@ -102,8 +102,8 @@ def join(
         write_quarantine(flagged, out)
         if part.copies:
             out.warn(
-                f"{cfg.key(i)}={source.path}: {part.copies} of {len(part.rows)} rows were skipped, because earlier rows "
-                "have their prompts"
+                f"{cfg.path_setting(i)}={source.path}: {part.copies} of {len(part.rows)} rows were skipped, because "
+                "earlier rows have their prompts"
             )
         joined.append(part)
     return ledger, joined
@@ -114,7 +114,7 @@ def mix(cfg: Data, joined: list[SourceRows], ledger: SplitLedger) -> None:
     rows = [len(part.sft_rows(ledger)) for part in joined]
     for i, part in enumerate(joined):
         if part.source.weight and not rows[i]:
-            key = cfg.key(i).removesuffix(".path")
+            key = cfg.source_setting(i)
             raise UserError(
                 f"{key}.weight={part.source.weight:g}: the source has no sft rows. Remove the weight."
             )

@@ -83,7 +83,7 @@ def listed_blocks(manifests: list[Manifest]) -> dict[str, str]:
             if not role.startswith("source_"):
                 continue
             place = int(role.removeprefix("source_")) - 1
-            block = f"sample.pool[{place}]" if m["stage"] == "pool" else data.block(place)
+            block = f"sample.pool[{place}]" if m["stage"] == "pool" else data.source_setting(place)
             blocks.setdefault(source["fingerprint"], block)
             model = inputs_of.get(source["fingerprint"], {}).get("policy")
             if model and model["stage"] == "base" and model["fingerprint"] not in trained:

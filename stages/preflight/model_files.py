@@ -122,7 +122,7 @@ def model_config(cfg: Model, published: Path | None = None) -> dict[str, Any] | 
     if published and (published / "config.json").exists():
         return model_shape.read_config(published)
     if cfg.random_init:
-        return cfg.random_init.shape
+        return cfg.random_init.config_json
     # else a group's, for its own path
     if cfg.config and cfg.config.get("_name_or_path", cfg.path) == cfg.path:
         return cfg.config

@@ -44,7 +44,7 @@ def long_rows(trainings: Sequence[Node], nodes: dict[str, Node], store: Store) -
     messages = list[str]()
     for node, file in read:
         tokens = count_lengths(node.config, file, contract)
-        limit, _, _ = node.config.longest(context)
+        limit, _, _ = node.config.length_limit(context)
         too_long = [length for length in tokens if length > limit]
         share = len(too_long) / max(1, len(tokens))
         is_whole = 0 < len(tokens) < COUNTED
@@ -56,7 +56,7 @@ def long_rows(trainings: Sequence[Node], nodes: dict[str, Node], store: Store) -
 def long_rows_message(
     training: Node, file: File, counted: int, too_long: list[int], context: int | None
 ) -> str:
-    _, reason, key = training.config.longest(context)
+    _, reason, key = training.config.length_limit(context)
     keeping = ""
     if key:
         keeping = keeping_message(key, counted - len(too_long), too_long, context or inf)

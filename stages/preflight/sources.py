@@ -23,13 +23,13 @@ def validate_data(cfg: Config) -> None:
     """Raise one UserError for all settings of data that cannot work."""
     checks: list[Callable[[], None]] = [cfg.data.check]
     for key, source in run_sources(cfg):
-        checks.append(partial(source.check_keys, key))
+        checks.append(partial(source.check_splits_and_columns, key))
     check_all(checks)
 
 
 def run_sources(cfg: Config) -> list[tuple[str, Source]]:
     """Return every file source of the configuration with its key, such as `data.sources[0]`."""
-    sources = [(cfg.data.block(i), source) for i, source in enumerate(cfg.data.sources)]
+    sources = [(cfg.data.source_setting(i), source) for i, source in enumerate(cfg.data.sources)]
     if cfg.reward.source.path:
         sources.append(("reward.source", cfg.reward.source))
     if isinstance(cfg.label, PreferenceFile):
@@ -44,8 +44,8 @@ def lacks_checks(cfg: Config) -> bool:
     if cfg.label.names != ["verifier"] or cfg.stage not in LABELLED or cfg.data.own:
         return False
     checked = any(source.check and source.shares.get("preference") for source in cfg.data.sources)
-    by_labels = cfg.by_labels or Align.grpo in cfg.objectives
-    return by_labels and not checked and not cfg.generates("preference")
+    by_labels = cfg.learns_from_labels or Align.grpo in cfg.objectives
+    return by_labels and not checked and not cfg.generates_prompts("preference")
 
 
 def validate_sample(cfg: Config) -> None:
