@@ -192,7 +192,7 @@ def build_random_model(cfg: RandomInit) -> Loaded:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level_bpe, eos_token="<|endoftext|>")
     torch.manual_seed(cfg.seed)
     config = LlamaConfig(
-        **cfg.shape | {"vocab_size": len(tokenizer)},
+        **cfg.config_json | {"vocab_size": len(tokenizer)},
         # wide enough for training an adapter on these weights
         initializer_range=cfg.hidden_size**-0.5,
         bos_token_id=None,

@@ -93,7 +93,7 @@ def claim_new_rows(
     ledger = SplitLedger(all_rows)
     ledger.claim(np.arange(len(examples)))  # sources yield to generated examples
     claimed = list[SourceRows]()
-    audit = cfg.audit.part(among_rows=True)
+    audit = cfg.audit.for_codes(from_comparing_rows=True)
     row_filter = RowFilter(audit, Form()) if audit.actions else None
     for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
         row_indexes = np.arange(len(all_rows.ids))[all_rows.slices[i]]
@@ -106,7 +106,7 @@ def claim_new_rows(
         write_quarantine(quarantined, out)
         if source_rows.copies:
             out.warn(
-                f"{cfg.key(i)}={source.path}: {source_rows.copies} of {len(source_rows.rows)} rows were skipped, because earlier rows "
+                f"{cfg.path_setting(i)}={source.path}: {source_rows.copies} of {len(source_rows.rows)} rows were skipped, because earlier rows "
                 "have their prompts"
             )
         claimed.append(source_rows)
@@ -118,7 +118,7 @@ def set_sft_amounts(cfg: Data, claimed: list[SourceRows], ledger: SplitLedger) -
     sft_row_counts = [len(part.sft_rows(ledger)) for part in claimed]
     for i, part in enumerate(claimed):
         if part.source.weight and not sft_row_counts[i]:
-            key = cfg.key(i).removesuffix(".path")
+            key = cfg.source_setting(i)
             raise UserError(
                 f"{key}.weight={part.source.weight:g}: the source has no sft rows. Remove the weight."
             )

@@ -33,7 +33,7 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     examples = stream(inputs["data"] / "examples.parquet", Example)
     rows, prompts = objective.read_rows(examples, contract, cfg, out, context)
     label = cfg.label
-    if label.by_reward:  # the reward model that this run trained
+    if label.has_trained_reward_model:  # the reward model that this run trained
         label = label.with_reward_model(str(inputs["reward"] / "model"))
     labeler = make_labeler(label, out)
 

@@ -107,5 +107,5 @@ def make_decoding(cfg: Drawn) -> Decoding:
         runtime=cfg.runtime,
         top_p=cfg.top_p,
         seed=cfg.seed,
-        block=cfg.drawn_by,
+        block=cfg.command_line_block,
     )

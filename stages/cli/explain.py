@@ -35,9 +35,9 @@ from stages.config.errors import (
     suggest,
     visible,
 )
-from stages.config.limits import COMPUTED
+from stages.config.limits import ONLY_PIPELINE_SETS
 from stages.config.schema import OPTIONS, Config
-from stages.config.trainers import elsewhere_message
+from stages.config.trainers import not_passed_on_message
 from stages.hardware import process
 
 # Errors of the file system that another folder mends
@@ -138,7 +138,7 @@ def unknown_key_message(key: str, kind: type) -> str:
     block, _, name = key.rpartition(".")
     more = ""
     if issubclass(kind, TrainerArguments):
-        message = elsewhere_message(block.partition(".")[0], name)
+        message = not_passed_on_message(block.partition(".")[0], name)
         if message:
             return f"{key}: {message}"
         more = f" Other arguments of TRL go into {block}.extra."
@@ -168,7 +168,7 @@ def keys_called(name: str, block: str) -> list[str]:
 
 def known_keys(kind: type) -> list[str]:
     """Return the keys of a block that can be typed."""
-    return [key.name for key in fields(kind) if COMPUTED not in key.metadata]
+    return [key.name for key in fields(kind) if ONLY_PIPELINE_SETS not in key.metadata]
 
 
 # Options and files that are missing

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from stages.config.limits import COMPUTED, LIMIT
+from stages.config.limits import LIMIT, ONLY_PIPELINE_SETS
 from stages.config.schema import CONF, GROUPS, OPTIONS, Config
 
 TYPES: dict[Any, str] = {
@@ -81,7 +81,7 @@ def settings_of(kind: type, prefix: str = "") -> Iterator[Setting]:
     """Yield the keys of a block that a user can type, and those of the blocks inside it."""
     hints = typing.get_type_hints(kind)
     for field in fields(kind):
-        if COMPUTED in field.metadata:
+        if ONLY_PIPELINE_SETS in field.metadata:
             continue
         key, hint = f"{prefix}{field.name}", hints[field.name]
         parts = [part for part in parts_of(hint) if part is not type(None)]

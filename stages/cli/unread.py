@@ -31,7 +31,7 @@ def unread_messages(cfg: Config, nodes: Mapping[str, Node], line: Sequence[str])
     none. A run from a file that needs no model may have all settings of the run that goes on from there."""
     reasons = unread_by_value(cfg)
     read = {*STAGES}
-    if nodes and not cfg.without_model:
+    if nodes and not cfg.needs_no_model:
         read = set[str]().union(*map(read_by_node, nodes.values()))
     messages = list[str]()
     for key, value in typed_values([*line]).items():

@@ -206,7 +206,7 @@ def rows_as_trained(
         training: Training = cfg.dpo
         if source.purpose is not Purpose.preferences and isinstance(cfg.sft, SFT):
             training = cfg.sft
-        limit, reason, _ = training.longest(context)
+        limit, reason, _ = training.length_limit(context)
         for number, conversation in enumerate(source.first, 1):
             row = token_row(f"{source.key}, row {number}", contract, conversation)
             if len(row.tokens) > limit:

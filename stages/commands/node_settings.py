@@ -84,7 +84,7 @@ def blocks_of_list_entries(manifests: list[Manifest]) -> dict[str, str]:
             if not role.startswith("source_"):
                 continue
             i = int(role.removeprefix("source_")) - 1
-            block = f"sample.pool[{i}]" if m["stage"] == "pool" else data.block(i)
+            block = f"sample.pool[{i}]" if m["stage"] == "pool" else data.source_setting(i)
             blocks.setdefault(source["fingerprint"], block)
             sampled = inputs_of.get(source["fingerprint"], {}).get("policy")
             if (

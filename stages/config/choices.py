@@ -110,7 +110,7 @@ SUITES = ("refusal", "unknown", "system", "templates", "rephrased", "turns")  # 
 DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # the unit of plain text that becomes a row
 AUDIT_CODES: list[str] = TABLES["audit_codes"].split()
 # found by comparing rows
-OF_ROWS_AMONG_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_splits")
+CODES_FROM_COMPARING_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_splits")
 AUDIT_ACTIONS = ("keep", "fix", "drop", "quarantine")
 AUDIT_FIXES = ("damaged", "input_marker")  # codes with only one possible fix
 # Codes with a threshold, and its range.

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Words of the system, and of torch, in errors without a number: some libraries lose it
-FULL_WORDS = [
-    *map(os.strerror, FULL),
+FULL_DISK_WORDS = [
+    *map(os.strerror, FULL_DISK),
     "basic_ios::clear: iostream error",
     "PytorchStreamWriter failed writing",
     "inline_container.cc",
@@ -31,32 +31,32 @@ UNSEEN = re.compile(
 
 
 def visible(text: str, keep: str = "") -> str:
-    """Return a text from outside (a file's name, a model's answer) with escapes for invisible characters, so that a
-    terminal or a page can show it. Characters in `keep` stay."""
-    return UNSEEN.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
+    """Return a text with escapes for its invisible characters, except those in `keep`."""
+    return UNSEEN.sub(
+        lambda unseen: unseen[0] if unseen[0] in keep else ascii(unseen[0])[1:-1], text
+    )
 
 
 class UserError(Exception):
     """An error that the user can correct. Its one line says what is wrong, where, and what to type."""
 
-    def __init__(self, message: object = "", *more: str):
-        """`more` are messages of further errors, which stand in the same line."""
-        self.messages = [visible(str(text)) for text in (message, *more)]
+    def __init__(self, message: object = "", *of_further_errors: str):
+        """Join the messages of this error and of further ones in one line."""
+        self.messages = [visible(str(each)) for each in (message, *of_further_errors)]
         super().__init__(" Also: ".join(self.messages))
 
 
 @contextmanager
 def name_block(block: str) -> Iterator[None]:
-    """Replace `label.` by `block.` in errors raised inside: `eval.judged` has the keys of `label`, and so has
-    `label.judge`, the judge of an ensemble."""
+    """Name the keys of `block` instead of those of `label` in the messages of UserErrors that are raised inside."""
     try:
         yield
     except UserError as error:
         group = "eval/judged" if block.startswith("eval.judged") else "label"
         messages = list[str]()
         for each in error.messages:
-            by_key = re.sub(r"\blabel\.", f"{block}.", each)
-            messages.append(re.sub(r"\blabel=", f"{group}=", by_key))
+            with_block = re.sub(r"\blabel\.", f"{block}.", each)
+            messages.append(re.sub(r"\blabel=", f"{group}=", with_block))
         raise UserError(*messages) from error
 
 
@@ -67,13 +67,14 @@ class Errors:
         self.messages = dict[str, None]()  # a dict, since it keeps the order and each message once
 
     def __enter__(self) -> None:
-        """Start a block that may raise a UserError."""
+        """Do nothing at the start of a block."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         """Store the messages of a UserError. Any other error continues to the caller."""
         if isinstance(error, UserError):
             self.messages |= dict.fromkeys(error.messages)
-        return isinstance(error, UserError)
+            return True
+        return False  # the error continues
 
     def add(self, message: str) -> None:
         """Store one more message."""
@@ -120,7 +121,7 @@ SYNONYMS = {
 
 
 def suggest(name: str, names: Iterable[str]) -> str:
-    """Return `" Did you mean 'beta'?"` with the name nearest to `name`, or a list of all names if none is near."""
+    """Return the question if the synonym of `name` or the nearest name was meant, or a list of all if none is near."""
     names = sorted(map(str, names))
     if SYNONYMS.get(name) in names:
         return f" Did you mean {SYNONYMS[name]!r}?"
@@ -128,13 +129,13 @@ def suggest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {near!r}?" if near else f" Known: {', '.join(names)}."
 
 
-def nearest(name: str, names: Sequence[str], similarity: float = 0.5) -> str | None:
-    """Return the name most like `name`, or None if none has this similarity, from 0 to 1."""
-    for each in names:
-        if name and each.startswith(f"{name}_"):
-            return each
-    for each in difflib.get_close_matches(name, names, n=1, cutoff=similarity):
-        return each
+def nearest(name: str, names: Sequence[str], least_similarity: float = 0.5) -> str | None:
+    """Return a name that continues `name` after an underscore, else the most similar one; None if none is similar."""
+    for longer_name in names:
+        if name and longer_name.startswith(f"{name}_"):
+            return longer_name
+    for most_similar in difflib.get_close_matches(name, names, n=1, cutoff=least_similarity):
+        return most_similar
     return None
 
 
@@ -151,11 +152,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def full_disk_message(error: BaseException) -> str | None:
-    """Return the message for a full disk, a spent quota or a file that is too large. Return None for another error."""
+    """Return the message for an error that a full disk or a used-up quota caused; None for another error."""
     for cause in causes(error):
         text = str(cause)
-        is_full = isinstance(cause, OSError) and cause.errno in FULL
-        if is_full or any(words in text for words in FULL_WORDS):
+        is_full = isinstance(cause, OSError) and cause.errno in FULL_DISK
+        if is_full or any(words in text for words in FULL_DISK_WORDS):
             return (
                 f"{text}: the disk is full, or a quota is used up. No finished work is lost. Free some space, and type "
                 "the same command again. For another disk, set outputs=FOLDER."

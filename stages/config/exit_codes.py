@@ -33,6 +33,11 @@ MEANINGS = {
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code of a process that ends with this error. A SystemExit has a number, or the line of an error."""
-    code = error.code if isinstance(error, SystemExit) else str(error)
-    return code if isinstance(code, int) else ExitCode.done if code is None else ExitCode.failed
+    """Return the exit code of a process that ends with this error: a SystemExit's number, done if it has none, else
+    failed."""
+    if not isinstance(error, SystemExit):
+        return ExitCode.failed
+    number_or_message = error.code
+    if number_or_message is None:
+        return ExitCode.done
+    return number_or_message if isinstance(number_or_message, int) else ExitCode.failed

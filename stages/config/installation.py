@@ -15,15 +15,15 @@ import yaml
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
 DISTRIBUTION = "plumbline-alignment"
-ENGINE = "lm-eval"  # the distribution of lm-evaluation-harness
+HARNESS = "lm-eval"  # the distribution of lm-evaluation-harness
 # the environment variable with the command's first words, for child processes
 PROGRAM = "PLUMBLINE_PROGRAM"
 
 
 @cache
-def read_beside(module: str) -> Any:
-    """Return the content of the YAML file beside a module, whose `__file__` is given."""
-    text = Path(module).with_suffix(".yaml").read_text(encoding="utf-8")
+def read_beside(module_file: str) -> Any:
+    """Return the content of the YAML file beside a module's file, under the same name."""
+    text = Path(module_file).with_suffix(".yaml").read_text(encoding="utf-8")
     # libyaml is 20 times as fast
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
@@ -31,14 +31,14 @@ def read_beside(module: str) -> Any:
 def checkout_project() -> dict[str, Any]:
     """Return the table `project` of the checkout's pyproject.toml; an empty one if this package is not a checkout."""
     path = ROOT / "pyproject.toml"
-    project = (
-        tomllib.loads(path.read_text(encoding="utf-8")).get("project", {}) if path.is_file() else {}
-    )
+    if not path.is_file():
+        return {}
+    project: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
     return project if project.get("name") == DISTRIBUTION else {}
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs an extra: by the checkout's folder, else by the distribution's name."""
+    """Return the command that installs an extra, by the folder of a checkout, else by the distribution's name."""
     if checkout_project():
         return f"pip install -e '{os.path.relpath(ROOT)}[{extra}]'"
     # pip finds it installed, and asks no index for it
@@ -56,12 +56,12 @@ def version(distribution: str) -> str | None:
 
 
 @cache
-def engine_version(python: str | None) -> str | None:
-    """Return the version of lm-evaluation-harness that a Python has (None: this Python), or None without it."""
+def harness_version(python: str | None) -> str | None:
+    """Return the version of lm-evaluation-harness in a Python (None: this one); None if it is not installed there."""
     if python is None:
-        return version(ENGINE)
+        return version(HARNESS)
     return output_of(
-        python, "-I", "-c", f"from importlib.metadata import version; print(version('{ENGINE}'))"
+        python, "-I", "-c", f"from importlib.metadata import version; print(version('{HARNESS}'))"
     )
 
 
@@ -83,11 +83,12 @@ def output_of(*command: str, cwd: Path | None = None) -> str | None:
 
 
 def program() -> list[str]:
-    """Return the first words of a command line: `plumbline` if the user typed that, else `python run.py`."""
+    """Return the words before a command's arguments: those in the environment, else `python run.py`."""
     return os.environ.get(PROGRAM, "python run.py").split()
 
 
-def arguments_of(command: str) -> list[str]:
+def arguments_of(command_line: str) -> list[str]:
     """Return the arguments of a command line that begins with `plumbline` or `python run.py`."""
-    words = shlex.split(command)
-    return words[2:] if words[:1] == ["python"] else words[1:]
+    words = shlex.split(command_line)
+    starts_with_python = words[:1] == ["python"]  # `python run.py`, else `plumbline`
+    return words[2:] if starts_with_python else words[1:]

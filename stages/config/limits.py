@@ -37,13 +37,15 @@ class Limit:
 
 AMOUNT = Limit(0)  # of numbers whose field has none
 # keys of a dataclass field's metadata
-LIMIT, ONE_OF, COMPUTED, NEUTRAL = "limit", "one of", "computed", "neutral"
+LIMIT = "limit"
+ONE_OF = "one of"
+ONLY_PIPELINE_SETS = "computed"
+NOT_FINGERPRINTED = "neutral"
 
 
 def limited(limit: Limit, default: Any = MISSING, neutral: bool = False) -> Any:
-    """Return a field whose numbers must keep a limit. Other values (null, auto) are checked by the field's type.
-    `neutral`: it is not part of the fingerprint, such as a bound that only ends a stage with an error."""
-    metadata = {LIMIT: limit, NEUTRAL: neutral}
+    """Return a field whose numbers must keep a limit. `neutral`: it is not part of the fingerprint."""
+    metadata = {LIMIT: limit, NOT_FINGERPRINTED: neutral}
     if isinstance(default, list):
         return field(default_factory=partial(list, default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -55,20 +57,21 @@ def words(*accepted: str, default: Any = MISSING) -> Any:
 
 
 def computed(default: Any) -> Any:
-    """Return a field that the pipeline fills in. If a user sets it, the value is refused."""
+    """Return a field that only the pipeline sets."""
+    metadata = {ONLY_PIPELINE_SETS: default}
     if isinstance(default, dict):
-        return field(default_factory=partial(dict, default), metadata={COMPUTED: default})
-    return field(default=default, metadata={COMPUTED: default})
+        return field(default_factory=partial(dict, default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def neutral(make: Callable[[], Any]) -> Any:
-    """Return a field that is not part of the fingerprint, although it is not in `runtime`."""
-    return field(default_factory=make, metadata={NEUTRAL: True})
+    """Return a field that is not part of the fingerprint."""
+    return field(default_factory=make, metadata={NOT_FINGERPRINTED: True})
 
 
 def internal(default: Any = None) -> Any:
     """Return a field that only the pipeline sets, and that is not part of the fingerprint."""
-    return field(default=default, metadata={COMPUTED: default, NEUTRAL: True})
+    return field(default=default, metadata={ONLY_PIPELINE_SETS: default, NOT_FINGERPRINTED: True})
 
 
 def at_least(low: float, default: Any = MISSING, neutral: bool = False) -> Any:
@@ -93,19 +96,18 @@ def partial_share(default: Any = MISSING) -> Any:
 
 
 def random_seed(default: Any = MISSING) -> Any:
-    """Return a field for a seed, in the range that both NumPy and torch accept."""
+    """Return a field for a seed, from 0 to the highest number of 32 bits."""
     return between(0, 2**32 - 1, default)
 
 
-def validate_block(block: Any, prefix: str = "") -> None:
-    """Raise UserError with all values of a block, and of the blocks inside it, that are outside their limits, not an
-    accepted word, or empty. `prefix` is put before the names of keys."""
-    check_all(partial(validate_value, *each) for each in iterate_values(block, prefix))
+def validate_block(block: Any, key_prefix: str = "") -> None:
+    """Raise one UserError for all wrong values of a block and of the blocks inside it."""
+    check_all(partial(validate_value, *each) for each in iterate_values(block, key_prefix))
 
 
 def validate_value(name: str, key: Field[Any], value: Any) -> None:
     limit: Limit = key.metadata.get(LIMIT, AMOUNT)
-    if COMPUTED in key.metadata and value != key.metadata[COMPUTED]:
+    if ONLY_PIPELINE_SETS in key.metadata and value != key.metadata[ONLY_PIPELINE_SETS]:
         raise UserError(f"{name}={value}: only the pipeline sets {name}. Leave it out.")
     if isinstance(value, str):
         if not value.strip():
@@ -116,10 +118,10 @@ def validate_value(name: str, key: Field[Any], value: Any) -> None:
         raise UserError(f"{name}={value}: the value must be {limit}.")
 
 
-def iterate_values(block: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+def iterate_values(block: Any, key_prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
     """Yield every value of a block and of the blocks inside it, with its name (`sample.pool[0].n`) and its field."""
     for key in fields(block):
-        name, value = f"{prefix}{key.name}", getattr(block, key.name)
+        name, value = f"{key_prefix}{key.name}", getattr(block, key.name)
         for place, item in numbered_items(value):
             if is_dataclass(item):
                 yield from iterate_values(item, f"{name}{place}.")

@@ -248,91 +248,93 @@ class Config:
     prices: dict[str, Price] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Put the file of `data.path` where it is read, and let the labeler of `eval/judged=label` compare answers."""
+        """Make the file of `data.path` the first source, unless it holds preferences. For `eval/judged=label`, let the
+        labeler of candidates compare the answers."""
         data, label, judged = self.data, self.label, self.eval.judged
-        if isinstance(label, PreferenceFile) and label.path == data.path:
+        holds_preferences = isinstance(label, PreferenceFile) and label.path == data.path
+        is_first_source = [source.path for source in data.sources[:1]] == [data.file.path]
+        if holds_preferences:
             self.data = replace(data, path=None)
-        elif data.path and [source.path for source in data.sources[:1]] != [data.file.path]:
+        elif data.path and not is_first_source:
             self.data = replace(data, sources=[Source(**vars(data.file)), *data.sources])
         if isinstance(judged, JudgedByLabel):
-            self.eval = replace(self.eval, judged=judged.by(label))
+            self.eval = replace(self.eval, judged=judged.with_labeler(label))
 
     @property
     def planned_gpu(self) -> str | None:
-        """The GPU of another machine that the command plans for; None: it is about this machine."""
+        """The GPU that `stage=plan` is told to plan for; None for all other stages."""
         return self.plan.gpu if self.stage == choices.Command.plan else None
 
     @property
     def trained(self) -> dict[str, Training]:
         """The training blocks of this run by name: SFT, `objectives`, the target, a reward model with a source."""
-        names = {"sft", *self.objectives, self.stage, "reward" if self.reward.source.path else ""}
+        names = {"sft", *self.objectives, self.stage}
+        if self.reward.source.path:
+            names.add("reward")
         blocks = {name: vars(self)[name] for name in OBJECTIVES if name in names}
         return {name: block for name, block in blocks.items() if isinstance(block, Training)}
 
     @property
     def objectives(self) -> list[choices.Align]:
-        """The objectives that train the SFT model further: the policy's, and those of `arms`."""
+        """The objectives of the policy, if it has one, and of the arms."""
         return [each for each in (self.align, *self.arms) if each is not choices.Align.none]
 
     @property
-    def by_pairs(self) -> bool:
-        """True if the policy or an arm is trained on preference pairs, here or elsewhere."""
-        return choices.Align.dpo in self.objectives or self.align is choices.Align.given
+    def learns_from_pairs(self) -> bool:
+        """True if the policy or an arm learns from pairs: by DPO, or perhaps elsewhere."""
+        trained_elsewhere = self.align is choices.Align.given
+        return choices.Align.dpo in self.objectives or trained_elsewhere
 
     @property
-    def by_labels(self) -> bool:
-        """True if the policy or an arm is trained on labelled candidates, in pairs or one by one."""
-        return self.by_pairs or choices.Align.kto in self.objectives
+    def learns_from_labels(self) -> bool:
+        """True if the policy or an arm learns from labelled candidates: from pairs, or by KTO."""
+        return self.learns_from_pairs or choices.Align.kto in self.objectives
 
     @property
     def label_block(self) -> str:
-        """The block that labelled candidates become training data by: `pairs`, or without pairs `unpaired`."""
-        return "pairs" if self.by_pairs else "unpaired"
+        """The block for labelled candidates: `pairs` if the policy or an arm learns from pairs, else `unpaired`."""
+        return "pairs" if self.learns_from_pairs else "unpaired"
 
     @property
-    def holds_out(self) -> bool:
-        """True if some labelled candidates are held out of training, so that what was learnt can be measured."""
-        return self.by_labels and vars(self)[self.label_block].validation_fraction > 0
+    def holds_out_labels(self) -> bool:
+        """True if a share of the labelled candidates is held out of training for validation."""
+        return self.learns_from_labels and vars(self)[self.label_block].validation_fraction > 0
 
     @property
-    def selects(self) -> bool:
-        """True if SFT also learns from the base model's best answers to prompts without a reference answer."""
+    def selects_demonstrations(self) -> bool:
+        """True if SFT learns from selected answers: by `label`, or by default if there are open prompts."""
         if isinstance(self.sft, SFT) and self.sft.demonstrations is None:
             return "open_sft" in self.data.generated
         return self.selects_by_label
 
     @property
     def selects_by_label(self) -> bool:
-        """True if `label` scores the answers that SFT learns from, also those to prompts of files."""
+        """True if SFT is set to learn from selected demonstrations."""
         selected = choices.Demonstrations.selected
         return isinstance(self.sft, SFT) and self.sft.demonstrations is selected
 
     @property
-    def without_model(self) -> bool:
-        """True if the target needs only a file of candidates and their labels, so that no model or data is built."""
-        of_file = self.label.brings_pool or (
-            self.sample.brings_prompts and not self.label.by_reward
+    def needs_no_model(self) -> bool:
+        """True if a file of candidates is enough for the target: it has labels, or no trained model gives them."""
+        file_is_enough = self.label.brings_pool or (
+            self.sample.brings_prompts and not self.label.has_trained_reward_model
         )
-        judging = (Target.sample, Target.label, Target.pairs, Target.unpaired)
-        return of_file and self.stage in judging and self.rounds == 1
-
-    @property
-    def unpaired_wanted(self) -> bool:
-        """True if the run needs labels of single completions, beside KTO, which trains on them."""
-        return self.stage == Target.unpaired
+        before_training = (Target.sample, Target.label, Target.pairs, Target.unpaired)
+        return file_is_enough and self.stage in before_training and self.rounds == 1
 
     @property
     def labels(self) -> list[Label]:
         """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
-        labels = [self.label]
-        if self.align is choices.Align.none and not self.selects_by_label:
-            labels = []
-        judged = self.eval.judged
-        return [*labels, judged.label] if isinstance(judged, Compared) else labels
+        labels = list[Label]()
+        if self.align is not choices.Align.none or self.selects_by_label:
+            labels.append(self.label)  # of candidates
+        if isinstance(self.eval.judged, Compared):
+            labels.append(self.eval.judged.label)
+        return labels
 
     @property
     def own_parts(self) -> dict[str, Own]:
-        """The user's own code, by the block that names it."""
+        """The user's own code by the block that names it; empty in blocks that name none."""
         blocks = {
             "data": self.data,
             "sample": self.sample,
@@ -345,30 +347,30 @@ class Config:
         return parts
 
     @property
-    def own_prompts(self) -> bool:
-        """True if the file of preferences or candidates also holds the prompts, so that they are not in the data."""
-        return self.by_labels and (self.label.brings_pool or self.sample.brings_prompts)
+    def candidates_bring_prompts(self) -> bool:
+        """True if the run learns from a file of labels or candidates that brings the prompts."""
+        return self.learns_from_labels and (self.label.brings_pool or self.sample.brings_prompts)
 
     @property
-    def tested(self) -> bool:
-        """True if, by the configuration, the data has prompts in the split that the evaluation answers."""
+    def has_prompts_to_answer(self) -> bool:
+        """True if the data has prompts in the split of `answer`: generated ones, or a source's share."""
         split = self.answer.split
-        return self.generates(split) or any(
+        return self.generates_prompts(split) or any(
             source.shares.get(split) for source in self.data.sources
         )
 
-    def generates(self, split: str) -> bool:
-        """Return True if the data has generated prompts, which have checks, in a split."""
+    def generates_prompts(self, split: str) -> bool:
+        """Return True if the data has generated prompts in a split."""
         return any(SPLIT_OF_GROUP[group] == split for group in self.data.generated)
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
-        """The endpoints that this run calls, by their settings."""
+        """The endpoints of the judges and samplers of this run, by the settings that hold them."""
         judges = [part for label in self.labels for part in label.parts if isinstance(part, Judge)]
         endpoints = {
             f"{judge.block}.endpoints[{i}]": endpoint
             for judge in judges
             for i, endpoint in enumerate(judge.endpoints)
         }
-        asking = [block for block in self.sample.members if isinstance(block, OpenAI)]
-        return endpoints | {f"{block.key}.endpoint": block.endpoint for block in asking}
+        samplers = [block for block in self.sample.members if isinstance(block, OpenAI)]
+        return endpoints | {f"{block.key}.endpoint": block.endpoint for block in samplers}

@@ -48,17 +48,21 @@ UNWEIGHTED = ("aot", "aot_unpaired", "hinge", "sft")
 OF_TRL_LOSSES = ("ld_alpha", "router_aux_loss_coef", "use_weighting")
 
 
-def validate_trainer(name: str, block: Training) -> None:
+def validate_trainer(objective: str, block: Training) -> None:
     """Raise UserError for the first setting of an objective that its trainer cannot use."""
     block.check()
-    validate_micro_batch(name, block)
-    key = f"{name}.trainer"
-    if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *block.checkpointings]:
+    validate_micro_batch(objective, block)
+    key = f"{objective}.trainer"
+    if block.runtime.gradient_checkpointing not in [
+        Checkpointing.auto,
+        *block.usable_checkpointings,
+    ]:
         raise UserError(
-            f"{name}.runtime.gradient_checkpointing=selective: adapters and ZeRO-3 cannot use this. Set none or full."
+            f"{objective}.runtime.gradient_checkpointing=selective: adapters and ZeRO-3 cannot use this. "
+            "Set none or full."
         )
     for argument, value in block.trainer.extra.items():
-        message = elsewhere_message(name, argument)
+        message = not_passed_on_message(objective, argument)
         if message:
             raise UserError(f"{key}.extra.{argument}: {message}")
         if value is not None and not isinstance(value, PASSED_ON[argument]):
@@ -79,22 +83,22 @@ def validate_trainer(name: str, block: Training) -> None:
         validate_losses(block)
 
 
-def elsewhere_message(name: str, argument: str) -> str | None:
-    """Return the way out for an argument that the block `name` does not pass on to TRL; None if it does."""
+def not_passed_on_message(objective: str, argument: str) -> str | None:
+    """Return the way out for an argument that an objective's block does not pass on to TRL; None if it does."""
     if argument in PASSED_ON:
         return None
-    block = BLOCKS[name]()
-    own = SYNONYMS.get(argument, argument)
+    block = BLOCKS[objective]()
+    our_name = SYNONYMS.get(argument, argument)
     for key, part in {"": block, "runtime.": block.runtime, "trainer.": block.trainer}.items():
-        if own in vars(part):
-            return f"another setting does this. Set {name}.{key}{own} instead."
+        if our_name in vars(part):
+            return f"another setting does this. Set {objective}.{key}{our_name} instead."
     near = nearest(argument, [*PASSED_ON, *vars(block.trainer)], 0.8)
     way_out = f"Did you mean {near!r}?" if near else "Leave it out."
-    return f"TRL does not have this argument, or only the {name} stage sets it. {way_out}"
+    return f"TRL does not have this argument, or only the {objective} stage sets it. {way_out}"
 
 
 def validate_losses(cfg: DPO) -> None:
-    """Refuse combinations of DPO's losses, weights and arguments that TRL does not support, or does not read."""
+    """Raise UserError for DPO's losses, weights and arguments that do not work together, or that no loss reads."""
     losses, weights, arguments = cfg.loss_type, cfg.loss_weights, cfg.trainer
     if not losses:
         raise UserError("dpo.loss_type=[] is empty. Type dpo.loss_type=[sigmoid].")
@@ -138,34 +142,36 @@ def validate_losses(cfg: DPO) -> None:
 
 
 def unread_argument(cfg: DPO) -> str | None:
-    """Return the first argument of `dpo.trainer` that no loss with a weight reads; None if there is none."""
+    """Return the first argument in `dpo.trainer` that no loss with a weight reads; None if there is none."""
     weights = cfg.loss_weights or [1.0] * len(cfg.loss_type)
-    losses = {loss for loss, weight in zip(cfg.loss_type, weights, strict=True) if weight}
-    for name, readers in READ_BY.items():
-        changed = vars(cfg.trainer)[name] not in (None, 0, "reverse_kl")  # TRL's defaults
-        if changed and losses.isdisjoint(readers):
-            return name
-    for name in OF_TRL_LOSSES:
-        if cfg.reference_free and name in cfg.trainer.given:
-            return name
+    weighted_losses = {loss for loss, weight in zip(cfg.loss_type, weights, strict=True) if weight}
+    for argument, readers in READ_BY.items():
+        is_set = vars(cfg.trainer)[argument] not in (None, 0, "reverse_kl")  # TRL's defaults
+        if is_set and weighted_losses.isdisjoint(readers):
+            return argument
+    for argument in OF_TRL_LOSSES:
+        if cfg.reference_free and argument in cfg.trainer.given:
+            return argument
     return None
 
 
-def validate_micro_batch(name: str, block: Training) -> None:
-    """Check that the rows of a step divide evenly among the processes, and into micro-batches of the given size."""
+def validate_micro_batch(objective: str, block: Training) -> None:
+    """Raise UserError for a micro-batch that is no number or auto, whose size must be set, that a token budget sets
+    too, or that does not divide the batch evenly among the processes."""
     runtime = block.runtime
-    key = f"{name}.runtime.micro_batch={runtime.micro_batch}"
+    key = f"{objective}.runtime.micro_batch={runtime.micro_batch}"
     if runtime.micro_batch != "auto" and type(runtime.micro_batch) is not int:
         raise UserError(f"{key}: the value must be a number of rows, or auto.")
-    if runtime.rows is None and block.by_micro_batch:
+    if runtime.rows is None and block.depends_on_micro_batch:
         raise UserError(f"{key}: with these settings its size changes the result. Set a number.")
     if runtime.rows and runtime.token_budget is not None:
         raise UserError(
-            f"{name}.runtime.token_budget={runtime.token_budget}: this needs {name}.runtime.micro_batch=auto. Leave one out."
+            f"{objective}.runtime.token_budget={runtime.token_budget}: this needs "
+            f"{objective}.runtime.micro_batch=auto. Leave one out."
         )
     rows = runtime.rows or 1
     if block.batch_size % (rows * runtime.world_size):
         raise UserError(
-            f"{name}.batch_size={block.batch_size}: this is not a multiple of {runtime.world_size} processes × {rows} "
-            "rows of a micro-batch. Change one of them."
+            f"{objective}.batch_size={block.batch_size}: this is not a multiple of {runtime.world_size} processes × "
+            f"{rows} rows of a micro-batch. Change one of them."
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from stages.config.blocks.endpoints import LIMITS, Endpoint
+from stages.config.blocks.endpoints import ANSWER_LIMITS, Endpoint
 from stages.config.errors import UserError
 from stages.config.installation import install_command
 from stages.endpoints.reply import KeyMask, NoReply, Redirected, Reply, parse_reply
@@ -62,7 +62,7 @@ class Question:
         may set another limit for the answer, or another name of the limit."""
         texts = [m["content"] for m in self.messages] + [json.dumps(self.response_format or "")]
         limits = {"max_tokens": self.max_tokens, **extra}
-        output = [limits[name] for name in LIMITS if type(limits.get(name)) is int]
+        output = [limits[name] for name in ANSWER_LIMITS if type(limits.get(name)) is int]
         request = sum(len(text.encode()) for text in texts) + HEAD * (1 + len(self.messages))
         return request, max(output, default=self.max_tokens)
 

@@ -325,7 +325,9 @@ def token_budget(
     room = share * (available_bytes(device) - to_load)
     choices = range(BUDGET_STEP, most_tokens(device) + 1, BUDGET_STEP)
     setting = block.runtime.gradient_checkpointing
-    for checkpointing in block.checkpointings if setting is Checkpointing.auto else (setting,):
+    for checkpointing in (
+        block.usable_checkpointings if setting is Checkpointing.auto else (setting,)
+    ):
         fits = bisect_right(
             choices, room, key=lambda n: training_bytes(shape, block, device, n, checkpointing)
         )

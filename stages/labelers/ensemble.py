@@ -168,7 +168,7 @@ class Ensemble(Labeler):
     def members(self) -> list[tuple[Voter, Labeler]]:
         """The members as labelers, which the ensemble itself asks in every step of GRPO."""
         return [
-            (voter, make_labeler(self.cfg.member(voter.labeler), self.out))
+            (voter, make_labeler(self.cfg.member_block(voter.labeler), self.out))
             for voter in self.cfg.members
         ]
 
@@ -211,7 +211,7 @@ class Ensemble(Labeler):
         """Return the scores of every member by candidate, and by candidate the error of a member without a score."""
         scores_by_voter, errors = list[dict[str, float]](), dict[str, str]()
         for voter, member in self.members:
-            with name_block(self.cfg.member(voter.labeler).block):
+            with name_block(self.cfg.member_block(voter.labeler).block):
                 judgements = {j.candidate_id: j for j in member.judge_rollouts(pool)}
             scores = dict[str, float]()
             for c in pool.candidates:

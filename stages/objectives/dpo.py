@@ -1,7 +1,8 @@
 """DPO (arXiv:2305.18290): rows, TRL's DPOTrainer, the policy, the check before the first step, and figures.
 
-The reference's log-probs come from the store. The loss does not depend on the micro-batches, unless `by_micro_batch`.
-With chosen y_w and rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7)."""
+The reference's log-probs come from the store. The loss does not depend on the micro-batches, unless
+`depends_on_micro_batch`. With chosen y_w and rejected y_l it is
+-log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7)."""
 
 import math
 from abc import abstractmethod
@@ -112,7 +113,7 @@ class ReferenceFreeTrainer(PairTrainer):
         log_probs = output.log_probs.sum(-1)
         chosen, rejected = (self.cfg.beta * log_probs / tokens).chunk(2)
         margins = chosen - rejected
-        loss = -logsigmoid(margins - self.cfg.gamma).mean() * self.loss_weights[0]
+        loss = -logsigmoid(margins - self.cfg.simpo_margin).mean() * self.loss_weights[0]
         chosen_log_probs, rejected_log_probs = log_probs.chunk(2)
         self.note("rewards/chosen", chosen.mean())
         self.note("rewards/rejected", rejected.mean())

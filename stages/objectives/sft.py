@@ -161,7 +161,7 @@ def tokenize_examples(
     """Yield every example that the template can render and that fits into `max_length` and `context`: in one row, or in
     one for each stretch of which an answer is trained."""
     examples, copies = tee(examples)
-    longest, reason_too_long, key = cfg.longest(context)
+    longest, reason_too_long, key = cfg.length_limit(context)
     dropped.most = context or dropped.most
     for example, stretches in zip(
         examples, contract.all_stretches(e.conversation for e in copies), strict=True

@@ -26,7 +26,7 @@ from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Align, Role, Split
-from stages.config.installation import engine_version
+from stages.config.installation import harness_version
 from stages.config.schema import Config
 from stages.pipeline.subgraphs import Wiring
 from stages.store.node import Graph, Node
@@ -83,7 +83,7 @@ class Evaluation:
             # other nodes read these texts, and other nodes hold the settings of suites and labeler
             retention=[],
             suites=Suites(),
-            judged=self.cfg.eval.judged.of_results,
+            judged=self.cfg.eval.judged.read_by_eval,
         )
         inputs = {**self.sets, **self.models, **answers, **benchmarks, **by_round, **comparisons}
         return self.chain.add("eval", "eval", block, **inputs)
@@ -103,9 +103,9 @@ class Evaluation:
                     by_name[f"answer_{form}"] = PromptSet(replace(on_test, form=form), suites)
         if "outside" in sets:
             by_name["answer_outside"] = PromptSet(on_test, {"data": sets["outside"]})
-        if cfg.tested:
+        if cfg.has_prompts_to_answer:
             by_name["answer"] = PromptSet(cfg.answer, {"data": sets["data"]})
-        if cfg.own_prompts or not cfg.tested:
+        if cfg.candidates_bring_prompts or not cfg.has_prompts_to_answer:
             for name in ("pairs", "unpaired"):
                 if name in sets and vars(cfg)[name].validation_fraction:
                     by_name["answer_held_out"] = PromptSet(cfg.answer, {name: sets[name]})
@@ -142,12 +142,12 @@ class Evaluation:
     def benchmark(self) -> Benchmark:
         """The block of the tasks, with the version of the harness."""
         block = self.cfg.benchmark
-        return replace(block, engine=engine_version(block.runtime.python))
+        return replace(block, engine=harness_version(block.runtime.python))
 
     def answers_by_round(self) -> Graph:
         """Return the answers of each round's policy to validation prompts, if several rounds trained one."""
         answers = Graph()
-        if not self.cfg.generates(Split.validation):
+        if not self.cfg.generates_prompts(Split.validation):
             return answers
         block = replace(self.cfg.answer, split=Split.validation, open=0)
         for number, model in enumerate(self.rounds):
@@ -161,7 +161,7 @@ class Evaluation:
         opponents = dict[str, str]()
         if not isinstance(self.cfg.eval.judged, Compared):
             return opponents
-        folders = self.cfg.eval.judged.folders
+        folders = self.cfg.eval.judged.outside_models
         for number, name in enumerate(self.cfg.eval.judged.against, 1):
             if name == Role.sft and name not in self.models:  # the policy is SFT itself
                 name = str(Role.base) if Role.base in self.models else str(Role.other)
@@ -194,7 +194,7 @@ class Evaluation:
         }
         blocks = {key: Versus(key, self.most_compared) for key in self.opponents}
         # a labeler that prefers one constant answer to real ones cannot be trusted: the report says so
-        if not judged.label.asks:
+        if not judged.label.asked_people:
             first = [*of_opponents, *self.opponents][0]
             most = min(self.most_compared, CONSTANT_PROMPTS)
             blocks[CONSTANT] = Versus(first, most, constant=True)
@@ -230,7 +230,7 @@ class Evaluation:
 
     def is_owed(self, label: Label, labels: Node) -> bool:
         """Return True if people still have to give these labels."""
-        people = label.asks
+        people = label.asked_people
         return people is not None and not people.answered and not self.chain.is_built(labels)
 
     def instruments(self) -> Graph:
@@ -258,7 +258,7 @@ def name_models(cfg: Config, models: Graph) -> dict[str, str]:
         return {role: titles[role] for role in models}
     if Role.other in models:
         other, policy = name_folders(
-            [cfg.eval.judged.folders[0], cfg.model.path or "random weights"]
+            [cfg.eval.judged.outside_models[0], cfg.model.path or "random weights"]
         )
         return {Role.other: other, Role.policy: policy}
     by_stage = {name: objective.title for name, objective in OBJECTIVES.items()}

@@ -53,7 +53,7 @@ def wire_graph(
     replaces files and hub revisions in a block by fixed versions, and returns the files' digests; `cache` is the file
     that remembers these. `is_built` tells if a node is in the store: the report waits for no judgements of people."""
     shared = Wiring(cfg, cache, pin, is_built)
-    if cfg.without_model:
+    if cfg.needs_no_model:
         return wire_imported_candidates(shared)
     roots = Roots(cfg, cache, pin, is_built).wire()
     nodes = Graph()
@@ -114,7 +114,7 @@ class Roots(Wiring):
             sources = [replace(source, answered_later=True) for source in block.sources]
             block = replace(block, sources=sources)
         data = self.join_sources("data", block)
-        if cfg.selects:
+        if cfg.selects_demonstrations:
             self.demonstrations(base, data)
         return self
 
@@ -269,7 +269,7 @@ class Chain(Wiring):
     def kto(self) -> None:
         """Train the policy on the candidates one by one, each with its label."""
         judged = self.labels(0, self.sft)
-        beside_pairs = "_kto" if self.cfg.by_pairs else ""
+        beside_pairs = "_kto" if self.cfg.learns_from_pairs else ""
         unpaired = self.add(f"unpaired{beside_pairs}", "unpaired", self.cfg.unpaired, judged=judged)
         block = replace(self.cfg.reference, weights=self.cfg.kto.start_weights)
         reference = self.add(
@@ -324,7 +324,9 @@ class Chain(Wiring):
             return {Role.base: self.base, Role.policy: self.sft}
         if cfg.align is Align.none:
             # nothing is trained: the evaluation compares the given model with another folder or hub model
-            other = self.add("other", "base", other_model_block(cfg, cfg.eval.judged.folders[0]))
+            other = self.add(
+                "other", "base", other_model_block(cfg, cfg.eval.judged.outside_models[0])
+            )
             return {Role.other: other, Role.policy: self.sft}
         models: Graph = {Role.base: self.base, Role.sft: self.sft}
         if cfg.align is Align.given:
@@ -341,7 +343,7 @@ class Chain(Wiring):
         which some are held out, and all other labels that a model was trained on."""
         names = ("data", "suites", *EVALUATION_SETS)
         sets = {name: self.roots[name] for name in names if name in self.roots}
-        if self.cfg.by_labels:
+        if self.cfg.learns_from_labels:
             sets[self.cfg.label_block] = self.nodes[self.cfg.label_block]
         trained_on = {n.fingerprint: n for model in models.values() for n in model.lineage}
         labels = [n for n in trained_on.values() if n.stage in ("pairs", "unpaired")]
@@ -393,7 +395,7 @@ def demonstration_sampler(cfg: Config) -> Drawn:
         runtime = SamplingRuntime(processes=cfg.launch.processes, nodes=cfg.launch.nodes)
         return HF(precision=cfg.precision, seed=cfg.seed, runtime=runtime)
     if isinstance(cfg.sample, OpenAI) and not cfg.selects_by_label:
-        return cfg.sample.drawn_as(HF, max_failed=None)
+        return cfg.sample.with_sampler(HF, max_failed=None)
     return cfg.sample
 
 
@@ -418,6 +420,6 @@ def way_to_stage(cfg: Config, stage: str) -> str:
     """Return the sentence that tells why a run does not have a stage, or which setting adds it."""
     if stage == Role.control:
         return "Set control=true."
-    if not cfg.by_pairs and stage in PREFERENCE_STAGES:
+    if not cfg.learns_from_pairs and stage in PREFERENCE_STAGES:
         return f"align={cfg.align} leaves preferences out. Set align=dpo."
     return STAGES[stage].absent or f"label={cfg.label.labeler} does not need this stage."

@@ -15,7 +15,7 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import CandidateFile, Drawn, Pool, Sample
 from stages.config.blocks.training import Training
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.pipeline.stage_table import STAGES
 from stages.store.node import Built, Graph, Node
 from stages.store.numbers import numbered
@@ -40,8 +40,8 @@ class Wiring:
     def make(self, stage: str, block: Any, **inputs: Node) -> Node:
         """Return a node without giving it a name."""
         block, digests = self.pin(set_reading(block, self.cfg.data), self.cache)
-        not_neutral = block.not_neutral if isinstance(block, Training) else {}
-        return Node(stage, STAGES[stage].version, block, inputs, digests, not_neutral)
+        fingerprinted = block.fingerprinted_runtime if isinstance(block, Training) else {}
+        return Node(stage, STAGES[stage].version, block, inputs, digests, fingerprinted)
 
     def add(self, name: str, stage: str, block: Any, **inputs: Node) -> Node:
         """Return a node, and hold it under its name."""
@@ -51,13 +51,15 @@ class Wiring:
 
     def join_sources(self, name: str, block: Data) -> Node:
         """Return the `data` node that joins the block's sources, each read by a node of its own."""
-        row_audit = block.audit.part(among_rows=False)
+        row_audit = block.audit.for_codes(from_comparing_rows=False)
         inputs = Graph()
         joined = list[Source]()
         for i, source in enumerate(block.sources):
             # without the keys that the `data` node reads
             rows = replace(source, rows=None, weight=None, epochs=None)
-            one = OneSource(rows, block.max_bad, block.form, row_audit, block.own, block.block(i))
+            one = OneSource(
+                rows, block.max_bad, block.form, row_audit, block.own, block.source_setting(i)
+            )
             role = f"source_{i + 1}"
             inputs[role] = self.add(f"{name}_{role}", "source", one)
             joined.append(joined_source(source, inputs[role].config.source))
@@ -102,7 +104,7 @@ class Wiring:
 
     def scorer(self, label: Label) -> Graph:
         """Return by role the run's own reward model, if this labeler scores with it."""
-        return {"reward": self.reward} if self.reward and label.by_reward else {}
+        return {"reward": self.reward} if self.reward and label.has_trained_reward_model else {}
 
     def judge(self, label: Label, pool: Node, suffix: str) -> Node:
         """Return the labels of a pool, which the caller names. The members of an ensemble are added, with names that end
@@ -113,14 +115,14 @@ class Wiring:
         for name in (voter.labeler for voter in label.members):
             scorer = self.scorer(label) if name == "reward_model" else {}
             members[name] = self.add(
-                f"label_{name}{suffix}", "label", label.member(name), pool=pool, **scorer
+                f"label_{name}{suffix}", "label", label.member_block(name), pool=pool, **scorer
             )
-        return self.make("label", label.joined, pool=pool, **members)
+        return self.make("label", label.without_member_settings, pool=pool, **members)
 
     def pairs(self, judged: Node, block: Pairs, suffix: str = "") -> Node:
         """Return the pairs of judged candidates. Add the labelled single completions of the same candidates, if
         wanted."""
-        if self.cfg.unpaired_wanted:
+        if self.cfg.stage == Target.unpaired:
             self.add(f"unpaired{suffix}", "unpaired", self.cfg.unpaired, judged=judged)
         return self.add(f"pairs{suffix}", "pairs", block, judged=judged)
 

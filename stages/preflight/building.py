@@ -99,7 +99,7 @@ def require_known_labels(node: Node, store: Store) -> None:
 
 def require_answers_of_people(node: Node, store: Store) -> None:
     """Raise UserError if the file of people's answers does not exist or has no answers."""
-    people = node.config.asks
+    people = node.config.asked_people
     if people is None or not people.answered:
         return
     from stages.labelers.people import answer_rows

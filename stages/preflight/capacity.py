@@ -24,7 +24,12 @@ def validate_pairs(cfg: Config) -> None:
     """Raise UserError if there are too few prompts, or their candidates make no pairs or fewer than one batch."""
     has_own_pairs = cfg.label.brings_pool or cfg.sample.brings_prompts
     trains_on_file = cfg.stage == Target.reward and cfg.reward.source.path
-    if not cfg.by_pairs or has_own_pairs or trains_on_file or cfg.stage in BEFORE_CANDIDATES:
+    if (
+        not cfg.learns_from_pairs
+        or has_own_pairs
+        or trains_on_file
+        or cfg.stage in BEFORE_CANDIDATES
+    ):
         return
     most_prompts = most_rows_of_split(cfg, Split.preference)
     needed_prompts = cfg.rounds * (cfg.sample.prompts_per_round or 1)
@@ -33,7 +38,7 @@ def validate_pairs(cfg: Config) -> None:
             f"data.tasks.preference: sample needs {needed_prompts} prompts, and there are at most {most_prompts}. Raise it, or "
             "splits.preference of a source."
         )
-    most_candidates = cfg.sample.most
+    most_candidates = cfg.sample.most_candidates
     if most_candidates is None or cfg.stage in BEFORE_PAIRS:
         return
     assert isinstance(cfg.sample, Drawn)  # a file has any number of candidates
@@ -75,7 +80,7 @@ def validate_rollouts(cfg: Config) -> None:
     """Raise UserError for labels that give no scores for GRPO, or fewer prompts than one step."""
     if Align.grpo not in cfg.objectives:
         return
-    if cfg.label.asks or not all(part.scores_alone for part in cfg.label.parts):
+    if cfg.label.asked_people or not all(part.scores_alone for part in cfg.label.parts):
         raise UserError(
             f"GRPO needs a score of every completion, which label={cfg.label.labeler} does not give. Use label=verifier, "
             "label=reward_model or label=judge with label.kind=pointwise."
@@ -115,7 +120,7 @@ def validate_context_and_layers(cfg: Config) -> None:
     generating_blocks = ["answer"]
     if isinstance(cfg.sample, Drawn):
         generating_blocks.append("sample")
-    if cfg.selects:
+    if cfg.selects_demonstrations:
         generating_blocks.append("select")
     if "grpo" in cfg.trained:
         generating_blocks.append("grpo")
@@ -134,7 +139,7 @@ def validate_context_and_layers(cfg: Config) -> None:
 def local_base_config(cfg: Config) -> dict[str, Any]:
     """Return the base model's config.json, or {} if it is on the hub or cannot be read. Raise Damaged for values that no
     model can have."""
-    if cfg.without_model:
+    if cfg.needs_no_model:
         return {}
     try:
         is_on_hub = cfg.model.path and locate(cfg.model.path, "model.path") is None

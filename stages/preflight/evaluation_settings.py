@@ -45,10 +45,14 @@ def nothing_measured_message(cfg: Config) -> str:
     for source in cfg.data.sources:
         if source.check and source.shares.get(test_split):
             return ""
-    if cfg.holds_out or isinstance(cfg.eval.judged, Compared):
+    if cfg.holds_out_labels or isinstance(cfg.eval.judged, Compared):
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
-    held_out = f", held-out labels ({cfg.label_block}.validation_fraction)" if cfg.by_labels else ""
+    held_out = (
+        f", held-out labels ({cfg.label_block}.validation_fraction)"
+        if cfg.learns_from_labels
+        else ""
+    )
     return (
         f"stage={stage}: nothing measures whether training helped. Add prompts with checks (data.tasks.{test_split})"
         f"{held_out} or a judge (eval/judged=judge)."
@@ -59,14 +63,14 @@ def validate_judged(cfg: Config) -> None:
     """Raise UserError for the first setting of `eval.judged` that cannot work, or if `align=none` compares nothing."""
     judged = cfg.eval.judged
     is_policy_the_base = cfg.align is Align.none and not cfg.sft.train
-    if is_policy_the_base and not judged.folders:
+    if is_policy_the_base and not judged.outside_models:
         raise UserError(
             "align=none sft=none trains nothing. Name a model to compare: eval.judged.against=[FOLDER]."
         )
     if not isinstance(judged, Compared):
         return
     judged.check_comparison()
-    if "verifier" in judged.label.names and (judged.source or cfg.own_prompts):
+    if "verifier" in judged.label.names and (judged.source or cfg.candidates_bring_prompts):
         raise UserError(
             "eval.judged.members: the compared prompts have no checks. Leave verifier out."
         )
@@ -76,7 +80,7 @@ def validate_judged(cfg: Config) -> None:
             raise UserError(
                 f"eval.judged.against[{i}]={name}: not in this run. Use {', '.join(roles)} or a folder."
             )
-    if not (judged.source or cfg.tested or cfg.holds_out):
+    if not (judged.source or cfg.has_prompts_to_answer or cfg.holds_out_labels):
         raise UserError("eval.judged has no prompts. Set 'eval.judged.source=[{path: FILE}]'.")
 
 

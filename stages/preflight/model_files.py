@@ -124,7 +124,7 @@ def model_config(model: Model, published_folder: Path | None = None) -> dict[str
     if published_folder and (published_folder / "config.json").exists():
         return model_shape.read_config(published_folder)
     if model.random_init:
-        return model.random_init.shape
+        return model.random_init.config_json
     # a group's may be of another path
     if model.config and model.config.get("_name_or_path", model.path) == model.path:
         return model.config

@@ -51,7 +51,7 @@ def messages_of_long_rows(
     messages = list[str]()
     for training, file in read_alone:
         row_lengths = count_row_lengths(training.config, file, contract)
-        limit, _, _ = training.config.longest(context)
+        limit, _, _ = training.config.length_limit(context)
         too_long = [length for length in row_lengths if length > limit]
         share = len(too_long) / max(1, len(row_lengths))
         is_counted_whole = 0 < len(row_lengths) < MOST_COUNTED
@@ -64,7 +64,7 @@ def messages_of_long_rows(
 def long_rows_message(
     training: Node, file: File, counted: int, too_long: list[int], context: int | None
 ) -> str:
-    _, reason, key = training.config.longest(context)
+    _, reason, key = training.config.length_limit(context)
     keeping = ""
     if key:
         keeping = keeping_message(key, counted - len(too_long), too_long, context or inf)

@@ -35,7 +35,7 @@ def validate_examined(cfg: Config) -> None:
 
 def validate_rows_and_demonstrations(cfg: Config) -> None:
     """Raise UserError if there are no rows, or SFT's demonstrations are not given or cannot be selected."""
-    reads_data = cfg.sft.train or not cfg.own_prompts
+    reads_data = cfg.sft.train or not cfg.candidates_bring_prompts
     if reads_data and not cfg.data.sources and not cfg.data.generated:
         raise UserError("data.sources is empty, so there are no rows. Name a file: data.path=FILE.")
     demonstrations = vars(cfg.sft).get("demonstrations")  # which sft=none has not
@@ -51,7 +51,7 @@ def validate_rows_and_demonstrations(cfg: Config) -> None:
             f"sft.demonstrations=selected needs scores of single answers, which label={cfg.label.labeler} does not give. Use "
             "label=verifier, or label=judge label.kind=pointwise."
         )
-    if cfg.label.by_reward:
+    if cfg.label.has_trained_reward_model:
         raise UserError(
             "sft.demonstrations=selected needs a labeler before SFT. Name a trained one: label.path=FOLDER."
         )
@@ -74,7 +74,7 @@ def validate_objectives(cfg: Config) -> None:
             "control_pairs=random: pairs=random are such pairs already. Set control_pairs=coin."
         )
     has_controls = cfg.rounds > 1 or cfg.control or cfg.control_pairs
-    if cfg.objectives and not cfg.by_pairs and has_controls:
+    if cfg.objectives and not cfg.learns_from_pairs and has_controls:
         raise UserError(
             f"align={cfg.align}: rounds and controls are DPO's. Set rounds=1 control=false control_pairs=null."
         )
@@ -85,7 +85,7 @@ def validate_reward(cfg: Config) -> None:
     source = cfg.reward.source
     for label in cfg.labels:
         for part in label.parts:
-            if part.by_reward and not source.path:
+            if part.has_trained_reward_model and not source.path:
                 with name_block(part.block):
                     raise UserError(
                         "label=reward_model needs a reward model. Set label.path=FOLDER, or train one on "

@@ -140,7 +140,7 @@ def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
 def require_page_for_people(node: Node, store: Store) -> None:
     """Raise UserError if the page for people lacks a package, or cannot listen at its address and no running command
     serves it."""
-    people = node.config.asks
+    people = node.config.asked_people
     if people is None or store.is_locked(node.stage, node.fingerprint):
         return  # a locked node is served by a running command
     if find_spec("starlette") is None or find_spec("uvicorn") is None:

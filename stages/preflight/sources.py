@@ -23,13 +23,13 @@ def validate_data(cfg: Config) -> None:
     """Raise one UserError for all settings of data that cannot work."""
     checks: list[Callable[[], None]] = [cfg.data.check]
     for key, source in keyed_sources(cfg):
-        checks.append(partial(source.check_keys, key))
+        checks.append(partial(source.check_splits_and_columns, key))
     check_all(checks)
 
 
 def keyed_sources(cfg: Config) -> list[tuple[str, Source]]:
     """Return every file source of the configuration with its key, such as `data.sources[0]`."""
-    sources = [(cfg.data.block(i), source) for i, source in enumerate(cfg.data.sources)]
+    sources = [(cfg.data.source_setting(i), source) for i, source in enumerate(cfg.data.sources)]
     if cfg.reward.source.path:
         sources.append(("reward.source", cfg.reward.source))
     if isinstance(cfg.label, PreferenceFile):
@@ -46,8 +46,8 @@ def verifier_lacks_checks(cfg: Config) -> bool:
     has_checked_source = any(
         source.check and source.shares.get("preference") for source in cfg.data.sources
     )
-    needs_labels = cfg.by_labels or Align.grpo in cfg.objectives
-    return needs_labels and not has_checked_source and not cfg.generates("preference")
+    needs_labels = cfg.learns_from_labels or Align.grpo in cfg.objectives
+    return needs_labels and not has_checked_source and not cfg.generates_prompts("preference")
 
 
 def validate_sample(cfg: Config) -> None:

@@ -13,7 +13,7 @@ from stages.config.blocks.models import TemplateFile
 from stages.config.blocks.sampling import Drawn
 from stages.config.choices import RUBRIC_TEXTS
 from stages.config.errors import Errors, UserError, name_block
-from stages.config.installation import ENGINE, has_package, install_command
+from stages.config.installation import HARNESS, has_package, install_command
 from stages.config.schema import Config
 from stages.preflight import sources
 from stages.store import plugins
@@ -90,11 +90,11 @@ def require_benchmark_engine(node: Node, store: Store) -> None:
     python = block.runtime.python
     if python:
         place = f"benchmark.runtime.python={python}"
-        way_out = f"{python} -m pip install '{ENGINE}[ifeval]'"
+        way_out = f"{python} -m pip install '{HARNESS}[ifeval]'"
     else:
         place = "this Python"
         way_out = install_command("benchmark")
-    raise UserError(f"{tasks} needs {ENGINE} in {place}. Type: {way_out}.")
+    raise UserError(f"{tasks} needs {HARNESS} in {place}. Type: {way_out}.")
 
 
 def require_vllm(node: Node, store: Store) -> None:

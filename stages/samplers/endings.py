@@ -60,9 +60,10 @@ def report_endings(cfg: Drawn, candidates: Iterable[Candidate], out: StageDir) -
         out.inform("\n".join(lines))
     figures = {f"{temperature:g}": asdict(row) for temperature, row in by_temperature.items()}
     if ended / count <= MOST:
-        setting = f"{cfg.drawn_by}.temperatures=[{','.join(figures)}]"
+        setting = f"{cfg.command_line_block}.temperatures=[{','.join(figures)}]"
         out.warn(
             f"{setting}: only {ended / count:.1%} of {count:,} candidates end by themselves. Truncated candidates are "
-            f"never chosen. Lower the temperature, or raise {cfg.drawn_by}.max_new_tokens={cfg.max_new_tokens}."
+            f"never chosen. Lower the temperature, or raise "
+            f"{cfg.command_line_block}.max_new_tokens={cfg.max_new_tokens}."
         )
     return {"by_temperature": figures}

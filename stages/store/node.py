@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.arguments import TrainerArguments
-from stages.config.limits import NEUTRAL
+from stages.config.limits import NOT_FINGERPRINTED
 from stages.store.manifest import read_manifest
 
 Graph = dict[str, "Node"]  # nodes by name: those of a run, or a part of them
@@ -39,7 +39,9 @@ class Node:
         if isinstance(value, TrainerArguments):
             return self._content(value.given)
         if is_dataclass(value):
-            hashed_fields = [key for key in fields(value) if not key.metadata.get(NEUTRAL)]
+            hashed_fields = [
+                key for key in fields(value) if not key.metadata.get(NOT_FINGERPRINTED)
+            ]
             content = {key.name: self._content(getattr(value, key.name)) for key in hashed_fields}
             return {
                 k: v for k, v in content.items() if k != "runtime" and v is not None and v != {}

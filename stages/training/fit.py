@@ -66,9 +66,9 @@ class SplitRows(Generic[Rows]):
         samples = getattr(cfg.runtime, "samples", 0)
         self.prompts = FirstPrompts(samples)
         self.left_out = Dropped(
-            out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped"
+            out, cfg.objective.row_noun, cfg.max_dropped, f"{cfg.block}.max_dropped"
         )
-        self.longest, self.too_long, self.key = cfg.longest(context)
+        self.longest, self.too_long, self.key = cfg.length_limit(context)
         self.left_out.most = context or self.left_out.most
         self.dropped = dict[str, int]()
 
@@ -183,7 +183,7 @@ class Fit(Generic[Block, TrainerOf]):
     def metrics(self, tokens: Sequence[int]) -> dict[str, Any]:
         """Return device, steps, and the numbers of trained rows and tokens (`tokens`: each row's) and other rows, with
         the first clause of the summary."""
-        unit = self.cfg.objective.unit
+        unit = self.cfg.objective.row_noun
         return {
             "device": str(self.args.device),
             "processes": self.args.world_size,

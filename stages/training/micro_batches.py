@@ -98,7 +98,7 @@ class MicroBatches(PlumblineTrainer, ABC):
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """Return the rows in micro-batches, equally many in every process: a forward over sharded weights needs all
         processes. The longest rows come first, to save padding, unless the loss depends on a micro-batch's rows."""
-        if not self.cfg.by_micro_batch:
+        if not self.cfg.depends_on_micro_batch:
             rows = sorted(rows, key=self.count_tokens, reverse=True)
         size = self.cfg.runtime.rows
         if size:
@@ -194,6 +194,6 @@ class MicroBatches(PlumblineTrainer, ABC):
         if divisible:
             self.token_budget = tokens // 2
         else:
-            kinds = self.cfg.checkpointings
+            kinds = self.cfg.usable_checkpointings
             self.checkpointing = kinds[kinds.index(self.checkpointing) + 1]
             enable_checkpointing(self.model, self.checkpointing)

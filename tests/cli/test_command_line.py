@@ -17,7 +17,7 @@ from stages.cli.explain import explain
 from stages.config.blocks.training import SFT
 from stages.config.choices import Command, Precision
 from stages.config.installation import ROOT
-from stages.config.limits import COMPUTED, iterate_values
+from stages.config.limits import ONLY_PIPELINE_SETS, iterate_values
 from stages.config.schema import Target
 from stages.preflight import constraints, machine_needs
 from tests.budgets import spent
@@ -75,7 +75,9 @@ def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None
     (line,) = [line for line in page.splitlines() if line.startswith("sft.adapter ")]
     assert "none" in line and "qlora, continued; " in line and "low-rank adapter" in line
     named = {".".join(line.split()[0].split(".")[:2]) for line in page.splitlines()}
-    assert {f"sft.{field.name}" for field in fields(SFT) if COMPUTED not in field.metadata} <= named
+    assert {
+        f"sft.{field.name}" for field in fields(SFT) if ONLY_PIPELINE_SETS not in field.metadata
+    } <= named
     assert inside("--help=sftt").stderr.endswith("Did you mean 'sft'?\n")
 
 

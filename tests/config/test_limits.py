@@ -157,7 +157,7 @@ EVERY = every_key()
 TEXTS = {
     key: help_text
     for key, (hint, help_text) in EVERY.items()
-    if str in hint and limits.COMPUTED not in help_text
+    if str in hint and limits.ONLY_PIPELINE_SETS not in help_text
 }
 
 
@@ -176,7 +176,7 @@ def test_every_number_has_bounds_of_sense() -> None:
     for key, (hint, metadata) in EVERY.items():
         if not hint & NUMBERS:
             continue
-        if limits.COMPUTED in metadata:
+        if limits.ONLY_PIPELINE_SETS in metadata:
             if not refusal(key, 7).startswith(f"{key}=7: "):
                 let_through.append(f"{key}=7")
             continue

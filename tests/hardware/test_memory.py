@@ -206,14 +206,14 @@ def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(
     shape = ModelShape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
     needs = {
         c: memory.training_bytes(shape, block, "cpu", 2048, c) / memory.CPU_BUDGET_SHARE
-        for c in block.checkpointings
+        for c in block.usable_checkpointings
     }
 
     def budget(free: float) -> tuple[int, Checkpointing]:
         monkeypatch.setattr(machine, "free_memory", lambda: int(free))
         return memory.token_budget(shape, block, "cpu")
 
-    none, selective, full = block.checkpointings
+    none, selective, full = block.usable_checkpointings
     assert needs[full] < needs[selective] < needs[none]
     assert budget(100 * needs[none]) == (1024, none), "more at once is no faster"
     assert budget(needs[none] - 1) == (1024, selective)

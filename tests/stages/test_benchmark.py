@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from stages.config.blocks.evaluation import Eval
-from stages.config.installation import engine_version, install_command
+from stages.config.installation import harness_version, install_command
 from stages.evaluation.benchmarks import (
     LESS,
     Response,
@@ -30,7 +30,7 @@ from tests.helpers import Chain, build, nodes, stand_in
 ROWS = 80
 HARNESS = os.environ.get("PLUMBLINE_BENCHMARK_PYTHON") or sys.executable
 NEEDS_HARNESS = pytest.mark.skipif(
-    engine_version(HARNESS) is None, reason=f"needs {install_command('benchmark')}"
+    harness_version(HARNESS) is None, reason=f"needs {install_command('benchmark')}"
 )
 ENGINES = ["small", pytest.param("harness", marks=NEEDS_HARNESS)]
 HEAD = "task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {name}.jsonl}}}}\ntest_split: test\n"
@@ -180,7 +180,7 @@ def test_task_files_and_engine_are_part_of_the_fingerprint(
     assert nodes(root, *typed)["benchmark_sft"].fingerprint != before.fingerprint
     (moved / "utils.py").unlink()
     small.write_text("#!/bin/sh\necho 0.0.2\n")
-    engine_version.cache_clear()
+    harness_version.cache_clear()
     assert nodes(root, *typed)["benchmark_sft"].fingerprint != before.fingerprint
 
 

@@ -94,7 +94,7 @@ def with_price(
 
 def waits_for_people(node: Node) -> bool:
     """Return whether a node waits for people's answers."""
-    people = node.config.asks if isinstance(node.config, Label) else None
+    people = node.config.asked_people if isinstance(node.config, Label) else None
     return people is not None and not people.answered
 
 

@@ -46,12 +46,12 @@ class TrainerArguments:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The arguments that are not at their defaults, as TRL's class takes them. They enter the fingerprint."""
+        """The arguments that are not at their defaults, and those of `extra`."""
         values = vars(self).copy()
         extra = values.pop("extra")
         defaults = vars(type(self)())
-        named = {name: value for name, value in values.items() if value != defaults[name]}
-        return named | extra
+        changed = {name: value for name, value in values.items() if value != defaults[name]}
+        return changed | extra
 
 
 @dataclass

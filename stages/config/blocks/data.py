@@ -14,8 +14,8 @@ from stages.config.choices import (
     AUDIT_CODES,
     AUDIT_FIXES,
     AUDIT_THRESHOLDS,
+    CODES_FROM_COMPARING_ROWS,
     DOCUMENTS,
-    OF_ROWS_AMONG_ROWS,
     SOURCE_CHECKS,
     SUITES,
     Split,
@@ -141,22 +141,23 @@ class Source:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of rows that each split gets, sorted by the name of the split. A prompt's content decides."""
+        """The share of rows that each split gets, sorted by the split's name."""
         return dict(sorted((self.splits or DEFAULT_SHARES).items()))
 
     @property
     def task_name(self) -> str:
-        """The name of these rows in `data.mixture.quotas`: the task, or the file if there is no task."""
+        """The name of the task, or without one that of the file."""
         return Path(self.task).stem if self.task else Path(self.path).name
 
-    def check_keys(self, key: str) -> None:
-        """Raise UserError for splits or columns that no reader can take. `key`: the setting of this block."""
-        require_known(f"{key}.splits", self.splits, list(Split))
+    def check_splits_and_columns(self, block: str) -> None:
+        """Raise UserError for an unknown split, for shares or a sum of them that are no shares, or for a column that is
+        no name, names or null."""
+        require_known(f"{block}.splits", self.splits, list(Split))
         shares = self.splits.values()
         are_shares = all(0 <= share <= 1 for share in shares)
         if self.splits and not (are_shares and 0 < sum(shares) <= 1 + 1e-9):
             raise UserError(
-                f"{key}.splits={self.splits}: each share must be from 0 to 1, and their sum above 0 to 1."
+                f"{block}.splits={self.splits}: each share must be from 0 to 1, and their sum above 0 to 1."
             )
         for role, column in self.columns.items():
             names = column if isinstance(column, list) else [column]
@@ -164,7 +165,7 @@ class Source:
                 isinstance(name, str) and name.strip() for name in names
             ):
                 raise UserError(
-                    f"{key}.columns={{{role}: {column}}}: a column must be a name, names, or null."
+                    f"{block}.columns={{{role}: {column}}}: a column must be a name, names, or null."
                 )
 
 
@@ -180,7 +181,7 @@ class Audit:
     against: list[Source] | None = None
 
     def check(self) -> None:
-        """Raise UserError for codes, actions and thresholds that no audit has, or an action without its test sets."""
+        """Raise UserError for an unknown code or action, a wrong threshold, or an action that needs test sets."""
         require_known("data.audit.actions", self.actions, AUDIT_CODES)
         require_known("data.audit.actions", self.actions.values(), AUDIT_ACTIONS)
         require_known("data.audit.thresholds", self.thresholds, AUDIT_THRESHOLDS)
@@ -200,16 +201,16 @@ class Audit:
                 "data.audit.actions.contaminated needs test sets. Add data.audit.against=[{path: FILE}]."
             )
 
-    def part(self, among_rows: bool) -> "Audit":
-        """Return the part for codes that are decided by comparing a row with earlier rows, or by one row alone."""
+    def for_codes(self, from_comparing_rows: bool) -> "Audit":
+        """Return the part for codes that come from comparing rows, or else the part for all other codes."""
         codes = {
             code
             for code in (*self.actions, *self.thresholds)
-            if (code in OF_ROWS_AMONG_ROWS) is among_rows
+            if (code in CODES_FROM_COMPARING_ROWS) is from_comparing_rows
         }
         actions = {code: action for code, action in self.actions.items() if code in codes}
         thresholds = {code: least for code, least in self.thresholds.items() if code in codes}
-        return Audit(actions, thresholds, None if among_rows else self.against)
+        return Audit(actions, thresholds, None if from_comparing_rows else self.against)
 
 
 @dataclass
@@ -226,7 +227,7 @@ class Form:
     turns: str | None = words("strict", "merge", "cut", default=None)
 
     def check(self) -> None:
-        """Raise UserError if the system prompts do not fit `data.form.system`."""
+        """Raise UserError if `data.form.system` needs another number of system prompts."""
         policy = self.system or "keep"
         needed = {"insert": "1", "vary": "2 or more"}.get(policy, "none")
         count = len(self.system_prompts or [])
@@ -277,7 +278,7 @@ class Data:
 
     @property
     def generated(self) -> dict[str, int]:
-        """The number of generated prompts of each group that has some."""
+        """The number of generated prompts by group, for groups with any."""
         counts = {group: vars(self.tasks)[group] for group in SPLIT_OF_GROUP} if self.tasks else {}
         return {group: count for group, count in counts.items() if count}
 
@@ -286,30 +287,30 @@ class Data:
         return ReadLimits(self.max_line or ReadLimits.line, self.max_file or ReadLimits.unpacked)
 
     def check(self) -> None:
-        """Raise one UserError for all settings that do not fit together, apart from those of single sources."""
+        """Raise one UserError for all faults of the form, the audit and the mixture."""
         check_all([self.form.check, self.audit.check, self.check_mixture])
 
     def check_mixture(self) -> None:
-        """Raise UserError for caps or quotas without rows for SFT, or a weight that only some sources have."""
+        """Raise UserError if only some sources for SFT have a weight, or for a quota of a task that none has."""
         weights = dict[str, float | None]()
-        tasks = set[str]()
+        sft_tasks = set[str]()
         for i, source in enumerate(self.sources):
             if source.shares.get(Split.sft):
-                weights[self.block(i)] = source.weight
-                tasks.add(source.task_name)
+                weights[self.source_setting(i)] = source.weight
+                sft_tasks.add(source.task_name)
         for key, weight in weights.items():
             if weight is None and any(weights.values()):
                 raise UserError(f"{key}.weight is missing: every source for sft has one, or none.")
-        require_known("data.mixture.quotas", self.mixture.quotas, sorted(tasks))
+        require_known("data.mixture.quotas", self.mixture.quotas, sorted(sft_tasks))
 
-    def key(self, i: int) -> str:
-        """Return the setting that holds the path of source `i`."""
-        return f"{self.block(i)}.path"
+    def path_setting(self, i: int) -> str:
+        """Return the setting of the path of source `i`."""
+        return f"{self.source_setting(i)}.path"
 
-    def block(self, i: int) -> str:
-        """Return the setting of source `i`, such as `data.sources[0]`. The file of `path` comes before the others."""
-        listed = i - bool(self.path)
-        return "data.file" if listed < 0 else f"{self.of or 'data.sources'}[{listed}]"
+    def source_setting(self, i: int) -> str:
+        """Return the setting of source `i`: `data.file` for the first if there is a `path`, else a place in a list."""
+        place = i - bool(self.path)
+        return "data.file" if place < 0 else f"{self.of or 'data.sources'}[{place}]"
 
 
 @dataclass
@@ -352,15 +353,17 @@ class Amount(NamedTuple):
     total: int
 
 
-def plan_amounts(sources: Sequence[Source], mixture: Mixture, rows: Sequence[int]) -> list[Amount]:
+def plan_amounts(
+    sources: Sequence[Source], mixture: Mixture, rows_by_source: Sequence[int]
+) -> list[Amount]:
     """Return the amount of each source, from the number of rows that each source has. Quotas and the cap are applied
-    first, then epochs or weights. A cap alone is examples-proportional mixing (arXiv:1910.10683, section 3.5.2): a
-    source counts with its number of rows, or with the cap."""
-    drawn = list(rows)
+    first, then epochs, and then weights, by which no source gives more than its rows."""
+    drawn = list(rows_by_source)
     for task, quota in mixture.quotas.items():
         places = [i for i, source in enumerate(sources) if source.task_name == task]
-        for i, amount in zip(places, apportion([rows[i] for i in places], quota), strict=True):
-            drawn[i] = amount
+        rows_of_task = [rows_by_source[i] for i in places]
+        for i, quota_share in zip(places, apportion(rows_of_task, quota), strict=True):
+            drawn[i] = quota_share
     drawn = [min(n, mixture.cap or n) for n in drawn]
     totals = [n * (source.epochs or 1.0) for n, source in zip(drawn, sources, strict=True)]
     weights = [source.weight or 0.0 for source in sources]
@@ -372,14 +375,15 @@ def plan_amounts(sources: Sequence[Source], mixture: Mixture, rows: Sequence[int
     return [Amount(n, round(total)) for n, total in zip(drawn, totals, strict=True)]
 
 
-def apportion(rows: Sequence[int], quota: int) -> list[int]:
+def apportion(rows_by_source: Sequence[int], quota: int) -> list[int]:
     """Return the number of rows that each source contributes to a quota, in proportion to its rows. Shares are rounded
-    down, and the remaining rows go to the largest remainders (Hamilton's method)."""
-    total = sum(rows)
+    down, and the remaining rows go to the largest remainders."""
+    total = sum(rows_by_source)
     if total <= quota:
-        return [*rows]
-    shares = [quota * n // total for n in rows]
-    by_remainder = sorted(range(len(rows)), key=lambda i: -(quota * rows[i] % total))
-    for i in by_remainder[: quota - sum(shares)]:
+        return [*rows_by_source]
+    shares = [quota * rows // total for rows in rows_by_source]
+    by_remainder = sorted(range(len(shares)), key=lambda i: -(quota * rows_by_source[i] % total))
+    remaining_rows = quota - sum(shares)
+    for i in by_remainder[:remaining_rows]:
         shares[i] += 1
     return shares

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from stages.config.errors import UserError, check_all
 from stages.config.limits import at_least, neutral, positive
 
-LIMITS = ("max_tokens", "max_completion_tokens")  # names of the limit on an answer's tokens
+ANSWER_LIMITS = ("max_tokens", "max_completion_tokens")  # names of the limit on an answer's tokens
 # characters: a shorter API key (EMPTY, ollama) is an ordinary word, not a secret to hide
 SHORTEST_KEY = 8
 PORTS = {"http": 80, "https": 443}
@@ -64,8 +64,8 @@ class Endpoint:
     runtime: EndpointRuntime = field(default_factory=EndpointRuntime)
 
     @property
-    def address(self) -> str:
-        """The server and the path, in one form for all spellings of the same address."""
+    def canonical_address(self) -> str:
+        """The address in one form for all its spellings: with the port, without a slash at the end."""
         url = parse_address(self.base_url)
         if url is None:
             return str(self.base_url)
@@ -74,12 +74,12 @@ class Endpoint:
         )
 
     def check(self, key: str) -> None:
-        """Raise one UserError for all settings that cannot work. `key`: the setting that holds this block."""
+        """Raise one UserError for all faults of the address, `extra` and the budget."""
         checks = (self.check_address, self.check_extra, self.check_budget)
         check_all(partial(check, key) for check in checks)
 
     def check_address(self, key: str) -> None:
-        """Raise UserError if no server can be at the address, or no model of it is named."""
+        """Raise UserError if `base_url` is no address, or if no model is named."""
         if parse_address(self.base_url) is None:
             raise UserError(f"{key}.base_url is not an address, as http://127.0.0.1:8000/v1.")
         if not self.model:
@@ -92,15 +92,15 @@ class Endpoint:
                 raise UserError(f"{key}.extra.{name}={self.extra[name]}: every request sets this.")
 
     def check_budget(self, key: str) -> None:
-        """Raise UserError for a budget that cannot be counted, or that one long answer could exceed."""
+        """Raise UserError for a budget of money without a price, or of money or tokens without a limit on answers."""
         if self.budget.money and not self.price.is_complete:
             raise UserError(
                 f"{key}.budget.money={self.budget.money:g}: the price of {self.model} is unknown. Set "
                 f"{key}.price='{{input: 0.4, output: 1.6}}'."
             )
         is_bounded = self.budget.money or self.budget.tokens
-        fields = {"max_tokens": True, **self.extra}
-        if is_bounded and not any(fields.get(name) for name in LIMITS):
+        request = {"max_tokens": True, **self.extra}
+        if is_bounded and not any(request.get(name) for name in ANSWER_LIMITS):
             raise UserError(
                 f"{key}.extra.max_tokens=null: an answer may exceed the budget. Set "
                 f"{key}.extra.max_completion_tokens."
@@ -108,7 +108,7 @@ class Endpoint:
 
 
 def parse_address(address: str | None) -> SplitResult | None:
-    """Return the parts of an HTTP address, or None if no server can have it."""
+    """Return the parts of an HTTP or HTTPS address, or None if no server can have it."""
     text = address or ""
     try:
         url = urlsplit(text)

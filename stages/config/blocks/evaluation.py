@@ -82,13 +82,13 @@ class Judged:
     against: list[str] = field(default_factory=lambda: [str(Role.sft)])
 
     @property
-    def folders(self) -> list[str]:
-        """The folders and hub ids of models outside this run that the policy is compared with."""
-        return [name for name in self.against if name not in (REFERENCE, *Role)]
+    def outside_models(self) -> list[str]:
+        """The models of `against` that are not of this run: folders and hub ids."""
+        return [model for model in self.against if model not in (REFERENCE, *Role)]
 
     @property
-    def of_results(self) -> "Judged":
-        """The part that the comparison of all models reads. Other nodes read the rest."""
+    def read_by_eval(self) -> "Judged":
+        """The part that `eval` reads."""
         return Judged()
 
 
@@ -107,17 +107,17 @@ class Compared(Judged):
 
     @property
     def label(self) -> Label:
-        """The block of `stage=label` for a comparison."""
-        kind = LABELS[self.labeler]
-        return kind(**{key.name: vars(self)[key.name] for key in fields(kind)})
+        """The labeler's own block, with the values of this one."""
+        labeler_block = LABELS[self.labeler]
+        return labeler_block(**{key.name: vars(self)[key.name] for key in fields(labeler_block)})
 
     def check_comparison(self) -> None:
-        """Raise UserError if nobody is compared. `check` is about the labeler."""
+        """Raise UserError if the policy is compared with nothing."""
         if not self.against:
             raise UserError("eval.judged.against is empty. Use [sft].")
 
     @property
-    def of_results(self) -> "Compared":
+    def read_by_eval(self) -> "Compared":
         return Compared(labeler=self.labeler, max_longer=self.max_longer)
 
 
@@ -162,13 +162,14 @@ class JudgedByLabel(Compared):
 
     labeler: str = computed("label")
 
-    def by(self, label: Label) -> Judged:
-        """Return the block of the run's labeler, with its keys and this block's."""
-        kind = JUDGED.get(label.labeler, Judged)
+    def with_labeler(self, label: Label) -> Judged:
+        """Return the block of a labeler that compares answers, with its keys and this block's, but without an audit;
+        the block of nobody if this labeler compares none."""
+        judged_block = JUDGED.get(label.labeler, Judged)
         # an audit and known labels are of candidates
-        own = {"labeler": kind.labeler, "audit": None, "known": None}
-        settings = {**vars(label), **vars(self), **own}
-        return kind(**{key.name: settings[key.name] for key in fields(kind)})
+        changed = {"labeler": judged_block.labeler, "audit": None, "known": None}
+        settings = {**vars(label), **vars(self), **changed}
+        return judged_block(**{key.name: settings[key.name] for key in fields(judged_block)})
 
 
 JUDGED: dict[str, type[Judged]] = {

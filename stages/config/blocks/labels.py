@@ -48,30 +48,30 @@ class Label:
 
     @property
     def parts(self) -> "list[Label]":
-        """The blocks of all labelers: this one; of an ensemble, those of its members."""
+        """The blocks of all labelers: this one alone, if it is no ensemble."""
         return [self]
 
     @property
     def names(self) -> list[str]:
-        """The names of all labelers; of an ensemble, its members' and people's, if it asks them."""
+        """The names of all labelers."""
         return [part.labeler for part in self.parts]
 
     @property
-    def asks(self) -> "People | None":
-        """The people that are asked, if any."""
+    def asked_people(self) -> "People | None":
+        """The people that are asked: none, unless a labeler says otherwise."""
         return None
 
     @property
-    def by_reward(self) -> bool:
-        """True if the reward model that this run trains is one of the labelers."""
+    def has_trained_reward_model(self) -> bool:
+        """True if a labeler is a reward model without a path: the one that this run trains."""
         return any(isinstance(part, RewardModel) and part.path is None for part in self.parts)
 
     def with_reward_model(self, path: str) -> "Label":
-        """Return the block with the model that `by_reward` is about."""
+        """Return the block with the path of its reward model; here the block itself, which has no such model."""
         return self
 
     def check(self) -> None:
-        """Raise UserError for keys that do not fit together. Messages call the block `label`."""
+        """Raise UserError for known labels without an audit that is compared with them."""
         if self.known and not self.audit:
             raise UserError("label.known needs judgements to compare with. Add label.audit=200.")
 
@@ -116,13 +116,13 @@ class PreferenceFile(Label):
 
     @property
     def source(self) -> Source:
-        """The file as the readers of files take it."""
-        of_both = {key.name for key in fields(Source)} & vars(self).keys()
-        return Source(**{name: vars(self)[name] for name in of_both})
+        """The file as a source of rows, with the keys that both blocks have."""
+        common_keys = {key.name for key in fields(Source)} & vars(self).keys()
+        return Source(**{key: vars(self)[key] for key in common_keys})
 
     @property
     def key(self) -> str:
-        """The setting that holds the path."""
+        """The setting of the path."""
         return f"{self.block}.path"
 
 
@@ -161,7 +161,7 @@ class Judge(Label):
             raise UserError(
                 "label.endpoints: no judge is named. Set 'label.endpoints=[{base_url: ADDRESS, model: NAME}]'."
             )
-        judges = [(endpoint.address, endpoint.model) for endpoint in self.endpoints]
+        judges = [(endpoint.canonical_address, endpoint.model) for endpoint in self.endpoints]
         if len({*judges}) < len(judges):
             raise UserError("label.endpoints names a model twice. Name each once.")
 
@@ -195,7 +195,7 @@ class People:
     runtime: HumanRuntime = field(default_factory=HumanRuntime)
 
     def check_people(self) -> None:
-        """Raise UserError for reasons that no key can tick."""
+        """Raise UserError for more than nine reasons, or one that is named twice."""
         if len(self.reasons) > 9 or len({*self.reasons}) < len(self.reasons):
             raise UserError("label.reasons: name at most nine, each once, for the keys 1 to 9.")
 
@@ -215,7 +215,7 @@ class Human(People, Label):
     comparisons: int | None = at_least(1, 1)
 
     @property
-    def asks(self) -> People:
+    def asked_people(self) -> People:
         return self
 
     def check(self) -> None:
@@ -292,31 +292,32 @@ class Ensemble(Label):
 
     @property
     def parts(self) -> list[Label]:
-        known = [voter.labeler for voter in self.members if voter.labeler in MEMBERS]  # see check
-        return [self.member(name) for name in known]
+        # check_members refuses others
+        known = [voter.labeler for voter in self.members if voter.labeler in MEMBERS]
+        return [self.member_block(labeler) for labeler in known]
 
     @property
     def names(self) -> list[str]:
         return [*super().names, *(["human"] if self.people else [])]
 
     @property
-    def asks(self) -> People | None:
+    def asked_people(self) -> People | None:
         return replace(self.human, block=f"{self.block}.human") if self.people else None
 
-    def member(self, name: str) -> Label:
-        """Return the block of a member: the same as in a run in which this member labels alone."""
-        match name:
+    def member_block(self, labeler: str) -> Label:
+        """Return the block of a member, with its own settings and the ensemble's place in the configuration."""
+        match labeler:
             case "verifier":
                 return Verifier(max_failed=self.max_failed)
             case "own":
                 return OwnLabeler(own=self.own, max_failed=self.max_failed, block=self.block)
             case _:
-                member: Label = vars(self)[name]
-                return replace(member, block=f"{self.block}.{name}")
+                member: Label = vars(self)[labeler]
+                return replace(member, block=f"{self.block}.{labeler}")
 
     @property
-    def joined(self) -> "Ensemble":
-        """The block without the settings of its members, which are nodes of their own."""
+    def without_member_settings(self) -> "Ensemble":
+        """The block without the settings of its members."""
         return replace(self, judge=Judge(), reward_model=RewardModel(), own=Own())
 
     def with_reward_model(self, path: str) -> "Ensemble":
@@ -332,7 +333,8 @@ class Ensemble(Label):
             self.human.check_people()
 
     def check_members(self) -> None:
-        """Raise UserError for members that cannot vote together, or settings of a labeler that is no member."""
+        """Raise UserError for fewer than two members, an unknown one or one named twice, a veto of one that gives no
+        scores, weights that are all 0, or settings of a labeler that is no member."""
         if len(self.members) < 2:
             raise UserError(
                 "label=ensemble needs two members: 'label.members=[{labeler: verifier}, {labeler: judge}]'."
@@ -343,7 +345,7 @@ class Ensemble(Label):
             require_known(f"{key}.labeler", [voter.labeler], MEMBERS)
             if voter.labeler in names[:i]:
                 raise UserError(f"{key}.labeler={voter.labeler} is named twice. Set its weight.")
-            if voter.veto is not None and self.member(voter.labeler).prefers:
+            if voter.veto is not None and self.member_block(voter.labeler).prefers:
                 raise UserError(f"{key}.veto needs scores. Set label.judge.kind=pointwise.")
         if not any(voter.weight for voter in self.members):
             raise UserError("label.members: every weight is 0. Raise one.")

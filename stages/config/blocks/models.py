@@ -24,17 +24,19 @@ class RandomInit:
     seed: int = random_seed()
 
     def check(self) -> None:
-        """Raise UserError for heads that the layers cannot have. Rotary embeddings need an even width."""
+        """Raise UserError for an odd number of heads above 1, or heads whose width is not an even number."""
         is_odd = self.heads > 1 and self.heads % 2
-        if is_odd or self.hidden_size % (2 * self.heads):
+        # rotary embeddings need an even one
+        has_odd_width = self.hidden_size % (2 * self.heads)
+        if is_odd or has_odd_width:
             raise UserError(
                 f"model.random_init.heads={self.heads}: use 1 or an even number, and twice as many must divide "
                 f"model.random_init.hidden_size={self.hidden_size}."
             )
 
     @property
-    def shape(self) -> dict[str, Any]:
-        """Its config.json, before the tokenizer is trained."""
+    def config_json(self) -> dict[str, Any]:
+        """The content of its config.json."""
         return {
             "model_type": "llama",
             "hidden_size": self.hidden_size,

@@ -50,12 +50,12 @@ class Pairs:
     # set by the pipeline: for the pairs of `control_pairs`
     control: ControlPairs | None = computed(None)
 
-    def check(self, key: str) -> None:
-        """Raise UserError for quantiles that are no range. `key`: the setting that holds this block."""
-        band = self.margin_quantiles
-        if band is not None and (len(band) != 2 or band[0] >= band[1]):
+    def check(self, block: str) -> None:
+        """Raise UserError for quantiles of the margin that are not two in order."""
+        quantiles = self.margin_quantiles
+        if quantiles is not None and (len(quantiles) != 2 or quantiles[0] >= quantiles[1]):
             raise UserError(
-                f"{key}.margin_quantiles={band}: give two quantiles in order, as [0.25, 0.75]."
+                f"{block}.margin_quantiles={quantiles}: give two quantiles in order, as [0.25, 0.75]."
             )
 
 

@@ -36,7 +36,7 @@ class TrainRuntime(Processes):
 
     @property
     def rows(self) -> int | None:
-        """The number of rows in a micro-batch; None if the token budget decides it."""
+        """The number of rows in a micro-batch; None for auto."""
         return None if self.micro_batch == "auto" else int(self.micro_batch)
 
 

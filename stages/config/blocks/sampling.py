@@ -29,17 +29,17 @@ class Sample:
 
     @property
     def brings_prompts(self) -> bool:
-        """True if a file with candidates holds their prompts too, so that the data is not needed."""
+        """True if the source of candidates has prompts of its own, as only a file can."""
         return False
 
     @property
     def members(self) -> "list[Sample]":
-        """The block of each source of the pool; without a pool, this block alone."""
+        """The block of each source of candidates: this block alone, if it has no pool."""
         return [self]
 
     @property
-    def most(self) -> int | None:
-        """The most candidates of a prompt; None if a file may hold any number."""
+    def most_candidates(self) -> int | None:
+        """The most candidates of a prompt; None if there may be any number."""
         return None
 
     def check(self) -> None:
@@ -93,22 +93,24 @@ class Member:
     n: int | None = at_least(1, None)  # candidates per prompt
 
     def check(self, key: str) -> None:
-        """Raise UserError unless it is one of model, endpoint and file, without keys that only another one reads."""
+        """Raise UserError for more than one of model, endpoint and file, for keys of sampling beside a file, or for an
+        unknown sampler."""
         has_endpoint = self.endpoint != Endpoint()
         kinds = {"model": self.model, "endpoint": has_endpoint, "file": self.file}
         origins = [name for name, is_set in kinds.items() if is_set]
         if len(origins) > 1:
             raise UserError(f"{key} names {' and '.join(origins)}. Make each a source.")
-        drawn = [name for name in OF_DRAWING if vars(self)[name] is not None]
-        if self.file and drawn:
+        sampling_keys = [name for name in SAMPLING_KEYS if vars(self)[name] is not None]
+        if self.file and sampling_keys:
             raise UserError(
-                f"{key}.{drawn[0]} is about sampling, and {key}.file is sampled. Leave it out."
+                f"{key}.{sampling_keys[0]} is about sampling, and {key}.file is sampled. Leave it out."
             )
         if self.sampler:
             require_known(f"{key}.sampler", [self.sampler], DRAWING)
 
 
-OF_DRAWING = ("sampler", "temperature", "top_p", "n")  # keys of a member that a model samples for
+# keys of a member that a model samples for
+SAMPLING_KEYS = ("sampler", "temperature", "top_p", "n")
 
 
 @dataclass
@@ -149,18 +151,20 @@ class Drawn(Sample):
         self.pool = self.pool or None  # an empty pool is none, and changes no node
 
     @property
-    def drawn_by(self) -> str:
-        """The block on the command line with the keys of sampling: `select` for demonstrations, else `sample`."""
+    def command_line_block(self) -> str:
+        """The block on the command line with these keys: `select` for prompts of SFT, else `sample`."""
         return "select" if self.split is Split.sft else "sample"
 
     @property
     def members(self) -> list[Sample]:
         if not self.pool:
             return [self]
-        return [self.member(member, f"sample.pool[{i}]") for i, member in enumerate(self.pool)]
+        return [
+            self.member_block(member, f"sample.pool[{i}]") for i, member in enumerate(self.pool)
+        ]
 
-    def member(self, member: Member, key: str) -> Sample:
-        """Return the block of a source of the pool: that of a run in which it is alone, apart from its key."""
+    def member_block(self, member: Member, key: str) -> Sample:
+        """Return the block of a source of the pool: of its file, or of its sampler with its own settings."""
         if member.file:
             return CandidateFile(
                 file=member.file,
@@ -177,7 +181,7 @@ class Drawn(Sample):
         own = self.own if sampler == self.sampler else Own()
         can_fail = own or sampler == "openai"
         temperatures = [member.temperature] if member.temperature is not None else self.temperatures
-        return self.drawn_as(
+        return self.with_sampler(
             DRAWING.get(sampler, type(self)),  # `check` refuses an unknown one
             own=own,
             candidates_per_prompt=member.n or self.candidates_per_prompt,
@@ -189,15 +193,16 @@ class Drawn(Sample):
             key=key,
         )
 
-    def drawn_as(self, kind: type[Kind], **settings: Any) -> Kind:
-        """Return the block of another sampler with the same settings, apart from those that are given."""
-        values = vars(self) | {"sampler": kind.sampler, **settings}
-        return kind(**{key.name: values[key.name] for key in fields(kind)})
+    def with_sampler(self, sampler_block: type[Kind], **changed: Any) -> Kind:
+        """Return the block of another sampler with the same settings, apart from the changed ones."""
+        values = vars(self) | {"sampler": sampler_block.sampler, **changed}
+        return sampler_block(**{key.name: values[key.name] for key in fields(sampler_block)})
 
     @property
-    def most(self) -> int | None:
+    def most_candidates(self) -> int | None:
         blocks = [block for block in self.members if isinstance(block, Drawn)]
-        if len(blocks) < len(self.members):
+        some_are_files = len(blocks) < len(self.members)
+        if some_are_files:
             return None
         return sum(block.candidates_per_prompt for block in blocks)
 

@@ -59,7 +59,7 @@ class Objective:
 
     @classmethod
     def read(cls, name: str) -> "Objective":
-        """Return an objective of the YAML file beside this module."""
+        """Return the objective of this name in the YAML file beside this module."""
         keys = dict(read_beside(__file__)[name])
         keys |= {"reads": choices.Reads(keys["reads"]), "of_loss": tuple(keys["of_loss"].split())}
         if "adapters" in keys:
@@ -68,15 +68,15 @@ class Objective:
 
     @property
     def arguments_class(self) -> type["TrainingArguments"]:
-        """TRL's class of arguments, whose import takes seconds."""
-        import transformers
+        """The class of arguments that `trl` names in TRL, else that of transformers."""
+        import transformers  # takes seconds
         import trl
 
         return getattr(trl, self.trl) if self.trl else transformers.TrainingArguments
 
     @property
-    def unit(self) -> str:
-        """The noun for its rows."""
+    def row_noun(self) -> str:
+        """The noun for its rows: rows, completions, pairs or prompts."""
         return {choices.Reads.examples: "rows", choices.Reads.unpaired: "completions"}.get(
             self.reads, str(self.reads)
         )
@@ -127,52 +127,55 @@ class Training:
         """The key of the learning rate."""
         return f"{self.block}.learning_rate"
 
-    def longest(self, context: int | None) -> tuple[int, str, str]:
-        """Return the most tokens of a row (`max_length`, or the model's context), the reason to drop longer ones, and
-        the setting that keeps them, or '' if it is the context."""
+    def length_limit(self, context: int | None) -> tuple[int, str, str]:
+        """Return the most tokens of a row (`max_length`, or the model's context if that is shorter), the reason to drop
+        longer ones, and the setting of the limit, or '' if it is the context."""
         if context and context < self.max_length:
-            return context, f"longer than the {context:,} tokens that the model reads", ""
-        key = f"{self.block}.max_length"
-        return self.max_length, f"longer than {key}={self.max_length} tokens", key
+            no_setting = ""
+            reason_to_drop = f"longer than the {context:,} tokens that the model reads"
+            return context, reason_to_drop, no_setting
+        setting = f"{self.block}.max_length"
+        reason_to_drop = f"longer than {setting}={self.max_length} tokens"
+        return self.max_length, reason_to_drop, setting
 
     @property
-    def checkpointings(self) -> list[choices.Checkpointing]:
-        """The kinds of gradient checkpointing that this training can use, from the least recomputation to the most.
-        `selective` is missing with an adapter, whose many small products would all be kept, so that nothing is saved.
-        It is also missing under ZeRO-3, which frees a layer's weights after its forward."""
-        without = (
+    def usable_checkpointings(self) -> list[choices.Checkpointing]:
+        """The kinds of gradient checkpointing that this training can use. With an adapter, `selective` saves nothing;
+        under ZeRO-3, a layer's weights are gone after its forward."""
+        keeps_small_products = (
             self.adapter is not choices.Adapter.none
-            or self.runtime.sharding is choices.Sharding.zero3
-        )
-        refused = {
-            choices.Checkpointing.auto,
-            *([choices.Checkpointing.selective] if without else []),
-        }
-        return [kind for kind in choices.Checkpointing if kind not in refused]
+        )  # selective would keep them all
+        frees_layers = self.runtime.sharding is choices.Sharding.zero3  # after their forward
+        usable = list(choices.Checkpointing)
+        usable.remove(choices.Checkpointing.auto)
+        if keeps_small_products or frees_layers:
+            usable.remove(choices.Checkpointing.selective)
+        return usable
 
     @property
-    def by_micro_batch(self) -> bool:
-        """True if the size of micro-batches changes an optimizer step: dropout and noise are drawn per micro-batch,
-        and the auxiliary loss of a mixture of experts is a mean of micro-batch means."""
+    def depends_on_micro_batch(self) -> bool:
+        """True if the size of micro-batches changes an optimizer step: if dropout, noise or the auxiliary loss of a
+        mixture of experts is set."""
         return not self.trainer.given.keys().isdisjoint(
             ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
         )
 
     @property
-    def not_neutral(self) -> dict[str, Any]:
-        """The settings of `runtime` that change the result of this training. They enter the fingerprint."""
-        if not self.by_micro_batch:
+    def fingerprinted_runtime(self) -> dict[str, Any]:
+        """The settings of `runtime` that enter the fingerprint: none, unless the result depends on micro-batches."""
+        if not self.depends_on_micro_batch:
             return {}
         return {"micro_batch": self.runtime.micro_batch, "processes": self.runtime.world_size}
 
     @property
     def start_weights(self) -> choices.Weights:
-        """The type in which training holds the start weights. Weights that are trained are fp32; frozen ones may be
-        smaller. A continued adapter needs fp32 again, since SFT merged it into fp32 weights."""
+        """The type in which training holds the start weights: nf4 for QLoRA, bf16 for LoRA in bf16, else fp32."""
         if self.adapter is choices.Adapter.qlora:
             return choices.Weights.nf4
-        bf16 = self.adapter is choices.Adapter.lora and self.precision is choices.Precision.bf16
-        return choices.Weights.bf16 if bf16 else choices.Weights.fp32
+        # all others are trained, or SFT merged an adapter into them in fp32
+        are_frozen = self.adapter is choices.Adapter.lora
+        in_bf16 = are_frozen and self.precision is choices.Precision.bf16
+        return choices.Weights.bf16 if in_bf16 else choices.Weights.fp32
 
 
 @dataclass
@@ -213,7 +216,7 @@ class SFT(Training, FirstModel):
 
     @property
     def block(self) -> str:
-        """The block that holds these keys. A control is trained by the keys of `dpo`."""
+        """The block that holds these keys: `dpo` for the control, else `sft`."""
         return "dpo" if self.control else "sft"
 
     @property
@@ -259,13 +262,15 @@ class DPO(Training):
             )
 
     @property
-    def by_micro_batch(self) -> bool:
-        """True also for `aot` losses, which sort the pairs of a micro-batch (arXiv:2406.05882)."""
-        return super().by_micro_batch or not {"aot", "aot_unpaired"}.isdisjoint(self.loss_type)
+    def depends_on_micro_batch(self) -> bool:
+        """True also for `aot` losses."""
+        # they sort the pairs of a micro-batch (arXiv:2406.05882)
+        has_aot_loss = not {"aot", "aot_unpaired"}.isdisjoint(self.loss_type)
+        return super().depends_on_micro_batch or has_aot_loss
 
     @property
     def reference_free(self) -> bool:
-        """True if the loss needs no reference."""
+        """True if the only loss is SimPO's, which needs no reference."""
         return self.loss_type == [choices.SIMPO]
 
     @property
@@ -274,8 +279,8 @@ class DPO(Training):
         return simpo if self.reference_free else super().card
 
     @property
-    def gamma(self) -> float:
-        """The margin that SimPO asks for between the rewards of chosen and rejected."""
+    def simpo_margin(self) -> float:
+        """SimPO's margin: `simpo_gamma`, by default half of `beta`."""
         return self.beta / 2 if self.simpo_gamma is None else self.simpo_gamma
 
 
