@@ -43,19 +43,19 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     figures = Figures()
     with plugins.explain_errors(own, "label.own", out.path):
         pool = labeler.pool(inputs)
-        complete = complete_judgements(
+        completed = complete_judgements(
             labeler.judge_all(pool),
             pool,
             labeler.name,
             out / SCRATCH / "judgements",
             labeler.compares,
         )
-        save(out / "judgements.parquet", figures.count(complete), Judgement)
-    report_rows(cfg, pool, out)
-    report_failures(cfg, figures, pool, out)
+        save(out / "judgements.parquet", figures.count(completed), Judgement)
+    report_preference_file(cfg, pool, out)
+    report_missing_judgements(cfg, figures, pool, out)
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
-    stored = Records(out / "judgements.parquet", Judgement)
+    judgements = Records(out / "judgements.parquet", Judgement)
     metrics = {"labeler": labeler.name, **figures.metrics(), **labeler.figures()}
     if pool.rows:
         metrics["read"] = [*pool.notes]
@@ -64,66 +64,68 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     if out.endpoint_calls:
         metrics["calls"] = out.endpoint_calls
     if labeler.learnt and figures.judgements:
-        curve, best_of_warning = learnt_scores.best_of_n(stored, pool.prompts, pool.candidates)
+        curve, best_of_warning = learnt_scores.best_of_n(judgements, pool.prompts, pool.candidates)
         metrics |= curve
         length_warning = learnt_scores.length_warning(metrics.get("length_correlation"))
         for warning in filter(None, (best_of_warning, length_warning)):
             out.warn(warning)
     if cfg.audit:
-        metrics["summary"] += f"; {audit(cfg, pool, stored, labeler.people_verdicts, out)}"
+        metrics["summary"] += (
+            f"; {audit_sample(cfg, pool, judgements, labeler.people_verdicts, out)}"
+        )
     return metrics
 
 
-def report_rows(cfg: Label, pool: Pool, out: StageDir) -> None:
+def report_preference_file(cfg: Label, pool: Pool, out: StageDir) -> None:
     """Report what was read of a file of preferences. Raise UserError if too many of its rows are unusable."""
     for line in pool.notes:
         out.inform(line)
-    limit = cfg.max_failed if pool.prompts else 0.0
-    quarantine(list(pool.bad), pool.rows, limit, out, "label.max_failed")
+    allowed_share = cfg.max_failed if pool.prompts else 0.0
+    quarantine(list(pool.bad), pool.rows, allowed_share, out, "label.max_failed")
     for path, columns in pool.unused.items():
         warn_unused_columns(path, columns, out)
 
 
-def report_failures(cfg: Label, figures: "Figures", pool: Pool, out: StageDir) -> None:
+def report_missing_judgements(cfg: Label, figures: "Figures", pool: Pool, out: StageDir) -> None:
     """Warn of missing judgements. Raise UserError if they are more than `max_failed` allows."""
-    failed = figures.failed.total()
-    if not failed:
+    missing = figures.count_by_error.total()
+    if not missing:
         return
-    [(error, times)] = figures.failed.most_common(1)
-    first = next(p.opening for p in pool.prompts if p.id == figures.first_failed[error])
+    [(error, times)] = figures.count_by_error.most_common(1)
+    opening = next(p.opening for p in pool.prompts if p.id == figures.first_prompt_by_error[error])
     problem = (
-        f"{failed} of {figures.judgements} could not be judged, most often ({times} times) because: {error} "
-        f'(first for the prompt "{first}")'
+        f"{missing} of {figures.judgements} could not be judged, most often ({times} times) because: {error} "
+        f'(first for the prompt "{opening}")'
     )
-    if failed > cfg.max_failed * figures.judgements:
+    if missing > cfg.max_failed * figures.judgements:
         raise UserError(
             f"label.max_failed={cfg.max_failed:g}: {problem}. Remove the cause, or raise the limit."
         )
     out.warn(f"{problem}.")
 
 
-def audit(
+def audit_sample(
     cfg: Label,
     pool: Pool,
     judgements: Records[Judgement],
-    by_people: Mapping[Key, str],
+    people_verdicts: Mapping[Key, str],
     out: StageDir,
 ) -> str:
     """Audit a random sample of the judgements, and return the result as a clause of the summary. Writes `audit.jsonl`
     (the sample) and `reliability.json` (its agreement with known verdicts). The verdicts come from the file
-    `label.known`, else from `by_people`, else from the prompts' checks. Verdicts from the file or from people are also
-    written to `known.jsonl`."""
+    `label.known`, else from `people_verdicts`, else from the prompts' checks. Those that do not come from checks are
+    also written to `known.jsonl`."""
     prompts = {p.id: p for p in pool.prompts}
     candidates = {c.candidate_id: c for c in pool.candidates}
     audited = reliability.draw_audit(reliability.countable(judgements, candidates), cfg.audit or 0)
-    write_lines(out / "audit.jsonl", reliability.audit_rows(audited, prompts, candidates))
-    verdicts = by_people
+    write_json_lines(out / "audit.jsonl", reliability.audit_rows(audited, prompts, candidates))
+    verdicts = people_verdicts
     if cfg.known:
         verdicts = reliability.read_known_words(plugins.user_path(cfg.known))
-    if cfg.known or by_people:
-        known = [key for key in map(reliability.key_of, audited) if key in verdicts]
-        rows = [{"judged": key, "known": verdicts[key]} for key in known]
-        write_lines(out / reliability.KNOWN_WORDS, rows)
+    if cfg.known or people_verdicts:
+        known_keys = [key for key in map(reliability.key_of, audited) if key in verdicts]
+        rows = [{"judged": key, "known": verdicts[key]} for key in known_keys]
+        write_json_lines(out / reliability.KNOWN_WORDS, rows)
     else:
         verdicts = reliability.known_by_checks(audited, prompts, candidates)
     report = reliability.reliability(judgements, audited, verdicts, prompts, candidates)
@@ -134,92 +136,104 @@ def audit(
     return f"{accuracy:.0%} of {report['known']} audited judgements are right"
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSON, one a line."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def complete_judgements(
-    judgements: Iterable[Judgement], pool: Pool, labeler: str, folder: Path, compares: bool = False
+    judgements: Iterable[Judgement],
+    pool: Pool,
+    labeler: str,
+    sorting_folder: Path,
+    compares: bool = False,
 ) -> Iterator[tuple[dict[str, int], list[Judgement]]]:
     """Yield each prompt's judgements in the order of the pool, with its candidates' lengths in tokens by id. Missing
     judgements get an error, unless the labeler `compares`: it was never asked about a candidate that no comparison
-    shows. The judgements may arrive in any order, and are first sorted in `folder`.
+    shows. The judgements may arrive in any order, and are first sorted in `sorting_folder`.
     Raise UserError if a judgement is invalid, or scores a candidate a second time."""
-    rank_of = {prompt: i for i, prompt in enumerate(column(pool.prompts, "id"))}
-    valid = (validate_judgement(j, rank_of, f"the labeler {labeler}") for j in judgements)
-    in_order = sort_on_disk(valid, Judgement, lambda j: rank_of[j.prompt_id], folder)
-    by_prompt = zip(
-        rank_of, pool.lengths_by_prompt(), split_by_prompt(in_order, rank_of), strict=True
+    place_of_prompt = {prompt_id: i for i, prompt_id in enumerate(column(pool.prompts, "id"))}
+    valid = (validate_judgement(j, place_of_prompt, f"the labeler {labeler}") for j in judgements)
+    in_order = sort_on_disk(
+        valid, Judgement, lambda j: place_of_prompt[j.prompt_id], sorting_folder
     )
-    for prompt, lengths, judged in by_prompt:
-        require_candidates(judged, prompt, lengths, labeler)
+    by_prompt = zip(
+        place_of_prompt,
+        pool.lengths_by_prompt(),
+        split_by_prompt(in_order, place_of_prompt),
+        strict=True,
+    )
+    for prompt_id, token_counts, judged in by_prompt:
+        require_candidates(judged, prompt_id, token_counts, labeler)
         require_one_score(judged, labeler)
-        if not compares:
-            judged_ids = {name for j in judged for name in reliability.key_of(j)}
-            for name in lengths:
-                if name not in judged_ids:
+        if not compares:  # else some candidates may be in no comparison
+            judged_ids = {candidate_id for j in judged for candidate_id in reliability.key_of(j)}
+            for candidate_id in token_counts:
+                if candidate_id not in judged_ids:
                     error = "the labeler gave no judgement"
-                    judged.append(Judgement(prompt, labeler, name, error=error))
-        places = {name: i for i, name in enumerate(lengths)}
-        judged.sort(key=lambda j: [places[name] for name in reliability.key_of(j)])
-        yield lengths, judged
+                    judged.append(Judgement(prompt_id, labeler, candidate_id, error=error))
+        place_of = {candidate_id: i for i, candidate_id in enumerate(token_counts)}
+        judged.sort(
+            key=lambda j: [place_of[candidate_id] for candidate_id in reliability.key_of(j)]
+        )
+        yield token_counts, judged
 
 
 def require_one_score(judged: list[Judgement], labeler: str) -> None:
     """Raise UserError if a labeler scores a candidate of a prompt twice."""
     counts = Counter(j.candidate_id for j in judged if j.candidate_id)
-    for name, count in counts.items():
+    for candidate_id, count in counts.items():
         if count > 1:
             raise UserError(
-                f"the labeler {labeler} scores {name} twice. Yield one score per candidate."
+                f"the labeler {labeler} scores {candidate_id} twice. Yield one score per candidate."
             )
 
 
 class Figures:
     """Figures of any labeler's judgements, counted prompt by prompt: scores, ties, and how often the longer of two
-    answers is preferred. `scores` and `tokens` belong together. `failed` counts errors, and
-    `first_failed` has the id of the first prompt with each. `longer` comparisons of answers
-    of unequal lengths by whether the longer one is better, and `swapped` those judged in both orders by whether the
-    verdicts agree."""
+    answers is preferred. Each score has its candidate's length in `scored_lengths`. `first_prompt_by_error` has prompt
+    ids. `longer_is_better` counts comparisons of answers of unequal lengths, and `swap_agrees` those judged in both
+    orders."""
 
     def __init__(self) -> None:
         self.judgements = 0
         self.ties = 0
         self.scores = array("d")
-        self.tokens = array("q")
-        self.by_score = Counter[str]()
-        self.failed = Counter[str]()
-        self.first_failed = dict[str, str]()
-        self.longer = Counter[bool]()
-        self.swapped = Counter[bool]()
+        self.scored_lengths = array("q")
+        self.count_by_score = Counter[str]()
+        self.count_by_error = Counter[str]()
+        self.first_prompt_by_error = dict[str, str]()
+        self.longer_is_better = Counter[bool]()
+        self.swap_agrees = Counter[bool]()
 
     def count(
         self, by_prompt: Iterable[tuple[dict[str, int], list[Judgement]]]
     ) -> Iterator[Judgement]:
         """Yield the judgements, and count them. `by_prompt`: the lengths of candidates by id, and the judgements."""
-        for lengths, judgements in by_prompt:
-            self.longer.update(gap > 0 for gap in length_gaps(lengths, judgements) if gap)
+        for token_counts, judgements in by_prompt:
+            self.longer_is_better.update(
+                gap > 0 for gap in length_gaps(token_counts, judgements) if gap
+            )
             for j in judgements:
                 self.judgements += 1
                 self.ties += j.preference == "tie"
                 if j.score is not None:
                     self.scores.append(j.score)
-                    self.tokens.append(lengths[str(j.candidate_id)])
-                    self.by_score[f"{j.score:.2f}"] += 1
+                    self.scored_lengths.append(token_counts[str(j.candidate_id)])
+                    self.count_by_score[f"{j.score:.2f}"] += 1
                 if j.error is not None:
                     reason = j.error or "no reason given"
-                    self.failed[reason] += 1
-                    self.first_failed.setdefault(reason, j.prompt_id)
+                    self.count_by_error[reason] += 1
+                    self.first_prompt_by_error.setdefault(reason, j.prompt_id)
                 if j.order_swapped_agrees is not None:
-                    self.swapped[j.order_swapped_agrees] += 1
+                    self.swap_agrees[j.order_swapped_agrees] += 1
                 yield j
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures, and a summary of them."""
         metrics: dict[str, Any] = {
-            "failed": dict(self.failed),
+            "failed": dict(self.count_by_error),
             "judgements": self.judgements,
             "longer_preferred": None,
         }
@@ -232,24 +246,24 @@ class Figures:
         else:
             metrics["ties"] = self.ties
             summary = f"{self.judgements} comparisons, {self.ties} of them ties"
-            if self.swapped:
-                metrics["order_flips"] = self.swapped[False] / self.swapped.total()
-        if self.longer:
-            compared = self.longer.total()
-            share = self.longer[True] / compared
+            if self.swap_agrees:
+                metrics["order_flips"] = self.swap_agrees[False] / self.swap_agrees.total()
+        if self.longer_is_better:
+            compared = self.longer_is_better.total()
+            share = self.longer_is_better[True] / compared
             metrics["longer_preferred"] = share
             summary += f"; the longer answer is preferred in {share:.1%} of {compared} comparisons"
         return metrics | {"summary": summary}
 
     def score_metrics(self) -> dict[str, Any]:
         scores = np.array(self.scores)
-        tokens = np.array(self.tokens)
+        tokens = np.array(self.scored_lengths)
         correlation = None
         if scores.std() > 0 and tokens.std() > 0:
             correlation = float(np.corrcoef(scores, tokens)[0, 1])
         return {
             "pass_rate": float((scores == 1).mean()),
             "mean_score": float(scores.mean()),
-            "scores": dict(sorted(self.by_score.items())),
+            "scores": dict(sorted(self.count_by_score.items())),
             "length_correlation": correlation,
         }

@@ -29,7 +29,7 @@ from stages.store.workspace import StageDir
 
 
 def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `pairs.parquet`. A prompt's pairs are all of one split. Raise UserError if no prompt gives a pair."""
+    """Publish `pairs.parquet`. Raise UserError if no prompt gives a pair."""
     if cfg.control:
         return publish_control(cfg, inputs, out)
     pairing = Pairing(cfg, inputs["judged"])
@@ -44,12 +44,12 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 @dataclass
 class JudgedPrompt:
-    """A prompt with the contrasts that strategies choose from: judged ones, or for strategies by strength (True) those
-    of a ranking. Candidates in `unsound`, by id, must not be chosen."""
+    """A prompt with the contrasts that strategies choose from: judged ones (False), or those of a ranking (True).
+    Candidates in `unsound_ids` must not be chosen."""
 
     prompt: Example
-    contrasts: dict[bool, list[Contrast]]
-    unsound: set[str]
+    contrasts_by_ranked: dict[bool, list[Contrast]]
+    unsound_ids: set[str]
 
 
 class Pairing:
@@ -59,13 +59,13 @@ class Pairing:
 
     def __init__(self, cfg: Pairs, pool: Path):
         self.pool = pool
-        self.drawn = Records(pool / "candidates.parquet", Candidate)
+        self.candidates = Records(pool / "candidates.parquet", Candidate)
         self.candidates_ended = share_ended(pool)
         unfinished = resolve_unfinished(cfg.unfinished, self.candidates_ended)
         self.cfg = replace(cfg, unfinished=unfinished)
-        self.by_strength = cfg.strategy in BY_STRENGTH
-        self.admissions = self.make_admissions()
-        self.rules = self.admissions[self.by_strength]
+        self.uses_ranking = cfg.strategy in BY_STRENGTH
+        self.admissions_by_ranked = self.make_admissions_by_ranked()
+        self.admission = self.admissions_by_ranked[self.uses_ranking]
         self.results = {strategy: StrategyResult(strategy, self.cfg) for strategy in Strategy}
         self.result = self.results[cfg.strategy]
         self.audit = PairAudit(pool) if (pool / "audit.jsonl").exists() else None
@@ -80,35 +80,37 @@ class Pairing:
         if self.cfg.quality:
             limits = logprob_limits(Records(self.pool / "candidates.parquet", TokenCount))
         for prompt, candidates, judgements in read_judged_prompts(self.pool):
-            unsound = set[str]()
+            unsound_ids = set[str]()
             if limits:
                 for candidate in candidates:
                     if find_broken_rule(prompt, candidate) or not is_within(candidate, limits):
-                        unsound.add(candidate.candidate_id)
+                        unsound_ids.add(candidate.candidate_id)
             compared = comparisons(judgements, {c.candidate_id: c for c in candidates})
-            contrasts = {False: compared, True: rank_contrasts(compared)}
-            yield JudgedPrompt(prompt, contrasts, unsound)
+            contrasts_by_ranked = {False: compared, True: rank_contrasts(compared)}
+            yield JudgedPrompt(prompt, contrasts_by_ranked, unsound_ids)
 
-    def make_admissions(self) -> dict[bool, admission.Admission]:
-        """Return the filters of judged contrasts, and (True) of those of a ranking. The quantiles of
+    def make_admissions_by_ranked(self) -> dict[bool, admission.Admission]:
+        """Return the filters of judged contrasts (False) and of those of a ranking (True). The quantiles of
         `pairs.margin_quantiles` are over the margins of all prompts."""
         ways_out = self.ways_out()
-        rules = {side: admission.Admission(self.cfg, ways_out) for side in (False, True)}
+        admissions = {ranked: admission.Admission(self.cfg, ways_out) for ranked in (False, True)}
         if not self.cfg.margin_quantiles:
-            return rules
-        distances = {False: array("d"), True: array("d")}
+            return admissions
+        margins_of_all_prompts = {False: array("d"), True: array("d")}
         for judged in self.judged_prompts():
-            for side, margins in distances.items():
-                usable, _ = rules[side].admit(judged.contrasts[side], judged.unsound)
+            for ranked, margins in margins_of_all_prompts.items():
+                usable, _ = admissions[ranked].admit(
+                    judged.contrasts_by_ranked[ranked], judged.unsound_ids
+                )
                 margins.extend(contrast.distance for contrast in usable)
-        for side, margins in distances.items():
+        for ranked, margins in margins_of_all_prompts.items():
             limits = admission.quantile_margins(margins, self.cfg.margin_quantiles)
-            rules[side] = admission.Admission(self.cfg, ways_out, limits)
-        return rules
+            admissions[ranked] = admission.Admission(self.cfg, ways_out, limits)
+        return admissions
 
     def ways_out(self) -> admission.WaysOut:
         """Return the advice to get candidates that make pairs. It depends on where these candidates come from."""
-        samplers = {*self.drawn.column("sampler")}
+        samplers = {*self.candidates.column("sampler")}
         advice = admission.DRAW
         if len(samplers) == 1:
             advice = admission.GIVE.get(samplers.pop(), admission.DRAW)
@@ -123,7 +125,7 @@ class Pairing:
         labeler = next((judgement.labeler for judgement in stored), "")
         for judged in self.judged_prompts():
             self.prompts += 1
-            for contrast in self.choose(judged):
+            for contrast in self.choose_with_every_strategy(judged):
                 pair = make_pair(judged.prompt, contrast, labeler, self.cfg)
                 has_thought = contrast.better.has_thought
                 self.thought_on_one_side += has_thought != contrast.worse.has_thought
@@ -131,40 +133,40 @@ class Pairing:
                 self.provenance.count(judged.prompt)
                 yield pair
 
-    def choose(self, judged: JudgedPrompt) -> list[Contrast]:
+    def choose_with_every_strategy(self, judged: JudgedPrompt) -> list[Contrast]:
         """Return the contrasts that the configured strategy chooses, after all strategies have chosen."""
-        usable = {
-            side: rules.admit(judged.contrasts[side], judged.unsound)
-            for side, rules in self.admissions.items()
+        admitted_by_ranked = {
+            ranked: admission_of_kind.admit(judged.contrasts_by_ranked[ranked], judged.unsound_ids)
+            for ranked, admission_of_kind in self.admissions_by_ranked.items()
         }
         chosen = dict[Strategy, list[Contrast]]()
         for strategy, result in self.results.items():
-            contrasts, reason = usable[strategy in BY_STRENGTH]
+            contrasts, reason = admitted_by_ranked[strategy in BY_STRENGTH]
             chosen[strategy] = result.take(judged.prompt, contrasts, reason)
         if self.audit:
-            compared = chain.from_iterable(sides_of(judged.contrasts[False]))
+            compared = chain.from_iterable(sides_of(judged.contrasts_by_ranked[False]))
             by_strategy = {strategy: sides_of(contrasts) for strategy, contrasts in chosen.items()}
             self.audit.look_up(judged.prompt, compared, by_strategy)
         return chosen[self.cfg.strategy]
 
     @property
-    def reasons(self) -> str:
+    def reasons_without_pair(self) -> str:
         """The reasons for which prompts have no pair, the most frequent first, with their numbers of prompts."""
-        reasons = self.result.prompts_without_pair.most_common()
-        return "; ".join(f"{count}: {reason}" for reason, count in reasons)
+        frequent_first = self.result.prompts_without_pair.most_common()
+        return "; ".join(f"{count}: {reason}" for reason, count in frequent_first)
 
     def no_pair_error(self) -> UserError:
         """Return the error for a pool without a pair, with advice against the most frequent reason."""
         way_out = ""
-        if self.reasons:
+        if self.reasons_without_pair:
             [(reason, _)] = self.result.prompts_without_pair.most_common(1)
-            way_out = self.rules.advice[reason]
+            way_out = self.admission.advice[reason]
             if reason == admission.TIES:
                 stored = records.stream(self.pool / "judgements.parquet", Judgement)
                 way_out = admission.order_message(stored) or way_out
             way_out = f" {way_out}."
         return UserError(
-            f"{self.cfg.key}: no pair could be made from {self.prompts} prompts ({self.reasons}).{way_out}"
+            f"{self.cfg.key}: no pair could be made from {self.prompts} prompts ({self.reasons_without_pair}).{way_out}"
         )
 
     def report(self, metrics: dict[str, Any], out: StageDir) -> None:
@@ -175,8 +177,9 @@ class Pairing:
                 f"{self.thought_on_one_side} of {self.result.pairs} pairs have a thought on one side only. "
                 "label.reasoning=strip leaves out the thoughts of a file."
             )
-        if self.rules.ways_out.texts in admission.GIVE.values():
-            for line in self.rules.filter_messages():
+        user_gave_candidates = self.admission.ways_out.texts in admission.GIVE.values()
+        if user_gave_candidates:
+            for line in self.admission.filter_messages():
                 out.warn(line)
             lost = ", ".join(f"{count} {name}" for name, count in metrics["left_out"].items())
             out.inform(
@@ -185,12 +188,12 @@ class Pairing:
         strategies = table(metrics["strategies"], self.cfg.strategy)
         out.inform(f"Pairs of each strategy (*: the one in use):\n{strategies}")
 
-    def metrics(self, made: Records[Pair]) -> dict[str, Any]:
+    def metrics(self, published: Records[Pair]) -> dict[str, Any]:
         """Return the counts of the published pairs, and what became of the other comparisons."""
-        refused = self.rules.refused
+        refused = self.admission.refused
         left_out = self.result.left_out.copy()
         for reason, count in refused.items():
-            left_out[self.rules.refused_names[reason]] += count
+            left_out[self.admission.refused_names[reason]] += count
         left_out = +left_out
         strategies = dict[str, dict[str, Any]]()
         for strategy, result in self.results.items():
@@ -199,15 +202,15 @@ class Pairing:
                 strategies[strategy]["accuracy"] = self.audit.figures(strategy)
         used = strategies[self.cfg.strategy]
         optional = {
-            "policies": self.counts_by_policy(made),
+            "policies": self.counts_by_policy(published),
             "expected_accuracy": used.get("accuracy"),
             "part_early": self.part_early,
             "thought_on_one_side": self.thought_on_one_side,
         }
-        held_out = [*made.column("split")].count("validation")
+        held_out = [*published.column("split")].count("validation")
         summary = f"{self.result.pairs} pairs ({held_out} held out) from {self.prompts} prompts"
-        if self.reasons:
-            summary += f"; no pair from {self.reasons}"
+        if self.reasons_without_pair:
+            summary += f"; no pair from {self.reasons_without_pair}"
         if optional["expected_accuracy"]:
             summary += f"; {accuracy_clause(used['accuracy'])}"
         return {
@@ -216,7 +219,7 @@ class Pairing:
             "prompts": self.prompts,
             "prompts_without_pair": dict(self.result.prompts_without_pair),
             "unfinished": {
-                "kept as rejected": [*made.column("rejected_finish_reason")].count("length"),
+                "kept as rejected": [*published.column("rejected_finish_reason")].count("length"),
                 "dropped as rejected": refused[admission.WORSE_UNFINISHED],
                 "refused as chosen": refused[admission.BETTER_UNFINISHED],
             },
@@ -231,16 +234,16 @@ class Pairing:
             "summary": summary,
         }
 
-    def counts_by_policy(self, made: Records[Pair]) -> dict[str, dict[str, int]]:
+    def counts_by_policy(self, published: Records[Pair]) -> dict[str, dict[str, int]]:
         """Return the numbers of candidates, chosen and rejected ones by policy; nothing for a single policy."""
-        drawn = Counter(self.drawn.column("policy"))
-        if len(drawn) < 2:
+        candidates = Counter(self.candidates.column("policy"))
+        if len(candidates) < 2:
             return {}
-        chosen = Counter(made.column("chosen_policy"))
-        rejected = Counter(made.column("rejected_policy"))
+        chosen = Counter(published.column("chosen_policy"))
+        rejected = Counter(published.column("rejected_policy"))
         return {
-            policy: {"candidates": n, "chosen": chosen[policy], "rejected": rejected[policy]}
-            for policy, n in drawn.items()
+            policy: {"candidates": count, "chosen": chosen[policy], "rejected": rejected[policy]}
+            for policy, count in candidates.items()
         }
 
 
@@ -248,11 +251,11 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
     """Publish a control's pairs, of the same pool and prompts as the run's `pairs`, and as many."""
     run_pairs = records.load(inputs["pairs"] / "pairs.parquet", Pair)
     if cfg.control is ControlPairs.coin:
-        pairs = [toss(pair, cfg.seed) for pair in run_pairs]
+        pairs = [turn_by_coin(pair, cfg.seed) for pair in run_pairs]
         turned = sum(map(is_not, pairs, run_pairs))
         how = f"{turned} of them turned around by a coin"
     else:
-        pairs = draw_pairs(Pairing(cfg, inputs["judged"]), run_pairs)
+        pairs = draw_random_pairs(Pairing(cfg, inputs["judged"]), run_pairs)
         how = "at random"
         if {pair.id for pair in pairs} == {pair.id for pair in run_pairs}:
             out.warn(
@@ -266,7 +269,7 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
     }
 
 
-def draw_pairs(pairing: Pairing, run_pairs: list[Pair]) -> list[Pair]:
+def draw_random_pairs(pairing: Pairing, run_pairs: list[Pair]) -> list[Pair]:
     """Return as many random pairs of each prompt as the run has."""
     counts = Counter(pair.prompt_id for pair in run_pairs)
     pairs = list[Pair]()
@@ -275,13 +278,15 @@ def draw_pairs(pairing: Pairing, run_pairs: list[Pair]) -> list[Pair]:
         if not counts[prompt.id]:
             continue
         cfg = replace(pairing.cfg, strategy=Strategy.random, max_per_prompt=counts[prompt.id])
-        usable, _ = pairing.rules.admit(judged.contrasts[pairing.by_strength], judged.unsound)
+        usable, _ = pairing.admission.admit(
+            judged.contrasts_by_ranked[pairing.uses_ranking], judged.unsound_ids
+        )
         for contrast in select_contrasts(usable, Strategy.random, cfg, prompt.id):
             pairs.append(make_pair(prompt, contrast, run_pairs[0].labeler, cfg))
     return pairs
 
 
-def toss(pair: Pair, seed: int) -> Pair:
+def turn_by_coin(pair: Pair, seed: int) -> Pair:
     """Return the pair, turned around by a coin that its content and the seed decide."""
     heads = records.content_id(seed, pair.id) < "8"
     return turn_around(pair) if heads else pair
@@ -289,7 +294,8 @@ def toss(pair: Pair, seed: int) -> Pair:
 
 def turn_around(pair: Pair) -> Pair:
     """Return the pair with its sides exchanged, or as it is if its rejected one is cut off: a chosen one has ended."""
-    if pair.rejected_finish_reason != "stop":
+    rejected_is_cut_off = pair.rejected_finish_reason != "stop"
+    if rejected_is_cut_off:  # such a completion is never chosen
         return pair
     return replace(
         pair,
@@ -314,6 +320,7 @@ def sides_of(contrasts: list[Contrast]) -> list[tuple[Candidate, Candidate]]:
 
 
 def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
+    """Return a contrast as a pair. All pairs of a prompt are of one split."""
     better, worse = contrast.better, contrast.worse
     return Pair(
         id=records.content_id(prompt.id, better.text, worse.text),

@@ -14,15 +14,18 @@ from stages.store.workspace import StageDir
 def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `prompts.parquet` and `candidates.parquet`, where column `policy` names the source."""
     contract = load_or_derive_contract(inputs["policy"] / "model")
-    sources = [folder for role, folder in inputs.items() if role != "policy"]
+    source_folders = [folder for role, folder in inputs.items() if role != "policy"]
     candidates = dict[str, Candidate]()
     copies = 0
-    for name, folder in zip(cfg.members, sources, strict=True):
+    for source, folder in zip(cfg.members, source_folders, strict=True):
         for candidate in load(folder / "candidates.parquet", Candidate):
             # equal ids mean the same prompt and text or tokens
             copies += candidate.candidate_id in candidates
-            candidates.setdefault(candidate.candidate_id, relabel(candidate, name, contract))
-    prompts = load(sources[0] / "prompts.parquet", Example)  # all sources answer the same prompts
+            candidates.setdefault(
+                candidate.candidate_id, with_source_as_policy(candidate, source, contract)
+            )
+    # all sources answer the same prompts
+    prompts = load(source_folders[0] / "prompts.parquet", Example)
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates.values(), Candidate)
     count_by_source = dict.fromkeys(cfg.members, 0)
@@ -37,9 +40,12 @@ def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
 
 
-def relabel(candidate: Candidate, source: str, contract: Contract) -> Candidate:
+def with_source_as_policy(candidate: Candidate, source: str, contract: Contract) -> Candidate:
     """Return a candidate with its source as policy. A log-prob belongs to token ids, and is dropped with them."""
-    if candidate.token_ids is not None and candidate.tokenizer == contract.digest:
+    has_token_ids_of_policy = (
+        candidate.token_ids is not None and candidate.tokenizer == contract.digest
+    )
+    if has_token_ids_of_policy:
         return replace(candidate, policy=source)
     measured = contract.measure(candidate)
     return replace(measured, policy=source, token_ids=None, tokenizer=None, logprob=None)

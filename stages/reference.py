@@ -39,10 +39,10 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     from_other_tokenizer = 0
     for pair, token_ids in scoring.tokenize_pairs(stream_pairs(inputs), contract, context, dropped):
         rows.add(pair.id, {name: getattr(token_ids, name) for name in COLUMNS})
-        stored = (pair.chosen_token_ids, pair.rejected_token_ids)
-        usable = scoring.sampled_ids(pair, contract)
-        for stored_ids, usable_ids in zip(stored, usable, strict=True):
-            if usable_ids is None:
+        stored_sides = (pair.chosen_token_ids, pair.rejected_token_ids)
+        sampled = scoring.sampled_ids(pair, contract)
+        for stored_ids, sampled_ids in zip(stored_sides, sampled, strict=True):
+            if sampled_ids is None:
                 retokenised += 1
                 from_other_tokenizer += stored_ids is not None
     refused = dropped.settle(len(rows), len(rows))
@@ -63,7 +63,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     def open_model() -> Any:
         return scoring.install_scoring(load_model(model_folder, cfg.weights, device), cfg.forward)
 
-    def ids_of(batch: Sequence[int]) -> list[str]:
+    def pair_ids(batch: Sequence[int]) -> list[str]:
         return [rows.ids[i] for i in batch]
 
     def score(waiting: Sequence[str]) -> Iterator[tuple[str, list[PairLogProbs]]]:
@@ -73,12 +73,12 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         with scoring.round_weights_once(model.device):
             for batch in batches:
                 # A resume uses the same batches, because a pair's rounding depends on the other pairs of its batch.
-                if waiting_ids.isdisjoint(ids_of(batch)):
+                if waiting_ids.isdisjoint(pair_ids(batch)):
                     continue
                 pairs = [
                     PairLogProbs(row, prompt, chosen, rejected, [], [], *masks)
                     for row, prompt, chosen, rejected, *masks in zip(
-                        ids_of(batch), *map(columns[batch].get, COLUMNS), strict=True
+                        pair_ids(batch), *map(columns[batch].get, COLUMNS), strict=True
                     )
                 ]
                 scores = scoring.pair_log_probs(
@@ -91,21 +91,21 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
                         yield pair.id, [pair]
 
     id_of = attrgetter("id")
-    blocks = cut_blocks(map(ids_of, batches), str, cfg.runtime.shard_size)
+    blocks = cut_blocks(map(pair_ids, batches), str, cfg.runtime.shard_size)
     work = ShardedWork(rows.ids, str, score, PairLogProbs, id_of, "reference", out)
     file = out / "logprobs.parquet"
     save(file, work.in_blocks(blocks), PairLogProbs)
     tokens = 0
-    total = 0.0
-    ordered = 0
+    sum_of_logps = 0.0
+    likelier_chosen = 0
     for scored in stream(file, PairLogProbs):
         chosen = sum(scored.chosen_logps)
         rejected = sum(scored.rejected_logps)
         tokens += len(scored.chosen_logps) + len(scored.rejected_logps)
-        total += chosen
-        total += rejected
-        ordered += chosen > rejected
-    mean = total / tokens
+        sum_of_logps += chosen
+        sum_of_logps += rejected
+        likelier_chosen += chosen > rejected
+    mean = sum_of_logps / tokens
     return {
         "device": str(device),
         "pairs": len(rows),
@@ -114,6 +114,6 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         "tokens": tokens,
         "prompt_tokens": sum(rows.tokens("prompt_ids")),
         "mean_logp": mean,
-        "ordered": ordered / len(rows),
+        "ordered": likelier_chosen / len(rows),
         "summary": f"{len(rows)} pairs, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token",
     }

@@ -31,9 +31,10 @@ from stages.store.sealed_json import load_json, require_keys
 from stages.store.workspace import StageDir, read_curves
 
 # differences shown after the verdict's own and those of arms
-SHOWN = ("policy-control", "control-sft", "sft-base")
-MOST_SHOWN = 4  # differences: more make a table that is wider than a page
-LENGTHS = (0, 2, 4, 8, 16, 32, 64, 128, 256)  # bounds of the bars of answers' lengths, in tokens
+SHOWN_AFTER_ARMS = ("policy-control", "control-sft", "sft-base")
+MOST_DIFFERENCES = 4  # more make a table that is wider than a page
+LENGTH_BOUNDS = (0, 2, 4, 8, 16, 32, 64, 128, 256)  # of the bars of answers' lengths, in tokens
+TOP_OF_PAGE = ""  # as a section of warnings
 # The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
 # they change how the verdict is read.
 WARNED_IN = {
@@ -44,20 +45,20 @@ WARNED_IN = {
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `report.html` and, for the labels of the last round, `labels.html`."""
+    """Publish `report.html` and, if there are labels, `labels.html`."""
     inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
     nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", require_keys("models"))
-    page = read_page(cfg, inputs, nodes, results)
+    page = read_template_values(cfg, inputs, nodes, results)
     why = page["why"]
     env = environment()
     contents = glossary.contents(
-        conclusions(page, nodes, env.filters["duration"]),
+        sentence_by_section(page, nodes, env.filters["duration"]),
         results["gives_verdict"],
         helped=why is None or why.helped,
     )
     html = env.get_template("page.html.jinja").render(
-        page, contents=contents, warnings=warnings(nodes, [*contents])
+        page, contents=contents, warnings=warnings_by_section(nodes, [*contents])
     )
     (out / "report.html").write_text(html, encoding="utf-8")
     if "label" in inputs:
@@ -70,18 +71,18 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
 
 
-def is_of_another_seed(item: tuple[str, Path]) -> bool:
+def is_of_another_seed(name_and_folder: tuple[str, Path]) -> bool:
     """Return True if an input is of another seed than the report's own."""
-    return "_seed_" in item[0]
+    return "_seed_" in name_and_folder[0]
 
 
-def read_page(
+def read_template_values(
     cfg: Report, inputs: dict[str, Path], nodes: dict[str, Manifest], results: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the values of the page's template by name. `nodes` are the manifests of the input nodes by name."""
     models = results["models"]
-    names = settings_table.model_nodes(nodes, models)
-    policy = nodes[names["policy"]]
+    node_by_role = settings_table.model_nodes(nodes, models)
+    policy = nodes[node_by_role["policy"]]
     pairs = list[Pair]()
     why = None
     if "pairs" in policy["inputs"]:
@@ -92,7 +93,7 @@ def read_page(
     seed = policy["settings"]["seed"] if learns(policy) else None
     runs = seeds.read_runs(inputs, nodes, seed)
     trained_seeds = [each["seed"] for each in runs if each["seed"] is not None]
-    taught = trained_on_tasks(nodes, models)
+    taught = title_trained_on_tasks(nodes, models)
     answers = side_by_side(inputs, results, cfg.side_by_side)
     token_examples = dict[str, Any]()
     example = inputs["sft"] / "token_example.json"
@@ -139,13 +140,14 @@ def read_page(
         "chain": first_screen.chain(nodes),
         "facts": first_screen.facts(results, nodes, seconds, why),
         "own_file": first_screen.next_for_files(nodes),
-        "lengths": lengths(inputs, models),
+        "lengths": length_bars(inputs, models),
         "scores": plots.bars([*scores], [*scores.values()]),
         "primary": results["differences"][results["main_difference"]],
         "subject": settings_table.subject(nodes, models),
         "steps": next_steps(results, nodes["eval"], trained_seeds, why),
         "roles": {
-            role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in names.items()
+            role: glossary.ROLES[role_in_glossary(role, nodes[name])]
+            for role, name in node_by_role.items()
         },
         "glossary": glossary.GLOSSARY,
         "settings": settings_table.settings(nodes, models, trained_seeds),
@@ -154,7 +156,9 @@ def read_page(
             by: charts.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]
         },
         "rounds": rounds.table_rows(nodes, results["rounds"]) if "rounds" in results else [],
-        "curves": curves(inputs, nodes, {models[role]: name for role, name in names.items()}),
+        "curves": training_charts(
+            inputs, nodes, {models[role]: name for role, name in node_by_role.items()}
+        ),
         "samples": strips(inputs, nodes, models),
         "token_examples": token_examples,
         "replaced": nodes["sft"]["metrics"].get("template"),
@@ -164,16 +168,16 @@ def read_page(
     }
 
 
-def conclusions(
+def sentence_by_section(
     page: dict[str, Any], nodes: dict[str, Manifest], duration: Callable[[float], str]
 ) -> dict[str, Any]:
-    """Return the sentence at the head of each section. A section without one is left out."""
+    """Return the sentence at the head of each section of the page, empty if the section has nothing to say."""
     results = page["results"]
     headline = page["headline"]
     settings = page["settings"]
     label = metrics_of(nodes, "label")
     made_of_labels = page["pairs"] or metrics_of(nodes, "unpaired")
-    conclusions = {
+    sentences = {
         "examined": page["faults"],
         "results": headline.checks(),
         "learnt": headline.learnt(),
@@ -195,10 +199,10 @@ def conclusions(
         "words": "Each model, and the terms of this page.",
     }
     if "suites" in results:
-        conclusions["suites"] = suite_results.sentence(results["suites"], results["models"])
+        sentences["suites"] = suite_results.sentence(results["suites"], results["models"])
     if page["reward"]:
-        conclusions["reward"] = f"{metrics_of(nodes, 'reward').get('summary', 'It labelled')}."
-    return defaultdict(str, conclusions)
+        sentences["reward"] = f"{metrics_of(nodes, 'reward').get('summary', 'It labelled')}."
+    return defaultdict(str, sentences)
 
 
 def metrics_of(nodes: Mapping[str, Manifest], name: str) -> dict[str, Any]:
@@ -218,30 +222,31 @@ def training_sentences(results: dict[str, Any], nodes: dict[str, Manifest]) -> s
 
 
 def shown_differences(results: dict[str, Any]) -> dict[str, str]:
-    """Return the titles of the differences in the table: the verdict's own, those of arms, then others."""
+    """Return the titles of the differences in the table: the verdict's own, those of arms, then others.
+    Only the first MOST_DIFFERENCES are shown."""
     titles = results["differences"]
     of_arms = [name for name in titles if arms(name.split("-"))]
-    names = [results["main_difference"], *of_arms, *SHOWN]
+    names = [results["main_difference"], *of_arms, *SHOWN_AFTER_ARMS]
     shown = [name for name in names if name in titles]
-    return {name: titles[name] for name in shown[:MOST_SHOWN]}
+    return {name: titles[name] for name in shown[:MOST_DIFFERENCES]}
 
 
-def warnings(
-    nodes: Mapping[str, Manifest], sections: list[str]
+def warnings_by_section(
+    nodes: Mapping[str, Manifest], shown_sections: list[str]
 ) -> dict[str, list[tuple[str, str]]]:
     """Group (node, warning) by the section that shows them; '' is the top of the page."""
     by_section = defaultdict[str, list[tuple[str, str]]](list)
     for name, manifest in nodes.items():
         section = WARNED_IN.get(manifest["stage"], "lineage")
-        if section not in sections:
+        if section not in shown_sections:
             section = "lineage"
         if name == "eval":
-            section = ""
+            section = TOP_OF_PAGE
         by_section[section] += [(name, warning) for warning in manifest["warnings"]]
     return by_section
 
 
-def model_kind(role: str, model: Manifest) -> str:
+def role_in_glossary(role: str, model: Manifest) -> str:
     """Return the role that describes a model: a policy may be SFT itself, and an SFT an untrained model."""
     if model["stage"] in POLICY_STAGES and role != "control_pairs":
         return str(model["stage"])
@@ -250,38 +255,41 @@ def model_kind(role: str, model: Manifest) -> str:
     return "sft" if learns(model) else "other"
 
 
-def curves(
-    inputs: Mapping[str, Path], nodes: Mapping[str, Manifest], models: Mapping[str, str]
+def training_charts(
+    inputs: Mapping[str, Path], nodes: Mapping[str, Manifest], node_by_title: Mapping[str, str]
 ) -> list[plots.LineChart]:
-    """Return the charts of the training of SFT, the policy and arms. `models`: nodes by title."""
+    """Return the charts of the training of SFT, the policy and arms."""
     drawn = plots.training("sft", "SFT", read_curves(inputs["sft"]))
-    for title, name in models.items():
+    for title, name in node_by_title.items():
         stage = nodes[name]["stage"]
         if stage in POLICY_STAGES:
             drawn += plots.training(stage, title, read_curves(inputs[name]))
     return drawn
 
 
-def lengths(inputs: Mapping[str, Path], models: Mapping[str, str]) -> dict[str, list[plots.Bar]]:
+def length_bars(
+    inputs: Mapping[str, Path], models: Mapping[str, str]
+) -> dict[str, list[plots.Bar]]:
     """Return for each evaluated model, by role, the bars of how many answers have how many tokens."""
     bars = dict[str, list[plots.Bar]]()
     for role in models:
         if f"answer_{role}" in inputs:
             answers = load(inputs[f"answer_{role}"] / "answers.parquet", Candidate)
-            bars[role] = plots.histogram([answer.length for answer in answers], LENGTHS)
+            bars[role] = plots.histogram([answer.length for answer in answers], LENGTH_BOUNDS)
     return bars
 
 
-def trained_on_tasks(nodes: dict[str, Manifest], models: Mapping[str, str]) -> str:
+def title_trained_on_tasks(nodes: dict[str, Manifest], title_by_role: Mapping[str, str]) -> str:
     """Return the model trained on tasks like the test's: `it` (the policy), SFT's title, or `nothing here`."""
+    policy = "it"
     tasks = nodes["data"]["config"].get("tasks") or {}
     if tasks.get("preference") or tasks.get("open_preference"):
         label = nodes.get("label")
         is_of_data = label and "pool" in label["inputs"] and "data" in label["roots"]
         if is_of_data or any(node["stage"] == "grpo" for node in nodes.values()):
-            return "it"
+            return policy
     if learns(nodes["sft"]) and (tasks.get("sft") or tasks.get("open_sft")):
-        return models.get("sft", "it")
+        return title_by_role.get("sft", policy)
     return "nothing here"
 
 
@@ -291,7 +299,8 @@ def reward_figures(nodes: Mapping[str, Manifest]) -> dict[str, Any]:
     figures = dict[str, Any]()
     for name in ("label", "label_reward_model"):
         metrics = metrics_of(nodes, name)
-        if metrics.get("labeler") == "reward_model" and "best_of" in metrics:
+        has_checks_of_best_of_n = "best_of" in metrics
+        if metrics.get("labeler") == "reward_model" and has_checks_of_best_of_n:
             figures["scored"] = metrics
     if "accuracy" in metrics_of(nodes, "reward"):
         figures["trained"] = nodes["reward"]["metrics"]
@@ -300,12 +309,13 @@ def reward_figures(nodes: Mapping[str, Manifest]) -> dict[str, Any]:
 
 def lineage_rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
     """Return the rows of the lineage table; a node that several seeds share occurs once."""
-    rows = dict[str, dict[str, Any]]()
+    row_by_fingerprint = dict[str, dict[str, Any]]()
     for name, node in nodes.items():
-        if node["fingerprint"] in rows:
+        shared_by_seeds = node["fingerprint"] in row_by_fingerprint
+        if shared_by_seeds:
             continue
         inputs = node["inputs"].items()
-        rows[node["fingerprint"]] = {
+        row_by_fingerprint[node["fingerprint"]] = {
             "role": name,
             "stage": node["stage"],
             "fingerprint": node["fingerprint"],
@@ -316,4 +326,4 @@ def lineage_rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
             "command": f"{node['command']} rebuild={node['stage']}",
             "summary": node["metrics"]["summary"],
         }
-    return [*rows.values()]
+    return [*row_by_fingerprint.values()]

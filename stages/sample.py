@@ -19,7 +19,7 @@ from stages.store.workspace import StageDir
 
 
 def run(cfg: Drawn | CandidateFile, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Write `prompts.parquet` and `candidates.parquet`, where (prompt_id, candidate_id) is unique.
+    """Write `prompts.parquet` and `candidates.parquet`, of candidates that a file has or the policy samples.
     Raise UserError if no prompt is left to sample, or too many candidates are missing."""
     candidates: list[Candidate] | StreamedTable[Candidate] | Records[Candidate]
     if isinstance(cfg, CandidateFile):
@@ -27,7 +27,7 @@ def run(cfg: Drawn | CandidateFile, inputs: dict[str, Path], out: StageDir) -> d
         prompts, candidates = read_candidates(cfg, data_prompts, partial(select_round, cfg), out)
         figures = dict[str, Any]()
     else:
-        prompts, candidates, figures = draw(cfg, inputs, out)
+        prompts, candidates, figures = draw_candidates(cfg, inputs, out)
     summary = f"{len(candidates)} candidates for {len(prompts)} prompts"
     if figures:
         summary += f", {figures['stop_rate']:.1%} of them complete"
@@ -41,7 +41,7 @@ def run(cfg: Drawn | CandidateFile, inputs: dict[str, Path], out: StageDir) -> d
     }
 
 
-def draw(
+def draw_candidates(
     cfg: Drawn, inputs: dict[str, Path], out: StageDir
 ) -> tuple[
     list[Example], list[Candidate] | StreamedTable[Candidate] | Records[Candidate], dict[str, Any]

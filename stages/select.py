@@ -36,13 +36,15 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
         examples: Iterable[Example] = map(example_of_chosen, pairs)
     else:
-        demonstrations = best_answers(cfg, inputs["judged"], refused, out / SCRATCH / "answers")
+        demonstrations = best_answers_within_limits(
+            cfg, inputs["judged"], refused, out / SCRATCH / "answers"
+        )
         first = next(demonstrations, None)
         if first is None:
             raise no_answer_error(cfg, inputs["judged"], refused)
         data = stream(inputs["data"] / "examples.parquet", Example)
-        answered = (e for e in data if e.split != Split.sft or e.reference is not None)
-        examples = chain(answered, [first], demonstrations)
+        kept_examples = (e for e in data if e.split != Split.sft or e.reference is not None)
+        examples = chain(kept_examples, [first], demonstrations)
     file = out / "examples.parquet"
     save(file, examples, Example)
     written = Records(file, Example)
@@ -75,9 +77,11 @@ def example_of_chosen(pair: Pair) -> Example:
         pair.id, messages[:-1], pair.chosen[-1]["content"], "selected", "chosen", split
     )
     if pair.parts_early:
-        first = len(pair.prompt) + count_shared_prefix(pair.chosen, pair.rejected)
+        first_different_turn = len(pair.prompt) + count_shared_prefix(pair.chosen, pair.rejected)
         example.trained = [
-            i >= first for i, turn in enumerate(messages) if turn["role"] == "assistant"
+            place >= first_different_turn
+            for place, turn in enumerate(messages)
+            if turn["role"] == "assistant"
         ]
     return example
 
@@ -86,40 +90,42 @@ def example_of_chosen(pair: Pair) -> Example:
 class BestAnswer(Example):
     """A prompt with its best answer as reference, its number of good candidates, and its tasks with a limit."""
 
-    good: Int32 = 0
+    good_candidates: Int32 = 0
     limited: list[str] = field(default_factory=list)
 
 
-def best_answers(cfg: Select, pool: Path, refused: Counter[str], folder: Path) -> Iterator[Example]:
+def best_answers_within_limits(
+    cfg: Select, pool: Path, refused: Counter[str], sorting_folder: Path
+) -> Iterator[Example]:
     """Yield prompts with their best candidate as reference, in the order of hashes, and count the refused candidates
-    by reason. If a task has more than its limit, the first ones count. Answers are sorted in `folder`."""
+    by reason. If a task has more than its limit, the first ones count. Answers are sorted in `sorting_folder`."""
     count_by_task = Counter[tuple[str, str]]()
     answers = sort_on_disk(
-        answer_prompts(cfg, pool, refused), BestAnswer, lambda e: content_id(e.id), folder
+        best_answers(cfg, pool, refused), BestAnswer, lambda e: content_id(e.id), sorting_folder
     )
     for answer in answers:
-        limit = cfg.max_per_task if answer.good else cfg.max_mended
-        if any(count_by_task[answer.source, task] >= limit for task in answer.limited):
-            refused["is of a task that has enough"] += answer.good
+        task_limit = cfg.max_per_task if answer.good_candidates else cfg.max_mended
+        if any(count_by_task[answer.source, task] >= task_limit for task in answer.limited):
+            refused["is of a task that has enough"] += answer.good_candidates
             continue
         count_by_task.update((answer.source, task) for task in answer.limited)
         yield answer
 
 
-def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[BestAnswer]:
+def best_answers(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[BestAnswer]:
     """Yield each prompt that has a usable candidate with the best one: the good candidate with the highest score, and
     among equal scores the one with the highest mean log-prob. Without a good candidate, a mended one is used."""
     limits = answer_rules.logprob_limits(Records(pool / "candidates.parquet", TokenCount))
     for prompt, candidates, judgements in read_judged_prompts(pool):
-        by_id = {c.candidate_id: c for c in candidates}
+        candidate_by_id = {c.candidate_id: c for c in candidates}
         scores = dict[str, float]()
         good = list[Candidate]()
-        repaired = list[Candidate]()
+        mended = list[Candidate]()
         for judgement in judgements:
             if judgement.score is None:
                 continue
-            candidate = by_id[str(judgement.candidate_id)]
-            reason = refusal(cfg, prompt, candidate, judgement.score, limits)
+            candidate = candidate_by_id[str(judgement.candidate_id)]
+            reason = reason_to_refuse(cfg, prompt, candidate, judgement.score, limits)
             if not reason:
                 good.append(candidate)
                 scores[candidate.candidate_id] = judgement.score
@@ -128,16 +134,18 @@ def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[B
             # code cannot mend a thought
             is_mendable = reason in MENDABLE and not candidate.has_thought
             if cfg.max_mended and is_mendable and answer_rules.is_within(candidate, limits):
-                repaired += mended(prompt, candidate)
-        if good or repaired:
-            answer = max(good or repaired, key=partial(rank, scores))
+                mended += mend_candidate(prompt, candidate)
+        if good or mended:
+            answer = max(good or mended, key=partial(score_and_mean_log_prob, scores))
             source = "selected" if good else "mended"
             split = draw_side(prompt, cfg.validation_fraction, Split.sft)
             example = replace(prompt, reference=answer.text.strip(), source=source, split=split)
-            yield BestAnswer(**vars(example), good=len(good), limited=prompt.limited_tasks)
+            yield BestAnswer(
+                **vars(example), good_candidates=len(good), limited=prompt.limited_tasks
+            )
 
 
-def refusal(
+def reason_to_refuse(
     cfg: Select,
     prompt: Example,
     candidate: Candidate,
@@ -153,7 +161,7 @@ def refusal(
     return "is likelier or less likely than others"
 
 
-def mended(prompt: Example, candidate: Candidate) -> list[Candidate]:
+def mend_candidate(prompt: Example, candidate: Candidate) -> list[Candidate]:
     """Return a candidate that code has mended, if it breaks no rule then."""
     text = mend_answer(prompt, candidate.text)
     if not text:
@@ -162,12 +170,14 @@ def mended(prompt: Example, candidate: Candidate) -> list[Candidate]:
     return [] if answer_rules.find_broken_rule(prompt, ended) else [ended]
 
 
-def rank(scores: Mapping[str, float], candidate: Candidate) -> tuple[float, float, str]:
-    """Return a candidate's score, then its likelihood. A mended candidate has no score of its own."""
+def score_and_mean_log_prob(
+    scores: Mapping[str, float], candidate: Candidate
+) -> tuple[float, float, str]:
+    """Return a candidate's score, then the mean log-prob of its tokens. A mended candidate has no score of its own."""
     score = scores.get(candidate.candidate_id, 0.0)
-    return score, likelihood(candidate), candidate.candidate_id
+    return score, mean_log_prob(candidate), candidate.candidate_id
 
 
-def likelihood(candidate: Candidate) -> float:
+def mean_log_prob(candidate: Candidate) -> float:
     """Return the mean log-prob of a candidate's tokens, or 0 without a log-prob."""
     return (candidate.logprob or 0.0) / max(1, candidate.n_tokens)

@@ -36,15 +36,15 @@ def run(cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir) -> dict[st
         UserError: for too many dropped rows, packed examples that meet, training that diverged or raised the loss."""
     base = inputs["base"] / "model"
     data = inputs["data"] / "examples.parquet"
-    replaced = None
+    template_message = None
     if isinstance(cfg, SFT) and cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)
     else:
-        contract, replaced = choose_contract(cfg, inputs, out)
+        contract, template_message = choose_contract(cfg, inputs, out)
     # of a template that is not the base's own
-    template = {"template": replaced} if replaced else {}
+    template_figure = {"template": template_message} if template_message else {}
     if isinstance(cfg, Untrained):
-        return publish_base(cfg, base, contract, inputs, out, template)
+        return publish_base(cfg, base, contract, inputs, out, template_figure)
     if cfg.turns is None:
         cfg = replace(cfg, turns=objective.choose_turns(stream(data, Example), contract, out))
     examples = stream(data, Example)
@@ -66,7 +66,7 @@ def run(cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir) -> dict[st
     fit.publish(partial(objective.load_start, base, contract, cfg), held_out)
     objective.write_token_example(rows.report_row, contract, out / "token_example.json")
 
-    figures = {"steps": fit.steps, **best, **template}
+    figures = {"steps": fit.steps, **best, **template_figure}
     fit.describe(inputs, figures)
     metrics = fit.metrics(rows.train.lengths)
     if best:
@@ -86,9 +86,9 @@ def choose_contract(
     base = inputs["base"] / "model"
     tokenizer = load_tokenizer(base)
     embeddings = count_embedding_rows(base)
-    own = tokenizer.chat_template
+    own_template = tokenizer.chat_template
     # of two models that are compared, one may have no template
-    if "given" in inputs and not own:
+    if "given" in inputs and not own_template:
         tokenizer.chat_template = load_tokenizer(inputs["given"] / "model").chat_template
     examples = stream(inputs["data"] / "examples.parquet", Example)
     contract = establish_contract(
@@ -102,10 +102,10 @@ def choose_contract(
     )
     if isinstance(cfg, SFT):
         objective.require_trained_rows(contract, cfg, embeddings)
-    replaced = replaced_message(contract, own, cfg.template.kind)
-    if replaced:
-        log.info("%s", replaced)
-    return contract, replaced
+    template_message = replaced_message(contract, own_template, cfg.template.kind)
+    if template_message:
+        log.info("%s", template_message)
+    return contract, template_message
 
 
 def publish_base(
@@ -114,17 +114,18 @@ def publish_base(
     contract: Contract,
     inputs: dict[str, Path],
     out: StageDir,
-    template: dict[str, Any],
+    template_figure: dict[str, Any],
 ) -> dict[str, Any]:
-    """Publish the base model without training, under its contract. `template` says which, if it is not its own."""
+    """Publish the base model without training, under its contract. `template_figure` says which if its
+    template is replaced."""
     save_model(objective.apply_contract(load_model(base), contract, cfg.seed), out / "model")
     if rounding.is_rounded(base):
         rounding.round_model(out / "model")
     contract.save(out / "model")
-    model_card.write_card(out / "model", cfg, inputs, template)
+    model_card.write_card(out / "model", cfg, inputs, template_figure)
     return {
         "trained": False,
         "end_of_turn": check_end_of_turn(cfg, base, out / "model", contract, out),
         "summary": "not trained",
-        **template,
+        **template_figure,
     }

@@ -36,17 +36,20 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     Raise UserError for a source without a usable row, or with more unusable rows than `max_bad` allows."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
     report = ReadReport()
-    splits = Counter[str]()
-    references = Counter[bool]()
+    count_by_split = Counter[str]()
+    count_by_comparable = Counter[bool]()
     row_filter = RowFilter(cfg.audit, cfg.form)
-    _, own = load_user_code(cfg.own, out)
+    _, user_reader = load_user_code(cfg.own, out)
 
     with plugins.explain_errors(cfg.own, "data.own", out.path):
-        rows = examples(cfg, own, row_filter, report, splits, references)
+        rows = read_examples(
+            cfg, user_reader, row_filter, report, count_by_split, count_by_comparable
+        )
         save(out / "examples.parquet", rows, SourceRow)
     if cfg.source.check:
         report.notes.append(
-            f"check {cfg.source.check}: {references[True]} of {references.total()} references can be compared"
+            f"check {cfg.source.check}: {count_by_comparable[True]} of {count_by_comparable.total()} references "
+            "can be compared"
         )
     for line in report.notes:
         out.inform(f"{cfg.of}: {line}")
@@ -61,10 +64,10 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         "rows left out by splits, labels or weights": report.left_out,
         "rows removed by data.audit": report.unwanted.total(),
     }
-    clauses = [*count_clauses(splits), *count_clauses(unused)]
+    clauses = [*count_clauses(count_by_split), *count_clauses(unused)]
     return {
         "rows": report.rows,
-        "examples": dict(splits),
+        "examples": dict(count_by_split),
         "quarantined": len(report.bad_rows),
         "left_out": report.left_out,
         "unwanted": report.unwanted.total(),
@@ -74,23 +77,23 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     }
 
 
-def examples(
+def read_examples(
     cfg: OneSource,
-    own: Callable[[Any], ParsedRow] | None,
-    audit: RowFilter,
+    user_reader: Callable[[Any], ParsedRow] | None,
+    row_filter: RowFilter,
     report: ReadReport,
-    splits: Counter[str],
-    references: Counter[bool],
+    count_by_split: Counter[str],
+    count_by_comparable: Counter[bool],
 ) -> Iterator[SourceRow]:
     """Return the examples of a source that pass the audit. Fill `report`, and count them by split and
     their references by whether the source's check can compare answers with them."""
     source = cfg.source
-    name = Path(source.path).name
+    file_name = Path(source.path).name
     shares = source.shares  # sorted once
     unchecked = list[Check]()  # one list for all rows saves the garbage collector many objects
 
-    def example(row: ParsedRow) -> SourceRow | None:
-        row = audit.harmonizer(row)
+    def make_example(row: ParsedRow) -> SourceRow | None:
+        row = row_filter.harmonizer(row)
         messages = row.messages
         answer = row.answers[0] if len(row.answers) == 1 else None
         prompt = prompt_of(messages, answer)
@@ -108,28 +111,28 @@ def examples(
         if source.check:
             if answer is None:
                 raise BadRow("", f"no answer for check={source.check} to compare with")
-            problem = incomparable(source.check, answer)
-            references[not problem] += 1
-            if problem:
-                raise BadRow("", problem)
+            why_incomparable = incomparable(source.check, answer)
+            count_by_comparable[not why_incomparable] += 1
+            if why_incomparable:
+                raise BadRow("", why_incomparable)
         if split is None or (needs_answer and row.trained and not any(row.trained)):
             return None
         file, line = report.position
-        audit(row, split, file, line)
+        row_filter(row, split, file, line)
         checks = unchecked
         if source.check and answer is not None:
             checks = [Check(source.check, {"text": answer})]
-        splits[split] += 1
+        count_by_split[split] += 1
         # an answer to compare with is no demonstration, where stage=select finds one
         reference = None if answered_later and source.check else answer
         return SourceRow(
             prompt,
             messages,
             reference,
-            name,
-            name,
+            file_name,
+            file_name,
             split,
-            kind=name,
+            kind=file_name,
             checks=checks,
             trained=row.trained,
             licence=row.licence,
@@ -139,4 +142,4 @@ def examples(
             line=line,
         )
 
-    return convert(source, cfg.key, example, source_purpose(source), report, own)
+    return convert(source, cfg.key, make_example, source_purpose(source), report, user_reader)

@@ -85,7 +85,7 @@ def label_rows(
     prompts: dict[str, Example],
 ) -> Iterator[UnpairedPreference]:
     """Yield the labelled completions in TRL's columns."""
-    scores = {j.candidate_id: j.score for j in judgements if j.score is not None}
+    score_by_id = {j.candidate_id: j.score for j in judgements if j.score is not None}
     for candidate in candidates:
         if candidate.candidate_id not in labels:
             continue
@@ -96,7 +96,7 @@ def label_rows(
             prompt=prompt.messages,
             completion=[{"role": "assistant", "content": candidate.text}],
             label=labels[candidate.candidate_id],
-            score=scores.get(candidate.candidate_id),
+            score=score_by_id.get(candidate.candidate_id),
             labeler=judgements[0].labeler,
             candidate_id=candidate.candidate_id,
             split=draw_side(prompt, cfg.validation_fraction),
@@ -142,37 +142,37 @@ def label_candidates(
     """Return labels by candidate id (True: desirable), and counts of unlabelled candidates by reason. A truncated
     candidate is never desirable, because it would teach endless answers."""
     scores = dict[str, float]()
-    balance = Counter[str]()
+    wins_minus_losses = Counter[str]()
     for j in judgements:
         if j.score is not None:
             scores[str(j.candidate_id)] = j.score
         if j.preference is not None:
             sign = {"a": 1, "b": -1}.get(j.preference, 0)
-            balance[str(j.a)] += sign
-            balance[str(j.b)] -= sign
+            wins_minus_losses[str(j.a)] += sign
+            wins_minus_losses[str(j.b)] -= sign
     label_by_id = dict[str, bool]()
     left_out = Counter[str]()
-    seen = set[str]()  # prompts with texts
+    labelled_before = set[str]()
     for candidate in candidates:
-        name = candidate.candidate_id
-        label = balance[name] > 0
-        if name in scores:
-            label = scores[name] >= cfg.threshold
-        content = content_id(candidate.prompt_id, candidate.stripped_text)
+        candidate_id = candidate.candidate_id
+        desirable = wins_minus_losses[candidate_id] > 0
+        if candidate_id in scores:
+            desirable = scores[candidate_id] >= cfg.threshold
+        prompt_and_text = content_id(candidate.prompt_id, candidate.stripped_text)
         unfinished = candidate.finish_reason != "stop"
-        if name not in scores and name not in balance:
+        if candidate_id not in scores and candidate_id not in wins_minus_losses:
             left_out[UNJUDGED] += 1
-        elif name not in scores and not balance[name]:
+        elif candidate_id not in scores and not wins_minus_losses[candidate_id]:
             left_out[TIED] += 1
         elif candidate.continuation:
             left_out[SEVERAL_TURNS] += 1
-        elif unfinished and label:
+        elif unfinished and desirable:  # would teach endless answers
             left_out[UNFINISHED_GOOD] += 1
         elif unfinished and cfg.unfinished is Unfinished.drop:
             left_out[UNFINISHED_BAD] += 1
-        elif content in seen:
+        elif prompt_and_text in labelled_before:
             left_out[COPY] += 1
         else:
-            label_by_id[name] = label
-            seen.add(content)
+            label_by_id[candidate_id] = desirable
+            labelled_before.add(prompt_and_text)
     return label_by_id, left_out

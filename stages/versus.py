@@ -25,10 +25,10 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     answers = read_answers(inputs["policy"])
     prompts = [e for e in read_prompts(inputs) if e.id in answers and e.group != "rephrased"]
     if "other" in inputs:
-        opposed = read_answers(inputs["other"])
+        other_answers = read_answers(inputs["other"])
     else:
-        opposed = reference_answers(prompts, cfg.against)
-    comparable = [e for e in prompts if e.id in opposed]
+        other_answers = reference_answers(prompts, cfg.against)
+    comparable = [e for e in prompts if e.id in other_answers]
     comparable.sort(key=lambda e: draw_order(e.id))
     without_checks = [e for e in comparable if not e.checks]
     drawn = (without_checks or comparable)[: cfg.prompts]
@@ -36,7 +36,9 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         raise UserError(
             f"eval.judged: none of {len(prompts)} prompts has answers of both models. Use more prompts."
         )
-    identical = sum(answers[e.id].answer.strip() == opposed[e.id].answer.strip() for e in drawn)
+    identical = sum(
+        answers[e.id].answer.strip() == other_answers[e.id].answer.strip() for e in drawn
+    )
     if cfg.constant:
         # a real answer to the first prompt, used for all other prompts
         constant = answers[drawn[0].id]
@@ -46,8 +48,8 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     candidates = list[Candidate]()
     for example in drawn:
-        candidates.append(side(answers[example.id], str(Role.policy), contract))
-        candidates.append(side(opposed[example.id], cfg.against, contract))
+        candidates.append(candidate_of_role(answers[example.id], str(Role.policy), contract))
+        candidates.append(candidate_of_role(other_answers[example.id], cfg.against, contract))
     save(out / "prompts.parquet", drawn, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     return {
@@ -63,19 +65,21 @@ def read_answers(folder: Path) -> dict[str, Candidate]:
     return {a.prompt_id: a for a in load(folder / "answers.parquet", Candidate)}
 
 
-def reference_answers(prompts: list[Example], name: str) -> dict[str, Candidate]:
+def reference_answers(prompts: list[Example], opponent: str) -> dict[str, Candidate]:
     """Return the prompts' own answers by prompt id, as those of an opponent."""
     answers = dict[str, Candidate]()
     for example in prompts:
         if example.reference:
-            answer = Candidate.from_text(example.id, example.reference, name, "file", 0)
+            answer = Candidate.from_text(example.id, example.reference, opponent, "file", 0)
             answers[example.id] = answer
     return answers
 
 
-def side(answer: Candidate, role: str, contract: Contract) -> Candidate:
+def candidate_of_role(answer: Candidate, role: str, policy_contract: Contract) -> Candidate:
     """Return an answer as a candidate of a role. Its length, with any end of turn, is by the policy's tokenizer."""
-    measured = answer if answer.tokenizer == contract.digest else contract.measure(answer)
+    measured = (
+        answer if answer.tokenizer == policy_contract.digest else policy_contract.measure(answer)
+    )
     return replace(
         measured, candidate_id=content_id(role, answer.prompt_id, answer.text), policy=role
     )

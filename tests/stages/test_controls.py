@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.pipeline.graph import requested_nodes
-from stages.report import model_kind
+from stages.report import role_in_glossary
 from stages.store.records import Candidate, Example, Pair, load
 from stages.store.sealed_json import load_json
 from tests.helpers import TINY, Chain, build, nodes, refused, settings
@@ -49,7 +49,7 @@ def test_it_is_evaluated_beside_the_policy_and_is_no_target_of_stage_pairs(
     results = load_json(controlled.folder("eval", *BOTH) / "results.json", dict)
     assert {"policy-control_pairs", "control_pairs-sft"} <= {*results["differences"]}
     manifest = controlled.manifest("control_pairs", *BOTH)
-    assert model_kind("control_pairs", manifest) == "control_pairs"
+    assert role_in_glossary("control_pairs", manifest) == "control_pairs"
     graph = nodes(controlled.root, *BOTH)
     plain = nodes(controlled.root)
     for stage in ("pairs", "reference", "dpo"):
