@@ -98,7 +98,7 @@ DECISIVE = re.compile(
 @cache
 def pickled(*overrides: str) -> bytes:
     """Compose these overrides. Plain keys are set afterwards as Hydra does, so that compositions can be cached."""
-    line = compose.normalise(list(overrides))
+    line = compose.normalise_for_hydra(list(overrides))
     decisive = [override for override in line if DECISIVE.match(override)]
     plain = [override for override in line if not DECISIVE.match(override)]
     try:

@@ -30,10 +30,10 @@ from stages.store.node import Node
 from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
-HOME = re.compile(r"(?<=[=\[{,: ])~/[^\s,\]}'\"]*")  # Hydra cannot read it without quotes
+HOME_PATH = re.compile(r"(?<=[=\[{,: ])~/[^\s,\]}'\"]*")  # Hydra cannot read it without quotes
 # Commands about a finished run, which is the last one unless typed settings select another
-OF_FINISHED_RUN = (Command.chat, Command.export, Command.gate)
-OF_WHOLE_STORE = (
+COMMANDS_ON_FINISHED_RUN = (Command.chat, Command.export, Command.gate)
+COMMANDS_ON_WHOLE_STORE = (
     Command.compare,
     Command.sync,
     Command.doctor,
@@ -41,102 +41,106 @@ OF_WHOLE_STORE = (
     Command.convert,
     Command.context,
 )
-CACHES = {
+# Downloaded models stay in the hub's shared cache
+LIBRARY_CACHES = {
     "HF_DATASETS_CACHE": "datasets",
     "HF_MODULES_CACHE": "modules",
 }
 
 
-def normalise(argv: list[str]) -> list[str]:
-    """Return the command line as Hydra reads it: `-m` first, `++` before keys of open dicts (`sft.trainer.extra.x`),
-    and the overrides that the typed ones imply.
+def normalise_for_hydra(argv: list[str]) -> list[str]:
+    """Return the command line as Hydra reads it: `-m` first, `++` before keys that mappings may add
+    (`sft.trainer.extra.x`), and the overrides that the typed ones imply.
     Raise UserError for an argument that Hydra cannot read, or that holds a secret."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
-    argv = [with_home(argument) for argument in argv]
-    options = [argument for argument in argv if argument in spelling.MULTIRUN]
-    line = [argument for argument in argv if argument not in options]
-    if options and any(re.fullmatch("--cfg.*|-c", argument) for argument in line):
-        raise UserError(f"--cfg shows one configuration, and {options[0]} composes several.")
+    argv = [with_readable_home(argument) for argument in argv]
+    multirun = [argument for argument in argv if argument in spelling.MULTIRUN]
+    line = [argument for argument in argv if argument not in multirun]
+    shows_configuration = any(re.fullmatch("--cfg.*|-c", argument) for argument in line)
+    if multirun and shows_configuration:
+        raise UserError(f"--cfg shows one configuration, and {multirun[0]} composes several.")
     for argument in line:
         refuse_secret(argument)
         spelling.validate_argument(argument)
-    line = [f"++{argument}" if spelling.is_open(argument) else argument for argument in line]
-    added = [*implied_overrides(argv), *unlogged_overrides(argv)]
+    line = [f"++{argument}" if spelling.may_add_keys(argument) else argument for argument in line]
+    added = [*implied_overrides(argv), *overrides_without_hydra_files(argv)]
     added = [override for override in added if override not in line]
-    place = first_option(line)
+    place = place_of_first_option(line)
     # overrides stand together, before or behind an option such as `--cfg job`
-    return [*options, *line[:place], *added, *line[place:]]
+    return [*multirun, *line[:place], *added, *line[place:]]
 
 
-def with_home(argument: str) -> str:
+def with_readable_home(argument: str) -> str:
     """Return an argument with paths in the home folder as Hydra reads them: `outputs` whole, others in quotes."""
-    argument = re.sub(r"^(outputs=['\"]?)~(?=/)", rf"\1{Path.home()}", argument)
-    return HOME.sub(r'"\g<0>"', argument)
+    with_whole_outputs = re.sub(r"^(outputs=['\"]?)~(?=/)", rf"\1{Path.home()}", argument)
+    return HOME_PATH.sub(r'"\g<0>"', with_whole_outputs)
 
 
 def refuse_secret(argument: str) -> None:
     """Raise UserError if the value of an argument, or a text in it, is a key or a password."""
     key, _, value = argument.partition("=")
     texts = [(key.partition(".extra.")[0], value)]
-    if re.search(r"\{|\.extra|\.options", argument):
-        for part in parsed(argument):
-            texts += servers.nested_texts(part, key)
+    may_hold_texts = re.search(r"\{|\.extra|\.options", argument)
+    if may_hold_texts:
+        for parsed in parsed_values(argument):
+            texts += servers.nested_texts(parsed, key)
     servers.refuse_secret(texts)
 
 
-def first_option(line: list[str]) -> int:
-    """Return the place of the first option behind an argument, or the length of the line."""
+def place_of_first_option(line: list[str]) -> int:
+    """Return the place of the first option behind another word, or the length of the line."""
     for place, argument in enumerate(line):
-        if place and argument.startswith("-"):
+        is_option = argument.startswith("-")
+        if place > 0 and is_option:
             return place
     return len(line)
 
 
 def implied_overrides(argv: list[str]) -> list[str]:
     """Return what typed arguments imply: `model.path` replaces random weights, `model.random_init` replaces a path,
-    `label=dataset` adds `pairs=all` and leaves generated tests out, and content of the user's leaves the default recipe
-    out."""
+    `label=dataset` adds `pairs=all` and leaves generated tests out, and another recipe may replace the default one."""
     typed = spelling.typed_values(argv)
     values = {key: value for key, value in typed.items() if value != "null"}
     implied = list[str]()
     if "model" not in values:
         if any(key.startswith("model.random_init") for key in values):
-            implied.append("model=tiny")
+            implied.append("model=tiny")  # in place of a path
         elif "model.path" in values:
             implied.append("model.random_init=null")
     if values.get("label") == "dataset" and "pairs" not in values:
         implied.append("pairs=all")
     if values.get("label") == "dataset" and values.keys().isdisjoint(("data", "recipe")):
-        implied.append("data=demonstrations")  # the verdict is about the preferences alone
-    return implied + recipes.recipe_override(typed)
+        implied.append("data=demonstrations")  # no generated tests: the preferences alone decide
+    return implied + recipes.recipe_in_place_of_default(typed)
 
 
-def parsed(argument: str) -> Iterator[Any]:
-    """Yield the values of an argument, which are several in a sweep. Hydra will refuse one that it cannot read."""
-    with suppress(HydraException):
+def parsed_values(argument: str) -> Iterator[Any]:
+    """Yield the values of an argument: several in a sweep, and none if Hydra cannot read it."""
+    with suppress(HydraException):  # Hydra itself will refuse the argument
         override = OverridesParser.create().parse_override(argument)
         if not override.is_discrete_sweep():
             yield override.value()
             return
         for value in override.sweep_string_iterator():
-            yield from parsed(f"{override.key_or_group}={value}")
+            yield from parsed_values(f"{override.key_or_group}={value}")
 
 
-def unlogged_overrides(argv: list[str]) -> list[str]:
+def overrides_without_hydra_files(argv: list[str]) -> list[str]:
     """Return the overrides that turn off Hydra's folder and log file for a read-only store; none for a sweep."""
     typed = spelling.typed_values(argv).get("outputs", "").strip("'\"")
     root = Path(typed or os.environ.get(OUTPUTS, "outputs"))
-    if Store(root).is_writable or not spelling.MULTIRUN.isdisjoint(argv):
+    is_sweep = not spelling.MULTIRUN.isdisjoint(argv)
+    if Store(root).is_writable or is_sweep:
         return []
-    logs = ["~hydra.job_logging.handlers.file", "hydra.job_logging.root.handlers=[console]"]
-    return ["hydra.run.dir=.", "hydra.output_subdir=null", *logs]
+    no_log = ["~hydra.job_logging.handlers.file", "hydra.job_logging.root.handlers=[console]"]
+    return ["hydra.run.dir=.", "hydra.output_subdir=null", *no_log]
 
 
-def set_cache_folders(root: Path) -> None:
-    """Put the caches of libraries under the store. Downloaded models stay in the hub's shared cache."""
-    cache = (root / "cache").resolve()
-    for variable, name in CACHES.items():
+def set_cache_folders(store_root: Path) -> None:
+    """Put the caches of libraries under the store."""
+    cache = (store_root / "cache").resolve()
+    for variable, name in LIBRARY_CACHES.items():
         os.environ.setdefault(variable, str(cache / name))
 
 
@@ -157,7 +161,7 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     starting_values.resolve_rates(cfg)
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
-    starting_values.warn_of_rates(cfg, typed)
+    starting_values.warn_of_high_rates(cfg, typed)
     machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)
     resolve_template(cfg)
@@ -187,13 +191,13 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
         return wire_unpinned(cfg)
     errors, nodes = Errors(), dict[str, Node]()
 
-    def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
+    def pin_or_note_error(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         with errors:
             return source_files.pin(block, cache)
         return block, {}
 
     with errors:
-        nodes = wire_graph(cfg, store.digest_cache, pin, is_built=store.is_built)
+        nodes = wire_graph(cfg, store.digest_cache, pin_or_note_error, is_built=store.is_built)
         building.require_buildable(cfg, nodes, store)
     errors.raise_all()
     return nodes
@@ -202,22 +206,23 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
 def needs_graph(stage: str, typed: list[str]) -> bool:
     """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat,
     export and gate only do if typed settings select a run."""
-    if stage not in OF_FINISHED_RUN:
-        return stage not in OF_WHOLE_STORE
+    if stage not in COMMANDS_ON_FINISHED_RUN:
+        return stage not in COMMANDS_ON_WHOLE_STORE
     return selects_run(spelling.typed_values(typed))
 
 
 def require_typed_code(cfg: Config, typed: Mapping[str, str]) -> None:
     """Require that only the command line names code to run, and no recipe. Raise UserError, naming the block."""
-    for name, own in cfg.own_parts.items():
-        if own not in (Own(), typed_code(f"{name}.own", typed)):
+    no_code = Own()
+    for name, code in cfg.own_parts.items():
+        if code not in (no_code, typed_code(f"{name}.own", typed)):
             way_out = f"Type it in the command: {name}.own={{file: FILE, name: NAME}}"
             raise UserError(f"{name}.own runs code. {way_out}.")
 
 
 def typed_code(block: str, typed: Mapping[str, str]) -> Any:
     """Return the user's code of a block as the typed arguments alone name it."""
-    arguments = [f"{key}={value}" for key, value in typed.items() if is_inside(key, block)]
+    arguments = [f"{key}={value}" for key, value in typed.items() if spelling.is_inside(key, block)]
     composed = OmegaConf.structured({"own": Own})
     with open_dict(composed):
         for override in OverridesParser.create().parse_overrides(arguments):
@@ -226,44 +231,40 @@ def typed_code(block: str, typed: Mapping[str, str]) -> Any:
     return OmegaConf.to_object(composed.own)
 
 
-def is_inside(key: str, block: str) -> bool:
-    """Return whether a key is a block or one of its keys."""
-    return key == block or key.startswith(f"{block}.")
-
-
 def resolve_precision(cfg: Config) -> None:
-    """Replace `precision=auto` by this machine's precision in every block, so that fingerprints name the real one."""
-    precision = Precision.bf16 if machine.computes_bf16() else Precision.fp32
+    """Replace `precision=auto` by this machine's precision in every block."""
+    # fingerprints name the real one, not `auto`
+    of_machine = Precision.bf16 if machine.computes_bf16() else Precision.fp32
     blocks: list[Any] = [*vars(cfg).values()]
     for block in blocks:  # which grows by the blocks inside
         if is_dataclass(block):
             blocks += vars(block).values()
             if vars(block).get("precision") is Precision.auto:
-                vars(block)["precision"] = precision
+                vars(block)["precision"] = of_machine
 
 
 def resolve_template(cfg: Config) -> None:
-    """Train the embedded model in ChatML unless a template is typed: its own writes a system turn with its name before
-    every prompt without one. Every other model keeps its own."""
+    """Train the embedded model in ChatML unless a template is typed. Every other model keeps its own."""
+    # its own template writes a system turn with its name before every prompt without one
     if cfg.model.path == EMBEDDED and cfg.sft.train and cfg.sft.template.kind == "auto":
         settings = {key: value for key, value in vars(cfg.sft.template).items() if key != "kind"}
         cfg.sft.template = ChatML(**settings)
 
 
 def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
-    """Lower each micro-batch that is not typed to the largest size that divides the rows of a step."""
+    """Lower each micro-batch that is not typed to the largest size that divides a process's rows of a step."""
     for name, block in cfg.trained.items():
         runtime = block.runtime
         is_typed = f"{name}.runtime.micro_batch" in typed or f"{name}.runtime" in typed
         if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
             continue
-        rows, remainder = divmod(block.batch_size, runtime.world_size)
-        while remainder == 0 and rows % runtime.micro_batch:
+        rows_of_process, remainder = divmod(block.batch_size, runtime.world_size)
+        while remainder == 0 and rows_of_process % runtime.micro_batch:
             runtime.micro_batch -= 1
 
 
 def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:
-    """Refuse keys added with + or ++ that no dataclass has. Raise UserError, naming the key and the nearest one."""
+    """Raise UserError for a key that its block's dataclass does not have, naming the key and the nearest one."""
     kind = OmegaConf.get_type(composed)
     field_names = [f.name for f in fields(kind)] if is_dataclass(kind) else None
     for key in composed:

@@ -22,7 +22,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from stages.cli.recipe_layers import OF_HYDRA, forbidden_keys, recipe_files
+from stages.cli.recipe_layers import ALLOWED_HYDRA_KEYS, forbidden_hydra_keys, recipe_files
 from stages.cli.settings import all_settings, option_files
 from stages.cli.spelling import is_list, typed_values
 from stages.config.blocks.arguments import TrainerArguments
@@ -41,7 +41,7 @@ from stages.config.trainers import not_passed_on_message
 from stages.hardware import process
 
 # Errors of the file system that another folder mends
-OF_FOLDER = {
+FOLDER_ERRORS = {
     errno.EROFS,
     errno.EACCES,
     errno.EPERM,
@@ -60,10 +60,11 @@ def explained() -> Iterator[None]:
     except Exception as error:
         line = explain(error)
         typed = typed_values(process.read_typed_arguments())
-        if typed.get("stage", "").strip("'\"") == "gate":
+        is_gate = typed.get("stage", "").strip("'\"") == "gate"
+        if is_gate:
             sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
             sys.exit(2)  # 1 is for a worse policy
-        if line is None:
+        if line is None:  # a bug
             raise
         sys.exit(f"error: {line}")
 
@@ -72,22 +73,24 @@ def explain(error: BaseException) -> str | None:
     """Return one line for an error that the user can correct; None for a bug, which needs its traceback."""
     message = full_disk_message(error)
     for cause in causes(error):
-        message = message or cause_message(cause)
+        message = message or message_of_error_alone(cause)
     message = message or setting_message([*causes(error)])
     if message is None and isinstance(error, HydraException):
         message = " ".join(str(error).split())
-    return None if message is None else visible(message)
+    if message is None:
+        return None  # a bug
+    return visible(message)
 
 
-def cause_message(error: BaseException) -> str | None:
+def message_of_error_alone(error: BaseException) -> str | None:
     """Return the message of an error that needs no other one of its chain; None for any other error."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException):
         return missing_option_message(error)
     if isinstance(error, OverrideParseException):
-        return unreadable_message(error.override.lstrip("+"))
-    if isinstance(error, OSError) and error.errno in OF_FOLDER:
+        return unreadable_argument_message(error.override.lstrip("+"))
+    if isinstance(error, OSError) and error.errno in FOLDER_ERRORS:
         return f"{error.filename}: {error.strerror}. No node is lost. To use another store, set outputs=FOLDER."
     if type(error).__name__ == "OutOfMemoryError":
         what = str(error).partition(". ")[0]
@@ -100,12 +103,12 @@ def cause_message(error: BaseException) -> str | None:
 
 def setting_message(chain: list[BaseException]) -> str | None:
     """Return the message for an unknown key or a wrong value, behind the file that has it; None for other errors."""
-    errors = [error for error in chain if isinstance(error, OmegaConfBaseException)]
-    if not errors:
+    setting_errors = [error for error in chain if isinstance(error, OmegaConfBaseException)]
+    if not setting_errors:
         return None
-    errors.sort(key=lambda each: bool(each.full_key))
-    error = errors[-1]  # the innermost error with a key says most
-    file = ""
+    setting_errors.sort(key=lambda each: bool(each.full_key))
+    error = setting_errors[-1]  # the innermost error with a key says most
+    in_file = ""
     key = str(error.full_key or error.key)
     where = key
     for each in chain:  # Hydra names the file or the argument that it was merging
@@ -114,61 +117,61 @@ def setting_message(chain: list[BaseException]) -> str | None:
             r"(?:Error merging override|Could not override .+\nTo append .+ use) \+*(.+)", str(each)
         )
         if option:
-            file = f"{option_file(option[1], option[2])}: "
+            in_file = f"{shown_path(option[1], option[2])}: "
         elif argument and key.partition("[")[0] in argument[1]:
             where = argument[1]
     if is_dataclass(error.object_type) and "not in" in str(error):
         message = unknown_key_message(key, error.object_type)  # type: ignore[arg-type]  # a class
         is_nested = not where.startswith(key)  # in a list that was typed as a whole
-        return f"{file}{where}: {message}" if is_nested else file + message
+        return f"{in_file}{where}: {message}" if is_nested else in_file + message
     setting = all_settings().get(re.sub(r"\[\d+\]$", "", key))
     if setting is None or isinstance(error, InterpolationResolutionError):
-        return f"{file}{where}: {str(error).splitlines()[0].removesuffix('.')}."
+        return f"{in_file}{where}: {str(error).splitlines()[0].removesuffix('.')}."
     accepted = setting.type_words
     if is_list(setting.key):
         accepted += f", as {setting.key}=[…]"
     if is_dataclass(setting.kind):
-        accepted = f"its keys, as {setting.key}.{known_keys(setting.kind)[0]}=VALUE"  # type: ignore[arg-type]  # a class
+        accepted = f"its keys, as {setting.key}.{typable_keys(setting.kind)[0]}=VALUE"  # type: ignore[arg-type]  # a class
     way_out = f"Accepted: {accepted}. See --help={setting.key}."
-    return f"{file}{where}: this value is not accepted. {way_out}"
+    return f"{in_file}{where}: this value is not accepted. {way_out}"
 
 
-def unknown_key_message(key: str, kind: type) -> str:
-    """Return the message for a key that its block, of class `kind`, does not have, with the nearest name."""
+def unknown_key_message(key: str, block_class: type) -> str:
+    """Return the message for a key that its block, of this class, does not have, with the nearest name."""
     block, _, name = key.rpartition(".")
-    more = ""
-    if issubclass(kind, TrainerArguments):
+    way_to_trl = ""
+    if issubclass(block_class, TrainerArguments):
         message = not_passed_on_message(block.partition(".")[0], name)
         if message:
             return f"{key}: {message}"
-        more = f" Other arguments of TRL go into {block}.extra."
+        way_to_trl = f" Other arguments of TRL go into {block}.extra."
     for group, kinds in OPTIONS.items():
-        chosen = [option for option, each in kinds.items() if each is kind]
-        having = [f"{group}={option}" for option in kinds if name in known_keys(kinds[option])]
+        chosen = [option for option, each in kinds.items() if each is block_class]
+        having = [f"{group}={option}" for option in kinds if name in typable_keys(kinds[option])]
         if chosen and having:
             problem = f"{key}: {group}={chosen[0]} does not have this key"
             return f"{problem}. Add {' or '.join(having)}, or leave the key out."
-    names = known_keys(kind)
-    if kind is Config:
+    names = typable_keys(block_class)
+    if block_class is Config:
         names = [*{*names, *option_files()}]
     elsewhere = keys_called(name, block)
     is_here = SYNONYMS.get(name) in names or nearest(name, names, 0.8)
     if 0 < len(elsewhere) <= 3 and not is_here:
         return f"{key} is not a setting. Did you mean {' or '.join(elsewhere)}?"
-    return f"{key} is not a setting.{suggest(name, names)}{more}"
+    return f"{key} is not a setting.{suggest(name, names)}{way_to_trl}"
 
 
 def keys_called(name: str, block: str) -> list[str]:
     """Return the keys of the configuration with a name, or the name here of what other tools call so: those inside a
     block, else of all blocks."""
-    names = (name, SYNONYMS.get(name))
-    keys = [key for key in all_settings() if key.rpartition(".")[2] in names]
-    return [key for key in keys if block and key.startswith(f"{block}.")] or keys
+    name_here = SYNONYMS.get(name)
+    keys = [key for key in all_settings() if key.rpartition(".")[2] in (name, name_here)]
+    return [key for key in keys if key.startswith(f"{block}.")] or keys
 
 
-def known_keys(kind: type) -> list[str]:
+def typable_keys(block_class: type) -> list[str]:
     """Return the keys of a block that can be typed."""
-    return [key.name for key in fields(kind) if ONLY_PIPELINE_SETS not in key.metadata]
+    return [key.name for key in fields(block_class) if ONLY_PIPELINE_SETS not in key.metadata]
 
 
 # Options and files that are missing
@@ -183,31 +186,31 @@ def missing_option_message(error: MissingConfigException) -> str:
     group = max(groups, key=len)
     name = missing.removeprefix(f"{group}/")
     if group == "recipe":
-        return missing_recipe_message(name)
+        return unusable_recipe_message(name)
     way_out = suggest(name, [path.stem for path in option_files()[group]])
     if group in ("model", "label"):
         way_out += f" For a folder or a hub id, type {group}.path={name}."
     return f"{group}={name} does not exist.{way_out}"
 
 
-def missing_recipe_message(name: str) -> str:
+def unusable_recipe_message(name: str) -> str:
     """Return the message for a recipe that does not exist, is not a mapping, or sets what no recipe may set."""
     files = recipe_files(name)
     if name not in files or not files[name].is_file():
         return f"recipe={name} does not exist.{suggest(name, recipe_files())}"
-    file = option_file("recipe", name)
+    file = shown_path("recipe", name)
     problem = yaml_problem(files[name])
     if problem:
         return f"{file} is not valid YAML: {problem}. Correct the file."
-    keys = ", ".join(forbidden_keys(OmegaConf.load(files[name])))
-    return f"{file} sets {keys}. It may only set {', '.join(sorted(OF_HYDRA))} of Hydra."
+    keys = ", ".join(forbidden_hydra_keys(OmegaConf.load(files[name])))
+    return f"{file} sets {keys}. It may only set {', '.join(sorted(ALLOWED_HYDRA_KEYS))} of Hydra."
 
 
-def option_file(group: str, name: str) -> str:
+def shown_path(group: str, option: str) -> str:
     """Return the path that messages use for the file of a group's option."""
     if group != "recipe":
-        return f"conf/{group}/{name}.yaml"
-    return name if name.endswith(".yaml") else f"recipes/{name}.yaml"
+        return f"conf/{group}/{option}.yaml"
+    return option if option.endswith(".yaml") else f"recipes/{option}.yaml"
 
 
 def yaml_problem(path: Path) -> str:
@@ -225,7 +228,7 @@ def yaml_problem(path: Path) -> str:
 # Arguments that Hydra cannot read
 
 
-def unreadable_message(argument: str) -> str:
+def unreadable_argument_message(argument: str) -> str:
     """Return the message for an argument that Hydra cannot parse."""
     key, equals, value = argument.partition("=")
     if not equals:

@@ -10,7 +10,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from stages.cli import recipes, settings
-from stages.cli.recipe_layers import BLOCKS, load_recipes, recipe_files
+from stages.cli.recipe_layers import BLOCKS_OF_GROUPS, load_recipes, recipe_files
 from stages.cli.settings import settings_of, value_words
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.data import Source
@@ -62,12 +62,14 @@ def usage() -> str:
 
 def block_help(name: str) -> str:
     """Return a line per option and key of a group, block or key. Raise UserError if none has this name."""
-    blocks = {name, *BLOCKS.get(name, ())}
+    blocks = {name, *BLOCKS_OF_GROUPS.get(name, ())}  # a group may fill other blocks
     names = set[str]()
     lines = list[str]()
     for title, rows in sections():
         names |= {title, *(row.name for row in rows)}
-        rows_of_name = [row for row in rows if title == name or blocks & {*row_blocks(row)}]
+        rows_of_name = [
+            row for row in rows if title == name or blocks & {*name_and_blocks_around(row)}
+        ]
         if rows_of_name and "=" in title:
             lines.append(f"with {title}:")
         for row in rows_of_name:
@@ -80,7 +82,7 @@ def block_help(name: str) -> str:
     return "\n".join(lines)
 
 
-def row_blocks(row: Row) -> list[str]:
+def name_and_blocks_around(row: Row) -> list[str]:
     """Return the name of a row and of all blocks around it: a.b.c, a.b and a."""
     parts = row.name.split(".")
     return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
@@ -114,8 +116,8 @@ def option_rows(group: str, option: str) -> list[Row]:
     """Return the rows of the keys that only this option of a group has."""
     prefix = f"{settings.block_of(group)}."
     kind = OPTIONS[group][option]
-    keys = recipes.option_keys(group, option)
-    values = flat(OmegaConf.merge(OmegaConf.structured(kind), keys), prefix)
+    in_conf = recipes.settings_in_conf(group, option)
+    values = flat(OmegaConf.merge(OmegaConf.structured(kind), in_conf), prefix)
     is_default = settings.default_options()[group] == option
     rows = rows_of(kind, prefix, values, demo_values() if is_default else {})
     keys_elsewhere = {setting.key for setting in settings_of(Config)}

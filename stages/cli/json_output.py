@@ -17,7 +17,7 @@ from stages.config.exit_codes import exit_code
 from stages.config.schema import Target
 
 FLAG = "--json"
-WITHOUT_RESULT = (
+COMMANDS_WITHOUT_RESULT = (
     Command.audit,
     Command.chat,
     Command.convert,
@@ -26,14 +26,14 @@ WITHOUT_RESULT = (
     Command.sync,
 )
 # the reply that this command fills; None without --json
-current: ContextVar[Reply | None] = ContextVar("current", default=None)
+json_reply: ContextVar[Reply | None] = ContextVar("json_reply", default=None)
 
 
 @contextmanager
 def replying(line: list[str]) -> Iterator[None]:
     """Write the reply of the command line when the block ends, however it ends."""
     reply = Reply(typed_values(line).get("stage", str(Target.report)))
-    token = current.set(reply)
+    token = json_reply.set(reply)
     try:
         with stdout_to_stderr():
             yield
@@ -45,7 +45,7 @@ def replying(line: list[str]) -> Iterator[None]:
                 reply.error = "The reason is on stderr."
         raise
     finally:
-        current.reset(token)
+        json_reply.reset(token)
         sys.stdout.write(f"{json.dumps(null_for_nan(asdict(reply)), ensure_ascii=False)}\n")
         sys.stdout.flush()
 
@@ -74,26 +74,26 @@ def error_text(error: BaseException) -> str | None:
             error.__context__
         )  # Hydra and stage=gate exit with a number because of another error
     if reason is None:
-        return None
+        return None  # the exit code is a result
     return explain(reason) or f"{type(reason).__name__}: {reason}"
 
 
 def require_result(stage: str) -> None:
     """Raise UserError if `--json` is typed for a command that has no result."""
-    if current.get() and stage in WITHOUT_RESULT:
+    if json_reply.get() and stage in COMMANDS_WITHOUT_RESULT:
         raise UserError(f"stage={stage} has no JSON. Leave {FLAG} out.")
 
 
-def refuse_sweep() -> None:
+def refuse_json_of_sweep() -> None:
     """Raise UserError if `--json` is typed for a sweep, which has several jobs."""
-    if current.get():
+    if json_reply.get():
         way_out = f"Leave it out, then type stage=compare compare.sweep=FOLDER {FLAG}"
         raise UserError(f"{FLAG} is for one run, and a sweep has several jobs. {way_out}.")
 
 
 def deliver(result: Result) -> None:
     """Print a result as text, or keep it for `--json`. Then end the command as the result says."""
-    reply = current.get()
+    reply = json_reply.get()
     if reply:
         reply.result = result
     else:

@@ -16,19 +16,19 @@ from stages.store.manifest import manifest_of
 from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
-OF_LAST_RUN = (Command.plan, Target.report)
+COMMANDS_ON_LAST_RUN = (Command.plan, Target.report)
 # Keys and blocks that say nothing of which run a command is about
-OF_NO_RUN = {
+SELECTING_NO_RUN = {
     *("stage", "outputs", "tracker", "upstream", "rebuild", "store", "launch", "hydra"),
     *("plan", "report", "chat", "export", "gate"),
 }
-CODE = re.compile(r"\+*[\w.]+\.own[.=]")
+USER_CODE = re.compile(r"\+*[\w.]+\.own[.=]")
 
 
 def selects_run(keys: Iterable[str]) -> bool:
     """Return whether one of these typed keys says which run a command is about."""
     blocks = {re.split("[./]", key)[0] for key in keys}
-    return not blocks <= OF_NO_RUN
+    return not blocks <= SELECTING_NO_RUN
 
 
 def with_last_run(line: list[str]) -> list[str]:
@@ -36,7 +36,7 @@ def with_last_run(line: list[str]) -> list[str]:
     Raise UserError if the last run has code of the user's, which only a typed line may name."""
     typed = typed_values(line)
     has_option = len(typed) < len(line)
-    if typed.get("stage") not in OF_LAST_RUN or has_option or selects_run(typed):
+    if typed.get("stage") not in COMMANDS_ON_LAST_RUN or has_option or selects_run(typed):
         return line
     from stages.commands.finished_run import ENDS, newest_end
 
@@ -46,11 +46,11 @@ def with_last_run(line: list[str]) -> list[str]:
     if not end:
         return line
     recorded = arguments_of(manifest_of(store.folder(end)).get("command", ""))
-    settings = [word for word in recorded if selects_run(typed_values([word]))]
-    if not settings:  # it was the demo
+    run_settings = [word for word in recorded if selects_run(typed_values([word]))]
+    if not run_settings:  # it was the demo
         return line
-    command = provenance.command(typed["stage"], [*line, *settings])
-    if any(CODE.match(word) for word in settings):
+    command = provenance.command(typed["stage"], [*line, *run_settings])
+    if any(USER_CODE.match(word) for word in run_settings):
         raise UserError(f"{line[0]}: the last run has code of yours. Type its settings: {command}")
     sys.stdout.write(f"No settings are typed, so these are of the last run ({end}): {command}\n")
-    return [*line, *settings]
+    return [*line, *run_settings]

@@ -52,13 +52,13 @@ def main() -> None:
 
 
 def run_line(line: list[str]) -> None:
-    """Run a command line without `--json`, which has been read."""
+    """Run a command line. If the user interrupts it, say how to resume."""
     process.prepare(line)
     try:
         with explained():
             line = with_last_run(line)
             process.prepare(line)
-            line = compose.normalise(line)
+            line = compose.normalise_for_hydra(line)
             text = option_text(line)
             if text is not None:
                 sys.stdout.write(f"{text}\n")
@@ -85,8 +85,8 @@ def option_text(line: list[str]) -> str | None:
 def run(composed: DictConfig) -> float | None:
     """Run the stage or command in `stage`, and return the metric that a sweep may optimise."""
     # Hydra adds its own line to an exception. For the jobs of a sweep, stages/cli/sweep.py reports errors instead.
-    alone = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
-    with explained() if alone else nullcontext():
+    is_single_run = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
+    with explained() if is_single_run else nullcontext():
         json_output.require_result(composed.stage)
         cfg, store, nodes = compose.prepare(composed)
         refuse_unread(cfg, nodes)
@@ -101,7 +101,7 @@ def run(composed: DictConfig) -> float | None:
             if result:
                 json_output.deliver(result)
         else:
-            return execute(cfg, store, nodes)
+            return build_and_measure(cfg, store, nodes)
     return None
 
 
@@ -115,7 +115,7 @@ def refuse_unread(cfg: Config, nodes: dict[str, Node]) -> None:
 
 
 def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
-    """Chat with a model of a finished run, or export a model or the data that it was trained on."""
+    """Chat with a model of a finished run, or export what is chosen of it."""
     from stages.commands import finished_run
 
     process.warn_of_versions()
@@ -131,7 +131,7 @@ def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
 
 
 def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[Node]) -> "LivePage":
-    """Return the page of this run, which is there from its first second."""
+    """Return the live page of this run."""
     # imported here, as a refusal needs no page
     from stages.commands.planning.forecast import Forecast
     from stages.pages.live import LivePage
@@ -140,11 +140,14 @@ def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[N
     recipe = recipes.describe_recipe(compose.typed_in_job())
     command = provenance.command(cfg.stage, overrides)
     seconds_left = Forecast(store).seconds_left
-    return LivePage(store, nodes, targets, command, recipe, seconds_left, *sweep.name_of_job())
+    return LivePage(
+        store, nodes, targets, command, recipe, seconds_left, *sweep.names_of_sweep_and_job()
+    )
 
 
-def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
-    """Build the nodes of the stage, then deliver what they made, their pages and the next command."""
+def build_and_measure(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
+    """Build the nodes of the stage, then deliver what they made, their pages and the next command. Return the metric
+    that a sweep may optimise."""
     target_nodes = requested_nodes(cfg, nodes)
     missing = sorted(store.missing(target_nodes), key=str)
     building.try_own_labelers(cfg, missing, store)
@@ -157,7 +160,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     if cfg.upstream is Upstream.require:
         require_inputs(target_nodes, store, overrides)
     if HydraConfig.initialized() and store.is_writable:
-        sweep.record_nodes(nodes)
+        sweep.record_fingerprints(nodes)
     with page if cfg.launch.node_rank == 0 else nullcontext():
         build(target_nodes, store, cfg, overrides, page.tell)
     pages = page_address(page), write_labels_page(store, nodes, target_nodes)

@@ -11,12 +11,12 @@ from stages.config.errors import UserError
 from stages.config.schema import GROUPS, RECIPES
 from stages.store.plugins import user_path
 
-# Blocks of groups that do not have the group's name
-BLOCKS = {group: [block] for block, group in GROUPS.items()}
-BLOCKS |= {"eval": ["answer", "benchmark", "eval"]}
-BLOCKS |= {f"eval/{name}": [f"eval.{name}"] for name in ("judged", "suites")}
-# The keys of Hydra that a recipe may set
-OF_HYDRA = {
+# The blocks that the options of a group fill, where they do not have the group's name
+BLOCKS_OF_GROUPS = {group: [block] for block, group in GROUPS.items()}
+BLOCKS_OF_GROUPS |= {"eval": ["answer", "benchmark", "eval"]}
+BLOCKS_OF_GROUPS |= {f"eval/{name}": [f"eval.{name}"] for name in ("judged", "suites")}
+# The keys of Hydra that a recipe may set: others can name code, which Hydra imports even to plan
+ALLOWED_HYDRA_KEYS = {
     "hydra.mode",
     "hydra.sweeper.params",
     "hydra.sweeper.n_trials",
@@ -46,32 +46,33 @@ def load_recipes(*chosen: str) -> dict[str, DictConfig]:
     """Return the chosen recipes by name, each merged with the recipes that it is based on. If one cannot be read, or is
     a pattern (`recipe=glob(*)`), return all readable ones."""
     files = recipe_files(*chosen)
-    recipes = read_recipes(chosen, files)
-    if len(recipes) < len({*chosen}):
-        recipes = read_recipes(sorted(files), files)
+    recipes = readable_recipes(chosen, files)
+    has_unreadable_or_pattern = len(recipes) < len({*chosen})
+    if has_unreadable_or_pattern:
+        recipes = readable_recipes(sorted(files), files)
     return recipes
 
 
-def read_recipes(names: Iterable[str], files: Mapping[str, Path]) -> dict[str, DictConfig]:
+def readable_recipes(names: Iterable[str], files: Mapping[str, Path]) -> dict[str, DictConfig]:
     """Return the readable recipes of these names."""
     recipes: dict[str, DictConfig] = {}
     for name in names:
-        recipe = read_recipe(name, files)
+        recipe = read_with_bases(name, files)
         if recipe is not None:
             recipes[name] = recipe
     return recipes
 
 
-def read_recipe(
-    name: str, files: Mapping[str, Path], above: tuple[str, ...] = ()
+def read_with_bases(
+    name: str, files: Mapping[str, Path], based_on_it: tuple[str, ...] = ()
 ) -> DictConfig | None:
-    """Return a recipe merged with the recipes in its defaults list, in their order; None if it is unreadable, which is
-    only an error if it is chosen. `above`: the recipes that are based on it, as no recipe is based on itself."""
+    """Return a recipe merged with the recipes in its defaults list, in their order; None if it is unreadable, or sets
+    what no recipe may set. `based_on_it`: the recipes that are, as no recipe is based on itself."""
     try:
         recipe = OmegaConf.load(files[name])
     except (KeyError, OSError, ValueError, yaml.YAMLError):
         return None
-    if not isinstance(recipe, DictConfig) or forbidden_keys(recipe):
+    if not isinstance(recipe, DictConfig) or forbidden_hydra_keys(recipe):
         return None
     entries = recipe.pop("defaults", None) or []
     if "_self_" not in entries:
@@ -82,8 +83,8 @@ def read_recipe(
         base = None
         if entry == "_self_":
             base = recipe
-        elif isinstance(entry, str) and entry not in (*above, name):
-            base = read_recipe(entry, files, (*above, name))
+        elif isinstance(entry, str) and entry not in (*based_on_it, name):
+            base = read_with_bases(entry, files, (*based_on_it, name))
         if base is None:
             groups.append(entry)
         else:
@@ -95,27 +96,27 @@ def read_recipe(
     return merged
 
 
-def forbidden_keys(recipe: Any) -> list[str]:
-    """Return the keys of Hydra that a recipe sets but must not: some name code, which Hydra imports even to plan."""
+def forbidden_hydra_keys(recipe: Any) -> list[str]:
+    """Return the keys of Hydra that a recipe sets but must not."""
     hydra = (recipe or {}).get("hydra") or {}
     keys = [f"hydra.{key}" for key in hydra if key != "sweeper"]
     keys += [f"hydra.sweeper.{key}" for key in hydra.get("sweeper") or {}]
-    return [key for key in keys if key not in OF_HYDRA]
+    return [key for key in keys if key not in ALLOWED_HYDRA_KEYS]
 
 
 def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     """Return two recipes merged. A group that the upper one names replaces the lower one's blocks of that group."""
     below = below.copy()
-    named = group_options(above)
-    for group in named:
-        for block in BLOCKS.get(group, [group]):
+    named_above = group_options(above)
+    for group in named_above:
+        for block in BLOCKS_OF_GROUPS.get(group, [group]):
             place, _, name = block.rpartition(".")
             holder = OmegaConf.select(below, place) if place else below
             if isinstance(holder, DictConfig):
                 holder.pop(name, None)
     defaults = list[Any]()
     for entry in below.get("defaults") or []:
-        if named.keys().isdisjoint(group_options({"defaults": [entry]})):
+        if named_above.keys().isdisjoint(group_options({"defaults": [entry]})):
             defaults.append(entry)
     merged = OmegaConf.merge(below, above)
     assert isinstance(merged, DictConfig)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli.recipe_layers import group_options, lay_over, load_recipes
 from stages.cli.settings import default_options
-from stages.cli.spelling import typed_values
+from stages.cli.spelling import is_inside, typed_values
 from stages.config.errors import UserError
 from stages.config.schema import CONF, OPTIONS, Config, Target
 from stages.preflight import servers
@@ -23,14 +23,14 @@ from stages.preflight import servers
 DEFAULT = "demo"  # the recipe of conf/config.yaml
 NONE = "none"  # the recipe without a key
 # The options of the groups that name content which recipe=demo is made for
-OF_THE_DEMO = {
+DEMO_OPTIONS = {
     "model": ["embedded"],
     "data": ["verifiable"],
     "label": ["verifier"],
     "sample": ["hf", "vllm", "generate"],
 }
 # Other keys that name content of the user's, with the keys below them
-OF_THE_USER = (
+USER_CONTENT_KEYS = (
     "model",
     "data.path",
     "data.sources",
@@ -41,7 +41,7 @@ OF_THE_USER = (
     "sample.own",
 )
 # The keys of a recipe that name content of one option of the group, and make a mixture with another option
-OF_ONE_OPTION = {
+KEYS_OF_ONE_OPTION = {
     "model": ["model.path", "model.random_init", "model.config"],
     "data": ["data.sources", "data.tasks"],
     "label": ["label.path"],
@@ -57,7 +57,7 @@ TOY: dict[str, Any] = {
     "label": {"path": "package:stages/tasks/toy_preferences.jsonl", "hub_split": "train"},
 }
 # The most prompts of a group that a toy's recipe generates. A group that the recipe has none of stays empty.
-TOY_TASKS = {
+MOST_TOY_PROMPTS = {
     **{"sft": 256, "preference": 400, "validation": 16, "test": 24, "rephrased": 2},
     **{"unseen_phrasings": 8, "unseen_tasks": 8, "unseen_kinds": 8, "unseen_areas": 4},
     **{"open_sft": 0, "open_preference": 8, "open_validation": 4, "open_test": 8},
@@ -67,11 +67,11 @@ TOY_TASKS = {
 
 def register(line: list[str]) -> None:
     """Register the recipes with Hydra, in place of those of an earlier command line: `recipe=NAME` is
-    `recipes/NAME.yaml`. Raise UserError if the command line names other content than its recipe."""
+    `recipes/NAME.yaml`. Raise UserError for a recipe that holds a secret."""
     register_schema()
     store = ConfigStore.instance()
     store.repo.pop("recipe", None)
-    for name, recipe in {NONE: OmegaConf.create(), **recipes_under(line)}.items():
+    for name, recipe in {NONE: OmegaConf.create(), **recipes_of_line(line)}.items():
         servers.refuse_secret(servers.nested_texts(OmegaConf.to_container(recipe), ""))
         *folders, file = filter(None, f"recipe/{name}".split("/"))
         store.store(group="/".join(folders), name=file, node=recipe, package="_global_")
@@ -87,10 +87,11 @@ def register_schema() -> None:
             store.store(name=f"{Path(group).name}_{option}", node=kind)
 
 
-def recipes_under(line: list[str]) -> dict[str, DictConfig]:
-    """Return the recipes by name that this command line may compose."""
+def recipes_of_line(line: list[str]) -> dict[str, DictConfig]:
+    """Return the recipes by name that this command line may compose, fit to what is typed. Raise UserError for a recipe
+    that typed content would make a mixture."""
     typed = typed_values(line)
-    names = [name for name in chosen_names(typed) if name != NONE]
+    names = [name for name in recipe_names(typed) if name != NONE]
     recipes = load_recipes(*names)
     for name, recipe in recipes.items():
         if name in names:
@@ -103,7 +104,7 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
 
 def refuse_mixture(name: str, recipe: DictConfig, typed: Mapping[str, str]) -> None:
     """Raise UserError if content is typed, and the recipe has keys for other content."""
-    for group, content_keys in OF_ONE_OPTION.items():
+    for group, content_keys in KEYS_OF_ONE_OPTION.items():
         option = own_option(recipe, group)
         typed_options = {*typed.get(group, option).split(",")}
         present = [key for key in content_keys if OmegaConf.select(recipe, key)]
@@ -120,13 +121,12 @@ def refuse_mixture(name: str, recipe: DictConfig, typed: Mapping[str, str]) -> N
 
 
 def fit_to_typed(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
-    """Return the recipe without the keys that a typed option does not have: how candidates are drawn that are in a
-    file, or how SFT is trained that is not."""
+    """Return the recipe without the keys of sampling and SFT that a typed option does not have."""
     fitted = recipe.copy()
     for group in ("sample", "sft"):
         option = typed_option(recipe, group, typed)
         if group in recipe and option != own_option(recipe, group):
-            fitted[group] = keys_of_option(recipe[group], group, option)
+            fitted[group] = keys_known_to_option(recipe[group], group, option)
     return fitted
 
 
@@ -136,7 +136,7 @@ def typed_option(recipe: DictConfig, group: str, typed: Mapping[str, str]) -> st
     return option if option in OPTIONS[group] else own_option(recipe, group)
 
 
-def keys_of_option(block: Mapping[Any, Any], group: str, option: str) -> dict[Any, Any]:
+def keys_known_to_option(block: Mapping[Any, Any], group: str, option: str) -> dict[Any, Any]:
     """Return the keys of a block that an option of its group has."""
     names = {field.name for field in fields(OPTIONS[group][option])}
     return {key: value for key, value in block.items() if key in names}
@@ -148,50 +148,54 @@ def toy_layer(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
     layer: dict[str, Any] = {}
     for group in ("sft", "sample"):
         option = typed_option(recipe, group, typed)
-        layer[group] = keys_of_option(TOY[group], group, option)
+        layer[group] = keys_known_to_option(TOY[group], group, option)
     if OmegaConf.select(recipe, "label.path"):
         layer["label"] = TOY["label"]
     if "data" not in typed:
-        layer["data"] = {"tasks": toy_tasks(recipe)}
+        layer["data"] = {"tasks": toy_prompt_counts(recipe)}
     return OmegaConf.create(layer)
 
 
-def toy_tasks(recipe: DictConfig) -> dict[str, int]:
-    """Return the numbers of generated prompts by group. Tasks take the place of sources, and of the answers that a base
-    model gives to open requests."""
-    of_option = option_keys("data", own_option(recipe, "data"))
+def toy_prompt_counts(recipe: DictConfig) -> dict[str, int]:
+    """Return the numbers of generated prompts by group: the recipe's own, with a limit. Tasks take the place of
+    sources, and of the answers that a base model gives to open requests."""
+    of_option = settings_in_conf("data", own_option(recipe, "data"))
     data: Any = OmegaConf.merge(of_option, recipe.get("data") or {})
-    counts = data.get("tasks") or {}  # none of data=file
-    tasks = {group: min(counts.get(group) or 0, most) for group, most in TOY_TASKS.items()}
-    if data.get("sources") or counts.get("open_sft"):
-        tasks |= {group: TOY_TASKS[group] for group in ("sft", "validation")}
-    return tasks
+    own_counts = data.get("tasks") or {}  # none of data=file
+    counts = {
+        group: min(own_counts.get(group) or 0, most) for group, most in MOST_TOY_PROMPTS.items()
+    }
+    has_other_demonstrations = data.get("sources") or own_counts.get("open_sft")
+    # tasks take their place
+    if has_other_demonstrations:
+        counts |= {group: MOST_TOY_PROMPTS[group] for group in ("sft", "validation")}
+    return counts
 
 
-def option_keys(group: str, option: str) -> DictConfig:
+def settings_in_conf(group: str, option: str) -> DictConfig:
     """Return the keys of an option of a group, in conf/, with those of the option that it is based on."""
     keys = OmegaConf.load(CONF / group / f"{option}.yaml")
     assert isinstance(keys, DictConfig)
     names = {path.stem for path in (CONF / group).glob("*.yaml")}
     bases = [entry for entry in keys.pop("defaults", []) if entry in names]
-    merged = OmegaConf.merge(*(option_keys(group, base) for base in bases), keys)
+    merged = OmegaConf.merge(*(settings_in_conf(group, base) for base in bases), keys)
     assert isinstance(merged, DictConfig)
     return merged
 
 
-def chosen_names(typed: Mapping[str, str]) -> list[str]:
+def recipe_names(typed: Mapping[str, str]) -> list[str]:
     """Return the names of the recipes of a command line: several in a sweep."""
     return [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
 
 
 def own_option(recipe: DictConfig, group: str) -> str:
-    """Return the option that a recipe has of a group."""
+    """Return the option that a recipe names of a group, else the group's default."""
     return group_options(recipe).get(group, default_options()[group])
 
 
 def recipe_of_job(typed: Mapping[str, str]) -> DictConfig:
     """Return the one recipe of a job: an empty one for `recipe=none`."""
-    [name] = chosen_names(typed)
+    [name] = recipe_names(typed)
     return OmegaConf.create() if name == NONE else load_recipes(name)[name]
 
 
@@ -200,17 +204,17 @@ def users_content(typed: Mapping[str, str]) -> str | None:
     for key, value in typed.items():
         if value in ("null", "[]"):
             continue
-        if key in OF_THE_DEMO:
-            if not {*value.split(",")} <= {*OF_THE_DEMO[key]}:
+        if key in DEMO_OPTIONS:
+            if not {*value.split(",")} <= {*DEMO_OPTIONS[key]}:
                 return f"{key}={value}"
-        elif any(f"{key}.".startswith(f"{block}.") for block in OF_THE_USER):
+        elif any(is_inside(key, block) for block in USER_CONTENT_KEYS):
             return key
     return None
 
 
-def recipe_override(typed: Mapping[str, str]) -> list[str]:
-    """Return the override that leaves the default recipe out, where content of the user's is typed, or that takes the
-    recipe of an examination."""
+def recipe_in_place_of_default(typed: Mapping[str, str]) -> list[str]:
+    """Return the override that takes the recipe of an examination, or none where content of the user's is typed; [] to
+    keep the typed or the default recipe."""
     if "recipe" in typed:
         return []
     if typed.get("stage") == Target.examine:

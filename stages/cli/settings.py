@@ -81,7 +81,7 @@ def settings_of(kind: type, prefix: str = "") -> Iterator[Setting]:
     """Yield the keys of a block that a user can type, and those of the blocks inside it."""
     hints = typing.get_type_hints(kind)
     for field in fields(kind):
-        if ONLY_PIPELINE_SETS in field.metadata:
+        if ONLY_PIPELINE_SETS in field.metadata:  # no user can type it
             continue
         key, hint = f"{prefix}{field.name}", hints[field.name]
         parts = [part for part in parts_of(hint) if part is not type(None)]
@@ -103,8 +103,8 @@ def all_settings() -> dict[str, Setting]:
 
 def block_of(group: str) -> str:
     """Return the block that the options of a group fill."""
-    blocks = {name: block for block, name in GROUPS.items()}
-    return blocks.get(group, group.replace("/", "."))
+    blocks_by_group = {name: block for block, name in GROUPS.items()}
+    return blocks_by_group.get(group, group.replace("/", "."))
 
 
 def parts_of(hint: Any) -> list[Any]:
@@ -148,22 +148,22 @@ def comments_in_conf() -> dict[str, str]:
     options = default_options()
     comments: dict[str, str] = {}
     for group, files in option_files().items():
-        chosen = CONF / group / f"{options.get(group)}.yaml"
-        for path in [*files, chosen]:
+        default = CONF / group / f"{options.get(group)}.yaml"
+        for path in [*files, default]:  # the last comment on a key counts
             package = re.search(r"# @package (\S+)", path.read_text(encoding="utf-8"))
             block = package[1] if package else block_of(group)
             if block != "_global_":
-                comments |= below(block, comments_in_file(path))
-            elif path == chosen:
+                comments |= with_block(block, comments_in_file(path))
+            elif path == default:
                 comments |= comments_in_file(path)
-    comments |= below("data", comments_in_file(CONF / "rows.yaml"))
-    comments |= below("sample", comments_in_file(CONF / "drawn.yaml"))
+    comments |= with_block("data", comments_in_file(CONF / "rows.yaml"))
+    comments |= with_block("sample", comments_in_file(CONF / "drawn.yaml"))
     return comments | comments_in_file(CONF / "config.yaml")
 
 
-def below(block: str, texts: dict[str, str]) -> dict[str, str]:
+def with_block(block: str, texts_by_key: dict[str, str]) -> dict[str, str]:
     """Return texts by keys of a block, with the block's name before each key."""
-    return {f"{block}.{key}": text for key, text in texts.items()}
+    return {f"{block}.{key}": text for key, text in texts_by_key.items()}
 
 
 @cache
@@ -174,7 +174,7 @@ def comments_in_file(path: Path) -> dict[str, str]:
     names: dict[int, str] = {}  # of the blocks around a line, by their indentation
     above = list[str]()
     lines = path.read_text(encoding="utf-8").splitlines()
-    for line in lines[len(head_lines(lines)) :]:
+    for line in lines[len(leading_comment(lines)) :]:
         if line.lstrip().startswith("# "):
             above.append(line.lstrip(" #"))
             continue
@@ -190,8 +190,8 @@ def comments_in_file(path: Path) -> dict[str, str]:
     return comments
 
 
-def head_lines(lines: list[str]) -> list[str]:
-    """Return the comment that a file begins with."""
+def leading_comment(lines: list[str]) -> list[str]:
+    """Return the lines of the comment that a file begins with."""
     code = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return lines[:code]
 
@@ -217,5 +217,5 @@ def default_options() -> dict[str, str]:
 
 def first_comment(path: Path) -> str:
     """Return the sentences that a file begins with, without `# @package` and lines as `#   command: …`."""
-    head = head_lines(path.read_text(encoding="utf-8").splitlines())
+    head = leading_comment(path.read_text(encoding="utf-8").splitlines())
     return " ".join(line.lstrip("# ") for line in head if not re.match(r"#\s{2,}|# @", line))

@@ -9,7 +9,7 @@ from stages.cli.settings import all_settings, option_files
 from stages.config.errors import UserError, suggest
 
 MULTIRUN = {"-m", "--multirun"}
-WORDLESS = re.compile(r"-?\d[\w.+-]*|true|false|null", re.IGNORECASE)
+NOT_READ_AS_TEXT = re.compile(r"-?\d[\w.+-]*|true|false|null", re.IGNORECASE)
 
 
 def typed_values(line: Sequence[str]) -> dict[str, str]:
@@ -23,7 +23,8 @@ def typed_values(line: Sequence[str]) -> dict[str, str]:
 
 
 def validate_argument(argument: str) -> None:
-    """Raise UserError for an argument that Hydra ends on with a traceback, or reads as another one."""
+    """Raise UserError for a deletion, an empty `outputs`, parameters of a sweeper, an option that Hydra does not read
+    as text, or an item of a list."""
     key, _, value = argument.lstrip("+").partition("=")
     block = key.rpartition(".")[0]
     if argument.startswith("~"):
@@ -34,7 +35,7 @@ def validate_argument(argument: str) -> None:
         raise UserError(
             f"{argument}: only recipes may set hydra.sweeper.params. Type values and -m: dpo.beta=0.05,0.1 -m"
         )
-    if key in (*option_files(), "recipe") and WORDLESS.fullmatch(value):
+    if key in (*option_files(), "recipe") and NOT_READ_AS_TEXT.fullmatch(value):
         options = [path.stem for path in option_files().get(key, ())]
         raise UserError(f"{argument} does not exist.{suggest(value, options or recipe_files())}")
     if is_list(block):
@@ -47,12 +48,17 @@ def is_list(key: str) -> bool:
     return setting is not None and typing.get_origin(setting.kind) is list
 
 
-def is_open(argument: str) -> bool:
-    """Return whether an argument may add keys to a mapping, which Hydra only does behind `++`."""
+def may_add_keys(argument: str) -> bool:
+    """Return whether an argument may add keys to a mapping."""
     key, _, value = argument.partition("=")
     if value.startswith("{"):
         return True
     mappings = [
         name for name, each in all_settings().items() if typing.get_origin(each.kind) is dict
     ]
-    return any(f"{key}.".startswith(f"{name}.") for name in mappings)
+    return any(is_inside(key, name) for name in mappings)
+
+
+def is_inside(key: str, block: str) -> bool:
+    """Return whether a key is a block or stands in it."""
+    return f"{key}.".startswith(f"{block}.")

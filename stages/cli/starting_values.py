@@ -19,71 +19,74 @@ from stages.store.sealed_json import Damaged, warn_once
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-# Learning rates and beta of published runs, by objective, adapter and number of parameters
-ROWS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)
+# By objective and adapter, with growing models: each row has a `learning_rate` (the most), perhaps a `beta`, the
+# `source` of both, and the billions of parameters that its models are `below`
+PUBLISHED_RUNS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)
 PAIRWISE = {"sigmoid", "sft", *GROUP_LOSSES}  # the losses that the table's betas are of
 
 
 def resolve_rates(cfg: Config) -> None:
-    """Replace `learning_rate=auto` by the table's number, so that fingerprints name the number.
-    Raise UserError for another word, an objective without rows, or a model whose size is not known."""
+    """Replace `learning_rate=auto` by the number of published runs. Raise UserError for another word, or an objective
+    without published runs."""
     for name in OBJECTIVES:
         block = vars(cfg)[name]
         if not isinstance(block, Training):  # sft=none
             continue
         if block.learning_rate != AUTO:
-            block.learning_rate = read_rate(name, block.learning_rate)
-        elif name not in ROWS:
+            block.learning_rate = require_number(name, block.learning_rate)
+        elif name not in PUBLISHED_RUNS:
             raise UserError(f"{name}.learning_rate=auto: no published runs here. Type a number.")
         elif name in cfg.trained:
-            block.learning_rate = automatic_rate(name, block, cfg.model)
+            # fingerprints name this number, not `auto`
+            block.learning_rate = rate_by_model_size(name, block, cfg.model)
 
 
-def read_rate(name: str, value: float | str) -> float:
-    """Return a learning rate as a number. Raise UserError for a word."""
+def require_number(objective: str, rate: float | str) -> float:
+    """Return an objective's learning rate as a number. Raise UserError for a word."""
     try:
-        return float(value)
+        return float(rate)
     except ValueError:
-        problem = f"{name}.learning_rate={value}: this value is not accepted"
+        problem = f"{objective}.learning_rate={rate}: this value is not accepted"
         raise UserError(f"{problem}. Accepted: a number, or auto.") from None
 
 
-def automatic_rate(name: str, block: Training, model: Model) -> float:
-    """Return the table's learning rate for an objective, and log it with its source."""
-    key = f"{name}.learning_rate"
+def rate_by_model_size(objective: str, block: Training, model: Model) -> float:
+    """Return the learning rate of published runs of an objective, and log it with its source. Raise UserError if the
+    size of the model cannot be read."""
+    key = f"{objective}.learning_rate"
     parameters = count_parameters(model)
     if parameters is None:
         raise UserError(f"{key}=auto: the size of the model cannot be read. Type a number.")
-    row = table_row(name, block.adapter, parameters)
+    row = published_run(objective, block.adapter, parameters)
     rate = float(row["learning_rate"])
     log.info("%s=auto: %g, for %s (%s)", key, rate, size_words(parameters), row["source"])
     return rate
 
 
-def warn_of_rates(cfg: Config, typed: dict[str, str]) -> None:
+def warn_of_high_rates(cfg: Config, typed: dict[str, str]) -> None:
     """Warn if another model than the recipe's is typed, and learning rates that are not typed are above those of
     published runs."""
-    model = typed_model(typed)
-    parameters = count_parameters(cfg.model) if model else None
+    other_model = typed_other_model(typed)
+    parameters = count_parameters(cfg.model) if other_model else None
     if parameters is None:
         return
     for name, block in cfg.trained.items():
-        if name not in ROWS or f"{name}.learning_rate" in typed:
+        if name not in PUBLISHED_RUNS or f"{name}.learning_rate" in typed:
             continue
-        row = table_row(name, block.adapter, parameters)
-        rate = read_rate(name, block.learning_rate)
+        row = published_run(name, block.adapter, parameters)
+        rate = require_number(name, block.learning_rate)
         advice = f"{name}.learning_rate=auto"
         losses = {*getattr(block, "loss_type", ())}
         if "beta" in row and losses <= PAIRWISE and f"{name}.beta" not in typed:
             advice += f" {name}.beta={row['beta']:g}"
         if rate > row["learning_rate"]:
             warn_once(
-                f"{name}.learning_rate={rate:g} is high for {model}, which has {size_words(parameters)}. "
+                f"{name}.learning_rate={rate:g} is high for {other_model}, which has {size_words(parameters)}. "
                 f"Published runs have {row['learning_rate']:g} ({row['source']}): type {advice}."
             )
 
 
-def typed_model(typed: dict[str, str]) -> str | None:
+def typed_other_model(typed: dict[str, str]) -> str | None:
     """Return the argument that names another model than the recipe's, or None."""
     for key in ("model.path", "model"):
         if key in typed and typed[key] != recipes.own_option(recipes.recipe_of_job(typed), "model"):
@@ -95,9 +98,9 @@ def size_words(parameters: int) -> str:
     return f"{parameters / 1e9:.2g}B parameters"
 
 
-def table_row(objective: str, adapter: str, parameters: int) -> dict[str, Any]:
-    """Return the row of the table: `learning_rate` (the most), perhaps `beta`, and the `source` of both."""
-    rows = ROWS[objective]["none" if adapter == Adapter.none else "lora"]
+def published_run(objective: str, adapter: str, parameters: int) -> dict[str, Any]:
+    """Return the row of published runs for an objective, with or without an adapter, and a number of parameters."""
+    rows = PUBLISHED_RUNS[objective]["none" if adapter == Adapter.none else "lora"]
     return next(row for row in rows if parameters < 1e9 * row["below"])
 
 

@@ -46,22 +46,21 @@ class Sweep(Callback):
         for file in Path(config.hydra.sweep.dir).rglob(ERROR):
             file.unlink()  # of an earlier sweep in this folder
         with explained():
-            json_output.refuse_sweep()
+            json_output.refuse_json_of_sweep()
             if config.stage == Command.gate:
                 raise UserError(
                     "stage=gate has one exit code, so it compares one run. Leave out -m."
                 )
             if not is_grid(config):
-                validate_sweep(config)
-            note_sweep(config)
+                validate_optimiser(config)
+            write_sweep_page(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Report a failed job in one line, in the process that ran it, and return None as its result. An exception
-        would stop the sweeper, and cannot always be pickled on its way from another process."""
+        """Report a failed job in one line, in the process that ran it, and return None as its result."""
         if config.hydra.mode is not RunMode.MULTIRUN or job_return.status is not JobStatus.FAILED:
             return
         try:
-            _ = job_return.return_value
+            _ = job_return.return_value  # raises what the job raised
         except Exception as error:
             line = explain(error)
             if line is None:
@@ -72,10 +71,11 @@ class Sweep(Callback):
             Path(config.hydra.runtime.output_dir, ERROR).write_text(
                 visible(f"{job}: {line}"), encoding="utf-8"
             )
+        # an exception would stop the sweeper, and cannot always be pickled on its way from another process
         job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        note_sweep(config, ended=True)
+        write_sweep_page(config, ended=True)
         for line in next_commands(config):
             log.info("%s", line)
         report_failed_jobs(Path(config.hydra.sweep.dir))
@@ -98,17 +98,17 @@ def next_commands(config: DictConfig) -> list[str]:
     return lines
 
 
-def report_failed_jobs(folder: Path) -> None:
+def report_failed_jobs(sweep_folder: Path) -> None:
     """End the command with the errors of the jobs of a sweep's folder that failed, if any did."""
-    jobs = [*folder.rglob(".hydra")]
-    errors = [file.read_text(encoding="utf-8") for file in sorted(folder.rglob(ERROR))]
+    jobs = [*sweep_folder.rglob(".hydra")]
+    errors = [file.read_text(encoding="utf-8") for file in sorted(sweep_folder.rglob(ERROR))]
     if errors:
         head = f"error: {len(errors)} of {len(jobs)} jobs failed. The others have finished."
         sys.exit("\n  ".join([head, *errors]))
 
 
 def is_grid(config: DictConfig) -> bool:
-    """Return whether the jobs are known before they start, which those of Optuna are not."""
+    """Return whether the jobs are the grid of Hydra's basic sweeper."""
     return bool(config.hydra.runtime.choices["hydra/sweeper"] == "basic")
 
 
@@ -118,21 +118,22 @@ def is_job() -> bool:
 
 
 def sweep_name(folder: str) -> str:
-    """Return the name of a sweep's page, of its date and time."""
-    return "-".join(("sweep", *Path(folder).parts[-2:]))
+    """Return the name of a sweep, of its date and time."""
+    date_and_time = Path(folder).parts[-2:]
+    return "-".join(("sweep", *date_and_time))
 
 
-def name_of_job() -> tuple[str, str]:
+def names_of_sweep_and_job() -> tuple[str, str]:
     """Return the names of this job's sweep and of the job; two empty texts outside a sweep."""
     if not is_job():
         return "", ""
-    job = HydraConfig.get()
-    return sweep_name(job.sweep.dir), f"job {job.job.num}"
+    hydra = HydraConfig.get()
+    return sweep_name(hydra.sweep.dir), f"job {hydra.job.num}"
 
 
-def note_sweep(config: DictConfig, ended: bool = False) -> None:
-    """Write the page of a sweep that builds nodes, with the jobs that have begun."""
-    if config.stage not in STAGES:
+def write_sweep_page(config: DictConfig, ended: bool = False) -> None:
+    """Write the page of a sweep, if its stage builds nodes."""
+    if config.stage not in STAGES:  # a command, which builds none
         return
     from stages.pages import runs  # imported here, as a refusal needs no page
 
@@ -143,13 +144,14 @@ def note_sweep(config: DictConfig, ended: bool = False) -> None:
         log.info("The jobs: %s", page)
 
 
-def record_nodes(nodes: dict[str, Node]) -> None:
+def record_fingerprints(nodes: dict[str, Node]) -> None:
     """Write the fingerprints of a job's nodes to its folder, where `stage=compare` reads them."""
+    # `stage=compare` reads this file
     file = Path(HydraConfig.get().runtime.output_dir) / provenance.JOB_NODES
     write_note(file, {name: node.fingerprint for name, node in nodes.items()})
 
 
-def validate_sweep(config: DictConfig) -> None:
+def validate_optimiser(config: DictConfig) -> None:
     """Raise UserError for an optimising sweeper that would read the test split, optimise a metric that the stage does
     not measure, or optimise in the wrong direction."""
     metric = config.sweep_metric
@@ -180,7 +182,7 @@ def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | N
     if by_pass_rate:
         stage = Target.eval
         key = "policy"
-    values = list[float]()
+    by_seed = list[float]()
     for name, node in nodes.items():
         manifest = store.find(node)
         if manifest is None or name.partition("_seed_")[0] != stage:
@@ -191,5 +193,5 @@ def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | N
         value = metrics.get(key)
         if value is None:
             return None
-        values.append(value)
-    return fmean(values)
+        by_seed.append(value)
+    return fmean(by_seed)

@@ -79,7 +79,7 @@ def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[
             problem = f"stage={cfg.stage}: {folder} is damaged ({damage})"
             raise UserError(f"{problem}. To rebuild it: {rebuild_command(folder)}")
         if not store.find(node):
-            command = provenance.command(provenance.target_stage(node), overrides)
+            command = provenance.command(provenance.stage_to_type(node), overrides)
             problem = f"stage={cfg.stage}: {node} is not in {store.root}"
             raise UserError(f"{problem}. Build it first: {command}")
 

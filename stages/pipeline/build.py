@@ -59,7 +59,7 @@ def build_missing(
     missing = {node.fingerprint for node in store.missing(targets, pull=True)}
     for node in in_build_order(targets):
         if node.fingerprint in missing:
-            with store.claim(node) as folder:
+            with store.claim(node) as folder:  # under its lock
                 if folder is not None:  # else another process has built it meanwhile
                     tell(node, "running")
                     build_node(node, folder, store, cfg, overrides, open_resource)
@@ -114,6 +114,6 @@ def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> N
     for target in targets:
         for input_node in target.inputs.values():
             if input_node not in targets and not store.is_built(input_node):
-                build_command = provenance.command(provenance.target_stage(input_node), overrides)
+                build_command = provenance.command(provenance.stage_to_type(input_node), overrides)
                 message = f"upstream=require: {target} needs {input_node}, which is not built."
                 raise UserError(f"{message} Build it with: {build_command}")

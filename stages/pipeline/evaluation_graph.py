@@ -56,12 +56,13 @@ class PromptSet:
 class Evaluation:
     """Adds the nodes of an evaluation to those of a chain. `models` are the evaluated models by role. `sets` are nodes
     with prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`, `suites`), texts
-    (`retained`), and all other labels that were trained on. `rounds` are SFT and the policies of several rounds."""
+    (`retained`), and all other labels that were trained on. `round_models` are SFT and the policies
+    of several rounds."""
 
     chain: Wiring
     models: Graph
     sets: Graph
-    rounds: Sequence[Node]
+    round_models: Sequence[Node]
 
     @property
     def cfg(self) -> Config:
@@ -73,12 +74,12 @@ class Evaluation:
         benchmarks = self.benchmarks()
         by_round = self.answers_by_round()
         comparisons = self.comparisons(answers)
-        titles = name_models(self.cfg, self.models)
+        titles = title_models(self.cfg, self.models)
         block = replace(
             self.cfg.eval,
             models=titles,
             max_new_tokens=self.cfg.answer.max_new_tokens,
-            compared=name_compared(self.opponents, titles),
+            compared=title_opponents(self.opponents, titles),
             instruments={name: node.fingerprint for name, node in self.instruments().items()},
             # other nodes read these texts, and other nodes hold the settings of suites and labeler
             retention=[],
@@ -111,7 +112,7 @@ class Evaluation:
                     by_name["answer_held_out"] = PromptSet(cfg.answer, {name: sets[name]})
                     break
         if "judged_prompts" in sets:
-            block = replace(on_test, open=self.most_compared)
+            block = replace(on_test, open=self.most_compared_prompts)
             by_name["answer_judged"] = PromptSet(block, {"data": sets["judged_prompts"]})
         return by_name
 
@@ -135,22 +136,22 @@ class Evaluation:
         if self.cfg.benchmark.tasks:
             for role, model in self.models.items():
                 key = f"benchmark_{role}"
-                answers[key] = self.chain.add(key, "benchmark", self.benchmark, model=model)
+                answers[key] = self.chain.add(key, "benchmark", self.benchmark_block, model=model)
         return answers
 
     @cached_property
-    def benchmark(self) -> Benchmark:
+    def benchmark_block(self) -> Benchmark:
         """The block of the tasks, with the version of the harness."""
         block = self.cfg.benchmark
         return replace(block, engine=harness_version(block.runtime.python))
 
     def answers_by_round(self) -> Graph:
-        """Return the answers of each round's policy to validation prompts, if several rounds trained one."""
+        """Return the answers of SFT and each round's policy to validation prompts, if several rounds trained one."""
         answers = Graph()
         if not self.cfg.generates_prompts(Split.validation):
             return answers
         block = replace(self.cfg.answer, split=Split.validation, open=0)
-        for number, model in enumerate(self.rounds):
+        for number, model in enumerate(self.round_models):
             key = f"{ROUND}{number}"
             answers[key] = self.chain.add(key, "answer", block, model=model, data=self.sets["data"])
         return answers
@@ -162,18 +163,19 @@ class Evaluation:
         if not isinstance(self.cfg.eval.judged, Compared):
             return opponents
         folders = self.cfg.eval.judged.outside_models
-        for number, name in enumerate(self.cfg.eval.judged.against, 1):
-            if name == Role.sft and name not in self.models:  # the policy is SFT itself
-                name = str(Role.base) if Role.base in self.models else str(Role.other)
-            key = name
-            if name in folders:
-                is_other = Role.other in self.models and name == folders[0]
+        for number, role_or_path in enumerate(self.cfg.eval.judged.against, 1):
+            # the policy is SFT itself
+            if role_or_path == Role.sft and role_or_path not in self.models:
+                role_or_path = str(Role.base) if Role.base in self.models else str(Role.other)
+            key = role_or_path
+            if role_or_path in folders:
+                is_other = Role.other in self.models and role_or_path == folders[0]
                 key = str(Role.other) if is_other else f"model_{number}"
-            opponents[key] = name
+            opponents[key] = role_or_path
         return opponents
 
     @property
-    def most_compared(self) -> int:
+    def most_compared_prompts(self) -> int:
         """The most prompts whose answers are compared."""
         judged = self.cfg.eval.judged
         return (isinstance(judged, Compared) and judged.prompts) or MAX_PROMPTS
@@ -185,18 +187,18 @@ class Evaluation:
         if not isinstance(judged, Compared) or not self.opponents:
             return {}
         # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
-        name = [*self.prompt_sets][-1]
-        of_opponents = self.answers_of_opponents(name, answers)
+        set_name = [*self.prompt_sets][-1]
+        of_opponents = self.answers_of_opponents(set_name, answers)
         policy = {
-            **self.prompt_sets[name].source,
+            **self.prompt_sets[set_name].source,
             "model": self.models[Role.policy],
-            "policy": answers[f"{name}_{Role.policy}"],
+            "policy": answers[f"{set_name}_{Role.policy}"],
         }
-        blocks = {key: Versus(key, self.most_compared) for key in self.opponents}
+        blocks = {key: Versus(key, self.most_compared_prompts) for key in self.opponents}
         # a labeler that prefers one constant answer to real ones cannot be trusted: the report says so
         if not judged.label.asked_people:
             first = [*of_opponents, *self.opponents][0]
-            most = min(self.most_compared, CONSTANT_PROMPTS)
+            most = min(self.most_compared_prompts, CONSTANT_PROMPTS)
             blocks[CONSTANT] = Versus(first, most, constant=True)
         comparisons = Graph()
         for key, block in blocks.items():
@@ -206,41 +208,41 @@ class Evaluation:
             pool = self.chain.add(f"versus_{key}", "versus", block, **inputs)
             comparisons[f"versus_{key}"] = pool
             labels = self.chain.judge(judged.label, pool, suffix=f"_of_{key}")
-            if self.is_owed(judged.label, labels):
+            if self.is_owed_by_people(judged.label, labels):
                 self.chain.nodes[f"{WAITING}judged_{key}"] = labels
             else:
                 self.chain.nodes[f"judged_{key}"] = labels
                 comparisons[f"judged_{key}"] = labels
         return comparisons
 
-    def answers_of_opponents(self, name: str, answers: Graph) -> Graph:
-        """Return the opponents' answers to a set of prompts, whose name is `name`. Models that this run does not
-        evaluate otherwise answer it here."""
-        prompts = self.prompt_sets[name]
+    def answers_of_opponents(self, set_name: str, answers: Graph) -> Graph:
+        """Return the opponents' answers to a set of prompts. Models that this run does not evaluate otherwise
+        answer it here."""
+        prompts = self.prompt_sets[set_name]
         of_opponents = Graph()
         for key, path in self.opponents.items():
             if key in self.models:
-                of_opponents[key] = answers[f"{name}_{key}"]
+                of_opponents[key] = answers[f"{set_name}_{key}"]
             elif key != REFERENCE:
                 model = self.chain.add(key, "base", other_model_block(self.cfg, path))
                 of_opponents[key] = self.chain.add(
-                    f"{name}_{key}", "answer", prompts.answer, model=model, **prompts.source
+                    f"{set_name}_{key}", "answer", prompts.answer, model=model, **prompts.source
                 )
         return of_opponents
 
-    def is_owed(self, label: Label, labels: Node) -> bool:
+    def is_owed_by_people(self, label: Label, labels: Node) -> bool:
         """Return True if people still have to give these labels."""
         people = label.asked_people
         return people is not None and not people.answered and not self.chain.is_built(labels)
 
     def instruments(self) -> Graph:
-        """Return nodes whose fingerprints name the labeler and the benchmarks, so that results of others differ."""
+        """Return the nodes of the labeler and the benchmarks. Their fingerprints tell results of others apart."""
         nodes = Graph()
         if isinstance(self.cfg.eval.judged, Compared):
             label = self.cfg.eval.judged.label
-            nodes["judge"] = self.chain.make("label", label, **self.chain.scorer(label))
+            nodes["judge"] = self.chain.make_unnamed("label", label, **self.chain.scorer(label))
         if self.cfg.benchmark.tasks:
-            nodes["benchmark"] = self.chain.make("benchmark", self.benchmark)
+            nodes["benchmark"] = self.chain.make_unnamed("benchmark", self.benchmark_block)
         return nodes
 
 
@@ -249,7 +251,7 @@ def other_model_block(cfg: Config, path: str) -> Model:
     return Model(path, None, key=f"eval.judged.against[{cfg.eval.judged.against.index(path)}]")
 
 
-def name_models(cfg: Config, models: Graph) -> dict[str, str]:
+def title_models(cfg: Config, models: Graph) -> dict[str, str]:
     """Return the models' titles for the report by role: the role or the objective that trained the model. If the run
     trains nothing, the two compared models are named by their folders."""
     if cfg.align is Align.given:
@@ -267,7 +269,7 @@ def name_models(cfg: Config, models: Graph) -> dict[str, str]:
     return {role: TITLES.get(role) or by_stage[model.stage] for role, model in models.items()}
 
 
-def name_compared(opponents: Mapping[str, str], titles: Mapping[str, str]) -> dict[str, str]:
+def title_opponents(opponents: Mapping[str, str], titles: Mapping[str, str]) -> dict[str, str]:
     """Return the titles of opponents by key: those of their roles, or the names of their folders."""
     titles = {**TITLES, **titles}
     folders = {key: path for key, path in opponents.items() if key not in titles}

@@ -26,7 +26,7 @@ from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, 
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
 from stages.pipeline.evaluation_graph import WAITING, Evaluation, other_model_block
-from stages.pipeline.provenance import target_stage
+from stages.pipeline.provenance import stage_to_type
 from stages.pipeline.stage_table import STAGES
 from stages.pipeline.subgraphs import Pin, Wiring
 from stages.store import source_files
@@ -41,21 +41,25 @@ EVALUATION_SETS = {
     "outside": "outside",
 }
 # keys of sampling that demonstrations have of their own, and that they have not
-OF_SELECT = ("candidates_per_prompt", "temperatures", "max_new_tokens")
-NOT_OF_SELECT = ("prompts", "prompts_per_round", "pool")
+OWN_OF_DEMONSTRATIONS = ("candidates_per_prompt", "temperatures", "max_new_tokens")
+ABSENT_OF_DEMONSTRATIONS = ("prompts", "prompts_per_round", "pool")
 SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # may have a seed; its default is the run's seed
 
 
 def wire_graph(
-    cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: Built = lambda node: True
+    cfg: Config,
+    digest_cache: Path,
+    pin: Pin = source_files.pin,
+    is_built: Built = lambda node: True,
 ) -> Graph:
     """Return all nodes of a configuration by name: the roots, a chain per seed, the evaluations and the report. `pin`
-    replaces files and hub revisions in a block by fixed versions, and returns the files' digests; `cache` is the file
-    that remembers these. `is_built` tells if a node is in the store: the report waits for no judgements of people."""
-    shared = Wiring(cfg, cache, pin, is_built)
+    replaces files and hub revisions in a block by fixed versions, and returns the files' digests; `digest_cache` is the
+    file that remembers these. `is_built` tells if a node is in the store: the report waits for no judgements of
+    people."""
+    shared = Wiring(cfg, digest_cache, pin, is_built)
     if cfg.needs_no_model:
         return wire_imported_candidates(shared)
-    roots = Roots(cfg, cache, pin, is_built).wire()
+    roots = Roots(cfg, digest_cache, pin, is_built).wire()
     nodes = Graph()
     for seed in cfg.seeds:
         chain = Chain(with_seed(cfg, seed), roots).wire()
@@ -64,12 +68,13 @@ def wire_graph(
     nodes |= Chain(cfg, roots).wire()  # of the run's own seed
     require_one_policy_a_seed(cfg, nodes)
     reported = {name: node for name, node in nodes.items() if not name.startswith(WAITING)}
-    return nodes | {"report": shared.make("report", cfg.report, **reported)}
+    return nodes | {"report": shared.make_unnamed("report", cfg.report, **reported)}
 
 
 def wire_unpinned(cfg: Config) -> Graph:
     """Return all nodes as `wire_graph` does, with files and hub revisions as the configuration names them: none is
     looked for or read. Such nodes tell what a run would do, and are not to be built."""
+    # to tell what a run would do, not to be built
     return wire_graph(cfg, Path(), lambda block, cache: (block, {}))
 
 
@@ -88,7 +93,7 @@ def wire_imported_candidates(wiring: Wiring) -> Graph:
     """Return the nodes of a run that reads its candidates, or labelled candidates, from a file. It needs no model."""
     cfg = wiring.cfg
     if cfg.label.brings_pool:
-        judged = wiring.make("label", cfg.label)
+        judged = wiring.make_unnamed("label", cfg.label)
     else:
         pool = wiring.add("sample", "sample", cfg.sample)
         judged = wiring.judge(cfg.label, pool, suffix="")
@@ -104,7 +109,7 @@ class Roots(Wiring):
     def wire(self) -> "Roots":
         """Add the nodes, and return them."""
         cfg = self.cfg
-        self.evaluation_sets()
+        self.add_evaluation_data()
         model = cfg.model
         if cfg.align is Align.given:
             model = replace(model, key="examine.before")
@@ -115,37 +120,37 @@ class Roots(Wiring):
             block = replace(block, sources=sources)
         data = self.join_sources("data", block)
         if cfg.selects_demonstrations:
-            self.demonstrations(base, data)
+            self.select_demonstrations(base, data)
         return self
 
-    def evaluation_sets(self) -> None:
-        """Add the data that only the evaluation reads, which changes no training."""
+    def add_evaluation_data(self) -> None:
+        """Add the data that only the evaluation reads."""
         cfg = self.cfg
         if cfg.eval.suites.names:
             suites = Data(seed=0, max_bad=cfg.data.max_bad, of="eval", suites=cfg.eval.suites)
             self.add("suites", "data", suites)
         for name, setting in EVALUATION_SETS.items():
-            listed = attrgetter(setting)(cfg)
-            if not listed:
+            listed_sources = attrgetter(setting)(cfg)
+            if not listed_sources:
                 continue
             split = "test"
             form = cfg.data.form
             if name == "retained":
                 split = "sft"
                 form = Form()
-            sources = [replace(source, splits={split: 1.0}) for source in listed]
+            sources = [replace(source, splits={split: 1.0}) for source in listed_sources]
             block = Data(seed=0, sources=sources, max_bad=cfg.data.max_bad, form=form, of=setting)
             self.join_sources(name, block)
 
-    def demonstrations(self, base: Node, data: Node) -> Node:
-        """Return the selection of demonstrations for SFT from the base model's own answers. The base model answers
-        the prompts that have no reference answer. A labeler scores its answers, and `select` keeps the best. By
-        default, the labeler is the verifier, since generated requests carry checks, and no endpoint is asked. With
-        `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
+    def select_demonstrations(self, base: Node, data: Node) -> Node:
+        """Return the selection of demonstrations for SFT from the base model's own answers. A labeler scores these, and
+        `select` keeps the best. By default, the labeler is the verifier, since generated requests carry checks, and no
+        endpoint is asked. With `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
         cfg = self.cfg
+        # generated requests carry checks, which need no endpoint
         label: Label = cfg.label if cfg.selects_by_label else Verifier(block="select")
-        settings = {key: vars(cfg.select)[key] for key in OF_SELECT}
-        settings |= dict.fromkeys(NOT_OF_SELECT)
+        settings = {key: vars(cfg.select)[key] for key in OWN_OF_DEMONSTRATIONS}
+        settings |= dict.fromkeys(ABSENT_OF_DEMONSTRATIONS)
         sample = replace(demonstration_sampler(cfg), split=Split.sft, **settings)
         pool = self.add("sample_base", "sample", sample, policy=base, data=data)
         judged = self.add("label_base", "label", label, pool=pool)
@@ -157,11 +162,11 @@ class Chain(Wiring):
     evaluation. There is a method per stage, which adds its nodes."""
 
     def __init__(self, cfg: Config, roots: Roots) -> None:
-        super().__init__(cfg, roots.cache, roots.pin, roots.is_built)
+        super().__init__(cfg, roots.digest_cache, roots.pin, roots.is_built)
         self.roots = roots.nodes
         self.base = roots.nodes["base"]
         self.data = roots.nodes["data"]
-        self.sft = self.demonstrated()
+        self.sft = self.sft_model()
         # the end of the names of each round's nodes; those of the last round have the plain names
         self.suffixes = [*(f"_{number}" for number in range(1, cfg.rounds)), ""]
         self.policies = list[Node]()  # of each round of DPO
@@ -191,14 +196,15 @@ class Chain(Wiring):
             self.examine()
         return self.nodes
 
-    def demonstrated(self) -> Node:
-        """Return SFT of the base model on the selected demonstrations if there are any, else on the data. It fixes the
-        chat template; that of a policy which was trained elsewhere may serve both."""
+    def sft_model(self) -> Node:
+        """Return SFT of the base model on the selected demonstrations if there are any, else on the data. The
+        chat template of a policy that was trained elsewhere may serve both."""
         inputs = {"base": self.base, "data": self.roots.get("select", self.data)}
         if self.cfg.align is Align.given:
             examine = self.cfg.examine
             given = source_files.trained_elsewhere(str(examine.model), self.cfg.model.path)
-            inputs["given"] = self.make("base", given)
+            # its chat template may serve both
+            inputs["given"] = self.make_unnamed("base", given)
         block = self.cfg.sft
         if isinstance(block, SFT):
             selected = "select" in self.roots
@@ -207,7 +213,7 @@ class Chain(Wiring):
         return self.add("sft", "sft", block, **inputs)
 
     def reward_model(self) -> Node:
-        """Return the reward model of `reward.source`, preferences that DPO does not train on."""
+        """Return the reward model that learns from the preferences of `reward.source`."""
         source = self.cfg.reward.source
         keys_of_file = {key.name for key in fields(PreferenceFile)}
         shared_keys = vars(source).keys() & keys_of_file
@@ -225,41 +231,41 @@ class Chain(Wiring):
             "reward", "reward", self.cfg.reward, policy=self.sft, judged=judged, pairs=pairs
         )
 
-    def labels(self, round_number: int, policy: Node) -> Node:
-        """Return the labels of a round, of which the first is number 0: of a file, or of candidates that the policy
+    def labels(self, round_index: int, policy: Node) -> Node:
+        """Return the labels of a round, of which the first has index 0: of a file, or of candidates that the policy
         samples. KTO beside DPO has those of DPO's first round."""
-        suffix = self.suffixes[round_number]
+        suffix = self.suffixes[round_index]
         name = f"label{suffix}"
-        if name in self.nodes:
+        if name in self.nodes:  # KTO beside DPO shares those of DPO's first round
             return self.nodes[name]
         label = self.cfg.label
         if label.brings_pool:
             return self.add(name, "label", label)
         models = {"base": self.base, "sft": self.sft}
-        pool = self.candidates(round_number, policy, self.data, models, suffix)
+        pool = self.candidates(round_index, policy, self.data, models, suffix)
         self.nodes[name] = self.judge(label, pool, suffix)
         return self.nodes[name]
 
     def dpo(self) -> None:
         """Train the policy on pairs of its own candidates. In a further round, the policy so far samples them."""
         policy = self.sft
-        for round_number, suffix in enumerate(self.suffixes):
-            judged = self.labels(round_number, policy)
+        for round_index, suffix in enumerate(self.suffixes):
+            judged = self.labels(round_index, policy)
             pairs = self.pairs(judged, self.cfg.pairs, suffix)
             policy = self.learn_pairs(f"dpo{suffix}", f"reference{suffix}", policy, pairs)
             self.policies.append(policy)
         if self.cfg.stage == Target.reward and self.reward is None:
             self.learn_reward(judged, pairs)
 
-    def learn_pairs(self, name: str, reference: str, policy: Node, pairs: Node) -> Node:
-        """Return DPO of a policy on pairs. Unless its loss needs none, a node called `reference` scores the pairs."""
+    def learn_pairs(self, name: str, reference_name: str, policy: Node, pairs: Node) -> Node:
+        """Return DPO of a policy on pairs. Unless its loss needs none, a reference scores the pairs."""
         dpo = self.cfg.dpo
         inputs = {"policy": policy, "pairs": pairs}
         if not dpo.reference_free:
             block = replace(self.cfg.reference, weights=dpo.start_weights, forward=dpo.forward)
             model = policy if dpo.reference is DPOReference.previous else self.sft
             inputs["reference"] = self.add(
-                reference, "reference", block, reference=model, pairs=pairs
+                reference_name, "reference", block, reference=model, pairs=pairs
             )
         # DPO with a continued adapter trains the SFT's LoRA, whose frozen weights are those of the base model.
         if dpo.adapter is Adapter.continued:
@@ -290,10 +296,11 @@ class Chain(Wiring):
         of them are held out, if no control is trained on them."""
         pairs = self.cfg.pairs
         if not self.cfg.control:
-            pairs = replace(pairs, validation_fraction=1.0)
+            pairs = replace(pairs, validation_fraction=1.0)  # all are held out
         self.pairs(self.labels(0, self.sft), pairs)
         found = self.sft.inputs["given"]
         self.nodes["found"] = found
+        # under its own template
         self.add("given", "sft", self.cfg.sft, base=found, data=self.data, given=self.base)
 
     def control(self) -> None:
@@ -346,9 +353,9 @@ class Chain(Wiring):
         if self.cfg.learns_from_labels:
             sets[self.cfg.label_block] = self.nodes[self.cfg.label_block]
         trained_on = {n.fingerprint: n for model in models.values() for n in model.lineage}
-        labels = [n for n in trained_on.values() if n.stage in ("pairs", "unpaired")]
-        labels = [node for node in labels if node not in sets.values()]
-        return sets | {f"{node.stage}_{i}": node for i, node in enumerate(labels, 1)}
+        trained_labels = [n for n in trained_on.values() if n.stage in ("pairs", "unpaired")]
+        others = [node for node in trained_labels if node not in sets.values()]
+        return sets | {f"{node.stage}_{i}": node for i, node in enumerate(others, 1)}
 
     def examine(self) -> None:
         """Look for faults in a policy that was trained elsewhere."""
@@ -358,12 +365,15 @@ class Chain(Wiring):
 
 
 def control_block(cfg: Config) -> SFT:
-    """Return the block of the control: SFT on the chosen completions alone, with DPO's settings and order of rows."""
+    """Return the block of SFT that is the control: with DPO's settings where SFT has them, and the control's learning
+    rate."""
     block = cfg.sft if isinstance(cfg.sft, SFT) else SFT(template=cfg.sft.template)
     shared_keys = vars(block).keys() & vars(cfg.dpo).keys()
     settings: dict[str, Any] = {key: getattr(cfg.dpo, key) for key in shared_keys}
-    of_trainer = vars(SFTArguments()).keys() & vars(cfg.dpo.trainer).keys()
-    settings["trainer"] = SFTArguments(**{key: vars(cfg.dpo.trainer)[key] for key in of_trainer})
+    shared_arguments = vars(SFTArguments()).keys() & vars(cfg.dpo.trainer).keys()
+    settings["trainer"] = SFTArguments(
+        **{key: vars(cfg.dpo.trainer)[key] for key in shared_arguments}
+    )
     settings |= {
         "learning_rate": cfg.control_learning_rate,
         "packing": False,
@@ -392,6 +402,7 @@ def seeded_blocks(cfg: Config) -> dict[str, Any]:
 def demonstration_sampler(cfg: Config) -> Drawn:
     """Return the block of the sampler that answers the prompts of demonstrations. Those of a file are other prompts."""
     if not isinstance(cfg.sample, Drawn):
+        # a file holds answers to other prompts
         runtime = SamplingRuntime(processes=cfg.launch.processes, nodes=cfg.launch.nodes)
         return HF(precision=cfg.precision, seed=cfg.seed, runtime=runtime)
     if isinstance(cfg.sample, OpenAI) and not cfg.selects_by_label:
@@ -400,14 +411,14 @@ def demonstration_sampler(cfg: Config) -> Drawn:
 
 
 def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
-    """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, without
-    demonstrations and compared answers; `stage=sft` not for the control, which is trained after DPO."""
+    """Return the nodes that `stage` asks for: `stage=sft` not for the control, which is trained after DPO. Raise
+    UserError if there are none."""
     # the page shows what an examination found
     stage = Target.report if cfg.stage == Target.examine else cfg.stage
-    of_stage = [node for node in nodes.values() if target_stage(node) == stage]
+    of_stage = [node for node in nodes.values() if stage_to_type(node) == stage]
     requested = list[Node]()
     for node in of_stage:
-        is_control = isinstance(node.config, SFT) and node.config.control
+        is_control = isinstance(node.config, SFT) and node.config.control  # trained after DPO
         if not is_control:
             requested.append(node)
     if not requested:

@@ -38,14 +38,14 @@ NEUTRAL_SETTINGS = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")
 
 
 def command(stage: str, overrides: list[str]) -> str:
-    """Return the command line that runs a stage with the settings of this run."""
+    """Return the command line that runs a stage with the settings of this run that may change a result."""
     result_settings = [
         o.removeprefix("++") for o in overrides if not o.lstrip("+~").startswith(NEUTRAL_SETTINGS)
     ]
     return shlex.join([*program(), f"stage={stage}", *result_settings])
 
 
-def target_stage(node: Node) -> str:
+def stage_to_type(node: Node) -> str:
     """Return the stage to type so that a node is built: the stage that runs in the node, with three exceptions.
     `stage=eval` builds the controls, `stage=versus` the labels of compared answers, and `stage=select` the base model's
     answers for SFT with their labels."""
@@ -54,28 +54,29 @@ def target_stage(node: Node) -> str:
             if isinstance(each.config, SFT | Pairs) and each.config.control:
                 return Target.eval
     pool = node.inputs.get("pool", node)
-    if isinstance(pool.config, Drawn) and pool.config.split is Split.sft:
+    answers_for_sft = isinstance(pool.config, Drawn) and pool.config.split is Split.sft
+    if answers_for_sft:
         return Target.select
     if pool.stage == Target.versus:
         return Target.versus
     return node.stage
 
 
-def begin_attempt(out: StageDir, run_id: str | None) -> list[dict[str, Any]]:
+def begin_attempt(out: StageDir, wandb_id: str | None) -> list[dict[str, Any]]:
     """Write to the scratch folder that an attempt at a node starts now, and return all its attempts, in order. A
     killed attempt stays in that file. Its end is the last time when it changed a file."""
     file = out / SCRATCH / "attempts.json"
     attempts = read_note(file, parse_attempts) or []
-    if attempts:
+    if attempts:  # the last one was killed
         attempts[-1]["ended"] = max(p.lstat().st_mtime for p in out.path.rglob("*"))
-    attempts.append({"started": time.time(), "wandb_run": run_id})
+    attempts.append({"started": time.time(), "wandb_run": wandb_id})
     write_note(file, attempts)
     machine.reset_peak_memory()
     return attempts
 
 
 def parse_attempts(value: Any) -> list[dict[str, Any]]:
-    """Return the attempts in parsed JSON. Raise one of WRONG_SHAPE if the value is not a list of attempts."""
+    """Return the attempts in parsed JSON, which must be a list of at least one, each with its run and its start."""
     first, *more = value
     return [
         {**require_keys("wandb_run")(attempt), "started": float(attempt["started"])}
@@ -94,7 +95,7 @@ def end_attempt(
     attempts[-1]["ended"] = time.time()
     device = metrics.get("device", "cpu")
     return {
-        "command": command(target_stage(node), overrides),
+        "command": command(stage_to_type(node), overrides),
         **read_environment(),
         "seed": asdict(node.config).get("seed"),
         "device": device,

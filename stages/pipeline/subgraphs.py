@@ -27,25 +27,25 @@ Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]
 @dataclass
 class Wiring:
     """Makes the nodes of a configuration, and holds them by name. `pin` replaces files and hub revisions in a block by
-    fixed versions, and returns the files' digests; `cache` is the file that remembers these. `is_built` tells if a node
-    is in the store. `reward` is the reward model that this run trains for its labelers, if it does."""
+    fixed versions, and returns the files' digests; `digest_cache` is the file that remembers these. `is_built` tells if a
+    node is in the store. `reward` is the reward model that this run trains for its labelers, if it does."""
 
     cfg: Config
-    cache: Path
+    digest_cache: Path
     pin: Pin
     is_built: Built
     nodes: Graph = field(default_factory=Graph)
     reward: Node | None = None
 
-    def make(self, stage: str, block: Any, **inputs: Node) -> Node:
+    def make_unnamed(self, stage: str, block: Any, **inputs: Node) -> Node:
         """Return a node without giving it a name."""
-        block, digests = self.pin(set_reading(block, self.cfg.data), self.cache)
+        block, digests = self.pin(with_reading_settings(block, self.cfg.data), self.digest_cache)
         fingerprinted = block.fingerprinted_runtime if isinstance(block, Training) else {}
         return Node(stage, STAGES[stage].version, block, inputs, digests, fingerprinted)
 
     def add(self, name: str, stage: str, block: Any, **inputs: Node) -> Node:
         """Return a node, and hold it under its name."""
-        node = self.make(stage, block, **inputs)
+        node = self.make_unnamed(stage, block, **inputs)
         self.nodes[name] = node
         return node
 
@@ -66,17 +66,17 @@ class Wiring:
         return self.add(name, "data", replace(block, sources=joined), **inputs)
 
     def candidates(
-        self, round_number: int, policy: Node, data: Node, models: Graph, suffix: str
+        self, round_index: int, policy: Node, data: Node, named_models: Graph, suffix: str
     ) -> Node:
-        """Return the candidates of a round, of which the first is number 0. `models` are those that a member of
+        """Return the candidates of a round, of which the first has index 0. `named_models` are those that a member of
         `sample.pool` can name; others are folders or hub ids. `suffix` ends the nodes' names."""
         # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
         rounds = 1 if self.cfg.sample.prompts_per_round else self.cfg.rounds
-        block = replace(self.cfg.sample, round=round_number, rounds=rounds)
+        block = replace(self.cfg.sample, round=round_index, rounds=rounds)
         if not isinstance(block, Drawn) or not block.pool:
             return self.candidate_source(f"sample{suffix}", block, policy, data)
         previous = policy.inputs.get("policy") or policy.inputs["base"]
-        models_by_name = {**models, "policy": policy, "previous": previous}
+        models_by_name = {**named_models, "policy": policy, "previous": previous}
         sources = Graph()
         names = list[str]()
         for i, (member, settings) in enumerate(zip(block.pool, block.members, strict=True), 1):
@@ -98,6 +98,7 @@ class Wiring:
         its inputs, and no data if the file brings prompts, so errors in the file appear before any training."""
         if not isinstance(block, CandidateFile):
             return self.add(name, "sample", block, policy=policy, data=data)
+        # with few inputs, so that errors in the file appear before any training
         if block.own_prompts:
             return self.add(name, "sample", block)
         return self.add(name, "sample", block, data=data)
@@ -110,14 +111,15 @@ class Wiring:
         """Return the labels of a pool, which the caller names. The members of an ensemble are added, with names that end
         with `suffix`. A member has the same node as in a run in which it labels alone: no judgement is paid for twice."""
         if not isinstance(label, Ensemble):
-            return self.make("label", label, pool=pool, **self.scorer(label))
+            return self.make_unnamed("label", label, pool=pool, **self.scorer(label))
         members = Graph()
         for name in (voter.labeler for voter in label.members):
             scorer = self.scorer(label) if name == "reward_model" else {}
+            # as when it labels alone, so that no judgement is paid for twice
             members[name] = self.add(
                 f"label_{name}{suffix}", "label", label.member_block(name), pool=pool, **scorer
             )
-        return self.make("label", label.without_member_settings, pool=pool, **members)
+        return self.make_unnamed("label", label.without_member_settings, pool=pool, **members)
 
     def pairs(self, judged: Node, block: Pairs, suffix: str = "") -> Node:
         """Return the pairs of judged candidates. Add the labelled single completions of the same candidates, if
@@ -127,24 +129,25 @@ class Wiring:
         return self.add(f"pairs{suffix}", "pairs", block, judged=judged)
 
 
-def set_reading(block: Any, data: Data) -> Any:
+def with_reading_settings(block: Any, data: Data) -> Any:
     """Return the block with the settings of `data` for the files that its node reads: the limits on the size of lines
     and files, and the shape of conversations."""
-    settings: dict[str, Any] = {"limits": data.limits, "turns": data.form.turns}
+    reading: dict[str, Any] = {"limits": data.limits, "turns": data.form.turns}
     if isinstance(block, PreferenceFile | CandidateFile):
-        return replace(block, **settings)
+        return replace(block, **reading)
     if not isinstance(block, OneSource):
         return block
-    against = [replace(source, **settings) for source in block.audit.against or []]
+    against = [replace(source, **reading) for source in block.audit.against or []]
     audit = replace(block.audit, against=against or None)
-    return replace(block, source=replace(block.source, **settings), audit=audit)
+    return replace(block, source=replace(block.source, **reading), audit=audit)
 
 
 def joined_source(source: Source, pinned: Source) -> Source:
-    """Return the part of a source that the `data` node reads. The `source` node's fingerprint covers the content of
-    local files, so here a file's name without its folder is enough: the same file in another folder gives the same
-    node. A hub dataset, which is pinned to a revision, keeps its full name."""
-    path = source.path if pinned.revision else Path(source.path).name
+    """Return the part of a source that the `data` node reads. A local file has its name without its folder. A hub
+    dataset, which is pinned to a revision, keeps its full name."""
+    # the `source` node covers a file's content, and the same file in another folder gives the same `data` node
+    is_hub_dataset = pinned.revision
+    path = source.path if is_hub_dataset else Path(source.path).name
     task = source.task_name if source.task else None
     mixture_settings = {key: getattr(source, key) for key in ("check", "rows", "weight", "epochs")}
     return Source(

@@ -174,7 +174,9 @@ def test_a_store_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
 
 
 def test_a_path_in_the_home_folder_needs_no_quotes() -> None:
-    line = compose.normalise(["data.sources=[{path: ~/x.jsonl}, {path: '~/y'}]", "model.path=~/m"])
+    line = compose.normalise_for_hydra(
+        ["data.sources=[{path: ~/x.jsonl}, {path: '~/y'}]", "model.path=~/m"]
+    )
     assert "data.sources=[{path: \"~/x.jsonl\"}, {path: '~/y'}]" in line
     assert 'model.path="~/m"' in line
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stages.cli import json_output
-from stages.cli.json_output import WITHOUT_RESULT
+from stages.cli.json_output import COMMANDS_WITHOUT_RESULT
 from stages.commands import context
 from stages.commands.compare import CompareResult
 from stages.commands.doctor import DoctorResult
@@ -143,4 +143,4 @@ def test_every_command_has_a_known_result_or_none() -> None:
             "return"
         )
         kinds = {*(typing.get_args(returned) or [returned])}
-        assert kinds <= ({None, type(None)} if word in WITHOUT_RESULT else shown), word
+        assert kinds <= ({None, type(None)} if word in COMMANDS_WITHOUT_RESULT else shown), word

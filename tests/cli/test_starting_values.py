@@ -4,14 +4,14 @@ from math import inf
 
 import pytest
 
-from stages.cli.starting_values import ROWS, count_parameters, resolve_rates
+from stages.cli.starting_values import PUBLISHED_RUNS, count_parameters, resolve_rates
 from tests.helpers import refused, settings
 
 
-@pytest.mark.parametrize("objective", ROWS)
+@pytest.mark.parametrize("objective", PUBLISHED_RUNS)
 def test_every_size_has_a_row_with_a_source_and_larger_models_lower_rates(objective: str) -> None:
-    assert [*ROWS[objective]] == ["none", "lora"]
-    for rows in ROWS[objective].values():
+    assert [*PUBLISHED_RUNS[objective]] == ["none", "lora"]
+    for rows in PUBLISHED_RUNS[objective].values():
         bounds = [row["below"] for row in rows]
         rates = [row["learning_rate"] for row in rows]
         assert bounds == sorted({*bounds}) and bounds[-1] == inf

@@ -154,7 +154,7 @@ def test_a_sweeper_that_optimises_may_not_read_test_nor_go_the_wrong_way(
             "overrides": {"task": []},
         }
     with pytest.raises(UserError, match=message):
-        sweep.validate_sweep(config)
+        sweep.validate_optimiser(config)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_sweeper_may_not_choose_by_a_loss_that_is_not_measured(
 ) -> None:
     config = composed(*TINY, "sweep_metric=validation_loss", *line)
     with pytest.raises(UserError, match=message):
-        sweep.validate_sweep(config)
+        sweep.validate_optimiser(config)
 
 
 @pytest.mark.extended

@@ -77,7 +77,7 @@ def test_a_typed_option_changes_nothing_but_its_group(name: str) -> None:
                 typed = keys_of(f"recipe={name}", f"{group}={option}")
             except (UserError, HydraException) as error:
                 refusal = str(explain(error))
-                assert group in recipes.OF_ONE_OPTION and f"{group}={option}" in refusal
+                assert group in recipes.KEYS_OF_ONE_OPTION and f"{group}={option}" in refusal
                 continue
             alone = keys_of("recipe=none", f"{group}={option}")
             for key in plain.keys() | typed.keys():
@@ -100,7 +100,7 @@ def test_a_key_typed_with_the_recipes_own_value_changes_nothing(name: str) -> No
     plain = keys_of(line)
     for key, value in recipe_keys(name).items():
         text = json.dumps(value).replace('"', "")
-        typed = composed_by_hydra(*compose.normalise([line, f"{key}={text}"]))
+        typed = composed_by_hydra(*compose.normalise_for_hydra([line, f"{key}={text}"]))
         changed = {k for k, v in settings_by_key(typed, False).items() if plain.get(k) != v}
         assert changed <= {key}, key
 
@@ -124,12 +124,12 @@ def test_the_demo_is_left_out_where_content_of_the_users_is_typed(
 ) -> None:
     typed = typed_values(line)
     assert recipes.users_content(typed) == content
-    assert ("recipe=none" in compose.normalise([*line])) == (content is not None)
+    assert ("recipe=none" in compose.normalise_for_hydra([*line])) == (content is not None)
     said = recipes.describe_recipe(typed)
     assert (
         said == "recipe: demo" if content is None else said.startswith(f"recipe: none ({content} ")
     )
-    assert recipes.recipe_override({**typed, "recipe": "demo"}) == []
+    assert recipes.recipe_in_place_of_default({**typed, "recipe": "demo"}) == []
 
 
 def test_plain_defaults_suit_a_file_of_the_users() -> None:
@@ -258,7 +258,7 @@ def test_rates_stay_and_those_of_published_runs_are_named(
     monkeypatch.setattr(starting_values, "warn_once", warnings.append)
     cfg = settings(*line)
     plain = settings(*line[:1])
-    starting_values.warn_of_rates(cfg, typed_values(line))
+    starting_values.warn_of_high_rates(cfg, typed_values(line))
     assert len(warnings) == len(advice)
     assert all(text in warning for text, warning in zip(advice, warnings, strict=True))
     assert cfg.dpo.learning_rate == plain.dpo.learning_rate
@@ -279,7 +279,7 @@ def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round(
     random = settings("model.random_init.layers=3").model
     assert (random.path, random.random_init.layers) == (None, 3)
     assert "exclude each other" in refused("model.path=x", "model.random_init.layers=3")
-    assert compose.normalise(["recipe=tiny", OTHER, "model.random_init=null"])[1:] == [
+    assert compose.normalise_for_hydra(["recipe=tiny", OTHER, "model.random_init=null"])[1:] == [
         OTHER,
         "model.random_init=null",
     ]

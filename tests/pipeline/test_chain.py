@@ -165,7 +165,7 @@ def test_a_command_that_is_shown_requests_its_node(typed: str, tmp_path: Path) -
     graph = nodes(tmp_path, *typed.split())
     for name, node in graph.items():
         words = shlex.split(
-            provenance.command(provenance.target_stage(node), [*TINY, *typed.split()])
+            provenance.command(provenance.stage_to_type(node), [*TINY, *typed.split()])
         )
         requested = requested_nodes(settings(*words[2:]), graph)
         assert node.fingerprint in {
