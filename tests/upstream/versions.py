@@ -1,9 +1,11 @@
 """Try the oldest and the newest version of TRL and of transformers that pyproject.toml allows and the index has.
 
 `python -m tests.upstream.versions` installs each beside the environment, in a folder of its own, and compares the tiny
-chains with their record: weights, log-probs and curves. It exits with 1 if any differs.
+chains with their record: weights, log-probs and curves. It exits with 1 if any differs. The record must be of this
+machine's processor: figures of two processors differ in their last digits.
 """
 
+import json
 import logging
 import os
 import re
@@ -15,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from stages.config.installation import ROOT, checkout_project
+from tests.goldens import chains
+from tests.goldens.__main__ import INSTEAD, record_file
 
 LIBRARIES = ("trl", "transformers")
 
@@ -42,6 +46,9 @@ def has_equal_chains(library: str, version: Version) -> bool:
 def main() -> int:
     """Return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recorded = json.loads(record_file("chains").read_text(encoding="utf-8"))
+    if recorded[chains.PROCESSOR] != chains.processor():
+        sys.exit(f"The chains are recorded on another processor. {INSTEAD}")
     requirements = [Requirement(each) for each in checkout_project()["dependencies"]]
     status = 0
     for requirement in requirements:
