@@ -295,7 +295,7 @@ def turn_by_coin(pair: Pair, seed: int) -> Pair:
 def turn_around(pair: Pair) -> Pair:
     """Return the pair with its sides exchanged, or as it is if its rejected one is cut off: a chosen one has ended."""
     rejected_is_cut_off = pair.rejected_finish_reason != "stop"
-    if rejected_is_cut_off:  # such a completion is never chosen
+    if rejected_is_cut_off:
         return pair
     return replace(
         pair,

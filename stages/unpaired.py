@@ -166,7 +166,7 @@ def label_candidates(
             left_out[TIED] += 1
         elif candidate.continuation:
             left_out[SEVERAL_TURNS] += 1
-        elif unfinished and desirable:  # would teach endless answers
+        elif unfinished and desirable:
             left_out[UNFINISHED_GOOD] += 1
         elif unfinished and cfg.unfinished is Unfinished.drop:
             left_out[UNFINISHED_BAD] += 1

@@ -166,7 +166,6 @@ def toy_prompt_counts(recipe: DictConfig) -> dict[str, int]:
         group: min(own_counts.get(group) or 0, most) for group, most in MOST_TOY_PROMPTS.items()
     }
     has_other_demonstrations = data.get("sources") or own_counts.get("open_sft")
-    # tasks take their place
     if has_other_demonstrations:
         counts |= {group: MOST_TOY_PROMPTS[group] for group in ("sft", "validation")}
     return counts

@@ -32,7 +32,6 @@ def unread_messages(cfg: Config, nodes: Mapping[str, Node], line: Sequence[str])
     """Return a message for each typed key that nothing reads. `nodes`: all of the run, or none for a command that needs
     none. A run from a file that needs no model may have all settings of the run that goes on from there."""
     reasons = turned_off_keys(cfg)
-    # without a model, all settings of the run that goes on from there
     read = {*STAGE_BY_BLOCK}
     if nodes and not cfg.needs_no_model:
         read = set[str]().union(*map(read_by_node, nodes.values()))

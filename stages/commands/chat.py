@@ -56,11 +56,11 @@ class AnswerPrinter(BaseStreamer):  # type: ignore[no-untyped-call]
 
     def print_rest_of(self, text: str) -> None:
         """Print the end of a text of which the beginning is printed."""
-        shown = visible(text, SAFE_CONTROLS)
+        begun = len(self.printed)
+        self.printed = visible(text, SAFE_CONTROLS)
         # a Console turns tabs into spaces
-        terminal.file.write(shown[len(self.printed) :])
+        terminal.file.write(self.printed[begun:])
         terminal.file.flush()
-        self.printed = shown
 
 
 class Speaker:
@@ -116,13 +116,13 @@ def talk(cfg: Chat, node: Path) -> None:
             if prompt == NEW:
                 messages = []
                 continue
-            asked: list[Message] = [*messages, {"role": "user", "content": prompt}]
+            turns: list[Message] = [*messages, {"role": "user", "content": prompt}]
             try:
-                answer = speaker.answer(asked)
+                answer = speaker.answer(turns)
             except UserError as error:
                 terminal.out(error)
                 continue
-            messages = [*asked, {"role": "assistant", "content": answer}]
+            messages = [*turns, {"role": "assistant", "content": answer}]
 
 
 def read_prompts() -> Iterator[str]:

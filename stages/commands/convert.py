@@ -187,9 +187,9 @@ def put_under_trl_names(this: Conversion, table: Mapping[str, Any], file: Settin
             by_trl_name = means[key].get(word, {})
             if word not in means[key]:
                 this.leave_out(key, value, f"converted are {', '.join(means[key])}")
-        known = by_trl_name.keys() & this.file_keys.keys()
-        if known:
-            this.left_out.append(f"{key}={value}: {this.file_keys[min(known)]} is read")
+        named_before = by_trl_name.keys() & this.file_keys.keys()
+        if named_before:
+            this.left_out.append(f"{key}={value}: {this.file_keys[min(named_before)]} is read")
             continue
         this.untranslated |= by_trl_name
         this.file_keys |= dict.fromkeys(by_trl_name, key)

@@ -37,8 +37,14 @@ ORIGIN_COLUMNS = ("source", "task", "licence")  # of a prompt
 SPLITS = ("train", "validation")
 # The data's splits that SFT reads, with their names in the dataset.
 SFT_SPLITS = {"sft": "train", "validation": "validation"}
-PREFERENCE_COLUMNS = ["id", "prompt_id", "prompt", "chosen", "rejected", "labeler", "strategy"]
-PREFERENCE_COLUMNS += [
+PREFERENCE_COLUMNS = [
+    "id",
+    "prompt_id",
+    "prompt",
+    "chosen",
+    "rejected",
+    "labeler",
+    "strategy",
     "chosen_policy",
     "rejected_policy",
     "rejected_finish_reason",
@@ -54,8 +60,9 @@ UNPAIRED_COLUMNS = [
     "score",
     "labeler",
     "policy",
+    "finish_reason",
+    "split",
 ]
-UNPAIRED_COLUMNS += ["finish_reason", "split"]
 TRAINERS = {
     "preferences": "TRL's DPOTrainer and RewardTrainer",
     "unpaired": "TRL's KTOTrainer",
@@ -221,7 +228,6 @@ def demonstrations(examples: pa.Table) -> tuple[pa.Table, int]:
     text, or an untrained last answer. TRL trains on every completion."""
     is_sft_split = pc.is_in(examples["split"], value_set=pa.array([*SFT_SPLITS]))
     answered = examples.filter(pc.and_(is_sft_split, pc.is_valid(examples["reference"])))
-    # TRL trains on every completion, so one that is not trained cannot be among them
     is_last_answer_trained = [not turns or turns[-1] for turns in answered["trained"].to_pylist()]
     trained = answered.filter(pa.array(is_last_answer_trained, pa.bool_()))
     has_prompt = pc.greater(pc.list_value_length(trained["messages"]), 0)  # plain text has none

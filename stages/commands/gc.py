@@ -95,9 +95,7 @@ def fingerprints_in_sweeps(store: Store, remove: bool) -> set[str]:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder. Meanwhile a node has a name under which a later gc finds it half-removed."""
-    if sealed_json.NODE.fullmatch(
-        folder.name
-    ):  # a later gc finds it under this name if this one is killed
+    if sealed_json.NODE.fullmatch(folder.name):
         leftover_name = folder.with_suffix(".replaced")
         sealed_json.remove(leftover_name)
         folder = folder.rename(leftover_name)

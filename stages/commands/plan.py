@@ -94,11 +94,10 @@ def plan_node(name: str, node: Node, nodes: dict[str, Node], store: Store) -> Pl
         seconds=0.0,
     )
     manifest = store.find(node)
-    calculated_parts = predicted_parts(node, nodes, store)
     if manifest:
         planned.memory = float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
-    elif calculated_parts:
-        planned.memory = sum(calculated_parts)
+    else:
+        planned.memory = sum(predicted_parts(node, nodes, store) or [math.nan])
     if planned.state != "cached":
         add_changes_and_time(planned, node, store)
     return planned

@@ -59,7 +59,7 @@ def build_missing(
     missing = {node.fingerprint for node in store.missing(targets, pull=True)}
     for node in in_build_order(targets):
         if node.fingerprint in missing:
-            with store.claim(node) as folder:  # under its lock
+            with store.claim(node) as folder:
                 if folder is not None:  # else another process has built it meanwhile
                     tell(node, "running")
                     build_node(node, folder, store, cfg, overrides, open_resource)

@@ -147,7 +147,6 @@ class Roots(Wiring):
         `select` keeps the best. By default, the labeler is the verifier, since generated requests carry checks, and no
         endpoint is asked. With `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
         cfg = self.cfg
-        # generated requests carry checks, which need no endpoint
         label: Label = cfg.label if cfg.selects_by_label else Verifier(block="select")
         settings = {key: vars(cfg.select)[key] for key in OWN_OF_DEMONSTRATIONS}
         settings |= dict.fromkeys(ABSENT_OF_DEMONSTRATIONS)
@@ -203,7 +202,6 @@ class Chain(Wiring):
         if self.cfg.align is Align.given:
             examine = self.cfg.examine
             given = source_files.trained_elsewhere(str(examine.model), self.cfg.model.path)
-            # its chat template may serve both
             inputs["given"] = self.make_unnamed("base", given)
         block = self.cfg.sft
         if isinstance(block, SFT):
@@ -236,7 +234,7 @@ class Chain(Wiring):
         samples. KTO beside DPO has those of DPO's first round."""
         suffix = self.suffixes[round_index]
         name = f"label{suffix}"
-        if name in self.nodes:  # KTO beside DPO shares those of DPO's first round
+        if name in self.nodes:
             return self.nodes[name]
         label = self.cfg.label
         if label.brings_pool:
@@ -354,8 +352,8 @@ class Chain(Wiring):
             sets[self.cfg.label_block] = self.nodes[self.cfg.label_block]
         trained_on = {n.fingerprint: n for model in models.values() for n in model.lineage}
         trained_labels = [n for n in trained_on.values() if n.stage in ("pairs", "unpaired")]
-        others = [node for node in trained_labels if node not in sets.values()]
-        return sets | {f"{node.stage}_{i}": node for i, node in enumerate(others, 1)}
+        further = [node for node in trained_labels if node not in sets.values()]
+        return sets | {f"{node.stage}_{i}": node for i, node in enumerate(further, 1)}
 
     def examine(self) -> None:
         """Look for faults in a policy that was trained elsewhere."""
@@ -418,7 +416,7 @@ def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     of_stage = [node for node in nodes.values() if stage_to_type(node) == stage]
     requested = list[Node]()
     for node in of_stage:
-        is_control = isinstance(node.config, SFT) and node.config.control  # trained after DPO
+        is_control = isinstance(node.config, SFT) and node.config.control
         if not is_control:
             requested.append(node)
     if not requested:

@@ -98,7 +98,6 @@ class Wiring:
         its inputs, and no data if the file brings prompts, so errors in the file appear before any training."""
         if not isinstance(block, CandidateFile):
             return self.add(name, "sample", block, policy=policy, data=data)
-        # with few inputs, so that errors in the file appear before any training
         if block.own_prompts:
             return self.add(name, "sample", block)
         return self.add(name, "sample", block, data=data)
@@ -115,7 +114,6 @@ class Wiring:
         members = Graph()
         for name in (voter.labeler for voter in label.members):
             scorer = self.scorer(label) if name == "reward_model" else {}
-            # as when it labels alone, so that no judgement is paid for twice
             members[name] = self.add(
                 f"label_{name}{suffix}", "label", label.member_block(name), pool=pool, **scorer
             )

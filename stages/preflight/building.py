@@ -56,7 +56,7 @@ def require_rows(source: Source, key: str, purpose: str, user_reader: Own | None
     may take any row. Hub datasets are checked after their download."""
     if locate(source.path, key) is None:
         resolve_commit(source.path, source.revision, "dataset", key)
-        return  # the rows of a hub dataset are checked after its download
+        return
     try:
         has_rows = recognise_first_rows(source, key, purpose, bool(user_reader))
     except UserError as error:
@@ -87,9 +87,8 @@ def recognise_first_rows(source: Source, key: str, purpose: str, by_user_reader:
 def require_known_labels(node: Node, store: Store) -> None:
     """Raise UserError if every `known` in the file `label.known` is empty."""
     known = node.config.known
-    if (
-        not known or not plugins.user_path(known).is_file()
-    ):  # `source_files.pin` reports a missing file
+    # `source_files.pin` reports a missing file
+    if not known or not plugins.user_path(known).is_file():
         return
     from stages.evaluation.reliability import read_known_words
 

@@ -13,9 +13,8 @@ from stages.store.node import Node
 from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
 
-SCORING_CLASS = (
-    "ForSequenceClassification"  # in class names of transformers' models with a score head
-)
+# in class names of transformers' models with a score head
+SCORING_CLASS = "ForSequenceClassification"
 SCORE_HEADS = ("score.", "classifier.", "classification_head.")  # prefixes of its tensors' names
 TOKENIZER_FILES = (
     "tokenizer.json",

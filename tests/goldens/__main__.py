@@ -46,7 +46,7 @@ def record(part: str) -> None:
 def check(part: str) -> list[str]:
     """Return a line for each value that is not the recorded one."""
     recorded = json.loads(record_file(part).read_text(encoding="utf-8"))
-    if recorded.get(chains.PROCESSOR) not in (None, chains.processor()):
+    if not chains.is_of_this_processor(recorded):
         logging.info("%s: recorded on another processor, so not compared. %s", part, INSTEAD)
         return []
     values = PARTS[part].measure(list(recorded))

@@ -67,6 +67,11 @@ def measure(lines: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+def is_of_this_processor(recorded: dict[str, Any]) -> bool:
+    """Return whether a record can be compared here: it names this processor, or none."""
+    return recorded.get(PROCESSOR) in (None, processor())
+
+
 def processor() -> str:
     """Return the processor's model and the instructions that torch uses on it."""
     information = Path("/proc/cpuinfo")

@@ -47,7 +47,7 @@ def main() -> int:
     """Return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     recorded = json.loads(record_file("chains").read_text(encoding="utf-8"))
-    if recorded[chains.PROCESSOR] != chains.processor():
+    if not chains.is_of_this_processor(recorded):
         sys.exit(f"The chains are recorded on another processor. {INSTEAD}")
     requirements = [Requirement(each) for each in checkout_project()["dependencies"]]
     status = 0

@@ -146,11 +146,11 @@ def mean_figures(runs: list[dict[str, float]]) -> dict[str, float]:
 
 def mark_differences(best_first: list[ComparedSetting], comparison: Comparison) -> None:
     """Set what the differences between settings tell: gains over the best SFT, and the best at their KL."""
-    others = [i for i, setting in enumerate(best_first) if not setting.is_sft]
+    choices = [i for i, setting in enumerate(best_first) if not setting.is_sft]
     sft_models = [i for i, setting in enumerate(best_first) if setting.is_sft]
     if sft_models:
         best_sft = sft_models[0]
-        for i in others:
+        for i in choices:
             best_first[i].gain_over_sft = comparison.uncorrected(best_sft, i)
             best_first[i].mark = comparison.corrected(best_sft, i).word("better", "worse", "")
     for setting in best_first:
@@ -161,7 +161,7 @@ def names_of(models: list[Runs]) -> list[str]:
     """Return a name for each model: what differs among the models of its role, such as `dpo.beta=0.1`."""
     names = []
     for runs in models:
-        of_same_role = [others for others in models if others[0].role == runs[0].role]
+        of_same_role = [model for model in models if model[0].role == runs[0].role]
         title = runs[0].title
         line = settings_text(settings_that_differ(runs, of_same_role))
         if runs[0].role == "policy":
@@ -176,7 +176,7 @@ def names_of(models: list[Runs]) -> list[str]:
 def settings_that_differ(runs: Runs, models: list[Runs]) -> dict[str, str]:
     """Return a model's own values of the settings that differ among `models`, of which it is one."""
     own: dict[str, str] = {}
-    for name, values in varying([others[0].settings for others in models]).items():
+    for name, values in varying([model[0].settings for model in models]).items():
         value = values[models.index(runs)]
         if value is not None:
             own[name] = value

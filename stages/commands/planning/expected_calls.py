@@ -131,7 +131,7 @@ def questions_per_prompt(judge: Judge, candidates: float) -> float:
     if judge.kind is Rubrics.pointwise:
         return candidates
     pairs = min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf)
-    return 2 * pairs  # in both orders
+    return 2 * pairs
 
 
 def question_tokens(judge: Judge, pool: Node, store: Store) -> float:

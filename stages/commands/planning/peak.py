@@ -57,7 +57,7 @@ def training_parts(shape: ModelShape, block: Training, row_tokens: float, device
     shape = memory.trained_shape(shape, block)
     micro_batch = memory.micro_batch(shape, block, row_tokens, device)
     peak = memory.training_bytes(shape, block, device, *micro_batch)
-    if device == "cpu":  # where an adapter is merged in the end
+    if device == "cpu":
         unmerged = memory.weight_bytes(shape, block.start_weights)
         peak = max(peak, unmerged + memory.merged_bytes(shape, block))
     if isinstance(block, GRPO):

@@ -142,9 +142,8 @@ class Training:
     def usable_checkpointings(self) -> list[choices.Checkpointing]:
         """The kinds of gradient checkpointing that this training can use. With an adapter, `selective` saves nothing;
         under ZeRO-3, a layer's weights are gone after its forward."""
-        keeps_small_products = (
-            self.adapter is not choices.Adapter.none
-        )  # selective would keep them all
+        # `selective` would keep all of an adapter's many small products
+        keeps_small_products = self.adapter is not choices.Adapter.none
         frees_layers = self.runtime.sharding is choices.Sharding.zero3  # after their forward
         usable = list(choices.Checkpointing)
         usable.remove(choices.Checkpointing.auto)
