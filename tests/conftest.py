@@ -25,6 +25,7 @@ import pytest  # noqa: E402
 from stages.hardware import process  # noqa: E402
 from stages.store.sealed_json import OUTPUTS  # noqa: E402
 from tests.helpers import INSTALLED, SECRET, TINY, Chain, command, made_once  # noqa: E402
+from tests.kept import kept_copy  # noqa: E402
 
 pytest_plugins = ["tests.budgets", "tests.store.s3"]
 process.prepare()
@@ -72,7 +73,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the whole chain of `recipe=tiny`. Do not write to it: use the fixture `chain`.
 
     `built.json` next to the store holds the command's CPU-seconds and its output.
@@ -88,7 +89,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         costs = {"cpu_seconds": spent() - before, "stdout": ran.stdout}
         root.with_name("built.json").write_text(json.dumps(costs))
 
-    return made_once(tmp_path_factory, "built", make)
+    return kept_copy(request.config, tmp_path_factory, "built", make)
 
 
 @pytest.fixture(scope="session")
