@@ -8,10 +8,19 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from stages.config.installation import read_beside
 from stages.formats.readers.row import BadRow, ChangesMeaning
+from stages.formats.tool_partners import (
+    RESULT_ID_KEYS,
+    Link,
+    find_partners,
+    link_of_call,
+    link_of_result,
+    partner_error,
+)
 from stages.formats.transcripts import ROLES, parse_transcript
 from stages.store.records import Message
 from stages.store.thoughts import MARKS, answer_behind
@@ -46,21 +55,31 @@ EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
 WEIGHTS, CHANGING = ({*" ".join(TEXTS[part].values()).split()} for part in ("weights", "changing"))
 TURN_WEIGHTS = WEIGHTS | {"loss"}  # a column of this name may be a measured loss
 FLAGS_OF_TURNS = {*TEXTS["flags"].split()}
-READ_KEYS = {*CALL_KEYS, *REASONING_KEYS, "tool_call_id", "channel"}
+READ_KEYS = {*CALL_KEYS, *REASONING_KEYS, *RESULT_ID_KEYS, "channel"} - {"id"}
 QUOTES = ("[", "{", '"', "'")  # of a value in JSON or in Python's notation
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
 class Turn(NamedTuple):
-    """A turn with one of the roles system, user, assistant and tool. `trained`: False if its weight is 0."""
+    """A turn with one of the roles system, user, assistant and tool. `trained`: False if its weight is 0. `links`: while
+    turns are read, what the file says of the assistant's calls, or of the call that the tool's result belongs to.
+    `partner_error`: the error that a call of this turn has no result, or that a result behind it has no call."""
 
     role: str
     content: str
     trained: bool = True
+    links: tuple[Link, ...] = ()
+    partner_error: str = ""
 
     def join(self, other: "Turn", mark: str) -> "Turn":
         """Return one turn with both contents; it is trained if both are."""
-        return Turn(self.role, self.content + mark + other.content, self.trained and other.trained)
+        return Turn(
+            self.role,
+            self.content + mark + other.content,
+            self.trained and other.trained,
+            self.links + other.links,
+            self.partner_error or other.partner_error,
+        )
 
 
 def messages(turns: Iterable[Turn]) -> list[Message]:
@@ -100,7 +119,7 @@ class TurnReader:
             turns += new_turns
         if not turns:
             raise BadRow(field, "has no turn with text")
-        return turns
+        return order_results(turns)
 
     def read_turn(
         self, turn: dict[str, Any], field: str, weighted: bool, thought: Turn | None
@@ -124,9 +143,10 @@ class TurnReader:
             content, calls = None, [content]
         parts = read_parts(content, field)
         if role != "assistant":
-            turns = [Turn("tool", result) for result in parts["result"]]
+            turns = [Turn("tool", text, links=(link,)) for text, link in parts["result"]]
             if parts["text"] or not turns:
-                turns.append(Turn(role, only_texts(parts, field)))
+                links = (link_of_result(turn),) if role == "tool" else ()
+                turns.append(Turn(role, only_texts(parts, field), links=links))
             return turns
         if parts["result"]:
             raise BadRow(field, "an assistant turn contains a tool's result")
@@ -135,12 +155,12 @@ class TurnReader:
             reasoning = "\n".join(parts["thought"]) or None
         if reasoning is None and thought:
             reasoning, trained = thought.content, trained and thought.trained
-        spoken = [call_text(call, field) for call in read_calls([*calls, *parts["call"]], field)]
+        all_calls = read_calls([*calls, *parts["call"]], field)
+        spoken = [call_text(call, field) for call in all_calls]
         if parts["text"] or not spoken:
             spoken.insert(0, require_text("".join(parts["text"]), field))
-        return [
-            Turn(role, with_reasoning("\n".join(spoken), reasoning, field, self.strip), trained)
-        ]
+        answer = with_reasoning("\n".join(spoken), reasoning, field, self.strip)
+        return [Turn(role, answer, trained, tuple(map(link_of_call, all_calls)))]
 
     def read_weights(self, keys: dict[str, Any], role: str, field: str, weighted: bool) -> bool:
         """Return False if a weight among the keys of a turn is 0, and note the keys that nothing reads.
@@ -190,9 +210,34 @@ class TurnReader:
         return [note] if self.reshaped else []
 
 
+def order_results(turns: list[Turn]) -> list[Turn]:
+    """Return the turns with the results of tools in the order of their calls, as templates pair them by place. A turn
+    whose calls and results do not all have partners gets a `partner_error`."""
+    ordered = list[Turn]()
+    calls = list[Link]()
+    for role, group in groupby(turns, key=lambda turn: turn.role):
+        followers = [*group]
+        links = [link for turn in followers for link in turn.links]
+        if role == "assistant":
+            calls = links
+        elif ordered and ordered[-1].role == "assistant":
+            call_of_result = find_partners(calls, links)
+            is_call_as_text = not calls and BEGIN in ordered[-1].content
+            if not is_call_as_text:
+                error = partner_error(calls, links, call_of_result)
+                ordered[-1] = ordered[-1]._replace(partner_error=error)
+            if role == "tool" and len(call_of_result) == len(followers):
+                by_call = sorted(call_of_result, key=call_of_result.__getitem__)
+                followers = [followers[index] for index in by_call]
+        ordered += followers
+    return [turn._replace(links=()) for turn in ordered]
+
+
 def order_error(turns: list[Turn]) -> str:
-    """Return the error in the order of the turns; empty if there is none."""
-    return role_order_error(tuple([turn.role for turn in turns]))
+    """Return the error in the order of the turns, or that a tool's call or result has no partner; empty if there is
+    none."""
+    role_error = role_order_error(tuple([turn.role for turn in turns]))
+    return role_error or next((turn.partner_error for turn in turns if turn.partner_error), "")
 
 
 @lru_cache(maxsize=1000)
@@ -224,12 +269,12 @@ def merge_turns(turns: list[Turn]) -> list[Turn]:
 
 def cut_turns(turns: list[Turn]) -> list[Turn]:
     """Return the conversation from its first user turn on, after the system message, up to the last answer before the
-    first turn out of order."""
+    first turn that is out of order, or whose tool calls lack a result."""
     users = [i for i, turn in enumerate(turns) if turn.role == "user"]
     cut = [turn for turn in turns[:1] if turn.role == "system"]
     before = None
     for turn in turns[users[0] :] if users else ():
-        if turn.role not in NEXT_ROLES[before]:
+        if turn.role not in NEXT_ROLES[before] or turn.partner_error:
             break
         cut.append(turn)
         before = turn.role
@@ -452,7 +497,8 @@ def kind_of(part: Any) -> str | None:
 
 
 def read_parts(content: Any, field: str) -> dict[str, list[Any]]:
-    """Return the values of a content by kind: text, thought, call or result. A string is one text.
+    """Return the values of a content by kind: text, thought, call or result. A string is one text. A result is its text
+    and its link.
     Raise BadRow for a part of a kind that cannot become text."""
     parts: dict[str, list[Any]] = {"text": [], "thought": [], "call": [], "result": []}
     if content is None:
@@ -471,12 +517,13 @@ def read_parts(content: Any, field: str) -> dict[str, list[Any]]:
             part = next(
                 (part[key] for key in part if key in KINDS and isinstance(part[key], dict)), part
             )
-        value: Any = None
         if kind == "result":
-            value = result_text(part)
-        elif kind == "call" and "name" in part:
+            parts[kind].append((result_text(part), link_of_result(part)))
+            continue
+        value: Any = None
+        if kind == "call" and "name" in part:
             arguments: Any = next((part[key] for key in ARGUMENT_KEYS if key in part), {})
-            value = {"name": part["name"], "arguments": arguments}
+            value = {**part, "arguments": arguments}
         else:
             value = next((part[key] for key in VALUE_KEYS if key in part), None)
         if kind != "call" and not isinstance(value, str):
