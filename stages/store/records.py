@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from stages.store.sealed_json import WRONG_SHAPE, Damaged
 from stages.store.table_schema import Float32, Int32, arrow_type, records_of, schema_of, table_of
-from stages.store.text_units import count_words
+from stages.store.text_units import as_seen, count_words
 from stages.store.thoughts import answer_behind, never_ends, thought_before
 
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
@@ -158,8 +158,8 @@ class Candidate:
 
     @property
     def stripped_text(self) -> str:
-        """The text without white space at its ends. Two candidates with the same stripped text are copies."""
-        return self.text.strip()
+        """The text as it is seen, without white space at its ends. Two candidates with the same stripped text are copies."""
+        return as_seen(self.text).strip()
 
     @classmethod
     def from_text(
@@ -333,9 +333,13 @@ class Records(Generic[Record]):
 
 
 def prompt_id(messages: list[Message]) -> str:
-    """Return a hash of the prompt that ignores case and white space, so that near copies count as one prompt."""
+    """Return a hash of the prompt that ignores case, white space, Unicode forms and invisible characters, so that near
+    copies count as one prompt."""
     # Each string is encoded alone: `ENCODE` of a list takes three times as long as the rest of this function.
-    turns = [
-        f"[{quoted(m['role'])}, {quoted(' '.join(m['content'].lower().split()))}]" for m in messages
-    ]
+    turns = [f"[{quoted(m['role'])}, {quoted(one_form(m['content']))}]" for m in messages]
     return hash_text(f"[[{', '.join(turns)}]]")
+
+
+def one_form(text: str) -> str:
+    """Return a text in lower case, with single spaces, as it is seen."""
+    return " ".join(as_seen(text).lower().split())

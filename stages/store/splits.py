@@ -1,4 +1,4 @@
-"""The split of a row. It depends only on how its conversation begins, so that other rows have no influence on it.
+"""The split of a row. It depends only on the first turn of the user, so that other rows have no influence on it.
 
 All rows, candidates and pairs of one prompt are in the same split, and so are all that continue one conversation, or
 that state the same group."""
@@ -16,13 +16,14 @@ def prompt_of(messages: list[Message], answer: str | None) -> str:
 
 
 def conversation_of(prompt: str, messages: list[Message], group: str | None) -> str:
-    """Return the id of a row's group, if it states one. Else return the id of how its conversation begins, up to the
-    first turn of the user: the prompt's, if it ends there."""
+    """Return the id of a row's group, if it states one. Else return the id of the first turn of the user, or the prompt's
+    if there is none. A system message decides nothing, as it may hold the time of day."""
     if group:
         return content_id("group", group)
-    users = (i for i, message in enumerate(messages, 1) if message["role"] == "user")
-    end = next(users, len(messages))
-    return prompt if end == len(messages) else prompt_id(messages[:end])
+    for message in messages:
+        if message["role"] == "user":
+            return prompt_id([message])
+    return prompt
 
 
 def split_of(

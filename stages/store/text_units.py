@@ -1,6 +1,7 @@
 """Words, sentences, paragraphs, lines and list items of a text, as checkers count them; conversations as texts."""
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,17 @@ BULLET = re.compile(r"\s*[-*•+]\s+(?=\S)")
 NUMBER = re.compile(r"\s*\d+[.)]\s+(?=\S)")
 UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao, Japanese, Chinese
 VOWELS = r"[\u0900-\u0963\u0966-\u0dff]"  # of Indian scripts: marks, which \w leaves out
+# Soft hyphen, zero-width space, word joiner, byte order mark
+INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 PLAIN_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:{VOWELS}+[^\W_{UNSPACED}]*)*")
+
+
+def as_seen(text: str) -> str:
+    """Return a text in one Unicode form (NFC) and without invisible characters. Two texts that look alike are equal
+    in this form."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", text).translate(INVISIBLE)
 
 
 def count_words(text: str) -> int:

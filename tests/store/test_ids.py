@@ -3,7 +3,7 @@
 import pytest
 
 from stages.store.records import Message, content_id, prompt_id
-from stages.store.splits import draw_order, draw_split
+from stages.store.splits import conversation_of, draw_order, draw_split
 
 TEXTS = ("Say it.", 'a "quoted"\\ word', "ä é 😀 \u2028", "tab\tand\x00zero", "")
 
@@ -15,6 +15,34 @@ def test_a_prompt_has_the_id_of_its_turns_as_json(text: str) -> None:
     assert prompt_id(turns) == content_id(plain)
     spread: list[Message] = [{"role": "user", "content": f"  {text.upper()}\n"}]
     assert prompt_id(spread) == prompt_id(turns), "whatever its case and white space"
+
+
+@pytest.mark.parametrize(
+    "other", ["Zu\u0308rich", "Z\u200bürich", "\ufeffZürich", "Zü\u00adrich", "ZÜRICH "]
+)
+def test_prompts_that_look_alike_are_one_prompt(other: str) -> None:
+    turns = [[{"role": "user", "content": text}] for text in ("Zürich", other)]
+    assert prompt_id(turns[0]) == prompt_id(turns[1])
+
+
+def test_a_system_message_does_not_decide_the_split_of_a_conversation() -> None:
+    """It may hold the time of day, which differs between the rows of one conversation."""
+    ask = {"role": "user", "content": "Hello"}
+    systems = [[{"role": "system", "content": f"It is {hour}:00."}] for hour in range(3)]
+    talks: list[list[Message]] = [
+        [ask],
+        [*systems[0], ask],
+        [
+            *systems[1],
+            ask,
+            {"role": "assistant", "content": "Hi"},
+            {"role": "user", "content": "?"},
+        ],
+    ]
+    assert len({conversation_of(prompt_id(talk), talk, None) for talk in talks}) == 1
+    of_groups = {conversation_of(prompt_id(talk), talk, "g") for talk in talks}
+    assert len(of_groups) == 1
+    assert conversation_of(prompt_id(systems[0]), systems[0], None) == prompt_id(systems[0])
 
 
 def test_prompts_of_a_split_are_drawn_from_every_source() -> None:
