@@ -107,6 +107,13 @@ DEVICES = ("auto", "cpu", "cuda")
 GPUS: dict[str, tuple[float, ...]] = {name: (*figures,) for name, figures in TABLES["gpus"].items()}
 SOURCE_CHECKS = ("label", "number", "math")
 SUITES = ("refusal", "unknown", "system", "templates", "rephrased", "turns")  # of `eval.suites`
+# Encodings of text files besides UTF-8: Western, Central European, Cyrillic, Greek, Turkish, Chinese, Japanese, Korean
+ENCODINGS = (
+    *("cp1252", "latin-1", "iso-8859-15", "mac-roman", "cp437", "cp850"),
+    *("cp1250", "iso-8859-2", "cp1251", "koi8-r", "cp1253", "cp1254"),
+    *("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"),
+    *("utf-16", "utf-16-le", "utf-16-be"),
+)
 DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # the unit of plain text that becomes a row
 AUDIT_CODES: list[str] = TABLES["audit_codes"].split()
 # found by comparing rows

@@ -117,13 +117,6 @@ def test_a_snapshot_of_the_hubs_cache_is_a_folder_of_links(tmp_path: Path) -> No
     assert read(snapshot).rows == 1
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.txt"])
-def test_another_encoding_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
-    file = tmp_path / name
-    file.write_text("instruction,output\na,b\n", encoding="utf-16")
-    assert "is UTF-16. Save it as UTF-8: iconv -f UTF-16" in refusal(file)
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -16,6 +16,7 @@ from stages.config.choices import (
     AUDIT_THRESHOLDS,
     CODES_FROM_COMPARING_ROWS,
     DOCUMENTS,
+    ENCODINGS,
     SOURCE_CHECKS,
     SUITES,
     Split,
@@ -121,6 +122,8 @@ class Source:
     reasoning: str | None = words("keep", "strip", default=None)
     # a name or a YAML file: phrases the rows of a labelled set as instructions
     task: str | None = None
+    # of text files, such as cp1252 or utf-16; null: UTF-8
+    encoding: str | None = words(*ENCODINGS, default=None)
     # the unit that plain text is divided into
     documents: str | None = words(*DOCUMENTS, default=None)
     licence: str | None = None  # of each row that does not state a licence

@@ -11,7 +11,7 @@ from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import ScoringRuntime
-from stages.config.choices import Precision, Reading, Rubrics
+from stages.config.choices import ENCODINGS, Precision, Reading, Rubrics
 from stages.config.errors import UserError, name_block, require_known
 from stages.config.limits import (
     at_least,
@@ -101,6 +101,8 @@ class PreferenceFile(Label):
     columns: dict[str, Any] = field(default_factory=dict)
     # {VALUE: WORD}: what a preference (left, right or tie) or a flag (true or false) means
     labels: dict[Any, str] = field(default_factory=dict)
+    # of text files, such as cp1252 or utf-16; null: UTF-8
+    encoding: str | None = words(*ENCODINGS, default=None)
     # keep or strip what answers begin with
     reasoning: str | None = words("keep", "strip", default=None)
     # keep (null), drop or swap rows whose rejected answer has the higher score

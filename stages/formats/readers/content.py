@@ -2,11 +2,14 @@
 to endless content."""
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, AnyStr, BinaryIO
 
@@ -19,6 +22,7 @@ from stages.formats.readers.row import BadRow
 MEGABYTE = 1_000_000
 BLANK = b"\xef\xbb\xbf \t\r\n"  # the byte order mark and white space
 PEEK_BYTES = 1 << 16  # the beginning of a file, from which its kind is detected
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -29,13 +33,27 @@ PACKED: dict[bytes, Callable[[Any], Any]] = {
 
 
 class Content:
-    """The unpacked content of an open file. A longer line than `limits.line` is a UserError."""
+    """The unpacked content of an open file, in UTF-8. A longer line than `limits.line` is a UserError. `encoding`: of the
+    file, if it is another."""
 
-    def __init__(self, file: Path, plain: io.FileIO, start: bytes, limits: ReadLimits):
-        self.file, self.most, self.longest = file, limits.line, limits.line * MEGABYTE
+    def __init__(
+        self,
+        file: Path,
+        plain: io.FileIO,
+        start: bytes,
+        limits: ReadLimits,
+        encoding: str | None = None,
+    ):
+        self.file, self.limits = file, limits
+        self.most, self.longest = limits.line, limits.line * MEGABYTE
         unpack = next((unpack for magic, unpack in PACKED.items() if start.startswith(magic)), None)
         raw: io.RawIOBase = Unpacked(file, unpack(plain), limits.unpacked) if unpack else plain
+        if not encoding and start.startswith(UTF_16_MARKS):
+            encoding = "utf-16"
+        if encoding:
+            raw = Recoded(file, raw, encoding)
         self.stream = io.BufferedReader(raw, PEEK_BYTES)
+        self.start = start
 
     def lines(self, stream: IO[AnyStr]) -> Iterator[AnyStr]:
         """Yield the lines of the stream, or of a text decoded from it."""
@@ -56,9 +74,21 @@ class Content:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
-            raise UserError(
-                f"{self.file}: line {line}: {not_utf8_error(self.file, content)}."
-            ) from error
+            raise encoding_error(self.file, line, line_around(content, error.start)) from error
+
+    def not_utf8_error(self, number: int, row: bytes) -> BadRow:
+        """Return the error of a row that is not UTF-8 in a file whose other rows are.
+        Raise UserError if no row of the file has a character in UTF-8 beyond ASCII: all of it has another encoding."""
+        if not self.has_utf8:
+            raise encoding_error(self.file, number, row)
+        return BadRow("", "not UTF-8, as other rows of the file are")
+
+    @cached_property
+    def has_utf8(self) -> bool:
+        """Whether a line of the file has a character in UTF-8 beyond ASCII."""
+        with io.FileIO(self.file) as plain:
+            whole = Content(self.file, plain, self.start, self.limits)
+            return any(not line.isascii() and is_utf8(line) for line in whole.stream)
 
 
 class Unpacked(io.RawIOBase):
@@ -81,13 +111,64 @@ class Unpacked(io.RawIOBase):
         return len(content)
 
 
-def not_utf8_error(file: Path, content: bytes) -> BadRow:
-    """Return the error for bytes that are not UTF-8, with the command that converts likely Windows-1252."""
-    reason = "not UTF-8"
+class Recoded(io.RawIOBase):
+    """The content of a text file of another encoding, as UTF-8. Raise UserError where it has another one still."""
+
+    def __init__(self, file: Path, stream: io.RawIOBase, encoding: str):
+        self.file, self.stream, self.encoding = file, stream, encoding
+        self.decoder = codecs.getincrementaldecoder(encoding)()
+        self.waiting = b""
+        self.is_read = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.waiting and not self.is_read:
+            content = self.stream.read(PEEK_BYTES) or b""
+            self.is_read = not content
+            try:
+                self.waiting = self.decoder.decode(content, final=self.is_read).encode()
+            except UnicodeError as error:
+                problem = f"{self.file}: the file is not in the encoding {self.encoding} ({error})"
+                raise UserError(f"{problem}. Type another `encoding` in the source.") from error
+        size = min(len(buffer), len(self.waiting))
+        buffer[:size], self.waiting = self.waiting[:size], self.waiting[size:]
+        return size
+
+
+def is_utf8(content: bytes) -> bool:
     try:
-        if not CONTROL.search(content.decode("cp1252")):
-            command = f"iconv -f CP1252 -t UTF-8 {file} > {file.stem}.utf8{file.suffix}"
-            reason = f"not UTF-8, but maybe Windows-1252: {command}"
+        content.decode()
     except UnicodeDecodeError:
-        pass
-    return BadRow("", reason)
+        return False
+    return True
+
+
+def line_around(content: bytes, place: int) -> bytes:
+    """Return the line of a content that has this place."""
+    start = content.rfind(b"\n", 0, place) + 1
+    end = content.find(b"\n", place)
+    return content[start:] if end < 0 else content[start:end]
+
+
+def encoding_error(file: Path, number: int, line: bytes) -> UserError:
+    """Return the error for a file that is not UTF-8, with the setting that reads it, and how a word would read then."""
+    way_out = "Type its `encoding` in the source"
+    encoding = likely_encoding(line)
+    if encoding:
+        shown = re.search(r"\S*[^\x00-\x7f]\S*", line.decode(encoding))
+        word = f" ({shown[0]!r:.40})" if shown else ""
+        way_out = f"If it is {encoding}{word}, type `encoding: {encoding}` in the source"
+    return UserError(f"{file}: line {number}: the file is not UTF-8. {way_out}.")
+
+
+def likely_encoding(content: bytes) -> str | None:
+    """Return the encoding in which a content has no control characters: UTF-16 if it has zero bytes, else Windows-1252.
+    None if there are such characters."""
+    candidates = ("utf-16-le", "utf-16-be") if b"\0" in content else ("cp1252",)
+    for encoding in candidates:
+        with suppress(UnicodeError):
+            if not CONTROL.search(content.decode(encoding)):
+                return encoding
+    return None

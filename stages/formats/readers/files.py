@@ -20,7 +20,13 @@ from stages.config.blocks.data import ReadLimits, Source
 from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.formats.readers.content import BLANK, PEEK_BYTES, Content
+from stages.formats.readers.content import (
+    BLANK,
+    PEEK_BYTES,
+    Content,
+    encoding_error,
+    likely_encoding,
+)
 from stages.formats.readers.json_text import is_turns, json_rows
 from stages.formats.readers.row import Row
 from stages.formats.readers.synthetic import Readers, dataset_folder, synthetic_readers
@@ -29,6 +35,7 @@ from stages.formats.threads import thread_rows
 from stages.store.source_files import data_files, locate
 
 DEFAULT_LIMITS = ReadLimits()
+HEAD_BYTES = 1000  # from which the encoding is told; even, as UTF-16 has two bytes a character
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
 # The hub names files and folders by split, and the shards of a split like train-00000-of-00002.parquet.
@@ -71,7 +78,12 @@ def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[
         dataset = load_hub_dataset(source, key)
         yield Table(source.path, compared, partial(hub_rows, source.path, dataset))
         return
-    read = partial(rows_of, documents=source.documents, limits=source.limits or DEFAULT_LIMITS)
+    read = partial(
+        rows_of,
+        documents=source.documents,
+        limits=source.limits or DEFAULT_LIMITS,
+        encoding=source.encoding,
+    )
     files, readers = data_files(local, key), Readers()
     if local.is_dir():
         local = dataset_folder(local, key)
@@ -123,6 +135,7 @@ def rows_of(
     file: Path,
     documents: str | None = None,
     limits: ReadLimits = DEFAULT_LIMITS,
+    encoding: str | None = None,
 ) -> Iterator[Row]:
     """Yield the rows of a file. `documents` says how plain text is divided."""
     try:
@@ -134,7 +147,8 @@ def rows_of(
             elif start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
                 yield from arrow_rows(file)
             else:
-                yield from content_rows(Content(file, plain, start, limits), documents)
+                content = Content(file, plain, start, limits, encoding)
+                yield from content_rows(content, documents)
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{file}: {error.strerror}.") from error
@@ -147,6 +161,9 @@ def content_rows(content: Content, documents: str | None) -> Iterator[Row]:
     """Return the rows of a text file: JSON unless the name says otherwise, and it does not begin like JSON."""
     start = content.stream.peek(PEEK_BYTES)
     refuse_unsupported(content.file, start)
+    head = start[:HEAD_BYTES]
+    if b"\0" in head and likely_encoding(head):  # UTF-16 without its mark
+        raise encoding_error(content.file, 1, head)
     suffixes = {suffix.lower() for suffix in content.file.suffixes}
     is_json = start.lstrip(BLANK)[:1] in (b"{", b"[")
     if suffixes & {".txt", ".text", ".md"} and (documents or not is_json):

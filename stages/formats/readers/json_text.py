@@ -14,7 +14,7 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.formats.readers.content import BLANK, PEEK_BYTES, Content, not_utf8_error
+from stages.formats.readers.content import BLANK, PEEK_BYTES, Content, is_utf8
 from stages.formats.readers.row import BadRow, Row, first_repeated
 from stages.formats.turns import ROLE_KEYS
 
@@ -110,7 +110,7 @@ def json_rows(content: Content) -> Iterator[Row]:
     if is_single and first.startswith(b"{"):
         yield from object_rows(content, b"".join([*head, content.stream.read()]))
     else:
-        yield from line_rows(content.file, chain(head, lines))
+        yield from line_rows(content, chain(head, lines))
 
 
 def through_next(lines: Iterator[bytes]) -> Iterator[bytes]:
@@ -121,12 +121,17 @@ def through_next(lines: Iterator[bytes]) -> Iterator[bytes]:
             return
 
 
-def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
+def line_rows(content: Content, lines: Iterable[bytes]) -> Iterator[Row]:
     """Yield the rows of JSON lines. Only \\n ends a line: U+2028 may occur inside a string."""
-    name = str(file)
+    name = str(content.file)
     for number, line in enumerate(lines, 1):
-        if line.strip(BLANK):
+        if not line.strip(BLANK):
+            continue
+        if is_utf8(line):
             yield parse_line(name, number, line)
+        else:
+            text = line.decode(errors="replace").rstrip("\n")
+            yield Row(name, number, text, content.not_utf8_error(number, line))
 
 
 def parse_line(name: str, number: int, line: bytes) -> Row:
@@ -138,8 +143,7 @@ def parse_line(name: str, number: int, line: bytes) -> Row:
             raise json.JSONDecodeError("Extra data", text, end)
         return Row(name, number, value, reason)
     except UnicodeDecodeError:
-        text = line.decode(errors="replace").rstrip("\n")
-        return Row(name, number, text, not_utf8_error(Path(name), line))
+        return Row(name, number, None, BadRow("", "not UTF-8"))
     except json.JSONDecodeError as error:
         return Row(name, number, text, BadRow("", f"broken JSON: {syntax_message(error)}"))
 
@@ -178,7 +182,7 @@ def array_rows(content: Content) -> Iterator[Row]:
     Raise UserError at the first syntax error in an array: no row can be found after it."""
     name, raw = str(content.file), content.stream.read()
     if has_lines(raw):
-        yield from line_rows(content.file, io.BytesIO(raw))
+        yield from line_rows(content, io.BytesIO(raw))
         return
     text = content.decode(raw)
     del raw  # the file may be large
@@ -198,9 +202,9 @@ def object_rows(content: Content, raw: bytes) -> Iterator[Row]:
         rows = [*value_rows(str(file), raw.decode("utf-8-sig"), SERIES)]
         problem = str(rows[0].error)
     except UnicodeDecodeError:
-        rows, problem = [*line_rows(file, io.BytesIO(raw))], "not UTF-8"
+        rows, problem = [*line_rows(content, io.BytesIO(raw))], "not UTF-8"
     except json.JSONDecodeError as error:
-        rows = [*line_rows(file, io.BytesIO(raw))]
+        rows = [*line_rows(content, io.BytesIO(raw))]
         problem = f"line {error.lineno} column {error.colno}: {syntax_message(error)}"
     if pretty and all(row.error for row in rows):
         content.decode(raw)  # raises the error for other encodings

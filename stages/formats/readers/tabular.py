@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.config.errors import UserError
-from stages.formats.readers.content import Content, not_utf8_error
+from stages.formats.readers.content import Content, encoding_error, is_utf8
 from stages.formats.readers.row import BadRow, Row, validate_columns
 
 GROUP = 1024  # rows
@@ -53,27 +53,21 @@ def csv_rows(content: Content) -> Iterator[Row]:
             return
         if not fields:
             continue
+        raw = "\n".join(fields).encode("utf-8", "surrogateescape")
         if not header:
+            if not is_utf8(raw):
+                raise encoding_error(file, line, raw)
             header = fields
             validate_columns(name, header)
             continue
-        raw = "\n".join(fields).encode("utf-8", "surrogateescape")
         if not is_utf8(raw):
             decoded = raw.decode("utf-8", "replace").split("\n")
-            yield Row(name, line, decoded, not_utf8_error(file, raw))
+            yield Row(name, line, decoded, content.not_utf8_error(line, raw))
         elif len(fields) != len(header):
             reason = f"{len(fields)} fields, but the header has {len(header)}"
             yield Row(name, line, fields, BadRow("", reason))
         else:
             yield Row(name, line, dict(zip(header, fields, strict=True)))
-
-
-def is_utf8(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def parquet_rows(file: Path) -> Iterator[Row]:
