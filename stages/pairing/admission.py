@@ -11,7 +11,7 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Unfinished
 from stages.config.installation import read_beside
 from stages.pairing.contrasts import Contrast
-from stages.store.records import Judgement
+from stages.store.records import Candidate, Judgement
 
 FEWER = "fewer than two judged candidates"
 COPIES = "that repeat another one"
@@ -54,7 +54,9 @@ class Rule(NamedTuple):
 ACCEPTS: dict[str, Accepts] = {
     "equal_scores": lambda c, cfg, unsound: c.score is None or c.distance > 0,
     "ties": lambda c, cfg, unsound: c.margin is None or c.margin > 0,
-    "equal_texts": lambda c, cfg, unsound: c.better.stripped_text != c.worse.stripped_text,
+    "equal_texts": lambda c, cfg, unsound: (
+        compared_text(c.better, cfg) != compared_text(c.worse, cfg)
+    ),
     "better_unfinished": lambda c, cfg, unsound: c.better.finish_reason == "stop",
     "worse_unfinished": lambda c, cfg, unsound: (
         c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep
@@ -96,9 +98,11 @@ class Admission:
         for rule in self.rules:
             accepted = [c for c in contrasts if rule.accepts(c, self.cfg, unsound)]
             contrasts, reason = self.count_refused(contrasts, accepted, rule.reason, reason)
-        different = [
-            *{(c.better.stripped_text, c.worse.stripped_text): c for c in contrasts}.values()
-        ]
+        contrast_by_texts = {
+            (compared_text(c.better, self.cfg), compared_text(c.worse, self.cfg)): c
+            for c in contrasts
+        }
+        different = [*contrast_by_texts.values()]
         self.refused[COPIES] += len(contrasts) - len(different)
         if not self.margins:
             return different, reason
@@ -121,6 +125,11 @@ class Admission:
         """Return the accepted contrasts, and the reason if there are none: `name`, or the earlier `reason`."""
         self.refused[name] += len(contrasts) - len(accepted)
         return accepted, name if contrasts and not accepted else reason
+
+
+def compared_text(candidate: Candidate, cfg: Pairs) -> str:
+    """Return the text by which a candidate is told from others of its prompt."""
+    return candidate.text if cfg.exact_texts else candidate.stripped_text
 
 
 def order_message(judgements: Iterable[Judgement]) -> str:

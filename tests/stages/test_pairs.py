@@ -14,6 +14,7 @@ from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
 from stages.labelers.labeler import Pool
 from stages.labelers.verifier import Verifier
+from stages.pairing.admission import RULES
 from stages.store.records import Check, Judgement, Pair, load
 from stages.store.workspace import StageDir
 from tests.helpers import settings
@@ -75,11 +76,36 @@ def test_prompts_without_a_pair_are_counted_by_reason(tmp_path: Path) -> None:
     reasons = {
         "every candidate got the same score",
         "fewer than two judged candidates",
-        "no two candidates differ in text",
+        RULES["equal_texts"]["reason"],
         "every length ratio above pairs.max_length_ratio",
         "only an unfinished candidate was better",
     }
     assert metrics["prompts_without_pair"] == dict.fromkeys(reasons, 1)
+
+
+@pytest.mark.parametrize(
+    "other", ["Zürich    ", "    Zürich", "Z\u200bürich", "Zu\u0308rich", "\ufeffZürich"]
+)
+def test_answers_that_look_alike_are_one_unless_a_key_says_otherwise(
+    other: str, tmp_path: Path
+) -> None:
+    answers = {
+        "alike": [(candidate("alike", "Zürich"), 1.0), (candidate("alike", other), 0.0)],
+        "more": [(candidate("more", "a"), 1.0), (candidate("more", "b"), 0.0)],
+    }
+    judged = judged_pool(tmp_path / "pool", answers)
+    built, metrics = build_pairs(tmp_path / "out", block(), judged)
+    assert built == [("a", "b")]
+    assert metrics["prompts_without_pair"] == {RULES["equal_texts"]["reason"]: 1}
+    exact, _ = build_pairs(tmp_path / "exact", block(exact_texts=True), judged)
+    assert len(exact) == 2
+
+
+def test_the_key_that_makes_pairs_of_answers_that_look_alike_is_told(tmp_path: Path) -> None:
+    answers = {"alike": [(candidate("alike", "a"), 1.0), (candidate("alike", "    a"), 0.0)]}
+    judged = judged_pool(tmp_path / "pool", answers)
+    with pytest.raises(UserError, match=r"pairs\.exact_texts=true"):
+        build_pairs(tmp_path / "out", block(), judged)
 
 
 def test_an_unfinished_completion_is_never_chosen_and_rejected_without_an_end(

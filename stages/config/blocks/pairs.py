@@ -44,6 +44,8 @@ class Pairs:
     max_per_task: int | None = at_least(1)
     quality: bool = MISSING
     unfinished: Unfinished = MISSING
+    # true: answers are two, even if they differ only in white space at the ends, invisible characters or Unicode form
+    exact_texts: bool | None = None
     validation_fraction: float = partial_share()
     seed: int = random_seed()
     key: str = internal("pairs")  # the setting that holds this block: the pipeline sets any other
