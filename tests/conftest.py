@@ -26,7 +26,7 @@ from stages.hardware import process  # noqa: E402
 from stages.store.sealed_json import OUTPUTS  # noqa: E402
 from tests.helpers import INSTALLED, SECRET, TINY, Chain, command, made_once  # noqa: E402
 
-pytest_plugins = ["tests.budgets", "tests.store.s3"]
+pytest_plugins = ["tests.budgets", "tests.goldens.refusals", "tests.store.s3"]
 process.prepare()
 
 
