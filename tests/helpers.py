@@ -167,6 +167,26 @@ def build_node(root: Path, name: str, *overrides: str) -> None:
     building.build([nodes(root, *overrides)[name]], Store(root), cfg, [*TINY, *overrides])
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """What a command was refused with."""
+
+    arguments: tuple[str, ...]
+    message: str
+    exit_code: int
+
+
+# of the test that runs; tests/goldens/refusals.py compares them with their record
+refusals: list[Refusal] = []
+
+
+def note_refusal(ran: subprocess.CompletedProcess[str], arguments: tuple[str, ...]) -> None:
+    """Note what a command that has failed wrote last."""
+    lines = (ran.stderr or "").strip().splitlines() or [""]
+    if ran.returncode > 0:
+        refusals.append(Refusal(arguments, lines[-1], ran.returncode))
+
+
 def refused(*overrides: str) -> str:
     """Return the one line of the error with which `run.py` refuses these overrides."""
     try:
@@ -176,6 +196,7 @@ def refused(*overrides: str) -> str:
         if (line := explain(error)) is None:
             raise
         assert "\n" not in line
+        refusals.append(Refusal(overrides, line, 1))
         return line
     raise AssertionError(f"{' '.join(overrides)} is not refused")
 
@@ -200,9 +221,9 @@ def nodes(root: Path, *overrides: str) -> dict[str, Node]:
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `python run.py …` in a new process."""
     options = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 300} | options
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options
-    )
+    ran = subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options)
+    note_refusal(ran, arguments)
+    return ran
 
 
 def stand_in(script: Path, program: Path) -> Path:
@@ -281,7 +302,9 @@ def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.Com
                 handler.close()
             logging.root.handlers[:] = handlers
             logging.root.setLevel(level)
-    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+    ran = subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+    note_refusal(ran, arguments)
+    return ran
 
 
 def common(factory: pytest.TempPathFactory) -> Path:
