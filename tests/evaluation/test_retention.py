@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages.evaluation.outcomes import Table
 from stages.evaluation.retention import (
     Claim,
     claims,
@@ -16,7 +17,6 @@ from stages.evaluation.retention import (
     variety,
     within_length,
 )
-from stages.evaluation.outcomes import Table
 from stages.store.records import Candidate, Check, Example
 from tests.helpers import Chain, build, settings
 from tests.rows import candidate, work
