@@ -81,3 +81,9 @@ def test_no_answer_passes_that_is_empty_an_echo_or_off_topic(examples: list[Exam
         assert share_passed(e.checks, prompt) < 1
         assert share_passed(e.checks, prompt.split()[0]) < 1
         assert share_passed(e.checks, "Nobody knows.") < 1
+
+
+def test_requested_ranges_of_words_are_round_numbers(examples: list[Example]) -> None:
+    ranges = [c.params for e in examples for c in e.checks if c.kind == "words_between"]
+    assert {params["low"] for params in ranges} == {20, 30, 40, 50}
+    assert {params["high"] - params["low"] for params in ranges} == {15, 20, 30}
