@@ -52,6 +52,14 @@ def test_no_held_out_request_is_trained(examples: list[Example]) -> None:
     assert [e for e in examples if e.group not in TRAINED and e.request in trained] == []
 
 
+def test_no_trained_prompt_contains_the_text_of_a_held_out_request(examples: list[Example]) -> None:
+    """Plain prompts are a request alone, without a constraint."""
+    plain = [e.messages[0]["content"] for e in examples if e.group == "open_plain"]
+    trained = [e.messages[0]["content"] for e in examples if e.group in TRAINED]
+    assert len(plain) == COUNTS["open_plain"]
+    assert [text for text in plain for prompt in trained if text in prompt] == []
+
+
 def test_requested_lengths_leave_the_trained_prompts_as_they_are(examples: list[Example]) -> None:
     lengths = [e for e in examples if e.group == "open_lengths"]
     assert all(asked_length(e) for e in lengths) and len({e.task for e in lengths}) == 2
