@@ -241,8 +241,8 @@ class Trial:
         self.log = folder / "log"
         self.state = folder / "state.json"
         self.room = room
-        ignored = shutil.ignore_patterns(*NOT_COPIED)
-        shutil.copytree(ROOT, self.tree, symlinks=True, ignore=ignored)
+        not_copied = shutil.ignore_patterns(*NOT_COPIED)
+        shutil.copytree(ROOT, self.tree, symlinks=True, ignore=not_copied)
 
     def load_libraries(self) -> None:
         """Import the libraries that the tests load, in their environment."""
@@ -288,19 +288,7 @@ class Trial:
         """Run the tests in this process, which then ends."""
         status = 1
         try:
-            os.setsid()
-            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-            log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            for stream in (1, 2):
-                os.dup2(log, stream)
-            os.chdir(self.tree)
-            sys.path[0] = str(self.tree)
-            for name in [name for name in sys.modules if is_ours(name)]:
-                del sys.modules[name]
-            if module:
-                # only the original may leave a compiled file
-                sys.dont_write_bytecode = True
-                os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+            self.enter(keeps_compiled_files=not module)
             temporary = self.tree.with_name("temporary")
             options = ["-x", "-p", "no:cacheprovider", f"--basetemp={temporary}"]
             status = pytest.main([*options, f"tests/{self.room}"], plugins=[OwnTests(module)])
@@ -314,6 +302,22 @@ class Trial:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+
+    def enter(self, keeps_compiled_files: bool) -> None:
+        """Make this process one that starts in the copied tree, with a log and limits of its own."""
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log, stream.fileno())
+        os.chdir(self.tree)
+        sys.path[0] = str(self.tree)
+        for name in [name for name in sys.modules if is_ours(name)]:
+            del sys.modules[name]
+        if not keeps_compiled_files:
+            # the compiled file of a mutant could be taken for that of another one
+            sys.dont_write_bytecode = True
+            os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def is_ours(module: str) -> bool:
