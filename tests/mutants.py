@@ -273,13 +273,15 @@ class Trial:
             self.run_tests(module)
         began = time.monotonic()
         status = None
-        while status is None and (limit is None or time.monotonic() < began + limit):
-            time.sleep(0.02)
-            ended, code = os.waitpid(child, os.WNOHANG)
-            if ended:
-                status = code
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # with what the tests have left
+        try:
+            while status is None and (limit is None or time.monotonic() < began + limit):
+                time.sleep(0.02)
+                ended, code = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    status = code
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # with what the tests have left
         if status is None:
             os.waitpid(child, 0)
         return status == 0
