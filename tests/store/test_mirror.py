@@ -69,6 +69,17 @@ def test_a_second_machine_builds_nothing(url: str, tmp_path: Path) -> None:
     assert not [*(tmp_path / "b").glob("*/*.*")]
 
 
+def test_what_the_mirror_has_is_not_missing_unless_it_is_to_be_rebuilt(tmp_path: Path) -> None:
+    nodes = some_nodes(3)
+    shared = str(tmp_path / "shared")
+    build_nodes(machine(tmp_path / "a", shared), nodes[:2])
+    second = machine(tmp_path / "b", shared)
+    assert [second.is_built(node) for node in nodes] == [True, True, False]
+    assert second.missing(nodes) == {nodes[2]}
+    second.rebuild = nodes[0].stage
+    assert {*nodes} == second.missing(nodes)
+
+
 @pytest.mark.extended
 def test_faults_of_the_server_change_nothing(s3: S3, tmp_path: Path) -> None:
     nodes = some_nodes(10)
