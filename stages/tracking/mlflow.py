@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from stages.config.errors import UserError
 from stages.config.schema import Tracker
 from stages.tracking.tables import Table
 from stages.tracking.tracker import Attempt, Run, flat, numbers
@@ -39,6 +40,11 @@ class MLflowRun(Run):
         ):  # two processes that make a database at once make a broken one
             self.client = MlflowClient(server or f"sqlite:///{files / 'mlflow.db'}")
             experiment = self.client.get_experiment_by_name(attempt.project)
+            if experiment and place not in (None, experiment.artifact_location):
+                raise UserError(
+                    f"tracker.project={attempt.project}: its artifacts go to {experiment.artifact_location}, and not "
+                    f"to {place}. For those of a copied store, set another project."
+                )
             number = (
                 experiment.experiment_id
                 if experiment

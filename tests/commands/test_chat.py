@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.cli.last_run import with_last_run
 from stages.commands.chat import AnswerPrinter, Speaker
 from stages.commands.finished_run import last_run
 from stages.config.choices import Role
