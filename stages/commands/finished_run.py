@@ -5,8 +5,10 @@ What a manifest records is only shown: it never becomes a setting, since somebod
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from stages.config.choices import Command, ExportFormat, Role
@@ -19,7 +21,7 @@ from stages.pipeline.stage_table import STAGES
 from stages.preflight import programs_and_servers
 from stages.store.manifest import Manifest, command_of, manifest_of, read_manifest
 from stages.store.node import Graph, Node, PublishedNode, published_node
-from stages.store.sealed_json import Damaged, rebuild_command
+from stages.store.sealed_json import WRONG_SHAPE, Damaged, rebuild_command
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -82,7 +84,8 @@ def find_run(
     if cfg.stage == Command.chat:
         used = [run.model(cfg.chat.model, "chat.model")]
     elif cfg.export.format is ExportFormat.dataset:
-        used = nodes_trained_on(run.models)
+        with damaged_if_odd(store.root / "latest"):
+            used = nodes_trained_on(run.models)
         judged = [node.inputs["judged"] for node in used if "judged" in node.inputs]
         # these say where a prompt is from
         require_nodes(judged, cfg, store, overrides, run.settings)
@@ -133,7 +136,8 @@ def last_run(cfg: Config, store: Store) -> FinishedRun:
         other = provenance.command(cfg.stage, ["recipe=NAME"])
         problem = f"stage={cfg.stage}: there is no finished run in {store.root}"
         raise UserError(f"{problem}. {demo} makes one. For another, type its settings: {other}.")
-    run = run_of(end)
+    with damaged_if_odd(store.folder(end) / "manifest.json"):
+        run = run_of(end)
     manifest = manifest_of(store.folder(end))
     log.info(
         "No settings are typed, so stage=%s uses the last run: %s, %s",
@@ -142,6 +146,17 @@ def last_run(cfg: Config, store: Store) -> FinishedRun:
         command_of(manifest),
     )
     return replace(run, settings=settings_of_run(manifest) or [])
+
+
+@contextmanager
+def damaged_if_odd(file: Path) -> Iterator[None]:
+    """Raise Damaged, naming the file, where manifests lack what a run has."""
+    try:
+        yield
+    except (StopIteration, *WRONG_SHAPE) as error:
+        raise Damaged(
+            file, f"the manifests from there on are not those of a run: {error!r}"
+        ) from error
 
 
 def settings_of_run(manifest: Manifest) -> list[str] | None:
@@ -249,6 +264,7 @@ def nodes_trained_on(models: dict[str, Node]) -> list[Node]:
     pairs = list[Node]()
     labels = list[Node]()
     for model in trained:  # an arm may have labels, too
+        config_of(model)  # which a deleted model does not have
         if model.stage == Target.kto and model.inputs["unpaired"] not in labels:
             labels.append(model.inputs["unpaired"])
         while model.stage == Target.dpo:
