@@ -12,18 +12,24 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+from omegaconf.errors import (
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from stages.cli import recipes, spelling, starting_values
 from stages.cli.explain import unknown_key_message
-from stages.cli.last_run import selects_run
+from stages.commands.finished_run import is_about_last_run, selects_run
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
+from stages.config.installation import untyped_programs
 from stages.config.schema import Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import wire_graph, wire_unpinned
-from stages.preflight import building, constraints, servers
+from stages.preflight import building, constraints, programs_and_servers, servers
+from stages.preflight.programs_and_servers import Reach
 from stages.store import source_files
 from stages.store.mirror import Mirror
 from stages.store.node import Node
@@ -167,9 +173,24 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     resolve_template(cfg)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
-    if not needs_graph(cfg.stage, process.read_typed_arguments()):
+    needs_none = not needs_graph(cfg.stage, process.read_typed_arguments())
+    if needs_none or is_about_last_run(cfg.stage, typed, store):
         return cfg, store, {}
     return cfg, store, checked_graph(cfg, store)
+
+
+def untyped_reaches(composed: DictConfig) -> list[Reach]:
+    """Return the settings that name a program, code or a server, and that nobody typed. From here on, a plan runs no
+    such program."""
+    as_written = OmegaConf.to_container(composed, resolve=False)
+    values = as_written
+    with suppress(OmegaConfBaseException):  # `prepare` will refuse it
+        values = OmegaConf.to_container(composed, resolve=True)
+    reaches = programs_and_servers.untyped_reaches(values, as_written, typed_in_job())
+    is_plan = composed.stage == Command.plan
+    programs = [reach.value for reach in reaches if is_plan and reach.is_program]
+    untyped_programs.set(frozenset(programs))
+    return reaches
 
 
 def job_overrides() -> list[str]:

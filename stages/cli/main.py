@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 
 from stages.cli import compose, help, json_output, recipes, sweep, unread
 from stages.cli.explain import explained
-from stages.cli.last_run import with_last_run
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
@@ -56,8 +55,6 @@ def run_line(line: list[str]) -> None:
     process.prepare(line)
     try:
         with explained():
-            line = with_last_run(line)
-            process.prepare(line)
             line = compose.normalise_for_hydra(line)
             text = option_text(line)
             if text is not None:
@@ -88,10 +85,14 @@ def run(composed: DictConfig) -> float | None:
     is_single_run = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
     with explained() if is_single_run else nullcontext():
         json_output.require_result(composed.stage)
+        reaches = compose.untyped_reaches(composed)
+        recipe = recipes.describe_recipe(compose.typed_in_job(), reaches)
+        if reaches:  # before any of them is used
+            log.info("%s", recipe)
         cfg, store, nodes = compose.prepare(composed)
         refuse_unread(cfg, nodes)
-        if nodes and HydraConfig.initialized() and composed.stage in [*Command]:
-            log.info("%s", recipes.describe_recipe(compose.typed_in_job()))
+        if nodes and HydraConfig.initialized() and composed.stage in [*Command] and not reaches:
+            log.info("%s", recipe)
         if composed.stage in (Command.chat, Command.export):
             use_finished_run(cfg, store, nodes)
         elif composed.stage in [*Command]:
@@ -100,8 +101,10 @@ def run(composed: DictConfig) -> float | None:
             result = command.run(cfg, store, nodes, compose.job_overrides())
             if result:
                 json_output.deliver(result)
+        elif nodes:
+            return build_and_measure(cfg, store, nodes, compose.job_overrides(), recipe)
         else:
-            return build_and_measure(cfg, store, nodes)
+            return write_report_again(cfg, store)
     return None
 
 
@@ -112,6 +115,17 @@ def refuse_unread(cfg: Config, nodes: dict[str, Node]) -> None:
         raise UserError(*messages)
     for message in messages:
         log.warning("warning: %s", message)
+
+
+def write_report_again(cfg: Config, store: Store) -> float | None:
+    """Write the report of the last run again, and return its metric."""
+    from stages.commands import finished_run
+
+    overrides = compose.job_overrides()
+    nodes, recorded = finished_run.report_again(cfg, store, overrides)
+    # as text: they are part of the command that makes such a report
+    overrides += recorded
+    return build_and_measure(cfg, store, nodes, overrides, "recipe: that of the last run")
 
 
 def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
@@ -130,14 +144,19 @@ def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
     chat.talk(cfg.chat, store.folder(chosen[0]))
 
 
-def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[Node]) -> "LivePage":
+def live_page(
+    cfg: Config,
+    store: Store,
+    nodes: dict[str, Node],
+    targets: list[Node],
+    overrides: list[str],
+    recipe: str,
+) -> "LivePage":
     """Return the live page of this run."""
     # imported here, as a refusal needs no page
     from stages.commands.planning.forecast import Forecast
     from stages.pages.live import LivePage
 
-    overrides = compose.job_overrides()
-    recipe = recipes.describe_recipe(compose.typed_in_job())
     command = provenance.command(cfg.stage, overrides)
     seconds_left = Forecast(store).seconds_left
     return LivePage(
@@ -145,18 +164,19 @@ def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[N
     )
 
 
-def build_and_measure(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
+def build_and_measure(
+    cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str], recipe: str
+) -> float | None:
     """Build the nodes of the stage, then deliver what they made, their pages and the next command. Return the metric
-    that a sweep may optimise."""
+    that a sweep may optimise. `overrides`: those of the commands to show. `recipe`: the first line of the run."""
     target_nodes = requested_nodes(cfg, nodes)
     missing = sorted(store.missing(target_nodes), key=str)
     building.try_own_labelers(cfg, missing, store)
     building.require_rows_within_length(cfg, missing, nodes, store)
-    page = live_page(cfg, store, nodes, target_nodes)
+    page = live_page(cfg, store, nodes, target_nodes, overrides, recipe)
     if HydraConfig.initialized():
         log.info("%s; page: %s", page.recipe, page.address)
     process.warn_of_versions()
-    overrides = compose.job_overrides()
     if cfg.upstream is Upstream.require:
         require_inputs(target_nodes, store, overrides)
     if HydraConfig.initialized() and store.is_writable:

@@ -4,7 +4,7 @@ A recipe applies whole or not at all; what is typed wins, and nothing else moves
 groups, so its keys stand on top of a typed group's option. Without `recipe=`, recipe=demo applies, unless content of
 the user's is typed: its values suit its own tasks and its own model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,8 @@ from stages.cli.settings import default_options
 from stages.cli.spelling import is_inside, typed_values
 from stages.config.errors import UserError
 from stages.config.schema import CONF, OPTIONS, Config, Target
-from stages.preflight import servers
+from stages.preflight import programs_and_servers, servers
+from stages.preflight.programs_and_servers import Reach
 
 DEFAULT = "demo"  # the recipe of conf/config.yaml
 NONE = "none"  # the recipe without a key
@@ -221,11 +222,14 @@ def recipe_in_place_of_default(typed: Mapping[str, str]) -> list[str]:
     return [f"recipe={NONE}"] if users_content(typed) else []
 
 
-def describe_recipe(typed: Mapping[str, str]) -> str:
-    """Return the first line of a run: its recipe, and why there is none."""
-    if "recipe" in typed:
-        return f"recipe: {typed['recipe']}"
+def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] = ()) -> str:
+    """Return the first line of a run: its recipe, or why there is none, and what it names outside of this process."""
+    recipe = f"recipe: {DEFAULT}"
     content = users_content(typed)
-    if content:
-        return f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"
-    return f"recipe: {DEFAULT}"
+    if "recipe" in typed:
+        recipe = f"recipe: {typed['recipe']}"
+    elif content:
+        recipe = f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"
+    if untyped_reaches:
+        recipe += f", which names {programs_and_servers.sentence_of(untyped_reaches)}"
+    return recipe

@@ -15,7 +15,7 @@ from stages.hardware import machine
 from stages.launch import processes
 from stages.pipeline import provenance
 from stages.store import locks
-from stages.store.node import Node, in_build_order
+from stages.store.node import Node, PublishedNode, in_build_order
 from stages.store.source_files import hold_files_unchanged
 from stages.store.store import Store
 from stages.store.workspace import OpenResource, StageDir
@@ -54,11 +54,14 @@ def build_missing(
     open_resource: OpenResource,
     tell: Tell,
 ) -> None:
-    """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
+    """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes. A node
+    that was read from its manifest is never built."""
     # two nodes may be the same computation
     missing = {node.fingerprint for node in store.missing(targets, pull=True)}
     for node in in_build_order(targets):
-        if node.fingerprint in missing:
+        # what is known from a manifest alone has no settings of this run
+        is_published = isinstance(node, PublishedNode)
+        if node.fingerprint in missing and not is_published:
             with store.claim(node) as folder:
                 if folder is not None:  # else another process has built it meanwhile
                     tell(node, "running")

@@ -13,7 +13,7 @@ from stages.config.blocks.models import TemplateFile
 from stages.config.blocks.sampling import Drawn
 from stages.config.choices import RUBRIC_TEXTS
 from stages.config.errors import Errors, UserError, name_block
-from stages.config.installation import HARNESS, has_package, install_command
+from stages.config.installation import HARNESS, has_package, install_command, is_left_alone
 from stages.config.schema import Config
 from stages.preflight import sources
 from stages.store import plugins
@@ -84,7 +84,7 @@ def validate_task(key: str, name: str) -> None:
 def require_benchmark_engine(node: Node, store: Store) -> None:
     """Raise UserError if the Python of `benchmark.runtime.python` does not have the engine of benchmarks."""
     block = node.config
-    if block.engine:
+    if block.engine or is_left_alone(block.runtime.python):
         return
     tasks = f"benchmark.tasks=[{','.join(block.tasks)}]"
     python = block.runtime.python
@@ -101,7 +101,9 @@ def require_vllm(node: Node, store: Store) -> None:
     """Raise UserError if the sampler is vLLM, and the Python of the block's `runtime.python` does not have it."""
     block = node.config
     is_own = isinstance(block, Drawn) and block.own
-    if block.sampler != "vllm" or is_own or has_package(block.runtime.python, "vllm"):
+    if block.sampler != "vllm" or is_own or is_left_alone(block.runtime.python):
+        return
+    if has_package(block.runtime.python, "vllm"):
         return
     key = f"{node.stage}.runtime.python"
     raise UserError(

@@ -11,6 +11,7 @@ from typing import Any
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.limits import NOT_FINGERPRINTED
 from stages.store.manifest import read_manifest
+from stages.store.sealed_json import Damaged
 
 Graph = dict[str, "Node"]  # nodes by name: those of a run, or a part of them
 Built = Callable[["Node"], bool]  # tells if a node is in the store
@@ -102,18 +103,28 @@ class PublishedNode(Node):
         return self.folder_name
 
 
-def published_node(store: Path, stage: str, fingerprint: str, seen: dict[str, Node]) -> Node:
-    """Return a node of a store with its ancestors, from their manifests. `seen`: nodes read so far, by fingerprint."""
+def published_node(
+    store: Path,
+    stage: str,
+    fingerprint: str,
+    seen: dict[str, Node],
+    descendants: frozenset[str] = frozenset(),
+) -> Node:
+    """Return a node of a store with its ancestors, from their manifests. `seen`: nodes read so far, by fingerprint.
+    Raise Damaged if a node is among its own inputs. `descendants`: those that this node is an input of."""
+    if fingerprint in descendants:
+        raise Damaged(store / stage / fingerprint / "manifest.json", "it is among its own inputs")
     if fingerprint not in seen:
         manifest = read_manifest(store / stage / fingerprint) or {
             "version": 0,
             "config": {},
             "inputs": {},
         }
-        keys = {
-            role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()
-        }
-        inputs = {role: published_node(store, *key, seen) for role, key in keys.items()}
+        below = descendants | {fingerprint}
+        inputs = dict[str, Node]()
+        for role, each in manifest["inputs"].items():
+            key = (each["stage"], each["fingerprint"])
+            inputs[role] = published_node(store, *key, seen, below)
         version, config = manifest["version"], manifest["config"]
         seen[fingerprint] = PublishedNode(stage, version, config, inputs, folder_name=fingerprint)
     return seen[fingerprint]

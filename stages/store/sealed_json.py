@@ -13,12 +13,13 @@ import shutil
 import stat
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from stages.config.errors import UserError
-from stages.config.installation import arguments_of, program
+from stages.config.installation import program, recorded_settings
 from stages.store import safe_files
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def rebuild_command(node: Path) -> str:
     """Return the command that builds a published node again, in the store that holds its folder now."""
     stage, root = node.parent.name, node.parent.parent
     try:
-        words = arguments_of(json.loads(read_text(node / "manifest.json"))["command"])
+        words = recorded_settings(json.loads(read_text(node / "manifest.json"))["command"])
     except (OSError, *WRONG_SHAPE):
         words = [f"stage={stage}"]
     typed_roots = [word.removeprefix("outputs=") for word in words if word.startswith("outputs=")]
@@ -137,6 +138,20 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def first_link(folder: Path) -> Path | None:
+    """Return a symbolic link inside a folder, or None. The folder itself may be one, to another disk."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for entry in os.scandir(folder):
+            path = Path(entry.path)
+            if entry.is_symlink():
+                return path
+            if entry.is_dir():
+                link = first_link(path)
+                if link:
+                    return link
+    return None
 
 
 def seal(folder: Path) -> None:

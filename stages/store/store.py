@@ -270,13 +270,13 @@ class Store:
         """Return the partial folder. Files of an earlier attempt stay in it if the inputs have not changed since."""
         partial, digests_by_role = self.partial(node), self.read_input_digests(node)
         digests_file = partial / SCRATCH / INPUTS
-        if read_note(digests_file, require_keys()) != digests_by_role:
+        leads_elsewhere = partial.is_symlink() or sealed_json.first_link(partial) is not None
+        if leads_elsewhere or read_note(digests_file, require_keys()) != digests_by_role:
             if any(partial.glob(f"{SCRATCH}/*")):
-                log.warning(
-                    "warning: %s starts again, since its inputs have changed: see %s.",
-                    node,
-                    digests_file,
+                why = (
+                    "a link in it leads elsewhere" if leads_elsewhere else "its inputs have changed"
                 )
+                log.warning("warning: %s starts again, since %s: see %s.", node, why, digests_file)
             remove(partial)
             digests_file.parent.mkdir(parents=True)
             write_note(digests_file, digests_by_role)

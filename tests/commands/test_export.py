@@ -195,8 +195,9 @@ def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_pat
 
 
 @pytest.mark.extended
+@pytest.mark.parametrize("typed", [TINY, ()])
 def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
+    typed: tuple[str, ...], chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = "hf_never_to_be_seen"
     pushed: dict[str, Any] = {}
@@ -215,7 +216,7 @@ def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
     monkeypatch.setattr(hub, "HfApi", Api)
     monkeypatch.setenv("HF_TOKEN", token)
     line = ("stage=export", "export.format=hub", "export.repo=someone/something")
-    ran = inside(*TINY, f"outputs={chain.root}", *line)
+    ran = inside(*typed, f"outputs={chain.root}", *line)
     assert ran.returncode == 0, ran.stderr
     assert (pushed["token"], pushed["repo"]) == (token, "someone/something")
     assert (pushed["private"], pushed["repo_type"]) == (True, "model")
