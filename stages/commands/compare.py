@@ -13,8 +13,8 @@ from stages.commands.comparing.measured import measured_models
 from stages.commands.node_settings import Nodes
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.errors import UserError, visible
-from stages.config.schema import Config
-from stages.pipeline.provenance import JOB_NODES
+from stages.config.schema import Config, Target
+from stages.pipeline import provenance
 from stages.store import safe_files
 from stages.store.numbers import points
 from stages.store.sealed_json import load_json, require_keys
@@ -48,7 +48,9 @@ def run(cfg: Config, store: Store, *_: object) -> CompareResult:
     chosen = fingerprints_of_sweep(store, cfg.compare.sweep)
     groups = compare_groups(measured_models(store, nodes_oldest_first(store), chosen))
     if not groups:
-        raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
+        problem = f"stage=compare: there is no evaluation in {store.root} yet"
+        command = provenance.command(Target.eval, [f"outputs={store.root}"])
+        raise UserError(f"{problem}. Make one with stage=eval: {command}")
     page = store.root / COMPARE_PAGE
     if safe_files.write_if_allowed(page, render_page(groups)):
         return CompareResult(groups, page)
@@ -65,7 +67,7 @@ def fingerprints_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
     if sweep is None:
         return None
     fingerprints = set[str]()
-    for path in Path(sweep).glob(f"*/{JOB_NODES}"):
+    for path in Path(sweep).glob(f"*/{provenance.JOB_NODES}"):
         fingerprints |= {*load_json(path, require_keys()).values()}
     if not fingerprints:
         raise UserError(

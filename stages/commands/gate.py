@@ -176,9 +176,9 @@ def earlier_evaluations(store: Store, against: str) -> list[Path]:
         policy = manifest["inputs"].get("policy", {}).get("fingerprint")
         if against in (manifest["fingerprint"], policy):
             return evaluations_of(folder)
-    raise UserError(
-        f"gate.against={against}: {store.root} has no such evaluation, report or policy."
-    )
+    problem = f"gate.against={against}: {store.root} has no such evaluation, report or policy"
+    command = provenance.command(Target.report, [f"outputs={store.root}"])
+    raise UserError(f"{problem}. Correct the fingerprint or the folder, or make one: {command}")
 
 
 def evaluations_of(folder: Path) -> list[Path]:

@@ -379,9 +379,14 @@ class Store:
 
     def published_folders(self, stage: str = "*") -> list[Path]:
         """Return the folders of all published nodes of a stage."""
-        folders = [path.parent for path in self.root.glob(f"{stage}/*/manifest.json")]
+        return [
+            folder for folder in self.node_folders(stage) if (folder / "manifest.json").exists()
+        ]
+
+    def node_folders(self, stage: str = "*") -> list[Path]:
+        """Return the folders of a stage that are named as nodes, also those without a manifest."""
         return [
             folder
-            for folder in folders
+            for folder in self.root.glob(f"{stage}/*/")
             if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)
         ]
