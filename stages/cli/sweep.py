@@ -173,7 +173,8 @@ def validate_optimiser(config: DictConfig) -> None:
 
 
 def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
-    """Return the metric for sweepers such as Optuna, the mean over seeds; None if the stage does not measure it."""
+    """Return the metric for sweepers such as Optuna, the mean over seeds; None if the stage does not measure it, or a
+    node that does was deleted."""
     if cfg.stage not in MEASURED_BY[cfg.sweep_metric]:
         return None
     stage = cfg.stage
@@ -184,12 +185,12 @@ def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | N
         key = "policy"
     by_seed = list[float]()
     for name, node in nodes.items():
-        manifest = store.find(node)
-        if manifest is None or name.partition("_seed_")[0] != stage:
+        if name.partition("_seed_")[0] != stage:
             continue
-        metrics = manifest["metrics"]
+        manifest = store.fetch(node)  # a report from the mirror comes without its evaluation
+        metrics = manifest["metrics"] if manifest else {}
         if by_pass_rate:
-            metrics = metrics["pass_rate"] or {}
+            metrics = metrics.get("pass_rate") or {}
         value = metrics.get(key)
         if value is None:
             return None
