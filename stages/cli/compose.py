@@ -177,7 +177,8 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     resolve_template(cfg)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
-    if cfg.stage in COMMANDS_ON_RESULTS:
+    is_pulled = cfg.stage in COMMANDS_ON_FINISHED_RUN and mirror is not None
+    if cfg.stage in COMMANDS_ON_RESULTS and not is_pulled:
         require_folder(store.root)
     if not needs_graph(cfg.stage, process.read_typed_arguments()):
         return cfg, store, {}

@@ -70,7 +70,8 @@ def find_run(
 
 
 def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[str]) -> None:
-    """Raise UserError for the first node that is missing or damaged, with the command that builds it."""
+    """Fetch what only the mirror has. Raise UserError for the first node that is missing or damaged, with the command
+    that builds it."""
     for node in nodes:
         folder = store.folder(node)
         manifest = read_manifest(folder)
@@ -78,7 +79,7 @@ def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[
         if damage:
             problem = f"stage={cfg.stage}: {folder} is damaged ({damage})"
             raise UserError(f"{problem}. To rebuild it: {rebuild_command(folder)}")
-        if not store.find(node):
+        if not store.fetch(node):
             command = provenance.command(provenance.stage_to_type(node), overrides)
             problem = f"stage={cfg.stage}: {node} is not in {store.root}"
             raise UserError(f"{problem}. Build it first: {command}")
@@ -93,6 +94,9 @@ def last_run(cfg: Config, store: Store) -> FinishedRun:
         other = provenance.command(cfg.stage, ["recipe=NAME"])
         problem = f"stage={cfg.stage}: there is no finished run in {store.root}"
         raise UserError(f"{problem}. {demo} makes one. For another, type its settings: {other}.")
+    evaluation = end.inputs.get("eval")
+    if evaluation and store.fetch(evaluation):  # which names the models
+        end = published_node(store.root, end.stage, end.fingerprint, {})
     run = run_of(end)
     command = manifest_of(store.folder(end)).get("command", "")
     log.info(

@@ -50,13 +50,8 @@ def run(cfg: Config, store: Store, *_: object) -> None:
 def share_store(store: Store, mirror: Mirror) -> None:
     """Send what the remote lacks, and say how much that was. Raise UserError if something could not be sent."""
     store.share_all()
-    log.info(
-        "%d of %d nodes (%.1f MiB) sent to %s.",
-        mirror.sent_nodes,
-        len(store.manifests()),
-        mirror.sent_bytes / 2**20,
-        mirror.url,
-    )
+    sent = f"{mirror.sent_nodes} nodes ({mirror.sent_bytes / 2**20:.1f} MiB) sent to {mirror.url}"
+    log.info("%s. The store has %d nodes.", sent, len(store.manifests()))
     mirror.raise_unsent()
 
 
