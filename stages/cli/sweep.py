@@ -23,6 +23,7 @@ from stages.config.errors import UserError, require_known, visible
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.stage_table import STAGES
+from stages.store import safe_files
 from stages.store.node import Node
 from stages.store.sealed_json import write_note
 from stages.store.store import Store
@@ -139,9 +140,11 @@ def write_sweep_page(config: DictConfig, ended: bool = False) -> None:
 
     command = provenance.command(config.stage, ["-m", *config.hydra.overrides.task])
     name = sweep_name(config.hydra.sweep.dir)
-    page = runs.note_sweep(Path(config.outputs), name, command, ended)
-    if not ended:
-        log.info("The jobs: %s", page)
+    root = Path(config.outputs)
+    with safe_files.without_page(root):
+        page = runs.note_sweep(root, name, command, ended)
+        if not ended:
+            log.info("The jobs: %s", page)
 
 
 def record_fingerprints(nodes: dict[str, Node]) -> None:

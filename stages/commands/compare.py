@@ -27,7 +27,7 @@ COMPARE_PAGE = "compare.html"  # in the store's root; `stage=gc` keeps the nodes
 
 @dataclass
 class CompareResult(Result):
-    """`page`: None in a store that is read-only."""
+    """`page`: None if it could not be written, as in a store that is read-only."""
 
     groups: list[ComparedGroup]
     page: Path | None
@@ -39,8 +39,6 @@ class CompareResult(Result):
                 log.info("%s", group.note)
         if self.page:
             log.info("Page: %s", self.page)
-        else:
-            log.info("The page is not written, as the store is read-only.")
 
 
 def run(cfg: Config, store: Store, *_: object) -> CompareResult:
@@ -52,7 +50,7 @@ def run(cfg: Config, store: Store, *_: object) -> CompareResult:
         command = provenance.command(Target.eval, [f"outputs={store.root}"])
         raise UserError(f"{problem}. Make one with stage=eval: {command}")
     page = store.root / COMPARE_PAGE
-    if safe_files.write_if_allowed(page, render_page(groups)):
+    if safe_files.write_page(page, render_page(groups)):
         return CompareResult(groups, page)
     return CompareResult(groups, None)
 

@@ -35,7 +35,7 @@ def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
         lock = file.parent / "people.lock" if file.parent != calls else file.with_suffix(".lock")
         if not fresh_lines(folder, file) or locks.is_held(lock):
             continue  # another command may hold the lock for days; a later command adds the lines
-        with locks.hold_lock(locks.open_lock(lock), file.name, "used"), open(file, "ab") as target:
+        with locks.hold_lock(lock, file.name, "used"), open(file, "ab") as target:
             fresh = fresh_lines(folder, file)
             cut = fresh and file.stat().st_size and not file.read_bytes().endswith(b"\n")
             # a kill came before the end of the last line

@@ -272,7 +272,7 @@ class Store:
     @contextmanager
     def lock(self, stage: str, name: str) -> Iterator[None]:
         """Wait for a lock and hold it. A node's lock is named by its stage and fingerprint."""
-        with locks.hold_lock(locks.open_lock(self.lock_file(stage, name)), f"{stage} {name}"):
+        with locks.hold_lock(self.lock_file(stage, name), f"{stage} {name}"):
             yield
 
     @contextmanager
