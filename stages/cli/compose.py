@@ -47,6 +47,14 @@ COMMANDS_ON_WHOLE_STORE = (
     Command.convert,
     Command.context,
 )
+# Commands on results, which make no store
+COMMANDS_ON_RESULTS = (
+    *COMMANDS_ON_FINISHED_RUN,
+    Command.compare,
+    Command.sync,
+    Command.doctor,
+    Command.gc,
+)
 # Downloaded models stay in the hub's shared cache
 LIBRARY_CACHES = {
     "HF_DATASETS_CACHE": "datasets",
@@ -133,11 +141,13 @@ def parsed_values(argument: str) -> Iterator[Any]:
 
 
 def overrides_without_hydra_files(argv: list[str]) -> list[str]:
-    """Return the overrides that turn off Hydra's folder and log file for a read-only store; none for a sweep."""
-    typed = spelling.typed_values(argv).get("outputs", "").strip("'\"")
-    root = Path(typed or os.environ.get(OUTPUTS, "outputs"))
+    """Return the overrides that turn off Hydra's folder and log file for a read-only store, and for a store that does
+    not exist and is to be read; none for a sweep."""
+    typed = spelling.typed_values(argv)
+    root = Path(typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS, "outputs"))
+    is_missing = typed.get("stage") in COMMANDS_ON_RESULTS and not root.exists()
     is_sweep = not spelling.MULTIRUN.isdisjoint(argv)
-    if Store(root).is_writable or is_sweep:
+    if is_sweep or (Store(root).is_writable and not is_missing):
         return []
     no_log = ["~hydra.job_logging.handlers.file", "hydra.job_logging.root.handlers=[console]"]
     return ["hydra.run.dir=.", "hydra.output_subdir=null", *no_log]
@@ -173,6 +183,9 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     resolve_template(cfg)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
+    is_pulled = cfg.stage in COMMANDS_ON_FINISHED_RUN and mirror is not None
+    if cfg.stage in COMMANDS_ON_RESULTS and not is_pulled:
+        require_folder(store.root)
     needs_none = not needs_graph(cfg.stage, process.read_typed_arguments())
     if needs_none or is_about_last_run(cfg.stage, typed, store):
         return cfg, store, {}
@@ -191,6 +204,16 @@ def untyped_reaches(composed: DictConfig) -> list[Reach]:
     programs = [reach.value for reach in reaches if is_plan and reach.is_program]
     untyped_programs.set(frozenset(programs))
     return reaches
+
+
+def require_folder(root: Path) -> None:
+    """Raise UserError if a store whose results are to be read does not exist."""
+    if not root.exists():
+        raise UserError(
+            f"outputs={root} does not exist, so nothing was built there. Correct the path, or build something first."
+        )
+    if not root.is_dir():
+        raise UserError(f"outputs={root} is a file, and a store is a folder. Correct the path.")
 
 
 def job_overrides() -> list[str]:

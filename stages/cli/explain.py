@@ -3,7 +3,7 @@
 The errors are of three kinds: a key or value that the configuration does not have, an option or file that is missing,
 and an argument that Hydra cannot read."""
 
-import errno
+import os
 import re
 import shlex
 import sys
@@ -30,6 +30,7 @@ from stages.config.errors import (
     SYNONYMS,
     UserError,
     causes,
+    file_error_message,
     full_disk_message,
     nearest,
     suggest,
@@ -39,17 +40,7 @@ from stages.config.limits import ONLY_PIPELINE_SETS
 from stages.config.schema import OPTIONS, Config
 from stages.config.trainers import not_passed_on_message
 from stages.hardware import process
-
-# Errors of the file system that another folder mends
-FOLDER_ERRORS = {
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
-}
+from stages.store.sealed_json import OUTPUTS
 
 
 @contextmanager
@@ -90,12 +81,19 @@ def message_of_error_alone(error: BaseException) -> str | None:
         return missing_option_message(error)
     if isinstance(error, OverrideParseException):
         return unreadable_argument_message(error.override.lstrip("+"))
-    if isinstance(error, OSError) and error.errno in FOLDER_ERRORS:
-        return f"{error.filename}: {error.strerror}. No node is lost. To use another store, set outputs=FOLDER."
+    message = file_error_message(error, typed_root())
+    if message:
+        return message
     if type(error).__name__ == "OutOfMemoryError":
         what = str(error).partition(". ")[0]
         return f"{what}. Lower token_budget or batch_size in the runtime of this stage, or set its runtime.device=cpu."
     return None
+
+
+def typed_root() -> str:
+    """Return the folder of the store that this command names, or the default one."""
+    typed = typed_values(process.read_typed_arguments())
+    return typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS) or "outputs"
 
 
 # Keys and values that the configuration does not have

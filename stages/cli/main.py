@@ -31,6 +31,7 @@ from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import requested_nodes, wire_unpinned
 from stages.pipeline.stage_table import STAGES
 from stages.preflight import building, constraints
+from stages.store.mirror import NotSent
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -181,13 +182,21 @@ def build_and_measure(
         require_inputs(target_nodes, store, overrides)
     if HydraConfig.initialized() and store.is_writable:
         sweep.record_fingerprints(nodes)
+    not_sent = None
     with page if cfg.launch.node_rank == 0 else nullcontext():
-        build(target_nodes, store, cfg, overrides, page.tell)
+        try:
+            build(target_nodes, store, cfg, overrides, page.tell)
+        except NotSent as error:
+            not_sent = error  # the results are complete here
     pages = page_address(page), write_labels_page(store, nodes, target_nodes)
     next_line = next_command(cfg, overrides)
     built = built_nodes(page)
     faults = found_faults(built)
     json_output.deliver(RunResult(built, *pages, next_line, faults))
+    if not_sent and not sweep.is_job():
+        raise not_sent
+    if not_sent:  # the job has a metric
+        log.warning("warning: %s", not_sent)
     if faults and cfg.examine.strict:
         sys.exit(ExitCode.failed)
     return sweep.sweep_metric(cfg, nodes, store)

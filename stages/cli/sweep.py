@@ -23,6 +23,7 @@ from stages.config.errors import UserError, require_known, visible
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.stage_table import STAGES
+from stages.store import safe_files
 from stages.store.node import Node
 from stages.store.sealed_json import write_note
 from stages.store.store import Store
@@ -139,9 +140,11 @@ def write_sweep_page(config: DictConfig, ended: bool = False) -> None:
 
     command = provenance.command(config.stage, ["-m", *config.hydra.overrides.task])
     name = sweep_name(config.hydra.sweep.dir)
-    page = runs.note_sweep(Path(config.outputs), name, command, ended)
-    if not ended:
-        log.info("The jobs: %s", page)
+    root = Path(config.outputs)
+    with safe_files.without_page(root):
+        page = runs.note_sweep(root, name, command, ended)
+        if not ended:
+            log.info("The jobs: %s", page)
 
 
 def record_fingerprints(nodes: dict[str, Node]) -> None:
@@ -173,7 +176,8 @@ def validate_optimiser(config: DictConfig) -> None:
 
 
 def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
-    """Return the metric for sweepers such as Optuna, the mean over seeds; None if the stage does not measure it."""
+    """Return the metric for sweepers such as Optuna, the mean over seeds; None if the stage does not measure it, or a
+    node that does was deleted."""
     if cfg.stage not in MEASURED_BY[cfg.sweep_metric]:
         return None
     stage = cfg.stage
@@ -184,12 +188,12 @@ def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | N
         key = "policy"
     by_seed = list[float]()
     for name, node in nodes.items():
-        manifest = store.find(node)
-        if manifest is None or name.partition("_seed_")[0] != stage:
+        if name.partition("_seed_")[0] != stage:
             continue
-        metrics = manifest["metrics"]
+        manifest = store.fetch(node)  # a report from the mirror comes without its evaluation
+        metrics = manifest["metrics"] if manifest else {}
         if by_pass_rate:
-            metrics = metrics["pass_rate"] or {}
+            metrics = metrics.get("pass_rate") or {}
         value = metrics.get(key)
         if value is None:
             return None

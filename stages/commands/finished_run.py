@@ -102,8 +102,8 @@ def require_nodes(
     overrides: list[str],
     recorded: Sequence[str] = (),
 ) -> None:
-    """Raise UserError for the first node that is missing or damaged, with the command that builds it. `recorded`: the
-    settings of the run, if none are typed."""
+    """Fetch what only the mirror has. Raise UserError for the first node that is missing or damaged, with the command
+    that builds it. `recorded`: the settings of the run, if none are typed."""
     for node in nodes:
         folder = store.folder(node)
         manifest = read_manifest(folder)
@@ -111,7 +111,7 @@ def require_nodes(
         if damage:
             problem = f"stage={cfg.stage}: {folder} is damaged ({damage})"
             raise UserError(f"{problem}. To rebuild it: {rebuild_command(folder)}")
-        if not store.find(node):
+        if not store.fetch(node):
             command = command_in_words(provenance.stage_to_type(node), overrides, recorded)
             problem = f"stage={cfg.stage}: {node} is not in {store.root}"
             raise UserError(f"{problem}. Build it first: {command}")
@@ -136,6 +136,9 @@ def last_run(cfg: Config, store: Store) -> FinishedRun:
         other = provenance.command(cfg.stage, ["recipe=NAME"])
         problem = f"stage={cfg.stage}: there is no finished run in {store.root}"
         raise UserError(f"{problem}. {demo} makes one. For another, type its settings: {other}.")
+    evaluation = end.inputs.get("eval")
+    if evaluation and store.fetch(evaluation):  # which names the models
+        end = published_node(store.root, end.stage, end.fingerprint, {})
     with damaged_if_odd(store.folder(end) / "manifest.json"):
         run = run_of(end)
     manifest = manifest_of(store.folder(end))

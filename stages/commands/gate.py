@@ -22,7 +22,7 @@ from stages.evaluation.noninferiority import Line, by_measure, compare, outcome
 from stages.pipeline import provenance
 from stages.store import safe_files
 from stages.store.manifest import manifest_of
-from stages.store.node import Node
+from stages.store.node import Node, published_node
 from stages.store.numbers import points, signed
 from stages.store.plugins import user_path
 from stages.store.records import load
@@ -158,7 +158,7 @@ def latest_evaluations(store: Store) -> list[Path]:
         raise UserError(
             f"{store.root} has no evaluation. Make one: {provenance.command('report', [])}"
         )
-    return evaluations_of(store.folder(end))
+    return evaluations_of(store.folder(end), store)
 
 
 def earlier_evaluations(store: Store, against: str) -> list[Path]:
@@ -170,29 +170,35 @@ def earlier_evaluations(store: Store, against: str) -> list[Path]:
         return latest_evaluations(Store(folder))
     is_node = (folder / "manifest.json").exists()
     if is_node:
-        return evaluations_of(folder)
+        return evaluations_of(folder, Store(folder.parent.parent))
     published = [*store.manifests(Target.eval), *store.manifests(Target.report)]
     for folder, manifest in reversed(published):
         policy = manifest["inputs"].get("policy", {}).get("fingerprint")
         if against in (manifest["fingerprint"], policy):
-            return evaluations_of(folder)
-    raise UserError(
-        f"gate.against={against}: {store.root} has no such evaluation, report or policy."
-    )
+            return evaluations_of(folder, store)
+    problem = f"gate.against={against}: {store.root} has no such evaluation, report or policy"
+    command = provenance.command(Target.report, [f"outputs={store.root}"])
+    raise UserError(f"{problem}. Correct the fingerprint or the folder, or make one: {command}")
 
 
-def evaluations_of(folder: Path) -> list[Path]:
-    """Return the folder of an evaluation itself, and for a report the evaluations that it shows. Raise UserError for
-    any other node."""
+def evaluations_of(folder: Path, store: Store) -> list[Path]:
+    """Return the folder of an evaluation itself, and for a report of this store the evaluations that it shows, fetched
+    if only the mirror has them. Raise UserError for any other node, or if an evaluation is missing."""
     manifest = manifest_of(folder)
     if manifest["stage"] == Target.eval:
         return [folder]
-    evaluations = [e for e in manifest["inputs"].values() if e["stage"] == Target.eval]
-    if not evaluations:
+    shown = [e["fingerprint"] for e in manifest["inputs"].values() if e["stage"] == Target.eval]
+    if not shown:
         raise UserError(
             f"gate.against: {folder} is no evaluation or report. A policy is named by its fingerprint."
         )
-    return [folder.parent.parent / Target.eval / entry["fingerprint"] for entry in evaluations]
+    seen = dict[str, Node]()
+    nodes = [published_node(store.root, Target.eval, fingerprint, seen) for fingerprint in shown]
+    for node in nodes:
+        if not store.folder(node).exists() and not store.fetch(node):
+            problem = f"stage=gate: {folder} shows {node}, which is not in {store.root}"
+            raise UserError(f"{problem}. To build it again: {rebuild_command(folder)}")
+    return [store.folder(node) for node in nodes]
 
 
 def cells(line: Line) -> list[str]:

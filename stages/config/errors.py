@@ -6,9 +6,43 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+BROKEN = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.EREMOTEIO,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.ETIMEDOUT,
+    errno.EUCLEAN,
+    errno.EBADMSG,
+)
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY)
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+# What mends an error of the file system, by its number
+WAYS_OUT = {
+    **dict.fromkeys(READ_ONLY, "Give this user the right to it, or set outputs=FOLDER"),
+    **dict.fromkeys(
+        BROKEN,
+        "The disk or the mount fails. Check it or mount it again, and type the same command again; or set outputs=FOLDER",
+    ),
+    **dict.fromkeys(
+        UNSUPPORTED,
+        "This file system cannot do what a store needs. Mount it with locks, or set outputs=FOLDER on another one",
+    ),
+    **dict.fromkeys(IN_THE_WAY, "Move away what stands there, or set outputs=FOLDER"),
+    **dict.fromkeys(TOO_MANY_FILES, "Allow more open files, as by: ulimit -n 8192"),
+    errno.ENAMETOOLONG: "Shorten the name, or set outputs=FOLDER with a shorter path",
+    errno.ELOOP: "A link leads back to itself. Remove the link",
+}
+# Errors that come from files alone, so that they need no name of a file
+OF_FILES_ALONE = (errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOLCK, *TOO_MANY_FILES)
 # Words of the system, and of torch, in errors without a number: some libraries lose it
 FULL_DISK_WORDS = [
     *map(os.strerror, FULL_DISK),
@@ -162,3 +196,30 @@ def full_disk_message(error: BaseException) -> str | None:
                 "the same command again. For another disk, set outputs=FOLDER."
             )
     return None
+
+
+def file_error_message(error: BaseException, store: str = "") -> str | None:
+    """Return the message for an error of the file system, with the file and the way out; None for another error, or
+    for one that may be a bug. Any error at a file inside the folder `store` has a message."""
+    if not isinstance(error, OSError):
+        return None
+    file = "" if error.filename is None else os.fsdecode(error.filename)
+    in_store = bool(store and file) and Path(file).absolute().is_relative_to(Path(store).absolute())
+    way_out = WAYS_OUT.get(error.errno or 0, "")
+    if in_store and not way_out:
+        way_out = "Type the same command again, or set outputs=FOLDER"
+    if not way_out or not (file or error.errno in OF_FILES_ALONE):
+        return None
+    place = file or store or "a file of the store"
+    return f"{place}: {error.strerror}. {way_out}. No finished work is lost."
+
+
+@contextmanager
+def name_file(file: object) -> Iterator[None]:
+    """Name a file in an error of the file system that names none, as those of open files."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise

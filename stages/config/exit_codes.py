@@ -24,7 +24,8 @@ class GateCode(IntEnum):
 MEANINGS = {
     0: ("finished", "not worse"),
     1: (
-        "an error, a refusal, an interrupt, a failed job of a sweep, a fault with examine.strict",
+        "an error, a refusal, an interrupt, a failed job of a sweep, a fault with examine.strict, "
+        "finished work that store.remote did not get",
         "worse",
     ),
     2: ("an option that does not exist", "not comparable, or an error"),

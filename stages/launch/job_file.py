@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from stages.config.blocks.labels import LABELS
 from stages.config.blocks.training import ScoredGRPO
-from stages.config.errors import UserError, full_disk_message
+from stages.config.errors import UserError, file_error_message, full_disk_message
 from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.workspace import StageDir
 
@@ -49,7 +49,9 @@ def read_block(kind: type, config: dict[str, Any]) -> Any:
 
 def write_failure(scratch: Path, rank: int | str, error: BaseException) -> None:
     """Write the error of a process, or of a node's agent, to the scratch folder, where the parent reads it."""
-    mendable = str(error) if isinstance(error, UserError) else full_disk_message(error)
+    mendable = full_disk_message(error) or file_error_message(error)
+    if isinstance(error, UserError):
+        mendable = str(error)
     failure = {
         "rank": rank,
         "time": time.time(),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class LivePage(AbstractContextManager["LivePage"]):
         self.states = dict.fromkeys((node.fingerprint for node in self.nodes), "waiting")
         self.began = dict[str, float]()
         self.started, self.error = time.time(), ""
+        self.is_written = True  # False after a failure
         self.stopped = threading.Event()
         self.writer = threading.Thread(target=self.keep_writing, daemon=True)
 
@@ -88,7 +90,7 @@ class LivePage(AbstractContextManager["LivePage"]):
     def keep_writing(self) -> None:
         wait = FIRST
         while not self.stopped.wait(wait):
-            self.look_ahead()
+            self.attempt(self.look_ahead)
             self.show(listed=False)
             wait = EVERY
 
@@ -116,11 +118,20 @@ class LivePage(AbstractContextManager["LivePage"]):
         self.show()
 
     def show(self, running: bool = True, listed: bool = True) -> None:
-        """Write the page, and the lists of runs. A run goes on without a page that cannot be drawn."""
+        """Write the page, and the lists of runs."""
+        self.attempt(partial(self.write, running, listed))
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Do a part of the work for the page. A run goes on without its page, after a warning at the first failure."""
         try:
-            self.write(running, listed)
-        except Exception:
-            log.exception("warning: the page cannot be drawn. The run goes on without it:")
+            work()
+        except Exception as error:
+            was_written, self.is_written = self.is_written, False
+            problem = safe_files.page_problem(error, self.store.root)
+            if was_written and problem:
+                log.warning("warning: the page is not written, and the run goes on. %s", problem)
+            elif was_written:
+                log.exception("warning: the page cannot be drawn. The run goes on without it:")
 
     def write(self, running: bool, listed: bool) -> None:
         """Write the page, and the lists of runs. The finished page of a report is the report."""
@@ -132,8 +143,11 @@ class LivePage(AbstractContextManager["LivePage"]):
             content, place = report.read_bytes(), report
         else:
             content, place = self.render(running, sentence).encode(), self.file
-            safe_files.write_if_allowed(self.file, content)
-        if safe_files.write_if_allowed(self.address, content) and listed:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            safe_files.write(self.file, content)
+        self.address.parent.mkdir(parents=True, exist_ok=True)
+        safe_files.write(self.address, content)
+        if listed:
             runs.write_entry(self.store.root, self.file, {
                 "page": str(place.relative_to(self.store.root)),
                 "recipe": self.recipe,

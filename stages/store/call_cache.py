@@ -47,7 +47,7 @@ class Calls(json_log.Appender):
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Wait for the lock of the file, hold it, and read the keys in the file."""
-        lock = locks.open_lock(self.path.with_suffix(".lock"))
+        lock = self.path.with_suffix(".lock")
         with locks.hold_lock(lock, self.of, "asked"):
             lines = json_log.read(
                 self.path, key_in, "If an answer in them is needed, the endpoint is called again."

@@ -53,6 +53,23 @@ def manifest_of(folder: Path) -> Manifest:
         raise Damaged(folder / "manifest.json", "it is missing") from error
 
 
+def folder_problem(folder: Path) -> str:
+    """Return why a folder with the name of a node is not that node, and what to do; '' if it is."""
+    if not (folder / "manifest.json").exists():
+        return (
+            f"{folder} has no manifest.json, so its node counts as not built. The command that made it builds it "
+            "again. If nothing needs it, delete the folder."
+        )
+    try:
+        manifest = manifest_of(folder)
+    except Damaged as error:
+        return str(error)
+    owner = f"{manifest['stage']}/{manifest['fingerprint']}"
+    if owner == f"{folder.parent.name}/{folder.name}":
+        return ""
+    return f"{folder} has the manifest of {visible(owner)[:100]}. Rename the folder, or delete it."
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a node, or None if it is not published, or after a warning if it cannot be read."""
     try:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.config.errors import UserError
+from stages.config.errors import UserError, name_file
 from stages.config.installation import program, recorded_settings
 from stages.store import safe_files
 
@@ -93,7 +93,8 @@ def read_text(path: Path) -> str:
         raise ValueError("it is not a regular file")
     if status.st_size > MAX_NOTE_BYTES:
         raise ValueError(f"it has {status.st_size:,} bytes, more than the pipeline ever writes")
-    return path.read_text(encoding="utf-8")
+    with name_file(path):
+        return path.read_text(encoding="utf-8")
 
 
 def load_json(path: Path, shape: Callable[[Any], T]) -> T:
@@ -193,7 +194,7 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, name_file(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -206,6 +207,7 @@ def file_digests(paths: Collection[Path]) -> list[str]:
 def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with name_file(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -126,8 +126,7 @@ class Store:
                 missing_nodes.add(node)
                 unchecked += node.inputs.values()
             elif pull:
-                with self.lock(node.stage, node.fingerprint):
-                    self.find(node) or self._pull(node)
+                self.fetch(node)
                 # it may show that another one was made from other content, so all are checked again
                 fetched.add(node)
                 missing_nodes, unchecked = set(), [*targets]
@@ -149,15 +148,22 @@ class Store:
             remove(self.partial(node))
         return self.find(node)
 
+    def fetch(self, node: Node) -> Manifest | None:
+        """Return the manifest of a node that is published here, or that the mirror has: then fetch the node first."""
+        manifest = self.find(node)
+        if manifest is None and self._is_shared(node):
+            with self.lock(node.stage, node.fingerprint):
+                manifest = self.find(node) or self._pull(node)
+        return manifest
+
     @contextmanager
     def exchange(self, targets: list[Node]) -> Iterator[None]:
-        """Exchange nodes and recorded calls around a build. Raise UserError at its end if something was not sent."""
+        """Exchange nodes and recorded calls around a build. Raise NotSent at its end if something was not sent."""
         if self.mirror is None:
             yield
             return
         self.mirror.pull_calls()
-        for node in in_build_order(targets):
-            self.share(node)
+        self._share_all(targets)
         try:
             yield
         finally:
@@ -165,17 +171,29 @@ class Store:
         self.mirror.raise_unsent()
 
     def share_all(self) -> None:
-        """Send every published node, and the recorded calls. Raise UserError if something could not be sent."""
+        """Send every published node, and the recorded calls. Raise UserError if nothing can be sent."""
         if self.mirror:
+            self.mirror.require_writable()
             seen = dict[str, Node]()
             nodes = [
                 published_node(self.root, m["stage"], folder.name, seen)
                 for folder, m in self.manifests()
             ]
-            for node in in_build_order(nodes):
-                self.share(node)
+            self._share_all(nodes)
             self.mirror.push_calls()
-            self.mirror.raise_unsent()
+
+    def _share_all(self, targets: list[Node]) -> None:
+        """Send the published ones of the targets and their inputs that the mirror lacks."""
+        if self.mirror is None:
+            return
+        unsent = dict[Node, Manifest]()
+        for node in in_build_order(targets):
+            manifest = self.find(node)
+            if manifest and not self.mirror.is_synced(node, manifest):
+                unsent[node] = manifest
+        with self.mirror.show_progress(unsent) if unsent else nullcontext():
+            for node in unsent:
+                self.share(node)
 
     def share(self, node: Node) -> None:
         """Send a published node if the mirror lacks it. If the mirror has other content, fetch that: others use it."""
@@ -254,7 +272,7 @@ class Store:
     @contextmanager
     def lock(self, stage: str, name: str) -> Iterator[None]:
         """Wait for a lock and hold it. A node's lock is named by its stage and fingerprint."""
-        with locks.hold_lock(locks.open_lock(self.lock_file(stage, name)), f"{stage} {name}"):
+        with locks.hold_lock(self.lock_file(stage, name), f"{stage} {name}"):
             yield
 
     @contextmanager
@@ -379,9 +397,14 @@ class Store:
 
     def published_folders(self, stage: str = "*") -> list[Path]:
         """Return the folders of all published nodes of a stage."""
-        folders = [path.parent for path in self.root.glob(f"{stage}/*/manifest.json")]
+        return [
+            folder for folder in self.node_folders(stage) if (folder / "manifest.json").exists()
+        ]
+
+    def node_folders(self, stage: str = "*") -> list[Path]:
+        """Return the folders of a stage that are named as nodes, also those without a manifest."""
         return [
             folder
-            for folder in folders
+            for folder in self.root.glob(f"{stage}/*/")
             if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)
         ]

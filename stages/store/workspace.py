@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # a subfolder with files that are only needed for a resume, and are not published
 SCRATCH = "scratch"
+# its folders with work that a resume does not repeat: steps, rows, and what paid calls have cost
+RESUMED = ("checkpoints", "rollouts", "shards", "spent", "calls")
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
 LOGS = (CURVES, SAMPLES)  # logs of a stage, which are not part of its result
 SaveBlock = Callable[[Block[Any]], object]  # writes a block's shard

@@ -55,7 +55,7 @@ def collect_answers(questions: Sequence[Question], cfg: People, out: StageDir) -
     if the server is stopped earlier."""
     folder = out.call_folder / "people"
     # The lock admits one process at a time, because two processes would not see each other's answers.
-    with locks.hold_lock(locks.open_lock(folder / "people.lock"), "the page for people", "used"):
+    with locks.hold_lock(folder / "people.lock", "the page for people", "used"):
         session = Session([*questions], cfg.reasons, folder)
         answered = plugins.user_path(cfg.answered) if cfg.answered else None
         if answered:
