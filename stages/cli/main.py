@@ -90,6 +90,7 @@ def run(composed: DictConfig) -> float | None:
         json_output.require_result(composed.stage)
         cfg, store, nodes = compose.prepare(composed)
         refuse_unread(cfg, nodes)
+        log_edited_stages(nodes)
         if nodes and HydraConfig.initialized() and composed.stage in [*Command]:
             log.info("%s", recipes.describe_recipe(compose.typed_in_job()))
         if composed.stage in (Command.chat, Command.export):
@@ -112,6 +113,16 @@ def refuse_unread(cfg: Config, nodes: dict[str, Node]) -> None:
         raise UserError(*messages)
     for message in messages:
         log.warning("warning: %s", message)
+
+
+def log_edited_stages(nodes: dict[str, Node]) -> None:
+    """Log the stages of a run whose source is edited, with the files. Stages with the same files have one line."""
+    stages_by_files = dict[str, dict[str, None]]()  # a dict, since it has each stage once
+    for node in nodes.values():
+        if node.edited:
+            stages_by_files.setdefault(str(node.edited), {})[node.stage] = None
+    for files, stages in stages_by_files.items():
+        log.info("%s: edited (%s)", ", ".join(stages), files)
 
 
 def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:

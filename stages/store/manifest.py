@@ -9,6 +9,7 @@ from typing import Any
 
 from stages.config.errors import visible
 from stages.store.sealed_json import Damaged, file_digests, load_json, require_keys, warn_once
+from stages.store.stage_sources import EditedSource
 from stages.store.workspace import LOGS
 
 COMMIT = re.compile(r"[0-9a-f]{40}")  # a commit of a hub repository
@@ -50,12 +51,21 @@ def read_manifest(folder: Path) -> Manifest | None:
 def validate_manifest(value: Any) -> Manifest:
     """Return a parsed manifest unchanged. Raise an error of WRONG_SHAPE if a key is missing or a file is not in it."""
     manifest = require_keys(*KEYS)(value)
+    edited_source(manifest)
     for name, entry in manifest["files"].items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or visible(name) != name:
             raise ValueError(f"files: {name!r:.100} is not a path inside the node")
         require_keys("bytes", "sha256")(entry)
     return manifest
+
+
+def edited_source(manifest: Manifest) -> EditedSource | None:
+    """Return the source that a node's stage had if it was not the recorded one."""
+    if "edited" not in manifest:
+        return None
+    entry = require_keys("digest", "files")(manifest["edited"])
+    return EditedSource(str(entry["digest"]), [*map(str, entry["files"])])
 
 
 def check_files(
