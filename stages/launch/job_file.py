@@ -35,7 +35,8 @@ def write_job(scratch: Path, job: dict[str, Any]) -> None:
 def run_stage(job: dict[str, Any], out: StageDir) -> dict[str, Any]:
     """Run the stage that a job names, and return its metrics. Raise UserError if its source here is not that of the
     command that started the job."""
-    stage_sources.require_source(job["stage"].removeprefix("stages."), job["source"])
+    for stage, digest in job["sources"].items():
+        stage_sources.require_source(stage, digest)
     stage = importlib.import_module(job["stage"])
     kind = getattr(importlib.import_module(job["block"][0]), job["block"][1])
     cfg = read_block(kind, job["config"])

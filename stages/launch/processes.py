@@ -80,7 +80,7 @@ def execute(
     job: dict[str, Any] = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
-        "source": stage_sources.of_process().digest(node.stage),
+        "sources": {node.stage: stage_sources.of_process().digest(node.stage)},
         "block": [type(node.config).__module__, type(node.config).__name__],
         "config": asdict(node.config),
         "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},

@@ -31,7 +31,7 @@ def parse(file: str, content: bytes, known_files: Collection[str]) -> dict[str, 
     """Return the parts of a file by name. `known_files`: all source files of the package. Raise SyntaxError, ValueError,
     RecursionError or yaml.YAMLError if the content cannot be parsed."""
     if file.endswith(".py"):
-        tree = ast.parse(content)
+        tree = ast.parse(content, file)
         if file.startswith(BY_DEFINITION):
             return parse_definitions(file, tree, known_files)
         return {WHOLE: parse_whole(file, tree, known_files)}

@@ -52,14 +52,15 @@ LOADED_BY_NAME = {
     "tasks/constraint.py": "tasks/constraints/*.py",
     "tasks/generator.py": "tasks/families/*.py",
 }
-# Classes of settings that stand for one of several classes, with the table of these
+# Classes of settings with what their types do not name: the table of classes of which one takes their place, and what a
+# field of any type may hold
 OPTIONS = {
-    "config/blocks/data.py:Data": "config/blocks/data.py:DATA",
-    "config/blocks/evaluation.py:Judged": "config/blocks/evaluation.py:JUDGED",
-    "config/blocks/labels.py:Label": "config/blocks/labels.py:LABELS",
-    "config/blocks/models.py:Template": "config/blocks/models.py:TEMPLATES",
-    "config/blocks/sampling.py:Sample": "config/blocks/sampling.py:SAMPLES",
-    "config/blocks/training.py:FirstModel": "config/blocks/training.py:SFTS",
+    "config/blocks/data.py:Data": ("config/blocks/data.py:DATA", "config/blocks/data.py:Suites"),
+    "config/blocks/evaluation.py:Judged": ("config/blocks/evaluation.py:JUDGED",),
+    "config/blocks/labels.py:Label": ("config/blocks/labels.py:LABELS",),
+    "config/blocks/models.py:Template": ("config/blocks/models.py:TEMPLATES",),
+    "config/blocks/sampling.py:Sample": ("config/blocks/sampling.py:SAMPLES",),
+    "config/blocks/training.py:FirstModel": ("config/blocks/training.py:SFTS",),
 }
 NOTHING_RECORDED: Mapping[str, Any] = {"stages": {}, "files": {}}
 MISSING = Part("missing")
@@ -164,8 +165,7 @@ class Sources:
             package = "/".join([*folders[:depth], "__init__.py"])
             if package in self.known_files:  # Python runs it before the file
                 yield package
-        if ref in OPTIONS:
-            yield OPTIONS[ref]
+        yield from OPTIONS.get(ref, ())
         if file in LOADED_BY_NAME:
             for known in self.known_files:
                 if fnmatchcase(known, LOADED_BY_NAME[file]):
@@ -197,7 +197,7 @@ class Sources:
         try:
             return parse(file, self.read(file), self.known_files)
         except (SyntaxError, ValueError, RecursionError, yaml.YAMLError) as error:
-            problem = f"it cannot be parsed ({' '.join(str(error).split())})"
+            problem = " ".join(str(error).split())
             raise UserError(
                 f"{self.folder / file}: {problem}. Correct it, or install again."
             ) from error
