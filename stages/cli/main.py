@@ -24,7 +24,7 @@ from stages.commands.run_result import (
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError
 from stages.config.exit_codes import ExitCode
-from stages.config.schema import CONF, POLICY_STAGES, Config
+from stages.config.schema import CONF, POLICY_STAGES, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
@@ -92,6 +92,7 @@ def run(composed: DictConfig) -> float | None:
             log.info("%s", recipe)
         cfg, store, nodes = compose.prepare(composed)
         refuse_unread(cfg, nodes)
+        log_edited_stages(nodes)
         if nodes and HydraConfig.initialized() and composed.stage in [*Command] and not reaches:
             log.info("%s", recipe)
         if composed.stage in (Command.chat, Command.export):
@@ -124,9 +125,20 @@ def write_report_again(cfg: Config, store: Store) -> float | None:
 
     overrides = compose.job_overrides()
     nodes, recorded = finished_run.report_again(cfg, store, overrides)
+    log_edited_stages({Target.report: nodes[Target.report]})
     # as text: they are part of the command that makes such a report
     overrides += recorded
     return build_and_measure(cfg, store, nodes, overrides, "recipe: that of the last run")
+
+
+def log_edited_stages(nodes: dict[str, Node]) -> None:
+    """Log the stages of a run whose source is edited, with the files. Stages with the same files have one line."""
+    stages_by_files = dict[str, dict[str, None]]()  # a dict, since it has each stage once
+    for node in nodes.values():
+        if node.edited:
+            stages_by_files.setdefault(str(node.edited), {})[node.stage] = None
+    for files, stages in stages_by_files.items():
+        log.info("%s: edited (%s)", ", ".join(stages), files)
 
 
 def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:

@@ -19,6 +19,7 @@ from stages.pipeline import provenance
 from stages.pipeline.evaluation_graph import evaluated_models
 from stages.pipeline.stage_table import STAGES
 from stages.preflight import programs_and_servers
+from stages.store import stage_sources
 from stages.store.manifest import Manifest, command_of, manifest_of, read_manifest
 from stages.store.node import Graph, Node, PublishedNode, published_node
 from stages.store.sealed_json import WRONG_SHAPE, Damaged, rebuild_command
@@ -210,7 +211,8 @@ def report_again(cfg: Config, store: Store, overrides: list[str]) -> tuple[Graph
     require_nodes([*end.inputs.values()], cfg, store, overrides, settings or ())
     log.info("No settings are typed, so the report of the last run is written again: %s", end)
     version = STAGES[Target.report].version
-    report = Node(Target.report, version, cfg.report, end.inputs)
+    edited = stage_sources.of_process().edited(Target.report)
+    report = Node(Target.report, version, cfg.report, end.inputs, edited=edited)
     return {**end.inputs, Target.report: report}, settings or []
 
 

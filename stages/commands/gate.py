@@ -21,12 +21,13 @@ from stages.evaluation.measures import LENGTH, Measure
 from stages.evaluation.noninferiority import Line, by_measure, compare, outcome
 from stages.pipeline import provenance
 from stages.store import safe_files
-from stages.store.manifest import manifest_of
+from stages.store.manifest import edited_source, manifest_of
 from stages.store.node import Node, published_node
 from stages.store.numbers import points, signed
 from stages.store.plugins import user_path
 from stages.store.records import load
 from stages.store.sealed_json import load_json, rebuild_command, require_keys
+from stages.store.stage_sources import EditedSource
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -37,16 +38,18 @@ WORDS = {
     GateCode.other_prompts: "not comparable",
     GateCode.cannot_tell: "cannot tell",
 }
+AS_RECORDED = "as recorded"
 COLUMNS = ("measure", "prompts", "before", "after", "difference", "outcome")
 
 
 @dataclass(frozen=True)
 class Side:
     """The evaluations of one policy, one per seed, the first seed last: folders and measures. `checks_version`: of
-    `stage=eval`. `settings`: those of the answers and the verdict."""
+    `stage=eval`. `edited`: its source, if it was edited. `settings`: those of the answers and the verdict."""
 
     folders: list[Path]
     checks_version: int
+    edited: EditedSource | None
     measures_by_seed: list[dict[str, dict[str, Measure]]]
     settings: dict[str, Any]
     policy: str
@@ -56,9 +59,11 @@ class Side:
         store.verify(*folders)
         shape = require_keys("models", "decoding", "endpoint")
         results = load_json(folders[0] / "results.json", shape)
+        manifest = manifest_of(folders[0])
         return cls(
             folders=folders,
-            checks_version=manifest_of(folders[0])["version"],
+            checks_version=manifest["version"],
+            edited=edited_source(manifest),
             measures_by_seed=[
                 by_measure(load(folder / measures.FILE, Measure)) for folder in folders
             ],
@@ -140,6 +145,11 @@ def reasons_not_to_compare(old: Side, new: Side) -> list[str]:
         remade = rebuild_command(older.folders[0])
         reasons.append(
             f"versions of the checks: {old.checks_version} before, {new.checks_version} now. To make it again: {remade}"
+        )
+    if old.edited != new.edited:
+        reasons.append(
+            f"source of eval: {old.edited or AS_RECORDED} before, {new.edited or AS_RECORDED} now. Undo the edit, or "
+            "make both again with it."
         )
     return reasons
 

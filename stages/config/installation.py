@@ -31,7 +31,11 @@ untyped_programs = ContextVar[frozenset[str]]("untyped_programs", default=frozen
 @cache
 def read_beside(module_file: str) -> Any:
     """Return the content of the YAML file beside a module's file, under the same name."""
-    text = Path(module_file).with_suffix(".yaml").read_text(encoding="utf-8")
+    return parse_yaml(Path(module_file).with_suffix(".yaml").read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the content of a YAML text."""
     # libyaml is 20 times as fast
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from stages.config.blocks.labels import LABELS
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError, file_error_message, full_disk_message
+from stages.store import stage_sources
 from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.workspace import StageDir
 
@@ -32,7 +33,10 @@ def write_job(scratch: Path, job: dict[str, Any]) -> None:
 
 
 def run_stage(job: dict[str, Any], out: StageDir) -> dict[str, Any]:
-    """Run the stage that a job names, and return its metrics."""
+    """Run the stage that a job names, and return its metrics. Raise UserError if its source here is not that of the
+    command that started the job."""
+    for stage, digest in job["sources"].items():
+        stage_sources.require_source(stage, digest)
     stage = importlib.import_module(job["stage"])
     kind = getattr(importlib.import_module(job["block"][0]), job["block"][1])
     cfg = read_block(kind, job["config"])

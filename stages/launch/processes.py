@@ -25,6 +25,7 @@ from stages.config.schema import Launch
 from stages.hardware import allocator, machine
 from stages.launch.job_file import JOB, POLL_SECONDS, RESULT, failure_of, write_job
 from stages.launch.ray_tasks import run_tasks
+from stages.store import stage_sources
 from stages.store.blocks import Block, locks_hold
 from stages.store.manifest import read_manifest
 from stages.store.node import Node, in_build_order
@@ -79,6 +80,7 @@ def execute(
     job: dict[str, Any] = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
+        "sources": {node.stage: stage_sources.of_process().digest(node.stage)},
         "block": [type(node.config).__module__, type(node.config).__name__],
         "config": asdict(node.config),
         "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},

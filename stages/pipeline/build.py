@@ -14,7 +14,7 @@ from stages.config.schema import Config, Target
 from stages.hardware import machine
 from stages.launch import processes
 from stages.pipeline import provenance
-from stages.store import locks
+from stages.store import locks, stage_sources
 from stages.store.node import Node, PublishedNode, in_build_order
 from stages.store.source_files import hold_files_unchanged
 from stages.store.store import Store
@@ -85,6 +85,8 @@ def build_node(
     """Run a node's stage in `folder`, and publish the result."""
     from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
 
+    # Python imports a stage when it is built, which may be hours after the graph was wired
+    stage_sources.require_source(node.stage, stage_sources.of_process().digest(node.stage))
     log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
     inputs = {role: store.folder(input_node) for role, input_node in node.inputs.items()}
     store.verify(*inputs.values(), weights=node.stage != Target.report)

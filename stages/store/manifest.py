@@ -19,6 +19,7 @@ from stages.store.sealed_json import (
     require_keys,
     warn_once,
 )
+from stages.store.stage_sources import EditedSource
 from stages.store.workspace import LOGS
 
 COMMIT = re.compile(r"[0-9a-f]{40}")  # a commit of a hub repository
@@ -98,6 +99,7 @@ def validate_manifest(value: Any) -> Manifest:
         require_keys()(manifest[key])
     for entry in manifest["inputs"].values():
         require_node_name(require_keys("stage", "fingerprint", "digest")(entry))
+    edited_source(manifest)
     for name, entry in manifest["files"].items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or visible(name) != name:
@@ -113,6 +115,14 @@ def require_node_name(names: dict[str, Any]) -> None:
     for key, pattern in (("stage", STAGE), ("fingerprint", NODE)):
         if not pattern.fullmatch(names[key]):
             raise ValueError(f"{key}: {names[key]!r:.100} is not the name of a node's folder")
+
+
+def edited_source(manifest: Manifest) -> EditedSource | None:
+    """Return the source that a node's stage had if it was not the recorded one."""
+    if "edited" not in manifest:
+        return None
+    entry = require_keys("digest", "files")(manifest["edited"])
+    return EditedSource(str(entry["digest"]), [*map(str, entry["files"])])
 
 
 def check_files(

@@ -10,8 +10,9 @@ from typing import Any
 
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.limits import NOT_FINGERPRINTED
-from stages.store.manifest import read_manifest
+from stages.store.manifest import edited_source, read_manifest
 from stages.store.sealed_json import Damaged
+from stages.store.stage_sources import EditedSource
 
 Graph = dict[str, "Node"]  # nodes by name: those of a run, or a part of them
 Built = Callable[["Node"], bool]  # tells if a node is in the store
@@ -21,7 +22,8 @@ Built = Callable[["Node"], bool]  # tells if a node is in the store
 class Node:
     """One computation: a stage with its block of the configuration and its input nodes by role. `path_digests` maps
     each local path in the block to a digest of the file's content: a moved file changes no fingerprint. `fixed` holds
-    settings of `runtime` that change this node's result: the micro-batch, for some losses."""
+    settings of `runtime` that change this node's result: the micro-batch, for some losses. `edited` is the stage's source
+    if it is not the recorded one."""
 
     stage: str
     version: int
@@ -29,6 +31,7 @@ class Node:
     inputs: Mapping[str, "Node"] = field(default_factory=dict)
     path_digests: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    edited: EditedSource | None = None
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -66,6 +69,8 @@ class Node:
             "config": self.settings,
             "inputs": inputs,
         }
+        if self.edited:
+            key["source"] = self.edited.digest
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property
@@ -125,8 +130,14 @@ def published_node(
         for role, each in manifest["inputs"].items():
             key = (each["stage"], each["fingerprint"])
             inputs[role] = published_node(store, *key, seen, below)
-        version, config = manifest["version"], manifest["config"]
-        seen[fingerprint] = PublishedNode(stage, version, config, inputs, folder_name=fingerprint)
+        seen[fingerprint] = PublishedNode(
+            stage,
+            manifest["version"],
+            manifest["config"],
+            inputs,
+            edited=edited_source(manifest),
+            folder_name=fingerprint,
+        )
     return seen[fingerprint]
 
 

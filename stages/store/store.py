@@ -347,6 +347,7 @@ class Store:
             "roots": node.roots,
             "config": asdict(node.config),
             "settings": node.settings,
+            **({"edited": asdict(node.edited)} if node.edited else {}),
             "inputs": {
                 role: {
                     "stage": n.stage,
