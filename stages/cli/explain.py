@@ -126,7 +126,9 @@ def setting_message(chain: list[BaseException]) -> str | None:
         return f"{in_file}{where}: {message}" if is_nested else in_file + message
     setting = all_settings().get(re.sub(r"\[\d+\]$", "", key))
     if setting is None or isinstance(error, InterpolationResolutionError):
-        return f"{in_file}{where}: {str(error).splitlines()[0].removesuffix('.')}."
+        first_line = str(error).splitlines()[0].removesuffix(".")
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line)
+        return f"{in_file}{where}: {reason}."
     accepted = setting.type_words
     if is_list(setting.key):
         accepted += f", as {setting.key}=[…]"

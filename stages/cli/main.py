@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from stages.cli import compose, help, json_output, recipes, sweep, unread
 from stages.cli.explain import explained
+from stages.cli.interpolations import interpolated_keys
 from stages.cli.last_run import with_last_run
 from stages.commands.run_result import (
     RunResult,
@@ -89,7 +90,8 @@ def run(composed: DictConfig) -> float | None:
     with explained() if is_single_run else nullcontext():
         json_output.require_result(composed.stage)
         cfg, store, nodes = compose.prepare(composed)
-        refuse_unread(cfg, nodes)
+        interpolated = interpolated_keys(composed)
+        refuse_unread(cfg, nodes, interpolated)
         if nodes and HydraConfig.initialized() and composed.stage in [*Command]:
             log.info("%s", recipes.describe_recipe(compose.typed_in_job()))
         if composed.stage in (Command.chat, Command.export):
@@ -101,13 +103,14 @@ def run(composed: DictConfig) -> float | None:
             if result:
                 json_output.deliver(result)
         else:
-            return build_and_measure(cfg, store, nodes)
+            return build_and_measure(cfg, store, nodes, interpolated)
     return None
 
 
-def refuse_unread(cfg: Config, nodes: dict[str, Node]) -> None:
+def refuse_unread(cfg: Config, nodes: dict[str, Node], interpolated: dict[str, list[str]]) -> None:
     """Raise UserError for typed keys that nothing reads. In a sweep another job may read them: there, warn."""
-    messages = unread.unread_messages(cfg, nodes, process.read_typed_arguments())
+    typed = process.read_typed_arguments()
+    messages = unread.unread_messages(cfg, nodes, typed, interpolated)
     if not sweep.is_job() and messages:
         raise UserError(*messages)
     for message in messages:
@@ -145,7 +148,9 @@ def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[N
     )
 
 
-def build_and_measure(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
+def build_and_measure(
+    cfg: Config, store: Store, nodes: dict[str, Node], interpolated: dict[str, list[str]]
+) -> float | None:
     """Build the nodes of the stage, then deliver what they made, their pages and the next command. Return the metric
     that a sweep may optimise."""
     target_nodes = requested_nodes(cfg, nodes)
@@ -164,7 +169,7 @@ def build_and_measure(cfg: Config, store: Store, nodes: dict[str, Node]) -> floa
     with page if cfg.launch.node_rank == 0 else nullcontext():
         build(target_nodes, store, cfg, overrides, page.tell)
     pages = page_address(page), write_labels_page(store, nodes, target_nodes)
-    next_line = next_command(cfg, overrides)
+    next_line = next_command(cfg, overrides, interpolated)
     built = built_nodes(page)
     faults = found_faults(built)
     json_output.deliver(RunResult(built, *pages, next_line, faults))
@@ -173,21 +178,23 @@ def build_and_measure(cfg: Config, store: Store, nodes: dict[str, Node]) -> floa
     return sweep.sweep_metric(cfg, nodes, store)
 
 
-def next_command(cfg: Config, overrides: list[str]) -> str | None:
+def next_command(
+    cfg: Config, overrides: list[str], interpolated: dict[str, list[str]]
+) -> str | None:
     """Return the command for the next stage, or None if these settings allow no stage after `cfg.stage`."""
     stage = STAGES[cfg.stage].next
-    while stage and not is_allowed(replace(cfg, stage=stage), overrides):
+    while stage and not is_allowed(replace(cfg, stage=stage), overrides, interpolated):
         stage = STAGES[stage].instead or STAGES[stage].next
     if stage is None and cfg.stage in POLICY_STAGES:  # no prompt evaluates this policy
         stage = Command.chat
     return provenance.command(stage, overrides) if stage else None
 
 
-def is_allowed(cfg: Config, overrides: list[str]) -> bool:
+def is_allowed(cfg: Config, overrides: list[str], interpolated: dict[str, list[str]]) -> bool:
     try:
         constraints.validate_config(cfg)
         nodes = wire_unpinned(cfg)
         requested_nodes(cfg, nodes)
     except UserError:
         return False
-    return not unread.unread_messages(cfg, nodes, overrides)
+    return not unread.unread_messages(cfg, nodes, overrides, interpolated)
