@@ -19,10 +19,15 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from stages.cli.recipe_layers import ALLOWED_HYDRA_KEYS, forbidden_hydra_keys, recipe_files
+from stages.cli.recipe_layers import (
+    ALLOWED_HYDRA_KEYS,
+    forbidden_hydra_keys,
+    load_recipe_file,
+    recipe_files,
+)
 from stages.cli.settings import all_settings, option_files
 from stages.cli.spelling import is_list, typed_values
 from stages.config.blocks.arguments import TrainerArguments
@@ -204,7 +209,7 @@ def unusable_recipe_message(name: str) -> str:
     problem = yaml_problem(files[name])
     if problem:
         return f"{file} is not valid YAML: {problem}. Correct the file."
-    keys = ", ".join(forbidden_hydra_keys(OmegaConf.load(files[name])))
+    keys = ", ".join(forbidden_hydra_keys(load_recipe_file(files[name])))
     return f"{file} sets {keys}. It may only set {', '.join(sorted(ALLOWED_HYDRA_KEYS))} of Hydra."
 
 
@@ -218,7 +223,7 @@ def shown_path(group: str, option: str) -> str:
 def yaml_problem(path: Path) -> str:
     """Return why a file is not a YAML mapping, and where, or '' if it is one."""
     try:
-        keys = OmegaConf.load(path)
+        keys = load_recipe_file(path)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         return f"line {line}, {error.problem}"
