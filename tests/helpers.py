@@ -10,7 +10,7 @@ import runpy
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractContextManager,
     chdir,
@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -201,13 +202,15 @@ def refused(*overrides: str) -> str:
     raise AssertionError(f"{' '.join(overrides)} is not refused")
 
 
-def refuse_unread(cfg: Config, typed: Sequence[str]) -> None:
+def refuse_unread(
+    cfg: Config, typed: Sequence[str], interpolated: Mapping[str, list[str]] = MappingProxyType({})
+) -> None:
     """Raise UserError for typed arguments that nothing in the run reads."""
     nodes = {}
     # the models of an examination may not be here
     if compose.needs_graph(cfg.stage, [*typed]) and cfg.align is not Align.given:
         nodes = wire_graph(cfg, Path(), lambda block, cache: (block, {}))
-    messages = unread.unread_messages(cfg, nodes, typed)
+    messages = unread.unread_messages(cfg, nodes, typed, interpolated)
     if messages:
         raise UserError(*messages)
 

@@ -18,7 +18,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from stages.cli import recipes, spelling, starting_values
+from stages.cli import recipes, spelling, starting_values, value_types
 from stages.cli.explain import unknown_key_message
 from stages.commands.finished_run import is_about_last_run, selects_run
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
@@ -77,6 +77,7 @@ def normalise_for_hydra(argv: list[str]) -> list[str]:
     for argument in line:
         refuse_secret(argument)
         spelling.validate_argument(argument)
+        validate_value(argument)
     line = [f"++{argument}" if spelling.may_add_keys(argument) else argument for argument in line]
     added = [*implied_overrides(argv), *overrides_without_hydra_files(argv)]
     added = [override for override in added if override not in line]
@@ -100,6 +101,14 @@ def refuse_secret(argument: str) -> None:
         for parsed in parsed_values(argument):
             texts += servers.nested_texts(parsed, key)
     servers.refuse_secret(texts)
+
+
+def validate_value(argument: str) -> None:
+    """Raise UserError for a value that OmegaConf would convert to another one."""
+    key, _, value = argument.lstrip("+").partition("=")
+    value_types.validate_spelling(key, value)
+    for parsed in parsed_values(argument):
+        value_types.validate_types(key, parsed)
 
 
 def place_of_first_option(line: list[str]) -> int:
@@ -163,7 +172,9 @@ def set_cache_folders(store_root: Path) -> None:
 def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     """Return a composed configuration as a checked Config, its artifact store, and its nodes by name.
     Raise UserError for settings that are missing or unknown, or cannot work."""
-    process.prepare()  # a sweep may run each job in a separate process
+    # a sweep may run each job in a separate process
+    process.prepare()
+    recipes.register_schema()
     try:
         refuse_unknown_keys(composed)
         cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]

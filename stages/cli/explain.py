@@ -19,10 +19,15 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from stages.cli.recipe_layers import ALLOWED_HYDRA_KEYS, forbidden_hydra_keys, recipe_files
+from stages.cli.recipe_layers import (
+    ALLOWED_HYDRA_KEYS,
+    forbidden_hydra_keys,
+    load_recipe_file,
+    recipe_files,
+)
 from stages.cli.settings import all_settings, option_files
 from stages.cli.spelling import is_list, typed_values
 from stages.config.blocks.arguments import TrainerArguments
@@ -124,7 +129,9 @@ def setting_message(chain: list[BaseException]) -> str | None:
         return f"{in_file}{where}: {message}" if is_nested else in_file + message
     setting = all_settings().get(re.sub(r"\[\d+\]$", "", key))
     if setting is None or isinstance(error, InterpolationResolutionError):
-        return f"{in_file}{where}: {str(error).splitlines()[0].removesuffix('.')}."
+        first_line = str(error).splitlines()[0].removesuffix(".")
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line)
+        return f"{in_file}{where}: {reason}."
     accepted = setting.type_words
     if is_list(setting.key):
         accepted += f", as {setting.key}=[…]"
@@ -200,7 +207,7 @@ def unusable_recipe_message(name: str) -> str:
     problem = yaml_problem(files[name])
     if problem:
         return f"{file} is not valid YAML: {problem}. Correct the file."
-    keys = ", ".join(forbidden_hydra_keys(OmegaConf.load(files[name])))
+    keys = ", ".join(forbidden_hydra_keys(load_recipe_file(files[name])))
     return f"{file} sets {keys}. It may only set {', '.join(sorted(ALLOWED_HYDRA_KEYS))} of Hydra."
 
 
@@ -214,7 +221,7 @@ def shown_path(group: str, option: str) -> str:
 def yaml_problem(path: Path) -> str:
     """Return why a file is not a YAML mapping, and where, or '' if it is one."""
     try:
-        keys = OmegaConf.load(path)
+        keys = load_recipe_file(path)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         return f"line {line}, {error.problem}"

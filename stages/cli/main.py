@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from stages.cli import compose, help, json_output, recipes, sweep, unread
 from stages.cli.explain import explained
+from stages.cli.interpolations import interpolated_keys
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
@@ -91,7 +92,8 @@ def run(composed: DictConfig) -> float | None:
         if reaches:  # before any of them is used
             log.info("%s", recipe)
         cfg, store, nodes = compose.prepare(composed)
-        refuse_unread(cfg, nodes)
+        interpolated = interpolated_keys(composed)
+        refuse_unread(cfg, nodes, interpolated)
         log_edited_stages(nodes)
         if nodes and HydraConfig.initialized() and composed.stage in [*Command] and not reaches:
             log.info("%s", recipe)
@@ -104,15 +106,17 @@ def run(composed: DictConfig) -> float | None:
             if result:
                 json_output.deliver(result)
         elif nodes:
-            return build_and_measure(cfg, store, nodes, compose.job_overrides(), recipe)
+            overrides = compose.job_overrides()
+            return build_and_measure(cfg, store, nodes, overrides, recipe, interpolated)
         else:
             return write_report_again(cfg, store)
     return None
 
 
-def refuse_unread(cfg: Config, nodes: dict[str, Node]) -> None:
+def refuse_unread(cfg: Config, nodes: dict[str, Node], interpolated: dict[str, list[str]]) -> None:
     """Raise UserError for typed keys that nothing reads. In a sweep another job may read them: there, warn."""
-    messages = unread.unread_messages(cfg, nodes, process.read_typed_arguments())
+    typed = process.read_typed_arguments()
+    messages = unread.unread_messages(cfg, nodes, typed, interpolated)
     if not sweep.is_job() and messages:
         raise UserError(*messages)
     for message in messages:
@@ -128,7 +132,7 @@ def write_report_again(cfg: Config, store: Store) -> float | None:
     log_edited_stages({Target.report: nodes[Target.report]})
     # as text: they are part of the command that makes such a report
     overrides += recorded
-    return build_and_measure(cfg, store, nodes, overrides, "recipe: that of the last run")
+    return build_and_measure(cfg, store, nodes, overrides, "recipe: that of the last run", {})
 
 
 def log_edited_stages(nodes: dict[str, Node]) -> None:
@@ -178,7 +182,12 @@ def live_page(
 
 
 def build_and_measure(
-    cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str], recipe: str
+    cfg: Config,
+    store: Store,
+    nodes: dict[str, Node],
+    overrides: list[str],
+    recipe: str,
+    interpolated: dict[str, list[str]],
 ) -> float | None:
     """Build the nodes of the stage, then deliver what they made, their pages and the next command. Return the metric
     that a sweep may optimise. `overrides`: those of the commands to show. `recipe`: the first line of the run."""
@@ -201,7 +210,7 @@ def build_and_measure(
         except NotSent as error:
             not_sent = error  # the results are complete here
     pages = page_address(page), write_labels_page(store, nodes, target_nodes)
-    next_line = next_command(cfg, overrides)
+    next_line = next_command(cfg, overrides, interpolated)
     built = built_nodes(page)
     faults = found_faults(built)
     json_output.deliver(RunResult(built, *pages, next_line, faults))
@@ -214,21 +223,23 @@ def build_and_measure(
     return sweep.sweep_metric(cfg, nodes, store)
 
 
-def next_command(cfg: Config, overrides: list[str]) -> str | None:
+def next_command(
+    cfg: Config, overrides: list[str], interpolated: dict[str, list[str]]
+) -> str | None:
     """Return the command for the next stage, or None if these settings allow no stage after `cfg.stage`."""
     stage = STAGES[cfg.stage].next
-    while stage and not is_allowed(replace(cfg, stage=stage), overrides):
+    while stage and not is_allowed(replace(cfg, stage=stage), overrides, interpolated):
         stage = STAGES[stage].instead or STAGES[stage].next
     if stage is None and cfg.stage in POLICY_STAGES:  # no prompt evaluates this policy
         stage = Command.chat
     return provenance.command(stage, overrides) if stage else None
 
 
-def is_allowed(cfg: Config, overrides: list[str]) -> bool:
+def is_allowed(cfg: Config, overrides: list[str], interpolated: dict[str, list[str]]) -> bool:
     try:
         constraints.validate_config(cfg)
         nodes = wire_unpinned(cfg)
         requested_nodes(cfg, nodes)
     except UserError:
         return False
-    return not unread.unread_messages(cfg, nodes, overrides)
+    return not unread.unread_messages(cfg, nodes, overrides, interpolated)

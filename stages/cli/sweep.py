@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from stages.cli import json_output
 from stages.cli.explain import explain, explained
@@ -84,7 +84,7 @@ class Sweep(Callback):
 
 def next_commands(config: DictConfig) -> list[str]:
     """Return the lines that name the command that compares the jobs, or the one that evaluates their models."""
-    typed = list(config.hydra.overrides.task)
+    typed = typed_overrides(config)
     lines = list[str]()
     if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
         outputs = [override for override in typed if override.startswith("outputs=")]
@@ -97,6 +97,12 @@ def next_commands(config: DictConfig) -> list[str]:
         # evaluations reuse the trained models
         lines.append(f"To evaluate them: {provenance.command('eval', evaluated)} -m")
     return lines
+
+
+def typed_overrides(config: DictConfig) -> list[str]:
+    """Return the overrides of a sweep as they are typed, as an interpolation in them may have no value."""
+    typed: list[str] = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # type: ignore[assignment]
+    return typed
 
 
 def report_failed_jobs(sweep_folder: Path) -> None:
@@ -138,7 +144,7 @@ def write_sweep_page(config: DictConfig, ended: bool = False) -> None:
         return
     from stages.pages import runs  # imported here, as a refusal needs no page
 
-    command = provenance.command(config.stage, ["-m", *config.hydra.overrides.task])
+    command = provenance.command(config.stage, ["-m", *typed_overrides(config)])
     name = sweep_name(config.hydra.sweep.dir)
     root = Path(config.outputs)
     with safe_files.without_page(root):

@@ -154,13 +154,22 @@ SYNONYMS = {
 }
 
 
+MOST_NAMES = 25  # that one line lists
+
+
 def suggest(name: str, names: Iterable[str]) -> str:
-    """Return the question if the synonym of `name` or the nearest name was meant, or a list of all if none is near."""
+    """Return the question if the synonym of `name` or the nearest name was meant. If none is near, return a list of all
+    names, or of the ten nearest of many."""
     names = sorted(map(str, names))
     if SYNONYMS.get(name) in names:
         return f" Did you mean {SYNONYMS[name]!r}?"
     near = nearest(name, names)
-    return f" Did you mean {near!r}?" if near else f" Known: {', '.join(names)}."
+    if near:
+        return f" Did you mean {near!r}?"
+    if len(names) > MOST_NAMES:
+        ten = difflib.get_close_matches(name, names, n=10, cutoff=0)
+        return f" The ten nearest of {len(names)}: {', '.join(ten)}."
+    return f" Known: {', '.join(names)}."
 
 
 def nearest(name: str, names: Sequence[str], least_similarity: float = 0.5) -> str | None:

@@ -209,7 +209,7 @@ class Config:
     precision: choices.Precision = MISSING
     align: choices.Align = MISSING
     arms: list[choices.Align] = field(default_factory=list)
-    rounds: int = at_least(1)
+    rounds: int = between(1, 100)
     sweep_metric: choices.SweepMetric = MISSING
     upstream: choices.Upstream = MISSING
     rebuild: Target | None = MISSING

@@ -23,13 +23,22 @@ from stages.store.records import Message
 from stages.store.workspace import SCRATCH, StageDir
 
 HEAD = 16  # largest number of tokens that a chat template adds to a message
-REFUSALS = {
-    401: "refuses the key",
-    402: "asks for payment",
-    403: "refuses the key",
-    404: "has no such model or path",
+# HTTP statuses with which a server refuses all calls, each with the kind of the reason
+REFUSALS = {401: "key", 402: "payment", 403: "key", 404: "model"}
+# the same reasons in the words of an error with another status, as of OpenAI (429), Google and Anthropic (400)
+PAYMENT = re.compile(
+    r"insufficient[ _](quota|balance|credit|funds)|billing_hard_limit|credit balance is too low",
+    re.IGNORECASE,
+)
+REFUSALS_IN_TEXT = {
+    "key": re.compile(r"api[ _-]?key", re.IGNORECASE),
+    "model": re.compile(
+        r"(unknown|no such|invalid) model|\bmodel\b.{0,80}(not (found|exist)|is unknown)",
+        re.IGNORECASE,
+    ),
 }
 RETRYABLE = {408, 409, 425, 429}  # HTTP statuses below 500 that a retry may overcome
+TOO_MANY_CALLS = {429, 503, 529}
 # The errors of OpenAI, vLLM, SGLang and llama.cpp for a request that exceeds the model's context.
 TOO_LONG = re.compile(
     r"context.(length|size|window)|maximum (context|model) length|max_model_len", re.IGNORECASE
@@ -236,12 +245,13 @@ class Client:
         """Return the exception for an HTTP error."""
         status = error.status_code
         # some servers repeat the API key
-        server_text = " ".join(self.mask(error.response.text).split())[:200]
-        if status in REFUSALS or (status == 429 and "insufficient_quota" in server_text):
-            reason = REFUSALS.get(status, "reports that the quota is spent")
-            return UserError(
-                f"{self.name}: {self.endpoint.base_url} {reason} (HTTP {status}: {server_text})."
-            )
+        whole_text = " ".join(self.mask(error.response.text).split())
+        server_text = whole_text[:200]
+        kind = kind_of_refusal(status, whole_text, has_answered=bool(self.answered))
+        if kind:
+            problem, way_out = self._refusal(kind)
+            said = f"(HTTP {status}: {server_text})"
+            return UserError(f"{self.name}: {self.endpoint.base_url} {problem} {said}. {way_out}.")
         if (wait := retry_after(error.response.headers)) is not None and (
             status == 429 or status >= 500
         ):
@@ -251,13 +261,28 @@ class Client:
                     f"{self.name}: {pause}: type the same command again after that time."
                 )
             self.requests.rest(wait)
-        if 400 <= status < 500 and TOO_LONG.search(server_text):
+        if is_too_long(status, whole_text):
             return NoReply(f"the prompt is too long for the model (HTTP {status})", retryable=False)
-        retryable = status in RETRYABLE or status >= 500
-        return NoReply(
-            f"HTTP {status}" + (f": {server_text}" if server_text and not retryable else ""),
-            retryable,
-        )
+        if status in TOO_MANY_CALLS:
+            way_out = f"a lower {self.name}.runtime.requests_per_minute asks less often"
+            return NoReply(f"HTTP {status}: the server is asked too often, and {way_out}", True)
+        if status in RETRYABLE or status >= 500:
+            return NoReply(f"HTTP {status}", retryable=True)
+        reason = f"HTTP {status}: {server_text}" if server_text else f"HTTP {status}"
+        return NoReply(reason, retryable=False, refuses_request=True)
+
+    def _refusal(self, kind: str) -> tuple[str, str]:
+        """Return why the server refuses all calls, and what to do about it."""
+        resumes = "type the same command again, which resumes with the stored replies"
+        if kind == "payment":
+            return "asks for payment", f"Pay there, and {resumes}"
+        if kind == "model":
+            way_out = f"Set {self.name}.model and {self.name}.base_url as the server has them"
+            return "has no such model or path", way_out
+        variable = self.endpoint.api_key_env
+        if variable:
+            return "refuses the key", f"Set {variable} to a key that it accepts, and {resumes}"
+        return "refuses the key", f"Name the variable with the key: {self.name}.api_key_env=NAME"
 
     def figures(self) -> dict[str, Any]:
         """Return the calls and tokens of all attempts at this node, and the number of used cached replies."""
@@ -265,6 +290,26 @@ class Client:
         money = {"money": spent.money} if self.endpoint.price.is_complete else {}
         counts = {"made": spent.calls, "kept": len(self.reused), "failed": dict(self.failures)}
         return counts | {"input_tokens": spent.input, "output_tokens": spent.output} | money
+
+
+def kind_of_refusal(status: int, text: str, has_answered: bool) -> str | None:
+    """Return the kind of reason for which a server refuses all calls, by its status or its words; None for another
+    error. A server that has answered accepts key and model, and its words are about one prompt."""
+    if status in REFUSALS or not 400 <= status < 500 or is_too_long(status, text):
+        return REFUSALS.get(status)
+    if PAYMENT.search(text):
+        return "payment"
+    if has_answered or status in RETRYABLE:
+        return None
+    for kind, pattern in REFUSALS_IN_TEXT.items():
+        if pattern.search(text):
+            return kind
+    return None
+
+
+def is_too_long(status: int, text: str) -> bool:
+    """Return whether a request exceeds the model's context, or what the server reads."""
+    return status == 413 or (400 <= status < 500 and TOO_LONG.search(text) is not None)
 
 
 def is_unsent(error: BaseException) -> bool:

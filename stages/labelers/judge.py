@@ -129,10 +129,12 @@ class Jury(Labeler):
                 json_value(reply_text, "word", (WORD,))
                 return
             except NoReply as error:
-                way_out = "If it accepts no schema, set label.reading=text."
-                raise UserError(
-                    f"{server} does not answer a question with a json_schema: {error.reason}. {way_out}"
-                ) from error
+                problem = "does not answer the first question"
+                way_out = "Remove the cause, and type the same command again."
+                if error.refuses_request:
+                    problem += ", which has a json_schema"
+                    way_out = "If it accepts no schema, set label.reading=text."
+                raise UserError(f"{server} {problem}: {error.reason}. {way_out}") from error
             except NoVerdict:
                 continue
         way_out = "Set label.reading=text, which reads the verdict from the last line of the reply."

@@ -8,6 +8,8 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
+
 from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import TemplateFile
 from stages.config.blocks.sampling import Drawn
@@ -17,6 +19,7 @@ from stages.config.installation import HARNESS, has_package, install_command, is
 from stages.config.schema import Config
 from stages.preflight import sources
 from stages.store import plugins
+from stages.store.bounded_yaml import read_yaml_text
 from stages.store.node import Node
 from stages.store.source_files import own_key, read_template
 from stages.store.store import Store
@@ -24,7 +27,7 @@ from stages.store.templates import Refusal, guard_template, render
 
 
 def validate_user_files(cfg: Config) -> None:
-    """Raise one UserError for all rubrics, chat templates and tasks that cannot be rendered."""
+    """Raise one UserError for all rubrics, chat templates and tasks that cannot be rendered or read."""
     errors = Errors()
     for label in cfg.labels:
         for judge in label.parts:
@@ -38,7 +41,21 @@ def validate_user_files(cfg: Config) -> None:
         if source.task:
             with errors:
                 validate_task(f"{key}.task", source.task)
+    if cfg.benchmark.tasks and cfg.benchmark.tasks_dir:
+        with errors:
+            validate_benchmark_files(plugins.user_path(cfg.benchmark.tasks_dir))
     errors.raise_all()
+
+
+def validate_benchmark_files(folder: Path) -> None:
+    """Raise UserError for a file of benchmark tasks that is no YAML, or beyond the bounds."""
+    for file in sorted(folder.rglob("*.yaml")):
+        try:
+            read_yaml_text(file)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            where = f"benchmark.tasks_dir={folder}: {file.relative_to(folder)}"
+            raise UserError(f"{where}: {reason}. Correct the file.") from error
 
 
 def validate_rubric(judge: Judge, file: Path) -> None:

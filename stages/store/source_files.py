@@ -33,7 +33,7 @@ from stages.store.manifest import COMMIT
 from stages.store.node import Node
 from stages.store.sealed_json import load_json, remove, require_keys
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 DATA = {
     ".json",
     ".jsonl",
@@ -225,9 +225,23 @@ def locate(path: str, key: str) -> Path | None:
         raise UserError(
             f"{key}={path}: this is a pipe or a device, not a regular file. Name a file or a folder."
         )
-    if HUB_ID.fullmatch(path) and local.suffix not in FILES:
+    if is_hub_id(path) and local.suffix not in FILES:
         return None
     raise UserError(f"{key}={path}: there is no such file or folder. {way_to_name(path, key)}")
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name, user/name, keeps the hub's own rule for repositories."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # by `import`
+
+    if not HUB_ID.fullmatch(name):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def trained_elsewhere(path: str, before: str | None) -> Model:

@@ -240,7 +240,7 @@ def train_with_callbacks(
     if out.is_main:
         trainer.add_callback(TrainingProgress())
     # the last, because it evaluates at once
-    trainer.add_callback(EvaluationTimes(trainer, cfg.evaluations))
+    trainer.add_callback(EvaluationTimes(trainer, cfg, out))
     # the main process removes incomplete checkpoints
     with trainer.accelerator.main_process_first():
         resumed = checkpoint_to_resume(out, cfg.runtime.sharding)

@@ -307,6 +307,30 @@ REFUSED = [
     ("sft.lr=1", "Did you mean 'learning_rate'?"),
     ("sft.beta=1", "Did you mean dpo.beta or kto.beta or grpo.beta?"),
     ("sft.weight_decay=1", "Did you mean sft.trainer.weight_decay?"),
+    ("sft.template.resize=-7", "Type sft.template.resize=true"),
+    ("dpo.trainer.use_liger_kernel='2'", "Type dpo.trainer.use_liger_kernel=true"),
+    ("sft.runtime.nodes='٣'", "sft.runtime.nodes=٣: "),
+    ("sft.learning_rate='١e-4'", "Write it as 0.0001."),
+    ("dpo.batch_size=1_0,2_0", "dpo.batch_size=1_0: "),
+    ("seeds=[1,2_0]", "seeds=2_0: "),
+    ("sft={runtime:{nodes:'٣'}}", "sft.runtime.nodes=٣: "),
+    ("data=file data.sources=[{path:README.md,rows:'٣'}]", "data.sources.rows=٣: "),
+    ("prices={writer:{input:'٣',output:1}}", "prices.input=٣: "),
+    ("sft.epochs=2.0000001", "Type sft.epochs=2."),
+    ("sft.epochs=0.9999999", "Type sft.epochs=1."),
+    ("data=file data.sources=[{path:README.md,epochs:2.0001}]", "data.sources[0].epochs=2.0001: "),
+    ("dpo.evaluations=2000000000", "from 0 to 1,000."),
+    ("rounds=2000000000", "from 1 to 100."),
+    ("report.side_by_side=2000000000", "from 0 to 1,000,000,000."),
+    ("export.repo=a/../b", "Type export.repo=user/name"),
+    ("stage=export export.format=hub export.repo=a/b.git", "Type export.repo=user/name"),
+    ("model.path=../nowhere", "model.path=../nowhere: there is no such file or folder."),
+    ("label=dataset label.path=a..b/c", "label.path=a..b/c: there is no such file or folder."),
+    ("tracker=tensorboard tracker.group=..", "tracker.group=..: "),
+    ("data=nan", "data=nan does not exist."),
+    ("scale=-inf", "scale=-inf does not exist."),
+    ("label=[1,2]", "label=1 does not exist."),
+    ("data=[file,tiny]", "Type data=file."),
 ]
 
 
@@ -323,6 +347,11 @@ def test_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     "typed",
     [
         "sample.candidates_per_prompt=1 stage=label",
+        "sft.epochs=0.25 dpo.epochs=2.5",
+        "sft.template.resize=true control=0",
+        "dpo.beta='0.1' seeds=['3',7]",
+        "export.repo=some-one/my_model.v2",
+        "tracker=[wandb,tensorboard]",
         "chat.max_new_tokens=3000",  # the model that is then asked says whether it reads so much
         # peft's names may begin anywhere
         "dpo.adapter=lora dpo.lora.target_modules=[self_attn.q_proj]",

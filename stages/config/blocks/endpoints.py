@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from stages.config.errors import UserError, check_all
-from stages.config.limits import at_least, neutral, positive
+from stages.config.limits import at_least, between, neutral, positive
 
 ANSWER_LIMITS = ("max_tokens", "max_completion_tokens")  # names of the limit on an answer's tokens
 # characters: a shorter API key (EMPTY, ollama) is an ordinary word, not a secret to hide
@@ -32,7 +32,7 @@ class Budget:
     """The most that one node may spend at an endpoint. The node stops before a call that could exceed a limit."""
 
     calls: int | None = at_least(1, None)
-    tokens: int | None = at_least(1, None)  # of prompts and answers together
+    tokens: int | None = between(1, 10**15, None)  # of prompts and answers together
     money: float | None = positive(None)  # by the model's price
 
 
