@@ -1,7 +1,10 @@
-"""Checks of model folders and files that read only headers and config.json, never weights."""
+"""Checks of model folders and files before anything is built. They read headers and config.json, and only of a reward
+model its weights."""
 
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,15 @@ TOKENIZER_FILES = (
 )
 
 
+@contextmanager
+def name_key(key: str) -> Iterator[None]:
+    """Begin the messages of UserErrors that are raised inside with the argument that names the folder."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
 def require_base_model(node: Node, store: Store) -> None:
     """Raise UserError if a base model's path is neither a model of the hub, a complete folder nor a GGUF file, or if its
     adapter cannot be merged into it."""
@@ -63,13 +75,11 @@ def require_adapter(model: Model) -> None:
         return
     folder = user_path(model.adapter)
     key = f"{model.adapter_key}={model.adapter}"
-    try:
+    with name_key(key):
         # an examination takes the base from examine.before, and looks for an adapter of another one itself
         if model.key == "model.path":
             require_own_base(model, str(read_config(folder).get("base_model_name_or_path") or ""))
         read_adapter(folder)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error
 
 
 def require_own_base(model: Model, named: str) -> None:
@@ -143,6 +153,12 @@ def require_reward_model(node: Node, store: Store) -> None:
         resolve_commit(label.path, label.revision, "model", "label.path")
     elif folder.is_dir():
         require_score_and_template(folder, key)
+        # the import takes a second
+        from stages.models.loading import require_finite_files
+
+        # the stage that loads this model comes hours later
+        with name_key(key):
+            require_finite_files(folder)
     else:
         raise UserError(f"{key}: a reward model is a folder of safetensors. Name the folder.")
 
@@ -170,10 +186,8 @@ def require_score_and_template(folder: Path, key: str) -> None:
 
 def require_model_folder(folder: Path, key: str) -> dict[str, Any]:
     """Return a model folder's config.json. Raise UserError, naming `key`, for a missing part or unsafe files."""
-    try:
+    with name_key(key):
         safe_folder.validate_folder(folder)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error
     if not (folder / "config.json").is_file():
         raise UserError(f"{key}: the folder has no config.json. Name the folder of a model.")
     if not any(folder.glob("*.safetensors")):
