@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -132,7 +133,7 @@ class Pins:
 
     def pin_model(self, block: Model) -> Any:
         """Return a block whose model has a revision, after the digest of its adapter."""
-        self.pin_file(block.adapter, f"{block.key} adapter", "folder")
+        self.pin_file(block.adapter, block.adapter_key, "folder")
         return self.pin_source(block, "model", block.key)
 
     def pin_data(self, block: Data | OneSource) -> Any:
@@ -252,7 +253,7 @@ def trained_elsewhere(path: str, before: str | None) -> Model:
     if place is None or not (place / ADAPTER_CONFIG).is_file():
         return Model(path, None, key=key)
     below = load_json(place / ADAPTER_CONFIG, require_keys()).get("base_model_name_or_path")
-    if below is None or not Path(below).is_dir():
+    if not isinstance(below, str) or not os.path.isdir(below):
         below = before
     return Model(below, None, adapter=path, key=key)
 

@@ -38,6 +38,7 @@ NAMES = [
     "outputs",
     "model.path",
     "model.adapter",
+    "model.adapter_base",
     "examine.model",
     "examine.before",
     "model.revision",
