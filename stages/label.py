@@ -39,6 +39,7 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     Raise UserError if more judgements are missing than `max_failed` allows, or a judgement of user code is invalid."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # a killed attempt may have left one
     labeler = make_labeler(cfg, out)
+    labeler.allowance = out.allowance
     own = cfg.own if isinstance(cfg, OwnLabeler) else Own()
     figures = Figures()
     with plugins.explain_errors(own, "label.own", out.path):

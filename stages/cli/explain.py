@@ -28,6 +28,7 @@ from stages.cli.spelling import is_list, typed_values
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.errors import (
     SYNONYMS,
+    LimitReached,
     UserError,
     causes,
     full_disk_message,
@@ -35,6 +36,8 @@ from stages.config.errors import (
     suggest,
     visible,
 )
+from stages.config.exit_codes import ExitCode
+from stages.config.installation import program
 from stages.config.limits import ONLY_PIPELINE_SETS
 from stages.config.schema import OPTIONS, Config
 from stages.config.trainers import not_passed_on_message
@@ -54,9 +57,12 @@ FOLDER_ERRORS = {
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """End the process with one line if the block raises an error that the user can correct."""
+    """End the process with one line if the block raises an error that the user can correct, or stops at a limit."""
     try:
         yield
+    except LimitReached as reached:
+        sys.stderr.write(f"stopped: {explain(reached)}\n")
+        sys.exit(ExitCode.stopped)
     except Exception as error:
         line = explain(error)
         typed = typed_values(process.read_typed_arguments())
@@ -86,6 +92,8 @@ def message_of_error_alone(error: BaseException) -> str | None:
     """Return the message of an error that needs no other one of its chain; None for any other error."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, LimitReached):
+        return f"{error} To go on, type: {continuing_command(error)}"
     if isinstance(error, MissingConfigException):
         return missing_option_message(error)
     if isinstance(error, OverrideParseException):
@@ -96,6 +104,15 @@ def message_of_error_alone(error: BaseException) -> str | None:
         what = str(error).partition(". ")[0]
         return f"{what}. Lower token_budget or batch_size in the runtime of this stage, or set its runtime.device=cpu."
     return None
+
+
+def continuing_command(reached: LimitReached) -> str:
+    """Return this command with the higher limit."""
+    key = reached.setting.partition("=")[0]
+    words = [
+        word for word in process.read_typed_arguments() if word.lstrip("+").partition("=")[0] != key
+    ]
+    return shlex.join([*program(), *words, reached.setting])
 
 
 # Keys and values that the configuration does not have

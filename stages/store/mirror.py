@@ -18,6 +18,7 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.store import lease, safe_files, shared_calls
+from stages.store.allowance import Allowance
 from stages.store.manifest import Manifest, digest_of, validate_manifest
 from stages.store.node import Node
 from stages.store.remote import Remote, RemoteError, open_remote, validate_url
@@ -60,11 +61,11 @@ class Mirror:
         """Return whether the remote had the node when this command began."""
         return name_of(node) in self.listed - self.spoiled
 
-    def lease(self, node: Node) -> AbstractContextManager[None]:
+    def lease(self, node: Node, allowance: Allowance | None = None) -> AbstractContextManager[None]:
         """Hold the lease of a node, or wait until another machine has published the node."""
         name = f"{node.stage}-{node.fingerprint}"
         return lease.hold_lease(
-            self.remote, name, lambda: self.remote.size(name_of(node)) is not None
+            self.remote, name, lambda: self.remote.size(name_of(node)) is not None, allowance
         )
 
     def is_synced(self, node: Node, manifest: Manifest) -> bool:

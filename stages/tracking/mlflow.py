@@ -69,6 +69,10 @@ class MLflowRun(Run):
     def finish(self, failed: bool) -> None:
         self.client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
 
+    def stop(self, reason: str) -> None:
+        self.summarize({"stopped": reason})
+        self.client.set_terminated(self.id, "KILLED")
+
 
 def accepted(key: str) -> str:
     """Return a key with `_` for every character that MLflow does not accept in names."""
