@@ -68,7 +68,7 @@ class Labeler(ABC):
     people_verdicts: Mapping[Key, str] = {}
     # True: judges two candidates at a time, so that one without a partner has no judgement to miss
     compares = False
-    # the time and money of the command; in a training, whose steps look at the time, an unlimited one
+    # the minutes that judging may take; stage=label sets them, and a training looks at its minutes after each step
     allowance = Allowance()
     # True: user-defined, so an exception skips one prompt; in a built-in labeler it stops the stage
     own = False
