@@ -33,6 +33,7 @@ from stages.cli.spelling import is_list, typed_values
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.errors import (
     SYNONYMS,
+    LimitReached,
     UserError,
     causes,
     file_error_message,
@@ -41,6 +42,8 @@ from stages.config.errors import (
     suggest,
     visible,
 )
+from stages.config.exit_codes import ExitCode
+from stages.config.installation import program
 from stages.config.limits import ONLY_PIPELINE_SETS
 from stages.config.schema import OPTIONS, Config
 from stages.config.trainers import not_passed_on_message
@@ -50,9 +53,12 @@ from stages.store.sealed_json import OUTPUTS
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """End the process with one line if the block raises an error that the user can correct."""
+    """End the process with one line if the block raises an error that the user can correct, or stops at a limit."""
     try:
         yield
+    except LimitReached as reached:
+        sys.stderr.write(f"stopped: {explain(reached)}\n")
+        sys.exit(ExitCode.stopped)
     except Exception as error:
         line = explain(error)
         typed = typed_values(process.read_typed_arguments())
@@ -82,6 +88,8 @@ def message_of_error_alone(error: BaseException) -> str | None:
     """Return the message of an error that needs no other one of its chain; None for any other error."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, LimitReached):
+        return f"{error} To go on, type: {continuing_command(error)}"
     if isinstance(error, MissingConfigException):
         return missing_option_message(error)
     if isinstance(error, OverrideParseException):
@@ -99,6 +107,15 @@ def typed_root() -> str:
     """Return the folder of the store that this command names, or the default one."""
     typed = typed_values(process.read_typed_arguments())
     return typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS) or "outputs"
+
+
+def continuing_command(reached: LimitReached) -> str:
+    """Return this command with the higher limit."""
+    key = reached.setting.partition("=")[0]
+    words = [
+        word for word in process.read_typed_arguments() if word.lstrip("+").partition("=")[0] != key
+    ]
+    return shlex.join([*program(), *words, reached.setting])
 
 
 # Keys and values that the configuration does not have

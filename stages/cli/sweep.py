@@ -19,7 +19,8 @@ from stages.cli import json_output
 from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Split, SweepMetric
-from stages.config.errors import UserError, require_known, visible
+from stages.config.errors import LimitReached, UserError, require_known, visible
+from stages.config.exit_codes import ExitCode
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.stage_table import STAGES
@@ -30,7 +31,9 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-ERROR = "error.txt"  # in the folder of a failed job
+# files in the folder of a job that failed, or that stopped at a limit
+ERROR = "error.txt"
+STOPPED = "stopped.txt"
 # GRPO's held-out prompts have rewards
 WITH_LOSS = tuple(name for name in OBJECTIVES if name != Target.grpo)
 MEASURED_BY = {
@@ -44,8 +47,9 @@ class Sweep(Callback):
     """The callback `hydra.callbacks.sweep`. It raises SystemExit, as Hydra turns other exceptions into warnings."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        for file in Path(config.hydra.sweep.dir).rglob(ERROR):
-            file.unlink()  # of an earlier sweep in this folder
+        for name in (ERROR, STOPPED):
+            for file in Path(config.hydra.sweep.dir).rglob(name):
+                file.unlink()  # of an earlier sweep in this folder
         with explained():
             json_output.refuse_json_of_sweep()
             if config.stage == Command.gate:
@@ -57,7 +61,7 @@ class Sweep(Callback):
             write_sweep_page(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Report a failed job in one line, in the process that ran it, and return None as its result."""
+        """Report a job that failed or stopped in one line, in the process that ran it, and return None as its result."""
         if config.hydra.mode is not RunMode.MULTIRUN or job_return.status is not JobStatus.FAILED:
             return
         try:
@@ -67,9 +71,12 @@ class Sweep(Callback):
             if line is None:
                 log.exception("An unexpected error, perhaps a bug:")
                 line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            log.error("error: %s", line)
+            word, name = "error", ERROR
+            if isinstance(error, LimitReached):
+                word, name = "stopped", STOPPED
+            log.error("%s: %s", word, line)
             job = " ".join(config.hydra.overrides.task)
-            Path(config.hydra.runtime.output_dir, ERROR).write_text(
+            Path(config.hydra.runtime.output_dir, name).write_text(
                 visible(f"{job}: {line}"), encoding="utf-8"
             )
         # an exception would stop the sweeper, and cannot always be pickled on its way from another process
@@ -106,12 +113,28 @@ def typed_overrides(config: DictConfig) -> list[str]:
 
 
 def report_failed_jobs(sweep_folder: Path) -> None:
-    """End the command with the errors of the jobs of a sweep's folder that failed, if any did."""
+    """End the command with the lines of the jobs of a sweep's folder that failed or stopped at a limit, if any did."""
     jobs = [*sweep_folder.rglob(".hydra")]
-    errors = [file.read_text(encoding="utf-8") for file in sorted(sweep_folder.rglob(ERROR))]
+    errors = read_lines(sweep_folder, ERROR)
+    stops = read_lines(sweep_folder, STOPPED)
+    heads = list[str]()
     if errors:
-        head = f"error: {len(errors)} of {len(jobs)} jobs failed. The others have finished."
-        sys.exit("\n  ".join([head, *errors]))
+        heads.append(f"error: {len(errors)} of {len(jobs)} jobs failed.")
+    if stops:
+        heads.append(f"stopped: {len(stops)} of {len(jobs)} jobs reached a limit.")
+    if not heads:
+        return
+    heads.append("The others have finished.")
+    message = "\n  ".join([" ".join(heads), *errors, *stops])
+    if errors:
+        sys.exit(message)
+    sys.stderr.write(f"{message}\n")
+    sys.exit(ExitCode.stopped)
+
+
+def read_lines(sweep_folder: Path, name: str) -> list[str]:
+    """Return the line of every job of a sweep that has a file of this name."""
+    return [file.read_text(encoding="utf-8") for file in sorted(sweep_folder.rglob(name))]
 
 
 def is_grid(config: DictConfig) -> bool:

@@ -19,7 +19,7 @@ from stages.commands.planning.peak import predicted_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.choices import Command
 from stages.config.errors import visible
-from stages.config.schema import Config
+from stages.config.schema import Config, RunLimits
 from stages.pipeline import provenance
 from stages.preflight.evaluation_settings import EVALUATING, nothing_measured_message
 from stages.preflight.programs_and_servers import recorded_reaches, sentence_of, shortened
@@ -90,7 +90,9 @@ def run(
         return show_last_run(store, overrides)
     if cfg.plan.gpu:
         return calculated.calculate(cfg, nodes, store)
-    return plan_nodes(nodes, store, why_no_evaluation=nothing_measured_message(cfg))
+    plan = plan_nodes(nodes, store, why_no_evaluation=nothing_measured_message(cfg))
+    plan.sentences += limit_sentences(cfg.limits, plan)
+    return plan
 
 
 def show_last_run(store: Store, overrides: list[str]) -> LastRun:
@@ -188,6 +190,22 @@ def time_summary(planned: list[PlannedNode]) -> str:
     if unmeasured:
         sentence += f" {UNMEASURED.capitalize()}: {', '.join(unmeasured)}."
     return sentence
+
+
+def limit_sentences(limits: RunLimits, plan: PlanResult) -> list[str]:
+    """Return a sentence for each limit of a command that the plan exceeds, as far as it is known."""
+    known_minutes = sum(node.seconds for node in plan.nodes if node.seconds >= 0) / 60
+    known_money = sum(calls.money for calls in plan.calls if calls.money and calls.money >= 0)
+    sentences = list[str]()
+    if limits.minutes is not None and known_minutes > limits.minutes:
+        takes = f"the run may take {known_minutes:.1f} min"
+        sentences.append(f"limits.minutes={limits.minutes:g}: {takes}, so it stops and is resumed.")
+    if limits.money is not None and known_money > limits.money:
+        costs = f"the calls may cost {known_money:.2f}"
+        sentences.append(
+            f"limits.money={limits.money:g}: {costs}, so the run may stop before them."
+        )
+    return sentences
 
 
 def calls_table(planned: list[PlannedCalls]) -> Table:

@@ -80,18 +80,31 @@ class UserError(Exception):
         super().__init__(" Also: ".join(self.messages))
 
 
+class LimitReached(Exception):
+    """The end of a command at a limit of `limits`. Its one line says which limit, and where the command stopped."""
+
+    def __init__(self, message: str, setting: str):
+        """`setting`: the limit to type instead, so that the same command goes on."""
+        super().__init__(message)
+        self.setting = setting
+
+
 @contextmanager
 def name_block(block: str) -> Iterator[None]:
-    """Name the keys of `block` instead of those of `label` in the messages of UserErrors that are raised inside."""
+    """Name the keys of `block` instead of those of `label` in the messages of UserErrors and LimitReached that are
+    raised inside."""
+    group = "eval/judged" if block.startswith("eval.judged") else "label"
+
+    def renamed(message: str) -> str:
+        with_block = re.sub(r"\blabel\.", f"{block}.", message)
+        return re.sub(r"\blabel=", f"{group}=", with_block)
+
     try:
         yield
     except UserError as error:
-        group = "eval/judged" if block.startswith("eval.judged") else "label"
-        messages = list[str]()
-        for each in error.messages:
-            with_block = re.sub(r"\blabel\.", f"{block}.", each)
-            messages.append(re.sub(r"\blabel=", f"{group}=", with_block))
-        raise UserError(*messages) from error
+        raise UserError(*map(renamed, error.messages)) from error
+    except LimitReached as reached:
+        raise LimitReached(renamed(str(reached)), reached.setting) from reached
 
 
 class Errors:

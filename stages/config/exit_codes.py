@@ -9,6 +9,7 @@ class ExitCode(IntEnum):
     done = 0
     failed = 1
     unknown_option = 2
+    stopped = 4
 
 
 class GateCode(IntEnum):
@@ -30,6 +31,7 @@ MEANINGS = {
     ),
     2: ("an option that does not exist", "not comparable, or an error"),
     3: ("", "too few prompts to tell"),
+    4: ("stopped at limits.minutes or limits.money: the same command resumes", ""),
 }
 
 

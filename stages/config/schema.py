@@ -131,6 +131,14 @@ class Launch:
 
 
 @dataclass
+class RunLimits:
+    """The minutes and the money that one command may use. Past either it stops, and the same command resumes."""
+
+    minutes: float | None = positive()
+    money: float | None = positive()
+
+
+@dataclass
 class Plan:
     """The machine that `stage=plan` plans for."""
 
@@ -238,6 +246,7 @@ class Config:
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)
     launch: Launch = field(default_factory=Launch)
+    limits: RunLimits = field(default_factory=RunLimits)
     plan: Plan = field(default_factory=Plan)
     compare: Compare = field(default_factory=Compare)
     gate: Gate = field(default_factory=Gate)

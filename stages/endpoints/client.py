@@ -14,10 +14,11 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from stages.config.blocks.endpoints import ANSWER_LIMITS, Endpoint
-from stages.config.errors import UserError
+from stages.config.errors import LimitReached, UserError
 from stages.config.installation import install_command
 from stages.endpoints.reply import KeyMask, NoReply, Redirected, Reply, parse_reply
 from stages.endpoints.spending import Pace, Spending, backoff, retry_after
+from stages.store.allowance import Allowance
 from stages.store.call_cache import Calls, key_of
 from stages.store.records import Message
 from stages.store.workspace import SCRATCH, StageDir
@@ -83,7 +84,7 @@ class Client:
         self.endpoint, self.name, runtime = endpoint, key, endpoint.runtime
         self.calls = Calls(out.call_folder, str(endpoint.base_url), str(endpoint.model))
         spent = out / SCRATCH / "spent" / self.calls.path.name
-        self.spending = Spending(spent, endpoint.budget, endpoint.price, key)
+        self.spending = Spending(spent, endpoint.budget, endpoint.price, key, out.allowance)
         self.requests = Pace(runtime.requests_per_minute)
         self.tokens = Pace(runtime.tokens_per_minute)
         self.pending: dict[str, asyncio.Task[Reply]] = {}
@@ -92,13 +93,13 @@ class Client:
         self.failures, self.ended = Counter[str](), False
 
     @contextmanager
-    def opened(self) -> Iterator["Client"]:
+    def opened(self, allowance: Allowance) -> Iterator["Client"]:
         """Open the files of cached replies and of spending. Only one process at a time can open them. Locks belong to
         one event loop, and a training that asks in every step has a new loop each time."""
         self.slots = asyncio.Semaphore(self.endpoint.runtime.concurrency)
         self.reading = asyncio.Lock()
         self.ended = False
-        with self.calls.opened(), self.spending.opened():
+        with self.calls.opened(allowance), self.spending.opened():
             yield self
 
     @cached_property
@@ -148,7 +149,8 @@ class Client:
 
         Raises:
             NoReply: if every attempt failed.
-            UserError: if the endpoint refuses all calls, or the budget is spent."""
+            UserError: if the endpoint refuses all calls, or the budget is spent.
+            LimitReached: if the command may not spend the money for the call."""
         call: dict[str, Any] = {
             "endpoint": self.endpoint.base_url,
             "request": question.request(self.endpoint),
@@ -180,7 +182,7 @@ class Client:
                 attempt += 1
                 if not error.retryable or attempt > runtime.retries or self.ended:
                     raise
-            except UserError:
+            except (UserError, LimitReached):
                 self.ended = True
                 raise
             await asyncio.sleep(backoff(runtime.backoff, attempt))
@@ -312,6 +314,14 @@ def is_too_long(status: int, text: str) -> bool:
     return status == 413 or (400 <= status < 500 and TOO_LONG.search(text) is not None)
 
 
+def time_is_up(allowance: Allowance, clients: Sequence[Client]) -> LimitReached:
+    """Return the end of a command whose time is up. No client starts a further call."""
+    for client in clients:
+        client.ended = True
+    names = ", ".join(client.name for client in clients)
+    return allowance.time_is_up(f"at {names}, whose replies are kept")
+
+
 def is_unsent(error: BaseException) -> bool:
     """Return whether a call failed before a byte of it was sent: the model has not seen it, and nothing is to pay."""
     import httpx2
@@ -333,31 +343,42 @@ def without_openai_variables() -> Iterator[None]:
 
 
 def run_jobs(
-    clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir
+    clients: Sequence[Client],
+    jobs: Iterable[Job[T]],
+    out: StageDir,
+    allowance: Allowance | None = None,
 ) -> Generator[T, None, None]:
     """Yield the results of jobs that call these clients, in the order of completion. Twice as many jobs run as calls
-    are allowed, so that jobs waiting for the disk block no calls. The clients' figures are stored in `out.asked`.
+    are allowed, so that jobs waiting for the disk block no calls. The clients' figures are stored in `out.asked`. No
+    job begins when the time of `allowance` is up; a training has none here, as it looks at the time after each step.
 
     Raises:
-        UserError: the first UserError of a job, after the running calls have ended, because they may be paid for."""
+        UserError: the first UserError of a job, after the running calls have ended, because they may be paid for.
+        LimitReached: if the time or the money of the command is used up, after the running calls too."""
     at_once = 2 * sum(client.endpoint.runtime.concurrency for client in clients)
-    waiting, running, errors = iter(jobs), set[asyncio.Task[T]](), list[UserError]()
+    waiting, running = iter(jobs), set[asyncio.Task[T]]()
+    errors = list[UserError | LimitReached]()
+    allowance = allowance or Allowance()
     with ExitStack() as opened, asyncio.Runner() as runner:
         # one order for all processes: no deadlock
         for client in sorted(clients, key=lambda c: c.calls.path):
-            opened.enter_context(client.opened())
+            opened.enter_context(client.opened(allowance))
         try:
             while True:
+                if allowance.is_late and not errors:
+                    errors.append(time_is_up(allowance, clients))
                 while not errors and len(running) < at_once and (job := next(waiting, None)):
                     running.add(runner.get_loop().create_task(job()))
                 if not running:
                     break
-                done, running = runner.run(
-                    asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                )
+                seconds = None if errors else allowance.seconds_left
+                wait = asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                done, running = runner.run(wait)
                 # The first of them ends the other jobs, so its reason comes before their missing replies.
                 errors += [
-                    error for task in done if isinstance(error := task.exception(), UserError)
+                    error
+                    for task in done
+                    if isinstance(error := task.exception(), UserError | LimitReached)
                 ]
                 for task in () if errors else done:
                     yield task.result()

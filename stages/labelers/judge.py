@@ -66,15 +66,12 @@ class Jury(Labeler):
         asks = texts_differ or self.cfg.kind is Rubrics.pointwise
         if self.cfg.reading is Reading.json and asks and not self.probed:
             self.probed = True
-            list(
-                run_jobs(
-                    self.judges, [partial(self.probe, judge) for judge in self.judges], self.out
-                )
-            )
+            probes = [partial(self.probe, judge) for judge in self.judges]
+            list(run_jobs(self.judges, probes, self.out, self.allowance))
         failed, before = Counter[str](), self.disagreements
         with (
             Progress(len(questions), f"label {self.name}", "judgement") as progress,
-            closing(run_jobs(self.judges, questions, self.out)) as judgements,
+            closing(run_jobs(self.judges, questions, self.out, self.allowance)) as judgements,
         ):
             for judgement in judgements:
                 failed.update([judgement.error] if judgement.error else [])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import Training
+from stages.config.errors import LimitReached
 from stages.config.schema import Target
 from stages.pages import plots, runs
 from stages.pages.environment import environment
@@ -82,8 +83,9 @@ class LivePage(AbstractContextManager["LivePage"]):
         self.writer.join()
         if error is not None:
             self.error = " ".join(str(error).split()) or type(error).__name__
+            ended = "stopped" if isinstance(error, LimitReached) else "failed"
             self.states = {
-                key: "failed" if state == "running" else state for key, state in self.states.items()
+                key: ended if state == "running" else state for key, state in self.states.items()
             }
         self.show(running=False)
 
@@ -204,7 +206,7 @@ class LivePage(AbstractContextManager["LivePage"]):
                 continue
             states = [self.states[node.fingerprint] for node in nodes]
             state = next(
-                (word for word in ("failed", "running", "waiting") if word in states),
+                (word for word in ("failed", "stopped", "running", "waiting") if word in states),
                 "reused" if {*states} == {"reused"} else "done",
             )
             if state == "waiting" and {*states} != {"waiting"}:

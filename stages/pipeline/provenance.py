@@ -34,7 +34,7 @@ LIBRARIES = [
     "numpy",
 ]
 # Beginnings of settings that change no result: the recorded command does not repeat them.
-NEUTRAL_SETTINGS = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")
+NEUTRAL_SETTINGS = ("stage=", "rebuild=", "upstream=", "tracker", "limits", "hydra")
 
 
 def command(stage: str, overrides: list[str]) -> str:

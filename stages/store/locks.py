@@ -12,8 +12,10 @@ from pathlib import Path
 import filelock
 
 from stages.config.errors import name_file
+from stages.store.allowance import Allowance
 from stages.store.safe_files import open_regular
 
+POLL_SECONDS = 0.5  # between two tries of a command that does not wait forever
 STORE = Path("cache", "in_use.lock")  # relative to a store's root
 
 log = logging.getLogger(__name__)
@@ -37,19 +39,32 @@ def open_lock(path: Path) -> int:
 
 
 @contextmanager
-def hold_lock(path: Path, name: str, work: str = "built") -> Iterator[None]:
-    """Wait for the lock of a file, and hold it. Messages: NAME is being WORK by process 7."""
+def hold_lock(
+    path: Path, name: str, work: str = "built", allowance: Allowance | None = None
+) -> Iterator[None]:
+    """Wait for the lock of a file, and hold it. Messages: NAME is being WORK by process 7.
+    Raise LimitReached if the time of `allowance` is up first."""
     descriptor = open_lock(path)
     with os.fdopen(descriptor, "rb"):
         with name_file(path):
             if not filelock.lock_descriptor(descriptor, blocking=False):
                 holder = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
                 log.info("%s is being %s by %s. This command waits for it.", name, work, holder)
-                filelock.lock_descriptor(descriptor)
+                wait_for_lock(descriptor, f"while {name} was being {work} by {holder}", allowance)
             holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, holder.encode(), 0)
         yield
+
+
+def wait_for_lock(descriptor: int, place: str, allowance: Allowance | None) -> None:
+    """Wait for a lock. Raise LimitReached, naming `place`, if the time of `allowance` is up first."""
+    if allowance is None or allowance.seconds_left is None:
+        filelock.lock_descriptor(descriptor)
+        return
+    while not filelock.lock_descriptor(descriptor, blocking=False):
+        allowance.stop_if_late(place)
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager

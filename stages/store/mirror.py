@@ -20,6 +20,7 @@ from pathlib import Path
 from stages.config.errors import UserError
 from stages.config.installation import program
 from stages.store import lease, safe_files, shared_calls
+from stages.store.allowance import Allowance
 from stages.store.manifest import Manifest, digest_of, validate_manifest
 from stages.store.node import Node
 from stages.store.remote import Remote, RemoteError, Report, open_remote, validate_url
@@ -108,16 +109,15 @@ class Mirror:
         return name_of(node) in self.listed - self.spoiled
 
     @contextmanager
-    def lease(self, node: Node) -> Iterator[None]:
+    def lease(self, node: Node, allowance: Allowance | None = None) -> Iterator[None]:
         """Hold the lease of a node, or wait until another machine has published the node."""
         with ExitStack() as held:
             with self.going_on_without():
                 remote = self.remote
                 if not remote.is_read_only:
                     name = f"{node.stage}-{node.fingerprint}"
-                    held.enter_context(
-                        lease.hold_lease(remote, name, partial(has_manifest, remote, node))
-                    )
+                    is_published = partial(has_manifest, remote, node)
+                    held.enter_context(lease.hold_lease(remote, name, is_published, allowance))
             yield
 
     def is_synced(self, node: Node, manifest: Manifest) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from stages.config.errors import UserError
 from stages.config.schema import Target
 from stages.store import locks, safe_files, sealed_json
+from stages.store.allowance import Allowance
 from stages.store.digests import Signature, digests, signature
 from stages.store.manifest import (
     WEIGHTS,
@@ -270,18 +271,23 @@ class Store:
         return locks.is_held(self.lock_file(stage, fingerprint))
 
     @contextmanager
-    def lock(self, stage: str, name: str) -> Iterator[None]:
+    def lock(self, stage: str, name: str, allowance: Allowance | None = None) -> Iterator[None]:
         """Wait for a lock and hold it. A node's lock is named by its stage and fingerprint."""
-        with locks.hold_lock(self.lock_file(stage, name), f"{stage} {name}"):
+        with locks.hold_lock(self.lock_file(stage, name), f"{stage} {name}", allowance=allowance):
             yield
 
     @contextmanager
-    def claim(self, node: Node) -> Iterator[Path | None]:
-        """Hold the node's lock and yield its partial folder, or None if another process has published the node."""
-        with self.lock(node.stage, node.fingerprint):
+    def claim(self, node: Node, allowance: Allowance | None = None) -> Iterator[Path | None]:
+        """Hold the node's lock and yield its partial folder, or None if another process has published the node.
+        Raise LimitReached if the time of `allowance` is up while another process has the lock."""
+        with self.lock(node.stage, node.fingerprint, allowance):
             if read_manifest(self.partial(node)):
                 self._rename(node)  # a kill came just before the last step
-            with self.mirror.lease(node) if self.mirror and not self.find(node) else nullcontext():
+            with (
+                self.mirror.lease(node, allowance)
+                if self.mirror and not self.find(node)
+                else nullcontext()
+            ):
                 yield None if self.find(node) or self._pull(node) else self._begin(node)
 
     def _begin(self, node: Node) -> Path:

@@ -73,6 +73,10 @@ class MLflowRun(Run):
     def finish(self, failed: bool) -> None:
         self.client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
 
+    def stop(self, reason: str) -> None:
+        self.summarize({"stopped": reason})
+        self.client.set_terminated(self.id, "KILLED")
+
 
 def require_place_inside(place: str, files: Path, project: str) -> None:
     """Raise UserError if an experiment of the store's database, perhaps a copied one, writes its artifacts elsewhere."""
