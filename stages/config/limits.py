@@ -36,6 +36,11 @@ class Limit:
             return f"{text} to below {self.high:,}"
         return f"{text} to {self.high:,}"
 
+    @property
+    def has_high(self) -> bool:
+        """Whether the highest number means something to a user."""
+        return self.high < BILLION
+
 
 AMOUNT = Limit(0)  # of numbers whose field has none
 # keys of a dataclass field's metadata
