@@ -24,12 +24,15 @@ from stages.models import rounding
 from stages.models.base_licence import KEYS, publish_licence, read_licence
 from stages.models.hub import download_model
 from stages.models.loading import (
+    OTHER_WEIGHTS,
     Loaded,
+    first_not_finite,
     load_adapter,
     load_config,
     load_gguf,
     load_model,
     load_tokenizer,
+    require_finite_files,
     save_model,
     tokens_without_row,
     unloaded_tensors,
@@ -92,6 +95,7 @@ def read_folder(folder: Path, cfg: Model, out: StageDir) -> Loaded:
     tokenizer = load_tokenizer(folder)
     # loading the weights may take minutes
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
+    require_finite_files(folder)
     model = load_model(folder)
     unloaded = unloaded_tensors(folder, model)
     if unloaded:
@@ -115,7 +119,13 @@ def merge_adapter(
         validate_chat_template(tokenizer, f"{cfg.key}={cfg.adapter}")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
+    require_finite_files(folder)
     merged: Any = load_adapter(model, folder).merge_and_unload()
+    fault = first_not_finite(merged.named_parameters())
+    if fault:
+        raise UserError(
+            f"{cfg.adapter_key}={cfg.adapter}: {fault} once it is merged. Correct lora_alpha in {folder / ADAPTER_CONFIG}."
+        )
     (out / "adapter").mkdir(exist_ok=True)
     for name in (ADAPTER_CONFIG, "adapter_model.safetensors"):
         shutil.copyfile(folder / name, out / "adapter" / name)
@@ -130,6 +140,9 @@ def read_gguf(file: Path, cfg: Model) -> Loaded:
     except Exception as error:  # a damaged or unknown file may raise any exception
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{cfg.key}={cfg.path}: cannot be read as GGUF: {reason}") from error
+    fault = first_not_finite(model.named_parameters())
+    if fault:
+        raise UserError(f"{cfg.key}={cfg.path}: {fault}. {OTHER_WEIGHTS}")
     scaling_entry = rope_scaling_entry(file)
     if scaling_entry and model.config.rope_parameters.get("rope_type") == "default":
         raise UserError(

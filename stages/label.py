@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.config.blocks.labels import Label, OwnLabeler
+from stages.config.blocks.labels import Judge, Label, OwnLabeler
 from stages.config.blocks.models import Own
 from stages.config.errors import UserError, name_block
 from stages.evaluation import learnt_scores, reliability
@@ -39,6 +39,9 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     Raise UserError if more judgements are missing than `max_failed` allows, or a judgement of user code is invalid."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # a killed attempt may have left one
     labeler = make_labeler(cfg, out)
+    # the others take seconds, or look at the time after each shard
+    if isinstance(cfg, Judge | OwnLabeler):
+        labeler.allowance = out.allowance
     own = cfg.own if isinstance(cfg, OwnLabeler) else Own()
     figures = Figures()
     with plugins.explain_errors(own, "label.own", out.path):

@@ -25,7 +25,7 @@ from stages.pages.environment import environment
 from stages.pages.example_answers import changed_words, side_by_side, strips
 from stages.pages.headline import Headline, next_steps, run_command
 from stages.pages.settings_table import learns
-from stages.store.manifest import Manifest, manifest_of
+from stages.store.manifest import Manifest, command_of, manifest_of
 from stages.store.records import Candidate, Pair, load
 from stages.store.sealed_json import load_json, require_keys
 from stages.store.workspace import StageDir, read_curves
@@ -323,7 +323,7 @@ def lineage_rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
             "seconds": node["wall_seconds"],
             "memory": node.get("peak_gpu_memory") or node["peak_memory"],
             "tokens": node["metrics"].get("tokens"),
-            "command": f"{node['command']} rebuild={node['stage']}",
+            "command": f"{command_of(node)} rebuild={node['stage']}",
             "summary": node["metrics"]["summary"],
         }
     return [*row_by_fingerprint.values()]

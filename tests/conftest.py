@@ -22,12 +22,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest  # noqa: E402
 
+from stages.config.installation import ROOT  # noqa: E402
 from stages.hardware import process  # noqa: E402
 from stages.store.sealed_json import OUTPUTS  # noqa: E402
 from tests.helpers import INSTALLED, SECRET, TINY, Chain, command, made_once  # noqa: E402
 from tests.kept import kept_copy  # noqa: E402
 
-pytest_plugins = ["tests.budgets", "tests.store.s3"]
+pytest_plugins = ["tests.budgets", "tests.goldens.refusals", "tests.store.s3"]
 process.prepare()
 
 
@@ -123,3 +124,14 @@ def chain(built: Path, tmp_path: Path) -> Chain:
     root = tmp_path / "outputs"
     shutil.copytree(built, root, symlinks=True)
     return Chain(root)
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package in a copy of the checkout, beside its settings and program. A test undoes its edits in it."""
+    root = tmp_path_factory.mktemp("checkout")
+    for name in ("stages", "conf", "recipes"):
+        without_compiled = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, root / name, ignore=without_compiled)
+    shutil.copy(ROOT / "run.py", root)
+    return root / "stages"

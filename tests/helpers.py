@@ -10,7 +10,7 @@ import runpy
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractContextManager,
     chdir,
@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -167,6 +168,26 @@ def build_node(root: Path, name: str, *overrides: str) -> None:
     building.build([nodes(root, *overrides)[name]], Store(root), cfg, [*TINY, *overrides])
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """What a command was refused with."""
+
+    arguments: tuple[str, ...]
+    message: str
+    exit_code: int
+
+
+# of the test that runs; tests/goldens/refusals.py compares them with their record
+refusals: list[Refusal] = []
+
+
+def note_refusal(ran: subprocess.CompletedProcess[str], arguments: tuple[str, ...]) -> None:
+    """Note what a command that has failed wrote last."""
+    lines = (ran.stderr or "").strip().splitlines() or [""]
+    if ran.returncode > 0:
+        refusals.append(Refusal(arguments, lines[-1], ran.returncode))
+
+
 def refused(*overrides: str) -> str:
     """Return the one line of the error with which `run.py` refuses these overrides."""
     try:
@@ -176,17 +197,20 @@ def refused(*overrides: str) -> str:
         if (line := explain(error)) is None:
             raise
         assert "\n" not in line
+        refusals.append(Refusal(overrides, line, 1))
         return line
     raise AssertionError(f"{' '.join(overrides)} is not refused")
 
 
-def refuse_unread(cfg: Config, typed: Sequence[str]) -> None:
+def refuse_unread(
+    cfg: Config, typed: Sequence[str], interpolated: Mapping[str, list[str]] = MappingProxyType({})
+) -> None:
     """Raise UserError for typed arguments that nothing in the run reads."""
     nodes = {}
     # the models of an examination may not be here
     if compose.needs_graph(cfg.stage, [*typed]) and cfg.align is not Align.given:
         nodes = wire_graph(cfg, Path(), lambda block, cache: (block, {}))
-    messages = unread.unread_messages(cfg, nodes, typed)
+    messages = unread.unread_messages(cfg, nodes, typed, interpolated)
     if messages:
         raise UserError(*messages)
 
@@ -200,9 +224,9 @@ def nodes(root: Path, *overrides: str) -> dict[str, Node]:
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `python run.py …` in a new process."""
     options = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 300} | options
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options
-    )
+    ran = subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options)
+    note_refusal(ran, arguments)
+    return ran
 
 
 def stand_in(script: Path, program: Path) -> Path:
@@ -281,7 +305,9 @@ def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.Com
                 handler.close()
             logging.root.handlers[:] = handlers
             logging.root.setLevel(level)
-    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+    ran = subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+    note_refusal(ran, arguments)
+    return ran
 
 
 def common(factory: pytest.TempPathFactory) -> Path:

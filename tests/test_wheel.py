@@ -100,6 +100,7 @@ def test_the_whole_chain_runs_from_an_empty_folder_and_is_there_the_second_time(
         assert manifest["git"] == {"commit": None, "dirty": False}
         assert manifest["versions"][DISTRIBUTION] == checkout_project()["version"]
     assert "python run.py" not in first.stdout
+    assert "edited" not in first.stdout + first.stderr
 
     plumbline(folder, *TINY)
     assert {

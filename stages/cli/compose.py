@@ -12,18 +12,24 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+from omegaconf.errors import (
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
-from stages.cli import recipes, spelling, starting_values
+from stages.cli import recipes, spelling, starting_values, value_types
 from stages.cli.explain import unknown_key_message
-from stages.cli.last_run import selects_run
+from stages.commands.finished_run import is_about_last_run, selects_run
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
+from stages.config.installation import untyped_programs
 from stages.config.schema import Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import wire_graph, wire_unpinned
-from stages.preflight import building, constraints, servers
+from stages.preflight import building, constraints, programs_and_servers, servers
+from stages.preflight.programs_and_servers import Reach
 from stages.store import source_files
 from stages.store.mirror import Mirror
 from stages.store.node import Node
@@ -40,6 +46,14 @@ COMMANDS_ON_WHOLE_STORE = (
     Command.gc,
     Command.convert,
     Command.context,
+)
+# Commands on results, which make no store
+COMMANDS_ON_RESULTS = (
+    *COMMANDS_ON_FINISHED_RUN,
+    Command.compare,
+    Command.sync,
+    Command.doctor,
+    Command.gc,
 )
 # Downloaded models stay in the hub's shared cache
 LIBRARY_CACHES = {
@@ -63,6 +77,7 @@ def normalise_for_hydra(argv: list[str]) -> list[str]:
     for argument in line:
         refuse_secret(argument)
         spelling.validate_argument(argument)
+        validate_value(argument)
     line = [f"++{argument}" if spelling.may_add_keys(argument) else argument for argument in line]
     added = [*implied_overrides(argv), *overrides_without_hydra_files(argv)]
     added = [override for override in added if override not in line]
@@ -86,6 +101,14 @@ def refuse_secret(argument: str) -> None:
         for parsed in parsed_values(argument):
             texts += servers.nested_texts(parsed, key)
     servers.refuse_secret(texts)
+
+
+def validate_value(argument: str) -> None:
+    """Raise UserError for a value that OmegaConf would convert to another one."""
+    key, _, value = argument.lstrip("+").partition("=")
+    value_types.validate_spelling(key, value)
+    for parsed in parsed_values(argument):
+        value_types.validate_types(key, parsed)
 
 
 def place_of_first_option(line: list[str]) -> int:
@@ -127,11 +150,13 @@ def parsed_values(argument: str) -> Iterator[Any]:
 
 
 def overrides_without_hydra_files(argv: list[str]) -> list[str]:
-    """Return the overrides that turn off Hydra's folder and log file for a read-only store; none for a sweep."""
-    typed = spelling.typed_values(argv).get("outputs", "").strip("'\"")
-    root = Path(typed or os.environ.get(OUTPUTS, "outputs"))
+    """Return the overrides that turn off Hydra's folder and log file for a read-only store, and for a store that does
+    not exist and is to be read; none for a sweep."""
+    typed = spelling.typed_values(argv)
+    root = Path(typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS, "outputs"))
+    is_missing = typed.get("stage") in COMMANDS_ON_RESULTS and not root.exists()
     is_sweep = not spelling.MULTIRUN.isdisjoint(argv)
-    if Store(root).is_writable or is_sweep:
+    if is_sweep or (Store(root).is_writable and not is_missing):
         return []
     no_log = ["~hydra.job_logging.handlers.file", "hydra.job_logging.root.handlers=[console]"]
     return ["hydra.run.dir=.", "hydra.output_subdir=null", *no_log]
@@ -147,7 +172,9 @@ def set_cache_folders(store_root: Path) -> None:
 def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     """Return a composed configuration as a checked Config, its artifact store, and its nodes by name.
     Raise UserError for settings that are missing or unknown, or cannot work."""
-    process.prepare()  # a sweep may run each job in a separate process
+    # a sweep may run each job in a separate process
+    process.prepare()
+    recipes.register_schema()
     try:
         refuse_unknown_keys(composed)
         cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
@@ -167,9 +194,37 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     resolve_template(cfg)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
-    if not needs_graph(cfg.stage, process.read_typed_arguments()):
+    is_pulled = cfg.stage in COMMANDS_ON_FINISHED_RUN and mirror is not None
+    if cfg.stage in COMMANDS_ON_RESULTS and not is_pulled:
+        require_folder(store.root)
+    needs_none = not needs_graph(cfg.stage, process.read_typed_arguments())
+    if needs_none or is_about_last_run(cfg.stage, typed, store):
         return cfg, store, {}
     return cfg, store, checked_graph(cfg, store)
+
+
+def untyped_reaches(composed: DictConfig) -> list[Reach]:
+    """Return the settings that name a program, code or a server, and that nobody typed. From here on, a plan runs no
+    such program."""
+    as_written = OmegaConf.to_container(composed, resolve=False)
+    values = as_written
+    with suppress(OmegaConfBaseException):  # `prepare` will refuse it
+        values = OmegaConf.to_container(composed, resolve=True)
+    reaches = programs_and_servers.untyped_reaches(values, as_written, typed_in_job())
+    is_plan = composed.stage == Command.plan
+    programs = [reach.value for reach in reaches if is_plan and reach.is_program]
+    untyped_programs.set(frozenset(programs))
+    return reaches
+
+
+def require_folder(root: Path) -> None:
+    """Raise UserError if a store whose results are to be read does not exist."""
+    if not root.exists():
+        raise UserError(
+            f"outputs={root} does not exist, so nothing was built there. Correct the path, or build something first."
+        )
+    if not root.is_dir():
+        raise UserError(f"outputs={root} is a file, and a store is a folder. Correct the path.")
 
 
 def job_overrides() -> list[str]:

@@ -3,7 +3,7 @@
 The errors are of three kinds: a key or value that the configuration does not have, an option or file that is missing,
 and an argument that Hydra cannot read."""
 
-import errno
+import os
 import re
 import shlex
 import sys
@@ -19,44 +19,46 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from stages.cli.recipe_layers import ALLOWED_HYDRA_KEYS, forbidden_hydra_keys, recipe_files
+from stages.cli.recipe_layers import (
+    ALLOWED_HYDRA_KEYS,
+    forbidden_hydra_keys,
+    load_recipe_file,
+    recipe_files,
+)
 from stages.cli.settings import all_settings, option_files
 from stages.cli.spelling import is_list, typed_values
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.errors import (
     SYNONYMS,
+    LimitReached,
     UserError,
     causes,
+    file_error_message,
     full_disk_message,
     nearest,
     suggest,
     visible,
 )
+from stages.config.exit_codes import ExitCode
+from stages.config.installation import program
 from stages.config.limits import ONLY_PIPELINE_SETS
 from stages.config.schema import OPTIONS, Config
 from stages.config.trainers import not_passed_on_message
 from stages.hardware import process
-
-# Errors of the file system that another folder mends
-FOLDER_ERRORS = {
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
-}
+from stages.store.sealed_json import OUTPUTS
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """End the process with one line if the block raises an error that the user can correct."""
+    """End the process with one line if the block raises an error that the user can correct, or stops at a limit."""
     try:
         yield
+    except LimitReached as reached:
+        sys.stderr.write(f"stopped: {explain(reached)}\n")
+        sys.exit(ExitCode.stopped)
     except Exception as error:
         line = explain(error)
         typed = typed_values(process.read_typed_arguments())
@@ -86,16 +88,34 @@ def message_of_error_alone(error: BaseException) -> str | None:
     """Return the message of an error that needs no other one of its chain; None for any other error."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, LimitReached):
+        return f"{error} To go on, type: {continuing_command(error)}"
     if isinstance(error, MissingConfigException):
         return missing_option_message(error)
     if isinstance(error, OverrideParseException):
         return unreadable_argument_message(error.override.lstrip("+"))
-    if isinstance(error, OSError) and error.errno in FOLDER_ERRORS:
-        return f"{error.filename}: {error.strerror}. No node is lost. To use another store, set outputs=FOLDER."
+    message = file_error_message(error, typed_root())
+    if message:
+        return message
     if type(error).__name__ == "OutOfMemoryError":
         what = str(error).partition(". ")[0]
         return f"{what}. Lower token_budget or batch_size in the runtime of this stage, or set its runtime.device=cpu."
     return None
+
+
+def typed_root() -> str:
+    """Return the folder of the store that this command names, or the default one."""
+    typed = typed_values(process.read_typed_arguments())
+    return typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS) or "outputs"
+
+
+def continuing_command(reached: LimitReached) -> str:
+    """Return this command with the higher limit."""
+    key = reached.setting.partition("=")[0]
+    words = [
+        word for word in process.read_typed_arguments() if word.lstrip("+").partition("=")[0] != key
+    ]
+    return shlex.join([*program(), *words, reached.setting])
 
 
 # Keys and values that the configuration does not have
@@ -126,7 +146,9 @@ def setting_message(chain: list[BaseException]) -> str | None:
         return f"{in_file}{where}: {message}" if is_nested else in_file + message
     setting = all_settings().get(re.sub(r"\[\d+\]$", "", key))
     if setting is None or isinstance(error, InterpolationResolutionError):
-        return f"{in_file}{where}: {str(error).splitlines()[0].removesuffix('.')}."
+        first_line = str(error).splitlines()[0].removesuffix(".")
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line)
+        return f"{in_file}{where}: {reason}."
     accepted = setting.type_words
     if is_list(setting.key):
         accepted += f", as {setting.key}=[…]"
@@ -202,7 +224,7 @@ def unusable_recipe_message(name: str) -> str:
     problem = yaml_problem(files[name])
     if problem:
         return f"{file} is not valid YAML: {problem}. Correct the file."
-    keys = ", ".join(forbidden_hydra_keys(OmegaConf.load(files[name])))
+    keys = ", ".join(forbidden_hydra_keys(load_recipe_file(files[name])))
     return f"{file} sets {keys}. It may only set {', '.join(sorted(ALLOWED_HYDRA_KEYS))} of Hydra."
 
 
@@ -216,7 +238,7 @@ def shown_path(group: str, option: str) -> str:
 def yaml_problem(path: Path) -> str:
     """Return why a file is not a YAML mapping, and where, or '' if it is one."""
     try:
-        keys = OmegaConf.load(path)
+        keys = load_recipe_file(path)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         return f"line {line}, {error.problem}"

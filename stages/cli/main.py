@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from stages.cli import compose, help, json_output, recipes, sweep, unread
 from stages.cli.explain import explained
-from stages.cli.last_run import with_last_run
+from stages.cli.interpolations import interpolated_keys
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
@@ -25,13 +25,14 @@ from stages.commands.run_result import (
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError
 from stages.config.exit_codes import ExitCode
-from stages.config.schema import CONF, POLICY_STAGES, Config
+from stages.config.schema import CONF, POLICY_STAGES, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import requested_nodes, wire_unpinned
 from stages.pipeline.stage_table import STAGES
 from stages.preflight import building, constraints
+from stages.store.mirror import NotSent
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -56,8 +57,6 @@ def run_line(line: list[str]) -> None:
     process.prepare(line)
     try:
         with explained():
-            line = with_last_run(line)
-            process.prepare(line)
             line = compose.normalise_for_hydra(line)
             text = option_text(line)
             if text is not None:
@@ -88,10 +87,16 @@ def run(composed: DictConfig) -> float | None:
     is_single_run = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
     with explained() if is_single_run else nullcontext():
         json_output.require_result(composed.stage)
+        reaches = compose.untyped_reaches(composed)
+        recipe = recipes.describe_recipe(compose.typed_in_job(), reaches)
+        if reaches:  # before any of them is used
+            log.info("%s", recipe)
         cfg, store, nodes = compose.prepare(composed)
-        refuse_unread(cfg, nodes)
-        if nodes and HydraConfig.initialized() and composed.stage in [*Command]:
-            log.info("%s", recipes.describe_recipe(compose.typed_in_job()))
+        interpolated = interpolated_keys(composed)
+        refuse_unread(cfg, nodes, interpolated)
+        log_edited_stages(nodes)
+        if nodes and HydraConfig.initialized() and composed.stage in [*Command] and not reaches:
+            log.info("%s", recipe)
         if composed.stage in (Command.chat, Command.export):
             use_finished_run(cfg, store, nodes)
         elif composed.stage in [*Command]:
@@ -100,18 +105,44 @@ def run(composed: DictConfig) -> float | None:
             result = command.run(cfg, store, nodes, compose.job_overrides())
             if result:
                 json_output.deliver(result)
+        elif nodes:
+            overrides = compose.job_overrides()
+            return build_and_measure(cfg, store, nodes, overrides, recipe, interpolated)
         else:
-            return build_and_measure(cfg, store, nodes)
+            return write_report_again(cfg, store)
     return None
 
 
-def refuse_unread(cfg: Config, nodes: dict[str, Node]) -> None:
+def refuse_unread(cfg: Config, nodes: dict[str, Node], interpolated: dict[str, list[str]]) -> None:
     """Raise UserError for typed keys that nothing reads. In a sweep another job may read them: there, warn."""
-    messages = unread.unread_messages(cfg, nodes, process.read_typed_arguments())
+    typed = process.read_typed_arguments()
+    messages = unread.unread_messages(cfg, nodes, typed, interpolated)
     if not sweep.is_job() and messages:
         raise UserError(*messages)
     for message in messages:
         log.warning("warning: %s", message)
+
+
+def write_report_again(cfg: Config, store: Store) -> float | None:
+    """Write the report of the last run again, and return its metric."""
+    from stages.commands import finished_run
+
+    overrides = compose.job_overrides()
+    nodes, recorded = finished_run.report_again(cfg, store, overrides)
+    log_edited_stages({Target.report: nodes[Target.report]})
+    # as text: they are part of the command that makes such a report
+    overrides += recorded
+    return build_and_measure(cfg, store, nodes, overrides, "recipe: that of the last run", {})
+
+
+def log_edited_stages(nodes: dict[str, Node]) -> None:
+    """Log the stages of a run whose source is edited, with the files. Stages with the same files have one line."""
+    stages_by_files = dict[str, dict[str, None]]()  # a dict, since it has each stage once
+    for node in nodes.values():
+        if node.edited:
+            stages_by_files.setdefault(str(node.edited), {})[node.stage] = None
+    for files, stages in stages_by_files.items():
+        log.info("%s: edited (%s)", ", ".join(stages), files)
 
 
 def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
@@ -130,14 +161,19 @@ def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
     chat.talk(cfg.chat, store.folder(chosen[0]))
 
 
-def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[Node]) -> "LivePage":
+def live_page(
+    cfg: Config,
+    store: Store,
+    nodes: dict[str, Node],
+    targets: list[Node],
+    overrides: list[str],
+    recipe: str,
+) -> "LivePage":
     """Return the live page of this run."""
     # imported here, as a refusal needs no page
     from stages.commands.planning.forecast import Forecast
     from stages.pages.live import LivePage
 
-    overrides = compose.job_overrides()
-    recipe = recipes.describe_recipe(compose.typed_in_job())
     command = provenance.command(cfg.stage, overrides)
     seconds_left = Forecast(store).seconds_left
     return LivePage(
@@ -145,49 +181,65 @@ def live_page(cfg: Config, store: Store, nodes: dict[str, Node], targets: list[N
     )
 
 
-def build_and_measure(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
+def build_and_measure(
+    cfg: Config,
+    store: Store,
+    nodes: dict[str, Node],
+    overrides: list[str],
+    recipe: str,
+    interpolated: dict[str, list[str]],
+) -> float | None:
     """Build the nodes of the stage, then deliver what they made, their pages and the next command. Return the metric
-    that a sweep may optimise."""
+    that a sweep may optimise. `overrides`: those of the commands to show. `recipe`: the first line of the run."""
     target_nodes = requested_nodes(cfg, nodes)
     missing = sorted(store.missing(target_nodes), key=str)
     building.try_own_labelers(cfg, missing, store)
     building.require_rows_within_length(cfg, missing, nodes, store)
-    page = live_page(cfg, store, nodes, target_nodes)
+    page = live_page(cfg, store, nodes, target_nodes, overrides, recipe)
     if HydraConfig.initialized():
         log.info("%s; page: %s", page.recipe, page.address)
     process.warn_of_versions()
-    overrides = compose.job_overrides()
     if cfg.upstream is Upstream.require:
         require_inputs(target_nodes, store, overrides)
     if HydraConfig.initialized() and store.is_writable:
         sweep.record_fingerprints(nodes)
+    not_sent = None
     with page if cfg.launch.node_rank == 0 else nullcontext():
-        build(target_nodes, store, cfg, overrides, page.tell)
+        try:
+            build(target_nodes, store, cfg, overrides, page.tell)
+        except NotSent as error:
+            not_sent = error  # the results are complete here
     pages = page_address(page), write_labels_page(store, nodes, target_nodes)
-    next_line = next_command(cfg, overrides)
+    next_line = next_command(cfg, overrides, interpolated)
     built = built_nodes(page)
     faults = found_faults(built)
     json_output.deliver(RunResult(built, *pages, next_line, faults))
+    if not_sent and not sweep.is_job():
+        raise not_sent
+    if not_sent:  # the job has a metric
+        log.warning("warning: %s", not_sent)
     if faults and cfg.examine.strict:
         sys.exit(ExitCode.failed)
     return sweep.sweep_metric(cfg, nodes, store)
 
 
-def next_command(cfg: Config, overrides: list[str]) -> str | None:
+def next_command(
+    cfg: Config, overrides: list[str], interpolated: dict[str, list[str]]
+) -> str | None:
     """Return the command for the next stage, or None if these settings allow no stage after `cfg.stage`."""
     stage = STAGES[cfg.stage].next
-    while stage and not is_allowed(replace(cfg, stage=stage), overrides):
+    while stage and not is_allowed(replace(cfg, stage=stage), overrides, interpolated):
         stage = STAGES[stage].instead or STAGES[stage].next
     if stage is None and cfg.stage in POLICY_STAGES:  # no prompt evaluates this policy
         stage = Command.chat
     return provenance.command(stage, overrides) if stage else None
 
 
-def is_allowed(cfg: Config, overrides: list[str]) -> bool:
+def is_allowed(cfg: Config, overrides: list[str], interpolated: dict[str, list[str]]) -> bool:
     try:
         constraints.validate_config(cfg)
         nodes = wire_unpinned(cfg)
         requested_nodes(cfg, nodes)
     except UserError:
         return False
-    return not unread.unread_messages(cfg, nodes, overrides)
+    return not unread.unread_messages(cfg, nodes, overrides, interpolated)

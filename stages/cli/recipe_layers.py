@@ -1,14 +1,16 @@
 """Read recipe files, each merged with the recipes that it is based on."""
 
 from collections.abc import Iterable, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from stages.config.errors import UserError
 from stages.config.schema import GROUPS, RECIPES
+from stages.store.bounded_yaml import read_yaml_text
 from stages.store.plugins import user_path
 
 # The blocks that the options of a group fill, where they do not have the group's name
@@ -69,7 +71,7 @@ def read_with_bases(
     """Return a recipe merged with the recipes in its defaults list, in their order; None if it is unreadable, or sets
     what no recipe may set. `based_on_it`: the recipes that are, as no recipe is based on itself."""
     try:
-        recipe = OmegaConf.load(files[name])
+        recipe = load_recipe_file(files[name])
     except (KeyError, OSError, ValueError, yaml.YAMLError):
         return None
     if not isinstance(recipe, DictConfig) or forbidden_hydra_keys(recipe):
@@ -94,6 +96,12 @@ def read_with_bases(
     for layer in upper:
         merged = lay_over(merged, layer)
     return merged
+
+
+def load_recipe_file(path: Path) -> DictConfig | ListConfig:
+    """Return the content of a recipe file. Raise YAMLError if it is no YAML, or beyond the bounds; ValueError or OSError
+    if it cannot be read."""
+    return OmegaConf.load(StringIO(read_yaml_text(path)))
 
 
 def forbidden_hydra_keys(recipe: Any) -> list[str]:

@@ -4,7 +4,8 @@ A recipe applies whole or not at all; what is typed wins, and nothing else moves
 groups, so its keys stand on top of a typed group's option. Without `recipe=`, recipe=demo applies, unless content of
 the user's is typed: its values suit its own tasks and its own model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from stages.cli import value_types
+from stages.cli.interpolations import hide_environment
 from stages.cli.recipe_layers import group_options, lay_over, load_recipes
 from stages.cli.settings import default_options
 from stages.cli.spelling import is_inside, typed_values
 from stages.config.errors import UserError
 from stages.config.schema import CONF, OPTIONS, Config, Target
-from stages.preflight import servers
+from stages.preflight import programs_and_servers, servers
+from stages.preflight.programs_and_servers import Reach
 
 DEFAULT = "demo"  # the recipe of conf/config.yaml
 NONE = "none"  # the recipe without a key
@@ -67,19 +71,32 @@ MOST_TOY_PROMPTS = {
 
 def register(line: list[str]) -> None:
     """Register the recipes with Hydra, in place of those of an earlier command line: `recipe=NAME` is
-    `recipes/NAME.yaml`. Raise UserError for a recipe that holds a secret."""
+    `recipes/NAME.yaml`. Raise UserError for a recipe that holds a secret, or a value of another type."""
     register_schema()
     store = ConfigStore.instance()
     store.repo.pop("recipe", None)
     for name, recipe in {NONE: OmegaConf.create(), **recipes_of_line(line)}.items():
-        servers.refuse_secret(servers.nested_texts(OmegaConf.to_container(recipe), ""))
+        values = OmegaConf.to_container(recipe)
+        servers.refuse_secret(servers.nested_texts(values, ""))
+        with name_recipe(name):
+            value_types.validate_types("", values)
         *folders, file = filter(None, f"recipe/{name}".split("/"))
         store.store(group="/".join(folders), name=file, node=recipe, package="_global_")
 
 
+@contextmanager
+def name_recipe(name: str) -> Iterator[None]:
+    """Name the recipe in the message of a UserError that is raised inside."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"recipe={name}: {error}") from error
+
+
 @cache
 def register_schema() -> None:
-    """Register the classes of the configuration with Hydra, once in a process."""
+    """Register the classes of the configuration with Hydra, and the resolver of `oc.env`, once in a process."""
+    hide_environment()
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for group, options in OPTIONS.items():
@@ -221,11 +238,14 @@ def recipe_in_place_of_default(typed: Mapping[str, str]) -> list[str]:
     return [f"recipe={NONE}"] if users_content(typed) else []
 
 
-def describe_recipe(typed: Mapping[str, str]) -> str:
-    """Return the first line of a run: its recipe, and why there is none."""
-    if "recipe" in typed:
-        return f"recipe: {typed['recipe']}"
+def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] = ()) -> str:
+    """Return the first line of a run: its recipe, or why there is none, and what it names outside of this process."""
+    recipe = f"recipe: {DEFAULT}"
     content = users_content(typed)
-    if content:
-        return f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"
-    return f"recipe: {DEFAULT}"
+    if "recipe" in typed:
+        recipe = f"recipe: {typed['recipe']}"
+    elif content:
+        recipe = f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"
+    if untyped_reaches:
+        recipe += f", which names {programs_and_servers.sentence_of(untyped_reaches)}"
+    return recipe

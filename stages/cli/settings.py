@@ -55,7 +55,7 @@ class Setting:
         if not limit:
             return words
         low = f"{'>' * limit.open}{limit.low:,}"
-        high = f"{'<' * limit.below}{limit.high:,}".replace("inf", "∞")
+        high = f"{'<' * limit.below}{limit.high:,}" if limit.has_high else "∞"
         return f"{words}, {low}–{high}"
 
     @property

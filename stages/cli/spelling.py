@@ -9,7 +9,8 @@ from stages.cli.settings import all_settings, option_files
 from stages.config.errors import UserError, suggest
 
 MULTIRUN = {"-m", "--multirun"}
-NOT_READ_AS_TEXT = re.compile(r"-?\d[\w.+-]*|true|false|null", re.IGNORECASE)
+NOT_READ_AS_TEXT = re.compile(r"[+-]?(\d[\w.+-]*|inf|nan)|true|false|null", re.IGNORECASE)
+GROUP_OF_SEVERAL = "tracker"  # the options of every other group exclude each other
 
 
 def typed_values(line: Sequence[str]) -> dict[str, str]:
@@ -35,11 +36,26 @@ def validate_argument(argument: str) -> None:
         raise UserError(
             f"{argument}: only recipes may set hydra.sweeper.params. Type values and -m: dpo.beta=0.05,0.1 -m"
         )
-    if key in (*option_files(), "recipe") and NOT_READ_AS_TEXT.fullmatch(value):
-        options = [path.stem for path in option_files().get(key, ())]
-        raise UserError(f"{argument} does not exist.{suggest(value, options or recipe_files())}")
+    if key in (*option_files(), "recipe"):
+        validate_options(key, value)
     if is_list(block):
         raise UserError(f"{argument}: {block} is a list. Type all of it: '{block}=[…]'.")
+
+
+def validate_options(group: str, value: str) -> None:
+    """Raise UserError for an option of a group that Hydra does not read as text, or for several in a list."""
+    options = [word.strip("'\" ") for word in value.strip("[]").split(",")]
+    names = [path.stem for path in option_files().get(group, ())]
+    for option in options:
+        if NOT_READ_AS_TEXT.fullmatch(option) and not value.startswith(("'", '"')):
+            raise UserError(
+                f"{group}={option} does not exist.{suggest(option, names or recipe_files())}"
+            )
+    is_list_of_several = value.startswith("[") and len(options) > 1
+    if is_list_of_several and group != GROUP_OF_SEVERAL:
+        raise UserError(
+            f"{group}={value}: its options exclude each other. Type {group}={options[0]}."
+        )
 
 
 def is_list(key: str) -> bool:

@@ -13,23 +13,27 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from stages.cli import json_output
 from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Split, SweepMetric
-from stages.config.errors import UserError, require_known, visible
+from stages.config.errors import LimitReached, UserError, require_known, visible
+from stages.config.exit_codes import ExitCode
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.stage_table import STAGES
+from stages.store import safe_files
 from stages.store.node import Node
 from stages.store.sealed_json import write_note
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-ERROR = "error.txt"  # in the folder of a failed job
+# files in the folder of a job that failed, or that stopped at a limit
+ERROR = "error.txt"
+STOPPED = "stopped.txt"
 # GRPO's held-out prompts have rewards
 WITH_LOSS = tuple(name for name in OBJECTIVES if name != Target.grpo)
 MEASURED_BY = {
@@ -43,8 +47,9 @@ class Sweep(Callback):
     """The callback `hydra.callbacks.sweep`. It raises SystemExit, as Hydra turns other exceptions into warnings."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        for file in Path(config.hydra.sweep.dir).rglob(ERROR):
-            file.unlink()  # of an earlier sweep in this folder
+        for name in (ERROR, STOPPED):
+            for file in Path(config.hydra.sweep.dir).rglob(name):
+                file.unlink()  # of an earlier sweep in this folder
         with explained():
             json_output.refuse_json_of_sweep()
             if config.stage == Command.gate:
@@ -56,7 +61,7 @@ class Sweep(Callback):
             write_sweep_page(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Report a failed job in one line, in the process that ran it, and return None as its result."""
+        """Report a job that failed or stopped in one line, in the process that ran it, and return None as its result."""
         if config.hydra.mode is not RunMode.MULTIRUN or job_return.status is not JobStatus.FAILED:
             return
         try:
@@ -66,9 +71,12 @@ class Sweep(Callback):
             if line is None:
                 log.exception("An unexpected error, perhaps a bug:")
                 line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            log.error("error: %s", line)
+            word, name = "error", ERROR
+            if isinstance(error, LimitReached):
+                word, name = "stopped", STOPPED
+            log.error("%s: %s", word, line)
             job = " ".join(config.hydra.overrides.task)
-            Path(config.hydra.runtime.output_dir, ERROR).write_text(
+            Path(config.hydra.runtime.output_dir, name).write_text(
                 visible(f"{job}: {line}"), encoding="utf-8"
             )
         # an exception would stop the sweeper, and cannot always be pickled on its way from another process
@@ -83,7 +91,7 @@ class Sweep(Callback):
 
 def next_commands(config: DictConfig) -> list[str]:
     """Return the lines that name the command that compares the jobs, or the one that evaluates their models."""
-    typed = list(config.hydra.overrides.task)
+    typed = typed_overrides(config)
     lines = list[str]()
     if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
         outputs = [override for override in typed if override.startswith("outputs=")]
@@ -98,13 +106,35 @@ def next_commands(config: DictConfig) -> list[str]:
     return lines
 
 
+def typed_overrides(config: DictConfig) -> list[str]:
+    """Return the overrides of a sweep as they are typed, as an interpolation in them may have no value."""
+    typed: list[str] = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # type: ignore[assignment]
+    return typed
+
+
 def report_failed_jobs(sweep_folder: Path) -> None:
-    """End the command with the errors of the jobs of a sweep's folder that failed, if any did."""
+    """End the command with the lines of the jobs of a sweep's folder that failed or stopped at a limit, if any did."""
     jobs = [*sweep_folder.rglob(".hydra")]
-    errors = [file.read_text(encoding="utf-8") for file in sorted(sweep_folder.rglob(ERROR))]
+    errors = read_lines(sweep_folder, ERROR)
+    stops = read_lines(sweep_folder, STOPPED)
+    heads = list[str]()
     if errors:
-        head = f"error: {len(errors)} of {len(jobs)} jobs failed. The others have finished."
-        sys.exit("\n  ".join([head, *errors]))
+        heads.append(f"error: {len(errors)} of {len(jobs)} jobs failed.")
+    if stops:
+        heads.append(f"stopped: {len(stops)} of {len(jobs)} jobs reached a limit.")
+    if not heads:
+        return
+    heads.append("The others have finished.")
+    message = "\n  ".join([" ".join(heads), *errors, *stops])
+    if errors:
+        sys.exit(message)
+    sys.stderr.write(f"{message}\n")
+    sys.exit(ExitCode.stopped)
+
+
+def read_lines(sweep_folder: Path, name: str) -> list[str]:
+    """Return the line of every job of a sweep that has a file of this name."""
+    return [file.read_text(encoding="utf-8") for file in sorted(sweep_folder.rglob(name))]
 
 
 def is_grid(config: DictConfig) -> bool:
@@ -137,11 +167,13 @@ def write_sweep_page(config: DictConfig, ended: bool = False) -> None:
         return
     from stages.pages import runs  # imported here, as a refusal needs no page
 
-    command = provenance.command(config.stage, ["-m", *config.hydra.overrides.task])
+    command = provenance.command(config.stage, ["-m", *typed_overrides(config)])
     name = sweep_name(config.hydra.sweep.dir)
-    page = runs.note_sweep(Path(config.outputs), name, command, ended)
-    if not ended:
-        log.info("The jobs: %s", page)
+    root = Path(config.outputs)
+    with safe_files.without_page(root):
+        page = runs.note_sweep(root, name, command, ended)
+        if not ended:
+            log.info("The jobs: %s", page)
 
 
 def record_fingerprints(nodes: dict[str, Node]) -> None:
@@ -173,7 +205,8 @@ def validate_optimiser(config: DictConfig) -> None:
 
 
 def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
-    """Return the metric for sweepers such as Optuna, the mean over seeds; None if the stage does not measure it."""
+    """Return the metric for sweepers such as Optuna, the mean over seeds; None if the stage does not measure it, or a
+    node that does was deleted."""
     if cfg.stage not in MEASURED_BY[cfg.sweep_metric]:
         return None
     stage = cfg.stage
@@ -184,12 +217,12 @@ def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | N
         key = "policy"
     by_seed = list[float]()
     for name, node in nodes.items():
-        manifest = store.find(node)
-        if manifest is None or name.partition("_seed_")[0] != stage:
+        if name.partition("_seed_")[0] != stage:
             continue
-        metrics = manifest["metrics"]
+        manifest = store.fetch(node)  # a report from the mirror comes without its evaluation
+        metrics = manifest["metrics"] if manifest else {}
         if by_pass_rate:
-            metrics = metrics["pass_rate"] or {}
+            metrics = metrics.get("pass_rate") or {}
         value = metrics.get(key)
         if value is None:
             return None

@@ -4,6 +4,7 @@ Keys of a group or a recipe are not refused, as another choice may read them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from stages.cli.interpolations import keys_with_value_of
 from stages.cli.spelling import is_inside, typed_values
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
@@ -28,10 +29,16 @@ STAGE_BY_BLOCK |= {name: name for name in ("dpo", "kto", "grpo", "reward", "benc
 ALLOWED_UNREAD = {("rounds", "1"), ("control", "false"), ("pairs", "all")}
 
 
-def unread_messages(cfg: Config, nodes: Mapping[str, Node], line: Sequence[str]) -> list[str]:
+def unread_messages(
+    cfg: Config,
+    nodes: Mapping[str, Node],
+    line: Sequence[str],
+    interpolated: Mapping[str, list[str]],
+) -> list[str]:
     """Return a message for each typed key that nothing reads. `nodes`: all of the run, or none for a command that needs
-    none. A run from a file that needs no model may have all settings of the run that goes on from there."""
-    reasons = turned_off_keys(cfg)
+    none. `interpolated`: the keys with an interpolation, each with the keys that it names. A run from a file that needs
+    no model may have all settings of the run that goes on from there."""
+    turned_off = turned_off_keys(cfg)
     read = {*STAGE_BY_BLOCK}
     if nodes and not cfg.needs_no_model:
         read = set[str]().union(*map(read_by_node, nodes.values()))
@@ -39,14 +46,25 @@ def unread_messages(cfg: Config, nodes: Mapping[str, Node], line: Sequence[str])
     for key, value in typed_values([*line]).items():
         if value == "null" or (key, value) in ALLOWED_UNREAD:
             continue
-        block = block_around(key, STAGE_BY_BLOCK)
-        turned_off = block_around(key, reasons)
-        if turned_off:
-            messages.append(f"{key}={value}: {reasons[turned_off]}, or leave the key out.")
-        elif block and not is_read(key, [name for name in read if is_inside(name, block)]):
-            way_out = way_to_stage(cfg, STAGE_BY_BLOCK[block])
-            messages.append(f"{key}={value}: nothing reads it. {way_out} Or leave the key out.")
+        keys = [key, *keys_with_value_of(key, interpolated)]
+        reasons = [unread_reason(each, cfg, turned_off, read) for each in keys]
+        if all(reasons):
+            messages.append(f"{key}={value}: {reasons[0]}")
     return messages
+
+
+def unread_reason(
+    key: str, cfg: Config, turned_off: Mapping[str, str], read: Iterable[str]
+) -> str | None:
+    """Return why nothing reads a key, and the way out; None if something does."""
+    block = block_around(key, STAGE_BY_BLOCK)
+    turned_off_block = block_around(key, turned_off)
+    if turned_off_block:
+        return f"{turned_off[turned_off_block]}, or leave the key out."
+    if block and not is_read(key, [name for name in read if is_inside(name, block)]):
+        way_out = way_to_stage(cfg, STAGE_BY_BLOCK[block])
+        return f"nothing reads it. {way_out} Or leave the key out."
+    return None
 
 
 def block_around(key: str, blocks: Iterable[str]) -> str | None:

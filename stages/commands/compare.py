@@ -13,8 +13,8 @@ from stages.commands.comparing.measured import measured_models
 from stages.commands.node_settings import Nodes
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.errors import UserError, visible
-from stages.config.schema import Config
-from stages.pipeline.provenance import JOB_NODES
+from stages.config.schema import Config, Target
+from stages.pipeline import provenance
 from stages.store import safe_files
 from stages.store.numbers import points
 from stages.store.sealed_json import load_json, require_keys
@@ -27,7 +27,7 @@ COMPARE_PAGE = "compare.html"  # in the store's root; `stage=gc` keeps the nodes
 
 @dataclass
 class CompareResult(Result):
-    """`page`: None in a store that is read-only."""
+    """`page`: None if it could not be written, as in a store that is read-only."""
 
     groups: list[ComparedGroup]
     page: Path | None
@@ -39,8 +39,6 @@ class CompareResult(Result):
                 log.info("%s", group.note)
         if self.page:
             log.info("Page: %s", self.page)
-        else:
-            log.info("The page is not written, as the store is read-only.")
 
 
 def run(cfg: Config, store: Store, *_: object) -> CompareResult:
@@ -48,9 +46,11 @@ def run(cfg: Config, store: Store, *_: object) -> CompareResult:
     chosen = fingerprints_of_sweep(store, cfg.compare.sweep)
     groups = compare_groups(measured_models(store, nodes_oldest_first(store), chosen))
     if not groups:
-        raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
+        problem = f"stage=compare: there is no evaluation in {store.root} yet"
+        command = provenance.command(Target.eval, [f"outputs={store.root}"])
+        raise UserError(f"{problem}. Make one with stage=eval: {command}")
     page = store.root / COMPARE_PAGE
-    if safe_files.write_if_allowed(page, render_page(groups)):
+    if safe_files.write_page(page, render_page(groups)):
         return CompareResult(groups, page)
     return CompareResult(groups, None)
 
@@ -65,7 +65,7 @@ def fingerprints_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
     if sweep is None:
         return None
     fingerprints = set[str]()
-    for path in Path(sweep).glob(f"*/{JOB_NODES}"):
+    for path in Path(sweep).glob(f"*/{provenance.JOB_NODES}"):
         fingerprints |= {*load_json(path, require_keys()).values()}
     if not fingerprints:
         raise UserError(

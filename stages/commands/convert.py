@@ -21,6 +21,7 @@ from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError, require_known, visible
 from stages.config.installation import program, read_beside
 from stages.config.schema import Config
+from stages.store.bounded_yaml import read_yaml_text
 from stages.store.plugins import user_path
 from stages.store.sealed_json import WRONG_SHAPE
 
@@ -105,8 +106,8 @@ def read_settings(path: Path, where: str) -> Settings:
     """Return the settings in a YAML file. Raise UserError if it has none."""
     # unlike yaml.safe_load, OmegaConf refuses a key that stands twice, and reads 1e-4 as a number
     try:
-        settings = OmegaConf.create(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        settings = OmegaConf.create(read_yaml_text(path))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{where}: {reason}. Correct the file, or name another.") from error
     if not isinstance(settings, DictConfig):

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from stages.commands.documents import render
+from stages.commands.finished_run import config_of
 from stages.config.choices import ExportFormat, GGUFType
 from stages.config.errors import UserError, visible
 from stages.config.schema import Export
@@ -143,7 +144,7 @@ def push_model(cfg: Export, node: Node, evaluation: Node | None, store: Store) -
     if evaluation and store.find(evaluation):
         store.verify(store.folder(evaluation))
         results = load_json(store.folder(evaluation) / "results.json", require_keys("models"))
-        card += evaluation_section(results, evaluation.config.confidence)
+        card += evaluation_section(results, config_of(evaluation)["confidence"])
     else:
         log.info("The card has no results, as the model is not evaluated: stage=eval does it.")
     address = hub.push_folder(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card)

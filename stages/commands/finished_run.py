@@ -1,35 +1,54 @@
-"""Find the run that `stage=chat` and `stage=export` use: the run of the typed settings, or else the last run.
+"""Find the run that a command without settings is about: the last run in the store.
 
-Neither command trains anything. Without typed settings, models and roles come from the last run's manifests alone."""
+`stage=chat`, `stage=export` and `stage=report` take its nodes from their manifests, and `stage=plan` shows its command.
+What a manifest records is only shown: it never becomes a setting, since somebody else may have written it."""
 
 import logging
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from stages.config.choices import Command, ExportFormat, Role
-from stages.config.errors import UserError
+from stages.config.errors import UserError, visible
+from stages.config.installation import recorded_settings
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.evaluation_graph import evaluated_models
-from stages.store.manifest import manifest_of, read_manifest
-from stages.store.node import Node, PublishedNode, published_node
-from stages.store.sealed_json import rebuild_command
+from stages.pipeline.stage_table import STAGES
+from stages.preflight import programs_and_servers
+from stages.store import stage_sources
+from stages.store.manifest import Manifest, command_of, manifest_of, read_manifest
+from stages.store.node import Graph, Node, PublishedNode, published_node
+from stages.store.sealed_json import WRONG_SHAPE, Damaged, rebuild_command
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
 # stages at which a run with a policy can end, the last first
 ENDS = (Target.report, Target.eval, *POLICY_STAGES)
+COMMANDS_ON_LAST_RUN = (Command.plan, Target.report)
+# Keys and blocks that say nothing of which run a command is about
+SELECTING_NO_RUN = {
+    *("stage", "outputs", "tracker", "upstream", "rebuild", "store", "launch", "hydra"),
+    *("plan", "report", "chat", "export", "gate"),
+}
+DEFAULT_RUN = "recipe=demo"  # the setting that stands for none
+# A report without these inputs has nothing to say
+REPORTED = ("base", "data", "sft", "eval")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
     """A run in the store: models by role, in the order of the evaluation, and the evaluation, if any. `name` stands for
-    the run in messages."""
+    the run in messages, and `settings` are those that its manifest records, to be shown."""
 
     name: str
     models: dict[str, Node]
     evaluation: Node | None
+    settings: list[str] = field(default_factory=list)
 
     def model(self, role: Role, key: str) -> Node:
         """Return the model of a role, or the policy under the name of its objective. In a run without a policy, the only
@@ -47,6 +66,12 @@ class FinishedRun:
         )
 
 
+def selects_run(keys: Iterable[str]) -> bool:
+    """Return whether one of these typed keys says which run a command is about."""
+    blocks = {re.split("[./]", key)[0] for key in keys}
+    return not blocks <= SELECTING_NO_RUN
+
+
 def find_run(
     cfg: Config, typed_graph: dict[str, Node], store: Store, overrides: list[str]
 ) -> tuple[FinishedRun, list[Node]]:
@@ -60,17 +85,26 @@ def find_run(
     if cfg.stage == Command.chat:
         used = [run.model(cfg.chat.model, "chat.model")]
     elif cfg.export.format is ExportFormat.dataset:
-        used = nodes_trained_on(run.models)
+        with damaged_if_odd(store.root / "latest"):
+            used = nodes_trained_on(run.models)
         judged = [node.inputs["judged"] for node in used if "judged" in node.inputs]
-        require_nodes(judged, cfg, store, overrides)  # which say where a prompt is from
+        # these say where a prompt is from
+        require_nodes(judged, cfg, store, overrides, run.settings)
     else:
         used = [run.model(cfg.export.model, "export.model")]
-    require_nodes(used, cfg, store, overrides)
+    require_nodes(used, cfg, store, overrides, run.settings)
     return run, used
 
 
-def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[str]) -> None:
-    """Raise UserError for the first node that is missing or damaged, with the command that builds it."""
+def require_nodes(
+    nodes: Sequence[Node],
+    cfg: Config,
+    store: Store,
+    overrides: list[str],
+    recorded: Sequence[str] = (),
+) -> None:
+    """Fetch what only the mirror has. Raise UserError for the first node that is missing or damaged, with the command
+    that builds it. `recorded`: the settings of the run, if none are typed."""
     for node in nodes:
         folder = store.folder(node)
         manifest = read_manifest(folder)
@@ -78,10 +112,20 @@ def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[
         if damage:
             problem = f"stage={cfg.stage}: {folder} is damaged ({damage})"
             raise UserError(f"{problem}. To rebuild it: {rebuild_command(folder)}")
-        if not store.find(node):
-            command = provenance.command(provenance.stage_to_type(node), overrides)
+        if not store.fetch(node):
+            command = command_in_words(provenance.stage_to_type(node), overrides, recorded)
             problem = f"stage={cfg.stage}: {node} is not in {store.root}"
             raise UserError(f"{problem}. Build it first: {command}")
+
+
+def command_in_words(stage: str, overrides: Sequence[str], recorded: Sequence[str]) -> str:
+    """Return the command of a stage with recorded settings, behind those of them that a user should look at first."""
+    command = provenance.command(stage, [*overrides, *recorded])
+    reaches = programs_and_servers.recorded_reaches(recorded)
+    if not reaches:
+        return command
+    sentence = programs_and_servers.sentence_of(reaches)
+    return f"(look first at {visible(sentence)}) {command}"
 
 
 def last_run(cfg: Config, store: Store) -> FinishedRun:
@@ -93,12 +137,92 @@ def last_run(cfg: Config, store: Store) -> FinishedRun:
         other = provenance.command(cfg.stage, ["recipe=NAME"])
         problem = f"stage={cfg.stage}: there is no finished run in {store.root}"
         raise UserError(f"{problem}. {demo} makes one. For another, type its settings: {other}.")
-    run = run_of(end)
-    command = manifest_of(store.folder(end)).get("command", "")
+    evaluation = end.inputs.get("eval")
+    if evaluation and store.fetch(evaluation):  # which names the models
+        end = published_node(store.root, end.stage, end.fingerprint, {})
+    with damaged_if_odd(store.folder(end) / "manifest.json"):
+        run = run_of(end)
+    manifest = manifest_of(store.folder(end))
     log.info(
-        "No settings are typed, so stage=%s uses the last run: %s, %s", cfg.stage, run.name, command
+        "No settings are typed, so stage=%s uses the last run: %s, %s",
+        cfg.stage,
+        run.name,
+        command_of(manifest),
     )
-    return run
+    return replace(run, settings=settings_of_run(manifest) or [])
+
+
+@contextmanager
+def damaged_if_odd(file: Path) -> Iterator[None]:
+    """Raise Damaged, naming the file, where manifests lack what a run has."""
+    try:
+        yield
+    except (StopIteration, *WRONG_SHAPE) as error:
+        raise Damaged(
+            file, f"the manifests from there on are not those of a run: {error!r}"
+        ) from error
+
+
+def settings_of_run(manifest: Manifest) -> list[str] | None:
+    """Return the settings of a run as a manifest records them; None if it records no command of this program."""
+    try:
+        settings = recorded_settings(manifest.get("command"))
+    except ValueError:
+        return None
+    return [word for word in settings if selects_run([word.lstrip("+").partition("=")[0]])]
+
+
+def is_about_last_run(stage: str, typed: Mapping[str, str], store: Store) -> bool:
+    """Return whether a plan or a report is typed without settings, in a store with a last run of other settings than
+    the default ones, or with a finished report."""
+    if stage not in COMMANDS_ON_LAST_RUN or "stage" not in typed or selects_run(typed):
+        return False
+    end = end_of_last_run(store)
+    if end is None:
+        return False
+    has_report = stage == Target.report and end.stage == Target.report
+    is_default_run = settings_of_run(manifest_of(store.folder(end))) == []
+    return has_report or not is_default_run
+
+
+def end_of_last_run(store: Store) -> Node | None:
+    """Return the last node of the last run, also of one that ended at SFT; None if no run has ended here."""
+    return newest_end(store, *ENDS, Target.sft)
+
+
+def report_again(cfg: Config, store: Store, overrides: list[str]) -> tuple[Graph, list[str]]:
+    """Return the nodes of the last report by name, from their manifests, with a report of them by today's code and the
+    typed settings, and the recorded settings that its command has, too. Raise UserError if the last run has no report,
+    or one of its nodes is missing or damaged."""
+    end = end_of_last_run(store)
+    assert end is not None, "is_about_last_run has found it"
+    settings = settings_of_run(manifest_of(store.folder(end)))
+    if end.stage != Target.report:
+        problem = f"stage=report: the last run ended at {end}, before a report"
+        raise UserError(f"{problem}. {way_to_last_run(cfg, overrides, settings)}")
+    if cfg.rebuild not in (None, Target.report):
+        problem = f"rebuild={cfg.rebuild}: without settings only the report is written again"
+        way_out = way_to_last_run(cfg, overrides, settings)
+        raise UserError(f"{problem}. {way_out} rebuild={cfg.rebuild}")
+    missing_roles = [role for role in REPORTED if role not in end.inputs]
+    if missing_roles:
+        file = store.folder(end) / "manifest.json"
+        raise Damaged(file, f"its inputs lack {', '.join(missing_roles)}")
+    require_nodes([*end.inputs.values()], cfg, store, overrides, settings or ())
+    log.info("No settings are typed, so the report of the last run is written again: %s", end)
+    version = STAGES[Target.report].version
+    edited = stage_sources.of_process().edited(Target.report)
+    report = Node(Target.report, version, cfg.report, end.inputs, edited=edited)
+    return {**end.inputs, Target.report: report}, settings or []
+
+
+def way_to_last_run(cfg: Config, overrides: list[str], settings: list[str] | None) -> str:
+    """Return the sentence with the command of a stage for the last run, whose settings are None if they are not known."""
+    if settings is None:
+        example = provenance.command(cfg.stage, [*overrides, "recipe=NAME"])
+        return f"Its settings are not known. Type them: {example}"
+    recorded = settings or [DEFAULT_RUN]
+    return f"Type its settings: {command_in_words(cfg.stage, overrides, recorded)}"
 
 
 def newest_end(store: Store, *last_to_first: Target) -> Node | None:
@@ -145,6 +269,7 @@ def nodes_trained_on(models: dict[str, Node]) -> list[Node]:
     pairs = list[Node]()
     labels = list[Node]()
     for model in trained:  # an arm may have labels, too
+        config_of(model)  # which a deleted model does not have
         if model.stage == Target.kto and model.inputs["unpaired"] not in labels:
             labels.append(model.inputs["unpaired"])
         while model.stage == Target.dpo:

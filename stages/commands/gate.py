@@ -21,12 +21,13 @@ from stages.evaluation.measures import LENGTH, Measure
 from stages.evaluation.noninferiority import Line, by_measure, compare, outcome
 from stages.pipeline import provenance
 from stages.store import safe_files
-from stages.store.manifest import manifest_of
-from stages.store.node import Node
+from stages.store.manifest import edited_source, manifest_of
+from stages.store.node import Node, published_node
 from stages.store.numbers import points, signed
 from stages.store.plugins import user_path
 from stages.store.records import load
 from stages.store.sealed_json import load_json, rebuild_command, require_keys
+from stages.store.stage_sources import EditedSource
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -37,16 +38,18 @@ WORDS = {
     GateCode.other_prompts: "not comparable",
     GateCode.cannot_tell: "cannot tell",
 }
+AS_RECORDED = "as recorded"
 COLUMNS = ("measure", "prompts", "before", "after", "difference", "outcome")
 
 
 @dataclass(frozen=True)
 class Side:
     """The evaluations of one policy, one per seed, the first seed last: folders and measures. `checks_version`: of
-    `stage=eval`. `settings`: those of the answers and the verdict."""
+    `stage=eval`. `edited`: its source, if it was edited. `settings`: those of the answers and the verdict."""
 
     folders: list[Path]
     checks_version: int
+    edited: EditedSource | None
     measures_by_seed: list[dict[str, dict[str, Measure]]]
     settings: dict[str, Any]
     policy: str
@@ -56,9 +59,11 @@ class Side:
         store.verify(*folders)
         shape = require_keys("models", "decoding", "endpoint")
         results = load_json(folders[0] / "results.json", shape)
+        manifest = manifest_of(folders[0])
         return cls(
             folders=folders,
-            checks_version=manifest_of(folders[0])["version"],
+            checks_version=manifest["version"],
+            edited=edited_source(manifest),
             measures_by_seed=[
                 by_measure(load(folder / measures.FILE, Measure)) for folder in folders
             ],
@@ -141,6 +146,11 @@ def reasons_not_to_compare(old: Side, new: Side) -> list[str]:
         reasons.append(
             f"versions of the checks: {old.checks_version} before, {new.checks_version} now. To make it again: {remade}"
         )
+    if old.edited != new.edited:
+        reasons.append(
+            f"source of eval: {old.edited or AS_RECORDED} before, {new.edited or AS_RECORDED} now. Undo the edit, or "
+            "make both again with it."
+        )
     return reasons
 
 
@@ -158,7 +168,7 @@ def latest_evaluations(store: Store) -> list[Path]:
         raise UserError(
             f"{store.root} has no evaluation. Make one: {provenance.command('report', [])}"
         )
-    return evaluations_of(store.folder(end))
+    return evaluations_of(store.folder(end), store)
 
 
 def earlier_evaluations(store: Store, against: str) -> list[Path]:
@@ -170,29 +180,35 @@ def earlier_evaluations(store: Store, against: str) -> list[Path]:
         return latest_evaluations(Store(folder))
     is_node = (folder / "manifest.json").exists()
     if is_node:
-        return evaluations_of(folder)
+        return evaluations_of(folder, Store(folder.parent.parent))
     published = [*store.manifests(Target.eval), *store.manifests(Target.report)]
     for folder, manifest in reversed(published):
         policy = manifest["inputs"].get("policy", {}).get("fingerprint")
         if against in (manifest["fingerprint"], policy):
-            return evaluations_of(folder)
-    raise UserError(
-        f"gate.against={against}: {store.root} has no such evaluation, report or policy."
-    )
+            return evaluations_of(folder, store)
+    problem = f"gate.against={against}: {store.root} has no such evaluation, report or policy"
+    command = provenance.command(Target.report, [f"outputs={store.root}"])
+    raise UserError(f"{problem}. Correct the fingerprint or the folder, or make one: {command}")
 
 
-def evaluations_of(folder: Path) -> list[Path]:
-    """Return the folder of an evaluation itself, and for a report the evaluations that it shows. Raise UserError for
-    any other node."""
+def evaluations_of(folder: Path, store: Store) -> list[Path]:
+    """Return the folder of an evaluation itself, and for a report of this store the evaluations that it shows, fetched
+    if only the mirror has them. Raise UserError for any other node, or if an evaluation is missing."""
     manifest = manifest_of(folder)
     if manifest["stage"] == Target.eval:
         return [folder]
-    evaluations = [e for e in manifest["inputs"].values() if e["stage"] == Target.eval]
-    if not evaluations:
+    shown = [e["fingerprint"] for e in manifest["inputs"].values() if e["stage"] == Target.eval]
+    if not shown:
         raise UserError(
             f"gate.against: {folder} is no evaluation or report. A policy is named by its fingerprint."
         )
-    return [folder.parent.parent / Target.eval / entry["fingerprint"] for entry in evaluations]
+    seen = dict[str, Node]()
+    nodes = [published_node(store.root, Target.eval, fingerprint, seen) for fingerprint in shown]
+    for node in nodes:
+        if not store.folder(node).exists() and not store.fetch(node):
+            problem = f"stage=gate: {folder} shows {node}, which is not in {store.root}"
+            raise UserError(f"{problem}. To build it again: {rebuild_command(folder)}")
+    return [store.folder(node) for node in nodes]
 
 
 def cells(line: Line) -> list[str]:

@@ -1,23 +1,29 @@
 """`stage=gc`: list or remove nodes that no report, sweep, comparison or link in `outputs/latest` needs.
 
-To free nodes, first delete the folder under `outputs/report/` or `outputs/multirun/`, or `outputs/compare.html`."""
+To free nodes, first delete the folder under `outputs/report/` or `outputs/multirun/`, or `outputs/compare.html`.
+Unfinished work of the last week stays, with the nodes that it was made from."""
 
 import logging
 import re
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from stages.commands.compare import COMPARE_PAGE, nodes_oldest_first
-from stages.commands.node_settings import lineage
+from stages.commands.node_settings import Nodes, lineage
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
 from stages.pipeline.provenance import JOB_NODES
-from stages.store import locks, sealed_json
-from stages.store.manifest import read_manifest
-from stages.store.store import Store
+from stages.store import locks, mirror, sealed_json
+from stages.store.manifest import folder_problem, read_manifest
+from stages.store.store import INPUTS, Store
+from stages.store.workspace import RESUMED, SCRATCH
 
 log = logging.getLogger(__name__)
 
+# folders of a store, beside those of its stages
+FOLDERS_OF_STORE = ("cache", "latest", "runs", "multirun", "pages")
 HALF_BUILT_OR_REPLACED = re.compile(r"(?P<fingerprint>[0-9a-f]{12})\.(partial|replaced|pulled)")
 
 
@@ -41,29 +47,72 @@ def run(cfg: Config, store: Store, *_: object) -> None:
 def list_or_remove_unneeded(store: Store, remove: bool) -> None:
     """List nodes that no report, sweep, comparison or link in `outputs/latest` depends on, and leftover folders. Remove
     them if `remove` is set."""
-    for folder in store.published_folders():
-        if remove and not read_manifest(folder):
+    for folder in store.node_folders():
+        problem = folder_problem(folder)
+        if problem and remove:
             refuse(f"{folder} cannot be read. Build it again, or delete its folder first")
+        if problem:
+            sealed_json.warn_once(problem)
     nodes = nodes_oldest_first(store)
     named = fingerprints_in_sweeps(store, remove) | fingerprints_compared(store)
     kept = [key for key in nodes if key[0] == "report" or key[1] in named]
     kept += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
+    leftovers = [f for f in leftover_folders(store) if is_created_here(store, f)]
+    resumable = [folder for folder in leftovers if is_resumable(folder)]
+    for folder in resumable:
+        kept += inputs_of_unfinished(folder, nodes)
     needed = {(m["stage"], m["fingerprint"]) for m in lineage(nodes, *kept)}
     unneeded = sorted(folder for key, (folder, _) in nodes.items() if key not in needed)
     # what a link leads to may be another store's
     unneeded = [folder for folder in unneeded if not is_linked(folder)]
-    unneeded += [folder for folder in leftover_folders(store) if is_created_here(store, folder)]
+    unneeded += [folder for folder in leftovers if folder not in resumable]
     done = "removed"
     if not remove:
         done = "that nothing needs, which gc.remove=true removes"
+    for folder in resumable:
+        log.info(
+            "%s  %.1f MiB  stays: the command that was stopped resumes from it. "
+            "To remove it anyhow, delete the folder.",
+            folder,
+            size_of(folder) / 2**20,
+        )
     for folder in unneeded:
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        log.info("%s  %.1f MiB", folder, size / 2**20)
+        log.info("%s  %.1f MiB", folder, size_of(folder) / 2**20)
         if remove:
             remove_folder(folder)
     log.info("%d nodes kept; %d folders %s.", len(needed), len(unneeded), done)
     if store.mirror:
         store.mirror.collect(needed, remove)
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def is_resumable(folder: Path) -> bool:
+    """Return whether a leftover folder holds work of the last week that the same command does not repeat."""
+    if folder.suffix != ".partial":
+        return False  # a replaced node, or a copy of what the remote has
+    files = [path for name in RESUMED for path in (folder / SCRATCH / name).rglob("*")]
+    is_complete = read_manifest(folder) and not folder.with_suffix("").exists()
+    if is_complete:  # the next command renames it
+        files.append(folder / "manifest.json")
+    works = [path for path in files if path.is_file() and path.suffix != ".lock"]
+    newest = max((path.stat().st_mtime for path in works), default=0.0)
+    return time.time() - newest < mirror.KEPT_SECONDS
+
+
+def inputs_of_unfinished(folder: Path, nodes: Nodes) -> list[tuple[str, str]]:
+    """Return the nodes with the content that an unfinished node is made from: with other content it starts again."""
+    digests = dict[str, str]()
+    with suppress(FileNotFoundError, sealed_json.Damaged):
+        manifest = read_manifest(folder)
+        if manifest:
+            digests = {role: each["digest"] for role, each in manifest["inputs"].items()}
+        else:
+            digests = sealed_json.load_json(folder / SCRATCH / INPUTS, sealed_json.require_keys())
+    return [key for key, (_, manifest) in nodes.items() if manifest["digest"] in digests.values()]
 
 
 def refuse(problem: str) -> NoReturn:
@@ -103,11 +152,16 @@ def remove_folder(folder: Path) -> None:
 
 
 def require_store(store: Store) -> None:
-    """Raise UserError if the folder is not a store, as its name may be mistyped."""
-    if not store.published_folders() and not (store.root / "cache" / "locks").is_dir():
+    """Raise UserError if the folder has folders of others and no node, as its name may be mistyped. If the store is
+    empty, say so."""
+    if store.node_folders() or (store.root / "cache" / "locks").is_dir():
+        return
+    names = {path.name for path in store.root.glob("[!.]*/")}
+    if not names <= {*Target, *FOLDERS_OF_STORE}:
         raise UserError(
             f"outputs={store.root} is not an artifact store: no node was built there. Correct the path."
         )
+    log.info("outputs=%s: nothing was built there yet.", store.root)
 
 
 def leftover_folders(store: Store) -> list[Path]:

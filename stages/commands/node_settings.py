@@ -5,7 +5,8 @@ from typing import Any
 
 from stages.config.blocks.data import Data
 from stages.pipeline.graph import SEEDED_BLOCKS
-from stages.store.manifest import Manifest
+from stages.store.manifest import Manifest, edited_source
+from stages.store.stage_sources import EditedSource
 
 Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
 Column = tuple[str | None, ...]  # a value of each run
@@ -42,6 +43,14 @@ def shown_settings(with_digests: Any, with_paths: Any, block: str = "") -> dict[
     return shown
 
 
+def shown_source(version: int, edited: EditedSource | None) -> dict[str, str]:
+    """Return a stage's version, and of an edited source the files with six digits of its digest, as texts by key."""
+    shown = {"version": str(version)}
+    if edited:
+        shown["edited"] = f"{edited} ({edited.digest[:6]})"
+    return shown
+
+
 def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
     """Return the manifests of these nodes and of their ancestors in the store, the nearest first."""
     nearest_first: dict[tuple[str, str], Manifest] = {}
@@ -64,7 +73,8 @@ def lineage_settings(nearest_first: list[Manifest]) -> dict[str, str]:
         block = blocks.get(m["fingerprint"], BLOCKS.get(stage, stage))
         if stage == "sft" and m["settings"].get("control"):
             block = "control"
-        shown = {f"{block}.version": str(m["version"])}
+        source = shown_source(m["version"], edited_source(m))
+        shown = {f"{block}.{key}": value for key, value in source.items()}
         shown |= shown_settings(m["settings"], m["config"], block)
         settings = shown | settings  # of several rounds the last one counts
     return settings

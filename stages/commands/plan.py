@@ -1,23 +1,29 @@
 """`stage=plan`: show every node with its state, what changed since the nearest finished node, and what it costs.
 
-Nothing runs. Memory is the peak that is allocated on a GPU, else the resident peak: measured of a finished node,
+Without settings it shows the command of the last run. Nothing runs. Memory is the peak that is allocated on a GPU, else the resident peak: measured of a finished node,
 calculated of a training. Time is what the nearest finished node took."""
 
 import math
+import sys
 from dataclasses import dataclass
 from itertools import chain
 
 from rich.table import Table
 
+from stages.commands.finished_run import end_of_last_run, settings_of_run
 from stages.commands.planning import calculated
 from stages.commands.planning.calculated import CalculatedPlan
 from stages.commands.planning.earlier import nearest_earlier
 from stages.commands.planning.expected_calls import PlannedCalls, planned_calls, waits_for_people
 from stages.commands.planning.peak import predicted_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
+from stages.config.choices import Command
 from stages.config.errors import visible
-from stages.config.schema import Config
+from stages.config.schema import Config, RunLimits
+from stages.pipeline import provenance
 from stages.preflight.evaluation_settings import EVALUATING, nothing_measured_message
+from stages.preflight.programs_and_servers import recorded_reaches, sentence_of, shortened
+from stages.store.manifest import manifest_of
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -54,13 +60,53 @@ class PlanResult(Result):
         print_parts(*self.sentences)
 
 
+@dataclass
+class LastRun(Result):
+    """The last run of a store, for a plan without settings. `command`: what plans it, None if its manifest records no
+    command of this program. `recorded`: that text, with escapes. `look_at`: its settings that name a program, code or a
+    server."""
+
+    last_run: str
+    command: str | None
+    recorded: str
+    look_at: list[str]
+
+    def show(self) -> None:
+        lines = [f"No settings are typed. The last run is {self.last_run}."]
+        if self.command is None:
+            lines.append(f"Its manifest records no command, but this text: {self.recorded}")
+        else:
+            lines += [f"Look first: {setting}" for setting in self.look_at]
+            lines += ["To plan it, type:", self.command]
+        # a table would break the line that a user copies
+        sys.stdout.write("\n".join([*lines, ""]))
+
+
 def run(
-    cfg: Config, store: Store, nodes: dict[str, Node], *_: object
-) -> PlanResult | CalculatedPlan:
-    """Return the plan for this machine, or for the GPUs that `plan.gpu` names."""
+    cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]
+) -> PlanResult | CalculatedPlan | LastRun:
+    """Return the plan for this machine, or for the GPUs that `plan.gpu` names. Without nodes, return the last run."""
+    if not nodes:
+        return show_last_run(store, overrides)
     if cfg.plan.gpu:
         return calculated.calculate(cfg, nodes, store)
-    return plan_nodes(nodes, store, why_no_evaluation=nothing_measured_message(cfg))
+    plan = plan_nodes(nodes, store, why_no_evaluation=nothing_measured_message(cfg))
+    plan.sentences += limit_sentences(cfg.limits, plan)
+    return plan
+
+
+def show_last_run(store: Store, overrides: list[str]) -> LastRun:
+    """Return the last run with the command that plans it: somebody else may have written what its manifest records."""
+    end = end_of_last_run(store)
+    assert end is not None, "is_about_last_run has found it"
+    manifest = manifest_of(store.folder(end))
+    settings = settings_of_run(manifest)
+    recorded = shortened(visible(str(manifest.get("command"))))
+    if settings is None:
+        return LastRun(str(end), None, recorded, [])
+    command = provenance.command(Command.plan, [*overrides, *settings])
+    look_at = [sentence_of([reach]) for reach in recorded_reaches(settings)]
+    return LastRun(str(end), command, recorded, look_at)
 
 
 def plan_nodes(nodes: dict[str, Node], store: Store, why_no_evaluation: str = "") -> PlanResult:
@@ -144,6 +190,22 @@ def time_summary(planned: list[PlannedNode]) -> str:
     if unmeasured:
         sentence += f" {UNMEASURED.capitalize()}: {', '.join(unmeasured)}."
     return sentence
+
+
+def limit_sentences(limits: RunLimits, plan: PlanResult) -> list[str]:
+    """Return a sentence for each limit of a command that the plan exceeds, as far as it is known."""
+    known_minutes = sum(node.seconds for node in plan.nodes if node.seconds >= 0) / 60
+    known_money = sum(calls.money for calls in plan.calls if calls.money and calls.money >= 0)
+    sentences = list[str]()
+    if limits.minutes is not None and known_minutes > limits.minutes:
+        takes = f"the run may take {known_minutes:.1f} min"
+        sentences.append(f"limits.minutes={limits.minutes:g}: {takes}, so it stops and is resumed.")
+    if limits.money is not None and known_money > limits.money:
+        costs = f"the calls may cost {known_money:.2f}"
+        sentences.append(
+            f"limits.money={limits.money:g}: {costs}, so the run may stop before them."
+        )
+    return sentences
 
 
 def calls_table(planned: list[PlannedCalls]) -> Table:

@@ -81,8 +81,8 @@ def found_faults(built: list[BuiltNode]) -> list[str] | None:
 
 
 def page_address(page: "LivePage") -> Path | None:
-    """Return the page of a run. In a read-only store it is in the folder of a report, or there is none."""
-    if page.store.is_writable:
+    """Return the page of a run. If it could not be written, it is in the folder of a report, or there is none."""
+    if page.is_written:
         return page.address
     page_in_report = page.store.folder(page.target) / page.address.name
     return page_in_report if page_in_report.exists() else None
@@ -90,13 +90,15 @@ def page_address(page: "LivePage") -> Path | None:
 
 def write_labels_page(store: Store, nodes: dict[str, Node], targets: list[Node]) -> Path | None:
     """Write `labels.html` into the store's root if the targets are made of labels. Return it, or None without one."""
+    if not store.is_writable:
+        return None
     labels_html = store.root / "labels.html"
     if targets[0].stage == Target.report:
         page_in_report = store.folder(targets[0]) / labels_html.name
         content = page_in_report.read_bytes() if page_in_report.exists() else b""
     else:
         content = page_of_labels_below(store, nodes, targets)
-    if content and safe_files.write_if_allowed(labels_html, content):
+    if content and safe_files.write_page(labels_html, content):
         return labels_html
     return None
 

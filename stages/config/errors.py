@@ -6,9 +6,43 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+BROKEN = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.EREMOTEIO,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.ETIMEDOUT,
+    errno.EUCLEAN,
+    errno.EBADMSG,
+)
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY)
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+# What mends an error of the file system, by its number
+WAYS_OUT = {
+    **dict.fromkeys(READ_ONLY, "Give this user the right to it, or set outputs=FOLDER"),
+    **dict.fromkeys(
+        BROKEN,
+        "The disk or the mount fails. Check it or mount it again, and type the same command again; or set outputs=FOLDER",
+    ),
+    **dict.fromkeys(
+        UNSUPPORTED,
+        "This file system cannot do what a store needs. Mount it with locks, or set outputs=FOLDER on another one",
+    ),
+    **dict.fromkeys(IN_THE_WAY, "Move away what stands there, or set outputs=FOLDER"),
+    **dict.fromkeys(TOO_MANY_FILES, "Allow more open files, as by: ulimit -n 8192"),
+    errno.ENAMETOOLONG: "Shorten the name, or set outputs=FOLDER with a shorter path",
+    errno.ELOOP: "A link leads back to itself. Remove the link",
+}
+# Errors that come from files alone, so that they need no name of a file
+OF_FILES_ALONE = (errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOLCK, *TOO_MANY_FILES)
 # Words of the system, and of torch, in errors without a number: some libraries lose it
 FULL_DISK_WORDS = [
     *map(os.strerror, FULL_DISK),
@@ -46,18 +80,31 @@ class UserError(Exception):
         super().__init__(" Also: ".join(self.messages))
 
 
+class LimitReached(Exception):
+    """The end of a command at a limit of `limits`. Its one line says which limit, and where the command stopped."""
+
+    def __init__(self, message: str, setting: str):
+        """`setting`: the limit to type instead, so that the same command goes on."""
+        super().__init__(message)
+        self.setting = setting
+
+
 @contextmanager
 def name_block(block: str) -> Iterator[None]:
-    """Name the keys of `block` instead of those of `label` in the messages of UserErrors that are raised inside."""
+    """Name the keys of `block` instead of those of `label` in the messages of UserErrors and LimitReached that are
+    raised inside."""
+    group = "eval/judged" if block.startswith("eval.judged") else "label"
+
+    def renamed(message: str) -> str:
+        with_block = re.sub(r"\blabel\.", f"{block}.", message)
+        return re.sub(r"\blabel=", f"{group}=", with_block)
+
     try:
         yield
     except UserError as error:
-        group = "eval/judged" if block.startswith("eval.judged") else "label"
-        messages = list[str]()
-        for each in error.messages:
-            with_block = re.sub(r"\blabel\.", f"{block}.", each)
-            messages.append(re.sub(r"\blabel=", f"{group}=", with_block))
-        raise UserError(*messages) from error
+        raise UserError(*map(renamed, error.messages)) from error
+    except LimitReached as reached:
+        raise LimitReached(renamed(str(reached)), reached.setting) from reached
 
 
 class Errors:
@@ -120,13 +167,22 @@ SYNONYMS = {
 }
 
 
+MOST_NAMES = 25  # that one line lists
+
+
 def suggest(name: str, names: Iterable[str]) -> str:
-    """Return the question if the synonym of `name` or the nearest name was meant, or a list of all if none is near."""
+    """Return the question if the synonym of `name` or the nearest name was meant. If none is near, return a list of all
+    names, or of the ten nearest of many."""
     names = sorted(map(str, names))
     if SYNONYMS.get(name) in names:
         return f" Did you mean {SYNONYMS[name]!r}?"
     near = nearest(name, names)
-    return f" Did you mean {near!r}?" if near else f" Known: {', '.join(names)}."
+    if near:
+        return f" Did you mean {near!r}?"
+    if len(names) > MOST_NAMES:
+        ten = difflib.get_close_matches(name, names, n=10, cutoff=0)
+        return f" The ten nearest of {len(names)}: {', '.join(ten)}."
+    return f" Known: {', '.join(names)}."
 
 
 def nearest(name: str, names: Sequence[str], least_similarity: float = 0.5) -> str | None:
@@ -162,3 +218,30 @@ def full_disk_message(error: BaseException) -> str | None:
                 "the same command again. For another disk, set outputs=FOLDER."
             )
     return None
+
+
+def file_error_message(error: BaseException, store: str = "") -> str | None:
+    """Return the message for an error of the file system, with the file and the way out; None for another error, or
+    for one that may be a bug. Any error at a file inside the folder `store` has a message."""
+    if not isinstance(error, OSError):
+        return None
+    file = "" if error.filename is None else os.fsdecode(error.filename)
+    in_store = bool(store and file) and Path(file).absolute().is_relative_to(Path(store).absolute())
+    way_out = WAYS_OUT.get(error.errno or 0, "")
+    if in_store and not way_out:
+        way_out = "Type the same command again, or set outputs=FOLDER"
+    if not way_out or not (file or error.errno in OF_FILES_ALONE):
+        return None
+    place = file or store or "a file of the store"
+    return f"{place}: {error.strerror}. {way_out}. No finished work is lost."
+
+
+@contextmanager
+def name_file(file: object) -> Iterator[None]:
+    """Name a file in an error of the file system that names none, as those of open files."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise

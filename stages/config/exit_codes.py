@@ -9,6 +9,7 @@ class ExitCode(IntEnum):
     done = 0
     failed = 1
     unknown_option = 2
+    stopped = 4
 
 
 class GateCode(IntEnum):
@@ -24,11 +25,13 @@ class GateCode(IntEnum):
 MEANINGS = {
     0: ("finished", "not worse"),
     1: (
-        "an error, a refusal, an interrupt, a failed job of a sweep, a fault with examine.strict",
+        "an error, a refusal, an interrupt, a failed job of a sweep, a fault with examine.strict, "
+        "finished work that store.remote did not get",
         "worse",
     ),
     2: ("an option that does not exist", "not comparable, or an error"),
     3: ("", "too few prompts to tell"),
+    4: ("stopped at limits.minutes or limits.money: the same command resumes", ""),
 }
 
 

@@ -1,10 +1,12 @@
 """The installation: its folder, program and files of texts, and the command that installs an extra's packages."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from contextvars import ContextVar
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -12,18 +14,28 @@ from typing import Any
 
 import yaml
 
+from stages.config.errors import visible
+
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
 DISTRIBUTION = "plumbline-alignment"
 HARNESS = "lm-eval"  # the distribution of lm-evaluation-harness
 # the environment variable with the command's first words, for child processes
 PROGRAM = "PLUMBLINE_PROGRAM"
+SETTING = re.compile(r"\+*[\w./]+=.*", re.DOTALL)  # as a manifest records it
+LONGEST_COMMAND = 20_000  # characters; a recorded command may be a stranger's
+# The Pythons that a plan does not run, since nobody typed them
+untyped_programs = ContextVar[frozenset[str]]("untyped_programs", default=frozenset())
 
 
 @cache
 def read_beside(module_file: str) -> Any:
     """Return the content of the YAML file beside a module's file, under the same name."""
-    text = Path(module_file).with_suffix(".yaml").read_text(encoding="utf-8")
+    return parse_yaml(Path(module_file).with_suffix(".yaml").read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the content of a YAML text."""
     # libyaml is 20 times as fast
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
@@ -72,6 +84,11 @@ def has_package(python: str | None, package: str) -> bool:
     return output_of(python or sys.executable, "-I", "-c", script) == "True"
 
 
+def is_left_alone(python: str | None) -> bool:
+    """Return whether this plan may not run a Python."""
+    return python in untyped_programs.get()
+
+
 def output_of(*command: str, cwd: Path | None = None) -> str | None:
     """Return what a program prints, without white space around it, or None if it fails."""
     try:
@@ -92,3 +109,19 @@ def arguments_of(command_line: str) -> list[str]:
     words = shlex.split(command_line)
     starts_with_python = words[:1] == ["python"]  # `python run.py`, else `plumbline`
     return words[2:] if starts_with_python else words[1:]
+
+
+def recorded_settings(command_line: Any) -> list[str]:
+    """Return the settings of a command that a manifest records, each KEY=VALUE. Raise ValueError if the text is
+    something else, or has characters that cannot be seen: who wrote the manifest may want it to be typed."""
+    if not isinstance(command_line, str) or len(command_line) > LONGEST_COMMAND:
+        raise ValueError("this is no command, or too long for one")
+    if visible(command_line) != command_line:
+        raise ValueError("it has invisible characters")
+    words = shlex.split(command_line)
+    if words[:1] != ["plumbline"] and words[:2] != ["python", "run.py"]:
+        raise ValueError("it is another program's")
+    settings = arguments_of(command_line)
+    if not all(map(SETTING.fullmatch, settings)):
+        raise ValueError("it has other words than settings")
+    return settings

@@ -10,13 +10,17 @@ from omegaconf import MISSING
 
 from stages.config.errors import UserError, check_all, require_known
 
+# the highest number of keys whose limit has none: nothing here has so many rows, tokens, seconds or processes
+BILLION = 10**9
+NEARLY = 1e-3  # of an epoch: less is a slip, and would be a step of another epoch
+
 
 @dataclass(frozen=True)
 class Limit:
     """The finite numbers from `low` to `high`. `open` excludes `low`, and `below` excludes `high`."""
 
     low: float
-    high: float = math.inf
+    high: float = BILLION
     open: bool = False
     below: bool = False
 
@@ -30,9 +34,12 @@ class Limit:
             text = f"above {self.low:,}"
         if self.below:
             return f"{text} to below {self.high:,}"
-        if math.isinf(self.high):
-            return text
         return f"{text} to {self.high:,}"
+
+    @property
+    def has_high(self) -> bool:
+        """Whether the highest number means something to a user."""
+        return self.high < BILLION
 
 
 AMOUNT = Limit(0)  # of numbers whose field has none
@@ -41,6 +48,7 @@ LIMIT = "limit"
 ONE_OF = "one of"
 ONLY_PIPELINE_SETS = "computed"
 NOT_FINGERPRINTED = "neutral"
+OF_EPOCHS = "epochs"
 
 
 def limited(limit: Limit, default: Any = MISSING, neutral: bool = False) -> Any:
@@ -86,6 +94,12 @@ def positive(default: Any = MISSING) -> Any:
     return limited(Limit(0, open=True), default)
 
 
+def number_of_epochs(default: Any = MISSING) -> Any:
+    """Return a field for whole epochs and parts of one. A number that is nearly whole is refused."""
+    metadata = {LIMIT: Limit(0, open=True), OF_EPOCHS: True}
+    return field(default=default, metadata=metadata)
+
+
 def share(default: Any = MISSING) -> Any:
     return between(0, 1, default)
 
@@ -116,6 +130,16 @@ def validate_value(name: str, key: Field[Any], value: Any) -> None:
             require_known(name, [value], accepted)
     elif isinstance(value, int | float) and not limit.holds(value):
         raise UserError(f"{name}={value}: the value must be {limit}.")
+    elif OF_EPOCHS in key.metadata and is_nearly_whole(value):
+        problem = f"{name}={value}: this is nearly {round(value)}, and would train one step more"
+        raise UserError(f"{problem} or less. Type {name}={round(value)}.")
+
+
+def is_nearly_whole(number: float | None) -> bool:
+    """Return whether a number differs from the nearest whole one, from 1 on, by less than a slip."""
+    if number is None or round(number) == 0:
+        return False
+    return 0 < abs(number - round(number)) < NEARLY
 
 
 def iterate_values(block: Any, key_prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:

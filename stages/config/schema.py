@@ -131,6 +131,14 @@ class Launch:
 
 
 @dataclass
+class RunLimits:
+    """The minutes and the money that one command may use. Past either it stops, and the same command resumes."""
+
+    minutes: float | None = positive()
+    money: float | None = positive()
+
+
+@dataclass
 class Plan:
     """The machine that `stage=plan` plans for."""
 
@@ -209,7 +217,7 @@ class Config:
     precision: choices.Precision = MISSING
     align: choices.Align = MISSING
     arms: list[choices.Align] = field(default_factory=list)
-    rounds: int = at_least(1)
+    rounds: int = between(1, 100)
     sweep_metric: choices.SweepMetric = MISSING
     upstream: choices.Upstream = MISSING
     rebuild: Target | None = MISSING
@@ -238,6 +246,7 @@ class Config:
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)
     launch: Launch = field(default_factory=Launch)
+    limits: RunLimits = field(default_factory=RunLimits)
     plan: Plan = field(default_factory=Plan)
     compare: Compare = field(default_factory=Compare)
     gate: Gate = field(default_factory=Gate)

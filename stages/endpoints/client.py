@@ -14,22 +14,32 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from stages.config.blocks.endpoints import ANSWER_LIMITS, Endpoint
-from stages.config.errors import UserError
+from stages.config.errors import LimitReached, UserError
 from stages.config.installation import install_command
 from stages.endpoints.reply import KeyMask, NoReply, Redirected, Reply, parse_reply
 from stages.endpoints.spending import Pace, Spending, backoff, retry_after
+from stages.store.allowance import Allowance
 from stages.store.call_cache import Calls, key_of
 from stages.store.records import Message
 from stages.store.workspace import SCRATCH, StageDir
 
 HEAD = 16  # largest number of tokens that a chat template adds to a message
-REFUSALS = {
-    401: "refuses the key",
-    402: "asks for payment",
-    403: "refuses the key",
-    404: "has no such model or path",
+# HTTP statuses with which a server refuses all calls, each with the kind of the reason
+REFUSALS = {401: "key", 402: "payment", 403: "key", 404: "model"}
+# the same reasons in the words of an error with another status, as of OpenAI (429), Google and Anthropic (400)
+PAYMENT = re.compile(
+    r"insufficient[ _](quota|balance|credit|funds)|billing_hard_limit|credit balance is too low",
+    re.IGNORECASE,
+)
+REFUSALS_IN_TEXT = {
+    "key": re.compile(r"api[ _-]?key", re.IGNORECASE),
+    "model": re.compile(
+        r"(unknown|no such|invalid) model|\bmodel\b.{0,80}(not (found|exist)|is unknown)",
+        re.IGNORECASE,
+    ),
 }
 RETRYABLE = {408, 409, 425, 429}  # HTTP statuses below 500 that a retry may overcome
+TOO_MANY_CALLS = {429, 503, 529}
 # The errors of OpenAI, vLLM, SGLang and llama.cpp for a request that exceeds the model's context.
 TOO_LONG = re.compile(
     r"context.(length|size|window)|maximum (context|model) length|max_model_len", re.IGNORECASE
@@ -74,7 +84,7 @@ class Client:
         self.endpoint, self.name, runtime = endpoint, key, endpoint.runtime
         self.calls = Calls(out.call_folder, str(endpoint.base_url), str(endpoint.model))
         spent = out / SCRATCH / "spent" / self.calls.path.name
-        self.spending = Spending(spent, endpoint.budget, endpoint.price, key)
+        self.spending = Spending(spent, endpoint.budget, endpoint.price, key, out.allowance)
         self.requests = Pace(runtime.requests_per_minute)
         self.tokens = Pace(runtime.tokens_per_minute)
         self.pending: dict[str, asyncio.Task[Reply]] = {}
@@ -83,13 +93,13 @@ class Client:
         self.failures, self.ended = Counter[str](), False
 
     @contextmanager
-    def opened(self) -> Iterator["Client"]:
+    def opened(self, allowance: Allowance) -> Iterator["Client"]:
         """Open the files of cached replies and of spending. Only one process at a time can open them. Locks belong to
         one event loop, and a training that asks in every step has a new loop each time."""
         self.slots = asyncio.Semaphore(self.endpoint.runtime.concurrency)
         self.reading = asyncio.Lock()
         self.ended = False
-        with self.calls.opened(), self.spending.opened():
+        with self.calls.opened(allowance), self.spending.opened():
             yield self
 
     @cached_property
@@ -139,7 +149,8 @@ class Client:
 
         Raises:
             NoReply: if every attempt failed.
-            UserError: if the endpoint refuses all calls, or the budget is spent."""
+            UserError: if the endpoint refuses all calls, or the budget is spent.
+            LimitReached: if the command may not spend the money for the call."""
         call: dict[str, Any] = {
             "endpoint": self.endpoint.base_url,
             "request": question.request(self.endpoint),
@@ -171,7 +182,7 @@ class Client:
                 attempt += 1
                 if not error.retryable or attempt > runtime.retries or self.ended:
                     raise
-            except UserError:
+            except (UserError, LimitReached):
                 self.ended = True
                 raise
             await asyncio.sleep(backoff(runtime.backoff, attempt))
@@ -236,12 +247,13 @@ class Client:
         """Return the exception for an HTTP error."""
         status = error.status_code
         # some servers repeat the API key
-        server_text = " ".join(self.mask(error.response.text).split())[:200]
-        if status in REFUSALS or (status == 429 and "insufficient_quota" in server_text):
-            reason = REFUSALS.get(status, "reports that the quota is spent")
-            return UserError(
-                f"{self.name}: {self.endpoint.base_url} {reason} (HTTP {status}: {server_text})."
-            )
+        whole_text = " ".join(self.mask(error.response.text).split())
+        server_text = whole_text[:200]
+        kind = kind_of_refusal(status, whole_text, has_answered=bool(self.answered))
+        if kind:
+            problem, way_out = self._refusal(kind)
+            said = f"(HTTP {status}: {server_text})"
+            return UserError(f"{self.name}: {self.endpoint.base_url} {problem} {said}. {way_out}.")
         if (wait := retry_after(error.response.headers)) is not None and (
             status == 429 or status >= 500
         ):
@@ -251,13 +263,28 @@ class Client:
                     f"{self.name}: {pause}: type the same command again after that time."
                 )
             self.requests.rest(wait)
-        if 400 <= status < 500 and TOO_LONG.search(server_text):
+        if is_too_long(status, whole_text):
             return NoReply(f"the prompt is too long for the model (HTTP {status})", retryable=False)
-        retryable = status in RETRYABLE or status >= 500
-        return NoReply(
-            f"HTTP {status}" + (f": {server_text}" if server_text and not retryable else ""),
-            retryable,
-        )
+        if status in TOO_MANY_CALLS:
+            way_out = f"a lower {self.name}.runtime.requests_per_minute asks less often"
+            return NoReply(f"HTTP {status}: the server is asked too often, and {way_out}", True)
+        if status in RETRYABLE or status >= 500:
+            return NoReply(f"HTTP {status}", retryable=True)
+        reason = f"HTTP {status}: {server_text}" if server_text else f"HTTP {status}"
+        return NoReply(reason, retryable=False, refuses_request=True)
+
+    def _refusal(self, kind: str) -> tuple[str, str]:
+        """Return why the server refuses all calls, and what to do about it."""
+        resumes = "type the same command again, which resumes with the stored replies"
+        if kind == "payment":
+            return "asks for payment", f"Pay there, and {resumes}"
+        if kind == "model":
+            way_out = f"Set {self.name}.model and {self.name}.base_url as the server has them"
+            return "has no such model or path", way_out
+        variable = self.endpoint.api_key_env
+        if variable:
+            return "refuses the key", f"Set {variable} to a key that it accepts, and {resumes}"
+        return "refuses the key", f"Name the variable with the key: {self.name}.api_key_env=NAME"
 
     def figures(self) -> dict[str, Any]:
         """Return the calls and tokens of all attempts at this node, and the number of used cached replies."""
@@ -265,6 +292,34 @@ class Client:
         money = {"money": spent.money} if self.endpoint.price.is_complete else {}
         counts = {"made": spent.calls, "kept": len(self.reused), "failed": dict(self.failures)}
         return counts | {"input_tokens": spent.input, "output_tokens": spent.output} | money
+
+
+def kind_of_refusal(status: int, text: str, has_answered: bool) -> str | None:
+    """Return the kind of reason for which a server refuses all calls, by its status or its words; None for another
+    error. A server that has answered accepts key and model, and its words are about one prompt."""
+    if status in REFUSALS or not 400 <= status < 500 or is_too_long(status, text):
+        return REFUSALS.get(status)
+    if PAYMENT.search(text):
+        return "payment"
+    if has_answered or status in RETRYABLE:
+        return None
+    for kind, pattern in REFUSALS_IN_TEXT.items():
+        if pattern.search(text):
+            return kind
+    return None
+
+
+def is_too_long(status: int, text: str) -> bool:
+    """Return whether a request exceeds the model's context, or what the server reads."""
+    return status == 413 or (400 <= status < 500 and TOO_LONG.search(text) is not None)
+
+
+def time_is_up(allowance: Allowance, clients: Sequence[Client]) -> LimitReached:
+    """Return the end of a command whose time is up. No client starts a further call."""
+    for client in clients:
+        client.ended = True
+    names = ", ".join(client.name for client in clients)
+    return allowance.time_is_up(f"at {names}, whose replies are kept")
 
 
 def is_unsent(error: BaseException) -> bool:
@@ -288,31 +343,42 @@ def without_openai_variables() -> Iterator[None]:
 
 
 def run_jobs(
-    clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir
+    clients: Sequence[Client],
+    jobs: Iterable[Job[T]],
+    out: StageDir,
+    allowance: Allowance | None = None,
 ) -> Generator[T, None, None]:
     """Yield the results of jobs that call these clients, in the order of completion. Twice as many jobs run as calls
-    are allowed, so that jobs waiting for the disk block no calls. The clients' figures are stored in `out.asked`.
+    are allowed, so that jobs waiting for the disk block no calls. The clients' figures are stored in `out.asked`. No
+    job begins when the time of `allowance` is up; a training has none here, as it looks at the time after each step.
 
     Raises:
-        UserError: the first UserError of a job, after the running calls have ended, because they may be paid for."""
+        UserError: the first UserError of a job, after the running calls have ended, because they may be paid for.
+        LimitReached: if the time or the money of the command is used up, after the running calls too."""
     at_once = 2 * sum(client.endpoint.runtime.concurrency for client in clients)
-    waiting, running, errors = iter(jobs), set[asyncio.Task[T]](), list[UserError]()
+    waiting, running = iter(jobs), set[asyncio.Task[T]]()
+    errors = list[UserError | LimitReached]()
+    allowance = allowance or Allowance()
     with ExitStack() as opened, asyncio.Runner() as runner:
         # one order for all processes: no deadlock
         for client in sorted(clients, key=lambda c: c.calls.path):
-            opened.enter_context(client.opened())
+            opened.enter_context(client.opened(allowance))
         try:
             while True:
+                if allowance.is_late and not errors:
+                    errors.append(time_is_up(allowance, clients))
                 while not errors and len(running) < at_once and (job := next(waiting, None)):
                     running.add(runner.get_loop().create_task(job()))
                 if not running:
                     break
-                done, running = runner.run(
-                    asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                )
+                seconds = None if errors else allowance.seconds_left
+                wait = asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                done, running = runner.run(wait)
                 # The first of them ends the other jobs, so its reason comes before their missing replies.
                 errors += [
-                    error for task in done if isinstance(error := task.exception(), UserError)
+                    error
+                    for task in done
+                    if isinstance(error := task.exception(), UserError | LimitReached)
                 ]
                 for task in () if errors else done:
                     yield task.result()

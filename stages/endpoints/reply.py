@@ -48,11 +48,13 @@ def encode_base64(key: bytes) -> list[str]:
 
 
 class NoReply(Exception):
-    """The error of a call without a usable reply. `retryable`: another attempt may succeed."""
+    """The error of a call without a usable reply. `retryable`: another attempt may succeed. `refuses_request`: the
+    server may answer a request with other fields."""
 
-    def __init__(self, reason: str, retryable: bool):
+    def __init__(self, reason: str, retryable: bool, refuses_request: bool = False):
         super().__init__(reason)
         self.reason, self.retryable = reason, retryable
+        self.refuses_request = refuses_request
 
 
 class Redirected(Exception):

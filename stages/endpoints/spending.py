@@ -13,11 +13,13 @@ from typing import Any
 from stages.config.blocks.endpoints import Budget, Price
 from stages.config.errors import UserError
 from stages.store import json_log
+from stages.store.allowance import Allowance
 
 MILLION = 1_000_000
 HIGHEST = 10**12  # tokens; larger counts in a file are errors
 LONGEST_WAIT = 60.0  # seconds between two attempts, unless Retry-After is longer
 LOOK = 0.5  # seconds between two looks whether the stage has ended
+RECHECK = 0.05  # seconds between two looks whether other calls have returned money
 
 
 def amounts_in(row: Any) -> tuple[int, int, int]:
@@ -30,16 +32,19 @@ def amounts_in(row: Any) -> tuple[int, int, int]:
 
 class Spending(json_log.Appender):
     """The calls, tokens and money that a node spends. A call reserves its upper bound before it starts, and returns
-    the unused part when it ends. A file records both for a resumed node. Interrupted calls count in full."""
+    the unused part when it ends. A file records both for a resumed node. Interrupted calls count in full. The money of
+    all nodes and endpoints together is limited by the command's allowance."""
 
-    def __init__(self, file: Path, budget: Budget, price: Price, key: str):
+    def __init__(self, file: Path, budget: Budget, price: Price, key: str, allowance: Allowance):
         self.budget, self.price, self.key = budget, price, key
+        self.allowance = allowance
         super().__init__(file)
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._count()
+        self.recount()
 
-    def _count(self) -> None:
+    def recount(self) -> None:
         """Count what the file says that this process and others have spent."""
+        self.allowance.accounts[self.path] = self
         self.calls = self.input = self.output = self.open = 0
         for line in json_log.read(
             self.path, amounts_in, "Their calls and tokens are missing from the budget."
@@ -48,7 +53,7 @@ class Spending(json_log.Appender):
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        self._count()
+        self.recount()
         self.settled = asyncio.Event()  # of the running event loop
         with super().opened():
             yield
@@ -85,8 +90,8 @@ class Spending(json_log.Appender):
         return ""
 
     async def reserve(self, input_tokens: int, output_tokens: int) -> None:
-        """Reserve a call's upper bound in the budget; if it does not fit, wait for calls to return tokens.
-        Raise UserError if the budget does not allow the call."""
+        """Reserve a call's upper bound in the budget and in the allowance; if it does not fit, wait for calls to return
+        tokens. Raise UserError if the budget does not allow the call, and LimitReached if the allowance does not."""
         while limit := self.exceeded_limit(input_tokens, output_tokens):
             if not self.open or limit.rpartition(".")[2].startswith("calls"):
                 spent = f"{self.calls} calls, {self.input + self.output} tokens"
@@ -97,6 +102,13 @@ class Spending(json_log.Appender):
                 raise UserError(f"{limit} allows no further call: {spent} are spent. {way_out}")
             self.settled.clear()
             await self.settled.wait()
+        cost = self.cost(input_tokens, output_tokens)
+        if not self.allowance.covers(cost):
+            if not self.allowance.has_open_calls:
+                self.allowance.stop_spending(cost, f"at {self.key}, whose replies are kept")
+            # calls to another endpoint may return money, too
+            await asyncio.sleep(RECHECK)
+            return await self.reserve(input_tokens, output_tokens)
         self.open += 1
         self._note(1, input_tokens, output_tokens)
 

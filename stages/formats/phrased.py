@@ -24,6 +24,7 @@ from stages.formats.format import Format, ParsedRow
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import require_list, require_text
 from stages.store import plugins
+from stages.store.bounded_yaml import require_bounded
 from stages.store.records import content_id
 from stages.store.source_files import read_template
 from stages.store.templates import Refusal, TemplateFault, guard_template, read_variables, render
@@ -176,21 +177,13 @@ def read_task(name: str) -> dict[str, Any]:
 def parse_task(content: str, path: str) -> dict[str, Any]:
     """Return the task in a file's content; raise UserError if a key is missing, or a phrasing cannot be used."""
     try:
-        if aliases := [
-            event
-            for event in yaml.parse(content, yaml.SafeLoader)
-            if isinstance(event, yaml.AliasEvent)
-        ]:
-            # A short file of aliases may stand for a huge value.
-            raise TypeError(
-                f"line {aliases[0].start_mark.line + 1}: an alias, *{aliases[0].anchor}: write the text out"
-            )
+        require_bounded(content, may_alias=False)
         task = yaml.safe_load(content)
         columns = {str(role): str(names) for role, names in task["columns"].items()}
         labels = {str(key): str(word) for key, word in task.get("labels", {}).items()}
         needs = tuple(map(str, task.get("needs", columns)))
         pairs = phrasing_pairs(task)
-    except (yaml.YAMLError, RecursionError, LookupError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
         problem = " ".join(str(error).split())
         raise UserError(
             f"{path}: a task needs the keys columns, phrasings and answer ({problem})."

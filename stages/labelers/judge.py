@@ -66,15 +66,12 @@ class Jury(Labeler):
         asks = texts_differ or self.cfg.kind is Rubrics.pointwise
         if self.cfg.reading is Reading.json and asks and not self.probed:
             self.probed = True
-            list(
-                run_jobs(
-                    self.judges, [partial(self.probe, judge) for judge in self.judges], self.out
-                )
-            )
+            probes = [partial(self.probe, judge) for judge in self.judges]
+            list(run_jobs(self.judges, probes, self.out, self.allowance))
         failed, before = Counter[str](), self.disagreements
         with (
             Progress(len(questions), f"label {self.name}", "judgement") as progress,
-            closing(run_jobs(self.judges, questions, self.out)) as judgements,
+            closing(run_jobs(self.judges, questions, self.out, self.allowance)) as judgements,
         ):
             for judgement in judgements:
                 failed.update([judgement.error] if judgement.error else [])
@@ -129,10 +126,12 @@ class Jury(Labeler):
                 json_value(reply_text, "word", (WORD,))
                 return
             except NoReply as error:
-                way_out = "If it accepts no schema, set label.reading=text."
-                raise UserError(
-                    f"{server} does not answer a question with a json_schema: {error.reason}. {way_out}"
-                ) from error
+                problem = "does not answer the first question"
+                way_out = "Remove the cause, and type the same command again."
+                if error.refuses_request:
+                    problem += ", which has a json_schema"
+                    way_out = "If it accepts no schema, set label.reading=text."
+                raise UserError(f"{server} {problem}: {error.reason}. {way_out}") from error
             except NoVerdict:
                 continue
         way_out = "Set label.reading=text, which reads the verdict from the last line of the reply."

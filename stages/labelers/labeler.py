@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from stages.config.errors import UserError
 from stages.evaluation.reliability import Key
 from stages.formats.readers.row import Row
+from stages.store.allowance import Allowance
 from stages.store.judged_pool import TokenCount, column, group_by_prompt
 from stages.store.records import Candidate, Example, Judgement, Records, content_id
 from stages.store.workspace import Progress
@@ -67,6 +68,8 @@ class Labeler(ABC):
     people_verdicts: Mapping[Key, str] = {}
     # True: judges two candidates at a time, so that one without a partner has no judgement to miss
     compares = False
+    # the minutes that judging may take; stage=label sets them, and a training looks at its minutes after each step
+    allowance = Allowance()
     # True: user-defined, so an exception skips one prompt; in a built-in labeler it stops the stage
     own = False
 
@@ -93,9 +96,13 @@ class Labeler(ABC):
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements of all prompts. Labelers that send many requests at once override this. If a user-defined
-        labeler raises an exception on a prompt, its candidates get judgements with that error."""
+        labeler raises an exception on a prompt, its candidates get judgements with that error.
+        Raise LimitReached if the time of the command is up before a prompt other than the first."""
         with Progress(len(pool.prompts), f"label {self.name}", "prompt") as progress:
             for prompt, candidates in pool.by_prompt():
+                if progress.done:
+                    counts = f"{progress.done:,} of {progress.total:,} prompts"
+                    self.allowance.stop_if_late(f"in {progress.title} after {counts}, none kept")
                 # User code gets copies, so that its changes cannot reach the sampled pool.
                 arguments = deepcopy((prompt, candidates)) if self.own else (prompt, candidates)
                 try:

@@ -11,7 +11,13 @@ from omegaconf import OmegaConf
 
 from stages.config.blocks.labels import LABELS
 from stages.config.blocks.training import ScoredGRPO
-from stages.config.errors import UserError, full_disk_message
+from stages.config.errors import (
+    LimitReached,
+    UserError,
+    file_error_message,
+    full_disk_message,
+)
+from stages.store import stage_sources
 from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.workspace import StageDir
 
@@ -32,7 +38,10 @@ def write_job(scratch: Path, job: dict[str, Any]) -> None:
 
 
 def run_stage(job: dict[str, Any], out: StageDir) -> dict[str, Any]:
-    """Run the stage that a job names, and return its metrics."""
+    """Run the stage that a job names, and return its metrics. Raise UserError if its source here is not that of the
+    command that started the job."""
+    for stage, digest in job["sources"].items():
+        stage_sources.require_source(stage, digest)
     stage = importlib.import_module(job["stage"])
     kind = getattr(importlib.import_module(job["block"][0]), job["block"][1])
     cfg = read_block(kind, job["config"])
@@ -49,12 +58,15 @@ def read_block(kind: type, config: dict[str, Any]) -> Any:
 
 def write_failure(scratch: Path, rank: int | str, error: BaseException) -> None:
     """Write the error of a process, or of a node's agent, to the scratch folder, where the parent reads it."""
-    mendable = str(error) if isinstance(error, UserError) else full_disk_message(error)
+    mendable = full_disk_message(error) or file_error_message(error)
+    if isinstance(error, UserError | LimitReached):
+        mendable = str(error)
     failure = {
         "rank": rank,
         "time": time.time(),
         "mendable": mendable is not None,
         "message": mendable,
+        "setting": error.setting if isinstance(error, LimitReached) else None,
         "traceback": "".join(traceback.format_exception(error)),
     }
     (scratch / FAILURES).mkdir(exist_ok=True)
@@ -63,11 +75,13 @@ def write_failure(scratch: Path, rank: int | str, error: BaseException) -> None:
 
 def failure_of(scratch: Path, code: int) -> Exception:
     """Return the first error of the processes, with those that the user can correct first."""
-    shape = require_keys("rank", "time", "mendable", "message", "traceback")
+    shape = require_keys("rank", "time", "mendable", "message", "setting", "traceback")
     failures = [
         failure for p in scratch.glob(f"{FAILURES}/*.json") if (failure := read_note(p, shape))
     ]
     failures.sort(key=lambda failure: (not failure["mendable"], failure["time"]))
+    if failures and failures[0]["setting"]:
+        return LimitReached(failures[0]["message"], failures[0]["setting"])
     if failures and failures[0]["mendable"]:
         return UserError(failures[0]["message"])
     if code == KILLED or not failures:

@@ -20,11 +20,13 @@ from types import ModuleType
 from typing import Any
 
 from stages.config.blocks.runtimes import SamplingRuntime, ScoringRuntime
-from stages.config.errors import UserError
+from stages.config.errors import LimitReached, UserError
 from stages.config.schema import Launch
 from stages.hardware import allocator, machine
 from stages.launch.job_file import JOB, POLL_SECONDS, RESULT, failure_of, write_job
 from stages.launch.ray_tasks import run_tasks
+from stages.store import stage_sources
+from stages.store.allowance import Allowance
 from stages.store.blocks import Block, locks_hold
 from stages.store.manifest import read_manifest
 from stages.store.node import Node, in_build_order
@@ -34,7 +36,7 @@ from stages.store.workspace import CURVES, SCRATCH, StageDir, read_point
 
 log = logging.getLogger(__name__)
 
-FINISHED = require_keys("metrics", "warnings")  # the check of a result file
+FINISHED = require_keys("metrics", "warnings", "spent")  # the check of a result file
 PATIENCE_SECONDS = 300  # that other machines wait for node 0 to start a node
 # transformers' default of ddp_timeout, after which PyTorch ends a wait for other processes
 WAIT_SECONDS = 1800
@@ -64,6 +66,7 @@ def execute(
 
     Raises:
         UserError: if a worker raised one, or was killed.
+        LimitReached: if the time or the money of the command is used up.
         RuntimeError: for any other error of a worker, with its traceback."""
     runtime, scratch = runtime_of(node), out / SCRATCH
     if by_ray := launch.address is not None and isinstance(
@@ -79,6 +82,7 @@ def execute(
     job: dict[str, Any] = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
+        "sources": {node.stage: stage_sources.of_process().digest(node.stage)},
         "block": [type(node.config).__module__, type(node.config).__name__],
         "config": asdict(node.config),
         "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},
@@ -86,6 +90,7 @@ def execute(
         "calls": str(out.call_folder.resolve()),
         "launch": asdict(launch),
         "divides": stage is not None,
+        "allowance": out.allowance.for_job(),
     }
     if world_size(node) > 1:
         job["launch"] |= {"processes": runtime.processes, "nodes": runtime.nodes}
@@ -94,12 +99,10 @@ def execute(
             out.divide = partial(divide, launch, scratch, job)
         with allocator.keep_freed_memory():
             return stage.run(node.config, inputs, out)  # type: ignore[no-any-return]
-    job = json.loads(json.dumps(job))  # equal to the job file when it is read
-    result = (
-        read_note(scratch / RESULT, FINISHED)
-        if read_note(scratch / JOB, require_keys()) == job
-        else None
-    )
+    earlier = read_note(scratch / JOB, require_keys()) or {}
+    earlier["allowance"] = job["allowance"]  # the limits of another command, or its deadline
+    is_same = earlier == json.loads(json.dumps(job))
+    result = read_note(scratch / RESULT, FINISHED) if is_same else None
     if result:
         log.info("%s: its workers have finished it, although their parent was killed.", node)
     else:
@@ -109,6 +112,7 @@ def execute(
         if code != 0 or result is None:
             raise failure_of(scratch, code)
     out.warnings += result["warnings"]
+    out.allowance.spent_before += result["spent"]
     return result["metrics"]  # type: ignore[no-any-return]
 
 
@@ -180,9 +184,10 @@ def modified_at(file: Path) -> int | None:
         return None
 
 
-def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
+def join_training(launch: Launch, targets: list[Node], store: Store, allowance: Allowance) -> None:
     """Join every stage of node 0 in several processes, until the targets are published.
-    Raise UserError if a process failed, or no node has been built for PATIENCE_SECONDS."""
+    Raise UserError if a process failed, or no node has been built for PATIENCE_SECONDS, and LimitReached if the time is
+    up here, or in a process that trains."""
     lineage = in_build_order(targets)
     divided = [node for node in lineage if world_size(node) > 1]
     # `rebuild` replaces these nodes. A node that several machines train is not published before this one has joined.
@@ -197,6 +202,8 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
     while any(map(is_left, (*replaced, *targets))):
         if any(store.is_locked(node.stage, node.fingerprint) for node in lineage):
             seen = time.monotonic()
+        elif allowance.is_late:
+            raise allowance.time_is_up(f"while node 0 was not working on {targets[-1]}")
         elif time.monotonic() - seen > PATIENCE_SECONDS:
             raise UserError(
                 f"node 0 has not worked on {targets[-1]} for {PATIENCE_SECONDS} s. Start node 0 again."
@@ -207,6 +214,9 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
             if modified_at(job) not in (None, joined.get(node)):
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
                 if (code := run_agent(job, launch.node_rank)) and job.exists():
+                    error = failure_of(job.parent, code)
+                    if isinstance(error, LimitReached):
+                        raise error
                     raise UserError(
                         f"{node}: a process failed (exit code {code}). Node 0 prints the reason."
                     )

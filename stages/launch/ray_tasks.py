@@ -16,6 +16,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Launch
 from stages.hardware import allocator, process
 from stages.launch.job_file import POLL_SECONDS, failure_of, run_stage, write_failure
+from stages.store.allowance import Allowance
 from stages.store.blocks import Block, BlocksDone, fatal_blocks_error
 from stages.store.workspace import SaveBlock, StageDir
 
@@ -90,6 +91,9 @@ def compute_block(job_file: Path, name: str) -> None:
     """Write the shard of a block, in a process of the cluster. The parent reads an error from a file."""
     try:
         with allocator.keep_freed_memory():
+            job = json.loads(job_file.read_text(encoding="utf-8"))
+            if Allowance.of_job(job["allowance"]).is_late:
+                return  # the command that started the tasks stops when all have ended
             blocks, folder, save = open_stage(job_file)
             if (folder / f"{name}.parquet").exists():
                 return  # a process wrote it and died before Ray knew

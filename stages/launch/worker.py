@@ -18,6 +18,7 @@ from typing import Any
 
 from stages.hardware import allocator, machine, process
 from stages.launch.job_file import RESULT, run_stage, write_failure
+from stages.store.allowance import Allowance
 from stages.store.blocks import Block, BlocksDone, claim_blocks
 from stages.store.sealed_json import sync, write_note
 from stages.store.workspace import SCRATCH, SaveBlock, StageDir
@@ -40,9 +41,20 @@ def main(job_file: Path) -> None:
     process.prepare()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
     place = rank, job["launch"]["processes"] * job["launch"]["nodes"]
-    work = partial(save_claimed, place) if job["divides"] else None
-    folder, calls, is_main = Path(job["out"]), Path(job["calls"]), rank == 0 and not work
-    out = StageDir(folder, lambda metrics, step: None, is_main, call_folder=calls, work=work)
+    folder, calls = Path(job["out"]), Path(job["calls"])
+    is_main = rank == 0 and not job["divides"]
+    work = None
+    allowance = Allowance.of_job(job["allowance"])
+    if job["divides"]:
+        work = partial(save_claimed, place, allowance)
+    out = StageDir(
+        folder,
+        lambda metrics, step: None,
+        is_main,
+        call_folder=calls,
+        work=work,
+        allowance=allowance,
+    )
     try:
         with allocator.keep_freed_memory():
             metrics = run_stage(job, out)
@@ -61,7 +73,9 @@ def main(job_file: Path) -> None:
         for product in out.path.rglob("*"):
             if SCRATCH not in product.relative_to(out).parts:
                 sync(product)
-        write_note(out / SCRATCH / RESULT, {"metrics": metrics, "warnings": out.warnings})
+        spent = allowance.spent_here()
+        result = {"metrics": metrics, "warnings": out.warnings, "spent": spent}
+        write_note(out / SCRATCH / RESULT, result)
 
 
 def end_communication() -> None:
@@ -75,11 +89,18 @@ def end_communication() -> None:
 
 
 def save_claimed(
-    place: tuple[int, int], blocks: Sequence[Block[Any]], folder: Path, save: SaveBlock
+    place: tuple[int, int],
+    allowance: Allowance,
+    blocks: Sequence[Block[Any]],
+    folder: Path,
+    save: SaveBlock,
 ) -> None:
-    """Write the shards of blocks that this process claims. `place`: its rank and the number of processes."""
+    """Write the shards of blocks that this process claims, until none is left or the time is up. `place`: its rank and
+    the number of processes."""
     for block in claim_blocks(blocks, folder, place):
         save(block)
+        if allowance.is_late:
+            return
 
 
 def use_own_gpu(local_rank: int) -> None:

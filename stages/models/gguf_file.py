@@ -128,6 +128,10 @@ def add_weights(
         except QuantError:
             block_type = gguf.GGMLQuantizationType.F16
             data = quantize(values, block_type)
+        if block_type == gguf.GGMLQuantizationType.F16 and not np.isfinite(data).all():
+            raise UserError(
+                f"export.dtype=f16: {weight_name} has values above 65,504, which f16 cannot hold. Type export.dtype=f32."
+            )
         writer.add_tensor(name, data, raw_dtype=block_type)
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,12 +26,15 @@ from transformers.integrations import is_fsdp_enabled
 from stages.config.choices import Precision, Weights
 from stages.config.errors import UserError
 from stages.models import safe_folder
+from stages.models.adapter_folder import read_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 AutoRewardModel = transformers.AutoModelForSequenceClassification  # with one output
+# What to do about weights that are not finite, and that nothing here has trained
+OTHER_WEIGHTS = "Copy the file again, or take an earlier checkpoint of its training."
 # Without trust_remote_code=False, transformers asks on the terminal whether to run a folder's code.
 LOCAL_WITHOUT_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -243,6 +246,7 @@ def create_reward_model(
 def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> PreTrainedModel:
     """Load a sequence-classification model with one output from a folder of safetensors, in eval mode.
     Raise UserError if the model has several outputs, or weights are missing: a head would be drawn at random."""
+    require_finite_files(folder)
     model, missing = load_weights(AutoRewardModel, folder, dtype=torch_dtype(weights))
     if missing:
         raise UserError(
@@ -256,15 +260,23 @@ def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> P
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> "PeftModel":
-    """Return the model with the adapter from a folder of safetensors on top."""
-    from peft import PeftModel  # the import takes a second, and sampling does not need it
+    """Return the model with the adapter from a folder of safetensors on top. Raise UserError if the config and the
+    tensors of the adapter contradict each other, or do not fit the model."""
+    # the import takes a second, and sampling does not need it
+    from peft import LoraConfig, get_peft_model
 
-    safe_folder.validate_folder(folder, adapter=True)
-    if not (folder / "adapter_model.safetensors").exists():
-        raise UserError(
-            f"{folder} has no adapter_model.safetensors. Convert the adapter to safetensors."
-        )
-    return PeftModel.from_pretrained(model, folder, is_trainable=trainable, local_files_only=True)
+    adapter = read_adapter(folder)
+    plain_fields = adapter.without_patterns()
+    with name_folder_in_errors(folder, "the adapter", adapter=True):
+        config = LoraConfig.from_pretrained(folder)
+        for name, value in plain_fields.items():
+            setattr(config, name, value)
+        config.inference_mode = not trainable
+        config.base_model_name_or_path = None  # peft would warn of another name
+        adapted = get_peft_model(model, config)
+        report = adapted.load_adapter(folder, "default", is_trainable=trainable)
+    adapter.require_all_loaded(report.missing_keys, report.unexpected_keys)
+    return adapted  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -324,8 +336,32 @@ def save_model(
 
 
 def require_finite(weights: dict[str, Tensor]) -> None:
-    for name, weight in weights.items():
-        if weight.is_floating_point() and not weight.isfinite().all():
-            raise UserError(
-                f"training diverged: {name} has values that are not finite. Lower the learning rate."
-            )
+    """Raise UserError if a trained weight is not finite."""
+    fault = first_not_finite(weights.items())
+    if fault:
+        raise UserError(f"training diverged: {fault}. Lower the learning rate.")
+
+
+def require_finite_files(folder: Path) -> None:
+    """Raise UserError, naming file and tensor, if a weight in a folder that nothing here has trained is not finite."""
+    with name_folder_in_errors(folder, "the weights", adapter=True):
+        for file in weight_files(folder):
+            with safe_open(file, framework="pt") as tensors:
+                names = tensors.keys()
+                fault = first_not_finite((name, tensors.get_tensor(name)) for name in names)
+            if fault:
+                raise UserError(f"{file}: {fault}. {OTHER_WEIGHTS}")
+
+
+def first_not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a clause on the first weight with a value that is NaN, infinite or too large for fp32; '' without one."""
+    for name, weight in weights:
+        if not weight.is_floating_point():
+            continue
+        if weight.itemsize not in (2, 4):  # fp64 or fp8
+            weight = weight.float()
+        finite = weight.isfinite()
+        if not finite.all():
+            count = finite.numel() - int(finite.sum())
+            return f"{count:,} of the {finite.numel():,} values of {name} are NaN or infinite"
+    return ""

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
 from stages.store.records import Message
-from stages.store.templates import TemplateFault, guard_template, template_errors
+from stages.store.templates import Forbidden, TemplateFault, guard_template, template_errors
 from stages.store.thoughts import split_thought
 from stages.store.tool_calls import Turn, as_fields
 
@@ -185,11 +184,15 @@ def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:
 
 
 def validate_chat_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
-    """Raise UserError if the tokenizer's chat template is not Jinja, or does not end. A template may refuse a golden
-    conversation: the error then comes when the template is used."""
+    """Raise UserError if the tokenizer's chat template is not Jinja, does not end, or reaches for Python. A template may
+    refuse a golden conversation: the error then comes when the template is used."""
     if tokenizer.chat_template:
         way_out = "Mend it in tokenizer_config.json or chat_template.jinja"
         with guard_template(f"{key}, chat_template", way_out):
             for conversation in GOLDEN:
-                with suppress(TemplateFault):
+                try:
                     render(tokenizer, conversation)
+                except Forbidden:
+                    raise
+                except TemplateFault:
+                    continue

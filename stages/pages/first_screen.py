@@ -57,7 +57,7 @@ class Rates(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step of the chain: its title, what it made, its time, and one of done, reused, running, waiting and failed."""
+    """A step of the chain: its title, what it made, its time, and one of done, reused, running, waiting, stopped, failed."""
 
     title: str
     made: str

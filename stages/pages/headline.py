@@ -9,7 +9,7 @@ from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import ENOUGH_TASKS, OUTSIDE, arms
 from stages.pages.glossary import TEXTS
-from stages.store.manifest import Manifest
+from stages.store.manifest import Manifest, command_of
 from stages.store.numbers import points
 
 Results = dict[str, Any]  # of an evaluation
@@ -216,7 +216,7 @@ def counted(number: int, noun: str) -> str:
 
 def run_command(evaluation: Manifest) -> str:
     """Return the command of the whole run, from the manifest of its evaluation."""
-    return str(evaluation["command"]).replace(" stage=eval", "", 1)
+    return command_of(evaluation).replace(" stage=eval", "", 1)
 
 
 def next_steps(

@@ -19,7 +19,7 @@ from stages.pages import jury
 from stages.pages.environment import environment
 from stages.pages.glossary import TEXTS, in_words
 from stages.pages.headline import counted
-from stages.store.manifest import manifest_of
+from stages.store.manifest import command_of, manifest_of
 from stages.store.numbers import signed
 from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.store.sealed_json import WRONG_SHAPE, Damaged, load_json, require_keys
@@ -69,6 +69,7 @@ def page(folder: Path) -> str:
         reliability=reliability,
         together=jury.agreeing(labelling, words),
         metrics=metrics,
+        command=command_of(manifest),
         unit="words" if metrics["labeler"] == "dataset" else "tokens",
     )
 

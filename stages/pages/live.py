@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import Training
+from stages.config.errors import LimitReached
 from stages.config.schema import Target
 from stages.pages import plots, runs
 from stages.pages.environment import environment
@@ -57,6 +59,7 @@ class LivePage(AbstractContextManager["LivePage"]):
         self.states = dict.fromkeys((node.fingerprint for node in self.nodes), "waiting")
         self.began = dict[str, float]()
         self.started, self.error = time.time(), ""
+        self.is_written = True  # False after a failure
         self.stopped = threading.Event()
         self.writer = threading.Thread(target=self.keep_writing, daemon=True)
 
@@ -80,15 +83,16 @@ class LivePage(AbstractContextManager["LivePage"]):
         self.writer.join()
         if error is not None:
             self.error = " ".join(str(error).split()) or type(error).__name__
+            ended = "stopped" if isinstance(error, LimitReached) else "failed"
             self.states = {
-                key: "failed" if state == "running" else state for key, state in self.states.items()
+                key: ended if state == "running" else state for key, state in self.states.items()
             }
         self.show(running=False)
 
     def keep_writing(self) -> None:
         wait = FIRST
         while not self.stopped.wait(wait):
-            self.look_ahead()
+            self.attempt(self.look_ahead)
             self.show(listed=False)
             wait = EVERY
 
@@ -116,11 +120,20 @@ class LivePage(AbstractContextManager["LivePage"]):
         self.show()
 
     def show(self, running: bool = True, listed: bool = True) -> None:
-        """Write the page, and the lists of runs. A run goes on without a page that cannot be drawn."""
+        """Write the page, and the lists of runs."""
+        self.attempt(partial(self.write, running, listed))
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Do a part of the work for the page. A run goes on without its page, after a warning at the first failure."""
         try:
-            self.write(running, listed)
-        except Exception:
-            log.exception("warning: the page cannot be drawn. The run goes on without it:")
+            work()
+        except Exception as error:
+            was_written, self.is_written = self.is_written, False
+            problem = safe_files.page_problem(error, self.store.root)
+            if was_written and problem:
+                log.warning("warning: the page is not written, and the run goes on. %s", problem)
+            elif was_written:
+                log.exception("warning: the page cannot be drawn. The run goes on without it:")
 
     def write(self, running: bool, listed: bool) -> None:
         """Write the page, and the lists of runs. The finished page of a report is the report."""
@@ -132,8 +145,11 @@ class LivePage(AbstractContextManager["LivePage"]):
             content, place = report.read_bytes(), report
         else:
             content, place = self.render(running, sentence).encode(), self.file
-            safe_files.write_if_allowed(self.file, content)
-        if safe_files.write_if_allowed(self.address, content) and listed:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            safe_files.write(self.file, content)
+        self.address.parent.mkdir(parents=True, exist_ok=True)
+        safe_files.write(self.address, content)
+        if listed:
             runs.write_entry(self.store.root, self.file, {
                 "page": str(place.relative_to(self.store.root)),
                 "recipe": self.recipe,
@@ -190,7 +206,7 @@ class LivePage(AbstractContextManager["LivePage"]):
                 continue
             states = [self.states[node.fingerprint] for node in nodes]
             state = next(
-                (word for word in ("failed", "running", "waiting") if word in states),
+                (word for word in ("failed", "stopped", "running", "waiting") if word in states),
                 "reused" if {*states} == {"reused"} else "done",
             )
             if state == "waiting" and {*states} != {"waiting"}:

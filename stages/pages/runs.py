@@ -2,7 +2,7 @@
 
 import json
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.pages.environment import environment
@@ -26,7 +26,8 @@ def write_entry(root: Path, file: Path, entry: dict[str, Any]) -> None:
 def note_sweep(root: Path, sweep: str, command: str, ended: bool) -> Path:
     """Note a sweep, and return the file of its page."""
     values = {"sweep": sweep, "command": command, "ended": ended}
-    safe_files.write_if_allowed(root / PAGES / f"{sweep}.sweep", json.dumps(values))
+    (root / PAGES).mkdir(parents=True, exist_ok=True)
+    safe_files.write(root / PAGES / f"{sweep}.sweep", json.dumps(values))
     return write_sweep(root, sweep, runs(root))
 
 
@@ -43,12 +44,22 @@ def write_sweep(root: Path, sweep: str, entries: list[dict[str, Any]]) -> Path:
 
 def runs(root: Path) -> list[dict[str, Any]]:
     """Return the entries of all runs whose pages are there, the last one first."""
-    notes = (read_note(each, require_keys(*ENTRY)) for each in (root / PAGES).glob("*.json"))
+    notes = (read_note(each, validate_entry) for each in (root / PAGES).glob("*.json"))
     entries = [note for note in notes if note and (root / note["page"]).exists()]
     entries.sort(key=lambda run: -run["started"])
     for run in entries:
         run["date"] = f"{datetime.fromtimestamp(run['started']):%Y-%m-%d %H:%M}"
     return entries
+
+
+def validate_entry(value: Any) -> dict[str, Any]:
+    """Return a parsed entry unchanged. Raise an error of WRONG_SHAPE if it lacks a key, or if its page is not a file of
+    the store."""
+    entry = require_keys(*ENTRY)(value)
+    place = PurePosixPath(entry["page"])
+    if place.is_absolute() or ".." in place.parts or ":" in entry["page"]:
+        raise ValueError(f"page: {entry['page']!r:.100} is not a file of the store")
+    return entry | {"started": float(entry["started"])}
 
 
 def write_list(file: Path, entries: list[dict[str, Any]], up: str, **more: Any) -> None:
@@ -58,4 +69,4 @@ def write_list(file: Path, entries: list[dict[str, Any]], up: str, **more: Any) 
         .get_template("index.html.jinja")
         .render({"runs": entries, "up": up, "command": "", "running": False} | more)
     )
-    safe_files.write_if_allowed(file, page)
+    safe_files.write(file, page)

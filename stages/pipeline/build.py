@@ -14,8 +14,9 @@ from stages.config.schema import Config, Target
 from stages.hardware import machine
 from stages.launch import processes
 from stages.pipeline import provenance
-from stages.store import locks
-from stages.store.node import Node, in_build_order
+from stages.store import locks, stage_sources
+from stages.store.allowance import Allowance
+from stages.store.node import Node, PublishedNode, in_build_order
 from stages.store.source_files import hold_files_unchanged
 from stages.store.store import Store
 from stages.store.workspace import OpenResource, StageDir
@@ -38,12 +39,13 @@ def build(
     tell: Tell = tell_nobody,
 ) -> None:
     """Build the targets and their missing inputs; `tell` learns of each node that begins or ends. On `launch.node_rank`
-    above 0, join the work of node 0."""
+    above 0, join the work of node 0. Raise LimitReached at a limit of `limits`."""
+    allowance = Allowance(cfg.limits.minutes, cfg.limits.money)
     if cfg.launch.node_rank > 0:
-        return processes.join_training(cfg.launch, targets, store)
+        return processes.join_training(cfg.launch, targets, store, allowance)
     # The lock keeps stage=gc from removing a node that this build uses.
     with locks.share_store(store.root), store.exchange(targets), OpenResource() as open_resource:
-        build_missing(targets, store, cfg, overrides, open_resource, tell)
+        build_missing(targets, store, cfg, overrides, open_resource, allowance, tell)
 
 
 def build_missing(
@@ -52,17 +54,26 @@ def build_missing(
     cfg: Config,
     overrides: list[str],
     open_resource: OpenResource,
+    allowance: Allowance,
     tell: Tell,
 ) -> None:
-    """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
+    """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes. A node
+    that was read from its manifest is never built. The first node begins however late it is, so that a command that is
+    repeated goes on."""
     # two nodes may be the same computation
     missing = {node.fingerprint for node in store.missing(targets, pull=True)}
+    has_built = False
     for node in in_build_order(targets):
-        if node.fingerprint in missing:
-            with store.claim(node) as folder:
+        # what is known from a manifest alone has no settings of this run
+        is_published = isinstance(node, PublishedNode)
+        if node.fingerprint in missing and not is_published:
+            if has_built:
+                allowance.stop_if_late(f"before {node}")
+            with store.claim(node, allowance) as folder:
                 if folder is not None:  # else another process has built it meanwhile
+                    has_built = True
                     tell(node, "running")
-                    build_node(node, folder, store, cfg, overrides, open_resource)
+                    build_node(node, folder, store, cfg, overrides, open_resource, allowance)
                     tell(node, "done")
                     continue
         if store.folder(node).exists():
@@ -78,10 +89,13 @@ def build_node(
     cfg: Config,
     overrides: list[str],
     open_resource: OpenResource,
+    allowance: Allowance,
 ) -> None:
     """Run a node's stage in `folder`, and publish the result."""
     from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
 
+    # Python imports a stage when it is built, which may be hours after the graph was wired
+    stage_sources.require_source(node.stage, stage_sources.of_process().digest(node.stage))
     log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
     inputs = {role: store.folder(input_node) for role, input_node in node.inputs.items()}
     store.verify(*inputs.values(), weights=node.stage != Target.report)
@@ -96,7 +110,13 @@ def build_node(
     machine.give_back_gpu_memory()
     with track(cfg.tracker, node, store.root) as runs:
         calls = store.root / "cache" / "calls"
-        out = StageDir(folder, runs.log, open_resource=open_resource, call_folder=calls)
+        out = StageDir(
+            folder,
+            runs.log,
+            open_resource=open_resource,
+            call_folder=calls,
+            allowance=allowance,
+        )
         attempts = provenance.begin_attempt(out, runs.wandb_id)
         with hold_files_unchanged(node, store.digest_cache, folder):
             metrics = processes.execute(cfg.launch, node, stage, inputs, out, runs.log)

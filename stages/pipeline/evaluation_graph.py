@@ -26,7 +26,7 @@ from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Align, Role, Split
-from stages.config.installation import harness_version
+from stages.config.installation import harness_version, is_left_alone
 from stages.config.schema import Config
 from stages.pipeline.subgraphs import Wiring
 from stages.store.node import Graph, Node
@@ -141,8 +141,10 @@ class Evaluation:
 
     @cached_property
     def benchmark_block(self) -> Benchmark:
-        """The block of the tasks, with the version of the harness."""
+        """The block of the tasks, with the version of the harness, unless a plan may not ask its Python."""
         block = self.cfg.benchmark
+        if is_left_alone(block.runtime.python):
+            return block
         return replace(block, engine=harness_version(block.runtime.python))
 
     def answers_by_round(self) -> Graph:

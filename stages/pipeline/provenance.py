@@ -34,7 +34,7 @@ LIBRARIES = [
     "numpy",
 ]
 # Beginnings of settings that change no result: the recorded command does not repeat them.
-NEUTRAL_SETTINGS = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")
+NEUTRAL_SETTINGS = ("stage=", "rebuild=", "upstream=", "tracker", "limits", "hydra")
 
 
 def command(stage: str, overrides: list[str]) -> str:
@@ -93,6 +93,8 @@ def end_attempt(
 ) -> Manifest:
     """Return the manifest's fields for a node whose last attempt ends now."""
     attempts[-1]["ended"] = time.time()
+    if node.edited:
+        warnings = [f"The source of {node.stage} was edited: {node.edited}.", *warnings]
     device = metrics.get("device", "cpu")
     return {
         "command": command(stage_to_type(node), overrides),

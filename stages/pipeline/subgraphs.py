@@ -17,6 +17,7 @@ from stages.config.blocks.sampling import CandidateFile, Drawn, Pool, Sample
 from stages.config.blocks.training import Training
 from stages.config.schema import Config, Target
 from stages.pipeline.stage_table import STAGES
+from stages.store import stage_sources
 from stages.store.node import Built, Graph, Node
 from stages.store.numbers import numbered
 
@@ -41,7 +42,8 @@ class Wiring:
         """Return a node without giving it a name."""
         block, digests = self.pin(with_reading_settings(block, self.cfg.data), self.digest_cache)
         fingerprinted = block.fingerprinted_runtime if isinstance(block, Training) else {}
-        return Node(stage, STAGES[stage].version, block, inputs, digests, fingerprinted)
+        edited = stage_sources.of_process().edited(stage)
+        return Node(stage, STAGES[stage].version, block, inputs, digests, fingerprinted, edited)
 
     def add(self, name: str, stage: str, block: Any, **inputs: Node) -> Node:
         """Return a node, and hold it under its name."""

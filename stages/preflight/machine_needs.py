@@ -9,6 +9,9 @@ from stages.config.errors import UserError
 from stages.config.installation import install_command, version
 from stages.config.schema import Config
 from stages.hardware import machine
+from stages.store.source_files import is_hub_id
+
+NOT_A_WORD = re.compile(r"[/\\#?%:]|^\.")  # trackers make a folder of it
 
 
 def validate_nodes(cfg: Config) -> None:
@@ -70,7 +73,8 @@ def validate_trackers(cfg: Config) -> None:
     for name in cfg.tracker.names:
         if find_spec(name) is None and cfg.planned_gpu is None:
             raise UserError(f"tracker={name} needs a package: {install_command(name)}.")
-    if cfg.tracker.names and re.search(r"[/\\#?%:]|^\.", f"{project}{group or ''}"):
+    has_path = any(NOT_A_WORD.search(name) for name in (project, group or "_"))
+    if cfg.tracker.names and has_path:
         raise UserError(
             f"tracker.project={project}, tracker.group={group}: each must be one word. wandb has tracker.entity."
         )
@@ -84,8 +88,12 @@ def validate_check_packages(cfg: Config) -> None:
 
 
 def validate_export(cfg: Config) -> None:
-    """Raise UserError for an export to the hub without a repository, a token, or a model trained here."""
+    """Raise UserError for a repository that the hub cannot have, or for an export to the hub without a repository, a
+    token, or a model trained here."""
     export = cfg.export
+    if export.repo and not is_hub_id(export.repo):
+        problem = f"export.repo={export.repo}: the hub takes no such name"
+        raise UserError(f"{problem}. Type export.repo=user/name, in letters, digits, - _ and dots.")
     if cfg.stage != Command.export:
         return
     export.check()

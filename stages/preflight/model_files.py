@@ -1,5 +1,10 @@
-"""Checks of model folders and files that read only headers and config.json, never weights."""
+"""Checks of model folders and files before anything is built. They read headers and config.json, and only of a reward
+model its weights."""
 
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +14,20 @@ from stages.config.blocks.models import Model
 from stages.config.errors import UserError
 from stages.hardware import model_shape
 from stages.models import safe_folder
+from stages.models.adapter_folder import read_adapter, read_config
 from stages.store.node import Node
-from stages.store.source_files import locate, resolve_commit
+from stages.store.plugins import user_path
+from stages.store.sealed_json import NODE
+from stages.store.source_files import HUB_ID, locate, resolve_commit
 from stages.store.store import Store
 
 # in class names of transformers' models with a score head
 SCORING_CLASS = "ForSequenceClassification"
 SCORE_HEADS = ("score.", "classifier.", "classification_head.")  # prefixes of its tensors' names
+PLAIN_VALUE = re.compile(r"[\w./-]+")
+# The name that our own adapters have for their base: STAGE/FINGERPRINT/model
+NODE_PLACE = re.compile(rf"\w+/{NODE.pattern}/model")
+SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/")  # in a path of the hub's cache
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -25,9 +37,20 @@ TOKENIZER_FILES = (
 )
 
 
+@contextmanager
+def name_key(key: str) -> Iterator[None]:
+    """Begin the messages of UserErrors that are raised inside with the argument that names the folder."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
 def require_base_model(node: Node, store: Store) -> None:
-    """Raise UserError if a base model's path is neither a model of the hub, a complete folder nor a GGUF file."""
+    """Raise UserError if a base model's path is neither a model of the hub, a complete folder nor a GGUF file, or if its
+    adapter cannot be merged into it."""
     model = node.config
+    require_adapter(model)
     if not model.path:
         return
     key = f"{model.key}={model.path}"
@@ -42,6 +65,83 @@ def require_base_model(node: Node, store: Store) -> None:
         raise UserError(f"{key}: a single file must be a .gguf. For safetensors, name the folder.")
 
 
+def require_adapter(model: Model) -> None:
+    """Raise UserError for an adapter that names another base model, or whose config and tensors contradict each other."""
+    if model.adapter is None:
+        if model.adapter_base is not None:
+            raise UserError(
+                f"model.adapter_base={model.adapter_base}: there is no adapter. Add model.adapter=FOLDER, or leave it out."
+            )
+        return
+    folder = user_path(model.adapter)
+    key = f"{model.adapter_key}={model.adapter}"
+    with name_key(key):
+        # an examination takes the base from examine.before, and looks for an adapter of another one itself
+        if model.key == "model.path":
+            require_own_base(model, str(read_config(folder).get("base_model_name_or_path") or ""))
+        read_adapter(folder)
+
+
+def require_own_base(model: Model, named: str) -> None:
+    """Raise UserError if an adapter names another base model than `model.path`, unless `model.adapter_base` repeats it.
+    An adapter may name none."""
+    if model.adapter_base is not None and model.adapter_base != named:
+        raise UserError(
+            f"its base model is {named or 'not named'}, not model.adapter_base={model.adapter_base}. Leave that out."
+        )
+    if not named or model.adapter_base == named or is_same_model(named, str(model.path)):
+        return
+    base = f"model.path={model.path}" if model.path else "random weights"
+    other = "model.path=FOLDER of that model"
+    place = store_place(named, user_path(str(model.adapter)))
+    if place or hub_id_of(named) or user_path(named).is_dir():
+        other = override("model.path", str(place or named))
+    raise UserError(
+        f"it was trained on {named}, not on {base}. Type {other}, or if both are the same weights, "
+        f"{override('model.adapter_base', named)}."
+    )
+
+
+def is_same_model(named: str, path: str) -> bool:
+    """Return whether two names are of one model: the same place or id, an id and its snapshot in the hub's cache, an id
+    and a folder of the same name, or a node's place in its store."""
+    if named == path or user_path(named).resolve() == user_path(path).resolve():
+        return True
+    first, second = hub_id_of(named), hub_id_of(path)
+    if first and second:
+        return first == second
+    is_copy = bool(first or second) and Path(named).name.lower() == Path(path).name.lower()
+    is_node = (
+        NODE_PLACE.fullmatch(named) and user_path(path).resolve().parts[-3:] == Path(named).parts
+    )
+    return bool(is_copy or is_node)
+
+
+def hub_id_of(name: str) -> str:
+    """Return the id, in lower case, of a hub model or of its snapshot in the hub's cache; '' for another path."""
+    snapshot = SNAPSHOT.search(name)
+    if snapshot:
+        return f"{snapshot[1]}/{snapshot[2]}".lower()
+    is_id = HUB_ID.fullmatch(name) and not user_path(name).exists()
+    return name.lower() if is_id else ""
+
+
+def store_place(named: str, adapter: Path) -> Path | None:
+    """Return the node of a base model in the store that holds its adapter; None if this adapter is not from a store."""
+    if not NODE_PLACE.fullmatch(named):
+        return None
+    places = [root / named for root in adapter.resolve().parents]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def override(key: str, value: str) -> str:
+    """Return an argument as a shell and Hydra take it."""
+    if PLAIN_VALUE.fullmatch(value):
+        return f"{key}={value}"
+    escaped = value.replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
+
+
 def require_reward_model(node: Node, store: Store) -> None:
     """Raise UserError if `label.path` is not a model with one score output and a chat template."""
     label = node.config
@@ -53,6 +153,12 @@ def require_reward_model(node: Node, store: Store) -> None:
         resolve_commit(label.path, label.revision, "model", "label.path")
     elif folder.is_dir():
         require_score_and_template(folder, key)
+        # the import takes a second
+        from stages.models.loading import require_finite_files
+
+        # the stage that loads this model comes hours later
+        with name_key(key):
+            require_finite_files(folder)
     else:
         raise UserError(f"{key}: a reward model is a folder of safetensors. Name the folder.")
 
@@ -80,10 +186,8 @@ def require_score_and_template(folder: Path, key: str) -> None:
 
 def require_model_folder(folder: Path, key: str) -> dict[str, Any]:
     """Return a model folder's config.json. Raise UserError, naming `key`, for a missing part or unsafe files."""
-    try:
+    with name_key(key):
         safe_folder.validate_folder(folder)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error
     if not (folder / "config.json").is_file():
         raise UserError(f"{key}: the folder has no config.json. Name the folder of a model.")
     if not any(folder.glob("*.safetensors")):

@@ -82,7 +82,7 @@ def validate_endpoints(cfg: Config) -> None:
     errors = Errors()
     for key, endpoint in cfg.endpoints.items():
         with errors:
-            endpoint.check(key)
+            endpoint.check(key, cfg.limits.money)
         with errors:
             refuse_secret_of_endpoint(key, endpoint)
     errors.raise_all()

@@ -8,15 +8,18 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
+
 from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import TemplateFile
 from stages.config.blocks.sampling import Drawn
 from stages.config.choices import RUBRIC_TEXTS
 from stages.config.errors import Errors, UserError, name_block
-from stages.config.installation import HARNESS, has_package, install_command
+from stages.config.installation import HARNESS, has_package, install_command, is_left_alone
 from stages.config.schema import Config
 from stages.preflight import sources
 from stages.store import plugins
+from stages.store.bounded_yaml import read_yaml_text
 from stages.store.node import Node
 from stages.store.source_files import own_key, read_template
 from stages.store.store import Store
@@ -24,7 +27,7 @@ from stages.store.templates import Refusal, guard_template, render
 
 
 def validate_user_files(cfg: Config) -> None:
-    """Raise one UserError for all rubrics, chat templates and tasks that cannot be rendered."""
+    """Raise one UserError for all rubrics, chat templates and tasks that cannot be rendered or read."""
     errors = Errors()
     for label in cfg.labels:
         for judge in label.parts:
@@ -38,7 +41,21 @@ def validate_user_files(cfg: Config) -> None:
         if source.task:
             with errors:
                 validate_task(f"{key}.task", source.task)
+    if cfg.benchmark.tasks and cfg.benchmark.tasks_dir:
+        with errors:
+            validate_benchmark_files(plugins.user_path(cfg.benchmark.tasks_dir))
     errors.raise_all()
+
+
+def validate_benchmark_files(folder: Path) -> None:
+    """Raise UserError for a file of benchmark tasks that is no YAML, or beyond the bounds."""
+    for file in sorted(folder.rglob("*.yaml")):
+        try:
+            read_yaml_text(file)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            where = f"benchmark.tasks_dir={folder}: {file.relative_to(folder)}"
+            raise UserError(f"{where}: {reason}. Correct the file.") from error
 
 
 def validate_rubric(judge: Judge, file: Path) -> None:
@@ -84,7 +101,7 @@ def validate_task(key: str, name: str) -> None:
 def require_benchmark_engine(node: Node, store: Store) -> None:
     """Raise UserError if the Python of `benchmark.runtime.python` does not have the engine of benchmarks."""
     block = node.config
-    if block.engine:
+    if block.engine or is_left_alone(block.runtime.python):
         return
     tasks = f"benchmark.tasks=[{','.join(block.tasks)}]"
     python = block.runtime.python
@@ -101,7 +118,9 @@ def require_vllm(node: Node, store: Store) -> None:
     """Raise UserError if the sampler is vLLM, and the Python of the block's `runtime.python` does not have it."""
     block = node.config
     is_own = isinstance(block, Drawn) and block.own
-    if block.sampler != "vllm" or is_own or has_package(block.runtime.python, "vllm"):
+    if block.sampler != "vllm" or is_own or is_left_alone(block.runtime.python):
+        return
+    if has_package(block.runtime.python, "vllm"):
         return
     key = f"{node.stage}.runtime.python"
     raise UserError(

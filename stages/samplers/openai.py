@@ -52,7 +52,7 @@ class OpenAISampler(Sampler):
         jobs = (
             self.job(request, i) for request in requests for i in range(len(request.temperatures))
         )
-        return whole_requests(run_jobs([self.client], jobs, self.out))
+        return whole_requests(run_jobs([self.client], jobs, self.out, self.out.allowance))
 
     def job(self, request: Request, index: int) -> Job[Drawn]:
         question = Question(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.store import json_log, locks
+from stages.store.allowance import Allowance
 from stages.store.records import content_id
 from stages.store.sealed_json import WRONG_SHAPE
 
@@ -45,10 +46,11 @@ class Calls(json_log.Appender):
         self.places: dict[str, tuple[int, int]] = {}
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Wait for the lock of the file, hold it, and read the keys in the file."""
-        lock = locks.open_lock(self.path.with_suffix(".lock"))
-        with locks.hold_lock(lock, self.of, "asked"):
+    def opened(self, allowance: Allowance | None = None) -> Iterator[None]:
+        """Wait for the lock of the file, hold it, and read the keys in the file. Raise LimitReached if the time of
+        `allowance` is up first."""
+        lock = self.path.with_suffix(".lock")
+        with locks.hold_lock(lock, self.of, "asked", allowance):
             lines = json_log.read(
                 self.path, key_in, "If an answer in them is needed, the endpoint is called again."
             )

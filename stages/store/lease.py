@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from stages.config.errors import UserError
+from stages.store.allowance import Allowance
 from stages.store.remote import Remote
 
 log = logging.getLogger(__name__)
@@ -22,10 +23,16 @@ SECONDS = 60.0
 
 
 @contextmanager
-def hold_lease(remote: Remote, name: str, is_published: Callable[[], bool]) -> Iterator[None]:
-    """Wait for a lease and hold it, or stop if another machine has published. Raise RemoteError without a remote."""
+def hold_lease(
+    remote: Remote,
+    name: str,
+    is_published: Callable[[], bool],
+    allowance: Allowance | None = None,
+) -> Iterator[None]:
+    """Wait for a lease and hold it, or stop if another machine has published. Raise RemoteError without a remote, and
+    LimitReached if the time of `allowance` is up first."""
     holder = {"token": uuid.uuid4().hex, "host": socket.gethostname()}
-    if not take(remote, f"leases/{name}", holder, is_published):
+    if not take(remote, f"leases/{name}", holder, is_published, allowance or Allowance()):
         yield
         return
     stop = threading.Event()
@@ -37,11 +44,15 @@ def hold_lease(remote: Remote, name: str, is_published: Callable[[], bool]) -> I
         yield
     finally:
         stop.set()
-        renewal.join()
+        renewal.join(SECONDS / 6)  # a remote that is away delays nothing: the lease expires
 
 
 def take(
-    remote: Remote, name: str, holder: dict[str, str], is_published: Callable[[], bool]
+    remote: Remote,
+    name: str,
+    holder: dict[str, str],
+    is_published: Callable[[], bool],
+    allowance: Allowance,
 ) -> bool:
     """Return True when this machine has taken the lease, or False when the node is published."""
     seen, seen_at = b"", time.monotonic()
@@ -60,6 +71,7 @@ def take(
             return True
         if is_published():
             return False
+        allowance.stop_if_late(f"while another machine was building {name.removeprefix('leases/')}")
         time.sleep(SECONDS / 12)
 
 

@@ -1,5 +1,6 @@
 """Where the rows of a data set come from: their licences, and their origins or the models that wrote them."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import yaml
 
+from stages.store.bounded_yaml import require_bounded
 from stages.store.records import Example, Records
 
 UNKNOWN = "not stated"
 CARD = "README.md"
+CARD_HEADER = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)
 # of a folder: the hub's card, or distilabel's
 DATA_CARDS = (CARD, f"distiset_configs/{CARD}")
 MOST_ORIGINS = 50  # more are addresses or ids, which no card lists
@@ -62,12 +65,18 @@ def provenance_message(metrics: Mapping[str, Any]) -> str:
 
 def card_header(card: Path) -> dict[str, Any]:
     """Return the header of a model's or a data set's card; {} without one."""
-    from huggingface_hub import metadata_load
-
+    if not card.is_file():
+        return {}
     try:
-        return (metadata_load(card) if card.is_file() else None) or {}
+        text = card.read_text(encoding="utf-8-sig")
+        header = CARD_HEADER.match(text)
+        if header is None:
+            return {}
+        require_bounded(header[1])
+        values = yaml.safe_load(header[1])
     except (ValueError, yaml.YAMLError):  # a header of other words states nothing
         return {}
+    return values if isinstance(values, dict) else {}
 
 
 def data_licence(folder: Path) -> str | None:

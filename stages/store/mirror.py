@@ -8,19 +8,22 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
-from functools import cached_property
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from stages.config.errors import UserError
+from stages.config.installation import program
 from stages.store import lease, safe_files, shared_calls
+from stages.store.allowance import Allowance
 from stages.store.manifest import Manifest, digest_of, validate_manifest
 from stages.store.node import Node
-from stages.store.remote import Remote, RemoteError, open_remote, validate_url
+from stages.store.remote import Remote, RemoteError, Report, open_remote, validate_url
 from stages.store.sealed_json import WRONG_SHAPE, file_digest, replace_folder, sync, warn_once
 from stages.store.workspace import SCRATCH, Progress
 
@@ -31,47 +34,97 @@ NODE_NAME = re.compile(r"nodes/([a-z]+)/([0-9a-f]{12})\.json")
 PARALLEL = 8  # requests at a time
 LOOKED_UP = 1 << 20  # bytes: a smaller file is sent without a look-up
 KEPT_SECONDS = 7 * 86_400.0  # a younger node may belong to a run that is not finished
+AWAY_SECONDS = 600.0  # after a failure: before the remote is tried again
+
+# Transfers a content that these files have, and reports its progress. Returns the bytes that were sent or fetched.
+Transfer = Callable[[str, list[str], Report], int]
 
 
 class Spoiled(Exception):
     """Raised for content in the remote that is not what its name says."""
 
 
+class NotSent(UserError):
+    """The error at the end of a command whose results are complete here, if the remote does not have all of them."""
+
+
 class Mirror:
     """The copy of the store `root` at `url`. It is opened at its first use, so that a plan for nothing costs nothing.
-    Methods raise RemoteError if the remote cannot be used."""
+
+    A run needs no remote. While the remote cannot be used, the run goes on after a warning, and `raise_unsent` names at
+    its end what was not sent. `collect` and `require_writable` raise RemoteError instead."""
 
     def __init__(self, url: str, root: Path):
         validate_url(url)
-        self.url, self.calls = url, root / "cache" / "calls"
+        self.url, self.root, self.calls = url, root, root / "cache" / "calls"
         self.copies = root / "cache" / "remote" / hashlib.sha256(url.encode()).hexdigest()[:12]
         self.spoiled, self.unsent = set[str](), list[str]()  # names of nodes
+        self.sent_nodes = 0
+        self.sent_bytes = 0
+        self.progress: Progress | None = None  # of several nodes
+        self.away_until, self.failure = 0.0, ""
+
+    @property
+    def remote(self) -> Remote:
+        """The opened remote. Raise RemoteError if it cannot be used, or could not in the last ten minutes."""
+        if self.is_away:
+            raise RemoteError(self.failure)
+        return self._opened
 
     @cached_property
-    def remote(self) -> Remote:
+    def _opened(self) -> Remote:
         return open_remote(self.url)
+
+    @property
+    def is_away(self) -> bool:
+        return time.monotonic() < self.away_until
+
+    @contextmanager
+    def going_on_without(self) -> Iterator[None]:
+        """End the block if the remote cannot be used, and go on behind it. Warn the first time."""
+        try:
+            yield
+        except RemoteError as error:
+            if not self.is_away:
+                self.away_until = time.monotonic() + AWAY_SECONDS
+                self.failure = str(error)
+                log.warning("warning: %s This command goes on without the remote.", error)
+
+    def require_writable(self) -> None:
+        """Raise UserError if nothing can be sent to the remote."""
+        if self.remote.is_read_only:
+            raise UserError(
+                f"store.remote={self.url}: cannot be written, so nothing is sent. Check the credentials in the environment."
+            )
 
     @cached_property
     def listed(self) -> set[str]:
         """The names of the nodes in the remote when the command began, and of those that it pushed."""
-        return {*self.remote.list("nodes")}
+        with self.going_on_without():
+            return {*self.remote.list("nodes")}
+        return set()
 
     def has(self, node: Node) -> bool:
         """Return whether the remote had the node when this command began."""
         return name_of(node) in self.listed - self.spoiled
 
-    def lease(self, node: Node) -> AbstractContextManager[None]:
+    @contextmanager
+    def lease(self, node: Node, allowance: Allowance | None = None) -> Iterator[None]:
         """Hold the lease of a node, or wait until another machine has published the node."""
-        name = f"{node.stage}-{node.fingerprint}"
-        return lease.hold_lease(
-            self.remote, name, lambda: self.remote.size(name_of(node)) is not None
-        )
+        with ExitStack() as held:
+            with self.going_on_without():
+                remote = self.remote
+                if not remote.is_read_only:
+                    name = f"{node.stage}-{node.fingerprint}"
+                    is_published = partial(has_manifest, remote, node)
+                    held.enter_context(lease.hold_lease(remote, name, is_published, allowance))
+            yield
 
     def is_synced(self, node: Node, manifest: Manifest) -> bool:
         """Return whether the remote holds this content of a node, as this store has seen."""
         name, mark = name_of(node), self.copies / name_of(node)
         return (
-            name in self.listed
+            (name in self.listed or self.is_away)
             and mark.exists()
             and mark.read_text(encoding="utf-8") == manifest["digest"]
         )
@@ -85,6 +138,11 @@ class Mirror:
     def pull(self, node: Node, folder: Path, fits: Callable[[Node, Manifest], bool]) -> bool:
         """Fetch a node that `fits` into its folder, and return whether the remote has it. Files of an interrupted pull
         are reused. If the content is not what its digest says, warn and return False. The caller holds its lock."""
+        with self.going_on_without():
+            return self._pull(node, folder, fits)
+        return False
+
+    def _pull(self, node: Node, folder: Path, fits: Callable[[Node, Manifest], bool]) -> bool:
         try:
             if (current := self.remote.get(name_of(node))) is None:
                 return False
@@ -93,11 +151,7 @@ class Mirror:
                 return False  # made from other inputs than this store has
             pulled = folder.with_suffix(".pulled")
             (pulled / SCRATCH).mkdir(parents=True, exist_ok=True)
-            self._each(
-                f"pull {node}",
-                by_digest(manifest).items(),
-                lambda i: self._pull_file(pulled, manifest, *i),
-            )
+            self._transfer(f"pull {node}", manifest, partial(self._pull_file, pulled, manifest))
         except Spoiled as error:
             self.spoiled.add(name_of(node))
             warn_once(
@@ -116,8 +170,10 @@ class Mirror:
         log.info("%s: pulled from %s", node, self.url)
         return True
 
-    def _pull_file(self, folder: Path, manifest: Manifest, sha256: str, names: list[str]) -> None:
-        """Fetch one content, and write it under all its names in the node."""
+    def _pull_file(
+        self, folder: Path, manifest: Manifest, sha256: str, names: list[str], report: Report
+    ) -> int:
+        """Fetch one content, and write it under all its names in the node. Return its size."""
         size, draft = manifest["files"][names[0]]["bytes"], folder / SCRATCH / sha256
         paths = [folder / name for name in names]
         finished = next(
@@ -125,7 +181,7 @@ class Mirror:
         )
         if finished is None:
             try:
-                self.remote.download(f"files/{sha256}", draft, size)
+                self.remote.download(f"files/{sha256}", draft, size, report)
             except (FileNotFoundError, RemoteError) as error:
                 if self.remote.size(f"files/{sha256}") == size:
                     raise
@@ -143,17 +199,16 @@ class Mirror:
             sync(path)
             if isinstance(mtime := manifest["files"][name].get("mtime_ns"), int):
                 os.utime(path, ns=(mtime, mtime))  # so that the file is not hashed again
+        report(size)
+        return size
 
     def push(self, node: Node, folder: Path, manifest: Manifest, replace: bool) -> bool:
         """Send a published node. Return False, without sending it, if another machine has published the node from the
-        same inputs with other content; `replace` sends it all the same. A failure is only a warning, since the next
-        command pushes what the remote lacks; `raise_unsent` raises it."""
-        try:
-            return self._push(node, folder, manifest, replace)
-        except RemoteError as error:
-            self.unsent.append(str(node))
-            log.warning("warning: %s is published in %s, but not sent. %s", node, folder, error)
-            return True
+        same inputs with other content; `replace` sends it all the same. `raise_unsent` names it if it was not sent."""
+        with self.going_on_without():
+            return self.remote.is_read_only or self._push(node, folder, manifest, replace)
+        self.unsent.append(str(node))
+        return True
 
     def _push(self, node: Node, folder: Path, manifest: Manifest, replace: bool) -> bool:
         name, other = name_of(node), None
@@ -162,55 +217,105 @@ class Mirror:
             other = current and manifest_of_node(node, current[0])
         if other and name not in self.spoiled:
             if other["digest"] == manifest["digest"]:
+                if self.progress:
+                    self.progress.total -= size_of(manifest)
                 self._mark_synced(node, manifest)
                 return True
             if other["inputs"] == manifest["inputs"] and not replace:
                 return False
-        paths = [(folder / names[0], sha256) for sha256, names in by_digest(manifest).items()]
-        self._each(f"push {node}", paths, lambda item: self._push_file(item[0], item[1], name))
+        sent = self._transfer(
+            f"push {node}", manifest, partial(self._push_file, folder, name not in self.spoiled)
+        )
         if not self.remote.put(
             name, (folder / "manifest.json").read_bytes(), current and current[1]
         ):
             # another machine has just published the node
             return self._push(node, folder, manifest, replace)
+        self.sent_nodes += 1
+        self.sent_bytes += sent
         self.spoiled.discard(name)
         self._mark_synced(node, manifest)
         return True
 
-    def _push_file(self, path: Path, sha256: str, name: str) -> None:
+    def _push_file(
+        self, folder: Path, is_intact: bool, sha256: str, names: list[str], report: Report
+    ) -> int:
+        """Send one content unless the remote has it, and return the bytes that were sent. `is_intact`: the node was not
+        found spoiled in the remote."""
+        path = folder / names[0]
         size = path.stat().st_size
-        looked_up = size > LOOKED_UP and name not in self.spoiled
-        if not looked_up or self.remote.size(f"files/{sha256}") != size:
-            self.remote.upload(f"files/{sha256}", path)
+        looked_up = size > LOOKED_UP and is_intact
+        if looked_up and self.remote.size(f"files/{sha256}") == size:
+            report(size)
+            return 0
+        self.remote.upload(f"files/{sha256}", path, report)
+        return size
 
-    def _each(self, title: str, items: Iterable[Any], work: Callable[[Any], None]) -> None:
-        """Do the work for each item in threads, with a progress bar."""
-        items = list(items)
+    def _transfer(self, title: str, manifest: Manifest, transfer: Transfer) -> int:
+        """Transfer each content of a node in threads, and show the progress. Return the sum of the results."""
+        contents = by_digest(manifest)
+        transferred = dict.fromkeys(contents, 0)
         with (
-            Progress(len(items), title, "file") as progress,
+            self._open_progress(title, size_of(manifest)) as progress,
             ThreadPoolExecutor(PARALLEL) as threads,
         ):
-            for _ in threads.map(work, items):
-                progress.update()
+            before = progress.done
+            work = [
+                threads.submit(transfer, sha256, names, partial(transferred.__setitem__, sha256))
+                for sha256, names in contents.items()
+            ]
+            waiting = {*work}
+            while waiting:
+                done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_EXCEPTION)
+                progress.update(before + sum(transferred.values()) - progress.done)
+                if any(each.exception() for each in done):
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    break
+        return sum(each.result() for each in work if not each.cancelled())
+
+    @contextmanager
+    def _open_progress(self, title: str, total: int) -> Iterator[Progress]:
+        """Yield the progress of several nodes, or open that of one node."""
+        if self.progress:
+            yield self.progress
+            return
+        with Progress(total, title, "byte") as progress:
+            yield progress
+
+    @contextmanager
+    def show_progress(self, manifests: Mapping[Node, Manifest]) -> Iterator[None]:
+        """Show in the block one line of progress for the pushes of these nodes."""
+        total = sum(map(size_of, manifests.values()))
+        with Progress(total, "push", "byte") as self.progress:
+            try:
+                yield
+            finally:
+                self.progress = None
 
     def pull_calls(self) -> None:
         """Fetch the calls and judgements that other machines have recorded."""
-        shared_calls.pull_calls(self.remote, self.copies, self.calls)
+        with self.going_on_without():
+            shared_calls.pull_calls(self.remote, self.copies, self.calls)
 
     def push_calls(self) -> None:
         """Send the calls and judgements that this machine has recorded, or warn if that fails."""
-        try:
-            shared_calls.push_calls(self.remote, self.copies, self.calls)
-        except RemoteError as error:
-            self.unsent.append("calls")
-            log.warning("warning: recorded calls are not sent. %s", error)
+        segments = shared_calls.unsent_calls(self.copies, self.calls)
+        if not segments:
+            return
+        with self.going_on_without():
+            if not self.remote.is_read_only:
+                shared_calls.push_calls(self.remote, self.copies, segments)
+            return
+        self.unsent.append("calls")
 
     def raise_unsent(self) -> None:
-        """Raise UserError if something could not be sent."""
+        """Raise NotSent if something could not be sent."""
         if self.unsent:
             names = ", ".join(dict.fromkeys(self.unsent))
-            raise UserError(
-                f"store.remote={self.url}: not sent: {names}. The same command again sends it."
+            arguments = ["stage=sync", f"outputs={self.root}", f"store.remote={self.url}"]
+            raise NotSent(
+                f"store.remote={self.url}: not sent: {names}. All of it is finished in {self.root}. To send it: "
+                f"{shlex.join([*program(), *arguments])}"
             )
 
     def collect(self, needed: set[tuple[str, str]], remove: bool) -> None:
@@ -262,6 +367,10 @@ def name_of(node: Node) -> str:
     return f"nodes/{node.stage}/{node.fingerprint}.json"
 
 
+def has_manifest(remote: Remote, node: Node) -> bool:
+    return remote.size(name_of(node)) is not None
+
+
 def manifest_of_node(node: Node, content: bytes) -> Manifest:
     """Return the manifest in an object. Raise Spoiled if it is not a manifest of this node."""
     try:
@@ -286,6 +395,12 @@ def parse_manifest(content: bytes) -> Manifest:
     if digest_of(manifest["files"]) != manifest["digest"]:
         raise ValueError("its digests do not fit each other")
     return manifest
+
+
+def size_of(manifest: Manifest) -> int:
+    """Return the bytes of a node's contents, each counted once."""
+    sizes = {entry["sha256"]: int(entry["bytes"]) for entry in manifest["files"].values()}
+    return sum(sizes.values())
 
 
 def by_digest(manifest: Manifest) -> dict[str, list[str]]:

@@ -10,7 +10,9 @@ from typing import Any
 
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.limits import NOT_FINGERPRINTED
-from stages.store.manifest import read_manifest
+from stages.store.manifest import edited_source, read_manifest
+from stages.store.sealed_json import Damaged
+from stages.store.stage_sources import EditedSource
 
 Graph = dict[str, "Node"]  # nodes by name: those of a run, or a part of them
 Built = Callable[["Node"], bool]  # tells if a node is in the store
@@ -20,7 +22,8 @@ Built = Callable[["Node"], bool]  # tells if a node is in the store
 class Node:
     """One computation: a stage with its block of the configuration and its input nodes by role. `path_digests` maps
     each local path in the block to a digest of the file's content: a moved file changes no fingerprint. `fixed` holds
-    settings of `runtime` that change this node's result: the micro-batch, for some losses."""
+    settings of `runtime` that change this node's result: the micro-batch, for some losses. `edited` is the stage's source
+    if it is not the recorded one."""
 
     stage: str
     version: int
@@ -28,6 +31,7 @@ class Node:
     inputs: Mapping[str, "Node"] = field(default_factory=dict)
     path_digests: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    edited: EditedSource | None = None
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -65,6 +69,8 @@ class Node:
             "config": self.settings,
             "inputs": inputs,
         }
+        if self.edited:
+            key["source"] = self.edited.digest
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property
@@ -102,20 +108,36 @@ class PublishedNode(Node):
         return self.folder_name
 
 
-def published_node(store: Path, stage: str, fingerprint: str, seen: dict[str, Node]) -> Node:
-    """Return a node of a store with its ancestors, from their manifests. `seen`: nodes read so far, by fingerprint."""
+def published_node(
+    store: Path,
+    stage: str,
+    fingerprint: str,
+    seen: dict[str, Node],
+    descendants: frozenset[str] = frozenset(),
+) -> Node:
+    """Return a node of a store with its ancestors, from their manifests. `seen`: nodes read so far, by fingerprint.
+    Raise Damaged if a node is among its own inputs. `descendants`: those that this node is an input of."""
+    if fingerprint in descendants:
+        raise Damaged(store / stage / fingerprint / "manifest.json", "it is among its own inputs")
     if fingerprint not in seen:
         manifest = read_manifest(store / stage / fingerprint) or {
             "version": 0,
             "config": {},
             "inputs": {},
         }
-        keys = {
-            role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()
-        }
-        inputs = {role: published_node(store, *key, seen) for role, key in keys.items()}
-        version, config = manifest["version"], manifest["config"]
-        seen[fingerprint] = PublishedNode(stage, version, config, inputs, folder_name=fingerprint)
+        below = descendants | {fingerprint}
+        inputs = dict[str, Node]()
+        for role, each in manifest["inputs"].items():
+            key = (each["stage"], each["fingerprint"])
+            inputs[role] = published_node(store, *key, seen, below)
+        seen[fingerprint] = PublishedNode(
+            stage,
+            manifest["version"],
+            manifest["config"],
+            inputs,
+            edited=edited_source(manifest),
+            folder_name=fingerprint,
+        )
     return seen[fingerprint]
 
 

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from stages.config.blocks.models import Own
-from stages.config.errors import UserError
+from stages.config.errors import LimitReached, UserError
 from stages.config.installation import ROOT
 from stages.store import safe_files
 
@@ -161,7 +161,7 @@ def explain_errors(own: Own, key: str, node: Path) -> Iterator[None]:
             raise
         raise UserError(f"{key}: {error}") from error
     except (Exception, SystemExit) as error:
-        if not own or isinstance(error, MemoryError):
+        if not own or isinstance(error, MemoryError | LimitReached):
             raise
         line = line_of(error, node / COPY)
         where = f"line {line}: " if line else "its result cannot be used: "

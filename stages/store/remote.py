@@ -7,7 +7,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -22,12 +22,18 @@ from stages.config.installation import install_command
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Report = Callable[[int], object]  # takes the bytes of one object that are transferred so far
 SCHEMES = ("s3", "gs", "az")
 # bytes of one request, so that a slow line finishes each request within its timeout
 CHUNK = 8 << 20
+PARTS_AT_A_TIME = 4  # of one file: parts that wait count as sent
 # by obstore: a 404 that was cut, a conditional put
 NOT_REPEATED = ("response body error", "kind: Timeout")
 MOST_PARTS = 9_000  # S3 accepts 10,000 parts of an upload
+
+
+def report_nothing(transferred: int) -> None:
+    """The default of who learns of transferred bytes."""
 
 
 class RemoteError(UserError):
@@ -37,7 +43,10 @@ class RemoteError(UserError):
 class Remote:
     """The objects by name in a folder, or in a bucket of S3, Google Cloud Storage, Azure or a server with the same
     interface. A version identifies one content of an object for `put`. obstore repeats what fails for a moment.
+    `is_read_only`: it can be read, and refuses to be written.
     Methods raise RemoteError if the remote cannot be reached or refuses the credentials."""
+
+    is_read_only = False
 
     def __init__(self, url: str):
         import obstore
@@ -128,17 +137,28 @@ class Remote:
         except FileNotFoundError:
             return None
 
-    def upload(self, name: str, path: Path) -> None:
-        """Write a file as an object, and replace an older object."""
-        chunk = max(CHUNK, path.stat().st_size // MOST_PARTS)
-        self.attempt(f"put {name}", lambda: self.api.put(self.store, name, path, chunk_size=chunk))
+    def upload(self, name: str, path: Path, report: Report = report_nothing) -> None:
+        """Write a file as an object, and replace an older object. `report` learns how many bytes were sent."""
+        size = path.stat().st_size
+        chunk = max(CHUNK, size // MOST_PARTS)
 
-    def download(self, name: str, path: Path, size: int) -> None:
-        """Write an object of `size` bytes after an earlier attempt's part. Raise FileNotFoundError without it."""
+        def request() -> None:
+            content: Any = path if size <= chunk else read_chunks(path, chunk, report)
+            self.api.put(
+                self.store, name, content, chunk_size=chunk, max_concurrency=PARTS_AT_A_TIME
+            )
+
+        self.attempt(f"put {name}", request)
+        report(size)
+
+    def download(self, name: str, path: Path, size: int, report: Report = report_nothing) -> None:
+        """Write an object of `size` bytes after an earlier attempt's part. `report` learns how many bytes are there.
+        Raise FileNotFoundError without the object."""
         with open(path, "ab") as file:
             if file.tell() > size:
                 file.truncate(0)
             while (start := file.seek(0, os.SEEK_END)) < size:
+                report(start)
                 read = partial(
                     self.api.get_range,
                     self.store,
@@ -147,6 +167,11 @@ class Remote:
                     length=min(CHUNK, size - start),
                 )
                 file.write(self.attempt(f"get {name}", read))
+        report(size)
+
+    def require_readable(self) -> None:
+        """Raise RemoteError if the names of nodes cannot be read."""
+        self.attempt("list nodes", lambda: next(iter(self.api.list(self.store, "nodes")), None))
 
     def list(self, prefix: str) -> dict[str, float]:
         """Return the names of the objects in a folder and below, with the age of each in seconds."""
@@ -190,11 +215,33 @@ def validate_url(url: str) -> None:
         )
 
 
+def read_chunks(path: Path, size: int, report: Report) -> Iterator[bytes]:
+    """Yield a file in chunks, and report the bytes before each."""
+    with open(path, "rb") as file:
+        while chunk := file.read(size):
+            report(file.tell() - len(chunk))
+            yield chunk
+
+
 def open_remote(url: str) -> Remote:
-    """Return the remote at an address. Raise RemoteError if it cannot be used, and warn if it ignores conditions."""
+    """Return the remote at an address. Warn if it refuses to be written, or ignores conditions. Raise RemoteError if it
+    cannot be read."""
     remote = Remote(url)
-    # the second must be refused
-    if all(remote.try_put("probe", uuid.uuid4().bytes, None) for _ in range(2)):
+    try:
+        # the second must be refused
+        ignores_conditions = all(
+            remote.try_put("probe", uuid.uuid4().bytes, None) for _ in range(2)
+        )
+    except RemoteError as refusal:
+        remote.require_readable()
+        remote.is_read_only = True
+        log.warning(
+            "warning: store.remote=%s can be read, but not written. Nothing is sent to it. %s",
+            url,
+            refusal,
+        )
+        return remote
+    if ignores_conditions:
         log.warning(
             "warning: store.remote=%s ignores conditional writes: two machines may build one node.",
             url,

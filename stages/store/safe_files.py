@@ -8,10 +8,15 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stages.config.errors import READ_ONLY, UserError
+from stages.config.errors import (
+    READ_ONLY,
+    UserError,
+    file_error_message,
+    full_disk_message,
+)
 
 # as `ls`
 KINDS = {
@@ -55,14 +60,21 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 
 @contextmanager
 def draft_of(file: Path) -> Iterator[Path]:
-    """Yield the path of a draft that replaces the file at the end, in one step. An error removes the draft. Several
-    processes may do so at the same time, since each writes another draft."""
+    """Yield the path of a draft that replaces the file at the end, in one step. An error removes the draft, and names the
+    file. Several processes may do so at the same time, since each writes another draft."""
     draft = file.with_name(f".{file.name}-{uuid.uuid4().hex}.draft")
     try:
         yield draft
         draft.replace(file)
+    except OSError as error:
+        if error.filename in (None, str(draft)):
+            error.filename = str(file)
+        raise
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(
+            OSError
+        ):  # a read-only or faulty disk, of which the block has raised an error
+            draft.unlink(missing_ok=True)
 
 
 def write(file: Path, content: str | bytes) -> None:
@@ -81,6 +93,32 @@ def write_if_allowed(file: Path, content: str | bytes) -> bool:
             return False
         raise
     return True
+
+
+def page_problem(error: Exception, store: Path) -> str | None:
+    """Return why a page of a store cannot be written, in one line with the way out; None for a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    return full_disk_message(error) or file_error_message(error, str(store))
+
+
+@contextmanager
+def without_page(store: Path) -> Iterator[None]:
+    """End the block with a warning if it cannot write a page of the store: no command fails because of a page."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        log.warning(
+            "warning: this page is not written. %s", page_problem(error, store) or repr(error)
+        )
+
+
+def write_page(file: Path, content: str | bytes) -> bool:
+    """Replace a page in the root of a store, and return True; False, after a warning, if that fails."""
+    with without_page(file.parent):
+        write(file, content)
+        return True
+    return False
 
 
 def link(place: Path, target: Path) -> None:

@@ -13,12 +13,13 @@ import shutil
 import stat
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.config.errors import UserError
-from stages.config.installation import arguments_of, program
+from stages.config.errors import UserError, name_file
+from stages.config.installation import program, recorded_settings
 from stages.store import safe_files
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def rebuild_command(node: Path) -> str:
     """Return the command that builds a published node again, in the store that holds its folder now."""
     stage, root = node.parent.name, node.parent.parent
     try:
-        words = arguments_of(json.loads(read_text(node / "manifest.json"))["command"])
+        words = recorded_settings(json.loads(read_text(node / "manifest.json"))["command"])
     except (OSError, *WRONG_SHAPE):
         words = [f"stage={stage}"]
     typed_roots = [word.removeprefix("outputs=") for word in words if word.startswith("outputs=")]
@@ -92,7 +93,8 @@ def read_text(path: Path) -> str:
         raise ValueError("it is not a regular file")
     if status.st_size > MAX_NOTE_BYTES:
         raise ValueError(f"it has {status.st_size:,} bytes, more than the pipeline ever writes")
-    return path.read_text(encoding="utf-8")
+    with name_file(path):
+        return path.read_text(encoding="utf-8")
 
 
 def load_json(path: Path, shape: Callable[[Any], T]) -> T:
@@ -139,6 +141,20 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def first_link(folder: Path) -> Path | None:
+    """Return a symbolic link inside a folder, or None. The folder itself may be one, to another disk."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for entry in os.scandir(folder):
+            path = Path(entry.path)
+            if entry.is_symlink():
+                return path
+            if entry.is_dir():
+                link = first_link(path)
+                if link:
+                    return link
+    return None
+
+
 def seal(folder: Path) -> None:
     """Sync the files of a finished folder to the disk, and write their digests into it."""
     for path in folder.rglob("*"):
@@ -178,7 +194,7 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, name_file(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -191,6 +207,7 @@ def file_digests(paths: Collection[Path]) -> list[str]:
 def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with name_file(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

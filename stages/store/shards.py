@@ -1,9 +1,10 @@
 """Work on many items that survives a kill: finished records are saved in shards, with the ids of their items."""
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count, groupby, islice
+from itertools import chain, count, groupby
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -125,21 +126,40 @@ class ShardedWork(Generic[Item, Output]):
             if len(waiting := self.unfinished(blocks)) > 1 and self.out.divide:
                 self.out.divide(waiting, partial(self.count_finished, waiting, progress))
                 self.read_shards()
-            for block in self.unfinished(blocks):
+                waiting = self.unfinished(blocks)
+                if waiting:
+                    self.stop_if_late(progress)
+            for number, block in enumerate(waiting, 1):
                 self.results.add(self.save_block(block, progress), shard=block.shard(self.folder))
+                if number < len(waiting):
+                    self.stop_if_late(progress)
         return self.results.in_order(self.folder.parent / "sorted")
 
     def in_shards(self, size: int) -> StreamedTable[Output] | Records[Output]:
-        """Return the records. `produce` is called once, and a shard holds the next `size` items that are finished."""
-        with self.progress() as progress:
-            produced = self.complete(progress)
+        """Return the records. `produce` is called once, and a shard holds the next `size` items that are finished, or
+        fewer when the time is up."""
+        with self.progress() as progress, closing(self.complete(progress)) as produced:
             free = (
                 shard for i in count() if not (shard := self.folder / f"{i:06d}.parquet").exists()
             )
-            while records := [*chain.from_iterable(islice(produced, size))]:
+            while records := [*chain.from_iterable(self.next_shard(produced, size))]:
                 save(shard := next(free), records, self.kind)
                 self.results.add(records, shard=shard)
+                if self.waiting(self.items):
+                    self.stop_if_late(progress)
         return self.results.in_order(self.folder.parent / "sorted")
+
+    def next_shard(self, produced: Iterator[list[Output]], size: int) -> Iterator[list[Output]]:
+        """Yield the records of the next `size` items, or of fewer when the time is up."""
+        for number, records in enumerate(produced, 1):
+            yield records
+            if number == size or self.out.allowance.is_late:
+                return
+
+    def stop_if_late(self, progress: Progress) -> None:
+        """Raise LimitReached if the time is up."""
+        counts = f"{progress.done:,} of {progress.total:,} {progress.unit}s"
+        self.out.allowance.stop_if_late(f"in {self.title} after {counts}, which are kept")
 
     def read_shards(self) -> None:
         for shard in sorted({*self.folder.glob("*.parquet")} - self.shards_read):
@@ -173,7 +193,7 @@ class ShardedWork(Generic[Item, Output]):
         save(block.shard(self.folder), finished, self.kind)
         return finished
 
-    def complete(self, progress: Progress) -> Iterator[list[Output]]:
+    def complete(self, progress: Progress) -> Generator[list[Output], None, None]:
         """Yield the records of each item that has all of them; others are returned, but not saved."""
         for _, records in self.produce(self.waiting(self.items)):
             progress.update(self.rows)

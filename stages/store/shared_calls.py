@@ -35,7 +35,7 @@ def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
         lock = file.parent / "people.lock" if file.parent != calls else file.with_suffix(".lock")
         if not fresh_lines(folder, file) or locks.is_held(lock):
             continue  # another command may hold the lock for days; a later command adds the lines
-        with locks.hold_lock(locks.open_lock(lock), file.name, "used"), open(file, "ab") as target:
+        with locks.hold_lock(lock, file.name, "used"), open(file, "ab") as target:
             fresh = fresh_lines(folder, file)
             cut = fresh and file.stat().st_size and not file.read_bytes().endswith(b"\n")
             # a kill came before the end of the last line
@@ -50,8 +50,9 @@ def fresh_lines(folder: Path, file: Path) -> bytes:
     )
 
 
-def push_calls(remote: Remote, copies: Path, calls: Path) -> None:
-    """Write the lines in `calls` that no machine has sent."""
+def unsent_calls(copies: Path, calls: Path) -> dict[str, bytes]:
+    """Return the lines in `calls` that no machine has sent, by the name that their object gets."""
+    segments = dict[str, bytes]()
     for file in sorted(calls.glob("**/*.jsonl")):
         name = f"calls/{file.relative_to(calls)}"
         shared = shared_lines(copies / name)
@@ -60,9 +61,16 @@ def push_calls(remote: Remote, copies: Path, calls: Path) -> None:
         )
         segment = f"{name}/{hashlib.sha256(content).hexdigest()}"
         if content and SEGMENT.fullmatch(segment):
-            remote.put(segment, content)
-            (copies / name).mkdir(parents=True, exist_ok=True)
-            safe_files.write(copies / segment, content)
+            segments[segment] = content
+    return segments
+
+
+def push_calls(remote: Remote, copies: Path, segments: dict[str, bytes]) -> None:
+    """Write unsent lines to the remote."""
+    for segment, content in segments.items():
+        remote.put(segment, content)
+        (copies / segment).parent.mkdir(parents=True, exist_ok=True)
+        safe_files.write(copies / segment, content)
 
 
 def lines_of(file: Path) -> dict[bytes, None]:

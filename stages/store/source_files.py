@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,7 +34,7 @@ from stages.store.manifest import COMMIT
 from stages.store.node import Node
 from stages.store.sealed_json import load_json, remove, require_keys
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 DATA = {
     ".json",
     ".jsonl",
@@ -132,7 +133,7 @@ class Pins:
 
     def pin_model(self, block: Model) -> Any:
         """Return a block whose model has a revision, after the digest of its adapter."""
-        self.pin_file(block.adapter, f"{block.key} adapter", "folder")
+        self.pin_file(block.adapter, block.adapter_key, "folder")
         return self.pin_source(block, "model", block.key)
 
     def pin_data(self, block: Data | OneSource) -> Any:
@@ -225,9 +226,23 @@ def locate(path: str, key: str) -> Path | None:
         raise UserError(
             f"{key}={path}: this is a pipe or a device, not a regular file. Name a file or a folder."
         )
-    if HUB_ID.fullmatch(path) and local.suffix not in FILES:
+    if is_hub_id(path) and local.suffix not in FILES:
         return None
     raise UserError(f"{key}={path}: there is no such file or folder. {way_to_name(path, key)}")
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name, user/name, keeps the hub's own rule for repositories."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # by `import`
+
+    if not HUB_ID.fullmatch(name):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def trained_elsewhere(path: str, before: str | None) -> Model:
@@ -238,7 +253,7 @@ def trained_elsewhere(path: str, before: str | None) -> Model:
     if place is None or not (place / ADAPTER_CONFIG).is_file():
         return Model(path, None, key=key)
     below = load_json(place / ADAPTER_CONFIG, require_keys()).get("base_model_name_or_path")
-    if below is None or not Path(below).is_dir():
+    if not isinstance(below, str) or not os.path.isdir(below):
         below = before
     return Model(below, None, adapter=path, key=key)
 

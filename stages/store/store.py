@@ -16,6 +16,7 @@ from pathlib import Path
 from stages.config.errors import UserError
 from stages.config.schema import Target
 from stages.store import locks, safe_files, sealed_json
+from stages.store.allowance import Allowance
 from stages.store.digests import Signature, digests, signature
 from stages.store.manifest import (
     WEIGHTS,
@@ -126,8 +127,7 @@ class Store:
                 missing_nodes.add(node)
                 unchecked += node.inputs.values()
             elif pull:
-                with self.lock(node.stage, node.fingerprint):
-                    self.find(node) or self._pull(node)
+                self.fetch(node)
                 # it may show that another one was made from other content, so all are checked again
                 fetched.add(node)
                 missing_nodes, unchecked = set(), [*targets]
@@ -149,15 +149,22 @@ class Store:
             remove(self.partial(node))
         return self.find(node)
 
+    def fetch(self, node: Node) -> Manifest | None:
+        """Return the manifest of a node that is published here, or that the mirror has: then fetch the node first."""
+        manifest = self.find(node)
+        if manifest is None and self._is_shared(node):
+            with self.lock(node.stage, node.fingerprint):
+                manifest = self.find(node) or self._pull(node)
+        return manifest
+
     @contextmanager
     def exchange(self, targets: list[Node]) -> Iterator[None]:
-        """Exchange nodes and recorded calls around a build. Raise UserError at its end if something was not sent."""
+        """Exchange nodes and recorded calls around a build. Raise NotSent at its end if something was not sent."""
         if self.mirror is None:
             yield
             return
         self.mirror.pull_calls()
-        for node in in_build_order(targets):
-            self.share(node)
+        self._share_all(targets)
         try:
             yield
         finally:
@@ -165,17 +172,29 @@ class Store:
         self.mirror.raise_unsent()
 
     def share_all(self) -> None:
-        """Send every published node, and the recorded calls. Raise UserError if something could not be sent."""
+        """Send every published node, and the recorded calls. Raise UserError if nothing can be sent."""
         if self.mirror:
+            self.mirror.require_writable()
             seen = dict[str, Node]()
             nodes = [
                 published_node(self.root, m["stage"], folder.name, seen)
                 for folder, m in self.manifests()
             ]
-            for node in in_build_order(nodes):
-                self.share(node)
+            self._share_all(nodes)
             self.mirror.push_calls()
-            self.mirror.raise_unsent()
+
+    def _share_all(self, targets: list[Node]) -> None:
+        """Send the published ones of the targets and their inputs that the mirror lacks."""
+        if self.mirror is None:
+            return
+        unsent = dict[Node, Manifest]()
+        for node in in_build_order(targets):
+            manifest = self.find(node)
+            if manifest and not self.mirror.is_synced(node, manifest):
+                unsent[node] = manifest
+        with self.mirror.show_progress(unsent) if unsent else nullcontext():
+            for node in unsent:
+                self.share(node)
 
     def share(self, node: Node) -> None:
         """Send a published node if the mirror lacks it. If the mirror has other content, fetch that: others use it."""
@@ -252,31 +271,36 @@ class Store:
         return locks.is_held(self.lock_file(stage, fingerprint))
 
     @contextmanager
-    def lock(self, stage: str, name: str) -> Iterator[None]:
+    def lock(self, stage: str, name: str, allowance: Allowance | None = None) -> Iterator[None]:
         """Wait for a lock and hold it. A node's lock is named by its stage and fingerprint."""
-        with locks.hold_lock(locks.open_lock(self.lock_file(stage, name)), f"{stage} {name}"):
+        with locks.hold_lock(self.lock_file(stage, name), f"{stage} {name}", allowance=allowance):
             yield
 
     @contextmanager
-    def claim(self, node: Node) -> Iterator[Path | None]:
-        """Hold the node's lock and yield its partial folder, or None if another process has published the node."""
-        with self.lock(node.stage, node.fingerprint):
+    def claim(self, node: Node, allowance: Allowance | None = None) -> Iterator[Path | None]:
+        """Hold the node's lock and yield its partial folder, or None if another process has published the node.
+        Raise LimitReached if the time of `allowance` is up while another process has the lock."""
+        with self.lock(node.stage, node.fingerprint, allowance):
             if read_manifest(self.partial(node)):
                 self._rename(node)  # a kill came just before the last step
-            with self.mirror.lease(node) if self.mirror and not self.find(node) else nullcontext():
+            with (
+                self.mirror.lease(node, allowance)
+                if self.mirror and not self.find(node)
+                else nullcontext()
+            ):
                 yield None if self.find(node) or self._pull(node) else self._begin(node)
 
     def _begin(self, node: Node) -> Path:
         """Return the partial folder. Files of an earlier attempt stay in it if the inputs have not changed since."""
         partial, digests_by_role = self.partial(node), self.read_input_digests(node)
         digests_file = partial / SCRATCH / INPUTS
-        if read_note(digests_file, require_keys()) != digests_by_role:
+        leads_elsewhere = partial.is_symlink() or sealed_json.first_link(partial) is not None
+        if leads_elsewhere or read_note(digests_file, require_keys()) != digests_by_role:
             if any(partial.glob(f"{SCRATCH}/*")):
-                log.warning(
-                    "warning: %s starts again, since its inputs have changed: see %s.",
-                    node,
-                    digests_file,
+                why = (
+                    "a link in it leads elsewhere" if leads_elsewhere else "its inputs have changed"
                 )
+                log.warning("warning: %s starts again, since %s: see %s.", node, why, digests_file)
             remove(partial)
             digests_file.parent.mkdir(parents=True)
             write_note(digests_file, digests_by_role)
@@ -329,6 +353,7 @@ class Store:
             "roots": node.roots,
             "config": asdict(node.config),
             "settings": node.settings,
+            **({"edited": asdict(node.edited)} if node.edited else {}),
             "inputs": {
                 role: {
                     "stage": n.stage,
@@ -379,9 +404,14 @@ class Store:
 
     def published_folders(self, stage: str = "*") -> list[Path]:
         """Return the folders of all published nodes of a stage."""
-        folders = [path.parent for path in self.root.glob(f"{stage}/*/manifest.json")]
+        return [
+            folder for folder in self.node_folders(stage) if (folder / "manifest.json").exists()
+        ]
+
+    def node_folders(self, stage: str = "*") -> list[Path]:
+        """Return the folders of a stage that are named as nodes, also those without a manifest."""
         return [
             folder
-            for folder in folders
+            for folder in self.root.glob(f"{stage}/*/")
             if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)
         ]

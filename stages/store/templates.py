@@ -27,11 +27,16 @@ class Refusal(TemplateFault):
     """A template that refuses its values: it reads a missing variable, or raises an exception itself."""
 
 
+class Forbidden(TemplateFault):
+    """A template that reaches for Python, which the sandbox forbids."""
+
+
 @contextmanager
 def template_errors() -> Iterator[None]:
     """Raise the errors of a template used inside as TemplateFault, or as UserError if it is invalid or too slow."""
     # imported late: a tenth of a second
     from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
+    from jinja2.exceptions import SecurityError
 
     try:
         yield
@@ -51,6 +56,8 @@ def template_errors() -> Iterator[None]:
         )
         if isinstance(error, TemplateSyntaxError | TimeoutError):
             raise UserError(message) from error
+        if isinstance(error, SecurityError):
+            raise Forbidden(message) from error
         raise (Refusal if refused else TemplateFault)(message) from error
 
 

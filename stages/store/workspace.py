@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stages.store.allowance import Allowance
 from stages.store.blocks import Block
 from stages.store.safe_files import open_regular
 from stages.store.sealed_json import WRONG_SHAPE
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # a subfolder with files that are only needed for a resume, and are not published
 SCRATCH = "scratch"
+# its folders with work that a resume does not repeat: steps, rows, and what paid calls have cost
+RESUMED = ("checkpoints", "rollouts", "shards", "spent", "calls")
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
 LOGS = (CURVES, SAMPLES)  # logs of a stage, which are not part of its result
 SaveBlock = Callable[[Block[Any]], object]  # writes a block's shard
@@ -54,8 +57,9 @@ class OpenResource(AbstractContextManager["OpenResource"]):
 class StageDir(os.PathLike[str]):
     """The folder that a stage fills (`out / "file"`), with the stage's curves and warnings. `open_resource` is what an
     earlier stage left open. `call_folder` keeps the answers of endpoints for all nodes, and `endpoint_calls` counts
-    the calls of this stage for its metrics. If several processes work on one node, each has a StageDir, and only the
-    one with `is_main` writes curves, warnings and published files.
+    the calls of this stage for its metrics. `allowance` is the time and money that the command may still use. If
+    several processes work on one node, each has a StageDir, and only the one with `is_main` writes curves, warnings and
+    published files.
 
     If several processes divide the blocks of a stage, `divide` of their parent runs them until all blocks are done,
     and calls its last argument twice a second. There `work` gets blocks, their folder, and what writes a shard."""
@@ -68,6 +72,7 @@ class StageDir(os.PathLike[str]):
         open_resource: OpenResource | None = None,
         call_folder: Path | None = None,
         work: Callable[[Sequence[Block[Any]], Path, SaveBlock], object] | None = None,
+        allowance: Allowance | None = None,
     ):
         self.path = path
         self.warnings = list[str]()
@@ -76,6 +81,7 @@ class StageDir(os.PathLike[str]):
         self.open_resource, self.endpoint_calls = open_resource or OpenResource(), dict[str, Any]()
         self.call_folder = call_folder or path / SCRATCH / "calls"
         self.work = work
+        self.allowance = allowance or Allowance()
         self.divide: Callable[[Sequence[Block[Any]], Callable[[], None]], None] | None = None
         if is_main:
             for lines in LOGS:

@@ -6,9 +6,11 @@ import re
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from stages.config.errors import UserError
 from stages.config.schema import Tracker
 from stages.tracking.tables import Table
 from stages.tracking.tracker import Attempt, Run, flat, numbers
@@ -39,6 +41,8 @@ class MLflowRun(Run):
         ):  # two processes that make a database at once make a broken one
             self.client = MlflowClient(server or f"sqlite:///{files / 'mlflow.db'}")
             experiment = self.client.get_experiment_by_name(attempt.project)
+            if experiment and not server:
+                require_place_inside(experiment.artifact_location, files, attempt.project)
             number = (
                 experiment.experiment_id
                 if experiment
@@ -68,6 +72,21 @@ class MLflowRun(Run):
 
     def finish(self, failed: bool) -> None:
         self.client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
+
+    def stop(self, reason: str) -> None:
+        self.summarize({"stopped": reason})
+        self.client.set_terminated(self.id, "KILLED")
+
+
+def require_place_inside(place: str, files: Path, project: str) -> None:
+    """Raise UserError if an experiment of the store's database, perhaps a copied one, writes its artifacts elsewhere."""
+    url = urlsplit(place)
+    is_local = url.scheme in ("", "file")
+    if not is_local or not Path(unquote(url.path)).resolve().is_relative_to(files):
+        problem = (
+            f"tracker.project={project}: its artifacts go to {place}, which is outside of {files}"
+        )
+        raise UserError(f"{problem}. Set another project.")
 
 
 def accepted(key: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.config.errors import LimitReached
 from stages.config.schema import Tracker
 from stages.store import plugins
 from stages.store.manifest import Manifest
@@ -53,6 +54,11 @@ class Run:
     def finish(self, failed: bool) -> None:
         """End the run."""
 
+    def stop(self, reason: str) -> None:
+        """End the run of an attempt that stopped at a limit of `limits`, and that another attempt resumes."""
+        self.summarize({"stopped": reason})
+        self.finish(failed=False)
+
 
 class Runs:
     """The runs of one attempt, by the tracker's name. A tracker that fails only warns, as it must stop no training."""
@@ -80,6 +86,10 @@ class Runs:
         self.tell(lambda run: run.show(read_tables(manifest["stage"], folder)))
         self.tell(lambda run: run.keep(folder, manifest))
 
+    def stop(self, reason: str) -> None:
+        """End the runs of an attempt that stopped at a limit."""
+        self.tell(lambda run: run.stop(reason))
+
     def finish(self, failed: bool) -> None:
         """End the runs."""
         self.tell(lambda run: run.finish(failed))
@@ -102,10 +112,14 @@ def only_warn(tracker: str) -> Iterator[None]:
 
 @contextmanager
 def track(settings: Tracker, node: Node, root: Path) -> Iterator[Runs]:
-    """Yield the runs for this attempt. If the stage raises an error, they are marked as failed."""
+    """Yield the runs for this attempt. If the stage raises an error, they are marked as failed; at a limit, as
+    stopped."""
     runs = Runs(settings, node, root)
     try:
         yield runs
+    except LimitReached as reached:
+        runs.stop(str(reached))
+        raise
     except BaseException:
         runs.finish(failed=True)
         raise

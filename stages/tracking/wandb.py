@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from stages.config.errors import UserError
 from stages.config.schema import Tracker
 from stages.store.manifest import Manifest
 from stages.tracking.tables import Table
@@ -125,7 +126,13 @@ def artifact(folder: Path, manifest: Manifest, upload: bool) -> Any:
 
 
 def use_folder(files: Path) -> None:
-    """Set the folder for W&B's files, for its caches and logs too."""
+    """Set the folder for W&B's files, for its caches and logs too. Raise UserError if a file in it has settings of W&B:
+    they may name another server, which would get the key."""
+    for folder in (files, files / "wandb", files / ".wandb", files.parent / ".wandb"):
+        settings = folder / "settings"
+        if os.path.lexists(settings):
+            way_out = "Remove it. For a server of your own, set WANDB_BASE_URL"
+            raise UserError(f"{settings}: W&B would take settings from this file. {way_out}.")
     for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         os.environ.setdefault(variable, str(files))
 

@@ -25,17 +25,24 @@ RECENT = 8
 
 
 class EvaluationTimes(TrainerCallback):
-    """Evaluate before the first step, then `times` times at even distances, the last at the end. 0 means never."""
+    """Evaluate before the first step, then as often as the block says at even distances, the last at the end, but not
+    more than once a step. 0 means never."""
 
-    def __init__(self, trainer: Trainer, times: int):
+    def __init__(self, trainer: Trainer, cfg: Training, out: StageDir):
         self.trainer = trainer
+        self.cfg = cfg
+        self.out = out
         self.times = 0
         if trainer.eval_dataset is not None:
-            self.times = times
+            self.times = cfg.evaluations
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        if self.times > state.max_steps:
+            key = f"{self.cfg.block}.evaluations"
+            problem = f"{key}={self.times}: the training has {state.max_steps} steps"
+            self.out.inform(f"{problem}, so each is evaluated. Set {key}={state.max_steps}.")
         if self.times and state.global_step == 0:
             self.trainer.evaluate()
 

@@ -224,7 +224,8 @@ class Fit(Generic[Block, TrainerOf]):
 def train_with_callbacks(
     trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCallback
 ) -> None:
-    """Train to the last step, from the newest complete checkpoint if any. Raise UserError if training diverges."""
+    """Train to the last step, from the newest complete checkpoint if any. Raise UserError if training diverges, and
+    LimitReached if the time of the command is up."""
     if cfg.adapter is not Adapter.none:
         adapters.cast_trained_to_fp32(trainer.model)
     for default in (ProgressCallback, PrinterCallback):
@@ -233,14 +234,14 @@ def train_with_callbacks(
         DivergenceCheck(cfg),
         CurveLog(out),
         FreedMemory(),
-        Checkpoints(60 * cfg.runtime.save_minutes),
+        Checkpoints(60 * cfg.runtime.save_minutes, out.allowance, cfg.block),
     ]
     for callback in (*callbacks, *shared_callbacks):
         trainer.add_callback(callback)
     if out.is_main:
         trainer.add_callback(TrainingProgress())
     # the last, because it evaluates at once
-    trainer.add_callback(EvaluationTimes(trainer, cfg.evaluations))
+    trainer.add_callback(EvaluationTimes(trainer, cfg, out))
     # the main process removes incomplete checkpoints
     with trainer.accelerator.main_process_first():
         resumed = checkpoint_to_resume(out, cfg.runtime.sharding)

@@ -31,6 +31,7 @@ from stages.hardware import allocator
 from stages.models import rounding
 from stages.models.loading import save_model
 from stages.store import sealed_json
+from stages.store.allowance import Allowance
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters
 
@@ -48,10 +49,15 @@ def checkpoint_folder(out: StageDir) -> Path:
 
 class Checkpoints(TrainerCallback):
     """Save a checkpoint also `interval` seconds after the last one. Mark it complete, with digests of its files, and
-    only then remove earlier ones. The last step's checkpoint omits the optimizer state, two thirds of its size."""
+    only then remove earlier ones. The last step's checkpoint omits the optimizer state, two thirds of its size.
 
-    def __init__(self, interval: float):
+    If the time of the command is up, save a checkpoint, and stop the training of this block by LimitReached."""
+
+    def __init__(self, interval: float, allowance: Allowance, block: str):
         self.interval = interval
+        self.allowance = allowance
+        self.block = block
+        self.stops = False
         self.save_seconds = 0.0
         self.last_save = time.monotonic()
         self.save_start = self.last_save
@@ -70,10 +76,12 @@ class Checkpoints(TrainerCallback):
         self.save_start = time.monotonic()
         wait = max(self.interval, SAVE_TIME_FACTOR * self.save_seconds)
         due = self.save_start - self.last_save >= wait
+        self.stops = self.allowance.is_late and not is_last
         # every process takes part in saving, so the clock of the first one decides for all
         if args.world_size > 1:
-            due = bool(broadcast(torch.tensor(int(due), device=args.device)))
-        control.should_save = control.should_save or due
+            of_first = broadcast(torch.tensor([due, self.stops], device=args.device).int())
+            due, self.stops = map(bool, of_first)
+        control.should_save = control.should_save or due or self.stops
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -94,6 +102,10 @@ class Checkpoints(TrainerCallback):
                     sealed_json.remove(other)
         self.last_save = time.monotonic()
         self.save_seconds = self.last_save - self.save_start
+        if self.stops:
+            processes.wait_for_everyone()  # the first process that ends ends the others
+            step = f"step {state.global_step} of {state.max_steps}"
+            raise self.allowance.time_is_up(f"in {self.block} at {step}, whose checkpoint is kept")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

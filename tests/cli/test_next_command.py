@@ -88,7 +88,7 @@ def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
             requested_nodes(config, nodes)
         except UserError:
             continue
-        line = next_command(config, typed)
+        line = next_command(config, typed, {})
         next_commands[stage] = line
         if line and "stage=chat" not in line:
             [words] = [word for word in shlex.split(line) if word.startswith("stage=")]

@@ -78,3 +78,19 @@ def test_what_else_lies_in_recipes_is_in_nobodys_way(folder: Path) -> None:
     (folder / "recipes" / "cake.yaml").write_text("[flour, sugar]")
     assert {"tiny", "ours"} <= recipe_layers.load_recipes("*").keys()
     assert refused("recipe=latin").startswith("recipes/latin.yaml is not valid YAML")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("sft: {template: {resize: -7}}", "sft.template.resize=-7"),
+        ("sft: {runtime: {nodes: '٣'}}", "sft.runtime.nodes=٣"),
+        ("data: {sources: [{path: README.md, rows: '1_0'}]}", "data.sources.rows=1_0"),
+    ],
+)
+def test_a_value_that_would_become_another_one_is_refused(
+    text: str, problem: str, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "odd.yaml"
+    recipe.write_text(f"{text}\n", encoding="utf-8")
+    assert refused(f"recipe={recipe}").startswith(f"recipe={recipe}: {problem}: ")

@@ -7,6 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from stages.cli.interpolations import interpolated_keys
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import Untrained
 from stages.config.errors import UserError
@@ -46,7 +47,7 @@ def reads(*typed: str) -> None:
         [each for each in typed if each not in groups]
     ):
         OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)
-    refuse_unread(OmegaConf.to_object(cfg), typed)  # type: ignore[arg-type]
+    refuse_unread(OmegaConf.to_object(cfg), typed, interpolated_keys(cfg))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("typed", "added"), UNREAD, ids=[typed for typed, _ in UNREAD])
@@ -124,6 +125,28 @@ def test_what_demonstrations_and_judged_prompts_read_is_taken(typed: str) -> Non
     reads(*typed.split())
     with pytest.raises(UserError):
         reads(*typed.split()[:-1])
+
+
+INTERPOLATED = [
+    ("pairs.validation_fraction=0.3", "align=kto"),
+    ("pairs.unfinished=drop", "align=kto"),
+    ("examine.before=README.md", "model=before"),
+    ("dpo.beta=0.3", "align=kto kto.beta=${dpo.beta}"),
+    ("pairs.min_score=0.3", "align=kto unpaired.threshold=${pairs.min_score}"),
+    (
+        "dpo.batch_size=8",
+        "align=kto kto.batch_size=${grpo.batch_size} grpo.batch_size=${dpo.batch_size}",
+    ),
+    ("dpo.lora.rank=4", "align=kto kto.adapter=lora kto.lora.rank=${...dpo.lora.rank}"),
+    ("dpo.lora.rank=4", "align=kto kto.adapter=lora kto.lora=${dpo.lora}"),
+]
+
+
+@pytest.mark.parametrize(("typed", "reader"), INTERPOLATED)
+def test_a_key_is_read_through_the_keys_that_have_its_value(typed: str, reader: str) -> None:
+    reads(typed, *reader.split())
+    with pytest.raises(UserError, match="leave the key out"):
+        reads(typed, "align=none", *reader.split()[1:])
 
 
 def test_kto_reads_the_reference_that_simpo_beside_it_does_not() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.cli.last_run import with_last_run
 from stages.commands.chat import AnswerPrinter, Speaker
 from stages.commands.finished_run import last_run
 from stages.config.choices import Role
@@ -76,27 +75,6 @@ def test_a_conversation_is_remembered_until_it_is_forgotten(chain: Chain) -> Non
     assert output.startswith(f"> {opening}\n{reply}\n> colour")
     assert "do not fit in the context of 2048" in output
     assert output.endswith(f"> {request}\n{later}\n> /new\n> {request}\n{alone}\n")
-
-
-def test_a_command_without_settings_is_about_the_last_run(
-    chain: Chain, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = ["stage=plan", f"outputs={chain.root}"]
-    assert with_last_run(line) == [*line, "recipe=tiny"]
-    assert f"python run.py {' '.join(line)} recipe=tiny\n" in capsys.readouterr().out
-    others = ([*line, "dpo.beta=0.2"], line[1:], ["stage=dpo", line[1]], [*line, "recipe=demo"])
-    assert [with_last_run(other) for other in others] == [*others]
-    nothing = [line[0], f"outputs={chain.root / 'nothing'}"]
-    assert with_last_run(nothing) == nothing
-
-
-def test_code_of_the_last_run_is_typed_again(chain: Chain) -> None:
-    manifest = chain.root / "latest" / "report" / "manifest.json"
-    command = "python run.py stage=report label=own 'label.own={file: mine.py, name: Mine}'"
-    content = json.loads(manifest.read_text()) | {"command": command}
-    manifest.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="code of yours"):
-        with_last_run(["stage=report", f"outputs={chain.root}"])
 
 
 def test_the_only_trained_model_stands_for_a_policy(chain: Chain) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from stages.commands import gc
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, inside, nodes, refused
+from tests.helpers import TINY, Chain, build, inside, nodes, refused
 from tests.pipeline.test_damage import flip
 
 
@@ -77,3 +77,54 @@ def test_a_folder_that_is_no_store_is_refused(command: tuple[str, ...], tmp_path
     message = refused(*TINY, f"outputs={tmp_path}", *command)
     assert message.startswith(f"outputs={tmp_path} is not an artifact store")
     assert all((tmp_path / name).exists() for name in FOREIGN)
+
+
+def test_a_folder_that_is_not_the_node_of_its_name_is_named(chain: Chain) -> None:
+    data = chain.folder("data")
+    renamed = data.with_name("0123456789ab")
+    shutil.copytree(data, renamed)
+    empty = chain.root / "sft" / "0123456789ab"
+    empty.mkdir()
+    (data / "manifest.json").unlink()
+    ran = inside(*TINY, f"outputs={chain.root}", "stage=doctor")
+    assert ran.returncode == 1
+    for folder in (data, renamed, empty):
+        [line] = [each for each in ran.stdout.splitlines() if each.startswith(f"{folder} ")]
+        assert "elete" in line, "a way out"
+    refusal = refused(*TINY, f"outputs={chain.root}", "stage=gc", "gc.remove=true")
+    assert "cannot be read" in refusal
+    build(chain.root, "stage=data")
+    for folder in (renamed, empty):
+        shutil.rmtree(folder)
+    assert inside(*TINY, f"outputs={chain.root}", "stage=doctor").returncode == 0
+
+
+@pytest.mark.extended
+def test_in_an_empty_store_nothing_was_built(tmp_path: Path) -> None:
+    for stage in ("plan", "doctor", "gc"):  # each leaves a folder of Hydra's
+        ran = inside(*TINY, f"outputs={tmp_path}", f"stage={stage}")
+        assert ran.returncode == 0, ran.stderr
+        assert ("nothing was built" in ran.stdout) == (stage != "plan")
+        assert "intact" not in ran.stdout
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("stage", ["doctor", "export"])
+def test_a_store_that_does_not_exist_is_not_made(stage: str, tmp_path: Path) -> None:
+    mistyped = tmp_path / "otuputs"
+    ran = inside(f"outputs={mistyped}", f"stage={stage}")
+    assert ran.returncode == 1
+    assert f"outputs={mistyped} does not exist" in ran.stderr
+    assert not mistyped.exists()
+
+
+@pytest.mark.parametrize("stage", ["doctor", "gc", "compare", "sync", "gate", "chat", "export"])
+def test_a_store_that_does_not_exist_is_refused(stage: str, tmp_path: Path) -> None:
+    message = refused(f"outputs={tmp_path / 'otuputs'}", f"stage={stage}")
+    assert "does not exist" in message and "Correct the path" in message
+
+
+@pytest.mark.parametrize("stage", ["compare", "gate", "chat", "export"])
+def test_commands_on_results_name_what_makes_one(stage: str, tmp_path: Path) -> None:
+    message = refused(f"outputs={tmp_path}", f"stage={stage}", "gate.against=0123456789ab")
+    assert "python run.py" in message and "does not exist" not in message

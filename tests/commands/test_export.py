@@ -166,6 +166,15 @@ def test_an_export_of_llama_cpps_own_file_is_that_file(tmp_path: Path) -> None:
         assert written.fields[name].contents() == original.fields[name].contents(), name
 
 
+def test_a_weight_too_large_for_the_type_is_refused_by_name(tuned: Path, tmp_path: Path) -> None:
+    large = load_model(tuned)
+    large.model.layers[0].mlp.up_proj.weight.data[0, 0] = 70_000.0
+    folder = saved(large, tuned, tmp_path / "model")
+    with pytest.raises(UserError, match=r"up_proj\.weight .*export\.dtype=f32"):
+        gguf_file.write_gguf(folder, tmp_path / "f16.gguf", GGUFType.f16, "m")
+    gguf_file.write_gguf(folder, tmp_path / "f32.gguf", GGUFType.f32, "m")
+
+
 def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_path: Path) -> None:
     def refused(model: PreTrainedModel, message: str) -> None:
         folder = saved(model, tuned, tmp_path / str(len(list(tmp_path.iterdir()))))
@@ -195,8 +204,9 @@ def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_pat
 
 
 @pytest.mark.extended
+@pytest.mark.parametrize("typed", [TINY, ()])
 def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
+    typed: tuple[str, ...], chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = "hf_never_to_be_seen"
     pushed: dict[str, Any] = {}
@@ -215,7 +225,7 @@ def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
     monkeypatch.setattr(hub, "HfApi", Api)
     monkeypatch.setenv("HF_TOKEN", token)
     line = ("stage=export", "export.format=hub", "export.repo=someone/something")
-    ran = inside(*TINY, f"outputs={chain.root}", *line)
+    ran = inside(*typed, f"outputs={chain.root}", *line)
     assert ran.returncode == 0, ran.stderr
     assert (pushed["token"], pushed["repo"]) == (token, "someone/something")
     assert (pushed["private"], pushed["repo_type"]) == (True, "model")

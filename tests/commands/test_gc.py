@@ -1,18 +1,25 @@
 """Tests of `stage=gc` while another process builds in the same store."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from stages.commands.gc import list_or_remove_unneeded
 from stages.config.installation import ROOT
 from stages.store import locks
+from stages.store.mirror import KEPT_SECONDS
 from stages.store.store import Store
+from stages.store.workspace import SCRATCH
 from tests.helpers import TINY, Chain, build, inside, nodes
+from tests.pipeline.test_resume import CADENCE, checkpoints, kill_when
 
 OTHER = ("stage=pairs", "label.max_failed=0.2")
 # A build that has planned its nodes, and pauses before it locks the one that is missing.
@@ -131,3 +138,61 @@ def test_a_command_that_starts_while_nodes_are_removed_waits_and_then_finds_what
     output, _ = begun.communicate(timeout=60)
     assert begun.returncode == 0
     assert f"reused {chain.folder('data')}" in output
+
+
+@pytest.mark.extended
+def test_a_killed_training_stays_with_its_inputs_and_is_resumed(chain: Chain) -> None:
+    other = "sft.seed=7"
+    node = nodes(chain.root, other)["sft"]
+    store = Store(chain.root)
+    data = store.folder(node.inputs["data"])
+    for stage in ("report", "latest", "compare.html"):
+        shutil.rmtree(chain.root / stage, ignore_errors=True)  # nothing else needs the data
+    scratch = store.partial(node) / SCRATCH
+    kill_when(lambda: bool(checkpoints(scratch)), chain.root, "sft", False, other)
+    before = checkpoints(scratch)
+    for command in (inside(*TINY, f"outputs={chain.root}", "stage=gc"), removing(chain)):
+        [line] = [each for each in command.stdout.splitlines() if str(scratch.parent) in each]
+        assert command.returncode == 0 and " MiB " in line and "delete the folder" in line
+        assert checkpoints(scratch) == before
+    assert not chain.folder("dpo").exists() and data.exists()
+    build(chain.root, "stage=sft", other, *CADENCE)
+    assert store.find(node) and len(chain.manifest("sft", other)["attempts"]) == 2
+
+
+WORK = {
+    "scratch/checkpoints/checkpoint-5/model.safetensors": True,
+    "scratch/shards/block-000001.parquet": True,
+    "scratch/spent/calls.jsonl": True,
+    "scratch/shards/block-000001.lock": False,
+    "scratch/attempts.json": False,
+    "curves.jsonl": False,
+}
+
+
+@pytest.mark.parametrize("suffix", [".partial", ".pulled", ".replaced"])
+@pytest.mark.parametrize("file", WORK)
+def test_unfinished_work_stays_for_a_week(file: str, suffix: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.lock("label", "0123456789ab"):
+        pass
+    folder = tmp_path / "label" / f"0123456789ab{suffix}"
+    (folder / file).parent.mkdir(parents=True)
+    (folder / file).write_text("work")
+    list_or_remove_unneeded(store, remove=True)
+    assert folder.exists() == (WORK[file] and suffix == ".partial")
+    if folder.exists():
+        long_ago = time.time() - KEPT_SECONDS - 1
+        os.utime(folder / file, (long_ago, long_ago))
+        list_or_remove_unneeded(store, remove=True)
+    assert not folder.exists()
+
+
+def test_a_complete_node_that_a_kill_left_unnamed_stays(chain: Chain) -> None:
+    store = Store(chain.root)
+    node = nodes(chain.root)["report"]
+    with store.lock(node.stage, node.fingerprint):
+        store.folder(node).rename(store.partial(node))
+    shutil.rmtree(chain.root / "latest")
+    assert removing(chain).returncode == 0
+    assert store.partial(node).exists() and chain.folder("eval").exists()

@@ -13,6 +13,7 @@ from stages.commands.planning.expected_calls import (
     PlannedCalls,
     planned_calls,
 )
+from stages.config.schema import RunLimits
 from stages.hardware import machine
 from stages.store.records import Example, load
 from stages.store.store import Store
@@ -61,6 +62,16 @@ def test_the_total_names_the_nodes_it_leaves_out(built: Path, tmp_path: Path) ->
     judge = "label.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
     for labeler in (("label=judge", judge), ("label=human",)):
         assert left_out(*labeler) == ["label"], "it waits for servers or people"
+
+
+def test_a_plan_names_the_limits_that_it_exceeds() -> None:
+    node = plan.PlannedNode("sft", "sft", "a" * 12, "to build", [], math.nan, "RAM", 600.0)
+    calls = PlannedCalls("label", "label.endpoints[0]", "m", 100, 1e4, 1e4, 7.5)
+    planned = plan.PlanResult([node], [calls], [])
+    assert plan.limit_sentences(RunLimits(minutes=11, money=8), planned) == []
+    minutes, money = plan.limit_sentences(RunLimits(minutes=9, money=7), planned)
+    assert minutes.startswith("limits.minutes=9: ") and "10.0 min" in minutes
+    assert money.startswith("limits.money=7: ") and "7.50" in money
 
 
 def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:

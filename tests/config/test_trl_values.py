@@ -9,12 +9,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from transformers import SchedulerType, Trainer, get_scheduler
+from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
 from transformers.training_args import OptimizerNames
 from trl import DPOConfig
 
 from stages.cli.settings import settings_of
 from stages.config import choices
+from stages.config.blocks.arguments import DPOArguments
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError
 from stages.config.limits import ONE_OF, validate_block
@@ -59,6 +60,30 @@ def test_a_number_that_null_stands_for_is_trls_default(name: str) -> None:
             assert float(said[1]) == defaults[key], key
             compared += 1
     assert compared > 3
+
+
+def weight_after_one_step(folder: Path, max_grad_norm: float | None) -> float:
+    """Return a weight after one step of size 1, from 0 and with a gradient of -100."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    model.register_forward_hook(lambda *parts: {"loss": -100 * parts[-1].sum()})
+    given = DPOArguments(max_grad_norm=max_grad_norm, optim="sgd").given
+    arguments = TrainingArguments(
+        str(folder), use_cpu=True, learning_rate=1.0, max_steps=1, report_to="none", **given
+    )
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=[{"input": torch.ones(1)}],  # type: ignore[arg-type]  # a list suffices
+        data_collator=lambda rows: rows[0],
+    )
+    trainer.train()
+    return model.weight.item()
+
+
+def test_no_limit_of_the_gradient_norm_clips_nothing(tmp_path: Path) -> None:
+    assert weight_after_one_step(tmp_path, None) == 100
+    assert weight_after_one_step(tmp_path, 1.0) == pytest.approx(1)
 
 
 def refusal(*overrides: str) -> str:

@@ -132,3 +132,12 @@ def test_a_request_that_names_a_language_may_be_answered_in_it() -> None:
     ):
         assert languages.difference(request, GOOD) is None
         assert languages.difference(request, GERMAN) is None
+
+
+def test_a_request_in_another_script_may_get_a_name_in_latin_letters_and_no_sentences() -> None:
+    request = "Почему на море бывают приливы и отливы?"
+    assert languages.difference(request, "Isaac Newton") is None
+    assert languages.difference(request, "Луна притягивает воду (NASA).") is None
+    english = "The moon pulls the water of the sea twice a day."
+    assert languages.difference(request, english) == "in another script"
+    assert languages.difference("Why are there tides?", "Луна притягивает воду.")

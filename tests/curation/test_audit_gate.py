@@ -215,6 +215,18 @@ def test_real_addresses_are_personal_data() -> None:
         assert faults.personal(f"Write to {invented}.") is None
 
 
+def test_an_account_is_personal_if_its_check_digits_are_right() -> None:
+    """The example of ISO 13616, and the same with another digit."""
+    account = "GB82 WEST 1234 5698 7654 32"
+    assert faults.personal(f"Pay to {account}.") == account
+    assert faults.personal(f"Pay to {account[:-1]}3.") is None
+
+
+def test_a_request_that_says_nothing_else_has_no_marker_of_an_input() -> None:
+    assert faults.says_no_input("Name a tree.\n\n<noinput>") == "<noinput>"
+    assert faults.says_no_input("<noinput>") is None
+
+
 def test_every_turn_and_every_answer_is_searched_for_what_must_not_be_learnt() -> None:
     key = "key = AKIA" + "ABCDEFGHIJKLMNOP"
     turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": key}]

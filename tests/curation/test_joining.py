@@ -1,13 +1,20 @@
 """Joined sources: a prompt belongs to one split, and each row is used as often as its source says."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stages.config.blocks.data import Mixture, Source, plan_amounts
-from stages.curation.joining import draw_counts, shuffled
-from stages.store.records import Example, content_id
+from stages.curation.joining import (
+    SourceRows,
+    SplitLedger,
+    draw_counts,
+    gather_rows,
+    shuffled,
+)
+from stages.store.records import Example, content_id, save
 from tests.helpers import refused
 
 SOURCES = [Source(path) for path in ("a", "b", "c")]
@@ -64,3 +71,19 @@ def test_a_quota_needs_an_existing_task() -> None:
     message = refused("recipe=tiny", source, "data.mixture.quotas={sentimnt: 5}")
     assert "data.mixture.quotas" in message
     assert "Did you mean 'sentiment'" in message
+
+
+def test_rows_of_sft_alone_are_repeated_and_each_repetition_has_its_own_id(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    save(file, [row(i, i, "sft" if i % 4 else "validation") for i in range(20)], Example)
+    ledger = SplitLedger(gather_rows([], [file]))
+    source = Source("a", epochs=3.0)
+    part = SourceRows.select(source, file, np.arange(20), ledger, None)
+    [part.amount] = plan_amounts([source], Mixture(), [len(part.sft_rows(ledger))])
+    assert part.counts(ledger) == {"sft": 45, "validation": 5}
+    written = [each for table in part.tables(ledger, 0) for each in table.to_pylist()]
+    assert Counter(each["split"] for each in written) == part.counts(ledger)
+    assert Counter(each["reference"] for each in written if each["split"] == "sft") == {
+        str(i): 3 for i in range(20) if i % 4
+    }
+    assert len({each["id"] for each in written}) == len(written)

@@ -75,6 +75,8 @@ class Model(Server):
         self.late = late
         self.message = message
         self.refusal = "Incorrect API key provided: {key}"  # with another status than 200
+        self.refused_requests: int | None = None  # so many first requests; None: all
+        self.retry_after = "3600"
         self.requests = list[Request]()
         self.keys = list[str | None]()
         self.headers = list[list[tuple[str, str]]]()
@@ -102,12 +104,14 @@ class Answering(Quiet):
             self.server.keys.append(self.headers["Authorization"])
             self.server.headers.append(self.headers.items())
         time.sleep(self.server.seconds + random.uniform(0, self.server.late))
-        if self.server.status != 200:
+        refused = self.server.refused_requests
+        is_refused = refused is None or len(self.server.requests) <= refused
+        if self.server.status != 200 and is_refused:
             message = self.server.refusal.format(key=self.headers["Authorization"])
             self.answer(
                 self.server.status,
                 json.dumps({"error": {"message": message}}).encode(),
-                Retry_After="3600",
+                Retry_After=self.server.retry_after,
             )
         else:
             self.answer(200, json.dumps(self.server.completion(request)).encode())

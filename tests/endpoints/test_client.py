@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.config.blocks.endpoints import Budget, Endpoint, EndpointRuntime, Price
-from stages.config.errors import UserError
+from stages.config.errors import LimitReached, UserError
 from stages.config.installation import ROOT
 from stages.endpoints.client import Client, Job, Question, run_jobs
 from stages.endpoints.reply import NoReply, Reply, parse_reply
 from stages.endpoints.spending import retry_after
 from stages.store import json_log
+from stages.store.allowance import Allowance
 from stages.store.workspace import StageDir
 from tests.endpoints.servers import FAULTS, Model, Proxy, Request, running
 from tests.helpers import SECRET
@@ -36,9 +37,10 @@ def shout(request: Request) -> str:
     return str(request["messages"][-1]["content"]).upper()
 
 
-def work(folder: Path) -> StageDir:
+def work(folder: Path, allowance: Allowance | None = None) -> StageDir:
     folder.mkdir(parents=True, exist_ok=True)
-    return StageDir(folder, lambda metrics, step: None, call_folder=folder.parent / "calls")
+    calls = folder.parent / "calls"
+    return StageDir(folder, lambda metrics, step: None, call_folder=calls, allowance=allowance)
 
 
 def endpoint(url: str, **options: Any) -> Endpoint:
@@ -151,6 +153,46 @@ def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(
             "the server counts the same tokens"
         )
         assert 900 - sum(question(100).token_bounds({})) < used <= 900
+
+
+def test_the_money_of_a_command_is_shared_by_its_endpoints_and_nodes(tmp_path: Path) -> None:
+    price = Price(0.0, 1e6)  # one for each token of an answer
+    allowance = Allowance(money=50)
+    with running(Model(shout)) as one, running(Model(shout)) as other:
+        first = work(tmp_path / "first", allowance)
+        ask_all(client(one.url, first, price=price), map(question, range(6)), first)
+
+        def ask_both(out: StageDir) -> None:
+            clients = [client(model.url, out, price=price) for model in (one, other)]
+            jobs = [job_of(clients[i % 2], question(i)) for i in range(100, 400)]
+            list(run_jobs(clients, jobs, out))
+
+        with pytest.raises(LimitReached, match=r"^limits\.money=50: ") as reached:
+            ask_both(work(tmp_path / "second", allowance))
+        spent = 3 * (len(one.requests) + len(other.requests))  # "QUESTION 7" and an end
+        assert allowance.spent == spent
+        assert 50 - 16 < spent <= 50
+        key, _, money = reached.value.setting.partition("=")
+        assert key == "limits.money" and float(money) >= 100
+        later = Allowance(money=spent - 18)
+        with pytest.raises(LimitReached):
+            ask_both(work(tmp_path / "second", later))
+        assert later.spent == spent - 18, "earlier attempts at an unfinished node count"
+        assert 3 * (len(one.requests) + len(other.requests)) == spent
+
+
+def test_no_call_begins_when_the_time_is_up_and_those_on_their_way_are_kept(tmp_path: Path) -> None:
+    with running(Model(shout, seconds=0.1)) as model:
+        out = work(tmp_path / "node")
+        asking = client(model.url, out)
+        jobs = [job_of(asking, question(i)) for i in range(400)]
+        with pytest.raises(LimitReached, match=r"^limits\.minutes=0\.005: "):
+            list(run_jobs([asking], jobs, out, Allowance(minutes=0.005)))
+        begun = len(model.requests)
+        assert 0 < begun < 400
+        again = client(model.url, out)
+        with again.calls.opened():
+            assert len(again.calls.places) == begun
 
 
 SCRIPT = """

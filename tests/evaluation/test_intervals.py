@@ -1,5 +1,7 @@
 """Intervals have their nominal coverage, over other prompts of these tasks or over other tasks like these."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
@@ -128,3 +130,16 @@ def test_preferences_are_learnt_where_the_exact_test_says_so(pairs: int) -> None
         outcomes = (np.arange(pairs)[:, None] < hits).astype(float)
         is_learnt = Means(outcomes, prompts, True).tested_share(0).low > 0.5
         assert is_learnt == (1 - binomial(hits - 1, pairs, 0.5) <= 0.025)
+
+
+def test_a_tested_share_of_independent_draws_has_newcombes_interval() -> None:
+    """A score interval with a correction for continuity, of as many draws as there are prompts."""
+    n, hits = 40, 26
+    z = NormalDist().inv_cdf(0.975)
+    outcomes = (np.arange(n)[:, None] < hits).astype(float)
+    share = Means(outcomes, [*map(str, range(n))]).tested_share(0)
+    assert share.mean == hits / n
+    for bound, sign in ((share.low, -1), (share.high, 1)):
+        # the bound is the share from which the corrected mean is z standard errors away
+        distance = abs(share.mean + sign * 0.5 / n - bound)
+        assert distance == pytest.approx(z * (bound * (1 - bound) / n) ** 0.5, rel=1e-3)

@@ -53,6 +53,7 @@ def test_the_shares_are_those_of_the_margins_that_the_training_measured(
     right = np.mean([margin > 0 for margin in margins.values()])
     assert figures["ratio"]["policy"]["mean"] == np.mean([m.value for m in measured]) == right
     assert (figures["pairs"], figures["note"]) == (len(margins), "too few to say")
+    assert figures["of"].endswith("held-out pairs")
     shares = figures["sum"]
     assert shares.keys() == figures["per_token"].keys() == {"sft", "policy", "policy-sft"}
     difference = shares["policy"]["mean"] - shares["sft"]["mean"]

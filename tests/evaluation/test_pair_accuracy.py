@@ -13,8 +13,8 @@ from stages import pairs
 from stages.config.choices import Strategy
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.tasks.checks import share_passed
+from tests.pairing.building import block
 from tests.rows import candidate, judged_pool, work
-from tests.stages.test_pairs import block
 
 CHECKS = [Check("upper"), Check("equals", {"text": "YES"})]  # YES passes both, NO one, yes none
 WORDS = {1: "right", -1: "wrong", 0: "neither"}

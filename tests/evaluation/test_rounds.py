@@ -14,18 +14,22 @@ RIGHT = [10, 16, 36, 20]  # answers of SFT and of three rounds that pass
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, Path]:
-    """The answers of four models to validation prompts, beside a test prompt that no round may be judged by."""
+    return answered(tmp_path, RIGHT)
+
+
+def answered(root: Path, right_counts: list[int]) -> dict[str, Path]:
+    """The answers of SFT and rounds to validation prompts, beside a test prompt that no round may be judged by."""
     check = Check("equals", {"text": "yes"})
     examples = list[Example]()
     for i in range(PROMPTS + 1):
         fields = {"reference": "yes", "task": f"task {i % 2}", "checks": [check]}
         split = "validation" if i < PROMPTS else "test"
         examples.append(prompt(f"{i}", split=split, **fields))
-    folders = {"data": tmp_path / "data"}
-    folders["data"].mkdir()
+    folders = {"data": root / "data"}
+    folders["data"].mkdir(parents=True)
     save(folders["data"] / "examples.parquet", examples, Example)
-    for number, right in enumerate(RIGHT):
-        folder = folders[f"round_{number}"] = tmp_path / f"{number}"
+    for number, right in enumerate(right_counts):
+        folder = folders[f"round_{number}"] = root / f"{number}"
         folder.mkdir()
         texts = ["yes"] * right + ["no"] * (PROMPTS - right)
         answers = [candidate(f"{i}", text) for i, text in enumerate(texts)]
@@ -64,3 +68,27 @@ def test_prompts_that_were_trained_on_choose_no_round(inputs: dict[str, Path]) -
     assert by_round["prompts"] == PROMPTS - len(trained)
     assert [rate["mean"] > 0 for rate in by_round["rates"]] == [False, False, True, False]
     assert compare_rounds(inputs, 0.95, {str(i) for i in range(PROMPTS)}) == {}
+
+
+def test_the_same_lead_is_less_certain_for_the_best_of_more_rounds(tmp_path: Path) -> None:
+    """The best of many rounds leads by luck more often than the better of two."""
+    sft, best, last = 10, 16, 11
+    two = compare_rounds(answered(tmp_path / "two", [sft, best, last]), 0.95, set())
+    many = [sft, best, *[sft] * 6, last]
+    eight = compare_rounds(answered(tmp_path / "eight", many), 0.95, set())
+    assert two["best"] == eight["best"] == 1
+    for lead in ("over_sft", "over_last"):
+        assert two[lead]["mean"] == eight[lead]["mean"]
+        assert two[lead]["low"] > 0 > eight[lead]["low"], lead
+    assert two["gains"][0] == eight["gains"][0], "one round by itself is corrected for nothing"
+    assert "may be noise" not in sentence(two)
+    assert "may be noise" in sentence(eight)
+
+
+def test_the_better_of_two_rounds_is_corrected_for_two_comparisons_with_sft(tmp_path: Path) -> None:
+    """With the last round there is one comparison."""
+    by_round = compare_rounds(answered(tmp_path, [10, 16, 11]), 0.95, set())
+    stricter = compare_rounds(answered(tmp_path / "stricter", [10, 16, 11]), 0.975, set())
+    assert by_round["over_sft"] == pytest.approx(stricter["gains"][0])
+    swapped = compare_rounds(answered(tmp_path / "swapped", [11, 16, 10]), 0.95, set())
+    assert by_round["over_last"] == pytest.approx(swapped["gains"][0])

@@ -128,6 +128,22 @@ def test_a_policy_with_one_bad_habit_is_named_by_its_suite_alone(
         assert results[name]["score"]["policy"]["mean"] == 1
 
 
+def forgetting_few(e: Example, form: str) -> str:
+    """Forget what was said earlier in 6 of the 100 pairs."""
+    few = [each.id for each in prompts() if each.kind == "earlier"][:6]
+    return "That depends." if e.id in few else good(e, form)
+
+
+def test_a_fault_that_one_suite_alone_would_name_may_be_chance_among_six() -> None:
+    results = results_of(forgetting_few)
+    fault = results["turns"]["fault"]["policy-sft"]
+    claim = results["turns"]["claims"]["policy-sft"]
+    assert named(results) == {"turns"}
+    assert fault["mean"] == claim["mean"] > 0
+    assert claim["low"] < 0 < fault["low"]
+    assert "neither more nor fewer faults" in sentence(results, TITLES)
+
+
 def test_other_templates_have_a_line_each_and_a_base_takes_no_part() -> None:
     suite = results_of(knowing_one_template)["templates"]
     for form in FORMS:

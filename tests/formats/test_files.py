@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats.readers.files import rows_of
+from stages.formats.readers.files import rows_of, text_rows
 from tests.formats.reading import read, summarize
 
 ROWS = [{"instruction": "a\u2028b, c", "output": 'd "e"\nf'}, {"instruction": "ä", "output": "g"}]
@@ -166,6 +166,8 @@ def test_plain_text_is_divided_as_it_is_told(tmp_path: Path) -> None:
     }
     for documents, texts in {**divided, "lines": list("abcd")}.items():
         assert [each.answers[0] for each in read(path, documents=documents).parsed] == texts
+    rows = text_rows(path, path.read_text(), "paragraphs")
+    assert [row.line for row in rows] == [1, 2, 3]
 
 
 def test_labels_that_datasets_wrote_as_numbers_have_their_names(tmp_path: Path) -> None:

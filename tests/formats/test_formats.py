@@ -10,11 +10,14 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
+from stages.formats.format import ParsedRow
+from stages.formats.source_reading import is_tie
 from stages.formats.turns import TOOLS
 from tests.formats.reading import lines, read, summarize
 
 ASK = {"role": "user", "content": "a"}
 REPLY = {"role": "assistant", "content": "b"}
+SAY = {"role": "user", "content": "c"}
 THINKING = {**REPLY, "content": "<think>\nso\n</think>\n\nb"}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 CALLED = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
@@ -247,6 +250,8 @@ def test_an_answer_may_be_called_good_or_bad(
         ({"instruction": "a", "output": ["b", "c"]}, "output: holds 2 answers"),
         ({"Instruction": "a", "output": "b"}, "instruction: the column is missing"),
         ([1], "a row must be an object"),
+        ({"instruction": "a", "output": [ASK]}, "output: must be one assistant turn"),
+        ({"instruction": "a", "output": [SAY, REPLY]}, "output: must be one assistant turn"),
     ],
 )
 def test_a_row_unlike_the_others_says_why(row: object, reason: str, tmp_path: Path) -> None:
@@ -277,6 +282,10 @@ def test_a_row_unlike_the_others_says_why(row: object, reason: str, tmp_path: Pa
             [ASK, {"role": "assistant", "tool_calls": [{"id": 1}]}],
             "a tool call must have a name and arguments",
         ),
+        (
+            [ASK, {"role": "assistant", "content": [{"type": "tool_result", "content": "b"}]}],
+            "an assistant turn contains a tool's result",
+        ),
     ],
 )
 def test_turns_that_are_no_conversation_say_why(
@@ -287,7 +296,6 @@ def test_turns_that_are_no_conversation_say_why(
     assert reason in str(result.bad_rows[0].error)
 
 
-SAY = {"role": "user", "content": "c"}
 LATER = {"role": "system", "content": "s"}
 
 
@@ -369,3 +377,10 @@ def test_a_tables_tool_calls_have_the_arguments_that_were_written(tmp_path: Path
     by_table = summarize(read(tmp_path / "rows.parquet"))
     assert by_table == summarize(read(lines(tmp_path, rows)))
     assert len(by_table) == 2
+
+
+def test_only_several_answers_with_one_score_are_a_tie() -> None:
+    assert is_tie(ParsedRow([ASK], ["b", "c"], [0.5, 0.5]))
+    assert not is_tie(ParsedRow([ASK], ["b", "c"], [0.5, 1.0]))
+    assert not is_tie(ParsedRow([ASK], ["b"], [0.5]))
+    assert not is_tie(ParsedRow([ASK], ["b", "c"], None))

@@ -144,6 +144,15 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
     assert {"q", "x", "y"} <= {*re.findall(r"\w+", parsed.messages[0]["content"])}
 
 
+def test_options_with_more_names_than_texts_are_a_bad_row(tmp_path: Path) -> None:
+    good = {"question": "q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"}
+    short = good | {"choices": {"text": ["x"], "label": ["1", "2"]}}
+    result = read(lines(tmp_path, [good, good, short]), task="multiple_choice")
+    assert len(result.parsed) == 2
+    [bad] = result.bad_rows
+    assert "2 labels for 1 texts" in str(bad.error)
+
+
 def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_path: Path) -> None:
     rows = [{"premise": f"p {i}", "hypothesis": "h", "label": i % 4 - 1} for i in range(12)]
     labels = {0: "yes", 1: "no", 2: "maybe"}

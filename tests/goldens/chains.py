@@ -6,6 +6,7 @@ import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,11 +16,13 @@ import torch
 from stages.store.store import Store
 from tests.endpoints.servers import Model, running
 from tests.goldens import runs
+from tests.goldens.records import Commands, Comparison, read_record, write_record
 from tests.labelers.judging import by_letters, judging
 
 TINY = ["recipe=tiny", "tracker=none", "precision=fp32"]
 INPUTS = "INPUTS"  # stands for the folder of files that this module writes
 PROCESSOR = "processor"  # the entry of the machine that computed the others
+INSTEAD = "Record them here in a checkout of the commit before, and copy its file."
 # The local judge is asked at this address through a proxy, since the port of a server would enter the settings.
 JUDGE = "[{base_url: 'http://models.example/v1', model: judge, runtime: {backoff: 0.02}}]"
 LINES = [
@@ -38,22 +41,40 @@ LINES = [
 ]
 
 
+@dataclass
+class Chains(Commands):
+    """The part whose record is of one processor: weights and samples repeat there alone."""
+
+    def recorded(self) -> dict[str, Any]:
+        values = read_record(self.name)
+        values.pop(PROCESSOR, None)
+        return values
+
+    def record(self) -> None:
+        super().record()
+        write_record(self.name, {PROCESSOR: processor(), **self.recorded()})
+
+    def check(self) -> Comparison:
+        if not self.is_of_this_processor():
+            return Comparison(left_out=f"recorded on another processor. {INSTEAD}")
+        return super().check()
+
+    def is_of_this_processor(self) -> bool:
+        """Return whether the record can be compared here: it names this processor, or none."""
+        return read_record(self.name).get(PROCESSOR) in (None, processor())
+
+
 def commands() -> list[str]:
-    return [PROCESSOR, *LINES]
+    return LINES
 
 
 def measure(lines: Iterable[str]) -> dict[str, Any]:
-    """Return by line what each of its nodes made. A node that an earlier line has made is in that line's value alone.
-
-    Weights and samples repeat on one processor only, so a record of another one is not comparable."""
-    recorded, values, described = [*lines], dict[str, Any](), set[str]()
+    """Return by line what each of its nodes made. A node that an earlier line has made is in that line's value alone."""
+    values, described = dict[str, Any](), set[str]()
     with tempfile.TemporaryDirectory() as folder, local_judge():
         write_preferences(Path(folder))
         root = Path(folder, "outputs")
-        for line in recorded:
-            if line == PROCESSOR:
-                values[line] = processor()
-                continue
+        for line in lines:
             nodes = runs.run(root, TINY + shlex.split(line.replace(INPUTS, folder)))
             if "refused" in nodes:
                 values[line] = nodes
@@ -65,11 +86,6 @@ def measure(lines: Iterable[str]) -> dict[str, Any]:
                     values[line][name] = runs.describe(place)
                     described.add(node.fingerprint)
     return values
-
-
-def is_of_this_processor(recorded: dict[str, Any]) -> bool:
-    """Return whether a record can be compared here: it names this processor, or none."""
-    return recorded.get(PROCESSOR) in (None, processor())
 
 
 def processor() -> str:
@@ -101,3 +117,6 @@ def write_preferences(folder: Path) -> None:
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "preferences.jsonl").write_text(text)
+
+
+PART = Chains("chains", commands, measure)

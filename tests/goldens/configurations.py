@@ -1,53 +1,65 @@
-"""The configuration that every recipe and every documented command composes, as its differences from the default."""
+"""The configuration that every command composes, as its differences from the default's: recipes, documented commands and
+recipes of users."""
 
 import json
 import shlex
-from collections.abc import Iterable
+from contextlib import chdir
 
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
 from tests.docs.test_pages import RUNS, one_of_each
+from tests.goldens import users
+from tests.goldens.records import Commands, changes
 from tests.helpers import composed, settings_by_key
 
 DEFAULT = ""  # the command without an override, whose value is the whole configuration
+REFUSED = "refused"
+
+
+def recipe_commands() -> list[str]:
+    """Return the lines of all recipes: ours by name, and those of users."""
+    return [*(f"recipe={path.stem}" for path in sorted(RECIPES.glob("*.yaml"))), *users.LINES]
 
 
 def commands() -> list[str]:
-    """Return the lines of all recipes and of the documentation that compose here, the default first."""
-    recipes = [f"recipe={path.stem}" for path in sorted(RECIPES.glob("*.yaml"))]
-    return [line for line in dict.fromkeys([DEFAULT, *recipes, *RUNS]) if resolve(line)]
+    """Return the lines of all recipes and of the documentation, the default first."""
+    return [*dict.fromkeys([DEFAULT, *recipe_commands(), *RUNS])]
 
 
-def measure(lines: Iterable[str]) -> dict[str, dict[str, str]]:
+def measure(lines: list[str]) -> dict[str, dict[str, str]]:
     """Return by line the keys whose values are not the default's. The default line has all keys."""
     default = resolve(DEFAULT)
-    values = {line: changes(resolve(line), default) for line in lines}
-    return values | {DEFAULT: default}
+    values = dict[str, dict[str, str]]()
+    for line in lines:
+        values[line] = keys = resolve(line)
+        if line != DEFAULT and REFUSED not in keys:
+            values[line] = changes(keys, default)
+    return values
 
 
-def changes(keys: dict[str, str], default: dict[str, str]) -> dict[str, str]:
-    """Return the values that differ, and `absent` for a key that the default alone has."""
-    if not keys:
-        return {"": "does not compose"}
-    return {
-        key: keys.get(key, "absent")
-        for key in sorted(keys.keys() | default.keys())
-        if keys.get(key) != default.get(key)
-    }
+def compose_first_job(line: str) -> DictConfig:
+    """Return what a line composes, of a sweep the first job. The settings of Hydra are left out, since a page may name a
+    launcher or a sweeper that is not installed."""
+    overrides = one_of_each(shlex.split(line))
+    with chdir(users.folder_of(line)):
+        return composed(*(each for each in overrides if not each.startswith("hydra")))
 
 
 def resolve(line: str) -> dict[str, str]:
-    """Return every key of a configuration with its value as JSON: of a sweep's first job, and of no line that is
-    refused."""
+    """Return every key of a line's configuration with its value as JSON; the kind of the error if the line is refused."""
     try:
-        cfg = composed(*one_of_each(shlex.split(line)))
-    except (HydraException, UserError):  # a page may show a sweeper that is not installed
-        return {}
+        cfg = compose_first_job(line)
+    except (HydraException, UserError) as error:
+        return {REFUSED: type(error).__name__}
     cfg.outputs = "outputs"
     return {
         key: json.dumps(value, default=str).replace(str(ROOT), ".")
         for key, value in settings_by_key(cfg).items()
     }
+
+
+PART = Commands("configurations", commands, measure)

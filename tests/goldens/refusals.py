@@ -1,90 +1,158 @@
-"""The commands that tests expect to be refused: by command, the key that the error names and the exit code.
+"""The commands that tests expect to be refused: by test and command, the key that the error names and the exit code.
 
-As a plugin of pytest, this module writes down what the helpers `refused`, `inside` and `command` return.
+This is a plugin of pytest. When a test has passed, its refusals are compared with the record, and it fails if one has
+vanished, changed or come without being recorded. `--record-refusals` records those of the tests that run.
 """
 
-import json
-import os
-import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from stages.config.installation import ROOT
 from tests import helpers
-from tests.goldens.runs import named_key, without_places
+from tests.goldens.names import named_key, without_folders, without_places
+from tests.goldens.records import (
+    Comparison,
+    as_json,
+    differences,
+    gone_line,
+    new_line,
+    read_record,
+    write_record,
+)
 
-FILE = "PLUMBLINE_REFUSALS"  # the variable with the file to write to
-# What differs from run to run: folders of tests and ports
-PLACES = [
-    (re.compile(r"/[^\s'\"=]*/pytest-of-\w+/pytest-\d+(/popen-gw\d+)?/[\w.-]+"), "TMP"),
-    (re.compile(r"(127\.0\.0\.1|localhost|\[::1\]):\d+"), "SERVER"),
-    (re.compile(r"\bport=[1-9]\d{3,}"), "port=PORT"),
-]
-
-
-def commands() -> list[str]:
-    """Return the commands, which are those of the tests that run."""
-    return []
-
-
-def measure(recorded: Iterable[str]) -> dict[str, Any]:
-    """Run all tests that are not slow. Return the outcomes by command, sorted: [key, exit code]."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "refusals.jsonl")
-        line = [sys.executable, "-m", "pytest", "-q", "-p", __name__, "-n", "3", "tests"]
-        subprocess.run(line, cwd=ROOT, env=os.environ | {FILE: str(file)}, check=False)
-        rows = [json.loads(row) for row in file.read_text(encoding="utf-8").splitlines()]
-    outcomes: dict[str, Any] = {}
-    for command, key, code in rows:
-        outcome = outcomes.setdefault(command, [])
-        if [key, code] not in outcome:
-            outcome.append([key, code])
-    return {command: sorted(outcomes[command]) for command in sorted(outcomes)}
+NAME = "refusals"
+OPTION = "--record-refusals"
+# properties of a test's report
+NOTED = "refusals"
+GONE = "recorded tests that are gone"
+COLLECTED = pytest.StashKey[set[str]]()
 
 
-def note(arguments: Iterable[object], message: str, code: int) -> None:
-    """Append a refusal to the file, as one write, since several processes do so."""
-    command = without_folders(" ".join(map(str, arguments)))
-    row = json.dumps([command, named_key(without_folders(message)), code], ensure_ascii=False)
-    with open(os.environ[FILE], "a", encoding="utf-8") as file:
-        file.write(row + "\n")
-
-
-def without_folders(text: str) -> str:
-    text = without_places(text.replace(sys.executable, "PYTHON"))
-    for pattern, name in PLACES:
-        text = pattern.sub(name, text)
-    return text
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(OPTION, action="store_true", help="record the refusals of the tests that run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Replace the helpers before any test module imports them."""
-    refused = helpers.refused
-
-    def noted_refusal(*overrides: str) -> str:
-        message = refused(*overrides)
-        note(overrides, message, 1)
-        return message
-
-    helpers.refused = noted_refusal
-    for name in ("inside", "command"):
-        setattr(helpers, name, noting_failures(getattr(helpers, name)))
+    is_worker = hasattr(config, "workerinput")  # of pytest-xdist
+    if config.getoption(OPTION) and not is_worker:
+        config.pluginmanager.register(Recorder())
 
 
-def noting_failures(run: Any) -> Any:
-    """Return a helper that writes down what ends with an exit code above 0."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Remember all tests, before marks and keywords deselect some."""
+    config.stash[COLLECTED] = {test_name(item) for item in items}
 
-    def noted(*arguments: str, **options: Any) -> Any:
-        ran = run(*arguments, **options)
-        if ran.returncode > 0:
-            lines = (ran.stderr or "").strip().splitlines() or [""]
-            note(arguments, lines[-1], ran.returncode)
-        return ran
 
-    return noted
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Compare the refusals of a test that has passed. Those of slow tests are not recorded."""
+    helpers.refusals.clear()
+    yield
+    if item.get_closest_marker("slow"):
+        return
+    noted = by_command(helpers.refusals)
+    item.user_properties.append((NOTED, noted))
+    if item.config.getoption(OPTION):
+        return
+    recorded = read_once().get(test_name(item), {})
+    lines = [*differences(recorded, as_json(noted), ())]
+    way_out = f"If this is meant, type: python -m pytest {OPTION} {item.path.relative_to(ROOT)}"
+    if lines:
+        pytest.fail("\n".join(["refusals are not the recorded ones:", *lines, way_out]), False)
+
+
+class Ledger:
+    """Collects the refusals by test from the reports of all processes, and the recorded tests that are gone."""
+
+    def __init__(self) -> None:
+        self.noted = dict[str, dict[str, Any]]()
+        self.gone = list[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        properties = dict(report.user_properties)
+        if NOTED in properties:
+            self.noted[without_places(report.nodeid)] = properties[NOTED]
+        self.gone += properties.get(GONE, [])
+
+
+class Recorder(Ledger):
+    """Writes the record at the end of a run. Tests that did not run keep their entries."""
+
+    def pytest_sessionfinish(self) -> None:
+        record = read_record(NAME) | self.noted
+        kept = {
+            test: record[test] for test in sorted(record) if record[test] and test not in self.gone
+        }
+        write_record(NAME, kept)
+
+
+class Refusals:
+    """The part that the suite compares in every run. As a part, it is compared by a run of the whole suite."""
+
+    name = NAME
+
+    def record(self) -> None:
+        run_suite(OPTION)
+
+    def check(self) -> Comparison:
+        ledger = Ledger()
+        run_suite(plugins=[ledger])
+        recorded = read_record(NAME)
+        compared = recorded.keys() & ledger.noted.keys()
+        lines = list[str]()
+        for test in sorted(compared):
+            lines += differences(recorded[test], as_json(ledger.noted[test]), (test,))
+        lines += map(gone_line, ledger.gone)
+        refusing = [test for test, noted in ledger.noted.items() if noted]
+        lines += [new_line(test) for test in refusing if test not in recorded]
+        left_out = len(recorded) - len(compared) - len(ledger.gone)
+        reason = f"{left_out} tests did not run, or failed otherwise" if left_out else ""
+        return Comparison(len(compared), lines, reason)
+
+
+def run_suite(*options: str, plugins: list[Ledger] | None = None) -> None:
+    """Run all tests that are not slow."""
+    pytest.main(["-n", "2", "--dist", "worksteal", "-m", "not slow", *options], plugins)
+
+
+def gone_tests(config: pytest.Config) -> list[str] | None:
+    """Return the recorded tests that a run of the whole suite does not collect; None if only a part was collected."""
+    places = {(config.invocation_params.dir / arg).resolve() for arg in config.args}
+    if places.isdisjoint({ROOT, ROOT / "tests"}):
+        return None
+    return [test for test in read_record(NAME) if test not in config.stash[COLLECTED]]
+
+
+recorded_by_test: dict[str, Any] = {}
+
+
+def read_once() -> dict[str, Any]:
+    """Return the record, which a process reads once."""
+    if not recorded_by_test:
+        recorded_by_test.update(read_record(NAME))
+    return recorded_by_test
+
+
+def test_name(item: pytest.Item) -> str:
+    return without_places(item.nodeid)
+
+
+def by_command(refusals: list[helpers.Refusal]) -> dict[str, list[list[Any]]]:
+    """Return the outcomes by command, sorted: [key, exit code]."""
+    outcomes = dict[str, list[list[Any]]]()
+    for refusal in refusals:
+        command = without_folders(" ".join(map(str, refusal.arguments)))
+        message = refusal.message.removeprefix("error: ")
+        outcome = [named_key(without_folders(message)), refusal.exit_code]
+        known = outcomes.setdefault(command, [])
+        if outcome not in known:
+            known.append(outcome)
+    return {command: sorted(outcomes[command]) for command in sorted(outcomes)}
+
+
+PART = Refusals()

@@ -10,6 +10,7 @@ from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
 from stages.store.store import Store
 from tests.goldens import runs
+from tests.goldens.records import Commands
 from tests.helpers import DATA
 
 SHARED = "shared/"  # stands for the folder of real data beside the checkout, which may be missing
@@ -33,13 +34,14 @@ def data_files() -> list[str]:
     return names + [f"{SHARED}{path.relative_to(DATA)}" for path in sorted(shared)]
 
 
+def is_possible(line: str) -> bool:
+    return SHARED not in line or DATA.exists()
+
+
 def measure(lines: Iterable[str]) -> dict[str, Any]:
-    """Return by line what each node that holds data made, by name. Lines whose file is missing here
-    are left out."""
+    """Return by line what each node that holds data made, by name."""
     values: dict[str, Any] = {}
     for line in lines:
-        if SHARED in line and not DATA.exists():
-            continue
         typed = shlex.split(line.replace(SHARED, f"{DATA}/"))
         with tempfile.TemporaryDirectory() as folder:
             values[line] = read_rows(Path(folder), typed)
@@ -54,3 +56,6 @@ def read_rows(root: Path, typed: list[str]) -> dict[str, Any]:
         name: Store(root).folder(node) for name, node in nodes.items() if node.stage in STAGES
     }
     return {name: runs.describe(folder) for name, folder in folders.items() if folder.exists()}
+
+
+PART = Commands("rows", commands, measure, is_possible)

@@ -15,13 +15,11 @@ from safetensors import safe_open
 
 from stages.cli import main
 from stages.cli.explain import explain
-from stages.config.installation import ROOT
 from stages.pipeline.graph import wire_graph
 from stages.store.node import Node
-from tests.helpers import DATA, as_typed, composed
+from tests.goldens.names import named_key, without_places
+from tests.helpers import as_typed, composed
 
-KEY = re.compile(r"^[\w./\[\]-]+(?==|: )")
-FINGERPRINT = re.compile(r"\b[0-9a-f]{12}\b")  # rows name the node that sampled them
 # Seconds, speeds and memory
 UNSTABLE = re.compile(r"runtime|second|_per_|memory|wall|speed|mfu|at$")
 
@@ -41,18 +39,6 @@ def run(root: Path, line: list[str]) -> dict[str, Node] | dict[str, str]:
         return {"refused": named_key(message)}
     settings = replace(OmegaConf.to_object(cfg), outputs=str(root))
     return wire_graph(settings, root / "cache" / "digests.json")
-
-
-def named_key(message: str) -> str:
-    """Return the key or the file that an error names first, or an empty string."""
-    key = KEY.match(without_places(message))
-    return key[0] if key else ""
-
-
-def without_places(text: str) -> str:
-    """Return a text with the same names for the checkout, the data beside it and nodes, wherever and whichever they
-    are."""
-    return FINGERPRINT.sub("NODE", text.replace(str(DATA), "shared").replace(f"{ROOT}/", ""))
 
 
 def digest_table(file: Path) -> dict[str, Any]:

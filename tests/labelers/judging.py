@@ -67,9 +67,9 @@ def by_letters(texts: dict[str, str]) -> str:
     return greater(a, b)
 
 
-def block(folder: Path, *urls: str, **judge: Any) -> Judge:
+def block(folder: Path, *urls: str, retries: int = 20, **judge: Any) -> Judge:
     """Return the block of `label=judge` with a judge at each address, as the pipeline passes it to the stage."""
-    runtime = "{backoff: 0.01, retries: 20, timeout: 30}"
+    runtime = f"{{backoff: 0.01, retries: {retries}, timeout: 30}}"
     endpoints = ",".join(
         f"{{base_url: '{url}', model: judge-{i}, runtime: {runtime}}}" for i, url in enumerate(urls)
     )

@@ -108,6 +108,57 @@ def test_a_server_that_ignores_schemas_is_refused_and_may_be_read_as_text(tmp_pa
         assert judged(tmp_path, pool(["poor 1", "good 2"]), model.url)[0].error is None
 
 
+QUOTA = "You exceeded your current quota, please check your plan. " * 5 + "insufficient_quota"
+LONG = "This model's maximum context length is 16 tokens, and you requested 90"
+MODEL = "The model `judge` does not exist"
+# The first answer of a server: its status and its words, and the way out
+FIRST_ANSWERS = [
+    (429, "Rate limit reached", "label.endpoints[0].runtime.requests_per_minute"),
+    (503, "no slot available", "label.endpoints[0].runtime.requests_per_minute"),
+    (529, "Overloaded", "label.endpoints[0].runtime.requests_per_minute"),
+    (429, QUOTA, "Pay there"),
+    (402, "", "Pay there"),
+    (400, "Your credit balance is too low to access the API", "Pay there"),
+    (401, "{key} is wrong", "label.endpoints[0].api_key_env=NAME"),
+    (403, "", "label.endpoints[0].api_key_env=NAME"),
+    (400, "API key not valid. Please pass a valid API key.", "label.endpoints[0].api_key_env=NAME"),
+    (404, MODEL, "label.endpoints[0].model"),
+    (400, MODEL, "label.endpoints[0].model"),
+    (413, "", "the prompt is too long for the model (HTTP 413)"),
+    (400, LONG, "the prompt is too long for the model (HTTP 400)"),
+    (500, "<html>oops</html>", "HTTP 500. Remove the cause"),
+    (502, "", "HTTP 502. Remove the cause"),
+]
+
+
+@pytest.mark.parametrize(("status", "text", "way_out"), FIRST_ANSWERS)
+def test_the_first_refusal_of_a_server_leads_to_its_own_way_out(
+    status: int, text: str, way_out: str, tmp_path: Path
+) -> None:
+    with running(Model(judging(better), status=status)) as model:
+        model.refusal = text
+        model.retry_after = "0"
+        with pytest.raises(UserError) as error:
+            judged(tmp_path, pool(["poor 1", "good 2"]), model.url, retries=2)
+    assert way_out in str(error.value) and "label.reading" not in str(error.value)
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+def test_a_server_that_is_busy_at_first_is_waited_for(status: int, tmp_path: Path) -> None:
+    with running(Model(judging(better), status=status)) as model:
+        model.refused_requests = 2
+        model.retry_after = "0.01"
+        judgements = judged(tmp_path, pool(["poor 1", "good 2"]), model.url)
+    assert [j.error for j in judgements] == [None] and len(model.requests) == 3 + 2
+
+
+def test_a_server_that_takes_no_schema_may_be_read_as_text(tmp_path: Path) -> None:
+    with running(Model(judging(better), status=400)) as model:
+        model.refusal = "This model does not support response_format json_schema"
+        with pytest.raises(UserError, match=r"label\.reading=text"):
+            judged(tmp_path, pool(["poor 1", "good 2"]), model.url)
+
+
 TEXT = st.text(alphabet=st.characters(codec=None)) | st.sampled_from(
     ['{"verdict": "A"}', "Verdict: A", "score: 7"]
 )

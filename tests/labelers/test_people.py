@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from stages.config.blocks.labels import Human
-from stages.config.errors import UserError
+from stages.config.blocks.labels import Human, HumanRuntime
+from stages.config.errors import LimitReached, UserError
 from stages.labelers.human import question_judgements
 from stages.labelers.people import answer_rows, server
 from stages.labelers.people.questions import draw_questions
 from stages.labelers.people.session import Answer, Session
+from stages.store.allowance import Allowance
 from stages.store.records import Pair, load
 from tests.helpers import Chain, build, nodes, refused
 from tests.labelers.asking import Asking, Person, asking, kept_of, somebody
@@ -39,6 +40,15 @@ def judge(person: Person, most: int = 1000) -> None:
 
 def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_page_stops_when_the_time_is_up(tmp_path: Path) -> None:
+    people = Human(runtime=HumanRuntime("127.0.0.1", 0))
+    questions = draw_questions(pool(*GIVEN), people)
+    out = work_with_calls(tmp_path)
+    out.allowance = Allowance(minutes=0.002)
+    with pytest.raises(LimitReached, match=f"in label human after 0 of {len(questions)} "):
+        server.collect_answers(questions, people, out)
 
 
 @pytest.mark.extended

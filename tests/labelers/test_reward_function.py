@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.errors import UserError
+from stages.config.errors import LimitReached, UserError
 from stages.store.records import Candidate, Example, Judgement, load
 from tests.helpers import Chain, build
 
@@ -26,6 +26,21 @@ def reward(prompts, completions, answer, task, most=1000, **columns):
     assert {turn["role"] for turn in prompts[0]} <= {"system", "user"}
     return [len(completion[0]["content"]) / most for completion in completions]
 """
+
+
+@pytest.mark.extended
+def test_it_is_asked_about_no_further_prompt_when_the_time_is_up(
+    chain: Chain, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked"
+    text = f"def reward(completions):\n    open({str(asked)!r}, 'a').write('.')\n    return [0.5] * len(completions)"
+    line = own(tmp_path, text)
+    with pytest.raises(LimitReached, match=r"^limits\.minutes=1e-05: reached in label reward "):
+        build(chain.root, "stage=label", *line, "limits.minutes=1e-5")
+    tried = 2  # on made-up prompts, before anything is built
+    assert asked.read_text() == "." * (tried + 1)
+    texts, judgements = labels(chain, line)
+    assert len(judgements) == len(texts)
 
 
 def test_it_scores_every_candidate_with_the_rows_columns(chain: Chain, tmp_path: Path) -> None:

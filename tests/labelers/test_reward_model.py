@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from stages.config.blocks import labels
@@ -16,9 +17,14 @@ from stages.labelers import reward_model
 from stages.labelers.labeler import Pool
 from stages.labelers.reward_model import RewardModel
 from stages.models.contract import load_contract
-from stages.models.loading import create_reward_model, load_tokenizer, save_model
+from stages.models.loading import (
+    create_reward_model,
+    load_reward_model,
+    load_tokenizer,
+    save_model,
+)
 from stages.store.records import Candidate, Example, Judgement, load
-from tests.helpers import Chain, settings
+from tests.helpers import TINY, Chain, refused, settings
 from tests.rows import work
 
 
@@ -63,6 +69,23 @@ def test_scores_do_not_depend_on_batches(model: Path, pool: Pool, tmp_path: Path
     rewards = [float(str(j.raw)) for j in judgements]
     assert [float(str(j.raw)) for j in alone] == pytest.approx(rewards, abs=1e-5)
     assert len({*rewards}) > 1
+
+
+def test_weights_that_are_not_finite_are_told_before_anything_is_built(
+    model: Path, tmp_path: Path
+) -> None:
+    """The label stage comes after SFT and sampling."""
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    tensors["score.weight"][0, 1] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    outputs = tmp_path / "other"
+    typed = ("stage=label", "label=reward_model", f"label.path={model}", f"outputs={outputs}")
+    line = refused(*TINY, *typed)
+    assert f"label.path={model}" in line and f"{file}: 1 of " in line and "score.weight" in line
+    assert not (outputs / "sft").exists()
+    with pytest.raises(UserError, match=r"score\.weight"):
+        load_reward_model(model, Weights.fp32, torch.device("cpu"))
 
 
 def test_a_model_without_padding_reads_the_whole_answer(

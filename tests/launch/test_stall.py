@@ -28,6 +28,7 @@ def run_two(
         "block": [waiting.__name__, waiting.Waiting.__name__],
         "config": asdict(cfg),
         "inputs": {},
+        "sources": {},
         "out": str(folder),
         "calls": str(folder),
         "launch": launch,

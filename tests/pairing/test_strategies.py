@@ -16,8 +16,8 @@ from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.plackett_luce import rank_contrasts, strengths
 from stages.pairing.strategies import select_contrasts
 from stages.store.records import Candidate, Judgement, Pair, load, save
+from tests.pairing.building import block, build_pairs
 from tests.rows import candidate, judged_pool
-from tests.stages.test_pairs import block, build_pairs
 
 RNG = np.random.default_rng(0)
 SCORES = [i / 4 for i in range(5)]

@@ -1,12 +1,15 @@
 """The base: real weights from the embedded package, a local folder, the hub's cache, and a random tiny one."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from gguf import GGUFWriter, RopeScalingType
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig, Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from stages import base
@@ -116,3 +119,58 @@ def test_a_model_of_text_and_images_is_not_published_without_a_part(
     out = work(tmp_path / "out")
     with pytest.raises(UserError, match=r"model\.visual"):
         base.run(Model(str(tmp_path / "whole"), None, None), {}, out)
+
+
+def damage(folder: Path, value: float) -> str:
+    """Put three values into the first tensor of a folder, and return its name."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name].clone()
+    tensors[name].flatten()[:3] = value
+    save_file(tensors, file, {"format": "pt"})
+    return name
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_file_and_name(
+    value: float, built: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(next((built / "base").glob("*/model")), tmp_path / "model"))
+    name = damage(folder, value)
+    with pytest.raises(UserError) as refused:
+        build_base(Model(str(folder), None), tmp_path / "base")
+    line = str(refused.value)
+    assert str(folder / "model.safetensors") in line and name in line and " 3 of " in f" {line}"
+    assert "learning rate" not in line
+
+
+@pytest.mark.extended
+def test_a_gguf_with_weights_that_are_not_finite_is_refused(built: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(next((built / "sft").glob("*/model")), tmp_path / "model"))
+    name = damage(folder, float("nan"))
+    gguf_file.write_gguf(folder, tmp_path / "nan.gguf", GGUFType.f32, "a model")
+    with pytest.raises(UserError, match=rf"nan.gguf: 3 of .*{name}"):
+        build_base(Model(str(tmp_path / "nan.gguf"), None), tmp_path / "base")
+
+
+def test_an_adapter_that_is_not_finite_or_too_large_is_refused(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    model = load_model(next((built / "base").glob("*/model")))
+    get_peft_model(
+        model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    ).save_pretrained(folder)
+    file = folder / "adapter_model.safetensors"
+    tensors = {name: torch.ones_like(tensor) for name, tensor in load_file(file).items()}
+    save_file(tensors, file)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 1e300}))
+    cfg = replace(settings("model=tiny").model, adapter=str(folder))
+    with pytest.raises(UserError, match=r"model\.adapter=.*q_proj.*lora_alpha"):
+        build_base(cfg, tmp_path / "large")
+    name = sorted(tensors)[0]
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, file)
+    with pytest.raises(UserError) as refused:
+        build_base(cfg, tmp_path / "nan")
+    assert str(file) in str(refused.value) and name in str(refused.value)

@@ -190,6 +190,20 @@ def test_no_token_budget_changes_the_references_log_probs(
         assert pair.rejected_logps == pytest.approx(expected.rejected_logps, abs=1e-5)
 
 
+def test_no_shard_changes_a_bit_of_the_references_log_probs(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    cfg = settings("recipe=tiny", "precision=fp32").reference
+    tables = list[list[PairLogProbs]]()
+    for shard_size in (1, 1000):
+        out = work(tmp_path / str(shard_size))
+        runtime = replace(cfg.runtime, token_budget=100, shard_size=shard_size)
+        sources = {"pairs": inputs["pairs"], "reference": inputs["policy"]}
+        reference.run(replace(cfg, runtime=runtime), sources, out)
+        tables.append(load(out / "logprobs.parquet", PairLogProbs))
+    assert tables[0] == tables[1]
+
+
 def test_another_model_than_the_reference_is_refused(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -28,11 +28,11 @@ from tests.rows import work
 from tests.stages.coin import tossed, turned
 
 
-def evaluation_inputs(chain: Chain) -> dict[str, Path]:
+def evaluation_inputs(chain: Chain, *overrides: str) -> dict[str, Path]:
     """The folders that the chain's evaluation was made of, by role."""
     return {
         role: Store(chain.root).folder(node)
-        for role, node in nodes(chain.root)["eval"].inputs.items()
+        for role, node in nodes(chain.root, *overrides)["eval"].inputs.items()
     }
 
 
@@ -57,15 +57,32 @@ def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path:
     assert results["verdict"].startswith("DPO made no measurable change: ")
 
 
-def test_dpo_on_pairs_that_a_coin_has_turned_never_helps(chain: Chain, tmp_path: Path) -> None:
-    """Real training on pairs whose chosen and rejected change places at random, with two coins."""
-    cfg = settings("recipe=tiny")
-    cfg.eval = nodes(chain.root)["eval"].config
-    inputs = evaluation_inputs(chain)
+# As many pairs and test prompts as show what DPO gains on the tiny model
+ENOUGH = (
+    "data.tasks.preference=300",
+    "data.tasks.test=500",
+    "data.tasks.unseen_phrasings=0",
+    "data.tasks.unseen_tasks=0",
+    "data.tasks.rephrased=0",
+)
+
+
+@pytest.mark.extended
+def test_dpo_helps_on_pairs_and_never_on_those_that_a_coin_has_turned(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """Real training on the same pairs, as they are and with chosen and rejected changing places at random."""
+    build(chain.root, "stage=eval", *ENOUGH)
+    results = json.loads((chain.folder("eval", *ENOUGH) / "results.json").read_text())
+    assert results["verdict"].startswith("DPO helped"), "so many prompts show an effect"
+
+    cfg = settings("recipe=tiny", *ENOUGH)
+    cfg.eval = nodes(chain.root, *ENOUGH)["eval"].config
+    inputs = evaluation_inputs(chain, *ENOUGH)
+    original = chain.folder("pairs", *ENOUGH), chain.folder("reference", *ENOUGH)
     for seed in range(2):
         folder = tmp_path / str(seed)
-        pairs = turned(chain.folder("pairs"), chain.folder("reference"), folder, seed)
-        results = tossed(cfg, inputs, pairs, folder)
+        results = tossed(cfg, inputs, turned(*original, folder, seed), folder)
         assert results["kl"]["policy"]["per_token"] > 0, "it did train"
         assert "DPO helped" not in results["verdict"]
 

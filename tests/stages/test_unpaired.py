@@ -12,8 +12,8 @@ from stages.config.errors import UserError
 from stages.store.records import Judgement, Pair, load, save
 from stages.unpaired import UnpairedPreference
 from tests.helpers import Chain, build, settings
+from tests.pairing.building import SCORED
 from tests.rows import candidate, judged_pool, work
-from tests.stages.test_pairs import SCORED
 
 
 def build_unpaired(

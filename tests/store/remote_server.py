@@ -1,7 +1,7 @@
 """A server of S3 in a process of its own (moto), and a proxy that can break requests: `python -m … FAULTS_FILE`.
 
-The file holds lines `KIND SHARE`; each request suffers a fault of a kind with that share. The process prints the port
-of the server and the port of the proxy."""
+The file holds lines `KIND SHARE`; each request suffers a fault of a kind with that share. `read-only` refuses what writes.
+The process prints the port of the server and the port of the proxy."""
 
 import asyncio
 import os
@@ -13,7 +13,9 @@ from pathlib import Path
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 CONNECTION = re.compile(rb"(?i)\r\nconnection: *[^\r]*")
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>slow</Message></Error>"
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 HANG_SECONDS = 600.0
+SLOW_SECONDS = 0.3
 
 
 class Proxy:
@@ -54,8 +56,13 @@ class Proxy:
             return False
         if fault == "hang":
             await asyncio.sleep(HANG_SECONDS)
-        if fault in ("500", "503"):
-            content = SLOW_DOWN if fault == "503" else b""
+        if fault == "slow":
+            await asyncio.sleep(SLOW_SECONDS)
+        is_read = head.startswith((b"GET ", b"HEAD "))
+        if fault == "read-only":
+            fault = "" if is_read else "403"
+        if fault in ("403", "500", "503"):
+            content = {"403": DENIED, "503": SLOW_DOWN}.get(fault, b"")
             writer.write(
                 b"HTTP/1.1 %s Fault\r\nContent-Length: %d\r\n\r\n" % (fault.encode(), len(content))
                 + content

@@ -1,6 +1,9 @@
 """Tests of the store that machines share. The server of S3 is real, and its faults too; real processes are killed."""
 
+import logging
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from stages.store.mirror import Mirror, name_of
 from stages.store.node import Node
 from stages.store.remote import open_remote
 from stages.store.store import Store
+from stages.store.workspace import Progress
 from tests.store.machine import build_nodes, machine, some_nodes
 from tests.store.s3 import S3
 
@@ -67,6 +71,17 @@ def test_a_second_machine_builds_nothing(url: str, tmp_path: Path) -> None:
     assert len(first.mirror.remote.list("files")) == 6  # equal contents are stored once
     assert first.mirror.remote.list("leases") == {}
     assert not [*(tmp_path / "b").glob("*/*.*")]
+
+
+def test_what_the_mirror_has_is_not_missing_unless_it_is_to_be_rebuilt(tmp_path: Path) -> None:
+    nodes = some_nodes(3)
+    shared = str(tmp_path / "shared")
+    build_nodes(machine(tmp_path / "a", shared), nodes[:2])
+    second = machine(tmp_path / "b", shared)
+    assert [second.is_built(node) for node in nodes] == [True, True, False]
+    assert second.missing(nodes) == {nodes[2]}
+    second.rebuild = nodes[0].stage
+    assert {*nodes} == second.missing(nodes)
 
 
 @pytest.mark.extended
@@ -232,3 +247,112 @@ def test_gc_removes_what_no_report_reaches(tmp_path: Path, monkeypatch: pytest.M
     mirror.collect(needed, remove=True)
     assert [*mirror.remote.list("nodes")] == [name_of(nodes[0])]
     assert len(mirror.remote.list("files")) == 2
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+def test_a_remote_that_only_reads_is_pulled_from(
+    s3: S3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = some_nodes(2)
+    build_nodes(machine(tmp_path / "a", s3.url), nodes[:1])
+    s3.faults("read-only", share=1.0)
+    reader = machine(tmp_path / "b", s3.url)
+    calls = reader.root / "cache" / "calls" / "model.jsonl"
+    calls.parent.mkdir(parents=True)
+    calls.write_bytes(json_log.sealed({"number": 1}))
+    assert build_nodes(reader, nodes) == [2], "it pulls the first, and sends nothing"
+    [warning] = warnings(caplog)
+    assert f"store.remote={s3.url}" in warning
+    with pytest.raises(UserError, match=r"^store\.remote="):
+        reader.share_all()
+
+
+def away(kind: str, s3: S3, folder: Path) -> None:
+    """Let a remote that was opened fail from now on."""
+    if kind == "a file":
+        shutil.rmtree(folder)
+        folder.write_text("no folder")
+    else:
+        s3.faults(kind, share=1.0)
+
+
+@pytest.mark.parametrize("is_opened", [True, False])
+@pytest.mark.parametrize("kind", ["403", "a file"])
+def test_a_run_goes_on_without_a_remote_that_is_away(
+    kind: str, is_opened: bool, s3: S3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "shared"
+    url = str(folder) if kind == "a file" else s3.url
+    nodes = some_nodes(3)
+    store = machine(tmp_path / "a", url)
+    build_nodes(store, nodes[:1])
+    if not is_opened:
+        store = machine(tmp_path / "a", url)
+    away(kind, s3, folder)
+    with pytest.raises(UserError, match=r"^store\.remote=") as refusal:
+        build_nodes(store, nodes)
+    assert [bool(store.find(node)) for node in nodes] == [True] * 3
+    assert len(warnings(caplog)) == 1, "the first failure is said, the others cost nothing"
+    assert str(nodes[1]) in str(refusal.value) and str(nodes[0]) not in str(refusal.value)
+    arguments = re.findall(r"stage=sync outputs=\S+ store\.remote=\S+", str(refusal.value))
+    assert arguments == [f"stage=sync outputs={store.root} store.remote={url}"]
+    build_nodes(machine(tmp_path / "a", url), [])  # nothing to send is no error
+    s3.faults()
+    if kind == "a file":
+        folder.unlink()
+    sender = machine(tmp_path / "a", url)
+    sender.share_all()
+    sender.mirror.raise_unsent()
+    assert build_nodes(machine(tmp_path / "b", url), nodes) == []
+
+
+def test_a_remote_that_fails_during_a_pull_costs_a_build(
+    s3: S3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = some_nodes(1)
+    build_nodes(machine(tmp_path / "a", s3.url), nodes)
+    second = machine(tmp_path / "b", s3.url)
+    assert second.mirror.has(nodes[0])
+    s3.faults("403", share=1.0)
+    with pytest.raises(UserError, match="stage=sync"):
+        assert build_nodes(second, nodes) == [1]
+    assert second.find(nodes[0]) and len(warnings(caplog)) == 1
+
+
+@pytest.mark.extended
+def test_a_slow_push_says_how_far_it_is(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Progress, "LOGGED_EVERY", 0.5)
+    monkeypatch.setattr(Progress, "SECONDS", 0.0)
+    caplog.set_level(logging.INFO)
+    nodes = some_nodes(4)
+    build_nodes(Store(tmp_path / "a"), nodes)
+    s3.faults("slow", share=1.0)
+    store = machine(tmp_path / "a", s3.url)
+    store.share_all()
+    s3.faults()
+    lines = [each.getMessage() for each in caplog.records]
+    total = 4 * 3001
+    assert any(
+        re.search(rf"[\d,]+/{total:,} bytes, [\d,.]+/s, \d+:\d\d left", line) for line in lines
+    ), lines
+    assert store.mirror.sent_nodes == 4 and store.mirror.sent_bytes == total
+
+
+@pytest.mark.extended
+def test_a_large_file_is_sent_in_parts_that_are_counted(s3: S3, tmp_path: Path) -> None:
+    remote = open_remote(s3.url)
+    path = tmp_path / "large"
+    path.write_bytes(random.Random(1).randbytes(20_000_000))
+    for url in (s3.url, str(tmp_path / "shared")):
+        remote = open_remote(url)
+        sent, fetched = list[int](), list[int]()
+        remote.upload("files/large", path, sent.append)
+        remote.download("files/large", tmp_path / "copy", path.stat().st_size, fetched.append)
+        assert sent == fetched == [0, 8 << 20, 16 << 20, 20_000_000]
+        assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+        (tmp_path / "copy").unlink()

@@ -11,6 +11,7 @@ from stages.config.blocks.endpoints import Budget, Price
 from stages.config.errors import UserError
 from stages.endpoints.spending import Spending
 from stages.store import locks
+from stages.store.allowance import Allowance
 from stages.store.call_cache import Calls
 from stages.store.safe_files import link, open_regular
 
@@ -36,7 +37,7 @@ OPENED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "a lock": (lambda folder: folder / "x.lock", lambda folder: locks.open_lock(folder / "x.lock")),
     "spending": (
         lambda folder: folder / "s.jsonl",
-        lambda f: Spending(f / "s.jsonl", Budget(), Price(), "key"),
+        lambda f: Spending(f / "s.jsonl", Budget(), Price(), "key", Allowance()),
     ),
     "reading": (lambda folder: folder / "f", lambda folder: open_regular(folder / "f")),
     "appending": (

@@ -212,3 +212,10 @@ def test_keys_of_a_mapping_may_have_several_types(tmp_path: Path) -> None:
         for labels in ("1: a, tie: tie", "tie: tie, 1: a")
     )
     assert first.fingerprint == second.fingerprint
+
+
+def test_the_roots_of_a_node_are_its_data_and_the_base_that_was_trained(tmp_path: Path) -> None:
+    graph = nodes(tmp_path)
+    roots = {"base": graph["base"].fingerprint, "data": graph["data"].fingerprint}
+    assert graph["dpo"].roots == roots
+    assert graph["base"].roots == {"base": roots["base"]}

@@ -8,6 +8,7 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.formats.phrased import parse_task
+from stages.models.rendering import validate_chat_template
 from stages.store import templates
 from stages.store.templates import Refusal, TemplateFault, guard_template, read_variables, render
 from tests.helpers import refused
@@ -77,6 +78,18 @@ def test_a_template_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch
     with stopped, guard_template("rubric=x", "Mend it"):
         render("\n" + HOSTILE["nested loops"], {})
     assert render("{{ a }}", {"a": "b"}) == "b"
+
+
+def test_a_models_template_that_reaches_for_python_is_named_with_its_folder() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+    tokenizer.chat_template = f"{{{{ messages[0].content }}}}\n{HOSTILE['climbing']}"
+    with pytest.raises(UserError, match=r"^model\.path=FOLDER, chat_template: line 2: .*__class__"):
+        validate_chat_template(tokenizer, "model.path=FOLDER")
+    tokenizer.chat_template = "{{ raise_exception('no system turn') }}"
+    validate_chat_template(tokenizer, "model.path=FOLDER")
 
 
 def test_yaml_with_aliases_is_refused() -> None:

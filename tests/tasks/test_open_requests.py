@@ -52,6 +52,14 @@ def test_no_held_out_request_is_trained(examples: list[Example]) -> None:
     assert [e for e in examples if e.group not in TRAINED and e.request in trained] == []
 
 
+def test_no_trained_prompt_contains_the_text_of_a_held_out_request(examples: list[Example]) -> None:
+    """Plain prompts are a request alone, without a constraint."""
+    plain = [e.messages[0]["content"] for e in examples if e.group == "open_plain"]
+    trained = [e.messages[0]["content"] for e in examples if e.group in TRAINED]
+    assert len(plain) == COUNTS["open_plain"]
+    assert [text for text in plain for prompt in trained if text in prompt] == []
+
+
 def test_requested_lengths_leave_the_trained_prompts_as_they_are(examples: list[Example]) -> None:
     lengths = [e for e in examples if e.group == "open_lengths"]
     assert all(asked_length(e) for e in lengths) and len({e.task for e in lengths}) == 2
@@ -81,3 +89,9 @@ def test_no_answer_passes_that_is_empty_an_echo_or_off_topic(examples: list[Exam
         assert share_passed(e.checks, prompt) < 1
         assert share_passed(e.checks, prompt.split()[0]) < 1
         assert share_passed(e.checks, "Nobody knows.") < 1
+
+
+def test_requested_ranges_of_words_are_round_numbers(examples: list[Example]) -> None:
+    ranges = [c.params for e in examples for c in e.checks if c.kind == "words_between"]
+    assert {params["low"] for params in ranges} == {20, 30, 40, 50}
+    assert {params["high"] - params["low"] for params in ranges} == {15, 20, 30}

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from wandb.proto import wandb_internal_pb2
 
+from stages.config.errors import LimitReached
 from stages.store.node import Node
 from stages.tracking.tracker import track
 from tests.helpers import SECRET, settings
@@ -100,6 +102,20 @@ def test_a_tracker_that_cannot_start_stops_no_stage(tmp_path: Path) -> None:
     with track(settings("tracker=wandb").tracker, Node("dpo", 1, settings().dpo), tmp_path) as run:
         run.log({"loss": 1.0}, 0)
     assert run.wandb_id is None
+
+
+@pytest.mark.extended
+def test_the_run_of_an_attempt_that_stops_at_a_limit_has_not_failed(tmp_path: Path) -> None:
+    tracker = settings("recipe=tiny", "tracker=wandb").tracker
+    node = Node("dpo", 1, settings().dpo)
+    reason = "limits.minutes=5: reached in sft at step 3 of 9."
+    with pytest.raises(LimitReached), track(tracker, node, tmp_path):
+        raise LimitReached(reason, "limits.minutes=10")
+    [file] = tmp_path.glob("cache/wandb/offline-run-*/*.wandb")
+    read = records(file)
+    assert [r.exit.exit_code for r in read if r.HasField("exit")] == [0]
+    summary = {u.key: u.value_json for r in read for u in r.summary.update}
+    assert json.loads(summary["stopped"]) == reason
 
 
 def test_no_secret_and_no_code_is_kept(tracked: Path) -> None:

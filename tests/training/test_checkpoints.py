@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerControl, TrainerState
 
+from stages.store.allowance import Allowance
 from stages.training.saving import Checkpoints
 
 
@@ -40,7 +41,7 @@ def test_the_last_checkpoint_of_sharded_weights_has_what_a_resume_reads(
     """DeepSpeed and FSDP load the weights from beside the optimizer state."""
     args = SimpleNamespace(device=torch.device("cpu"), world_size=1, fsdp=fsdp, deepspeed=deepspeed)
     for step in (1, 2):
-        Checkpoints(300).on_step_end(
+        Checkpoints(300, Allowance(), "sft").on_step_end(
             args, TrainerState(global_step=step, max_steps=2), TrainerControl()
         )
         assert args.save_only_model is (alone and step == 2)
@@ -53,7 +54,7 @@ def test_a_checkpoint_is_due_after_minutes_or_twenty_times_what_saving_took(
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     (tmp_path / "checkpoint-0").mkdir()
     saving, rest = (
-        Checkpoints(300),
+        Checkpoints(300, Allowance(), "sft"),
         (SimpleNamespace(output_dir=str(tmp_path)), TrainerState(), TrainerControl()),
     )
 
@@ -82,7 +83,10 @@ def decide(rank: int, port: int, intervals: list[float], answers: Any) -> None:
     }
     PartialState._reset_state()
     assert PartialState(cpu=True, backend="gloo").num_processes == 2
-    answers.put((rank, due(Checkpoints(intervals[rank]), Path())))
+    # only the time of that process is up
+    limit = 1e-9 if intervals[rank] == 0.0 else None
+    saving = Checkpoints(intervals[rank], Allowance(minutes=limit), "sft")
+    answers.put((rank, (due(saving, Path()), saving.stops)))
     torch.distributed.destroy_process_group()
 
 
@@ -101,4 +105,4 @@ def test_the_first_process_decides_for_all(first: bool) -> None:
     decisions = dict(answers.get(timeout=120) for _ in workers)
     for worker in workers:
         worker.join()
-    assert decisions == {0: first, 1: first}
+    assert decisions == {0: (first, first), 1: (first, first)}

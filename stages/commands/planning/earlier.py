@@ -4,10 +4,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stages.commands.node_settings import ABSENT, shown_settings
+from stages.commands.node_settings import ABSENT, shown_settings, shown_source
 from stages.commands.planning.peak import uses_gpu
 from stages.hardware import machine
-from stages.store.manifest import Manifest
+from stages.store.manifest import Manifest, edited_source
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -38,9 +38,10 @@ def nearest_earlier(node: Node, store: Store) -> Earlier | None:
 
 def node_differences(node: Node, manifest: Manifest) -> list[str]:
     """Return differences such as `learning_rate 5e-05 -> 0.0001` and `input sft`."""
-    before = {"version": str(manifest["version"])}
+    before = shown_source(manifest["version"], edited_source(manifest))
     before |= shown_settings(manifest["settings"], manifest["config"])
-    now = {"version": str(node.version)} | shown_settings(node.settings, asdict(node.config))
+    now = shown_source(node.version, node.edited)
+    now |= shown_settings(node.settings, asdict(node.config))
     texts = []
     for key in differing(before, now):
         texts.append(f"{key} {before.get(key, ABSENT)} -> {now.get(key, ABSENT)}")

@@ -51,6 +51,8 @@ class TrainerArguments:
         extra = values.pop("extra")
         defaults = vars(type(self)())
         changed = {name: value for name, value in values.items() if value != defaults[name]}
+        if self.max_grad_norm is None:
+            changed["max_grad_norm"] = 0.0  # which clips nothing; transformers compares null with 0
         return changed | extra
 
 

@@ -28,6 +28,7 @@ from stages.config.limits import (
     computed,
     internal,
     neutral,
+    number_of_epochs,
     positive,
     random_seed,
     share,
@@ -136,7 +137,7 @@ class Source:
     # share of SFT's rows, relative to the other sources' weights
     weight: float | None = positive(None)
     # times that each row for SFT is used; 0.5: a random half; default: 1
-    epochs: float | None = positive(None)
+    epochs: float | None = number_of_epochs(None)
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
     turns: str | None = computed(None)  # set by the pipeline from data.form.turns
     # set by the pipeline: prompts for sft need no answer, as stage=select finds one

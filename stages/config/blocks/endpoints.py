@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from stages.config.errors import UserError, check_all
-from stages.config.limits import at_least, neutral, positive
+from stages.config.limits import at_least, between, neutral, positive
 
 ANSWER_LIMITS = ("max_tokens", "max_completion_tokens")  # names of the limit on an answer's tokens
 # characters: a shorter API key (EMPTY, ollama) is an ordinary word, not a secret to hide
@@ -32,7 +32,7 @@ class Budget:
     """The most that one node may spend at an endpoint. The node stops before a call that could exceed a limit."""
 
     calls: int | None = at_least(1, None)
-    tokens: int | None = at_least(1, None)  # of prompts and answers together
+    tokens: int | None = between(1, 10**15, None)  # of prompts and answers together
     money: float | None = positive(None)  # by the model's price
 
 
@@ -73,10 +73,15 @@ class Endpoint:
             f"{url.scheme}://{url.hostname}:{url.port or PORTS[url.scheme]}{url.path.rstrip('/')}"
         )
 
-    def check(self, key: str) -> None:
-        """Raise one UserError for all faults of the address, `extra` and the budget."""
-        checks = (self.check_address, self.check_extra, self.check_budget)
-        check_all(partial(check, key) for check in checks)
+    def check(self, key: str, money: float | None = None) -> None:
+        """Raise one UserError for all faults of the address, `extra` and the budget. `money`: `limits.money`."""
+        check_all(
+            [
+                partial(self.check_address, key),
+                partial(self.check_extra, key),
+                partial(self.check_budget, key, money),
+            ]
+        )
 
     def check_address(self, key: str) -> None:
         """Raise UserError if `base_url` is no address, or if no model is named."""
@@ -91,14 +96,16 @@ class Endpoint:
             if name in self.extra:
                 raise UserError(f"{key}.extra.{name}={self.extra[name]}: every request sets this.")
 
-    def check_budget(self, key: str) -> None:
-        """Raise UserError for a budget of money without a price, or of money or tokens without a limit on answers."""
-        if self.budget.money and not self.price.is_complete:
-            raise UserError(
-                f"{key}.budget.money={self.budget.money:g}: the price of {self.model} is unknown. Set "
-                f"{key}.price='{{input: 0.4, output: 1.6}}'."
-            )
-        is_bounded = self.budget.money or self.budget.tokens
+    def check_budget(self, key: str, money: float | None) -> None:
+        """Raise UserError for a limit of money without a price, or of money or tokens without a limit on answers."""
+        limits_of_money = {f"{key}.budget.money": self.budget.money, "limits.money": money}
+        for name, limit in limits_of_money.items():
+            if limit and not self.price.is_complete:
+                raise UserError(
+                    f"{name}={limit:g}: the price of {self.model} is unknown. Set "
+                    f"{key}.price='{{input: 0.4, output: 1.6}}'; 0 and 0 if it costs nothing."
+                )
+        is_bounded = self.budget.money or self.budget.tokens or money
         request = {"max_tokens": True, **self.extra}
         if is_bounded and not any(request.get(name) for name in ANSWER_LIMITS):
             raise UserError(

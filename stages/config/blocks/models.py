@@ -60,10 +60,17 @@ class Model:
     random_init: RandomInit | None = None
     # a folder with a LoRA adapter, which is merged into the weights
     adapter: str | None = None
+    # the model that the adapter names, where it has another name than model.path, though both are the same weights
+    adapter_base: str | None = None
     # the shape, as in config.json, for a plan without the hub
     config: dict[str, Any] = neutral(dict)
     # the setting that holds the path: the pipeline sets any other
     key: str = internal("model.path")
+
+    @property
+    def adapter_key(self) -> str:
+        """The setting that holds the adapter."""
+        return "model.adapter" if self.key == "model.path" else self.key
 
 
 @dataclass

@@ -24,7 +24,17 @@ from stages.config.blocks.runtimes import (
 )
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.config.limits import at_least, computed, neutral, positive, random_seed, share, words
+from stages.config.limits import (
+    at_least,
+    between,
+    computed,
+    neutral,
+    number_of_epochs,
+    positive,
+    random_seed,
+    share,
+    words,
+)
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -99,10 +109,10 @@ class Training:
     adapter: choices.Adapter = MISSING
     lora: LoRA = field(default_factory=LoRA)
     learning_rate: int | float | str = positive()
-    epochs: float = positive()
+    epochs: float = number_of_epochs()
     batch_size: int = at_least(1)
     max_length: int = at_least(1)
-    evaluations: int = MISSING
+    evaluations: int = between(0, 1_000)
     max_dropped: float = share()
     precision: choices.Precision = MISSING
     seed: int = random_seed()

@@ -21,7 +21,7 @@ def write_number(form: str, number: float) -> str:
     """Format a number for people: `5e-5`, `1,895`, `1e38`. Numbers below 100 can be typed as they are."""
     if form == NUMBER and 100 <= abs(number) < 1e6:
         form = "{:,.0f}"
-    return signed(number, form).replace("e-0", "e-").replace("e+", "e")
+    return signed(number, form).replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ import json
 import re
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,8 @@ def collect_answers(questions: Sequence[Question], cfg: People, out: StageDir) -
     if the server is stopped earlier."""
     folder = out.call_folder / "people"
     # The lock admits one process at a time, because two processes would not see each other's answers.
-    with locks.hold_lock(locks.open_lock(folder / "people.lock"), "the page for people", "used"):
+    lock = folder / "people.lock"
+    with locks.hold_lock(lock, "the page for people", "used", out.allowance):
         session = Session([*questions], cfg.reasons, folder)
         answered = plugins.user_path(cfg.answered) if cfg.answered else None
         if answered:
@@ -76,6 +79,7 @@ def serve(session: Session, cfg: People, out: StageDir) -> None:
 
     Raises:
         UserError: if the server cannot listen at its address, or a journal is not a file.
+        LimitReached: if the time of the command is up.
         OSError: if an answer could not be saved.
         KeyboardInterrupt: if the server is stopped earlier."""
     host, port = cfg.runtime.host, cfg.runtime.port
@@ -103,10 +107,13 @@ def serve(session: Session, cfg: People, out: StageDir) -> None:
         Progress(len(session.questions), "label human", "question", session.judged) as progress,
     ):
         page = Page(session, cfg, token, progress)
-        page.server.run([listening])
+        with page.stopped_after(out.allowance.seconds_left):
+            page.server.run([listening])
     if page.failure:
         raise page.failure
     if not session.complete:
+        answers = f"{session.judged} of {len(session.questions)} answers, which are kept"
+        out.allowance.stop_if_late(f"in label human after {answers}")
         raise KeyboardInterrupt
 
 
@@ -199,6 +206,22 @@ class Page:
                 )
 
         return respond
+
+    @contextmanager
+    def stopped_after(self, seconds: float | None) -> Iterator[None]:
+        """Stop the server after some seconds, unless the block has ended by then. None: never."""
+
+        def stop() -> None:
+            self.server.should_exit = True
+
+        timer = threading.Timer(seconds or 0.0, stop)
+        timer.daemon = True
+        if seconds is not None:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def end(self) -> None:
         # an undo makes the session incomplete again
