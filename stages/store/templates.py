@@ -36,7 +36,7 @@ def template_errors() -> Iterator[None]:
     """Raise the errors of a template used inside as TemplateFault, or as UserError if it is invalid or too slow."""
     # imported late: a tenth of a second
     from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
-    from jinja2.sandbox import SecurityError
+    from jinja2.exceptions import SecurityError
 
     try:
         yield
