@@ -141,7 +141,7 @@ def by_command(refusals: list[helpers.Refusal]) -> dict[str, list[list[Any]]]:
     for refusal in refusals:
         command = without_folders(" ".join(map(str, refusal.arguments)))
         message = refusal.message.removeprefix("error: ")
-        outcome = [named_key(without_folders(message)), refusal.exit_code]
+        outcome = [named_key(without_folders(message)), int(refusal.exit_code)]
         of_command = outcomes.setdefault(command, [])
         if outcome not in of_command:
             of_command.append(outcome)
