@@ -1,7 +1,7 @@
 """`stage=plan`: show every node with its state, what changed since the nearest finished node, and what it costs.
 
-Without settings it shows the command of the last run. Nothing runs. Memory is the peak that is allocated on a GPU, else the resident peak: measured of a finished node,
-calculated of a training. Time is what the nearest finished node took."""
+Without settings it shows the command of the last run. Nothing runs. Memory is the peak that is allocated on a GPU, else
+the resident peak: measured of a finished node, calculated of a training. Time is what the nearest finished node took."""
 
 import math
 import sys
