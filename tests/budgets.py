@@ -26,6 +26,7 @@ BUDGETS = {
     "cli": 300.0,  # compositions, a third slower since nothing of Hydra or yaml is patched
     "pipeline": 200.0,
     "commands": 180.0,
+    "goldens": 135.0,
     "launch": 70.0,
     "training": 70.0,
     "docs": 60.0,

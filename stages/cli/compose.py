@@ -55,6 +55,7 @@ COMMANDS_ON_RESULTS = (
     Command.doctor,
     Command.gc,
 )
+LAUNCHER = "hydra/launcher"  # Hydra's group
 # Downloaded models stay in the hub's shared cache
 LIBRARY_CACHES = {
     "HF_DATASETS_CACHE": "datasets",
@@ -211,6 +212,7 @@ def untyped_reaches(composed: DictConfig) -> list[Reach]:
     with suppress(OmegaConfBaseException):  # `prepare` will refuse it
         values = OmegaConf.to_container(composed, resolve=True)
     reaches = programs_and_servers.untyped_reaches(values, as_written, typed_in_job())
+    reaches += untyped_launcher()
     is_plan = composed.stage == Command.plan
     programs = [reach.value for reach in reaches if is_plan and reach.is_program]
     untyped_programs.set(frozenset(programs))
@@ -225,6 +227,16 @@ def require_folder(root: Path) -> None:
         )
     if not root.is_dir():
         raise UserError(f"outputs={root} is a file, and a store is a folder. Correct the path.")
+
+
+def untyped_launcher() -> list[Reach]:
+    """Return the launcher of a sweep's jobs, if it is not Hydra's own and nobody typed it."""
+    if not HydraConfig.initialized():
+        return []
+    launcher = HydraConfig.get().runtime.choices.get(LAUNCHER)
+    if launcher in (None, "basic") or LAUNCHER in typed_in_job():
+        return []
+    return [Reach("a launcher of jobs", f"{LAUNCHER}={launcher}")]
 
 
 def job_overrides() -> list[str]:

@@ -129,7 +129,7 @@ def setting_message(chain: list[BaseException]) -> str | None:
     setting_errors.sort(key=lambda each: bool(each.full_key))
     error = setting_errors[-1]  # the innermost error with a key says most
     in_file = ""
-    key = str(error.full_key or error.key)
+    key = str(error.full_key or error.key or "")  # `--cfg job --resolve` has none
     where = key
     for each in chain:  # Hydra names the file or the argument that it was merging
         option = re.match(r"In '(\w+)/(.+?)': ", str(each))
@@ -148,7 +148,8 @@ def setting_message(chain: list[BaseException]) -> str | None:
     if setting is None or isinstance(error, InterpolationResolutionError):
         first_line = str(error).splitlines()[0].removesuffix(".")
         reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line)
-        return f"{in_file}{where}: {reason}."
+        place = f"{where}: " if where else ""
+        return f"{in_file}{place}{reason}."
     accepted = setting.type_words
     if is_list(setting.key):
         accepted += f", as {setting.key}=[…]"

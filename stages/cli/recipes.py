@@ -51,20 +51,41 @@ KEYS_OF_ONE_OPTION = {
     "label": ["label.path"],
     "sample": ["sample.file", "sample.pool", "sample.endpoint"],
 }
-# scale=toy: what depends on the recipe, beside conf/scale/toy.yaml
-TOY: dict[str, Any] = {
+# scale=toy: the largest sizes by block; a recipe's smaller ones stay
+TOY_SIZES: dict[str, dict[str, Any]] = {
+    # a random model ends one answer of ten within 100 tokens
+    "select": {"candidates_per_prompt": 4, "max_new_tokens": 256},
     "sft": {
-        **{"demonstrations": "given", "learning_rate": 5e-3, "epochs": 3, "evaluations": 2},
-        **{"batch_size": 2, "runtime": {"micro_batch": 2}, "max_length": 768, "max_dropped": 1.0},
+        **{"batch_size": 2, "epochs": 3, "max_length": 2048, "evaluations": 2},
+        "runtime": {"micro_batch": 2},
     },
     "sample": {"candidates_per_prompt": 4, "max_new_tokens": 12},
-    "label": {"path": "package:stages/tasks/toy_preferences.jsonl", "hub_split": "train"},
+    "dpo": {
+        **{"batch_size": 4, "epochs": 1, "max_length": 2048, "evaluations": 2},
+        "runtime": {"micro_batch": 2},
+    },
+    "kto": {"batch_size": 8, "epochs": 1, "max_length": 2048, "evaluations": 2},
+    "grpo": {
+        **{"batch_size": 4, "epochs": 1, "max_length": 2048, "evaluations": 2},
+        **{"completions": 4, "max_new_tokens": 12},
+    },
+    "reward": {
+        **{"batch_size": 4, "epochs": 1, "max_length": 2048, "evaluations": 2},
+        "runtime": {"micro_batch": 2},
+    },
+    "answer": {"max_new_tokens": 12},
+    "eval": {"likelihood_prompts": 8},
 }
+# What a model that has learnt nothing needs, beside conf/scale/toy.yaml: sft=none has no such keys
+TOY_SFT = {"learning_rate": 5e-3, "max_dropped": 1.0}
+# Preferences in place of a recipe's own, and generated tasks that a tiny model can learn
+TOY_PREFERENCES = {"path": "package:stages/tasks/toy_preferences.jsonl", "hub_split": "train"}
+TOY_FAMILIES = ["sentiment", "classify_noun", "odd_one_out"]
 # The most prompts of a group that a toy's recipe generates. A group that the recipe has none of stays empty.
 MOST_TOY_PROMPTS = {
     **{"sft": 256, "preference": 400, "validation": 16, "test": 24, "rephrased": 2},
     **{"unseen_phrasings": 8, "unseen_tasks": 8, "unseen_kinds": 8, "unseen_areas": 4},
-    **{"open_sft": 0, "open_preference": 8, "open_validation": 4, "open_test": 8},
+    **{"open_sft": 64, "open_preference": 8, "open_validation": 4, "open_test": 8},
     **{"open_plain": 4, "open_lengths": 4},
 }
 
@@ -160,30 +181,73 @@ def keys_known_to_option(block: Mapping[Any, Any], group: str, option: str) -> d
 
 
 def toy_layer(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
-    """Return what scale=toy lays over a recipe: small sizes of SFT and sampling, preferences of the package in place of
-    the recipe's own, and few generated tasks, unless other data are typed."""
+    """Return what scale=toy lays over a recipe: small sizes, a tiny model, preferences of the package in place of the
+    recipe's own, and few generated tasks, unless other data are typed. A recipe for files or models of the user's keeps
+    them."""
+    below = settings_below(recipe, typed)
     layer: dict[str, Any] = {}
+    for block, sizes in TOY_SIZES.items():
+        layer[block] = smaller_sizes(below.get(block) or {}, sizes)
+    layer["sft"] |= TOY_SFT
+    has_sft = typed_option(recipe, "sft", typed) != "none"
+    # a random model that no SFT has taught to end needs the recipe's own length
+    if not has_sft:
+        layer["sample"].pop("max_new_tokens", None)
     for group in ("sft", "sample"):
-        option = typed_option(recipe, group, typed)
-        layer[group] = keys_known_to_option(TOY[group], group, option)
+        layer[group] = keys_known_to_option(layer[group], group, typed_option(recipe, group, typed))
+    # an examination is of two models of the user's
+    if own_option(recipe, "model") != "before":
+        groups = {"override /model": "tiny"}
+        # the tiny model brings no template of its own
+        if not has_sft and own_option(recipe, "template") in ("auto", "own"):
+            groups["override /template"] = "chatml"
+        layer["defaults"] = [{group: option} for group, option in groups.items()]
     if OmegaConf.select(recipe, "label.path"):
-        layer["label"] = TOY["label"]
-    if "data" not in typed:
-        layer["data"] = {"tasks": toy_prompt_counts(recipe)}
+        layer["label"] = TOY_PREFERENCES
+    if "data" not in typed and own_option(recipe, "data") != "file":
+        tasks = {"families": TOY_FAMILIES, **toy_prompt_counts(recipe)}
+        layer["data"] = {"sources": [], "tasks": tasks}
     return OmegaConf.create(layer)
+
+
+def settings_below(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
+    """Return the keys that are composed before scale=toy: those of conf/ and of a recipe."""
+    layers = [
+        OmegaConf.load(CONF / "config.yaml"),
+        settings_in_conf("eval", own_option(recipe, "eval")),
+    ]
+    for block in TOY_SIZES.keys() & default_options().keys() - {"eval"}:
+        option = own_option(recipe, block)
+        if block in ("sft", "sample"):
+            option = typed_option(recipe, block, typed)
+        layers.append(OmegaConf.create({block: settings_in_conf(block, option)}))
+    merged = OmegaConf.merge(*layers, recipe)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def smaller_sizes(block: Mapping[Any, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the sizes that are below a block's own, or that the block does not set."""
+    smaller: dict[str, Any] = {}
+    for key, size in sizes.items():
+        own = block.get(key)
+        if isinstance(size, Mapping):
+            smaller[key] = smaller_sizes(own or {}, size)
+        elif own is None or (isinstance(own, int | float) and own > size):
+            smaller[key] = size
+    return smaller
 
 
 def toy_prompt_counts(recipe: DictConfig) -> dict[str, int]:
     """Return the numbers of generated prompts by group: the recipe's own, with a limit. Tasks take the place of
-    sources, and of the answers that a base model gives to open requests."""
+    sources."""
     of_option = settings_in_conf("data", own_option(recipe, "data"))
     data: Any = OmegaConf.merge(of_option, recipe.get("data") or {})
-    own_counts = data.get("tasks") or {}  # none of data=file
+    own_counts = data.get("tasks") or {}
     counts = {
         group: min(own_counts.get(group) or 0, most) for group, most in MOST_TOY_PROMPTS.items()
     }
-    has_other_demonstrations = data.get("sources") or own_counts.get("open_sft")
-    if has_other_demonstrations:
+    if data.get("sources"):
         counts |= {group: MOST_TOY_PROMPTS[group] for group in ("sft", "validation")}
     return counts
 

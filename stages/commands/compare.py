@@ -17,7 +17,7 @@ from stages.config.schema import Config, Target
 from stages.pipeline import provenance
 from stages.store import safe_files
 from stages.store.numbers import points
-from stages.store.sealed_json import load_json, require_keys
+from stages.store.sealed_json import load_json
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def fingerprints_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
         return None
     fingerprints = set[str]()
     for path in Path(sweep).glob(f"*/{provenance.JOB_NODES}"):
-        fingerprints |= {*load_json(path, require_keys()).values()}
+        fingerprints |= load_json(path, provenance.fingerprints_of_job)
     if not fingerprints:
         raise UserError(
             f"compare.sweep={sweep} is not the folder of a sweep. Sweeps are in {store.root}/multirun/."

@@ -14,7 +14,7 @@ from stages.commands.compare import COMPARE_PAGE, nodes_oldest_first
 from stages.commands.node_settings import Nodes, lineage
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
-from stages.pipeline.provenance import JOB_NODES
+from stages.pipeline.provenance import JOB_NODES, fingerprints_of_job
 from stages.store import locks, mirror, sealed_json
 from stages.store.manifest import folder_problem, read_manifest
 from stages.store.store import INPUTS, Store
@@ -133,7 +133,7 @@ def fingerprints_in_sweeps(store: Store, remove: bool) -> set[str]:
     fingerprints = set[str]()
     for file in store.root.glob(f"multirun/**/{JOB_NODES}"):
         try:
-            fingerprints |= {*sealed_json.load_json(file, sealed_json.require_keys()).values()}
+            fingerprints |= sealed_json.load_json(file, fingerprints_of_job)
         except sealed_json.Damaged:
             problem = f"{file} cannot be read. Type the sweep again, or delete its folder first"
             if remove:

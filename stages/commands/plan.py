@@ -1,7 +1,7 @@
 """`stage=plan`: show every node with its state, what changed since the nearest finished node, and what it costs.
 
-Without settings it shows the command of the last run. Nothing runs. Memory is the peak that is allocated on a GPU, else the resident peak: measured of a finished node,
-calculated of a training. Time is what the nearest finished node took."""
+Without settings it shows the command of the last run. Nothing runs. Memory is the peak that is allocated on a GPU, else
+the resident peak: measured of a finished node, calculated of a training. Time is what the nearest finished node took."""
 
 import math
 import sys
@@ -61,22 +61,16 @@ class PlanResult(Result):
 
 
 @dataclass
-class LastRun(Result):
-    """The last run of a store, for a plan without settings. `command`: what plans it, None if its manifest records no
-    command of this program. `recorded`: that text, with escapes. `look_at`: its settings that name a program, code or a
-    server."""
+class LastRun(PlanResult):
+    """A plan of nothing, as no settings are typed. `command`: what plans the last run, None if its manifest records no
+    command of this program. `look_at`: its settings that name a program, code or a server."""
 
-    last_run: str
     command: str | None
-    recorded: str
     look_at: list[str]
 
     def show(self) -> None:
-        lines = [f"No settings are typed. The last run is {self.last_run}."]
-        if self.command is None:
-            lines.append(f"Its manifest records no command, but this text: {self.recorded}")
-        else:
-            lines += [f"Look first: {setting}" for setting in self.look_at]
+        lines = [*self.sentences, *(f"Look first: {setting}" for setting in self.look_at)]
+        if self.command:
             lines += ["To plan it, type:", self.command]
         # a table would break the line that a user copies
         sys.stdout.write("\n".join([*lines, ""]))
@@ -84,7 +78,7 @@ class LastRun(Result):
 
 def run(
     cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]
-) -> PlanResult | CalculatedPlan | LastRun:
+) -> PlanResult | CalculatedPlan:
     """Return the plan for this machine, or for the GPUs that `plan.gpu` names. Without nodes, return the last run."""
     if not nodes:
         return show_last_run(store, overrides)
@@ -101,12 +95,14 @@ def show_last_run(store: Store, overrides: list[str]) -> LastRun:
     assert end is not None, "is_about_last_run has found it"
     manifest = manifest_of(store.folder(end))
     settings = settings_of_run(manifest)
-    recorded = shortened(visible(str(manifest.get("command"))))
+    sentences = [f"No settings are typed. The last run is {end}."]
     if settings is None:
-        return LastRun(str(end), None, recorded, [])
+        recorded = shortened(visible(str(manifest.get("command"))))
+        sentences.append(f"Its manifest records no command, but this text: {recorded}")
+        return LastRun([], [], sentences, command=None, look_at=[])
     command = provenance.command(Command.plan, [*overrides, *settings])
     look_at = [sentence_of([reach]) for reach in recorded_reaches(settings)]
-    return LastRun(str(end), command, recorded, look_at)
+    return LastRun([], [], sentences, command=command, look_at=look_at)
 
 
 def plan_nodes(nodes: dict[str, Node], store: Store, why_no_evaluation: str = "") -> PlanResult:

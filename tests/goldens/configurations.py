@@ -5,14 +5,13 @@ import json
 import shlex
 from contextlib import chdir
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
 from tests.docs.test_pages import RUNS, one_of_each
 from tests.goldens import users
+from tests.goldens.names import refused_key
 from tests.goldens.records import Commands, changes
 from tests.helpers import composed, settings_by_key
 
@@ -50,11 +49,11 @@ def compose_first_job(line: str) -> DictConfig:
 
 
 def resolve(line: str) -> dict[str, str]:
-    """Return every key of a line's configuration with its value as JSON; the kind of the error if the line is refused."""
+    """Return every key of a line's configuration with its value as JSON; the refused key if the line is refused."""
     try:
         cfg = compose_first_job(line)
-    except (HydraException, UserError) as error:
-        return {REFUSED: type(error).__name__}
+    except Exception as error:
+        return {REFUSED: refused_key(error)}
     cfg.outputs = "outputs"
     return {
         key: json.dumps(value, default=str).replace(str(ROOT), ".")

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from stages.cli import compose
 from stages.config.blocks.labels import Judge
 from stages.config.choices import Precision
-from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.pipeline.graph import wire_graph
 from stages.pipeline.stage_table import STAGES
@@ -25,7 +24,7 @@ from stages.store.node import Graph, Node
 from stages.store.store import Store
 from tests.goldens import chains, users
 from tests.goldens.configurations import DEFAULT, REFUSED, compose_first_job
-from tests.goldens.names import named_key
+from tests.goldens.names import refused_key
 from tests.goldens.records import Commands, changes
 from tests.helpers import as_typed, settings_by_key
 from tests.pipeline.test_recipes import NAMES, overrides
@@ -72,8 +71,8 @@ def describe_graph(line: str) -> dict[str, Any]:
     to. Return the refused key if the line is refused."""
     try:
         nodes = wire(line)
-    except UserError as error:
-        return {REFUSED: named_key(str(error))}
+    except Exception as error:
+        return {REFUSED: refused_key(error)}
     names = {id(node): name for name, node in reversed(nodes.items())}
     described = {name: describe_node(node, names) for name, node in nodes.items()}
     last = [*nodes][-1]

@@ -3,6 +3,7 @@
 import re
 import sys
 
+from stages.cli.explain import explain
 from stages.config.installation import ROOT
 from tests.helpers import DATA
 
@@ -20,6 +21,14 @@ def named_key(message: str) -> str:
     """Return the key or the file that an error names first, or an empty string."""
     key = KEY.match(without_places(message))
     return key[0] if key else ""
+
+
+def refused_key(error: Exception) -> str:
+    """Return the key that a refusal names. Raise an error that is not the user's to correct."""
+    message = explain(error)
+    if message is None:
+        raise error
+    return named_key(message)
 
 
 def without_places(text: str) -> str:

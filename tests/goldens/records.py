@@ -53,14 +53,16 @@ class Commands:
         return read_record(self.name)
 
     def record(self) -> None:
-        """Write the values of all commands. A command that this machine cannot compute keeps its value."""
-        values = self.measure(self.commands())
-        kept = {
-            command: value
-            for command, value in self.recorded().items()
-            if not self.is_possible(command)
-        }
-        write_record(self.name, values | kept)
+        """Write the values of all commands. A value that does not differ from the recorded one stays as it is, to the
+        last digit, and so does one that this machine cannot compute."""
+        values = as_json(self.measure(self.commands()))
+        for command, recorded in self.recorded().items():
+            stays = not self.is_possible(command)
+            if command in values:
+                stays = not any(differences(recorded, values[command], ()))
+            if stays:
+                values[command] = recorded
+        write_record(self.name, values)
         logging.info("%s: %d commands recorded", self.name, len(values))
 
     def check(self) -> Comparison:
@@ -70,12 +72,11 @@ class Commands:
         possible = [command for command in recorded if self.is_possible(command)]
         present = self.commands()
         compared = [command for command in possible if command in present]
-        values = as_json(self.measure(compared))
-        lines = list[str]()
+        values = as_json(self.measure(compared)) if compared else {}
+        lines = [gone_line(command) for command in possible if command not in present]
+        lines += [new_line(command) for command in present if command not in recorded]
         for command in compared:
             lines += differences(recorded[command], values[command], (command,))
-        lines += [gone_line(command) for command in possible if command not in present]
-        lines += [new_line(command) for command in present if command not in recorded]
         left_out = ""
         if len(possible) < len(recorded):
             left_out = f"{len(recorded) - len(possible)} commands are not possible on this machine"

@@ -27,6 +27,7 @@ OPTION = "--record-refusals"
 # properties of a test's report
 NOTED = "refusals"
 GONE = "recorded tests that are gone"
+RECORDED = pytest.StashKey[dict[str, Any]]()
 COLLECTED = pytest.StashKey[set[str]]()
 
 
@@ -35,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RECORDED] = read_record(NAME)
     is_worker = hasattr(config, "workerinput")  # of pytest-xdist
     if config.getoption(OPTION) and not is_worker:
         config.pluginmanager.register(Recorder())
@@ -43,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Remember all tests, before marks and keywords deselect some."""
-    config.stash[COLLECTED] = {test_name(item) for item in items}
+    config.stash[COLLECTED] = {name_of(item) for item in items}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,14 +56,17 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     if item.get_closest_marker("slow"):
         return
     noted = by_command(helpers.refusals)
+    helpers.refusals.clear()
     item.user_properties.append((NOTED, noted))
     if item.config.getoption(OPTION):
         return
-    recorded = read_once().get(test_name(item), {})
+    recorded = item.config.stash[RECORDED].get(name_of(item), {})
     lines = [*differences(recorded, as_json(noted), ())]
-    way_out = f"If this is meant, type: python -m pytest {OPTION} {item.path.relative_to(ROOT)}"
     if lines:
-        pytest.fail("\n".join(["refusals are not the recorded ones:", *lines, way_out]), False)
+        file = item.nodeid.partition("::")[0]
+        way_out = f"If this is meant, type: python -m pytest {OPTION} {file}"
+        message = "\n".join(["refusals are not the recorded ones:", *lines, way_out])
+        pytest.fail(message, pytrace=False)
 
 
 class Ledger:
@@ -84,11 +89,9 @@ class Recorder(Ledger):
     """Writes the record at the end of a run. Tests that did not run keep their entries."""
 
     def pytest_sessionfinish(self) -> None:
-        record = read_record(NAME) | self.noted
-        kept = {
-            test: record[test] for test in sorted(record) if record[test] and test not in self.gone
-        }
-        write_record(NAME, kept)
+        outcomes = read_record(NAME) | self.noted
+        refusing = [test for test in sorted(outcomes) if outcomes[test] and test not in self.gone]
+        write_record(NAME, {test: outcomes[test] for test in refusing})
 
 
 class Refusals:
@@ -100,16 +103,16 @@ class Refusals:
         run_suite(OPTION)
 
     def check(self) -> Comparison:
-        ledger = Ledger()
-        run_suite(plugins=[ledger])
         recorded = read_record(NAME)
+        ledger = Ledger()
+        if recorded:
+            run_suite(plugins=[ledger])
         compared = recorded.keys() & ledger.noted.keys()
-        lines = list[str]()
-        for test in sorted(compared):
-            lines += differences(recorded[test], as_json(ledger.noted[test]), (test,))
-        lines += map(gone_line, ledger.gone)
+        lines = [gone_line(test) for test in ledger.gone]
         refusing = [test for test, noted in ledger.noted.items() if noted]
         lines += [new_line(test) for test in refusing if test not in recorded]
+        for test in sorted(compared):
+            lines += differences(recorded[test], as_json(ledger.noted[test]), (test,))
         left_out = len(recorded) - len(compared) - len(ledger.gone)
         reason = f"{left_out} tests did not run, or failed otherwise" if left_out else ""
         return Comparison(len(compared), lines, reason)
@@ -125,20 +128,10 @@ def gone_tests(config: pytest.Config) -> list[str] | None:
     places = {(config.invocation_params.dir / arg).resolve() for arg in config.args}
     if places.isdisjoint({ROOT, ROOT / "tests"}):
         return None
-    return [test for test in read_record(NAME) if test not in config.stash[COLLECTED]]
+    return [test for test in config.stash[RECORDED] if test not in config.stash[COLLECTED]]
 
 
-recorded_by_test: dict[str, Any] = {}
-
-
-def read_once() -> dict[str, Any]:
-    """Return the record, which a process reads once."""
-    if not recorded_by_test:
-        recorded_by_test.update(read_record(NAME))
-    return recorded_by_test
-
-
-def test_name(item: pytest.Item) -> str:
+def name_of(item: pytest.Item) -> str:
     return without_places(item.nodeid)
 
 
@@ -148,10 +141,10 @@ def by_command(refusals: list[helpers.Refusal]) -> dict[str, list[list[Any]]]:
     for refusal in refusals:
         command = without_folders(" ".join(map(str, refusal.arguments)))
         message = refusal.message.removeprefix("error: ")
-        outcome = [named_key(without_folders(message)), refusal.exit_code]
-        known = outcomes.setdefault(command, [])
-        if outcome not in known:
-            known.append(outcome)
+        outcome = [named_key(without_folders(message)), int(refusal.exit_code)]
+        of_command = outcomes.setdefault(command, [])
+        if outcome not in of_command:
+            of_command.append(outcome)
     return {command: sorted(outcomes[command]) for command in sorted(outcomes)}
 
 

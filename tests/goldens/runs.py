@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,9 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 
 from stages.cli import main
-from stages.cli.explain import explain
 from stages.pipeline.graph import wire_graph
 from stages.store.node import Node
-from tests.goldens.names import named_key, without_places
+from tests.goldens.names import refused_key, without_places
 from tests.helpers import as_typed, composed
 
 # Seconds, speeds and memory
@@ -26,19 +27,27 @@ UNSTABLE = re.compile(r"runtime|second|_per_|memory|wall|speed|mfu|at$")
 
 def run(root: Path, line: list[str]) -> dict[str, Node] | dict[str, str]:
     """Build a line's target into a store. Return its nodes by name, or `{"refused": KEY}`."""
-    logging.getLogger("stages").setLevel(logging.ERROR)
     try:
         cfg = composed(*line)
         cfg.outputs = str(root)
-        with as_typed(*line):
+        with as_typed(*line), without_log():
             main.run(cfg)
     except Exception as error:
-        message = explain(error)
-        if message is None:
-            raise
-        return {"refused": named_key(message)}
+        return {"refused": refused_key(error)}
     settings = replace(OmegaConf.to_object(cfg), outputs=str(root))
     return wire_graph(settings, root / "cache" / "digests.json")
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Log errors alone."""
+    log = logging.getLogger("stages")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def digest_table(file: Path) -> dict[str, Any]:

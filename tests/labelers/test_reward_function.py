@@ -32,13 +32,13 @@ def reward(prompts, completions, answer, task, most=1000, **columns):
 def test_it_is_asked_about_no_further_prompt_when_the_time_is_up(
     chain: Chain, tmp_path: Path
 ) -> None:
-    asked = tmp_path / "asked"
-    text = f"def reward(completions):\n    open({str(asked)!r}, 'a').write('.')\n    return [0.5] * len(completions)"
+    call_log = tmp_path / "calls"
+    text = f"def reward(completions):\n    open({str(call_log)!r}, 'a').write('.')\n    return [0.5] * len(completions)"
     line = own(tmp_path, text)
     with pytest.raises(LimitReached, match=r"^limits\.minutes=1e-05: reached in label reward "):
         build(chain.root, "stage=label", *line, "limits.minutes=1e-5")
     tried = 2  # on made-up prompts, before anything is built
-    assert asked.read_text() == "." * (tried + 1)
+    assert call_log.read_text() == "." * (tried + 1)
     texts, judgements = labels(chain, line)
     assert len(judgements) == len(texts)
 

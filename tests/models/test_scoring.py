@@ -46,7 +46,7 @@ def test_rows_of_like_length_share_a_batch_within_the_budget() -> None:
 def test_weights_that_are_not_finite_are_not_saved(folder: Path, tmp_path: Path) -> None:
     model = load_model(folder)
     model.lm_head.weight.data[3, 3] = float("nan")
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match=r"diverged.*embed_tokens"):
         save_model(model, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

@@ -53,7 +53,7 @@ def test_a_training_stops_at_a_step_and_goes_on_to_the_same_weights(
     node = nodes(chain.root, *line)[name]
     before = store.find(node)
     assert before is not None
-    kept = store.folder(node).rename(chain.root / "kept")
+    original = store.folder(node).rename(chain.root / "kept")
     scratch = store.partial(node) / SCRATCH
 
     last_line = stopped(chain, *line, AT_ONCE)
@@ -72,10 +72,10 @@ def test_a_training_stops_at_a_step_and_goes_on_to_the_same_weights(
     assert after["digest"] == before["digest"]
     assert len(after["attempts"]) == 3
     assert "limits." not in after["command"]
-    assert read_samples(store.folder(node)) == read_samples(kept)
+    assert read_samples(store.folder(node)) == read_samples(original)
 
 
-@pytest.mark.extended
+@pytest.mark.slow
 def test_two_processes_stop_at_the_same_step_and_go_on(chain: Chain) -> None:
     two = ("stage=sft", "launch=ddp", "launch.processes=2", "sft.evaluations=0")
     build(chain.root, *two)
@@ -98,14 +98,14 @@ def test_two_processes_stop_at_the_same_step_and_go_on(chain: Chain) -> None:
 def test_sampling_stops_behind_a_shard_and_goes_on_to_the_same_tokens(
     processes: int, chain: Chain
 ) -> None:
-    kept = without(chain, "sample")
+    original = without(chain, "sample")
     several = ("launch=ddp", f"launch.processes={processes}") if processes > 1 else ()
     line = ("stage=sample", "sample.runtime.shard_size=8", *several)
     assert "in sample after" in stopped(chain, *line, AT_ONCE)
     shards = Store(chain.root).partial(nodes(chain.root)["sample"]) / SCRATCH / "shards"
     assert 1 <= len(list(shards.glob("*.parquet"))) <= processes
     build(chain.root, *line)
-    for resumed, undisturbed in zip(rows(chain.folder("sample")), rows(kept), strict=True):
+    for resumed, undisturbed in zip(rows(chain.folder("sample")), rows(original), strict=True):
         assert resumed["token_ids"] == undisturbed["token_ids"]
     assert len(chain.manifest("sample")["attempts"]) == 2
 
@@ -158,13 +158,13 @@ def test_a_judge_stops_before_the_call_that_could_cost_too_much(chain: Chain) ->
         last_line = stopped(chain, *line, "limits.money=130")
         bounds = 100  # of the answer to the next question
         assert 130 - bounds < cost() <= 130
-        asked = len(model.requests)
+        call_count = len(model.requests)
         assert "limits.money=130: reached at label.endpoints[0]" in last_line
 
         assert stopped(chain, *line, "limits.money=130")
-        assert len(model.requests) == asked, "what earlier attempts at the node cost counts"
+        assert len(model.requests) == call_count, "what earlier attempts at the node cost counts"
         again = inside(*way_out(last_line))
-        assert len(model.requests) > asked, again.stderr
+        assert len(model.requests) > call_count, again.stderr
         finished = inside(*TINY, *line, f"outputs={chain.root}", "limits.money=1e9")
         assert finished.returncode == ExitCode.done, finished.stderr
         questions = [json.dumps(request) for request in model.requests]

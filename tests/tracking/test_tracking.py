@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,12 @@ def test_the_run_of_an_attempt_that_stops_at_a_limit_has_not_failed(tmp_path: Pa
     with pytest.raises(LimitReached), track(tracker, node, tmp_path):
         raise LimitReached(reason, "limits.minutes=10")
     [file] = tmp_path.glob("cache/wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 60
     read = records(file)
+    # W&B's own process writes the end of the file
+    while not any(r.HasField("exit") for r in read) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        read = records(file)
     assert [r.exit.exit_code for r in read if r.HasField("exit")] == [0]
     summary = {u.key: u.value_json for r in read for u in r.summary.update}
     assert json.loads(summary["stopped"]) == reason
