@@ -9,11 +9,12 @@ from tests.helpers import DATA
 
 KEY = re.compile(r"^[\w./\[\]-]+(?==|: )")
 FINGERPRINT = re.compile(r"\b[0-9a-f]{12}\b")  # rows name the node that sampled them
-# What differs from run to run: folders of tests and ports
+# What differs from run to run: folders of tests, ports and times
 PLACES = [
     (re.compile(r"/[^\s'\"=]*/pytest-of-\w+/pytest-\d+(/popen-gw\d+)?/[\w.-]+"), "TMP"),
     (re.compile(r"(127\.0\.0\.1|localhost|\[::1\]):\d+"), "SERVER"),
     (re.compile(r"\bport=[1-9]\d{3,}"), "port=PORT"),
+    (re.compile(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d(-\d+)?"), "TIME"),
 ]
 
 
@@ -38,7 +39,7 @@ def without_places(text: str) -> str:
 
 
 def without_folders(text: str) -> str:
-    """Return a text with the same names for a test's folders and ports, too."""
+    """Return a text with the same names for a test's folders, ports and times, too."""
     text = without_places(text.replace(sys.executable, "PYTHON"))
     for pattern, name in PLACES:
         text = pattern.sub(name, text)

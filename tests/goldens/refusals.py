@@ -5,7 +5,6 @@ vanished, changed or come without being recorded. `--record-refusals` records th
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from tests import helpers
 from tests.goldens.names import named_key, without_folders, without_places
 from tests.goldens.records import (
     Comparison,
-    as_json,
     differences,
     gone_line,
     new_line,
@@ -27,7 +25,7 @@ OPTION = "--record-refusals"
 # properties of a test's report
 NOTED = "refusals"
 GONE = "recorded tests that are gone"
-RECORDED = pytest.StashKey[dict[str, Any]]()
+RECORDED = pytest.StashKey[dict[str, dict[str, str]]]()
 COLLECTED = pytest.StashKey[set[str]]()
 
 
@@ -61,7 +59,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     if item.config.getoption(OPTION):
         return
     recorded = item.config.stash[RECORDED].get(name_of(item), {})
-    lines = [*differences(recorded, as_json(noted), ())]
+    lines = [*differences(recorded, noted, ())]
     if lines:
         file = item.nodeid.partition("::")[0]
         way_out = f"If this is meant, type: python -m pytest {OPTION} {file}"
@@ -73,7 +71,7 @@ class Ledger:
     """Collects the refusals by test from the reports of all processes, and the recorded tests that are gone."""
 
     def __init__(self) -> None:
-        self.noted = dict[str, dict[str, Any]]()
+        self.noted = dict[str, dict[str, str]]()
         self.gone = list[str]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -112,7 +110,7 @@ class Refusals:
         refusing = [test for test, noted in ledger.noted.items() if noted]
         lines += [new_line(test) for test in refusing if test not in recorded]
         for test in sorted(compared):
-            lines += differences(recorded[test], as_json(ledger.noted[test]), (test,))
+            lines += differences(recorded[test], ledger.noted[test], (test,))
         left_out = len(recorded) - len(compared) - len(ledger.gone)
         reason = f"{left_out} tests did not run, or failed otherwise" if left_out else ""
         return Comparison(len(compared), lines, reason)
@@ -135,17 +133,15 @@ def name_of(item: pytest.Item) -> str:
     return without_places(item.nodeid)
 
 
-def by_command(refusals: list[helpers.Refusal]) -> dict[str, list[list[Any]]]:
-    """Return the outcomes by command, sorted: [key, exit code]."""
-    outcomes = dict[str, list[list[Any]]]()
+def by_command(refusals: list[helpers.Refusal]) -> dict[str, str]:
+    """Return the outcomes of each command, sorted: the named key, or none, with the exit code."""
+    outcomes = dict[str, set[str]]()
     for refusal in refusals:
         command = without_folders(" ".join(map(str, refusal.arguments)))
         message = refusal.message.removeprefix("error: ")
-        outcome = [named_key(without_folders(message)), int(refusal.exit_code)]
-        of_command = outcomes.setdefault(command, [])
-        if outcome not in of_command:
-            of_command.append(outcome)
-    return {command: sorted(outcomes[command]) for command in sorted(outcomes)}
+        key = named_key(without_folders(message)) or "no key"
+        outcomes.setdefault(command, set()).add(f"{key}, exit code {refusal.exit_code}")
+    return {command: "; ".join(sorted(outcomes[command])) for command in sorted(outcomes)}
 
 
 PART = Refusals()

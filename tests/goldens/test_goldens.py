@@ -77,7 +77,9 @@ def test_a_record_that_is_not_of_this_machine_compares_nothing(
 def test_a_suite_that_ran_no_test_compares_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records.write_record("refusals", {"test_it.py::test_it": {"dpo.beta=abc": [["dpo.beta", 1]]}})
+    records.write_record(
+        "refusals", {"test_it.py::test_it": {"dpo.beta=abc": "dpo.beta, exit code 1"}}
+    )
     monkeypatch.chdir(folder)
     assert goldens.check(["refusals"]) == goldens.NOTHING_COMPARED
 
@@ -139,7 +141,9 @@ def test_a_test_fails_whose_refusals_are_not_the_recorded_ones(
     assert run() == {"failed": 1, "passed": 1}, "not recorded"
     assert run(refusals.OPTION) == {"passed": 2}
     recorded = {
-        "test_it.py::test_of_a_key": {"recipe=tiny tracker=none dpo.beta=abc": [["dpo.beta", 1]]}
+        "test_it.py::test_of_a_key": {
+            "recipe=tiny tracker=none dpo.beta=abc": "dpo.beta, exit code 1"
+        }
     }
     assert records.read_record("refusals") == recorded
     assert run() == {"passed": 2}
