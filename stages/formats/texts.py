@@ -13,6 +13,11 @@ class Texts(Format):
     roles = roles_of(text="text")
     needs = ("text",)
 
+    def remarks(self) -> list[str]:
+        """Return the notes of a format, and how SFT trains running text."""
+        note = "each row is running text. SFT trains it whole, with BOS and end of text, without chat marks"
+        return [note, *super().remarks()]
+
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         content = require_text(row["text"], "text")
         if mark := find_mark(content):

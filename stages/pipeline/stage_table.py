@@ -24,7 +24,7 @@ STAGES = {
         next="sft",
         absent="Set data.tasks.open_sft or sft.demonstrations=selected.",
     ),
-    "sft": Stage(20, next="sample"),
+    "sft": Stage(21, next="sample"),
     "sample": Stage(15, next="label"),
     "pool": Stage(3, next="label", absent="Name further candidates in sample.pool."),
     "label": Stage(23, next="pairs"),
