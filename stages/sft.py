@@ -71,7 +71,7 @@ def run(cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir) -> dict[st
     metrics = fit.metrics(rows.train.lengths)
     if rows.texts:
         metrics["texts"] = rows.texts
-        metrics["summary"] += f"; {rows.texts} of the rows are running text, without chat marks"
+        metrics["summary"] += f"; {rows.texts} running texts, without chat marks"
     if best:
         metrics["summary"] += f"; validation loss {best['eval_loss']:.3f} at step {best['step']}"
     if "eval_text_perplexity" in best:
