@@ -98,7 +98,10 @@ def read_template_values(
     token_examples = dict[str, Any]()
     example = inputs["sft"] / "token_example.json"
     if example.exists():
-        token_examples["A training example"] = load_json(example, list)
+        tokens = load_json(example, list)
+        is_text = any("end_of_text" in token for token in tokens)
+        title = f"A training example{' of running text, without chat marks' if is_text else ''}"
+        token_examples[title] = tokens
     scores = metrics_of(nodes, "label").get("scores") or {}
     lineage = lineage_rows(nodes)
     seconds = sum(row["seconds"] for row in lineage)

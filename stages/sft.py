@@ -69,8 +69,14 @@ def run(cfg: SFT | Untrained, inputs: dict[str, Path], out: StageDir) -> dict[st
     figures = {"steps": fit.steps, **best, **template_figure}
     fit.describe(inputs, figures)
     metrics = fit.metrics(rows.train.lengths)
+    if rows.texts:
+        metrics["texts"] = rows.texts
+        metrics["summary"] += f"; {rows.texts} running texts, without chat marks"
     if best:
         metrics["summary"] += f"; validation loss {best['eval_loss']:.3f} at step {best['step']}"
+    if "eval_text_perplexity" in best:
+        perplexity = best["eval_text_perplexity"]
+        metrics["summary"] += f"; perplexity of held-out running text {perplexity:.4g}"
     return metrics | {
         "trained": True,
         "trained_tokens": sum(rows.train.trained_counts[i] for i in fit.times_seen),

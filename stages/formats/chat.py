@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.formats.format import CONTEXT, TURNS, WEIGHT, Format, ParsedRow, is_turns, roles_of
 from stages.formats.transcripts import parse_transcript
-from stages.formats.turns import role_of
+from stages.formats.turns import role_of, role_order_error
 
 
 def ends_with_request(value: Any) -> bool:
@@ -33,4 +33,4 @@ class Chat(Format):
 class Transcribed(Chat):
     def fits(self, row: Mapping[str, Any]) -> bool:
         roles = [turn["role"] for turn in parse_transcript(row["messages"], plain=True) or []]
-        return "user" in roles and roles[-1] == "assistant"
+        return bool(roles) and roles[-1] == "assistant" and not role_order_error(tuple(roles))

@@ -185,7 +185,7 @@ def example_line(row: ParsedRow) -> str:
         ends = zip(names, (ranking[0], ranking[-1]), strict=True)
         turns += [(name + score * row.graded, answer) for name, (_, answer, score) in ends]
     else:
-        name = "answer" if turns else "text"
+        name = "answer" if turns else "running text"
         turns += [(name + score, answer) for score, answer in zip(scored, row.answers, strict=True)]
     texts = [f"{who}: {textwrap.shorten(what, MAX_SHOWN, placeholder=' …')}" for who, what in turns]
     return f"{'For example' if compares else 'First row'}: {' | '.join(texts)}"

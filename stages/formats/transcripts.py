@@ -1,74 +1,84 @@
-"""Parse conversations in one string with a mark before each turn: as chat templates, Anthropic's HH and Guanaco write
-them, and with plain words as marks (User: …, Assistant: …)."""
+"""Parse conversations in one string with a mark before each turn: tags, as chat templates write them, or words, as in
+Anthropic's HH, Guanaco's and Vicuna's sets (User: …, Assistant: …)."""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from stages.config.installation import read_beside
 from stages.formats.readers.row import BadRow
+from stages.formats.turn_tags import (
+    ends_answer,
+    first_turn_tag,
+    last_tag,
+    strip_borders,
+    strip_shared,
+    tagged_turns,
+)
 
 ADDITION = "more"  # a piece that is appended to the request before it, as Alpaca's input
 MARKED = read_beside(__file__)
 ROLES = {name: role for role, names in MARKED["roles"].items() for name in names.split()}
 SPEAKERS = ROLES | {name: role for role, names in MARKED["speakers"].items() for name in names}
-MARKS = {re.compile(mark): end for mark, end in MARKED["marks"].items()}
-PLAIN_MARKS = {re.compile(mark): "" for mark in MARKED["plain_marks"]}
-END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")  # of any model's text
-ENDS = (*filter(None, MARKS.values()), *END_MARKS)
+MARKS = [re.compile(mark) for mark in MARKED["marks"]]
+PLAIN_MARKS = [re.compile(mark) for mark in MARKED["plain_marks"]]
 # A sentence before the first mark is the system message.
 PREAMBLE = re.compile(
-    r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?)(?=\s*(?:### |USER:|User:))"
+    r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?(?=\s*(?:### |USER:|User:))"
+    r"|[A-Z][^\n]{0,300}?(?=\s(?:USER|HUMAN): ))"
 )
 SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # in Llama 2's first request
 # Glaive's calls, with arguments in single quotes
 CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)
 QUOTED = re.compile(r"(\"arguments\":\s*)'(.*)'(\s*\}\s*)\Z", re.DOTALL)
-SPOKEN = re.compile("|".join(mark.pattern for mark in MARKS))
-OPEN, RENDERED = (re.compile("|".join(MARKED[name]), re.MULTILINE) for name in ("open", "rendered"))
-
-# A mark of no words before the name of a speaker; tags of HTML are none
-BORDER = re.compile(
-    r"((?!</?[a-z0-9]+>)[<\[\]{}|~#@!:｜][\w<>\[\]{}|~#@!:｜▁-]{1,18}[<>\[\]{}|~#@!:｜])"
-    r"(user|human|assistant|ai|bot)\b",
-    re.IGNORECASE,
-)
+# What frames turns, as ChatGLM's [Round 1] and Dolly's ### End
+FRAME = re.compile(r"\A\s*\[\w+ \d+\]\s*|\s*\[\w+ \d+\]\s*\Z|\s*### ?End\s*\Z")
+OPEN = re.compile("|".join(MARKED["open"]), re.MULTILINE)
+HEADINGS = [re.compile(heading, re.MULTILINE) for heading in MARKED["headings"]]
 
 
 def find_mark(text: str) -> str | None:
-    """Return a mark of a chat template in running text: a known one, or any that begins the turns of both speakers."""
-    if known := RENDERED.search(text):
-        return known[0]
-    found = BORDER.findall(text)
-    by_user, by_assistant = (
-        {mark for mark, name in found if SPEAKERS[name.lower()] == role}
-        for role in ("user", "assistant")
-    )
-    return next(iter(sorted(by_user & by_assistant)), None)
+    """Return a mark of turns in running text that no other text has by chance: a tag, words before the turns of both
+    speakers, or headings of a request and then of its answer."""
+    tag = first_turn_tag(text)
+    if tag:
+        return tag
+    turns = split_at_words(strip_borders(text), MARKS) or []
+    if {"user", "assistant"} <= {turn["role"] for turn in turns}:
+        return text.split(":")[0].strip() + ":"
+    request = HEADINGS[0].search(text)
+    if request and HEADINGS[1].search(text, request.end()):
+        return request[0]
+    return None
 
 
 def parse_transcript(value: object, plain: bool = False) -> list[dict[str, Any]] | None:
     """Return the turns of a transcript, or None for other values. `plain`: words such as `User:` are marks, too."""
     if not isinstance(value, str):
         return None
+    tagged = tagged_turns(value)
+    if tagged:
+        return merge_turns(tagged)
     if not plain:
-        return best_split(value, MARKS) if SPOKEN.match(value) else None
+        return split_at_words(value, MARKS)
+    value = FRAME.sub("", strip_borders(value))
     preamble = PREAMBLE.match(value)
-    turns = best_split(value[preamble.end() :] if preamble else value, MARKS | PLAIN_MARKS)
+    turns = split_at_words(value[preamble.end() :] if preamble else value, [*MARKS, *PLAIN_MARKS])
     return [{"role": "system", "content": preamble[1]}, *turns] if turns and preamble else turns
 
 
-def best_split(value: str, marks: Mapping[re.Pattern[str], str]) -> list[dict[str, Any]] | None:
+def split_at_words(value: str, marks: Iterable[re.Pattern[str]]) -> list[dict[str, Any]] | None:
     """Split a text at the marks that give the most different speakers, the first such marks in a tie."""
     candidates: list[list[dict[str, Any]]] = []
-    for mark, end in marks.items():
+    for mark in marks:
         if mark.match(value):
             pieces = mark.split(value)[1:]
             turns = [
-                as_turn(who, content, end)
+                as_turn(who, content)
                 for who, content in zip(pieces[::2], pieces[1::2], strict=True)
             ]
+            strip_shared(turns)
             candidates.append(merge_turns(turns))
     return max(
         candidates,
@@ -77,20 +87,16 @@ def best_split(value: str, marks: Mapping[re.Pattern[str], str]) -> list[dict[st
     )
 
 
-def as_turn(speaker: str, content: str, end: str) -> dict[str, Any]:
-    content = content.strip()
-    for mark in (end, *END_MARKS):
-        content = content.removesuffix(mark).rstrip()
+def as_turn(speaker: str, content: str) -> dict[str, Any]:
+    content = FRAME.sub("", strip_borders(content.strip(" ▁")))
     return {"role": SPEAKERS[speaker.lower()], "content": content}
 
 
 def without_end(answer: str) -> str:
     """Return an answer without marks of a chat template at its end, unless it is nothing else."""
-    text = answer.rstrip()
-    if not text.endswith(ENDS):
-        return answer
-    while text.endswith(ENDS):
-        text = text.removesuffix(next(filter(text.endswith, ENDS))).rstrip()
+    text = answer
+    while ends_answer(last_tag(text)):
+        text = text.rstrip().removesuffix(last_tag(text)).rstrip()
     return text or answer
 
 
@@ -105,7 +111,7 @@ def merge_turns(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if role == ADDITION and merged and merged[-1]["role"] == "user":
             merged[-1]["content"] = "\n\n".join(filter(None, (merged[-1]["content"], content)))
             continue
-        turn = {"role": "user" if role == ADDITION else role, "content": content}
+        turn = {**turn, "role": "user" if role == ADDITION else role, "content": content}
         if role == "assistant" and (call := CALL.search(content)):
             turn |= {"content": content[: call.start()], "tool_calls": [glaive_call(call[1])]}
         merged.append(turn)

@@ -22,6 +22,7 @@ from stages.formats.tool_partners import (
     partner_error,
 )
 from stages.formats.transcripts import ROLES, parse_transcript
+from stages.formats.turn_tags import unread_tag
 from stages.store.records import Message
 from stages.store.thoughts import MARKS, answer_behind
 from stages.store.tool_calls import BEGIN, END, TOOLS
@@ -57,6 +58,11 @@ TURN_WEIGHTS = WEIGHTS | {"loss"}  # a column of this name may be a measured los
 FLAGS_OF_TURNS = {*TEXTS["flags"].split()}
 READ_KEYS = {*CALL_KEYS, *REASONING_KEYS, *RESULT_ID_KEYS, "channel"} - {"id"}
 QUOTES = ("[", "{", '"', "'")  # of a value in JSON or in Python's notation
+# The way out for a text that is no conversation, or whose marks are part of it
+AS_TEXT = (
+    "give the turns as messages: [{role: user, content: …}, …], or type `format: texts` in the source "
+    "(data.file.format=texts) to train every row as it is written"
+)
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
@@ -305,7 +311,13 @@ def turn_objects(value: Any, field: str) -> list[Any]:
     role. An object with a text for each role gives a turn for each of them."""
     transcript = parse_transcript(value, plain=True)
     if transcript is not None:
+        for turn in transcript:
+            tag = unread_tag(turn["content"])
+            if tag:
+                raise BadRow(field, f"a turn holds the mark {tag!r}, which is not read: {AS_TEXT}")
         return transcript
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        raise BadRow(field, f"is a text without marks of turns: {AS_TEXT}")
     items = require_list(resolve_turns(value), field)
     if all(isinstance(item, str) for item in items):
         items = [require_words(item, field) for item in items]

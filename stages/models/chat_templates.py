@@ -20,6 +20,7 @@ from stages.models.rendering import (
     GOLDEN,
     ContractError,
     Form,
+    adds_bos,
     end_after,
     render,
     token_ids,
@@ -65,6 +66,7 @@ def establish_contract(
     text = render(tokenizer, GOLDEN[0], form)
     require_one_bos(tokenizer, text, cfg.kind)
     ends = end_after(tokenizer, text, GOLDEN[0][-1]["content"])
+    text_end = end_of_text(tokenizer, ends, stops)
     if not (train and ends):  # GLM's template ends an answer with the beginning of the next turn
         ends += stops
     ends.append(tokenizer.eos_token_id)
@@ -74,13 +76,27 @@ def establish_contract(
     if form.tools:
         stop_ids += set(end_of_call(tokenizer, form, {*stop_ids, *stops})) - {*stop_ids}
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
-    contract = Contract(tokenizer, stop_ids, form, cfg.special)
+    contract = Contract(tokenizer, stop_ids, form, cfg.special, text_end)
     choose_padding(contract, rows, cfg.resize)
     if train:
         for conversation in golden_answers(thinks, cfg.merges):
             contract.stretches(conversation)
     require_header(contract, cfg.kind)
     return contract
+
+
+def end_of_text(
+    tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], stops: Sequence[int]
+) -> int | None:
+    """Return the token that ends a running text: what the tokenizer puts behind every text, else EOS or another of the
+    model's `stops`, if it does not end a turn; None if each of them does. `ends`: the tokens that end a turn."""
+    behind = tokenizer("a").input_ids[-1]
+    if behind in tokenizer.all_special_ids and behind != tokenizer.bos_token_id:
+        return int(behind)
+    for token in (tokenizer.eos_token_id, *stops):
+        if token is not None and token not in ends:
+            return int(token)
+    return None
 
 
 def require_one_bos(tokenizer: PreTrainedTokenizerBase, text: str, kind: str) -> None:
@@ -236,11 +252,6 @@ def fitting_template(tokenizer: PreTrainedTokenizerBase) -> str:
         if tokens <= vocabulary:
             return name
     return "plain"
-
-
-def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return True if the tokenizer puts BOS before every text, as in the base model's training."""
-    return tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
 
 
 class OtherTemplate(Contract):

@@ -23,13 +23,21 @@ from stages.models.rendering import (
     GOLDEN,
     ContractError,
     Form,
+    adds_bos,
     end_after,
     render,
     shield,
     token_ids,
     undated,
 )
-from stages.models.turns import Stretch, Text, left_out, stretches_of_text, tokenize
+from stages.models.turns import (
+    Span,
+    Stretch,
+    Text,
+    left_out,
+    stretches_of_text,
+    tokenize,
+)
 from stages.store import safe_files
 from stages.store.records import Candidate, Message, content_id
 from stages.store.sealed_json import load_json, require_keys
@@ -47,12 +55,14 @@ class Contract:
     """A tokenizer with the chat template and the stop tokens that SFT fixed.
 
     `stop_ids` end a completion; the first is the end of turn, which is trained. `form`: what the template asks of a
-    conversation. `special`: what becomes of control tokens that messages spell."""
+    conversation. `special`: what becomes of control tokens that messages spell. `text_end`: the token that ends a running
+    text, which is trained; None: the end of turn."""
 
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
     form: Form = field(default_factory=Form)
     special: Spelled = Spelled.split
+    text_end: int | None = None
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """Return the token ids of a conversation up to the point where the assistant begins. Raise ContractError if a
@@ -100,9 +110,53 @@ class Contract:
 
     def stretches(self, messages: list[Message]) -> list[Stretch]:
         """Return the token ids of a conversation and the answers in them: in one stretch, or in several if the template
-        changes earlier turns. Raise ContractError if an answer spells a control token, or cannot be told from its
-        prompt."""
+        changes earlier turns. A running text is one stretch. Raise ContractError if an answer spells a control token, or
+        cannot be told from its prompt."""
+        if is_running_text(messages):
+            return [self._running_text(messages[0])]
         return [*tokenize(self.tokenizer, self._texts(messages), self.stop_ids, self.added)]
+
+    def _running_text(self, message: Message) -> Stretch:
+        """Return a text as a base model reads it: BOS, all tokens of the text and its end, without chat marks. BOS and end
+        come once, whether the text spells them or not. Raise ContractError if the text spells another control token."""
+        start = [*self.text_start]
+        text = message["content"]
+        for token in map(self.spelling, start):
+            while text.lstrip().startswith(token):
+                text = text.lstrip().removeprefix(token)
+        end = self.text_stop
+        while text.rstrip().endswith(self.spelling(end)):
+            text = text.rstrip().removesuffix(self.spelling(end))
+        message = {**message, "content": text}
+        if self.special is not Spelled.keep:
+            self._refuse_control([message])
+        [shielded] = self._shielded([message])
+        ids = token_ids(self.tokenizer, shielded["content"])
+        if not ids:
+            raise ContractError("no token is trained: the text is empty")
+        whole = [*start, *ids, end]
+        return Stretch(whole, [Span(0, len(start), len(whole))])
+
+    @cached_property
+    def text_start(self) -> list[int]:
+        """BOS, as a list, where running text begins with it: the tokenizer puts it before every text, or the template
+        before a conversation. Empty without BOS, or where BOS begins each turn, as SmolLM2's does."""
+        bos = self.tokenizer.bos_token_id
+        if bos is None:
+            return []
+        if not adds_bos(self.tokenizer):
+            ids = token_ids(self.tokenizer, self.render(GOLDEN[0]))
+            if ids[:1] != [bos] or ids.count(bos) > 1:
+                return []
+        return [bos]
+
+    @property
+    def text_stop(self) -> int:
+        """The token that ends a running text."""
+        return self.stop_ids[0] if self.text_end is None else self.text_end
+
+    def spelling(self, token_id: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(token_id))
 
     def all_stretches(
         self, conversations: Iterable[list[Message]]
@@ -139,7 +193,7 @@ class Contract:
     def call_end(self) -> str:
         """The token that ends a turn which calls a tool."""
         ends = end_of_call(self.tokenizer, self.form, self.stop_ids) or self.stop_ids
-        return str(self.tokenizer.convert_ids_to_tokens(ends[0]))
+        return self.spelling(ends[0])
 
     def example(self, messages: list[Message]) -> Tokens:
         """Return the token ids of a conversation up to its last end of turn, and True for each token that the model
@@ -177,12 +231,16 @@ class Contract:
             raise ContractError("the prompt's tokens are not a prefix of the conversation's tokens")
         return len(prompt_ids)
 
-    def describe_tokens(self, ids: list[int], trained: list[bool]) -> list[dict[str, Any]]:
-        """Return each token's text, and whether it is trained and ends a turn."""
+    def describe_tokens(
+        self, ids: list[int], trained: list[bool], is_text: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return each token's text, and whether it is trained and ends a turn; of a running text, whether it ends the
+        text."""
         decode = self.tokenizer.decode
-        end = self.stop_ids[0]
+        end = self.text_stop if is_text else self.stop_ids[0]
+        kind = "end_of_text" if is_text else "end_of_turn"
         return [
-            {"text": decode([i]), "trained": mark, "end_of_turn": i == end}
+            {"text": decode([i]), "trained": mark, kind: i == end}
             for i, mark in zip(ids, trained, strict=True)
         ]
 
@@ -256,6 +314,7 @@ class Contract:
         return {
             "chat_template_sha256": hashlib.sha256(template).hexdigest(),
             "end_of_turn": {"token": tokenizer.convert_ids_to_tokens(end), "id": end},
+            "end_of_text": {"token": self.spelling(self.text_stop), "id": self.text_stop},
             "stop_ids": self.stop_ids,
             "form": asdict(self.form),
             "special": self.special,
@@ -299,6 +358,11 @@ def control_message(prompts: int, special: Spelled) -> str:
     return f"{control}, which are read as the pieces of their text."
 
 
+def is_running_text(messages: Sequence[Message]) -> bool:
+    """Return whether a conversation is a text that answers no request."""
+    return [message["role"] for message in messages] == ["assistant"]
+
+
 def begins_mark(token: str) -> bool:
     """Return whether a token is the beginning of a thought's mark."""
     return any(mark.startswith(token) for mark in (*MARKS, *MARKS.values()))
@@ -308,11 +372,15 @@ def load_contract(model: Path) -> Contract:
     """Read the contract of a model folder, and check it against its golden conversations.
     Raise ContractError if the folder's tokenizer renders anything differently from SFT."""
     stored = load_json(
-        model / "contract.json", require_keys("stop_ids", "form", "special", "golden")
+        model / "contract.json",
+        require_keys("stop_ids", "form", "special", "golden", "end_of_turn"),
     )
+    # models that earlier versions trained ended a running text as a turn
+    stored = {"end_of_text": stored["end_of_turn"]} | stored
     form = Form(**stored["form"])
     special = Spelled(stored["special"])
-    contract = Contract(load_tokenizer(model), stored["stop_ids"], form, special)
+    text_end = stored["end_of_text"]["id"]
+    contract = Contract(load_tokenizer(model), stored["stop_ids"], form, special, text_end)
     for key, value in contract.facts().items():
         if value != stored[key]:
             raise ContractError(

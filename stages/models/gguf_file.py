@@ -18,9 +18,8 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models.base_licence import read_licence
-from stages.models.chat_templates import adds_bos
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
-from stages.models.rendering import GOLDEN, render, token_ids
+from stages.models.rendering import GOLDEN, adds_bos, render, token_ids
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,

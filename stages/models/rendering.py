@@ -155,6 +155,11 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return encode(tokenizer, text)[0]
 
 
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return True if the tokenizer puts BOS before every text, as in the base model's training."""
+    return tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+
+
 def end_after(tokenizer: PreTrainedTokenizerBase, text: str, content: str) -> list[int]:
     """Return the token that ends the turn of this content, the last one of a text, as a list: the last of the special
     and other added tokens that follow it at once. Empty if none does."""

@@ -4,17 +4,22 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from stages.models.contract import Contract
+from stages.models.contract import Contract, is_running_text
 from stages.models.rendering import ContractError
 from stages.store.records import Message
 
-KINDS = {"end": "end of turn", "trained": "trained", "context": "context"}
+KINDS = {
+    "end_of_turn": "end of turn",
+    "end_of_text": "end of text",
+    "trained": "trained",
+    "context": "context",
+}
 
 
 @dataclass
 class TokenRow:
-    """A row: its title, its tokens as `Contract.describe_tokens` returns them, and what becomes of it, if not all of
-    it is trained."""
+    """A row: its title, its tokens as `Contract.describe_tokens` returns them, and a note on one that is left out or is a
+    running text."""
 
     title: str
     tokens: list[dict[str, Any]] = field(default_factory=list)
@@ -27,14 +32,18 @@ def token_row(title: str, contract: Contract, conversation: list[Message]) -> To
         ids, trained = contract.example(conversation)
     except ContractError as reason:
         return TokenRow(title, note=f"left out: {reason}")
+    if is_running_text(conversation):
+        tokens = contract.describe_tokens(ids, trained, is_text=True)
+        return TokenRow(title, tokens, "running text, without chat marks")
     return TokenRow(title, contract.describe_tokens(ids, trained))
 
 
 def kind_of(token: dict[str, Any]) -> str:
     if not token["trained"]:
         return "context"
-    if token["end_of_turn"]:
-        return "end"
+    for kind in ("end_of_turn", "end_of_text"):
+        if token.get(kind):
+            return kind
     return "trained"
 
 

@@ -97,10 +97,7 @@ def render_answer(render: Render, before: Sequence[Message], answer: Message) ->
     Raise ContractError if the template writes the answer in another way than the prompt begins it."""
     whole = render([*before, answer])
     content = answer["content"]
-    if before:
-        prompt = render(before, to_answer=True)
-    else:  # a text that answers nothing stands behind a header
-        prompt = whole[: max(0, whole.find(content.strip()))]
+    prompt = render(before, to_answer=True)
     if open_thought(prompt):
         whole = continue_thought(prompt, whole, content.strip())
     if not whole.startswith(prompt):

@@ -1,10 +1,12 @@
 """SFT, supervised fine-tuning on the assistant's tokens: rows, TRL's SFTTrainer, model, and a check of packing."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice, tee
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
+from unittest.mock import patch
 
 import torch
 from transformers import (
@@ -19,11 +21,11 @@ from trl import SFTTrainer
 from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Sharding, Split, Turns, Weights
 from stages.config.errors import UserError
-from stages.models.contract import Contract
+from stages.models.contract import Contract, is_running_text
 from stages.models.loading import count_embedding_rows, load_model, tokens_without_row
 from stages.models.packing import add_layout, attention_name, pack_segments, send_batch
 from stages.models.rendering import ContractError
-from stages.models.scoring import allowed_gap, autocast
+from stages.models.scoring import IGNORED, allowed_gap, autocast
 from stages.objectives.remarks import Remarks
 from stages.store import safe_files
 from stages.store.dropped import Dropped
@@ -38,6 +40,7 @@ from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
 FIRST = 200  # demonstrations that say whether the model is to think, and which turns are trained
+HIGHEST_MEAN = 700.0  # nats per token; exp of more is no float
 MOST = 3  # times the tokens of the last answers' rows that rows for each answer may have
 
 
@@ -58,9 +61,11 @@ class Demonstration(NamedTuple):
 
 
 class Demonstrations(SplitRows[TokenRows]):
-    """The rows of SFT. The report shows `report_row`: the first row, or the first with an untrained assistant turn."""
+    """The rows of SFT. The report shows `report_row`: the first row, or the first with an untrained assistant turn.
+    `texts`: how many training rows are running text."""
 
     report_row: Demonstration
+    texts: int = 0
 
 
 def read_rows(
@@ -81,6 +86,8 @@ def read_rows(
         number = remarks.rows[row.example.id]
         name = f"{row.example.id}#{number}" if number > 1 else row.example.id
         rows.add(row.example.split, name, (row.ids, row.trained), row.example.messages)
+        is_text = is_running_text(row.example.conversation)
+        rows.texts += is_text and row.example.split == Split.sft
         if row.example.split == Split.sft and (
             not report_rows or (row.masked and not report_rows[-1].masked)
         ):
@@ -104,8 +111,9 @@ def think(examples: Iterable[Example]) -> bool:
 
 
 def first_demonstrations(examples: Iterable[Example]) -> list[Example]:
-    """Return the first FIRST examples that SFT trains on."""
-    return [*islice((e for e in examples if e.reference and e.split == Split.sft), FIRST)]
+    """Return the first FIRST examples that SFT trains on, running texts apart."""
+    demonstrations = (e for e in examples if e.reference and e.messages and e.split == Split.sft)
+    return [*islice(demonstrations, FIRST)]
 
 
 def choose_turns(examples: Iterable[Example], contract: Contract, out: StageDir) -> Turns:
@@ -213,6 +221,10 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
         # Trainer sets what the model says. Some models say no, and then no step's tokens are counted.
         self.model_accepts_loss_kwargs = True
 
+        self.text_nats = list[
+            torch.Tensor
+        ]()  # sum and number of tokens of each held-out running text
+
     @property
     def is_padded(self) -> bool:
         return not self.data_collator.padding_free
@@ -220,14 +232,28 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
     def count_tokens(self, row: Row) -> int:
         return len(row["input_ids"])
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate by -log π, also with the loss `dft`: it is small for improbable tokens, so it orders no models."""
-        trained = self.args.loss_type
-        self.args.loss_type = "nll"
-        try:
-            return super().prediction_step(*args, **kwargs)
-        finally:
-            self.args.loss_type = trained
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Add the perplexity of held-out running texts to the metrics: e to the mean of -log π over all their tokens."""
+        self.text_nats.clear()
+        output = super().evaluation_loop(*args, **kwargs)
+        nats, tokens = torch.cat(self.text_nats).sum(0).tolist()
+        if tokens:
+            mean = min(nats / tokens, HIGHEST_MEAN)
+            output.metrics["eval_text_perplexity"] = math.exp(mean)
+        return output
+
+    def prediction_step(self, model: Any, inputs: Row, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a row by -log π alone. The loss `dft` is small for improbable tokens, so it orders no models; smoothed
+        labels and an auxiliary loss would be part of a perplexity.
+        Note the sum of a running text. A row is one if its second token is trained: a prompt is longer."""
+        by_nll = patch.object(self.args, "loss_type", "nll")
+        with by_nll, patch.multiple(self, label_smoother=None, router_aux_loss_coef=0.0):
+            loss, *others = super().prediction_step(model, inputs, *args, **kwargs)
+        marks = inputs["labels"].flatten()[1:] != IGNORED
+        tokens = marks.sum() * marks[0]
+        nats = torch.stack([loss * tokens, tokens.to(loss)])
+        self.text_nats.append(self.accelerator.gather_for_metrics(nats[None].to(self.args.device)))
+        return loss, *others
 
 
 class IsolationCheck(TrainerCallback):
@@ -318,11 +344,12 @@ def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> Pre
 
 
 def write_token_example(row: Demonstration, contract: Contract, path: Path) -> None:
-    """Write a training example token by token: text, trained or not, end of turn or not, in a masked turn or not."""
+    """Write a training example token by token: text, trained or not, end of turn (or of running text) or not, in a masked
+    turn or not."""
+    is_text = is_running_text(row.example.conversation)
+    described = contract.describe_tokens(row.ids, row.trained, is_text)
     tokens = [
         token | ({"masked": True} if answer and not token["trained"] else {})
-        for token, answer in zip(
-            contract.describe_tokens(row.ids, row.trained), row.answered, strict=True
-        )
+        for token, answer in zip(described, row.answered, strict=True)
     ]
     safe_files.write(path, json.dumps(tokens, ensure_ascii=False))

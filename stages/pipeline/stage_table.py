@@ -17,17 +17,17 @@ class Stage:
 
 STAGES = {
     "base": Stage(7, next="sft"),
-    "source": Stage(18, next="data", absent="List files or hub datasets in data.sources."),
+    "source": Stage(19, next="data", absent="List files or hub datasets in data.sources."),
     "data": Stage(14, next="sft"),
     "select": Stage(
         11,
         next="sft",
         absent="Set data.tasks.open_sft or sft.demonstrations=selected.",
     ),
-    "sft": Stage(20, next="sample"),
+    "sft": Stage(21, next="sample"),
     "sample": Stage(15, next="label"),
     "pool": Stage(3, next="label", absent="Name further candidates in sample.pool."),
-    "label": Stage(23, next="pairs"),
+    "label": Stage(24, next="pairs"),
     "pairs": Stage(12, next="reference"),
     "unpaired": Stage(4, next="kto", absent="Set align=kto or arms=[kto]."),
     "reference": Stage(10, next="dpo", absent="dpo.loss_type=[simpo] needs no reference."),

@@ -214,8 +214,10 @@ def link_or_copy(source: str, target: str) -> None:
 
 
 class BestModel(TrainerCallback):
-    """Save the trained weights whenever the validation loss is the lowest so far; `figures` has the loss and step.
-    Step 0 is never the best: it is only for comparison."""
+    """Save the trained weights whenever the validation loss is the lowest so far; `figures` has the loss, the objective's
+    other measures and the step. Step 0 is never the best: it is only for comparison."""
+
+    measures = ("eval_loss", "eval_text_perplexity")
 
     def __init__(self, trainer: Trainer, folder: Path):
         self.trainer = trainer
@@ -257,5 +259,6 @@ class BestModel(TrainerCallback):
         self, args: Any, state: TrainerState, control: Any, *, metrics: dict[str, Any], **_: Any
     ) -> None:
         if state.global_step > 0 and metrics["eval_loss"] < self.figures.get("eval_loss", math.inf):
-            self.figures = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
+            measured = {name: metrics[name] for name in self.measures if name in metrics}
+            self.figures = {**measured, "step": state.global_step}
             save_trained(self.trainer, self.folder, self.figures)

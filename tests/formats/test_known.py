@@ -207,6 +207,7 @@ def test_what_others_call_turns_and_parts_is_read(
     assert not result.unused_columns
 
 
+# Conversations that chat templates and data sets write in one text
 TEXTS = {
     "### Instruction:\na\n\n### Input:\nc\n\n### Response:\nb": ["a\n\nc"],
     "Below is an instruction.\n\n### Instruction:\na\n\n### Response:\nb": [
@@ -272,20 +273,3 @@ def test_answers_with_a_score_may_have_a_row_each(tmp_path: Path) -> None:
     columns = {"prompt": "prompt", "completions": "response", "scores": "helpfulness"}
     result = summarize(read(lines(tmp_path, rows), Purpose.preferences, columns=columns))
     assert result == [(["a"], ["b"], [4]), (["a"], ["c"], [1])]
-
-
-@pytest.mark.parametrize(
-    ("text", "is_rendered"),
-    [
-        ("]~b]user\nSell me a lamp.[e~[\n]~b]ai\nHere you are.[e~[", True),
-        ("<SPECIAL_11>User\nSell me a lamp.\n<SPECIAL_11>Assistant\nHere you are.", True),
-        ("<td>User</td><td>AI</td> are the columns of this table.", False),
-        ("if(request.user){ ask(); } else { request.assistant(); }", False),
-        ("The user met an assistant, and {{user}} became {{bot}}.", False),
-    ],
-)
-def test_any_mark_that_begins_the_turns_of_both_speakers_is_no_running_text(
-    text: str, is_rendered: bool, tmp_path: Path
-) -> None:
-    result = read(lines(tmp_path, [{"text": text}]))
-    assert [len(result.bad_rows), len(result.parsed)] == [is_rendered, not is_rendered]

@@ -376,6 +376,115 @@ def test_a_control_token_that_a_text_spells_is_dropped_or_kept_where_it_is_asked
     assert begin in [i for i, mark in zip(ids, trained, strict=True) if mark]
 
 
+TEXT = "Snow fell.\n\nThen it stopped. {yes/no}"
+BOS_ONCE = "{{ bos_token }}" + OWN
+
+
+def text_of(contract: Contract, text: str) -> tuple[list[str], list[bool]]:
+    """Return the special tokens at the ends of a running text, and whether each of its tokens is trained."""
+    ids, trained = contract.example([{"role": "assistant", "content": text}])
+    inner = contract.tokenizer(text, add_special_tokens=False).input_ids
+    start = len(ids) - len(inner) - 1
+    assert ids[start:-1] == inner, "the text's own tokens, white space included"
+    return contract.tokenizer.convert_ids_to_tokens([*ids[:start], ids[-1]]), trained
+
+
+@pytest.mark.parametrize(
+    ("special", "options", "template", "stops", "ends"),
+    [
+        # the base's own end of text, not the end of turn that its chat template gets
+        (CHATML, {"eos_token": "<|endoftext|>"}, None, [], ["<|endoftext|>"]),
+        # an instruct model's EOS ends a turn, and its generation config knows the end of text
+        (CHATML, {"eos_token": "<|im_end|>"}, OWN, ["<|endoftext|>"], ["<|endoftext|>"]),
+        (CHATML, {"eos_token": "<|im_end|>"}, OWN, [], ["<|im_end|>"]),
+        # BOS of the template alone
+        (
+            ["<s>", *CHATML],
+            {"bos_token": "<s>", "eos_token": "<|endoftext|>"},
+            BOS_ONCE,
+            [],
+            ["<s>", "<|endoftext|>"],
+        ),
+        # SmolLM2's BOS is a mark of turns, GPT-2's is never written
+        (
+            CHATML,
+            {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
+            OWN,
+            ["<|endoftext|>"],
+            ["<|endoftext|>"],
+        ),
+        (
+            CHATML,
+            {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+            None,
+            [],
+            ["<|endoftext|>"],
+        ),
+    ],
+)
+def test_running_text_is_trained_between_bos_and_the_end_of_text_without_chat_marks(
+    special: list[str],
+    options: dict[str, str],
+    template: str | None,
+    stops: list[str],
+    ends: list[str],
+    tmp_path: Path,
+) -> None:
+    tokenizer = byte_level(special, **options)
+    tokenizer.chat_template = template
+    contract = chat_templates.establish_contract(
+        tokenizer,
+        Template("auto"),
+        True,
+        len(tokenizer) + 1,
+        tokenizer.convert_tokens_to_ids(stops),
+    )
+    contract.save(tmp_path)
+    for each in (contract, load_contract(tmp_path)):
+        written, trained = text_of(each, TEXT)
+        assert written == ends
+        assert trained == [len(ends) == 1, *[True] * (len(trained) - 1)]
+
+
+def test_a_tokenizer_that_ends_texts_itself_says_what_ends_them() -> None:
+    tokenizer = byte_level(["<s>", "<end>", *CHATML], bos_token="<s>", eos_token="<|im_end|>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A <end>", special_tokens=[("<s>", 0), ("<end>", 1)]
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    contract = establish(tokenizer, "chatml")
+    ids, _ = contract.example([{"role": "assistant", "content": TEXT}])
+    assert ids == tokenizer(TEXT).input_ids
+
+
+@pytest.mark.parametrize("special", [*Spelled])
+def test_bos_and_end_of_text_come_once_whatever_a_text_spells(special: Spelled) -> None:
+    contract = replace(establish(with_bos(), "plain"), special=special)
+    tokenizer = contract.tokenizer
+    expected = [*tokenizer(TEXT).input_ids, tokenizer.eos_token_id]
+    for text in (TEXT, f"<s>{TEXT}", f"<s><s>{TEXT}</s>", f"{TEXT}</s>\n"):
+        ids, trained = contract.example([{"role": "assistant", "content": text}])
+        assert ids == expected
+        assert trained == [False, *[True] * (len(ids) - 1)]
+    inside = [{"role": "assistant", "content": "one</s>two"}]
+    if special is Spelled.keep:
+        assert contract.example(inside)[0].count(tokenizer.eos_token_id) == 2
+    else:
+        with pytest.raises(ContractError, match="special=keep"):
+            contract.example(inside)
+    with pytest.raises(ContractError, match="empty"):
+        contract.example([{"role": "assistant", "content": "<s></s>"}])
+
+
+def test_a_contract_of_before_ends_running_text_as_a_turn(model: Path) -> None:
+    file = model / "contract.json"
+    stored = json.loads(file.read_text())
+    del stored["end_of_text"]
+    file.write_text(json.dumps(stored))
+    contract = load_contract(model)
+    assert text_of(contract, TEXT)[0] == [contract.tokenizer.eos_token]
+
+
 def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:
     tokenizer = load_tokenizer(model)
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant\\n", "assistant:\\n")

@@ -104,13 +104,18 @@ def require_first_row_is_trained(file: Path, conversations: list[Turns], folder:
     source = f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]"
     cfg = settings("data=file", source, "data.audit.against=null").data
     out = work(folder)
-    [note] = joined(cfg, out)["read"]
+    note, *_ = joined(cfg, out)["read"]
     contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "auto")
     examples = load(out / "examples.parquet", Example)
     rows = read_rows(examples, contract, SFT, out).train.dataset
     decode = contract.tokenizer.decode
     for row, turns in zip(rows, conversations, strict=True):
-        rendered = RENDERED_TURN.findall(decode(row["input_ids"]))
+        written = decode(row["input_ids"])
+        if len(turns) == 1:
+            assert written == f"{turns[0][1]}<|endoftext|>"
+            assert [*row["labels"]] == [*row["input_ids"]]
+            continue
+        rendered = RENDERED_TURN.findall(written)
         assert [(who, one_line(what)) for who, what in rendered] == [
             (who, one_line(what)) for who, what in turns
         ]
@@ -119,6 +124,6 @@ def require_first_row_is_trained(file: Path, conversations: list[Turns], folder:
         answers = [what for who, what in rendered if who == ASSISTANT]
         assert trained == "".join(f"{answer}<|im_end|>" for answer in answers)
     *prompt, (_, answer) = conversations[0]
-    name = "answer" if prompt else "text"
+    name = "answer" if prompt else "running text"
     shown = " | ".join(f"{who}: {one_line(what)}" for who, what in [*prompt, (name, answer)])
     assert note.endswith(f"First row: {shown}")

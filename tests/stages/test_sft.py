@@ -1,6 +1,7 @@
 """SFT on real trainers: what is trained, what runtime may not change, and when it stops."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models.contract import load_contract
+from stages.models.loading import load_model
 from stages.objectives.sft import read_rows
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
@@ -184,6 +186,49 @@ def test_a_row_too_long_is_dropped_whole_and_named_and_too_many_stop(
     assert {row["reason"] for row in dropped} == {reason}
     longest = max(row["tokens"] for row in dropped)
     assert f"sft.max_length={longest} keeps 100%" in out.warnings[0]
+
+
+def test_the_perplexity_of_held_out_running_text_is_measured_over_its_tokens(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Beside conversations, which do not count."""
+    examples = load(inputs["data"] / "examples.parquet", Example)
+    rows = [e for e in examples if e.split == "sft"][:8]
+    rows += [e for e in examples if e.split == "validation"][:4]
+    for i, length in enumerate((5, 9, 2, 30, 1, 12)):
+        text = " ".join(["the lamp is useful"] * length)
+        split = "validation" if i % 2 else "sft"
+        rows.append(Example(f"text {i}", [], f"{text} {i}.", "s", "t", split))
+    data = shutil.copytree(inputs["data"], tmp_path / "data")
+    save(data / "examples.parquet", rows, Example)
+    trl = SFTArguments(label_smoothing_factor=0.2)
+    cfg = block(batch_size=2, epochs=2.0, max_dropped=1.0, trainer=trl)
+    _, metrics, out = train(cfg, {**inputs, "data": data}, tmp_path / "sft")
+    contract = load_contract(out / "model")
+    model = load_model(out / "model")
+    nats = list[float]()
+    for row in rows:
+        if not row.messages and row.split == "validation":
+            ids = torch.tensor([contract.example(row.conversation)[0]])
+            log_p = model(ids).logits[0, :-1].log_softmax(-1)
+            nats += (-log_p.gather(-1, ids[0, 1:, None])).flatten().tolist()
+    expected = math.exp(sum(nats) / len(nats))
+    assert metrics["eval_text_perplexity"] == pytest.approx(expected, rel=1e-4)
+    assert f"{expected:.4g}" in metrics["summary"]
+    assert metrics["texts"] == 3
+    assert metrics["texts"] < metrics["rows"]
+
+
+def test_the_token_example_of_running_text_says_so(inputs: dict[str, Path], tmp_path: Path) -> None:
+    data = shutil.copytree(inputs["data"], tmp_path / "data")
+    texts = [Example(f"text {i}", [], f"Lamp {i}.", "s", "t", "sft") for i in range(2)]
+    save(data / "examples.parquet", texts, Example)
+    _, metrics, out = train(block(batch_size=2), {**inputs, "data": data}, tmp_path / "sft")
+    *text, end = json.loads((out / "token_example.json").read_text())
+    assert "".join(token["text"] for token in text) == "Lamp 0."
+    assert all(token["trained"] for token in (*text, end))
+    assert end == {"text": "<|endoftext|>", "trained": True, "end_of_text": True}
+    assert "eval_text_perplexity" not in metrics, "nothing is held out"
 
 
 def test_the_published_folder_loads_as_it_is(built: Path) -> None:
