@@ -23,7 +23,7 @@ from stages.models.contract import Contract
 from stages.models.loading import count_embedding_rows, load_model, tokens_without_row
 from stages.models.packing import add_layout, attention_name, pack_segments, send_batch
 from stages.models.rendering import ContractError
-from stages.models.scoring import allowed_gap, autocast
+from stages.models.scoring import IGNORED, allowed_gap, autocast
 from stages.objectives.remarks import Remarks
 from stages.store import safe_files
 from stages.store.dropped import Dropped
@@ -33,7 +33,7 @@ from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import SplitRows
-from stages.training.micro_batches import MicroBatches
+from stages.training.micro_batches import OTHERS, Batch, MicroBatches
 from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
@@ -219,6 +219,9 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
 
     def count_tokens(self, row: Row) -> int:
         return len(row["input_ids"])
+
+    def count_terms(self, batch: Batch) -> dict[str, int | torch.Tensor]:
+        return {OTHERS: (batch["labels"][:, 1:] != IGNORED).sum()}
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate by -log π, also with the loss `dft`: it is small for improbable tokens, so it orders no models."""

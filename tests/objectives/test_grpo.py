@@ -29,6 +29,7 @@ from stages.training.fit import Fit
 from stages.training.micro_batches import StepRows
 from stages.training.rollouts import Rollout, Rollouts, reward_message
 from stages.training.samples import inference_copy
+from tests.equality import assert_metrics_do_not_depend_on_memory
 from tests.helpers import Chain, refused, settings
 
 
@@ -219,6 +220,15 @@ def test_without_its_adapter_the_policy_is_its_reference(
     )
     gaps = [float((gradients[0][name] - gradients[1][name]).abs().max()) for name in gradients[0]]
     assert max(gaps) <= 1e-6
+
+
+def test_no_budget_changes_a_metric_of_a_step(inputs: dict[str, Path], tmp_path: Path) -> None:
+    trainer = trainer_of(block(temperature=1.0, beta=0.1), inputs, tmp_path / "ours")
+    move(trainer.model, 0.2)
+    rows = [*first_ids(trainer, 5)]
+    metrics = assert_metrics_do_not_depend_on_memory(trainer, rows, [1, 90, 250])
+    assert metrics["kl"] > 1e-4
+    assert metrics.keys() >= {"entropy", "sampler_gap", "num_tokens", "reward"}
 
 
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
