@@ -81,7 +81,11 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     step_entries = [entry for entry in log if "live_groups" in entry]
     curves = read_curves(out.path)
     figures = last_values(curves, *CURVES)
-    fit.describe(inputs, figures, reward_message(step_entries, held_out_rewards))
+    warnings = [
+        reward_message(step_entries, held_out_rewards),
+        objective.dead_steps_message(step_entries, cfg),
+    ]
+    fit.describe(inputs, figures, *warnings)
     metrics = fit.metrics(rows.train.tokens("prompt_ids"))
     first_figures = step_entries[0] | last_values(curves[:1], "eval_reward")
     for name in ("reward", "eval_reward"):

@@ -171,6 +171,29 @@ def divide_group(row: Row, budget: int | None, is_padded: bool = False) -> list[
     return parts
 
 
+def ways_to_differ(cfg: ScoredGRPO, ended: float) -> str:
+    """Return advice to get completions with different rewards. `ended`: the share of completions that end."""
+    keys = f"grpo.completions (now {cfg.completions}) or grpo.temperature (now {cfg.temperature:g})"
+    ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
+    if ended <= MOST:
+        return f"Only {ended:.0%} of the last ones end: raise grpo.max_new_tokens. {ways}"
+    return ways
+
+
+def dead_steps_message(steps: Sequence[dict[str, Any]], cfg: ScoredGRPO) -> str:
+    """Return a warning if no rewards differed in some of the steps, else ''."""
+    dead = [step for step in steps if step["live_groups"] == 0]
+    if not dead:
+        return ""
+    count = f"in {len(dead)} of {len(steps)} steps"
+    problem = (
+        f"{count}, all completions of each prompt had equal rewards, so these steps taught nothing"
+    )
+    if len(dead) == len(steps):
+        problem = f"{problem}: the model is the one before training"
+    return f"align=grpo: {problem}. {ways_to_differ(cfg, dead[-1]['ended'])}"
+
+
 def count_group_tokens(row: Row) -> int:
     """Return the number of tokens that the model reads of a group: of each completion all except the last."""
     completions = [len(completion.token_ids) - 1 for completion in row["completions"]]
@@ -253,10 +276,7 @@ class GroupTrainer(MicroBatches):
             problem = (
                 f"in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards"
             )
-            keys = f"grpo.completions (now {self.cfg.completions}) or grpo.temperature (now {self.cfg.temperature:g})"
-            ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
-            if figures["ended"] <= MOST:
-                ways = f"Only {figures['ended']:.0%} of the last ones end: raise grpo.max_new_tokens. {ways}"
+            ways = ways_to_differ(self.cfg, figures["ended"])
             raise UserError(f"align=grpo: {problem}, so nothing is learnt. {ways}")
         return loss
 

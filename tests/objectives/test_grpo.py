@@ -352,8 +352,9 @@ def train(
     cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     folder.mkdir(exist_ok=True)
-    metrics = grpo.run(cfg, inputs, StageDir(folder, lambda m, s: None))
-    return load_file(folder / "model" / "model.safetensors"), metrics
+    out = StageDir(folder, lambda m, s: None)
+    metrics = grpo.run(cfg, inputs, out)
+    return load_file(folder / "model" / "model.safetensors"), metrics | {"warnings": out.warnings}
 
 
 @pytest.mark.extended
@@ -366,6 +367,8 @@ def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     start = load_file(inputs["policy"] / "model" / "model.safetensors")
     weights, metrics = train(block(batch_size=8, learning_rate=1e-2), inputs, tmp_path / "six")
     assert metrics["dead_steps"] == metrics["steps"] == 6
+    [warning] = [line for line in metrics["warnings"] if "6 of 6 steps" in line]
+    assert "grpo.completions" in warning and "grpo.temperature" in warning
     assert all(torch.equal(weights[name], start[name]) for name in start)
     assert not any("grad_norm" in point for point in read_curves(tmp_path / "six"))
     with pytest.raises(UserError, match=r"0% of .* raise grpo\.max_new_tokens.*grpo\.completions"):
