@@ -27,6 +27,7 @@ SCRATCH = "scratch"
 RESUMED = ("checkpoints", "rollouts", "shards", "spent", "calls")
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
 LOGS = (CURVES, SAMPLES)  # logs of a stage, which are not part of its result
+COLUMNS = "columns.parquet"  # the user's columns, beside the table of their rows
 SaveBlock = Callable[[Block[Any]], object]  # writes a block's shard
 
 
