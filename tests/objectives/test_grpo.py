@@ -1,7 +1,9 @@
 """GRPO on the real trainer: TRL's gradients, the tokens of a row, the sampler's weights, dead steps, resumes."""
 
 import copy
+import hashlib
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from stages import grpo
+from stages.config.blocks.labels import OwnLabeler
+from stages.config.blocks.models import Own
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Adapter, Precision
 from stages.config.errors import UserError
@@ -22,6 +26,7 @@ from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.objectives import grpo as objective
 from stages.store.records import Example, Judgement, load
+from stages.store.store import Store
 from stages.store.workspace import StageDir, read_curves
 from stages.training import rollouts as rollouts_file
 from stages.training.adapters import apply_adapter
@@ -30,7 +35,7 @@ from stages.training.micro_batches import StepRows
 from stages.training.rollouts import Rollout, Rollouts, reward_message
 from stages.training.samples import inference_copy
 from tests.equality import assert_metrics_do_not_depend_on_memory
-from tests.helpers import Chain, refused, settings
+from tests.helpers import Chain, build, nodes, refused, settings
 
 
 @pytest.fixture
@@ -373,6 +378,51 @@ def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     assert not any("grad_norm" in point for point in read_curves(tmp_path / "six"))
     with pytest.raises(UserError, match=r"0% of .* raise grpo\.max_new_tokens.*grpo\.completions"):
         train(block(batch_size=4, max_new_tokens=1), inputs, tmp_path / "twelve")
+
+
+LEVEL = """
+STEPS = []
+
+def level(prompts, completions, level, kind, trainer_state, **columns):
+    assert len({*level}) == len({*kind}) == 1
+    assert prompts[0][-1]["content"].endswith(f" {level[0]} {kind[0]}.")
+    with open(FILE, "a") as steps:
+        steps.write(f"{trainer_state.global_step} {trainer_state.max_steps}\\n")
+    return [len(completion[0]["content"]) + level[0] for completion in completions]
+"""
+
+
+@pytest.mark.extended
+def test_a_reward_takes_columns_and_trls_state_and_is_asked_whether_it_is_relative(
+    chain: Chain, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The columns are those of both files, joined to the prompts of a step."""
+    caplog.set_level(logging.INFO)
+    settings_of_sources = list[str]()
+    for kind in ("short", "long"):
+        rows = [
+            {"prompt": f"Label this word as fruit or tool. {i} {kind}.", "level": i, "kind": kind}
+            for i in range(8)
+        ]
+        file = tmp_path / f"{kind}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings_of_sources.append(f"{{path: {file}, splits: {{preference: 1.0}}}}")
+    of_files = ("data=file", f"data.sources=[{', '.join(settings_of_sources)}]")
+    build(chain.root, "stage=data", *of_files)
+    data = nodes(chain.root, *of_files)["data"]
+    inputs = {"policy": chain.folder("sft"), "data": Store(chain.root).folder(data)}
+    text = f"FILE = {str(tmp_path / 'steps')!r}" + LEVEL
+    code = tmp_path / hashlib.sha256(text.encode()).hexdigest() / "level.py"
+    code.parent.mkdir()
+    code.write_text(text)
+    label = OwnLabeler(own=Own(file=str(code), name="level"))
+    _, metrics = train(block(label=label, batch_size=8, epochs=1.0), inputs, tmp_path / "out")
+    seen = {tuple(map(int, line.split())) for line in (tmp_path / "steps").open()}
+    assert seen == {(0, metrics["steps"]), (1, metrics["steps"])}
+    assert sum("level.relative = " in line for line in caplog.messages) == 1
+    (inputs["data"].parent.parent / "source").rename(tmp_path / "removed")
+    with pytest.raises(UserError, match=r"label\.own\.name=level: .*rebuild=source"):
+        train(block(label=label, batch_size=8), inputs, tmp_path / "again")
 
 
 def test_a_reward_that_rises_without_a_held_out_gain_is_told() -> None:
