@@ -206,14 +206,12 @@ def example_line(row: ParsedRow) -> str:
 def warn_unused_columns(
     path: str, columns: list[str], out: StageDir, kept: Collection[str] = ()
 ) -> None:
-    """Warn about the columns of a source that nothing reads. Reward functions may take those that are `kept`."""
-    if not columns:
-        return
-    warning = f"{path}: columns {shortlist(columns, MAX_NAMED)} are not used"
-    kept = [column for column in columns if column in kept]
-    if kept:
-        warning += f". A reward function may take {shortlist(kept, MAX_NAMED)}"
-    out.warn(warning)
+    """Warn about the columns of a source that nothing reads. Say which are `kept`."""
+    if columns:
+        out.warn(f"{path}: columns {shortlist(columns, MAX_NAMED)} are not used")
+    available = [column for column in columns if column in kept]
+    if available:
+        out.inform(f"{path}: a reward function may take {shortlist(available, MAX_NAMED)}")
 
 
 def quarantine(

@@ -65,6 +65,22 @@ CANDIDATES = [
 ]
 
 
+def test_a_preference_files_columns_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"Name {i}.", "chosen": "Good.", "rejected": "Bad.", "domain": f"d{i % 2}"}
+        for i in range(4)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    root = tmp_path / "outputs"
+    build(root, "stage=label", "label=dataset", f"label.path={file}")
+    node = next((root / "label").glob("*/manifest.json")).parent
+    prompts = {p.messages[0]["content"]: p.id for p in load(node / "prompts.parquet", Example)}
+    columns = read_user_columns([node], prompts.values())
+    for row in rows:
+        assert columns.of(prompts[row["prompt"]]) == {"domain": row["domain"]}
+
+
 def test_a_prompts_columns_are_those_of_its_first_row(tmp_path: Path) -> None:
     """Values have their types; a node that was built before columns were kept names the setting to type."""
     file = tmp_path / "candidates.jsonl"
