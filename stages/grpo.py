@@ -6,14 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import Trainer
+
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Adapter
-from stages.labelers.labeler import Pool, validate_judgement
+from stages.labelers.labeler import NO_COLUMNS, Pool, validate_judgement
 from stages.labelers.making import make_labeler
+from stages.labelers.own import relative_question
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
 from stages.objectives import grpo as objective
 from stages.store.records import Example, Judgement, stream
+from stages.store.user_columns import read_user_columns
 from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.adapters import apply_adapter
 from stages.training.fit import Fit
@@ -36,19 +40,35 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     if label.has_trained_reward_model:  # the reward model that this run trained
         label = label.with_reward_model(str(inputs["reward"] / "model"))
     labeler = make_labeler(label, out)
+    asks_relative = not labeler.says_relative
+    columns = NO_COLUMNS
+    if labeler.reads_columns:
+        columns = read_user_columns([inputs["data"]], prompts.keys())
 
-    def judge(prompts: list[Example], rollouts: list[Rollout]) -> Iterator[Judgement]:
+    def judge(
+        trainer: Trainer | None, prompts: list[Example], rollouts: list[Rollout]
+    ) -> Iterator[Judgement]:
+        nonlocal asks_relative
         prompt_ids = {prompt.id for prompt in prompts}
-        for judgement in labeler.judge_rollouts(Pool(prompts, rollouts)):
+        state = trainer and trainer.state
+        pool = Pool(prompts, rollouts, columns=columns, trainer_state=state)
+        judgements = list[Judgement]()
+        for judgement in labeler.judge_rollouts(pool):
             if labeler.own:  # its scores are those that stage=label takes
                 validate_judgement(judgement, prompt_ids, f"label.own: the labeler {labeler.name}")
+            judgements.append(judgement)
             yield judgement
+        if asks_relative:
+            question = relative_question(labeler.name, judgements)
+            asks_relative = not question
+            if question:
+                out.inform(question)
 
     engine = RolloutEngine(cfg, policy, contract, out) if cfg.sampler == "vllm" else None
     with engine or nullcontext():
         # Engine, reward model and reference come first, so that the token budget is decided from the memory that they leave.
         if "reward_model" in label.names:
-            [*judge([], [])]
+            [*judge(None, [], [])]
         device = resolve_device(cfg.runtime.device)
         reference = None
         # with an adapter, the reference is the policy without it
@@ -63,7 +83,14 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
             )
         trainer.reference = reference
         trainer.rollouts = Rollouts(
-            trainer, cfg, contract, prompts, judge, labeler.relative, out, engine
+            trainer,
+            cfg,
+            contract,
+            prompts,
+            partial(judge, trainer),
+            labeler.relative,
+            out,
+            engine,
         )
         fit.train()
     if not out.is_main:
@@ -81,7 +108,11 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     step_entries = [entry for entry in log if "live_groups" in entry]
     curves = read_curves(out.path)
     figures = last_values(curves, *CURVES)
-    fit.describe(inputs, figures, reward_message(step_entries, held_out_rewards))
+    warnings = [
+        reward_message(step_entries, held_out_rewards),
+        objective.dead_steps_message(step_entries, cfg),
+    ]
+    fit.describe(inputs, figures, *warnings)
     metrics = fit.metrics(rows.train.tokens("prompt_ids"))
     first_figures = step_entries[0] | last_values(curves[:1], "eval_reward")
     for name in ("reward", "eval_reward"):

@@ -23,6 +23,7 @@ from stages.store import plugins
 from stages.store.judged_pool import column, sort_on_disk, split_by_prompt
 from stages.store.records import Candidate, Example, Judgement, Records, save
 from stages.store.sealed_json import write_note
+from stages.store.user_columns import read_user_columns
 from stages.store.workspace import SCRATCH, StageDir
 
 
@@ -46,6 +47,9 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     figures = Figures()
     with plugins.explain_errors(own, "label.own", out.path):
         pool = labeler.pool(inputs)
+        if isinstance(cfg, OwnLabeler) and labeler.reads_columns:
+            columns = read_user_columns(inputs.values(), {*column(pool.prompts, "id")})
+            pool = pool._replace(columns=columns)
         completed = complete_judgements(
             labeler.judge_all(pool),
             pool,

@@ -23,9 +23,9 @@ from stages.formats.source_reading import (
 )
 from stages.store import plugins
 from stages.store.numbers import count_clauses
-from stages.store.records import Check, SourceRow, save
+from stages.store.records import Check, Records, SourceRow, save
 from stages.store.splits import NEED_AN_ANSWER, conversation_of, draw_split, prompt_of
-from stages.store.workspace import StageDir
+from stages.store.workspace import COLUMNS, StageDir
 from stages.tasks.checks import incomparable
 
 NO_ANSWER = "no answer to learn from: type data.form.turns=cut to leave out a last request"
@@ -58,7 +58,8 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     if not report.usable:
         reason = "no row can be used, or the source's splits exclude every row"
         raise UserError(f"{cfg.key}={cfg.source.path}: {reason}. Check its columns and splits.")
-    warn_unused_columns(cfg.source.path, [*report.unused_columns], out)
+    report.kept.save(out / COLUMNS, Records(out / "examples.parquet", SourceRow).column("id"))
+    warn_unused_columns(cfg.source.path, [*report.unused_columns], out, report.kept.columns)
     unused = {
         "rows in quarantine.jsonl": len(report.bad_rows),
         "rows left out by splits, labels or weights": report.left_out,

@@ -1,7 +1,8 @@
 """One step of a TRL trainer with all its results, and a test for the equality of two such steps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ from torch.overrides import TorchFunctionMode
 from transformers import Trainer
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
+from stages.training.micro_batches import MicroBatches, StepRows
+
+MOST_TOKENS = 10**6  # of a micro-batch
 AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-5}
 # what agrees in one agrees in the other
 DTYPES = [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)]
@@ -97,3 +101,30 @@ def assert_equal(padded: dict[str, torch.Tensor], packed: dict[str, torch.Tensor
                 max(float(padded_value.abs().max()), 1.0),
             )
         assert gap <= tolerance * scale, f"{name}: {float(gap) / scale:.2g}"
+
+
+def assert_metrics_do_not_depend_on_memory(
+    trainer: MicroBatches, rows: list[dict[str, Any]], budgets: Sequence[int]
+) -> dict[str, float]:
+    """Check that a step has the same metrics in one micro-batch and within these token budgets, which divide the rows
+    unevenly. Return the metrics."""
+    whole = metrics_of_a_step(trainer, rows, MOST_TOKENS)
+    for budget in budgets:
+        divided = metrics_of_a_step(trainer, rows, budget)
+        assert divided == pytest.approx(whole, rel=1e-4, abs=1e-5), budget
+    return whole
+
+
+def metrics_of_a_step(
+    trainer: MicroBatches, rows: list[dict[str, Any]], budget: int
+) -> dict[str, float]:
+    """Return the metrics of a step on these rows, in micro-batches within the budget. The weights stay."""
+    runtime = replace(trainer.cfg.runtime, micro_batch="auto")
+    trainer.cfg = replace(trainer.cfg, runtime=runtime)
+    trainer.token_budget = budget
+    trainer._total_train_tokens = 0
+    steps, items = trainer.get_batch_samples(iter([StepRows(rows)]), 1, trainer.args.device)
+    trainer.training_step(trainer.model, steps[0], items)
+    metrics = trainer.summarize("train")
+    trainer.forget_metrics("train")
+    return metrics

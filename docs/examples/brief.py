@@ -6,6 +6,7 @@ class Brief(Labeler):
     """Prefer answers with fewer characters."""
 
     name = "brief"
+    relative = False  # 0 is a bad score by itself
 
     def __init__(self, most: int = 200):
         self.most = most

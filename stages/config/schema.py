@@ -335,8 +335,10 @@ class Config:
     def labels(self) -> list[Label]:
         """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
         labels = list[Label]()
-        if self.align is not choices.Align.none or self.selects_by_label:
+        if self.align is not choices.Align.none:
             labels.append(self.label)  # of candidates
+        elif self.selects_by_label:
+            labels.append(self.label.of_demonstrations)
         if isinstance(self.eval.judged, Compared):
             labels.append(self.eval.judged.label)
         return labels

@@ -89,7 +89,10 @@ MENDS: dict[str, Callable[..., str]] = {
 
 def mend_answer(prompt: Example, text: str) -> str | None:
     """Return the answer up to its last whole sentence, with every broken constraint mended. Return None if a
-    constraint cannot be mended, or if another check of the prompt then fails."""
+    constraint cannot be mended, if another check of the prompt then fails, or if the prompt has no checks: then nothing
+    tells whether the mended answer is good."""
+    if not prompt.checks:
+        return None
     text = match[0] if (match := re.match(r"(?s).*[.!?}][\"'”’)*_]*", text)) else ""
     checks = {check.kind: check for check in prompt.checks}
     broken = {

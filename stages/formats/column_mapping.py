@@ -126,6 +126,8 @@ class ColumnMapping:
     columns_by_keys: dict[tuple[str, ...], RowColumns] = field(default_factory=dict)
     # the columns that no role reads, of the rows so far
     unread_columns: dict[str, None] = field(default_factory=dict)
+    # those of the last row that hold a value
+    unread_in_row: list[str] = field(default_factory=list)
     # (role, path) of the user's, in no row so far
     missing_paths: set[tuple[str, str]] = field(default_factory=set)
 
@@ -166,8 +168,8 @@ class ColumnMapping:
         if model is not None:
             stated["models"] = models_by_answer(model, len(parsed.answers), columns.paths)
         others = {**row, **dict.fromkeys(referred)} if referred else row
-        for column in list_unread(others, columns.unread):
-            self.unread_columns[column] = None
+        self.unread_in_row = list_unread(others, columns.unread)
+        self.unread_columns |= dict.fromkeys(self.unread_in_row)
         return parsed._replace(**stated) if stated else parsed
 
     def parse(

@@ -3,7 +3,7 @@
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,8 +19,10 @@ from stages.formats.refusal_messages import (
     missing_path_error,
     shortlist,
 )
+from stages.formats.turns import is_empty
 from stages.store import plugins
 from stages.store.licences import data_licence
+from stages.store.user_columns import KeptColumns
 from stages.store.workspace import Progress, StageDir
 
 Record = TypeVar("Record")
@@ -44,6 +46,7 @@ class ReadReport:
     # the unwanted rows that go to the quarantine
     flagged_rows: list[Row] = field(default_factory=list)
     unused_columns: dict[str, None] = field(default_factory=dict)
+    kept: KeptColumns = field(default_factory=KeptColumns)  # of the records
     notes: list[str] = field(default_factory=list)  # for the user: how each file was read
 
     @property
@@ -140,6 +143,7 @@ def convert_table(
         if record is None:
             report.left_out += 1
         else:
+            report.kept.add(unread_values(row.value, mapping))
             yield record
     if mapping:
         report.unused_columns.update(dict.fromkeys(mapping.unread()))
@@ -153,6 +157,14 @@ def convert_table(
         if not mapping.prompts_only:
             notes += mapping.format.remarks()
         report.notes += [f"{table.name}: {note}" for note in notes]
+
+
+def unread_values(row: Any, mapping: ColumnMapping | None) -> dict[str, Any]:
+    """Return the values of a row's columns that nothing reads; of a user-defined reader, all that the row has."""
+    if mapping:
+        return {column: row[column] for column in mapping.unread_in_row}
+    values = row if isinstance(row, dict) else {}
+    return {str(column): value for column, value in values.items() if not is_empty(value)}
 
 
 def column_hint(key: str, error: ChangesMeaning) -> str:
@@ -191,10 +203,15 @@ def example_line(row: ParsedRow) -> str:
     return f"{'For example' if compares else 'First row'}: {' | '.join(texts)}"
 
 
-def warn_unused_columns(path: str, columns: list[str], out: StageDir) -> None:
-    """Warn about the columns of a source that nothing reads."""
+def warn_unused_columns(
+    path: str, columns: list[str], out: StageDir, kept: Collection[str] = ()
+) -> None:
+    """Warn about the columns of a source that nothing reads. Say which are `kept`."""
     if columns:
         out.warn(f"{path}: columns {shortlist(columns, MAX_NAMED)} are not used")
+    available = [column for column in columns if column in kept]
+    if available:
+        out.inform(f"{path}: a reward function may take {shortlist(available, MAX_NAMED)}")
 
 
 def quarantine(

@@ -24,7 +24,7 @@ from stages.store.records import (
     save,
 )
 from stages.store.text_units import count_words, transcript
-from stages.store.workspace import SCRATCH, StageDir
+from stages.store.workspace import COLUMNS, SCRATCH, StageDir
 
 TOLD = 0.02  # share of rows that contradict themselves, above which the user is warned
 
@@ -44,6 +44,7 @@ class Dataset(Labeler):
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the file's prompts, candidates and unusable rows. The candidates are kept in a table on disk."""
         prompts, report = dict[str, Example](), ReadReport()
+        row_ids = list[str]()
         name, scores, seen_ids = self.source.path.rsplit("/", 1)[-1], array("d"), set[str]()
 
         def candidates() -> Iterator[Candidate]:
@@ -54,6 +55,7 @@ class Dataset(Labeler):
                 prompt.licence, prompt.origin = row.licence, row.origin
                 prompt.together = row.group
                 prompts[prompt.id] = prompt
+                row_ids.append(prompt.id)
                 single_turns = (
                     [{"role": "assistant", "content": answer}] for answer in row.answers
                 )
@@ -75,6 +77,7 @@ class Dataset(Labeler):
         file = self.out / SCRATCH / "candidates.parquet"
         file.parent.mkdir(exist_ok=True)
         save(file, candidates(), Candidate)
+        report.kept.save(self.out / COLUMNS, row_ids)
         if self.contradicting > TOLD * report.rows:
             self.out.warn(
                 f"{self.key}={self.source.path}: in {self.contradicting:,} of {report.rows:,} rows the rejected answer "

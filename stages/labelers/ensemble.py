@@ -177,6 +177,16 @@ class Ensemble(Labeler):
         """True if a member's scores are relative, and with them the mean."""
         return any(member.relative for _, member in self.members)
 
+    @property
+    def says_relative(self) -> bool:  # type: ignore[override]
+        """True if every member says whether its scores are relative."""
+        return all(member.says_relative for _, member in self.members)
+
+    @property
+    def reads_columns(self) -> bool:  # type: ignore[override]
+        """True if a member takes the user's columns, and is asked here: not of the members' own nodes."""
+        return any(member.reads_columns for _, member in self.members)
+
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements whose score is the members' mean score, by their weights. A completion that a member vetoes
         gets the floor of its prompt; one without a score of every member gets an error."""

@@ -2,12 +2,13 @@
 
 A pairwise rubric shows two candidates in both orders. If a judge's choice differs between the orders, its vote is a
 tie (position bias: Zheng et al. 2023, arXiv:2306.05685). A pointwise rubric scores each candidate. Several judges
-decide by majority, or by the mean of their scores. Two judges must be unanimous: if they differ, the comparison is a
-tie, and if one of them gives no verdict, the judgement is missing. Missing judgements have a reason."""
+decide by majority, or by the mean of their scores: of those that scored all candidates of the prompt, since one judge
+may be harsher than another. Two judges must be unanimous: if they differ, the comparison is a tie, and if one of them
+gives no verdict, the judgement is missing. Missing judgements have a reason."""
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -41,6 +42,13 @@ class Vote(NamedTuple):
     raw: Any = None  # the judge's replies
 
 
+class Scores(NamedTuple):
+    """The judges' scores of one candidate by the judge's name, and why a judge gave none, if one did not."""
+
+    by_judge: dict[str, float]
+    error: str | None
+
+
 class Jury(Labeler):
     """Asks all judges about each candidate, or about two of a prompt's candidates at a time."""
 
@@ -52,6 +60,9 @@ class Jury(Labeler):
         self.compares = cfg.prefers
         self.judges = [Client(e, f"label.endpoints[{i}]", out) for i, e in enumerate(cfg.endpoints)]
         self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
+        # by candidate, until all candidates of the prompt have theirs
+        self.scores = dict[str, Scores]()
+        self.failed = Counter[str]()  # of all judgements so far, also those that other judges made
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.judge_all(Pool([prompt], candidates))
@@ -73,8 +84,8 @@ class Jury(Labeler):
             Progress(len(questions), f"label {self.name}", "judgement") as progress,
             closing(run_jobs(self.judges, questions, self.out, self.allowance)) as judgements,
         ):
-            for judgement in judgements:
-                failed.update([judgement.error] if judgement.error else [])
+            for judgement in self.compare_within_judges(judgements, pool):
+                failed.update(self.failures_of(judgement))
                 if failed.total() > self.cfg.max_failed * len(questions):
                     error, count = failed.most_common(1)[0]
                     missing = f"{failed.total()} of {len(questions)} judgements are already missing"
@@ -86,6 +97,9 @@ class Jury(Labeler):
                     )
                 yield judgement
                 progress.update()
+        self.failed += failed
+        if self.averages:
+            self.warn_of_failed_judges(failed, len(questions))
         if len(self.judges) == 2 and self.cfg.kind is Rubrics.pairwise:
             self.out.inform(
                 f"label.endpoints: two judges must agree. They differ on {self.disagreements - before} of "
@@ -93,9 +107,17 @@ class Jury(Labeler):
             )
 
     def figures(self) -> dict[str, Any]:
-        """Return the number of comparisons on which several pairwise judges differ; nothing for a single judge."""
+        """Return of several pairwise judges the number of comparisons on which they differ, and of several pointwise ones
+        the candidates on which a judge failed; nothing for a single judge."""
+        if self.averages:
+            return {"failed": dict(self.failed)}
         several = len(self.judges) > 1 and self.cfg.kind is Rubrics.pairwise
         return {"judges_differ": self.disagreements} if several else {}
+
+    @property
+    def averages(self) -> bool:
+        """True if a score is the mean of several judges' scores."""
+        return len(self.judges) > 1 and self.cfg.kind is Rubrics.pointwise
 
     def questions(self, pool: Pool) -> Iterator[partial[Coroutine[Any, Any, Judgement]]]:
         """Yield one callable per judgement, whose coroutine asks the judges."""
@@ -145,10 +167,65 @@ class Jury(Labeler):
             *(self.score(judge, prompt, candidate) for judge in self.judges)
         )
         cast, error = cast_votes(votes)
+        by_judge = {
+            name: vote.value
+            for name, vote in zip(self.names, votes, strict=True)
+            if vote.error is None
+        }
+        first_error = next((vote.error for vote in votes if vote.error), None)
+        self.scores[candidate.candidate_id] = Scores(by_judge, first_error)
         score, raw = None if error else fmean(vote.value for vote in cast), self.raw_replies(votes)
         return Judgement(
             prompt.id, self.name, candidate.candidate_id, score=score, raw=raw, error=error
         )
+
+    def compare_within_judges(
+        self, judgements: Iterable[Judgement], pool: Pool
+    ) -> Iterator[Judgement]:
+        """Yield the judgements, those with mean scores once all of their prompt are made."""
+        if not self.averages:
+            yield from judgements
+            return
+        counts = {prompt.id: len(candidates) for prompt, candidates in pool.by_prompt()}
+        waiting = defaultdict[str, list[Judgement]](list)
+        for judgement in judgements:
+            of_prompt = waiting[judgement.prompt_id]
+            of_prompt.append(judgement)
+            if len(of_prompt) == counts[judgement.prompt_id]:
+                self.average(of_prompt)
+                yield from waiting.pop(judgement.prompt_id)
+
+    def average(self, of_prompt: Sequence[Judgement]) -> None:
+        """Set the scores of a prompt's judgements to means over the same judges: those that scored all candidates, if
+        they are more than half. Else a candidate without the score of every judge gets the judge's error."""
+        scored = [j for j in of_prompt if j.error is None]
+        common = [
+            name
+            for name in self.names
+            if all(name in self.scores[str(j.candidate_id)].by_judge for j in scored)
+        ]
+        for j in scored:
+            scores = self.scores[str(j.candidate_id)]
+            if 2 * len(common) > len(self.judges):
+                j.score = fmean(scores.by_judge[name] for name in common)
+            elif scores.error:
+                j.score = None
+                j.error = scores.error
+
+    def failures_of(self, judgement: Judgement) -> list[str]:
+        """Return why a judgement is missing, or why a judge gave no score of the candidate; [] if neither."""
+        scores = self.scores.pop(str(judgement.candidate_id), None)
+        error = judgement.error or (scores and scores.error)
+        return [error] if error else []
+
+    def warn_of_failed_judges(self, failed: Counter[str], count: int) -> None:
+        """Warn of candidates that a judge did not score."""
+        for error, times in failed.most_common(1):
+            problem = f"a judge gave no score of {failed.total()} of {count} candidates"
+            effect = "Of their prompts, the other judges' scores count"
+            self.out.warn(
+                f"label.endpoints: {problem}, most often ({times} times) because: {error}. {effect}."
+            )
 
     async def judge_preference(self, prompt: Example, a: Candidate, b: Candidate) -> Judgement:
         """Return the preference of more than half of the judges, else a tie. For equal texts no judge is asked."""

@@ -14,12 +14,17 @@ from stages.formats.readers.row import Row
 from stages.store.allowance import Allowance
 from stages.store.judged_pool import TokenCount, column, group_by_prompt
 from stages.store.records import Candidate, Example, Judgement, Records, content_id
+from stages.store.user_columns import UserColumns
 from stages.store.workspace import Progress
+
+NO_COLUMNS = UserColumns()
 
 
 class Pool(NamedTuple):
     """Prompts with their candidates. If the pool comes from a file: `bad` are its unusable rows, `unused` the columns
-    not read (by file), `notes` lines that say how its columns were read, and `rows` the number of all rows."""
+    not read (by file), `notes` lines that say how its columns were read, and `rows` the number of all rows. `columns`
+    are the user's of the prompts, if the labeler reads them. `trainer_state` is TRL's, of the training that wrote the
+    candidates."""
 
     prompts: Sequence[Example] | Records[Example]
     candidates: Sequence[Candidate] | Records[Candidate]
@@ -27,6 +32,8 @@ class Pool(NamedTuple):
     unused: Mapping[str, list[str]] = {}
     notes: Sequence[str] = ()
     rows: int = 0
+    columns: UserColumns = NO_COLUMNS
+    trainer_state: Any = None
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
         """Yield each prompt with its candidates as they are judged, without their thoughts."""
@@ -64,6 +71,10 @@ class Labeler(ABC):
     learnt = False  # True: a learned reward, so the stage warns about signs of overoptimization
     # True: scores are known up to a constant of their prompt, so that 0 and 1 mean nothing by themselves
     relative = False
+    # False: user-defined, and does not say whether its scores are relative
+    says_relative = True
+    # True: takes the user's columns of the prompts
+    reads_columns = False
     # people's verdicts on the judgements that `label.audit` samples
     people_verdicts: Mapping[Key, str] = {}
     # True: judges two candidates at a time, so that one without a partner has no judgement to miss

@@ -1,5 +1,5 @@
 """`label=own`: the user's labeler. It is a class derived from Labeler, or a reward function as TRL's GRPOTrainer takes
-it: `def reward(prompts, completions, **columns) -> list[float]`."""
+it: `def reward(prompts, completions, **columns) -> list[float]`. It takes the user's columns of the prompts' file, too."""
 
 import asyncio
 import inspect
@@ -13,13 +13,16 @@ from typing import Any
 
 from stages.config.blocks.models import Own
 from stages.config.errors import UserError
-from stages.labelers.labeler import Labeler, Pool
+from stages.evaluation.relative_scores import quantiles_over_prompts
+from stages.labelers.labeler import NO_COLUMNS, Labeler, Pool
 from stages.store import plugins
 from stages.store.records import Candidate, Example, Judgement, prompt_id
+from stages.store.user_columns import UserColumns
 from stages.store.workspace import StageDir
 
 KEY = "label.own"
 NOT_APPLICABLE = "the reward is None"
+STATE = "trainer_state"  # the argument that has TRL's state of the training
 # Prompt, reference answer and completions of the rows on which a function is tried. Two rows of different sizes show a
 # function that returns the same number of rewards for every prompt.
 MADE_UP = (
@@ -33,8 +36,23 @@ class RewardFunction(Labeler):
 
     def __init__(self, own: Own, function: Callable[..., Any], out: StageDir):
         self.name, self.function, self.options = str(own.name), function, own.options
-        self.passed, self.out = accepted_names(own, function), out
+        self.own_settings, self.out = own, out
+        self.reads_columns = takes_columns(own, function)
+        self.says_relative = hasattr(function, "relative")
+        self.relative = relative_of(own, function)
+        self.columns = NO_COLUMNS
+        self.trainer_state: Any = None
+        self.passed = list[str]()  # the names of the arguments; `read_pool` sets them
         self.runner = asyncio.Runner()  # one event loop for all calls of an async function
+
+    def read_pool(self, pool: Pool) -> None:
+        """Take the columns of the pool's prompts, and the state of the training that wrote its candidates.
+        Raise UserError if the function needs an argument that the pool does not have."""
+        self.columns = pool.columns
+        self.passed = accepted_names(self.own_settings, self.function, pool.columns)
+        if STATE in self.passed:
+            # a copy, for the function's changes must not reach the training
+            self.trainer_state = deepcopy(pool.trainer_state) or state_before_training()
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> list[Judgement]:
         """Return a judgement per candidate, whose score is the reward, of any size. If the function raises an error, or
@@ -63,9 +81,11 @@ class RewardFunction(Labeler):
 
     def rewards(self, prompt: Example, candidates: list[Candidate]) -> list[float | None]:
         """Return the function's reward of each candidate; None means that it does not apply."""
-        available = arguments_of(prompt, candidates)
+        available = arguments_of(prompt, candidates, self.columns.of(prompt.id))
         # The function gets copies, so that its changes cannot reach the sampled pool.
-        arguments = deepcopy({name: available[name] for name in self.passed})
+        arguments = deepcopy({name: available[name] for name in self.passed if name in available})
+        if STATE in self.passed:
+            arguments[STATE] = self.trainer_state
         result = self.function(**arguments, **self.options)
         if inspect.iscoroutine(result):
             result = self.runner.run(result)
@@ -98,8 +118,13 @@ class RewardFunction(Labeler):
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements with scores from 0 to 1. If a reward of the pool is outside of that, all are scaled, the
-        lowest to 0 and the highest to 1, and `raw` has the rewards."""
+        lowest to 0 and the highest to 1, and `raw` has the rewards. A relative reward's score is its quantile within
+        prompts, as a reward model's."""
+        self.read_pool(pool)
         judgements = [*super().judge_all(pool)]
+        if self.relative:
+            yield from with_quantiles(judgements)
+            return
         rewards = [j.score for j in judgements if j.score is not None]
         low, high = min(rewards, default=0.0), max(rewards, default=0.0)
         if not 0 <= low <= high <= 1:
@@ -113,19 +138,70 @@ class RewardFunction(Labeler):
         yield from judgements
 
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
+        self.read_pool(pool)
         return super().judge_all(pool)
 
 
-def arguments_of(prompt: Example, candidates: Sequence[Candidate]) -> dict[str, list[Any]]:
-    """Return what a reward function may take by name, with an entry per candidate, as TRL repeats its columns."""
+def with_quantiles(judgements: Sequence[Judgement]) -> Iterator[Judgement]:
+    """Yield judgements with the quantile of each reward within prompts as score, and the reward in `raw`."""
+    rewards = {str(j.candidate_id): j.score for j in judgements if j.score is not None}
+    prompt_of = {str(j.candidate_id): j.prompt_id for j in judgements}
+    scores = quantiles_over_prompts(rewards, prompt_of)
+    for j in judgements:
+        if j.score is not None:
+            j.raw = repr(j.score)
+            j.score = scores[str(j.candidate_id)]
+        yield j
+
+
+def relative_question(name: str, judgements: Iterable[Judgement]) -> str:
+    """Return a line that asks whether the user's scores are relative; '' if all are 0 or 1, so that 0 is the worst."""
+    if {j.score for j in judgements} <= {0, 1, None}:
+        return ""
+    question = f"{KEY}: the scores of {name} are not all 0 or 1, and it does not say whether they are relative"
+    ways = "Write relative = False if 0 is a bad score, or True if scores only compare answers to one prompt"
+    return f"{question}. {ways}: in a class, or {name}.relative = False below a function."
+
+
+def state_before_training() -> Any:
+    """Return TRL's state where nothing is trained: step 0 of 1."""
+    from transformers import TrainerState  # takes seconds, and few functions read the state
+
+    return TrainerState(epoch=0.0, max_steps=1)
+
+
+def takes_columns(own: Own, function: Callable[..., Any]) -> bool:
+    """Return whether a reward function takes arguments that may be columns of the user's."""
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD or name not in {*BUILT_IN, *own.options}:
+            return True
+    return False
+
+
+def relative_of(own: Own, function: Callable[..., Any]) -> bool:
+    """Return what a function says of its rewards; False if it says nothing. Raise UserError for another value."""
+    relative = getattr(function, "relative", False)
+    if not isinstance(relative, bool):
+        raise UserError(
+            f"{KEY}.name={own.name}: relative is {relative!r:.40}. Write {own.name}.relative = True, or False."
+        )
+    return relative
+
+
+def arguments_of(
+    prompt: Example, candidates: Sequence[Candidate], user_columns: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+    """Return what a reward function may take by name, with an entry per candidate, as TRL repeats its columns. A column
+    of the user's replaces ours of the same name, as `task` and `source`."""
     columns: dict[str, Any] = {
-        "prompts": prompt.messages,
         "answer": prompt.reference,
         "reference": prompt.reference,
         "task": prompt.task,
         "source": prompt.source,
         "checks": [vars(check) for check in prompt.checks],
+        **user_columns,
         "id": prompt.id,
+        "prompts": prompt.messages,
     }
     of_completions: dict[str, list[Any]] = {
         "completions": [candidate.messages for candidate in candidates],
@@ -134,20 +210,29 @@ def arguments_of(prompt: Example, candidates: Sequence[Candidate]) -> dict[str, 
     return {name: [value] * len(candidates) for name, value in columns.items()} | of_completions
 
 
-def accepted_names(own: Own, function: Callable[..., Any]) -> list[str]:
+BUILT_IN = (*arguments_of(Example("", [], None, "", "", ""), [], {}), STATE)
+
+
+def accepted_names(
+    own: Own, function: Callable[..., Any], user_columns: UserColumns = NO_COLUMNS
+) -> list[str]:
     """Return the names of the arguments that a reward function takes.
     Raise UserError if it needs others, or does not accept the options."""
-    names = [*arguments_of(*made_up_rows()[0])]
+    names = [*dict.fromkeys([*BUILT_IN, *user_columns.names])]
     signature = inspect.signature(function)
     takes_all = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
-    passed = [name for name in names if takes_all or name in signature.parameters]
+    passed = [
+        name
+        for name in names
+        if (takes_all or name in signature.parameters)
+        and (name in BUILT_IN or name not in own.options)
+    ]
     try:
         signature.bind(**dict.fromkeys(passed), **own.options)
     except TypeError as error:
         available = f"A reward function may take {', '.join(names)}"
-        raise UserError(
-            f"{KEY}.name={own.name}: {error}. {available}; {KEY}.options sets other arguments."
-        ) from error
+        way_out = user_columns.lacking_message or f"{KEY}.options sets other arguments."
+        raise UserError(f"{KEY}.name={own.name}: {error}. {available}. {way_out}") from error
     return passed
 
 
@@ -182,18 +267,32 @@ def make_own_labeler(own: Own, out: StageDir) -> Labeler:
     with plugins.explain_errors(own, KEY, out.path):
         labeler: Labeler = loaded(**own.options)
     labeler.own = True
+    labeler.says_relative = "relative" in vars(labeler) or says_relative(loaded)
     return labeler
 
 
-def try_own_labeler(own: Own) -> None:
-    """Load the user's code, and call a reward function on made-up rows. A class is not constructed, as it may load a
-    model. Raise UserError for what would stop the stage that needs the labeler."""
+def says_relative(user_class: type[Labeler]) -> bool:
+    """Return whether a class, or one between it and `Labeler`, says whether its scores are relative."""
+    derived = user_class.__mro__[: user_class.__mro__.index(Labeler)]
+    return any("relative" in vars(each) for each in derived)
+
+
+def try_own_labeler(own: Own, columns: UserColumns | None) -> None:
+    """Load the user's code, and call a reward function on made-up rows with the user's columns of one row; not if it
+    needs columns that are unknown (None). A class is not constructed, as it may load a model.
+    Raise UserError for what would stop the stage that needs the labeler."""
     with TemporaryDirectory() as folder:
         out = StageDir(Path(folder), lambda metrics, step: None)
         loaded = load_user_code(own, out.path)
         if isinstance(loaded, type):
             return
         function = RewardFunction(own, loaded, out)
+        try:
+            function.read_pool(Pool([], [], columns=columns or NO_COLUMNS))
+        except UserError:
+            if columns is None:
+                return
+            raise
         for prompt, candidates in made_up_rows():
             errors = {j.error for j in function.judge(prompt, candidates)} - {None, NOT_APPLICABLE}
             if errors:

@@ -165,6 +165,8 @@ def follow(curves: Path, listen: Listener) -> Callable[[], None]:
         nonlocal sent
         if not curves.exists():
             return
+        # a training that resumes removes the points after its checkpoint
+        sent = min(sent, curves.stat().st_size)
         with open(curves, "rb") as file:
             file.seek(sent)
             new = file.read()

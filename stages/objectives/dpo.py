@@ -35,7 +35,7 @@ from stages.store.text_units import count_shared_prefix
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
-from stages.training.micro_batches import Batch
+from stages.training.micro_batches import OTHERS, Batch
 from stages.training.token_rows import PreferenceRows, Row
 
 
@@ -48,6 +48,16 @@ class PairTrainer(StoredReference, DPOTrainer):
         self.loss_weights: list[float]  # TRL sets it
         super().__init__(*args, **kwargs)
         self.data_collator = partial(collate_masked, self.data_collator)
+
+    def count_terms(self, batch: Batch) -> dict[str, int | torch.Tensor]:
+        chosen, rejected = count_completion_tokens(batch)
+        return {
+            "entropy": chosen.sum() + rejected.sum(),
+            "mean_token_accuracy": chosen.sum(),
+            "logits/chosen": chosen.sum(),
+            "logits/rejected": rejected.sum(),
+            OTHERS: len(chosen),
+        }
 
     def count_tokens(self, row: Row) -> int:
         prompt = len(row["prompt_ids"])
@@ -115,14 +125,18 @@ class ReferenceFreeTrainer(PairTrainer):
         margins = chosen - rejected
         loss = -logsigmoid(margins - self.cfg.simpo_margin).mean() * self.loss_weights[0]
         chosen_log_probs, rejected_log_probs = log_probs.chunk(2)
-        self.note("rewards/chosen", chosen.mean())
-        self.note("rewards/rejected", rejected.mean())
-        self.note("rewards/margins", margins.mean())
-        self.note("rewards/accuracies", (margins > 0).to(margins).mean())
-        self.note("logps/chosen", chosen_log_probs.mean())
-        self.note("logps/rejected", rejected_log_probs.mean())
+        by_pair = {
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": margins,
+            "rewards/accuracies": (margins > 0).to(margins),
+            "logps/chosen": chosen_log_probs,
+            "logps/rejected": rejected_log_probs,
+        }
+        for name, figures in by_pair.items():
+            self.note(name, figures.sum(), tokens.new_tensor(len(figures)))
         if self.model.training:
-            self.note("entropy", output.entropy.sum() / tokens.sum())
+            self.note("entropy", output.entropy.sum(), tokens.sum())
             self.note_tokens(inputs["attention_mask"].sum())
         return loss
 
@@ -138,9 +152,15 @@ def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Ba
     return batch
 
 
+def count_completion_tokens(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the number of trained tokens of every chosen and of every rejected completion."""
+    chosen, rejected = batch["completion_mask"][:, 1:].sum(-1).chunk(2)
+    return chosen, rejected
+
+
 def chosen_per_pair(batch: Batch) -> torch.Tensor:
-    chosen, _ = batch["completion_mask"][:, 1:].chunk(2)
-    return chosen.sum().double() / len(chosen)
+    chosen, _ = count_completion_tokens(batch)
+    return chosen.double().mean()
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:

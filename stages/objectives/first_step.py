@@ -167,7 +167,7 @@ def mean_loss(trainer: MicroBatches, pairs: int) -> float:
             trainer.model, trainer.collate(rows), prediction_loss_only=True
         )
         total += float(loss) * len(rows)
-    trainer._metrics["eval"].clear()
+    trainer.forget_metrics("eval")
     return total / pairs
 
 

@@ -171,6 +171,35 @@ def divide_group(row: Row, budget: int | None, is_padded: bool = False) -> list[
     return parts
 
 
+def ways_to_differ(cfg: ScoredGRPO, ended: float) -> str:
+    """Return advice to get completions with different rewards. `ended`: the share of completions that end."""
+    keys = f"grpo.completions (now {cfg.completions}) or grpo.temperature (now {cfg.temperature:g})"
+    ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
+    if ended <= MOST:
+        return f"Only {ended:.0%} of the last ones end: raise grpo.max_new_tokens. {ways}"
+    return ways
+
+
+def dead_steps_message(steps: Sequence[dict[str, Any]], cfg: ScoredGRPO) -> str:
+    """Return a warning if no rewards differed in some of the steps, else ''."""
+    dead = [step for step in steps if step["live_groups"] == 0]
+    if not dead:
+        return ""
+    count = f"in {len(dead)} of {len(steps)} steps"
+    problem = (
+        f"{count}, all completions of each prompt had equal rewards, so these steps taught nothing"
+    )
+    if len(dead) == len(steps):
+        problem = f"{problem}: the model is the one before training"
+    return f"align=grpo: {problem}. {ways_to_differ(cfg, dead[-1]['ended'])}"
+
+
+def count_group_tokens(row: Row) -> int:
+    """Return the number of tokens that the model reads of a group: of each completion all except the last."""
+    completions = [len(completion.token_ids) - 1 for completion in row["completions"]]
+    return len(row["prompt_ids"]) + sum(completions)
+
+
 def idle_row(row: Row) -> Row:
     """Return a row that only keeps a process busy: one completion with share 0 in the loss."""
     return {**row, "completions": [row["completions"][0]._replace(share=0.0)]}
@@ -187,17 +216,16 @@ class GroupTrainer(MicroBatches):
     control: Any  # Trainer sets it
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._metrics = {"train": defaultdict[str, list[Any]](list)}
+        self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._total_train_tokens = 0
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = True  # shares are those of the whole step
 
     def count_tokens(self, row: Row) -> int:
-        prompt = len(row["prompt_ids"])
-        lengths = [len(completion.token_ids) - 1 for completion in row["completions"]]
         if self.is_padded:
-            return len(lengths) * (prompt + max(lengths))
-        return prompt + sum(lengths)
+            longest = max(len(completion.token_ids) for completion in row["completions"])
+            return len(row["completions"]) * (len(row["prompt_ids"]) + longest - 1)
+        return count_group_tokens(row)
 
     def collate(self, rows: list[Row]) -> Batch:
         """Return groups as one row on the CPU, with the advantage and the share of every completion token, the index
@@ -237,8 +265,9 @@ class GroupTrainer(MicroBatches):
             rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
             loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
             if self.rollouts.engine:
-                self.validate_engine_gap(fmean(self._metrics["train"]["sampler_gap"]))
-        figures = describe_step(groups)
+                self.validate_engine_gap(self.summarize("train")["sampler_gap"])
+        self._total_train_tokens += sum(map(count_group_tokens, live))
+        figures = describe_step(groups) | {"num_tokens": self._total_train_tokens}
         self._metrics["train"] |= {name: [value] for name, value in figures.items()}
         counts = [
             entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry
@@ -247,10 +276,7 @@ class GroupTrainer(MicroBatches):
             problem = (
                 f"in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards"
             )
-            keys = f"grpo.completions (now {self.cfg.completions}) or grpo.temperature (now {self.cfg.temperature:g})"
-            ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
-            if figures["ended"] <= MOST:
-                ways = f"Only {figures['ended']:.0%} of the last ones end: raise grpo.max_new_tokens. {ways}"
+            ways = ways_to_differ(self.cfg, figures["ended"])
             raise UserError(f"align=grpo: {problem}, so nothing is learnt. {ways}")
         return loss
 
@@ -292,13 +318,12 @@ class GroupTrainer(MicroBatches):
             gaps = self.reference_log_probs(options) - log_probs
             kl = gaps.exp() - gaps - 1
             costs = costs + self.cfg.beta * kl
-            self.note("kl", torch.where(counts, kl, 0).sum() / counts.sum())
+            self.note("kl", torch.where(counts, kl, 0).sum(), counts.sum())
         if self.cfg.temperature == self.rollouts.logprob_temperature:
             counted = torch.where(counts, old_log_probs, 0).float()
             sums = torch.zeros_like(inputs["sampled"]).index_add_(0, inputs["completion"], counted)
-            self.note("sampler_gap", (sums - inputs["sampled"]).abs().sum() / counts.sum())
-        self.note("entropy", torch.where(counts, output.entropy[0], 0).sum() / counts.sum())
-        self.note_tokens(inputs["input_ids"].new_tensor(inputs["input_ids"].numel()))
+            self.note("sampler_gap", (sums - inputs["sampled"]).abs().sum(), counts.sum())
+        self.note("entropy", torch.where(counts, output.entropy[0], 0).sum(), counts.sum())
         return (shares * costs * (log_probs - old_log_probs).exp()).sum() * self.args.world_size
 
     @torch.no_grad()
@@ -346,8 +371,8 @@ class GroupTrainer(MicroBatches):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's metrics. A step without live groups has no gradient, so no norm of it."""
         if "loss" in logs:
-            logs |= {name: fmean(values) for name, values in self._metrics["train"].items()}
-            self._metrics["train"].clear()
+            logs |= self.summarize("train")
+            self.forget_metrics("train")
         if logs.get("live_groups") == 0:
             logs.pop("grad_norm", None)
         super().log(logs, start_time)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from stages.store.records import PairLogProbs, stream
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir
 from stages.training.fit import SplitRows
-from stages.training.micro_batches import Batch
+from stages.training.micro_batches import OTHERS, Batch
 from stages.training.token_rows import PreferenceRows, Row
 
 WEIGHTS = ("desirable_weight", "undesirable_weight")  # λ_D and λ_U, as the stage reports them
@@ -102,7 +101,6 @@ class CompletionTrainer(StoredReference, KTOTrainer):
     divergence = torch.zeros(())
 
     def __init__(self, *args: Any, cfg: KTO, **kwargs: Any):
-        self._metrics: dict[str, dict[str, list[float]]]  # TRL sets it
         if cfg.batch_size // cfg.runtime.world_size < 2:
             raise UserError(
                 f"kto.batch_size={cfg.batch_size}: TRL's KTO needs two completions in every process. Raise it."
@@ -112,6 +110,23 @@ class CompletionTrainer(StoredReference, KTOTrainer):
 
     def count_tokens(self, row: Row) -> int:
         return len(row["prompt_ids"]) + len(row["completion_ids"])
+
+    def count_terms(self, batch: Batch) -> dict[str, int | torch.Tensor]:
+        is_desirable = torch.as_tensor(batch["label"]).bool()
+        tokens = batch["completion_mask"][:, 1:].sum(-1)
+        is_desirable = is_desirable.to(tokens.device)
+        chosen = is_desirable.sum()
+        rejected = (~is_desirable).sum()
+        return {
+            "entropy": tokens.sum(),
+            "logits/chosen": tokens[is_desirable].sum(),
+            "logits/rejected": tokens[~is_desirable].sum(),
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "logps/chosen": chosen,
+            "logps/rejected": rejected,
+            OTHERS: len(is_desirable),
+        }
 
     def _compute_kl_logps(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         return self.divergence.to(batch["ref_KL_logps"])
@@ -139,13 +154,12 @@ class CompletionTrainer(StoredReference, KTOTrainer):
         summed, count = self.accelerator.reduce(total, "sum")
         return summed / count
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log TRL's metrics. The margin is between the mean rewards of both kinds, as a micro-batch may lack one."""
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        if "rewards/chosen" in metrics and "rewards/rejected" in metrics:
-            margin = fmean(metrics["rewards/chosen"]) - fmean(metrics["rewards/rejected"])
-            metrics["rewards/margins"] = [margin]
-        super().log(logs, start_time)
+    def summarize(self, mode: str) -> dict[str, float]:
+        """Return TRL's metrics. The margin is between the mean rewards of both kinds, as a micro-batch may lack one."""
+        means = super().summarize(mode)
+        if "rewards/chosen" in means and "rewards/rejected" in means:
+            means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
+        return means
 
 
 def collate_completions(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:

@@ -32,7 +32,7 @@ from stages.store.thoughts import answer_behind, never_ends
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
-from stages.training.micro_batches import MicroBatches
+from stages.training.micro_batches import OTHERS, Batch, MicroBatches
 from stages.training.token_rows import PreferenceRows, Row
 
 # a correlation of reward and length of at least this size causes a warning
@@ -49,6 +49,18 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
             return 2 * max(len(chosen), len(rejected))
         # `models/packing.py` shares it
         return len(chosen) + len(rejected) - count_shared_prefix(chosen, rejected)
+
+    def count_terms(self, batch: Batch) -> dict[str, int | torch.Tensor]:
+        return {OTHERS: len(batch["input_ids"]) // 2}
+
+    def summarize(self, mode: str) -> dict[str, float]:
+        """Return TRL's metrics. The lowest and the highest reward are those of all micro-batches."""
+        means = super().summarize(mode)
+        noted = self._metrics[mode]
+        if "min_reward" in noted:
+            means["min_reward"] = min(noted["min_reward"])
+            means["max_reward"] = max(noted["max_reward"])
+        return means
 
     @torch.no_grad()
     def rewards(self, rows: Sequence[Row]) -> list[tuple[float, float]]:

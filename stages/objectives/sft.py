@@ -35,7 +35,7 @@ from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import SplitRows
-from stages.training.micro_batches import MicroBatches
+from stages.training.micro_batches import OTHERS, Batch, MicroBatches
 from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
@@ -231,6 +231,9 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
 
     def count_tokens(self, row: Row) -> int:
         return len(row["input_ids"])
+
+    def count_terms(self, batch: Batch) -> dict[str, int | torch.Tensor]:
+        return {OTHERS: (batch["labels"][:, 1:] != IGNORED).sum()}
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Add the perplexity of held-out running texts to the metrics: e to the mean of -log π over all their tokens."""

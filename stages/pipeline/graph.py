@@ -145,9 +145,12 @@ class Roots(Wiring):
     def select_demonstrations(self, base: Node, data: Node) -> Node:
         """Return the selection of demonstrations for SFT from the base model's own answers. A labeler scores these, and
         `select` keeps the best. By default, the labeler is the verifier, since generated requests carry checks, and no
-        endpoint is asked. With `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
+        endpoint is asked. With `sft.demonstrations=selected`, the candidates' sampler and labeler work here too; of an
+        ensemble, which compares answers, the verifier alone."""
         cfg = self.cfg
-        label: Label = cfg.label if cfg.selects_by_label else Verifier(block="select")
+        label: Label = Verifier(block="select")
+        if cfg.selects_by_label:
+            label = cfg.label.of_demonstrations
         settings = {key: vars(cfg.select)[key] for key in OWN_OF_DEMONSTRATIONS}
         settings |= dict.fromkeys(ABSENT_OF_DEMONSTRATIONS)
         sample = replace(demonstration_sampler(cfg), split=Split.sft, **settings)

@@ -31,9 +31,9 @@ STAGES = {
     "pairs": Stage(12, next="reference"),
     "unpaired": Stage(4, next="kto", absent="Set align=kto or arms=[kto]."),
     "reference": Stage(10, next="dpo", absent="dpo.loss_type=[simpo] needs no reference."),
-    "dpo": Stage(15, next="eval", instead="kto", absent="Set align=dpo."),
-    "kto": Stage(6, next="eval", instead="grpo", absent="Set align=kto or arms=[kto]."),
-    "grpo": Stage(12, next="eval", absent="Set align=grpo or arms=[grpo]."),
+    "dpo": Stage(16, next="eval", instead="kto", absent="Set align=dpo."),
+    "kto": Stage(7, next="eval", instead="grpo", absent="Set align=kto or arms=[kto]."),
+    "grpo": Stage(13, next="eval", absent="Set align=grpo or arms=[grpo]."),
     "reward": Stage(
         6, next="report", absent="Set reward.source.path=FILE, or stage=reward with align=dpo."
     ),

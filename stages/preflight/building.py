@@ -2,6 +2,7 @@
 
 Of row files only the first rows are read, except for people's answers and known labels."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -152,6 +153,7 @@ def try_own_labelers(cfg: Config, missing_nodes: Sequence[Node], store: Store) -
     if cfg.launch.node_rank > 0 or not store.is_writable:
         return
     labelers_by_code = dict[str, OwnLabeler]()
+    nodes_by_code = defaultdict[str, list[Node]](list)
     for node in missing_nodes:
         label = node.config
         if isinstance(label, ScoredGRPO):
@@ -162,14 +164,16 @@ def try_own_labelers(cfg: Config, missing_nodes: Sequence[Node], store: Store) -
             # an ensemble's members are nodes of their own, and its block does not have their files
             if isinstance(labeler, OwnLabeler) and labeler.own:
                 labelers_by_code[repr(labeler.own)] = labeler
+                nodes_by_code[repr(labeler.own)].append(node)
     if not labelers_by_code:
         return
     # runs the user's code, so only commands that build come here
     from stages.labelers.own import try_own_labeler
+    from stages.preflight.first_columns import read_first_columns
 
-    for labeler in labelers_by_code.values():
+    for code, labeler in labelers_by_code.items():
         with name_block(labeler.block):
-            try_own_labeler(labeler.own)
+            try_own_labeler(labeler.own, read_first_columns(nodes_by_code[code], store))
 
 
 def require_rows_within_length(

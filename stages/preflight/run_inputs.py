@@ -1,5 +1,6 @@
 """Checks of what a run starts from: the models, the rows, the labels, and the objectives that share them."""
 
+from stages.config.blocks.labels import Ensemble
 from stages.config.choices import Align, ControlPairs, Demonstrations, Strategy
 from stages.config.errors import UserError, name_block
 from stages.config.schema import Config, Target
@@ -46,12 +47,16 @@ def validate_rows_and_demonstrations(cfg: Config) -> None:
         )
     if demonstrations is not Demonstrations.selected:
         return
-    if not cfg.label.scores_alone:
+    label = cfg.label.of_demonstrations
+    if not label.scores_alone:
+        way_out = "Use label=verifier, or label=judge label.kind=pointwise."
+        if isinstance(label, Ensemble):
+            way_out = "Add {labeler: verifier} to label.members, which then scores these alone."
         raise UserError(
-            f"sft.demonstrations=selected needs scores of single answers, which label={cfg.label.labeler} does not give. Use "
-            "label=verifier, or label=judge label.kind=pointwise."
+            f"sft.demonstrations=selected needs scores of single answers, which label={label.labeler} does not give. "
+            f"{way_out}"
         )
-    if cfg.label.has_trained_reward_model:
+    if label.has_trained_reward_model:
         raise UserError(
             "sft.demonstrations=selected needs a labeler before SFT. Name a trained one: label.path=FOLDER."
         )

@@ -14,7 +14,7 @@ from stages.formats.readers.row import BadRow
 from stages.formats.source_reading import ReadReport, convert, quarantine, warn_unused_columns
 from stages.store.records import Candidate, Example, prompt_id
 from stages.store.text_units import count_words
-from stages.store.workspace import StageDir
+from stages.store.workspace import COLUMNS, StageDir
 
 Select = Callable[[Iterable[Example]], list[Example]]
 
@@ -32,13 +32,16 @@ def read_candidates(
     prompts = {prompt.id: prompt for prompt in data_prompts or ()}
     answers = defaultdict[str, Answers](Answers)  # by prompt
     validate = partial(validate_row, asked=asked)
+    row_ids = list[str]()
     for row in convert(cfg.source, f"{cfg.key}.file", validate, Purpose.candidates, report):
         prompt = prompt_id(row.messages)
+        row_ids.append(prompt)
         if prompt not in prompts:
             prompts[prompt] = example_of(prompt, row, name)
         answers[prompt].add(row)
     quarantine(report.bad_rows, report.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
-    warn_unused_columns(str(cfg.file), [*report.unused_columns], out)
+    report.kept.save(out / COLUMNS, row_ids)
+    warn_unused_columns(str(cfg.file), [*report.unused_columns], out, report.kept.columns)
     for line in report.notes:
         out.inform(line)
     rows = sum(each.rows for each in answers.values())

@@ -20,7 +20,7 @@ from stages.store.sealed_json import (
     warn_once,
 )
 from stages.store.stage_sources import EditedSource
-from stages.store.workspace import LOGS
+from stages.store.workspace import COLUMNS, LOGS
 
 COMMIT = re.compile(r"[0-9a-f]{40}")  # a commit of a hub repository
 STAGE = re.compile(r"[a-z_]+")  # also of a stage that another version had
@@ -141,8 +141,10 @@ def check_files(
 
 
 def digest_of(entries: dict[str, dict[str, Any]]) -> str:
-    """Return one digest for all files of a node. Logs (curves and samples) are not part of the result."""
+    """Return one digest for all files of a node. Logs (curves and samples) are not part of the result. The user's columns
+    are not counted: a node that was built before they were kept has the same tables without them."""
+    uncounted = {*LOGS, COLUMNS}
     products = sorted(
-        (name, entry["sha256"]) for name, entry in entries.items() if name not in LOGS
+        (name, entry["sha256"]) for name, entry in entries.items() if name not in uncounted
     )
     return hashlib.sha256(json.dumps(products).encode()).hexdigest()

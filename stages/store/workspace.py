@@ -27,6 +27,7 @@ SCRATCH = "scratch"
 RESUMED = ("checkpoints", "rollouts", "shards", "spent", "calls")
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
 LOGS = (CURVES, SAMPLES)  # logs of a stage, which are not part of its result
+COLUMNS = "columns.parquet"  # the user's columns, beside the table of their rows
 SaveBlock = Callable[[Block[Any]], object]  # writes a block's shard
 
 
@@ -94,7 +95,7 @@ class StageDir(os.PathLike[str]):
         return self.path / name
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
-        """Append metrics to `curves.jsonl` and pass them to the tracker. After a resume, a step can appear twice."""
+        """Append metrics to `curves.jsonl` and pass them to the tracker."""
         if not self.is_main:
             return
         point = {"step": step, **metrics}
@@ -102,6 +103,12 @@ class StageDir(os.PathLike[str]):
         with open(self / CURVES, "a", encoding="utf-8") as curves:
             curves.write(json.dumps(strict, allow_nan=False) + "\n")
         self._listener(metrics, step)
+
+    def rewind(self, step: int) -> None:
+        """Remove the points and samples after a step: a resumed training makes these again."""
+        if self.is_main:
+            for lines in LOGS:
+                cut_later_steps(self / lines, step)
 
     def inform(self, message: str) -> None:
         """Print a message about the stage's work."""
@@ -116,7 +123,8 @@ class StageDir(os.PathLike[str]):
 
 
 def read_curves(node: Path) -> list[dict[str, Any]]:
-    """Return the points of `curves.jsonl` sorted by step. If a resume logged a step twice, the later point counts."""
+    """Return the points of `curves.jsonl` sorted by step. In nodes of earlier versions, a resume could log a step twice:
+    the later point counts."""
     points: dict[tuple[int, bool], dict[str, Any]] = {}
     path = node / CURVES
     for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -159,6 +167,20 @@ def cut_torn_line(lines: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
+def cut_later_steps(lines: Path, step: int) -> None:
+    """Cut a file of JSON lines before its first line of a later step."""
+    if not os.path.lexists(lines):
+        return
+    with os.fdopen(open_regular(lines, os.O_RDWR), "r+b") as file:
+        end = 0
+        for line in file.readlines():
+            point = read_point(line)
+            if point and point["step"] > step:
+                break
+            end += len(line)
+        file.truncate(end)
+
+
 @dataclass
 class Sample:
     """The greedy answer to a prompt (`id`: its hash) after `step` steps. `finish_reason` is stop or length."""
@@ -181,14 +203,15 @@ class Sample:
 
 
 def append_samples(node: Path, samples: Sequence[Sample]) -> None:
-    """Append the answers of one evaluation. After a resume, a step can appear twice."""
+    """Append the answers of one evaluation."""
     lines = "".join(json.dumps(asdict(sample)) + "\n" for sample in samples)
     with open(node / SAMPLES, "a", encoding="utf-8") as file:
         file.write(lines)
 
 
 def read_samples(node: Path) -> list[Sample]:
-    """Return the answers sorted by step, then by prompt. If a resume repeated a step, the later answers count."""
+    """Return the answers sorted by step, then by prompt. In nodes of earlier versions, a resume could repeat a step: the
+    later answers count."""
     path, samples = node / SAMPLES, dict[tuple[int, str], Sample]()
     for line in path.read_bytes().splitlines() if path.exists() else []:
         with suppress(*WRONG_SHAPE):  # a kill truncated the line, or it is not a sample

@@ -127,10 +127,24 @@ class FreedMemory(TrainerCallback):
 
 
 class CurveLog(TrainerCallback):
-    """Write TRL's metrics, under TRL's names, to the node's log."""
+    """Write TRL's metrics, under TRL's names, to the node's log. A resumed training continues the log of its checkpoint:
+    no step appears twice, and TRL, which would count tokens from 0, counts on."""
 
-    def __init__(self, out: StageDir):
+    def __init__(self, trainer: Any, out: StageDir):
+        self.trainer = trainer
         self.out = out
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step == 0:
+            self.out.rewind(-1)  # the evaluation before the first step is repeated too
+            return
+        self.out.inform(f"training resumes after step {state.global_step} of {state.max_steps}")
+        self.out.rewind(state.global_step)
+        for entry in state.log_history:
+            if "num_tokens" in entry:
+                self.trainer._total_train_tokens = entry["num_tokens"]
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any

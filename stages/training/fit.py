@@ -232,7 +232,7 @@ def train_with_callbacks(
         trainer.remove_callback(default)
     shared_callbacks = [
         DivergenceCheck(cfg),
-        CurveLog(out),
+        CurveLog(trainer, out),
         FreedMemory(),
         Checkpoints(60 * cfg.runtime.save_minutes, out.allowance, cfg.block),
     ]

@@ -1,14 +1,16 @@
 """Compute an optimizer step in micro-batches that fit into memory, with the result of a single batch.
 
 A trainer gets the rows of a whole step and divides them by a budget of tokens per micro-batch; if memory runs out, by
-a lower one. The division does not change gradients, which add up under the step's normaliser. A metric of a step is the
-mean of its micro-batches' means. TRL evaluates row by row."""
+a lower one. The division does not change gradients, which add up under the step's normaliser. Nor does it change a
+metric of a step: TRL notes a mean for each micro-batch, and its weight is the number of rows or tokens in it."""
 
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +29,7 @@ from stages.training.token_rows import Row
 from stages.training.trainer import PlumblineTrainer
 
 Batch = dict[str, Any]  # tensors, and in packed batches `layout`
+OTHERS = ""  # the key of the weight of all metrics that have no weight of their own
 
 
 @dataclass
@@ -55,7 +58,14 @@ class MicroBatches(PlumblineTrainer, ABC):
         self.out = out
         self.token_budget = cfg.runtime.token_budget
         self.checkpointing = cfg.runtime.gradient_checkpointing
-        self.data_collator: Any  # TRL sets it
+        self.data_collator: Any  # TRL sets it, and
+        self._metrics: dict[str, dict[str, list[float]]]
+        self._total_train_tokens: int
+        # of each mean in TRL's `_metrics`, in the same order
+        self.weights: dict[str, dict[str, list[float]]] = {
+            "train": defaultdict(list),
+            "eval": defaultdict(list),
+        }
         lm_head.install_cpu_head()
         super().__init__(*args, **kwargs)
         # TRL's arguments set the kinds none and full
@@ -124,6 +134,7 @@ class MicroBatches(PlumblineTrainer, ABC):
     ) -> torch.Tensor:
         """Compute the gradients of a step and return its loss. If memory runs out, retry the step in smaller parts."""
         before = self.token_budget, self.checkpointing
+        tokens = self._total_train_tokens
         while True:
             try:
                 loss = self.accumulate(model, inputs.rows, num_items_in_batch)
@@ -132,6 +143,8 @@ class MicroBatches(PlumblineTrainer, ABC):
                 too_large = error.rows
             # inside `except`, the error would still hold the micro-batch's tensors
             self.make_room(model, too_large)
+            self.forget_metrics("train")
+            self._total_train_tokens = tokens
         if (self.token_budget, self.checkpointing) != before:
             repeated = f"out of memory at step {self.state.global_step + 1}, which was repeated"
             limit = f"at most {self.token_budget} tokens, with gradient checkpointing {self.checkpointing}"
@@ -161,12 +174,59 @@ class MicroBatches(PlumblineTrainer, ABC):
                 raise
         return loss
 
-    def note(self, metric: str, mean: torch.Tensor) -> None:
-        """Add the mean of a metric over a micro-batch, of all processes, to those that TRL's `log` averages. NaN is the
-        mean of nothing."""
-        mode = "train" if self.model.training else "eval"
-        means = self.accelerator.gather(mean.detach().reshape(1))
-        self._metrics[mode][metric].append(means.nanmean().item())
+    @property
+    def mode(self) -> str:
+        """The key of TRL's metrics that are noted now."""
+        return "train" if self.model.training else "eval"
+
+    def compute_loss(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
+        """Return TRL's loss, and note the weights of the means that TRL adds to its metrics."""
+        counts = self.count_terms(inputs)
+        on_device = [torch.as_tensor(each, device=self.args.device) for each in counts.values()]
+        of_all = self.accelerator.reduce(torch.stack(on_device).float(), "sum").tolist()
+        weight_by_name = dict(zip(counts, of_all, strict=True))
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        weights = self.weights[self.mode]
+        for name, means in self._metrics[self.mode].items():
+            if len(weights[name]) < len(means):
+                weights[name].append(weight_by_name.get(name, weight_by_name[OTHERS]))
+        return loss
+
+    def count_terms(self, batch: Batch) -> dict[str, int | torch.Tensor]:
+        """Return the number of rows or tokens of a batch that each of TRL's metrics is the mean of: by name, and under
+        OTHERS of all others. A trainer that notes all its metrics itself needs no counts."""
+        raise NotImplementedError
+
+    def note(self, metric: str, total: torch.Tensor, count: torch.Tensor) -> None:
+        """Add a metric's sum over some rows or tokens of a micro-batch, of all processes. `count` is their number."""
+        sums = self.accelerator.reduce(torch.stack([total.detach(), count]).float(), "sum")
+        sum_of_all, count_of_all = sums.tolist()
+        if count_of_all:
+            self._metrics[self.mode][metric].append(sum_of_all / count_of_all)
+            self.weights[self.mode][metric].append(count_of_all)
+
+    def summarize(self, mode: str) -> dict[str, float]:
+        """Return the mean of every metric since the last log, over the rows or tokens of all micro-batches."""
+        means = dict[str, float]()
+        for name, values in self._metrics[mode].items():
+            weights = self.weights[mode].get(name) or [1.0]
+            if sum(weights):
+                means[name] = fmean(values, weights)
+            else:  # no micro-batch has a token of the metric
+                means[name] = fmean(values)
+        return means
+
+    def forget_metrics(self, mode: str) -> None:
+        """Drop the metrics since the last log."""
+        self._metrics[mode].clear()
+        self.weights[mode].clear()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the metrics since the last log. TRL's `log` then has one value to average."""
+        for name, mean in self.summarize(self.mode).items():
+            self._metrics[self.mode][name] = [mean]
+        self.weights[self.mode].clear()
+        super().log(logs, start_time)
 
     def note_tokens(self, count: torch.Tensor) -> None:
         """Add a micro-batch's tokens of all processes to TRL's metric of how many were trained so far."""

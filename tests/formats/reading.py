@@ -11,6 +11,7 @@ from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
 from stages.formats.readers.row import Row
 from stages.formats.source_reading import ReadReport, convert
+from stages.store.user_columns import KeptColumns
 
 KEY = "data.sources[0].path"
 
@@ -28,6 +29,7 @@ class ReadResult:
     unwanted: Counter[str]
     flagged_rows: list[Row]
     unused_columns: dict[str, None]
+    kept: KeptColumns
     notes: list[str]
 
 

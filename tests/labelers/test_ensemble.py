@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from stages.config.blocks.labels import Voter
+from stages.config.blocks.labels import Verifier, Voter
 from stages.evaluation.reliability import own_vote
 from stages.labelers.ensemble import Ensemble, JointVote, joint_votes
 from stages.store.records import Candidate, Check, Judgement, Pair, load
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, build, refused, settings
+from tests.helpers import Chain, build, nodes, refused, settings
 from tests.labelers.asking import somebody
 from tests.labelers.judging import judging
 from tests.rows import pool, work
@@ -22,6 +22,8 @@ pytest.importorskip("starlette")
 JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
 CHECKS = "{labeler: verifier}"
 CHECKS_AND_JUDGE = "{labeler: verifier}, {labeler: judge}"
+OWN_AND_JUDGE = "{labeler: own}, {labeler: judge}"
+BRIEF = "label.own={file: docs/examples/brief.py, name: Brief}"
 
 
 def scores(candidates: list[Candidate], *values: float | None) -> list[Judgement]:
@@ -160,7 +162,11 @@ def test_members_label_once_and_people_where_members_disagree(
         (f"{CHECKS}, {{labeler: judge, veto: 0.5}}", (JUDGE,), "label.members[1].veto"),
         (CHECKS_AND_JUDGE, (), "label.judge.endpoints"),
         (CHECKS_AND_JUDGE, (JUDGE, "label.reward_model.path=README.md"), "label.reward_model"),
-        (CHECKS_AND_JUDGE, (JUDGE, "sft.demonstrations=selected"), "sft.demonstrations=selected"),
+        (
+            OWN_AND_JUDGE,
+            (JUDGE, BRIEF, "sft.demonstrations=selected"),
+            "sft.demonstrations=selected",
+        ),
     ],
 )
 def test_an_invalid_ensemble_is_refused_before_the_run(
@@ -168,6 +174,15 @@ def test_an_invalid_ensemble_is_refused_before_the_run(
 ) -> None:
     line = ("recipe=tiny", "label=ensemble", f"label.members=[{members}]", *more)
     assert refused(*line).startswith(key)
+
+
+def test_the_verifier_of_an_ensemble_selects_demonstrations_alone(tmp_path: Path) -> None:
+    line = ("label=ensemble", f"label.members=[{CHECKS_AND_JUDGE}]", JUDGE)
+    graph = nodes(tmp_path, "sft.demonstrations=selected", *line)
+    labels = graph["label_base"]
+    assert isinstance(labels.config, Verifier)
+    assert labels in graph["select"].lineage
+    assert graph["label"].config.names == ["verifier", "judge"], "the pairs are those of the votes"
 
 
 OWN = """

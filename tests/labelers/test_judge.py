@@ -84,6 +84,47 @@ def test_what_is_no_verdict_is_missing_with_its_reason_after_another_attempt(
         assert len(model.requests) == 1 + 2 * 3, "the probe, and three attempts in each order"
 
 
+HARSH = {"better": 4, "worse": "none", "other": 2}
+MILD = {"better": 9, "worse": 8, "other": 7}
+
+
+def scoring(score_of: dict[str, object]) -> Model:
+    """Return a server that scores answers by their first word."""
+    return Model(judging(lambda texts: score_of[texts["ANSWER"].split()[0]], "score"))
+
+
+def test_a_judge_that_fails_on_one_answer_does_not_raise_its_mean(tmp_path: Path) -> None:
+    """Each score of a prompt is the mean of the same judges; of another prompt all judges count."""
+    several = pool(["better 1", "worse 2"], ["other 3", "other 4"])
+    by_id = {c.candidate_id: c.text for c in several.candidates}
+    with running(scoring(HARSH)) as harsh, running(scoring(MILD)) as mild:
+        urls = (harsh.url, mild.url, mild.url)
+        judgements = judged(tmp_path, several, *urls, kind="pointwise", max_failed=0.25, attempts=1)
+        score_of = {by_id[str(j.candidate_id)]: j.score for j in judgements}
+        assert score_of["better 1"] == pytest.approx(8 / 9)
+        assert score_of["worse 2"] == pytest.approx(7 / 9)
+        assert score_of["other 3"] == pytest.approx((1 + 6 + 6) / 27)
+        with pytest.raises(UserError, match=r"^label\.max_failed=0\.1: 1 of 4 "):
+            judged(tmp_path, several, *urls, kind="pointwise", max_failed=0.1, attempts=1)
+
+
+def test_an_answer_without_a_judges_score_is_missing_where_no_majority_scored_all(
+    tmp_path: Path,
+) -> None:
+    several = pool(["better 1", "worse 2", "other 3"])
+    by_id = {c.candidate_id: c.text for c in several.candidates}
+    fails_on_other = {**MILD, "other": "none"}
+    with (
+        running(scoring(HARSH)) as harsh,
+        running(scoring(fails_on_other)) as other,
+        running(scoring(MILD)) as mild,
+    ):
+        urls = (harsh.url, other.url, mild.url)
+        judgements = judged(tmp_path, several, *urls, kind="pointwise", max_failed=1.0, attempts=1)
+    missing = {by_id[str(j.candidate_id)] for j in judgements if j.error}
+    assert missing == {"worse 2", "other 3"}
+
+
 def test_too_many_missing_judgements_stop_the_run_early(tmp_path: Path) -> None:
     many = pool(*([f"poor {i}", f"good {i + 1}"] for i in range(100)))
     with running(Model(lambda r: PROBE if is_probe(r) else "I cannot choose.")) as model:

@@ -1,7 +1,9 @@
 """GRPO on the real trainer: TRL's gradients, the tokens of a row, the sampler's weights, dead steps, resumes."""
 
 import copy
+import hashlib
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from stages import grpo
+from stages.config.blocks.labels import OwnLabeler
+from stages.config.blocks.models import Own
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Adapter, Precision
 from stages.config.errors import UserError
@@ -22,6 +26,7 @@ from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.objectives import grpo as objective
 from stages.store.records import Example, Judgement, load
+from stages.store.store import Store
 from stages.store.workspace import StageDir, read_curves
 from stages.training import rollouts as rollouts_file
 from stages.training.adapters import apply_adapter
@@ -29,7 +34,8 @@ from stages.training.fit import Fit
 from stages.training.micro_batches import StepRows
 from stages.training.rollouts import Rollout, Rollouts, reward_message
 from stages.training.samples import inference_copy
-from tests.helpers import Chain, refused, settings
+from tests.equality import assert_metrics_do_not_depend_on_memory
+from tests.helpers import Chain, build, nodes, refused, settings
 
 
 @pytest.fixture
@@ -221,6 +227,15 @@ def test_without_its_adapter_the_policy_is_its_reference(
     assert max(gaps) <= 1e-6
 
 
+def test_no_budget_changes_a_metric_of_a_step(inputs: dict[str, Path], tmp_path: Path) -> None:
+    trainer = trainer_of(block(temperature=1.0, beta=0.1), inputs, tmp_path / "ours")
+    move(trainer.model, 0.2)
+    rows = [*first_ids(trainer, 5)]
+    metrics = assert_metrics_do_not_depend_on_memory(trainer, rows, [1, 90, 250])
+    assert metrics["kl"] > 1e-4
+    assert metrics.keys() >= {"entropy", "sampler_gap", "num_tokens", "reward"}
+
+
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
 def test_a_sampler_one_step_old_is_refused(
     precision: Precision, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -342,8 +357,9 @@ def train(
     cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     folder.mkdir(exist_ok=True)
-    metrics = grpo.run(cfg, inputs, StageDir(folder, lambda m, s: None))
-    return load_file(folder / "model" / "model.safetensors"), metrics
+    out = StageDir(folder, lambda m, s: None)
+    metrics = grpo.run(cfg, inputs, out)
+    return load_file(folder / "model" / "model.safetensors"), metrics | {"warnings": out.warnings}
 
 
 @pytest.mark.extended
@@ -356,10 +372,57 @@ def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     start = load_file(inputs["policy"] / "model" / "model.safetensors")
     weights, metrics = train(block(batch_size=8, learning_rate=1e-2), inputs, tmp_path / "six")
     assert metrics["dead_steps"] == metrics["steps"] == 6
+    [warning] = [line for line in metrics["warnings"] if "6 of 6 steps" in line]
+    assert "grpo.completions" in warning and "grpo.temperature" in warning
     assert all(torch.equal(weights[name], start[name]) for name in start)
     assert not any("grad_norm" in point for point in read_curves(tmp_path / "six"))
     with pytest.raises(UserError, match=r"0% of .* raise grpo\.max_new_tokens.*grpo\.completions"):
         train(block(batch_size=4, max_new_tokens=1), inputs, tmp_path / "twelve")
+
+
+LEVEL = """
+STEPS = []
+
+def level(prompts, completions, level, kind, trainer_state, **columns):
+    assert len({*level}) == len({*kind}) == 1
+    assert prompts[0][-1]["content"].endswith(f" {level[0]} {kind[0]}.")
+    with open(FILE, "a") as steps:
+        steps.write(f"{trainer_state.global_step} {trainer_state.max_steps}\\n")
+    return [len(completion[0]["content"]) + level[0] for completion in completions]
+"""
+
+
+@pytest.mark.extended
+def test_a_reward_takes_columns_and_trls_state_and_is_asked_whether_it_is_relative(
+    chain: Chain, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The columns are those of both files, joined to the prompts of a step."""
+    caplog.set_level(logging.INFO)
+    settings_of_sources = list[str]()
+    for kind in ("short", "long"):
+        rows = [
+            {"prompt": f"Label this word as fruit or tool. {i} {kind}.", "level": i, "kind": kind}
+            for i in range(8)
+        ]
+        file = tmp_path / f"{kind}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings_of_sources.append(f"{{path: {file}, splits: {{preference: 1.0}}}}")
+    of_files = ("data=file", f"data.sources=[{', '.join(settings_of_sources)}]")
+    build(chain.root, "stage=data", *of_files)
+    data = nodes(chain.root, *of_files)["data"]
+    inputs = {"policy": chain.folder("sft"), "data": Store(chain.root).folder(data)}
+    text = f"FILE = {str(tmp_path / 'steps')!r}" + LEVEL
+    code = tmp_path / hashlib.sha256(text.encode()).hexdigest() / "level.py"
+    code.parent.mkdir()
+    code.write_text(text)
+    label = OwnLabeler(own=Own(file=str(code), name="level"))
+    _, metrics = train(block(label=label, batch_size=8, epochs=1.0), inputs, tmp_path / "out")
+    seen = {tuple(map(int, line.split())) for line in (tmp_path / "steps").open()}
+    assert seen == {(0, metrics["steps"]), (1, metrics["steps"])}
+    assert sum("level.relative = " in line for line in caplog.messages) == 1
+    (inputs["data"].parent.parent / "source").rename(tmp_path / "removed")
+    with pytest.raises(UserError, match=r"label\.own\.name=level: .*rebuild=source"):
+        train(block(label=label, batch_size=8), inputs, tmp_path / "again")
 
 
 def test_a_reward_that_rises_without_a_held_out_gain_is_told() -> None:

@@ -25,6 +25,7 @@ from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir, read_curves
 from stages.training.fit import Fit
 from stages.training.micro_batches import StepRows
+from tests.equality import assert_metrics_do_not_depend_on_memory
 from tests.helpers import Chain, build, refused, settings
 
 ROWS = 16  # of a step
@@ -76,6 +77,14 @@ def step_of(
         name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
     }
     return loss, gradients, {name: values[0] for name, values in trainer._metrics["train"].items()}
+
+
+def test_no_budget_changes_a_metric_of_a_step(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Also where all completions of a micro-batch have one label."""
+    trainer = trainer_of(block(), inputs, tmp_path / "ours")
+    rows = [trainer.train_dataset[i] for i in range(ROWS)]
+    metrics = assert_metrics_do_not_depend_on_memory(trainer, rows, [1, 90, 200])
+    assert metrics.keys() >= {"kl", "rewards/margins", "logps/rejected", "entropy", "num_tokens"}
 
 
 class PlainTRL(KTOTrainer):

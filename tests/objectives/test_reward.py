@@ -28,7 +28,12 @@ from stages.store.text_units import count_shared_prefix
 from stages.store.workspace import StageDir
 from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule
-from tests.equality import DTYPES, assert_equal, step
+from tests.equality import (
+    DTYPES,
+    assert_equal,
+    assert_metrics_do_not_depend_on_memory,
+    step,
+)
 from tests.helpers import Chain, settings
 from tests.objectives.test_pair_forward import FAMILIES
 
@@ -160,6 +165,9 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
         row for epoch in range(3) for row in turns.epoch(epoch)
     ]
     curves = []
+    step_rows = [*rows]
+    metrics = assert_metrics_do_not_depend_on_memory(pairwise_trainer, step_rows, [1, 90, 200])
+    assert metrics.keys() >= {"min_reward", "mean_reward", "accuracy", "margin", "num_tokens"}
     for trainer in (trl_trainer, pairwise_trainer):
         trainer.train()
         evaluation = trainer.evaluate()

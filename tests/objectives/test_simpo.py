@@ -19,6 +19,7 @@ from stages.store.records import Pair, load
 from stages.store.sealed_json import load_json
 from stages.store.workspace import StageDir, read_curves
 from stages.training.fit import Fit
+from tests.equality import assert_metrics_do_not_depend_on_memory
 from tests.helpers import TINY, Chain, build, conversational, nodes, refused, settings
 
 TYPED = ("dpo.loss_type=[simpo]", "dpo.beta=2")
@@ -86,6 +87,20 @@ def test_loss_and_rewards_are_trls_on_the_same_tokens(
     gradients = dict(start.named_parameters())
     for name, parameter in trainer.model.named_parameters():
         assert torch.allclose(parameter.grad, gradients[name].grad, atol=1e-6), name
+
+
+def test_no_budget_changes_a_metric_of_a_step(inputs: dict[str, Path], tmp_path: Path) -> None:
+    policy = inputs["policy"] / "model"
+    contract = load_contract(policy)
+    cfg = block()
+    rows = objective.read_rows(inputs, contract, cfg, stage_dir(tmp_path))
+    fit = Fit(ReferenceFreeTrainer, cfg, rows, contract, policy, stage_dir(tmp_path))
+    trainer = fit.build_trainer(
+        objective.trainable_model(load_model(policy), tmp_path / "none", cfg, stage_dir(tmp_path))
+    )
+    step_rows = [trainer.train_dataset[i] for i in range(7)]
+    metrics = assert_metrics_do_not_depend_on_memory(trainer, step_rows, [90, 200])
+    assert metrics.keys() >= {"rewards/margins", "rewards/accuracies", "entropy", "num_tokens"}
 
 
 def test_a_chain_without_a_reference(chain: Chain) -> None:

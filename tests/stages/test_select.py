@@ -11,7 +11,7 @@ from stages.config.blocks.pairs import Select
 from stages.config.errors import UserError
 from stages.labelers.labeler import Pool
 from stages.labelers.verifier import Verifier
-from stages.store.records import Candidate, Check, Example, load, save
+from stages.store.records import Candidate, Check, Example, Judgement, load, save
 from tests import rows
 from tests.helpers import TINY, refused, settings
 
@@ -68,6 +68,26 @@ def test_the_likeliest_answer_that_passes_is_the_demonstration(tmp_path: Path) -
     assert "test" in selected
     assert metrics["refused"] == {"scores below select.min_score": 2, "is not finished": 1}
     assert metrics["selected"] == 1
+
+
+def test_an_answer_without_checks_is_not_mended(tmp_path: Path) -> None:
+    """Nothing tells whether the mended answer is good: neither one that is truncated, nor one with a low score."""
+    prompts = [replace(prompt(name), checks=[]) for name in "abc"]
+    truncated = answer("a", GOOD + " It does", -20.0, "length")
+    low = answer("b", GOOD)
+    good = answer("c", GOOD)
+    candidates = [truncated, low, good]
+    judgements = [
+        Judgement(each.prompt_id, "own", each.candidate_id, score)
+        for each, score in zip(candidates, (0.9, 0.1, 0.9), strict=True)
+    ]
+    rows.save_pool(tmp_path / "pool", prompts, candidates, judgements)
+    save(tmp_path / "pool" / "examples.parquet", prompts, Example)
+    inputs = {"judged": tmp_path / "pool", "data": tmp_path / "pool"}
+    selected, metrics = run_select(tmp_path / "out", inputs, min_score=0.5)
+    assert {name: e.reference for name, e in selected.items()} == {"c": GOOD}
+    assert metrics["mended"] == 0
+    assert metrics["refused"].keys() == {"is not finished", "scores below select.min_score"}
 
 
 def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tests of whole batches: packed rows fill them, other rows are skipped in turn, and no row is lost."""
 
+import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -18,7 +19,7 @@ from stages.config.errors import UserError
 from stages.models.contract import load_contract
 from stages.objectives.sft import read_rows
 from stages.store.records import Example, Pair, load
-from stages.store.workspace import SCRATCH, StageDir, read_curves
+from stages.store.workspace import SCRATCH, StageDir
 from stages.training.batches import EpochSchedule
 from stages.training.saving import Checkpoints
 from stages.training.token_rows import IGNORED, TokenRows
@@ -173,13 +174,14 @@ def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
     assert metrics["pairs_cut"] > 0
     assert 7 % (metrics["steps"] // 3) != 0, "within an epoch"
     with monkeypatch.context() as patch:
-        saved = Checkpoints.on_save
+        stepped = Checkpoints.on_step_end
 
-        def stop(*args: Any, **kwargs: Any) -> None:
-            saved(*args, **kwargs)
-            raise Stopped
+        def stop(self: Any, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
+            stepped(self, args, state, *rest, **kwargs)
+            if state.global_step == 9:
+                raise Stopped
 
-        patch.setattr(Checkpoints, "on_save", stop)
+        patch.setattr(Checkpoints, "on_step_end", stop)
         with pytest.raises(Stopped):
             run(tmp_path / "resumed")
     assert (tmp_path / "resumed" / SCRATCH / "checkpoints" / "checkpoint-7").exists()
@@ -188,8 +190,11 @@ def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
     assert resumed_out.warnings == whole_out.warnings
     assert resumed_metrics == metrics
     curve, resumed_curve = (
-        [(p["step"], p.get("eval_loss")) for p in read_curves(out.path)]
+        [
+            (p["step"], p.get("eval_loss"), p.get("num_tokens"))
+            for p in map(json.loads, (out / "curves.jsonl").read_text().splitlines())
+        ]
         for out in (whole_out, resumed_out)
     )
-    assert curve == resumed_curve
+    assert curve == resumed_curve, "each step once, and tokens counted on"
     assert curve[0][0] == 0, "validated before the first step"

@@ -52,6 +52,11 @@ class Label:
         return [self]
 
     @property
+    def of_demonstrations(self) -> "Label":
+        """The block of the labeler that scores the base's own answers for SFT."""
+        return self
+
+    @property
     def names(self) -> list[str]:
         """The names of all labelers."""
         return [part.labeler for part in self.parts]
@@ -297,6 +302,14 @@ class Ensemble(Label):
         # check_members refuses others
         known = [voter.labeler for voter in self.members if voter.labeler in MEMBERS]
         return [self.member_block(labeler) for labeler in known]
+
+    @property
+    def of_demonstrations(self) -> Label:
+        """The block of the verifier, which scores an answer by itself; of an ensemble without one, this block."""
+        for part in self.parts:
+            if isinstance(part, Verifier):
+                return part
+        return self
 
     @property
     def names(self) -> list[str]:
