@@ -18,7 +18,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from stages.cli import recipes, spelling, starting_values, value_types
+from stages.cli import recipes, spelling, starting_values, typed_lists, value_types
 from stages.cli.explain import unknown_key_message
 from stages.commands.finished_run import is_about_last_run, selects_run
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
@@ -68,7 +68,7 @@ def normalise_for_hydra(argv: list[str]) -> list[str]:
     Raise UserError for an argument that Hydra cannot read, or that holds a secret."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
-    argv = [with_readable_home(argument) for argument in argv]
+    argv = typed_lists.with_items_in_lists([with_readable_home(argument) for argument in argv])
     multirun = [argument for argument in argv if argument in spelling.MULTIRUN]
     line = [argument for argument in argv if argument not in multirun]
     shows_configuration = any(re.fullmatch("--cfg.*|-c", argument) for argument in line)

@@ -28,7 +28,7 @@ from stages.formats.format import STATED, Format, ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
-from stages.formats.readers.row import BadRow, ChangesMeaning
+from stages.formats.readers.row import BadRow, ChangesMeaning, Way
 from stages.formats.references import Resolved, resolve
 from stages.formats.scored import Scored, Several
 from stages.formats.texts import Texts
@@ -187,8 +187,8 @@ class ColumnMapping:
         except BadRow as bad:
             if not isinstance(path := paths.get(bad.field), str):
                 raise
-            hint = nested_key_hint(bad.field, path, value_at(row, path))
-            raise BadRow(path, bad.reason.replace("COLUMN", path) + hint) from None
+            nested = nested_key_ways(bad.field, path, value_at(row, path))
+            raise BadRow(path, bad.reason, *(way.at(path) for way in bad.ways), *nested) from None
         except ChangesMeaning as error:
             role, dot, key = error.column.partition(".")
             raise ChangesMeaning(f"{paths[role]}{dot}{key}", error.reason) from None
@@ -323,11 +323,11 @@ def join_values(value: Any) -> str:
     return text.encode(errors="replace").decode()  # a file may hold half a surrogate pair
 
 
-def nested_key_hint(role: str, path: str, value: Any) -> str:
-    """Return a hint on how to read a role from a key of an object; empty if the value is not an object."""
-    keys = nested_keys(value) if isinstance(value, dict) else []
-    return (
-        f": type `columns: {{{role}: {path}.KEY}}`; its keys are {', '.join(keys[:MAX_SHOWN])}"
-        if keys
-        else ""
-    )
+def nested_key_ways(role: str, path: str, value: Any) -> list[Way]:
+    """Return the way to read a role from the longest text in an object; [] if the value is not an object with texts."""
+    texts = [key for key in nested_keys(value) if isinstance(value_at(value, key), str)]
+    if not isinstance(value, dict) or not texts:
+        return []
+    longest = max(texts, key=lambda key: len(str(value_at(value, key))))
+    keys = ", ".join(nested_keys(value)[:MAX_SHOWN])
+    return [Way({"columns": {role: f"{path}.{longest}"}}, f"(its keys are {keys})")]
