@@ -3,7 +3,6 @@
 The tables in `frameworks/` name a framework's keys by TRL's, with its defaults. TRL's own table names TRL's by ours.
 Every setting without a counterpart is listed. Nothing is built."""
 
-import json
 import re
 import shlex
 import sys

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from stages.config.errors import UserError
+from stages.config.override_text import override
 from stages.formats.columns import Path, label_word, normal_name, parse_cell
 from stages.formats.format import (
     CONTEXT,
@@ -17,7 +18,7 @@ from stages.formats.format import (
     only_text,
     roles_of,
 )
-from stages.formats.readers.row import BadRow
+from stages.formats.readers.row import BadRow, Way
 from stages.formats.scored import parse_number
 from stages.formats.turns import Turn
 
@@ -30,7 +31,7 @@ PREFERENCE = "preference preferred winner better better_response_id majority cho
 # columns with a number for each answer, higher is better
 SCORES = "score rating reward winner_model"
 MAX_SHOWN = 9  # values in an error
-NUMBER = re.compile(r"-?\d+(\.\d+)?")
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 TIES = ("tie", "both", "same", "equal", "tie_bothbad", "both_bad", "neither", "draw")
 
 
@@ -86,19 +87,24 @@ class Compared(Format):
         """Return the score of the first answer: 1 if preferred, 0 if not, 0.5 for a tie, None if the word is unknown.
         A number means the answer whose column has that number. Data sets differ in whether 0 is the first answer or a
         tie, so other numbers need the setting `labels`."""
-        word = self.labels.get(value, value)
+        word = self.labels.get(value) or self.labels.get(sign_of(value)) or value
         return None if word.startswith("-") else self.sides.get(normal_name(word))
 
     def unclear_error(self, values: Iterable[str]) -> UserError:
         """Return the error for preferences that name neither answer, with the setting that explains them."""
         column, a, b = (str(self.names[role]) for role in ("preference", "a", "b"))
-        ordered = sorted(values)[:MAX_SHOWN]
-        words = ", ".join(f"{value}: WORD" for value in ordered) + ", …" * (
-            len({*values}) > MAX_SHOWN
+        ordered = sorted({*values}, key=in_order)
+        shown = ", ".join(ordered[:MAX_SHOWN]) + ", …" * (len(ordered) > MAX_SHOWN)
+        problem = (
+            f"{column} holds {shown}, and some of these values name neither {a}, {b} nor a tie"
         )
-        problem = f"{column} holds {', '.join(ordered)}, and some of these values name neither {a}, {b} nor a tie"
-        meaning = f"left ({a} is better), right ({b} is better) or tie for each WORD"
-        return UserError(f"{problem}. Type {self.setting}={{{words}}}, with {meaning}.")
+        guesses = [override(self.setting, words) for words in guessed_words(ordered)]
+        if not guesses:
+            return UserError(
+                f"{problem}. No setting reads so many: write left ({a} is better), right or tie in their place."
+            )
+        meaning = f"with left ({a} is better), right ({b} is better) or tie for each value"
+        return UserError(f"{problem}. Type {' or '.join(guesses)}, {meaning}.")
 
     def read_preference(self, value: Any) -> float:
         if isinstance(value, list):
@@ -112,7 +118,8 @@ class Compared(Format):
         if (score := self.first_score(word)) is None:
             if NUMBER.fullmatch(word):
                 raise self.unclear_error({*self.values, word})
-            raise BadRow("preference", f"names neither answer nor a tie: {value!r:.40}")
+            ways = [Way({"labels": {word: side}}) for side in ("left", "right", "tie")]
+            raise BadRow("preference", f"{value!r:.40} names neither answer nor a tie", *ways)
         return score
 
     def remarks(self) -> list[str]:
@@ -162,6 +169,42 @@ class Compared(Format):
         if not isinstance(row["preference"], list):  # pairs of scores have too many values to count
             self.values[label_word(row["preference"])] += 1
         return parsed
+
+
+def sign_of(value: str) -> str:
+    """Return positive, negative or zero for a number, which may be a key of `labels`; empty for any other word."""
+    if not NUMBER.fullmatch(value):
+        return ""
+    number = float(value)
+    return "positive" if number > 0 else "negative" if number < 0 else "zero"
+
+
+def in_order(value: str) -> tuple[bool, float, str]:
+    """Return the place of a value among others: numbers first, by size."""
+    is_number = NUMBER.fullmatch(value) is not None
+    return not is_number, float(value) if is_number else 0.0, value
+
+
+def guessed_words(values: list[str]) -> list[dict[str, str]]:
+    """Return two guesses at what ordered values mean, one the reverse of the other. Of numbers on both sides of zero,
+    the signs decide, and of other values the halves. [] for more values than can be typed."""
+    signs = {sign_of(value) for value in values}
+    middle: list[str] = []
+    if {"positive", "negative"} <= signs <= {"positive", "negative", "zero"}:
+        halves = ["negative"], ["positive"]
+        middle = ["zero"] * ("zero" in signs)
+    elif len(values) <= MAX_SHOWN:
+        half = len(values) // 2
+        halves = values[:half], values[len(values) - half :]
+        middle = values[half : len(values) - half]
+    else:
+        return []
+    return [
+        dict.fromkeys(halves[0], first)
+        | dict.fromkeys(middle, "tie")
+        | dict.fromkeys(halves[1], second)
+        for first, second in (("left", "right"), ("right", "left"))
+    ]
 
 
 def up_to_turn(turns: list[Turn], last: Any) -> list[Turn]:

@@ -20,7 +20,9 @@ class Way(NamedTuple):
 
     def at(self, column: str) -> "Way":
         """Return the way with the column's name for COLUMN."""
-        return Way({key: named(value, column) for key, value in self.settings.items()}, self.purpose)
+        return Way(
+            {key: named(value, column) for key, value in self.settings.items()}, self.purpose
+        )
 
     def typed(self, block: str) -> str:
         """Return what to type, for a source whose keys stand in `block`."""
@@ -68,6 +70,18 @@ class Unwanted(BadRow):
     def __init__(self, code: str, evidence: str, quarantined: bool):
         super().__init__(code, evidence)
         self.quarantined = quarantined
+
+
+class NeedsSetting(UserError):
+    """The error of a file that can be read with a setting of its source. Whoever knows the source's keys types it."""
+
+    def __init__(self, problem: str, *ways: Way):
+        super().__init__(problem)
+        self.ways = ways
+
+    def typed(self, block: str) -> UserError:
+        """Return the error with what to type, for a source whose keys stand in `block`."""
+        return UserError(f"{self}. Type {', or '.join(way.typed(block) for way in self.ways)}.")
 
 
 class ChangesMeaning(UserError):
