@@ -31,6 +31,7 @@ from stages.formats.readers.row import Way
 from stages.formats.texts import Texts
 from stages.formats.turns import role_of
 from stages.store import plugins
+from stages.store.splits import NEED_AN_ANSWER
 
 TEXTS = read_beside(__file__)
 MAX_EXAMPLE = 60  # characters of a prompt
@@ -302,8 +303,12 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
     block, source = head.block, head.source
     # Other blocks are sets of the evaluation: they have no splits, and nothing is trained on their pairs.
     trained = block.startswith(("data.sources", "data.file"))
-    prompts = override(f"{block}.splits", {"preference": 1.0})
-    prompts_alone = [f"{prompts} to read the prompts alone"] * trained
+    prompts_alone = list[str]()
+    if source.check:
+        prompts_alone = [f"{override(f'{block}.check', None)} to read the prompts without answers"]
+    if trained and any(source.shares.get(split) for split in NEED_AN_ANSWER):
+        shares = {**dict.fromkeys(source.splits, 0.0), "preference": 1.0}
+        prompts_alone = [f"{override(f'{block}.splits', shares)} to read the prompts alone"]
     if isinstance(mapping.format, Prompts):
         tasks = [
             t
