@@ -268,9 +268,9 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
 
 def require_typed_code(cfg: Config, typed: Mapping[str, str]) -> None:
     """Require that only the command line names code to run, and no recipe. Raise UserError, naming the block."""
-    no_code = Own()
     for name, code in cfg.own_parts.items():
-        if code not in (no_code, typed_code(f"{name}.own", typed)):
+        # as texts, since an option may be NaN, which equals nothing
+        if str(code) not in (str(Own()), str(typed_code(f"{name}.own", typed))):
             way_out = f"Type it in the command: {name}.own={{file: FILE, name: NAME}}"
             raise UserError(f"{name}.own runs code. {way_out}.")
 
