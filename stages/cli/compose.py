@@ -36,7 +36,8 @@ from stages.store.node import Node
 from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
-HOME_PATH = re.compile(r"(?<=[=\[{,: ])~/[^\s,\]}'\"]*")  # Hydra cannot read it without quotes
+# Hydra cannot read it without quotes; a name in it may have spaces
+HOME_PATH = re.compile(r"(?<=[=\[{,: ])~[\w.-]*/(?:[^,\]}'\"]*[^\s,\]}'\"])?")
 # Commands about a finished run, which is the last one unless typed settings select another
 COMMANDS_ON_FINISHED_RUN = (Command.chat, Command.export, Command.gate)
 COMMANDS_ON_WHOLE_STORE = (
