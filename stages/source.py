@@ -116,7 +116,8 @@ def read_examples(
         answered_later = bool(source.answered_later and messages) and split == Split.sft
         needs_answer = split in NEED_AN_ANSWER and not answered_later
         if needs_answer and answer is None:
-            raise BadRow("", NO_ANSWER, CUT)
+            has_answer = any(turn["role"] == "assistant" for turn in messages)
+            raise BadRow("", NO_ANSWER, *[CUT] * has_answer)
         if split not in (None, *NEED_AN_ANSWER) and not messages:
             raise BadRow(
                 "text", f"plain text has no prompt for the {split} split", all_for_sft(source)

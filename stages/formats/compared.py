@@ -31,6 +31,8 @@ PREFERENCE = "preference preferred winner better better_response_id majority cho
 # columns with a number for each answer, higher is better
 SCORES = "score rating reward winner_model"
 MAX_SHOWN = 9  # values in an error
+# of the numbers that a word of `labels` stands for
+BORDER = re.compile(r"(below|above) (-?\d+(?:\.\d+)?)")
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 TIES = ("tie", "both", "same", "equal", "tie_bothbad", "both_bad", "neither", "draw")
 
@@ -79,7 +81,11 @@ class Compared(Format):
         if (first_end, second_end) == ("1", "2"):
             self.sides["1_5"] = 0.5
         if isinstance(names["preference"], str):
-            values = {label_word(row.get("preference")) for row in rows} - {""}
+            values = {
+                label_word(row.get("preference"))
+                for row in rows
+                if not isinstance(row.get("preference"), list)
+            } - {""}
             if any(self.first_score(value) is None for value in values):
                 raise self.unclear_error(values)
 
@@ -87,7 +93,7 @@ class Compared(Format):
         """Return the score of the first answer: 1 if preferred, 0 if not, 0.5 for a tie, None if the word is unknown.
         A number means the answer whose column has that number. Data sets differ in whether 0 is the first answer or a
         tie, so other numbers need the setting `labels`."""
-        word = self.labels.get(value) or self.labels.get(sign_of(value)) or value
+        word = self.labels.get(value) or word_beyond_border(value, self.labels) or value
         return None if word.startswith("-") else self.sides.get(normal_name(word))
 
     def unclear_error(self, values: Iterable[str]) -> UserError:
@@ -98,10 +104,11 @@ class Compared(Format):
         problem = (
             f"{column} holds {shown}, and some of these values name neither {a}, {b} nor a tie"
         )
-        guesses = [override(self.setting, words) for words in guessed_words(ordered)]
+        unclear = [v for v in ordered if self.first_score(v) is None or NUMBER.fullmatch(v)]
+        guesses = [override(self.setting, words) for words in guessed_words(unclear)]
         if not guesses:
             return UserError(
-                f"{problem}. No setting reads so many: write left ({a} is better), right or tie in their place."
+                f"{problem}. No setting reads so many words: write left ({a} is better), right or tie in their place."
             )
         meaning = f"with left ({a} is better), right ({b} is better) or tie for each value"
         return UserError(f"{problem}. Type {' or '.join(guesses)}, {meaning}.")
@@ -171,12 +178,17 @@ class Compared(Format):
         return parsed
 
 
-def sign_of(value: str) -> str:
-    """Return positive, negative or zero for a number, which may be a key of `labels`; empty for any other word."""
+def word_beyond_border(value: str, labels: Mapping[str, str]) -> str | None:
+    """Return the word of labels for a number on one side of a border, as in `{below 0: left, above 0: right}`."""
     if not NUMBER.fullmatch(value):
-        return ""
-    number = float(value)
-    return "positive" if number > 0 else "negative" if number < 0 else "zero"
+        return None
+    for label, word in labels.items():
+        border = BORDER.fullmatch(label)
+        if border:
+            distance = float(value) - float(border[2])
+            if (distance < 0 and border[1] == "below") or (distance > 0 and border[1] == "above"):
+                return word
+    return None
 
 
 def in_order(value: str) -> tuple[bool, float, str]:
@@ -186,23 +198,27 @@ def in_order(value: str) -> tuple[bool, float, str]:
 
 
 def guessed_words(values: list[str]) -> list[dict[str, str]]:
-    """Return two guesses at what ordered values mean, one the reverse of the other. Of numbers on both sides of zero,
-    the signs decide, and of other values the halves. [] for more values than can be typed."""
-    signs = {sign_of(value) for value in values}
-    middle: list[str] = []
-    if {"positive", "negative"} <= signs <= {"positive", "negative", "zero"}:
-        halves = ["negative"], ["positive"]
-        middle = ["zero"] * ("zero" in signs)
-    elif len(values) <= MAX_SHOWN:
-        half = len(values) // 2
-        halves = values[:half], values[len(values) - half :]
-        middle = values[half : len(values) - half]
-    else:
-        return []
+    """Return guesses at what ordered values mean, one the reverse of the other: the halves of few values, or numbers on
+    both sides of a border. [] for more words than can be typed."""
+    if len(values) == 1:
+        return [{values[0]: side} for side in ("left", "right", "tie")]
+    half = len(values) // 2
+    low, middle, high = (
+        values[:half],
+        values[half : len(values) - half],
+        values[len(values) - half :],
+    )
+    numbers = [float(value) for value in values if NUMBER.fullmatch(value)]
+    has_both_signs = len(numbers) == len(values) and numbers[0] < 0 < numbers[-1]
+    if has_both_signs or len(values) > MAX_SHOWN:
+        if len(numbers) < len(values):
+            return []
+        border = 0 if has_both_signs else (numbers[0] + numbers[-1]) / 2
+        if numbers[0] >= 0 and numbers[-1] <= 1:  # a share
+            border = 0.5
+        low, middle, high = [f"below {border:g}"], [f"{border:g}"], [f"above {border:g}"]
     return [
-        dict.fromkeys(halves[0], first)
-        | dict.fromkeys(middle, "tie")
-        | dict.fromkeys(halves[1], second)
+        dict.fromkeys(low, first) | dict.fromkeys(middle, "tie") | dict.fromkeys(high, second)
         for first, second in (("left", "right"), ("right", "left"))
     ]
 

@@ -24,7 +24,7 @@ from stages.formats.column_mapping import (
 from stages.formats.columns import list_unread
 from stages.formats.prompts import Prompts
 from stages.formats.readers.files import Table
-from stages.formats.readers.row import ChangesMeaning, validate_columns
+from stages.formats.readers.row import BadRow, ChangesMeaning, validate_columns
 from stages.formats.texts import Texts
 from stages.formats.turns import is_empty
 
@@ -119,14 +119,14 @@ def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
     } - mapping.first_paths.keys()
     columns = mapping.find_columns(row)
     values = mapping.values(row).values
-    if (
-        unresolved
-        or not values.keys() >= {*mapping.format.needs}
-        or not mapping.format.fits(values)
-    ):
+    if unresolved or not values.keys() >= {*mapping.format.needs}:
         return False
     try:
+        if not mapping.format.fits(values):
+            return False
         list_unread(row, columns.unread)
+    except BadRow:
+        return True  # `read` raises the error for its row
     except ChangesMeaning:
         # in other formats, `read` raises the error for its row
         return not isinstance(mapping.format, Texts)

@@ -16,6 +16,7 @@ from stages.formats.turns import (
     Turn,
     TurnReader,
     context_turns,
+    is_content,
     is_parts,
     is_trained,
     messages,
@@ -134,6 +135,8 @@ class Format(ABC):
         elif "prompt" in row:
             prompt = only_text(row["prompt"], "prompt")
             dialogue = prompt if isinstance(prompt, list) else parse_open_transcript(prompt)
+            if is_content(prompt):
+                dialogue = None
             if dialogue is None:
                 return self.with_context(row, [Turn("user", self.read_request(row, prompt))])
             turns = self.turns.read(dialogue, "prompt")
@@ -217,7 +220,8 @@ class Format(ABC):
         }
         for side, turns in ordered.items():
             if turns[-1].role != "assistant":
-                raise BadRow(side, "does not end with an assistant turn", CUT)
+                ways = [CUT] if any(turn.role == "assistant" for turn in turns) else []
+                raise BadRow(side, "does not end with an assistant turn", *ways)
         (other, first), (side, second) = ordered.items()
         place = count_shared_prefix(first, second)
         if first == second:
@@ -247,7 +251,9 @@ class Format(ABC):
         if isinstance(value, (list, dict)) and not is_parts(value):
             turns = self.turns.read(value if isinstance(value, list) else [value], field)
             if turns[:-1] not in ([], prompt) or turns[-1].role != "assistant":
-                raise BadRow(field, "must be one assistant turn, alone or after the prompt")
+                whole = Way({"columns": {"messages": "COLUMN"}}, "to read it as the conversation")
+                ways = [whole] if field == "completion" and turns[-1].role == "assistant" else []
+                raise BadRow(field, "must be one assistant turn, alone or after the prompt", *ways)
             return turns[-1].content
         reasoning = only_text(reasoning, "reasoning")
         if reasoning is not None and str(reasoning).lower() in SWITCHES:
@@ -297,5 +303,9 @@ def is_turns(value: Any) -> bool:
     """Return True for a list of objects, or a string that is a transcript or should be a list of turns."""
     if isinstance(value, str):
         is_broken_list = value.lstrip().startswith("[{") and parse_notation(value) is None
-        return is_broken_list or parse_transcript(value) is not None
-    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)
+        try:
+            return is_broken_list or parse_transcript(value) is not None
+        except BadRow:  # a broken call in a transcript
+            return True
+    are_objects = isinstance(value, list) and all(isinstance(turn, dict) for turn in value)
+    return are_objects and bool(value) and not is_content(value)

@@ -12,7 +12,7 @@ from stages.config.installation import read_beside
 from stages.formats.answered import Answered
 from stages.formats.chat import Chat
 from stages.formats.chosen_rejected import ChosenRejected
-from stages.formats.column_mapping import Purpose, column_names
+from stages.formats.column_mapping import Purpose, column_names, format_name
 from stages.formats.columns import (
     TEXT_METADATA,
     Path,
@@ -22,7 +22,7 @@ from stages.formats.columns import (
     top_columns,
     value_at,
 )
-from stages.formats.compared import Compared
+from stages.formats.compared import SIDES, Compared
 from stages.formats.format import Format, is_turns
 from stages.formats.kto import KTO
 from stages.formats.prompts import Prompts
@@ -60,12 +60,13 @@ DEPTH = 2  # of the keys inside a column that are tried
 
 @dataclass(frozen=True)
 class Guess:
-    """The columns that are read (`read`), those that are guessed for the other roles of a format, and the number of roles
-    for which no name speaks."""
+    """The columns that are read (`read`), those that are guessed for the other roles of a format, the number of roles for
+    which no name speaks, and that of columns with text which would stay unread."""
 
     read: Mapping[str, Path]
     guessed: Mapping[str, Path]
     nameless: int
+    unread: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Candidate:
     def is_metadata(self) -> bool:
         """True if the column accompanies a text, by its name, or by one value in most of many rows."""
         is_repeated = len(self.values) > 3 and len({*map(str, self.values)}) < len(self.values) / 2
-        return is_repeated or not TEXT_METADATA.isdisjoint(words_of(self.path))
+        return is_repeated or not TEXT_METADATA.isdisjoint(words_of(self.path.rpartition(".")[2]))
 
 
 def words_of(name: str) -> list[str]:
@@ -97,10 +98,12 @@ def spellings(name: str) -> list[list[str]]:
 def best_guess(
     source: Source, purpose: Purpose, columns: Sequence[str], rows: Sequence[dict[str, Any]]
 ) -> Guess | None:
-    """Return the guess with the fewest roles that no name speaks for, then with the fewest guesses; None if no format has
-    a column for each of its roles."""
+    """Return the guess with the fewest roles that no name speaks for, then with the fewest unread texts, then with the
+    fewest guesses; None if no format has a column for each of its roles."""
     guesses = list[Guess]()
     for kind, roles in SHAPES[purpose]:
+        if source.format not in (None, format_name(kind)):
+            continue
         form = kind(source)
         names = column_names(form, columns)
         paths = resolve_columns(columns, names, source.columns)
@@ -110,7 +113,12 @@ def best_guess(
         guess = guess_roles(lacking, names, paths, candidates_in(columns, rows, form.dropped))
         if guess and lacking:
             guesses.append(guess)
-    return min(guesses, key=lambda guess: (guess.nameless, len(guess.guessed)), default=None)
+    return min(guesses, key=rank, default=None)
+
+
+def rank(guess: Guess) -> tuple[int, int, int]:
+    """Return the place of a guess among others, the best first."""
+    return guess.nameless, guess.unread, len(guess.guessed)
 
 
 def candidates_in(
@@ -139,8 +147,11 @@ def guess_roles(
     gets no candidate."""
     used = {top for path in read.values() for top in top_columns(path)}
     free = [each for each in candidates if used.isdisjoint(top_columns(each.path))]
-    guessed = dict[str, Path]()
+    guessed = dict[str, Path](sides_in(free) if {"a", "b"} <= {*lacking} else {})
+    free = [each for each in free if each.path not in guessed.values()]
     for role in lacking:
+        if role in guessed:
+            continue
         fitting = [each for each in free if FITS[role](each)]
         near = near_names(role, names.get(role, ""), [each.path for each in fitting])
         if near:
@@ -157,7 +168,19 @@ def guess_roles(
             return None
         guessed[role] = fitting[0].path
         free = [each for each in free if each is not fitting[0]]
-    return Guess(read, {role: guessed[role] for role in lacking}, len(nameless))
+    unread = [each for each in free if holds_text(each) and not each.is_metadata]
+    return Guess(read, {role: guessed[role] for role in lacking}, len(nameless), len(unread))
+
+
+def sides_in(candidates: Sequence[Candidate]) -> dict[str, str]:
+    """Return the columns of two answers, whose names differ by the marks of two sides at their ends; {} without such."""
+    names = {normal_name(each.path): each.path for each in candidates if holds_answer(each)}
+    for name, path in names.items():
+        for first_end, second_end in SIDES.items():
+            other = name.removesuffix(first_end) + second_end
+            if name.endswith(first_end) and other in names:
+                return {"a": path, "b": names[other]}
+    return {}
 
 
 def near_names(role: str, names: str, paths: Sequence[str]) -> list[str]:

@@ -67,6 +67,7 @@ class KTO(Format):
             )
         prompt, answer = split_off_answer(self.read_exchange(row))
         if answer is None:
-            raise BadRow("", "the conversation has no answer for the label", CUT)
+            has_answer = any(turn.role == "assistant" for turn in prompt)
+            raise BadRow("", "the conversation has no answer for the label", *[CUT] * has_answer)
         self.values[label_word(row["label"]), score] += 1
         return ParsedRow(messages(prompt), [answer], [score], graded=True)

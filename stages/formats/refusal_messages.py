@@ -11,6 +11,7 @@ from stages.config.errors import UserError, nearest, suggest
 from stages.config.installation import read_beside
 from stages.config.override_text import override, overrides
 from stages.formats import columns as column_paths
+from stages.formats.chat import ends_with_request
 from stages.formats.column_mapping import (
     MAX_SHOWN,
     ColumnMapping,
@@ -22,12 +23,13 @@ from stages.formats.column_mapping import (
 from stages.formats.columns import has_path, label_word, nested_keys, normal_name, value_at
 from stages.formats.compared import in_order
 from stages.formats.format import STATED, is_whole
-from stages.formats.guesses import best_guess, find_ids
+from stages.formats.guesses import NEAR, best_guess, find_ids
 from stages.formats.implicit import Implicit, shared_beginning
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.readers.row import Way
+from stages.formats.scored import Several, flattened, keys_of
 from stages.formats.texts import Texts
 from stages.formats.turns import role_of
 from stages.store import plugins
@@ -92,6 +94,10 @@ def unknown_format_error(head: FileHead) -> UserError:
 
 def unmapped_error(head: FileHead, problem: str) -> UserError:
     """Return the error for columns without known names: what is read, and a guess at the columns that lack."""
+    if not head.columns:
+        return UserError(f"{head.name}: the first rows have no values, and no setting finds any.")
+    if error := unread_answers_error(head):
+        return error
     ids = find_ids(head.rows, head.columns)
     guess = best_guess(head.source, head.purpose, head.columns, head.rows)
     if ids and (guess is None or guess.nameless):
@@ -102,6 +108,11 @@ def unmapped_error(head: FileHead, problem: str) -> UserError:
     implicit = implicit_error(head)
     if implicit and (guess is None or guess.nameless):
         return implicit
+    if guess is None and head.source.format:
+        detected = override(f"{head.block}.format", None)
+        return UserError(
+            f"{problem} that the format {head.source.format} needs. Type {detected} to detect the format."
+        )
     if guess is None:
         return UserError(
             f"{problem}. The file needs {head.purpose}, and no setting finds that in its columns. Write a file with such "
@@ -118,6 +129,34 @@ def unmapped_error(head: FileHead, problem: str) -> UserError:
     setting = override(f"{head.block}.columns", guess.guessed)
     needs = "" if guess.read else f" The file needs {head.purpose}."
     return UserError(f"{problem}.{needs} Did you mean {setting}?{nested_paths_hint(head.rows)}")
+
+
+def unread_answers_error(head: FileHead) -> UserError | None:
+    """Return the error for conversations that end with a request, or answers that are objects, where answers are needed;
+    None for any other file."""
+    if head.purpose not in (Purpose.preferences, Purpose.candidates):
+        return None
+    paths = build_mapping(Several(head.source), head.columns, head.source.columns).first_paths
+    turns = [value_at(row, paths["messages"]) for row in head.rows] if "messages" in paths else []
+    if any(map(has_answer, turns)) and any(map(ends_with_request, turns)):
+        way = "Type data.form.turns=cut to end them at their last answer"
+        return UserError(f"{head.name}: conversations end with a request. {way}.")
+    column = paths.get("completions")
+    if not isinstance(column, str):
+        return None
+    objects = flattened([value_at(row, column) for row in head.rows])
+    texts, numbers = (keys_of(objects, kind) for kind in (str, int | float))
+    if not texts:
+        return None
+    columns = {"completions": f"{column}.{texts[0]}"}
+    if numbers and head.purpose is Purpose.preferences:
+        columns["scores"] = f"{column}.{numbers[0]}"
+    setting = override(f"{head.block}.columns", columns)
+    if columns.items() <= head.source.columns.items():
+        return None
+    return UserError(
+        f"{head.name}: {column} holds objects without a known text. Did you mean {setting}?"
+    )
 
 
 def path_text(path: column_paths.Path) -> str:
@@ -169,7 +208,7 @@ def no_task_roles_error(head: FileHead, problem: str) -> UserError:
     free = [column for column in head.columns if column not in used | form.dropped]
     needed = "; ".join(f"{role} ({names})" for role, names in form.roles.items())
     if len(free) < len(lacking):
-        way = f"Type {override(f'{head.block}.task', None)} to read the columns without a task"
+        way = f"Type {override(f'{head.block}.task', None)} to read the columns without a task."
     else:
         guessed = dict(zip(lacking, free, strict=False))
         way = f"Did you mean {override(f'{head.block}.columns', guessed)}?"
@@ -213,12 +252,18 @@ def flags_of(values: Sequence[str]) -> list[dict[str, str]]:
     values than can be typed."""
     if len(values) > MAX_SHOWN:
         return []
+    ordered = sorted(values, key=goodness)
     half = len(values) // 2
-    low, high = values[:half], values[half:]
+    low, high = ordered[:half], ordered[half:]
     return [
         dict.fromkeys(low, "false") | dict.fromkeys(high, "true"),
         dict.fromkeys(low, "true") | dict.fromkeys(high, "false"),
     ]
+
+
+def goodness(value: str) -> int:
+    """Return 1 for a word that another language has for good, -1 for one that it has for bad, and 0 for any other."""
+    return (value in NEAR["chosen"]) - (value in NEAR["rejected"])
 
 
 def refuse_judged(head: FileHead, mapping: ColumnMapping) -> None:
@@ -275,7 +320,7 @@ def missing_path_error(
     path ends."""
     role, path = min(missing)
     key = f"{block}.columns"
-    problem = f"{override(key, {role: path})}: {where} has no"
+    problem = f"{key}={{{role}: {path}}}: {where} has no"
     parent, _, step = path.rpartition(".")
     while parent and not any(has_path(row, parent) for row in rows):
         parent, _, step = parent.rpartition(".")

@@ -138,13 +138,20 @@ def unscored_error(completions: Any, column: str, labels: str) -> UserError:
     return UserError(f"{column} holds {holds}, but no known scores. {ways}.")
 
 
+def flattened(value: Any) -> list[Any]:
+    """Return the items of nested lists in one list."""
+    if not isinstance(value, list):
+        return [value]
+    return [inner for item in value for inner in flattened(item)]
+
+
 def keys_of(objects: Any, kind: type | UnionType) -> list[str]:
     """Return the keys under which all objects of a list have a value of this kind, the longest values first."""
-    keys = [
-        key
-        for key in nested_keys(objects)
-        if all(isinstance(value, kind) for value in value_at(objects, key))
-    ]
+    keys = list[str]()
+    for key in nested_keys(objects):
+        values = [value for value in flattened(value_at(objects, key)) if value is not None]
+        if values and all(isinstance(value, kind) for value in values):
+            keys.append(key)
     return sorted(keys, key=lambda key: -len(str(value_at(objects, key))))
 
 

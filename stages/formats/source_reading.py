@@ -211,7 +211,7 @@ def quarantine(
     if len(bad) > limit * total:
         allowed, way_out = "so that nothing is left", ""
         if len(bad) < total:
-            allowed = f"more than {key}={limit:g} allows"
+            allowed = f"and {key} allows a share of {limit:g}"
             way_out = f" Type {key}={share_above(len(bad), total):g} to leave them out."
         elif not has_way:
             way_out = " No setting reads them: write them anew."

@@ -117,7 +117,8 @@ class TurnReader:
         for item in turn_objects(value, field):
             if not isinstance(item, dict):
                 raise BadRow(field, "a turn must be an object with role and content")
-            new_turns = self.read_turn(item, field, weighted, thought)
+            role_before = turns[-1].role if turns else None
+            new_turns = self.read_turn(item, field, weighted, thought, role_before)
             # the thought before an answer may be a turn of its own
             is_thought = item.get("channel") == "analysis" and role_of(item) == "assistant"
             thought = new_turns[0] if is_thought else None
@@ -132,7 +133,12 @@ class TurnReader:
         return order_results(turns)
 
     def read_turn(
-        self, turn: dict[str, Any], field: str, weighted: bool, thought: Turn | None
+        self,
+        turn: dict[str, Any],
+        field: str,
+        weighted: bool,
+        thought: Turn | None,
+        role_before: str | None = None,
     ) -> list[Turn]:
         """Return a turn as OpenAI, ShareGPT, LLaMA-Factory, Anthropic or Gemini writes it. Tool results inside a user's
         turn become turns of the tool, and a system message without text becomes none. `thought`: of an answer."""
@@ -143,14 +149,19 @@ class TurnReader:
         if role is None:
             if name is None:
                 raise BadRow(field, f"no key of a role among the keys {', '.join(turn)}")
-            ways = [Way({"labels": {str(name): role}}) for role in guessed_roles(str(name))]
-            raise BadRow(field, f"unknown role {name!r}; known: {', '.join(ROLES)}", *ways)
+            ways = [
+                Way({"labels": {str(name): role}}) for role in guessed_roles(str(name), role_before)
+            ]
+            raise BadRow(field, f"unknown role {name!r}", *ways)
         other_keys = {
             key: value for key, value in turn.items() if key not in (role_key, content_key)
         }
         trained = not other_keys or self.read_weights(other_keys, role, field, weighted)
         if role == "system" and content is None:
             return []
+        if turn.keys().isdisjoint((*CONTENT_KEYS, *CALL_KEYS, *REASONING_KEYS)):
+            keys = ", ".join(map(str, turn))
+            raise BadRow(field, f"a turn has no key of a content among its keys {keys}")
         calls = as_list(first_value(turn, CALL_KEYS))
         if str(name).lower() in CALL_ROLES:
             content, calls = None, [content]
@@ -212,7 +223,7 @@ class TurnReader:
         reshaped = SHAPES[self.shape](turns)
         if order_error(reshaped):
             words = [word for word, reshape in SHAPES.items() if not order_error(reshape(turns))]
-            ways = [Way({"data.form.turns": word}) for word in words[:1]]
+            ways = [Way({"data.form.turns": word}) for word in words[:1] if reason]
             none = "" if ways else ", and no data.form.turns leaves an exchange of it"
             raise BadRow("", f"{reason or 'no assistant turn'}{none}", *ways)
         self.reshaped += 1
@@ -232,12 +243,13 @@ class TurnReader:
         return notes
 
 
-def guessed_roles(name: str) -> list[str]:
-    """Return the role that a name of another language may have, else the roles that any name may have."""
+def guessed_roles(name: str, role_before: str | None) -> list[str]:
+    """Return the role that a name of another language may have, else the roles that any name may have, the likelier one
+    after a turn of `role_before` first."""
     for role, names in TEXTS["near_roles"].items():
         if name.lower() in names.split():
             return [role]
-    return ["user", "assistant"]
+    return ["assistant", "user"] if role_before == "user" else ["user", "assistant"]
 
 
 def order_results(turns: list[Turn]) -> list[Turn]:
@@ -511,6 +523,11 @@ def require_list(value: Any, field: str) -> list[Any]:
 
 def is_parts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(kind_of(part) for part in value)
+
+
+def is_content(value: Any) -> bool:
+    """Return True for parts of one content: objects with a type, and no turns, which have a role."""
+    return is_parts(value) and not any(map(has_role, value))
 
 
 def kind_of(part: Any) -> str | None:

@@ -90,7 +90,8 @@ class Answers:
 def validate_row(row: ParsedRow, asked: set[str] | None) -> ParsedRow:
     """Return a row with a completion. `asked`: the prompts that it may answer; None: any."""
     if not row.answers:
-        raise BadRow("", "has no completion", CUT)
+        has_answer = any(turn["role"] == "assistant" for turn in row.messages)
+        raise BadRow("", "has no completion", *[CUT] * has_answer)
     if row.trained:
         raise BadRow("", "has a weight of 0, and no setting makes a candidate of that")
     if asked is not None and prompt_id(row.messages) not in asked:

@@ -7,7 +7,8 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -34,6 +35,8 @@ LINES = {
     "label": "label=dataset label.path={}",
     "sample": "sample=file sample.file={} label=judge label.endpoints=[{{base_url:http://localhost:1/v1,model:m}}]",
 }
+# the settings with which a command reads a file by another node
+STARTS = {"data": "data=file", "label": "label=dataset", "sample": "sample=file"}
 NODES = {"data": "data_source_1", "label": "label", "sample": "sample"}
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -74,7 +77,7 @@ SEVERAL = {"prompt": "Ask {}.", "completions": ["Good {}.", "Bad {}."]}
 CALL = {
     "role": "assistant",
     "content": None,
-    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{ }"}}],
 }
 RESULT = {"role": "tool", "tool_call_id": "1", "content": "2"}
 
@@ -184,7 +187,6 @@ CASES: list[tuple[str, Any, str]] = [
     ("data", each(image="x", prompt="<image>", completion="c"), "data.file.columns={image:null}"),
     ("data", [*each(**EXCHANGE), {"prompt": "", "completion": "x"}], ""),
     ("data", [*each(**EXCHANGE), "text"], ""),
-    ("data", '{"messages": [{"role": "user", "content": "<functioncall> {x"}]}\n', ""),
     ("data", each(text="USER: {} ASSISTANT: <functioncall> {x}"), ""),
     # preferences
     ("label", varied("preference", [0, 1], **SIDES), ""),
@@ -226,42 +228,48 @@ CASES: list[tuple[str, Any, str]] = [
     ("sample", each(frage="Was {}", antworten=["Gut", "Nein"]), ""),
     ("sample", talk({**REPLY, "weight": 0}, ASK, REPLY), ""),
     ("sample", each(prompt="Ask {}.", completions=[{"x": 1}]), "sample.columns={completions:completions}"),
-    ("sample", each(prompt="Ask {}.", completion="Say."), "sample.own_prompts=false sample.max_failed=1.0"),
-    ("sample", each(prompt="Ask {}.", completion="Say."), "sample.own_prompts=false"),
     ("sample", talk(REPLY, ASK), ""),
 ]  # fmt: skip
 
 # files, by name: what their bytes are
-FILES: list[tuple[str, str, bytes]] = [
-    ("data", "rows.jsonl", '{"prompt": "Größe", "completion": "groß"}\n'.encode("cp1252")),
-    ("data", "rows.csv", "prompt,completion\nGröße,groß\n".encode("cp1252")),
-    ("data", "rows.txt", b"One.\n\nTwo.\n"),
-    ("data", "rows.jsonl", b'{"prompt": "a", "completion": "b", "x": NaN}\n' * 2),
-    ("data", "rows.jsonl", b'{"prompt": "a", "prompt": "b"}\n' * 2),
-    ("data", "rows.jsonl", b"// a\n" * 2),
-    ("data", "rows.jsonl", b'{"a": ' + b"9" * 5000 + b"}\n{}\n"),
-    ("data", "rows.jsonl", b'{"a": ' + b"[" * 100000 + b"\n{}\n"),
-    ("data", "rows.json", b'[{"prompt": "a"},\n x]'),
-    ("data", "rows.json", b'{"prompt": "a",\n "x" }'),
-    ("data", "rows.json", b'{"a": {"b": 1},\n "c": {"d": 2}}'),
-    ("data", "rows.json", b'{"name": "x",\n "list": [{"prompt": "a", "completion": "b"}],\n "more": [{"x": 1}]}'),
-    ("data", "rows.csv", b'"pro"mpt,completion\na,b\n'),
-    ("data", "rows.csv", b"prompt,prompt\na,b\n"),
-    ("data", "rows.csv", b"prompt,completion\na,b,c\nd,e\n"),
-    ("data", "rows.csv", b'prompt,completion\na,"b\n'),
-    ("data", "rows.csv", ",".join(f"c{i}" for i in range(10_001)).encode()),
-    ("data", "rows.jsonl", json.dumps({"prompt": "a" * 1_100_000, "completion": "b"}).encode() + b"\n{}\n"),
+FILES: list[tuple[str, str, bytes, str]] = [
+    ("data", "rows.jsonl", '{"prompt": "Größe", "completion": "groß"}\n'.encode("cp1252"), ""),
+    ("data", "rows.csv", "prompt,completion\nGröße,groß\n".encode("cp1252"), ""),
+    ("data", "rows.txt", b"One.\n\nTwo.\n", ""),
+    ("data", "rows.jsonl", b'{"prompt": "a", "completion": "b", "x": NaN}\n' * 2, ""),
+    ("data", "rows.jsonl", b'{"prompt": "a", "prompt": "b"}\n' * 2, ""),
+    ("data", "rows.jsonl", b"// a\n" * 2, ""),
+    ("data", "rows.jsonl", b'{"a": ' + b"9" * 5000 + b"}\n{}\n", ""),
+    ("data", "rows.jsonl", b'{"a": ' + b"[" * 100000 + b"\n{}\n", ""),
+    ("data", "rows.json", b'[{"prompt": "a"},\n x]', ""),
+    ("data", "rows.json", b'{"prompt": "a",\n "x" }', ""),
+    ("data", "rows.json", b'{"a": {"b": 1},\n "c": {"d": 2}}', ""),
+    ("data", "rows.json", b'{"name": "x",\n "list": [{"prompt": "a", "completion": "b"}],\n "more": [{"x": 1}]}', ""),
+    ("data", "rows.csv", b'"pro"mpt,completion\na,b\n', ""),
+    ("data", "rows.csv", b"prompt,prompt\na,b\n", ""),
+    ("data", "rows.csv", b"prompt,completion\na,b,c\nd,e\n", ""),
+    ("data", "rows.csv", b'prompt,completion\na,"b\n', ""),
+    ("data", "rows.csv", ",".join(f"c{i}" for i in range(10_001)).encode(), ""),
+    ("data", "rows.jsonl", json.dumps({"prompt": "a" * 1_100_000, "completion": "b"}).encode() + b"\n{}\n", "data.max_line=1"),
 ]  # fmt: skip
-TYPED_WITH_FILES = {17: "data.max_line=1"}
 
 
-def write(folder: Path, content: Any) -> Path:
-    file = folder / "rows.jsonl"
-    if isinstance(content, str):
-        file.write_text(content)
-    else:
-        file.write_text("".join(json.dumps(row) + "\n" for row in content))
-    return file
+def as_lines(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+# each input: the node, the file's name and content, and the settings
+INPUTS = [(kind, "rows.jsonl", as_lines(rows), typed) for kind, rows, typed in CASES] + FILES
+READING = (
+    "stages/formats/**/*.py",
+    "stages/source.py",
+    "stages/labelers/dataset.py",
+    "stages/samplers/candidate_file.py",
+)
+ERRORS = (UserError, BadRow, ChangesMeaning, NeedsSetting)
+NAMES_OF_ERRORS = [kind.__name__ for kind in ERRORS]
+# What no content of a file leads to: the hub, folders, task files of the user, several processes
+WITHOUT_INPUT: list[str] = []
 
 
 def error_of(kind: str, file: Path, typed: list[str]) -> str:
@@ -276,8 +284,9 @@ def error_of(kind: str, file: Path, typed: list[str]) -> str:
 
 
 def ways_in(message: str) -> list[list[str]]:
-    """Return the settings of each way out in a message."""
-    return [shlex.split(way[0]) for way in WAY.finditer(message)]
+    """Return the settings of each way out in a message, which may begin with the setting that is wrong."""
+    _, _, advice = message.partition(": ")
+    return [shlex.split(way[0]) for way in WAY.finditer(advice)]
 
 
 def require_ways(kind: str, file: Path, typed: list[str]) -> list[str]:
@@ -290,27 +299,85 @@ def require_ways(kind: str, file: Path, typed: list[str]) -> list[str]:
         assert message not in errors, f"{typed} leads back"
         errors.append(message)
         ways = [way for way in ways_in(message) if set(way).isdisjoint(typed)]
-        command = [way for way in ways if "data=file" in way and kind == "label"]
-        if command or not ways:
-            assert command or NO_WAY.search(message), message
+        if not ways:
+            assert NO_WAY.search(message), message
             break
         for way in ways[1:]:
             assert error_of(kind, file, [*typed, *way]) != message, way
+        other_kinds = [each for each in LINES if each != kind and STARTS[each] in ways[0]]
+        kind = other_kinds[0] if other_kinds else kind
         typed = [*typed, *ways[0]]
     else:
         pytest.fail(f"{errors}")
     return errors
 
 
-@pytest.mark.parametrize(("kind", "content", "typed"), CASES)
-def test_the_settings_in_an_error_lead_on(
-    kind: str, content: Any, typed: str, tmp_path: Path
-) -> None:
-    require_ways(kind, write(tmp_path, content), typed.split())
+@dataclass
+class Walk:
+    """The error of each input whose settings do not lead on, and the places in the code at which errors were made."""
+
+    faults: dict[int, str]
+    places: set[tuple[str, int]]
 
 
-@pytest.mark.parametrize("place", range(len(FILES)))
-def test_the_settings_in_a_files_error_lead_on(place: int, tmp_path: Path) -> None:
-    kind, name, content = FILES[place]
-    (tmp_path / name).write_bytes(content)
-    require_ways(kind, tmp_path / name, TYPED_WITH_FILES.get(place, "").split())
+@contextmanager
+def noted_places(places: set[tuple[str, int]]) -> Iterator[None]:
+    """Note the place of every error of these classes that is made."""
+    with ExitStack() as stack:
+        for kind in ERRORS:
+            make = kind.__init__
+
+            def note(error: Any, *arguments: Any, make: Any = make) -> None:
+                caller = sys._getframe(1)
+                places.add((caller.f_code.co_filename, caller.f_lineno))
+                make(error, *arguments)
+
+            stack.enter_context(mock.patch.object(kind, "__init__", note))
+        yield
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    """Follow the settings in the errors of all inputs."""
+    walk = Walk({}, set())
+    with noted_places(walk.places):
+        for number, (kind, name, content, typed) in enumerate(INPUTS):
+            file = tmp_path_factory.mktemp("input") / name
+            file.write_bytes(content)
+            try:
+                require_ways(kind, file, typed.split())
+            except (AssertionError, Exception) as error:
+                walk.faults[number] = f"{type(error).__name__}: {error}"
+    return walk
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("number", range(len(INPUTS)))
+def test_the_settings_in_an_error_lead_on(number: int, walk: Walk) -> None:
+    assert number not in walk.faults, f"{INPUTS[number]}: {walk.faults[number]}"
+
+
+@pytest.mark.extended
+def test_every_error_of_a_file_has_an_input(walk: Walk) -> None:
+    missing = [
+        place
+        for place, lines in error_places().items()
+        if not any((file, line) in walk.places for file, line in lines)
+    ]
+    assert sorted(missing) == sorted(WITHOUT_INPUT)
+
+
+def error_places() -> dict[str, list[tuple[str, int]]]:
+    """Return the lines of each place in the code that makes an error, by the file, the function and its number there."""
+    places = dict[str, list[tuple[str, int]]]()
+    for path in [path for pattern in READING for path in sorted(ROOT.glob(pattern))]:
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+            made = [call for call in calls if getattr(call.func, "id", "") in NAMES_OF_ERRORS]
+            for number, call in enumerate(made):
+                lines = range(call.lineno, (call.end_lineno or call.lineno) + 1)
+                name = f"{path.relative_to(ROOT)}:{function.name}:{number}"
+                places[name] = [(str(path), line) for line in lines]
+    return places
