@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.data import OneSource
-from stages.config.choices import Split
+from stages.config.blocks.data import OneSource, Source
+from stages.config.choices import SOURCE_CHECKS, Split
 from stages.config.errors import UserError
 from stages.curation.audit.auditor import RowFilter
 from stages.curation.user_code import load_user_code
 from stages.formats.column_mapping import source_purpose
-from stages.formats.format import ParsedRow
-from stages.formats.readers.row import BadRow
+from stages.formats.format import CUT, ParsedRow
+from stages.formats.readers.row import BadRow, Way
 from stages.formats.source_reading import (
     ReadReport,
     convert,
@@ -28,7 +28,8 @@ from stages.store.splits import NEED_AN_ANSWER, conversation_of, draw_split, pro
 from stages.store.workspace import COLUMNS, StageDir
 from stages.tasks.checks import incomparable
 
-NO_ANSWER = "no answer to learn from: type data.form.turns=cut to leave out a last request"
+NO_ANSWER = "no answer to learn from"
+UNCHECKED = Way({"check": None}, "to use rows without a check")
 
 
 def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -56,8 +57,10 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     quarantine(report.bad_rows, report.rows, cfg.max_bad, out)
     write_quarantine(report.flagged_rows, out)
     if not report.usable:
-        reason = "no row can be used, or the source's splits exclude every row"
-        raise UserError(f"{cfg.key}={cfg.source.path}: {reason}. Check its columns and splits.")
+        raise UserError(
+            f"{cfg.key}={cfg.source.path}: no row is left for the splits {', '.join(cfg.source.shares)}. Type "
+            f"{all_for_sft(cfg.source).typed(str(cfg.of))}."
+        )
     report.kept.save(out / COLUMNS, Records(out / "examples.parquet", SourceRow).column("id"))
     warn_unused_columns(cfg.source.path, [*report.unused_columns], out, report.kept.columns)
     unused = {
@@ -76,6 +79,18 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         "read": report.notes,
         "summary": ", ".join(filter(None, [*clauses, row_filter.harmonizer.describe()])),
     }
+
+
+def all_for_sft(source: Source) -> Way:
+    """Return the way to train on all rows of a source."""
+    shares = {**dict.fromkeys(source.splits, 0.0), "sft": 1.0}
+    return Way({"splits": shares}, "to train on all rows")
+
+
+def checks_that_compare(reference: str) -> list[Way]:
+    """Return the ways to compare answers with a reference by another check, or by none."""
+    others = [check for check in SOURCE_CHECKS if not incomparable(check, reference)]
+    return [*(Way({"check": check}) for check in others), UNCHECKED]
 
 
 def read_examples(
@@ -102,20 +117,23 @@ def read_examples(
         answered_later = bool(source.answered_later and messages) and split == Split.sft
         needs_answer = split in NEED_AN_ANSWER and not answered_later
         if needs_answer and answer is None:
-            raise BadRow("", NO_ANSWER)
+            has_answer = any(turn["role"] == "assistant" for turn in messages)
+            raise BadRow("", NO_ANSWER, *[CUT] * has_answer)
         if split not in (None, *NEED_AN_ANSWER) and not messages:
-            raise BadRow("text", f"plain text has no prompt for the {split} split")
+            raise BadRow(
+                "text", f"plain text has no prompt for the {split} split", all_for_sft(source)
+            )
         if row.scores and not row.scores[0]:  # a bad answer: only its prompt is used
             if needs_answer or source.check:
                 return None
             answer = None
         if source.check:
             if answer is None:
-                raise BadRow("", f"no answer for check={source.check} to compare with")
+                raise BadRow("", f"no answer for check={source.check} to compare with", UNCHECKED)
             why_incomparable = incomparable(source.check, answer)
             count_by_comparable[not why_incomparable] += 1
             if why_incomparable:
-                raise BadRow("", why_incomparable)
+                raise BadRow("", why_incomparable, *checks_that_compare(answer))
         if split is None or (needs_answer and row.trained and not any(row.trained)):
             return None
         file, line = report.position

@@ -129,11 +129,19 @@ def one_sided_error(
         way_out = order_message(judgements) or way_out
     if scores:
         finding = f"unpaired.threshold={cfg.threshold:g}: {finding}"
-        way_out = f"Set unpaired.threshold to a value that divides their scores, from {min(scores):g} to {max(scores):g}"
+        way_out = threshold_advice(scores)
     reasons = "".join(f"; {count} left out: {name}" for name, count in left_out.most_common())
     return UserError(
         f"{finding}{reasons}. KTO needs desirable and undesirable completions. {way_out}."
     )
+
+
+def threshold_advice(scores: list[float]) -> str:
+    """Return the threshold that divides scores, which is the middle of the different ones, or that none does."""
+    different = sorted({*scores})
+    if len(different) == 1:
+        return f"All of them have the score {different[0]:g}, which no threshold divides: add completions with others"
+    return f"Set unpaired.threshold={different[len(different) // 2]:g}, which divides their scores"
 
 
 def label_candidates(

@@ -18,7 +18,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from stages.cli import recipes, spelling, starting_values, value_types
+from stages.cli import recipes, spelling, starting_values, typed_lists, value_types
 from stages.cli.explain import unknown_key_message
 from stages.commands.finished_run import is_about_last_run, selects_run
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
@@ -36,7 +36,8 @@ from stages.store.node import Node
 from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
-HOME_PATH = re.compile(r"(?<=[=\[{,: ])~/[^\s,\]}'\"]*")  # Hydra cannot read it without quotes
+# Hydra cannot read it without quotes; a name in it may have spaces
+HOME_PATH = re.compile(r"(?<=[=\[{,: ])~[\w.-]*/(?:[^,\]}'\"]*[^\s,\]}'\"])?")
 # Commands about a finished run, which is the last one unless typed settings select another
 COMMANDS_ON_FINISHED_RUN = (Command.chat, Command.export, Command.gate)
 COMMANDS_ON_WHOLE_STORE = (
@@ -69,7 +70,7 @@ def normalise_for_hydra(argv: list[str]) -> list[str]:
     Raise UserError for an argument that Hydra cannot read, or that holds a secret."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
-    argv = [with_readable_home(argument) for argument in argv]
+    argv = typed_lists.with_items_in_lists([with_readable_home(argument) for argument in argv])
     multirun = [argument for argument in argv if argument in spelling.MULTIRUN]
     line = [argument for argument in argv if argument not in multirun]
     shows_configuration = any(re.fullmatch("--cfg.*|-c", argument) for argument in line)
@@ -280,9 +281,9 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
 
 def require_typed_code(cfg: Config, typed: Mapping[str, str]) -> None:
     """Require that only the command line names code to run, and no recipe. Raise UserError, naming the block."""
-    no_code = Own()
     for name, code in cfg.own_parts.items():
-        if code not in (no_code, typed_code(f"{name}.own", typed)):
+        # as texts, since an option may be NaN, which equals nothing
+        if str(code) not in (str(Own()), str(typed_code(f"{name}.own", typed))):
             way_out = f"Type it in the command: {name}.own={{file: FILE, name: NAME}}"
             raise UserError(f"{name}.own runs code. {way_out}.")
 

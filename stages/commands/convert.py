@@ -3,7 +3,6 @@
 The tables in `frameworks/` name a framework's keys by TRL's, with its defaults. TRL's own table names TRL's by ours.
 Every setting without a counterpart is listed. Nothing is built."""
 
-import json
 import re
 import shlex
 import sys
@@ -20,6 +19,7 @@ from stages.config.blocks.arguments import DPOArguments, RewardArguments, SFTArg
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError, require_known, visible
 from stages.config.installation import program, read_beside
+from stages.config.override_text import hydra_text
 from stages.config.schema import Config
 from stages.store.bounded_yaml import read_yaml_text
 from stages.store.plugins import user_path
@@ -32,7 +32,6 @@ STAGE_OF_METHOD = {"rm": "reward", "ipo": "dpo"}  # others have our name
 # the arguments that are keys of a stage's `trainer`
 TRAINER_KEYS = {"sft": SFTArguments, "dpo": DPOArguments, "reward": RewardArguments}
 ASKING_FOR_NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})
-NEEDS_NO_QUOTES = re.compile(r"(?!(true|false|null)$)[A-Za-z_./][\w./@+-]*", re.ASCII)
 DIFFERENCES = "What differs by design: docs/how-to/coming-from-trl.md"
 
 
@@ -280,15 +279,3 @@ def our_key(stage: str, name: str) -> str | None:
         return str(key)
     trainer_keys = {each.name for each in fields(TRAINER_KEYS[stage])}
     return f"STAGE.trainer.{name}" if name in trainer_keys else None
-
-
-def hydra_text(value: Any) -> str:
-    """Return a value as Hydra reads it in a command."""
-    if isinstance(value, Mapping):
-        entries = [f"{key}: {hydra_text(each)}" for key, each in value.items()]
-        return f"{{{', '.join(entries)}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(hydra_text, value))}]"
-    if isinstance(value, str) and NEEDS_NO_QUOTES.fullmatch(value):
-        return value
-    return json.dumps(value, ensure_ascii=False)

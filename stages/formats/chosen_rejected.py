@@ -16,7 +16,7 @@ from stages.formats.format import (
     is_whole,
     roles_of,
 )
-from stages.formats.readers.row import BadRow
+from stages.formats.readers.row import LEAVE_OUT, BadRow
 from stages.formats.references import is_texts
 from stages.formats.turns import messages, split_system
 from stages.store.records import Message
@@ -85,21 +85,18 @@ class ChosenRejected(Format):
         system, spoken = split_system(self.read_prompt(row))
         shared = [turn for turn in prompt if turn["role"] != "system"]
         if shared[: len(spoken)] != messages(spoken):
-            raise BadRow("prompt", "is not the beginning of chosen")
+            raise BadRow("prompt", "is not the beginning of chosen", LEAVE_OUT)
         return [*messages([system]), *prompt] if system and shared == prompt else prompt
 
     def validate_repeated_prompt(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
         """Raise BadRow unless the prompt and the input of a row with whole conversations are in their turns."""
         prompt_text, contents = row.get("prompt"), [turn["content"].strip() for turn in prompt]
         if isinstance(prompt_text, str) and prompt_text.strip() not in contents:
-            raise BadRow("prompt", "is not one of the turns of chosen")
+            raise BadRow("prompt", "is not one of the turns of chosen", LEAVE_OUT)
         if isinstance(more := row.get("input"), str) and not any(
             more.strip() in content for content in contents
         ):
-            raise BadRow(
-                "input",
-                "is not in the turns of chosen: type `columns: {COLUMN: null}` to leave it out",
-            )
+            raise BadRow("input", "is not in the turns of chosen", LEAVE_OUT)
 
 
 def rejected_answers(row: Mapping[str, Any]) -> list[Any]:

@@ -25,21 +25,31 @@ from stages.formats.columns import (
 )
 from stages.formats.compared import Compared
 from stages.formats.format import STATED, Format, ParsedRow
+from stages.formats.implicit import Implicit
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
-from stages.formats.readers.row import BadRow, ChangesMeaning
+from stages.formats.readers.row import BadRow, ChangesMeaning, Way
 from stages.formats.references import Resolved, resolve
 from stages.formats.scored import Scored, Several
 from stages.formats.texts import Texts
-from stages.formats.turns import CHANGING, WEIGHTS, is_empty, messages, resolve_turns
+from stages.formats.turns import (
+    CHANGING,
+    MEDIA_OF_PARTS,
+    READ_PARTS,
+    WEIGHTS,
+    is_empty,
+    kind_of,
+    messages,
+    resolve_turns,
+)
 from stages.store.splits import NEED_AN_ANSWER
 
 # Detection takes the first format in this order that fits at least half of the file's first rows.
 EXAMPLES: list[type[Format]] = [
     KTO, Chat, Answered, Continued, ChosenRejected, Compared, Scored, Transcribed, Prompts, Texts,
 ]  # fmt: skip
-PREFERENCES: list[type[Format]] = [ChosenRejected, Rejected, Compared, Scored, KTO]
+PREFERENCES: list[type[Format]] = [ChosenRejected, Rejected, Compared, Scored, KTO, Implicit]
 CANDIDATES: list[type[Format]] = [Several, Chat, Answered]
 
 
@@ -53,11 +63,11 @@ class Purpose(StrEnum):
 
 
 FORMATS = dict(zip(Purpose, (EXAMPLES, EXAMPLES, PREFERENCES, CANDIDATES), strict=True))
+# a placeholder such as <image> means nothing without the column of this name
+MEDIA = ("image", "video", "audio")
 # (role, function that takes its value out of a row)
 Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]
 MAX_SHOWN = 9  # names in an error
-# a placeholder such as <image> means nothing without the column of this name
-MEDIA = ("image", "video", "audio")
 
 
 @dataclass(frozen=True)
@@ -79,11 +89,15 @@ class RowColumns:
 
 
 class Placeholders:
-    """The placeholders (`<image>`, `<|image|>`, `<image 1>`) of columns that the user leaves out by
-    `columns: {image: null}`. `rows` counts the rows with such placeholders in a request."""
+    """The placeholders (`<image>`, `<|image|>`, `<image 1>`) and the parts of a content that the user leaves out by
+    `columns: {image: null}`. `rows` counts the rows with such placeholders in a request, `rows_with_parts` those with
+    such parts."""
 
     def __init__(self, dropped: Collection[str]):
+        self.dropped = {*dropped}
+        self.rows_with_parts = 0
         names = {column_paths.normal_name(column).removesuffix("s") for column in dropped}
+        self.media = names & {*MEDIA_OF_PARTS.values()}
         self.kinds = sorted(names & {*MEDIA})
         self.pattern = (
             re.compile(rf"<\|?({'|'.join(self.kinds)})[ _]?\d*\|?>") if self.kinds else None
@@ -106,11 +120,40 @@ class Placeholders:
 
         return row.rewrite_texts(cleaned)
 
+    def remove_parts(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return a row's values by role without the parts that are left out."""
+        if not self.dropped:
+            return values
+        remaining = {role: self.without_parts(value) for role, value in values.items()}
+        self.rows_with_parts += remaining != values
+        return remaining
+
+    def without_parts(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.without_parts(item) for item in value if not self.is_left_out(item)]
+        if isinstance(value, dict):
+            return {key: self.without_parts(item) for key, item in value.items()}
+        return value
+
+    def is_left_out(self, part: Any) -> bool:
+        """Return True for a part whose type, or whose medium, the user leaves out."""
+        kind = kind_of(part)
+        if kind in READ_PARTS:
+            return False
+        return kind in self.dropped or MEDIA_OF_PARTS.get(str(kind)) in self.media
+
     def remarks(self) -> list[str]:
-        """Return the note for the user on removed placeholders; [] if there were none."""
-        names = " and ".join(f"<{kind}>" for kind in self.kinds)
-        note = f"{self.rows:,} rows had {names} in the text; it was removed, since its column is left out"
-        return [note] if self.rows else []
+        """Return the notes for the user on removed placeholders and parts; [] if there were none."""
+        notes = list[str]()
+        if self.rows:
+            names = " and ".join(f"<{kind}>" for kind in self.kinds)
+            notes.append(
+                f"{self.rows:,} rows had {names} in the text; it was removed, since its column is left out"
+            )
+        if self.rows_with_parts:
+            names = ", ".join(sorted(self.dropped))
+            notes.append(f"{self.rows_with_parts:,} rows had parts that are left out ({names})")
+        return notes
 
 
 @dataclass
@@ -164,6 +207,7 @@ class ColumnMapping:
         stated: dict[str, Any] = {
             role: join_values(values.pop(role)) for role in columns.stated if role in values
         }
+        values = self.placeholders.remove_parts(values)
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
         if model is not None:
             stated["models"] = models_by_answer(model, len(parsed.answers), columns.paths)
@@ -189,8 +233,8 @@ class ColumnMapping:
         except BadRow as bad:
             if not isinstance(path := paths.get(bad.field), str):
                 raise
-            hint = nested_key_hint(bad.field, path, value_at(row, path))
-            raise BadRow(path, bad.reason.replace("COLUMN", path) + hint) from None
+            nested = nested_key_ways(bad.field, path, value_at(row, path))
+            raise BadRow(path, bad.reason, *(way.at(path) for way in bad.ways), *nested) from None
         except ChangesMeaning as error:
             role, dot, key = error.column.partition(".")
             raise ChangesMeaning(f"{paths[role]}{dot}{key}", error.reason) from None
@@ -325,11 +369,11 @@ def join_values(value: Any) -> str:
     return text.encode(errors="replace").decode()  # a file may hold half a surrogate pair
 
 
-def nested_key_hint(role: str, path: str, value: Any) -> str:
-    """Return a hint on how to read a role from a key of an object; empty if the value is not an object."""
-    keys = nested_keys(value) if isinstance(value, dict) else []
-    return (
-        f": type `columns: {{{role}: {path}.KEY}}`; its keys are {', '.join(keys[:MAX_SHOWN])}"
-        if keys
-        else ""
-    )
+def nested_key_ways(role: str, path: str, value: Any) -> list[Way]:
+    """Return the way to read a role from the longest text in an object; [] if the value is not an object with texts."""
+    texts = [key for key in nested_keys(value) if isinstance(value_at(value, key), str)]
+    if not isinstance(value, dict) or not texts:
+        return []
+    longest = max(texts, key=lambda key: len(str(value_at(value, key))))
+    keys = ", ".join(nested_keys(value)[:MAX_SHOWN])
+    return [Way({"columns": {role: f"{path}.{longest}"}}, f"(its keys are {keys})")]

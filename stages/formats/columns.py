@@ -146,7 +146,8 @@ def list_unread(row: Mapping[str, Any], unread: UnreadColumns) -> list[str]:
         is_default = value == 1 and column.lower() in WEIGHTS
         if not is_empty(value) and not is_default:
             if changing:
-                raise ChangesMeaning(column)
+                role = role_that_reads(column)
+                raise ChangesMeaning(column, "", role, label_word(value) * (role == "label"))
             columns.append(column)
     for column, bad in unread.bad.items():
         if (value := label_word(row[column])) in bad:
@@ -155,3 +156,14 @@ def list_unread(row: Mapping[str, Any], unread: UnreadColumns) -> list[str]:
                 column, f"is {row[column]!r:.40}, which calls the answer of the row bad", role
             )
     return columns
+
+
+def role_that_reads(column: str) -> str:
+    """Return the role that a column which changes a row's meaning could have; empty if there is none."""
+    name = normal_name(column)
+    if THOUGHTS.fullmatch(name):
+        return "reasoning"
+    for role, names in NAMES["readable"].items():
+        if name in names.split():
+            return str(role)
+    return ""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from stages.config.errors import UserError
+from stages.config.override_text import override
 from stages.formats.columns import Path, label_word, normal_name, parse_cell
 from stages.formats.format import (
     CONTEXT,
@@ -17,7 +18,7 @@ from stages.formats.format import (
     only_text,
     roles_of,
 )
-from stages.formats.readers.row import BadRow
+from stages.formats.readers.row import BadRow, Way
 from stages.formats.scored import parse_number
 from stages.formats.turns import Turn
 
@@ -30,7 +31,9 @@ PREFERENCE = "preference preferred winner better better_response_id majority cho
 # columns with a number for each answer, higher is better
 SCORES = "score rating reward winner_model"
 MAX_SHOWN = 9  # values in an error
-NUMBER = re.compile(r"-?\d+(\.\d+)?")
+# of the numbers that a word of `labels` stands for
+BORDER = re.compile(r"(below|above) (-?\d+(?:\.\d+)?)")
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 TIES = ("tie", "both", "same", "equal", "tie_bothbad", "both_bad", "neither", "draw")
 
 
@@ -78,7 +81,11 @@ class Compared(Format):
         if (first_end, second_end) == ("1", "2"):
             self.sides["1_5"] = 0.5
         if isinstance(names["preference"], str):
-            values = {label_word(row.get("preference")) for row in rows} - {""}
+            values = {
+                label_word(row.get("preference"))
+                for row in rows
+                if not isinstance(row.get("preference"), list)
+            } - {""}
             if any(self.first_score(value) is None for value in values):
                 raise self.unclear_error(values)
 
@@ -86,19 +93,25 @@ class Compared(Format):
         """Return the score of the first answer: 1 if preferred, 0 if not, 0.5 for a tie, None if the word is unknown.
         A number means the answer whose column has that number. Data sets differ in whether 0 is the first answer or a
         tie, so other numbers need the setting `labels`."""
-        word = self.labels.get(value, value)
+        word = self.labels.get(value) or word_beyond_border(value, self.labels) or value
         return None if word.startswith("-") else self.sides.get(normal_name(word))
 
     def unclear_error(self, values: Iterable[str]) -> UserError:
         """Return the error for preferences that name neither answer, with the setting that explains them."""
         column, a, b = (str(self.names[role]) for role in ("preference", "a", "b"))
-        ordered = sorted(values)[:MAX_SHOWN]
-        words = ", ".join(f"{value}: WORD" for value in ordered) + ", …" * (
-            len({*values}) > MAX_SHOWN
+        ordered = sorted({*values}, key=in_order)
+        shown = ", ".join(ordered[:MAX_SHOWN]) + ", …" * (len(ordered) > MAX_SHOWN)
+        problem = (
+            f"{column} holds {shown}, and some of these values name neither {a}, {b} nor a tie"
         )
-        problem = f"{column} holds {', '.join(ordered)}, and some of these values name neither {a}, {b} nor a tie"
-        meaning = f"left ({a} is better), right ({b} is better) or tie for each WORD"
-        return UserError(f"{problem}. Type {self.setting}={{{words}}}, with {meaning}.")
+        unclear = [v for v in ordered if self.first_score(v) is None or NUMBER.fullmatch(v)]
+        guesses = [override(self.setting, words) for words in guessed_words(unclear)]
+        if not guesses:
+            return UserError(
+                f"{problem}. No setting reads so many words: write left ({a} is better), right or tie in their place."
+            )
+        meaning = f"with left ({a} is better), right ({b} is better) or tie for each value"
+        return UserError(f"{problem}. Type {' or '.join(guesses)}, {meaning}.")
 
     def read_preference(self, value: Any) -> float:
         if isinstance(value, list):
@@ -112,7 +125,8 @@ class Compared(Format):
         if (score := self.first_score(word)) is None:
             if NUMBER.fullmatch(word):
                 raise self.unclear_error({*self.values, word})
-            raise BadRow("preference", f"names neither answer nor a tie: {value!r:.40}")
+            ways = [Way({"labels": {word: side}}) for side in ("left", "right", "tie")]
+            raise BadRow("preference", f"{value!r:.40} names neither answer nor a tie", *ways)
         return score
 
     def remarks(self) -> list[str]:
@@ -162,6 +176,51 @@ class Compared(Format):
         if not isinstance(row["preference"], list):  # pairs of scores have too many values to count
             self.values[label_word(row["preference"])] += 1
         return parsed
+
+
+def word_beyond_border(value: str, labels: Mapping[str, str]) -> str | None:
+    """Return the word of labels for a number on one side of a border, as in `{below 0: left, above 0: right}`."""
+    if not NUMBER.fullmatch(value):
+        return None
+    for label, word in labels.items():
+        border = BORDER.fullmatch(label)
+        if border:
+            distance = float(value) - float(border[2])
+            if (distance < 0 and border[1] == "below") or (distance > 0 and border[1] == "above"):
+                return word
+    return None
+
+
+def in_order(value: str) -> tuple[bool, float, str]:
+    """Return the place of a value among others: numbers first, by size."""
+    is_number = NUMBER.fullmatch(value) is not None
+    return not is_number, float(value) if is_number else 0.0, value
+
+
+def guessed_words(values: list[str]) -> list[dict[str, str]]:
+    """Return guesses at what ordered values mean, one the reverse of the other: the halves of few values, or numbers on
+    both sides of a border. [] for more words than can be typed."""
+    if len(values) == 1:
+        return [{values[0]: side} for side in ("left", "right", "tie")]
+    half = len(values) // 2
+    low, middle, high = (
+        values[:half],
+        values[half : len(values) - half],
+        values[len(values) - half :],
+    )
+    numbers = [float(value) for value in values if NUMBER.fullmatch(value)]
+    has_both_signs = len(numbers) == len(values) and numbers[0] < 0 < numbers[-1]
+    if has_both_signs or len(values) > MAX_SHOWN:
+        if len(numbers) < len(values):
+            return []
+        border = 0 if has_both_signs else (numbers[0] + numbers[-1]) / 2
+        if numbers[0] >= 0 and numbers[-1] <= 1:  # a share
+            border = 0.5
+        low, middle, high = [f"below {border:g}"], [f"{border:g}"], [f"above {border:g}"]
+    return [
+        dict.fromkeys(low, first) | dict.fromkeys(middle, "tie") | dict.fromkeys(high, second)
+        for first, second in (("left", "right"), ("right", "left"))
+    ]
 
 
 def up_to_turn(turns: list[Turn], last: Any) -> list[Turn]:

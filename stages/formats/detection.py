@@ -11,6 +11,7 @@ from typing import Any
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
+from stages.config.override_text import override
 from stages.formats import refusal_messages as refusals
 from stages.formats.column_mapping import (
     FORMATS,
@@ -23,11 +24,12 @@ from stages.formats.column_mapping import (
 from stages.formats.columns import list_unread
 from stages.formats.prompts import Prompts
 from stages.formats.readers.files import Table
-from stages.formats.readers.row import ChangesMeaning, validate_columns
+from stages.formats.readers.row import BadRow, ChangesMeaning, validate_columns
 from stages.formats.texts import Texts
 from stages.formats.turns import is_empty
 
 PEEKED = 200  # rows
+SINGLE_ANSWERS = ("completion", "chosen", "rejected")
 MOST_LABELS = 10  # answers of more different numbers are no labels
 
 
@@ -62,7 +64,8 @@ def recognise_format(
     if not allowed_formats(source, purpose):
         names = ", ".join(dict.fromkeys(map(format_name, FORMATS[purpose])))
         raise UserError(
-            f"{block}.format={source.format}: this format does not hold {purpose}. Type one of {names}."
+            f"{block}.format={source.format}: this format does not hold {purpose}. Type {override(f'{block}.format', None)} to "
+            f"detect the format, or one of {names}."
         )
     if not rows:
         return None
@@ -116,14 +119,14 @@ def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
     } - mapping.first_paths.keys()
     columns = mapping.find_columns(row)
     values = mapping.values(row).values
-    if (
-        unresolved
-        or not values.keys() >= {*mapping.format.needs}
-        or not mapping.format.fits(values)
-    ):
+    if unresolved or not values.keys() >= {*mapping.format.needs}:
         return False
     try:
+        if not mapping.format.fits(values):
+            return False
         list_unread(row, columns.unread)
+    except BadRow:
+        return True  # `read` raises the error for its row
     except ChangesMeaning:
         # in other formats, `read` raises the error for its row
         return not isinstance(mapping.format, Texts)
@@ -135,7 +138,9 @@ def learn_from_rows(
 ) -> None:
     """Let the format look at the first rows, or at all rows, before it parses any."""
     form = mapping.format
-    form.numbers |= has_numbers(mapping, rows)
+    numbers = number_answers(mapping, rows)
+    form.numbers |= len(numbers) > MOST_LABELS
+    form.number_words = sorted({str(number).lower() for number in numbers})
     seen = (
         (row.value for row in table.rows() if isinstance(row.value, dict))
         if form.learns_all
@@ -152,11 +157,11 @@ def learn_from_rows(
         raise UserError(f"{table.name}: {error}") from error
 
 
-def has_numbers(mapping: ColumnMapping, rows: list[dict[str, Any]]) -> bool:
-    """Return True if the answers are numbers, of more values than labels would have."""
-    answers = [mapping.values(row).values.get("completion") for row in rows]
-    numbers = {answer for answer in answers if type(answer) in (int, float)}
-    return len(numbers) > MOST_LABELS
+def number_answers(mapping: ColumnMapping, rows: list[dict[str, Any]]) -> set[int | float | bool]:
+    """Return the different answers that are numbers, true or false. More values than labels would have are numbers."""
+    values = [mapping.values(row).values for row in rows]
+    answers = [row.get(role) for row in values for role in SINGLE_ANSWERS]
+    return {answer for answer in answers if isinstance(answer, int | float)}
 
 
 KNOWN: list[dict[str, Any]] = read_beside(__file__)

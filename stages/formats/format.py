@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from stages.config.blocks.data import Source
 from stages.config.installation import read_beside
 from stages.formats.columns import Path
-from stages.formats.readers.row import BadRow, ChangesMeaning
+from stages.formats.readers.row import LEAVE_OUT, BadRow, ChangesMeaning, Way
 from stages.formats.transcripts import parse_open_transcript, parse_transcript, without_end
 from stages.formats.turns import (
     REASONING_KEYS,
     Turn,
     TurnReader,
     context_turns,
+    is_content,
     is_parts,
     is_trained,
     messages,
@@ -35,7 +36,8 @@ NAMES = read_beside(__file__)
 CONTEXT, TURNS, PROMPT, WEIGHT = (NAMES[part] for part in ("context", "turns", "prompt", "weight"))
 COMPLETION: str = NAMES["completion"]
 THOUGHT = {"reasoning": f"{' '.join(REASONING_KEYS)} {NAMES['thought']}"}
-PREFILLED = "the prompt ends with an assistant turn: leave it out, or write it at the beginning of each answer"
+CUT = Way({"data.form.turns": "cut"}, "to end it at its last answer")
+PREFILLED = "the prompt ends with an assistant turn. No setting moves it: leave it out, or write it at the beginning of each answer"
 # values that turn reasoning on or off, and are not its text
 SWITCHES = {"on", "off", "true", "false", "yes", "no"}
 # roles of every format; apart from `model`, only `columns` gives them a column
@@ -97,7 +99,10 @@ class Format(ABC):
         self.numbers = source.check in ("number", "math")
         self.dropped = {column for column, path in source.columns.items() if path is None}
         self.strip = source.reasoning == "strip"
-        self.turns = TurnReader(self.strip, self.dropped, source.turns)
+        self.turns = TurnReader(self.strip, self.dropped, source.turns, self.labels)
+        self.number_words = list[
+            str
+        ]()  # the answers of the first rows that are true, false or a number
         self.untrained = 0  # turns, of the rows so far
 
     def role_names(self, columns: Collection[str]) -> Mapping[str, str]:
@@ -130,14 +135,15 @@ class Format(ABC):
         elif "prompt" in row:
             prompt = only_text(row["prompt"], "prompt")
             dialogue = prompt if isinstance(prompt, list) else parse_open_transcript(prompt)
+            if is_content(prompt):
+                dialogue = None
             if dialogue is None:
                 return self.with_context(row, [Turn("user", self.read_request(row, prompt))])
             turns = self.turns.read(dialogue, "prompt")
         else:
             raise BadRow("prompt", "the column is missing, or empty")
         if "input" in row:
-            way = "type `columns: {COLUMN: null}` to leave the input out"
-            raise BadRow("input", f"the prompt has several turns: {way}")
+            raise BadRow("input", "the prompt has several turns", LEAVE_OUT)
         return self.with_context(row, turns)
 
     def read_request(self, row: Mapping[str, Any], prompt: Any) -> str:
@@ -152,8 +158,7 @@ class Format(ABC):
         before = context_turns(row)
         if "system" in row and turns[0].role == "system":
             if before[0].content != turns[0].content:
-                way = "type `columns: {COLUMN: null}` to leave it out"
-                raise BadRow("system", f"differs from the first message: {way}")
+                raise BadRow("system", "differs from the first message", LEAVE_OUT)
             turns = turns[1:]
         turns = before + turns
         return with_tools(turns, row["tools"]) if "tools" in row else turns
@@ -209,10 +214,14 @@ class Format(ABC):
         """Return the row of two conversations, by the role that holds each. The messages that they share are the
         prompt, up to the last place where an assistant turn follows in both.
         Raise BadRow if they are equal or share no request, or if one is the beginning of the other."""
-        ordered = {side: self.turns.order(turns) for side, turns in conversations.items()}
+        ordered = {
+            side: self.turns.order(turns, ends_with_answer=True)
+            for side, turns in conversations.items()
+        }
         for side, turns in ordered.items():
             if turns[-1].role != "assistant":
-                raise BadRow(side, "does not end with an assistant turn")
+                ways = [CUT] if any(turn.role == "assistant" for turn in turns) else []
+                raise BadRow(side, "does not end with an assistant turn", *ways)
         (other, first), (side, second) = ordered.items()
         place = count_shared_prefix(first, second)
         if first == second:
@@ -242,7 +251,9 @@ class Format(ABC):
         if isinstance(value, (list, dict)) and not is_parts(value):
             turns = self.turns.read(value if isinstance(value, list) else [value], field)
             if turns[:-1] not in ([], prompt) or turns[-1].role != "assistant":
-                raise BadRow(field, "must be one assistant turn, alone or after the prompt")
+                whole = Way({"columns": {"messages": "COLUMN"}}, "to read it as the conversation")
+                ways = [whole] if field == "completion" and turns[-1].role == "assistant" else []
+                raise BadRow(field, "must be one assistant turn, alone or after the prompt", *ways)
             return turns[-1].content
         reasoning = only_text(reasoning, "reasoning")
         if reasoning is not None and str(reasoning).lower() in SWITCHES:
@@ -258,9 +269,9 @@ class Format(ABC):
         has_labels = not self.roles.keys().isdisjoint(("label", "preference"))
         words = {} if has_labels else self.labels
         if (word := words.get(key := str(value).lower(), as_typed)) is None:
-            hint = f": type `labels: {{{key}: WORD, …}}` with the text of each answer"
-            reason = f"must be text, is {type(value).__name__}"
-            raise BadRow(field, reason if has_labels else reason + hint)
+            texts = {word: word for word in sorted({key, *self.number_words})}
+            ways = [] if has_labels else [Way({"labels": texts}, "with the text of each answer")]
+            raise BadRow(field, f"must be text, is {type(value).__name__}", *ways)
         return word
 
 
@@ -278,10 +289,8 @@ def only_text(value: Any, field: str) -> Any:
         return value
     if len(value) > 1:
         noun = "requests" if field == "prompt" else "texts" if field == "input" else "answers"
-        raise BadRow(
-            field,
-            f"holds {len(value)} {noun}: type `columns: {{{field}: COLUMN.0}}` to read the first",
-        )
+        first = Way({"columns": {field: "COLUMN.0"}}, "to read the first")
+        raise BadRow(field, f"holds {len(value)} {noun}", first)
     return value[0]
 
 
@@ -294,5 +303,9 @@ def is_turns(value: Any) -> bool:
     """Return True for a list of objects, or a string that is a transcript or should be a list of turns."""
     if isinstance(value, str):
         is_broken_list = value.lstrip().startswith("[{") and parse_notation(value) is None
-        return is_broken_list or parse_transcript(value) is not None
-    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)
+        try:
+            return is_broken_list or parse_transcript(value) is not None
+        except BadRow:  # a broken call in a transcript
+            return True
+    are_objects = isinstance(value, list) and all(isinstance(turn, dict) for turn in value)
+    return are_objects and bool(value) and not is_content(value)

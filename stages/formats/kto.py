@@ -9,6 +9,7 @@ from stages.formats.columns import Path, label_word
 from stages.formats.format import (
     COMPLETION,
     CONTEXT,
+    CUT,
     PROMPT,
     THOUGHT,
     TURNS,
@@ -16,7 +17,7 @@ from stages.formats.format import (
     ParsedRow,
     roles_of,
 )
-from stages.formats.readers.row import BadRow
+from stages.formats.readers.row import BadRow, Way
 from stages.formats.turns import messages, split_off_answer
 
 # The words of labels, with spaces for - and _, and without a noun for the answer
@@ -57,11 +58,16 @@ class KTO(Format):
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         if (score := self.label_score(row["label"])) is None:
+            value = label_word(row["label"])
             raise BadRow(
-                "label", f"must be true or false, good or bad, up or down, is {row['label']!r:.40}"
+                "label",
+                f"must be true or false, good or bad, up or down, is {row['label']!r:.40}",
+                Way({"labels": {value: "true"}}, "if it marks a good answer"),
+                Way({"labels": {value: "false"}}, "if it marks a bad answer"),
             )
         prompt, answer = split_off_answer(self.read_exchange(row))
         if answer is None:
-            raise BadRow("", "the conversation has no answer for the label")
+            has_answer = any(turn.role == "assistant" for turn in prompt)
+            raise BadRow("", "the conversation has no answer for the label", *[CUT] * has_answer)
         self.values[label_word(row["label"]), score] += 1
         return ParsedRow(messages(prompt), [answer], [score], graded=True)

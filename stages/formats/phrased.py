@@ -19,9 +19,10 @@ import yaml
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError, suggest
+from stages.config.override_text import override
 from stages.formats.columns import Path, parse_cell
 from stages.formats.format import Format, ParsedRow
-from stages.formats.readers.row import BadRow
+from stages.formats.readers.row import BadRow, Way
 from stages.formats.turns import require_list, require_text
 from stages.store import plugins
 from stages.store.bounded_yaml import require_bounded
@@ -31,6 +32,7 @@ from stages.store.templates import Refusal, TemplateFault, guard_template, read_
 
 FOLDER = pathlib.Path(__file__).with_name("tasks")
 MAX_SHOWN = 200  # characters of labels in a note
+MAX_WORDS = 100  # labels in an error
 MAX_OPTIONS = 8  # labels in `options`
 LABEL_VARIABLES = {"label", "options", "choices"}
 NO_LABEL = "-1"  # `datasets` writes this for a row without a label
@@ -68,14 +70,21 @@ class Phrased(Format):
                 (str(row["label"]), row["options"]) for row in rows
             )
             return
+        wordless = dict[str, str]()
+        block, _, _ = labels.rpartition(".")
         for row in rows if "label" in self.roles else ():
             if "label" in row and (str(row["label"]) != NO_LABEL or NO_LABEL in self.words):
                 try:
                     distinct_words[self.label_word(row["label"])] = None
-                except BadRow as error:
-                    problem = error.reason.replace("COLUMN", str(names["label"]))
-                    way = f"Type {labels}={{VALUE: WORD, …}} with a word for each label"
-                    raise UserError(f"{names['label']}: {problem}. {way}.") from error
+                except BadRow as bad:
+                    if bad.ways:
+                        error = bad.at(str(names["label"])).typed(block)
+                        raise UserError(f"{error}.") from bad
+                    wordless.setdefault(self.label_text(row["label"]), bad.reason)
+        if wordless:
+            words = {label: f"class {label}" for label in sorted(wordless)[:MAX_WORDS]}
+            way = f"Type {override(labels, words)}, with a word for each label"
+            raise UserError(f"{names['label']}: {next(iter(wordless.values()))}. {way}.")
         self.label_words = sorted(distinct_words)
 
     def remarks(self) -> list[str]:
@@ -94,8 +103,8 @@ class Phrased(Format):
         if isinstance(label, list) and len(label) == 1:
             label = label[0]
         if isinstance(label, list | dict):
-            hint = "type `columns: {label: COLUMN.0}` to read the first"
-            raise BadRow("label", f"must be one label, is {label!r:.40}: {hint}")
+            first = Way({"columns": {"label": "COLUMN.0"}}, "to read the first")
+            raise BadRow("label", f"must be one label, is {label!r:.40}", first)
         name = str(label).strip()
         return self.words.get(name.lower()) or self.words.get(name.lower().removesuffix(".0"), name)
 

@@ -1,17 +1,25 @@
 """Rows with several answers that have scores or ranks (UltraFeedback, Nectar), or with one answer and its score."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import UnionType
 from typing import Any
 
+from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.formats.columns import Path
+from stages.config.override_text import override
+from stages.formats.columns import Path, nested_keys, value_at
 from stages.formats.format import CONTEXT, PROMPT, TURNS, Format, ParsedRow, roles_of
-from stages.formats.readers.row import BadRow
+from stages.formats.readers.row import BadRow, Way
 from stages.formats.turns import is_blank, messages, require_list
 
 NAMES = read_beside(__file__)
+MAX_SHOWN = 3  # values in a note
+WORD = re.compile(r"\D*")  # N/A, unrated, ?: no number, and no part of one such as 4/5
+INFINITE = re.compile(r"\s*[+-]?inf(inity)?\s*", re.IGNORECASE)
 LARGEST = 1e300  # of a rating: differences of larger ones may be infinite
 
 
@@ -20,7 +28,11 @@ class Scored(Format):
     needs: tuple[str, ...] = ("prompt", "completions")
     models = NAMES["models"]
     compares = True
-    unscored = 0  # answers, of the rows so far
+
+    def __init__(self, source: Source):
+        super().__init__(source)
+        # answers without a score of the rows so far, by what they have in its place
+        self.unscored = Counter[str]()
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         answers = row["completions"]
@@ -46,10 +58,9 @@ class Scored(Format):
         """Return the lists in a row's completions; raise BadRow if there are no texts."""
         lists = self.split_objects(require_list(completions, "completions"))
         if "completions" not in lists:
-            raise BadRow(
-                "completions",
-                "holds objects without a text: type `columns: {completions: COLUMN.KEY}`",
-            )
+            texts = keys_of(completions, str)
+            ways = [Way({"columns": {"completions": f"COLUMN.{key}"}}) for key in texts[:1]]
+            raise BadRow("completions", "holds objects without a known text", *ways)
         return lists
 
     def learn(
@@ -58,15 +69,7 @@ class Scored(Format):
         row = next(row for row in rows if isinstance(row["completions"], list | dict | str))
         lists = {**self.split_objects(row["completions"]), **row}
         if not {"scores", "ranks"} & lists.keys():
-            column = names["completions"]
-            keys = next(
-                (", ".join(each) for each in row["completions"] if isinstance(each, dict)), ""
-            )
-            holds, path = (keys, f"{column}.KEY") if keys else ("text alone", "COLUMN")
-            ways = (
-                f"`columns: {{scores: {path}}}`, or `columns: {{ranks: {path}}}` if 1 is the best"
-            )
-            raise UserError(f"{column} holds {holds}, but no scores. Type {ways}.")
+            raise unscored_error(row["completions"], str(names["completions"]), labels)
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         one = isinstance(row["completions"], str)  # each answer to a request has its own row
@@ -76,9 +79,7 @@ class Scored(Format):
             role: [value] if one else require_list(value, role) for role, value in own.items()
         }
         if "scores" not in lists and "ranks" not in lists:
-            raise BadRow(
-                "scores", "the answers have no scores: type `columns: {scores: COLUMN.KEY}`"
-            )
+            raise BadRow("scores", "the answers have no scores")
         by_rank = "scores" not in lists
         completions, values = self.scored_completions(lists, "ranks" if by_rank else "scores")
         scores = [parse_number(value) for value in values]
@@ -102,18 +103,56 @@ class Scored(Format):
         scored = [i for i, value in enumerate(values) if not is_missing(value)]
         if len(scored) < min(2, len(values)):
             raise BadRow("scores", f"{len(scored)} of {len(values)} answers have a score")
-        self.unscored += len(values) - len(scored)
+        for value in values:
+            if is_missing(value):
+                self.unscored[str(value)] += 1
         return [answers[i] for i in scored], [values[i] for i in scored]
 
     def remarks(self) -> list[str]:
         """Return the notes for the user, with the number of answers that have no score."""
-        note = f"{self.unscored:,} answers without a score were left out"
-        return [*super().remarks(), *[note] * bool(self.unscored)]
+        if not self.unscored:
+            return super().remarks()
+        values = ", ".join(value or "nothing" for value, _ in self.unscored.most_common(MAX_SHOWN))
+        note = f"{self.unscored.total():,} answers without a score were left out ({values} in its place)"
+        return [*super().remarks(), note]
 
 
 def is_missing(value: Any) -> bool:
-    """Return True for a blank, and for the NaN that pandas writes for one."""
-    return is_blank(value) or (isinstance(value, float) and math.isnan(value))
+    """Return True for a blank, for the NaN that pandas writes for one, and for a word such as N/A."""
+    if is_blank(value):
+        return True
+    if isinstance(value, str):
+        return WORD.fullmatch(value) is not None and not INFINITE.fullmatch(value)
+    return isinstance(value, float) and math.isnan(value)
+
+
+def unscored_error(completions: Any, column: str, labels: str) -> UserError:
+    """Return the error for answers whose scores nothing names. `labels` is a key of the source."""
+    ways = "No setting finds any, and answers without scores cannot be compared: let a labeler score them"
+    numbers = [f"{column}.{key}" for key in keys_of(completions, int | float)]
+    if numbers:
+        key = f"{labels.rpartition('.')[0]}.columns"
+        scores, ranks = (override(key, {role: numbers[0]}) for role in ("scores", "ranks"))
+        ways = f"Type {scores}, or {ranks} if 1 is the best"
+    holds = ", ".join(nested_keys(completions)) or "text alone"
+    return UserError(f"{column} holds {holds}, but no known scores. {ways}.")
+
+
+def flattened(value: Any) -> list[Any]:
+    """Return the items of nested lists in one list."""
+    if not isinstance(value, list):
+        return [value]
+    return [inner for item in value for inner in flattened(item)]
+
+
+def keys_of(objects: Any, kind: type | UnionType) -> list[str]:
+    """Return the keys under which all objects of a list have a value of this kind, the longest values first."""
+    keys = list[str]()
+    for key in nested_keys(objects):
+        values = [value for value in flattened(value_at(objects, key)) if value is not None]
+        if values and all(isinstance(value, kind) for value in values):
+            keys.append(key)
+    return sorted(keys, key=lambda key: -len(str(value_at(objects, key))))
 
 
 def parse_number(value: Any) -> float:

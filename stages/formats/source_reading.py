@@ -5,6 +5,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, TypeVar
 
 from stages.config.blocks.data import Source
@@ -12,9 +13,8 @@ from stages.config.errors import UserError
 from stages.formats.column_mapping import ColumnMapping, Purpose
 from stages.formats.detection import detect_mapping, first_rows
 from stages.formats.format import ParsedRow
-from stages.formats.kto import KTO
 from stages.formats.readers.files import Table, source_tables
-from stages.formats.readers.row import BadRow, ChangesMeaning, Row, Unwanted
+from stages.formats.readers.row import BadRow, ChangesMeaning, Row, Unwanted, Way
 from stages.formats.refusal_messages import (
     missing_path_error,
     shortlist,
@@ -135,7 +135,7 @@ def convert_table(
             report.flagged_rows += [row] if reason.quarantined else []
             continue
         except BadRow as reason:
-            row.error = reason
+            row.error = reason.typed(key.rpartition(".")[0])
             report.bad_rows.append(row)
             continue
         if example is None or (is_tie(example) and not is_tie(parsed)):
@@ -170,13 +170,14 @@ def unread_values(row: Any, mapping: ColumnMapping | None) -> dict[str, Any]:
 def column_hint(key: str, error: ChangesMeaning) -> str:
     """Return the settings that leave out a column which changes what a row means, or that read it."""
     block, name = key.rpartition(".")[0], error.column.rpartition(".")[2]
-    ways = [f"{block}.columns={{{name}: null}} to leave it out"]
-    ways += [f"{block}.columns={{{error.role}: {error.column}}} to read it"] * bool(error.role)
-    if name in KTO.roles["label"].split():
-        ways.append(
-            f"{block}.labels={{VALUE: true, VALUE: false}} to say which values mark a good answer"
-        )
-    return f". Type {', or '.join(ways)}."
+    ways = [Way({"columns": {name: None}}, "to leave it out")]
+    read = {"columns": {error.role: error.column}}
+    if error.role and not error.value:
+        ways.append(Way(read, "to read it"))
+    for word, meaning in {"true": "good", "false": "bad"}.items() if error.value else ():
+        purpose = f"if {error.value} marks a {meaning} answer"
+        ways.append(Way({**read, "labels": {error.value: word}}, purpose))
+    return f". Type {', or '.join(way.typed(block) for way in ways)}."
 
 
 def is_tie(row: ParsedRow) -> bool:
@@ -221,19 +222,30 @@ def quarantine(
     if not bad:
         return
     write_quarantine(bad, out)
-    first = bad[0]
+    first = next((row for row in bad if row.error and row.error.ways), bad[0])
+    has_way = bool(first.error and first.error.ways)
     first_error = f"{first.place}: {first.error}"
     if len(bad) > limit * total:
-        way_out, few = f"Mend the rows listed in {out / 'quarantine.jsonl'}", len(bad) < total
-        allowed = f"more than {key}={limit:g} allows" if few else "so that nothing is left"
-        more = f", or type {key}=SHARE to allow more" if few else ""
+        allowed, way_out = "so that nothing is left", ""
+        if len(bad) < total:
+            allowed = f"and {key} allows a share of {limit:g}"
+            way_out = f" Type {key}={share_above(len(bad), total):g} to leave them out."
+        elif not has_way:
+            way_out = " No setting reads them: write them anew."
         raise UserError(
-            f"{first_error}. {len(bad)} of {total} rows are unusable, {allowed}. {way_out}{more}."
+            f"{first_error}. {len(bad)} of {total} rows are unusable, {allowed}.{way_out} They are listed in "
+            f"{out / 'quarantine.jsonl'}."
         )
     reasons = ", ".join(f"{rows} ({reason})" for reason, rows in count_reasons(bad).most_common())
     out.warn(
         f"{len(bad)} of {total} rows are unusable, see quarantine.jsonl: {reasons}. The first: {first_error}"
     )
+
+
+def share_above(count: int, total: int) -> float:
+    """Return the smallest share in percent by which `count` of `total` rows are allowed."""
+    percent = ceil(100 * count / total)
+    return percent / 100 if percent / 100 * total >= count else (percent + 1) / 100
 
 
 def count_reasons(rows: Iterable[Row]) -> Counter[str]:

@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from stages.config.installation import read_beside
-from stages.formats.readers.row import BadRow, ChangesMeaning
+from stages.formats.readers.row import LEAVE_OUT, BadRow, ChangesMeaning, Way
 from stages.formats.tool_partners import (
     RESULT_ID_KEYS,
     Link,
@@ -36,7 +37,7 @@ WRITTEN_LIST = re.compile(r"\s*\[\s*[\"']?\s*\{")  # of objects, or of objects a
 SPEAKER_LINE = re.compile(r"\s*(\w+)\s*:\s*(.*)", re.DOTALL)
 TURN_ORDER = ("system", "user", "assistant", "tool")  # of the texts in one object
 ROLE_KEYS = ("role", "from", "author", "speaker", "sender")
-CONTENT_KEYS = ("content", "value", "parts", "text", "message", "utterance")
+CONTENT_KEYS = ("content", "value", "parts", "text", "message", "utterance", "refusal")
 CALL_ROLES = ("function_call", "tool_call")  # roles of turns that are tool calls and nothing else
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
 CALL_KEYS = ("tool_calls", "function_call")
@@ -48,8 +49,10 @@ NEXT_ROLES = {
     "tool": {"tool", "assistant"},
 }
 # The kind of a part, by its `type`, or by its key if it has no type.
+MEDIA_OF_PARTS = {name: kind for kind, names in TEXTS["media"].items() for name in names.split()}
 KINDS = {name: kind for kind, names in TEXTS["parts"].items() for name in names.split()}
-VALUE_KEYS = ("text", "value", "thinking", "reasoning")
+READ_PARTS = ("text", "thought", "call", "result")
+VALUE_KEYS = ("text", "value", "thinking", "reasoning", "refusal")
 ARGUMENT_KEYS = ("arguments", "input", "args")
 EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
 # Columns, and keys of turns, with a weight in the loss, and those that change what a row or a turn means.
@@ -94,13 +97,20 @@ def messages(turns: Iterable[Turn]) -> list[Message]:
 
 class TurnReader:
     """Reads the turns of a source's rows. `strip`: without reasoning. `dropped`: keys that the user leaves out.
-    `shape`: the value of `data.form.turns`, for conversations whose turns do not alternate. It counts the conversations
+    `shape`: the value of `data.form.turns`, for conversations whose turns do not alternate. `labels`: roles by the names
+    that the file has for them. It counts the conversations
     that are reshaped, and collects the keys of turns that nothing reads as `field.key`."""
 
     def __init__(
-        self, strip: bool = False, dropped: Collection[str] = (), shape: str | None = None
+        self,
+        strip: bool = False,
+        dropped: Collection[str] = (),
+        shape: str | None = None,
+        labels: Mapping[str, str] = MappingProxyType({}),
     ):
         self.strip, self.shape = strip, shape or "strict"
+        self.roles = ROLES | {name: role for name, role in labels.items() if role in TURN_ORDER}
+        self.refusals = 0
         self.read_keys = {*READ_KEYS, *dropped}
         self.answered = True  # conversations should end with an answer
         self.reshaped = 0
@@ -113,7 +123,8 @@ class TurnReader:
         for item in turn_objects(value, field):
             if not isinstance(item, dict):
                 raise BadRow(field, "a turn must be an object with role and content")
-            new_turns = self.read_turn(item, field, weighted, thought)
+            role_before = turns[-1].role if turns else None
+            new_turns = self.read_turn(item, field, weighted, thought, role_before)
             # the thought before an answer may be a turn of its own
             is_thought = item.get("channel") == "analysis" and role_of(item) == "assistant"
             thought = new_turns[0] if is_thought else None
@@ -128,22 +139,35 @@ class TurnReader:
         return order_results(turns)
 
     def read_turn(
-        self, turn: dict[str, Any], field: str, weighted: bool, thought: Turn | None
+        self,
+        turn: dict[str, Any],
+        field: str,
+        weighted: bool,
+        thought: Turn | None,
+        role_before: str | None = None,
     ) -> list[Turn]:
         """Return a turn as OpenAI, ShareGPT, LLaMA-Factory, Anthropic or Gemini writes it. Tool results inside a user's
         turn become turns of the tool, and a system message without text becomes none. `thought`: of an answer."""
         role_key, content_key = first_key(turn, ROLE_KEYS), first_key(turn, CONTENT_KEYS)
+        self.refusals += content_key == "refusal"
         name, content = turn.get(role_key), turn.get(content_key)
-        role = ROLES.get(name.lower()) if isinstance(name, str) else None
+        role = self.roles.get(name.lower()) if isinstance(name, str) else None
         if role is None:
-            keys = "" if name is not None else f" among the keys {', '.join(turn)}"
-            raise BadRow(field, f"unknown role {name!r}{keys}; known: {', '.join(ROLES)}")
+            if name is None:
+                raise BadRow(field, f"no key of a role among the keys {', '.join(turn)}")
+            ways = [
+                Way({"labels": {str(name): role}}) for role in guessed_roles(str(name), role_before)
+            ]
+            raise BadRow(field, f"unknown role {name!r}", *ways)
         other_keys = {
             key: value for key, value in turn.items() if key not in (role_key, content_key)
         }
         trained = not other_keys or self.read_weights(other_keys, role, field, weighted)
         if role == "system" and content is None:
             return []
+        if turn.keys().isdisjoint((*CONTENT_KEYS, *CALL_KEYS, *REASONING_KEYS)):
+            keys = ", ".join(map(str, turn))
+            raise BadRow(field, f"a turn has no key of a content among its keys {keys}")
         calls = as_list(first_value(turn, CALL_KEYS))
         if str(name).lower() in CALL_ROLES:
             content, calls = None, [content]
@@ -204,16 +228,34 @@ class TurnReader:
             return turns
         reshaped = SHAPES[self.shape](turns)
         if order_error(reshaped):
-            ways = [word for word, reshape in SHAPES.items() if not order_error(reshape(turns))]
-            way = f": type data.form.turns={ways[0]}" if ways else ""
-            raise BadRow("", f"{reason or 'no assistant turn'}{way}")
+            words = [word for word, reshape in SHAPES.items() if not order_error(reshape(turns))]
+            ways = [Way({"data.form.turns": word}) for word in words[:1] if reason]
+            none = "" if ways else ", and no data.form.turns leaves an exchange of it"
+            raise BadRow("", f"{reason or 'no assistant turn'}{none}", *ways)
         self.reshaped += 1
         return reshaped
 
     def remarks(self) -> list[str]:
-        """Return the note for the user on conversations that were reshaped; [] if there were none."""
-        note = f"{self.reshaped:,} conversations were reshaped by data.form.turns={self.shape}"
-        return [note] if self.reshaped else []
+        """Return the notes for the user on conversations that were reshaped, and on refusals."""
+        notes = list[str]()
+        if self.reshaped:
+            notes.append(
+                f"{self.reshaped:,} conversations were reshaped by data.form.turns={self.shape}"
+            )
+        if self.refusals:
+            notes.append(
+                f"{self.refusals:,} turns are refusals (`refusal`), which were read as texts"
+            )
+        return notes
+
+
+def guessed_roles(name: str, role_before: str | None) -> list[str]:
+    """Return the role that a name of another language may have, else the roles that any name may have, the likelier one
+    after a turn of `role_before` first."""
+    for role, names in TEXTS["near_roles"].items():
+        if name.lower() in names.split():
+            return [role]
+    return ["assistant", "user"] if role_before == "user" else ["user", "assistant"]
 
 
 def order_results(turns: list[Turn]) -> list[Turn]:
@@ -495,6 +537,11 @@ def is_parts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(kind_of(part) for part in value)
 
 
+def is_content(value: Any) -> bool:
+    """Return True for parts of one content: objects with a type, and no turns, which have a role."""
+    return is_parts(value) and not any(map(has_role, value))
+
+
 def kind_of(part: Any) -> str | None:
     """Return text, thought, call or result; for any other part its type; None if the value is not a part."""
     if not isinstance(part, dict):
@@ -505,14 +552,19 @@ def kind_of(part: Any) -> str | None:
         return None
     if part.get("thought") is True:
         return "thought"
-    return next((KINDS[key] for key in part if key in KINDS), None)
+    kind = next((KINDS[key] for key in part if key in KINDS), None)
+    if (
+        kind is None and len(part) == 1
+    ):  # Gemini's and Bedrock's pictures are under the name of the type
+        kind = next((key for key in part if key in MEDIA_OF_PARTS), None)
+    return kind
 
 
 def read_parts(content: Any, field: str) -> dict[str, list[Any]]:
     """Return the values of a content by kind: text, thought, call or result. A string is one text. A result is its text
     and its link.
     Raise BadRow for a part of a kind that cannot become text."""
-    parts: dict[str, list[Any]] = {"text": [], "thought": [], "call": [], "result": []}
+    parts = {kind: list[Any]() for kind in READ_PARTS}
     if content is None:
         return parts
     if not is_parts(content):
@@ -521,10 +573,9 @@ def read_parts(content: Any, field: str) -> dict[str, list[Any]]:
     for part in content:
         kind = str(kind_of(part))
         if kind not in parts:
-            kinds = ", ".join(KINDS)
-            raise BadRow(
-                field, f"a part of type {kind!r} cannot be read; the known types are {kinds}"
-            )
+            medium = MEDIA_OF_PARTS.get(kind, kind)
+            way = Way({"columns": {medium: None}}, "to leave such parts out")
+            raise BadRow(field, f"a part of type {kind!r} cannot be read", way)
         if "type" not in part:  # Gemini's and Bedrock's are objects under the name of the type
             part = next(
                 (part[key] for key in part if key in KINDS and isinstance(part[key], dict)), part
@@ -567,8 +618,9 @@ def read_calls(values: Iterable[Any], field: str) -> list[Any]:
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError):
-                noun = "the list of tools" if field == "tools" else "a tool call"
-                raise BadRow(field, f"{noun} is not JSON") from None
+                if field == "tools":
+                    raise BadRow(field, "the list of tools is not JSON", LEAVE_OUT) from None
+                raise BadRow(field, "a tool call is not JSON") from None
         calls += as_list(value)
     return calls
 
@@ -607,7 +659,11 @@ def json_text(value: Any, field: str) -> str:
 def with_reasoning(answer: str, reasoning: Any, field: str, strip: bool) -> str:
     """Return an answer with its reasoning before it; with `strip`, without any reasoning."""
     if strip:
-        return require_text(answer_behind(answer), field)
+        spoken = answer_behind(answer)
+        if answer.strip() and not spoken.strip():
+            way = Way({"reasoning": "keep"}, "to keep the thought")
+            raise BadRow(field, "has a thought and no answer behind it", way)
+        return require_text(spoken, field)
     if reasoning is None or answer.lstrip().startswith(tuple(MARKS)):
         return answer
     return f"<think>\n{require_text(reasoning, field).strip()}\n</think>\n\n{answer}"
@@ -620,7 +676,7 @@ def with_tools(turns: list[Turn], tools: Any) -> list[Turn]:
     """Return the conversation with its tools in the system message, unless the system message has tools already."""
     tool_objects = read_calls([tools], "tools")
     if not all(isinstance(tool, dict) for tool in tool_objects):
-        raise BadRow("tools", "must be a list of objects")
+        raise BadRow("tools", "must be a list of objects", LEAVE_OUT)
     system, spoken = split_system(turns)
     if system and "<tools>" in system.content:
         return turns
@@ -643,7 +699,7 @@ def context_turns(row: Mapping[str, Any]) -> list[Turn]:
         return turns
     history = require_list(row["history"], "history")
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise BadRow("history", "must be a list of pairs: a request and its answer")
+        raise BadRow("history", "must be a list of pairs, a request and its answer", LEAVE_OUT)
     for request, answer in history:
         turns.append(Turn("user", require_text(request, "history")))
         turns.append(Turn("assistant", require_text(answer, "history")))

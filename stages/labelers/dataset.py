@@ -3,12 +3,14 @@
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
 from stages.config.blocks.labels import PreferenceFile
 from stages.config.errors import UserError
+from stages.config.installation import program
+from stages.config.override_text import overrides
 from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, convert
@@ -26,6 +28,8 @@ from stages.store.records import (
 from stages.store.text_units import count_words, transcript
 from stages.store.workspace import COLUMNS, SCRATCH, StageDir
 
+# keys that read a file in the same way as data
+SAME_KEYS = ("revision", "subset", "columns", "labels", "encoding", "reasoning")
 TOLD = 0.02  # share of rows that contradict themselves, above which the user is warned
 
 
@@ -84,15 +88,12 @@ class Dataset(Labeler):
                 f"has the higher score. {self.key.removesuffix('path')}contradicting={self.rule} applies."
             )
         low, high = min(scores, default=0.0), max(scores, default=0.0)
-        if low == high and not 0 <= low <= 1:
-            problem = (
-                f"all {len(scores)} ratings are {low:g}, so that no answer is better than another"
-            )
-            raise UserError(
-                f"{self.key}={self.source.path}: {problem}. Name a file with different ratings."
-            )
+        judgements = [j for each in self.judgements_by_prompt.values() for j in each]
+        are_scored = all(j.score is not None for j in judgements)
+        if scores and are_scored and low == high:
+            raise self.one_score_error(len(scores), low)
         flags = {*scores} <= {0.0, 1.0}
-        for j in chain.from_iterable(self.judgements_by_prompt.values()):
+        for j in judgements:
             # if all scores are equal, the file's scale is unknown, and they stay
             if j.score is not None:
                 mean = fmean(self.votes.get(str(j.candidate_id), [j.score]))
@@ -113,6 +114,27 @@ class Dataset(Labeler):
             unused,
             report.notes,
             report.rows,
+        )
+
+    def one_score_error(self, count: int, score: float) -> UserError:
+        """Return the error for a file in which all answers have one score. Good ones can be trained on by SFT."""
+        problem = f"{self.key}={self.source.path}: all {count} answers have the score {score:g}"
+        if score == 0:
+            return UserError(
+                f"{problem}, which is bad, and nothing is learnt from bad answers alone. Add rows with good ones."
+            )
+        if score != 1:
+            return UserError(
+                f"{problem}, so that none is better than another, and no setting changes that. Add rows with other scores."
+            )
+        settings = {"stage": "sft", "data": "file", "data.path": self.source.path}
+        for key in SAME_KEYS:
+            value = vars(self.source)[key]
+            if value:
+                settings[f"data.file.{key}"] = value
+        command = " ".join([*program(), overrides(settings)])
+        return UserError(
+            f"{problem}, which is good. Add rows with bad answers, or train SFT on these: {command}"
         )
 
     def admit(self, row: ParsedRow) -> ParsedRow | None:

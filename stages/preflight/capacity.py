@@ -17,6 +17,8 @@ from stages.store.source_files import locate
 ALL_LINEAR = "all-linear"
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
 BEFORE_CANDIDATES = (Command.audit, Target.base, Target.source, Target.data, Target.sft)
+# they use what a run has built, maybe by SFT alone
+ON_FINISHED_MODELS = (Command.chat, Command.export)
 BEFORE_PAIRS = (Target.sample, Target.pool, Target.label)
 
 
@@ -28,7 +30,7 @@ def validate_pairs(cfg: Config) -> None:
         not cfg.learns_from_pairs
         or has_own_pairs
         or trains_on_file
-        or cfg.stage in BEFORE_CANDIDATES
+        or cfg.stage in (*BEFORE_CANDIDATES, *ON_FINISHED_MODELS)
     ):
         return
     most_prompts = most_rows_of_split(cfg, Split.preference)

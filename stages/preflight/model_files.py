@@ -2,7 +2,6 @@
 model its weights."""
 
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from stages.config.blocks.models import Model
 from stages.config.errors import UserError
+from stages.config.override_text import override
 from stages.hardware import model_shape
 from stages.models import safe_folder
 from stages.models.adapter_folder import read_adapter, read_config
@@ -24,7 +24,6 @@ from stages.store.store import Store
 # in class names of transformers' models with a score head
 SCORING_CLASS = "ForSequenceClassification"
 SCORE_HEADS = ("score.", "classifier.", "classification_head.")  # prefixes of its tensors' names
-PLAIN_VALUE = re.compile(r"[\w./-]+")
 # The name that our own adapters have for their base: STAGE/FINGERPRINT/model
 NODE_PLACE = re.compile(rf"\w+/{NODE.pattern}/model")
 SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/")  # in a path of the hub's cache
@@ -132,14 +131,6 @@ def store_place(named: str, adapter: Path) -> Path | None:
         return None
     places = [root / named for root in adapter.resolve().parents]
     return next((place for place in places if place.is_dir()), None)
-
-
-def override(key: str, value: str) -> str:
-    """Return an argument as a shell and Hydra take it."""
-    if PLAIN_VALUE.fullmatch(value):
-        return f"{key}={value}"
-    escaped = value.replace('"', '\\"')
-    return shlex.quote(f'{key}="{escaped}"')
 
 
 def require_reward_model(node: Node, store: Store) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
-from stages.formats.format import ParsedRow
-from stages.formats.readers.row import BadRow
+from stages.formats.format import CUT, ParsedRow
+from stages.formats.readers.row import BadRow, Way
 from stages.formats.source_reading import ReadReport, convert, quarantine, warn_unused_columns
 from stages.store.records import Candidate, Example, prompt_id
 from stages.store.text_units import count_words
@@ -59,7 +59,8 @@ def read_candidates(
             candidates.append(Candidate.from_text(example.id, text, model or name, "file", words))
     if not candidates:
         raise UserError(
-            f"{cfg.key}.file={cfg.file}: no row answers a prompt of this round. Check the file and sample.columns."
+            f"{cfg.key}.file={cfg.file}: no row answers a prompt of this round. Type sample.own_prompts=true to use the file's "
+            "own prompts."
         )
     warn_left_out(out, name, copies, "completions were skipped as copies")
     warn_left_out(out, name, unanswered, "prompts have no candidate in this file")
@@ -92,12 +93,13 @@ class Answers:
 def validate_row(row: ParsedRow, asked: set[str] | None) -> ParsedRow:
     """Return a row with a completion. `asked`: the prompts that it may answer; None: any."""
     if not row.answers:
-        raise BadRow("", "has no completion")
+        has_answer = any(turn["role"] == "assistant" for turn in row.messages)
+        raise BadRow("", "has no completion", *[CUT] * has_answer)
     if row.trained:
-        raise BadRow("", "has a weight, which candidates cannot have")
+        raise BadRow("", "has a weight of 0, and no setting makes a candidate of that")
     if asked is not None and prompt_id(row.messages) not in asked:
-        way_out = "Type sample=file sample.own_prompts=true to use the file's own prompts"
-        raise BadRow("prompt", f"is not a sampled prompt of the data. {way_out}")
+        own = Way({"sample.own_prompts": True}, "to use the file's own prompts")
+        raise BadRow("prompt", "is not a sampled prompt of the data", own)
     return row
 
 

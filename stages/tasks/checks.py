@@ -59,21 +59,21 @@ CHECKS: dict[str, Callable[..., bool]] = {
 }
 
 
-# What a reference must be to be compared; the way out if it is not.
+# What a reference must be to be compared; what it is said to be if it is not.
 COMPARABLE: dict[str, tuple[Callable[[str], bool], str]] = {
     "number": (
         lambda text: sole_number(text) is not None,
-        "is not one number. Put it behind ####, or type check: math, or type check: label, which compares answers whole",
+        "is not one number, which may stand behind ####",
     ),
     "math": (
         is_expression,
-        "is not one expression. Put it behind #### or in \\boxed{}, or type check: label, which compares answers whole",
+        "is not one expression, which may stand behind #### or in \\boxed{}",
     ),
 }
 
 
 def incomparable(check: str, reference: str) -> str:
-    """Return why a check cannot compare answers with a reference, and a way out; empty if it can."""
+    """Return why a check cannot compare answers with a reference; empty if it can."""
     is_comparable, problem = COMPARABLE.get(check, (lambda _: True, ""))
     return "" if is_comparable(reference) else f"the reference {reference!r:.60} {problem}"
 

@@ -37,7 +37,7 @@ def test_a_column_that_changes_the_meaning_is_refused_by_name(
     with pytest.raises(UserError, match=rf"rows.jsonl: line 1: .*'{column}' ") as raised:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
-    assert f"data.sources[0].columns={{{name}: null}} to leave it out" in str(raised.value)
+    assert f"data.sources[0].columns={{{name}: null}}' to leave it out" in str(raised.value)
     assert summarize(read(lines(tmp_path, [row]), columns={name: None})) == [(["a"], ["b"], None)]
 
 
@@ -53,7 +53,7 @@ def test_a_column_that_changes_the_meaning_is_refused_by_name(
 def test_a_labelled_set_is_refused_with_the_tasks_that_fit(
     row: dict, task: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=rf"labelled set. data.sources\[0\].task=TASK .*\b{task}\b"):
+    with pytest.raises(UserError, match=rf"labelled set.*data.sources\[0\].task={task}\b"):
         read(lines(tmp_path, [row]))
 
 
@@ -81,10 +81,13 @@ def test_any_column_can_be_given_a_role(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"promt": "frage"}, "columns: 'promt' .* Did you mean 'prompt'"),
-        ({"prompt": "fragen"}, r"prompt: fragen.*rows.jsonl has no such column.*: frage, antwort"),
+        (
+            {"prompt": "fragen"},
+            r"prompt: fragen.*rows.jsonl has no such column.*columns={prompt: frage}",
+        ),
         (
             None,
-            r"no known columns among frage, antwort.*columns={prompt: COLUMN, completion: COLUMN}",
+            r"no known columns among frage, antwort.*columns={prompt: frage, completion: antwort}",
         ),
     ],
 )
@@ -99,7 +102,7 @@ def test_requests_without_answers_are_refused_where_answers_are_needed(tmp_path:
     file = lines(tmp_path, [{"prompt": "a", "reply": "b"}])
     with pytest.raises(UserError, match=r"columns are prompt, reply") as raised:
         read(file)
-    assert "columns={completion: COLUMN}" in str(raised.value)
+    assert "columns={completion: reply}" in str(raised.value)
     assert "splits={preference: 1.0}" in str(raised.value)
     assert summarize(read(file, Purpose.prompts)) == [(["a"], [], None)]
     assert summarize(read(file, columns={"completion": "reply"})) == [(["a"], ["b"], None)]
@@ -166,7 +169,7 @@ def test_a_column_that_calls_an_answer_a_bad_one_is_refused(
     file = lines(tmp_path, [good, row])
     with pytest.raises(UserError, match=rf"line 2: the column '{column}' is ") as raised:
         read(file)
-    assert f"columns={{{column}: null}} to leave it out" in str(raised.value)
+    assert f"columns={{{column}: null}}' to leave it out" in str(raised.value)
     assert len(read(file, columns={column: None}).parsed) == 2
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.config.errors import UserError
+from stages.config.override_text import override
 from stages.formats.readers.files import rows_of, text_rows
 from tests.formats.reading import read, summarize
 
@@ -120,7 +121,7 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
         (
             "rows.json",
             '{\n "data": [\n  {\n   "a": 1,\n  }\n ]\n}',
-            r"line [45] column .*Correct the object",
+            r"line [45] column .*correct the object",
         ),
         ("rows.csv", b"PK\x03\x04 a workbook", "is a zip archive or an Excel workbook"),
         (
@@ -144,7 +145,7 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
         (
             "rows.txt",
             "a\n\nb\nc",
-            r"Type `documents: WORD` .* file \(1\).*paragraphs \(2\), lines \(3\)",
+            r"documents=file' for 1 .*documents=paragraphs' for 2 .*documents=lines' for 3 ",
         ),
     ],
 )
@@ -215,7 +216,7 @@ def test_a_folder_with_a_split_that_is_held_out_is_refused(
         (tmp_path / name).write_text(LINES)
     with pytest.raises(UserError, match="holds the splits") as raised:
         read(tmp_path)
-    assert f"data.sources[0].path='{tmp_path / train}'" in str(raised.value)
+    assert override("data.sources[0].path", str(tmp_path / train)) in str(raised.value)
     assert len(read(tmp_path / train).parsed) == 2 * sum("train" in name.lower() for name in names)
 
 

@@ -43,7 +43,7 @@ def test_a_packed_file_is_unpacked_as_far_as_the_key_allows(kind: str, tmp_path:
     file = tmp_path / f"rows.jsonl.{kind}"
     content = row * 2_500
     file.write_bytes(PACKERS[kind](content))
-    assert re.fullmatch(rf"{file}: .* 3 MB\. Type data\.max_file=MB .*", refusal(file))
+    assert re.fullmatch(rf"{file}: .* 3 MB\. Type data\.max_file=6 .*", refusal(file))
     file.write_bytes(PACKERS[kind](row * 2_000))
     assert sum(1 for _ in rows_of(file, limits=LIMITS)) == 2_000
 
@@ -61,7 +61,7 @@ def test_a_packed_file_is_unpacked_as_far_as_the_key_allows(kind: str, tmp_path:
 def test_a_line_is_as_long_as_the_key_allows(name: str, content: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_text(content)
-    assert re.fullmatch(rf"{file}: .* 1 MB\. Type data\.max_line=MB .*", refusal(file))
+    assert re.fullmatch(rf"{file}: .* 1 MB\. Type data\.max_line=[23] .*", refusal(file))
     assert len([*rows_of(file, limits=ReadLimits(line=4))]) >= 1
 
 

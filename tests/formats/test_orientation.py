@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
+from stages.config.override_text import override
 from stages.formats.column_mapping import Purpose
 from stages.formats.detection import PEEKED
 from tests.formats.reading import ReadResult, lines, read
@@ -54,13 +55,15 @@ def test_numbers_that_name_no_column_are_asked_for(
         compared(tmp_path, a, b, values)
     shown = sorted({str(value).lower().removesuffix(".0") for value in values})
     assert f"label holds {', '.join(shown)}," in str(raised.value)
-    asked_for = ", ".join(f"{value}: WORD" for value in shown)
-    assert f".labels={{{asked_for}}}" in str(raised.value)
+    for first, second in (("left", "right"), ("right", "left")):
+        words = {shown[0]: first, shown[1]: second}
+        assert override("data.sources[0].labels", words) in str(raised.value)
 
 
 def test_a_number_that_comes_late_is_asked_for_too(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=rf"line {PEEKED + 1}: label holds 0, 1, 2, .*\.labels={{0: WORD"
+        UserError,
+        match=rf"line {PEEKED + 1}: label holds 0, 1, 2, .*\.labels={{0: left, 1: tie, 2: right}}",
     ) as raised:
         compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + [0])
     assert "rows.jsonl: line" in str(raised.value)

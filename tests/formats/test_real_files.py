@@ -25,6 +25,6 @@ def test_damaged_rows_are_found_and_no_others(name: str) -> None:
 
 def test_a_file_in_windows_1252_is_read_whole_once_that_is_said() -> None:
     file = DATA / "dirty/malformed/cp1252.jsonl"
-    with pytest.raises(UserError, match="encoding: cp1252"):
+    with pytest.raises(UserError, match="encoding=cp1252"):
         read(file)
     assert not read(file, encoding="cp1252").bad_rows

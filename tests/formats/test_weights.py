@@ -61,7 +61,7 @@ def test_a_weight_in_between_is_refused_with_the_way_out(
     ) as raised:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
-    assert str(raised.value).endswith(f"data.sources[0].columns={{{name}: null}} to leave it out.")
+    assert str(raised.value).endswith(f"data.sources[0].columns={{{name}: null}}' to leave it out.")
     [parsed] = read(lines(tmp_path, [row]), columns={name: None}).parsed
     assert parsed.trained is None
 

@@ -63,7 +63,7 @@ FILES = [
     File(
         "words.jsonl",
         preferences(in_words),
-        refusal="label.columns={prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}",
+        refusal="""label.columns={prompt: Frage, chosen: "Gute Antwort", rejected: "Schlechte Antwort"}""",
         more=(f"label.columns={COLUMNS}",),
     ),
     File("thumbs.jsonl", preferences(by_thumb), refusal="align=kto", more=("align=kto",)),

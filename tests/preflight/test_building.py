@@ -121,7 +121,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "outside[0].path=DIR/gone.jsonl: there is no such file",
             "eval.retention[0].path: DIR/plain.txt",
             "data.audit.against[0].path=DIR/away.jsonl: there is no such file",
-            "reward.source.columns={prompt: COLUMN",
+            "reward.source.columns={prompt: ",
             "label.endpoints[0].api_key_env=NO_SUCH_KEY: this environment variable is missing",
         ),
     ),

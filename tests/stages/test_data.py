@@ -114,7 +114,7 @@ def test_a_labelled_set_without_labels_is_told_with_file_and_line(tmp_path: Path
     keys = (f"data.sources=[{entry}]", f"outputs={tmp_path / 'outputs'}")
     message = refused("data=file", "stage=data", *keys)
     assert f"{file.name}: " in message
-    assert "data.sources[0].columns={completion: COLUMN}" in message
+    assert "data.sources[0].check=null" in message
 
 
 def source_settings(file: Path, more: str = "", *overrides: str) -> Data:

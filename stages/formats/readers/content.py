@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from stages.config.blocks.data import ReadLimits
 from stages.config.errors import UserError
-from stages.formats.readers.row import BadRow
+from stages.formats.readers.row import BadRow, NeedsSetting, Way
 
 MEGABYTE = 1_000_000
+ANY_BYTES = "latin-1"  # the encoding that has a character for every byte
 BLANK = b"\xef\xbb\xbf \t\r\n"  # the byte order mark and white space
 PEEK_BYTES = 1 << 16  # the beginning of a file, from which its kind is detected
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -64,8 +65,10 @@ class Content:
     def refuse_longer(self, length: int) -> None:
         """Raise UserError if a line, or a value of a JSON array, is longer than the limit."""
         if length > self.longest:
+            whole_file = self.file.stat().st_size // MEGABYTE + 1
+            more = max(2 * self.most, whole_file)
             raise UserError(
-                f"{self.file}: a line has more than {self.most} MB. Type data.max_line=MB to allow more."
+                f"{self.file}: a line has more than {self.most} MB. Type data.max_line={more} to allow more."
             )
 
     def decode(self, content: bytes) -> str:
@@ -105,7 +108,7 @@ class Unpacked(io.RawIOBase):
         self.size += len(content)
         if self.size > self.most * MEGABYTE:
             raise UserError(
-                f"{self.file}: unpacks to over {self.most:,} MB. Type data.max_file=MB to allow more."
+                f"{self.file}: unpacks to over {self.most:,} MB. Type data.max_file={2 * self.most} to allow more."
             )
         buffer[: len(content)] = content
         return len(content)
@@ -131,7 +134,12 @@ class Recoded(io.RawIOBase):
                 self.waiting = self.decoder.decode(content, final=self.is_read).encode()
             except UnicodeError as error:
                 problem = f"{self.file}: the file is not in the encoding {self.encoding} ({error})"
-                raise UserError(f"{problem}. Type another `encoding` in the source.") from error
+                ways = [Way({"encoding": None}, "if it is UTF-8")]
+                if self.encoding != ANY_BYTES:
+                    ways.append(
+                        Way({"encoding": ANY_BYTES}, "to read any bytes, as of Western Europe")
+                    )
+                raise NeedsSetting(problem, *ways) from error
         size = min(len(buffer), len(self.waiting))
         buffer[:size], self.waiting = self.waiting[:size], self.waiting[size:]
         return size
@@ -152,15 +160,13 @@ def line_around(content: bytes, place: int) -> bytes:
     return content[start:] if end < 0 else content[start:end]
 
 
-def encoding_error(file: Path, number: int, line: bytes) -> UserError:
+def encoding_error(file: Path, number: int, line: bytes) -> NeedsSetting:
     """Return the error for a file that is not UTF-8, with the setting that reads it, and how a word would read then."""
-    way_out = "Type its `encoding` in the source"
-    encoding = likely_encoding(line)
-    if encoding:
-        shown = re.search(r"\S*[^\x00-\x7f]\S*", line.decode(encoding))
-        word = f" ({shown[0]!r:.40})" if shown else ""
-        way_out = f"If it is {encoding}{word}, type `encoding: {encoding}` in the source"
-    return UserError(f"{file}: line {number}: the file is not UTF-8. {way_out}.")
+    encoding = likely_encoding(line) or ANY_BYTES
+    shown = re.search(r"\S*[^\x00-\x7f]\S*", line.decode(encoding, "replace"))
+    purpose = f"if {shown[0]!r:.40} is right" if shown else ""
+    problem = f"{file}: line {number}: the file is not UTF-8"
+    return NeedsSetting(problem, Way({"encoding": encoding}, purpose))
 
 
 def likely_encoding(content: bytes) -> str | None:

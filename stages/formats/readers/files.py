@@ -20,6 +20,7 @@ from stages.config.blocks.data import ReadLimits, Source
 from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
+from stages.config.override_text import override
 from stages.formats.readers.content import (
     BLANK,
     PEEK_BYTES,
@@ -28,7 +29,7 @@ from stages.formats.readers.content import (
     likely_encoding,
 )
 from stages.formats.readers.json_text import is_turns, json_rows
-from stages.formats.readers.row import Row
+from stages.formats.readers.row import NeedsSetting, Row, Way
 from stages.formats.readers.synthetic import Readers, dataset_folder, synthetic_readers
 from stages.formats.readers.tabular import GROUP, arrow_rows, batch_rows, csv_rows, parquet_rows
 from stages.formats.threads import thread_rows
@@ -55,14 +56,20 @@ TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 
 @dataclass
 class Table:
-    """A file of rows, or a hub dataset, that can be read again. `compared`: read trees of messages as preferences."""
+    """A file of rows, or a hub dataset, that can be read again. `block`: where the keys of its source stand. `compared`:
+    read trees of messages as preferences."""
 
     name: str
+    block: str
     compared: bool
     reading: Callable[[], Iterator[Row]]
 
     def rows(self) -> Iterator[Row]:
-        return thread_rows(map(with_turns, self.reading()), self.compared)
+        """Yield the rows. Raise UserError for a file that cannot be read, with the setting that reads it."""
+        try:
+            yield from thread_rows(map(with_turns, self.reading()), self.compared)
+        except NeedsSetting as error:
+            raise error.typed(self.block) from error
 
 
 def with_turns(row: Row) -> Row:
@@ -74,9 +81,10 @@ def with_turns(row: Row) -> Row:
 
 def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
     """Yield the files of a source, or its hub dataset. `compared`: read trees of messages as preferences."""
+    block = key.rpartition(".")[0]
     if (local := locate(source.path, key)) is None:
         dataset = load_hub_dataset(source, key)
-        yield Table(source.path, compared, partial(hub_rows, source.path, dataset))
+        yield Table(source.path, block, compared, partial(hub_rows, source.path, dataset))
         return
     read = partial(
         rows_of,
@@ -91,7 +99,7 @@ def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[
         files = [*readers] or [file for file in files if file.is_relative_to(local)]
         refuse_splits(local, files, key)
     for file in files:
-        yield Table(str(file), compared, readers.get(file) or partial(read, file))
+        yield Table(str(file), block, compared, readers.get(file) or partial(read, file))
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
@@ -109,7 +117,7 @@ def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
     if len(path_by_split) > 1:
         splits = sorted(path_by_split)
         train_first = sorted(splits, key=lambda name: name != "train")
-        ways = " or ".join(f"{key}='{path_by_split[name]}'" for name in train_first)
+        ways = " or ".join(override(key, str(path_by_split[name])) for name in train_first)
         raise UserError(
             f"{key}={folder}: holds the splits {', '.join(splits)}. Type {ways} to read one of them."
         )
@@ -194,10 +202,10 @@ def text_rows(file: Path, text: str, documents: str | None) -> Iterator[Row]:
         name: [part for part in re.split(end, text) if part.strip()] for name, end in ENDS.items()
     }
     if documents is None:
-        counts = ", ".join(f"{name} ({len(parts):,})" for name, parts in divided.items())
-        way_out = "Type `documents: WORD` in the source; the words, with the number of documents by each, are"
-        raise UserError(
-            f"{file}: plain text does not say where a document ends. {way_out} {counts}."
-        )
+        ways = [
+            Way({"documents": name}, f"for {len(parts):,} documents")
+            for name, parts in divided.items()
+        ]
+        raise NeedsSetting(f"{file}: plain text does not say where a document ends", *ways)
     for number, part in enumerate(divided[documents], 1):
         yield Row(str(file), number, {"text": part.strip()}, unit="row")

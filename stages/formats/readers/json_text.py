@@ -37,6 +37,7 @@ ROW_KEYS, METADATA_KEYS = (
     set(read_beside(__file__)[name].split()) for name in ("rows", "metadata")
 )
 MAX_SHOWN = 9  # keys in an error
+FILE = "FILE"  # the place of the file's name in a command
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -49,10 +50,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse_constant(name: str) -> None:
-    raise BadRow(
-        "",
-        f"broken JSON: {name} is not a number. Write null: sed -E 's/([:,[] *){name}\\b/\\1null/g'",
-    )
+    command = edit_command(rf"s/([:,[] *){name}\b/\1null/g")
+    raise BadRow("", f"broken JSON: {name} is not a number. Write null: {command}")
 
 
 STRICT = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_constant)
@@ -91,9 +90,23 @@ def syntax_message(error: json.JSONDecodeError) -> str:
     """Return the error of a JSON text; for a comment, also the command that removes it."""
     if not COMMENT.match(error.doc, error.pos):
         return error.msg
-    return (
-        "a comment, which JSON does not allow. Remove lines with comments: sed -E 's,^ *(//|#).*,,'"
-    )
+    command = edit_command("s,^ *(//|#).*,,")
+    return f"a comment, which JSON does not allow. Remove lines with comments: {command}"
+
+
+def edit_command(program: str) -> str:
+    """Return the command that edits the lines of the file, which stands as `FILE` in it."""
+    return f"sed -E {shlex.quote(program)} {FILE} > mended.jsonl"
+
+
+def in_file(error: BadRow | None, name: str) -> BadRow | None:
+    """Return the error of a row with the file's name in its command."""
+    return error and BadRow(error.field, named(error.reason, name))
+
+
+def named(message: str, name: str) -> str:
+    """Return a message with the file's name in its command."""
+    return message.replace(f" {FILE} > ", f" {shlex.quote(name)} > ")
 
 
 def json_rows(content: Content) -> Iterator[Row]:
@@ -141,11 +154,13 @@ def parse_line(name: str, number: int, line: bytes) -> Row:
         value, end, reason = parse_value(text, len(text) - len(text.lstrip(BEFORE)))
         if text[end:].strip(WHITE) not in ("", ","):
             raise json.JSONDecodeError("Extra data", text, end)
-        return Row(name, number, value, reason)
+        return Row(name, number, value, in_file(reason, name))
     except UnicodeDecodeError:
         return Row(name, number, None, BadRow("", "not UTF-8"))
     except json.JSONDecodeError as error:
-        return Row(name, number, text, BadRow("", f"broken JSON: {syntax_message(error)}"))
+        return Row(
+            name, number, text, in_file(BadRow("", f"broken JSON: {syntax_message(error)}"), name)
+        )
 
 
 def value_rows(
@@ -162,7 +177,7 @@ def value_rows(
         number += 1
         value, end, reason = parse_value(text, match.end())
         check_length(end - match.end())
-        yield Row(name, number, value, reason, unit="row")
+        yield Row(name, number, value, in_file(reason, name), unit="row")
         match = separator.match(text, end)
     if not match:
         with suppress(RecursionError):
@@ -189,8 +204,10 @@ def array_rows(content: Content) -> Iterator[Row]:
     try:
         yield from value_rows(name, text, ARRAY, content.refuse_longer)
     except json.JSONDecodeError as error:
-        problem = f"{name}: line {error.lineno}: {syntax_message(error)}"
-        raise UserError(f"{problem}. Mend the array, or write one JSON object a line.") from error
+        problem = f"{name}: line {error.lineno}: {named(syntax_message(error), name)}"
+        raise UserError(
+            f"{problem}. No setting reads it: mend the array, or write one JSON object a line."
+        ) from error
 
 
 def object_rows(content: Content, raw: bytes) -> Iterator[Row]:
@@ -205,10 +222,12 @@ def object_rows(content: Content, raw: bytes) -> Iterator[Row]:
         rows, problem = [*line_rows(content, io.BytesIO(raw))], "not UTF-8"
     except json.JSONDecodeError as error:
         rows = [*line_rows(content, io.BytesIO(raw))]
-        problem = f"line {error.lineno} column {error.colno}: {syntax_message(error)}"
+        problem = (
+            f"line {error.lineno} column {error.colno}: {named(syntax_message(error), str(file))}"
+        )
     if pretty and all(row.error for row in rows):
         content.decode(raw)  # raises the error for other encodings
-        raise UserError(f"{file}: {problem}. Correct the object.")
+        raise UserError(f"{file}: {problem}. No setting reads it: correct the object.")
     if len(rows) == 1 and not rows[0].error:
         values = single_object_rows(file, rows[0].value, pretty)
         unit = "row" if len(values) > 1 else "line"
@@ -295,7 +314,9 @@ def no_rows_error(file: Path, value: dict[str, Any]) -> UserError:
     names = ", ".join([*value][:MAX_SHOWN])
     problem = f"{file}: one JSON object without rows, with the keys {names}"
     if not all(map(holds_text, rows)):
-        return UserError(f"{problem}. Write one row a line: an object with its texts.")
+        return UserError(
+            f"{problem}. No setting reads it: write one row a line, as an object with its texts."
+        )
     path = ".[]" if longest is None else f".{as_json(longest)}[]"
     program = f"{{{', '.join(map(as_json, texts))}}} + {path}" if texts else path
     command = f"jq -c {shlex.quote(program)} {shlex.quote(str(file))} > rows.jsonl"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.errors import UserError
+from stages.config.override_text import override
 from stages.formats.readers.row import BadRow, Row
 
 Read = Callable[[Path], Iterator[Row]]
@@ -40,7 +41,7 @@ def dataset_folder(folder: Path, key: str) -> Path:
 
 def only_one(parts: list[Path], folder: Path, key: str) -> Path:
     if len(parts) > 1:
-        ways = " or ".join(f"{key}='{part}'" for part in sorted(parts))
+        ways = " or ".join(override(key, str(part)) for part in sorted(parts))
         raise UserError(
             f"{key}={folder}: holds {len(parts)} data sets. Type {ways} to read one of them."
         )
@@ -78,7 +79,7 @@ def read_models(config: Path, key: str, rows: Path) -> dict[str, str]:
         aliases = {each["name"]: each.get("model_alias") for each in design["columns"]}
         return {name: models[alias] for name, alias in aliases.items() if alias in models}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        way = f"Type {key}={rows} to read the rows without their models"
+        way = f"Type {override(key, str(rows))} to read the rows without their models"
         raise UserError(
             f"{config}: does not name the columns' models ({error!r}). {way}."
         ) from error

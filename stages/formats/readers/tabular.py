@@ -42,7 +42,7 @@ def csv_rows(content: Content) -> Iterator[Row]:
         except csv.Error as error:
             if not header:
                 raise UserError(
-                    f"{file}: line {line}: the header is not CSV: {error}. Mend that line."
+                    f"{file}: line {line}: the header is not CSV: {error}. No setting reads it: mend that line."
                 ) from error
             where = f", in the row from line {line} on" if reader.line_num > line else ""
             # an open quote takes the lines after it, too
