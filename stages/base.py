@@ -20,14 +20,13 @@ from transformers.integrations.gguf.reader import read_gguf_metadata
 
 from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError
-from stages.models import rounding
+from stages.models import merging, rounding
 from stages.models.base_licence import KEYS, publish_licence, read_licence
 from stages.models.hub import download_model
 from stages.models.loading import (
     OTHER_WEIGHTS,
     Loaded,
     first_not_finite,
-    load_adapter,
     load_config,
     load_gguf,
     load_model,
@@ -120,12 +119,7 @@ def merge_adapter(
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     require_finite_files(folder)
-    merged: Any = load_adapter(model, folder).merge_and_unload()
-    fault = first_not_finite(merged.named_parameters())
-    if fault:
-        raise UserError(
-            f"{cfg.adapter_key}={cfg.adapter}: {fault} once it is merged. Correct lora_alpha in {folder / ADAPTER_CONFIG}."
-        )
+    merged = merging.merge_adapter(model, folder, f"{cfg.adapter_key}={cfg.adapter}")
     (out / "adapter").mkdir(exist_ok=True)
     for name in (ADAPTER_CONFIG, "adapter_model.safetensors"):
         shutil.copyfile(folder / name, out / "adapter" / name)

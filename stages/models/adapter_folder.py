@@ -45,6 +45,17 @@ class Adapter:
                 factors.setdefault(match[1], {})[match[2]] = shape
         return factors
 
+    @property
+    def adapted_names(self) -> list[str]:
+        """The names that peft matches patterns with: of adapted layers, and of adapted parameters, as of experts."""
+        names = [*self.factors]
+        for parameter in self.config.get("target_parameters") or []:
+            for module in self.factors:
+                # peft wraps a layer once for each of its parameters
+                layer = module.removesuffix(".base_layer")
+                names.append(f"{layer}.{parameter.rpartition('.')[2]}")
+        return names
+
     def without_patterns(self) -> dict[str, Any]:
         """Return the fields in which peft would match patterns against every layer's name, with the names of adapted
         layers in place of patterns."""
@@ -56,10 +67,10 @@ class Adapter:
         for field in ("rank_pattern", "alpha_pattern"):
             patterns = self.config.get(field) or {}
             values = dict[str, Any]()
-            for module in self.factors:
-                pattern = self.pattern_of(field, module)
+            for name in self.adapted_names:
+                pattern = self.pattern_of(field, name)
                 if pattern is not None:
-                    values[regex.escape(module, special_only=True)] = patterns[pattern]
+                    values[regex.escape(name, special_only=True)] = patterns[pattern]
             fields[field] = values
         return fields
 
@@ -170,6 +181,8 @@ def validate_ranks(adapter: Adapter) -> None:
 def validate_layers(adapter: Adapter) -> None:
     """Raise UserError if the file has factors of a layer that `target_modules` does not name, or no tensor of a layer
     that was trained whole."""
+    if adapter.config.get("ensure_weight_tying"):
+        return  # peft adds layers that share weights, which only the model knows
     for name in adapter.config.get("modules_to_save") or []:
         # peft adds the usual names of reward heads itself
         is_saved = any(f".{name}." in tensor for tensor in adapter.shapes)

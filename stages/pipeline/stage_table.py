@@ -16,7 +16,7 @@ class Stage:
 
 
 STAGES = {
-    "base": Stage(7, next="sft"),
+    "base": Stage(8, next="sft"),
     "source": Stage(19, next="data", absent="List files or hub datasets in data.sources."),
     "data": Stage(14, next="sft"),
     "select": Stage(

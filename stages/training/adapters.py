@@ -16,6 +16,7 @@ from stages.config.blocks.training import LoRA, Training
 from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_adapter
+from stages.models.merging import merge_adapter
 from stages.store import safe_files
 from stages.store.source_files import ADAPTER_CONFIG
 
@@ -132,11 +133,16 @@ def cast_trained_to_fp32(model: PeftModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def merge_adapter(model: PreTrainedModel, weights: Weights, adapter: Path) -> PreTrainedModel:
-    """Return the model with the adapter added to its weights. 4-bit weights are dequantised to fp32 first."""
+def merge_trained(
+    model: PreTrainedModel, weights: Weights, adapter: Path, cfg: Training
+) -> PreTrainedModel:
+    """Return the model with the adapter of a training added to its weights. 4-bit weights are dequantised to fp32 first.
+    Raise UserError as `merge_adapter` does."""
     if weights is Weights.nf4:
         model = model.dequantize(torch.float32)
-    return load_adapter(model, adapter).merge_and_unload(safe_merge=True)
+    key = f"{cfg.block}.adapter={cfg.adapter}"
+    way_out = f"To train all weights, type {cfg.block}.adapter=none"
+    return merge_adapter(model, adapter, key, way_out)
 
 
 def normalize_adapter_config(adapter: Path, frozen: Path) -> None:

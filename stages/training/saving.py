@@ -183,7 +183,8 @@ def publish(
     `start` is the folder of the weights that were trained, or are under the adapter, and `load` loads them. A QLoRA
     adapter is merged into its 4-bit weights, a LoRA adapter into fp32 weights. If `start` is in bfloat16, `model/` is
     rounded too: return the share of the update that survives, else None.
-    Raise UserError if the files are not those that were saved."""
+    Raise UserError if the files are not those that were saved, or the merged model computes something else than the
+    adapter over those weights."""
     damage = sealed_json.seal_problem(trained)
     if damage:
         raise UserError(
@@ -199,7 +200,8 @@ def publish(
         adapters.normalize_adapter_config(place, start)
         allocator.return_freed_memory()
         weights = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
-        save_model(adapters.merge_adapter(load(weights), weights, place), out / "model")
+        merged = adapters.merge_trained(load(weights), weights, place, cfg)
+        save_model(merged, out / "model")
     if rounding.is_rounded(start):
         return rounding.round_update(out / "model", start)
     return None

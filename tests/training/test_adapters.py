@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Linear
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -23,8 +24,10 @@ from stages.config.choices import Forward, Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_model, save_model
 from stages.models.scoring import install_scoring
+from stages.store import sealed_json
 from stages.store.workspace import StageDir
-from stages.training.adapters import attach_new_adapter, embeddings, merge_adapter
+from stages.training import saving
+from stages.training.adapters import attach_new_adapter, embeddings, merge_trained
 from tests.helpers import QLORA, Chain, build, settings
 
 IDS = torch.arange(20, 52)[None]
@@ -114,6 +117,12 @@ def test_the_reference_is_the_sft_model_and_the_raw_base_is_refused(
         dpo.run(cfg, {**inputs, "policy": raw}, StageDir(out, lambda m, s: None))
 
 
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 NEW = [101, 103]  # tokens that get rows
 GPT2 = GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1)
 PHI = PhiConfig(
@@ -142,8 +151,7 @@ def test_layers_that_no_adapter_can_train_are_refused(
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_rows_are_trained_in_embedding_and_output_layer(tied: bool, tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-    config = LlamaConfig(**sizes, num_attention_heads=2, vocab_size=104, tie_word_embeddings=tied)
+    config = LlamaConfig(**SIZES, vocab_size=104, tie_word_embeddings=tied)
     start = LlamaForCausalLM(config)
     start.save_pretrained(tmp_path / "start")
     model = attach_new_adapter(install_scoring(start, Forward.padded), LORA, 0, new_tokens=NEW)
@@ -159,10 +167,36 @@ def test_new_rows_are_trained_in_embedding_and_output_layer(tied: bool, tmp_path
     torch.testing.assert_close(scored, expected)
 
     save_model(model, tmp_path / "adapter")
-    merged = merge_adapter(load_model(tmp_path / "start"), Weights.fp32, tmp_path / "adapter")
+    start = load_model(tmp_path / "start")
+    cfg = settings("recipe=tiny", "sft.adapter=lora").sft
+    merged = merge_trained(start, Weights.fp32, tmp_path / "adapter", cfg)
     torch.testing.assert_close(logits(merged).log_softmax(-1), plain)
     save_model(merged, tmp_path / "published")
     before, after = load_model(tmp_path / "start"), load_model(tmp_path / "published")
     for old, new in zip(embeddings(before), embeddings(after), strict=True):
         changed = (old.weight != new.weight).any(dim=-1).nonzero().flatten().tolist()
         assert changed == NEW
+
+
+def test_nothing_is_published_of_a_merge_that_changes_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=64)).save_pretrained(tmp_path / "start")
+    start = load_model(tmp_path / "start")
+    adapted = attach_new_adapter(start, LORA, seed=0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.ones_(weight)
+    save_model(adapted, tmp_path / "trained")
+    sealed_json.seal(tmp_path / "trained")
+    monkeypatch.setattr(Linear, "get_delta_weight", lambda layer, adapter: layer.weight * 0)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"^sft\.adapter=lora: .*sft\.adapter=none"):
+        saving.publish(
+            tmp_path / "trained",
+            settings("recipe=tiny", "sft.adapter=lora").sft,
+            StageDir(tmp_path / "out", lambda m, s: None),
+            tmp_path / "start",
+            lambda weights: load_model(tmp_path / "start", weights),
+        )
+    assert not (tmp_path / "out" / "model").exists()
