@@ -98,6 +98,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("label", each(frage="Was {}", antworten=["Gut {}", "Nein {}"], noten=[3, 1]), ""),
     ("label", each(meta={"q": "Ask {}."}, good="Yes {}.", bad="No {}."), ""),
     ("label", each(customerMessage="Ask {}.", preferredReply="Yes {}.", rejectedReply="No {}."), ""),
+    ("data", each(customer_message="Ask {}.", chosen="Good {}.", rejected="Bad {}."), ""),
     ("data", each(frage="Was ist {}?", antwort="Gut {}."), ""),
     ("data", each(kunde="Was ist {}?", berater="Gut {}."), ""),
     ("data", each(inhalt="Was ist {}."), ""),
