@@ -129,7 +129,9 @@ def read_examples(
             answer = None
         if source.check:
             if answer is None:
-                raise BadRow("", f"no answer for check={source.check} to compare with", UNCHECKED)
+                raise BadRow(
+                    "", f"no answer that the check {source.check} could compare with", UNCHECKED
+                )
             why_incomparable = incomparable(source.check, answer)
             count_by_comparable[not why_incomparable] += 1
             if why_incomparable:

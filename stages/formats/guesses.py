@@ -37,6 +37,7 @@ SHAPES: dict[Purpose, list[tuple[type[Format], tuple[str, ...]]]] = {
         (Answered, ("prompt", "completion")),
         (Chat, ("messages",)),
         (Texts, ("text",)),
+        (ChosenRejected, ("prompt", "chosen", "rejected")),
     ],
     Purpose.prompts: [(Prompts, ("prompt",)), (Prompts, ("messages",))],
     Purpose.preferences: [

@@ -96,7 +96,9 @@ def convert(
     if report.files > MAX_NOTED:
         report.notes.append(f"{source.path}: {report.files - MAX_NOTED:,} more files were read")
     if not report.rows:
-        raise UserError(f"{key}={source.path}: holds no rows. Type the path of a file with rows.")
+        raise UserError(
+            f"{key}={source.path}: holds no rows, and no setting finds any. Type the path of a file with rows."
+        )
     # Any row of JSON lines may be the first with a column, so missing columns are known only now.
     if missing_paths:
         block = key.rpartition(".")[0]

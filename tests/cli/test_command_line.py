@@ -181,6 +181,12 @@ def test_a_path_in_the_home_folder_needs_no_quotes() -> None:
     assert 'model.path="~/m"' in line
 
 
+@pytest.mark.parametrize("path", ["~/my data/x.jsonl", "~root/x.jsonl", "~/a"])
+def test_a_path_in_a_home_folder_may_have_spaces_and_a_user(path: str) -> None:
+    typed = ("data=file", f"data.path={path}", f"data.sources=[{{path: {path} }}]")
+    assert {source.path for source in settings(*TINY, *typed).data.sources} == {path}
+
+
 def test_every_block_names_the_precision_of_this_machine() -> None:
     cfg = settings(*TINY, "precision=auto")
     compose.resolve_precision(cfg)

@@ -181,3 +181,9 @@ def test_what_is_no_reward_function_is_told_before_anything_is_built(
     (tmp_path / "mine.py").write_text(content)
     run = (*TINY, *own(tmp_path / "mine.py", **options), f"outputs={tmp_path / 'outputs'}")
     assert message in refused(*run, "stage=label")
+
+
+def test_an_option_may_be_nan(labeler: Path, tmp_path: Path) -> None:
+    line = own(labeler, sign="nan")
+    ran = inside(*TINY, f"outputs={tmp_path / 'store'}", "stage=plan", *line)
+    assert ran.returncode == 0, ran.stderr

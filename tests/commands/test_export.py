@@ -32,6 +32,7 @@ from stages.config.errors import UserError
 from stages.models import gguf_file, hub, rendering
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, load_tokenizer
+from stages.preflight import constraints
 from stages.store.source_files import locate
 from tests.helpers import TINY, Chain, inside, refused, settings
 
@@ -291,3 +292,13 @@ def test_a_published_folder_chats_in_transformers_as_it_is(tuned: Path) -> None:
     assert len(completion) < 64 and completion[-1] == contract.stop_ids[0]
     [turn] = chat(conversation, **options)
     assert turn["generated_text"][-1] == {"role": "assistant", "content": contract.text(completion)}
+
+
+@pytest.mark.parametrize(
+    "line", [("stage=export", "export.model=sft"), ("stage=chat", "chat.model=sft")]
+)
+def test_settings_that_only_sft_could_build_are_enough_for_its_model(line: tuple[str, str]) -> None:
+    typed = ("data=file", "data.path=docs/examples/demonstrations.jsonl")
+    constraints.validate_config(settings(*TINY, *typed, *line))
+    with pytest.raises(UserError, match="sample needs 1 prompts"):
+        constraints.validate_config(settings(*TINY, *typed, "stage=report"))

@@ -107,7 +107,7 @@ def test_labels_are_words_and_told(tmp_path: Path) -> None:
 
 def test_columns_that_are_missing_are_told(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"satz": "a", "label": "pos"}])
-    with pytest.raises(UserError, match=r"task=sentiment .*columns={text: satz}"):
+    with pytest.raises(UserError, match=r"task sentiment .*columns={text: satz}"):
         read(file, task="sentiment")
     assert read(file, task="sentiment", columns={"text": "satz"}).parsed
 

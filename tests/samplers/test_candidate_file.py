@@ -77,7 +77,7 @@ def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(
         ({"completions": ["a", " "]}, "completions: is empty"),
         (
             {"prompt": "nobody asks this", "completions": ["a"]},
-            "prompt: is not a sampled prompt of the data.",
+            "prompt: is not a sampled prompt of the data: type sample.own_prompts=true",
         ),
     ],
 )

@@ -34,9 +34,7 @@ def test_an_answer_is_compared_by_its_value(answer: str, reference: str, equal: 
         ("label", "no solution", True),
     ],
 )
-def test_a_reference_that_cannot_be_compared_is_told_with_a_way_out(
+def test_a_reference_that_cannot_be_compared_is_told(
     check: str, reference: str, is_comparable: bool
 ) -> None:
-    problem = incomparable(check, reference)
-    assert ("type check: label" in problem) is not is_comparable
-    assert bool(problem) is not is_comparable
+    assert bool(incomparable(check, reference)) is not is_comparable

@@ -134,7 +134,9 @@ def held_out(cfg: Audit) -> HeldOut:
         if report.bad_rows:
             bad_row, path = report.bad_rows[0], f"{key}[{i}].path={source.path}"
             fault = f"{bad_row.place}: {bad_row.error}"
-            raise UserError(f"{path}: a row cannot be read. {fault}. Correct or remove the row.")
+            raise UserError(
+                f"{path}: a row cannot be read. {fault}. No setting leaves a row out here: correct or remove it."
+            )
     return prompts
 
 

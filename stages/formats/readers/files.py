@@ -161,7 +161,7 @@ def rows_of(
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{file}: {error.strerror}.") from error
         raise UserError(
-            f"{file}: the file is broken or cut off ({error}). Download or write it again."
+            f"{file}: the file is broken or cut off ({error}), and no setting reads it. Download or write it again."
         ) from error
 
 
