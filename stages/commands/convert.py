@@ -3,6 +3,11 @@
 The tables in `frameworks/` name a framework's keys by TRL's, with its defaults. TRL's own table names TRL's by ours.
 Every setting without a counterpart is listed. Nothing is built."""
 
+<<<<<<< HEAD
+=======
+import json
+import math
+>>>>>>> wip-t4
 import re
 import shlex
 import sys
@@ -52,7 +57,10 @@ class Conversion:
     untranslated: Settings
     file_keys: dict[str, str] = field(default_factory=dict)  # by TRL's names
     overrides: Settings = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)  # settings without a counterpart
+    # settings without a counterpart: those that change what is trained, and the others
+    left_out: list[str] = field(default_factory=list)
+    harmless: list[str] = field(default_factory=list)
+    harmless_names: frozenset[str] = frozenset()
 
     def take(self, name: str, otherwise: Any = None) -> Any:
         """Return a setting in order to translate it; `otherwise` without it."""
@@ -60,13 +68,17 @@ class Conversion:
 
     def leave_out(self, name: str, value: Any, reason: str | None = None) -> None:
         """List a setting without a counterpart, unless its value asks for nothing."""
-        if value in ASKING_FOR_NOTHING:
+        is_switched_off = value is False and name in TRL["on_by_default"]
+        if value in ASKING_FOR_NOTHING and not is_switched_off:
             return
         text = " ".join(str(value).split())[:60]
         line = f"{self.file_keys.get(name, name)}={text}"
         if reason:
             line += f": {reason.replace('STAGE', self.stage)}"
-        self.left_out.append(line)
+        if name in self.harmless_names:
+            self.harmless.append(line)
+        else:
+            self.left_out.append(line)
 
 
 def run(cfg: Config, *_: object) -> None:
@@ -80,7 +92,8 @@ def run(cfg: Config, *_: object) -> None:
     stage = cfg.convert.stage or detect_stage(settings, framework, where)
     table = load_table(framework)
     defaults = framework_defaults(table, stage)
-    this = Conversion(stage, cfg.convert.processes, dict(defaults))
+    harmless_names = frozenset([*TRL["harmless"], *table["harmless"]])
+    this = Conversion(stage, cfg.convert.processes, dict(defaults), harmless_names=harmless_names)
     try:
         convert(this, table, settings)
     except WRONG_SHAPE as error:
@@ -96,7 +109,11 @@ def run(cfg: Config, *_: object) -> None:
         lines += ["", f"Defaults of {table['title']} where the file is silent:"]
         lines += [f"  {name}={defaults[name]}" for name in sorted(used_defaults)]
     if this.left_out:
-        lines += ["", "Not converted:", *(f"  {line}" for line in this.left_out)]
+        lines += ["", "Not converted, and changes what is trained:"]
+        lines += [f"  {line}" for line in this.left_out]
+    if this.harmless:
+        lines += ["", "Not converted, and changes nothing that is trained:"]
+        lines += [f"  {line}" for line in this.harmless]
     lines += ["", DIFFERENCES, ""]
     sys.stdout.write(visible("\n".join(lines), keep="\n"))
 
@@ -156,17 +173,21 @@ def convert(this: Conversion, table: Mapping[str, Any], file: Settings) -> None:
     put_under_trl_names(this, table, file)
     # in place of what the demo sets
     this.overrides |= {"sft": "none", this.stage: "default", "model.path": "MODEL"}
+    held_out = take_held_out_share(this)
     sources = [under_our_keys(this, entry) for entry in take_data_sets(this)]
     if this.stage == "sft":
-        this.overrides |= {"data": "file", "data.sources": sources}
+        set_demonstrations(this, sources, held_out)
     else:
-        set_preference_set(this, sources)
+        set_preference_set(this, sources, held_out)
+    set_evaluations(this, held_out)
     rows = int(this.take("per_device_train_batch_size"))
     steps = int(this.take("gradient_accumulation_steps"))
     this.overrides["STAGE.batch_size"] = rows * steps * this.processes
     this.overrides["STAGE.runtime.micro_batch"] = rows
     if this.processes > 1:
         this.overrides |= {"launch": "ddp", "launch.processes": this.processes}
+    sets_read = sources if this.stage == "sft" else sources[:1]
+    set_or_list_steps(this, count_rows(sets_read), held_out)
     set_adapter(this)
     losses = this.untranslated.get("loss_type")
     if isinstance(losses, str) and this.stage == "dpo":
@@ -195,6 +216,63 @@ def put_under_trl_names(this: Conversion, table: Mapping[str, Any], file: Settin
         this.file_keys |= dict.fromkeys(by_trl_name, key)
 
 
+def take_held_out_share(this: Conversion) -> float | None:
+    """Return the share of the rows that is held out: 0 if every row is trained, None for a number of rows, which is
+    listed."""
+    size = this.untranslated["validation_size"]
+    if size >= 1:
+        return None
+    share: float = this.take("validation_size")
+    return share or 0
+
+
+def set_evaluations(this: Conversion, held_out: float | None) -> None:
+    """Set how often held-out rows are evaluated: never, or as often in each epoch as the file says."""
+    times = this.untranslated.get("evals_per_epoch")
+    if held_out == 0:
+        this.overrides["STAGE.evaluations"] = 0
+    elif times:
+        this.take("evals_per_epoch")
+        epochs = float(this.untranslated["num_train_epochs"])
+        this.overrides["STAGE.evaluations"] = max(1, round(times * epochs))
+
+
+def set_or_list_steps(this: Conversion, rows: int | None, held_out: float | None) -> None:
+    """Set the epochs that make a file's number of steps, which overrides its epochs there. Without the number of rows,
+    list it with the calculation."""
+    most_steps = this.take("max_steps", -1)
+    if most_steps <= 0:
+        return
+    batch_size = this.overrides["STAGE.batch_size"]
+    is_packed = this.untranslated.get("packing")
+    if rows is None or held_out is None or is_packed:
+        reason = f"STAGE.epochs={most_steps * batch_size}/ROWS, for so many rows of training"
+        this.leave_out("max_steps", most_steps, reason)
+        return
+    # a step has a whole batch, and the last step of a part of an epoch is rounded up
+    steps_per_epoch = max(1, int(rows * (1 - held_out)) // batch_size)
+    epochs = math.floor(1e6 * most_steps / steps_per_epoch) / 1e6
+    this.untranslated["num_train_epochs"] = epochs
+    this.file_keys["num_train_epochs"] = "max_steps"
+
+
+def count_rows(sources: list[Settings]) -> int | None:
+    """Return the number of rows in the data sets; None if it is unknown before they are downloaded."""
+    rows = 0
+    for source in sources:
+        file = Path(str(source["path"]))
+        if "epochs" in source:
+            return None
+        if "rows" in source:
+            rows += source["rows"]
+        elif file.suffix == ".jsonl" and file.is_file():
+            with file.open(encoding="utf-8") as lines:
+                rows += sum(1 for line in lines if line.strip())
+        else:
+            return None
+    return rows
+
+
 def take_data_sets(this: Conversion) -> list[Settings]:
     """Return the data sets for training, with the keys of their framework."""
     sets = list[Settings](this.take("datasets", []))
@@ -220,7 +298,8 @@ def under_our_keys(this: Conversion, data_set: Settings) -> Settings:
         if key in TRL["columns"]:
             columns[TRL["columns"][key]] = value
         elif key not in TRL["source"]:
-            this.leave_out(f"datasets.{key}", value, "columns and roles are recognised")
+            name = f"datasets.{key}"
+            this.leave_out(name, value, TRL["reasons"].get(name))
         elif value is not None:
             source[TRL["source"][key]] = value
     if columns:
@@ -228,19 +307,29 @@ def under_our_keys(this: Conversion, data_set: Settings) -> Settings:
     return source
 
 
-def set_preference_set(this: Conversion, sources: list[Settings]) -> None:
-    """Set the preference set, which is the first data set."""
+def set_demonstrations(this: Conversion, sources: list[Settings], held_out: float | None) -> None:
+    """Set the sources of SFT's rows, of which a share is held out."""
+    if held_out is not None:
+        splits = {"sft": round(1 - held_out, 6)}
+        if held_out:
+            splits["validation"] = held_out
+        sources = [source | {"splits": splits} for source in sources]
+    this.overrides |= {"data": "file", "data.sources": sources}
+
+
+def set_preference_set(this: Conversion, sources: list[Settings], held_out: float | None) -> None:
+    """Set the preference set, which is the first data set, and of which a share is held out."""
     this.overrides |= {"label": "dataset", "label.path": "FILE"}
     for source in sources[1:]:
         this.leave_out(
             "datasets", source["path"], "one preference set is read. Join the others into its file"
         )
     for source in sources[:1]:
-        for key, value in source.items():
-            if key in ("epochs", "rows"):
-                this.leave_out(f"datasets.{key}", value, "every preference is read")
-            else:
-                this.overrides[f"label.{key}"] = value
+        for key in ("epochs", "rows"):
+            this.leave_out(f"datasets.{key}", source.pop(key, None), "every preference is read")
+        this.overrides |= {f"label.{key}": value for key, value in source.items()}
+    if held_out is not None:
+        this.overrides["pairs.validation_fraction"] = held_out
 
 
 def set_adapter(this: Conversion) -> None:

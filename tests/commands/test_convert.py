@@ -64,6 +64,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "reward.lora.target_modules": ["all-linear"],
         "reward.precision": "bf16",
         "reward.seed": 42,
+        "pairs.validation_fraction": 0.0,
+        "reward.evaluations": 0,
         "sft.template.kind": "llama3",
     },
     "llama3_full_sft": {
@@ -73,6 +75,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "sft.adapter": "none",
         "sft.packing": False,
         "data.sources[1].rows": 1000,
+        "data.sources[0].splits": {"sft": 1.0},
+        "sft.evaluations": 0,
         "launch.processes": PROCESSES,
     },
     "llama3_dpo_lora": {
@@ -85,6 +89,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "dpo.lora.alpha": 16,
         "dpo.trainer.warmup_steps": 10,
         "label.columns": {"messages": "conversation", "chosen": "chosen", "rejected": "rejected"},
+        "pairs.validation_fraction": 0.05,
+        "dpo.evaluations": 16,
     },
     "llama31_fsdp": {
         "stage": "sft",
@@ -93,6 +99,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "sft.packing": True,
         "sft.seed": 42,
         "sft.trainer.use_liger_kernel": True,
+        "data.sources[0].splits": {"sft": 0.98, "validation": 0.02},
+        "sft.evaluations": 2,
         "sft.adapter": "none",
     },
 }
@@ -105,7 +113,7 @@ LISTED = {  # settings without a counterpart, as read by hand
     "zephyr_dpo_full": ["max_prompt_length=512", "eval_steps=100", "test_split_size=2000"],
     "llama3_lora_reward": ["dataset=dpo_en_demo: type the path", "trust_remote_code=True"],
     "llama3_full_sft": ["deepspeed=examples/deepspeed/ds_z3_config.json: launch=fsdp"],
-    "llama3_dpo_lora": ["load_in_8bit=True", "lora_dropout=0.05", "val_set_size=0.05: held-out"],
+    "llama3_dpo_lora": ["load_in_8bit=True", "lora_dropout=0.05"],
     "llama31_fsdp": ["fsdp_config", "plugins", "special_tokens"],
 }
 
@@ -176,6 +184,21 @@ def test_no_setting_of_a_published_example_is_dropped_in_silence(name: str, tmp_
         ("llama3_dpo_lora", {"chat_template": "x"}, "chat_template=x: converted are chatml, gemma"),
         ("llama3_lora_reward", {"warmup_ratio": None}, "  warmup_steps=0\n"),
         ("llama3_lora_reward", {"warmup_steps": 9}, "warmup_steps=9: warmup_ratio is read"),
+        ("llama3_lora_reward", {"val_size": 0.1}, " pairs.validation_fraction=0.1 "),
+        ("llama3_lora_reward", {"val_size": 500}, "val_size=500: held-out"),
+        ("llama3_full_sft", {"mask_history": True}, "mask_history=True: sft.turns=last"),
+        ("llama3_full_sft", {"enable_thinking": False}, "{enable_thinking: false}"),
+        ("llama3_full_sft", {"max_samples": 160, "max_steps": 5}, " sft.epochs=0.25 "),
+        ("llama3_full_sft", {"max_samples": None, "max_steps": 5}, "sft.epochs=80/ROWS"),
+        ("llama3_lora_reward", {"adapter_name_or_path": "A"}, "=A: model.adapter="),
+        ("llama3_dpo_lora", {"lora_model_dir": "A"}, "=A: model.adapter="),
+        ("llama3_dpo_lora", {"chat_template_jinja": "x"}, "=x: template=file"),
+        (
+            "llama3_dpo_lora",
+            {"val_set_size": None},
+            "pairs.validation_fraction=0 dpo.evaluations=0",
+        ),
+        ("zephyr_dpo_full", {"ref_model": "M"}, "ref_model=M: dpo.reference"),
     ],
 )
 def test_a_setting_is_translated_or_listed_with_the_nearest(
@@ -183,6 +206,18 @@ def test_a_setting_is_translated_or_listed_with_the_nearest(
 ) -> None:
     overrides, remarks = changed(name, tmp_path, **settings)
     assert printed in f"{shlex.join(overrides)} \n{remarks}\n"
+
+
+def test_what_changes_the_training_stands_apart_from_what_does_not(tmp_path: Path) -> None:
+    lists = ("what is trained:", "nothing that is trained:")
+    _, remarks = changed("llama3_dpo_lora", tmp_path, mask_history=True, leraning_rate=1)
+    changing, harmless = remarks.split("\nNot converted")[1:]
+    assert changing.splitlines()[0].endswith(lists[0])
+    assert harmless.splitlines()[0].endswith(lists[1])
+    for key in ("lora_dropout=", "special_tokens=", "mask_history=", "leraning_rate="):
+        assert key in changing and key not in harmless
+    for key in ("output_dir=", "saves_per_epoch=", "logging_steps=", "datasets.roles="):
+        assert key in harmless and key not in changing
 
 
 @pytest.mark.parametrize(
