@@ -3,11 +3,7 @@
 The tables in `frameworks/` name a framework's keys by TRL's, with its defaults. TRL's own table names TRL's by ours.
 Every setting without a counterpart is listed. Nothing is built."""
 
-<<<<<<< HEAD
-=======
-import json
 import math
->>>>>>> wip-t4
 import re
 import shlex
 import sys
