@@ -77,7 +77,9 @@ def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     answers = {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]}
     judged = judged_pool(tmp_path / "pool", answers)
     for threshold in (0.7, 0.0):
-        with pytest.raises(UserError, match=r"^unpaired\.threshold=.* Set unpaired\.threshold=0\.5,"):
+        with pytest.raises(
+            UserError, match=r"^unpaired\.threshold=.* Set unpaired\.threshold=0\.5,"
+        ):
             build_unpaired(tmp_path / "alike", judged, threshold=threshold)
     labels, _ = build_unpaired(tmp_path / "as_told", judged, threshold=0.5)
     assert labels == {"a": True, "b": False}
