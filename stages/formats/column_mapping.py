@@ -24,7 +24,7 @@ from stages.formats.columns import (
     value_at,
 )
 from stages.formats.compared import Compared
-from stages.formats.format import STATED, Format, ParsedRow
+from stages.formats.format import STATED, Format, ParsedRow, is_turns
 from stages.formats.implicit import Implicit
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
@@ -38,7 +38,9 @@ from stages.formats.turns import (
     MEDIA_OF_PARTS,
     READ_PARTS,
     WEIGHTS,
+    has_role,
     is_empty,
+    is_turn,
     kind_of,
     messages,
     resolve_turns,
@@ -68,6 +70,7 @@ MEDIA = ("image", "video", "audio")
 # (role, function that takes its value out of a row)
 Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]
 MAX_SHOWN = 9  # names in an error
+MOST_STEPS = 4  # of a path inside a column that an error offers
 
 
 @dataclass(frozen=True)
@@ -370,10 +373,34 @@ def join_values(value: Any) -> str:
 
 
 def nested_key_ways(role: str, path: str, value: Any) -> list[Way]:
-    """Return the way to read a role from the longest text in an object; [] if the value is not an object with texts."""
-    texts = [key for key in nested_keys(value) if isinstance(value_at(value, key), str)]
-    if not isinstance(value, dict) or not texts:
+    """Return the way to read a role from the longest text, or the turns, in an object; [] if the value is not an object
+    that has them."""
+    if not isinstance(value, dict):
         return []
-    longest = max(texts, key=lambda key: len(str(value_at(value, key))))
+    paths = [inside for inside in paths_inside(value) if is_readable(value_at(value, inside))]
+    if not paths:
+        return []
+    longest = max(paths, key=lambda inside: len(str(value_at(value, inside))))
     keys = ", ".join(nested_keys(value)[:MAX_SHOWN])
     return [Way({"columns": {role: f"{path}.{longest}"}}, f"(its keys are {keys})")]
+
+
+def is_readable(value: Any) -> bool:
+    """Return True for a text, a turn, or turns."""
+    return (
+        isinstance(value, str) or has_role(value) or (is_turns(value) and any(map(is_turn, value)))
+    )
+
+
+def paths_inside(value: Any) -> list[str]:
+    """Return the paths of the keys in an object, also of those in objects inside and in the first items of lists."""
+    waiting = [str(key) for key in value]
+    for path in waiting:  # which grows
+        inner = value_at(value, path)
+        if path.count(".") >= MOST_STEPS or is_readable(inner):
+            continue
+        if isinstance(inner, dict):
+            waiting += [f"{path}.{key}" for key in inner]
+        elif isinstance(inner, list) and inner:
+            waiting.append(f"{path}.0")
+    return waiting

@@ -28,7 +28,7 @@ from stages.formats.kto import KTO
 from stages.formats.prompts import Prompts
 from stages.formats.scored import Scored, Several
 from stages.formats.texts import Texts
-from stages.formats.turns import is_empty
+from stages.formats.turns import is_empty, is_turn
 
 NEAR = {role: set(words.split()) for role, words in read_beside(__file__).items()}
 # The roles that a file of each format needs, for every use of a source; the first of equally good guesses counts.
@@ -42,6 +42,7 @@ SHAPES: dict[Purpose, list[tuple[type[Format], tuple[str, ...]]]] = {
     Purpose.prompts: [(Prompts, ("prompt",)), (Prompts, ("messages",))],
     Purpose.preferences: [
         (ChosenRejected, ("prompt", "chosen", "rejected")),
+        (ChosenRejected, ("chosen", "rejected")),
         (Compared, ("prompt", "a", "b", "preference")),
         (Scored, ("prompt", "completions", "scores")),
         (KTO, ("prompt", "completion", "label")),
@@ -109,12 +110,27 @@ def best_guess(
         names = column_names(form, columns)
         paths = resolve_columns(columns, names, source.columns)
         lacking = [role for role in roles if role not in paths]
+        if "prompt" in lacking:  # an input without a request may be the request
+            paths.pop("input", None)
         if "messages" in paths and "prompt" in lacking:
             lacking.remove("prompt")
-        guess = guess_roles(lacking, names, paths, candidates_in(columns, rows, form.dropped))
-        if guess and lacking:
+        candidates = candidates_in(columns, rows, form.dropped)
+        guess = guess_roles(lacking, names, paths, candidates)
+        if guess and lacking and fits_together(guess, roles, candidates):
             guesses.append(guess)
     return min(guesses, key=rank, default=None)
+
+
+def fits_together(guess: Guess, roles: Sequence[str], candidates: Sequence[Candidate]) -> bool:
+    """Return True unless pairs lack a prompt and are no whole conversations, or scores are not as many as the answers."""
+    columns = {**guess.read, **guess.guessed}
+    by_path = {each.path: each for each in candidates}
+    held = {role: by_path[str(path)] for role, path in columns.items() if str(path) in by_path}
+    if "chosen" in held and "prompt" not in roles:
+        return all(holds_turns(held[side]) for side in ("chosen", "rejected") if side in held)
+    if {"completions", "scores"} <= held.keys():
+        return holds_lists(held["completions"]) == holds_lists(held["scores"])
+    return True
 
 
 def rank(guess: Guess) -> tuple[int, int, int]:
@@ -132,7 +148,8 @@ def candidates_in(
         values = [value_at(row, path) for row in rows]
         values = [value for value in values if not is_empty(value)]
         candidates.append(Candidate(path, values))
-        has_keys = any(isinstance(value, dict) for value in values)
+        candidate = candidates[-1]
+        has_keys = any(map(nested_keys, values)) and not holds_turns(candidate)
         if has_keys and path.count(".") < DEPTH:
             paths += [f"{path}.{key}" for key in dict.fromkeys(nested_keys(values))]
     return candidates
@@ -206,7 +223,11 @@ def holds_text(candidate: Candidate) -> bool:
 
 
 def holds_turns(candidate: Candidate) -> bool:
-    return bool(candidate.values) and all(map(is_turns, candidate.values))
+    """Return True for transcripts, and for lists in which an object has a role."""
+    return bool(candidate.values) and all(
+        is_turns(value) and (isinstance(value, str) or any(map(is_turn, value)))
+        for value in candidate.values
+    )
 
 
 def holds_answer(candidate: Candidate) -> bool:
@@ -219,6 +240,10 @@ def holds_choice(candidate: Candidate) -> bool:
     return bool(candidate.values) and are_single and len({*candidate.values}) <= MOST_VALUES
 
 
+def holds_lists(candidate: Candidate) -> bool:
+    return all(isinstance(value, list) for value in candidate.values)
+
+
 def holds_answers(candidate: Candidate) -> bool:
     """Return True for lists of several answers that are no conversations."""
     are_lists = all(isinstance(value, list) and len(value) > 1 for value in candidate.values)
@@ -226,7 +251,10 @@ def holds_answers(candidate: Candidate) -> bool:
 
 
 def holds_texts(candidate: Candidate) -> bool:
-    return holds_answers(candidate) and not holds_scores(candidate)
+    """Return True for lists of texts, and for one text in each row."""
+    if not holds_answers(candidate):
+        return holds_text(candidate)
+    return all(isinstance(item, str) for value in candidate.values for item in value)
 
 
 def holds_scores(candidate: Candidate) -> bool:
@@ -234,6 +262,12 @@ def holds_scores(candidate: Candidate) -> bool:
     return holds_answers(candidate) and all(
         isinstance(item, int | float) for value in candidate.values for item in value
     )
+
+
+def holds_numbers(candidate: Candidate) -> bool:
+    """Return True for lists of numbers, and for one number in each row."""
+    are_numbers = all(type(value) in (int, float) for value in candidate.values)
+    return holds_scores(candidate) or (bool(candidate.values) and are_numbers)
 
 
 FITS: dict[str, Callable[[Candidate], bool]] = {
@@ -246,7 +280,7 @@ FITS: dict[str, Callable[[Candidate], bool]] = {
     "b": holds_answer,
     "preference": holds_choice,
     "completions": holds_texts,
-    "scores": holds_scores,
+    "scores": holds_numbers,
     "label": holds_choice,
     "text": holds_text,
 }

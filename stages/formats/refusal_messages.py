@@ -101,10 +101,11 @@ def unmapped_error(head: FileHead, problem: str) -> UserError:
     ids = find_ids(head.rows, head.columns)
     guess = best_guess(head.source, head.purpose, head.columns, head.rows)
     if ids and (guess is None or guess.nameless):
-        return UserError(
-            f"{problem}. {shortlist(ids)} hold ids of tokens, and no setting reads ids. Write a file with text or "
-            "messages."
-        )
+        no_ids = f"{problem}. {shortlist(ids)}: ids of tokens, and no setting reads ids"
+        if len(ids) == len(head.columns):
+            return UserError(f"{no_ids}. Write a file with text or messages.")
+        without = override(f"{head.block}.columns", dict.fromkeys(ids))
+        return UserError(f"{no_ids}. Type {without} to leave them out.")
     implicit = implicit_error(head)
     if implicit and (guess is None or guess.nameless):
         return implicit

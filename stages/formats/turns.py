@@ -546,10 +546,10 @@ def kind_of(part: Any) -> str | None:
     """Return text, thought, call or result; for any other part its type; None if the value is not a part."""
     if not isinstance(part, dict):
         return None
-    if "type" in part:
-        return KINDS.get(str(part["type"]), str(part["type"]))
     if has_role(part):
         return None
+    if "type" in part:
+        return KINDS.get(str(part["type"]), str(part["type"]))
     if part.get("thought") is True:
         return "thought"
     kind = next((KINDS[key] for key in part if key in KINDS), None)
