@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.models import Model
 from stages.config.choices import Command, ExportFormat, Role
 from stages.config.errors import UserError, visible
 from stages.config.installation import recorded_settings
@@ -21,8 +22,9 @@ from stages.pipeline.stage_table import STAGES
 from stages.preflight import programs_and_servers
 from stages.store import stage_sources
 from stages.store.manifest import Manifest, command_of, manifest_of, read_manifest
-from stages.store.node import Graph, Node, PublishedNode, published_node
+from stages.store.node import Graph, Node, PublishedNode, in_build_order, published_node
 from stages.store.sealed_json import WRONG_SHAPE, Damaged, rebuild_command
+from stages.store.source_files import locate
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -92,8 +94,24 @@ def find_run(
         require_nodes(judged, cfg, store, overrides, run.settings)
     else:
         used = [run.model(cfg.export.model, "export.model")]
+        if cfg.export.format is ExportFormat.gguf:
+            require_gguf(used[0], store)
     require_nodes(used, cfg, store, overrides, run.settings)
     return run, used
+
+
+def require_gguf(model: Node, store: Store) -> None:
+    """Raise UserError if no GGUF file can be written of the base model of a model, which may not be trained yet."""
+    from stages.models import gguf_file  # imported here, as it loads torch, which takes seconds
+
+    for base in in_build_order([model]):
+        if not isinstance(base.config, Model):
+            continue
+        folder: Path | None = store.folder(base) / "model"
+        if not store.find(base):
+            folder = locate(str(base.config.path), base.config.key) if base.config.path else None
+        if folder and folder.is_dir():
+            gguf_file.read_exportable(folder)
 
 
 def require_nodes(

@@ -17,12 +17,15 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
+from stages.models import sentencepiece_tokens
 from stages.models.base_licence import read_licence
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
-from stages.models.rendering import GOLDEN, adds_bos, render, token_ids
+from stages.models.rendering import GOLDEN, adds_bos, golden_conversations, token_ids
+from stages.models.sentencepiece_tokens import SentencePieceTokens
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
+    "mistral": gguf.MODEL_ARCH.LLAMA,  # as llama.cpp's converter
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
 }
@@ -53,13 +56,8 @@ SHAPE = [
 def write_gguf(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
     """Write the model folder as `file`, completely or not at all.
     Raise UserError if the architecture or the tokenizer is not supported, or reading back gives another model."""
-    config = load_config(model)
-    if config.model_type not in ARCHITECTURES:
-        raise UserError(
-            f"GGUF files are not written for {config.model_type} models, only for {', '.join(ARCHITECTURES)}. "
-            "llama.cpp's convert_hf_to_gguf.py supports more: run it on the model's folder."
-        )
-    tokenizer = load_tokenizer(model)
+    config, tokenizer = read_exportable(model)
+    limit_to_window(config)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft.gguf")
     writer = gguf.GGUFWriter(draft, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.model_type]])
@@ -81,6 +79,27 @@ def write_gguf(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_exportable(model: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """Return config and tokenizer of a model folder. Raise UserError if GGUF has no name for one of them."""
+    config = load_config(model)
+    if config.model_type not in ARCHITECTURES:
+        raise UserError(
+            f"export.format=gguf: files are not written for {config.model_type} models, only for {', '.join(ARCHITECTURES)}. "
+            "llama.cpp's convert_hf_to_gguf.py supports more: run it on the model's folder. Or type export.format=hub."
+        )
+    tokenizer = load_tokenizer(model)
+    require_tokenizer(tokenizer)
+    return config, tokenizer
+
+
+def limit_to_window(config: PretrainedConfig) -> None:
+    """Limit the context of a Mistral to its sliding window. Readers of its GGUF architecture know no window, so they
+    compute the same up to there."""
+    window = getattr(config, "sliding_window", None)
+    if config.model_type == "mistral" and window:
+        config.max_position_embeddings = min(window, config.max_position_embeddings)
 
 
 def add_shape(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
@@ -117,7 +136,9 @@ def add_weights(
                 f"GGUF has no name for {weight_name}: this is not a plain {cfg.model_type} model."
             )
         values = tensor.numpy()
-        if cfg.model_type == "llama" and re.search(r"\.attn_[qk]\.", name):
+        if ARCHITECTURES[cfg.model_type] == gguf.MODEL_ARCH.LLAMA and re.search(
+            r"\.attn_[qk]\.", name
+        ):
             values = interleave(values, head_dim(cfg))
         block_type = dtype
         if values.ndim == 1:
@@ -141,20 +162,37 @@ def interleave(values: NDArray[Any], head: int) -> NDArray[Any]:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
 
 
+def require_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError if a tokenizer is of a kind without a name in GGUF, or llama.cpp would give other ids by it."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    if backend["model"]["type"] != "BPE":
+        problem = f"files are written with BPE tokenizers, not with {backend['model']['type']}"
+        raise UserError(f"export.format=gguf: {problem}. Type export.format=hub.")
+    if not sentencepiece_tokens.is_sentencepiece(backend):
+        pre_tokenizer_name(backend["pre_tokenizer"])
+    elif not SentencePieceTokens(tokenizer, backend).reads_texts_alike():
+        problem = "by the order of this tokenizer's pieces, llama.cpp would give other tokens"
+        raise UserError(f"export.format=gguf: {problem}. Type export.format=hub.")
+
+
 def add_tokenizer(
     writer: gguf.GGUFWriter, model: Path, tokenizer: PreTrainedTokenizerBase, rows: int
 ) -> None:
-    """Add tokens with types, merges, special ids and template. Embeddings beyond the vocabulary get unused tokens."""
+    """Add tokens with types, merges or scores, special ids and template. Embeddings beyond the vocabulary get unused
+    tokens."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    if backend["model"]["type"] != "BPE":
-        raise UserError(
-            f"GGUF files are written with byte-level BPE tokenizers, not with {backend['model']['type']}."
-        )
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer_name(backend["pre_tokenizer"]))
-    add_tokens(writer, tokenizer, rows)
-    writer.add_add_space_prefix(False)
-    special = gguf.SpecialVocab(model, load_merges=True, n_vocab=rows)
+    has_scores = sentencepiece_tokens.is_sentencepiece(backend)
+    add_tokens(writer, tokenizer, rows, has_scores)
+    if has_scores:
+        pieces = SentencePieceTokens(tokenizer, backend)
+        writer.add_tokenizer_model("llama")
+        writer.add_token_scores(pieces.scores_by_row(rows))
+        writer.add_add_space_prefix(pieces.adds_space())
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre_tokenizer_name(backend["pre_tokenizer"]))
+        writer.add_add_space_prefix(False)
+    special = gguf.SpecialVocab(model, load_merges=not has_scores, n_vocab=rows)
     special.add_special_token["bos"] = adds_bos(tokenizer)
     if tokenizer.chat_template:
         # Only training needs `{% generation %}`, which most readers refuse: it is commented out.
@@ -163,34 +201,45 @@ def add_tokenizer(
     special.add_to_gguf(writer, quiet=True)
 
 
-def add_tokens(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+def add_tokens(
+    writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int, has_scores: bool
+) -> None:
     """Add the token of each row of the embedding, and its type."""
-    added = tokenizer.added_tokens_decoder
     tokens = list[str]()
     types = list[gguf.TokenType]()
     for i in range(rows):
-        if i in added:
-            tokens.append(str(added[i]))
-            types.append(gguf.TokenType.USER_DEFINED)
-            if added[i].special:
-                types[-1] = gguf.TokenType.CONTROL
-        elif i < len(tokenizer):
+        if i < len(tokenizer):
             tokens.append(tokenizer.convert_ids_to_tokens(i))
-            types.append(gguf.TokenType.NORMAL)
         else:
             tokens.append(f"[PAD{i}]")
-            types.append(gguf.TokenType.UNUSED)
+        types.append(token_type(tokenizer, i, has_scores))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
 
 
-def pre_tokenizer_name(definition: dict[str, Any]) -> str:
+def token_type(tokenizer: PreTrainedTokenizerBase, index: int, has_scores: bool) -> gguf.TokenType:
+    """Return the type of a token in GGUF; of a row that no token has, `UNUSED`."""
+    if index >= len(tokenizer):
+        return gguf.TokenType.UNUSED
+    added = tokenizer.added_tokens_decoder.get(index)
+    if has_scores and index == tokenizer.unk_token_id:
+        return gguf.TokenType.UNKNOWN
+    if added is not None and added.special:
+        return gguf.TokenType.CONTROL
+    if added is not None:
+        return gguf.TokenType.USER_DEFINED
+    if has_scores and sentencepiece_tokens.BYTE.fullmatch(tokenizer.convert_ids_to_tokens(index)):
+        return gguf.TokenType.BYTE
+    return gguf.TokenType.NORMAL
+
+
+def pre_tokenizer_name(definition: dict[str, Any] | None) -> str:
     """Return llama.cpp's name for the tokenizer's rule to split text before BPE. Raise UserError if it has none."""
-    parts = [definition]
-    if definition["type"] == "Sequence":
-        parts = definition["pretokenizers"]
+    parts = list[dict[str, Any]]()
+    if definition is not None:
+        parts = definition.get("pretokenizers", [definition])
     kinds = [part["type"] for part in parts]
-    if not parts[-1].get("add_prefix_space"):
+    if parts and not parts[-1].get("add_prefix_space"):
         if kinds == ["ByteLevel"]:
             return "gpt-2"
         if kinds == ["Digits", "ByteLevel"] and parts[0]["individual_digits"]:
@@ -200,7 +249,8 @@ def pre_tokenizer_name(definition: dict[str, Any]) -> str:
                 if parts[0]["pattern"] == {"Regex": split}:
                     return str(name)
     raise UserError(
-        f"the tokenizer splits text by a rule that has no name in GGUF ({', '.join(kinds)})."
+        f"export.format=gguf: the tokenizer splits text by a rule that has no name in GGUF ({', '.join(kinds) or 'none'}). "
+        "Type export.format=hub."
     )
 
 
@@ -209,17 +259,36 @@ def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokeniz
     file_config, file_tokenizer = describe_gguf(file)
     folder_shape = config.to_dict()
     file_shape = file_config.to_dict()
-    lost = [key for key in SHAPE if folder_shape.get(key) != file_shape.get(key)]
-    if golden_token_ids(file_tokenizer) != golden_token_ids(tokenizer):
+    lost = list[str]()
+    for key in SHAPE:
+        # a kind of model that has no such part has no key for it
+        if (folder_shape.get(key) or None) != (file_shape.get(key) or None):
+            lost.append(key)
+    if not is_same_tokenizer(file_tokenizer, tokenizer):
         lost.append("tokenizer")
     if lost:
-        raise UserError(f"GGUF would lose {', '.join(lost)}: export.format=hub does not.")
+        raise UserError(
+            f"export.format=gguf: GGUF would lose {', '.join(lost)}. Type export.format=hub."
+        )
 
 
-def golden_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Return the token ids of each golden message and, if there is a template, of each golden conversation."""
+def is_same_tokenizer(
+    file_tokenizer: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase
+) -> bool:
+    """Return whether a file's tokenizer gives the folder's token ids for the golden messages and conversations.
+    `require_tokenizer` has compared what llama.cpp does with pieces, and transformers does in another way."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    has_scores = sentencepiece_tokens.is_sentencepiece(backend)
+    if has_scores and not SentencePieceTokens(tokenizer, backend).puts_space_before_text:
+        return True  # transformers always puts one
     texts = [message["content"] for messages in GOLDEN for message in messages]
-    ids = [tokenizer(text).input_ids for text in texts]
-    if tokenizer.chat_template:
-        ids += [token_ids(tokenizer, render(tokenizer, messages)) for messages in GOLDEN]
-    return ids
+    if any(file_tokenizer(text).input_ids != tokenizer(text).input_ids for text in texts):
+        return False
+    if has_scores:
+        return True  # transformers has no rule for what follows a special token
+    conversations = golden_conversations(tokenizer)
+    if golden_conversations(file_tokenizer) != conversations:
+        return False
+    return all(
+        token_ids(file_tokenizer, text) == token_ids(tokenizer, text) for text in conversations
+    )

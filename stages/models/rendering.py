@@ -122,6 +122,19 @@ def render(
     return text
 
 
+def golden_conversations(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the golden conversations as a tokenizer's template renders them, without those that it refuses."""
+    texts = list[str]()
+    for messages in GOLDEN if tokenizer.chat_template else ():
+        try:
+            texts.append(render(tokenizer, messages))
+        except Forbidden:
+            raise
+        except TemplateFault:
+            continue
+    return texts
+
+
 def shield(text: str, control: re.Pattern[str]) -> str:
     """Return a content whose control tokens `encode` reads as plain text. Raise ContractError if it holds a SHIELD."""
     if SHIELD in text:
@@ -194,10 +207,4 @@ def validate_chat_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None
     if tokenizer.chat_template:
         way_out = "Mend it in tokenizer_config.json or chat_template.jinja"
         with guard_template(f"{key}, chat_template", way_out):
-            for conversation in GOLDEN:
-                try:
-                    render(tokenizer, conversation)
-                except Forbidden:
-                    raise
-                except TemplateFault:
-                    continue
+            golden_conversations(tokenizer)

@@ -185,7 +185,7 @@ def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_pat
 
     refused(
         Gemma3ForCausalLM(Gemma3TextConfig(head_dim=16, **SHAPE)),
-        "not written for gemma3_text models, only for llama, qwen2, qwen3",
+        "not written for gemma3_text models, only for llama, mistral, qwen2, qwen3",
     )
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
     refused(
