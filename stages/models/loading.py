@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -268,11 +269,12 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     adapter = read_adapter(folder)
     plain_fields = adapter.without_patterns()
     with name_folder_in_errors(folder, "the adapter", adapter=True):
-        config = LoraConfig.from_pretrained(folder)
-        for name, value in plain_fields.items():
-            setattr(config, name, value)
-        config.inference_mode = not trainable
-        config.base_model_name_or_path = None  # peft would warn of another name
+        config = replace(
+            LoraConfig.from_pretrained(folder),
+            **plain_fields,
+            inference_mode=not trainable,
+            base_model_name_or_path=None,  # peft would warn of another name
+        )
         adapted = get_peft_model(model, config)
         report = adapted.load_adapter(folder, "default", is_trainable=trainable)
     adapter.require_all_loaded(report.missing_keys, report.unexpected_keys)

@@ -3,10 +3,10 @@
 import json
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice, tee
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
-from unittest.mock import patch
 
 import torch
 from transformers import (
@@ -215,15 +215,17 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
     -log π(token | preceding tokens) over the trained tokens of a step."""
 
     arguments: ClassVar = {"eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    # of Trainer and TRL
+    label_smoother: Any
+    router_aux_loss_coef: float
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         # Trainer sets what the model says. Some models say no, and then no step's tokens are counted.
         self.model_accepts_loss_kwargs = True
 
-        self.text_nats = list[
-            torch.Tensor
-        ]()  # sum and number of tokens of each held-out running text
+        # sum and number of tokens of each held-out running text
+        self.text_nats = list[torch.Tensor]()
 
     @property
     def is_padded(self) -> bool:
@@ -245,12 +247,27 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
             output.metrics["eval_text_perplexity"] = math.exp(mean)
         return output
 
+    @contextmanager
+    def scoring_by_nll(self) -> Iterator[None]:
+        """Let the loss be -log π while the block runs."""
+        loss_type = self.args.loss_type
+        smoother = self.label_smoother
+        coefficient = self.router_aux_loss_coef
+        self.args.loss_type = "nll"
+        self.label_smoother = None
+        self.router_aux_loss_coef = 0.0
+        try:
+            yield
+        finally:
+            self.args.loss_type = loss_type
+            self.label_smoother = smoother
+            self.router_aux_loss_coef = coefficient
+
     def prediction_step(self, model: Any, inputs: Row, *args: Any, **kwargs: Any) -> Any:
         """Evaluate a row by -log π alone. The loss `dft` is small for improbable tokens, so it orders no models; smoothed
         labels and an auxiliary loss would be part of a perplexity.
         Note the sum of a running text. A row is one if its second token is trained: a prompt is longer."""
-        by_nll = patch.object(self.args, "loss_type", "nll")
-        with by_nll, patch.multiple(self, label_smoother=None, router_aux_loss_coef=0.0):
+        with self.scoring_by_nll():
             loss, *others = super().prediction_step(model, inputs, *args, **kwargs)
         marks = inputs["labels"].flatten()[1:] != IGNORED
         tokens = marks.sum() * marks[0]

@@ -169,6 +169,10 @@ class Remote:
                 file.write(self.attempt(f"get {name}", read))
         report(size)
 
+    def forbid_writing(self) -> None:
+        """Let nothing be sent from now on."""
+        self.is_read_only = True
+
     def require_readable(self) -> None:
         """Raise RemoteError if the names of nodes cannot be read."""
         self.attempt("list nodes", lambda: next(iter(self.api.list(self.store, "nodes")), None))
@@ -234,7 +238,7 @@ def open_remote(url: str) -> Remote:
         )
     except RemoteError as refusal:
         remote.require_readable()
-        remote.is_read_only = True
+        remote.forbid_writing()
         log.warning(
             "warning: store.remote=%s can be read, but not written. Nothing is sent to it. %s",
             url,

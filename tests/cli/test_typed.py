@@ -271,6 +271,7 @@ def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round(
         "path": "someone/other",
         "revision": None,
         "random_init": None,
+        "adapter_base": None,
         "config": {},
         "dtype": None,
         "adapter": None,

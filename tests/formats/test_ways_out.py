@@ -330,6 +330,8 @@ WITHOUT_INPUT = [
     "formats/readers/tabular.py:single_row:0",
     "formats/texts.py:parse:0",
     "formats/turns.py:json_text:0",
+    "formats/turns.py:turn_objects:0",
+    "formats/turns.py:turn_objects:1",
     "samplers/candidate_file.py:read_candidates:0",
     "samplers/candidate_file.py:validate_row:2",
 ]

@@ -53,7 +53,7 @@ def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: 
     )
     root = tmp_path / "outputs"
     typed = (*TINY, f"outputs={root}")
-    foreign = "is not a sampled prompt of the data. Type sample=file sample.own_prompts=true"
+    foreign = "is not a sampled prompt of the data"
     of_data = ("sample=file", "sample.own_prompts=false", f"sample.file={wrong}")
     assert foreign in refused(*typed, *of_data)
     assert foreign in refused(*typed, f"sample.pool=[{{n: 2}}, {{file: {wrong}}}]")

@@ -133,7 +133,10 @@ def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     [
         ([{"prompt": "q", "chosen": "a", "rejected": "a"}] * 3, "3 of 3 rows"),
         ([], "holds no rows"),
-        ([{"prompt": "q", "completions": ["a", "b"], "scores": [7, 7]}], "all 2 ratings are 7"),
+        (
+            [{"prompt": "q", "completions": ["a", "b"], "scores": [7, 7]}],
+            "all 2 answers have the score 7",
+        ),
     ],
 )
 def test_a_preference_file_that_cannot_be_used_is_told(
