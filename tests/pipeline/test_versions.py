@@ -30,6 +30,7 @@ OF_NO_STAGE = {
     "evaluation/noninferiority.py": "of stage=gate",
     "labelers/rubrics/": "the label node's settings hold a rubric's digest",
     "models/gguf_file.py": "of stage=export",
+    "models/sentencepiece_tokens.py": "of stage=export",
     "pages/live.py": "shows a run",
     "pages/runs.py": "lists the runs",
     "pipeline/": "wires nodes, whose settings and inputs the fingerprints hold",
