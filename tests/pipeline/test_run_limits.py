@@ -16,7 +16,7 @@ from tests.helpers import TINY, Chain, build, inside, nodes, refused, slow_but
 from tests.labelers.judging import greater, is_probe, judging
 from tests.pipeline.test_resume import checkpoints, rows
 
-AT_ONCE = "limits.minutes=0.001"  # reached before the first step, shard or call
+AT_ONCE = "limits.minutes=0.00001"  # reached before the first step, shard or call, however fast
 PREFERENCES = [
     {"prompt": f"Question {i}?", "chosen": "Yes, it is.", "rejected": "No"} for i in range(4)
 ]
@@ -118,9 +118,9 @@ def test_a_command_stops_between_nodes_and_another_goes_on_from_there(tmp_path: 
     assert chain.count() == {"data": 1}, "the first node is built, however late it is"
     reply = json.loads(ran.stdout)
     assert (reply["exit_code"], reply["result"]) == (ExitCode.stopped, None)
-    assert "limits.minutes=0.001: reached before base" in reply["error"]
-    assert "limits.minutes=0.002" in way_out(reply["error"])
-    assert AT_ONCE not in way_out(reply["error"])
+    assert "limits.minutes=1e-05: reached before base" in reply["error"]
+    assert "limits.minutes=2e-05" in way_out(reply["error"])
+    assert "limits.minutes=1e-05" not in way_out(reply["error"])
 
 
 @pytest.mark.extended
@@ -133,7 +133,7 @@ def test_a_job_of_a_sweep_stops_and_the_others_go_on(tmp_path: Path) -> None:
     assert ran.returncode == ExitCode.stopped, ran.stderr
     head, *jobs = ran.stderr.splitlines()[-3:]
     assert head.startswith("stopped: 2 of 2 jobs")
-    assert all("before pairs" in job and "limits.minutes=0.002" in job for job in jobs)
+    assert all("before pairs" in job and "limits.minutes=2e-05" in job for job in jobs)
     assert Chain(tmp_path).count() == {"label": 2}, "each job is a command of its own"
     further = inside(*way_out(jobs[0]))
     assert further.returncode == ExitCode.done, further.stderr
