@@ -155,7 +155,7 @@ def overrides_without_hydra_files(argv: list[str]) -> list[str]:
     """Return the overrides that turn off Hydra's folder and log file for a read-only store, and for a store that does
     not exist and is to be read; none for a sweep."""
     typed = spelling.typed_values(argv)
-    root = Path(typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS, "outputs"))
+    root = Path(spelling.store_folder(typed))
     is_missing = typed.get("stage") in COMMANDS_ON_RESULTS and not root.exists()
     is_sweep = not spelling.MULTIRUN.isdisjoint(argv)
     if is_sweep or (Store(root).is_writable and not is_missing):

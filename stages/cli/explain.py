@@ -3,7 +3,6 @@
 The errors are of three kinds: a key or value that the configuration does not have, an option or file that is missing,
 and an argument that Hydra cannot read."""
 
-import os
 import re
 import shlex
 import sys
@@ -29,7 +28,7 @@ from stages.cli.recipe_layers import (
     recipe_files,
 )
 from stages.cli.settings import all_settings, option_files
-from stages.cli.spelling import is_list, typed_values
+from stages.cli.spelling import is_list, store_folder, typed_values
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.errors import (
     SYNONYMS,
@@ -48,7 +47,6 @@ from stages.config.limits import ONLY_PIPELINE_SETS
 from stages.config.schema import OPTIONS, Config
 from stages.config.trainers import not_passed_on_message
 from stages.hardware import process
-from stages.store.sealed_json import OUTPUTS
 
 
 @contextmanager
@@ -94,19 +92,14 @@ def message_of_error_alone(error: BaseException) -> str | None:
         return missing_option_message(error)
     if isinstance(error, OverrideParseException):
         return unreadable_argument_message(error.override.lstrip("+"))
-    message = file_error_message(error, typed_root())
+    typed = typed_values(process.read_typed_arguments())
+    message = file_error_message(error, store_folder(typed))
     if message:
         return message
     if type(error).__name__ == "OutOfMemoryError":
         what = str(error).partition(". ")[0]
         return f"{what}. Lower token_budget or batch_size in the runtime of this stage, or set its runtime.device=cpu."
     return None
-
-
-def typed_root() -> str:
-    """Return the folder of the store that this command names, or the default one."""
-    typed = typed_values(process.read_typed_arguments())
-    return typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS) or "outputs"
 
 
 def continuing_command(reached: LimitReached) -> str:

@@ -1,18 +1,19 @@
 """The interpolations of a configuration, `${KEY}`: which keys have the value of which, and what no value may read."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
 from stages.cli.spelling import is_inside
 from stages.config.installation import PROGRAM
+from stages.preflight.servers import nested_texts
 from stages.store.sealed_json import OUTPUTS
 
 # The environment variables that conf/ reads. They hold a folder, a program and the number of a machine: no secret.
 READABLE_VARIABLES = (OUTPUTS, PROGRAM, "SLURM_NODEID")
+PLACE_IN_LIST = re.compile(r"\[\d+\]")
 # `${dpo.beta}`, or with dots at its start a key beside or around the one that has it
 INTERPOLATED_KEY = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
 
@@ -32,27 +33,17 @@ def read_variable(name: str, *default: str | None) -> str | None:
 
 
 def interpolated_keys(composed: DictConfig) -> dict[str, list[str]]:
-    """Return the keys of a composed configuration that have an interpolation, each with the keys whose values it has."""
+    """Return the keys of a composed configuration that have an interpolation, each with the keys whose values it has.
+    The key of a value in a list is that of the list."""
     tree = OmegaConf.to_container(composed, resolve=False)
     keys = dict[str, list[str]]()
-    for key, text in texts_by_key(tree, ""):
+    for place, text in nested_texts(tree, ""):
+        key = PLACE_IN_LIST.sub("", place)
         block = key.split(".")[:-1]
         for dots, name in INTERPOLATED_KEY.findall(text):
             around = block[: len(block) + 1 - len(dots)] if dots else []
             keys.setdefault(key, []).append(".".join([*around, name]))
     return keys
-
-
-def texts_by_key(tree: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a configuration by their keys; those in a list by the key of the list."""
-    if isinstance(tree, str):
-        yield key, tree
-    elif isinstance(tree, Mapping):
-        for name, value in tree.items():
-            yield from texts_by_key(value, f"{key}.{name}".lstrip("."))
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from texts_by_key(value, key)
 
 
 def keys_with_value_of(source: str, interpolated: Mapping[str, list[str]]) -> list[str]:

@@ -4,8 +4,7 @@ A recipe applies whole or not at all; what is typed wins, and nothing else moves
 groups, so its keys stand on top of a typed group's option. Without `recipe=`, recipe=demo applies, unless content of
 the user's is typed: its values suit its own tasks and its own model."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from stages.cli.interpolations import hide_environment
 from stages.cli.recipe_layers import group_options, lay_over, load_recipes
 from stages.cli.settings import default_options
 from stages.cli.spelling import is_inside, typed_values
-from stages.config.errors import UserError
+from stages.config.errors import UserError, begin_errors
 from stages.config.schema import CONF, OPTIONS, Config, Target
 from stages.preflight import programs_and_servers, servers
 from stages.preflight.programs_and_servers import Reach
@@ -99,19 +98,10 @@ def register(line: list[str]) -> None:
     for name, recipe in {NONE: OmegaConf.create(), **recipes_of_line(line)}.items():
         values = OmegaConf.to_container(recipe)
         servers.refuse_secret(servers.nested_texts(values, ""))
-        with name_recipe(name):
+        with begin_errors(f"recipe={name}"):
             value_types.validate_types("", values)
         *folders, file = filter(None, f"recipe/{name}".split("/"))
         store.store(group="/".join(folders), name=file, node=recipe, package="_global_")
-
-
-@contextmanager
-def name_recipe(name: str) -> Iterator[None]:
-    """Name the recipe in the message of a UserError that is raised inside."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"recipe={name}: {error}") from error
 
 
 @cache

@@ -1,12 +1,14 @@
 """Read the arguments of a command line, and refuse those on which Hydra ends with a traceback."""
 
+import os
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stages.cli.recipe_layers import recipe_files
 from stages.cli.settings import all_settings, option_files
 from stages.config.errors import UserError, suggest
+from stages.store.sealed_json import OUTPUTS
 
 MULTIRUN = {"-m", "--multirun"}
 NOT_READ_AS_TEXT = re.compile(r"[+-]?(\d[\w.+-]*|inf|nan)|true|false|null", re.IGNORECASE)
@@ -21,6 +23,11 @@ def typed_values(line: Sequence[str]) -> dict[str, str]:
         if match:
             values[match[1]] = match[2]
     return values
+
+
+def store_folder(typed: Mapping[str, str]) -> str:
+    """Return the folder of the store that typed values name, or the default one."""
+    return typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS) or "outputs"
 
 
 def validate_argument(argument: str) -> None:

@@ -107,6 +107,15 @@ def name_block(block: str) -> Iterator[None]:
         raise LimitReached(renamed(str(reached)), reached.setting) from reached
 
 
+@contextmanager
+def begin_errors(beginning: str) -> Iterator[None]:
+    """Begin the messages of UserErrors that are raised inside with the argument or the file that they are about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{beginning}: {error}") from error
+
+
 class Errors:
     """A collector of UserErrors. `with errors:` stores an error's messages, and `raise_all` raises them together."""
 

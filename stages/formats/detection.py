@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from stages.config.blocks.data import Source
-from stages.config.errors import UserError
+from stages.config.errors import UserError, begin_errors
 from stages.config.installation import read_beside
 from stages.config.override_text import override
 from stages.formats import refusal_messages as refusals
@@ -147,14 +147,12 @@ def learn_from_rows(
         else rows
     )
     values = (mapping.values(row).values for row in seen)
-    try:
+    with begin_errors(table.name):
         form.learn(
             (value for value in values if value.keys() >= {*form.needs}),
             mapping.first_paths,
             labels,
         )
-    except UserError as error:
-        raise UserError(f"{table.name}: {error}") from error
 
 
 def number_answers(mapping: ColumnMapping, rows: list[dict[str, Any]]) -> set[int | float | bool]:

@@ -112,8 +112,7 @@ def are_positive(value: Any) -> bool:
 
 
 def are_few(value: Any) -> bool:
-    few = isinstance(value, dict) and all(map(is_rank, value.values()))
-    return few and max(value.values(), default=0) <= 64
+    return are_ranks(value) and max(value.values(), default=0) <= 64
 
 
 Check = tuple[Callable[[Any], bool], str]  # of a value, and what it must be

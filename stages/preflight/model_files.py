@@ -2,15 +2,13 @@
 model its weights."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from stages.config.blocks.models import Model
-from stages.config.errors import UserError
+from stages.config.errors import UserError, begin_errors
 from stages.config.override_text import override
 from stages.hardware import model_shape
 from stages.models import safe_folder
@@ -34,15 +32,6 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-
-
-@contextmanager
-def name_key(key: str) -> Iterator[None]:
-    """Begin the messages of UserErrors that are raised inside with the argument that names the folder."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error
 
 
 def require_base_model(node: Node, store: Store) -> None:
@@ -74,7 +63,7 @@ def require_adapter(model: Model) -> None:
         return
     folder = user_path(model.adapter)
     key = f"{model.adapter_key}={model.adapter}"
-    with name_key(key):
+    with begin_errors(key):
         # an examination takes the base from examine.before, and looks for an adapter of another one itself
         if model.key == "model.path":
             require_own_base(model, str(read_config(folder).get("base_model_name_or_path") or ""))
@@ -148,7 +137,7 @@ def require_reward_model(node: Node, store: Store) -> None:
         from stages.models.loading import require_finite_files
 
         # the stage that loads this model comes hours later
-        with name_key(key):
+        with begin_errors(key):
             require_finite_files(folder)
     else:
         raise UserError(f"{key}: a reward model is a folder of safetensors. Name the folder.")
@@ -177,7 +166,7 @@ def require_score_and_template(folder: Path, key: str) -> None:
 
 def require_model_folder(folder: Path, key: str) -> dict[str, Any]:
     """Return a model folder's config.json. Raise UserError, naming `key`, for a missing part or unsafe files."""
-    with name_key(key):
+    with begin_errors(key):
         safe_folder.validate_folder(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{key}: the folder has no config.json. Name the folder of a model.")

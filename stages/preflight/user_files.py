@@ -14,7 +14,7 @@ from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import TemplateFile
 from stages.config.blocks.sampling import Drawn
 from stages.config.choices import RUBRIC_TEXTS
-from stages.config.errors import Errors, UserError, name_block
+from stages.config.errors import Errors, UserError, begin_errors, name_block
 from stages.config.installation import HARNESS, has_package, install_command, is_left_alone
 from stages.config.schema import Config
 from stages.preflight import sources
@@ -92,10 +92,8 @@ def validate_task(key: str, name: str) -> None:
     """Raise UserError, with the setting, for a task that is unknown or cannot be read."""
     from stages.formats.phrased import read_task
 
-    try:
+    with begin_errors(f"{key}={name}"):
         read_task(name)
-    except UserError as error:
-        raise UserError(f"{key}={name}: {error}") from error
 
 
 def require_benchmark_engine(node: Node, store: Store) -> None:

@@ -320,7 +320,6 @@ WITHOUT_INPUT = [
     "formats/readers/files.py:load_hub_dataset:0",
     "formats/readers/files.py:rows_of:1",
     "formats/readers/json_text.py:parse_value:1",
-    "formats/readers/json_text.py:parse_line:0",
     "formats/readers/synthetic.py:only_one:0",
     "formats/readers/synthetic.py:read_models:0",
     "formats/readers/synthetic.py:response_error:0",

@@ -117,7 +117,7 @@ def json_rows(content: Content) -> Iterator[Row]:
     lines = content.lines(content.stream)
     head = [*through_next(lines)]
     first = b"".join(head).strip(BLANK)
-    if first.endswith(b"}") or parse_line(str(content.file), 1, first).error is None:
+    if first.endswith(b"}") or is_value(first):
         head += through_next(lines)
     is_single = b"".join(head).strip(BLANK) == first
     if is_single and first.startswith(b"{"):
@@ -140,23 +140,28 @@ def line_rows(content: Content, lines: Iterable[bytes]) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if not line.strip(BLANK):
             continue
-        if is_utf8(line):
-            yield parse_line(name, number, line)
-        else:
-            text = line.decode(errors="replace").rstrip("\n")
-            yield Row(name, number, text, content.not_utf8_error(number, line))
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            damaged = line.decode(errors="replace").rstrip("\n")
+            yield Row(name, number, damaged, content.not_utf8_error(number, line))
+            continue
+        yield parse_line(name, number, text)
 
 
-def parse_line(name: str, number: int, line: bytes) -> Row:
+def is_value(line: bytes) -> bool:
+    """Return True if a line is a JSON value."""
+    return is_utf8(line) and parse_line("", 1, line.decode()).error is None
+
+
+def parse_line(name: str, number: int, line: str) -> Row:
     """Return the row of a line. A comma may follow it, as in an array without its brackets."""
+    text = line.rstrip("\n")
     try:
-        text = line.decode().rstrip("\n")
         value, end, reason = parse_value(text, len(text) - len(text.lstrip(BEFORE)))
         if text[end:].strip(WHITE) not in ("", ","):
             raise json.JSONDecodeError("Extra data", text, end)
         return Row(name, number, value, in_file(reason, name))
-    except UnicodeDecodeError:
-        return Row(name, number, None, BadRow("", "not UTF-8"))
     except json.JSONDecodeError as error:
         return Row(
             name, number, text, in_file(BadRow("", f"broken JSON: {syntax_message(error)}"), name)
@@ -189,7 +194,7 @@ def has_lines(raw: bytes) -> bool:
     """Return True if the first line is a value, and another line follows."""
     first, _, others = raw.lstrip(BLANK).partition(b"\n")
     is_last = not others or others.isspace()
-    return not is_last and parse_line("", 1, first).error is None
+    return not is_last and is_value(first)
 
 
 def array_rows(content: Content) -> Iterator[Row]:
