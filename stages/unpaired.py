@@ -13,6 +13,7 @@ from typing import Any
 from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
+from stages.config.override_text import override
 from stages.pairing.admission import order_message
 from stages.store.records import (
     Candidate,
@@ -141,7 +142,8 @@ def threshold_advice(scores: list[float]) -> str:
     different = sorted({*scores})
     if len(different) == 1:
         return f"All of them have the score {different[0]:g}, which no threshold divides: add completions with others"
-    return f"Set unpaired.threshold={different[len(different) // 2]:g}, which divides their scores"
+    middle = override("unpaired.threshold", different[len(different) // 2])
+    return f"Set {middle}, which divides their scores"
 
 
 def label_candidates(

@@ -42,7 +42,7 @@ class Continued(Answered):
     needs = ("messages", "completion")
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        return ends_with_request(row["messages"])
+        return ends_with_request(row["messages"], self.turns.roles)
 
 
 def calls_text(value: Any) -> str | None:

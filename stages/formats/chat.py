@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.formats.format import CONTEXT, TURNS, WEIGHT, Format, ParsedRow, is_turns, roles_of
-from stages.formats.transcripts import parse_transcript
+from stages.formats.transcripts import ROLES, parse_transcript
 from stages.formats.turns import role_of, role_order_error
 
 
-def ends_with_request(value: Any) -> bool:
-    """Return True for a conversation whose last turn is the user's."""
-    return is_turns(value) and isinstance(value, list) and role_of(value[-1]) == "user"
+def ends_with_request(value: Any, roles: Mapping[str, str] = ROLES) -> bool:
+    """Return True for a conversation whose last turn is the user's. `roles`: by the names that the file has for them."""
+    return is_turns(value) and isinstance(value, list) and role_of(value[-1], roles) == "user"
 
 
 class Chat(Format):
@@ -24,7 +24,8 @@ class Chat(Format):
         if isinstance(value, list) and all(isinstance(turn, str) for turn in value):
             return len(value) % 2 == 0  # LIMA's texts alternate between user and assistant
         # conversations that end so are for `prompts`
-        return is_turns(value) and (self.turns.cuts_requests() or not ends_with_request(value))
+        ends_open = ends_with_request(value, self.turns.roles)
+        return is_turns(value) and (self.turns.cuts_requests() or not ends_open)
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         return self.trained_row(row)

@@ -126,7 +126,9 @@ class Rejected(ChosenRejected):
     needs = ("messages", "rejected")
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        return is_turns(row["messages"]) and not ends_with_request(row["messages"])
+        return is_turns(row["messages"]) and not ends_with_request(
+            row["messages"], self.turns.roles
+        )
 
     def parse_pair(self, row: Mapping[str, Any]) -> ParsedRow:
         turns = self.turns.order(self.read_conversation(row))

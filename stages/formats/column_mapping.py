@@ -237,7 +237,7 @@ class ColumnMapping:
             if not isinstance(path := paths.get(bad.field), str):
                 raise
             nested = nested_key_ways(bad.field, path, value_at(row, path))
-            raise BadRow(path, bad.reason, *(way.at(path) for way in bad.ways), *nested) from None
+            raise BadRow(path, bad.reason, *bad.at(path).ways, *nested) from None
         except ChangesMeaning as error:
             role, dot, key = error.column.partition(".")
             raise ChangesMeaning(f"{paths[role]}{dot}{key}", error.reason) from None

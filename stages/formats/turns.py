@@ -109,7 +109,8 @@ class TurnReader:
         labels: Mapping[str, str] = MappingProxyType({}),
     ):
         self.strip, self.shape = strip, shape or "strict"
-        self.roles = ROLES | {name: role for name, role in labels.items() if role in TURN_ORDER}
+        named = {str(name).lower(): role for name, role in labels.items() if role in TURN_ORDER}
+        self.roles = ROLES | named
         self.refusals = 0
         self.read_keys = {*READ_KEYS, *dropped}
         self.answered = True  # conversations should end with an answer
@@ -126,7 +127,9 @@ class TurnReader:
             role_before = turns[-1].role if turns else None
             new_turns = self.read_turn(item, field, weighted, thought, role_before)
             # the thought before an answer may be a turn of its own
-            is_thought = item.get("channel") == "analysis" and role_of(item) == "assistant"
+            is_thought = (
+                item.get("channel") == "analysis" and role_of(item, self.roles) == "assistant"
+            )
             thought = new_turns[0] if is_thought else None
             if is_thought:
                 continue
@@ -261,6 +264,8 @@ def guessed_roles(name: str, role_before: str | None) -> list[str]:
 def order_results(turns: list[Turn]) -> list[Turn]:
     """Return the turns with the results of tools in the order of their calls, as templates pair them by place. A turn
     whose calls and results do not all have partners gets a `partner_error`."""
+    if not any(turn.links for turn in turns):  # most conversations have no tools
+        return turns
     ordered = list[Turn]()
     calls = list[Link]()
     for role, group in groupby(turns, key=lambda turn: turn.role):
@@ -460,9 +465,10 @@ def is_turn(value: Any) -> bool:
     return has_role(value) or is_exchange(value)
 
 
-def role_of(turn: Any) -> str | None:
-    """Return the role of a turn: system, user, assistant or tool; None if it is not one of these."""
-    return ROLES.get(str(first_value(turn, ROLE_KEYS)).lower()) if isinstance(turn, dict) else None
+def role_of(turn: Any, roles: Mapping[str, str] = ROLES) -> str | None:
+    """Return the role of a turn: system, user, assistant or tool; None if it is not one of these. `roles`: by the names
+    that the file has for them."""
+    return roles.get(str(first_value(turn, ROLE_KEYS)).lower()) if isinstance(turn, dict) else None
 
 
 # Values of turns and rows

@@ -156,9 +156,13 @@ def quantile_margins(distances: Sequence[float], quantiles: Sequence[float]) -> 
 def build_rules(cfg: Pairs, ways_out: WaysOut) -> list[Rule]:
     """Return the rules in the order of their use."""
     worse_ended = ways_out.worse_ended or f"{LONGER}, or set {cfg.key}.unfinished=keep"
+    different = ways_out.texts
+    if not cfg.exact_texts:
+        different += f", or set {cfg.key}.exact_texts=true"
     values = {
         "cfg": cfg,
         "ways": ways_out,
+        "different": different,
         "worse_ended": worse_ended,
         "ratio": cfg.max_length_ratio or 0,
     }

@@ -20,6 +20,8 @@ def conversation_of(prompt: str, messages: list[Message], group: str | None) -> 
     if there is none. A system message decides nothing, as it may hold the time of day."""
     if group:
         return content_id("group", group)
+    if len(messages) == 1:  # the prompt's id is that of this turn
+        return prompt
     for message in messages:
         if message["role"] == "user":
             return prompt_id([message])

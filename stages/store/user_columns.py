@@ -185,7 +185,7 @@ def read_user_columns(nodes: Iterable[Path], prompts: Collection[str]) -> UserCo
         with open_table(file) as table:
             schema = table.schema_arrow
             columns.names += [name for name in schema.names if name not in columns.names]
-            encoded = {name for name in schema.names if schema.field(name).metadata == AS_JSON}
+            encoded = encoded_columns(schema)
             for batch in table.iter_batches(ROWS_PER_GROUP):
                 for row in batch.to_pylist():
                     prompt = row.pop(ROW_ID)
@@ -197,11 +197,10 @@ def read_user_columns(nodes: Iterable[Path], prompts: Collection[str]) -> UserCo
 
 def read_first_row(node: Path) -> dict[str, Any]:
     """Return a value of each column of the file that a node has read, from its first rows."""
-    values = dict[str, Any]()
     with open_table(node / COLUMNS) as table:
         schema = table.schema_arrow
-        encoded = {name for name in schema.names if schema.field(name).metadata == AS_JSON}
-        values = dict.fromkeys(schema.names)
+        encoded = encoded_columns(schema)
+        values = dict[str, Any].fromkeys(schema.names)
         for batch in islice(table.iter_batches(ROWS_PER_GROUP), 1):
             for row in batch.to_pylist():
                 for name, value in decode(row, encoded).items():
@@ -209,6 +208,11 @@ def read_first_row(node: Path) -> dict[str, Any]:
                         values[name] = value
     values.pop(ROW_ID)
     return values
+
+
+def encoded_columns(schema: pa.Schema) -> set[str]:
+    """Return the columns whose values are JSON texts."""
+    return {name for name in schema.names if schema.field(name).metadata == AS_JSON}
 
 
 def decode(row: Mapping[str, Any], encoded: Collection[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
+from stages.formats.readers.files import HEAD_BYTES
 from tests.formats.reading import read, summarize
 
 ROWS = [
@@ -60,6 +61,15 @@ def test_utf_16_with_its_mark_is_read(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_bytes(FORMS[name].encode("utf-16"))
     assert summarize(read(file)) == READ
+
+
+def test_a_character_at_the_end_of_what_is_looked_at_changes_no_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    text = json.dumps({"prompt": "a" * 487 + "😀", "completion": "b"}, ensure_ascii=False)
+    file.write_bytes(text.encode("utf-16-le"))
+    assert text.encode("utf-16-le")[:HEAD_BYTES].decode("utf-16-le", "replace")[-1] == "\ufffd"
+    with pytest.raises(UserError, match="encoding: utf-16-le"):
+        read(file)
 
 
 def test_another_encoding_than_the_likely_one_can_be_typed(tmp_path: Path) -> None:

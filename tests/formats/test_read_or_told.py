@@ -93,6 +93,18 @@ def test_roles_of_another_language_are_read_once_labels_name_them(tmp_path: Path
     assert summarize(result) == [(["a"], ["b"], None)]
 
 
+def test_roles_that_labels_name_decide_where_a_request_ends(tmp_path: Path) -> None:
+    labels = {"Kunde": "user", "Berater": "assistant"}
+    talk = [{"role": "Kunde", "content": "Hello?"}]
+    file = lines(tmp_path, [{"messages": talk, "completion": "Hi."}] * 3)
+    assert summarize(read(file, labels=labels)) == [(["Hello?"], ["Hi."], None)] * 3
+    thought = {"role": "Berater", "channel": "analysis", "content": "so"}
+    file = lines(tmp_path, [{"messages": [*talk, thought, {"role": "Berater", "content": "Hi."}]}])
+    [(messages, answers, _)] = summarize(read(file, labels=labels))
+    assert messages == ["Hello?"]
+    assert answers == ["<think>\nso\n</think>\n\nHi."]
+
+
 def test_near_names_are_never_read_on_a_guess(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"customer_message": "a", "chosen": "b", "rejected": "c"}])
     with pytest.raises(UserError, match=r"columns={prompt: customer_message}"):

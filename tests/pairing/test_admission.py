@@ -184,6 +184,14 @@ def test_answers_that_look_alike_are_one_unless_a_key_says_otherwise(
     assert len(exact) == 2
 
 
+def test_a_key_that_is_set_already_is_not_told(tmp_path: Path) -> None:
+    answers = {"equal": [(candidate("equal", "a"), 1.0), (candidate("equal", "a", 4), 0.0)]}
+    judged = judged_pool(tmp_path / "pool", answers)
+    with pytest.raises(UserError) as refusal:
+        build_pairs(tmp_path / "out", block(exact_texts=True), judged)
+    assert "pairs.exact_texts=true" not in str(refusal.value)
+
+
 def test_the_key_that_makes_pairs_of_answers_that_look_alike_is_told(tmp_path: Path) -> None:
     answers = {"alike": [(candidate("alike", "a"), 1.0), (candidate("alike", "    a"), 0.0)]}
     judged = judged_pool(tmp_path / "pool", answers)

@@ -85,6 +85,19 @@ def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     assert labels == {"a": True, "b": False}
 
 
+def test_a_threshold_that_is_told_divides_scores_that_differ_little(tmp_path: Path) -> None:
+    scores = (0.9999994, 0.9999996)
+    answers = {
+        "q": [(candidate("q", text), score) for text, score in zip("ab", scores, strict=True)]
+    }
+    judged = judged_pool(tmp_path / "pool", answers)
+    with pytest.raises(UserError) as refusal:
+        build_unpaired(tmp_path / "alike", judged, threshold=0.1)
+    told = str(refusal.value).partition("Set unpaired.threshold=")[2].partition(",")[0]
+    labels, _ = build_unpaired(tmp_path / "as_told", judged, threshold=float(told))
+    assert labels == {"a": False, "b": True}
+
+
 def test_prompts_are_held_out_as_dpos_are(chain: Chain) -> None:
     build(chain.root, "stage=unpaired")
     rows = load(chain.folder("unpaired", "stage=unpaired") / "unpaired.parquet", UnpairedPreference)

@@ -175,6 +175,8 @@ def likely_encoding(content: bytes) -> str | None:
     candidates = ("utf-16-le", "utf-16-be") if b"\0" in content else ("cp1252",)
     for encoding in candidates:
         with suppress(UnicodeError):
-            if not CONTROL.search(content.decode(encoding)):
+            # the content may be cut within a character
+            text = codecs.getincrementaldecoder(encoding)().decode(content)
+            if not CONTROL.search(text):
                 return encoding
     return None
