@@ -21,6 +21,7 @@ from transformers.integrations.gguf.reader import read_gguf_metadata
 from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError
 from stages.models import merging, rounding
+from stages.models.adapter_folder import ADAPTER_WEIGHTS
 from stages.models.base_licence import KEYS, publish_licence, read_licence
 from stages.models.hub import download_model
 from stages.models.loading import (
@@ -121,7 +122,7 @@ def merge_adapter(
     require_finite_files(folder)
     merged = merging.merge_adapter(model, folder, f"{cfg.adapter_key}={cfg.adapter}")
     (out / "adapter").mkdir(exist_ok=True)
-    for name in (ADAPTER_CONFIG, "adapter_model.safetensors"):
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         shutil.copyfile(folder / name, out / "adapter" / name)
     return merged, tokenizer
 

@@ -50,7 +50,7 @@ from stages.store.manifest import digest_of
 from stages.store.node import Node
 from stages.store.sealed_json import OUTPUTS, file_digest
 from stages.store.store import Store
-from tests.browser import CHROMIUM, FITS, OPTIONS, browser
+from tests.browser import FITS, browser
 
 DATA = ROOT.parent / "shared" / "data"
 recipes.register([])
@@ -378,18 +378,6 @@ def confusion(one: Sequence[Any], other: Sequence[Any]) -> Any:
     counts = Counter(zip(one, other, strict=True))
     labels = sorted({*one, *other})
     return np.array([[counts[a, b] for b in labels] for a in labels], float)
-
-
-def browse(page: Path, tmp_path: Path, *arguments: str) -> str:
-    """Return the output of a real browser for a page."""
-    command = [
-        str(CHROMIUM),
-        *OPTIONS,
-        f"--user-data-dir={tmp_path / 'browser'}",
-        *arguments,
-        page.as_uri(),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def fits(page: Path, width: int, tmp_path: Path) -> bool:

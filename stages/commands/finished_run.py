@@ -34,7 +34,7 @@ ENDS = (Target.report, Target.eval, *POLICY_STAGES)
 COMMANDS_ON_LAST_RUN = (Command.plan, Target.report)
 # Keys and blocks that say nothing of which run a command is about
 SELECTING_NO_RUN = {
-    *("stage", "outputs", "tracker", "upstream", "rebuild", "store", "launch", "hydra"),
+    *("stage", "outputs", "tracker", "upstream", "rebuild", "store", "launch", "limits", "hydra"),
     *("plan", "report", "chat", "export", "gate"),
 }
 DEFAULT_RUN = "recipe=demo"  # the setting that stands for none

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.data import Data
+from stages.config.errors import shortened
 from stages.pipeline.graph import SEEDED_BLOCKS
 from stages.store.manifest import Manifest, edited_source
 from stages.store.stage_sources import EditedSource
@@ -142,7 +143,3 @@ def settings_text(settings: dict[str, str]) -> str:
     for key, value in settings.items():
         texts.append(f"{key}={shortened(value, LONGEST_VALUE)}")
     return ", ".join(texts)
-
-
-def shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"

@@ -18,11 +18,11 @@ from stages.commands.planning.expected_calls import PlannedCalls, planned_calls,
 from stages.commands.planning.peak import predicted_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.choices import Command
-from stages.config.errors import visible
+from stages.config.errors import shortened, visible
 from stages.config.schema import Config, RunLimits
 from stages.pipeline import provenance
 from stages.preflight.evaluation_settings import EVALUATING, nothing_measured_message
-from stages.preflight.programs_and_servers import recorded_reaches, sentence_of, shortened
+from stages.preflight.programs_and_servers import LONGEST, recorded_reaches, sentence_of
 from stages.store.manifest import manifest_of
 from stages.store.node import Node
 from stages.store.store import Store
@@ -97,7 +97,7 @@ def show_last_run(store: Store, overrides: list[str]) -> LastRun:
     settings = settings_of_run(manifest)
     sentences = [f"No settings are typed. The last run is {end}."]
     if settings is None:
-        recorded = shortened(visible(str(manifest.get("command"))))
+        recorded = shortened(visible(str(manifest.get("command"))), LONGEST)
         sentences.append(f"Its manifest records no command, but this text: {recorded}")
         return LastRun([], [], sentences, command=None, look_at=[])
     command = provenance.command(Command.plan, [*overrides, *settings])

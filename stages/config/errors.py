@@ -71,6 +71,11 @@ def visible(text: str, keep: str = "") -> str:
     )
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text, cut behind so many characters."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 class UserError(Exception):
     """An error that the user can correct. Its one line says what is wrong, where, and what to type."""
 
@@ -243,6 +248,12 @@ def file_error_message(error: BaseException, store: str = "") -> str | None:
         return None
     place = file or store or "a file of the store"
     return f"{place}: {error.strerror}. {way_out}. No finished work is lost."
+
+
+def storage_message(error: BaseException, store: str = "") -> str | None:
+    """Return the line for a full disk, or for another error at a file that the user can mend; None for a bug. `store`: as
+    in `file_error_message`."""
+    return full_disk_message(error) or file_error_message(error, store)
 
 
 @contextmanager

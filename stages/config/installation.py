@@ -24,6 +24,8 @@ HARNESS = "lm-eval"  # the distribution of lm-evaluation-harness
 PROGRAM = "PLUMBLINE_PROGRAM"
 SETTING = re.compile(r"\+*[\w./]+=.*", re.DOTALL)  # as a manifest records it
 LONGEST_COMMAND = 20_000  # characters; a recorded command may be a stranger's
+# libyaml is 20 times as fast
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # The Pythons that a plan does not run, since nobody typed them
 untyped_programs = ContextVar[frozenset[str]]("untyped_programs", default=frozenset())
 
@@ -36,8 +38,7 @@ def read_beside(module_file: str) -> Any:
 
 def parse_yaml(text: str) -> Any:
     """Return the content of a YAML text."""
-    # libyaml is 20 times as fast
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.load(text, YAML_LOADER)
 
 
 def checkout_project() -> dict[str, Any]:

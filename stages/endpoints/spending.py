@@ -92,6 +92,19 @@ class Spending(json_log.Appender):
     async def reserve(self, input_tokens: int, output_tokens: int) -> None:
         """Reserve a call's upper bound in the budget and in the allowance; if it does not fit, wait for calls to return
         tokens. Raise UserError if the budget does not allow the call, and LimitReached if the allowance does not."""
+        await self._wait_for_budget(input_tokens, output_tokens)
+        cost = self.cost(input_tokens, output_tokens)
+        while not self.allowance.covers(cost):
+            if not self.allowance.has_open_calls:
+                self.allowance.stop_spending(cost, f"at {self.key}, whose replies are kept")
+            # calls to another endpoint may return money, too
+            await asyncio.sleep(RECHECK)
+            await self._wait_for_budget(input_tokens, output_tokens)
+        self.open += 1
+        self._note(1, input_tokens, output_tokens)
+
+    async def _wait_for_budget(self, input_tokens: int, output_tokens: int) -> None:
+        """Wait until the budget has room for a call with these tokens. Raise UserError if it will have none."""
         while limit := self.exceeded_limit(input_tokens, output_tokens):
             if not self.open or limit.rpartition(".")[2].startswith("calls"):
                 spent = f"{self.calls} calls, {self.input + self.output} tokens"
@@ -102,15 +115,6 @@ class Spending(json_log.Appender):
                 raise UserError(f"{limit} allows no further call: {spent} are spent. {way_out}")
             self.settled.clear()
             await self.settled.wait()
-        cost = self.cost(input_tokens, output_tokens)
-        if not self.allowance.covers(cost):
-            if not self.allowance.has_open_calls:
-                self.allowance.stop_spending(cost, f"at {self.key}, whose replies are kept")
-            # calls to another endpoint may return money, too
-            await asyncio.sleep(RECHECK)
-            return await self.reserve(input_tokens, output_tokens)
-        self.open += 1
-        self._note(1, input_tokens, output_tokens)
 
     def settle(
         self, reserved: tuple[int, int], used: tuple[int, int], was_sent: bool = True

@@ -25,7 +25,7 @@ from stages.formats.format import Format, ParsedRow
 from stages.formats.readers.row import BadRow, Way
 from stages.formats.turns import require_list, require_text
 from stages.store import plugins
-from stages.store.bounded_yaml import require_bounded
+from stages.store.bounded_yaml import parse_bounded
 from stages.store.records import content_id
 from stages.store.source_files import read_template
 from stages.store.templates import Refusal, TemplateFault, guard_template, read_variables, render
@@ -186,8 +186,7 @@ def read_task(name: str) -> dict[str, Any]:
 def parse_task(content: str, path: str) -> dict[str, Any]:
     """Return the task in a file's content; raise UserError if a key is missing, or a phrasing cannot be used."""
     try:
-        require_bounded(content, may_alias=False)
-        task = yaml.safe_load(content)
+        task = parse_bounded(content, may_alias=False)
         columns = {str(role): str(names) for role, names in task["columns"].items()}
         labels = {str(key): str(word) for key, word in task.get("labels", {}).items()}
         needs = tuple(map(str, task.get("needs", columns)))

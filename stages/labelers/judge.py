@@ -23,6 +23,7 @@ from stages.endpoints.reply import NoReply
 from stages.labelers.labeler import Labeler, Pool, pair_up
 from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, json_value, one_key_schema, verdict
+from stages.store.judged_pool import column
 from stages.store.numbers import numbered
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.workspace import Progress, StageDir
@@ -186,7 +187,7 @@ class Jury(Labeler):
         if not self.averages:
             yield from judgements
             return
-        counts = {prompt.id: len(candidates) for prompt, candidates in pool.by_prompt()}
+        counts = Counter(column(pool.candidates, "prompt_id"))
         waiting = defaultdict[str, list[Judgement]](list)
         for judgement in judgements:
             of_prompt = waiting[judgement.prompt_id]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.config.errors import UserError
+from stages.evaluation.relative_scores import quantiles_over_prompts
 from stages.evaluation.reliability import Key
 from stages.formats.readers.row import Row
 from stages.store.allowance import Allowance
@@ -210,3 +211,15 @@ def group_up(
     ]
     last_group += [group[0] for group in full_groups][: size - len(last_group)]
     return [tuple(group) for group in (*full_groups, last_group)][:limit]
+
+
+def with_quantiles(judgements: Sequence[Judgement]) -> Iterator[Judgement]:
+    """Yield judgements with the quantile of each reward within prompts as score, and the reward in `raw`."""
+    rewards = {str(j.candidate_id): j.score for j in judgements if j.score is not None}
+    prompt_of = {str(j.candidate_id): j.prompt_id for j in judgements}
+    scores = quantiles_over_prompts(rewards, prompt_of)
+    for j in judgements:
+        if j.score is not None:
+            j.raw = repr(j.score)
+            j.score = scores[str(j.candidate_id)]
+        yield j

@@ -13,8 +13,7 @@ from typing import Any
 
 from stages.config.blocks.models import Own
 from stages.config.errors import UserError
-from stages.evaluation.relative_scores import quantiles_over_prompts
-from stages.labelers.labeler import NO_COLUMNS, Labeler, Pool
+from stages.labelers.labeler import NO_COLUMNS, Labeler, Pool, with_quantiles
 from stages.store import plugins
 from stages.store.records import Candidate, Example, Judgement, prompt_id
 from stages.store.user_columns import UserColumns
@@ -142,18 +141,6 @@ class RewardFunction(Labeler):
         return super().judge_all(pool)
 
 
-def with_quantiles(judgements: Sequence[Judgement]) -> Iterator[Judgement]:
-    """Yield judgements with the quantile of each reward within prompts as score, and the reward in `raw`."""
-    rewards = {str(j.candidate_id): j.score for j in judgements if j.score is not None}
-    prompt_of = {str(j.candidate_id): j.prompt_id for j in judgements}
-    scores = quantiles_over_prompts(rewards, prompt_of)
-    for j in judgements:
-        if j.score is not None:
-            j.raw = repr(j.score)
-            j.score = scores[str(j.candidate_id)]
-        yield j
-
-
 def relative_question(name: str, judgements: Iterable[Judgement]) -> str:
     """Return a line that asks whether the user's scores are relative; '' if all are 0 or 1, so that 0 is the worst."""
     if {j.score for j in judgements} <= {0, 1, None}:
@@ -213,9 +200,7 @@ def arguments_of(
 BUILT_IN = (*arguments_of(Example("", [], None, "", "", ""), [], {}), STATE)
 
 
-def accepted_names(
-    own: Own, function: Callable[..., Any], user_columns: UserColumns = NO_COLUMNS
-) -> list[str]:
+def accepted_names(own: Own, function: Callable[..., Any], user_columns: UserColumns) -> list[str]:
     """Return the names of the arguments that a reward function takes.
     Raise UserError if it needs others, or does not accept the options."""
     names = [*dict.fromkeys([*BUILT_IN, *user_columns.names])]

@@ -16,8 +16,7 @@ from transformers import PreTrainedModel
 from stages.config.blocks import labels
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.evaluation.relative_scores import quantiles_over_prompts
-from stages.labelers.labeler import Labeler, Pool
+from stages.labelers.labeler import Labeler, Pool, with_quantiles
 from stages.models import hub, loading
 from stages.models.contract import Contract, load_contract
 from stages.models.rendering import ContractError, render, token_ids, validate_chat_template
@@ -80,12 +79,9 @@ class RewardModel(Labeler):
         judgements = [
             *ShardedWork(candidates, key, score, Judgement, key, name, self.out).in_blocks(blocks)
         ]
-        rewards = {str(j.candidate_id): float(j.raw) for j in judgements if j.raw is not None}
-        prompt_of = {str(j.candidate_id): j.prompt_id for j in judgements}
-        scores = quantiles_over_prompts(rewards, prompt_of)
-        for j in judgements:
-            j.score = scores.get(str(j.candidate_id))
-        yield from judgements
+        for judgement in judgements:
+            judgement.score = None if judgement.raw is None else float(judgement.raw)
+        yield from with_quantiles(judgements)
 
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements whose score is the reward itself. A step's candidates are no pool to compare it with."""

@@ -14,8 +14,7 @@ from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import (
     LimitReached,
     UserError,
-    file_error_message,
-    full_disk_message,
+    storage_message,
 )
 from stages.store import stage_sources
 from stages.store.sealed_json import read_note, require_keys, write_note
@@ -58,7 +57,7 @@ def read_block(kind: type, config: dict[str, Any]) -> Any:
 
 def write_failure(scratch: Path, rank: int | str, error: BaseException) -> None:
     """Write the error of a process, or of a node's agent, to the scratch folder, where the parent reads it."""
-    mendable = full_disk_message(error) or file_error_message(error)
+    mendable = storage_message(error)
     if isinstance(error, UserError | LimitReached):
         mendable = str(error)
     failure = {

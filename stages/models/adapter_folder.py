@@ -5,6 +5,7 @@ missing. The file of tensors says which layers are adapted, and with which rank.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Adapter:
     config: dict[str, Any]
     shapes: dict[str, list[int]]
 
-    @property
+    @cached_property
     def factors(self) -> dict[str, dict[str, list[int]]]:
         """The shapes of the low-rank factors by layer, then by factor: lora_A, lora_B."""
         factors = dict[str, dict[str, list[int]]]()
@@ -45,7 +46,7 @@ class Adapter:
                 factors.setdefault(match[1], {})[match[2]] = shape
         return factors
 
-    @property
+    @cached_property
     def adapted_names(self) -> list[str]:
         """The names that peft matches patterns with: of adapted layers, and of adapted parameters, as of experts."""
         names = [*self.factors]

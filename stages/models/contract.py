@@ -293,7 +293,7 @@ class Contract:
         )
 
     def token(self, token_id: int) -> str:
-        return repr(self.tokenizer.convert_ids_to_tokens(token_id))
+        return repr(self.spelling(token_id))
 
     @cached_property
     def digest(self) -> str:
@@ -313,7 +313,7 @@ class Contract:
         end = self.stop_ids[0]
         return {
             "chat_template_sha256": hashlib.sha256(template).hexdigest(),
-            "end_of_turn": {"token": tokenizer.convert_ids_to_tokens(end), "id": end},
+            "end_of_turn": {"token": self.spelling(end), "id": end},
             "end_of_text": {"token": self.spelling(self.text_stop), "id": self.text_stop},
             "stop_ids": self.stop_ids,
             "form": asdict(self.form),

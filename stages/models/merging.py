@@ -1,7 +1,7 @@
 """Merge an adapter into the weights under it, and prove on a prompt that the merged model computes the same.
 
-An output layer may share its weights with the embedding. An adapter that changes one of the two then gives the model an
-output layer of its own. Without that, the merge would change both."""
+An output layer may share its weights with the embedding. An adapter that changes one of the two, or both in other ways,
+then gives the model an output layer of its own. Without that, the merge would change both."""
 
 import warnings
 from pathlib import Path

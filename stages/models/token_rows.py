@@ -32,10 +32,9 @@ def token_row(title: str, contract: Contract, conversation: list[Message]) -> To
         ids, trained = contract.example(conversation)
     except ContractError as reason:
         return TokenRow(title, note=f"left out: {reason}")
-    if is_running_text(conversation):
-        tokens = contract.describe_tokens(ids, trained, is_text=True)
-        return TokenRow(title, tokens, "running text, without chat marks")
-    return TokenRow(title, contract.describe_tokens(ids, trained))
+    is_text = is_running_text(conversation)
+    note = "running text, without chat marks" if is_text else ""
+    return TokenRow(title, contract.describe_tokens(ids, trained, is_text), note)
 
 
 def kind_of(token: dict[str, Any]) -> str:

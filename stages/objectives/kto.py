@@ -119,8 +119,8 @@ class CompletionTrainer(StoredReference, KTOTrainer):
         rejected = (~is_desirable).sum()
         return {
             "entropy": tokens.sum(),
-            "logits/chosen": tokens[is_desirable].sum(),
-            "logits/rejected": tokens[~is_desirable].sum(),
+            "logits/chosen": (tokens * is_desirable).sum(),
+            "logits/rejected": (tokens * ~is_desirable).sum(),
             "rewards/chosen": chosen,
             "rewards/rejected": rejected,
             "logps/chosen": chosen,

@@ -59,7 +59,8 @@ class LivePage(AbstractContextManager["LivePage"]):
         self.states = dict.fromkeys((node.fingerprint for node in self.nodes), "waiting")
         self.began = dict[str, float]()
         self.started, self.error = time.time(), ""
-        self.is_written = True  # False after a failure
+        self.is_written = True  # False while the last attempt has failed
+        self.has_warned = False
         self.stopped = threading.Event()
         self.writer = threading.Thread(target=self.keep_writing, daemon=True)
 
@@ -121,19 +122,22 @@ class LivePage(AbstractContextManager["LivePage"]):
 
     def show(self, running: bool = True, listed: bool = True) -> None:
         """Write the page, and the lists of runs."""
-        self.attempt(partial(self.write, running, listed))
+        self.is_written = self.attempt(partial(self.write, running, listed))
 
-    def attempt(self, work: Callable[[], None]) -> None:
-        """Do a part of the work for the page. A run goes on without its page, after a warning at the first failure."""
+    def attempt(self, work: Callable[[], None]) -> bool:
+        """Do a part of the work for the page, and return whether it succeeded. A run goes on without its page, after a
+        warning at the first failure."""
         try:
             work()
         except Exception as error:
-            was_written, self.is_written = self.is_written, False
             problem = safe_files.page_problem(error, self.store.root)
-            if was_written and problem:
+            if problem and not self.has_warned:
                 log.warning("warning: the page is not written, and the run goes on. %s", problem)
-            elif was_written:
+            elif not self.has_warned:
                 log.exception("warning: the page cannot be drawn. The run goes on without it:")
+            self.has_warned = True
+            return False
+        return True
 
     def write(self, running: bool, listed: bool) -> None:
         """Write the page, and the lists of runs. The finished page of a report is the report."""
@@ -145,10 +149,8 @@ class LivePage(AbstractContextManager["LivePage"]):
             content, place = report.read_bytes(), report
         else:
             content, place = self.render(running, sentence).encode(), self.file
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            safe_files.write(self.file, content)
-        self.address.parent.mkdir(parents=True, exist_ok=True)
-        safe_files.write(self.address, content)
+            safe_files.write_in_folder(self.file, content)
+        safe_files.write_in_folder(self.address, content)
         if listed:
             runs.write_entry(self.store.root, self.file, {
                 "page": str(place.relative_to(self.store.root)),

@@ -26,8 +26,7 @@ def write_entry(root: Path, file: Path, entry: dict[str, Any]) -> None:
 def note_sweep(root: Path, sweep: str, command: str, ended: bool) -> Path:
     """Note a sweep, and return the file of its page."""
     values = {"sweep": sweep, "command": command, "ended": ended}
-    (root / PAGES).mkdir(parents=True, exist_ok=True)
-    safe_files.write(root / PAGES / f"{sweep}.sweep", json.dumps(values))
+    safe_files.write_in_folder(root / PAGES / f"{sweep}.sweep", json.dumps(values))
     return write_sweep(root, sweep, runs(root))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.config.errors import shortened
 from stages.preflight.servers import nested_texts
 
 # By the name of a key, in any block: what its value is
@@ -56,7 +57,7 @@ def untyped_reaches(values: Any, as_written: Any, typed: Mapping[str, str]) -> l
         if ENVIRONMENT in text and key not in ENVIRONMENT_IN_CONF:
             kind = kind or READS_ENVIRONMENT
         if kind and not is_typed(key, value, typed):
-            reaches.append(Reach(kind, shortened(f"{key}={text}"), value))
+            reaches.append(Reach(kind, shortened(f"{key}={text}", LONGEST), value))
     return reaches
 
 
@@ -89,14 +90,10 @@ def recorded_reaches(settings: Sequence[str]) -> list[Reach]:
         if setting.startswith("recipe=") and ".yaml" in setting:
             kinds.append("a file that may name any")
         if kinds:
-            reaches.append(Reach(" and ".join(kinds), shortened(setting)))
+            reaches.append(Reach(" and ".join(kinds), shortened(setting, LONGEST)))
     return reaches
 
 
 def sentence_of(reaches: Sequence[Reach]) -> str:
     """Return settings with their kinds as text: `KEY=VALUE (KIND), …`."""
     return ", ".join(f"{reach.text} ({reach.kind})" for reach in reaches)
-
-
-def shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -4,15 +4,16 @@ A few lines of aliases can stand for billions of values. Parsing them is quick, 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from stages.config.installation import YAML_LOADER, parse_yaml
 
 MOST_BYTES = 1 << 20  # the longest known files have a few thousand
 DEEPEST = 50
 MOST_VALUES = 100_000  # with those that aliases stand for
 LONGEST_KEY = 1_000  # characters
-# libyaml is 20 times as fast
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml_text(path: Path) -> str:
@@ -27,10 +28,16 @@ def read_yaml_text(path: Path) -> str:
     return text
 
 
+def parse_bounded(text: str, may_alias: bool = True) -> Any:
+    """Return the content of a YAML text. Raise YAMLError if it is beyond the bounds. `may_alias`: it may have aliases."""
+    require_bounded(text, may_alias)
+    return parse_yaml(text)
+
+
 def require_bounded(text: str, may_alias: bool = True) -> None:
     """Raise YAMLError, with the line, for YAML beyond the bounds. `may_alias`: it may have aliases."""
     counted = CountedValues(may_alias)
-    for event in yaml.parse(text, LOADER):
+    for event in yaml.parse(text, YAML_LOADER):
         problem = counted.problem_with(event)
         if problem:
             raise yaml.YAMLError(f"line {event.start_mark.line + 1}: {problem}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from stages.store.bounded_yaml import require_bounded
+from stages.store.bounded_yaml import parse_bounded
 from stages.store.records import Example, Records
 
 UNKNOWN = "not stated"
@@ -72,8 +72,7 @@ def card_header(card: Path) -> dict[str, Any]:
         header = CARD_HEADER.match(text)
         if header is None:
             return {}
-        require_bounded(header[1])
-        values = yaml.safe_load(header[1])
+        values = parse_bounded(header[1])
     except (ValueError, yaml.YAMLError):  # a header of other words states nothing
         return {}
     return values if isinstance(values, dict) else {}

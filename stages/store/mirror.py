@@ -130,9 +130,7 @@ class Mirror:
         )
 
     def _mark_synced(self, node: Node, manifest: Manifest) -> None:
-        mark = self.copies / name_of(node)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        safe_files.write(mark, manifest["digest"])
+        safe_files.write_in_folder(self.copies / name_of(node), manifest["digest"])
         self.listed.add(name_of(node))
 
     def pull(self, node: Node, folder: Path, fits: Callable[[Node, Manifest], bool]) -> bool:

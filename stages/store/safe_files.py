@@ -14,8 +14,7 @@ from pathlib import Path
 from stages.config.errors import (
     READ_ONLY,
     UserError,
-    file_error_message,
-    full_disk_message,
+    storage_message,
 )
 
 # as `ls`
@@ -83,11 +82,16 @@ def write(file: Path, content: str | bytes) -> None:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_in_folder(file: Path, content: str | bytes) -> None:
+    """Replace a file in one step, in a folder that is made if it is missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write(file, content)
+
+
 def write_if_allowed(file: Path, content: str | bytes) -> bool:
     """Replace a file and return True; return False if this user may not write there, as in another user's store."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(file, content)
+        write_in_folder(file, content)
     except OSError as error:
         if error.errno in READ_ONLY:
             return False
@@ -99,7 +103,7 @@ def page_problem(error: Exception, store: Path) -> str | None:
     """Return why a page of a store cannot be written, in one line with the way out; None for a bug."""
     if isinstance(error, UserError):
         return str(error)
-    return full_disk_message(error) or file_error_message(error, str(store))
+    return storage_message(error, str(store))
 
 
 @contextmanager

@@ -27,8 +27,7 @@ def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
         ):
             continue
         if hashlib.sha256(current[0]).hexdigest() == match[2]:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            safe_files.write(copy, current[0])
+            safe_files.write_in_folder(copy, current[0])
     for folder in {path.parent for path in copies.glob("calls/**/*") if path.is_file()}:
         file = calls / folder.relative_to(copies / "calls")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,8 +68,7 @@ def push_calls(remote: Remote, copies: Path, segments: dict[str, bytes]) -> None
     """Write unsent lines to the remote."""
     for segment, content in segments.items():
         remote.put(segment, content)
-        (copies / segment).parent.mkdir(parents=True, exist_ok=True)
-        safe_files.write(copies / segment, content)
+        safe_files.write_in_folder(copies / segment, content)
 
 
 def lines_of(file: Path) -> dict[bytes, None]:

@@ -188,8 +188,9 @@ class Store:
         if self.mirror is None:
             return
         unsent = dict[Node, Manifest]()
+        seen = dict[str, Manifest | None]()
         for node in in_build_order(targets):
-            manifest = self.find(node)
+            manifest = self.find(node, seen)
             if manifest and not self.mirror.is_synced(node, manifest):
                 unsent[node] = manifest
         with self.mirror.show_progress(unsent) if unsent else nullcontext():

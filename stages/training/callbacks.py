@@ -10,7 +10,7 @@ from stages.config.blocks.training import Training
 from stages.config.errors import UserError
 from stages.hardware import allocator
 from stages.store.numbers import signed
-from stages.store.workspace import Progress, StageDir
+from stages.store.workspace import Progress, StageDir, last_values
 
 # Training has diverged if all its last losses exceed the losses at the start by this factor and by this difference.
 RISE = 1.5
@@ -142,9 +142,9 @@ class CurveLog(TrainerCallback):
             return
         self.out.inform(f"training resumes after step {state.global_step} of {state.max_steps}")
         self.out.rewind(state.global_step)
-        for entry in state.log_history:
-            if "num_tokens" in entry:
-                self.trainer._total_train_tokens = entry["num_tokens"]
+        counted = last_values(state.log_history, "num_tokens")
+        if counted:
+            self.trainer._total_train_tokens = counted["num_tokens"]
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any

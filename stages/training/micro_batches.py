@@ -183,9 +183,10 @@ class MicroBatches(PlumblineTrainer, ABC):
         """Return TRL's loss, and note the weights of the means that TRL adds to its metrics."""
         counts = self.count_terms(inputs)
         on_device = [torch.as_tensor(each, device=self.args.device) for each in counts.values()]
-        of_all = self.accelerator.reduce(torch.stack(on_device).float(), "sum").tolist()
-        weight_by_name = dict(zip(counts, of_all, strict=True))
+        of_all = self.accelerator.reduce(torch.stack(on_device).float(), "sum")
         loss = super().compute_loss(model, inputs, *args, **kwargs)
+        # the copy waits for the device, so it comes behind the forward
+        weight_by_name = dict(zip(counts, of_all.tolist(), strict=True))
         weights = self.weights[self.mode]
         for name, means in self._metrics[self.mode].items():
             if len(weights[name]) < len(means):

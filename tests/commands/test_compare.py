@@ -16,8 +16,8 @@ from stages.commands.comparing.measured import MeasuredModel, measured_models
 from stages.commands.node_settings import without_seeds
 from stages.config.errors import UserError
 from stages.store.store import Store
+from tests.browser import CHROMIUM
 from tests.helpers import (
-    CHROMIUM,
     Chain,
     build,
     fits,

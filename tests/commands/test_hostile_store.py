@@ -3,9 +3,7 @@
 import json
 import os
 import shlex
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +21,38 @@ from stages.store.sealed_json import Damaged
 from stages.store.store import Store
 from stages.tracking import wandb
 from stages.tracking.mlflow import require_place_inside
+from tests.endpoints.servers import Quiet, Server, running
 from tests.helpers import SECRET, Chain, as_typed, composed, inside, refused
 
 Edit = Callable[[dict[str, Any]], object]
 
 
-class Listener:
+class Refusing(Quiet):
+    """Notes a request with its headers, and refuses it."""
+
+    server: "Listener"
+
+    def refuse(self) -> None:
+        self.server.seen.append(f"{self.requestline} {self.headers}")
+        self.send_error(401)
+
+    do_GET = do_POST = refuse  # http.server's names
+
+
+class Listener(Server):
     """A server that notes every request, with its headers."""
 
     def __init__(self) -> None:
-        seen = self.seen = list[str]()
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                seen.append(f"{self.requestline} {self.headers}")
-                self.send_error(401)
-
-            do_GET = do_POST = answer  # http.server's names
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        super().__init__(Refusing)
+        self.seen = list[str]()
 
 
 @pytest.fixture
 def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     """A server that must see nothing of the token in this environment."""
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    listener = Listener()
-    yield listener
-    listener.server.shutdown()
-    listener.server.server_close()
+    with running(Listener()) as listener:
+        yield listener
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ def test_only_a_line_without_settings_is_about_the_last_run(chain: Chain, tmp_pa
     for stage in ("plan", "report"):
         bare = {"stage": stage, "outputs": str(chain.root), f"{stage}.key": "1", "tracker": "none"}
         assert is_about_last_run(stage, bare, store)
+        assert is_about_last_run(stage, bare | {"limits.minutes": "60"}, store)
         assert not is_about_last_run(stage, bare | {"dpo.beta": "0.2"}, store)
         assert not is_about_last_run(stage, bare | {"recipe": "demo"}, store)
         assert not is_about_last_run(stage, bare, Store(tmp_path / "nothing"))

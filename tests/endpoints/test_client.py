@@ -1,6 +1,7 @@
 """The endpoint client: each question is asked once despite failures, within the budget, and the API key stays
 secret."""
 
+import asyncio
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from stages.config.blocks.endpoints import Budget, Endpoint, EndpointRuntime, Price
 from stages.config.errors import LimitReached, UserError
 from stages.config.installation import ROOT
+from stages.endpoints import spending
 from stages.endpoints.client import Client, Job, Question, run_jobs
 from stages.endpoints.reply import NoReply, Reply, parse_reply
 from stages.endpoints.spending import retry_after
@@ -179,6 +181,31 @@ def test_the_money_of_a_command_is_shared_by_its_endpoints_and_nodes(tmp_path: P
             ask_both(work(tmp_path / "second", later))
         assert later.spent == spent - 18, "earlier attempts at an unfinished node count"
         assert 3 * (len(one.requests) + len(other.requests)) == spent
+
+
+def test_a_call_may_wait_long_for_money_that_another_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge of slow answers looks thousands of times."""
+    looks = 2 * sys.getrecursionlimit()
+    monkeypatch.setattr(spending, "RECHECK", 0.0)
+    price = Price(0.0, 1e6)
+    account = spending.Spending(
+        tmp_path / "spent.jsonl", Budget(), price, "label", Allowance(money=50)
+    )
+
+    async def first_call_ends_late() -> None:
+        for _ in range(looks):
+            await asyncio.sleep(0)
+        account.settle((0, 40), (0, 1))
+
+    async def both_calls() -> None:
+        await account.reserve(0, 40)
+        await asyncio.gather(first_call_ends_late(), account.reserve(0, 40))
+
+    with account.opened():
+        asyncio.run(both_calls())
+        assert account.money == 41
 
 
 def test_no_call_begins_when_the_time_is_up_and_those_on_their_way_are_kept(tmp_path: Path) -> None:

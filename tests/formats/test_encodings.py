@@ -68,8 +68,9 @@ def test_a_character_at_the_end_of_what_is_looked_at_changes_no_encoding(tmp_pat
     text = json.dumps({"prompt": "a" * 487 + "😀", "completion": "b"}, ensure_ascii=False)
     file.write_bytes(text.encode("utf-16-le"))
     assert text.encode("utf-16-le")[:HEAD_BYTES].decode("utf-16-le", "replace")[-1] == "\ufffd"
-    with pytest.raises(UserError, match="encoding: utf-16-le"):
+    with pytest.raises(UserError) as refusal:
         read(file)
+    assert "encoding=utf-16-le" in str(refusal.value)
 
 
 def test_another_encoding_than_the_likely_one_can_be_typed(tmp_path: Path) -> None:

@@ -372,7 +372,7 @@ def require_ways(kind: str, file: Path, typed: list[str]) -> list[str]:
         kind = other_kinds[0] if other_kinds else kind
         typed = [*typed, *ways[0]]
     else:
-        pytest.fail(f"{errors}")
+        raise AssertionError(f"{errors}")
     return errors
 
 
@@ -400,30 +400,26 @@ def noted_places(places: set[tuple[str, int]]) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    """Follow the settings in the errors of all inputs."""
+def walk_inputs(folder: Path) -> Walk:
+    """Follow the settings in the errors of all inputs, whose files stand in one folder, so that a command is composed
+    once."""
     walk = Walk({}, set())
-    folder = tmp_path_factory.mktemp("inputs")  # one, so that a command is composed once
     with noted_places(walk.places):
         for number, (kind, name, content, typed) in enumerate(INPUTS):
             file = folder / name
             file.write_bytes(content)
             try:
                 require_ways(kind, file, typed.split())
-            except (AssertionError, Exception) as error:
+            except Exception as error:
                 walk.faults[number] = f"{type(error).__name__}: {error}"
     return walk
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("number", range(len(INPUTS)))
-def test_the_settings_in_an_error_lead_on(number: int, walk: Walk) -> None:
-    assert number not in walk.faults, f"{INPUTS[number]}: {walk.faults[number]}"
-
-
-@pytest.mark.extended
-def test_every_error_of_a_file_has_an_input(walk: Walk) -> None:
+def test_every_error_of_a_file_has_an_input_and_settings_that_lead_on(tmp_path: Path) -> None:
+    """In one test, so that the inputs are followed once, by whichever process runs it."""
+    walk = walk_inputs(tmp_path)
+    assert {str(INPUTS[number]): fault for number, fault in walk.faults.items()} == {}
     missing = [
         place
         for place, lines in error_places().items()

@@ -1,5 +1,6 @@
 """The page of a run: there from the first second, true to the end, and honest about a run that was killed."""
 
+import errno
 import os
 import re
 import signal
@@ -11,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from stages.commands.planning.forecast import Forecast
+from stages.commands.run_result import page_address
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.pages.live import SILENT, LivePage
 from stages.pages.runs import note_sweep
 from stages.store.store import Store
-from tests.browser import browser, page_faults
-from tests.helpers import CHROMIUM, Chain, nodes
+from tests.browser import CHROMIUM, browser, page_faults
+from tests.helpers import Chain, nodes
 
 COMMAND = "python run.py recipe=tiny"
 
@@ -44,6 +46,22 @@ def test_it_is_there_before_anything_is_built_and_names_what_runs(tmp_path: Path
         assert '<meta http-equiv="refresh"' in html and COMMAND in html
         assert '<li class="running"><b>SFT</b>' in html and '<li class="waiting"><b>DPO</b>' in html
     assert '<meta http-equiv="refresh"' not in (tmp_path / "report.html").read_text()
+
+
+def test_a_page_that_failed_once_is_there_once_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = live_page(tmp_path)
+    with monkeypatch.context() as faulty:
+        faulty.setattr(page, "write", fail)
+        page.show()
+    assert page_address(page) is None
+    page.show()
+    assert page_address(page) == page.address and page.address.exists()
+
+
+def fail(*_: object) -> None:
+    raise OSError(errno.ESTALE, "Stale file handle", "report.html")
 
 
 def test_a_failed_run_says_where_and_why(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from stages.config.errors import UNSEEN
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
 from stages.store.workspace import SAMPLES, append_samples, read_samples
-from tests.browser import browser, page_faults
-from tests.helpers import CHROMIUM, Chain, as_published, build, nodes, settings
+from tests.browser import CHROMIUM, browser, page_faults
+from tests.helpers import Chain, as_published, build, nodes, settings
 from tests.rows import work
 from tests.stages.test_eval import evaluated
 

@@ -34,7 +34,6 @@ BEYOND = {
     "many values": (f"a: [{'1,' * 100_001}]\n", "line 1"),
     "many bytes": (f"a: {'x' * MOST_BYTES}\n", "bytes"),
 }
-cases = pytest.mark.parametrize(("text", "place"), BEYOND.values(), ids=BEYOND)
 
 
 @pytest.mark.parametrize(("text", "place"), BEYOND.values(), ids=BEYOND)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.commands.comparing.measured import MeasuredModel
-from stages.commands.node_settings import settings_text, shortened, varying
+from stages.commands.node_settings import settings_text, varying
+from stages.config.errors import shortened
 from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
 from stages.evaluation.intervals import Interval
 

@@ -160,23 +160,22 @@ def line_around(content: bytes, place: int) -> bytes:
     return content[start:] if end < 0 else content[start:end]
 
 
-def encoding_error(file: Path, number: int, line: bytes) -> NeedsSetting:
+def encoding_error(file: Path, number: int, line: bytes, is_cut: bool = False) -> NeedsSetting:
     """Return the error for a file that is not UTF-8, with the setting that reads it, and how a word would read then."""
-    encoding = likely_encoding(line) or ANY_BYTES
+    encoding = likely_encoding(line, is_cut) or ANY_BYTES
     shown = re.search(r"\S*[^\x00-\x7f]\S*", line.decode(encoding, "replace"))
     purpose = f"if {shown[0]!r:.40} is right" if shown else ""
     problem = f"{file}: line {number}: the file is not UTF-8"
     return NeedsSetting(problem, Way({"encoding": encoding}, purpose))
 
 
-def likely_encoding(content: bytes) -> str | None:
+def likely_encoding(content: bytes, is_cut: bool = False) -> str | None:
     """Return the encoding in which a content has no control characters: UTF-16 if it has zero bytes, else Windows-1252.
-    None if there are such characters."""
+    None if there are such characters. `is_cut`: the content may end within a character."""
     candidates = ("utf-16-le", "utf-16-be") if b"\0" in content else ("cp1252",)
     for encoding in candidates:
         with suppress(UnicodeError):
-            # the content may be cut within a character
-            text = codecs.getincrementaldecoder(encoding)().decode(content)
+            text = codecs.getincrementaldecoder(encoding)().decode(content, final=not is_cut)
             if not CONTROL.search(text):
                 return encoding
     return None

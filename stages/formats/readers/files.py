@@ -170,8 +170,9 @@ def content_rows(content: Content, documents: str | None) -> Iterator[Row]:
     start = content.stream.peek(PEEK_BYTES)
     refuse_unsupported(content.file, start)
     head = start[:HEAD_BYTES]
-    if b"\0" in head and likely_encoding(head):  # UTF-16 without its mark
-        raise encoding_error(content.file, 1, head)
+    is_cut = len(start) > len(head)
+    if b"\0" in head and likely_encoding(head, is_cut):  # UTF-16 without its mark
+        raise encoding_error(content.file, 1, head, is_cut)
     suffixes = {suffix.lower() for suffix in content.file.suffixes}
     is_json = start.lstrip(BLANK)[:1] in (b"{", b"[")
     if suffixes & {".txt", ".text", ".md"} and (documents or not is_json):
