@@ -216,8 +216,11 @@ def tokenize(
         stretch = Stretch(ids, answers)
         if len(answers) < len(each.answers):
             stretch = tokenize_apart(tokenizer, each)
+            # a tokenizer may put a space before each text, as SentencePiece's do
             if tokenizer.decode(stretch.ids) != tokenizer.decode(ids):
-                raise ContractError("the tokens of an answer change with the end of its prompt")
+                stretch = tokenize_apart(tokenizer, each, in_place=True)
+            if tokenizer.decode(stretch.ids) != tokenizer.decode(ids):
+                raise ContractError(border_message(tokenizer, each, ids, offsets))
         yield with_stop(stretch, stop_ids)
 
 
@@ -244,17 +247,53 @@ def place_of_answer(
     return len(prompt_ids)
 
 
-def tokenize_apart(tokenizer: PreTrainedTokenizerBase, text: Text) -> Stretch:
+def tokenize_apart(
+    tokenizer: PreTrainedTokenizerBase, text: Text, in_place: bool = False
+) -> Stretch:
+    """Return the tokens of a stretch whose prompts and answers are tokenised one by one. `in_place`: each part behind
+    the first as it stands behind another text, not as a text of its own."""
     ids = list[int]()
     answers = list[Span]()
     done = 0
     for turn, start, end in text.answers:
-        ids += token_ids(tokenizer, text.text[done:start])
+        ids += ids_of_part(tokenizer, text.text, done, start, in_place)
         first = len(ids)
-        ids += token_ids(tokenizer, text.text[start:end])
+        ids += ids_of_part(tokenizer, text.text, start, end, in_place)
         answers.append(Span(turn, first, len(ids)))
         done = end
     return Stretch(ids, answers)
+
+
+def ids_of_part(
+    tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int, in_place: bool
+) -> list[int]:
+    """Return the token ids of a part of a text, on its own or, `in_place`, behind what stands before it. For this the
+    token that ends what stands before is put before the part, or a line feed, which joins with few."""
+    part_ids = token_ids(tokenizer, text[start:end])
+    if not (in_place and start):
+        return part_ids
+    anchor = "\n"
+    for token in map(str, tokenizer.added_tokens_decoder.values()):
+        if text.endswith(token, 0, start):
+            anchor = token
+    anchor_ids = token_ids(tokenizer, anchor)
+    ids = token_ids(tokenizer, anchor + text[start:end])
+    if ids[: len(anchor_ids)] != anchor_ids:
+        return part_ids
+    return ids[len(anchor_ids) :]
+
+
+def border_message(
+    tokenizer: PreTrainedTokenizerBase, text: Text, ids: list[int], offsets: list[tuple[int, int]]
+) -> str:
+    """Return the error for an answer that cannot be tokenised apart from its prompt, naming the token at the border."""
+    start = text.answers[0].start
+    place = max(0, bisect_left(offsets, (start, 0)) - 1)
+    token = tokenizer.decode(ids[place : place + 1])
+    return (
+        f"the tokens of the answer {text.text[start:][:40]!r} change with the end of its prompt, at the token {token!r}. "
+        "Type template=chatml, or another template that ends prompts with a special token"
+    )
 
 
 def with_stop(stretch: Stretch, stop_ids: Sequence[int]) -> Stretch:

@@ -2,13 +2,14 @@
 folder."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from gguf import GGUFReader, TokenType
-from tokenizers import Tokenizer, models, processors, trainers
+from tokenizers import Tokenizer, decoders, models, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -55,7 +56,9 @@ def metaspace(scheme: str) -> dict[str, Any]:
     return {"pre_tokenizer": {"type": "Metaspace", **rule}}
 
 
-def pieces(rule: dict[str, Any], template: str) -> PreTrainedTokenizerBase:
+def pieces(
+    rule: dict[str, Any], template: str, corpus: Sequence[str] = CORPUS
+) -> PreTrainedTokenizerBase:
     """Return a tokenizer of pieces and bytes that splits text by this rule, with some merges across words."""
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     special = ["<unk>", "<s>", "</s>"]
@@ -63,10 +66,18 @@ def pieces(rule: dict[str, Any], template: str) -> PreTrainedTokenizerBase:
     trainer = trainers.BpeTrainer(
         vocab_size=320, special_tokens=[*special, *byte_tokens], show_progress=False
     )
-    backend.train_from_iterator(CORPUS, trainer)
+    backend.train_from_iterator(corpus, trainer)
     definition = json.loads(backend.to_str())
     definition["added_tokens"] = definition["added_tokens"][: len(special)]
     backend = Tokenizer.from_str(json.dumps(definition | rule))
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
