@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config.choices import Spelled
 from stages.config.errors import UserError
-from stages.models.forms import end_of_call, form_of_prompts
+from stages.models.forms import end_of_call, form_of_prompts, mark_after_call
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import (
     GOLDEN,
@@ -114,7 +114,16 @@ class Contract:
         cannot be told from its prompt."""
         if is_running_text(messages):
             return [self._running_text(messages[0])]
-        return [*tokenize(self.tokenizer, self._texts(messages), self.stop_ids, self.added)]
+        texts = self._texts(messages)
+        calls = set[int]()
+        if self.mark_after_call:
+            calls = {turn for turn, message in enumerate(messages) if self._calls(message)}
+        return [*tokenize(self.tokenizer, texts, self.stop_ids, self.added, calls)]
+
+    def _calls(self, message: Message) -> bool:
+        """Return whether a turn calls a tool, which the template writes in its own way."""
+        is_answer = message["role"] == "assistant"
+        return is_answer and self.form.tools and bool(split_calls(message["content"])[1])
 
     def _running_text(self, message: Message) -> Stretch:
         """Return a text as a base model reads it: BOS, all tokens of the text and its end, without chat marks. BOS and end
@@ -182,12 +191,18 @@ class Contract:
         for text in texts:
             if text.text.endswith(tuple(stops)):
                 continue
-            content = messages[text.answers[-1].turn]["content"]
-            if self.form.tools and split_calls(content)[1]:
-                text.end_with(self.call_end)
-            else:
+            if not self._calls(messages[text.answers[-1].turn]):
                 text.end_with(stops[0])
+            elif not self.mark_after_call:
+                text.end_with(self.call_end)
         return texts
+
+    @cached_property
+    def mark_after_call(self) -> str:
+        """The mark of several tokens that ends a call; '' if one token ends it."""
+        if not self.form.tools or end_of_call(self.tokenizer, self.form, self.stop_ids):
+            return ""
+        return mark_after_call(self.tokenizer, self.form)
 
     @cached_property
     def call_end(self) -> str:

@@ -1,6 +1,7 @@
 """Find the form in which a chat template takes conversations: it is tried on short ones, with system turns, thoughts
 and tools."""
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ THINKING = f"<think>\n{THOUGHT}\n</think>\n\n"
 TOOL = f"""{{"type": "function", "function": {{"name": "{NAME}", "description": "{DESCRIPTION}", "parameters": {{"type":
  "object", "properties": {{"item": {{"type": "string", "description": "Its name."}}}}, "required": ["item"]}}}}}}"""
 SYSTEM: Message = {"role": "system", "content": TOOLS.format(TOOL.replace("\n", ""))}
+MARK_AT_END = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])$")
 CALL = f'{BEGIN}\n{{"name": "{NAME}", "arguments": {{"item": "{ITEM}"}}}}\n{END}'
 
 
@@ -155,3 +157,16 @@ def end_of_call(
         if token in stops:
             return [token]
     return [last] * (last in tokenizer.added_tokens_decoder)
+
+
+def mark_after_call(tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
+    """Return the mark of several tokens behind a call, where the template writes the result, as Gemma 4's
+    <|tool_response> in a vocabulary without this token; '' if a call ends otherwise."""
+    *called, result, _ = golden_call(thinks=False)
+    call = render(tokenizer, called, form).rstrip()
+    mark = MARK_AT_END.search(call)
+    is_answered_there = render(tokenizer, [*called, result], form).startswith(call)
+    is_token = token_ids(tokenizer, call)[-1] in tokenizer.added_tokens_decoder
+    if mark is None or is_token or not is_answered_there:
+        return ""
+    return mark[0]

@@ -201,9 +201,11 @@ def tokenize(
     texts: Sequence[Text],
     stop_ids: Sequence[int],
     added: Collection[int],
+    calls: Collection[int] = (),
 ) -> Iterator[Stretch]:
     """Yield the tokens of each stretch. Where an answer would share a token with its prompt, or change the prompt's
-    tokens, both are tokenised apart, as they are when the answer is sampled. `added`: the tokenizer's added tokens.
+    tokens, both are tokenised apart, as they are when the answer is sampled. `added`: the tokenizer's added tokens;
+    `calls`: the turns that end with a mark of the template in place of a stop.
     Raise ContractError if an answer alone has another text, or no end of turn."""
     for each in texts:
         ids, offsets = encode(tokenizer, each.text)
@@ -221,7 +223,7 @@ def tokenize(
                 stretch = tokenize_apart(tokenizer, each, in_place=True)
             if tokenizer.decode(stretch.ids) != tokenizer.decode(ids):
                 raise ContractError(border_message(tokenizer, each, ids, offsets))
-        yield with_stop(stretch, stop_ids)
+        yield with_stop(stretch, stop_ids, calls)
 
 
 def place_of_answer(
@@ -296,11 +298,14 @@ def border_message(
     )
 
 
-def with_stop(stretch: Stretch, stop_ids: Sequence[int]) -> Stretch:
-    """Return a stretch each of whose answers ends with a stop. In a template that writes none, as GLM's, the token
-    that begins the next turn is one. Raise ContractError if an answer ends with another token."""
+def with_stop(stretch: Stretch, stop_ids: Sequence[int], calls: Collection[int]) -> Stretch:
+    """Return a stretch each of whose answers ends with a stop, except `calls`. In a template that writes none, as GLM's,
+    the token that begins the next turn is one. Raise ContractError if an answer ends with another token."""
     answers = list[Span]()
     for turn, start, end in stretch.answers:
+        if turn in calls:
+            answers.append(Span(turn, start, end))
+            continue
         if stretch.ids[end - 1] not in stop_ids:
             end += 1
         if end > len(stretch.ids) or stretch.ids[end - 1] not in stop_ids:

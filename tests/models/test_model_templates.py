@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from stages.config.blocks.models import Template
 from stages.models.chat_templates import establish_contract, replaced_message
 from stages.models.contract import Contract
+from stages.models.forms import golden_call
 from stages.models.rendering import ContractError, undated
 from stages.models.turns import Span, Stretch
 from stages.store.records import Message
@@ -39,11 +40,14 @@ ENDS = [
     "<|endoftext|>",
     "<|user|>",
 ]
-SPECIAL = re.compile(
+PLAIN_MARKS = (
     r"<\|[^|<>\s']{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:start|end)_of_[a-z]+>|<turn\|>|<\|turn>|\[gMASK\]|<sop>"
-    r"|<SPECIAL_\d+>|\[/?INST\]|<BOS_TOKEN>|<\|(?:tool|tool_call|tool_response|channel)>"
-    r"|<(?:tool|tool_call|tool_response|channel)\|>"
+    r"|<SPECIAL_\d+>|\[/?INST\]|<BOS_TOKEN>"
 )
+TOOL_MARKS = (
+    r"<\|(?:tool|tool_call|tool_response|channel)>|<(?:tool|tool_call|tool_response|channel)\|>"
+)
+SPECIAL = f"{PLAIN_MARKS}|{TOOL_MARKS}"
 
 
 def user(text: str) -> Message:
@@ -60,9 +64,9 @@ SYSTEM: list[Message] = [{"role": "system", "content": "Be brief."}, *TURNS]
 THOUGHT = [user("2 + 2?"), assistant("<think>\nTwo and two.\n</think>\n\nIt is 4.")]
 
 
-def tokenizer_of(template: str) -> PreTrainedTokenizerFast:
-    """Return a small byte-level tokenizer that has the special tokens which a template writes."""
-    special = sorted({*SPECIAL.findall(template), "<bos>", "<eos>"})
+def tokenizer_of(template: str, marks: str = SPECIAL) -> PreTrainedTokenizerFast:
+    """Return a small byte-level tokenizer that has those `marks` as special tokens which a template writes."""
+    special = sorted({*re.findall(marks, template), "<bos>", "<eos>"})
     backend = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(r"\s*[\r\n]+|\s+(?!\S)|\s?\S+"), "isolated")
     pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -79,9 +83,11 @@ def tokenizer_of(template: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def establish(name: str, train: bool = True, thinks: bool = False) -> Contract:
+def establish(
+    name: str, train: bool = True, thinks: bool = False, marks: str = SPECIAL
+) -> Contract:
     template = (SHIPPED / f"{name}.jinja").read_text()
-    tokenizer = tokenizer_of(template)
+    tokenizer = tokenizer_of(template, marks)
     stops = [tokenizer.eos_token_id]
     if name == "glm4moe":
         stops = tokenizer.convert_tokens_to_ids(["<|user|>", "<|observation|>"])
@@ -182,6 +188,19 @@ def test_a_call_that_ends_a_conversation_ends_as_calls_do() -> None:
         ids, _ = contract.example(EPISODE[:2])
         assert contract.tokenizer.decode(ids[-1:]) == end
         assert ids[-1] in contract.stop_ids
+
+
+@pytest.mark.parametrize("name", ["gemma4_v3", "gemma4_v5"])
+def test_a_call_is_trained_up_to_a_mark_that_is_no_token_of_its_own(name: str) -> None:
+    """A vocabulary may write the response mark in pieces."""
+    contract = establish(name, marks=PLAIN_MARKS)
+    for messages in (golden_call(thinks=False), golden_call(thinks=False)[:3]):
+        written = [
+            contract.tokenizer.decode(stretch.ids[span.start : span.end])
+            for stretch, span in spans_of(contract.stretches(messages))
+        ]
+        assert written[0].endswith("<|tool_response>") and "stock" in written[0]
+        assert written[1:] in ([], ["Many.<turn|>"])
 
 
 def test_tools_are_described_in_a_models_own_form_unless_the_row_says_how_they_are_called() -> None:
