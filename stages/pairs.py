@@ -13,6 +13,7 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import ControlPairs, Strategy
 from stages.config.errors import UserError
 from stages.curation.answer_rules import find_broken_rule, is_within, logprob_limits
+from stages.curation.near_equal import SplitReport, split_rows
 from stages.evaluation.pair_accuracy import PairAudit, accuracy_clause
 from stages.pairing import admission
 from stages.pairing.contrasts import Contrast, comparisons
@@ -22,7 +23,6 @@ from stages.store import records
 from stages.store.judged_pool import TokenCount, read_judged_prompts
 from stages.store.licences import Provenance
 from stages.store.records import Candidate, Example, Judgement, Pair, Records
-from stages.store.splits import draw_side
 from stages.store.text_units import transcript
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import StageDir
@@ -37,8 +37,11 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     records.save(file, pairing.pairs(), Pair)
     if not pairing.result.pairs:
         raise pairing.no_pair_error()
-    metrics = pairing.metrics(Records(file, Pair))
+    prompts = Records(inputs["judged"] / "prompts.parquet", Example)
+    split = split_rows(file, Pair, prompts, cfg.validation_fraction)
+    metrics = pairing.metrics(Records(file, Pair), split)
     pairing.report(metrics, out)
+    split.report(f"{cfg.key}.validation_fraction", out)
     return metrics
 
 
@@ -126,7 +129,7 @@ class Pairing:
         for judged in self.judged_prompts():
             self.prompts += 1
             for contrast in self.choose_with_every_strategy(judged):
-                pair = make_pair(judged.prompt, contrast, labeler, self.cfg)
+                pair = make_pair(judged.prompt, contrast, labeler, self.cfg.strategy)
                 has_thought = contrast.better.has_thought
                 self.thought_on_one_side += has_thought != contrast.worse.has_thought
                 self.part_early += pair.parts_early
@@ -188,7 +191,7 @@ class Pairing:
         strategies = table(metrics["strategies"], self.cfg.strategy)
         out.inform(f"Pairs of each strategy (*: the one in use):\n{strategies}")
 
-    def metrics(self, published: Records[Pair]) -> dict[str, Any]:
+    def metrics(self, published: Records[Pair], split: SplitReport) -> dict[str, Any]:
         """Return the counts of the published pairs, and what became of the other comparisons."""
         refused = self.admission.refused
         left_out = self.result.left_out.copy()
@@ -207,15 +210,15 @@ class Pairing:
             "part_early": self.part_early,
             "thought_on_one_side": self.thought_on_one_side,
         }
-        held_out = [*published.column("split")].count("validation")
-        summary = f"{self.result.pairs} pairs ({held_out} held out) from {self.prompts} prompts"
+        held_out = split.held_out_clause
+        summary = f"{self.result.pairs} pairs ({held_out}) from {self.prompts} prompts"
         if self.reasons_without_pair:
             summary += f"; no pair from {self.reasons_without_pair}"
         if optional["expected_accuracy"]:
             summary += f"; {accuracy_clause(used['accuracy'])}"
         return {
             "pairs": self.result.pairs,
-            "held_out": held_out,
+            **split.figures,
             "prompts": self.prompts,
             "prompts_without_pair": dict(self.result.prompts_without_pair),
             "unfinished": {
@@ -270,8 +273,9 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
 
 
 def draw_random_pairs(pairing: Pairing, run_pairs: list[Pair]) -> list[Pair]:
-    """Return as many random pairs of each prompt as the run has."""
+    """Return as many random pairs of each prompt as the run has, on the run's side of the split."""
     counts = Counter(pair.prompt_id for pair in run_pairs)
+    side_of_prompt = {pair.prompt_id: pair.split for pair in run_pairs}
     pairs = list[Pair]()
     for judged in pairing.judged_prompts():
         prompt = judged.prompt
@@ -282,7 +286,8 @@ def draw_random_pairs(pairing: Pairing, run_pairs: list[Pair]) -> list[Pair]:
             judged.contrasts_by_ranked[pairing.uses_ranking], judged.unsound_ids
         )
         for contrast in select_contrasts(usable, Strategy.random, cfg, prompt.id):
-            pairs.append(make_pair(prompt, contrast, run_pairs[0].labeler, cfg))
+            pair = make_pair(prompt, contrast, run_pairs[0].labeler, cfg.strategy)
+            pairs.append(replace(pair, split=side_of_prompt[prompt.id]))
     return pairs
 
 
@@ -319,8 +324,8 @@ def sides_of(contrasts: list[Contrast]) -> list[tuple[Candidate, Candidate]]:
     return [(contrast.better, contrast.worse) for contrast in contrasts]
 
 
-def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
-    """Return a contrast as a pair. All pairs of a prompt are of one split."""
+def make_pair(prompt: Example, contrast: Contrast, labeler: str, strategy: Strategy) -> Pair:
+    """Return a contrast as a training pair. `split_rows` holds some of them out."""
     better, worse = contrast.better, contrast.worse
     return Pair(
         id=records.content_id(prompt.id, better.text, worse.text),
@@ -330,10 +335,10 @@ def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> 
         rejected=worse.messages,
         margin=None if contrast.score is None else contrast.margin,
         labeler=labeler,
-        strategy=cfg.strategy,
+        strategy=strategy,
         chosen_id=better.candidate_id,
         rejected_id=worse.candidate_id,
-        split=draw_side(prompt, cfg.validation_fraction),
+        split="train",
         chosen_token_ids=better.token_ids,
         rejected_token_ids=worse.token_ids,
         chosen_tokenizer=better.tokenizer,

@@ -14,6 +14,7 @@ from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.config.override_text import override
+from stages.curation.near_equal import split_rows
 from stages.pairing.admission import order_message
 from stages.store.records import (
     Candidate,
@@ -26,7 +27,6 @@ from stages.store.records import (
     stream,
 )
 from stages.store.single_completions import UnpairedPreference
-from stages.store.splits import draw_side
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import StageDir
 
@@ -63,29 +63,30 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     if not desirable or not undesirable:
         raise one_sided_error(cfg, judgements, labels, left_out, ended)
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
-    rows = label_rows(cfg, candidates, judgements, labels, prompts)
+    rows = label_rows(candidates, judgements, labels, prompts)
     file = out / "unpaired.parquet"
     save(file, rows, UnpairedPreference)
-    held_out = [*Records(file, UnpairedPreference).column("split")].count("validation")
+    split = split_rows(file, UnpairedPreference, prompts.values(), cfg.validation_fraction)
+    split.report("unpaired.validation_fraction", out)
     return {
         "completions": len(labels),
         "prompts": len(prompts),
         "desirable": desirable,
         "undesirable": undesirable,
-        "held_out": held_out,
+        **split.figures,
         "left_out": dict(left_out),
-        "summary": f"{desirable} desirable and {undesirable} undesirable of {len(candidates)} completions",
+        "summary": f"{desirable} desirable and {undesirable} undesirable of {len(candidates)} completions "
+        f"({split.held_out_clause})",
     }
 
 
 def label_rows(
-    cfg: Unpaired,
     candidates: Iterable[Candidate],
     judgements: list[Judgement],
     labels: dict[str, bool],
     prompts: dict[str, Example],
 ) -> Iterator[UnpairedPreference]:
-    """Yield the labelled completions in TRL's columns."""
+    """Yield the labelled completions in TRL's columns, as training rows. `split_rows` holds some of them out."""
     score_by_id = {j.candidate_id: j.score for j in judgements if j.score is not None}
     for candidate in candidates:
         if candidate.candidate_id not in labels:
@@ -100,7 +101,7 @@ def label_rows(
             score=score_by_id.get(candidate.candidate_id),
             labeler=judgements[0].labeler,
             candidate_id=candidate.candidate_id,
-            split=draw_side(prompt, cfg.validation_fraction),
+            split="train",
             completion_token_ids=candidate.token_ids,
             completion_tokenizer=candidate.tokenizer,
             finish_reason=candidate.finish_reason,

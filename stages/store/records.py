@@ -206,7 +206,8 @@ class Judgement:
 @dataclass
 class Pair:
     """A preference pair in TRL's conversational columns, with its origin and, for sampled completions, their token
-    ids. A chosen completion always ended its turn. A rejected one may have been truncated (finish reason length)."""
+    ids. A chosen completion always ended its turn. A rejected one may have been truncated (finish reason length).
+    `repeats`: the pair is held out, and nearly equals a training pair."""
 
     id: str
     prompt_id: str
@@ -226,6 +227,12 @@ class Pair:
     rejected_finish_reason: str = "stop"
     chosen_policy: str | None = None
     rejected_policy: str | None = None
+    repeats: bool = False
+
+    @property
+    def completions(self) -> list[list[Message]]:
+        """Both completions."""
+        return [self.chosen, self.rejected]
 
     @property
     def parts_early(self) -> bool:

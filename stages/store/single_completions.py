@@ -17,7 +17,8 @@ from stages.store.table_schema import Int32
 @dataclass
 class UnpairedPreference:
     """A row in TRL's conversational columns for KTO, with its origin and, if sampled, the completion's token ids. A
-    truncated completion (`finish_reason` length) is undesirable. `score` is None if preferences give the label."""
+    truncated completion (`finish_reason` length) is undesirable. `score` is None if preferences give the label.
+    `repeats`: the row is held out, and nearly equals a training row."""
 
     id: str
     prompt_id: str
@@ -32,6 +33,12 @@ class UnpairedPreference:
     completion_tokenizer: str | None = None
     finish_reason: str = "stop"
     policy: str | None = None
+    repeats: bool = False
+
+    @property
+    def completions(self) -> list[list[Message]]:
+        """The only completion, in a list, as pairs have two."""
+        return [self.completion]
 
 
 @dataclass
@@ -82,5 +89,6 @@ def mismatched_pairs(rows: Iterable[UnpairedPreference]) -> Iterator[MismatchedP
                 rejected_tokenizer=other.completion_tokenizer,
                 rejected_finish_reason=other.finish_reason,
                 chosen_finish_reason=row.finish_reason,
+                repeats=row.repeats,
                 label=row.label,
             )

@@ -56,5 +56,9 @@ def draw_order(prompt: str) -> str:
 def draw_side(prompt: Example, fraction: float, trained: str = "train") -> str:
     """Return `validation` for this fraction of all conversations, and `trained` for the others."""
     conversation = conversation_of(prompt.id, prompt.messages, prompt.together)
-    drawn = int(content_id("held out", conversation)[:8], 16) / 2**32
-    return "validation" if drawn < fraction else trained
+    return "validation" if held_out_place(conversation) < fraction else trained
+
+
+def held_out_place(conversation: str) -> float:
+    """Return a random number from 0 to 1. The conversation is held out by every fraction above this number."""
+    return int(content_id("held out", conversation)[:8], 16) / 2**32
